@@ -1,0 +1,266 @@
+"""What a sidecar and the CA say to each other on their one WebSocket, as strict tagged structs in JSON. Pure.
+
+A sidecar's first message is ``Enrol`` (join token and CSR) or ``Resume`` (on a TLS connection with its own
+certificate); the CA answers ``Welcome`` or ``Refusal``. Then either side speaks when it has something to say. Binary
+values are base64 in JSON. Unknown fields and tags are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from shared.model.decision import DecisionRecord
+from shared.model.policy import NamespaceState
+from shared.model.program import Program
+from shared.model.trust import TrustBundle
+
+MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
+MAX_DECISIONS_PER_MESSAGE: Final = 500
+STREAM_PATH: Final = "/v1/stream"
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forbid_unknown_fields=True):
+    pass
+
+
+class Registration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a sidecar says of itself. Addresses beyond those of its join token are refused.
+
+    Attributes:
+        instance: chosen by the sidecar at start, 1 to 64 characters; names it in decisions.
+        addresses: IP addresses at which its tunnel port answers.
+    """
+
+    instance: str
+    version: str
+    addresses: tuple[str, ...]
+    tunnel_port: int
+    capture: str
+
+
+# ---- sidecar → CA -------------------------------------------------------------------------------------------------
+
+
+class Enrol(_Message, tag="enrol"):
+    """First message of a sidecar without a certificate."""
+
+    token: str
+    csr: bytes
+    registration: Registration
+
+
+class Resume(_Message, tag="resume"):
+    """First message of a sidecar that authenticated with its own certificate in the TLS handshake."""
+
+    registration: Registration
+    installed_sequence: int = 0
+
+
+class ProgramEvidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the sidecar saw of the process; for people."""
+
+    path: str = ""
+    pid: int = 0
+    uid: int = -1
+
+
+class CertificateRequest(_Message, tag="certificate_request"):
+    """Ask for a leaf: for a program of this sidecar's workload or, with ``program`` None, for the sidecar itself."""
+
+    request: int
+    csr: bytes
+    program: Program | None = None
+    evidence: ProgramEvidence = ProgramEvidence()
+
+
+class BundleInstalled(_Message, tag="bundle_installed"):
+    """The bundle of this sequence number is in force here."""
+
+    sequence: int
+
+
+class NamespaceInstalled(_Message, tag="namespace_installed"):
+    """This version of a namespace's state is in force here."""
+
+    namespace: str
+    version: int
+
+
+class Lookup(_Message, tag="lookup"):
+    """Who is at this address? The CA answers with ``DirectoryEntry`` and again whenever it changes."""
+
+    address: str
+
+
+class Subscribe(_Message, tag="subscribe"):
+    """Send the state of this namespace, now and whenever it changes."""
+
+    namespace: str
+
+
+class Decisions(_Message, tag="decisions"):
+    """Decision records, oldest first. ``lost`` counts those dropped since the last message."""
+
+    batch: int
+    records: tuple[DecisionRecord, ...]
+    lost: int = 0
+
+
+class LiveConnection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One live connection, as ``touchmark connections`` shows it."""
+
+    connection: str
+    tunnel: str
+    direction: str
+    source: str
+    destination: str
+    source_workload: str
+    destination_workload: str
+    source_program: str
+    destination_program: str
+    transport: str
+    would_deny: bool
+    reason: str
+    since: float
+    bytes_sent: int
+    bytes_received: int
+    process: str = ""
+
+
+class ConnectionsReport(_Message, tag="connections_report"):
+    """Answer to ``ConnectionsQuery``; ``truncated`` when there were more than the limit."""
+
+    request: int
+    connections: tuple[LiveConnection, ...]
+    truncated: bool = False
+
+
+# ---- CA → sidecar -------------------------------------------------------------------------------------------------
+
+
+class Welcome(_Message, tag="welcome"):
+    """The sidecar is enrolled (``chain`` holds its certificate) or resumed (``chain`` is empty)."""
+
+    trust_domain: str
+    namespace: str
+    service_account: str
+    chain: tuple[bytes, ...]
+    bundle: TrustBundle
+    state: NamespaceState
+
+
+class Refusal(_Message, tag="refusal"):
+    """The CA refuses the stream, and closes it. ``code`` is stable, ``message`` for people."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+class CertificateIssued(_Message, tag="certificate_issued"):
+    """Answer to ``CertificateRequest``: DER chain, leaf first, without the root."""
+
+    request: int
+    chain: tuple[bytes, ...]
+
+
+class CertificateRefused(_Message, tag="certificate_refused"):
+    """Answer to ``CertificateRequest``: ``reason`` is a ``Reason`` or error code."""
+
+    request: int
+    reason: str
+    message: str
+
+
+class BundleChanged(_Message, tag="bundle_changed"):
+    """Install this bundle and acknowledge it."""
+
+    bundle: TrustBundle
+
+
+class NamespaceChanged(_Message, tag="namespace_changed"):
+    """Install this state and acknowledge it."""
+
+    state: NamespaceState
+
+
+class DirectoryEntry(_Message, tag="directory_entry"):
+    """Who is at an address now. ``namespace`` empty: nobody in the mesh."""
+
+    address: str
+    namespace: str = ""
+    service_account: str = ""
+    tunnel_port: int = 0
+
+
+class DecisionsStored(_Message, tag="decisions_stored"):
+    """The CA has stored this batch."""
+
+    batch: int
+
+
+class ConnectionsQuery(_Message, tag="connections_query"):
+    """Report the live connections, at most ``limit``."""
+
+    request: int
+    limit: int
+
+
+class Reissue(_Message, tag="reissue"):
+    """Renew every credential soon: the issuing authority changed. Spread over ``spread_s`` seconds."""
+
+    spread_s: float
+
+
+FromSidecar = (
+    Enrol
+    | Resume
+    | CertificateRequest
+    | BundleInstalled
+    | NamespaceInstalled
+    | Lookup
+    | Subscribe
+    | Decisions
+    | ConnectionsReport
+)
+FromCA = (
+    Welcome
+    | Refusal
+    | CertificateIssued
+    | CertificateRefused
+    | BundleChanged
+    | NamespaceChanged
+    | DirectoryEntry
+    | DecisionsStored
+    | ConnectionsQuery
+    | Reissue
+)
+
+_encoder = msgspec.json.Encoder()
+_from_sidecar: msgspec.json.Decoder[FromSidecar] = msgspec.json.Decoder(FromSidecar, strict=True)
+_from_ca: msgspec.json.Decoder[FromCA] = msgspec.json.Decoder(FromCA, strict=True)
+
+
+def encode_message(message: FromSidecar | FromCA) -> bytes:
+    """Write a message as one JSON object."""
+    return _encoder.encode(message)
+
+
+def decode_from_sidecar(data: bytes) -> FromSidecar:
+    """Read a sidecar's message.
+
+    Raises:
+        msgspec.DecodeError: the text isn't such a message. (``msgspec.ValidationError`` is one.)
+    """
+    return _from_sidecar.decode(data)
+
+
+def decode_from_ca(data: bytes) -> FromCA:
+    """Read a message of the CA.
+
+    Raises:
+        msgspec.DecodeError: the text isn't such a message. (``msgspec.ValidationError`` is one.)
+    """
+    return _from_ca.decode(data)

@@ -1,0 +1,62 @@
+"""Programs: what a process runs, as far as anyone can prove it.
+
+Belongs here: the digest value and its notation. Doesn't: how it is measured (``sidecar/attest``). Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from shared.model.errors import IdentityError
+
+NO_MAIN = "none"
+_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Program:
+    """The SHA-256 of an executable and, for interpreters, a claim about the main script.
+
+    Attributes:
+        digest: 64 lower-case hexadecimal digits, the SHA-256 of the executable file's content.
+        main: empty for a program that is not an interpreter; else 64 hexadecimal digits (SHA-256 of the main script,
+            which the process names itself: a *claim*) or ``"none"`` when there is no script (``-c``, ``-m``, stdin).
+
+    Raises:
+        IdentityError: a digest isn't 64 lower-case hexadecimal digits.
+    """
+
+    digest: str
+    main: str = ""
+
+    def __post_init__(self) -> None:
+        if not _HEX.fullmatch(self.digest):
+            raise IdentityError(f"not a SHA-256 digest in lower-case hexadecimal: {self.digest[:80]!r}")
+        if self.main and self.main != NO_MAIN and not _HEX.fullmatch(self.main):
+            raise IdentityError(f"not a SHA-256 digest of a main script: {self.main[:80]!r}")
+
+    def __str__(self) -> str:
+        return format_program(self)
+
+
+def format_program(program: Program) -> str:
+    """Write a program as ``sha256:<hex>`` or ``sha256:<hex>/main:<hex or none>``, as commands and YAML show it."""
+    text = f"sha256:{program.digest}"
+    return f"{text}/main:{program.main}" if program.main else text
+
+
+def parse_program(text: str) -> Program:
+    """Read ``sha256:<hex>[/main:<hex|none>]`` (the prefix ``sha256:`` may be left out).
+
+    Raises:
+        IdentityError: the text has another shape.
+    """
+    digest, _, main = text.strip().partition("/")
+    digest = digest.removeprefix("sha256:").lower()
+    if main and not main.startswith("main:"):
+        raise IdentityError(f"not a program: {text[:160]!r}")
+    main = main.removeprefix("main:")
+    if "/" in text and not main:
+        raise IdentityError(f"not a program: {text[:160]!r}")
+    return Program(digest=digest, main=main if main == NO_MAIN else main.removeprefix("sha256:").lower())

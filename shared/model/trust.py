@@ -1,0 +1,56 @@
+"""Trust bundles: what one trust domain accepts now and what it distrusts now. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+
+class AuthorityPhase(StrEnum):
+    """The life of an authority: ``prepared → active → old → (tainted) → retired``."""
+
+    PREPARED = "prepared"
+    ACTIVE = "active"
+    OLD = "old"
+    TAINTED = "tainted"
+    RETIRED = "retired"
+
+
+AUTHORITY_TRANSITIONS: dict[AuthorityPhase, frozenset[AuthorityPhase]] = {
+    AuthorityPhase.PREPARED: frozenset({AuthorityPhase.ACTIVE, AuthorityPhase.RETIRED}),
+    AuthorityPhase.ACTIVE: frozenset({AuthorityPhase.OLD}),
+    # Back to active while nothing has retired it: a rotation can be reversed until the next.
+    AuthorityPhase.OLD: frozenset({AuthorityPhase.ACTIVE, AuthorityPhase.TAINTED, AuthorityPhase.RETIRED}),
+    AuthorityPhase.TAINTED: frozenset({AuthorityPhase.RETIRED}),
+    AuthorityPhase.RETIRED: frozenset(),
+}
+
+
+class TrustBundle(msgspec.Struct, frozen=True, kw_only=True):
+    """What one trust domain accepts now.
+
+    Attributes:
+        sequence: grows with every change; sidecars acknowledge it once it is installed.
+        roots: DER of the root certificates.
+        issuers: DER of the issuing authorities in phase prepared, active or old. A leaf of another issuer is refused.
+        distrusted: SHA-256 (hexadecimal) of the SubjectPublicKeyInfo of authorities that are refused anywhere in a
+            chain.
+    """
+
+    trust_domain: str
+    sequence: int
+    roots: tuple[bytes, ...]
+    issuers: tuple[bytes, ...] = ()
+    distrusted: tuple[str, ...] = ()
+
+
+def public_key_digest(certificate: x509.Certificate) -> str:
+    """Return the SHA-256 of the certificate's SubjectPublicKeyInfo in hexadecimal (RFC 7469, section 2.4)."""
+    spki = certificate.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(spki).hexdigest()
