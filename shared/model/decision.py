@@ -50,7 +50,7 @@ class Transport(StrEnum):
     PLAINTEXT = "plaintext"
 
 
-class PartyRecord(msgspec.Struct, frozen=True, kw_only=True):
+class PartyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One end, as the record shows it.
 
     Attributes:
@@ -72,7 +72,7 @@ class PartyRecord(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
 
 
-class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True):
+class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The local process: who opened (outbound) or serves (inbound) the connection. ``pid`` 0: none was found."""
 
     pid: int = 0
@@ -81,7 +81,7 @@ class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
 
 
-class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
+class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One decision. Times in seconds since the epoch, UTC; durations in seconds; sizes in bytes.
 
     Attributes:

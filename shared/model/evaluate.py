@@ -8,9 +8,9 @@ Order (the first that applies answers):
 4. otherwise: permissive allows and marks ``would_deny``, explicit denies.
 
 Addresses only ever take away. A peer that shows no program is *unidentified*: ``deny`` rules match it by the workload
-that its sidecar's certificate proves or, failing that, that the directory lists at its address; ``allow`` rules match it
-only when they name ``unidentified`` and the directory lists nobody at its address. So a member of the mesh that leaves
-its mark at home gains nothing.
+that its sidecar's certificate proves or, failing that, that the directory lists at its address; ``allow`` rules match
+it only when they name ``unidentified`` and the directory lists nobody at its address. So a member of the mesh that
+leaves its mark at home gains nothing.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def evaluate(
             if matching.denies_egress(rule):
                 return verdict(allowed=False, reason=Reason.DENY_RULE, rule=rule.qualified_name)
 
-    # 2. Allow rules: the destination's ingress rules; where the destination has no namespace, the source's egress rules.
+    # 2. Allow rules: the destination's ingress rules; where it has no namespace, the source's egress rules.
     if destination_policy is not None:
         for rule in destination_policy.allows[Direction.INGRESS]:
             if matching.allows_ingress(rule):

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from shared.model.decision import DecisionRecord
+from shared.model.errors import TouchmarkError
 from shared.model.policy import NamespaceState
 from shared.model.program import Program
 from shared.model.trust import TrustBundle
@@ -43,7 +44,7 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 # ---- sidecar → CA -------------------------------------------------------------------------------------------------
 
 
-class Enrol(_Message, tag="enrol"):
+class Enrol(_Message, frozen=True, tag="enrol"):
     """First message of a sidecar without a certificate."""
 
     token: str
@@ -51,7 +52,7 @@ class Enrol(_Message, tag="enrol"):
     registration: Registration
 
 
-class Resume(_Message, tag="resume"):
+class Resume(_Message, frozen=True, tag="resume"):
     """First message of a sidecar that authenticated with its own certificate in the TLS handshake."""
 
     registration: Registration
@@ -66,7 +67,7 @@ class ProgramEvidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     uid: int = -1
 
 
-class CertificateRequest(_Message, tag="certificate_request"):
+class CertificateRequest(_Message, frozen=True, tag="certificate_request"):
     """Ask for a leaf: for a program of this sidecar's workload or, with ``program`` None, for the sidecar itself."""
 
     request: int
@@ -75,32 +76,32 @@ class CertificateRequest(_Message, tag="certificate_request"):
     evidence: ProgramEvidence = ProgramEvidence()
 
 
-class BundleInstalled(_Message, tag="bundle_installed"):
+class BundleInstalled(_Message, frozen=True, tag="bundle_installed"):
     """The bundle of this sequence number is in force here."""
 
     sequence: int
 
 
-class NamespaceInstalled(_Message, tag="namespace_installed"):
+class NamespaceInstalled(_Message, frozen=True, tag="namespace_installed"):
     """This version of a namespace's state is in force here."""
 
     namespace: str
     version: int
 
 
-class Lookup(_Message, tag="lookup"):
+class Lookup(_Message, frozen=True, tag="lookup"):
     """Who is at this address? The CA answers with ``DirectoryEntry`` and again whenever it changes."""
 
     address: str
 
 
-class Subscribe(_Message, tag="subscribe"):
+class Subscribe(_Message, frozen=True, tag="subscribe"):
     """Send the state of this namespace, now and whenever it changes."""
 
     namespace: str
 
 
-class Decisions(_Message, tag="decisions"):
+class Decisions(_Message, frozen=True, tag="decisions"):
     """Decision records, oldest first. ``lost`` counts those dropped since the last message."""
 
     batch: int
@@ -129,7 +130,7 @@ class LiveConnection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     process: str = ""
 
 
-class ConnectionsReport(_Message, tag="connections_report"):
+class ConnectionsReport(_Message, frozen=True, tag="connections_report"):
     """Answer to ``ConnectionsQuery``; ``truncated`` when there were more than the limit."""
 
     request: int
@@ -140,7 +141,7 @@ class ConnectionsReport(_Message, tag="connections_report"):
 # ---- CA → sidecar -------------------------------------------------------------------------------------------------
 
 
-class Welcome(_Message, tag="welcome"):
+class Welcome(_Message, frozen=True, tag="welcome"):
     """The sidecar is enrolled (``chain`` holds its certificate) or resumed (``chain`` is empty)."""
 
     trust_domain: str
@@ -151,7 +152,7 @@ class Welcome(_Message, tag="welcome"):
     state: NamespaceState
 
 
-class Refusal(_Message, tag="refusal"):
+class Refusal(_Message, frozen=True, tag="refusal"):
     """The CA refuses the stream, and closes it. ``code`` is stable, ``message`` for people."""
 
     code: str
@@ -159,14 +160,14 @@ class Refusal(_Message, tag="refusal"):
     hint: str = ""
 
 
-class CertificateIssued(_Message, tag="certificate_issued"):
+class CertificateIssued(_Message, frozen=True, tag="certificate_issued"):
     """Answer to ``CertificateRequest``: DER chain, leaf first, without the root."""
 
     request: int
     chain: tuple[bytes, ...]
 
 
-class CertificateRefused(_Message, tag="certificate_refused"):
+class CertificateRefused(_Message, frozen=True, tag="certificate_refused"):
     """Answer to ``CertificateRequest``: ``reason`` is a ``Reason`` or error code."""
 
     request: int
@@ -174,19 +175,19 @@ class CertificateRefused(_Message, tag="certificate_refused"):
     message: str
 
 
-class BundleChanged(_Message, tag="bundle_changed"):
+class BundleChanged(_Message, frozen=True, tag="bundle_changed"):
     """Install this bundle and acknowledge it."""
 
     bundle: TrustBundle
 
 
-class NamespaceChanged(_Message, tag="namespace_changed"):
+class NamespaceChanged(_Message, frozen=True, tag="namespace_changed"):
     """Install this state and acknowledge it."""
 
     state: NamespaceState
 
 
-class DirectoryEntry(_Message, tag="directory_entry"):
+class DirectoryEntry(_Message, frozen=True, tag="directory_entry"):
     """Who is at an address now. ``namespace`` empty: nobody in the mesh."""
 
     address: str
@@ -195,20 +196,20 @@ class DirectoryEntry(_Message, tag="directory_entry"):
     tunnel_port: int = 0
 
 
-class DecisionsStored(_Message, tag="decisions_stored"):
+class DecisionsStored(_Message, frozen=True, tag="decisions_stored"):
     """The CA has stored this batch."""
 
     batch: int
 
 
-class ConnectionsQuery(_Message, tag="connections_query"):
+class ConnectionsQuery(_Message, frozen=True, tag="connections_query"):
     """Report the live connections, at most ``limit``."""
 
     request: int
     limit: int
 
 
-class Reissue(_Message, tag="reissue"):
+class Reissue(_Message, frozen=True, tag="reissue"):
     """Renew every credential soon: the issuing authority changed. Spread over ``spread_s`` seconds."""
 
     spread_s: float
@@ -254,7 +255,10 @@ def decode_from_sidecar(data: bytes) -> FromSidecar:
     Raises:
         msgspec.DecodeError: the text isn't such a message. (``msgspec.ValidationError`` is one.)
     """
-    return _from_sidecar.decode(data)
+    try:
+        return _from_sidecar.decode(data)
+    except TouchmarkError as error:  # A value that can't be built: a bad namespace, digest, range of ports.
+        raise msgspec.ValidationError(error.message) from error
 
 
 def decode_from_ca(data: bytes) -> FromCA:
@@ -263,4 +267,7 @@ def decode_from_ca(data: bytes) -> FromCA:
     Raises:
         msgspec.DecodeError: the text isn't such a message. (``msgspec.ValidationError`` is one.)
     """
-    return _from_ca.decode(data)
+    try:
+        return _from_ca.decode(data)
+    except TouchmarkError as error:  # A value that can't be built: a bad namespace, digest, range of ports.
+        raise msgspec.ValidationError(error.message) from error

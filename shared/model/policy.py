@@ -40,7 +40,7 @@ class Direction(StrEnum):
     EGRESS = "egress"
 
 
-class PortRange(msgspec.Struct, frozen=True, kw_only=True):
+class PortRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Ports ``first`` to ``last``, both included, 1 to 65535.
 
     Raises:
@@ -58,7 +58,7 @@ class PortRange(msgspec.Struct, frozen=True, kw_only=True):
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
 
-class Peer(msgspec.Struct, frozen=True, kw_only=True):
+class Peer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whom a rule means at one end of a connection.
 
     Either identified: any of ``namespace``, ``service_account``, ``program`` narrow it (a program never stands alone),
@@ -79,7 +79,9 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
         if self.unidentified and (self.namespace or self.service_account or self.program):
             raise InputError("an unidentified peer has no namespace, service account or program")
         if self.unidentified != bool(self.cidrs):
-            raise InputError("cidrs go with `unidentified: true`, and it needs them", hint='everything: ["0.0.0.0/0", "::/0"]')
+            raise InputError(
+                "cidrs go with `unidentified: true`, and it needs them", hint='everything: ["0.0.0.0/0", "::/0"]'
+            )
         if self.program is not None and not (self.namespace and self.service_account):
             raise InputError("a program only narrows a named workload: name namespace and service account as well")
         if self.service_account and not self.namespace:
@@ -93,7 +95,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
                 raise InputError(f"not a CIDR: {cidr!r} ({error})") from error
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True):
+class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One rule of a namespace.
 
     Attributes:
@@ -120,7 +122,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
             raise InputError("a program only narrows a named workload: name the service account as well")
 
 
-class Approval(msgspec.Struct, frozen=True, kw_only=True):
+class Approval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One approved program of one workload.
 
     Attributes:
@@ -136,14 +138,14 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
     approved_by: str = ""
 
 
-class WorkloadLabels(msgspec.Struct, frozen=True, kw_only=True):
+class WorkloadLabels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The labels that the CA vouches for, of one workload."""
 
     service_account: str
     labels: dict[str, str] = {}
 
 
-class NamespaceState(msgspec.Struct, frozen=True, kw_only=True):
+class NamespaceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All that a sidecar needs to know of one namespace: mode, rules, approvals, vouched labels, at one version.
 
     Attributes:
@@ -163,4 +165,3 @@ class NamespaceState(msgspec.Struct, frozen=True, kw_only=True):
         check_namespace(self.namespace)
         if len(self.rules) > MAX_RULES or len(self.approvals) > MAX_PROGRAMS:
             raise InputError(f"a namespace holds at most {MAX_RULES} rules and {MAX_PROGRAMS} approved programs")
-

@@ -118,7 +118,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         fix="Raise `attestation.maxExecutableBytes` in the sidecar's configuration.",
     ),
     Reason.EXECUTABLE_CHANGED: Explanation(
-        cause="The executable changed while it was hashed.", fix="Replace executables by rename, not by writing to them."
+        cause="The executable changed while it was hashed.",
+        fix="Replace executables by rename, not by writing to them.",
     ),
     Reason.SOCKET_SHARED: Explanation(
         cause="Another process, of another program, holds the same socket, or may receive it through a Unix socket.",
@@ -178,6 +179,7 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         cause="The peer didn't finish its handshake or request in time.", fix="Look at the peer and at the network."
     ),
     Reason.OVERLOADED: Explanation(
-        cause="A stated limit of this sidecar was reached.", fix="Find out who opens so many connections, or raise the limit."
+        cause="A stated limit of this sidecar was reached.",
+        fix="Find out who opens so many connections, or raise the limit.",
     ),
 }

@@ -30,7 +30,7 @@ AUTHORITY_TRANSITIONS: dict[AuthorityPhase, frozenset[AuthorityPhase]] = {
 }
 
 
-class TrustBundle(msgspec.Struct, frozen=True, kw_only=True):
+class TrustBundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one trust domain accepts now.
 
     Attributes:

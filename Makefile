@@ -1,0 +1,49 @@
+# Touchmark's commands for a person. Each sets the machine up first (a .venv here, packages where root and apt are there).
+SHELL := /bin/bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := ca cli sidecar shared tests bench scripts
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types contracts unit bench format docs lock clean
+
+help: ## Show these commands.
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Make .venv with the locked dependencies; as root with apt also install the system packages.
+	@VENV="$(VENV)" scripts/setup.sh
+
+demo: setup ## Run the whole story: permissive, explicit, an intruder refused, the issuer rotated.
+	@$(BIN)/touchmark demo $(DEMO)
+
+test: setup lint types contracts unit ## Run lint, types, import contracts and all tests.
+
+lint: setup ## Check formatting and lint.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup ## Check types, strictly.
+	$(BIN)/mypy
+
+contracts: setup ## Check who may import whom.
+	$(BIN)/lint-imports
+
+unit: setup ## Run the tests with branch coverage. PYTEST="-k name" narrows them.
+	$(BIN)/pytest --cov --cov-report=term:skip-covered $(PYTEST)
+
+bench: setup ## Compare with Envoy and nginx on this machine, in one run.
+	@VENV="$(VENV)" scripts/setup.sh bench
+	$(BIN)/python -m bench $(BENCH)
+
+format: setup ## Format the code and fix what ruff can.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: setup ## Write the generated pages again.
+	$(BIN)/python -m cli.reasons_page docs/reasons.md
+
+lock: ## Resolve the lock files again (needs uv).
+	scripts/lock.sh
+
+clean: ## Remove .venv and the tools' caches in this clone.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

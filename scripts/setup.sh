@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Set this machine up for `make demo`, `make test` and `make bench`: .venv with the locked dependencies, checked by
+# hash, and, where root and apt are there, the system packages that the tests and the demo use. Runs in a moment when
+# nothing has changed. Argument `bench`: also what the comparison with other proxies needs.
+# Downloads are cached by pip and apt themselves, outside the clone.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+purpose="${1:-}"
+venv="${VENV:-.venv}"
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+fail() { printf 'setup: ✗ %s\n' "$*" >&2; exit 1; }
+
+[[ "$(uname -s)" == Linux ]] || fail "Touchmark's data path needs Linux (sock_diag, nftables, /proc); this is $(uname -s)"
+
+# ---- Python ----------------------------------------------------------------------------------------------------------
+is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
+
+find_python() {
+    local candidate
+    if [[ -n "${PYTHON:-}" ]]; then
+        command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON isn't there"
+        is_recent "$PYTHON" || fail "PYTHON=$PYTHON is $("$PYTHON" --version 2>&1); Touchmark needs Python 3.11 or newer"
+        echo "$PYTHON"
+        return
+    fi
+    for candidate in python3 python3.13 python3.12 python3.11 python3.14; do
+        if command -v "$candidate" >/dev/null && is_recent "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+    if command -v python3 >/dev/null; then
+        fail "python3 is $(python3 --version 2>&1); Touchmark needs Python 3.11 or newer (PYTHON=/path/to/python3.11 names another)"
+    fi
+    fail "no python3 here; install Python 3.11 or newer"
+}
+
+# ---- System packages -------------------------------------------------------------------------------------------------
+missing_packages() {
+    local pair
+    for pair in "$@"; do
+        command -v "${pair%%:*}" >/dev/null || echo "${pair##*:}"
+    done
+}
+
+tools=(nft:nftables ip:iproute2 sysctl:procps curl:curl openssl:openssl unshare:util-linux)
+if [[ "$purpose" == bench ]]; then
+    tools+=(nginx:nginx wrk:wrk)
+fi
+export PATH="$PATH:/usr/sbin:/sbin"
+mapfile -t packages < <(missing_packages "${tools[@]}")
+if [[ "$purpose" == bench ]] && ! compgen -G '/usr/lib/nginx/modules/ngx_stream_module.so' >/dev/null; then
+    packages+=(libnginx-mod-stream)
+fi
+python="$(find_python)"
+if ! "$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then
+    packages+=("python$("$python" -c 'import sys; print(f"{sys.version_info[0]}.{sys.version_info[1]}")')-venv")
+fi
+
+if ((${#packages[@]})); then
+    if [[ "$(id -u)" == 0 ]] && command -v apt-get >/dev/null; then
+        say "installing system packages with apt-get: ${packages[*]}"
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null 2>&1 || {
+            apt-get update -qq >/dev/null
+            apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+        } || fail "apt-get couldn't install: ${packages[*]}"
+    else
+        say "not installed, because that takes root and apt-get: ${packages[*]} (what needs them is left out, and named)"
+    fi
+fi
+
+# ---- .venv -----------------------------------------------------------------------------------------------------------
+lock="requirements-dev.lock"
+[[ "$purpose" == bench ]] && lock="requirements-bench.lock"
+if [[ -x "$venv/bin/python" ]] && ! is_recent "$venv/bin/python"; then
+    say "$venv holds a Python older than 3.11 or a broken one; making it again"
+    rm -rf "$venv"
+fi
+if [[ ! -x "$venv/bin/python" ]]; then
+    say "making $venv with $("$python" --version)"
+    "$python" -m venv "$venv" || fail "$python can't make a virtual environment (Debian: apt install python3-venv)"
+fi
+
+stamp="$venv/.installed-${lock%.lock}"
+current="$(cat "$lock" pyproject.toml | sha256sum | cut -d ' ' -f 1) $PWD"
+if [[ "$(cat "$stamp" 2>/dev/null || true)" != "$current" ]]; then
+    say "installing $lock into $venv (each file is checked by hash)"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r "$lock" ||
+        fail "pip couldn't install $lock; its message is above"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e . ||
+        fail "pip couldn't install this clone; its message is above"
+    echo "$current" >"$stamp"
+fi
+
+# ---- What an ordinary user goes without ------------------------------------------------------------------------------
+if [[ "$(id -u)" != 0 && -z "$purpose" ]]; then
+    say "not root: tests that need their own network namespaces or capabilities are left out; the last lines name them"
+fi

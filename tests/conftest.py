@@ -1,0 +1,50 @@
+"""What holds for every test: nothing is left out silently, and in CI nothing is left out at all."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs_root: runs only as root (own network namespaces or capabilities)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if item.get_closest_marker("needs_root"):
+            item.add_marker(pytest.mark.skip(reason="needs root: own network namespaces or capabilities"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI (``CI=true``) a skipped test fails the run."""
+    if os.environ.get("CI") == "true" and _skipped(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Name what was left out, and why, in the last lines."""
+    skipped = _skipped(config)
+    if not skipped:
+        return
+    terminalreporter.section("left out on this machine")
+    for report in skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        terminalreporter.write_line(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}")
+    if os.environ.get("CI") == "true":
+        terminalreporter.write_line("CI=true: nothing may be left out here, so this run fails", red=True)
+
+
+def _skipped(config: pytest.Config) -> list[pytest.TestReport | pytest.CollectReport]:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if not isinstance(reporter, pytest.TerminalReporter):
+        return []
+    return [
+        report
+        for report in reporter.stats.get("skipped", [])
+        if isinstance(report, pytest.TestReport | pytest.CollectReport)
+    ]
