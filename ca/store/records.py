@@ -1,0 +1,245 @@
+"""What the store gives and takes: frozen values, parsed at its border. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from shared.model.decision import DecisionRecord
+from shared.model.identity import Identity, Workload
+from shared.model.program import Program
+from shared.model.reasons import Reason
+from shared.model.trust import AuthorityPhase
+
+DEFAULT_DECISIONS_LIMIT = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinTokenRecord:
+    """A join token as the store keeps it. Its secret is kept as a SHA-256 only, and is no part of this value.
+
+    Attributes:
+        addresses: the IP addresses that the sidecar may register.
+        labels: what the CA vouches for, of the token's workload, once the token is spent.
+        spent: when, in seconds since the epoch; None: it can still be spent.
+        instance: of the sidecar that spent it; empty until then.
+    """
+
+    token_id: str
+    workload: Workload
+    addresses: tuple[str, ...]
+    labels: dict[str, str] = field(default_factory=dict)
+    created: float
+    expires: float
+    spent: float | None = None
+    instance: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinGrant:
+    """What an authenticated sidecar may do: speak for this workload, register these addresses.
+
+    It comes from a spent join token or, later, from the sidecar's own certificate and the ledger.
+    """
+
+    workload: Workload
+    addresses: tuple[str, ...]
+    labels: dict[str, str] = field(default_factory=dict)
+    instance: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SidecarRecord:
+    """One sidecar.
+
+    Attributes:
+        allowed_addresses: those of its grant.
+        addresses: those that it registered, a subset.
+        connected: whether its stream is open.
+        installed_sequence: of the trust bundle that it acknowledged last.
+        namespace_versions: of the namespaces' states that it acknowledged last.
+    """
+
+    instance: str
+    workload: Workload
+    allowed_addresses: tuple[str, ...]
+    addresses: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    tunnel_port: int = 0
+    version: str = ""
+    capture: str = ""
+    joined: float = 0.0
+    last_seen: float = 0.0
+    connected: bool = False
+    installed_sequence: int = 0
+    namespace_versions: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def grant(self) -> JoinGrant:
+        """What it may do, as when it joined."""
+        return JoinGrant(
+            workload=self.workload, addresses=self.allowed_addresses, labels=self.labels, instance=self.instance
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateRecord:
+    """One line of the ledger: a certificate that was issued.
+
+    Attributes:
+        serial: of the certificate.
+        authority_id: of the authority that signed it.
+        instance: of the sidecar that asked for it.
+        path, pid, uid: the sidecar's evidence about the process; for people.
+    """
+
+    serial: int
+    identity: Identity
+    authority_id: str
+    instance: str
+    issued: float
+    not_before: float
+    not_after: float
+    path: str = ""
+    pid: int = 0
+    uid: int = -1
+    approved_by: str = ""
+
+
+class AuthorityKind(StrEnum):
+    """Root, or issuing authority below a root."""
+
+    ROOT = "root"
+    ISSUING = "issuing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityRecord:
+    """One authority. Its private key is sealed; only ``ca.authority`` opens it.
+
+    Attributes:
+        authority_id: also in its certificate's subject, so that no two keys share one.
+        root_id: of the root that signed it; its own ID for a root.
+        certificate: DER.
+        sealed_key: by the key-encryption key; empty once it is retired.
+        prepared_sequence: the first trust bundle that holds it.
+    """
+
+    authority_id: str
+    kind: AuthorityKind
+    phase: AuthorityPhase
+    root_id: str
+    subject: str
+    certificate: bytes
+    public_key_digest: str
+    sealed_key: bytes = field(repr=False)
+    not_before: float
+    not_after: float
+    created: float
+    prepared_sequence: int = 0
+
+
+class RotationStep(StrEnum):
+    """Where a rotation of the issuing authority stands. Each step is one transaction with its journal entry."""
+
+    PREPARED = "prepared"  # The new authority is in the bundle; live sidecars are installing it.
+    ACTIVE = "active"  # The new authority signs; the previous is old, until nothing that it signed is alive.
+    RETIRED = "retired"  # Finished: the previous authority is out of the bundle, its key deleted.
+    REVERTED = "reverted"  # Finished: the previous authority signs again, or has never stopped.
+
+
+FINISHED_STEPS = frozenset({RotationStep.RETIRED, RotationStep.REVERTED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotationRecord:
+    """One rotation of the issuing authority.
+
+    Attributes:
+        issuer_id: of the new authority.
+        previous_id: of the one that it replaces.
+        sequence: the trust bundle that live sidecars must have installed before activation.
+        forced: activation didn't wait.
+    """
+
+    rotation_id: int
+    step: RotationStep
+    issuer_id: str
+    previous_id: str
+    sequence: int
+    forced: bool
+    started: float
+    changed: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalEntry:
+    """What happened to the authorities, for people: written in the transaction that did it."""
+
+    time: float
+    event: str
+    rotation_id: int | None = None
+    authority_id: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramRecord:
+    """A ``Program`` object: approved digests of one workload.
+
+    Attributes:
+        weak: an interpreter or multi-call binary, approved knowingly.
+    """
+
+    namespace: str
+    name: str
+    service_account: str
+    programs: tuple[Program, ...]
+    weak: bool = False
+    approved_by: str = ""
+    approved: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionFilter:
+    """Which decisions to show; empty fields don't filter. Newest first, unless ``after_id`` follows the log.
+
+    Attributes:
+        workload: ``namespace/service-account``, on either side.
+        program: ``sha256:…`` as the record writes it, on either side; a prefix is enough.
+        since, until: seconds since the epoch.
+        after_id: only later ones, oldest first.
+    """
+
+    namespace: str = ""
+    workload: str = ""
+    program: str = ""
+    reason: Reason | None = None
+    denied: bool | None = None
+    would_deny: bool | None = None
+    since: float | None = None
+    until: float | None = None
+    after_id: int | None = None
+    limit: int = DEFAULT_DECISIONS_LIMIT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredDecision:
+    """A decision with its place in the log."""
+
+    decision_id: int
+    record: DecisionRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CauseCount:
+    """Connections that were refused or would be, of one cause. Each connection counts once, whatever sides report."""
+
+    reason: Reason
+    source_workload: str
+    destination_workload: str
+    source_program: str
+    destination_program: str
+    port: int
+    connections: int
+    last_seen: float
