@@ -1,0 +1,30 @@
+"""What capture hands to the stories: one accepted connection and where it comes from and was going.
+
+Belongs here: the value. Doesn't: accepting (``accept_loop.py``). Pure.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+Endpoint = tuple[str, int]
+"""A textual IP address (IPv4-mapped IPv6 normalised to IPv4, no scope) and a port."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Captured:
+    """One connection of an application, accepted by the sidecar.
+
+    Attributes:
+        connection: connected, non-blocking, TCP_NODELAY; whoever receives this value closes it.
+        source: the peer's address as the sidecar sees it.
+        destination: where the connection was going, before capture.
+        app_destination: what the socket of the application that dialled has as its peer: ``destination`` under
+            redirect, the listener's own address for an explicit listener. Attestation asks the kernel with it.
+    """
+
+    connection: socket.socket
+    source: Endpoint
+    destination: Endpoint
+    app_destination: Endpoint
