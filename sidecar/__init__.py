@@ -1,0 +1,1 @@
+"""The data plane: captures, attests, identifies, decides, carries and records every connection."""

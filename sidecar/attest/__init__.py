@@ -1,0 +1,13 @@
+"""Attestation: which program holds this end of a connection, as far as the kernel tells.
+
+The sentence: connection → socket → processes → program. ``attestor.py`` tells it; the other modules are its steps:
+
+- ``sock_diag.py`` (pure): the netlink messages; ``kernel_sockets.py``: the socket that they travel on.
+- ``process_text.py`` (pure): what ``/proc`` files say; ``process.py``: one process, held by descriptors.
+- ``holders.py``: which processes hold a socket, and descriptors in flight between processes.
+- ``executable.py``: an executable hashed through its descriptor, and the bounded cache of hashes.
+- ``main_script.py`` (pure): what an interpreter says it runs; ``script_file.py``: that file, opened with care.
+
+A process ID alone proves nothing here: it is reused, and ``execve`` keeps it. Not verified by anything in this package:
+code that was injected into a process, shared libraries, and what an ``exec`` before the first look replaced.
+"""

@@ -1,0 +1,59 @@
+"""What attestation yields: the attested program with its process, or the reason why there is none. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from shared.model.errors import TouchmarkError
+from shared.model.program import Program
+from shared.model.reasons import Reason
+
+Endpoint = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessFacts:
+    """One process as decisions show it: evidence for people.
+
+    Attributes:
+        pid: in the sidecar's own PID namespace.
+        start_time: clock ticks after boot, ``proc(5)``; together with ``pid`` it is unique.
+        uid: the real user ID.
+        path: the link of ``/proc/<pid>/exe``; it ends with `` (deleted)`` when the file has lost its name.
+    """
+
+    pid: int
+    start_time: int
+    uid: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attestation:
+    """A socket, the first process found to hold it, and the program that this process runs *now*.
+
+    It doesn't say that nobody else holds the socket: that is ``Attestor.check_holders``.
+
+    Attributes:
+        inode: of the socket, as in ``/proc/<pid>/fd``.
+        cookie: the kernel's number of the socket, never reused.
+        others: inodes of the further listeners on the same destination, which run the same program.
+    """
+
+    program: Program
+    process: ProcessFacts
+    inode: int
+    cookie: int
+    others: tuple[int, ...] = ()
+
+
+class AttestationError(TouchmarkError):
+    """A program couldn't be attested; ``reason`` is what the decision records, ``process`` is who it was about."""
+
+    code: ClassVar[str] = "attestation_failed"
+
+    def __init__(self, message: str, *, reason: Reason, process: ProcessFacts | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.process = process

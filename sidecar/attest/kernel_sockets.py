@@ -1,0 +1,120 @@
+"""The netlink socket on which the kernel is asked about TCP sockets of this network namespace. Does I/O, never waits.
+
+The kernel answers ``sock_diag`` within the system call that asks, so nothing here blocks: an empty receive queue is a
+failure, not a reason to wait. One object belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from itertools import count
+
+from sidecar.attest.facts import Endpoint
+from sidecar.attest.sock_diag import (
+    LISTEN,
+    MAX_REPLY_BYTES,
+    KernelSocket,
+    NetlinkError,
+    build_dump,
+    build_lookup,
+    normalise_address,
+    parse_reply,
+)
+
+_NETLINK_SOCK_DIAG = 4
+_MAX_REPLIES = 4_096
+_CONNECTED = 0xFFF & ~(1 << LISTEN)
+
+
+class KernelSockets:
+    """Asks the kernel for TCP sockets, exactly or by port.
+
+    Raises:
+        OSError: the kernel offers no ``sock_diag``, or the process has no descriptors left.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+        self._socket.setblocking(False)
+        self._numbers = count(1)
+
+    def close(self) -> None:
+        """Close the netlink socket."""
+        self._socket.close()
+
+    def find(self, source: Endpoint, destination: Endpoint) -> KernelSocket | None:
+        """Look up the one connected socket with this 4-tuple.
+
+        Not found by it: a socket that is bound to a network device (``find_bound`` finds those).
+
+        Raises:
+            ValueError: an address is malformed.
+            NetlinkError: the kernel refused, or its reply is malformed.
+        """
+        number = next(self._numbers) & 0xFFFFFFFF
+        try:
+            found = self._ask(build_lookup(source, destination, sequence=number), number, is_dump=False)
+        except NetlinkError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        for candidate in found:
+            # Without a connected socket the kernel answers with the listener that such a peer would reach.
+            if candidate.state != LISTEN and candidate.local[1] == source[1] and candidate.peer[1] == destination[1]:
+                return candidate
+        return None
+
+    def find_bound(self, source: Endpoint, destination: Endpoint) -> KernelSocket | None:
+        """Look for the 4-tuple among all connected sockets of these ports: slow, for sockets bound to a device.
+
+        Raises:
+            ValueError: an address is malformed.
+            NetlinkError: the kernel refused, or its reply is malformed.
+        """
+        source = (normalise_address(source[0]), source[1])
+        destination = (normalise_address(destination[0]), destination[1])
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for candidate in self._dump(family, _CONNECTED, source[1], destination[1]):
+                if candidate.local == source and candidate.peer == destination and candidate.inode:
+                    return candidate
+        return None
+
+    def listeners(self, port: int) -> list[KernelSocket]:
+        """List every socket that listens on a port, IPv4 and IPv6, each of a SO_REUSEPORT group by itself.
+
+        Raises:
+            NetlinkError: the kernel refused, or its reply is malformed.
+        """
+        return [
+            found
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for found in self._dump(family, 1 << LISTEN, port, 0)
+            if found.state == LISTEN and found.local[1] == port
+        ]
+
+    def _dump(self, family: int, states: int, port: int, peer_port: int) -> list[KernelSocket]:
+        number = next(self._numbers) & 0xFFFFFFFF
+        try:
+            request = build_dump(family, sequence=number, states=states, port=port, peer_port=peer_port)
+            return self._ask(request, number, is_dump=True)
+        except NetlinkError as error:
+            if error.errno == errno.ENOENT:  # A kernel without IPv6 has no handler for its family.
+                return []
+            raise
+
+    def _ask(self, request: bytes, number: int, *, is_dump: bool) -> list[KernelSocket]:
+        self._socket.sendto(request, (0, 0))
+        found: list[KernelSocket] = []
+        for _ in range(_MAX_REPLIES):
+            try:
+                data, (port, _groups) = self._socket.recvfrom(MAX_REPLY_BYTES)
+            except BlockingIOError as error:
+                raise NetlinkError("sock_diag gave no answer") from error
+            if port != 0:  # Only the kernel speaks from port 0; other processes may write to this socket as well.
+                continue
+            reply = parse_reply(data, sequence=number)
+            found.extend(reply.sockets)
+            if reply.is_done or (reply.sockets and not is_dump):
+                break
+        return found

@@ -1,0 +1,267 @@
+"""One process, held by descriptors so that a reused process ID can't take its place. Does I/O on ``/proc`` only.
+
+An open ``/proc/<pid>`` directory belongs to one process: after its end every read fails with ESRCH, whoever got the
+number next. ``execve`` is invisible to it, so everything that depends on the program is read anew each time.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+from collections import deque
+from collections.abc import Iterator
+
+from shared.model.reasons import Reason
+from sidecar.attest.facts import AttestationError, ProcessFacts
+from sidecar.attest.process_text import Image, ProcessTextError, parse_stat, parse_tracer, parse_uid
+
+_MAX_HINTS = 4
+_MAX_THREADS = 1_024
+_STATUS_BYTES = 8_192
+_GONE = frozenset((errno.ENOENT, errno.ESRCH))
+_DENIED = frozenset((errno.EACCES, errno.EPERM))
+
+
+class FileKey(tuple[int, int, int, int, int]):
+    """Device, inode, size, mtime and ctime (ns): while these are equal, so is a file's content."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileKey:
+        """Take the key from a ``stat`` result."""
+        return cls((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+
+    @property
+    def size(self) -> int:
+        """The file's size in bytes."""
+        return self[2]
+
+    @property
+    def changed_ns(self) -> int:
+        """When content or attributes changed last; nobody can set it but by the machine's clock."""
+        return self[4]
+
+
+class Process:
+    """A process with its kept descriptors: directory, descriptor table, ``stat``, ``status`` and a pidfd.
+
+    Used by one thread at a time: opened in a worker, then handed to the event loop.
+
+    Arguments:
+        pid: in this PID namespace.
+        proc: where ``proc(5)`` is mounted.
+
+    Raises:
+        AttestationError: it is gone (``process_vanished``) or mayn't be looked at (``executable_unreadable``).
+    """
+
+    __slots__ = ("_descriptors", "_directory", "_exit", "_pidfd", "_stat", "_status", "facts", "hints", "image", "pid")
+
+    def __init__(self, pid: int, *, proc: str = "/proc") -> None:
+        opened: list[int] = []
+        self.pid = pid
+        self.hints: deque[str] = deque(maxlen=_MAX_HINTS)
+        try:
+            self._directory = os.open(f"{proc}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.append(self._directory)
+            # The pidfd names this very process if the directory still answers after the pidfd was opened.
+            self._pidfd = os.pidfd_open(pid)
+            opened.append(self._pidfd)
+            self._stat = self._open("stat", opened)
+            self._status = self._open("status", opened)
+            self._descriptors = self._open("fd", opened, os.O_DIRECTORY)
+            self.image = parse_stat(os.pread(self._stat, 2_048, 0))
+            status = os.pread(self._status, _STATUS_BYTES, 0)
+            path = os.readlink("exe", dir_fd=self._directory)
+            self.facts = ProcessFacts(pid=pid, start_time=self.image.start_time, uid=parse_uid(status), path=path)
+        except (OSError, ProcessTextError) as error:
+            for descriptor in opened:
+                os.close(descriptor)
+            raise _explain(error, pid, None) from error
+        self._exit = select.poll()
+        self._exit.register(self._pidfd, select.POLLIN)
+
+    def close(self) -> None:
+        """Close every kept descriptor."""
+        for descriptor in (self._directory, self._pidfd, self._stat, self._status, self._descriptors):
+            os.close(descriptor)
+
+    def has_ended(self) -> bool:
+        """Tell whether the process has ended, a zombie included."""
+        return bool(self._exit.poll(0))
+
+    def read_image(self) -> Image:
+        """Read which ``execve`` it runs now, with its start time.
+
+        Raises:
+            AttestationError: it is gone, or another process answers (``process_vanished``).
+        """
+        try:
+            image = parse_stat(os.pread(self._stat, 2_048, 0))
+        except (OSError, ProcessTextError) as error:
+            raise _explain(error, self.pid, self.facts) from error
+        if image.start_time != self.facts.start_time:
+            raise self._vanished()
+        return image
+
+    def read_executable(self) -> FileKey:
+        """Read the key of the file that it executes now.
+
+        Raises:
+            AttestationError: it is gone, or its executable mayn't be looked at.
+        """
+        try:
+            return FileKey.of(os.stat("exe", dir_fd=self._directory))
+        except OSError as error:
+            raise _explain(error, self.pid, self.facts) from error
+
+    def refresh_facts(self) -> None:
+        """Read the executable's link again, after an ``execve``.
+
+        Raises:
+            AttestationError: it is gone, or its executable mayn't be looked at.
+        """
+        try:
+            path = os.readlink("exe", dir_fd=self._directory)
+        except OSError as error:
+            raise _explain(error, self.pid, self.facts) from error
+        facts = self.facts
+        self.facts = ProcessFacts(pid=facts.pid, start_time=facts.start_time, uid=facts.uid, path=path)
+
+    def refuse_tracer(self, *, all_threads: bool) -> None:
+        """Refuse a process that a debugger traces.
+
+        Arguments:
+            all_threads: look at each thread (at most 1,024), not only at the first: a tracer may seize any of them.
+
+        Raises:
+            AttestationError: it is traced (``process_traced``), or gone.
+        """
+        try:
+            tracer = parse_tracer(os.pread(self._status, _STATUS_BYTES, 0))
+            if not tracer and all_threads:
+                tracer = self._find_thread_tracer()
+        except (OSError, ProcessTextError) as error:
+            raise _explain(error, self.pid, self.facts) from error
+        if tracer:
+            message = f"process {self.pid} is traced by process {tracer}"
+            raise AttestationError(message, reason=Reason.PROCESS_TRACED, process=self.facts)
+
+    def holds(self, inode: int, *, max_descriptors: int) -> bool:
+        """Look for a socket among its descriptors: where others were found before, then the newest first.
+
+        Arguments:
+            inode: of the socket.
+            max_descriptors: 0 looks only where others were found; a table with more is not searched at all.
+        """
+        wanted = f"socket:[{inode}]"
+        if any(self._link(name) == wanted for name in self.hints):
+            return True
+        if not max_descriptors:
+            return False
+        try:
+            # Since Linux 6.2 the size of this directory is the number of descriptors; before that it is 0.
+            if os.fstat(self._descriptors).st_size > max_descriptors:
+                return False
+            names = os.listdir(self._descriptors)
+        except OSError:
+            return False
+        if len(names) > max_descriptors:
+            return False
+        for name in sorted(names, key=int, reverse=True):
+            if self._link(name) == wanted:
+                if name not in self.hints:
+                    self.hints.appendleft(name)
+                return True
+        return False
+
+    def open_executable(self) -> int:
+        """Open what it executes now for reading; the caller closes the descriptor.
+
+        Raises:
+            AttestationError: it is gone, or its executable mayn't be read.
+        """
+        try:
+            return os.open("exe", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK, dir_fd=self._directory)
+        except OSError as error:
+            raise _explain(error, self.pid, self.facts) from error
+
+    def open_inside(self, name: str) -> int:
+        """Open its ``root`` or ``cwd`` as a path-only descriptor; the caller closes it.
+
+        Raises:
+            OSError: it is gone, or mayn't be looked at.
+        """
+        return os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)
+
+    def read_working_directory(self) -> str:
+        """Read the link ``cwd``.
+
+        Raises:
+            OSError: it is gone, or mayn't be looked at.
+        """
+        return os.readlink("cwd", dir_fd=self._directory)
+
+    def read_arguments(self, max_bytes: int) -> bytes:
+        """Read ``cmdline``, which the process can rewrite.
+
+        Raises:
+            OSError: it is gone.
+        """
+        descriptor = os.open("cmdline", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
+        try:
+            return os.read(descriptor, max_bytes)
+        finally:
+            os.close(descriptor)
+
+    def _open(self, name: str, opened: list[int], flags: int = 0) -> int:
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | flags, dir_fd=self._directory)
+        opened.append(descriptor)
+        return descriptor
+
+    def _link(self, name: str) -> str:
+        try:
+            return os.readlink(name, dir_fd=self._descriptors)
+        except OSError:
+            return ""
+
+    def _find_thread_tracer(self) -> int:
+        for status in self._read_thread_statuses():
+            if tracer := parse_tracer(status):
+                return tracer
+        return 0
+
+    def _read_thread_statuses(self) -> Iterator[bytes]:
+        tasks = os.open("task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)
+        try:
+            for thread in os.listdir(tasks)[:_MAX_THREADS]:
+                try:
+                    descriptor = os.open(f"{thread}/status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=tasks)
+                except FileNotFoundError:  # The thread has ended.
+                    continue
+                try:
+                    yield os.read(descriptor, _STATUS_BYTES)
+                except ProcessLookupError:
+                    continue
+                finally:
+                    os.close(descriptor)
+        finally:
+            os.close(tasks)
+
+    def _vanished(self) -> AttestationError:
+        message = f"process {self.pid} ended while it was attested"
+        return AttestationError(message, reason=Reason.PROCESS_VANISHED, process=self.facts)
+
+
+def _explain(error: Exception, pid: int, facts: ProcessFacts | None) -> AttestationError:
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _GONE:
+        return AttestationError(f"process {pid} has ended", reason=Reason.PROCESS_VANISHED, process=facts)
+    if number in _DENIED:
+        message = f"process {pid} may not be inspected"
+        return AttestationError(message, reason=Reason.EXECUTABLE_UNREADABLE, process=facts)
+    if number in (errno.EMFILE, errno.ENFILE):
+        return AttestationError("no descriptors left", reason=Reason.OVERLOADED, process=facts)
+    return AttestationError(f"process {pid} can't be inspected", reason=Reason.EXECUTABLE_UNREADABLE, process=facts)

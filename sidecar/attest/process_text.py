@@ -1,0 +1,89 @@
+"""What files below ``/proc/<pid>`` say, parsed. Pure; the formats are those of ``proc(5)``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_TRACER = b"\nTracerPid:\t"
+_UID = b"\nUid:\t"
+_SCM_FDS = b"scm_fds:"
+
+
+class ProcessTextError(ValueError):
+    """A file of ``/proc`` doesn't have the shape that ``proc(5)`` gives it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What tells one ``execve`` of a process from the next, even of the same file.
+
+    Not keyword-only: one is built for every connection. Without address space randomisation two images of one file may
+    be equal, and without the right to inspect the process all addresses are 0; so this only ever *adds* to a comparison
+    of executables.
+
+    Attributes:
+        start_time: clock ticks after boot; ``execve`` keeps it, a reused PID doesn't.
+        code, stack, arguments: addresses where the code, the stack and the argument strings start; drawn at ``execve``.
+    """
+
+    start_time: int
+    code: int
+    stack: int
+    arguments: int
+
+    def is_same_exec(self, other: Image) -> bool:
+        """Tell whether both come from one ``execve`` (the other process being a fork)."""
+        return (self.code, self.stack, self.arguments) == (other.code, other.stack, other.arguments)
+
+
+def parse_stat(text: bytes) -> Image:
+    """Read ``/proc/<pid>/stat``: fields 22, 26, 28 and 48. The command name may contain spaces and parentheses.
+
+    Raises:
+        ProcessTextError: too few fields, or no numbers.
+    """
+    fields = text[text.rfind(b")") + 2 :].split()
+    try:
+        return Image(int(fields[19]), int(fields[23]), int(fields[25]), int(fields[45]))
+    except (IndexError, ValueError) as error:
+        raise ProcessTextError("unreadable process stat") from error
+
+
+def parse_tracer(text: bytes) -> int:
+    """Read ``TracerPid`` from ``/proc/<pid>/status``: 0 when nobody traces it.
+
+    Raises:
+        ProcessTextError: there is no such line.
+    """
+    return _parse_number(text, _TRACER)
+
+
+def parse_uid(text: bytes) -> int:
+    """Read the real user ID from ``/proc/<pid>/status``.
+
+    Raises:
+        ProcessTextError: there is no such line.
+    """
+    return _parse_number(text, _UID)
+
+
+def parse_in_flight(text: bytes) -> int:
+    """Read ``scm_fds`` from a descriptor's fdinfo: how many descriptors wait in a Unix socket; 0 for anything else."""
+    start = text.find(_SCM_FDS)
+    if start < 0:
+        return 0
+    value = text[start + len(_SCM_FDS) :].split(None, 1)
+    return int(value[0]) if value and value[0].isdigit() else 0
+
+
+def parse_arguments(text: bytes) -> list[bytes]:
+    """Split ``/proc/<pid>/cmdline``; a process that rewrote its arguments may leave anything there."""
+    return text.removesuffix(b"\0").split(b"\0") if text else []
+
+
+def _parse_number(text: bytes, label: bytes) -> int:
+    start = text.find(label)
+    value = text[start + len(label) : start + len(label) + 20].split(None, 1) if start >= 0 else []
+    if not value or not value[0].isdigit():
+        raise ProcessTextError(f"no {label.decode().strip()} in the process status")
+    return int(value[0])

@@ -1,0 +1,235 @@
+"""The messages of ``sock_diag`` for TCP: requests built, replies parsed. Pure.
+
+Layouts: ``linux/netlink.h``, ``linux/sock_diag.h``, ``linux/inet_diag.h``; described in ``sock_diag(7)``. Sending them is
+``kernel_sockets.py``.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+from socket import AF_INET, AF_INET6, IPPROTO_TCP, inet_ntop, inet_pton
+
+from sidecar.attest.facts import Endpoint
+
+LISTEN = 10
+MAX_REPLY_BYTES = 65_536
+
+_SOCK_DIAG_BY_FAMILY = 20
+_NLMSG_ERROR = 2
+_NLMSG_DONE = 3
+_NLM_F_REQUEST = 0x001
+_NLM_F_DUMP = 0x300
+_INET_DIAG_SKV6ONLY = 11
+_ALL_STATES = 0xFFFFFFFF
+_NO_COOKIE = 0xFFFFFFFF
+
+_HEADER = struct.Struct("=IHHII")
+_REQUEST = struct.Struct("=IHHIIBBBxIHH16s16sIII")
+_SOCKET = struct.Struct("=BBBBHH16s16sIQIIIII")
+_ATTRIBUTE = struct.Struct("=HH")
+_ERROR = struct.Struct("=i")
+_ANY = b"\0" * 16
+_MAPPED = b"\0" * 10 + b"\xff\xff"
+
+
+class NetlinkError(Exception):
+    """The kernel refused a request, or its reply can't be read.
+
+    Arguments:
+        errno: the kernel's error number, 0 when the reply is malformed.
+    """
+
+    def __init__(self, message: str, *, errno: int = 0) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelSocket:
+    """One TCP socket as the kernel describes it.
+
+    Attributes:
+        local: its own address and port; v4-mapped addresses are written as IPv4.
+        peer: the other end's; ``("0.0.0.0", 0)`` or ``("::", 0)`` for a listener.
+        inode: 0 when no process holds it any more.
+        cookie: never reused while the machine runs.
+        is_v6only: of a listener on an IPv6 address: it takes no IPv4 connections.
+    """
+
+    family: int
+    state: int
+    local: Endpoint
+    peer: Endpoint
+    uid: int
+    inode: int
+    cookie: int
+    is_v6only: bool = False
+
+
+def normalise_address(address: str) -> str:
+    """Write an IP address in its shortest form, without a zone, v4-mapped IPv6 as IPv4.
+
+    Raises:
+        ValueError: it isn't an IP address.
+    """
+    parsed = ip_address(address.partition("%")[0])
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    return str(parsed)
+
+
+def build_lookup(source: Endpoint, destination: Endpoint, *, sequence: int) -> bytes:
+    """Ask for the one socket with this 4-tuple. The kernel falls back to a listener: compare what it answers.
+
+    Arguments:
+        source: the socket's own address and port.
+        destination: its peer's.
+        sequence: of the request, 32 bits; the reply repeats it.
+
+    Raises:
+        ValueError: an address is malformed, or both are of different families.
+    """
+    family, local = _pack_address(source[0])
+    peer_family, peer = _pack_address(destination[0])
+    if family != peer_family:
+        raise ValueError(f"different address families: {source[0]} and {destination[0]}")
+    return _build_request(family, _NLM_F_REQUEST, _ALL_STATES, (local, source[1]), (peer, destination[1]), sequence)
+
+
+def build_dump(family: int, *, sequence: int, states: int = 1 << LISTEN, port: int = 0, peer_port: int = 0) -> bytes:
+    """Ask for every socket of a family in any of these states, by local and peer port; 0 means any."""
+    flags = _NLM_F_REQUEST | _NLM_F_DUMP
+    return _build_request(family, flags, states, (_ANY, port), (_ANY, peer_port), sequence)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What one received buffer says: sockets, and whether more will come."""
+
+    sockets: tuple[KernelSocket, ...]
+    is_done: bool
+
+
+def parse_reply(data: bytes, *, sequence: int) -> Reply:
+    """Read one received buffer of replies. Messages of another sequence are skipped.
+
+    Raises:
+        NetlinkError: the kernel refused (its ``errno``), or the buffer is malformed.
+    """
+    sockets: list[KernelSocket] = []
+    for kind, number, body in _split_messages(data):
+        if number != sequence:
+            continue
+        if kind == _NLMSG_DONE:
+            return Reply(sockets=tuple(sockets), is_done=True)
+        if kind == _NLMSG_ERROR:
+            if len(body) < _ERROR.size:
+                raise NetlinkError("truncated netlink error")
+            (code,) = _ERROR.unpack_from(body)
+            raise NetlinkError(f"sock_diag failed with error {-code}", errno=-code)
+        if kind == _SOCK_DIAG_BY_FAMILY:
+            sockets.append(_parse_socket(body))
+    return Reply(sockets=tuple(sockets), is_done=False)
+
+
+def covers(listener: KernelSocket, address: str) -> bool:
+    """Tell whether a listener can be handed a connection to this (normalised) address: its own, or a wildcard."""
+    own = listener.local[0]
+    if own == address:
+        return True
+    if ":" in address:
+        return own == "::"
+    return own == "0.0.0.0" or (own == "::" and not listener.is_v6only)
+
+
+def _build_request(
+    family: int, flags: int, states: int, local: tuple[bytes, int], peer: tuple[bytes, int], sequence: int
+) -> bytes:
+    return _REQUEST.pack(
+        _REQUEST.size,
+        _SOCK_DIAG_BY_FAMILY,
+        flags,
+        sequence,
+        0,
+        family,
+        IPPROTO_TCP,
+        0,
+        states,
+        _swap(local[1]),
+        _swap(peer[1]),
+        local[0],
+        peer[0],
+        0,
+        _NO_COOKIE,
+        _NO_COOKIE,
+    )
+
+
+def _split_messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    offset = 0
+    while offset < len(data):
+        if len(data) - offset < _HEADER.size:
+            raise NetlinkError("truncated netlink header")
+        length, kind, _flags, number, _port = _HEADER.unpack_from(data, offset)
+        if length < _HEADER.size or offset + length > len(data):
+            raise NetlinkError("netlink message of a wrong length")
+        yield kind, number, data[offset + _HEADER.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def _parse_socket(body: bytes) -> KernelSocket:
+    if len(body) < _SOCKET.size:
+        raise NetlinkError("truncated inet_diag message")
+    family, state, _, _, port, peer_port, local, peer, _, cookie, _, _, _, uid, inode = _SOCKET.unpack_from(body)
+    if family not in (AF_INET, AF_INET6):
+        raise NetlinkError(f"inet_diag message of an unknown family: {family}")
+    return KernelSocket(
+        family=family,
+        state=state,
+        local=(_format_address(family, local), _swap(port)),
+        peer=(_format_address(family, peer), _swap(peer_port)),
+        uid=uid,
+        inode=inode,
+        cookie=cookie,
+        is_v6only=family == AF_INET6 and state == LISTEN and _has_v6only(body),
+    )
+
+
+def _has_v6only(body: bytes) -> bool:
+    offset = _SOCKET.size
+    while offset + _ATTRIBUTE.size < len(body):
+        length, kind = _ATTRIBUTE.unpack_from(body, offset)
+        if length < _ATTRIBUTE.size:
+            raise NetlinkError("netlink attribute of a wrong length")
+        if kind == _INET_DIAG_SKV6ONLY:
+            return body[offset + _ATTRIBUTE.size] != 0
+        offset += (length + 3) & ~3
+    return False
+
+
+def _pack_address(address: str) -> tuple[int, bytes]:
+    try:
+        if ":" not in address:
+            return AF_INET, inet_pton(AF_INET, address) + b"\0" * 12
+        packed = inet_pton(AF_INET6, address.partition("%")[0])
+    except OSError as error:
+        raise ValueError(f"not an IP address: {address[:80]!r}") from error
+    if packed.startswith(_MAPPED):
+        return AF_INET, packed[12:] + b"\0" * 12
+    return AF_INET6, packed
+
+
+def _format_address(family: int, packed: bytes) -> str:
+    if family == AF_INET:
+        return inet_ntop(AF_INET, packed[:4])
+    if packed.startswith(_MAPPED):
+        return inet_ntop(AF_INET, packed[12:])
+    return inet_ntop(AF_INET6, packed)
+
+
+def _swap(port: int) -> int:
+    """Turn a port between network and host order; ``struct`` can't mix orders within one layout."""
+    return struct.unpack("=H", struct.pack("!H", port))[0]  # type: ignore[no-any-return]  # struct yields Any

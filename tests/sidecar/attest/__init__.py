@@ -1,0 +1,1 @@
+"""Tests of attestation, with real processes."""
