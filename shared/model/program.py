@@ -12,6 +12,15 @@ from shared.model.errors import IdentityError
 
 NO_MAIN = "none"
 _HEX = re.compile(r"[0-9a-f]{64}")
+_INTERPRETER = re.compile(
+    r"(?:ld-(?:linux|musl).*|ld-[0-9.]+\.so)"
+    r"|(?:python|pypy|bash|rbash|sh|dash|ash|zsh|ksh|mksh|yash|fish|csh|tcsh|pwsh|perl|ruby|irb|node|nodejs|deno|bun|java|php"
+    r"|php-cgi|php-fpm|lua|luajit|awk|gawk|mawk|nawk|original-awk|tclsh|wish|expect|guile|rscript|r|julia|elixir|beam|escript"
+    r"|dotnet|mono|groovy|scala|racket|sbcl|osascript|gdb|qemu-[a-z0-9_]+)"
+    r"(?:[-.]?v?[0-9][0-9.]*[a-z]{0,2})?(?:[-.](?:static|bin|exe|smp|real|distrib))*"
+)
+_MULTI_CALL = re.compile(r"(?:busybox|toybox|coreutils|uutils|sbase-box|ubase-box)(?:[-.][a-z0-9.]+)*")
+_DELETED = " (deleted)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -60,3 +69,21 @@ def parse_program(text: str) -> Program:
     if "/" in text and not main:
         raise IdentityError(f"not a program: {text[:160]!r}")
     return Program(digest=digest, main=main if main == NO_MAIN else main.removeprefix("sha256:").lower())
+
+
+def weak_kind(path: str) -> str:
+    """Guess from an executable's name whether its digest alone says little about what it does.
+
+    A hint for people and the switch for the claim about a main script: a renamed copy isn't recognised, and keeps the
+    digest of the original.
+
+    Arguments:
+        path: of the executable, as in ``/proc/<pid>/exe``.
+
+    Returns:
+        ``"interpreter"``, ``"multi-call"`` (busybox and its like), or ``""``.
+    """
+    name = path.removesuffix(_DELETED).rpartition("/")[2].lower()
+    if _INTERPRETER.fullmatch(name):
+        return "interpreter"
+    return "multi-call" if _MULTI_CALL.fullmatch(name) else ""
