@@ -1,0 +1,197 @@
+"""The tables, as the newest migration leaves them (a test compares both). Pure.
+
+Serial numbers are hexadecimal text (they exceed 64 bits), times are seconds since the epoch, structures are JSON text.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text
+
+metadata: Final = MetaData()
+BUNDLE_SEQUENCE: Final = "bundle_sequence"
+TRUST_DOMAIN: Final = "trust_domain"
+READINESS: Final = "readiness"
+
+# SQLite counts rows only in a column of exactly this type.
+_RowId = BigInteger().with_variant(Integer(), "sqlite")
+
+counters: Final = Table(
+    "counters",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
+settings: Final = Table(
+    "settings",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+authorities: Final = Table(
+    "authorities",
+    metadata,
+    Column("authority_id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("phase", Text, nullable=False),
+    Column("root_id", Text, nullable=False),
+    Column("subject", Text, nullable=False, unique=True),
+    Column("certificate", LargeBinary, nullable=False),
+    Column("public_key_digest", Text, nullable=False),
+    Column("sealed_key", LargeBinary, nullable=False),
+    Column("not_before", Double, nullable=False),
+    Column("not_after", Double, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("prepared_sequence", BigInteger, nullable=False),
+    Column("is_tainted", Boolean, nullable=False),
+)
+
+rotations: Final = Table(
+    "rotations",
+    metadata,
+    Column("rotation_id", _RowId, primary_key=True, autoincrement=True),
+    Column("step", Text, nullable=False),
+    Column("issuer_id", Text, nullable=False),
+    Column("previous_id", Text, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("forced", Boolean, nullable=False),
+    Column("started", Double, nullable=False),
+    Column("changed", Double, nullable=False),
+)
+
+journal: Final = Table(
+    "journal",
+    metadata,
+    Column("entry_id", _RowId, primary_key=True, autoincrement=True),
+    Column("time", Double, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("rotation_id", BigInteger),
+    Column("authority_id", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+)
+
+join_tokens: Final = Table(
+    "join_tokens",
+    metadata,
+    Column("token_id", Text, primary_key=True),
+    Column("secret_digest", LargeBinary, nullable=False),
+    Column("namespace", Text, nullable=False),
+    Column("service_account", Text, nullable=False),
+    Column("addresses", Text, nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("expires", Double, nullable=False),
+    Column("spent", Double),
+    Column("instance", Text, nullable=False),
+)
+
+sidecars: Final = Table(
+    "sidecars",
+    metadata,
+    Column("instance", Text, primary_key=True),
+    Column("namespace", Text, nullable=False),
+    Column("service_account", Text, nullable=False),
+    Column("allowed_addresses", Text, nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("tunnel_port", Integer, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("capture", Text, nullable=False),
+    Column("joined", Double, nullable=False),
+    Column("last_seen", Double, nullable=False),
+    Column("connected", Boolean, nullable=False),
+    Column("installed_sequence", BigInteger, nullable=False),
+)
+
+sidecar_addresses: Final = Table(
+    "sidecar_addresses",
+    metadata,
+    Column("address", Text, primary_key=True),
+    Column("instance", Text, nullable=False),
+    Index("ix_sidecar_addresses_instance", "instance"),
+)
+
+installed_namespaces: Final = Table(
+    "installed_namespaces",
+    metadata,
+    Column("instance", Text, primary_key=True),
+    Column("namespace", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+)
+
+certificates: Final = Table(
+    "certificates",
+    metadata,
+    Column("serial", Text, primary_key=True),
+    Column("identity", Text, nullable=False),
+    Column("namespace", Text, nullable=False),
+    Column("service_account", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("authority_id", Text, nullable=False),
+    Column("instance", Text, nullable=False),
+    Column("issued", Double, nullable=False),
+    Column("not_before", Double, nullable=False),
+    Column("not_after", Double, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("uid", BigInteger, nullable=False),
+    Column("approved_by", Text, nullable=False),
+    Index("ix_certificates_not_after", "not_after"),
+)
+
+namespaces: Final = Table(
+    "namespaces",
+    metadata,
+    Column("namespace", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("has_policy", Boolean, nullable=False),
+    Column("group_label", Text, nullable=False),
+    Column("rules", Text, nullable=False),
+)
+
+programs: Final = Table(
+    "programs",
+    metadata,
+    Column("namespace", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("service_account", Text, nullable=False),
+    Column("programs", Text, nullable=False),
+    Column("weak", Boolean, nullable=False),
+    Column("approved_by", Text, nullable=False),
+    Column("approved", Double, nullable=False),
+)
+
+workload_labels: Final = Table(
+    "workload_labels",
+    metadata,
+    Column("namespace", Text, primary_key=True),
+    Column("service_account", Text, primary_key=True),
+    Column("labels", Text, nullable=False),
+)
+
+decisions: Final = Table(
+    "decisions",
+    metadata,
+    Column("decision_id", _RowId, primary_key=True, autoincrement=True),
+    Column("time", Double, nullable=False),
+    Column("namespace", Text, nullable=False),
+    Column("sidecar", Text, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("would_deny", Boolean, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("source_workload", Text, nullable=False),
+    Column("destination_workload", Text, nullable=False),
+    Column("source_program", Text, nullable=False),
+    Column("destination_program", Text, nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("connection", Text, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("record", Text, nullable=False),
+    Index("ix_decisions_time", "time"),
+    Index("ix_decisions_namespace_time", "namespace", "time"),
+    # An ID is never given twice, so that who follows the log by ID misses nothing after a pruning.
+    sqlite_autoincrement=True,
+)
