@@ -1,0 +1,143 @@
+"""What the CA is told at its start: options with defaults, checked once. Reads argv and the environment's paths.
+
+Belongs here: the options' syntax and their limits. Doesn't: whether a file or port can be used (``ca/app.py``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from shared.model.errors import InputError
+from shared.model.identity import check_trust_domain
+from shared.runtime.paths import default_admin_socket, default_data_dir, default_kek_file
+
+DEFAULT_LISTEN = "127.0.0.1:15443"
+DEFAULT_TRUST_DOMAIN = "touchmark.local"
+DEFAULT_LEAF_LIFETIME_S = 3600.0
+# A leaf shorter than this renews all the time; one longer than a day makes every revocation wait that long.
+LEAF_LIFETIME_RANGE_S = (60.0, 86_400.0)
+_MAX_UNIX_PATH_BYTES = 107  # unix(7): sun_path holds 108 bytes with the final zero.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """The CA's options.
+
+    Attributes:
+        host, port: where sidecars connect. Port 0 takes a free one (for tests; the log names it).
+        names: further IP addresses and DNS names for the server certificate, beside ``host``.
+        leaf_lifetime_s: of leaves, ``LEAF_LIFETIME_RANGE_S``.
+        decisions_max_age_s, decisions_max_rows: what of the decisions is kept.
+        max_streams: sidecars at once.
+    """
+
+    data_dir: Path
+    kek_file: Path
+    admin_socket: Path
+    host: str = "127.0.0.1"
+    port: int = 15443
+    names: tuple[str, ...] = ()
+    trust_domain: str = DEFAULT_TRUST_DOMAIN
+    leaf_lifetime_s: float = DEFAULT_LEAF_LIFETIME_S
+    rotation_minimum_wait_s: float = 0.0
+    decisions_max_age_s: float = 7 * 86_400.0
+    decisions_max_rows: int = 2_000_000
+    max_streams: int = 10_000
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        check_trust_domain(self.trust_domain)
+        low, high = LEAF_LIFETIME_RANGE_S
+        if not low <= self.leaf_lifetime_s <= high:
+            raise InputError(f"a leaf lives {low:.0f} to {high:.0f} seconds, not {self.leaf_lifetime_s:g}")
+        if self.kek_file.resolve().is_relative_to(self.data_dir.resolve()):
+            raise InputError(
+                "the key-encryption key must not lie inside the data directory",
+                hint="a backup of the data directory would hold the keys and what opens them; move --kek-file",
+            )
+        if len(str(self.admin_socket).encode()) > _MAX_UNIX_PATH_BYTES:
+            raise InputError(f"the admin socket's path is longer than {_MAX_UNIX_PATH_BYTES} bytes")
+        if self.decisions_max_age_s <= 0 or self.decisions_max_rows < 1 or self.max_streams < 1:
+            raise InputError("limits must be positive")
+        if self.rotation_minimum_wait_s < 0:
+            raise InputError("the rotation's minimum wait can't be negative")
+
+    @property
+    def listen(self) -> str:
+        """``host:port`` as people write it."""
+        return format_endpoint(self.host, self.port)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message, hint="python -m ca --help")
+
+
+def parse_arguments(arguments: Sequence[str]) -> Configuration:
+    """Read the command line.
+
+    Raises:
+        InputError: an option is unknown or its value can't be used. (IdentityError: the trust domain.)
+        SystemExit: ``--help`` was answered.
+    """
+    parser = _Parser(prog="python -m ca", description="Touchmark's certificate authority.", allow_abbrev=False)
+    add = parser.add_argument
+    add("--data-dir", type=Path, default=None, help="the store's directory")
+    add("--kek-file", type=Path, default=None, help="the key-encryption key; made at the first start if missing")
+    add("--listen", default=DEFAULT_LISTEN, metavar="HOST:PORT", help="where sidecars connect (%(default)s)")
+    add("--name", action="append", default=[], help="further IP address or DNS name of this CA; repeatable")
+    add("--admin-socket", type=Path, default=None, help="the admin API's Unix socket")
+    add("--trust-domain", default=DEFAULT_TRUST_DOMAIN, help="%(default)s")
+    add("--leaf-lifetime-s", type=float, default=DEFAULT_LEAF_LIFETIME_S, help="life of a leaf (%(default)s)")
+    add("--rotation-minimum-wait-s", type=float, default=0.0, help="before a prepared issuer signs (%(default)s)")
+    add("--decisions-max-age-s", type=float, default=7 * 86_400.0, help="keep decisions that long (%(default)s)")
+    add("--decisions-max-rows", type=int, default=2_000_000, help="keep at most that many decisions (%(default)s)")
+    add("--max-streams", type=int, default=10_000, help="sidecars at once (%(default)s)")
+    add("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="%(default)s")
+    options = parser.parse_args(arguments)
+    host, port = parse_endpoint(options.listen)
+    return Configuration(
+        data_dir=options.data_dir or default_data_dir(),
+        kek_file=options.kek_file or default_kek_file(),
+        admin_socket=options.admin_socket or default_admin_socket(),
+        host=host,
+        port=port,
+        names=tuple(options.name),
+        trust_domain=options.trust_domain,
+        leaf_lifetime_s=options.leaf_lifetime_s,
+        rotation_minimum_wait_s=options.rotation_minimum_wait_s,
+        decisions_max_age_s=options.decisions_max_age_s,
+        decisions_max_rows=options.decisions_max_rows,
+        max_streams=options.max_streams,
+        log_level=options.log_level,
+    )
+
+
+def parse_endpoint(text: str) -> tuple[str, int]:
+    """Read ``host:port`` or ``[v6]:port``; port 0 to 65535.
+
+    Raises:
+        InputError: the text has another shape.
+    """
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise InputError(f"not an address: {text[:120]!r}", hint="an IPv6 address is written [2001:db8::1]:15443")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise InputError(f"not an address: {text[:120]!r}", hint="write HOST:PORT, such as 127.0.0.1:15443")
+    return host, int(port)
+
+
+def format_endpoint(host: str, port: int) -> str:
+    """Write ``host:port``, with brackets around an IPv6 address."""
+    try:
+        is_v6 = ipaddress.ip_address(host).version == 6
+    except ValueError:
+        is_v6 = False
+    return f"[{host}]:{port}" if is_v6 else f"{host}:{port}"

@@ -1,0 +1,85 @@
+"""Which workload is at an address: the addresses that live sidecars registered. In memory, loaded from the store.
+
+An entry outlives its stream for as long as the sidecar is live (a certificate of it is unexpired): a sidecar that has
+lost the CA is still in the mesh, and its peers must not fall back to plaintext. ``refresh`` drops what has died.
+
+What this does *not* decide: whether a sidecar may register an address (the store does, by its grant).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from ca.store.records import SidecarRecord
+from shared.model.errors import InputError
+from shared.model.messages import DirectoryEntry
+
+
+def normalise_address(text: str) -> str:
+    """Return the canonical text of an IP address; IPv4-mapped IPv6 becomes IPv4.
+
+    Raises:
+        InputError: it isn't an IP address, or has a zone.
+    """
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError as error:
+        raise InputError(f"not an IP address: {text[:80]!r}") from error
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.scope_id is not None:
+            raise InputError(f"an address with a zone has no meaning elsewhere: {text[:80]!r}")
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+    return str(address)
+
+
+class Directory:
+    """Address → entry. Its methods return the addresses whose entry changed, for the hub to push."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, DirectoryEntry] = {}
+        self._owners: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, address: str) -> DirectoryEntry:
+        """Return who is at the (normalised) address; an entry without a namespace when nobody is."""
+        return self._entries.get(address) or DirectoryEntry(address=address)
+
+    def register(self, sidecar: SidecarRecord) -> list[str]:
+        """Put a sidecar's addresses in; those that it no longer registers go."""
+        wanted = {normalise_address(address) for address in sidecar.addresses}
+        changed = [
+            address
+            for address, owner in list(self._owners.items())
+            if owner == sidecar.instance and address not in wanted and self._remove(address)
+        ]
+        for address in sorted(wanted):
+            entry = DirectoryEntry(
+                address=address,
+                namespace=sidecar.workload.namespace,
+                service_account=sidecar.workload.service_account,
+                tunnel_port=sidecar.tunnel_port,
+            )
+            self._owners[address] = sidecar.instance
+            if self._entries.get(address) != entry:
+                self._entries[address] = entry
+                changed.append(address)
+        return changed
+
+    def refresh(self, live: Iterable[SidecarRecord]) -> list[str]:
+        """Make the directory what the live sidecars registered; called with ``Store.list_live_sidecars``."""
+        sidecars = sorted(live, key=lambda sidecar: sidecar.last_seen)
+        changed: list[str] = []
+        # The last registrant wins, as in the store, so that a restarted sidecar's old instance doesn't take back.
+        for sidecar in sidecars:
+            changed += self.register(sidecar)
+        kept = {normalise_address(address) for sidecar in sidecars for address in sidecar.addresses}
+        changed += [address for address in list(self._entries) if address not in kept and self._remove(address)]
+        return list(dict.fromkeys(changed))
+
+    def _remove(self, address: str) -> bool:
+        self._owners.pop(address, None)
+        return self._entries.pop(address, None) is not None

@@ -1,0 +1,65 @@
+"""What waits to be sent to one sidecar: bounded, and newest state only. No I/O; ``take`` waits.
+
+State messages (a bundle, a namespace's state, a directory entry) replace the one of the same key that still waits: a
+slow sidecar gets the newest state instead of a history, and the queue can't grow by it. Answers are kept as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+
+# More than a sidecar ever asks for at once; a peer that lets this much wait doesn't read.
+MAX_MESSAGES = 4096
+MAX_BYTES = 32 * 1024 * 1024
+
+
+class OutboxFullError(Exception):
+    """The sidecar doesn't read what it asked for: its stream has to end."""
+
+
+class Outbox:
+    """Encoded messages in the order in which they are sent.
+
+    Arguments:
+        max_messages, max_bytes: beyond either, ``put`` raises.
+    """
+
+    def __init__(self, *, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES) -> None:
+        self._waiting: dict[Hashable, bytes] = {}
+        self._bytes = 0
+        self._number = 0
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._has_some = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, data: bytes, *, key: Hashable = None) -> None:
+        """Queue an encoded message; with a key, in place of the one of that key that still waits.
+
+        Raises:
+            OutboxFullError: a bound is reached.
+        """
+        if key is None:
+            self._number += 1
+            key = self._number
+        replaced = self._waiting.get(key)
+        size = self._bytes + len(data) - (len(replaced) if replaced is not None else 0)
+        # One message always fits: a state larger than the bound must not end every stream that asks for it.
+        if self._waiting and (size > self._max_bytes or (replaced is None and len(self) >= self._max_messages)):
+            raise OutboxFullError
+        self._waiting[key] = data
+        self._bytes = size
+        self._has_some.set()
+
+    async def take(self) -> bytes:
+        """Wait for the next message and remove it."""
+        while not self._waiting:
+            self._has_some.clear()
+            await self._has_some.wait()
+        key = next(iter(self._waiting))
+        data = self._waiting.pop(key)
+        self._bytes -= len(data)
+        return data

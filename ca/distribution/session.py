@@ -1,0 +1,77 @@
+"""One authenticated sidecar stream, as the rest of the CA sees it. No I/O: the stream's handler reads and writes.
+
+Belongs here: who the sidecar is, what it subscribed to, what waits for it, and that its stream has to end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from ca.distribution.outbox import Outbox, OutboxFullError
+from shared.model.errors import RefusedError
+from shared.model.identity import Workload
+from shared.model.messages import ConnectionsReport, FromCA, encode_message
+
+MAX_NAMESPACES = 1024
+MAX_ADDRESSES = 4096
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Session:
+    """One sidecar's stream.
+
+    Attributes:
+        namespaces: whose states it gets, at most ``MAX_NAMESPACES``.
+        addresses: whose entries it watches; beyond ``MAX_ADDRESSES`` it gets every change (``watches_all``) instead of
+            missing one, since a missed change could mean plaintext to a peer that has joined the mesh.
+        reports: requests for live connections that it hasn't answered.
+        ended: why the CA ends the stream; set once.
+    """
+
+    instance: str
+    workload: Workload
+    opened: float
+    outbox: Outbox = field(default_factory=Outbox)
+    namespaces: set[str] = field(default_factory=set)
+    addresses: set[str] = field(default_factory=set)
+    watches_all: bool = False
+    reports: dict[int, asyncio.Future[ConnectionsReport]] = field(default_factory=dict)
+    ended: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def send(self, message: FromCA, *, key: Hashable = None) -> None:
+        """Queue a message; a full outbox ends the stream."""
+        self.send_encoded(encode_message(message), key=key)
+
+    def send_encoded(self, data: bytes, *, key: Hashable = None) -> None:
+        """Queue what ``encode_message`` gave: encoded once for all subscribers."""
+        try:
+            self.outbox.put(data, key=key)
+        except OutboxFullError:
+            self.end("slow")
+
+    def end(self, why: str) -> None:
+        """Ask the stream's handler to close it. The first reason stays."""
+        if not self.ended.done():
+            self.ended.set_result(why)
+
+    def add_namespace(self, namespace: str) -> None:
+        """Remember a subscription.
+
+        Raises:
+            RefusedError: there are too many.
+        """
+        if namespace not in self.namespaces and len(self.namespaces) >= MAX_NAMESPACES:
+            raise RefusedError(f"a sidecar subscribes to at most {MAX_NAMESPACES} namespaces")
+        self.namespaces.add(namespace)
+
+    def add_address(self, address: str) -> frozenset[str]:
+        """Watch an address or, past the bound, all of them; return those that no longer need watching by name."""
+        self.addresses.add(address)
+        if len(self.addresses) <= MAX_ADDRESSES:
+            return frozenset()
+        dropped = frozenset(self.addresses)
+        self.watches_all = True
+        self.addresses.clear()
+        return dropped

@@ -1,0 +1,47 @@
+"""The CA's Prometheus metrics, in a registry of their own. Counts only; no I/O.
+
+No label's values come from a peer: cardinality is bounded by our own enumerations.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Metrics:
+    """All of the CA's metrics. One object a CA, so that tests don't share counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.streams = Gauge("touchmark_ca_streams", "Open sidecar streams.", registry=r)
+        self.streams_opened = Counter("touchmark_ca_streams_opened", "Streams authenticated.", ["how"], registry=r)
+        self.streams_refused = Counter("touchmark_ca_streams_refused", "Streams refused.", ["code"], registry=r)
+        self.streams_closed = Counter("touchmark_ca_streams_closed", "Streams ended by the CA.", ["why"], registry=r)
+        self.issued = Counter("touchmark_ca_certificates_issued", "Certificates issued.", ["kind"], registry=r)
+        self.issue_refused = Counter("touchmark_ca_certificates_refused", "Requests refused.", ["reason"], registry=r)
+        self.issue_seconds = Histogram(
+            "touchmark_ca_issue_seconds", "From request to answer.", buckets=_LATENCY_BUCKETS_S, registry=r
+        )
+        self.pushes = Counter("touchmark_ca_pushes", "Messages pushed to subscribers.", ["kind"], registry=r)
+        self.decisions_stored = Counter("touchmark_ca_decisions_stored", "Decisions stored.", registry=r)
+        self.decisions_lost = Counter("touchmark_ca_decisions_lost", "Decisions that sidecars dropped.", registry=r)
+        self.decisions_corrected = Counter(
+            "touchmark_ca_decisions_corrected", "Decisions that named another sidecar than their sender.", registry=r
+        )
+        self.decisions_pruned = Counter("touchmark_ca_decisions_pruned", "Decisions deleted by retention.", registry=r)
+        self.bundle_sequence = Gauge("touchmark_ca_bundle_sequence", "Sequence of the trust bundle.", registry=r)
+        self.issuer_not_after = Gauge(
+            "touchmark_ca_issuer_not_after_seconds", "End of the active issuing authority.", registry=r
+        )
+        self.server_not_after = Gauge(
+            "touchmark_ca_server_not_after_seconds", "End of the CA's own server certificate.", registry=r
+        )
+        self.admin_requests = Counter("touchmark_ca_admin_requests", "Admin requests.", ["status"], registry=r)
+        self.failures = Counter("touchmark_ca_failures", "Failures of the CA itself.", ["where"], registry=r)
+
+    def render(self) -> bytes:
+        """Return the Prometheus text format, version 0.0.4."""
+        return generate_latest(self.registry)
