@@ -1,7 +1,7 @@
 """The messages of ``sock_diag`` for TCP: requests built, replies parsed. Pure.
 
-Layouts: ``linux/netlink.h``, ``linux/sock_diag.h``, ``linux/inet_diag.h``; described in ``sock_diag(7)``. Sending them is
-``kernel_sockets.py``.
+Layouts: ``linux/netlink.h``, ``linux/sock_diag.h``, ``linux/inet_diag.h``; described in ``sock_diag(7)``. Sending them
+is ``kernel_sockets.py``.
 """
 
 from __future__ import annotations
