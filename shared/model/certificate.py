@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import verification
@@ -76,6 +77,13 @@ class BundleVerifier:
         What this does *not* verify: that the peer holds the key (the TLS handshake does), that its program is approved
         or that the workload is the expected one (policy does).
         """
+        try:
+            return self._verify_peer(chain, now=now)
+        except (ValueError, UnsupportedAlgorithm) as error:
+            # The peer chooses what it presents: a key or an extension that can't even be parsed is its fault.
+            raise VerificationError(f"the peer's chain can't be read: {error}", reason=Reason.PEER_UNTRUSTED) from error
+
+    def _verify_peer(self, chain: Sequence[x509.Certificate], *, now: float) -> VerifiedPeer:
         if not chain or len(chain) > MAX_CHAIN_CERTIFICATES:
             raise VerificationError("the peer sent no chain, or too long a one", reason=Reason.PEER_UNTRUSTED)
         leaf = chain[0]
@@ -143,7 +151,10 @@ def check_leaf_profile(leaf: x509.Certificate) -> Identity:
         raise fail("keyUsage must be critical, with digitalSignature and without keyCertSign and cRLSign")
     if {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH} != set(extended):
         raise fail("extendedKeyUsage must be serverAuth and clientAuth")
-    key = leaf.public_key()
+    try:
+        key = leaf.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise fail(str(error)) from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise fail("the key must be ECDSA P-256")
     try:

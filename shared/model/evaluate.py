@@ -315,7 +315,12 @@ def _own_end_denied(compiled: _CompiledRule, party: Party) -> bool:
     if compiled.programs and party.is_pending:
         return False
     # A deny rule that names programs also matches an end whose program isn't known: nobody escapes it by hiding.
-    return not compiled.programs or party.program is None or party.program in compiled.programs
+    return not compiled.programs or any(_program_denied(each, party.program) for each in compiled.programs)
+
+
+def _program_denied(named: Program, found: Program | None) -> bool:
+    """A bare digest denies whatever script the interpreter claims to run: the claim could be forged."""
+    return found is None or named == found or (not named.main and named.digest == found.digest)
 
 
 def _own_end_allowed(compiled: _CompiledRule, party: Party, *, identified: bool) -> bool:
@@ -345,7 +350,7 @@ def _peer_denied(compiled: _CompiledPeer, party: Party) -> bool:
         return False
     if peer.program is not None and party.is_pending:
         return False
-    return peer.program is None or party.program is None or peer.program == party.program
+    return peer.program is None or _program_denied(peer.program, party.program)
 
 
 def _peer_end_allowed(compiled: _CompiledRule, party: Party, *, identified: bool) -> bool:

@@ -89,10 +89,17 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if self.namespace:
             check_namespace(self.namespace)
         for cidr in self.cidrs:
-            try:
-                ipaddress.ip_network(cidr)
-            except ValueError as error:
-                raise InputError(f"not a CIDR: {cidr!r} ({error})") from error
+            _check_cidr(cidr)
+
+
+def _check_cidr(cidr: str) -> None:
+    try:
+        network = ipaddress.ip_network(cidr)
+    except ValueError as error:
+        raise InputError(f"not a CIDR: {cidr[:80]!r} ({error})") from error
+    if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped is not None:
+        # Such addresses are compared as IPv4, so that this network would silently match nobody.
+        raise InputError(f"a v4-mapped CIDR matches nobody: {cidr!r}", hint="write it as IPv4, such as 10.0.0.0/8")
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
