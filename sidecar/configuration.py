@@ -1,0 +1,433 @@
+"""The sidecar's configuration: a YAML file, options over it, and the join token from file or environment.
+
+Belongs here: shape, defaults and checks, each fault with its place. Doesn't: acting on it (``running.py``). Reads the
+files that it is told to read, nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+from shared.model.errors import InputError
+from sidecar.capture.captured import Endpoint
+
+if TYPE_CHECKING:
+    from shared.model.document_nodes import Value
+
+TOKEN_VARIABLE = "TOUCHMARK_JOIN_TOKEN"
+MAX_ADDRESSES = 64
+MAX_LISTENERS = 256
+_MAX_TOKEN_BYTES = 8192
+_MAX_FILE_BYTES = 1024 * 1024
+_T = TypeVar("_T")
+_INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class CaptureKind(StrEnum):
+    """How connections come to the sidecar."""
+
+    REDIRECT = "redirect"
+    LISTENERS = "listeners"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboundListener:
+    """A local address whose connections go to one fixed destination."""
+
+    listen: Endpoint
+    destination: Endpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboundListener:
+    """An address at which outsiders arrive in plaintext, and where the application behind it listens."""
+
+    listen: Endpoint
+    application: Endpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedirectOptions:
+    """Capture by nftables.
+
+    Attributes:
+        uid: the user that the sidecar becomes; its connections aren't captured.
+        mark: where there is only one user (``unshare -Urn``): connections with this SO_MARK aren't captured instead.
+    """
+
+    outbound_port: int = 15001
+    inbound_port: int = 15006
+    uid: int = 1337
+    exclude_ports: tuple[int, ...] = ()
+    mark: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """What a sidecar is told.
+
+    Attributes:
+        ca: ``host:port`` of the CA; None takes the join token's.
+        token: a join token's text; None when there is none.
+        instance: names this sidecar in decisions.
+        log_file: where decision records go; None is standard output.
+
+    Raises:
+        InputError: the parts contradict each other.
+    """
+
+    ca: tuple[str, int] | None = None
+    token: str | None = field(default=None, repr=False)
+    instance: str = ""
+    capture: CaptureKind = CaptureKind.LISTENERS
+    tunnel_addresses: tuple[str, ...] = ()
+    tunnel_port: int = 15008
+    redirect: RedirectOptions = field(default_factory=RedirectOptions)
+    outbound: tuple[OutboundListener, ...] = ()
+    inbound: tuple[InboundListener, ...] = ()
+    max_executable_bytes: int = 1024**3
+    log_file: Path | None = None
+
+    def check(self) -> Configuration:
+        """Return the configuration unchanged when its parts fit together.
+
+        Raises:
+            InputError: they don't.
+        """
+        if self.token is None:
+            raise InputError(
+                "no join token is given",
+                hint=f"make one with `touchmark ca join-token`; give it by --token-file or in {TOKEN_VARIABLE}",
+            )
+        # A listeners-only sidecar without inbound programs only dials: nobody needs to reach it.
+        if not self.tunnel_addresses and (self.inbound or self.capture is CaptureKind.REDIRECT):
+            raise InputError(
+                "no tunnel address is given", hint="tunnel.addresses: the addresses at which peers reach this workload"
+            )
+        if self.capture is CaptureKind.REDIRECT:
+            if self.outbound or self.inbound:
+                raise InputError("`outbound` and `inbound` listeners belong to `capture: listeners`")
+            ports = [self.redirect.outbound_port, self.redirect.inbound_port, self.tunnel_port]
+            if len(set(ports)) != len(ports):
+                raise InputError("outbound, inbound and tunnel ports must differ")
+        elif not self.outbound and not self.inbound:
+            raise InputError("capture by listeners needs at least one of `outbound` and `inbound`")
+        listens = [each.listen for each in self.outbound] + [each.listen for each in self.inbound]
+        for endpoint in listens:
+            if listens.count(endpoint) > 1:
+                raise InputError(f"two listeners have the address {format_endpoint(endpoint)}")
+            if endpoint[1] == self.tunnel_port and endpoint[0] in self.tunnel_addresses:
+                raise InputError(f"{format_endpoint(endpoint)} is the tunnel's own address")
+        return self
+
+
+def format_endpoint(endpoint: Endpoint) -> str:
+    """Write ``198.18.0.2:5432`` or ``[2001:db8::1]:5432``."""
+    address, port = endpoint
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """Read an IP address with its port.
+
+    Raises:
+        InputError: it isn't one.
+    """
+    host, port = parse_host_port(text)
+    return parse_address(host), port
+
+
+def parse_host_port(text: str) -> tuple[str, int]:
+    """Read ``host:port``; an IPv6 address stands in brackets.
+
+    Raises:
+        InputError: the text has another shape.
+    """
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise InputError(f"not an address with a port: {text[:80]!r}", hint="write an IPv6 address as [::1]:5432")
+    if not colon or not host:
+        raise InputError(
+            f"not an address with a port: {text[:80]!r}", hint="write ADDRESS:PORT, such as 127.0.0.1:5432"
+        )
+    return host, parse_port(port)
+
+
+def parse_address(text: str) -> str:
+    """Read an IP address and return its one textual form; IPv4-mapped IPv6 becomes IPv4.
+
+    Raises:
+        InputError: it isn't an IP address.
+    """
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError as error:
+        raise InputError(f"not an IP address: {text[:80]!r}") from error
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        if address.scope_id is not None:
+            raise InputError(f"an address with a scope can't be used: {text[:80]!r}")
+    return str(address)
+
+
+def parse_port(text: str) -> int:
+    """Read a port.
+
+    Raises:
+        InputError: it isn't 1 to 65535.
+    """
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
+        raise InputError(f"not a port: {text[:80]!r}", hint="ports are 1 to 65535")
+    return int(text)
+
+
+def parse_instance(text: str) -> str:
+    """Read a sidecar's name.
+
+    Raises:
+        InputError: it isn't 1 to 64 letters, digits, '.', '_' and '-'.
+    """
+    if not _INSTANCE.fullmatch(text):
+        raise InputError(f"not a sidecar's name: {text[:80]!r}", hint="1 to 64 letters, digits, '.', '_' and '-'")
+    return text
+
+
+def parse_natural(text: str, *, least: int, most: int) -> int:
+    """Read a decimal or 0x-hexadecimal number between two bounds, both included.
+
+    Raises:
+        InputError: it isn't one.
+    """
+    if re.fullmatch(r"0x[0-9a-fA-F]{1,16}|[0-9]{1,19}", text):
+        number = int(text, 0) if text.startswith("0x") else int(text)
+        if least <= number <= most:
+            return number
+    raise InputError(f"not a number from {least} to {most}: {text[:80]!r}")
+
+
+def read_configuration(text: str, source: str) -> Configuration:
+    """Read the YAML file's text. What it leaves out keeps its default; ``check`` comes after the options.
+
+    Raises:
+        DocumentError: it isn't such a document, with the line and path of the fault.
+    """
+    from shared.model.document_nodes import read_nodes  # PyYAML costs memory: only where there is a file.
+
+    nodes = read_nodes(text, source)
+    if not nodes:
+        return Configuration()
+    if len(nodes) > 1:
+        raise nodes[1].place.fault("one document is expected, another one starts here")
+    fields = nodes[0].fields(
+        optional=(
+            "ca", "token", "tokenFile", "instance", "capture", "tunnel", "redirect", "outbound", "inbound",
+            "attestation", "log",
+        )
+    )  # fmt: skip
+    configuration = Configuration()
+    if (value := fields.get("ca")) is not None:
+        configuration = replace(configuration, ca=_read(value, parse_host_port))
+    if (value := fields.get("token")) is not None:
+        if "tokenFile" in fields:
+            raise value.place.fault("`token` and `tokenFile` exclude one another")
+        configuration = replace(configuration, token=value.text())
+    if (value := fields.get("tokenFile")) is not None:
+        configuration = replace(configuration, token=_read(value, lambda path: read_token_file(Path(path))))
+    if (value := fields.get("instance")) is not None:
+        configuration = replace(configuration, instance=_read(value, parse_instance))
+    if (value := fields.get("capture")) is not None:
+        configuration = replace(configuration, capture=CaptureKind(value.choice([each.value for each in CaptureKind])))
+    if (value := fields.get("tunnel")) is not None:
+        configuration = _read_tunnel(configuration, value)
+    if (value := fields.get("redirect")) is not None:
+        configuration = replace(configuration, redirect=_read_redirect(value))
+    if (value := fields.get("outbound")) is not None:
+        outbound = []
+        for entry in value.items(max_items=MAX_LISTENERS):
+            parts = entry.fields(required=("listen", "destination"))
+            listen, destination = _read(parts["listen"], parse_endpoint), _read(parts["destination"], parse_endpoint)
+            outbound.append(OutboundListener(listen=listen, destination=destination))
+        configuration = replace(configuration, outbound=tuple(outbound))
+    if (value := fields.get("inbound")) is not None:
+        inbound = []
+        for entry in value.items(max_items=MAX_LISTENERS):
+            parts = entry.fields(required=("listen", "application"))
+            listen, application = _read(parts["listen"], parse_endpoint), _read(parts["application"], parse_endpoint)
+            inbound.append(InboundListener(listen=listen, application=application))
+        configuration = replace(configuration, inbound=tuple(inbound))
+    if (value := fields.get("attestation")) is not None:
+        parts = value.fields(optional=("maxExecutableBytes",))
+        if (limit := parts.get("maxExecutableBytes")) is not None:
+            configuration = replace(
+                configuration,
+                max_executable_bytes=_read(limit, lambda text: parse_natural(text, least=1, most=2**40)),
+            )
+    if (value := fields.get("log")) is not None:
+        parts = value.fields(optional=("file",))
+        if (file := parts.get("file")) is not None and not file.is_null():
+            configuration = replace(configuration, log_file=Path(file.text()))
+    return configuration
+
+
+def read_token_file(path: Path) -> str:
+    """Read a join token from its file.
+
+    Raises:
+        InputError: the file can't be read or is too large.
+    """
+    text = _read_file(path, "join token", _MAX_TOKEN_BYTES).strip()
+    if not text:
+        raise InputError(f"the join token's file is empty: {path}")
+    return text
+
+
+def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str]) -> Configuration:
+    """Read options, the file that they name, and the token; options win over the file.
+
+    Raises:
+        InputError: an option is unknown or wrong, or the parts don't fit together.
+        DocumentError: the file is at fault.
+    """
+    parser = _make_parser()
+    options = parser.parse_args(list(arguments))
+    configuration = Configuration()
+    if options.config is not None:
+        text = _read_file(options.config, "configuration", _MAX_FILE_BYTES)
+        configuration = read_configuration(text, str(options.config))
+    if options.ca is not None:
+        configuration = replace(configuration, ca=parse_host_port(options.ca))
+    if options.token_file is not None:
+        configuration = replace(configuration, token=read_token_file(options.token_file))
+    elif environment.get(TOKEN_VARIABLE):
+        configuration = replace(configuration, token=environment[TOKEN_VARIABLE])
+    if options.instance is not None:
+        configuration = replace(configuration, instance=parse_instance(options.instance))
+    if options.capture is not None:
+        configuration = replace(configuration, capture=CaptureKind(options.capture))
+    if options.tunnel_address:
+        addresses = tuple(dict.fromkeys(parse_address(each) for each in options.tunnel_address))
+        configuration = replace(configuration, tunnel_addresses=addresses)
+    if options.tunnel_port is not None:
+        configuration = replace(configuration, tunnel_port=parse_port(options.tunnel_port))
+    if options.redirect_uid is not None:
+        uid = parse_natural(options.redirect_uid, least=1, most=2**32 - 2)
+        configuration = replace(configuration, redirect=replace(configuration.redirect, uid=uid))
+    if options.redirect_mark is not None:
+        mark = parse_natural(options.redirect_mark, least=1, most=2**32 - 1)
+        configuration = replace(configuration, redirect=replace(configuration.redirect, mark=mark))
+    if options.exclude_port:
+        excluded = tuple(dict.fromkeys(parse_port(each) for each in options.exclude_port))
+        configuration = replace(configuration, redirect=replace(configuration.redirect, exclude_ports=excluded))
+    if options.outbound:
+        pairs = [_parse_pair(each, "--outbound") for each in options.outbound]
+        outbound = tuple(OutboundListener(listen=listen, destination=other) for listen, other in pairs)
+        configuration = replace(configuration, outbound=outbound)
+    if options.inbound:
+        pairs = [_parse_pair(each, "--inbound") for each in options.inbound]
+        inbound = tuple(InboundListener(listen=listen, application=other) for listen, other in pairs)
+        configuration = replace(configuration, inbound=inbound)
+    if options.max_executable_bytes is not None:
+        limit = parse_natural(options.max_executable_bytes, least=1, most=2**40)
+        configuration = replace(configuration, max_executable_bytes=limit)
+    if options.log_file is not None:
+        configuration = replace(configuration, log_file=options.log_file)
+    if not configuration.instance:
+        configuration = replace(configuration, instance=f"{_host_name()}-{secrets.token_hex(3)}")
+    return configuration.check()
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message, hint="see `python -m sidecar --help`")
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sidecar",
+        description="Touchmark's data plane: captures, attests, identifies, decides, carries and records connections.",
+        epilog=f"The join token comes from a file or from the environment ({TOKEN_VARIABLE}), never from an option.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file; options win over it")
+    parser.add_argument("--ca", metavar="HOST:PORT", help="the CA (default: the join token's)")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="file that holds the join token")
+    parser.add_argument("--instance", metavar="NAME", help="names this sidecar in decisions")
+    parser.add_argument("--capture", choices=[each.value for each in CaptureKind], help="default: listeners")
+    parser.add_argument("--tunnel-address", action="append", metavar="ADDRESS", help="where peers reach this workload")
+    parser.add_argument("--tunnel-port", metavar="PORT", help="default: 15008")
+    parser.add_argument("--redirect-uid", metavar="UID", help="user to become, not captured (default: 1337)")
+    parser.add_argument("--redirect-mark", metavar="MARK", help="exempt this SO_MARK instead of the user")
+    parser.add_argument("--exclude-port", action="append", metavar="PORT", help="never captured")
+    parser.add_argument("--outbound", action="append", metavar="LISTEN=DESTINATION", help="an explicit listener")
+    parser.add_argument("--inbound", action="append", metavar="LISTEN=APPLICATION", help="an explicit listener")
+    parser.add_argument("--max-executable-bytes", metavar="BYTES", help="hash no larger program (default: 1 GiB)")
+    parser.add_argument("--log-file", type=Path, metavar="FILE", help="decision records (default: standard output)")
+    return parser
+
+
+def _parse_pair(text: str, option: str) -> tuple[Endpoint, Endpoint]:
+    listen, equals, other = text.partition("=")
+    if not equals:
+        raise InputError(f"{option} {text[:80]!r} isn't a pair of addresses", hint="127.0.0.1:5432=198.18.0.2:5432")
+    return parse_endpoint(listen), parse_endpoint(other)
+
+
+def _read_tunnel(configuration: Configuration, value: Value) -> Configuration:
+    parts = value.fields(optional=("addresses", "port"))
+    if (addresses := parts.get("addresses")) is not None:
+        entries = [_read(each, parse_address) for each in addresses.items(max_items=MAX_ADDRESSES)]
+        configuration = replace(configuration, tunnel_addresses=tuple(dict.fromkeys(entries)))
+    if (port := parts.get("port")) is not None:
+        configuration = replace(configuration, tunnel_port=_read(port, parse_port))
+    return configuration
+
+
+def _read_redirect(value: Value) -> RedirectOptions:
+    options = RedirectOptions()
+    parts = value.fields(optional=("outboundPort", "inboundPort", "uid", "excludePorts", "mark"))
+    if (port := parts.get("outboundPort")) is not None:
+        options = replace(options, outbound_port=_read(port, parse_port))
+    if (port := parts.get("inboundPort")) is not None:
+        options = replace(options, inbound_port=_read(port, parse_port))
+    if (uid := parts.get("uid")) is not None:
+        options = replace(options, uid=_read(uid, lambda text: parse_natural(text, least=1, most=2**32 - 2)))
+    if (ports := parts.get("excludePorts")) is not None:
+        entries = [_read(each, parse_port) for each in ports.items(max_items=MAX_LISTENERS)]
+        options = replace(options, exclude_ports=tuple(dict.fromkeys(entries)))
+    if (mark := parts.get("mark")) is not None and not mark.is_null():
+        options = replace(options, mark=_read(mark, lambda text: parse_natural(text, least=1, most=2**32 - 1)))
+    return options
+
+
+def _read(value: Value, parse: Callable[[str], _T]) -> _T:
+    return value.build(lambda: parse(value.scalar()))
+
+
+def _read_file(path: Path, what: str, max_bytes: int) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+        text = content.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise InputError(f"can't read the {what}'s file {path}: {reason}") from error
+    if len(content) > max_bytes:
+        raise InputError(f"the {what}'s file {path} is larger than {max_bytes} bytes")
+    return text
+
+
+def _host_name() -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", os.uname().nodename)[:48].lstrip("._-")
+    return name or "sidecar"
