@@ -340,7 +340,7 @@ def _peer_end_denied(compiled: _CompiledRule, party: Party) -> bool:
 def _peer_denied(compiled: _CompiledPeer, party: Party) -> bool:
     peer = compiled.peer
     if peer.unidentified:
-        return party.program is None and _address_matches(compiled, party.address)
+        return party.program is None and not party.is_pending and _address_matches(compiled, party.address)
     workload = party.workload or party.listed
     if workload is None:
         return not peer.namespace
