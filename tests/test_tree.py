@@ -1,0 +1,65 @@
+"""The tree's shape: each module has its tests, each page names only what is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("ca", "cli", "sidecar", "shared")
+
+
+def modules() -> list[Path]:
+    """Every module that does something: package docstrings, ``__main__`` and migrations' versions are no such."""
+    return sorted(
+        path.relative_to(ROOT)
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if path.name not in {"__init__.py", "__main__.py"} and "versions" not in path.parts
+    )
+
+
+@pytest.mark.parametrize("module", modules(), ids=str)
+def test_each_module_has_its_mirrored_test_file(module: Path) -> None:
+    mirrored = ROOT / "tests" / module.parent / f"test_{module.name}"
+    assert mirrored.is_file(), f"{module} wants {mirrored.relative_to(ROOT)}"
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "tests"])
+def test_each_directory_with_modules_is_a_package(package: str) -> None:
+    """Without ``__init__.py`` at every level pytest imports ``tests/ca`` as ``ca``."""
+    for path in (ROOT / package).rglob("*.py"):
+        if "versions" not in path.parts:
+            assert (path.parent / "__init__.py").is_file(), path.relative_to(ROOT)
+
+
+def test_no_package_initialises_more_than_a_docstring_and_names() -> None:
+    """What a package does stands in its modules, where a mirrored test file covers it."""
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("__init__.py"):
+            code = path.read_text(encoding="utf-8")
+            assert not re.search(r"^(def|class|async def) ", code, re.MULTILINE), path.relative_to(ROOT)
+
+
+@pytest.mark.parametrize("module", modules(), ids=str)
+def test_each_module_stays_readable(module: Path) -> None:
+    """250 lines are the aim; above 600 a module is several."""
+    text = (ROOT / module).read_text(encoding="utf-8")
+    assert text.count("\n") <= 600
+    assert text.startswith('"""'), "a module's docstring says what belongs in it"
+
+
+@pytest.mark.parametrize("page", sorted(path.relative_to(ROOT) for path in ROOT.glob("docs/*.md")), ids=str)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (ROOT / page.parent / target).exists(), f"{page} links to {target}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
+def test_links_of_the_front_pages_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (ROOT / target).exists(), f"{page} links to {target}"
