@@ -1,0 +1,127 @@
+"""Accepts connections on listening sockets, in batches, and hands each to its story.
+
+Belongs here: readiness, batches, back-off, the bound on live connections. Doesn't: what becomes of a connection.
+asyncio's own accept loop spins when descriptors run out (thousands of errors a second), so this one owns the readiness
+callback and pauses instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import struct
+from collections.abc import Callable
+
+from sidecar.capture.captured import Endpoint
+from sidecar.capture.original_destination import normalise_endpoint
+
+BACKLOG = 4096
+_BATCH = 64
+_FIRST_PAUSE_S = 0.05
+_LAST_PAUSE_S = 1.0
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# accept(2): errors of a connection that died in the queue; the next one may be sound.
+_PASSING = frozenset(
+    {errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN,
+     errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH, errno.EINTR, errno.ETIMEDOUT, errno.ECONNRESET}
+)  # fmt: skip
+_RESET_AT_CLOSE = struct.pack("ii", 1, 0)
+
+Accepted = Callable[[socket.socket, Endpoint], None]
+Paused = Callable[[OSError, float], None]
+
+
+def open_listener(endpoint: Endpoint, *, mark: int = 0) -> socket.socket:
+    """Open a listening TCP socket on exactly this address; ``0.0.0.0`` and ``::`` each mean their own family only.
+
+    Raises:
+        OSError: the address can't be had (in use, not of this machine, not permitted).
+    """
+    family = socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # Accepted sockets inherit it.
+        if mark:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        listener.bind(endpoint)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def reset(connection: socket.socket) -> None:
+    """Close the connection with a RST: its peer must not take a refusal for an empty success."""
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+    connection.close()
+
+
+class AcceptLoop:
+    """Accepts on one listening socket until it is closed.
+
+    Arguments:
+        listener: listening and non-blocking; this object closes it.
+        on_accept: takes over the accepted, non-blocking socket and its peer; must not wait.
+        on_pause: told when descriptors or memory ran out, and for how many seconds accepting rests.
+    """
+
+    def __init__(self, listener: socket.socket, on_accept: Accepted, *, on_pause: Paused) -> None:
+        self._listener = listener
+        self._on_accept = on_accept
+        self._on_pause = on_pause
+        self._pause_s = _FIRST_PAUSE_S
+        self._waiting: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.local: Endpoint = normalise_endpoint(listener.getsockname())
+
+    def start(self) -> None:
+        """Begin to accept on the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Stop accepting and close the listener. Connections still in its queue are reset by the kernel."""
+        if self._listener.fileno() < 0:
+            return
+        if self._waiting is not None:
+            self._waiting.cancel()
+        if self._loop is not None:
+            self._loop.remove_reader(self._listener.fileno())
+        self._listener.close()
+
+    def _accept(self) -> None:
+        for _ in range(_BATCH):
+            try:
+                connection, name = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._pause(error)
+                    return
+                if error.errno in _PASSING:
+                    continue
+                raise
+            self._pause_s = _FIRST_PAUSE_S
+            connection.setblocking(False)
+            self._on_accept(connection, normalise_endpoint(name))
+
+    def _pause(self, error: OSError) -> None:
+        assert self._loop is not None
+        self._loop.remove_reader(self._listener.fileno())
+        self._on_pause(error, self._pause_s)
+        self._waiting = self._loop.call_later(self._pause_s, self._resume)
+        self._pause_s = min(self._pause_s * 2, _LAST_PAUSE_S)
+
+    def _resume(self) -> None:
+        assert self._loop is not None
+        self._waiting = None
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+        self._accept()

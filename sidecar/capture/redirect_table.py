@@ -1,0 +1,81 @@
+"""The nftables table that redirects a pod's TCP to its sidecar, as text. Pure.
+
+Belongs here: the rules. Doesn't: installing them (``redirect.py``). One table, ``inet touchmark``, so that IPv6 equals
+IPv4. NAT chains see the first packet of a connection only: a connection that was there before the table isn't captured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.model.errors import InputError
+
+TABLE = "inet touchmark"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedirectRules:
+    """What is captured and what isn't.
+
+    Attributes:
+        outbound_port: where the sidecar accepts what programs dial.
+        inbound_port: where it accepts what comes from outside without a tunnel.
+        tunnel_port: peers' sidecars arrive here; not redirected.
+        uid: the sidecar's user, whose own connections go out as they are; ignored when ``mark`` is set.
+        mark: where every process has the same user: the sidecar's sockets carry this SO_MARK.
+        exclude_ports: destination ports that are never captured, in either direction.
+
+    Raises:
+        InputError: a port is wrong or used twice, or nothing exempts the sidecar.
+    """
+
+    outbound_port: int
+    inbound_port: int
+    tunnel_port: int
+    uid: int
+    mark: int | None = None
+    exclude_ports: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        own = (self.outbound_port, self.inbound_port, self.tunnel_port)
+        for port in (*own, *self.exclude_ports):
+            if not 1 <= port <= 65535:
+                raise InputError(f"not a port: {port}", hint="ports are 1 to 65535")
+        if len(set(own)) != len(own):
+            raise InputError("outbound, inbound and tunnel ports must differ")
+        if self.mark is None and self.uid == 0:
+            raise InputError(
+                "the sidecar can't be told from root's programs", hint="give it a user of its own (redirect.uid)"
+            )
+        if self.mark == 0:
+            raise InputError("0 is no mark: every socket has it")
+
+
+def format_table(rules: RedirectRules) -> str:
+    """Write the commands for ``nft -f -`` that replace the table in one transaction."""
+    own = f"meta mark {rules.mark:#x}" if rules.mark is not None else f"meta skuid {rules.uid}"
+    excluded = f"tcp dport {{ {', '.join(map(str, sorted(set(rules.exclude_ports))))} }} return"
+    lines = [
+        f"table {TABLE}",
+        f"delete table {TABLE}",
+        f"table {TABLE} {{",
+        "  chain output {",
+        "    type nat hook output priority dstnat; policy accept;",
+        "    meta l4proto != tcp return",
+        f"    {own} return",
+        '    oifname "lo" return',  # Loopback to loopback, and a pod's own addresses: the pod talks to itself.
+        *([f"    {excluded}"] if rules.exclude_ports else []),
+        f"    meta l4proto tcp redirect to :{rules.outbound_port}",
+        "  }",
+        "  chain prerouting {",
+        "    type nat hook prerouting priority dstnat; policy accept;",
+        "    meta l4proto != tcp return",
+        '    iifname "lo" return',
+        "    fib daddr type != local return",  # Forwarded: for somebody else.
+        f"    tcp dport {rules.tunnel_port} return",
+        *([f"    {excluded}"] if rules.exclude_ports else []),
+        f"    meta l4proto tcp redirect to :{rules.inbound_port}",
+        "  }",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
