@@ -1,0 +1,1 @@
+"""Credentials: key and chain of one identity, in memory only; obtained on first use, renewed at half-life."""

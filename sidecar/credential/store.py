@@ -1,0 +1,257 @@
+"""The credentials of this sidecar and of its programs: obtained once for many waiters, renewed ahead of their end.
+
+Belongs here: which credential is usable now, and when the next is asked for. Doesn't: the stream to the CA
+(``feed.py``), attestation. Keys live in this object only and are never written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Protocol
+
+from shared.model.errors import RefusedError, TouchmarkError
+from shared.model.identity import IdentityKind
+from shared.model.messages import ProgramEvidence
+from shared.model.policy import Mode
+from shared.model.program import Program
+from shared.model.reasons import Reason
+from shared.runtime.tasks import Tasks
+from sidecar.credential.credential import Credential, CredentialError, KeyRequest, accept_chain, make_key_request
+from sidecar.events import Events
+from sidecar.policies import Policies
+from sidecar.trust import Trust
+
+MAX_PROGRAMS = 1024
+_REFUSAL_MEMORY_S = 1.0
+_JITTER = 0.1
+_FIRST_RETRY_S = 1.0
+_LAST_RETRY_S = 60.0
+
+
+class Issuer(Protocol):
+    """What asks the CA: ``feed.Feed``."""
+
+    async def request_certificate(
+        self, csr: bytes, program: Program | None, evidence: ProgramEvidence, *, timeout_s: float
+    ) -> tuple[bytes, ...]: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class _Entry:
+    credential: Credential
+    evidence: ProgramEvidence
+    was_used: bool = True
+    renewal: asyncio.TimerHandle | None = None
+    retry_s: float = _FIRST_RETRY_S
+
+
+class CredentialStore:
+    """Credentials by program, and the sidecar's own.
+
+    Arguments:
+        own: the sidecar's own credential.
+        issuer: asks the CA.
+        timeout_s: how long one request may take.
+
+    Attributes:
+        own: the sidecar's own.
+    """
+
+    def __init__(
+        self, own: Credential, *, issuer: Issuer, policies: Policies, trust: Trust, tasks: Tasks, events: Events,
+        timeout_s: float,
+    ) -> None:  # fmt: skip
+        self.own = own
+        self._issuer = issuer
+        self._policies = policies
+        self._trust = trust
+        self._tasks = tasks
+        self._events = events
+        self._timeout_s = timeout_s
+        self._numbers = count(own.generation + 1)
+        self._entries: dict[Program, _Entry] = {}
+        self._in_flight: dict[Program | None, asyncio.Task[None]] = {}
+        self._refused: dict[Program, tuple[float, int, CredentialError]] = {}
+        self._own_renewal: asyncio.TimerHandle | None = None
+        self._own_retry_s = _FIRST_RETRY_S
+        self._own_callbacks: list[Callable[[Credential], None]] = []
+        self._schedule_own(self._half_life(own))
+        policies.on_change(self._replace_wrong_kinds)
+
+    def on_own_change(self, callback: Callable[[Credential], None]) -> None:
+        """Call ``callback`` with the sidecar's own credential when it is renewed."""
+        self._own_callbacks.append(callback)
+
+    def get(self, program: Program) -> Credential | None:
+        """Return the program's credential when it is valid now and of the kind that its approval now asks for."""
+        entry = self._entries.get(program)
+        if entry is None:
+            return None
+        credential = entry.credential
+        if credential.not_after <= time.time() or credential.identity.kind is not self._kind_now(program):
+            return None
+        entry.was_used = True
+        return credential
+
+    async def obtain(self, program: Program, evidence: ProgramEvidence) -> Credential:
+        """Return the program's credential, asking the CA where needed: once, however many wait.
+
+        Raises:
+            CredentialError: nobody approved the program and the mode is explicit; the CA refused or didn't answer.
+        """
+        if (credential := self.get(program)) is not None:
+            return credential
+        if self._kind_now(program) is None:
+            raise CredentialError("the program is not approved", reason=Reason.PROGRAM_NOT_APPROVED)
+        refused = self._refused.get(program)
+        if refused is not None:
+            until, generation, error = refused
+            if time.monotonic() < until and generation == self._policies.generation:
+                raise CredentialError(error.message, reason=error.reason) from error
+            del self._refused[program]
+        await self._fetch_once(program, evidence)
+        if (credential := self.get(program)) is not None:
+            return credential
+        refused = self._refused.get(program)
+        if refused is not None:
+            raise CredentialError(refused[2].message, reason=refused[2].reason) from refused[2]
+        # The approval changed while the CA answered: the next connection asks again.
+        raise CredentialError("the CA's answer doesn't fit the policy in force", reason=Reason.CA_UNAVAILABLE)
+
+    def reissue(self, spread_s: float) -> None:
+        """Renew every credential, each at its own moment within ``spread_s``: the issuing authority changed."""
+        self._schedule_own(random.uniform(0, spread_s))
+        for program, entry in self._entries.items():
+            self._schedule(program, entry, random.uniform(0, spread_s))
+
+    def close(self) -> None:
+        """Forget the credentials and their timers."""
+        for entry in self._entries.values():
+            if entry.renewal is not None:
+                entry.renewal.cancel()
+        if self._own_renewal is not None:
+            self._own_renewal.cancel()
+        self._entries.clear()
+
+    def programs(self) -> list[Program]:
+        """Return the programs that have a credential."""
+        return list(self._entries)
+
+    def _kind_now(self, program: Program) -> IdentityKind | None:
+        policy = self._policies.own
+        if policy.find_approval(self.own.identity.workload, program) is not None:
+            return IdentityKind.PROGRAM
+        return IdentityKind.OBSERVED if policy.state.mode is Mode.PERMISSIVE else None
+
+    async def _fetch_once(self, program: Program | None, evidence: ProgramEvidence) -> None:
+        task = self._in_flight.get(program)
+        if task is None:
+            task = self._tasks.spawn(self._fetch(program, evidence), name="certificate request")
+            self._in_flight[program] = task
+            task.add_done_callback(lambda _: self._in_flight.pop(program, None))
+        # Shielded: the first waiter's cancellation must not fail the others.
+        await asyncio.wait({task})
+
+    async def _fetch(self, program: Program | None, evidence: ProgramEvidence) -> None:
+        request = make_key_request()
+        try:
+            chain = await self._issuer.request_certificate(request.csr, program, evidence, timeout_s=self._timeout_s)
+            self._take(program, evidence, request, chain)
+        except CredentialError as error:
+            self._fail(program, error)
+        except RefusedError as error:
+            known = error.message.partition(":")[0]
+            reason = Reason(known) if known in Reason else Reason.CA_UNAVAILABLE
+            self._fail(program, CredentialError(error.message, reason=reason))
+        except TouchmarkError as error:
+            self._fail(program, CredentialError(error.message, reason=Reason.CA_UNAVAILABLE))
+
+    def _take(
+        self, program: Program | None, evidence: ProgramEvidence, request: KeyRequest, chain: tuple[bytes, ...]
+    ) -> None:
+        credential = accept_chain(
+            request, chain, verifier=self._trust.verifier, generation=next(self._numbers), now=time.time()
+        )
+        identity = credential.identity
+        if identity.workload != self.own.identity.workload or identity.program != program:
+            raise CredentialError("the CA issued another identity than asked for", reason=Reason.CA_UNAVAILABLE)
+        if program is None:
+            self.own = credential
+            self._own_retry_s = _FIRST_RETRY_S
+            self._schedule_own(self._half_life(credential))
+            for callback in self._own_callbacks:
+                callback(credential)
+            return
+        self._refused.pop(program, None)
+        old = self._entries.pop(program, None)
+        if old is not None and old.renewal is not None:
+            old.renewal.cancel()
+        entry = _Entry(credential=credential, evidence=evidence, was_used=old is None)
+        self._entries[program] = entry
+        self._schedule(program, entry, self._half_life(credential))
+        while len(self._entries) > MAX_PROGRAMS:
+            self._forget(next(iter(self._entries)))
+
+    def _fail(self, program: Program | None, error: CredentialError) -> None:
+        self._events.emit(
+            "certificate_not_obtained", program=str(program or "sidecar"), reason=error.reason, message=error.message
+        )
+        if program is None:
+            self._schedule_own(self._own_retry_s * random.uniform(0.5, 1))
+            self._own_retry_s = min(self._own_retry_s * 2, _LAST_RETRY_S)
+            return
+        if len(self._refused) >= MAX_PROGRAMS:
+            self._refused.clear()
+        self._refused[program] = (time.monotonic() + _REFUSAL_MEMORY_S, self._policies.generation, error)
+        if (entry := self._entries.get(program)) is not None:
+            self._schedule(program, entry, entry.retry_s * random.uniform(0.5, 1))
+            entry.retry_s = min(entry.retry_s * 2, _LAST_RETRY_S)
+
+    def _half_life(self, credential: Credential) -> float:
+        # One draw for each credential: drawn again at every tick, renewals would bunch.
+        life = credential.not_after - credential.not_before
+        return max(0.0, credential.not_before + life * (0.5 + random.uniform(-_JITTER, _JITTER)) - time.time())
+
+    def _schedule(self, program: Program, entry: _Entry, delay_s: float) -> None:
+        if entry.renewal is not None:
+            entry.renewal.cancel()
+        entry.renewal = asyncio.get_running_loop().call_later(delay_s, self._renew, program)
+
+    def _schedule_own(self, delay_s: float) -> None:
+        if self._own_renewal is not None:
+            self._own_renewal.cancel()
+        self._own_renewal = asyncio.get_running_loop().call_later(delay_s, self._renew_own)
+
+    def _renew(self, program: Program) -> None:
+        entry = self._entries.get(program)
+        if entry is None:
+            return
+        if entry.credential.not_after <= time.time() or not entry.was_used or self._kind_now(program) is None:
+            self._forget(program)  # Nobody used it for half its life, or nobody may: the next use asks anew.
+            return
+        self._spawn_fetch(program, entry.evidence)
+
+    def _renew_own(self) -> None:
+        self._spawn_fetch(None, ProgramEvidence())
+
+    def _spawn_fetch(self, program: Program | None, evidence: ProgramEvidence) -> None:
+        self._tasks.spawn(self._fetch_once(program, evidence), name="certificate renewal")
+
+    def _forget(self, program: Program) -> None:
+        entry = self._entries.pop(program)
+        if entry.renewal is not None:
+            entry.renewal.cancel()
+
+    def _replace_wrong_kinds(self) -> None:
+        for program, entry in list(self._entries.items()):
+            kind = self._kind_now(program)
+            if kind is None:
+                self._forget(program)
+            elif kind is not entry.credential.identity.kind:
+                self._refused.pop(program, None)
+                self._spawn_fetch(program, entry.evidence)
