@@ -1,0 +1,297 @@
+"""Namespaces in the store: mode, policy, programs, vouched labels, assembled to versioned states. I/O.
+
+Each change is one transaction that raises the namespace's version, and assembles the new state before it commits: a
+state that can't be built (too many rules) is never stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Row, delete, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ca.store.database import Database
+from ca.store.records import ProgramRecord
+from ca.store.tables import namespaces, programs, workload_labels
+from shared.model.errors import ConflictError, InputError, NotFoundError
+from shared.model.identity import Workload, check_namespace
+from shared.model.policy import Approval, Mode, NamespaceState, Rule, WorkloadLabels
+from shared.model.program import Program
+
+MAX_NAMESPACES: Final = 10_000
+_MAX_NAME_CHARACTERS: Final = 253
+_rules: Final = msgspec.json.Decoder(tuple[Rule, ...])
+_programs: Final = msgspec.json.Decoder(tuple[Program, ...])
+_labels: Final = msgspec.json.Decoder(dict[str, str])
+
+
+class NamespaceTable:
+    """States of namespaces, kept in memory where this process is the only writer (SQLite)."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._states: dict[str, NamespaceState] = {}
+        self._changes = 0
+        self._listeners: list[Callable[[str], None]] = []
+
+    def on_namespace_change(self, listener: Callable[[str], None]) -> None:
+        """Call the listener with a namespace's name after each change that this process has committed."""
+        self._listeners.append(listener)
+
+    async def get_namespace_state(self, namespace: str) -> NamespaceState:
+        """Return the namespace's state now; version 0 when nothing was ever said about it."""
+        check_namespace(namespace)
+        state = self._states.get(namespace)
+        if state is not None:
+            return state
+        changes = self._changes
+        async with self.database.reading() as connection:
+            state = await _read_state(connection, namespace)
+        # A change that committed meanwhile must not be hidden by what was read before it.
+        if self.database.is_sqlite and changes == self._changes and len(self._states) < MAX_NAMESPACES:
+            self._states[namespace] = state
+        return state
+
+    async def list_namespaces(self) -> list[NamespaceState]:
+        """Return the state of every namespace that has objects or sidecars, by name."""
+        async with self.database.reading() as connection:
+            names = list(await connection.scalars(select(namespaces.c.namespace).order_by(namespaces.c.namespace)))
+            return [await _read_state(connection, name) for name in names]
+
+    async def set_mode(self, namespace: str, mode: Mode, *, expected_version: int | None = None) -> NamespaceState:
+        """Switch the namespace's mode.
+
+        Arguments:
+            expected_version: the version that the operator looked at; None: whatever it is.
+
+        Raises:
+            ConflictError: the namespace has another version by now.
+        """
+
+        async def change(connection: AsyncConnection) -> None:
+            await self._write_namespace(connection, namespace, mode=mode.value)
+
+        return await self._change(namespace, change, expected_version=expected_version)
+
+    async def put_policy(
+        self, namespace: str, *, rules: Sequence[Rule], group_label: str = "", mode: Mode | None = None
+    ) -> NamespaceState:
+        """Replace the namespace's policy; ``mode`` None keeps the present mode.
+
+        Raises:
+            InputError: too many rules, or two of one name.
+        """
+        names = [rule.name for rule in rules]
+        if len(set(names)) != len(names):
+            raise InputError("two rules of a policy have the same name", hint="decisions name rules: give each its own")
+        values = {"has_policy": True, "rules": msgspec.json.encode(tuple(rules)).decode(), "group_label": group_label}
+        if mode is not None:
+            values["mode"] = mode.value
+
+        async def change(connection: AsyncConnection) -> None:
+            await self._write_namespace(connection, namespace, **values)
+
+        return await self._change(namespace, change)
+
+    async def delete_policy(self, namespace: str) -> NamespaceState:
+        """Remove rules and group. The mode stays: nothing becomes more permissive by itself.
+
+        Raises:
+            NotFoundError: the namespace has no policy.
+        """
+
+        async def change(connection: AsyncConnection) -> None:
+            row = (await connection.execute(select(namespaces).where(namespaces.c.namespace == namespace))).first()
+            if row is None or not row.has_policy:
+                raise NotFoundError(f"namespace {namespace} has no policy")
+            await self._write_namespace(connection, namespace, has_policy=False, rules="[]", group_label="")
+
+        return await self._change(namespace, change)
+
+    async def put_program(self, record: ProgramRecord) -> NamespaceState:
+        """Add a ``Program`` object or replace the one of its name.
+
+        Raises:
+            InputError: the record can't be, or the namespace holds too many programs.
+        """
+        workload = Workload(namespace=record.namespace, service_account=record.service_account)
+        if not record.programs or not 1 <= len(record.name) <= _MAX_NAME_CHARACTERS:
+            raise InputError("a Program needs a name of 1 to 253 characters and at least one digest")
+        values = {
+            "namespace": workload.namespace,
+            "name": record.name,
+            "service_account": workload.service_account,
+            "programs": msgspec.json.encode(tuple(dict.fromkeys(record.programs))).decode(),
+            "weak": record.weak,
+            "approved_by": record.approved_by[:_MAX_NAME_CHARACTERS],
+            "approved": record.approved,
+        }
+
+        async def change(connection: AsyncConnection) -> None:
+            await connection.execute(self.database.upsert(programs, values))
+
+        return await self._change(workload.namespace, change)
+
+    async def delete_program(self, namespace: str, name: str) -> NamespaceState:
+        """Remove a ``Program`` object.
+
+        Raises:
+            NotFoundError: there is none of this name.
+        """
+
+        async def change(connection: AsyncConnection) -> None:
+            gone = await connection.execute(
+                delete(programs).where(programs.c.namespace == namespace, programs.c.name == name)
+            )
+            if gone.rowcount != 1:
+                raise NotFoundError(f"no program {name} in namespace {namespace}")
+
+        return await self._change(namespace, change)
+
+    async def get_program(self, namespace: str, name: str) -> ProgramRecord | None:
+        """Return one ``Program`` object."""
+        async with self.database.reading() as connection:
+            row = (
+                await connection.execute(
+                    select(programs).where(programs.c.namespace == namespace, programs.c.name == name)
+                )
+            ).first()
+            return None if row is None else _program(row)
+
+    async def list_programs(self, namespace: str = "") -> list[ProgramRecord]:
+        """Return the ``Program`` objects of one namespace, or of all, by name."""
+        query = select(programs).order_by(programs.c.namespace, programs.c.name)
+        if namespace:
+            query = query.where(programs.c.namespace == namespace)
+        async with self.database.reading() as connection:
+            return [_program(row) for row in await connection.execute(query)]
+
+    async def set_workload_labels(self, workload: Workload, labels: dict[str, str]) -> NamespaceState:
+        """Vouch for these labels of a workload, and for no others."""
+
+        async def change(connection: AsyncConnection) -> None:
+            await self._write_labels(connection, workload, labels)
+
+        return await self._change(workload.namespace, change)
+
+    async def _change(
+        self,
+        namespace: str,
+        change: Callable[[AsyncConnection], Any],
+        *,
+        expected_version: int | None = None,
+    ) -> NamespaceState:
+        check_namespace(namespace)
+        async with self.database.writing() as connection:
+            await self._raise_version(connection, namespace, expected_version)
+            await change(connection)
+            state = await _read_state(connection, namespace)
+        self._announce(namespace)
+        return state
+
+    async def _raise_version(
+        self, connection: AsyncConnection, namespace: str, expected_version: int | None = None
+    ) -> None:
+        await self._note_namespace(connection, namespace)
+        query = update(namespaces).where(namespaces.c.namespace == namespace)
+        if expected_version is not None:
+            query = query.where(namespaces.c.version == expected_version)
+        if (await connection.execute(query.values(version=namespaces.c.version + 1))).rowcount != 1:
+            raise ConflictError(
+                f"namespace {namespace} is no longer at version {expected_version}", hint="look again, then repeat"
+            )
+
+    async def _note_namespace(self, connection: AsyncConnection, namespace: str) -> None:
+        """List the namespace from now on; at version 0 when nothing was said about it yet."""
+        values = {
+            "namespace": namespace,
+            "version": 0,
+            "mode": Mode.PERMISSIVE.value,
+            "has_policy": False,
+            "group_label": "",
+            "rules": "[]",
+        }
+        await connection.execute(self.database.upsert(namespaces, values, update=()))
+
+    async def _write_namespace(self, connection: AsyncConnection, namespace: str, **values: Any) -> None:
+        await connection.execute(update(namespaces).where(namespaces.c.namespace == namespace).values(**values))
+
+    async def _write_labels(self, connection: AsyncConnection, workload: Workload, labels: dict[str, str]) -> None:
+        values = {
+            "namespace": workload.namespace,
+            "service_account": workload.service_account,
+            "labels": msgspec.json.encode(labels).decode(),
+        }
+        await connection.execute(self.database.upsert(workload_labels, values))
+
+    async def _vouch_for_labels(self, connection: AsyncConnection, workload: Workload, labels: dict[str, str]) -> bool:
+        """Vouch for the labels within a greater transaction; return whether that changed anything."""
+        known = await connection.scalar(
+            select(workload_labels.c.labels).where(
+                workload_labels.c.namespace == workload.namespace,
+                workload_labels.c.service_account == workload.service_account,
+            )
+        )
+        if known is not None and _labels.decode(known) == labels:
+            return False
+        await self._raise_version(connection, workload.namespace)
+        await self._write_labels(connection, workload, labels)
+        return True
+
+    def _announce(self, namespace: str) -> None:
+        self._changes += 1
+        self._states.pop(namespace, None)
+        for listener in self._listeners:
+            listener(namespace)
+
+
+async def _read_state(connection: AsyncConnection, namespace: str) -> NamespaceState:
+    row = (await connection.execute(select(namespaces).where(namespaces.c.namespace == namespace))).first()
+    if row is None:
+        return NamespaceState(namespace=namespace)
+    listed = await connection.execute(
+        select(programs).where(programs.c.namespace == namespace).order_by(programs.c.name)
+    )
+    approvals = tuple(
+        Approval(
+            service_account=record.service_account,
+            program=program,
+            weak=record.weak,
+            name=record.name,
+            approved_by=record.approved_by,
+        )
+        for record in map(_program, listed)
+        for program in record.programs
+    )
+    vouched = await connection.execute(
+        select(workload_labels)
+        .where(workload_labels.c.namespace == namespace)
+        .order_by(workload_labels.c.service_account)
+    )
+    return NamespaceState(
+        namespace=namespace,
+        version=row.version,
+        mode=Mode(row.mode),
+        group_label=row.group_label,
+        rules=_rules.decode(row.rules),
+        approvals=approvals,
+        labels=tuple(
+            WorkloadLabels(service_account=label.service_account, labels=_labels.decode(label.labels))
+            for label in vouched
+        ),
+    )
+
+
+def _program(row: Row[Any]) -> ProgramRecord:
+    return ProgramRecord(
+        namespace=row.namespace,
+        name=row.name,
+        service_account=row.service_account,
+        programs=_programs.decode(row.programs),
+        weak=row.weak,
+        approved_by=row.approved_by,
+        approved=row.approved,
+    )
