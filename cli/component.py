@@ -1,0 +1,29 @@
+"""Becoming a component: this process is replaced by ``python -m ca`` or ``python -m sidecar``. Does I/O.
+
+The command-line tool shares no code with the components, and signals reach the component itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import NoReturn
+
+from shared.model.errors import MachineError
+
+
+def become_component(name: str, arguments: Sequence[str]) -> NoReturn:
+    """Replace this process by ``python -m NAME ARGUMENTS``.
+
+    Raises:
+        MachineError: the component isn't installed here.
+    """
+    if find_spec(name) is None or find_spec(f"{name}.__main__") is None:
+        raise MachineError(
+            f"the component {name!r} isn't installed here", hint="install the whole touchmark distribution"
+        )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", name, *arguments])

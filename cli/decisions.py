@@ -1,0 +1,150 @@
+"""``touchmark decisions``: what was allowed, marked or refused, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cli.admin_client import AdminClient
+    from shared.model.admin import DecisionView
+    from shared.model.decision import DecisionRecord, PartyRecord
+
+COLUMNS = ("TIME", "SIDE", "VERDICT", "REASON", "SOURCE", "PROGRAM", "DESTINATION", "PROGRAM", "PORT", "RULE", "ISSUER")
+
+
+def decisions(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with decisions as they come.")] = False,
+    denied: Annotated[bool, typer.Option("--denied", help="Only what was refused.")] = False,
+    would_deny: Annotated[bool, typer.Option("--would-deny", help="Only what explicit mode would refuse.")] = False,
+    namespace: Annotated[str, typer.Option(help="Only this namespace.")] = "",
+    workload: Annotated[str, typer.Option(help="Only with this workload at either end.")] = "",
+    program: Annotated[str, typer.Option(help="Only with this program at either end (the digest's start).")] = "",
+    reason: Annotated[str, typer.Option(help="Only of this reason code.")] = "",
+    since: Annotated[str, typer.Option(help="How far back: 90s, 30m, 24h, 7d.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the newest.")] = 50,
+    as_json: options.Json = False,
+    admin_socket: options.AdminSocket = None,
+) -> None:
+    """Show decisions, newest last. With --follow and --json: one JSON object a line, until Ctrl-C."""
+    from cli.conversation import talk
+    from cli.output import print_json, print_table
+
+    query = build_query(
+        denied=denied,
+        would_deny=would_deny,
+        namespace=namespace,
+        workload=workload,
+        program=program,
+        reason=reason,
+        since=since,
+        limit=limit,
+    )
+    if follow:
+        talk(admin_socket, lambda client: _follow(client, query, as_json=as_json))
+        return
+    answer = talk(admin_socket, lambda client: client.list_decisions(query))
+    if as_json:
+        print_json(answer.decisions)
+        return
+    print_table(COLUMNS, format_rows(reversed(answer.decisions)), empty="no decision matches")
+    if answer.lost:
+        from cli.output import print_note
+
+        print_note(f"warning: {answer.lost} decisions were lost on their way (never denials)")
+
+
+def build_query(
+    *,
+    denied: bool = False,
+    would_deny: bool = False,
+    namespace: str = "",
+    workload: str = "",
+    program: str = "",
+    reason: str = "",
+    since: str = "",
+    limit: int = 50,
+) -> dict[str, str]:
+    """Check the filters and write them as the admin API's query.
+
+    Raises:
+        InputError: a filter has a wrong shape, or names an unknown reason.
+    """
+    import re
+    import time
+
+    from cli.duration import parse_duration
+    from shared.model.errors import InputError
+    from shared.model.identity import check_namespace, parse_workload
+    from shared.model.reasons import Reason
+
+    if reason and reason not in list(Reason):
+        raise InputError(f"no such reason: {reason!r}", hint=f"one of: {', '.join(sorted(Reason))}")
+    if program:
+        program = f"sha256:{program.removeprefix('sha256:').lower()}"
+        if not re.fullmatch(r"sha256:[0-9a-f]{1,64}(/main:.*)?", program):
+            raise InputError(f"not the start of a digest: {program!r}", hint="hexadecimal digits, as tables show them")
+    return {
+        "namespace": check_namespace(namespace) if namespace else "",
+        "workload": str(parse_workload(workload)) if workload else "",
+        "program": program,
+        "reason": reason,
+        "denied": "true" if denied else "",
+        "would_deny": "true" if would_deny else "",
+        "since": str(time.time() - parse_duration(since)) if since else "",
+        "limit": str(limit),
+    }
+
+
+def format_rows(views: Iterable[DecisionView]) -> Iterable[tuple[str, ...]]:
+    """Write decisions as table rows under ``COLUMNS``."""
+    from cli.duration import format_time
+    from cli.output import shorten
+
+    for view in views:
+        record = view.record
+        yield (
+            format_time(record.time),
+            record.direction,
+            describe_verdict(record),
+            record.reason,
+            _describe_party(record.source),
+            shorten(record.source.program),
+            _describe_party(record.destination),
+            shorten(record.destination.program),
+            str(record.port),
+            record.rule or "-",
+            record.issuer.removeprefix("CN=") or "-",
+        )
+
+
+def describe_verdict(record: DecisionRecord) -> str:
+    """Say in a few words what happened: ``allow``, ``allow (would deny)``, ``DENY``; with what else matters."""
+    verdict = "DENY" if record.answer == "deny" else "allow (would deny)" if record.would_deny else "allow"
+    if record.weak:
+        verdict += " weak"
+    if record.transport == "plaintext":
+        verdict += " plaintext"
+    return f"{verdict} ×{record.count}" if record.count > 1 else verdict
+
+
+def _describe_party(party: PartyRecord) -> str:
+    if party.workload:
+        return party.workload
+    return f"unidentified {party.address}".strip()
+
+
+async def _follow(client: AdminClient, query: dict[str, str], *, as_json: bool) -> None:
+    from cli.output import print_json, print_line
+
+    async for view in client.follow_decisions(query):
+        if as_json:
+            print_json(view)
+        else:
+            for row in format_rows([view]):
+                print_line("  ".join(row))

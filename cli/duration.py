@@ -1,0 +1,36 @@
+"""Durations and moments as people write and read them. Pure."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from shared.model.errors import InputError
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)?")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def parse_duration(text: str) -> float:
+    """Read ``90s``, ``30m``, ``24h``, ``7d`` or ``2w`` (a bare number means seconds) as seconds.
+
+    Raises:
+        InputError: the text has another shape, or is zero.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if not match or float(match[1]) == 0:
+        raise InputError(f"not a duration: {text[:40]!r}", hint="write a number and a unit, such as 30m or 24h")
+    return float(match[1]) * _SECONDS[match[2] or "s"]
+
+
+def format_duration(seconds: float) -> str:
+    """Write seconds in the largest unit that leaves at least one: ``45 s``, ``12 min``, ``3 h``, ``9 d``."""
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if abs(seconds) >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def format_time(moment_s: float) -> str:
+    """Write a moment (seconds since the epoch) in UTC, to the second; ``-`` for 0."""
+    return datetime.fromtimestamp(moment_s, tz=UTC).strftime("%Y-%m-%d %H:%M:%SZ") if moment_s else "-"

@@ -1,0 +1,102 @@
+"""What an executable file is: its digest, and whether approving it means approving whatever it is told to do. Does I/O.
+
+The check for interpreters and multi-call binaries is a help against mistakes, not a defence: it knows common names and
+marks in the file. It can't recognise every program that runs what others write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from shared.model.errors import InputError
+
+_WEAK_NAMES: Final = re.compile(
+    r"(python|pypy|perl|ruby|node|nodejs|deno|bun|php|lua|luajit|java|tclsh|wish|guile|erl|beam\.smp|julia|Rscript|R"
+    r"|dotnet|mono|gawk|mawk|awk|expect|sh|bash|dash|ash|zsh|ksh|mksh|fish|tcsh|csh|pwsh"
+    r"|busybox|toybox|coreutils|env|socat|xargs|ld-linux.*|ld-musl.*)[0-9.]*",
+)
+_WEAK_MARKS: Final[tuple[tuple[bytes, str], ...]] = (
+    (b"BusyBox v", "BusyBox, a multi-call binary"),
+    (b"Py_BytesMain", "a Python interpreter"),
+    (b"perl_construct", "a Perl interpreter"),
+    (b"ruby_run_node", "a Ruby interpreter"),
+    (b"GNU bash, version", "the shell bash"),
+    (b"NODE_OPTIONS", "Node.js"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Executable:
+    """One executable file.
+
+    Attributes:
+        digest: SHA-256 of its content, 64 hexadecimal digits.
+        weakness: what makes its approval weak, such as ``a Python interpreter``; empty when nothing is known.
+    """
+
+    path: str
+    digest: str
+    weakness: str
+
+
+def read_executable(path: Path) -> Executable:
+    """Hash a program's file, following symbolic links, and look for signs of an interpreter.
+
+    Raises:
+        InputError: the file can't be read, isn't a regular file, or is a script.
+    """
+    resolved = os.path.realpath(path)
+    content, digest = _read(resolved)
+    if content[:2] == b"#!":
+        interpreter = content[2:128].split(b"\n", 1)[0].decode(errors="replace").split()
+        raise InputError(
+            f"{path} is a script: the program that runs is its interpreter",
+            hint=f"touchmark program approve WORKLOAD {interpreter[0] if interpreter else 'INTERPRETER'}"
+            f" --weak --main {path}",
+        )
+    return Executable(path=resolved, digest=digest, weakness=find_weakness(resolved) or _find_mark(resolved))
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal.
+
+    Raises:
+        InputError: the file can't be read or isn't a regular file.
+    """
+    return _read(os.path.realpath(path))[1]
+
+
+def find_weakness(path: str) -> str:
+    """Say by the path's last part alone what makes an approval weak; empty when nothing is known."""
+    name = os.path.basename(path)
+    return f"{name}, an interpreter or multi-call binary" if _WEAK_NAMES.fullmatch(name) else ""
+
+
+def _read(path: str) -> tuple[bytes, str]:
+    try:
+        with open(path, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InputError(f"{path} is not a regular file")
+            start = file.read(256)
+            file.seek(0)
+            return start, hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror}", hint="name an executable file or a digest") from error
+
+
+def _find_mark(path: str) -> str:
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return ""
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            for mark, meaning in _WEAK_MARKS:
+                if content.find(mark) >= 0:
+                    return meaning
+    return ""

@@ -1,0 +1,71 @@
+"""The ``touchmark`` command: puts the verbs together and turns errors into exit codes.
+
+Belongs here: the tree of commands and the one place where errors end. Doesn't: anything that a verb does. Verb modules
+import only ``typer`` at their top, so that ``--help`` and completion stay quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+from typer.exceptions import TyperException
+
+from cli import ca, connections, decisions, doctor, identities, mode, policy, program, sidecar, version
+from cli.demo import command as demo
+from cli.exit_codes import ExitCode, format_exit_codes
+from cli.output import print_error, print_note
+from shared.model.errors import InputError, TouchmarkError
+
+app = typer.Typer(
+    name="touchmark",
+    help="Attested programs talk mutual TLS; everything else is seen and refused.",
+    epilog=format_exit_codes(),
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(ca.app, name="ca")
+app.add_typer(sidecar.app, name="sidecar")
+app.command("mode")(mode.mode)
+app.add_typer(program.app, name="program")
+app.add_typer(policy.app, name="policy")
+app.command("decisions")(decisions.decisions)
+app.command("identities")(identities.identities)
+app.command("connections")(connections.connections)
+app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
+app.command("version")(version.version)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code. User mistakes never yield a traceback."""
+    as_json = "--json" in arguments
+    try:
+        code = app(args=list(arguments), prog_name="touchmark", standalone_mode=False)
+    except TouchmarkError as error:
+        print_error(error, as_json=as_json)
+        return error.exit_code
+    except TyperException as error:
+        message = error.format_message()
+        if message:
+            print_error(InputError(message, hint="`touchmark COMMAND --help` shows the options"), as_json=as_json)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print_note("interrupted")
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) went away: that is no failure, but Python would complain when it flushes at its end.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.SUCCESS
+    return code if isinstance(code, int) else ExitCode.SUCCESS
+
+
+def main() -> None:
+    """Run this process's command line, and exit."""
+    sys.exit(run(sys.argv[1:]))

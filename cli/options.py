@@ -1,0 +1,21 @@
+"""Options that several verbs share. Pure: importing it costs nothing but typer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text; errors, too.")]
+AdminSocket = Annotated[
+    Path | None,
+    typer.Option(
+        "--admin-socket",
+        envvar="TOUCHMARK_ADMIN_SOCKET",
+        help="The CA's admin socket.",
+        show_default="where `touchmark ca serve` puts it",
+    ),
+]
+Since = Annotated[str, typer.Option("--since", help="How far back: 90s, 30m, 24h, 7d.")]
+TimeoutS = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait for everybody's confirmation.")]

@@ -1,0 +1,83 @@
+"""The one place that prints: results to standard output, everything else to standard error.
+
+With ``--json`` a command prints exactly one JSON value (or one a line where it follows something) on standard output,
+and an error is one JSON object on standard error. ``rich`` is imported on first use: ``--help`` doesn't pay for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from shared.model.errors import TouchmarkError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_json(value: object) -> None:
+    """Print one value as one line of JSON; ``msgspec`` structs and dataclasses as objects."""
+    import msgspec
+
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+def print_line(text: str = "") -> None:
+    """Print one line of the result."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def print_note(text: str) -> None:
+    """Say something beside the result, on standard error."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
+    """Print rows under their headings, or ``empty`` when there are none. Nothing is cut off when piped."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    count = 0
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+        count += 1
+    if count:
+        make_console().print(table)
+    else:
+        print_line(empty)
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Make a console; a pipe gets wide lines, so that scripts find whole values."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else 240, highlight=False)
+
+
+def print_error(error: TouchmarkError, *, as_json: bool) -> None:
+    """Show an error: ``error[code]: message`` and its hint, or the same as a JSON object."""
+    if as_json:
+        import msgspec
+
+        body: dict[str, Any] = {"code": error.code, "message": error.message, "hint": error.hint}
+        print_note(msgspec.json.encode(body).decode())
+        return
+    print_note(f"error[{error.code}]: {error.message}")
+    if error.hint:
+        print_note(f"  hint: {error.hint}")
+
+
+def shorten(program: str) -> str:
+    """Shorten ``sha256:<64 hex>[/main:…]`` to its first 12 digits, for tables; an empty text becomes ``-``."""
+    if not program:
+        return "-"
+    digest, _, main = program.removeprefix("sha256:").partition("/main:")
+    return f"{digest[:12]}/{main[:12]}" if main else digest[:12]

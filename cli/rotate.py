@@ -1,0 +1,94 @@
+"""``touchmark ca rotate issuer``: start a rotation, show its progress, name the laggards."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import options
+
+if TYPE_CHECKING:
+    from cli.admin_client import AdminClient
+    from shared.model.admin import RotationStatus
+
+_POLL_S = 0.2
+
+app = typer.Typer(no_args_is_help=True, help="Replace an authority while everything runs.")
+
+
+@app.callback()
+def rotate() -> None:
+    """Replace an authority while everything runs."""
+
+
+@app.command()
+def issuer(
+    force: Annotated[
+        bool, typer.Option("--force", help="Activate at once; sidecars that lack the new bundle will fail.")
+    ] = False,
+    revert: Annotated[bool, typer.Option("--revert", help="Take the last rotation back.")] = False,
+    timeout_s: options.TimeoutS = 120.0,
+    as_json: options.Json = False,
+    admin_socket: options.AdminSocket = None,
+) -> None:
+    """Rotate the issuing authority: every live sidecar trusts the new one before it signs anything.
+
+    Ends once the new authority signs. Exit code 9 when sidecars haven't installed the new bundle in time: they are
+    named, nothing is broken, and the CA goes on waiting for them.
+    """
+    from cli.conversation import talk
+    from cli.exit_codes import ExitCode
+    from cli.output import print_json, print_line, print_note
+    from shared.model.errors import InputError
+
+    if force and revert:
+        raise InputError("--force and --revert exclude each other")
+
+    async def rotate_issuer(client: AdminClient) -> RotationStatus:
+        from shared.model.admin import RotationRequest
+
+        if revert:
+            return await client.revert_rotation()
+        status = await client.start_rotation(RotationRequest(force=force))
+        if not as_json:
+            print_note(
+                f"the new issuer {status.next or status.issuer!r} is prepared; bundle {status.sequence} goes out"
+            )
+        return await _wait_for_activation(client, status, timeout_s, quiet=as_json)
+
+    status = talk(admin_socket, rotate_issuer)
+    if as_json:
+        print_json(status)
+    elif revert:
+        print_line(f"taken back: {status.issuer} signs")
+    elif status.step == "prepared":
+        print_note(f"not active after {timeout_s:.0f} s. Still waiting for:")
+        for laggard in status.waiting_for:
+            print_note(f"  ✗ {laggard}")
+        print_note("  hint: the CA goes on waiting; look at these sidecars, or repeat with --force")
+    else:
+        print_line(f"{status.issuer} signs; {status.previous or 'the previous issuer'} is still trusted until")
+        print_line(f"its last certificate has ended ({status.previous_alive} alive), then it retires by itself")
+    if status.step == "prepared":
+        raise typer.Exit(ExitCode.DEADLINE)
+
+
+async def _wait_for_activation(
+    client: AdminClient, status: RotationStatus, timeout_s: float, *, quiet: bool
+) -> RotationStatus:
+    from cli.output import print_note
+
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    said: tuple[str, ...] | None = None
+    while status.step == "prepared":
+        if not quiet and status.waiting_for != said:
+            said = status.waiting_for
+            names = ", ".join(said[:5]) + (f" and {len(said) - 5} more" if len(said) > 5 else "")
+            print_note(f"  waiting for {len(said)}: {names}" if said else "  everybody has it; activating")
+        if asyncio.get_running_loop().time() >= deadline:
+            break
+        await asyncio.sleep(_POLL_S)
+        status = await client.get_rotation()
+    return status
