@@ -1,0 +1,537 @@
+"""Moves an application connection's bytes: between it and a tunnel, or between two plain connections.
+
+Belongs here: byte moving with back-pressure, half-close, reset and byte counts; callbacks of the event loop only, with
+one future for the end. Doesn't: decisions and records (the stories).
+
+What makes it fast: one read goes into 16 KiB slots that leave four bytes for the frame's header, so that a full slot is
+one frame and one TLS record and nothing is copied; the slots are one for the whole loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from shared.model.decision import Ending
+from shared.model.errors import ProtocolError
+from shared.model.reasons import Reason
+from sidecar.tunnel.frames import (
+    HEADER,
+    HEADER_BYTES,
+    MAX_EARLY_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_PAYLOAD_BYTES,
+    FrameType,
+    Opening,
+    decode_reason,
+)
+from sidecar.tunnel.tunnel import Loss, Tunnel, count_undelivered
+from sidecar.tunnel.turns import Role
+
+_SLOTS: Final = 4
+_slots = [memoryview(bytearray(MAX_FRAME_BYTES)) for _ in range(_SLOTS)]
+_payloads = [slot[HEADER_BYTES:] for slot in _slots]
+_plain = memoryview(bytearray(64 * 1024))
+_DATA = int(FrameType.DATA)
+_pack_header = HEADER.pack_into
+_LINGER_ZERO: Final = struct.pack("ii", 1, 0)
+DELIVERY_DEADLINE_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PumpEnd:
+    """How pumping ended.
+
+    Attributes:
+        ending: for the record.
+        refusal: the responder's reason, when it said REFUSE.
+        is_retry_allowed: the OPEN was certainly not processed; ``early`` and ``has_ended`` begin the next try.
+        early: DATA that the application sent so far, at most ``MAX_EARLY_BYTES``.
+        has_ended: the application has ended its direction.
+        unsent: what came for the application and couldn't be written yet.
+        detail: for people.
+    """
+
+    ending: Ending
+    refusal: Reason | None = None
+    is_retry_allowed: bool = False
+    early: bytes = b""
+    has_ended: bool = False
+    unsent: bytes = b""
+    detail: str = ""
+
+
+class TunnelPump:
+    """Pumps one turn of a tunnel. Made by the initiator before OPEN, by the responder when OPEN has come.
+
+    Attributes:
+        sent, received: bytes from the application to the tunnel, and back.
+        finished: the one future; done when nothing more will be moved.
+    """
+
+    __slots__ = (
+        "_application",
+        "_early",
+        "_fd",
+        "_has_ended",
+        "_has_peer_ended",
+        "_is_bulk",
+        "_is_discarding",
+        "_is_reading",
+        "_is_writing",
+        "_loop",
+        "_refusal",
+        "_tunnel",
+        "_waiting",
+        "finished",
+        "received",
+        "sent",
+    )
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        self._loop = tunnel.loop
+        self._tunnel = tunnel
+        self._application: socket.socket | None = None
+        self._fd = -1
+        self._early: bytearray | None = None  # Only while the answer to OPEN is awaited.
+        self._waiting = bytearray()  # For the application; bounded by one read of the tunnel or MAX_EARLY_BYTES.
+        self._has_ended = False
+        self._has_peer_ended = False
+        self._is_bulk = False
+        self._is_discarding = False
+        self._is_reading = False
+        self._is_writing = False
+        self._refusal: Reason | None = None
+        self.sent = 0
+        self.received = 0
+        self.finished: asyncio.Future[PumpEnd] = self._loop.create_future()
+
+    # ---- beginnings -----------------------------------------------------------------------------------------------
+
+    def open(
+        self, application: socket.socket, opening: Opening, *, early: bytes = b"", has_ended: bool = False
+    ) -> None:
+        """Initiator: send OPEN, and what an earlier try has read already; then pump."""
+        self._application = application
+        self._fd = application.fileno()
+        self._early = bytearray()
+        self._tunnel.attach(self)
+        self._tunnel.send_opening(opening)
+        for start in range(0, len(early), MAX_PAYLOAD_BYTES):
+            self._send_copied(early[start : start + MAX_PAYLOAD_BYTES])
+        if has_ended:
+            self._end_sending()
+        else:
+            self._resume_application()
+
+    def accept(self, application: socket.socket) -> None:
+        """Responder: send ACCEPT; then pump, beginning with what came early."""
+        self._application = application
+        self._fd = application.fileno()
+        self._tunnel.send(FrameType.ACCEPT)
+        self._resume_application()
+        if self._waiting:
+            self._wait_for_application()
+        elif self._has_peer_ended:
+            self._end_application()
+
+    def refuse(self, reason: Reason) -> None:
+        """Responder: send REFUSE and discard what comes until the initiator's END."""
+        self._refusal = reason
+        self._is_discarding = True
+        self._waiting.clear()
+        self._tunnel.send(FrameType.REFUSE, reason.value.encode())
+        self._check_finished()
+
+    def abort(self, ending: Ending) -> None:
+        """End both ends by reset: policy changed, or this sidecar stops."""
+        if not self.finished.done():
+            self._waiting.clear()
+            self._tunnel.reset()
+            self._finish(ending)
+
+    # ---- application → tunnel -------------------------------------------------------------------------------------
+
+    def _on_application_readable(self) -> None:
+        application = self._application
+        if application is None:
+            return
+        try:
+            if self._early is not None:
+                count = application.recv_into(_payloads[0], min(MAX_PAYLOAD_BYTES, MAX_EARLY_BYTES - len(self._early)))
+            elif self._is_bulk:
+                count = application.recvmsg_into(_payloads)[0]
+            else:
+                count = application.recv_into(_payloads[0])
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._reset_by_application()
+            return
+        if not count:
+            self._end_sending()
+            return
+        self.sent += count
+        self._is_bulk = count >= MAX_PAYLOAD_BYTES
+        tunnel = self._tunnel
+        send, is_written = tunnel.turns.send, True
+        for slot in _slots:
+            size = count if count < MAX_PAYLOAD_BYTES else MAX_PAYLOAD_BYTES
+            _pack_header(slot, 0, _DATA, send(FrameType.DATA, size), size)
+            is_written = tunnel.write(slot[: size + HEADER_BYTES]) and is_written
+            if self._early is not None:
+                self._early += slot[HEADER_BYTES : size + HEADER_BYTES]
+                if len(self._early) >= MAX_EARLY_BYTES:
+                    is_written = False
+            count -= size
+            if not count:
+                break
+        if not is_written:
+            self._pause_application()
+
+    def _send_copied(self, payload: bytes) -> None:
+        self.sent += len(payload)
+        epoch = self._tunnel.turns.send(FrameType.DATA, len(payload))
+        self._tunnel.write(HEADER.pack(_DATA, epoch, len(payload)) + payload)
+        if self._early is not None:
+            self._early += payload
+
+    def _end_sending(self) -> None:
+        self._pause_application()
+        self._has_ended = True
+        self._tunnel.send(FrameType.END)
+        self._check_finished()
+
+    def on_drained(self) -> None:
+        """The tunnel takes DATA again."""
+        self._resume_application()
+
+    def _resume_application(self) -> None:
+        if self._is_reading or self._has_ended or self._is_discarding or self._fd < 0 or self.finished.done():
+            return
+        if self._early is not None and len(self._early) >= MAX_EARLY_BYTES:
+            return
+        self._is_reading = True
+        self._loop.add_reader(self._fd, self._on_application_readable)
+
+    def _pause_application(self) -> None:
+        if self._is_reading:
+            self._is_reading = False
+            self._loop.remove_reader(self._fd)
+
+    # ---- tunnel → application -------------------------------------------------------------------------------------
+
+    def on_data(self, payloads: list[memoryview]) -> None:
+        """Write what came to the application, or keep it and stop reading the tunnel."""
+        if self._is_discarding:
+            return
+        application = self._application
+        if application is None or self._waiting:
+            for payload in payloads:
+                self.received += len(payload)
+                self._waiting += payload
+            return
+        try:
+            if len(payloads) == 1:
+                total = len(payloads[0])
+                count = application.send(payloads[0])
+            else:
+                total = sum(map(len, payloads))
+                count = application.sendmsg(payloads)
+        except (BlockingIOError, InterruptedError):
+            total, count = sum(map(len, payloads)), 0
+        except OSError:
+            self._reset_by_application()
+            return
+        self.received += total
+        if count < total:
+            self._waiting += b"".join(payloads)[count:]
+            self._wait_for_application()
+
+    def _wait_for_application(self) -> None:
+        self._tunnel.pause()
+        if not self._is_writing:
+            self._is_writing = True
+            self._loop.add_writer(self._fd, self._on_application_writable)
+
+    def _on_application_writable(self) -> None:
+        application = self._application
+        if application is None:
+            return
+        try:
+            count = application.send(self._waiting)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._reset_by_application()
+            return
+        del self._waiting[:count]
+        if self._waiting:
+            return
+        self._stop_writing()
+        if self._has_peer_ended:
+            self._end_application()
+        if not self.finished.done():
+            self._tunnel.resume()
+
+    def _stop_writing(self) -> None:
+        if self._is_writing:
+            self._is_writing = False
+            self._loop.remove_writer(self._fd)
+
+    def _end_application(self) -> None:
+        if self._application is not None:
+            try:
+                self._application.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # It has gone; reading it tells how.
+        self._check_finished()
+
+    def on_frame(self, frame: int, payload: bytes) -> None:
+        """Follow the peer's control frames; ``turns`` has allowed them.
+
+        Raises:
+            ProtocolError: REFUSE without a reason of ours.
+        """
+        if frame == FrameType.ACCEPT:
+            self._early = None
+            self._resume_application()
+        elif frame == FrameType.END:
+            self._has_peer_ended = True
+            if self._is_discarding:
+                self._check_finished()
+            elif not self._waiting and self._application is not None:
+                self._end_application()
+            elif self._tunnel.turns.is_idle and self._tunnel.turns.role is Role.RESPONDER:
+                # Both directions have ended, but the application doesn't take the rest: let no next turn wait for it.
+                self._tunnel.send(FrameType.CLOSING)
+        elif frame == FrameType.REFUSE:
+            self._refusal = decode_reason(payload)
+            self._is_discarding = True
+            self._pause_application()
+            if not self._has_ended:
+                self._has_ended = True
+                self._tunnel.send(FrameType.END)
+            self._check_finished()
+        elif frame == FrameType.RESET:
+            self._tunnel.close()
+            is_initiator = self._tunnel.turns.role is Role.INITIATOR
+            self._finish(Ending.RESET_BY_DESTINATION if is_initiator else Ending.RESET_BY_SOURCE)
+        elif frame == FrameType.CLOSING:
+            if self._tunnel.turns.is_retry_allowed():
+                early = bytes(self._early or b"")
+                self._tunnel.close()
+                self._finish(Ending.PEER_LOST, is_retry_allowed=True, early=early)
+        else:
+            raise ProtocolError(f"frame {frame} in the middle of a turn")
+
+    # ---- endings --------------------------------------------------------------------------------------------------
+
+    def on_lost(self, loss: Loss, detail: str) -> None:
+        """The tunnel broke. In the middle of a turn nothing is certain: the application gets a reset."""
+        if self.finished.done():
+            return
+        if self._tunnel.turns.is_idle:
+            self._check_finished()
+            return
+        self._finish(Ending.RECORD_LIMIT if loss is Loss.RECORD_LIMIT else Ending.PEER_LOST, detail=detail)
+
+    def _reset_by_application(self) -> None:
+        self._waiting.clear()
+        if not self._tunnel.turns.is_idle:
+            self._tunnel.reset()
+        is_initiator = self._tunnel.turns.role is Role.INITIATOR
+        self._finish(Ending.RESET_BY_SOURCE if is_initiator else Ending.RESET_BY_DESTINATION)
+
+    def _check_finished(self) -> None:
+        if self._tunnel.turns.is_idle and not self._waiting and not self.finished.done():
+            self._finish(Ending.REFUSED if self._refusal else Ending.FINISHED)
+
+    def _finish(
+        self, ending: Ending, *, is_retry_allowed: bool = False, early: bytes = b"", detail: str = ""
+    ) -> None:
+        if self.finished.done():
+            return
+        self._pause_application()
+        self._stop_writing()
+        self._tunnel.detach()
+        self.finished.set_result(
+            PumpEnd(
+                ending=ending,
+                refusal=self._refusal,
+                is_retry_allowed=is_retry_allowed,
+                early=early,
+                has_ended=self._has_ended,
+                unsent=bytes(self._waiting),
+                detail=detail,
+            )
+        )
+
+
+class PlainPump:
+    """Pumps between two plain connections: the source's and the destination's.
+
+    Attributes:
+        sent, received: bytes from source to destination, and back.
+    """
+
+    __slots__ = ("_back", "_forth", "finished")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, source: socket.socket, destination: socket.socket
+    ) -> None:
+        self.finished: asyncio.Future[PumpEnd] = loop.create_future()
+        self._forth = _Flow(loop, source, destination, self._on_flow_ended)
+        self._back = _Flow(loop, destination, source, self._on_flow_ended)
+
+    @property
+    def sent(self) -> int:
+        """Bytes from source to destination."""
+        return self._forth.moved
+
+    @property
+    def received(self) -> int:
+        """Bytes from destination to source."""
+        return self._back.moved
+
+    def start(self) -> None:
+        """Begin to move bytes."""
+        self._forth.resume()
+        self._back.resume()
+
+    def abort(self, ending: Ending) -> None:
+        """Stop moving bytes; the caller resets both connections."""
+        self._finish(ending)
+
+    def _on_flow_ended(self, flow: _Flow, broken: socket.socket | None) -> None:
+        if broken is not None:
+            is_source = broken is self._forth.source
+            self._finish(Ending.RESET_BY_SOURCE if is_source else Ending.RESET_BY_DESTINATION)
+        elif self._forth.is_ended and self._back.is_ended:
+            self._finish(Ending.FINISHED)
+
+    def _finish(self, ending: Ending) -> None:
+        if not self.finished.done():
+            self._forth.stop()
+            self._back.stop()
+            self.finished.set_result(PumpEnd(ending=ending))
+
+
+class _Flow:
+    """One direction between two plain connections."""
+
+    __slots__ = ("_is_reading", "_is_writing", "_loop", "_on_ended", "_waiting", "destination", "is_ended", "moved", "source")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        source: socket.socket,
+        destination: socket.socket,
+        on_ended: Callable[[_Flow, socket.socket | None], None],
+    ) -> None:
+        self._loop = loop
+        self.source = source
+        self.destination = destination
+        self._on_ended = on_ended
+        self._waiting = b""
+        self._is_reading = False
+        self._is_writing = False
+        self.is_ended = False
+        self.moved = 0
+
+    def resume(self) -> None:
+        if not self._is_reading:
+            self._is_reading = True
+            self._loop.add_reader(self.source.fileno(), self._on_readable)
+
+    def stop(self) -> None:
+        if self._is_reading:
+            self._is_reading = False
+            self._loop.remove_reader(self.source.fileno())
+        if self._is_writing:
+            self._is_writing = False
+            self._loop.remove_writer(self.destination.fileno())
+
+    def _on_readable(self) -> None:
+        try:
+            count = self.source.recv_into(_plain)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._on_ended(self, self.source)
+            return
+        if not count:
+            self.stop()
+            self.is_ended = True
+            try:
+                self.destination.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # It has gone; the other flow tells how.
+            self._on_ended(self, None)
+            return
+        self.moved += count
+        try:
+            written = self.destination.send(_plain[:count])
+        except (BlockingIOError, InterruptedError):
+            written = 0
+        except OSError:
+            self._on_ended(self, self.destination)
+            return
+        if written < count:
+            self._waiting = bytes(_plain[written:count])
+            self.stop()
+            self._is_writing = True
+            self._loop.add_writer(self.destination.fileno(), self._on_writable)
+
+    def _on_writable(self) -> None:
+        try:
+            written = self.destination.send(self._waiting)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._on_ended(self, self.destination)
+            return
+        self._waiting = self._waiting[written:]
+        if not self._waiting:
+            self.stop()
+            self.resume()
+
+
+def reset(connection: socket.socket) -> None:
+    """Close a connection by RST (socket(7), ``SO_LINGER`` with zero). What the kernel still holds is lost."""
+    try:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+    except OSError:
+        pass  # It is gone already.
+    connection.close()
+
+
+async def reset_after_delivery(
+    loop: asyncio.AbstractEventLoop,
+    connection: socket.socket,
+    unsent: bytes = b"",
+    *,
+    deadline_s: float = DELIVERY_DEADLINE_S,
+) -> None:
+    """Close a connection by RST once its peer has what was written before: a finished response must not be lost.
+
+    Arguments:
+        unsent: is written first.
+        deadline_s: after that the reset comes all the same.
+    """
+    try:
+        async with asyncio.timeout(deadline_s):
+            if unsent:
+                await loop.sock_sendall(connection, unsent)
+            pause_s = 0.001
+            while count_undelivered(connection):
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, 0.1)
+    except (TimeoutError, OSError):
+        pass
+    finally:
+        reset(connection)

@@ -1,0 +1,144 @@
+"""Reads the server name from a peeked ClientHello, so that the server's credential is chosen before TLS begins.
+
+Belongs here: parsing of bytes that a stranger sent, with bounds. Doesn't: sockets (``handshake.py``). Pure.
+
+Source: RFC 8446, sections 4.1.2 and 5.1; RFC 6066, section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.model.errors import ProtocolError
+
+MAX_CLIENT_HELLO_BYTES = 16 * 1024
+_RECORD_HEADER = 5
+_HANDSHAKE_HEADER = 4
+_CONTENT_HANDSHAKE = 22
+_CLIENT_HELLO = 1
+_EXTENSION_SERVER_NAME = 0
+_NAME_HOST = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeedsMore:
+    """The ClientHello isn't complete: at least ``total_bytes`` from the connection's start are needed."""
+
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientHello:
+    """What a ClientHello asks for.
+
+    Attributes:
+        server_name: the host name of its SNI extension; empty when there is none.
+    """
+
+    server_name: str
+
+
+def parse_client_hello(data: bytes | memoryview) -> ClientHello | NeedsMore:
+    """Read the beginning of a TLS connection.
+
+    Arguments:
+        data: the first bytes that the client sent, as many as have arrived.
+
+    Raises:
+        ProtocolError: they don't begin a TLS ClientHello of at most ``MAX_CLIENT_HELLO_BYTES``.
+
+    What this does *not* verify: versions, cipher suites, key shares. TLS itself does.
+    """
+    handshake = bytearray()
+    offset = 0
+    wanted = _HANDSHAKE_HEADER
+    while len(handshake) < wanted:
+        if len(data) < offset + _RECORD_HEADER:
+            if len(data) > offset and data[offset] != _CONTENT_HANDSHAKE:
+                raise ProtocolError("the connection doesn't begin with a TLS handshake")
+            return NeedsMore(total_bytes=offset + _RECORD_HEADER)
+        if data[offset] != _CONTENT_HANDSHAKE or data[offset + 1] != 3:
+            raise ProtocolError("the connection doesn't begin with a TLS handshake")
+        length = int.from_bytes(data[offset + 3 : offset + 5], "big")
+        end = offset + _RECORD_HEADER + length
+        if not length or end > MAX_CLIENT_HELLO_BYTES:
+            raise ProtocolError("the ClientHello's record is empty or too long")
+        if len(data) < end:
+            return NeedsMore(total_bytes=end)
+        handshake += data[offset + _RECORD_HEADER : end]
+        offset = end
+        if len(handshake) >= _HANDSHAKE_HEADER:
+            if handshake[0] != _CLIENT_HELLO:
+                raise ProtocolError("the handshake doesn't begin with a ClientHello")
+            wanted = _HANDSHAKE_HEADER + int.from_bytes(handshake[1:4], "big")
+            if wanted > MAX_CLIENT_HELLO_BYTES:
+                raise ProtocolError("the ClientHello is too long")
+    return _parse_body(_Reader(bytes(handshake[_HANDSHAKE_HEADER:wanted])))
+
+
+def parse_port_name(server_name: str) -> int | None:
+    """Read the destination port from a tunnel's server name (``p5432``), or None when it is another name."""
+    digits = server_name[1:]
+    if not server_name.startswith("p") or not digits.isascii() or not digits.isdigit() or len(digits) > 5:
+        return None
+    port = int(digits)
+    return port if 1 <= port <= 65535 and str(port) == digits else None
+
+
+def format_port_name(port: int) -> str:
+    """Write a destination port as a tunnel's server name."""
+    return f"p{port}"
+
+
+class _Reader:
+    """Takes fields off the front of a buffer; raises when there are too few bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._offset = 0
+
+    def take(self, count: int) -> bytes:
+        end = self._offset + count
+        if end > len(self._data):
+            raise ProtocolError("the ClientHello is truncated inside a field")
+        taken = self._data[self._offset : end]
+        self._offset = end
+        return taken
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "big")
+
+    def vector(self, size: int) -> bytes:
+        return self.take(self.number(size))
+
+    def has_more(self) -> bool:
+        return self._offset < len(self._data)
+
+
+def _parse_body(body: _Reader) -> ClientHello:
+    body.take(2 + 32)  # legacy_version, random
+    body.vector(1)  # legacy_session_id
+    body.vector(2)  # cipher_suites
+    body.vector(1)  # legacy_compression_methods
+    if not body.has_more():
+        return ClientHello(server_name="")
+    extensions = _Reader(body.vector(2))
+    while extensions.has_more():
+        kind = extensions.number(2)
+        content = extensions.vector(2)
+        if kind == _EXTENSION_SERVER_NAME:
+            return ClientHello(server_name=_parse_server_name(content))
+    return ClientHello(server_name="")
+
+
+def _parse_server_name(content: bytes) -> str:
+    names = _Reader(_Reader(content).vector(2))
+    while names.has_more():
+        kind = names.number(1)
+        name = names.vector(2)
+        if kind == _NAME_HOST:
+            try:
+                return name.decode("ascii")
+            except UnicodeDecodeError as error:
+                raise ProtocolError("the server name isn't ASCII") from error
+    return ""

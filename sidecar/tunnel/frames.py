@@ -1,0 +1,149 @@
+"""The tunnel's frames as bytes: header, OPEN's and REFUSE's payload.
+
+Belongs here: encoding and strict decoding. Doesn't: who may send what when (``turns.py``). Pure.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+from shared.model.errors import ProtocolError
+from shared.model.reasons import Reason
+
+Endpoint = tuple[str, int]
+
+HEADER = struct.Struct("!BBH")
+HEADER_BYTES = HEADER.size
+# Header and payload together fill one TLS record (RFC 8446, section 5.1: 2**14 bytes of plaintext).
+MAX_FRAME_BYTES = 16 * 1024
+MAX_PAYLOAD_BYTES = MAX_FRAME_BYTES - HEADER_BYTES
+# What an initiator may send before ACCEPT: it keeps a copy for the one retry, the responder buffers it while it dials.
+MAX_EARLY_BYTES = 64 * 1024
+CONNECTION_ID_BYTES = 8
+_MAX_WHY_BYTES = 64
+
+
+class FrameType(IntEnum):
+    """What a frame says."""
+
+    OPEN = 1
+    ACCEPT = 2
+    REFUSE = 3
+    DATA = 4
+    END = 5
+    RESET = 6
+    CLOSING = 7
+
+
+# Stated bounds per type: a longer payload is a protocol error before it is looked at.
+_MAX_PAYLOADS: dict[int, int] = {
+    FrameType.OPEN: CONNECTION_ID_BYTES + 2 * (1 + 16 + 2) + 1 + _MAX_WHY_BYTES,
+    FrameType.ACCEPT: 0,
+    FrameType.REFUSE: _MAX_WHY_BYTES,
+    FrameType.DATA: MAX_PAYLOAD_BYTES,
+    FrameType.END: 0,
+    FrameType.RESET: 0,
+    FrameType.CLOSING: 0,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """OPEN's payload: which application connection the initiator asks for.
+
+    Attributes:
+        connection: the connection's id, ``CONNECTION_ID_BYTES`` in lower-case hexadecimal; the same in both records.
+        destination: the address and port that the application dialled.
+        source: the application's own address and port; a *claim*, for the record only.
+        why: why the source shows no program, when its sidecar's own credential carries it; else None.
+    """
+
+    connection: str
+    destination: Endpoint
+    source: Endpoint
+    why: Reason | None = None
+
+
+def check_header(frame_type: int, length: int) -> None:
+    """Check a frame's type and length against the bounds.
+
+    Raises:
+        ProtocolError: the type is unknown or the payload is too long for it.
+    """
+    most = _MAX_PAYLOADS.get(frame_type)
+    if most is None:
+        raise ProtocolError(f"unknown frame type {frame_type}")
+    if length > most or (frame_type == FrameType.DATA and length == 0):
+        raise ProtocolError(f"a frame of type {frame_type} with {length} bytes")
+
+
+def encode_frame(frame_type: FrameType, epoch: int, payload: bytes = b"") -> bytes:
+    """Write one whole frame."""
+    check_header(frame_type, len(payload))
+    return HEADER.pack(frame_type, epoch, len(payload)) + payload
+
+
+def encode_opening(opening: Opening) -> bytes:
+    """Write OPEN's payload."""
+    why = opening.why.value.encode() if opening.why else b""
+    return b"".join(
+        (
+            bytes.fromhex(opening.connection),
+            _encode_endpoint(opening.destination),
+            _encode_endpoint(opening.source),
+            bytes((len(why),)),
+            why,
+        )
+    )
+
+
+def decode_opening(payload: bytes) -> Opening:
+    """Read OPEN's payload.
+
+    Raises:
+        ProtocolError: it is truncated, has bytes left over, or a field is out of range.
+    """
+    if len(payload) < CONNECTION_ID_BYTES:
+        raise ProtocolError("OPEN is truncated")
+    destination, offset = _decode_endpoint(payload, CONNECTION_ID_BYTES)
+    source, offset = _decode_endpoint(payload, offset)
+    if len(payload) <= offset or len(payload) != offset + 1 + payload[offset]:
+        raise ProtocolError("OPEN is truncated or has bytes left over")
+    if not destination[1]:
+        raise ProtocolError("OPEN names port 0")
+    why = payload[offset + 1 :]
+    return Opening(
+        connection=payload[:CONNECTION_ID_BYTES].hex(),
+        destination=destination,
+        source=source,
+        why=decode_reason(why) if why else None,
+    )
+
+
+def decode_reason(payload: bytes) -> Reason:
+    """Read a reason code.
+
+    Raises:
+        ProtocolError: it isn't one of ours.
+    """
+    try:
+        return Reason(payload.decode("ascii"))
+    except ValueError as error:
+        raise ProtocolError("an unknown reason code") from error
+
+
+def _encode_endpoint(endpoint: Endpoint) -> bytes:
+    packed = ipaddress.ip_address(endpoint[0]).packed
+    return b"%c%b%b" % (len(packed), packed, endpoint[1].to_bytes(2, "big"))
+
+
+def _decode_endpoint(payload: bytes, offset: int) -> tuple[Endpoint, int]:
+    size = payload[offset] if offset < len(payload) else 0
+    end = offset + 1 + size + 2
+    if size not in (4, 16) or end > len(payload):
+        raise ProtocolError("an endpoint is truncated or of an unknown family")
+    address = str(ipaddress.ip_address(payload[offset + 1 : offset + 1 + size]))
+    return (address, int.from_bytes(payload[end - 2 : end], "big")), end

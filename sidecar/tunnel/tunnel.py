@@ -1,0 +1,385 @@
+"""One mutual TLS connection between two sidecars, read and written as frames.
+
+Belongs here: the I/O shell around ``turns.py`` and ``frames.py``: reading records, the one pinned pending record, losing
+and closing. Doesn't: what the frames are for (``pump.py`` and the two stories), which tunnel is reused (``pool.py``).
+
+Whoever uses the tunnel at the moment is its ``user``; it is called back synchronously from the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import socket
+import struct
+import termios
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final, Protocol
+
+from OpenSSL import SSL
+
+from shared.model.certificate import VerifiedPeer
+from shared.model.errors import ProtocolError
+from sidecar.tunnel.frames import (
+    HEADER,
+    HEADER_BYTES,
+    MAX_FRAME_BYTES,
+    FrameType,
+    Opening,
+    check_header,
+    encode_frame,
+    encode_opening,
+)
+from sidecar.tunnel.turns import Role, Turns
+
+if TYPE_CHECKING:
+    from sidecar.credential.credential import Credential
+
+# AES-GCM's limit for one key is 2**24.5 full records (RFC 8446, section 5.5), and pyOpenSSL has no key update.
+MAX_RECORDS: Final = 2**24
+# Four full records: enough that one call hands 64 KiB to the application.
+_READ_BYTES: Final = 4 * MAX_FRAME_BYTES
+_CLOSE_DEADLINE_S: Final = 5.0
+# One buffer for the loop: every callback uses it up before it returns, or copies what it couldn't pass on.
+_buffer = memoryview(bytearray(_READ_BYTES + 2 * MAX_FRAME_BYTES))
+_DATA = int(FrameType.DATA)
+
+
+class Loss(Enum):
+    """Why a tunnel was lost."""
+
+    BROKEN = auto()  # The connection ended or failed.
+    PROTOCOL = auto()  # The peer broke the protocol.
+    RECORD_LIMIT = auto()
+
+
+class TunnelUser(Protocol):
+    """Who is called back by a tunnel."""
+
+    def on_data(self, payloads: list[memoryview]) -> None:
+        """DATA came. The views are valid only during the call."""
+
+    def on_frame(self, frame: int, payload: bytes) -> None:
+        """Another frame came; the tunnel's turns have been advanced."""
+
+    def on_drained(self) -> None:
+        """What ``write`` couldn't write at once has been written."""
+
+    def on_lost(self, loss: Loss, detail: str) -> None:
+        """The tunnel is gone. Nothing comes after this."""
+
+
+class Tunnel:
+    """One end of a tunnel, after its handshake.
+
+    Attributes:
+        turns: who may send what now.
+        peer: what the other sidecar's certificate proves.
+        credential: this end's.
+        id: the same on both ends, from the TLS exporter.
+        opened_at: in the loop's time.
+    """
+
+    __slots__ = (
+        "_fd",
+        "_is_closed",
+        "_is_reading",
+        "_on_closed",
+        "_pinned",
+        "_records",
+        "_rest",
+        "_tls",
+        "connection",
+        "credential",
+        "id",
+        "loop",
+        "opened_at",
+        "peer",
+        "turns",
+        "user",
+    )
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        connection: socket.socket,
+        tls: SSL.Connection,
+        role: Role,
+        peer: VerifiedPeer,
+        credential: Credential,
+    ) -> None:
+        self.loop = loop
+        self.connection = connection
+        self.turns = Turns(role)
+        self.peer = peer
+        self.credential = credential
+        self.id = tls.export_keying_material(b"EXPORTER-touchmark-tunnel-id", 8).hex()
+        self.opened_at = loop.time()
+        self.user: TunnelUser | None = None
+        self._tls = tls
+        self._fd = connection.fileno()
+        self._pinned: list[bytes] = []
+        self._rest = b""
+        self._records = 0
+        self._is_reading = False
+        self._is_closed = False
+        self._on_closed: Callable[[], None] | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the tunnel is gone."""
+        return self._is_closed
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether another turn may begin: alive, idle, nothing left to write, nobody said CLOSING."""
+        return not self._is_closed and not self._pinned and self.turns.is_idle and not self.turns.is_closing
+
+    @property
+    def not_after(self) -> float:
+        """The earlier end of both certificates, in seconds since the epoch."""
+        return min(self.peer.not_after, self.credential.not_after)
+
+    def attach(self, user: TunnelUser) -> None:
+        """Make ``user`` the one who is called back, and go on reading."""
+        self.user = user
+        if self._rest:
+            # Called soon rather than now, so that the user is complete before its first callback.
+            self.loop.call_soon(self._parse_rest)
+        self.resume()
+
+    def detach(self) -> None:
+        """Nobody uses the tunnel now; what arrives waits."""
+        self.user = None
+
+    def pause(self) -> None:
+        """Stop reading: the user can't take more. TCP's flow control tells the peer."""
+        if self._is_reading:
+            self._is_reading = False
+            self.loop.remove_reader(self._fd)
+
+    def resume(self) -> None:
+        """Read again."""
+        if not self._is_reading and not self._is_closed:
+            self._is_reading = True
+            self.loop.add_reader(self._fd, self._on_readable)
+
+    # ---- writing --------------------------------------------------------------------------------------------------
+
+    def send_opening(self, opening: Opening) -> None:
+        """Send OPEN: a turn begins.
+
+        Raises:
+            RuntimeError: the tunnel isn't idle.
+        """
+        self.send(FrameType.OPEN, encode_opening(opening))
+
+    def send(self, frame: FrameType, payload: bytes = b"") -> None:
+        """Send a control frame. When a record is pending, it waits behind it.
+
+        Raises:
+            RuntimeError: this end may not send it now.
+        """
+        epoch = self.turns.send(frame, len(payload))
+        self.write(encode_frame(frame, epoch, payload))
+
+    def write(self, record: bytes | memoryview) -> bool:
+        """Write one whole frame, which ``turns`` has allowed, as one TLS record.
+
+        Returns:
+            False when it couldn't be written at once. Then it is pinned (OpenSSL has encrypted it already, and would
+            send the old bytes for a new buffer); write no DATA before ``on_drained``.
+        """
+        if self._is_closed:
+            return True
+        if self._pinned:
+            self._pinned.append(bytes(record))
+            return False
+        self._records += 1
+        try:
+            self._tls.send(record)
+        except SSL.WantWriteError:
+            self._pinned.append(bytes(record))
+            self.loop.add_writer(self._fd, self._on_writable)
+            return False
+        except SSL.Error as error:
+            self._judge_later(str(error))
+            return False
+        if self._records > MAX_RECORDS:
+            self.loop.call_soon(self.lose, Loss.RECORD_LIMIT, "")
+        return True
+
+    def _on_writable(self) -> None:
+        while self._pinned:
+            try:
+                self._tls.send(self._pinned[0])
+            except SSL.WantWriteError:
+                return
+            except SSL.Error as error:
+                self._pinned.clear()
+                self.loop.remove_writer(self._fd)
+                self._judge_later(str(error))
+                return
+            del self._pinned[0]
+        self.loop.remove_writer(self._fd)
+        if self.user is not None:
+            self.user.on_drained()
+
+    def _judge_later(self, detail: str) -> None:
+        # A send to a peer that has closed fails though its last frames are still readable: read before judging.
+        if self._is_reading:
+            self.loop.call_soon(self._judge, detail)
+        else:
+            self.loop.call_soon(self.lose, Loss.BROKEN, detail)
+
+    def _judge(self, detail: str) -> None:
+        for _ in range(16):  # Bounded: more than a socket buffer of full records would be no last message.
+            if self._is_closed or not self._is_reading:
+                break
+            self._on_readable()
+        self.lose(Loss.BROKEN, detail)
+
+    # ---- reading --------------------------------------------------------------------------------------------------
+
+    def _on_readable(self) -> None:
+        if self.user is None:
+            self.pause()
+            return
+        filled = len(self._rest)
+        if filled:
+            _buffer[:filled] = self._rest
+            self._rest = b""
+        failure: str | None = None
+        receive = self._tls.recv_into
+        try:
+            while True:
+                count = receive(_buffer[filled:], MAX_FRAME_BYTES)
+                filled += count
+                # A short record is the last one for now; with room for whole records only, OpenSSL keeps none back.
+                if count < MAX_FRAME_BYTES or filled >= _READ_BYTES:
+                    break
+        except SSL.WantReadError:
+            pass
+        except SSL.ZeroReturnError:
+            failure = "the peer closed the tunnel"
+        except SSL.Error as error:
+            failure = f"the tunnel broke: {error}"
+        if filled:
+            self._parse(_buffer[:filled])
+        if failure is not None:
+            self.lose(Loss.BROKEN, failure)
+
+    def _parse_rest(self) -> None:
+        rest, self._rest = self._rest, b""
+        if rest and not self._is_closed:
+            self._parse(memoryview(rest))
+
+    def _parse(self, data: memoryview) -> None:
+        offset, filled = 0, len(data)
+        payloads: list[memoryview] = []
+        turns = self.turns
+        try:
+            while filled - offset >= HEADER_BYTES:
+                user = self.user
+                if user is None:
+                    break
+                frame, epoch, length = HEADER.unpack_from(data, offset)
+                check_header(frame, length)
+                end = offset + HEADER_BYTES + length
+                if end > filled:
+                    break
+                self._records += 1
+                if turns.is_closing and turns.role is Role.RESPONDER and turns.is_idle:
+                    offset = end  # After CLOSING nothing is processed, as it said.
+                    continue
+                turns.receive(frame, epoch, length)
+                if frame == _DATA:
+                    payloads.append(data[offset + HEADER_BYTES : end])
+                    offset = end
+                    continue
+                if payloads:
+                    user.on_data(payloads)
+                    payloads = []
+                offset, start = end, offset + HEADER_BYTES
+                if self.user is user:
+                    user.on_frame(frame, bytes(data[start:end]))
+                if self._is_closed:
+                    return
+            if payloads and self.user is not None:
+                self.user.on_data(payloads)
+        except ProtocolError as error:
+            self.lose(Loss.PROTOCOL, error.message)
+            return
+        if offset < filled and not self._is_closed:
+            self._rest = bytes(data[offset:])
+        if self._records > MAX_RECORDS:
+            self.lose(Loss.RECORD_LIMIT, "")
+
+    # ---- ending ---------------------------------------------------------------------------------------------------
+
+    def call_when_closed(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called once, when the tunnel is gone for whatever reason."""
+        self._on_closed = callback
+
+    def lose(self, loss: Loss, detail: str) -> None:
+        """Close the tunnel and tell its user."""
+        if self._is_closed:
+            return
+        user, self.user = self.user, None
+        self.close()
+        if user is not None:
+            user.on_lost(loss, detail)
+
+    def reset(self) -> None:
+        """End the tunnel in the middle of a turn: RESET where it can still be written, then the connection's end."""
+        if self._is_closed:
+            return
+        if not self._pinned and not self.turns.is_idle:
+            try:
+                self._tls.send(encode_frame(FrameType.RESET, self.turns.send(FrameType.RESET)))
+            except (SSL.Error, RuntimeError):
+                pass  # The peer sees the connection's end, which is a reset to it as well.
+        self.close()
+
+    def close(self) -> None:
+        """End the tunnel now. What the kernel holds is still delivered, within a deadline."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self.pause()
+        if self._pinned:
+            self.loop.remove_writer(self._fd)
+            self._pinned.clear()
+        self.user = None
+        self._rest = b""
+        close_after_delivery(self.loop, self.connection)
+        if self._on_closed is not None:
+            self._on_closed()
+            self._on_closed = None
+
+
+def count_undelivered(connection: socket.socket) -> int:
+    """Return how many bytes the kernel still holds for the peer (tcp(7), ``SIOCOUTQ``)."""
+    packed: bytes = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+    return int(struct.unpack("i", packed)[0])
+
+
+def close_after_delivery(loop: asyncio.AbstractEventLoop, connection: socket.socket, *, waited_s: float = 0.0) -> None:
+    """Close a connection once its peer has what was written, at the latest after ``_CLOSE_DEADLINE_S``.
+
+    A plain close with unread data would reset the connection and lose what was written last.
+    """
+    try:
+        if not waited_s:
+            connection.shutdown(socket.SHUT_WR)
+        if count_undelivered(connection) and waited_s < _CLOSE_DEADLINE_S:
+            pause_s = max(0.001, waited_s)
+            loop.call_later(
+                pause_s, lambda: close_after_delivery(loop, connection, waited_s=waited_s + pause_s)
+            )
+            return
+    except OSError:
+        pass  # It is gone already.
+    connection.close()

@@ -1,0 +1,153 @@
+"""Who may send which frame when: the tunnel's states, with their transitions as data.
+
+One ``Turns`` object a tunnel end holds both sides' states, as the websockets and h11 libraries do, so that our own
+faults (``RuntimeError``) and the peer's (``ProtocolError``) are told apart by the method that raised. Pure.
+
+A turn (epoch) begins with OPEN and ends when both sides have sent END; then both are idle again and the next OPEN may
+come. REFUSE is the responder's END. RESET ends the tunnel. CLOSING is outside the turns: it carries the epoch of the
+last OPEN that the responder processed, so that an initiator whose OPEN crossed it may retry elsewhere, once.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from shared.model.errors import ProtocolError
+from sidecar.tunnel.frames import MAX_EARLY_BYTES, FrameType
+
+
+class Role(Enum):
+    """Which end of the tunnel this is."""
+
+    INITIATOR = auto()
+    RESPONDER = auto()
+
+
+class SideState(Enum):
+    """What one side has said in this turn."""
+
+    IDLE = auto()
+    DECIDING = auto()  # The responder, between OPEN and its answer.
+    SENDING = auto()
+    ENDED = auto()
+    DEAD = auto()
+
+
+_S = SideState
+_F = FrameType
+
+# (state of the sender, frame) → its next state. What isn't here is a protocol error.
+INITIATOR_TRANSITIONS: dict[tuple[SideState, int], SideState] = {
+    (_S.IDLE, _F.OPEN): _S.SENDING,
+    (_S.SENDING, _F.DATA): _S.SENDING,
+    (_S.SENDING, _F.END): _S.ENDED,
+    (_S.SENDING, _F.RESET): _S.DEAD,
+    (_S.ENDED, _F.RESET): _S.DEAD,
+}
+RESPONDER_TRANSITIONS: dict[tuple[SideState, int], SideState] = {
+    (_S.DECIDING, _F.ACCEPT): _S.SENDING,
+    (_S.DECIDING, _F.REFUSE): _S.ENDED,
+    (_S.DECIDING, _F.RESET): _S.DEAD,
+    (_S.SENDING, _F.DATA): _S.SENDING,
+    (_S.SENDING, _F.END): _S.ENDED,
+    (_S.SENDING, _F.RESET): _S.DEAD,
+    (_S.ENDED, _F.RESET): _S.DEAD,
+}
+
+
+class Turns:
+    """Both sides' states on one end of a tunnel.
+
+    Attributes:
+        epoch: of the current turn, or of the last one while idle; 0 before the first. Counts modulo 256.
+        is_closing: CLOSING was sent or received: no further turn begins.
+    """
+
+    __slots__ = ("_early", "epoch", "initiator", "is_closing", "responder", "role")
+
+    def __init__(self, role: Role) -> None:
+        self.role = role
+        self.epoch = 0
+        self.initiator = SideState.IDLE
+        self.responder = SideState.IDLE
+        self.is_closing = False
+        self._early = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no turn is under way."""
+        return self.initiator is SideState.IDLE and self.responder is SideState.IDLE
+
+    def send(self, frame: FrameType, size: int = 0) -> int:
+        """Note that this end sends a frame; returns the epoch to write.
+
+        Raises:
+            RuntimeError: this end may not send it now. A fault of ours.
+        """
+        if frame is FrameType.CLOSING:
+            if self.role is not Role.RESPONDER or self.is_closing:
+                raise RuntimeError("only a responder says CLOSING, once")
+            self.is_closing = True
+            return self.epoch
+        if not self._apply(self.role, frame, size):
+            raise RuntimeError(f"{frame.name} can't be sent as {self.role.name} in {self.initiator}/{self.responder}")
+        return self.epoch
+
+    def receive(self, frame: int, epoch: int, size: int = 0) -> None:
+        """Note that the peer sent a frame.
+
+        Raises:
+            ProtocolError: it may not send it now, or the epoch is another.
+        """
+        if frame == FrameType.CLOSING:
+            self._receive_closing(epoch)
+            return
+        if frame == FrameType.OPEN:
+            if epoch != (self.epoch + 1) & 0xFF:
+                raise ProtocolError(f"OPEN of epoch {epoch} after {self.epoch}")
+        elif epoch != self.epoch:
+            raise ProtocolError(f"a frame of epoch {epoch} in {self.epoch}")
+        peer = Role.RESPONDER if self.role is Role.INITIATOR else Role.INITIATOR
+        if not self._apply(peer, frame, size):
+            raise ProtocolError(f"frame {frame} may not come in {self.initiator.name}/{self.responder.name}")
+
+    def is_retry_allowed(self) -> bool:
+        """Whether the current turn's OPEN was certainly not processed: CLOSING named the epoch before it."""
+        return self.is_closing and self.role is Role.INITIATOR and self.responder is SideState.DEAD
+
+    def _receive_closing(self, epoch: int) -> None:
+        if self.role is not Role.INITIATOR or self.is_closing:
+            raise ProtocolError("CLOSING may not come now")
+        if epoch == self.epoch:
+            self.is_closing = True
+            return
+        if epoch != (self.epoch - 1) & 0xFF or self.responder is not SideState.DECIDING:
+            raise ProtocolError(f"CLOSING of epoch {epoch} in {self.epoch}")
+        self.is_closing = True
+        self.responder = SideState.DEAD
+
+    def _apply(self, sender: Role, frame: int, size: int) -> bool:
+        if sender is Role.INITIATOR:
+            after = INITIATOR_TRANSITIONS.get((self.initiator, frame))
+            if after is None:
+                return False
+            if frame == FrameType.OPEN:
+                if self.responder is not SideState.IDLE or (self.is_closing and self.role is Role.INITIATOR):
+                    return False
+                self.epoch = (self.epoch + 1) & 0xFF
+                self._early = 0
+                # A responder that has said CLOSING doesn't process this OPEN, nor what follows it.
+                self.responder = SideState.DECIDING
+            elif self.responder is SideState.DECIDING:
+                self._early += size
+                if self._early > MAX_EARLY_BYTES:
+                    return False
+            self.initiator = after
+        else:
+            after = RESPONDER_TRANSITIONS.get((self.responder, frame))
+            if after is None:
+                return False
+            self.responder = after
+        if self.initiator is SideState.ENDED and self.responder is SideState.ENDED:
+            self.initiator = self.responder = SideState.IDLE
+        return True
