@@ -48,22 +48,24 @@ def find_holder(inode: int, uid: int, *, own_pid: int, proc: str = "/proc") -> P
         AttestationError: nobody who can be seen holds it (``no_owner``), or the holder vanished.
     """
     wanted = f"{_PREFIX}{inode}]"
-    others: list[int] = []
-    for pid in sorted(list_processes(proc), reverse=True):
-        if pid == own_pid:
+    vanished: AttestationError | None = None
+    for pid in _order_by_user(uid, own_pid, proc):
+        if not _holds(pid, wanted, proc):
             continue
         try:
-            is_users = os.stat(f"{proc}/{pid}").st_uid == uid
-        except OSError:
-            continue
-        if not is_users:
-            others.append(pid)
-        elif _holds(pid, wanted, proc):
             return Process(pid, proc=proc)
-    for pid in others:
-        if _holds(pid, wanted, proc):
-            return Process(pid, proc=proc)
+        except AttestationError as error:
+            if error.reason is not Reason.PROCESS_VANISHED:
+                raise
+            vanished = error  # A fork of it may hold the socket as well.
+    if vanished is not None:
+        raise vanished
     raise AttestationError(f"no visible process holds socket {inode}", reason=Reason.NO_OWNER)
+
+
+def find_own(proc: str = "/proc") -> set[int]:
+    """List the inodes of this process's own sockets."""
+    return {int(link[len(_PREFIX) : -1]) for _, link in _links("self", proc) if link.startswith(_PREFIX)}
 
 
 def find_holdings(wanted: Collection[int], *, own_pid: int, proc: str = "/proc") -> Holdings:
@@ -77,13 +79,14 @@ def find_holdings(wanted: Collection[int], *, own_pid: int, proc: str = "/proc")
     left = MAX_DESCRIPTORS
     pids = list_processes(proc)
     for pid in pids[:MAX_PROCESSES]:
+        if pid == own_pid:
+            continue
         for name, link in _links(pid, proc):
             left -= 1
             if not link.startswith(_PREFIX):
                 continue
             if (inode := names.get(link)) is not None:
-                if pid != own_pid:
-                    holders[inode].add(pid)
+                holders[inode].add(pid)
             elif _count_in_flight(pid, name, proc):
                 in_flight.add(int(link[len(_PREFIX) : -1]))
         if left <= 0:
@@ -96,11 +99,27 @@ def list_processes(proc: str = "/proc") -> list[int]:
     return [int(name) for name in os.listdir(proc) if name.isdigit()]
 
 
+def _order_by_user(uid: int, own_pid: int, proc: str) -> Iterator[int]:
+    others: list[int] = []
+    for pid in sorted(list_processes(proc), reverse=True):
+        try:
+            is_users = os.stat(f"{proc}/{pid}").st_uid == uid
+        except OSError:
+            continue
+        if pid == own_pid:
+            continue
+        if is_users:
+            yield pid
+        else:
+            others.append(pid)
+    yield from others
+
+
 def _holds(pid: int, wanted: str, proc: str) -> bool:
     return any(link == wanted for _, link in _links(pid, proc))
 
 
-def _links(pid: int, proc: str) -> Iterator[tuple[str, str]]:
+def _links(pid: int | str, proc: str) -> Iterator[tuple[str, str]]:
     """Yield (descriptor, link), the newest descriptor first."""
     try:
         directory = os.open(f"{proc}/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -57,12 +57,12 @@ class Process:
         AttestationError: it is gone (``process_vanished``) or mayn't be looked at (``executable_unreadable``).
     """
 
-    __slots__ = ("_descriptors", "_directory", "_exit", "_pidfd", "_stat", "_status", "facts", "hints", "image", "pid")
+    __slots__ = ("_descriptors", "_directory", "_exit", "_hints", "_pidfd", "_stat", "_status", "facts", "image", "pid")
 
     def __init__(self, pid: int, *, proc: str = "/proc") -> None:
         opened: list[int] = []
         self.pid = pid
-        self.hints: deque[str] = deque(maxlen=_MAX_HINTS)
+        self._hints: deque[str] = deque(maxlen=_MAX_HINTS)
         try:
             self._directory = os.open(f"{proc}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             opened.append(self._directory)
@@ -117,19 +117,6 @@ class Process:
         except OSError as error:
             raise _explain(error, self.pid, self.facts) from error
 
-    def refresh_facts(self) -> None:
-        """Read the executable's link again, after an ``execve``.
-
-        Raises:
-            AttestationError: it is gone, or its executable mayn't be looked at.
-        """
-        try:
-            path = os.readlink("exe", dir_fd=self._directory)
-        except OSError as error:
-            raise _explain(error, self.pid, self.facts) from error
-        facts = self.facts
-        self.facts = ProcessFacts(pid=facts.pid, start_time=facts.start_time, uid=facts.uid, path=path)
-
     def refuse_tracer(self, *, all_threads: bool) -> None:
         """Refuse a process that a debugger traces.
 
@@ -149,33 +136,39 @@ class Process:
             message = f"process {self.pid} is traced by process {tracer}"
             raise AttestationError(message, reason=Reason.PROCESS_TRACED, process=self.facts)
 
-    def holds(self, inode: int, *, max_descriptors: int) -> bool:
-        """Look for a socket among its descriptors: where others were found before, then the newest first.
+    def find_descriptor(self, inode: int, *, hint: str = "", max_descriptors: int = 0) -> str:
+        """Look for a socket among its descriptors: where one was found before, then the newest first.
 
         Arguments:
             inode: of the socket.
+            hint: the descriptor to look at before all others.
             max_descriptors: 0 looks only where others were found; a table with more is not searched at all.
+
+        Returns:
+            The descriptor's number as text; empty when it isn't found.
         """
         wanted = f"socket:[{inode}]"
-        if any(self._link(name) == wanted for name in self.hints):
-            return True
+        if hint and self._link(hint) == wanted:
+            return hint
+        for name in self._hints:
+            if self._link(name) == wanted:
+                return name
         if not max_descriptors:
-            return False
+            return ""
         try:
             # Since Linux 6.2 the size of this directory is the number of descriptors; before that it is 0.
             if os.fstat(self._descriptors).st_size > max_descriptors:
-                return False
+                return ""
             names = os.listdir(self._descriptors)
         except OSError:
-            return False
+            return ""
         if len(names) > max_descriptors:
-            return False
+            return ""
         for name in sorted(names, key=int, reverse=True):
             if self._link(name) == wanted:
-                if name not in self.hints:
-                    self.hints.appendleft(name)
-                return True
-        return False
+                self._hints.appendleft(name)
+                return name
+        return ""
 
     def open_executable(self) -> int:
         """Open what it executes now for reading; the caller closes the descriptor.

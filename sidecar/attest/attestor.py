@@ -1,0 +1,298 @@
+"""The story of attestation: connection → socket → process → program; then, off the loop, all other holders.
+
+Each look has two paths. The fast one runs on the event loop, never waits and costs microseconds: it recognises an
+``execve`` that was measured before. Whatever it can't answer goes to worker threads.
+
+What holds: at the moment of the look, this process held this end of the socket and ran this file. What doesn't: that it
+was so a moment before, that nobody else holds the socket (``check_holders``), that the process runs nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+
+from shared.model.reasons import Reason
+from sidecar.attest.executable import Executables
+from sidecar.attest.facts import Attestation, AttestationError, Endpoint, ProcessFacts
+from sidecar.attest.holder_check import HolderCheck
+from sidecar.attest.holders import find_holder, find_own
+from sidecar.attest.kernel_sockets import KernelSockets
+from sidecar.attest.known import KnownProcesses
+from sidecar.attest.measure import Measured, Measuring
+from sidecar.attest.process import Process
+from sidecar.attest.sock_diag import KernelSocket, NetlinkError, covers, normalise_address
+
+__all__ = ["Attestation", "AttestationError", "Attestor", "Endpoint", "ProcessFacts"]
+
+# A table with more descriptors is searched by a worker; 256 cost the loop about 0.3 ms when the wanted one comes last.
+_MAX_FAST_DESCRIPTORS = 256
+_MAX_FAST_LISTENERS = 16
+_MAX_LISTENERS = 1_024
+_MAX_OWN = 1_024
+
+
+class Attestor:
+    """Tells which program holds the application's end of a connection, or listens on a port.
+
+    Belongs to one event loop. The sidecar's own process never counts as a holder.
+
+    Arguments:
+        max_executable_bytes: a larger file isn't hashed.
+        own_pid: the sidecar's process; None means this one.
+        deadline_s: of one slow look; hashing 1 GiB takes about a second.
+        max_pending: slow looks under way at once.
+        max_processes: measured processes that are held.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_executable_bytes: int = 1 << 30,
+        own_pid: int | None = None,
+        deadline_s: float = 30.0,
+        max_pending: int = 1_024,
+        max_processes: int = 64,
+    ) -> None:
+        self._own_pid = os.getpid() if own_pid is None else own_pid
+        self._deadline_s = deadline_s
+        self._max_pending = max_pending
+        self._kernel = KernelSockets()
+        self._known = KnownProcesses(max_processes=max_processes)
+        self._own_listeners: set[int] = set()
+        self._running: dict[int, asyncio.Task[Measured]] = {}
+        self._scanners = ThreadPoolExecutor(2, thread_name_prefix="attest-look")
+        self._hashers = ThreadPoolExecutor(2, thread_name_prefix="attest-hash")
+        self._measuring = Measuring(Executables(self._hashers, max_bytes=max_executable_bytes), self._scanners)
+        self._holder_check = HolderCheck(self._measuring, self._scanners, own_pid=self._own_pid)
+
+    def close(self) -> None:
+        """End the background work and close every descriptor. Call it from the event loop's thread."""
+        self._holder_check.close()
+        for running in self._running.values():
+            running.cancel()
+        self._scanners.shutdown(wait=False, cancel_futures=True)
+        self._hashers.shutdown(wait=False, cancel_futures=True)
+        self._known.close()
+        self._kernel.close()
+
+    def attest_now(self, source: Endpoint, destination: Endpoint) -> Attestation | None:
+        """Attest a connection if its program is known; never waits.
+
+        Arguments:
+            source: the application's own address and port.
+            destination: what the application connected to: the *original* destination.
+
+        Returns:
+            None when only ``attest`` can tell.
+
+        Raises:
+            AttestationError: the answer is already no.
+        """
+        try:
+            found = self._kernel.find(source, destination)
+        except (NetlinkError, OSError, ValueError):
+            return None
+        if found is None:
+            return None
+        _refuse_orphan(found)
+        measured = self._recognise(found, (destination, found.uid))
+        return None if measured is None else _attestation(measured, found)
+
+    async def attest(self, source: Endpoint, destination: Endpoint) -> Attestation:
+        """Attest a connection, looking and hashing as far as it takes; arguments as for ``attest_now``.
+
+        Raises:
+            AttestationError: ``process_vanished`` (nobody holds that end any more), ``no_owner``, ``process_traced``,
+                ``executable_*``; ``deadline_exceeded`` or ``overloaded`` when our own limits were reached.
+        """
+        if (known := self.attest_now(source, destination)) is not None:
+            return known
+        async with _deadline(self._deadline_s):
+            loop = asyncio.get_running_loop()
+            found = await loop.run_in_executor(self._scanners, _locate, source, destination)
+            _refuse_orphan(found)
+            return _attestation(await self._measure(found, (destination, found.uid)), found)
+
+    def attest_listener_now(self, address: str, port: int) -> Attestation | None:
+        """Attest whoever listens for connections to an address and port, if every listener is known; never waits.
+
+        Returns:
+            None when only ``attest_listener`` can tell.
+
+        Raises:
+            AttestationError: nobody listens there (``no_listener``), or not one program (``listeners_differ``).
+        """
+        listeners = self._list_listeners(address, port)
+        if len(listeners) > _MAX_FAST_LISTENERS:
+            return None
+        found = []
+        for listener in listeners:
+            measured = self._recognise(listener, listener.cookie)
+            if measured is None:
+                return None
+            found.append((measured, listener))
+        return _agree(found, port)
+
+    async def attest_listener(self, address: str, port: int) -> Attestation:
+        """Attest whoever listens for connections to an address and port: all sockets, which must run one program.
+
+        A wildcard beside a specific address counts, though the kernel prefers the latter.
+
+        Raises:
+            AttestationError: ``no_listener``, ``listeners_differ``, or as ``attest``.
+        """
+        if (known := self.attest_listener_now(address, port)) is not None:
+            return known
+        async with _deadline(self._deadline_s):
+            loop = asyncio.get_running_loop()
+            own = await loop.run_in_executor(self._scanners, find_own)
+            found = []
+            for listener in self._list_listeners(address, port):
+                if listener.inode in own:
+                    if len(self._own_listeners) >= _MAX_OWN:
+                        self._own_listeners.clear()
+                    self._own_listeners.add(listener.cookie)
+                    continue
+                measured = self._recognise(listener, listener.cookie)
+                found.append((measured or await self._measure(listener, listener.cookie), listener))
+            return _agree(found, port)
+
+    async def check_holders(self, attestation: Attestation) -> None:
+        """Look for every other holder of an attested socket, in the next pass over all processes.
+
+        One pass serves all who wait for it, and passes take a bounded share of a core: the answer may take seconds.
+
+        Raises:
+            AttestationError: a process of another program holds the socket, or descriptors are in flight in a Unix
+                socket (``socket_shared``); ``overloaded`` when there are too many processes to look at.
+        """
+        await self._holder_check.check(attestation, self._known.get(attestation.process.pid))
+
+    def _list_listeners(self, address: str, port: int) -> list[KernelSocket]:
+        try:
+            address = normalise_address(address)
+            found = self._kernel.listeners(port)
+        except (NetlinkError, OSError, ValueError) as error:
+            message = f"the listeners on port {port} can't be listed"
+            raise AttestationError(message, reason=Reason.NO_LISTENER) from error
+        listeners = [one for one in found if covers(one, address) and one.cookie not in self._own_listeners]
+        if not listeners:
+            raise AttestationError(f"nothing listens on {address} port {port}", reason=Reason.NO_LISTENER)
+        if len(listeners) > _MAX_LISTENERS:
+            raise AttestationError(f"{len(listeners)} listeners on port {port}", reason=Reason.OVERLOADED)
+        return listeners
+
+    def _recognise(self, found: KernelSocket, kind: Hashable) -> Measured | None:
+        """Find the holder among the known processes, and see that it still runs what was measured.
+
+        Raises:
+            AttestationError: a known process holds the socket, and is traced.
+        """
+        for measured, hint in self._known.candidates(kind, found.uid):
+            process = measured.process
+            try:
+                # Before and after: an exec between the two would pair one program with the other one's descriptors.
+                if not measured.is_current():
+                    continue
+                descriptor = process.find_descriptor(found.inode, hint=hint, max_descriptors=_MAX_FAST_DESCRIPTORS)
+                if not descriptor:
+                    continue
+                process.refuse_tracer(all_threads=False)
+                if not measured.is_current():
+                    return None
+            except AttestationError as error:
+                if error.reason is Reason.PROCESS_TRACED:
+                    raise
+                self._known.drop(process.pid)
+                continue
+            self._known.remember(kind, process.pid, descriptor)
+            return measured
+        return None
+
+    async def _measure(self, found: KernelSocket, kind: Hashable) -> Measured:
+        """Measure the holder of a socket; whoever asks for the same socket meanwhile gets the same answer."""
+        running = self._running.get(found.inode)
+        if running is None:
+            if len(self._running) >= self._max_pending:
+                raise AttestationError("too many attestations under way", reason=Reason.OVERLOADED)
+            find = partial(find_holder, found.inode, found.uid, own_pid=self._own_pid)
+            work = self._measure_once(find, found.inode, kind)
+            running = asyncio.get_running_loop().create_task(work, name=f"attest-{found.inode}")
+            self._running[found.inode] = running
+            running.add_done_callback(partial(self._finish, found.inode))
+        # Not cancelled with its first waiter: others may wait, and workers use its descriptors.
+        return await asyncio.shield(running)
+
+    async def _measure_once(self, find: Callable[[], Process], inode: int, kind: Hashable) -> Measured:
+        measured = await self._measuring.measure(find, inode)
+        self._known.add(measured)
+        self._known.remember(kind, measured.process.pid, measured.process.find_descriptor(inode))
+        return measured
+
+    def _finish(self, inode: int, done: asyncio.Task[Measured]) -> None:
+        del self._running[inode]
+        if not done.cancelled():
+            done.exception()  # Retrieved here as well: every waiter may have been cancelled.
+
+
+@asynccontextmanager
+async def _deadline(seconds: float) -> AsyncIterator[None]:
+    """End the block after a time with ``deadline_exceeded``."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise AttestationError("the attestation took too long", reason=Reason.DEADLINE_EXCEEDED) from error
+
+
+def _locate(source: Endpoint, destination: Endpoint) -> KernelSocket:
+    """Find the socket, also one that is bound to a network device. Runs in a worker, on a netlink socket of its own.
+
+    Raises:
+        AttestationError: there is no such socket, or the kernel can't be asked.
+    """
+    try:
+        kernel = KernelSockets()
+        try:
+            found = kernel.find(source, destination) or kernel.find_bound(source, destination)
+        finally:
+            kernel.close()
+    except (NetlinkError, OSError, ValueError) as error:
+        raise AttestationError("the kernel can't be asked for the socket", reason=Reason.NO_OWNER) from error
+    if found is None:
+        message = f"the socket {source[0]}:{source[1]} doesn't exist any more"
+        raise AttestationError(message, reason=Reason.PROCESS_VANISHED)
+    return found
+
+
+def _refuse_orphan(found: KernelSocket) -> None:
+    if not found.inode:
+        message = f"the owner of {found.local[0]}:{found.local[1]} has closed it or ended"
+        raise AttestationError(message, reason=Reason.PROCESS_VANISHED)
+
+
+def _attestation(measured: Measured, found: KernelSocket, others: tuple[int, ...] = ()) -> Attestation:
+    return Attestation(
+        program=measured.program,
+        process=measured.process.facts,
+        inode=found.inode,
+        cookie=found.cookie,
+        others=others,
+    )
+
+
+def _agree(found: list[tuple[Measured, KernelSocket]], port: int) -> Attestation:
+    """Require that all listeners run one program."""
+    if not found:
+        raise AttestationError(f"only the sidecar listens on port {port}", reason=Reason.NO_LISTENER)
+    first, listener = found[0]
+    for other, _ in found[1:]:
+        if other.program != first.program:
+            message = f"processes {first.process.pid} and {other.process.pid} listen on port {port} with two programs"
+            raise AttestationError(message, reason=Reason.LISTENERS_DIFFER, process=other.process.facts)
+    return _attestation(first, listener, tuple(one.inode for _, one in found[1:]))

@@ -1,0 +1,157 @@
+"""Process → program: its executable (and main script) measured, with everything compared before and after.
+
+The slow path: whatever can block runs in worker threads. What it yields lets the fast path recognise the same
+``execve`` of the same process again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from shared.model.program import NO_MAIN, Program
+from shared.model.reasons import Reason
+from sidecar.attest.executable import Executables
+from sidecar.attest.facts import AttestationError
+from sidecar.attest.holders import MAX_DESCRIPTORS
+from sidecar.attest.main_script import is_interpreter
+from sidecar.attest.process import FileKey, Process
+from sidecar.attest.process_text import Image
+from sidecar.attest.script_file import open_main_script
+
+
+@dataclass(slots=True, kw_only=True)
+class Measured:
+    """A process, the ``execve`` that was looked at, and the program that it runs.
+
+    Mutable in nothing but the process's kept hints. Whoever owns it closes the process.
+    """
+
+    process: Process
+    key: FileKey
+    image: Image
+    program: Program
+
+    def is_current(self) -> bool:
+        """Tell whether the process still runs that ``execve``.
+
+        Raises:
+            AttestationError: it is gone.
+        """
+        return self.process.read_executable() == self.key and self.process.read_image() == self.image
+
+    def is_same_exec(self, other: Measured) -> bool:
+        """Tell whether the other is a fork within the same ``execve``: the same main script, whatever it claims now."""
+        return self.key == other.key and self.image.is_same_exec(other.image)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Sighting:
+    """The first look at a process: descriptors opened once, everything else is read through them."""
+
+    process: Process
+    executable: int
+    key: FileKey
+    image: Image
+    script: int | None
+    script_key: FileKey | None
+
+    def close_files(self) -> None:
+        os.close(self.executable)
+        if self.script is not None:
+            os.close(self.script)
+
+
+class Measuring:
+    """Measures processes.
+
+    Arguments:
+        executables: hashes files, each once.
+        workers: threads for the looks at ``/proc``.
+    """
+
+    def __init__(self, executables: Executables, workers: Executor) -> None:
+        self._executables = executables
+        self._workers = workers
+
+    async def measure(self, find: Callable[[], Process], inode: int) -> Measured:
+        """Measure what the process that ``find`` opens runs, and that it holds the socket before and after.
+
+        Must not be cancelled: a worker could still use descriptors that are closed then.
+
+        Arguments:
+            find: opens the process; runs in a worker thread.
+            inode: of the socket; 0 when it doesn't matter.
+
+        Raises:
+            AttestationError: with the reason why there is no answer.
+        """
+        loop = asyncio.get_running_loop()
+        process = await loop.run_in_executor(self._workers, find)
+        try:
+            sighting = await loop.run_in_executor(self._workers, _look, process)
+            try:
+                digest = (await self._executables.measure(sighting.executable, sighting.key)).digest
+                main = await self._measure_script(sighting)
+                await loop.run_in_executor(self._workers, _compare, sighting, inode)
+            finally:
+                sighting.close_files()
+        except BaseException as error:
+            process.close()
+            if isinstance(error, AttestationError) and error.process is None:
+                raise AttestationError(error.message, reason=error.reason, process=process.facts) from error
+            raise
+        program = Program(digest=digest, main=main)
+        return Measured(process=process, key=sighting.key, image=sighting.image, program=program)
+
+    async def _measure_script(self, sighting: _Sighting) -> str:
+        if not is_interpreter(sighting.process.facts.path):
+            return ""
+        if sighting.script is None or sighting.script_key is None:
+            return NO_MAIN
+        try:
+            return (await self._executables.measure(sighting.script, sighting.script_key)).digest
+        except AttestationError:  # The claim fails, the executable doesn't.
+            return NO_MAIN
+
+
+def _look(process: Process) -> _Sighting:
+    process.refuse_tracer(all_threads=True)
+    executable = process.open_executable()
+    script: int | None = None
+    try:
+        key = FileKey.of(os.fstat(executable))
+        if is_interpreter(process.facts.path):
+            script = open_main_script(process)
+        script_key = None if script is None else FileKey.of(os.fstat(script))
+    except BaseException:
+        os.close(executable)
+        if script is not None:
+            os.close(script)
+        raise
+    return _Sighting(
+        process=process, executable=executable, key=key, image=process.image, script=script, script_key=script_key
+    )
+
+
+def _compare(sighting: _Sighting, inode: int) -> None:
+    """Compare everything with the first look.
+
+    Raises:
+        AttestationError: it ended or ran another program, is traced, changed its file, or let go of the socket.
+    """
+    process = sighting.process
+    key = process.read_executable()
+    if key[:2] != sighting.key[:2] or process.read_image() != sighting.image or process.has_ended():
+        message = f"process {process.pid} ran another program while it was attested"
+        raise AttestationError(message, reason=Reason.PROCESS_VANISHED, process=process.facts)
+    if key != sighting.key:
+        message = f"the executable of process {process.pid} changed while it was attested"
+        raise AttestationError(message, reason=Reason.EXECUTABLE_CHANGED, process=process.facts)
+    process.refuse_tracer(all_threads=True)
+    if inode and not process.find_descriptor(inode, max_descriptors=MAX_DESCRIPTORS):
+        message = f"process {process.pid} let go of the socket while it was attested"
+        raise AttestationError(message, reason=Reason.PROCESS_VANISHED, process=process.facts)
