@@ -7,6 +7,8 @@ values are base64 in JSON. Unknown fields and tags are refused.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import msgspec
@@ -255,10 +257,8 @@ def decode_from_sidecar(data: bytes) -> FromSidecar:
     Raises:
         msgspec.DecodeError: the text isn't such a message. (``msgspec.ValidationError`` is one.)
     """
-    try:
+    with _one_kind_of_fault():
         return _from_sidecar.decode(data)
-    except TouchmarkError as error:  # A value that can't be built: a bad namespace, digest, range of ports.
-        raise msgspec.ValidationError(error.message) from error
 
 
 def decode_from_ca(data: bytes) -> FromCA:
@@ -267,7 +267,15 @@ def decode_from_ca(data: bytes) -> FromCA:
     Raises:
         msgspec.DecodeError: the text isn't such a message. (``msgspec.ValidationError`` is one.)
     """
-    try:
+    with _one_kind_of_fault():
         return _from_ca.decode(data)
+
+
+@contextmanager
+def _one_kind_of_fault() -> Iterator[None]:
+    try:
+        yield
     except TouchmarkError as error:  # A value that can't be built: a bad namespace, digest, range of ports.
         raise msgspec.ValidationError(error.message) from error
+    except UnicodeDecodeError as error:  # msgspec lets it through when a string isn't UTF-8.
+        raise msgspec.DecodeError(f"not UTF-8: {error.reason}") from error

@@ -149,6 +149,9 @@ def test_an_unknown_field_is_refused_at_every_depth(message: FromSidecar | FromC
         b'{"type":"enrol","token":"t","csr":"%","registration":{}}',
         b'{"type":"certificate_request","request":1,"csr":"","program":{"digest":"x"}}',
         b"\xff",
+        b'{"type":"lookup","address":"\xff"}',
+        b'{"type":"lookup","address":"\\ud800"}',
+        b'{"type":"lookup","address":' + b"[" * 100_000,
     ],
 )
 def test_rubbish_has_one_kind_of_fault(text: bytes) -> None:
