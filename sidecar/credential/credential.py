@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from shared.model.certificate import BundleVerifier
-from shared.model.errors import TouchmarkError
+from shared.model.errors import RefusedError, TouchmarkError
 from shared.model.identity import Identity
 from shared.model.reasons import Reason
 
@@ -22,6 +22,14 @@ class CredentialError(TouchmarkError):
     code = "no_credential"
 
     def __init__(self, message: str, *, reason: Reason) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class IssuanceRefusedError(RefusedError):
+    """The CA refused a certificate; ``reason`` is its code: a ``Reason`` where it is one."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
 

@@ -14,14 +14,21 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
 
-from shared.model.errors import RefusedError, TouchmarkError
+from shared.model.errors import TouchmarkError
 from shared.model.identity import IdentityKind
 from shared.model.messages import ProgramEvidence
 from shared.model.policy import Mode
 from shared.model.program import Program
 from shared.model.reasons import Reason
 from shared.runtime.tasks import Tasks
-from sidecar.credential.credential import Credential, CredentialError, KeyRequest, accept_chain, make_key_request
+from sidecar.credential.credential import (
+    Credential,
+    CredentialError,
+    IssuanceRefusedError,
+    KeyRequest,
+    accept_chain,
+    make_key_request,
+)
 from sidecar.events import Events
 from sidecar.policies import Policies
 from sidecar.trust import Trust
@@ -31,6 +38,7 @@ _REFUSAL_MEMORY_S = 1.0
 _JITTER = 0.1
 _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 60.0
+_REASONS = frozenset(each.value for each in Reason)
 
 
 class Issuer(Protocol):
@@ -164,9 +172,8 @@ class CredentialStore:
             self._take(program, evidence, request, chain)
         except CredentialError as error:
             self._fail(program, error)
-        except RefusedError as error:
-            known = error.message.partition(":")[0]
-            reason = Reason(known) if known in Reason else Reason.CA_UNAVAILABLE
+        except IssuanceRefusedError as error:
+            reason = Reason(error.reason) if error.reason in _REASONS else Reason.CA_UNAVAILABLE
             self._fail(program, CredentialError(error.message, reason=reason))
         except TouchmarkError as error:
             self._fail(program, CredentialError(error.message, reason=Reason.CA_UNAVAILABLE))

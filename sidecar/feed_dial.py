@@ -1,0 +1,179 @@
+"""Dials the CA: pins its root by the join token, then trusts that root alone, and checks who answers.
+
+Belongs here: sockets, TLS, the check of the CA's SPIFFE ID. Doesn't: what is said on the stream (``feed.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidHandshake, InvalidMessage
+
+from shared.model.errors import UnavailableError, VerificationError
+from shared.model.identity import format_ca_id
+from shared.model.messages import MAX_MESSAGE_BYTES, STREAM_PATH
+from shared.model.reasons import Reason
+from shared.model.trust import public_key_digest
+from shared.runtime.memory import load_key
+from sidecar.configuration import format_endpoint
+from sidecar.credential.credential import Credential
+
+MAX_CHAIN = 8
+
+
+async def fetch_pinned_root(ca: tuple[str, int], pin: str, *, mark: int, timeout_s: float) -> bytes:
+    """Return the DER of the root that the CA's server presents and whose public key has the pinned digest.
+
+    Raises:
+        UnavailableError: the CA can't be reached or doesn't finish the handshake in time.
+        VerificationError: no certificate that it presents has that key.
+
+    What this does *not* verify: anything else. The connection is closed and nothing is sent on it; the next one trusts
+    the root alone.
+    """
+    connection = await _connect(ca, mark=mark, timeout_s=timeout_s)
+    connection.setblocking(False)
+    try:
+        chain = await asyncio.to_thread(_fetch_chain, connection, timeout_s)
+    except (SSL.Error, OSError, TimeoutError) as error:
+        raise UnavailableError(f"no TLS 1.3 handshake with the CA at {_name(ca)}: {error!r}"[:300]) from error
+    finally:
+        connection.close()
+    for certificate in chain:
+        if public_key_digest(certificate) == pin:
+            return certificate.public_bytes(Encoding.DER)
+    raise VerificationError(
+        f"the server at {_name(ca)} isn't the CA that made the join token",
+        reason=Reason.PEER_UNTRUSTED,
+        hint="check the address; after the CA's data was lost, make a new join token",
+    )
+
+
+def make_context(roots: Sequence[bytes], credential: Credential | None) -> ssl.SSLContext:
+    """Make a TLS 1.3 client context that trusts exactly these roots (DER) and shows ``credential``, if any."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # The CA is known by its SPIFFE ID (``check_server``), whatever its address is.
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=b"".join(roots))
+    if credential is not None:
+        load_key(context, credential.chain, credential.key)
+    return context
+
+
+async def open_stream(
+    ca: tuple[str, int], context: ssl.SSLContext, trust_domain: str, *, mark: int, timeout_s: float
+) -> ClientConnection:
+    """Open the WebSocket to the CA and check who answers, before anything is said.
+
+    Raises:
+        UnavailableError: it can't be reached or doesn't answer in time.
+        VerificationError: its certificate doesn't lead to a trusted root or isn't the CA's.
+    """
+    connection = await _connect(ca, mark=mark, timeout_s=timeout_s)
+    try:
+        stream = await connect(
+            f"wss://{_name(ca)}{STREAM_PATH}",
+            sock=connection,
+            ssl=context,
+            server_hostname=ca[0],
+            compression=None,
+            max_size=MAX_MESSAGE_BYTES,
+            max_queue=64,
+            open_timeout=timeout_s,
+            close_timeout=2,
+            ping_interval=20,
+            ping_timeout=20,
+            proxy=None,
+            user_agent_header=None,
+        )
+    except ssl.SSLCertVerificationError as error:
+        connection.close()
+        raise VerificationError(
+            f"the CA's certificate doesn't hold: {error.verify_message}", reason=Reason.PEER_UNTRUSTED
+        ) from error
+    except (OSError, TimeoutError, InvalidHandshake, InvalidMessage, EOFError) as error:
+        connection.close()
+        raise UnavailableError(f"no stream to the CA at {_name(ca)}: {str(error) or repr(error)}"[:300]) from error
+    try:
+        check_server(stream.transport.get_extra_info("peercert"), trust_domain)
+    except VerificationError:
+        await stream.close()
+        raise
+    return stream
+
+
+def check_server(certificate: object, trust_domain: str) -> None:
+    """Check that a certificate (as ``SSLSocket.getpeercert()`` gives it) is the CA's own: exactly one URI SAN, its ID.
+
+    Raises:
+        VerificationError: it isn't.
+
+    What this does *not* verify: signature, chain and validity, which the TLS context has.
+    """
+    names = certificate.get("subjectAltName", ()) if isinstance(certificate, dict) else ()
+    uris = [value for kind, value in names if kind == "URI"]
+    if uris != [format_ca_id(trust_domain)]:
+        raise VerificationError("the server's certificate isn't the CA's", reason=Reason.PEER_UNTRUSTED)
+
+
+async def _connect(ca: tuple[str, int], *, mark: int, timeout_s: float) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    failure: Exception | None = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            for family, kind, protocol, _, address in await loop.getaddrinfo(*ca, type=socket.SOCK_STREAM):
+                connection = socket.socket(family, kind, protocol)
+                try:
+                    connection.setblocking(False)
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    if mark:
+                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+                    await loop.sock_connect(connection, address)
+                except OSError as error:
+                    connection.close()
+                    failure = error
+                    continue
+                except BaseException:
+                    connection.close()
+                    raise
+                return connection
+    except (OSError, TimeoutError) as error:
+        failure = error
+    raise UnavailableError(
+        f"the CA at {_name(ca)} can't be reached: {str(failure) or repr(failure)}", hint="`touchmark ca status`"
+    ) from failure
+
+
+def _fetch_chain(connection: socket.socket, timeout_s: float) -> list[x509.Certificate]:
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.set_verify(SSL.VERIFY_NONE)
+    tls = SSL.Connection(context, connection)
+    tls.set_connect_state()
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            tls.do_handshake()
+            break
+        except SSL.WantReadError:
+            reading, writing = [connection], []
+        except SSL.WantWriteError:
+            reading, writing = [], [connection]
+        left = deadline - time.monotonic()
+        if left <= 0 or not any(select.select(reading, writing, [], left)):
+            raise TimeoutError("the handshake took too long")
+    return list(tls.get_peer_cert_chain(as_cryptography=True) or [])[:MAX_CHAIN]
+
+
+def _name(ca: tuple[str, int]) -> str:
+    return format_endpoint(ca)
