@@ -1,0 +1,114 @@
+"""TLS contexts of the tunnel: one for each credential, trust bundle and role.
+
+Belongs here: which versions, groups, ciphers and checks TLS makes. Doesn't: handshakes (``handshake.py``), and the
+profile and issuers' check (``shared.model.certificate``), which follows every handshake.
+
+Source: RFC 8446; SPIFFE X509-SVID, section 5.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+from cryptography import x509
+from OpenSSL import SSL, crypto
+
+from shared.model.trust import TrustBundle
+from sidecar.tunnel.turns import Role
+
+if TYPE_CHECKING:
+    from sidecar.credential.credential import Credential
+
+ALPN: Final = b"touchmark/1"
+# A pod runs few programs; an older context goes with its credential. 64 contexts are about 4 MB at the most.
+MAX_CONTEXTS: Final = 64
+# AES-128-GCM first: it is the cheapest with AES instructions, and 128 bits are enough.
+_CIPHERS: Final = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+# OpenSSL 4.0's default groups begin with X25519MLKEM768; pyOpenSSL offers no call to choose them, and needs none.
+_MAX_CHAIN: Final = 3
+
+# X509_V_ERR_* of OpenSSL's x509_vfy.h that mean "not valid at this time".
+_TIME_ERRORS: Final = frozenset({9, 10})
+
+
+class Contexts:
+    """Contexts made once for each credential generation, bundle sequence and role; the least used are dropped."""
+
+    def __init__(self, max_contexts: int = MAX_CONTEXTS) -> None:
+        self._max_contexts = max_contexts
+        self._contexts: OrderedDict[tuple[int, int, Role, bytes], SSL.Context] = OrderedDict()
+
+    def get(self, credential: Credential, bundle: TrustBundle, role: Role) -> SSL.Context:
+        """Return the context; a new one when the credential was renewed or the bundle changed.
+
+        A new one rather than a changed one: a used context goes on resuming sessions of its old certificate.
+        """
+        key = (credential.generation, bundle.sequence, role, credential.chain[0])
+        context = self._contexts.get(key)
+        if context is None:
+            context = self._contexts[key] = make_context(credential, bundle, role)
+            if len(self._contexts) > self._max_contexts:
+                self._contexts.popitem(last=False)
+        else:
+            self._contexts.move_to_end(key)
+        return context
+
+
+def make_context(credential: Credential, bundle: TrustBundle, role: Role) -> SSL.Context:
+    """Make a context: TLS 1.3 only, peer's certificate required, ALPN ``touchmark/1``, no tickets, no sessions.
+
+    What this does *not* verify: the peer's SPIFFE ID, profile, issuer and the distrusted authorities.
+    """
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.set_max_proto_version(SSL.TLS1_3_VERSION)
+    context.set_options(SSL.OP_NO_TICKET)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_tls13_ciphersuites(_CIPHERS)
+    leaf, *others = (x509.load_der_x509_certificate(der) for der in credential.chain)
+    context.use_certificate(leaf)
+    for certificate in others:
+        context.add_extra_chain_cert(certificate)
+    context.use_privatekey(credential.key)
+    store = context.get_cert_store()
+    if store is None:
+        raise RuntimeError("a new context has no certificate store")
+    for der in bundle.roots:
+        store.add_cert(crypto.X509.from_cryptography(x509.load_der_x509_certificate(der)))
+    context.set_verify_depth(_MAX_CHAIN)
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _note_verification)
+    if role is Role.INITIATOR:
+        context.set_alpn_protos([ALPN])
+    else:
+        context.set_alpn_select_callback(_select_alpn)
+    return context
+
+
+class VerificationNote:
+    """Where OpenSSL's verification error is noted, as a connection's application data."""
+
+    __slots__ = ("error",)
+
+    def __init__(self) -> None:
+        self.error = 0
+
+    @property
+    def is_about_time(self) -> bool:
+        """Whether a certificate was expired or not yet valid."""
+        return self.error in _TIME_ERRORS
+
+
+def _note_verification(connection: SSL.Connection, _certificate: object, error: int, _depth: int, ok: int) -> bool:
+    if not ok:
+        note = connection.get_app_data()
+        if isinstance(note, VerificationNote):
+            note.error = error
+    return bool(ok)
+
+
+def _select_alpn(_connection: SSL.Connection, offered: list[bytes]) -> bytes:
+    if ALPN in offered:
+        return ALPN
+    # pyOpenSSL turns an unhandled offer into "no ALPN"; raising ends the handshake with an alert.
+    raise ValueError("the client doesn't offer touchmark/1")

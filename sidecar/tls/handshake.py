@@ -1,0 +1,169 @@
+"""Makes TLS handshakes on raw non-blocking sockets, with a deadline, and says in reason codes why one failed.
+
+Belongs here: the peek at the ClientHello, the handshake's I/O, both verifications. Doesn't: whom to expect (the
+stories), what the contexts demand (``contexts.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+from OpenSSL import SSL
+
+from shared.model.certificate import BundleVerifier, VerifiedPeer
+from shared.model.errors import ProtocolError, VerificationError
+from shared.model.reasons import Reason
+from sidecar.tls.client_hello import (
+    MAX_CLIENT_HELLO_BYTES,
+    ClientHello,
+    format_port_name,
+    parse_client_hello,
+)
+from sidecar.tls.contexts import ALPN, VerificationNote
+from sidecar.tunnel.tunnel import Tunnel
+from sidecar.tunnel.turns import Role
+
+if TYPE_CHECKING:
+    from sidecar.credential.credential import Credential
+
+
+class HandshakeError(VerificationError):
+    """The peer's handshake failed; ``reason`` says how."""
+
+    code = "handshake_failed"
+
+
+async def wait_readable(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
+    """Wait until the connection can be read. The caller sets the deadline."""
+    future: asyncio.Future[None] = loop.create_future()
+    fd = connection.fileno()
+    loop.add_reader(fd, _set_done, future)
+    try:
+        await future
+    finally:
+        loop.remove_reader(fd)
+
+
+async def wait_writable(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
+    """Wait until the connection can be written. The caller sets the deadline."""
+    future: asyncio.Future[None] = loop.create_future()
+    fd = connection.fileno()
+    loop.add_writer(fd, _set_done, future)
+    try:
+        await future
+    finally:
+        loop.remove_writer(fd)
+
+
+async def peek_client_hello(
+    loop: asyncio.AbstractEventLoop, connection: socket.socket, *, timeout_s: float
+) -> ClientHello:
+    """Read the ClientHello without taking it off the connection (recv(2), ``MSG_PEEK``).
+
+    Raises:
+        HandshakeError: ``handshake_failed`` for something else than a ClientHello, ``deadline_exceeded``.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            try:
+                return await _peek(loop, connection)
+            finally:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+    except TimeoutError as error:
+        raise HandshakeError("no whole ClientHello in time", reason=Reason.DEADLINE_EXCEEDED) from error
+    except (ProtocolError, OSError) as error:
+        raise HandshakeError(str(error), reason=Reason.HANDSHAKE_FAILED) from error
+
+
+async def _peek(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> ClientHello:
+    wanted = 1
+    while True:
+        try:
+            data = connection.recv(MAX_CLIENT_HELLO_BYTES, socket.MSG_PEEK)
+        except BlockingIOError:
+            data = None
+        if data is not None:
+            if len(data) < wanted:
+                raise ProtocolError("the connection ended inside its ClientHello")
+            outcome = parse_client_hello(data)
+            if isinstance(outcome, ClientHello):
+                return outcome
+            wanted = outcome.total_bytes
+            # What is peeked stays readable: without a low-water mark (socket(7)) the loop would spin on it.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
+        await wait_readable(loop, connection)
+
+
+async def shake_hands(
+    *,
+    loop: asyncio.AbstractEventLoop,
+    connection: socket.socket,
+    context: SSL.Context,
+    role: Role,
+    credential: Credential,
+    verifier: BundleVerifier,
+    now: float,
+    timeout_s: float,
+    port: int = 0,
+) -> Tunnel:
+    """Make the handshake and verify the peer, twice: by OpenSSL against the roots, then against the whole bundle.
+
+    Arguments:
+        connection: connected and non-blocking; stays the caller's to close when this raises.
+        now: seconds since the epoch.
+        port: the destination port that the initiator names.
+
+    Raises:
+        HandshakeError: ``handshake_failed``, ``deadline_exceeded``, ``peer_untrusted``, ``peer_expired``.
+        VerificationError: the chain doesn't hold against the bundle.
+
+    What this does *not* verify: that the peer's workload is the expected one, and its program.
+    """
+    tls = SSL.Connection(context, connection)
+    note = VerificationNote()
+    tls.set_app_data(note)
+    if role is Role.INITIATOR:
+        tls.set_tlsext_host_name(format_port_name(port).encode())
+        tls.set_connect_state()
+    else:
+        tls.set_accept_state()
+    try:
+        async with asyncio.timeout(timeout_s):
+            await _handshake(loop, connection, tls)
+    except TimeoutError as error:
+        raise HandshakeError("the handshake wasn't finished in time", reason=Reason.DEADLINE_EXCEEDED) from error
+    except (SSL.Error, ValueError, OSError) as error:
+        if note.error:
+            reason = Reason.PEER_EXPIRED if note.is_about_time else Reason.PEER_UNTRUSTED
+            raise HandshakeError(f"the peer's certificate: OpenSSL error {note.error}", reason=reason) from error
+        raise HandshakeError(f"the handshake failed: {error}", reason=Reason.HANDSHAKE_FAILED) from error
+    if tls.get_alpn_proto_negotiated() != ALPN:
+        raise HandshakeError("the peer doesn't speak touchmark/1", reason=Reason.HANDSHAKE_FAILED)
+    chain = tls.get_peer_cert_chain(as_cryptography=True)
+    if not chain:
+        raise HandshakeError("the peer showed no certificate", reason=Reason.HANDSHAKE_FAILED)
+    # A client's chain begins with its leaf on both sides (SSL_get_peer_cert_chain(3) leaves it out at a server only
+    # before OpenSSL 1.1; pyOpenSSL's list is checked against the leaf all the same).
+    leaf = tls.get_peer_certificate(as_cryptography=True)
+    if leaf is not None and chain[0] != leaf:
+        chain = [leaf, *chain]
+    peer: VerifiedPeer = verifier.verify_peer(chain, now=now)
+    return Tunnel(loop=loop, connection=connection, tls=tls, role=role, peer=peer, credential=credential)
+
+
+async def _handshake(loop: asyncio.AbstractEventLoop, connection: socket.socket, tls: SSL.Connection) -> None:
+    while True:
+        try:
+            tls.do_handshake()
+            return
+        except SSL.WantReadError:
+            await wait_readable(loop, connection)
+        except SSL.WantWriteError:
+            await wait_writable(loop, connection)
+
+
+def _set_done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
