@@ -1,0 +1,121 @@
+"""Every process that the demo starts, so that every one ends with it. Does I/O.
+
+Children get sessions of their own: Ctrl-C reaches the demo alone, which then ends them in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import cli
+from shared.model.errors import MachineError, UnavailableError
+
+_END_TIMEOUT_S: Final = 5.0
+_POLL_S: Final = 0.05
+_SHOWN_LOG_LINES: Final = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    output: str
+    errors: str
+
+
+class Processes:
+    """Children that run on, and commands that end; all with one environment.
+
+    Arguments:
+        directory: where the children's output goes, a file each.
+        environment: what children find beside this process's own environment.
+    """
+
+    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
+        self._directory = directory
+        source_root = str(Path(cli.__file__).resolve().parent.parent)
+        path = os.pathsep.join(part for part in (source_root, os.environ.get("PYTHONPATH", "")) if part)
+        self._environment = {**os.environ, "PYTHONPATH": path, "NO_COLOR": "1", **environment}
+        self._children: list[tuple[str, subprocess.Popen[bytes]]] = []
+
+    def start(self, name: str, command: Sequence[str]) -> None:
+        """Start a child that runs until ``end``; its output goes to ``NAME.log``."""
+        with open(self.log_of(name), "ab") as log:
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
+            )
+        self._children.append((name, child))
+
+    def log_of(self, name: str) -> Path:
+        """Return the file that holds a child's output."""
+        return self._directory / f"{name}.log"
+
+    def check(self) -> None:
+        """See that every child still runs.
+
+        Raises:
+            UnavailableError: one has ended; its last lines are in the message.
+        """
+        for name, child in self._children:
+            code = child.poll()
+            if code is not None:
+                lines = self.log_of(name).read_text(errors="replace").splitlines()[-_SHOWN_LOG_LINES:]
+                raise UnavailableError(
+                    f"{name} ended with code {code}:\n" + "\n".join(f"    {line}" for line in lines),
+                    hint="`touchmark doctor` checks this machine",
+                )
+
+    def run(self, command: Sequence[str], *, timeout_s: float) -> Outcome:
+        """Run a command to its end; a deadline that passes is code 124, as of timeout(1)."""
+        try:
+            ended = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                env=self._environment,
+                timeout=timeout_s,
+                check=False,
+                start_new_session=True,
+            )
+        except subprocess.TimeoutExpired:
+            return Outcome(code=124, output="", errors=f"no end within {timeout_s:.0f} s")
+        except OSError as error:
+            raise MachineError(f"can't run {command[0]}: {error.strerror}", hint="touchmark doctor") from error
+        return Outcome(
+            code=ended.returncode,
+            output=ended.stdout.decode(errors="replace"),
+            errors=ended.stderr.decode(errors="replace"),
+        )
+
+    def end(self) -> None:
+        """End all children, the last one first, and wait for them; who doesn't end is killed."""
+        for _, child in reversed(self._children):
+            with contextlib.suppress(ProcessLookupError):
+                child.terminate()
+        deadline = time.monotonic() + _END_TIMEOUT_S
+        for _, child in reversed(self._children):
+            try:
+                child.wait(timeout=max(0.05, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        self._children.clear()
+
+
+def touchmark_command(arguments: Sequence[str]) -> list[str]:
+    """Return the command that runs ``touchmark ARGUMENTS`` with this interpreter."""
+    return [sys.executable, "-m", "cli", *arguments]
