@@ -11,6 +11,7 @@ many is anything lost, and then it is counted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 
@@ -56,6 +57,7 @@ class Recorder:
         self._ack_timer: asyncio.TimerHandle | None = None
         self._lost = 0
         self.lost_total = 0
+        self._settled = asyncio.Event()
 
     def record(self, record: DecisionRecord) -> None:
         """Take a record."""
@@ -77,6 +79,7 @@ class Recorder:
         if self._in_flight is not None and self._in_flight[0] == batch:
             self._settle()
             self._send_batch()
+            self._settled.set()
 
     def reconnect(self) -> None:
         """A new stream is there: send again what wasn't acknowledged. The CA may so store a batch twice, never none."""
@@ -89,10 +92,11 @@ class Recorder:
         """Write what waits and give the CA a last chance to store it."""
         self._flush()
         self._end_window()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        while (self._in_flight is not None or self._waiting) and loop.time() < deadline:
-            await asyncio.sleep(0.02)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._in_flight is not None or self._waiting:
+                    self._settled.clear()
+                    await self._settled.wait()
         for timer in (self._flush_timer, self._window_timer, self._ack_timer):
             if timer is not None:
                 timer.cancel()

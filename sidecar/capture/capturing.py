@@ -1,0 +1,225 @@
+"""All listening sockets of the sidecar, and which story each accepted connection begins.
+
+Belongs here: that mapping, the bound on live connections, the refusals that need no story. Doesn't: accepting itself
+(``accept_loop.py``), the stories.
+"""
+
+from __future__ import annotations
+
+import errno
+import secrets
+import socket
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+from shared.model.errors import MachineError
+from shared.model.policy import Direction
+from shared.model.reasons import Reason
+from shared.runtime.tasks import Tasks
+from sidecar.capture.accept_loop import AcceptLoop, open_listener, reset
+from sidecar.capture.captured import Captured, Endpoint
+from sidecar.capture.original_destination import ask_original_destination, normalise_endpoint
+from sidecar.capture.refusal import record_refusal
+from sidecar.configuration import CaptureKind, Configuration, format_endpoint
+from sidecar.events import Events
+
+if TYPE_CHECKING:
+    from sidecar.app import Sidecar
+
+CarryOutbound = Callable[["Sidecar", Captured], Coroutine[Any, Any, None]]
+CarryPlaintext = Callable[["Sidecar", Captured, Endpoint], Coroutine[Any, Any, None]]
+ServeTunnel = Callable[["Sidecar", socket.socket, Endpoint, Endpoint], Coroutine[Any, Any, None]]
+
+
+class Entrance(Enum):
+    """What a listening socket is for."""
+
+    TUNNEL = auto()
+    REDIRECTED_OUT = auto()
+    REDIRECTED_IN = auto()
+    EXPLICIT_OUT = auto()
+    EXPLICIT_IN = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """One open listening socket; ``fixed`` is an explicit listener's destination or application."""
+
+    entrance: Entrance
+    listener: socket.socket
+    fixed: Endpoint | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stories:
+    """The functions that carry connections: ``outbound.carry_outbound`` and those of ``inbound``."""
+
+    carry_outbound: CarryOutbound
+    carry_plaintext: CarryPlaintext
+    serve_tunnel: ServeTunnel
+
+
+def open_doors(configuration: Configuration) -> list[Door]:
+    """Open every listening socket that the configuration asks for. Nothing is accepted yet.
+
+    Raises:
+        MachineError: an address can't be had; the message names it.
+    """
+    wanted: list[tuple[Entrance, Endpoint, Endpoint | None]] = [
+        (Entrance.TUNNEL, (address, configuration.tunnel_port), None) for address in configuration.tunnel_addresses
+    ]
+    redirect = configuration.redirect
+    mark = (redirect.mark or 0) if configuration.capture is CaptureKind.REDIRECT else 0
+    if configuration.capture is CaptureKind.REDIRECT:
+        # What the pod sends is redirected to loopback; what arrives keeps to the address of its interface.
+        wanted += [(Entrance.REDIRECTED_OUT, (loop, redirect.outbound_port), None) for loop in ("127.0.0.1", "::1")]
+        wanted += [(Entrance.REDIRECTED_IN, (every, redirect.inbound_port), None) for every in ("0.0.0.0", "::")]
+    wanted += [(Entrance.EXPLICIT_OUT, each.listen, each.destination) for each in configuration.outbound]
+    wanted += [(Entrance.EXPLICIT_IN, each.listen, each.application) for each in configuration.inbound]
+    doors: list[Door] = []
+    for entrance, endpoint, fixed in wanted:
+        try:
+            doors.append(Door(entrance=entrance, listener=open_listener(endpoint, mark=mark), fixed=fixed))
+        except OSError as error:
+            if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL) and endpoint[0] in ("::", "::1"):
+                continue  # A machine without IPv6.
+            close_doors(doors)
+            hint = "another process has it: `ss -ltnp`" if error.errno == errno.EADDRINUSE else ""
+            raise MachineError(f"can't listen on {format_endpoint(endpoint)}: {error.strerror}", hint=hint) from error
+    return doors
+
+
+def close_doors(doors: Sequence[Door]) -> None:
+    """Close listening sockets that no loop has taken over."""
+    for door in doors:
+        door.listener.close()
+
+
+class Capturing:
+    """Accepts at every door and begins the stories.
+
+    Arguments:
+        tasks: of application connections, bounded by ``limits.max_connections``.
+        tunnels: of accepted tunnels, bounded likewise and apart, so that peers can't starve the pod's own.
+    """
+
+    def __init__(
+        self, sidecar: Sidecar, doors: Sequence[Door], stories: Stories, *, tasks: Tasks, tunnels: Tasks, events: Events
+    ) -> None:
+        self._sidecar = sidecar
+        self._stories = stories
+        self._tasks = tasks
+        self._tunnels = tunnels
+        self._events = events
+        self._loops = [self._make_loop(door) for door in doors]
+
+    def start(self) -> None:
+        """Begin to accept."""
+        for loop in self._loops:
+            loop.start()
+
+    def close(self) -> None:
+        """Stop accepting; connections that live go on."""
+        for loop in self._loops:
+            loop.close()
+
+    def _make_loop(self, door: Door) -> AcceptLoop:
+        begin = {
+            Entrance.TUNNEL: self._begin_tunnel,
+            Entrance.REDIRECTED_OUT: self._begin_redirected_out,
+            Entrance.REDIRECTED_IN: self._begin_redirected_in,
+            Entrance.EXPLICIT_OUT: self._begin_explicit_out,
+            Entrance.EXPLICIT_IN: self._begin_explicit_in,
+        }[door.entrance]
+        local = normalise_endpoint(door.listener.getsockname())
+        return AcceptLoop(
+            door.listener,
+            lambda connection, source: begin(connection, source, local, door.fixed or local),
+            on_pause=lambda error, pause_s: self._events.emit(
+                "accepting_paused", listener=format_endpoint(local), error=error.strerror, pause_s=pause_s
+            ),
+        )
+
+    def _begin_tunnel(self, connection: socket.socket, source: Endpoint, local: Endpoint, _: Endpoint) -> None:
+        if len(self._tunnels) >= self._sidecar.limits.max_connections:
+            self._refuse(connection, source, local, Direction.INGRESS, Reason.OVERLOADED)
+            return
+        try:
+            local = normalise_endpoint(connection.getsockname())
+        except OSError:
+            connection.close()
+            return
+        story = self._stories.serve_tunnel(self._sidecar, connection, source, local)
+        self._tunnels.spawn(_guard(connection, story), name="tunnel")
+
+    def _begin_redirected_out(self, connection: socket.socket, source: Endpoint, local: Endpoint, _: Endpoint) -> None:
+        destination = ask_original_destination(connection, source)
+        if destination is None or destination == local:
+            self._refuse(connection, source, local, Direction.EGRESS, Reason.DIRECT_CONNECTION)
+            return
+        self._begin_outbound(connection, source, destination, destination)
+
+    def _begin_redirected_in(self, connection: socket.socket, source: Endpoint, local: Endpoint, _: Endpoint) -> None:
+        destination = ask_original_destination(connection, source)
+        if destination is None or destination[1] in self._sidecar.own_ports:
+            self._refuse(connection, source, destination or local, Direction.INGRESS, Reason.DIRECT_CONNECTION)
+            return
+        self._begin_inbound(connection, source, destination, destination)
+
+    def _begin_explicit_out(
+        self, connection: socket.socket, source: Endpoint, local: Endpoint, fixed: Endpoint
+    ) -> None:
+        self._begin_outbound(connection, source, fixed, local)
+
+    def _begin_explicit_in(self, connection: socket.socket, source: Endpoint, local: Endpoint, fixed: Endpoint) -> None:
+        self._begin_inbound(connection, source, local, fixed)
+
+    def _begin_outbound(
+        self, connection: socket.socket, source: Endpoint, destination: Endpoint, app_destination: Endpoint
+    ) -> None:
+        if len(self._tasks) >= self._sidecar.limits.max_connections:
+            self._refuse(connection, source, destination, Direction.EGRESS, Reason.OVERLOADED)
+            return
+        captured = Captured(
+            connection=connection, source=source, destination=destination, app_destination=app_destination
+        )
+        self._tasks.spawn(_guard(connection, self._stories.carry_outbound(self._sidecar, captured)), name="outbound")
+
+    def _begin_inbound(
+        self, connection: socket.socket, source: Endpoint, destination: Endpoint, application: Endpoint
+    ) -> None:
+        if len(self._tasks) >= self._sidecar.limits.max_connections:
+            self._refuse(connection, source, destination, Direction.INGRESS, Reason.OVERLOADED)
+            return
+        captured = Captured(connection=connection, source=source, destination=destination, app_destination=destination)
+        story = self._stories.carry_plaintext(self._sidecar, captured, application)
+        self._tasks.spawn(_guard(connection, story), name="inbound")
+
+    def _refuse(
+        self, connection: socket.socket, source: Endpoint, destination: Endpoint, direction: Direction, reason: Reason
+    ) -> None:
+        reset(connection)
+        self._sidecar.recorder.record(
+            record_refusal(
+                direction=direction,
+                reason=reason,
+                source=source,
+                destination=destination,
+                state=self._sidecar.policies.own.state,
+                sidecar=self._sidecar.instance,
+                connection=secrets.token_hex(8),
+                now=time.time(),
+            )
+        )
+
+
+async def _guard(connection: socket.socket, story: Coroutine[Any, Any, None]) -> None:
+    try:
+        await story
+    finally:
+        # A story closes what it was given; should one fail, the application sees a reset, never a clean end.
+        if connection.fileno() >= 0:
+            reset(connection)

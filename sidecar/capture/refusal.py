@@ -1,0 +1,51 @@
+"""The record of a connection that capture itself refuses, before any story begins. Pure: the time is an argument."""
+
+from __future__ import annotations
+
+from shared.model.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, ProcessRecord, Transport
+from shared.model.policy import Direction, NamespaceState
+from shared.model.reasons import Reason
+from sidecar.capture.captured import Endpoint
+
+
+def record_refusal(
+    *, direction: Direction, reason: Reason, source: Endpoint, destination: Endpoint, state: NamespaceState,
+    sidecar: str, connection: str, now: float,
+) -> DecisionRecord:  # fmt: skip
+    """Make the one record of a refused connection.
+
+    Arguments:
+        state: of the sidecar's own namespace.
+        destination: as far as it is known.
+    """
+    return DecisionRecord(
+        time=now,
+        namespace=state.namespace,
+        sidecar=sidecar,
+        phase=Phase.END,
+        direction=direction,
+        answer=Answer.DENY,
+        would_deny=False,
+        reason=reason,
+        rule="",
+        policy_version=state.version,
+        mode=state.mode,
+        weak=False,
+        source=PartyRecord(address=_format(source), why=reason),
+        destination=PartyRecord(address=_format(destination)),
+        process=ProcessRecord(),
+        port=destination[1],
+        transport=Transport.NONE,
+        tunnel="",
+        connection=connection,
+        issuer="",
+        bytes_sent=0,
+        bytes_received=0,
+        duration_s=0.0,
+        ending=Ending.REFUSED,
+    )
+
+
+def _format(endpoint: Endpoint) -> str:
+    address, port = endpoint
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -1,0 +1,108 @@
+"""What the CA's messages do here: each goes to the part that it is about, and installs are acknowledged.
+
+Belongs here: that routing. Doesn't: the stream's life (``feed.py``). Nothing here waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shared.model.errors import UnavailableError
+from shared.model.messages import (
+    BundleChanged,
+    BundleInstalled,
+    ConnectionsQuery,
+    ConnectionsReport,
+    DecisionsStored,
+    DirectoryEntry,
+    FromCA,
+    FromSidecar,
+    LiveConnection,
+    NamespaceChanged,
+    Reissue,
+    Welcome,
+)
+from shared.model.policy import NamespaceState
+from shared.model.trust import TrustBundle
+from sidecar.credential.store import CredentialStore
+from sidecar.directory import Directory
+from sidecar.feed import Feed
+from sidecar.policies import Policies
+from sidecar.record import Recorder
+from sidecar.trust import Trust
+
+MAX_REPORTED_CONNECTIONS = 10_000
+ListConnections = Callable[[int], tuple[tuple[LiveConnection, ...], bool]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Receiving:
+    """The parts that the CA speaks to.
+
+    Attributes:
+        list_connections: returns at most so many live connections, and whether there are more.
+    """
+
+    feed: Feed
+    trust: Trust
+    policies: Policies
+    directory: Directory
+    credentials: CredentialStore
+    recorder: Recorder
+    list_connections: ListConnections
+
+    def receive(self, message: FromCA) -> None:
+        """Act on one message.
+
+        Raises:
+            ProtocolError: it can't be right; the stream then ends.
+        """
+        match message:
+            case BundleChanged():
+                self._install_bundle(message.bundle)
+            case NamespaceChanged():
+                self._install_namespace(message.state)
+            case DirectoryEntry():
+                self.directory.install(message)
+            case DecisionsStored():
+                self.recorder.acknowledge(message.batch)
+            case Reissue():
+                self.credentials.reissue(max(0.0, message.spread_s))
+            case ConnectionsQuery():
+                limit = max(0, min(message.limit, MAX_REPORTED_CONNECTIONS))
+                connections, truncated = self.list_connections(limit)
+                self._send(ConnectionsReport(request=message.request, connections=connections, truncated=truncated))
+            case _:
+                pass  # Answers reach their waiters in the feed.
+
+    def resume(self, welcome: Welcome) -> None:
+        """Take the welcome of a new stream, and ask again for whatever may have changed meanwhile."""
+        self._install_bundle(welcome.bundle)
+        self._install_namespace(welcome.state)
+        questions: list[FromSidecar] = [*self.policies.subscriptions(), *self.directory.lookups()]
+        for question in questions:
+            self._send(question)
+        self.recorder.reconnect()
+
+    def acknowledge(self, welcome: Welcome) -> None:
+        """Acknowledge what the first welcome brought."""
+        self._send(BundleInstalled(sequence=welcome.bundle.sequence))
+        self._install_namespace(welcome.state)
+
+    def _install_bundle(self, bundle: TrustBundle) -> None:
+        if self.trust.install(bundle):
+            self.feed.roots = bundle.roots
+            self.feed.installed_sequence = bundle.sequence
+        self._send(BundleInstalled(sequence=self.trust.bundle.sequence))
+
+    def _install_namespace(self, state: NamespaceState) -> None:
+        acknowledgement = self.policies.install(state)
+        if acknowledgement is not None:
+            self._send(acknowledgement)
+
+    def _send(self, message: FromSidecar) -> None:
+        try:
+            self.feed.send(message)
+        except UnavailableError:
+            return  # The stream is gone again: the next welcome repeats all of this.
