@@ -74,6 +74,7 @@ class TunnelPump:
     """
 
     __slots__ = (
+        "_answer_timer",
         "_application",
         "_early",
         "_fd",
@@ -97,6 +98,7 @@ class TunnelPump:
         self._tunnel = tunnel
         self._application: socket.socket | None = None
         self._fd = -1
+        self._answer_timer: asyncio.TimerHandle | None = None
         self._early: bytearray | None = None  # Only while the answer to OPEN is awaited.
         self._waiting = bytearray()  # For the application; bounded by one read of the tunnel or MAX_EARLY_BYTES.
         self._has_ended = False
@@ -113,9 +115,20 @@ class TunnelPump:
     # ---- beginnings -----------------------------------------------------------------------------------------------
 
     def open(
-        self, application: socket.socket, opening: Opening, *, early: bytes = b"", has_ended: bool = False
+        self,
+        application: socket.socket,
+        opening: Opening,
+        *,
+        answer_s: float,
+        early: bytes = b"",
+        has_ended: bool = False,
     ) -> None:
-        """Initiator: send OPEN, and what an earlier try has read already; then pump."""
+        """Initiator: send OPEN, and what an earlier try has read already; then pump.
+
+        Arguments:
+            answer_s: without ACCEPT or REFUSE by then the turn is lost.
+        """
+        self._answer_timer = self._loop.call_later(answer_s, self._expire_opening)
         self._application = application
         self._fd = application.fileno()
         self._early = bytearray()
@@ -180,7 +193,7 @@ class TunnelPump:
         tunnel = self._tunnel
         send, is_written = tunnel.turns.send, True
         for slot in _slots:
-            size = count if count < MAX_PAYLOAD_BYTES else MAX_PAYLOAD_BYTES
+            size = min(MAX_PAYLOAD_BYTES, count)
             _pack_header(slot, 0, _DATA, send(FrameType.DATA, size), size)
             is_written = tunnel.write(slot[: size + HEADER_BYTES]) and is_written
             if self._early is not None:
@@ -299,6 +312,7 @@ class TunnelPump:
         """
         if frame == FrameType.ACCEPT:
             self._early = None
+            self._stop_answer_timer()
             self._resume_application()
         elif frame == FrameType.END:
             self._has_peer_ended = True
@@ -340,6 +354,17 @@ class TunnelPump:
             return
         self._finish(Ending.RECORD_LIMIT if loss is Loss.RECORD_LIMIT else Ending.PEER_LOST, detail=detail)
 
+    def _expire_opening(self) -> None:
+        self._answer_timer = None
+        if self._early is not None and self._refusal is None:
+            self._tunnel.reset()
+            self._finish(Ending.PEER_LOST, detail="the peer didn't answer OPEN in time")
+
+    def _stop_answer_timer(self) -> None:
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
+
     def _reset_by_application(self) -> None:
         self._waiting.clear()
         if not self._tunnel.turns.is_idle:
@@ -351,11 +376,10 @@ class TunnelPump:
         if self._tunnel.turns.is_idle and not self._waiting and not self.finished.done():
             self._finish(Ending.REFUSED if self._refusal else Ending.FINISHED)
 
-    def _finish(
-        self, ending: Ending, *, is_retry_allowed: bool = False, early: bytes = b"", detail: str = ""
-    ) -> None:
+    def _finish(self, ending: Ending, *, is_retry_allowed: bool = False, early: bytes = b"", detail: str = "") -> None:
         if self.finished.done():
             return
+        self._stop_answer_timer()
         self._pause_application()
         self._stop_writing()
         self._tunnel.detach()
@@ -381,9 +405,7 @@ class PlainPump:
 
     __slots__ = ("_back", "_forth", "finished")
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, source: socket.socket, destination: socket.socket
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, source: socket.socket, destination: socket.socket) -> None:
         self.finished: asyncio.Future[PumpEnd] = loop.create_future()
         self._forth = _Flow(loop, source, destination, self._on_flow_ended)
         self._back = _Flow(loop, destination, source, self._on_flow_ended)
@@ -424,7 +446,17 @@ class PlainPump:
 class _Flow:
     """One direction between two plain connections."""
 
-    __slots__ = ("_is_reading", "_is_writing", "_loop", "_on_ended", "_waiting", "destination", "is_ended", "moved", "source")
+    __slots__ = (
+        "_is_reading",
+        "_is_writing",
+        "_loop",
+        "_on_ended",
+        "_waiting",
+        "destination",
+        "is_ended",
+        "moved",
+        "source",
+    )
 
     def __init__(
         self,

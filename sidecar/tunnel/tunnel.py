@@ -376,9 +376,7 @@ def close_after_delivery(loop: asyncio.AbstractEventLoop, connection: socket.soc
             connection.shutdown(socket.SHUT_WR)
         if count_undelivered(connection) and waited_s < _CLOSE_DEADLINE_S:
             pause_s = max(0.001, waited_s)
-            loop.call_later(
-                pause_s, lambda: close_after_delivery(loop, connection, waited_s=waited_s + pause_s)
-            )
+            loop.call_later(pause_s, lambda: close_after_delivery(loop, connection, waited_s=waited_s + pause_s))
             return
     except OSError:
         pass  # It is gone already.

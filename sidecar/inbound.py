@@ -1,0 +1,415 @@
+"""The story of an inbound tunnel and of its connections:
+
+peek SNI → attest listener → terminate → identify → open → decide → pump → record.
+
+``serve_tunnel`` and ``serve_connection`` read top to bottom like this sentence; start there. ``carry_plaintext`` is for
+what comes from outside the mesh. Belongs here: the order of steps and who answers for which failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from shared.model.decision import Ending, ProcessRecord, Transport
+from shared.model.errors import ProtocolError, TouchmarkError, UnavailableError, VerificationError
+from shared.model.identity import Workload
+from shared.model.messages import ProgramEvidence
+from shared.model.policy import Direction, Mode
+from shared.model.reasons import Reason
+from sidecar.attest.facts import Attestation, AttestationError
+from sidecar.connections import Connection, Refused
+from sidecar.dial import DialError, dial
+from sidecar.outbound import obtain_policy, pump_plainly
+from sidecar.pump import TunnelPump, reset_after_delivery
+from sidecar.tls.client_hello import parse_port_name
+from sidecar.tls.contexts import Contexts
+from sidecar.tls.handshake import peek_client_hello, shake_hands
+from sidecar.tunnel.frames import Endpoint, FrameType, Opening, decode_opening
+from sidecar.tunnel.tunnel import Loss, Tunnel
+from sidecar.tunnel.turns import Role
+
+if TYPE_CHECKING:
+    from sidecar.app import Sidecar
+    from sidecar.capture.captured import Captured
+    from sidecar.credential.credential import Credential
+
+_contexts = Contexts()
+# The responder waits longer than the initiator keeps a tunnel, so that OPEN and CLOSING seldom cross.
+_IDLE_FACTOR = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """What serves a destination here: where, run by which program, or why that isn't known."""
+
+    application: Endpoint | None
+    attestation: Attestation | None = None
+    why: Reason | None = None
+    detail: str = ""
+
+
+async def serve_tunnel(sidecar: Sidecar, connection: socket.socket, source: Endpoint, local: Endpoint) -> None:
+    """Serve one TCP connection on the tunnel's port: its handshake, then application connections one after another.
+
+    Arguments:
+        connection: accepted and non-blocking; closed here in every case.
+        source: the other sidecar's address and port.
+        local: the address and port at which the connection arrived.
+    """
+    try:
+        tunnel, port = await terminate(sidecar, connection, source, local)
+    except (VerificationError, Refused) as error:
+        _record_refused_handshake(sidecar, source, local, error)
+        connection.close()
+        return
+    except BaseException:
+        connection.close()
+        raise
+    try:
+        while not tunnel.is_closed and not tunnel.turns.is_closing:
+            turn = await next_turn(sidecar, tunnel)
+            if turn is None:
+                break
+            await serve_connection(sidecar, tunnel, turn, source=source, local=(local[0], port))
+        await _say_closing(tunnel)
+    finally:
+        tunnel.close()
+
+
+async def terminate(
+    sidecar: Sidecar, connection: socket.socket, source: Endpoint, local: Endpoint
+) -> tuple[Tunnel, int]:
+    """Peek at the port that the peer names, attest its listener, and make TLS with that listener's credential.
+
+    Raises:
+        VerificationError: the handshake fails or the peer's certificate doesn't hold.
+    """
+    loop = asyncio.get_running_loop()
+    hello = await peek_client_hello(loop, connection, timeout_s=sidecar.limits.client_hello_s)
+    port = parse_port_name(hello.server_name) or 0
+    listener = await attest_listener(sidecar, (local[0], port))
+    credential = await choose_credential(sidecar, listener)
+    tunnel = await shake_hands(
+        loop=loop,
+        connection=connection,
+        context=_contexts.get(credential, sidecar.trust.bundle, Role.RESPONDER),
+        role=Role.RESPONDER,
+        credential=credential,
+        verifier=sidecar.trust.verifier,
+        now=time.time(),
+        timeout_s=sidecar.limits.handshake_s,
+    )
+    return tunnel, port
+
+
+async def attest_listener(sidecar: Sidecar, destination: Endpoint) -> Listener:
+    """Find out which program listens behind a destination; why there is none is a fact as well."""
+    application = sidecar.application_of(*destination) if destination[1] else None
+    if application is None:
+        return Listener(application=None, why=Reason.DESTINATION_NOT_SERVED)
+    try:
+        attestation = sidecar.attestor.attest_listener_now(*application)
+        if attestation is None:
+            async with asyncio.timeout(sidecar.limits.attest_s):
+                attestation = await sidecar.attestor.attest_listener(*application)
+    except AttestationError as error:
+        return Listener(application=application, why=error.reason, detail=error.message)
+    except TimeoutError:
+        return Listener(application=application, why=Reason.DEADLINE_EXCEEDED)
+    return Listener(application=application, attestation=attestation)
+
+
+async def choose_credential(sidecar: Sidecar, listener: Listener) -> Credential:
+    """Return the listening program's credential, or the sidecar's own where it has none.
+
+    A stranger can cause no more than the one issuance that this local program gets anyway: single flight, cached, and
+    never one for a program that explicit mode doesn't approve.
+    """
+    attestation = listener.attestation
+    if attestation is None:
+        return sidecar.credentials.own
+    credential = sidecar.credentials.get(attestation.program)
+    if credential is not None:
+        return credential
+    policy = sidecar.policies.own
+    is_approved = policy.find_approval(sidecar.workload, attestation.program) is not None
+    if not is_approved and policy.state.mode is Mode.EXPLICIT:
+        return sidecar.credentials.own
+    process = attestation.process
+    try:
+        async with asyncio.timeout(sidecar.limits.obtain_s):
+            return await sidecar.credentials.obtain(
+                attestation.program, ProgramEvidence(path=process.path, pid=process.pid, uid=process.uid)
+            )
+    except (TouchmarkError, TimeoutError):
+        return sidecar.credentials.own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One OPEN that came, with the pump that already keeps what follows it."""
+
+    opening: Opening
+    pump: TunnelPump
+
+
+async def next_turn(sidecar: Sidecar, tunnel: Tunnel) -> Turn | None:
+    """Wait for the next OPEN; None when the tunnel ended, or was idle for too long."""
+    waiter = _OpenWaiter(tunnel)
+    timer = tunnel.loop.call_later(sidecar.limits.idle_tunnel_s * _IDLE_FACTOR, waiter.expire)
+    try:
+        return await waiter.turn
+    finally:
+        timer.cancel()
+
+
+async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, source: Endpoint, local: Endpoint) -> None:
+    """Serve one OPEN: everything is checked afresh against policy, programs and bundle of now.
+
+    Arguments:
+        local: the address at which the tunnel arrived and the port that its SNI named: the only destination allowed.
+    """
+    opening, pump = turn.opening, turn.pump
+    end_wait_s = sidecar.limits.open_s
+    with Connection(
+        sidecar,
+        Direction.INGRESS,
+        source=(source[0], opening.source[1]),
+        destination=opening.destination,
+        connection_id=opening.connection,
+    ) as connection:
+        try:
+            connection.tunnel, connection.transport = tunnel.id, Transport.TUNNEL
+            connection.detail = "" if opening.source[0] == source[0] else f"source claimed: {opening.source[0]}"
+            connection.note_pump(pump, Transport.TUNNEL)
+            identify(sidecar, connection, tunnel, opening)
+            if opening.destination != local:
+                raise Refused(Reason.DESTINATION_NOT_SERVED, "OPEN names another destination than the tunnel's")
+            listener = await attest_listener(sidecar, local)
+            if not _serves_listener(sidecar, tunnel, listener):
+                # The listener, or its approval, is another one than this tunnel's certificate says: nothing was
+                # processed, so the initiator may try again and meets the right certificate.
+                end_as_unprocessed(tunnel, connection)
+                return
+            note_listener(sidecar, connection, listener)
+            if listener.application is None:
+                raise Refused(Reason.DESTINATION_NOT_SERVED)
+            await have_policy(sidecar, connection)
+            connection.decide()
+            try:
+                application = await dial(
+                    tunnel.loop, listener.application, mark=sidecar.mark, timeout_s=sidecar.limits.dial_s
+                )
+            except DialError as error:
+                raise Refused(Reason.APPLICATION_UNREACHABLE, str(error)) from error
+            connection.application = application
+            connection.check_not_revoked()
+            if pump.finished.done():  # The initiator gave up meanwhile.
+                connection.note_end(pump.finished.result())
+                return
+            pump.accept(application)
+        except Refused as error:
+            connection.refusal, connection.detail = error.reason, error.detail or connection.detail
+            if not pump.finished.done():
+                pump.refuse(error.reason)
+                try:
+                    async with asyncio.timeout(end_wait_s):
+                        await asyncio.shield(pump.finished)
+                except TimeoutError:
+                    tunnel.close()
+            connection.ending = Ending.REFUSED if connection.ending is Ending.NONE else connection.ending
+            raise
+        end = await pump.finished
+        connection.note_end(end)
+        if end.ending is not Ending.FINISHED and connection.ending is not Ending.POLICY_CHANGED:
+            await reset_after_delivery(tunnel.loop, application, end.unsent, deadline_s=sidecar.limits.reset_s)
+
+
+def identify(sidecar: Sidecar, connection: Connection, tunnel: Tunnel, opening: Opening) -> None:
+    """Say who the peer is by its certificate, checked against the bundle and the clock of now.
+
+    Raises:
+        Refused: it doesn't hold any more.
+    """
+    now = time.time()
+    if tunnel.peer.bundle_sequence != sidecar.trust.bundle.sequence or now >= tunnel.peer.not_after:
+        try:
+            tunnel.peer = sidecar.trust.verifier.verify_peer(tunnel.peer.chain, now=now)
+        except VerificationError as error:
+            raise Refused(Reason(error.reason), error.message) from error
+    identity = tunnel.peer.identity
+    connection.peer, connection.issuer = tunnel.peer, tunnel.peer.issuer
+    connection.source_identity = identity
+    connection.source = replace(
+        connection.source,
+        workload=identity.workload,
+        listed=_listed_at(sidecar, connection.source_endpoint[0]),
+        program=identity.program,
+        why_unidentified=None if identity.program else opening.why or Reason.PEER_UNIDENTIFIED,
+    )
+
+
+def note_listener(sidecar: Sidecar, connection: Connection, listener: Listener) -> None:
+    """Say which program serves the connection, or why that isn't known."""
+    attestation = listener.attestation
+    connection.destination = replace(
+        connection.destination,
+        workload=sidecar.workload,
+        listed=sidecar.workload,
+        program=attestation.program if attestation else None,
+        why_unidentified=listener.why,
+    )
+    if attestation is not None:
+        connection.attestation = attestation
+        process = attestation.process
+        connection.process = ProcessRecord(
+            pid=process.pid, uid=process.uid, path=process.path, digest=attestation.program.digest
+        )
+
+
+async def have_policy(sidecar: Sidecar, connection: Connection) -> None:
+    """Have the policy of the source's namespace here.
+
+    Raises:
+        Refused: the CA didn't send it: who is approved there isn't known.
+    """
+    workload = connection.source.workload
+    if workload is None:
+        return
+    try:
+        await obtain_policy(sidecar, workload.namespace)
+    except (UnavailableError, TimeoutError) as error:
+        raise Refused(Reason.CA_UNAVAILABLE, f"the policy of {workload.namespace} isn't known") from error
+
+
+async def carry_plaintext(sidecar: Sidecar, captured: Captured, application: Endpoint) -> None:
+    """Carry a plain connection from outside the mesh to the application: always from an *unidentified* source."""
+    with Connection(
+        sidecar,
+        Direction.INGRESS,
+        source=captured.source,
+        destination=captured.destination,
+        application=captured.connection,
+    ) as connection:
+        if sidecar.connections.is_full:
+            raise Refused(Reason.OVERLOADED)
+        connection.source = replace(
+            connection.source,
+            listed=await _look_up(sidecar, captured.source[0]),
+            why_unidentified=Reason.PEER_UNIDENTIFIED,
+        )
+        connection.transport = Transport.PLAINTEXT
+        try:
+            attestation = sidecar.attestor.attest_listener_now(*application)
+            if attestation is None:
+                async with asyncio.timeout(sidecar.limits.attest_s):
+                    attestation = await sidecar.attestor.attest_listener(*application)
+            listener = Listener(application=application, attestation=attestation)
+        except AttestationError as error:
+            listener = Listener(application=application, why=error.reason, detail=error.message)
+        except TimeoutError:
+            listener = Listener(application=application, why=Reason.DEADLINE_EXCEEDED)
+        note_listener(sidecar, connection, listener)
+        connection.decide()
+        await pump_plainly(sidecar, connection, application, Reason.APPLICATION_UNREACHABLE)
+
+
+def end_as_unprocessed(tunnel: Tunnel, connection: Connection) -> None:
+    """Say CLOSING with the epoch before this OPEN's: it was not processed."""
+    tunnel.say_unprocessed()
+    connection.refusal = Reason.LISTENER_NOT_APPROVED
+    connection.ending = Ending.REFUSED
+    connection.detail = "the tunnel's certificate is not the listener's of now; the initiator may try again"
+
+
+def _serves_listener(sidecar: Sidecar, tunnel: Tunnel, listener: Listener) -> bool:
+    """Whether the tunnel's own credential is (still) the one to serve this listener with."""
+    used = tunnel.credential
+    if time.time() >= used.not_after:
+        return False
+    attested = listener.attestation.program if listener.attestation else None
+    if used.identity.program is not None:
+        return attested == used.identity.program and sidecar.credentials.get(used.identity.program) is not None
+    # The sidecar's own credential serves what has no credential; when it has one by now, that is the one to show.
+    return attested is None or sidecar.credentials.get(attested) is None
+
+
+async def _say_closing(tunnel: Tunnel) -> None:
+    if tunnel.is_reusable:
+        tunnel.send(FrameType.CLOSING)
+
+
+async def _look_up(sidecar: Sidecar, address: str) -> Workload | None:
+    entry = sidecar.directory.get(address)
+    if entry is None:
+        try:
+            async with asyncio.timeout(sidecar.limits.obtain_s):
+                entry = await sidecar.directory.look_up(address)
+        except (UnavailableError, TimeoutError) as error:
+            # An address that may be a member's must not pass as a stranger's.
+            raise Refused(Reason.CA_UNAVAILABLE, f"who is at {address} isn't known") from error
+    if not entry.namespace:
+        return None
+    return Workload(namespace=entry.namespace, service_account=entry.service_account)
+
+
+def _listed_at(sidecar: Sidecar, address: str) -> Workload | None:
+    entry = sidecar.directory.get(address)
+    if entry is None or not entry.namespace:
+        return None
+    return Workload(namespace=entry.namespace, service_account=entry.service_account)
+
+
+def _record_refused_handshake(
+    sidecar: Sidecar, source: Endpoint, local: Endpoint, error: VerificationError | Refused
+) -> None:
+    with Connection(sidecar, Direction.INGRESS, source=source, destination=local) as connection:
+        connection.transport = Transport.TUNNEL
+        detail = error.message if isinstance(error, VerificationError) else error.detail
+        raise Refused(Reason(error.reason), detail)
+
+
+class _OpenWaiter:
+    """The user of a responder's idle tunnel: waits for OPEN, and puts a pump in its own place at once."""
+
+    __slots__ = ("_tunnel", "turn")
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        self._tunnel = tunnel
+        self.turn: asyncio.Future[Turn | None] = tunnel.loop.create_future()
+        tunnel.attach(self)
+
+    def expire(self) -> None:
+        """Nobody opened anything for too long."""
+        if not self.turn.done():
+            self._tunnel.detach()
+            self.turn.set_result(None)
+
+    def on_data(self, payloads: list[memoryview]) -> None:
+        """Nothing may come: ``turns`` has refused it before."""
+
+    def on_frame(self, frame: int, payload: bytes) -> None:
+        """OPEN begins a turn.
+
+        Raises:
+            ProtocolError: its payload is malformed.
+        """
+        if frame != FrameType.OPEN:
+            raise ProtocolError(f"frame {frame} instead of OPEN")
+        opening = decode_opening(payload)
+        pump = TunnelPump(self._tunnel)
+        self._tunnel.user = pump
+        if not self.turn.done():
+            self.turn.set_result(Turn(opening=opening, pump=pump))
+
+    def on_drained(self) -> None:
+        """Nothing waits to be written."""
+
+    def on_lost(self, loss: Loss, detail: str) -> None:
+        """The tunnel ended."""
+        if not self.turn.done():
+            self.turn.set_result(None)

@@ -1,0 +1,399 @@
+"""The story of an outbound connection:
+
+capture → attest → identify → decide (workload, port) → connect → decide (peer's program) → pump → record.
+
+``carry_outbound`` reads top to bottom like this sentence; start there. Belongs here: the order of steps and who answers
+for which failure. Doesn't: how a step works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from shared.model.decision import Ending, Transport
+from shared.model.errors import TouchmarkError, UnavailableError, VerificationError
+from shared.model.identity import Workload
+from shared.model.messages import DirectoryEntry, ProgramEvidence
+from shared.model.policy import Direction, Mode
+from shared.model.reasons import Reason
+from sidecar.attest.facts import AttestationError
+from sidecar.connections import Connection, Refused
+from sidecar.dial import DialError, dial
+from sidecar.pump import PlainPump, PumpEnd, TunnelPump, reset, reset_after_delivery
+from sidecar.tls.contexts import Contexts
+from sidecar.tls.handshake import HandshakeError, shake_hands
+from sidecar.tunnel.frames import Opening
+from sidecar.tunnel.pool import TunnelKey
+from sidecar.tunnel.tunnel import Loss, Tunnel
+from sidecar.tunnel.turns import Role
+
+if TYPE_CHECKING:
+    from sidecar.app import Sidecar
+    from sidecar.capture.captured import Captured
+    from sidecar.credential.credential import Credential
+
+_contexts = Contexts()
+# A stale idle tunnel, then a fresh one whose responder says CLOSING: each costs a try; the OPEN itself is retried once.
+_MAX_OPENINGS = 2
+
+
+async def carry_outbound(sidecar: Sidecar, captured: Captured) -> None:
+    """Carry one captured connection to its destination, or reset it. Closes it and records it in every case."""
+    with Connection(
+        sidecar,
+        Direction.EGRESS,
+        source=captured.source,
+        destination=captured.destination,
+        application=captured.connection,
+    ) as connection:
+        if sidecar.connections.is_full:
+            raise Refused(Reason.OVERLOADED)
+        await attest(sidecar, connection, captured)
+        entry = await identify(sidecar, connection)
+        connection.decide()
+        if not entry.namespace:
+            await carry_plainly(sidecar, connection)
+            return
+        credential = await choose_credential(sidecar, connection)
+        await carry_through_tunnel(sidecar, connection, entry, credential)
+
+
+async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -> None:
+    """Find out which program opened the connection; why there is none is a fact as well, and policy's to judge."""
+    source, destination = captured.source, captured.app_destination
+    connection.source = replace(connection.source, workload=sidecar.workload)
+    try:
+        attestation = sidecar.attestor.attest_now(source, destination)
+        if attestation is None:
+            async with asyncio.timeout(sidecar.limits.attest_s):
+                attestation = await sidecar.attestor.attest(source, destination)
+    except AttestationError as error:
+        connection.note_process(error.process)
+        connection.detail = error.message
+        connection.source = replace(connection.source, why_unidentified=error.reason)
+    except TimeoutError:
+        connection.source = replace(connection.source, why_unidentified=Reason.DEADLINE_EXCEEDED)
+    else:
+        connection.note_attestation(attestation)
+        connection.source = replace(connection.source, program=attestation.program)
+
+
+async def identify(sidecar: Sidecar, connection: Connection) -> DirectoryEntry:
+    """Ask the directory who is at the destination, and have the policy of its namespace.
+
+    Raises:
+        Refused: the CA didn't answer and nothing is known. A destination that may be in the mesh, under rules that
+            aren't known, is never reached plainly.
+    """
+    address = connection.destination_endpoint[0]
+    entry = sidecar.directory.get(address)
+    try:
+        async with _deadline_unless(entry is not None, sidecar.limits.obtain_s):
+            if entry is None:
+                entry = await sidecar.directory.look_up(address)
+        if entry.namespace:
+            await obtain_policy(sidecar, entry.namespace)
+    except (UnavailableError, TimeoutError) as error:
+        raise Refused(Reason.CA_UNAVAILABLE, f"who is at {address} isn't known") from error
+    if entry.namespace:
+        workload = Workload(namespace=entry.namespace, service_account=entry.service_account)
+        connection.destination = replace(connection.destination, workload=workload, listed=workload, is_pending=True)
+    return entry
+
+
+async def obtain_policy(sidecar: Sidecar, namespace: str) -> None:
+    """Have the namespace's policy here, or fail.
+
+    Raises:
+        UnavailableError, TimeoutError: the CA didn't send it in time.
+    """
+    if namespace != sidecar.workload.namespace and sidecar.policies.get(namespace) is None:
+        async with asyncio.timeout(sidecar.limits.obtain_s):
+            await sidecar.policies.obtain(namespace)
+
+
+async def choose_credential(sidecar: Sidecar, connection: Connection) -> Credential:
+    """Return the program's credential; where there is none and permissive mode lets it flow, the sidecar's own.
+
+    Raises:
+        Refused: explicit mode, and the program's credential can't be had.
+    """
+    program, attestation = connection.source.program, connection.attestation
+    if program is None or attestation is None:
+        return sidecar.credentials.own
+    credential = sidecar.credentials.get(program)
+    if credential is None:
+        evidence = ProgramEvidence(
+            path=attestation.process.path, pid=attestation.process.pid, uid=attestation.process.uid
+        )
+        try:
+            async with asyncio.timeout(sidecar.limits.obtain_s):
+                credential = await sidecar.credentials.obtain(program, evidence)
+        except (TouchmarkError, TimeoutError) as error:
+            reason = Reason(getattr(error, "reason", Reason.CA_UNAVAILABLE))
+            if sidecar.policies.own.state.mode is Mode.EXPLICIT:
+                raise Refused(reason, str(error)) from error
+            connection.detail = str(error)
+            connection.source = replace(connection.source, program=None, why_unidentified=reason)
+            connection.decide()
+            return sidecar.credentials.own
+        connection.check_not_revoked()
+    connection.source_identity = credential.identity
+    return credential
+
+
+async def carry_through_tunnel(
+    sidecar: Sidecar, connection: Connection, entry: DirectoryEntry, credential: Credential
+) -> None:
+    """Connect, decide on the peer's program, open, pump; once more where CLOSING says that no OPEN was processed."""
+    end: PumpEnd | None = None
+    for _ in range(_MAX_OPENINGS):
+        key = TunnelKey(
+            identity=str(credential.identity),
+            generation=credential.generation,
+            destination=connection.destination_endpoint,
+            workload=Workload(namespace=entry.namespace, service_account=entry.service_account),
+        )
+        try:
+            tunnel = await connect(sidecar, key, entry, credential)
+        except DialError as error:
+            if end is not None:
+                break
+            await carry_without_tunnel(sidecar, connection, str(error))
+            return
+        end = await _open_and_pump(sidecar, connection, tunnel, end)
+        if not end.is_retry_allowed:
+            for surplus in sidecar.pool.give_back(key, tunnel, now=tunnel.loop.time()):
+                surplus.close()
+            if tunnel.is_reusable:
+                tunnel.attach(_IdleTunnel(sidecar, tunnel))
+            break
+    if end is not None:
+        await _finish(sidecar, connection, end)
+
+
+async def connect(sidecar: Sidecar, key: TunnelKey, entry: DirectoryEntry, credential: Credential) -> Tunnel:
+    """Take an idle tunnel, or dial a new one, to the sidecar that the directory lists at the destination.
+
+    Raises:
+        DialError: mutual TLS can't be had: nobody answers there, or lately nobody did.
+        Refused: somebody answers whose certificate doesn't hold, or who is another workload.
+    """
+    loop, now = asyncio.get_running_loop(), time.time()
+    while True:
+        tunnel, unusable = sidecar.pool.take(key, now=loop.time(), wall=now)
+        for each in unusable:
+            each.close()
+        if tunnel is None:
+            break
+        try:
+            _check_peer(sidecar, tunnel, key.workload, now)
+        except VerificationError:
+            tunnel.close()
+            continue
+        return tunnel
+    address = (key.destination[0], entry.tunnel_port or sidecar.tunnel_port)
+    if sidecar.pool.has_failed_lately(address, now=loop.time()):
+        raise DialError(f"{address[0]}:{address[1]} didn't answer lately")
+    try:
+        connection = await dial(loop, address, mark=sidecar.mark, timeout_s=sidecar.limits.dial_s)
+    except DialError:
+        sidecar.pool.note_failure(address, now=loop.time())
+        raise
+    try:
+        tunnel = await shake_hands(
+            loop=loop,
+            connection=connection,
+            context=_contexts.get(credential, sidecar.trust.bundle, Role.INITIATOR),
+            role=Role.INITIATOR,
+            credential=credential,
+            verifier=sidecar.trust.verifier,
+            now=now,
+            timeout_s=sidecar.limits.handshake_s,
+            port=key.destination[1],
+        )
+    except HandshakeError as error:
+        connection.close()
+        if error.reason in (Reason.HANDSHAKE_FAILED, Reason.DEADLINE_EXCEEDED):
+            sidecar.pool.note_failure(address, now=loop.time())
+            raise DialError(f"{address[0]}:{address[1]}: {error.message}") from error
+        raise Refused(Reason(error.reason), error.message) from error
+    except VerificationError as error:
+        connection.close()
+        raise Refused(Reason(error.reason), error.message) from error
+    except BaseException:
+        connection.close()
+        raise
+    try:
+        _check_peer(sidecar, tunnel, key.workload, now)
+    except VerificationError as error:
+        tunnel.close()
+        # The address may have changed hands: the next connection asks again.
+        refresh = getattr(sidecar.directory, "forget", None)
+        if refresh is not None:
+            refresh(key.destination[0])
+        raise Refused(Reason(error.reason), error.message) from error
+    sidecar.pool.forget_failure(address)
+    tunnel.call_when_closed(lambda: sidecar.pool.discard(tunnel))
+    return tunnel
+
+
+def _check_peer(sidecar: Sidecar, tunnel: Tunnel, expected: Workload, now: float) -> None:
+    """Check both certificates' end, the bundle of now and the peer's workload, before each OPEN.
+
+    Raises:
+        VerificationError: the tunnel must not carry another connection.
+    """
+    if now >= tunnel.not_after:
+        raise VerificationError("a certificate of the tunnel has ended", reason=Reason.PEER_EXPIRED)
+    if tunnel.peer.bundle_sequence != sidecar.trust.bundle.sequence:
+        tunnel.peer = sidecar.trust.verifier.verify_peer(tunnel.peer.chain, now=now)
+    found = tunnel.peer.identity.workload
+    if found != expected:
+        raise VerificationError(
+            f"{found} answers where the directory lists {expected}", reason=Reason.PEER_WORKLOAD_MISMATCH
+        )
+
+
+async def _open_and_pump(sidecar: Sidecar, connection: Connection, tunnel: Tunnel, before: PumpEnd | None) -> PumpEnd:
+    identity = tunnel.peer.identity
+    connection.tunnel, connection.peer, connection.issuer = tunnel.id, tunnel.peer, tunnel.peer.issuer
+    connection.destination_identity = identity
+    connection.destination = replace(
+        connection.destination,
+        workload=identity.workload,
+        program=identity.program,
+        is_pending=False,
+        why_unidentified=None if identity.program else Reason.LISTENER_NOT_APPROVED,
+    )
+    application = connection.application
+    if application is None:
+        raise RuntimeError("an outbound connection without its application")
+    try:
+        connection.check_not_revoked()
+        connection.decide()
+    except Refused:
+        tunnel.close()
+        raise
+    connection.source_identity = tunnel.credential.identity
+    pump = TunnelPump(tunnel)
+    connection.note_pump(pump, Transport.TUNNEL)
+    opening = Opening(
+        connection=connection.id,
+        destination=connection.destination_endpoint,
+        source=connection.source_endpoint,
+        why=None if tunnel.credential.identity.program else connection.source.why_unidentified,
+    )
+    pump.open(
+        application,
+        opening,
+        answer_s=sidecar.limits.open_s,
+        early=before.early if before else b"",
+        has_ended=before.has_ended if before else False,
+    )
+    try:
+        return await pump.finished
+    except asyncio.CancelledError:
+        pump.abort(Ending.SHUTDOWN)
+        raise
+
+
+async def carry_without_tunnel(sidecar: Sidecar, connection: Connection, detail: str) -> None:
+    """Mutual TLS can't be had to a destination in the mesh: plainly when both ends are permissive, else not at all."""
+    connection.detail = detail
+    connection.destination = replace(
+        connection.destination,
+        workload=None,
+        program=None,
+        is_pending=False,
+        why_unidentified=Reason.MTLS_UNAVAILABLE,
+    )
+    connection.check_not_revoked()
+    connection.decide()
+    connection.source_identity = None
+    await carry_plainly(sidecar, connection)
+
+
+async def carry_plainly(sidecar: Sidecar, connection: Connection) -> None:
+    """Dial the destination itself and pump plain bytes; it was decided that they may flow.
+
+    Raises:
+        Refused: the destination can't be reached.
+    """
+    await pump_plainly(sidecar, connection, connection.destination_endpoint, Reason.DESTINATION_UNREACHABLE)
+
+
+async def pump_plainly(
+    sidecar: Sidecar, connection: Connection, destination: tuple[str, int], unreachable: Reason
+) -> None:
+    """Dial, decide again (things may have changed meanwhile), pump, and end both connections in the same way.
+
+    Raises:
+        Refused: ``unreachable``, or the connection was revoked meanwhile.
+    """
+    loop, source = asyncio.get_running_loop(), connection.application
+    if source is None:
+        raise RuntimeError("a plain connection without its source")
+    try:
+        onward = await dial(loop, destination, mark=sidecar.mark, timeout_s=sidecar.limits.dial_s)
+    except DialError as error:
+        raise Refused(unreachable, str(error)) from error
+    try:
+        connection.check_not_revoked()
+        pump = PlainPump(loop, source, onward)
+        connection.note_pump(pump, Transport.PLAINTEXT)
+        pump.start()
+        end = await pump.finished
+        connection.note_end(end)
+        if end.ending is Ending.FINISHED:
+            onward.close()
+        elif end.ending is Ending.RESET_BY_DESTINATION:
+            await reset_after_delivery(loop, source, deadline_s=sidecar.limits.reset_s)
+        elif end.ending is Ending.RESET_BY_SOURCE:
+            await reset_after_delivery(loop, onward, deadline_s=sidecar.limits.reset_s)
+    finally:
+        if onward.fileno() >= 0:
+            reset(onward)
+
+
+async def _finish(sidecar: Sidecar, connection: Connection, end: PumpEnd) -> None:
+    """End the application's connection as the tunnel's turn ended: what came before a reset is delivered first."""
+    connection.note_end(end)
+    application = connection.application
+    if application is None:
+        return
+    if end.ending is not Ending.FINISHED and end.refusal is None and connection.ending is not Ending.POLICY_CHANGED:
+        await reset_after_delivery(
+            asyncio.get_running_loop(), application, end.unsent, deadline_s=sidecar.limits.reset_s
+        )
+
+
+class _IdleTunnel:
+    """The user of an idle tunnel in the pool: it only waits for its end."""
+
+    __slots__ = ("_sidecar", "_tunnel")
+
+    def __init__(self, sidecar: Sidecar, tunnel: Tunnel) -> None:
+        self._sidecar = sidecar
+        self._tunnel = tunnel
+
+    def on_data(self, payloads: list[memoryview]) -> None:
+        """Nothing may come: ``turns`` has refused it before."""
+
+    def on_frame(self, frame: int, payload: bytes) -> None:
+        """CLOSING, the only frame that may come, ends the tunnel."""
+        self._sidecar.pool.discard(self._tunnel)
+        self._tunnel.close()
+
+    def on_drained(self) -> None:
+        """Nothing waits to be written."""
+
+    def on_lost(self, loss: Loss, detail: str) -> None:
+        """The pool forgets the tunnel by ``call_when_closed``."""
+
+
+def _deadline_unless(is_known: bool, timeout_s: float) -> asyncio.Timeout:
+    return asyncio.timeout(None if is_known else timeout_s)
