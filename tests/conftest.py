@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 
+import hypothesis
 import pytest
+
+# Machines that run tests are slow at times; a slow example is no fault.
+hypothesis.settings.register_profile("touchmark", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("touchmark")
 
 
 def pytest_configure(config: pytest.Config) -> None:
