@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from shared.model.reasons import Reason
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("ca", "cli", "sidecar", "shared")
 
@@ -63,3 +65,11 @@ def test_links_of_the_front_pages_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (ROOT / target).exists(), f"{page} links to {target}"
+
+
+@pytest.mark.parametrize("reason", Reason, ids=str)
+def test_each_reason_is_produced_somewhere(reason: Reason) -> None:
+    """A code that nothing produces any more is removed, together with its entry on the page."""
+    name = re.compile(rf"\bReason\.{reason.name}\b")
+    sources = [path for path in modules() if path.name != "reasons.py" and path.parts[0] in {"ca", "sidecar", "shared"}]
+    assert any(name.search((ROOT / path).read_text(encoding="utf-8")) for path in sources)
