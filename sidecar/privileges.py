@@ -13,8 +13,7 @@ import struct
 from shared.model.errors import MachineError
 
 CAP_DAC_READ_SEARCH = 2
-CAP_SETGID = 6
-CAP_SETUID = 7
+CAP_NET_ADMIN = 12
 CAP_SYS_PTRACE = 19
 KEPT = (1 << CAP_DAC_READ_SEARCH) | (1 << CAP_SYS_PTRACE)
 

@@ -1,0 +1,330 @@
+"""Starts a sidecar, lets it run and ends it: join → compose → accept → drain.
+
+Belongs here: the order of these steps. Doesn't: what any part does. Before the event loop: ``prepare`` (what needs
+privileges); inside it: ``run``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+
+from shared.model.errors import InputError, RefusedError
+from shared.model.identity import IdentityKind, Workload, parse_workload
+from shared.model.join_token import JoinToken, parse_join_token
+from shared.model.messages import Registration, Welcome
+from shared.runtime.memory import forbid_dumps, lock_pages
+from shared.runtime.sinks import LineSink
+from shared.runtime.tasks import Tasks
+from sidecar.app import Limits, Sidecar
+from sidecar.attest.attestor import Attestor
+from sidecar.capture.captured import Endpoint
+from sidecar.capture.capturing import Capturing, Door, Stories, close_doors, open_doors
+from sidecar.capture.redirect import install_redirect
+from sidecar.capture.redirect_table import RedirectRules
+from sidecar.configuration import CaptureKind, Configuration, parse_host_port
+from sidecar.connections import LiveConnections
+from sidecar.credential.ahead import AheadOfPeers
+from sidecar.credential.credential import Credential, KeyRequest, accept_chain
+from sidecar.credential.listening import list_listening
+from sidecar.credential.store import CredentialStore
+from sidecar.directory import Directory
+from sidecar.events import Events
+from sidecar.feed import Feed
+from sidecar.inbound import carry_plaintext, serve_tunnel
+from sidecar.outbound import carry_outbound
+from sidecar.policies import Policies
+from sidecar.privileges import CAP_NET_ADMIN, KEPT, become_user, keep_only
+from sidecar.receiving import Receiving
+from sidecar.record import Recorder
+from sidecar.trust import Trust
+from sidecar.tunnel.pool import PoolLimits, TunnelPool
+from sidecar.watching import watch_ages, watch_holders
+
+_LAST_RECORDS_S = 3.0
+_TASKS_END_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What was opened while there were privileges.
+
+    Attributes:
+        log: descriptor of the decision log.
+    """
+
+    configuration: Configuration
+    token: JoinToken = field(repr=False)
+    doors: list[Door]
+    log: int
+    pages_locked: bool
+
+
+def prepare(configuration: Configuration) -> Prepared:
+    """Do what needs privileges, then give them up. No thread may run yet: capabilities belong to threads.
+
+    Raises:
+        InputError: the token or the log file can't be used.
+        MachineError: an address can't be had, the redirect can't be installed, privileges can't be dropped.
+    """
+    token = parse_join_token(configuration.token or "")
+    log = 1
+    if configuration.log_file is not None:
+        try:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+            log = os.open(configuration.log_file, flags, 0o640)
+        except OSError as error:
+            raise InputError(f"can't write the log file {configuration.log_file}: {error.strerror}") from error
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    doors = open_doors(configuration)
+    try:
+        if configuration.capture is CaptureKind.REDIRECT:
+            _redirect(configuration)
+        forbid_dumps()
+    except BaseException:
+        close_doors(doors)
+        raise
+    return Prepared(configuration=configuration, token=token, doors=doors, log=log, pages_locked=lock_pages())
+
+
+async def run(prepared: Prepared) -> None:
+    """Run until SIGTERM or SIGINT, then drain; a second signal ends the draining.
+
+    Raises:
+        RefusedError: the CA refuses the join token.
+        VerificationError: whoever answers isn't the CA that made the token.
+    """
+    stop = asyncio.Event()
+    rush = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: rush.set() if stop.is_set() else stop.set())
+    events_sink = LineSink(2)
+    log_sink = LineSink(prepared.log)
+    try:
+        await _run(prepared, Events(events_sink), log_sink, stop, rush)
+    finally:
+        close_doors(prepared.doors)
+        await asyncio.to_thread(log_sink.close, timeout_s=_LAST_RECORDS_S)
+        await asyncio.to_thread(events_sink.close, timeout_s=_LAST_RECORDS_S)
+
+
+async def _run(
+    prepared: Prepared, events: Events, log_sink: LineSink, stop: asyncio.Event, rush: asyncio.Event
+) -> None:
+    configuration, token = prepared.configuration, prepared.token
+    mark = _mark(configuration)
+    background = Tasks(events.fail)
+    feed = Feed(
+        ca=configuration.ca or parse_host_port(token.ca),
+        token=token,
+        registration=Registration(
+            instance=configuration.instance,
+            version=_version(),
+            addresses=configuration.tunnel_addresses,
+            tunnel_port=configuration.tunnel_port,
+            capture=configuration.capture.value,
+        ),
+        events=events,
+        mark=mark,
+    )
+    joined = await _join_or_stop(feed, stop)
+    if joined is None:
+        return
+    welcome, request = joined
+    limits = Limits()
+    trust = Trust(welcome.bundle)
+    own = _own_credential(welcome, request, trust, parse_workload(token.workload))
+    feed.credential, feed.roots, feed.installed_sequence = own, welcome.bundle.roots, welcome.bundle.sequence
+    policies = Policies(welcome.state, send=feed.send, timeout_s=limits.obtain_s)
+    directory = Directory(send=feed.send, timeout_s=limits.obtain_s)
+    recorder = Recorder(log_sink, send=feed.send)
+    credentials = CredentialStore(
+        own, issuer=feed, policies=policies, trust=trust, tasks=background, events=events, timeout_s=limits.obtain_s
+    )
+    credentials.on_own_change(lambda renewed: setattr(feed, "credential", renewed))
+    connections = LiveConnections(max_connections=limits.max_connections, long_lived_s=limits.long_lived_s)
+    sidecar = Sidecar(
+        workload=own.identity.workload,
+        trust_domain=own.identity.trust_domain,
+        instance=configuration.instance,
+        attestor=Attestor(max_executable_bytes=configuration.max_executable_bytes),
+        credentials=credentials,
+        directory=directory,
+        policies=policies,
+        trust=trust,
+        recorder=recorder,
+        connections=connections,
+        pool=TunnelPool(
+            PoolLimits(
+                max_idle=limits.max_idle_tunnels,
+                max_idle_per_key=limits.max_idle_tunnels_per_key,
+                idle_s=limits.idle_tunnel_s,
+                age_s=limits.tunnel_age_s,
+                failure_memory_s=limits.dial_failure_memory_s,
+            )
+        ),
+        addresses=frozenset(configuration.tunnel_addresses),
+        tunnel_port=configuration.tunnel_port,
+        limits=limits,
+        own_ports=_own_ports(configuration),
+        applications=_applications(configuration),
+        mark=mark,
+    )
+    receiving = Receiving(
+        feed=feed,
+        trust=trust,
+        policies=policies,
+        directory=directory,
+        credentials=credentials,
+        recorder=recorder,
+        list_connections=connections.describe,
+    )
+    feed.on_message, feed.on_welcome = receiving.receive, receiving.resume
+    ahead = AheadOfPeers(
+        attestor=sidecar.attestor, credentials=credentials, events=events,
+        list_applications=lambda: _list_applications(sidecar),
+    )  # fmt: skip
+    policies.on_change(connections.decide_again)
+    policies.on_change(ahead.wake)
+    trust.on_change(connections.check_peers_again)
+    receiving.acknowledge(welcome)
+    background.spawn(_keep_feeding(feed, events), name="feed")
+    background.spawn(ahead.run(), name="credentials ahead of peers")
+    background.spawn(watch_ages(sidecar), name="ages")
+    background.spawn(watch_holders(sidecar, events), name="holders")
+    connection_tasks, tunnel_tasks = Tasks(events.fail), Tasks(events.fail)
+    capturing = Capturing(
+        sidecar,
+        prepared.doors,
+        Stories(carry_outbound=carry_outbound, carry_plaintext=carry_plaintext, serve_tunnel=serve_tunnel),
+        tasks=connection_tasks,
+        tunnels=tunnel_tasks,
+        events=events,
+    )
+    capturing.start()
+    gc.collect()
+    gc.freeze()  # What lives from the start needn't be walked by every collection.
+    events.emit(
+        "sidecar_ready",
+        workload=str(sidecar.workload),
+        instance=sidecar.instance,
+        capture=configuration.capture.value,
+        mode=policies.own.state.mode.value,
+        pages_locked=prepared.pages_locked,
+    )
+    await stop.wait()
+    events.emit("sidecar_draining", connections=len(connections))
+    capturing.close()
+    await _drain(connections, limits.drain_s, rush)
+    connections.close_all()
+    for tunnel in sidecar.pool.drain():
+        tunnel.close()
+    await connection_tasks.close(timeout_s=_TASKS_END_S)
+    await tunnel_tasks.close(timeout_s=_TASKS_END_S)
+    await recorder.close(timeout_s=_LAST_RECORDS_S)
+    credentials.close()
+    await background.close(timeout_s=_TASKS_END_S)
+    sidecar.attestor.close()
+    events.emit("sidecar_stopped", records_lost=recorder.lost_total + log_sink.lost_lines)
+
+
+async def _join_or_stop(feed: Feed, stop: asyncio.Event) -> tuple[Welcome, KeyRequest] | None:
+    joining = asyncio.create_task(feed.join(), name="join")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait({joining, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return joining.result() if joining.done() else None
+    finally:
+        for task in (joining, stopping):
+            task.cancel()
+        await asyncio.wait({joining, stopping})
+
+
+async def _keep_feeding(feed: Feed, events: Events) -> None:
+    while True:
+        try:
+            await feed.run()
+        except Exception as error:  # A fault of ours must not leave the sidecar deaf for ever.
+            events.fail("feed", error)
+            await asyncio.sleep(1)
+
+
+async def _drain(connections: LiveConnections, timeout_s: float, rush: asyncio.Event) -> None:
+    deadline = time.monotonic() + timeout_s
+    while len(connections) and time.monotonic() < deadline and not rush.is_set():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await rush.wait()
+
+
+def _own_credential(welcome: Welcome, request: KeyRequest, trust: Trust, expected: Workload) -> Credential:
+    own = accept_chain(request, welcome.chain, verifier=trust.verifier, generation=1, now=time.time())
+    if own.identity.kind is not IdentityKind.SIDECAR or own.identity.workload != expected:
+        raise RefusedError("the CA enrolled this sidecar as somebody else than the join token says")
+    return own
+
+
+def _redirect(configuration: Configuration) -> None:
+    options = configuration.redirect
+    rules = RedirectRules(
+        outbound_port=options.outbound_port,
+        inbound_port=options.inbound_port,
+        tunnel_port=configuration.tunnel_port,
+        uid=options.uid,
+        mark=options.mark,
+        exclude_ports=options.exclude_ports,
+    )
+    install_redirect(rules)
+    if options.mark is None:
+        become_user(options.uid)
+    else:
+        keep_only(KEPT | 1 << CAP_NET_ADMIN)  # SO_MARK asks for it at every socket.
+
+
+def _mark(configuration: Configuration) -> int:
+    return (configuration.redirect.mark or 0) if configuration.capture is CaptureKind.REDIRECT else 0
+
+
+def _own_ports(configuration: Configuration) -> frozenset[int]:
+    if configuration.capture is CaptureKind.LISTENERS:
+        return frozenset({configuration.tunnel_port})
+    redirect = configuration.redirect
+    return frozenset({configuration.tunnel_port, redirect.outbound_port, redirect.inbound_port})
+
+
+def _applications(configuration: Configuration) -> dict[Endpoint, Endpoint] | None:
+    if configuration.capture is CaptureKind.REDIRECT:
+        return None
+    return {each.listen: each.application for each in configuration.inbound}
+
+
+def _list_applications(sidecar: Sidecar) -> Iterable[Endpoint]:
+    if sidecar.applications is not None:
+        return sidecar.applications.values()
+    found: set[Endpoint] = set()
+    for address, port in list_listening():
+        if port in sidecar.own_ports:
+            continue
+        if address in ("0.0.0.0", "::"):
+            found.update((each, port) for each in sidecar.addresses if address == "::" or ":" not in each)
+        elif address in sidecar.addresses:
+            found.add((address, port))
+    return found
+
+
+def _version() -> str:
+    try:
+        return version("touchmark")
+    except PackageNotFoundError:
+        return "unknown"
