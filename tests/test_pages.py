@@ -1,0 +1,50 @@
+"""The front pages say only what exists: their YAML is read, their commands and options are there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from cli.main import run
+from shared.model.policy_documents import parse_documents
+from sidecar.configuration import read_configuration
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+YAML = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+COMMANDS = re.findall(r"(?m)^\$ touchmark (.*?)(?: +#.*)?$", README)
+VERBS_WITH_VERBS = {"ca", "sidecar", "program", "policy"}
+
+
+@pytest.mark.parametrize("text", YAML, ids=lambda text: text.splitlines()[0])
+def test_the_readmes_yaml_is_read(text: str) -> None:
+    if "apiVersion" in text:
+        assert parse_documents(text, "README.md")
+    else:
+        assert read_configuration(text, "README.md").ca == ("127.0.0.1", 15443)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_readmes_commands_and_options_exist(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+    words = shlex.split(command)
+    path = words[: 2 if words[0] in VERBS_WITH_VERBS else 1]
+    if words[:2] == ["ca", "rotate"]:
+        path = words[:3]
+    assert run([*path, "--help"]) == 0
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    for option in (word for word in words if word.startswith("--")):
+        assert option in shown, f"{' '.join(path)} has no {option}"
+
+
+def test_the_makefile_has_the_targets_that_the_pages_name() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    pages = README + "".join((ROOT / page).read_text(encoding="utf-8") for page in ("CONTRIBUTING.md", "CHANGELOG.md"))
+    for target in set(re.findall(r"`?make ([a-z]+)", pages)):
+        assert re.search(rf"(?m)^{target}:", makefile), target
