@@ -123,6 +123,7 @@ class AuthorityRecord:
         certificate: DER.
         sealed_key: by the key-encryption key; empty once it is retired.
         prepared_sequence: the first trust bundle that holds it.
+        is_tainted: whether it ever was: it stays distrusted after it is retired.
     """
 
     authority_id: str
@@ -137,6 +138,7 @@ class AuthorityRecord:
     not_after: float
     created: float
     prepared_sequence: int = 0
+    is_tainted: bool = False
 
 
 class RotationStep(StrEnum):

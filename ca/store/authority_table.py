@@ -1,0 +1,285 @@
+"""Authorities, rotations and their journal in the store. I/O.
+
+Every change is one transaction: phases by compare-and-swap along ``AUTHORITY_TRANSITIONS``, the rotation's step, the
+bundle's sequence and the journal entry together. A CA that dies leaves the step before or the one after, never between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ca.store.enrolment import EnrolmentTable
+from ca.store.records import (
+    FINISHED_STEPS,
+    AuthorityKind,
+    AuthorityRecord,
+    JournalEntry,
+    RotationRecord,
+    RotationStep,
+)
+from ca.store.tables import BUNDLE_SEQUENCE, authorities, certificates, counters, journal, rotations
+from shared.model.errors import ConflictError
+from shared.model.trust import AUTHORITY_TRANSITIONS, AuthorityPhase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseChange:
+    """One authority's step from the phase that it must have to the next.
+
+    Raises:
+        ValueError: there is no such transition.
+    """
+
+    authority_id: str
+    before: AuthorityPhase
+    after: AuthorityPhase
+
+    def __post_init__(self) -> None:
+        if self.after not in AUTHORITY_TRANSITIONS[self.before]:
+            raise ValueError(f"no authority goes from {self.before} to {self.after}")
+
+
+class AuthorityTable(EnrolmentTable):
+    """Which keys sign, which are accepted, and how that came about."""
+
+    async def list_authorities(self) -> list[AuthorityRecord]:
+        """Return every authority, oldest first."""
+        async with self.database.reading() as connection:
+            rows = await connection.execute(
+                select(authorities).order_by(authorities.c.created, authorities.c.kind.desc())
+            )
+            return [_authority(row) for row in rows]
+
+    async def get_bundle_sequence(self) -> int:
+        """Return the sequence number of the trust bundle; 0 before the first authorities."""
+        async with self.database.reading() as connection:
+            return await _read_sequence(connection)
+
+    async def get_rotation(self) -> RotationRecord | None:
+        """Return the last rotation, finished or not."""
+        async with self.database.reading() as connection:
+            return await _read_rotation(connection)
+
+    async def list_journal(self, *, limit: int = 100) -> list[JournalEntry]:
+        """Return the last entries, newest first."""
+        async with self.database.reading() as connection:
+            rows = await connection.execute(select(journal).order_by(journal.c.entry_id.desc()).limit(limit))
+            return [
+                JournalEntry(
+                    time=row.time,
+                    event=row.event,
+                    rotation_id=row.rotation_id,
+                    authority_id=row.authority_id,
+                    detail=row.detail,
+                )
+                for row in rows
+            ]
+
+    async def found(self, root: AuthorityRecord, issuer: AuthorityRecord, *, now: float) -> bool:
+        """Store the first root and issuing authority, unless there are some already; return whether it did."""
+        async with self.database.writing() as connection:
+            await self._raise_sequence(connection)  # Locks the row: replicas that start together come one by one.
+            if await connection.scalar(select(func.count()).select_from(authorities)):
+                return False
+            for record in (root, issuer):
+                await connection.execute(insert(authorities).values(**_values(record, sequence=1)))
+                await _write_journal(connection, now, "founded", authority_id=record.authority_id)
+        return True
+
+    async def begin_rotation(
+        self, issuer: AuthorityRecord, *, previous_id: str, forced: bool, now: float
+    ) -> RotationRecord:
+        """Store a prepared authority, put it into the bundle and begin its rotation.
+
+        Raises:
+            ConflictError: a rotation is under way, or the previous authority isn't active.
+        """
+        async with self.database.writing() as connection:
+            sequence = await self._raise_sequence(connection)
+            last = await _read_rotation(connection)
+            if last is not None and last.step not in FINISHED_STEPS:
+                raise ConflictError("a rotation is under way", hint="see `touchmark ca status`")
+            if await _read_phase(connection, previous_id) is not AuthorityPhase.ACTIVE:
+                raise ConflictError("the active authority changed meanwhile", hint="repeat")
+            await connection.execute(insert(authorities).values(**_values(issuer, sequence=sequence)))
+            values = {
+                "step": RotationStep.PREPARED.value,
+                "issuer_id": issuer.authority_id,
+                "previous_id": previous_id,
+                "sequence": sequence,
+                "forced": forced,
+                "started": now,
+                "changed": now,
+            }
+            await connection.execute(insert(rotations).values(**values))
+            record = await _read_rotation(connection)
+            assert record is not None
+            await _write_journal(
+                connection, now, "prepared", rotation_id=record.rotation_id, authority_id=issuer.authority_id
+            )
+        return record
+
+    async def change_rotation(
+        self,
+        rotation: RotationRecord,
+        *,
+        step: RotationStep,
+        phases: Sequence[PhaseChange],
+        now: float,
+        forced: bool = False,
+        detail: str = "",
+    ) -> RotationRecord:
+        """Take a rotation one step further, together with its authorities.
+
+        Raises:
+            ConflictError: somebody else took a step meanwhile, or an authority to retire has signed something alive.
+        """
+        async with self.database.writing() as connection:
+            changed = await connection.execute(
+                update(rotations)
+                .where(rotations.c.rotation_id == rotation.rotation_id, rotations.c.step == rotation.step.value)
+                .values(step=step.value, changed=now, forced=rotation.forced or forced)
+            )
+            if changed.rowcount != 1:
+                raise ConflictError("the rotation took another step meanwhile", hint="see `touchmark ca status`")
+            await self._change_phases(connection, phases, now)
+            await _write_journal(
+                connection,
+                now,
+                step.value,
+                rotation_id=rotation.rotation_id,
+                authority_id=rotation.issuer_id,
+                detail=detail,
+            )
+            record = await _read_rotation(connection)
+            assert record is not None
+        return record
+
+    async def change_phases(self, phases: Sequence[PhaseChange], *, now: float, event: str) -> None:
+        """Change authorities outside a rotation's steps: taint, or retire.
+
+        Raises:
+            ConflictError: an authority isn't in the phase it should leave, or to retire and still in use.
+        """
+        async with self.database.writing() as connection:
+            await self._change_phases(connection, phases, now)
+            for phase in phases:
+                await _write_journal(connection, now, event, authority_id=phase.authority_id)
+
+    async def _change_phases(self, connection: AsyncConnection, phases: Sequence[PhaseChange], now: float) -> None:
+        if any(phase.after in (AuthorityPhase.RETIRED, AuthorityPhase.TAINTED) for phase in phases):
+            await self._raise_sequence(connection)  # Only these two leave the bundle.
+        for phase in phases:
+            values: dict[str, Any] = {"phase": phase.after.value}
+            if phase.after is AuthorityPhase.RETIRED:
+                values["sealed_key"] = b""
+            if phase.after is AuthorityPhase.TAINTED:
+                values["is_tainted"] = True
+            swapped = await connection.execute(
+                update(authorities)
+                .where(authorities.c.authority_id == phase.authority_id, authorities.c.phase == phase.before.value)
+                .values(**values)
+            )
+            if swapped.rowcount != 1:
+                raise ConflictError(f"authority {phase.authority_id} is no longer {phase.before}", hint="look again")
+            if phase.after is AuthorityPhase.RETIRED and await _has_signed_alive(connection, phase.authority_id, now):
+                raise ConflictError(f"authority {phase.authority_id} has signed certificates that are alive")
+
+    async def _raise_sequence(self, connection: AsyncConnection) -> int:
+        await connection.execute(self.database.upsert(counters, {"name": BUNDLE_SEQUENCE, "value": 0}, update=()))
+        await connection.execute(
+            update(counters).where(counters.c.name == BUNDLE_SEQUENCE).values(value=counters.c.value + 1)
+        )
+        return await _read_sequence(connection)
+
+
+async def _has_signed_alive(connection: AsyncConnection, authority_id: str, now: float) -> bool:
+    alive = select(certificates.c.serial).where(
+        certificates.c.authority_id == authority_id, certificates.c.not_after > now
+    )
+    return (await connection.execute(alive.limit(1))).first() is not None
+
+
+async def _read_sequence(connection: AsyncConnection) -> int:
+    return int(await connection.scalar(select(counters.c.value).where(counters.c.name == BUNDLE_SEQUENCE)) or 0)
+
+
+async def _read_phase(connection: AsyncConnection, authority_id: str) -> AuthorityPhase | None:
+    phase = await connection.scalar(select(authorities.c.phase).where(authorities.c.authority_id == authority_id))
+    return None if phase is None else AuthorityPhase(phase)
+
+
+async def _read_rotation(connection: AsyncConnection) -> RotationRecord | None:
+    row = (await connection.execute(select(rotations).order_by(rotations.c.rotation_id.desc()).limit(1))).first()
+    if row is None:
+        return None
+    return RotationRecord(
+        rotation_id=row.rotation_id,
+        step=RotationStep(row.step),
+        issuer_id=row.issuer_id,
+        previous_id=row.previous_id,
+        sequence=row.sequence,
+        forced=row.forced,
+        started=row.started,
+        changed=row.changed,
+    )
+
+
+async def _write_journal(
+    connection: AsyncConnection,
+    now: float,
+    event: str,
+    *,
+    authority_id: str,
+    rotation_id: int | None = None,
+    detail: str = "",
+) -> None:
+    values = {
+        "time": now,
+        "event": event,
+        "rotation_id": rotation_id,
+        "authority_id": authority_id,
+        "detail": detail[:1000],
+    }
+    await connection.execute(insert(journal).values(**values))
+
+
+def _values(record: AuthorityRecord, *, sequence: int) -> dict[str, Any]:
+    return {
+        "authority_id": record.authority_id,
+        "kind": record.kind.value,
+        "phase": record.phase.value,
+        "root_id": record.root_id,
+        "subject": record.subject,
+        "certificate": record.certificate,
+        "public_key_digest": record.public_key_digest,
+        "sealed_key": record.sealed_key,
+        "not_before": record.not_before,
+        "not_after": record.not_after,
+        "created": record.created,
+        "prepared_sequence": sequence,
+        "is_tainted": record.is_tainted,
+    }
+
+
+def _authority(row: Row[Any]) -> AuthorityRecord:
+    return AuthorityRecord(
+        authority_id=row.authority_id,
+        kind=AuthorityKind(row.kind),
+        phase=AuthorityPhase(row.phase),
+        root_id=row.root_id,
+        subject=row.subject,
+        certificate=row.certificate,
+        public_key_digest=row.public_key_digest,
+        sealed_key=row.sealed_key,
+        not_before=row.not_before,
+        not_after=row.not_after,
+        created=row.created,
+        prepared_sequence=row.prepared_sequence,
+        is_tainted=row.is_tainted,
+    )

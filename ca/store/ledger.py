@@ -1,0 +1,125 @@
+"""The ledger: every certificate that was issued. I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import Row, delete, func, insert, select
+
+from ca.store.authority_table import AuthorityTable
+from ca.store.records import CertificateRecord
+from ca.store.tables import authorities, certificates
+from shared.model.errors import ConflictError, TouchmarkError
+from shared.model.identity import Workload, parse_spiffe_id
+from shared.model.trust import AuthorityPhase
+
+MAX_LISTED: Final = 10_000
+_SIGNING_PHASES: Final = (AuthorityPhase.ACTIVE.value, AuthorityPhase.OLD.value)
+
+
+class LedgerTable(AuthorityTable):
+    """What was issued, and what of it is alive."""
+
+    async def record_certificates(self, records: Sequence[CertificateRecord]) -> Sequence[TouchmarkError | None]:
+        """Write lines in one transaction; return for each None or why it isn't there.
+
+        A line whose authority neither is active nor was until lately is refused with ``ConflictError``: its
+        certificate must not leave. Retiring an authority counts what is alive in *its* transaction, so that no
+        certificate slips in between.
+        """
+        async with self.database.writing() as connection:
+            named = {record.authority_id for record in records}
+            signing = frozenset(
+                await connection.scalars(
+                    select(authorities.c.authority_id)
+                    .where(authorities.c.authority_id.in_(named), authorities.c.phase.in_(_SIGNING_PHASES))
+                    .with_for_update(read=True)
+                )
+            )
+            lines = [_values(record) for record in records if record.authority_id in signing]
+            if lines:
+                await connection.execute(insert(certificates), lines)
+        return [
+            None if record.authority_id in signing else ConflictError("the authority doesn't sign any more")
+            for record in records
+        ]
+
+    async def get_certificate(self, serial: int) -> CertificateRecord | None:
+        """Return the line of one serial number."""
+        async with self.database.reading() as connection:
+            row = (
+                await connection.execute(select(certificates).where(certificates.c.serial == _serial(serial)))
+            ).first()
+            return None if row is None else _record(row)
+
+    async def list_certificates(
+        self, *, alive_at: float | None = None, workload: Workload | None = None, limit: int = 1000
+    ) -> list[CertificateRecord]:
+        """Return lines, newest first; with ``alive_at`` only those unexpired then. At most ``MAX_LISTED``."""
+        query = select(certificates).order_by(certificates.c.issued.desc()).limit(min(limit, MAX_LISTED))
+        if alive_at is not None:
+            query = query.where(certificates.c.not_after > alive_at)
+        if workload is not None:
+            query = query.where(
+                certificates.c.namespace == workload.namespace,
+                certificates.c.service_account == workload.service_account,
+            )
+        async with self.database.reading() as connection:
+            return [_record(row) for row in await connection.execute(query)]
+
+    async def count_alive(self, *, now: float) -> dict[str, int]:
+        """Return how many unexpired certificates each authority has signed, by its ID."""
+        query = (
+            select(certificates.c.authority_id, func.count())
+            .where(certificates.c.not_after > now)
+            .group_by(certificates.c.authority_id)
+        )
+        async with self.database.reading() as connection:
+            return {row[0]: row[1] for row in await connection.execute(query)}
+
+    async def prune_certificates(self, *, expired_before: float) -> int:
+        """Forget certificates that expired before then; return how many."""
+        async with self.database.writing() as connection:
+            return (
+                await connection.execute(delete(certificates).where(certificates.c.not_after < expired_before))
+            ).rowcount
+
+
+def _serial(serial: int) -> str:
+    return f"{serial:x}"
+
+
+def _values(record: CertificateRecord) -> dict[str, Any]:
+    return {
+        "serial": _serial(record.serial),
+        "identity": str(record.identity),
+        "namespace": record.identity.workload.namespace,
+        "service_account": record.identity.workload.service_account,
+        "kind": record.identity.kind.value,
+        "authority_id": record.authority_id,
+        "instance": record.instance,
+        "issued": record.issued,
+        "not_before": record.not_before,
+        "not_after": record.not_after,
+        "path": record.path,
+        "pid": record.pid,
+        "uid": record.uid,
+        "approved_by": record.approved_by,
+    }
+
+
+def _record(row: Row[Any]) -> CertificateRecord:
+    return CertificateRecord(
+        serial=int(row.serial, 16),
+        identity=parse_spiffe_id(row.identity),
+        authority_id=row.authority_id,
+        instance=row.instance,
+        issued=row.issued,
+        not_before=row.not_before,
+        not_after=row.not_after,
+        path=row.path,
+        pid=row.pid,
+        uid=row.uid,
+        approved_by=row.approved_by,
+    )
