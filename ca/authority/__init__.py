@@ -1,0 +1,1 @@
+"""Authorities: made in ``founding.py``, held ready to sign in ``authorities.py``. ``ca/rotation.py`` replaces them."""

@@ -1,0 +1,128 @@
+"""The authorities of now, ready to sign, and the trust bundle that they make. I/O through the store.
+
+One ``snapshot`` holds both, so that nobody sees the active authority of one moment with the bundle of another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ca.authority.founding import Authority, make_issuer, make_root, open_authority
+from ca.kek import KeyEncryptionKey
+from ca.store.records import AuthorityKind, AuthorityRecord
+from ca.store.store import Store
+from shared.model.errors import UnavailableError
+from shared.model.trust import AuthorityPhase, TrustBundle
+
+_ACCEPTED = (AuthorityPhase.PREPARED, AuthorityPhase.ACTIVE, AuthorityPhase.OLD)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What one reading of the store gave."""
+
+    root: Authority
+    active: Authority
+    bundle: TrustBundle
+    records: tuple[AuthorityRecord, ...]
+
+
+class Authorities:
+    """Opens the store's authorities, makes the first ones, and follows changes."""
+
+    def __init__(self, store: Store, kek: KeyEncryptionKey) -> None:
+        self.store = store
+        self.kek = kek
+        self._snapshot: Snapshot | None = None
+        self._listeners: list[Callable[[], None]] = []
+        self._reading = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, store: Store, kek: KeyEncryptionKey, *, now: float) -> Authorities:
+        """Read the authorities; make root and issuing authority when the store has none.
+
+        Raises:
+            KeyEncryptionError: the store's keys were sealed with another key-encryption key.
+            UnavailableError: the store fails, or holds no active authority.
+        """
+        if not await store.list_authorities():
+            root = make_root(store.trust_domain, kek, now=now)
+            issuer = make_issuer(store.trust_domain, root, kek, phase=AuthorityPhase.ACTIVE, now=now)
+            # False where another replica was faster: its authorities are read below.
+            await store.found(root.record, issuer.record, now=now)
+        authorities = cls(store, kek)
+        await authorities.reload()
+        return authorities
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The last reading."""
+        if self._snapshot is None:
+            raise UnavailableError("the authorities haven't been read yet")
+        return self._snapshot
+
+    @property
+    def active(self) -> Authority:
+        """The authority that signs now."""
+        return self.snapshot.active
+
+    @property
+    def root_pin(self) -> str:
+        """The SHA-256 of the root's public key, as join tokens pin it."""
+        return self.snapshot.root.record.public_key_digest
+
+    def bundle(self) -> TrustBundle:
+        """Return the trust bundle of now."""
+        return self.snapshot.bundle
+
+    def chain(self, authority: Authority) -> tuple[bytes, bytes]:
+        """Return DER of the authority and of its root."""
+        return authority.record.certificate, self.snapshot.root.record.certificate
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call the listener after each reading that changed the bundle or the active authority."""
+        self._listeners.append(listener)
+
+    async def reload(self) -> Snapshot:
+        """Read the store again.
+
+        Raises:
+            KeyEncryptionError: a key can't be unsealed.
+            UnavailableError: the store fails, or holds no active authority.
+        """
+        async with self._reading:
+            # The sequence first: a change in between makes the bundle newer than its number, and is read again.
+            sequence = await self.store.get_bundle_sequence()
+            records = tuple(await self.store.list_authorities())
+            last = self._snapshot
+            if last is not None and last.records == records and last.bundle.sequence == sequence:
+                return last
+            self._snapshot = snapshot = self._assemble(records, sequence)
+        if last is None or (last.bundle, last.active.authority_id) != (snapshot.bundle, snapshot.active.authority_id):
+            for listener in self._listeners:
+                listener()
+        return snapshot
+
+    def _assemble(self, records: tuple[AuthorityRecord, ...], sequence: int) -> Snapshot:
+        active = [r for r in records if r.kind is AuthorityKind.ISSUING and r.phase is AuthorityPhase.ACTIVE]
+        roots = [r for r in records if r.kind is AuthorityKind.ROOT and r.phase in _ACCEPTED]
+        root = next((r for r in roots if active and r.authority_id == active[0].root_id), None)
+        if len(active) != 1 or root is None:
+            raise UnavailableError(
+                "the store holds no active issuing authority with its root", hint="restore the store from a backup"
+            )
+        bundle = TrustBundle(
+            trust_domain=self.store.trust_domain,
+            sequence=sequence,
+            roots=tuple(r.certificate for r in roots),
+            issuers=tuple(r.certificate for r in records if r.kind is AuthorityKind.ISSUING and r.phase in _ACCEPTED),
+            distrusted=tuple(r.public_key_digest for r in records if r.is_tainted),
+        )
+        return Snapshot(
+            root=open_authority(root, self.kek),
+            active=open_authority(active[0], self.kek),
+            bundle=bundle,
+            records=records,
+        )
