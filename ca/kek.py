@@ -161,8 +161,8 @@ def _read(path: Path) -> KeyEncryptionKey:
 def _generate(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
-    # Written whole and durably before it gets its name: a CA that dies here has sealed nothing with half a key. The link
-    # fails where a second CA was faster; its key is the one then.
+    # Written whole and durably before it gets its name: a CA that dies here has sealed nothing with half a key. The
+    # link fails where a second CA was faster; its key is the one then.
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

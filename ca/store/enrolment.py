@@ -102,6 +102,12 @@ class EnrolmentTable(NamespaceTable):
             self._announce(token.workload.namespace)
         return JoinGrant(workload=token.workload, addresses=token.addresses, labels=token.labels, instance=instance)
 
+    async def get_join_token(self, token_id: str) -> JoinTokenRecord | None:
+        """Return one token."""
+        async with self.database.reading() as connection:
+            row = (await connection.execute(select(join_tokens).where(join_tokens.c.token_id == token_id))).first()
+            return None if row is None else _join_token(row)
+
     async def list_join_tokens(self) -> list[JoinTokenRecord]:
         """Return every token, newest first."""
         async with self.database.reading() as connection:

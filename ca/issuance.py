@@ -1,0 +1,188 @@
+"""The CA's story: request → authenticate → check evidence → decide → sign → record.
+
+Authentication happens once a stream, in ``ca/authenticate``; what follows is here and reads top to bottom.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from ca.authority.authorities import Authorities
+from ca.evidence.csr import check_csr
+from ca.evidence.process import check_process
+from ca.sign import Details, check_lifetime, sign_leaf
+from ca.store.records import CertificateRecord, JoinGrant
+from ca.store.store import Store
+from shared.model.errors import ConflictError, RefusedError, VerificationError
+from shared.model.evaluate import NamespacePolicy, compile_namespace
+from shared.model.identity import Identity, IdentityKind
+from shared.model.messages import ProgramEvidence
+from shared.model.policy import Approval, Mode
+from shared.model.program import Program
+from shared.model.reasons import Reason
+
+_MAX_COMPILED = 1_000
+
+
+class IssuanceRefused(RefusedError):  # noqa: N818 (an answer to the asker, named as the message that carries it)
+    """The CA doesn't sign this.
+
+    Arguments:
+        reason: a ``Reason``'s value or an error's code, as ``CertificateRefused`` carries it.
+    """
+
+    def __init__(self, message: str, *, reason: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuedChain:
+    """What leaves: DER, leaf first, then its issuer, without the root; and its line in the ledger."""
+
+    chain: tuple[bytes, ...]
+    record: CertificateRecord
+
+
+class Issuance:
+    """Decides what to sign, signs it and enters it in the ledger before it leaves."""
+
+    def __init__(
+        self,
+        store: Store,
+        authorities: Authorities,
+        *,
+        leaf_lifetime_s: float = 3600.0,
+    ) -> None:
+        self.store = store
+        self.authorities = authorities
+        self.leaf_lifetime_s = check_lifetime(leaf_lifetime_s)
+        self._compiled: dict[str, NamespacePolicy] = {}
+
+    async def issue_sidecar(self, grant: JoinGrant, csr_der: bytes, now: float) -> IssuedChain:
+        """Issue the certificate of a sidecar itself, to one that was authenticated.
+
+        Raises:
+            IssuanceRefused: the request doesn't hold.
+            UnavailableError: the store or the authority doesn't work.
+        """
+        public_key = _check(csr_der)
+        identity = Identity(trust_domain=self.store.trust_domain, workload=grant.workload, kind=IdentityKind.SIDECAR)
+        return await self._sign_and_record(
+            public_key, identity, instance=grant.instance, evidence=ProgramEvidence(), approval=None, now=now
+        )
+
+    async def issue_program(
+        self,
+        sidecar_identity: Identity,
+        csr_der: bytes,
+        program: Program,
+        evidence: ProgramEvidence,
+        now: float,
+        *,
+        instance: str = "",
+    ) -> IssuedChain:
+        """Issue a certificate for a program of the sidecar's own workload, and of no other.
+
+        Raises:
+            IssuanceRefused: the request or evidence doesn't hold; or the namespace is explicit and the program not
+                approved (``program_not_approved``).
+            UnavailableError: the store or the authority doesn't work.
+        """
+        if sidecar_identity.kind is not IdentityKind.SIDECAR:
+            raise IssuanceRefused("only a sidecar asks for its programs", reason=Reason.PEER_UNTRUSTED)
+        public_key = _check(csr_der, evidence)
+        kind, approval = await self._decide(sidecar_identity, program)
+        identity = Identity(
+            trust_domain=self.store.trust_domain, workload=sidecar_identity.workload, kind=kind, program=program
+        )
+        return await self._sign_and_record(
+            public_key, identity, instance=instance, evidence=evidence, approval=approval, now=now
+        )
+
+    async def _decide(self, sidecar: Identity, program: Program) -> tuple[IdentityKind, Approval | None]:
+        namespace = sidecar.workload.namespace
+        state = await self.store.get_namespace_state(namespace)
+        policy = self._compiled.get(namespace)
+        if policy is None or policy.state is not state:
+            if len(self._compiled) >= _MAX_COMPILED:
+                self._compiled.clear()
+            policy = self._compiled[namespace] = compile_namespace(state)
+        approval = policy.find_approval(sidecar.workload, program)
+        if approval is not None:
+            return IdentityKind.PROGRAM, approval
+        if state.mode is Mode.EXPLICIT:
+            raise IssuanceRefused(
+                f"{program} is not approved for {sidecar.workload}",
+                reason=Reason.PROGRAM_NOT_APPROVED,
+                hint=f"review it, then `touchmark program approve {sidecar.workload} {program}`",
+            )
+        return IdentityKind.OBSERVED, None
+
+    async def _sign_and_record(
+        self,
+        public_key: ec.EllipticCurvePublicKey,
+        identity: Identity,
+        *,
+        instance: str,
+        evidence: ProgramEvidence,
+        approval: Approval | None,
+        now: float,
+    ) -> IssuedChain:
+        try:
+            issued = self._sign(public_key, identity, instance, evidence, approval, now)
+            await self.store.record_certificate(issued.record)
+        except ConflictError:
+            # The authority was retired or tainted since it was read. Nothing of it has left; sign with today's.
+            await self.authorities.reload()
+            issued = self._sign(public_key, identity, instance, evidence, approval, now)
+            await self.store.record_certificate(issued.record)
+        return issued
+
+    def _sign(
+        self,
+        public_key: ec.EllipticCurvePublicKey,
+        identity: Identity,
+        instance: str,
+        evidence: ProgramEvidence,
+        approval: Approval | None,
+        now: float,
+    ) -> IssuedChain:
+        authority = self.authorities.active
+        approved_by = approval.approved_by if approval is not None else ""
+        leaf = sign_leaf(
+            authority,
+            public_key,
+            identity,
+            serial=x509.random_serial_number(),
+            now=now,
+            lifetime_s=self.leaf_lifetime_s,
+            details=Details(path=evidence.path[:256], approved_by=approved_by[:128], instance=instance),
+        )
+        record = CertificateRecord(
+            serial=leaf.serial_number,
+            identity=identity,
+            authority_id=authority.authority_id,
+            instance=instance,
+            issued=now,
+            not_before=leaf.not_valid_before_utc.timestamp(),
+            not_after=leaf.not_valid_after_utc.timestamp(),
+            path=evidence.path,
+            pid=evidence.pid,
+            uid=evidence.uid,
+            approved_by=approved_by,
+        )
+        return IssuedChain(chain=(leaf.public_bytes(Encoding.DER), authority.record.certificate), record=record)
+
+
+def _check(csr_der: bytes, evidence: ProgramEvidence | None = None) -> ec.EllipticCurvePublicKey:
+    try:
+        if evidence is not None:
+            check_process(evidence)
+        return check_csr(csr_der)
+    except VerificationError as error:
+        raise IssuanceRefused(error.message, reason=error.reason, hint=error.hint) from error
