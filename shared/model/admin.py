@@ -229,6 +229,9 @@ class JoinTokenCreated(_Value, frozen=True):
     ca: str
     expires: float
 
+    def __repr__(self) -> str:
+        return f"JoinTokenCreated(token_id={self.token_id!r}, workload={self.workload!r})"
+
 
 class JoinTokenView(_Value, frozen=True):
     """A token without its secret. ``state``: ``open``, ``spent`` or ``expired``."""

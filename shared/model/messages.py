@@ -53,6 +53,9 @@ class Enrol(_Message, frozen=True, tag="enrol"):
     csr: bytes
     registration: Registration
 
+    def __repr__(self) -> str:
+        return f"Enrol(registration={self.registration!r})"
+
 
 class Resume(_Message, frozen=True, tag="resume"):
     """First message of a sidecar that authenticated with its own certificate in the TLS handshake."""
