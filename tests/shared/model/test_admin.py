@@ -17,7 +17,10 @@ def values() -> list[type[msgspec.Struct]]:
     return [
         each
         for name, each in vars(admin).items()
-        if inspect.isclass(each) and each.__module__ == admin.__name__ and not name.startswith("_")
+        if inspect.isclass(each)
+        and issubclass(each, msgspec.Struct)
+        and each.__module__ == admin.__name__
+        and not name.startswith("_")
     ]
 
 
