@@ -273,6 +273,11 @@ class Connection:
         if self.verdict is not None and self.ending is Ending.NONE:
             self._sidecar.recorder.record(self._make_record(Phase.START, Ending.NONE))
 
+    def forget(self) -> None:
+        """Leave no record: the initiator was told that nothing was processed, and its retry has one."""
+        self._is_recorded = True
+        self.ending = Ending.REFUSED
+
     def _record_end(self) -> None:
         if not self._is_recorded:
             self._is_recorded = True

@@ -319,11 +319,9 @@ async def carry_plaintext(sidecar: Sidecar, captured: Captured, application: End
 
 
 def end_as_unprocessed(tunnel: Tunnel, connection: Connection) -> None:
-    """Say CLOSING with the epoch before this OPEN's: it was not processed."""
+    """Say CLOSING with the epoch before this OPEN's: it was not processed. Its retry leaves the record."""
     tunnel.say_unprocessed()
-    connection.refusal = Reason.LISTENER_NOT_APPROVED
-    connection.ending = Ending.REFUSED
-    connection.detail = "the tunnel's certificate is not the listener's of now; the initiator may try again"
+    connection.forget()
 
 
 def _serves_listener(sidecar: Sidecar, tunnel: Tunnel, listener: Listener) -> bool:

@@ -1,7 +1,7 @@
 """One mutual TLS connection between two sidecars, read and written as frames.
 
-Belongs here: the I/O shell around ``turns.py`` and ``frames.py``: reading records, the one pinned pending record, losing
-and closing. Doesn't: what the frames are for (``pump.py`` and the two stories), which tunnel is reused (``pool.py``).
+Belongs here: the I/O shell around ``turns.py`` and ``frames.py``: reading records, the one pinned pending record,
+losing and closing. Doesn't: what the frames are for (``pump.py`` and the two stories), which tunnel is reused (``pool.py``).
 
 Whoever uses the tunnel at the moment is its ``user``; it is called back synchronously from the event loop.
 """
@@ -184,6 +184,20 @@ class Tunnel:
         """
         epoch = self.turns.send(frame, len(payload))
         self.write(encode_frame(frame, epoch, payload))
+
+    def say_unprocessed(self) -> None:
+        """Responder: say CLOSING for an OPEN that has come and was not processed, and end the tunnel.
+
+        Raises:
+            RuntimeError: the OPEN was answered already.
+        """
+        epoch = self.turns.disown()
+        self.user = None
+        self.write(HEADER.pack(FrameType.CLOSING, epoch, 0))
+        if self._pinned:
+            self.loop.call_later(_CLOSE_DEADLINE_S, self.close)
+        else:
+            self.close()
 
     def write(self, record: bytes | memoryview) -> bool:
         """Write one whole frame, which ``turns`` has allowed, as one TLS record.

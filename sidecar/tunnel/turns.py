@@ -111,6 +111,19 @@ class Turns:
         if not self._apply(peer, frame, size):
             raise ProtocolError(f"frame {frame} may not come in {self.initiator.name}/{self.responder.name}")
 
+    def disown(self) -> int:
+        """Note that the responder says CLOSING instead of processing the OPEN that came; returns the epoch to write.
+
+        Raises:
+            RuntimeError: it has answered already, or has said CLOSING.
+        """
+        if self.role is not Role.RESPONDER or self.responder is not SideState.DECIDING or self.is_closing:
+            raise RuntimeError("only an unanswered OPEN can be disowned")
+        self.is_closing = True
+        self.epoch = (self.epoch - 1) & 0xFF
+        self.initiator = self.responder = SideState.IDLE
+        return self.epoch
+
     def is_retry_allowed(self) -> bool:
         """Whether the current turn's OPEN was certainly not processed: CLOSING named the epoch before it."""
         return self.is_closing and self.role is Role.INITIATOR and self.responder is SideState.DEAD
