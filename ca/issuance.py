@@ -28,7 +28,7 @@ from shared.model.reasons import Reason
 _MAX_COMPILED = 1_000
 
 
-class IssuanceRefused(RefusedError):  # noqa: N818 (an answer to the asker, named as the message that carries it)
+class IssuanceRefused(RefusedError):
     """The CA doesn't sign this.
 
     Arguments:
