@@ -575,6 +575,18 @@ TABLE: list[tuple[str, bool, Reason, Verdict]] = [
         ),
     ),
     (
+        "egress: a pending program isn't a stranger whom a deny rule names",
+        YES,
+        Reason.ALLOW_RULE,
+        decide(
+            deny(anyone, direction=Direction.EGRESS),
+            direction=Direction.EGRESS,
+            source=web,
+            destination=Party(workload=TELLER, address=THERE, is_pending=True),
+            bank_rules=(allow(Peer(namespace="shop")),),
+        ),
+    ),
+    (
         "group by label: equal values across namespaces",
         YES,
         Reason.SAME_GROUP,
