@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -231,10 +232,10 @@ async def connect(sidecar: Sidecar, key: TunnelKey, entry: DirectoryEntry, crede
         _check_peer(sidecar, tunnel, key.workload, now)
     except VerificationError as error:
         tunnel.close()
-        # The address may have changed hands: the next connection asks again.
-        refresh = getattr(sidecar.directory, "forget", None)
-        if refresh is not None:
-            refresh(key.destination[0])
+        # The address may have changed hands: refresh, so that the next connection knows.
+        with suppress(UnavailableError, TimeoutError):
+            async with asyncio.timeout(sidecar.limits.obtain_s):
+                await sidecar.directory.refresh(key.destination[0])
         raise Refused(Reason(error.reason), error.message) from error
     sidecar.pool.forget_failure(address)
     tunnel.call_when_closed(lambda: sidecar.pool.discard(tunnel))

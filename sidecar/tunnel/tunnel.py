@@ -1,7 +1,8 @@
 """One mutual TLS connection between two sidecars, read and written as frames.
 
 Belongs here: the I/O shell around ``turns.py`` and ``frames.py``: reading records, the one pinned pending record,
-losing and closing. Doesn't: what the frames are for (``pump.py`` and the two stories), which tunnel is reused (``pool.py``).
+losing and closing. Doesn't: what the frames are for (``pump.py`` and the two stories), which tunnel is
+reused (``pool.py``).
 
 Whoever uses the tunnel at the moment is its ``user``; it is called back synchronously from the event loop.
 """

@@ -1,0 +1,340 @@
+"""Two sidecars in one process, on loopback, with real TLS and real certificates; what isn't ours is a fake."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from shared.model.certificate import BundleVerifier
+from shared.model.decision import DecisionRecord
+from shared.model.errors import UnavailableError
+from shared.model.evaluate import NamespacePolicy, compile_namespace
+from shared.model.identity import Identity, IdentityKind, Workload, format_spiffe_id
+from shared.model.messages import DirectoryEntry, ProgramEvidence
+from shared.model.policy import Approval, NamespaceState
+from shared.model.program import Program
+from shared.model.reasons import Reason
+from shared.model.trust import TrustBundle
+from sidecar.app import Limits, Sidecar
+from sidecar.attest.facts import Attestation, AttestationError, ProcessFacts
+from sidecar.capture.captured import Captured, Endpoint
+from sidecar.connections import LiveConnections
+from sidecar.credential.credential import Credential
+from sidecar.inbound import carry_plaintext, serve_tunnel
+from sidecar.outbound import carry_outbound
+from sidecar.tunnel.pool import TunnelPool
+from tests.sidecar.little_ca import TRUST_DOMAIN, Authority, make_authority, sign_leaf
+
+CLIENT_PROGRAM = Program(digest="a" * 64)
+SERVER_PROGRAM = Program(digest="b" * 64)
+CLIENT = Workload(namespace="shop", service_account="web")
+SERVER = Workload(namespace="shop", service_account="db")
+_generations = itertools.count(1)
+
+
+@dataclass(kw_only=True)
+class Mint:
+    """Root and issuer, and what they sign."""
+
+    root: Authority = field(default_factory=lambda: make_authority("root"))
+    issuer: Authority = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.issuer = make_authority("issuer", self.root)
+
+    @property
+    def bundle(self) -> TrustBundle:
+        """The trust bundle with sequence 1."""
+        return TrustBundle(trust_domain=TRUST_DOMAIN, sequence=1, roots=(self.root.der,), issuers=(self.issuer.der,))
+
+    def issue(self, identity: Identity, *, life_s: float = 3600, claimed_life_s: float | None = None) -> Credential:
+        """Issue a credential; ``claimed_life_s``: what its holder believes."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        leaf = sign_leaf(self.issuer, key.public_key(), format_spiffe_id(identity), life_s=life_s)
+        return Credential(
+            identity=identity,
+            chain=(leaf.public_bytes(Encoding.DER), self.issuer.der),
+            key=key,
+            generation=next(_generations),
+            not_before=time.time() - 30,
+            not_after=time.time() + (life_s if claimed_life_s is None else claimed_life_s),
+            issuer="issuer",
+        )
+
+
+def identify(workload: Workload, program: Program | None = None) -> Identity:
+    """The identity of a program, or of the workload's sidecar."""
+    kind = IdentityKind.PROGRAM if program else IdentityKind.SIDECAR
+    return Identity(trust_domain=TRUST_DOMAIN, workload=workload, kind=kind, program=program)
+
+
+@dataclass(kw_only=True)
+class FakeAttestor:
+    """Attests whatever it is told."""
+
+    program: Program | None
+    reason: Reason = Reason.NO_OWNER
+
+    def _attestation(self) -> Attestation:
+        if self.program is None:
+            raise AttestationError("ordered by the test", reason=self.reason)
+        process = ProcessFacts(pid=42, start_time=1, uid=1000, path="/usr/bin/it")
+        return Attestation(program=self.program, process=process, inode=1, cookie=1)
+
+    def attest_now(self, source: Endpoint, destination: Endpoint) -> Attestation | None:
+        return self._attestation()
+
+    def attest_listener_now(self, address: str, port: int) -> Attestation | None:
+        return self._attestation()
+
+
+@dataclass(kw_only=True)
+class FakeCredentials:
+    """Holds credentials by program."""
+
+    own: Credential
+    by_program: dict[Program, Credential] = field(default_factory=dict)
+    obtained: list[Program] = field(default_factory=list)
+
+    def get(self, program: Program) -> Credential | None:
+        return self.by_program.get(program)
+
+    async def obtain(self, program: Program, evidence: ProgramEvidence) -> Credential:
+        self.obtained.append(program)
+        raise UnavailableError("ordered by the test")
+
+
+@dataclass(kw_only=True)
+class FakeDirectory:
+    entries: dict[str, DirectoryEntry]
+    refreshed: list[str] = field(default_factory=list)
+
+    def get(self, address: str) -> DirectoryEntry | None:
+        return self.entries.get(address, DirectoryEntry(address=address))
+
+    async def look_up(self, address: str) -> DirectoryEntry:
+        raise UnavailableError("ordered by the test")
+
+    async def refresh(self, address: str) -> DirectoryEntry:
+        self.refreshed.append(address)
+        return self.entries.get(address, DirectoryEntry(address=address))
+
+
+class FakePolicies:
+    def __init__(self, namespace: str, states: dict[str, NamespaceState]) -> None:
+        self._namespace = namespace
+        self.states = states
+
+    @property
+    def own(self) -> NamespacePolicy:
+        return compile_namespace(self.states[self._namespace])
+
+    def get(self, namespace: str) -> NamespacePolicy | None:
+        state = self.states.get(namespace)
+        return compile_namespace(state) if state else None
+
+    async def obtain(self, namespace: str) -> NamespacePolicy:
+        raise UnavailableError("ordered by the test")
+
+
+class FakeTrust:
+    def __init__(self, bundle: TrustBundle) -> None:
+        self.install(bundle)
+
+    def install(self, bundle: TrustBundle) -> None:
+        self.bundle = bundle
+        self.verifier = BundleVerifier(bundle)
+
+
+class FakeRecorder:
+    def __init__(self) -> None:
+        self.records: list[DecisionRecord] = []
+
+    def record(self, record: DecisionRecord) -> None:
+        self.records.append(record)
+
+
+@dataclass(kw_only=True)
+class Side:
+    """One sidecar with its fakes by their own types."""
+
+    sidecar: Sidecar
+    attestor: FakeAttestor
+    credentials: FakeCredentials
+    directory: FakeDirectory
+    policies: FakePolicies
+    trust: FakeTrust
+    recorder: FakeRecorder
+
+    @property
+    def records(self) -> list[DecisionRecord]:
+        """What it recorded."""
+        return self.recorder.records
+
+
+Application = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass(kw_only=True)
+class Pair:
+    """A client's sidecar and a server's, with an application behind the latter.
+
+    Attributes:
+        application: where the application listens; the client's destination.
+        tunnel: where the server's sidecar serves tunnels.
+        entrance: where the client's program connects to.
+    """
+
+    mint: Mint
+    client: Side
+    server: Side
+    states: dict[str, NamespaceState]
+    application: Endpoint = ("", 0)
+    tunnel: Endpoint = ("", 0)
+    entrance: Endpoint = ("", 0)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    tunnels_accepted: int = 0
+
+    def set_state(self, state: NamespaceState) -> None:
+        """Change a namespace's state for both sides."""
+        self.states[state.namespace] = state
+
+    def spawn(self, story: Any) -> None:
+        """Run a story; a failure shows in the test."""
+        task = asyncio.get_running_loop().create_task(story)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect as the client's program."""
+        return await asyncio.open_connection(*self.entrance)
+
+
+def approve(*pairs: tuple[Workload, Program], namespace: str = "shop", **changes: Any) -> NamespaceState:
+    """A state that approves these programs."""
+    approvals = tuple(Approval(service_account=w.service_account, program=p) for w, p in pairs)
+    return NamespaceState(namespace=namespace, version=1, approvals=approvals, **changes)
+
+
+def _make_side(
+    mint: Mint, workload: Workload, program: Program, states: dict[str, NamespaceState], limits: Limits
+) -> Side:
+    attestor = FakeAttestor(program=program)
+    credentials = FakeCredentials(
+        own=mint.issue(identify(workload)), by_program={program: mint.issue(identify(workload, program))}
+    )
+    directory = FakeDirectory(entries={})
+    policies = FakePolicies(workload.namespace, states)
+    trust = FakeTrust(mint.bundle)
+    recorder = FakeRecorder()
+    sidecar = Sidecar(
+        workload=workload,
+        trust_domain=TRUST_DOMAIN,
+        instance=workload.service_account,
+        attestor=cast(Any, attestor),
+        credentials=cast(Any, credentials),
+        directory=cast(Any, directory),
+        policies=cast(Any, policies),
+        trust=cast(Any, trust),
+        recorder=cast(Any, recorder),
+        connections=LiveConnections(),
+        pool=TunnelPool(),
+        addresses=frozenset({"127.0.0.1"}),
+        tunnel_port=0,
+        limits=limits,
+    )
+    return Side(
+        sidecar=sidecar,
+        attestor=attestor,
+        credentials=credentials,
+        directory=directory,
+        policies=policies,
+        trust=trust,
+        recorder=recorder,
+    )
+
+
+async def accept_forever(listener: socket.socket, handle: Callable[[socket.socket, Endpoint], None]) -> None:
+    """A plain accept loop for tests."""
+    loop = asyncio.get_running_loop()
+    while True:
+        connection, address = await loop.sock_accept(listener)
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        handle(connection, (address[0], address[1]))
+
+
+def _listen(address: str) -> socket.socket:
+    listener = socket.create_server((address, 0))
+    listener.setblocking(False)
+    return listener
+
+
+@asynccontextmanager
+async def running_pair(application: Application, *, limits: Limits | None = None) -> AsyncIterator[Pair]:
+    """Run both sidecars and an application; at the end every task must end by itself."""
+    mint = Mint()
+    states = {"shop": approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM))}
+    bounds = limits or Limits(client_hello_s=1, handshake_s=2, open_s=2, dial_s=2, reset_s=1)
+    pair = Pair(
+        mint=mint,
+        client=_make_side(mint, CLIENT, CLIENT_PROGRAM, states, bounds),
+        server=_make_side(mint, SERVER, SERVER_PROGRAM, states, bounds),
+        states=states,
+    )
+    server = await asyncio.start_server(cast(Any, application), "127.0.0.1", 0)
+    pair.application = server.sockets[0].getsockname()[:2]
+    tunnels, entrances = _listen("127.0.0.1"), _listen("127.0.0.1")
+    pair.tunnel, pair.entrance = tunnels.getsockname()[:2], entrances.getsockname()[:2]
+    pair.client.directory.entries["127.0.0.1"] = DirectoryEntry(
+        address="127.0.0.1",
+        namespace=SERVER.namespace,
+        service_account=SERVER.service_account,
+        tunnel_port=pair.tunnel[1],
+    )
+    own_ports = frozenset({pair.tunnel[1], pair.entrance[1]})
+    pair.server.sidecar = replace(pair.server.sidecar, tunnel_port=pair.tunnel[1], own_ports=own_ports)
+
+    def on_tunnel(connection: socket.socket, source: Endpoint) -> None:
+        pair.tunnels_accepted += 1
+        pair.spawn(serve_tunnel(pair.server.sidecar, connection, source, pair.tunnel))
+
+    def on_entrance(connection: socket.socket, source: Endpoint) -> None:
+        captured = Captured(
+            connection=connection, source=source, destination=pair.application, app_destination=pair.entrance
+        )
+        pair.spawn(carry_outbound(pair.client.sidecar, captured))
+
+    acceptors = [
+        asyncio.ensure_future(accept_forever(tunnels, on_tunnel)),
+        asyncio.ensure_future(accept_forever(entrances, on_entrance)),
+    ]
+    try:
+        yield pair
+    finally:
+        for task in acceptors:
+            task.cancel()
+        await asyncio.gather(*acceptors, return_exceptions=True)
+        for tunnel in pair.client.sidecar.pool.drain():
+            tunnel.close()
+        try:
+            async with asyncio.timeout(5):
+                while pair.tasks:
+                    await asyncio.gather(*pair.tasks)
+                    await asyncio.sleep(0)
+        finally:
+            server.close()
+            tunnels.close()
+            entrances.close()
+
+
+__all__ = ["Captured", "carry_outbound", "carry_plaintext", "serve_tunnel"]

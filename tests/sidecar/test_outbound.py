@@ -1,0 +1,284 @@
+"""The outbound story, end to end over loopback with real TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+
+import pytest
+
+from shared.model.decision import Answer, Ending, Transport
+from shared.model.policy import Mode
+from shared.model.program import Program
+from shared.model.reasons import Reason
+from tests.sidecar.little_ca import until
+from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, approve, identify, running_pair
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send back what comes, then half-close."""
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+
+async def test_bytes_flow_both_ways_and_both_sides_record_one_connection() -> None:
+    async with running_pair(echo) as pair:
+        reader, writer = await pair.connect()
+        writer.write(b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        writer.write_eof()
+        assert await reader.read() == b""
+        writer.close()
+        await until(lambda: pair.client.records and pair.server.records)
+        (out,), (into,) = pair.client.records, pair.server.records
+        assert (out.answer, out.reason, out.ending) == (Answer.ALLOW, Reason.SAME_GROUP, Ending.FINISHED)
+        assert (into.answer, into.reason, into.ending) == (Answer.ALLOW, Reason.SAME_GROUP, Ending.FINISHED)
+        assert out.connection == into.connection
+        assert out.tunnel == into.tunnel != ""
+        assert (out.bytes_sent, out.bytes_received) == (5, 5)
+        assert (into.bytes_received, into.bytes_sent) == (5, 5)
+        assert out.transport is Transport.TUNNEL
+        assert out.source.program == into.source.program == str(CLIENT_PROGRAM)
+        assert out.destination.identity == str(identify(SERVER, SERVER_PROGRAM))
+
+
+async def test_the_next_connection_reuses_the_tunnel() -> None:
+    async with running_pair(echo) as pair:
+        for turn in range(300):  # The epoch passes 255.
+            reader, writer = await pair.connect()
+            writer.write(b"%d" % turn)
+            writer.write_eof()
+            assert await reader.read() == b"%d" % turn
+            writer.close()
+            await until(lambda turn=turn: len(pair.client.records) == turn + 1)  # type: ignore[misc]
+        assert pair.tunnels_accepted == 1
+        assert {record.ending for record in pair.client.records + pair.server.records} == {Ending.FINISHED}
+
+
+async def test_megabytes_arrive_whole_and_in_order_past_a_slow_reader() -> None:
+    payload = bytes(range(256)) * 4096 * 8
+    async with running_pair(echo) as pair:
+        reader, writer = await pair.connect()
+
+        async def send() -> None:
+            for start in range(0, len(payload), 100_000):
+                writer.write(payload[start : start + 100_000])
+                await writer.drain()
+            writer.write_eof()
+
+        sending = asyncio.ensure_future(send())
+        received = bytearray()
+        while chunk := await reader.read(200_000):
+            received += chunk
+            if len(received) < 2_000_000:
+                await asyncio.sleep(0.01)
+        await sending
+        writer.close()
+        assert bytes(received) == payload
+
+
+async def test_a_reader_that_never_reads_stops_the_sender() -> None:
+    sent = 0
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        try:
+            while True:
+                writer.write(b"x" * 65536)
+                await writer.drain()
+                sent += 65536
+        except ConnectionError:
+            pass
+
+    async with running_pair(flood) as pair:
+        client = socket.create_connection(pair.entrance)
+        client.setblocking(False)
+        before = -1
+        while before != sent:
+            before = sent
+            await asyncio.sleep(0.3)
+        assert sent < 64 * 1024 * 1024
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        await until(lambda: pair.client.records and pair.server.records)
+        assert pair.client.records[0].ending is Ending.RESET_BY_SOURCE
+        assert pair.server.records[0].ending in (Ending.RESET_BY_SOURCE, Ending.PEER_LOST)
+
+
+async def test_a_half_closed_source_still_receives() -> None:
+    async def answer_at_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.read()
+        await asyncio.sleep(0.05)
+        writer.write(request.upper())
+        writer.close()
+
+    async with running_pair(answer_at_the_end) as pair:
+        reader, writer = await pair.connect()
+        writer.write(b"request")
+        writer.write_eof()
+        assert await reader.read() == b"REQUEST"
+        writer.close()
+        await until(lambda: pair.client.records)
+        assert pair.client.records[0].ending is Ending.FINISHED
+
+
+async def test_a_half_closed_destination_still_receives() -> None:
+    received = asyncio.Event()
+
+    async def end_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"banner")
+        writer.write_eof()
+        if await reader.read() == b"late":
+            received.set()
+        writer.close()
+
+    async with running_pair(end_first) as pair:
+        reader, writer = await pair.connect()
+        assert await reader.read() == b"banner"
+        writer.write(b"late")
+        writer.write_eof()
+        await asyncio.wait_for(received.wait(), 5)
+        writer.close()
+
+
+async def test_a_reset_after_a_finished_response_loses_nothing() -> None:
+    response = b"r" * 3_000_000
+
+    async def respond_and_reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(3)
+        connection = writer.get_extra_info("socket")
+        writer.write(response)
+        await writer.drain()
+        while writer.transport.get_write_buffer_size():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.close()
+
+    async with running_pair(respond_and_reset) as pair:
+        reader, writer = await pair.connect()
+        writer.write(b"get")
+        received = bytearray()
+        with pytest.raises(ConnectionResetError):
+            while chunk := await reader.read(65536):
+                received += chunk
+        assert len(received) == len(response)
+        writer.close()
+        await until(lambda: pair.client.records)
+        assert pair.client.records[0].ending is Ending.RESET_BY_DESTINATION
+
+
+async def test_an_unapproved_program_is_reset_in_explicit_mode_and_marked_in_permissive() -> None:
+    async with running_pair(echo) as pair:
+        pair.client.attestor.program = Program(digest="c" * 64)
+        pair.client.credentials.by_program[Program(digest="c" * 64)] = pair.mint.issue(
+            identify(CLIENT, Program(digest="c" * 64))
+        )
+        reader, writer = await pair.connect()
+        writer.write(b"hi")
+        writer.write_eof()
+        assert await reader.read() == b"hi"
+        writer.close()
+        await until(lambda: pair.client.records)
+        assert pair.client.records[0].would_deny
+        assert pair.client.records[0].reason is Reason.PROGRAM_NOT_APPROVED
+        pair.set_state(approve((SERVER, SERVER_PROGRAM), mode=Mode.EXPLICIT))
+        reader, writer = await pair.connect()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        await until(lambda: len(pair.client.records) == 2)
+        assert pair.client.records[1].answer is Answer.DENY
+        assert pair.client.records[1].reason is Reason.PROGRAM_NOT_APPROVED
+        assert len(pair.server.records) == 1
+
+
+async def test_a_program_that_cannot_be_attested_goes_by_the_sidecars_own_certificate_with_the_reason() -> None:
+    async with running_pair(echo) as pair:
+        pair.client.attestor.program = None
+        reader, writer = await pair.connect()
+        writer.write(b"hi")
+        writer.write_eof()
+        assert await reader.read() == b"hi"
+        writer.close()
+        await until(lambda: pair.server.records)
+        record = pair.server.records[0]
+        assert record.source.why == Reason.NO_OWNER
+        assert record.source.identity.endswith("/sidecar")
+        assert record.would_deny
+
+
+async def test_without_a_sidecar_there_permissive_flows_plainly_and_explicit_refuses() -> None:
+    async with running_pair(echo) as pair:
+        entry = pair.client.directory.entries["127.0.0.1"]
+        with socket.create_server(("127.0.0.1", 0)) as unused:
+            free = unused.getsockname()[1]
+        pair.client.directory.entries["127.0.0.1"] = type(entry)(
+            address=entry.address, namespace=entry.namespace, service_account=entry.service_account, tunnel_port=free
+        )
+        reader, writer = await pair.connect()
+        writer.write(b"hi")
+        writer.write_eof()
+        assert await reader.read() == b"hi"
+        writer.close()
+        await until(lambda: pair.client.records)
+        assert pair.client.records[0].transport is Transport.PLAINTEXT
+        assert pair.client.records[0].reason is Reason.MTLS_UNAVAILABLE
+        assert pair.client.records[0].would_deny
+        pair.set_state(approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM), mode=Mode.EXPLICIT))
+        reader, writer = await pair.connect()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        await until(lambda: len(pair.client.records) == 2)
+        assert pair.client.records[1].reason is Reason.MTLS_UNAVAILABLE
+        assert pair.client.records[1].answer is Answer.DENY
+
+
+async def test_another_workload_at_the_address_is_refused_and_the_directory_refreshed() -> None:
+    async with running_pair(echo) as pair:
+        entry = pair.client.directory.entries["127.0.0.1"]
+        pair.client.directory.entries["127.0.0.1"] = type(entry)(
+            address=entry.address, namespace="shop", service_account="cache", tunnel_port=entry.tunnel_port
+        )
+        reader, writer = await pair.connect()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        await until(lambda: pair.client.records)
+        assert pair.client.records[0].reason is Reason.PEER_WORKLOAD_MISMATCH
+        assert pair.client.directory.refreshed == ["127.0.0.1"]
+
+
+async def test_a_live_connection_is_closed_when_policy_says_no() -> None:
+    async with running_pair(echo) as pair:
+        reader, writer = await pair.connect()
+        writer.write(b"one")
+        assert await reader.readexactly(3) == b"one"
+        pair.set_state(approve((SERVER, SERVER_PROGRAM), mode=Mode.EXPLICIT))
+        pair.client.sidecar.connections.decide_again()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        await until(lambda: pair.client.records and pair.server.records)
+        assert pair.client.records[0].ending is Ending.POLICY_CHANGED
+        assert pair.client.records[0].reason is Reason.PROGRAM_NOT_APPROVED
+
+
+async def test_a_changed_listener_ends_the_tunnel_and_the_retry_is_not_seen() -> None:
+    async with running_pair(echo) as pair:
+        for turn, program in enumerate((SERVER_PROGRAM, Program(digest="d" * 64))):
+            pair.server.attestor.program = program
+            pair.server.credentials.by_program.setdefault(program, pair.mint.issue(identify(SERVER, program)))
+            reader, writer = await pair.connect()
+            writer.write(b"x" * 60_000)
+            writer.write_eof()
+            assert await reader.read() == b"x" * 60_000
+            writer.close()
+            await until(lambda turn=turn: len(pair.client.records) == turn + 1)  # type: ignore[misc]
+        assert pair.tunnels_accepted == 2
+        assert pair.client.records[1].destination.program == str(Program(digest="d" * 64))
+        assert len(pair.server.records) == 2
