@@ -1,0 +1,84 @@
+"""CPU time and resident memory of process trees, from the kernel's accounting in ``/proc`` (proc(5)).
+
+Belongs here: reading and parsing ``/proc/PID/stat`` and ``statm``. Doesn't: deciding which processes count
+(``processes.py``). The parsers are pure; ``read_usage`` does I/O.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bench.errors import BenchError
+
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What processes have used since they started.
+
+    Attributes:
+        cpu_us: user and system time of all their threads, µs; the kernel counts in ticks of 10 ms.
+        rss_bytes: resident now, pages shared between processes counted once for each (as ``ps`` does).
+    """
+
+    cpu_us: float
+    rss_bytes: int
+
+
+def parse_cpu_ticks(stat: str) -> int:
+    """Return utime + stime of a ``/proc/PID/stat`` line; a program's name may hold spaces and parentheses.
+
+    Raises:
+        ValueError: the text isn't such a line.
+    """
+    _, closing, rest = stat.rpartition(")")
+    fields = rest.split()
+    if not closing or len(fields) < 13:
+        raise ValueError(f"not a /proc/PID/stat line: {stat[:60]!r}")
+    return int(fields[11]) + int(fields[12])
+
+
+def parse_rss_pages(statm: str) -> int:
+    """Return the resident pages of a ``/proc/PID/statm`` line.
+
+    Raises:
+        ValueError: the text isn't such a line.
+    """
+    fields = statm.split()
+    if len(fields) < 2:
+        raise ValueError(f"not a /proc/PID/statm line: {statm[:60]!r}")
+    return int(fields[1])
+
+
+def family(pid: int) -> list[int]:
+    """Return ``pid`` and all its descendants that live now."""
+    found, waiting = [], [pid]
+    while waiting:
+        current = waiting.pop()
+        found.append(current)
+        for task in Path(f"/proc/{current}/task").glob("*/children"):
+            waiting += [int(child) for child in task.read_text().split()]
+    return found
+
+
+def read_usage(pids: Iterable[int]) -> Usage:
+    """Return what these processes and their descendants have used.
+
+    Raises:
+        BenchError: one of them has ended.
+    """
+    cpu_ticks = rss_pages = 0
+    for root in pids:
+        try:
+            for pid in family(root):
+                cpu_ticks += parse_cpu_ticks(Path(f"/proc/{pid}/stat").read_text(errors="replace"))
+                rss_pages += parse_rss_pages(Path(f"/proc/{pid}/statm").read_text())
+        except OSError as error:
+            raise BenchError(f"process {root} of the subject has ended during the measurement") from error
+    return Usage(cpu_us=cpu_ticks * 1e6 / _TICKS_PER_S, rss_bytes=rss_pages * _PAGE_BYTES)

@@ -1,0 +1,1 @@
+"""The pairs of proxies that are compared; each module starts one of them."""
