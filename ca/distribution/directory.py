@@ -8,30 +8,11 @@ What this does *not* decide: whether a sidecar may register an address (the stor
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable
 
+from ca.store.enrolment import normalise_address
 from ca.store.records import SidecarRecord
-from shared.model.errors import InputError
 from shared.model.messages import DirectoryEntry
-
-
-def normalise_address(text: str) -> str:
-    """Return the canonical text of an IP address; IPv4-mapped IPv6 becomes IPv4.
-
-    Raises:
-        InputError: it isn't an IP address, or has a zone.
-    """
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError as error:
-        raise InputError(f"not an IP address: {text[:80]!r}") from error
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.scope_id is not None:
-            raise InputError(f"an address with a zone has no meaning elsewhere: {text[:80]!r}")
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-    return str(address)
 
 
 class Directory:

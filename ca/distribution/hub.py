@@ -90,7 +90,13 @@ class Hub:
 
     def publish_namespace(self, state: NamespaceState) -> None:
         """Push a namespace's new state to its subscribers."""
-        self._push(self.subscribers(state.namespace), NamespaceChanged(state=state), key=("namespace", state.namespace))
+        behind = [s for s in self.subscribers(state.namespace) if s.is_newer(state.namespace, state.version)]
+        self._push(behind, NamespaceChanged(state=state), key=("namespace", state.namespace))
+
+    def send_state(self, session: Session, state: NamespaceState) -> None:
+        """Send one session a namespace's state, unless it has a newer one: the caller's may have been read before."""
+        if session.is_newer(state.namespace, state.version):
+            session.send(NamespaceChanged(state=state), key=("namespace", state.namespace))
 
     def publish_bundle(self, bundle: TrustBundle) -> None:
         """Push the trust bundle to everybody."""

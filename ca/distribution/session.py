@@ -23,7 +23,7 @@ class Session:
     """One sidecar's stream.
 
     Attributes:
-        namespaces: whose states it gets, at most ``MAX_NAMESPACES``.
+        namespaces: whose states it gets, at most ``MAX_NAMESPACES``, each with the newest version queued for it.
         addresses: whose entries it watches; beyond ``MAX_ADDRESSES`` it gets every change (``watches_all``) instead of
             missing one, since a missed change could mean plaintext to a peer that has joined the mesh.
         reports: requests for live connections that it hasn't answered.
@@ -34,7 +34,7 @@ class Session:
     workload: Workload
     opened: float
     outbox: Outbox = field(default_factory=Outbox)
-    namespaces: set[str] = field(default_factory=set)
+    namespaces: dict[str, int] = field(default_factory=dict)
     addresses: set[str] = field(default_factory=set)
     watches_all: bool = False
     reports: dict[int, asyncio.Future[ConnectionsReport]] = field(default_factory=dict)
@@ -64,7 +64,14 @@ class Session:
         """
         if namespace not in self.namespaces and len(self.namespaces) >= MAX_NAMESPACES:
             raise RefusedError(f"a sidecar subscribes to at most {MAX_NAMESPACES} namespaces")
-        self.namespaces.add(namespace)
+        self.namespaces.setdefault(namespace, -1)
+
+    def is_newer(self, namespace: str, version: int) -> bool:
+        """Note that a state of this version is about to be queued; False when a newer one already is."""
+        if version <= self.namespaces.get(namespace, -1):
+            return False
+        self.namespaces[namespace] = version
+        return True
 
     def add_address(self, address: str) -> frozenset[str]:
         """Watch an address or, past the bound, all of them; return those that no longer need watching by name."""

@@ -1,0 +1,59 @@
+"""What the CA's request handlers work with: one of each, made by ``ca/app.py``. No behaviour beyond two look-ups.
+
+Belongs here: the parts by name. Doesn't: how they start and stop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ca.authority.authorities import Authorities
+from ca.configuration import Configuration
+from ca.decisions import Decisions
+from ca.distribution.hub import Hub
+from ca.distribution.survey import Survey
+from ca.issuance import Issuance
+from ca.kek import KeyEncryptionKey
+from ca.metrics import Metrics
+from ca.rotation import Rotation
+from ca.server_certificate import ServerCertificate
+from ca.store.store import Store
+from shared.model.certificate import BundleVerifier
+
+VERSION = "0.1.0"
+
+
+@dataclass(slots=True, kw_only=True)
+class Services:
+    """The CA's parts.
+
+    Attributes:
+        listen: ``host:port`` on which it really listens.
+        clock: seconds since the epoch.
+    """
+
+    configuration: Configuration
+    kek: KeyEncryptionKey
+    store: Store
+    authorities: Authorities
+    issuance: Issuance
+    rotation: Rotation
+    server_certificate: ServerCertificate
+    hub: Hub
+    survey: Survey
+    decisions: Decisions
+    metrics: Metrics
+    listen: str
+    started: float
+    clock: Callable[[], float] = time.time
+    _verifier: BundleVerifier | None = field(default=None, repr=False)
+
+    @property
+    def verifier(self) -> BundleVerifier:
+        """The verifier of the trust bundle of now."""
+        bundle = self.authorities.bundle()
+        if self._verifier is None or self._verifier.bundle != bundle:
+            self._verifier = BundleVerifier(bundle)
+        return self._verifier
