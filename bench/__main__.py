@@ -1,0 +1,86 @@
+"""``python -m bench``: run the comparison, print the table, write the figures as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from bench.errors import BenchError
+from bench.figures import summarise
+from bench.run import SUBJECTS, run_rounds
+from bench.table import print_table
+from bench.works import Scale, Work
+
+
+def _words(choices: Sequence[str], text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    unknown = [word for word in words if word not in choices]
+    if unknown or not words:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown) or 'nothing'}: choose from {', '.join(choices)}")
+    return list(dict.fromkeys(words))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a whole number from 1 on")
+    return int(text)
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options; ends the process with status 2 and a message when they are at fault."""
+    scale = Scale()
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Compare Touchmark, Envoy and nginx, in turn.")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there, as a list of objects")
+    parser.add_argument(
+        "--works", type=lambda text: _words(list(Work), text), default=list(Work), help="comma-separated; default: all"
+    )
+    parser.add_argument(
+        "--subjects",
+        type=lambda text: _words(list(SUBJECTS), text),
+        default=list(SUBJECTS),
+        help="comma-separated; default: all",
+    )
+    parser.add_argument("--rounds", type=_positive, default=3, help="each starts every subject afresh (default: 3)")
+    parser.add_argument("--duration", type=_positive, default=scale.duration_s, help="seconds a request work runs")
+    parser.add_argument("--bulk-mib", type=_positive, default=scale.bulk_mib, help="MiB sent in the bulk work")
+    parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="keep configurations and logs in a new directory")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run and return the exit status: 1 when a subject that was asked for couldn't be measured."""
+    options = parse_arguments(arguments)
+    console, notes = Console(), Console(stderr=True)
+    try:
+        if options.keep is not None:
+            options.keep.mkdir(parents=True)
+        outcome = run_rounds(
+            options.subjects,
+            [Work(work) for work in options.works],
+            rounds=options.rounds,
+            scale=Scale(duration_s=options.duration, bulk_mib=options.bulk_mib),
+            say=lambda text: notes.print(text, highlight=False, markup=False),
+            keep_logs=options.keep,
+        )
+        figures = summarise(outcome.samples)
+        if options.json is not None:
+            options.json.write_bytes(msgspec.json.format(msgspec.json.encode(figures)) + b"\n")
+    except BenchError as error:
+        notes.print(f"✗ {error.message} {error.hint}", highlight=False, markup=False)
+        return error.exit_code
+    except OSError as error:
+        notes.print(f"✗ {error}", highlight=False, markup=False)
+        return 1
+    print_table(console, figures, rounds=options.rounds)
+    for name, reason in outcome.failures.items():
+        notes.print(f"✗ {name} wasn't measured: {reason}", highlight=False, markup=False)
+    return 1 if outcome.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
