@@ -60,7 +60,7 @@ def format_table(rules: RedirectRules) -> str:
         f"delete table {TABLE}",
         f"table {TABLE} {{",
         "  chain output {",
-        "    type nat hook output priority dstnat; policy accept;",
+        "    type nat hook output priority -100; policy accept;",
         "    meta l4proto != tcp return",
         f"    {own} return",
         '    oifname "lo" return',  # Loopback to loopback, and a pod's own addresses: the pod talks to itself.
@@ -68,7 +68,7 @@ def format_table(rules: RedirectRules) -> str:
         f"    meta l4proto tcp redirect to :{rules.outbound_port}",
         "  }",
         "  chain prerouting {",
-        "    type nat hook prerouting priority dstnat; policy accept;",
+        "    type nat hook prerouting priority -100; policy accept;",
         "    meta l4proto != tcp return",
         '    iifname "lo" return',
         "    fib daddr type != local return",  # Forwarded: for somebody else.

@@ -141,12 +141,15 @@ class LittleCA:
     """The CA's state, what it saw, and what it is told to do wrong.
 
     Attributes:
+        open_socket: opens the TCP socket to listen on: perhaps in another network namespace.
         is_mute: certificate requests and lookups get no answer.
         refuse_with: the code of a refusal instead of a welcome.
         refuse_issuance: the reason of a refusal instead of a certificate.
     """
 
+    host: str = "127.0.0.1"
     port: int = 0
+    open_socket: Callable[[], socket.socket] = socket.socket
     root: Authority = field(default_factory=lambda: make_authority("little root"))
     server_uri: str = format_ca_id(TRUST_DOMAIN)
     life_s: float = 3600
@@ -175,7 +178,7 @@ class LittleCA:
         token = JoinToken(
             token_id=secrets.token_hex(8),
             secret=secrets.token_urlsafe(32),
-            ca=f"127.0.0.1:{self.port}",
+            ca=f"{self.host}:{self.port}",
             trust_domain=TRUST_DOMAIN,
             root_pin=public_key_digest(self.root.certificate),
             workload=workload,
@@ -211,18 +214,18 @@ class LittleCA:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[LittleCA]:
-        """Serve on a port of 127.0.0.1 (the same one when it is served again)."""
+        """Serve on a port of ``host`` (the same one when it is served again)."""
         key = ec.generate_private_key(ec.SECP256R1())
-        leaf = sign_leaf(self.issuer, key.public_key(), self.server_uri, addresses=("127.0.0.1",))
+        leaf = sign_leaf(self.issuer, key.public_key(), self.server_uri, addresses=(self.host,))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.num_tickets = 0
         context.verify_mode = ssl.CERT_OPTIONAL
         context.load_verify_locations(cadata=self.root.der)
         load_key(context, (leaf.public_bytes(Encoding.DER), self.issuer.der, self.root.der), key)
-        listener = socket.socket()
+        listener = self.open_socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", self.port))
+        listener.bind((self.host, self.port))
         self.port = listener.getsockname()[1]
         async with serve(self._handle, sock=listener, ssl=context, compression=None, close_timeout=1):
             yield self
@@ -330,7 +333,7 @@ async def until(is_done: Callable[[], object], *, timeout_s: float = 10) -> None
         TimeoutError: it doesn't in time.
     """
     async with asyncio.timeout(timeout_s):
-        while not is_done():  # noqa: ASYNC110 (what is waited for has no event)
+        while not is_done():
             await asyncio.sleep(0.01)
 
 
