@@ -153,6 +153,10 @@ class Process:
         for name in self._hints:
             if self._link(name) == wanted:
                 return name
+        # A process that opens one connection after another gets descriptors in sequence.
+        if self._hints and self._link(following := str(int(self._hints[0]) + 1)) == wanted:
+            self._hints.appendleft(following)
+            return following
         if not max_descriptors:
             return ""
         try:
