@@ -1,8 +1,124 @@
-"""Running the demo: chooses the stage, tells the story, ends everything."""
+"""Running the demo: chooses the stage, tells the story, ends everything. Does I/O."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from cli.demo.listeners import build_listeners
+from cli.demo.namespaces import build_namespaces
+from cli.demo.narrator import Narrator
+from cli.demo.processes import Processes, touchmark_command
+from cli.demo.stage import Stage
+from cli.demo.story import Story
+from cli.exit_codes import ExitCode
+from cli.machine import can_make_namespaces, find_program, has_user_namespaces
+from cli.output import print_json
+from shared.model.errors import MachineError
+
+_INSIDE_VARIABLE: Final = "TOUCHMARK_DEMO_USER_NAMESPACE"
+_KEEP_POLL_S: Final = 0.5
+
 
 def run_demo(*, capture: str, keep: bool, as_json: bool) -> int:
-    """Run the demo and return its exit code."""
-    raise NotImplementedError(capture, keep, as_json)
+    """Run the demo and return its exit code.
+
+    Arguments:
+        capture: ``auto``, ``redirect`` or ``listeners``.
+
+    Raises:
+        MachineError: this machine can't show what was asked for.
+        TouchmarkError: a part didn't start.
+    """
+    is_inside = os.environ.get(_INSIDE_VARIABLE) == "1"
+    if capture != "listeners" and not is_inside and os.geteuid() != 0 and _has_tools() and has_user_namespaces():
+        _enter_user_namespace(keep=keep, as_json=as_json)
+    kind = _choose(capture, is_inside=is_inside)
+    narrator = Narrator(as_json=as_json)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_ending_by_signal())
+        directory = Path(tempfile.mkdtemp(prefix="touchmark-demo-"))
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        stage: Stage
+        if kind == "redirect":
+            stage = stack.enter_context(build_namespaces(is_user_namespace=is_inside))
+        else:
+            stage = build_listeners()
+        processes = Processes(directory, {"TOUCHMARK_ADMIN_SOCKET": str(directory / "admin.sock")})
+        stack.callback(processes.end)
+        story = Story(stage, directory, processes, narrator)
+        story.tell()
+        contradictions = list(story.facts.find_contradictions())
+        for contradiction in contradictions:
+            narrator.conclude(holds=False, text=contradiction)
+        if as_json:
+            print_json(story.facts.as_object())
+        if keep:
+            _keep(narrator, directory, stage, processes)
+    return ExitCode.CHECK_FAILED if contradictions else ExitCode.SUCCESS
+
+
+def _choose(capture: str, *, is_inside: bool) -> str:
+    if capture == "listeners":
+        return "listeners"
+    can_redirect = _has_tools() and (is_inside or can_make_namespaces())
+    if capture == "redirect" and not can_redirect:
+        raise MachineError(
+            "capture by redirect needs the programs nft and ip, and root or user namespaces",
+            hint="`touchmark doctor` shows what is missing; `--capture listeners` needs neither",
+        )
+    return "redirect" if can_redirect else "listeners"
+
+
+def _has_tools() -> bool:
+    return all(find_program(name) for name in ("nft", "ip", "nsenter"))
+
+
+def _enter_user_namespace(*, keep: bool, as_json: bool) -> None:
+    """Become the demo inside a user namespace of its own, where this user is root of new networks and mounts."""
+    unshare = find_program("unshare") or "unshare"
+    arguments = ["demo", "--capture", "redirect", *(["--keep"] if keep else []), *(["--json"] if as_json else [])]
+    source_root = str(Path(__file__).resolve().parent.parent.parent)
+    environment = {
+        **os.environ,
+        _INSIDE_VARIABLE: "1",
+        "PYTHONPATH": os.pathsep.join(part for part in (source_root, os.environ.get("PYTHONPATH", "")) if part),
+    }
+    inside = ["sh", "-c", 'mount -t tmpfs tmpfs /run && exec "$@"', "sh", *touchmark_command(arguments)]
+    sys.stdout.flush()
+    os.execve(unshare, [unshare, "-Urnm", *inside], environment)
+
+
+@contextlib.contextmanager
+def _ending_by_signal() -> Iterator[None]:
+    """Make SIGTERM and SIGHUP end the demo as Ctrl-C does: with everything cleaned up."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _keep(narrator: Narrator, directory: Path, stage: Stage, processes: Processes) -> None:
+    narrator.step("It goes on running until Ctrl-C. In another terminal:")
+    narrator.typed(["export", f"TOUCHMARK_ADMIN_SOCKET={directory / 'admin.sock'}"])
+    narrator.typed(["touchmark", "ca", "status"])
+    narrator.typed([*stage.client.prefix, "curl", stage.client_url])
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            processes.check()
+            time.sleep(_KEEP_POLL_S)
