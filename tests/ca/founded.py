@@ -1,0 +1,69 @@
+"""A CA's core for tests: a real SQLite file, real keys, and what a sidecar would send."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from ca.authority.authorities import Authorities
+from ca.issuance import Issuance
+from ca.kek import KekOrigin, KeyEncryptionKey
+from ca.store.records import JoinGrant
+from ca.store.store import Store
+from shared.model.identity import Workload
+from shared.model.messages import Registration
+
+NOW = 1_790_000_000.0
+TRUST_DOMAIN = "touchmark.local"
+WEB = Workload(namespace="shop", service_account="web")
+DATABASE = Workload(namespace="shop", service_account="db")
+KEK = KeyEncryptionKey(key=bytes(range(32)), origin=KekOrigin.FILE)
+
+
+@dataclass(kw_only=True)
+class Founded:
+    """An open CA core."""
+
+    store: Store
+    authorities: Authorities
+    issuance: Issuance
+
+
+@asynccontextmanager
+async def opened(directory: Path, *, now: float = NOW, kek: KeyEncryptionKey = KEK) -> AsyncIterator[Founded]:
+    """Open, or open again, the CA core in a directory."""
+    store = await Store.open(directory, trust_domain=TRUST_DOMAIN)
+    try:
+        authorities = await Authorities.open(store, kek, now=now)
+        yield Founded(store=store, authorities=authorities, issuance=Issuance(store, authorities))
+    finally:
+        await store.close()
+
+
+def make_csr(key: ec.EllipticCurvePrivateKey | None = None) -> bytes:
+    """Make a certificate request with a name that nobody may take from it."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "spiffe://evil/ns/a/sa/b/sidecar")])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(name)
+    return builder.sign(key or ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def registration(instance: str, *addresses: str) -> Registration:
+    """Say what a sidecar says of itself."""
+    return Registration(instance=instance, version="0.1", addresses=addresses, tunnel_port=15008, capture="listeners")
+
+
+async def join(core: Founded, instance: str, workload: Workload = WEB, *addresses: str, now: float = NOW) -> JoinGrant:
+    """Join a sidecar by a token and register its addresses."""
+    record, secret = await core.store.create_join_token(
+        workload=workload, addresses=addresses, labels={}, expires=now + 600, now=now
+    )
+    grant = await core.store.spend_join_token(token_id=record.token_id, secret=secret, instance=instance, now=now)
+    await core.store.register_sidecar(grant, registration(instance, *addresses), now=now)
+    return grant

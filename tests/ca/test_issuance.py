@@ -1,0 +1,78 @@
+"""What is issued to whom, and what is entered in the ledger before it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from ca.issuance import IssuanceRefused
+from ca.store.records import ProgramRecord
+from shared.model.certificate import BundleVerifier
+from shared.model.identity import Identity, IdentityKind
+from shared.model.messages import ProgramEvidence
+from shared.model.policy import Mode
+from shared.model.program import Program
+from shared.model.reasons import Reason
+from tests.ca.founded import NOW, TRUST_DOMAIN, WEB, join, make_csr, opened
+
+CURL = Program(digest="c" * 64)
+SIDECAR = Identity(trust_domain=TRUST_DOMAIN, workload=WEB, kind=IdentityKind.SIDECAR)
+
+
+async def test_permissive_issues_observed_explicit_refuses_approval_issues_the_program(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        issued = await core.issuance.issue_program(SIDECAR, make_csr(), CURL, ProgramEvidence(), NOW)
+        assert issued.record.identity.kind is IdentityKind.OBSERVED
+        await core.store.set_mode("shop", Mode.EXPLICIT)
+        with pytest.raises(IssuanceRefused) as caught:
+            await core.issuance.issue_program(SIDECAR, make_csr(), CURL, ProgramEvidence(), NOW)
+        assert caught.value.reason == Reason.PROGRAM_NOT_APPROVED
+        await core.store.put_program(
+            ProgramRecord(namespace="shop", name="curl", service_account="web", programs=(CURL,), approved_by="ann")
+        )
+        issued = await core.issuance.issue_program(SIDECAR, make_csr(), CURL, ProgramEvidence(path="/bin/curl"), NOW)
+        assert issued.record.identity.kind is IdentityKind.PROGRAM
+        assert issued.record.approved_by == "ann"
+        assert await core.store.get_certificate(issued.record.serial) == issued.record
+
+
+async def test_the_chain_verifies_and_only_the_key_comes_from_the_request(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        grant = await join(core, "web-1")
+        key = ec.generate_private_key(ec.SECP256R1())
+        issued = await core.issuance.issue_sidecar(grant, make_csr(key), NOW)
+        chain = [x509.load_der_x509_certificate(der) for der in issued.chain]
+        peer = BundleVerifier(core.authorities.bundle()).verify_peer(chain, now=NOW)
+        assert peer.identity == SIDECAR
+        assert chain[0].public_key() == key.public_key()
+        assert not chain[0].subject.rdns
+
+
+async def test_a_request_that_its_key_did_not_sign_is_refused(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        grant = await join(core, "web-1")
+        csr = bytearray(make_csr())
+        csr[-1] ^= 1
+        with pytest.raises(IssuanceRefused):
+            await core.issuance.issue_sidecar(grant, bytes(csr), NOW)
+        assert await core.store.list_certificates() == []
+
+
+async def test_a_program_does_not_ask_for_programs(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        asker = Identity(trust_domain=TRUST_DOMAIN, workload=WEB, kind=IdentityKind.PROGRAM, program=CURL)
+        with pytest.raises(IssuanceRefused):
+            await core.issuance.issue_program(asker, make_csr(), CURL, ProgramEvidence(), NOW)
+
+
+async def test_many_at_once_are_all_in_the_ledger(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        csr = make_csr()
+        issued = await asyncio.gather(
+            *(core.issuance.issue_program(SIDECAR, csr, CURL, ProgramEvidence(), NOW) for _ in range(40))
+        )
+        assert {c.serial for c in await core.store.list_certificates(alive_at=NOW)} == {i.record.serial for i in issued}
