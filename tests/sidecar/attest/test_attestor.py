@@ -1,0 +1,250 @@
+"""The attestor against real processes, among them those that try to look like another program."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import ctypes
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.model.reasons import Reason
+from sidecar.attest.attestor import AttestationError, Attestor
+from tests.sidecar.attest.processes import (
+    CONNECT,
+    PYTHON,
+    WAIT,
+    copy_program,
+    digest_of,
+    hear,
+    listening,
+    running,
+    tell,
+)
+
+
+@pytest.fixture
+async def attestor() -> AsyncIterator[Attestor]:
+    made = Attestor()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def server() -> Iterator[socket.socket]:
+    with listening() as made:
+        yield made
+    while _accepted:
+        _accepted.pop().close()
+
+
+_accepted: list[socket.socket] = []
+
+
+def take(server: socket.socket) -> tuple[str, int]:
+    """Accept a connection, keep it until the test's end, and tell its source."""
+    accepted, source = server.accept()
+    _accepted.append(accepted)
+    return source[0], source[1]
+
+
+def port_of(server: socket.socket) -> str:
+    return str(server.getsockname()[1])
+
+
+async def test_a_connection_is_attested_to_the_hash_of_its_program(attestor: Attestor, server: socket.socket) -> None:
+    with running(CONNECT + WAIT, port_of(server)) as child:
+        source = take(server)
+        assert attestor.attest_now(source, server.getsockname()) is None
+        found = await attestor.attest(source, server.getsockname())
+        assert found.program.digest == digest_of(PYTHON)
+        assert found.program.main == "none"
+        assert found.process.pid == child.pid
+        assert attestor.attest_now(source, server.getsockname()) == found
+
+
+async def test_exec_after_the_first_look_shows_the_new_program(
+    attestor: Attestor, server: socket.socket, tmp_path: Path
+) -> None:
+    other = copy_program("/bin/sleep", tmp_path / "other")
+    code = CONNECT + "c.set_inheritable(True)\n" + WAIT + "os.execv(sys.argv[2],['x','60'])"
+    with running(code, port_of(server), str(other)) as child:
+        source = take(server)
+        first = await attestor.attest(source, server.getsockname())
+        tell(child)
+        while os.readlink(f"/proc/{child.pid}/exe") != str(other):
+            await asyncio.sleep(0.01)
+        assert attestor.attest_now(source, server.getsockname()) is None
+        second = await attestor.attest(source, server.getsockname())
+        assert second.process.start_time == first.process.start_time
+        assert second.program.digest == digest_of(other)
+        assert second.program.main == ""
+
+
+async def test_a_vanished_sender_is_no_guess(attestor: Attestor, server: socket.socket) -> None:
+    with running(CONNECT + WAIT, port_of(server)):
+        accepted, source = server.accept()
+        await attestor.attest(source, server.getsockname())
+    with accepted, pytest.raises(AttestationError) as caught:
+        await attestor.attest(source, server.getsockname())
+    assert caught.value.reason is Reason.PROCESS_VANISHED
+
+
+async def test_a_socket_that_only_the_sidecar_holds_has_no_owner(attestor: Attestor, server: socket.socket) -> None:
+    with socket.create_connection(server.getsockname()) as own:
+        with pytest.raises(AttestationError) as caught:
+            await attestor.attest(own.getsockname(), server.getsockname())
+        assert caught.value.reason is Reason.NO_OWNER
+
+
+async def test_a_deleted_executable_is_hashed_all_the_same(
+    attestor: Attestor, server: socket.socket, tmp_path: Path
+) -> None:
+    program = copy_program(PYTHON, tmp_path / "deleted")
+    expected = digest_of(program)
+    with running(CONNECT + WAIT, port_of(server), program=str(program)):
+        source = take(server)
+        program.unlink()
+        found = await attestor.attest(source, server.getsockname())
+    assert found.program.digest == expected
+    assert found.process.path.endswith(" (deleted)")
+
+
+async def test_a_file_replaced_while_it_runs_keeps_its_old_hash(
+    attestor: Attestor, server: socket.socket, tmp_path: Path
+) -> None:
+    program = copy_program(PYTHON, tmp_path / "program")
+    expected = digest_of(program)
+    with running(CONNECT + WAIT, port_of(server), program=str(program)):
+        source = take(server)
+        copy_program(PYTHON, tmp_path / "new", b"new").replace(program)
+        found = await attestor.attest(source, server.getsockname())
+    assert found.program.digest == expected != digest_of(program)
+
+
+async def test_a_traced_process_is_refused_on_both_paths(attestor: Attestor, server: socket.socket) -> None:
+    seize = (
+        "import ctypes,sys\nl=ctypes.CDLL(None,use_errno=True)\n"
+        "assert l.ptrace(0x4206,int(sys.argv[1]),None,None)==0,ctypes.get_errno()\n"
+    )
+    with running(CONNECT + WAIT, port_of(server)) as child:
+        source = take(server)
+        await attestor.attest(source, server.getsockname())
+        fresh = Attestor()
+        with running(seize + "print('ready',flush=True)\nsys.stdin.readline()", str(child.pid)):
+            with pytest.raises(AttestationError) as fast:
+                attestor.attest_now(source, server.getsockname())
+            with pytest.raises(AttestationError) as slow:
+                await fresh.attest(source, server.getsockname())
+        fresh.close()
+        assert fast.value.reason is slow.value.reason is Reason.PROCESS_TRACED
+
+
+async def test_a_foreign_holder_shares_the_socket_and_a_fork_does_not(
+    attestor: Attestor, server: socket.socket
+) -> None:
+    fork = CONNECT + "c.set_inheritable(True)\nif os.fork()==0: time.sleep(5); os._exit(0)\n" + WAIT
+    fork += "os.spawnv(os.P_NOWAIT,'/bin/sleep',['sleep','5'])\nprint('spawned',flush=True)\nsys.stdin.readline()"
+    with running(fork, port_of(server)) as child:
+        source = take(server)
+        found = await attestor.attest(source, server.getsockname())
+        await attestor.check_holders(found)
+        tell(child)
+        assert hear(child) == "spawned"
+        await asyncio.sleep(0.2)
+        with pytest.raises(AttestationError) as caught:
+            await attestor.check_holders(found)
+    assert caught.value.reason is Reason.SOCKET_SHARED
+
+
+async def test_a_descriptor_in_flight_shares_the_socket(attestor: Attestor, server: socket.socket) -> None:
+    code = CONNECT + "a,b=socket.socketpair()\n" + WAIT
+    code += "socket.send_fds(a,[b'x'],[c.fileno()])\nprint('sent',flush=True)\nsys.stdin.readline()"
+    with running(code, port_of(server)) as child:
+        source = take(server)
+        found = await attestor.attest(source, server.getsockname())
+        tell(child)
+        assert hear(child) == "sent"
+        with pytest.raises(AttestationError) as caught:
+            await attestor.check_holders(found)
+    assert caught.value.reason is Reason.SOCKET_SHARED
+
+
+async def test_a_descriptor_passed_over_a_unix_socket_shares_it(
+    attestor: Attestor, server: socket.socket, tmp_path: Path
+) -> None:
+    receiver = copy_program(PYTHON, tmp_path / "receiver")
+    take = (
+        "import socket,sys\ns=socket.socket(fileno=int(sys.argv[1]))\nk=socket.recv_fds(s,1,1)\n"
+        "print('ready',flush=True)\nsys.stdin.readline()"
+    )
+    with running(CONNECT + WAIT, port_of(server)):
+        source = take(server)
+        found = await attestor.attest(source, server.getsockname())
+        left, right = socket.socketpair()
+        with left, right:
+            passed = _steal(found.process.pid, found.inode)
+            left.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [passed]))])
+            os.close(passed)
+            with running(take, str(right.fileno()), program=str(receiver), pass_fds=(right.fileno(),)) as thief:
+                with pytest.raises(AttestationError) as caught:
+                    await attestor.check_holders(found)
+                assert caught.value.process is not None
+                assert caught.value.process.pid == thief.pid
+    assert caught.value.reason is Reason.SOCKET_SHARED
+
+
+def _steal(pid: int, inode: int) -> int:
+    """Take a copy of another process's descriptor: pidfd_getfd(2)."""
+    number = next(n for n in os.listdir(f"/proc/{pid}/fd") if os.readlink(f"/proc/{pid}/fd/{n}") == f"socket:[{inode}]")
+    pidfd = os.pidfd_open(pid)
+    taken = ctypes.CDLL(None).syscall(438, pidfd, int(number), 0)
+    os.close(pidfd)
+    assert taken >= 0
+    return int(taken)
+
+
+LISTEN = (
+    "import socket,sys\ns=socket.socket()\ns.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEPORT,1)\n"
+    "s.bind((sys.argv[1],int(sys.argv[2])))\ns.listen()\n" + WAIT
+)
+
+
+async def test_a_second_listener_of_another_program_is_refused(attestor: Attestor, tmp_path: Path) -> None:
+    other = copy_program(PYTHON, tmp_path / "other")
+    with listening() as probe:
+        port = probe.getsockname()[1]
+    with running(LISTEN, "127.0.0.1", str(port)), running(LISTEN, "127.0.0.1", str(port)):
+        found = await attestor.attest_listener("127.0.0.1", port)
+        assert found.program.digest == digest_of(PYTHON)
+        assert len(found.others) == 1
+        assert attestor.attest_listener_now("127.0.0.1", port) == found
+        with running(LISTEN, "0.0.0.0", str(port), program=str(other)):
+            with pytest.raises(AttestationError) as caught:
+                await attestor.attest_listener("127.0.0.1", port)
+            assert caught.value.reason is Reason.LISTENERS_DIFFER
+
+
+async def test_nobody_listening_has_its_own_reason(attestor: Attestor) -> None:
+    with listening() as probe:
+        port = probe.getsockname()[1]
+        with pytest.raises(AttestationError) as own:
+            await attestor.attest_listener("127.0.0.1", port)
+    with pytest.raises(AttestationError) as nobody:
+        attestor.attest_listener_now("127.0.0.1", port)
+    assert own.value.reason is nobody.value.reason is Reason.NO_LISTENER
+
+
+async def test_too_large_an_executable_is_not_hashed(server: socket.socket) -> None:
+    small = Attestor(max_executable_bytes=1_000)
+    with running(CONNECT + WAIT, port_of(server)):
+        source = take(server)
+        with pytest.raises(AttestationError) as caught:
+            await small.attest(source, server.getsockname())
+    small.close()
+    assert caught.value.reason is Reason.EXECUTABLE_TOO_LARGE
+    assert caught.value.process is not None
