@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from rich.console import Console
@@ -15,6 +16,8 @@ from bench.figures import summarise
 from bench.run import SUBJECTS, run_rounds
 from bench.table import print_table
 from bench.works import Scale, Work
+
+_TABLE_WIDTH: Final = 130
 
 
 def _words(choices: Sequence[str], text: str) -> list[str]:
@@ -48,7 +51,9 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=_positive, default=3, help="each starts every subject afresh (default: 3)")
     parser.add_argument("--duration", type=_positive, default=scale.duration_s, help="seconds a request work runs")
     parser.add_argument("--bulk-mib", type=_positive, default=scale.bulk_mib, help="MiB sent in the bulk work")
-    parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="keep configurations and logs in a new directory")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIRECTORY", help="keep configurations and logs in a new directory"
+    )
     return parser.parse_args(arguments)
 
 
@@ -56,6 +61,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run and return the exit status: 1 when a subject that was asked for couldn't be measured."""
     options = parse_arguments(arguments)
     console, notes = Console(), Console(stderr=True)
+    if console.width < _TABLE_WIDTH:
+        # A pipe has no width, and a cut table can't be read.
+        console = Console(width=_TABLE_WIDTH)
     try:
         if options.keep is not None:
             options.keep.mkdir(parents=True)

@@ -27,13 +27,13 @@ class LoadError(Exception):
 
 
 def send_bulk(address: str, port: int, mebibytes: int) -> dict[str, float]:
-    """Send that many MiB, half-close, and wait for the backend's count."""
+    """Announce and send that many MiB, and wait for the backend's count."""
     block = memoryview(bytes(MIB))
     with _connect(address, port) as connection:
         started = time.perf_counter()
+        connection.sendall(COUNT.pack(mebibytes * MIB))
         for _ in range(mebibytes):
             connection.sendall(block)
-        connection.shutdown(socket.SHUT_WR)
         answer = _receive_exactly(connection, COUNT.size)
         seconds = time.perf_counter() - started
     (count,) = COUNT.unpack(answer)

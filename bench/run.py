@@ -38,7 +38,13 @@ class Outcome:
 
 
 def run_rounds(
-    subjects: Sequence[str], works: Sequence[Work], *, rounds: int, scale: Scale, say: Say, keep_logs: Path | None = None
+    subjects: Sequence[str],
+    works: Sequence[Work],
+    *,
+    rounds: int,
+    scale: Scale,
+    say: Say,
+    keep_logs: Path | None = None,
 ) -> Outcome:
     """Run everything and return what was measured.
 

@@ -1,6 +1,7 @@
-"""The bulk work's backend: reads to the end of the stream, answers with the count. ``python -m bench.sink HOST PORT``.
+"""The bulk work's backend: reads as many bytes as announced, answers with the count. ``python -m bench.sink HOST PORT``.
 
 Received bytes are dropped in the kernel (``MSG_TRUNC``, tcp(7)), so that what is measured is the proxies and not this.
+The length is announced, because nginx's stream proxy doesn't pass a half-close through TLS.
 """
 
 from __future__ import annotations
@@ -27,7 +28,14 @@ def _swallow(connection: socket.socket) -> None:
     count = 0
     with connection:
         try:
-            while received := connection.recv_into(buffer, _READ_BYTES, socket.MSG_TRUNC):
+            header = connection.recv(COUNT.size, socket.MSG_WAITALL)
+            if len(header) < COUNT.size:
+                return
+            (announced,) = COUNT.unpack(header)
+            while count < announced:
+                received = connection.recv_into(buffer, _READ_BYTES, socket.MSG_TRUNC)
+                if not received:
+                    break
                 count += received
             connection.sendall(COUNT.pack(count))
         except OSError as error:
