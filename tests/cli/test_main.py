@@ -1,0 +1,91 @@
+"""Errors end as a line with a stable code, a hint and an exit code; never as a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cli.exit_codes import EXIT_CODES, ExitCode
+from cli.main import run
+
+
+def test_without_a_ca_the_error_names_the_socket_and_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["ca", "status", "--admin-socket", str(tmp_path / "none.sock")]) == ExitCode.UNAVAILABLE
+    errors = capsys.readouterr().err
+    assert errors.startswith("error[unavailable]: ")
+    assert "none.sock" in errors
+    assert "touchmark ca serve" in errors
+
+
+def test_with_json_an_error_is_one_object_on_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["identities", "--json", "--admin-socket", str(tmp_path / "none.sock")]) == ExitCode.UNAVAILABLE
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    error = msgspec.json.decode(printed.err)
+    assert set(error) == {"code", "message", "hint"}
+    assert error["code"] == "unavailable"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["mode"],
+        ["mode", "shop", "loose"],
+        ["mode", "Shop"],
+        ["decisions", "--limit", "0"],
+        ["decisions", "--reason", "because"],
+        ["decisions", "--since", "yesterday"],
+        ["ca", "join-token", "web"],
+        ["ca", "join-token", "shop/web", "--address", "example.test"],
+        ["program", "approve", "shop/web"],
+        ["program", "approve", "shop/web", "/nowhere/at/all"],
+        ["policy", "apply", "-f", "/nowhere/at/all.yaml"],
+        ["policy", "delete"],
+        ["sidecar", "run", "--config", "/nowhere/at/all.yaml"],
+    ],
+)
+def test_a_mistake_of_the_user_is_exit_code_2_and_one_error(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == ExitCode.BAD_INPUT
+    errors = capsys.readouterr().err
+    assert errors.startswith("error[")
+    assert "Traceback" not in errors
+
+
+def test_every_exit_code_is_documented_in_the_help() -> None:
+    assert set(EXIT_CODES) == set(ExitCode)
+    shown = subprocess.run([sys.executable, "-m", "cli", "--help"], capture_output=True, check=True, timeout=30)
+    assert b"130" in shown.stdout
+
+
+def test_help_loads_neither_the_client_nor_cryptography() -> None:
+    code = (
+        "import sys; from cli.main import run; run(['version', '--json']);"
+        "print([name for name in ('aiohttp', 'cryptography', 'yaml', 'psutil') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=30, text=True)
+    assert ran.stdout.splitlines()[-1] == "[]"
+
+
+def test_completion_knows_the_verbs() -> None:
+    import os
+
+    environment = {
+        **os.environ,
+        "_TOUCHMARK_COMPLETE": "complete_bash",
+        "COMP_WORDS": "touchmark de",
+        "COMP_CWORD": "1",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-m", "cli"], capture_output=True, env=environment, check=False, timeout=30, text=True
+    )
+    assert set(ran.stdout.split()) == {"decisions", "demo"}
