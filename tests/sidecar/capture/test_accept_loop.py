@@ -1,0 +1,77 @@
+"""The accept loop: batches, back-off without spinning, resets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+
+import pytest
+
+from sidecar.capture.accept_loop import AcceptLoop, open_listener, reset
+from sidecar.capture.captured import Endpoint
+from tests.sidecar.little_ca import until
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+async def test_many_connections_are_accepted_non_blocking_and_without_delay(address: str) -> None:
+    accepted: list[tuple[socket.socket, Endpoint]] = []
+    loop = AcceptLoop(
+        open_listener((address, 0)), lambda one, source: accepted.append((one, source)), on_pause=lambda *_: None
+    )
+    loop.start()
+    clients = [socket.create_connection(loop.local) for _ in range(100)]
+    await until(lambda: len(accepted) == 100)
+    assert {source for _, source in accepted} == {client.getsockname()[:2] for client in clients}
+    for connection, _ in accepted:
+        assert not connection.getblocking()
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        connection.close()
+    for client in clients:
+        client.close()
+    loop.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(loop.local)
+
+
+async def test_without_descriptors_it_pauses_instead_of_spinning_and_then_goes_on() -> None:
+    accepted: list[socket.socket] = []
+    pauses: list[float] = []
+    loop = AcceptLoop(
+        open_listener(("127.0.0.1", 0)),
+        lambda one, _: accepted.append(one),
+        on_pause=lambda _, pause_s: pauses.append(pause_s),
+    )
+    loop.start()
+    client = socket.socket()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), hard))
+    held = []
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            while True:
+                held.append(os.open("/dev/null", os.O_RDONLY))
+        client.connect(loop.local)
+        await asyncio.sleep(0.4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in held:
+            os.close(descriptor)
+    assert 2 <= len(pauses) <= 5
+    assert pauses == sorted(pauses)
+    await until(lambda: accepted)
+    accepted[0].close()
+    client.close()
+    loop.close()
+
+
+async def test_a_reset_is_no_clean_end() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(listener.getsockname())
+    connection, _ = listener.accept()
+    reset(connection)
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    client.close()
+    listener.close()

@@ -1,0 +1,37 @@
+"""The table's text: what is exempt, and what can't be asked for. That it works is shown by ``test_running.py``."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.model.errors import InputError
+from sidecar.capture.redirect_table import RedirectRules, format_table
+
+
+def rules(
+    *, uid: int = 1337, mark: int | None = None, exclude: tuple[int, ...] = (), out: int = 15001
+) -> RedirectRules:
+    return RedirectRules(
+        outbound_port=out, inbound_port=15006, tunnel_port=15008, uid=uid, mark=mark, exclude_ports=exclude
+    )
+
+
+def test_the_sidecars_user_is_exempt_or_its_mark_never_both() -> None:
+    assert "meta skuid 1337 return" in format_table(rules())
+    marked = format_table(rules(mark=7))
+    assert "meta mark 0x7 return" in marked
+    assert "skuid" not in marked
+
+
+def test_excluded_ports_are_exempt_in_both_directions() -> None:
+    assert format_table(rules(exclude=(22, 15443))).count("tcp dport { 22, 15443 } return") == 2
+
+
+def test_an_older_table_is_replaced_in_the_same_transaction() -> None:
+    assert format_table(rules()).startswith("table inet touchmark\ndelete table inet touchmark\ntable inet touchmark {")
+
+
+@pytest.mark.parametrize(("uid", "mark", "out"), [(0, None, 15001), (1, 0, 15001), (1, None, 15008), (1, None, 0)])
+def test_what_captures_the_sidecar_itself_or_no_port_is_refused(uid: int, mark: int | None, out: int) -> None:
+    with pytest.raises(InputError):
+        rules(uid=uid, mark=mark, out=out)
