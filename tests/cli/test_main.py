@@ -77,7 +77,6 @@ def test_help_loads_neither_the_client_nor_cryptography() -> None:
 
 
 def test_completion_knows_the_verbs() -> None:
-    import os
 
     environment = {
         **os.environ,
