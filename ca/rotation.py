@@ -1,8 +1,8 @@
 """Rotation of the issuing authority: prepare → wait until every live sidecar installed it → activate → retire the old.
 
-Each step is one transaction of the store (phases, step, sequence, journal), so that a CA killed at any
-instant goes on where it stood: ``advance`` looks at what is stored, and takes the next step that may be taken. Every step compares
-and swaps, so that replicas don't take it twice.
+Each step is one transaction of the store (phases, step, sequence, journal), so that a CA killed at any instant goes on
+where it stood: ``advance`` looks at what is stored, and takes the next step that may be taken. Every step compares and
+swaps, so that replicas don't take it twice.
 """
 
 from __future__ import annotations

@@ -1,0 +1,106 @@
+"""Join tokens are spent once; sidecars register only what was granted."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from shared.model.errors import ConflictError, InputError, RefusedError
+from tests.ca.founded import DATABASE, NOW, WEB, join, opened, registration
+
+
+async def test_of_many_attempts_at_once_exactly_one_spends_a_token(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core, opened(tmp_path / "d") as other:
+        record, secret = await core.store.create_join_token(
+            workload=WEB, addresses=["198.18.0.2"], labels={}, expires=NOW + 60, now=NOW
+        )
+        attempts = [
+            core_.store.spend_join_token(token_id=record.token_id, secret=secret, instance=f"i-{number}", now=NOW)
+            for number in range(6)
+            for core_ in (core, other)
+        ]
+        results = await asyncio.gather(*attempts, return_exceptions=True)
+        assert sum(not isinstance(result, BaseException) for result in results) == 1
+        assert all(isinstance(r, RefusedError) for r in results if isinstance(r, BaseException))
+        assert len(await core.store.list_sidecars()) == 1
+
+
+async def test_a_replayed_token_is_refused_after_a_restart(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        record, secret = await core.store.create_join_token(
+            workload=WEB, addresses=[], labels={}, expires=NOW + 60, now=NOW
+        )
+        await core.store.spend_join_token(token_id=record.token_id, secret=secret, instance="a", now=NOW)
+    async with opened(tmp_path / "d") as core:
+        with pytest.raises(RefusedError, match="spent"):
+            await core.store.spend_join_token(token_id=record.token_id, secret=secret, instance="a", now=NOW)
+
+
+async def test_unknown_and_wrong_are_told_alike_and_spend_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        record, secret = await core.store.create_join_token(
+            workload=WEB, addresses=[], labels={}, expires=NOW + 60, now=NOW
+        )
+        messages = []
+        for token_id, wrong in ((record.token_id, "x" * 43), ("0" * 16, secret)):
+            with pytest.raises(RefusedError) as caught:
+                await core.store.spend_join_token(token_id=token_id, secret=wrong, instance="a", now=NOW)
+            messages.append(caught.value.message)
+        assert messages[0] == messages[1]
+        with pytest.raises(RefusedError, match="expired"):
+            await core.store.spend_join_token(token_id=record.token_id, secret=secret, instance="a", now=NOW + 60)
+        await core.store.spend_join_token(token_id=record.token_id, secret=secret, instance="a", now=NOW)
+
+
+async def test_another_workload_cannot_take_an_instances_name(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        await join(core, "one", WEB)
+        with pytest.raises(RefusedError, match="another workload"):
+            await join(core, "one", DATABASE)
+        assert [token.spent for token in await core.store.list_join_tokens()].count(None) == 1
+
+
+async def test_only_granted_addresses_are_registered_in_whatever_spelling(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        grant = await join(core, "one", WEB, "198.18.0.2")
+        with pytest.raises(RefusedError, match=r"198\.18\.0\.3"):
+            await core.store.register_sidecar(grant, registration("one", "198.18.0.3"), now=NOW)
+        await core.store.register_sidecar(grant, registration("one", "::ffff:198.18.0.2"), now=NOW)
+        found = await core.store.get_sidecar_at("198.18.0.2")
+        assert found is not None
+        assert found.addresses == ("198.18.0.2",)
+
+
+async def test_an_address_of_a_live_sidecar_of_another_workload_is_not_taken(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        await join(core, "one", WEB, "198.18.0.2")
+        with pytest.raises(ConflictError, match="live sidecar"):
+            await join(core, "two", DATABASE, "198.18.0.2")
+        await core.store.mark_seen("one", connected=False, now=NOW)
+        two = await core.store.get_sidecar("two")
+        assert two is not None
+        await core.store.register_sidecar(two.grant, registration("two", "198.18.0.2"), now=NOW)
+        found = await core.store.get_sidecar_at("198.18.0.2")
+        assert found is not None
+        assert found.instance == "two"
+
+
+async def test_acknowledgements_are_kept_and_forgotten_when_it_joins_anew(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        await join(core, "one")
+        await core.store.mark_bundle_installed("one", 3)
+        await core.store.mark_namespace_installed("one", "shop", 7)
+        (record,) = await core.store.list_sidecars()
+        assert (record.installed_sequence, record.namespace_versions) == (3, {"shop": 7})
+        await join(core, "one")
+        (record,) = await core.store.list_sidecars()
+        assert (record.installed_sequence, record.namespace_versions) == (0, {})
+
+
+@pytest.mark.parametrize("address", ["300.1.1.1", "host.test", ""])
+async def test_a_token_names_ip_addresses_only(tmp_path: Path, address: str) -> None:
+    async with opened(tmp_path / "d") as core:
+        with pytest.raises(InputError):
+            await core.store.create_join_token(workload=WEB, addresses=[address], labels={}, expires=NOW + 60, now=NOW)
