@@ -369,7 +369,10 @@ class Tunnel:
             self._pinned.clear()
         self.user = None
         self._rest = b""
-        close_after_delivery(self.loop, self.connection)
+        if self.turns.is_idle and not self.turns.is_closing:
+            self.connection.close()  # Nothing is under way, so nothing can be lost.
+        else:
+            close_after_delivery(self.loop, self.connection)
         if self._on_closed is not None:
             self._on_closed()
             self._on_closed = None

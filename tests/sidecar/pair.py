@@ -331,6 +331,7 @@ async def running_pair(application: Application, *, limits: Limits | None = None
                 while pair.tasks:
                     await asyncio.gather(*pair.tasks)
                     await asyncio.sleep(0)
+            await asyncio.sleep(0.02)  # What is closed after delivery is closed by then.
         finally:
             server.close()
             tunnels.close()

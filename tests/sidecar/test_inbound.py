@@ -1,0 +1,427 @@
+"""The inbound story against peers that misbehave: every certificate, frame and handshake that must be refused."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL
+
+from shared.model.decision import Answer, Ending, Transport
+from shared.model.policy import Action, Mode, Peer, Rule
+from shared.model.reasons import Reason
+from sidecar.app import Limits
+from sidecar.capture.captured import Captured
+from sidecar.credential.credential import Credential
+from sidecar.inbound import carry_plaintext
+from sidecar.tls.contexts import make_context
+from sidecar.tunnel.frames import HEADER, FrameType, Opening, encode_frame, encode_opening
+from sidecar.tunnel.turns import Role
+from tests.sidecar.little_ca import make_authority, until
+from tests.sidecar.pair import (
+    CLIENT,
+    CLIENT_PROGRAM,
+    SERVER,
+    SERVER_PROGRAM,
+    Mint,
+    Pair,
+    approve,
+    identify,
+    running_pair,
+)
+from tests.sidecar.test_outbound import echo
+
+CONNECTION_ID = "0123456789abcdef"
+
+
+class RawPeer:
+    """A client of the tunnel that writes whatever bytes it likes; blocking, in a worker thread."""
+
+    def __init__(self, pair: Pair, credential: Credential | None, *, context: SSL.Context | None = None) -> None:
+        self._pair = pair
+        self._context = context or make_context(credential or _missing(), pair.mint.bundle, Role.INITIATOR)
+        self.tls: SSL.Connection | None = None
+
+    async def shake(self, *, port: int = 0) -> None:
+        await asyncio.to_thread(self._shake, port or self._pair.application[1])
+
+    def _shake(self, port: int) -> None:
+        plain = socket.create_connection(self._pair.tunnel, timeout=5)
+        plain.setblocking(True)
+        self.tls = SSL.Connection(self._context, plain)
+        self.plain = plain
+        self.tls.set_tlsext_host_name(b"p%d" % port)
+        self.tls.set_connect_state()
+        self.tls.do_handshake()
+
+    async def send(self, data: bytes) -> None:
+        assert self.tls is not None
+        await asyncio.to_thread(self.tls.sendall, data)
+
+    async def receive(self) -> tuple[int, int, bytes]:
+        """One frame: type, epoch, payload. An SSL error when the tunnel ended."""
+        return await asyncio.to_thread(self._receive)
+
+    def _receive(self) -> tuple[int, int, bytes]:
+        kind, epoch, length = HEADER.unpack(self._exactly(HEADER.size))
+        return kind, epoch, self._exactly(length)
+
+    def _exactly(self, count: int) -> bytes:
+        assert self.tls is not None
+        data = b""
+        while len(data) < count:
+            data += self.tls.recv(count - len(data))
+        return data
+
+    def close(self) -> None:
+        if self.tls is not None:
+            self.plain.close()
+
+
+def _missing() -> Credential:
+    raise AssertionError("a peer without credential needs a context")
+
+
+@asynccontextmanager
+async def raw_peer(pair: Pair, credential: Credential | None = None) -> AsyncIterator[RawPeer]:
+    peer = RawPeer(pair, credential or pair.mint.issue(identify(CLIENT, CLIENT_PROGRAM)))
+    try:
+        await peer.shake()
+        yield peer
+    finally:
+        peer.close()
+
+
+def opening(pair: Pair, **changes: object) -> bytes:
+    base = Opening(connection=CONNECTION_ID, destination=pair.application, source=("198.18.0.9", 40000))
+    return encode_opening(replace(base, **changes))  # type: ignore[arg-type]
+
+
+async def expect_end(peer: RawPeer) -> None:
+    """The tunnel ends; nothing but RESET or CLOSING comes before."""
+    with pytest.raises(SSL.Error):
+        while True:
+            assert (await peer.receive())[0] in (FrameType.RESET, FrameType.CLOSING, FrameType.ACCEPT)
+
+
+async def expect_refused_handshake(pair: Pair, peer: RawPeer, *reasons: Reason) -> None:
+    """The server's side ends the connection and records why."""
+    try:
+        with pytest.raises((SSL.Error, OSError)):
+            await peer.shake()
+            await peer.send(encode_frame(FrameType.OPEN, 1, opening(pair)))
+            await peer.receive()
+    finally:
+        peer.close()
+    await until(lambda: pair.server.records)
+    assert pair.server.records[0].answer is Answer.DENY
+    assert pair.server.records[0].reason in reasons
+
+
+async def test_a_well_behaved_raw_peer_is_served() -> None:
+    async with running_pair(echo) as pair, raw_peer(pair) as peer:
+        await peer.send(encode_frame(FrameType.OPEN, 1, opening(pair)))
+        assert await peer.receive() == (FrameType.ACCEPT, 1, b"")
+        await peer.send(encode_frame(FrameType.DATA, 1, b"hi"))
+        assert await peer.receive() == (FrameType.DATA, 1, b"hi")
+        await peer.send(encode_frame(FrameType.END, 1))
+        assert await peer.receive() == (FrameType.END, 1, b"")
+        await until(lambda: pair.server.records)
+        assert pair.server.records[0].connection == CONNECTION_ID
+        assert pair.server.records[0].ending is Ending.FINISHED
+
+
+@pytest.mark.parametrize("kind", ["address", "port", "sidecar"])
+async def test_an_open_to_elsewhere_is_refused(kind: str) -> None:
+    async with running_pair(echo) as pair, raw_peer(pair) as peer:
+        elsewhere = {
+            "address": ("127.0.0.9", pair.application[1]),
+            "port": ("127.0.0.1", pair.application[1] ^ 1),
+            "sidecar": pair.tunnel,
+        }[kind]
+        await peer.send(encode_frame(FrameType.OPEN, 1, opening(pair, destination=elsewhere)))
+        assert await peer.receive() == (FrameType.REFUSE, 1, Reason.DESTINATION_NOT_SERVED.value.encode())
+        await peer.send(encode_frame(FrameType.END, 1))
+        await until(lambda: pair.server.records)
+        assert pair.server.records[0].reason is Reason.DESTINATION_NOT_SERVED
+
+
+async def test_a_tunnel_whose_server_name_is_the_sidecars_own_port_serves_nothing() -> None:
+    async with running_pair(echo) as pair:
+        peer = RawPeer(pair, pair.mint.issue(identify(CLIENT, CLIENT_PROGRAM)))
+        await peer.shake(port=pair.tunnel[1])
+        await peer.send(encode_frame(FrameType.OPEN, 1, opening(pair, destination=pair.tunnel)))
+        assert (await peer.receive())[2] == Reason.DESTINATION_NOT_SERVED.value.encode()
+        peer.close()
+        await until(lambda: pair.server.records)
+
+
+async def test_data_behind_a_refusal_is_discarded_and_the_tunnel_goes_on() -> None:
+    async with running_pair(echo) as pair, raw_peer(pair) as peer:
+        await peer.send(encode_frame(FrameType.OPEN, 1, opening(pair, destination=("127.0.0.1", 9))))
+        for _ in range(4):
+            await peer.send(encode_frame(FrameType.DATA, 1, b"secret" * 1000))
+        assert (await peer.receive())[0] == FrameType.REFUSE
+        await peer.send(encode_frame(FrameType.END, 1))
+        await peer.send(encode_frame(FrameType.OPEN, 2, opening(pair)))
+        assert await peer.receive() == (FrameType.ACCEPT, 2, b"")
+        await peer.send(encode_frame(FrameType.DATA, 2, b"x"))
+        assert await peer.receive() == (FrameType.DATA, 2, b"x")
+
+
+async def test_64_kib_may_come_before_accept_and_arrive() -> None:
+    async with running_pair(echo) as pair, raw_peer(pair) as peer:
+        frames = encode_frame(FrameType.OPEN, 1, opening(pair))
+        frames += encode_frame(FrameType.DATA, 1, b"e" * 16_000) * 4
+        await peer.send(frames + encode_frame(FrameType.END, 1))
+        received = b""
+        while (frame := await peer.receive())[0] != FrameType.END:
+            received += frame[2]
+        assert received == b"e" * 64_000
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(encode_frame(FrameType.DATA, 2, b"x"), id="another epoch"),
+        pytest.param(encode_frame(FrameType.OPEN, 3, b"x"), id="a skipped epoch"),
+        pytest.param(encode_frame(FrameType.ACCEPT, 1), id="the responder's frame"),
+        pytest.param(encode_frame(FrameType.CLOSING, 1), id="CLOSING from an initiator"),
+        pytest.param(HEADER.pack(99, 1, 0), id="an unknown type"),
+        pytest.param(HEADER.pack(FrameType.DATA, 1, 16_381) + b"x" * 16_381, id="oversized"),
+        pytest.param(HEADER.pack(FrameType.DATA, 1, 0), id="empty data"),
+        pytest.param(encode_frame(FrameType.END, 1) + encode_frame(FrameType.DATA, 1, b"x"), id="data after END"),
+    ],
+)
+async def test_a_broken_frame_ends_the_tunnel_in_a_turn(bad: bytes) -> None:
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.read(1)
+            await asyncio.sleep(0.3)
+        except ConnectionError:
+            pass
+        writer.close()
+
+    async with running_pair(hold) as pair, raw_peer(pair) as peer:
+        await peer.send(encode_frame(FrameType.OPEN, 1, opening(pair)))
+        assert (await peer.receive())[0] == FrameType.ACCEPT
+        await peer.send(bad)
+        await expect_end(peer)
+        await until(lambda: pair.server.records)
+        assert pair.server.records[0].ending is Ending.PEER_LOST
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(encode_frame(FrameType.DATA, 0, b"x"), id="data without a turn"),
+        pytest.param(encode_frame(FrameType.OPEN, 1, b"\0" * 9), id="a truncated OPEN"),
+        pytest.param(HEADER.pack(FrameType.OPEN, 1, 500) + b"x" * 500, id="an oversized OPEN"),
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="no frames at all"),
+    ],
+)
+async def test_a_broken_beginning_ends_the_tunnel(bad: bytes) -> None:
+    async with running_pair(echo) as pair, raw_peer(pair) as peer:
+        await peer.send(bad)
+        await expect_end(peer)
+        assert len(pair.server.sidecar.connections) == 0
+
+
+async def test_a_frame_cut_by_the_connections_end_is_a_lost_peer() -> None:
+    async with running_pair(echo) as pair:
+        async with raw_peer(pair) as peer:
+            await peer.send(encode_frame(FrameType.OPEN, 1, opening(pair)))
+            assert (await peer.receive())[0] == FrameType.ACCEPT
+            await peer.send(HEADER.pack(FrameType.DATA, 1, 100) + b"only a part")
+        await until(lambda: pair.server.records)
+        assert pair.server.records[0].ending is Ending.PEER_LOST
+        assert pair.server.records[0].bytes_received == 0
+
+
+async def test_tls_1_2_is_refused() -> None:
+    async with running_pair(echo) as pair:
+        context = SSL.Context(SSL.TLS_METHOD)
+        context.set_max_proto_version(SSL.TLS1_2_VERSION)
+        await expect_refused_handshake(pair, RawPeer(pair, None, context=context), Reason.HANDSHAKE_FAILED)
+
+
+@pytest.mark.parametrize("protocols", [[b"h2"], None])
+async def test_another_alpn_or_none_is_refused(protocols: list[bytes] | None) -> None:
+    async with running_pair(echo) as pair:
+        credential = pair.mint.issue(identify(CLIENT, CLIENT_PROGRAM))
+        if protocols is None:
+            context = SSL.Context(SSL.TLS_METHOD)
+            leaf, issuer = (x509.load_der_x509_certificate(der) for der in credential.chain)
+            context.use_certificate(leaf)
+            context.add_extra_chain_cert(issuer)
+            context.use_privatekey(credential.key)
+        else:
+            context = make_context(credential, pair.mint.bundle, Role.INITIATOR)
+            context.set_alpn_protos(protocols)
+        await expect_refused_handshake(pair, RawPeer(pair, None, context=context), Reason.HANDSHAKE_FAILED)
+
+
+async def test_no_client_certificate_is_refused() -> None:
+    async with running_pair(echo) as pair:
+        context = SSL.Context(SSL.TLS_METHOD)
+        context.set_alpn_protos([b"touchmark/1"])
+        await expect_refused_handshake(pair, RawPeer(pair, None, context=context), Reason.HANDSHAKE_FAILED)
+
+
+async def test_an_expired_certificate_is_refused() -> None:
+    async with running_pair(echo) as pair:
+        credential = pair.mint.issue(identify(CLIENT, CLIENT_PROGRAM), life_s=-10)
+        await expect_refused_handshake(pair, RawPeer(pair, credential), Reason.PEER_EXPIRED)
+
+
+async def test_a_foreign_certificate_is_refused() -> None:
+    async with running_pair(echo) as pair:
+        credential = Mint().issue(identify(CLIENT, CLIENT_PROGRAM))
+        await expect_refused_handshake(pair, RawPeer(pair, credential), Reason.PEER_UNTRUSTED)
+
+
+async def test_a_self_signed_certificate_is_refused() -> None:
+    async with running_pair(echo) as pair:
+        good = pair.mint.issue(identify(CLIENT, CLIENT_PROGRAM))
+        now = datetime.datetime.now(tz=datetime.UTC)
+        name = x509.Name([])
+        key = ec.generate_private_key(ec.SECP256R1())
+        leaf = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "self")]))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(minutes=1))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+            .add_extension(
+                x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(good.identity))]), critical=True
+            )
+            .sign(key, hashes.SHA256())
+        )
+        credential = replace(good, chain=(leaf.public_bytes(Encoding.DER),), key=key, generation=10**9)
+        await expect_refused_handshake(pair, RawPeer(pair, credential), Reason.PEER_UNTRUSTED)
+
+
+async def test_a_certificate_of_an_issuer_that_left_the_bundle_is_refused() -> None:
+    async with running_pair(echo) as pair:
+        stranger = Mint(root=pair.mint.root)
+        credential = stranger.issue(identify(CLIENT, CLIENT_PROGRAM))
+        await expect_refused_handshake(pair, RawPeer(pair, credential), Reason.PEER_UNTRUSTED)
+
+
+async def test_a_reused_tunnel_is_checked_against_the_bundle_of_now() -> None:
+    async with running_pair(echo) as pair, raw_peer(pair) as peer:
+        other = make_authority("next", pair.mint.root)
+        bundle = pair.mint.bundle
+        pair.server.trust.install(
+            type(bundle)(trust_domain=bundle.trust_domain, sequence=2, roots=bundle.roots, issuers=(other.der,))
+        )
+        await peer.send(encode_frame(FrameType.OPEN, 1, opening(pair)))
+        assert await peer.receive() == (FrameType.REFUSE, 1, Reason.PEER_UNTRUSTED.value.encode())
+
+
+async def test_a_silent_peer_and_a_plain_one_are_closed() -> None:
+    async with running_pair(echo, limits=Limits(client_hello_s=0.2, handshake_s=0.2)) as pair:
+        reader, writer = await asyncio.open_connection(*pair.tunnel)
+        started = time.monotonic()
+        assert await reader.read() == b""
+        assert time.monotonic() - started < 3
+        writer.close()
+        reader, writer = await asyncio.open_connection(*pair.tunnel)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        with pytest.raises(ConnectionResetError):
+            if await reader.read() == b"":
+                raise ConnectionResetError
+        writer.close()
+        await until(lambda: len(pair.server.records) == 2)
+        assert [r.reason for r in pair.server.records] == [Reason.DEADLINE_EXCEEDED, Reason.HANDSHAKE_FAILED]
+
+
+async def test_a_handshake_that_stops_half_way_is_closed() -> None:
+    async with running_pair(echo, limits=Limits(client_hello_s=1, handshake_s=0.3)) as pair:
+        context = make_context(pair.mint.issue(identify(CLIENT, CLIENT_PROGRAM)), pair.mint.bundle, Role.INITIATOR)
+        half = SSL.Connection(context, None)
+        half.set_tlsext_host_name(b"p%d" % pair.application[1])
+        half.set_connect_state()
+        with pytest.raises(SSL.WantReadError):
+            half.do_handshake()
+        reader, writer = await asyncio.open_connection(*pair.tunnel)
+        hello = half.bio_read(65536)
+        writer.write(hello[:700])  # In two pieces: the peek waits for the second one.
+        await asyncio.sleep(0.05)
+        writer.write(hello[700:])
+        assert len(await reader.read()) > 100
+        writer.close()
+        await until(lambda: pair.server.records)
+        assert pair.server.records[0].reason is Reason.DEADLINE_EXCEEDED
+
+
+async def test_both_sides_decide_the_server_refuses_what_the_client_lets_through() -> None:
+    async with running_pair(echo) as pair, raw_peer(pair) as peer:
+        pair.set_state(approve((SERVER, SERVER_PROGRAM), mode=Mode.EXPLICIT))
+        await peer.send(encode_frame(FrameType.OPEN, 1, opening(pair)))
+        assert await peer.receive() == (FrameType.REFUSE, 1, Reason.PROGRAM_NOT_APPROVED.value.encode())
+        await peer.send(encode_frame(FrameType.END, 1))
+
+
+async def test_an_application_that_refuses_is_a_refusal_with_its_reason() -> None:
+    async with running_pair(echo) as pair:
+        with socket.create_server(("127.0.0.1", 0)) as unused:
+            free = unused.getsockname()[1]
+        peer = RawPeer(pair, pair.mint.issue(identify(CLIENT, CLIENT_PROGRAM)))
+        await peer.shake(port=free)
+        await peer.send(encode_frame(FrameType.OPEN, 1, opening(pair, destination=("127.0.0.1", free))))
+        assert (await peer.receive())[2] == Reason.APPLICATION_UNREACHABLE.value.encode()
+        peer.close()
+        await until(lambda: pair.server.records)
+
+
+async def test_a_plain_connection_from_outside_needs_a_rule_in_explicit_mode() -> None:
+    async with running_pair(echo) as pair:
+
+        async def ask() -> bytes:
+            inside, outside = socket.socketpair()
+            inside.setblocking(False)
+            captured = Captured(
+                connection=inside,
+                source=("203.0.113.7", 1234),
+                destination=pair.application,
+                app_destination=pair.application,
+            )
+            pair.spawn(carry_plaintext(pair.server.sidecar, captured, pair.application))
+            reader, writer = await asyncio.open_connection(sock=outside)
+            try:
+                writer.write(b"hi")
+                writer.write_eof()
+                return await reader.read()
+            except OSError:
+                return b""
+            finally:
+                writer.close()
+
+        assert await ask() == b"hi"
+        pair.set_state(approve((SERVER, SERVER_PROGRAM), mode=Mode.EXPLICIT))
+        assert await ask() == b""
+        outside_rule = Rule(
+            name="outside", action=Action.ALLOW, peers=(Peer(unidentified=True, cidrs=("203.0.113.0/24",)),)
+        )
+        pair.set_state(approve((SERVER, SERVER_PROGRAM), mode=Mode.EXPLICIT, rules=(outside_rule,)))
+        assert await ask() == b"hi"
+        await until(lambda: len(pair.server.records) == 3)
+        assert [(r.answer, r.would_deny, r.reason) for r in pair.server.records] == [
+            (Answer.ALLOW, True, Reason.PEER_UNIDENTIFIED),
+            (Answer.DENY, False, Reason.PEER_UNIDENTIFIED),
+            (Answer.ALLOW, False, Reason.ALLOW_RULE),
+        ]
+        assert pair.server.records[0].transport is Transport.PLAINTEXT
