@@ -1,0 +1,80 @@
+"""Decisions: filtered, grouped by cause, pruned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ca.store.records import DecisionFilter
+from shared.model.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, ProcessRecord, Transport
+from shared.model.policy import Direction, Mode
+from shared.model.reasons import Reason
+from tests.ca.founded import NOW, opened
+
+
+def decision(connection: str, *, time: float = NOW, denied: bool = False, sidecar: str = "one") -> DecisionRecord:
+    return DecisionRecord(
+        time=time,
+        namespace="shop",
+        sidecar=sidecar,
+        phase=Phase.END,
+        direction=Direction.INGRESS,
+        answer=Answer.DENY if denied else Answer.ALLOW,
+        would_deny=not denied,
+        reason=Reason.PROGRAM_NOT_APPROVED,
+        rule="",
+        policy_version=1,
+        mode=Mode.PERMISSIVE,
+        weak=False,
+        source=PartyRecord(workload="shop/web", program="sha256:" + "a" * 64),
+        destination=PartyRecord(workload="shop/db", program="sha256:" + "b" * 64),
+        process=ProcessRecord(),
+        port=5432,
+        transport=Transport.TUNNEL,
+        tunnel="t",
+        connection=connection,
+        issuer="",
+        bytes_sent=0,
+        bytes_received=0,
+        duration_s=0.0,
+        ending=Ending.FINISHED,
+    )
+
+
+async def test_each_filter_selects_and_the_order_is_as_said(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        last = await core.store.insert_decisions(
+            [decision("c1"), decision("c2", denied=True), decision("c3", time=NOW + 10)]
+        )
+
+        async def found(**filters: object) -> list[str]:
+            rows = await core.store.query_decisions(DecisionFilter(**filters))  # type: ignore[arg-type]
+            return [row.record.connection for row in rows]
+
+        assert await found() == ["c3", "c2", "c1"]
+        assert await found(denied=True) == ["c2"]
+        assert await found(would_deny=True, limit=1) == ["c3"]
+        assert await found(since=NOW + 1) == ["c3"]
+        assert await found(until=NOW + 1, workload="shop/db") == ["c2", "c1"]
+        assert await found(program="sha256:aa") == ["c3", "c2", "c1"]
+        assert await found(program="sha256:%") == []
+        assert await found(namespace="other") == []
+        assert await found(reason=Reason.NO_RULE) == []
+        assert await found(after_id=last - 2) == ["c2", "c3"]
+
+
+async def test_a_connection_counts_once_whichever_sides_report_it(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        await core.store.insert_decisions([decision("c1"), decision("c1", sidecar="two"), decision("c2")])
+        (cause,) = await core.store.count_causes("shop", since=NOW)
+        assert (cause.connections, cause.port, cause.source_workload) == (2, 5432, "shop/web")
+        assert await core.store.count_causes("shop", since=NOW + 1) == []
+        assert await core.store.list_reporting_sidecars("shop", since=NOW) == {"one", "two"}
+
+
+async def test_the_oldest_go_by_age_and_by_number(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        await core.store.insert_decisions([decision(f"c{number}", time=NOW + number) for number in range(6)])
+        assert await core.store.prune_decisions(max_age_s=10, max_rows=100, now=NOW + 12) == 2
+        assert await core.store.prune_decisions(max_age_s=100, max_rows=3, now=NOW + 12) == 1
+        rows = await core.store.query_decisions(DecisionFilter())
+        assert [row.record.connection for row in rows] == ["c5", "c4", "c3"]
