@@ -1,0 +1,71 @@
+"""Decisions: filters go to the CA, rows say what happened."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from cli.exit_codes import ExitCode
+from cli.main import run
+from shared.model.admin import DecisionList, DecisionView
+from shared.model.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, ProcessRecord, Transport
+from shared.model.policy import Direction, Mode
+from shared.model.reasons import Reason
+from tests.cli.fake_ca import FakeCA
+
+DENIAL = DecisionView(
+    id=1,
+    record=DecisionRecord(
+        time=1_800_000_000.0,
+        namespace="shop",
+        sidecar="client",
+        phase=Phase.END,
+        direction=Direction.EGRESS,
+        answer=Answer.DENY,
+        would_deny=False,
+        reason=Reason.PROGRAM_NOT_APPROVED,
+        rule="",
+        policy_version=4,
+        mode=Mode.EXPLICIT,
+        weak=False,
+        source=PartyRecord(workload="shop/client", program=f"sha256:{'ab' * 32}"),
+        destination=PartyRecord(address="198.18.0.2:8080", listed="shop/web"),
+        process=ProcessRecord(pid=7, uid=0, path="/tmp/intruder", digest="ab" * 32),
+        port=8080,
+        transport=Transport.NONE,
+        tunnel="",
+        connection="c1",
+        issuer="",
+        bytes_sent=0,
+        bytes_received=0,
+        duration_s=0.1,
+        ending=Ending.REFUSED,
+    ),
+)
+
+
+def test_filters_reach_the_ca_and_the_row_names_the_reason(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    ca.answers["GET /v1/decisions"] = DecisionList(decisions=(DENIAL,))
+    arguments = ["decisions", "--denied", "--namespace", "shop", "--workload", "shop/client", "--program", "ABAB"]
+    assert run([*arguments, "--limit", "5"]) == ExitCode.SUCCESS
+    query = ca.requests[0][1]
+    assert (query["denied"], query["namespace"], query["limit"]) == ("true", "shop", "5")
+    assert (query["workload"], query["program"]) == ("shop/client", "sha256:abab")
+    assert "would_deny" not in query
+    row = capsys.readouterr().out.splitlines()[1]
+    assert "DENY" in row
+    assert "program_not_approved" in row
+    assert "unidentified 198.18.0.2:8080" in row
+
+
+def test_json_is_one_array_of_whole_records(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    ca.answers["GET /v1/decisions"] = DecisionList(decisions=(DENIAL,))
+    assert run(["decisions", "--json"]) == ExitCode.SUCCESS
+    assert msgspec.json.decode(capsys.readouterr().out, type=list[DecisionView]) == [DENIAL]
+
+
+def test_follow_prints_one_object_a_line(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    ca.answers["GET /v1/decisions/follow"] = msgspec.json.encode(DENIAL) + b"\n" + msgspec.json.encode(DENIAL) + b"\n"
+    assert run(["decisions", "--follow", "--json"]) == ExitCode.SUCCESS
+    lines = capsys.readouterr().out.splitlines()
+    assert [msgspec.json.decode(line, type=DecisionView) for line in lines] == [DENIAL, DENIAL]
