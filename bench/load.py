@@ -58,7 +58,7 @@ def time_first_bytes(address: str, port: int, count: int) -> dict[str, list[floa
 
 def hold_idle(address: str, port: int, count: int) -> None:
     """Open ``count`` connections, carry one request over each, say so, and hold them until standard input ends."""
-    held = []
+    held: list[socket.socket] = []
     for _ in range(count):
         connection = _connect(address, port)
         connection.sendall(_REQUEST)

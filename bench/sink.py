@@ -1,4 +1,4 @@
-"""The bulk work's backend: reads as many bytes as announced, answers with the count. ``python -m bench.sink HOST PORT``.
+"""The bulk work's backend: reads what is announced, answers with the count. ``python -m bench.sink HOST PORT``.
 
 Received bytes are dropped in the kernel (``MSG_TRUNC``, tcp(7)), so that what is measured is the proxies and not this.
 The length is announced, because nginx's stream proxy doesn't pass a half-close through TLS.

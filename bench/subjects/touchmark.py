@@ -1,24 +1,151 @@
-"""A pair of Touchmark sidecars with the real CA: stub until the parts land."""
+"""A pair of Touchmark sidecars, joined to a CA started for them: attestation, decisions and records are on.
+
+The whole product as a user runs it: ``python -m ca``, a join token by ``touchmark ca join-token``, two ``python -m
+sidecar``; decision records go to a file and to the CA. Needs no root when client, server and sidecars run as one user.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from bench.errors import BenchError
-from bench.subjects.subject import Backends, RunningSubject
+from bench.processes import START_TIMEOUT_S, Processes, free_ports, own_python, run_tool
+from bench.subjects.subject import Address, Backends, RunningSubject
+
+_SERVER_ADDRESS: Final = "127.0.0.41"
+_CLIENT_ADDRESS: Final = "127.0.0.42"
+_CLIENT_WORKLOAD: Final = "bench/client"
+_SERVER_WORKLOAD: Final = "bench/server"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningCA:
+    """A CA with its own data directory, started for one run."""
+
+    listen: Address
+    admin_socket: Path
+    pid: int
+
+    def write_token(self, workload: str, address: str, path: Path) -> None:
+        """Have a join token made for one sidecar and written into a new file.
+
+        Raises:
+            BenchError: the CA refuses.
+        """
+        run_tool(
+            [
+                own_python(), "-m", "cli", "ca", "join-token", workload, "--address", address,
+                "--admin-socket", self.admin_socket, "--output", path,
+            ],
+            timeout_s=START_TIMEOUT_S,
+        )  # fmt: skip
+
+
+@contextmanager
+def run_ca(directory: Path) -> Iterator[RunningCA]:
+    """Start the real CA and end it.
+
+    Raises:
+        BenchError: it doesn't start.
+    """
+    (port,) = free_ports(1)
+    admin_socket = directory / "admin.sock"
+    with Processes(directory=directory) as processes:
+        pid = processes.start(
+            "ca",
+            [
+                own_python(), "-m", "ca", "--data-dir", directory / "ca", "--kek-file", directory / "kek",
+                "--listen", f"127.0.0.1:{port}", "--admin-socket", admin_socket,
+            ],
+        )  # fmt: skip
+        processes.wait_until_listening("127.0.0.1", port)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not admin_socket.exists():
+            processes.check()
+            if time.monotonic() > deadline:
+                raise BenchError("the CA's admin socket didn't appear")
+            time.sleep(0.05)
+        yield RunningCA(listen=("127.0.0.1", port), admin_socket=admin_socket, pid=pid)
 
 
 @contextmanager
 def run_touchmark(directory: Path, backends: Backends) -> Iterator[RunningSubject]:
-    """Start CA and pair."""
-    raise BenchError("the product can't be started yet")
-    yield
+    """Start CA and pair, and end them.
+
+    Raises:
+        BenchError: a part doesn't start.
+    """
+    with _run_pair(directory, backends, ["-m", "sidecar"]) as subject:
+        yield subject
 
 
 @contextmanager
 def run_touchmark_no_reuse(directory: Path, backends: Backends) -> Iterator[RunningSubject]:
-    """The same with reuse off."""
-    raise BenchError("the product can't be started yet")
-    yield
+    """Start the same with no tunnel used twice.
+
+    Raises:
+        BenchError: a part doesn't start.
+    """
+    with _run_pair(directory, backends, ["-m", "bench.subjects.sidecar_without_reuse"]) as subject:
+        yield subject
+
+
+@contextmanager
+def _run_pair(directory: Path, backends: Backends, sidecar: Sequence[str]) -> Iterator[RunningSubject]:
+    http_in, sink_in = (("127.0.0.1", port) for port in free_ports(2))
+    server_tunnel, http_served, sink_served = free_ports(3, _SERVER_ADDRESS)
+    (client_tunnel,) = free_ports(1, _CLIENT_ADDRESS)
+    server = {
+        "capture": "listeners",
+        "tunnel": {"addresses": [_SERVER_ADDRESS], "port": server_tunnel},
+        "inbound": [
+            {"listen": f"{_SERVER_ADDRESS}:{http_served}", "application": _text(backends.http)},
+            {"listen": f"{_SERVER_ADDRESS}:{sink_served}", "application": _text(backends.sink)},
+        ],
+    }
+    client = {
+        "capture": "listeners",
+        "tunnel": {"addresses": [_CLIENT_ADDRESS], "port": client_tunnel},
+        "outbound": [
+            {"listen": _text(http_in), "destination": f"{_SERVER_ADDRESS}:{http_served}"},
+            {"listen": _text(sink_in), "destination": f"{_SERVER_ADDRESS}:{sink_served}"},
+        ],
+    }
+    with run_ca(directory) as ca, Processes(directory=directory) as processes:
+        pids = []
+        for name, workload, address, configuration in (
+            ("sidecar-server", _SERVER_WORKLOAD, _SERVER_ADDRESS, server),
+            ("sidecar-client", _CLIENT_WORKLOAD, _CLIENT_ADDRESS, client),
+        ):
+            token = directory / f"{name}.token"
+            ca.write_token(workload, address, token)
+            path = directory / f"{name}.yaml"
+            # JSON is YAML.
+            path.write_text(
+                json.dumps(
+                    {**configuration, "tokenFile": str(token), "log": {"file": str(directory / f"{name}.decisions")}}
+                )
+            )
+            pids.append(processes.start(name, [own_python(), *sidecar, "--config", path]))
+            _wait_until_ready(processes, directory / f"{name}.log", name)
+        yield RunningSubject(http=http_in, sink=sink_in, pids=tuple(pids), check=processes.check)
+
+
+def _wait_until_ready(processes: Processes, log: Path, name: str) -> None:
+    """Wait for the event ``sidecar_ready``: the listeners are bound long before the CA has answered."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while "sidecar_ready" not in log.read_text(errors="replace"):
+        processes.check()
+        if time.monotonic() > deadline:
+            raise BenchError(f"{name} isn't ready after {START_TIMEOUT_S:.0f} s")
+        time.sleep(0.05)
+
+
+def _text(address: Address) -> str:
+    return f"{address[0]}:{address[1]}"
