@@ -178,7 +178,7 @@ async def test_a_descriptor_passed_over_a_unix_socket_shares_it(
     attestor: Attestor, server: socket.socket, tmp_path: Path
 ) -> None:
     receiver = copy_program(PYTHON, tmp_path / "receiver")
-    take = (
+    receive = (
         "import socket,sys\ns=socket.socket(fileno=int(sys.argv[1]))\nk=socket.recv_fds(s,1,1)\n"
         "print('ready',flush=True)\nsys.stdin.readline()"
     )
@@ -190,7 +190,7 @@ async def test_a_descriptor_passed_over_a_unix_socket_shares_it(
             passed = _steal(found.process.pid, found.inode)
             left.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [passed]))])
             os.close(passed)
-            with running(take, str(right.fileno()), program=str(receiver), pass_fds=(right.fileno(),)) as thief:
+            with running(receive, str(right.fileno()), program=str(receiver), pass_fds=(right.fileno(),)) as thief:
                 with pytest.raises(AttestationError) as caught:
                     await attestor.check_holders(found)
                 assert caught.value.process is not None

@@ -1,0 +1,42 @@
+"""Files of /proc as text."""
+
+import pytest
+
+from sidecar.attest.process_text import (
+    ProcessTextError,
+    parse_arguments,
+    parse_in_flight,
+    parse_stat,
+    parse_tracer,
+    parse_uid,
+)
+
+STATUS = b"Name:\tx\nUmask:\t0022\nPid:\t7\nTracerPid:\t42\nUid:\t1000\t0\t0\t0\n"
+
+
+def test_a_command_name_with_parentheses_moves_no_field() -> None:
+    fields = b" ".join(str(number).encode() for number in range(4, 53))
+    image = parse_stat(b"7 (a) R (b) c) S " + fields)
+    assert (image.start_time, image.code, image.stack, image.arguments) == (22, 26, 28, 48)
+
+
+def test_a_short_stat_is_refused() -> None:
+    with pytest.raises(ProcessTextError):
+        parse_stat(b"7 (a) S 1 2")
+
+
+def test_status_names_tracer_and_user() -> None:
+    assert parse_tracer(STATUS) == 42
+    assert parse_uid(STATUS) == 1000
+    with pytest.raises(ProcessTextError):
+        parse_tracer(b"Name:\tTracerPid\n")
+
+
+def test_descriptors_in_flight_are_counted() -> None:
+    assert parse_in_flight(b"pos:\t0\nflags:\t02\nscm_fds: 3\n") == 3
+    assert parse_in_flight(b"pos:\t0\n") == 0
+
+
+def test_arguments_are_split_at_their_ends() -> None:
+    assert parse_arguments(b"a\0\0b\0") == [b"a", b"", b"b"]
+    assert parse_arguments(b"") == []
