@@ -1,8 +1,8 @@
 """A pair of nginx stream proxies (Debian's package), one worker process each, mutual TLS 1.3 between them.
 
 The cipher is AES-128-GCM as for the others. The key exchange is X25519: Debian 12's OpenSSL 3.0 has no X25519MLKEM768,
-which leaves nginx with cheaper handshakes than the others have; and it checks the client's chain but not its name. nginx
-is also every subject's web server.
+which leaves nginx with cheaper handshakes than the others have; and it checks the client's chain, not its name.
+nginx is also every subject's web server.
 """
 
 from __future__ import annotations
