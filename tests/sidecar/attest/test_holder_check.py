@@ -1,0 +1,62 @@
+"""All holders, asked for by several at once."""
+
+import asyncio
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+
+from shared.model.program import Program
+from shared.model.reasons import Reason
+from sidecar.attest.executable import Executables
+from sidecar.attest.facts import Attestation, AttestationError
+from sidecar.attest.holder_check import HolderCheck
+from sidecar.attest.measure import Measuring
+from sidecar.attest.process import Process
+from tests.sidecar.attest.processes import WAIT, running
+
+
+async def test_each_waiter_gets_its_own_answer() -> None:
+    with ThreadPoolExecutor(2) as workers, socket.socket() as held, socket.socket() as free:
+        measuring = Measuring(Executables(workers, max_bytes=1 << 30), workers)
+        check = HolderCheck(measuring, workers, own_pid=os.getpid())
+        with running("import sys\n" + WAIT, pass_fds=(held.fileno(),)) as child:
+            process = Process(child.pid)
+            facts = process.facts
+            process.close()
+
+            def attestation(one: socket.socket, pid_facts_program: Program) -> Attestation:
+                inode = os.fstat(one.fileno()).st_ino
+                stranger = type(facts)(pid=1, start_time=0, uid=0, path="/x")
+                return Attestation(program=pid_facts_program, process=stranger, inode=inode, cookie=0)
+
+            measured = await measuring.measure(partial(Process, child.pid), 0)
+            measured.process.close()
+            other = Program(digest="0" * 64)
+            answers = await asyncio.gather(
+                check.check(attestation(held, measured.program), None),
+                check.check(attestation(held, other), None),
+                check.check(attestation(free, other), None),
+                return_exceptions=True,
+            )
+        check.close()
+    assert answers[0] is None
+    assert isinstance(answers[1], AttestationError)
+    assert answers[1].reason is Reason.SOCKET_SHARED
+    assert answers[2] is None
+
+
+async def test_closing_cancels_who_still_waits() -> None:
+    with ThreadPoolExecutor(2) as workers:
+        check = HolderCheck(Measuring(Executables(workers, max_bytes=1), workers), workers, own_pid=0)
+        facts = Process(os.getpid())
+        waiting = asyncio.ensure_future(
+            check.check(Attestation(program=Program(digest="0" * 64), process=facts.facts, inode=1, cookie=0), None)
+        )
+        await asyncio.sleep(0)
+        check.close()
+        facts.close()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting

@@ -1,0 +1,46 @@
+"""The held processes are bounded, and the last holder comes first."""
+
+from contextlib import ExitStack
+
+from shared.model.program import Program
+from sidecar.attest.known import KnownProcesses
+from sidecar.attest.measure import Measured
+from sidecar.attest.process import Process
+from tests.sidecar.attest.processes import WAIT, running
+
+
+def measured(pid: int) -> Measured:
+    process = Process(pid)
+    return Measured(
+        process=process, key=process.read_executable(), image=process.image, program=Program(digest="0" * 64)
+    )
+
+
+def test_the_oldest_goes_first_and_the_last_holder_leads() -> None:
+    known = KnownProcesses(max_processes=2)
+    with ExitStack() as stack:
+        pids = [stack.enter_context(running("import sys\n" + WAIT)).pid for _ in range(3)]
+        for pid in pids[:2]:
+            known.add(measured(pid))
+        uid = known.get(pids[0]).process.facts.uid  # type: ignore[union-attr]  # Just added.
+        known.remember("kind", pids[0], "5")
+        assert [(one.process.pid, hint) for one, hint in known.candidates("kind", uid)] == [
+            (pids[0], "5"),
+            (pids[1], ""),
+        ]
+        known.add(measured(pids[2]))
+        assert known.get(pids[1]) is None
+        assert len(known) == 2
+    known.close()
+    assert len(known) == 0
+
+
+def test_a_reused_number_replaces_the_process_that_had_it() -> None:
+    known = KnownProcesses(max_processes=2)
+    with running("import sys\n" + WAIT) as child:
+        first, second = measured(child.pid), measured(child.pid)
+        known.add(first)
+        known.add(second)
+        assert known.get(child.pid) is second
+        assert len(known) == 1
+    known.close()
