@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, delete, distinct, func, insert, or_, select
 
 from ca.store.ledger import LedgerTable
 from ca.store.records import CauseCount, DecisionFilter, StoredDecision
@@ -53,7 +53,7 @@ class DecisionTable(LedgerTable):
             decisions.c.destination_program,
             decisions.c.port,
         )
-        connections = func.count(decisions.c.connection.distinct()) + func.sum(decisions.c.count - 1)
+        connections = func.count(distinct(decisions.c.connection)) + func.sum(decisions.c.count - 1)
         query = (
             select(*key, connections.label("connections"), func.max(decisions.c.time).label("last_seen"))
             .where(
@@ -82,8 +82,8 @@ class DecisionTable(LedgerTable):
 
     async def list_reporting_sidecars(self, namespace: str, *, since: float) -> frozenset[str]:
         """Return the instances that reported any decision for the namespace since then."""
-        query = select(decisions.c.sidecar.distinct()).where(
-            decisions.c.namespace == namespace, decisions.c.time >= since
+        query = (
+            select(decisions.c.sidecar).distinct().where(decisions.c.namespace == namespace, decisions.c.time >= since)
         )
         async with self.database.reading() as connection:
             return frozenset(await connection.scalars(query))
