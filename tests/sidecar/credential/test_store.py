@@ -1,0 +1,143 @@
+"""The credential store: one request for many waiters, the kind that the approval of now asks for, renewal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from shared.model.identity import Identity, IdentityKind, Workload
+from shared.model.messages import ProgramEvidence
+from shared.model.policy import Approval, Mode, NamespaceState
+from shared.model.program import Program
+from shared.model.reasons import Reason
+from shared.runtime.sinks import LineSink
+from shared.runtime.tasks import Tasks
+from sidecar.credential.credential import CredentialError, IssuanceRefusedError, accept_chain, make_key_request
+from sidecar.credential.store import CredentialStore
+from sidecar.events import Events
+from sidecar.policies import Policies
+from sidecar.trust import Trust
+from tests.sidecar.little_ca import TRUST_DOMAIN, LittleCA, until
+
+WEB = Workload(namespace="shop", service_account="web")
+PROGRAM = Program(digest="a" * 64)
+EVIDENCE = ProgramEvidence(path="/bin/true", pid=1, uid=0)
+
+
+@dataclass(kw_only=True)
+class Issuing:
+    """An issuer without a stream: signs with the little CA's real authority, as slowly as it is told."""
+
+    ca: LittleCA
+    kind: IdentityKind = IdentityKind.OBSERVED
+    refusal: str = ""
+    wait_s: float = 0.01
+
+    async def request_certificate(
+        self, csr: bytes, program: Program | None, evidence: ProgramEvidence, *, timeout_s: float
+    ) -> tuple[bytes, ...]:
+        await asyncio.sleep(self.wait_s)
+        if self.refusal:
+            self.ca.issued += 1
+            raise IssuanceRefusedError("no", reason=self.refusal)
+        kind = self.kind if program else IdentityKind.SIDECAR
+        return self.ca.issue(csr, Identity(trust_domain=TRUST_DOMAIN, workload=WEB, kind=kind, program=program))
+
+
+@asynccontextmanager
+async def a_store(life_s: float = 3600) -> AsyncIterator[tuple[CredentialStore, Issuing, Policies]]:
+    issuing = Issuing(ca=LittleCA(life_s=life_s))
+    trust = Trust(issuing.ca.bundle)
+    request = make_key_request()
+    chain = await issuing.request_certificate(request.csr, None, EVIDENCE, timeout_s=1)
+    own = accept_chain(request, chain, verifier=trust.verifier, generation=1, now=time.time())
+    issuing.ca.issued = 0
+    policies = Policies(NamespaceState(namespace="shop", version=1), send=lambda _: None, timeout_s=1)
+    null = os.open("/dev/null", os.O_WRONLY)
+    sink, failures = LineSink(null), list[str]()
+    tasks = Tasks(lambda _, error: failures.append(repr(error)))
+    store = CredentialStore(
+        own, issuer=issuing, policies=policies, trust=trust, tasks=tasks, events=Events(sink), timeout_s=1
+    )
+    yield store, issuing, policies
+    store.close()
+    await tasks.close(timeout_s=1)
+    sink.close(timeout_s=1)
+    os.close(null)
+    assert failures == []
+
+
+def state(version: int, mode: Mode, *programs: Program) -> NamespaceState:
+    approvals = tuple(Approval(service_account="web", program=program) for program in programs)
+    return NamespaceState(namespace="shop", version=version, mode=mode, approvals=approvals)
+
+
+async def test_many_waiters_cost_one_request() -> None:
+    async with a_store() as (store, issuing, _):
+        assert store.get(PROGRAM) is None
+        got = await asyncio.gather(*(store.obtain(PROGRAM, EVIDENCE) for _ in range(50)))
+        assert issuing.ca.issued == 1
+        assert set(got) == {store.get(PROGRAM)}
+
+
+async def test_the_first_waiters_cancellation_does_not_fail_the_others() -> None:
+    async with a_store() as (store, _, _):
+        first = asyncio.create_task(store.obtain(PROGRAM, EVIDENCE))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(store.obtain(PROGRAM, EVIDENCE))
+        await asyncio.sleep(0)
+        first.cancel()
+        assert (await second).identity.program == PROGRAM
+
+
+async def test_an_approval_replaces_the_observed_credential() -> None:
+    async with a_store() as (store, issuing, policies):
+        assert (await store.obtain(PROGRAM, EVIDENCE)).identity.kind is IdentityKind.OBSERVED
+        issuing.kind = IdentityKind.PROGRAM
+        policies.install(state(2, Mode.PERMISSIVE, PROGRAM))
+        assert store.get(PROGRAM) is None
+        await until(lambda: store.get(PROGRAM))
+        credential = store.get(PROGRAM)
+        assert credential is not None
+        assert credential.identity.kind is IdentityKind.PROGRAM
+
+
+async def test_explicit_mode_neither_keeps_nor_asks_for_an_unapproved_programs_credential() -> None:
+    async with a_store() as (store, issuing, policies):
+        await store.obtain(PROGRAM, EVIDENCE)
+        policies.install(state(2, Mode.EXPLICIT))
+        assert store.programs() == []
+        with pytest.raises(CredentialError) as caught:
+            await store.obtain(PROGRAM, EVIDENCE)
+        assert (caught.value.reason, issuing.ca.issued) == (Reason.PROGRAM_NOT_APPROVED, 1)
+
+
+async def test_a_refusal_is_remembered_for_a_moment_with_its_reason() -> None:
+    async with a_store() as (store, issuing, _):
+        issuing.refusal = "overloaded"
+        for _ in range(5):
+            with pytest.raises(CredentialError) as caught:
+                await store.obtain(PROGRAM, EVIDENCE)
+            assert caught.value.reason is Reason.OVERLOADED
+        assert issuing.ca.issued == 1
+
+
+async def test_a_used_credential_is_renewed_ahead_of_its_end_and_a_reissue_renews_all() -> None:
+    async with a_store() as (store, _, _):
+        first, own = await store.obtain(PROGRAM, EVIDENCE), store.own
+        store.reissue(0.05)
+        await until(lambda: store.get(PROGRAM) is not first and store.own is not own)
+        renewed = store.get(PROGRAM)
+        assert renewed is not None
+        assert renewed.generation > first.generation
+
+
+async def test_keys_are_never_shown() -> None:
+    async with a_store() as (store, _, _):
+        assert "key" not in repr(store.own)

@@ -1,0 +1,30 @@
+"""The trust bundle: only newer ones of the same trust domain count."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from shared.model.errors import ProtocolError
+from sidecar.trust import Trust
+from tests.sidecar.little_ca import LittleCA
+
+
+def test_only_a_newer_bundle_is_installed_and_told() -> None:
+    bundle = LittleCA().bundle
+    trust = Trust(bundle)
+    told: list[int] = []
+    trust.on_change(lambda: told.append(trust.bundle.sequence))
+    assert not trust.install(bundle)
+    assert trust.install(msgspec.structs.replace(bundle, sequence=2))
+    assert not trust.install(bundle)
+    assert told == [2]
+
+
+def test_a_foreign_or_broken_bundle_is_the_cas_fault() -> None:
+    bundle = LittleCA().bundle
+    trust = Trust(bundle)
+    for wrong in ({"trust_domain": "other"}, {"sequence": 2, "roots": (b"x",)}):
+        with pytest.raises(ProtocolError):
+            trust.install(msgspec.structs.replace(bundle, **wrong))
+    assert trust.bundle is bundle
