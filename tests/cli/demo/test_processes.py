@@ -1,0 +1,41 @@
+"""Children end with the demo, and one that ended early is named with its last words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cli.demo.processes import Processes
+from shared.model.errors import UnavailableError
+from tests.cli.demo.waiting import wait_until
+
+
+def test_every_child_ends(tmp_path: Path) -> None:
+    processes = Processes(tmp_path, {})
+    processes.start("quiet", ["sleep", "300"])
+    mine = {child.pid for child in psutil.Process().children()}
+    processes.end()
+    assert not mine & {child.pid for child in psutil.Process().children()}
+
+
+def test_a_child_that_ended_is_named_with_its_last_words(tmp_path: Path) -> None:
+    processes = Processes(tmp_path, {})
+    processes.start("server", ["sh", "-c", "echo the port is in use; exit 3"])
+    wait_until(lambda: "port" in processes.log_of("server").read_text())
+
+    def has_ended() -> bool:
+        try:
+            processes.check()
+        except UnavailableError:
+            return True
+        return False
+
+    wait_until(has_ended)
+    with pytest.raises(UnavailableError, match=r"(?s)server ended with code 3.*the port is in use"):
+        processes.check()
+
+
+def test_a_command_that_hangs_ends_at_its_deadline(tmp_path: Path) -> None:
+    assert Processes(tmp_path, {}).run(["sleep", "60"], timeout_s=0.1).code == 124

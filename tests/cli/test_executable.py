@@ -1,0 +1,45 @@
+"""What a file is: its digest and whether it runs what others write."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.executable import digest_file, find_weakness, read_executable
+from shared.model.errors import InputError
+
+
+def test_links_are_followed_and_the_content_is_hashed(tmp_path: Path) -> None:
+    (tmp_path / "program").write_bytes(b"content")
+    (tmp_path / "link").symlink_to(tmp_path / "program")
+    assert read_executable(tmp_path / "link").path == str(tmp_path / "program")
+    assert digest_file(tmp_path / "link") == hashlib.sha256(b"content").hexdigest()
+
+
+@pytest.mark.parametrize(
+    "name", ["python3.11", "bash", "dash", "busybox", "node", "perl5.36.0", "ld-linux-x86-64.so.2"]
+)
+def test_interpreters_are_known_by_name(name: str) -> None:
+    assert find_weakness(f"/usr/bin/{name}")
+
+
+@pytest.mark.parametrize("name", ["curl", "nginx", "postgres", "sshd"])
+def test_other_programs_are_not_weak(name: str) -> None:
+    assert not find_weakness(f"/usr/bin/{name}")
+
+
+def test_a_renamed_interpreter_is_known_by_its_content() -> None:
+    assert read_executable(Path(sys.executable)).weakness
+
+
+def test_a_directory_is_no_program(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        read_executable(tmp_path)
+
+
+def test_an_empty_file_is_hashed(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    assert read_executable(tmp_path / "empty").weakness == ""

@@ -1,0 +1,13 @@
+"""The version is told, also as JSON."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from cli.main import run
+
+
+def test_version_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["version", "--json"]) == 0
+    assert set(msgspec.json.decode(capsys.readouterr().out)) == {"touchmark", "python"}
