@@ -85,6 +85,28 @@ async def test_exec_after_the_first_look_shows_the_new_program(
         assert second.program.main == ""
 
 
+@pytest.mark.needs_root
+async def test_a_reused_process_id_is_another_process(
+    attestor: Attestor, server: socket.socket, tmp_path: Path
+) -> None:
+    other = copy_program(PYTHON, tmp_path / "other")
+    for _ in range(50):
+        with running(CONNECT + WAIT, port_of(server)) as child:
+            first = await attestor.attest(take(server), server.getsockname())
+        Path("/proc/sys/kernel/ns_last_pid").write_text(str(child.pid - 1))
+        with running(CONNECT + WAIT, port_of(server), program=str(other)) as successor:
+            source = take(server)
+            if successor.pid != child.pid:  # Another process of this machine was faster.
+                continue
+            assert attestor.attest_now(source, server.getsockname()) is None
+            second = await attestor.attest(source, server.getsockname())
+            assert second.program.digest == digest_of(other)
+            assert second.process.pid == first.process.pid
+            assert second.process.start_time != first.process.start_time
+            return
+    pytest.fail("no process ID was reused in 50 attempts")
+
+
 async def test_a_vanished_sender_is_no_guess(attestor: Attestor, server: socket.socket) -> None:
     with running(CONNECT + WAIT, port_of(server)):
         accepted, source = server.accept()
