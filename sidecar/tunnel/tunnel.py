@@ -45,6 +45,7 @@ _CLOSE_DEADLINE_S: Final = 5.0
 # One buffer for the loop: every callback uses it up before it returns, or copies what it couldn't pass on.
 _buffer = memoryview(bytearray(_READ_BYTES + 2 * MAX_FRAME_BYTES))
 _DATA = int(FrameType.DATA)
+_TCP_CLOSE: Final = 7  # include/net/tcp_states.h
 
 
 class Loss(Enum):
@@ -379,9 +380,14 @@ class Tunnel:
 
 
 def count_undelivered(connection: socket.socket) -> int:
-    """Return how many bytes the kernel still holds for the peer (tcp(7), ``SIOCOUTQ``)."""
+    """Return how many bytes the kernel still holds for the peer (tcp(7), ``SIOCOUTQ``); none for a dead connection."""
     packed: bytes = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
-    return int(struct.unpack("i", packed)[0])
+    count = int(struct.unpack("i", packed)[0])
+    # After a reset the count stays what it was, though nothing is held any more.
+    if count and connection.family != socket.AF_UNIX:
+        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        return 0 if state[0] == _TCP_CLOSE else count
+    return count
 
 
 def close_after_delivery(loop: asyncio.AbstractEventLoop, connection: socket.socket, *, waited_s: float = 0.0) -> None:
