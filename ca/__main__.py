@@ -1,0 +1,73 @@
+"""``python -m ca``: run the CA until SIGTERM or SIGINT. Logs are JSON lines on standard error."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import structlog
+import uvloop
+
+from ca.app import run_ca
+from ca.configuration import Configuration, parse_arguments
+from ca.services import VERSION
+from shared.model.errors import TouchmarkError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the CA and return its exit code: that of the error's kind, 0 after a requested end."""
+    os.umask(0o077)
+    try:
+        configuration = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+        _configure_logs(configuration.log_level)
+        uvloop.run(_run(configuration))
+    except TouchmarkError as error:
+        print(f"error[{error.code}]: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  hint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+async def _run(configuration: Configuration) -> None:
+    log = structlog.get_logger("touchmark.ca")
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with run_ca(configuration) as services:
+        log.info(
+            "ca_started",
+            version=VERSION,
+            listen=services.listen,
+            admin_socket=str(configuration.admin_socket),
+            trust_domain=configuration.trust_domain,
+            root_pin=services.authorities.root_pin,
+            kek_generated=services.kek.generated_at is not None,
+        )
+        await stop.wait()
+        log.info("ca_stopping")
+    log.info("ca_stopped")
+
+
+def _configure_logs(level: str) -> None:
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""Admin endpoints about namespaces: mode, readiness, acknowledgements, programs, policies. I/O through the services."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from ca.api.answers import answer, check_query, read_body, read_number
+from ca.services import Services
+from ca.store.records import ProgramRecord
+from shared.model import admin
+from shared.model.errors import InputError
+from shared.model.identity import check_namespace
+from shared.model.policy import NamespaceState
+
+
+class NamespacesAdmin:
+    """The handlers. Pushes to sidecars follow by themselves: the store announces each change."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes."""
+        return [
+            web.get("/v1/namespaces", self.namespaces),
+            web.get("/v1/namespaces/{ns}", self.namespace),
+            web.get("/v1/namespaces/{ns}/readiness", self.readiness),
+            web.put("/v1/namespaces/{ns}/mode", self.set_mode),
+            web.get("/v1/namespaces/{ns}/acknowledgements", self.acknowledgements),
+            web.get("/v1/programs", self.programs),
+            web.post("/v1/programs", self.put_program),
+            web.delete("/v1/programs/{ns}/{name}", self.delete_program),
+            web.get("/v1/policies", self.policies),
+            web.put("/v1/policies", self.put_policy),
+            web.delete("/v1/policies/{ns}", self.delete_policy),
+        ]
+
+    async def namespaces(self, _request: web.Request) -> web.Response:
+        """Answer all namespaces' states."""
+        return answer(admin.NamespaceList(namespaces=tuple(await self._services.store.list_namespaces())))
+
+    async def namespace(self, request: web.Request) -> web.Response:
+        """Answer one namespace's state; version 0 when nothing was ever said about it."""
+        return answer(await self._services.store.get_namespace_state(check_namespace(request.match_info["ns"])))
+
+    async def readiness(self, request: web.Request) -> web.Response:
+        """Answer what the namespace refused or would have refused, by cause, and who has reported."""
+        check_query(request, "since_s")
+        services = self._services
+        namespace = check_namespace(request.match_info["ns"])
+        since_s = read_number(
+            request,
+            "since_s",
+            default=admin.DEFAULT_READINESS_SINCE_S,
+            low=0,
+            high=366 * admin.DEFAULT_READINESS_SINCE_S,
+        )
+        now = services.clock()
+        since = now - since_s
+        state = await services.store.get_namespace_state(namespace)
+        causes = await services.store.count_causes(namespace, since=since)
+        live = [s for s in await services.store.list_live_sidecars(now=now) if s.workload.namespace == namespace]
+        reporting = await services.store.list_reporting_sidecars(namespace, since=since)
+        silent = sorted(s.instance for s in live if s.instance not in reporting and not s.connected)
+        return answer(
+            admin.Readiness(
+                namespace=namespace,
+                mode=state.mode,
+                version=state.version,
+                since=since,
+                causes=tuple(
+                    admin.Cause(
+                        reason=cause.reason,
+                        source_workload=cause.source_workload,
+                        destination_workload=cause.destination_workload,
+                        source_program=cause.source_program,
+                        destination_program=cause.destination_program,
+                        port=cause.port,
+                        connections=cause.connections,
+                        last_seen=cause.last_seen,
+                    )
+                    for cause in causes
+                ),
+                sidecars_reported=len(live) - len(silent),
+                sidecars_total=len(live),
+                silent=tuple(silent),
+                is_safe=not causes and not silent,
+            )
+        )
+
+    async def set_mode(self, request: web.Request) -> web.Response:
+        """Switch the mode."""
+        wanted = await read_body(request, admin.ModeRequest)
+        namespace = check_namespace(request.match_info["ns"])
+        return answer(
+            await self._services.store.set_mode(namespace, wanted.mode, expected_version=wanted.expected_version)
+        )
+
+    async def acknowledgements(self, request: web.Request) -> web.Response:
+        """Answer which sidecars have installed the present version."""
+        services = self._services
+        namespace = check_namespace(request.match_info["ns"])
+        state = await services.store.get_namespace_state(namespace)
+        subscribed = {session.instance for session in services.hub.subscribers(namespace)}
+        concerned = [
+            sidecar
+            for sidecar in await services.store.list_live_sidecars(now=services.clock())
+            if sidecar.instance in subscribed
+            or sidecar.workload.namespace == namespace
+            or namespace in sidecar.namespace_versions
+        ]
+        waiting = sorted(s.instance for s in concerned if s.namespace_versions.get(namespace, 0) < state.version)
+        return answer(
+            admin.Acknowledgements(
+                namespace=namespace,
+                version=state.version,
+                installed=len(concerned) - len(waiting),
+                total=len(concerned),
+                waiting=tuple(waiting),
+            )
+        )
+
+    async def programs(self, request: web.Request) -> web.Response:
+        """Answer the ``Program`` objects."""
+        records = await self._services.store.list_programs(_read_namespace(request))
+        return answer(admin.ProgramList(programs=tuple(_view_program(record) for record in records)))
+
+    async def put_program(self, request: web.Request) -> web.Response:
+        """Approve programs."""
+        services = self._services
+        wanted = await read_body(request, admin.ProgramRequest)
+        if not wanted.programs:
+            raise InputError("a Program names at least one digest")
+        record = ProgramRecord(
+            namespace=wanted.namespace,
+            name=wanted.name or f"{wanted.service_account}-{wanted.programs[0].digest[:12]}",
+            service_account=wanted.service_account,
+            programs=wanted.programs,
+            weak=wanted.weak,
+            approved_by=wanted.approved_by,
+            approved=services.clock(),
+        )
+        state = await services.store.put_program(record)
+        return answer(_view_program(record, version=state.version))
+
+    async def delete_program(self, request: web.Request) -> web.Response:
+        """Take an approval back."""
+        namespace = check_namespace(request.match_info["ns"])
+        return answer(await self._services.store.delete_program(namespace, request.match_info["name"]))
+
+    async def policies(self, request: web.Request) -> web.Response:
+        """Answer the policies."""
+        wanted = _read_namespace(request)
+        states = await self._services.store.list_namespaces()
+        return answer(
+            admin.PolicyList(policies=tuple(_view_policy(state) for state in states if wanted in ("", state.namespace)))
+        )
+
+    async def put_policy(self, request: web.Request) -> web.Response:
+        """Replace a policy."""
+        wanted = await read_body(request, admin.PolicyRequest)
+        state = await self._services.store.put_policy(
+            check_namespace(wanted.namespace), rules=wanted.rules, group_label=wanted.group_label, mode=wanted.mode
+        )
+        return answer(_view_policy(state))
+
+    async def delete_policy(self, request: web.Request) -> web.Response:
+        """Remove rules and group; the mode stays."""
+        return answer(await self._services.store.delete_policy(check_namespace(request.match_info["ns"])))
+
+
+def _read_namespace(request: web.Request) -> str:
+    check_query(request, "namespace")
+    namespace = request.query.get("namespace", "")
+    return check_namespace(namespace) if namespace else ""
+
+
+def _view_program(record: ProgramRecord, *, version: int = 0) -> admin.ProgramView:
+    return admin.ProgramView(
+        namespace=record.namespace,
+        name=record.name,
+        service_account=record.service_account,
+        programs=record.programs,
+        weak=record.weak,
+        approved_by=record.approved_by,
+        approved=record.approved,
+        version=version,
+    )
+
+
+def _view_policy(state: NamespaceState) -> admin.PolicyView:
+    return admin.PolicyView(
+        namespace=state.namespace,
+        version=state.version,
+        mode=state.mode,
+        group_label=state.group_label,
+        rules=state.rules,
+    )

@@ -1,0 +1,151 @@
+"""Admin endpoints that only look: decisions, identities, live connections. I/O through the services."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from ca.api.answers import answer, check_query, read_flag, read_number
+from ca.services import Services
+from ca.store.records import DEFAULT_DECISIONS_LIMIT, DecisionFilter, StoredDecision
+from shared.model import admin
+from shared.model.errors import InputError
+from shared.model.identity import check_namespace, parse_workload
+from shared.model.reasons import Reason
+
+SEND_DEADLINE_S: Final = 30.0
+MAX_FOLLOWERS: Final = 32
+_FILTERS: Final = (
+    "namespace", "workload", "program", "reason", "denied", "would_deny", "since", "until", "limit",
+)  # fmt: skip
+
+
+class ObservationAdmin:
+    """The handlers."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._followers = 0
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes."""
+        return [
+            web.get("/v1/decisions", self.decisions),
+            web.get("/v1/decisions/follow", self.follow),
+            web.get("/v1/identities", self.identities),
+            web.get("/v1/connections", self.connections),
+        ]
+
+    async def decisions(self, request: web.Request) -> web.Response:
+        """Answer the decisions that match, newest first."""
+        found = await self._services.decisions.query(_read_filter(request))
+        return answer(
+            admin.DecisionList(decisions=tuple(_view(one) for one in found), lost=self._services.decisions.lost)
+        )
+
+    async def follow(self, request: web.Request) -> web.StreamResponse:
+        """Send the decisions that match as they come, one JSON object a line; an empty line shows that it lives."""
+        wanted = _read_filter(request)
+        if self._followers >= MAX_FOLLOWERS:
+            raise InputError(f"at most {MAX_FOLLOWERS} followers at once")
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        self._followers += 1
+        try:
+            async for page in self._services.decisions.follow(wanted):
+                lines = b"".join(msgspec.json.encode(_view(one)) + b"\n" for one in page) or b"\n"
+                async with asyncio.timeout(SEND_DEADLINE_S):
+                    await response.write(lines)
+        except (ConnectionError, TimeoutError):
+            return response  # The reader has gone, or doesn't read.
+        finally:
+            self._followers -= 1
+        return response
+
+    async def identities(self, request: web.Request) -> web.Response:
+        """Answer the ledger."""
+        check_query(request, "alive", "workload", "limit")
+        services = self._services
+        now = services.clock()
+        limit = int(read_number(request, "limit", default=1000, low=1, high=10_000))
+        workload = request.query.get("workload")
+        records = await services.store.list_certificates(
+            alive_at=now if read_flag(request, "alive") else None,
+            workload=parse_workload(workload) if workload else None,
+            limit=limit + 1,
+        )
+        subjects = {one.authority_id: one.subject for one in await services.store.list_authorities()}
+        return answer(
+            admin.IdentityList(
+                identities=tuple(
+                    admin.IdentityView(
+                        serial=f"{record.serial:x}",
+                        identity=str(record.identity),
+                        workload=str(record.identity.workload),
+                        program=str(record.identity.program or ""),
+                        kind=record.identity.kind.value,
+                        issuer=subjects.get(record.authority_id, record.authority_id),
+                        instance=record.instance,
+                        issued=record.issued,
+                        not_after=record.not_after,
+                        alive=record.not_after > now,
+                        path=record.path,
+                        pid=record.pid,
+                        uid=record.uid,
+                        approved_by=record.approved_by,
+                    )
+                    for record in records[:limit]
+                ),
+                truncated=len(records) > limit,
+            )
+        )
+
+    async def connections(self, request: web.Request) -> web.Response:
+        """Ask all sidecars for their live connections and answer what comes in time."""
+        check_query(request, "timeout_s", "limit")
+        timeout_s = read_number(request, "timeout_s", default=2.0, low=0.05, high=30.0)
+        limit = int(read_number(request, "limit", default=1000, low=1, high=10_000))
+        result = await self._services.survey.ask_connections(limit=limit, timeout_s=timeout_s)
+        return answer(
+            admin.ConnectionList(
+                connections=tuple(
+                    admin.ConnectionView(
+                        sidecar=session.instance, workload=str(session.workload), connection=connection
+                    )
+                    for session, connection in result.connections
+                ),
+                silent=result.silent,
+                truncated=result.truncated,
+            )
+        )
+
+
+def _read_filter(request: web.Request) -> DecisionFilter:
+    check_query(request, *_FILTERS)
+    query = request.query
+    namespace, workload = query.get("namespace", ""), query.get("workload", "")
+    try:
+        reason = Reason(query["reason"]) if query.get("reason") else None
+    except ValueError as error:
+        raise InputError(f"no such reason: {query['reason'][:60]!r}", hint="docs/reasons.md lists them") from error
+    far = 1e12
+    return DecisionFilter(
+        namespace=check_namespace(namespace) if namespace else "",
+        workload=str(parse_workload(workload)) if workload else "",
+        program=query.get("program", "")[:160],
+        reason=reason,
+        denied=read_flag(request, "denied"),
+        would_deny=read_flag(request, "would_deny"),
+        since=read_number(request, "since", default=0, low=0, high=far) if "since" in query else None,
+        until=read_number(request, "until", default=0, low=0, high=far) if "until" in query else None,
+        limit=int(
+            read_number(request, "limit", default=DEFAULT_DECISIONS_LIMIT, low=1, high=admin.MAX_DECISIONS_LIMIT)
+        ),
+    )
+
+
+def _view(decision: StoredDecision) -> admin.DecisionView:
+    return admin.DecisionView(id=decision.decision_id, record=decision.record)

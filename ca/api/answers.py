@@ -1,0 +1,124 @@
+"""How admin requests are read and answered: strict JSON in, JSON or an ``ErrorAnswer`` out. No domain logic."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from ca.metrics import Metrics
+from shared.model.admin import ErrorAnswer
+from shared.model.errors import (
+    ConflictError,
+    IdentityError,
+    InputError,
+    NotFoundError,
+    RefusedError,
+    TouchmarkError,
+    UnavailableError,
+)
+
+_T = TypeVar("_T")
+_STATUS: Final[tuple[tuple[type[TouchmarkError], int], ...]] = (
+    (InputError, 400),
+    (IdentityError, 400),
+    (NotFoundError, 404),
+    (ConflictError, 409),
+    (RefusedError, 403),
+    (UnavailableError, 503),
+)
+_log = structlog.get_logger("touchmark.ca")
+
+
+def answer(value: object, *, status: int = 200) -> web.Response:
+    """Write a struct of ``shared.model.admin`` as JSON."""
+    return web.Response(status=status, body=msgspec.json.encode(value), content_type="application/json")
+
+
+async def read_body(request: web.Request, kind: type[_T]) -> _T:
+    """Read the request's JSON strictly.
+
+    Raises:
+        InputError: it isn't such a value. (IdentityError: a digest or name inside it.)
+    """
+    body = await request.read()
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except msgspec.DecodeError as error:
+        raise InputError(f"the request can't be read: {error}") from error
+
+
+def read_number(request: web.Request, name: str, *, default: float, low: float, high: float) -> float:
+    """Read a number of the query.
+
+    Raises:
+        InputError: it isn't a number from ``low`` to ``high``.
+    """
+    text = request.query.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise InputError(f"{name} must be a number, not {text[:40]!r}") from error
+    if not low <= value <= high:
+        raise InputError(f"{name} must be {low:g} to {high:g}")
+    return value
+
+
+def read_flag(request: web.Request, name: str) -> bool | None:
+    """Read ``true`` or ``false`` of the query; None when it isn't there.
+
+    Raises:
+        InputError: it is something else.
+    """
+    match request.query.get(name):
+        case None:
+            return None
+        case "true" | "1":
+            return True
+        case "false" | "0":
+            return False
+        case text:
+            raise InputError(f"{name} must be true or false, not {text[:40]!r}")
+
+
+def check_query(request: web.Request, *known: str) -> None:
+    """Refuse parameters that nobody reads: a misspelled filter must not show everything.
+
+    Raises:
+        InputError: there is one.
+    """
+    unknown = sorted(set(request.query) - set(known))
+    if unknown:
+        raise InputError(f"unknown parameter {unknown[0][:40]!r}", hint=f"known: {', '.join(known) or 'none'}")
+
+
+def error_middleware(metrics: Metrics) -> Callable[..., Awaitable[web.StreamResponse]]:
+    """Return the middleware that turns errors into ``ErrorAnswer``."""
+
+    @web.middleware
+    async def middleware(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            code = "not_found" if error.status == 404 else "bad_input" if error.status < 500 else "touchmark_error"
+            response = answer(ErrorAnswer(code=code, message=f"{error.reason}: {request.path}"), status=error.status)
+        except TouchmarkError as error:
+            status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+            response = answer(ErrorAnswer(code=error.code, message=error.message, hint=error.hint), status=status)
+        except Exception:
+            _log.exception("admin_request_failed", path=request.path)
+            metrics.failures.labels(where="admin").inc()
+            response = answer(
+                ErrorAnswer(code="touchmark_error", message="the CA failed", hint="see its log"), status=500
+            )
+        metrics.admin_requests.labels(status=str(response.status)).inc()
+        return response
+
+    return middleware

@@ -1,0 +1,96 @@
+"""Is the CA alive, and can it do its work? Readiness signs a certificate and touches the store. I/O."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import msgspec
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from ca.services import Services
+from ca.sign import sign_server
+from shared.model.admin import Health
+from shared.model.errors import TouchmarkError
+
+CHECK_DEADLINE_S: Final = 5.0
+# Strangers may ask: within this time they get the last answer, and cause no signature.
+REMEMBER_S: Final = 1.0
+
+
+class HealthEndpoint:
+    """``/healthz``, ``/readyz`` and ``/metrics``, on both doors."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._checked_at = float("-inf")
+        self._last = Health(status="unknown")
+        self._checking = asyncio.Lock()
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the three routes."""
+        return [
+            web.get("/healthz", self.healthz),
+            web.get("/readyz", self.readyz),
+            web.get("/metrics", self.metrics),
+        ]
+
+    async def healthz(self, _request: web.Request) -> web.Response:
+        """Answer: the event loop runs."""
+        return _answer(Health(status="ok"))
+
+    async def readyz(self, _request: web.Request) -> web.Response:
+        """Answer 200 when a certificate could be signed and a row written just now, else 503."""
+        async with self._checking:
+            loop = asyncio.get_running_loop()
+            if loop.time() - self._checked_at > REMEMBER_S:
+                self._last = await self._check()
+                self._checked_at = loop.time()
+        return _answer(self._last)
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """Answer the metrics in Prometheus' text format."""
+        body = self._services.metrics.render()
+        response = web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        response.force_close()
+        return response
+
+    async def _check(self) -> Health:
+        checks = {"store": await self._check_store(), "sign": self._check_signing()}
+        return Health(status="ok" if set(checks.values()) == {"ok"} else "failing", checks=checks)
+
+    async def _check_store(self) -> str:
+        try:
+            async with asyncio.timeout(CHECK_DEADLINE_S):
+                await self._services.store.check()
+        except TimeoutError:
+            return f"no answer in {CHECK_DEADLINE_S:g} s"
+        except TouchmarkError as error:
+            return error.message
+        return "ok"
+
+    def _check_signing(self) -> str:
+        services = self._services
+        key = ec.generate_private_key(ec.SECP256R1())
+        try:
+            sign_server(
+                services.authorities.active,
+                key.public_key(),
+                trust_domain=services.configuration.trust_domain,
+                addresses=("127.0.0.1",),
+                names=(),
+                now=services.clock(),
+                lifetime_s=60.0,
+            )
+        except (TouchmarkError, ValueError) as error:
+            return str(error)
+        return "ok"
+
+
+def _answer(health: Health) -> web.Response:
+    response = web.Response(
+        status=200 if health.status == "ok" else 503, body=msgspec.json.encode(health), content_type="application/json"
+    )
+    response.force_close()
+    return response

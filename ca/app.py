@@ -1,0 +1,339 @@
+"""The CA put together: open → serve → look after things → close. I/O.
+
+Belongs here: what starts, in which order, and how it ends. Doesn't: what any of it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from ca.api.admin import make_admin_application
+from ca.api.health import HealthEndpoint
+from ca.api.stream import StreamEndpoint
+from ca.authority.authorities import Authorities
+from ca.configuration import Configuration, format_endpoint
+from ca.decisions import PRUNE_INTERVAL_S, Decisions
+from ca.distribution.directory import Directory
+from ca.distribution.hub import Hub
+from ca.distribution.survey import Survey
+from ca.issuance import Issuance
+from ca.kek import load_key_encryption_key
+from ca.metrics import Metrics
+from ca.rotation import Rotation
+from ca.server_certificate import ServerCertificate
+from ca.services import Services
+from ca.store.store import Store
+from shared.model.errors import ConflictError, InputError, TouchmarkError, UnavailableError
+from shared.model.messages import STREAM_PATH
+from shared.runtime.tasks import Tasks
+
+HANDSHAKE_DEADLINE_S: Final = 10.0
+# From the handshake to the end of the first request's headers.
+FIRST_REQUEST_DEADLINE_S: Final = 15.0
+SHUTDOWN_S: Final = 5.0
+REFRESH_INTERVAL_S: Final = 15.0
+CERTIFICATE_CHECK_S: Final = 5.0
+MAX_REISSUE_SPREAD_S: Final = 300.0
+
+_log = structlog.get_logger("touchmark.ca")
+
+
+@contextlib.asynccontextmanager
+async def run_ca(configuration: Configuration) -> AsyncIterator[Services]:
+    """Run the CA for as long as the context lasts.
+
+    Raises:
+        InputError, UnavailableError, ConflictError: a directory, port or socket can't be used; each says which.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_lock_data_dir(configuration.data_dir))
+        # The sockets first: a port in use must not leave a new store behind.
+        listener = stack.enter_context(contextlib.closing(_bind(configuration.host, configuration.port)))
+        kek = load_key_encryption_key(configuration.kek_file, configuration.data_dir)
+        store = await Store.open(configuration.data_dir, trust_domain=configuration.trust_domain)
+        stack.push_async_callback(store.close)
+        await store.disconnect_all()
+        now = time.time()
+        authorities = await Authorities.open(store, kek, now=now)
+        server_certificate = ServerCertificate(
+            authorities, trust_domain=configuration.trust_domain, host=configuration.host, names=configuration.names
+        )
+        server_certificate.renew(now=now)
+        metrics = Metrics()
+        hub = Hub(directory=Directory(), metrics=metrics)
+        services = Services(
+            configuration=configuration,
+            kek=kek,
+            store=store,
+            authorities=authorities,
+            issuance=Issuance(store, authorities, leaf_lifetime_s=configuration.leaf_lifetime_s),
+            rotation=Rotation(store, authorities, min_wait_s=configuration.rotation_minimum_wait_s),
+            server_certificate=server_certificate,
+            hub=hub,
+            survey=Survey(hub),
+            decisions=Decisions(
+                store,
+                metrics=metrics,
+                max_age_s=configuration.decisions_max_age_s,
+                max_rows=configuration.decisions_max_rows,
+            ),
+            metrics=metrics,
+            listen=format_endpoint(configuration.host, listener.getsockname()[1]),
+            started=now,
+        )
+        hub.directory.refresh(await store.list_live_sidecars(now=now))
+        tasks = Tasks(_note_failure)
+        stack.push_async_callback(tasks.close, timeout_s=SHUTDOWN_S)
+        Upkeep(services, tasks).start()
+        health = HealthEndpoint(services)
+        await _serve_sidecars(stack, services, health, listener)
+        await _serve_admin(stack, services, health)
+        stack.callback(hub.end_all, "shutdown")
+        yield services
+
+
+class Upkeep:
+    """What the CA does by itself: pushes after changes, renewals, retention, forgetting the dead."""
+
+    def __init__(self, services: Services, tasks: Tasks) -> None:
+        self._services = services
+        self._tasks = tasks
+        self._changed_namespaces: set[str] = set()
+        self._has_changes = asyncio.Event()
+        self._signer = services.authorities.active.authority_id
+        self._sequence = services.authorities.bundle().sequence
+
+    def start(self) -> None:
+        """Begin; ends with the tasks."""
+        services = self._services
+        services.metrics.bundle_sequence.set(self._sequence)
+        services.store.on_namespace_change(self.note_namespace)
+        services.authorities.on_change(self.note_authorities)
+        spawn = self._tasks.spawn
+        spawn(services.rotation.run(), name="rotation")
+        spawn(self._publish_namespaces(), name="publish-namespaces")
+        spawn(self._repeat(CERTIFICATE_CHECK_S, self._renew_certificate), name="server-certificate")
+        spawn(self._repeat(REFRESH_INTERVAL_S, self._refresh_directory), name="directory")
+        spawn(self._repeat(PRUNE_INTERVAL_S, self._prune), name="retention")
+
+    def note_namespace(self, namespace: str) -> None:
+        """The store has committed a change of this namespace."""
+        self._changed_namespaces.add(namespace)
+        self._has_changes.set()
+
+    def note_authorities(self) -> None:
+        """The bundle or the authority that signs has changed: push, and have everybody renew when the signer did."""
+        services = self._services
+        bundle = services.authorities.bundle()
+        if bundle.sequence != self._sequence:
+            self._sequence = bundle.sequence
+            services.hub.publish_bundle(bundle)
+        if services.server_certificate.is_due(now=services.clock()):
+            services.server_certificate.renew(now=services.clock())
+        signer = services.authorities.active.authority_id
+        if signer != self._signer:
+            self._signer = signer
+            # Each sidecar renews a handful of credentials; the spread keeps the CA below a tenth of what it can sign.
+            services.hub.publish_reissue(spread_s=min(MAX_REISSUE_SPREAD_S, max(1.0, len(services.hub) * 0.05)))
+            _log.info("signer_changed", issuer=signer)
+
+    async def _publish_namespaces(self) -> None:
+        services = self._services
+        while True:
+            await self._has_changes.wait()
+            self._has_changes.clear()
+            while self._changed_namespaces:
+                namespace = self._changed_namespaces.pop()
+                try:
+                    services.hub.publish_namespace(await services.store.get_namespace_state(namespace))
+                except UnavailableError as error:
+                    _log.warning("namespace_not_published", namespace=namespace, message=error.message)
+                    self._changed_namespaces.add(namespace)
+                    await asyncio.sleep(1.0)
+
+    async def _repeat(self, interval_s: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                await work()
+            except TouchmarkError as error:
+                self._services.metrics.failures.labels(where="upkeep").inc()
+                _log.warning("upkeep_failed", code=error.code, message=error.message)
+
+    async def _renew_certificate(self) -> None:
+        services = self._services
+        if services.server_certificate.is_due(now=services.clock()):
+            services.server_certificate.renew(now=services.clock())
+        services.metrics.server_not_after.set(services.server_certificate.not_after)
+        issuer = services.authorities.active.certificate
+        services.metrics.issuer_not_after.set(issuer.not_valid_after_utc.timestamp())
+
+    async def _refresh_directory(self) -> None:
+        services = self._services
+        live = await services.store.list_live_sidecars(now=services.clock())
+        services.hub.publish_addresses(services.hub.directory.refresh(live))
+
+    async def _prune(self) -> None:
+        await self._services.decisions.prune(now=self._services.clock())
+
+
+def _note_failure(name: str, error: BaseException) -> None:
+    _log.error("task_failed", task=name, error=repr(error))
+
+
+async def _serve_sidecars(
+    stack: contextlib.AsyncExitStack, services: Services, health: HealthEndpoint, listener: socket.socket
+) -> None:
+    asked: set[object] = set()  # Connections that have sent their first request.
+
+    @web.middleware
+    async def note_request(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        asked.add(request.protocol)
+        return await handler(request)
+
+    application = web.Application(middlewares=[note_request], client_max_size=65_536)
+    application.router.add_get(STREAM_PATH, StreamEndpoint(services).serve)
+    application.add_routes(health.routes())
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=SHUTDOWN_S)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    make_protocol = runner.server
+    assert make_protocol is not None
+    loop = asyncio.get_running_loop()
+
+    def make_bounded() -> web.RequestHandler[web.Request]:
+        protocol = make_protocol()
+
+        def end_if_silent() -> None:
+            if protocol in asked:
+                asked.discard(protocol)
+            elif protocol.transport is not None:
+                protocol.transport.abort()
+
+        loop.call_later(HANDSHAKE_DEADLINE_S + FIRST_REQUEST_DEADLINE_S, end_if_silent)
+        return protocol
+
+    server = await loop.create_server(
+        make_bounded,
+        sock=listener,
+        ssl=services.server_certificate.context,
+        ssl_handshake_timeout=HANDSHAKE_DEADLINE_S,
+        ssl_shutdown_timeout=3.0,
+    )
+    stack.callback(server.close)
+
+
+async def _serve_admin(stack: contextlib.AsyncExitStack, services: Services, health: HealthEndpoint) -> None:
+    path = services.configuration.admin_socket
+    listener = _bind_unix(path)
+    stack.callback(_remove_socket, path, os.stat(path).st_ino)
+    runner = web.AppRunner(
+        make_admin_application(services, health), access_log=None, shutdown_timeout=1.0, handler_cancellation=True
+    )
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.SockSite(runner, listener).start()
+
+
+@contextlib.contextmanager
+def _lock_data_dir(directory: Path):  # type: ignore[no-untyped-def]  # Iterator[None]
+    """Hold the data directory for this process alone."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise InputError(
+            f"the data directory can't be used: {directory}: {error.strerror}",
+            hint="give the CA's user a directory of its own with --data-dir",
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConflictError(
+                f"another CA works in {directory}", hint="stop it first, or give this one another --data-dir"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise InputError(f"the address can't be resolved: {host}: {error}") from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        where = format_endpoint(host, port)
+        hints = {
+            errno.EADDRINUSE: "another process listens there: stop it or choose another --listen",
+            errno.EADDRNOTAVAIL: "this machine has no such address",
+            errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE",
+        }
+        raise UnavailableError(
+            f"can't listen on {where}: {error.strerror}", hint=hints.get(error.errno or 0, "")
+        ) from error
+    return listener
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _remove_stale(path)
+        # The mode holds from the very first moment: a chmod afterwards would leave a gap.
+        before = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(before)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise UnavailableError(
+            f"the admin socket can't be made: {path}: {error.strerror}", hint="choose another --admin-socket"
+        ) from error
+    except TouchmarkError:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale(path: Path) -> None:
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise ConflictError(f"another CA serves {path}", hint="stop it first, or choose another --admin-socket")
+
+
+def _remove_socket(path: Path, inode: int) -> None:
+    with contextlib.suppress(OSError):
+        if path.stat().st_ino == inode:
+            path.unlink()
