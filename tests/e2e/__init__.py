@@ -1,0 +1,1 @@
+"""End-to-end tests: whole processes in network namespaces of their own."""
