@@ -19,9 +19,7 @@ def test_links_are_followed_and_the_content_is_hashed(tmp_path: Path) -> None:
     assert digest_file(tmp_path / "link") == hashlib.sha256(b"content").hexdigest()
 
 
-@pytest.mark.parametrize(
-    "name", ["python3.11", "bash", "dash", "busybox", "node", "perl5.36.0", "ld-linux-x86-64.so.2"]
-)
+@pytest.mark.parametrize("name", ["python3.11", "bash", "dash", "busybox", "node", "perl5.36.0", "ld-linux.so.2"])
 def test_interpreters_are_known_by_name(name: str) -> None:
     assert find_weakness(f"/usr/bin/{name}")
 
