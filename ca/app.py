@@ -12,7 +12,8 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -196,7 +197,7 @@ def _note_failure(name: str, error: BaseException) -> None:
 async def _serve_sidecars(
     stack: contextlib.AsyncExitStack, services: Services, health: HealthEndpoint, listener: socket.socket
 ) -> None:
-    asked: set[object] = set()  # Connections that have sent their first request.
+    asked: weakref.WeakSet[object] = weakref.WeakSet()  # Connections that have sent their first request.
 
     @web.middleware
     async def note_request(
@@ -215,13 +216,11 @@ async def _serve_sidecars(
     assert make_protocol is not None
     loop = asyncio.get_running_loop()
 
-    def make_bounded() -> web.RequestHandler[web.Request]:
+    def make_bounded() -> web.RequestHandler:
         protocol = make_protocol()
 
         def end_if_silent() -> None:
-            if protocol in asked:
-                asked.discard(protocol)
-            elif protocol.transport is not None:
+            if protocol not in asked and protocol.transport is not None:
                 protocol.transport.abort()
 
         loop.call_later(HANDSHAKE_DEADLINE_S + FIRST_REQUEST_DEADLINE_S, end_if_silent)
@@ -250,7 +249,7 @@ async def _serve_admin(stack: contextlib.AsyncExitStack, services: Services, hea
 
 
 @contextlib.contextmanager
-def _lock_data_dir(directory: Path):  # type: ignore[no-untyped-def]  # Iterator[None]
+def _lock_data_dir(directory: Path) -> Iterator[None]:
     """Hold the data directory for this process alone."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import ssl
 import time
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -227,7 +227,8 @@ class _Conversation:
         reader = asyncio.create_task(self._read(), name=f"stream-read-{name}")
         writer = asyncio.create_task(self._write(), name=f"stream-write-{name}")
         try:
-            await asyncio.wait({reader, writer, self._session.ended}, return_when=asyncio.FIRST_COMPLETED)
+            ends: list[asyncio.Future[Any]] = [reader, writer, self._session.ended]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             tasks = [reader, writer, *self._in_work]
             for task in tasks:

@@ -78,7 +78,7 @@ class Hub:
             dropped = session.add_address(address)
             for known in dropped:
                 self._drop(self._watchers, known, session)
-            if session.watches_all:
+            if dropped:
                 self._watching_all.add(session)
             else:
                 self._watchers.setdefault(address, set()).add(session)
