@@ -34,7 +34,7 @@ def test_the_token_goes_to_a_new_file_and_not_to_the_screen(
         str(file),
         "--json",
     ]
-    assert run(command) == ExitCode.SUCCESS
+    assert run([*command, "--json"]) == ExitCode.SUCCESS
     assert file.read_text() == "touchmark1.secret\n"
     assert file.stat().st_mode & 0o777 == 0o600
     assert "secret" not in capsys.readouterr().out
