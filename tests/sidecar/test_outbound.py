@@ -18,10 +18,14 @@ from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, a
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Send back what comes, then half-close."""
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
 
 
 async def test_bytes_flow_both_ways_and_both_sides_record_one_connection() -> None:
@@ -92,6 +96,8 @@ async def test_a_reader_that_never_reads_stops_the_sender() -> None:
                 sent += 65536
         except ConnectionError:
             pass
+        finally:
+            writer.close()
 
     async with running_pair(flood) as pair:
         client = socket.create_connection(pair.entrance)
