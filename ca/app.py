@@ -12,7 +12,6 @@ import fcntl
 import os
 import socket
 import time
-import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -197,13 +196,13 @@ def _note_failure(name: str, error: BaseException) -> None:
 async def _serve_sidecars(
     stack: contextlib.AsyncExitStack, services: Services, health: HealthEndpoint, listener: socket.socket
 ) -> None:
-    asked: weakref.WeakSet[object] = weakref.WeakSet()  # Connections that have sent their first request.
+    silent: set[object] = set()  # Connections that haven't sent their first request yet.
 
     @web.middleware
     async def note_request(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        asked.add(request.protocol)
+        silent.discard(request.protocol)
         return await handler(request)
 
     application = web.Application(middlewares=[note_request], client_max_size=65_536)
@@ -218,10 +217,13 @@ async def _serve_sidecars(
 
     def make_bounded() -> web.RequestHandler:
         protocol = make_protocol()
+        silent.add(protocol)
 
         def end_if_silent() -> None:
-            if protocol not in asked and protocol.transport is not None:
-                protocol.transport.abort()
+            if protocol in silent:
+                silent.discard(protocol)
+                if protocol.transport is not None:
+                    protocol.transport.abort()
 
         loop.call_later(HANDSHAKE_DEADLINE_S + FIRST_REQUEST_DEADLINE_S, end_if_silent)
         return protocol
