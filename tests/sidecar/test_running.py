@@ -74,7 +74,9 @@ class Running:
                 into.append({"event": "text", "text": line.decode()})
 
     async def wait_ready(self) -> None:
-        ready = lambda: any(event["event"] == "sidecar_ready" for event in self.events)  # noqa: E731
+        def ready() -> bool:
+            return any(event["event"] == "sidecar_ready" for event in self.events)
+
         try:
             await until(lambda: ready() or self.process.returncode is not None, timeout_s=20)
         finally:
