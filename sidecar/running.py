@@ -234,7 +234,6 @@ async def _run(
     await tunnel_tasks.close(timeout_s=_TASKS_END_S)
     await recorder.close(timeout_s=_LAST_RECORDS_S)
     credentials.close()
-    await feed.close()
     await background.close(timeout_s=_TASKS_END_S)
     sidecar.attestor.close()
     events.emit("sidecar_stopped", records_lost=recorder.lost_total + log_sink.lost_lines)
