@@ -204,12 +204,10 @@ async def test_64_kib_may_come_before_accept_and_arrive() -> None:
     ],
 )
 async def test_a_broken_frame_ends_the_tunnel_in_a_turn(bad: bytes) -> None:
+    release = asyncio.Event()
+
     async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await reader.read(1)
-            await asyncio.sleep(0.3)
-        except ConnectionError:
-            pass
+        await release.wait()
         writer.close()
 
     async with running_pair(hold) as pair, raw_peer(pair) as peer:
@@ -218,6 +216,7 @@ async def test_a_broken_frame_ends_the_tunnel_in_a_turn(bad: bytes) -> None:
         await peer.send(bad)
         await expect_end(peer)
         await until(lambda: pair.server.records)
+        release.set()
         assert pair.server.records[0].ending is Ending.PEER_LOST
 
 
