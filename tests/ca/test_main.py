@@ -1,0 +1,61 @@
+"""``python -m ca`` as a process: it serves, says clearly what it can't use, and ends on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import stat
+import sys
+from pathlib import Path
+
+import aiohttp
+
+
+async def start(tmp_path: Path, *options: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ca", "--data-dir", str(tmp_path / "data"), "--kek-file", str(tmp_path / "kek")),
+        *("--admin-socket", str(tmp_path / "admin.sock"), *options),
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def fail(tmp_path: Path, *options: str) -> tuple[int | None, str]:
+    process = await start(tmp_path, *options)
+    _, errors = await asyncio.wait_for(process.communicate(), 30)
+    return process.returncode, errors.decode()
+
+
+async def test_it_serves_on_an_owner_only_socket_and_ends_on_sigterm(tmp_path: Path) -> None:
+    process = await start(tmp_path, "--listen", "127.0.0.1:0")
+    assert process.stderr is not None
+    line = await asyncio.wait_for(process.stderr.readline(), 30)
+    assert b"ca_started" in line
+    path = tmp_path / "admin.sock"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session:
+        for name in ("healthz", "readyz", "metrics", "v1/status", "v1/namespaces", "v1/decisions", "v1/connections"):
+            async with session.get(f"http://ca/{name}") as response:
+                assert response.status == 200, name
+        async with session.get("http://ca/v1/decisions?nonsense=1") as response:
+            assert response.status == 400
+            assert (await response.json())["code"] == "bad_input"
+    process.send_signal(signal.SIGTERM)
+    await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 0
+    assert not path.exists()
+
+
+async def test_a_port_in_use_is_a_clear_error(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, errors = await fail(tmp_path, "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+    assert code == 6
+    assert errors.startswith("error[unavailable]: can't listen on 127.0.0.1:")
+
+
+async def test_an_unusable_data_directory_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    code, errors = await fail(tmp_path, "--listen", "127.0.0.1:0")
+    assert code == 2
+    assert "the data directory can't be used" in errors
+    assert "Traceback" not in errors
