@@ -10,7 +10,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.services import Services
-from ca.sign import sign_server
+from ca.sign import MIN_LIFETIME_S, sign_server
 from shared.model.admin import Health
 from shared.model.errors import TouchmarkError
 
@@ -81,7 +81,7 @@ class HealthEndpoint:
                 addresses=("127.0.0.1",),
                 names=(),
                 now=services.clock(),
-                lifetime_s=60.0,
+                lifetime_s=MIN_LIFETIME_S,
             )
         except (TouchmarkError, ValueError) as error:
             return str(error)
