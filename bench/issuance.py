@@ -1,0 +1,158 @@
+"""``python -m bench.issuance``: certificates a second from the real CA, over its TLS WebSocket, ledger written.
+
+Each client is one enrolled sidecar's stream, made with the sidecar's own dialling code, that asks for a program's
+certificate as soon as it has the last one. Requests are signed beforehand, so that the clients cost little; they still
+share the machine with the CA. Counted is what was issued, and checked against the CA's own ledger.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+import uvloop
+from websockets.asyncio.client import ClientConnection
+
+from bench.accounting import read_usage
+from bench.errors import BenchError
+from bench.figures import percentile
+from bench.subjects.touchmark import RunningCA, run_ca
+from cli.admin_client import AdminClient
+from shared.model.admin import JoinTokenRequest
+from shared.model.errors import TouchmarkError
+from shared.model.join_token import parse_join_token
+from shared.model.messages import (
+    CertificateIssued,
+    CertificateRefused,
+    CertificateRequest,
+    Enrol,
+    Registration,
+    Welcome,
+    decode_from_ca,
+    encode_message,
+)
+from shared.model.program import Program
+from sidecar.credential.credential import make_key_request
+from sidecar.feed_dial import fetch_pinned_root, make_context, open_stream
+
+_TIMEOUT_S: Final = 20.0
+_REQUESTS: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a run came to; ``cpu_us`` is the CA's alone, per certificate."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us: float
+    issued: int
+
+
+async def measure(ca: RunningCA, *, clients: int, duration_s: float) -> Result:
+    """Run the load against a running CA.
+
+    Raises:
+        BenchError: the CA refused or didn't answer, or its own count differs.
+    """
+    requests = [make_key_request().csr for _ in range(_REQUESTS)]
+    async with AdminClient(ca.admin_socket) as admin:
+        streams = [await _enrol(ca, admin, number) for number in range(clients)]
+        before = read_usage([ca.pid])
+        started = time.perf_counter()
+        ask = [_ask(stream, number, requests, started + duration_s) for number, stream in enumerate(streams)]
+        latencies = [latency for each in await asyncio.gather(*ask) for latency in each]
+        elapsed_s = time.perf_counter() - started
+        after = read_usage([ca.pid])
+        for stream in streams:
+            await stream.close()
+        alive = (await admin.get_status()).certificates_alive
+    if alive != len(latencies) + clients:
+        raise BenchError(f"{len(latencies)} programs' certificates were received, the ledger holds {alive - clients}")
+    return Result(
+        rate=len(latencies) / elapsed_s,
+        p50_ms=median(latencies) * 1e3,
+        p99_ms=percentile(latencies, 0.99) * 1e3,
+        cpu_us=(after.cpu_us - before.cpu_us) / len(latencies),
+        issued=len(latencies),
+    )
+
+
+async def _enrol(ca: RunningCA, admin: AdminClient, number: int) -> ClientConnection:
+    created = await admin.create_join_token(JoinTokenRequest(workload="bench/client"))
+    token = parse_join_token(created.token)
+    root = await fetch_pinned_root(ca.listen, token.root_pin, mark=0, timeout_s=_TIMEOUT_S)
+    stream = await open_stream(ca.listen, make_context([root], None), token.trust_domain, mark=0, timeout_s=_TIMEOUT_S)
+    registration = Registration(
+        instance=f"bench-{number}", version="bench", addresses=(), tunnel_port=15008, capture="listeners"
+    )
+    first = Enrol(token=created.token, csr=make_key_request().csr, registration=registration)
+    await stream.send(encode_message(first), text=True)
+    answer = decode_from_ca(await _receive(stream))
+    if not isinstance(answer, Welcome):
+        raise BenchError(f"the CA didn't welcome a client: {answer!r}")
+    return stream
+
+
+async def _ask(stream: ClientConnection, client: int, requests: Sequence[bytes], until: float) -> list[float]:
+    program = Program(digest=f"{client:064x}")
+    latencies: list[float] = []
+    while (started := time.perf_counter()) < until:
+        number = len(latencies)
+        csr = requests[number % len(requests)]
+        await stream.send(encode_message(CertificateRequest(request=number, csr=csr, program=program)), text=True)
+        while True:
+            answer = decode_from_ca(await _receive(stream))
+            if isinstance(answer, CertificateRefused):
+                raise BenchError(f"the CA refused: {answer.reason}: {answer.message}")
+            if isinstance(answer, CertificateIssued) and answer.request == number:
+                break
+        latencies.append(time.perf_counter() - started)
+    return latencies
+
+
+async def _receive(stream: ClientConnection) -> bytes:
+    async with asyncio.timeout(_TIMEOUT_S):
+        data = await stream.recv()
+    return data.encode() if isinstance(data, str) else data
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, print one JSON object, return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.issuance")
+    parser.add_argument("--clients", type=int, default=16, help="streams (default: 16)")
+    parser.add_argument("--duration", type=float, default=5.0, help="seconds (default: 5)")
+    options = parser.parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory(prefix="touchmark-bench-") as directory, run_ca(Path(directory)) as ca:
+            result = uvloop.run(measure(ca, clients=options.clients, duration_s=options.duration))
+    except (TouchmarkError, TimeoutError) as error:
+        print(f"✗ {error}", file=sys.stderr)
+        return 1
+    print(
+        json.dumps(
+            {
+                "clients": options.clients,
+                "certificates_per_s": round(result.rate, 1),
+                "latency_p50_ms": round(result.p50_ms, 2),
+                "latency_p99_ms": round(result.p99_ms, 2),
+                "ca_cpu_us_per_certificate": round(result.cpu_us, 1),
+                "issued": result.issued,
+            }
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
