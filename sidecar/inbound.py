@@ -196,6 +196,7 @@ async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, sour
                 end_as_unprocessed(tunnel, connection)
                 return
             note_listener(sidecar, connection, listener)
+            connection.destination_identity = tunnel.credential.identity
             if listener.application is None:
                 raise Refused(Reason.DESTINATION_NOT_SERVED)
             await have_policy(sidecar, connection)

@@ -1,0 +1,70 @@
+"""Fixtures of the end-to-end tests: one mesh for the session, clean for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.model.policy import Mode
+from tests.e2e.harness import proofs
+from tests.e2e.harness.mesh import Mesh
+from tests.e2e.harness.shop import Shop
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "proves(*reasons): the test sees these reason codes in records")
+
+
+@pytest.fixture(scope="session")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """The network and a running CA."""
+    directory = tmp_path_factory.mktemp("mesh")
+    # Sidecars run as a user of their own and read their configuration before; programs of other users must be found.
+    for path in (directory, *directory.parents):
+        if path == Path("/tmp"):
+            break
+        path.chmod(0o755)
+    mesh = Mesh(directory)
+    try:
+        mesh.start_ca()
+        yield mesh
+    finally:
+        mesh.close()
+
+
+@pytest.fixture(scope="session")
+def whole_shop(mesh: Mesh) -> Shop:
+    """Client and server with their sidecars, and approved programs."""
+    return Shop(mesh)
+
+
+@pytest.fixture
+def shop(whole_shop: Shop, mesh: Mesh) -> Iterator[Shop]:
+    """The shop in permissive mode without rules; programs that the test starts end with it."""
+    mesh.set_policy(Mode.PERMISSIVE)
+    whole_shop.skip_logs()
+    try:
+        yield whole_shop
+    finally:
+        mesh.end_actors()
+
+
+@pytest.fixture(autouse=True)
+def _proofs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test claims to prove it must have seen."""
+    proofs.forget()
+    yield
+    report = getattr(request.node, "call_report", None)
+    if report is not None and report.passed:
+        unproven = proofs.find_unproven(request.node)
+        assert not unproven, f"claimed, but not seen in any record: {sorted(unproven)}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    if call.when == "call":
+        item.call_report = report  # type: ignore[attr-defined]  # Read by the fixture above.
+    return report

@@ -1,0 +1,57 @@
+"""The shop: ``shop/client`` and ``shop/server`` with a sidecar each, and the programs that are approved for them."""
+
+from __future__ import annotations
+
+from shared.model.policy import Mode, Rule
+from tests.e2e.harness.mesh import MAX_EXECUTABLE_BYTES, Mesh
+from tests.e2e.harness.programs import Actor, Executable
+
+CLIENT = "shop/client"
+SERVER = "shop/server"
+
+
+class Shop:
+    """What most tests play with.
+
+    Attributes:
+        client, server: the sidecars.
+        buyer: approved for ``shop/client``; ``seller``: for ``shop/server``.
+        intruder: approved for nobody.
+    """
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        settings = f"capture: redirect\nattestation: {{maxExecutableBytes: {MAX_EXECUTABLE_BYTES}}}"
+        self.client = mesh.add_sidecar(CLIENT, settings=settings)
+        self.server = mesh.add_sidecar(SERVER, settings=settings)
+        self.buyer = mesh.make_program("buyer")
+        self.seller = mesh.make_program("seller")
+        self.intruder = mesh.make_program("intruder")
+        mesh.approve(CLIENT, self.buyer)
+        mesh.approve(SERVER, self.seller)
+
+    @property
+    def address(self) -> str:
+        """The server's."""
+        return self.server.pod.address
+
+    def skip_logs(self) -> None:
+        """Leave what earlier tests wrote."""
+        for sidecar in self.mesh.sidecars.values():
+            sidecar.log.skip()
+
+    def be_explicit(self, *rules: Rule) -> None:
+        """Switch to explicit mode, with these rules."""
+        self.mesh.set_policy(Mode.EXPLICIT, *rules)
+
+    def be_permissive(self, *rules: Rule) -> None:
+        """Switch to permissive mode, with these rules."""
+        self.mesh.set_policy(Mode.PERMISSIVE, *rules)
+
+    def sell(self, kind: str = "answer") -> int:
+        """Have the approved server program serve a fresh port; return the port."""
+        return self.mesh.serve(self.seller, self.server.pod, kind)
+
+    def buy(self, executable: Executable | None = None) -> Actor:
+        """Run a program beside the client's sidecar: the approved one by default."""
+        return self.mesh.run(executable or self.buyer, self.client.pod)
