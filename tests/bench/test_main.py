@@ -1,0 +1,38 @@
+"""The bench's command line."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.__main__ import parse_arguments
+from bench.works import Work
+
+
+def test_by_default_everything_runs() -> None:
+    options = parse_arguments([])
+    assert options.works == list(Work)
+    assert options.subjects == ["touchmark", "envoy", "nginx"]
+    assert options.rounds == 3
+
+
+def test_works_and_subjects_are_chosen_by_name() -> None:
+    options = parse_arguments(["--works", "bulk,first_byte", "--subjects", "envoy", "--rounds", "1"])
+    assert options.works == ["bulk", "first_byte"]
+    assert options.subjects == ["envoy"]
+    assert options.rounds == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--works", "bulk,speed"], "speed: choose from bulk"),
+        (["--subjects", ""], "nothing: choose from"),
+        (["--rounds", "0"], "isn't a whole number from 1 on"),
+        (["--duration", "1.5"], "isn't a whole number from 1 on"),
+    ],
+)
+def test_a_wrong_option_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments(arguments)
+    assert ended.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
