@@ -14,8 +14,8 @@ import uvloop
 
 from ca.app import run_ca
 from ca.configuration import Configuration, parse_arguments
-from ca.services import VERSION
 from shared.model.errors import TouchmarkError
+from shared.model.version import VERSION
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,8 +22,6 @@ from ca.server_certificate import ServerCertificate
 from ca.store.store import Store
 from shared.model.certificate import BundleVerifier
 
-VERSION = "0.1.0"
-
 
 @dataclass(slots=True, kw_only=True)
 class Services:

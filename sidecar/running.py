@@ -15,12 +15,12 @@ import signal
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 
 from shared.model.errors import InputError, RefusedError
 from shared.model.identity import IdentityKind, Workload, parse_workload
 from shared.model.join_token import JoinToken, parse_join_token
 from shared.model.messages import Registration, Welcome
+from shared.model.version import VERSION
 from shared.runtime.memory import forbid_dumps, lock_pages
 from shared.runtime.sinks import LineSink
 from shared.runtime.tasks import Tasks
@@ -130,7 +130,7 @@ async def _run(
         token=token,
         registration=Registration(
             instance=configuration.instance,
-            version=_version(),
+            version=VERSION,
             addresses=configuration.tunnel_addresses,
             tunnel_port=configuration.tunnel_port,
             capture=configuration.capture.value,
@@ -321,10 +321,3 @@ def _list_applications(sidecar: Sidecar) -> Iterable[Endpoint]:
         elif address in sidecar.addresses:
             found.add((address, port))
     return found
-
-
-def _version() -> str:
-    try:
-        return version("touchmark")
-    except PackageNotFoundError:
-        return "unknown"

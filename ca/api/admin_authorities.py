@@ -7,13 +7,14 @@ from cryptography import x509
 
 from ca.api.answers import answer, check_query, read_body, read_number
 from ca.configuration import parse_endpoint
-from ca.services import VERSION, Services
+from ca.services import Services
 from ca.store.records import FINISHED_STEPS
 from shared.model import admin
 from shared.model.certificate import common_name
 from shared.model.errors import InputError
 from shared.model.identity import parse_workload
 from shared.model.join_token import JoinToken, format_join_token
+from shared.model.version import VERSION
 
 
 class AuthoritiesAdmin:
