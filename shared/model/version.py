@@ -2,6 +2,5 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-VERSION: Final = "0.1.0"
+# Without an annotation: the build finds it by hatchling's own pattern, which knows none but ``str``.
+VERSION = "0.1.0"
