@@ -24,7 +24,7 @@ from bench.wrk import parse_report, write_script, wrk_command
 
 CLIENTS: Final = 32
 IDLE_CONNECTIONS: Final = 1000
-FIRST_BYTES: Final = 200
+FIRST_BYTES: Final = 500
 _MIB: Final = 1024 * 1024
 _SETTLE_S: Final = 0.5
 _TOOL_TIMEOUT_S: Final = 120.0
