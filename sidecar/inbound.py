@@ -63,7 +63,7 @@ async def serve_tunnel(sidecar: Sidecar, connection: socket.socket, source: Endp
     try:
         tunnel, port = await terminate(sidecar, connection, source, local)
     except (VerificationError, Refused) as error:
-        _record_refused_handshake(sidecar, source, local, error)
+        _record_refused_tunnel(sidecar, source, local, error)
         connection.close()
         return
     except BaseException:
@@ -76,6 +76,8 @@ async def serve_tunnel(sidecar: Sidecar, connection: socket.socket, source: Endp
                 break
             await serve_connection(sidecar, tunnel, turn, source=source, local=(local[0], port))
         await _say_closing(tunnel)
+    except Refused as error:
+        _record_refused_tunnel(sidecar, source, (local[0], port), error)
     finally:
         tunnel.close()
 
@@ -158,7 +160,11 @@ class Turn:
 
 
 async def next_turn(sidecar: Sidecar, tunnel: Tunnel) -> Turn | None:
-    """Wait for the next OPEN; None when the tunnel ended, or was idle for too long."""
+    """Wait for the next OPEN; None when the tunnel ended, or was idle for too long.
+
+    Raises:
+        Refused: the peer broke the protocol instead.
+    """
     waiter = _OpenWaiter(tunnel)
     timer = tunnel.loop.call_later(sidecar.limits.idle_tunnel_s * _IDLE_FACTOR, waiter.expire)
     try:
@@ -363,7 +369,7 @@ def _listed_at(sidecar: Sidecar, address: str) -> Workload | None:
     return Workload(namespace=entry.namespace, service_account=entry.service_account)
 
 
-def _record_refused_handshake(
+def _record_refused_tunnel(
     sidecar: Sidecar, source: Endpoint, local: Endpoint, error: VerificationError | Refused
 ) -> None:
     with Connection(sidecar, Direction.INGRESS, source=source, destination=local) as connection:
@@ -410,5 +416,9 @@ class _OpenWaiter:
 
     def on_lost(self, loss: Loss, detail: str) -> None:
         """The tunnel ended."""
-        if not self.turn.done():
+        if self.turn.done():
+            return
+        if loss is Loss.PROTOCOL:
+            self.turn.set_exception(Refused(Reason.PROTOCOL_ERROR, detail))
+        else:
             self.turn.set_result(None)

@@ -352,6 +352,8 @@ class TunnelPump:
         if self._tunnel.turns.is_idle:
             self._check_finished()
             return
+        if loss is Loss.PROTOCOL:
+            self._refusal = Reason.PROTOCOL_ERROR
         self._finish(Ending.RECORD_LIMIT if loss is Loss.RECORD_LIMIT else Ending.PEER_LOST, detail=detail)
 
     def _expire_opening(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from shared.model.policy import Mode
 from tests.e2e.harness import proofs
 from tests.e2e.harness.mesh import Mesh
-from tests.e2e.harness.shop import Shop
+from tests.e2e.harness.shop import Bank, Shop
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -68,3 +68,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if call.when == "call":
         item.call_report = report  # type: ignore[attr-defined]  # Read by the fixture above.
     return report
+
+
+@pytest.fixture(scope="session")
+def bank(mesh: Mesh) -> Bank:
+    """A second namespace, permissive."""
+    return Bank(mesh)

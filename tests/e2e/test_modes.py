@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from shared.model.decision import Answer, Ending, Transport
-from shared.model.policy import Mode
+from shared.model.policy import Action, Direction, Mode, Peer, PortRange, Rule
 from shared.model.reasons import Reason
-from tests.e2e.harness.shop import Shop
+from tests.e2e.harness.shop import Bank, Shop
 
 pytestmark = pytest.mark.needs_root
 
@@ -49,3 +49,131 @@ def test_explicit_serves_the_approved_program_and_resets_the_intruder(shop: Shop
     assert record.source.program == f"sha256:{shop.intruder.digest}"
     assert record.process.path == str(shop.intruder.path)
     assert record.mode is Mode.EXPLICIT
+
+
+@pytest.mark.proves(Reason.LISTENER_NOT_APPROVED)
+def test_explicit_refuses_a_listener_that_nobody_approved(shop: Shop) -> None:
+    port = shop.mesh.serve(shop.intruder, shop.server.pod, "answer")
+    assert shop.buy().do("exchange", shop.address, port, "bread") == "got bread<end>"
+    shop.client.log.expect(Answer.ALLOW, Reason.LISTENER_NOT_APPROVED, port=port, would_deny=True)
+    shop.be_explicit()
+    assert shop.buy().do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
+    shop.client.log.expect_denied(Reason.LISTENER_NOT_APPROVED, port=port)
+
+
+@pytest.mark.proves(Reason.PEER_UNIDENTIFIED, Reason.ALLOW_RULE)
+def test_an_outsider_is_marked_then_refused_then_allowed_by_a_rule_that_names_its_address(shop: Shop) -> None:
+    port = shop.sell()
+    outsider = shop.mesh.outsider
+    visitor = shop.mesh.run(shop.intruder, outsider)
+    assert visitor.do("exchange", shop.address, port, "bread") == "got bread<end>"
+    record = shop.server.log.expect(Answer.ALLOW, Reason.PEER_UNIDENTIFIED, port=port, would_deny=True)
+    assert (record.transport, record.source.program, record.source.workload) == (Transport.PLAINTEXT, "", "")
+    shop.be_explicit()
+    assert visitor.do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
+    shop.server.log.expect_denied(Reason.PEER_UNIDENTIFIED, port=port)
+    elsewhere = Peer(unidentified=True, cidrs=("198.19.0.0/16",))
+    shop.be_explicit(Rule(name="elsewhere", action=Action.ALLOW, peers=(elsewhere,)))
+    assert visitor.do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
+    here = Peer(unidentified=True, cidrs=(f"{outsider.address}/32",))
+    shop.be_explicit(Rule(name="front door", action=Action.ALLOW, workloads=("server",), peers=(here,)))
+    assert visitor.do("exchange", shop.address, port, "bread") == "got bread<end>"
+    record = shop.server.log.expect(Answer.ALLOW, Reason.ALLOW_RULE, port=port)
+    assert record.rule == "shop/front door"
+
+
+@pytest.mark.proves(Reason.PEER_UNIDENTIFIED)
+def test_a_member_that_leaves_its_mark_at_home_gains_nothing_by_an_unidentified_rule(shop: Shop) -> None:
+    port = shop.sell()
+    everybody = Peer(unidentified=True, cidrs=("0.0.0.0/0", "::/0"))
+    shop.be_explicit(Rule(name="everybody", action=Action.ALLOW, peers=(everybody,)))
+    # The sidecar's own user isn't captured: the program goes out in plaintext, from a member's address.
+    member = shop.mesh.run(shop.intruder, shop.client.pod, uid=1337)
+    assert member.do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
+    record = shop.server.log.expect_denied(Reason.PEER_UNIDENTIFIED, port=port)
+    assert record.source.listed == "shop/client"
+
+
+@pytest.mark.proves(Reason.EGRESS_NOT_ALLOWED, Reason.ALLOW_RULE)
+def test_a_way_out_of_the_mesh_is_marked_then_refused_then_allowed_by_an_egress_rule(shop: Shop) -> None:
+    outsider = shop.mesh.outsider
+    port = shop.mesh.serve(shop.intruder, outsider, "answer")
+    assert shop.buy().do("exchange", outsider.address, port, "bread") == "got bread<end>"
+    shop.client.log.expect(Answer.ALLOW, Reason.EGRESS_NOT_ALLOWED, port=port, would_deny=True)
+    shop.be_explicit()
+    assert shop.buy().do("exchange", outsider.address, port, "bread") == "<ECONNRESET>"
+    shop.client.log.expect_denied(Reason.EGRESS_NOT_ALLOWED, port=port)
+    shop.be_explicit(_way_out(outsider.address, port))
+    assert shop.buy().do("exchange", outsider.address, port, "bread") == "got bread<end>"
+    assert shop.client.log.expect(Answer.ALLOW, Reason.ALLOW_RULE, port=port).rule == "shop/way out"
+    assert shop.buy(shop.intruder).do("exchange", outsider.address, port, "bread") == "<ECONNRESET>"
+
+
+@pytest.mark.proves(Reason.DENY_RULE)
+def test_a_deny_rule_holds_in_permissive_mode_too(shop: Shop) -> None:
+    port, other = shop.sell(), shop.sell()
+    ports = (PortRange(first=port, last=port),)
+    shop.be_permissive(Rule(name="closed", action=Action.DENY, workloads=("server",), ports=ports))
+    assert shop.buy().do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
+    record = shop.client.log.expect_denied(Reason.DENY_RULE, port=port)
+    assert record.rule == "shop/closed"
+    visitor = shop.mesh.run(shop.intruder, shop.mesh.outsider)
+    assert visitor.do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
+    shop.server.log.expect_denied(Reason.DENY_RULE, port=port)
+    assert shop.buy().do("exchange", shop.address, other, "bread") == "got bread<end>"
+
+
+@pytest.mark.proves(Reason.NO_RULE, Reason.ALLOW_RULE)
+def test_another_namespace_needs_a_rule_that_names_it(shop: Shop, bank: Bank) -> None:
+    port = shop.sell()
+    teller = shop.mesh.run(bank.teller, bank.sidecar.pod)
+    assert teller.do("exchange", shop.address, port, "bread") == "got bread<end>"
+    shop.server.log.expect(Answer.ALLOW, Reason.NO_RULE, port=port, would_deny=True)
+    shop.be_explicit()
+    assert teller.do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
+    shop.server.log.expect_denied(Reason.NO_RULE, port=port)
+    refused = bank.sidecar.log.expect_denied(Reason.NO_RULE, port=port)
+    assert refused.mode is Mode.PERMISSIVE, "the stricter side decided"
+    peer = Peer(namespace="bank", service_account="teller", program=bank.teller.program)
+    shop.be_explicit(Rule(name="tellers", action=Action.ALLOW, workloads=("server",), peers=(peer,)))
+    assert teller.do("exchange", shop.address, port, "bread") == "got bread<end>"
+    assert shop.server.log.expect(Answer.ALLOW, Reason.ALLOW_RULE, port=port).rule == "shop/tellers"
+    stranger = shop.mesh.run(shop.intruder, bank.sidecar.pod)
+    assert stranger.do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
+
+
+@pytest.mark.proves(Reason.PROGRAM_NOT_APPROVED)
+def test_switching_to_explicit_closes_live_connections_that_are_denied_now_and_no_others(shop: Shop) -> None:
+    port = shop.sell("echo")
+    intruder, buyer = shop.buy(shop.intruder), shop.buy()
+    for actor in (intruder, buyer):
+        assert actor.do("connect", "live", shop.address, port) == "connected"
+        actor.do("send", "live", "one")
+        assert actor.do("receive", "live", 3) == "one"
+    shop.be_explicit()
+    assert intruder.do("receive_rest", "live") == "<ECONNRESET>"
+    record = shop.client.log.expect_denied(Reason.PROGRAM_NOT_APPROVED, port=port)
+    assert record.ending is Ending.POLICY_CHANGED
+    buyer.do("send", "live", "two")
+    assert buyer.do("receive", "live", 3) == "two"
+
+
+@pytest.mark.proves(Reason.PROGRAM_NOT_APPROVED)
+def test_withdrawing_an_approval_closes_its_live_connection(shop: Shop) -> None:
+    port = shop.sell("echo")
+    guest = shop.mesh.make_program("guest")
+    shop.mesh.approve("shop/client", guest)
+    shop.be_explicit()
+    actor = shop.buy(guest)
+    assert actor.do("connect", "live", shop.address, port) == "connected"
+    actor.do("send", "live", "one")
+    assert actor.do("receive", "live", 3) == "one"
+    shop.mesh.admin.remove_program("shop", f"client-{guest.digest[:12]}")
+    assert actor.do("receive_rest", "live") == "<ECONNRESET>"
+    assert shop.client.log.expect_denied(Reason.PROGRAM_NOT_APPROVED, port=port).ending is Ending.POLICY_CHANGED
+
+
+def _way_out(address: str, port: int) -> Rule:
+    outside = Peer(unidentified=True, cidrs=(f"{address}/32",))
+    ports = (PortRange(first=port, last=port),)
+    return Rule(name="way out", action=Action.ALLOW, direction=Direction.EGRESS, peers=(outside,), ports=ports)

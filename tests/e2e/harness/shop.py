@@ -55,3 +55,12 @@ class Shop:
     def buy(self, executable: Executable | None = None) -> Actor:
         """Run a program beside the client's sidecar: the approved one by default."""
         return self.mesh.run(executable or self.buyer, self.client.pod)
+
+
+class Bank:
+    """Another namespace: ``bank/teller``, permissive, with one approved program."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.sidecar = mesh.add_sidecar("bank/teller")
+        self.teller = mesh.make_program("teller")
+        mesh.approve("bank/teller", self.teller)
