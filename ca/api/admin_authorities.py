@@ -166,12 +166,17 @@ class AuthoritiesAdmin:
             return admin.RotationStatus(step="none", issuer=issuer)
         is_finished = status.step in FINISHED_STEPS
         record = await services.store.get_rotation()
+        subjects = {one.subject: one.certificate for one in await services.store.list_authorities()}
+
+        def shorten(subject: str) -> str:
+            return common_name(x509.load_der_x509_certificate(subjects[subject]).subject)
+
         names: dict[str, str] = {s.instance: f"{s.instance} ({s.workload})" for s in services.hub}
         return admin.RotationStatus(
             step=status.step.value,
             issuer=issuer,
-            next=status.issuer if status.step.value == "prepared" else "",
-            previous=status.previous,
+            next=shorten(status.issuer) if status.step.value == "prepared" else "",
+            previous=shorten(status.previous),
             rotation_id=status.rotation_id,
             sequence=status.sequence,
             waiting_for=tuple(names.get(instance, instance) for instance in status.waiting_for),

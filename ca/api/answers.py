@@ -47,7 +47,7 @@ async def read_body(request: web.Request, kind: type[_T]) -> _T:
     body = await request.read()
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # The latter: a string in it isn't UTF-8.
         raise InputError(f"the request can't be read: {error}") from error
 
 

@@ -1,0 +1,140 @@
+"""Status, join tokens, sidecars, rotation and journal, asked over the real socket."""
+
+from __future__ import annotations
+
+import pytest
+
+from ca.services import Services
+from shared.model import admin as api
+from shared.model.join_token import parse_join_token
+from shared.model.messages import BundleChanged, BundleInstalled, Enrol, Reissue, Welcome
+from shared.model.trust import AuthorityPhase
+from shared.model.version import VERSION
+from tests.ca.running import Admin, FakeSidecar, eventually, make_registration
+
+
+async def test_the_status_tells_what_is_there(services: Services, admin: Admin) -> None:
+    async with FakeSidecar(services) as sidecar:
+        await sidecar.enrol("a", "198.18.0.2")
+        status = await admin.get("/v1/status", api.CAStatus)
+    assert (status.version, status.trust_domain, status.listen) == (VERSION, "touchmark.local", services.listen)
+    assert status.kek_generated
+    assert {(one.kind, one.phase) for one in status.authorities} == {
+        ("root", AuthorityPhase.ACTIVE),
+        ("issuing", AuthorityPhase.ACTIVE),
+    }
+    assert (status.sidecars_total, status.sidecars_live, status.sidecars_connected) == (1, 1, 1)
+    assert status.certificates_alive == 1
+    assert [one.certificates_alive for one in status.authorities if one.kind == "issuing"] == [1]
+    assert status.rotation.step == "none"
+    assert status.server_not_after > status.now
+
+
+async def test_a_token_made_here_joins_a_sidecar_and_is_listed_without_its_secret(
+    services: Services, admin: Admin
+) -> None:
+    wanted = api.JoinTokenRequest(workload="shop/web", addresses=("198.18.0.2",), labels={"tier": "front"}, ttl_s=60)
+    created = await admin.ask("POST", "/v1/join-tokens", api.JoinTokenCreated, wanted, status=201)
+    token = parse_join_token(created.token)
+    assert (token.ca, token.workload, token.root_pin) == (services.listen, "shop/web", services.authorities.root_pin)
+    listed = await admin.get("/v1/join-tokens", api.JoinTokenList)
+    assert [(one.token_id, one.state) for one in listed.tokens] == [(created.token_id, "open")]
+    async with FakeSidecar(services) as sidecar:
+        registration = make_registration("a", "198.18.0.2")
+        await sidecar.send(Enrol(token=created.token, csr=sidecar.csr, registration=registration))
+        assert isinstance(await sidecar.receive(), Welcome)
+        (seen,) = (await admin.get("/v1/sidecars", api.SidecarList)).sidecars
+        assert (seen.instance, seen.workload, seen.addresses) == ("a", "shop/web", ("198.18.0.2",))
+        assert seen.connected and seen.live
+        assert seen.labels == {"tier": "front"}
+    await eventually(lambda: len(services.hub) == 0)
+    (spent,) = (await admin.get("/v1/join-tokens", api.JoinTokenList)).tokens
+    assert (spent.state, spent.instance) == ("spent", "a")
+    (gone,) = (await admin.get("/v1/sidecars", api.SidecarList)).sidecars
+    assert (gone.connected, gone.live) == (False, True)  # Its certificate lives on, so it is still in the mesh.
+
+
+async def test_a_token_that_has_run_out_says_so(services: Services, admin: Admin) -> None:
+    await admin.ask(
+        "POST", "/v1/join-tokens", api.JoinTokenCreated, api.JoinTokenRequest(workload="shop/web", ttl_s=1), status=201
+    )
+    real = services.clock
+    services.clock = lambda: real() + 2
+    (token,) = (await admin.get("/v1/join-tokens", api.JoinTokenList)).tokens
+    assert token.state == "expired"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        api.JoinTokenRequest(workload="shop"),
+        api.JoinTokenRequest(workload="shop/web", addresses=("nowhere",)),
+        api.JoinTokenRequest(workload="shop/web", ttl_s=0),
+        api.JoinTokenRequest(workload="shop/web", ttl_s=1e9),
+        api.JoinTokenRequest(workload="shop/web", ca="nowhere"),
+        api.JoinTokenRequest(workload="shop/web", labels={"": "x"}),
+        {"workload": "shop/web", "colour": "red"},
+        b"[",
+        b'{"workload":"\xff"}',
+        b"",
+    ],
+    ids=repr,
+)
+async def test_a_token_that_cannot_be_is_refused_and_none_is_made(admin: Admin, body: object) -> None:
+    assert (await admin.fail("POST", "/v1/join-tokens", 400, body)).code in {"bad_input", "bad_identity"}
+    assert (await admin.get("/v1/join-tokens", api.JoinTokenList)).tokens == ()
+
+
+async def test_a_rotation_waits_names_whom_and_goes_on_when_they_have_installed(
+    services: Services, admin: Admin
+) -> None:
+    async with FakeSidecar(services) as sidecar:
+        await sidecar.enrol("a")
+        before = await admin.get("/v1/rotation", api.RotationStatus)
+        assert (before.step, before.is_finished) == ("none", True)
+        begun = await admin.ask("POST", "/v1/rotation", api.RotationStatus, api.RotationRequest())
+        assert begun.step == "prepared"
+        assert begun.issuer == begun.previous == before.issuer != begun.next
+        assert begun.waiting_for == ("a (shop/web)",)
+        assert not begun.is_finished
+        again = await admin.fail("POST", "/v1/rotation", 409, api.RotationRequest())
+        assert again.code == "conflict"
+        assert "a" in again.message
+        changed = await sidecar.expect(BundleChanged)
+        assert changed.bundle.sequence == begun.sequence
+        await sidecar.send(BundleInstalled(sequence=changed.bundle.sequence))
+        await sidecar.expect(Reissue)
+        after = await admin.get("/v1/rotation", api.RotationStatus)
+        assert (after.step, after.waiting_for, after.next) == ("active", (), "")
+        assert after.issuer != after.previous == before.issuer
+        assert after.previous_alive == 1
+    events = [one.event for one in (await admin.get("/v1/journal", api.JournalList)).entries]
+    assert events[:2] == ["active", "prepared"]
+    (newest,) = (await admin.get("/v1/journal", api.JournalList, limit="1")).entries
+    assert newest.event == "active"
+
+
+async def test_a_rotation_is_reverted_and_what_is_old_can_be_tainted(services: Services, admin: Admin) -> None:
+    async with FakeSidecar(services) as sidecar:
+        await sidecar.enrol("a")
+        assert (await admin.fail("POST", "/v1/rotation/revert", 409)).code == "conflict"
+        first = (await admin.get("/v1/rotation", api.RotationStatus)).issuer
+        forced = await admin.ask("POST", "/v1/rotation", api.RotationStatus, api.RotationRequest(force=True))
+        assert (forced.step, forced.forced) == ("active", True)
+        reverted = await admin.ask("POST", "/v1/rotation/revert", api.RotationStatus)
+        assert (reverted.step, reverted.issuer, reverted.is_finished) == ("reverted", first, True)
+        await admin.ask("POST", "/v1/rotation", api.RotationStatus, api.RotationRequest(force=True))
+        status = await admin.get("/v1/status", api.CAStatus)
+        phases = {one.phase: one.authority_id for one in status.authorities if one.kind == "issuing"}
+        active, old = phases[AuthorityPhase.ACTIVE], phases[AuthorityPhase.OLD]
+        assert (await admin.fail("POST", f"/v1/authorities/{active}/taint", 409)).code == "conflict"
+        assert (await admin.fail("POST", "/v1/authorities/nobody/taint", 404)).code == "not_found"
+        status = await admin.ask("POST", f"/v1/authorities/{old}/taint", api.CAStatus)
+        assert {one.authority_id: one.phase for one in status.authorities}[old] is AuthorityPhase.TAINTED
+        while len((await sidecar.expect(BundleChanged)).bundle.distrusted) != 1:
+            pass
+
+
+@pytest.mark.parametrize("query", [{"limit": "0"}, {"limit": "many"}, {"limit": "nan"}, {"lines": "1"}], ids=repr)
+async def test_the_journal_takes_no_nonsense(admin: Admin, query: dict[str, str]) -> None:
+    assert (await admin.fail("GET", "/v1/journal", 400, query=query)).code == "bad_input"

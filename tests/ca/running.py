@@ -1,0 +1,239 @@
+"""A whole CA on 127.0.0.1 for tests: real TLS, a real store, a client of its stream and one of its admin socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+import msgspec
+import websockets
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from ca.app import run_ca
+from ca.configuration import Configuration
+from ca.services import Services
+from shared.model.admin import ErrorAnswer
+from shared.model.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, ProcessRecord, Transport
+from shared.model.identity import Workload
+from shared.model.join_token import JoinToken, format_join_token
+from shared.model.messages import (
+    STREAM_PATH,
+    Enrol,
+    FromCA,
+    FromSidecar,
+    Registration,
+    Resume,
+    Welcome,
+    decode_from_ca,
+    encode_message,
+)
+from shared.model.policy import Direction, Mode
+from shared.model.program import Program
+from shared.model.reasons import Reason
+
+WEB = Program(digest="aa" * 32)
+CURL = Program(digest="bb" * 32)
+DEADLINE_S = 10.0
+
+_T = TypeVar("_T")
+
+
+@contextlib.asynccontextmanager
+async def running_ca(directory: Path, **options: Any) -> AsyncIterator[Services]:
+    """Run a CA whose files lie in a directory, on a free port of 127.0.0.1."""
+    configuration = Configuration(
+        data_dir=directory / "data", kek_file=directory / "kek", admin_socket=directory / "admin.sock", port=0
+    )
+    async with run_ca(replace(configuration, **options)) as services:
+        yield services
+
+
+def make_csr() -> tuple[ec.EllipticCurvePrivateKey, bytes]:
+    """Make a key and the request that it signs."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    return key, csr.public_bytes(Encoding.DER)
+
+
+async def make_token(services: Services, *addresses: str, workload: str = "shop/web") -> str:
+    """Make a join token, as the admin API does."""
+    now = services.clock()
+    namespace, _, account = workload.partition("/")
+    record, secret = await services.store.create_join_token(
+        workload=Workload(namespace=namespace, service_account=account),
+        addresses=addresses,
+        labels={},
+        expires=now + 60,
+        now=now,
+    )
+    return format_join_token(
+        JoinToken(
+            token_id=record.token_id,
+            secret=secret,
+            ca=services.listen,
+            trust_domain="touchmark.local",
+            root_pin=services.authorities.root_pin,
+            workload=workload,
+        )
+    )
+
+
+def make_registration(instance: str, *addresses: str) -> Registration:
+    """Say what a sidecar says of itself."""
+    return Registration(instance=instance, version="0", addresses=addresses, tunnel_port=15008, capture="listeners")
+
+
+def make_client_context(services: Services, pem: Path | None = None) -> ssl.SSLContext:
+    """Trust the CA's root; with a PEM file show that certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=services.authorities.bundle().roots[0])
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if pem is not None:
+        context.load_cert_chain(pem)
+    return context
+
+
+class FakeSidecar:
+    """A sidecar's end of the stream, without anything behind it."""
+
+    def __init__(self, services: Services, context: ssl.SSLContext | None = None) -> None:
+        self.services = services
+        self.key, self.csr = make_csr()
+        self.chain: tuple[bytes, ...] = ()
+        self.connection = websockets.connect(
+            f"wss://{services.listen}{STREAM_PATH}", ssl=context or make_client_context(services), proxy=None
+        )
+        self.stream: websockets.ClientConnection
+
+    async def __aenter__(self) -> FakeSidecar:
+        self.stream = await self.connection.__aenter__()
+        return self
+
+    async def __aexit__(self, *details: object) -> None:
+        await self.stream.close()
+
+    async def send(self, *messages: FromSidecar) -> None:
+        """Say something to the CA."""
+        for message in messages:
+            await self.stream.send(encode_message(message))
+
+    async def receive(self) -> FromCA:
+        """Return the CA's next message."""
+        async with asyncio.timeout(DEADLINE_S):
+            return decode_from_ca(await self.stream.recv(decode=False))
+
+    async def expect(self, kind: type[_T]) -> _T:
+        """Return the next message of this kind; others are passed over."""
+        while True:
+            message = await self.receive()
+            if isinstance(message, kind):
+                return message
+
+    async def enrol(self, instance: str, *addresses: str, workload: str = "shop/web") -> Welcome:
+        """Join by a token made for it."""
+        token = await make_token(self.services, *addresses, workload=workload)
+        await self.send(Enrol(token=token, csr=self.csr, registration=make_registration(instance, *addresses)))
+        welcome = await self.receive()
+        assert isinstance(welcome, Welcome)
+        self.chain = welcome.chain
+        return welcome
+
+    async def resume(self, instance: str, *addresses: str, installed_sequence: int = 0) -> Welcome:
+        """Come again, with the certificate of the TLS handshake."""
+        registration = make_registration(instance, *addresses)
+        await self.send(Resume(registration=registration, installed_sequence=installed_sequence))
+        welcome = await self.receive()
+        assert isinstance(welcome, Welcome)
+        return welcome
+
+    def write_pem(self, path: Path) -> Path:
+        """Write its key and chain, for a later connection."""
+        pem = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        path.write_bytes(pem + b"".join(ssl.DER_cert_to_PEM_cert(der).encode() for der in self.chain))
+        return path
+
+
+class Admin:
+    """A client of the admin socket."""
+
+    def __init__(self, services: Services) -> None:
+        self._path = str(services.configuration.admin_socket)
+
+    async def __aenter__(self) -> Admin:
+        self.session = aiohttp.ClientSession(
+            "http://ca", connector=aiohttp.UnixConnector(self._path), timeout=aiohttp.ClientTimeout(total=DEADLINE_S)
+        )
+        return self
+
+    async def __aexit__(self, *details: object) -> None:
+        await self.session.close()
+
+    async def ask(
+        self, method: str, path: str, kind: type[_T], body: object = None, *, status: int = 200, **query: str
+    ) -> _T:
+        """Ask and read the answer strictly as ``kind``; another status fails the test."""
+        data = None if body is None else body if isinstance(body, bytes) else msgspec.json.encode(body)
+        async with self.session.request(method, path, data=data, params=query) as response:
+            text = await response.read()
+        assert response.status == status, text
+        return msgspec.json.decode(text, type=kind)
+
+    async def get(self, path: str, kind: type[_T], **query: str) -> _T:
+        """Ask by GET."""
+        return await self.ask("GET", path, kind, **query)
+
+    async def fail(
+        self, method: str, path: str, status: int, body: object = None, query: Mapping[str, str] | None = None
+    ) -> ErrorAnswer:
+        """Ask for something that is refused."""
+        return await self.ask(method, path, ErrorAnswer, body, status=status, **(query or {}))
+
+
+async def eventually(condition: Any, *, deadline_s: float = DEADLINE_S) -> None:
+    """Wait until a condition holds; it may be a coroutine function."""
+    async with asyncio.timeout(deadline_s):
+        while True:
+            result = condition()
+            if await result if asyncio.iscoroutine(result) else result:
+                return
+            await asyncio.sleep(0.01)
+
+
+def make_decision(connection: str, **changes: Any) -> DecisionRecord:
+    """Make the record of a refused connection; change what the test is about."""
+    record = DecisionRecord(
+        time=1_790_000_000.0,
+        namespace="shop",
+        sidecar="a",
+        phase=Phase.END,
+        direction=Direction.INGRESS,
+        answer=Answer.DENY,
+        would_deny=False,
+        reason=Reason.PROGRAM_NOT_APPROVED,
+        rule="",
+        policy_version=1,
+        mode=Mode.EXPLICIT,
+        weak=False,
+        source=PartyRecord(address="198.18.0.3:41000", workload="shop/web", program=f"sha256:{WEB.digest}"),
+        destination=PartyRecord(address="198.18.0.2:5432", workload="shop/db", program=f"sha256:{CURL.digest}"),
+        process=ProcessRecord(pid=7, uid=1000, path="/usr/bin/web", digest=WEB.digest),
+        port=5432,
+        transport=Transport.TUNNEL,
+        tunnel="t",
+        connection=connection,
+        issuer="Touchmark issuing authority",
+        bytes_sent=0,
+        bytes_received=0,
+        duration_s=0.25,
+        ending=Ending.REFUSED,
+    )
+    return msgspec.structs.replace(record, **changes)
