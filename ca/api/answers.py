@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -98,14 +99,25 @@ def check_query(request: web.Request, *known: str) -> None:
 
 
 def error_middleware(metrics: Metrics) -> Callable[..., Awaitable[web.StreamResponse]]:
-    """Return the middleware that turns errors into ``ErrorAnswer``."""
+    """Return the middleware that turns errors into ``ErrorAnswer``.
+
+    A reader whose client hangs up is cancelled. A change is finished nevertheless: cancelled in the middle of its
+    commit it could be in the store without anybody being told.
+    """
+    changing: set[asyncio.Task[web.StreamResponse]] = set()
 
     @web.middleware
     async def middleware(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         try:
-            response = await handler(request)
+            if request.method in ("GET", "HEAD"):
+                response = await handler(request)
+            else:
+                change = asyncio.ensure_future(_run(handler, request))
+                changing.add(change)
+                change.add_done_callback(changing.discard)
+                response = await asyncio.shield(change)
         except web.HTTPException as error:
             code = "not_found" if error.status == 404 else "bad_input" if error.status < 500 else "touchmark_error"
             response = answer(ErrorAnswer(code=code, message=f"{error.reason}: {request.path}"), status=error.status)
@@ -122,3 +134,9 @@ def error_middleware(metrics: Metrics) -> Callable[..., Awaitable[web.StreamResp
         return response
 
     return middleware
+
+
+async def _run(
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]], request: web.Request
+) -> web.StreamResponse:
+    return await handler(request)

@@ -178,7 +178,14 @@ class Admin:
         await self.session.close()
 
     async def ask(
-        self, method: str, path: str, kind: type[_T], body: object = None, *, status: int = 200, **query: str
+        self,
+        method: str,
+        path: str,
+        kind: type[_T],
+        body: object = None,
+        *,
+        status: int = 200,
+        query: Mapping[str, str] | None = None,
     ) -> _T:
         """Ask and read the answer strictly as ``kind``; another status fails the test."""
         data = None if body is None else body if isinstance(body, bytes) else msgspec.json.encode(body)
@@ -189,13 +196,26 @@ class Admin:
 
     async def get(self, path: str, kind: type[_T], **query: str) -> _T:
         """Ask by GET."""
-        return await self.ask("GET", path, kind, **query)
+        return await self.ask("GET", path, kind, query=query)
 
     async def fail(
         self, method: str, path: str, status: int, body: object = None, query: Mapping[str, str] | None = None
     ) -> ErrorAnswer:
         """Ask for something that is refused."""
-        return await self.ask(method, path, ErrorAnswer, body, status=status, **(query or {}))
+        return await self.ask(method, path, ErrorAnswer, body, status=status, query=query)
+
+    async def hang_up_on(self, method: str, path: str, body: object) -> None:
+        """Ask and close the connection without waiting for the answer, a moment after the CA has read the question."""
+        reader, writer = await asyncio.open_unix_connection(self._path)
+        data = msgspec.json.encode(body)
+        writer.write(f"{method} {path} HTTP/1.1\r\nHost: ca\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+        await writer.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await reader.read(1)
+        writer.close()
+        await writer.wait_closed()
+        await asyncio.sleep(0.1)
 
 
 async def eventually(condition: Any, *, deadline_s: float = DEADLINE_S) -> None:

@@ -1,0 +1,174 @@
+"""Modes, readiness, acknowledgements, programs and policies, asked over the real socket."""
+
+from __future__ import annotations
+
+import pytest
+
+from ca.services import Services
+from shared.model import admin as api
+from shared.model.decision import Answer
+from shared.model.messages import Decisions, DecisionsStored, NamespaceChanged, NamespaceInstalled, Subscribe
+from shared.model.policy import Action, Mode, NamespaceState, PortRange, Rule
+from shared.model.reasons import Reason
+from tests.ca.running import CURL, WEB, Admin, FakeSidecar, eventually, make_decision
+
+RULE = Rule(name="web", action=Action.ALLOW, ports=(PortRange(first=80, last=81),))
+
+
+async def test_a_mode_is_switched_where_nothing_was_said_before(admin: Admin) -> None:
+    unknown = await admin.get("/v1/namespaces/shop", NamespaceState)
+    assert (unknown.version, unknown.mode) == (0, Mode.PERMISSIVE)
+    assert (await admin.get("/v1/namespaces", api.NamespaceList)).namespaces == ()
+    wanted = api.ModeRequest(mode=Mode.EXPLICIT, expected_version=0)
+    switched = await admin.ask("PUT", "/v1/namespaces/shop/mode", NamespaceState, wanted)
+    assert (switched.version, switched.mode) == (1, Mode.EXPLICIT)
+    assert await admin.get("/v1/namespaces/shop", NamespaceState) == switched
+    assert (await admin.get("/v1/namespaces", api.NamespaceList)).namespaces == (switched,)
+    late = await admin.fail("PUT", "/v1/namespaces/shop/mode", 409, wanted)
+    assert late.code == "conflict"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/v1/namespaces/No_Name", None),
+        ("PUT", "/v1/namespaces/No_Name/mode", api.ModeRequest(mode=Mode.EXPLICIT)),
+        ("PUT", "/v1/namespaces/shop/mode", {"mode": "strict"}),
+        ("PUT", "/v1/namespaces/shop/mode", None),
+        ("GET", "/v1/namespaces/No_Name/acknowledgements", None),
+        ("POST", "/v1/programs", api.ProgramRequest(namespace="shop", service_account="web", programs=())),
+        ("POST", "/v1/programs", api.ProgramRequest(namespace="shop", service_account="We b", programs=(WEB,))),
+        ("POST", "/v1/programs", {"namespace": "shop", "service_account": "web", "programs": [{"digest": "ab"}]}),
+        (
+            "POST",
+            "/v1/programs",
+            api.ProgramRequest(namespace="shop", service_account="web", programs=(WEB,), name="n" * 254),
+        ),
+        ("PUT", "/v1/policies", api.PolicyRequest(namespace="No_Name")),
+        ("PUT", "/v1/policies", api.PolicyRequest(namespace="shop", rules=(RULE, RULE))),
+        ("PUT", "/v1/policies", {"namespace": "shop", "rules": [{"name": "", "action": "allow"}]}),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+async def test_what_cannot_be_is_refused_and_changes_nothing(
+    admin: Admin, method: str, path: str, body: object
+) -> None:
+    assert (await admin.fail(method, path, 400, body)).code in {"bad_input", "bad_identity"}
+    assert (await admin.get("/v1/namespaces", api.NamespaceList)).namespaces == ()
+
+
+async def test_programs_are_approved_listed_replaced_and_removed(services: Services, admin: Admin) -> None:
+    async with FakeSidecar(services) as sidecar:
+        await sidecar.enrol("a")
+        wanted = api.ProgramRequest(namespace="shop", service_account="web", programs=(WEB,), approved_by="ann")
+        made = await admin.ask("POST", "/v1/programs", api.ProgramView, wanted)
+        assert (made.name, made.version, made.approved_by) == (f"web-{WEB.digest[:12]}", 1, "ann")
+        pushed = await sidecar.expect(NamespaceChanged)
+        assert [one.program for one in pushed.state.approvals] == [WEB]
+    other = api.ProgramRequest(namespace="bank", service_account="web", programs=(CURL,), name="curl", weak=True)
+    await admin.ask("POST", "/v1/programs", api.ProgramView, other)
+    listed = await admin.get("/v1/programs", api.ProgramList)
+    assert [(one.namespace, one.name, one.weak) for one in listed.programs] == [
+        ("bank", "curl", True),
+        ("shop", made.name, False),
+    ]
+    (curl,) = (await admin.get("/v1/programs", api.ProgramList, namespace="bank")).programs
+    assert curl.programs == (CURL,)
+    replaced = api.ProgramRequest(namespace="bank", service_account="web", programs=(CURL, WEB), name="curl")
+    assert (await admin.ask("POST", "/v1/programs", api.ProgramView, replaced)).version == 2
+    left = await admin.ask("DELETE", "/v1/programs/bank/curl", NamespaceState)
+    assert (left.version, left.approvals) == (3, ())
+    assert (await admin.fail("DELETE", "/v1/programs/bank/curl", 404)).code == "not_found"
+    assert (await admin.fail("GET", "/v1/programs", 400, query={"name": "curl"})).code == "bad_input"
+
+
+async def test_a_policy_is_replaced_pushed_and_removed_and_the_mode_stays(services: Services, admin: Admin) -> None:
+    async with FakeSidecar(services) as sidecar:
+        await sidecar.enrol("a")
+        wanted = api.PolicyRequest(namespace="shop", rules=(RULE,), group_label="team", mode=Mode.EXPLICIT)
+        put = await admin.ask("PUT", "/v1/policies", api.PolicyView, wanted)
+        assert (put.rules, put.group_label, put.mode) == ((RULE,), "team", Mode.EXPLICIT)
+        assert (await sidecar.expect(NamespaceChanged)).state.rules == (RULE,)
+    kept = await admin.ask("PUT", "/v1/policies", api.PolicyView, api.PolicyRequest(namespace="shop"))
+    assert (kept.rules, kept.mode, kept.version) == ((), Mode.EXPLICIT, put.version + 1)
+    await admin.ask("PUT", "/v1/policies", api.PolicyView, api.PolicyRequest(namespace="bank"))
+    assert [one.namespace for one in (await admin.get("/v1/policies", api.PolicyList)).policies] == ["bank", "shop"]
+    (shop,) = (await admin.get("/v1/policies", api.PolicyList, namespace="shop")).policies
+    assert shop == kept
+    gone = await admin.ask("DELETE", "/v1/policies/shop", NamespaceState)
+    assert (gone.rules, gone.mode) == ((), Mode.EXPLICIT)
+    assert (await admin.fail("DELETE", "/v1/policies/shop", 404)).code == "not_found"
+
+
+async def test_readiness_groups_causes_and_names_who_said_nothing(services: Services, admin: Admin) -> None:
+    now = services.clock()
+    async with FakeSidecar(services) as reporter:
+        await reporter.enrol("reporter")
+        refused = [make_decision(f"c{n}", time=now - 60) for n in range(3)]
+        marked = make_decision(
+            "m", time=now - 60, answer=Answer.ALLOW, would_deny=True, reason=Reason.NO_RULE, port=6379
+        )
+        old = make_decision("old", time=now - 7200, reason=Reason.DENY_RULE)
+        allowed = make_decision("fine", time=now, answer=Answer.ALLOW, reason=Reason.SAME_GROUP)
+        await reporter.send(Decisions(batch=1, records=(*refused, refused[0], marked, old, allowed)))
+        await reporter.expect(DecisionsStored)
+        seen = await admin.get("/v1/namespaces/shop/readiness", api.Readiness, since_s="3600")
+        assert [(one.reason, one.port, one.connections) for one in seen.causes] == [
+            (Reason.PROGRAM_NOT_APPROVED, 5432, 3),
+            (Reason.NO_RULE, 6379, 1),
+        ]
+        assert (seen.causes[0].source_workload, seen.causes[0].source_program) == ("shop/web", f"sha256:{WEB.digest}")
+        assert (seen.sidecars_reported, seen.sidecars_total, seen.silent) == (1, 1, ())
+        assert not seen.is_safe
+        longer = await admin.get("/v1/namespaces/shop/readiness", api.Readiness)
+        assert Reason.DENY_RULE in {one.reason for one in longer.causes}
+        async with FakeSidecar(services) as quiet:
+            await quiet.enrol("quiet")
+            assert (await admin.get("/v1/namespaces/shop/readiness", api.Readiness)).sidecars_reported == 2
+        await eventually(lambda: len(services.hub) == 1)
+        seen = await admin.get("/v1/namespaces/shop/readiness", api.Readiness)
+        assert (seen.sidecars_reported, seen.sidecars_total, seen.silent) == (1, 2, ("quiet",))
+    elsewhere = await admin.get("/v1/namespaces/bank/readiness", api.Readiness)
+    assert (elsewhere.causes, elsewhere.sidecars_total, elsewhere.is_safe) == ((), 0, True)
+    assert (await admin.fail("GET", "/v1/namespaces/shop/readiness", 400, query={"since": "1"})).code == "bad_input"
+    assert (await admin.fail("GET", "/v1/namespaces/shop/readiness", 400, query={"since_s": "-1"})).code == "bad_input"
+
+
+async def test_a_lonely_denial_makes_a_namespace_unsafe_although_all_reported(services: Services, admin: Admin) -> None:
+    assert (await admin.get("/v1/namespaces/shop/readiness", api.Readiness)).is_safe
+    await services.store.insert_decisions([make_decision("c", time=services.clock())])
+    assert not (await admin.get("/v1/namespaces/shop/readiness", api.Readiness)).is_safe
+
+
+async def test_acknowledgements_name_who_has_not_installed_the_present_version(
+    services: Services, admin: Admin
+) -> None:
+    async with FakeSidecar(services) as own, FakeSidecar(services) as subscriber, FakeSidecar(services) as stranger:
+        await own.enrol("own")
+        await subscriber.enrol("subscriber", workload="bank/teller")
+        await stranger.enrol("stranger", workload="zoo/keeper")
+        await subscriber.send(Subscribe(namespace="shop"))
+        await subscriber.expect(NamespaceChanged)
+        await admin.ask("PUT", "/v1/namespaces/shop/mode", NamespaceState, api.ModeRequest(mode=Mode.EXPLICIT))
+        before = await admin.get("/v1/namespaces/shop/acknowledgements", api.Acknowledgements)
+        assert (before.version, before.installed, before.total) == (1, 0, 2)
+        assert before.waiting == ("own", "subscriber")
+        for sidecar in (own, subscriber):
+            state = (await sidecar.expect(NamespaceChanged)).state
+            await sidecar.send(NamespaceInstalled(namespace="shop", version=state.version))
+
+        async def all_installed() -> bool:
+            now = await admin.get("/v1/namespaces/shop/acknowledgements", api.Acknowledgements)
+            return (now.installed, now.waiting) == (2, ())
+
+        await eventually(all_installed)
+
+
+async def test_a_change_whose_asker_hangs_up_is_finished_and_told(services: Services, admin: Admin) -> None:
+    await services.store.get_namespace_state("shop")  # Kept in memory from here on.
+    async with FakeSidecar(services) as sidecar:
+        await sidecar.enrol("a")
+        async with services.store.database.writing():  # The change has to wait for its turn.
+            await admin.hang_up_on("PUT", "/v1/namespaces/shop/mode", api.ModeRequest(mode=Mode.EXPLICIT))
+        assert (await sidecar.expect(NamespaceChanged)).state.mode is Mode.EXPLICIT
+    assert (await admin.get("/v1/namespaces/shop", NamespaceState)).mode is Mode.EXPLICIT
