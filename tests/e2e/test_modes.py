@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from shared.model.decision import Answer, Ending, Transport
+from shared.model.decision import Answer, DecisionRecord, Ending, Transport
 from shared.model.policy import Action, Direction, Mode, Peer, PortRange, Rule
 from shared.model.reasons import Reason
+from tests.e2e.harness.records import expect_denied_on_either
 from tests.e2e.harness.shop import Bank, Shop
 
 pytestmark = pytest.mark.needs_root
@@ -88,7 +89,8 @@ def test_a_member_that_leaves_its_mark_at_home_gains_nothing_by_an_unidentified_
     everybody = Peer(unidentified=True, cidrs=("0.0.0.0/0", "::/0"))
     shop.be_explicit(Rule(name="everybody", action=Action.ALLOW, peers=(everybody,)))
     # The sidecar's own user isn't captured: the program goes out in plaintext, from a member's address.
-    member = shop.mesh.run(shop.intruder, shop.client.pod, uid=1337)
+    member = shop.buy(shop.intruder)
+    member.do("become", 1337)
     assert member.do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
     record = shop.server.log.expect_denied(Reason.PEER_UNIDENTIFIED, port=port)
     assert record.source.listed == "shop/client"
@@ -152,8 +154,7 @@ def test_switching_to_explicit_closes_live_connections_that_are_denied_now_and_n
         assert actor.do("receive", "live", 3) == "one"
     shop.be_explicit()
     assert intruder.do("receive_rest", "live") == "<ECONNRESET>"
-    record = shop.client.log.expect_denied(Reason.PROGRAM_NOT_APPROVED, port=port)
-    assert record.ending is Ending.POLICY_CHANGED
+    assert _expect_closed(shop, port).ending is Ending.POLICY_CHANGED
     buyer.do("send", "live", "two")
     assert buyer.do("receive", "live", 3) == "two"
 
@@ -170,7 +171,12 @@ def test_withdrawing_an_approval_closes_its_live_connection(shop: Shop) -> None:
     assert actor.do("receive", "live", 3) == "one"
     shop.mesh.admin.remove_program("shop", f"client-{guest.digest[:12]}")
     assert actor.do("receive_rest", "live") == "<ECONNRESET>"
-    assert shop.client.log.expect_denied(Reason.PROGRAM_NOT_APPROVED, port=port).ending is Ending.POLICY_CHANGED
+    assert _expect_closed(shop, port).ending is Ending.POLICY_CHANGED
+
+
+def _expect_closed(shop: Shop, port: int) -> DecisionRecord:
+    """The side that hears of the change first closes the connection, and the other one sees its reset."""
+    return expect_denied_on_either((shop.client.log, shop.server.log), Reason.PROGRAM_NOT_APPROVED, port=port)
 
 
 def _way_out(address: str, port: int) -> Rule:

@@ -234,6 +234,12 @@ def trace(pid: int) -> int:
     return 0 if libc.ptrace(0x4206, pid, None, None) == 0 else ctypes.get_errno()
 
 
+def become(uid: int) -> None:
+    """Become another user."""
+    os.setgroups([])
+    os.setresuid(uid, uid, uid)
+
+
 def execute(program: str) -> None:
     """Become another program, which goes on reading commands and keeps the connections' descriptors."""
     kept = {name: each.fileno() for name, each in _sockets.items()}

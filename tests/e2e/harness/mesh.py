@@ -25,7 +25,6 @@ MAX_EXECUTABLE_BYTES = 384 * 1024 * 1024
 _ROOT = Path(__file__).resolve().parents[3]
 _START_S = 40.0
 _POLL_S = 0.05
-_TOUCHMARK_UID = 1337
 
 
 def wait_until(is_there: Callable[[], bool], what: str, *, timeout_s: float = _START_S) -> None:
@@ -139,7 +138,7 @@ class Mesh:
         *,
         settings: str = "capture: redirect",
         limits: str = "",
-        uid: int = 0,
+        has_capabilities: bool = True,
     ) -> Sidecar:
         """Start a sidecar and wait until it is ready.
 
@@ -150,7 +149,9 @@ class Mesh:
         """
         instance = f"{workload.replace('/', '-')}-{next(self._names)}"
         pod = pod or self.network.add(instance)
-        sidecar = self.begin_sidecar(workload, pod, instance, settings=settings, limits=limits, uid=uid)
+        sidecar = self.begin_sidecar(
+            workload, pod, instance, settings=settings, limits=limits, has_capabilities=has_capabilities
+        )
 
         def is_ready() -> bool:
             if sidecar.process.poll() is not None:
@@ -162,7 +163,15 @@ class Mesh:
         return sidecar
 
     def begin_sidecar(
-        self, workload: str, pod: Pod, instance: str, *, settings: str, token: str = "", limits: str = "", uid: int = 0
+        self,
+        workload: str,
+        pod: Pod,
+        instance: str,
+        *,
+        settings: str,
+        token: str = "",
+        limits: str = "",
+        has_capabilities: bool = True,
     ) -> Sidecar:
         """Start a sidecar, whatever becomes of it; ``token``: another than a new one."""
         addresses = (pod.address, pod.address6)
@@ -178,7 +187,7 @@ class Mesh:
                 stdout=out,
                 stderr=err,
                 env={**_environment(), "TOUCHMARK_JOIN_TOKEN": token},
-                uid=uid,
+                has_capabilities=has_capabilities,
             )
         return Sidecar(workload=workload, instance=instance, pod=pod, log=Log(log), events=events, process=process)
 
@@ -190,9 +199,11 @@ class Mesh:
         directory.mkdir(exist_ok=True)
         return make_executable(directory, f"{name}-{next(self._names)}", size=size)
 
-    def run(self, executable: Executable, pod: Pod, *, uid: int = 0, shares_processes: bool = True) -> Actor:
+    def run(
+        self, executable: Executable, pod: Pod, *, has_capabilities: bool = True, shares_processes: bool = True
+    ) -> Actor:
         """Run a program until the test ends."""
-        actor = executable.run_in(pod, uid=uid, shares_processes=shares_processes)
+        actor = executable.run_in(pod, has_capabilities=has_capabilities, shares_processes=shares_processes)
         self._actors.append(actor)
         return actor
 

@@ -22,6 +22,7 @@ _CLONE_NEWNS = 0x00020000
 _CLONE_NEWPID = 0x20000000
 _CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG = 1
+_PR_CAPBSET_DROP = 24
 _TIMEOUT_S = 20
 # Reaps whoever is left to it, and says when its /proc is there.
 _FIRST_PROCESS = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN); print('up', flush=True); signal.pause()"
@@ -60,13 +61,13 @@ class Pod:
         stdout: int | IO[str] | None = None,
         stderr: int | IO[str] | None = None,
         env: Mapping[str, str] | None = None,
-        uid: int = 0,
+        has_capabilities: bool = True,
         shares_processes: bool = True,
     ) -> subprocess.Popen[str]:
         """Start a process in the pod. It dies with the test run.
 
         Arguments:
-            uid: the user that it becomes.
+            has_capabilities: false: it runs as an ordinary user would, though its number is 0.
             shares_processes: false: only the network is shared, as with a container outside the pod's PID namespace.
         """
         directory = os.getcwd()
@@ -77,11 +78,9 @@ class Pod:
             if shares_processes:
                 _enter(self._mounts, _CLONE_NEWNS)
                 os.chdir(directory)
-            if uid:
-                os.setgroups([])
-                os.setresgid(uid, uid, uid)
-                os.setresuid(uid, uid, uid)
-                _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if not has_capabilities:
+                for capability in range(64):
+                    _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
 
         with self._children_here() if shares_processes else contextlib.nullcontext():
             child = subprocess.Popen(

@@ -38,9 +38,9 @@ class Executable:
         """What an approval names."""
         return Program(digest=self.digest)
 
-    def run_in(self, pod: Pod, *, uid: int = 0, shares_processes: bool = True) -> Actor:
+    def run_in(self, pod: Pod, *, has_capabilities: bool = True, shares_processes: bool = True) -> Actor:
         """Run it in a pod."""
-        return Actor(self, pod, uid=uid, shares_processes=shares_processes)
+        return Actor(self, pod, has_capabilities=has_capabilities, shares_processes=shares_processes)
 
 
 def make_executable(directory: Path, name: str, *, size: int = 0) -> Executable:
@@ -66,7 +66,9 @@ class ActorError(Exception):
 class Actor:
     """A running program. Each method of ``actor`` is one of its own, by the same name."""
 
-    def __init__(self, executable: Executable, pod: Pod, *, uid: int = 0, shares_processes: bool = True) -> None:
+    def __init__(
+        self, executable: Executable, pod: Pod, *, has_capabilities: bool = True, shares_processes: bool = True
+    ) -> None:
         self.executable = executable
         self.pod = pod
         self._child = pod.start(
@@ -74,7 +76,7 @@ class Actor:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONHOME": sys.base_prefix},
-            uid=uid,
+            has_capabilities=has_capabilities,
             shares_processes=shares_processes,
         )
         self._hear()

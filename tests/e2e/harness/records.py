@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -93,6 +93,21 @@ class Log:
                     return
                 offset += len(line)
                 yield _decoder.decode(line), offset
+
+
+def expect_denied_on_either(logs: Sequence[Log], reason: Reason, *, port: int) -> DecisionRecord:
+    """Wait for a refusal in one of several logs."""
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        for log in logs:
+            for record in log.read():
+                if (record.answer, record.reason, record.port) == (Answer.DENY, reason, port):
+                    witness(reason)
+                    return record
+        if time.monotonic() >= deadline:
+            shown = "\n".join(f"  {describe(record)}" for log in logs for record in log.read()[-10:])
+            raise AssertionError(f"no refusal {reason.value} to port {port}; there are:\n{shown}")
+        time.sleep(_POLL_S)
 
 
 def describe(record: DecisionRecord) -> str:

@@ -1,0 +1,269 @@
+"""Attestation against programs that lie, hide, change, share, or are gone. Real processes do each of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from shared.model.decision import Answer, Ending
+from shared.model.policy import Action, Peer, Rule
+from shared.model.reasons import Reason
+from tests.e2e.harness.mesh import MAX_EXECUTABLE_BYTES
+from tests.e2e.harness.programs import Executable
+from tests.e2e.harness.shop import Shop
+
+pytestmark = pytest.mark.needs_root
+
+
+def _everybody() -> Rule:
+    return Rule(name="everybody", action=Action.ALLOW, peers=(Peer(unidentified=True, cidrs=("0.0.0.0/0",)),))
+
+
+# ---- who connects -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.proves(Reason.PROGRAM_NOT_APPROVED)
+def test_after_exec_the_same_process_is_another_program(shop: Shop) -> None:
+    port = shop.sell()
+    shop.be_explicit()
+    actor = shop.buy()
+    assert actor.do("exchange", shop.address, port, "bread") == "got bread<end>"
+    pid = actor.pid
+    assert actor.do("execute", str(shop.intruder.path)) == "ready"
+    assert actor.pid == pid
+    assert actor.do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
+    record = shop.client.log.expect_denied(Reason.PROGRAM_NOT_APPROVED, port=port)
+    assert (record.process.pid, record.source.program) == (pid, f"sha256:{shop.intruder.digest}")
+
+
+@pytest.mark.proves(Reason.PROGRAM_NOT_APPROVED)
+def test_a_reused_process_id_is_not_the_program_that_had_it(shop: Shop) -> None:
+    port = shop.sell()
+    shop.be_explicit()
+    first = shop.buy()
+    assert first.do("exchange", shop.address, port, "bread") == "got bread<end>"
+    pid = first.pid
+    first.end()
+    turned = shop.client.pod.run("sh", "-c", f"echo {pid - 1} > /proc/sys/kernel/ns_last_pid")
+    assert turned.returncode == 0, turned.stderr
+    second = shop.buy(shop.intruder)
+    assert second.pid == pid
+    assert second.do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
+    shop.client.log.expect_denied(Reason.PROGRAM_NOT_APPROVED, port=port)
+
+
+def test_a_deleted_executable_keeps_its_identity_while_it_runs(shop: Shop) -> None:
+    port = shop.sell()
+    fleeting = shop.mesh.make_program("fleeting")
+    digest = fleeting.digest
+    shop.mesh.approve("shop/client", fleeting)
+    shop.be_explicit()
+    actor = shop.buy(fleeting)
+    fleeting.path.unlink()
+    assert actor.do("exchange", shop.address, port, "bread") == "got bread<end>"
+    assert shop.client.log.expect(Answer.ALLOW, Reason.SAME_GROUP, port=port).source.program == f"sha256:{digest}"
+
+
+@pytest.mark.proves(Reason.PROGRAM_NOT_APPROVED)
+def test_a_file_replaced_while_it_runs_changes_nothing_for_the_running_program_and_all_for_the_next(shop: Shop) -> None:
+    port = shop.sell()
+    updated = shop.mesh.make_program("updated")
+    shop.mesh.approve("shop/client", updated)
+    shop.be_explicit()
+    before = shop.buy(updated)
+    assert before.do("exchange", shop.address, port, "one") == "got one<end>"
+    beside = updated.path.with_suffix(".new")
+    shutil.copy(shop.intruder.path, beside)
+    beside.replace(updated.path)
+    assert before.do("exchange", shop.address, port, "two") == "got two<end>"
+    assert shop.buy(updated).do("exchange", shop.address, port, "three") == "<ECONNRESET>"
+    record = shop.client.log.expect_denied(Reason.PROGRAM_NOT_APPROVED, port=port)
+    assert record.source.program == f"sha256:{shop.intruder.digest}"
+
+
+@pytest.mark.proves(Reason.NO_OWNER)
+def test_a_process_outside_the_pods_process_namespace_has_no_owner_and_is_refused(shop: Shop) -> None:
+    port = shop.sell()
+    hidden = shop.mesh.run(shop.buyer, shop.client.pod, shares_processes=False)
+    assert hidden.do("exchange", shop.address, port, "bread") == "got bread<end>"
+    record = shop.server.log.expect(Answer.ALLOW, Reason.NO_OWNER, port=port, would_deny=True)
+    assert record.source.identity.endswith("/sa/client/sidecar")
+    shop.be_explicit()
+    assert hidden.do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
+    shop.client.log.expect_denied(Reason.NO_OWNER, port=port)
+
+
+@pytest.mark.proves(Reason.PROCESS_VANISHED)
+def test_a_sender_that_is_gone_before_the_first_look_is_refused(shop: Shop) -> None:
+    port = shop.sell()
+    shop.be_explicit()
+    actor = shop.buy()
+    shop.client.pause()
+    try:
+        assert actor.do("run_briefly", shop.address, port, "bread") == "connected"
+        actor.end()
+    finally:
+        shop.client.resume()
+    shop.client.log.expect_denied(Reason.PROCESS_VANISHED, port=port)
+
+
+@pytest.mark.proves(Reason.PROCESS_TRACED)
+def test_a_traced_process_proves_nothing(shop: Shop) -> None:
+    port = shop.sell()
+    shop.be_explicit()
+    actor, debugger = shop.buy(), shop.buy(shop.intruder)
+    assert actor.do("exchange", shop.address, port, "one") == "got one<end>"
+    assert debugger.do("trace", actor.pid) == 0
+    assert actor.do("exchange", shop.address, port, "two") == "<ECONNRESET>"
+    shop.client.log.expect_denied(Reason.PROCESS_TRACED, port=port)
+    debugger.end()
+    assert actor.do("exchange", shop.address, port, "three") == "got three<end>"
+
+
+@pytest.mark.proves(Reason.EXECUTABLE_TOO_LARGE)
+def test_an_executable_above_the_limit_is_refused(shop: Shop) -> None:
+    port = shop.sell()
+    huge = shop.mesh.make_program("huge", size=MAX_EXECUTABLE_BYTES + 1)
+    shop.be_explicit()
+    assert shop.buy(huge).do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
+    record = shop.client.log.expect_denied(Reason.EXECUTABLE_TOO_LARGE, port=port)
+    assert record.process.path == str(huge.path)
+
+
+@pytest.mark.proves(Reason.EXECUTABLE_CHANGED)
+def test_an_executable_that_changes_while_it_is_hashed_is_refused(shop: Shop) -> None:
+    port = shop.sell()
+    large = shop.mesh.make_program("large", size=MAX_EXECUTABLE_BYTES - 1)
+    shop.be_explicit()
+    actor = shop.buy(large)
+    with _touching(large):
+        assert actor.do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
+    shop.client.log.expect_denied(Reason.EXECUTABLE_CHANGED, port=port)
+
+
+@contextmanager
+def _touching(executable: Executable) -> Iterator[None]:
+    over = threading.Event()
+
+    def touch() -> None:
+        while not over.wait(0.002):
+            os.utime(executable.path)
+
+    thread = threading.Thread(target=touch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.proves(Reason.EXECUTABLE_UNREADABLE)
+def test_an_unreadable_executable_is_refused_by_a_sidecar_without_privileges(shop: Shop) -> None:
+    """Explicit listeners instead of redirect; sidecar and program run without capabilities."""
+    pod = shop.mesh.network.add("laptop")
+    port, entrance = shop.sell(), shop.mesh.take_port()
+    settings = (
+        "capture: listeners\n"
+        f'outbound: [{{listen: "127.0.0.1:{entrance}", destination: "{shop.address}:{port}"}}]'
+    )  # fmt: skip
+    laptop = shop.mesh.add_sidecar("shop/client", pod, settings=settings, has_capabilities=False)
+    try:
+        shop.be_explicit()
+        known = shop.mesh.run(shop.buyer, pod, has_capabilities=False)
+        assert known.do("exchange", "127.0.0.1", entrance, "bread") == "got bread<end>"
+        secret = shop.mesh.make_program("secret")
+        actor = shop.mesh.run(secret, pod, has_capabilities=False)
+        secret.path.chmod(0)
+        assert actor.do("exchange", "127.0.0.1", entrance, "bread") == "<ECONNRESET>"
+        laptop.log.expect_denied(Reason.EXECUTABLE_UNREADABLE, port=port)
+    finally:
+        laptop.end()
+
+
+# ---- who holds the socket as well -------------------------------------------------------------------------------------
+
+
+@pytest.mark.proves(Reason.SOCKET_SHARED)
+def test_a_connection_that_another_program_inherits_is_closed(shop: Shop) -> None:
+    port = shop.sell("echo")
+    shop.be_explicit()
+    actor = shop.buy()
+    assert actor.do("connect", "lent", shop.address, port) == "connected"
+    actor.do("spawn", str(shop.intruder.path), "lent")
+    assert actor.do("receive_rest", "lent") == "<ECONNRESET>"
+    assert shop.client.log.expect_denied(Reason.SOCKET_SHARED, port=port).ending is Ending.POLICY_CHANGED
+
+
+@pytest.mark.proves(Reason.SOCKET_SHARED)
+def test_a_connection_that_is_passed_over_a_unix_socket_is_closed(shop: Shop, tmp_path: Path) -> None:
+    port = shop.sell("echo")
+    shop.be_explicit()
+    path = str(tmp_path / "fence")
+    fence, actor = shop.buy(shop.intruder), shop.buy()
+    fence.do("take_from", path)
+    assert actor.do("connect", "passed", shop.address, port) == "connected"
+    actor.do("pass_on", "passed", path)
+    assert actor.do("receive_rest", "passed") == "<ECONNRESET>"
+    shop.client.log.expect_denied(Reason.SOCKET_SHARED, port=port)
+
+
+@pytest.mark.proves(Reason.SOCKET_SHARED)
+def test_a_connection_whose_descriptor_is_in_flight_is_closed(shop: Shop) -> None:
+    port = shop.sell("echo")
+    shop.be_explicit()
+    actor = shop.buy()
+    assert actor.do("connect", "flying", shop.address, port) == "connected"
+    actor.do("put_in_flight", "flying")
+    assert actor.do("receive_rest", "flying") == "<ECONNRESET>"
+    shop.client.log.expect_denied(Reason.SOCKET_SHARED, port=port)
+
+
+# ---- who listens ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.proves(Reason.NO_LISTENER)
+def test_a_port_without_listener_is_refused_by_its_name_in_explicit_mode(shop: Shop) -> None:
+    shop.be_explicit(_everybody())
+    port = shop.mesh.take_port()
+    visitor = shop.mesh.run(shop.intruder, shop.mesh.outsider)
+    assert visitor.do("exchange", shop.address, port, "x") == "<ECONNRESET>"
+    shop.server.log.expect_denied(Reason.NO_LISTENER, port=port)
+
+
+@pytest.mark.proves(Reason.LISTENERS_DIFFER)
+@pytest.mark.parametrize("second", ["same address", "wildcard"])
+def test_a_second_listener_of_another_program_spoils_the_port(shop: Shop, second: str) -> None:
+    pod = shop.server.pod
+    port = shop.mesh.serve(shop.seller, pod, "answer", shared=True)
+    shop.be_explicit(_everybody())
+    visitor = shop.mesh.run(shop.intruder, shop.mesh.outsider)
+    assert visitor.do("exchange", shop.address, port, "one") == "got one<end>"
+    assert shop.buy().do("exchange", shop.address, port, "one") == "got one<end>"
+    squatter = shop.mesh.run(shop.intruder, pod)
+    address = pod.address if second == "same address" else "0.0.0.0"
+    assert squatter.do("listen", address, port, "answer", shared=True) == "listening"
+    assert visitor.do("exchange", shop.address, port, "two") == "<ECONNRESET>"
+    shop.server.log.expect_denied(Reason.LISTENERS_DIFFER, port=port)
+    assert shop.buy().do("exchange", shop.address, port, "two") == "<ECONNRESET>"
+    squatter.end()
+    assert visitor.do("exchange", shop.address, port, "three") == "got three<end>"
+
+
+@pytest.mark.proves(Reason.PROCESS_TRACED)
+def test_a_traced_listener_serves_nobody_in_explicit_mode(shop: Shop) -> None:
+    port = shop.mesh.take_port()
+    seller = shop.mesh.run(shop.seller, shop.server.pod)
+    assert seller.do("listen", shop.address, port, "answer") == "listening"
+    shop.be_explicit(_everybody())
+    debugger = shop.mesh.run(shop.intruder, shop.server.pod)
+    assert debugger.do("trace", seller.pid) == 0
+    visitor = shop.mesh.run(shop.intruder, shop.mesh.outsider)
+    assert visitor.do("exchange", shop.address, port, "x") == "<ECONNRESET>"
+    shop.server.log.expect_denied(Reason.PROCESS_TRACED, port=port)

@@ -1,0 +1,70 @@
+"""What capture and the way onward refuse: connections straight to the sidecar, dead destinations, limits."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from shared.model.decision import Answer
+from shared.model.reasons import Reason
+from tests.e2e.harness.mesh import Sidecar
+from tests.e2e.harness.shop import Shop
+
+pytestmark = pytest.mark.needs_root
+
+
+@pytest.mark.proves(Reason.DIRECT_CONNECTION)
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_program_that_dials_the_capture_port_itself_is_reset(shop: Shop, address: str) -> None:
+    assert shop.buy().do("exchange", address, 15001, "x") == "<ECONNRESET>"
+    shop.client.log.expect_denied(Reason.DIRECT_CONNECTION, port=15001)
+
+
+@pytest.mark.proves(Reason.DIRECT_CONNECTION)
+def test_the_inbound_capture_port_is_no_destination_for_anybody(shop: Shop) -> None:
+    assert shop.buy().do("exchange", "127.0.0.1", 15006, "x") == "<ECONNRESET>"
+    shop.client.log.expect_denied(Reason.DIRECT_CONNECTION, port=15006)
+    visitor = shop.mesh.run(shop.intruder, shop.mesh.outsider)
+    for port in (15001, 15006):
+        assert visitor.do("exchange", shop.address, port, "x") == "<ECONNRESET>"
+        shop.server.log.expect_denied(Reason.DIRECT_CONNECTION, port=port)
+
+
+@pytest.mark.proves(Reason.DESTINATION_UNREACHABLE)
+def test_a_dead_destination_outside_the_mesh_is_a_reset_with_its_reason(shop: Shop) -> None:
+    port = shop.mesh.take_port()
+    assert shop.buy().do("exchange", shop.mesh.outsider.address, port, "x") == "<ECONNRESET>"
+    shop.client.log.expect_denied(Reason.DESTINATION_UNREACHABLE, port=port)
+
+
+@pytest.mark.proves(Reason.APPLICATION_UNREACHABLE)
+def test_a_port_behind_the_peers_sidecar_where_nobody_listens_is_a_reset_on_both_sides(shop: Shop) -> None:
+    port = shop.mesh.take_port()
+    assert shop.buy().do("exchange", shop.address, port, "x") == "<ECONNRESET>"
+    shop.server.log.expect_denied(Reason.APPLICATION_UNREACHABLE, port=port)
+    shop.client.log.expect_denied(Reason.APPLICATION_UNREACHABLE, port=port)
+
+
+@pytest.fixture(scope="module")
+def narrow(whole_shop: Shop) -> Sidecar:
+    """A client whose sidecar takes three connections at most."""
+    return whole_shop.mesh.add_sidecar("shop/client", limits="max_connections=3")
+
+
+@pytest.mark.proves(Reason.OVERLOADED)
+def test_above_its_limit_a_sidecar_resets_new_connections_and_keeps_the_others(shop: Shop, narrow: Sidecar) -> None:
+    port = shop.sell("echo")
+    buyer = shop.mesh.run(shop.buyer, narrow.pod)
+    for name in ("a", "b", "c"):
+        assert buyer.do("connect", name, shop.address, port) == "connected"
+        buyer.do("send", name, name)
+        assert buyer.do("receive", name, 1) == name
+    assert buyer.do("exchange", shop.address, port, "x") == "<ECONNRESET>"
+    narrow.log.expect_denied(Reason.OVERLOADED, port=port)
+    buyer.do("send", "a", "still")
+    assert buyer.do("receive", "a", 5) == "still"
+    buyer.do("close", "b")
+    narrow.log.expect(Answer.ALLOW, Reason.SAME_GROUP, port=port)
+    time.sleep(0.2)
+    assert buyer.do("exchange", shop.address, port, "x") == "x<end>"
