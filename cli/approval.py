@@ -9,11 +9,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import typer
 
-from cli.executable import digest_file, find_weakness, read_executable
+from cli.executable import advise_on_weakness, digest_file, find_weakness, read_executable
 from cli.output import print_line, print_note
 from shared.model.admin import ProgramRequest, ProgramView
 from shared.model.errors import InputError, RefusedError
@@ -23,6 +23,8 @@ from shared.model.program import NO_MAIN, Program, parse_program
 
 if TYPE_CHECKING:
     from cli.admin_client import AdminClient
+
+_INTERPRETER: Final = "an interpreter, as its main script shows"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +56,10 @@ def read_candidate(text: str | Path, *, main: str) -> Candidate:
     else:
         program, source, weakness = parse_program(text), "", ""
     if program.main:
-        weakness = weakness or "an interpreter, as its main script shows"
+        weakness = weakness or _INTERPRETER
     if main:
         program = Program(digest=program.digest, main=_read_main(main))
-        weakness = weakness or "an interpreter, as --main says"
+        weakness = weakness or _INTERPRETER
     return Candidate(program=program, source=source, weakness=weakness)
 
 
@@ -80,7 +82,7 @@ async def find_seen(client: AdminClient, workload: Workload, *, since_s: float) 
         if str(workload) not in (own.workload, own.listed) or own.approved or not own.program:
             continue
         program = parse_program(own.program)
-        weakness = find_weakness(record.process.path) or ("an interpreter" if program.main else "")
+        weakness = find_weakness(record.process.path) or (_INTERPRETER if program.main else "")
         found.setdefault(program, Candidate(program=program, source=record.process.path, weakness=weakness))
     return list(found.values())
 
@@ -120,7 +122,7 @@ def refuse_weakness(candidates: Sequence[Candidate], *, weak: bool) -> None:
             raise InputError(
                 f"{candidate.source or candidate.program} is {candidate.weakness}: "
                 "approving it approves whatever it is told to run",
-                hint="--weak approves it knowingly; --main SCRIPT narrows an interpreter to one script",
+                hint=advise_on_weakness(candidate.source or str(candidate.program)),
             )
 
 

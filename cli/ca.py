@@ -18,8 +18,9 @@ app = typer.Typer(no_args_is_help=True, help="Run the certificate authority, let
 app.add_typer(rotate.app, name="rotate")
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(
+    context: typer.Context,
     data_dir: Annotated[Path | None, typer.Option(help="Where the store lies.")] = None,
     kek_file: Annotated[
         Path | None, typer.Option(help="The key-encryption key; made at the first start when it isn't there.")
@@ -29,7 +30,10 @@ def serve(
     trust_domain: Annotated[str, typer.Option(help="The SPIFFE trust domain.")] = "",
     leaf_lifetime_s: Annotated[int, typer.Option(help="Lifetime of certificates, 300 to 86400; 0: default.")] = 0,
 ) -> None:
-    """Run the CA in the foreground. The first start makes everything that it needs."""
+    """Run the CA in the foreground. The first start makes everything that it needs.
+
+    Further options are handed on (`python -m ca --help` lists them).
+    """
     from cli.component import become_component
 
     given = {
@@ -40,7 +44,8 @@ def serve(
         "--trust-domain": trust_domain,
         "--leaf-lifetime-s": str(leaf_lifetime_s or ""),
     }
-    become_component("ca", [part for option, value in given.items() if value for part in (option, value)])
+    named = [part for option, value in given.items() if value for part in (option, value)]
+    become_component("ca", [*named, *context.args])
 
 
 @app.command("join-token")
@@ -113,7 +118,7 @@ def status(as_json: options.Json = False, admin_socket: options.AdminSocket = No
 
 def _show_status(status: CAStatus, sidecars: SidecarList) -> None:
     from cli.duration import format_duration, format_time
-    from cli.output import print_line, print_table
+    from cli.output import name_authority, print_line, print_table
 
     print_line(
         f"CA of {status.trust_domain}, version {status.version}, up {format_duration(status.now - status.started)}"
@@ -127,9 +132,16 @@ def _show_status(status: CAStatus, sidecars: SidecarList) -> None:
     )
     print_line()
     print_table(
-        ("AUTHORITY", "KIND", "PHASE", "UNTIL", "ALIVE", "SUBJECT"),
+        ("AUTHORITY", "KIND", "PHASE", "UNTIL", "ALIVE", "NAME"),
         (
-            (a.authority_id, a.kind, a.phase, format_time(a.not_after), str(a.certificates_alive), a.subject)
+            (
+                a.authority_id,
+                a.kind,
+                a.phase,
+                format_time(a.not_after),
+                str(a.certificates_alive),
+                name_authority(a.subject),
+            )
             for a in status.authorities
         ),
         empty="no authority",

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from shared.model.decision import DecisionRecord, PartyRecord
 
 COLUMNS = ("TIME", "SIDE", "VERDICT", "REASON", "SOURCE", "PROGRAM", "DESTINATION", "PROGRAM", "PORT", "RULE", "ISSUER")
+_LIMIT = 50
+_SUMMARY_LIMIT = 10_000
 
 
 def decisions(
@@ -27,13 +29,27 @@ def decisions(
     program: Annotated[str, typer.Option(help="Only with this program at either end (the digest's start).")] = "",
     reason: Annotated[str, typer.Option(help="Only of this reason code.")] = "",
     since: Annotated[str, typer.Option(help="How far back: 90s, 30m, 24h, 7d.")] = "",
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the newest.")] = 50,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, max=10_000, help="At most so many, the newest.", show_default="50; 10000 with --summary"),
+    ] = None,
+    summary: Annotated[
+        bool, typer.Option("--summary", "-s", help="Count equal decisions: refused first, then marked, then allowed.")
+    ] = False,
     as_json: options.Json = False,
     admin_socket: options.AdminSocket = None,
 ) -> None:
-    """Show decisions, newest last. With --follow and --json: one JSON object a line, until Ctrl-C."""
+    """Show decisions, newest last. With --follow and --json: one JSON object a line, until Ctrl-C.
+
+    With --summary: each kind of decision once, with how many connections it stands for.
+    """
     from cli.conversation import talk
     from cli.output import print_json, print_table
+    from cli.summary import print_summary
+    from shared.model.errors import InputError
+
+    if summary and follow:
+        raise InputError("--summary and --follow exclude each other")
 
     query = build_query(
         denied=denied,
@@ -43,17 +59,19 @@ def decisions(
         program=program,
         reason=reason,
         since=since,
-        limit=limit,
+        limit=limit or (_SUMMARY_LIMIT if summary else _LIMIT),
     )
     if follow:
         talk(admin_socket, lambda client: _follow(client, query, as_json=as_json))
         return
     answer = talk(admin_socket, lambda client: client.list_decisions(query))
-    if as_json:
+    if summary:
+        print_summary(answer.decisions, as_json=as_json)
+    elif as_json:
         print_json(answer.decisions)
-        return
-    print_table(COLUMNS, format_rows(reversed(answer.decisions)), empty="no decision matches")
-    if answer.lost:
+    else:
+        print_table(COLUMNS, format_rows(reversed(answer.decisions)), empty="no decision matches")
+    if answer.lost and not as_json:
         from cli.output import print_note
 
         print_note(f"warning: {answer.lost} decisions were lost on their way (never denials)")
@@ -104,7 +122,7 @@ def build_query(
 def format_rows(views: Iterable[DecisionView]) -> Iterable[tuple[str, ...]]:
     """Write decisions as table rows under ``COLUMNS``."""
     from cli.duration import format_time
-    from cli.output import shorten
+    from cli.output import name_authority, shorten
 
     for view in views:
         record = view.record
@@ -113,27 +131,34 @@ def format_rows(views: Iterable[DecisionView]) -> Iterable[tuple[str, ...]]:
             record.direction,
             describe_verdict(record),
             record.reason,
-            _describe_party(record.source),
+            describe_party(record.source),
             shorten(record.source.program),
-            _describe_party(record.destination),
+            describe_party(record.destination),
             shorten(record.destination.program),
             str(record.port),
             record.rule or "-",
-            record.issuer.removeprefix("CN=") or "-",
+            name_authority(record.issuer) or "-",
         )
 
 
 def describe_verdict(record: DecisionRecord) -> str:
     """Say in a few words what happened: ``allow``, ``allow (would deny)``, ``DENY``; with what else matters."""
+    verdict = describe_answer(record)
+    return f"{verdict} ×{record.count}" if record.count > 1 else verdict
+
+
+def describe_answer(record: DecisionRecord) -> str:
+    """Say the same of one connection, whatever the record's count."""
     verdict = "DENY" if record.answer == "deny" else "allow (would deny)" if record.would_deny else "allow"
     if record.weak:
         verdict += " weak"
     if record.transport == "plaintext":
         verdict += " plaintext"
-    return f"{verdict} ×{record.count}" if record.count > 1 else verdict
+    return verdict
 
 
-def _describe_party(party: PartyRecord) -> str:
+def describe_party(party: PartyRecord) -> str:
+    """Name the proven workload, or the stranger's address."""
     if party.workload:
         return party.workload
     return f"unidentified {party.address}".strip()

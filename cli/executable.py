@@ -58,10 +58,17 @@ def read_executable(path: Path) -> Executable:
         interpreter = content[2:128].split(b"\n", 1)[0].decode(errors="replace").split()
         raise InputError(
             f"{path} is a script: the program that runs is its interpreter",
-            hint=f"touchmark program approve WORKLOAD {interpreter[0] if interpreter else 'INTERPRETER'}"
-            f" --weak --main {path}",
+            hint=advise_on_weakness(interpreter[0] if interpreter else "INTERPRETER", script=str(path)),
         )
     return Executable(path=resolved, digest=digest, weakness=find_weakness(resolved) or _find_mark(resolved))
+
+
+def advise_on_weakness(executable: str, *, script: str = "SCRIPT") -> str:
+    """Say how an interpreter or multi-call binary is approved all the same: the one hint for all such cases."""
+    return (
+        f"touchmark program approve WORKLOAD {executable} --weak approves it knowingly;"
+        f" an interpreter with --main {script} for that script alone"
+    )
 
 
 def digest_file(path: Path) -> str:

@@ -18,7 +18,7 @@ def identities(
     """List the certificates that are alive: to which workload and program, by which issuer, until when."""
     from cli.conversation import talk
     from cli.duration import format_time
-    from cli.output import print_json, print_note, print_table, shorten
+    from cli.output import name_authority, print_json, print_note, print_table, shorten
     from shared.model.identity import parse_workload
 
     query = {"alive": "" if everything else "true", "workload": str(parse_workload(workload)) if workload else ""}
@@ -34,7 +34,7 @@ def identities(
                 view.kind,
                 shorten(view.program),
                 view.path or "-",
-                view.issuer,
+                name_authority(view.issuer),
                 view.instance,
                 format_time(view.not_after),
                 "yes" if view.alive else "no",

@@ -81,7 +81,11 @@ def approve(
         print_note("nothing approved")
         return
     if weak:
-        print_note("warning: weak approval: whatever this program is told to run carries the workload's mark")
+        print_note(
+            "warning: weak approval: the main script is what the process says of itself, a claim"
+            if all(program.main for program in view.programs)
+            else "warning: weak approval: whatever this program is told to run carries the workload's mark"
+        )
     if as_json:
         print_json(view)
     else:

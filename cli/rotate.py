@@ -50,12 +50,11 @@ def issuer(
         from shared.model.admin import RotationRequest
 
         if revert:
-            return await client.revert_rotation()
-        status = await client.start_rotation(RotationRequest(force=force))
+            return _name_authorities(await client.revert_rotation())
+        status = _name_authorities(await client.start_rotation(RotationRequest(force=force)))
         if not as_json:
-            print_note(
-                f"the new issuer {status.next or status.issuer!r} is prepared; bundle {status.sequence} goes out"
-            )
+            prepared = status.next or status.issuer
+            print_note(f"the new issuer is prepared: {prepared}; trust bundle {status.sequence} goes out")
         return await _wait_for_activation(client, status, timeout_s, quiet=as_json)
 
     status = talk(admin_socket, rotate_issuer)
@@ -69,10 +68,27 @@ def issuer(
             print_note(f"  ✗ {laggard}")
         print_note("  hint: the CA goes on waiting; look at these sidecars, or repeat with --force")
     else:
-        print_line(f"{status.issuer} signs; {status.previous or 'the previous issuer'} is still trusted until")
-        print_line(f"its last certificate has ended ({status.previous_alive} alive), then it retires by itself")
+        print_line(f"{status.issuer} signs")
+        print_line(
+            f"{status.previous or 'the previous issuer'} is trusted until its last certificate has ended"
+            f" ({status.previous_alive} alive), then it retires by itself"
+        )
     if status.step == "prepared":
         raise typer.Exit(ExitCode.DEADLINE)
+
+
+def _name_authorities(status: RotationStatus) -> RotationStatus:
+    """Write authorities by their common names alone, as every table does."""
+    import msgspec
+
+    from cli.output import name_authority
+
+    return msgspec.structs.replace(
+        status,
+        issuer=name_authority(status.issuer),
+        next=name_authority(status.next),
+        previous=name_authority(status.previous),
+    )
 
 
 async def _wait_for_activation(
@@ -90,5 +106,5 @@ async def _wait_for_activation(
         if asyncio.get_running_loop().time() >= deadline:
             break
         await asyncio.sleep(_POLL_S)
-        status = await client.get_rotation()
+        status = _name_authorities(await client.get_rotation())
     return status

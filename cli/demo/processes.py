@@ -79,13 +79,18 @@ class Processes:
                     hint="`touchmark doctor` checks this machine",
                 )
 
-    def run(self, command: Sequence[str], *, timeout_s: float) -> Outcome:
-        """Run a command to its end; a deadline that passes is code 124, as of timeout(1)."""
+    def run(self, command: Sequence[str], *, timeout_s: float, is_merged: bool = False) -> Outcome:
+        """Run a command to its end; a deadline that passes is code 124, as of timeout(1).
+
+        Arguments:
+            is_merged: errors go into the output, in the order in which a terminal shows them.
+        """
         try:
             ended = subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT if is_merged else subprocess.PIPE,
                 env=self._environment,
                 timeout=timeout_s,
                 check=False,
@@ -98,7 +103,7 @@ class Processes:
         return Outcome(
             code=ended.returncode,
             output=ended.stdout.decode(errors="replace"),
-            errors=ended.stderr.decode(errors="replace"),
+            errors=(ended.stderr or b"").decode(errors="replace"),
         )
 
     def end(self) -> None:

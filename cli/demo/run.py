@@ -29,11 +29,12 @@ _INSIDE_VARIABLE: Final = "TOUCHMARK_DEMO_USER_NAMESPACE"
 _KEEP_POLL_S: Final = 0.5
 
 
-def run_demo(*, capture: str, keep: bool, as_json: bool) -> int:
+def run_demo(*, capture: str, server: str, keep: bool, as_json: bool) -> int:
     """Run the demo and return its exit code.
 
     Arguments:
         capture: ``auto``, ``redirect`` or ``listeners``.
+        server: ``auto``, ``nginx`` or ``python``.
 
     Raises:
         MachineError: this machine can't show what was asked for.
@@ -41,7 +42,7 @@ def run_demo(*, capture: str, keep: bool, as_json: bool) -> int:
     """
     is_inside = os.environ.get(_INSIDE_VARIABLE) == "1"
     if capture != "listeners" and not is_inside and os.geteuid() != 0 and _has_tools() and has_user_namespaces():
-        _enter_user_namespace(keep=keep, as_json=as_json)
+        _enter_user_namespace(server=server, keep=keep, as_json=as_json)
     kind = _choose(capture, is_inside=is_inside)
     narrator = Narrator(as_json=as_json)
     with contextlib.ExitStack() as stack:
@@ -55,7 +56,7 @@ def run_demo(*, capture: str, keep: bool, as_json: bool) -> int:
             stage = build_listeners()
         processes = Processes(directory, {"TOUCHMARK_ADMIN_SOCKET": str(directory / "admin.sock")})
         stack.callback(processes.end)
-        story = Story(stage, directory, processes, narrator)
+        story = Story(stage, directory, processes, narrator, server=server)
         story.tell()
         contradictions = list(story.facts.find_contradictions())
         for contradiction in contradictions:
@@ -83,10 +84,11 @@ def _has_tools() -> bool:
     return all(find_program(name) for name in ("nft", "ip", "nsenter"))
 
 
-def _enter_user_namespace(*, keep: bool, as_json: bool) -> None:
+def _enter_user_namespace(*, server: str, keep: bool, as_json: bool) -> None:
     """Become the demo inside a user namespace of its own, where this user is root of new networks and mounts."""
     unshare = find_program("unshare") or "unshare"
-    arguments = ["demo", "--capture", "redirect", *(["--keep"] if keep else []), *(["--json"] if as_json else [])]
+    flags = [*(["--keep"] if keep else []), *(["--json"] if as_json else [])]
+    arguments = ["demo", "--capture", "redirect", "--server", server, *flags]
     source_root = str(Path(__file__).resolve().parent.parent.parent)
     environment = {
         **os.environ,
@@ -115,6 +117,8 @@ def _ending_by_signal() -> Iterator[None]:
 
 def _keep(narrator: Narrator, directory: Path, stage: Stage, processes: Processes) -> None:
     narrator.step("It goes on running until Ctrl-C. In another terminal:")
+    if shutil.which("touchmark") is None:
+        narrator.say(f'$ export PATH="{os.path.dirname(sys.executable)}:$PATH"')
     narrator.typed(["export", f"TOUCHMARK_ADMIN_SOCKET={directory / 'admin.sock'}"])
     narrator.typed(["touchmark", "ca", "status"])
     narrator.typed([*stage.client.prefix, "curl", stage.client_url])

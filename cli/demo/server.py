@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from cli.machine import find_program
+from shared.model.errors import MachineError
 
 GREETING: Final = "hello from shop/web"
 
 _NGINX: Final = """\
-daemon off; master_process off; pid {directory}/nginx.pid; error_log stderr;
+daemon off; master_process off; user root root; pid {directory}/nginx.pid; error_log stderr;
 events {{}}
 http {{
   access_log off;
@@ -55,13 +56,19 @@ class Server:
     greeting: str = GREETING
 
 
-def write_server(directory: Path, listen: str) -> Server:
+def write_server(directory: Path, listen: str, *, choice: str = "auto") -> Server:
     """Write the server's files and return how it is run.
 
     Arguments:
         listen: ``host:port``, an IPv4 address.
+        choice: ``nginx``, ``python``, or ``auto``: nginx where it is installed.
+
+    Raises:
+        MachineError: nginx was asked for and isn't there.
     """
-    nginx = find_program("nginx")
+    nginx = find_program("nginx") if choice != "python" else None
+    if nginx is None and choice == "nginx":
+        raise MachineError("there is no nginx here", hint="apt install nginx, or --server python")
     if nginx is not None:
         file = directory / "nginx.conf"
         file.write_text(_NGINX.format(directory=directory, listen=listen, greeting=GREETING), encoding="utf-8")

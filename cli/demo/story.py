@@ -45,9 +45,12 @@ class Story:
 
     Arguments:
         directory: empty, owner only; the caller removes it.
+        server: ``auto``, ``nginx`` or ``python``.
     """
 
-    def __init__(self, stage: Stage, directory: Path, processes: Processes, narrator: Narrator) -> None:
+    def __init__(
+        self, stage: Stage, directory: Path, processes: Processes, narrator: Narrator, *, server: str = "auto"
+    ) -> None:
         self._stage = stage
         self._directory = directory
         self._processes = processes
@@ -55,6 +58,7 @@ class Story:
         self._socket = directory / "admin.sock"
         self._curl = _find_curl()
         self._intruder = str(directory / "intruder")
+        self._server_choice = server
         self._server: Server | None = None
         self.facts = Facts(capture=stage.capture)
 
@@ -87,6 +91,7 @@ class Story:
         self._narrator.typed([*self._stage.ca.prefix, "touchmark", *arguments])
         self._processes.start("ca", [*self._stage.ca.prefix, *touchmark_command(arguments)])
         self._wait_for("the CA", self._has_ca, timeout_s=_START_TIMEOUT_S)
+        self._narrator.typed(["export", f"TOUCHMARK_ADMIN_SOCKET={self._socket}"])
 
     def _start_parties(self) -> None:
         self._narrator.step("Two sidecars join, each with a single-use token that pins the CA's key.")
@@ -99,7 +104,7 @@ class Story:
             self._narrator.typed([*place.prefix, "touchmark", *arguments])
             self._processes.start(f"sidecar-{name}", [*place.prefix, *touchmark_command(arguments)])
         self._wait_for("both sidecars", lambda: self._count_connected() == 2, timeout_s=_START_TIMEOUT_S)
-        self._server = write_server(self._directory, self._stage.server_listen)
+        self._server = write_server(self._directory, self._stage.server_listen, choice=self._server_choice)
         self._narrator.say(f"Beside {WEB}'s sidecar runs a server: {self._server.description}.")
         self._narrator.typed([*self._stage.web.prefix, *self._server.command])
         self._processes.start("server", [*self._stage.web.prefix, *self._server.command])
@@ -218,7 +223,7 @@ class Story:
 
     def _show_decisions(self) -> None:
         self._narrator.step("Every connection left its decision, on both sides.")
-        self._touchmark("decisions", "--limit", "30")
+        self._touchmark("decisions", "--summary")
         answer = talk(self._socket, lambda client: client.list_decisions({"limit": "10000"}))
         self.facts.decisions = len(answer.decisions)
 
@@ -226,7 +231,7 @@ class Story:
 
     def _touchmark(self, *arguments: str, may_end_with: tuple[int, ...] = (0,)) -> Outcome:
         self._narrator.typed(["touchmark", *arguments])
-        outcome = self._processes.run(touchmark_command(arguments), timeout_s=_COMMAND_TIMEOUT_S)
+        outcome = self._processes.run(touchmark_command(arguments), timeout_s=_COMMAND_TIMEOUT_S, is_merged=True)
         self._narrator.show(outcome.output + outcome.errors)
         if outcome.code not in may_end_with:
             self._processes.check()

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from cli import component
 from cli.exit_codes import ExitCode
 from cli.main import run
 from shared.model.admin import JoinTokenCreated
@@ -53,3 +54,11 @@ def test_json_of_the_token(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> No
     ca.answers["POST /v1/join-tokens"] = CREATED
     assert run(["ca", "join-token", "shop/web", "--json"]) == ExitCode.SUCCESS
     assert msgspec.json.decode(capsys.readouterr().out)["token"] == "touchmark1.secret"
+
+
+def test_serve_hands_further_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    became: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(component, "become_component", lambda name, arguments: became.append((name, list(arguments))))
+    command = ["ca", "serve", "--data-dir", str(tmp_path), "--name", "ca.example", "--max-streams", "7"]
+    assert run(command) == ExitCode.SUCCESS
+    assert became == [("ca", ["--data-dir", str(tmp_path), "--name", "ca.example", "--max-streams", "7"])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from cli.output import print_error, print_json, print_table, shorten
+from cli.output import name_authority, print_error, print_json, print_table, shorten
 from shared.model.errors import NotFoundError
 
 
@@ -34,3 +34,10 @@ def test_an_error_has_code_message_and_hint(capsys: pytest.CaptureFixture[str]) 
 def test_programs_are_shortened_for_tables() -> None:
     assert shorten("") == "-"
     assert shorten(f"sha256:{'ab' * 32}/main:none") == "abababababab/none"
+
+
+def test_authorities_go_by_their_common_name() -> None:
+    assert name_authority("CN=touchmark issuer 1,O=Touchmark") == "touchmark issuer 1"
+    assert name_authority("O=Touchmark,CN=touchmark issuer 1") == "touchmark issuer 1"
+    assert name_authority("touchmark issuer 1") == "touchmark issuer 1"
+    assert name_authority("") == ""

@@ -79,7 +79,9 @@ def test_a_script_is_not_a_program_and_the_hint_names_its_interpreter(
     script = tmp_path / "run"
     script.write_text("#!/bin/sh\n")
     assert run(["program", "approve", "shop/web", str(script)]) == ExitCode.BAD_INPUT
-    assert "/bin/sh --weak --main" in capsys.readouterr().err
+    hint = capsys.readouterr().err
+    assert "program approve WORKLOAD /bin/sh --weak" in hint
+    assert f"--main {script}" in hint
 
 
 def test_remove_by_digest_removes_the_object_with_its_last_program(shop: FakeCA) -> None:

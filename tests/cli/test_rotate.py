@@ -35,3 +35,12 @@ def test_force_is_asked_for_explicitly(ca: FakeCA) -> None:
     ca.answers["POST /v1/rotation"] = ACTIVE
     assert run(["ca", "rotate", "issuer", "--force"]) == ExitCode.SUCCESS
     assert ca.asked("POST /v1/rotation") == [{"force": True}]
+
+
+def test_authorities_are_written_by_their_common_names(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    ca.answers["POST /v1/rotation"] = msgspec.structs.replace(PREPARED, next="CN=issuer B,O=Touchmark")
+    ca.answers["GET /v1/rotation"] = msgspec.structs.replace(ACTIVE, issuer="issuer B", previous="CN=A,O=Touchmark")
+    assert run(["ca", "rotate", "issuer"]) == ExitCode.SUCCESS
+    printed = capsys.readouterr()
+    assert "issuer B signs\nA is trusted until" in printed.out
+    assert "CN=" not in printed.out + printed.err

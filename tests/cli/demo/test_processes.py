@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
 import pytest
 
 from cli.demo.processes import Processes
@@ -12,12 +11,18 @@ from shared.model.errors import UnavailableError
 from tests.cli.demo.waiting import wait_until
 
 
+def read_children() -> set[int]:
+    """Return this thread's children, as proc(5) lists them."""
+    return {int(pid) for pid in Path("/proc/thread-self/children").read_text().split()}
+
+
 def test_every_child_ends(tmp_path: Path) -> None:
     processes = Processes(tmp_path, {})
     processes.start("quiet", ["sleep", "300"])
-    mine = {child.pid for child in psutil.Process().children()}
+    mine = read_children()
+    assert mine
     processes.end()
-    assert not mine & {child.pid for child in psutil.Process().children()}
+    assert not mine & read_children()
 
 
 def test_a_child_that_ended_is_named_with_its_last_words(tmp_path: Path) -> None:
@@ -39,3 +44,9 @@ def test_a_child_that_ended_is_named_with_its_last_words(tmp_path: Path) -> None
 
 def test_a_command_that_hangs_ends_at_its_deadline(tmp_path: Path) -> None:
     assert Processes(tmp_path, {}).run(["sleep", "60"], timeout_s=0.1).code == 124
+
+
+def test_errors_come_in_the_order_of_a_terminal_when_merged(tmp_path: Path) -> None:
+    command = ["sh", "-c", "echo first >&2; echo second; echo third >&2"]
+    assert Processes(tmp_path, {}).run(command, timeout_s=5, is_merged=True).output == "first\nsecond\nthird\n"
+    assert Processes(tmp_path, {}).run(command, timeout_s=5).errors == "first\nthird\n"
