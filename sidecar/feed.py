@@ -7,15 +7,18 @@ to policy, directory and trust (``receiving.py``). On loss everything keeps what
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
 
 import msgspec
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from shared.model.errors import ProtocolError, RefusedError, TouchmarkError, UnavailableError, VerificationError
+from shared.model.errors import ProtocolError, RefusedError, UnavailableError, VerificationError
 from shared.model.join_token import JoinToken, format_join_token
 from shared.model.messages import (
     CertificateIssued,
@@ -42,9 +45,24 @@ MAX_REQUESTS = 1024
 _DIAL_S = 10.0
 _WELCOME_S = 15.0
 _SEND_S = 15.0
+_CLOSE_S = 1.0
 _FIRST_BACKOFF_S = 0.2
 _LAST_BACKOFF_S = 15.0
 _RECONNECT_GRACE_S = 1.0
+
+
+class CertificateExpiredError(RefusedError):
+    """The sidecar's own certificate has ended: nothing but a new join token brings it back."""
+
+    code = "certificate_expired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Link:
+    """One stream, and what waits to be sent on it."""
+
+    stream: ClientConnection
+    outgoing: asyncio.Queue[FromSidecar]
 
 
 class Feed:
@@ -73,10 +91,11 @@ class Feed:
         self._events = events
         self._mark = mark
         self._numbers = count(1)
-        self._requests: dict[int, asyncio.Future[tuple[bytes, ...]]] = {}
-        self._outgoing: asyncio.Queue[FromSidecar] | None = None
+        self._requests: dict[int, tuple[CertificateRequest, asyncio.Future[tuple[bytes, ...]]]] = {}
         self._connected = asyncio.Event()
-        self._stream: ClientConnection | None = None
+        self._has_renewed = asyncio.Event()
+        self._link: _Link | None = None
+        self._is_closing = False
         self.credential: Credential | None = None
         self.roots: tuple[bytes, ...] = ()
         self.installed_sequence = 0
@@ -86,7 +105,7 @@ class Feed:
     @property
     def is_connected(self) -> bool:
         """Tell whether the stream is open now."""
-        return self._outgoing is not None
+        return self._link is not None
 
     async def join(self) -> tuple[Welcome, KeyRequest]:
         """Enrol with the join token, trying again while the CA can't be reached; return its welcome and our key.
@@ -109,24 +128,33 @@ class Feed:
                 await asyncio.sleep(delay_s)
 
     async def run(self) -> None:
-        """Serve the stream that ``join`` opened and resume it after every loss, until cancelled."""
+        """Serve the stream that ``join`` opened, resume it after every loss and under every new credential, until
+        cancelled or closed.
+
+        Raises:
+            CertificateExpiredError: the sidecar's own certificate ended while no stream could be had.
+        """
         backoff = _Backoff()
-        while True:
-            if self._stream is not None:
-                started = asyncio.get_running_loop().time()
-                await self._serve(self._stream)
-                if asyncio.get_running_loop().time() - started > _LAST_BACKOFF_S:
+        loop = asyncio.get_running_loop()
+        while not self._is_closing:
+            if (link := self._link) is not None:
+                started = loop.time()
+                await self._serve(link)
+                if loop.time() - started > _LAST_BACKOFF_S:
                     backoff = _Backoff()
-            await asyncio.sleep(backoff.next())
-            try:
-                message = Resume(registration=self._registration, installed_sequence=self.installed_sequence)
-                welcome = await self._open(message, self._token.trust_domain)
-            except (RefusedError, UnavailableError, VerificationError, ProtocolError) as error:
-                self._events.emit("ca_stream_not_resumed", code=error.code, message=error.message)
                 continue
-            self._events.emit("ca_stream_resumed", sequence=welcome.bundle.sequence)
-            if self.on_welcome is not None:
-                self.on_welcome(welcome)
+            await asyncio.sleep(backoff.next())
+            if self.credential is not None and self.credential.not_after <= time.time():
+                raise CertificateExpiredError(
+                    "this sidecar's certificate has expired while the CA couldn't be reached",
+                    hint=f"make a new token with `touchmark ca join-token {self._token.workload}` and start it again",
+                )
+            await self._resume()
+
+    def renew(self, credential: Credential) -> None:
+        """Take the sidecar's renewed credential, and move to a stream under it while the present one serves on."""
+        self.credential = credential
+        self._has_renewed.set()
 
     def send(self, message: FromSidecar) -> None:
         """Queue a message.
@@ -134,10 +162,10 @@ class Feed:
         Raises:
             UnavailableError: there is no stream, or it is so slow that the queue is full.
         """
-        if self._outgoing is None:
+        if self._link is None:
             raise UnavailableError("there is no stream to the CA", hint="`touchmark ca status`")
         try:
-            self._outgoing.put_nowait(message)
+            self._link.outgoing.put_nowait(message)
         except asyncio.QueueFull as error:
             raise UnavailableError("the stream to the CA is too slow") from error
 
@@ -155,9 +183,10 @@ class Feed:
         await self._wait_connected(min(timeout_s, _RECONNECT_GRACE_S))
         number = next(self._numbers)
         future: asyncio.Future[tuple[bytes, ...]] = asyncio.get_running_loop().create_future()
-        self._requests[number] = future
+        request = CertificateRequest(request=number, csr=csr, program=program, evidence=evidence)
+        self._requests[number] = request, future
         try:
-            self.send(CertificateRequest(request=number, csr=csr, program=program, evidence=evidence))
+            self.send(request)
             async with asyncio.timeout(timeout_s):
                 return await future
         except TimeoutError as error:
@@ -165,10 +194,15 @@ class Feed:
         finally:
             del self._requests[number]
 
-    async def close(self) -> None:
-        """Close the stream properly, within the WebSocket's own deadline."""
-        if self._stream is not None:
-            await self._stream.close()
+    async def close(self, *, timeout_s: float = _CLOSE_S) -> None:
+        """Close the stream properly, within a deadline; nothing is resumed afterwards."""
+        self._is_closing = True
+        if (link := self._link) is not None:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await link.stream.close()
+            except TimeoutError:
+                link.stream.transport.abort()
 
     def _token_text(self) -> str:
         return format_join_token(self._token)
@@ -194,11 +228,13 @@ class Feed:
             await stream.close()
             raise
         if isinstance(answer, Welcome):
+            if self._is_closing:
+                await stream.close()
+                raise UnavailableError("the sidecar stops")
             if answer.trust_domain != trust_domain:
                 await stream.close()
                 raise VerificationError("the CA's trust domain isn't the join token's", reason="peer_untrusted")
-            self._stream = stream
-            self._outgoing = asyncio.Queue(MAX_QUEUED)
+            self._link = _Link(stream=stream, outgoing=asyncio.Queue(MAX_QUEUED))
             self._connected.set()
             return answer
         await stream.close()
@@ -208,41 +244,82 @@ class Feed:
             raise RefusedError(f"the CA refuses this sidecar: {answer.message}", hint=answer.hint)
         raise ProtocolError("the CA's first message is no welcome")
 
-    async def _serve(self, stream: ClientConnection) -> None:
-        outgoing = self._outgoing
-        assert outgoing is not None
+    async def _resume(self) -> bool:
+        """Open another stream under the present credential, and have everything asked again on it."""
+        message = Resume(registration=self._registration, installed_sequence=self.installed_sequence)
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._write(stream, outgoing), name="feed writer")
-                group.create_task(self._read(stream), name="feed reader")
-        except* (ConnectionClosed, TimeoutError, OSError, TouchmarkError) as errors:
-            error = errors.exceptions[0]
-            self._events.emit("ca_stream_lost", error=type(error).__name__, message=str(error)[:300])
+            welcome = await self._open(message, self._token.trust_domain)
+        except (RefusedError, UnavailableError, VerificationError, ProtocolError) as error:
+            self._events.emit("ca_stream_not_resumed", code=error.code, message=error.message, hint=error.hint)
+            return False
+        self._events.emit("ca_stream_resumed", sequence=welcome.bundle.sequence)
+        if self.on_welcome is not None:
+            self.on_welcome(welcome)
+        for request, _ in self._requests.values():
+            self.send(request)
+        return True
+
+    async def _serve(self, link: _Link) -> None:
+        """Serve one stream until it is lost, closed, or replaced by one under the renewed credential."""
+        ends = {
+            asyncio.create_task(self._write(link), name="feed writer"),
+            asyncio.create_task(self._read(link), name="feed reader"),
+        }
+        try:
+            await self._wait_for_end(ends)
+            if self._link is link and not self._is_closing:
+                for task in ends:
+                    if task.done() and (error := task.exception()) is not None:
+                        self._events.emit("ca_stream_lost", error=type(error).__name__, message=str(error)[:300])
         finally:
-            self._outgoing = None
-            self._stream = None
-            self._connected.clear()
-            for future in self._requests.values():
-                if not future.done():
-                    future.set_exception(UnavailableError("the stream to the CA broke"))
-            stream.transport.abort()
+            if self._link is link:
+                self._link = None
+                self._connected.clear()
+                for _, future in self._requests.values():
+                    if not future.done():
+                        future.set_exception(UnavailableError("the stream to the CA broke"))
+            for task in ends:
+                task.cancel()
+            await asyncio.wait(ends)
+            link.stream.transport.abort()
 
-    async def _write(self, stream: ClientConnection, outgoing: asyncio.Queue[FromSidecar]) -> None:
+    async def _wait_for_end(self, ends: set[asyncio.Task[None]]) -> None:
+        backoff = _Backoff()
+        renewed = asyncio.create_task(self._wait_renewed(None), name="feed renewal")
+        try:
+            while not self._is_closing:
+                await asyncio.wait({*ends, renewed}, return_when=asyncio.FIRST_COMPLETED)
+                if any(task.done() for task in ends):
+                    return
+                self._has_renewed.clear()
+                # The old stream serves meanwhile; the CA ends it as soon as it knows the new one.
+                if await self._resume():
+                    return
+                renewed = asyncio.create_task(self._wait_renewed(backoff.next()), name="feed renewal")
+        finally:
+            renewed.cancel()
+
+    async def _wait_renewed(self, timeout_s: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._has_renewed.wait()
+
+    async def _write(self, link: _Link) -> None:
         while True:
-            message = await outgoing.get()
+            message = await link.outgoing.get()
             async with asyncio.timeout(_SEND_S):
-                await stream.send(encode_message(message), text=True)
+                await link.stream.send(encode_message(message), text=True)
 
-    async def _read(self, stream: ClientConnection) -> None:
+    async def _read(self, link: _Link) -> None:
         # No deadline of its own: silence is normal, and the stream's pings notice a dead peer.
         while True:
-            message = _decode(await stream.recv())
+            message = _decode(await link.stream.recv())
             if isinstance(message, CertificateIssued):
-                if (future := self._requests.get(message.request)) is not None and not future.done():
-                    future.set_result(message.chain)
+                if (waiting := self._requests.get(message.request)) is not None and not waiting[1].done():
+                    waiting[1].set_result(message.chain)
             elif isinstance(message, CertificateRefused):
-                if (future := self._requests.get(message.request)) is not None and not future.done():
-                    future.set_exception(IssuanceRefusedError(message.message, reason=message.reason))
+                if (waiting := self._requests.get(message.request)) is not None and not waiting[1].done():
+                    waiting[1].set_exception(IssuanceRefusedError(message.message, reason=message.reason))
             elif isinstance(message, Refusal):
                 raise RefusedError(f"{message.code}: {message.message}", hint=message.hint)
             elif self.on_message is not None:

@@ -13,7 +13,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from shared.model.errors import InputError, RefusedError
@@ -38,7 +38,7 @@ from sidecar.credential.listening import list_listening
 from sidecar.credential.store import CredentialStore
 from sidecar.directory import Directory
 from sidecar.events import Events
-from sidecar.feed import Feed
+from sidecar.feed import CertificateExpiredError, Feed
 from sidecar.inbound import carry_plaintext, serve_tunnel
 from sidecar.outbound import carry_outbound
 from sidecar.policies import Policies
@@ -101,7 +101,7 @@ async def run(prepared: Prepared) -> None:
     """Run until SIGTERM or SIGINT, then drain; a second signal ends the draining.
 
     Raises:
-        RefusedError: the CA refuses the join token.
+        RefusedError: the CA refuses the join token; or the sidecar's certificate ended (``CertificateExpiredError``).
         VerificationError: whoever answers isn't the CA that made the token.
     """
     stop = asyncio.Event()
@@ -152,7 +152,7 @@ async def _run(
     credentials = CredentialStore(
         own, issuer=feed, policies=policies, trust=trust, tasks=background, events=events, timeout_s=limits.obtain_s
     )
-    credentials.on_own_change(lambda renewed: setattr(feed, "credential", renewed))
+    credentials.on_own_change(feed.renew)
     connections = LiveConnections(max_connections=limits.max_connections, long_lived_s=limits.long_lived_s)
     sidecar = Sidecar(
         workload=own.identity.workload,
@@ -199,7 +199,14 @@ async def _run(
     policies.on_change(ahead.wake)
     trust.on_change(connections.check_peers_again)
     receiving.acknowledge(welcome)
-    background.spawn(_keep_feeding(feed, events), name="feed")
+    expired: CertificateExpiredError | None = None
+
+    def give_up(error: CertificateExpiredError) -> None:
+        nonlocal expired
+        expired = error
+        stop.set()
+
+    background.spawn(_keep_feeding(feed, events, give_up), name="feed")
     background.spawn(ahead.run(), name="credentials ahead of peers")
     background.spawn(watch_ages(sidecar), name="ages")
     background.spawn(watch_holders(sidecar, events), name="holders")
@@ -234,9 +241,12 @@ async def _run(
     await tunnel_tasks.close(timeout_s=_TASKS_END_S)
     await recorder.close(timeout_s=_LAST_RECORDS_S)
     credentials.close()
+    await feed.close()
     await background.close(timeout_s=_TASKS_END_S)
     sidecar.attestor.close()
     events.emit("sidecar_stopped", records_lost=recorder.lost_total + log_sink.lost_lines)
+    if expired is not None:
+        raise expired
 
 
 async def _join_or_stop(feed: Feed, stop: asyncio.Event) -> tuple[Welcome, KeyRequest] | None:
@@ -251,10 +261,15 @@ async def _join_or_stop(feed: Feed, stop: asyncio.Event) -> tuple[Welcome, KeyRe
         await asyncio.wait({joining, stopping})
 
 
-async def _keep_feeding(feed: Feed, events: Events) -> None:
+async def _keep_feeding(feed: Feed, events: Events, on_expiry: Callable[[CertificateExpiredError], None]) -> None:
     while True:
         try:
             await feed.run()
+            return
+        except CertificateExpiredError as error:
+            events.emit("certificate_expired", message=error.message, hint=error.hint)
+            on_expiry(error)
+            return
         except Exception as error:  # A fault of ours must not leave the sidecar deaf for ever.
             events.fail("feed", error)
             await asyncio.sleep(1)

@@ -7,19 +7,22 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
+from cryptography import x509
 
 from shared.model.errors import RefusedError, UnavailableError, VerificationError
+from shared.model.identity import Identity, IdentityKind, parse_workload
 from shared.model.join_token import parse_join_token
-from shared.model.messages import ProgramEvidence, Registration, Resume
+from shared.model.messages import CertificateRequest, ProgramEvidence, Registration, Resume
 from shared.model.program import Program
 from shared.runtime.sinks import LineSink
 from sidecar.credential.credential import IssuanceRefusedError, accept_chain, make_key_request
 from sidecar.events import Events
-from sidecar.feed import Feed
+from sidecar.feed import CertificateExpiredError, Feed
 from sidecar.trust import Trust
-from tests.sidecar.little_ca import LittleCA, make_authority, until
+from tests.sidecar.little_ca import TRUST_DOMAIN, LittleCA, make_authority, until
 
 REGISTRATION = Registration(instance="one", version="0", addresses=(), tunnel_port=15008, capture="listeners")
 PROGRAM = Program(digest="a" * 64)
@@ -105,3 +108,70 @@ async def test_a_refusal_and_silence_are_told_apart() -> None:
         ca.is_mute = True
         with pytest.raises(UnavailableError):
             await feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=0.2)
+
+
+def serial_of(ca: LittleCA) -> object:
+    """The serial number of the certificate that the newest stream was opened with."""
+    certificate = ca.streams[-1].transport.get_extra_info("peercert")
+    return certificate["serialNumber"] if certificate else None
+
+
+async def test_a_renewed_credential_gets_a_new_stream_and_loses_no_request() -> None:
+    async with LittleCA().serving() as ca, joined(ca) as feed:
+        ca.is_mute = True
+        waiting = asyncio.create_task(
+            feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=5)
+        )
+        await until(lambda: ca.of_type(CertificateRequest))
+        ca.is_mute = False
+        request = make_key_request()
+        own = Identity(trust_domain=TRUST_DOMAIN, workload=parse_workload("shop/web"), kind=IdentityKind.SIDECAR)
+        chain = ca.issue(request.csr, own)
+        verifier = Trust(ca.bundle).verifier
+        feed.renew(accept_chain(request, chain, verifier=verifier, generation=2, now=time.time()))
+        was_connected = True
+        while not ca.of_type(Resume):
+            was_connected = was_connected and feed.is_connected
+            await asyncio.sleep(0)
+        assert was_connected  # The old stream serves until the new one does.
+        assert len(await waiting) == 2
+        leaf = x509.load_der_x509_certificate(chain[0])
+        assert int(str(serial_of(ca)), 16) == leaf.serial_number
+        await until(lambda: len(ca.streams) == 1)
+
+
+async def test_a_failed_move_to_a_new_stream_keeps_the_old_one() -> None:
+    async with LittleCA().serving() as ca, joined(ca) as feed:
+        ca.refuse_with = "unavailable"
+        assert feed.credential is not None
+        feed.renew(feed.credential)
+        await until(lambda: len(ca.of_type(Resume)) >= 2)  # It is tried again.
+        assert len(await feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=5)) == 2
+
+
+async def test_an_expired_sidecar_says_so_and_ends() -> None:
+    async with LittleCA().serving() as ca, a_feed(ca) as feed:
+        welcome, request = await feed.join()
+        verifier = Trust(welcome.bundle).verifier
+        feed.credential = accept_chain(request, welcome.chain, verifier=verifier, generation=1, now=time.time())
+        feed.credential = replace(feed.credential, not_after=time.time() - 1)
+        await ca.streams[0].close()
+        async with asyncio.timeout(5):
+            with pytest.raises(CertificateExpiredError, match="expired") as caught:
+                await feed.run()
+        assert "touchmark ca join-token shop/web" in caught.value.hint
+        assert caught.value.exit_code == 7
+
+
+async def test_it_closes_its_stream_properly_and_resumes_nothing() -> None:
+    async with LittleCA().serving() as ca, a_feed(ca) as feed:
+        await feed.join()
+        running = asyncio.create_task(feed.run())
+        await until(lambda: ca.streams)
+        stream = ca.streams[0]
+        await feed.close()
+        async with asyncio.timeout(5):
+            await running
+        await until(lambda: not ca.streams)
+        assert stream.close_code == 1000
+        assert not ca.of_type(Resume)
