@@ -240,12 +240,12 @@ def _make_side(
         workload=workload,
         trust_domain=TRUST_DOMAIN,
         instance=workload.service_account,
-        attestor=cast(Any, attestor),
-        credentials=cast(Any, credentials),
-        directory=cast(Any, directory),
-        policies=cast(Any, policies),
-        trust=cast(Any, trust),
-        recorder=cast(Any, recorder),
+        attestor=cast("Any", attestor),
+        credentials=cast("Any", credentials),
+        directory=cast("Any", directory),
+        policies=cast("Any", policies),
+        trust=cast("Any", trust),
+        recorder=cast("Any", recorder),
         connections=LiveConnections(),
         pool=TunnelPool(),
         addresses=frozenset({"127.0.0.1"}),
@@ -291,7 +291,7 @@ async def running_pair(application: Application, *, limits: Limits | None = None
         server=_make_side(mint, SERVER, SERVER_PROGRAM, states, bounds),
         states=states,
     )
-    server = await asyncio.start_server(cast(Any, application), "127.0.0.1", 0)
+    server = await asyncio.start_server(cast("Any", application), "127.0.0.1", 0)
     pair.application = server.sockets[0].getsockname()[:2]
     tunnels, entrances = _listen("127.0.0.1"), _listen("127.0.0.1")
     pair.tunnel, pair.entrance = tunnels.getsockname()[:2], entrances.getsockname()[:2]

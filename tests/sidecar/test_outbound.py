@@ -158,7 +158,7 @@ async def test_a_reset_after_a_finished_response_loses_nothing() -> None:
         connection = writer.get_extra_info("socket")
         writer.write(response)
         await writer.drain()
-        while writer.transport.get_write_buffer_size():  # noqa: ASYNC110
+        while writer.transport.get_write_buffer_size():
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

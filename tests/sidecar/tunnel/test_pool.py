@@ -25,7 +25,7 @@ class FakeTunnel:
 
 
 def tunnel(**changes: object) -> Tunnel:
-    return cast(Tunnel, replace(FakeTunnel(), **changes))  # type: ignore[arg-type]
+    return cast("Tunnel", replace(FakeTunnel(), **changes))  # type: ignore[arg-type]
 
 
 def test_the_last_used_tunnel_is_taken_first_and_only_once() -> None:
@@ -51,7 +51,7 @@ def test_what_ended_aged_or_expired_is_handed_over_to_be_closed() -> None:
     pool = TunnelPool(PoolLimits(age_s=100))
     expired, aged = tunnel(not_after=50.0, opened_at=90.0), tunnel(opened_at=0.0)
     ended = FakeTunnel(opened_at=90.0)
-    for each in (expired, aged, cast(Tunnel, ended)):
+    for each in (expired, aged, cast("Tunnel", ended)):
         assert pool.give_back(KEY, each, now=95) == []
     ended.is_reusable = False
     taken, unusable = pool.take(KEY, now=101, wall=101)

@@ -34,11 +34,10 @@ def test_a_turn_ends_when_both_sides_have_and_the_next_has_the_next_epoch() -> N
         ends.say(Role.RESPONDER, F.ACCEPT)
         ends.say(Role.RESPONDER, F.DATA, 10)
         ends.say(Role.INITIATOR, F.END)
-        assert not ends.initiator.is_idle
+        idle_before_the_end = ends.initiator.is_idle
         ends.say(Role.RESPONDER, F.DATA, 10)
         ends.say(Role.RESPONDER, F.END)
-        assert ends.initiator.is_idle
-        assert ends.responder.is_idle
+        assert (idle_before_the_end, ends.initiator.is_idle, ends.responder.is_idle) == (False, True, True)
 
 
 def test_a_refusal_is_the_responders_end() -> None:
