@@ -10,7 +10,7 @@ last OPEN that the responder processed, so that an initiator whose OPEN crossed 
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import Enum, IntEnum, auto
 
 from shared.model.errors import ProtocolError
 from sidecar.tunnel.frames import MAX_EARLY_BYTES, FrameType
@@ -23,8 +23,8 @@ class Role(Enum):
     RESPONDER = auto()
 
 
-class SideState(Enum):
-    """What one side has said in this turn."""
+class SideState(IntEnum):
+    """What one side has said in this turn. An integer, because the transitions are looked up for every frame."""
 
     IDLE = auto()
     DECIDING = auto()  # The responder, between OPEN and its answer.

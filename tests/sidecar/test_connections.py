@@ -1,0 +1,113 @@
+"""A connection's record: exactly one on every exit path; the registry's bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+import pytest
+
+from shared.model.decision import Answer, Ending, Phase
+from shared.model.policy import Direction, Mode
+from shared.model.reasons import Reason
+from sidecar.connections import Connection, LiveConnections, Refused, format_endpoint, parse_address
+from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Pair, approve, running_pair
+from tests.sidecar.test_outbound import echo
+
+SOURCE, DESTINATION = ("198.18.0.1", 40000), ("198.18.0.2", 5432)
+
+
+def make(pair: Pair) -> Connection:
+    connection = Connection(pair.client.sidecar, Direction.EGRESS, source=SOURCE, destination=DESTINATION)
+    connection.source = replace(connection.source, workload=CLIENT, program=CLIENT_PROGRAM)
+    connection.destination = replace(connection.destination, workload=SERVER, program=SERVER_PROGRAM)
+    return connection
+
+
+async def test_a_refusal_is_recorded_once_and_doesnt_leave_the_story() -> None:
+    async with running_pair(echo) as pair:
+        with make(pair) as connection:
+            assert len(pair.client.sidecar.connections) == 1
+            raise Refused(Reason.CA_UNAVAILABLE, "why")
+        assert len(pair.client.sidecar.connections) == 0
+        connection.__exit__(None, None, None)
+        (record,) = pair.client.records
+        assert (record.answer, record.reason, record.ending) == (Answer.DENY, Reason.CA_UNAVAILABLE, Ending.REFUSED)
+        assert (record.detail, record.phase) == ("why", Phase.END)
+
+
+async def test_a_fault_of_ours_is_recorded_and_raised_on() -> None:
+    async with running_pair(echo) as pair:
+        with pytest.raises(ZeroDivisionError), make(pair):
+            raise ZeroDivisionError
+        assert pair.client.records[0].answer is Answer.DENY
+        assert "ZeroDivisionError" in pair.client.records[0].detail
+
+
+async def test_a_cancelled_story_is_a_shutdown_and_stays_cancelled() -> None:
+    async with running_pair(echo) as pair:
+        with pytest.raises(asyncio.CancelledError), make(pair) as connection:
+            connection.decide()
+            raise asyncio.CancelledError
+        assert pair.client.records[0].ending is Ending.SHUTDOWN
+
+
+async def test_a_change_revokes_what_is_no_longer_allowed_at_any_step() -> None:
+    async with running_pair(echo) as pair:
+        with make(pair) as connection:
+            connection.decide()
+            connection.decide_again()
+            connection.check_not_revoked()
+            pair.set_state(approve((SERVER, SERVER_PROGRAM), mode=Mode.EXPLICIT))
+            connection.decide_again()
+            connection.check_not_revoked()
+        (record,) = pair.client.records
+        assert (record.answer, record.reason) == (Answer.DENY, Reason.PROGRAM_NOT_APPROVED)
+        assert record.ending is Ending.POLICY_CHANGED
+
+
+async def test_a_long_lived_connection_gets_one_start_record_and_a_young_one_none() -> None:
+    async with running_pair(echo) as pair:
+        with make(pair) as connection:
+            connection.decide()
+            registry = pair.client.sidecar.connections
+            registry.record_long_lived(time.time())
+            assert pair.client.records == []
+            registry.record_long_lived(time.time() + 60)
+            registry.record_long_lived(time.time() + 90)
+            connection.ending = Ending.FINISHED
+        assert [(r.phase, r.answer) for r in pair.client.records] == [
+            (Phase.START, Answer.ALLOW),
+            (Phase.END, Answer.ALLOW),
+        ]
+
+
+async def test_an_unprocessed_open_leaves_no_record() -> None:
+    async with running_pair(echo) as pair:
+        with make(pair) as connection:
+            connection.forget()
+        assert pair.client.records == []
+
+
+async def test_live_connections_are_described_within_the_limit_and_their_number_is_bounded() -> None:
+    async with running_pair(echo) as pair:
+        registry = pair.client.sidecar.connections
+        with make(pair) as first, make(pair):
+            first.decide()
+            described, is_truncated = registry.describe(1)
+            assert is_truncated
+            assert described[0].source == "198.18.0.1:40000"
+            assert described[0].destination_workload == "shop/db"
+        tight = LiveConnections(max_connections=1)
+        tight.add(first)
+        assert not tight.is_full
+        tight.add(make(pair))
+        assert tight.is_full
+
+
+def test_endpoints_are_written_with_brackets_around_ipv6() -> None:
+    assert format_endpoint(("198.18.0.2", 80)) == "198.18.0.2:80"
+    assert format_endpoint(("2001:db8::1", 80)) == "[2001:db8::1]:80"
+    assert format_endpoint(("", 0)) == ""
+    assert parse_address("") is None

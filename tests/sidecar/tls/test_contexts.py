@@ -1,0 +1,66 @@
+"""Contexts: one for each credential, bundle and role; bounded."""
+
+from __future__ import annotations
+
+import msgspec
+from OpenSSL import SSL
+
+from sidecar.tls.contexts import ALPN, Contexts, VerificationNote, make_context
+from sidecar.tunnel.turns import Role
+from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Mint, identify
+
+MINT = Mint()
+
+
+def test_a_context_is_made_once_and_anew_for_a_renewed_credential_or_another_bundle() -> None:
+    contexts, identity = Contexts(), identify(CLIENT, CLIENT_PROGRAM)
+    credential, renewed = MINT.issue(identity), MINT.issue(identity)
+    first = contexts.get(credential, MINT.bundle, Role.INITIATOR)
+    assert contexts.get(credential, MINT.bundle, Role.INITIATOR) is first
+    others = [
+        contexts.get(renewed, MINT.bundle, Role.INITIATOR),
+        contexts.get(credential, msgspec.structs.replace(MINT.bundle, sequence=2), Role.INITIATOR),
+        contexts.get(credential, MINT.bundle, Role.RESPONDER),
+    ]
+    assert first not in others
+    assert len({id(each) for each in others}) == 3
+
+
+def test_the_least_used_context_is_dropped() -> None:
+    contexts = Contexts(max_contexts=2)
+    credentials = [MINT.issue(identify(CLIENT, CLIENT_PROGRAM)) for _ in range(3)]
+    made = [contexts.get(each, MINT.bundle, Role.INITIATOR) for each in credentials]
+    assert contexts.get(credentials[2], MINT.bundle, Role.INITIATOR) is made[2]
+    assert contexts.get(credentials[0], MINT.bundle, Role.INITIATOR) is not made[0]
+
+
+def test_both_ends_agree_on_tls_1_3_aes_128_gcm_the_hybrid_group_and_alpn_without_tickets() -> None:
+    client = SSL.Connection(make_context(MINT.issue(identify(CLIENT, CLIENT_PROGRAM)), MINT.bundle, Role.INITIATOR))
+    server = SSL.Connection(make_context(MINT.issue(identify(SERVER, SERVER_PROGRAM)), MINT.bundle, Role.RESPONDER))
+    client.set_connect_state()
+    server.set_accept_state()
+    for _ in range(4):
+        for one, other in ((client, server), (server, client)):
+            try:
+                one.do_handshake()
+            except SSL.WantReadError:
+                pass
+            try:
+                other.bio_write(one.bio_read(65536))
+            except SSL.WantReadError:
+                pass
+    assert client.get_protocol_version_name() == "TLSv1.3"
+    assert client.get_cipher_name() == "TLS_AES_128_GCM_SHA256"
+    assert client.get_group_name() == "X25519MLKEM768"
+    assert client.get_alpn_proto_negotiated() == server.get_alpn_proto_negotiated() == ALPN
+    label = b"EXPORTER-touchmark-tunnel-id"
+    assert client.export_keying_material(label, 8) == server.export_keying_material(label, 8)
+    session = client.get_session()
+    assert session is None or not SSL._lib.SSL_SESSION_has_ticket(session._session)
+
+
+def test_a_note_tells_time_errors_from_others() -> None:
+    note = VerificationNote()
+    for error, is_about_time in ((10, True), (9, True), (18, False), (0, False)):
+        note.error = error
+        assert note.is_about_time is is_about_time

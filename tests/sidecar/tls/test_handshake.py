@@ -1,0 +1,87 @@
+"""Handshakes over real sockets: what each side learns, and deadlines. Refusals are in ``test_inbound.py``."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from shared.model.certificate import BundleVerifier
+from shared.model.reasons import Reason
+from sidecar.tls.contexts import make_context
+from sidecar.tls.handshake import HandshakeError, peek_client_hello, shake_hands
+from sidecar.tunnel.tunnel import Tunnel
+from sidecar.tunnel.turns import Role
+from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Mint, identify
+from tests.sidecar.test_pump import tcp_pair
+
+
+async def make_tunnels(mint: Mint, *, server: Mint | None = None) -> tuple[Tunnel, Tunnel]:
+    """Two ends of one tunnel: the initiator's and the responder's."""
+    loop = asyncio.get_running_loop()
+    near, far = tcp_pair()
+    initiator = mint.issue(identify(CLIENT, CLIENT_PROGRAM))
+    responder = (server or mint).issue(identify(SERVER, SERVER_PROGRAM))
+    verifier = BundleVerifier(mint.bundle)
+
+    async def shake(role: Role) -> Tunnel:
+        credential = initiator if role is Role.INITIATOR else responder
+        try:
+            return await shake_hands(
+                loop=loop,
+                connection=near if role is Role.INITIATOR else far,
+                context=make_context(credential, mint.bundle, role),
+                role=role,
+                credential=credential,
+                verifier=verifier,
+                now=time.time(),
+                timeout_s=2,
+                port=5432,
+            )
+        except HandshakeError:
+            near.close()
+            raise
+
+    try:
+        outcomes = await asyncio.gather(shake(Role.INITIATOR), shake(Role.RESPONDER), return_exceptions=True)
+    finally:
+        if any(isinstance(each, BaseException) for each in outcomes):
+            near.close()
+            far.close()
+    first, second = outcomes
+    if isinstance(first, BaseException):
+        raise first
+    if isinstance(second, BaseException):
+        raise second
+    return first, second
+
+
+async def test_each_side_learns_the_others_identity_and_both_the_same_id() -> None:
+    first, second = await make_tunnels(Mint())
+    assert first.peer.identity == identify(SERVER, SERVER_PROGRAM)
+    assert second.peer.identity == identify(CLIENT, CLIENT_PROGRAM)
+    assert first.id == second.id
+    assert len(first.id) == 16
+    first.close()
+    second.close()
+
+
+async def test_the_client_refuses_a_server_of_another_ca() -> None:
+    with pytest.raises(HandshakeError) as caught:
+        await make_tunnels(Mint(), server=Mint())
+    assert caught.value.reason == Reason.PEER_UNTRUSTED
+
+
+async def test_a_peek_ends_at_its_deadline_and_at_the_connections_end() -> None:
+    loop = asyncio.get_running_loop()
+    near, far = tcp_pair()
+    with near, far:
+        with pytest.raises(HandshakeError) as caught:
+            await peek_client_hello(loop, far, timeout_s=0.1)
+        assert caught.value.reason == Reason.DEADLINE_EXCEEDED
+        near.send(b"\x16\x03\x01\x02\x00abc")
+        near.close()
+        with pytest.raises(HandshakeError) as caught:
+            await peek_client_hello(loop, far, timeout_s=2)
+        assert caught.value.reason == Reason.HANDSHAKE_FAILED

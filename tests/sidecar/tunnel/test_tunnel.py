@@ -1,0 +1,124 @@
+"""The tunnel's I/O shell: frames over real TLS, the pinned record, loss, what waits for the next user."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sidecar.tunnel.frames import FrameType, Opening, encode_frame
+from sidecar.tunnel.tunnel import Loss, Tunnel
+from tests.sidecar.little_ca import until
+from tests.sidecar.pair import Mint
+from tests.sidecar.tls.test_handshake import make_tunnels
+
+OPENING = Opening(connection="00" * 8, destination=("198.18.0.2", 5432), source=("198.18.0.1", 1))
+
+
+class Listener:
+    """A user that remembers."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.frames: list[int] = []
+        self.losses: list[Loss] = []
+        self.drained = 0
+
+    def on_data(self, payloads: list[memoryview]) -> None:
+        for payload in payloads:
+            self.data += payload
+
+    def on_frame(self, frame: int, payload: bytes) -> None:
+        self.frames.append(frame)
+
+    def on_drained(self) -> None:
+        self.drained += 1
+
+    def on_lost(self, loss: Loss, detail: str) -> None:
+        self.losses.append(loss)
+
+
+def write_data(tunnel: Tunnel, payload: bytes) -> bool:
+    epoch = tunnel.turns.send(FrameType.DATA, len(payload))
+    return tunnel.write(encode_frame(FrameType.DATA, epoch, payload))
+
+
+async def test_a_pinned_record_goes_out_once_and_in_order() -> None:
+    first, second = await make_tunnels(Mint())
+    sender, receiver = Listener(), Listener()
+    first.attach(sender)
+    second.attach(receiver)
+    first.send_opening(OPENING)
+    await until(lambda: receiver.frames)
+    second.send(FrameType.ACCEPT)
+    await until(lambda: sender.frames)
+    second.pause()
+    sent, number = bytearray(), 0
+    while True:
+        payload = number.to_bytes(4, "big") * 4000
+        sent += payload
+        number += 1
+        if not write_data(first, payload):
+            break
+    first.send(FrameType.END)  # It waits behind the pinned record.
+    assert not first.is_reusable
+    second.resume()
+    await until(lambda: FrameType.END in receiver.frames)
+    assert receiver.data == sent
+    assert sender.drained == 1
+    first.close()
+    second.close()
+    await asyncio.sleep(0.05)
+
+
+async def test_a_lost_tunnel_tells_its_user_once() -> None:
+    first, second = await make_tunnels(Mint())
+    user, closed = Listener(), []
+    second.attach(user)
+    second.call_when_closed(lambda: closed.append(True))
+    first.close()
+    await until(lambda: user.losses)
+    second.lose(Loss.BROKEN, "")
+    assert user.losses == [Loss.BROKEN]
+    assert closed == [True]
+    assert second.is_closed
+
+
+async def test_a_reset_in_a_turn_is_read_before_the_connections_end() -> None:
+    first, second = await make_tunnels(Mint())
+    user = Listener()
+    first.attach(Listener())
+    second.attach(user)
+    first.send_opening(OPENING)
+    write_data(first, b"last words")
+    first.reset()
+    await until(lambda: FrameType.RESET in user.frames)
+    assert user.data == b"last words"
+    second.close()
+    await asyncio.sleep(0.05)
+
+
+async def test_what_comes_while_nobody_uses_the_tunnel_waits_for_the_next_user() -> None:
+    first, second = await make_tunnels(Mint())
+    first.attach(Listener())
+    first.send_opening(OPENING)
+    await asyncio.sleep(0.05)
+    user = Listener()
+    second.attach(user)
+    await until(lambda: user.frames == [FrameType.OPEN])
+    first.close()
+    second.close()
+    await asyncio.sleep(0.05)
+
+
+async def test_after_a_disowned_open_nothing_is_processed_and_the_initiator_may_retry() -> None:
+    first, second = await make_tunnels(Mint())
+    client, server = Listener(), Listener()
+    first.attach(client)
+    second.attach(server)
+    first.send_opening(OPENING)
+    await until(lambda: server.frames)
+    second.say_unprocessed()
+    await until(lambda: FrameType.CLOSING in client.frames)
+    assert first.turns.is_retry_allowed()
+    assert second.is_closed
+    first.close()
+    await asyncio.sleep(0.05)
