@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sidecar.capture.captured import Endpoint
+from sidecar.draining import Draining
 
 if TYPE_CHECKING:
     from shared.model.identity import Workload
@@ -77,6 +78,7 @@ class Sidecar:
         applications: with explicit listeners: where the application behind (address, port) really listens; None under
             redirect, where that is the address itself.
         mark: SO_MARK for the sidecar's own outgoing sockets; 0 for none.
+        draining: has begun when the sidecar ends.
     """
 
     workload: Workload
@@ -96,6 +98,7 @@ class Sidecar:
     own_ports: frozenset[int] = frozenset()
     applications: Mapping[Endpoint, Endpoint] | None = None
     mark: int = 0
+    draining: Draining = field(default_factory=Draining)
 
     def application_of(self, address: str, port: int) -> Endpoint | None:
         """Return where the application that answers at ``address:port`` listens; None when it isn't served here."""

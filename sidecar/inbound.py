@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _contexts = Contexts()
 # The responder waits longer than the initiator keeps a tunnel, so that OPEN and CLOSING seldom cross.
 _IDLE_FACTOR = 2.0
+_CLOSING_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,17 +161,19 @@ class Turn:
 
 
 async def next_turn(sidecar: Sidecar, tunnel: Tunnel) -> Turn | None:
-    """Wait for the next OPEN; None when the tunnel ended, or was idle for too long.
+    """Wait for the next OPEN; None when the tunnel ended, was idle for too long, or this sidecar ends.
 
     Raises:
         Refused: the peer broke the protocol instead.
     """
     waiter = _OpenWaiter(tunnel)
     timer = tunnel.loop.call_later(sidecar.limits.idle_tunnel_s * _IDLE_FACTOR, waiter.expire)
+    sidecar.draining.watch(waiter.expire)
     try:
         return await waiter.turn
     finally:
         timer.cancel()
+        sidecar.draining.forget(waiter.expire)
 
 
 async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, source: Endpoint, local: Endpoint) -> None:
@@ -344,8 +347,17 @@ def _serves_listener(sidecar: Sidecar, tunnel: Tunnel, listener: Listener) -> bo
 
 
 async def _say_closing(tunnel: Tunnel) -> None:
-    if tunnel.is_reusable:
-        tunnel.send(FrameType.CLOSING)
+    if not tunnel.is_reusable:
+        return
+    tunnel.send(FrameType.CLOSING)
+    # The peer ends the tunnel. Were it closed here while its OPEN lies unread, the kernel would reset it, and the peer
+    # could see that before it sees CLOSING: it would not know that it may try again.
+    waiter = _OpenWaiter(tunnel)
+    timer = tunnel.loop.call_later(_CLOSING_S, waiter.expire)
+    try:
+        await waiter.turn
+    finally:
+        timer.cancel()
 
 
 async def _look_up(sidecar: Sidecar, address: str) -> Workload | None:

@@ -51,6 +51,7 @@ from sidecar.watching import watch_ages, watch_holders
 
 _LAST_RECORDS_S = 3.0
 _TASKS_END_S = 2.0
+_CLOSING_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,11 +234,13 @@ async def _run(
     await stop.wait()
     events.emit("sidecar_draining", connections=len(connections))
     capturing.close()
+    sidecar.draining.begin()
     await _drain(connections, limits.drain_s, rush)
     connections.close_all()
     for tunnel in sidecar.pool.drain():
         tunnel.close()
     await connection_tasks.close(timeout_s=_TASKS_END_S)
+    await tunnel_tasks.drain(timeout_s=_CLOSING_S)
     await tunnel_tasks.close(timeout_s=_TASKS_END_S)
     await recorder.close(timeout_s=_LAST_RECORDS_S)
     credentials.close()
