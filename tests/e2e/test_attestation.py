@@ -191,14 +191,21 @@ def test_an_unreadable_executable_is_refused_by_a_sidecar_without_privileges(sho
 
 
 @pytest.mark.proves(Reason.SOCKET_SHARED)
-def test_a_connection_that_another_program_inherits_is_closed(shop: Shop) -> None:
+def test_an_intruder_that_lends_its_connection_to_an_approved_program_loses_it(shop: Shop) -> None:
     port = shop.sell("echo")
     shop.be_explicit()
-    actor = shop.buy()
-    assert actor.do("connect", "lent", shop.address, port) == "connected"
-    actor.do("spawn", str(shop.intruder.path), "lent")
-    assert actor.do("receive_rest", "lent") == "<ECONNRESET>"
-    assert shop.client.log.expect_denied(Reason.SOCKET_SHARED, port=port).ending is Ending.POLICY_CHANGED
+    intruder = shop.buy(shop.intruder)
+    shop.client.pause()
+    try:
+        assert intruder.do("connect", "lent", shop.address, port) == "connected"
+        # The youngest holder is looked at first: the approved program.
+        intruder.do("spawn", str(shop.buyer.path), "lent")
+    finally:
+        shop.client.resume()
+    assert intruder.do("receive_rest", "lent") == "<ECONNRESET>"
+    record = shop.client.log.expect_denied(Reason.SOCKET_SHARED, port=port)
+    assert record.ending is Ending.POLICY_CHANGED
+    assert record.source.program == f"sha256:{shop.buyer.digest}"
 
 
 @pytest.mark.proves(Reason.SOCKET_SHARED)
