@@ -14,10 +14,11 @@ from sidecar.dial import DialError, dial
 async def test_a_listener_is_reached_with_a_ready_non_blocking_socket(address: str) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.create_server((address, 0), family=family) as listener:
-        with await dial(asyncio.get_running_loop(), listener.getsockname()[:2], mark=0, timeout_s=2) as connection:
-            assert connection.gettimeout() == 0
-            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-            connection.send(b"x")
+        connection = await dial(asyncio.get_running_loop(), listener.getsockname()[:2], mark=0, timeout_s=2)
+        assert connection.gettimeout() == 0
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        connection.send(b"x")
+        connection.close()
 
 
 async def test_a_refusal_is_a_dial_error_that_names_the_destination() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from OpenSSL import SSL
 
 from sidecar.tls.contexts import ALPN, Contexts, VerificationNote, make_context
@@ -39,24 +40,23 @@ def test_both_ends_agree_on_tls_1_3_aes_128_gcm_the_hybrid_group_and_alpn_withou
     server = SSL.Connection(make_context(MINT.issue(identify(SERVER, SERVER_PROGRAM)), MINT.bundle, Role.RESPONDER))
     client.set_connect_state()
     server.set_accept_state()
-    for _ in range(4):
-        for one, other in ((client, server), (server, client)):
-            try:
-                one.do_handshake()
-            except SSL.WantReadError:
-                pass
-            try:
-                other.bio_write(one.bio_read(65536))
-            except SSL.WantReadError:
-                pass
+    with pytest.raises(SSL.WantReadError):
+        client.do_handshake()
+    server.bio_write(client.bio_read(65536))
+    with pytest.raises(SSL.WantReadError):
+        server.do_handshake()
+    client.bio_write(server.bio_read(65536))
+    client.do_handshake()
+    server.bio_write(client.bio_read(65536))
+    server.do_handshake()
+    with pytest.raises(SSL.WantReadError):
+        server.bio_read(65536)  # A ticket would be sent now.
     assert client.get_protocol_version_name() == "TLSv1.3"
     assert client.get_cipher_name() == "TLS_AES_128_GCM_SHA256"
     assert client.get_group_name() == "X25519MLKEM768"
     assert client.get_alpn_proto_negotiated() == server.get_alpn_proto_negotiated() == ALPN
     label = b"EXPORTER-touchmark-tunnel-id"
     assert client.export_keying_material(label, 8) == server.export_keying_material(label, 8)
-    session = client.get_session()
-    assert session is None or not SSL._lib.SSL_SESSION_has_ticket(session._session)
 
 
 def test_a_note_tells_time_errors_from_others() -> None:
