@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 TOKEN_VARIABLE = "TOUCHMARK_JOIN_TOKEN"
 MAX_ADDRESSES = 64
 MAX_LISTENERS = 256
+MAX_CONNECTIONS = 100_000
+MAX_DRAIN_S = 86_400
 _MAX_TOKEN_BYTES = 8192
 _MAX_FILE_BYTES = 1024 * 1024
 _T = TypeVar("_T")
@@ -79,6 +81,9 @@ class Configuration:
         ca: ``host:port`` of the CA; None takes the join token's.
         token: a join token's text; None when there is none.
         instance: names this sidecar in decisions.
+        max_connections: application connections alive at once, for each of: the pod's own, and peers' tunnels. None is
+            the default, less where the limit on open files is low.
+        drain_s: how long live connections may finish after SIGTERM.
         log_file: where decision records go; None is standard output.
 
     Raises:
@@ -95,6 +100,8 @@ class Configuration:
     outbound: tuple[OutboundListener, ...] = ()
     inbound: tuple[InboundListener, ...] = ()
     max_executable_bytes: int = 1024**3
+    max_connections: int | None = None
+    drain_s: float = 20.0
     log_file: Path | None = None
 
     def check(self) -> Configuration:
@@ -217,6 +224,24 @@ def parse_natural(text: str, *, least: int, most: int) -> int:
     raise InputError(f"not a number from {least} to {most}: {text[:80]!r}")
 
 
+def parse_max_connections(text: str) -> int:
+    """Read how many connections may live at once.
+
+    Raises:
+        InputError: it isn't a number from 1 to ``MAX_CONNECTIONS``.
+    """
+    return parse_natural(text, least=1, most=MAX_CONNECTIONS)
+
+
+def parse_drain(text: str) -> float:
+    """Read for how many seconds live connections may finish.
+
+    Raises:
+        InputError: it isn't a whole number from 0 to ``MAX_DRAIN_S``.
+    """
+    return float(parse_natural(text, least=0, most=MAX_DRAIN_S))
+
+
 def read_configuration(text: str, source: str) -> Configuration:
     """Read the YAML file's text. What it leaves out keeps its default; ``check`` comes after the options.
 
@@ -233,7 +258,7 @@ def read_configuration(text: str, source: str) -> Configuration:
     fields = nodes[0].fields(
         optional=(
             "ca", "token", "tokenFile", "instance", "capture", "tunnel", "redirect", "outbound", "inbound",
-            "attestation", "log",
+            "attestation", "limits", "log",
         )
     )  # fmt: skip
     configuration = Configuration()
@@ -274,6 +299,8 @@ def read_configuration(text: str, source: str) -> Configuration:
                 configuration,
                 max_executable_bytes=_read(limit, lambda text: parse_natural(text, least=1, most=2**40)),
             )
+    if (value := fields.get("limits")) is not None:
+        configuration = _read_limits(configuration, value)
     if (value := fields.get("log")) is not None:
         parts = value.fields(optional=("file",))
         if (file := parts.get("file")) is not None and not file.is_null():
@@ -341,6 +368,10 @@ def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str]) ->
     if options.max_executable_bytes is not None:
         limit = parse_natural(options.max_executable_bytes, least=1, most=2**40)
         configuration = replace(configuration, max_executable_bytes=limit)
+    if options.max_connections is not None:
+        configuration = replace(configuration, max_connections=parse_max_connections(options.max_connections))
+    if options.drain_seconds is not None:
+        configuration = replace(configuration, drain_s=parse_drain(options.drain_seconds))
     if options.log_file is not None:
         configuration = replace(configuration, log_file=options.log_file)
     if not configuration.instance:
@@ -373,6 +404,8 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--outbound", action="append", metavar="LISTEN=DESTINATION", help="an explicit listener")
     parser.add_argument("--inbound", action="append", metavar="LISTEN=APPLICATION", help="an explicit listener")
     parser.add_argument("--max-executable-bytes", metavar="BYTES", help="hash no larger program (default: 1 GiB)")
+    parser.add_argument("--max-connections", metavar="NUMBER", help="alive at once, each way (default: 4096)")
+    parser.add_argument("--drain-seconds", metavar="SECONDS", help="for live connections after SIGTERM (default: 20)")
     parser.add_argument("--log-file", type=Path, metavar="FILE", help="decision records (default: standard output)")
     return parser
 
@@ -391,6 +424,15 @@ def _read_tunnel(configuration: Configuration, value: Value) -> Configuration:
         configuration = replace(configuration, tunnel_addresses=tuple(dict.fromkeys(entries)))
     if (port := parts.get("port")) is not None:
         configuration = replace(configuration, tunnel_port=_read(port, parse_port))
+    return configuration
+
+
+def _read_limits(configuration: Configuration, value: Value) -> Configuration:
+    parts = value.fields(optional=("maxConnections", "drainSeconds"))
+    if (number := parts.get("maxConnections")) is not None:
+        configuration = replace(configuration, max_connections=_read(number, parse_max_connections))
+    if (seconds := parts.get("drainSeconds")) is not None:
+        configuration = replace(configuration, drain_s=_read(seconds, parse_drain))
     return configuration
 
 

@@ -14,9 +14,9 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from shared.model.errors import InputError, RefusedError
+from shared.model.errors import InputError, MachineError, RefusedError
 from shared.model.identity import IdentityKind, Workload, parse_workload
 from shared.model.join_token import JoinToken, parse_join_token
 from shared.model.messages import Registration, Welcome
@@ -51,6 +51,7 @@ from sidecar.watching import watch_ages, watch_holders
 
 _LAST_RECORDS_S = 3.0
 _TASKS_END_S = 2.0
+_FILES_PER_CONNECTION = 4
 _CLOSING_S = 1.0
 
 
@@ -64,6 +65,7 @@ class Prepared:
 
     configuration: Configuration
     token: JoinToken = field(repr=False)
+    limits: Limits
     doors: list[Door]
     log: int
     pages_locked: bool
@@ -84,9 +86,7 @@ def prepare(configuration: Configuration) -> Prepared:
             log = os.open(configuration.log_file, flags, 0o640)
         except OSError as error:
             raise InputError(f"can't write the log file {configuration.log_file}: {error.strerror}") from error
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    limits = _limit(configuration)
     doors = open_doors(configuration)
     try:
         if configuration.capture is CaptureKind.REDIRECT:
@@ -95,7 +95,9 @@ def prepare(configuration: Configuration) -> Prepared:
     except BaseException:
         close_doors(doors)
         raise
-    return Prepared(configuration=configuration, token=token, doors=doors, log=log, pages_locked=lock_pages())
+    return Prepared(
+        configuration=configuration, token=token, limits=limits, doors=doors, log=log, pages_locked=lock_pages()
+    )
 
 
 async def run(prepared: Prepared) -> None:
@@ -143,7 +145,7 @@ async def _run(
     if joined is None:
         return
     welcome, request = joined
-    limits = Limits()
+    limits = prepared.limits
     trust = Trust(welcome.bundle)
     own = _own_credential(welcome, request, trust, parse_workload(token.workload))
     feed.credential, feed.roots, feed.installed_sequence = own, welcome.bundle.roots, welcome.bundle.sequence
@@ -291,6 +293,22 @@ def _own_credential(welcome: Welcome, request: KeyRequest, trust: Trust, expecte
     if own.identity.kind is not IdentityKind.SIDECAR or own.identity.workload != expected:
         raise RefusedError("the CA enrolled this sidecar as somebody else than the join token says")
     return own
+
+
+def _limit(configuration: Configuration) -> Limits:
+    """Raise the limit on open files as far as it goes, and keep the number of connections below it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    limits = Limits(drain_s=configuration.drain_s)
+    most = hard // _FILES_PER_CONNECTION
+    wanted = configuration.max_connections
+    if wanted is not None and wanted > most:
+        raise MachineError(
+            f"{wanted} connections need {wanted * _FILES_PER_CONNECTION} open files, and the limit is {hard}",
+            hint="a higher `ulimit -n`, or a lower limits.maxConnections",
+        )
+    return replace(limits, max_connections=min(most, limits.max_connections) if wanted is None else wanted)
 
 
 def _redirect(configuration: Configuration) -> None:

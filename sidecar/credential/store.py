@@ -36,6 +36,7 @@ from sidecar.trust import Trust
 MAX_PROGRAMS = 1024
 _REFUSAL_MEMORY_S = 1.0
 _JITTER = 0.1
+_LEAST_RENEWAL_S = 1.0
 _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 60.0
 _REASONS = frozenset(each.value for each in Reason)
@@ -220,9 +221,10 @@ class CredentialStore:
             entry.retry_s = min(entry.retry_s * 2, _LAST_RETRY_S)
 
     def _half_life(self, credential: Credential) -> float:
-        # One draw for each credential: drawn again at every tick, renewals would bunch.
-        life = credential.not_after - credential.not_before
-        return max(0.0, credential.not_before + life * (0.5 + random.uniform(-_JITTER, _JITTER)) - time.time())
+        # One draw for each credential: drawn again at every tick, renewals would bunch. Of the life that is left, not of
+        # the certificate's: it is backdated, and the last ones of an authority are short.
+        left_s = credential.not_after - time.time()
+        return max(_LEAST_RENEWAL_S, left_s * (0.5 + random.uniform(-_JITTER, _JITTER)))
 
     def _schedule(self, program: Program, entry: _Entry, delay_s: float) -> None:
         if entry.renewal is not None:

@@ -26,6 +26,7 @@ redirect: {outboundPort: 1, inboundPort: 2, uid: 7, excludePorts: [22], mark: 0x
 outbound: [{listen: 127.0.0.1:5432, destination: "[2001:db8::1]:5432"}]
 inbound: [{listen: 198.18.0.2:5432, application: 127.0.0.1:5433}]
 attestation: {maxExecutableBytes: 5}
+limits: {maxConnections: 100, drainSeconds: 0}
 log: {file: null}
 """
 
@@ -38,6 +39,7 @@ def test_a_whole_file_is_read() -> None:
     assert read.outbound == (OutboundListener(listen=("127.0.0.1", 5432), destination=("2001:db8::1", 5432)),)
     assert read.inbound == (InboundListener(listen=("198.18.0.2", 5432), application=("127.0.0.1", 5433)),)
     assert (read.redirect.mark, read.redirect.exclude_ports, read.max_executable_bytes) == (31, (22,), 5)
+    assert (read.max_connections, read.drain_s) == (100, 0)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,10 @@ def test_a_whole_file_is_read() -> None:
         ("outbound:\n- listen: localhost:1\n  destination: 127.0.0.1:2\n", 2, "outbound[0].listen"),
         ("capture: magic\n", 1, "capture"),
         ("attestation: {maxExecutableBytes: 0}\n", 1, "attestation.maxExecutableBytes"),
+        ("limits:\n  maxConnections: 0\n", 2, "limits.maxConnections"),
+        ("limits: {maxConnections: 100001}\n", 1, "limits.maxConnections"),
+        ("limits: {drainSeconds: -1}\n", 1, "limits.drainSeconds"),
+        ("limits: {drainSeconds: 86401}\n", 1, "limits.drainSeconds"),
         ("redirect: {uid: 0}\n", 1, "redirect.uid"),
         ("token: a\ntokenFile: b\n", 1, "token"),
     ],
@@ -79,6 +85,8 @@ def test_options_win_over_the_file_and_the_token_comes_from_the_environment(tmp_
         ["--outbound", "127.0.0.1:1=127.0.0.2:2", "--outbound", "127.0.0.1:1=127.0.0.2:3"],
         ["--inbound", "127.0.0.1:1=127.0.0.2:2"],
         ["--instance", "a b", "--outbound", "127.0.0.1:1=127.0.0.2:2"],
+        ["--max-connections", "0", "--outbound", "127.0.0.1:1=127.0.0.2:2"],
+        ["--drain-seconds", "1.5", "--outbound", "127.0.0.1:1=127.0.0.2:2"],
         ["--config", "/nonexistent/file"],
     ],
 )

@@ -18,7 +18,13 @@ from shared.model.program import Program
 from shared.model.reasons import Reason
 from shared.runtime.sinks import LineSink
 from shared.runtime.tasks import Tasks
-from sidecar.credential.credential import CredentialError, IssuanceRefusedError, accept_chain, make_key_request
+from sidecar.credential.credential import (
+    Credential,
+    CredentialError,
+    IssuanceRefusedError,
+    accept_chain,
+    make_key_request,
+)
 from sidecar.credential.store import CredentialStore
 from sidecar.events import Events
 from sidecar.policies import Policies
@@ -136,6 +142,51 @@ async def test_a_used_credential_is_renewed_ahead_of_its_end_and_a_reissue_renew
         renewed = store.get(PROGRAM)
         assert renewed is not None
         assert renewed.generation > first.generation
+
+
+async def test_credentials_are_renewed_at_half_their_life_and_an_unused_one_is_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sidecar.credential.store._LEAST_RENEWAL_S", 0.02)
+    async with a_store(life_s=2) as (store, issuing, _):  # Certificates count whole seconds: 1 to 2 are left.
+        renewed: list[Credential] = []
+        store.on_own_change(renewed.append)
+        first = await store.obtain(PROGRAM, EVIDENCE)
+        began, left_s = time.time(), first.not_after - time.time()
+        await until(lambda: store.get(PROGRAM) is not first)
+        assert 0.35 * left_s < time.time() - began < 0.75 * left_s
+        second = store.get(PROGRAM)
+        assert second is not None
+        assert second.generation > first.generation
+        await until(lambda: renewed)
+        assert store.own is renewed[-1]
+        # It is renewed once more, having been used; nobody uses the third one.
+        await until(lambda: store.programs() == [], timeout_s=4)
+        assert issuing.ca.issued >= 3
+
+
+async def test_a_failed_renewal_is_tried_again_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.credential.store._FIRST_RETRY_S", 0.1)
+    monkeypatch.setattr("sidecar.credential.store._LEAST_RENEWAL_S", 0.02)
+    async with a_store(life_s=2) as (store, issuing, _):
+        own = store.own
+        issuing.refusal = "ca_unavailable"
+        await until(lambda: issuing.ca.issued)  # The renewal at half-life is refused.
+        assert store.own is own
+        issuing.refusal = ""
+        await until(lambda: store.own is not own, timeout_s=0.4)
+        assert time.time() < own.not_after
+
+
+def test_a_backdated_or_truncated_certificate_causes_no_storm_of_renewals() -> None:
+    """What is left counts: of a certificate backdated by more than half its life, half-life lies in the past."""
+
+    async def count_renewals() -> int:
+        async with a_store(life_s=8) as (_, issuing, _):  # The little CA backdates by 30 s.
+            await asyncio.sleep(0.1)
+            return issuing.ca.issued
+
+    assert asyncio.run(count_renewals()) == 0
 
 
 async def test_keys_are_never_shown() -> None:
