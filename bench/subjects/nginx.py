@@ -20,6 +20,7 @@ from bench.subjects.subject import Address, Backends, RunningSubject
 
 _STREAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 _MAX_CONNECTIONS: Final = 8192
+_SCRATCH_USERS: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 def nginx_binary() -> str:
@@ -64,8 +65,10 @@ def run_nginx(directory: Path, backends: Backends) -> Iterator[RunningSubject]:
 
 def start_web_server(processes: Processes, directory: Path, listen: Address) -> int:
     """Start the web server behind all subjects; it answers every request with two bytes and logs nothing."""
+    # Debian's defaults lie where only root may write.
+    scratch = "".join(f"{name}_temp_path scratch; " for name in _SCRATCH_USERS)
     block = (
-        "http { access_log off; keepalive_requests 1000000000; keepalive_timeout 600s; "
+        f"http {{ {scratch}access_log off; keepalive_requests 1000000000; keepalive_timeout 600s; "
         f"server {{ listen {_text(listen)} backlog=4096; location / {{ return 200 'ok'; }} }} }}\n"
     )
     pid = _start(processes, directory, "web-server", block, loads_stream=False)
