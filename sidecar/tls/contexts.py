@@ -56,7 +56,9 @@ class Contexts:
 
 
 def make_context(credential: Credential, bundle: TrustBundle, role: Role) -> SSL.Context:
-    """Make a context: TLS 1.3 only, peer's certificate required, ALPN ``touchmark/1``, no tickets, no sessions.
+    """Make a context: TLS 1.3 only, peer's certificate required, ALPN ``touchmark/1``, nothing is resumed.
+
+    OpenSSL still offers a stateful session, which finds no cache: each handshake is a whole one, with its checks.
 
     What this does *not* verify: the peer's SPIFFE ID, profile, issuer and the distrusted authorities.
     """
