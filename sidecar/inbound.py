@@ -346,20 +346,6 @@ def _serves_listener(sidecar: Sidecar, tunnel: Tunnel, listener: Listener) -> bo
     return attested is None or sidecar.credentials.get(attested) is None
 
 
-async def _say_closing(tunnel: Tunnel) -> None:
-    if not tunnel.is_reusable:
-        return
-    tunnel.send(FrameType.CLOSING)
-    # The peer ends the tunnel. Were it closed here while its OPEN lies unread, the kernel would reset it, and the peer
-    # could see that before it sees CLOSING: it would not know that it may try again.
-    waiter = _OpenWaiter(tunnel)
-    timer = tunnel.loop.call_later(_CLOSING_S, waiter.expire)
-    try:
-        await waiter.turn
-    finally:
-        timer.cancel()
-
-
 async def _look_up(sidecar: Sidecar, address: str) -> Workload | None:
     entry = sidecar.directory.get(address)
     if entry is None:

@@ -424,3 +424,18 @@ async def test_a_plain_connection_from_outside_needs_a_rule_in_explicit_mode() -
             (Answer.ALLOW, False, Reason.ALLOW_RULE),
         ]
         assert pair.server.records[0].transport is Transport.PLAINTEXT
+
+
+async def test_an_idle_tunnel_is_ended_by_closing_and_the_client_dials_anew() -> None:
+    async with running_pair(echo, limits=Limits(idle_tunnel_s=0.05)) as pair:
+        async with raw_peer(pair) as peer:
+            assert await peer.receive() == (FrameType.CLOSING, 0, b"")
+        for _ in range(2):
+            reader, writer = await pair.connect()
+            writer.write(b"hi")
+            writer.write_eof()
+            assert await reader.read() == b"hi"
+            writer.close()
+            await asyncio.sleep(0.3)
+        assert pair.tunnels_accepted == 3
+        assert {record.ending for record in pair.client.records} == {Ending.FINISHED}
