@@ -224,7 +224,7 @@ class Connection:
         """Remember how pumping ended."""
         if self.ending is Ending.NONE:
             self.ending = end.ending
-            self.detail = end.detail
+            self.detail = end.detail or self.detail
             if end.refusal is not None:
                 self.refusal = end.refusal
 
@@ -239,7 +239,8 @@ class Connection:
     ) -> bool:
         if isinstance(error, Refused):
             if self.refusal is None:
-                self.refusal, self.detail = error.reason, error.detail
+                # What attestation said is what a person needs to read when the refusal has nothing to add.
+                self.refusal, self.detail = error.reason, error.detail or self.detail
             if self.ending is Ending.NONE:
                 self.ending = Ending.REFUSED
         elif isinstance(error, asyncio.CancelledError):

@@ -1,0 +1,208 @@
+"""The CA's part: tokens used once, rotation under load, outages, distrust; and a mesh whose mutual TLS is gone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from shared.model.admin import RotationStatus
+from shared.model.decision import Answer, Transport
+from shared.model.identity import Workload
+from shared.model.program import Program
+from shared.model.reasons import Reason
+from shared.model.trust import AuthorityPhase
+from tests.e2e.harness.mesh import wait_until
+from tests.e2e.harness.shop import CLIENT, Shop
+from tests.e2e.harness.strangers import Member, dial
+from tests.e2e.harness.programs import Executable
+
+pytestmark = pytest.mark.needs_root
+
+
+def test_a_join_token_is_good_for_one_sidecar(shop: Shop) -> None:
+    mesh = shop.mesh
+    pod = mesh.network.add("replayer")
+    token = mesh.admin.make_join_token("shop/twice", (pod.address, pod.address6)).token
+    first = mesh.begin_sidecar("shop/twice", pod, "first-use", settings="", token=token)
+    wait_until(lambda: "sidecar_ready" in first.events.read_text(), "the first sidecar", timeout_s=20)
+    first.end()
+    second = mesh.begin_sidecar("shop/twice", pod, "second-use", settings="", token=token)
+    assert second.process.wait(timeout=20) != 0
+    assert "refuses" in second.events.read_text()
+    assert token[20:60] not in second.events.read_text()
+
+
+def test_a_join_token_registers_no_other_address(shop: Shop) -> None:
+    mesh = shop.mesh
+    pod = mesh.network.add("claimer")
+    token = mesh.admin.make_join_token("shop/claimer", (shop.address,)).token
+    sidecar = mesh.begin_sidecar("shop/claimer", pod, "claims-more", settings="", token=token)
+    assert sidecar.process.wait(timeout=20) != 0
+    assert "refuses" in sidecar.events.read_text()
+
+
+def test_rotation_of_the_issuer_under_load_fails_no_request_and_later_records_show_the_new_one(shop: Shop) -> None:
+    port = shop.sell()
+    shop.be_explicit()
+    buyer = shop.buy()
+    answers: list[str] = []
+    over = threading.Event()
+
+    def request_on() -> None:
+        while not over.is_set():
+            answers.append(buyer.do("exchange", shop.address, port, "bread"))
+
+    before = shop.mesh.admin.rotation().issuer
+    requests = threading.Thread(target=request_on, name="requests")
+    requests.start()
+    try:
+        wait_until(lambda: len(answers) > 10, "requests", timeout_s=10)
+        shop.mesh.admin.rotate()
+        wait_until(lambda: _is_activated(shop.mesh.admin.rotation(), before), "the new issuer", timeout_s=30)
+        after = shop.mesh.admin.rotation().issuer
+        done = len(answers)
+        for log in (shop.client.log, shop.server.log):
+            log.wait_for(lambda record: record.port == port and after in record.issuer, f"issuer {after}", timeout_s=30)
+        wait_until(lambda: len(answers) > done + 10, "requests after the rotation", timeout_s=10)
+    finally:
+        over.set()
+        requests.join()
+    assert set(answers) == {"got bread<end>"}
+    assert all(record.answer is Answer.ALLOW for record in shop.client.log.read() if record.port == port)
+
+
+def _is_activated(status: RotationStatus, before: str) -> bool:
+    return status.issuer != before
+
+
+@pytest.mark.proves(Reason.PEER_DISTRUSTED)
+def test_a_tainted_issuers_certificates_are_refused_and_the_mesh_goes_on(shop: Shop) -> None:
+    port = shop.sell()
+    shop.be_explicit()
+    admin = shop.mesh.admin
+    assert shop.buy().do("exchange", shop.address, port, "one") == "got one<end>"
+    joining = Member(shop.mesh, shop.mesh.outsider, CLIENT)
+    with joining.joined(shop.buyer.program) as (old,):
+        before = admin.rotation().issuer
+        tainted = next(
+            each for each in admin.status().authorities if each.kind == "issuing" and each.phase is AuthorityPhase.ACTIVE
+        )
+        admin.rotate()
+        wait_until(lambda: _is_activated(admin.rotation(), before), "the new issuer", timeout_s=30)
+        admin.taint(tainted.authority_id)
+
+        def is_refused() -> bool:
+            with dial(shop.mesh.outsider, old.make_context(), shop.address, port) as raw:
+                raw.open(shop.address, port)
+                return raw.receive() is None
+
+        wait_until(is_refused, "the refusal", timeout_s=15)
+    shop.server.log.expect_denied(Reason.PEER_DISTRUSTED)
+    wait_until(
+        lambda: shop.buy().do("exchange", shop.address, port, "two") == "got two<end>", "fresh credentials", timeout_s=20
+    )
+
+
+@pytest.mark.proves(Reason.CA_UNAVAILABLE)
+def test_without_the_ca_known_programs_go_on_and_a_new_one_is_refused_in_explicit_mode(shop: Shop) -> None:
+    port = shop.sell()
+    newcomer = shop.mesh.make_program("newcomer")
+    shop.mesh.approve("shop/client", newcomer)
+    shop.be_explicit()
+    assert shop.buy().do("exchange", shop.address, port, "one") == "got one<end>"
+    with shop.mesh.without_ca():
+        assert shop.buy().do("exchange", shop.address, port, "two") == "got two<end>"
+        assert shop.buy(newcomer).do("exchange", shop.address, port, "x") == "<ECONNRESET>"
+        shop.client.log.expect_denied(Reason.CA_UNAVAILABLE, port=port)
+    # It comes back by itself, over the same store.
+    _expect_answer(shop, newcomer, port)
+    record = shop.client.log.expect_denied(Reason.CA_UNAVAILABLE, port=port)
+    kept = shop.mesh.admin.decisions(f"reason=ca_unavailable&namespace=shop&since={record.time - 1}")
+    assert record.connection in {view.record.connection for view in kept}, "the refusal was kept for the CA"
+
+
+@pytest.mark.proves(Reason.CA_UNAVAILABLE)
+def test_a_ca_that_hangs_holds_permissive_programs_up_no_longer_than_the_deadline(shop: Shop) -> None:
+    port = shop.sell()
+    newcomer = shop.mesh.make_program("newcomer")
+    assert shop.buy().do("exchange", shop.address, port, "one") == "got one<end>"
+    shop.mesh.pause_ca()
+    try:
+        began = time.monotonic()
+        assert shop.buy(newcomer).do("exchange", shop.address, port, "two") == "got two<end>"
+        assert time.monotonic() - began < 13
+        record = shop.server.log.expect(Answer.ALLOW, Reason.CA_UNAVAILABLE, port=port, would_deny=True)
+        assert record.source.identity.endswith("/sa/client/sidecar")
+    finally:
+        shop.mesh.resume_ca()
+    _expect_answer(shop, newcomer, port)
+
+
+def _expect_answer(shop: Shop, executable: Executable, port: int) -> None:
+    actor = shop.buy(executable)
+    wait_until(
+        lambda: actor.do("exchange", shop.address, port, "back") == "got back<end>", "an answer again", timeout_s=20
+    )
+
+
+@pytest.mark.proves(Reason.MTLS_UNAVAILABLE)
+def test_a_destination_whose_sidecar_is_dead_gets_marked_plaintext_or_in_explicit_mode_nothing(shop: Shop) -> None:
+    pod = shop.mesh.network.add("bare")
+    port = shop.mesh.serve(shop.seller, pod, "answer")
+    # In the mesh by its token and registered, but nobody answers on its tunnel port, and no redirect is in the way.
+    bare = Member(shop.mesh, pod, "shop/server", (pod.address,))
+    with bare.joined():
+        assert shop.buy().do("exchange", pod.address, port, "bread") == "got bread<end>"
+        record = shop.client.log.expect(Answer.ALLOW, Reason.MTLS_UNAVAILABLE, port=port, would_deny=True)
+        assert record.transport is Transport.PLAINTEXT
+        shop.be_explicit()
+        assert shop.buy().do("exchange", pod.address, port, "bread") == "<ECONNRESET>"
+        shop.client.log.expect_denied(Reason.MTLS_UNAVAILABLE, port=port)
+
+
+@pytest.mark.proves(Reason.MTLS_UNAVAILABLE)
+def test_a_killed_sidecar_leaves_its_program_unreachable_and_never_in_plaintext(shop: Shop) -> None:
+    mesh = shop.mesh
+    doomed = mesh.add_sidecar("shop/server")
+    port = mesh.serve(shop.seller, doomed.pod, "answer")
+    assert shop.buy().do("exchange", doomed.pod.address, port, "bread") == "got bread<end>"
+    doomed.end()
+    shop.be_explicit()
+    assert shop.buy().do("exchange", doomed.pod.address, port, "bread") == "<ECONNRESET>"
+    shop.client.log.expect_denied(Reason.MTLS_UNAVAILABLE, port=port)
+
+
+def test_the_cas_copy_of_the_decisions_joins_both_sides_by_connection_and_tunnel(shop: Shop) -> None:
+    port = shop.sell()
+    shop.be_explicit()
+    assert shop.buy(shop.intruder).do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
+    assert shop.buy().do("exchange", shop.address, port, "bread") == "got bread<end>"
+    own = shop.client.log.expect(Answer.ALLOW, Reason.SAME_GROUP, port=port)
+    refused = shop.client.log.expect_denied(Reason.PROGRAM_NOT_APPROVED, port=port)
+    since = f"namespace=shop&limit=1000&since={refused.time - 1}"
+
+    def find(connection: str) -> list[tuple[str, str]]:
+        views = shop.mesh.admin.decisions(since)
+        return sorted((v.record.direction.value, v.record.tunnel) for v in views if v.record.connection == connection)
+
+    wait_until(lambda: len(find(refused.connection)) == 1, "the refusal in the CA's copy", timeout_s=10)
+    wait_until(lambda: len(find(own.connection)) == 2, "both sides in the CA's copy", timeout_s=10)
+    assert find(own.connection) == [("egress", own.tunnel), ("ingress", own.tunnel)]
+
+
+def test_the_ledger_names_every_program_that_got_a_certificate(shop: Shop, tmp_path: Path) -> None:
+    from shared.model.admin import IdentityList
+
+    port = shop.sell()
+    assert shop.buy(shop.intruder).do("exchange", shop.address, port, "bread") == "got bread<end>"
+    listed = shop.mesh.admin.call("GET", "/v1/identities?alive=true", IdentityList).identities
+    kinds = {(view.workload, view.program): view.kind for view in listed if view.program}
+    assert kinds[str(Workload(namespace="shop", service_account="client")), str(_program(shop.intruder))] == "observed"
+    assert kinds["shop/client", str(_program(shop.buyer))] == "program"
+
+
+def _program(executable: Executable) -> Program:
+    return executable.program
