@@ -13,8 +13,8 @@ import subprocess
 import sys
 import threading
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +92,12 @@ class Running:
 
 
 @asynccontextmanager
-async def sidecar(token: str, *arguments: str, namespace: str = "") -> AsyncIterator[Running]:
+async def sidecar(
+    token: str, *arguments: str, namespace: str = "", prefix: Sequence[str] = ()
+) -> AsyncIterator[Running]:
     environment = {**os.environ, "TOUCHMARK_JOIN_TOKEN": token, "PYTHONPATH": str(ROOT)}
     process = await asyncio.create_subprocess_exec(
-        *enter(namespace),
+        *(prefix or enter(namespace)),
         sys.executable,
         "-m",
         "sidecar",
@@ -119,9 +121,11 @@ def enter(namespace: str) -> list[str]:
     return ["ip", "netns", "exec", namespace] if namespace else []
 
 
-async def run_client(port: int, text: str, *, address: str = "127.0.0.1", namespace: str = "") -> str:
+async def run_client(
+    port: int, text: str, *, address: str = "127.0.0.1", namespace: str = "", prefix: Sequence[str] = ()
+) -> str:
     process = await asyncio.create_subprocess_exec(
-        *enter(namespace),
+        *(prefix or enter(namespace)),
         sys.executable,
         "-c",
         CLIENT,
@@ -197,11 +201,16 @@ def two_namespaces() -> Iterator[tuple[str, str]]:
 
 
 def open_socket_in(namespace: str) -> socket.socket:
+    """Open a TCP socket in a named network namespace."""
+    return open_socket_at(f"/run/netns/{namespace}")
+
+
+def open_socket_at(path: str) -> socket.socket:
     """Open a TCP socket in another network namespace; a thread enters it, so that nothing else does."""
     opened: list[socket.socket] = []
 
     def enter_and_open() -> None:
-        with open(f"/run/netns/{namespace}", "rb") as file:
+        with open(path, "rb") as file:
             if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0x40000000) == 0:
                 opened.append(socket.socket())
 
@@ -251,3 +260,224 @@ async def test_redirected_programs_talk_through_a_tunnel_without_knowing_it(web:
     assert "CapEff:\t0000000000080004" in status
     assert "CapPrm:\t0000000000080004" in status
     assert "NoNewPrivs:\t1" in status
+
+
+class Echo:
+    """A server that answers at once, behind a whole sidecar, reached in plaintext from outside the mesh."""
+
+    def __init__(self, running: Running, plain: int) -> None:
+        self.running = running
+        self.plain = plain
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.2", self.plain)
+
+
+async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+    except ConnectionError:
+        pass
+    writer.close()
+
+
+@asynccontextmanager
+async def an_echo(ca: LittleCA, *arguments: str) -> AsyncIterator[Echo]:
+    plain, tunnel = free_port("127.0.0.2"), free_port("127.0.0.2")
+    server = await asyncio.start_server(_echo, "127.0.0.1", 0)
+    application = server.sockets[0].getsockname()[1]
+    async with server, sidecar(
+        ca.make_token("shop/db"), "--tunnel-address", "127.0.0.2", "--tunnel-port", str(tunnel),
+        "--inbound", f"127.0.0.2:{plain}=127.0.0.1:{application}", *arguments,
+    ) as running:  # fmt: skip
+        await running.wait_ready()
+        yield Echo(running, plain)
+
+
+async def test_at_sigterm_live_connections_finish_and_new_ones_are_refused() -> None:
+    async with LittleCA().serving() as ca, an_echo(ca) as echo:
+        reader, writer = await echo.connect()
+        writer.write(b"before ")
+        assert await reader.readexactly(7) == b"before "
+        echo.running.process.terminate()
+        await until(lambda: any(event["event"] == "sidecar_draining" for event in echo.running.events))
+        with pytest.raises(ConnectionRefusedError):
+            await echo.connect()
+        assert echo.running.process.returncode is None
+        writer.write(b"after")
+        writer.write_eof()
+        assert await reader.read() == b"after"
+        writer.close()
+        assert await echo.running.stop() == 0
+    assert [record["ending"] for record in echo.running.records if record["phase"] == "end"] == ["finished"]
+    assert echo.running.events[-1]["event"] == "sidecar_stopped"
+
+
+@pytest.mark.parametrize(("arguments", "signals"), [(("--drain-seconds", "1"), 1), ((), 2)])
+async def test_the_draining_ends_at_its_deadline_or_with_a_second_signal(
+    arguments: tuple[str, ...], signals: int
+) -> None:
+    async with LittleCA().serving() as ca, an_echo(ca, *arguments) as echo:
+        reader, writer = await echo.connect()
+        writer.write(b"x")
+        assert await reader.readexactly(1) == b"x"
+        began = asyncio.get_running_loop().time()
+        for _ in range(signals):
+            echo.running.process.send_signal(signal.SIGTERM)
+            await until(lambda: any(event["event"] == "sidecar_draining" for event in echo.running.events))
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        assert await echo.running.process.wait() == 0
+        assert asyncio.get_running_loop().time() - began < 5
+        await echo.running.stop()
+    assert [record["ending"] for record in echo.running.records if record["phase"] == "end"] == ["shutdown"]
+
+
+async def test_beyond_the_configured_number_connections_are_refused_and_recorded() -> None:
+    async with LittleCA().serving() as ca, an_echo(ca, "--max-connections", "1") as echo:
+        reader, writer = await echo.connect()
+        writer.write(b"x")
+        assert await reader.readexactly(1) == b"x"
+        second, refused = await echo.connect()
+        with pytest.raises(ConnectionResetError):
+            await second.read()
+        refused.close()
+        await until(lambda: echo.running.records)
+        writer.close()
+        assert await echo.running.stop() == 0
+    assert (echo.running.records[0]["answer"], echo.running.records[0]["reason"]) == ("deny", "overloaded")
+
+
+async def test_the_stream_is_closed_properly_at_the_end() -> None:
+    async with LittleCA().serving() as ca, an_echo(ca) as echo:
+        stream = ca.streams[0]
+        assert await echo.running.stop() == 0
+        assert stream.close_code == 1000
+    assert not any(event["event"] == "ca_stream_lost" for event in echo.running.events)
+
+
+async def test_a_sidecar_that_expired_while_the_ca_was_away_says_what_to_do_and_ends() -> None:
+    ca = LittleCA(life_s=4)
+    async with ca.serving():
+        token = ca.make_token("shop/web")
+        arguments = ("--outbound", f"127.0.0.1:{free_port()}=127.0.0.2:9")
+        context = sidecar(token, *arguments)
+        running = await context.__aenter__()
+        try:
+            await running.wait_ready()
+        except BaseException:
+            await context.__aexit__(None, None, None)
+            raise
+    try:  # The CA is away now.
+        async with asyncio.timeout(15):
+            assert await running.process.wait() == 7
+        await running.stop()
+    finally:
+        await context.__aexit__(None, None, None)
+    (event,) = (event for event in running.events if event["event"] == "certificate_expired")
+    assert "touchmark ca join-token shop/web" in event["hint"]
+    assert any("hint: make a new token" in event.get("text", "") for event in running.events)
+
+
+@pytest.mark.needs_root
+async def test_nothing_gets_in_by_the_redirects_own_ports() -> None:
+    """15006 listens on every address: whoever dials it, or 15001, directly is refused and recorded, in v4 and v6."""
+    hits = [
+        (side, address, port)
+        for side, address in [
+            ("outside", "198.18.0.2"), ("outside", "fd00:18::2"), ("inside", "198.18.0.2"), ("inside", "fd00:18::2"),
+            ("inside", "127.0.0.1"), ("inside", "::1"),
+        ]
+        for port in (15001, 15006)
+    ]  # fmt: skip
+    with two_namespaces() as (left, right):
+        here = LittleCA(host="198.18.0.1", port=15443, open_socket=lambda: open_socket_in(left))
+        async with (
+            here.serving() as ca,
+            sidecar(
+                ca.make_token("shop/db"), "--capture", "redirect", "--exclude-port", "15443",
+                "--tunnel-address", "198.18.0.2", "--tunnel-address", "fd00:18::2", namespace=right,
+            ) as running,
+        ):  # fmt: skip
+            await running.wait_ready()
+            answers = await asyncio.gather(
+                *(
+                    run_client(port, "x", address=address, namespace=left if side == "outside" else right)
+                    for side, address, port in hits
+                )
+            )
+            assert answers == [""] * len(hits)
+            # 15001 listens on loopback alone: inside, the other addresses have nobody there to record it.
+            expected = len(hits) - 2
+            await until(lambda: len(running.records) >= expected)
+            assert await running.stop() == 0
+    assert len(running.records) == expected
+    assert {(record["answer"], record["reason"]) for record in running.records} == {("deny", "direct_connection")}
+
+
+@contextmanager
+def two_namespaces_of_one_user() -> Iterator[tuple[list[str], list[str]]]:
+    """The same two networks, in a user namespace with no user but 0 (``unshare -Urn``): prefixes to run commands in."""
+    with ExitStack() as stack:
+
+        def hold(*prefix: str) -> int:
+            command = [*prefix, "sh", "-c", "echo ready; exec sleep 300"]
+            holder = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+            stack.callback(holder.kill)
+            assert holder.stdout is not None
+            holder.stdout.readline()
+            return holder.pid
+
+        def enter_process(pid: int) -> list[str]:
+            return ["nsenter", "--preserve-credentials", "-U", "-n", "-t", str(pid)]
+
+        left = hold("unshare", "-Urn")
+        right = hold(*enter_process(left), "unshare", "-n")
+        prefixes = enter_process(left), enter_process(right)
+        commands = [
+            (0, f"link add va type veth peer name vb netns {right}"),
+            *((side, f"address add 198.18.0.{side + 1}/24 dev v{'ab'[side]}") for side in (0, 1)),
+            *((side, f"link set {device} up") for side in (0, 1) for device in (f"v{'ab'[side]}", "lo")),
+        ]
+        for side, command in commands:
+            subprocess.run([*prefixes[side], "ip", *command.split()], check=True, capture_output=True, text=True)
+        yield prefixes
+
+
+@pytest.mark.needs_root
+async def test_where_there_is_one_user_only_a_mark_exempts_the_sidecar() -> None:
+    """As an ordinary user has it; root is asked for because this test itself enters the namespace for its CA."""
+    with two_namespaces_of_one_user() as (left, right):
+        path = f"/proc/{left[-1]}/ns/net"
+        here = LittleCA(host="198.18.0.1", port=15443, open_socket=lambda: open_socket_at(path))
+        async with here.serving() as ca:
+            server = await asyncio.create_subprocess_exec(
+                *right, sys.executable, "-c", SERVER, "5432", "198.18.0.2", stdout=PIPE
+            )
+            try:
+                assert server.stdout is not None
+                await server.stdout.readline()
+                common = (
+                    "--capture", "redirect", "--redirect-mark", "0x746d", "--exclude-port", "15443",
+                    "--tunnel-address",
+                )  # fmt: skip
+                async with (
+                    sidecar(ca.make_token("shop/db"), *common, "198.18.0.2", prefix=right) as there,
+                    sidecar(ca.make_token("shop/web"), *common, "198.18.0.1", prefix=left) as web,
+                ):
+                    await there.wait_ready()
+                    await web.wait_ready()
+                    await until(lambda: ca.issued >= 3)
+                    assert await run_client(5432, "hello", address="198.18.0.2", prefix=left) == "echo hello"
+                    await until(lambda: web.records and there.records)
+                    assert await web.stop() == 0
+                    assert await there.stop() == 0
+            finally:
+                server.kill()
+                await server.wait()
+    outbound, inbound = web.records[0], there.records[0]
+    assert outbound["transport"] == inbound["transport"] == "tunnel"
+    assert outbound["connection"] == inbound["connection"]
+    assert len(web.records) == len(there.records) == 1  # The sidecars' own connections weren't captured.
