@@ -76,10 +76,12 @@ async def serve_tunnel(sidecar: Sidecar, connection: socket.socket, source: Endp
             if turn is None:
                 break
             await serve_connection(sidecar, tunnel, turn, source=source, local=(local[0], port))
-        await _say_closing(tunnel)
     except Refused as error:
         _record_refused_tunnel(sidecar, source, (local[0], port), error)
     finally:
+        # Also when this sidecar stops: an OPEN that crosses this is certainly not processed, and may be retried.
+        if tunnel.is_reusable:
+            tunnel.send(FrameType.CLOSING)
         tunnel.close()
 
 
