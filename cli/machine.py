@@ -20,7 +20,8 @@ _CAP_NET_ADMIN: Final = 12  # linux/capability.h
 _CAP_SYS_PTRACE: Final = 19
 _MIN_DESCRIPTORS: Final = 4096
 _PROBE_TIMEOUT_S: Final = 5
-_SYSTEM_PATH: Final = ":/usr/local/sbin:/usr/sbin:/sbin"
+_SIDECAR_UID: Final = 1337  # The default of the sidecar's `redirect: {uid: …}`.
+SYSTEM_PATH: Final = ":/usr/local/sbin:/usr/sbin:/sbin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,7 @@ class Finding:
 
 def find_program(name: str) -> str | None:
     """Return the path of a program, looking in the system's directories that a user's PATH leaves out, too."""
-    return shutil.which(name, path=os.environ.get("PATH", "") + _SYSTEM_PATH)
+    return shutil.which(name, path=os.environ.get("PATH", "") + SYSTEM_PATH)
 
 
 def has_user_namespaces() -> bool:
@@ -63,6 +64,13 @@ def has_capability(number: int) -> bool:
             if line.startswith("CapEff:"):
                 return bool(int(line.split()[1], 16) >> number & 1)
     return False
+
+
+def is_sidecar_user_mapped() -> bool:
+    """Say whether the user that a capturing sidecar becomes exists in this user namespace (user_namespaces(7))."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        ranges = [[int(number) for number in line.split()] for line in file]
+    return any(first <= _SIDECAR_UID < first + count for first, _, count in ranges)
 
 
 def can_make_namespaces() -> bool:

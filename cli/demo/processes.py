@@ -11,11 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import cli
+from cli.machine import SYSTEM_PATH
 from shared.model.errors import MachineError, UnavailableError
 
 _END_TIMEOUT_S: Final = 5.0
@@ -44,11 +46,30 @@ class Processes:
         self._directory = directory
         source_root = str(Path(cli.__file__).resolve().parent.parent)
         path = os.pathsep.join(part for part in (source_root, os.environ.get("PYTHONPATH", "")) if part)
-        self._environment = {**os.environ, "PYTHONPATH": path, "NO_COLOR": "1", **environment}
+        self._environment = {
+            **os.environ,
+            # An ordinary user's PATH lacks nft(8) and ip(8), which a sidecar in a user namespace runs.
+            "PATH": os.environ.get("PATH", "") + SYSTEM_PATH,
+            "PYTHONPATH": path,
+            "NO_COLOR": "1",
+            **environment,
+        }
         self._children: list[tuple[str, subprocess.Popen[bytes]]] = []
+        # Ctrl-C is raised in the main thread alone: a child that another one starts is never started and forgotten.
+        self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
 
     def start(self, name: str, command: Sequence[str]) -> None:
-        """Start a child that runs until ``end``; its output goes to ``NAME.log``."""
+        """Start a child that runs until ``end``; its output goes to ``NAME.log``.
+
+        Raises:
+            MachineError: the program can't be run.
+        """
+        try:
+            self._starter.submit(self._start, name, command).result()
+        except OSError as error:
+            raise MachineError(f"can't run {command[0]}: {error.strerror}", hint="touchmark doctor") from error
+
+    def _start(self, name: str, command: Sequence[str]) -> None:
         with open(self.log_of(name), "ab") as log:
             child = subprocess.Popen(
                 command,
@@ -107,7 +128,8 @@ class Processes:
         )
 
     def end(self) -> None:
-        """End all children, the last one first, and wait for them; who doesn't end is killed."""
+        """End all children, the last one first, and wait for them; who doesn't end is killed. Nothing starts after."""
+        self._starter.shutdown(wait=True)
         for _, child in reversed(self._children):
             with contextlib.suppress(ProcessLookupError):
                 child.terminate()

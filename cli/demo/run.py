@@ -21,12 +21,13 @@ from cli.demo.processes import Processes, touchmark_command
 from cli.demo.stage import Stage
 from cli.demo.story import Story
 from cli.exit_codes import ExitCode
-from cli.machine import can_make_namespaces, find_program, has_user_namespaces
+from cli.machine import can_make_namespaces, find_program, has_user_namespaces, is_sidecar_user_mapped
 from cli.output import print_json
 from shared.model.errors import MachineError
 
 _INSIDE_VARIABLE: Final = "TOUCHMARK_DEMO_USER_NAMESPACE"
 _KEEP_POLL_S: Final = 0.5
+_ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_demo(*, capture: str, server: str, keep: bool, as_json: bool) -> int:
@@ -41,7 +42,8 @@ def run_demo(*, capture: str, server: str, keep: bool, as_json: bool) -> int:
         TouchmarkError: a part didn't start.
     """
     is_inside = os.environ.get(_INSIDE_VARIABLE) == "1"
-    if capture != "listeners" and not is_inside and os.geteuid() != 0 and _has_tools() and has_user_namespaces():
+    is_ordinary = os.geteuid() != 0 or not is_sidecar_user_mapped()
+    if capture != "listeners" and not is_inside and is_ordinary and _has_tools() and has_user_namespaces():
         _enter_user_namespace(server=server, keep=keep, as_json=as_json)
     kind = _choose(capture, is_inside=is_inside)
     narrator = Narrator(as_json=as_json)
@@ -56,6 +58,7 @@ def run_demo(*, capture: str, server: str, keep: bool, as_json: bool) -> int:
             stage = build_listeners()
         processes = Processes(directory, {"TOUCHMARK_ADMIN_SOCKET": str(directory / "admin.sock")})
         stack.callback(processes.end)
+        stack.callback(_ignore_signals)  # The first to run: whoever is impatient doesn't stop the cleaning.
         story = Story(stage, directory, processes, narrator, server=server)
         story.tell()
         contradictions = list(story.facts.find_contradictions())
@@ -64,7 +67,7 @@ def run_demo(*, capture: str, server: str, keep: bool, as_json: bool) -> int:
         if as_json:
             print_json(story.facts.as_object())
         if keep:
-            _keep(narrator, directory, stage, processes)
+            _keep(narrator, directory, stage, processes, is_inside=is_inside)
     return ExitCode.CHECK_FAILED if contradictions else ExitCode.SUCCESS
 
 
@@ -102,12 +105,12 @@ def _enter_user_namespace(*, server: str, keep: bool, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def _ending_by_signal() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP end the demo as Ctrl-C does: with everything cleaned up."""
+    """Make SIGTERM and SIGHUP end the demo as Ctrl-C does, also where SIGINT was ignored: with everything cleaned."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    previous = {number: signal.signal(number, interrupt) for number in _ENDING_SIGNALS}
     try:
         yield
     finally:
@@ -115,8 +118,15 @@ def _ending_by_signal() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _keep(narrator: Narrator, directory: Path, stage: Stage, processes: Processes) -> None:
+def _ignore_signals() -> None:
+    for number in _ENDING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _keep(narrator: Narrator, directory: Path, stage: Stage, processes: Processes, *, is_inside: bool) -> None:
     narrator.step("It goes on running until Ctrl-C. In another terminal:")
+    if is_inside:
+        narrator.typed(["nsenter", "--preserve-credentials", "-U", "-m", "-t", str(os.getpid()), "bash"])
     if shutil.which("touchmark") is None:
         narrator.say(f'$ export PATH="{os.path.dirname(sys.executable)}:$PATH"')
     narrator.typed(["export", f"TOUCHMARK_ADMIN_SOCKET={directory / 'admin.sock'}"])

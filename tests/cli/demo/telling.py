@@ -1,0 +1,47 @@
+"""Running the demo as its own process, as a user does, and looking at what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+
+
+def start_demo(directory: Path, *options: str) -> subprocess.Popen[str]:
+    """Start ``touchmark demo`` with its temporary files in ``directory``; output in ``out`` and ``err`` beside them."""
+    (directory / "tmp").mkdir()
+    # The admin socket lies in there: unix(7) allows 107 bytes, and pytest's directories are long.
+    environment = {**os.environ, "TMPDIR": str(directory / "tmp"), "PYTHONPATH": str(ROOT)}
+    with open(directory / "out", "wb") as out, open(directory / "err", "wb") as err:
+        return subprocess.Popen(
+            [sys.executable, "-m", "cli", "demo", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env=environment,
+            cwd=directory,
+            text=True,
+        )
+
+
+def find_processes(text: str) -> list[str]:
+    """Return the command lines of living processes that contain a text."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if text in command:
+                found.append(command)
+    return found
+
+
+def list_namespaces() -> set[str]:
+    """Return the names of network namespaces, as ip-netns(8) keeps them."""
+    directory = Path("/run/netns")
+    return {entry.name for entry in directory.iterdir()} if directory.is_dir() else set()
