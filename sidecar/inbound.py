@@ -76,12 +76,10 @@ async def serve_tunnel(sidecar: Sidecar, connection: socket.socket, source: Endp
             if turn is None:
                 break
             await serve_connection(sidecar, tunnel, turn, source=source, local=(local[0], port))
+        await _say_closing(tunnel)
     except Refused as error:
         _record_refused_tunnel(sidecar, source, (local[0], port), error)
     finally:
-        # Also when this sidecar stops: an OPEN that crosses this is certainly not processed, and may be retried.
-        if tunnel.is_reusable:
-            tunnel.send(FrameType.CLOSING)
         tunnel.close()
 
 
@@ -346,6 +344,20 @@ def _serves_listener(sidecar: Sidecar, tunnel: Tunnel, listener: Listener) -> bo
         return attested == used.identity.program and sidecar.credentials.get(used.identity.program) is not None
     # The sidecar's own credential serves what has no credential; when it has one by now, that is the one to show.
     return attested is None or sidecar.credentials.get(attested) is None
+
+
+async def _say_closing(tunnel: Tunnel) -> None:
+    if not tunnel.is_reusable:
+        return
+    tunnel.send(FrameType.CLOSING)
+    # The peer ends the tunnel. Were it closed here while its OPEN lies unread, the kernel would reset it, and the peer
+    # could see that before it sees CLOSING: it would not know that it may try again.
+    waiter = _OpenWaiter(tunnel)
+    timer = tunnel.loop.call_later(_CLOSING_S, waiter.expire)
+    try:
+        await waiter.turn
+    finally:
+        timer.cancel()
 
 
 async def _look_up(sidecar: Sidecar, address: str) -> Workload | None:
