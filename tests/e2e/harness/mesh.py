@@ -248,6 +248,28 @@ class Mesh:
 
         wait_until(is_installed, f"the policy of {namespace}", timeout_s=15)
 
+    def rotate_issuer(self) -> str:
+        """Rotate the issuing authority as an operator does; return the new one's name.
+
+        Sidecars that tests have killed still hold certificates: the CA names them, and only for them it takes force.
+        """
+        before = self.admin.rotation().issuer
+        status = self.admin.rotate()
+
+        def is_waiting_for_the_dead_alone() -> bool:
+            nonlocal status
+            status = self.admin.rotation()
+            connected = [view.instance for view in self.admin.sidecars() if view.connected]
+            return status.issuer != before or not any(
+                laggard.startswith(f"{instance} ") for laggard in status.waiting_for for instance in connected
+            )
+
+        wait_until(is_waiting_for_the_dead_alone, "the new bundle everywhere", timeout_s=30)
+        if status.issuer == before and status.waiting_for:
+            self.admin.rotate(force=True)
+        wait_until(lambda: self.admin.rotation().issuer != before, "the new issuer", timeout_s=30)
+        return self.admin.rotation().issuer
+
     @contextlib.contextmanager
     def without_ca(self) -> Iterator[None]:
         """Kill the CA for a while; afterwards every sidecar has its stream again."""
