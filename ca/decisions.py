@@ -16,10 +16,16 @@ from ca.metrics import Metrics
 from ca.store.records import DecisionFilter, StoredDecision
 from ca.store.store import Store
 from shared.model.decision import DecisionRecord
+from shared.model.errors import ProtocolError
 from shared.model.identity import Workload
 
 FOLLOW_PAGE: Final = 500
+FOLLOW_IDLE_S: Final = 15.0
+# A record holds a path and a dozen names; 2,000,000 of this size bound the store.
+MAX_RECORD_BYTES: Final = 65_536
 PRUNE_INTERVAL_S: Final = 60.0
+_MAX_COUNT: Final = 10**9
+_MAX_TIME_S: Final = 10.0**11
 
 
 class Decisions:
@@ -42,8 +48,11 @@ class Decisions:
         """Store a batch durably, then wake the followers.
 
         Raises:
+            ProtocolError: a record says what can't be; none of the batch is stored.
             UnavailableError: the store failed; the sidecar keeps the batch and sends it again.
         """
+        for record in records:
+            _check(record)
         corrected = [_correct(record, instance=instance, workload=workload) for record in records]
         self._metrics.decisions_corrected.inc(
             sum(before is not after for before, after in zip(records, corrected, strict=True))
@@ -81,16 +90,25 @@ class Decisions:
                 yield page
                 continue
             try:
-                async with asyncio.timeout(15.0):
+                async with asyncio.timeout(FOLLOW_IDLE_S):
                     await arrived.wait()
             except TimeoutError:
                 yield []
 
     async def prune(self, *, now: float) -> int:
-        """Delete what is too old or too much."""
-        pruned = await self._store.prune_decisions(max_age_s=self._max_age_s, max_rows=self._max_rows, now=now)
-        self._metrics.decisions_pruned.inc(pruned)
-        return pruned
+        """Delete what is too old or too much, in transactions between which others have their turn."""
+        total = 0
+        while pruned := await self._store.prune_decisions(max_age_s=self._max_age_s, max_rows=self._max_rows, now=now):
+            self._metrics.decisions_pruned.inc(pruned)
+            total += pruned
+        return total
+
+
+def _check(record: DecisionRecord) -> None:
+    if not 0 <= record.port <= 65535 or not 1 <= record.count <= _MAX_COUNT or not 0 <= record.time <= _MAX_TIME_S:
+        raise ProtocolError("a decision with a port, count or time that can't be")
+    if len(msgspec.json.encode(record)) > MAX_RECORD_BYTES:
+        raise ProtocolError(f"a decision of more than {MAX_RECORD_BYTES} bytes")
 
 
 def _correct(record: DecisionRecord, *, instance: str, workload: Workload) -> DecisionRecord:

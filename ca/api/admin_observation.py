@@ -6,13 +6,14 @@ import asyncio
 from typing import Final
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from ca.api.answers import answer, check_query, read_flag, read_number
 from ca.services import Services
 from ca.store.records import DEFAULT_DECISIONS_LIMIT, DecisionFilter, StoredDecision
 from shared.model import admin
-from shared.model.errors import InputError
+from shared.model.errors import InputError, UnavailableError
 from shared.model.identity import check_namespace, parse_workload
 from shared.model.reasons import Reason
 
@@ -21,6 +22,7 @@ MAX_FOLLOWERS: Final = 32
 _FILTERS: Final = (
     "namespace", "workload", "program", "reason", "denied", "would_deny", "since", "until", "limit",
 )  # fmt: skip
+_log = structlog.get_logger("touchmark.ca")
 
 
 class ObservationAdmin:
@@ -50,17 +52,21 @@ class ObservationAdmin:
         """Send the decisions that match as they come, one JSON object a line; an empty line shows that it lives."""
         wanted = _read_filter(request)
         if self._followers >= MAX_FOLLOWERS:
-            raise InputError(f"at most {MAX_FOLLOWERS} followers at once")
+            raise UnavailableError(f"at most {MAX_FOLLOWERS} followers at once", hint="end one of them first")
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        await response.prepare(request)
         self._followers += 1
         try:
+            await response.prepare(request)
             async for page in self._services.decisions.follow(wanted):
                 lines = b"".join(msgspec.json.encode(_view(one)) + b"\n" for one in page) or b"\n"
                 async with asyncio.timeout(SEND_DEADLINE_S):
                     await response.write(lines)
-        except (ConnectionError, TimeoutError):
-            return response  # The reader has gone, or doesn't read.
+        except (ConnectionError, TimeoutError, UnavailableError) as error:
+            # The reader has gone or doesn't read, or the store fails. The answer has begun: only breaking it off
+            # tells the reader that it isn't complete.
+            _log.info("follower_dropped", error=repr(error))
+            if request.transport is not None:
+                request.transport.abort()
         finally:
             self._followers -= 1
         return response

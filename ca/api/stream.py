@@ -61,6 +61,7 @@ MAX_REQUESTS_IN_WORK: Final = 64
 # Streams whose first message hasn't been accepted yet: strangers take no more memory than this many messages.
 MAX_UNAUTHENTICATED: Final = 128
 
+_MAX_LOST: Final = 10**12
 _log = structlog.get_logger("touchmark.ca")
 
 
@@ -272,7 +273,7 @@ class _Conversation:
                 self._in_work.add(task)
                 task.add_done_callback(self._finish_request)
             case Decisions(batch=batch, records=records, lost=lost):
-                if len(records) > MAX_DECISIONS_PER_MESSAGE or lost < 0:
+                if len(records) > MAX_DECISIONS_PER_MESSAGE or not 0 <= lost <= _MAX_LOST:
                     raise ProtocolError(f"a message holds at most {MAX_DECISIONS_PER_MESSAGE} decisions")
                 try:
                     await services.decisions.take_in(
@@ -285,12 +286,12 @@ class _Conversation:
                     return
                 session.send(DecisionsStored(batch=batch))
             case BundleInstalled(sequence=sequence):
-                if sequence > services.authorities.bundle().sequence:
+                if not 0 < sequence <= services.authorities.bundle().sequence:
                     raise ProtocolError("a bundle was acknowledged that nobody sent")
                 await services.store.mark_bundle_installed(session.instance, sequence)
                 services.rotation.poke()
             case NamespaceInstalled(namespace=namespace, version=version):
-                if version > session.namespaces.get(namespace, -1):
+                if not 0 <= version <= session.namespaces.get(namespace, -1):
                     raise ProtocolError("a namespace's version was acknowledged that nobody sent")
                 await services.store.mark_namespace_installed(session.instance, namespace, version)
             case Subscribe(namespace=namespace):
