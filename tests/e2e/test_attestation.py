@@ -25,7 +25,7 @@ def _everybody() -> Rule:
     return Rule(name="everybody", action=Action.ALLOW, peers=(Peer(unidentified=True, cidrs=("0.0.0.0/0",)),))
 
 
-# ---- who connects -----------------------------------------------------------------------------------------------------
+# ---- who connects ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.proves(Reason.PROGRAM_NOT_APPROVED)
@@ -187,7 +187,7 @@ def test_an_unreadable_executable_is_refused_by_a_sidecar_without_privileges(sho
         laptop.end()
 
 
-# ---- who holds the socket as well -------------------------------------------------------------------------------------
+# ---- who holds the socket as well ------------------------------------------------------------------------------------
 
 
 @pytest.mark.proves(Reason.SOCKET_SHARED)
@@ -232,7 +232,7 @@ def test_a_connection_whose_descriptor_is_in_flight_is_closed(shop: Shop) -> Non
     shop.client.log.expect_denied(Reason.SOCKET_SHARED, port=port)
 
 
-# ---- who listens ------------------------------------------------------------------------------------------------------
+# ---- who listens -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.proves(Reason.NO_LISTENER)

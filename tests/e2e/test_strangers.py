@@ -1,4 +1,4 @@
-"""Peers on the tunnel port that aren't sidecars: hand-made clients and servers, with real and with wrong certificates."""
+"""Peers on the tunnel port that aren't sidecars: hand-made clients and servers, with real and wrong certificates."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _is_refused(shop: Shop, context: SSL.Context, port: int) -> bool:
         return True
 
 
-# ---- what a member may not ask for ------------------------------------------------------------------------------------
+# ---- what a member may not ask for -----------------------------------------------------------------------------------
 
 
 def test_the_hand_made_client_is_served_when_it_behaves(shop: Shop, member: Identity) -> None:
@@ -115,7 +115,7 @@ def test_frames_that_break_the_protocol_end_the_tunnel(shop: Shop, member: Ident
     shop.server.log.expect_denied(Reason.PROTOCOL_ERROR, port=port)
 
 
-# ---- handshakes that fail ---------------------------------------------------------------------------------------------
+# ---- handshakes that fail --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.proves(Reason.HANDSHAKE_FAILED)
@@ -147,7 +147,7 @@ def test_a_peer_that_never_finishes_its_handshake_is_closed_in_time(shop: Shop) 
     assert visitor.answer() in ("<end>", "<ECONNRESET>")
 
 
-# ---- certificates that don't hold -------------------------------------------------------------------------------------
+# ---- certificates that don't hold ------------------------------------------------------------------------------------
 
 
 @pytest.mark.proves(Reason.PEER_UNTRUSTED)
