@@ -114,7 +114,7 @@ class Feed:
             RefusedError: the CA refuses the token.
             VerificationError: whoever answers isn't the CA that made the token.
         """
-        request = make_key_request()  # The same for each try: a repeated enrolment is seen to be ours.
+        request = make_key_request()  # One key for all tries.
         backoff = _Backoff()
         while True:
             try:

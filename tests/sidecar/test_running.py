@@ -314,6 +314,38 @@ async def test_at_sigterm_live_connections_finish_and_new_ones_are_refused() -> 
     assert echo.running.events[-1]["event"] == "sidecar_stopped"
 
 
+async def test_a_sidecar_that_cannot_join_yet_says_so_and_ends_at_sigterm() -> None:
+    ca = LittleCA()
+    async with ca.serving():
+        token = ca.make_token("shop/web")
+    async with sidecar(token, "--outbound", f"127.0.0.1:{free_port()}=127.0.0.2:9") as running:
+        await until(lambda: any(event["event"] == "ca_unreachable" for event in running.events))
+        assert await running.stop() == 0
+
+
+async def test_a_peer_that_restarts_loses_nobody() -> None:
+    """Its idle tunnel says CLOSING, so that the next connection doesn't meet a broken one."""
+    listen, tunnel, plain = free_port(), free_port("127.0.0.2"), free_port("127.0.0.2")
+    async with LittleCA().serving() as ca:
+        server = await asyncio.start_server(_echo, "127.0.0.1", 0)
+        inbound = f"127.0.0.2:{plain}=127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        arguments = ("--tunnel-address", "127.0.0.2", "--tunnel-port", str(tunnel), "--inbound", inbound)
+        async with (
+            server,
+            sidecar(ca.make_token("shop/web"), "--outbound", f"127.0.0.1:{listen}=127.0.0.2:{plain}") as web,
+        ):
+            await web.wait_ready()
+            for turn in range(3):
+                async with sidecar(ca.make_token("shop/db"), *arguments, "--instance", f"db{turn}") as db:
+                    await db.wait_ready()
+                    assert await run_client(listen, f"turn {turn}") == f"turn {turn}"
+                    await until(lambda: db.records)
+                    assert await db.stop() == 0
+            assert await web.stop() == 0
+    assert [record["transport"] for record in web.records] == ["tunnel"] * 3
+    assert {record["ending"] for record in web.records} == {"finished"}
+
+
 @pytest.mark.parametrize(("arguments", "signals"), [(("--drain-seconds", "1"), 1), ((), 2)])
 async def test_the_draining_ends_at_its_deadline_or_with_a_second_signal(
     arguments: tuple[str, ...], signals: int
