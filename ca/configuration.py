@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,10 +63,10 @@ class Configuration:
             )
         if len(str(self.admin_socket).encode()) > _MAX_UNIX_PATH_BYTES:
             raise InputError(f"the admin socket's path is longer than {_MAX_UNIX_PATH_BYTES} bytes")
-        if self.decisions_max_age_s <= 0 or self.decisions_max_rows < 1 or self.max_streams < 1:
+        if not self.decisions_max_age_s > 0 or self.decisions_max_rows < 1 or self.max_streams < 1:
             raise InputError("limits must be positive")
-        if self.rotation_minimum_wait_s < 0:
-            raise InputError("the rotation's minimum wait can't be negative")
+        if not 0 <= self.rotation_minimum_wait_s < math.inf:  # Also not a number that isn't one.
+            raise InputError("the rotation's minimum wait must be 0 or more seconds")
 
     @property
     def listen(self) -> str:

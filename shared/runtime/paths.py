@@ -31,7 +31,8 @@ def default_admin_socket() -> Path:
         return Path(given)
     if os.geteuid() == 0:
         return Path("/run/touchmark/admin.sock")
-    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(runtime):
         return Path(runtime) / "touchmark" / "admin.sock"
     return _user_dir("XDG_STATE_HOME", ".local/state") / "touchmark" / "admin.sock"
 

@@ -1,0 +1,109 @@
+"""Pushes reach those whom a change concerns, and nobody twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from ca.distribution import session as session_module
+from ca.distribution.directory import Directory
+from ca.distribution.hub import REPLACED, Hub
+from ca.distribution.session import Session
+from ca.metrics import Metrics
+from shared.model.identity import Workload
+from shared.model.messages import BundleChanged, DirectoryEntry, FromCA, NamespaceChanged, Reissue, decode_from_ca
+from shared.model.policy import NamespaceState
+from shared.model.trust import TrustBundle
+from tests.ca.distribution.test_directory import make_sidecar
+
+
+def make_session(instance: str) -> Session:
+    return Session(instance=instance, workload=Workload(namespace="shop", service_account="web"), opened=0.0)
+
+
+def make_hub(*sessions: Session) -> Hub:
+    hub = Hub(directory=Directory(), metrics=Metrics())
+    for session in sessions:
+        hub.open(session)
+    return hub
+
+
+async def received(session: Session) -> list[FromCA]:
+    return [decode_from_ca(await session.outbox.take()) for _ in range(len(session.outbox))]
+
+
+async def test_a_state_reaches_its_subscribers_alone_and_the_newest_stays() -> None:
+    one, two = make_session("one"), make_session("two")
+    hub = make_hub(one, two)
+    hub.subscribe(one, "shop")
+    hub.publish_namespace(NamespaceState(namespace="shop", version=2))
+    hub.publish_namespace(NamespaceState(namespace="shop", version=1))
+    hub.send_state(one, NamespaceState(namespace="shop", version=2))
+    assert await received(one) == [NamespaceChanged(state=NamespaceState(namespace="shop", version=2))]
+    assert await received(two) == []
+    assert hub.subscribers("shop") == {one}
+
+
+async def test_bundle_and_reissue_reach_everybody() -> None:
+    sessions = [make_session(name) for name in ("one", "two")]
+    hub = make_hub(*sessions)
+    bundle = TrustBundle(trust_domain="touchmark.local", sequence=4, roots=(b"r",), issuers=(b"i",))
+    hub.publish_bundle(bundle)
+    hub.publish_reissue(spread_s=5.0)
+    for session in sessions:
+        assert await received(session) == [BundleChanged(bundle=bundle), Reissue(spread_s=5.0)]
+
+
+async def test_a_watcher_hears_now_and_whenever_its_address_changes() -> None:
+    one, two = make_session("one"), make_session("two")
+    hub = make_hub(one, two)
+    hub.watch(one, "198.18.0.2")
+    assert await received(one) == [DirectoryEntry(address="198.18.0.2")]
+    hub.publish_addresses(hub.directory.register(make_sidecar("s", "198.18.0.2", "198.18.0.3")))
+    (entry,) = await received(one)
+    assert isinstance(entry, DirectoryEntry)
+    assert (entry.address, entry.service_account) == ("198.18.0.2", "web")
+    assert await received(two) == []
+
+
+async def test_who_watches_too_many_addresses_hears_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "MAX_ADDRESSES", 1)
+    session = make_session("one")
+    hub = make_hub(session)
+    for address in ("198.18.0.1", "198.18.0.2", "198.18.0.3"):
+        hub.watch(session, address)
+    assert len(await received(session)) == 3
+    hub.publish_addresses(hub.directory.register(make_sidecar("s", "198.18.0.1", "198.18.0.77")))
+    assert {entry.address for entry in await received(session) if isinstance(entry, DirectoryEntry)} == {
+        "198.18.0.1",
+        "198.18.0.77",
+    }
+
+
+async def test_a_closed_session_hears_nothing_more() -> None:
+    session = make_session("one")
+    hub = make_hub(session)
+    hub.subscribe(session, "shop")
+    hub.watch(session, "198.18.0.2")
+    await received(session)
+    assert hub.close(session)
+    assert not hub.close(session)
+    hub.publish_namespace(NamespaceState(namespace="shop", version=1))
+    hub.publish_addresses(hub.directory.register(make_sidecar("s", "198.18.0.2")))
+    assert await received(session) == []
+    assert len(hub) == 0
+    assert hub.get("one") is None
+
+
+async def test_a_second_stream_of_an_instance_ends_the_first() -> None:
+    first, second = make_session("one"), make_session("one")
+    hub = make_hub(first, second)
+    assert first.ended.result() == REPLACED
+    assert hub.get("one") is second
+    assert not hub.close(first)  # The late end of the first doesn't take the second away.
+    assert list(hub) == [second]
+
+
+async def test_all_streams_are_ended_with_one_reason() -> None:
+    sessions = [make_session(name) for name in ("one", "two")]
+    make_hub(*sessions).end_all("shutdown")
+    assert [session.ended.result() for session in sessions] == ["shutdown", "shutdown"]
