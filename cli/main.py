@@ -63,6 +63,8 @@ def run(arguments: Sequence[str]) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.SUCCESS
+    if code == ExitCode.INTERRUPTED:  # Typer turns a KeyboardInterrupt into this code, without a word.
+        print_note("interrupted")
     return code if isinstance(code, int) else ExitCode.SUCCESS
 
 

@@ -45,3 +45,9 @@ def list_namespaces() -> set[str]:
     """Return the names of network namespaces, as ip-netns(8) keeps them."""
     directory = Path("/run/netns")
     return {entry.name for entry in directory.iterdir()} if directory.is_dir() else set()
+
+
+def assert_nothing_stays(directory: Path) -> None:
+    """See that a demo that was started in ``directory`` left neither files nor processes."""
+    assert not list((directory / "tmp").iterdir())
+    assert not find_processes(str(directory / "tmp"))

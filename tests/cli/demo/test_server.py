@@ -1,21 +1,25 @@
-"""The demo's server is a real program that greets."""
+"""The demo's server is a real program that greets, whichever it is."""
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
+import pytest
+
+from cli.demo import server as serving
 from cli.demo.processes import Processes
 from cli.demo.server import write_server
+from shared.model.errors import MachineError
 from tests.cli.demo.waiting import wait_until
 
 
-def test_it_greets_and_repeats_the_marker(tmp_path: Path) -> None:
-    import socket
-
+@pytest.mark.parametrize("choice", ["auto", "python"])
+def test_it_greets_and_repeats_the_marker(tmp_path: Path, choice: str) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = write_server(tmp_path, f"127.0.0.1:{port}")
+    server = write_server(tmp_path, f"127.0.0.1:{port}", choice=choice)
     processes = Processes(tmp_path, {})
     processes.start("server", server.command)
     try:
@@ -23,3 +27,12 @@ def test_it_greets_and_repeats_the_marker(tmp_path: Path) -> None:
         wait_until(lambda: processes.run(curl, timeout_s=5).output == f"{server.greeting} here\n")
     finally:
         processes.end()
+
+
+def test_without_nginx_it_is_a_script_that_alone_is_approved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "find_program", lambda name: None)
+    server = write_server(tmp_path, "127.0.0.1:8080")
+    assert server.approval[1:] == ("--weak", "--main", str(tmp_path / "server.py"))
+    assert server.command[0] == server.approval[0]
+    with pytest.raises(MachineError, match="no nginx"):
+        write_server(tmp_path, "127.0.0.1:8080", choice="nginx")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cli.exit_codes import ExitCode
-from tests.cli.demo.telling import find_processes, start_demo
+from tests.cli.demo.telling import assert_nothing_stays, start_demo
+from tests.cli.demo.waiting import wait_until
 
 TIMEOUT_S = 150.0
 FACTS = [
@@ -38,8 +41,7 @@ def tell(directory: Path, *options: str) -> tuple[dict[str, Any], str]:
     said = (directory / "err").read_text()
     assert code == ExitCode.SUCCESS, said
     [line] = (directory / "out").read_text().splitlines()
-    assert not list((directory / "tmp").iterdir()), "something stayed behind"
-    assert not find_processes(str(directory / "tmp"))
+    assert_nothing_stays(directory)
     facts: dict[str, Any] = json.loads(line)
     return facts, said
 
@@ -69,9 +71,27 @@ def test_in_network_namespaces_every_claim_holds_and_the_wire_shows_no_plaintext
     assert "✗ the" not in said
 
 
-@pytest.mark.parametrize("server", ["python", "auto"])
-def test_with_explicit_listeners_every_claim_holds(tmp_path: Path, server: str) -> None:
-    facts, said = tell(tmp_path, "--capture", "listeners", "--server", server)
-    check_claims(facts, capture="listeners")
-    # Who may not open packet sockets can't tell; who may sees none.
-    assert facts["plaintext_on_wire"] in ((None,) if "may not watch packets" in said else (False,))
+def test_with_explicit_listeners_it_holds_too_and_kept_it_answers_until_ctrl_c(tmp_path: Path) -> None:
+    demo = start_demo(tmp_path, "--json", "--keep", "--capture", "listeners", "--server", "python")
+    try:
+        wait_until(
+            lambda: "In another terminal" in read(tmp_path, "err") or demo.poll() is not None, timeout_s=TIMEOUT_S
+        )
+        said, facts = read(tmp_path, "err"), json.loads(read(tmp_path, "out"))
+        assert demo.poll() is None, said
+        check_claims(facts, capture="listeners")
+        # Who may not open packet sockets can't tell; who may sees none.
+        assert facts["plaintext_on_wire"] in ((None,) if "may not watch packets" in said else (False,))
+        [curl] = [line.partition("$ ")[2] for line in said.split("until Ctrl-C")[1].splitlines() if "curl" in line]
+        answer = subprocess.run(["sh", "-c", curl], capture_output=True, timeout=20, check=False)
+        assert answer.stdout.startswith(b"hello from shop/web"), answer
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(30) == ExitCode.SUCCESS
+    finally:
+        demo.kill()
+        demo.wait()
+    assert_nothing_stays(tmp_path)
+
+
+def read(directory: Path, name: str) -> str:
+    return (directory / name).read_text()
