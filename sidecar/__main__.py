@@ -17,6 +17,7 @@ def main(arguments: Sequence[str]) -> int:
     if sys.version_info < (3, 11):  # noqa: UP036 (a clear line for whoever runs it with an older one)
         print("error: Touchmark needs Python 3.11 or newer", file=sys.stderr)
         return 2
+    import_lean()
     from sidecar.configuration import TOKEN_VARIABLE, parse_arguments
 
     try:
@@ -38,6 +39,14 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     return 0
+
+
+def import_lean() -> None:
+    """Import the WebSocket client without what it needs for proxies alone: none is ever used."""
+    from sidecar.lean_imports import left_out
+
+    with left_out("urllib.request", "importlib.metadata"):
+        import websockets.asyncio.client  # noqa: F401
 
 
 if __name__ == "__main__":
