@@ -221,8 +221,8 @@ class CredentialStore:
             entry.retry_s = min(entry.retry_s * 2, _LAST_RETRY_S)
 
     def _half_life(self, credential: Credential) -> float:
-        # One draw for each credential: drawn again at every tick, renewals would bunch. Half of what is left, not of the
-        # certificate's life: it is backdated, and the last ones of an authority are short.
+        # One draw for each credential: drawn again at every tick, renewals would bunch. Half of what is left, not of
+        # the certificate's life: it is backdated, and the last ones of an authority are short.
         left_s = credential.not_after - time.time()
         return max(_LEAST_RENEWAL_S, left_s * (0.5 + random.uniform(-_JITTER, _JITTER)))
 
