@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from shared.model.errors import DocumentError, InputError
+from sidecar.app import Limits
 from sidecar.configuration import (
     CaptureKind,
+    Configuration,
     InboundListener,
     OutboundListener,
     parse_address,
@@ -40,6 +42,18 @@ def test_a_whole_file_is_read() -> None:
     assert read.inbound == (InboundListener(listen=("198.18.0.2", 5432), application=("127.0.0.1", 5433)),)
     assert (read.redirect.mark, read.redirect.exclude_ports, read.max_executable_bytes) == (31, (22,), 5)
     assert (read.max_connections, read.drain_s) == (100, 0)
+
+
+def test_the_documented_file_is_read_and_shows_the_defaults() -> None:
+    page = (Path(__file__).parents[2] / "docs/sidecar.md").read_text(encoding="utf-8")
+    text = page.partition("```yaml\n")[2].partition("```")[0].replace("tokenFile: /run/touchmark/token", "token: x")
+    read = read_configuration(text, "docs/sidecar.md")
+    default = Configuration()
+    assert (read.redirect, read.drain_s, read.max_executable_bytes, read.tunnel_port, read.log_file) == (
+        default.redirect, default.drain_s, default.max_executable_bytes, default.tunnel_port, default.log_file,
+    )  # fmt: skip
+    assert read.max_connections == Limits().max_connections
+    read.check()
 
 
 @pytest.mark.parametrize(
