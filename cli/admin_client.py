@@ -161,7 +161,7 @@ class AdminClient:
         return await self._call("PUT", "/v1/policies", PolicyView, body=request)
 
     async def delete_policy(self, namespace: str) -> NamespaceState:
-        """Delete a namespace's policy: its rules, and its mode falls back to permissive."""
+        """Delete a namespace's policy: its rules and its group; the mode stays."""
         return await self._call("DELETE", f"/v1/policies/{_part(namespace)}", NamespaceState)
 
     # ---- decisions, identities, connections ----------------------------------------------------------------------

@@ -103,7 +103,7 @@ def choose(candidates: Sequence[Candidate], workload: Workload, *, everything: b
         return list(candidates)
     if as_json or not sys.stdin.isatty():
         raise RefusedError(
-            f"{len(candidates)} programs of {workload} wait for a review",
+            f"programs of {workload} wait for a review: {len(candidates)}",
             hint="review them, then name their digests, or repeat with --yes",
         )
     return [each for each in candidates if typer.confirm(f"Approve {each.source or each.program}?", err=True)]

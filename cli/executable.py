@@ -50,7 +50,7 @@ def read_executable(path: Path) -> Executable:
     """Hash a program's file, following symbolic links, and look for signs of an interpreter.
 
     Raises:
-        InputError: the file can't be read, isn't a regular file, or is a script.
+        InputError: the file can't be read, isn't a regular file, is a script, or is no program at all.
     """
     resolved = os.path.realpath(path)
     content, digest = _read(resolved)
@@ -59,6 +59,10 @@ def read_executable(path: Path) -> Executable:
         raise InputError(
             f"{path} is a script: the program that runs is its interpreter",
             hint=advise_on_weakness(interpreter[0] if interpreter else "INTERPRETER", script=str(path)),
+        )
+    if content[:4] != b"\x7fELF":
+        raise InputError(
+            f"{path} is no program: it isn't in the format ELF", hint="name an executable, or its digest sha256:…"
         )
     return Executable(path=resolved, digest=digest, weakness=find_weakness(resolved) or _find_mark(resolved))
 

@@ -104,7 +104,7 @@ def show_readiness(readiness: Readiness, since: str) -> None:
 
 
 async def _show(client: AdminClient, namespace: str, *, as_json: bool) -> int:
-    from cli.output import print_json, print_line
+    from cli.output import print_json, print_line, print_note
 
     state = await client.get_namespace(namespace)
     acknowledgements = await client.get_acknowledgements(namespace)
@@ -124,6 +124,8 @@ async def _show(client: AdminClient, namespace: str, *, as_json: bool) -> int:
             f"{namespace} is {state.mode} (version {state.version}, in force in {acknowledgements.installed} of"
             f" {acknowledgements.total} sidecars)"
         )
+        if not state.version and not acknowledgements.total:
+            print_note("nothing is known of this namespace: no sidecar lives there and nothing was applied")
     return 0
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from shared.model.errors import TouchmarkError
 
+_PIPED_WIDTH = 4096  # No row of ours is that wide, so that none is folded.
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -59,7 +61,7 @@ def make_console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 240, highlight=False)
+    return Console(stderr=stderr, width=None if stream.isatty() else _PIPED_WIDTH, highlight=False)
 
 
 def print_error(error: TouchmarkError, *, as_json: bool) -> None:

@@ -44,7 +44,9 @@ def get(
     as_json: options.Json = False,
     admin_socket: options.AdminSocket = None,
 ) -> None:
-    """Print policies and approved programs, as YAML that `policy apply` takes."""
+    """Print policies and approved programs, as YAML that `policy apply` takes; with --json as a list."""
+    import yaml
+
     from cli.conversation import talk
     from cli.output import print_json, print_line
     from shared.model.policy_documents import MeshPolicyDocument, ProgramDocument, format_documents
@@ -71,7 +73,7 @@ def get(
 
     documents = talk(admin_socket, converse)
     if as_json:
-        print_json(documents)
+        print_json(list(yaml.safe_load_all(format_documents(documents))) if documents else [])
     elif documents:
         print_line(format_documents(documents).rstrip())
     else:
@@ -88,7 +90,7 @@ def delete(
     as_json: options.Json = False,
     admin_socket: options.AdminSocket = None,
 ) -> None:
-    """Delete a namespace's policy, or the objects that a file names. A namespace without policy is permissive."""
+    """Delete a namespace's policy, or the objects that a file names. The namespace keeps its mode."""
     from cli.conversation import talk
     from cli.output import print_json, print_line
     from shared.model.errors import InputError

@@ -13,10 +13,10 @@ from shared.model.errors import InputError
 
 
 def test_links_are_followed_and_the_content_is_hashed(tmp_path: Path) -> None:
-    (tmp_path / "program").write_bytes(b"content")
+    (tmp_path / "program").write_bytes(b"\x7fELF content")
     (tmp_path / "link").symlink_to(tmp_path / "program")
     assert read_executable(tmp_path / "link").path == str(tmp_path / "program")
-    assert digest_file(tmp_path / "link") == hashlib.sha256(b"content").hexdigest()
+    assert digest_file(tmp_path / "link") == hashlib.sha256(b"\x7fELF content").hexdigest()
 
 
 @pytest.mark.parametrize("name", ["python3.11", "bash", "dash", "busybox", "node", "perl5.36.0", "ld-linux.so.2"])
@@ -38,6 +38,8 @@ def test_a_directory_is_no_program(tmp_path: Path) -> None:
         read_executable(tmp_path)
 
 
-def test_an_empty_file_is_hashed(tmp_path: Path) -> None:
-    (tmp_path / "empty").touch()
-    assert read_executable(tmp_path / "empty").weakness == ""
+@pytest.mark.parametrize("content", [b"", b"apiVersion: touchmark.dev/v1alpha1"])
+def test_what_is_no_executable_is_no_program(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(InputError, match="no program"):
+        read_executable(tmp_path / "file")
