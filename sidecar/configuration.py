@@ -81,8 +81,8 @@ class Configuration:
         ca: ``host:port`` of the CA; None takes the join token's.
         token: a join token's text; None when there is none.
         instance: names this sidecar in decisions.
-        max_connections: application connections alive at once, for each of: the pod's own, and peers' tunnels. None is
-            the default, less where the limit on open files is low.
+        max_connections: application connections alive at once, both ways; and as many tunnels of peers. None is the
+            default, less where the limit on open files is low.
         drain_s: how long live connections may finish after SIGTERM.
         log_file: where decision records go; None is standard output.
 
@@ -404,7 +404,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--outbound", action="append", metavar="LISTEN=DESTINATION", help="an explicit listener")
     parser.add_argument("--inbound", action="append", metavar="LISTEN=APPLICATION", help="an explicit listener")
     parser.add_argument("--max-executable-bytes", metavar="BYTES", help="hash no larger program (default: 1 GiB)")
-    parser.add_argument("--max-connections", metavar="NUMBER", help="alive at once, each way (default: 4096)")
+    parser.add_argument("--max-connections", metavar="NUMBER", help="alive at once, both ways (default: 4096)")
     parser.add_argument("--drain-seconds", metavar="SECONDS", help="for live connections after SIGTERM (default: 20)")
     parser.add_argument("--log-file", type=Path, metavar="FILE", help="decision records (default: standard output)")
     return parser
