@@ -29,7 +29,7 @@ from sidecar.attest.attestor import Attestor
 from sidecar.capture.captured import Endpoint
 from sidecar.capture.capturing import Capturing, Door, Stories, close_doors, open_doors
 from sidecar.capture.redirect import install_redirect
-from sidecar.capture.redirect_table import RedirectRules
+from sidecar.capture.redirect_table import RedirectRules, list_outbound_ports
 from sidecar.configuration import CaptureKind, Configuration, parse_host_port
 from sidecar.connections import LiveConnections
 from sidecar.credential.ahead import AheadOfPeers
@@ -336,7 +336,8 @@ def _own_ports(configuration: Configuration) -> frozenset[int]:
     if configuration.capture is CaptureKind.LISTENERS:
         return frozenset({configuration.tunnel_port})
     redirect = configuration.redirect
-    return frozenset({configuration.tunnel_port, redirect.outbound_port, redirect.inbound_port})
+    outbound = list_outbound_ports(redirect.outbound_port, redirect.inbound_port, configuration.tunnel_port)
+    return frozenset({configuration.tunnel_port, redirect.inbound_port, *outbound})
 
 
 def _applications(configuration: Configuration) -> dict[Endpoint, Endpoint] | None:

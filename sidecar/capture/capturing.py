@@ -22,6 +22,7 @@ from shared.runtime.tasks import Tasks
 from sidecar.capture.accept_loop import AcceptLoop, open_listener, reset
 from sidecar.capture.captured import Captured, Endpoint
 from sidecar.capture.original_destination import ask_original_destination, normalise_endpoint
+from sidecar.capture.redirect_table import list_outbound_ports
 from sidecar.capture.refusal import record_refusal
 from sidecar.configuration import CaptureKind, Configuration, format_endpoint
 from sidecar.events import Events
@@ -75,7 +76,8 @@ def open_doors(configuration: Configuration) -> list[Door]:
     mark = (redirect.mark or 0) if configuration.capture is CaptureKind.REDIRECT else 0
     if configuration.capture is CaptureKind.REDIRECT:
         # What the pod sends is redirected to loopback; what arrives keeps to the address of its interface.
-        wanted += [(Entrance.REDIRECTED_OUT, (loop, redirect.outbound_port), None) for loop in ("127.0.0.1", "::1")]
+        ports = list_outbound_ports(redirect.outbound_port, redirect.inbound_port, configuration.tunnel_port)
+        wanted += [(Entrance.REDIRECTED_OUT, (loop, port), None) for loop in ("127.0.0.1", "::1") for port in ports]
         wanted += [(Entrance.REDIRECTED_IN, (every, redirect.inbound_port), None) for every in ("0.0.0.0", "::")]
     wanted += [(Entrance.EXPLICIT_OUT, each.listen, each.destination) for each in configuration.outbound]
     wanted += [(Entrance.EXPLICIT_IN, each.listen, each.application) for each in configuration.inbound]

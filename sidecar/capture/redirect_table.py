@@ -11,6 +11,18 @@ from dataclasses import dataclass
 from shared.model.errors import InputError
 
 TABLE = "inet touchmark"
+_MAX_OUTBOUND_PORTS = 32
+
+
+def list_outbound_ports(last: int, inbound_port: int, tunnel_port: int) -> range:
+    """List the ports to which outgoing connections are redirected: 32 up to ``last``, fewer above another own port.
+
+    One port isn't enough: programs use one source port towards several destinations, and all of these become the same
+    connection once redirected. The kernel then changes the *source* port, and nobody finds the program's socket any
+    more. With a choice of ports it changes the destination port instead (``nf_nat_core.c``, ``get_unique_tuple``).
+    """
+    first = max(last - _MAX_OUTBOUND_PORTS + 1, 1, *(port + 1 for port in (inbound_port, tunnel_port) if port < last))
+    return range(first, last + 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +30,7 @@ class RedirectRules:
     """What is captured and what isn't.
 
     Attributes:
-        outbound_port: where the sidecar accepts what programs dial.
+        outbound_port: where the sidecar accepts what programs dial: the last of ``list_outbound_ports``.
         inbound_port: where it accepts what comes from outside without a tunnel.
         tunnel_port: peers' sidecars arrive here; not redirected.
         uid: the sidecar's user, whose own connections go out as they are; ignored when ``mark`` is set.
@@ -55,6 +67,8 @@ def format_table(rules: RedirectRules) -> str:
     """Write the commands for ``nft -f -`` that replace the table in one transaction."""
     own = f"meta mark {rules.mark:#x}" if rules.mark is not None else f"meta skuid {rules.uid}"
     excluded = f"tcp dport {{ {', '.join(map(str, sorted(set(rules.exclude_ports))))} }} return"
+    outbound = list_outbound_ports(rules.outbound_port, rules.inbound_port, rules.tunnel_port)
+    targets = f"{outbound[0]}-{outbound[-1]}" if len(outbound) > 1 else f"{outbound[0]}"
     lines = [
         f"table {TABLE}",
         f"delete table {TABLE}",
@@ -65,7 +79,7 @@ def format_table(rules: RedirectRules) -> str:
         f"    {own} return",
         '    oifname "lo" return',  # Loopback to loopback, and a pod's own addresses: the pod talks to itself.
         *([f"    {excluded}"] if rules.exclude_ports else []),
-        f"    meta l4proto tcp redirect to :{rules.outbound_port}",
+        f"    meta l4proto tcp redirect to :{targets}",
         "  }",
         "  chain prerouting {",
         "    type nat hook prerouting priority -100; policy accept;",

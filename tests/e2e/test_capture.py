@@ -31,6 +31,19 @@ def test_the_inbound_capture_port_is_no_destination_for_anybody(shop: Shop) -> N
         shop.server.log.expect_denied(Reason.DIRECT_CONNECTION, port=port)
 
 
+def test_one_source_port_towards_many_destinations_is_attested_each_time(shop: Shop) -> None:
+    """Redirected to one port they would be one: the kernel would change the source port to tell them apart."""
+    seller = shop.mesh.run(shop.seller, shop.server.pod)
+    ports = [shop.mesh.take_port() for _ in range(12)]
+    shop.be_explicit()
+    buyer = shop.buy()
+    for port in ports:
+        assert seller.do("listen", shop.address, port, "echo") == "listening"
+        assert buyer.do("connect", f"to {port}", shop.address, port, source_port=40404) == "connected"
+        buyer.do("send", f"to {port}", "bread")
+        assert buyer.do("receive", f"to {port}", 5) == "bread"
+
+
 @pytest.mark.proves(Reason.DESTINATION_UNREACHABLE)
 def test_a_dead_destination_outside_the_mesh_is_a_reset_with_its_reason(shop: Shop) -> None:
     port = shop.mesh.take_port()

@@ -26,12 +26,15 @@ _children: list[Any] = []
 _bulk: list[socket.socket] = []
 
 
-def connect(name: str, host: str, port: int) -> str:
+def connect(name: str, host: str, port: int, *, source_port: int = 0) -> str:
     """Connect; the answer is ``connected`` or the error's name."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     connection = socket.socket(family, socket.SOCK_STREAM)
     connection.settimeout(_DEADLINE_S)
     try:
+        if source_port:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            connection.bind(("", source_port))
         connection.connect((host, port))
     except OSError as error:
         connection.close()
@@ -132,17 +135,13 @@ def exchange_bulk(host: str, port: int, size: int) -> list[str]:
 
 def connect_many(host: str, port: int, count: int) -> int:
     """Open that many connections, each used once; return how many work."""
-    working = 0
     for _ in range(count):
         connection = socket.create_connection((host, port), _DEADLINE_S)
         _bulk.append(connection)
-    for connection in _bulk:
-        try:
-            connection.sendall(b"x")
-            working += connection.recv(1) == b"x"
-        except OSError:
-            pass
-    return working
+        connection.sendall(b"x")
+        if connection.recv(1) != b"x":
+            break
+    return len(_bulk)
 
 
 def count_alive() -> int:

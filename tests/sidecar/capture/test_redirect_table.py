@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.model.errors import InputError
-from sidecar.capture.redirect_table import RedirectRules, format_table
+from sidecar.capture.redirect_table import RedirectRules, format_table, list_outbound_ports
 
 
 def rules(
@@ -35,3 +35,12 @@ def test_an_older_table_is_replaced_in_the_same_transaction() -> None:
 def test_what_captures_the_sidecar_itself_or_no_port_is_refused(uid: int, mark: int | None, out: int) -> None:
     with pytest.raises(InputError):
         rules(uid=uid, mark=mark, out=out)
+
+
+def test_outgoing_connections_have_a_choice_of_ports_that_ends_at_the_named_one() -> None:
+    assert list_outbound_ports(15001, 15006, 15008) == range(14970, 15002)
+    assert list_outbound_ports(15010, 15006, 15008) == range(15009, 15011)
+    assert list_outbound_ports(15007, 15006, 15008) == range(15007, 15008)
+    assert list_outbound_ports(3, 15006, 15008) == range(1, 4)
+    assert "redirect to :14970-15001\n" in format_table(rules())
+    assert "redirect to :15007\n" in format_table(rules(out=15007))
