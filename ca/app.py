@@ -46,6 +46,8 @@ SHUTDOWN_S: Final = 5.0
 REFRESH_INTERVAL_S: Final = 15.0
 CERTIFICATE_CHECK_S: Final = 5.0
 MAX_REISSUE_SPREAD_S: Final = 300.0
+# What has ended (certificates, join tokens, sidecars) is shown that long; a ledger for ever would fill the disk.
+LEDGER_KEPT_S: Final = 30 * 86_400.0
 
 _log = structlog.get_logger("touchmark.ca")
 
@@ -186,7 +188,12 @@ class Upkeep:
         services.hub.publish_addresses(services.hub.directory.refresh(live))
 
     async def _prune(self) -> None:
-        await self._services.decisions.prune(now=self._services.clock())
+        services, now = self._services, self._services.clock()
+        await services.decisions.prune(now=now)
+        long_ago = now - LEDGER_KEPT_S
+        await services.store.prune_certificates(expired_before=long_ago)
+        await services.store.prune_join_tokens(expired_before=long_ago)
+        await services.store.delete_sidecars(silent_since=long_ago, now=now)
 
 
 def _note_failure(name: str, error: BaseException) -> None:

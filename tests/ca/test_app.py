@@ -72,7 +72,7 @@ async def test_started_again_it_is_the_same_ca_and_nobody_is_connected(tmp_path:
         sidecar = FakeSidecar(services)
         await sidecar.__aenter__()
         await sidecar.enrol("a", "198.18.0.2")
-    assert sidecar.stream.close_code is not None or (await sidecar.stream.wait_closed()) is None
+    await asyncio.wait_for(sidecar.stream.wait_closed(), 5)
     assert sidecar.stream.close_code == 1012  # Service restart: come again.
     async with running_ca(tmp_path) as services:
         assert services.authorities.root_pin == pin
@@ -111,6 +111,26 @@ async def test_upkeep_prunes_renews_and_forgets_by_itself(tmp_path: Path, monkey
         await eventually(lambda: services.server_certificate.not_after > before)
         await eventually(lambda: services.hub.directory.get("198.18.0.2").namespace == "")
         assert "touchmark_ca_decisions_pruned_total 1.0" in services.metrics.render().decode()
+
+
+async def test_what_ended_long_ago_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "PRUNE_INTERVAL_S", 0.05)
+    async with running_ca(tmp_path) as services:
+        async with FakeSidecar(services) as sidecar:
+            await sidecar.enrol("a", "198.18.0.2")
+        real = services.clock
+        services.clock = lambda: real() + app.LEDGER_KEPT_S - 7200
+        await asyncio.sleep(0.2)
+        assert len(await services.store.list_certificates()) == len(await services.store.list_join_tokens()) == 1
+        services.clock = lambda: real() + app.LEDGER_KEPT_S + 7200
+
+        async def is_forgotten() -> bool:
+            store = services.store
+            return not (
+                await store.list_certificates() or await store.list_join_tokens() or await store.list_sidecars()
+            )
+
+        await eventually(is_forgotten)
 
 
 async def test_a_change_is_pushed_although_the_store_failed_for_a_moment(

@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import ssl
-from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
-import websockets
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from ca.app import run_ca
-from ca.configuration import Configuration
+from ca.api import stream
 from ca.services import Services
-from shared.model.identity import Workload
-from shared.model.join_token import JoinToken, format_join_token
+from ca.store.records import DecisionFilter
 from shared.model.messages import (
     STREAM_PATH,
     BundleChanged,
     BundleInstalled,
     CertificateIssued,
     CertificateRequest,
+    Decisions,
+    DecisionsStored,
     DirectoryEntry,
     Enrol,
-    FromCA,
     FromSidecar,
     Lookup,
     NamespaceChanged,
+    NamespaceInstalled,
     Refusal,
-    Registration,
     Reissue,
     Resume,
     Welcome,
@@ -42,82 +34,22 @@ from shared.model.messages import (
 )
 from shared.model.policy import Mode
 from shared.model.program import Program
+from tests.ca.running import (
+    FakeSidecar,
+    eventually,
+    make_client_context,
+    make_csr,
+    make_decision,
+    make_registration,
+    make_token,
+)
 
-
-@pytest.fixture
-async def services(tmp_path: Path) -> AsyncIterator[Services]:
-    configuration = Configuration(
-        data_dir=tmp_path / "data", kek_file=tmp_path / "kek", admin_socket=tmp_path / "a.sock", port=0
-    )
-    async with run_ca(configuration) as running:
-        yield running
-
-
-def make_csr() -> tuple[ec.EllipticCurvePrivateKey, bytes]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-    return key, csr.public_bytes(Encoding.DER)
-
-
-async def make_token(services: Services, *addresses: str, account: str = "web") -> str:
-    now = services.clock()
-    record, secret = await services.store.create_join_token(
-        workload=Workload(namespace="shop", service_account=account),
-        addresses=addresses,
-        labels={},
-        expires=now + 60,
-        now=now,
-    )
-    return format_join_token(
-        JoinToken(
-            token_id=record.token_id,
-            secret=secret,
-            ca=services.listen,
-            trust_domain="touchmark.local",
-            root_pin=services.authorities.root_pin,
-            workload=f"shop/{account}",
-        )
-    )
-
-
-def make_registration(instance: str, *addresses: str) -> Registration:
-    return Registration(instance=instance, version="0", addresses=addresses, tunnel_port=15008, capture="listeners")
-
-
-class Client:
-    def __init__(self, services: Services, pem: bytes = b"", folder: Path | None = None) -> None:
-        self._services = services
-        context = ssl.create_default_context(cadata=services.authorities.bundle().roots[0])
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        if pem and folder is not None:
-            path = folder / "client.pem"
-            path.write_bytes(pem)
-            context.load_cert_chain(path)
-            os.unlink(path)
-        self._connect = websockets.connect(f"wss://{services.listen}{STREAM_PATH}", ssl=context, proxy=None)
-
-    async def __aenter__(self) -> Client:
-        self._stream = await self._connect.__aenter__()
-        return self
-
-    async def __aexit__(self, *details: object) -> None:
-        await self._stream.close()
-
-    async def send(self, message: FromSidecar) -> None:
-        await self._stream.send(encode_message(message))
-
-    async def send_raw(self, data: bytes) -> None:
-        await self._stream.send(data)
-
-    async def receive(self) -> FromCA:
-        async with asyncio.timeout(10):
-            data = await self._stream.recv(decode=False)
-        return decode_from_ca(data)
+EVERYTHING = DecisionFilter()
 
 
 async def test_a_sidecar_joins_gets_a_certificate_and_hears_of_changes(services: Services, tmp_path: Path) -> None:
-    key, csr = make_csr()
-    async with Client(services) as client:
+    async with FakeSidecar(services) as client:
+        csr = client.csr
         registration = make_registration("a", "198.18.0.2")
         await client.send(Enrol(token=await make_token(services, "198.18.0.2"), csr=csr, registration=registration))
         welcome = await client.receive()
@@ -136,9 +68,9 @@ async def test_a_sidecar_joins_gets_a_certificate_and_hears_of_changes(services:
         changed = await client.receive()
         assert isinstance(changed, NamespaceChanged)
         assert changed.state.mode is Mode.EXPLICIT
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    pem += b"".join(ssl.DER_cert_to_PEM_cert(der).encode() for der in welcome.chain)
-    async with Client(services, pem, tmp_path) as client:
+    client.chain = welcome.chain
+    context = make_client_context(services, client.write_pem(tmp_path / "a.pem"))
+    async with FakeSidecar(services, context) as client:
         await client.send(Resume(registration=registration, installed_sequence=welcome.bundle.sequence))
         again = await client.receive()
         assert isinstance(again, Welcome)
@@ -154,14 +86,14 @@ async def test_a_join_token_is_good_once(services: Services) -> None:
     token = await make_token(services)
     for attempt, kind in ((1, Welcome), (2, Refusal)):
         _, csr = make_csr()
-        async with Client(services) as client:
+        async with FakeSidecar(services) as client:
             await client.send(Enrol(token=token, csr=csr, registration=make_registration(f"s{attempt}")))
             assert isinstance(await client.receive(), kind)
 
 
 async def test_an_address_that_the_token_does_not_name_is_refused(services: Services) -> None:
     _, csr = make_csr()
-    async with Client(services) as client:
+    async with FakeSidecar(services) as client:
         registration = make_registration("a", "198.18.0.9")
         await client.send(Enrol(token=await make_token(services, "198.18.0.2"), csr=csr, registration=registration))
         refusal = await client.receive()
@@ -171,14 +103,114 @@ async def test_an_address_that_the_token_does_not_name_is_refused(services: Serv
 
 @pytest.mark.parametrize("data", [b"{}", b'{"type":"nonsense"}', b"\xff\xfe"])
 async def test_what_cannot_be_decoded_ends_the_stream_with_a_refusal(services: Services, data: bytes) -> None:
-    async with Client(services) as client:
-        await client.send_raw(data)
+    async with FakeSidecar(services) as client:
+        await client.stream.send(data)
         refusal = await client.receive()
     assert isinstance(refusal, Refusal)
     assert refusal.code == "protocol_error"
 
 
 async def test_resume_without_a_certificate_is_refused(services: Services) -> None:
-    async with Client(services) as client:
+    async with FakeSidecar(services) as client:
         await client.send(Resume(registration=make_registration("a")))
         assert isinstance(await client.receive(), Refusal)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        BundleInstalled(sequence=99),
+        BundleInstalled(sequence=-(2**70)),
+        NamespaceInstalled(namespace="shop", version=7),
+        NamespaceInstalled(namespace="shop", version=-(2**70)),
+        NamespaceInstalled(namespace="bank", version=0),
+        Lookup(address="::ffff:198.18.0.2"),
+        Decisions(batch=1, records=(make_decision("c", count=2**70),)),
+        Decisions(batch=1, records=(), lost=-1),
+        Decisions(batch=1, records=(make_decision("c"),) * 501),
+        Resume(registration=make_registration("a")),
+    ],
+    ids=lambda message: repr(message)[:40],
+)
+async def test_what_breaks_the_protocol_ends_the_stream_with_a_refusal(
+    services: Services, message: FromSidecar
+) -> None:
+    async with FakeSidecar(services) as client:
+        await client.enrol("a")
+        await client.send(message)
+        assert (await client.expect(Refusal)).code == "protocol_error"
+    assert await services.store.query_decisions(EVERYTHING) == []
+
+
+async def test_decisions_are_acknowledged_when_they_are_stored(services: Services) -> None:
+    async with FakeSidecar(services) as client:
+        await client.enrol("a")
+        await client.send(Decisions(batch=4, records=(make_decision("c", sidecar="forged"),), lost=2))
+        assert await client.expect(DecisionsStored) == DecisionsStored(batch=4)
+    (stored,) = await services.store.query_decisions(EVERYTHING)
+    assert stored.record.sidecar == "a"
+    assert services.decisions.lost == 2
+
+
+async def test_a_reader_that_is_too_slow_is_ended(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "SEND_DEADLINE_S", 0.3)
+    monkeypatch.setattr(stream, "CLOSE_DEADLINE_S", 0.3)
+    async with FakeSidecar(services) as client:
+        await client.enrol("a")
+        client.stream.transport.pause_reading()
+        session = services.hub.get("a")
+        assert session is not None
+        for _ in range(4):
+            session.send_encoded(b"x" * 4_000_000)
+        await eventually(lambda: services.hub.get("a") is None)
+        client.stream.transport.abort()
+    assert 'touchmark_ca_streams_closed_total{why="slow"} 1.0' in services.metrics.render().decode()
+
+
+async def test_an_outbox_that_overflows_ends_the_stream(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "CLOSE_DEADLINE_S", 0.3)
+    async with FakeSidecar(services) as client:
+        await client.enrol("a")
+        session = services.hub.get("a")
+        assert session is not None
+        for number in range(5000):  # Without a turn of the loop: nothing of it is sent.
+            session.send(DecisionsStored(batch=number))
+        assert session.ended.result() == "slow"
+        await eventually(lambda: services.hub.get("a") is None)
+        client.stream.transport.abort()
+
+
+async def test_a_stream_that_answers_no_heartbeat_is_ended(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "HEARTBEAT_S", 0.2)
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(
+            f"https://{services.listen}{STREAM_PATH}", ssl=make_client_context(services), autoping=False
+        ) as client,
+    ):
+        _, csr = make_csr()
+        token = await make_token(services)
+        await client.send_bytes(encode_message(Enrol(token=token, csr=csr, registration=make_registration("a"))))
+        assert isinstance(decode_from_ca(await client.receive_bytes()), Welcome)
+        await eventually(lambda: services.hub.get("a") is None, deadline_s=5)
+
+
+async def test_a_stream_that_never_says_who_it_is_is_refused(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "FIRST_MESSAGE_DEADLINE_S", 0.1)
+    async with FakeSidecar(services) as client:
+        refusal = await client.receive()
+    assert isinstance(refusal, Refusal)
+    assert refusal.message == "no first message in time"
+
+
+async def test_strangers_beyond_the_bound_are_turned_away_at_once(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "MAX_UNAUTHENTICATED", 1)
+    async with FakeSidecar(services), aiohttp.ClientSession() as session:
+        await asyncio.sleep(0.05)
+        url = f"https://{services.listen}{STREAM_PATH}"
+        async with session.get(url, ssl=make_client_context(services)) as response:
+            assert (response.status, response.headers["Retry-After"]) == (503, "5")
