@@ -122,7 +122,9 @@ def refuse_weakness(candidates: Sequence[Candidate], *, weak: bool) -> None:
             raise InputError(
                 f"{candidate.source or candidate.program} is {candidate.weakness}: "
                 "approving it approves whatever it is told to run",
-                hint=advise_on_weakness(candidate.source or str(candidate.program)),
+                hint=advise_on_weakness(candidate.source or str(candidate.program))
+                if not candidate.program.main
+                else "repeat with --weak to approve it knowingly, for this main script alone",
             )
 
 

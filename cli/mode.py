@@ -101,6 +101,7 @@ def show_readiness(readiness: Readiness, since: str) -> None:
     )
     for reason in dict.fromkeys(cause.reason for cause in readiness.causes):
         print_line(f"  {reason}: {EXPLANATIONS[reason].fix}")
+    print_line("  Settled meanwhile? This shows what happened; --since 5m asks about newer connections alone.")
 
 
 async def _show(client: AdminClient, namespace: str, *, as_json: bool) -> int:

@@ -59,6 +59,7 @@ def test_check_shows_the_causes_and_ends_with_3_without_switching(
     printed = capsys.readouterr().out
     assert "program_not_approved" in printed
     assert "2 of 2 sidecars" in printed
+    assert "--since 5m asks about newer connections alone" in printed
     assert not shop.asked("PUT /v1/namespaces/shop/mode")
 
 
