@@ -215,7 +215,10 @@ async def _serve_sidecars(
     application = web.Application(middlewares=[note_request], client_max_size=65_536)
     application.router.add_get(STREAM_PATH, StreamEndpoint(services).serve)
     application.add_routes(health.routes())
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=SHUTDOWN_S)
+    # The library would keep an idle stranger's connection for an hour.
+    runner = web.AppRunner(
+        application, access_log=None, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=FIRST_REQUEST_DEADLINE_S
+    )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     make_protocol = runner.server

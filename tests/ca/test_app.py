@@ -88,11 +88,13 @@ async def test_a_peer_that_never_finishes_its_handshake_or_says_nothing_is_ended
     monkeypatch.setattr(app, "FIRST_REQUEST_DEADLINE_S", 0.2)
     async with running_ca(tmp_path) as services:
         host, _, port = services.listen.rpartition(":")
-        for context in (None, make_client_context(services)):
-            reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+        context = make_client_context(services)
+        for tls, words in ((None, b""), (context, b""), (context, b"GET /nowhere HTTP/1.1\r\nHost: ca\r\n\r\n")):
+            reader, writer = await asyncio.open_connection(host, int(port), ssl=tls)
+            writer.write(words)
             async with asyncio.timeout(5):
                 try:
-                    assert await reader.read() == b""
+                    assert (b"404 Not Found" in await reader.read()) == bool(words)
                 except ConnectionError:
                     pass
             writer.transport.abort()
