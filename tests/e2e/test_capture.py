@@ -62,7 +62,7 @@ def test_a_port_behind_the_peers_sidecar_where_nobody_listens_is_a_reset_on_both
 @pytest.fixture(scope="module")
 def narrow(whole_shop: Shop) -> Sidecar:
     """A client whose sidecar takes three connections at most."""
-    return whole_shop.mesh.add_sidecar("shop/client", limits="max_connections=3")
+    return whole_shop.mesh.add_sidecar("shop/client", settings="capture: redirect\nlimits: {maxConnections: 3}")
 
 
 @pytest.mark.proves(Reason.OVERLOADED)

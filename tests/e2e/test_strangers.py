@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -127,13 +127,13 @@ def test_whoever_doesnt_speak_the_tunnels_tls_is_refused(shop: Shop, member: Ide
         got = visitor.do("exchange", shop.address, TUNNEL_PORT, "GET / HTTP/1.1\r\n\r\n")
         assert got in ("<end>", "<ECONNRESET>")
     else:
-        context = {
+        makers: dict[str, Callable[[], SSL.Context]] = {
             "TLS 1.2": lambda: member.make_context(version=SSL.TLS1_2_VERSION),
             "no certificate": make_plain_context,
             "wrong ALPN": lambda: member.make_context(alpn=b"h2"),
             "no ALPN": lambda: member.make_context(alpn=b""),
-        }[what]()
-        assert _is_refused(shop, context, port)
+        }
+        assert _is_refused(shop, makers[what](), port)
     shop.server.log.expect_denied(Reason.HANDSHAKE_FAILED)
 
 

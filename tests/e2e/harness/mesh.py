@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.model.policy import Mode, NamespaceState, Rule
-from tests.e2e.harness import limited
 from tests.e2e.harness.admin import Admin, AdminError
 from tests.e2e.harness.pods import Network, Pod, end
 from tests.e2e.harness.programs import Actor, Executable, make_executable
@@ -137,7 +136,6 @@ class Mesh:
         pod: Pod | None = None,
         *,
         settings: str = "capture: redirect",
-        limits: str = "",
         has_capabilities: bool = True,
     ) -> Sidecar:
         """Start a sidecar and wait until it is ready.
@@ -145,13 +143,10 @@ class Mesh:
         Arguments:
             pod: where; a new one by default.
             settings: YAML of its configuration beside instance, token and tunnel addresses.
-            limits: limits other than the sidecar's own, as ``name=value`` separated by commas.
         """
         instance = f"{workload.replace('/', '-')}-{next(self._names)}"
         pod = pod or self.network.add(instance)
-        sidecar = self.begin_sidecar(
-            workload, pod, instance, settings=settings, limits=limits, has_capabilities=has_capabilities
-        )
+        sidecar = self.begin_sidecar(workload, pod, instance, settings=settings, has_capabilities=has_capabilities)
 
         def is_ready() -> bool:
             if sidecar.process.poll() is not None:
@@ -170,7 +165,6 @@ class Mesh:
         *,
         settings: str,
         token: str = "",
-        limits: str = "",
         has_capabilities: bool = True,
     ) -> Sidecar:
         """Start a sidecar, whatever becomes of it; ``token``: another than a new one."""
@@ -180,10 +174,9 @@ class Mesh:
         listed = ", ".join(f'"{each}"' for each in addresses)
         configuration.write_text(f"instance: {instance}\ntunnel: {{addresses: [{listed}]}}\n{settings}\n")
         log, events = self.directory / f"{instance}.decisions", self.directory / f"{instance}.events"
-        module = [limited.__name__, limits] if limits else ["sidecar"]
         with log.open("a") as out, events.open("a") as err:
             process = pod.start(
-                [sys.executable, "-m", *module, "--config", str(configuration)],
+                [sys.executable, "-m", "sidecar", "--config", str(configuration)],
                 stdout=out,
                 stderr=err,
                 env={**_environment(), "TOUCHMARK_JOIN_TOKEN": token},
