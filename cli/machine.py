@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 _NETLINK_SOCK_DIAG: Final = 4  # linux/netlink.h
@@ -66,10 +67,9 @@ def has_capability(number: int) -> bool:
     return False
 
 
-def is_sidecar_user_mapped() -> bool:
+def is_sidecar_user_mapped(uid_map: Path = Path("/proc/self/uid_map")) -> bool:
     """Say whether the user that a capturing sidecar becomes exists in this user namespace (user_namespaces(7))."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        ranges = [[int(number) for number in line.split()] for line in file]
+    ranges = [[int(number) for number in line.split()] for line in uid_map.read_text(encoding="ascii").splitlines()]
     return any(first <= _SIDECAR_UID < first + count for first, _, count in ranges)
 
 

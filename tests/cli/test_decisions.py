@@ -69,3 +69,12 @@ def test_follow_prints_one_object_a_line(ca: FakeCA, capsys: pytest.CaptureFixtu
     assert run(["decisions", "--follow", "--json"]) == ExitCode.SUCCESS
     lines = capsys.readouterr().out.splitlines()
     assert [msgspec.json.decode(line, type=DecisionView) for line in lines] == [DENIAL, DENIAL]
+
+
+def test_the_beginning_of_a_long_connection_is_told_from_its_end(
+    ca: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begins = msgspec.structs.replace(DENIAL.record, phase=Phase.START, answer=Answer.ALLOW)
+    ca.answers["GET /v1/decisions"] = DecisionList(decisions=(DecisionView(id=2, record=begins), DENIAL))
+    assert run(["decisions"]) == ExitCode.SUCCESS
+    assert capsys.readouterr().out.count("(begins)") == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cli.machine import examine_machine, find_program
+from pathlib import Path
+
+from cli.machine import examine_machine, find_program, is_sidecar_user_mapped
 
 
 def test_each_finding_that_isn_t_well_has_a_hint() -> None:
@@ -13,3 +15,11 @@ def test_each_finding_that_isn_t_well_has_a_hint() -> None:
 
 def test_a_program_that_isn_t_there_is_none() -> None:
     assert find_program("no-such-program-here") is None
+
+
+def test_the_sidecar_s_user_exists_where_all_users_do(tmp_path: Path) -> None:
+    everybody, alone = tmp_path / "everybody", tmp_path / "alone"
+    everybody.write_text("         0          0 4294967295\n")
+    alone.write_text("         0       1000          1\n")
+    assert is_sidecar_user_mapped(everybody)
+    assert not is_sidecar_user_mapped(alone)

@@ -93,3 +93,12 @@ def test_a_laggard_is_named_and_ends_with_9(shop: FakeCA, capsys: pytest.Capture
 def test_to_permissive_asks_nothing(shop: FakeCA) -> None:
     assert run(["mode", "shop", "permissive"]) == ExitCode.SUCCESS
     assert not shop.asked("GET /v1/namespaces/shop/readiness")
+
+
+def test_a_namespace_of_which_nothing_is_known_is_named_as_such(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    ca.answers["GET /v1/namespaces/nowhere"] = NamespaceState(namespace="nowhere", version=0, mode=Mode.PERMISSIVE)
+    ca.answers["GET /v1/namespaces/nowhere/acknowledgements"] = Acknowledgements(
+        namespace="nowhere", version=0, installed=0, total=0, waiting=()
+    )
+    assert run(["mode", "nowhere"]) == ExitCode.SUCCESS
+    assert "nothing is known of this namespace" in capsys.readouterr().err

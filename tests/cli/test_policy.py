@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cli.exit_codes import ExitCode
 from cli.main import run
-from shared.model.admin import PolicyView
+from shared.model.admin import PolicyList, PolicyView, ProgramList
 from shared.model.policy import Mode, NamespaceState
+from shared.model.policy_documents import parse_documents
 from tests.cli.fake_ca import FakeCA
 
 GOOD = """\
@@ -48,3 +50,15 @@ def test_delete_names_a_namespace(ca: FakeCA) -> None:
     ca.answers["DELETE /v1/policies/shop"] = NamespaceState(namespace="shop")
     assert run(["policy", "delete", "shop"]) == ExitCode.SUCCESS
     assert ca.requests[0][0] == "DELETE /v1/policies/shop"
+
+
+def test_get_prints_the_same_objects_as_yaml_and_as_json(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    view = PolicyView(namespace="shop", version=2, mode=Mode.EXPLICIT, group_label="", rules=())
+    ca.answers["GET /v1/policies"] = PolicyList(policies=(view,))
+    ca.answers["GET /v1/programs"] = ProgramList(programs=())
+    assert run(["policy", "get"]) == ExitCode.SUCCESS
+    [document] = parse_documents(capsys.readouterr().out, "what was printed")
+    assert (document.namespace, document.mode) == ("shop", Mode.EXPLICIT)  # type: ignore[union-attr]  # One policy.
+    assert run(["policy", "get", "--json"]) == ExitCode.SUCCESS
+    [printed] = msgspec.json.decode(capsys.readouterr().out)
+    assert (printed["kind"], printed["spec"]) == ("MeshPolicy", {"mode": "explicit"})
