@@ -41,6 +41,7 @@ format: setup ## Format the code and fix what ruff can.
 
 docs: setup ## Write the generated pages again.
 	$(BIN)/python -m cli.reasons_page docs/reasons.md
+	$(BIN)/python -m cli.commands_page docs/cli.md
 
 lock: ## Resolve the lock files again (needs uv).
 	scripts/lock.sh

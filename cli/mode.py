@@ -25,7 +25,8 @@ def mode(
         Mode | None, typer.Argument(help="Switch to this mode; without it, show the present one.")
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Only show what explicit would have refused; exit code 3 if anything.")
+        bool,
+        typer.Option("--check", help="Only show what explicit would refuse of what was seen; exit code 3 if anything."),
     ] = False,
     since: options.Since = "24h",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Switch without asking.")] = False,
@@ -35,7 +36,8 @@ def mode(
 ) -> None:
     """Show or switch how a namespace treats what no rule allows: let it flow, marked; or refuse it.
 
-    Before it switches to explicit it shows what that would have refused, by cause, and how many sidecars reported.
+    Before it switches to explicit it shows what that would refuse, by the rules of now, of what was seen: by cause,
+    and how many sidecars reported.
     Exit code 3: --check found something; 7: you said no (or nobody could be asked); 9: switched, but not every sidecar
     has confirmed.
     """
@@ -79,10 +81,14 @@ def show_readiness(readiness: Readiness, since: str) -> None:
     )
     if not readiness.sidecars_total:
         print_line("no sidecar lives there: this says nothing about connections")
+    if readiness.settled:
+        print_line(f"settled: {readiness.settled} marked or refused then would be allowed by the rules of now")
+    if readiness.is_truncated:
+        print_line("✗ there is more than could be looked at; ask about a shorter time with --since")
     if not total:
-        print_line("✓ explicit mode would have refused nothing")
+        print_line("✓ explicit mode would refuse nothing of what was seen")
         return
-    print_line(f"✗ explicit mode would have refused {total} connection{'s' if total > 1 else ''}:")
+    print_line(f"✗ explicit mode would refuse {total} connection{'s' if total > 1 else ''} of what was seen:")
     print_table(
         ("CONNECTIONS", "REASON", "SOURCE", "PROGRAM", "DESTINATION", "PROGRAM", "PORT"),
         (
@@ -101,7 +107,6 @@ def show_readiness(readiness: Readiness, since: str) -> None:
     )
     for reason in dict.fromkeys(cause.reason for cause in readiness.causes):
         print_line(f"  {reason}: {EXPLANATIONS[reason].fix}")
-    print_line("  Settled meanwhile? This shows what happened; --since 5m asks about newer connections alone.")
 
 
 async def _show(client: AdminClient, namespace: str, *, as_json: bool) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from ca.api.answers import answer, check_query, read_body, read_number
+from ca.readiness import find_refusals
 from ca.services import Services
 from ca.store.records import ProgramRecord
 from shared.model import admin
@@ -44,7 +45,7 @@ class NamespacesAdmin:
         return answer(await self._services.store.get_namespace_state(check_namespace(request.match_info["ns"])))
 
     async def readiness(self, request: web.Request) -> web.Response:
-        """Answer what the namespace refused or would have refused, by cause, and who has reported."""
+        """Answer what explicit mode would refuse of what was seen, by the rules of now, and who has reported."""
         check_query(request, "since_s")
         services = self._services
         namespace = check_namespace(request.match_info["ns"])
@@ -58,7 +59,7 @@ class NamespacesAdmin:
         now = services.clock()
         since = now - since_s
         state = await services.store.get_namespace_state(namespace)
-        causes = await services.store.count_causes(namespace, since=since)
+        found = await find_refusals(services.store, namespace, since=since)
         live = [s for s in await services.store.list_live_sidecars(now=now) if s.workload.namespace == namespace]
         reporting = await services.store.list_reporting_sidecars(namespace, since=since)
         silent = sorted(s.instance for s in live if s.instance not in reporting and not s.connected)
@@ -68,23 +69,13 @@ class NamespacesAdmin:
                 mode=state.mode,
                 version=state.version,
                 since=since,
-                causes=tuple(
-                    admin.Cause(
-                        reason=cause.reason,
-                        source_workload=cause.source_workload,
-                        destination_workload=cause.destination_workload,
-                        source_program=cause.source_program,
-                        destination_program=cause.destination_program,
-                        port=cause.port,
-                        connections=cause.connections,
-                        last_seen=cause.last_seen,
-                    )
-                    for cause in causes
-                ),
+                causes=found.causes,
+                settled=found.settled,
+                is_truncated=found.is_truncated,
                 sidecars_reported=len(live) - len(silent),
                 sidecars_total=len(live),
                 silent=tuple(silent),
-                is_safe=not causes and not silent,
+                is_safe=not found.causes and not found.is_truncated and not silent,
             )
         )
 

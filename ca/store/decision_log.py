@@ -1,4 +1,4 @@
-"""Decisions in the store: inserted in batches, filtered, grouped by cause, pruned by age and number. I/O."""
+"""Decisions in the store: inserted in batches, filtered, pruned by age and number. I/O."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, delete, distinct, func, insert, or_, select
+from sqlalchemy import ColumnElement, delete, func, insert, or_, select
 
 from ca.store.ledger import LedgerTable
-from ca.store.records import CauseCount, DecisionFilter, StoredDecision
+from ca.store.records import DecisionFilter, StoredDecision
 from ca.store.tables import decisions
 from shared.model.decision import Answer, DecisionRecord
-from shared.model.reasons import Reason
 
 MAX_LISTED: Final = 10_000
-MAX_CAUSES: Final = 1_000
 _decoder: Final = msgspec.json.Decoder(DecisionRecord)
 _encoder: Final = msgspec.json.Encoder()
 _PRUNED_AT_ONCE: Final = 10_000
@@ -40,45 +38,20 @@ class DecisionTable(LedgerTable):
             rows = (await connection.execute(query.limit(max(0, min(wanted.limit, MAX_LISTED))))).all()
         return [StoredDecision(decision_id=row.decision_id, record=_decoder.decode(row.record)) for row in rows]
 
-    async def count_causes(self, namespace: str, *, since: float) -> list[CauseCount]:
-        """Group what this namespace's sidecars refused or marked since then; most frequent first.
-
-        A connection counts once, however many records and sides report it. At most ``MAX_CAUSES`` groups.
-        """
-        key = (
-            decisions.c.reason,
-            decisions.c.source_workload,
-            decisions.c.destination_workload,
-            decisions.c.source_program,
-            decisions.c.destination_program,
-            decisions.c.port,
-        )
-        connections = func.count(distinct(decisions.c.connection)) + func.sum(decisions.c.count - 1)
+    async def list_refusals(self, namespace: str, *, since: float, limit: int) -> list[DecisionRecord]:
+        """Return what this namespace's sidecars refused or marked since then, newest first, at most ``limit``."""
         query = (
-            select(*key, connections.label("connections"), func.max(decisions.c.time).label("last_seen"))
+            select(decisions.c.record)
             .where(
                 decisions.c.namespace == namespace,
                 decisions.c.time >= since,
                 or_(decisions.c.would_deny, decisions.c.answer == Answer.DENY.value),
             )
-            .group_by(*key)
-            .order_by(connections.desc())
-            .limit(MAX_CAUSES)
+            .order_by(decisions.c.decision_id.desc())
+            .limit(limit)
         )
         async with self.database.reading() as connection:
-            return [
-                CauseCount(
-                    reason=Reason(row.reason),
-                    source_workload=row.source_workload,
-                    destination_workload=row.destination_workload,
-                    source_program=row.source_program,
-                    destination_program=row.destination_program,
-                    port=row.port,
-                    connections=int(row.connections),
-                    last_seen=row.last_seen,
-                )
-                for row in await connection.execute(query)
-            ]
+            return [_decoder.decode(record) for record in await connection.scalars(query)]
 
     async def list_reporting_sidecars(self, namespace: str, *, since: float) -> frozenset[str]:
         """Return the instances that reported any decision for the namespace since then."""

@@ -231,17 +231,3 @@ class StoredDecision:
 
     decision_id: int
     record: DecisionRecord
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CauseCount:
-    """Connections that were refused or would be, of one cause. Each connection counts once, whatever sides report."""
-
-    reason: Reason
-    source_workload: str
-    destination_workload: str
-    source_program: str
-    destination_program: str
-    port: int
-    connections: int
-    last_seen: float

@@ -306,15 +306,17 @@ class Cause(_Value, frozen=True):
 
 
 class Readiness(_Value, frozen=True):
-    """Is ``explicit`` safe for this namespace? What it would have refused since ``since``, grouped by cause.
+    """Is ``explicit`` safe for this namespace? What it would refuse, by the rules of now, of what was seen since then.
 
     Attributes:
-        causes: most frequent first.
+        causes: grouped, most frequent first.
+        settled: connections that were marked or refused when they were seen and would be allowed now.
+        is_truncated: there were too many records to look at all; a shorter ``since_s`` answers in full.
         sidecars_reported: live sidecars of the namespace that sent at least one decision since then, or whose stream is
             open (a sidecar without connections has nothing to report).
         sidecars_total: live sidecars of the namespace.
         silent: instances of those that didn't report.
-        is_safe: no cause, and every live sidecar reported.
+        is_safe: no cause, nothing left out, and every live sidecar reported.
     """
 
     namespace: str
@@ -322,6 +324,8 @@ class Readiness(_Value, frozen=True):
     version: int
     since: float
     causes: tuple[Cause, ...]
+    settled: int
+    is_truncated: bool
     sidecars_reported: int
     sidecars_total: int
     silent: tuple[str, ...]

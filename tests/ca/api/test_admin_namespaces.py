@@ -115,13 +115,13 @@ async def test_readiness_groups_causes_and_names_who_said_nothing(services: Serv
         seen = await admin.get("/v1/namespaces/shop/readiness", api.Readiness, since_s="3600")
         assert [(one.reason, one.port, one.connections) for one in seen.causes] == [
             (Reason.PROGRAM_NOT_APPROVED, 5432, 3),
-            (Reason.NO_RULE, 6379, 1),
+            (Reason.PROGRAM_NOT_APPROVED, 6379, 1),
         ]
         assert (seen.causes[0].source_workload, seen.causes[0].source_program) == ("shop/web", f"sha256:{WEB.digest}")
         assert (seen.sidecars_reported, seen.sidecars_total, seen.silent) == (1, 1, ())
         assert not seen.is_safe
         longer = await admin.get("/v1/namespaces/shop/readiness", api.Readiness)
-        assert Reason.DENY_RULE in {one.reason for one in longer.causes}
+        assert sum(one.connections for one in longer.causes) == 5
         async with FakeSidecar(services) as quiet:
             await quiet.enrol("quiet")
             assert (await admin.get("/v1/namespaces/shop/readiness", api.Readiness)).sidecars_reported == 2
@@ -135,6 +135,17 @@ async def test_readiness_groups_causes_and_names_who_said_nothing(services: Serv
     assert (elsewhere.causes, elsewhere.sidecars_total, elsewhere.is_safe) == ((), 0, True)
     assert (await admin.fail("GET", "/v1/namespaces/shop/readiness", 400, query={"since": "1"})).code == "bad_input"
     assert (await admin.fail("GET", "/v1/namespaces/shop/readiness", 400, query={"since_s": "-1"})).code == "bad_input"
+
+
+async def test_what_was_approved_meanwhile_no_longer_stands_against_explicit(services: Services, admin: Admin) -> None:
+    await services.store.insert_decisions([make_decision("c", time=services.clock(), count=3)])
+    before = await admin.get("/v1/namespaces/shop/readiness", api.Readiness)
+    assert (before.is_safe, before.settled, before.causes[0].connections) == (False, 0, 3)
+    for account, program in (("web", WEB), ("db", CURL)):
+        approval = api.ProgramRequest(namespace="shop", service_account=account, programs=(program,))
+        await admin.ask("POST", "/v1/programs", api.ProgramView, approval)
+    after = await admin.get("/v1/namespaces/shop/readiness", api.Readiness)
+    assert (after.is_safe, after.settled, after.causes) == (True, 3, ())
 
 
 async def test_a_lonely_denial_makes_a_namespace_unsafe_although_all_reported(services: Services, admin: Admin) -> None:

@@ -62,12 +62,13 @@ async def test_each_filter_selects_and_the_order_is_as_said(tmp_path: Path) -> N
         assert await found(after_id=last - 2) == ["c2", "c3"]
 
 
-async def test_a_connection_counts_once_whichever_sides_report_it(tmp_path: Path) -> None:
+async def test_refusals_are_listed_newest_first_and_bounded(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
         await core.store.insert_decisions([decision("c1"), decision("c1", sidecar="two"), decision("c2")])
-        (cause,) = await core.store.count_causes("shop", since=NOW)
-        assert (cause.connections, cause.port, cause.source_workload) == (2, 5432, "shop/web")
-        assert await core.store.count_causes("shop", since=NOW + 1) == []
+        refusals = await core.store.list_refusals("shop", since=NOW, limit=2)
+        assert [record.connection for record in refusals] == ["c2", "c1"]
+        assert len(await core.store.list_refusals("shop", since=NOW, limit=9)) == 3
+        assert await core.store.list_refusals("shop", since=NOW + 1, limit=9) == []
         assert await core.store.list_reporting_sidecars("shop", since=NOW) == {"one", "two"}
 
 
