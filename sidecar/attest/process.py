@@ -9,14 +9,16 @@ from __future__ import annotations
 import errno
 import os
 import select
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import islice
 
 from shared.model.reasons import Reason
 from sidecar.attest.facts import AttestationError, ProcessFacts
 from sidecar.attest.process_text import Image, ProcessTextError, parse_stat, parse_tracer, parse_uid
 
-_MAX_HINTS = 4
+_MAX_HINTS = 256
+_MAX_HINTS_TRIED = 4
 _MAX_THREADS = 1_024
 _STATUS_BYTES = 8_192
 _GONE = frozenset((errno.ENOENT, errno.ESRCH))
@@ -62,7 +64,8 @@ class Process:
     def __init__(self, pid: int, *, proc: str = "/proc") -> None:
         opened: list[int] = []
         self.pid = pid
-        self._hints: deque[str] = deque(maxlen=_MAX_HINTS)
+        # Where sockets were found, the one longest ago first.
+        self._hints: OrderedDict[str, None] = OrderedDict()
         try:
             self._directory = os.open(f"{proc}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             opened.append(self._directory)
@@ -149,14 +152,14 @@ class Process:
         """
         wanted = f"socket:[{inode}]"
         if hint and self._link(hint) == wanted:
-            return hint
-        for name in self._hints:
-            if self._link(name) == wanted:
-                return name
+            return self._remember(hint)
         # A process that opens one connection after another gets descriptors in sequence.
-        if self._hints and self._link(following := str(int(self._hints[0]) + 1)) == wanted:
-            self._hints.appendleft(following)
-            return following
+        if self._hints and self._link(following := str(int(next(reversed(self._hints))) + 1)) == wanted:
+            return self._remember(following)
+        # A process with many connections closes about the oldest one and gets its descriptor for the next.
+        for name in list(islice(self._hints, _MAX_HINTS_TRIED)):
+            if self._link(name) == wanted:
+                return self._remember(name)
         if not max_descriptors:
             return ""
         try:
@@ -170,8 +173,7 @@ class Process:
             return ""
         for name in sorted(names, key=int, reverse=True):
             if self._link(name) == wanted:
-                self._hints.appendleft(name)
-                return name
+                return self._remember(name)
         return ""
 
     def open_executable(self) -> int:
@@ -217,6 +219,13 @@ class Process:
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | flags, dir_fd=self._directory)
         opened.append(descriptor)
         return descriptor
+
+    def _remember(self, name: str) -> str:
+        self._hints[name] = None
+        self._hints.move_to_end(name)
+        if len(self._hints) > _MAX_HINTS:
+            self._hints.popitem(last=False)
+        return name
 
     def _link(self, name: str) -> str:
         try:

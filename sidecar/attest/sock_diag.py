@@ -10,13 +10,14 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
-from socket import AF_INET, AF_INET6, IPPROTO_TCP, inet_ntop, inet_pton
+from socket import AF_INET, AF_INET6, IPPROTO_TCP, htons, inet_ntop, inet_pton
 
 from sidecar.attest.facts import Endpoint
 
 LISTEN = 10
 MAX_REPLY_BYTES = 65_536
 
+_TCPDIAG_GETSOCK = 18
 _SOCK_DIAG_BY_FAMILY = 20
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
@@ -28,6 +29,7 @@ _NO_COOKIE = 0xFFFFFFFF
 
 _HEADER = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=IHHIIBBBxIHH16s16sIII")
+_ALL_FAMILIES_REQUEST = struct.Struct("=IHHIIBBBBHH16s16sIIIII")
 _SOCKET = struct.Struct("=BBBBHH16s16sIQIIIII")
 _ATTRIBUTE = struct.Struct("=HH")
 _ERROR = struct.Struct("=i")
@@ -105,6 +107,18 @@ def build_dump(family: int, *, sequence: int, states: int = 1 << LISTEN, port: i
     return _build_request(family, flags, states, (_ANY, port), (_ANY, peer_port), sequence)
 
 
+def build_listener_dump(port: int, *, sequence: int) -> bytes:
+    """Ask for every socket that listens on a port, of both families in one walk over the kernel's table.
+
+    This is the request of ``linux/inet_diag.h`` from before ``sock_diag`` (``struct inet_diag_req``): only there may
+    the family be left open. The reply has the same layout.
+    """
+    return _ALL_FAMILIES_REQUEST.pack(
+        _ALL_FAMILIES_REQUEST.size, _TCPDIAG_GETSOCK, _NLM_F_REQUEST | _NLM_F_DUMP, sequence, 0,
+        0, 0, 0, 0, _swap(port), 0, _ANY, _ANY, 0, _NO_COOKIE, _NO_COOKIE, 1 << LISTEN, 0,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """What one received buffer says: sockets, and whether more will come."""
@@ -130,7 +144,7 @@ def parse_reply(data: bytes, *, sequence: int) -> Reply:
                 raise NetlinkError("truncated netlink error")
             (code,) = _ERROR.unpack_from(body)
             raise NetlinkError(f"sock_diag failed with error {-code}", errno=-code)
-        if kind == _SOCK_DIAG_BY_FAMILY:
+        if kind in (_SOCK_DIAG_BY_FAMILY, _TCPDIAG_GETSOCK):
             sockets.append(_parse_socket(body))
     return Reply(sockets=tuple(sockets), is_done=False)
 
@@ -231,5 +245,5 @@ def _format_address(family: int, packed: bytes) -> str:
 
 
 def _swap(port: int) -> int:
-    """Turn a port between network and host order; ``struct`` can't mix orders within one layout."""
-    return struct.unpack("=H", struct.pack("!H", port))[0]  # type: ignore[no-any-return]  # struct yields Any
+    """Turn a port between network and host order (the same both ways); a layout of ``struct`` can't mix orders."""
+    return htons(port)

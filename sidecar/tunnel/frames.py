@@ -9,6 +9,7 @@ import ipaddress
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 from shared.model.errors import ProtocolError
 from shared.model.reasons import Reason
@@ -24,6 +25,7 @@ MAX_PAYLOAD_BYTES = MAX_FRAME_BYTES - HEADER_BYTES
 MAX_EARLY_BYTES = 64 * 1024
 CONNECTION_ID_BYTES = 8
 _MAX_WHY_BYTES = 64
+_REMEMBERED_ADDRESSES = 4096
 
 
 class FrameType(IntEnum):
@@ -136,8 +138,18 @@ def decode_reason(payload: bytes) -> Reason:
 
 
 def _encode_endpoint(endpoint: Endpoint) -> bytes:
-    packed = ipaddress.ip_address(endpoint[0]).packed
-    return b"%c%b%b" % (len(packed), packed, endpoint[1].to_bytes(2, "big"))
+    return _pack_address(endpoint[0]) + endpoint[1].to_bytes(2, "big")
+
+
+@lru_cache(maxsize=_REMEMBERED_ADDRESSES)
+def _pack_address(address: str) -> bytes:
+    packed = ipaddress.ip_address(address).packed
+    return bytes((len(packed),)) + packed
+
+
+@lru_cache(maxsize=_REMEMBERED_ADDRESSES)
+def _format_address(packed: bytes) -> str:
+    return str(ipaddress.ip_address(packed))
 
 
 def _decode_endpoint(payload: bytes, offset: int) -> tuple[Endpoint, int]:
@@ -145,5 +157,5 @@ def _decode_endpoint(payload: bytes, offset: int) -> tuple[Endpoint, int]:
     end = offset + 1 + size + 2
     if size not in (4, 16) or end > len(payload):
         raise ProtocolError("an endpoint is truncated or of an unknown family")
-    address = str(ipaddress.ip_address(payload[offset + 1 : offset + 1 + size]))
+    address = _format_address(payload[offset + 1 : offset + 1 + size])
     return (address, int.from_bytes(payload[end - 2 : end], "big")), end

@@ -40,3 +40,16 @@ def test_a_listener_is_no_connection(kernel: KernelSockets) -> None:
         assert kernel.find(server.getsockname(), ("127.0.0.1", 1)) is None
         (found,) = kernel.listeners(server.getsockname()[1])
         assert found.inode == os.fstat(server.fileno()).st_ino
+
+
+def test_listeners_of_both_families_are_listed_the_same_way_without_the_older_request(kernel: KernelSockets) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_INET6) as other:
+        port = server.getsockname()[1]
+        other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        other.bind(("::1", port))
+        other.listen()
+        at_once = kernel.listeners(port)
+        assert {each.inode for each in at_once} == {os.fstat(one.fileno()).st_ino for one in (server, other)}
+        assert [each.is_v6only for each in at_once if ":" in each.local[0]] == [True]
+        kernel._lists_at_once = False
+        assert sorted(each.cookie for each in kernel.listeners(port)) == sorted(each.cookie for each in at_once)

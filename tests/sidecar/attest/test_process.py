@@ -1,5 +1,8 @@
 """One process held by descriptors."""
 
+import os
+import socket
+
 import pytest
 
 from shared.model.reasons import Reason
@@ -21,3 +24,19 @@ def test_a_held_process_is_never_mistaken_for_its_successor() -> None:
     process.close()
     with pytest.raises(AttestationError):
         Process(child.pid)
+
+
+def test_descriptors_taken_in_turn_are_found_without_a_list() -> None:
+    process = Process(os.getpid())
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(12)]
+    try:
+        inodes = [os.fstat(each.fileno()).st_ino for each in servers]
+        names = [process.find_descriptor(inode, max_descriptors=1_000) for inode in inodes]
+        assert names == [str(each.fileno()) for each in servers]
+        # ``max_descriptors=0`` looks at remembered ones only: the one found longest ago is always the next here.
+        assert [process.find_descriptor(inode) for inode in inodes * 2] == names * 2
+        assert not process.find_descriptor(1)
+    finally:
+        process.close()
+        for each in servers:
+            each.close()
