@@ -65,7 +65,7 @@ async def carry_outbound(sidecar: Sidecar, captured: Captured) -> None:
 async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -> None:
     """Find out which program opened the connection; why there is none is a fact as well, and policy's to judge."""
     source, destination = captured.source, captured.app_destination
-    connection.source = replace(connection.source, workload=sidecar.workload)
+    program, why = None, None
     try:
         attestation = sidecar.attestor.attest_now(source, destination)
         if attestation is None:
@@ -74,12 +74,13 @@ async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -
     except AttestationError as error:
         connection.note_process(error.process)
         connection.detail = error.message
-        connection.source = replace(connection.source, why_unidentified=error.reason)
+        why = error.reason
     except TimeoutError:
-        connection.source = replace(connection.source, why_unidentified=Reason.DEADLINE_EXCEEDED)
+        why = Reason.DEADLINE_EXCEEDED
     else:
         connection.note_attestation(attestation)
-        connection.source = replace(connection.source, program=attestation.program)
+        program = attestation.program
+    connection.source = replace(connection.source, workload=sidecar.workload, program=program, why_unidentified=why)
 
 
 async def identify(sidecar: Sidecar, connection: Connection) -> DirectoryEntry:
@@ -92,8 +93,8 @@ async def identify(sidecar: Sidecar, connection: Connection) -> DirectoryEntry:
     address = connection.destination_endpoint[0]
     entry = sidecar.directory.get(address)
     try:
-        async with _deadline_unless(entry is not None, sidecar.limits.obtain_s):
-            if entry is None:
+        if entry is None:
+            async with asyncio.timeout(sidecar.limits.obtain_s):
                 entry = await sidecar.directory.look_up(address)
         if entry.namespace:
             await obtain_policy(sidecar, entry.namespace)
@@ -394,7 +395,3 @@ class _IdleTunnel:
 
     def on_lost(self, loss: Loss, detail: str) -> None:
         """The pool forgets the tunnel by ``call_when_closed``."""
-
-
-def _deadline_unless(is_known: bool, timeout_s: float) -> asyncio.Timeout:
-    return asyncio.timeout(None if is_known else timeout_s)

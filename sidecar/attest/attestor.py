@@ -25,7 +25,7 @@ from sidecar.attest.kernel_sockets import KernelSockets
 from sidecar.attest.known import KnownProcesses
 from sidecar.attest.measure import Measured, Measuring
 from sidecar.attest.process import Process
-from sidecar.attest.sock_diag import KernelSocket, NetlinkError, covers, normalise_address
+from sidecar.attest.sock_diag import LISTEN, KernelSocket, NetlinkError, covers, normalise_address
 
 __all__ = ["Attestation", "AttestationError", "Attestor", "Endpoint", "ProcessFacts"]
 
@@ -210,7 +210,7 @@ class Attestor:
                     raise
                 self._known.drop(process.pid)
                 continue
-            self._known.remember(kind, process.pid, descriptor)
+            self._known.remember(kind, process.pid, descriptor if found.state == LISTEN else "")
             return measured
         return None
 
@@ -231,7 +231,8 @@ class Attestor:
     async def _measure_once(self, find: Callable[[], Process], inode: int, kind: Hashable) -> Measured:
         measured = await self._measuring.measure(find, inode)
         self._known.add(measured)
-        self._known.remember(kind, measured.process.pid, measured.process.find_descriptor(inode))
+        descriptor = measured.process.find_descriptor(inode)
+        self._known.remember(kind, measured.process.pid, descriptor if isinstance(kind, int) else "")
         return measured
 
     def _finish(self, inode: int, done: asyncio.Task[Measured]) -> None:

@@ -153,13 +153,16 @@ class Process:
         wanted = f"socket:[{inode}]"
         if hint and self._link(hint) == wanted:
             return self._remember(hint)
-        # A process that opens one connection after another gets descriptors in sequence.
-        if self._hints and self._link(following := str(int(next(reversed(self._hints))) + 1)) == wanted:
-            return self._remember(following)
         # A process with many connections closes about the oldest one and gets its descriptor for the next.
         for name in list(islice(self._hints, _MAX_HINTS_TRIED)):
             if self._link(name) == wanted:
                 return self._remember(name)
+        # One that opens connection after connection gets descriptors in sequence; one that closes each, the same again.
+        if self._hints:
+            last = next(reversed(self._hints))
+            for name in (str(int(last) + 1), last):
+                if self._link(name) == wanted:
+                    return self._remember(name)
         if not max_descriptors:
             return ""
         try:

@@ -67,6 +67,8 @@ def make_context(credential: Credential, bundle: TrustBundle, role: Role) -> SSL
     context.set_max_proto_version(SSL.TLS1_3_VERSION)
     context.set_options(SSL.OP_NO_TICKET)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    # A connection that waits needs no buffers: thousands of them do.
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_tls13_ciphersuites(_CIPHERS)
     leaf, *others = (x509.load_der_x509_certificate(der) for der in credential.chain)
     context.use_certificate(leaf)

@@ -22,6 +22,7 @@ from OpenSSL import SSL
 
 from shared.model.certificate import VerifiedPeer
 from shared.model.errors import ProtocolError
+from sidecar.tls.records import Buffer, Records
 from sidecar.tunnel.frames import (
     HEADER,
     HEADER_BYTES,
@@ -43,7 +44,8 @@ MAX_RECORDS: Final = 2**24
 _READ_BYTES: Final = 4 * MAX_FRAME_BYTES
 _CLOSE_DEADLINE_S: Final = 5.0
 # One buffer for the loop: every callback uses it up before it returns, or copies what it couldn't pass on.
-_buffer = memoryview(bytearray(_READ_BYTES + 2 * MAX_FRAME_BYTES))
+_buffer = Buffer(_READ_BYTES + 2 * MAX_FRAME_BYTES)
+_bytes = _buffer.view
 _DATA = int(FrameType.DATA)
 _TCP_CLOSE: Final = 7  # include/net/tcp_states.h
 
@@ -120,7 +122,7 @@ class Tunnel:
         self.id = tls.export_keying_material(b"EXPORTER-touchmark-tunnel-id", 8).hex()
         self.opened_at = loop.time()
         self.user: TunnelUser | None = None
-        self._tls = tls
+        self._tls = Records(tls)
         self._fd = connection.fileno()
         self._pinned: list[bytes] = []
         self._rest = b""
@@ -265,13 +267,13 @@ class Tunnel:
             return
         filled = len(self._rest)
         if filled:
-            _buffer[:filled] = self._rest
+            _bytes[:filled] = self._rest
             self._rest = b""
         failure: str | None = None
-        receive = self._tls.recv_into
+        receive = self._tls.receive
         try:
             while True:
-                count = receive(_buffer[filled:], MAX_FRAME_BYTES)
+                count = receive(_buffer, filled, MAX_FRAME_BYTES)
                 filled += count
                 # A short record is the last one for now; with room for whole records only, OpenSSL keeps none back.
                 if count < MAX_FRAME_BYTES or filled >= _READ_BYTES:
@@ -283,7 +285,7 @@ class Tunnel:
         except SSL.Error as error:
             failure = f"the tunnel broke: {error}"
         if filled:
-            self._parse(_buffer[:filled])
+            self._parse(_bytes[:filled])
         if failure is not None:
             self.lose(Loss.BROKEN, failure)
 
