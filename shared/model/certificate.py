@@ -9,6 +9,7 @@ Source: SPIFFE X509-SVID, sections 2 to 5; RFC 5280, sections 4.2 and 6.
 from __future__ import annotations
 
 import datetime
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ from shared.model.trust import TrustBundle, public_key_digest
 # Touchmark's details extension: evidence for people, never policy input. The arc is the UUID-based one of ITU-T X.667.
 DETAILS_OID = ObjectIdentifier("2.25.281149673152486337962410712846012583427")
 MAX_CHAIN_CERTIFICATES = 4
+_MAX_REMEMBERED_CHAINS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,9 @@ class VerifiedPeer:
 class BundleVerifier:
     """A trust bundle made ready to verify chains. Build one for each sequence number.
 
+    A chain that held is remembered, byte by byte: verification is a function of chain, bundle and time, so it holds
+    again while every certificate of it is valid. Peers come back with every new tunnel.
+
     Raises:
         ValueError: a certificate in the bundle can't be parsed.
     """
@@ -63,6 +68,8 @@ class BundleVerifier:
         self._issuers = frozenset(bundle.issuers)
         self._distrusted = frozenset(bundle.distrusted)
         self._builder = verification.PolicyBuilder().store(verification.Store(roots)).max_chain_depth(1)
+        # Chain → since when all of it is valid, and what it proves.
+        self._remembered: OrderedDict[tuple[x509.Certificate, ...], tuple[float, VerifiedPeer]] = OrderedDict()
 
     def verify_peer(self, chain: Sequence[x509.Certificate], *, now: float) -> VerifiedPeer:
         """Verify a presented chain, leaf first, and return what it proves.
@@ -77,13 +84,22 @@ class BundleVerifier:
         What this does *not* verify: that the peer holds the key (the TLS handshake does), that its program is approved
         or that the workload is the expected one (policy does).
         """
+        key = tuple(chain)
+        known = self._remembered.get(key)
+        if known is not None and known[0] <= now < known[1].not_after:
+            self._remembered.move_to_end(key)
+            return known[1]
         try:
-            return self._verify_peer(chain, now=now)
+            peer, not_before = self._verify_peer(chain, now=now)
+            self._remembered[key] = (not_before, peer)
+            if len(self._remembered) > _MAX_REMEMBERED_CHAINS:
+                self._remembered.popitem(last=False)
+            return peer
         except (ValueError, UnsupportedAlgorithm) as error:
             # The peer chooses what it presents: a key or an extension that can't even be parsed is its fault.
             raise VerificationError(f"the peer's chain can't be read: {error}", reason=Reason.PEER_UNTRUSTED) from error
 
-    def _verify_peer(self, chain: Sequence[x509.Certificate], *, now: float) -> VerifiedPeer:
+    def _verify_peer(self, chain: Sequence[x509.Certificate], *, now: float) -> tuple[VerifiedPeer, float]:
         if not chain or len(chain) > MAX_CHAIN_CERTIFICATES:
             raise VerificationError("the peer sent no chain, or too long a one", reason=Reason.PEER_UNTRUSTED)
         leaf = chain[0]
@@ -107,7 +123,7 @@ class BundleVerifier:
         identity = check_leaf_profile(leaf)
         if identity.trust_domain != self.bundle.trust_domain:
             raise VerificationError("the peer belongs to another trust domain", reason=Reason.PEER_UNTRUSTED)
-        return VerifiedPeer(
+        peer = VerifiedPeer(
             identity=identity,
             not_after=min(certificate.not_valid_after_utc.timestamp() for certificate in verified),
             issuer=common_name(verified[1].subject),
@@ -115,6 +131,7 @@ class BundleVerifier:
             bundle_sequence=self.bundle.sequence,
             chain=tuple(chain),
         )
+        return peer, max(certificate.not_valid_before_utc.timestamp() for certificate in verified)
 
 
 def check_leaf_profile(leaf: x509.Certificate) -> Identity:

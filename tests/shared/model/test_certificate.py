@@ -199,3 +199,22 @@ def test_a_name_without_a_common_name_is_shown_whole() -> None:
     assert common_name(named("issuer 1")) == "issuer 1"
     assert common_name(x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "Mint")])) == "O=Mint"
     assert moment(0).timestamp() == NOW
+
+
+def test_a_remembered_chain_holds_only_while_it_is_valid() -> None:
+    verifier = BundleVerifier(make_bundle(ROOT, ISSUER))
+    leaf = mint_leaf(ISSUER)
+    peer = verifier.verify_peer([leaf, ISSUER.certificate], now=NOW)
+    again = x509.load_der_x509_certificate(leaf.public_bytes(Encoding.DER))
+    assert verifier.verify_peer([again, ISSUER.certificate], now=NOW) is peer
+    for now in (peer.not_after + 1, leaf.not_valid_before_utc.timestamp() - 1):
+        assert refusal(verifier, leaf, ISSUER.certificate, now=now).reason == Reason.PEER_EXPIRED
+    assert verifier.verify_peer([leaf, ISSUER.certificate], now=NOW) is peer
+
+
+def test_a_remembered_leaf_doesnt_vouch_for_another_chain() -> None:
+    verifier = BundleVerifier(make_bundle(ROOT, ISSUER))
+    leaf = mint_leaf(ISSUER)
+    verifier.verify_peer([leaf, ISSUER.certificate], now=NOW)
+    assert refusal(verifier, leaf).reason == Reason.PEER_UNTRUSTED
+    assert refusal(verifier, leaf, NEXT.certificate).reason == Reason.PEER_UNTRUSTED
