@@ -89,7 +89,9 @@ stamp="$venv/.installed-${lock%.lock}"
 current="$(cat "$lock" pyproject.toml | sha256sum | cut -d ' ' -f 1) $PWD"
 if [[ "$(cat "$stamp" 2>/dev/null || true)" != "$current" ]]; then
     say "installing $lock into $venv (each file is checked by hash)"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r "$lock" ||
+    # --no-deps: the lock is the whole closure. With dependencies, pip looks for `coverage[toml]` among all versions, and
+    # the day a newer one than the lock's appears it stops, since that has no hash here.
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --require-hashes --no-deps -r "$lock" ||
         fail "pip couldn't install $lock; its message is above"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e . ||
         fail "pip couldn't install this clone; its message is above"
