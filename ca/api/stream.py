@@ -39,6 +39,7 @@ from shared.model.messages import (
     Decisions,
     DecisionsStored,
     Enrol,
+    EnrolPod,
     FromSidecar,
     Lookup,
     NamespaceInstalled,
@@ -304,7 +305,7 @@ class _Conversation:
                 services.hub.watch(session, normal)
             case ConnectionsReport():
                 services.survey.take_report(session, message)
-            case Enrol() | Resume():
+            case Enrol() | EnrolPod() | Resume():
                 raise ProtocolError("the stream is authenticated already")
 
     def _finish_request(self, task: asyncio.Task[None]) -> None:

@@ -1,8 +1,8 @@
 """What a sidecar and the CA say to each other on their one WebSocket, as strict tagged structs in JSON. Pure.
 
-A sidecar's first message is ``Enrol`` (join token and CSR) or ``Resume`` (on a TLS connection with its own
-certificate); the CA answers ``Welcome`` or ``Refusal``. Then either side speaks when it has something to say. Binary
-values are base64 in JSON. Unknown fields and tags are refused.
+A sidecar's first message is ``Enrol`` (join token and CSR), ``EnrolPod`` (a pod's token and CSR) or ``Resume`` (on a
+TLS connection with its own certificate); the CA answers ``Welcome`` or ``Refusal``. Then either side speaks when it has
+something to say. Binary values are base64 in JSON. Unknown fields and tags are refused.
 """
 
 from __future__ import annotations
@@ -55,6 +55,17 @@ class Enrol(_Message, frozen=True, tag="enrol"):
 
     def __repr__(self) -> str:
         return f"Enrol(registration={self.registration!r})"
+
+
+class EnrolPod(_Message, frozen=True, tag="enrol_pod"):
+    """First message of a sidecar in Kubernetes without a certificate: its pod's projected service account token."""
+
+    token: str
+    csr: bytes
+    registration: Registration
+
+    def __repr__(self) -> str:
+        return f"EnrolPod(registration={self.registration!r})"
 
 
 class Resume(_Message, frozen=True, tag="resume"):
@@ -192,13 +203,39 @@ class NamespaceChanged(_Message, frozen=True, tag="namespace_changed"):
     state: NamespaceState
 
 
+class ServicePort(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One port of a Service and its ready endpoints, each an IP address with the backend's (target) port."""
+
+    port: int
+    endpoints: tuple[tuple[str, int], ...] = ()
+
+
+class ServiceEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A Kubernetes Service: the sidecar picks the endpoint itself.
+
+    Attributes:
+        affinity_s: for so long a client address keeps its endpoint (``sessionAffinity: ClientIP``); 0: no affinity.
+        ports: TCP ports; a port that isn't among them isn't served.
+    """
+
+    namespace: str
+    name: str
+    affinity_s: int = 0
+    ports: tuple[ServicePort, ...] = ()
+
+
 class DirectoryEntry(_Message, frozen=True, tag="directory_entry"):
-    """Who is at an address now. ``namespace`` empty: nobody in the mesh."""
+    """Who is at an address now. ``namespace`` empty: nobody in the mesh.
+
+    Attributes:
+        service: the address is a Service's, and only its endpoints are anybody.
+    """
 
     address: str
     namespace: str = ""
     service_account: str = ""
     tunnel_port: int = 0
+    service: ServiceEntry | None = None
 
 
 class DecisionsStored(_Message, frozen=True, tag="decisions_stored"):
@@ -222,6 +259,7 @@ class Reissue(_Message, frozen=True, tag="reissue"):
 
 FromSidecar = (
     Enrol
+    | EnrolPod
     | Resume
     | CertificateRequest
     | BundleInstalled

@@ -60,6 +60,7 @@ CONNECTION = messages.LiveConnection(
 
 FROM_SIDECAR: list[FromSidecar] = [
     messages.Enrol(token="t", csr=b"\x30\x00", registration=REGISTRATION),
+    messages.EnrolPod(token="t", csr=b"\x30\x00", registration=REGISTRATION),
     messages.Resume(registration=REGISTRATION, installed_sequence=3),
     messages.CertificateRequest(request=1, csr=b"csr", program=Program(digest="a" * 64)),
     messages.BundleInstalled(sequence=3),
