@@ -22,6 +22,7 @@ from shared.model.injection_containers import (
     OWN_CONTAINERS,
     OWN_VOLUMES,
     InjectionOptions,
+    find_ca_host,
     is_unchanged,
     make_capture_container,
     make_sidecar_container,
@@ -90,7 +91,7 @@ def inject(
     check_namespace(namespace, namespace_labels)
     settings = read_settings(get_annotations(pod))
     injected = restore(pod)
-    check_pod(injected)
+    check_pod(injected, ca_host=find_ca_host(options))
     targets = rewrite_probes(injected, OWN_CONTAINERS)
     check_targets(targets)
     own = [make_capture_container(settings, options), make_sidecar_container(settings, options, targets)]
@@ -161,7 +162,7 @@ def _place(injected: Json, found: Json, own: list[Json], volumes: list[Json]) ->
 def _warn(pod: Json, options: InjectionOptions) -> tuple[str, ...]:
     spec = get_object(pod, "spec", "pod")
     policy = get_text(spec, "dnsPolicy", "spec")
-    if policy in {"Default", "None"} and options.ca_address.rpartition(":")[0].endswith(".svc"):
-        host = options.ca_address.rpartition(":")[0]
+    host = find_ca_host(options)
+    if policy in {"Default", "None"} and host.endswith(".svc"):
         return (f"touchmark: with dnsPolicy {policy} the sidecar may not find its CA, {host}",)
     return ()

@@ -74,8 +74,11 @@ def check_namespace(namespace: str, labels: Mapping[str, str] | None) -> None:
         )
 
 
-def check_pod(pod: Json) -> None:
+def check_pod(pod: Json, *, ca_host: str) -> None:
     """Check a pod as it was before injection.
+
+    Arguments:
+        ca_host: the name by which its sidecar will look for the CA.
 
     Raises:
         InjectionRefusedError: something in it doesn't go together with the sidecar.
@@ -98,6 +101,13 @@ def check_pod(pod: Json) -> None:
             "the pod's containers don't share a process namespace",
             path="spec.shareProcessNamespace",
         )
+    for index, alias in enumerate(get_objects(spec, "hostAliases", "spec")):
+        if ca_host in get_texts(alias, "hostnames", f"spec.hostAliases[{index}]"):
+            raise InjectionRefusedError(
+                InjectionRefusal.HOST_ALIAS,
+                f"the pod has an address of its own for {ca_host}",
+                path=f"spec.hostAliases[{index}]",
+            )
     _check_volumes(spec)
     for kind in ("initContainers", "containers"):
         for container in list_containers(pod, kind):

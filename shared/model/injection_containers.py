@@ -96,6 +96,11 @@ class InjectionOptions:
             raise InputError(f"a token lives {MIN_TOKEN_LIFETIME_S} to {MAX_TOKEN_LIFETIME_S} seconds")
 
 
+def find_ca_host(options: InjectionOptions) -> str:
+    """Return the host name or address at which sidecars find the CA."""
+    return options.ca_address.rpartition(":")[0].strip("[]")
+
+
 def make_capture_container(settings: Settings, options: InjectionOptions) -> Json:
     """Make the init container that redirects the pod's TCP, and ends.
 
@@ -104,12 +109,12 @@ def make_capture_container(settings: Settings, options: InjectionOptions) -> Jso
     """
     arguments = ["-m", "sidecar.capture.install"]
     for name, values in (
-        ("--exclude-inbound-ports", settings.exclude_inbound_ports),
-        ("--exclude-outbound-ports", settings.exclude_outbound_ports),
-        ("--exclude-outbound-cidrs", settings.exclude_outbound_cidrs),
+        ("--exclude-inbound-port", settings.exclude_inbound_ports),
+        ("--exclude-outbound-port", settings.exclude_outbound_ports),
+        ("--exclude-outbound-cidr", settings.exclude_outbound_cidrs),
     ):
-        if values:
-            arguments += [name, ",".join(map(str, values))]
+        for value in values:
+            arguments += [name, str(value)]
     return {
         "name": CAPTURE_CONTAINER,
         "command": ["python3"],

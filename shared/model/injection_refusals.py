@@ -32,6 +32,7 @@ class InjectionRefusal(StrEnum):
     TOKEN = "token"
     NAME_TAKEN = "name_taken"
     PORT_TAKEN = "port_taken"
+    HOST_ALIAS = "host_alias"
     PROBE_PORT_UNKNOWN = "probe_port_unknown"
     TOO_MANY_PROBES = "too_many_probes"
     LOOK_ALIKE = "look_alike"
@@ -61,6 +62,7 @@ HINTS: Final[dict[InjectionRefusal, str]] = {
     InjectionRefusal.TOKEN: "only the sidecar may hold a token for Touchmark's CA; remove the volume or mount",
     InjectionRefusal.NAME_TAKEN: "choose another name",
     InjectionRefusal.PORT_TAKEN: "let the program listen on another port",
+    InjectionRefusal.HOST_ALIAS: "it would lead the sidecar to somebody else; remove the alias",
     InjectionRefusal.PROBE_PORT_UNKNOWN: "name one of the same container's ports, or write the number",
     InjectionRefusal.TOO_MANY_PROBES: "use fewer or shorter probes and hooks",
     InjectionRefusal.LOOK_ALIKE: "inject the original manifest, without Touchmark's containers",

@@ -11,13 +11,19 @@ from shared.model.injection_checks import (
     OWN_PORTS,
     check_ephemeral_containers,
     check_namespace,
-    check_pod,
+)
+from shared.model.injection_checks import (
+    check_pod as check_any_pod,
 )
 from shared.model.injection_refusals import InjectionRefusal, InjectionRefusedError
 from shared.model.json_patch import apply_patch
 from sidecar.capture.redirect_table import list_outbound_ports
 from tests.shared.model.golden_injection import OPTIONS
 from tests.shared.model.pods import Json, make_pod, make_pod_of
+
+
+def check_pod(pod: Json) -> None:
+    check_any_pod(pod, ca_host="ca.example")
 
 
 def _refusal(check: Any, *arguments: Any) -> InjectionRefusedError:
@@ -75,6 +81,12 @@ def test_the_outbound_ports_are_those_that_the_sidecar_listens_on() -> None:
 @pytest.mark.parametrize("program", ["/sbin/init", "/lib/systemd/systemd", "/usr/bin/s6-svscan", "/init"])
 def test_a_program_that_has_to_be_pid_1_is_refused_where_the_pod_says_so(program: str) -> None:
     assert _refusal(check_pod, make_pod_of(command=[program])).refusal is InjectionRefusal.DEPENDS_ON_PID_1
+
+
+def test_a_pod_that_would_lead_its_sidecar_elsewhere_is_refused() -> None:
+    pod = make_pod(hostAliases=[{"ip": "198.18.0.9", "hostnames": ["db", "ca.example"]}])
+    assert _refusal(check_pod, pod).refusal is InjectionRefusal.HOST_ALIAS
+    check_pod(make_pod(hostAliases=[{"ip": "198.18.0.9", "hostnames": ["db"]}]))
 
 
 def test_a_windows_host_process_is_refused() -> None:

@@ -52,7 +52,9 @@ def test_only_the_sidecar_mounts_the_token() -> None:
 
 
 def test_settings_become_arguments() -> None:
-    assert make_capture_container(SETTINGS, OPTIONS)["args"][-2:] == ["--exclude-outbound-ports", "53,853"]
+    assert make_capture_container(SETTINGS, OPTIONS)["args"][2:] == [
+        "--exclude-outbound-port", "53", "--exclude-outbound-port", "853",
+    ]  # fmt: skip
     assert _sidecar()["args"][-2:] == ["--log-level", "debug"]
     assert "--log-level" not in make_sidecar_container(Settings(), OPTIONS, ())["args"]
 
