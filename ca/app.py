@@ -66,7 +66,10 @@ async def run_ca(configuration: Configuration) -> AsyncIterator[Services]:
         now = time.time()
         authorities = await Authorities.open(store, kek, now=now)
         server_certificate = ServerCertificate(
-            authorities, trust_domain=configuration.trust_domain, host=configuration.host, names=configuration.names
+            authorities,
+            trust_domain=configuration.trust_domain,
+            host=configuration.host,
+            names=configuration.server_names,
         )
         server_certificate.renew(now=now)
         metrics = Metrics()

@@ -9,8 +9,10 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from ca.kubernetes.admission import run_admission
 from ca.kubernetes.client import ClusterClient
 from ca.services import Services
+from shared.model.injection_containers import InjectionOptions
 from shared.runtime.tasks import Tasks
 
 
@@ -43,4 +45,22 @@ async def run_cluster(services: Services, tasks: Tasks) -> AsyncIterator[Cluster
         services.cluster = cluster
         # Parts plug in here, each an async context manager ``run_…(services, cluster)`` that returns once it runs:
         # policy objects and the Lease, then the webhook and the trust ConfigMaps.
+        if configuration.webhook_host:
+            await stack.enter_async_context(
+                run_admission(
+                    services,
+                    client,
+                    tasks,
+                    options=InjectionOptions(
+                        sidecar_image=configuration.sidecar_images[0],
+                        pull_policy=configuration.sidecar_pull_policy,
+                        ca_address=configuration.sidecar_ca,
+                        trust_domain=configuration.trust_domain,
+                    ),
+                    host=configuration.webhook_host,
+                    port=configuration.webhook_port,
+                    list_needing=lambda: None,
+                    is_leader=lambda: True,
+                )
+            )
         yield cluster
