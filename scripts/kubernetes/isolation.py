@@ -137,7 +137,7 @@ def _run_inside(command: Sequence[str]) -> int:
     _separate_mounts(run)
     _call("ip", "link", "set", "lo", "up")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    child = subprocess.Popen(command, preexec_fn=_take_interrupts)  # noqa: PLW1509  # One thread, before any other.
+    child = subprocess.Popen(command, preexec_fn=_take_interrupts)  # One thread, before any other.
     while True:
         pid, status = os.wait()
         if pid == child.pid:

@@ -96,8 +96,10 @@ def inject(
     check_targets(targets)
     own = [make_capture_container(settings, options), make_sidecar_container(settings, options, targets)]
     _place(injected, pod, own, make_volumes(options))
-    metadata = injected.setdefault("metadata", {})
-    metadata["annotations"] = {**(metadata.get("annotations") or {}), INJECTED: options.version}
+    injected["metadata"] = {
+        **get_object(injected, "metadata", "pod"),
+        "annotations": {**get_annotations(injected), INJECTED: options.version},
+    }
     return Injection(patch=make_patch(pod, injected), warnings=_warn(pod, options))
 
 

@@ -155,9 +155,10 @@ def check_targets(targets: tuple[ProbeTarget, ...]) -> None:
 def _check_volumes(spec: Json) -> None:
     for index, volume in enumerate(get_objects(spec, "volumes", "spec")):
         path = f"spec.volumes[{index}]"
-        if volume.get("name") in OWN_VOLUMES:
+        name = get_text(volume, "name", path)
+        if name in OWN_VOLUMES:
             raise InjectionRefusedError(
-                InjectionRefusal.NAME_TAKEN, f"the name {volume['name']} is the sidecar's", path=f"{path}.name"
+                InjectionRefusal.NAME_TAKEN, f"the name {name} is the sidecar's", path=f"{path}.name"
             )
         projected = get_object(volume, "projected", path)
         for source in get_objects(projected, "sources", f"{path}.projected"):

@@ -193,6 +193,36 @@ def test_restoring_takes_out_everything_of_ours(pod: Json) -> None:
     assert _injected(restored) == _injected(pod)
 
 
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 70_000) | st.sampled_from(["", "touchmark-sidecar", "Always", "x"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["name", "port"]), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+def _list_places(value: Any, place: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place, *(each for key, inner in items for each in _list_places(inner, (*place, key)))]
+
+
+@given(pod=pods(), injected_first=st.booleans(), data=st.data())
+def test_whatever_stands_in_a_file_is_injected_or_refused_with_a_code(
+    pod: Json, injected_first: bool, data: st.DataObject
+) -> None:
+    """What a person writes may have any shape anywhere; an injected pod, too."""
+    if injected_first:
+        pod = _injected(pod)
+    *parents, last = data.draw(st.sampled_from(_list_places(pod)[1:]))
+    place: Any = pod
+    for part in parents:
+        place = place[part]
+    place[last] = data.draw(_JSON)
+    try:
+        inject(pod, namespace="shop", namespace_labels={"touchmark.dev/inject": "true"}, options=OPTIONS)
+    except InjectionRefusedError as error:
+        assert error.describe()
+
+
 @pytest.mark.parametrize("pod", [{}, {"spec": None}, {"spec": []}, {"metadata": []}, {"spec": {"containers": [1]}}])
 def test_what_is_no_pod_is_refused(pod: Json) -> None:
     with pytest.raises(InjectionRefusedError) as caught:
