@@ -112,7 +112,8 @@ class Configuration:
     def server_names(self) -> tuple[str, ...]:
         """Further names and addresses in the server's certificate; in a cluster also its Service's."""
         service = f"{CA_SERVICE}.{SYSTEM_NAMESPACE}"
-        return (*self.names, service, f"{service}.svc") if self.kubernetes else self.names
+        of_service = (service, f"{service}.svc", f"{service}.svc.cluster.local")
+        return (*self.names, *of_service) if self.kubernetes else self.names
 
     @property
     def listen(self) -> str:

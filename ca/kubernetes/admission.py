@@ -12,7 +12,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import structlog
@@ -29,6 +29,9 @@ from ca.services import Services
 from shared.model.errors import TouchmarkError
 from shared.model.injection_containers import InjectionOptions
 from shared.runtime.tasks import Tasks
+
+if TYPE_CHECKING:
+    from ca.kubernetes.running import Cluster
 
 # Longer than the API server keeps an idle connection (90 s), so that it never uses one that we have just closed.
 KEEPALIVE_S: Final = 120.0
@@ -53,6 +56,37 @@ class Admission:
     trust: TrustConfigMaps
     configuration: WebhookConfiguration
     watches: tuple[Watch[Any, Any], ...]
+
+
+@contextlib.asynccontextmanager
+async def run_injection(services: Services, cluster: Cluster) -> AsyncIterator[Admission]:
+    """Run injection as the CA's configuration says, for as long as the context lasts. Raises as ``run_admission``."""
+    configuration = services.configuration
+    options = InjectionOptions(
+        sidecar_image=configuration.sidecar_images[0],
+        pull_policy=configuration.sidecar_pull_policy,
+        ca_address=configuration.sidecar_ca,
+        trust_domain=configuration.trust_domain,
+    )
+
+    def list_needing() -> set[str] | None:
+        if not cluster.watches["pods"].is_synced.is_set():
+            return None
+        return {pod.namespace for pod in cluster.pods if pod.has_sidecar and not pod.is_ended}
+
+    async with run_admission(
+        services,
+        cluster.client,
+        cluster.tasks,
+        options=options,
+        host=configuration.webhook_host,
+        port=configuration.webhook_port,
+        list_needing=list_needing,
+        is_leader=lambda: True,
+    ) as admission:
+        # To be seen in /v1/cluster; they run already.
+        cluster.watches.update({watch.name: watch for watch in admission.watches})
+        yield admission
 
 
 @contextlib.asynccontextmanager
