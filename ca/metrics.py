@@ -40,6 +40,10 @@ class Metrics:
             "touchmark_ca_server_not_after_seconds", "End of the CA's own server certificate.", registry=r
         )
         self.admin_requests = Counter("touchmark_ca_admin_requests", "Admin requests.", ["status"], registry=r)
+        self.injections = Counter("touchmark_ca_injections", "Pods that asked the webhook.", ["result"], registry=r)
+        self.injection_seconds = Histogram(
+            "touchmark_ca_injection_seconds", "From review to answer.", buckets=_LATENCY_BUCKETS_S, registry=r
+        )
         # In a cluster only; there the labels come from our own enumerations, too.
         self.watch_restarts = Counter("touchmark_ca_watch_restarts", "Watches that were lost.", ["watch"], registry=r)
         self.watch_lists = Counter("touchmark_ca_watch_lists", "Full lists.", ["watch"], registry=r)

@@ -16,8 +16,9 @@ from typing import Any, Final
 import structlog
 
 from ca.authenticate.pod import PodAuthentication, check_alive
-from ca.configuration import Configuration
+from ca.configuration import Configuration, parse_endpoint
 from ca.evidence.pod import Pod
+from ca.kubernetes.admission import run_injection
 from ca.kubernetes.client import ClusterClient
 from ca.kubernetes.pods import Namespace, NamespaceIndex, PodIndex, PodRecord, trim_namespace, trim_pod
 from ca.kubernetes.refusals import Refusals
@@ -132,7 +133,10 @@ async def run_cluster(services: Services, tasks: Tasks) -> AsyncIterator[Cluster
             tasks.spawn(watch.run(), name=f"watch-{watch.name}") for watch in cluster.watches.values()
         ] + upkeep.start(cluster, tasks)
         try:
-            yield cluster
+            async with contextlib.AsyncExitStack() as parts:
+                if configuration.webhook_host:
+                    await parts.enter_async_context(run_injection(services, cluster))
+                yield cluster
         finally:
             for task in running:
                 task.cancel()
@@ -142,7 +146,8 @@ async def run_cluster(services: Services, tasks: Tasks) -> AsyncIterator[Cluster
 def list_ca_names(configuration: Configuration) -> frozenset[str]:
     """Return the host names and addresses to which a sidecar of this CA may be sent."""
     service = f"{CA_SERVICE}.{SYSTEM_NAMESPACE}"
-    return frozenset({service, f"{service}.svc", f"{service}.svc.cluster.local", *configuration.names})
+    told = parse_endpoint(configuration.sidecar_ca)[0]
+    return frozenset({service, f"{service}.svc", f"{service}.svc.cluster.local", told, *configuration.names})
 
 
 def _add_watches(cluster: Cluster, services: Services, *, images: tuple[str, ...], ca_names: frozenset[str]) -> None:
