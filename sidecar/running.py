@@ -14,11 +14,11 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from shared.model.errors import InputError, MachineError, RefusedError
-from shared.model.identity import IdentityKind, Workload, parse_workload
-from shared.model.join_token import JoinToken, parse_join_token
+from shared.model.identity import IdentityKind, Workload
+from shared.model.join_token import parse_join_token
 from shared.model.messages import Registration, Welcome
 from shared.model.version import VERSION
 from shared.runtime.memory import forbid_dumps, lock_pages
@@ -30,7 +30,7 @@ from sidecar.capture.captured import Endpoint
 from sidecar.capture.capturing import Capturing, Door, Stories, close_doors, open_doors
 from sidecar.capture.redirect import install_redirect
 from sidecar.capture.redirect_table import RedirectRules, list_outbound_ports
-from sidecar.configuration import CaptureKind, Configuration, parse_host_port
+from sidecar.configuration import CaptureKind, Configuration
 from sidecar.connections import LiveConnections
 from sidecar.credential.ahead import AheadOfPeers
 from sidecar.credential.credential import Credential, KeyRequest, accept_chain
@@ -40,11 +40,13 @@ from sidecar.directory import Directory
 from sidecar.events import Events
 from sidecar.feed import CertificateExpiredError, Feed
 from sidecar.inbound import carry_plaintext, serve_tunnel
+from sidecar.joining import ByJoinToken, ByPod, Joining
 from sidecar.outbound import carry_outbound
 from sidecar.policies import Policies
 from sidecar.privileges import CAP_NET_ADMIN, KEPT, become_user, keep_only
 from sidecar.receiving import Receiving
 from sidecar.record import Recorder
+from sidecar.scalars import parse_host_port
 from sidecar.trust import Trust
 from sidecar.tunnel.pool import PoolLimits, TunnelPool
 from sidecar.watching import watch_ages, watch_holders
@@ -64,7 +66,8 @@ class Prepared:
     """
 
     configuration: Configuration
-    token: JoinToken = field(repr=False)
+    joining: Joining
+    ca: tuple[str, int]
     limits: Limits
     doors: list[Door]
     log: int
@@ -78,7 +81,7 @@ def prepare(configuration: Configuration) -> Prepared:
         InputError: the token or the log file can't be used.
         MachineError: an address can't be had, the redirect can't be installed, privileges can't be dropped.
     """
-    token = parse_join_token(configuration.token or "")
+    joining, ca = _choose_joining(configuration)
     log = 1
     if configuration.log_file is not None:
         try:
@@ -96,7 +99,13 @@ def prepare(configuration: Configuration) -> Prepared:
         close_doors(doors)
         raise
     return Prepared(
-        configuration=configuration, token=token, limits=limits, doors=doors, log=log, pages_locked=lock_pages()
+        configuration=configuration,
+        joining=joining,
+        ca=ca,
+        limits=limits,
+        doors=doors,
+        log=log,
+        pages_locked=lock_pages(),
     )
 
 
@@ -125,12 +134,12 @@ async def run(prepared: Prepared) -> None:
 async def _run(
     prepared: Prepared, events: Events, log_sink: LineSink, stop: asyncio.Event, rush: asyncio.Event
 ) -> None:
-    configuration, token = prepared.configuration, prepared.token
+    configuration, joining = prepared.configuration, prepared.joining
     mark = _mark(configuration)
     background = Tasks(events.fail)
     feed = Feed(
-        ca=configuration.ca or parse_host_port(token.ca),
-        token=token,
+        ca=prepared.ca,
+        joining=joining,
         registration=Registration(
             instance=configuration.instance,
             version=VERSION,
@@ -141,13 +150,11 @@ async def _run(
         events=events,
         mark=mark,
     )
-    joined = await _join_or_stop(feed, stop)
+    joined = await _join_or_stop(feed, joining.workload, stop)
     if joined is None:
         return
-    welcome, request = joined
+    welcome, trust, own = joined
     limits = prepared.limits
-    trust = Trust(welcome.bundle)
-    own = _own_credential(welcome, request, trust, parse_workload(token.workload))
     feed.credential, feed.roots, feed.installed_sequence = own, welcome.bundle.roots, welcome.bundle.sequence
     policies = Policies(welcome.state, send=feed.send, timeout_s=limits.obtain_s)
     directory = Directory(send=feed.send, timeout_s=limits.obtain_s)
@@ -156,6 +163,7 @@ async def _run(
         own, issuer=feed, policies=policies, trust=trust, tasks=background, events=events, timeout_s=limits.obtain_s
     )
     credentials.on_own_change(feed.renew)
+    credentials.on_own_refused(feed.prove_again)
     connections = LiveConnections(max_connections=limits.max_connections, long_lived_s=limits.long_lived_s)
     sidecar = Sidecar(
         workload=own.identity.workload,
@@ -194,6 +202,7 @@ async def _run(
         list_connections=connections.describe,
     )
     feed.on_message, feed.on_welcome = receiving.receive, receiving.resume
+    feed.on_joined_again = receiving.join_again
     ahead = AheadOfPeers(
         attestor=sidecar.attestor, credentials=credentials, events=events,
         list_applications=lambda: _list_applications(sidecar),
@@ -254,8 +263,14 @@ async def _run(
         raise expired
 
 
-async def _join_or_stop(feed: Feed, stop: asyncio.Event) -> tuple[Welcome, KeyRequest] | None:
-    joining = asyncio.create_task(feed.join(), name="join")
+async def _join_or_stop(
+    feed: Feed, expected: Workload, stop: asyncio.Event
+) -> tuple[Welcome, Trust, Credential] | None:
+    def accept(welcome: Welcome, request: KeyRequest) -> tuple[Welcome, Trust, Credential]:
+        trust = Trust(welcome.bundle)
+        return welcome, trust, _own_credential(welcome, request, trust, expected)
+
+    joining = asyncio.create_task(feed.join(accept), name="join")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
         await asyncio.wait({joining, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -288,10 +303,29 @@ async def _drain(connections: LiveConnections, timeout_s: float, rush: asyncio.E
                 await rush.wait()
 
 
+def _choose_joining(configuration: Configuration) -> tuple[Joining, tuple[str, int]]:
+    """Return how to join, and where.
+
+    Raises:
+        InputError: the join token can't be read.
+    """
+    options = configuration.pod
+    if options is None or configuration.ca is None:
+        token = parse_join_token(configuration.token or "")
+        return ByJoinToken(token=token), configuration.ca or parse_host_port(token.ca)
+    joining = ByPod(
+        token_file=options.token_file,
+        trust_file=options.trust_file,
+        trust_domain=options.trust_domain,
+        workload=options.pod.workload,
+    )
+    return joining, configuration.ca
+
+
 def _own_credential(welcome: Welcome, request: KeyRequest, trust: Trust, expected: Workload) -> Credential:
     own = accept_chain(request, welcome.chain, verifier=trust.verifier, generation=1, now=time.time())
     if own.identity.kind is not IdentityKind.SIDECAR or own.identity.workload != expected:
-        raise RefusedError("the CA enrolled this sidecar as somebody else than the join token says")
+        raise RefusedError(f"the CA enrolled this sidecar as {own.identity.workload} and not as {expected}")
     return own
 
 
