@@ -43,7 +43,7 @@ from sidecar.inbound import carry_plaintext, serve_tunnel
 from sidecar.joining import ByJoinToken, ByPod, Joining
 from sidecar.outbound import carry_outbound
 from sidecar.policies import Policies
-from sidecar.privileges import CAP_NET_ADMIN, KEPT, become_user, keep_only
+from sidecar.privileges import CAP_NET_ADMIN, KEPT, become_user, keep_only, keep_what_a_pod_gives
 from sidecar.receiving import Receiving
 from sidecar.record import Recorder
 from sidecar.scalars import parse_host_port
@@ -347,12 +347,16 @@ def _limit(configuration: Configuration) -> Limits:
 
 def _redirect(configuration: Configuration) -> None:
     options = configuration.redirect
+    if options.is_installed:
+        keep_what_a_pod_gives(options.uid)
+        return
     rules = RedirectRules(
         outbound_port=options.outbound_port,
         inbound_port=options.inbound_port,
         tunnel_port=configuration.tunnel_port,
         uid=options.uid,
         mark=options.mark,
+        health_port=configuration.health_port,
         exclude_ports=options.exclude_ports,
     )
     install_redirect(rules)
@@ -367,11 +371,14 @@ def _mark(configuration: Configuration) -> int:
 
 
 def _own_ports(configuration: Configuration) -> frozenset[int]:
-    if configuration.capture is CaptureKind.LISTENERS:
-        return frozenset({configuration.tunnel_port})
-    redirect = configuration.redirect
-    outbound = list_outbound_ports(redirect.outbound_port, redirect.inbound_port, configuration.tunnel_port)
-    return frozenset({configuration.tunnel_port, redirect.inbound_port, *outbound})
+    ports = {configuration.tunnel_port}
+    if configuration.health_port is not None:
+        ports.add(configuration.health_port)
+    if configuration.capture is CaptureKind.REDIRECT:
+        redirect = configuration.redirect
+        ports.add(redirect.inbound_port)
+        ports.update(list_outbound_ports(redirect.outbound_port, redirect.inbound_port, configuration.tunnel_port))
+    return frozenset(ports)
 
 
 def _applications(configuration: Configuration) -> dict[Endpoint, Endpoint] | None:

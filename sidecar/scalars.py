@@ -12,8 +12,8 @@ from pathlib import Path
 
 from shared.model.errors import InputError
 from sidecar.capture.captured import Endpoint
+from sidecar.capture.redirect_table import Network
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
