@@ -58,6 +58,10 @@ def read_rules(arguments: Sequence[str]) -> RedirectRules:
     )
 
 
+def _split(text: str) -> list[str]:
+    return text.split(",")
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(message, hint="see `python -m sidecar.capture.install --help`")
@@ -70,11 +74,14 @@ def _make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     for name, metavar, what in (
-        ("--exclude-inbound-port", "PORT", "reached without the sidecar; may be repeated"),
-        ("--exclude-outbound-port", "PORT", "dialled without the sidecar; may be repeated"),
-        ("--exclude-outbound-cidr", "CIDR", "dialled without the sidecar; may be repeated"),
+        ("--exclude-inbound-port", "PORT", "reached without the sidecar"),
+        ("--exclude-outbound-port", "PORT", "dialled without the sidecar"),
+        ("--exclude-outbound-cidr", "CIDR", "dialled without the sidecar"),
     ):
-        parser.add_argument(name, action="append", default=[], metavar=metavar, help=what)
+        parser.add_argument(
+            name, f"{name}s", action="extend", default=[], type=_split, metavar=f"{metavar}[,{metavar}…]",
+            help=f"{what}; may be repeated",
+        )  # fmt: skip
     parser.add_argument("--uid", default=str(SIDECAR_UID), help="the sidecar's user, not captured (%(default)s)")
     for name, default in (
         ("--outbound-port", OUTBOUND_PORT),

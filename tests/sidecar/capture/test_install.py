@@ -28,12 +28,12 @@ def test_the_defaults_are_those_that_injection_counts_on() -> None:
     assert not rules.exclude_ports
 
 
-def test_exclusions_may_be_repeated() -> None:
+def test_exclusions_may_be_repeated_or_listed() -> None:
     rules = read_rules(
-        ["--exclude-inbound-port", "1", "--exclude-inbound-port", "2", "--exclude-outbound-port", "3",
+        ["--exclude-inbound-port", "1", "--exclude-inbound-port", "2", "--exclude-outbound-ports", "3,4",
          "--exclude-outbound-cidr", "10.0.0.0/8", "--exclude-outbound-cidr", "fd00::/8", "--uid", "7"]
     )  # fmt: skip
-    assert (rules.exclude_inbound_ports, rules.exclude_outbound_ports, rules.uid) == ((1, 2), (3,), 7)
+    assert (rules.exclude_inbound_ports, rules.exclude_outbound_ports, rules.uid) == ((1, 2), (3, 4), 7)
     assert rules.exclude_outbound_networks == (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8"))
 
 
