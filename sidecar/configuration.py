@@ -20,6 +20,7 @@ from shared.model.errors import IdentityError, InputError
 from shared.model.identity import check_trust_domain
 from shared.model.kubernetes import ProbeTarget
 from sidecar.capture.captured import Endpoint
+from sidecar.events import LEVELS
 from sidecar.pod import Pod, read_pod, read_probes
 from sidecar.scalars import (
     format_endpoint,
@@ -118,6 +119,7 @@ class Configuration:
         log_file: where decision records go; None is standard output.
         health_port: of the server for the kubelet's probes; None for none.
         probes: what the kubelet asks there in the application's place.
+        log_level: the least level of the sidecar's own events.
 
     Raises:
         InputError: the parts contradict each other.
@@ -139,6 +141,7 @@ class Configuration:
     pod: PodOptions | None = None
     health_port: int | None = None
     probes: tuple[ProbeTarget, ...] = ()
+    log_level: str = "info"
 
     def check(self) -> Configuration:
         """Return the configuration unchanged when its parts fit together.
@@ -343,6 +346,8 @@ def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str]) ->
         configuration = replace(configuration, drain_s=parse_drain(options.drain_seconds))
     if options.log_file is not None:
         configuration = replace(configuration, log_file=options.log_file)
+    if options.log_level is not None:
+        configuration = replace(configuration, log_level=options.log_level)
     if not configuration.instance:
         configuration = replace(configuration, instance=f"{_host_name()}-{secrets.token_hex(3)}")
     return configuration.check()
@@ -405,6 +410,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-connections", metavar="NUMBER", help="alive at once, both ways (default: 4096)")
     parser.add_argument("--drain-seconds", metavar="SECONDS", help="for live connections after SIGTERM (default: 20)")
     parser.add_argument("--log-file", type=Path, metavar="FILE", help="decision records (default: standard output)")
+    parser.add_argument("--log-level", choices=LEVELS, help="of the sidecar's own events (default: info)")
     return parser
 
 

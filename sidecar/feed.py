@@ -141,14 +141,15 @@ class Feed:
             try:
                 return self._accept(await self._enrol(request), request, accept)
             except UnavailableError as error:
-                event, fault = "ca_unreachable", error.message
+                self.fault, delay_s = error.message, backoff.next()
+                self._events.emit("ca_unreachable", message=error.message, retry_s=round(delay_s, 3))
             except TouchmarkError as error:
                 if not self._joining.is_repeatable:
                     raise
-                event, fault = "join_refused", error.message
-            delay_s = backoff.next()
-            self.fault = fault
-            self._events.emit(event, message=fault, retry_s=round(delay_s, 3))
+                self.fault, delay_s = error.message, backoff.next()
+                self._events.emit(
+                    "join_refused", code=error.code, message=error.message, hint=error.hint, retry_s=round(delay_s, 3)
+                )
             await asyncio.sleep(delay_s)
 
     async def run(self) -> None:
@@ -169,12 +170,16 @@ class Feed:
                     backoff = _Backoff()
                 continue
             await asyncio.sleep(backoff.next())
-            if self._has_expired() and not self._joining.is_repeatable:
+            if self.has_expired() and not self._joining.is_repeatable:
                 raise CertificateExpiredError(
                     "this sidecar's certificate has expired while the CA couldn't be reached",
                     hint=f"make a new token with `touchmark ca join-token {self._joining.workload}` and start it again",
                 )
             await self._open_another()
+
+    def has_expired(self) -> bool:
+        """Tell whether the sidecar's own certificate has ended."""
+        return self.credential is not None and self.credential.not_after <= time.time()
 
     def renew(self, credential: Credential) -> None:
         """Take the sidecar's renewed credential, and move to a stream under it while the present one serves on."""
@@ -234,9 +239,6 @@ class Feed:
                     await link.stream.close()
             except TimeoutError:
                 link.stream.transport.abort()
-
-    def _has_expired(self) -> bool:
-        return self.credential is not None and self.credential.not_after <= time.time()
 
     async def _wait_connected(self, timeout_s: float) -> None:
         try:
@@ -304,7 +306,7 @@ class Feed:
 
     async def _open_another(self) -> bool:
         """Open another stream: under the present credential, or by joining again. Return whether there is one."""
-        if self._joining.is_repeatable and (self._must_join or self._has_expired()):
+        if self._joining.is_repeatable and (self._must_join or self.has_expired()):
             return await self._join_again()
         return await self._resume()
 
@@ -381,7 +383,7 @@ class Feed:
                 )
                 if any(task.done() for task in ends):
                     return
-                if not renewed.done() and not self._has_expired():
+                if not renewed.done() and not self.has_expired():
                     continue  # The wall clock isn't there yet.
                 self._has_renewed.clear()
                 # The old stream serves meanwhile; the CA ends it as soon as it knows the new one.

@@ -12,9 +12,11 @@ import gc
 import os
 import resource
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from shared.model.errors import InputError, MachineError, RefusedError
 from shared.model.identity import IdentityKind, Workload
@@ -44,6 +46,7 @@ from sidecar.joining import ByJoinToken, ByPod, Joining
 from sidecar.outbound import carry_outbound
 from sidecar.policies import Policies
 from sidecar.privileges import CAP_NET_ADMIN, KEPT, become_user, keep_only, keep_what_a_pod_gives
+from sidecar.probing.readiness import Readiness, Stage
 from sidecar.receiving import Receiving
 from sidecar.record import Recorder
 from sidecar.scalars import parse_host_port
@@ -51,6 +54,10 @@ from sidecar.trust import Trust
 from sidecar.tunnel.pool import PoolLimits, TunnelPool
 from sidecar.watching import watch_ages, watch_holders
 
+if TYPE_CHECKING:
+    from sidecar.probing.server import ProbeServer
+
+Joined = tuple[Welcome, Trust, Credential]
 _LAST_RECORDS_S = 3.0
 _TASKS_END_S = 2.0
 _FILES_PER_CONNECTION = 4
@@ -62,6 +69,7 @@ class Prepared:
     """What was opened while there were privileges.
 
     Attributes:
+        probe_listeners: where the kubelet asks; none without a health port.
         log: descriptor of the decision log.
     """
 
@@ -70,6 +78,7 @@ class Prepared:
     ca: tuple[str, int]
     limits: Limits
     doors: list[Door]
+    probe_listeners: list[socket.socket]
     log: int
     pages_locked: bool
 
@@ -91,12 +100,19 @@ def prepare(configuration: Configuration) -> Prepared:
             raise InputError(f"can't write the log file {configuration.log_file}: {error.strerror}") from error
     limits = _limit(configuration)
     doors = open_doors(configuration)
+    probe_listeners: list[socket.socket] = []
     try:
+        if configuration.health_port is not None:
+            from sidecar.probing.server import open_probe_listeners  # An HTTP library: only where it is wanted.
+
+            probe_listeners = open_probe_listeners(configuration.health_port)
         if configuration.capture is CaptureKind.REDIRECT:
             _redirect(configuration)
         forbid_dumps()
     except BaseException:
         close_doors(doors)
+        for listener in probe_listeners:
+            listener.close()
         raise
     return Prepared(
         configuration=configuration,
@@ -104,6 +120,7 @@ def prepare(configuration: Configuration) -> Prepared:
         ca=ca,
         limits=limits,
         doors=doors,
+        probe_listeners=probe_listeners,
         log=log,
         pages_locked=lock_pages(),
     )
@@ -124,7 +141,7 @@ async def run(prepared: Prepared) -> None:
     events_sink = LineSink(2)
     log_sink = LineSink(prepared.log)
     try:
-        await _run(prepared, Events(events_sink), log_sink, stop, rush)
+        await _run(prepared, Events(events_sink, prepared.configuration.log_level), log_sink, stop, rush)
     finally:
         close_doors(prepared.doors)
         await asyncio.to_thread(log_sink.close, timeout_s=_LAST_RECORDS_S)
@@ -135,8 +152,6 @@ async def _run(
     prepared: Prepared, events: Events, log_sink: LineSink, stop: asyncio.Event, rush: asyncio.Event
 ) -> None:
     configuration, joining = prepared.configuration, prepared.joining
-    mark = _mark(configuration)
-    background = Tasks(events.fail)
     feed = Feed(
         ca=prepared.ca,
         joining=joining,
@@ -148,12 +163,28 @@ async def _run(
             capture=configuration.capture.value,
         ),
         events=events,
-        mark=mark,
+        mark=_mark(configuration),
     )
-    joined = await _join_or_stop(feed, joining.workload, stop)
-    if joined is None:
-        return
+    readiness = Readiness(find_fault=lambda: feed.fault, has_expired=feed.has_expired)
+    probe_tasks = Tasks(events.fail)
+    probes = _start_probes(prepared, readiness, probe_tasks, events)
+    try:
+        joined = await _join_or_stop(feed, joining.workload, stop)
+        if joined is not None:
+            await _carry(prepared, feed, joined, readiness, events, log_sink, stop, rush)
+    finally:
+        if probes is not None:
+            probes.close()
+        await probe_tasks.close(timeout_s=_TASKS_END_S)
+
+
+async def _carry(
+    prepared: Prepared, feed: Feed, joined: Joined, readiness: Readiness, events: Events, log_sink: LineSink,
+    stop: asyncio.Event, rush: asyncio.Event,
+) -> None:  # fmt: skip
+    configuration, mark = prepared.configuration, _mark(prepared.configuration)
     welcome, trust, own = joined
+    background = Tasks(events.fail)
     limits = prepared.limits
     feed.credential, feed.roots, feed.installed_sequence = own, welcome.bundle.roots, welcome.bundle.sequence
     policies = Policies(welcome.state, send=feed.send, timeout_s=limits.obtain_s)
@@ -232,6 +263,7 @@ async def _run(
         events=events,
     )
     capturing.start()
+    readiness.stage = Stage.SERVING
     gc.collect()
     gc.freeze()  # What lives from the start needn't be walked by every collection.
     events.emit(
@@ -243,6 +275,7 @@ async def _run(
         pages_locked=prepared.pages_locked,
     )
     await stop.wait()
+    readiness.stage = Stage.DRAINING
     events.emit("sidecar_draining", connections=len(connections))
     capturing.close()
     sidecar.draining.begin()
@@ -263,10 +296,29 @@ async def _run(
         raise expired
 
 
-async def _join_or_stop(
-    feed: Feed, expected: Workload, stop: asyncio.Event
-) -> tuple[Welcome, Trust, Credential] | None:
-    def accept(welcome: Welcome, request: KeyRequest) -> tuple[Welcome, Trust, Credential]:
+def _start_probes(prepared: Prepared, readiness: Readiness, tasks: Tasks, events: Events) -> ProbeServer | None:
+    """Answer the kubelet from now on: it asks while the sidecar still joins."""
+    if not prepared.probe_listeners:
+        return None
+    from sidecar.probing.perform import perform
+    from sidecar.probing.server import ProbeServer
+
+    configuration = prepared.configuration
+    addresses, mark = configuration.tunnel_addresses, _mark(configuration)
+    server = ProbeServer(
+        prepared.probe_listeners,
+        targets=configuration.probes,
+        judge=readiness.judge,
+        perform=lambda target: perform(target, addresses, mark=mark),
+        tasks=tasks,
+        events=events,
+    )
+    server.start()
+    return server
+
+
+async def _join_or_stop(feed: Feed, expected: Workload, stop: asyncio.Event) -> Joined | None:
+    def accept(welcome: Welcome, request: KeyRequest) -> Joined:
         trust = Trust(welcome.bundle)
         return welcome, trust, _own_credential(welcome, request, trust, expected)
 

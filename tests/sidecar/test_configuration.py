@@ -127,6 +127,13 @@ IN_A_POD = [
 ]  # fmt: skip
 
 
+def test_the_level_of_events_is_one_of_four() -> None:
+    listener = ["--outbound", "127.0.0.1:1=127.0.0.2:2"]
+    assert parse_arguments([*listener, "--log-level", "warning"], {"TOUCHMARK_JOIN_TOKEN": "t"}).log_level == "warning"
+    with pytest.raises(InputError):
+        parse_arguments([*listener, "--log-level", "loud"], {"TOUCHMARK_JOIN_TOKEN": "t"})
+
+
 def test_in_a_pod_the_downward_api_says_who_and_where_it_is() -> None:
     probes = '[{"container": "app", "kind": "liveness", "handler": "tcp", "port": 80}]'
     read = parse_arguments(IN_A_POD, {**POD, "TOUCHMARK_PROBES": probes})

@@ -99,11 +99,12 @@ async def sidecar(
     namespace: str = "",
     prefix: Sequence[str] = (),
     variables: Mapping[str, str] = MappingProxyType({}),
+    interpreter: Sequence[str] = (sys.executable,),
 ) -> AsyncIterator[Running]:
     environment = {**os.environ, "TOUCHMARK_JOIN_TOKEN": token, "PYTHONPATH": str(ROOT), **variables}
     process = await asyncio.create_subprocess_exec(
         *(prefix or enter(namespace)),
-        sys.executable,
+        *interpreter,
         "-m",
         "sidecar",
         *arguments,
@@ -140,8 +141,13 @@ async def run_client(
         stdout=PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
-    async with asyncio.timeout(30):
-        out, _ = await process.communicate()
+    try:
+        async with asyncio.timeout(30):
+            out, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     return out.decode().strip()
 
 
