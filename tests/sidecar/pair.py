@@ -189,7 +189,8 @@ class Pair:
     """A client's sidecar and a server's, with an application behind the latter.
 
     Attributes:
-        application: where the application listens; the client's destination.
+        application: where the application listens.
+        destination: what the client's program dials; None: the application.
         tunnel: where the server's sidecar serves tunnels.
         entrance: where the client's program connects to.
     """
@@ -199,6 +200,7 @@ class Pair:
     server: Side
     states: dict[str, NamespaceState]
     application: Endpoint = ("", 0)
+    destination: Endpoint | None = None
     tunnel: Endpoint = ("", 0)
     entrance: Endpoint = ("", 0)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -309,8 +311,9 @@ async def running_pair(application: Application, *, limits: Limits | None = None
         pair.spawn(serve_tunnel(pair.server.sidecar, connection, source, pair.tunnel))
 
     def on_entrance(connection: socket.socket, source: Endpoint) -> None:
+        destination = pair.destination or pair.application
         captured = Captured(
-            connection=connection, source=source, destination=pair.application, app_destination=pair.entrance
+            connection=connection, source=source, destination=destination, app_destination=pair.entrance
         )
         pair.spawn(carry_outbound(pair.client.sidecar, captured))
 
