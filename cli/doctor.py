@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from cli import options
+from cli.where import Where, takes_where
 
 if TYPE_CHECKING:
     from cli.machine import Finding
 
 
-def doctor(as_json: options.Json = False, admin_socket: options.AdminSocket = None) -> None:
+@takes_where
+def doctor(as_json: options.Json = False, *, where: Where) -> None:
     """Check this machine and the CA: ✓ or ✗ and a hint a line. Exit code 3 when something that is needed is missing."""
     from cli.exit_codes import ExitCode
     from cli.machine import examine_machine
     from cli.output import print_json, print_line
 
-    findings = [*examine_machine(), *_examine_ca(admin_socket)]
+    findings = [*examine_machine(), *_examine_ca(where)]
     is_well = all(finding.is_well or finding.is_optional for finding in findings)
     if as_json:
         print_json({"is_well": is_well, "findings": findings})
@@ -33,7 +34,7 @@ def doctor(as_json: options.Json = False, admin_socket: options.AdminSocket = No
         raise typer.Exit(ExitCode.CHECK_FAILED)
 
 
-def _examine_ca(socket_path: Path | None) -> list[Finding]:
+def _examine_ca(where: Where) -> list[Finding]:
     import asyncio
 
     from cli.admin_client import AdminClient
@@ -42,7 +43,7 @@ def _examine_ca(socket_path: Path | None) -> list[Finding]:
     from shared.model.errors import TouchmarkError
 
     async def ask() -> tuple[CAStatus, Health]:
-        async with AdminClient(socket_path, timeout_s=5) as client:
+        async with AdminClient(where.admin_socket, timeout_s=5) as client:
             return await client.get_status(), await client.get_health()
 
     try:

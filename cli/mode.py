@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
+from cli.where import Where, takes_where
 from shared.model.errors import InputError, RefusedError
 from shared.model.policy import Mode
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _POLL_S = 0.1
 
 
+@takes_where
 def mode(
     namespace: Annotated[str, typer.Argument(help="The namespace.")],
     target: Annotated[
@@ -32,7 +34,8 @@ def mode(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Switch without asking.")] = False,
     timeout_s: options.TimeoutS = 30.0,
     as_json: options.Json = False,
-    admin_socket: options.AdminSocket = None,
+    *,
+    where: Where,
 ) -> None:
     """Show or switch how a namespace treats what no rule allows: let it flow, marked; or refuse it.
 
@@ -64,7 +67,7 @@ def mode(
             _ask(namespace, as_json=as_json)
         return await _switch(client, namespace, target or Mode.EXPLICIT, readiness, timeout_s, as_json=as_json)
 
-    code = talk(admin_socket, converse)
+    code = talk(where, converse)
     if code:
         raise typer.Exit(code)
 

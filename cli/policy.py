@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
+from cli.where import Where, takes_where
 
 if TYPE_CHECKING:
     from cli.admin_client import AdminClient
@@ -20,7 +21,8 @@ _File = Annotated[list[Path], typer.Option("--filename", "-f", help="A YAML file
 
 
 @app.command()
-def apply(filename: _File, as_json: options.Json = False, admin_socket: options.AdminSocket = None) -> None:
+@takes_where
+def apply(filename: _File, as_json: options.Json = False, *, where: Where) -> None:
     """Create or replace the objects of YAML files. Nothing is applied when one of them is at fault."""
     from cli.conversation import talk
     from cli.output import print_json, print_line
@@ -30,7 +32,7 @@ def apply(filename: _File, as_json: options.Json = False, admin_socket: options.
     async def converse(client: AdminClient) -> list[dict[str, object]]:
         return [await _apply_one(client, document) for document in documents]
 
-    results = talk(admin_socket, converse)
+    results = talk(where, converse)
     if as_json:
         print_json(results)
         return
@@ -39,10 +41,12 @@ def apply(filename: _File, as_json: options.Json = False, admin_socket: options.
 
 
 @app.command()
+@takes_where
 def get(
     namespace: Annotated[str, typer.Argument(help="Only this namespace.")] = "",
     as_json: options.Json = False,
-    admin_socket: options.AdminSocket = None,
+    *,
+    where: Where,
 ) -> None:
     """Print policies and approved programs, as YAML that `policy apply` takes; with --json as a list."""
     import yaml
@@ -71,7 +75,7 @@ def get(
             ),
         ]
 
-    documents = talk(admin_socket, converse)
+    documents = talk(where, converse)
     if as_json:
         print_json(list(yaml.safe_load_all(format_documents(documents))) if documents else [])
     elif documents:
@@ -81,6 +85,7 @@ def get(
 
 
 @app.command()
+@takes_where
 def delete(
     namespace: Annotated[str, typer.Argument(help="Delete this namespace's policy.")] = "",
     filename: Annotated[
@@ -88,7 +93,8 @@ def delete(
         typer.Option("--filename", "-f", help="Delete the objects that this YAML file names; several."),
     ] = None,
     as_json: options.Json = False,
-    admin_socket: options.AdminSocket = None,
+    *,
+    where: Where,
 ) -> None:
     """Delete a namespace's policy, or the objects that a file names. The namespace keeps its mode."""
     from cli.conversation import talk
@@ -114,7 +120,7 @@ def delete(
                 deleted.append(f"MeshPolicy {document.namespace}/default")
         return deleted
 
-    deleted = talk(admin_socket, converse)
+    deleted = talk(where, converse)
     if as_json:
         print_json({"deleted": deleted})
     else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
+from cli.where import Where, takes_where
 
 if TYPE_CHECKING:
     from cli.admin_client import AdminClient
@@ -22,6 +23,7 @@ _DIGEST = re.compile(r"(sha256:)?[0-9a-fA-F]{64}(/main:(none|(sha256:)?[0-9a-fA-
 
 
 @app.command()
+@takes_where
 def approve(
     workload: Annotated[str, typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT, such as shop/web.")],
     programs: Annotated[
@@ -43,7 +45,8 @@ def approve(
     ] = "",
     name: Annotated[str, typer.Option("--name", help="Name of the Program object; made up from the digest.")] = "",
     as_json: options.Json = False,
-    admin_socket: options.AdminSocket = None,
+    *,
+    where: Where,
 ) -> None:
     """Approve programs of a workload, by file, by digest, or as decisions saw them.
 
@@ -76,7 +79,7 @@ def approve(
         approval.refuse_weakness(chosen, weak=weak)
         return await client.approve_programs(approval.make_request(subject, chosen, name=name, weak=weak))
 
-    view = talk(admin_socket, converse)
+    view = talk(where, converse)
     if view is None:
         print_note("nothing approved")
         return
@@ -95,17 +98,19 @@ def approve(
 
 
 @app.command("list")
+@takes_where
 def list_programs(
     namespace: Annotated[str, typer.Argument(help="Only this namespace.")] = "",
     as_json: options.Json = False,
-    admin_socket: options.AdminSocket = None,
+    *,
+    where: Where,
 ) -> None:
     """List approved programs."""
     from cli.conversation import talk
     from cli.duration import format_time
     from cli.output import print_json, print_table
 
-    answer = talk(admin_socket, lambda client: client.list_programs(namespace))
+    answer = talk(where, lambda client: client.list_programs(namespace))
     if as_json:
         print_json(answer.programs)
         return
@@ -128,6 +133,7 @@ def list_programs(
 
 
 @app.command()
+@takes_where
 def remove(
     workload: Annotated[
         str, typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT, or NAMESPACE/NAME of the Program object.")
@@ -139,7 +145,8 @@ def remove(
         ),
     ] = None,
     as_json: options.Json = False,
-    admin_socket: options.AdminSocket = None,
+    *,
+    where: Where,
 ) -> None:
     """Take approvals back. Live connections of these programs are decided again at once."""
     from cli import approval
@@ -180,7 +187,7 @@ def remove(
                 await approval.take_out(client, view, program)
         return removed
 
-    removed = talk(admin_socket, converse)
+    removed = talk(where, converse)
     if as_json:
         print_json({"removed": removed})
     else:
