@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 SOURCES := ca cli sidecar shared tests bench scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types contracts unit bench format docs lock clean
+.PHONY: help setup demo test lint types contracts unit test-kubernetes test-node bench format docs lock clean
 
 help: ## Show these commands.
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Make .venv with the locked dependencies; as root with apt also install the system packages.
 	@VENV="$(VENV)" scripts/setup.sh
@@ -30,6 +30,10 @@ contracts: setup ## Check who may import whom.
 
 unit: setup ## Run the tests with branch coverage. PYTEST="-k name" narrows them.
 	$(BIN)/pytest --cov --cov-report=term:skip-covered $(PYTEST)
+
+test-kubernetes: setup ## Run the tests against a real API server. PYTEST="-k name" narrows them.
+	@$(BIN)/python -m scripts.kubernetes api
+	$(BIN)/pytest -m kubernetes tests/kubernetes $(PYTEST)
 
 bench: setup ## Compare with Envoy and nginx on this machine, in one run.
 	@VENV="$(VENV)" scripts/setup.sh bench

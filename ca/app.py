@@ -99,6 +99,10 @@ async def run_ca(configuration: Configuration) -> AsyncIterator[Services]:
         tasks = Tasks(_note_failure)
         stack.push_async_callback(tasks.close, timeout_s=SHUTDOWN_S)
         Upkeep(services, tasks).start()
+        if configuration.kubernetes:
+            from ca.kubernetes.running import run_cluster  # 20 MiB, for clusters only.
+
+            await stack.enter_async_context(run_cluster(services, tasks))
         health = HealthEndpoint(services)
         await _serve_sidecars(stack, services, health, listener)
         await _serve_admin(stack, services, health)

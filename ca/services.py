@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ca.authority.authorities import Authorities
 from ca.configuration import Configuration
@@ -22,6 +23,9 @@ from ca.server_certificate import ServerCertificate
 from ca.store.store import Store
 from shared.model.certificate import BundleVerifier
 
+if TYPE_CHECKING:  # Outside a cluster its client library, 20 MiB, is never loaded.
+    from ca.kubernetes.running import Cluster
+
 
 @dataclass(slots=True, kw_only=True)
 class Services:
@@ -30,6 +34,7 @@ class Services:
     Attributes:
         listen: ``host:port`` on which it really listens.
         clock: seconds since the epoch.
+        cluster: with ``--kubernetes`` only.
     """
 
     configuration: Configuration
@@ -46,6 +51,7 @@ class Services:
     listen: str
     started: float
     clock: Callable[[], float] = time.time
+    cluster: Cluster | None = None
     _verifier: BundleVerifier | None = field(default=None, repr=False)
 
     @property

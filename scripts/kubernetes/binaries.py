@@ -1,0 +1,138 @@
+"""Kubernetes' own programs: built once from their Go modules, found again by stamps. Does I/O.
+
+`components/` and `coredns/` are small Go modules with one main package a program; their ``go.sum`` pins everything by
+hash. k8s.io/kubernetes names its staging modules by paths that hold only in its own tree, so that ``go.mod`` replaces
+each by the published module of the same release.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from scripts.kubernetes import cache, packages
+
+HERE = Path(__file__).parent
+API = ("kube-apiserver", "kubectl")
+NODE = (*API, "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "coredns", "pause")
+_GO_AT_LEAST = (1, 24)
+
+
+def version() -> str:
+    """The release that ``components/go.mod`` pins, such as ``1.34.4``."""
+    text = (HERE / "components/go.mod").read_text(encoding="utf-8")
+    found = re.search(r"^\tk8s\.io/kubernetes v(\S+)$", text, re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def locate(program: str) -> Path:
+    """Where a program is: in ``KUBEBUILDER_ASSETS``, else in the cache; etcd also on the PATH.
+
+    Raises `cache.SetupError` when it isn't there; nothing is built here.
+    """
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    if assets and program in {"etcd", *API}:
+        path: Path | None = Path(assets).absolute() / program
+    elif program == "etcd":
+        path = packages.which("etcd")
+    else:
+        path = cache.directory() / "bin" / program
+    if path is None or not os.access(path, os.X_OK):
+        raise cache.SetupError(
+            f"{program} isn't there ({path}): `make test-kubernetes` and `make test-node` prepare it"
+        )
+    return path
+
+
+def build(programs: Sequence[str]) -> None:
+    """Build those whose stamp doesn't match the sources, so that an old or half-finished one is never taken."""
+    with cache.lock("bin"):
+        stale = [program for program in programs if not _is_current(program)]
+        if not stale:
+            return
+        go = _find_go()
+        cache.say(f"building {', '.join(stale)} (Kubernetes {version()}; minutes from empty caches)")
+        (cache.directory() / "bin").mkdir(exist_ok=True)
+        for module in dict.fromkeys(map(_module, stale)):
+            _build(go, module, [program for program in stale if _module(program) == module])
+
+
+def _module(program: str) -> Path:
+    return HERE / ("coredns" if program == "coredns" else "components")
+
+
+def _sources(program: str) -> list[Path]:
+    module = _module(program)
+    main = module / "main.go" if program == "coredns" else module / "cmd" / program
+    return [module / "go.mod", module / "go.sum", main]
+
+
+def _stamp(program: str) -> Path:
+    return cache.directory() / "bin" / f".{program}.stamp"
+
+
+def _is_current(program: str) -> bool:
+    binary, stamp = cache.directory() / "bin" / program, _stamp(program)
+    if not binary.is_file() or not stamp.is_file():
+        return False
+    return stamp.read_text(encoding="ascii").split() == [_key(program), str(binary.stat().st_size)]
+
+
+def _key(program: str) -> str:
+    return cache.digest(_sources(program), *_linker_flags())
+
+
+def _linker_flags() -> list[str]:
+    major, minor, _ = version().split(".")
+    place = "k8s.io/component-base/version"
+    values = {
+        "gitVersion": f"v{version()}",
+        "gitMajor": major,
+        "gitMinor": minor,
+        "gitTreeState": "clean",
+        "gitCommit": "module",
+        "buildDate": "1970-01-01T00:00:00Z",
+    }
+    return ["-s", "-w", *(f"-X={place}.{name}={value}" for name, value in values.items())]
+
+
+def _build(go: Path, module: Path, programs: Sequence[str]) -> None:
+    directory = cache.directory() / "bin"
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=directory) as unfinished:
+        command = ["nice", str(go), "build", "-mod=readonly", "-buildvcs=false", "-o", f"{unfinished}/"]
+        command += ["-ldflags", " ".join(_linker_flags()), *(_package(program) for program in programs)]
+        # Static, so that no C compiler is needed; by this machine's Go, never by one that Go would download.
+        env = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "", "GOWORK": "off"}
+        if subprocess.run(command, cwd=module, env=env, check=False, stdin=subprocess.DEVNULL).returncode != 0:
+            raise cache.SetupError(f"go couldn't build {', '.join(programs)}; its message is above")
+        for program in programs:
+            (Path(unfinished) / program).replace(directory / program)
+            size = (directory / program).stat().st_size
+            _stamp(program).write_text(f"{_key(program)} {size}\n", encoding="ascii")
+
+
+def _package(program: str) -> str:
+    return "." if program == "coredns" else f"./cmd/{program}"
+
+
+def _find_go() -> Path:
+    for candidate in (packages.which("go"), Path("/usr/local/go/bin/go"), Path("/usr/lib/go/bin/go")):
+        if candidate is not None and os.access(candidate, os.X_OK):
+            break
+    else:
+        raise cache.SetupError(
+            "no Go here: Go 1.24 or newer builds Kubernetes' programs (or point KUBEBUILDER_ASSETS to envtest's)"
+        )
+    env = {**os.environ, "GOTOOLCHAIN": "local"}
+    text = subprocess.run(
+        [candidate, "env", "GOVERSION"], check=True, text=True, stdout=subprocess.PIPE, env=env
+    ).stdout
+    found = re.match(r"go(\d+)\.(\d+)", text)
+    if found is None or (int(found[1]), int(found[2])) < _GO_AT_LEAST:
+        raise cache.SetupError(f"{candidate} is {text.strip()}; Kubernetes {version()} needs Go 1.24 or newer")
+    return candidate

@@ -1,0 +1,54 @@
+"""The program ``kubectl`` with one kubeconfig: what an operator would type. Does I/O."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from scripts.kubernetes import binaries
+
+
+class KubectlError(Exception):
+    """The command failed; the message is what it printed on standard error."""
+
+
+class Kubectl:
+    """Runs kubectl as the kubeconfig's user."""
+
+    def __init__(self, kubeconfig: Path, *, cache: Path | None = None) -> None:
+        self.kubeconfig = kubeconfig
+        self._cache = cache or kubeconfig.parent / "kubectl-cache"
+
+    def __call__(self, *arguments: str, stdin: str | None = None, timeout_s: float = 60.0) -> str:
+        """Standard output of ``kubectl ARGUMENTS``; raises `KubectlError` when it fails."""
+        result = self.run(*arguments, stdin=stdin, timeout_s=timeout_s)
+        if result.returncode != 0:
+            raise KubectlError(f"kubectl {' '.join(arguments)}: {result.stderr.strip()}")
+        return result.stdout
+
+    def run(
+        self, *arguments: str, stdin: str | None = None, timeout_s: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
+        """The finished command, whatever its exit code."""
+        options = [f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self._cache}"]
+        return subprocess.run(
+            [binaries.locate("kubectl"), *options, *arguments],
+            input=stdin if stdin is not None else "",
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=timeout_s,
+            env={**os.environ, "no_proxy": "*", "NO_PROXY": "*"},
+        )
+
+    def apply(self, *documents: dict[str, Any]) -> None:
+        """Server-side apply of these objects."""
+        items = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
+        self("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(items))
+
+    def get(self, *arguments: str) -> Any:
+        """``kubectl get ARGUMENTS`` as an object."""
+        return json.loads(self("get", *arguments, "-o", "json"))

@@ -1,0 +1,1 @@
+"""Tests on a real node: kubelet, containerd, kube-proxy and our images."""
