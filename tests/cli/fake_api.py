@@ -46,7 +46,7 @@ class FakeAPI:
     """Answers what it was told to, and remembers what it was asked.
 
     ``answers``: ``"GET /api/v1/..."`` → an object, a response, a (coroutine) function of the request, or a list of
-    such, the last of which stays. Attributes of forwarding: ``forward_to``: a Unix socket; ``forward_error``: said on the error
+    such, the last of which stays. Forwarding: ``forward_to``: a Unix socket; ``forward_error``: said on the error
     channel instead; ``forward_status``: the answer to the handshake instead of 101; ``first_frames``: what the two
     channels begin with.
     """
