@@ -21,12 +21,14 @@ JSON_SHAPES: dict[str, str] = {
     "ca join-token": "`JoinTokenCreated`; with `--output`: `{token_id, file}`",
     "ca status": "`CAStatus`, and `sidecars`: a list of `SidecarView`",
     "ca rotate issuer": "`RotationStatus`, authorities by their common names",
-    "mode": "`{namespace, mode, version, installed, total, waiting}`; a switch adds `readiness` (`Readiness` or null);"
+    "mode": "`{namespace, mode, version, installed, total, waiting, wanted, is_observed, fault}`: `mode` is in force in"
+    " the CA, `wanted` is written (null: nothing is); a switch adds `readiness` (`Readiness` or null);"
     " `--check`: `Readiness`",
     "program approve": "`ProgramView`; nothing when nothing was chosen",
     "program list": "a list of `ProgramView`",
     "program remove": "`{removed: [text]}`",
-    "policy apply": "a list of `{kind, namespace, name, version}`",
+    "policy apply": "a list of `{kind, namespace, name, version, is_confirmed}`; in Kubernetes `version` is null until"
+    " the CA has put a MeshPolicy in force, and for a Program",
     "policy get": "a list of objects as in YAML: `{apiVersion, kind, metadata, spec}`",
     "policy delete": "`{deleted: [text]}`",
     "decisions": "a list of `DecisionView` (`{id, record}`), newest first; `--follow`: one `DecisionView` a line,"

@@ -40,3 +40,7 @@ SystemNamespace = Annotated[
 ]
 Since = Annotated[str, typer.Option("--since", help="How far back: 90s, 30m, 24h, 7d.")]
 TimeoutS = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait for everybody's confirmation.")]
+ForceConflicts = Annotated[
+    bool,
+    typer.Option("--force-conflicts", help="In Kubernetes: take over fields that another tool (kubectl, Helm) owns."),
+]

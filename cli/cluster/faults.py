@@ -64,9 +64,17 @@ class RejectedError(InputError):
 
 
 class OwnedElsewhereError(ConflictError):
-    """Somebody else's tool owns fields that were to be written."""
+    """Other field managers own fields that were to be written (server-side apply, "Conflicts").
+
+    Arguments:
+        owners: field manager → its fields, such as ``.spec.mode``.
+    """
 
     code = "owned_elsewhere"
+
+    def __init__(self, message: str, *, owners: dict[str, list[str]], hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.owners = owners
 
 
 class ChangedError(ConflictError):
@@ -134,8 +142,8 @@ def explain(code: int, status: dict[str, Any], action: Action) -> TouchmarkError
             return NotInstalledError(f"this cluster doesn't know {action.resource}.{GROUP}", hint=INSTALL_HINT)
         return NotFoundError(message or f"not found: {action}")
     if code == 409:
-        if any(cause.get("reason") == "FieldManagerConflict" for cause in _causes(details)):
-            return OwnedElsewhereError(message, hint="--force-conflicts takes these fields over")
+        if owners := _read_owners(details):
+            return _explain_ownership(owners, action)
         return ChangedError(message or f"conflict: {action}", hint="try again")
     if code in (400, 413, 422):
         faults = "; ".join(f"{cause.get('field')}: {cause.get('message')}" for cause in _causes(details))
@@ -154,15 +162,23 @@ def _explain_forbidden(message: str, action: Action) -> TouchmarkError:
     return ForbiddenError(f"you may not {action}", hint=action.advise())
 
 
-def name_managers(status: dict[str, Any]) -> frozenset[str]:
-    """Return the field managers that a conflict's answer names (``conflict with "NAME" …: .spec.mode``)."""
-    details = status.get("details")
-    names = set()
-    for cause in _causes(details if isinstance(details, dict) else {}):
+def _explain_ownership(owners: dict[str, list[str]], action: Action) -> OwnedElsewhereError:
+    owned = "; ".join(f"{owner!r} owns {', '.join(fields)}" for owner, fields in owners.items())
+    return OwnedElsewhereError(
+        f"{action.resource} {action.name!r} in namespace {action.namespace} is written by another tool, too: {owned}",
+        owners=owners,
+        hint="change it where that tool keeps it, or take these fields over with --force-conflicts",
+    )
+
+
+def _read_owners(details: dict[str, Any]) -> dict[str, list[str]]:
+    """Read whom a conflict's causes name: ``conflict with "NAME" using VERSION``, and the field beside it."""
+    owners: dict[str, list[str]] = {}
+    for cause in _causes(details):
         if cause.get("reason") == "FieldManagerConflict":
             _, _, rest = str(cause.get("message", "")).partition('conflict with "')
-            names.add(rest.partition('"')[0])
-    return frozenset(names)
+            owners.setdefault(rest.partition('"')[0] or "somebody", []).append(str(cause.get("field", "a field")))
+    return owners
 
 
 def _causes(details: dict[str, Any]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cli.cluster.faults import Action, explain, name_managers
+from cli.cluster.faults import Action, OwnedElsewhereError, explain
 from cli.exit_codes import ExitCode
 
 LIST_POLICIES = Action(verb="list", group="touchmark.dev", resource="meshpolicies", namespace="shop")
@@ -15,7 +15,7 @@ LIST_PODS = Action(verb="list", group="", resource="pods")
 
 def make_conflict(*managers: str) -> dict[str, Any]:
     causes = [
-        {"reason": "FieldManagerConflict", "message": f'conflict with "{name}" using v1: .spec.mode', "field": "x"}
+        {"reason": "FieldManagerConflict", "message": f'conflict with "{name}" using v1', "field": ".spec.mode"}
         for name in managers
     ]
     return {"reason": "Conflict", "message": "Apply failed with 1 conflict", "details": {"causes": causes}}
@@ -63,6 +63,9 @@ def test_validation_names_each_field() -> None:
     assert "spec.mode: Unsupported value; spec.x: unknown" in error.message
 
 
-def test_the_managers_of_a_conflict_are_read() -> None:
-    assert name_managers(make_conflict("helm", "kubectl-client-side-apply")) == {"helm", "kubectl-client-side-apply"}
-    assert name_managers({"details": "odd"}) == frozenset()
+def test_a_conflict_names_the_managers_and_their_fields() -> None:
+    error = explain(409, make_conflict("helm", "kubectl-client-side-apply"), LIST_POLICIES)
+    assert isinstance(error, OwnedElsewhereError)
+    assert error.owners == {"helm": [".spec.mode"], "kubectl-client-side-apply": [".spec.mode"]}
+    assert "'helm' owns .spec.mode" in error.message
+    assert "--force-conflicts" in error.hint
