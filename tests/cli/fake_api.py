@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,7 @@ class FakeAPI:
     """
 
     kubeconfig: Path
+    port: int = 0
     answers: dict[str, Any] = field(default_factory=dict)
     requests: list[tuple[str, dict[str, str], Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -67,7 +69,7 @@ class FakeAPI:
         body = await request.read()
         self.requests.append((key, dict(request.query), json.loads(body) if body else None))
         self.headers.append(dict(request.headers))
-        if request.path.endswith("/portforward"):
+        if "/portforward" in request.path.lower():  # The API server's path, or the kubelet's behind it.
             return await self._forward(request)
         answer = self.answers.get(key)
         if isinstance(answer, list):
@@ -118,7 +120,7 @@ class FakeAPI:
 
 
 @contextmanager
-def running_api(directory: Path) -> Iterator[FakeAPI]:
+def running_api(directory: Path, *, tls: ssl.SSLContext | None = None) -> Iterator[FakeAPI]:
     """Serve on a free port of loopback in a thread, with a kubeconfig that leads there."""
     api = FakeAPI(kubeconfig=directory / "kubeconfig")
     loop = asyncio.new_event_loop()
@@ -128,11 +130,11 @@ def running_api(directory: Path) -> Iterator[FakeAPI]:
 
     async def start() -> int:
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
         return int(runner.addresses[0][1])
 
-    port = loop.run_until_complete(start())
+    api.port = port = loop.run_until_complete(start())
     api.kubeconfig.write_text(json.dumps(make_kubeconfig(f"http://127.0.0.1:{port}")))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
