@@ -20,6 +20,7 @@ from cli.where import list_kubeconfig_files
 from shared.model.admin import (
     Acknowledgements,
     CAStatus,
+    ClusterStatus,
     ConnectionList,
     DecisionList,
     DecisionView,
@@ -126,6 +127,10 @@ class AdminClient:
     async def revert_rotation(self) -> RotationStatus:
         """Take the last rotation back."""
         return await self._call("POST", "/v1/rotation/revert", RotationStatus)
+
+    async def get_cluster(self) -> ClusterStatus:
+        """Return what the CA sees of its cluster."""
+        return await self._call("GET", "/v1/cluster", ClusterStatus)
 
     # ---- namespaces, programs, policies --------------------------------------------------------------------------
 

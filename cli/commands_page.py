@@ -21,6 +21,9 @@ JSON_SHAPES: dict[str, str] = {
     "ca join-token": "`JoinTokenCreated`; with `--output`: `{token_id, file}`",
     "ca status": "`CAStatus`, and `sidecars`: a list of `SidecarView`",
     "ca rotate issuer": "`RotationStatus`, authorities by their common names",
+    "status": "`{is_well, trust_domain, versions: {command, ca, sidecars: {version: count}}, sidecars_connected,"
+    " sidecars_live, bundle_sequence, rotation, namespaces: [{namespace, mode, version, live, connected, installed,"
+    " injected, not_injected, versions}], problems: [{subject, is_well, observation, hint, is_optional}]}`",
     "mode": "`{namespace, mode, version, installed, total, waiting, wanted, is_observed, fault}`: `mode` is in force in"
     " the CA, `wanted` is written (null: nothing is); a switch adds `readiness` (`Readiness` or null);"
     " `--check`: `Readiness`",
