@@ -139,9 +139,11 @@ class Cluster:
             content_type="application/apply-patch+yaml",  # JSON is YAML.
         )
 
-    async def create(self, kind: Kind, value: Object, namespace: str = "") -> Object:
-        """Create an object that only asks something (a review), or that a server names."""
-        return await self._call("POST", kind.path(namespace), _name("create", kind, namespace), body=value)
+    async def create(self, kind: Kind, value: Object, namespace: str = "", *, dry_run: bool = False) -> Object:
+        """Create an object: one that only asks something (a review), or on trial."""
+        query = {"dryRun": "All"} if dry_run else {}
+        action = _name("create", kind, namespace)
+        return await self._call("POST", kind.path(namespace), action, query=query, body=value)
 
     async def delete(self, kind: Kind, namespace: str, name: str) -> None:
         """Delete one object."""
