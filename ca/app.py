@@ -29,7 +29,7 @@ from ca.distribution.directory import Directory
 from ca.distribution.hub import Hub
 from ca.distribution.survey import Survey
 from ca.issuance import Issuance
-from ca.kek import load_key_encryption_key
+from ca.kek import ENVIRONMENT_VARIABLE, KeyEncryptionKey, load_key_encryption_key
 from ca.metrics import Metrics
 from ca.rotation import Rotation
 from ca.server_certificate import ServerCertificate
@@ -63,7 +63,7 @@ async def run_ca(configuration: Configuration) -> AsyncIterator[Services]:
         stack.enter_context(_lock_data_dir(configuration.data_dir))
         # The sockets first: a port in use must not leave a new store behind.
         listener = stack.enter_context(contextlib.closing(_bind(configuration.host, configuration.port)))
-        kek = load_key_encryption_key(configuration.kek_file, configuration.data_dir)
+        kek = await _load_key(configuration)
         store = await Store.open(configuration.data_dir, trust_domain=configuration.trust_domain)
         stack.push_async_callback(store.close)
         await store.disconnect_all()
@@ -198,6 +198,21 @@ class Upkeep:
         await services.store.prune_certificates(expired_before=long_ago)
         await services.store.prune_join_tokens(expired_before=long_ago)
         await services.store.delete_sidecars(silent_since=long_ago, now=now)
+
+
+async def _load_key(configuration: Configuration) -> KeyEncryptionKey:
+    if not configuration.kek_secret or os.environ.get(ENVIRONMENT_VARIABLE):
+        return load_key_encryption_key(configuration.kek_file, configuration.data_dir)
+    from ca.kubernetes.client import ClusterClient
+    from ca.kubernetes.kek_secret import load_key_secret
+
+    client = await ClusterClient.open(configuration.kubeconfig)
+    try:
+        return await load_key_secret(
+            client, namespace=configuration.system_namespace, name=configuration.kek_secret, now=time.time()
+        )
+    finally:
+        await client.close()
 
 
 def _note_failure(name: str, error: BaseException) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from shared.model.errors import InputError
-from shared.model.identity import check_trust_domain
+from shared.model.identity import check_namespace, check_trust_domain
+from shared.model.kubernetes import SYSTEM_NAMESPACE
 from shared.runtime.paths import default_admin_socket, default_data_dir, default_kek_file
 
 DEFAULT_LISTEN = "127.0.0.1:15443"
@@ -41,6 +42,8 @@ class Configuration:
         kubeconfig: how to reach the API server; None: as the pod's own service account.
         sidecar_images: image references of sidecars that may join, as they stand in the pods' specs; several while an
             upgrade runs. Named by digest they are exact; a tag means whatever it points to.
+        system_namespace: the CA's own.
+        kek_secret: name of the Secret there that holds the key-encryption key; empty: it is in ``kek_file``.
         admin_host, admin_port: loopback TCP door of the admin API beside its Unix socket; empty: there is none.
     """
 
@@ -60,6 +63,8 @@ class Configuration:
     kubernetes: bool = False
     kubeconfig: Path | None = None
     sidecar_images: tuple[str, ...] = ()
+    system_namespace: str = SYSTEM_NAMESPACE
+    kek_secret: str = ""
     admin_host: str = ""
     admin_port: int = 0
 
@@ -89,8 +94,9 @@ class Configuration:
     def _check_kubernetes(self) -> None:
         if self.kubernetes and not self.sidecar_images:
             raise InputError("--kubernetes needs --sidecar-image", hint="no pod could join: name the sidecar's image")
-        if not self.kubernetes and (self.sidecar_images or self.kubeconfig is not None):
-            raise InputError("--sidecar-image means nothing without --kubernetes")
+        if not self.kubernetes and (self.sidecar_images or self.kek_secret or self.kubeconfig is not None):
+            raise InputError("--sidecar-image and --kek-secret mean nothing without --kubernetes")
+        check_namespace(self.system_namespace)
         if len(self.sidecar_images) > MAX_SIDECAR_IMAGES or any(
             not image or len(image) > 512 or image != image.strip() for image in self.sidecar_images
         ):
@@ -130,6 +136,8 @@ def parse_arguments(arguments: Sequence[str]) -> Configuration:
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="%(default)s")
     add("--kubernetes", action="store_true", help="work in a cluster, through KUBECONFIG or the pod's service account")
     add("--sidecar-image", action="append", default=[], metavar="IMAGE", help="sidecars that may join; repeatable")
+    add("--namespace", default=SYSTEM_NAMESPACE, help="the CA's own namespace (%(default)s)")
+    add("--kek-secret", default="", metavar="NAME", help="keep the key-encryption key in this Secret of that namespace")
     add("--admin-listen", default="", metavar="HOST:PORT", help="also serve the admin API on this loopback address")
     options = parser.parse_args(arguments)
     host, port = parse_endpoint(options.listen)
@@ -152,6 +160,8 @@ def parse_arguments(arguments: Sequence[str]) -> Configuration:
         kubernetes=options.kubernetes,
         kubeconfig=Path(kubeconfig) if kubeconfig else None,
         sidecar_images=tuple(options.sidecar_image),
+        system_namespace=options.namespace,
+        kek_secret=options.kek_secret,
         admin_host=admin_host,
         admin_port=admin_port,
     )

@@ -25,8 +25,9 @@ PLURALS = {"MeshPolicy": "meshpolicies", "Program": "programs"}
 @pytest.fixture(scope="module", autouse=True)
 def installed(api_server: ApiServer) -> None:
     """The definitions, as an overlay brings them."""
-    api_server.kubectl("apply", "--server-side", "-f", str(CRDS))
-    api_server.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(CRDS))
+    api_server.kubectl("apply", "--server-side", "-k", str(CRDS))
+    definitions = [f"crd/{plural}.touchmark.dev" for plural in PLURALS.values()]
+    api_server.kubectl("wait", "--for=condition=Established", "--timeout=30s", *definitions)
 
 
 @pytest.fixture
