@@ -12,6 +12,7 @@ from typing import Any, Final
 from shared.model.kubernetes import GROUP, LEASE, TRUST_CONFIG_MAP, WEBHOOK_CONFIGURATION
 
 SERVICE_ACCOUNT: Final = "touchmark-ca"
+KEK_SECRET: Final = "touchmark-kek"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,8 @@ RIGHTS: Final[tuple[Right, ...]] = (
     ),
     *_rights("create", "coordination.k8s.io", "leases", is_own=True),
     *_rights("get update", "coordination.k8s.io", "leases", name=LEASE, is_own=True),
+    *_rights("create", "", "secrets", is_own=True),
+    *_rights("get", "", "secrets", name=KEK_SECRET, is_own=True),
 )
 
 

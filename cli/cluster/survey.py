@@ -55,10 +55,10 @@ class Survey:
     """
 
     system_namespace: str
-    version: str | TouchmarkError
+    version: str
     api_skew_s: float | None
     definitions: dict[str, Object | None] | TouchmarkError
-    webhook: Object | None | TouchmarkError
+    webhook: Object | TouchmarkError | None
     ca_pods: list[Object] | TouchmarkError
     namespaces: list[Object] | TouchmarkError
     pods: list[Object] | TouchmarkError
@@ -80,32 +80,32 @@ async def survey(cluster: Cluster, system_namespace: str) -> Survey:
     before = time.time()
     version = str((await cluster.get_path("/version")).get("gitVersion", "unknown"))
     api_skew_s = _measure_skew(before, time.time(), cluster.server_time)
-    namespaces, pods, policies, ca_pods, definitions, webhook, rights, observed = await asyncio.gather(
-        _try(cluster.list(NAMESPACES)),
-        _try(cluster.list(PODS)),
-        _try(cluster.list(NETWORK_POLICIES)),
-        _try(list_ca_pods(cluster, system_namespace)),
-        _try(_find_definitions(cluster)),
-        _try(cluster.find(WEBHOOKS, "", WEBHOOK_CONFIGURATION)),
-        _try(_find_missing_rights(cluster, system_namespace)),
-        _try(_ask_ca(cluster, system_namespace)),
-    )
-    trial_namespace = _choose_trial_namespace(namespaces, pods, system_namespace)
-    seen, ca_skew_s = (observed, None) if isinstance(observed, TouchmarkError) else observed
+    async with asyncio.TaskGroup() as group:
+        namespaces = group.create_task(_try(cluster.list(NAMESPACES)), name="namespaces")
+        pods = group.create_task(_try(cluster.list(PODS)), name="pods")
+        policies = group.create_task(_try(cluster.list(NETWORK_POLICIES)), name="network policies")
+        ca_pods = group.create_task(_try(list_ca_pods(cluster, system_namespace)), name="CA pods")
+        definitions = group.create_task(_try(_find_definitions(cluster)), name="definitions")
+        webhook = group.create_task(_try(cluster.find(WEBHOOKS, "", WEBHOOK_CONFIGURATION)), name="webhook")
+        rights = group.create_task(_try(_find_missing_rights(cluster, system_namespace)), name="rights")
+        told = group.create_task(_try(_ask_ca(cluster, system_namespace)), name="CA")
+    trial_namespace = _choose_trial_namespace(namespaces.result(), pods.result(), system_namespace)
+    answer = told.result()
+    observed, ca_skew_s = (answer, None) if isinstance(answer, TouchmarkError) else answer
     return Survey(
         system_namespace=system_namespace,
         version=version,
         api_skew_s=api_skew_s,
-        definitions=definitions,
-        webhook=webhook,
-        ca_pods=ca_pods,
-        namespaces=namespaces,
-        pods=pods,
-        network_policies=policies,
-        missing_rights=rights,
+        definitions=definitions.result(),
+        webhook=webhook.result(),
+        ca_pods=ca_pods.result(),
+        namespaces=namespaces.result(),
+        pods=pods.result(),
+        network_policies=policies.result(),
+        missing_rights=rights.result(),
         trial_namespace=trial_namespace,
         trial=await _try(_try_injection(cluster, trial_namespace)),
-        observed=seen,
+        observed=observed,
         ca_skew_s=ca_skew_s,
     )
 
@@ -178,7 +178,7 @@ def _choose_trial_namespace(
 
 
 def _measure_skew(before: float, after: float, there: float) -> float | None:
-    """Return how far another clock is ahead; 0 where the time of asking explains it. A Date header is cut to seconds."""
+    """Return how far another clock is ahead; 0 where the time of asking explains it, a Date's missing fraction too."""
     if not there:
         return None
     if there + 1 < before:
