@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -16,9 +16,11 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
+from cli.where import list_kubeconfig_files
 from shared.model.admin import (
     Acknowledgements,
     CAStatus,
+    ClusterStatus,
     ConnectionList,
     DecisionList,
     DecisionView,
@@ -49,6 +51,7 @@ DEFAULT_TIMEOUT_S: Final = 15.0
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 _MAX_LINE_BYTES: Final = 256 * 1024
 _HINT: Final = "start it with `touchmark ca serve`, or name its socket with --admin-socket or TOUCHMARK_ADMIN_SOCKET"
+_CLUSTER_HINT: Final = f"-k talks to the CA in the cluster of your kubeconfig; a local one: {_HINT}"
 
 T = TypeVar("T")
 
@@ -59,14 +62,22 @@ class AdminClient:
     Arguments:
         socket_path: the Unix socket; None: where ``touchmark ca serve`` puts it by default.
         timeout_s: deadline of one call.
+        explain: says why a call failed, when the socket is only this end of the way; None: by the socket itself.
 
     Raises (every method):
         UnavailableError: nobody answers on the socket, or not in time.
         TouchmarkError: the CA's own error, with its code and hint.
     """
 
-    def __init__(self, socket_path: Path | None = None, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        socket_path: Path | None = None,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        explain: Callable[[Exception], UnavailableError] | None = None,
+    ) -> None:
         self._path = str(socket_path or default_admin_socket())
+        self._explain = explain or self._explain_by_socket
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
 
@@ -116,6 +127,10 @@ class AdminClient:
     async def revert_rotation(self) -> RotationStatus:
         """Take the last rotation back."""
         return await self._call("POST", "/v1/rotation/revert", RotationStatus)
+
+    async def get_cluster(self) -> ClusterStatus:
+        """Return what the CA sees of its cluster."""
+        return await self._call("GET", "/v1/cluster", ClusterStatus)
 
     # ---- namespaces, programs, policies --------------------------------------------------------------------------
 
@@ -173,18 +188,20 @@ class AdminClient:
     async def follow_decisions(self, query: Mapping[str, str]) -> AsyncIterator[DecisionView]:
         """Yield decisions as they come, until the CA ends the stream."""
         decoder = msgspec.json.Decoder(DecisionView)
-        async with self._request("GET", "/v1/decisions/follow", query=query) as response:
-            if response.status != 200:
-                raise await self._read_error(response)
-            try:
+        try:
+            async with self._request("GET", "/v1/decisions/follow", query=query) as response:
+                if response.status != 200:
+                    raise await self._read_error(response)
                 # No deadline between lines: following means waiting for what may never come.
                 async for line in response.content:
                     if line.strip():
                         yield decoder.decode(line)
-            except (aiohttp.ClientError, OSError) as error:
-                raise UnavailableError("the CA ended the stream", hint="is it still running?") from error
-            except (msgspec.DecodeError, ValueError) as error:
-                raise _odd_answer("/v1/decisions/follow", error) from error
+        except aiohttp.ClientConnectionError as error:
+            raise self._explain(error) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise UnavailableError("the CA ended the stream", hint="is it still running?") from error
+        except (msgspec.DecodeError, ValueError) as error:
+            raise _odd_answer("/v1/decisions/follow", error) from error
 
     async def list_identities(self, query: Mapping[str, str]) -> IdentityList:
         """Return the ledger's certificates, newest first."""
@@ -231,7 +248,7 @@ class AdminClient:
                 f"the CA didn't answer {method} {path} within {self._timeout_s:.0f} s", hint="look at the CA's log"
             ) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise self._unreachable(error) from error
+            raise self._explain(error) from error
         if len(content) > MAX_ANSWER_BYTES:
             raise UnavailableError(f"the CA's answer to {path} is too large", hint="narrow the query, or use --limit")
         try:
@@ -248,14 +265,15 @@ class AdminClient:
                 f"the CA answered HTTP {response.status} without saying why", hint="look at the CA's log"
             )
 
-    def _unreachable(self, error: Exception) -> UnavailableError:
+    def _explain_by_socket(self, error: Exception) -> UnavailableError:
         cause = error.__cause__ or error
         if isinstance(cause, PermissionError) or isinstance(error, PermissionError):
             return UnavailableError(
                 f"the admin socket {self._path} belongs to somebody else", hint="run this as the CA's own user"
             )
         if not os.path.exists(self._path):
-            return UnavailableError(f"no CA here: {self._path} doesn't exist", hint=_HINT)
+            hint = _CLUSTER_HINT if list_kubeconfig_files() else _HINT
+            return UnavailableError(f"no CA here: {self._path} doesn't exist", hint=hint)
         return UnavailableError(f"no CA answers on {self._path}: {error}", hint=_HINT)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -22,7 +20,7 @@ from shared.model.policy import Direction
 from shared.model.program import NO_MAIN, Program, parse_program
 
 if TYPE_CHECKING:
-    from cli.admin_client import AdminClient
+    from cli.governance import Governor
 
 _INTERPRETER: Final = "an interpreter, as its main script shows"
 
@@ -72,11 +70,11 @@ def _read_main(text: str) -> str:
     return digest_file(Path(text))
 
 
-async def find_seen(client: AdminClient, workload: Workload, *, since_s: float) -> list[Candidate]:
+async def find_seen(governor: Governor, workload: Workload, *, since_s: float) -> list[Candidate]:
     """Return the programs of a workload that decisions name as not approved, most recent first."""
     found: dict[Program, Candidate] = {}
     query = {"workload": str(workload), "since": str(time.time() - since_s), "limit": "10000"}
-    for view in (await client.list_decisions(query)).decisions:
+    for view in (await governor.list_decisions(query)).decisions:
         record = view.record
         own = record.source if record.direction is Direction.EGRESS else record.destination
         if str(workload) not in (own.workload, own.listed) or own.approved or not own.program:
@@ -128,7 +126,9 @@ def refuse_weakness(candidates: Sequence[Candidate], *, weak: bool) -> None:
             )
 
 
-def make_request(workload: Workload, candidates: Sequence[Candidate], *, name: str, weak: bool) -> ProgramRequest:
+def make_request(
+    workload: Workload, candidates: Sequence[Candidate], *, name: str, weak: bool, approved_by: str
+) -> ProgramRequest:
     """Make the request that approves these programs in this user's name."""
     return ProgramRequest(
         namespace=workload.namespace,
@@ -136,17 +136,17 @@ def make_request(workload: Workload, candidates: Sequence[Candidate], *, name: s
         programs=tuple(dict.fromkeys(candidate.program for candidate in candidates)),
         name=name,
         weak=weak,
-        approved_by=_who(),
+        approved_by=approved_by,
     )
 
 
-async def take_out(client: AdminClient, view: ProgramView, program: Program) -> None:
+async def take_out(governor: Governor, view: ProgramView, program: Program) -> None:
     """Take one program out of a ``Program`` object; the object goes with its last."""
     kept = tuple(each for each in view.programs if each != program and (program.main or each.digest != program.digest))
     if not kept:
-        await client.remove_program(view.namespace, view.name)
+        await governor.remove_program(view.namespace, view.name)
         return
-    await client.approve_programs(
+    await governor.approve_programs(
         ProgramRequest(
             namespace=view.namespace,
             service_account=view.service_account,
@@ -156,10 +156,3 @@ async def take_out(client: AdminClient, view: ProgramView, program: Program) -> 
             approved_by=view.approved_by,
         )
     )
-
-
-def _who() -> str:
-    try:
-        return os.environ.get("SUDO_USER") or getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options, rotate
+from cli.where import Where, takes_where
 
 if TYPE_CHECKING:
     from cli.admin_client import AdminClient
@@ -49,6 +50,7 @@ def serve(
 
 
 @app.command("join-token")
+@takes_where
 def join_token(
     workload: Annotated[str, typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT, such as shop/web.")],
     address: Annotated[
@@ -61,7 +63,8 @@ def join_token(
         Path | None, typer.Option("--output", "-o", help="Write the token to a new file (mode 0600) instead.")
     ] = None,
     as_json: options.Json = False,
-    admin_socket: options.AdminSocket = None,
+    *,
+    where: Where,
 ) -> None:
     """Make a single-use token with which one sidecar joins. It pins the CA's root key."""
     from cli.conversation import talk
@@ -84,7 +87,7 @@ def join_token(
         ttl_s=parse_duration(ttl),
         ca=ca,
     )
-    created = talk(admin_socket, lambda client: client.create_join_token(request))
+    created = talk(where, lambda client: client.create_join_token(request))
     if output is not None:
         _write_new_file(output, created.token + "\n")
     if as_json:
@@ -99,7 +102,8 @@ def join_token(
 
 
 @app.command()
-def status(as_json: options.Json = False, admin_socket: options.AdminSocket = None) -> None:
+@takes_where
+def status(as_json: options.Json = False, *, where: Where) -> None:
     """Show the CA, its authorities and the sidecars that joined."""
     import msgspec
 
@@ -109,7 +113,7 @@ def status(as_json: options.Json = False, admin_socket: options.AdminSocket = No
     async def ask(client: AdminClient) -> tuple[CAStatus, SidecarList]:
         return await client.get_status(), await client.list_sidecars()
 
-    ca_status, sidecars = talk(admin_socket, ask)
+    ca_status, sidecars = talk(where, ask)
     if as_json:
         print_json({**msgspec.to_builtins(ca_status), "sidecars": sidecars.sidecars})
     else:

@@ -21,12 +21,17 @@ JSON_SHAPES: dict[str, str] = {
     "ca join-token": "`JoinTokenCreated`; with `--output`: `{token_id, file}`",
     "ca status": "`CAStatus`, and `sidecars`: a list of `SidecarView`",
     "ca rotate issuer": "`RotationStatus`, authorities by their common names",
-    "mode": "`{namespace, mode, version, installed, total, waiting}`; a switch adds `readiness` (`Readiness` or null);"
+    "status": "`{is_well, trust_domain, versions: {command, ca, sidecars: {version: count}}, sidecars_connected,"
+    " sidecars_live, bundle_sequence, rotation, namespaces: [{namespace, mode, version, live, connected, installed,"
+    " injected, not_injected, versions}], problems: [{subject, is_well, observation, hint, is_optional}]}`",
+    "mode": "`{namespace, mode, version, installed, total, waiting, wanted, is_observed, fault}`: `mode` is in force in"
+    " the CA, `wanted` is written (null: nothing is); a switch adds `readiness` (`Readiness` or null);"
     " `--check`: `Readiness`",
     "program approve": "`ProgramView`; nothing when nothing was chosen",
     "program list": "a list of `ProgramView`",
     "program remove": "`{removed: [text]}`",
-    "policy apply": "a list of `{kind, namespace, name, version}`",
+    "policy apply": "a list of `{kind, namespace, name, version, is_confirmed}`; in Kubernetes `version` is null until"
+    " the CA has put a MeshPolicy in force, and for a Program",
     "policy get": "a list of objects as in YAML: `{apiVersion, kind, metadata, spec}`",
     "policy delete": "`{deleted: [text]}`",
     "decisions": "a list of `DecisionView` (`{id, record}`), newest first; `--follow`: one `DecisionView` a line,"
@@ -41,15 +46,22 @@ JSON_SHAPES: dict[str, str] = {
     "version": "`{touchmark, python}`",
 }
 
-_SHARED = ("help", "as_json", "admin_socket")
+_SHARED = ("help", "as_json", "kubernetes", "context", "kubeconfig", "system_namespace", "admin_socket")
 _INTRODUCTION = """\
 # The command `touchmark`
 
 <!-- Generated from the commands by `python -m cli.commands_page docs/cli.md`. Don't edit. -->
 
 The CA's admin API is a Unix socket that only the CA's user can open; `--admin-socket` or `TOUCHMARK_ADMIN_SOCKET` names
-it where it isn't in its usual place (root: `/run/touchmark/admin.sock`). `touchmark --install-completion` sets up the
-shell's completion. Results go to standard output, everything said beside them to standard error.
+it where it isn't in its usual place (root: `/run/touchmark/admin.sock`). Results go to standard output, everything said
+beside them to standard error. `touchmark --install-completion` sets up the shell's completion.
+
+In Kubernetes, `-k` (`--kubernetes`, or the variable `TOUCHMARK_KUBERNETES=1`) uses the kubeconfig and the rights of
+whoever runs the command. `--context` and `--kubeconfig` choose a cluster as they do for `kubectl`, `--system-namespace`
+names the CA's namespace where it isn't `touchmark-system`; each of them means `-k`, too. Policies, programs and modes
+are then read and written as Kubernetes objects; everything else is asked of the CA by a port-forward to one of its pods
+(verbs `get` and `create` on `pods/portforward`, `list` on `pods` in its namespace). What is typed wins over what the
+environment says, and `--admin-socket` means a CA on this machine.
 
 With `--json` a command prints exactly one JSON value on one line of standard output. An error is one object on standard
 error, `{"code", "message", "hint"}`, whose code is stable. Times are seconds since the epoch in UTC, durations seconds.

@@ -7,13 +7,16 @@ from typing import Annotated
 import typer
 
 from cli import options
+from cli.where import Where, takes_where
 
 
+@takes_where
 def connections(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 200,
     timeout_s: Annotated[float, typer.Option("--timeout", min=0.1, max=10, help="Seconds to wait for sidecars.")] = 3.0,
     as_json: options.Json = False,
-    admin_socket: options.AdminSocket = None,
+    *,
+    where: Where,
 ) -> None:
     """List live connections of all sidecars that answer."""
     import time
@@ -23,7 +26,7 @@ def connections(
     from cli.output import print_json, print_note, print_table, shorten
 
     query = {"limit": str(limit), "timeout_s": str(timeout_s)}
-    answer = talk(admin_socket, lambda client: client.list_connections(query))
+    answer = talk(where, lambda client: client.list_connections(query))
     if as_json:
         print_json(answer)
         return

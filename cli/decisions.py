@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
+from cli.where import Where, takes_where
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,6 +21,7 @@ _LIMIT = 50
 _SUMMARY_LIMIT = 10_000
 
 
+@takes_where
 def decisions(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with decisions as they come.")] = False,
     denied: Annotated[bool, typer.Option("--denied", help="Only what was refused.")] = False,
@@ -37,7 +39,8 @@ def decisions(
         bool, typer.Option("--summary", "-s", help="Count equal decisions: refused first, then marked, then allowed.")
     ] = False,
     as_json: options.Json = False,
-    admin_socket: options.AdminSocket = None,
+    *,
+    where: Where,
 ) -> None:
     """Show decisions, newest last. With --follow and --json: one JSON object a line, until Ctrl-C.
 
@@ -62,9 +65,9 @@ def decisions(
         limit=limit or (_SUMMARY_LIMIT if summary else _LIMIT),
     )
     if follow:
-        talk(admin_socket, lambda client: _follow(client, query, as_json=as_json))
+        talk(where, lambda client: _follow(client, query, as_json=as_json))
         return
-    answer = talk(admin_socket, lambda client: client.list_decisions(query))
+    answer = talk(where, lambda client: client.list_decisions(query))
     if summary:
         print_summary(answer.decisions, as_json=as_json)
     elif as_json:

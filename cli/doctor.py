@@ -1,39 +1,69 @@
-"""``touchmark doctor``: what this machine and this CA lack, a line each, with what to do."""
+"""``touchmark doctor``: what this machine, this CA or this cluster lacks, a line each, with what to do."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import options
+from cli.where import Where, takes_where
 
 if TYPE_CHECKING:
     from cli.machine import Finding
 
 
-def doctor(as_json: options.Json = False, admin_socket: options.AdminSocket = None) -> None:
-    """Check this machine and the CA: ✓ or ✗ and a hint a line. Exit code 3 when something that is needed is missing."""
-    from cli.exit_codes import ExitCode
-    from cli.machine import examine_machine
-    from cli.output import print_json, print_line
+@takes_where
+def doctor(
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Check the cluster that the kubeconfig names; the same as -k.")
+    ] = False,
+    as_json: options.Json = False,
+    *,
+    where: Where,
+) -> None:
+    """Check this machine and the CA: ✓ or ✗ and a hint a line. Exit code 3 when something that is needed is missing.
 
-    findings = [*examine_machine(), *_examine_ca(admin_socket)]
-    is_well = all(finding.is_well or finding.is_optional for finding in findings)
-    if as_json:
-        print_json({"is_well": is_well, "findings": findings})
+    With -k it checks the cluster instead: the installation, the CA's rights and pods, the webhook (by a pod on trial,
+    which is never stored), what keeps pods out of the mesh or from each other, refused enrolments, clocks and versions.
+    What you may not ask is told as such.
+    """
+    from cli.exit_codes import ExitCode
+    from cli.findings import print_findings
+
+    if cluster or where.in_cluster:
+        findings = _examine_cluster(replace(where, in_cluster=True))
     else:
-        for finding in findings:
-            mark = "✓" if finding.is_well else "–" if finding.is_optional else "✗"
-            print_line(f"{mark} {finding.subject}: {finding.observation}")
-            if finding.hint:
-                print_line(f"    {finding.hint}")
-    if not is_well:
+        from cli.machine import examine_machine
+
+        findings = [*examine_machine(), *_examine_ca(where)]
+    if not print_findings(findings, as_json=as_json):
         raise typer.Exit(ExitCode.CHECK_FAILED)
 
 
-def _examine_ca(socket_path: Path | None) -> list[Finding]:
+def _examine_cluster(where: Where) -> list[Finding]:
+    """Ask and judge. Without an API server there is one finding."""
+    import asyncio
+
+    from cli.cluster.connection import connect
+    from cli.cluster.examination import examine_cluster
+    from cli.cluster.survey import Survey, survey
+    from cli.machine import Finding
+    from shared.model.errors import TouchmarkError
+    from shared.model.version import VERSION
+
+    async def ask() -> Survey:
+        async with connect(where) as cluster:
+            return await survey(cluster, where.system_namespace)
+
+    try:
+        return examine_cluster(asyncio.run(ask()), own_version=VERSION)
+    except TouchmarkError as error:
+        return [Finding(subject="API server", is_well=False, observation=error.message, hint=error.hint)]
+
+
+def _examine_ca(where: Where) -> list[Finding]:
     import asyncio
 
     from cli.admin_client import AdminClient
@@ -42,7 +72,7 @@ def _examine_ca(socket_path: Path | None) -> list[Finding]:
     from shared.model.errors import TouchmarkError
 
     async def ask() -> tuple[CAStatus, Health]:
-        async with AdminClient(socket_path, timeout_s=5) as client:
+        async with AdminClient(where.admin_socket, timeout_s=5) as client:
             return await client.get_status(), await client.get_health()
 
     try:

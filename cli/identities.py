@@ -7,13 +7,16 @@ from typing import Annotated
 import typer
 
 from cli import options
+from cli.where import Where, takes_where
 
 
+@takes_where
 def identities(
     everything: Annotated[bool, typer.Option("--all", help="Also what has ended.")] = False,
     workload: Annotated[str, typer.Option(help="Only this workload.")] = "",
     as_json: options.Json = False,
-    admin_socket: options.AdminSocket = None,
+    *,
+    where: Where,
 ) -> None:
     """List the certificates that are alive: to which workload and program, by which issuer, until when."""
     from cli.conversation import talk
@@ -22,7 +25,7 @@ def identities(
     from shared.model.identity import parse_workload
 
     query = {"alive": "" if everything else "true", "workload": str(parse_workload(workload)) if workload else ""}
-    answer = talk(admin_socket, lambda client: client.list_identities(query))
+    answer = talk(where, lambda client: client.list_identities(query))
     if as_json:
         print_json(answer.identities)
         return

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from cli import ca, connections, decisions, doctor, identities, mode, policy, program, sidecar, version
+from cli import ca, connections, decisions, doctor, identities, mode, policy, program, sidecar, status, version
 from cli.demo import command as demo
 from cli.exit_codes import ExitCode, format_exit_codes
 from cli.output import print_error, print_note
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(ca.app, name="ca")
 app.add_typer(sidecar.app, name="sidecar")
+app.command("status")(status.status)
 app.command("mode")(mode.mode)
 app.add_typer(program.app, name="program")
 app.add_typer(policy.app, name="policy")

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
-from shared.model.errors import InputError, RefusedError
+from cli.where import Where, takes_where
+from shared.model.errors import InputError, RefusedError, UnavailableError
 from shared.model.policy import Mode
 
 if TYPE_CHECKING:
-    from cli.admin_client import AdminClient
-    from shared.model.admin import Acknowledgements, Readiness
+    from cli.governance import Governor, ModeState
+    from shared.model.admin import Readiness
 
-_POLL_S = 0.1
+_POLL_S = 0.2
 
 
+@takes_where
 def mode(
     namespace: Annotated[str, typer.Argument(help="The namespace.")],
     target: Annotated[
@@ -31,8 +33,10 @@ def mode(
     since: options.Since = "24h",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Switch without asking.")] = False,
     timeout_s: options.TimeoutS = 30.0,
+    force_conflicts: options.ForceConflicts = False,
     as_json: options.Json = False,
-    admin_socket: options.AdminSocket = None,
+    *,
+    where: Where,
 ) -> None:
     """Show or switch how a namespace treats what no rule allows: let it flow, marked; or refuse it.
 
@@ -40,9 +44,11 @@ def mode(
     and how many sidecars reported.
     Exit code 3: --check found something; 7: you said no (or nobody could be asked); 9: switched, but not every sidecar
     has confirmed.
+
+    In Kubernetes it writes the field spec.mode of the namespace's MeshPolicy alone, and makes one where there is none.
     """
-    from cli.conversation import talk
     from cli.duration import parse_duration
+    from cli.governance import govern
     from shared.model.identity import check_namespace
 
     check_namespace(namespace)
@@ -50,21 +56,21 @@ def mode(
     if check and target is Mode.PERMISSIVE:
         raise InputError("--check asks about explicit; permissive refuses only by deny rules")
 
-    async def converse(client: AdminClient) -> int:
+    async def converse(governor: Governor) -> int:
         if target is None and not check:
-            return await _show(client, namespace, as_json=as_json)
+            return _show(await governor.get_mode(namespace), as_json=as_json)
         readiness = None
         if target is not Mode.PERMISSIVE:
-            readiness = await client.get_readiness(namespace, since_s=since_s)
-            if not as_json:
+            readiness = await _look_ahead(governor, namespace, since_s, is_needed=check or not yes)
+            if readiness is not None and not as_json:
                 show_readiness(readiness, since)
         if check:
             return _conclude_check(readiness, as_json=as_json)
         if readiness is not None and not readiness.is_safe and not yes:
             _ask(namespace, as_json=as_json)
-        return await _switch(client, namespace, target or Mode.EXPLICIT, readiness, timeout_s, as_json=as_json)
+        return await _switch(governor, namespace, target or Mode.EXPLICIT, readiness, timeout_s, as_json=as_json)
 
-    code = talk(admin_socket, converse)
+    code = govern(where, converse, is_forced=force_conflicts)
     if code:
         raise typer.Exit(code)
 
@@ -109,30 +115,54 @@ def show_readiness(readiness: Readiness, since: str) -> None:
         print_line(f"  {reason}: {EXPLANATIONS[reason].fix}")
 
 
-async def _show(client: AdminClient, namespace: str, *, as_json: bool) -> int:
+async def _look_ahead(governor: Governor, namespace: str, since_s: float, *, is_needed: bool) -> Readiness | None:
+    """Ask what explicit would refuse. Whoever says --yes may switch without the CA's answer, and is told so."""
+    from cli.output import print_note
+
+    try:
+        return await governor.get_readiness(namespace, since_s=since_s)
+    except (UnavailableError, RefusedError) as error:
+        if is_needed:
+            raise
+        print_note(f"what explicit would refuse isn't known: {error.message}")
+        return None
+
+
+def _show(state: ModeState, *, as_json: bool) -> int:
     from cli.output import print_json, print_line, print_note
 
-    state = await client.get_namespace(namespace)
-    acknowledgements = await client.get_acknowledgements(namespace)
     if as_json:
-        print_json(
-            {
-                "namespace": namespace,
-                "mode": state.mode,
-                "version": state.version,
-                "installed": acknowledgements.installed,
-                "total": acknowledgements.total,
-                "waiting": acknowledgements.waiting,
-            }
-        )
-    else:
-        print_line(
-            f"{namespace} is {state.mode} (version {state.version}, in force in {acknowledgements.installed} of"
-            f" {acknowledgements.total} sidecars)"
-        )
-        if not state.version and not acknowledgements.total:
-            print_note("nothing is known of this namespace: no sidecar lives there and nothing was applied")
+        print_json(_describe(state))
+        return 0
+    print_line(
+        f"{state.namespace} is {state.mode} (version {state.version}, in force in {state.installed} of"
+        f" {state.total} sidecars)"
+    )
+    if state.fault:
+        print_line(f"✗ the CA refuses what is written: {state.fault}")
+    elif not state.is_observed:
+        print_line("✗ the CA hasn't seen yet what is written")
+    if state.wanted not in (None, state.mode):
+        print_line(f"written is {state.wanted}")
+    for laggard in state.waiting:
+        print_line(f"  ✗ {laggard} hasn't confirmed")
+    if not state.version and not state.total:
+        print_note("nothing is known of this namespace: no sidecar lives there and nothing was applied")
     return 0
+
+
+def _describe(state: ModeState) -> dict[str, object]:
+    return {
+        "namespace": state.namespace,
+        "mode": state.mode,
+        "version": state.version,
+        "installed": state.installed,
+        "total": state.total,
+        "waiting": state.waiting,
+        "wanted": state.wanted,
+        "is_observed": state.is_observed,
+        "fault": state.fault,
+    }
 
 
 def _conclude_check(readiness: Readiness | None, *, as_json: bool) -> int:
@@ -160,50 +190,56 @@ def _ask(namespace: str, *, as_json: bool) -> None:
 
 
 async def _switch(
-    client: AdminClient, namespace: str, target: Mode, readiness: Readiness | None, timeout_s: float, *, as_json: bool
+    governor: Governor,
+    namespace: str,
+    target: Mode,
+    readiness: Readiness | None,
+    timeout_s: float,
+    *,
+    as_json: bool,
 ) -> int:
     from cli.exit_codes import ExitCode
     from cli.output import print_json, print_line, print_note
-    from shared.model.admin import ModeRequest
 
-    state = await client.set_mode(namespace, ModeRequest(mode=target))
-    acknowledgements = await _wait_for_everybody(client, namespace, timeout_s, quiet=as_json)
-    is_complete = not acknowledgements.waiting
+    await governor.set_mode(namespace, target)
+    state = await _wait_for_everybody(governor, namespace, timeout_s, quiet=as_json)
     if as_json:
-        print_json(
-            {
-                "namespace": namespace,
-                "mode": state.mode,
-                "version": state.version,
-                "installed": acknowledgements.installed,
-                "total": acknowledgements.total,
-                "waiting": acknowledgements.waiting,
-                "readiness": readiness,
-            }
-        )
-    elif is_complete:
-        print_line(
-            f"{namespace} is {state.mode}: version {state.version} is in force in all {acknowledgements.total} sidecars"
-        )
+        print_json({**_describe(state), "readiness": readiness})
+    elif state.is_complete:
+        print_line(f"{namespace} is {state.mode}: version {state.version} is in force in all {state.total} sidecars")
+    elif not state.is_observed:
+        print_line(f"{target} is written for {namespace}, but the CA hasn't seen it within {timeout_s:.0f} s")
+        print_note("  hint: is a CA running? `touchmark doctor -k` looks")
     else:
         print_line(f"{namespace} is {state.mode} in the CA (version {state.version}), but not everywhere:")
-        for laggard in acknowledgements.waiting:
+        for laggard in state.waiting:
             print_note(f"  ✗ {laggard} hasn't confirmed within {timeout_s:.0f} s")
-    return ExitCode.SUCCESS if is_complete else ExitCode.DEADLINE
+        if (unnamed := state.total - state.installed - len(state.waiting)) > 0:
+            print_note(f"  ✗ and {unnamed} more")
+    return ExitCode.SUCCESS if state.is_complete else ExitCode.DEADLINE
 
 
-async def _wait_for_everybody(
-    client: AdminClient, namespace: str, timeout_s: float, *, quiet: bool
-) -> Acknowledgements:
+async def _wait_for_everybody(governor: Governor, namespace: str, timeout_s: float, *, quiet: bool) -> ModeState:
+    """Wait until what is written is in force everywhere, or the time is over.
+
+    Raises:
+        RefusedError: the CA refuses what is written.
+    """
     from cli.output import print_note
 
     deadline = asyncio.get_running_loop().time() + timeout_s
     said = -1
     while True:
-        acknowledgements = await client.get_acknowledgements(namespace)
-        if not quiet and acknowledgements.waiting and acknowledgements.installed != said:
-            said = acknowledgements.installed
-            print_note(f"  in force in {said} of {acknowledgements.total} sidecars")
-        if not acknowledgements.waiting or asyncio.get_running_loop().time() >= deadline:
-            return acknowledgements
+        state = await governor.get_mode(namespace)
+        if state.fault:
+            raise RefusedError(
+                f"the mode is written, but the CA refuses {namespace}'s MeshPolicy: {state.fault}",
+                hint="what was in force before still is; mend the policy first",
+            )
+        if not quiet and state.is_observed and not state.is_complete and state.installed != said:
+            said = state.installed
+            names = ", ".join(state.waiting[:3]) + (" …" if state.total - said > 3 else "")
+            print_note(f"  in force in {said} of {state.total} sidecars; waiting for {names}")
+        if state.is_complete or asyncio.get_running_loop().time() >= deadline:
+            return state
         await asyncio.sleep(_POLL_S)

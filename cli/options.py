@@ -17,5 +17,30 @@ AdminSocket = Annotated[
         show_default="where `touchmark ca serve` puts it",
     ),
 ]
+Kubernetes = Annotated[
+    bool,
+    typer.Option(
+        "--kubernetes", "-k", envvar="TOUCHMARK_KUBERNETES", help="The CA in the cluster that the kubeconfig names."
+    ),
+]
+KubeContext = Annotated[
+    str,
+    typer.Option(
+        "--context", help="A context of the kubeconfig; means -k, too.", show_default="the kubeconfig's current one"
+    ),
+]
+Kubeconfig = Annotated[
+    str,
+    typer.Option(
+        "--kubeconfig", envvar="KUBECONFIG", help="The kubeconfig; means -k, too.", show_default="~/.kube/config"
+    ),
+]
+SystemNamespace = Annotated[
+    str, typer.Option("--system-namespace", help="The namespace in which the CA runs; means -k, too.")
+]
 Since = Annotated[str, typer.Option("--since", help="How far back: 90s, 30m, 24h, 7d.")]
 TimeoutS = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait for everybody's confirmation.")]
+ForceConflicts = Annotated[
+    bool,
+    typer.Option("--force-conflicts", help="In Kubernetes: take over fields that another tool (kubectl, Helm) owns."),
+]

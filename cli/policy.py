@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
+from cli.where import Where, takes_where
 
 if TYPE_CHECKING:
-    from cli.admin_client import AdminClient
+    from cli.governance import Applied, Governor
     from shared.model.policy_documents import Document
 
 app = typer.Typer(no_args_is_help=True, help="Apply, get and delete policies and approved programs as YAML.")
@@ -20,67 +21,59 @@ _File = Annotated[list[Path], typer.Option("--filename", "-f", help="A YAML file
 
 
 @app.command()
-def apply(filename: _File, as_json: options.Json = False, admin_socket: options.AdminSocket = None) -> None:
-    """Create or replace the objects of YAML files. Nothing is applied when one of them is at fault."""
-    from cli.conversation import talk
-    from cli.output import print_json, print_line
+@takes_where
+def apply(
+    filename: _File, force_conflicts: options.ForceConflicts = False, as_json: options.Json = False, *, where: Where
+) -> None:
+    """Create or replace the objects of YAML files. Nothing is applied when one of them is at fault.
+
+    In Kubernetes they are written by server-side apply, after the API server has tried all of them. Exit code 9 when
+    the CA hasn't put them in force yet.
+    """
+    from cli.exit_codes import ExitCode
+    from cli.governance import govern
+    from cli.output import print_json, print_line, print_note
 
     documents = _read_documents(filename)
-
-    async def converse(client: AdminClient) -> list[dict[str, object]]:
-        return [await _apply_one(client, document) for document in documents]
-
-    results = talk(admin_socket, converse)
+    results = govern(where, lambda governor: governor.apply(documents), is_forced=force_conflicts)
     if as_json:
-        print_json(results)
-        return
-    for result in results:
-        print_line(f"{result['kind']} {result['namespace']}/{result['name']} applied (version {result['version']})")
+        print_json([_describe(each) for each in results])
+    for each in results if not as_json else ():
+        version = "" if each.version is None else f" (version {each.version})"
+        print_line(f"{each.kind} {each.namespace}/{each.name} applied{version}")
+        if each.note:
+            print_note(f"  {each.note}")
+        if not each.is_confirmed:
+            print_note("  the CA hasn't put it in force yet; is one running?")
+    if not all(each.is_confirmed for each in results):
+        raise typer.Exit(ExitCode.DEADLINE)
 
 
 @app.command()
+@takes_where
 def get(
     namespace: Annotated[str, typer.Argument(help="Only this namespace.")] = "",
     as_json: options.Json = False,
-    admin_socket: options.AdminSocket = None,
+    *,
+    where: Where,
 ) -> None:
     """Print policies and approved programs, as YAML that `policy apply` takes; with --json as a list."""
     import yaml
 
-    from cli.conversation import talk
+    from cli.governance import govern
     from cli.output import print_json, print_line
-    from shared.model.policy_documents import MeshPolicyDocument, ProgramDocument, format_documents
 
-    async def converse(client: AdminClient) -> list[Document]:
-        policies = (await client.list_policies(namespace)).policies
-        programs = (await client.list_programs(namespace)).programs
-        return [
-            *(
-                MeshPolicyDocument(namespace=p.namespace, mode=p.mode, group_label=p.group_label, rules=p.rules)
-                for p in policies
-            ),
-            *(
-                ProgramDocument(
-                    namespace=p.namespace,
-                    name=p.name,
-                    service_account=p.service_account,
-                    programs=p.programs,
-                    weak=p.weak,
-                )
-                for p in programs
-            ),
-        ]
-
-    documents = talk(admin_socket, converse)
+    found = govern(where, lambda governor: governor.list_objects(namespace))
     if as_json:
-        print_json(list(yaml.safe_load_all(format_documents(documents))) if documents else [])
-    elif documents:
-        print_line(format_documents(documents).rstrip())
+        print_json(found)
+    elif found:
+        print_line(yaml.safe_dump_all(found, sort_keys=False, allow_unicode=True, width=120).rstrip())
     else:
         print_line("# nothing there")
 
 
 @app.command()
+@takes_where
 def delete(
     namespace: Annotated[str, typer.Argument(help="Delete this namespace's policy.")] = "",
     filename: Annotated[
@@ -88,10 +81,11 @@ def delete(
         typer.Option("--filename", "-f", help="Delete the objects that this YAML file names; several."),
     ] = None,
     as_json: options.Json = False,
-    admin_socket: options.AdminSocket = None,
+    *,
+    where: Where,
 ) -> None:
     """Delete a namespace's policy, or the objects that a file names. The namespace keeps its mode."""
-    from cli.conversation import talk
+    from cli.governance import govern
     from cli.output import print_json, print_line
     from shared.model.errors import InputError
     from shared.model.policy_documents import ProgramDocument
@@ -100,21 +94,21 @@ def delete(
         raise InputError("name a namespace, or files with -f", hint="touchmark policy delete shop")
     documents = _read_documents(filename or [])
 
-    async def converse(client: AdminClient) -> list[str]:
+    async def converse(governor: Governor) -> list[str]:
         if namespace:
-            await client.delete_policy(namespace)
+            await governor.delete_policy(namespace)
             return [f"MeshPolicy {namespace}/default"]
         deleted = []
         for document in documents:
             if isinstance(document, ProgramDocument):
-                await client.remove_program(document.namespace, document.name)
+                await governor.remove_program(document.namespace, document.name)
                 deleted.append(f"Program {document.namespace}/{document.name}")
             else:
-                await client.delete_policy(document.namespace)
+                await governor.delete_policy(document.namespace)
                 deleted.append(f"MeshPolicy {document.namespace}/default")
         return deleted
 
-    deleted = talk(admin_socket, converse)
+    deleted = govern(where, converse)
     if as_json:
         print_json({"deleted": deleted})
     else:
@@ -140,25 +134,11 @@ def _read_documents(paths: list[Path]) -> list[Document]:
     return documents
 
 
-async def _apply_one(client: AdminClient, document: Document) -> dict[str, object]:
-    from shared.model.admin import PolicyRequest, ProgramRequest
-    from shared.model.policy_documents import ProgramDocument
-
-    if isinstance(document, ProgramDocument):
-        program = await client.approve_programs(
-            ProgramRequest(
-                namespace=document.namespace,
-                service_account=document.service_account,
-                programs=document.programs,
-                name=document.name,
-                weak=document.weak,
-                approved_by="policy apply",
-            )
-        )
-        return {"kind": "Program", "namespace": program.namespace, "name": program.name, "version": program.version}
-    policy = await client.put_policy(
-        PolicyRequest(
-            namespace=document.namespace, rules=document.rules, group_label=document.group_label, mode=document.mode
-        )
-    )
-    return {"kind": "MeshPolicy", "namespace": policy.namespace, "name": "default", "version": policy.version}
+def _describe(applied: Applied) -> dict[str, object]:
+    return {
+        "kind": applied.kind,
+        "namespace": applied.namespace,
+        "name": applied.name,
+        "version": applied.version,
+        "is_confirmed": applied.is_confirmed,
+    }

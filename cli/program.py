@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
+from cli.where import Where, takes_where
 
 if TYPE_CHECKING:
-    from cli.admin_client import AdminClient
+    from collections.abc import Sequence
+
+    from cli.governance import Governor
     from shared.model.admin import ProgramView
     from shared.model.identity import Workload
     from shared.model.program import Program
@@ -22,6 +25,7 @@ _DIGEST = re.compile(r"(sha256:)?[0-9a-fA-F]{64}(/main:(none|(sha256:)?[0-9a-fA-
 
 
 @app.command()
+@takes_where
 def approve(
     workload: Annotated[str, typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT, such as shop/web.")],
     programs: Annotated[
@@ -42,8 +46,10 @@ def approve(
         str, typer.Option("--main", help="Narrow an interpreter to this main script (a path or digest), or to none.")
     ] = "",
     name: Annotated[str, typer.Option("--name", help="Name of the Program object; made up from the digest.")] = "",
+    force_conflicts: options.ForceConflicts = False,
     as_json: options.Json = False,
-    admin_socket: options.AdminSocket = None,
+    *,
+    where: Where,
 ) -> None:
     """Approve programs of a workload, by file, by digest, or as decisions saw them.
 
@@ -51,8 +57,9 @@ def approve(
     interpreter is approved for that script alone; the script is what the process says of itself, a claim.
     """
     from cli import approval
-    from cli.conversation import talk
     from cli.duration import parse_duration
+    from cli.exit_codes import ExitCode
+    from cli.governance import govern
     from cli.output import print_json, print_line, print_note, shorten
     from shared.model.errors import InputError
     from shared.model.identity import parse_workload
@@ -66,20 +73,23 @@ def approve(
     candidates = [approval.read_candidate(_or_path(text), main=main) for text in programs or []]
     since_s = parse_duration(since)
 
-    async def converse(client: AdminClient) -> ProgramView | None:
+    async def converse(governor: Governor) -> tuple[ProgramView, bool] | None:
         chosen = candidates
         if from_decisions:
-            seen = await approval.find_seen(client, subject, since_s=since_s)
+            seen = await approval.find_seen(governor, subject, since_s=since_s)
             chosen = approval.choose(seen, subject, everything=yes, as_json=as_json)
         if not chosen:
             return None
         approval.refuse_weakness(chosen, weak=weak)
-        return await client.approve_programs(approval.make_request(subject, chosen, name=name, weak=weak))
+        user = await governor.name_user()
+        request = approval.make_request(subject, chosen, name=name, weak=weak, approved_by=user)
+        return await governor.approve_programs(request)
 
-    view = talk(admin_socket, converse)
-    if view is None:
+    approved = govern(where, converse, is_forced=force_conflicts)
+    if approved is None:
         print_note("nothing approved")
         return
+    view, is_confirmed = approved
     if weak:
         print_note(
             "warning: weak approval: the main script is what the process says of itself, a claim"
@@ -92,22 +102,27 @@ def approve(
         print_line(f"approved for {view.namespace}/{view.service_account} as {view.name}:")
         for program in view.programs:
             print_line(f"  {program}  ({shorten(str(program))})")
+    if not is_confirmed:
+        print_note("the approval is written, but the CA hasn't seen it yet; is one running?")
+        raise typer.Exit(ExitCode.DEADLINE)
 
 
 @app.command("list")
+@takes_where
 def list_programs(
     namespace: Annotated[str, typer.Argument(help="Only this namespace.")] = "",
     as_json: options.Json = False,
-    admin_socket: options.AdminSocket = None,
+    *,
+    where: Where,
 ) -> None:
     """List approved programs."""
-    from cli.conversation import talk
     from cli.duration import format_time
+    from cli.governance import govern
     from cli.output import print_json, print_table
 
-    answer = talk(admin_socket, lambda client: client.list_programs(namespace))
+    views = govern(where, lambda governor: governor.list_programs(namespace))
     if as_json:
-        print_json(answer.programs)
+        print_json(views)
         return
     print_table(
         ("NAME", "WORKLOAD", "PROGRAM", "WEAK", "APPROVED", "BY"),
@@ -120,7 +135,7 @@ def list_programs(
                 format_time(view.approved),
                 view.approved_by or "-",
             )
-            for view in answer.programs
+            for view in views
             for program in view.programs
         ),
         empty="no program is approved; `touchmark program approve` does",
@@ -128,6 +143,7 @@ def list_programs(
 
 
 @app.command()
+@takes_where
 def remove(
     workload: Annotated[
         str, typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT, or NAMESPACE/NAME of the Program object.")
@@ -138,36 +154,36 @@ def remove(
             help="Paths, digests or names to take back; none: the object that is named.", metavar="PROGRAM…"
         ),
     ] = None,
+    force_conflicts: options.ForceConflicts = False,
     as_json: options.Json = False,
-    admin_socket: options.AdminSocket = None,
+    *,
+    where: Where,
 ) -> None:
     """Take approvals back. Live connections of these programs are decided again at once."""
     from cli import approval
-    from cli.conversation import talk
+    from cli.governance import govern
     from cli.output import print_json, print_line
     from shared.model.errors import NotFoundError
     from shared.model.identity import parse_workload
 
     subject = parse_workload(workload)
 
-    async def converse(client: AdminClient) -> list[str]:
-        views = (await client.list_programs(subject.namespace)).programs
+    async def converse(governor: Governor) -> list[str]:
+        views = await governor.list_programs(subject.namespace)
         if not programs:
             if not any(view.name == subject.service_account for view in views):
                 raise NotFoundError(
                     f"no Program object {subject}", hint=f"`touchmark program list {subject.namespace}` shows the names"
                 )
-            await client.remove_program(subject.namespace, subject.service_account)
+            await governor.remove_program(subject.namespace, subject.service_account)
             return [str(subject)]
-        return [removed for text in programs for removed in await _remove_one(client, subject, views, text)]
+        return [removed for text in programs for removed in await _remove_one(governor, subject, views, text)]
 
-    async def _remove_one(
-        client: AdminClient, subject: Workload, views: tuple[ProgramView, ...], text: str
-    ) -> list[str]:
+    async def _remove_one(governor: Governor, subject: Workload, views: Sequence[ProgramView], text: str) -> list[str]:
         own = [view for view in views if view.service_account == subject.service_account]
         named = [view for view in own if view.name == text]
         if named:
-            await client.remove_program(subject.namespace, text)
+            await governor.remove_program(subject.namespace, text)
             return [f"{subject.namespace}/{text}"]
         program = approval.read_candidate(_or_path(text), main="").program
         removed = [str(program) for view in own if _holds(view, program)]
@@ -177,10 +193,10 @@ def remove(
             )
         for view in own:
             if _holds(view, program):
-                await approval.take_out(client, view, program)
+                await approval.take_out(governor, view, program)
         return removed
 
-    removed = talk(admin_socket, converse)
+    removed = govern(where, converse, is_forced=force_conflicts)
     if as_json:
         print_json({"removed": removed})
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
+from cli.where import Where, takes_where
 
 if TYPE_CHECKING:
     from cli.admin_client import AdminClient
@@ -24,6 +25,7 @@ def rotate() -> None:
 
 
 @app.command()
+@takes_where
 def issuer(
     force: Annotated[
         bool, typer.Option("--force", help="Activate at once; sidecars that lack the new bundle will fail.")
@@ -31,7 +33,8 @@ def issuer(
     revert: Annotated[bool, typer.Option("--revert", help="Take the last rotation back.")] = False,
     timeout_s: options.TimeoutS = 120.0,
     as_json: options.Json = False,
-    admin_socket: options.AdminSocket = None,
+    *,
+    where: Where,
 ) -> None:
     """Rotate the issuing authority: every live sidecar trusts the new one before it signs anything.
 
@@ -57,7 +60,7 @@ def issuer(
             print_note(f"the new issuer is prepared: {prepared}; trust bundle {status.sequence} goes out")
         return await _wait_for_activation(client, status, timeout_s, quiet=as_json)
 
-    status = talk(admin_socket, rotate_issuer)
+    status = talk(where, rotate_issuer)
     if as_json:
         print_json(status)
     elif revert:

@@ -53,6 +53,7 @@ class Processes:
             "PYTHONPATH": path,
             "NO_COLOR": "1",
             **environment,
+            "TOUCHMARK_KUBERNETES": "",  # The demo has a CA of its own, whatever its reader works with otherwise.
         }
         self._children: list[tuple[str, subprocess.Popen[bytes]]] = []
         # Ctrl-C is raised in the main thread alone: a child that another one starts is never started and forgotten.

@@ -25,6 +25,8 @@ EXCLUDE_INBOUND_PORTS: Final = "touchmark.dev/exclude-inbound-ports"
 EXCLUDE_OUTBOUND_PORTS: Final = "touchmark.dev/exclude-outbound-ports"
 EXCLUDE_OUTBOUND_CIDRS: Final = "touchmark.dev/exclude-outbound-cidrs"
 LOG_LEVEL: Final = "touchmark.dev/log-level"
+# On a Program: who approved it, as the API server named the user to the command that wrote it. For people; no proof.
+APPROVED_BY: Final = "touchmark.dev/approved-by"
 CPU_REQUEST: Final = "touchmark.dev/sidecar-cpu"
 CPU_LIMIT: Final = "touchmark.dev/sidecar-cpu-limit"
 MEMORY_REQUEST: Final = "touchmark.dev/sidecar-memory"

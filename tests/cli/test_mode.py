@@ -7,7 +7,7 @@ import pytest
 
 from cli.exit_codes import ExitCode
 from cli.main import run
-from shared.model.admin import Acknowledgements, Cause, Readiness
+from shared.model.admin import Acknowledgements, Cause, ErrorAnswer, Readiness
 from shared.model.policy import Mode, NamespaceState
 from shared.model.reasons import Reason
 from tests.cli.fake_ca import FakeCA
@@ -49,6 +49,7 @@ def make_acknowledgements(*waiting: str) -> Acknowledgements:
 def shop(ca: FakeCA) -> FakeCA:
     ca.answers["GET /v1/namespaces/shop/readiness"] = make_readiness()
     ca.answers["PUT /v1/namespaces/shop/mode"] = NamespaceState(namespace="shop", version=4, mode=Mode.EXPLICIT)
+    ca.answers["GET /v1/namespaces/shop"] = NamespaceState(namespace="shop", version=4, mode=Mode.EXPLICIT)
     ca.answers["GET /v1/namespaces/shop/acknowledgements"] = make_acknowledgements()
     return ca
 
@@ -103,3 +104,12 @@ def test_a_namespace_of_which_nothing_is_known_is_named_as_such(ca: FakeCA, caps
     )
     assert run(["mode", "nowhere"]) == ExitCode.SUCCESS
     assert "nothing is known of this namespace" in capsys.readouterr().err
+
+
+def test_without_the_ca_s_look_ahead_only_yes_goes_on(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.answers["GET /v1/namespaces/shop/readiness"] = ErrorAnswer(code="unavailable", message="the store is away")
+    assert run(["mode", "shop", "explicit"]) == ExitCode.UNAVAILABLE
+    assert run(["mode", "shop", "--check"]) == ExitCode.UNAVAILABLE
+    assert not shop.asked("PUT /v1/namespaces/shop/mode")
+    assert run(["mode", "shop", "explicit", "--yes"]) == ExitCode.SUCCESS
+    assert "isn't known: the store is away" in capsys.readouterr().err

@@ -1,0 +1,286 @@
+"""A connection to the API server with the user's rights: plain JSON requests, each with a deadline and a bound. I/O.
+
+Belongs here: one method a kind of request, and the way back of its errors. Doesn't: what the objects mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+
+from cli.cluster.faults import Action, NotInstalledError, UnreachableError, explain
+from cli.cluster.kubeconfig import Access, load_access
+from cli.where import Where
+from shared.model.errors import NotFoundError, UnavailableError
+from shared.model.kubernetes import GROUP
+
+CONNECT_DEADLINE_S: Final = 10.0
+REQUEST_DEADLINE_S: Final = 30.0
+MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+MAX_OBJECTS: Final = 50_000
+PAGE: Final = 500
+_MAX_TEXT_FIELD: Final = 65_536
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of object: ``group`` is empty for the core."""
+
+    group: str
+    version: str
+    plural: str
+
+    def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
+        """Return the path of one object, or of all of a namespace (empty: of all namespaces)."""
+        parts = ["/apis", self.group, self.version] if self.group else ["/api", self.version]
+        if namespace:
+            parts += ["namespaces", quote(namespace, safe="")]
+        parts += [self.plural, *(quote(part, safe="") for part in (name, subresource) if part)]
+        return "/".join(parts)
+
+
+PODS: Final = Kind(group="", version="v1", plural="pods")
+NAMESPACES: Final = Kind(group="", version="v1", plural="namespaces")
+MESH_POLICIES: Final = Kind(group=GROUP, version="v1alpha1", plural="meshpolicies")
+PROGRAMS: Final = Kind(group=GROUP, version="v1alpha1", plural="programs")
+NETWORK_POLICIES: Final = Kind(group="networking.k8s.io", version="v1", plural="networkpolicies")
+DEFINITIONS: Final = Kind(group="apiextensions.k8s.io", version="v1", plural="customresourcedefinitions")
+WEBHOOKS: Final = Kind(group="admissionregistration.k8s.io", version="v1", plural="mutatingwebhookconfigurations")
+CONFIG_MAPS: Final = Kind(group="", version="v1", plural="configmaps")
+SELF_REVIEWS: Final = Kind(group="authentication.k8s.io", version="v1", plural="selfsubjectreviews")
+ACCESS_REVIEWS: Final = Kind(group="authorization.k8s.io", version="v1", plural="subjectaccessreviews")
+
+
+@dataclass(slots=True, kw_only=True)
+class Cluster:
+    """One API server, as one user.
+
+    Attributes:
+        server_time: seconds since the epoch, of the last answer's Date header; 0 before the first. To the second.
+
+    Raises (every method):
+        UnreachableError: the server doesn't answer, or not in time.
+        TouchmarkError: its own answer (``faults.explain``).
+    """
+
+    access: Access
+    session: aiohttp.ClientSession = field(repr=False)
+    server_time: float = 0.0
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Object:
+        """Return one object."""
+        action = _name("get", kind, namespace, name)
+        return await self._call("GET", kind.path(namespace, name), action)
+
+    async def find(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        """Return one object, or None when it doesn't exist."""
+        try:
+            return await self.get(kind, namespace, name)
+        except NotFoundError:
+            return None
+
+    async def list(self, kind: Kind, namespace: str = "", **query: str) -> list[Object]:
+        """Return all objects of a namespace (empty: of all), page by page.
+
+        Arguments:
+            query: such as ``labelSelector``.
+
+        Raises:
+            UnavailableError: there are more than ``MAX_OBJECTS``.
+        """
+        action = _name("list", kind, namespace)
+        found: list[Object] = []
+        token = ""
+        while True:
+            page = await self._call(
+                "GET", kind.path(namespace), action, query={"limit": str(PAGE), "continue": token, **query}
+            )
+            found += page.get("items") or []
+            token = (page.get("metadata") or {}).get("continue") or ""
+            if not token:
+                return found
+            if len(found) > MAX_OBJECTS:
+                raise UnavailableError(f"more than {MAX_OBJECTS} {kind.plural}", hint="name one namespace")
+
+    async def apply(
+        self, kind: Kind, value: Object, *, manager: str, force: bool = False, dry_run: bool = False
+    ) -> Object:
+        """Write the fields of ``value`` by server-side apply, strictly, and return the whole object.
+
+        Arguments:
+            value: with ``metadata.name`` and ``metadata.namespace``.
+            manager: the field manager that owns these fields from now on.
+            force: take fields over that other managers own.
+        """
+        metadata = value["metadata"]
+        namespace, name = metadata["namespace"], metadata["name"]
+        query = {
+            "fieldManager": manager,
+            "fieldValidation": "Strict",
+            "force": "true" if force else "",
+            "dryRun": "All" if dry_run else "",
+        }
+        return await self._call(
+            "PATCH",
+            kind.path(namespace, name),
+            _name("patch", kind, namespace, name),
+            query=query,
+            body=value,
+            content_type="application/apply-patch+yaml",  # JSON is YAML.
+        )
+
+    async def create(self, kind: Kind, value: Object, namespace: str = "", *, dry_run: bool = False) -> Object:
+        """Create an object: one that only asks something (a review), or on trial."""
+        query = {"dryRun": "All"} if dry_run else {}
+        action = _name("create", kind, namespace)
+        return await self._call("POST", kind.path(namespace), action, query=query, body=value)
+
+    async def delete(self, kind: Kind, namespace: str, name: str) -> None:
+        """Delete one object."""
+        await self._call("DELETE", kind.path(namespace, name), _name("delete", kind, namespace, name))
+
+    async def get_path(self, path: str) -> Object:
+        """Return what a path outside the resources answers, such as ``/version``."""
+        return await self._call("GET", path, Action(verb="get", group="", resource=path))
+
+    async def open_websocket(
+        self, path: str, query: Mapping[str, str], *, protocol: str, action: Action, max_message_bytes: int
+    ) -> aiohttp.ClientWebSocketResponse:
+        """Open a WebSocket to a subresource that streams.
+
+        Raises:
+            UnavailableError: the server doesn't speak ``protocol``.
+        """
+        try:
+            async with asyncio.timeout(CONNECT_DEADLINE_S + REQUEST_DEADLINE_S):
+                websocket = await self.session.ws_connect(
+                    self.access.server + path,
+                    params=dict(query),
+                    headers=self._headers(),
+                    protocols=(protocol,),
+                    max_msg_size=max_message_bytes,
+                    autoclose=True,
+                    heartbeat=30,
+                    proxy=self.access.proxy or None,
+                    ssl=self.access.tls or True,
+                    server_hostname=self.access.server_name or None,
+                )
+        except aiohttp.WSServerHandshakeError as error:
+            # The library keeps the answer's status and throws its text away.
+            raise explain(error.status, {}, action) from error
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise self._unreachable(error) from error
+        if websocket.protocol != protocol:
+            await websocket.close()
+            raise UnavailableError(
+                f"the API server doesn't speak {protocol} to {action.resource}", hint="is there a proxy in between?"
+            )
+        return websocket
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        action: Action,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: object = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        data = None if body is None else msgspec.json.encode(body)
+        headers = self._headers() | ({"Content-Type": content_type} if data is not None else {})
+        try:
+            async with (
+                asyncio.timeout(REQUEST_DEADLINE_S),
+                self.session.request(
+                    method,
+                    self.access.server + path,
+                    params={key: value for key, value in (query or {}).items() if value},
+                    data=data,
+                    headers=headers,
+                    allow_redirects=False,
+                    proxy=self.access.proxy or None,
+                    ssl=self.access.tls or True,
+                    server_hostname=self.access.server_name or None,
+                ) as response,
+            ):
+                self._note_time(response)
+                content = b""
+                while chunk := await response.content.read(MAX_ANSWER_BYTES + 1 - len(content)):
+                    content += chunk
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise self._unreachable(error) from error
+        if len(content) > MAX_ANSWER_BYTES:
+            raise UnavailableError(f"the answer to {action} is too large", hint="name one namespace")
+        answer = _decode(content)
+        if response.status >= 300:
+            raise explain(response.status, answer or {}, action)
+        if answer is None:
+            raise UnreachableError(
+                f"{self.access.server} answers {action}, but not as an API server does", hint="is there a proxy?"
+            )
+        return answer
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"Accept": "application/json", "User-Agent": "touchmark"}
+        return headers | ({"Authorization": self.access.authorization} if self.access.authorization else {})
+
+    def _note_time(self, response: aiohttp.ClientResponse) -> None:
+        try:
+            self.server_time = parsedate_to_datetime(response.headers["Date"]).timestamp()
+        except (KeyError, ValueError):
+            self.server_time = 0.0
+
+    def _unreachable(self, error: BaseException) -> UnreachableError:
+        context = f" (context {self.access.context})" if self.access.context else ""
+        said = f"within {REQUEST_DEADLINE_S:.0f} s" if isinstance(error, TimeoutError) else f": {error}"
+        return UnreachableError(
+            f"the API server {self.access.server}{context} can't be reached {said}".replace(" :", ":"),
+            hint="does `kubectl get --raw /readyz` work? --context names another cluster",
+        )
+
+
+@asynccontextmanager
+async def connect(where: Where) -> AsyncIterator[Cluster]:
+    """Connect to the cluster that the options name. Nothing is asked yet.
+
+    Raises:
+        KubeconfigError: see ``kubeconfig.load_access``, also for the errors below.
+        ContextError: unknown.
+        UnauthorizedError: no credentials.
+    """
+    access = await load_access(where.kubeconfig, where.context)
+    session = aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_DEADLINE_S),
+        trust_env=True,  # HTTPS_PROXY and NO_PROXY, as for kubectl.
+        max_field_size=_MAX_TEXT_FIELD,
+    )
+    async with session:
+        yield Cluster(access=access, session=session)
+
+
+def is_missing(error: Exception) -> bool:
+    """Say whether an error means that the thing asked for isn't there at all."""
+    return isinstance(error, NotFoundError | NotInstalledError)
+
+
+def _name(verb: str, kind: Kind, namespace: str, name: str = "") -> Action:
+    return Action(verb=verb, group=kind.group, resource=kind.plural, namespace=namespace, name=name)
+
+
+def _decode(content: bytes) -> Object | None:
+    try:
+        value = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return value if isinstance(value, dict) else None

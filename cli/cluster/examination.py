@@ -1,0 +1,175 @@
+"""What a cluster's answers mean for Touchmark: a finding a line, with what to do. Pure.
+
+Belongs here: the installation, the webhook, the CA's pods and rights. Doesn't: asking (``survey.py``), what keeps pods
+out of the mesh (``membership.py``), or what the CA says of itself (``cli/overview.py``).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Final
+
+from cli.cluster.ca_pod import describe_state, is_ready
+from cli.cluster.faults import INSTALL_HINT
+from cli.cluster.membership import describe_unknown, examine_membership, list_images
+from cli.cluster.survey import Survey
+from cli.machine import Finding
+from cli.overview import Observation, examine, examine_skew, name_some
+from shared.model.errors import TouchmarkError
+from shared.model.kubernetes import WEBHOOK_CONFIGURATION
+
+API_VERSION: Final = "v1alpha1"
+
+
+def examine_cluster(survey: Survey, *, own_version: str) -> list[Finding]:
+    """Return all findings, the installation first."""
+    findings = [
+        Finding(subject="API server", is_well=True, observation=f"answers, {survey.version}"),
+        *([] if survey.api_skew_s is None else [examine_skew("this machine", "the API server", survey.api_skew_s)]),
+        *([] if survey.ca_skew_s is None else [examine_skew("this machine", "the CA", survey.ca_skew_s)]),
+        _examine_definitions(survey),
+        _examine_webhook(survey),
+        _examine_ca_pods(survey),
+        _examine_rights(survey),
+        _examine_trial(survey),
+        *examine_membership(survey),
+    ]
+    if isinstance(survey.observed, TouchmarkError):
+        return [*findings, describe_unknown("the CA's own word", survey.observed, is_optional=False)]
+    has_pods = not isinstance(survey.pods, TouchmarkError)
+    for finding in examine(survey.observed, own_version=own_version):
+        if finding.subject != "injection" or not has_pods:  # Else the pods themselves have just shown it.
+            findings.append(finding)
+    return findings
+
+
+# ---- the installation ------------------------------------------------------------------------------------------------
+
+
+def _examine_definitions(survey: Survey) -> Finding:
+    subject = "resources"
+    if isinstance(survey.definitions, TouchmarkError):
+        return describe_unknown(subject, survey.definitions)
+    faults = []
+    for name, definition in survey.definitions.items():
+        if definition is None:
+            faults.append(f"{name} isn't installed")
+            continue
+        versions = {each.get("name"): each for each in (definition.get("spec") or {}).get("versions") or ()}
+        conditions = (definition.get("status") or {}).get("conditions") or ()
+        if not versions.get(API_VERSION, {}).get("served"):
+            faults.append(f"{name} isn't served in {API_VERSION}, but in {', '.join(map(str, versions)) or 'none'}")
+        elif not any(each.get("type") == "Established" and each.get("status") == "True" for each in conditions):
+            faults.append(f"{name} isn't established")
+    return Finding(
+        subject=subject,
+        is_well=not faults,
+        observation="; ".join(faults) or f"{', '.join(survey.definitions)} in {API_VERSION}",
+        hint=INSTALL_HINT if faults else "",
+    )
+
+
+def _examine_webhook(survey: Survey) -> Finding:
+    subject = "webhook configuration"
+    if isinstance(survey.webhook, TouchmarkError):
+        return describe_unknown(subject, survey.webhook)
+    if survey.webhook is None:
+        return Finding(
+            subject=subject,
+            is_well=False,
+            observation=f"{WEBHOOK_CONFIGURATION} isn't there: no pod is injected",
+            hint=INSTALL_HINT,
+        )
+    webhooks = survey.webhook.get("webhooks") or []
+    pins = [read_pins((each.get("clientConfig") or {}).get("caBundle") or "") for each in webhooks]
+    lax = [str(each.get("name")) for each in webhooks if each.get("failurePolicy") == "Ignore"]
+    fault = ""
+    if not webhooks:
+        fault = "names no webhook"
+    elif not all(pins):
+        fault = "has no caBundle yet: pods that ask for injection are refused until the CA writes it"
+    elif isinstance(survey.observed, Observation) and not all(survey.observed.ca.root_pin in each for each in pins):
+        fault = "its caBundle isn't the CA's root of now: the API server refuses the webhook's certificate"
+    elif lax:
+        fault = f"{', '.join(lax)} doesn't fail closed: pods that ask for injection may start without it"
+    return Finding(
+        subject=subject,
+        is_well=not fault,
+        observation=fault or f"{len(webhooks)} webhooks, and the API server trusts their certificate",
+        hint="the CA keeps caBundle itself: look at its log and its rights; the rest: " + INSTALL_HINT if fault else "",
+    )
+
+
+def read_pins(bundle: str) -> frozenset[str]:
+    """Return the SHA-256 of each certificate's public key in a ``caBundle``; empty when there is none to read."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    try:
+        certificates = x509.load_pem_x509_certificates(base64.b64decode(bundle))
+    except ValueError:
+        return frozenset()
+    keys = (each.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for each in certificates)
+    return frozenset(hashlib.sha256(key).hexdigest() for key in keys)
+
+
+def _examine_ca_pods(survey: Survey) -> Finding:
+    subject = "CA's pods"
+    if isinstance(survey.ca_pods, TouchmarkError):
+        return describe_unknown(subject, survey.ca_pods, is_optional=False)
+    ready = [pod for pod in survey.ca_pods if is_ready(pod)]
+    others = [f"{pod['metadata']['name']}: {describe_state(pod)}" for pod in survey.ca_pods if not is_ready(pod)]
+    said = f"{len(ready)} of {len(survey.ca_pods)} ready in {survey.system_namespace}"
+    if not survey.ca_pods:
+        said = f"there is none in {survey.system_namespace}"
+    images = sorted({image for pod in ready for image in list_images(pod, ("ca",))})
+    return Finding(
+        subject=subject,
+        is_well=bool(ready) and not others,
+        is_optional=bool(ready),
+        observation="; ".join([said + (f", {', '.join(images)}" if images else ""), *others]),
+        hint=""
+        if ready and not others
+        else f"kubectl -n {survey.system_namespace} describe pods"
+        if survey.ca_pods
+        else INSTALL_HINT,
+    )
+
+
+def _examine_rights(survey: Survey) -> Finding:
+    subject = "CA's rights"
+    if isinstance(survey.missing_rights, TouchmarkError):
+        return describe_unknown(subject, survey.missing_rights)
+    missing = name_some((str(right) for right in survey.missing_rights), most=10)
+    return Finding(
+        subject=subject,
+        is_well=not missing,
+        observation=f"it may not {missing}" if missing else "complete",
+        hint="kubectl apply -k restores the roles of the installation" if missing else "",
+    )
+
+
+def _examine_trial(survey: Survey) -> Finding:
+    subject = "webhook"
+    asked = f"a pod that asks for injection, on trial in {survey.trial_namespace},"
+    if survey.trial is True:
+        return Finding(subject=subject, is_well=True, observation=f"answers: {asked} got its sidecar")
+    if survey.trial is False:
+        return Finding(
+            subject=subject,
+            is_well=False,
+            observation=f"{asked} got no sidecar: the API server didn't ask the webhook",
+            hint=f"does {WEBHOOK_CONFIGURATION} select the namespace {survey.trial_namespace}?",
+        )
+    said = survey.trial.message
+    if "failed calling webhook" in said:
+        return Finding(
+            subject=subject,
+            is_well=False,
+            observation=f"the API server can't reach it: {said}",
+            hint="are the CA's pods ready, its caBundle right, and may the API server reach TCP 15444 of them?",
+        )
+    if "denied the request" in said or "violates PodSecurity" in said:
+        return Finding(subject=subject, is_well=True, observation=f"answers; {asked} is refused: {said}")
+    return describe_unknown(subject, survey.trial)

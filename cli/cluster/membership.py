@@ -1,0 +1,202 @@
+"""What keeps pods out of the mesh, or from each other: Pod Security, missing sidecars, NetworkPolicies. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from cli.cluster.ca_pod import describe_state, is_ready
+from cli.cluster.connection import Object
+from cli.cluster.network_policies import MAX_GROUPS, Drop, NetworkPolicies, group_pods
+from cli.cluster.survey import Survey, has_sidecar
+from cli.machine import Finding
+from cli.overview import name_some
+from shared.model.errors import TouchmarkError
+from shared.model.kubernetes import INJECT, SIDECAR_CONTAINER, TUNNEL_PORT
+
+_PRIVILEGED: Final = "privileged"
+_ENFORCE: Final = "pod-security.kubernetes.io/enforce"
+# The webhook is never asked about these.
+_OUTSIDE: Final = frozenset({"kube-system", "kube-public", "kube-node-lease"})
+
+
+def examine_membership(survey: Survey) -> list[Finding]:
+    """Return a finding for each thing that can keep pods from each other, well or not."""
+    return [_examine_pod_security(survey), *_examine_pods(survey), *_examine_network(survey)]
+
+
+def describe_unknown(subject: str, error: TouchmarkError, *, is_optional: bool = True) -> Finding:
+    return Finding(
+        subject=subject,
+        is_well=False,
+        is_optional=is_optional,
+        observation=f"unknown: {error.message}",
+        hint=error.hint,
+    )
+
+
+# ---- pods ------------------------------------------------------------------------------------------------------------
+
+
+def _examine_pod_security(survey: Survey) -> Finding:
+    subject = "Pod Security"
+    if isinstance(survey.namespaces, TouchmarkError):
+        return describe_unknown(subject, survey.namespaces)
+    asking = _list_asking_namespaces(survey)
+    forbidding = [
+        f"{name} enforces {level}"
+        for name, labels in sorted(_read_labels(survey.namespaces).items())
+        if name in asking and (level := labels.get(_ENFORCE, _PRIVILEGED)) != _PRIVILEGED
+    ]
+    return Finding(
+        subject=subject,
+        is_well=not forbidding,
+        observation=f"forbids injection: {name_some(forbidding)}"
+        if forbidding
+        else f"forbids injection in none of {len(asking)} namespaces that ask for it",
+        hint=f"capture needs NET_ADMIN: kubectl label namespace NAMESPACE --overwrite {_ENFORCE}=privileged"
+        if forbidding
+        else "",
+    )
+
+
+def _list_asking_namespaces(survey: Survey) -> set[str]:
+    labels = {} if isinstance(survey.namespaces, TouchmarkError) else _read_labels(survey.namespaces)
+    asking = {name for name, each in labels.items() if each.get(INJECT) == "true"}
+    if not isinstance(survey.pods, TouchmarkError):
+        asking |= {pod["metadata"]["namespace"] for pod in survey.pods if _asks(pod, {}) or has_sidecar(pod)}
+    return asking - _OUTSIDE - {survey.system_namespace}
+
+
+def _examine_pods(survey: Survey) -> Iterator[Finding]:
+    if isinstance(survey.pods, TouchmarkError):
+        yield describe_unknown("pods", survey.pods)
+        return
+    labels = {} if isinstance(survey.namespaces, TouchmarkError) else _read_labels(survey.namespaces)
+    alive = [pod for pod in survey.pods if not _is_over(pod)]
+    meshed = [pod for pod in alive if has_sidecar(pod)]
+    outside = _OUTSIDE | {survey.system_namespace}
+    bare = [
+        f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+        for pod in alive
+        if not has_sidecar(pod)
+        and pod["metadata"]["namespace"] not in outside
+        and _asks(pod, labels.get(pod["metadata"]["namespace"], {}))
+    ]
+    yield Finding(
+        subject="injection",
+        is_well=not bare,
+        observation=f"without the sidecar that they ask for: {name_some(bare)}"
+        if bare
+        else f"{len(meshed)} pods are in the mesh, every one that asks for it",
+        hint="they were made before Touchmark or without its webhook: kubectl rollout restart makes them anew"
+        if bare
+        else "",
+    )
+    waiting = [
+        f"{pod['metadata']['namespace']}/{pod['metadata']['name']} ({describe_state(pod)})"
+        for pod in meshed
+        if not is_ready(pod) and not (pod["metadata"].get("deletionTimestamp"))
+    ]
+    yield Finding(
+        subject="injected pods' state",
+        is_well=not waiting,
+        is_optional=True,
+        observation=f"not ready: {name_some(waiting)}" if waiting else f"all {len(meshed)} are ready",
+        hint=f"kubectl logs POD -c {SIDECAR_CONTAINER} tells whether it is the sidecar" if waiting else "",
+    )
+    images = Counter(image for pod in meshed for image in list_images(pod, (SIDECAR_CONTAINER,)))
+    counted = ", ".join(f"{count}× {image}" for image, count in images.most_common())
+    yield Finding(
+        subject="sidecar images",
+        is_well=len(images) <= 1,
+        is_optional=True,
+        observation=counted or "none is in use",
+        hint="mixed: pods get the present image when they are made anew" if len(images) > 1 else "",
+    )
+
+
+def _asks(pod: Object, namespace_labels: Mapping[str, str]) -> bool:
+    own = (pod["metadata"].get("annotations") or {}).get(INJECT)
+    return namespace_labels.get(INJECT) == "true" if own is None else own == "true"
+
+
+def _is_over(pod: Object) -> bool:
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
+# ---- the network -----------------------------------------------------------------------------------------------------
+
+
+def _examine_network(survey: Survey) -> Iterator[Finding]:
+    for answer in (survey.network_policies, survey.pods, survey.namespaces):
+        if isinstance(answer, TouchmarkError):
+            yield describe_unknown("NetworkPolicies", answer)
+            return
+    assert not isinstance(survey.network_policies, TouchmarkError)
+    assert not isinstance(survey.pods, TouchmarkError)
+    assert not isinstance(survey.namespaces, TouchmarkError)
+    policies = NetworkPolicies(survey.network_policies, _read_labels(survey.namespaces))
+    groups = group_pods(pod for pod in survey.pods if has_sidecar(pod) and not _is_over(pod))
+    left_out = len(groups) - MAX_GROUPS
+    groups = groups[:MAX_GROUPS]
+    drops = policies.find_tunnel_drops(groups)
+    cas = [] if isinstance(survey.ca_pods, TouchmarkError) else group_pods(survey.ca_pods)
+    for ca in cas[:1]:
+        drops += [*policies.find_stream_drops(groups, ca), *policies.find_webhook_drops(ca)]
+    yield from _describe_drops(drops)
+    if not drops:
+        yield Finding(
+            subject="NetworkPolicies",
+            is_well=True,
+            observation=f"{len(survey.network_policies)} drop nothing that the mesh needs",
+        )
+    if left_out > 0:
+        yield Finding(
+            subject="NetworkPolicies",
+            is_well=False,
+            is_optional=True,
+            observation=f"only {MAX_GROUPS} kinds of pods were looked at; {left_out} were not",
+        )
+    yield from _describe_probes(policies.find_probe_drops(groups))
+
+
+def _describe_drops(drops: Iterable[Drop]) -> Iterator[Finding]:
+    """Say it once for each set of policies, side and port: one missing line breaks many pairs."""
+    together: dict[tuple[tuple[str, ...], str, int], list[Drop]] = {}
+    for drop in drops:
+        together.setdefault((drop.policies, drop.side, drop.port), []).append(drop)
+    for (policies, side, port), same in together.items():
+        pairs = name_some((f"{drop.source} → {drop.destination}" for drop in same), most=3)
+        what = "the tunnel, though they let the application's own port through" if port == TUNNEL_PORT else "it"
+        yield Finding(
+            subject=f"NetworkPolicy {', '.join(policies)}",
+            is_well=False,
+            observation=f"{side} drops TCP {port}: {what}: {pairs}".replace(": it:", ":"),
+            hint=f"add to the same rule's ports: {{protocol: TCP, port: {port}}}"
+            if port == TUNNEL_PORT
+            else f"allow {side} of TCP {port} in one of them, or in a further policy",
+        )
+
+
+def _describe_probes(drops: list[Drop]) -> Iterator[Finding]:
+    if drops:
+        yield Finding(
+            subject="NetworkPolicies and probes",
+            is_well=False,
+            is_optional=True,
+            observation=f"no rule allows TCP {drops[0].port} into {name_some(drop.destination for drop in drops)}",
+            hint="fine where the network lets a node reach its own pods, as Kubernetes asks of it",
+        )
+
+
+def _read_labels(namespaces: Iterable[Object]) -> dict[str, dict[str, str]]:
+    return {each["metadata"]["name"]: each["metadata"].get("labels") or {} for each in namespaces}
+
+
+def list_images(pod: Object, names: tuple[str, ...]) -> list[str]:
+    """Return the images of a pod's containers of these names."""
+    spec: dict[str, Any] = pod.get("spec") or {}
+    containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
+    return [str(container.get("image")) for container in containers if container.get("name") in names]

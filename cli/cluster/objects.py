@@ -1,0 +1,177 @@
+"""The objects ``MeshPolicy`` and ``Program`` as a cluster keeps them: made of our values, and read back. Pure.
+
+Belongs here: their fields, the CA's words in ``status``, who wrote what. Doesn't: requests (``governor.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import yaml
+
+from cli.cluster.connection import MESH_POLICIES, PROGRAMS, Kind, Object
+from cli.governance import ModeState
+from shared.model.admin import ProgramRequest, ProgramView
+from shared.model.errors import DocumentError, TouchmarkError
+from shared.model.kubernetes import APPROVED_BY, FIELD_MANAGER
+from shared.model.policy import Mode
+from shared.model.policy_documents import (
+    API_VERSION,
+    POLICY_NAME,
+    Document,
+    ProgramDocument,
+    format_documents,
+)
+from shared.model.program import parse_program
+
+# The mode has an owner of its own. With one for both, a `mode` after a `policy apply` would drop the policy's rules:
+# server-side apply removes what its manager no longer names.
+MODE_MANAGER: Final = f"{FIELD_MANAGER}-mode"
+OWN_MANAGERS: Final = frozenset({FIELD_MANAGER, MODE_MANAGER})
+_MAX_NAME: Final = 253
+
+
+def make_mode(namespace: str, mode: Mode) -> Object:
+    """Return what ``mode`` writes: the mode alone."""
+    return _make_object("MeshPolicy", namespace, POLICY_NAME, {"mode": str(mode)})
+
+
+def make_program(request: ProgramRequest) -> Object:
+    """Return what ``program approve`` writes."""
+    name = request.name or f"{request.service_account[: _MAX_NAME - 13]}-{request.programs[0].digest[:12]}"
+    spec: dict[str, Any] = {
+        "serviceAccount": request.service_account,
+        "digests": [str(program) for program in request.programs],
+    }
+    if request.weak:
+        spec["weak"] = True
+    made = _make_object("Program", request.namespace, name, spec)
+    if request.approved_by:
+        made["metadata"]["annotations"] = {APPROVED_BY: request.approved_by}
+    return made
+
+
+def make_objects(documents: Sequence[Document]) -> list[tuple[Kind, Object]]:
+    """Return what ``policy apply`` writes."""
+    plain = list(yaml.safe_load_all(format_documents(documents))) if documents else []
+    return [
+        (PROGRAMS if isinstance(document, ProgramDocument) else MESH_POLICIES, value)
+        for document, value in zip(documents, plain, strict=True)
+    ]
+
+
+def strip(value: Object) -> Object:
+    """Return an object as YAML that ``policy apply`` takes: without what Kubernetes and the CA add."""
+    metadata = value.get("metadata") or {}
+    return {
+        "apiVersion": value.get("apiVersion") or API_VERSION,
+        "kind": value.get("kind", ""),
+        "metadata": {"name": metadata.get("name", ""), "namespace": metadata.get("namespace", "")},
+        "spec": value.get("spec") or {},
+    }
+
+
+def view_program(value: Object) -> ProgramView:
+    """Read a ``Program``.
+
+    Raises:
+        DocumentError: it isn't one that this version understands.
+    """
+    metadata, spec = value.get("metadata") or {}, value.get("spec") or {}
+    name = f"Program {metadata.get('namespace')}/{metadata.get('name')}"
+    try:
+        return ProgramView(
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            service_account=spec["serviceAccount"],
+            programs=tuple(parse_program(text) for text in spec["digests"]),
+            weak=spec.get("weak") is True,
+            approved_by=(metadata.get("annotations") or {}).get(APPROVED_BY, ""),
+            approved=_read_written(metadata),
+        )
+    except (KeyError, TypeError, AttributeError, TouchmarkError) as error:
+        raise DocumentError(f"{name} can't be read: {error}", hint="was it made by a newer version?") from error
+
+
+def read_mode(namespace: str, value: Object) -> ModeState:
+    """Read a ``MeshPolicy``'s mode and what the CA says of it."""
+    spec, status = value.get("spec") or {}, value.get("status") or {}
+    wanted = _read_mode(spec.get("mode"))
+    return ModeState(
+        namespace=namespace,
+        wanted=wanted,
+        mode=_read_mode(status.get("mode")) or Mode.PERMISSIVE,
+        version=int(status.get("version") or 0),
+        installed=int(status.get("installed") or 0),
+        total=int(status.get("sidecars") or 0),
+        waiting=tuple(str(instance) for instance in status.get("waiting") or ()),
+        is_observed=is_observed(value),
+        fault=read_fault(value),
+    )
+
+
+def is_observed(value: Object) -> bool:
+    """Say whether the CA has seen this generation of an object."""
+    generation = (value.get("metadata") or {}).get("generation") or 0
+    return int((value.get("status") or {}).get("observedGeneration") or -1) >= int(generation)
+
+
+def read_fault(value: Object) -> str:
+    """Return why the CA refuses an object; empty when it doesn't, or hasn't looked yet."""
+    if not is_observed(value):
+        return ""
+    for condition in (value.get("status") or {}).get("conditions") or ():
+        if condition.get("type") == "Accepted" and condition.get("status") == "False":
+            return str(condition.get("message") or condition.get("reason") or "no reason given")
+    return ""
+
+
+def is_accepted(value: Object) -> bool:
+    """Say whether the CA has put this generation of an object in force."""
+    conditions = (value.get("status") or {}).get("conditions") or ()
+    accepted = any(each.get("type") == "Accepted" and each.get("status") == "True" for each in conditions)
+    return accepted and is_observed(value)
+
+
+def describe_strangers(kept: Object, written: Object) -> str:
+    """Say which rules a policy has that what was written doesn't name; empty when there are none.
+
+    Server-side apply leaves what other managers wrote.
+    """
+
+    def names(value: Object) -> list[str]:
+        return [
+            str(rule.get("name")) for rule in (value.get("spec") or {}).get("rules") or () if isinstance(rule, dict)
+        ]
+
+    others = [name for name in names(kept) if name not in names(written)]
+    return f"it also has rules that another tool wrote: {', '.join(others)}" if others else ""
+
+
+def _make_object(kind: str, namespace: str, name: str, spec: Mapping[str, Any]) -> Object:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": kind,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": dict(spec),
+    }
+
+
+def _read_mode(text: object) -> Mode | None:
+    return Mode(text) if isinstance(text, str) and text in list(Mode) else None
+
+
+def _read_written(metadata: Mapping[str, Any]) -> float:
+    """Return when the object's fields were last written (not its status), in seconds since the epoch."""
+    times = [
+        str(entry.get("time"))
+        for entry in metadata.get("managedFields") or ()
+        if not entry.get("subresource") and entry.get("time")
+    ]
+    text = max(times, default=str(metadata.get("creationTimestamp") or ""))
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return 0.0

