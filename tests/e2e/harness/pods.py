@@ -23,7 +23,7 @@ _CLONE_NEWPID = 0x20000000
 _CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG = 1
 _PR_CAPBSET_DROP = 24
-_TIMEOUT_S = 20
+_TIMEOUT_S = 60
 # Left to itself, a bridge takes the lowest address of its ports: a later pod could change it, and for a minute or two
 # the pods before would send to the hub's old one in vain.
 _BRIDGE_ADDRESS = "02:00:c6:12:00:01"
