@@ -36,6 +36,7 @@ from ca.server_certificate import ServerCertificate
 from ca.services import Services
 from ca.store.store import Store
 from shared.model.errors import ConflictError, InputError, TouchmarkError, UnavailableError
+from shared.model.kubernetes import SYSTEM_NAMESPACE
 from shared.model.messages import STREAM_PATH
 from shared.runtime.tasks import Tasks
 
@@ -212,9 +213,7 @@ async def _load_key(configuration: Configuration) -> KeyEncryptionKey:
 
     client = await ClusterClient.open(configuration.kubeconfig)
     try:
-        return await load_key_secret(
-            client, namespace=configuration.system_namespace, name=configuration.kek_secret, now=time.time()
-        )
+        return await load_key_secret(client, namespace=SYSTEM_NAMESPACE, name=configuration.kek_secret, now=time.time())
     finally:
         await client.close()
 

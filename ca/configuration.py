@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from shared.model.errors import InputError
-from shared.model.identity import check_namespace, check_trust_domain
+from shared.model.identity import check_trust_domain
 from shared.model.injection_containers import DEFAULT_CA_ADDRESS
 from shared.model.kubernetes import CA_SERVICE, SYSTEM_NAMESPACE
 from shared.runtime.paths import default_admin_socket, default_data_dir, default_kek_file
@@ -43,8 +43,7 @@ class Configuration:
         kubeconfig: how to reach the API server; None: as the pod's own service account.
         sidecar_images: image references of sidecars that may join, as they stand in the pods' specs; several while an
             upgrade runs. Named by digest they are exact; a tag means whatever it points to.
-        system_namespace: the CA's own.
-        kek_secret: name of the Secret there that holds the key-encryption key; empty: it is in ``kek_file``.
+        kek_secret: the Secret in the CA's namespace that holds the key-encryption key; empty: ``kek_file`` does.
         admin_host, admin_port: loopback TCP door of the admin API beside its Unix socket; empty: there is none.
         webhook_host, webhook_port: where the API server asks about new pods; empty: there is no webhook.
         sidecar_pull_policy: of the injected containers, which have the first of ``sidecar_images``.
@@ -67,7 +66,6 @@ class Configuration:
     kubernetes: bool = False
     kubeconfig: Path | None = None
     sidecar_images: tuple[str, ...] = ()
-    system_namespace: str = SYSTEM_NAMESPACE
     kek_secret: str = ""
     admin_host: str = ""
     admin_port: int = 0
@@ -106,7 +104,6 @@ class Configuration:
             raise InputError("--sidecar-image and --kek-secret mean nothing without --kubernetes")
         if not self.kubernetes and self.webhook_host:
             raise InputError("--webhook-listen means nothing without --kubernetes")
-        check_namespace(self.system_namespace)
         parse_endpoint(self.sidecar_ca)
         if len(self.sidecar_images) > MAX_SIDECAR_IMAGES or any(
             not image or len(image) > 512 or image != image.strip() for image in self.sidecar_images
@@ -154,8 +151,12 @@ def parse_arguments(arguments: Sequence[str]) -> Configuration:
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="%(default)s")
     add("--kubernetes", action="store_true", help="work in a cluster, through KUBECONFIG or the pod's service account")
     add("--sidecar-image", action="append", default=[], metavar="IMAGE", help="sidecars that may join; repeatable")
-    add("--namespace", default=SYSTEM_NAMESPACE, help="the CA's own namespace (%(default)s)")
-    add("--kek-secret", default="", metavar="NAME", help="keep the key-encryption key in this Secret of that namespace")
+    add(
+        "--kek-secret",
+        default="",
+        metavar="NAME",
+        help="keep the key-encryption key in this Secret of touchmark-system",
+    )
     add("--admin-listen", default="", metavar="HOST:PORT", help="also serve the admin API on this loopback address")
     add("--webhook-listen", default="", metavar="HOST:PORT", help="where the API server asks about new pods")
     add(
@@ -184,7 +185,6 @@ def parse_arguments(arguments: Sequence[str]) -> Configuration:
         kubernetes=options.kubernetes,
         kubeconfig=Path(kubeconfig) if kubeconfig else None,
         sidecar_images=tuple(options.sidecar_image),
-        system_namespace=options.namespace,
         kek_secret=options.kek_secret,
         admin_host=admin_host,
         admin_port=admin_port,

@@ -351,7 +351,7 @@ def _bytes(data: str | bytes) -> bytes:
     return data.encode() if isinstance(data, str) else data
 
 
-async def until(is_done: Callable[[], object], *, timeout_s: float = 10) -> None:
+async def until(is_done: Callable[[], object], *, timeout_s: float = 30) -> None:
     """Wait until something holds.
 
     Raises:

@@ -286,7 +286,7 @@ async def running_pair(application: Application, *, limits: Limits | None = None
     """Run both sidecars and an application; at the end every task must end by itself."""
     mint = Mint()
     states = {"shop": approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM))}
-    bounds = limits or Limits(client_hello_s=1, handshake_s=2, open_s=2, dial_s=2, reset_s=1)
+    bounds = limits or Limits(client_hello_s=10, handshake_s=10, open_s=10, dial_s=10, reset_s=10)
     pair = Pair(
         mint=mint,
         client=_make_side(mint, CLIENT, CLIENT_PROGRAM, states, bounds),
@@ -330,7 +330,7 @@ async def running_pair(application: Application, *, limits: Limits | None = None
         for tunnel in pair.client.sidecar.pool.drain():
             tunnel.close()
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while pair.tasks:
                     await asyncio.gather(*pair.tasks)
                     await asyncio.sleep(0)

@@ -112,7 +112,7 @@ async def test_after_a_loss_it_resumes_with_its_own_certificate_and_issues_again
         await ca.streams[0].close()
         await until(lambda: any(isinstance(message, Resume) for message in ca.received))
         await until(lambda: feed.is_connected)
-        chain = await feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=5)
+        chain = await feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=30)
         assert len(chain) == 2
 
 
@@ -120,7 +120,7 @@ async def test_a_refusal_and_silence_are_told_apart() -> None:
     async with LittleCA().serving() as ca, joined(ca) as feed:
         ca.refuse_issuance = "program_not_approved"
         with pytest.raises(IssuanceRefusedError) as caught:
-            await feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=5)
+            await feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=30)
         assert caught.value.reason == "program_not_approved"
         ca.is_mute = True
         with pytest.raises(UnavailableError):
@@ -137,7 +137,7 @@ async def test_a_renewed_credential_gets_a_new_stream_and_loses_no_request() -> 
     async with LittleCA().serving() as ca, joined(ca) as feed:
         ca.is_mute = True
         waiting = asyncio.create_task(
-            feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=5)
+            feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=30)
         )
         await until(lambda: ca.of_type(CertificateRequest))
         ca.is_mute = False
@@ -163,7 +163,9 @@ async def test_a_failed_move_to_a_new_stream_keeps_the_old_one() -> None:
         assert feed.credential is not None
         feed.renew(feed.credential)
         await until(lambda: len(ca.of_type(Resume)) >= 2)  # It is tried again.
-        assert len(await feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=5)) == 2
+        assert (
+            len(await feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=30)) == 2
+        )
 
 
 async def test_an_expired_sidecar_says_so_and_ends() -> None:
@@ -173,7 +175,7 @@ async def test_an_expired_sidecar_says_so_and_ends() -> None:
         feed.credential = accept_chain(request, welcome.chain, verifier=verifier, generation=1, now=time.time())
         feed.credential = replace(feed.credential, not_after=time.time() - 1)
         await ca.streams[0].close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             with pytest.raises(CertificateExpiredError, match="expired") as caught:
                 await feed.run()
         assert "touchmark ca join-token shop/web" in caught.value.hint
@@ -187,7 +189,7 @@ async def test_it_closes_its_stream_properly_and_resumes_nothing() -> None:
         await until(lambda: ca.streams)
         stream = ca.streams[0]
         await feed.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await running
         await until(lambda: not ca.streams)
         assert stream.close_code == 1000

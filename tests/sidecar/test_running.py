@@ -79,14 +79,14 @@ class Running:
             return any(event["event"] == "sidecar_ready" for event in self.events)
 
         try:
-            await until(lambda: ready() or self.process.returncode is not None, timeout_s=20)
+            await until(lambda: ready() or self.process.returncode is not None, timeout_s=60)
         finally:
             assert ready(), self.events
 
     async def stop(self) -> int:
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             code = await self.process.wait()
             await asyncio.gather(*self._readers)
         return code
@@ -142,7 +142,7 @@ async def run_client(
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             out, _ = await process.communicate()
     finally:
         if process.returncode is None:
@@ -373,7 +373,7 @@ async def test_the_draining_ends_at_its_deadline_or_with_a_second_signal(
             await reader.read()
         writer.close()
         assert await echo.running.process.wait() == 0
-        assert asyncio.get_running_loop().time() - began < 5
+        assert asyncio.get_running_loop().time() - began < 15  # Left to itself it would drain for 20 s.
         await echo.running.stop()
     assert [record["ending"] for record in echo.running.records if record["phase"] == "end"] == ["shutdown"]
 
@@ -397,6 +397,7 @@ async def test_the_stream_is_closed_properly_at_the_end() -> None:
     async with LittleCA().serving() as ca, an_echo(ca) as echo:
         stream = ca.streams[0]
         assert await echo.running.stop() == 0
+        await until(lambda: not ca.streams)
         assert stream.close_code == 1000
     assert not any(event["event"] == "ca_stream_lost" for event in echo.running.events)
 
@@ -414,7 +415,7 @@ async def test_a_sidecar_that_expired_while_the_ca_was_away_says_what_to_do_and_
             await context.__aexit__(None, None, None)
             raise
     try:  # The CA is away now.
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             assert await running.process.wait() == 7
         await running.stop()
     finally:

@@ -39,7 +39,7 @@ from tests.sidecar.little_ca import Authority
 
 TUNNEL_PORT = 15008
 ALPN = b"touchmark/1"
-_DEADLINE_S = 15.0
+_DEADLINE_S = 40.0
 
 
 class Identity:
@@ -225,7 +225,7 @@ class Member:
         thread = threading.Thread(target=run, name="hand-made member")
         thread.start()
         try:
-            if not ready.wait(20) or failure:
+            if not ready.wait(60) or failure:
                 raise AssertionError(f"the member couldn't join: {failure}")
             yield identities
         finally:

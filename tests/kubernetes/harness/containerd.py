@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -88,6 +89,11 @@ class Containerd:
         if result.returncode != 0:
             raise RuntimeError(f"ctr {' '.join(arguments)}: {result.stderr.strip()}")
         return result.stdout
+
+    def hand_out_next(self, address: str) -> None:
+        """Have the next pod get this address: the plugin goes on behind the one that it handed out last."""
+        last = self.directory / "addresses" / str(self._network["name"]) / "last_reserved_ip.0"
+        last.write_text(str(ipaddress.ip_address(address) - 1), encoding="ascii")
 
     def stop(self) -> None:
         """Stop it; pods that it started live on until the isolated run ends."""

@@ -86,6 +86,18 @@ class Node(Cluster):
         self.containerd.stop()
         self.api_server.stop(kill=True)
 
+    # ---- What only a node's owner can do -----------------------------------------------------------------------------
+    def kill_container(self, namespace: str, pod: str, container: str) -> None:
+        """Kill a container's first process, as a crash or the kernel's lack of memory would."""
+        status = self.kubectl.get("pod", "-n", namespace, pod)["status"]
+        states = [*status.get("initContainerStatuses", ()), *status["containerStatuses"]]
+        [name] = [state["containerID"] for state in states if state["name"] == container]
+        self.containerd.ctr("tasks", "kill", "--signal", "SIGKILL", name.rpartition("/")[2])
+
+    def hand_out_next(self, address: str) -> None:
+        """Have the next pod get this address, which must be free."""
+        self.containerd.hand_out_next(address)
+
     def start_controller_manager(self) -> None:
         """Controllers: deployments, jobs, service accounts, endpoint slices, garbage."""
         self._start(

@@ -11,6 +11,7 @@ import pytest
 
 from tests.kubernetes.harness.cluster import Cluster
 from tests.kubernetes.harness.node import Node
+from tests.kubernetes.node.mesh import Mesh
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +28,14 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     finally:
         node.save_logs(tmp_path_factory.mktemp("node-logs"))
         node.stop()
+
+
+@pytest.fixture(scope="session")
+def mesh(node: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Mesh:
+    """Touchmark installed on it, as its documentation tells a user to."""
+    mesh = Mesh(node, node.directory if isinstance(node, Node) else tmp_path_factory.mktemp("mesh"))
+    mesh.install()
+    return mesh
 
 
 @pytest.fixture

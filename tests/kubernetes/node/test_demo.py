@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ def test_every_pod_has_its_sidecar_and_all_are_connected(mesh: Mesh) -> None:
 def test_permissive_lets_all_flow_over_mutual_tls_and_marks_it(mesh: Mesh) -> None:
     assert "hello from demo/web" in shop(mesh, "curl", "-sS", "--max-time", "10", "http://web.demo.svc.cluster.local/")
     for source, destination in ((CLIENT, WEB), (WEB, DB)):
-        records = eventually(lambda s=source, d=destination: between(mesh, s, d), f"{source} to {destination}")
+        records = eventually(partial(between, mesh, source, destination), f"{source} to {destination}")
         assert {record["transport"] for record in records} == {"tunnel"}
         assert all(record["would_deny"] for record in records)
 

@@ -149,33 +149,35 @@ async def test_credentials_are_renewed_at_half_their_life_and_an_unused_one_is_l
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sidecar.credential.store._LEAST_RENEWAL_S", 0.02)
-    async with a_store(life_s=2) as (store, issuing, _):  # Certificates count whole seconds: 1 to 2 are left.
+    async with a_store(life_s=4) as (store, issuing, _):  # Certificates count whole seconds: 3 to 4 are left.
         renewed: list[Credential] = []
         store.on_own_change(renewed.append)
         first = await store.obtain(PROGRAM, EVIDENCE)
-        began, left_s = time.time(), first.not_after - time.time()
+        renewal = store._entries[PROGRAM].renewal
+        assert renewal is not None
+        left_s, delay_s = first.not_after - time.time(), renewal.when() - asyncio.get_running_loop().time()
+        assert 0.35 * left_s < delay_s < 0.65 * left_s
         await until(lambda: store.get(PROGRAM) is not first)
-        assert 0.35 * left_s < time.time() - began < 0.75 * left_s
         second = store.get(PROGRAM)
         assert second is not None
         assert second.generation > first.generation
         await until(lambda: renewed)
         assert store.own is renewed[-1]
         # It is renewed once more, having been used; nobody uses the third one.
-        await until(lambda: store.programs() == [], timeout_s=4)
+        await until(lambda: store.programs() == [])
         assert issuing.ca.issued >= 3
 
 
 async def test_a_failed_renewal_is_tried_again_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sidecar.credential.store._FIRST_RETRY_S", 0.1)
     monkeypatch.setattr("sidecar.credential.store._LEAST_RENEWAL_S", 0.02)
-    async with a_store(life_s=2) as (store, issuing, _):
+    async with a_store(life_s=4) as (store, issuing, _):
         own = store.own
         issuing.refusal = "ca_unavailable"
         await until(lambda: issuing.ca.issued)  # The renewal at half-life is refused.
         assert store.own is own
         issuing.refusal = ""
-        await until(lambda: store.own is not own, timeout_s=0.4)
+        await until(lambda: store.own is not own)
         assert time.time() < own.not_after
 
 
