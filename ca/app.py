@@ -95,6 +95,7 @@ async def run_ca(configuration: Configuration) -> AsyncIterator[Services]:
             listen=format_endpoint(configuration.host, listener.getsockname()[1]),
             started=now,
         )
+        services.rotation.is_leader = lambda: services.is_leader
         hub.directory.refresh(await store.list_live_sidecars(now=now))
         tasks = Tasks(_note_failure)
         stack.push_async_callback(tasks.close, timeout_s=SHUTDOWN_S)
@@ -193,6 +194,8 @@ class Upkeep:
 
     async def _prune(self) -> None:
         services, now = self._services, self._services.clock()
+        if not services.is_leader:
+            return
         await services.decisions.prune(now=now)
         long_ago = now - LEDGER_KEPT_S
         await services.store.prune_certificates(expired_before=long_ago)

@@ -297,6 +297,7 @@ class _Conversation:
                 await services.store.mark_namespace_installed(session.instance, namespace, version)
             case Subscribe(namespace=namespace):
                 services.hub.subscribe(session, check_namespace(namespace))
+                await services.store.mark_subscribed(session.instance, namespace)
                 services.hub.send_state(session, await services.store.get_namespace_state(namespace))
             case Lookup(address=address):
                 normal = normalise_address(address)

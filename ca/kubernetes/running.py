@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from ca.kubernetes.client import ClusterClient
+from ca.kubernetes.leading import Leading, run_leading
 from ca.services import Services
 from shared.runtime.tasks import Tasks
 
@@ -21,10 +22,12 @@ class Cluster:
     Attributes:
         client: to the API server, as the CA's own service account.
         tasks: where further parts spawn what runs as long as the cluster does.
+        leading: the policy objects, and whether this replica leads.
     """
 
     client: ClusterClient
     tasks: Tasks
+    leading: Leading | None = None
 
 
 @contextlib.asynccontextmanager
@@ -43,4 +46,5 @@ async def run_cluster(services: Services, tasks: Tasks) -> AsyncIterator[Cluster
         services.cluster = cluster
         # Parts plug in here, each an async context manager ``run_…(services, cluster)`` that returns once it runs:
         # policy objects and the Lease, then the webhook and the trust ConfigMaps.
+        cluster.leading = await stack.enter_async_context(run_leading(services, client))
         yield cluster

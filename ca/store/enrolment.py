@@ -171,6 +171,12 @@ class EnrolmentTable(NamespaceTable):
         async with self.database.writing() as connection:
             await connection.execute(self.database.upsert(installed_namespaces, values))
 
+    async def mark_subscribed(self, instance: str, namespace: str) -> None:
+        """Note that the sidecar uses a namespace's state from now on: it is waited for, whichever replica asks."""
+        values = {"instance": instance, "namespace": namespace, "version": 0}
+        async with self.database.writing() as connection:
+            await connection.execute(self.database.upsert(installed_namespaces, values, update=()))
+
     async def get_sidecar(self, instance: str) -> SidecarRecord | None:
         """Return one sidecar."""
         async with self.database.reading() as connection:

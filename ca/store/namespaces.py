@@ -61,6 +61,12 @@ class NamespaceTable:
             names = list(await connection.scalars(select(namespaces.c.namespace).order_by(namespaces.c.namespace)))
             return [await _read_state(connection, name) for name in names]
 
+    async def list_versions(self) -> dict[str, tuple[int, Mode]]:
+        """Return each listed namespace's version and mode, without the rest."""
+        query = select(namespaces.c.namespace, namespaces.c.version, namespaces.c.mode)
+        async with self.database.reading() as connection:
+            return {row.namespace: (row.version, Mode(row.mode)) for row in await connection.execute(query)}
+
     async def set_mode(self, namespace: str, mode: Mode, *, expected_version: int | None = None) -> NamespaceState:
         """Switch the namespace's mode.
 
