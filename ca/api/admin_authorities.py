@@ -214,7 +214,9 @@ class AuthoritiesAdmin:
             started=services.started,
             now=now,
             listen=services.listen,
-            data_dir=str(configuration.data_dir),
+            data_dir=str(configuration.data_dir)
+            if services.store.database.is_sqlite
+            else services.store.database.place,
             kek_file=str(configuration.kek_file),
             kek_generated=services.kek.generated_at is not None,
             root_pin=services.authorities.root_pin,
