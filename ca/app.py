@@ -66,6 +66,11 @@ async def run_ca(configuration: Configuration) -> AsyncIterator[Services]:
             stack.enter_context(_lock_data_dir(configuration.data_dir))
         # The sockets first: a port in use must not leave a new store behind.
         listener = stack.enter_context(contextlib.closing(_bind(configuration.host, configuration.port)))
+        admin_listener = None
+        if configuration.admin_host:
+            admin_listener = stack.enter_context(
+                contextlib.closing(_bind(configuration.admin_host, configuration.admin_port))
+            )
         kek = load_key_encryption_key(configuration.kek_file, configuration.data_dir)
         store = await Store.open(
             configuration.database or configuration.data_dir,
@@ -119,7 +124,7 @@ async def run_ca(configuration: Configuration) -> AsyncIterator[Services]:
             await stack.enter_async_context(run_cluster(services, tasks))
         health = HealthEndpoint(services)
         await _serve_sidecars(stack, services, health, listener)
-        await _serve_admin(stack, services, health)
+        await _serve_admin(stack, services, health, admin_listener)
         stack.callback(hub.end_all, "shutdown")
         yield services
 
@@ -280,7 +285,12 @@ async def _serve_sidecars(
     stack.callback(server.close)
 
 
-async def _serve_admin(stack: contextlib.AsyncExitStack, services: Services, health: HealthEndpoint) -> None:
+async def _serve_admin(
+    stack: contextlib.AsyncExitStack,
+    services: Services,
+    health: HealthEndpoint,
+    admin_listener: socket.socket | None,
+) -> None:
     path = services.configuration.admin_socket
     listener = _bind_unix(path)
     stack.callback(_remove_socket, path, os.stat(path).st_ino)
@@ -290,6 +300,9 @@ async def _serve_admin(stack: contextlib.AsyncExitStack, services: Services, hea
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     await web.SockSite(runner, listener).start()
+    if admin_listener is not None:
+        services.admin_listen = format_endpoint(services.configuration.admin_host, admin_listener.getsockname()[1])
+        await web.SockSite(runner, admin_listener).start()
 
 
 @contextlib.contextmanager

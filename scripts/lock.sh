@@ -9,10 +9,11 @@ if [[ -z "$uv" ]]; then
     exit 1
 fi
 export UV_CUSTOM_COMPILE_COMMAND="make lock"
-compile=("$uv" pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 pyproject.toml)
+compile=("$uv" pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11)
 if [[ -n "${UPGRADE:-}" ]]; then
     compile+=(--upgrade)
 fi
-"${compile[@]}" --output-file requirements.lock
-"${compile[@]}" --extra dev --constraint requirements.lock --output-file requirements-dev.lock
-"${compile[@]}" --extra dev --extra bench --constraint requirements-dev.lock --output-file requirements-bench.lock
+"${compile[@]}" pyproject.toml --output-file requirements.lock
+"${compile[@]}" pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+"${compile[@]}" pyproject.toml --extra dev --extra bench --constraint requirements-dev.lock --output-file requirements-bench.lock
+"${compile[@]}" --group sidecar --constraint requirements.lock --output-file requirements-sidecar.lock

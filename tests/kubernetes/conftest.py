@@ -30,7 +30,7 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         server.start()
         yield server
     finally:
-        server.stop()
+        server.stop(kill=True)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def make_api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callab
         yield make
     finally:
         for server in servers:
-            server.stop()
+            server.stop(kill=True)
 
 
 @pytest.fixture

@@ -183,11 +183,9 @@ async def test_objects_that_have_gone_and_servers_that_fail_are_no_end(
                 await eventually(lambda count=count: len(t.server.patches) > count + 1)
             t.server.status = 200
             t.echo()
-            count = len(t.server.patches)
             await t.put(program(weak=True), generation=2)
             t.status.poke()
-            await eventually(lambda: len(t.server.patches) > count)
-            assert t.server.patches[-1][1]["status"]["observedGeneration"] == 2
+            await eventually(lambda: t.server.patches[-1][1]["status"]["observedGeneration"] == 2)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

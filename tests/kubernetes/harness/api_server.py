@@ -1,7 +1,9 @@
 """A real etcd and kube-apiserver on one address, nothing else: no controller, no scheduler, no node. Does I/O.
 
 So objects are stored, validated, authorised, watched and sent through webhooks (``clientConfig.url`` on 127.0.0.1), but
-pods stay pending, namespaces don't get their ``default`` service account and stay ``Terminating`` once deleted.
+pods stay pending, namespaces don't get their ``default`` service account and stay ``Terminating`` once deleted, and the
+roles that are put together by a controller (``view``, ``edit``, ``admin``) grant nothing. The API server remembers a
+token's good answer for 10 s: a TokenReview just after its pod's end may still say yes.
 """
 
 from __future__ import annotations
@@ -78,25 +80,21 @@ class ApiServer:
         try:
             self._server.wait_until(self.is_ready, timeout_s=timeout_s)
         except BaseException:
-            self.stop()
+            self.stop(kill=True)
             raise
 
-    def stop(self) -> None:
-        """Stop both; the data stays."""
-        self.stop_server()
+    def stop(self, *, kill: bool = False) -> None:
+        """Stop both; the data stays. ``kill`` is a crash, and the quick way at the end of a test run."""
+        self.stop_server(kill=kill)
         etcd, self._etcd = self._etcd, None
         if etcd is not None:
-            etcd.stop()
+            etcd.stop(timeout_s=0.0 if kill else 10.0)
 
     def stop_server(self, *, kill: bool = False) -> None:
         """Stop kube-apiserver alone: clients see refused connections until `start`. ``kill`` is a crash."""
         server, self._server = self._server, None
-        if server is None:
-            return
-        if kill:
-            server.kill()
-        else:
-            server.stop()
+        if server is not None:
+            server.stop(timeout_s=0.0 if kill else 20.0)
 
     def restart(self, *, kill: bool = False) -> None:
         """Restart kube-apiserver alone, as an upgrade (or with ``kill`` a crash) of the control plane would."""

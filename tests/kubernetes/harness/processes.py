@@ -46,22 +46,19 @@ class Program:
         return self._process.poll() is None
 
     def stop(self, *, timeout_s: float = 10.0) -> None:
-        """Ask it to end; after ``timeout_s`` make it."""
-        if self.is_running():
+        """Ask it to end (SIGTERM); after ``timeout_s`` make it (SIGKILL). With 0 it isn't asked: a crash."""
+        if timeout_s > 0 and self.is_running():
             self._process.send_signal(signal.SIGTERM)
             try:
                 self._process.wait(timeout_s)
             except subprocess.TimeoutExpired:
-                self.kill()
-
-    def kill(self) -> None:
-        """SIGKILL, as a crash would."""
+                pass
         self._process.kill()
         self._process.wait()
 
     def wait_until(self, is_ready: Callable[[], bool], *, timeout_s: float) -> None:
         """Raises `StartError` when it ends before it is ready or isn't ready in time."""
-        for _ in attempts(timeout_s=timeout_s):
+        for _ in _attempts(timeout_s=timeout_s):
             if not self.is_running():
                 raise StartError(f"{self.name} ended with {self._process.returncode}:\n{self.tail()}")
             if is_ready():
@@ -73,7 +70,15 @@ class Program:
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-max_lines:])
 
 
-def attempts(*, timeout_s: float, pause_s: float = 0.1) -> Iterator[int]:
+def wait_until(is_so: Callable[[], bool], *, timeout_s: float, pause_s: float = 0.2) -> None:
+    """Return once ``is_so`` says so; raises `TimeoutError` after ``timeout_s``."""
+    for _ in _attempts(timeout_s=timeout_s, pause_s=pause_s):
+        if is_so():
+            return
+    raise TimeoutError(f"not so within {timeout_s} s")
+
+
+def _attempts(*, timeout_s: float, pause_s: float = 0.1) -> Iterator[int]:
     """Count attempts until the time is over, with a pause between them; at least one."""
     end = time.monotonic() + timeout_s
     count = 0

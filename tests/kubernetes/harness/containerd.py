@@ -1,0 +1,104 @@
+"""A containerd of the test's own, with the images that the node may run. Root; does I/O."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from scripts.kubernetes import packages
+from scripts.kubernetes.cache import SetupError
+from scripts.kubernetes.images import Image
+from tests.kubernetes.harness.processes import Program
+
+PLUGINS = Path("/usr/lib/cni")
+_CONFIGURATION = """\
+version = 2
+root = "{directory}/root"
+state = "{directory}/state"
+[grpc]
+  address = "{socket}"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{pause}"
+  disable_apparmor = true
+  # Without CAP_SYS_RESOURCE the kubelet's -998 can't be set.
+  restrict_oom_score_adj = true
+  netns_mounts_under_state_dir = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "{plugins}"
+    conf_dir = "{directory}/cni"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+"""
+
+
+class Containerd:
+    """Runs from `start` on; the images of `load` are in its ``k8s.io`` namespace, where the kubelet looks."""
+
+    def __init__(self, directory: Path, *, bridge: str, subnet: str, gateway: str) -> None:
+        self.directory = directory
+        self.socket = directory / "containerd.sock"
+        self._network = {
+            "cniVersion": "0.4.0",
+            "name": "pods",
+            "plugins": [
+                {
+                    "type": "bridge",
+                    "bridge": bridge,
+                    "isGateway": True,
+                    "hairpinMode": True,
+                    "ipMasq": False,
+                    "ipam": {
+                        "type": "host-local",
+                        "dataDir": str(directory / "addresses"),
+                        "ranges": [[{"subnet": subnet, "gateway": gateway}]],
+                        "routes": [{"dst": "0.0.0.0/0"}],
+                    },
+                }
+            ],
+        }
+        self._program: Program | None = None
+
+    def start(self, *, pause: str) -> None:
+        """Start it; ``pause`` is the image that holds a pod's namespaces."""
+        (self.directory / "cni").mkdir(parents=True)
+        (self.directory / "cni" / "10-pods.conflist").write_text(json.dumps(self._network), encoding="ascii")
+        configuration = self.directory / "config.toml"
+        values = {"directory": self.directory, "socket": self.socket, "pause": pause, "plugins": PLUGINS}
+        configuration.write_text(_CONFIGURATION.format_map(values), encoding="ascii")
+        command = [_find("containerd"), "--config", configuration]
+        self._program = Program(command, log=self.directory / "containerd.log", directory=self.directory)
+        self._program.wait_until(lambda: self._run("version").returncode == 0, timeout_s=60)
+
+    def load(self, images: Iterable[Image]) -> None:
+        """Make images known by their name and by ``name@digest``."""
+        for image in images:
+            self.ctr("images", "import", str(image.archive), timeout_s=300)
+            self.ctr("images", "tag", "--force", image.name, image.reference)
+
+    def ctr(self, *arguments: str, timeout_s: float = 60.0) -> str:
+        """Standard output of ``ctr ARGUMENTS``."""
+        result = self._run(*arguments, timeout_s=timeout_s)
+        if result.returncode != 0:
+            raise RuntimeError(f"ctr {' '.join(arguments)}: {result.stderr.strip()}")
+        return result.stdout
+
+    def stop(self) -> None:
+        """Stop it; pods that it started live on until the isolated run ends."""
+        program, self._program = self._program, None
+        if program is not None:
+            program.stop()
+
+    def _run(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+        command: Sequence[str | Path] = [_find("ctr"), "-a", self.socket, "-n", "k8s.io", *arguments]
+        return subprocess.run(
+            command, text=True, capture_output=True, check=False, timeout=timeout_s, stdin=subprocess.DEVNULL
+        )
+
+
+def _find(program: str) -> Path:
+    path = packages.which(program)
+    if path is None:
+        raise SetupError(f"{program} isn't there: `make test-node` installs it")
+    return path
