@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -14,6 +17,8 @@ import pytest
 from ca.services import Services
 from shared.model.messages import NamespaceChanged, NamespaceInstalled
 from shared.model.policy import Mode
+from tests.ca.conftest import postgresql as postgresql
+from tests.ca.postgresql import PostgreSQL
 from tests.ca.running import Admin, FakeSidecar, eventually, running_ca
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.test_crds import CRDS, placed
@@ -40,9 +45,13 @@ def shop(api_server: ApiServer, namespace: str) -> Iterator[str]:
 
 @contextlib.asynccontextmanager
 async def clustered(directory: Path, api_server: ApiServer, **options: Any) -> AsyncIterator[Services]:
-    """A CA in the cluster, leading."""
+    """A CA in the cluster, which it has read."""
+    directory.mkdir(exist_ok=True)
     settings: dict[str, Any] = {"kubernetes": True, "sidecar_images": ("example.test/sidecar:1",), **options}
     async with running_ca(directory, kubeconfig=api_server.admin, **settings) as services:
+        cluster = services.cluster
+        assert cluster is not None
+        await eventually(lambda: cluster.is_synced, deadline_s=30)
         yield services
 
 
@@ -174,3 +183,59 @@ async def test_a_restart_of_the_api_server_is_survived(
         server.restart(kill=True)
         await apply(server, policy({"mode": "explicit", "rules": [RULE]}))
         await eventually(lambda: has_rule(services, "shop", "web"), deadline_s=60)
+
+
+async def test_two_replicas_and_a_killed_leader(
+    api_server: ApiServer, shop: str, tmp_path: Path, postgresql: PostgreSQL
+) -> None:
+    """The other takes over once the Lease has run out, and goes on; what was applied meanwhile isn't lost."""
+    url = postgresql.url_for(tmp_path)
+    (tmp_path / "one").mkdir()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ca", "--kubernetes", "--sidecar-image", "example.test/sidecar:1"),
+        *("--listen", "127.0.0.1:0", "--kek-file", tmp_path / "kek"),
+        *("--data-dir", tmp_path / "one" / "data", "--admin-socket", tmp_path / "one" / "admin.sock"),
+        env={**os.environ, "TOUCHMARK_DATABASE_URL": url, "KUBECONFIG": str(api_server.admin)},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stderr is not None
+        async with asyncio.timeout(60):
+            while b'"leading"' not in await process.stderr.readline():
+                pass
+        drain = asyncio.create_task(process.stderr.read())
+        async with (
+            clustered(tmp_path / "two", api_server, database=url, kek_file=tmp_path / "kek") as services,
+            FakeSidecar(services) as sidecar,
+        ):
+            await sidecar.enrol("web-1", "198.18.0.2", workload=f"{shop}/web")
+            await apply(api_server, placed(policy({"mode": "explicit", "rules": [RULE]}), shop))
+            changed = await sidecar.expect(NamespaceChanged)
+            assert changed.state.mode is Mode.EXPLICIT
+            assert not services.is_leader
+            await sidecar.send(NamespaceInstalled(namespace=shop, version=changed.state.version))
+
+            async def is_installed() -> bool:
+                return bool((await status(api_server, "mp", "default", shop)).get("installed") == 1)
+
+            await eventually(is_installed, deadline_s=20)
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+            await drain
+            began = time.monotonic()
+            await apply(api_server, placed(policy({"mode": "explicit", "rules": []}), shop))
+            await eventually(lambda: services.is_leader, deadline_s=40)
+            assert 5 < time.monotonic() - began < 30
+            changed = await sidecar.expect(NamespaceChanged)
+            assert changed.state.rules == ()
+            await sidecar.send(NamespaceInstalled(namespace=shop, version=changed.state.version))
+
+            async def is_observed() -> bool:
+                found = await status(api_server, "mp", "default", shop)
+                return bool(found["observedGeneration"] == 2 and found["installed"] == 1)
+
+            await eventually(is_observed, deadline_s=20)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
