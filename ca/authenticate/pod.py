@@ -294,6 +294,7 @@ def _refuse_token(error: str) -> EnrolmentRefused:
     for word, reason, hint in (
         ("audience", EnrolmentRefusal.TOKEN_AUDIENCE, f"it must be projected for the audience {TOKEN_AUDIENCE}"),
         ("expired", EnrolmentRefusal.TOKEN_EXPIRED, "the kubelet renews it: read the file anew; compare the clocks"),
+        ("does not match", EnrolmentRefusal.POD_REPLACED, "it is of an earlier pod of that name"),
         ("invalidated", EnrolmentRefusal.TOKEN_REVOKED, "its pod or service account is gone"),
     ):
         if word in error:
