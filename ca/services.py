@@ -57,6 +57,15 @@ class Services:
     _verifier: BundleVerifier | None = field(default=None, repr=False)
 
     @property
+    def is_leader(self) -> bool:
+        """Whether this replica does what one of several does: rotation, retention, policy objects.
+
+        Outside a cluster nobody is elected, and every replica does it: each step is compare-and-swap.
+        """
+        cluster = self.cluster
+        return cluster is None or (cluster.leading is not None and cluster.leading.leadership.is_leader)
+
+    @property
     def verifier(self) -> BundleVerifier:
         """The verifier of the trust bundle of now."""
         bundle = self.authorities.bundle()

@@ -20,6 +20,7 @@ from ca.configuration import Configuration, parse_endpoint
 from ca.evidence.pod import Pod
 from ca.kubernetes.admission import run_injection
 from ca.kubernetes.client import ClusterClient
+from ca.kubernetes.leading import Leading, run_leading
 from ca.kubernetes.pods import Namespace, NamespaceIndex, PodIndex, PodRecord, trim_namespace, trim_pod
 from ca.kubernetes.refusals import Refusals
 from ca.kubernetes.services import EndpointSlice, Service, ServiceIndex, trim_service, trim_slice
@@ -49,6 +50,7 @@ class Cluster:
     Attributes:
         client: to the API server, as the CA's own service account.
         tasks: where further parts spawn what runs as long as the cluster does.
+        leading: the policy objects, and whether this replica leads.
         watches: by name; a further part adds its own before it starts them, and is then part of ``is_synced``.
     """
 
@@ -60,6 +62,7 @@ class Cluster:
     authentication: PodAuthentication
     refusals: Refusals
     watches: dict[str, Watch[Any, Any]] = field(default_factory=dict)
+    leading: Leading | None = None
 
     @property
     def is_synced(self) -> bool:
@@ -129,6 +132,7 @@ async def run_cluster(services: Services, tasks: Tasks) -> AsyncIterator[Cluster
         services.hub.directory.find_vouched = cluster.find_entry
         # Parts plug in here, each an async context manager ``run_…(services, cluster)`` that returns once it runs:
         # policy objects and the Lease, then the webhook and the trust ConfigMaps.
+        cluster.leading = await stack.enter_async_context(run_leading(services, client))
         running = [
             tasks.spawn(watch.run(), name=f"watch-{watch.name}") for watch in cluster.watches.values()
         ] + upkeep.start(cluster, tasks)

@@ -530,7 +530,7 @@ class ClusterNamespace(_Value, frozen=True):
         pods: all of them.
         wanted: those that ask for injection, by their annotation or their namespace's label.
         injected: those that have our sidecar.
-        connected: injected ones whose stream to this CA is open.
+        connected: injected ones whose stream to the CA is open, with whichever replica.
     """
 
     namespace: str
@@ -548,6 +548,8 @@ class ClusterStatus(_Value, frozen=True):
         server_version: of the API server, such as ``v1.36.2``.
         clock_skew_s: the API server's clock minus the CA's, to about a second; None: not measured.
         sidecar_images: whose sidecars may join.
+        leader: the replica that writes objects into the store and tells their status, as this one knows it; may be
+            empty while none is elected. ``is_leader``: it is this one.
         watches: by name. ``namespaces``: by name, those with pods or our label.
         services: that have an address.
         not_injected: pods that ask for injection and don't have it, at most ``MAX_PODS_SHOWN``.
@@ -565,3 +567,5 @@ class ClusterStatus(_Value, frozen=True):
     unfit: tuple[PodView, ...]
     refused: tuple[RefusedEnrolment, ...]
     refused_total: int
+    leader: str = ""
+    is_leader: bool = False

@@ -1,5 +1,7 @@
 """A strict reader of YAML nodes: each fault carries the line and the path at which it stands. Pure.
 
+What was parsed elsewhere (an object from an API server) is read through the same nodes, without lines.
+
 Belongs here: what any document needs (fields, sequences, plain values). Doesn't: what a policy means
 (``policy_documents.py``). Stricter than YAML 1.1: no aliases, no duplicate keys, booleans are ``true`` and ``false``,
 numbers are decimal.
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,6 +21,7 @@ import yaml
 from shared.model.errors import DocumentError, TouchmarkError
 
 MAX_TEXT_BYTES = 4 * 1024 * 1024
+MAX_DEPTH = 64  # Of values parsed elsewhere; the deepest document of ours has 8 levels.
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _T = TypeVar("_T")
 
@@ -135,7 +138,7 @@ class Value:
                 raise self._inner(key, "").place.fault("a field's name must be a plain string")
             name = str(key.value)
             shown = name if _PLAIN_KEY.fullmatch(name) else f'"{name[:80]}"'
-            line = key.start_mark.line + 1
+            line = _line(key)
             path = f"{self.place.path}.{shown}" if self.place.path else shown
             value = Value(node=node, place=Place(source=self.place.source, line=line, path=path))
             if name in found:
@@ -163,8 +166,8 @@ class Value:
             raise self.place.fault(error.message, hint=error.hint) from error
 
     def _inner(self, node: yaml.Node, suffix: str) -> Value:
-        line = node.start_mark.line + 1
-        return Value(node=node, place=Place(source=self.place.source, line=line, path=self.place.path + suffix))
+        place = Place(source=self.place.source, line=_line(node), path=self.place.path + suffix)
+        return Value(node=node, place=place)
 
     def _describe(self) -> str:
         if isinstance(self.node, yaml.MappingNode):
@@ -198,8 +201,44 @@ def read_nodes(text: str, source: str) -> list[Value]:
         raise DocumentError(f"not YAML: {str(error).splitlines()[0]}", source=source) from error
     except RecursionError as error:
         raise DocumentError("nested too deeply", source=source) from error
-    values = [Value(node=node, place=Place(source=source, line=node.start_mark.line + 1, path="")) for node in nodes]
+    values = [Value(node=node, place=Place(source=source, line=_line(node), path="")) for node in nodes]
     return [value for value in values if not value.is_null()]
+
+
+def read_plain(plain: object, source: str) -> Value:
+    """Take what a JSON reader gave (mappings, lists, strings, numbers, booleans, None); its places have no lines.
+
+    Raises:
+        DocumentError: it nests deeper than ``MAX_DEPTH``, or holds something else.
+    """
+    return Value(node=_make_node(plain, source, 0), place=Place(source=source, line=0, path=""))
+
+
+def _make_node(plain: object, source: str, depth: int) -> yaml.Node:
+    if depth > MAX_DEPTH:
+        raise DocumentError("nested too deeply", source=source)
+    match plain:
+        case None:
+            return yaml.ScalarNode("tag:yaml.org,2002:null", "")
+        case bool():
+            return yaml.ScalarNode("tag:yaml.org,2002:bool", "true" if plain else "false")
+        case int():
+            return yaml.ScalarNode("tag:yaml.org,2002:int", str(plain))
+        case float():
+            return yaml.ScalarNode("tag:yaml.org,2002:float", repr(plain))
+        case str():
+            return yaml.ScalarNode("tag:yaml.org,2002:str", plain)
+        case Mapping():
+            pairs = plain.items()
+            nodes = [(_make_node(key, source, depth + 1), _make_node(value, source, depth + 1)) for key, value in pairs]
+            return yaml.MappingNode("tag:yaml.org,2002:map", nodes)
+        case list() | tuple():
+            return yaml.SequenceNode("tag:yaml.org,2002:seq", [_make_node(each, source, depth + 1) for each in plain])
+    raise DocumentError(f"not a value of JSON: {type(plain).__name__}", source=source)
+
+
+def _line(node: yaml.Node) -> int:
+    return node.start_mark.line + 1 if node.start_mark is not None else 0
 
 
 def _quote(text: str) -> str:

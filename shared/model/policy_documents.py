@@ -8,13 +8,13 @@ Two kinds, ``apiVersion: touchmark.dev/v1alpha1``: ``MeshPolicy`` (one a namespa
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 import yaml
 
-from shared.model.document_nodes import Value, read_nodes
+from shared.model.document_nodes import Value, read_nodes, read_plain
 from shared.model.errors import DocumentError, InputError
 from shared.model.identity import Workload, check_namespace
 from shared.model.policy import MAX_PROGRAMS, MAX_RULES, Action, Direction, Mode, Peer, PortRange, Rule
@@ -22,20 +22,30 @@ from shared.model.program import Program, format_program, parse_program
 
 API_VERSION = "touchmark.dev/v1alpha1"
 POLICY_NAME = "default"
-MAX_ENTRIES = 1000  # Of any list inside a rule; a rule with more is generated and wants to be several.
+# Of lists inside a rule; a rule with more is generated and wants to be several. The API server checks peers and ports
+# by expressions, whose cost it bounds by these numbers' product with MAX_RULES: manifests/crds says the same.
+MAX_ENTRIES = 1000
+MAX_PEERS = 250
+MAX_PORTS = 100
 
 _OBJECT_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _LABEL_KEY = re.compile(r"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _PORTS = re.compile(r"([1-9][0-9]{0,4})(?:-([1-9][0-9]{0,4}))?")
+_CIDR = re.compile(r"[0-9a-fA-F:.]+/[0-9]{1,3}")
 # Written by Kubernetes into objects that it hands out; of no meaning here.
 _KUBERNETES_METADATA = (
     "annotations",
     "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
     "generation",
     "labels",
     "managedFields",
     "ownerReferences",
     "resourceVersion",
+    "selfLink",
     "uid",
 )
 
@@ -122,6 +132,15 @@ def parse_documents(text: str, source: str = "") -> list[Document]:
     return documents
 
 
+def read_document(plain: Mapping[str, Any], source: str = "") -> Document:
+    """Read one object that was parsed already, such as the API server's JSON.
+
+    Raises:
+        DocumentError: the first fault, with its path.
+    """
+    return _read_document(read_plain(plain, source))
+
+
 def format_documents(documents: Sequence[Document]) -> str:
     """Write documents as YAML that ``parse_documents`` reads back as the same values."""
     plain = [
@@ -192,7 +211,7 @@ def _read_rule(item: Value) -> Rule:
     fields = item.fields(required=("name", "action"), optional=("direction", "workloads", "programs", "peers", "ports"))
     action = Action(fields["action"].choice([*Action]))
     direction = Direction(fields["direction"].choice([*Direction])) if "direction" in fields else Direction.INGRESS
-    peers = tuple(_read_peer(each) for each in _items(fields, "peers"))
+    peers = tuple(_read_peer(each) for each in _items(fields, "peers", max_items=MAX_PEERS))
     if action is Action.ALLOW and direction is Direction.EGRESS and not (peers and all(p.unidentified for p in peers)):
         raise fields["direction"].place.fault(
             "an allow rule for egress names addresses outside the mesh, so all its peers are `unidentified`",
@@ -207,7 +226,7 @@ def _read_rule(item: Value) -> Rule:
             workloads=tuple(_read_service_account(each) for each in _items(fields, "workloads")),
             programs=tuple(_read_digest(each) for each in _items(fields, "programs")),
             peers=peers,
-            ports=tuple(_read_ports(each) for each in _items(fields, "ports")),
+            ports=tuple(_read_ports(each) for each in _items(fields, "ports", max_items=MAX_PORTS)),
         )
     )
 
@@ -219,6 +238,9 @@ def _read_peer(item: Value) -> Peer:
         fields["namespace"].build(lambda: check_namespace(namespace))
     cidrs = _items(fields, "cidrs")
     for each in cidrs:
+        if not _CIDR.fullmatch(each.text()):
+            hint = "write an address, '/' and the number of its leading bits, such as 198.18.0.0/15"
+            raise each.place.fault(f"not a CIDR: {each.text()[:80]!r}", hint=hint)
         with each.blame():
             Peer(unidentified=True, cidrs=(each.text(),))
     return item.build(
@@ -252,11 +274,11 @@ def _read_program(document: Value, metadata: Value, spec: Value) -> ProgramDocum
     )
 
 
-def _items(fields: dict[str, Value], name: str) -> list[Value]:
+def _items(fields: dict[str, Value], name: str, *, max_items: int = MAX_ENTRIES) -> list[Value]:
     """Return a rule's list. An empty one would mean "any": whoever means that leaves the field out."""
     if name not in fields:
         return []
-    found = fields[name].items(max_items=MAX_ENTRIES)
+    found = fields[name].items(max_items=max_items)
     if not found:
         raise fields[name].place.fault("an empty list", hint="leave the field out to mean any")
     return found
@@ -273,7 +295,10 @@ def _read_ports(value: Value) -> PortRange:
 
 
 def _read_digest(value: Value) -> Program:
-    return value.build(lambda: parse_program(value.text()))
+    text = value.text()
+    if text != text.strip():
+        raise value.place.fault("spaces around a digest")
+    return value.build(lambda: parse_program(text))
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
@@ -345,4 +370,5 @@ __all__ = [
     "format_documents",
     "parse_documents",
     "parse_ports",
+    "read_document",
 ]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.model.document_nodes import MAX_TEXT_BYTES, Value, read_nodes
+from shared.model.document_nodes import MAX_TEXT_BYTES, Value, read_nodes, read_plain
 from shared.model.errors import DocumentError, InputError
 
 
@@ -133,3 +133,32 @@ def test_arbitrary_text_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(DocumentError):
         for value in read_nodes(text, ""):
             value.entries()
+
+
+def test_what_was_parsed_elsewhere_is_read_the_same_way() -> None:
+    value = read_plain({"a": [True, 1, 1.5, "x", None], "b": {"c": ("y",)}}, "o")
+    fields = value.fields(required=("a", "b"))
+    flag, number, real, text, nothing = fields["a"].items(max_items=5)
+    assert (flag.flag(), number.scalar(), real.scalar(), text.text(), nothing.is_null()) == (
+        True,
+        "1",
+        "1.5",
+        "x",
+        True,
+    )
+    with pytest.raises(DocumentError, match=r"^o a\[1\]: expected a string, found '1'$"):
+        number.text()
+    with pytest.raises(DocumentError, match=r"^o b\.d: unknown field$"):
+        read_plain({"b": {"d": 1}}, "o").fields(required=("b",))["b"].fields(required=("c",))
+
+
+def test_what_no_json_reader_gives_or_nests_too_deeply_is_refused() -> None:
+    with pytest.raises(DocumentError, match="not a value of JSON: bytes"):
+        read_plain({"a": b""}, "")
+    deep: list[object] = []
+    for _ in range(100):
+        deep = [deep]
+    with pytest.raises(DocumentError, match="too deeply"):
+        read_plain(deep, "")
+    with pytest.raises(DocumentError, match="plain string"):
+        read_plain({1: 2}, "").entries()

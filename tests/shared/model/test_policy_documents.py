@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,8 +18,10 @@ from shared.model.policy_documents import (
     format_documents,
     parse_documents,
     parse_ports,
+    read_document,
 )
 from shared.model.program import Program
+from tests.shared.model.object_cases import CASES, Case
 from tests.shared.model.scenarios import ACCOUNTS, NAMESPACES, PROGRAMS, rules
 
 A, B = "a" * 64, "b" * 64
@@ -229,3 +233,33 @@ def test_documents_that_mean_nothing_cant_be_built() -> None:
 def test_ports_are_numbers_or_ranges() -> None:
     assert parse_ports("80") == PortRange(first=80, last=80)
     assert parse_ports("80-90") == PortRange(first=80, last=90)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_each_case_is_read_or_refused_as_the_api_server_does(case: Case) -> None:
+    """The other half of this table's test is tests/kubernetes/test_crds.py."""
+    text = json.dumps(case.document)  # Which is YAML, and without aliases.
+    if case.path is None:
+        assert parse_documents(text) == [read_document(case.document)]
+        return
+    for attempt in (lambda: parse_documents(text), lambda: read_document(case.document)):
+        with pytest.raises(DocumentError) as caught:
+            attempt()
+        assert caught.value.path == case.path
+
+
+def test_an_object_of_an_api_server_is_read_with_paths_and_without_lines() -> None:
+    document = dict(CASES[0].document)
+    document["metadata"] = {
+        **document["metadata"],
+        "uid": "1",
+        "generation": 2,
+        "managedFields": [{"fieldsV1": {"f:spec": {".": {}}}}],
+        "finalizers": ["example.com/kept"],
+        "deletionTimestamp": "2026-01-01T00:00:00Z",
+    }
+    assert read_document(document) == MeshPolicyDocument(namespace="shop")
+    with pytest.raises(DocumentError) as caught:
+        read_document({**document, "spec": {"mode": 1}}, "shop/default")
+    assert caught.value.message == "shop/default spec.mode: expected a string, found '1'"
+    assert caught.value.line == 0

@@ -1,0 +1,215 @@
+"""Objects that the YAML reader and the API server's schemas (manifests/crds) must judge alike: one table for both.
+
+`test_policy_documents.py` holds the reader against it, `tests/kubernetes/test_crds.py` a real API server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+A, B = "a" * 64, "B" * 64
+EVERYWHERE: dict[str, Any] = {"unidentified": True, "cidrs": ["0.0.0.0/0", "::/0"]}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One object.
+
+    Attributes:
+        path: where the reader finds the fault; None: it accepts the object.
+        server: what the API server does, where it isn't the same: ``accepts`` (the CA refuses then, in the object's
+            status) or ``refuses``; ``drops`` says that it accepts after dropping what the reader refuses (a null).
+    """
+
+    name: str
+    document: dict[str, Any]
+    path: str | None = None
+    server: str = ""
+
+    @property
+    def is_accepted_by_server(self) -> bool:
+        return self.server != "refuses" if self.server else self.path is None
+
+
+def policy(spec: Any, *, name: str = "default") -> dict[str, Any]:
+    """A MeshPolicy."""
+    metadata = {"name": name, "namespace": "shop"}
+    return {"apiVersion": "touchmark.dev/v1alpha1", "kind": "MeshPolicy", "metadata": metadata, "spec": spec}
+
+
+def ruled(**rule: Any) -> dict[str, Any]:
+    """A MeshPolicy with one rule."""
+    return policy({"rules": [{"name": "r", "action": "allow", **rule}]})
+
+
+def program(name: str = "postgres", **spec: Any) -> dict[str, Any]:
+    """A Program; a field that is None is left out."""
+    fields = {"serviceAccount": "db", "digests": [f"sha256:{A}"], **spec}
+    return {
+        "apiVersion": "touchmark.dev/v1alpha1",
+        "kind": "Program",
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {key: value for key, value in fields.items() if value is not None},
+    }
+
+
+def _cases() -> Iterator[Case]:
+    rule = "spec.rules[0]"
+
+    def good(name: str, document: dict[str, Any]) -> Case:
+        return Case(name=name, document=document)
+
+    def bad(name: str, path: str, document: dict[str, Any], server: str = "") -> Case:
+        return Case(name=name, document=document, path=path, server=server)
+
+    # ---- MeshPolicy
+    yield good("empty", policy({}))
+    yield good("null spec", policy(None))
+    yield good("modes", policy({"mode": "permissive"}))
+    yield good("no rules", policy({"mode": "explicit", "rules": []}))
+    yield good("group", policy({"group": {"label": "example.com/team"}}))
+    yield good("group without a prefix", policy({"group": {"label": "Team_1"}}))
+    yield good("status", {**policy({}), "status": {"installed": 3}})
+    yield bad("no spec", "", {key: value for key, value in policy({}).items() if key != "spec"})
+    yield bad("another name", "metadata.name", policy({}, name="other"))
+    yield bad("unknown field", "spec.mod", policy({"mod": "explicit"}))
+    yield bad("unknown field of a rule", f"{rule}.port", ruled(port=[1]))
+    yield bad("unknown field of a peer", f"{rule}.peers[0].ns", ruled(peers=[{"ns": "bank"}]))
+    yield bad("unknown mode", "spec.mode", policy({"mode": "strict"}))
+    yield bad("mode of another type", "spec.mode", policy({"mode": True}))
+    yield bad("null mode", "spec.mode", policy({"mode": None}), "drops")
+    yield bad("null group", "spec.group", policy({"group": None}), "drops")
+    yield bad("group without a label", "spec.group", policy({"group": {}}))
+    yield bad("label with a space", "spec.group.label", policy({"group": {"label": "no label"}}))
+    yield bad("label that ends with a dash", "spec.group.label", policy({"group": {"label": "team-"}}))
+    yield bad("rules that are none", "spec.rules", policy({"rules": {"name": "r"}}))
+    yield bad("null rule", f"{rule}", policy({"rules": [None]}))
+    # ---- rules
+    yield good("rule", ruled())
+    yield good("name of 128 characters", ruled(name="ü" * 128))
+    yield bad("name of 129 characters", rule, ruled(name="x" * 129))
+    yield bad("empty name", rule, ruled(name=""))
+    yield bad("no name", rule, policy({"rules": [{"action": "allow"}]}))
+    yield bad("no action", rule, policy({"rules": [{"name": "r"}]}))
+    yield bad("unknown action", f"{rule}.action", ruled(action="Allow"))
+    yield bad("unknown direction", f"{rule}.direction", ruled(direction="both"))
+    yield bad("two of one name", "spec.rules[1].name", policy({"rules": [{"name": "r", "action": "deny"}] * 2}))
+    many = [{"name": f"r{number}", "action": "deny"} for number in range(1001)]
+    yield good("1000 rules", policy({"rules": many[:1000]}))
+    yield bad("1001 rules", "spec.rules", policy({"rules": many}))
+    # ---- workloads and programs
+    yield good("workloads", ruled(workloads=["db", "a.b-c", "x" * 63 + "." + "y" * 63]))
+    yield bad("no workloads", f"{rule}.workloads", ruled(workloads=[]))
+    yield bad("a workload", f"{rule}.workloads", ruled(workloads="db"))
+    yield bad("workload in capitals", f"{rule}.workloads[0]", ruled(workloads=["DB"]))
+    yield bad("workload with an empty label", f"{rule}.workloads[0]", ruled(workloads=["a..b"]))
+    yield bad("workload with a long label", f"{rule}.workloads[0]", ruled(workloads=["x" * 64]))
+    yield bad("workload of 255 characters", f"{rule}.workloads[0]", ruled(workloads=[".".join(["x" * 63] * 4)]))
+    yield bad("empty workload", f"{rule}.workloads[0]", ruled(workloads=[""]))
+    digests = [A, f"sha256:{B}", f"{A}/main:none", f"sha256:{A}/main:{B}", f"sha256:{A}/main:sha256:{A}"]
+    yield good("programs", ruled(workloads=["db"], programs=digests))
+    yield bad("programs of nobody", rule, ruled(programs=[A]))
+    for number, text in enumerate(
+        (
+            A[:-1],
+            A + "a",
+            f"sha512:{A}",
+            f"sha256:sha256:{A}",
+            f"{A}/",
+            f"{A}/main:",
+            f"{A}/main:x",
+            f" {A}",
+            f"{A}\n",
+            "",
+        )
+    ):
+        yield bad(f"not a digest {number}", f"{rule}.programs[0]", ruled(workloads=["db"], programs=[text]))
+    yield bad("program that is a number", f"{rule}.programs[0]", ruled(workloads=["db"], programs=[7]))
+    # ---- peers
+    yield good("anybody identified", ruled(peers=[{}]))
+    yield good("a namespace", ruled(peers=[{"namespace": "bank"}]))
+    yield good("a program", ruled(peers=[{"namespace": "bank", "serviceAccount": "teller", "program": A}]))
+    yield good("addresses", ruled(peers=[EVERYWHERE, {"unidentified": True, "cidrs": ["198.18.0.0/15"]}]))
+    yield good("identified, said so", ruled(peers=[{"namespace": "bank", "unidentified": False}]))
+    yield bad("no peers", f"{rule}.peers", ruled(peers=[]))
+    yield bad("null peer", f"{rule}.peers[0]", ruled(peers=[None]))
+    yield good("250 peers", ruled(peers=[{"namespace": "bank"}] * 250))
+    yield bad("251 peers", f"{rule}.peers", ruled(peers=[{"namespace": "bank"}] * 251))
+    yield bad("namespace in capitals", f"{rule}.peers[0].namespace", ruled(peers=[{"namespace": "B_"}]))
+    yield bad("empty namespace", f"{rule}.peers[0].namespace", ruled(peers=[{"namespace": ""}]))
+    yield bad("an account of nowhere", f"{rule}.peers[0]", ruled(peers=[{"serviceAccount": "teller"}]))
+    yield bad("a program of nobody", f"{rule}.peers[0]", ruled(peers=[{"namespace": "bank", "program": A}]))
+    yield bad("addresses of a namespace", f"{rule}.peers[0]", ruled(peers=[{"namespace": "bank", **EVERYWHERE}]))
+    yield bad("unidentified anywhere", f"{rule}.peers[0]", ruled(peers=[{"unidentified": True}]))
+    yield bad("addresses of the identified", f"{rule}.peers[0]", ruled(peers=[{"cidrs": ["10.0.0.0/8"]}]))
+    yield bad(
+        "addresses that are not unidentified",
+        f"{rule}.peers[0]",
+        ruled(peers=[{"unidentified": False, "cidrs": ["10.0.0.0/8"]}]),
+    )
+    cidrs = f"{rule}.peers[0].cidrs"
+    yield bad("no cidrs", cidrs, ruled(peers=[{"unidentified": True, "cidrs": []}]))
+    for text in (
+        "10.0.0.1",
+        "10.0.0.0/255.0.0.0",
+        "10.0.0.0/33",
+        "10.0.0/8",
+        "010.0.0.0/8",
+        "::/129",
+        "x/8",
+        "fe80::%e/64",
+    ):
+        yield bad(f"not a cidr {text}", f"{cidrs}[0]", ruled(peers=[{"unidentified": True, "cidrs": [text]}]))
+    # Neither a format nor an expression that a thousand rules could afford tells these apart: the CA does.
+    for text in ("10.0.0.1/8", "::ffff:10.0.0.0/104"):
+        document = ruled(peers=[{"unidentified": True, "cidrs": [text]}])
+        yield bad(f"not a network {text}", f"{cidrs}[0]", document, "accepts")
+    # ---- egress
+    yield good("deny egress", ruled(action="deny", direction="egress"))
+    yield good("allow egress", ruled(direction="egress", peers=[EVERYWHERE]))
+    yield bad("allow egress anywhere", f"{rule}.direction", ruled(direction="egress"))
+    yield bad("allow egress inside", f"{rule}.direction", ruled(direction="egress", peers=[{"namespace": "bank"}]))
+    yield bad("allow egress half inside", f"{rule}.direction", ruled(direction="egress", peers=[EVERYWHERE, {}]))
+    # ---- ports
+    yield good("ports", ruled(ports=[1, 65535, "443", "9000-9100", "7-7", "1-65535", "999-1000"]))
+    yield bad("no ports", f"{rule}.ports", ruled(ports=[]))
+    yield bad("101 ports", f"{rule}.ports", ruled(ports=[80] * 101))
+    for number, port in enumerate(
+        (
+            0,
+            65536,
+            -1,
+            1.5,
+            True,
+            "http",
+            "0",
+            "65536",
+            "010",
+            "-1",
+            "1-",
+            "9100-9000",
+            "1000-999",
+            "1-65536",
+            " 80",
+            "",
+        )
+    ):
+        yield bad(f"not a port {number} {port}", f"{rule}.ports[0]", ruled(ports=[port]))
+    # ---- Program
+    yield good("program", program())
+    yield good("program's digests", program(digests=digests))
+    yield good("weak program", program(weak=True))
+    yield good("program with dots", program(name="web.v1-2"))
+    yield bad("program in capitals", "metadata.name", program(name="Post_gres"))
+    yield bad("program without an account", "spec", program(serviceAccount=None))
+    yield bad("program without digests", "spec", program(digests=None))
+    yield bad("program of no digest", "spec.digests", program(digests=[]))
+    yield bad("program's account in capitals", "spec.serviceAccount", program(serviceAccount="DB"))
+    yield bad("program of no such digest", "spec.digests[1]", program(digests=[A, "abc"]))
+    yield bad("weak by a string", "spec.weak", program(weak="true"))
+    yield bad("program's unknown field", "spec.week", program(week=True))
+
+
+CASES = tuple(_cases())
