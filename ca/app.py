@@ -63,6 +63,11 @@ async def run_ca(configuration: Configuration) -> AsyncIterator[Services]:
         stack.enter_context(_lock_data_dir(configuration.data_dir))
         # The sockets first: a port in use must not leave a new store behind.
         listener = stack.enter_context(contextlib.closing(_bind(configuration.host, configuration.port)))
+        admin_listener = None
+        if configuration.admin_host:
+            admin_listener = stack.enter_context(
+                contextlib.closing(_bind(configuration.admin_host, configuration.admin_port))
+            )
         kek = load_key_encryption_key(configuration.kek_file, configuration.data_dir)
         store = await Store.open(configuration.data_dir, trust_domain=configuration.trust_domain)
         stack.push_async_callback(store.close)
@@ -99,9 +104,13 @@ async def run_ca(configuration: Configuration) -> AsyncIterator[Services]:
         tasks = Tasks(_note_failure)
         stack.push_async_callback(tasks.close, timeout_s=SHUTDOWN_S)
         Upkeep(services, tasks).start()
+        if configuration.kubernetes:
+            from ca.kubernetes.running import run_cluster  # 20 MiB, for clusters only.
+
+            await stack.enter_async_context(run_cluster(services, tasks))
         health = HealthEndpoint(services)
         await _serve_sidecars(stack, services, health, listener)
-        await _serve_admin(stack, services, health)
+        await _serve_admin(stack, services, health, admin_listener)
         stack.callback(hub.end_all, "shutdown")
         yield services
 
@@ -248,7 +257,12 @@ async def _serve_sidecars(
     stack.callback(server.close)
 
 
-async def _serve_admin(stack: contextlib.AsyncExitStack, services: Services, health: HealthEndpoint) -> None:
+async def _serve_admin(
+    stack: contextlib.AsyncExitStack,
+    services: Services,
+    health: HealthEndpoint,
+    admin_listener: socket.socket | None,
+) -> None:
     path = services.configuration.admin_socket
     listener = _bind_unix(path)
     stack.callback(_remove_socket, path, os.stat(path).st_ino)
@@ -258,6 +272,9 @@ async def _serve_admin(stack: contextlib.AsyncExitStack, services: Services, hea
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     await web.SockSite(runner, listener).start()
+    if admin_listener is not None:
+        services.admin_listen = format_endpoint(services.configuration.admin_host, admin_listener.getsockname()[1])
+        await web.SockSite(runner, admin_listener).start()
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ DEFAULT_TRUST_DOMAIN = "touchmark.local"
 DEFAULT_LEAF_LIFETIME_S = 3600.0
 # A leaf shorter than this renews all the time; one longer than a day makes every revocation wait that long.
 LEAF_LIFETIME_RANGE_S = (300.0, 86_400.0)  # As ca/sign.py has it.
+MAX_SIDECAR_IMAGES = 16
 _MAX_UNIX_PATH_BYTES = 107  # unix(7): sun_path holds 108 bytes with the final zero.
 
 
@@ -35,6 +37,11 @@ class Configuration:
         leaf_lifetime_s: of leaves, ``LEAF_LIFETIME_RANGE_S``.
         decisions_max_age_s, decisions_max_rows: what of the decisions is kept.
         max_streams: sidecars at once.
+        kubernetes: work in a cluster: pods join by their tokens, the directory is what the API server says.
+        kubeconfig: how to reach the API server; None: as the pod's own service account.
+        sidecar_images: image references of sidecars that may join, as they stand in the pods' specs; several while an
+            upgrade runs. Named by digest they are exact; a tag means whatever it points to.
+        admin_host, admin_port: loopback TCP door of the admin API beside its Unix socket; empty: there is none.
     """
 
     data_dir: Path
@@ -50,6 +57,11 @@ class Configuration:
     decisions_max_rows: int = 2_000_000
     max_streams: int = 10_000
     log_level: str = "info"
+    kubernetes: bool = False
+    kubeconfig: Path | None = None
+    sidecar_images: tuple[str, ...] = ()
+    admin_host: str = ""
+    admin_port: int = 0
 
     def __post_init__(self) -> None:
         check_trust_domain(self.trust_domain)
@@ -67,6 +79,22 @@ class Configuration:
             raise InputError("limits must be positive")
         if not 0 <= self.rotation_minimum_wait_s < math.inf:  # Also not a number that isn't one.
             raise InputError("the rotation's minimum wait must be 0 or more seconds")
+        self._check_kubernetes()
+        if self.admin_host and not _is_loopback(self.admin_host):
+            raise InputError(
+                f"the admin API listens on loopback addresses only, not on {self.admin_host[:80]}",
+                hint="it doesn't ask who you are; reach it from elsewhere by `kubectl port-forward`",
+            )
+
+    def _check_kubernetes(self) -> None:
+        if self.kubernetes and not self.sidecar_images:
+            raise InputError("--kubernetes needs --sidecar-image", hint="no pod could join: name the sidecar's image")
+        if not self.kubernetes and (self.sidecar_images or self.kubeconfig is not None):
+            raise InputError("--sidecar-image means nothing without --kubernetes")
+        if len(self.sidecar_images) > MAX_SIDECAR_IMAGES or any(
+            not image or len(image) > 512 or image != image.strip() for image in self.sidecar_images
+        ):
+            raise InputError(f"at most {MAX_SIDECAR_IMAGES} sidecar images, each an image reference")
 
     @property
     def listen(self) -> str:
@@ -100,8 +128,13 @@ def parse_arguments(arguments: Sequence[str]) -> Configuration:
     add("--decisions-max-rows", type=int, default=2_000_000, help="keep at most that many decisions (%(default)s)")
     add("--max-streams", type=int, default=10_000, help="sidecars at once (%(default)s)")
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="%(default)s")
+    add("--kubernetes", action="store_true", help="work in a cluster, through KUBECONFIG or the pod's service account")
+    add("--sidecar-image", action="append", default=[], metavar="IMAGE", help="sidecars that may join; repeatable")
+    add("--admin-listen", default="", metavar="HOST:PORT", help="also serve the admin API on this loopback address")
     options = parser.parse_args(arguments)
     host, port = parse_endpoint(options.listen)
+    admin_host, admin_port = parse_endpoint(options.admin_listen) if options.admin_listen else ("", 0)
+    kubeconfig = os.environ.get("KUBECONFIG", "") if options.kubernetes else ""
     return Configuration(
         data_dir=options.data_dir or default_data_dir(),
         kek_file=options.kek_file or default_kek_file(),
@@ -116,6 +149,11 @@ def parse_arguments(arguments: Sequence[str]) -> Configuration:
         decisions_max_rows=options.decisions_max_rows,
         max_streams=options.max_streams,
         log_level=options.log_level,
+        kubernetes=options.kubernetes,
+        kubeconfig=Path(kubeconfig) if kubeconfig else None,
+        sidecar_images=tuple(options.sidecar_image),
+        admin_host=admin_host,
+        admin_port=admin_port,
     )
 
 
@@ -133,6 +171,13 @@ def parse_endpoint(text: str) -> tuple[str, int]:
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise InputError(f"not an address: {text[:120]!r}", hint="write HOST:PORT, such as 127.0.0.1:15443")
     return host, int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # A name: what it resolves to may change.
+        return False
 
 
 def format_endpoint(host: str, port: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ca.authority.authorities import Authorities
 from ca.configuration import Configuration
@@ -22,6 +23,9 @@ from ca.server_certificate import ServerCertificate
 from ca.store.store import Store
 from shared.model.certificate import BundleVerifier
 
+if TYPE_CHECKING:  # Outside a cluster its client library, 20 MiB, is never loaded.
+    from ca.kubernetes.running import Cluster
+
 
 @dataclass(slots=True, kw_only=True)
 class Services:
@@ -29,7 +33,9 @@ class Services:
 
     Attributes:
         listen: ``host:port`` on which it really listens.
+        admin_listen: ``host:port`` of the admin API's loopback door; empty: there is none.
         clock: seconds since the epoch.
+        cluster: with ``--kubernetes`` only.
     """
 
     configuration: Configuration
@@ -45,7 +51,9 @@ class Services:
     metrics: Metrics
     listen: str
     started: float
+    admin_listen: str = ""
     clock: Callable[[], float] = time.time
+    cluster: Cluster | None = None
     _verifier: BundleVerifier | None = field(default=None, repr=False)
 
     @property

@@ -66,7 +66,8 @@ def _module(program: str) -> Path:
     return HERE / ("coredns" if program == "coredns" else "components")
 
 
-def _sources(program: str) -> list[Path]:
+def sources(program: str) -> list[Path]:
+    """What a program is made of."""
     module = _module(program)
     main = module / "main.go" if program == "coredns" else module / "cmd" / program
     return [module / "go.mod", module / "go.sum", main]
@@ -84,7 +85,7 @@ def _is_current(program: str) -> bool:
 
 
 def _key(program: str) -> str:
-    return cache.digest(_sources(program), *_linker_flags())
+    return cache.digest(sources(program), *_linker_flags())
 
 
 def _linker_flags() -> list[str]:

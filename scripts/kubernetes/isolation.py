@@ -1,10 +1,10 @@
 """``python -m scripts.kubernetes.isolation COMMAND…``: run a command where a whole node may run. Root; does I/O.
 
-The command gets namespaces of its own: network (only loopback, so that no packet filter rule, route or address meets the
-machine's), process ids (when the command ends or is killed, the kernel ends everything that it started, pods included),
-mounts (what kubelet and containerd write to fixed places under /run and /var vanishes) and IPC. What the kernel keeps
-beyond them is a directory of the run and its control groups: taken away at the end, or by the next run when this one was
-killed. `RUN_VARIABLE` names the directory; several runs side by side don't meet.
+The command gets namespaces of its own: network (only loopback, so that no packet filter rule, route or address meets
+the machine's), process ids (when the command ends or is killed, the kernel ends everything that it started, pods
+included), mounts (what kubelet and containerd write to fixed places under /run and /var vanishes) and IPC. What the
+kernel keeps beyond them is a directory of the run and its control groups: taken away at the end, or by the next run
+when this one was killed. `RUN_VARIABLE` names the directory; several runs side by side don't meet.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1
 
 
-# ---- Outside -----------------------------------------------------------------------------------------------------------
+# ---- Outside ---------------------------------------------------------------------------------------------------------
 def _run_outside(command: Sequence[str]) -> int:
     if os.geteuid() != 0:
         raise cache.SetupError("a node needs root")
@@ -129,7 +129,7 @@ def _remove(run: Path) -> None:
     cache.say(f"control groups of {run.name} are still in use; the next run takes them away")
 
 
-# ---- Inside ------------------------------------------------------------------------------------------------------------
+# ---- Inside ----------------------------------------------------------------------------------------------------------
 def _run_inside(command: Sequence[str]) -> int:
     """As process 1: set up, run the command and bury orphans until it has ended."""
     run = run_directory()
@@ -137,7 +137,7 @@ def _run_inside(command: Sequence[str]) -> int:
     _separate_mounts(run)
     _call("ip", "link", "set", "lo", "up")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    child = subprocess.Popen(command, preexec_fn=_take_interrupts)  # noqa: PLW1509  # One thread, before any other.
+    child = subprocess.Popen(command, preexec_fn=_take_interrupts)  # One thread, before any other.
     while True:
         pid, status = os.wait()
         if pid == child.pid:

@@ -1,9 +1,9 @@
 """One whole node: control plane, containerd, kubelet and kube-proxy with nftables. Root; does I/O.
 
-It runs inside `scripts.kubernetes.isolation`, whose end (also a kill) ends all of it: here nothing is cleaned up that the
-kernel takes away by itself. All addresses are from 198.18.0.0/15. The node's own address is the bridge's; the tests run
-in the node's network namespace, so that they reach the API server, pods and services as a process on a node would. Pods
-have no way out. The container network is a plain bridge: NetworkPolicies aren't enforced.
+It runs inside `scripts.kubernetes.isolation`, whose end (also a kill) ends all of it: here nothing is cleaned up that
+the kernel takes away by itself. All addresses are from 198.18.0.0/15. The node's own address is the bridge's; the tests
+run in the node's network namespace, so that they reach the API server, pods and services as a process on a node would.
+Pods have no way out. The container network is a plain bridge: NetworkPolicies aren't enforced.
 """
 
 from __future__ import annotations

@@ -1,0 +1,19 @@
+# A PostgreSQL whose data is made when the image is built: database, user and password "shop".
+ARG BASE=docker.io/library/python:3.11-slim-bookworm
+FROM ${BASE}
+RUN apt-get update -qq \
+ && apt-get install -y -qq --no-install-recommends postgresql postgresql-client >/dev/null \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /etc/postgresql /var/lib/postgresql/*/main
+ENV PGDATA=/var/lib/postgresql/data
+RUN ln -s /usr/lib/postgresql/*/bin /opt/postgresql
+ENV PATH=/opt/postgresql:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+USER postgres
+RUN initdb --auth-host=scram-sha-256 --auth-local=trust --encoding=UTF8 >/dev/null \
+ && echo 'host all all all scram-sha-256' >> "$PGDATA/pg_hba.conf" \
+ && echo "listen_addresses = '*'" >> "$PGDATA/postgresql.conf" \
+ && pg_ctl start --silent --wait --options "-c listen_addresses= -c unix_socket_directories=/tmp" \
+ && psql -q -h /tmp -d postgres -c "CREATE USER shop PASSWORD 'shop'" -c 'CREATE DATABASE shop OWNER shop' \
+ && pg_ctl stop --silent --mode fast
+STOPSIGNAL SIGINT
+EXPOSE 5432
+CMD ["postgres"]
