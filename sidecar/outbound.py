@@ -72,7 +72,7 @@ async def carry_along(sidecar: Sidecar, connection: Connection, route: Route) ->
             credential = await choose_credential(sidecar, connection)
             await carry_through_tunnel(sidecar, connection, entry, credential, route)
         elif route.unprocessed is not None:
-            await _finish(sidecar, connection, route.unprocessed)  # What was meant for a tunnel never goes plainly.
+            raise Refused(Reason.MTLS_UNAVAILABLE, "what was meant for a tunnel isn't sent plainly")
         else:
             await carry_plainly(sidecar, connection)
     except Refused as error:
