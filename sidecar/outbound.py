@@ -3,7 +3,7 @@
 capture → attest → identify → decide (workload, port) → connect → decide (peer's program) → pump → record.
 
 ``carry_outbound`` reads top to bottom like this sentence; start there. Belongs here: the order of steps and who answers
-for which failure. Doesn't: how a step works.
+for which failure. Doesn't: how a step works. Longer than most: the story isn't cut.
 """
 
 from __future__ import annotations
