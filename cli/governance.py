@@ -211,13 +211,13 @@ class LocalGovernor:
 
 async def read_mode(client: AdminClient, namespace: str) -> ModeState:
     """Return a namespace's mode as the CA itself knows it."""
+    acknowledgements = await client.get_acknowledgements(namespace)  # First: they change by the moment.
     state = await client.get_namespace(namespace)
-    acknowledgements = await client.get_acknowledgements(namespace)
     return ModeState(
         namespace=namespace,
         wanted=state.mode if state.version else None,
         mode=state.mode,
-        version=state.version,
+        version=acknowledgements.version,
         installed=acknowledgements.installed,
         total=acknowledgements.total,
         waiting=acknowledgements.waiting,
