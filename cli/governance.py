@@ -31,7 +31,7 @@ class ModeState:
 
     Attributes:
         wanted: what is written; None where nothing is, and the mode stays as it was.
-        mode: what the CA has put in force.
+        mode: what the CA has put in force; None: it hasn't said yet.
         version: of the namespace's state; decisions name it.
         installed: how many sidecars have that version, of ``total`` that need it.
         waiting: instances of some that haven't.
@@ -41,7 +41,7 @@ class ModeState:
 
     namespace: str
     wanted: Mode | None
-    mode: Mode
+    mode: Mode | None
     version: int
     installed: int
     total: int
