@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import os
 import socket
@@ -30,19 +29,17 @@ from ca.distribution.hub import Hub
 from ca.distribution.survey import Survey
 from ca.issuance import Issuance
 from ca.kek import ENVIRONMENT_VARIABLE, KeyEncryptionKey, load_key_encryption_key
+from ca.listening import SHUTDOWN_S, bind, serve_tls
 from ca.metrics import Metrics
 from ca.rotation import Rotation
 from ca.server_certificate import ServerCertificate
 from ca.services import Services
 from ca.store.store import Store
 from shared.model.errors import ConflictError, InputError, TouchmarkError, UnavailableError
+from shared.model.kubernetes import SYSTEM_NAMESPACE
 from shared.model.messages import STREAM_PATH
 from shared.runtime.tasks import Tasks
 
-HANDSHAKE_DEADLINE_S: Final = 10.0
-# From the handshake to the end of the first request's headers.
-FIRST_REQUEST_DEADLINE_S: Final = 15.0
-SHUTDOWN_S: Final = 5.0
 REFRESH_INTERVAL_S: Final = 15.0
 CERTIFICATE_CHECK_S: Final = 5.0
 MAX_REISSUE_SPREAD_S: Final = 300.0
@@ -62,7 +59,12 @@ async def run_ca(configuration: Configuration) -> AsyncIterator[Services]:
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_lock_data_dir(configuration.data_dir))
         # The sockets first: a port in use must not leave a new store behind.
-        listener = stack.enter_context(contextlib.closing(_bind(configuration.host, configuration.port)))
+        listener = stack.enter_context(contextlib.closing(bind(configuration.host, configuration.port)))
+        admin_listener = None
+        if configuration.admin_host:
+            admin_listener = stack.enter_context(
+                contextlib.closing(bind(configuration.admin_host, configuration.admin_port))
+            )
         kek = await _load_key(configuration)
         store = await Store.open(configuration.data_dir, trust_domain=configuration.trust_domain)
         stack.push_async_callback(store.close)
@@ -70,7 +72,10 @@ async def run_ca(configuration: Configuration) -> AsyncIterator[Services]:
         now = time.time()
         authorities = await Authorities.open(store, kek, now=now)
         server_certificate = ServerCertificate(
-            authorities, trust_domain=configuration.trust_domain, host=configuration.host, names=configuration.names
+            authorities,
+            trust_domain=configuration.trust_domain,
+            host=configuration.host,
+            names=configuration.server_names,
         )
         server_certificate.renew(now=now)
         metrics = Metrics()
@@ -105,7 +110,7 @@ async def run_ca(configuration: Configuration) -> AsyncIterator[Services]:
             await stack.enter_async_context(run_cluster(services, tasks))
         health = HealthEndpoint(services)
         await _serve_sidecars(stack, services, health, listener)
-        await _serve_admin(stack, services, health)
+        await _serve_admin(stack, services, health, admin_listener)
         stack.callback(hub.end_all, "shutdown")
         yield services
 
@@ -208,9 +213,7 @@ async def _load_key(configuration: Configuration) -> KeyEncryptionKey:
 
     client = await ClusterClient.open(configuration.kubeconfig)
     try:
-        return await load_key_secret(
-            client, namespace=configuration.system_namespace, name=configuration.kek_secret, now=time.time()
-        )
+        return await load_key_secret(client, namespace=SYSTEM_NAMESPACE, name=configuration.kek_secret, now=time.time())
     finally:
         await client.close()
 
@@ -222,52 +225,18 @@ def _note_failure(name: str, error: BaseException) -> None:
 async def _serve_sidecars(
     stack: contextlib.AsyncExitStack, services: Services, health: HealthEndpoint, listener: socket.socket
 ) -> None:
-    silent: set[object] = set()  # Connections that haven't sent their first request yet.
-
-    @web.middleware
-    async def note_request(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        silent.discard(request.protocol)
-        return await handler(request)
-
-    application = web.Application(middlewares=[note_request], client_max_size=65_536)
+    application = web.Application(client_max_size=65_536)
     application.router.add_get(STREAM_PATH, StreamEndpoint(services).serve)
     application.add_routes(health.routes())
-    # The library would keep an idle stranger's connection for an hour.
-    runner = web.AppRunner(
-        application, access_log=None, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=FIRST_REQUEST_DEADLINE_S
-    )
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    make_protocol = runner.server
-    assert make_protocol is not None
-    loop = asyncio.get_running_loop()
-
-    def make_bounded() -> web.RequestHandler:
-        protocol = make_protocol()
-        silent.add(protocol)
-
-        def end_if_silent() -> None:
-            if protocol in silent:
-                silent.discard(protocol)
-                if protocol.transport is not None:
-                    protocol.transport.abort()
-
-        loop.call_later(HANDSHAKE_DEADLINE_S + FIRST_REQUEST_DEADLINE_S, end_if_silent)
-        return protocol
-
-    server = await loop.create_server(
-        make_bounded,
-        sock=listener,
-        ssl=services.server_certificate.context,
-        ssl_handshake_timeout=HANDSHAKE_DEADLINE_S,
-        ssl_shutdown_timeout=3.0,
-    )
-    stack.callback(server.close)
+    await serve_tls(stack, application, listener, services.server_certificate.context)
 
 
-async def _serve_admin(stack: contextlib.AsyncExitStack, services: Services, health: HealthEndpoint) -> None:
+async def _serve_admin(
+    stack: contextlib.AsyncExitStack,
+    services: Services,
+    health: HealthEndpoint,
+    admin_listener: socket.socket | None,
+) -> None:
     path = services.configuration.admin_socket
     listener = _bind_unix(path)
     stack.callback(_remove_socket, path, os.stat(path).st_ino)
@@ -277,6 +246,9 @@ async def _serve_admin(stack: contextlib.AsyncExitStack, services: Services, hea
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     await web.SockSite(runner, listener).start()
+    if admin_listener is not None:
+        services.admin_listen = format_endpoint(services.configuration.admin_host, admin_listener.getsockname()[1])
+        await web.SockSite(runner, admin_listener).start()
 
 
 @contextlib.contextmanager
@@ -300,31 +272,6 @@ def _lock_data_dir(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        raise InputError(f"the address can't be resolved: {host}: {error}") from error
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(1024)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        where = format_endpoint(host, port)
-        hints = {
-            errno.EADDRINUSE: "another process listens there: stop it or choose another --listen",
-            errno.EADDRNOTAVAIL: "this machine has no such address",
-            errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE",
-        }
-        raise UnavailableError(
-            f"can't listen on {where}: {error.strerror}", hint=hints.get(error.errno or 0, "")
-        ) from error
-    return listener
 
 
 def _bind_unix(path: Path) -> socket.socket:

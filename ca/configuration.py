@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from shared.model.errors import InputError
-from shared.model.identity import check_namespace, check_trust_domain
-from shared.model.kubernetes import SYSTEM_NAMESPACE
+from shared.model.identity import check_trust_domain
+from shared.model.injection_containers import DEFAULT_CA_ADDRESS
+from shared.model.kubernetes import CA_SERVICE, SYSTEM_NAMESPACE
 from shared.runtime.paths import default_admin_socket, default_data_dir, default_kek_file
 
 DEFAULT_LISTEN = "127.0.0.1:15443"
@@ -42,9 +43,11 @@ class Configuration:
         kubeconfig: how to reach the API server; None: as the pod's own service account.
         sidecar_images: image references of sidecars that may join, as they stand in the pods' specs; several while an
             upgrade runs. Named by digest they are exact; a tag means whatever it points to.
-        system_namespace: the CA's own.
-        kek_secret: name of the Secret there that holds the key-encryption key; empty: it is in ``kek_file``.
+        kek_secret: the Secret in the CA's namespace that holds the key-encryption key; empty: ``kek_file`` does.
         admin_host, admin_port: loopback TCP door of the admin API beside its Unix socket; empty: there is none.
+        webhook_host, webhook_port: where the API server asks about new pods; empty: there is no webhook.
+        sidecar_pull_policy: of the injected containers, which have the first of ``sidecar_images``.
+        sidecar_ca: ``host:port`` at which injected sidecars find this CA.
     """
 
     data_dir: Path
@@ -63,10 +66,13 @@ class Configuration:
     kubernetes: bool = False
     kubeconfig: Path | None = None
     sidecar_images: tuple[str, ...] = ()
-    system_namespace: str = SYSTEM_NAMESPACE
     kek_secret: str = ""
     admin_host: str = ""
     admin_port: int = 0
+    webhook_host: str = ""
+    webhook_port: int = 0
+    sidecar_pull_policy: str = "IfNotPresent"
+    sidecar_ca: str = DEFAULT_CA_ADDRESS
 
     def __post_init__(self) -> None:
         check_trust_domain(self.trust_domain)
@@ -96,11 +102,20 @@ class Configuration:
             raise InputError("--kubernetes needs --sidecar-image", hint="no pod could join: name the sidecar's image")
         if not self.kubernetes and (self.sidecar_images or self.kek_secret or self.kubeconfig is not None):
             raise InputError("--sidecar-image and --kek-secret mean nothing without --kubernetes")
-        check_namespace(self.system_namespace)
+        if not self.kubernetes and self.webhook_host:
+            raise InputError("--webhook-listen means nothing without --kubernetes")
+        parse_endpoint(self.sidecar_ca)
         if len(self.sidecar_images) > MAX_SIDECAR_IMAGES or any(
             not image or len(image) > 512 or image != image.strip() for image in self.sidecar_images
         ):
             raise InputError(f"at most {MAX_SIDECAR_IMAGES} sidecar images, each an image reference")
+
+    @property
+    def server_names(self) -> tuple[str, ...]:
+        """Further names and addresses in the server's certificate; in a cluster also its Service's."""
+        service = f"{CA_SERVICE}.{SYSTEM_NAMESPACE}"
+        of_service = (service, f"{service}.svc", f"{service}.svc.cluster.local")
+        return (*self.names, *of_service) if self.kubernetes else self.names
 
     @property
     def listen(self) -> str:
@@ -136,12 +151,22 @@ def parse_arguments(arguments: Sequence[str]) -> Configuration:
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="%(default)s")
     add("--kubernetes", action="store_true", help="work in a cluster, through KUBECONFIG or the pod's service account")
     add("--sidecar-image", action="append", default=[], metavar="IMAGE", help="sidecars that may join; repeatable")
-    add("--namespace", default=SYSTEM_NAMESPACE, help="the CA's own namespace (%(default)s)")
-    add("--kek-secret", default="", metavar="NAME", help="keep the key-encryption key in this Secret of that namespace")
+    add(
+        "--kek-secret",
+        default="",
+        metavar="NAME",
+        help="keep the key-encryption key in this Secret of touchmark-system",
+    )
     add("--admin-listen", default="", metavar="HOST:PORT", help="also serve the admin API on this loopback address")
+    add("--webhook-listen", default="", metavar="HOST:PORT", help="where the API server asks about new pods")
+    add(
+        "--sidecar-pull-policy", choices=("Always", "IfNotPresent", "Never"), default="IfNotPresent", help="%(default)s"
+    )
+    add("--sidecar-ca", default=DEFAULT_CA_ADDRESS, metavar="HOST:PORT", help="this CA for sidecars (%(default)s)")
     options = parser.parse_args(arguments)
     host, port = parse_endpoint(options.listen)
     admin_host, admin_port = parse_endpoint(options.admin_listen) if options.admin_listen else ("", 0)
+    webhook_host, webhook_port = parse_endpoint(options.webhook_listen) if options.webhook_listen else ("", 0)
     kubeconfig = os.environ.get("KUBECONFIG", "") if options.kubernetes else ""
     return Configuration(
         data_dir=options.data_dir or default_data_dir(),
@@ -160,10 +185,13 @@ def parse_arguments(arguments: Sequence[str]) -> Configuration:
         kubernetes=options.kubernetes,
         kubeconfig=Path(kubeconfig) if kubeconfig else None,
         sidecar_images=tuple(options.sidecar_image),
-        system_namespace=options.namespace,
         kek_secret=options.kek_secret,
         admin_host=admin_host,
         admin_port=admin_port,
+        webhook_host=webhook_host,
+        webhook_port=webhook_port,
+        sidecar_pull_policy=options.sidecar_pull_policy,
+        sidecar_ca=options.sidecar_ca,
     )
 
 

@@ -72,16 +72,21 @@ class Decisions:
         return await self._store.query_decisions(wanted)
 
     async def follow(self, wanted: DecisionFilter) -> AsyncIterator[list[StoredDecision]]:
-        """Yield what matches, oldest first, as it arrives: from now on or, with ``since``, from then on.
+        """Find where the log ends, and return what matches, oldest first, as it arrives: from now on or, with
+        ``since``, from then on.
 
         A follower holds no buffer: it reads pages from the store as fast as its client takes them. An empty page says
         that nothing came for a while, so that the caller can see whether its client is still there.
+
+        Raises:
+            UnavailableError: the store failed; also while the pages are read.
         """
-        if wanted.since is None:
-            newest = await self._store.query_decisions(DecisionFilter(limit=1))
-            after = newest[0].decision_id if newest else 0
-        else:
-            after = 0
+        after = 0
+        if wanted.since is None and (newest := await self._store.query_decisions(DecisionFilter(limit=1))):
+            after = newest[0].decision_id
+        return self._read_on(wanted, after)
+
+    async def _read_on(self, wanted: DecisionFilter, after: int) -> AsyncIterator[list[StoredDecision]]:
         while True:
             arrived = self._arrived
             page = await self._store.query_decisions(replace(wanted, after_id=after, limit=FOLLOW_PAGE))

@@ -40,6 +40,17 @@ class Metrics:
             "touchmark_ca_server_not_after_seconds", "End of the CA's own server certificate.", registry=r
         )
         self.admin_requests = Counter("touchmark_ca_admin_requests", "Admin requests.", ["status"], registry=r)
+        self.injections = Counter("touchmark_ca_injections", "Pods that asked the webhook.", ["result"], registry=r)
+        self.injection_seconds = Histogram(
+            "touchmark_ca_injection_seconds", "From review to answer.", buckets=_LATENCY_BUCKETS_S, registry=r
+        )
+        # In a cluster only; there the labels come from our own enumerations, too.
+        self.watch_restarts = Counter("touchmark_ca_watch_restarts", "Watches that were lost.", ["watch"], registry=r)
+        self.watch_lists = Counter("touchmark_ca_watch_lists", "Full lists.", ["watch"], registry=r)
+        self.watched = Gauge("touchmark_ca_watched_objects", "Objects remembered.", ["watch"], registry=r)
+        self.enrolments_refused = Counter(
+            "touchmark_ca_enrolments_refused", "Pods' sidecars refused.", ["reason"], registry=r
+        )
         self.failures = Counter("touchmark_ca_failures", "Failures of the CA itself.", ["where"], registry=r)
 
     def render(self) -> bytes:

@@ -33,6 +33,7 @@ class Services:
 
     Attributes:
         listen: ``host:port`` on which it really listens.
+        admin_listen: ``host:port`` of the admin API's loopback door; empty: there is none.
         clock: seconds since the epoch.
         cluster: with ``--kubernetes`` only.
     """
@@ -50,6 +51,7 @@ class Services:
     metrics: Metrics
     listen: str
     started: float
+    admin_listen: str = ""
     clock: Callable[[], float] = time.time
     cluster: Cluster | None = None
     _verifier: BundleVerifier | None = field(default=None, repr=False)

@@ -5,12 +5,14 @@ Belongs here: the composition's shape. Doesn't: starting and stopping it (``runn
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sidecar.capture.captured import Endpoint
 from sidecar.draining import Draining
+from sidecar.endpoint import Endpoints
 
 if TYPE_CHECKING:
     from shared.model.identity import Workload
@@ -78,6 +80,7 @@ class Sidecar:
         applications: with explicit listeners: where the application behind (address, port) really listens; None under
             redirect, where that is the address itself.
         mark: SO_MARK for the sidecar's own outgoing sockets; 0 for none.
+        endpoints: which endpoint of a Service the next connection goes to.
         draining: has begun when the sidecar ends.
     """
 
@@ -98,6 +101,7 @@ class Sidecar:
     own_ports: frozenset[int] = frozenset()
     applications: Mapping[Endpoint, Endpoint] | None = None
     mark: int = 0
+    endpoints: Endpoints = field(default_factory=lambda: Endpoints(random.randrange))
     draining: Draining = field(default_factory=Draining)
 
     def application_of(self, address: str, port: int) -> Endpoint | None:

@@ -7,7 +7,6 @@ files that it is told to read, nothing else.
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import os
 import re
 import secrets
@@ -17,8 +16,22 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from shared.model.errors import InputError
+from shared.model.errors import IdentityError, InputError
+from shared.model.identity import check_trust_domain
+from shared.model.kubernetes import ProbeTarget
 from sidecar.capture.captured import Endpoint
+from sidecar.events import LEVELS
+from sidecar.pod import Pod, read_pod, read_probes
+from sidecar.scalars import (
+    format_endpoint,
+    parse_address,
+    parse_endpoint,
+    parse_host_port,
+    parse_instance,
+    parse_natural,
+    parse_port,
+    read_small_file,
+)
 
 if TYPE_CHECKING:
     from shared.model.document_nodes import Value
@@ -31,7 +44,6 @@ MAX_DRAIN_S = 86_400
 _MAX_TOKEN_BYTES = 8192
 _MAX_FILE_BYTES = 1024 * 1024
 _T = TypeVar("_T")
-_INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class CaptureKind(StrEnum):
@@ -64,6 +76,7 @@ class RedirectOptions:
     Attributes:
         uid: the user that the sidecar becomes; its connections aren't captured.
         mark: where there is only one user (``unshare -Urn``): connections with this SO_MARK aren't captured instead.
+        is_installed: somebody else has installed the table (``capture.install``), and this process has its user.
     """
 
     outbound_port: int = 15001
@@ -71,6 +84,24 @@ class RedirectOptions:
     uid: int = 1337
     exclude_ports: tuple[int, ...] = ()
     mark: int | None = None
+    is_installed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodOptions:
+    """Joining by the pod's token.
+
+    Attributes:
+        token_file: the projected service account token.
+        trust_file: PEM, the CA's roots.
+        trust_domain: the CA's.
+        pod: what the downward API says.
+    """
+
+    token_file: Path
+    trust_file: Path
+    trust_domain: str
+    pod: Pod
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +111,15 @@ class Configuration:
     Attributes:
         ca: ``host:port`` of the CA; None takes the join token's.
         token: a join token's text; None when there is none.
+        pod: how to join in Kubernetes instead; None elsewhere.
         instance: names this sidecar in decisions.
         max_connections: application connections alive at once, both ways; and as many tunnels of peers. None is the
             default, less where the limit on open files is low.
         drain_s: how long live connections may finish after SIGTERM.
         log_file: where decision records go; None is standard output.
+        health_port: of the server for the kubelet's probes; None for none.
+        probes: what the kubelet asks there in the application's place.
+        log_level: the least level of the sidecar's own events.
 
     Raises:
         InputError: the parts contradict each other.
@@ -103,6 +138,10 @@ class Configuration:
     max_connections: int | None = None
     drain_s: float = 20.0
     log_file: Path | None = None
+    pod: PodOptions | None = None
+    health_port: int | None = None
+    probes: tuple[ProbeTarget, ...] = ()
+    log_level: str = "info"
 
     def check(self) -> Configuration:
         """Return the configuration unchanged when its parts fit together.
@@ -110,7 +149,12 @@ class Configuration:
         Raises:
             InputError: they don't.
         """
-        if self.token is None:
+        if self.pod is not None:
+            if self.token is not None:
+                raise InputError("a join token and --service-account-token exclude one another")
+            if self.ca is None:
+                raise InputError("--service-account-token needs --ca")
+        elif self.token is None:
             raise InputError(
                 "no join token is given",
                 hint=f"make one with `touchmark ca join-token`; give it by --token-file or in {TOKEN_VARIABLE}",
@@ -124,8 +168,13 @@ class Configuration:
             if self.outbound or self.inbound:
                 raise InputError("`outbound` and `inbound` listeners belong to `capture: listeners`")
             ports = [self.redirect.outbound_port, self.redirect.inbound_port, self.tunnel_port]
+            ports += [] if self.health_port is None else [self.health_port]
             if len(set(ports)) != len(ports):
-                raise InputError("outbound, inbound and tunnel ports must differ")
+                raise InputError("outbound, inbound, tunnel and health ports must differ")
+            if self.redirect.is_installed and self.redirect.mark is not None:
+                raise InputError("--redirect-installed goes by the user: it takes no mark")
+        elif self.redirect.is_installed:
+            raise InputError("--redirect-installed belongs to `capture: redirect`")
         elif not self.outbound and not self.inbound:
             raise InputError("capture by listeners needs at least one of `outbound` and `inbound`")
         listens = [each.listen for each in self.outbound] + [each.listen for each in self.inbound]
@@ -135,93 +184,6 @@ class Configuration:
             if endpoint[1] == self.tunnel_port and endpoint[0] in self.tunnel_addresses:
                 raise InputError(f"{format_endpoint(endpoint)} is the tunnel's own address")
         return self
-
-
-def format_endpoint(endpoint: Endpoint) -> str:
-    """Write ``198.18.0.2:5432`` or ``[2001:db8::1]:5432``."""
-    address, port = endpoint
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def parse_endpoint(text: str) -> Endpoint:
-    """Read an IP address with its port.
-
-    Raises:
-        InputError: it isn't one.
-    """
-    host, port = parse_host_port(text)
-    return parse_address(host), port
-
-
-def parse_host_port(text: str) -> tuple[str, int]:
-    """Read ``host:port``; an IPv6 address stands in brackets.
-
-    Raises:
-        InputError: the text has another shape.
-    """
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise InputError(f"not an address with a port: {text[:80]!r}", hint="write an IPv6 address as [::1]:5432")
-    if not colon or not host:
-        raise InputError(
-            f"not an address with a port: {text[:80]!r}", hint="write ADDRESS:PORT, such as 127.0.0.1:5432"
-        )
-    return host, parse_port(port)
-
-
-def parse_address(text: str) -> str:
-    """Read an IP address and return its one textual form; IPv4-mapped IPv6 becomes IPv4.
-
-    Raises:
-        InputError: it isn't an IP address.
-    """
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError as error:
-        raise InputError(f"not an IP address: {text[:80]!r}") from error
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        if address.scope_id is not None:
-            raise InputError(f"an address with a scope can't be used: {text[:80]!r}")
-    return str(address)
-
-
-def parse_port(text: str) -> int:
-    """Read a port.
-
-    Raises:
-        InputError: it isn't 1 to 65535.
-    """
-    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
-        raise InputError(f"not a port: {text[:80]!r}", hint="ports are 1 to 65535")
-    return int(text)
-
-
-def parse_instance(text: str) -> str:
-    """Read a sidecar's name.
-
-    Raises:
-        InputError: it isn't 1 to 64 letters, digits, '.', '_' and '-'.
-    """
-    if not _INSTANCE.fullmatch(text):
-        raise InputError(f"not a sidecar's name: {text[:80]!r}", hint="1 to 64 letters, digits, '.', '_' and '-'")
-    return text
-
-
-def parse_natural(text: str, *, least: int, most: int) -> int:
-    """Read a decimal or 0x-hexadecimal number between two bounds, both included.
-
-    Raises:
-        InputError: it isn't one.
-    """
-    if re.fullmatch(r"0x[0-9a-fA-F]{1,16}|[0-9]{1,19}", text):
-        number = int(text, 0) if text.startswith("0x") else int(text)
-        if least <= number <= most:
-            return number
-    raise InputError(f"not a number from {least} to {most}: {text[:80]!r}")
 
 
 def parse_max_connections(text: str) -> int:
@@ -314,7 +276,7 @@ def read_token_file(path: Path) -> str:
     Raises:
         InputError: the file can't be read or is too large.
     """
-    text = _read_file(path, "join token", _MAX_TOKEN_BYTES).strip()
+    text = read_small_file(path, "join token", _MAX_TOKEN_BYTES).strip()
     if not text:
         raise InputError(f"the join token's file is empty: {path}")
     return text
@@ -331,7 +293,7 @@ def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str]) ->
     options = parser.parse_args(list(arguments))
     configuration = Configuration()
     if options.config is not None:
-        text = _read_file(options.config, "configuration", _MAX_FILE_BYTES)
+        text = read_small_file(options.config, "configuration", _MAX_FILE_BYTES)
         configuration = read_configuration(text, str(options.config))
     if options.ca is not None:
         configuration = replace(configuration, ca=parse_host_port(options.ca))
@@ -339,6 +301,16 @@ def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str]) ->
         configuration = replace(configuration, token=read_token_file(options.token_file))
     elif environment.get(TOKEN_VARIABLE):
         configuration = replace(configuration, token=environment[TOKEN_VARIABLE])
+    if (pod := _read_pod_options(options, environment)) is not None:
+        # What the downward API says comes first, so that the options below win over it.
+        configuration = replace(
+            configuration, pod=pod, instance=pod.pod.instance, tunnel_addresses=pod.pod.addresses,
+            probes=read_probes(environment),
+        )  # fmt: skip
+    if options.health_port is not None:
+        configuration = replace(configuration, health_port=parse_port(options.health_port))
+    if options.redirect_installed:
+        configuration = replace(configuration, redirect=replace(configuration.redirect, is_installed=True))
     if options.instance is not None:
         configuration = replace(configuration, instance=parse_instance(options.instance))
     if options.capture is not None:
@@ -374,9 +346,31 @@ def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str]) ->
         configuration = replace(configuration, drain_s=parse_drain(options.drain_seconds))
     if options.log_file is not None:
         configuration = replace(configuration, log_file=options.log_file)
+    if options.log_level is not None:
+        configuration = replace(configuration, log_level=options.log_level)
     if not configuration.instance:
         configuration = replace(configuration, instance=f"{_host_name()}-{secrets.token_hex(3)}")
     return configuration.check()
+
+
+def _read_pod_options(options: argparse.Namespace, environment: Mapping[str, str]) -> PodOptions | None:
+    if options.service_account_token is None:
+        for value, name in ((options.trust_file, "--trust-file"), (options.trust_domain, "--trust-domain")):
+            if value is not None:
+                raise InputError(f"{name} belongs to --service-account-token")
+        return None
+    if options.trust_file is None or options.trust_domain is None:
+        raise InputError("--service-account-token needs --trust-file and --trust-domain")
+    try:
+        trust_domain = check_trust_domain(options.trust_domain)
+    except IdentityError as error:
+        raise InputError(error.message) from error
+    return PodOptions(
+        token_file=options.service_account_token,
+        trust_file=options.trust_file,
+        trust_domain=trust_domain,
+        pod=read_pod(environment),
+    )
 
 
 class _Parser(argparse.ArgumentParser):
@@ -394,12 +388,21 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file; options win over it")
     parser.add_argument("--ca", metavar="HOST:PORT", help="the CA (default: the join token's)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="file that holds the join token")
+    parser.add_argument(
+        "--service-account-token", type=Path, metavar="FILE", help="in Kubernetes: the pod's token for the CA"
+    )
+    parser.add_argument("--trust-file", type=Path, metavar="FILE", help="in Kubernetes: the CA's roots, PEM")
+    parser.add_argument("--trust-domain", metavar="NAME", help="in Kubernetes: the CA's trust domain")
+    parser.add_argument("--health-port", metavar="PORT", help="answer the kubelet's probes here")
     parser.add_argument("--instance", metavar="NAME", help="names this sidecar in decisions")
     parser.add_argument("--capture", choices=[each.value for each in CaptureKind], help="default: listeners")
     parser.add_argument("--tunnel-address", action="append", metavar="ADDRESS", help="where peers reach this workload")
     parser.add_argument("--tunnel-port", metavar="PORT", help="default: 15008")
     parser.add_argument("--redirect-uid", metavar="UID", help="user to become, not captured (default: 1337)")
     parser.add_argument("--redirect-mark", metavar="MARK", help="exempt this SO_MARK instead of the user")
+    parser.add_argument(
+        "--redirect-installed", action="store_true", help="the table is there and this is its user: install nothing"
+    )
     parser.add_argument("--exclude-port", action="append", metavar="PORT", help="never captured")
     parser.add_argument("--outbound", action="append", metavar="LISTEN=DESTINATION", help="an explicit listener")
     parser.add_argument("--inbound", action="append", metavar="LISTEN=APPLICATION", help="an explicit listener")
@@ -407,6 +410,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-connections", metavar="NUMBER", help="alive at once, both ways (default: 4096)")
     parser.add_argument("--drain-seconds", metavar="SECONDS", help="for live connections after SIGTERM (default: 20)")
     parser.add_argument("--log-file", type=Path, metavar="FILE", help="decision records (default: standard output)")
+    parser.add_argument("--log-level", choices=LEVELS, help="of the sidecar's own events (default: info)")
     return parser
 
 
@@ -455,19 +459,6 @@ def _read_redirect(value: Value) -> RedirectOptions:
 
 def _read(value: Value, parse: Callable[[str], _T]) -> _T:
     return value.build(lambda: parse(value.scalar()))
-
-
-def _read_file(path: Path, what: str, max_bytes: int) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(max_bytes + 1)
-        text = content.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise InputError(f"can't read the {what}'s file {path}: {reason}") from error
-    if len(content) > max_bytes:
-        raise InputError(f"the {what}'s file {path} is larger than {max_bytes} bytes")
-    return text
 
 
 def _host_name() -> str:

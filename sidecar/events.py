@@ -6,6 +6,7 @@ Never a key, a token or a payload. Decisions aren't events: they go through ``re
 from __future__ import annotations
 
 import time
+from typing import Final
 
 import msgspec
 
@@ -14,14 +15,27 @@ from shared.runtime.sinks import LineSink
 _encoder = msgspec.json.Encoder()
 
 
-class Events:
-    """Emits events to a sink; never blocks, what doesn't fit is counted by the sink."""
+LEVELS: Final = ("debug", "info", "warning", "error")
+# What is said when nothing is wrong, and what is a fault that doesn't mend itself; everything else is a warning.
+_INFO: Final = frozenset({"sidecar_ready", "sidecar_draining", "sidecar_stopped", "ca_stream_resumed", "joined_again"})
+_ERROR: Final = frozenset({"task_failed", "certificate_expired"})
 
-    def __init__(self, sink: LineSink) -> None:
+
+class Events:
+    """Emits events to a sink; never blocks, what doesn't fit is counted by the sink.
+
+    Arguments:
+        level: one of ``LEVELS``; what is below it isn't written. There is nothing below ``info`` yet.
+    """
+
+    def __init__(self, sink: LineSink, level: str = "info") -> None:
         self._sink = sink
+        self._rank = LEVELS.index(level)
 
     def emit(self, event: str, **fields: str | int | float | bool | None) -> None:
         """Write one event with its fields."""
+        if LEVELS.index("info" if event in _INFO else "error" if event in _ERROR else "warning") < self._rank:
+            return
         self._sink.write(_encoder.encode({"time": round(time.time(), 3), "event": event, **fields}) + b"\n")
 
     def fail(self, task: str, error: BaseException) -> None:

@@ -1,7 +1,9 @@
 """The one stream between this sidecar and its CA: enrols, resumes after every loss, carries questions and answers.
 
-Belongs here: the stream's life, deadlines and bounds. Doesn't: dialling and TLS (``feed_dial.py``), what messages mean
-to policy, directory and trust (``receiving.py``). On loss everything keeps what it has.
+Belongs here: the stream's life, deadlines and bounds. Doesn't: what proves this sidecar (``joining.py``), dialling and
+TLS (``feed_dial.py``), what messages mean to policy, directory and trust (``receiving.py``). On loss everything keeps
+what it has. Where joining can be repeated (in Kubernetes), a certificate that ended or that the CA doesn't take any
+more is healed by joining again, in the same process; the stream never gives up.
 """
 
 from __future__ import annotations
@@ -13,18 +15,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+from typing import TypeVar
 
 import msgspec
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from shared.model.errors import ProtocolError, RefusedError, UnavailableError, VerificationError
-from shared.model.join_token import JoinToken, format_join_token
+from shared.model.errors import ProtocolError, RefusedError, TouchmarkError, UnavailableError, VerificationError
 from shared.model.messages import (
     CertificateIssued,
     CertificateRefused,
     CertificateRequest,
     Enrol,
+    EnrolPod,
     FromCA,
     FromSidecar,
     ProgramEvidence,
@@ -38,7 +41,8 @@ from shared.model.messages import (
 from shared.model.program import Program
 from sidecar.credential.credential import Credential, IssuanceRefusedError, KeyRequest, make_key_request
 from sidecar.events import Events
-from sidecar.feed_dial import fetch_pinned_root, make_context, open_stream
+from sidecar.feed_dial import NoAnswerError, make_context, open_stream
+from sidecar.joining import Joining
 
 MAX_QUEUED = 4096
 MAX_REQUESTS = 1024
@@ -49,6 +53,10 @@ _CLOSE_S = 1.0
 _FIRST_BACKOFF_S = 0.2
 _LAST_BACKOFF_S = 15.0
 _RECONNECT_GRACE_S = 1.0
+_Accepted = TypeVar("_Accepted")
+_CLOCK_LOOK_S = 60.0
+# A CA that doesn't know our certificate's authority ends TLS without a word: so often in a row, then join again.
+_MAX_SILENT_RESUMES = 2
 
 
 class CertificateExpiredError(RefusedError):
@@ -70,23 +78,26 @@ class Feed:
 
     Arguments:
         ca: host and port.
-        token: the join token of the first enrolment.
+        joining: how this sidecar proves itself where it has no certificate that the CA takes.
         registration: what this sidecar says of itself.
         mark: SO_MARK of its socket; 0 for none.
 
     Attributes:
         credential: the sidecar's own; the resuming stream authenticates with it.
-        roots: DER of the roots that the CA's server must lead to.
+        roots: DER of the roots of the trust bundle in force.
+        fault: why there is no stream, while there is none; for people.
         installed_sequence: of the trust bundle in force.
-        on_welcome: called with each welcome after the first.
+        on_welcome: called with each welcome of a resumed stream.
+        on_joined_again: called with the welcome of a repeated enrolment and its key; returns the new own credential, or
+            raises ``TouchmarkError``.
         on_message: called with every message that isn't an answer of this object's.
     """
 
     def __init__(
-        self, *, ca: tuple[str, int], token: JoinToken, registration: Registration, events: Events, mark: int = 0
+        self, *, ca: tuple[str, int], joining: Joining, registration: Registration, events: Events, mark: int = 0
     ) -> None:
         self._ca = ca
-        self._token = token
+        self._joining = joining
         self._registration = registration
         self._events = events
         self._mark = mark
@@ -96,10 +107,14 @@ class Feed:
         self._has_renewed = asyncio.Event()
         self._link: _Link | None = None
         self._is_closing = False
+        self._must_join = False
+        self._silent_resumes = 0
+        self.fault = ""
         self.credential: Credential | None = None
         self.roots: tuple[bytes, ...] = ()
         self.installed_sequence = 0
         self.on_welcome: Callable[[Welcome], None] | None = None
+        self.on_joined_again: Callable[[Welcome, KeyRequest], Credential] | None = None
         self.on_message: Callable[[FromCA], None] | None = None
 
     @property
@@ -107,32 +122,43 @@ class Feed:
         """Tell whether the stream is open now."""
         return self._link is not None
 
-    async def join(self) -> tuple[Welcome, KeyRequest]:
-        """Enrol with the join token, trying again while the CA can't be reached; return its welcome and our key.
+    async def join(self, accept: Callable[[Welcome, KeyRequest], _Accepted]) -> _Accepted:
+        """Enrol, trying again while the CA can't be reached; return what ``accept`` makes of its welcome and our key.
+
+        Arguments:
+            accept: raises ``TouchmarkError`` when the welcome is of no use.
 
         Raises:
-            RefusedError: the CA refuses the token.
-            VerificationError: whoever answers isn't the CA that made the token.
+            RefusedError: the CA refuses the join token.
+            VerificationError: whoever answers isn't the CA that made the join token.
+            ProtocolError: it doesn't speak our protocol.
+
+        Where joining can be repeated, none of these is raised: a pod that the CA doesn't know yet is known soon.
         """
         request = make_key_request()  # One key for all tries.
         backoff = _Backoff()
         while True:
             try:
-                root = await fetch_pinned_root(self._ca, self._token.root_pin, mark=self._mark, timeout_s=_DIAL_S)
-                self.roots = (root,)
-                message = Enrol(token=self._token_text(), csr=request.csr, registration=self._registration)
-                return await self._open(message, self._token.trust_domain), request
+                return self._accept(await self._enrol(request), request, accept)
             except UnavailableError as error:
-                delay_s = backoff.next()
+                self.fault, delay_s = error.message, backoff.next()
                 self._events.emit("ca_unreachable", message=error.message, retry_s=round(delay_s, 3))
-                await asyncio.sleep(delay_s)
+            except TouchmarkError as error:
+                if not self._joining.is_repeatable:
+                    raise
+                self.fault, delay_s = error.message, backoff.next()
+                self._events.emit(
+                    "join_refused", code=error.code, message=error.message, hint=error.hint, retry_s=round(delay_s, 3)
+                )
+            await asyncio.sleep(delay_s)
 
     async def run(self) -> None:
-        """Serve the stream that ``join`` opened, resume it after every loss and under every new credential, until
+        """Serve the stream that ``join`` opened, open another after every loss and under every new credential, until
         cancelled or closed.
 
         Raises:
-            CertificateExpiredError: the sidecar's own certificate ended while no stream could be had.
+            CertificateExpiredError: the sidecar's own certificate ended while no stream could be had, and joining can't
+                be repeated.
         """
         backoff = _Backoff()
         loop = asyncio.get_running_loop()
@@ -144,17 +170,27 @@ class Feed:
                     backoff = _Backoff()
                 continue
             await asyncio.sleep(backoff.next())
-            if self.credential is not None and self.credential.not_after <= time.time():
+            if self.has_expired() and not self._joining.is_repeatable:
                 raise CertificateExpiredError(
                     "this sidecar's certificate has expired while the CA couldn't be reached",
-                    hint=f"make a new token with `touchmark ca join-token {self._token.workload}` and start it again",
+                    hint=f"make a new token with `touchmark ca join-token {self._joining.workload}` and start it again",
                 )
-            await self._resume()
+            await self._open_another()
+
+    def has_expired(self) -> bool:
+        """Tell whether the sidecar's own certificate has ended."""
+        return self.credential is not None and self.credential.not_after <= time.time()
 
     def renew(self, credential: Credential) -> None:
         """Take the sidecar's renewed credential, and move to a stream under it while the present one serves on."""
         self.credential = credential
         self._has_renewed.set()
+
+    def prove_again(self) -> None:
+        """The CA doesn't renew this sidecar's certificate: join again, where that can be repeated."""
+        if self._joining.is_repeatable:
+            self._must_join = True
+            self._has_renewed.set()
 
     def send(self, message: FromSidecar) -> None:
         """Queue a message.
@@ -204,9 +240,6 @@ class Feed:
             except TimeoutError:
                 link.stream.transport.abort()
 
-    def _token_text(self) -> str:
-        return format_join_token(self._token)
-
     async def _wait_connected(self, timeout_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s):
@@ -214,8 +247,9 @@ class Feed:
         except TimeoutError as error:
             raise UnavailableError("there is no stream to the CA", hint="`touchmark ca status`") from error
 
-    async def _open(self, first: Enrol | Resume, trust_domain: str) -> Welcome:
-        context = make_context(self.roots, self.credential)
+    async def _open(self, first: Enrol | EnrolPod | Resume, roots: tuple[bytes, ...]) -> Welcome:
+        trust_domain = self._joining.trust_domain
+        context = make_context(roots, self.credential if isinstance(first, Resume) else None)
         stream = await open_stream(self._ca, context, trust_domain, mark=self._mark, timeout_s=_DIAL_S)
         try:
             async with asyncio.timeout(_WELCOME_S):
@@ -223,7 +257,7 @@ class Feed:
                 answer = _decode(await stream.recv())
         except (TimeoutError, ConnectionClosed) as error:
             await stream.close()
-            raise UnavailableError(f"the CA gave no welcome: {str(error) or 'deadline exceeded'}") from error
+            raise NoAnswerError(f"the CA gave no welcome: {str(error) or 'deadline exceeded'}") from error
         except BaseException:
             await stream.close()
             raise
@@ -233,9 +267,13 @@ class Feed:
                 raise UnavailableError("the sidecar stops")
             if answer.trust_domain != trust_domain:
                 await stream.close()
-                raise VerificationError("the CA's trust domain isn't the join token's", reason="peer_untrusted")
+                raise VerificationError(f"the CA's trust domain isn't {trust_domain}", reason="peer_untrusted")
+            if isinstance(first, Resume) and self._joining.is_repeatable and self._is_behind(answer):
+                await stream.close()
+                raise RefusedError("the CA's trust bundle is older than the one in force here: it was restored")
             self._link = _Link(stream=stream, outgoing=asyncio.Queue(MAX_QUEUED))
             self._connected.set()
+            self._must_join, self._silent_resumes, self.fault = False, 0, ""
             return answer
         await stream.close()
         if isinstance(answer, Refusal):
@@ -244,20 +282,69 @@ class Feed:
             raise RefusedError(f"the CA refuses this sidecar: {answer.message}", hint=answer.hint)
         raise ProtocolError("the CA's first message is no welcome")
 
+    def _is_behind(self, welcome: Welcome) -> bool:
+        return welcome.bundle.sequence < self.installed_sequence
+
+    async def _find_roots(self, installed: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        return await self._joining.find_roots(self._ca, installed, mark=self._mark, timeout_s=_DIAL_S)
+
+    async def _enrol(self, request: KeyRequest) -> Welcome:
+        roots = await self._find_roots(())
+        return await self._open(self._joining.introduce(request.csr, self._registration), roots)
+
+    def _accept(
+        self, welcome: Welcome, request: KeyRequest, accept: Callable[[Welcome, KeyRequest], _Accepted]
+    ) -> _Accepted:
+        try:
+            return accept(welcome, request)
+        except TouchmarkError:
+            if self._link is not None:  # Its welcome is of no use.
+                self._link.stream.transport.abort()
+            self._link = None
+            self._connected.clear()
+            raise
+
+    async def _open_another(self) -> bool:
+        """Open another stream: under the present credential, or by joining again. Return whether there is one."""
+        if self._joining.is_repeatable and (self._must_join or self.has_expired()):
+            return await self._join_again()
+        return await self._resume()
+
+    async def _join_again(self) -> bool:
+        request = make_key_request()
+        try:
+            welcome = await self._enrol(request)
+            if self.on_joined_again is not None:
+                self.credential = self._accept(welcome, request, self.on_joined_again)
+        except TouchmarkError as error:
+            self._must_join, self.fault = True, error.message
+            self._events.emit("not_joined_again", code=error.code, message=error.message, hint=error.hint)
+            return False
+        self._events.emit("joined_again", sequence=welcome.bundle.sequence)
+        self._ask_again()
+        return True
+
     async def _resume(self) -> bool:
         """Open another stream under the present credential, and have everything asked again on it."""
         message = Resume(registration=self._registration, installed_sequence=self.installed_sequence)
         try:
-            welcome = await self._open(message, self._token.trust_domain)
+            welcome = await self._open(message, await self._find_roots(self.roots))
         except (RefusedError, UnavailableError, VerificationError, ProtocolError) as error:
+            self._silent_resumes += isinstance(error, NoAnswerError)
+            if isinstance(error, RefusedError) or self._silent_resumes >= _MAX_SILENT_RESUMES:
+                self._must_join = True
+            self.fault = error.message
             self._events.emit("ca_stream_not_resumed", code=error.code, message=error.message, hint=error.hint)
             return False
         self._events.emit("ca_stream_resumed", sequence=welcome.bundle.sequence)
         if self.on_welcome is not None:
             self.on_welcome(welcome)
+        self._ask_again()
+        return True
+
+    def _ask_again(self) -> None:
         for request, _ in self._requests.values():
             self.send(request)
-        return True
 
     async def _serve(self, link: _Link) -> None:
         """Serve one stream until it is lost, closed, or replaced by one under the renewed credential."""
@@ -286,18 +373,33 @@ class Feed:
     async def _wait_for_end(self, ends: set[asyncio.Task[None]]) -> None:
         backoff = _Backoff()
         renewed = asyncio.create_task(self._wait_renewed(None), name="feed renewal")
+        is_due = False  # Another stream is wanted and wasn't had: only the backoff says when it is tried again.
         try:
             while not self._is_closing:
-                await asyncio.wait({*ends, renewed}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    {*ends, renewed},
+                    timeout=None if is_due else self._until_expiry_s(),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
                 if any(task.done() for task in ends):
                     return
+                if not renewed.done() and not self.has_expired():
+                    continue  # The wall clock isn't there yet.
                 self._has_renewed.clear()
                 # The old stream serves meanwhile; the CA ends it as soon as it knows the new one.
-                if await self._resume():
+                if await self._open_another():
                     return
+                is_due = True
+                renewed.cancel()
                 renewed = asyncio.create_task(self._wait_renewed(backoff.next()), name="feed renewal")
         finally:
             renewed.cancel()
+
+    def _until_expiry_s(self) -> float | None:
+        if self.credential is None or not self._joining.is_repeatable:
+            return None  # Nothing is to be done at the end but to be told by the CA.
+        # By the wall clock, which may be set meanwhile: look again now and then.
+        return min(max(0.0, self.credential.not_after - time.time()), _CLOCK_LOOK_S)
 
     async def _wait_renewed(self, timeout_s: float | None) -> None:
         with contextlib.suppress(TimeoutError):

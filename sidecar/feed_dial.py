@@ -1,4 +1,4 @@
-"""Dials the CA: pins its root by the join token, then trusts that root alone, and checks who answers.
+"""Dials the CA under the roots that it is given, and checks who answers; fetches a root that is pinned.
 
 Belongs here: sockets, TLS, the check of the CA's SPIFFE ID. Doesn't: what is said on the stream (``feed.py``).
 """
@@ -24,10 +24,14 @@ from shared.model.messages import MAX_MESSAGE_BYTES, STREAM_PATH
 from shared.model.reasons import Reason
 from shared.model.trust import public_key_digest
 from shared.runtime.memory import load_key
-from sidecar.configuration import format_endpoint
 from sidecar.credential.credential import Credential
+from sidecar.scalars import format_endpoint
 
 MAX_CHAIN = 8
+
+
+class NoAnswerError(UnavailableError):
+    """Somebody is at the CA's address, but doesn't speak with us: perhaps it doesn't take our certificate."""
 
 
 async def fetch_pinned_root(ca: tuple[str, int], pin: str, *, mark: int, timeout_s: float) -> bytes:
@@ -76,7 +80,7 @@ async def open_stream(
     """Open the WebSocket to the CA and check who answers, before anything is said.
 
     Raises:
-        UnavailableError: it can't be reached or doesn't answer in time.
+        UnavailableError: it can't be reached (or, as ``NoAnswerError``: it can, and then fails us).
         VerificationError: its certificate doesn't lead to a trusted root or isn't the CA's.
     """
     connection = await _connect(ca, mark=mark, timeout_s=timeout_s)
@@ -103,7 +107,7 @@ async def open_stream(
         ) from error
     except (OSError, TimeoutError, InvalidHandshake, InvalidMessage, EOFError) as error:
         connection.close()
-        raise UnavailableError(f"no stream to the CA at {_name(ca)}: {str(error) or repr(error)}"[:300]) from error
+        raise NoAnswerError(f"no stream to the CA at {_name(ca)}: {str(error) or repr(error)}"[:300]) from error
     try:
         check_server(stream.transport.get_extra_info("peercert"), trust_domain)
     except VerificationError:

@@ -24,6 +24,7 @@ from sidecar.attest.facts import AttestationError
 from sidecar.connections import Connection, Refused
 from sidecar.dial import DialError, dial
 from sidecar.pump import PlainPump, PumpEnd, TunnelPump, reset, reset_after_delivery
+from sidecar.route import Route
 from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake import HandshakeError, shake_hands
 from sidecar.tunnel.frames import Opening
@@ -53,13 +54,37 @@ async def carry_outbound(sidecar: Sidecar, captured: Captured) -> None:
         if sidecar.connections.is_full:
             raise Refused(Reason.OVERLOADED)
         await attest(sidecar, connection, captured)
-        entry = await identify(sidecar, connection)
+        route = Route(connection)
+        while not await carry_along(sidecar, connection, route):
+            pass  # That endpoint of a Service couldn't be dialled, and there is another one.
+
+
+async def carry_along(sidecar: Sidecar, connection: Connection, route: Route) -> bool:
+    """Carry the connection to where its route leads now; False when nobody was reached and another endpoint may be.
+
+    Raises:
+        Refused: it may not be, or nobody can be reached.
+    """
+    try:
+        entry = await identify(sidecar, connection, route)
         connection.decide()
-        if not entry.namespace:
+        if entry.namespace:
+            credential = await choose_credential(sidecar, connection)
+            await carry_through_tunnel(sidecar, connection, entry, credential, route)
+        elif route.unprocessed is not None:
+            await _finish(sidecar, connection, route.unprocessed)  # What was meant for a tunnel never goes plainly.
+        else:
             await carry_plainly(sidecar, connection)
-            return
-        credential = await choose_credential(sidecar, connection)
-        await carry_through_tunnel(sidecar, connection, entry, credential)
+    except Refused as error:
+        if route.service is not None and isinstance(error.__cause__, DialError):
+            sidecar.pool.note_failure(connection.destination_endpoint, now=asyncio.get_running_loop().time())
+            if route.may_try_another():
+                return False
+        if route.service is not None and error.reason is Reason.PEER_WORKLOAD_MISMATCH:
+            await _refresh(sidecar, route.dialled[0])
+        raise route.explain(error) from error.__cause__
+    connection.detail = route.describe(connection.detail)
+    return True
 
 
 async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -> None:
@@ -83,14 +108,26 @@ async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -
     connection.source = replace(connection.source, workload=sidecar.workload, program=program, why_unidentified=why)
 
 
-async def identify(sidecar: Sidecar, connection: Connection) -> DirectoryEntry:
+async def identify(sidecar: Sidecar, connection: Connection, route: Route) -> DirectoryEntry:
     """Ask the directory who is at the destination, and have the policy of its namespace.
+
+    Where the destination is a Service's address, one of its endpoints becomes the destination.
 
     Raises:
         Refused: the CA didn't answer and nothing is known. A destination that may be in the mesh, under rules that
-            aren't known, is never reached plainly.
+            aren't known, is never reached plainly. Or the Service has no endpoint.
     """
-    address = connection.destination_endpoint[0]
+    entry = await _look_up(sidecar, route.dialled[0])
+    if entry.service is not None:
+        route.take_endpoint(sidecar, entry.service, now=asyncio.get_running_loop().time())
+        entry = await _look_up(sidecar, connection.destination_endpoint[0])
+    if entry.namespace:
+        workload = Workload(namespace=entry.namespace, service_account=entry.service_account)
+        connection.destination = replace(connection.destination, workload=workload, listed=workload, is_pending=True)
+    return entry
+
+
+async def _look_up(sidecar: Sidecar, address: str) -> DirectoryEntry:
     entry = sidecar.directory.get(address)
     try:
         if entry is None:
@@ -100,10 +137,14 @@ async def identify(sidecar: Sidecar, connection: Connection) -> DirectoryEntry:
             await obtain_policy(sidecar, entry.namespace)
     except (UnavailableError, TimeoutError) as error:
         raise Refused(Reason.CA_UNAVAILABLE, f"who is at {address} isn't known") from error
-    if entry.namespace:
-        workload = Workload(namespace=entry.namespace, service_account=entry.service_account)
-        connection.destination = replace(connection.destination, workload=workload, listed=workload, is_pending=True)
     return entry
+
+
+async def _refresh(sidecar: Sidecar, address: str) -> None:
+    """Ask the CA again who is at an address, so that the next connection knows."""
+    with suppress(UnavailableError, TimeoutError):
+        async with asyncio.timeout(sidecar.limits.obtain_s):
+            await sidecar.directory.refresh(address)
 
 
 async def obtain_policy(sidecar: Sidecar, namespace: str) -> None:
@@ -148,10 +189,14 @@ async def choose_credential(sidecar: Sidecar, connection: Connection) -> Credent
 
 
 async def carry_through_tunnel(
-    sidecar: Sidecar, connection: Connection, entry: DirectoryEntry, credential: Credential
+    sidecar: Sidecar, connection: Connection, entry: DirectoryEntry, credential: Credential, route: Route
 ) -> None:
-    """Connect, decide on the peer's program, open, pump; once more where CLOSING says that no OPEN was processed."""
-    end: PumpEnd | None = None
+    """Connect, decide on the peer's program, open, pump; once more where CLOSING says that no OPEN was processed.
+
+    Raises:
+        Refused: among others, because of a ``DialError`` where the Service has another endpoint.
+    """
+    end = route.unprocessed
     for _ in range(_MAX_OPENINGS):
         key = TunnelKey(
             identity=str(credential.identity),
@@ -162,6 +207,9 @@ async def carry_through_tunnel(
         try:
             tunnel = await connect(sidecar, key, entry, credential)
         except DialError as error:
+            if route.may_try_another():
+                route.unprocessed = end
+                raise Refused(Reason.MTLS_UNAVAILABLE, str(error)) from error
             if end is not None:
                 break
             await carry_without_tunnel(sidecar, connection, str(error))
@@ -233,10 +281,7 @@ async def connect(sidecar: Sidecar, key: TunnelKey, entry: DirectoryEntry, crede
         _check_peer(sidecar, tunnel, key.workload, now)
     except VerificationError as error:
         tunnel.close()
-        # The address may have changed hands: refresh, so that the next connection knows.
-        with suppress(UnavailableError, TimeoutError):
-            async with asyncio.timeout(sidecar.limits.obtain_s):
-                await sidecar.directory.refresh(key.destination[0])
+        await _refresh(sidecar, key.destination[0])  # The address may have changed hands.
         raise Refused(Reason(error.reason), error.message) from error
     sidecar.pool.forget_failure(address)
     tunnel.call_when_closed(lambda: sidecar.pool.discard(tunnel))

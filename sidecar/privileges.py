@@ -1,4 +1,5 @@
-"""Gives up root: becomes the sidecar's own user and keeps exactly what attestation needs.
+"""Gives up root: becomes the sidecar's own user and keeps exactly what attestation needs. In a pod, where it starts as
+that user with file capabilities on its interpreter, checks that it has that and nothing more.
 
 CAP_SYS_PTRACE reads another user's ``/proc/<pid>/exe``, CAP_DAC_READ_SEARCH lists its descriptors. Nothing else stays,
 in no set: programs that this process would start get nothing. Source: ``capabilities(7)``, ``capset(2)``, ``prctl(2)``.
@@ -16,6 +17,8 @@ CAP_DAC_READ_SEARCH = 2
 CAP_NET_ADMIN = 12
 CAP_SYS_PTRACE = 19
 KEPT = (1 << CAP_DAC_READ_SEARCH) | (1 << CAP_SYS_PTRACE)
+
+_NAMES = {CAP_SYS_PTRACE: "SYS_PTRACE", CAP_DAC_READ_SEARCH: "DAC_READ_SEARCH"}
 
 _PR_SET_KEEPCAPS = 8
 _PR_CAPBSET_READ = 23
@@ -47,6 +50,29 @@ def become_user(uid: int) -> None:
     keep_only(KEPT)
 
 
+def keep_what_a_pod_gives(uid: int) -> None:
+    """Check that this process is the sidecar's user and has ``KEPT`` as effective; give up whatever else there is.
+
+    Raises:
+        MachineError: it is root or another user, or a capability is missing; the hint says where to give it.
+    """
+    if os.geteuid() == 0 or os.getuid() == 0:
+        raise MachineError("the sidecar must not run as root in a pod", hint=f"securityContext: runAsUser: {uid}")
+    if (os.getuid(), os.geteuid()) != (uid, uid):
+        raise MachineError(
+            f"the sidecar runs as user {os.getuid()}, and the redirect exempts user {uid}: it would capture itself",
+            hint=f"securityContext: runAsUser: {uid}",
+        )
+    missing = [name for number, name in _NAMES.items() if not effective() & 1 << number]
+    if missing:
+        raise MachineError(
+            f"the sidecar lacks the capabilities that attestation needs: {', '.join(missing)}",
+            hint="securityContext: capabilities: {drop: [ALL], add: [SYS_PTRACE, DAC_READ_SEARCH]}, and an image whose "
+            "interpreter has them as file capabilities",
+        )
+    keep_only(KEPT)
+
+
 def keep_only(capabilities: int) -> None:
     """Reduce permitted and effective capabilities to those of the given set that are permitted now.
 
@@ -64,11 +90,21 @@ def keep_only(capabilities: int) -> None:
 
 def permitted() -> int:
     """Return this process's permitted capabilities as a bit set."""
+    fields = _read_capabilities()
+    return fields[1] | fields[4] << 32
+
+
+def effective() -> int:
+    """Return this process's effective capabilities as a bit set."""
+    fields = _read_capabilities()
+    return fields[0] | fields[3] << 32
+
+
+def _read_capabilities() -> tuple[int, ...]:
     header = ctypes.create_string_buffer(_HEADER.pack(_CAPABILITY_VERSION_3, 0), _HEADER.size)
     data = ctypes.create_string_buffer(_DATA.size)
     _call("read capabilities", _libc.capget(header, data))
-    fields = _DATA.unpack(data.raw)
-    return int(fields[1] | fields[4] << 32)
+    return _DATA.unpack(data.raw)
 
 
 def _drop_bounding_set() -> None:

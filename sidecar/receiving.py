@@ -25,12 +25,13 @@ from shared.model.messages import (
 )
 from shared.model.policy import NamespaceState
 from shared.model.trust import TrustBundle
+from sidecar.credential.credential import Credential, KeyRequest
 from sidecar.credential.store import CredentialStore
 from sidecar.directory import Directory
 from sidecar.feed import Feed
 from sidecar.policies import Policies
 from sidecar.record import Recorder
-from sidecar.trust import Trust
+from sidecar.trust import Trust, make_verifier
 
 MAX_REPORTED_CONNECTIONS = 10_000
 ListConnections = Callable[[int], tuple[tuple[LiveConnection, ...], bool]]
@@ -80,6 +81,29 @@ class Receiving:
         """Take the welcome of a new stream, and ask again for whatever may have changed meanwhile."""
         self._install_bundle(welcome.bundle)
         self._install_namespace(welcome.state)
+        self._ask_again()
+
+    def join_again(self, welcome: Welcome, request: KeyRequest) -> Credential:
+        """Take the welcome of a repeated enrolment: its bundle and certificate stand in for whatever was before.
+
+        Live connections go on as far as their peers' certificates hold against that bundle.
+
+        Returns:
+            the sidecar's new own credential.
+
+        Raises:
+            CredentialError: the certificate can't be used, or is somebody else's; nothing has changed then.
+            ProtocolError: the bundle can't be used.
+        """
+        own = self.credentials.check_own(request, welcome.chain, make_verifier(welcome.bundle))
+        self.trust.begin_again(welcome.bundle)
+        self.credentials.begin_again(own)
+        self.feed.roots, self.feed.installed_sequence = welcome.bundle.roots, welcome.bundle.sequence
+        self.acknowledge(welcome)
+        self._ask_again()
+        return own
+
+    def _ask_again(self) -> None:
         questions: list[FromSidecar] = [*self.policies.subscriptions(), *self.directory.lookups()]
         for question in questions:
             self._send(question)
@@ -94,7 +118,7 @@ class Receiving:
         if self.trust.install(bundle):
             self.feed.roots = bundle.roots
             self.feed.installed_sequence = bundle.sequence
-        self._send(BundleInstalled(sequence=self.trust.bundle.sequence))
+        self._send(BundleInstalled(sequence=self.trust.sequence))
 
     def _install_namespace(self, state: NamespaceState) -> None:
         acknowledgement = self.policies.install(state)

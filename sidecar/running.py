@@ -12,13 +12,15 @@ import gc
 import os
 import resource
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from shared.model.errors import InputError, MachineError, RefusedError
-from shared.model.identity import IdentityKind, Workload, parse_workload
-from shared.model.join_token import JoinToken, parse_join_token
+from shared.model.identity import IdentityKind, Workload
+from shared.model.join_token import parse_join_token
 from shared.model.messages import Registration, Welcome
 from shared.model.version import VERSION
 from shared.runtime.memory import forbid_dumps, lock_pages
@@ -30,7 +32,7 @@ from sidecar.capture.captured import Endpoint
 from sidecar.capture.capturing import Capturing, Door, Stories, close_doors, open_doors
 from sidecar.capture.redirect import install_redirect
 from sidecar.capture.redirect_table import RedirectRules, list_outbound_ports
-from sidecar.configuration import CaptureKind, Configuration, parse_host_port
+from sidecar.configuration import CaptureKind, Configuration
 from sidecar.connections import LiveConnections
 from sidecar.credential.ahead import AheadOfPeers
 from sidecar.credential.credential import Credential, KeyRequest, accept_chain
@@ -40,15 +42,22 @@ from sidecar.directory import Directory
 from sidecar.events import Events
 from sidecar.feed import CertificateExpiredError, Feed
 from sidecar.inbound import carry_plaintext, serve_tunnel
+from sidecar.joining import ByJoinToken, ByPod, Joining
 from sidecar.outbound import carry_outbound
 from sidecar.policies import Policies
-from sidecar.privileges import CAP_NET_ADMIN, KEPT, become_user, keep_only
+from sidecar.privileges import CAP_NET_ADMIN, KEPT, become_user, keep_only, keep_what_a_pod_gives
+from sidecar.probing.readiness import Readiness, Stage
 from sidecar.receiving import Receiving
 from sidecar.record import Recorder
+from sidecar.scalars import parse_host_port
 from sidecar.trust import Trust
 from sidecar.tunnel.pool import PoolLimits, TunnelPool
 from sidecar.watching import watch_ages, watch_holders
 
+if TYPE_CHECKING:
+    from sidecar.probing.server import ProbeServer
+
+Joined = tuple[Welcome, Trust, Credential]
 _LAST_RECORDS_S = 3.0
 _TASKS_END_S = 2.0
 _FILES_PER_CONNECTION = 4
@@ -60,13 +69,16 @@ class Prepared:
     """What was opened while there were privileges.
 
     Attributes:
+        probe_listeners: where the kubelet asks; none without a health port.
         log: descriptor of the decision log.
     """
 
     configuration: Configuration
-    token: JoinToken = field(repr=False)
+    joining: Joining
+    ca: tuple[str, int]
     limits: Limits
     doors: list[Door]
+    probe_listeners: list[socket.socket]
     log: int
     pages_locked: bool
 
@@ -78,7 +90,7 @@ def prepare(configuration: Configuration) -> Prepared:
         InputError: the token or the log file can't be used.
         MachineError: an address can't be had, the redirect can't be installed, privileges can't be dropped.
     """
-    token = parse_join_token(configuration.token or "")
+    joining, ca = _choose_joining(configuration)
     log = 1
     if configuration.log_file is not None:
         try:
@@ -88,15 +100,29 @@ def prepare(configuration: Configuration) -> Prepared:
             raise InputError(f"can't write the log file {configuration.log_file}: {error.strerror}") from error
     limits = _limit(configuration)
     doors = open_doors(configuration)
+    probe_listeners: list[socket.socket] = []
     try:
+        if configuration.health_port is not None:
+            from sidecar.probing.server import open_probe_listeners  # An HTTP library: only where it is wanted.
+
+            probe_listeners = open_probe_listeners(configuration.health_port)
         if configuration.capture is CaptureKind.REDIRECT:
             _redirect(configuration)
         forbid_dumps()
     except BaseException:
         close_doors(doors)
+        for listener in probe_listeners:
+            listener.close()
         raise
     return Prepared(
-        configuration=configuration, token=token, limits=limits, doors=doors, log=log, pages_locked=lock_pages()
+        configuration=configuration,
+        joining=joining,
+        ca=ca,
+        limits=limits,
+        doors=doors,
+        probe_listeners=probe_listeners,
+        log=log,
+        pages_locked=lock_pages(),
     )
 
 
@@ -115,7 +141,7 @@ async def run(prepared: Prepared) -> None:
     events_sink = LineSink(2)
     log_sink = LineSink(prepared.log)
     try:
-        await _run(prepared, Events(events_sink), log_sink, stop, rush)
+        await _run(prepared, Events(events_sink, prepared.configuration.log_level), log_sink, stop, rush)
     finally:
         close_doors(prepared.doors)
         await asyncio.to_thread(log_sink.close, timeout_s=_LAST_RECORDS_S)
@@ -125,12 +151,10 @@ async def run(prepared: Prepared) -> None:
 async def _run(
     prepared: Prepared, events: Events, log_sink: LineSink, stop: asyncio.Event, rush: asyncio.Event
 ) -> None:
-    configuration, token = prepared.configuration, prepared.token
-    mark = _mark(configuration)
-    background = Tasks(events.fail)
+    configuration, joining = prepared.configuration, prepared.joining
     feed = Feed(
-        ca=configuration.ca or parse_host_port(token.ca),
-        token=token,
+        ca=prepared.ca,
+        joining=joining,
         registration=Registration(
             instance=configuration.instance,
             version=VERSION,
@@ -139,15 +163,29 @@ async def _run(
             capture=configuration.capture.value,
         ),
         events=events,
-        mark=mark,
+        mark=_mark(configuration),
     )
-    joined = await _join_or_stop(feed, stop)
-    if joined is None:
-        return
-    welcome, request = joined
+    readiness = Readiness(find_fault=lambda: feed.fault, has_expired=feed.has_expired)
+    probe_tasks = Tasks(events.fail)
+    probes = _start_probes(prepared, readiness, probe_tasks, events)
+    try:
+        joined = await _join_or_stop(feed, joining.workload, stop)
+        if joined is not None:
+            await _carry(prepared, feed, joined, readiness, events, log_sink, stop, rush)
+    finally:
+        if probes is not None:
+            probes.close()
+        await probe_tasks.close(timeout_s=_TASKS_END_S)
+
+
+async def _carry(
+    prepared: Prepared, feed: Feed, joined: Joined, readiness: Readiness, events: Events, log_sink: LineSink,
+    stop: asyncio.Event, rush: asyncio.Event,
+) -> None:  # fmt: skip
+    configuration, mark = prepared.configuration, _mark(prepared.configuration)
+    welcome, trust, own = joined
+    background = Tasks(events.fail)
     limits = prepared.limits
-    trust = Trust(welcome.bundle)
-    own = _own_credential(welcome, request, trust, parse_workload(token.workload))
     feed.credential, feed.roots, feed.installed_sequence = own, welcome.bundle.roots, welcome.bundle.sequence
     policies = Policies(welcome.state, send=feed.send, timeout_s=limits.obtain_s)
     directory = Directory(send=feed.send, timeout_s=limits.obtain_s)
@@ -156,6 +194,7 @@ async def _run(
         own, issuer=feed, policies=policies, trust=trust, tasks=background, events=events, timeout_s=limits.obtain_s
     )
     credentials.on_own_change(feed.renew)
+    credentials.on_own_refused(feed.prove_again)
     connections = LiveConnections(max_connections=limits.max_connections, long_lived_s=limits.long_lived_s)
     sidecar = Sidecar(
         workload=own.identity.workload,
@@ -194,6 +233,7 @@ async def _run(
         list_connections=connections.describe,
     )
     feed.on_message, feed.on_welcome = receiving.receive, receiving.resume
+    feed.on_joined_again = receiving.join_again
     ahead = AheadOfPeers(
         attestor=sidecar.attestor, credentials=credentials, events=events,
         list_applications=lambda: _list_applications(sidecar),
@@ -223,6 +263,7 @@ async def _run(
         events=events,
     )
     capturing.start()
+    readiness.stage = Stage.SERVING
     gc.collect()
     gc.freeze()  # What lives from the start needn't be walked by every collection.
     events.emit(
@@ -234,6 +275,7 @@ async def _run(
         pages_locked=prepared.pages_locked,
     )
     await stop.wait()
+    readiness.stage = Stage.DRAINING
     events.emit("sidecar_draining", connections=len(connections))
     capturing.close()
     sidecar.draining.begin()
@@ -254,8 +296,33 @@ async def _run(
         raise expired
 
 
-async def _join_or_stop(feed: Feed, stop: asyncio.Event) -> tuple[Welcome, KeyRequest] | None:
-    joining = asyncio.create_task(feed.join(), name="join")
+def _start_probes(prepared: Prepared, readiness: Readiness, tasks: Tasks, events: Events) -> ProbeServer | None:
+    """Answer the kubelet from now on: it asks while the sidecar still joins."""
+    if not prepared.probe_listeners:
+        return None
+    from sidecar.probing.perform import perform
+    from sidecar.probing.server import ProbeServer
+
+    configuration = prepared.configuration
+    addresses, mark = configuration.tunnel_addresses, _mark(configuration)
+    server = ProbeServer(
+        prepared.probe_listeners,
+        targets=configuration.probes,
+        judge=readiness.judge,
+        perform=lambda target: perform(target, addresses, mark=mark),
+        tasks=tasks,
+        events=events,
+    )
+    server.start()
+    return server
+
+
+async def _join_or_stop(feed: Feed, expected: Workload, stop: asyncio.Event) -> Joined | None:
+    def accept(welcome: Welcome, request: KeyRequest) -> Joined:
+        trust = Trust(welcome.bundle)
+        return welcome, trust, _own_credential(welcome, request, trust, expected)
+
+    joining = asyncio.create_task(feed.join(accept), name="join")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
         await asyncio.wait({joining, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -288,10 +355,29 @@ async def _drain(connections: LiveConnections, timeout_s: float, rush: asyncio.E
                 await rush.wait()
 
 
+def _choose_joining(configuration: Configuration) -> tuple[Joining, tuple[str, int]]:
+    """Return how to join, and where.
+
+    Raises:
+        InputError: the join token can't be read.
+    """
+    options = configuration.pod
+    if options is None or configuration.ca is None:
+        token = parse_join_token(configuration.token or "")
+        return ByJoinToken(token=token), configuration.ca or parse_host_port(token.ca)
+    joining = ByPod(
+        token_file=options.token_file,
+        trust_file=options.trust_file,
+        trust_domain=options.trust_domain,
+        workload=options.pod.workload,
+    )
+    return joining, configuration.ca
+
+
 def _own_credential(welcome: Welcome, request: KeyRequest, trust: Trust, expected: Workload) -> Credential:
     own = accept_chain(request, welcome.chain, verifier=trust.verifier, generation=1, now=time.time())
     if own.identity.kind is not IdentityKind.SIDECAR or own.identity.workload != expected:
-        raise RefusedError("the CA enrolled this sidecar as somebody else than the join token says")
+        raise RefusedError(f"the CA enrolled this sidecar as {own.identity.workload} and not as {expected}")
     return own
 
 
@@ -313,12 +399,16 @@ def _limit(configuration: Configuration) -> Limits:
 
 def _redirect(configuration: Configuration) -> None:
     options = configuration.redirect
+    if options.is_installed:
+        keep_what_a_pod_gives(options.uid)
+        return
     rules = RedirectRules(
         outbound_port=options.outbound_port,
         inbound_port=options.inbound_port,
         tunnel_port=configuration.tunnel_port,
         uid=options.uid,
         mark=options.mark,
+        health_port=configuration.health_port,
         exclude_ports=options.exclude_ports,
     )
     install_redirect(rules)
@@ -333,11 +423,14 @@ def _mark(configuration: Configuration) -> int:
 
 
 def _own_ports(configuration: Configuration) -> frozenset[int]:
-    if configuration.capture is CaptureKind.LISTENERS:
-        return frozenset({configuration.tunnel_port})
-    redirect = configuration.redirect
-    outbound = list_outbound_ports(redirect.outbound_port, redirect.inbound_port, configuration.tunnel_port)
-    return frozenset({configuration.tunnel_port, redirect.inbound_port, *outbound})
+    ports = {configuration.tunnel_port}
+    if configuration.health_port is not None:
+        ports.add(configuration.health_port)
+    if configuration.capture is CaptureKind.REDIRECT:
+        redirect = configuration.redirect
+        ports.add(redirect.inbound_port)
+        ports.update(list_outbound_ports(redirect.outbound_port, redirect.inbound_port, configuration.tunnel_port))
+    return frozenset(ports)
 
 
 def _applications(configuration: Configuration) -> dict[Endpoint, Endpoint] | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from shared.model.certificate import BundleVerifier
 from shared.model.errors import ProtocolError
 from shared.model.trust import TrustBundle
@@ -15,13 +17,19 @@ class Trust:
     Arguments:
         bundle: the first one, from the CA's welcome.
 
+    Attributes:
+        bundle: its sequence grows with every change here, also when the CA's begins anew: whoever remembers what was
+            verified compares it.
+        sequence: the CA's own number of it, which is acknowledged.
+
     Raises:
         ProtocolError: a certificate in it can't be parsed.
     """
 
     def __init__(self, bundle: TrustBundle) -> None:
-        self.verifier = _make_verifier(bundle)
+        self.verifier = make_verifier(bundle)
         self.bundle = bundle
+        self.sequence = bundle.sequence
         self._callbacks: list[Callable[[], None]] = []
 
     def on_change(self, callback: Callable[[], None]) -> None:
@@ -36,16 +44,37 @@ class Trust:
         """
         if bundle.trust_domain != self.bundle.trust_domain:
             raise ProtocolError("the CA sent a trust bundle of another trust domain")
-        if bundle.sequence <= self.bundle.sequence:
+        if bundle.sequence <= self.sequence:
             return False
-        self.verifier = _make_verifier(bundle)
-        self.bundle = bundle
-        for callback in self._callbacks:
-            callback()
+        self._replace(bundle)
         return True
 
+    def begin_again(self, bundle: TrustBundle) -> None:
+        """Put the bundle of a new enrolment in force, whatever its sequence: the CA may have lost its store.
 
-def _make_verifier(bundle: TrustBundle) -> BundleVerifier:
+        Raises:
+            ProtocolError: it belongs to another trust domain, or a certificate in it can't be parsed.
+        """
+        if bundle.trust_domain != self.bundle.trust_domain:
+            raise ProtocolError("the CA sent a trust bundle of another trust domain")
+        if msgspec.structs.replace(self.bundle, sequence=self.sequence) != bundle:
+            self._replace(bundle)
+
+    def _replace(self, bundle: TrustBundle) -> None:
+        here = msgspec.structs.replace(bundle, sequence=max(bundle.sequence, self.bundle.sequence + 1))
+        self.verifier = make_verifier(here)
+        self.bundle = here
+        self.sequence = bundle.sequence
+        for callback in self._callbacks:
+            callback()
+
+
+def make_verifier(bundle: TrustBundle) -> BundleVerifier:
+    """Make a bundle ready to verify chains.
+
+    Raises:
+        ProtocolError: a certificate in it can't be parsed.
+    """
     try:
         return BundleVerifier(bundle)
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Final
 
 import msgspec
@@ -56,8 +57,19 @@ class ObservationAdmin:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         self._followers += 1
         try:
+            # Before the answer begins: what is decided after it has begun is never missed.
+            pages = await self._services.decisions.follow(wanted)
+            await self._send_pages(request, response, pages)
+        finally:
+            self._followers -= 1
+        return response
+
+    async def _send_pages(
+        self, request: web.Request, response: web.StreamResponse, pages: AsyncIterator[list[StoredDecision]]
+    ) -> None:
+        try:
             await response.prepare(request)
-            async for page in self._services.decisions.follow(wanted):
+            async for page in pages:
                 lines = b"".join(msgspec.json.encode(_view(one)) + b"\n" for one in page) or b"\n"
                 async with asyncio.timeout(SEND_DEADLINE_S):
                     await response.write(lines)
@@ -67,9 +79,6 @@ class ObservationAdmin:
             _log.info("follower_dropped", error=repr(error))
             if request.transport is not None:
                 request.transport.abort()
-        finally:
-            self._followers -= 1
-        return response
 
     async def identities(self, request: web.Request) -> web.Response:
         """Answer the ledger."""

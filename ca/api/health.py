@@ -58,6 +58,10 @@ class HealthEndpoint:
 
     async def _check(self) -> Health:
         checks = {"store": await self._check_store(), "sign": self._check_signing()}
+        if (cluster := self._services.cluster) is not None:
+            missing = [name for name, watch in cluster.watches.items() if not watch.is_synced.is_set()]
+            # An API server that goes away later doesn't count: the sidecars need this CA all the more then.
+            checks["kubernetes"] = f"not read yet: {', '.join(missing)}" if missing else "ok"
         return Health(status="ok" if set(checks.values()) == {"ok"} else "failing", checks=checks)
 
     async def _check_store(self) -> str:

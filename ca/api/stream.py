@@ -25,7 +25,7 @@ from ca.distribution.session import Session
 from ca.services import Services
 from ca.store.enrolment import normalise_address
 from ca.store.records import JoinGrant
-from shared.model.errors import ProtocolError, RefusedError, TouchmarkError, UnavailableError, VerificationError
+from shared.model.errors import ProtocolError, RefusedError, TouchmarkError, UnavailableError
 from shared.model.identity import Identity, IdentityKind, check_namespace
 from shared.model.join_token import parse_join_token
 from shared.model.messages import (
@@ -79,6 +79,10 @@ class StreamEndpoint:
         if len(services.hub) >= services.configuration.max_streams or self._unauthenticated >= MAX_UNAUTHENTICATED:
             services.metrics.streams_refused.labels(code="overloaded").inc()
             return web.Response(status=503, text="overloaded\n", headers={"Retry-After": "5"})
+        if services.cluster is not None and not services.cluster.is_synced:
+            # A pod that isn't known would be refused as if it were gone: it has to wait for what isn't read yet.
+            services.metrics.streams_refused.labels(code="unsynced").inc()
+            return web.Response(status=503, text="the cluster isn't read yet\n", headers={"Retry-After": "2"})
         websocket = web.WebSocketResponse(
             heartbeat=HEARTBEAT_S, timeout=CLOSE_DEADLINE_S, max_msg_size=MAX_MESSAGE_BYTES, compress=False
         )
@@ -110,6 +114,8 @@ class StreamEndpoint:
         match message:
             case Enrol(token=token, csr=csr, registration=registration):
                 return await self._enrol(token, csr, registration)
+            case EnrolPod(token=token, csr=csr, registration=registration):
+                return await self._enrol_pod(token, csr, registration)
             case Resume(registration=registration, installed_sequence=sequence):
                 return await self._resume(_peer_certificate(request), registration, sequence)
             case None:
@@ -130,6 +136,18 @@ class StreamEndpoint:
         )
         return await self._register("enrol", grant, registration, csr=csr)
 
+    async def _enrol_pod(self, token: str, csr: bytes, registration: Registration) -> Session:
+        services = self._services
+        if (cluster := services.cluster) is None:
+            raise RefusedError("this CA works outside a cluster", hint="start it with --kubernetes, or join by token")
+        try:
+            grant = await cluster.authenticate(token, csr, registration)
+            await services.store.enter_pod_sidecar(grant, now=services.clock())
+            return await self._register("enrol_pod", grant, registration, csr=csr)
+        except TouchmarkError as error:
+            cluster.refusals.note(error, claimed=registration.instance, now=services.clock())
+            raise
+
     async def _resume(self, leaf: x509.Certificate | None, registration: Registration, sequence: int) -> Session:
         services = self._services
         if leaf is None:
@@ -139,7 +157,7 @@ class StreamEndpoint:
         issuers = [x509.load_der_x509_certificate(der) for der in bundle.issuers]
         chain = [leaf, *(issuer for issuer in issuers if issuer.subject == leaf.issuer)]
         grant = await authenticate_certificate(services.store, services.verifier, chain, now=services.clock())
-        session = await self._register("resume", grant, registration)
+        session = await self._register("resume", _check_pod(services, grant), registration)
         if 0 < sequence <= bundle.sequence:
             await services.store.mark_bundle_installed(session.instance, sequence)
             services.rotation.poke()
@@ -152,7 +170,12 @@ class StreamEndpoint:
         services = self._services
         namespace = grant.workload.namespace
         record = await services.store.register_sidecar(grant, registration, now=services.clock())
-        session = Session(instance=grant.instance, workload=grant.workload, opened=services.clock())
+        session = Session(
+            instance=grant.instance,
+            workload=grant.workload,
+            opened=services.clock(),
+            grant=grant if grant.pod_uid else None,
+        )
         try:
             chain: tuple[bytes, ...] = ()
             if csr is not None:
@@ -172,6 +195,7 @@ class StreamEndpoint:
             services.hub.open(session)
             services.hub.subscribe(session, namespace)
             session.is_newer(namespace, state.version)
+            _check_pod(services, grant)  # Whoever went while it was entered would never be told to end.
             services.hub.publish_addresses(services.hub.directory.register(record))
             # A change between the reading above and the subscription would be missed otherwise.
             services.hub.send_state(session, await services.store.get_namespace_state(namespace))
@@ -195,7 +219,8 @@ class StreamEndpoint:
             _log.warning("sidecar_not_marked", instance=session.instance, code=error.code, message=error.message)
 
     async def _refuse(self, websocket: web.WebSocketResponse, error: TouchmarkError, *, instance: str = "") -> None:
-        code = error.reason if isinstance(error, VerificationError) else error.code
+        # An ``EnrolmentRefused`` has one, too; its module isn't loaded outside a cluster.
+        code = getattr(error, "reason", error.code)
         self._services.metrics.streams_refused.labels(code=error.code).inc()
         _log.info("stream_refused", code=code, message=error.message, instance=instance)
         with contextlib.suppress(TimeoutError, ConnectionError):
@@ -325,8 +350,10 @@ class _Conversation:
                 record = await services.store.get_sidecar(session.instance)
                 if record is None:
                     raise RefusedError("this sidecar is no longer known", hint="join with a new join token")
-                issued = await services.issuance.issue_sidecar(record.grant, request.csr, now)
+                issued = await services.issuance.issue_sidecar(_check_pod(services, record.grant), request.csr, now)
             else:
+                if session.grant is not None:
+                    _check_pod(services, session.grant)
                 issued = await services.issuance.issue_program(
                     self._identity, request.csr, request.program, request.evidence, now, instance=session.instance
                 )
@@ -340,6 +367,22 @@ class _Conversation:
         services.metrics.issued.labels(kind=issued.record.identity.kind.value).inc()
         services.metrics.issue_seconds.observe(time.perf_counter() - begin)
         session.send(CertificateIssued(request=request.request, chain=issued.chain))
+
+
+def _check_pod(services: Services, grant: JoinGrant) -> JoinGrant:
+    """Return the grant as it is now; a pod's only while the pod is alive.
+
+    Raises:
+        RefusedError: its pod is gone, or it was a pod's and this CA doesn't know pods.
+        UnavailableError: whether it is alive isn't known.
+    """
+    if not grant.pod_uid:
+        return grant
+    if services.cluster is None:
+        raise RefusedError(
+            f"{grant.instance} joined as a pod, and this CA works outside a cluster", hint="start it with --kubernetes"
+        )
+    return services.cluster.check_alive(grant)
 
 
 async def _receive(websocket: web.WebSocketResponse) -> FromSidecar | None:

@@ -1,1 +1,1 @@
-"""Who asks: by a join token (``join_token.py``), afterwards by the sidecar's own certificate."""
+"""Who asks: by a join token (``join_token.py``) or a pod's token (``pod.py``), afterwards by its own certificate."""

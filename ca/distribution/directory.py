@@ -1,14 +1,17 @@
-"""Which workload is at an address: the addresses that live sidecars registered. In memory, loaded from the store.
+"""Which workload is at an address. In memory; without a cluster loaded from the store.
 
-An entry outlives its stream for as long as the sidecar is live (a certificate of it is unexpired): a sidecar that has
-lost the CA is still in the mesh, and its peers must not fall back to plaintext. ``refresh`` drops what has died.
+In a cluster the API server's word comes first: it tells who is at each pod's and Service's address, and what a pod's
+sidecar registered adds nothing to that. For all other addresses, those of machines that joined by token, it is what
+live sidecars registered. Such an entry outlives its stream for as long as the sidecar is live (a certificate of it is
+unexpired): a sidecar that has lost the CA is still in the mesh, and its peers must not fall back to plaintext.
+``refresh`` drops what has died.
 
 What this does *not* decide: whether a sidecar may register an address (the store does, by its grant).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ca.store.enrolment import normalise_address
 from ca.store.records import SidecarRecord
@@ -16,9 +19,14 @@ from shared.model.messages import DirectoryEntry
 
 
 class Directory:
-    """Address → entry. Its methods return the addresses whose entry changed, for the hub to push."""
+    """Address → entry. Its methods return the addresses whose entry changed, for the hub to push.
+
+    Attributes:
+        find_vouched: what the API server says of an address; None: nothing, or there is none.
+    """
 
     def __init__(self) -> None:
+        self.find_vouched: Callable[[str], DirectoryEntry | None] = lambda _address: None
         self._entries: dict[str, DirectoryEntry] = {}
         self._owners: dict[str, str] = {}
 
@@ -27,11 +35,11 @@ class Directory:
 
     def get(self, address: str) -> DirectoryEntry:
         """Return who is at the (normalised) address; an entry without a namespace when nobody is."""
-        return self._entries.get(address) or DirectoryEntry(address=address)
+        return self.find_vouched(address) or self._entries.get(address) or DirectoryEntry(address=address)
 
     def register(self, sidecar: SidecarRecord) -> list[str]:
-        """Put a sidecar's addresses in; those that it no longer registers go."""
-        wanted = {normalise_address(address) for address in sidecar.addresses}
+        """Put a sidecar's addresses in; those that it no longer registers go. A pod's are the API server's to name."""
+        wanted = {normalise_address(address) for address in sidecar.addresses if not sidecar.pod_uid}
         changed = [
             address
             for address, owner in list(self._owners.items())
@@ -52,7 +60,7 @@ class Directory:
 
     def refresh(self, live: Iterable[SidecarRecord]) -> list[str]:
         """Make the directory what the live sidecars registered; called with ``Store.list_live_sidecars``."""
-        sidecars = sorted(live, key=lambda sidecar: sidecar.last_seen)
+        sidecars = sorted((each for each in live if not each.pod_uid), key=lambda sidecar: sidecar.last_seen)
         changed: list[str] = []
         # The last registrant wins, as in the store, so that a restarted sidecar's old instance doesn't take back.
         for sidecar in sidecars:

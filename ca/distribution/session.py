@@ -10,6 +10,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from ca.distribution.outbox import Outbox, OutboxFullError
+from ca.store.records import JoinGrant
 from shared.model.errors import RefusedError
 from shared.model.identity import Workload
 from shared.model.messages import ConnectionsReport, FromCA, encode_message
@@ -28,17 +29,24 @@ class Session:
             missing one, since a missed change could mean plaintext to a peer that has joined the mesh.
         reports: requests for live connections that it hasn't answered.
         ended: why the CA ends the stream; set once.
+        grant: of a pod's sidecar, by which its pod is looked up again; None outside a cluster.
     """
 
     instance: str
     workload: Workload
     opened: float
+    grant: JoinGrant | None = None
     outbox: Outbox = field(default_factory=Outbox)
     namespaces: dict[str, int] = field(default_factory=dict)
     addresses: set[str] = field(default_factory=set)
     watches_all: bool = False
     reports: dict[int, asyncio.Future[ConnectionsReport]] = field(default_factory=dict)
     ended: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    @property
+    def pod_uid(self) -> str:
+        """Of the sidecar's pod; empty outside a cluster."""
+        return self.grant.pod_uid if self.grant is not None else ""
 
     def send(self, message: FromCA, *, key: Hashable = None) -> None:
         """Queue a message; a full outbox ends the stream."""

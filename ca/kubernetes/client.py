@@ -204,9 +204,9 @@ class ClusterClient:
         finally:
             response.close()
 
-    async def version(self) -> ServerVersion:
+    async def version(self, *, deadline_s: float = CALL_DEADLINE_S) -> ServerVersion:
         """Ask for the API server's version. Raises as ``get``."""
-        return await self.get("/version", ServerVersion)
+        return await self.get("/version", ServerVersion, deadline_s=deadline_s)
 
     async def _send(
         self,

@@ -95,12 +95,56 @@ class EnrolmentTable(NamespaceTable):
             )
             if spent.rowcount != 1:  # PostgreSQL: another replica was faster.
                 raise RefusedError("this join token has been spent", hint="it is good for one sidecar: make a new one")
-            await self._enter_sidecar(connection, token, instance, now)
+            grant = JoinGrant(
+                workload=token.workload, addresses=token.addresses, labels=token.labels, instance=instance
+            )
+            await self._enter_sidecar(connection, grant, now)
             changed = await self._vouch_for_labels(connection, token.workload, token.labels) if token.labels else False
             await self._note_namespace(connection, token.workload.namespace)
         if changed:
             self._announce(token.workload.namespace)
-        return JoinGrant(workload=token.workload, addresses=token.addresses, labels=token.labels, instance=instance)
+        return grant
+
+    async def enter_pod_sidecar(self, grant: JoinGrant, *, now: float) -> None:
+        """Enter the sidecar of a pod that was authenticated; an earlier one of the same pod has no say from now on.
+
+        One key a pod at a time: what was issued before is refused at the next resumption, and the stream of now ends
+        the one of before.
+
+        Raises:
+            RefusedError: the instance's name belongs to a sidecar of another workload.
+        """
+        check_instance(grant.instance)
+        async with self.database.writing() as connection:
+            await self._enter_sidecar(connection, grant, now)
+            await self._note_namespace(connection, grant.workload.namespace)
+
+    async def list_pod_sidecars(self, *, joined_before: float) -> dict[str, str]:
+        """Return the instances of pods' sidecars that joined before then, with their pods' UIDs."""
+        async with self.database.reading() as connection:
+            rows = await connection.execute(
+                select(sidecars.c.instance, sidecars.c.pod_uid).where(
+                    sidecars.c.pod_uid != "", sidecars.c.joined < joined_before
+                )
+            )
+            return {row.instance: row.pod_uid for row in rows}
+
+    async def delete_pod_sidecars(self, pod_uids: Sequence[str]) -> int:
+        """Forget the sidecars of pods that are gone, at most 500 at once; return how many there were.
+
+        Nobody waits for them any longer. Their certificates stay in the ledger until they end.
+        """
+        async with self.database.writing() as connection:
+            gone = list(
+                await connection.scalars(
+                    select(sidecars.c.instance).where(
+                        sidecars.c.pod_uid != "", sidecars.c.pod_uid.in_(list(pod_uids)[:500])
+                    )
+                )
+            )
+            for table in (sidecars, sidecar_addresses, installed_namespaces):
+                await connection.execute(delete(table).where(table.c.instance.in_(gone)))
+        return len(gone)
 
     async def get_join_token(self, token_id: str) -> JoinTokenRecord | None:
         """Return one token."""
@@ -124,7 +168,8 @@ class EnrolmentTable(NamespaceTable):
     async def register_sidecar(self, grant: JoinGrant, registration: Registration, *, now: float) -> SidecarRecord:
         """Note what a sidecar says of itself, and that its stream is open.
 
-        An address that another sidecar holds changes hands when that one has the same workload or is no longer alive.
+        An address that another sidecar holds changes hands when that one has the same workload or is no longer alive,
+        or when the API server vouches for the new one: a cluster uses a pod's address again at once.
 
         Raises:
             RefusedError: the grant doesn't name an address, or is for another instance.
@@ -213,10 +258,8 @@ class EnrolmentTable(NamespaceTable):
             if changed.rowcount != 1:
                 raise NotFoundError(f"no sidecar {instance}")
 
-    async def _enter_sidecar(
-        self, connection: AsyncConnection, token: JoinTokenRecord, instance: str, now: float
-    ) -> None:
-        workload = token.workload
+    async def _enter_sidecar(self, connection: AsyncConnection, grant: JoinGrant, now: float) -> None:
+        workload, instance = grant.workload, grant.instance
         row = (await connection.execute(select(sidecars).where(sidecars.c.instance == instance))).first()
         if row is not None and (row.namespace, row.service_account) != (workload.namespace, workload.service_account):
             raise RefusedError(f"another workload's sidecar is called {instance}", hint="choose another instance name")
@@ -224,8 +267,8 @@ class EnrolmentTable(NamespaceTable):
             "instance": instance,
             "namespace": workload.namespace,
             "service_account": workload.service_account,
-            "allowed_addresses": _json(token.addresses),
-            "labels": _json(token.labels),
+            "allowed_addresses": _json(grant.addresses),
+            "labels": _json(grant.labels),
             "tunnel_port": 0,
             "version": "",
             "capture": "",
@@ -233,6 +276,7 @@ class EnrolmentTable(NamespaceTable):
             "last_seen": now,
             "connected": False,
             "installed_sequence": 0,  # Its memory is new: it has installed nothing.
+            "pod_uid": grant.pod_uid,
         }
         await connection.execute(self.database.upsert(sidecars, values))
         await connection.execute(delete(sidecar_addresses).where(sidecar_addresses.c.instance == instance))
@@ -246,7 +290,7 @@ class EnrolmentTable(NamespaceTable):
             .join(sidecars, sidecars.c.instance == sidecar_addresses.c.instance)
             .where(sidecar_addresses.c.address.in_(addresses), sidecars.c.instance != grant.instance, _is_live(now))
         )
-        for row in taken:
+        for row in taken if not grant.pod_uid else ():
             if (row.namespace, row.service_account) != (grant.workload.namespace, grant.workload.service_account):
                 raise ConflictError(
                     f"{row.address} belongs to a live sidecar of {row.namespace}/{row.service_account}",
@@ -365,6 +409,7 @@ async def _read_sidecars(connection: AsyncConnection, instances: Sequence[str] |
             connected=row.connected,
             installed_sequence=row.installed_sequence,
             namespace_versions=installed.get(row.instance, {}),
+            pod_uid=row.pod_uid,
         )
         for row in await connection.execute(chosen.order_by(sidecars.c.instance))
         if wanted is None or row.instance in wanted

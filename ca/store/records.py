@@ -39,13 +39,17 @@ class JoinTokenRecord:
 class JoinGrant:
     """What an authenticated sidecar may do: speak for this workload, register these addresses.
 
-    It comes from a spent join token or, later, from the sidecar's own certificate and the ledger.
+    It comes from a spent join token, from a pod's token, or later from the sidecar's own certificate and the ledger.
+
+    Attributes:
+        pod_uid: of the pod for which the API server vouches; empty for a sidecar that joined by a join token.
     """
 
     workload: Workload
     addresses: tuple[str, ...]
     labels: dict[str, str] = field(default_factory=dict)
     instance: str
+    pod_uid: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,7 @@ class SidecarRecord:
         connected: whether its stream is open.
         installed_sequence: of the trust bundle that it acknowledged last.
         namespace_versions: of the namespaces' states that it acknowledged last.
+        pod_uid: of its pod; empty outside a cluster.
     """
 
     instance: str
@@ -73,12 +78,17 @@ class SidecarRecord:
     connected: bool = False
     installed_sequence: int = 0
     namespace_versions: dict[str, int] = field(default_factory=dict)
+    pod_uid: str = ""
 
     @property
     def grant(self) -> JoinGrant:
         """What it may do, as when it joined."""
         return JoinGrant(
-            workload=self.workload, addresses=self.allowed_addresses, labels=self.labels, instance=self.instance
+            workload=self.workload,
+            addresses=self.allowed_addresses,
+            labels=self.labels,
+            instance=self.instance,
+            pod_uid=self.pod_uid,
         )
 
 

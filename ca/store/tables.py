@@ -103,6 +103,7 @@ sidecars: Final = Table(
     Column("last_seen", Double, nullable=False),
     Column("connected", Boolean, nullable=False),
     Column("installed_sequence", BigInteger, nullable=False),
+    Column("pod_uid", Text, nullable=False, server_default=""),
 )
 
 sidecar_addresses: Final = Table(

@@ -70,20 +70,24 @@ class PacketWatch:
         try:
             for tap in self.taps:
                 self._sockets.append(_open_tap(tap))
-        except OSError:
-            self._close()
+            for tap, opened in zip(self.taps, self._sockets, strict=True):
+                thread = threading.Thread(target=self._watch, args=(tap, opened), name=f"packets {tap.interface}")
+                self._threads.append(thread)
+                thread.start()
+        except BaseException:  # Ctrl-C may be raised before start() returns, when the thread runs already.
+            self._end()
             raise
-        for tap, opened in zip(self.taps, self._sockets, strict=True):
-            thread = threading.Thread(target=self._watch, args=(tap, opened), name=f"packets {tap.interface}")
-            thread.start()
-            self._threads.append(thread)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._is_over.wait(2 * _POLL_S)  # What is on its way still counts.
+        self._end()
+
+    def _end(self) -> None:
         self._is_over.set()
         for thread in self._threads:
-            thread.join()
+            if thread.is_alive():
+                thread.join()
         self._close()
 
     def find_plaintext(self, *, beside: str, between: str) -> bool | None:

@@ -201,8 +201,9 @@ class Story:
                 is_over.wait(0.05)
 
         requester = threading.Thread(target=request_on, name="requests during the rotation")
-        requester.start()
         try:
+            # In here: Ctrl-C may be raised before start() returns, when the thread runs already.
+            requester.start()
             self._wait_for("requests", lambda: len(answers) >= 3, timeout_s=_OBSERVE_TIMEOUT_S)
             before = self._issuer()
             began = time.time()
@@ -214,7 +215,8 @@ class Story:
             )
         finally:
             is_over.set()
-            requester.join()
+            if requester.is_alive():
+                requester.join()
         self.facts.rotation_requests = len(answers)
         self.facts.rotation_failures = answers.count(False)
         self._narrator.conclude(

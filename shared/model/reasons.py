@@ -161,8 +161,9 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         fix="Connect to the application's own address and port.",
     ),
     Reason.DESTINATION_UNREACHABLE: Explanation(
-        cause="The destination, which is outside the mesh, refused the connection or didn't answer.",
-        fix="Check the destination: policy allowed this connection.",
+        cause="The destination, which is outside the mesh, refused the connection or didn't answer; or it is a "
+        "Kubernetes Service without that port or without a ready endpoint: the detail says so.",
+        fix="Check the destination: policy didn't refuse this connection. For a Service: `kubectl get endpointslices`.",
     ),
     Reason.APPLICATION_UNREACHABLE: Explanation(
         cause="The application behind the destination's sidecar refused the connection or didn't answer.",

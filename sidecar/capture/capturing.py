@@ -24,8 +24,9 @@ from sidecar.capture.captured import Captured, Endpoint
 from sidecar.capture.original_destination import ask_original_destination, normalise_endpoint
 from sidecar.capture.redirect_table import list_outbound_ports
 from sidecar.capture.refusal import record_refusal
-from sidecar.configuration import CaptureKind, Configuration, format_endpoint
+from sidecar.configuration import CaptureKind, Configuration
 from sidecar.events import Events
+from sidecar.scalars import format_endpoint
 
 if TYPE_CHECKING:
     from sidecar.app import Sidecar

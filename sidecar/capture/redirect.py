@@ -14,9 +14,12 @@ from shared.model.errors import MachineError
 from sidecar.capture.redirect_table import RedirectRules, format_table
 
 _NFT_TIMEOUT_S = 20.0
-# Fixed numbers of the first namespaces: include/uapi/linux/nsfs.h (NET_NS_INIT_INO only since Linux 6.18).
+# Fixed number of the first namespace: include/uapi/linux/nsfs.h (NET_NS_INIT_INO, since Linux 6.18).
 _FIRST_NETWORK_NAMESPACE = 0xEFFFFFF9
-_WHOLE_UID_MAP = ["0", "0", "4294967295"]
+# net/core/sysctl_net_core.c registers these for the first network namespace only (net_core_table); every namespace has
+# somaxconn (netns_core_table), which tells a kernel without them from a /proc/sys that can't be seen.
+_OF_THE_FIRST_ONLY = "netdev_max_backlog"
+_OF_EVERY_NAMESPACE = "somaxconn"
 
 
 def install_redirect(rules: RedirectRules) -> None:
@@ -47,33 +50,26 @@ def install_redirect(rules: RedirectRules) -> None:
 
 
 def refuse_host_namespace() -> None:
-    """Return when this network namespace is not the host's.
+    """Return when this network namespace is not the host's: the first one's number or its sysctls tell.
+
+    Whose PID 1 is doesn't matter: in a pod with a shared process namespace it is the pod's own pause container.
 
     Raises:
         MachineError: it is, or nobody can tell.
 
-    What this does *not* verify: a container with the host's network and its own PID namespace, before Linux 6.18.
+    What this does *not* verify: that a namespace which isn't the first one isn't shared with somebody else.
     """
     hint = "run the sidecar in a network namespace of its own, or with `capture: listeners`"
     try:
-        own = os.stat("/proc/self/ns/net")
-        if own.st_ino == _FIRST_NETWORK_NAMESPACE:
-            raise MachineError("capture by redirect is refused in the host's network namespace", hint=hint)
-        with open("/proc/self/uid_map", encoding="ascii") as file:
-            is_whole_machine = file.read().split() == _WHOLE_UID_MAP
+        is_first = os.stat("/proc/self/ns/net").st_ino == _FIRST_NETWORK_NAMESPACE
+        if not is_first and _kernel_release() < (6, 18):
+            names = os.listdir("/proc/sys/net/core")
+            if _OF_EVERY_NAMESPACE not in names:
+                raise MachineError("can't tell which network namespace this is: no sysctls of it", hint=hint)
+            is_first = _OF_THE_FIRST_ONLY in names
     except OSError as error:
         raise MachineError(f"can't tell which network namespace this is: {error.strerror}", hint=hint) from error
-    if _kernel_release() >= (6, 18):
-        return  # Had it been the first one, its number would have said so.
-    try:
-        first = os.stat("/proc/1/ns/net")
-    except PermissionError as error:
-        if not is_whole_machine:
-            return  # In a user namespace the kernel itself keeps us from the host's network.
-        raise MachineError("can't tell whether this is the host's network namespace", hint=hint) from error
-    except OSError as error:
-        raise MachineError(f"can't tell which network namespace this is: {error.strerror}", hint=hint) from error
-    if (own.st_dev, own.st_ino) == (first.st_dev, first.st_ino):
+    if is_first:
         raise MachineError("capture by redirect is refused in the host's network namespace", hint=hint)
 
 

@@ -6,10 +6,13 @@ IPv4. NAT chains see the first packet of a connection only: a connection that wa
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shared.model.errors import InputError
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 TABLE = "inet touchmark"
 _MAX_OUTBOUND_PORTS = 32
 
@@ -35,7 +38,11 @@ class RedirectRules:
         tunnel_port: peers' sidecars arrive here; not redirected.
         uid: the sidecar's user, whose own connections go out as they are; ignored when ``mark`` is set.
         mark: where every process has the same user: the sidecar's sockets carry this SO_MARK.
+        health_port: where the sidecar answers the kubelet; not redirected. None: there is none.
         exclude_ports: destination ports that are never captured, in either direction.
+        exclude_inbound_ports: ports of the pod that are reached without the sidecar.
+        exclude_outbound_ports: destination ports that the pod reaches without the sidecar.
+        exclude_outbound_networks: destinations that the pod reaches without the sidecar.
 
     Raises:
         InputError: a port is wrong or used twice, or nothing exempts the sidecar.
@@ -46,15 +53,21 @@ class RedirectRules:
     tunnel_port: int
     uid: int
     mark: int | None = None
+    health_port: int | None = None
     exclude_ports: tuple[int, ...] = ()
+    exclude_inbound_ports: tuple[int, ...] = ()
+    exclude_outbound_ports: tuple[int, ...] = ()
+    exclude_outbound_networks: tuple[Network, ...] = ()
 
     def __post_init__(self) -> None:
-        own = (self.outbound_port, self.inbound_port, self.tunnel_port)
-        for port in (*own, *self.exclude_ports):
+        own = [self.outbound_port, self.inbound_port, self.tunnel_port]
+        own += [] if self.health_port is None else [self.health_port]
+        excluded = (*self.exclude_ports, *self.exclude_inbound_ports, *self.exclude_outbound_ports)
+        for port in (*own, *excluded):
             if not 1 <= port <= 65535:
                 raise InputError(f"not a port: {port}", hint="ports are 1 to 65535")
         if len(set(own)) != len(own):
-            raise InputError("outbound, inbound and tunnel ports must differ")
+            raise InputError("outbound, inbound, tunnel and health ports must differ")
         if self.mark is None and self.uid == 0:
             raise InputError(
                 "the sidecar can't be told from root's programs", hint="give it a user of its own (redirect.uid)"
@@ -66,7 +79,6 @@ class RedirectRules:
 def format_table(rules: RedirectRules) -> str:
     """Write the commands for ``nft -f -`` that replace the table in one transaction."""
     own = f"meta mark {rules.mark:#x}" if rules.mark is not None else f"meta skuid {rules.uid}"
-    excluded = f"tcp dport {{ {', '.join(map(str, sorted(set(rules.exclude_ports))))} }} return"
     outbound = list_outbound_ports(rules.outbound_port, rules.inbound_port, rules.tunnel_port)
     targets = f"{outbound[0]}-{outbound[-1]}" if len(outbound) > 1 else f"{outbound[0]}"
     lines = [
@@ -78,7 +90,8 @@ def format_table(rules: RedirectRules) -> str:
         "    meta l4proto != tcp return",
         f"    {own} return",
         '    oifname "lo" return',  # Loopback to loopback, and a pod's own addresses: the pod talks to itself.
-        *([f"    {excluded}"] if rules.exclude_ports else []),
+        *_exclude_ports((*rules.exclude_ports, *rules.exclude_outbound_ports)),
+        *_exclude_networks(rules.exclude_outbound_networks),
         f"    meta l4proto tcp redirect to :{targets}",
         "  }",
         "  chain prerouting {",
@@ -86,10 +99,27 @@ def format_table(rules: RedirectRules) -> str:
         "    meta l4proto != tcp return",
         '    iifname "lo" return',
         "    fib daddr type != local return",  # Forwarded: for somebody else.
+        *_exclude_ports(() if rules.health_port is None else (rules.health_port,)),
         f"    tcp dport {rules.tunnel_port} return",
-        *([f"    {excluded}"] if rules.exclude_ports else []),
+        *_exclude_ports((*rules.exclude_ports, *rules.exclude_inbound_ports)),
         f"    meta l4proto tcp redirect to :{rules.inbound_port}",
         "  }",
         "}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _exclude_ports(ports: Iterable[int]) -> list[str]:
+    numbers = sorted(set(ports))
+    return [f"    tcp dport {{ {', '.join(map(str, numbers))} }} return"] if numbers else []
+
+
+def _exclude_networks(networks: Iterable[Network]) -> list[str]:
+    # Collapsed: nft refuses a set with overlapping intervals.
+    v4 = ipaddress.collapse_addresses(each for each in networks if isinstance(each, ipaddress.IPv4Network))
+    v6 = ipaddress.collapse_addresses(each for each in networks if isinstance(each, ipaddress.IPv6Network))
+    lines = []
+    for family, addresses in (("ip", ", ".join(map(str, v4))), ("ip6", ", ".join(map(str, v6)))):
+        if addresses:
+            lines.append(f"    {family} daddr {{ {addresses} }} return")
+    return lines

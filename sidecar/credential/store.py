@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
 
-from shared.model.errors import TouchmarkError
+from cryptography import x509
+
+from shared.model.certificate import BundleVerifier
+from shared.model.errors import TouchmarkError, VerificationError
 from shared.model.identity import IdentityKind
 from shared.model.messages import ProgramEvidence
 from shared.model.policy import Mode
@@ -39,6 +42,7 @@ _JITTER = 0.1
 _LEAST_RENEWAL_S = 1.0
 _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 60.0
+_SPREAD_AGAIN_S = 2.0
 _REASONS = frozenset(each.value for each in Reason)
 
 
@@ -89,12 +93,17 @@ class CredentialStore:
         self._own_renewal: asyncio.TimerHandle | None = None
         self._own_retry_s = _FIRST_RETRY_S
         self._own_callbacks: list[Callable[[Credential], None]] = []
+        self._own_refused_callbacks: list[Callable[[], None]] = []
         self._schedule_own(self._half_life(own))
         policies.on_change(self._replace_wrong_kinds)
 
     def on_own_change(self, callback: Callable[[Credential], None]) -> None:
         """Call ``callback`` with the sidecar's own credential when it is renewed."""
         self._own_callbacks.append(callback)
+
+    def on_own_refused(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` when the CA refuses to renew the sidecar's own credential."""
+        self._own_refused_callbacks.append(callback)
 
     def get(self, program: Program) -> Credential | None:
         """Return the program's credential when it is valid now and of the kind that its approval now asks for."""
@@ -138,6 +147,39 @@ class CredentialStore:
         for program, entry in self._entries.items():
             self._schedule(program, entry, random.uniform(0, spread_s))
 
+    def check_own(self, request: KeyRequest, chain: tuple[bytes, ...], verifier: BundleVerifier) -> Credential:
+        """Return the own credential that a repeated enrolment brings; it isn't in use yet.
+
+        Arguments:
+            verifier: of the bundle that came with it.
+
+        Raises:
+            CredentialError: the chain doesn't hold, or makes this sidecar somebody else.
+        """
+        own = accept_chain(request, chain, verifier=verifier, generation=next(self._numbers), now=time.time())
+        if own.identity != self.own.identity:
+            raise CredentialError("the CA enrolled this sidecar as somebody else", reason=Reason.CA_UNAVAILABLE)
+        return own
+
+    def begin_again(self, own: Credential) -> None:
+        """Use the own credential of a repeated enrolment, and renew every program's soon.
+
+        One that doesn't hold against the trust bundle of now is forgotten: its next use asks anew.
+        """
+        self.own = own
+        self._own_retry_s = _FIRST_RETRY_S
+        self._schedule_own(self._half_life(own))
+        self._refused.clear()
+        now = time.time()
+        for program, entry in list(self._entries.items()):
+            try:
+                certificates = [x509.load_der_x509_certificate(der) for der in entry.credential.chain]
+                self._trust.verifier.verify_peer(certificates, now=now)
+            except VerificationError:
+                self._forget(program)
+            else:
+                self._schedule(program, entry, random.uniform(0, _SPREAD_AGAIN_S))
+
     def close(self) -> None:
         """Forget the credentials and their timers."""
         for entry in self._entries.values():
@@ -176,6 +218,9 @@ class CredentialStore:
         except IssuanceRefusedError as error:
             reason = Reason(error.reason) if error.reason in _REASONS else Reason.CA_UNAVAILABLE
             self._fail(program, CredentialError(error.message, reason=reason))
+            if program is None:
+                for callback in self._own_refused_callbacks:
+                    callback()
         except TouchmarkError as error:
             self._fail(program, CredentialError(error.message, reason=Reason.CA_UNAVAILABLE))
 

@@ -42,7 +42,7 @@ from shared.model.reasons import Reason
 
 WEB = Program(digest="aa" * 32)
 CURL = Program(digest="bb" * 32)
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 _T = TypeVar("_T")
 

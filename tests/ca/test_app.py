@@ -13,7 +13,7 @@ from shared.model.admin import Health
 from shared.model.errors import ConflictError, InputError, UnavailableError
 from shared.model.messages import NamespaceChanged
 from shared.model.policy import Mode
-from tests.ca.running import Admin, FakeSidecar, eventually, make_client_context, make_decision, running_ca
+from tests.ca.running import Admin, FakeSidecar, eventually, make_decision, running_ca
 
 
 async def test_a_second_ca_in_the_same_directory_is_refused_and_the_first_lives_on(tmp_path: Path) -> None:
@@ -72,32 +72,13 @@ async def test_started_again_it_is_the_same_ca_and_nobody_is_connected(tmp_path:
         sidecar = FakeSidecar(services)
         await sidecar.__aenter__()
         await sidecar.enrol("a", "198.18.0.2")
-    await asyncio.wait_for(sidecar.stream.wait_closed(), 5)
+    await asyncio.wait_for(sidecar.stream.wait_closed(), 20)
     assert sidecar.stream.close_code == 1012  # Service restart: come again.
     async with running_ca(tmp_path) as services:
         assert services.authorities.root_pin == pin
         (known,) = await services.store.list_sidecars()
         assert not known.connected
         assert services.hub.directory.get("198.18.0.2").service_account == "web"
-
-
-async def test_a_peer_that_never_finishes_its_handshake_or_says_nothing_is_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(app, "HANDSHAKE_DEADLINE_S", 0.2)
-    monkeypatch.setattr(app, "FIRST_REQUEST_DEADLINE_S", 0.2)
-    async with running_ca(tmp_path) as services:
-        host, _, port = services.listen.rpartition(":")
-        context = make_client_context(services)
-        for tls, words in ((None, b""), (context, b""), (context, b"GET /nowhere HTTP/1.1\r\nHost: ca\r\n\r\n")):
-            reader, writer = await asyncio.open_connection(host, int(port), ssl=tls)
-            writer.write(words)
-            async with asyncio.timeout(5):
-                try:
-                    assert (b"404 Not Found" in await reader.read()) == bool(words)
-                except ConnectionError:
-                    pass
-            writer.transport.abort()
 
 
 async def test_upkeep_prunes_renews_and_forgets_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +93,7 @@ async def test_upkeep_prunes_renews_and_forgets_by_itself(tmp_path: Path, monkey
         services.clock = lambda: real() + 50_000  # Past the leaf's life, and half of the server certificate's.
         await eventually(lambda: services.server_certificate.not_after > before)
         await eventually(lambda: services.hub.directory.get("198.18.0.2").namespace == "")
-        assert "touchmark_ca_decisions_pruned_total 1.0" in services.metrics.render().decode()
+        await eventually(lambda: b"touchmark_ca_decisions_pruned_total 1.0" in services.metrics.render())
 
 
 async def test_what_ended_long_ago_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

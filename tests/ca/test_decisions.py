@@ -69,7 +69,7 @@ async def test_what_cannot_be_is_refused_and_nothing_of_its_batch_is_stored(
 async def test_a_follower_misses_nothing_between_two_pages(core: Founded) -> None:
     log = make_log(core)
     await log.take_in([make_decision("before")], instance="a", workload=WEB, lost=0)
-    pages = log.follow(DecisionFilter(since=0))
+    pages = await log.follow(DecisionFilter(since=0))
     assert [one.record.connection for one in await anext(pages)] == ["before"]
     for number in range(3):
         await log.take_in([make_decision(f"c{number}")], instance="a", workload=WEB, lost=0)

@@ -83,7 +83,18 @@ def test_yes_switches_all_the_same_and_waits_for_both_sidecars(
     shop.answers["GET /v1/namespaces/shop/acknowledgements"] = [make_acknowledgements("web"), make_acknowledgements()]
     assert run(["mode", "shop", "explicit", "--yes"]) == ExitCode.SUCCESS
     assert shop.asked("PUT /v1/namespaces/shop/mode")[0]["mode"] == "explicit"
-    assert "in force in all 2 sidecars" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "in force in 1 of 2 sidecars" in printed.err
+    assert "in force in all 2 sidecars" in printed.out
+
+
+def test_where_everybody_has_confirmed_at_once_there_is_no_progress_to_tell(
+    shop: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["mode", "shop", "explicit"]) == ExitCode.SUCCESS
+    printed = capsys.readouterr()
+    assert "sidecars" not in printed.err
+    assert "in force in all 2 sidecars" in printed.out
 
 
 def test_a_laggard_is_named_and_ends_with_9(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:

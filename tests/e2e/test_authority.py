@@ -22,10 +22,10 @@ def test_a_join_token_is_good_for_one_sidecar(shop: Shop) -> None:
     pod = mesh.network.add("replayer")
     token = mesh.admin.make_join_token("shop/twice", (pod.address, pod.address6)).token
     first = mesh.begin_sidecar("shop/twice", pod, "first-use", settings="capture: redirect", token=token)
-    wait_until(lambda: "sidecar_ready" in first.events.read_text(), "the first sidecar", timeout_s=20)
+    wait_until(lambda: "sidecar_ready" in first.events.read_text(), "the first sidecar")
     first.end()
     second = mesh.begin_sidecar("shop/twice", pod, "second-use", settings="capture: redirect", token=token)
-    assert second.process.wait(timeout=20) != 0
+    assert second.process.wait(timeout=60) != 0
     assert "refuses" in second.events.read_text()
     assert token[20:60] not in second.events.read_text()
 
@@ -35,7 +35,7 @@ def test_a_join_token_registers_no_other_address(shop: Shop) -> None:
     pod = mesh.network.add("claimer")
     token = mesh.admin.make_join_token("shop/claimer", (shop.address,)).token
     sidecar = mesh.begin_sidecar("shop/claimer", pod, "claims-more", settings="capture: redirect", token=token)
-    assert sidecar.process.wait(timeout=20) != 0
+    assert sidecar.process.wait(timeout=60) != 0
     assert "refuses" in sidecar.events.read_text()
 
 
@@ -64,9 +64,10 @@ def test_a_ca_that_hangs_holds_permissive_programs_up_no_longer_than_the_deadlin
     assert shop.buy().do("exchange", shop.address, port, "one") == "got one<end>"
     shop.mesh.pause_ca()
     try:
+        actor = shop.buy(newcomer)
         began = time.monotonic()
-        assert shop.buy(newcomer).do("exchange", shop.address, port, "two") == "got two<end>"
-        assert time.monotonic() - began < 13
+        assert actor.do("exchange", shop.address, port, "two") == "got two<end>"
+        assert time.monotonic() - began < 18  # One deadline of 10 s; two would be 20.
         record = shop.server.log.expect(Answer.ALLOW, Reason.CA_UNAVAILABLE, port=port, would_deny=True)
         assert record.source.identity.endswith("/sa/client/sidecar")
     finally:
@@ -121,8 +122,8 @@ def test_the_cas_copy_of_the_decisions_joins_both_sides_by_connection_and_tunnel
         views = shop.mesh.admin.decisions(since)
         return sorted((v.record.direction.value, v.record.tunnel) for v in views if v.record.connection == connection)
 
-    wait_until(lambda: len(find(refused.connection)) == 1, "the refusal in the CA's copy", timeout_s=10)
-    wait_until(lambda: len(find(own.connection)) == 2, "both sides in the CA's copy", timeout_s=10)
+    wait_until(lambda: len(find(refused.connection)) == 1, "the refusal in the CA's copy")
+    wait_until(lambda: len(find(own.connection)) == 2, "both sides in the CA's copy")
     assert find(own.connection) == [("egress", own.tunnel), ("ingress", own.tunnel)]
 
 

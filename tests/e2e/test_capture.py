@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from shared.model.decision import Answer
@@ -79,5 +77,4 @@ def test_above_its_limit_a_sidecar_resets_new_connections_and_keeps_the_others(s
     assert buyer.do("receive", "a", 5) == "still"
     buyer.do("close", "b")
     narrow.log.expect(Answer.ALLOW, Reason.SAME_GROUP, port=port)
-    time.sleep(0.2)
     assert buyer.do("exchange", shop.address, port, "x") == "x<end>"

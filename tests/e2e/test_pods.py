@@ -26,3 +26,20 @@ def test_pods_reach_each_other_see_only_their_own_processes_and_leave_nothing_be
         network.close()
     with pytest.raises(ProcessLookupError):
         os.kill(sleeper.pid, 0)
+
+
+def test_the_hubs_link_address_stays_whoever_joins() -> None:
+    network = Network()
+    try:
+        hub = network.hub
+
+        def read_address() -> str:
+            return hub.run("ip", "-br", "link", "show", "bridge").stdout.split()[2]
+
+        before = read_address()
+        low = ("address", "02:00:00:00:00:01")
+        for words in (("add", "low", *low, "type", "veth", "peer", "name", "end"), ("set", "low", "master", "bridge")):
+            assert hub.run("ip", "link", *words).returncode == 0
+        assert read_address() == before
+    finally:
+        network.close()

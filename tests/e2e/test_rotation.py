@@ -59,18 +59,18 @@ def test_rotation_of_the_issuer_under_load_fails_no_request_and_later_records_sh
     requests = threading.Thread(target=request_on, name="requests")
     requests.start()
     try:
-        wait_until(lambda: len(answers) > 10, "requests", timeout_s=10)
+        wait_until(lambda: len(answers) > 10, "requests")
         after = shop.mesh.rotate_issuer()
         done = len(answers)
         shop.server.log.wait_for(lambda record: record.port == port and after in record.issuer, f"issuer {after}")
-        wait_until(lambda: len(answers) > done + 10, "requests after the rotation", timeout_s=10)
+        wait_until(lambda: len(answers) > done + 10, "requests after the rotation")
     finally:
         over.set()
         requests.join()
     assert set(answers) == {"got bread<end>"}
     assert all(record.answer is Answer.ALLOW for record in shop.client.log.read() if record.port == port)
     # The server's new certificate shows in new tunnels; a live one goes on with what it began with.
-    wait_until(lambda: after in _connect_afresh(shop).issuer, "the server's renewed certificate", timeout_s=10)
+    wait_until(lambda: after in _connect_afresh(shop).issuer, "the server's renewed certificate")
 
 
 def _connect_afresh(shop: Shop) -> DecisionRecord:
@@ -90,7 +90,7 @@ def test_a_tainted_issuers_certificates_are_refused_and_the_mesh_goes_on(shop: S
     (tainted,) = (each for each in admin.status().authorities if each.phase is AuthorityPhase.OLD)
     assert not _is_refused(shop, old, port), "an old issuer's certificates are still good"
     admin.taint(tainted.authority_id)
-    wait_until(lambda: _is_refused(shop, old, port), "the refusal", timeout_s=15)
+    wait_until(lambda: _is_refused(shop, old, port), "the refusal")
     shop.server.log.expect_denied(Reason.PEER_DISTRUSTED)
     for text in ("two", "three"):
         assert shop.buy().do("exchange", shop.address, port, text) == f"got {text}<end>"

@@ -31,6 +31,7 @@ from shared.model.messages import (
     DecisionsStored,
     DirectoryEntry,
     Enrol,
+    EnrolPod,
     FromCA,
     FromSidecar,
     Lookup,
@@ -144,6 +145,8 @@ class LittleCA:
         open_socket: opens the TCP socket to listen on: perhaps in another network namespace.
         is_mute: certificate requests and lookups get no answer.
         refuse_with: the code of a refusal instead of a welcome.
+        refuse_resume: sidecars that resume aren't known.
+        pod_tokens: the workload that each pod's token proves, as often as it is shown.
         refuse_issuance: the reason of a refusal instead of a certificate.
     """
 
@@ -155,6 +158,8 @@ class LittleCA:
     life_s: float = 3600
     is_mute: bool = False
     refuse_with: str = ""
+    refuse_resume: bool = False
+    pod_tokens: dict[str, str] = field(default_factory=dict)
     refuse_issuance: str = ""
     states: dict[str, NamespaceState] = field(default_factory=dict)
     entries: dict[str, DirectoryEntry] = field(default_factory=dict)
@@ -185,6 +190,17 @@ class LittleCA:
         )
         self.tokens[token.token_id] = workload
         return format_join_token(token)
+
+    def lose_everything(self) -> None:
+        """Be a new CA of the same name, whose bundles are counted from 1: its store and keys were lost."""
+        self.root = make_authority("another root")
+        self.issuer = make_authority("another issuer", self.root)
+        self.sequence = 1
+
+    @property
+    def roots_pem(self) -> bytes:
+        """What the CA keeps in the ConfigMap."""
+        return self.root.certificate.public_bytes(Encoding.PEM)
 
     def issue(self, csr: bytes, identity: Identity) -> tuple[bytes, ...]:
         """Issue a chain."""
@@ -261,7 +277,16 @@ class LittleCA:
             workload = parse_workload(text)
             identity = Identity(trust_domain=TRUST_DOMAIN, workload=workload, kind=IdentityKind.SIDECAR)
             return self._welcome(workload, first.registration, self.issue(first.csr, identity))
+        if isinstance(first, EnrolPod):
+            text = self.pod_tokens.get(first.token, "")
+            if not text:
+                return Refusal(code="refused", message="not a pod's token")
+            workload = parse_workload(text)
+            identity = Identity(trust_domain=TRUST_DOMAIN, workload=workload, kind=IdentityKind.SIDECAR)
+            return self._welcome(workload, first.registration, self.issue(first.csr, identity))
         assert isinstance(first, Resume)
+        if self.refuse_resume:
+            return Refusal(code="refused", message="this sidecar is not known")
         certificate = stream.transport.get_extra_info("peercert")
         if not certificate:
             return Refusal(code="refused", message="no certificate")
@@ -326,7 +351,7 @@ def _bytes(data: str | bytes) -> bytes:
     return data.encode() if isinstance(data, str) else data
 
 
-async def until(is_done: Callable[[], object], *, timeout_s: float = 10) -> None:
+async def until(is_done: Callable[[], object], *, timeout_s: float = 30) -> None:
     """Wait until something holds.
 
     Raises:

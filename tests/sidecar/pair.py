@@ -189,7 +189,8 @@ class Pair:
     """A client's sidecar and a server's, with an application behind the latter.
 
     Attributes:
-        application: where the application listens; the client's destination.
+        application: where the application listens.
+        destination: what the client's program dials; None: the application.
         tunnel: where the server's sidecar serves tunnels.
         entrance: where the client's program connects to.
     """
@@ -199,6 +200,7 @@ class Pair:
     server: Side
     states: dict[str, NamespaceState]
     application: Endpoint = ("", 0)
+    destination: Endpoint | None = None
     tunnel: Endpoint = ("", 0)
     entrance: Endpoint = ("", 0)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -284,7 +286,7 @@ async def running_pair(application: Application, *, limits: Limits | None = None
     """Run both sidecars and an application; at the end every task must end by itself."""
     mint = Mint()
     states = {"shop": approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM))}
-    bounds = limits or Limits(client_hello_s=1, handshake_s=2, open_s=2, dial_s=2, reset_s=1)
+    bounds = limits or Limits(client_hello_s=10, handshake_s=10, open_s=10, dial_s=10, reset_s=10)
     pair = Pair(
         mint=mint,
         client=_make_side(mint, CLIENT, CLIENT_PROGRAM, states, bounds),
@@ -309,8 +311,9 @@ async def running_pair(application: Application, *, limits: Limits | None = None
         pair.spawn(serve_tunnel(pair.server.sidecar, connection, source, pair.tunnel))
 
     def on_entrance(connection: socket.socket, source: Endpoint) -> None:
+        destination = pair.destination or pair.application
         captured = Captured(
-            connection=connection, source=source, destination=pair.application, app_destination=pair.entrance
+            connection=connection, source=source, destination=destination, app_destination=pair.entrance
         )
         pair.spawn(carry_outbound(pair.client.sidecar, captured))
 
@@ -327,7 +330,7 @@ async def running_pair(application: Application, *, limits: Limits | None = None
         for tunnel in pair.client.sidecar.pool.drain():
             tunnel.close()
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while pair.tasks:
                     await asyncio.gather(*pair.tasks)
                     await asyncio.sleep(0)

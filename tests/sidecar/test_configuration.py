@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 
 from shared.model.errors import DocumentError, InputError
+from shared.model.identity import Workload
 from sidecar.app import Limits
 from sidecar.configuration import (
     CaptureKind,
     Configuration,
     InboundListener,
     OutboundListener,
-    parse_address,
     parse_arguments,
-    parse_endpoint,
     read_configuration,
 )
 
@@ -114,13 +113,58 @@ def test_a_missing_token_is_said() -> None:
         parse_arguments(["--outbound", "127.0.0.1:1=127.0.0.2:2"], {})
 
 
-@pytest.mark.parametrize("text", ["1.2.3.4", ":5", "::1:5", "1.2.3.4:0", "1.2.3.4:65536", "1.2.3.4:-1", "host:5"])
-def test_what_is_no_endpoint_is_refused(text: str) -> None:
-    with pytest.raises(InputError):
-        parse_endpoint(text)
+POD = {
+    "TOUCHMARK_POD_NAME": "web-5d4",
+    "TOUCHMARK_POD_NAMESPACE": "shop",
+    "TOUCHMARK_POD_UID": "01234567-89ab-cdef-0123-456789abcdef",
+    "TOUCHMARK_POD_IPS": "198.18.0.7,fd00::7",
+    "TOUCHMARK_SERVICE_ACCOUNT": "web",
+}
+IN_A_POD = [
+    "--capture", "redirect", "--redirect-installed", "--ca", "touchmark-ca.touchmark-system.svc:15443",
+    "--service-account-token", "/t/token", "--trust-file", "/r/roots.pem", "--trust-domain", "cluster.local",
+    "--health-port", "15020",
+]  # fmt: skip
 
 
-def test_addresses_have_one_form() -> None:
-    assert parse_address("2001:DB8:0::1") == "2001:db8::1"
+def test_the_level_of_events_is_one_of_four() -> None:
+    listener = ["--outbound", "127.0.0.1:1=127.0.0.2:2"]
+    assert parse_arguments([*listener, "--log-level", "warning"], {"TOUCHMARK_JOIN_TOKEN": "t"}).log_level == "warning"
     with pytest.raises(InputError):
-        parse_address("fe80::1%eth0")
+        parse_arguments([*listener, "--log-level", "loud"], {"TOUCHMARK_JOIN_TOKEN": "t"})
+
+
+def test_in_a_pod_the_downward_api_says_who_and_where_it_is() -> None:
+    probes = '[{"container": "app", "kind": "liveness", "handler": "tcp", "port": 80}]'
+    read = parse_arguments(IN_A_POD, {**POD, "TOUCHMARK_PROBES": probes})
+    assert read.pod is not None
+    assert read.pod.trust_domain == "cluster.local"
+    assert read.pod.pod.workload == Workload(namespace="shop", service_account="web")
+    assert (read.instance, read.tunnel_addresses) == ("web-5d4.01234567", ("198.18.0.7", "fd00::7"))
+    assert (read.health_port, read.redirect.is_installed, read.token) == (15020, True, None)
+    assert [target.request_path for target in read.probes] == ["/probe/app/liveness"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "says"),
+    [
+        (
+            [each for each in IN_A_POD if "trust-domain" not in each and "cluster" not in each],
+            POD,
+            "needs --trust-file",
+        ),
+        (["--trust-file", "/x", "--outbound", "127.0.0.1:1=127.0.0.2:2"], {}, "belongs to --service-account-token"),
+        (IN_A_POD, {**POD, "TOUCHMARK_POD_IPS": ""}, "TOUCHMARK_POD_IPS isn't set"),
+        (IN_A_POD, {**POD, "TOUCHMARK_JOIN_TOKEN": "x"}, "exclude one another"),
+        ([each for each in IN_A_POD if "ca" not in each.split("-")[:4] and ".svc" not in each], POD, "needs --ca"),
+        ([*IN_A_POD, "--redirect-mark", "1"], POD, "takes no mark"),
+        ([*IN_A_POD, "--capture", "listeners"], POD, "belongs to `capture: redirect`"),
+        ([*IN_A_POD, "--health-port", "15006"], POD, "must differ"),
+        ([*IN_A_POD, "--trust-domain", "No Domain"], POD, "trust domain"),
+    ],
+)
+def test_what_does_not_fit_together_in_a_pod_is_said(
+    arguments: list[str], environment: dict[str, str], says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        parse_arguments(arguments, environment)

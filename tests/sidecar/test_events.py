@@ -33,3 +33,20 @@ def test_an_event_is_one_line_with_its_fields() -> None:
         first, second = map(json.loads, file)
     assert (first["event"], first["number"], first["text"]) == ("something", 1, "a\nb")
     assert (second["event"], second["task"], second["error"]) == ("task_failed", "task", "ValueError")
+
+
+def test_a_level_leaves_out_what_is_below_it() -> None:
+    def written(level: str) -> list[str]:
+        reading, writing = os.pipe()
+        sink = LineSink(writing)
+        events = Events(sink, level)
+        for name in ("sidecar_ready", "ca_stream_lost", "task_failed"):
+            events.emit(name)
+        sink.close(timeout_s=2)
+        os.close(writing)
+        with os.fdopen(reading) as file:
+            return [json.loads(line)["event"] for line in file]
+
+    assert written("debug") == written("info") == ["sidecar_ready", "ca_stream_lost", "task_failed"]
+    assert written("warning") == ["ca_stream_lost", "task_failed"]
+    assert written("error") == ["task_failed"]

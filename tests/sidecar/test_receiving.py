@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, cast
 
 import msgspec
+import pytest
 
+from shared.model.certificate import BundleVerifier
+from shared.model.identity import Identity, IdentityKind, parse_workload
 from shared.model.messages import (
     BundleChanged,
     BundleInstalled,
     ConnectionsQuery,
     ConnectionsReport,
+    Lookup,
     NamespaceChanged,
     NamespaceInstalled,
     Reissue,
+    Welcome,
 )
 from shared.model.policy import NamespaceState
+from sidecar.credential.credential import Credential, CredentialError, KeyRequest, accept_chain, make_key_request
 from sidecar.policies import Policies
 from sidecar.receiving import Receiving
 from sidecar.trust import Trust
-from tests.sidecar.little_ca import LittleCA
+from tests.sidecar.little_ca import TRUST_DOMAIN, LittleCA
 
 
 class Parts:
@@ -30,9 +37,23 @@ class Parts:
         self.spreads: list[float] = []
         self.roots: tuple[bytes, ...] = ()
         self.installed_sequence = 0
+        self.own: Credential | None = None
+        self.reconnects = 0
 
     def send(self, message: object) -> None:
         self.sent.append(message)
+
+    def check_own(self, request: KeyRequest, chain: tuple[bytes, ...], verifier: BundleVerifier) -> Credential:
+        return accept_chain(request, chain, verifier=verifier, generation=2, now=time.time())
+
+    def begin_again(self, own: Credential) -> None:
+        self.own = own
+
+    def lookups(self) -> list[Lookup]:
+        return [Lookup(address="198.18.0.1")]
+
+    def reconnect(self) -> None:
+        self.reconnects += 1
 
     def reissue(self, spread_s: float) -> None:
         self.spreads.append(spread_s)
@@ -56,3 +77,32 @@ def test_each_message_reaches_its_part_and_installs_are_acknowledged() -> None:
         ConnectionsReport(request=1, connections=(), truncated=True),
     ]
     assert (parts.installed_sequence, parts.spreads, policies.own.state.version) == (2, [0.0], 3)
+
+
+def test_a_repeated_enrolments_welcome_stands_in_for_everything_before() -> None:
+    before, after, parts = LittleCA(), LittleCA(), Parts()
+    before.sequence = 7
+    anything = cast("Any", parts)
+    policies = Policies(NamespaceState(namespace="shop"), send=anything.send, timeout_s=1)
+    trust = Trust(before.bundle)
+    receiving = Receiving(
+        feed=anything, trust=trust, policies=policies, directory=anything, credentials=anything,
+        recorder=anything, list_connections=lambda limit: ((), limit == 5),
+    )  # fmt: skip
+    request = make_key_request()
+    own = Identity(trust_domain=TRUST_DOMAIN, workload=parse_workload("shop/web"), kind=IdentityKind.SIDECAR)
+    welcome = Welcome(
+        trust_domain=TRUST_DOMAIN, namespace="shop", service_account="web", chain=before.issue(request.csr, own),
+        bundle=after.bundle, state=NamespaceState(namespace="shop", version=2),
+    )  # fmt: skip
+    with pytest.raises(CredentialError):
+        receiving.join_again(welcome, request)
+    assert (trust.bundle, parts.sent) == (before.bundle, [])
+    welcome = msgspec.structs.replace(welcome, chain=after.issue(request.csr, own))
+    assert receiving.join_again(welcome, request) is parts.own
+    assert parts.sent == [
+        BundleInstalled(sequence=1),
+        NamespaceInstalled(namespace="shop", version=2),
+        Lookup(address="198.18.0.1"),
+    ]
+    assert (parts.roots, parts.installed_sequence, parts.reconnects) == ((after.root.der,), 1, 1)

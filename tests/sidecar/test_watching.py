@@ -13,6 +13,7 @@ from shared.runtime.sinks import LineSink
 from sidecar.attest.facts import AttestationError
 from sidecar.events import Events
 from sidecar.watching import watch_holders
+from tests.sidecar.little_ca import until
 
 
 class Scene:
@@ -23,11 +24,13 @@ class Scene:
         self.attestation, self.id = object(), "c"
         self.reason, self.left = reason, [self]
         self.revoked: list[Reason] = []
+        self.is_checked = False
 
     def next_unchecked(self) -> Scene | None:
         return self.left.pop() if self.left else None
 
     async def check_holders(self, attestation: object) -> None:
+        self.is_checked = True
         raise AttestationError("found", reason=self.reason)
 
     def revoke(self, reason: Reason, detail: str) -> None:
@@ -41,7 +44,7 @@ async def test_only_a_shared_socket_ends_a_connection(found: Reason, revoked: li
     null = os.open("/dev/null", os.O_WRONLY)
     sink, scene = LineSink(null), Scene(found)
     watching = asyncio.create_task(watch_holders(cast("Any", scene), Events(sink)))
-    await asyncio.sleep(0.05)
+    await until(lambda: scene.is_checked)
     assert not watching.done()
     watching.cancel()
     await asyncio.wait({watching})

@@ -119,7 +119,6 @@ async def test_a_follower_gets_what_comes_from_now_on_in_order(services: Service
     await services.store.insert_decisions(RECORDS)
     lines = follow(admin, denied="true")
     assert await anext(lines) == "begun"
-    await asyncio.sleep(0.1)  # The follower has found where the log ends.
     for number in range(3):
         records = [make_decision(f"n{number}"), make_decision("fine", answer=Answer.ALLOW, reason=Reason.ALLOW_RULE)]
         workload = Workload(namespace="shop", service_account="web")
@@ -173,22 +172,23 @@ async def test_a_store_that_fails_breaks_a_follower_off_instead_of_ending_it(
         with pytest.raises(aiohttp.ClientPayloadError):
             while await response.content.readline():
                 pass
-    refused = await admin.fail("GET", "/v1/decisions", 503)
-    assert (refused.code, refused.message) == ("unavailable", "the disk is gone")
+    for path in ("/v1/decisions", "/v1/decisions/follow"):
+        refused = await admin.fail("GET", path, 503)
+        assert (refused.code, refused.message) == ("unavailable", "the disk is gone")
 
 
 async def test_a_follower_that_does_not_read_is_dropped(
     services: Services, admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admin_observation, "SEND_DEADLINE_S", 0.2)
+    monkeypatch.setattr(admin_observation, "SEND_DEADLINE_S", 1.0)
     monkeypatch.setattr(admin_observation, "MAX_FOLLOWERS", 1)
     big = [make_decision(f"c{n}", detail="x" * 8000) for n in range(400)]
     await services.store.insert_decisions(big)
     path = str(services.configuration.admin_socket)
-    _, writer = await asyncio.open_unix_connection(path, limit=1024)
+    reader, writer = await asyncio.open_unix_connection(path, limit=1024)
     writer.write(b"GET /v1/decisions/follow?since=1 HTTP/1.1\r\nHost: ca\r\n\r\n")
     await writer.drain()
-    await asyncio.sleep(0.1)
+    assert b" 200 " in await reader.readline()
 
     async def has_gone() -> bool:
         async with admin.session.get("/v1/decisions/follow") as response:
@@ -256,5 +256,5 @@ async def test_a_sidecar_that_leaves_during_a_survey_is_not_waited_for(services:
         await sidecar.enrol("a")
         asked = asyncio.create_task(admin.get("/v1/connections", api.ConnectionList, timeout_s="9"))
         await sidecar.expect(ConnectionsQuery)
-    answer = await asyncio.wait_for(asked, 5)
+    answer = await asyncio.wait_for(asked, 8)
     assert (answer.connections, answer.silent) == ((), ("a",))

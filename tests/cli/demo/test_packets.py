@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 
 import pytest
 
-from cli.demo.packets import Leg, PacketWatch, read_tcp
+from cli.demo import packets
+from cli.demo.packets import Leg, PacketWatch, Tap, read_tcp
+from tests.cli.demo.interruption import interrupt_starts
 
 
 def make_packet(payload: bytes) -> bytes:
@@ -37,3 +40,15 @@ def test_the_answer_needs_the_marker_beside_and_traffic_between(
 ) -> None:
     legs = {leg.name: leg for leg in (beside, between) if leg is not None}
     assert PacketWatch((), b"marker", legs).find_plaintext(beside="beside", between="between") is expected
+
+
+def test_ctrl_c_while_the_watch_begins_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, right = socket.socketpair()
+    left.settimeout(0.05)
+    monkeypatch.setattr(packets, "_open_tap", lambda _: left)
+    started = interrupt_starts(monkeypatch)
+    tap = Tap(interface="none", netns=None, classify=lambda *_: None)
+    with right, pytest.raises(KeyboardInterrupt), PacketWatch((tap,), b"marker"):
+        pass
+    assert [thread.is_alive() for thread in started] == [False]
+    assert left.fileno() == -1

@@ -16,9 +16,9 @@ def end_at(directory: Path, text: str, number: signal.Signals, *options: str) ->
     """Run the demo until it has said a text, send it a signal, and return its exit code."""
     demo = start_demo(directory, *options)
     try:
-        wait_until(lambda: text in (directory / "out").read_text() or demo.poll() is not None, timeout_s=120)
+        wait_until(lambda: text in (directory / "out").read_text() or demo.poll() is not None, timeout_s=150)
         demo.send_signal(number)
-        return demo.wait(30)
+        return demo.wait(60)
     finally:
         demo.kill()
         demo.wait()

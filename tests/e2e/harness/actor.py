@@ -20,7 +20,7 @@ import threading
 import time
 from typing import Any
 
-_DEADLINE_S = 25.0
+_DEADLINE_S = 60.0
 _sockets: dict[str, socket.socket] = {}
 _children: list[Any] = []
 _bulk: list[socket.socket] = []

@@ -13,7 +13,7 @@ from shared.model import admin
 from shared.model.policy import Mode, Rule
 from shared.model.program import Program
 
-_TIMEOUT_S = 15.0
+_TIMEOUT_S = 40.0
 T = TypeVar("T")
 
 

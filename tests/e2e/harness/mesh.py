@@ -22,7 +22,7 @@ from tests.e2e.harness.records import Log
 NAMESPACE = "shop"
 MAX_EXECUTABLE_BYTES = 384 * 1024 * 1024
 _ROOT = Path(__file__).resolve().parents[3]
-_START_S = 40.0
+_START_S = 60.0
 _POLL_S = 0.05
 
 
@@ -239,7 +239,7 @@ class Mesh:
                 if view.connected
             )
 
-        wait_until(is_installed, f"the policy of {namespace}", timeout_s=15)
+        wait_until(is_installed, f"the policy of {namespace}")
 
     def rotate_issuer(self) -> str:
         """Rotate the issuing authority as an operator does; return the new one's name.
@@ -257,10 +257,10 @@ class Mesh:
                 laggard.startswith(f"{instance} ") for laggard in status.waiting_for for instance in connected
             )
 
-        wait_until(is_waiting_for_the_dead_alone, "the new bundle everywhere", timeout_s=30)
+        wait_until(is_waiting_for_the_dead_alone, "the new bundle everywhere")
         if status.issuer == before and status.waiting_for:
             self.admin.rotate(force=True)
-        wait_until(lambda: self.admin.rotation().issuer != before, "the new issuer", timeout_s=30)
+        wait_until(lambda: self.admin.rotation().issuer != before, "the new issuer")
         return self.admin.rotation().issuer
 
     @contextlib.contextmanager
@@ -272,7 +272,7 @@ class Mesh:
         finally:
             self.start_ca()
             alive = [name for name, each in self.sidecars.items() if each.process.poll() is None]
-            wait_until(lambda: self._are_connected(alive), "the sidecars' streams", timeout_s=40)
+            wait_until(lambda: self._are_connected(alive), "the sidecars' streams")
 
     def _are_connected(self, instances: Sequence[str]) -> bool:
         connected = {view.instance for view in self.admin.sidecars() if view.connected}

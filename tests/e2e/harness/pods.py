@@ -23,7 +23,10 @@ _CLONE_NEWPID = 0x20000000
 _CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG = 1
 _PR_CAPBSET_DROP = 24
-_TIMEOUT_S = 20
+_TIMEOUT_S = 60
+# Left to itself, a bridge takes the lowest address of its ports: a later pod could change it, and for a minute or two
+# the pods before would send to the hub's old one in vain.
+_BRIDGE_ADDRESS = "02:00:c6:12:00:01"
 # Reaps whoever is left to it, and says when its /proc is there.
 _FIRST_PROCESS = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN); print('up', flush=True); signal.pause()"
 
@@ -200,7 +203,7 @@ class Network:
         device = "bridge" if number == 1 else "eth0"
         _ip(pod, "link", "set", "lo", "up")
         if number == 1:
-            _ip(pod, "link", "add", device, "type", "bridge")
+            _ip(pod, "link", "add", device, "address", _BRIDGE_ADDRESS, "type", "bridge")
         else:
             hub = self._pods[0]
             _ip(hub, "link", "add", f"pod{number}", "type", "veth", "peer", "name", device, "netns", str(pid))

@@ -31,6 +31,7 @@ from shared.runtime.sinks import LineSink
 from sidecar.credential.credential import KeyRequest, make_key_request
 from sidecar.events import Events
 from sidecar.feed import Feed
+from sidecar.joining import ByJoinToken
 from sidecar.tunnel.frames import HEADER, FrameType, Opening, decode_reason, encode_frame, encode_opening
 from tests.e2e.harness.mesh import Mesh
 from tests.e2e.harness.pods import Pod
@@ -38,7 +39,7 @@ from tests.sidecar.little_ca import Authority
 
 TUNNEL_PORT = 15008
 ALPN = b"touchmark/1"
-_DEADLINE_S = 15.0
+_DEADLINE_S = 40.0
 
 
 class Identity:
@@ -194,11 +195,10 @@ class Member:
 
         async def stay() -> None:
             sink = LineSink(2)
-            token = parse_join_token(self._token)
-            feed = Feed(ca=self._ca, token=token, registration=self._registration, events=Events(sink))
+            joining = ByJoinToken(token=parse_join_token(self._token))
+            feed = Feed(ca=self._ca, joining=joining, registration=self._registration, events=Events(sink))
             feed.on_message = lambda _: None
-            welcome, request = await feed.join()
-            self._note(welcome, request)
+            await feed.join(self._note)
             running = asyncio.create_task(feed.run())
             try:
                 for program in programs:
@@ -225,7 +225,7 @@ class Member:
         thread = threading.Thread(target=run, name="hand-made member")
         thread.start()
         try:
-            if not ready.wait(20) or failure:
+            if not ready.wait(60) or failure:
                 raise AssertionError(f"the member couldn't join: {failure}")
             yield identities
         finally:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from scripts.kubernetes import packages
 from scripts.kubernetes.cache import SetupError
-from scripts.kubernetes.images import Image
+from scripts.kubernetes.images import Image, export
 from tests.kubernetes.harness.processes import Program
 
 PLUGINS = Path("/usr/lib/cni")
@@ -67,15 +69,19 @@ class Containerd:
         configuration = self.directory / "config.toml"
         values = {"directory": self.directory, "socket": self.socket, "pause": pause, "plugins": PLUGINS}
         configuration.write_text(_CONFIGURATION.format_map(values), encoding="ascii")
-        command = [_find("containerd"), "--config", configuration]
+        command: list[str | Path] = [_find("containerd"), "--config", configuration]
         self._program = Program(command, log=self.directory / "containerd.log", directory=self.directory)
         self._program.wait_until(lambda: self._run("version").returncode == 0, timeout_s=60)
 
     def load(self, images: Iterable[Image]) -> None:
         """Make images known by their name and by ``name@digest``."""
-        for image in images:
-            self.ctr("images", "import", str(image.archive), timeout_s=300)
-            self.ctr("images", "tag", "--force", image.name, image.reference)
+        command: list[str | Path] = [_find("ctr"), "-a", self.socket, "-n", "k8s.io", "images", "import", "-"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+            assert process.stdin is not None
+            export(images, cast("BinaryIO", process.stdin))
+            process.stdin.close()
+        if process.returncode != 0:
+            raise RuntimeError("ctr couldn't import the images; its message is above")
 
     def ctr(self, *arguments: str, timeout_s: float = 60.0) -> str:
         """Standard output of ``ctr ARGUMENTS``."""
@@ -83,6 +89,11 @@ class Containerd:
         if result.returncode != 0:
             raise RuntimeError(f"ctr {' '.join(arguments)}: {result.stderr.strip()}")
         return result.stdout
+
+    def hand_out_next(self, address: str) -> None:
+        """Have the next pod get this address: the plugin goes on behind the one that it handed out last."""
+        last = self.directory / "addresses" / str(self._network["name"]) / "last_reserved_ip.0"
+        last.write_text(str(ipaddress.ip_address(address) - 1), encoding="ascii")
 
     def stop(self) -> None:
         """Stop it; pods that it started live on until the isolated run ends."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import pytest
 
 from shared.model.errors import InputError
@@ -44,3 +46,39 @@ def test_outgoing_connections_have_a_choice_of_ports_that_ends_at_the_named_one(
     assert list_outbound_ports(3, 15006, 15008) == range(1, 4)
     assert "redirect to :14970-15001\n" in format_table(rules())
     assert "redirect to :15007\n" in format_table(rules(out=15007))
+
+
+def chains(text: str) -> tuple[str, str]:
+    """The output and the prerouting chain."""
+    output, prerouting = text.split("chain prerouting")
+    return output, prerouting
+
+
+def test_exclusions_of_one_direction_leave_the_other_captured() -> None:
+    wanted = RedirectRules(
+        outbound_port=15001, inbound_port=15006, tunnel_port=15008, uid=1337, exclude_inbound_ports=(9, 8),
+        exclude_outbound_ports=(7,), exclude_ports=(22,),
+    )  # fmt: skip
+    output, prerouting = chains(format_table(wanted))
+    assert "tcp dport { 7, 22 } return" in output
+    assert "tcp dport { 8, 9, 22 } return" in prerouting
+
+
+def test_networks_are_excluded_on_the_way_out_by_family_and_without_overlaps() -> None:
+    networks = tuple(map(ipaddress.ip_network, ("10.1.0.0/16", "10.0.0.0/8", "fd00::/8", "198.18.0.1/32")))
+    wanted = RedirectRules(
+        outbound_port=15001, inbound_port=15006, tunnel_port=15008, uid=1337, exclude_outbound_networks=networks
+    )
+    output, prerouting = chains(format_table(wanted))
+    assert "ip daddr { 10.0.0.0/8, 198.18.0.1/32 } return" in output
+    assert "ip6 daddr { fd00::/8 } return" in output
+    assert "daddr {" not in prerouting
+
+
+def test_the_health_port_is_never_captured_on_the_way_in() -> None:
+    wanted = RedirectRules(outbound_port=15001, inbound_port=15006, tunnel_port=15008, uid=1337, health_port=15020)
+    output, prerouting = chains(format_table(wanted))
+    assert "15020" not in output
+    assert "tcp dport { 15020 } return" in prerouting
+    with pytest.raises(InputError):
+        RedirectRules(outbound_port=15001, inbound_port=15006, tunnel_port=15008, uid=1337, health_port=15006)

@@ -22,6 +22,7 @@ from sidecar.credential.credential import (
     Credential,
     CredentialError,
     IssuanceRefusedError,
+    KeyRequest,
     accept_chain,
     make_key_request,
 )
@@ -148,33 +149,35 @@ async def test_credentials_are_renewed_at_half_their_life_and_an_unused_one_is_l
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sidecar.credential.store._LEAST_RENEWAL_S", 0.02)
-    async with a_store(life_s=2) as (store, issuing, _):  # Certificates count whole seconds: 1 to 2 are left.
+    async with a_store(life_s=4) as (store, issuing, _):  # Certificates count whole seconds: 3 to 4 are left.
         renewed: list[Credential] = []
         store.on_own_change(renewed.append)
         first = await store.obtain(PROGRAM, EVIDENCE)
-        began, left_s = time.time(), first.not_after - time.time()
+        renewal = store._entries[PROGRAM].renewal
+        assert renewal is not None
+        left_s, delay_s = first.not_after - time.time(), renewal.when() - asyncio.get_running_loop().time()
+        assert 0.35 * left_s < delay_s < 0.65 * left_s
         await until(lambda: store.get(PROGRAM) is not first)
-        assert 0.35 * left_s < time.time() - began < 0.75 * left_s
         second = store.get(PROGRAM)
         assert second is not None
         assert second.generation > first.generation
         await until(lambda: renewed)
         assert store.own is renewed[-1]
         # It is renewed once more, having been used; nobody uses the third one.
-        await until(lambda: store.programs() == [], timeout_s=4)
+        await until(lambda: store.programs() == [])
         assert issuing.ca.issued >= 3
 
 
 async def test_a_failed_renewal_is_tried_again_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sidecar.credential.store._FIRST_RETRY_S", 0.1)
     monkeypatch.setattr("sidecar.credential.store._LEAST_RENEWAL_S", 0.02)
-    async with a_store(life_s=2) as (store, issuing, _):
+    async with a_store(life_s=4) as (store, issuing, _):
         own = store.own
         issuing.refusal = "ca_unavailable"
         await until(lambda: issuing.ca.issued)  # The renewal at half-life is refused.
         assert store.own is own
         issuing.refusal = ""
-        await until(lambda: store.own is not own, timeout_s=0.4)
+        await until(lambda: store.own is not own)
         assert time.time() < own.not_after
 
 
@@ -192,3 +195,54 @@ def test_a_backdated_or_truncated_certificate_causes_no_storm_of_renewals() -> N
 async def test_keys_are_never_shown() -> None:
     async with a_store() as (store, _, _):
         assert "key" not in repr(store.own)
+
+
+def enrol(issuing: Issuing, account: str = "web") -> tuple[KeyRequest, tuple[bytes, ...]]:
+    request = make_key_request()
+    workload = Workload(namespace="shop", service_account=account)
+    identity = Identity(trust_domain=TRUST_DOMAIN, workload=workload, kind=IdentityKind.SIDECAR)
+    return request, issuing.ca.issue(request.csr, identity)
+
+
+async def test_after_a_repeated_enrolment_every_program_gets_a_new_certificate_and_serves_on_meanwhile() -> None:
+    async with a_store() as (store, issuing, _):
+        first = await store.obtain(PROGRAM, EVIDENCE)
+        own = store.check_own(*enrol(issuing), Trust(issuing.ca.bundle).verifier)
+        assert store.own is not own
+        store.begin_again(own)
+        assert store.own is own
+        assert store.get(PROGRAM) is first
+        await until(lambda: store.get(PROGRAM) is not first)
+        renewed = store.get(PROGRAM)
+        assert renewed is not None
+        assert renewed.generation > own.generation > first.generation
+
+
+async def test_a_certificate_of_authorities_that_are_gone_is_forgotten_at_a_repeated_enrolment() -> None:
+    async with a_store() as (store, issuing, _):
+        await store.obtain(PROGRAM, EVIDENCE)
+        issuing.ca.lose_everything()
+        own = store.check_own(*enrol(issuing), Trust(issuing.ca.bundle).verifier)
+        store._trust.begin_again(issuing.ca.bundle)
+        store.begin_again(own)
+        assert store.get(PROGRAM) is None
+        assert (await store.obtain(PROGRAM, EVIDENCE)).issuer == "another issuer"
+
+
+async def test_a_repeated_enrolment_as_somebody_else_or_by_strangers_changes_nothing() -> None:
+    async with a_store() as (store, issuing, _):
+        own = store.own
+        with pytest.raises(CredentialError, match="somebody else"):
+            store.check_own(*enrol(issuing, "db"), Trust(issuing.ca.bundle).verifier)
+        with pytest.raises(CredentialError):
+            store.check_own(*enrol(issuing), Trust(LittleCA().bundle).verifier)
+        assert store.own is own
+
+
+async def test_a_refused_renewal_of_the_sidecars_own_is_told() -> None:
+    async with a_store() as (store, issuing, _):
+        told: list[bool] = []
+        store.on_own_refused(lambda: told.append(True))
+        issuing.refusal = "refused"
+        store.reissue(0)
+        await until(lambda: told)

@@ -1,0 +1,187 @@
+"""The little HTTP server that the kubelet asks: ``/ready``, ``/healthz`` and the pod's probes, fixed at injection.
+
+Belongs here: connections, their bound and deadlines, which path is which. Doesn't: performing a probe. Anybody who
+reaches the pod may ask, as anybody may be a kubelet: paths are fixed, answers are short, nothing is changed by asking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import h11
+
+from shared.model.errors import MachineError
+from shared.model.kubernetes import ProbeTarget
+from shared.runtime.tasks import Tasks
+from sidecar.capture.accept_loop import AcceptLoop, open_listener, reset
+from sidecar.capture.captured import Endpoint
+from sidecar.events import Events
+from sidecar.probing.outcome import MAX_BODY_BYTES, Outcome
+from sidecar.scalars import format_endpoint
+
+MAX_CONNECTIONS = 64
+_MAX_HEADER_BYTES = 16 * 1024
+_REQUEST_S = 5.0
+_ANSWER_S = 5.0
+_HOOKS = frozenset({"post-start", "pre-stop"})
+
+# Every address of the pod: the kubelet asks its main one, loopback serves who looks from inside.
+_ADDRESSES = ("0.0.0.0", "::")
+Perform = Callable[[ProbeTarget], Coroutine[Any, Any, Outcome]]
+
+
+def open_probe_listeners(port: int) -> list[socket.socket]:
+    """Open the listening sockets, on IPv4 and, where there is IPv6, on that as well.
+
+    Raises:
+        MachineError: the port can't be had.
+    """
+    listeners: list[socket.socket] = []
+    for address in _ADDRESSES:
+        try:
+            listeners.append(open_listener((address, port)))
+        except OSError as error:
+            if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL) and ":" in address:
+                continue
+            for listener in listeners:
+                listener.close()
+            hint = "another process has it: `ss -ltnp`" if error.errno == errno.EADDRINUSE else ""
+            raise MachineError(
+                f"can't listen on {format_endpoint((address, port))}: {error.strerror}", hint=hint
+            ) from error
+    return listeners
+
+
+class ProbeServer:
+    """Answers on these listening sockets until it is closed.
+
+    Arguments:
+        listeners: taken over.
+        judge: what ``/ready`` answers.
+        perform: performs a probe.
+        tasks: of its connections, at most ``MAX_CONNECTIONS``.
+    """
+
+    def __init__(
+        self, listeners: Sequence[socket.socket], *, targets: Sequence[ProbeTarget], judge: Callable[[], Outcome],
+        perform: Perform, tasks: Tasks, events: Events,
+    ) -> None:  # fmt: skip
+        self._targets = {target.request_path: target for target in targets}
+        self._judge = judge
+        self._perform = perform
+        self._tasks = tasks
+        self._events = events
+        self._loops = [AcceptLoop(listener, self._accept, on_pause=self._pause) for listener in listeners]
+
+    def start(self) -> None:
+        """Begin to answer."""
+        for loop in self._loops:
+            loop.start()
+
+    def close(self) -> None:
+        """Stop accepting."""
+        for loop in self._loops:
+            loop.close()
+
+    def _accept(self, connection: socket.socket, source: Endpoint) -> None:
+        if len(self._tasks) >= MAX_CONNECTIONS:
+            reset(connection)
+            return
+        self._tasks.spawn(self._serve(connection), name="probe")
+
+    def _pause(self, error: OSError, pause_s: float) -> None:
+        where = format_endpoint(self._loops[0].local)
+        self._events.emit("accepting_paused", listener=where, error=error.strerror, pause_s=pause_s)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        exchange = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEADER_BYTES)
+        try:
+            async with asyncio.timeout(_REQUEST_S):
+                request = await _read_request(loop, connection, exchange)
+            outcome = await self._answer(loop, connection, request)
+            if outcome is None:
+                reset(connection)
+                return
+            async with asyncio.timeout(_ANSWER_S):
+                await loop.sock_sendall(connection, _write_answer(exchange, outcome))
+        except h11.RemoteProtocolError as error:
+            # A status that fits (431 for a header that is too long), if it can still be said.
+            await _say(loop, connection, exchange, Outcome(status=error.error_status_hint, body=b"not a request\n"))
+        except (h11.LocalProtocolError, TimeoutError, OSError, EOFError):
+            pass  # Whoever asked is gone, too slow, or asked for what has no answer (HEAD).
+        finally:
+            if connection.fileno() >= 0:
+                connection.close()
+
+    async def _answer(
+        self, loop: asyncio.AbstractEventLoop, connection: socket.socket, request: h11.Request
+    ) -> Outcome | None:
+        """Answer one request; None where only a broken connection tells the kubelet that its hook failed."""
+        if request.method != b"GET":
+            return Outcome(status=405, body=b"only GET\n")
+        path = request.target.partition(b"?")[0].decode("latin-1")
+        if path == "/ready":
+            return self._judge()
+        if path == "/healthz":
+            return Outcome(status=200, body=b"alive\n")
+        target = self._targets.get(path)
+        if target is None:
+            return Outcome(status=404, body=b"no such probe\n")
+        outcome = await self._perform_for(loop, connection, target)
+        # The kubelet doesn't look at the status of a hook's answer: any is success.
+        return None if target.kind in _HOOKS and not outcome.has_answer else outcome
+
+    async def _perform_for(
+        self, loop: asyncio.AbstractEventLoop, connection: socket.socket, target: ProbeTarget
+    ) -> Outcome:
+        """Perform the probe as long as whoever asked is there: a kubelet that gave up asks again."""
+        probe = asyncio.create_task(self._perform(target), name="perform")
+        leaving = asyncio.create_task(loop.sock_recv(connection, 1), name="kubelet")
+        try:
+            await asyncio.wait({probe, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not probe.done():
+                raise EOFError("whoever asked is gone")
+            return probe.result()
+        finally:
+            for task in (probe, leaving):
+                task.cancel()
+            await asyncio.gather(probe, leaving, return_exceptions=True)
+
+
+async def _read_request(
+    loop: asyncio.AbstractEventLoop, connection: socket.socket, exchange: h11.Connection
+) -> h11.Request:
+    while True:
+        event = exchange.next_event()
+        if isinstance(event, h11.Request):
+            return event
+        if event is not h11.NEED_DATA:
+            raise EOFError("no request")
+        exchange.receive_data(await loop.sock_recv(connection, 4096))
+
+
+def _write_answer(exchange: h11.Connection, outcome: Outcome) -> bytes:
+    body = outcome.body[:MAX_BODY_BYTES]
+    headers = [
+        ("content-type", "text/plain; charset=utf-8"), ("content-length", str(len(body))),
+        ("x-content-type-options", "nosniff"), ("connection", "close"),
+    ]  # fmt: skip
+    has_body = outcome.status not in (204, 304)  # RFC 9110, section 6.4.1.
+    parts = [exchange.send(h11.Response(status_code=outcome.status, headers=headers if has_body else headers[3:]))]
+    parts += [exchange.send(h11.Data(data=body))] if has_body else []
+    return b"".join(part or b"" for part in (*parts, exchange.send(h11.EndOfMessage())))
+
+
+async def _say(
+    loop: asyncio.AbstractEventLoop, connection: socket.socket, exchange: h11.Connection, outcome: Outcome
+) -> None:
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            await loop.sock_sendall(connection, _write_answer(exchange, outcome))
+    except (h11.LocalProtocolError, TimeoutError, OSError):
+        return

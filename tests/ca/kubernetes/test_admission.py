@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from ca.kubernetes import admission
+from ca.kubernetes.admission import NamespaceLabels, run_admission
+from shared.model.errors import UnavailableError
+from shared.runtime.tasks import Tasks
+from tests.ca.injection.reviews import apply_response, make_review, read_response
+from tests.ca.kubernetes.faking import faked
+from tests.ca.running import running_ca
+from tests.shared.model.golden_injection import OPTIONS
+from tests.shared.model.pods import make_pod
+
+SERVICE = "touchmark-ca.touchmark-system.svc"
+COMMON: dict[str, Any] = {
+    "options": OPTIONS,
+    "host": "127.0.0.1",
+    "list_needing": lambda: None,
+    "is_leader": lambda: True,
+}
+
+
+async def answer_little(request: web.Request) -> web.StreamResponse:
+    """An API server that has nothing, and takes everything."""
+    if request.method == "PATCH":
+        return web.json_response(await request.json())
+    if request.query.get("watch"):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(30)
+        return response
+    return web.json_response({"metadata": {"resourceVersion": "1", "labels": {"a": "b"}}, "items": []})
+
+
+async def test_the_webhook_answers_under_the_services_name_with_a_chain_to_the_root(tmp_path: Path) -> None:
+    """As the API server sees it: the name that it dials, and nothing but the roots of ``caBundle``."""
+    failed: list[str] = []
+    tasks = Tasks(lambda name, _error: failed.append(name))
+    async with (
+        faked(tmp_path, answer_little) as client,
+        running_ca(tmp_path, names=(SERVICE,)) as services,
+        run_admission(services, client, tasks, port=0, **COMMON) as running,
+        aiohttp.ClientSession() as session,
+    ):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cadata=services.authorities.bundle().roots[0])
+        url = f"https://{running.listen}/v1/inject"
+        review = make_review(make_pod())
+        async with session.post(url, json=review, ssl=context, server_hostname=SERVICE) as answer:
+            response = read_response(await answer.read())
+        assert len(apply_response(make_pod(), response)["spec"]["initContainers"]) == 2
+        with pytest.raises(aiohttp.ClientConnectorCertificateError):
+            await session.post(url, json={}, ssl=context, server_hostname="other.example")
+        port = int(running.listen.rpartition(":")[2])
+        with pytest.raises(UnavailableError, match="can't listen"):
+            async with run_admission(services, client, tasks, port=port, **COMMON):
+                pass
+    assert not failed
+    assert len(tasks) == 0, "what was started has ended"
+
+
+async def test_labels_are_asked_for_once_in_a_moment_and_none_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "MAX_LABELS", 2)
+    asked: list[str] = []
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        answers: dict[str, tuple[int, Any]] = {"/api/v1/namespaces/gone": (404, {"message": "gone"})}
+        status, body = answers.get(request.path, (200, {"metadata": {"labels": {"team": "shop"}}}))
+        return web.json_response(body, status=status)
+
+    async with faked(tmp_path, serve) as client:
+        labels = NamespaceLabels(client)
+        for _ in range(2):
+            assert await labels.find("a") == {"team": "shop"}
+        assert asked == ["/api/v1/namespaces/a"]
+        assert await labels.find("gone") is None
+        for name in ("b", "c"):
+            await labels.find(name)
+        assert len(labels._known) == 2
+        monkeypatch.setattr(admission, "LABELS_AGE_S", 0.0)
+        await labels.find("c")
+        assert asked.count("/api/v1/namespaces/c") == 2

@@ -1,0 +1,142 @@
+"""The demonstration on a real node, in the order in which a user goes through it: permissive, approved, explicit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from shared.model.kubernetes import SIDECAR_CONTAINER
+from tests.kubernetes.harness.kubectl import KubectlError
+from tests.kubernetes.node.mesh import STAND_INS, Mesh, eventually
+
+CLIENT, WEB, DB = "demo-client/client", "demo/web", "demo/db"
+RULES = """\
+apiVersion: touchmark.dev/v1alpha1
+kind: MeshPolicy
+metadata: {name: default, namespace: demo}
+spec:
+  rules:
+  - name: shoppers
+    action: allow
+    workloads: [web]
+    peers: [{namespace: demo-client, serviceAccount: client}]
+    ports: [8080]
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def demo(mesh: Mesh) -> Iterator[None]:
+    """The demo application, with this clone's images in place of the public ones."""
+    mesh.apply("demo", images={public: mesh.cluster.image(ours) for public, ours in STAND_INS.items()})
+    for resource, namespace in (
+        ("statefulset/db", "demo"),
+        ("deployment/web", "demo"),
+        ("deployment/client", "demo-client"),
+    ):
+        mesh.cluster.wait_for_rollout(resource, namespace=namespace, timeout_s=120)
+    yield
+    mesh.kubectl("delete", "namespace", "demo", "demo-client", "--wait=false")
+
+
+def shop(mesh: Mesh, *command: str) -> str:
+    """What a command in the client's pod prints."""
+    return mesh.cluster.execute("demo-client", mesh.find_pod("demo-client", "client"), *command, container="client")
+
+
+def between(mesh: Mesh, source: str, destination: str, *arguments: str) -> list[dict[str, Any]]:
+    """The decisions on connections from one workload to another."""
+    return [
+        record
+        for record in mesh.decisions(*arguments)
+        if record["source"]["workload"] == source and record["destination"]["workload"] == destination
+    ]
+
+
+def test_every_pod_has_its_sidecar_and_all_are_connected(mesh: Mesh) -> None:
+    for namespace, app in (("demo-client", "client"), ("demo", "web"), ("demo", "db")):
+        pod = mesh.kubectl.get("pod", "-n", namespace, mesh.find_pod(namespace, app))
+        assert [each["name"] for each in pod["spec"]["initContainers"]][:2] == ["touchmark-capture", SIDECAR_CONTAINER]
+    status = mesh.ask("status")
+    assert "demo" in str(status) and "demo-client" in str(status)
+
+
+def test_permissive_lets_all_flow_over_mutual_tls_and_marks_it(mesh: Mesh) -> None:
+    assert "hello from demo/web" in shop(mesh, "curl", "-sS", "--max-time", "10", "http://web.demo.svc.cluster.local/")
+    for source, destination in ((CLIENT, WEB), (WEB, DB)):
+        records = eventually(partial(between, mesh, source, destination), f"{source} to {destination}")
+        assert {record["transport"] for record in records} == {"tunnel"}
+        assert all(record["would_deny"] for record in records)
+
+
+def test_the_database_answers_the_web_application_through_its_service(mesh: Mesh) -> None:
+    """PostgreSQL's client speaks first, its server answers; the query comes back with the two orders."""
+    eventually(
+        lambda: mesh.cluster.logs("demo", mesh.find_pod("demo", "web"), container="orders").strip().endswith("2"),
+        "an answer of the database",
+    )
+
+
+def test_the_tool_says_that_explicit_is_not_safe_yet(mesh: Mesh) -> None:
+    done = mesh.run("mode", "demo", "explicit", "--check")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "program_not_approved" in done.stdout
+
+
+def test_after_review_explicit_serves_what_was_approved(mesh: Mesh) -> None:
+    mesh.approve_what_was_seen(CLIENT, WEB, DB)
+    rules = mesh.write("rules.yaml", RULES)
+    mesh.touchmark("policy", "apply", "-f", str(rules))
+    mesh.be_explicit("demo", "demo-client")
+    assert "hello from demo/web" in shop(mesh, "curl", "-sS", "--max-time", "10", "http://web.demo.svc.cluster.local/")
+    policy = mesh.kubectl.get("meshpolicy", "default", "-n", "demo")
+    assert policy["spec"]["mode"] == policy["status"]["mode"] == "explicit"
+    assert policy["status"]["installed"] == policy["status"]["sidecars"] >= 2
+    eventually(lambda: between(mesh, CLIENT, WEB, "--since", "20s"), "a new decision")
+    assert not any(record["would_deny"] for record in between(mesh, CLIENT, WEB, "--since", "3s"))
+    eventually(
+        lambda: mesh.cluster.logs("demo", mesh.find_pod("demo", "web"), container="orders").strip().endswith("2"),
+        "an answer of the database",
+    )
+
+
+def test_an_unapproved_program_in_the_web_pod_reaches_nothing_and_the_log_says_why(mesh: Mesh) -> None:
+    """The web workload's own psql is approved; the same file with a byte more isn't."""
+    pod = mesh.find_pod("demo", "web")
+    copy = "cp $(readlink -f $(command -v psql)) /tmp/other; printf x >>/tmp/other"
+    script = f"{copy}; exec /tmp/other -qAtc 'select 1' -d postgres"
+    with pytest.raises(KubectlError):
+        mesh.cluster.execute("demo", pod, "sh", "-c", script, container="orders")
+    [record, *_] = eventually(
+        lambda: [r for r in mesh.decisions("--denied", "--namespace", "demo") if r["process"]["path"] == "/tmp/other"],
+        "the refusal",
+    )
+    assert record["reason"] == "program_not_approved"
+    assert record["source"]["workload"] == WEB
+
+
+def test_a_pod_without_a_sidecar_is_refused_by_explicit_and_named_by_its_address(mesh: Mesh) -> None:
+    mesh.run_pod("demo-client", "stranger", "tools", command=["sleep", "3600"])
+    with pytest.raises(KubectlError):
+        mesh.cluster.execute(
+            "demo-client", "stranger", "curl", "-sS", "--max-time", "10", "http://web.demo.svc.cluster.local/"
+        )
+    record = eventually(
+        lambda: [r for r in mesh.decisions("--denied", "--reason", "peer_unidentified") if r["port"] == 8080],
+        "the refusal",
+    )[-1]
+    assert record["source"]["workload"] == ""
+    assert record["destination"]["workload"] == WEB
+
+
+def test_the_issuer_is_rotated_under_load_and_no_request_fails(mesh: Mesh) -> None:
+    pod = mesh.find_pod("demo-client", "client")
+    before = mesh.cluster.logs("demo-client", pod, container="client").count("failed")
+    mesh.touchmark("ca", "rotate", "issuer", timeout_s=120)
+    eventually(
+        lambda: len({r["issuer"] for r in between(mesh, CLIENT, WEB, "--since", "10m")} - {""}) >= 2, "the new issuer"
+    )
+    log = mesh.cluster.logs("demo-client", pod, container="client")
+    assert log.count("failed") == before

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import pytest
+
+from shared.model.errors import RefusedError
+from shared.model.injection_refusals import HINTS, InjectionRefusal, InjectionRefusedError
+
+
+@pytest.mark.parametrize("refusal", InjectionRefusal, ids=str)
+def test_each_code_says_what_to_do(refusal: InjectionRefusal) -> None:
+    assert HINTS[refusal]
+    assert HINTS[refusal][-1] not in ".;"
+
+
+def test_a_refusal_is_one_line_with_code_place_message_and_hint() -> None:
+    error = InjectionRefusedError(InjectionRefusal.HOST_PID, "it sees all", path="spec.hostPID", hint="don't")
+    assert error.describe() == "host_pid: spec.hostPID: it sees all (hint: don't)"
+    assert isinstance(error, RefusedError)
+    assert (error.path, error.refusal) == ("spec.hostPID", InjectionRefusal.HOST_PID)
+
+
+def test_without_a_hint_of_its_own_it_has_the_codes() -> None:
+    assert InjectionRefusedError(InjectionRefusal.PROC_MOUNT, "no").hint == HINTS[InjectionRefusal.PROC_MOUNT]

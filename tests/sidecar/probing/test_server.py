@@ -1,0 +1,186 @@
+"""The server that the kubelet asks: fixed paths, only GET, bounds, and hooks whose failure is a broken connection."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from shared.model.errors import MachineError
+from shared.model.kubernetes import ProbeTarget
+from shared.runtime.sinks import LineSink
+from shared.runtime.tasks import Tasks
+from sidecar.events import Events
+from sidecar.probing import server as probe_server
+from sidecar.probing.outcome import MAX_BODY_BYTES, Outcome, fail
+from sidecar.probing.server import MAX_CONNECTIONS, ProbeServer, open_probe_listeners
+from tests.sidecar.little_ca import until
+
+LIVENESS = ProbeTarget(container="app", kind="liveness", handler="tcp", port=1)
+HOOK = ProbeTarget(container="app", kind="post-start", handler="http", port=1)
+
+
+class Kubelet:
+    """Asks the server, and says what the application is to answer."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.ready = Outcome(status=200, body=b"ready\n")
+        self.outcome = Outcome(status=200, body=b"fine")
+        self.performed: list[ProbeTarget] = []
+        self.cancelled = 0
+        self.wait = asyncio.Event()
+        self.wait.set()
+        self.tasks = Tasks(lambda name, error: self.failures.append(f"{name}: {error!r}"))
+        self.failures: list[str] = []
+
+    async def perform(self, target: ProbeTarget) -> Outcome:
+        """Answer as the test says, when it says."""
+        self.performed.append(target)
+        try:
+            await self.wait.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return self.outcome
+
+    async def send(self, data: bytes) -> bytes:
+        """Send bytes and return everything that comes."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            writer.write(data)
+            async with asyncio.timeout(10):
+                return await reader.read()
+        finally:
+            writer.close()
+
+    async def get(self, path: str) -> tuple[int, bytes]:
+        """GET, as the kubelet does."""
+        answer = await self.send(f"GET {path} HTTP/1.1\r\nHost: pod\r\nUser-Agent: kube-probe/1.36\r\n\r\n".encode())
+        head, _, body = answer.partition(b"\r\n\r\n")
+        return int(head.split()[1]), body
+
+
+@asynccontextmanager
+async def a_server(targets: Sequence[ProbeTarget] = (LIVENESS, HOOK)) -> AsyncIterator[Kubelet]:
+    kubelet = Kubelet()
+    null = os.open("/dev/null", os.O_WRONLY)
+    sink = LineSink(null)
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    kubelet.port = listener.getsockname()[1]
+    server = ProbeServer(
+        [listener], targets=targets, judge=lambda: kubelet.ready, perform=kubelet.perform, tasks=kubelet.tasks,
+        events=Events(sink),
+    )  # fmt: skip
+    server.start()
+    try:
+        yield kubelet
+    finally:
+        server.close()
+        await kubelet.tasks.close(timeout_s=2)
+        sink.close(timeout_s=2)
+        os.close(null)
+        assert kubelet.failures == []
+
+
+async def test_readiness_health_and_the_pods_probes_are_answered() -> None:
+    async with a_server() as kubelet:
+        assert await kubelet.get("/ready") == (200, b"ready\n")
+        kubelet.ready = Outcome(status=503, body=b"draining\n")
+        assert await kubelet.get("/ready") == (503, b"draining\n")
+        assert await kubelet.get("/healthz") == (200, b"alive\n")
+        assert await kubelet.get("/probe/app/liveness") == (200, b"fine")
+        assert kubelet.performed == [LIVENESS]
+
+
+@pytest.mark.parametrize("status", [204, 302, 304, 404, 503])
+async def test_the_applications_status_is_passed_on(status: int) -> None:
+    async with a_server() as kubelet:
+        kubelet.outcome = Outcome(status=status, body=b"body")
+        assert await kubelet.get("/probe/app/liveness?x") == (status, b"" if status in (204, 304) else b"body")
+
+
+async def test_a_long_body_is_cut() -> None:
+    async with a_server() as kubelet:
+        kubelet.outcome = Outcome(status=200, body=b"x" * 10_240)
+        assert await kubelet.get("/probe/app/liveness") == (200, b"x" * MAX_BODY_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET /probe/app/readiness HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+        (b"GET /probe/../ready HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+        (b"POST /ready HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", b"405"),
+        (b"DELETE /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"405"),
+        (b"\x16\x03\x01 hello\r\n\r\n", b"400"),
+        (b"GET /ready HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET /ready HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 17_000, b"431"),
+    ],
+)
+async def test_everything_else_is_refused(request_bytes: bytes, status: bytes) -> None:
+    async with a_server() as kubelet:
+        answer = await kubelet.send(request_bytes)
+        assert answer.split()[1] == status
+        assert kubelet.performed == []
+
+
+async def test_a_head_request_or_none_at_all_ends_without_an_answer() -> None:
+    async with a_server() as kubelet:
+        assert b"200" not in await kubelet.send(b"HEAD /ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        reader, writer = await asyncio.open_connection("127.0.0.1", kubelet.port)
+        writer.write_eof()
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_hook_that_nobody_answered_is_a_broken_connection_for_any_answer_is_success() -> None:
+    async with a_server() as kubelet:
+        kubelet.outcome = Outcome(status=500)
+        assert (await kubelet.get("/probe/app/post-start"))[0] == 500
+        kubelet.outcome = fail("nobody is there")
+        with pytest.raises(ConnectionResetError):
+            await kubelet.send(b"GET /probe/app/post-start HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await kubelet.get("/probe/app/liveness"))[0] == 502
+
+
+async def test_a_kubelet_that_gave_up_ends_its_probe() -> None:
+    async with a_server() as kubelet:
+        kubelet.wait.clear()
+        _, writer = await asyncio.open_connection("127.0.0.1", kubelet.port)
+        writer.write(b"GET /probe/app/liveness HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: kubelet.performed)
+        writer.close()
+        await until(lambda: kubelet.cancelled)
+        await until(lambda: len(kubelet.tasks) == 0)
+
+
+async def test_no_more_than_the_bound_are_served_and_the_silent_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_server, "_REQUEST_S", 0.5)
+    async with a_server() as kubelet:
+        silent = [await asyncio.open_connection("127.0.0.1", kubelet.port) for _ in range(MAX_CONNECTIONS)]
+        await until(lambda: len(kubelet.tasks) == MAX_CONNECTIONS)
+        with pytest.raises(ConnectionResetError):
+            await kubelet.send(b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        for reader, writer in silent:
+            assert await reader.read() == b""
+            writer.close()
+        assert await kubelet.get("/ready") == (200, b"ready\n")
+
+
+def test_it_listens_on_both_families_and_says_when_it_cannot() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+        with pytest.raises(MachineError, match="Address already in use"):
+            open_probe_listeners(port)
+    listeners = open_probe_listeners(port)
+    try:
+        assert {listener.getsockname()[0] for listener in listeners} == {"0.0.0.0", "::"}
+    finally:
+        for listener in listeners:
+            listener.close()
