@@ -25,7 +25,8 @@ JSON_SHAPES: dict[str, str] = {
     " sidecars_live, bundle_sequence, rotation, namespaces: [{namespace, mode, version, live, connected, installed,"
     " injected, not_injected, versions}], problems: [{subject, is_well, observation, hint, is_optional}]}`",
     "mode": "`{namespace, mode, version, installed, total, waiting, wanted, is_observed, fault}`: `mode` is in force in"
-    " the CA, `wanted` is written (null: nothing is); a switch adds `readiness` (`Readiness` or null);"
+    " the CA (null: it hasn't said), `wanted` is written (null: nothing is); a switch adds `readiness` (`Readiness` or"
+    " null);"
     " `--check`: `Readiness`",
     "program approve": "`ProgramView`; nothing when nothing was chosen",
     "program list": "a list of `ProgramView`",

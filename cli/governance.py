@@ -31,7 +31,7 @@ class ModeState:
 
     Attributes:
         wanted: what is written; None where nothing is, and the mode stays as it was.
-        mode: what the CA has put in force.
+        mode: what the CA has put in force; None: it hasn't said yet.
         version: of the namespace's state; decisions name it.
         installed: how many sidecars have that version, of ``total`` that need it.
         waiting: instances of some that haven't.
@@ -41,7 +41,7 @@ class ModeState:
 
     namespace: str
     wanted: Mode | None
-    mode: Mode
+    mode: Mode | None
     version: int
     installed: int
     total: int
@@ -211,13 +211,13 @@ class LocalGovernor:
 
 async def read_mode(client: AdminClient, namespace: str) -> ModeState:
     """Return a namespace's mode as the CA itself knows it."""
+    acknowledgements = await client.get_acknowledgements(namespace)  # First: they change by the moment.
     state = await client.get_namespace(namespace)
-    acknowledgements = await client.get_acknowledgements(namespace)
     return ModeState(
         namespace=namespace,
         wanted=state.mode if state.version else None,
         mode=state.mode,
-        version=state.version,
+        version=acknowledgements.version,
         installed=acknowledgements.installed,
         total=acknowledgements.total,
         waiting=acknowledgements.waiting,

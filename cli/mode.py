@@ -134,19 +134,22 @@ def _show(state: ModeState, *, as_json: bool) -> int:
     if as_json:
         print_json(_describe(state))
         return 0
-    print_line(
-        f"{state.namespace} is {state.mode} (version {state.version}, in force in {state.installed} of"
-        f" {state.total} sidecars)"
-    )
+    if state.mode is None:
+        print_line(f"{state.namespace}: {state.wanted or 'no mode'} is written; the CA hasn't said what is in force")
+    else:
+        print_line(
+            f"{state.namespace} is {state.mode} (version {state.version}, in force in {state.installed} of"
+            f" {state.total} sidecars)"
+        )
+        if state.wanted not in (None, state.mode):
+            print_line(f"written is {state.wanted}")
     if state.fault:
         print_line(f"✗ the CA refuses what is written: {state.fault}")
     elif not state.is_observed:
         print_line("✗ the CA hasn't seen yet what is written")
-    if state.wanted not in (None, state.mode):
-        print_line(f"written is {state.wanted}")
     for laggard in state.waiting:
         print_line(f"  ✗ {laggard} hasn't confirmed")
-    if not state.version and not state.total:
+    if not state.version and not state.total and state.wanted is None:
         print_note("nothing is known of this namespace: no sidecar lives there and nothing was applied")
     return 0
 

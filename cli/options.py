@@ -17,6 +17,24 @@ AdminSocket = Annotated[
         show_default="where `touchmark ca serve` puts it",
     ),
 ]
+
+
+def complete_context(incomplete: str) -> list[str]:
+    """Return the kubeconfig's contexts that begin like this, for the shell; none when it can't be read."""
+    from cli.where import list_kubeconfig_files
+
+    names: list[str] = []
+    try:
+        import yaml
+
+        for path in list_kubeconfig_files():
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            names += [str(each["name"]) for each in content["contexts"]]
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return []
+    return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+
 Kubernetes = Annotated[
     bool,
     typer.Option(
@@ -26,7 +44,10 @@ Kubernetes = Annotated[
 KubeContext = Annotated[
     str,
     typer.Option(
-        "--context", help="A context of the kubeconfig; means -k, too.", show_default="the kubeconfig's current one"
+        "--context",
+        help="A context of the kubeconfig; means -k, too.",
+        show_default="the kubeconfig's current one",
+        autocompletion=complete_context,
     ),
 ]
 Kubeconfig = Annotated[

@@ -77,6 +77,7 @@ class NetworkPolicies:
         for policy in policies:
             self._by_namespace.setdefault(policy["metadata"]["namespace"], []).append(policy)
         self._namespaces = namespaces
+        self._applying: dict[tuple[str, str], list[Mapping[str, Any]]] = {}  # By group and side: asked for each pair.
 
     def find_tunnel_drops(self, groups: Sequence[PodGroup]) -> list[Drop]:
         """Return where applications may talk and the tunnel may not, among meshed pods."""
@@ -161,11 +162,15 @@ class NetworkPolicies:
         return [(group.namespace, rule) for policy in applying for rule in (policy.get("spec") or {}).get(side) or ()]
 
     def _list_applying(self, group: PodGroup, side: str) -> list[Mapping[str, Any]]:
-        return [
-            policy
-            for policy in self._by_namespace.get(group.namespace, ())
-            if side in _read_sides(policy) and is_selected((policy.get("spec") or {}).get("podSelector"), group.labels)
-        ]
+        key = (str(group), side)
+        if key not in self._applying:
+            self._applying[key] = [
+                policy
+                for policy in self._by_namespace.get(group.namespace, ())
+                if side in _read_sides(policy)
+                and is_selected((policy.get("spec") or {}).get("podSelector"), group.labels)
+            ]
+        return self._applying[key]
 
     def _name_isolating(self, group: PodGroup, side: str) -> tuple[str, ...]:
         return tuple(

@@ -102,7 +102,7 @@ def read_mode(namespace: str, value: Object) -> ModeState:
     return ModeState(
         namespace=namespace,
         wanted=wanted,
-        mode=_read_mode(status.get("mode")) or Mode.PERMISSIVE,
+        mode=_read_mode(status.get("mode")),
         version=int(status.get("version") or 0),
         installed=int(status.get("installed") or 0),
         total=int(status.get("sidecars") or 0),

@@ -70,14 +70,13 @@ def test_every_exit_code_is_documented_in_the_help() -> None:
 def test_help_loads_neither_the_client_nor_cryptography() -> None:
     code = (
         "import sys; from cli.main import run; run(['version', '--json']);"
-        "print([name for name in ('aiohttp', 'cryptography', 'yaml', 'psutil') if name in sys.modules])"
+        "print([name for name in ('aiohttp', 'cryptography', 'kubernetes', 'yaml', 'psutil') if name in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=30, text=True)
     assert ran.stdout.splitlines()[-1] == "[]"
 
 
 def test_completion_knows_the_verbs() -> None:
-
     environment = {
         **os.environ,
         "_TOUCHMARK_COMPLETE": "complete_bash",
@@ -88,3 +87,18 @@ def test_completion_knows_the_verbs() -> None:
         [sys.executable, "-m", "cli"], capture_output=True, env=environment, check=False, timeout=30, text=True
     )
     assert set(ran.stdout.split()) == {"decisions", "demo"}
+
+
+def test_completion_knows_the_kubeconfig_s_contexts(tmp_path: Path) -> None:
+    (tmp_path / "kubeconfig").write_text("contexts: [{name: dev-a}, {name: dev-b}, {name: prod}]")
+    environment = {
+        **os.environ,
+        "KUBECONFIG": str(tmp_path / "kubeconfig"),
+        "_TOUCHMARK_COMPLETE": "complete_bash",
+        "COMP_WORDS": "touchmark status --context de",
+        "COMP_CWORD": "3",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-m", "cli"], capture_output=True, env=environment, check=False, timeout=30, text=True
+    )
+    assert set(ran.stdout.split()) == {"dev-a", "dev-b"}

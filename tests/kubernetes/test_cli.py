@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -16,8 +15,9 @@ from cli.cluster import governor
 from cli.exit_codes import ExitCode
 from cli.main import run
 from shared.model.admin import DecisionList, IdentityList
-from tests.cli.fake_api import FakeAPI, running_api
+from tests.cli.fake_api import FakeAPI
 from tests.cli.fake_ca import FakeCA, running_ca
+from tests.kubernetes.forwarding import running_ca_pod
 from tests.kubernetes.harness.api_server import ApiServer
 
 CRDS = Path(__file__).parents[2] / "manifests" / "crds"
@@ -244,45 +244,15 @@ def test_a_token_that_isn_t_one_is_unauthorized(
 
 @pytest.fixture
 def kubelet(api_server: ApiServer, tmp_path: Path) -> Iterator[FakeAPI]:
-    """A node whose kubelet only forwards ports, as the real API server asks it to."""
-    credential = api_server.ca.issue("kubelet", names=["127.0.0.1"])
-    (tmp_path / "kubelet.crt").write_bytes(credential.certificate)
-    (tmp_path / "kubelet.key").write_bytes(credential.key)
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(tmp_path / "kubelet.crt", tmp_path / "kubelet.key")
-    with running_api(tmp_path, tls=tls) as fake:
+    with running_ca_pod(api_server, tmp_path) as fake:
         yield fake
 
 
 @pytest.fixture
-def ca(api_server: ApiServer, kubelet: FakeAPI, tmp_path: Path) -> Iterator[FakeCA]:
-    """A pod that passes for a CA's, on that node."""
-    api_server.create_namespace("touchmark-system")
-    api_server.kubectl.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}})
-    status = {
-        "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
-        "daemonEndpoints": {"kubeletEndpoint": {"Port": kubelet.port}},
-    }
-    api_server.kubectl("patch", "node", "n1", "--subresource=status", "-p", json.dumps({"status": status}))
-    labels = {"app.kubernetes.io/name": "touchmark-ca"}
-    api_server.kubectl.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": "ca-0", "namespace": "touchmark-system", "labels": labels},
-            "spec": {"nodeName": "n1", "containers": [{"name": "ca", "image": "ca"}]},
-        }
-    )
-    condition = {"type": "Ready", "status": "True"}
-    running = {"phase": "Running", "conditions": [condition]}
-    api_server.kubectl(
-        "patch", "pod", "ca-0", "-n", "touchmark-system", "--subresource=status", "-p", json.dumps({"status": running})
-    )
+def ca(kubelet: FakeAPI, tmp_path: Path) -> Iterator[FakeCA]:
     with running_ca(tmp_path) as fake:
         kubelet.forward_to = fake.socket
         yield fake
-    api_server.kubectl("delete", "pod", "ca-0", "-n", "touchmark-system", "--force", "--grace-period=0")
-    api_server.kubectl("delete", "node", "n1")
 
 
 def test_the_admin_api_is_reached_through_the_real_api_server(

@@ -86,6 +86,17 @@ def test_laggards_end_with_9_and_a_ca_that_sees_nothing_does_so_too(
     assert "the CA hasn't seen it" in capsys.readouterr().out
 
 
+def test_what_the_ca_hasn_t_seen_is_told_as_written_only(api: FakeAPI, capsys: pytest.CaptureFixture[str]) -> None:
+    api.answers[f"GET {MESH_POLICY}"] = {**make_policy(), "status": {}}
+    assert run(["mode", "shop", "-k"]) == ExitCode.SUCCESS
+    printed = capsys.readouterr()
+    assert "shop: explicit is written; the CA hasn't said what is in force\n✗ the CA hasn't seen" in printed.out
+    assert not printed.err
+    api.answers[f"GET {MESH_POLICY}"] = make_policy(mode="permissive")
+    assert run(["mode", "shop", "-k"]) == ExitCode.SUCCESS
+    assert "shop is permissive (version 7, in force in 2 of 3 sidecars)\nwritten is explicit" in capsys.readouterr().out
+
+
 def test_a_ca_that_refuses_the_policy_is_quoted(
     cluster_ca: FakeCA, api: FakeAPI, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import ssl
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cli.cluster import kubeconfig
 from cli.cluster.faults import ContextError, KubeconfigError, UnauthorizedError
 from cli.cluster.kubeconfig import load_access
 from tests.cli.fake_api import make_kubeconfig
@@ -115,3 +117,14 @@ async def test_in_a_pod_without_an_account_the_error_says_so(tmp_path: Path, mon
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     with pytest.raises(KubeconfigError, match="service account"):
         await load_access()
+
+
+def test_only_this_module_imports_the_library() -> None:
+    """Its generated models cost more time than the rest of a command."""
+    cli = Path(kubeconfig.__file__).parents[1]
+    importing = [
+        path.name
+        for path in cli.rglob("*.py")
+        if re.search(r"^\s*(from|import) kubernetes\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert importing == ["kubeconfig.py"]

@@ -17,6 +17,7 @@ from cli.where import Where
 from shared.model.admin import DecisionList, Health, IdentityList
 from tests.cli.fake_api import CA_PODS, FakeAPI, make_pod
 from tests.cli.fake_ca import FakeCA
+from tests.cli.test_decisions import DENIAL
 
 FORWARD = "/api/v1/namespaces/touchmark-system/pods/touchmark-ca-0/portforward"
 
@@ -100,6 +101,13 @@ def test_without_the_right_to_forward_the_error_says_which(
     error = msgspec.json.decode(capsys.readouterr().err)
     assert error["code"] == "forbidden"
     assert "pods/portforward" in error["hint"]
+
+
+def test_decisions_are_followed_through_it(cluster_ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = b"\n".join([msgspec.json.encode(DENIAL), b"", msgspec.json.encode(DENIAL), b""])
+    cluster_ca.answers["GET /v1/decisions/follow"] = lines
+    assert run(["decisions", "-k", "--follow", "--json"]) == ExitCode.SUCCESS
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_follow_without_a_ca_is_an_error_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,117 @@
+"""The command against a real CA, whose admin API is reached through a real API server, and whose webhook it asks."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.exit_codes import ExitCode
+from cli.main import run
+from tests.kubernetes.forwarding import NAMESPACE, running_ca_pod
+from tests.kubernetes.harness.api_server import ApiServer
+from tests.kubernetes.webhook_ca import WebhookCA
+
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+
+
+@pytest.fixture(scope="module")
+def server(make_api_server: Callable[..., ApiServer]) -> ApiServer:
+    made = make_api_server()
+    for name in ("default", NAMESPACE):
+        made.create_namespace(name)
+    made.kubectl("apply", "-k", str(MANIFESTS / "overlays" / "single"))
+    # Nothing routes its Service here: the CA's own fixture brings one with URLs.
+    made.kubectl("delete", "mutatingwebhookconfiguration", "touchmark")
+    made.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+    return made
+
+
+@pytest.fixture(scope="module")
+def ca(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebhookCA]:
+    directory = tmp_path_factory.mktemp("ca")
+    with WebhookCA(server, directory) as running, running_ca_pod(server, directory) as kubelet:
+        kubelet.forward_to = directory / "admin.sock"
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def in_cluster(server: ApiServer, ca: WebhookCA, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(server.admin))
+    monkeypatch.setenv("TOUCHMARK_KUBERNETES", "1")
+
+
+def examine(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
+    capsys.readouterr()
+    run(["doctor", "--json"])
+    return {finding["subject"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
+
+
+def test_where_everything_works_doctor_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    found = examine(capsys)
+    faults = {name: each["observation"] for name, each in found.items() if not each["is_well"]}
+    faults.pop("CA's rights", None)  # See test_cli_doctor.py.
+    assert faults == {}
+    assert "got its sidecar" in found["webhook"]["observation"]
+    assert "trusts their certificate" in found["webhook configuration"]["observation"]
+    assert {"pods", "services"} <= set(found["CA's view of the cluster"]["observation"].replace(",", "").split())
+    assert "clocks of the CA and the API server" in found
+
+
+def test_a_ca_bundle_that_somebody_changed_is_told_from_the_right_one(
+    server: ApiServer, ca: WebhookCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The CA would write its own back at once: so it is the CA that stands still."""
+    right = ca.read_bundles()[0]
+    other = base64.b64encode(server.ca.certificate).decode()
+    ca.stop()
+    try:
+        import base64
+
+        operations = [
+            {
+                "op": "replace",
+                "path": f"/webhooks/{index}/clientConfig/caBundle",
+                "value": base64.b64encode(other).decode(),
+            }
+            for index in range(len(ca.read_bundles()))
+        ]
+        server.kubectl(
+            "patch", "mutatingwebhookconfiguration", "touchmark", "--type=json", "-p", json.dumps(operations)
+        )
+        found = examine(capsys)
+        assert "failed calling webhook" in found["webhook"]["observation"]
+        assert found["the CA's own word"]["observation"].startswith("unknown: ")
+    finally:
+        ca.start()
+    assert ca.read_bundles()[0] == right
+
+
+def test_status_counts_pods_of_the_real_api_server(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.create_namespace("shop", labels={"touchmark.dev/inject": "true"})
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "web-1", "namespace": "shop"},
+        "spec": {"containers": [{"name": "app", "image": "app"}]},
+    }
+    server.kubectl.apply(pod)
+    capsys.readouterr()
+    assert run(["status", "--json"]) == ExitCode.SUCCESS
+    answer = json.loads(capsys.readouterr().out)
+    [row] = [row for row in answer["namespaces"] if row["namespace"] == "shop"]
+    assert (row["injected"], row["not_injected"], row["live"]) == (1, 0, 0)
+
+
+def test_every_verb_that_asks_the_ca_reaches_it(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in (["ca", "status"], ["identities"], ["connections"], ["decisions"], ["decisions", "--summary"]):
+        assert run([*verb, "--json"]) == ExitCode.SUCCESS, verb
+    before = json.loads(capsys.readouterr().out.splitlines()[0])["rotation"]["step"]
+    assert before == "none"
+    assert run(["ca", "rotate", "issuer", "--json"]) == ExitCode.SUCCESS
+    assert json.loads(capsys.readouterr().out)["step"] in ("active", "retired")
+    assert run(["mode", "shop", "--check"]) == ExitCode.SUCCESS
