@@ -20,7 +20,6 @@ from tests.cli.fake_ca import FakeCA, running_ca
 from tests.kubernetes.forwarding import running_ca_pod
 from tests.kubernetes.harness.api_server import ApiServer
 
-CRDS = Path(__file__).parents[2] / "manifests" / "crds"
 DIGEST = "ab" * 32
 RULES = """\
 apiVersion: touchmark.dev/v1alpha1
@@ -38,8 +37,7 @@ spec:
 
 @pytest.fixture(scope="module", autouse=True)
 def installed(api_server: ApiServer) -> None:
-    api_server.kubectl("apply", "--server-side", "-f", str(CRDS))
-    api_server.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(CRDS))
+    api_server.install_definitions()
 
 
 @pytest.fixture(autouse=True)
@@ -304,4 +302,4 @@ def test_without_the_definitions_the_error_says_how_to_install_them(
             time.sleep(0.2)
         assert "kubectl apply -k" in capsys.readouterr().err
     finally:
-        api_server.kubectl("apply", "--server-side", "-f", str(CRDS))
+        api_server.install_definitions()

@@ -21,7 +21,7 @@ from tests.ca.conftest import postgresql as postgresql
 from tests.ca.postgresql import PostgreSQL
 from tests.ca.running import Admin, FakeSidecar, eventually, running_ca
 from tests.kubernetes.harness.api_server import ApiServer
-from tests.kubernetes.test_crds import CRDS, placed
+from tests.kubernetes.test_crds import placed
 from tests.shared.model.object_cases import A, policy, program
 
 RULE = {"name": "web", "action": "allow", "ports": [80]}
@@ -30,8 +30,7 @@ Get = Callable[[str], Any]
 
 @pytest.fixture(scope="module", autouse=True)
 def installed(api_server: ApiServer) -> None:
-    api_server.kubectl("apply", "--server-side", "-f", str(CRDS))
-    api_server.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(CRDS))
+    api_server.install_definitions()
     api_server.create_namespace("touchmark-system")
 
 
@@ -174,7 +173,7 @@ async def test_a_restart_of_the_api_server_is_survived(
     make_api_server: Callable[..., ApiServer], tmp_path: Path
 ) -> None:
     server = make_api_server()
-    server.kubectl("apply", "--server-side", "-f", str(CRDS))
+    server.install_definitions()
     server.create_namespace("touchmark-system")
     server.create_namespace("shop")
     async with clustered(tmp_path, server) as services:
