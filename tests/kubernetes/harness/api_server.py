@@ -68,7 +68,7 @@ class ApiServer(Cluster):
         return f"https://{self.address}:{self._port}"
 
     # ---- Life --------------------------------------------------------------------------------------------------------
-    def start(self, *, timeout_s: float = 120.0) -> None:
+    def start(self, *, timeout_s: float = 240.0) -> None:
         """Start etcd and kube-apiserver, whichever isn't running, and wait until the server is ready.
 
         Call it on the main thread: both end with the thread that started them.
