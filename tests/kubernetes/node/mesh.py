@@ -57,7 +57,7 @@ class Mesh:
             overlay,
             namespace=SYSTEM_NAMESPACE,
             images={"touchmark/ca": self.cluster.image("ca")},
-            more={"configMapGenerator": [{"name": "touchmark-ca", "behavior": "merge", "literals": settings}]},
+            more={"configMapGenerator": [{"name": "touchmark-settings", "behavior": "merge", "literals": settings}]},
         )
         self.cluster.wait_for_rollout("deployment/touchmark-ca", namespace=SYSTEM_NAMESPACE, timeout_s=120)
 
