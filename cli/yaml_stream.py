@@ -52,11 +52,14 @@ def read_stream(text: str, source: str) -> list[StreamDocument]:
     text = text.removeprefix("\ufeff")
     try:
         loader = yaml.SafeLoader(text)
-        starts, nodes = [], []
+        starts: list[int] = []
+        nodes: list[yaml.Node] = []
         while loader.check_node():
-            event = loader.peek_event()
-            starts.append(event.start_mark.index if event.start_mark else 0)
-            nodes.append(loader.get_node())
+            event = loader.peek_event()  # type: ignore[no-untyped-call]  # The stubs leave it out.
+            starts.append(event.start_mark.index)
+            node = loader.get_node()
+            assert node is not None
+            nodes.append(node)
         values = [loader.construct_document(node) for node in nodes]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
