@@ -35,6 +35,10 @@ test-kubernetes: setup ## Run the tests against a real API server. PYTEST="-k na
 	@$(BIN)/python -m scripts.kubernetes api
 	$(BIN)/pytest -m kubernetes tests/kubernetes $(PYTEST)
 
+test-node: setup ## Run the tests on a real node with our images (root). PYTEST="-k name" narrows them.
+	@$(BIN)/python -m scripts.kubernetes node
+	@$(if $(KUBECONFIG),,$(BIN)/python -m scripts.kubernetes.isolation) $(BIN)/pytest -m node tests/kubernetes $(PYTEST)
+
 bench: setup ## Compare with Envoy and nginx on this machine, in one run.
 	@VENV="$(VENV)" scripts/setup.sh bench
 	$(BIN)/python -m bench $(BENCH)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from scripts.kubernetes import binaries, cache, packages
+from scripts.kubernetes import binaries, cache, images, packages
 
 
 def main(arguments: list[str]) -> int:
@@ -43,6 +43,7 @@ def prepare_node() -> None:
         raise cache.SetupError("the node level needs root (or KUBECONFIG of a cluster to test against, such as kind's)")
     packages.ensure(packages.NODE)
     binaries.build(binaries.NODE)
+    images.build()
 
 
 if __name__ == "__main__":

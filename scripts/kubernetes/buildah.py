@@ -34,9 +34,9 @@ def take(layout: Path, name: str, *, tag: str) -> None:
     _run("tag", pulled.split()[-1], tag)
 
 
-def push(tag: str, layout: Path, name: str) -> None:
-    """Copy an image into an OCI layout, not compressed: it stays on this machine."""
-    _run("push", "--quiet", "--disable-compression", tag, f"oci:{layout}:{name}")
+def write(tag: str, directory: Path) -> None:
+    """Write an image as ``manifest.json`` and blobs, not compressed: ``oci:`` targets always compress."""
+    _run("push", "--quiet", "--format=oci", "--disable-compression", tag, f"dir:{directory}")
 
 
 def has(tag: str) -> bool:

@@ -12,10 +12,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache as remember
 from pathlib import Path
+from typing import BinaryIO
 
 from scripts.kubernetes import base, binaries, buildah, cache, packages
 from scripts.kubernetes.oci import Layout
@@ -51,17 +52,17 @@ class _Recipe:
 def _ours(component: str, lock: str) -> _Recipe:
     dockerfile = cache.ROOT / f"Dockerfile.{component}"
     inputs = (cache.ROOT / ".dockerignore", cache.ROOT / lock, cache.ROOT / "shared", cache.ROOT / component)
-    return _Recipe(dockerfile=dockerfile, inputs=inputs, under="base")
+    return _Recipe(dockerfile=dockerfile, inputs=inputs, under="python")
 
 
-def _of_tests(name: str, under: str = "base") -> _Recipe:
+def _of_tests(name: str, under: str = "python") -> _Recipe:
     return _Recipe(dockerfile=_TESTS / f"{name}.Dockerfile", context=_TESTS, under=under)
 
 
 _RECIPES: Mapping[str, _Recipe] = {
     "pause": _Recipe(program="pause"),
     "coredns": _Recipe(program="coredns"),
-    "base": _Recipe(),
+    "python": _Recipe(),  # Debian with Python: the base of those below, and of use by itself.
     "ca": _ours("ca", "requirements.lock"),
     "sidecar": _ours("sidecar", "requirements-sidecar.lock"),
     "tools": _of_tests("tools"),
@@ -69,8 +70,7 @@ _RECIPES: Mapping[str, _Recipe] = {
     "nginx-next": _of_tests("nginx-next", under="nginx"),
     "postgres": _of_tests("postgres"),
 }
-# The base with its Python serves as the tests' Python image, too.
-_NAMES = {"base": "localhost/python:1", "ca": "localhost/touchmark-ca:1", "sidecar": "localhost/touchmark-sidecar:1"}
+_NAMES = {"ca": "localhost/touchmark-ca:1", "sidecar": "localhost/touchmark-sidecar:1"}
 
 
 def current() -> dict[str, Image]:
@@ -80,7 +80,7 @@ def current() -> dict[str, Image]:
         digest = _recorded(short)
         if digest is None:
             raise cache.SetupError(f"the image {short} isn't built: `make test-node` does that")
-        found[short] = Image(name=_name(short), digest=digest)
+        found[short] = Image(name=name(short), digest=digest)
     return found
 
 
@@ -96,12 +96,17 @@ def build() -> dict[str, Image]:
     return current()
 
 
-def export(images: Iterable[Image], file: Path) -> None:
-    """One archive of these, each under its name and under ``name@digest``."""
+def blobs(images: Iterable[Image]) -> dict[str, int]:
+    """The digests of all parts of these images, with their sizes."""
+    return _layout().sizes(image.digest for image in images)
+
+
+def export(images: Iterable[Image], file: BinaryIO, *, without: Collection[str] = ()) -> None:
+    """Write one archive of these, each under its name and under ``name@digest``; not the blobs in ``without``."""
     names = {}
     for image in images:
         names[image.name] = names[image.reference] = image.digest
-    _layout().export(names, file)
+    _layout().export(names, file, without=without)
 
 
 # ---- Records: which digest a key has ---------------------------------------------------------------------------------
@@ -109,7 +114,7 @@ def export(images: Iterable[Image], file: Path) -> None:
 def _key(short: str) -> str:
     recipe = _RECIPES[short]
     under = _key(recipe.under) if recipe.under is not None else ""
-    if short == "base":
+    if short == "python":
         return base.key()
     if recipe.program is not None:
         return cache.digest(binaries.sources(recipe.program), short)
@@ -151,7 +156,7 @@ def _build(short: str) -> None:
     layout.prepare()
     record.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=_directory()) as directory:
-        if short == "base":
+        if short == "python":
             digest = _pack(Path(directory) / "root", base.make)
         elif recipe.program is not None:
             program = binaries.locate(recipe.program)
@@ -177,14 +182,14 @@ def _build_dockerfile(short: str, recipe: _Recipe) -> str:
     assert recipe.dockerfile is not None and recipe.under is not None
     under, tag = _tag(_record(recipe.under).name), _tag(_record(short).name)
     if not buildah.has(under):
-        name = _record(recipe.under).name
         digest = _recorded(recipe.under)
         assert digest is not None, "recipes come after what they stand on"
-        _layout().name(digest, name)
-        buildah.take(_layout().directory, name, tag=under)
+        _layout().name(digest, _record(recipe.under).name)
+        buildah.take(_layout().directory, _record(recipe.under).name, tag=under)
     buildah.build(recipe.dockerfile, context=recipe.context, tag=tag, arguments={"BASE": under})
-    buildah.push(tag, _layout().directory, _record(short).name)
-    return _layout().find(_record(short).name)
+    with tempfile.TemporaryDirectory(dir=_directory()) as directory:
+        buildah.write(tag, Path(directory))
+        return _layout().adopt(Path(directory))
 
 
 def _tag(record: str) -> str:
@@ -192,7 +197,8 @@ def _tag(record: str) -> str:
     return f"localhost/touchmark-build-{short}:{key}"
 
 
-def _name(short: str) -> str:
+def name(short: str) -> str:
+    """An image's name, the same whatever it is made of."""
     return _NAMES.get(short, f"localhost/{short}:1")
 
 
@@ -216,7 +222,8 @@ def main(arguments: list[str]) -> int:
         cache.say(f"✗ {error}")
         return 1
     if arguments:
-        export(images.values(), Path(arguments[0]))
+        with Path(arguments[0]).open("wb") as file:
+            export(images.values(), file)
     print(json.dumps({short: {"name": each.name, "digest": each.digest} for short, each in images.items()}, indent=2))
     return 0
 

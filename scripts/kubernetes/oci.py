@@ -11,7 +11,7 @@ import json
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -57,6 +57,15 @@ class Layout:
         }
         return cast("str", self._store(_as_file(manifest), "manifest.v1+json")["digest"])
 
+    def adopt(self, directory: Path) -> str:
+        """Move in an image that stands as ``manifest.json`` and blobs in a directory; the digest of its manifest."""
+        content = (directory / "manifest.json").read_bytes()
+        manifest = json.loads(content)
+        for blob in (manifest["config"], *manifest["layers"]):
+            file = directory / blob["digest"].removeprefix("sha256:")
+            file.replace(self._path(blob["digest"]))
+        return cast("str", self._store(io.BytesIO(content), "manifest.v1+json")["digest"])
+
     def name(self, digest: str, name: str) -> None:
         """Let programs that read the layout (``oci:DIRECTORY:NAME``) find a manifest by a name."""
         index = json.loads((self.directory / "index.json").read_text(encoding="utf-8"))
@@ -64,11 +73,6 @@ class Layout:
         entry = self._describe(digest) | {"annotations": {"org.opencontainers.image.ref.name": name}}
         index["manifests"] = [*others, entry]
         (self.directory / "index.json").write_text(json.dumps(index), encoding="ascii")
-
-    def find(self, name: str) -> str:
-        """The digest of the manifest that has this name."""
-        index = json.loads((self.directory / "index.json").read_text(encoding="utf-8"))
-        return next(cast("str", each["digest"]) for each in index["manifests"] if _name_of(each) == name)
 
     def forget(self, kept: Iterable[str]) -> None:
         """Remove every manifest but the kept ones, and all blobs that only those used."""
@@ -91,23 +95,30 @@ class Layout:
         configuration: dict[str, Any] = self._read(self._read(digest)["config"]["digest"])
         return configuration
 
-    def export(self, names: Mapping[str, str], file: Path) -> None:
-        """One archive of several images (name → digest), each blob once, as ``ctr images import`` takes it."""
+    def sizes(self, digests: Iterable[str]) -> dict[str, int]:
+        """Every blob of these images with its size."""
+        return {blob: self._path(blob).stat().st_size for digest in digests for blob in self._reach(digest)}
+
+    def export(self, names: Mapping[str, str], file: BinaryIO, *, without: Collection[str] = ()) -> None:
+        """Write one archive of several images (name → digest), each blob once, as ``ctr images import`` takes it.
+
+        ``without`` are blobs that the reader has already.
+        """
         manifests = [
             self._describe(digest)
             | {"annotations": {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}}
             for name, digest in names.items()
         ]
         index = {"schemaVersion": 2, "manifests": manifests}
-        unfinished = file.with_name(f".{file.name}.unfinished")
-        with tarfile.open(unfinished, "w") as archive:
-            for blob in dict.fromkeys(blob for digest in names.values() for blob in self._reach(digest)):
+        with tarfile.open(fileobj=file, mode="w|") as archive:
+            for blob in self.sizes(names.values()):
+                if blob in without:
+                    continue
                 archive.add(self._path(blob), arcname=f"blobs/{blob.replace(':', '/')}")
             for name, content in (("oci-layout", _LAYOUT), ("index.json", json.dumps(index).encode())):
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
-        unfinished.replace(file)
 
     # ---- Blobs -------------------------------------------------------------------------------------------------------
     def _reach(self, digest: str) -> list[str]:
@@ -120,15 +131,13 @@ class Layout:
 
     def _store(self, file: BinaryIO, kind: str) -> dict[str, Any]:
         file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        target = self._blobs / digest
+        total, size = hashlib.sha256(), 0
         with tempfile.NamedTemporaryFile(dir=self._blobs, prefix=".", delete=False) as copy:
             while piece := file.read(1 << 20):
-                copy.write(piece)
-        Path(copy.name).replace(target)
-        return {"mediaType": _VENDOR + kind, "digest": f"sha256:{digest}", "size": size}
+                total.update(piece)
+                size += copy.write(piece)
+        Path(copy.name).replace(self._blobs / total.hexdigest())
+        return {"mediaType": _VENDOR + kind, "digest": f"sha256:{total.hexdigest()}", "size": size}
 
     def _read(self, digest: str) -> Any:
         return json.loads(self._path(digest).read_bytes())

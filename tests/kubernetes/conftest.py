@@ -16,6 +16,7 @@ _HERE = Path(__file__).parent
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        # A test below node/ has only the second mark: `make test-kubernetes` needs no root.
         if _HERE / "node" in item.path.parents:
             item.add_marker(pytest.mark.node)
         elif _HERE in item.path.parents:

@@ -27,14 +27,6 @@ def pod(namespace: str, name: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
 
 
-def review(api_server: ApiServer, token: str, *audiences: str) -> Any:
-    """The status of a TokenReview."""
-    document = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview"}
-    document |= {"spec": {"token": token, "audiences": list(audiences)}}  # type: ignore[dict-item]  # JSON.
-    answer = api_server.kubectl("create", "-f", "-", "-o", "json", stdin=json.dumps(document))
-    return json.loads(answer)["status"]
-
-
 def test_it_answers(api_server: ApiServer) -> None:
     assert api_server.request("/readyz") == (200, b"ok")
     assert json.loads(api_server.kubectl("version", "-o", "json"))["serverVersion"]["major"] == "1"
@@ -59,7 +51,7 @@ def test_a_restart_keeps_data_address_and_kubeconfigs(make_api_server: Callable[
     server.start()
     assert server.url == url
     assert server.kubectl.get("configmap", "it", "-n", "kept")["data"] == {"answer": "42"}
-    assert review(server, token)["authenticated"] is True
+    assert server.review_token(token)["authenticated"] is True
 
 
 def test_a_kubeconfig_is_who_it_says(api_server: ApiServer) -> None:
@@ -87,19 +79,19 @@ def test_a_service_account_has_what_rbac_grants(api_server: ApiServer, namespace
 def test_a_bound_token_names_its_pod_and_dies_with_it(api_server: ApiServer, namespace: str) -> None:
     api_server.kubectl.apply(pod(namespace, "bound"))
     token = api_server.token(namespace, "default", audiences=["ca"], pod="bound")
-    status = review(api_server, token, "ca")
+    status = api_server.review_token(token, "ca")
     assert status["user"]["username"] == f"system:serviceaccount:{namespace}:default"
     assert status["user"]["extra"]["authentication.kubernetes.io/pod-name"] == ["bound"]
-    assert "error" in review(api_server, token, "another")
+    assert "error" in api_server.review_token(token, "another")
     api_server.kubectl("delete", "pod", "bound", "-n", namespace, "--force", "--grace-period=0")
-    wait_until(lambda: not review(api_server, token, "ca").get("authenticated"), timeout_s=20)
+    wait_until(lambda: not api_server.review_token(token, "ca").get("authenticated"), timeout_s=20)
 
 
 def test_a_token_whose_time_is_over_is_refused(api_server: ApiServer, namespace: str) -> None:
     token = api_server.token(namespace, "default", audiences=["ca"])
     now = int(time.time())
-    assert review(api_server, api_server.resign(token, exp=now + 60), "ca")["authenticated"] is True
-    assert not review(api_server, api_server.resign(token, exp=now - 60), "ca").get("authenticated")
+    assert api_server.review_token(api_server.resign(token, exp=now + 60), "ca")["authenticated"] is True
+    assert not api_server.review_token(api_server.resign(token, exp=now - 60), "ca").get("authenticated")
 
 
 def test_the_audit_log_names_who_did_what(api_server: ApiServer, namespace: str) -> None:

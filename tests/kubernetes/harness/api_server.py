@@ -12,13 +12,13 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from scripts.kubernetes import binaries
 from tests.kubernetes.harness import kubeconfig, pki
-from tests.kubernetes.harness.kubectl import Kubectl
+from tests.kubernetes.harness.cluster import Cluster
 from tests.kubernetes.harness.processes import Program
 
 SERVICES = "198.19.0.0/16"
@@ -37,7 +37,7 @@ rules:
 """
 
 
-class ApiServer:
+class ApiServer(Cluster):
     """Runs from `start` to `stop`; `restart` keeps the data, the address, the keys and so every kubeconfig."""
 
     def __init__(
@@ -58,8 +58,7 @@ class ApiServer:
         self._server: Program | None = None
         self._kubeconfigs = 0
         self._write_files()
-        self.admin = self.kubeconfig("admin", groups=["system:masters"])
-        self.kubectl = Kubectl(self.admin)
+        super().__init__(self.kubeconfig("admin", groups=["system:masters"]))
 
     @property
     def url(self) -> str:
@@ -123,39 +122,6 @@ class ApiServer:
         path = self._new_kubeconfig(f"{namespace}-{name}")
         token = self.token(namespace, name)
         return kubeconfig.write(path, server=self.url, ca=self.ca.certificate, credential=token, namespace=namespace)
-
-    def create_namespace(self, name: str, *, labels: Mapping[str, str] | None = None) -> None:
-        """Create it with its ``default`` service account, without which the API server admits no pod."""
-        metadata = {"name": name, "labels": dict(labels or {})}
-        self.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
-        self.create_service_account(name, "default")
-
-    def create_service_account(self, namespace: str, name: str) -> None:
-        """Create it unless it is there: no controller does that here, not even for ``default``."""
-        metadata = {"name": name, "namespace": namespace}
-        self.kubectl.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
-
-    def token(
-        self,
-        namespace: str,
-        service_account: str,
-        *,
-        audiences: Sequence[str] = (),
-        pod: str | None = None,
-        pod_uid: str | None = None,
-        lifetime_s: int = 3600,
-    ) -> str:
-        """A token by TokenRequest, as the kubelet gets it for a projected volume; ``pod`` binds it to that pod.
-
-        The API server refuses lifetimes below 600 s: for an expired token use `resign`.
-        """
-        arguments = ["create", "token", service_account, "-n", namespace, f"--duration={lifetime_s}s"]
-        arguments += [f"--audience={audience}" for audience in audiences]
-        if pod is not None:
-            arguments += ["--bound-object-kind=Pod", f"--bound-object-name={pod}"]
-        if pod_uid is not None:
-            arguments += [f"--bound-object-uid={pod_uid}"]
-        return self.kubectl(*arguments).strip()
 
     def resign(self, token: str, **claims: object) -> str:
         """The same token with other claims (``exp``, ``aud``, …), signed by the cluster's key: one that has expired."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,11 @@ class Kubectl:
             env={**os.environ, "no_proxy": "*", "NO_PROXY": "*"},
         )
 
-    def apply(self, *documents: dict[str, Any]) -> None:
-        """Server-side apply of these objects."""
+    def apply(self, *documents: Mapping[str, Any], namespace: str | None = None) -> None:
+        """Server-side apply of these objects; ``namespace`` for those that name none."""
+        where = ["-n", namespace] if namespace is not None else []
         items = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
-        self("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(items))
+        self("apply", "--server-side", "--force-conflicts", *where, "-f", "-", stdin=json.dumps(items))
 
     def get(self, *arguments: str) -> Any:
         """``kubectl get ARGUMENTS`` as an object."""

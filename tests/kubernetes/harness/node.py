@@ -9,6 +9,8 @@ Pods have no way out. The container network is a plain bridge: NetworkPolicies a
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,8 +19,8 @@ from pathlib import Path
 from scripts.kubernetes import binaries, images, isolation, packages
 from scripts.kubernetes.cache import SetupError
 from tests.kubernetes.harness.api_server import SERVICES, ApiServer
+from tests.kubernetes.harness.cluster import Cluster
 from tests.kubernetes.harness.containerd import Containerd
-from tests.kubernetes.harness.kubectl import Kubectl
 from tests.kubernetes.harness.processes import Program, wait_until
 
 NAME = "node1"
@@ -30,15 +32,16 @@ _DNS = "198.19.0.10"
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
-class Node:
-    """Up from `start` on; `kubectl` is the administrator's, `images` what pods can name."""
+class Node(Cluster):
+    """Up from `start` on; `images` is what pods can name."""
 
-    def __init__(self, directory: Path, *, arguments: Sequence[str] = ()) -> None:
+    def __init__(self, *, arguments: Sequence[str] = ()) -> None:
         """``arguments`` are kube-apiserver's further ones."""
         run = isolation.run_directory()
         if run is None:
             raise SetupError("a node runs isolated: use `make test-node`, or python -m scripts.kubernetes.isolation")
-        self.directory = directory
+        self.directory = directory = run / "node"
+        directory.mkdir()
         self.images: Mapping[str, images.Image] = images.current()
         self._cgroup = isolation.cgroup(run)
         pki = directory / "control-plane" / "pki"
@@ -49,34 +52,31 @@ class Node:
             port=6443,
             arguments=[f"--kubelet-certificate-authority={pki / 'ca.crt'}", *arguments],
         )
+        super().__init__(self.api_server.admin)
         self.containerd = Containerd(directory / "containerd", bridge=_BRIDGE, subnet=_NODE_PODS, gateway=ADDRESS)
         self.programs: dict[str, Program] = {}
-
-    @property
-    def kubectl(self) -> Kubectl:
-        """Kubectl as the administrator."""
-        return self.api_server.kubectl
-
-    @property
-    def kubeconfig(self) -> Path:
-        """The administrator's kubeconfig."""
-        return self.api_server.admin
 
     # ---- Life --------------------------------------------------------------------------------------------------------
     def start(self) -> None:
         """Start everything; on return pods run and names resolve. Call it on the main thread."""
         self._make_network()
         self._make_cgroup()
-        self.containerd.start(pause=self.images["pause"].name)
+        self.containerd.start(self.images)
         self.api_server.start()
         self.start_controller_manager()
         self.start_scheduler()
-        self.containerd.load(self.images.values())
         self.start_kubelet()
         self.start_proxy()
         wait_until(self._is_ready, timeout_s=120)
         self.kubectl("apply", "-f", str(Path(__file__).with_name("dns.yaml")))
-        self.kubectl("-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=100s", timeout_s=120)
+        self.wait_for_rollout("deployment/coredns", namespace="kube-system", timeout_s=120)
+
+    def save_logs(self, target: Path) -> None:
+        """Keep the components' and the pods' logs, which go with the run's directory otherwise."""
+        for log in self.directory.rglob("*.log"):
+            kept = target / log.relative_to(self.directory)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(log, kept)
 
     def stop(self) -> None:
         """Stop the components; pods end with the isolated run."""
@@ -148,7 +148,7 @@ class Node:
     # ---- Parts -------------------------------------------------------------------------------------------------------
     def _start(self, program: str, user: str, *arguments: str, groups: Sequence[str] = ()) -> None:
         kubeconfig = self.api_server.kubeconfig(user, groups=groups)
-        command = [binaries.locate(program), f"--kubeconfig={kubeconfig}", *arguments]
+        command: list[str | Path] = [binaries.locate(program), f"--kubeconfig={kubeconfig}", *arguments]
         log = self.directory / f"{program}.log"
         self.programs[program] = Program(command, log=log, directory=self.directory)
 
@@ -228,18 +228,14 @@ def _call(program: str, *arguments: str) -> None:
 
 def main(command: Sequence[str]) -> int:
     """Bring a node up and run a command (default: a shell) with KUBECONFIG and PATH set for it."""
-    import os
-    import tempfile
-
-    with tempfile.TemporaryDirectory(dir=isolation.run_directory()) as directory:
-        node = Node(Path(directory))
+    node = Node()
+    try:
         node.start()
         path = f"{binaries.locate('kubectl').parent}:{os.environ['PATH']}"
-        env = {**os.environ, "KUBECONFIG": str(node.kubeconfig), "PATH": path}
-        try:
-            return subprocess.run(command or ["bash"], env=env, check=False).returncode
-        finally:
-            node.stop()
+        env = {**os.environ, "KUBECONFIG": str(node.admin), "PATH": path}
+        return subprocess.run(command or ["bash"], env=env, check=False).returncode
+    finally:
+        node.stop()
 
 
 if __name__ == "__main__":

@@ -56,11 +56,15 @@ class Program:
         self._process.kill()
         self._process.wait()
 
+    def check(self) -> None:
+        """Raises `StartError` when it has ended."""
+        if not self.is_running():
+            raise StartError(f"{self.name} ended with {self._process.returncode}:\n{self.tail()}")
+
     def wait_until(self, is_ready: Callable[[], bool], *, timeout_s: float) -> None:
         """Raises `StartError` when it ends before it is ready or isn't ready in time."""
         for _ in _attempts(timeout_s=timeout_s):
-            if not self.is_running():
-                raise StartError(f"{self.name} ended with {self._process.returncode}:\n{self.tail()}")
+            self.check()
             if is_ready():
                 return
         raise StartError(f"{self.name} wasn't ready within {timeout_s} s:\n{self.tail()}")

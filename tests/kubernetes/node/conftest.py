@@ -1,0 +1,46 @@
+"""Fixtures of the node level: one node for the session, ours or the one that ``KUBECONFIG`` names."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kubernetes.harness.cluster import Cluster
+from tests.kubernetes.harness.node import Node
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The cluster. The components' logs of our own node are kept beside the run's other temporary files."""
+    given = os.environ.get("KUBECONFIG")
+    if given:
+        yield Cluster(Path(given))
+        return
+    node = Node()
+    try:
+        node.start()
+        yield node
+    finally:
+        node.save_logs(tmp_path_factory.mktemp("node-logs"))
+        node.stop()
+
+
+@pytest.fixture
+def own_node(node: Cluster) -> Node:
+    """For tests that stop parts of the node or look into it from outside: not possible in somebody else's cluster."""
+    if not isinstance(node, Node):
+        pytest.skip("needs a node of the test's own, and KUBECONFIG names another")
+    return node
+
+
+@pytest.fixture
+def namespace(node: Cluster) -> Iterator[str]:
+    """A new namespace, deleted afterwards without waiting for it."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    node.create_namespace(name)
+    yield name
+    node.kubectl("delete", "namespace", name, "--wait=false")
