@@ -33,6 +33,7 @@ class Following:
         self._services = services
         self._seen = _NOTHING
         self._versions: dict[str, int] = {}
+        self._fault = ""
 
     async def start(self) -> None:
         """Write the first sign of life, and take what is there as seen.
@@ -97,4 +98,8 @@ class Following:
                 await work()
             except TouchmarkError as error:
                 self._services.metrics.failures.labels(where="following").inc()
-                _log.warning("following_failed", code=error.code, message=error.message)
+                if error.message != self._fault:  # A database may be away for hours.
+                    self._fault = error.message
+                    _log.warning("following_failed", code=error.code, message=error.message)
+            else:
+                self._fault = ""

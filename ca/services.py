@@ -62,8 +62,10 @@ class Services:
 
         Outside a cluster nobody is elected, and every replica does it: each step is compare-and-swap.
         """
-        cluster = self.cluster
-        return cluster is None or (cluster.leading is not None and cluster.leading.leadership.is_leader)
+        if not self.configuration.kubernetes:
+            return True
+        leading = self.cluster.leading if self.cluster is not None else None
+        return leading is not None and leading.leadership.is_leader
 
     @property
     def verifier(self) -> BundleVerifier:

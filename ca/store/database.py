@@ -222,12 +222,13 @@ def _tls_options(url: URL) -> dict[str, Any]:
         raise InputError(f"a database URL's {min(query)[:40]} means nothing here", hint="known: sslmode, sslrootcert")
     if mode not in ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"):
         raise InputError(f"not an sslmode: {str(mode)[:40]!r}", hint="use verify-full and sslrootcert")
-    if not root:
-        return {"ssl": mode}
     if mode not in ("verify-ca", "verify-full"):
-        raise InputError("sslrootcert is used with sslmode=verify-full (or verify-ca)")
+        if root:
+            raise InputError("sslrootcert is used with sslmode=verify-full (or verify-ca)")
+        return {"ssl": mode}
     try:
-        context = ssl.create_default_context(cafile=str(root))
+        # Without a file: the roots that this system trusts.
+        context = ssl.create_default_context(cafile=str(root) or None)
     except (OSError, ssl.SSLError) as error:
         raise InputError(f"sslrootcert can't be used: {root}: {error}") from error
     context.check_hostname = mode == "verify-full"

@@ -464,7 +464,10 @@ class ConnectionView(_Value, frozen=True):
 
 
 class ConnectionList(_Value, frozen=True):
-    """Live connections of all sidecars that answered. ``silent``: instances of those that didn't in time."""
+    """Live connections of all sidecars that answered.
+
+    ``silent``: instances of those that didn't in time, or whose stream is with another replica of the CA.
+    """
 
     connections: tuple[ConnectionView, ...]
     silent: tuple[str, ...] = ()

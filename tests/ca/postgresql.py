@@ -1,8 +1,13 @@
-"""A private PostgreSQL server for tests: on 127.0.0.1, its data in a directory of its own, without durability."""
+"""A private PostgreSQL server for tests: on 127.0.0.1, its data in a directory of its own, without durability.
+
+It has a certificate for 127.0.0.1, so that clients may check it (``certificate``).
+"""
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import ipaddress
 import os
 import pwd
 import secrets
@@ -13,6 +18,12 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 USER = "touchmark"
 
@@ -38,13 +49,15 @@ class PostgreSQL:
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
         self._made: set[str] = set()
+        self.certificate = self._directory / "server.crt"
 
     def start(self) -> None:
         """Make the data directory and start; ready when it returns."""
         (self._directory / "password").write_text(self.password)
+        _write_certificate(self.certificate, self._directory / "server.key")
         if os.geteuid() == 0:
             account = pwd.getpwnam("postgres")
-            for path in (self._directory, self._directory / "password"):
+            for path in (self._directory, *self._directory.iterdir()):
                 os.chown(path, account.pw_uid, account.pw_gid)
         options = ["-D", "data", "-U", USER, "--auth=scram-sha-256", "--pwfile=password", "--no-sync", "-E", "UTF8"]
         self._run("initdb", *options, "--locale=C")
@@ -63,6 +76,9 @@ class PostgreSQL:
             "full_page_writes": "off",
             "max_connections": "200",
             "shared_buffers": "32MB",
+            "ssl": "on",
+            "ssl_cert_file": str(self.certificate),
+            "ssl_key_file": str(self._directory / "server.key"),
         }
         arguments = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with (self._directory / "log").open("ab") as log:
@@ -136,6 +152,27 @@ class PostgreSQL:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise AssertionError((self._directory / "log").read_text()[-2000:]) from None
                 time.sleep(0.1)
+
+
+def _write_certificate(certificate: Path, key_file: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test database")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate.write_bytes(made.public_bytes(Encoding.PEM))
+    key_file.touch(mode=0o600)
+    key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def _free_port() -> int:

@@ -80,6 +80,7 @@ async def test_another_trust_domain_is_refused(tmp_path: Path) -> None:
         "postgresql://h/d?sslmode=verify-full&sslrootcert=/nowhere",
         "postgresql://h/d?sslrootcert=/etc/ssl/certs/ca-certificates.crt",
         "postgresql://h/d?options=x",
+        "postgresql://h/d?sslmode=require&sslrootcert=/nowhere",
     ],
 )
 async def test_other_databases_are_refused(url: str) -> None:
@@ -151,11 +152,16 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-async def test_an_unencrypted_server_is_refused_where_its_certificate_is_to_be_checked(
-    postgresql: PostgreSQL, tmp_path: Path
-) -> None:
+async def test_the_servers_certificate_is_checked_where_the_url_says_so(postgresql: PostgreSQL, tmp_path: Path) -> None:
     url = postgresql.url_for(tmp_path)
-    for mode in ("require", "verify-full"):
+    root = tmp_path / "root.pem"
+    root.write_bytes(postgresql.certificate.read_bytes())
+    for options in ("sslmode=disable", "sslmode=require", f"sslmode=verify-full&sslrootcert={root}"):
+        await (await Database.open(f"{url}?{options}")).close()
+    # Neither a root that isn't its own, nor another name than the certificate's.
+    for bad in (
+        f"{url}?sslmode=verify-full",
+        url.replace("127.0.0.1", "localhost") + f"?sslmode=verify-full&sslrootcert={root}",
+    ):
         with pytest.raises(UnavailableError):
-            await Database.open(f"{url}?sslmode={mode}")
-    await (await Database.open(f"{url}?sslmode=disable")).close()
+            await Database.open(bad)
