@@ -137,17 +137,20 @@ class PodAuthentication:
             raise UnavailableError("too many pods join at once", hint="the sidecar tries again by itself")
         self._waiting += 1
         try:
-            async with self._turn:
-                subject = await self._review(token)
-                pod = await self._read_pod(subject)
+            return await self._authenticate(token, registration.instance, addresses)
         finally:
             self._waiting -= 1
+
+    async def _authenticate(self, token: str, instance: str, addresses: tuple[str, ...]) -> JoinGrant:
+        async with self._turn:
+            subject = await self._review(token)
+            pod = await self._read_pod(subject)
         self._check_pod(pod, subject)
         record = trim_pod(pod, images=self._images, ca_names=self._ca_names)
-        if registration.instance != record.instance:
+        if instance != record.instance:
             raise EnrolmentRefused(
                 EnrolmentRefusal.INSTANCE,
-                f"the sidecar of {subject} is called {record.instance}, not {registration.instance[:80]}",
+                f"the sidecar of {subject} is called {record.instance}, not {instance[:80]}",
                 hint="a token of another pod was shown",
                 subject=subject,
             )

@@ -39,7 +39,8 @@ GET    /metrics                                                       Prometheus
 The query of ``/v1/decisions``: ``namespace``, ``workload``, ``program`` (a prefix of ``sha256:…`` is enough),
 ``reason``, ``denied`` and ``would_deny`` (``true`` or ``false``), ``since`` and ``until`` (seconds since the epoch),
 ``limit`` (1 to 10,000). Newest first; ``follow`` sends what comes from now on, oldest first (with ``since``, first what
-was stored since then). Any other answer than 2xx is an ``ErrorAnswer``.
+was stored since then). ``/v1/cluster`` isn't found on a CA outside a cluster. Any other answer than 2xx is an
+``ErrorAnswer``.
 """
 
 from __future__ import annotations
@@ -481,7 +482,8 @@ class WatchView(_Value, frozen=True):
 
     Attributes:
         is_synced: it has been listed in full since the CA started.
-        age_s: since the API server last said anything of it (an object or a bookmark, about one a minute); -1: never.
+        age_s: since the API server last said anything of it (an object, a bookmark, or that it goes on watching: once a
+            minute at least); -1: never.
         objects: that the CA remembers of it.
         restarts: times the watch was opened again after a loss; ``lists``: times everything was listed.
         fault: why it isn't running now; empty while it is.

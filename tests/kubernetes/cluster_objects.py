@@ -76,7 +76,7 @@ class Objects:
         objects = cls(client, namespace)
         try:
             yield objects
-            await client.ask("DELETE", objects.path("pods"), query={"gracePeriodSeconds": "0"})
+            await client.ask("DELETE", objects.path("pods"), query={"gracePeriodSeconds": "0"}, deadline_s=120.0)
         finally:
             await client.close()
 
