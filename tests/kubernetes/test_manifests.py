@@ -81,7 +81,9 @@ def test_rights_to_single_objects_name_those_that_the_code_uses(api_server: ApiS
         if document["kind"] in ("Role", "ClusterRole") and document["metadata"]["name"] == "touchmark-ca"
         for rule in document["rules"]
     ]
-    found = {resource: rule["resourceNames"] for rule in rules if "resourceNames" in rule for resource in rule["resources"]}
+    found = {
+        resource: rule["resourceNames"] for rule in rules if "resourceNames" in rule for resource in rule["resources"]
+    }
     assert found == {
         "leases": [names.LEASE],
         "secrets": ["touchmark-kek"],

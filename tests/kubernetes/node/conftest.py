@@ -33,7 +33,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def mesh(node: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Mesh:
     """Touchmark installed on it, as its documentation tells a user to."""
-    mesh = Mesh(node, node.directory if isinstance(node, Node) else tmp_path_factory.mktemp("mesh"))
+    volume = node.directory / "ca-data" if isinstance(node, Node) else None
+    mesh = Mesh(node, tmp_path_factory.mktemp("mesh"), volume=volume)
     mesh.install()
     return mesh
 
