@@ -133,7 +133,8 @@ class Cluster:
         return await self._call(
             "PATCH",
             kind.path(namespace, name),
-            _name("patch", kind, namespace, name),
+            # An apply that makes the object asks for "create" as well.
+            Action(verb="patch", also="create", group=kind.group, resource=kind.plural, namespace=namespace, name=name),
             query=query,
             body=value,
             content_type="application/apply-patch+yaml",  # JSON is YAML.
