@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -27,6 +28,7 @@ from ca.decisions import PRUNE_INTERVAL_S, Decisions
 from ca.distribution.directory import Directory
 from ca.distribution.hub import Hub
 from ca.distribution.survey import Survey
+from ca.following import Following
 from ca.issuance import Issuance
 from ca.kek import ENVIRONMENT_VARIABLE, KeyEncryptionKey, load_key_encryption_key
 from ca.listening import SHUTDOWN_S, bind, serve_tls
@@ -57,7 +59,8 @@ async def run_ca(configuration: Configuration) -> AsyncIterator[Services]:
         InputError, UnavailableError, ConflictError: a directory, port or socket can't be used; each says which.
     """
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(_lock_data_dir(configuration.data_dir))
+        if not configuration.database:
+            stack.enter_context(_lock_data_dir(configuration.data_dir))
         # The sockets first: a port in use must not leave a new store behind.
         listener = stack.enter_context(contextlib.closing(bind(configuration.host, configuration.port)))
         admin_listener = None
@@ -66,7 +69,11 @@ async def run_ca(configuration: Configuration) -> AsyncIterator[Services]:
                 contextlib.closing(bind(configuration.admin_host, configuration.admin_port))
             )
         kek = await _load_key(configuration)
-        store = await Store.open(configuration.data_dir, trust_domain=configuration.trust_domain)
+        store = await Store.open(
+            configuration.database or configuration.data_dir,
+            trust_domain=configuration.trust_domain,
+            replica=_name_replica() if configuration.database else "",
+        )
         stack.push_async_callback(store.close)
         await store.disconnect_all()
         now = time.time()
@@ -100,10 +107,17 @@ async def run_ca(configuration: Configuration) -> AsyncIterator[Services]:
             listen=format_endpoint(configuration.host, listener.getsockname()[1]),
             started=now,
         )
+        services.rotation.is_leader = lambda: services.is_leader
         hub.directory.refresh(await store.list_live_sidecars(now=now))
+        following = None if store.database.is_sqlite else Following(services)
+        if following is not None:
+            stack.push_async_callback(_leave, store)
         tasks = Tasks(_note_failure)
         stack.push_async_callback(tasks.close, timeout_s=SHUTDOWN_S)
         Upkeep(services, tasks).start()
+        if following is not None:
+            await following.start()
+            tasks.spawn(following.run(), name="following")
         if configuration.kubernetes:
             from ca.kubernetes.running import run_cluster  # 20 MiB, for clusters only.
 
@@ -198,6 +212,8 @@ class Upkeep:
 
     async def _prune(self) -> None:
         services, now = self._services, self._services.clock()
+        if not services.is_leader:
+            return
         await services.decisions.prune(now=now)
         long_ago = now - LEDGER_KEPT_S
         await services.store.prune_certificates(expired_before=long_ago)
@@ -216,6 +232,18 @@ async def _load_key(configuration: Configuration) -> KeyEncryptionKey:
         return await load_key_secret(client, namespace=SYSTEM_NAMESPACE, name=configuration.kek_secret, now=time.time())
     finally:
         await client.close()
+
+
+def _name_replica() -> str:
+    """Return a name for this process unlike any other's: a pod's name is that of its earlier process, too."""
+    return f"{socket.gethostname()[:63]}_{secrets.token_hex(8)}"
+
+
+async def _leave(store: Store) -> None:
+    try:
+        await store.leave()
+    except TouchmarkError as error:  # The others notice its silence.
+        _log.warning("replica_not_left", message=error.message)
 
 
 def _note_failure(name: str, error: BaseException) -> None:

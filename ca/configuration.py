@@ -10,7 +10,7 @@ import ipaddress
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,6 +26,7 @@ DEFAULT_LEAF_LIFETIME_S = 3600.0
 # A leaf shorter than this renews all the time; one longer than a day makes every revocation wait that long.
 LEAF_LIFETIME_RANGE_S = (300.0, 86_400.0)  # As ca/sign.py has it.
 MAX_SIDECAR_IMAGES = 16
+DATABASE_VARIABLE = "TOUCHMARK_DATABASE_URL"
 _MAX_UNIX_PATH_BYTES = 107  # unix(7): sun_path holds 108 bytes with the final zero.
 
 
@@ -39,6 +40,7 @@ class Configuration:
         leaf_lifetime_s: of leaves, ``LEAF_LIFETIME_RANGE_S``.
         decisions_max_age_s, decisions_max_rows: what of the decisions is kept.
         max_streams: sidecars at once.
+        database: URL of a PostgreSQL database that several replicas share; empty: SQLite in ``data_dir``.
         kubernetes: work in a cluster: pods join by their tokens, the directory is what the API server says.
         kubeconfig: how to reach the API server; None: as the pod's own service account.
         sidecar_images: image references of sidecars that may join, as they stand in the pods' specs; several while an
@@ -63,6 +65,7 @@ class Configuration:
     decisions_max_rows: int = 2_000_000
     max_streams: int = 10_000
     log_level: str = "info"
+    database: str = field(default="", repr=False)  # It may hold a password.
     kubernetes: bool = False
     kubeconfig: Path | None = None
     sidecar_images: tuple[str, ...] = ()
@@ -149,6 +152,7 @@ def parse_arguments(arguments: Sequence[str]) -> Configuration:
     add("--decisions-max-rows", type=int, default=2_000_000, help="keep at most that many decisions (%(default)s)")
     add("--max-streams", type=int, default=10_000, help="sidecars at once (%(default)s)")
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="%(default)s")
+    add("--database", default="", metavar="URL", help=f"PostgreSQL; with a password in ${DATABASE_VARIABLE} instead")
     add("--kubernetes", action="store_true", help="work in a cluster, through KUBECONFIG or the pod's service account")
     add("--sidecar-image", action="append", default=[], metavar="IMAGE", help="sidecars that may join; repeatable")
     add(
@@ -182,6 +186,7 @@ def parse_arguments(arguments: Sequence[str]) -> Configuration:
         decisions_max_rows=options.decisions_max_rows,
         max_streams=options.max_streams,
         log_level=options.log_level,
+        database=_read_database(options.database),
         kubernetes=options.kubernetes,
         kubeconfig=Path(kubeconfig) if kubeconfig else None,
         sidecar_images=tuple(options.sidecar_image),
@@ -193,6 +198,18 @@ def parse_arguments(arguments: Sequence[str]) -> Configuration:
         sidecar_pull_policy=options.sidecar_pull_policy,
         sidecar_ca=options.sidecar_ca,
     )
+
+
+def _read_database(option: str) -> str:
+    if not option:
+        return os.environ.get(DATABASE_VARIABLE, "")
+    userinfo = option.partition("://")[2].partition("/")[0].rpartition("@")[0]
+    if ":" in userinfo:
+        raise InputError(
+            "--database with a password shows it to every user of the machine",
+            hint=f"put the URL into the environment as {DATABASE_VARIABLE}, or the password as PGPASSWORD",
+        )
+    return option
 
 
 def parse_endpoint(text: str) -> tuple[str, int]:

@@ -64,6 +64,10 @@ class Decisions:
             return
         self._last_id = max(self._last_id, await self._store.insert_decisions(corrected))
         self._metrics.decisions_stored.inc(len(corrected))
+        self.note_arrival()
+
+    def note_arrival(self) -> None:
+        """Wake the followers: there is more in the store, here or from another replica."""
         arrived, self._arrived = self._arrived, asyncio.Event()
         arrived.set()
 

@@ -108,7 +108,8 @@ class Issuance:
         namespace = sidecar.workload.namespace
         state = await self.store.get_namespace_state(namespace)
         policy = self._compiled.get(namespace)
-        if policy is None or policy.state is not state:
+        # With several replicas each reading makes a new value; a namespace's version says whether it says the same.
+        if policy is None or policy.state.version != state.version:
             if len(self._compiled) >= _MAX_COMPILED:
                 self._compiled.clear()
             policy = self._compiled[namespace] = compile_namespace(state)

@@ -70,11 +70,13 @@ class Rotation:
         *,
         on_change: Callable[[], None] | None = None,
         min_wait_s: float = 0.0,
+        is_leader: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.store = store
         self.authorities = authorities
         self.min_wait_s = min_wait_s
+        self.is_leader = is_leader  # Others only look: what an operator asks of them they do nevertheless.
         self._on_change = on_change
         self._clock = clock
         self._poked = asyncio.Event()
@@ -88,7 +90,10 @@ class Rotation:
         """Take every step as soon as it may be taken, until cancelled. A failure is logged and tried again."""
         while True:
             try:
-                await self.advance(self._clock())
+                if self.is_leader():
+                    await self.advance(self._clock())
+                else:
+                    await self._reload()
             except TouchmarkError as error:
                 _log.warning("rotation_step_failed", code=error.code, error=error.message)
             try:

@@ -57,6 +57,17 @@ class Services:
     _verifier: BundleVerifier | None = field(default=None, repr=False)
 
     @property
+    def is_leader(self) -> bool:
+        """Whether this replica does what one of several does: rotation, retention, policy objects.
+
+        Outside a cluster nobody is elected, and every replica does it: each step is compare-and-swap.
+        """
+        if not self.configuration.kubernetes:
+            return True
+        leading = self.cluster.leading if self.cluster is not None else None
+        return leading is not None and leading.leadership.is_leader
+
+    @property
     def verifier(self) -> BundleVerifier:
         """The verifier of the trust bundle of now."""
         bundle = self.authorities.bundle()

@@ -40,6 +40,8 @@ JSON_SHAPES: dict[str, str] = {
     " reason, source, source_program, destination, destination_program, port, rule, last_seen, issuers}`",
     "identities": "a list of `IdentityView`, newest first",
     "connections": "`ConnectionList`",
+    "inject": "a `List` of all documents; `--check`: `{injected: [where], not_asked: [where], refused: [{where, code,"
+    " message, hint}]}`",
     "demo": "one object of what was observed: `capture`, `approved_permissive`, `intruder_permissive_would_deny`,"
     " `approved_explicit`, `intruder_explicit_refused`, `intruder_reason`, `outsider_refused`, `plaintext_on_wire`,"
     " `rotation_requests`, `rotation_failures`, `decisions`; null where this run couldn't show it",

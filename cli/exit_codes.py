@@ -26,7 +26,7 @@ EXIT_CODES: Final[dict[ExitCode, str]] = {
     ExitCode.SUCCESS: "done",
     ExitCode.FAILURE: "failed; the message says why",
     ExitCode.BAD_INPUT: "an option, a file or a name can't be used",
-    ExitCode.CHECK_FAILED: "a check says no: `mode --check` would refuse something; `status`, `doctor` or `demo` fail",
+    ExitCode.CHECK_FAILED: "a check says no: `mode --check`, `inject --check`, `status`, `doctor` or `demo` found a ✗",
     ExitCode.NOT_FOUND: "the named thing doesn't exist",
     ExitCode.CONFLICT: "somebody else changed it, or its state doesn't allow this now",
     ExitCode.UNAVAILABLE: "the CA can't be reached, or it doesn't answer in time",

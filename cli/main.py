@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from cli import ca, connections, decisions, doctor, identities, mode, policy, program, sidecar, status, version
+from cli import ca, connections, decisions, doctor, identities, inject, mode, policy, program, sidecar, status, version
 from cli.demo import command as demo
 from cli.exit_codes import ExitCode, format_exit_codes
 from cli.output import print_error, print_note
@@ -38,6 +38,7 @@ app.add_typer(policy.app, name="policy")
 app.command("decisions")(decisions.decisions)
 app.command("identities")(identities.identities)
 app.command("connections")(connections.connections)
+app.command("inject")(inject.inject)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)

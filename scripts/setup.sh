@@ -55,6 +55,14 @@ mapfile -t packages < <(missing_packages "${tools[@]}")
 if [[ "$purpose" == bench ]] && ! compgen -G '/usr/lib/nginx/modules/ngx_stream_module.so' >/dev/null; then
     packages+=(libnginx-mod-stream)
 fi
+# Debian keeps the server's programs off the PATH, and would start a server of its own: the tests start theirs.
+if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && ! command -v initdb >/dev/null; then
+    packages+=(postgresql)
+    if [[ "$(id -u)" == 0 && ! -e /etc/postgresql-common/createcluster.conf ]] && command -v apt-get >/dev/null; then
+        mkdir -p /etc/postgresql-common
+        echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+    fi
+fi
 python="$(find_python)"
 if ! "$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then
     packages+=("python$("$python" -c 'import sys; print(f"{sys.version_info[0]}.{sys.version_info[1]}")')-venv")

@@ -408,7 +408,9 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--inbound", action="append", metavar="LISTEN=APPLICATION", help="an explicit listener")
     parser.add_argument("--max-executable-bytes", metavar="BYTES", help="hash no larger program (default: 1 GiB)")
     parser.add_argument("--max-connections", metavar="NUMBER", help="alive at once, both ways (default: 4096)")
-    parser.add_argument("--drain-seconds", metavar="SECONDS", help="for live connections after SIGTERM (default: 20)")
+    parser.add_argument(
+        "--drain-seconds", "--drain-s", metavar="SECONDS", help="for live connections after SIGTERM (default: 20)"
+    )
     parser.add_argument("--log-file", type=Path, metavar="FILE", help="decision records (default: standard output)")
     parser.add_argument("--log-level", choices=LEVELS, help="of the sidecar's own events (default: info)")
     return parser

@@ -4,6 +4,8 @@ Belongs here: the stream's life, deadlines and bounds. Doesn't: what proves this
 TLS (``feed_dial.py``), what messages mean to policy, directory and trust (``receiving.py``). On loss everything keeps
 what it has. Where joining can be repeated (in Kubernetes), a certificate that ended or that the CA doesn't take any
 more is healed by joining again, in the same process; the stream never gives up.
+
+Longer than most: opening, serving and replacing a stream share its state, and apart they would share locks.
 """
 
 from __future__ import annotations

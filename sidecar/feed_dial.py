@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidMessage
+from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus
 
 from shared.model.errors import UnavailableError, VerificationError
 from shared.model.identity import format_ca_id
@@ -105,6 +105,10 @@ async def open_stream(
         raise VerificationError(
             f"the CA's certificate doesn't hold: {error.verify_message}", reason=Reason.PEER_UNTRUSTED
         ) from error
+    except InvalidStatus as error:  # The CA itself, and not now: it is starting, or full.
+        connection.close()
+        status = error.response.status_code
+        raise UnavailableError(f"the CA at {_name(ca)} opens no stream now: HTTP status {status}") from error
     except (OSError, TimeoutError, InvalidHandshake, InvalidMessage, EOFError) as error:
         connection.close()
         raise NoAnswerError(f"no stream to the CA at {_name(ca)}: {str(error) or repr(error)}"[:300]) from error

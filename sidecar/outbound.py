@@ -3,7 +3,7 @@
 capture → attest → identify → decide (workload, port) → connect → decide (peer's program) → pump → record.
 
 ``carry_outbound`` reads top to bottom like this sentence; start there. Belongs here: the order of steps and who answers
-for which failure. Doesn't: how a step works.
+for which failure. Doesn't: how a step works. Longer than most: the story isn't cut.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ async def carry_along(sidecar: Sidecar, connection: Connection, route: Route) ->
             credential = await choose_credential(sidecar, connection)
             await carry_through_tunnel(sidecar, connection, entry, credential, route)
         elif route.unprocessed is not None:
-            await _finish(sidecar, connection, route.unprocessed)  # What was meant for a tunnel never goes plainly.
+            raise Refused(Reason.MTLS_UNAVAILABLE, "what was meant for a tunnel isn't sent plainly")
         else:
             await carry_plainly(sidecar, connection)
     except Refused as error:

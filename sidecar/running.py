@@ -1,7 +1,7 @@
 """Starts a sidecar, lets it run and ends it: join → compose → accept → drain.
 
 Belongs here: the order of these steps. Doesn't: what any part does. Before the event loop: ``prepare`` (what needs
-privileges); inside it: ``run``.
+privileges); inside it: ``run``. Longer than most, because the whole composition stands in one place, in its order.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ class AuthoritiesAdmin:
         def shorten(subject: str) -> str:
             return common_name(x509.load_der_x509_certificate(subjects[subject]).subject)
 
-        names: dict[str, str] = {s.instance: f"{s.instance} ({s.workload})" for s in services.hub}
+        names = {s.instance: f"{s.instance} ({s.workload})" for s in await services.store.list_sidecars()}
         return admin.RotationStatus(
             step=status.step.value,
             issuer=issuer,
@@ -214,7 +214,9 @@ class AuthoritiesAdmin:
             started=services.started,
             now=now,
             listen=services.listen,
-            data_dir=str(configuration.data_dir),
+            data_dir=str(configuration.data_dir)
+            if services.store.database.is_sqlite
+            else services.store.database.place,
             kek_file=str(configuration.kek_file),
             kek_generated=services.kek.generated_at is not None,
             root_pin=services.authorities.root_pin,
@@ -224,7 +226,7 @@ class AuthoritiesAdmin:
             rotation=await self._rotation(),
             sidecars_total=len(sidecars),
             sidecars_live=len(await services.store.list_live_sidecars(now=now)),
-            sidecars_connected=len(services.hub),
+            sidecars_connected=sum(sidecar.connected for sidecar in sidecars),
             certificates_alive=sum(alive.values()),
             leaf_lifetime_s=configuration.leaf_lifetime_s,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -40,10 +40,13 @@ class ClusterAdmin:
             version = (await cluster.client.version(deadline_s=VERSION_DEADLINE_S)).git_version
         except TouchmarkError:
             version = ""  # The watches say what is wrong.
-        return answer(self._describe(cluster, version))
+        # From the store: a stream may be open with another replica.
+        streams = {s.pod_uid for s in await self._services.store.list_sidecars() if s.connected and s.pod_uid}
+        return answer(self._describe(cluster, version, streams))
 
-    def _describe(self, cluster: Cluster, version: str) -> admin.ClusterStatus:
-        hub = self._services.hub
+    def _describe(self, cluster: Cluster, version: str, streams: Collection[str]) -> admin.ClusterStatus:
+        leading = cluster.leading
+        watches = [*cluster.watches.values(), *(leading.watches if leading is not None else ())]
         totals: Counter[str] = Counter()
         wanted: Counter[str] = Counter()
         injected: Counter[str] = Counter()
@@ -55,8 +58,7 @@ class ClusterAdmin:
             totals[pod.namespace] += 1
             wanted[pod.namespace] += is_wanted
             injected[pod.namespace] += pod.has_sidecar
-            session = hub.get(pod.instance) if pod.has_sidecar else None
-            connected[pod.namespace] += session is not None and session.pod_uid == pod.uid
+            connected[pod.namespace] += pod.has_sidecar and pod.uid in streams
             if is_wanted and not pod.has_sidecar:
                 missing.append(pod)
             if pod.has_sidecar and pod.fault:
@@ -66,7 +68,9 @@ class ClusterAdmin:
             server_version=version,
             clock_skew_s=cluster.client.clock_skew_s,
             sidecar_images=self._services.configuration.sidecar_images,
-            watches=tuple(cluster.watches[name].describe() for name in sorted(cluster.watches)),
+            watches=tuple(watch.describe() for watch in sorted(watches, key=lambda watch: watch.name)),
+            leader=leading.leadership.holder if leading is not None else "",
+            is_leader=self._services.is_leader,
             namespaces=tuple(
                 admin.ClusterNamespace(
                     namespace=name,

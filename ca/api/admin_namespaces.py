@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from ca.acknowledgements import count_acknowledgements, group_by_namespace
 from ca.api.answers import answer, check_query, read_body, read_number
 from ca.readiness import find_refusals
 from ca.services import Services
 from ca.store.records import ProgramRecord
 from shared.model import admin
-from shared.model.errors import InputError
+from shared.model.errors import ConflictError, InputError
 from shared.model.identity import check_namespace
 from shared.model.policy import NamespaceState
 
@@ -81,6 +82,7 @@ class NamespacesAdmin:
 
     async def set_mode(self, request: web.Request) -> web.Response:
         """Switch the mode."""
+        self._check_source()
         wanted = await read_body(request, admin.ModeRequest)
         namespace = check_namespace(request.match_info["ns"])
         return answer(
@@ -92,24 +94,9 @@ class NamespacesAdmin:
         services = self._services
         namespace = check_namespace(request.match_info["ns"])
         state = await services.store.get_namespace_state(namespace)
-        subscribed = {session.instance for session in services.hub.subscribers(namespace)}
-        concerned = [
-            sidecar
-            for sidecar in await services.store.list_live_sidecars(now=services.clock())
-            if sidecar.instance in subscribed
-            or sidecar.workload.namespace == namespace
-            or namespace in sidecar.namespace_versions
-        ]
-        waiting = sorted(s.instance for s in concerned if s.namespace_versions.get(namespace, 0) < state.version)
-        return answer(
-            admin.Acknowledgements(
-                namespace=namespace,
-                version=state.version,
-                installed=len(concerned) - len(waiting),
-                total=len(concerned),
-                waiting=tuple(waiting),
-            )
-        )
+        live = await services.store.list_live_sidecars(now=services.clock())
+        users = group_by_namespace(live).get(namespace, [])
+        return answer(count_acknowledgements(namespace, state.version, users))
 
     async def programs(self, request: web.Request) -> web.Response:
         """Answer the ``Program`` objects."""
@@ -118,6 +105,7 @@ class NamespacesAdmin:
 
     async def put_program(self, request: web.Request) -> web.Response:
         """Approve programs."""
+        self._check_source()
         services = self._services
         wanted = await read_body(request, admin.ProgramRequest)
         if not wanted.programs:
@@ -136,6 +124,7 @@ class NamespacesAdmin:
 
     async def delete_program(self, request: web.Request) -> web.Response:
         """Take an approval back."""
+        self._check_source()
         namespace = check_namespace(request.match_info["ns"])
         return answer(await self._services.store.delete_program(namespace, request.match_info["name"]))
 
@@ -149,6 +138,7 @@ class NamespacesAdmin:
 
     async def put_policy(self, request: web.Request) -> web.Response:
         """Replace a policy."""
+        self._check_source()
         wanted = await read_body(request, admin.PolicyRequest)
         state = await self._services.store.put_policy(
             check_namespace(wanted.namespace), rules=wanted.rules, group_label=wanted.group_label, mode=wanted.mode
@@ -157,7 +147,16 @@ class NamespacesAdmin:
 
     async def delete_policy(self, request: web.Request) -> web.Response:
         """Remove rules and group; the mode stays."""
+        self._check_source()
         return answer(await self._services.store.delete_policy(check_namespace(request.match_info["ns"])))
+
+    def _check_source(self) -> None:
+        """Refuse what the objects in the cluster would take back at once."""
+        if self._services.configuration.kubernetes:
+            raise ConflictError(
+                "in a cluster, modes, policies and programs are what its MeshPolicy and Program objects say",
+                hint="use `kubectl`, or the same command with --kubernetes",
+            )
 
 
 def _read_namespace(request: web.Request) -> str:

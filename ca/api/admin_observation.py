@@ -123,7 +123,14 @@ class ObservationAdmin:
         check_query(request, "timeout_s", "limit")
         timeout_s = read_number(request, "timeout_s", default=2.0, low=0.05, high=30.0)
         limit = int(read_number(request, "limit", default=1000, low=1, high=10_000))
-        result = await self._services.survey.ask_connections(limit=limit, timeout_s=timeout_s)
+        services = self._services
+        result = await services.survey.ask_connections(limit=limit, timeout_s=timeout_s)
+        # Whose stream is with another replica wasn't asked: that replica's answer has it.
+        elsewhere = {
+            sidecar.instance
+            for sidecar in await services.store.list_sidecars()
+            if sidecar.connected and services.hub.get(sidecar.instance) is None
+        }
         return answer(
             admin.ConnectionList(
                 connections=tuple(
@@ -132,7 +139,7 @@ class ObservationAdmin:
                     )
                     for session, connection in result.connections
                 ),
-                silent=result.silent,
+                silent=tuple(sorted({*result.silent, *elsewhere})),
                 truncated=result.truncated,
             )
         )

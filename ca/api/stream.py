@@ -152,6 +152,9 @@ class StreamEndpoint:
         services = self._services
         if leaf is None:
             raise RefusedError("resume needs the sidecar's own certificate in the TLS handshake")
+        if not services.store.database.is_sqlite:
+            # It may come from another replica, with a certificate or a bundle that this one hasn't heard of yet.
+            await services.authorities.reload()
         bundle = services.authorities.bundle()
         # The issuer is taken from our own bundle, not from the peer: each authority has its own subject.
         issuers = [x509.load_der_x509_certificate(der) for der in bundle.issuers]
@@ -322,6 +325,7 @@ class _Conversation:
                 await services.store.mark_namespace_installed(session.instance, namespace, version)
             case Subscribe(namespace=namespace):
                 services.hub.subscribe(session, check_namespace(namespace))
+                await services.store.mark_subscribed(session.instance, namespace)
                 services.hub.send_state(session, await services.store.get_namespace_state(namespace))
             case Lookup(address=address):
                 normal = normalise_address(address)

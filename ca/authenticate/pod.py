@@ -137,17 +137,20 @@ class PodAuthentication:
             raise UnavailableError("too many pods join at once", hint="the sidecar tries again by itself")
         self._waiting += 1
         try:
-            async with self._turn:
-                subject = await self._review(token)
-                pod = await self._read_pod(subject)
+            return await self._authenticate(token, registration.instance, addresses)
         finally:
             self._waiting -= 1
+
+    async def _authenticate(self, token: str, instance: str, addresses: tuple[str, ...]) -> JoinGrant:
+        async with self._turn:
+            subject = await self._review(token)
+            pod = await self._read_pod(subject)
         self._check_pod(pod, subject)
         record = trim_pod(pod, images=self._images, ca_names=self._ca_names)
-        if registration.instance != record.instance:
+        if instance != record.instance:
             raise EnrolmentRefused(
                 EnrolmentRefusal.INSTANCE,
-                f"the sidecar of {subject} is called {record.instance}, not {registration.instance[:80]}",
+                f"the sidecar of {subject} is called {record.instance}, not {instance[:80]}",
                 hint="a token of another pod was shown",
                 subject=subject,
             )
@@ -294,6 +297,7 @@ def _refuse_token(error: str) -> EnrolmentRefused:
     for word, reason, hint in (
         ("audience", EnrolmentRefusal.TOKEN_AUDIENCE, f"it must be projected for the audience {TOKEN_AUDIENCE}"),
         ("expired", EnrolmentRefusal.TOKEN_EXPIRED, "the kubelet renews it: read the file anew; compare the clocks"),
+        ("does not match", EnrolmentRefusal.POD_REPLACED, "it is of an earlier pod of that name"),
         ("invalidated", EnrolmentRefusal.TOKEN_REVOKED, "its pod or service account is gone"),
     ):
         if word in error:

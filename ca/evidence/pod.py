@@ -43,8 +43,8 @@ _FLAGS: Final = frozenset({"--redirect-installed"})
 # What a sidecar may be told. Anything else could lead it elsewhere: another configuration file, another CA.
 _OPTIONS: Final = frozenset(
     {
-        "--capture", "--ca", "--trust-domain", "--service-account-token", "--trust-file", "--health-port", "--drain-s",
-        "--log-level",
+        "--capture", "--ca", "--trust-domain", "--service-account-token", "--trust-file", "--health-port",
+        "--drain-seconds", "--log-level", "--max-connections", "--max-executable-bytes",
     }
 )  # fmt: skip
 _VARIABLES: Final = "TOUCHMARK_"
@@ -95,6 +95,7 @@ class Container(_Fields, frozen=True):
     env: tuple[Variable, ...] = ()
     env_from: tuple[Anything, ...] = ()
     restart_policy: str = ""
+    working_dir: str = ""
     security_context: SecurityContext | None = None
     volume_mounts: tuple[VolumeMount, ...] = ()
     volume_devices: tuple[Anything, ...] = ()
@@ -228,8 +229,15 @@ def _find_sidecar_fault(sidecar: Container, images: Sequence[str], ca_names: fro
         return "has a sidecar that is none: its restartPolicy isn't Always"
     if security.run_as_user != SIDECAR_UID or security.privileged:
         return f"has a sidecar that doesn't run as the unprivileged user {SIDECAR_UID}"
-    if sidecar.command or sidecar.lifecycle is not None or sidecar.env_from or sidecar.volume_devices:
-        return "has a sidecar with a command, hooks or further environment"
+    # A working directory is where Python looks for modules first: in a mounted one lies somebody else's code.
+    if (
+        sidecar.command
+        or sidecar.working_dir
+        or sidecar.lifecycle is not None
+        or sidecar.env_from
+        or sidecar.volume_devices
+    ):
+        return "has a sidecar with a command, a working directory, hooks or further environment"
     if any(probe is not None and probe.exec is not None for probe in _list_probes(sidecar)):
         return "has a sidecar with a probe that executes something"
     if strange := [each.name for each in sidecar.env if not each.name.startswith(_VARIABLES)]:
@@ -332,6 +340,7 @@ def _is_capture(container: Container, image: str) -> bool:
         and container.image == image
         and container.command == ("python3",)
         and container.args[:2] == _CAPTURE_ARGUMENTS
+        and not container.working_dir
         and not container.env
         and not container.env_from
         and not container.volume_devices

@@ -82,7 +82,8 @@ async def run_injection(services: Services, cluster: Cluster) -> AsyncIterator[A
         host=configuration.webhook_host,
         port=configuration.webhook_port,
         list_needing=list_needing,
-        is_leader=lambda: True,
+        # Without an election there is one replica.
+        is_leader=lambda: cluster.leading is None or cluster.leading.leadership.is_leader,
     ) as admission:
         # To be seen in /v1/cluster; they run already.
         cluster.watches.update({watch.name: watch for watch in admission.watches})

@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -310,5 +310,12 @@ class _translated:  # noqa: N801 (used as a statement)
         if isinstance(error, TimeoutError):
             raise UnavailableError(f"the API server doesn't answer in time: {self._what}") from error
         if isinstance(error, (aiohttp.ClientError, OSError, ValueError)) and not isinstance(error, TouchmarkError):
-            detail: Any = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else repr(error)
-            raise UnavailableError(f"the API server can't be reached: {self._what}: {detail}") from error
+            raise UnavailableError(f"the API server can't be reached: {self._what}: {_describe(error)}") from error
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the answer broke off"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return str(error)[:_MAX_MESSAGE_CHARACTERS] or type(error).__name__

@@ -20,6 +20,7 @@ from ca.configuration import Configuration, parse_endpoint
 from ca.evidence.pod import Pod
 from ca.kubernetes.admission import run_injection
 from ca.kubernetes.client import ClusterClient
+from ca.kubernetes.leading import Leading, run_leading
 from ca.kubernetes.pods import Namespace, NamespaceIndex, PodIndex, PodRecord, trim_namespace, trim_pod
 from ca.kubernetes.refusals import Refusals
 from ca.kubernetes.services import EndpointSlice, Service, ServiceIndex, trim_service, trim_slice
@@ -31,13 +32,14 @@ from shared.model.kubernetes import CA_SERVICE, SYSTEM_NAMESPACE
 from shared.model.messages import DirectoryEntry, Registration
 from shared.runtime.tasks import Tasks
 
-# Changes that come together (a rollout, a list) are pushed together; a human's patience isn't touched by it.
+# Changes that come together (a rollout, a list) are pushed together.
 COALESCE_S: Final = 0.05
 RECONCILE_S: Final = 60.0
 # While the API server is away the last state holds, or an outage of it would become one of the mesh; not for ever,
 # since a pod that was deleted meanwhile would go on getting certificates.
 MAX_STALE_S: Final = 6 * 3600.0
 POD_GONE: Final = "pod_gone"
+DIRECTORY_WATCHES: Final = ("pods", "services", "endpointslices")
 
 _log = structlog.get_logger("touchmark.ca")
 
@@ -49,6 +51,7 @@ class Cluster:
     Attributes:
         client: to the API server, as the CA's own service account.
         tasks: where further parts spawn what runs as long as the cluster does.
+        leading: the policy objects, and whether this replica leads.
         watches: by name; a further part adds its own before it starts them, and is then part of ``is_synced``.
     """
 
@@ -60,11 +63,12 @@ class Cluster:
     authentication: PodAuthentication
     refusals: Refusals
     watches: dict[str, Watch[Any, Any]] = field(default_factory=dict)
+    leading: Leading | None = None
 
     @property
     def is_synced(self) -> bool:
-        """Everything that is watched has been listed since the start: what isn't known isn't there."""
-        return all(watch.is_synced.is_set() for watch in self.watches.values())
+        """The directory is whole: what isn't known of pods and Services isn't there."""
+        return all(self.watches[name].is_synced.is_set() for name in DIRECTORY_WATCHES)
 
     def find_entry(self, address: str) -> DirectoryEntry | None:
         """Return what the API server says of a (normalised) address; None: nothing."""
@@ -129,6 +133,7 @@ async def run_cluster(services: Services, tasks: Tasks) -> AsyncIterator[Cluster
         services.hub.directory.find_vouched = cluster.find_entry
         # Parts plug in here, each an async context manager ``run_…(services, cluster)`` that returns once it runs:
         # policy objects and the Lease, then the webhook and the trust ConfigMaps.
+        cluster.leading = await stack.enter_async_context(run_leading(services, client))
         running = [
             tasks.spawn(watch.run(), name=f"watch-{watch.name}") for watch in cluster.watches.values()
         ] + upkeep.start(cluster, tasks)
@@ -231,11 +236,11 @@ class ClusterUpkeep:
     async def _publish_addresses(self) -> None:
         while True:
             await self._has_addresses.wait()
-            await asyncio.sleep(COALESCE_S)
             self._has_addresses.clear()
             changed = list(self._addresses)
             self._addresses.clear()
             self._services.hub.publish_addresses(changed)
+            await asyncio.sleep(COALESCE_S)  # The first change goes at once; what follows it closely, together.
 
     async def _forget_gone(self) -> None:
         while True:

@@ -26,7 +26,7 @@ PATH: Final = "/api/v1/configmaps"
 QUERY: Final = {"fieldSelector": f"metadata.name={TRUST_CONFIG_MAP}"}
 # After the last pod's end, or the last question of the webhook: whatever makes pods may make the next one soon.
 GRACE_S: Final = 600.0
-CHECK_INTERVAL_S: Final = 10.0
+CHECK_INTERVAL_S: Final = 5.0
 CALL_DEADLINE_S: Final = 4.0
 MAX_PARALLEL: Final = 8
 RETRY_S: Final = 30.0

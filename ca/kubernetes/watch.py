@@ -24,10 +24,11 @@ from shared.model.errors import TouchmarkError
 
 PAGE: Final = 250
 LIST_DEADLINE_S: Final = 30.0
-# The API server ends a watch after this time, drawn anew for each: many watches don't return in one instant.
-WATCH_S: Final = (240, 360)
-# It sends a bookmark about once a minute: a connection that is silent for longer has been lost.
-IDLE_S: Final = 100.0
+# The API server ends a watch after this time, drawn anew for each, and it is resumed at once. So short, because nothing
+# else is certain to be heard: bookmarks of a quiet collection need etcd's progress notifications, which are often off.
+WATCH_S: Final = (45, 75)
+# A connection that is silent for longer than the API server would let it be has been lost.
+IDLE_S: Final = 90.0
 # What no event has told (a restored etcd, a fault of ours) is seen then at the latest.
 RELIST_S: Final = 3600.0
 FIRST_BACKOFF_S: Final = 0.2

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any, Final
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, Executable, Table, event
+from sqlalchemy import Connection, Double, Executable, Table, cast, event, extract, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,7 +26,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from shared.model.errors import ConflictError, InputError, UnavailableError
 
 DATABASE_NAME: Final = "touchmark.db"
+STATEMENT_DEADLINE_S: Final = 20.0
+CONNECT_DEADLINE_S: Final = 5.0
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
+# Advisory locks of PostgreSQL: the first number is ours ("TOUC"), the second says what for.
+_TURNS: Final = 0x544F5543
+MIGRATIONS: Final = 1
+DECISIONS: Final = 2
 _BUSY_TIMEOUT_MS: Final = 5_000
 _WRITER: Final = "touchmark_writer"
 
@@ -41,6 +49,9 @@ class Database:
         self.is_sqlite = url.get_backend_name() == "sqlite"
         self._engine = _create_engine(url, is_sqlite=self.is_sqlite)
         self._writer = self._engine.execution_options(**{_WRITER: True})
+        # PostgreSQL's default shows each statement of a transaction another state.
+        snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        self._reader = self._engine.execution_options(**snapshot)
         self._write_turn = asyncio.Lock()
 
     @classmethod
@@ -48,7 +59,7 @@ class Database:
         """Open and migrate a database.
 
         Arguments:
-            where: the data directory, made with mode 0700 when it isn't there; or an SQLAlchemy URL.
+            where: the data directory, made with mode 0700 when it isn't there; or a URL (``postgresql://…``).
 
         Raises:
             InputError: no such kind of database, or the directory can't be used.
@@ -64,6 +75,11 @@ class Database:
             raise
         return database
 
+    @property
+    def place(self) -> str:
+        """Where the database is, without any password."""
+        return str(self.url.database) if self.is_sqlite else self.url.render_as_string(hide_password=True)
+
     async def close(self) -> None:
         """Close every connection."""
         await self._engine.dispose()
@@ -72,7 +88,7 @@ class Database:
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """Give a transaction that sees one snapshot and changes nothing."""
         with _translated():
-            async with self._engine.connect() as connection:
+            async with self._reader.connect() as connection:
                 yield connection
 
     @asynccontextmanager
@@ -106,9 +122,25 @@ class Database:
             index_elements=keys, set_={name: statement.excluded[name] for name in names}
         )
 
+    async def take_turn(self, connection: AsyncConnection, turn: int) -> None:
+        """Let transactions of all replicas that take the same turn run one after another.
+
+        SQLite's writers do that anyway.
+        """
+        if not self.is_sqlite:
+            await connection.execute(select(func.pg_advisory_xact_lock(_TURNS, turn)))
+
+    async def read_clock(self, connection: AsyncConnection) -> float:
+        """Return the database's clock, seconds since the epoch: the one clock of all replicas."""
+        if self.is_sqlite:
+            return time.time()  # The database is this machine.
+        moment = cast(extract("epoch", func.clock_timestamp()), Double)
+        return float(await connection.scalar(select(moment)) or 0.0)
+
     async def _migrate(self) -> None:
         try:
             async with self.writing() as connection:
+                await self.take_turn(connection, MIGRATIONS)
                 await connection.run_sync(_upgrade)
         except CommandError as error:
             raise ConflictError(
@@ -119,7 +151,11 @@ class Database:
 
 def _create_engine(url: URL, *, is_sqlite: bool) -> AsyncEngine:
     if not is_sqlite:
-        return create_async_engine(url, pool_size=8, max_overflow=0, pool_timeout=10, pool_pre_ping=True)
+        options = {"timeout": CONNECT_DEADLINE_S, "command_timeout": STATEMENT_DEADLINE_S, **_tls_options(url)}
+        options["server_settings"] = {"application_name": "touchmark-ca"}
+        return create_async_engine(
+            url.set(query={}), pool_size=8, max_overflow=0, pool_timeout=10, pool_pre_ping=True, connect_args=options
+        )
     engine = create_async_engine(url, pool_size=4, max_overflow=0, pool_timeout=10)
 
     @event.listens_for(engine.sync_engine, "connect")
@@ -164,11 +200,39 @@ def _prepare_directory(directory: Path) -> URL:
 def _parse_url(text: str) -> URL:
     try:
         url = make_url(text)
-    except SQLAlchemyError as error:
-        raise InputError("not a database URL", hint="such as postgresql+asyncpg://user@host/touchmark") from error
+    except (SQLAlchemyError, ValueError) as error:
+        raise InputError("not a database URL", hint="such as postgresql://user@host/touchmark") from error
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+asyncpg")
     if url.drivername not in ("sqlite+aiosqlite", "postgresql+asyncpg"):
-        raise InputError(f"not a supported database: {url.drivername}", hint="sqlite+aiosqlite or postgresql+asyncpg")
+        raise InputError(f"not a supported database: {url.drivername}", hint="postgresql://user@host/touchmark")
+    _tls_options(url)
     return url
+
+
+def _tls_options(url: URL) -> dict[str, Any]:
+    """Read libpq's ``sslmode`` and ``sslrootcert``: how the server's certificate is checked.
+
+    Source: PostgreSQL's documentation, "SSL Support" (33.19). Without ``sslmode`` the connection is encrypted where the
+    server can, and nobody's certificate is checked.
+    """
+    query = dict(url.query)
+    mode, root = query.pop("sslmode", "prefer"), query.pop("sslrootcert", "")
+    if query and url.drivername == "postgresql+asyncpg":
+        raise InputError(f"a database URL's {min(query)[:40]} means nothing here", hint="known: sslmode, sslrootcert")
+    if mode not in ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"):
+        raise InputError(f"not an sslmode: {str(mode)[:40]!r}", hint="use verify-full and sslrootcert")
+    if mode not in ("verify-ca", "verify-full"):
+        if root:
+            raise InputError("sslrootcert is used with sslmode=verify-full (or verify-ca)")
+        return {"ssl": mode}
+    try:
+        # Without a file: the roots that this system trusts.
+        context = ssl.create_default_context(cafile=str(root) or None)
+    except (OSError, ssl.SSLError) as error:
+        raise InputError(f"sslrootcert can't be used: {root}: {error}") from error
+    context.check_hostname = mode == "verify-full"
+    return {"ssl": context}
 
 
 class _translated:  # noqa: N801 (used as a statement)
@@ -178,8 +242,10 @@ class _translated:  # noqa: N801 (used as a statement)
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, (SQLAlchemyError, OSError)):
-            cause = getattr(error, "orig", None) or error
+        # What the driver says while it connects comes as it is.
+        is_drivers = type(error).__module__.startswith("asyncpg.")
+        if isinstance(error, (SQLAlchemyError, OSError)) or (is_drivers and isinstance(error, Exception)):
+            cause = getattr(error, "orig", None) or str(error) or repr(error)
             raise UnavailableError(
                 f"the CA's store doesn't work: {cause}", hint="see whether its file and disk, or its server, are there"
             ) from error

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import ColumnElement, delete, func, insert, or_, select
 
+from ca.store.database import DECISIONS
 from ca.store.ledger import LedgerTable
 from ca.store.records import DecisionFilter, StoredDecision
 from ca.store.tables import decisions
@@ -26,7 +27,14 @@ class DecisionTable(LedgerTable):
         """Store a batch in one transaction; return the highest ID in the log."""
         async with self.database.writing() as connection:
             if records:
+                # IDs become visible in their order: who follows the log by ID would miss one that commits late.
+                await self.database.take_turn(connection, DECISIONS)
                 await connection.execute(insert(decisions), [_values(record) for record in records])
+            return int(await connection.scalar(select(func.max(decisions.c.decision_id))) or 0)
+
+    async def get_last_decision_id(self) -> int:
+        """Return the highest ID in the log; 0 when it is empty."""
+        async with self.database.reading() as connection:
             return int(await connection.scalar(select(func.max(decisions.c.decision_id))) or 0)
 
     async def query_decisions(self, wanted: DecisionFilter) -> list[StoredDecision]:
@@ -114,17 +122,22 @@ def _conditions(wanted: DecisionFilter) -> list[ColumnElement[bool]]:
 def _values(record: DecisionRecord) -> dict[str, Any]:
     return {
         "time": record.time,
-        "namespace": record.namespace,
-        "sidecar": record.sidecar,
+        "namespace": _text(record.namespace),
+        "sidecar": _text(record.sidecar),
         "answer": record.answer.value,
         "would_deny": record.would_deny,
         "reason": record.reason.value,
-        "source_workload": record.source.workload or record.source.listed,
-        "destination_workload": record.destination.workload or record.destination.listed,
-        "source_program": record.source.program,
-        "destination_program": record.destination.program,
+        "source_workload": _text(record.source.workload or record.source.listed),
+        "destination_workload": _text(record.destination.workload or record.destination.listed),
+        "source_program": _text(record.source.program),
+        "destination_program": _text(record.destination.program),
         "port": record.port,
-        "connection": record.connection,
+        "connection": _text(record.connection),
         "count": record.count,
-        "record": _encoder.encode(record).decode(),
+        "record": _encoder.encode(record).decode(),  # JSON escapes what PostgreSQL doesn't take.
     }
+
+
+def _text(text: str) -> str:
+    """Return the text as PostgreSQL takes it: without NUL, which would have the whole batch refused for ever."""
+    return text.replace("\0", "\ufffd")

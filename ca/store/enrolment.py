@@ -17,7 +17,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.namespaces import NamespaceTable
 from ca.store.records import JoinGrant, JoinTokenRecord, SidecarRecord
-from ca.store.tables import certificates, installed_namespaces, join_tokens, sidecar_addresses, sidecars
+from ca.store.tables import (
+    REGISTRATIONS,
+    certificates,
+    installed_namespaces,
+    join_tokens,
+    sidecar_addresses,
+    sidecars,
+)
 from shared.model.errors import ConflictError, InputError, NotFoundError, RefusedError
 from shared.model.identity import Workload
 from shared.model.messages import Registration
@@ -144,6 +151,8 @@ class EnrolmentTable(NamespaceTable):
             )
             for table in (sidecars, sidecar_addresses, installed_namespaces):
                 await connection.execute(delete(table).where(table.c.instance.in_(gone)))
+            if gone:
+                await self._count(connection, REGISTRATIONS)
         return len(gone)
 
     async def get_join_token(self, token_id: str) -> JoinTokenRecord | None:
@@ -190,21 +199,36 @@ class EnrolmentTable(NamespaceTable):
                     capture=registration.capture,
                     last_seen=now,
                     connected=True,
+                    replica=self.replica,
                 )
             )
             if changed.rowcount != 1:
                 raise RefusedError(f"no sidecar {grant.instance} has joined", hint="join with a new join token")
             (record,) = await _read_sidecars(connection, [grant.instance])
+            await self._count(connection, REGISTRATIONS)
         return record
 
     async def mark_seen(self, instance: str, *, connected: bool, now: float) -> None:
-        """Note that the sidecar's stream is open, or has closed."""
-        await self._update_sidecar(instance, last_seen=now, connected=connected)
+        """Note that the sidecar's stream with this replica is open, or has closed.
+
+        A stream that has moved to another replica is left alone: it is open there.
+        """
+        async with self.database.writing() as connection:
+            changed = await connection.execute(
+                update(sidecars)
+                .where(sidecars.c.instance == instance, sidecars.c.replica.in_(("", self.replica)))
+                .values(last_seen=now, connected=connected)
+            )
+            is_known = exists().where(sidecars.c.instance == instance)
+            if changed.rowcount != 1 and not await connection.scalar(select(is_known)):
+                raise NotFoundError(f"no sidecar {instance}")
 
     async def disconnect_all(self) -> None:
-        """Note, at start, that no stream is open."""
+        """Note, at start, that no stream with this replica is open."""
         async with self.database.writing() as connection:
-            await connection.execute(update(sidecars).values(connected=False))
+            await connection.execute(
+                update(sidecars).where(sidecars.c.replica.in_(("", self.replica))).values(connected=False)
+            )
 
     async def mark_bundle_installed(self, instance: str, sequence: int) -> None:
         """Note that the sidecar has installed the trust bundle of this sequence."""
@@ -215,6 +239,12 @@ class EnrolmentTable(NamespaceTable):
         values = {"instance": instance, "namespace": namespace, "version": version}
         async with self.database.writing() as connection:
             await connection.execute(self.database.upsert(installed_namespaces, values))
+
+    async def mark_subscribed(self, instance: str, namespace: str) -> None:
+        """Note that the sidecar uses a namespace's state from now on: it is waited for, whichever replica asks."""
+        values = {"instance": instance, "namespace": namespace, "version": 0}
+        async with self.database.writing() as connection:
+            await connection.execute(self.database.upsert(installed_namespaces, values, update=()))
 
     async def get_sidecar(self, instance: str) -> SidecarRecord | None:
         """Return one sidecar."""
@@ -250,6 +280,8 @@ class EnrolmentTable(NamespaceTable):
             )
             for table in (sidecars, sidecar_addresses, installed_namespaces):
                 await connection.execute(delete(table).where(table.c.instance.in_(gone)))
+            if gone:
+                await self._count(connection, REGISTRATIONS)
         return len(gone)
 
     async def _update_sidecar(self, instance: str, **values: Any) -> None:

@@ -102,7 +102,7 @@ def _values(record: CertificateRecord) -> dict[str, Any]:
         "issued": record.issued,
         "not_before": record.not_before,
         "not_after": record.not_after,
-        "path": record.path,
+        "path": record.path.replace("\0", "\ufffd"),  # PostgreSQL takes no NUL.
         "pid": record.pid,
         "uid": record.uid,
         "approved_by": record.approved_by,

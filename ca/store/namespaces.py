@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.database import Database
 from ca.store.records import ProgramRecord
-from ca.store.tables import namespaces, programs, workload_labels
+from ca.store.tables import NAMESPACE_CHANGES, counters, namespaces, programs, workload_labels
 from shared.model.errors import ConflictError, InputError, NotFoundError
 from shared.model.identity import Workload, check_namespace
 from shared.model.policy import Approval, Mode, NamespaceState, Rule, WorkloadLabels
@@ -33,6 +33,7 @@ class NamespaceTable:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self.replica = ""  # This process's name among replicas.
         self._states: dict[str, NamespaceState] = {}
         self._changes = 0
         self._listeners: list[Callable[[str], None]] = []
@@ -60,6 +61,12 @@ class NamespaceTable:
         async with self.database.reading() as connection:
             names = list(await connection.scalars(select(namespaces.c.namespace).order_by(namespaces.c.namespace)))
             return [await _read_state(connection, name) for name in names]
+
+    async def list_versions(self) -> dict[str, tuple[int, Mode]]:
+        """Return each listed namespace's version and mode, without the rest."""
+        query = select(namespaces.c.namespace, namespaces.c.version, namespaces.c.mode)
+        async with self.database.reading() as connection:
+            return {row.namespace: (row.version, Mode(row.mode)) for row in await connection.execute(query)}
 
     async def set_mode(self, namespace: str, mode: Mode, *, expected_version: int | None = None) -> NamespaceState:
         """Switch the namespace's mode.
@@ -189,6 +196,7 @@ class NamespaceTable:
             await self._raise_version(connection, namespace, expected_version)
             await change(connection)
             state = await _read_state(connection, namespace)
+            await self._count(connection, NAMESPACE_CHANGES)
         self._announce(namespace)
         return state
 
@@ -203,6 +211,11 @@ class NamespaceTable:
             raise ConflictError(
                 f"namespace {namespace} is no longer at version {expected_version}", hint="look again, then repeat"
             )
+
+    async def _count(self, connection: AsyncConnection, counter: str) -> None:
+        """Raise one of the counters that replicas look at. Last in a transaction: its row is locked until the end."""
+        await connection.execute(self.database.upsert(counters, {"name": counter, "value": 0}, update=()))
+        await connection.execute(update(counters).where(counters.c.name == counter).values(value=counters.c.value + 1))
 
     async def _note_namespace(self, connection: AsyncConnection, namespace: str) -> None:
         """List the namespace from now on; at version 0 when nothing was said about it yet."""
@@ -239,7 +252,12 @@ class NamespaceTable:
             return False
         await self._raise_version(connection, workload.namespace)
         await self._write_labels(connection, workload, labels)
+        await self._count(connection, NAMESPACE_CHANGES)
         return True
+
+    def announce(self, namespace: str) -> None:
+        """Tell the listeners of a change that another replica has made."""
+        self._announce(namespace)
 
     def _announce(self, namespace: str) -> None:
         self._changes += 1

@@ -12,28 +12,30 @@ from pathlib import Path
 from sqlalchemy import select
 
 from ca.store.database import Database
-from ca.store.decision_log import DecisionTable
 from ca.store.group_commit import GroupCommit
 from ca.store.records import CertificateRecord
+from ca.store.replicas import ReplicaTable
 from ca.store.tables import READINESS, TRUST_DOMAIN, settings
 from shared.model.errors import ConflictError
 from shared.model.identity import check_trust_domain
 
 
-class Store(DecisionTable):
+class Store(ReplicaTable):
     """The CA's memory. Every method raises ``UnavailableError`` when the database fails."""
 
-    def __init__(self, database: Database, trust_domain: str) -> None:
+    def __init__(self, database: Database, trust_domain: str, replica: str = "") -> None:
         super().__init__(database)
         self.trust_domain = trust_domain
+        self.replica = replica
         self._ledger = GroupCommit(self.record_certificates)
 
     @classmethod
-    async def open(cls, where: str | Path, *, trust_domain: str) -> Store:
+    async def open(cls, where: str | Path, *, trust_domain: str, replica: str = "") -> Store:
         """Open the store and bring its tables up to date.
 
         Arguments:
-            where: the data directory; or an SQLAlchemy URL (``sqlite+aiosqlite``, ``postgresql+asyncpg``).
+            where: the data directory; or a database URL (``postgresql://…``).
+            replica: this process's name among those that share the database; unlike any other's.
             trust_domain: must be the one that the store was made for; the first opening decides.
 
         Raises:
@@ -56,7 +58,7 @@ class Store(DecisionTable):
         except BaseException:
             await database.close()
             raise
-        return cls(database, trust_domain)
+        return cls(database, trust_domain, replica)
 
     async def close(self) -> None:
         """Write what waits and close every connection."""

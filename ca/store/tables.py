@@ -11,6 +11,9 @@ from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, Larg
 
 metadata: Final = MetaData()
 BUNDLE_SEQUENCE: Final = "bundle_sequence"
+# Raised with every change of a namespace, and with every registration of a sidecar: what replicas look at.
+NAMESPACE_CHANGES: Final = "namespace_changes"
+REGISTRATIONS: Final = "registrations"
 TRUST_DOMAIN: Final = "trust_domain"
 READINESS: Final = "readiness"
 
@@ -104,6 +107,14 @@ sidecars: Final = Table(
     Column("connected", Boolean, nullable=False),
     Column("installed_sequence", BigInteger, nullable=False),
     Column("pod_uid", Text, nullable=False, server_default=""),
+    Column("replica", Text, nullable=False, server_default=""),
+)
+
+replicas: Final = Table(
+    "replicas",
+    metadata,
+    Column("replica", Text, primary_key=True),
+    Column("seen", Double, nullable=False),
 )
 
 sidecar_addresses: Final = Table(

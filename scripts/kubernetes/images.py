@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache as remember
 from pathlib import Path
@@ -96,12 +96,17 @@ def build() -> dict[str, Image]:
     return current()
 
 
-def export(images: Iterable[Image], file: BinaryIO) -> None:
-    """Write one archive of these, each under its name and under ``name@digest``."""
+def blobs(images: Iterable[Image]) -> dict[str, int]:
+    """The digests of all parts of these images, with their sizes."""
+    return _layout().sizes(image.digest for image in images)
+
+
+def export(images: Iterable[Image], file: BinaryIO, *, without: Collection[str] = ()) -> None:
+    """Write one archive of these, each under its name and under ``name@digest``; not the blobs in ``without``."""
     names = {}
     for image in images:
         names[image.name] = names[image.reference] = image.digest
-    _layout().export(names, file)
+    _layout().export(names, file, without=without)
 
 
 # ---- Records: which digest a key has ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import json
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -95,8 +95,15 @@ class Layout:
         configuration: dict[str, Any] = self._read(self._read(digest)["config"]["digest"])
         return configuration
 
-    def export(self, names: Mapping[str, str], file: BinaryIO) -> None:
-        """Write one archive of several images (name → digest), each blob once, as ``ctr images import`` takes it."""
+    def sizes(self, digests: Iterable[str]) -> dict[str, int]:
+        """Every blob of these images with its size."""
+        return {blob: self._path(blob).stat().st_size for digest in digests for blob in self._reach(digest)}
+
+    def export(self, names: Mapping[str, str], file: BinaryIO, *, without: Collection[str] = ()) -> None:
+        """Write one archive of several images (name → digest), each blob once, as ``ctr images import`` takes it.
+
+        ``without`` are blobs that the reader has already.
+        """
         manifests = [
             self._describe(digest)
             | {"annotations": {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}}
@@ -104,7 +111,9 @@ class Layout:
         ]
         index = {"schemaVersion": 2, "manifests": manifests}
         with tarfile.open(fileobj=file, mode="w|") as archive:
-            for blob in dict.fromkeys(blob for digest in names.values() for blob in self._reach(digest)):
+            for blob in self.sizes(names.values()):
+                if blob in without:
+                    continue
                 archive.add(self._path(blob), arcname=f"blobs/{blob.replace(':', '/')}")
             for name, content in (("oci-layout", _LAYOUT), ("index.json", json.dumps(index).encode())):
                 member = tarfile.TarInfo(name)

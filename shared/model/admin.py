@@ -39,7 +39,8 @@ GET    /metrics                                                       Prometheus
 The query of ``/v1/decisions``: ``namespace``, ``workload``, ``program`` (a prefix of ``sha256:…`` is enough),
 ``reason``, ``denied`` and ``would_deny`` (``true`` or ``false``), ``since`` and ``until`` (seconds since the epoch),
 ``limit`` (1 to 10,000). Newest first; ``follow`` sends what comes from now on, oldest first (with ``since``, first what
-was stored since then). Any other answer than 2xx is an ``ErrorAnswer``.
+was stored since then). ``/v1/cluster`` isn't found on a CA outside a cluster. Any other answer than 2xx is an
+``ErrorAnswer``.
 """
 
 from __future__ import annotations
@@ -463,7 +464,10 @@ class ConnectionView(_Value, frozen=True):
 
 
 class ConnectionList(_Value, frozen=True):
-    """Live connections of all sidecars that answered. ``silent``: instances of those that didn't in time."""
+    """Live connections of all sidecars that answered.
+
+    ``silent``: instances of those that didn't in time, or whose stream is with another replica of the CA.
+    """
 
     connections: tuple[ConnectionView, ...]
     silent: tuple[str, ...] = ()
@@ -478,7 +482,8 @@ class WatchView(_Value, frozen=True):
 
     Attributes:
         is_synced: it has been listed in full since the CA started.
-        age_s: since the API server last said anything of it (an object or a bookmark, about one a minute); -1: never.
+        age_s: since the API server last said anything of it (an object, a bookmark, or that it goes on watching: once a
+            minute at least); -1: never.
         objects: that the CA remembers of it.
         restarts: times the watch was opened again after a loss; ``lists``: times everything was listed.
         fault: why it isn't running now; empty while it is.
@@ -530,7 +535,7 @@ class ClusterNamespace(_Value, frozen=True):
         pods: all of them.
         wanted: those that ask for injection, by their annotation or their namespace's label.
         injected: those that have our sidecar.
-        connected: injected ones whose stream to this CA is open.
+        connected: injected ones whose stream to the CA is open, with whichever replica.
     """
 
     namespace: str
@@ -548,6 +553,8 @@ class ClusterStatus(_Value, frozen=True):
         server_version: of the API server, such as ``v1.36.2``.
         clock_skew_s: the API server's clock minus the CA's, to about a second; None: not measured.
         sidecar_images: whose sidecars may join.
+        leader: the replica that writes objects into the store and tells their status, as this one knows it; may be
+            empty while none is elected. ``is_leader``: it is this one.
         watches: by name. ``namespaces``: by name, those with pods or our label.
         services: that have an address.
         not_injected: pods that ask for injection and don't have it, at most ``MAX_PODS_SHOWN``.
@@ -565,3 +572,5 @@ class ClusterStatus(_Value, frozen=True):
     unfit: tuple[PodView, ...]
     refused: tuple[RefusedEnrolment, ...]
     refused_total: int
+    leader: str = ""
+    is_leader: bool = False

@@ -218,7 +218,8 @@ class CredentialStore:
         except IssuanceRefusedError as error:
             reason = Reason(error.reason) if error.reason in _REASONS else Reason.CA_UNAVAILABLE
             self._fail(program, CredentialError(error.message, reason=reason))
-            if program is None:
+            # A CA that can't answer now isn't one that refuses.
+            if program is None and error.reason != Reason.CA_UNAVAILABLE:
                 for callback in self._own_refused_callbacks:
                     callback()
         except TouchmarkError as error:

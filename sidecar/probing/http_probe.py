@@ -117,7 +117,10 @@ async def _read_answer(exchange: h11.Connection, reader: asyncio.StreamReader) -
     while True:
         event = exchange.next_event()
         if event is h11.NEED_DATA:
-            exchange.receive_data(await reader.read(65536))
+            data = await reader.read(65536)
+            if not data and not status:
+                raise EOFError("the connection ended without an answer")
+            exchange.receive_data(data)
         elif isinstance(event, h11.Response):
             status = event.status_code
             location = next((value.decode("latin-1") for name, value in event.headers if name == b"location"), "")

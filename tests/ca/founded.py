@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ NOW = 1_790_000_000.0
 TRUST_DOMAIN = "touchmark.local"
 WEB = Workload(namespace="shop", service_account="web")
 DATABASE = Workload(namespace="shop", service_account="db")
+# Where a store is that a test opens by a directory: tests/ca/conftest.py puts a database in its place.
+locate: Callable[[Path], str | Path] = Path
 KEK = KeyEncryptionKey(key=bytes(range(32)), origin=KekOrigin.FILE)
 
 
@@ -39,7 +41,7 @@ class Founded:
 @asynccontextmanager
 async def opened(directory: Path, *, now: float = NOW, kek: KeyEncryptionKey = KEK) -> AsyncIterator[Founded]:
     """Open, or open again, the CA core in a directory."""
-    store = await Store.open(directory, trust_domain=TRUST_DOMAIN)
+    store = await Store.open(locate(directory), trust_domain=TRUST_DOMAIN)
     try:
         authorities = await Authorities.open(store, kek, now=now)
         yield Founded(store=store, authorities=authorities, issuance=Issuance(store, authorities))

@@ -137,3 +137,17 @@ def test_a_cluster_has_its_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_a_cluster_s_options_are_checked(words: str) -> None:
     with pytest.raises(InputError):
         parse_arguments(words.split())
+
+
+def test_a_databases_password_is_in_no_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TOUCHMARK_DATABASE_URL", raising=False)
+    assert parse_arguments([]).database == ""
+    url = "postgresql://ca@db.example.test/touchmark?sslmode=verify-full"
+    assert parse_arguments(["--database", url]).database == url
+    with pytest.raises(InputError, match="shows it to every user") as caught:
+        parse_arguments(["--database", "postgresql://ca:secret@db/touchmark"])
+    assert "TOUCHMARK_DATABASE_URL" in caught.value.hint and "secret" not in caught.value.message
+    monkeypatch.setenv("TOUCHMARK_DATABASE_URL", "postgresql://ca:secret@db/touchmark")
+    configuration = parse_arguments([])
+    assert configuration.database.endswith("secret@db/touchmark")
+    assert "secret" not in repr(configuration)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
+from ca import rotation as rotation_module
 from ca.rotation import Rotation
 from ca.store.records import RotationStep
 from shared.model.certificate import BundleVerifier, common_name
@@ -14,6 +16,7 @@ from shared.model.errors import ConflictError, VerificationError
 from shared.model.reasons import Reason
 from shared.model.trust import AuthorityPhase
 from tests.ca.founded import NOW, Founded, join, make_csr, opened
+from tests.ca.running import eventually
 
 
 async def issue(core: Founded, instance: str = "web-1", now: float = NOW) -> list[x509.Certificate]:
@@ -165,3 +168,26 @@ async def test_a_rotation_begins_by_itself_before_the_authority_ends(tmp_path: P
         assert await rotation.status(NOW) is None
         await rotation.advance(NOW + 61 * 86_400)
         assert await rotation.status(NOW) is not None
+
+
+async def test_who_does_not_lead_looks_and_does_what_an_operator_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotation_module, "POLL_S", 0.02)
+    async with opened(tmp_path / "d") as core, opened(tmp_path / "d") as other:
+        leader = Rotation(core.store, core.authorities, clock=lambda: NOW)
+        follower = Rotation(other.store, other.authorities, is_leader=lambda: False, clock=lambda: NOW)
+        task = asyncio.create_task(follower.run())
+        try:
+            await join(core, "web-1")
+            status = await follower.start(now=NOW)
+            await core.store.mark_bundle_installed("web-1", status.sequence)
+            await asyncio.sleep(0.2)
+            rotation = await other.store.get_rotation()
+            assert rotation is not None and rotation.step is RotationStep.PREPARED
+            before = other.authorities.active.authority_id
+            await leader.advance(NOW)
+            await eventually(lambda: other.authorities.active.authority_id != before)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)

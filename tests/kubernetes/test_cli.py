@@ -20,7 +20,6 @@ from tests.cli.fake_ca import FakeCA, running_ca
 from tests.kubernetes.forwarding import running_ca_pod
 from tests.kubernetes.harness.api_server import ApiServer
 
-CRDS = Path(__file__).parents[2] / "manifests" / "crds"
 DEFINITIONS = ("meshpolicies.touchmark.dev", "programs.touchmark.dev")
 DIGEST = "ab" * 32
 RULES = """\
@@ -39,8 +38,7 @@ spec:
 
 @pytest.fixture(scope="module", autouse=True)
 def installed(api_server: ApiServer) -> None:
-    api_server.kubectl("apply", "--server-side", "-k", str(CRDS))
-    api_server.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", *DEFINITIONS)
+    api_server.install_definitions()
 
 
 @pytest.fixture(autouse=True)
@@ -306,4 +304,4 @@ def test_without_the_definitions_the_error_says_how_to_install_them(
         assert "kubectl apply -k" in capsys.readouterr().err
     finally:
         api_server.kubectl("wait", "--for=delete", "--timeout=30s", "crd", *DEFINITIONS)
-        api_server.kubectl("apply", "--server-side", "-k", str(CRDS))
+        api_server.install_definitions()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import kubernetes.aio.client
@@ -18,16 +17,13 @@ from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.harness.kubectl import KubectlError
 from tests.shared.model.object_cases import CASES, A, Case, policy, program
 
-CRDS = Path(__file__).parents[2] / "manifests" / "crds"
 PLURALS = {"MeshPolicy": "meshpolicies", "Program": "programs"}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def installed(api_server: ApiServer) -> None:
     """The definitions, as an overlay brings them."""
-    api_server.kubectl("apply", "--server-side", "-k", str(CRDS))
-    definitions = [f"crd/{plural}.touchmark.dev" for plural in PLURALS.values()]
-    api_server.kubectl("wait", "--for=condition=Established", "--timeout=30s", *definitions)
+    api_server.install_definitions()
 
 
 @pytest.fixture

@@ -260,6 +260,26 @@ def test_it_is_closed_while_the_ca_is_away_for_those_who_asked_and_for_nobody_el
     assert list_init_containers(create(api_server, make_pod(), namespace)) == INJECTED
 
 
+def test_nobody_executes_anything_in_a_sidecar(ca: WebhookCA, api_server: ApiServer, namespace: str) -> None:
+    api_server.kubectl("apply", "--server-side", "-f", str(ROOT / "manifests/base/sidecar-exec.yaml"))
+    name = create(api_server, make_pod(), namespace)["metadata"]["name"]
+
+    def execute(verb: str, container: str, *command: str) -> str:
+        arguments = [verb, name, "-n", namespace, "-c", container, *command]
+        return api_server.kubectl.run(*arguments).stderr
+
+    try:
+        wait_until(
+            lambda: "identity of every program" in execute("exec", "touchmark-sidecar", "--", "id"), timeout_s=20
+        )
+        assert "identity of every program" in execute("attach", "touchmark-sidecar")
+        assert "identity of every program" in execute("exec", "touchmark-capture", "--", "id")
+        # There is no kubelet here: that is what the others hear.
+        assert "identity of every program" not in execute("exec", "web", "--", "id")
+    finally:
+        api_server.kubectl("delete", "-f", str(ROOT / "manifests/base/sidecar-exec.yaml"))
+
+
 def test_the_manifest_itself_is_taken_as_it_stands(api_server: ApiServer) -> None:
     api_server.kubectl("apply", "--server-side", "--dry-run=server", "--force-conflicts", "-f",
                        str(ROOT / "manifests/base/webhook.yaml"))  # fmt: skip

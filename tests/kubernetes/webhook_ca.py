@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 IMAGE = "registry.example/touchmark-sidecar@sha256:" + "a" * 64
 ACCOUNT = "webhook-ca"
 
-# What the CA needs for injection and nothing else; that the tests pass proves that it is enough.
+# What the CA needs for injection, to know the pods and to lead, and nothing else. That the tests pass proves that it is
+# enough: a server-side apply that creates is authorised by name, so that even `create` of ConfigMaps has one.
 RULES: list[dict[str, Any]] = [
     {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": [""], "resources": ["pods", "services"], "verbs": ["list", "watch"]},
@@ -29,6 +30,13 @@ RULES: list[dict[str, Any]] = [
         "resourceNames": ["touchmark-trust"],
         "verbs": ["get", "list", "watch", "create", "patch", "delete"],
     },
+    {
+        "apiGroups": ["coordination.k8s.io"],
+        "resources": ["leases"],
+        "resourceNames": ["touchmark-ca"],
+        "verbs": ["get", "patch"],
+    },
+    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
     {
         "apiGroups": ["admissionregistration.k8s.io"],
         "resources": ["mutatingwebhookconfigurations"],
@@ -66,6 +74,7 @@ class WebhookCA:
 
     def start(self) -> None:
         """Start it, and wait until the API server knows its roots."""
+        self.api_server.create_namespace("touchmark-system")
         self.api_server.kubectl.apply(read_configuration(self.url))
         environment = [f"KUBECONFIG={self.kubeconfig}", f"PYTHONPATH={ROOT}"]
         command = [sys.executable, "-m", "ca", "--kubernetes", "--sidecar-image", IMAGE]

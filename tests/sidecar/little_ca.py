@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
 
 from shared.model.identity import Identity, IdentityKind, Workload, format_ca_id, format_spiffe_id, parse_workload
 from shared.model.join_token import JoinToken, format_join_token, parse_join_token
@@ -143,6 +144,7 @@ class LittleCA:
 
     Attributes:
         open_socket: opens the TCP socket to listen on: perhaps in another network namespace.
+        is_busy: streams are refused by HTTP.
         is_mute: certificate requests and lookups get no answer.
         refuse_with: the code of a refusal instead of a welcome.
         refuse_resume: sidecars that resume aren't known.
@@ -156,6 +158,8 @@ class LittleCA:
     root: Authority = field(default_factory=lambda: make_authority("little root"))
     server_uri: str = format_ca_id(TRUST_DOMAIN)
     life_s: float = 3600
+    is_busy: bool = False
+    refused_by_http: int = 0
     is_mute: bool = False
     refuse_with: str = ""
     refuse_resume: bool = False
@@ -243,8 +247,16 @@ class LittleCA:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((self.host, self.port))
         self.port = listener.getsockname()[1]
-        async with serve(self._handle, sock=listener, ssl=context, compression=None, close_timeout=1):
+        async with serve(
+            self._handle, sock=listener, ssl=context, compression=None, close_timeout=1, process_request=self._admit
+        ):
             yield self
+
+    def _admit(self, stream: ServerConnection, _request: Request) -> Response | None:
+        if not self.is_busy:
+            return None
+        self.refused_by_http += 1
+        return stream.respond(503, "not now")
 
     async def _handle(self, stream: ServerConnection) -> None:
         try:

@@ -136,12 +136,12 @@ def test_the_level_of_events_is_one_of_four() -> None:
 
 def test_in_a_pod_the_downward_api_says_who_and_where_it_is() -> None:
     probes = '[{"container": "app", "kind": "liveness", "handler": "tcp", "port": 80}]'
-    read = parse_arguments(IN_A_POD, {**POD, "TOUCHMARK_PROBES": probes})
+    read = parse_arguments([*IN_A_POD, "--drain-s", "5"], {**POD, "TOUCHMARK_PROBES": probes})
     assert read.pod is not None
     assert read.pod.trust_domain == "cluster.local"
     assert read.pod.pod.workload == Workload(namespace="shop", service_account="web")
     assert (read.instance, read.tunnel_addresses) == ("web-5d4.01234567", ("198.18.0.7", "fd00::7"))
-    assert (read.health_port, read.redirect.is_installed, read.token) == (15020, True, None)
+    assert (read.health_port, read.redirect.is_installed, read.token, read.drain_s) == (15020, True, None, 5)
     assert [target.request_path for target in read.probes] == ["/probe/app/liveness"]
 
 

@@ -361,3 +361,14 @@ async def test_a_pod_that_is_not_renewed_proves_itself_again(tmp_path: Path) -> 
         pod.feed.prove_again()
         await until(lambda: len(pod.credentials) == 2)
         assert pod.feed.is_connected
+
+
+async def test_a_ca_that_opens_no_stream_yet_is_waited_for_and_then_resumed(tmp_path: Path) -> None:
+    """A restarted CA reads the cluster first: thousands of pods must not be reviewed anew for that."""
+    async with LittleCA().serving() as ca, a_pod(ca, tmp_path) as pod:
+        ca.is_busy = True
+        await ca.streams[0].close()
+        await until(lambda: ca.refused_by_http >= 4, timeout_s=20)
+        ca.is_busy = False
+        await until(lambda: ca.of_type(Resume), timeout_s=20)
+        assert len(pod.enrolments()) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import fcntl
 import socket
 import struct
@@ -18,7 +19,18 @@ from shared.model.program import Program
 from shared.model.reasons import Reason
 from sidecar.endpoint import Endpoints
 from tests.sidecar.little_ca import until
-from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Pair, approve, identify, running_pair
+from tests.sidecar.pair import (
+    CLIENT,
+    CLIENT_PROGRAM,
+    SERVER,
+    SERVER_PROGRAM,
+    Pair,
+    accept_forever,
+    approve,
+    identify,
+    running_pair,
+    serve_tunnel,
+)
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -452,3 +464,54 @@ async def test_a_client_keeps_its_endpoint_where_the_service_says_so() -> None:
                 assert await ask(pair) == b"hello"
             await until(lambda: len(pair.client.records) == 8)
         assert len({record.destination.address for record in pair.client.records}) == 1
+
+
+@pytest.mark.parametrize("is_meshed", [True, False])
+async def test_what_an_ending_endpoint_did_not_process_goes_to_another_one_of_the_mesh_and_never_plainly(
+    is_meshed: bool,
+) -> None:
+    """A rolling update: the pooled tunnel says CLOSING to the OPEN, and the pod is gone when it is dialled again."""
+    payload = b"x" * 60_000
+    async with running_pair(echo) as pair:
+        second = await asyncio.start_server(echo, "127.0.0.2", 0)
+        there = second.sockets[0].getsockname()[:2]
+        tunnels = socket.create_server(("127.0.0.2", 0))
+        tunnels.setblocking(False)
+        pair.server.sidecar = dataclasses.replace(pair.server.sidecar, addresses=frozenset({"127.0.0.1", "127.0.0.2"}))
+
+        def on_tunnel(connection: socket.socket, source: tuple[str, int]) -> None:
+            local = tunnels.getsockname()[:2]
+            pair.spawn(serve_tunnel(pair.server.sidecar, connection, source, local))
+
+        accepting = asyncio.ensure_future(accept_forever(tunnels, on_tunnel))
+        try:
+            entry = pair.client.directory.entries["127.0.0.1"]
+            if is_meshed:
+                pair.client.directory.entries["127.0.0.2"] = msgspec.structs.replace(
+                    entry, address="127.0.0.2", tunnel_port=tunnels.getsockname()[1]
+                )
+            serve(pair, pair.application, there)
+            pair.client.sidecar.endpoints = Endpoints(lambda _: 0)
+            assert await ask(pair) == b"hello"
+            await until(lambda: pair.client.records and pair.server.records)
+            # Another listener: its OPEN is answered by CLOSING. And nobody can dial its sidecar any more.
+            other = Program(digest="d" * 64)
+            pair.server.attestor.program = other
+            pair.server.credentials.by_program[other] = pair.mint.issue(identify(SERVER, other))
+            _, port = closed_port("127.0.0.1")
+            pair.client.directory.entries["127.0.0.1"] = msgspec.structs.replace(entry, tunnel_port=port)
+            assert await ask(pair, payload) == (payload if is_meshed else b"")
+            await until(lambda: len(pair.client.records) == 2)
+        finally:
+            accepting.cancel()
+            await asyncio.gather(accepting, return_exceptions=True)
+            tunnels.close()
+            second.close()
+        record = pair.client.records[1]
+        assert record.destination.address == f"127.0.0.2:{there[1]}"
+        if is_meshed:
+            assert (record.transport, record.ending) == (Transport.TUNNEL, Ending.FINISHED)
+            assert record.bytes_sent == record.bytes_received == len(payload)
+        else:
+            assert (record.answer, record.reason) == (Answer.DENY, Reason.MTLS_UNAVAILABLE)
+            assert record.detail == "service shop/db; what was meant for a tunnel isn't sent plainly"

@@ -68,6 +68,8 @@ async def test_it_counts_pods_and_names_those_that_something_is_wrong_with(tmp_p
         "pods": (True, 6),
         "services": (True, 0),
         "endpointslices": (True, 0),
+        "meshpolicies": (True, 0),
+        "programs": (True, 0),
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ca.services import Services
@@ -186,3 +188,17 @@ async def test_a_change_whose_asker_hangs_up_is_finished_and_told(services: Serv
             await admin.hang_up_on("PUT", "/v1/namespaces/shop/mode", api.ModeRequest(mode=Mode.EXPLICIT))
         assert (await sidecar.expect(NamespaceChanged)).state.mode is Mode.EXPLICIT
     assert (await admin.get("/v1/namespaces/shop", NamespaceState)).mode is Mode.EXPLICIT
+
+
+async def test_in_a_cluster_its_objects_say_what_holds(services: Services, admin: Admin) -> None:
+    services.configuration = replace(services.configuration, kubernetes=True, sidecar_images=("example.test/s:1",))
+    for method, path, body in (
+        ("PUT", "/v1/namespaces/shop/mode", api.ModeRequest(mode=Mode.EXPLICIT)),
+        ("POST", "/v1/programs", api.ProgramRequest(namespace="shop", service_account="web", programs=(WEB,))),
+        ("DELETE", "/v1/programs/shop/web", None),
+        ("PUT", "/v1/policies", api.PolicyRequest(namespace="shop", rules=(RULE,))),
+        ("DELETE", "/v1/policies/shop", None),
+    ):
+        refused = await admin.fail(method, path, 409, body)
+        assert "MeshPolicy" in refused.message and "--kubernetes" in refused.hint
+    assert (await admin.get("/v1/namespaces", api.NamespaceList)).namespaces == ()

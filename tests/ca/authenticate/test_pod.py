@@ -113,6 +113,7 @@ async def test_a_pod_gets_its_workload_its_addresses_and_its_one_name(asking: As
         ("[invalid bearer token, service account token has expired]", EnrolmentRefusal.TOKEN_EXPIRED),
         ('[invalid bearer token, token audiences ["x"] is invalid]', EnrolmentRefusal.TOKEN_AUDIENCE),
         ("[invalid bearer token, service account token has been invalidated]", EnrolmentRefusal.TOKEN_REVOKED),
+        ("[pod UID (a) does not match service account pod ref claim (b)]", EnrolmentRefusal.POD_REPLACED),
         ("[invalid bearer token]", EnrolmentRefusal.TOKEN_INVALID),
     ],
 )

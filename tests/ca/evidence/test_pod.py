@@ -42,6 +42,7 @@ def test_containers_before_and_beside_it_may_be_anything_harmless() -> None:
         (f"{SIDECAR}.securityContext", None, "unprivileged user 1337"),
         (f"{SIDECAR}.securityContext.privileged", True, "unprivileged user 1337"),
         (f"{SIDECAR}.command", ["sh", "-c", "cat token"], "command"),
+        (f"{SIDECAR}.workingDir", "/var/run/touchmark/trust", "working directory"),
         (f"{SIDECAR}.lifecycle", {"postStart": {"exec": {"command": ["sh"]}}}, "hooks"),
         (f"{SIDECAR}.envFrom", [{"configMapRef": {"name": "x"}}], "further environment"),
         (f"{SIDECAR}.volumeDevices", [{"name": "x", "devicePath": "/dev/x"}], "further environment"),

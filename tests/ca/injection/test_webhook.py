@@ -6,16 +6,20 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import msgspec
 import pytest
+import yaml
 from aiohttp import ClientSession, web
 
+from ca.evidence.pod import Pod, find_fault
 from ca.injection import webhook as webhook_module
 from ca.injection.webhook import INJECT_NAMESPACE_PATH, INJECT_PATH, MAX_REVIEW_BYTES, InjectionWebhook
 from ca.metrics import Metrics
 from shared.model.errors import UnavailableError
+from shared.model.injection_containers import find_ca_host
 from tests.ca.injection.reviews import Json, apply_response, make_review, read_response
-from tests.shared.model.golden_injection import OPTIONS
-from tests.shared.model.pods import make_pod
+from tests.shared.model.golden_injection import FILES, OPTIONS
+from tests.shared.model.pods import default, make_pod
 
 
 class Hook:
@@ -75,6 +79,15 @@ async def test_a_pod_that_asks_is_patched_and_its_namespace_has_the_roots_first(
     assert len(apply_response(make_pod(), response)["spec"]["initContainers"]) == 2
     assert hook.published == ["shop"]
     assert hook.count("injected") == 1
+
+
+@pytest.mark.parametrize("case", ["plain", "probes", "annotations", "look_alike_repaired"])
+async def test_the_sidecar_of_what_it_makes_may_join(hook: Hook, case: str) -> None:
+    """What injection writes and what the CA asks of a pod that joins are two lists: they have to agree."""
+    pod = yaml.safe_load((FILES / f"{case}.in.yaml").read_text(encoding="utf-8"))
+    injected = default(apply_response(pod, await hook.ask(pod)))
+    names = [find_ca_host(OPTIONS)]
+    assert find_fault(msgspec.convert(injected, Pod), images=[OPTIONS.sidecar_image], ca_names=names) == ""
 
 
 async def test_a_namespaces_word_needs_no_look_at_its_labels(hook: Hook) -> None:

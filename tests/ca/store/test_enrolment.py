@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ca.store.records import JoinGrant
 from shared.model.errors import ConflictError, InputError, RefusedError
+from shared.model.identity import Workload
 from tests.ca.founded import DATABASE, NOW, WEB, join, opened, registration
 
 
@@ -104,3 +107,47 @@ async def test_a_token_names_ip_addresses_only(tmp_path: Path, address: str) -> 
     async with opened(tmp_path / "d") as core:
         with pytest.raises(InputError):
             await core.store.create_join_token(workload=WEB, addresses=[address], labels={}, expires=NOW + 60, now=NOW)
+
+
+async def test_a_pod_s_sidecar_is_entered_anew_each_time(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        grant = make_pod_grant("web-0.00000001", "uid-1")
+        await core.store.enter_pod_sidecar(grant, now=NOW)
+        await core.store.register_sidecar(grant, registration("web-0.00000001", "198.18.0.2"), now=NOW)
+        await core.store.mark_bundle_installed("web-0.00000001", 3)
+        await core.store.enter_pod_sidecar(grant, now=NOW + 5)
+        record = await core.store.get_sidecar("web-0.00000001")
+        assert record is not None
+        assert (record.joined, record.installed_sequence, record.addresses, record.pod_uid) == (NOW + 5, 0, (), "uid-1")
+        assert record.grant == grant
+        other = replace(grant, workload=Workload(namespace="bank", service_account="web"))
+        with pytest.raises(RefusedError, match="another workload"):
+            await core.store.enter_pod_sidecar(other, now=NOW)
+
+
+async def test_a_pod_takes_its_address_from_whoever_had_it(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        old = make_pod_grant("db-0.00000001", "uid-1", account="db")
+        new = make_pod_grant("web-0.00000002", "uid-2")
+        for grant in (old, new):
+            await core.store.enter_pod_sidecar(grant, now=NOW)
+            await core.store.register_sidecar(grant, registration(grant.instance, "198.18.0.2"), now=NOW)
+        record = await core.store.get_sidecar_at("198.18.0.2")
+        assert record is not None and record.instance == "web-0.00000002"
+
+
+async def test_sidecars_of_pods_are_listed_and_forgotten_by_their_pods(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        for number in (1, 2):
+            grant = make_pod_grant(f"web-0.0000000{number}", f"uid-{number}")
+            await core.store.enter_pod_sidecar(grant, now=NOW + number)
+            await core.store.register_sidecar(grant, registration(grant.instance, "198.18.0.2"), now=NOW + number)
+        assert await core.store.list_pod_sidecars(joined_before=NOW + 2) == {"web-0.00000001": "uid-1"}
+        assert await core.store.delete_pod_sidecars(["uid-2", "", "unknown"]) == 1
+        assert [record.pod_uid for record in await core.store.list_sidecars()] == ["uid-1"]
+        assert await core.store.get_sidecar_at("198.18.0.2") is None
+
+
+def make_pod_grant(instance: str, uid: str, *, account: str = "web") -> JoinGrant:
+    workload = Workload(namespace="shop", service_account=account)
+    return JoinGrant(workload=workload, addresses=("198.18.0.2",), instance=instance, pod_uid=uid)

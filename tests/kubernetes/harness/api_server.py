@@ -21,6 +21,7 @@ from tests.kubernetes.harness import kubeconfig, pki
 from tests.kubernetes.harness.cluster import Cluster
 from tests.kubernetes.harness.processes import Program
 
+DEFINITIONS = Path(__file__).parents[3] / "manifests" / "crds"
 SERVICES = "198.19.0.0/16"
 _FIRST_SERVICE = "198.19.0.1"
 ISSUER = "https://kubernetes.default.svc.cluster.local"
@@ -99,6 +100,12 @@ class ApiServer(Cluster):
         """Restart kube-apiserver alone, as an upgrade (or with ``kill`` a crash) of the control plane would."""
         self.stop_server(kill=kill)
         self.start()
+
+    def install_definitions(self) -> None:
+        """Apply the CRDs as an overlay brings them, and wait until the API server serves them."""
+        self.kubectl("apply", "--server-side", "-k", str(DEFINITIONS))
+        names = ["crd/meshpolicies.touchmark.dev", "crd/programs.touchmark.dev"]
+        self.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
 
     def is_ready(self) -> bool:
         """Whether ``/readyz`` says so to an administrator."""

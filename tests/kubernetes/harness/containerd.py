@@ -5,16 +5,18 @@ from __future__ import annotations
 import ipaddress
 import json
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from scripts.kubernetes import packages
 from scripts.kubernetes.cache import SetupError
-from scripts.kubernetes.images import Image, export
+from scripts.kubernetes.images import Image, blobs, export
+from tests.kubernetes.harness import unpacked
 from tests.kubernetes.harness.processes import Program
 
 PLUGINS = Path("/usr/lib/cni")
+_WORTH_KEEPING = 150_000_000  # Bytes; what is less is imported at each start, in a moment.
 _CONFIGURATION = """\
 version = 2
 root = "{directory}/root"
@@ -36,7 +38,7 @@ state = "{directory}/state"
 
 
 class Containerd:
-    """Runs from `start` on; the images of `load` are in its ``k8s.io`` namespace, where the kubelet looks."""
+    """Runs from `start` on; images are in its ``k8s.io`` namespace, where the kubelet looks."""
 
     def __init__(self, directory: Path, *, bridge: str, subnet: str, gateway: str) -> None:
         self.directory = directory
@@ -61,27 +63,34 @@ class Containerd:
             ],
         }
         self._program: Program | None = None
+        self._kept: unpacked.Unpacked | None = None
 
-    def start(self, *, pause: str) -> None:
-        """Start it; ``pause`` is the image that holds a pod's namespaces."""
-        (self.directory / "cni").mkdir(parents=True)
-        (self.directory / "cni" / "10-pods.conflist").write_text(json.dumps(self._network), encoding="ascii")
-        configuration = self.directory / "config.toml"
-        values = {"directory": self.directory, "socket": self.socket, "pause": pause, "plugins": PLUGINS}
-        configuration.write_text(_CONFIGURATION.format_map(values), encoding="ascii")
-        command: list[str | Path] = [_find("containerd"), "--config", configuration]
-        self._program = Program(command, log=self.directory / "containerd.log", directory=self.directory)
-        self._program.wait_until(lambda: self._run("version").returncode == 0, timeout_s=60)
+    def start(self, images: Mapping[str, Image]) -> None:
+        """Start it with these images, known by their name and by ``name@digest``; ``pause`` must be among them."""
+        self._write_configuration(pause=images["pause"].name)
+        kept = unpacked.find_newest()
+        if kept is None or self._missing_bytes(kept, images) > _WORTH_KEEPING:
+            if kept is not None:
+                kept.close()
+            self._run_program()
+            self._import(images, without=())
+            self.stop()
+            unpacked.keep(self.directory / "root", self.directory.parent.parent.name)
+            kept = unpacked.find_newest()
+            assert kept is not None
+        kept.mount(self.directory / "root")
+        self._kept = kept
+        self._run_program()
+        self._import(images, without=kept.blobs())
 
-    def load(self, images: Iterable[Image]) -> None:
-        """Make images known by their name and by ``name@digest``."""
-        command: list[str | Path] = [_find("ctr"), "-a", self.socket, "-n", "k8s.io", "images", "import", "-"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
-            assert process.stdin is not None
-            export(images, cast("BinaryIO", process.stdin))
-            process.stdin.close()
-        if process.returncode != 0:
-            raise RuntimeError("ctr couldn't import the images; its message is above")
+    def stop(self) -> None:
+        """Stop it; pods that it started live on until the isolated run ends."""
+        program, self._program = self._program, None
+        if program is not None:
+            program.stop()
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.close()
 
     def ctr(self, *arguments: str, timeout_s: float = 60.0) -> str:
         """Standard output of ``ctr ARGUMENTS``."""
@@ -95,11 +104,31 @@ class Containerd:
         last = self.directory / "addresses" / str(self._network["name"]) / "last_reserved_ip.0"
         last.write_text(str(ipaddress.ip_address(address) - 1), encoding="ascii")
 
-    def stop(self) -> None:
-        """Stop it; pods that it started live on until the isolated run ends."""
-        program, self._program = self._program, None
-        if program is not None:
-            program.stop()
+    # ---- Parts -------------------------------------------------------------------------------------------------------
+    def _write_configuration(self, *, pause: str) -> None:
+        (self.directory / "cni").mkdir(parents=True)
+        (self.directory / "cni" / "10-pods.conflist").write_text(json.dumps(self._network), encoding="ascii")
+        configuration = self.directory / "config.toml"
+        values = {"directory": self.directory, "socket": self.socket, "pause": pause, "plugins": PLUGINS}
+        configuration.write_text(_CONFIGURATION.format_map(values), encoding="ascii")
+
+    def _run_program(self) -> None:
+        command: list[str | Path] = [_find("containerd"), "--config", self.directory / "config.toml"]
+        self._program = Program(command, log=self.directory / "containerd.log", directory=self.directory)
+        self._program.wait_until(lambda: self._run("version").returncode == 0, timeout_s=60)
+
+    def _missing_bytes(self, kept: unpacked.Unpacked, images: Mapping[str, Image]) -> int:
+        there = kept.blobs()
+        return sum(size for blob, size in blobs(images.values()).items() if blob not in there)
+
+    def _import(self, images: Mapping[str, Image], *, without: Collection[str]) -> None:
+        command: list[str | Path] = [_find("ctr"), "-a", self.socket, "-n", "k8s.io", "images", "import", "-"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+            assert process.stdin is not None
+            export(images.values(), cast("BinaryIO", process.stdin), without=without)
+            process.stdin.close()
+        if process.returncode != 0:
+            raise RuntimeError("ctr couldn't import the images; its message is above")
 
     def _run(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         command: Sequence[str | Path] = [_find("ctr"), "-a", self.socket, "-n", "k8s.io", *arguments]

@@ -61,11 +61,10 @@ class Node(Cluster):
         """Start everything; on return pods run and names resolve. Call it on the main thread."""
         self._make_network()
         self._make_cgroup()
-        self.containerd.start(pause=self.images["pause"].name)
+        self.containerd.start(self.images)
         self.api_server.start()
         self.start_controller_manager()
         self.start_scheduler()
-        self.containerd.load(self.images.values())
         self.start_kubelet()
         self.start_proxy()
         wait_until(self._is_ready, timeout_s=120)

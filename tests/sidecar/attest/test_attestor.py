@@ -169,10 +169,10 @@ async def test_a_traced_process_is_refused_on_both_paths(attestor: Attestor, ser
 async def test_a_foreign_holder_shares_the_socket_and_a_fork_does_not(
     attestor: Attestor, server: socket.socket
 ) -> None:
-    fork = CONNECT + "c.set_inheritable(True)\nif os.fork()==0: time.sleep(20); os._exit(0)\n" + WAIT
+    fork = CONNECT + "c.set_inheritable(True)\nf=os.fork()\nif f==0: time.sleep(20); os._exit(0)\n" + WAIT
     fork += "p=os.spawnv(os.P_NOWAIT,'/bin/sleep',['sleep','20'])\nsleep=os.path.realpath('/bin/sleep')\n"
     fork += "while os.readlink(f'/proc/{p}/exe')!=sleep: time.sleep(0.01)\n"
-    fork += "print('spawned',flush=True)\nsys.stdin.readline()"
+    fork += "print('spawned',flush=True)\nsys.stdin.readline()\nos.kill(f,9);os.kill(p,9)\nprint('over',flush=True)"
     with running(fork, port_of(server)) as child:
         source = take(server)
         found = await attestor.attest(source, server.getsockname())
@@ -181,6 +181,8 @@ async def test_a_foreign_holder_shares_the_socket_and_a_fork_does_not(
         assert hear(child) == "spawned"
         with pytest.raises(AttestationError) as caught:
             await attestor.check_holders(found)
+        tell(child)
+        assert hear(child) == "over"
     assert caught.value.reason is Reason.SOCKET_SHARED
 
 

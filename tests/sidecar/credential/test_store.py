@@ -243,6 +243,11 @@ async def test_a_refused_renewal_of_the_sidecars_own_is_told() -> None:
     async with a_store() as (store, issuing, _):
         told: list[bool] = []
         store.on_own_refused(lambda: told.append(True))
+        issuing.refusal = "ca_unavailable"
+        store.reissue(0)
+        await until(lambda: issuing.ca.issued == 1)
+        await asyncio.sleep(0.05)
+        assert not told
         issuing.refusal = "refused"
         store.reissue(0)
         await until(lambda: told)

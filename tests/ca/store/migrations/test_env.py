@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, text
 
 import ca.store.migrations
 from ca.store.database import Database
+from ca.store.store import Store
+from tests.ca.postgresql import PostgreSQL
 
 
-def undo(connection: Connection) -> list[str]:
+def make_config(connection: Connection) -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(ca.store.migrations.__file__).parent))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    command.downgrade(config, "base")
+    return config
+
+
+def undo(connection: Connection) -> list[str]:
+    command.downgrade(make_config(connection), "base")
     return list(inspect(connection).get_table_names())
 
 
@@ -35,3 +42,34 @@ async def test_what_the_migrations_made_they_can_undo_in_the_same_transaction(tm
             assert "certificates" in names
     finally:
         await again.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_a_database_of_the_first_release_keeps_what_it_holds(
+    tmp_path: Path, postgresql: PostgreSQL, kind: str
+) -> None:
+    """Down to the first revision and up again is what an upgrade of the first release's database meets."""
+    where = tmp_path / "d" if kind == "sqlite" else postgresql.url_for(tmp_path)
+    database = await Database.open(where)
+    flag = "1" if kind == "sqlite" else "true"
+    columns = "namespace, service_account, allowed_addresses, labels, tunnel_port, version, capture, joined, last_seen"
+    try:
+        async with database.writing() as connection:
+            await connection.run_sync(lambda sync: migrate(sync, "0001"))
+            values = f"'a', 'shop', 'web', '[]', '{{}}', 15008, '0', 'listeners', 1.5, 2.5, {flag}, 3"
+            statement = f"INSERT INTO sidecars (instance, {columns}, connected, installed_sequence) VALUES ({values})"
+            await connection.execute(text(statement))
+    finally:
+        await database.close()
+    store = await Store.open(where, trust_domain="touchmark.local", replica="one")
+    try:
+        (sidecar,) = await store.list_sidecars()
+        assert (sidecar.instance, sidecar.connected, sidecar.pod_uid, sidecar.last_seen) == ("a", True, "", 2.5)
+        await store.disconnect_all()  # No replica is named for it: it was this one's.
+        assert not (await store.list_sidecars())[0].connected
+    finally:
+        await store.close()
+
+
+def migrate(connection: Connection, revision: str) -> None:
+    command.downgrade(make_config(connection), revision)

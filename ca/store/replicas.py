@@ -1,0 +1,103 @@
+"""Several replicas on one database: their signs of life, and what each must look at to notice the others' changes. I/O.
+
+Belongs here: the cheap questions. Doesn't: what a replica does with the answers (``ca/following.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import delete, func, select, update
+
+from ca.store.decision_log import DecisionTable
+from ca.store.tables import (
+    BUNDLE_SEQUENCE,
+    NAMESPACE_CHANGES,
+    REGISTRATIONS,
+    counters,
+    decisions,
+    journal,
+    replicas,
+    sidecars,
+)
+
+# A replica that hasn't written its sign of life for so long has ended, and its streams with it.
+REPLICA_DEAD_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marks:
+    """How far each kind of change has come; whoever changes something raises one.
+
+    Attributes:
+        authorities: the journal's last entry: each change of an authority writes one.
+        decisions: the last decision's ID.
+    """
+
+    bundle_sequence: int
+    namespaces: int
+    registrations: int
+    authorities: int
+    decisions: int
+
+
+class ReplicaTable(DecisionTable):
+    """Which replicas there are, and what they have changed."""
+
+    async def read_marks(self) -> Marks:
+        """Read all marks in one snapshot."""
+        async with self.database.reading() as connection:
+            rows = await connection.execute(select(counters.c.name, counters.c.value))
+            counts = {row.name: int(row.value) for row in rows}
+            return Marks(
+                bundle_sequence=counts.get(BUNDLE_SEQUENCE, 0),
+                namespaces=counts.get(NAMESPACE_CHANGES, 0),
+                registrations=counts.get(REGISTRATIONS, 0),
+                authorities=int(await connection.scalar(select(func.max(journal.c.entry_id))) or 0),
+                decisions=int(await connection.scalar(select(func.max(decisions.c.decision_id))) or 0),
+            )
+
+    async def beat(self, open_streams: Collection[str] = ()) -> int:
+        """Write this replica's sign of life; note that streams with replicas that have ended are closed.
+
+        Arguments:
+            open_streams: the instances whose stream with this replica is open: noted again, should another replica
+                have taken this one for dead.
+
+        Returns:
+            How many streams had ended with their replica.
+        """
+        async with self.database.writing() as connection:
+            now = await self.database.read_clock(connection)
+            await connection.execute(self.database.upsert(replicas, {"replica": self.replica, "seen": now}))
+            await connection.execute(delete(replicas).where(replicas.c.seen < now - REPLICA_DEAD_S))
+            closed = await connection.execute(
+                update(sidecars)
+                .where(sidecars.c.connected, sidecars.c.replica.not_in(select(replicas.c.replica)))
+                .values(connected=False)
+            )
+            taken = select(sidecars.c.instance).where(~sidecars.c.connected, sidecars.c.replica == self.replica)
+            for instance in [name for name in await connection.scalars(taken) if name in open_streams]:
+                await connection.execute(update(sidecars).where(sidecars.c.instance == instance).values(connected=True))
+            return closed.rowcount
+
+    async def leave(self) -> None:
+        """Take this replica's sign of life back, and note that its streams are closed."""
+        async with self.database.writing() as connection:
+            await connection.execute(delete(replicas).where(replicas.c.replica == self.replica))
+            await connection.execute(update(sidecars).where(sidecars.c.replica == self.replica).values(connected=False))
+
+    async def list_replicas(self) -> list[str]:
+        """Return the replicas that are alive, by name."""
+        async with self.database.reading() as connection:
+            return list(await connection.scalars(select(replicas.c.replica).order_by(replicas.c.replica)))
+
+    async def find_moved(self, instances: Collection[str]) -> list[str]:
+        """Return those of this replica's sidecars whose stream is open with another replica by now."""
+        if not instances:
+            return []
+        query = select(sidecars.c.instance).where(sidecars.c.connected, sidecars.c.replica != self.replica)
+        async with self.database.reading() as connection:
+            return [instance for instance in await connection.scalars(query) if instance in instances]

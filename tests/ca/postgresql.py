@@ -1,0 +1,180 @@
+"""A private PostgreSQL server for tests: on 127.0.0.1, its data in a directory of its own, without durability.
+
+It has a certificate for 127.0.0.1, so that clients may check it (``certificate``).
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import ipaddress
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+USER = "touchmark"
+
+
+def find_programs() -> Path | None:
+    """Return the directory of ``initdb`` and ``postgres``, newest version first: Debian has them on no PATH."""
+    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
+    found = shutil.which("initdb")
+    for place in (*places, *([Path(found).resolve().parent] if found else [])):
+        if all(os.access(place / name, os.X_OK) for name in ("initdb", "postgres")):
+            return place
+    return None
+
+
+class PostgreSQL:
+    """One server. It refuses to run as root, so that root starts it as the user ``postgres``."""
+
+    def __init__(self, programs: Path) -> None:
+        self.password = secrets.token_urlsafe(12)
+        self._programs = programs
+        # Not below pytest's own directories, through which no other user comes.
+        self._directory = Path(tempfile.mkdtemp(prefix="touchmark-postgresql-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = 0
+        self._made: set[str] = set()
+        self.certificate = self._directory / "server.crt"
+
+    def start(self) -> None:
+        """Make the data directory and start; ready when it returns."""
+        (self._directory / "password").write_text(self.password)
+        _write_certificate(self.certificate, self._directory / "server.key")
+        if os.geteuid() == 0:
+            account = pwd.getpwnam("postgres")
+            for path in (self._directory, *self._directory.iterdir()):
+                os.chown(path, account.pw_uid, account.pw_gid)
+        options = ["-D", "data", "-U", USER, "--auth=scram-sha-256", "--pwfile=password", "--no-sync", "-E", "UTF8"]
+        self._run("initdb", *options, "--locale=C")
+        self.restart()
+
+    def restart(self) -> None:
+        """Start, again where it ran before; on the same port. It ends with the thread that calls."""
+        self.stop()
+        self._port = self._port or _free_port()
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self._port),
+            "unix_socket_directories": str(self._directory),
+            "fsync": "off",
+            "synchronous_commit": "off",
+            "full_page_writes": "off",
+            "max_connections": "200",
+            "shared_buffers": "32MB",
+            "ssl": "on",
+            "ssl_cert_file": str(self.certificate),
+            "ssl_key_file": str(self._directory / "server.key"),
+        }
+        arguments = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        with (self._directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._as_user(), str(self._programs / "postgres"), "-D", "data", *arguments],
+                cwd=self._directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self._wait()
+
+    def stop(self) -> None:
+        """Stop, breaking every connection."""
+        process, self._process = self._process, None
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGINT)  # "Fast": connections are ended, data is written.
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def close(self) -> None:
+        """Stop, and remove the data."""
+        self.stop()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def url(self, name: str, *, password: str | None = None) -> str:
+        """Return the URL of a database, which is made when it isn't there."""
+        if name not in self._made:
+            self._made.add(name)
+            self.execute("postgres", f'CREATE DATABASE "{name}"')
+        return f"postgresql://{USER}:{password or self.password}@127.0.0.1:{self._port}/{name}"
+
+    def url_for(self, directory: Path) -> str:
+        """Return the URL of the database that takes a data directory's place."""
+        return self.url("d" + hashlib.sha256(str(directory).encode()).hexdigest()[:16])
+
+    def execute(self, database: str, statement: str) -> None:
+        """Run one statement, in single-user fashion through ``psql``."""
+        environment = {**os.environ, "PGPASSWORD": self.password}
+        where = ["-h", "127.0.0.1", "-p", str(self._port), "-U", USER, "-d", database]
+        psql = self._programs / "psql"
+        subprocess.run(
+            [psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", *where, "-c", statement],
+            env=environment,
+            check=True,
+            capture_output=True,
+            timeout=30,
+        )
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [*self._as_user(), str(self._programs / program), *arguments]
+        subprocess.run(command, cwd=self._directory, check=True, capture_output=True, timeout=120)
+
+    def _as_user(self) -> list[str]:
+        ending = ["setpriv", "--pdeathsig", "KILL"]
+        if os.geteuid() != 0:
+            return [*ending, "--"]
+        return [*ending, "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.execute("postgres", "SELECT 1")
+                return
+            except subprocess.CalledProcessError:
+                assert self._process is not None
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise AssertionError((self._directory / "log").read_text()[-2000:]) from None
+                time.sleep(0.1)
+
+
+def _write_certificate(certificate: Path, key_file: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test database")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate.write_bytes(made.public_bytes(Encoding.PEM))
+    key_file.touch(mode=0o600)
+    key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
