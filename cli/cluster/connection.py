@@ -6,7 +6,7 @@ Belongs here: one method a kind of request, and the way back of its errors. Does
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -89,10 +89,13 @@ class Cluster:
         except NotFoundError:
             return None
 
-    async def list(self, kind: Kind, namespace: str = "", **query: str) -> list[Object]:
+    async def list(
+        self, kind: Kind, namespace: str = "", *, keep: Callable[[Object], Object] | None = None, **query: str
+    ) -> list[Object]:
         """Return all objects of a namespace (empty: of all), page by page.
 
         Arguments:
+            keep: returns what is kept of an object, where there may be many; None: all of it.
             query: such as ``labelSelector``.
 
         Raises:
@@ -105,7 +108,8 @@ class Cluster:
             page = await self._call(
                 "GET", kind.path(namespace), action, query={"limit": str(PAGE), "continue": token, **query}
             )
-            found += page.get("items") or []
+            items = page.get("items") or []
+            found += [keep(item) for item in items] if keep else items
             token = (page.get("metadata") or {}).get("continue") or ""
             if not token:
                 return found
@@ -133,7 +137,8 @@ class Cluster:
         return await self._call(
             "PATCH",
             kind.path(namespace, name),
-            _name("patch", kind, namespace, name),
+            # An apply that makes the object asks for "create" as well.
+            Action(verb="patch", also="create", group=kind.group, resource=kind.plural, namespace=namespace, name=name),
             query=query,
             body=value,
             content_type="application/apply-patch+yaml",  # JSON is YAML.

@@ -82,7 +82,7 @@ async def survey(cluster: Cluster, system_namespace: str) -> Survey:
     api_skew_s = _measure_skew(before, time.time(), cluster.server_time)
     async with asyncio.TaskGroup() as group:
         namespaces = group.create_task(_try(cluster.list(NAMESPACES)), name="namespaces")
-        pods = group.create_task(_try(cluster.list(PODS)), name="pods")
+        pods = group.create_task(_try(cluster.list(PODS, keep=trim_pod)), name="pods")
         policies = group.create_task(_try(cluster.list(NETWORK_POLICIES)), name="network policies")
         ca_pods = group.create_task(_try(list_ca_pods(cluster, system_namespace)), name="CA pods")
         definitions = group.create_task(_try(_find_definitions(cluster)), name="definitions")
@@ -160,6 +160,32 @@ def has_sidecar(pod: Object) -> bool:
     """Say whether a pod has a container of our sidecar's name."""
     containers = (pod.get("spec") or {}).get("initContainers") or ()
     return any(container.get("name") == SIDECAR_CONTAINER for container in containers)
+
+
+def trim_pod(pod: Object) -> Object:
+    """Return the fields of a pod that anybody looks at here: of many thousand pods the rest would fill the memory."""
+    metadata, spec, status = pod.get("metadata") or {}, pod.get("spec") or {}, pod.get("status") or {}
+    trimmed = {
+        "metadata": _pick(metadata, "name", "namespace", "labels", "creationTimestamp", "deletionTimestamp"),
+        "spec": {
+            part: [_pick(container, "name", "image", "ports") for container in spec.get(part) or ()]
+            for part in ("initContainers", "containers")
+        },
+        "status": {
+            **_pick(status, "phase", "reason", "podIPs"),
+            "conditions": [_pick(each, "type", "status") for each in status.get("conditions") or ()],
+            **{
+                part: [_pick(each, "name", "state") for each in status.get(part) or ()]
+                for part in ("initContainerStatuses", "containerStatuses")
+            },
+        },
+    }
+    trimmed["metadata"]["annotations"] = _pick(metadata.get("annotations") or {}, INJECT)
+    return trimmed
+
+
+def _pick(value: Object, *names: str) -> Object:
+    return {name: value[name] for name in names if value.get(name) is not None}
 
 
 def _choose_trial_namespace(

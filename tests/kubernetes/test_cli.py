@@ -20,6 +20,7 @@ from tests.cli.fake_ca import FakeCA, running_ca
 from tests.kubernetes.forwarding import running_ca_pod
 from tests.kubernetes.harness.api_server import ApiServer
 
+DEFINITIONS = ("meshpolicies.touchmark.dev", "programs.touchmark.dev")
 DIGEST = "ab" * 32
 RULES = """\
 apiVersion: touchmark.dev/v1alpha1
@@ -295,11 +296,12 @@ def test_without_the_definitions_the_error_says_how_to_install_them(
     api_server: ApiServer, namespace: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Last in this file: the definitions are gone for a moment."""
-    api_server.kubectl("delete", "crd", "meshpolicies.touchmark.dev", "programs.touchmark.dev", "--wait=false")
+    api_server.kubectl("delete", "crd", *DEFINITIONS, "--wait=false")
     deadline = time.monotonic() + 20
     try:
         while run(["policy", "get"]) != ExitCode.UNAVAILABLE and time.monotonic() < deadline:
             time.sleep(0.2)
         assert "kubectl apply -k" in capsys.readouterr().err
     finally:
+        api_server.kubectl("wait", "--for=delete", "--timeout=30s", "crd", *DEFINITIONS)
         api_server.install_definitions()

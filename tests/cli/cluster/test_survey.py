@@ -8,9 +8,12 @@ import pytest
 from aiohttp import web
 
 from cli.cluster import survey as surveys
+from cli.cluster.ca_pod import describe_state, is_ready
 from cli.cluster.connection import connect
 from cli.cluster.faults import ForbiddenError, NoCAPodError
-from cli.cluster.survey import Survey, has_sidecar, survey
+from cli.cluster.membership import list_images
+from cli.cluster.network_policies import group_pods
+from cli.cluster.survey import Survey, has_sidecar, survey, trim_pod
 from cli.overview import Observation
 from cli.where import Where
 from shared.model.errors import TouchmarkError
@@ -42,12 +45,12 @@ def answering(api: FakeAPI) -> FakeAPI:
 
 async def test_everything_is_asked(cluster_ca: FakeCA, answering: FakeAPI) -> None:
     answer_all(cluster_ca)
-    cluster_ca.answers["GET /v1/status"] = change_ca(now=time.time() + 100)
+    cluster_ca.answers["GET /v1/status"] = change_ca(now=time.time() + 1000)
     cluster_ca.answers["GET /v1/cluster"] = CLUSTER
     found = await ask()
     assert (found.version, found.trial_namespace, found.trial, found.missing_rights) == ("v1.34.4", "bank", True, [])
     assert found.api_skew_s == 0.0
-    assert found.ca_skew_s == pytest.approx(100, abs=5)
+    assert found.ca_skew_s == pytest.approx(1000, abs=100)
     assert isinstance(found.observed, Observation)
     assert found.observed.cluster == CLUSTER
     assert found.observed.ca.version == VERSION
@@ -104,3 +107,25 @@ def test_clocks_differ_only_by_what_the_asking_doesn_t_explain() -> None:
 def test_a_sidecar_is_told_by_its_container() -> None:
     assert has_sidecar(make_meshed_pod("a"))
     assert not has_sidecar(make_pod("a"))
+
+
+def test_of_a_pod_only_what_is_looked_at_is_kept() -> None:
+    metadata = {
+        "labels": {"app": "web"},
+        "managedFields": [{"fieldsV1": {"f:spec": {}}}] * 20,
+        "annotations": {"touchmark.dev/inject": "true", "kubectl.kubernetes.io/last-applied-configuration": "x" * 5000},
+    }
+    status = {
+        "podIPs": [{"ip": "198.18.0.7"}],
+        "containerStatuses": [{"name": "app", "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "imageID": "x"}],
+    }
+    pod = make_meshed_pod("web-1", ready=False, metadata=metadata, status=status)
+    pod["spec"]["containers"] = [
+        {"name": "app", "image": "a", "env": [{}], "ports": [{"name": "h", "containerPort": 1}]}
+    ]
+    trimmed = trim_pod(pod)
+    assert len(str(trimmed)) < 1000
+    assert trimmed["metadata"]["annotations"] == {"touchmark.dev/inject": "true"}
+    assert has_sidecar(trimmed)
+    for look in (group_pods, lambda pods: [is_ready(pods[0]), describe_state(pods[0]), list_images(pods[0], ("app",))]):
+        assert look([trimmed]) == look([pod])
