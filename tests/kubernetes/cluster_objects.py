@@ -14,17 +14,27 @@ from typing import Any, Final
 from ca.kubernetes.client import ClusterClient
 from ca.services import Services
 from shared.model.errors import ConflictError
-from shared.model.kubernetes import CA_SERVICE, SYSTEM_NAMESPACE, TOKEN_AUDIENCE
+from shared.model.kubernetes import CA_SERVICE, LEASE, SYSTEM_NAMESPACE, TOKEN_AUDIENCE
 from tests.ca.kubernetes.making import IMAGE, make_pod_json
 from tests.ca.running import running_ca
 from tests.kubernetes.harness.api_server import ApiServer
 
-# What the CA may do at least for enrolment and the directory; the manifests' ClusterRole holds it, too.
+# What the CA may do at least for enrolment, the directory, policy objects and the Lease; the manifests' roles hold it,
+# too (the Lease in the CA's own namespace only).
 RULES: Final = [
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": [""], "resources": ["namespaces", "services"], "verbs": ["list", "watch"]},
     {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
     {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
+    {"apiGroups": ["touchmark.dev"], "resources": ["meshpolicies", "programs"], "verbs": ["list", "watch"]},
+    {"apiGroups": ["touchmark.dev"], "resources": ["meshpolicies/status", "programs/status"], "verbs": ["patch"]},
+    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
+    {
+        "apiGroups": ["coordination.k8s.io"],
+        "resources": ["leases"],
+        "resourceNames": [LEASE],
+        "verbs": ["get", "patch"],
+    },
 ]
 _RBAC: Final = "rbac.authorization.k8s.io"
 

@@ -101,7 +101,8 @@ async def test_while_the_server_is_away_the_mesh_goes_on_and_nobody_joins(
                 assert isinstance(refusal, Refusal) and refusal.code == "unavailable"
             status = await admin.get("/v1/cluster", ClusterStatus)
             assert status.server_version == ""
-            assert all(watch.is_synced and watch.fault for watch in status.watches)
+            of_directory = [watch for watch in status.watches if watch.name in cluster_of(services).watches]
+            assert len(of_directory) == 4 and all(watch.is_synced and watch.fault for watch in of_directory)
             assert (await admin.get("/readyz", Health)).checks["kubernetes"] == "ok"
         finally:
             server.start()
