@@ -1,7 +1,10 @@
 # A PostgreSQL whose data is made when the image is built: database, user and password "shop".
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 FROM ${BASE}
-RUN apt-get update -qq \
+# UID 999 as in the public image, so that manifests can name it.
+RUN groupadd --system --gid 999 postgres \
+ && useradd --system --uid 999 --gid 999 --home-dir /var/lib/postgresql --shell /bin/bash postgres \
+ && apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends postgresql postgresql-client >/dev/null \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /etc/postgresql /var/lib/postgresql/*/main \
         /usr/lib/*/libLLVM* /usr/lib/llvm-* /usr/lib/postgresql/*/lib/bitcode /usr/lib/postgresql/*/lib/llvmjit* /usr/share/locale
