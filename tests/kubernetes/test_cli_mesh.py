@@ -34,7 +34,14 @@ def server(make_api_server: Callable[..., ApiServer]) -> ApiServer:
 @pytest.fixture(scope="module")
 def ca(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebhookCA]:
     directory = tmp_path_factory.mktemp("ca")
-    with WebhookCA(server, directory) as running, running_ca_pod(server, directory) as kubelet:
+    own = WebhookCA(server, directory)
+    # With the rights of the installation; and to its Lease, which it lacks: see test_cli_doctor.py.
+    own.kubeconfig = server.service_account_kubeconfig(NAMESPACE, "touchmark-ca")
+    lease = ["--verb=get,update", "--resource=leases", "--resource-name=touchmark-ca"]
+    server.kubectl("create", "role", "lease", "-n", NAMESPACE, *lease)
+    account = f"--serviceaccount={NAMESPACE}:touchmark-ca"
+    server.kubectl("create", "rolebinding", "lease", "-n", NAMESPACE, "--role=lease", account)
+    with own as running, running_ca_pod(server, directory) as kubelet:
         kubelet.forward_to = directory / "admin.sock"
         yield running
 
