@@ -33,11 +33,12 @@ unit: setup ## Run the tests with branch coverage. PYTEST="-k name" narrows them
 
 test-kubernetes: setup ## Run the tests against a real API server. PYTEST="-k name" narrows them.
 	@$(BIN)/python -m scripts.kubernetes api
-	$(BIN)/pytest -m kubernetes tests/kubernetes $(PYTEST)
+	$(BIN)/pytest -m kubernetes -o faulthandler_timeout=900 tests/kubernetes $(PYTEST)
 
 test-node: setup ## Run the tests on a real node with our images (root). PYTEST="-k name" narrows them.
 	@$(BIN)/python -m scripts.kubernetes node
-	@$(if $(KUBECONFIG),,$(BIN)/python -m scripts.kubernetes.isolation) $(BIN)/pytest -m node tests/kubernetes $(PYTEST)
+	@$(if $(KUBECONFIG),,$(BIN)/python -m scripts.kubernetes.isolation) \
+	  $(BIN)/pytest -m node -o faulthandler_timeout=900 tests/kubernetes $(PYTEST)
 
 bench: setup ## Compare with Envoy and nginx on this machine, in one run.
 	@VENV="$(VENV)" scripts/setup.sh bench

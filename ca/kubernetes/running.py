@@ -52,7 +52,7 @@ class Cluster:
         client: to the API server, as the CA's own service account.
         tasks: where further parts spawn what runs as long as the cluster does.
         leading: the policy objects, and whether this replica leads.
-        watches: by name; a further part adds its own before it starts them, and is then part of ``is_synced``.
+        watches: by name; a further part adds those that it runs itself, for ``/v1/cluster`` and ``/readyz``.
     """
 
     client: ClusterClient

@@ -116,15 +116,15 @@ class TrustConfigMaps:
         Raises:
             TouchmarkError: the API server refuses, or doesn't answer in time.
         """
+        found = self._found.get(namespace)
+        if found != self._read_roots() and (not found or self._is_leader()):
+            # A replica that doesn't lead may have an older bundle than a leader that makes one at this very moment: the
+            # leader's watch shows it, and heals.
+            await self._write(namespace)
+        # Not before: whoever reaches the webhook may name namespaces that don't exist.
         if len(self._needed) >= MAX_NAMESPACES and namespace not in self._needed:
             self._needed.pop(next(iter(self._needed)))
         self._needed[namespace] = self._clock()
-        found = self._found.get(namespace)
-        if found == self._read_roots() or (found and not self._is_leader()):
-            return
-        # A replica that doesn't lead may have an older bundle than a leader that makes one at this very moment: the
-        # leader's watch shows it, and heals.
-        await self._write(namespace)
 
     # ---- upkeep -------------------------------------------------------------------------------------------------
     def note_bundle(self) -> None:
@@ -204,6 +204,8 @@ class TrustConfigMaps:
         _log.info("trust_published", namespace=namespace)
 
     async def _delete(self, namespace: str) -> None:
+        if self._clock() - self._needed[namespace] <= GRACE_S:
+            return  # The webhook has asked while this waited for its turn.
         try:
             await self._client.delete(_path(namespace), deadline_s=CALL_DEADLINE_S)
         except NotFoundError:

@@ -81,10 +81,11 @@ def _is_current(program: str) -> bool:
     binary, stamp = cache.directory() / "bin" / program, _stamp(program)
     if not binary.is_file() or not stamp.is_file():
         return False
-    return stamp.read_text(encoding="ascii").split() == [_key(program), str(binary.stat().st_size)]
+    return stamp.read_text(encoding="ascii").split() == [key(program), str(binary.stat().st_size)]
 
 
-def _key(program: str) -> str:
+def key(program: str) -> str:
+    """What the stamp of a current program says."""
     return cache.digest(sources(program), *_linker_flags())
 
 
@@ -114,7 +115,7 @@ def _build(go: Path, module: Path, programs: Sequence[str]) -> None:
         for program in programs:
             (Path(unfinished) / program).replace(directory / program)
             size = (directory / program).stat().st_size
-            _stamp(program).write_text(f"{_key(program)} {size}\n", encoding="ascii")
+            _stamp(program).write_text(f"{key(program)} {size}\n", encoding="ascii")
 
 
 def _package(program: str) -> str:

@@ -49,6 +49,11 @@ def remove(tag: str) -> None:
     _call(["rmi", tag])
 
 
+def prune() -> None:
+    """Drop layers that no tagged image uses, also those kept to build the next state of the code faster."""
+    _call(["rmi", "--prune"])
+
+
 def _mounts(directory: Path) -> Iterator[tuple[Path, str]]:
     if _CERTIFICATES.is_file():
         yield _CERTIFICATES, str(_CERTIFICATES)

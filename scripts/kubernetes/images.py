@@ -23,6 +23,8 @@ from scripts.kubernetes.oci import Layout
 
 _TESTS = cache.ROOT / "tests/kubernetes/images"
 _KEPT_S = 14 * 24 * 3600
+_KEPT_OF_EACH = 6  # States of the code; several clones share the cache.
+_UNFINISHED = ".building-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,8 @@ def current() -> dict[str, Image]:
 def build() -> dict[str, Image]:
     """Build what isn't current."""
     with cache.lock("images"):
+        for left in _directory().glob(f"{_UNFINISHED}*"):  # Of a run that was killed: whoever builds holds the lock.
+            shutil.rmtree(left)
         for short in _RECIPES:
             if _recorded(short) is None:
                 started = time.monotonic()
@@ -135,18 +139,22 @@ def _recorded(short: str) -> str | None:
 
 
 def _forget_old() -> None:
-    """Records that no clone has asked for in a while, with the blobs and tags that only those used."""
+    """Drop what no clone has asked for in a while, with the blobs and layers that only that used."""
+    oldest = time.time() - _KEPT_S
+    old: list[Path] = []
     for short in _RECIPES:
         _record(short).touch()
-    records = list((_directory() / "records").iterdir())
-    oldest = time.time() - _KEPT_S
-    old = [record for record in records if record.stat().st_mtime < oldest]
+        records = [each for each in (_directory() / "records").glob("*") if each.name.rpartition("-")[0] == short]
+        records.sort(key=lambda record: record.stat().st_mtime, reverse=True)
+        old += [each for place, each in enumerate(records) if place >= _KEPT_OF_EACH or each.stat().st_mtime < oldest]
     if not old:
         return
     for record in old:
         buildah.remove(_tag(record.name))
         record.unlink()
-    _layout().forget(record.read_text(encoding="ascii").strip() for record in records if record not in old)
+    buildah.prune()
+    kept = (_directory() / "records").iterdir()
+    _layout().forget(record.read_text(encoding="ascii").strip() for record in kept)
 
 
 # ---- Building --------------------------------------------------------------------------------------------------------
@@ -155,7 +163,7 @@ def _build(short: str) -> None:
     layout = _layout()
     layout.prepare()
     record.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=_directory()) as directory:
+    with tempfile.TemporaryDirectory(dir=_directory(), prefix=_UNFINISHED) as directory:
         if short == "python":
             digest = _pack(Path(directory) / "root", base.make)
         elif recipe.program is not None:
@@ -187,7 +195,7 @@ def _build_dockerfile(short: str, recipe: _Recipe) -> str:
         _layout().name(digest, _record(recipe.under).name)
         buildah.take(_layout().directory, _record(recipe.under).name, tag=under)
     buildah.build(recipe.dockerfile, context=recipe.context, tag=tag, arguments={"BASE": under})
-    with tempfile.TemporaryDirectory(dir=_directory()) as directory:
+    with tempfile.TemporaryDirectory(dir=_directory(), prefix=_UNFINISHED) as directory:
         buildah.write(tag, Path(directory))
         return _layout().adopt(Path(directory))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scripts.kubernetes import cache
 
-API = {"etcd": "etcd-server", "openssl": "openssl"}
+API = {"etcd": "etcd-server"}
 NODE = {
     **API,
     "buildah": "buildah",

@@ -132,6 +132,10 @@ def test_a_cluster_has_its_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         "--admin-listen 0.0.0.0:15081",
         "--admin-listen localhost:15081",
         "--admin-listen 198.18.0.1:15081",
+        "--webhook-listen 127.0.0.1:15444",
+        "--kubernetes --sidecar-image a.test/s:1 --webhook-listen nowhere",
+        "--kubernetes --sidecar-image a.test/s:1 --sidecar-ca nowhere",
+        "--kubernetes --sidecar-image a.test/s:1 --sidecar-pull-policy Maybe",
     ],
 )
 def test_a_cluster_s_options_are_checked(words: str) -> None:
@@ -151,3 +155,13 @@ def test_a_databases_password_is_in_no_argument(monkeypatch: pytest.MonkeyPatch)
     configuration = parse_arguments([])
     assert configuration.database.endswith("secret@db/touchmark")
     assert "secret" not in repr(configuration)
+
+
+def test_in_a_cluster_the_servers_certificate_names_its_service() -> None:
+    words = ["--kubernetes", "--sidecar-image", "a.test/s:1", "--name", "ca.test", "--webhook-listen", "[::]:15444"]
+    configuration = parse_arguments(words)
+    assert configuration.server_names[0] == "ca.test"
+    assert "touchmark-ca.touchmark-system.svc" in configuration.server_names
+    assert (configuration.webhook_host, configuration.webhook_port) == ("::", 15444)
+    assert configuration.sidecar_ca == "touchmark-ca.touchmark-system.svc:15443"
+    assert parse_arguments(["--name", "ca.test"]).server_names == ("ca.test",)

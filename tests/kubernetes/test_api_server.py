@@ -27,6 +27,12 @@ def pod(namespace: str, name: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
 
 
+@pytest.fixture(scope="module")
+def server(make_api_server: Callable[..., ApiServer]) -> ApiServer:
+    """One of this module's own, that tests may stop."""
+    return make_api_server(arguments=["--service-account-max-token-expiration=3600s"])
+
+
 def test_it_answers(api_server: ApiServer) -> None:
     assert api_server.request("/readyz") == (200, b"ok")
     assert json.loads(api_server.kubectl("version", "-o", "json"))["serverVersion"]["major"] == "1"
@@ -41,8 +47,7 @@ async def test_the_client_library_speaks_to_it(api_server: ApiServer, namespace:
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
-def test_a_restart_keeps_data_address_and_kubeconfigs(make_api_server: Callable[..., ApiServer], kill: bool) -> None:
-    server = make_api_server()
+def test_a_restart_keeps_data_address_and_kubeconfigs(server: ApiServer, kill: bool) -> None:
     server.create_namespace("kept")
     server.kubectl.apply(config_map("kept", "it", answer="42"))
     token, url = server.token("kept", "default"), server.url
@@ -101,8 +106,7 @@ def test_the_audit_log_names_who_did_what(api_server: ApiServer, namespace: str)
     assert ("list", "configmaps") in seen
 
 
-def test_further_arguments_reach_it(make_api_server: Callable[..., ApiServer]) -> None:
-    server = make_api_server(arguments=["--service-account-max-token-expiration=3600s"])
+def test_further_arguments_reach_it(server: ApiServer) -> None:
     server.create_namespace("short")
     claims = pki.read_claims(server.token("short", "default", lifetime_s=7200))
     assert claims["exp"] - claims["iat"] == 3600

@@ -72,6 +72,26 @@ def test_names_and_ports_are_those_of_the_code(api_server: ApiServer) -> None:
     assert find(documents, "MutatingWebhookConfiguration", names.WEBHOOK_CONFIGURATION)
 
 
+def test_rights_to_single_objects_name_those_that_the_code_uses(api_server: ApiServer) -> None:
+    """Kustomize rewrites what looks like the name of a generated object."""
+    documents = render(api_server, "overlays/single")
+    rules = [
+        rule
+        for document in documents
+        if document["kind"] in ("Role", "ClusterRole") and document["metadata"]["name"] == "touchmark-ca"
+        for rule in document["rules"]
+    ]
+    found = {
+        resource: rule["resourceNames"] for rule in rules if "resourceNames" in rule for resource in rule["resources"]
+    }
+    assert found == {
+        "leases": [names.LEASE],
+        "secrets": ["touchmark-kek"],
+        "configmaps": [names.TRUST_CONFIG_MAP],
+        "mutatingwebhookconfigurations": [names.WEBHOOK_CONFIGURATION],
+    }
+
+
 def test_one_ca_on_a_volume_is_never_two(api_server: ApiServer) -> None:
     deployment = find(render(api_server, "overlays/single"), "Deployment", "touchmark-ca")
     assert deployment["spec"]["strategy"] == {"type": "Recreate"}

@@ -11,10 +11,12 @@ import pytest
 import yaml
 from aiohttp import ClientSession, web
 
+from ca.evidence import pod
 from ca.evidence.pod import Pod, find_fault
 from ca.injection import webhook as webhook_module
 from ca.injection.webhook import INJECT_NAMESPACE_PATH, INJECT_PATH, MAX_REVIEW_BYTES, InjectionWebhook
 from ca.metrics import Metrics
+from shared.model import injection_checks
 from shared.model.errors import UnavailableError
 from shared.model.injection_containers import find_ca_host
 from tests.ca.injection.reviews import Json, apply_response, make_review, read_response
@@ -84,17 +86,17 @@ async def test_a_pod_that_asks_is_patched_and_its_namespace_has_the_roots_first(
 @pytest.mark.parametrize("case", ["plain", "probes", "annotations", "look_alike_repaired"])
 async def test_the_sidecar_of_what_it_makes_may_join(hook: Hook, case: str) -> None:
     """What injection writes and what the CA asks of a pod that joins are two lists: they have to agree."""
-    pod = yaml.safe_load((FILES / f"{case}.in.yaml").read_text(encoding="utf-8"))
-    injected = default(apply_response(pod, await hook.ask(pod)))
+    given = yaml.safe_load((FILES / f"{case}.in.yaml").read_text(encoding="utf-8"))
+    injected = default(apply_response(given, await hook.ask(given)))
     names = [find_ca_host(OPTIONS)]
     assert find_fault(msgspec.convert(injected, Pod), images=[OPTIONS.sidecar_image], ca_names=names) == ""
 
 
 async def test_a_namespaces_word_needs_no_look_at_its_labels(hook: Hook) -> None:
     hook.labels = None
-    pod = {**make_pod(), "metadata": {}}
-    assert "patch" in await hook.ask(pod, INJECT_NAMESPACE_PATH)
-    assert "patch" not in await hook.ask(pod)
+    silent = {**make_pod(), "metadata": {}}
+    assert "patch" in await hook.ask(silent, INJECT_NAMESPACE_PATH)
+    assert "patch" not in await hook.ask(silent)
     assert hook.count("not_asked") == 1
     no = {**make_pod(), "metadata": {"annotations": {"touchmark.dev/inject": "false"}}}
     assert "patch" not in await hook.ask(no, INJECT_NAMESPACE_PATH)
@@ -178,8 +180,12 @@ async def test_only_posts_to_its_paths_are_answered(hook: Hook) -> None:
 
 
 async def test_pods_made_from_one_template_are_named_by_it(hook: Hook, capsys: pytest.CaptureFixture[str]) -> None:
-    pod = make_pod()
-    del pod["metadata"]["name"]
-    pod["metadata"]["generateName"] = "web-5d9c-"
-    await hook.ask(pod)
+    made = make_pod()
+    del made["metadata"]["name"]
+    made["metadata"]["generateName"] = "web-5d9c-"
+    await hook.ask(made)
     assert "web-5d9c-*" in capsys.readouterr().out
+
+
+def test_the_capabilities_that_injection_refuses_are_those_that_keep_a_pod_from_joining() -> None:
+    assert injection_checks.DANGEROUS_CAPABILITIES == pod.DANGEROUS_CAPABILITIES

@@ -8,8 +8,10 @@ token's good answer for 10 s: a TokenReview just after its pod's end may still s
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import random
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,7 @@ from typing import Any
 from scripts.kubernetes import binaries
 from tests.kubernetes.harness import kubeconfig, pki
 from tests.kubernetes.harness.cluster import Cluster
-from tests.kubernetes.harness.processes import Program
+from tests.kubernetes.harness.processes import Program, StartError
 
 DEFINITIONS = Path(__file__).parents[3] / "manifests" / "crds"
 SERVICES = "198.19.0.0/16"
@@ -67,7 +69,7 @@ class ApiServer(Cluster):
         return f"https://{self.address}:{self._port}"
 
     # ---- Life --------------------------------------------------------------------------------------------------------
-    def start(self, *, timeout_s: float = 120.0) -> None:
+    def start(self, *, timeout_s: float = 240.0) -> None:
         """Start etcd and kube-apiserver, whichever isn't running, and wait until the server is ready.
 
         Call it on the main thread: both end with the thread that started them.
@@ -219,10 +221,18 @@ class ApiServer(Cluster):
 
 
 def _free_ports(address: str, wanted: int | None) -> tuple[int, int, int]:
-    """Three distinct free ports: all are held until the last is known."""
-    hosts = [address if wanted is None else "127.0.0.1", "127.0.0.1", "127.0.0.1"]
-    sockets = [socket.create_server((host, 0)) for host in hosts]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    """Three free ports, each held until the last is found, below those that the kernel gives to who asks for any."""
+    with contextlib.ExitStack() as held:
+        hosts = [address if wanted is None else "127.0.0.1", "127.0.0.1", "127.0.0.1"]
+        ports = [_free_port(host, held) for host in hosts]
     return (wanted or ports[0], ports[1], ports[2])
+
+
+def _free_port(host: str, held: contextlib.ExitStack) -> int:
+    for port in random.sample(range(20000, 32000), 100):
+        try:
+            held.enter_context(socket.create_server((host, port)))
+        except OSError:
+            continue
+        return port
+    raise StartError(f"no free port on {host}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -33,17 +33,34 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def mesh(node: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Mesh:
     """Touchmark installed on it, as its documentation tells a user to."""
-    mesh = Mesh(node, node.directory if isinstance(node, Node) else tmp_path_factory.mktemp("mesh"))
+    volume = node.directory / "ca-data" if isinstance(node, Node) else None
+    mesh = Mesh(node, tmp_path_factory.mktemp("mesh"), volume=volume)
     mesh.install()
     return mesh
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def own_node(node: Cluster) -> Node:
     """For tests that stop parts of the node or look into it from outside: not possible in somebody else's cluster."""
     if not isinstance(node, Node):
         pytest.skip("needs a node of the test's own, and KUBECONFIG names another")
     return node
+
+
+@pytest.fixture(scope="module")
+def make_namespace(node: Cluster) -> Iterator[Callable[..., str]]:
+    """``make_namespace(labels={…})``: new namespaces, deleted after the module's tests without waiting for it."""
+    names: list[str] = []
+
+    def make(*, labels: Mapping[str, str] | None = None) -> str:
+        name = f"test-{uuid.uuid4().hex[:8]}"
+        node.create_namespace(name, labels=labels)
+        names.append(name)
+        return name
+
+    yield make
+    for name in names:
+        node.kubectl("delete", "namespace", name, "--wait=false")
 
 
 @pytest.fixture

@@ -26,38 +26,27 @@ STAND_INS = {
 class Mesh:
     """The CA in ``touchmark-system``, and what people do with it."""
 
-    def __init__(self, cluster: Cluster, directory: Path) -> None:
-        """``directory`` holds the overlays that are made for this cluster, and the CA's volume."""
+    def __init__(self, cluster: Cluster, directory: Path, *, volume: Path | None = None) -> None:
+        """``directory`` holds the overlays that are made for this cluster; ``volume`` the CA's data, on the node.
+
+        Without a volume the cluster's own storage class provides one.
+        """
         self.cluster = cluster
         self.kubectl = cluster.kubectl
         self._directory = directory
+        self._volume = volume
 
     # ---- Installing --------------------------------------------------------------------------------------------------
     def install(self, overlay: str = "overlays/single") -> None:
-        """Apply an overlay with this clone's images, on a volume of this node, and wait until the CA is ready."""
-        volume = {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": "touchmark-ca"},
-            "spec": {
-                "capacity": {"storage": "1Gi"},
-                "accessModes": ["ReadWriteOnce"],
-                "persistentVolumeReclaimPolicy": "Retain",
-                "storageClassName": "",
-                "claimRef": {"namespace": SYSTEM_NAMESPACE, "name": "touchmark-ca"},
-                # The kubelet doesn't change the owner of a host's directory: it is made for the image's user.
-                "local": {"path": str(self._make_volume())},
-                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
-                    {"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}]}]}},
-            },
-        }  # fmt: skip
-        self.kubectl.apply(volume)
+        """Apply an overlay with this clone's images and wait until the CA is ready."""
+        if self._volume is not None:
+            self._make_volume(self._volume)
         settings = [f"TOUCHMARK_SIDECAR_IMAGE={self.cluster.image('sidecar')}"]
         self.apply(
             overlay,
             namespace=SYSTEM_NAMESPACE,
             images={"touchmark/ca": self.cluster.image("ca")},
-            more={"configMapGenerator": [{"name": "touchmark-ca", "behavior": "merge", "literals": settings}]},
+            more={"configMapGenerator": [{"name": "touchmark-settings", "behavior": "merge", "literals": settings}]},
         )
         self.cluster.wait_for_rollout("deployment/touchmark-ca", namespace=SYSTEM_NAMESPACE, timeout_s=120)
 
@@ -87,11 +76,27 @@ class Mesh:
         (place / "kustomization.yaml").write_text(json.dumps(overlay), encoding="ascii")
         self.kubectl("apply", "--server-side", "-k", str(place), timeout_s=120)
 
-    def _make_volume(self) -> Path:
-        volume = self._directory / "volume"
-        volume.mkdir(exist_ok=True)
-        os.chown(volume, 10001, 10001)
-        return volume
+    def _make_volume(self, place: Path) -> None:
+        """Our node has nobody who provides volumes: this one is for the CA's claim."""
+        place.mkdir(exist_ok=True)
+        # The kubelet doesn't change the owner of a host's directory: it is made for the image's user.
+        os.chown(place, 10001, 10001)
+        volume = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": "touchmark-ca"},
+            "spec": {
+                "capacity": {"storage": "1Gi"},
+                "accessModes": ["ReadWriteOnce"],
+                "persistentVolumeReclaimPolicy": "Retain",
+                "storageClassName": "",
+                "claimRef": {"namespace": SYSTEM_NAMESPACE, "name": "touchmark-ca"},
+                "local": {"path": str(place)},
+                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
+                    {"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}]}]}},
+            },
+        }  # fmt: skip
+        self.kubectl.apply(volume)
 
     # ---- Asking ------------------------------------------------------------------------------------------------------
     def run(self, *arguments: str, timeout_s: float = 90.0) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -50,7 +51,13 @@ def web(cluster: Cluster) -> list[dict[str, Any]]:
     return [deployment, service]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def namespace(make_namespace: Callable[[], str]) -> str:
+    """One for all tests of this module, which only look."""
+    return make_namespace()
+
+
+@pytest.fixture(scope="module")
 def shop(node: Cluster, namespace: str) -> list[dict[str, Any]]:
     """The pods of `web`, ready."""
     node.kubectl.apply(*web(node), namespace=namespace)
@@ -114,6 +121,7 @@ def test_a_memory_limit_is_in_force(own_node: Node, namespace: str, shop: list[d
     assert str(64 << 20) in limits.split()
 
 
+@pytest.mark.usefixtures("shop")
 def test_a_native_sidecar_stands_between_the_redirect_and_the_application(node: Cluster, namespace: str) -> None:
     """The order that injection relies on: an init container with NET_ADMIN redirects by nftables, a native sidecar
     under a UID of its own takes the traffic and is spared itself, the process namespace is shared with pause first."""
@@ -139,9 +147,8 @@ def test_a_native_sidecar_stands_between_the_redirect_and_the_application(node: 
             "containers": [common | {"name": "app", "command": ["sleep", "infinity"]}],
         },
     }
-    node.kubectl.apply(*web(node), pod, namespace=namespace)
+    node.kubectl.apply(pod, namespace=namespace)
     node.wait_for("condition=Ready", "pod/mesh", namespace=namespace)
-    node.wait_for_rollout("deployment/web", namespace=namespace)
     get = ["curl", "-s", "-m5", "http://web/"]
     assert node.execute(namespace, "mesh", *get, container="app").strip() == "from-sidecar"
     assert node.execute(namespace, "mesh", *get, container="sidecar").startswith("web-")

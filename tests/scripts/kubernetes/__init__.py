@@ -1,0 +1,1 @@
+"""Tests of what prepares the Kubernetes levels; the levels themselves prove the rest."""

@@ -1,0 +1,69 @@
+"""Programs built once: found where the environment says, and noticed when they aren't what the sources make."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from scripts.kubernetes import binaries, cache
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TOUCHMARK_CACHE", str(tmp_path))
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+
+
+def put(path: Path, content: str = "program") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    path.chmod(0o755)
+    return path
+
+
+def test_the_release_is_the_one_that_go_mod_pins() -> None:
+    assert re.fullmatch(r"1\.\d+\.\d+", binaries.version())
+
+
+def test_a_program_that_is_not_there_is_said_so() -> None:
+    with pytest.raises(cache.SetupError, match="kube-apiserver isn't there"):
+        binaries.locate("kube-apiserver")
+
+
+def test_assets_of_envtest_come_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    put(tmp_path / "kubernetes" / "bin" / "kubectl")
+    theirs = put(tmp_path / "assets" / "kubectl")
+    kubelet = put(tmp_path / "kubernetes" / "bin" / "kubelet")
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path / "assets"))
+    assert binaries.locate("kubectl") == theirs
+    assert binaries.locate("kubelet") == kubelet
+    with pytest.raises(cache.SetupError, match="etcd isn't there"):
+        binaries.locate("etcd")
+
+
+@pytest.mark.parametrize("change", ["no stamp", "old stamp", "half a program", "no program"])
+def test_only_a_stamped_and_whole_program_is_current(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: str
+) -> None:
+    """An old or half-finished cache is built again; a current one needs no Go at all."""
+    program = put(tmp_path / "kubernetes" / "bin" / "kubectl")
+    stamp = put(program.with_name(".kubectl.stamp"), f"{binaries.key('kubectl')} {program.stat().st_size}")
+    monkeypatch.setattr(binaries, "_find_go", _refuse)
+    binaries.build(["kubectl"])
+    match change:
+        case "no stamp":
+            stamp.unlink()
+        case "old stamp":
+            stamp.write_text(f"{'0' * 64} {program.stat().st_size}")
+        case "half a program":
+            program.write_text("prog")
+        case _:
+            program.unlink()
+    with pytest.raises(AssertionError, match="built"):
+        binaries.build(["kubectl"])
+
+
+def _refuse() -> Path:
+    raise AssertionError("built")
