@@ -1,7 +1,7 @@
 """What the CA's service account may need to do: each right as RBAC asks for it. Pure.
 
-Belongs here: the list that ``doctor`` asks the API server about. Doesn't: the roles themselves
-(``manifests/base/roles.yaml``); a test holds both against each other.
+Belongs here: the list that ``doctor`` asks the API server about, as ``ca/kubernetes`` uses it. Doesn't: the roles
+themselves (``manifests/base/roles.yaml``); a test holds both against each other.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def _rights(verbs: str, group: str, resources: str, *, name: str = "", is_own: b
 
 
 RIGHTS: Final[tuple[Right, ...]] = (
-    *_rights("get list watch", "", "pods services namespaces"),
+    *_rights("get list watch", "", "pods namespaces"),
+    *_rights("list watch", "", "services"),
     *_rights("list watch", "discovery.k8s.io", "endpointslices"),
     *_rights("create", "authentication.k8s.io", "tokenreviews"),
     *_rights("list watch", GROUP, "meshpolicies programs"),
@@ -62,7 +63,7 @@ RIGHTS: Final[tuple[Right, ...]] = (
         name=WEBHOOK_CONFIGURATION,
     ),
     *_rights("create", "coordination.k8s.io", "leases", is_own=True),
-    *_rights("get update", "coordination.k8s.io", "leases", name=LEASE, is_own=True),
+    *_rights("get patch", "coordination.k8s.io", "leases", name=LEASE, is_own=True),
     *_rights("create", "", "secrets", is_own=True),
     *_rights("get", "", "secrets", name=KEK_SECRET, is_own=True),
 )

@@ -66,11 +66,7 @@ def test_an_installation_whose_ca_hasn_t_started_is_told_piece_by_piece(
     assert found["NetworkPolicies"]["is_well"]
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="kustomize renames resourceNames: [touchmark-ca] after the generated ConfigMap of that name: no right to the"
-    " Lease; the ConfigMap needs another name",
-)
+@pytest.mark.xfail(strict=False, reason="the roles lack get of namespaces (the webhook) and patch of the Lease")
 def test_the_installation_gives_the_ca_every_right(
     administrator: ApiServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,9 +83,8 @@ def test_a_right_that_somebody_took_away_is_named(administrator: ApiServer, caps
     finally:
         back = json.dumps({"rules": role["rules"]})
         administrator.kubectl("patch", "clusterrole", "touchmark-ca", "--type=merge", "-p", back)
-    assert found["observation"].startswith(
-        "it may not list endpointslices.discovery.k8s.io, watch endpointslices.discovery.k8s.io"
-    )
+    assert found["observation"].startswith("it may not ")
+    assert "list endpointslices.discovery.k8s.io, watch endpointslices.discovery.k8s.io" in found["observation"]
 
 
 def test_policies_levels_and_missing_sidecars_are_found_in_real_objects(
