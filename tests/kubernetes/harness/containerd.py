@@ -16,7 +16,7 @@ from tests.kubernetes.harness import unpacked
 from tests.kubernetes.harness.processes import Program
 
 PLUGINS = Path("/usr/lib/cni")
-_WORTH_KEEPING = 150_000_000  # Bytes; what is less is imported at each start, in a moment.
+_MAX_MISSING_BYTES = 50_000_000  # Up to this what is missing is imported at each start, in a moment.
 _CONFIGURATION = """\
 version = 2
 root = "{directory}/root"
@@ -68,15 +68,14 @@ class Containerd:
     def start(self, images: Mapping[str, Image]) -> None:
         """Start it with these images, known by their name and by ``name@digest``; ``pause`` must be among them."""
         self._write_configuration(pause=images["pause"].name)
-        kept = unpacked.find_newest()
-        if kept is None or self._missing_bytes(kept, images) > _WORTH_KEEPING:
-            if kept is not None:
-                kept.close()
+        wanted = blobs(images.values())
+        kept = unpacked.find_nearest(wanted, max_missing_bytes=_MAX_MISSING_BYTES)
+        if kept is None:
             self._run_program()
             self._import(images, without=())
             self.stop()
             unpacked.keep(self.directory / "root", self.directory.parent.parent.name)
-            kept = unpacked.find_newest()
+            kept = unpacked.find_nearest(wanted, max_missing_bytes=0)
             assert kept is not None
         kept.mount(self.directory / "root")
         self._kept = kept
@@ -116,10 +115,6 @@ class Containerd:
         command: list[str | Path] = [_find("containerd"), "--config", self.directory / "config.toml"]
         self._program = Program(command, log=self.directory / "containerd.log", directory=self.directory)
         self._program.wait_until(lambda: self._run("version").returncode == 0, timeout_s=60)
-
-    def _missing_bytes(self, kept: unpacked.Unpacked, images: Mapping[str, Image]) -> int:
-        there = kept.blobs()
-        return sum(size for blob, size in blobs(images.values()).items() if blob not in there)
 
     def _import(self, images: Mapping[str, Image], *, without: Collection[str]) -> None:
         command: list[str | Path] = [_find("ctr"), "-a", self.socket, "-n", "k8s.io", "images", "import", "-"]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import shutil
 import subprocess
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -20,7 +21,7 @@ from scripts.kubernetes import cache
 _CONTENT = "io.containerd.content.v1.content"
 _SNAPSHOTTER = "io.containerd.snapshotter.v1.overlayfs"
 _SNAPSHOTS = f"{_SNAPSHOTTER}/snapshots"
-_KEPT = 2
+_KEPT = 3
 
 
 class Unpacked:
@@ -29,6 +30,10 @@ class Unpacked:
     def __init__(self, directory: Path) -> None:
         self._root = directory / "root"
         self._lock = _hold(directory, fcntl.LOCK_SH)
+
+    def touch(self) -> None:
+        """Note that it is of use: what was used last is removed last."""
+        os.utime(self._root.parent)
 
     def close(self) -> None:
         """Let others remove it."""
@@ -52,12 +57,26 @@ class Unpacked:
             _mount("--bind", "-o", "ro", layer, target)
 
 
-def find_newest() -> Unpacked | None:
-    """The one kept last."""
-    for directory in reversed(_all()):
+def find_nearest(wanted: Mapping[str, int], *, max_missing_bytes: int) -> Unpacked | None:
+    """The kept root that lacks the fewest bytes of the ``wanted`` blobs (digest → size), if it lacks few enough.
+
+    Clones on one machine differ in their images: the newest root may be another's.
+    """
+    nearest: Unpacked | None = None
+    for directory in _all():
         with contextlib.suppress(OSError):  # Another run removes it just now.
-            return Unpacked(directory)
-    return None
+            candidate = Unpacked(directory)
+            there = candidate.blobs()
+            missing = sum(size for blob, size in wanted.items() if blob not in there)
+            if missing > max_missing_bytes:
+                candidate.close()
+                continue
+            if nearest is not None:
+                nearest.close()
+            nearest, max_missing_bytes = candidate, missing
+    if nearest is not None:
+        nearest.touch()
+    return nearest
 
 
 def keep(root: Path, name: str) -> None:
