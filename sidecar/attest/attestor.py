@@ -64,6 +64,7 @@ class Attestor:
         self._kernel = KernelSockets()
         self._known = KnownProcesses(max_processes=max_processes)
         self._own_listeners: set[int] = set()
+        self._shared: dict[Endpoint, Attestation] = {}
         self._running: dict[int, asyncio.Task[Measured]] = {}
         self._scanners = ThreadPoolExecutor(2, thread_name_prefix="attest-look")
         self._hashers = ThreadPoolExecutor(2, thread_name_prefix="attest-hash")
@@ -121,12 +122,17 @@ class Attestor:
     def attest_listener_now(self, address: str, port: int) -> Attestation | None:
         """Attest whoever listens for connections to an address and port, if every listener is known; never waits.
 
+        One look serves all callbacks that the loop had ready when it was made: whatever they are about had arrived
+        before it. The kernel walks its whole table for it, and connections come in bursts.
+
         Returns:
             None when only ``attest_listener`` can tell.
 
         Raises:
             AttestationError: nobody listens there (``no_listener``), or not one program (``listeners_differ``).
         """
+        if (shared := self._shared.get((address, port))) is not None:
+            return shared
         listeners = self._list_listeners(address, port)
         if len(listeners) > _MAX_FAST_LISTENERS:
             return None
@@ -136,7 +142,12 @@ class Attestor:
             if measured is None:
                 return None
             found.append((measured, listener))
-        return _agree(found, port)
+        attestation = _agree(found, port)
+        if not self._shared:
+            # It runs after the callbacks that are ready now and before any that becomes ready later.
+            asyncio.get_running_loop().call_soon(self._shared.clear)
+        self._shared[address, port] = attestation
+        return attestation
 
     async def attest_listener(self, address: str, port: int) -> Attestation:
         """Attest whoever listens for connections to an address and port: all sockets, which must run one program.
@@ -196,13 +207,12 @@ class Attestor:
         for measured, hint in self._known.candidates(kind, found.uid):
             process = measured.process
             try:
-                # Before and after: an exec between the two would pair one program with the other one's descriptors.
-                if not measured.is_current():
-                    continue
                 descriptor = process.find_descriptor(found.inode, hint=hint, max_descriptors=_MAX_FAST_DESCRIPTORS)
                 if not descriptor:
                     continue
                 process.refuse_tracer(all_threads=False)
+                # After the descriptor, and only then: the same ``execve`` as when it was measured is the one that ran
+                # all the time between, so the descriptor was seen in this program's table.
                 if not measured.is_current():
                     return None
             except AttestationError as error:

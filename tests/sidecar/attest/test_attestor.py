@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shared.model.reasons import Reason
-from sidecar.attest.attestor import AttestationError, Attestor
+from sidecar.attest.attestor import Attestation, AttestationError, Attestor
 from tests.sidecar.attest.processes import (
     CONNECT,
     PYTHON,
@@ -245,10 +245,41 @@ async def test_a_second_listener_of_another_program_is_refused(attestor: Attesto
         assert found.program.digest == digest_of(PYTHON)
         assert len(found.others) == 1
         assert attestor.attest_listener_now("127.0.0.1", port) == found
+        await asyncio.sleep(0)
         with running(LISTEN, "0.0.0.0", str(port), program=str(other)):
             with pytest.raises(AttestationError) as caught:
                 await attestor.attest_listener("127.0.0.1", port)
             assert caught.value.reason is Reason.LISTENERS_DIFFER
+
+
+async def test_one_look_at_the_listeners_serves_what_came_before_it_and_nothing_later(attestor: Attestor) -> None:
+    loop = asyncio.get_running_loop()
+    with listening() as probe:
+        port = probe.getsockname()[1]
+    with running(LISTEN, "127.0.0.1", str(port)) as child:
+        await attestor.attest_listener("127.0.0.1", port)
+        await asyncio.sleep(0)
+        seen: list[Attestation] = []
+
+        def look() -> None:
+            seen.append(attestor.attest_listener_now("127.0.0.1", port) or pytest.fail("it is known"))
+
+        def end_listener_and_come_later() -> None:
+            child.kill()
+            child.wait()
+            loop.call_soon(look_later)
+
+        later: asyncio.Future[Reason] = loop.create_future()
+
+        def look_later() -> None:
+            with pytest.raises(AttestationError) as caught:
+                attestor.attest_listener_now("127.0.0.1", port)
+            later.set_result(caught.value.reason)
+
+        for ready in (look, end_listener_and_come_later, look):
+            loop.call_soon(ready)
+        assert await later is Reason.NO_LISTENER
+        assert seen[0] is seen[1]
 
 
 async def test_nobody_listening_has_its_own_reason(attestor: Attestor) -> None:
