@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from shared.model.decision import Ending, Transport
 from shared.model.errors import TouchmarkError, UnavailableError, VerificationError
@@ -23,6 +24,7 @@ from shared.model.reasons import Reason
 from sidecar.attest.facts import AttestationError
 from sidecar.connections import Connection, Refused
 from sidecar.dial import DialError, dial
+from sidecar.directory import listed_workload
 from sidecar.pump import PlainPump, PumpEnd, TunnelPump, reset, reset_after_delivery
 from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake import HandshakeError, shake_hands
@@ -101,7 +103,7 @@ async def identify(sidecar: Sidecar, connection: Connection) -> DirectoryEntry:
     except (UnavailableError, TimeoutError) as error:
         raise Refused(Reason.CA_UNAVAILABLE, f"who is at {address} isn't known") from error
     if entry.namespace:
-        workload = Workload(namespace=entry.namespace, service_account=entry.service_account)
+        workload = listed_workload(entry)
         connection.destination = replace(connection.destination, workload=workload, listed=workload, is_pending=True)
     return entry
 
@@ -157,7 +159,7 @@ async def carry_through_tunnel(
             identity=str(credential.identity),
             generation=credential.generation,
             destination=connection.destination_endpoint,
-            workload=Workload(namespace=entry.namespace, service_account=entry.service_account),
+            workload=listed_workload(entry),
         )
         try:
             tunnel = await connect(sidecar, key, entry, credential)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from shared.model.decision import Answer, Ending, Phase
 from shared.model.policy import Direction, Mode
