@@ -66,6 +66,7 @@ class Attestor:
         self._own_listeners: set[int] = set()
         self._shared: dict[Endpoint, Attestation] = {}
         self._running: dict[int, asyncio.Task[Measured]] = {}
+        self._running_by_kind: dict[Hashable, asyncio.Task[Measured]] = {}
         self._scanners = ThreadPoolExecutor(2, thread_name_prefix="attest-look")
         self._hashers = ThreadPoolExecutor(2, thread_name_prefix="attest-hash")
         self._measuring = Measuring(Executables(self._hashers, max_bytes=max_executable_bytes), self._scanners)
@@ -225,16 +226,25 @@ class Attestor:
         return None
 
     async def _measure(self, found: KernelSocket, kind: Hashable) -> Measured:
-        """Measure the holder of a socket; whoever asks for the same socket meanwhile gets the same answer."""
+        """Measure the holder of a socket; whoever asks for the same socket meanwhile gets the same answer.
+
+        Sockets of one kind are measured one after another: a program that starts with a burst of connections is then
+        known for all but the first, and each search for a holder looks through every process.
+        """
         running = self._running.get(found.inode)
+        while running is None and (other := self._running_by_kind.get(kind)) is not None:
+            await asyncio.wait((other,))
+            if (known := self._recognise(found, kind)) is not None:
+                return known
+            running = self._running.get(found.inode)
         if running is None:
             if len(self._running) >= self._max_pending:
                 raise AttestationError("too many attestations under way", reason=Reason.OVERLOADED)
             find = partial(find_holder, found.inode, found.uid, own_pid=self._own_pid)
             work = self._measure_once(find, found.inode, kind)
             running = asyncio.get_running_loop().create_task(work, name=f"attest-{found.inode}")
-            self._running[found.inode] = running
-            running.add_done_callback(partial(self._finish, found.inode))
+            self._running[found.inode] = self._running_by_kind[kind] = running
+            running.add_done_callback(partial(self._finish, found.inode, kind))
         # Not cancelled with its first waiter: others may wait, and workers use its descriptors.
         return await asyncio.shield(running)
 
@@ -245,8 +255,10 @@ class Attestor:
         self._known.remember(kind, measured.process.pid, descriptor if isinstance(kind, int) else "")
         return measured
 
-    def _finish(self, inode: int, done: asyncio.Task[Measured]) -> None:
+    def _finish(self, inode: int, kind: Hashable, done: asyncio.Task[Measured]) -> None:
         del self._running[inode]
+        if self._running_by_kind.get(kind) is done:
+            del self._running_by_kind[kind]
         if not done.cancelled():
             done.exception()  # Retrieved here as well: every waiter may have been cancelled.
 

@@ -14,6 +14,8 @@ import pytest
 
 from shared.model.reasons import Reason
 from sidecar.attest.attestor import Attestation, AttestationError, Attestor
+from sidecar.attest.holders import find_holder
+from sidecar.attest.process import Process
 from tests.sidecar.attest.processes import (
     CONNECT,
     PYTHON,
@@ -65,6 +67,37 @@ async def test_a_connection_is_attested_to_the_hash_of_its_program(attestor: Att
         assert found.program.main == "none"
         assert found.process.pid == child.pid
         assert attestor.attest_now(source, server.getsockname()) == found
+
+
+async def test_a_burst_of_a_new_program_is_searched_for_once(
+    attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[int] = []
+
+    def count(inode: int, uid: int, *, own_pid: int) -> Process:
+        searched.append(inode)
+        return find_holder(inode, uid, own_pid=own_pid)
+
+    monkeypatch.setattr("sidecar.attest.attestor.find_holder", count)
+    code = "import socket,sys\nc=[socket.create_connection(('127.0.0.1',int(sys.argv[1]))) for _ in range(8)]\n" + WAIT
+    with running(code, port_of(server)) as child:
+        sources = [take(server) for _ in range(8)]
+        found = await asyncio.gather(*(attestor.attest(source, server.getsockname()) for source in sources))
+        assert len({one.inode for one in found}) == 8
+        assert {one.process.pid for one in found} == {child.pid}
+        assert len(searched) == 1
+
+
+async def test_sockets_of_one_kind_but_two_programs_are_told_apart(
+    attestor: Attestor, server: socket.socket, tmp_path: Path
+) -> None:
+    other = copy_program(PYTHON, tmp_path / "other")
+    with running(CONNECT + WAIT, port_of(server)) as first:
+        sources = [take(server)]
+        with running(CONNECT + WAIT, port_of(server), program=str(other)) as second:
+            sources.append(take(server))
+            found = await asyncio.gather(*(attestor.attest(source, server.getsockname()) for source in sources))
+            assert [one.process.pid for one in found] == [first.pid, second.pid]
 
 
 async def test_exec_after_the_first_look_shows_the_new_program(
