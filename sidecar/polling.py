@@ -60,7 +60,8 @@ class Poller:
         for fd, events in self.poll_now():
             watch = watches.get(fd)
             if watch is None:
-                with suppress(OSError):  # Closed by a callback before it in this loop.
+                # Its watch was closed and it lives on; or a callback before this one has closed the socket itself.
+                with suppress(OSError):
                     self._epoll.unregister(fd)
             elif events == select.EPOLLIN and (read := watch._on_readable) is not None:
                 # By far the most events: spared what ``notice`` looks at.
