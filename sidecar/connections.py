@@ -27,7 +27,8 @@ from shared.model.messages import LiveConnection
 from shared.model.policy import Direction
 from shared.model.program import format_program
 from shared.model.reasons import Reason
-from sidecar.pump import PlainPump, PumpEnd, TunnelPump, reset
+from sidecar.plain_pump import PlainPump
+from sidecar.pump import PumpEnd, TunnelPump, reset
 from sidecar.tunnel.frames import CONNECTION_ID_BYTES, Endpoint
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from sidecar.attest.facts import AttestationError
 from sidecar.connections import Connection, Refused
 from sidecar.dial import DialError, dial
 from sidecar.directory import listed_workload
-from sidecar.pump import PlainPump, PumpEnd, TunnelPump, reset, reset_after_delivery
+from sidecar.plain_pump import PlainPump
+from sidecar.pump import PumpEnd, TunnelPump, reset, reset_after_delivery
 from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake import HandshakeError, shake_hands
 from sidecar.tunnel.frames import Opening

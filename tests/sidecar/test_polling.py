@@ -8,7 +8,7 @@ import struct
 
 from sidecar.polling import Poller, poller_of
 from tests.sidecar.little_ca import until
-from tests.sidecar.test_pump import tcp_pair
+from tests.sidecar.test_plain_pump import tcp_pair
 
 
 async def settle() -> None:

@@ -1,4 +1,4 @@
-"""The plain pump, how connections end, and which frames share a record; the rest is proven by the stories' tests."""
+"""How connections end, and which frames share a record; the rest is proven by the stories' tests."""
 
 from __future__ import annotations
 
@@ -12,71 +12,14 @@ from dataclasses import dataclass
 import pytest
 
 from shared.model.decision import Ending
-from sidecar.pump import PlainPump, TunnelPump, reset, reset_after_delivery
+from sidecar.pump import TunnelPump, reset_after_delivery
 from sidecar.tunnel.frames import MAX_PAYLOAD_BYTES, Opening
 from sidecar.tunnel.tunnel import Loss, Tunnel
 from sidecar.tunnel.turns import SideState
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import Mint
-
-
-def tcp_pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected, non-blocking TCP sockets."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        near = socket.create_connection(listener.getsockname())
-        far, _ = listener.accept()
-    near.setblocking(False)
-    far.setblocking(False)
-    return near, far
-
-
-async def test_bytes_half_closes_and_counts_pass_in_both_directions() -> None:
-    loop = asyncio.get_running_loop()
-    (app, source), (destination, server) = tcp_pair(), tcp_pair()
-    with app, source, destination, server:
-        pump = PlainPump(loop, source, destination)
-        pump.start()
-        await loop.sock_sendall(app, b"question")
-        app.shutdown(socket.SHUT_WR)
-        assert await loop.sock_recv(server, 100) == b"question"
-        assert await loop.sock_recv(server, 100) == b""
-        await loop.sock_sendall(server, b"answer!")
-        server.shutdown(socket.SHUT_WR)
-        assert await loop.sock_recv(app, 100) == b"answer!"
-        assert await loop.sock_recv(app, 100) == b""
-        assert (await asyncio.wait_for(pump.finished, 2)).ending is Ending.FINISHED
-        assert (pump.sent, pump.received) == (8, 7)
-
-
-async def test_a_slow_reader_loses_nothing() -> None:
-    loop = asyncio.get_running_loop()
-    payload = bytes(range(256)) * 20_000
-    (app, source), (destination, server) = tcp_pair(), tcp_pair()
-    with app, source, destination, server:
-        pump = PlainPump(loop, source, destination)
-        pump.start()
-        sending = asyncio.ensure_future(loop.sock_sendall(app, payload))
-        await asyncio.sleep(0.2)
-        received = b""
-        while len(received) < len(payload):
-            received += await loop.sock_recv(server, 300_000)
-        await sending
-        assert received == payload
-        pump.abort(Ending.SHUTDOWN)
-        assert pump.finished.result().ending is Ending.SHUTDOWN
-
-
-@pytest.mark.parametrize(
-    ("who", "ending"), [(0, Ending.RESET_BY_SOURCE), (1, Ending.RESET_BY_DESTINATION)], ids=["source", "destination"]
-)
-async def test_a_reset_is_told_from_an_end_and_from_whom(who: int, ending: Ending) -> None:
-    loop = asyncio.get_running_loop()
-    (app, source), (destination, server) = tcp_pair(), tcp_pair()
-    with app, source, destination, server:
-        pump = PlainPump(loop, source, destination)
-        pump.start()
-        reset((app, server)[who])
-        assert (await asyncio.wait_for(pump.finished, 2)).ending is ending
+from tests.sidecar.test_plain_pump import tcp_pair
+from tests.sidecar.tls.test_handshake import make_tunnels
 
 
 async def test_a_reset_after_delivery_delivers_first() -> None:
@@ -142,8 +85,6 @@ class Turn:
 @asynccontextmanager
 async def opened_turn(request: bytes = b"", *, has_ended: bool = False) -> AsyncIterator[Turn]:
     """A turn that the application has opened with a request, and that was accepted just now."""
-    from tests.sidecar.tls.test_handshake import make_tunnels  # It takes ``tcp_pair`` from here.
-
     near, far = await make_tunnels(Mint())
     (app, source), (destination, server) = tcp_pair(), tcp_pair()
     user = Responder(far)
