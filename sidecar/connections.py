@@ -27,7 +27,8 @@ from shared.model.messages import LiveConnection
 from shared.model.policy import Direction
 from shared.model.program import format_program
 from shared.model.reasons import Reason
-from sidecar.pump import PlainPump, PumpEnd, TunnelPump, reset
+from sidecar.plain_pump import PlainPump
+from sidecar.pump import PumpEnd, TunnelPump, reset
 from sidecar.tunnel.frames import CONNECTION_ID_BYTES, Endpoint
 
 if TYPE_CHECKING:
@@ -186,14 +187,14 @@ class Connection:
             raise Refused(self.refusal or Reason.NO_RULE, self.detail)
 
     def _evaluate(self) -> Verdict:
-        source, destination = self.source, self.destination
-        return evaluate(
-            direction=self.direction,
-            source=source,
-            destination=destination,
-            port=self.port,
-            source_policy=self._policy_of(source, is_own=self.direction is Direction.EGRESS),
-            destination_policy=self._policy_of(destination, is_own=self.direction is Direction.INGRESS),
+        source, destination, is_egress = self.source, self.destination, self.direction is Direction.EGRESS
+        return _evaluate(
+            self.direction,
+            source,
+            destination,
+            self.port,
+            self._policy_of(source, is_own=is_egress),
+            self._policy_of(destination, is_own=not is_egress),
         )
 
     def _policy_of(self, party: Party, *, is_own: bool) -> NamespacePolicy | None:
@@ -419,6 +420,7 @@ class LiveConnections:
 
     def decide_again(self) -> None:
         """Policies or programs changed: decide every live connection again."""
+        _evaluate.cache_clear()  # It would be right still, but keep the old policies in memory.
         for connection in self:
             connection.decide_again()
 
@@ -463,6 +465,26 @@ class LiveConnections:
         """Describe the live connections, at most ``limit``, and whether there are more."""
         live = list(self._live)
         return tuple(connection.describe() for connection in live[:limit]), len(live) > limit
+
+
+@lru_cache(maxsize=1024)
+def _evaluate(
+    direction: Direction,
+    source: Party,
+    destination: Party,
+    port: int,
+    source_policy: NamespacePolicy | None,
+    destination_policy: NamespacePolicy | None,
+) -> Verdict:
+    """Evaluate, or remember: the answer depends on nothing but these values, and a changed policy is another object."""
+    return evaluate(
+        direction=direction,
+        source=source,
+        destination=destination,
+        port=port,
+        source_policy=source_policy,
+        destination_policy=destination_policy,
+    )
 
 
 @lru_cache(maxsize=4096)

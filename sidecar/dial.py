@@ -11,7 +11,7 @@ import os
 import socket
 
 from sidecar.capture.captured import Endpoint
-from sidecar.tls.handshake import wait_writable
+from sidecar.polling import poller_of
 
 
 class DialError(OSError):
@@ -36,11 +36,11 @@ async def dial(loop: asyncio.AbstractEventLoop, destination: Endpoint, *, mark: 
         raise DialError(error.errno, f"{destination[0]}:{destination[1]}: {error.strerror or error}") from error
     try:
         if not _is_connected(connection, destination):
-            async with asyncio.timeout(timeout_s):
-                await wait_writable(loop, connection)
-            error_number = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if error_number:
-                raise OSError(error_number, os.strerror(error_number))
+            with poller_of(loop).watch(connection) as watch:
+                async with asyncio.timeout(timeout_s):
+                    await watch.wait_writable()
+                    while not _is_connected(connection, destination):
+                        await watch.wait_writable()
     except BaseException as error:
         connection.close()
         if isinstance(error, TimeoutError):

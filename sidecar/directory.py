@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
+from shared.model.identity import Workload
 from shared.model.messages import DirectoryEntry, FromSidecar, Lookup
 from sidecar.answers import Answers
 
@@ -63,3 +65,13 @@ class Directory:
 
     async def _ask(self, address: str) -> DirectoryEntry:
         return await self._answers.wait(address, lambda: self._send(Lookup(address=address)), timeout_s=self._timeout_s)
+
+
+@lru_cache(maxsize=MAX_ENTRIES)
+def listed_workload(entry: DirectoryEntry) -> Workload:
+    """Return whom an entry of the mesh lists; checked once for equal entries.
+
+    Raises:
+        IdentityError: the entry lists nobody.
+    """
+    return Workload(namespace=entry.namespace, service_account=entry.service_account)

@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from shared.model.decision import Ending, ProcessRecord, Transport
 from shared.model.errors import ProtocolError, TouchmarkError, UnavailableError, VerificationError
@@ -23,6 +25,7 @@ from shared.model.reasons import Reason
 from sidecar.attest.facts import Attestation, AttestationError
 from sidecar.connections import Connection, Refused
 from sidecar.dial import DialError, dial
+from sidecar.directory import listed_workload
 from sidecar.outbound import obtain_policy, pump_plainly
 from sidecar.pump import TunnelPump, reset_after_delivery
 from sidecar.tls.client_hello import parse_port_name
@@ -43,8 +46,7 @@ _IDLE_FACTOR = 2.0
 _CLOSING_S = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listener:
+class Listener(msgspec.Struct, frozen=True, kw_only=True):
     """What serves a destination here: where, run by which program, or why that isn't known."""
 
     application: Endpoint | None
@@ -152,8 +154,7 @@ async def choose_credential(sidecar: Sidecar, listener: Listener) -> Credential:
         return sidecar.credentials.own
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """One OPEN that came, with the pump that already keeps what follows it."""
 
     opening: Opening
@@ -371,14 +372,14 @@ async def _look_up(sidecar: Sidecar, address: str) -> Workload | None:
             raise Refused(Reason.CA_UNAVAILABLE, f"who is at {address} isn't known") from error
     if not entry.namespace:
         return None
-    return Workload(namespace=entry.namespace, service_account=entry.service_account)
+    return listed_workload(entry)
 
 
 def _listed_at(sidecar: Sidecar, address: str) -> Workload | None:
     entry = sidecar.directory.get(address)
     if entry is None or not entry.namespace:
         return None
-    return Workload(namespace=entry.namespace, service_account=entry.service_account)
+    return listed_workload(entry)
 
 
 def _record_refused_tunnel(

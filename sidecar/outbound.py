@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from shared.model.decision import Ending, Transport
 from shared.model.errors import TouchmarkError, UnavailableError, VerificationError
@@ -23,7 +24,9 @@ from shared.model.reasons import Reason
 from sidecar.attest.facts import AttestationError
 from sidecar.connections import Connection, Refused
 from sidecar.dial import DialError, dial
-from sidecar.pump import PlainPump, PumpEnd, TunnelPump, reset, reset_after_delivery
+from sidecar.directory import listed_workload
+from sidecar.plain_pump import PlainPump
+from sidecar.pump import PumpEnd, TunnelPump, reset, reset_after_delivery
 from sidecar.route import Route
 from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake import HandshakeError, shake_hands
@@ -122,7 +125,7 @@ async def identify(sidecar: Sidecar, connection: Connection, route: Route) -> Di
         route.take_endpoint(sidecar, entry.service, now=asyncio.get_running_loop().time())
         entry = await _look_up(sidecar, connection.destination_endpoint[0])
     if entry.namespace:
-        workload = Workload(namespace=entry.namespace, service_account=entry.service_account)
+        workload = listed_workload(entry)
         connection.destination = replace(connection.destination, workload=workload, listed=workload, is_pending=True)
     return entry
 
@@ -202,7 +205,7 @@ async def carry_through_tunnel(
             identity=str(credential.identity),
             generation=credential.generation,
             destination=connection.destination_endpoint,
-            workload=Workload(namespace=entry.namespace, service_account=entry.service_account),
+            workload=listed_workload(entry),
         )
         try:
             tunnel = await connect(sidecar, key, entry, credential)

@@ -1,10 +1,12 @@
-"""Moves an application connection's bytes: between it and a tunnel, or between two plain connections.
+"""Moves an application connection's bytes between it and a tunnel, and ends it as the other end ended.
 
 Belongs here: byte moving with back-pressure, half-close, reset and byte counts; callbacks of the event loop only, with
-one future for the end. Doesn't: decisions and records (the stories).
+one future for the end. Doesn't: plain connections on both sides (``plain_pump.py``), decisions and records.
 
 What makes it fast: one read goes into 16 KiB slots that leave four bytes for the frame's header, so that a full slot is
-one frame and one TLS record and nothing is copied; the slots are one for the whole loop.
+one frame and one TLS record and nothing is copied; the slots are one for the whole loop. What is known to belong
+together shares a record, as each costs both ends system calls and one of them a wake-up: OPEN and a request that is
+there already, ACCEPT and the answer to an early request, the last DATA and END.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from shared.model.decision import Ending
 from shared.model.errors import ProtocolError
 from shared.model.reasons import Reason
+from sidecar.polling import Watch
 from sidecar.tunnel.frames import (
     HEADER,
     HEADER_BYTES,
@@ -35,15 +38,14 @@ from sidecar.tunnel.turns import Role
 _SLOTS: Final = 4
 _slots = [memoryview(bytearray(MAX_FRAME_BYTES)) for _ in range(_SLOTS)]
 _payloads = [slot[HEADER_BYTES:] for slot in _slots]
-_plain = memoryview(bytearray(64 * 1024))
 _DATA = int(FrameType.DATA)
+_END = int(FrameType.END)
 _pack_header = HEADER.pack_into
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 DELIVERY_DEADLINE_S: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PumpEnd:
+class PumpEnd(msgspec.Struct, frozen=True, kw_only=True):
     """How pumping ended.
 
     Attributes:
@@ -77,9 +79,9 @@ class TunnelPump:
         "_answer_timer",
         "_application",
         "_early",
-        "_fd",
         "_has_ended",
         "_has_peer_ended",
+        "_is_accept_held",
         "_is_bulk",
         "_is_discarding",
         "_is_reading",
@@ -88,6 +90,7 @@ class TunnelPump:
         "_refusal",
         "_tunnel",
         "_waiting",
+        "_watch",
         "finished",
         "received",
         "sent",
@@ -97,12 +100,13 @@ class TunnelPump:
         self._loop = tunnel.loop
         self._tunnel = tunnel
         self._application: socket.socket | None = None
-        self._fd = -1
+        self._watch: Watch | None = None
         self._answer_timer: asyncio.TimerHandle | None = None
         self._early: bytearray | None = None  # Only while the answer to OPEN is awaited.
         self._waiting = bytearray()  # For the application; bounded by one read of the tunnel or MAX_EARLY_BYTES.
         self._has_ended = False
         self._has_peer_ended = False
+        self._is_accept_held = False
         self._is_bulk = False
         self._is_discarding = False
         self._is_reading = False
@@ -129,11 +133,14 @@ class TunnelPump:
             answer_s: without ACCEPT or REFUSE by then the turn is lost.
         """
         self._answer_timer = self._loop.call_later(answer_s, self._expire_opening)
-        self._application = application
-        self._fd = application.fileno()
+        self._take_application(application)
         self._early = bytearray()
         self._tunnel.attach(self)
-        self._tunnel.send_opening(opening)
+        frame = self._tunnel.begin_opening(opening)
+        if not early and not has_ended:
+            self._open_with_first(frame, application)
+            return
+        self._tunnel.write(frame)
         for start in range(0, len(early), MAX_PAYLOAD_BYTES):
             self._send_copied(early[start : start + MAX_PAYLOAD_BYTES])
         if has_ended:
@@ -141,16 +148,49 @@ class TunnelPump:
         else:
             self._resume_application()
 
+    def _open_with_first(self, opening: bytes, application: socket.socket) -> None:
+        """Send OPEN, in one record with what the application has sent already."""
+        slot, start = _slots[0], len(opening) + HEADER_BYTES
+        try:
+            count = application.recv_into(slot[start:])
+        except (BlockingIOError, InterruptedError):
+            self._tunnel.write(opening)
+            self._resume_application()
+            return
+        except OSError:
+            self._tunnel.write(opening)
+            self._reset_by_application()
+            return
+        if not count:
+            self._tunnel.write(opening)
+            self._end_sending()
+            return
+        slot[: len(opening)] = opening
+        _pack_header(slot, len(opening), _DATA, self._tunnel.turns.send(FrameType.DATA, count), count)
+        self.sent += count
+        if self._early is not None:
+            self._early += slot[start : start + count]
+        if self._tunnel.write(slot[: start + count]):
+            self._resume_application()
+
     def accept(self, application: socket.socket) -> None:
         """Responder: send ACCEPT; then pump, beginning with what came early."""
-        self._application = application
-        self._fd = application.fileno()
-        self._tunnel.send(FrameType.ACCEPT)
+        self._take_application(application)
+        if 0 < len(self._waiting) < MAX_PAYLOAD_BYTES:
+            # The initiator waits for the application's answer, not for ours, unless it has much more to send.
+            self._is_accept_held = True
+            self._tunnel.hold(FrameType.ACCEPT)
+        else:
+            self._tunnel.send(FrameType.ACCEPT)
         self._resume_application()
         if self._waiting:
-            self._wait_for_application()
+            self._write_waiting()
         elif self._has_peer_ended:
             self._end_application()
+
+    def _take_application(self, application: socket.socket) -> None:
+        self._application = application
+        self._watch = self._tunnel.poller.watch(application)
 
     def refuse(self, reason: Reason) -> None:
         """Responder: send REFUSE and discard what comes until the initiator's END."""
@@ -190,6 +230,9 @@ class TunnelPump:
             return
         self.sent += count
         self._is_bulk = count >= MAX_PAYLOAD_BYTES
+        if count <= MAX_PAYLOAD_BYTES - HEADER_BYTES and self._has_application_ended(application):
+            self._send_last(count)
+            return
         tunnel = self._tunnel
         send, is_written = tunnel.turns.send, True
         for slot in _slots:
@@ -205,6 +248,27 @@ class TunnelPump:
                 break
         if not is_written:
             self._pause_application()
+
+    def _has_application_ended(self, application: socket.socket) -> bool:
+        """Whether nothing comes after what was read just now, as far as that can be told without a vain call."""
+        if self._watch is None or not self._watch.is_ending:
+            return False
+        try:
+            return not application.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return False  # It broke: the next read tells, after what was read now has been sent.
+
+    def _send_last(self, size: int) -> None:
+        """Send what lies in the first slot, and END with it."""
+        self._pause_application()
+        self._has_ended = True
+        slot, turns, end = _slots[0], self._tunnel.turns, HEADER_BYTES + size
+        _pack_header(slot, 0, _DATA, turns.send(FrameType.DATA, size), size)
+        if self._early is not None:
+            self._early += slot[HEADER_BYTES:end]
+        _pack_header(slot, end, _END, turns.send(FrameType.END), 0)
+        self._tunnel.write(slot[: end + HEADER_BYTES])
+        self._check_finished()
 
     def _send_copied(self, payload: bytes) -> None:
         self.sent += len(payload)
@@ -224,17 +288,18 @@ class TunnelPump:
         self._resume_application()
 
     def _resume_application(self) -> None:
-        if self._is_reading or self._has_ended or self._is_discarding or self._fd < 0 or self.finished.done():
+        watch = self._watch
+        if watch is None or self._is_reading or self._has_ended or self._is_discarding or self.finished.done():
             return
         if self._early is not None and len(self._early) >= MAX_EARLY_BYTES:
             return
         self._is_reading = True
-        self._loop.add_reader(self._fd, self._on_application_readable)
+        watch.start_reading(self._on_application_readable)
 
     def _pause_application(self) -> None:
-        if self._is_reading:
+        if self._is_reading and self._watch is not None:
             self._is_reading = False
-            self._loop.remove_reader(self._fd)
+            self._watch.stop_reading()
 
     # ---- tunnel → application -------------------------------------------------------------------------------------
 
@@ -242,6 +307,9 @@ class TunnelPump:
         """Write what came to the application, or keep it and stop reading the tunnel."""
         if self._is_discarding:
             return
+        if self._is_accept_held:
+            self._is_accept_held = False
+            self._tunnel.release()  # It goes on sending, and may do so up to a limit only until it sees ACCEPT.
         application = self._application
         if application is None or self._waiting:
             for payload in payloads:
@@ -267,23 +335,24 @@ class TunnelPump:
 
     def _wait_for_application(self) -> None:
         self._tunnel.pause()
-        if not self._is_writing:
+        if not self._is_writing and self._watch is not None:
             self._is_writing = True
-            self._loop.add_writer(self._fd, self._on_application_writable)
+            self._watch.start_writing(self._write_waiting)
 
-    def _on_application_writable(self) -> None:
+    def _write_waiting(self) -> None:
         application = self._application
         if application is None:
             return
         try:
             count = application.send(self._waiting)
         except (BlockingIOError, InterruptedError):
-            return
+            count = 0
         except OSError:
             self._reset_by_application()
             return
         del self._waiting[:count]
         if self._waiting:
+            self._wait_for_application()
             return
         self._stop_writing()
         if self._has_peer_ended:
@@ -292,9 +361,9 @@ class TunnelPump:
             self._tunnel.resume()
 
     def _stop_writing(self) -> None:
-        if self._is_writing:
+        if self._is_writing and self._watch is not None:
             self._is_writing = False
-            self._loop.remove_writer(self._fd)
+            self._watch.stop_writing()
 
     def _end_application(self) -> None:
         if self._application is not None:
@@ -382,8 +451,9 @@ class TunnelPump:
         if self.finished.done():
             return
         self._stop_answer_timer()
-        self._pause_application()
-        self._stop_writing()
+        self._is_reading = self._is_writing = False
+        if self._watch is not None:
+            self._watch.close()
         self._tunnel.detach()
         self.finished.set_result(
             PumpEnd(
@@ -396,143 +466,6 @@ class TunnelPump:
                 detail=detail,
             )
         )
-
-
-class PlainPump:
-    """Pumps between two plain connections: the source's and the destination's.
-
-    Attributes:
-        sent, received: bytes from source to destination, and back.
-    """
-
-    __slots__ = ("_back", "_forth", "finished")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, source: socket.socket, destination: socket.socket) -> None:
-        self.finished: asyncio.Future[PumpEnd] = loop.create_future()
-        self._forth = _Flow(loop, source, destination, self._on_flow_ended)
-        self._back = _Flow(loop, destination, source, self._on_flow_ended)
-
-    @property
-    def sent(self) -> int:
-        """Bytes from source to destination."""
-        return self._forth.moved
-
-    @property
-    def received(self) -> int:
-        """Bytes from destination to source."""
-        return self._back.moved
-
-    def start(self) -> None:
-        """Begin to move bytes."""
-        self._forth.resume()
-        self._back.resume()
-
-    def abort(self, ending: Ending) -> None:
-        """Stop moving bytes; the caller resets both connections."""
-        self._finish(ending)
-
-    def _on_flow_ended(self, flow: _Flow, broken: socket.socket | None) -> None:
-        if broken is not None:
-            is_source = broken is self._forth.source
-            self._finish(Ending.RESET_BY_SOURCE if is_source else Ending.RESET_BY_DESTINATION)
-        elif self._forth.is_ended and self._back.is_ended:
-            self._finish(Ending.FINISHED)
-
-    def _finish(self, ending: Ending) -> None:
-        if not self.finished.done():
-            self._forth.stop()
-            self._back.stop()
-            self.finished.set_result(PumpEnd(ending=ending))
-
-
-class _Flow:
-    """One direction between two plain connections."""
-
-    __slots__ = (
-        "_is_reading",
-        "_is_writing",
-        "_loop",
-        "_on_ended",
-        "_waiting",
-        "destination",
-        "is_ended",
-        "moved",
-        "source",
-    )
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        source: socket.socket,
-        destination: socket.socket,
-        on_ended: Callable[[_Flow, socket.socket | None], None],
-    ) -> None:
-        self._loop = loop
-        self.source = source
-        self.destination = destination
-        self._on_ended = on_ended
-        self._waiting = b""
-        self._is_reading = False
-        self._is_writing = False
-        self.is_ended = False
-        self.moved = 0
-
-    def resume(self) -> None:
-        if not self._is_reading:
-            self._is_reading = True
-            self._loop.add_reader(self.source.fileno(), self._on_readable)
-
-    def stop(self) -> None:
-        if self._is_reading:
-            self._is_reading = False
-            self._loop.remove_reader(self.source.fileno())
-        if self._is_writing:
-            self._is_writing = False
-            self._loop.remove_writer(self.destination.fileno())
-
-    def _on_readable(self) -> None:
-        try:
-            count = self.source.recv_into(_plain)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            self._on_ended(self, self.source)
-            return
-        if not count:
-            self.stop()
-            self.is_ended = True
-            try:
-                self.destination.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass  # It has gone; the other flow tells how.
-            self._on_ended(self, None)
-            return
-        self.moved += count
-        try:
-            written = self.destination.send(_plain[:count])
-        except (BlockingIOError, InterruptedError):
-            written = 0
-        except OSError:
-            self._on_ended(self, self.destination)
-            return
-        if written < count:
-            self._waiting = bytes(_plain[written:count])
-            self.stop()
-            self._is_writing = True
-            self._loop.add_writer(self.destination.fileno(), self._on_writable)
-
-    def _on_writable(self) -> None:
-        try:
-            written = self.destination.send(self._waiting)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            self._on_ended(self, self.destination)
-            return
-        self._waiting = self._waiting[written:]
-        if not self._waiting:
-            self.stop()
-            self.resume()
 
 
 def reset(connection: socket.socket) -> None:

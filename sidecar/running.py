@@ -62,6 +62,8 @@ _LAST_RECORDS_S = 3.0
 _TASKS_END_S = 2.0
 _FILES_PER_CONNECTION = 4
 _CLOSING_S = 1.0
+# Python's default is 700 objects, which live connections alone exceed: it would look for cycles all the time, in vain.
+_GC_THRESHOLD = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,6 +268,7 @@ async def _carry(
     readiness.stage = Stage.SERVING
     gc.collect()
     gc.freeze()  # What lives from the start needn't be walked by every collection.
+    gc.set_threshold(_GC_THRESHOLD)
     events.emit(
         "sidecar_ready",
         workload=str(sidecar.workload),

@@ -171,7 +171,8 @@ class Cluster:
                 websocket = await self.session.ws_connect(
                     self.access.server + path,
                     params=dict(query),
-                    headers=self._headers(),
+                    # A kubelet's streams are no JSON: asked for that, it answers 406.
+                    headers={**self._headers(), "Accept": "*/*"},
                     protocols=(protocol,),
                     max_msg_size=max_message_bytes,
                     autoclose=True,

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import msgspec
 
 from shared.model.identity import Workload
 from shared.model.policy import Action, Approval, Direction, Mode, NamespaceState, Peer, Rule
@@ -28,8 +30,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Party:
+class Party(msgspec.Struct, frozen=True, kw_only=True):
     """One end of a connection, as far as it is proven.
 
     Attributes:
@@ -51,8 +52,7 @@ class Party:
     is_pending: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """The answer on one connection from one side.
 
     Attributes:
@@ -89,9 +89,12 @@ class _CompiledRule:
     peers: tuple[_CompiledPeer, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NamespacePolicy:
-    """A ``NamespaceState`` made ready for evaluation: rules by direction, approvals and labels by key."""
+    """A ``NamespaceState`` made ready for evaluation: rules by direction, approvals and labels by key.
+
+    Two are equal only when they are the same object, so that one can be part of a key.
+    """
 
     state: NamespaceState
     approvals: Mapping[tuple[str, Program], Approval]
@@ -253,7 +256,7 @@ def _why_not(matching: _Matcher, destination_policy: NamespacePolicy | None) -> 
         return Reason.MTLS_UNAVAILABLE
     if not matching.destination_identified and destination_policy is not None:
         # The listener is to blame where everything else would have done.
-        served = replace(matching, destination_identified=True)
+        served = msgspec.structs.replace(matching, destination_identified=True)
         if matching.source_identified or any(
             served.allows_ingress(rule) for rule in destination_policy.allows[Direction.INGRESS]
         ):
@@ -265,8 +268,7 @@ def _why_not(matching: _Matcher, destination_policy: NamespacePolicy | None) -> 
     return Reason.NO_RULE if destination_policy is not None else Reason.EGRESS_NOT_ALLOWED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Matcher:
+class _Matcher(msgspec.Struct, frozen=True, kw_only=True):
     """Whether rules match one connection. ``*_identified`` means: an approved program, proven."""
 
     source: Party

@@ -10,8 +10,9 @@ Source: SPIFFE-ID document, section 2. Pure.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from shared.model.errors import IdentityError
 from shared.model.program import Program
@@ -30,8 +31,7 @@ class IdentityKind(StrEnum):
     SIDECAR = "sidecar"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Workload:
+class Workload(msgspec.Struct, frozen=True, kw_only=True, order=True):
     """A namespace and a service account in it.
 
     Raises:
@@ -50,8 +50,7 @@ class Workload:
         return f"{self.namespace}/{self.service_account}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """What one certificate vouches for: a workload and either a program or the workload's sidecar.
 
     Raises:

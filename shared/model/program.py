@@ -6,7 +6,8 @@ Belongs here: the digest value and its notation. Doesn't: how it is measured (``
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from shared.model.errors import IdentityError
 
@@ -23,8 +24,7 @@ _MULTI_CALL = re.compile(r"(?:busybox|toybox|coreutils|uutils|sbase-box|ubase-bo
 _DELETED = " (deleted)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Program:
+class Program(msgspec.Struct, frozen=True, kw_only=True, order=True):
     """The SHA-256 of an executable and, for interpreters, a claim about the main script.
 
     Attributes:

@@ -64,7 +64,9 @@ class Attestor:
         self._kernel = KernelSockets()
         self._known = KnownProcesses(max_processes=max_processes)
         self._own_listeners: set[int] = set()
+        self._shared: dict[Endpoint, Attestation] = {}
         self._running: dict[int, asyncio.Task[Measured]] = {}
+        self._running_by_kind: dict[Hashable, asyncio.Task[Measured]] = {}
         self._scanners = ThreadPoolExecutor(2, thread_name_prefix="attest-look")
         self._hashers = ThreadPoolExecutor(2, thread_name_prefix="attest-hash")
         self._measuring = Measuring(Executables(self._hashers, max_bytes=max_executable_bytes), self._scanners)
@@ -121,12 +123,17 @@ class Attestor:
     def attest_listener_now(self, address: str, port: int) -> Attestation | None:
         """Attest whoever listens for connections to an address and port, if every listener is known; never waits.
 
+        One look serves all callbacks that the loop had ready when it was made: whatever they are about had arrived
+        before it. The kernel walks its whole table for it, and connections come in bursts.
+
         Returns:
             None when only ``attest_listener`` can tell.
 
         Raises:
             AttestationError: nobody listens there (``no_listener``), or not one program (``listeners_differ``).
         """
+        if (shared := self._shared.get((address, port))) is not None:
+            return shared
         listeners = self._list_listeners(address, port)
         if len(listeners) > _MAX_FAST_LISTENERS:
             return None
@@ -136,7 +143,12 @@ class Attestor:
             if measured is None:
                 return None
             found.append((measured, listener))
-        return _agree(found, port)
+        attestation = _agree(found, port)
+        if not self._shared:
+            # It runs after the callbacks that are ready now and before any that becomes ready later.
+            asyncio.get_running_loop().call_soon(self._shared.clear)
+        self._shared[address, port] = attestation
+        return attestation
 
     async def attest_listener(self, address: str, port: int) -> Attestation:
         """Attest whoever listens for connections to an address and port: all sockets, which must run one program.
@@ -196,13 +208,12 @@ class Attestor:
         for measured, hint in self._known.candidates(kind, found.uid):
             process = measured.process
             try:
-                # Before and after: an exec between the two would pair one program with the other one's descriptors.
-                if not measured.is_current():
-                    continue
                 descriptor = process.find_descriptor(found.inode, hint=hint, max_descriptors=_MAX_FAST_DESCRIPTORS)
                 if not descriptor:
                     continue
                 process.refuse_tracer(all_threads=False)
+                # After the descriptor, and only then: the same ``execve`` as when it was measured is the one that ran
+                # all the time between, so the descriptor was seen in this program's table.
                 if not measured.is_current():
                     return None
             except AttestationError as error:
@@ -215,16 +226,25 @@ class Attestor:
         return None
 
     async def _measure(self, found: KernelSocket, kind: Hashable) -> Measured:
-        """Measure the holder of a socket; whoever asks for the same socket meanwhile gets the same answer."""
+        """Measure the holder of a socket; whoever asks for the same socket meanwhile gets the same answer.
+
+        Sockets of one kind are measured one after another: a program that starts with a burst of connections is then
+        known for all but the first, and each search for a holder looks through every process.
+        """
         running = self._running.get(found.inode)
+        while running is None and (other := self._running_by_kind.get(kind)) is not None:
+            await asyncio.wait((other,))
+            if (known := self._recognise(found, kind)) is not None:
+                return known
+            running = self._running.get(found.inode)
         if running is None:
             if len(self._running) >= self._max_pending:
                 raise AttestationError("too many attestations under way", reason=Reason.OVERLOADED)
             find = partial(find_holder, found.inode, found.uid, own_pid=self._own_pid)
             work = self._measure_once(find, found.inode, kind)
             running = asyncio.get_running_loop().create_task(work, name=f"attest-{found.inode}")
-            self._running[found.inode] = running
-            running.add_done_callback(partial(self._finish, found.inode))
+            self._running[found.inode] = self._running_by_kind[kind] = running
+            running.add_done_callback(partial(self._finish, found.inode, kind))
         # Not cancelled with its first waiter: others may wait, and workers use its descriptors.
         return await asyncio.shield(running)
 
@@ -235,8 +255,10 @@ class Attestor:
         self._known.remember(kind, measured.process.pid, descriptor if isinstance(kind, int) else "")
         return measured
 
-    def _finish(self, inode: int, done: asyncio.Task[Measured]) -> None:
+    def _finish(self, inode: int, kind: Hashable, done: asyncio.Task[Measured]) -> None:
         del self._running[inode]
+        if self._running_by_kind.get(kind) is done:
+            del self._running_by_kind[kind]
         if not done.cancelled():
             done.exception()  # Retrieved here as well: every waiter may have been cancelled.
 

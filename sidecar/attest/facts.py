@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import msgspec
+
 from shared.model.errors import TouchmarkError
 from shared.model.program import Program
 from shared.model.reasons import Reason
@@ -29,8 +31,7 @@ class ProcessFacts:
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attestation:
+class Attestation(msgspec.Struct, frozen=True, kw_only=True):
     """A socket, the first process found to hold it, and the program that this process runs *now*.
 
     It doesn't say that nobody else holds the socket: that is ``Attestor.check_holders``.

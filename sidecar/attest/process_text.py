@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 _TRACER = b"\nTracerPid:\t"
 _UID = b"\nUid:\t"
@@ -13,8 +13,7 @@ class ProcessTextError(ValueError):
     """A file of ``/proc`` doesn't have the shape that ``proc(5)`` gives it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(msgspec.Struct, frozen=True):
     """What tells one ``execve`` of a process from the next, even of the same file.
 
     Not keyword-only: one is built for every connection. Without address space randomisation two images of one file may

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, htons, inet_ntop, inet_pton
+
+import msgspec
 
 from sidecar.attest.facts import Endpoint
 
@@ -49,8 +51,7 @@ class NetlinkError(Exception):
         self.errno = errno
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KernelSocket:
+class KernelSocket(msgspec.Struct, frozen=True, kw_only=True):
     """One TCP socket as the kernel describes it.
 
     Attributes:
@@ -71,6 +72,7 @@ class KernelSocket:
     is_v6only: bool = False
 
 
+@lru_cache(maxsize=4096)
 def normalise_address(address: str) -> str:
     """Write an IP address in its shortest form, without a zone, v4-mapped IPv6 as IPv4.
 
@@ -119,8 +121,7 @@ def build_listener_dump(port: int, *, sequence: int) -> bytes:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """What one received buffer says: sockets, and whether more will come."""
 
     sockets: tuple[KernelSocket, ...]

@@ -6,14 +6,14 @@ Belongs here: the value. Doesn't: accepting (``accept_loop.py``). Pure.
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+
+import msgspec
 
 Endpoint = tuple[str, int]
 """A textual IP address (IPv4-mapped IPv6 normalised to IPv4, no scope) and a port."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Captured:
+class Captured(msgspec.Struct, frozen=True, kw_only=True):
     """One connection of an application, accepted by the sidecar.
 
     Attributes:

@@ -15,6 +15,7 @@ from OpenSSL import SSL
 from shared.model.certificate import BundleVerifier, VerifiedPeer
 from shared.model.errors import ProtocolError, VerificationError
 from shared.model.reasons import Reason
+from sidecar.polling import Watch, poller_of
 from sidecar.tls.client_hello import (
     MAX_CLIENT_HELLO_BYTES,
     ClientHello,
@@ -35,28 +36,6 @@ class HandshakeError(VerificationError):
     code = "handshake_failed"
 
 
-async def wait_readable(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
-    """Wait until the connection can be read. The caller sets the deadline."""
-    future: asyncio.Future[None] = loop.create_future()
-    fd = connection.fileno()
-    loop.add_reader(fd, _set_done, future)
-    try:
-        await future
-    finally:
-        loop.remove_reader(fd)
-
-
-async def wait_writable(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
-    """Wait until the connection can be written. The caller sets the deadline."""
-    future: asyncio.Future[None] = loop.create_future()
-    fd = connection.fileno()
-    loop.add_writer(fd, _set_done, future)
-    try:
-        await future
-    finally:
-        loop.remove_writer(fd)
-
-
 async def peek_client_hello(
     loop: asyncio.AbstractEventLoop, connection: socket.socket, *, timeout_s: float
 ) -> ClientHello:
@@ -67,17 +46,15 @@ async def peek_client_hello(
     """
     try:
         async with asyncio.timeout(timeout_s):
-            try:
-                return await _peek(loop, connection)
-            finally:
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            with poller_of(loop).watch(connection) as watch:
+                return await _peek(watch, connection)
     except TimeoutError as error:
         raise HandshakeError("no whole ClientHello in time", reason=Reason.DEADLINE_EXCEEDED) from error
     except (ProtocolError, OSError) as error:
         raise HandshakeError(str(error), reason=Reason.HANDSHAKE_FAILED) from error
 
 
-async def _peek(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> ClientHello:
+async def _peek(watch: Watch, connection: socket.socket) -> ClientHello:
     wanted = 1
     while True:
         try:
@@ -89,11 +66,13 @@ async def _peek(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> C
                 raise ProtocolError("the connection ended inside its ClientHello")
             outcome = parse_client_hello(data)
             if isinstance(outcome, ClientHello):
+                if wanted > 1:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
                 return outcome
             wanted = outcome.total_bytes
             # What is peeked stays readable: without a low-water mark (socket(7)) the loop would spin on it.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
-        await wait_readable(loop, connection)
+        await watch.wait_readable()
 
 
 async def shake_hands(
@@ -131,7 +110,8 @@ async def shake_hands(
         tls.set_accept_state()
     try:
         async with asyncio.timeout(timeout_s):
-            await _handshake(loop, connection, tls)
+            with poller_of(loop).watch(connection) as watch:
+                await _handshake(watch, tls)
     except TimeoutError as error:
         raise HandshakeError("the handshake wasn't finished in time", reason=Reason.DEADLINE_EXCEEDED) from error
     except (SSL.Error, ValueError, OSError) as error:
@@ -153,17 +133,12 @@ async def shake_hands(
     return Tunnel(loop=loop, connection=connection, tls=tls, role=role, peer=peer, credential=credential)
 
 
-async def _handshake(loop: asyncio.AbstractEventLoop, connection: socket.socket, tls: SSL.Connection) -> None:
+async def _handshake(watch: Watch, tls: SSL.Connection) -> None:
     while True:
         try:
             tls.do_handshake()
             return
         except SSL.WantReadError:
-            await wait_readable(loop, connection)
+            await watch.wait_readable()
         except SSL.WantWriteError:
-            await wait_writable(loop, connection)
-
-
-def _set_done(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+            await watch.wait_writable()

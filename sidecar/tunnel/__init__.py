@@ -1,7 +1,7 @@
 """The tunnel between two sidecars: one mutual TLS connection that carries application connections one after another.
 
 Vocabulary: the *initiator* dialled the tunnel and sends OPEN; the *responder* serves it. An *epoch* is one application
-connection's turn on the tunnel. A *frame* is type u8, epoch u8, payload length u16 and the payload; each is written as
-one TLS record. ``frames.py`` is the codec, ``turns.py`` who may send what when (both pure), ``pool.py`` which tunnel is
-used again (pure), ``tunnel.py`` the only module here that reads and writes.
+connection's turn on the tunnel. A *frame* is type u8, epoch u8, payload length u16 and the payload; a TLS record holds
+whole frames, mostly one. ``frames.py`` is the codec, ``turns.py`` who may send what when (both pure), ``pool.py`` which
+tunnel is used again (pure), ``tunnel.py`` the only module here that reads and writes.
 """

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
+
+import msgspec
 
 from shared.model.errors import ProtocolError
 from shared.model.reasons import Reason
@@ -52,8 +53,7 @@ _MAX_PAYLOADS: dict[int, int] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opening:
+class Opening(msgspec.Struct, frozen=True, kw_only=True):
     """OPEN's payload: which application connection the initiator asks for.
 
     Attributes:

@@ -10,6 +10,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from shared.model.identity import Workload
 from sidecar.tunnel.frames import Endpoint
 
@@ -19,8 +21,7 @@ if TYPE_CHECKING:
 MAX_REMEMBERED_FAILURES = 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TunnelKey:
+class TunnelKey(msgspec.Struct, frozen=True, kw_only=True):
     """Connections of equal keys may share a tunnel, one after another.
 
     Attributes:

@@ -22,6 +22,7 @@ from OpenSSL import SSL
 
 from shared.model.certificate import VerifiedPeer
 from shared.model.errors import ProtocolError
+from sidecar.polling import poller_of
 from sidecar.tls.records import Buffer, Records
 from sidecar.tunnel.frames import (
     HEADER,
@@ -43,6 +44,8 @@ MAX_RECORDS: Final = 2**24
 # Four full records: enough that one call hands 64 KiB to the application.
 _READ_BYTES: Final = 4 * MAX_FRAME_BYTES
 _CLOSE_DEADLINE_S: Final = 5.0
+# Nobody waits for a held frame: it only must not stay for ever.
+_HOLD_S: Final = 0.02
 # One buffer for the loop: every callback uses it up before it returns, or copies what it couldn't pass on.
 _buffer = Buffer(_READ_BYTES + 2 * MAX_FRAME_BYTES)
 _bytes = _buffer.view
@@ -83,23 +86,28 @@ class Tunnel:
         credential: this end's.
         id: the same on both ends, from the TLS exporter.
         opened_at: in the loop's time.
+        poller: tells when the application's socket is ready, as it does for the tunnel's own.
+        records: TLS records written, and frames read: no fewer than records, as each holds a frame at least.
     """
 
     __slots__ = (
-        "_fd",
+        "_held",
+        "_hold_timer",
         "_is_closed",
         "_is_reading",
         "_on_closed",
         "_pinned",
-        "_records",
         "_rest",
         "_tls",
+        "_watch",
         "connection",
         "credential",
         "id",
         "loop",
         "opened_at",
         "peer",
+        "poller",
+        "records",
         "turns",
         "user",
     )
@@ -123,10 +131,13 @@ class Tunnel:
         self.opened_at = loop.time()
         self.user: TunnelUser | None = None
         self._tls = Records(tls)
-        self._fd = connection.fileno()
+        self.poller = poller_of(loop)
+        self._watch = self.poller.watch(connection)
+        self._held = b""
+        self._hold_timer: asyncio.TimerHandle | None = None
         self._pinned: list[bytes] = []
         self._rest = b""
-        self._records = 0
+        self.records = 0
         self._is_reading = False
         self._is_closed = False
         self._on_closed: Callable[[], None] | None = None
@@ -139,7 +150,18 @@ class Tunnel:
     @property
     def is_reusable(self) -> bool:
         """Whether another turn may begin: alive, idle, nothing left to write, nobody said CLOSING."""
-        return not self._is_closed and not self._pinned and self.turns.is_idle and not self.turns.is_closing
+        return (
+            not self._is_closed
+            and not self._pinned
+            and not self._held
+            and self.turns.is_idle
+            and not self.turns.is_closing
+        )
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether a frame waits for the next one, to share its record."""
+        return bool(self._held)
 
     @property
     def not_after(self) -> float:
@@ -162,23 +184,24 @@ class Tunnel:
         """Stop reading: the user can't take more. TCP's flow control tells the peer."""
         if self._is_reading:
             self._is_reading = False
-            self.loop.remove_reader(self._fd)
+            self._watch.stop_reading()
 
     def resume(self) -> None:
         """Read again."""
         if not self._is_reading and not self._is_closed:
             self._is_reading = True
-            self.loop.add_reader(self._fd, self._on_readable)
+            self._watch.start_reading(self._on_readable)
 
     # ---- writing --------------------------------------------------------------------------------------------------
 
-    def send_opening(self, opening: Opening) -> None:
-        """Send OPEN: a turn begins.
+    def begin_opening(self, opening: Opening) -> bytes:
+        """Begin a turn; returns the frame OPEN for the caller to write, with the first DATA behind it if there is any.
 
         Raises:
             RuntimeError: the tunnel isn't idle.
         """
-        self.send(FrameType.OPEN, encode_opening(opening))
+        payload = encode_opening(opening)
+        return encode_frame(FrameType.OPEN, self.turns.send(FrameType.OPEN, len(payload)), payload)
 
     def send(self, frame: FrameType, payload: bytes = b"") -> None:
         """Send a control frame. When a record is pending, it waits behind it.
@@ -188,6 +211,28 @@ class Tunnel:
         """
         epoch = self.turns.send(frame, len(payload))
         self.write(encode_frame(frame, epoch, payload))
+
+    def hold(self, frame: FrameType) -> None:
+        """Send a control frame without a payload in front of whatever is sent next, at the latest in a moment.
+
+        Raises:
+            RuntimeError: this end may not send it now.
+        """
+        self._held += encode_frame(frame, self.turns.send(frame))
+        if self._hold_timer is None:
+            self._hold_timer = self.loop.call_later(_HOLD_S, self.release)
+
+    def release(self) -> None:
+        """Send now what is held, if anything is."""
+        if self._held and not self._is_closed:
+            self._write_record(self._take_held())
+
+    def _take_held(self) -> bytes:
+        held, self._held = self._held, b""
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
+            self._hold_timer = None
+        return held
 
     def say_unprocessed(self) -> None:
         """Responder: say CLOSING for an OPEN that has come and was not processed, and end the tunnel.
@@ -204,7 +249,7 @@ class Tunnel:
             self.close()
 
     def write(self, record: bytes | memoryview) -> bool:
-        """Write one whole frame, which ``turns`` has allowed, as one TLS record.
+        """Write whole frames, which ``turns`` has allowed, as one TLS record: at most ``MAX_FRAME_BYTES``.
 
         Returns:
             False when it couldn't be written at once. Then it is pinned (OpenSSL has encrypted it already, and would
@@ -212,20 +257,29 @@ class Tunnel:
         """
         if self._is_closed:
             return True
+        if self._held:
+            held = self._take_held()
+            if len(held) + len(record) > MAX_FRAME_BYTES:
+                self._write_record(held)
+            else:
+                record = b"".join((held, record))
+        return self._write_record(record)
+
+    def _write_record(self, record: bytes | memoryview) -> bool:
         if self._pinned:
             self._pinned.append(bytes(record))
             return False
-        self._records += 1
+        self.records += 1
         try:
             self._tls.send(record)
         except SSL.WantWriteError:
             self._pinned.append(bytes(record))
-            self.loop.add_writer(self._fd, self._on_writable)
+            self._watch.start_writing(self._on_writable)
             return False
         except SSL.Error as error:
             self._judge_later(str(error))
             return False
-        if self._records > MAX_RECORDS:
+        if self.records > MAX_RECORDS:
             self.loop.call_soon(self.lose, Loss.RECORD_LIMIT, "")
         return True
 
@@ -237,11 +291,11 @@ class Tunnel:
                 return
             except SSL.Error as error:
                 self._pinned.clear()
-                self.loop.remove_writer(self._fd)
+                self._watch.stop_writing()
                 self._judge_later(str(error))
                 return
             del self._pinned[0]
-        self.loop.remove_writer(self._fd)
+        self._watch.stop_writing()
         if self.user is not None:
             self.user.on_drained()
 
@@ -308,7 +362,7 @@ class Tunnel:
                 end = offset + HEADER_BYTES + length
                 if end > filled:
                     break
-                self._records += 1
+                self.records += 1
                 if turns.is_closing and turns.role is Role.RESPONDER and turns.is_idle:
                     offset = end  # After CLOSING nothing is processed, as it said.
                     continue
@@ -332,7 +386,7 @@ class Tunnel:
             return
         if offset < filled and not self._is_closed:
             self._rest = bytes(data[offset:])
-        if self._records > MAX_RECORDS:
+        if self.records > MAX_RECORDS:
             self.lose(Loss.RECORD_LIMIT, "")
 
     # ---- ending ---------------------------------------------------------------------------------------------------
@@ -356,7 +410,7 @@ class Tunnel:
             return
         if not self._pinned and not self.turns.is_idle:
             try:
-                self._tls.send(encode_frame(FrameType.RESET, self.turns.send(FrameType.RESET)))
+                self._tls.send(self._take_held() + encode_frame(FrameType.RESET, self.turns.send(FrameType.RESET)))
             except (SSL.Error, RuntimeError):
                 pass  # The peer sees the connection's end, which is a reset to it as well.
         self.close()
@@ -366,10 +420,10 @@ class Tunnel:
         if self._is_closed:
             return
         self._is_closed = True
-        self.pause()
-        if self._pinned:
-            self.loop.remove_writer(self._fd)
-            self._pinned.clear()
+        self._is_reading = False
+        self._watch.close()
+        self._take_held()
+        self._pinned.clear()
         self.user = None
         self._rest = b""
         if self.turns.is_idle and not self.turns.is_closing:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from shared.model.decision import Answer, Ending, Phase
 from shared.model.policy import Direction, Mode
@@ -65,6 +65,21 @@ async def test_a_change_revokes_what_is_no_longer_allowed_at_any_step() -> None:
         (record,) = pair.client.records
         assert (record.answer, record.reason) == (Answer.DENY, Reason.PROGRAM_NOT_APPROVED)
         assert record.ending is Ending.POLICY_CHANGED
+
+
+async def test_a_remembered_evaluation_never_answers_for_another_policy_or_another_party() -> None:
+    async with running_pair(echo) as pair:
+        with make(pair) as connection:
+            assert connection.decide() == connection.decide()
+            # No notice of the change reaches the registry: the policy itself is another key.
+            pair.set_state(approve((SERVER, SERVER_PROGRAM), mode=Mode.EXPLICIT))
+            with pytest.raises(Refused):
+                connection.decide()
+            pair.set_state(approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM), mode=Mode.EXPLICIT))
+            assert connection.decide().allowed
+            connection.source = replace(connection.source, program=SERVER_PROGRAM)
+            with pytest.raises(Refused):
+                connection.decide()
 
 
 async def test_a_long_lived_connection_gets_one_start_record_and_a_young_one_none() -> None:

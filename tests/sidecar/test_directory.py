@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 
-from shared.model.errors import UnavailableError
+from shared.model.errors import IdentityError, UnavailableError
+from shared.model.identity import Workload
 from shared.model.messages import DirectoryEntry, FromSidecar, Lookup
 from sidecar import directory as module
-from sidecar.directory import Directory
+from sidecar.directory import Directory, listed_workload
 
 
 async def test_many_waiters_ask_once_and_later_changes_count() -> None:
@@ -53,3 +54,12 @@ async def test_it_forgets_the_least_recently_asked_for(monkeypatch: pytest.Monke
     assert directory.get("1.0.0.1") is not None
     directory.install(DirectoryEntry(address="1.0.0.9"))
     assert directory.get("1.0.0.9") is None
+
+
+def test_a_listed_workload_is_the_entrys_and_an_entry_that_lists_nobody_has_none() -> None:
+    entry = DirectoryEntry(address="198.18.0.1", namespace="shop", service_account="db")
+    assert listed_workload(entry) == Workload(namespace="shop", service_account="db")
+    moved = DirectoryEntry(address="198.18.0.1", namespace="shop", service_account="cache")
+    assert listed_workload(moved) == Workload(namespace="shop", service_account="cache")
+    with pytest.raises(IdentityError):
+        listed_workload(DirectoryEntry(address="198.18.0.1"))

@@ -166,7 +166,7 @@ def test_a_verdict_is_whole(scenario: Scenario) -> None:
 def test_a_pending_destination_is_refused_early_only_if_it_is_refused_later(scenario: Scenario) -> None:
     """The first look, before the tunnel is dialled, never refuses what a known program would have been allowed."""
     far = scenario.far()
-    pending = scenario.with_far(replace(far, program=None, is_pending=True)).decide()
+    pending = scenario.with_far(msgspec.structs.replace(far, program=None, is_pending=True)).decide()
     assert pending.allowed or not scenario.decide().allowed
 
 
@@ -225,7 +225,7 @@ def decide(
 
 def member(workload: Workload, program: Program | None, **more: object) -> Party:
     party = Party(workload=workload, program=program, address=HERE, listed=workload)
-    return replace(party, **more)  # type: ignore[arg-type]  # The table names Party's own fields.
+    return msgspec.structs.replace(party, **more)
 
 
 web, db, teller = member(WEB, CURL), member(DB, SERVER), member(TELLER, CURL)

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from shared.model.reasons import Reason
-from sidecar.attest.attestor import AttestationError, Attestor
+from sidecar.attest.attestor import Attestation, AttestationError, Attestor
+from sidecar.attest.holders import find_holder
+from sidecar.attest.process import Process
 from tests.sidecar.attest.processes import (
     CONNECT,
     PYTHON,
@@ -65,6 +67,37 @@ async def test_a_connection_is_attested_to_the_hash_of_its_program(attestor: Att
         assert found.program.main == "none"
         assert found.process.pid == child.pid
         assert attestor.attest_now(source, server.getsockname()) == found
+
+
+async def test_a_burst_of_a_new_program_is_searched_for_once(
+    attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[int] = []
+
+    def count(inode: int, uid: int, *, own_pid: int) -> Process:
+        searched.append(inode)
+        return find_holder(inode, uid, own_pid=own_pid)
+
+    monkeypatch.setattr("sidecar.attest.attestor.find_holder", count)
+    code = "import socket,sys\nc=[socket.create_connection(('127.0.0.1',int(sys.argv[1]))) for _ in range(8)]\n" + WAIT
+    with running(code, port_of(server)) as child:
+        sources = [take(server) for _ in range(8)]
+        found = await asyncio.gather(*(attestor.attest(source, server.getsockname()) for source in sources))
+        assert len({one.inode for one in found}) == 8
+        assert {one.process.pid for one in found} == {child.pid}
+        assert len(searched) == 1
+
+
+async def test_sockets_of_one_kind_but_two_programs_are_told_apart(
+    attestor: Attestor, server: socket.socket, tmp_path: Path
+) -> None:
+    other = copy_program(PYTHON, tmp_path / "other")
+    with running(CONNECT + WAIT, port_of(server)) as first:
+        sources = [take(server)]
+        with running(CONNECT + WAIT, port_of(server), program=str(other)) as second:
+            sources.append(take(server))
+            found = await asyncio.gather(*(attestor.attest(source, server.getsockname()) for source in sources))
+            assert [one.process.pid for one in found] == [first.pid, second.pid]
 
 
 async def test_exec_after_the_first_look_shows_the_new_program(
@@ -248,10 +281,41 @@ async def test_a_second_listener_of_another_program_is_refused(attestor: Attesto
         assert found.program.digest == digest_of(PYTHON)
         assert len(found.others) == 1
         assert attestor.attest_listener_now("127.0.0.1", port) == found
+        await asyncio.sleep(0)
         with running(LISTEN, "0.0.0.0", str(port), program=str(other)):
             with pytest.raises(AttestationError) as caught:
                 await attestor.attest_listener("127.0.0.1", port)
             assert caught.value.reason is Reason.LISTENERS_DIFFER
+
+
+async def test_one_look_at_the_listeners_serves_what_came_before_it_and_nothing_later(attestor: Attestor) -> None:
+    loop = asyncio.get_running_loop()
+    with listening() as probe:
+        port = probe.getsockname()[1]
+    with running(LISTEN, "127.0.0.1", str(port)) as child:
+        await attestor.attest_listener("127.0.0.1", port)
+        await asyncio.sleep(0)
+        seen: list[Attestation] = []
+
+        def look() -> None:
+            seen.append(attestor.attest_listener_now("127.0.0.1", port) or pytest.fail("it is known"))
+
+        def end_listener_and_come_later() -> None:
+            child.kill()
+            child.wait()
+            loop.call_soon(look_later)
+
+        later: asyncio.Future[Reason] = loop.create_future()
+
+        def look_later() -> None:
+            with pytest.raises(AttestationError) as caught:
+                attestor.attest_listener_now("127.0.0.1", port)
+            later.set_result(caught.value.reason)
+
+        for ready in (look, end_listener_and_come_later, look):
+            loop.call_soon(ready)
+        assert await later is Reason.NO_LISTENER
+        assert seen[0] is seen[1]
 
 
 async def test_nobody_listening_has_its_own_reason(attestor: Attestor) -> None:

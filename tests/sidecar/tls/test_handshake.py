@@ -14,7 +14,7 @@ from sidecar.tls.handshake import HandshakeError, peek_client_hello, shake_hands
 from sidecar.tunnel.tunnel import Tunnel
 from sidecar.tunnel.turns import Role
 from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Mint, identify
-from tests.sidecar.test_pump import tcp_pair
+from tests.sidecar.test_plain_pump import tcp_pair
 
 
 async def make_tunnels(mint: Mint, *, server: Mint | None = None) -> tuple[Tunnel, Tunnel]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import dataclasses
+from dataclasses import dataclass
 from typing import cast
+
+from msgspec.structs import replace
 
 from shared.model.identity import Workload
 from sidecar.tunnel.pool import MAX_REMEMBERED_FAILURES, PoolLimits, TunnelKey, TunnelPool
@@ -25,7 +28,7 @@ class FakeTunnel:
 
 
 def tunnel(**changes: object) -> Tunnel:
-    return cast("Tunnel", replace(FakeTunnel(), **changes))  # type: ignore[arg-type]
+    return cast("Tunnel", dataclasses.replace(FakeTunnel(), **changes))  # type: ignore[arg-type]
 
 
 def test_the_last_used_tunnel_is_taken_first_and_only_once() -> None:

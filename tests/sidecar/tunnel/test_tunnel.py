@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from sidecar.tunnel.frames import FrameType, Opening, encode_frame
+from sidecar.tunnel.frames import MAX_PAYLOAD_BYTES, FrameType, Opening, encode_frame
 from sidecar.tunnel.tunnel import Loss, Tunnel
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import Mint
@@ -46,7 +46,7 @@ async def test_a_pinned_record_goes_out_once_and_in_order() -> None:
     sender, receiver = Listener(), Listener()
     first.attach(sender)
     second.attach(receiver)
-    first.send_opening(OPENING)
+    first.write(first.begin_opening(OPENING))
     await until(lambda: receiver.frames)
     second.send(FrameType.ACCEPT)
     await until(lambda: sender.frames)
@@ -87,7 +87,7 @@ async def test_a_reset_in_a_turn_is_read_before_the_connections_end() -> None:
     user = Listener()
     first.attach(Listener())
     second.attach(user)
-    first.send_opening(OPENING)
+    first.write(first.begin_opening(OPENING))
     write_data(first, b"last words")
     first.reset()
     await until(lambda: FrameType.RESET in user.frames)
@@ -99,7 +99,7 @@ async def test_a_reset_in_a_turn_is_read_before_the_connections_end() -> None:
 async def test_what_comes_while_nobody_uses_the_tunnel_waits_for_the_next_user() -> None:
     first, second = await make_tunnels(Mint())
     first.attach(Listener())
-    first.send_opening(OPENING)
+    first.write(first.begin_opening(OPENING))
     await asyncio.sleep(0.05)
     user = Listener()
     second.attach(user)
@@ -114,11 +114,66 @@ async def test_after_a_disowned_open_nothing_is_processed_and_the_initiator_may_
     client, server = Listener(), Listener()
     first.attach(client)
     second.attach(server)
-    first.send_opening(OPENING)
+    first.write(first.begin_opening(OPENING))
     await until(lambda: server.frames)
     second.say_unprocessed()
     await until(lambda: FrameType.CLOSING in client.frames)
     assert first.turns.is_retry_allowed()
     assert second.is_closed
     first.close()
+    await asyncio.sleep(0.05)
+
+
+async def test_a_held_frame_goes_in_front_of_the_next_one_in_one_record() -> None:
+    first, second = await make_tunnels(Mint())
+    client, server = Listener(), Listener()
+    first.attach(client)
+    second.attach(server)
+    first.write(first.begin_opening(OPENING))
+    await until(lambda: server.frames)
+    before = second.records
+    second.hold(FrameType.ACCEPT)
+    assert not second.is_reusable
+    assert second.records == before
+    write_data(second, b"answer")
+    assert second.records == before + 1
+    await until(lambda: client.data)
+    assert client.frames == [FrameType.ACCEPT]
+    first.close()
+    second.close()
+    await asyncio.sleep(0.05)
+
+
+async def test_a_held_frame_goes_alone_when_nothing_follows() -> None:
+    first, second = await make_tunnels(Mint())
+    client, server = Listener(), Listener()
+    first.attach(client)
+    second.attach(server)
+    first.write(first.begin_opening(OPENING))
+    await until(lambda: server.frames)
+    second.hold(FrameType.ACCEPT)
+    await until(lambda: client.frames == [FrameType.ACCEPT])
+    second.release()  # Nothing is held any more.
+    second.hold(FrameType.END)
+    second.reset()
+    await until(lambda: FrameType.RESET in client.frames)
+    assert client.frames == [FrameType.ACCEPT, FrameType.END, FrameType.RESET]
+    first.close()
+    await asyncio.sleep(0.05)
+
+
+async def test_a_held_frame_doesnt_share_a_record_that_is_full() -> None:
+    first, second = await make_tunnels(Mint())
+    client, server = Listener(), Listener()
+    first.attach(client)
+    second.attach(server)
+    first.write(first.begin_opening(OPENING))
+    await until(lambda: server.frames)
+    before = second.records
+    second.hold(FrameType.ACCEPT)
+    write_data(second, bytes(MAX_PAYLOAD_BYTES))
+    assert second.records == before + 2
+    await until(lambda: len(client.data) == MAX_PAYLOAD_BYTES)
+    first.close()
+    second.close()
     await asyncio.sleep(0.05)

@@ -1,0 +1,183 @@
+"""Which sockets of the data path can be read or written: one epoll instance of the sidecar's own, watched by the loop.
+
+Belongs here: registering, forgetting, calling back. Doesn't: reading and writing. The loop's ``add_reader`` and
+``remove_reader`` serve sockets that live long; under uvloop they cost five and three system calls (libuv tries each
+descriptor first, sets it non-blocking and forgets it twice), and a short connection needs several of both. Here
+watching costs one call, and ceasing to watch none unless an event comes that nobody waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Final, Self
+from weakref import WeakKeyDictionary
+
+# More than are ready at once in practice; what is left over is reported by the next call.
+_MAX_EVENTS: Final = 256
+_READ: Final = select.EPOLLIN | select.EPOLLRDHUP
+_WRITE: Final = select.EPOLLOUT
+_BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
+_ENDING: Final = select.EPOLLRDHUP | _BROKEN
+
+Callback = Callable[[], None]
+
+
+class Poller:
+    """The sockets that one event loop's data path waits for; level-triggered, as ``add_reader`` is."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
+        self._watches: dict[int, Watch] = {}
+        loop.add_reader(self.fileno(), self._dispatch)
+
+    def fileno(self) -> int:
+        """Return the descriptor that the loop watches."""
+        return self._epoll.fileno()
+
+    def poll_now(self) -> list[tuple[int, int]]:
+        """Return which descriptors are ready, and for what; never waits."""
+        return self._epoll.poll(0, _MAX_EVENTS)
+
+    def watch(self, connection: socket.socket) -> Watch:
+        """Return a watch on a socket, which waits for nothing yet. Close it before the socket is closed."""
+        fd = connection.fileno()
+        watch = self._watches[fd] = Watch(self, fd)
+        return watch
+
+    def _register(self, fd: int, mask: int) -> None:
+        try:
+            self._epoll.register(fd, mask)
+        except FileExistsError:  # An earlier watch on this socket has left it there.
+            self._epoll.modify(fd, mask)
+
+    def _dispatch(self) -> None:
+        watches = self._watches
+        for fd, events in self.poll_now():
+            watch = watches.get(fd)
+            if watch is None:
+                # Its watch was closed and it lives on; or a callback before this one has closed the socket itself.
+                with suppress(OSError):
+                    self._epoll.unregister(fd)
+            elif events == select.EPOLLIN and (read := watch._on_readable) is not None:
+                # By far the most events: spared what ``notice`` looks at.
+                watch.is_ending = False
+                read()
+                if watch._on_readable is None:
+                    watch.settle()
+            else:
+                watch.notice(events)
+
+
+class Watch:
+    """One socket's readiness, for one owner.
+
+    Attributes:
+        is_ending: as of the event that is being handled: no bytes come after those that the kernel already holds.
+    """
+
+    __slots__ = ("_fd", "_mask", "_on_readable", "_on_writable", "_poller", "is_ending")
+
+    def __init__(self, poller: Poller, fd: int) -> None:
+        self._poller = poller
+        self._fd = fd
+        self._mask = 0
+        self._on_readable: Callback | None = None
+        self._on_writable: Callback | None = None
+        self.is_ending = False
+
+    def start_reading(self, callback: Callback) -> None:
+        """Call ``callback`` whenever the socket can be read, has ended or is broken."""
+        self._on_readable = callback
+        if not self._mask & _READ:
+            self._wait_for(self._mask | _READ)
+
+    def stop_reading(self) -> None:
+        """Call nobody any more. The registration stays until an event comes, which mostly none does."""
+        self._on_readable = None
+
+    def start_writing(self, callback: Callback) -> None:
+        """Call ``callback`` whenever the socket can be written or is broken."""
+        self._on_writable = callback
+        if not self._mask & _WRITE:
+            self._wait_for(self._mask | _WRITE)
+
+    def stop_writing(self) -> None:
+        """Call nobody any more; as ``stop_reading``."""
+        self._on_writable = None
+
+    async def wait_readable(self) -> None:
+        """Wait until the socket can be read; it may turn out that it can't. The caller sets the deadline."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.start_reading(partial(_set_done, future))
+        try:
+            await future
+        finally:
+            self.stop_reading()
+
+    async def wait_writable(self) -> None:
+        """Wait until the socket can be written; as ``wait_readable``."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.start_writing(partial(_set_done, future))
+        try:
+            await future
+        finally:
+            self.stop_writing()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget the socket. Closing it takes it out of epoll; should it live on, its next event does."""
+        self._on_readable = self._on_writable = None
+        watches = self._poller._watches
+        if watches.get(self._fd) is self:
+            del watches[self._fd]
+
+    def notice(self, events: int) -> None:
+        """Call back whoever waits for one of these events."""
+        if events & (_READ | _BROKEN) and self._on_readable is not None:
+            self.is_ending = bool(events & _ENDING)
+            self._on_readable()
+        if events & (_WRITE | _BROKEN) and self._on_writable is not None:
+            self._on_writable()
+        self.settle()
+
+    def settle(self) -> None:
+        """After an event: ask for no more than is still waited for."""
+        wanted = (_READ if self._on_readable is not None else 0) | (_WRITE if self._on_writable is not None else 0)
+        # A broken socket is reported whatever is asked for: with nobody waiting it has to leave.
+        if self._mask & ~wanted and self._poller._watches.get(self._fd) is self:
+            self._wait_for(wanted)
+
+    def _wait_for(self, mask: int) -> None:
+        poller, before, self._mask = self._poller, self._mask, mask
+        if not before:
+            poller._register(self._fd, mask)
+        elif mask:
+            poller._epoll.modify(self._fd, mask)
+        else:
+            poller._epoll.unregister(self._fd)
+
+
+def _set_done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+_pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, Poller] = WeakKeyDictionary()
+
+
+def poller_of(loop: asyncio.AbstractEventLoop) -> Poller:
+    """Return the loop's poller, made at the first call."""
+    poller = _pollers.get(loop)
+    if poller is None:
+        poller = _pollers[loop] = Poller(loop)
+    return poller
