@@ -54,10 +54,9 @@ RIGHTS: Final[tuple[Right, ...]] = (
     *_rights("create", "authentication.k8s.io", "tokenreviews"),
     *_rights("list watch", GROUP, "meshpolicies programs"),
     *_rights("patch", GROUP, "meshpolicies/status programs/status"),
-    *_rights("create", "", "configmaps"),
-    *_rights("get list watch patch delete", "", "configmaps", name=TRUST_CONFIG_MAP),
+    *_rights("create list watch patch delete", "", "configmaps", name=TRUST_CONFIG_MAP),
     *_rights(
-        "get list watch patch",
+        "list watch patch",
         "admissionregistration.k8s.io",
         "mutatingwebhookconfigurations",
         name=WEBHOOK_CONFIGURATION,

@@ -66,7 +66,6 @@ def test_an_installation_whose_ca_hasn_t_started_is_told_piece_by_piece(
     assert found["NetworkPolicies"]["is_well"]
 
 
-@pytest.mark.xfail(strict=False, reason="the roles lack get of namespaces (the webhook) and patch of the Lease")
 def test_the_installation_gives_the_ca_every_right(
     administrator: ApiServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

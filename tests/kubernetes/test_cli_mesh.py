@@ -37,7 +37,6 @@ def ca(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     directory = tmp_path_factory.mktemp("ca")
     own = WebhookCA(server, directory)
     own.kubeconfig = server.service_account_kubeconfig(NAMESPACE, "touchmark-ca")  # With the installation's own rights.
-    _give_what_is_missing(server)
     with own as running, running_ca_pod(server, directory) as kubelet:
         kubelet.forward_to = directory / "admin.sock"
         yield running
@@ -113,13 +112,3 @@ def test_every_verb_that_asks_the_ca_reaches_it(capsys: pytest.CaptureFixture[st
     assert run(["ca", "rotate", "issuer", "--json"]) == ExitCode.SUCCESS
     assert json.loads(capsys.readouterr().out)["step"] in ("active", "retired")
     assert run(["mode", "shop", "--check"]) == ExitCode.SUCCESS
-
-
-def _give_what_is_missing(server: ApiServer) -> None:
-    """What the CA uses and the roles of the installation didn't give when this was written; harmless once they do."""
-    account = f"--serviceaccount={NAMESPACE}:touchmark-ca"
-    lease = ["--verb=get,patch", "--resource=leases", "--resource-name=touchmark-ca"]
-    server.kubectl("create", "role", "missing", "-n", NAMESPACE, *lease)
-    server.kubectl("create", "rolebinding", "missing", "-n", NAMESPACE, "--role=missing", account)
-    server.kubectl("create", "clusterrole", "missing", "--verb=get", "--resource=namespaces")
-    server.kubectl("create", "clusterrolebinding", "missing", "--clusterrole=missing", account)
