@@ -46,5 +46,5 @@ def test_the_readmes_commands_and_options_exist(
 def test_the_makefile_has_the_targets_that_the_pages_name() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     pages = README + "".join((ROOT / page).read_text(encoding="utf-8") for page in ("CONTRIBUTING.md", "CHANGELOG.md"))
-    for target in set(re.findall(r"`?make ([a-z]+)", pages)):
+    for target in set(re.findall(r"`?make ([a-z-]+)", pages)):
         assert re.search(rf"(?m)^{target}:", makefile), target

@@ -49,7 +49,7 @@ def test_a_lock_pins_and_hashes_everything_and_names_no_index(lock: Path) -> Non
     text = lock.read_text(encoding="utf-8")
     assert not re.search(r"://|--index|--find-links|file:|@ ", text)
     entries = re.split(r"\n(?=[a-z0-9])", re.sub(r"(?m)^\s*#.*\n?", "", text).strip())
-    assert len(entries) > 20
+    assert len(entries) > 5
     for entry in entries:
         assert re.match(r"[a-z0-9._-]+==[^ ]+", entry), entry[:80]
         assert "--hash=sha256:" in entry, entry[:80]
@@ -59,8 +59,9 @@ def test_the_locks_agree() -> None:
     def pins(lock: Path) -> dict[str, str]:
         return dict(re.findall(r"(?m)^([a-z0-9._-]+)==([^ ]+)", lock.read_text(encoding="utf-8")))
 
-    runtime, dev, bench = (pins(ROOT / f"requirements{part}.lock") for part in ("", "-dev", "-bench"))
-    assert runtime.items() <= dev.items() <= bench.items()
+    parts = ("-sidecar", "", "-dev", "-bench")
+    sidecar, runtime, dev, bench = (pins(ROOT / f"requirements{part}.lock") for part in parts)
+    assert sidecar.items() <= runtime.items() <= dev.items() <= bench.items()
 
 
 @pytest.fixture

@@ -39,13 +39,16 @@ def started(runs: Path) -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     (run,) = [each for each in runs.iterdir() if each.is_dir()]
-    yield process, find(str(run)), run
+    wait_until(lambda: find(str(run)) is not None)
+    inside = find(str(run))
+    assert inside is not None
+    yield process, inside, run
     process.kill()
     process.wait()
     process.stdout.close()
 
 
-def find(run: str) -> int:
+def find(run: str) -> int | None:
     """The process id of the sleeping command of this run, as seen from here."""
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
@@ -57,7 +60,7 @@ def find(run: str) -> int:
             continue
         if arguments[:2] == [b"sleep", b"7654321"] and run.encode() in environment:
             return int(entry)
-    raise AssertionError("not there")
+    return None
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
