@@ -21,6 +21,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from ca.store.sqlite_threads import SqliteThreads
 from shared.model.errors import ConflictError, InputError, UnavailableError
 
 DATABASE_NAME: Final = "touchmark.db"
@@ -42,6 +43,7 @@ class Database:
         self._engine = _create_engine(url, is_sqlite=self.is_sqlite)
         self._writer = self._engine.execution_options(**{_WRITER: True})
         self._write_turn = asyncio.Lock()
+        self._threads = SqliteThreads(self._engine.sync_engine) if self.is_sqlite else None
 
     @classmethod
     async def open(cls, where: str | Path) -> Database:
@@ -65,8 +67,10 @@ class Database:
         return database
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, and wait for what was cancelled and still works."""
         await self._engine.dispose()
+        if self._threads is not None:
+            await self._threads.join()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
