@@ -23,6 +23,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from ca.store.sqlite_threads import SqliteThreads
 from shared.model.errors import ConflictError, InputError, UnavailableError
 
 DATABASE_NAME: Final = "touchmark.db"
@@ -53,6 +54,7 @@ class Database:
         snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._reader = self._engine.execution_options(**snapshot)
         self._write_turn = asyncio.Lock()
+        self._threads = SqliteThreads(self._engine.sync_engine) if self.is_sqlite else None
 
     @classmethod
     async def open(cls, where: str | Path) -> Database:
@@ -81,8 +83,10 @@ class Database:
         return str(self.url.database) if self.is_sqlite else self.url.render_as_string(hide_password=True)
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, and wait for what was cancelled and still works."""
         await self._engine.dispose()
+        if self._threads is not None:
+            await self._threads.join()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:

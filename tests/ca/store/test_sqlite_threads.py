@@ -1,0 +1,70 @@
+"""Whatever was cancelled, no thread outlives the database: its answer would meet an event loop that is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from ca.store.database import Database
+
+# About a second of work in SQLite itself.
+SLOW_QUERY = text(
+    "WITH RECURSIVE counted(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counted WHERE n < 4000000)"
+    " SELECT max(n) FROM counted"
+)
+
+
+def workers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if "connection_worker" in thread.name]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_query_that_was_cancelled_is_waited_for(tmp_path: Path, times: int) -> None:
+    database = await Database.open(tmp_path)
+    begins = asyncio.Event()
+
+    async def read() -> None:
+        async with database.reading() as connection:
+            begins.set()
+            await connection.execute(SLOW_QUERY)
+
+    reading = asyncio.create_task(read())
+    await begins.wait()
+    for _ in range(times):  # The second time, nobody waits any longer for the connection's end.
+        await asyncio.sleep(0.05)
+        reading.cancel()
+    await asyncio.wait({reading})
+    await database.close()
+    assert workers() == []
+
+
+async def test_a_connection_that_was_cancelled_while_it_opened_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = await Database.open(tmp_path)
+    begins = threading.Event()
+
+    def connect_slowly(*_: Any, **__: Any) -> sqlite3.Connection:
+        begins.set()
+        time.sleep(0.5)
+        raise sqlite3.OperationalError("too late")
+
+    async def read() -> None:
+        async with database.reading():
+            pass
+
+    async with database.reading():  # The pool's only connection is in use.
+        monkeypatch.setattr(sqlite3, "connect", connect_slowly)
+        reading = asyncio.create_task(read())
+        await asyncio.to_thread(begins.wait)
+        reading.cancel()
+        await asyncio.wait({reading})
+    await database.close()
+    assert workers() == []
