@@ -11,11 +11,13 @@ import pytest
 from cli.main import run
 from shared.model.policy_documents import parse_documents
 from sidecar.configuration import read_configuration
+from tests.kubernetes.node.test_demo import RULES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 YAML = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-COMMANDS = re.findall(r"(?m)^\$ touchmark (.*?)(?: +#.*)?$", README)
+KUBERNETES = (ROOT / "docs/kubernetes.md").read_text(encoding="utf-8")
+COMMANDS = sorted(set(re.findall(r"(?m)^\$ touchmark (.*?)(?: +#.*)?$", README + KUBERNETES)))
 VERBS_WITH_VERBS = {"ca", "sidecar", "program", "policy"}
 
 
@@ -41,6 +43,11 @@ def test_the_readmes_commands_and_options_exist(
     shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     for option in (word for word in words if word.startswith("--")):
         assert option in shown, f"{' '.join(path)} has no {option}"
+
+
+def test_the_rules_that_kubernetes_md_shows_are_those_of_the_node_tests() -> None:
+    [shown] = [text for text in re.findall(r"```yaml\n(.*?)```", KUBERNETES, re.DOTALL) if "MeshPolicy" in text]
+    assert parse_documents(shown, "docs/kubernetes.md") == parse_documents(RULES, "test_demo.py")
 
 
 def test_the_makefile_has_the_targets_that_the_pages_name() -> None:
