@@ -149,12 +149,12 @@ def test_a_databases_password_is_in_no_argument(monkeypatch: pytest.MonkeyPatch)
     url = "postgresql://ca@db.example.test/touchmark?sslmode=verify-full"
     assert parse_arguments(["--database", url]).database == url
     with pytest.raises(InputError, match="shows it to every user") as caught:
-        parse_arguments(["--database", "postgresql://ca:secret@db/touchmark"])
-    assert "TOUCHMARK_DATABASE_URL" in caught.value.hint and "secret" not in caught.value.message
-    monkeypatch.setenv("TOUCHMARK_DATABASE_URL", "postgresql://ca:secret@db/touchmark")
+        parse_arguments(["--database", "postgresql://ca:hunter2@db/touchmark"])
+    assert "TOUCHMARK_DATABASE_URL" in caught.value.hint and "hunter2" not in caught.value.message
+    monkeypatch.setenv("TOUCHMARK_DATABASE_URL", "postgresql://ca:hunter2@db/touchmark")
     configuration = parse_arguments([])
-    assert configuration.database.endswith("secret@db/touchmark")
-    assert "secret" not in repr(configuration)
+    assert configuration.database.endswith("hunter2@db/touchmark")
+    assert "hunter2" not in repr(configuration)
 
 
 def test_in_a_cluster_the_servers_certificate_names_its_service() -> None:
