@@ -156,7 +156,7 @@ class ApiServer(Cluster):
         """
         for line in (self.directory / "audit.log").read_text(encoding="utf-8").splitlines():
             event = json.loads(line)
-            if user is None or event["user"]["username"] == user:
+            if user is None or event["user"].get("username") == user:
                 yield event
 
     # ---- Parts -------------------------------------------------------------------------------------------------------
