@@ -42,8 +42,8 @@ def build_namespaces(*, is_user_namespace: bool) -> Iterator[Stage]:
     made: list[str] = []
     try:
         for name in names.values():
+            made.append(name)  # Before: Ctrl-C may come while it is being made.
             _ip("netns", "add", name)
-            made.append(name)
             _ip("-n", name, "link", "set", "lo", "up")
         hub = names["ca"]
         _ip("-n", hub, "link", "add", "br0", "type", "bridge")

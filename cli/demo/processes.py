@@ -56,8 +56,10 @@ class Processes:
             "TOUCHMARK_KUBERNETES": "",  # The demo has a CA of its own, whatever its reader works with otherwise.
         }
         self._children: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._commands: set[subprocess.Popen[bytes]] = set()
         # Ctrl-C is raised in the main thread alone: a child that another one starts is never started and forgotten.
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
+        self._starter.submit(int).result()  # Its thread is there before there is anything to forget.
 
     def start(self, name: str, command: Sequence[str]) -> None:
         """Start a child that runs until ``end``; its output goes to ``NAME.log``.
@@ -108,29 +110,44 @@ class Processes:
             is_merged: errors go into the output, in the order in which a terminal shows them.
         """
         try:
-            ended = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT if is_merged else subprocess.PIPE,
-                env=self._environment,
-                timeout=timeout_s,
-                check=False,
-                start_new_session=True,
-            )
-        except subprocess.TimeoutExpired:
-            return Outcome(code=124, output="", errors=f"no end within {timeout_s:.0f} s")
+            child = self._starter.submit(self._start_command, command, is_merged=is_merged).result()
         except OSError as error:
             raise MachineError(f"can't run {command[0]}: {error.strerror}", hint="touchmark doctor") from error
+        with child:
+            try:
+                output, errors = child.communicate(timeout=timeout_s)
+            except subprocess.TimeoutExpired:
+                return Outcome(code=124, output="", errors=f"no end within {timeout_s:.0f} s")
+            finally:
+                child.kill()  # Whatever interrupts the waiting; one that has ended is left alone.
+                child.wait()
+                self._commands.discard(child)
         return Outcome(
-            code=ended.returncode,
-            output=ended.stdout.decode(errors="replace"),
-            errors=(ended.stderr or b"").decode(errors="replace"),
+            code=child.returncode,
+            output=output.decode(errors="replace"),
+            errors=(errors or b"").decode(errors="replace"),
         )
+
+    def _start_command(self, command: Sequence[str], *, is_merged: bool) -> subprocess.Popen[bytes]:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if is_merged else subprocess.PIPE,
+            env=self._environment,
+            start_new_session=True,
+        )
+        self._commands.add(child)
+        return child
 
     def end(self) -> None:
         """End all children, the last one first, and wait for them; who doesn't end is killed. Nothing starts after."""
         self._starter.shutdown(wait=True)
+        # Commands whose waiting was interrupted before it began.
+        for command in list(self._commands):
+            with command:
+                command.kill()
+        self._commands.clear()
         for _, child in reversed(self._children):
             with contextlib.suppress(ProcessLookupError):
                 child.terminate()

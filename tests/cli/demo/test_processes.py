@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,3 +57,33 @@ def test_errors_come_in_the_order_of_a_terminal_when_merged(tmp_path: Path) -> N
     command = ["sh", "-c", "echo first >&2; echo second; echo third >&2"]
     assert Processes(tmp_path, {}).run(command, timeout_s=5, is_merged=True).output == "first\nsecond\nthird\n"
     assert Processes(tmp_path, {}).run(command, timeout_s=5).errors == "first\nthird\n"
+
+
+def test_a_command_that_ctrl_c_meets_while_it_starts_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)  # It runs, and nobody has it in hand yet.
+
+    processes = Processes(tmp_path, {})
+    before = read_children()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(subprocess, "Popen", Interrupted)
+        processes.run(["sleep", "300"], timeout_s=600)
+    processes.end()
+    assert not read_children() - before
+
+
+def test_a_command_that_ctrl_c_meets_while_it_runs_ends_too(tmp_path: Path) -> None:
+    processes = Processes(tmp_path, {})
+    before = read_children()
+    with pytest.raises(KeyboardInterrupt):
+        previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        try:
+            processes.run(["sleep", "300"], timeout_s=600)
+        finally:
+            signal.signal(signal.SIGALRM, previous)
+    assert not read_children() - before
+    processes.end()
