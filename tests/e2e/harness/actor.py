@@ -189,9 +189,15 @@ def spawn(program: str, name: str) -> int:
     """Start another program that inherits a connection and only waits; return its process ID."""
     descriptor = _sockets[name].fileno()
     child = subprocess.Popen(
-        [program, "-S", "-c", "import time; time.sleep(600)"], pass_fds=[descriptor], stdin=subprocess.DEVNULL
+        [program, "-S", "-c", "import time; print(flush=True); time.sleep(600)"],
+        pass_fds=[descriptor],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
     )
     _children.append(child)
+    # Popen returns while execve(2) still goes on: a look in that moment rightly finds a program that changes.
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"\n"
     return child.pid
 
 
