@@ -104,9 +104,7 @@ def test_a_rolling_update_to_an_approved_program_fails_no_request(mesh: Mesh, ba
     )
 
 
-def test_a_rolling_update_to_a_program_that_nobody_approved_is_refused_with_the_command_that_would_help(
-    mesh: Mesh, bank: str
-) -> None:
+def test_a_server_whose_approval_is_withdrawn_serves_nobody_until_it_is_approved_again(mesh: Mesh, bank: str) -> None:
     digest = mesh.digest_of(bank, mesh.cluster.image("nginx-next"), "/usr/sbin/nginx")
     [name] = [each["metadata"]["name"] for each in mesh.kubectl.get("programs.touchmark.dev", "-n", bank)["items"]
               if any(digest in text for text in each["spec"]["digests"])]  # fmt: skip
