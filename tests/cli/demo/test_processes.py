@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,16 @@ def read_children() -> set[int]:
     """Return this process's children, whichever thread started them, as proc(5) lists them."""
     lists = [(task / "children").read_text() for task in Path("/proc/self/task").iterdir()]
     return {int(pid) for text in lists for pid in text.split()}
+
+
+@contextlib.contextmanager
+def alarms_as_ctrl_c() -> Iterator[None]:
+    """SIGALRM does what SIGINT does, which may be ignored where tests run in the background."""
+    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, previous)
 
 
 def test_every_child_ends(tmp_path: Path) -> None:
@@ -63,12 +75,12 @@ def test_a_command_that_ctrl_c_meets_while_it_starts_ends_too(tmp_path: Path, mo
     class Interrupted(subprocess.Popen[bytes]):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGALRM)
             time.sleep(0.2)  # It runs, and nobody has it in hand yet.
 
     processes = Processes(tmp_path, {})
     before = read_children()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with alarms_as_ctrl_c(), monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(subprocess, "Popen", Interrupted)
         processes.run(["sleep", "300"], timeout_s=600)
     processes.end()
@@ -78,12 +90,8 @@ def test_a_command_that_ctrl_c_meets_while_it_starts_ends_too(tmp_path: Path, mo
 def test_a_command_that_ctrl_c_meets_while_it_runs_ends_too(tmp_path: Path) -> None:
     processes = Processes(tmp_path, {})
     before = read_children()
-    with pytest.raises(KeyboardInterrupt):
-        previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    with alarms_as_ctrl_c(), pytest.raises(KeyboardInterrupt):
         signal.setitimer(signal.ITIMER_REAL, 0.5)
-        try:
-            processes.run(["sleep", "300"], timeout_s=600)
-        finally:
-            signal.signal(signal.SIGALRM, previous)
+        processes.run(["sleep", "300"], timeout_s=600)
     assert not read_children() - before
     processes.end()
