@@ -5,12 +5,12 @@ It says what was seen, no more: a marker that isn't found proves something only 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,6 +22,7 @@ _TCP: Final = 6
 _MAX_PACKET_BYTES: Final = 65_600  # lo's MTU and headers.
 _RECEIVE_BUFFER_BYTES: Final = 8 * 1024 * 1024
 _POLL_S: Final = 0.1
+_BACKLOG_S: Final = 3.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,16 +99,23 @@ class PacketWatch:
         return wire.hits > 0
 
     def _watch(self, tap: Tap, opened: socket.socket) -> None:
-        while not self._is_over.is_set():
-            with contextlib.suppress(TimeoutError):
+        ends = float("inf")
+        while time.monotonic() < ends:
+            if self._is_over.is_set() and ends == float("inf"):
+                ends = time.monotonic() + _BACKLOG_S  # On a busy loopback much still waits to be read.
+            try:
                 packet = opened.recv(_MAX_PACKET_BYTES)
-                if (read := read_tcp(packet)) is None or not read[2]:
-                    continue
-                name = tap.classify(read[0], read[1])
-                if name is not None:
-                    leg = self.legs.setdefault(name, Leg(name=name))
-                    leg.packets += 1
-                    leg.hits += self.marker in read[2]
+            except TimeoutError:
+                if self._is_over.is_set():
+                    return
+                continue
+            if (read := read_tcp(packet)) is None or not read[2]:
+                continue
+            name = tap.classify(read[0], read[1])
+            if name is not None:
+                leg = self.legs.setdefault(name, Leg(name=name))
+                leg.packets += 1
+                leg.hits += self.marker in read[2]
 
     def _close(self) -> None:
         for opened in self._sockets:
