@@ -78,7 +78,11 @@ def test_with_explicit_listeners_it_holds_too_and_kept_it_answers_until_ctrl_c(t
     demo = start_demo(tmp_path, "--json", "--keep", "--capture", "listeners", "--server", "python")
     try:
         wait_until(
-            lambda: "In another terminal" in read(tmp_path, "err") or demo.poll() is not None, timeout_s=TIMEOUT_S
+            lambda: (
+                ("In another terminal" in read(tmp_path, "err") and read(tmp_path, "out").endswith("\n"))
+                or demo.poll() is not None
+            ),
+            timeout_s=TIMEOUT_S,
         )
         said, facts = read(tmp_path, "err"), json.loads(read(tmp_path, "out"))
         assert demo.poll() is None, said
