@@ -39,8 +39,10 @@ from shared.model.messages import (
     Welcome,
     decode_from_ca,
     encode_message,
+    express_in,
 )
 from shared.model.program import Program
+from shared.model.protocol import read_chosen_protocol
 from sidecar.credential.credential import Credential, IssuanceRefusedError, KeyRequest, make_key_request
 from sidecar.events import Events
 from sidecar.feed_dial import NoAnswerError, make_context, open_stream
@@ -72,6 +74,7 @@ class _Link:
     """One stream, and what waits to be sent on it."""
 
     stream: ClientConnection
+    protocol: int
     outgoing: asyncio.Queue[FromSidecar]
 
 
@@ -88,6 +91,7 @@ class Feed:
         credential: the sidecar's own; the resuming stream authenticates with it.
         roots: DER of the roots of the trust bundle in force.
         fault: why there is no stream, while there is none; for people.
+        ca_version: of the CA's release at the last welcome; empty when it didn't say (0.1).
         installed_sequence: of the trust bundle in force.
         on_welcome: called with each welcome of a resumed stream.
         on_joined_again: called with the welcome of a repeated enrolment and its key; returns the new own credential, or
@@ -112,6 +116,7 @@ class Feed:
         self._must_join = False
         self._silent_resumes = 0
         self.fault = ""
+        self.ca_version = ""
         self.credential: Credential | None = None
         self.roots: tuple[bytes, ...] = ()
         self.installed_sequence = 0
@@ -254,8 +259,9 @@ class Feed:
         context = make_context(roots, self.credential if isinstance(first, Resume) else None)
         stream = await open_stream(self._ca, context, trust_domain, mark=self._mark, timeout_s=_DIAL_S)
         try:
+            protocol = read_chosen_protocol(stream.subprotocol)
             async with asyncio.timeout(_WELCOME_S):
-                await stream.send(encode_message(first), text=True)
+                await _send(stream, first, protocol)
                 answer = _decode(await stream.recv())
         except (TimeoutError, ConnectionClosed) as error:
             await stream.close()
@@ -273,7 +279,8 @@ class Feed:
             if isinstance(first, Resume) and self._joining.is_repeatable and self._is_behind(answer):
                 await stream.close()
                 raise RefusedError("the CA's trust bundle is older than the one in force here: it was restored")
-            self._link = _Link(stream=stream, outgoing=asyncio.Queue(MAX_QUEUED))
+            self._link = _Link(stream=stream, protocol=protocol, outgoing=asyncio.Queue(MAX_QUEUED))
+            self.ca_version = answer.ca_version
             self._connected.set()
             self._must_join, self._silent_resumes, self.fault = False, 0, ""
             return answer
@@ -338,7 +345,7 @@ class Feed:
             self.fault = error.message
             self._events.emit("ca_stream_not_resumed", code=error.code, message=error.message, hint=error.hint)
             return False
-        self._events.emit("ca_stream_resumed", sequence=welcome.bundle.sequence)
+        self._events.emit("ca_stream_resumed", sequence=welcome.bundle.sequence, ca_version=self.ca_version)
         if self.on_welcome is not None:
             self.on_welcome(welcome)
         self._ask_again()
@@ -412,7 +419,7 @@ class Feed:
         while True:
             message = await link.outgoing.get()
             async with asyncio.timeout(_SEND_S):
-                await link.stream.send(encode_message(message), text=True)
+                await _send(link.stream, message, link.protocol)
 
     async def _read(self, link: _Link) -> None:
         # No deadline of its own: silence is normal, and the stream's pings notice a dead peer.
@@ -440,6 +447,11 @@ class _Backoff:
         delay_s = self._ceiling_s * random.uniform(0.5, 1)
         self._ceiling_s = min(self._ceiling_s * 2, _LAST_BACKOFF_S)
         return delay_s
+
+
+async def _send(stream: ClientConnection, message: FromSidecar, protocol: int) -> None:
+    if (known := express_in(protocol, message)) is not None:
+        await stream.send(encode_message(known), text=True)
 
 
 def _decode(data: str | bytes) -> FromCA:

@@ -17,10 +17,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus
+from websockets.typing import Subprotocol
 
 from shared.model.errors import UnavailableError, VerificationError
 from shared.model.identity import format_ca_id
 from shared.model.messages import MAX_MESSAGE_BYTES, STREAM_PATH
+from shared.model.protocol import list_subprotocols
 from shared.model.reasons import Reason
 from shared.model.trust import public_key_digest
 from shared.runtime.memory import load_key
@@ -87,6 +89,7 @@ async def open_stream(
     try:
         stream = await connect(
             f"wss://{_name(ca)}{STREAM_PATH}",
+            subprotocols=[Subprotocol(name) for name in list_subprotocols()],
             sock=connection,
             ssl=context,
             server_hostname=ca[0],
@@ -105,10 +108,12 @@ async def open_stream(
         raise VerificationError(
             f"the CA's certificate doesn't hold: {error.verify_message}", reason=Reason.PEER_UNTRUSTED
         ) from error
-    except InvalidStatus as error:  # The CA itself, and not now: it is starting, or full.
+    except (
+        InvalidStatus
+    ) as error:  # The CA itself, and not now: it is starting, or full, or speaks no protocol of ours.
         connection.close()
-        status = error.response.status_code
-        raise UnavailableError(f"the CA at {_name(ca)} opens no stream now: HTTP status {status}") from error
+        status, said = error.response.status_code, (error.response.body or b"")[:300].decode(errors="replace").strip()
+        raise UnavailableError(f"the CA at {_name(ca)} opens no stream: HTTP status {status}: {said}") from error
     except (OSError, TimeoutError, InvalidHandshake, InvalidMessage, EOFError) as error:
         connection.close()
         raise NoAnswerError(f"no stream to the CA at {_name(ca)}: {str(error) or repr(error)}"[:300]) from error

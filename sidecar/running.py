@@ -276,6 +276,7 @@ async def _carry(
         capture=configuration.capture.value,
         mode=policies.own.state.mode.value,
         pages_locked=prepared.pages_locked,
+        ca_version=feed.ca_version,
     )
     await stop.wait()
     readiness.stage = Stage.DRAINING

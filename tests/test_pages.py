@@ -10,6 +10,7 @@ import pytest
 
 from cli.main import run
 from shared.model.policy_documents import parse_documents
+from shared.model.version import VERSION
 from sidecar.configuration import read_configuration
 from tests.kubernetes.node.test_demo import RULES
 
@@ -55,3 +56,9 @@ def test_the_makefile_has_the_targets_that_the_pages_name() -> None:
     pages = README + "".join((ROOT / page).read_text(encoding="utf-8") for page in ("CONTRIBUTING.md", "CHANGELOG.md"))
     for target in set(re.findall(r"`?make ([a-z-]+)", pages)):
         assert re.search(rf"(?m)^{target}:", makefile), target
+
+
+def test_manifests_and_pages_name_the_images_of_this_release() -> None:
+    for text in (KUBERNETES, (ROOT / "manifests/base/kustomization.yaml").read_text(encoding="utf-8")):
+        assert set(re.findall(r"touchmark/(?:ca|sidecar):([0-9.]*[0-9])", text)) == {VERSION}
+    assert f"newTag: {VERSION}" in text

@@ -51,7 +51,9 @@ from shared.model.messages import (
     decode_from_sidecar,
     encode_message,
 )
+from shared.model.protocol import choose_protocol, name_subprotocol
 from shared.model.reasons import Reason
+from shared.model.version import VERSION
 
 FIRST_MESSAGE_DEADLINE_S: Final = 10.0
 SEND_DEADLINE_S: Final = 20.0
@@ -83,14 +85,25 @@ class StreamEndpoint:
             # A pod that isn't known would be refused as if it were gone: it has to wait for what isn't read yet.
             services.metrics.streams_refused.labels(code="unsynced").inc()
             return web.Response(status=503, text="the cluster isn't read yet\n", headers={"Retry-After": "2"})
+        offered = request.headers.getall("Sec-WebSocket-Protocol", [])
+        try:
+            protocol = choose_protocol(name for header in offered for name in header.split(","))
+        except ProtocolError as error:
+            services.metrics.streams_refused.labels(code=error.code).inc()
+            _log.info("stream_refused", code=error.code, message=error.message)
+            return web.Response(status=400, text=f"{error.message}: {error.hint}\n")
         websocket = web.WebSocketResponse(
-            heartbeat=HEARTBEAT_S, timeout=CLOSE_DEADLINE_S, max_msg_size=MAX_MESSAGE_BYTES, compress=False
+            protocols=(name_subprotocol(protocol),) if offered else (),
+            heartbeat=HEARTBEAT_S,
+            timeout=CLOSE_DEADLINE_S,
+            max_msg_size=MAX_MESSAGE_BYTES,
+            compress=False,
         )
         if not websocket.can_prepare(request):
             return web.Response(status=426, text="a WebSocket, please\n", headers={"Upgrade": "websocket"})
         await websocket.prepare(request)
         try:
-            session = await self._authenticate(request, websocket)
+            session = await self._authenticate(request, websocket, protocol)
         except TouchmarkError as error:
             await self._refuse(websocket, error)
             return websocket
@@ -102,7 +115,7 @@ class StreamEndpoint:
             await self._leave(session)
         return websocket
 
-    async def _authenticate(self, request: web.Request, websocket: web.WebSocketResponse) -> Session:
+    async def _authenticate(self, request: web.Request, websocket: web.WebSocketResponse, protocol: int) -> Session:
         self._unauthenticated += 1
         try:
             async with asyncio.timeout(FIRST_MESSAGE_DEADLINE_S):
@@ -113,17 +126,17 @@ class StreamEndpoint:
             self._unauthenticated -= 1
         match message:
             case Enrol(token=token, csr=csr, registration=registration):
-                return await self._enrol(token, csr, registration)
+                return await self._enrol(token, csr, registration, protocol)
             case EnrolPod(token=token, csr=csr, registration=registration):
-                return await self._enrol_pod(token, csr, registration)
+                return await self._enrol_pod(token, csr, registration, protocol)
             case Resume(registration=registration, installed_sequence=sequence):
-                return await self._resume(_peer_certificate(request), registration, sequence)
+                return await self._resume(_peer_certificate(request), registration, sequence, protocol)
             case None:
                 raise ProtocolError("the stream ended before its first message")
             case _:
                 raise ProtocolError("the first message must be enrol or resume")
 
-    async def _enrol(self, token: str, csr: bytes, registration: Registration) -> Session:
+    async def _enrol(self, token: str, csr: bytes, registration: Registration, protocol: int) -> Session:
         services = self._services
         now = services.clock()
         grant = await authenticate_join_token(
@@ -134,21 +147,23 @@ class StreamEndpoint:
             root_pin=services.authorities.root_pin,
             now=now,
         )
-        return await self._register("enrol", grant, registration, csr=csr)
+        return await self._register("enrol", grant, registration, protocol, csr=csr)
 
-    async def _enrol_pod(self, token: str, csr: bytes, registration: Registration) -> Session:
+    async def _enrol_pod(self, token: str, csr: bytes, registration: Registration, protocol: int) -> Session:
         services = self._services
         if (cluster := services.cluster) is None:
             raise RefusedError("this CA works outside a cluster", hint="start it with --kubernetes, or join by token")
         try:
             grant = await cluster.authenticate(token, csr, registration)
             await services.store.enter_pod_sidecar(grant, now=services.clock())
-            return await self._register("enrol_pod", grant, registration, csr=csr)
+            return await self._register("enrol_pod", grant, registration, protocol, csr=csr)
         except TouchmarkError as error:
             cluster.refusals.note(error, claimed=registration.instance, now=services.clock())
             raise
 
-    async def _resume(self, leaf: x509.Certificate | None, registration: Registration, sequence: int) -> Session:
+    async def _resume(
+        self, leaf: x509.Certificate | None, registration: Registration, sequence: int, protocol: int
+    ) -> Session:
         services = self._services
         if leaf is None:
             raise RefusedError("resume needs the sidecar's own certificate in the TLS handshake")
@@ -160,14 +175,14 @@ class StreamEndpoint:
         issuers = [x509.load_der_x509_certificate(der) for der in bundle.issuers]
         chain = [leaf, *(issuer for issuer in issuers if issuer.subject == leaf.issuer)]
         grant = await authenticate_certificate(services.store, services.verifier, chain, now=services.clock())
-        session = await self._register("resume", _check_pod(services, grant), registration)
+        session = await self._register("resume", _check_pod(services, grant), registration, protocol)
         if 0 < sequence <= bundle.sequence:
             await services.store.mark_bundle_installed(session.instance, sequence)
             services.rotation.poke()
         return session
 
     async def _register(
-        self, how: str, grant: JoinGrant, registration: Registration, *, csr: bytes | None = None
+        self, how: str, grant: JoinGrant, registration: Registration, protocol: int, *, csr: bytes | None = None
     ) -> Session:
         """Enter the sidecar and open its session, with the ``Welcome`` first in its outbox."""
         services = self._services
@@ -178,6 +193,7 @@ class StreamEndpoint:
             workload=grant.workload,
             opened=services.clock(),
             grant=grant if grant.pod_uid else None,
+            protocol=protocol,
         )
         try:
             chain: tuple[bytes, ...] = ()
@@ -193,6 +209,7 @@ class StreamEndpoint:
                     chain=chain,
                     bundle=services.authorities.bundle(),
                     state=state,
+                    ca_version=VERSION,
                 )
             )
             services.hub.open(session)
@@ -207,7 +224,12 @@ class StreamEndpoint:
             raise
         services.metrics.streams_opened.labels(how=how).inc()
         _log.info(
-            "stream_opened", how=how, instance=session.instance, workload=str(session.workload), version=record.version
+            "stream_opened",
+            how=how,
+            instance=session.instance,
+            workload=str(session.workload),
+            version=record.version,
+            protocol=protocol,
         )
         return session
 

@@ -1,6 +1,6 @@
 """All open sessions, and the pushes to those whom a change concerns. No I/O: messages go to outboxes.
 
-A message is encoded once for all its receivers.
+A message is encoded once for all its receivers that speak the same protocol.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from ca.distribution.directory import Directory
 from ca.distribution.session import Session
 from ca.metrics import Metrics
-from shared.model.messages import BundleChanged, FromCA, NamespaceChanged, Reissue, encode_message
+from shared.model.messages import BundleChanged, FromCA, NamespaceChanged, Reissue, encode_message, express_in
 from shared.model.policy import NamespaceState
 from shared.model.trust import TrustBundle
 
@@ -120,11 +120,16 @@ class Hub:
             session.end(why)
 
     def _push(self, sessions: Iterable[Session], message: FromCA, *, key: tuple[str, str]) -> None:
-        data = encode_message(message)
+        encoded: dict[int, bytes | None] = {}
         pushes = self._metrics.pushes.labels(kind=key[0])
         for session in sessions:
-            session.send_encoded(data, key=key)
-            pushes.inc()
+            protocol = session.protocol
+            if protocol not in encoded:
+                known = express_in(protocol, message)
+                encoded[protocol] = None if known is None else encode_message(known)
+            if (data := encoded[protocol]) is not None:
+                session.send_encoded(data, key=key)
+                pushes.inc()
 
     @staticmethod
     def _drop(index: dict[str, set[Session]], name: str, session: Session) -> None:

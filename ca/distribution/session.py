@@ -13,7 +13,8 @@ from ca.distribution.outbox import Outbox, OutboxFullError
 from ca.store.records import JoinGrant
 from shared.model.errors import RefusedError
 from shared.model.identity import Workload
-from shared.model.messages import ConnectionsReport, FromCA, encode_message
+from shared.model.messages import ConnectionsReport, FromCA, encode_message, express_in
+from shared.model.protocol import PROTOCOL
 
 MAX_NAMESPACES = 1024
 MAX_ADDRESSES = 4096
@@ -29,6 +30,7 @@ class Session:
             missing one, since a missed change could mean plaintext to a peer that has joined the mesh.
         reports: requests for live connections that it hasn't answered.
         ended: why the CA ends the stream; set once.
+        protocol: of the stream; a message that isn't in it isn't sent.
         grant: of a pod's sidecar, by which its pod is looked up again; None outside a cluster.
     """
 
@@ -36,6 +38,7 @@ class Session:
     workload: Workload
     opened: float
     grant: JoinGrant | None = None
+    protocol: int = PROTOCOL
     outbox: Outbox = field(default_factory=Outbox)
     namespaces: dict[str, int] = field(default_factory=dict)
     addresses: set[str] = field(default_factory=set)
@@ -50,10 +53,11 @@ class Session:
 
     def send(self, message: FromCA, *, key: Hashable = None) -> None:
         """Queue a message; a full outbox ends the stream."""
-        self.send_encoded(encode_message(message), key=key)
+        if (known := express_in(self.protocol, message)) is not None:
+            self.send_encoded(encode_message(known), key=key)
 
     def send_encoded(self, data: bytes, *, key: Hashable = None) -> None:
-        """Queue what ``encode_message`` gave: encoded once for all subscribers."""
+        """Queue what ``encode_message`` gave: encoded once for all subscribers of a protocol."""
         try:
             self.outbox.put(data, key=key)
         except OutboxFullError:

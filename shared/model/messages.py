@@ -3,6 +3,9 @@
 A sidecar's first message is ``Enrol`` (join token and CSR), ``EnrolPod`` (a pod's token and CSR) or ``Resume`` (on a
 TLS connection with its own certificate); the CA answers ``Welcome`` or ``Refusal``. Then either side speaks when it has
 something to say. Binary values are base64 in JSON. Unknown fields and tags are refused.
+
+What an older peer understands (``protocol.py``): a field that a protocol adds has a default, and defaults aren't
+written; ``express_in`` gives it that default, or leaves out what can't be said without it. Nothing else may change.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from shared.model.decision import DecisionRecord
 from shared.model.errors import TouchmarkError
 from shared.model.policy import NamespaceState
 from shared.model.program import Program
+from shared.model.protocol import PROTOCOL
 from shared.model.trust import TrustBundle
 
 MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
@@ -24,7 +28,9 @@ MAX_DECISIONS_PER_MESSAGE: Final = 500
 STREAM_PATH: Final = "/v1/stream"
 
 
-class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forbid_unknown_fields=True):
+class _Message(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forbid_unknown_fields=True, omit_defaults=True
+):
     pass
 
 
@@ -158,7 +164,11 @@ class ConnectionsReport(_Message, frozen=True, tag="connections_report"):
 
 
 class Welcome(_Message, frozen=True, tag="welcome"):
-    """The sidecar is enrolled (``chain`` holds its certificate) or resumed (``chain`` is empty)."""
+    """The sidecar is enrolled (``chain`` holds its certificate) or resumed (``chain`` is empty).
+
+    Attributes:
+        ca_version: since protocol 2; for people.
+    """
 
     trust_domain: str
     namespace: str
@@ -166,6 +176,7 @@ class Welcome(_Message, frozen=True, tag="welcome"):
     chain: tuple[bytes, ...]
     bundle: TrustBundle
     state: NamespaceState
+    ca_version: str = ""
 
 
 class Refusal(_Message, frozen=True, tag="refusal"):
@@ -281,15 +292,27 @@ FromCA = (
     | ConnectionsQuery
     | Reissue
 )
+Message = FromSidecar | FromCA
 
 _encoder = msgspec.json.Encoder()
 _from_sidecar: msgspec.json.Decoder[FromSidecar] = msgspec.json.Decoder(FromSidecar, strict=True)
 _from_ca: msgspec.json.Decoder[FromCA] = msgspec.json.Decoder(FromCA, strict=True)
 
 
-def encode_message(message: FromSidecar | FromCA) -> bytes:
-    """Write a message as one JSON object."""
+def encode_message(message: Message) -> bytes:
+    """Write a message as one JSON object, in this release's own protocol."""
     return _encoder.encode(message)
+
+
+def express_in(protocol: int, message: Message) -> Message | None:
+    """Return what a peer of this protocol is told instead of a message; None when it is told nothing."""
+    if protocol >= PROTOCOL:
+        return message
+    match message:
+        case Welcome():
+            return msgspec.structs.replace(message, ca_version="")
+        case _:
+            return message
 
 
 def decode_from_sidecar(data: bytes) -> FromSidecar:

@@ -1,7 +1,8 @@
 """Policy values: rules, programs' approvals, and the state of one namespace that sidecars receive.
 
 Belongs here: frozen values that can't be invalid. Doesn't: YAML (``policy_documents.py``) or the decision
-(``evaluate.py``). Pure. All values travel as they are in messages, so they are ``msgspec`` structs.
+(``evaluate.py``). Pure. All values travel as they are in messages, so they are ``msgspec`` structs;
+a field that is new in a release has a default, and isn't written then (``messages.py`` says why).
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class PortRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
 
-class Peer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Peer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Whom a rule means at one end of a connection.
 
     Either identified: any of ``namespace``, ``service_account``, ``program`` narrow it (a program never stands alone),
@@ -102,7 +103,7 @@ def _check_cidr(cidr: str) -> None:
         raise InputError(f"a v4-mapped CIDR matches nobody: {cidr!r}", hint="write it as IPv4, such as 10.0.0.0/8")
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One rule of a namespace.
 
     Attributes:
@@ -129,7 +130,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise InputError("a program only narrows a named workload: name the service account as well")
 
 
-class Approval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Approval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One approved program of one workload.
 
     Attributes:
@@ -152,7 +153,7 @@ class WorkloadLabels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     labels: dict[str, str] = {}
 
 
-class NamespaceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NamespaceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """All that a sidecar needs to know of one namespace: mode, rules, approvals, vouched labels, at one version.
 
     Attributes:

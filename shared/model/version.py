@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 # Without an annotation: the build finds it by hatchling's own pattern, which knows none but ``str``.
-VERSION = "0.1.0"
+VERSION = "0.2.0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from websockets.typing import Subprotocol
 
 from ca.app import run_ca
 from ca.configuration import Configuration
@@ -38,6 +39,7 @@ from shared.model.messages import (
 )
 from shared.model.policy import Direction, Mode
 from shared.model.program import Program
+from shared.model.protocol import list_subprotocols
 from shared.model.reasons import Reason
 
 WEB = Program(digest="aa" * 32)
@@ -105,12 +107,18 @@ def make_client_context(services: Services, pem: Path | None = None) -> ssl.SSLC
 class FakeSidecar:
     """A sidecar's end of the stream, without anything behind it."""
 
-    def __init__(self, services: Services, context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, services: Services, context: ssl.SSLContext | None = None, protocols: Sequence[str] | None = None
+    ) -> None:
         self.services = services
         self.key, self.csr = make_csr()
         self.chain: tuple[bytes, ...] = ()
         self.connection = websockets.connect(
-            f"wss://{services.listen}{STREAM_PATH}", ssl=context or make_client_context(services), proxy=None
+            f"wss://{services.listen}{STREAM_PATH}",
+            ssl=context or make_client_context(services),
+            subprotocols=[Subprotocol(name) for name in (list_subprotocols() if protocols is None else protocols)]
+            or None,
+            proxy=None,
         )
         self.stream: websockets.ClientConnection
 

@@ -86,7 +86,8 @@ def test_a_rotation_that_waits_is_told_but_no_fault() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "is_optional"), [("0.0.9", True), ("0.2.0", True), ("0.3.0", False), ("1.1.0", False), ("odd", False)]
+    ("version", "is_optional"),
+    [("0.1.9", True), ("0.3.0", True), ("0.4.0", False), ("0.0.9", False), ("1.1.0", False), ("odd", False)],
 )
 def test_mixed_versions_are_told_and_too_far_apart_is_a_fault(version: str, is_optional: bool) -> None:
     mixed = replace(OBSERVATION, sidecars=(change_sidecar(version=version),))

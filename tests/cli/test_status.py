@@ -8,6 +8,7 @@ import pytest
 from cli.exit_codes import ExitCode
 from cli.main import run
 from shared.model.admin import IdentityList, NamespaceList, SidecarList
+from shared.model.version import VERSION
 from tests.cli.fake_ca import FakeCA
 from tests.cli.observations import CLUSTER, OBSERVATION, change_sidecar
 
@@ -24,7 +25,10 @@ def test_locally_nothing_of_a_cluster_is_asked_or_shown(ca: FakeCA, capsys: pyte
     answer_all(ca)
     assert run(["status"]) == ExitCode.SUCCESS
     printed = capsys.readouterr().out
-    assert "touchmark.local: CA 0.1.0, sidecars 0.1.0; 1 of 1 connected; trust bundle 4; rotation: none" in printed
+    assert (
+        f"touchmark.local: CA {VERSION}, sidecars {VERSION}; 1 of 1 connected; trust bundle 4; rotation: none"
+        in printed
+    )
     assert "INJECTED" not in printed
     assert "✓ nothing is wrong" in printed
     assert not ca.asked("GET /v1/cluster")
@@ -36,7 +40,7 @@ def test_in_a_cluster_pods_are_counted(cluster_ca: FakeCA, capsys: pytest.Captur
     assert run(["status", "-k", "--json"]) == ExitCode.SUCCESS
     answer = msgspec.json.decode(capsys.readouterr().out)
     assert answer["is_well"] is True
-    assert answer["versions"] == {"command": "0.1.0", "ca": "0.1.0", "sidecars": {"0.1.0": 1}}
+    assert answer["versions"] == {"command": VERSION, "ca": VERSION, "sidecars": {VERSION: 1}}
     [row] = answer["namespaces"]
     assert (row["namespace"], row["mode"], row["injected"], row["not_injected"]) == ("shop", "explicit", 1, 0)
     assert run(["status", "-k"]) == ExitCode.SUCCESS
@@ -57,8 +61,8 @@ def test_what_is_wrong_ends_with_3(ca: FakeCA, capsys: pytest.CaptureFixture[str
 
 def test_mixed_versions_are_marked_and_end_with_0(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
     answer_all(ca)
-    ca.answers["GET /v1/sidecars"] = SidecarList(sidecars=(change_sidecar(version="0.0.9"),))
+    ca.answers["GET /v1/sidecars"] = SidecarList(sidecars=(change_sidecar(version="0.1.9"),))
     assert run(["status"]) == ExitCode.SUCCESS
     printed = capsys.readouterr().out
-    assert "sidecars 0.0.9 (mixed)" in printed
+    assert "sidecars 0.1.9 (mixed)" in printed
     assert "– versions" in printed

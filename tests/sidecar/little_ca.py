@@ -8,7 +8,7 @@ import ipaddress
 import secrets
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -20,6 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
 
 from shared.model.identity import Identity, IdentityKind, Workload, format_ca_id, format_spiffe_id, parse_workload
 from shared.model.join_token import JoinToken, format_join_token, parse_join_token
@@ -47,6 +48,7 @@ from shared.model.messages import (
     encode_message,
 )
 from shared.model.policy import Mode, NamespaceState
+from shared.model.protocol import list_subprotocols
 from shared.model.trust import TrustBundle, public_key_digest
 from shared.runtime.memory import load_key
 
@@ -150,6 +152,7 @@ class LittleCA:
         refuse_resume: sidecars that resume aren't known.
         pod_tokens: the workload that each pod's token proves, as often as it is shown.
         refuse_issuance: the reason of a refusal instead of a certificate.
+        protocols: subprotocols that it chooses from; none as in release 0.1.
     """
 
     host: str = "127.0.0.1"
@@ -167,6 +170,7 @@ class LittleCA:
     refuse_issuance: str = ""
     states: dict[str, NamespaceState] = field(default_factory=dict)
     entries: dict[str, DirectoryEntry] = field(default_factory=dict)
+    protocols: tuple[str, ...] = list_subprotocols()
     received: list[FromSidecar] = field(default_factory=list)
     streams: list[ServerConnection] = field(default_factory=list)
     issued: int = 0
@@ -248,7 +252,14 @@ class LittleCA:
         listener.bind((self.host, self.port))
         self.port = listener.getsockname()[1]
         async with serve(
-            self._handle, sock=listener, ssl=context, compression=None, close_timeout=1, process_request=self._admit
+            self._handle,
+            sock=listener,
+            ssl=context,
+            compression=None,
+            close_timeout=1,
+            process_request=self._admit,
+            subprotocols=[Subprotocol(name) for name in self.protocols] or None,
+            select_subprotocol=self._choose,
         ):
             yield self
 
@@ -257,6 +268,9 @@ class LittleCA:
             return None
         self.refused_by_http += 1
         return stream.respond(503, "not now")
+
+    def _choose(self, _stream: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+        return next((each for each in offered if each in self.protocols), None)
 
     async def _handle(self, stream: ServerConnection) -> None:
         try:
@@ -321,6 +335,7 @@ class LittleCA:
             chain=chain,
             bundle=self.bundle,
             state=self.state(workload.namespace),
+            ca_version="9.8.7" if self.protocols else "",
         )
 
     def _answer(self, message: FromSidecar, workload: Workload) -> FromCA | None:

@@ -17,10 +17,20 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from shared.model.errors import RefusedError, UnavailableError, VerificationError
 from shared.model.identity import Identity, IdentityKind, parse_workload
 from shared.model.join_token import parse_join_token
-from shared.model.messages import CertificateRequest, EnrolPod, ProgramEvidence, Registration, Resume, Welcome
+from shared.model.messages import (
+    CertificateRequest,
+    EnrolPod,
+    Message,
+    ProgramEvidence,
+    Registration,
+    Resume,
+    Welcome,
+    express_in,
+)
 from shared.model.program import Program
 from shared.model.reasons import Reason
 from shared.runtime.sinks import LineSink
+from sidecar import feed as feed_module
 from sidecar.credential.credential import (
     Credential,
     CredentialError,
@@ -114,6 +124,24 @@ async def test_after_a_loss_it_resumes_with_its_own_certificate_and_issues_again
         await until(lambda: feed.is_connected)
         chain = await feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=30)
         assert len(chain) == 2
+
+
+@pytest.mark.parametrize(("protocols", "version"), [((), ""), (("touchmark.1",), "9.8.7"), (("touchmark.2",), "9.8.7")])
+async def test_it_speaks_the_protocol_that_the_ca_chose(
+    monkeypatch: pytest.MonkeyPatch, protocols: tuple[str, ...], version: str
+) -> None:
+    """A CA of release 0.1 chooses none."""
+    spoken = set()
+
+    def express(protocol: int, message: Message) -> Message | None:
+        spoken.add(protocol)
+        return express_in(protocol, message)
+
+    monkeypatch.setattr(feed_module, "express_in", express)
+    async with LittleCA(protocols=protocols).serving() as ca, joined(ca) as feed:
+        await feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=30)
+        assert feed.ca_version == version
+    assert spoken == {2 if protocols == ("touchmark.2",) else 1}
 
 
 async def test_a_refusal_and_silence_are_told_apart() -> None:

@@ -33,6 +33,7 @@ from shared.model.messages import (
 )
 from shared.model.policy import Mode
 from shared.model.program import Program
+from shared.model.version import VERSION
 from tests.ca.running import (
     FakeSidecar,
     eventually,
@@ -204,6 +205,28 @@ async def test_a_stream_that_never_says_who_it_is_is_refused(
         refusal = await client.receive()
     assert isinstance(refusal, Refusal)
     assert refusal.message == "no first message in time"
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen", "version"), [((), None, ""), (("touchmark.1",), "touchmark.1", ""),
+                                       (("touchmark.3", "touchmark.2"), "touchmark.2", VERSION)],
+)  # fmt: skip
+async def test_a_stream_speaks_the_newest_protocol_that_both_ends_know(
+    services: Services, offered: tuple[str, ...], chosen: str | None, version: str
+) -> None:
+    """A sidecar of release 0.1 offers none."""
+    async with FakeSidecar(services, protocols=offered) as sidecar:
+        assert sidecar.stream.subprotocol == chosen
+        assert (await sidecar.enrol("a")).ca_version == version
+
+
+async def test_a_sidecar_whose_protocols_are_all_unknown_is_told_so(services: Services) -> None:
+    async with aiohttp.ClientSession() as session:
+        headers = {"Sec-WebSocket-Protocol": "touchmark.7, touchmark.8"}
+        url = f"https://{services.listen}{STREAM_PATH}"
+        async with session.get(url, ssl=make_client_context(services), headers=headers) as response:
+            assert response.status == 400
+            assert "touchmark.7, touchmark.8, and this CA touchmark.2" in await response.text()
 
 
 async def test_strangers_beyond_the_bound_are_turned_away_at_once(

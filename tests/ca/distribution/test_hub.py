@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ca.distribution import hub as hub_module
 from ca.distribution import session as session_module
 from ca.distribution.directory import Directory
 from ca.distribution.hub import REPLACED, Hub
@@ -41,6 +42,17 @@ async def test_a_state_reaches_its_subscribers_alone_and_the_newest_stays() -> N
     assert await received(one) == [NamespaceChanged(state=NamespaceState(namespace="shop", version=2))]
     assert await received(two) == []
     assert hub.subscribers("shop") == {one}
+
+
+async def test_a_push_is_told_in_each_sessions_own_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a protocol doesn't have isn't sent on its streams."""
+    old, new = make_session("old"), make_session("new")
+    old.protocol = 1
+    hub = make_hub(old, new)
+    monkeypatch.setattr(hub_module, "express_in", lambda protocol, message: message if protocol == 2 else None)
+    hub.publish_reissue(spread_s=5.0)
+    assert await received(new) == [Reissue(spread_s=5.0)]
+    assert await received(old) == []
 
 
 async def test_bundle_and_reissue_reach_everybody() -> None:

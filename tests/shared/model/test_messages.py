@@ -72,7 +72,13 @@ FROM_SIDECAR: list[FromSidecar] = [
 ]
 FROM_CA: list[FromCA] = [
     messages.Welcome(
-        trust_domain="td", namespace="shop", service_account="web", chain=(b"leaf",), bundle=BUNDLE, state=STATE
+        trust_domain="td",
+        namespace="shop",
+        service_account="web",
+        chain=(b"leaf",),
+        bundle=BUNDLE,
+        state=STATE,
+        ca_version="0.2.0",
     ),
     messages.Refusal(code="refused", message="no"),
     messages.CertificateIssued(request=1, chain=(b"leaf", b"issuer")),

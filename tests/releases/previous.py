@@ -1,0 +1,41 @@
+"""The previous minor release's CA and sidecars: unpacked, and run by today's Python and dependencies. Does I/O."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+[ARCHIVE] = Path(__file__).parent.glob("*.tar.xz")
+VERSION = ARCHIVE.name.removesuffix(".tar.xz")
+
+
+def unpack(directory: Path) -> Path:
+    """Unpack it into a directory of its own below ``directory``; return that."""
+    place = directory / f"touchmark-{VERSION}"
+    if not place.exists():
+        with tarfile.open(ARCHIVE) as archive:
+            archive.extractall(place, filter="data")
+    return place
+
+
+def environment(release: Path) -> dict[str, str]:
+    """What a process needs to import from an unpacked release; its working directory must be elsewhere than here."""
+    return {**os.environ, "PYTHONPATH": str(release), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def run(release: Path, program: str, text: bytes = b"") -> bytes:
+    """What a Python program prints that imports from the release, given ``text`` on its standard input."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=text,
+        capture_output=True,
+        check=False,
+        timeout=60,
+        cwd=release,
+        env=environment(release),
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
