@@ -21,11 +21,6 @@ def unpack(directory: Path) -> Path:
     return place
 
 
-def environment(release: Path) -> dict[str, str]:
-    """What a process needs to import from an unpacked release; its working directory must be elsewhere than here."""
-    return {**os.environ, "PYTHONPATH": str(release), "PYTHONDONTWRITEBYTECODE": "1"}
-
-
 def run(release: Path, program: str, text: bytes = b"") -> bytes:
     """What a Python program prints that imports from the release, given ``text`` on its standard input."""
     done = subprocess.run(
@@ -34,8 +29,7 @@ def run(release: Path, program: str, text: bytes = b"") -> bytes:
         capture_output=True,
         check=False,
         timeout=60,
-        cwd=release,
-        env=environment(release),
+        env={**os.environ, "PYTHONPATH": str(release), "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"},
     )
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout

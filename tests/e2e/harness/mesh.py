@@ -21,7 +21,7 @@ from tests.e2e.harness.records import Log
 
 NAMESPACE = "shop"
 MAX_EXECUTABLE_BYTES = 384 * 1024 * 1024
-_ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[3]
 _START_S = 60.0
 _POLL_S = 0.05
 
@@ -76,6 +76,11 @@ class Mesh:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        # Sidecars run as a user of their own, and programs of other users must be found.
+        for path in (directory, *directory.parents):
+            if path == Path("/tmp"):
+                break
+            path.chmod(0o755)
         self.network = Network()
         self.admin = Admin(directory / "admin.sock")
         self.address = f"{self.network.hub.address}:15443"
@@ -93,15 +98,15 @@ class Mesh:
 
     # ---- the CA -----------------------------------------------------------------------------------------------------
 
-    def start_ca(self) -> None:
-        """Start the CA, or start it again over the same store."""
+    def start_ca(self, release: Path = ROOT) -> None:
+        """Start the CA, or start it again over the same store; ``release``: where its code is."""
         command = [
             sys.executable, "-m", "ca", "--data-dir", str(self.directory / "ca"),
             "--kek-file", str(self.directory / "kek"), "--listen", self.address,
             "--admin-socket", str(self.directory / "admin.sock"),
         ]  # fmt: skip
         with (self.directory / "ca.log").open("a") as log:
-            self._ca = self.network.hub.start(command, stdout=log, stderr=log, env=_environment())
+            self._ca = self.network.hub.start(command, stdout=log, stderr=log, env=_environment(release))
         wait_until(self._is_ca_ready, "the CA", timeout_s=_START_S)
 
     def end_ca(self) -> None:
@@ -137,16 +142,20 @@ class Mesh:
         *,
         settings: str = "capture: redirect",
         has_capabilities: bool = True,
+        release: Path = ROOT,
     ) -> Sidecar:
         """Start a sidecar and wait until it is ready.
 
         Arguments:
             pod: where; a new one by default.
             settings: YAML of its configuration beside instance, token and tunnel addresses.
+            release: where its code is.
         """
         instance = f"{workload.replace('/', '-')}-{next(self._names)}"
         pod = pod or self.network.add(instance)
-        sidecar = self.begin_sidecar(workload, pod, instance, settings=settings, has_capabilities=has_capabilities)
+        sidecar = self.begin_sidecar(
+            workload, pod, instance, settings=settings, has_capabilities=has_capabilities, release=release
+        )
 
         def is_ready() -> bool:
             if sidecar.process.poll() is not None:
@@ -166,6 +175,7 @@ class Mesh:
         settings: str,
         token: str = "",
         has_capabilities: bool = True,
+        release: Path = ROOT,
     ) -> Sidecar:
         """Start a sidecar, whatever becomes of it; ``token``: another than a new one."""
         addresses = (pod.address, pod.address6)
@@ -179,7 +189,7 @@ class Mesh:
                 [sys.executable, "-m", "sidecar", "--config", str(configuration)],
                 stdout=out,
                 stderr=err,
-                env={**_environment(), "TOUCHMARK_JOIN_TOKEN": token},
+                env={**_environment(release), "TOUCHMARK_JOIN_TOKEN": token},
                 has_capabilities=has_capabilities,
             )
         return Sidecar(workload=workload, instance=instance, pod=pod, log=Log(log), events=events, process=process)
@@ -279,6 +289,6 @@ class Mesh:
         return connected.issuperset(instances)
 
 
-def _environment() -> dict[str, str]:
-    path = os.pathsep.join(part for part in (str(_ROOT), os.environ.get("PYTHONPATH", "")) if part)
-    return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+def _environment(release: Path) -> dict[str, str]:
+    # Whatever the working directory holds isn't imported: it may be another release's code.
+    return {**os.environ, "PYTHONPATH": str(release), "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
