@@ -154,7 +154,13 @@ def parse_arguments(arguments: Sequence[str]) -> Configuration:
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="%(default)s")
     add("--database", default="", metavar="URL", help=f"PostgreSQL; with a password in ${DATABASE_VARIABLE} instead")
     add("--kubernetes", action="store_true", help="work in a cluster, through KUBECONFIG or the pod's service account")
-    add("--sidecar-image", action="append", default=[], metavar="IMAGE", help="sidecars that may join; repeatable")
+    add(
+        "--sidecar-image",
+        action="append",
+        default=[],
+        metavar="IMAGE[,IMAGE…]",
+        help="sidecars that may join; pods get the first",
+    )
     add(
         "--kek-secret",
         default="",
@@ -189,7 +195,8 @@ def parse_arguments(arguments: Sequence[str]) -> Configuration:
         database=_read_database(options.database),
         kubernetes=options.kubernetes,
         kubeconfig=Path(kubeconfig) if kubeconfig else None,
-        sidecar_images=tuple(options.sidecar_image),
+        # No image's name has a comma: a ConfigMap's one value can name several.
+        sidecar_images=tuple(image.strip() for given in options.sidecar_image for image in given.split(",")),
         kek_secret=options.kek_secret,
         admin_host=admin_host,
         admin_port=admin_port,

@@ -22,6 +22,7 @@ from scripts.kubernetes import base, binaries, buildah, cache, packages
 from scripts.kubernetes.oci import Layout
 
 _TESTS = cache.ROOT / "tests/kubernetes/images"
+_RELEASES = cache.ROOT / "tests/releases"
 _KEPT_S = 14 * 24 * 3600
 _KEPT_OF_EACH = 6  # States of the code; several clones share the cache.
 _UNFINISHED = ".building-"
@@ -71,6 +72,12 @@ _RECIPES: Mapping[str, _Recipe] = {
     "nginx": _of_tests("nginx"),
     "nginx-next": _of_tests("nginx-next", under="nginx"),
     "postgres": _of_tests("postgres"),
+    "sidecar-previous": _Recipe(
+        dockerfile=_TESTS / "sidecar-previous.Dockerfile",
+        context=_RELEASES,
+        inputs=tuple(sorted(_RELEASES.glob("*.tar.xz"))),
+        under="sidecar",
+    ),
 }
 _NAMES = {"ca": "localhost/touchmark-ca:1", "sidecar": "localhost/touchmark-sidecar:1"}
 

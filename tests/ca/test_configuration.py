@@ -114,11 +114,13 @@ def test_what_is_no_endpoint_is_refused(text: str) -> None:
 
 def test_a_cluster_has_its_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    words = "--kubernetes --sidecar-image a.test/s:1 --sidecar-image a.test/s:2 --admin-listen 127.0.0.1:15081"
+    words = (
+        "--kubernetes --sidecar-image a.test/s:1 --sidecar-image=a.test/s:2,a.test/s:3 --admin-listen 127.0.0.1:15081"
+    )
     configuration = parse_arguments([*words.split(), "--data-dir", str(tmp_path / "d"), "--kek-file", str(tmp_path)])
     assert configuration.kubernetes
     assert configuration.kubeconfig == tmp_path / "kubeconfig"
-    assert configuration.sidecar_images == ("a.test/s:1", "a.test/s:2")
+    assert configuration.sidecar_images == ("a.test/s:1", "a.test/s:2", "a.test/s:3")
     assert (configuration.admin_host, configuration.admin_port) == ("127.0.0.1", 15081)
     assert parse_arguments(["--kek-file", str(tmp_path)]).kubeconfig is None
 

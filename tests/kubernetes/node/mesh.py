@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,15 @@ class Mesh:
         self._volume = volume
 
     # ---- Installing --------------------------------------------------------------------------------------------------
-    def install(self, overlay: str = "overlays/single") -> None:
-        """Apply an overlay with this clone's images and wait until the CA is ready."""
+    def install(self, overlay: str = "overlays/single", *, sidecars: Sequence[str] = ("sidecar",)) -> None:
+        """Apply an overlay with this clone's images and wait until the CA is ready.
+
+        Arguments:
+            sidecars: images of sidecars that may join, by short name; pods get the first.
+        """
         if self._volume is not None:
             self._make_volume(self._volume)
-        settings = [f"TOUCHMARK_SIDECAR_IMAGE={self.cluster.image('sidecar')}"]
+        settings = [f"TOUCHMARK_SIDECAR_IMAGE={','.join(self.cluster.image(short) for short in sidecars)}"]
         self.apply(
             overlay,
             namespace=SYSTEM_NAMESPACE,
