@@ -228,13 +228,9 @@ def _name_instance(pod: Pod) -> str:
 # ---- namespaces ---------------------------------------------------------------------------------------------------
 
 
-class _Labels(msgspec.Struct, frozen=True):
-    inject: str = msgspec.field(name=INJECT, default="")
-
-
 class _NamespaceMetadata(msgspec.Struct, frozen=True):
     name: str = ""
-    labels: _Labels | None = None
+    labels: dict[str, str] | None = None
 
 
 class Namespace(msgspec.Struct, frozen=True):
@@ -244,17 +240,27 @@ class Namespace(msgspec.Struct, frozen=True):
 
 
 class NamespaceRecord(msgspec.Struct, frozen=True, gc=False):
-    """A namespace, and whether its label asks for injection."""
+    """A namespace and its labels."""
 
     name: str
-    is_labelled: bool
+    labels: dict[str, str] = {}
+
+    @property
+    def is_labelled(self) -> bool:
+        """Its label asks for injection."""
+        return self.labels.get(INJECT) == "true"
 
 
 class NamespaceIndex:
-    """Every namespace by name."""
+    """Every namespace by name.
 
-    def __init__(self) -> None:
+    Arguments:
+        on_labels: called when a namespace's labels may have changed.
+    """
+
+    def __init__(self, *, on_labels: Callable[[], None] = lambda: None) -> None:
         self._namespaces: dict[str, NamespaceRecord] = {}
+        self._on_labels = on_labels
 
     def __len__(self) -> int:
         return len(self._namespaces)
@@ -267,6 +273,11 @@ class NamespaceIndex:
         known = self._namespaces.get(name)
         return known is not None and known.is_labelled
 
+    def labels_of(self, name: str) -> dict[str, str]:
+        """Return a namespace's labels; none of one that isn't there."""
+        known = self._namespaces.get(name)
+        return known.labels if known is not None else {}
+
     def list_labelled(self) -> list[str]:
         """Return the names of those that ask for injection."""
         return [record.name for record in self._namespaces.values() if record.is_labelled]
@@ -278,10 +289,14 @@ class NamespaceIndex:
     def replace(self, values: Sequence[NamespaceRecord]) -> None:
         """These are all there are."""
         self._namespaces = {value.name: value for value in values}
+        self._on_labels()
 
     def apply(self, value: NamespaceRecord) -> None:
         """This one is new or has changed."""
+        before = self._namespaces.get(value.name)
         self._namespaces[value.name] = value
+        if before is None or before.labels != value.labels:
+            self._on_labels()
 
     def remove(self, value: NamespaceRecord) -> None:
         """This one has been deleted."""
@@ -290,5 +305,4 @@ class NamespaceIndex:
 
 def trim_namespace(namespace: Namespace) -> NamespaceRecord:
     """Make what is remembered of a namespace."""
-    labels = namespace.metadata.labels
-    return NamespaceRecord(namespace.metadata.name, labels is not None and labels.inject == "true")
+    return NamespaceRecord(namespace.metadata.name, namespace.metadata.labels or {})

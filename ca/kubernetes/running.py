@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from ca.kubernetes.leading import Leading, run_leading
 from ca.kubernetes.pods import Namespace, NamespaceIndex, PodIndex, PodRecord, trim_namespace, trim_pod
 from ca.kubernetes.refusals import Refusals
 from ca.kubernetes.services import EndpointSlice, Service, ServiceIndex, trim_service, trim_slice
+from ca.kubernetes.vouching import Vouching
 from ca.kubernetes.watch import Watch
 from ca.services import Services
 from ca.store.records import JoinGrant
@@ -39,7 +40,7 @@ RECONCILE_S: Final = 60.0
 # since a pod that was deleted meanwhile would go on getting certificates.
 MAX_STALE_S: Final = 6 * 3600.0
 POD_GONE: Final = "pod_gone"
-DIRECTORY_WATCHES: Final = ("pods", "services", "endpointslices")
+DIRECTORY_WATCHES: Final = ("namespaces", "pods", "services", "endpointslices")
 
 _log = structlog.get_logger("touchmark.ca")
 
@@ -61,13 +62,14 @@ class Cluster:
     namespaces: NamespaceIndex
     services: ServiceIndex
     authentication: PodAuthentication
+    vouching: Vouching
     refusals: Refusals
     watches: dict[str, Watch[Any, Any]] = field(default_factory=dict)
     leading: Leading | None = None
 
     @property
     def is_synced(self) -> bool:
-        """The directory is whole: what isn't known of pods and Services isn't there."""
+        """The directory is whole: what isn't known of namespaces, pods and Services isn't there."""
         return all(self.watches[name].is_synced.is_set() for name in DIRECTORY_WATCHES)
 
     def find_entry(self, address: str) -> DirectoryEntry | None:
@@ -77,7 +79,7 @@ class Cluster:
     async def authenticate(self, token: str, csr: bytes, registration: Registration) -> JoinGrant:
         """Return what a pod's sidecar is granted. Raises as ``PodAuthentication.authenticate``."""
         self.check_fresh()
-        return await self.authentication.authenticate(token, csr, registration)
+        return self._vouch(await self.authentication.authenticate(token, csr, registration))
 
     def check_alive(self, grant: JoinGrant) -> JoinGrant:
         """Return the grant of a pod's sidecar as it is now.
@@ -87,7 +89,10 @@ class Cluster:
             UnavailableError: nobody knows.
         """
         self.check_fresh()
-        return check_alive(self.pods, grant)
+        return self._vouch(check_alive(self.pods, grant))
+
+    def _vouch(self, grant: JoinGrant) -> JoinGrant:
+        return replace(grant, labels=self.vouching.labels_of(grant.workload.namespace))
 
     def check_fresh(self) -> None:
         """Check that what the CA knows of pods can be relied upon.
@@ -119,13 +124,18 @@ async def run_cluster(services: Services, tasks: Tasks) -> AsyncIterator[Cluster
         upkeep = ClusterUpkeep(services)
         pods = PodIndex(on_addresses=upkeep.note_addresses, on_gone=upkeep.note_gone)
         images, names = configuration.sidecar_images, list_ca_names(configuration)
+        namespaces = NamespaceIndex(on_labels=lambda: vouching.note_change())
+        vouching = Vouching(services.store, namespaces)
+        await vouching.load()
+        services.store.on_namespace_change(vouching.note_change)
         cluster = Cluster(
             client=client,
             tasks=tasks,
             pods=pods,
-            namespaces=NamespaceIndex(),
+            namespaces=namespaces,
             services=ServiceIndex(on_addresses=upkeep.note_addresses),
             authentication=PodAuthentication(client, pods, images=images, ca_names=names),
+            vouching=vouching,
             refusals=Refusals(services.metrics),
         )
         _add_watches(cluster, services, images=images, ca_names=names)
@@ -134,9 +144,8 @@ async def run_cluster(services: Services, tasks: Tasks) -> AsyncIterator[Cluster
         # Parts plug in here, each an async context manager ``run_…(services, cluster)`` that returns once it runs:
         # policy objects and the Lease, then the webhook and the trust ConfigMaps.
         cluster.leading = await stack.enter_async_context(run_leading(services, client))
-        running = [
-            tasks.spawn(watch.run(), name=f"watch-{watch.name}") for watch in cluster.watches.values()
-        ] + upkeep.start(cluster, tasks)
+        running = [tasks.spawn(watch.run(), name=f"watch-{watch.name}") for watch in cluster.watches.values()]
+        running += [tasks.spawn(vouching.run(), name="vouch-for-labels"), *upkeep.start(cluster, tasks)]
         try:
             async with contextlib.AsyncExitStack() as parts:
                 if configuration.webhook_host:

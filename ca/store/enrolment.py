@@ -106,7 +106,7 @@ class EnrolmentTable(NamespaceTable):
                 workload=token.workload, addresses=token.addresses, labels=token.labels, instance=instance
             )
             await self._enter_sidecar(connection, grant, now)
-            changed = await self._vouch_for_labels(connection, token.workload, token.labels) if token.labels else False
+            changed = bool(token.labels) and await self._vouch_for_labels(connection, token.workload, token.labels)
             await self._note_namespace(connection, token.workload.namespace)
         if changed:
             self._announce(token.workload.namespace)
@@ -124,7 +124,10 @@ class EnrolmentTable(NamespaceTable):
         check_instance(grant.instance)
         async with self.database.writing() as connection:
             await self._enter_sidecar(connection, grant, now)
+            changed = await self._vouch_for_labels(connection, grant.workload, grant.labels)
             await self._note_namespace(connection, grant.workload.namespace)
+        if changed:
+            self._announce(grant.workload.namespace)
 
     async def list_pod_sidecars(self, *, joined_before: float) -> dict[str, str]:
         """Return the instances of pods' sidecars that joined before then, with their pods' UIDs."""

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.database import Database
 from ca.store.records import ProgramRecord
-from ca.store.tables import NAMESPACE_CHANGES, counters, namespaces, programs, workload_labels
+from ca.store.tables import NAMESPACE_CHANGES, counters, namespaces, programs, sidecars, workload_labels
 from shared.model.errors import ConflictError, InputError, NotFoundError
 from shared.model.identity import Workload, check_namespace
 from shared.model.policy import Approval, Mode, NamespaceState, Rule, WorkloadLabels
@@ -176,6 +176,32 @@ class NamespaceTable:
         async with self.database.reading() as connection:
             return [_program(row) for row in await connection.execute(query)]
 
+    async def list_group_labels(self) -> frozenset[str]:
+        """Return the labels by which namespaces make their mesh groups."""
+        query = select(namespaces.c.group_label).where(namespaces.c.group_label != "").distinct()
+        async with self.database.reading() as connection:
+            return frozenset(await connection.scalars(query))
+
+    async def list_pod_workloads(self) -> dict[Workload, dict[str, str]]:
+        """Return the workloads of pods that have joined, with the labels that are vouched for."""
+        query = (
+            select(sidecars.c.namespace, sidecars.c.service_account, workload_labels.c.labels)
+            .outerjoin(
+                workload_labels,
+                (workload_labels.c.namespace == sidecars.c.namespace)
+                & (workload_labels.c.service_account == sidecars.c.service_account),
+            )
+            .where(sidecars.c.pod_uid != "")
+            .distinct()
+        )
+        async with self.database.reading() as connection:
+            return {
+                Workload(namespace=row.namespace, service_account=row.service_account): _labels.decode(
+                    row.labels or "{}"
+                )
+                for row in await connection.execute(query)
+            }
+
     async def set_workload_labels(self, workload: Workload, labels: dict[str, str]) -> NamespaceState:
         """Vouch for these labels of a workload, and for no others."""
 
@@ -248,7 +274,7 @@ class NamespaceTable:
                 workload_labels.c.service_account == workload.service_account,
             )
         )
-        if known is not None and _labels.decode(known) == labels:
+        if labels == ({} if known is None else _labels.decode(known)):
             return False
         await self._raise_version(connection, workload.namespace)
         await self._write_labels(connection, workload, labels)

@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 import pytest
 
-from ca.kubernetes.pods import Namespace, NamespaceIndex, PodIndex, PodRecord, trim_namespace, trim_pod
+from ca.kubernetes.pods import Namespace, NamespaceIndex, NamespaceRecord, PodIndex, PodRecord, trim_namespace, trim_pod
 from shared.model.messages import DirectoryEntry
 from tests.ca.kubernetes.making import UID, changed, decode_pod, make_pod_json, make_record, make_uid
 
@@ -178,10 +178,23 @@ def test_a_namespace_s_label_asks_for_all_its_pods_that_do_not_say_no() -> None:
     assert not index.is_wanted(make_record(annotation="false"))
     assert not index.is_wanted(make_record(annotation=None, namespace="bank"))
     assert index.is_wanted(make_record(annotation="true", namespace="bank"))
+    assert index.labels_of("shop") == {"touchmark.dev/inject": "true", "other": "x"}
+    assert index.labels_of("plain") == index.labels_of("nowhere") == {}
     index.remove(plain)
     assert "plain" not in index
     index.replace([])
     assert len(index) == 0
+
+
+def test_only_changes_of_a_namespace_s_labels_are_told() -> None:
+    told: list[int] = []
+    index = NamespaceIndex(on_labels=lambda: told.append(1))
+    index.replace([NamespaceRecord("shop", {"team": "red"})])
+    index.apply(NamespaceRecord("shop", {"team": "red"}))
+    assert len(told) == 1
+    index.apply(NamespaceRecord("shop", {"team": "blue"}))
+    index.apply(NamespaceRecord("bank"))
+    assert len(told) == 3
 
 
 def account(index: PodIndex) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ca.configuration import Configuration
-from ca.kubernetes.running import list_ca_names
+from ca.kubernetes.running import DIRECTORY_WATCHES, list_ca_names
 from shared.model.errors import InputError
 from tests.ca.kubernetes.faked_cluster import FakeCluster, enrol_pod, running_in_cluster
 from tests.ca.kubernetes.faking import write_kubeconfig
@@ -33,10 +33,11 @@ async def test_the_directory_is_whole_without_the_watches_of_further_parts(tmp_p
     async with running_in_cluster(tmp_path, FakeCluster()) as services:
         assert services.cluster is not None
         assert services.cluster.is_synced
-        del services.cluster.watches["namespaces"]
-        assert services.cluster.is_synced
-        services.cluster.watches["pods"].is_synced.clear()
-        assert not services.cluster.is_synced
+        assert {"meshpolicies", "programs"}.isdisjoint(DIRECTORY_WATCHES)
+        for name in DIRECTORY_WATCHES:
+            services.cluster.watches[name].is_synced.clear()
+            assert not services.cluster.is_synced
+            services.cluster.watches[name].is_synced.set()
 
 
 async def test_a_gone_pod_ends_its_own_stream_and_no_other_s(tmp_path: Path) -> None:
