@@ -32,12 +32,13 @@ async def test_without_any_configuration_it_says_so(tmp_path: Path, monkeypatch:
 async def test_the_directory_is_whole_without_the_watches_of_further_parts(tmp_path: Path) -> None:
     async with running_in_cluster(tmp_path, FakeCluster()) as services:
         assert services.cluster is not None
-        assert services.cluster.is_synced
         assert {"meshpolicies", "programs"}.isdisjoint(DIRECTORY_WATCHES)
+        seen = [services.cluster.is_synced]
         for name in DIRECTORY_WATCHES:
             services.cluster.watches[name].is_synced.clear()
-            assert not services.cluster.is_synced
+            seen.append(services.cluster.is_synced)
             services.cluster.watches[name].is_synced.set()
+        assert seen == [True, *(False for _ in DIRECTORY_WATCHES)]
 
 
 async def test_a_gone_pod_ends_its_own_stream_and_no_other_s(tmp_path: Path) -> None:
