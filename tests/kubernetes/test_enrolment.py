@@ -204,27 +204,6 @@ async def test_a_reused_address_is_the_new_pod_s_before_the_old_one_has_gone(
         assert isinstance(answer, Welcome), answer
 
 
-async def test_enrolment_uses_no_right_beyond_those_that_the_role_lists(
-    services: Services, objects: Objects, api_server: ApiServer
-) -> None:
-    uid = await objects.create_pod("web-0", ADDRESS)
-    token = await objects.request_token("web", "web-0", uid)
-    assert await join(services, token, name_instance("web-0", uid), ADDRESS) == ""
-    events = [
-        event
-        for event in api_server.audit(user="system:serviceaccount:touchmark-system:touchmark-ca")
-        if "objectRef" in event
-    ]
-    assert {event["annotations"]["authorization.k8s.io/decision"] for event in events} == {"allow"}
-    used = {(event["verb"], event["objectRef"]["resource"]) for event in events}
-    of_leading = {"leases", "meshpolicies", "programs"}  # tests/kubernetes/test_policy_objects.py
-    assert {(verb, resource) for verb, resource in used if resource not in of_leading} == {
-        ("get", "pods"),
-        *((verb, kind) for verb in ("list", "watch") for kind in ("pods", "namespaces", "services", "endpointslices")),
-        ("create", "tokenreviews"),
-    }
-
-
 def fault(services: Services, uid: str) -> str:
     assert services.cluster is not None
     pod = services.cluster.pods.get(uid)

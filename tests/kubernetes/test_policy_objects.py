@@ -20,7 +20,6 @@ from shared.model.policy import Mode
 from tests.ca.conftest import postgresql as postgresql
 from tests.ca.postgresql import PostgreSQL
 from tests.ca.running import Admin, FakeSidecar, eventually, running_ca
-from tests.kubernetes.cluster_objects import make_ca_kubeconfig, running_ca_in_cluster
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.test_crds import placed
 from tests.shared.model.object_cases import A, policy, program
@@ -168,34 +167,6 @@ async def test_what_was_deleted_while_the_ca_was_away_is_noticed_and_no_version_
         await eventually(lambda: has_programs(services, "kept"), deadline_s=30)
         assert time.monotonic() - began < 10
         assert (await services.store.get_namespace_state(shop)).version == version + 1
-
-
-async def test_leading_uses_no_right_beyond_those_that_the_role_lists(
-    api_server: ApiServer, shop: str, tmp_path: Path
-) -> None:
-    kubeconfig = make_ca_kubeconfig(api_server)
-    async with running_ca_in_cluster(tmp_path, kubeconfig) as services:
-        await apply(api_server, placed(policy({"mode": "explicit"}), shop), placed(program(), shop))
-
-        async def is_told() -> bool:
-            found = [await status(api_server, *which, shop) for which in (("mp", "default"), ("prog", "postgres"))]
-            return all(accepted(each) == "True" for each in found)
-
-        await eventually(is_told, deadline_s=40)
-        assert services.is_leader
-    used = {
-        (event["verb"], "/".join(filter(None, (event["objectRef"]["resource"], event["objectRef"].get("subresource")))))
-        for event in api_server.audit(user="system:serviceaccount:touchmark-system:touchmark-ca")
-        if event.get("objectRef", {}).get("apiGroup") in ("coordination.k8s.io", "touchmark.dev")
-    }
-    kinds = ("meshpolicies", "programs")
-    allowed = {
-        *(("patch", f"{kind}/status") for kind in kinds),
-        *((verb, kind) for verb in ("list", "watch") for kind in kinds),
-        *((verb, "leases") for verb in ("get", "create", "patch")),
-    }
-    assert used <= allowed
-    assert used >= allowed - {("create", "leases")}  # Another test may have made it.
 
 
 async def test_a_restart_of_the_api_server_is_survived(
