@@ -92,7 +92,7 @@ def inject(
     settings = read_settings(get_annotations(pod))
     injected = restore(pod)
     check_pod(injected, ca_host=find_ca_host(options))
-    targets = rewrite_probes(injected, OWN_CONTAINERS)
+    targets = rewrite_probes(injected, OWN_CONTAINERS, excluded_ports=settings.exclude_inbound_ports)
     check_targets(targets)
     own = [make_capture_container(settings, options), make_sidecar_container(settings, options, targets)]
     _place(injected, pod, own, make_volumes(options))

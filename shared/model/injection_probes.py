@@ -5,12 +5,15 @@ which explicit mode refuses. So each probe becomes ``GET /probe/<container>/<kin
 kept, and what it was becomes a ``ProbeTarget`` that the sidecar asks from inside.
 
 Left alone: ``exec`` and ``sleep``, which the kubelet does inside the container; a ``tcpSocket`` hook, which no kubelet
-performs. Source: k8s.io/api/core/v1, ``Probe`` and ``LifecycleHandler``; k8s.io/kubernetes, ``pkg/probe``.
+performs; what names a ``host``: the kubelet asks it from the node, whose loopback it also means, and it isn't the pod,
+whose address nobody knows when its spec is written (and the sidecar fetches nothing from elsewhere); and ports excluded
+from capture, where the kubelet needs nobody. Source: k8s.io/api/core/v1, ``Probe`` and ``LifecycleHandler``;
+k8s.io/kubernetes, ``pkg/probe``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -31,12 +34,15 @@ _DEFAULT_GRACE_S: Final = 30
 Targets = Mapping[tuple[str, str], ProbeTarget]
 
 
-def rewrite_probes(pod: Json, own_containers: Sequence[str]) -> tuple[ProbeTarget, ...]:
+def rewrite_probes(
+    pod: Json, own_containers: Sequence[str], *, excluded_ports: Collection[int] = ()
+) -> tuple[ProbeTarget, ...]:
     """Point the pod's probes and hooks at the sidecar, in place, and return what they pointed at.
 
     Arguments:
         pod: the pod before injection; its foreign containers' probes are changed.
         own_containers: names that are left out.
+        excluded_ports: of the pod, reached without the sidecar.
 
     Raises:
         InjectionRefusedError: a probe can't be performed by the sidecar, or there are too many.
@@ -50,7 +56,8 @@ def rewrite_probes(pod: Json, own_containers: Sequence[str]) -> tuple[ProbeTarge
             for field, probe_kind in PROBES.items():
                 probe = get_object(container.body, field, container.path)
                 timeout_s = get_number(probe, "timeoutSeconds", f"{container.path}.{field}") or 1
-                _rewrite(container, probe, f"{container.path}.{field}", probe_kind, timeout_s, targets)
+                target = _rewrite(container, probe, f"{container.path}.{field}", probe_kind, timeout_s, excluded_ports)
+                targets += [] if target is None else [target]
             lifecycle = get_object(container.body, "lifecycle", container.path)
             for field, hook_kind in HOOKS.items():
                 path = f"{container.path}.lifecycle"
@@ -60,7 +67,8 @@ def rewrite_probes(pod: Json, own_containers: Sequence[str]) -> tuple[ProbeTarge
                 # The kubelet waits for a hook before the stop as long as the pod's grace lasts, for one after the
                 # start without an end.
                 hook_s = (grace_s or _DEFAULT_GRACE_S) if hook_kind == "pre-stop" else _MAX_TIMEOUT_S
-                _rewrite(container, hook, f"{path}.{field}", hook_kind, hook_s, targets)
+                target = _rewrite(container, hook, f"{path}.{field}", hook_kind, hook_s, excluded_ports)
+                targets += [] if target is None else [target]
     if len(targets) > MAX_PROBES or len(encode_targets(targets)) > MAX_ENCODED_BYTES:
         raise InjectionRefusedError(
             InjectionRefusal.TOO_MANY_PROBES,
@@ -89,6 +97,8 @@ def restore_probes(pod: Json, targets: Targets, own_containers: Sequence[str]) -
                 action = get_object(probe, "httpGet", f"{path}.{field}")
                 if action.get("port") != HEALTH_PORT or not str(action.get("path", "")).startswith("/probe/"):
                     continue
+                if action.get("host"):
+                    continue  # It asks somebody else.
                 target = targets.get((container.name, probe_kind))
                 if target is None or action["path"] != target.request_path:
                     raise InjectionRefusedError(
@@ -122,16 +132,20 @@ def decode_targets(text: str) -> dict[tuple[str, str], ProbeTarget]:
 
 
 def _rewrite(
-    container: Container, probe: Json, path: str, kind: str, timeout_s: int, targets: list[ProbeTarget]
-) -> None:
+    container: Container, probe: Json, path: str, kind: str, timeout_s: int, excluded_ports: Collection[int]
+) -> ProbeTarget | None:
     handler = next((name for name in _HANDLERS if probe.get(name) is not None), None)
     if handler is None:
-        return
+        return None
     action = get_object(probe, handler, path)
+    if get_text(action, "host", f"{path}.{handler}"):
+        return None
     target = _read_handler(container, handler, action, f"{path}.{handler}", kind, timeout_s)
-    targets.append(target)
+    if target.port in excluded_ports:
+        return None
     del probe[handler]
     probe["httpGet"] = {"path": target.request_path, "port": HEALTH_PORT, "scheme": "HTTP"}
+    return target
 
 
 def _read_handler(
@@ -149,7 +163,6 @@ def _read_handler(
             kind=kind,
             handler={"httpGet": "http", "tcpSocket": "tcp", "grpc": "grpc"}[handler],
             port=_resolve_port(container, action, path),
-            host=get_text(action, "host", path),
             scheme=scheme,
             path=request,
             headers=headers,
@@ -201,10 +214,9 @@ def _resolve_port(container: Container, action: Json, path: str) -> int:
 def _write_handler(target: ProbeTarget) -> Json:
     if target.handler == "grpc":
         return {"grpc": {"port": target.port, **({"service": target.service} if target.service else {})}}
-    where: Json = {"port": target.port, **({"host": target.host} if target.host else {})}
     if target.handler == "tcp":
-        return {"tcpSocket": where}
-    where |= {"path": target.path, "scheme": target.scheme}
+        return {"tcpSocket": {"port": target.port}}
+    action: Json = {"port": target.port, "path": target.path, "scheme": target.scheme}
     if target.headers:
-        where["httpHeaders"] = [{"name": name, "value": value} for name, value in target.headers]
-    return {"httpGet": where}
+        action["httpHeaders"] = [{"name": name, "value": value} for name, value in target.headers]
+    return {"httpGet": action}

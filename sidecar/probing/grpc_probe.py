@@ -38,8 +38,7 @@ async def probe_grpc(target: ProbeTarget, address: str, *, mark: int = 0) -> Out
     except BaseException:
         connection.close()
         raise
-    host = target.host or address
-    authority = f"[{host}]:{target.port}" if ":" in host else f"{host}:{target.port}"
+    authority = f"[{address}]:{target.port}" if ":" in address else f"{address}:{target.port}"
     try:
         return await _check(reader, writer, authority, target.service)
     except (h2.exceptions.H2Error, ConnectionError, EOFError, ValueError) as error:

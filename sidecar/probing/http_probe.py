@@ -54,8 +54,7 @@ async def probe_http(target: ProbeTarget, address: str, *, mark: int = 0) -> Out
     Raises:
         DialError: nobody answers.
     """
-    host = target.host or address
-    place = _Place(scheme=target.scheme.lower(), host=host, port=target.port, path=target.path)
+    place = _Place(scheme=target.scheme.lower(), host=address, port=target.port, path=target.path)
     named = next((value for name, value in target.headers if name.lower() == "host"), "")
     authority = named or place.authority
     for _ in range(MAX_REDIRECTS + 1):
@@ -69,7 +68,7 @@ async def probe_http(target: ProbeTarget, address: str, *, mark: int = 0) -> Out
             following = _follow(place, location)
         except ValueError as error:
             return fail(f"GET {place.url}: a redirect to what is no URL: {error}")
-        if following.host != host:
+        if following.host != address:
             return Outcome(status=status, body=body)  # To somebody else: so far, so good, says the kubelet.
         # As Go's client does: the Host header that was asked for holds on as long as redirects are relative.
         is_relative = not urlsplit(location).netloc

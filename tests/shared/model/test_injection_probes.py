@@ -54,11 +54,11 @@ def test_a_path_is_what_the_kubelets_client_would_send(path: str, sent: str) -> 
 
 def test_tcp_and_grpc_probes_become_http_ones() -> None:
     pod = make_pod_of(
-        readinessProbe={"tcpSocket": {"port": 5432, "host": "198.18.0.7"}},
+        readinessProbe={"tcpSocket": {"port": 5432}},
         startupProbe={"grpc": {"port": 9000, "service": "shop.Api"}},
     )
     rewritten, (readiness, startup) = _rewrite(pod)
-    assert (readiness.handler, readiness.port, readiness.host) == ("tcp", 5432, "198.18.0.7")
+    assert (readiness.handler, readiness.port) == ("tcp", 5432)
     assert (startup.handler, startup.port, startup.service) == ("grpc", 9000, "shop.Api")
     container = rewritten["spec"]["containers"][0]
     assert set(container["readinessProbe"]) == set(container["startupProbe"]) == {"httpGet"}
@@ -70,6 +70,31 @@ def test_exec_sleep_and_tcp_hooks_are_left_alone() -> None:
         lifecycle={"postStart": {"tcpSocket": {"port": 80}}, "preStop": {"sleep": {"seconds": 1}}},
     )
     assert _rewrite(pod) == (pod, ())
+
+
+@pytest.mark.parametrize("host", ["198.18.0.9", "health.example", "127.0.0.1", "localhost"])
+def test_what_asks_another_host_stays_as_it_is(host: str) -> None:
+    """Loopback is the node's, from where the kubelet asks. The sidecar's port and path elsewhere aren't ours."""
+    pod = make_pod_of(
+        livenessProbe={"httpGet": {"host": host, "path": "/", "port": 80}},
+        readinessProbe={"tcpSocket": {"host": host, "port": "named-nowhere"}},
+        startupProbe={"httpGet": {"host": host, "path": "/probe/web/startup", "port": HEALTH_PORT}},
+        lifecycle={"preStop": {"httpGet": {"host": host, "port": 80}}},
+    )
+    assert _rewrite(pod) == (pod, ())
+    restored = copy.deepcopy(pod)
+    restore_probes(restored, {}, OWN_CONTAINERS)
+    assert restored == pod
+
+
+def test_what_asks_an_excluded_port_stays_as_it_is() -> None:
+    pod = make_pod_of(
+        ports=[{"name": "metrics", "containerPort": 9090}],
+        livenessProbe={"httpGet": {"port": "metrics"}},
+        readinessProbe={"tcpSocket": {"port": 9090}},
+    )
+    assert rewrite_probes(copy.deepcopy(pod), OWN_CONTAINERS, excluded_ports=(9090,)) == ()
+    assert len(_rewrite(pod)[1]) == 2
 
 
 def test_hooks_wait_as_long_as_the_kubelet_would() -> None:
