@@ -58,8 +58,9 @@ def _ours(component: str, lock: str) -> _Recipe:
     return _Recipe(dockerfile=dockerfile, inputs=inputs, under="python")
 
 
-def _of_tests(name: str, under: str = "python") -> _Recipe:
-    return _Recipe(dockerfile=_TESTS / f"{name}.Dockerfile", context=_TESTS, under=under)
+def _of_tests(name: str, under: str = "python", inputs: tuple[str, ...] = ()) -> _Recipe:
+    files = tuple(_TESTS / each for each in inputs)
+    return _Recipe(dockerfile=_TESTS / f"{name}.Dockerfile", context=_TESTS, inputs=files, under=under)
 
 
 _RECIPES: Mapping[str, _Recipe] = {
@@ -78,6 +79,7 @@ _RECIPES: Mapping[str, _Recipe] = {
         inputs=tuple(sorted(_RELEASES.glob("*.tar.xz"))),
         under="sidecar",
     ),
+    "grpc": _of_tests("grpc", inputs=("grpc.lock",)),
 }
 _NAMES = {"ca": "localhost/touchmark-ca:1", "sidecar": "localhost/touchmark-sidecar:1"}
 
