@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 COLUMNS = ("TIME", "SIDE", "VERDICT", "REASON", "SOURCE", "PROGRAM", "DESTINATION", "PROGRAM", "PORT", "RULE", "ISSUER")
 _LIMIT = 50
 _SUMMARY_LIMIT = 10_000
+_MAX_ADVICE = 5
 
 
 @takes_where
@@ -47,7 +48,7 @@ def decisions(
     With --summary: each kind of decision once, with how many connections it stands for.
     """
     from cli.conversation import talk
-    from cli.output import print_json, print_table
+    from cli.output import print_json, print_note, print_table
     from cli.summary import print_summary
     from shared.model.errors import InputError
 
@@ -74,9 +75,9 @@ def decisions(
         print_json(answer.decisions)
     else:
         print_table(COLUMNS, format_rows(reversed(answer.decisions)), empty="no decision matches")
+        for advice in advise_approvals(answer.decisions, in_cluster=where.in_cluster):
+            print_note(advice)
     if answer.lost and not as_json:
-        from cli.output import print_note
-
         print_note(f"warning: {answer.lost} decisions were lost on their way (never denials)")
 
 
@@ -144,6 +145,37 @@ def format_rows(views: Iterable[DecisionView]) -> Iterable[tuple[str, ...]]:
         )
 
 
+def advise_approvals(views: Iterable[DecisionView], *, in_cluster: bool) -> list[str]:
+    """Name, for the programs that were refused because nobody had approved them, the command that does, newest first.
+
+    As a shell takes it: behind ``#`` is where the program was seen.
+    """
+    from cli.executable import find_weakness
+    from shared.model.policy import Direction
+    from shared.model.program import parse_program
+    from shared.model.reasons import Reason
+
+    commands: dict[str, str] = {}
+    for view in views:
+        record = view.record
+        if record.answer != "deny" or record.reason not in (Reason.PROGRAM_NOT_APPROVED, Reason.LISTENER_NOT_APPROVED):
+            continue
+        is_source = record.reason is Reason.PROGRAM_NOT_APPROVED
+        party = record.source if is_source else record.destination
+        if not party.workload or not party.program or party.approved:
+            continue
+        is_own = is_source is (record.direction is Direction.EGRESS)  # Else the process is the other party's.
+        path = record.process.path if is_own else ""
+        weak = " --weak" if parse_program(party.program).main or find_weakness(path) else ""
+        command = f"touchmark program approve {party.workload} {party.program}{weak}{' -k' if in_cluster else ''}"
+        commands[command] = commands.get(command) or path
+    if not commands:
+        return []
+    named = [f"  {command}{f'  # {path}' if path else ''}" for command, path in list(commands.items())[:_MAX_ADVICE]]
+    more = [f"  … and {len(commands) - _MAX_ADVICE} more"] if len(commands) > _MAX_ADVICE else []
+    return ["not approved at that time; after a review:", *named, *more]
+
+
 def describe_verdict(record: DecisionRecord) -> str:
     """Say in a few words what happened: ``allow``, ``allow (would deny)``, ``DENY``; with what else matters."""
     verdict = describe_answer(record)
@@ -163,9 +195,11 @@ def describe_answer(record: DecisionRecord) -> str:
 
 
 def describe_party(party: PartyRecord) -> str:
-    """Name the proven workload, or the stranger's address."""
+    """Name the proven workload, or the stranger's address; ``-`` for nobody (readiness was withheld)."""
     if party.workload:
         return party.workload
+    if not party.address:
+        return "-"
     return f"unidentified {party.address}".strip()
 
 

@@ -47,6 +47,7 @@ from sidecar.outbound import carry_outbound
 from sidecar.policies import Policies
 from sidecar.privileges import CAP_NET_ADMIN, KEPT, become_user, keep_only, keep_what_a_pod_gives
 from sidecar.probing.readiness import Readiness, Stage
+from sidecar.probing.withholding import Withholding
 from sidecar.receiving import Receiving
 from sidecar.record import Recorder
 from sidecar.scalars import parse_host_port
@@ -55,6 +56,8 @@ from sidecar.tunnel.pool import PoolLimits, TunnelPool
 from sidecar.watching import watch_ages, watch_holders
 
 if TYPE_CHECKING:
+    from shared.model.kubernetes import ProbeTarget
+    from sidecar.probing.outcome import Outcome
     from sidecar.probing.server import ProbeServer
 
 Joined = tuple[Welcome, Trust, Credential]
@@ -169,11 +172,12 @@ async def _run(
     )
     readiness = Readiness(find_fault=lambda: feed.fault, has_expired=feed.has_expired)
     probe_tasks = Tasks(events.fail)
-    probes = _start_probes(prepared, readiness, probe_tasks, events)
+    withholding = Withholding()
+    probes = _start_probes(prepared, readiness, withholding, probe_tasks, events)
     try:
         joined = await _join_or_stop(feed, joining.workload, stop)
         if joined is not None:
-            await _carry(prepared, feed, joined, readiness, events, log_sink, stop, rush)
+            await _carry(prepared, feed, joined, readiness, withholding, events, log_sink, stop, rush)
     finally:
         if probes is not None:
             probes.close()
@@ -181,8 +185,8 @@ async def _run(
 
 
 async def _carry(
-    prepared: Prepared, feed: Feed, joined: Joined, readiness: Readiness, events: Events, log_sink: LineSink,
-    stop: asyncio.Event, rush: asyncio.Event,
+    prepared: Prepared, feed: Feed, joined: Joined, readiness: Readiness, withholding: Withholding, events: Events,
+    log_sink: LineSink, stop: asyncio.Event, rush: asyncio.Event,
 ) -> None:  # fmt: skip
     configuration, mark = prepared.configuration, _mark(prepared.configuration)
     welcome, trust, own = joined
@@ -265,6 +269,7 @@ async def _carry(
         events=events,
     )
     capturing.start()
+    withholding.sidecar = sidecar
     readiness.stage = Stage.SERVING
     gc.collect()
     gc.freeze()  # What lives from the start needn't be walked by every collection.
@@ -280,6 +285,7 @@ async def _carry(
     )
     await stop.wait()
     readiness.stage = Stage.DRAINING
+    withholding.sidecar = None
     events.emit("sidecar_draining", connections=len(connections))
     capturing.close()
     sidecar.draining.begin()
@@ -300,7 +306,9 @@ async def _carry(
         raise expired
 
 
-def _start_probes(prepared: Prepared, readiness: Readiness, tasks: Tasks, events: Events) -> ProbeServer | None:
+def _start_probes(
+    prepared: Prepared, readiness: Readiness, withholding: Withholding, tasks: Tasks, events: Events
+) -> ProbeServer | None:
     """Answer the kubelet from now on: it asks while the sidecar still joins."""
     if not prepared.probe_listeners:
         return None
@@ -308,12 +316,16 @@ def _start_probes(prepared: Prepared, readiness: Readiness, tasks: Tasks, events
     from sidecar.probing.server import ProbeServer
 
     configuration = prepared.configuration
-    addresses, mark = configuration.tunnel_addresses, _mark(configuration)
+    [address, *_], mark = configuration.tunnel_addresses or ("127.0.0.1",), _mark(configuration)
+
+    async def perform_and_judge(target: ProbeTarget) -> Outcome:
+        return await withholding.judge(target, address, await perform(target, address, mark=mark))
+
     server = ProbeServer(
         prepared.probe_listeners,
         targets=configuration.probes,
         judge=readiness.judge,
-        perform=lambda target: perform(target, addresses, mark=mark),
+        perform=perform_and_judge,
         tasks=tasks,
         events=events,
     )

@@ -49,6 +49,8 @@ def replay(record: DecisionRecord, policies: dict[str, NamespacePolicy]) -> Verd
     Raises:
         IdentityError: the record names a malformed workload or program.
     """
+    if not (record.source.address or record.source.workload):
+        return _judge_listener(record, policies[record.namespace])
     source = _party(record.source, may_be_pending=False)
     destination = _party(record.destination, may_be_pending=record.direction is Direction.EGRESS)
     own = policies[record.namespace]
@@ -60,6 +62,22 @@ def replay(record: DecisionRecord, policies: dict[str, NamespacePolicy]) -> Verd
         port=record.port,
         source_policy=own if is_egress else _policy_of(source, policies),
         destination_policy=_policy_of(destination, policies) if is_egress else own,
+    )
+
+
+def _judge_listener(record: DecisionRecord, own: NamespacePolicy) -> Verdict:
+    """Decide again on what nobody called: a listener whose readiness was withheld. Its approval settles that."""
+    listener = _party(record.destination, may_be_pending=False)
+    approval = None
+    if listener.workload is not None and listener.program is not None:
+        approval = own.find_approval(listener.workload, listener.program)
+    return Verdict(
+        allowed=approval is not None or own.state.mode is Mode.PERMISSIVE,
+        would_deny=approval is None and own.state.mode is Mode.PERMISSIVE,
+        reason=record.reason,
+        mode=own.state.mode,
+        policy_version=own.state.version,
+        weak=approval is not None and approval.weak,
     )
 
 

@@ -8,7 +8,6 @@ connections aren't captured, so that the application answers it as it would answ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 from shared.model.kubernetes import ProbeTarget
 from sidecar.dial import DialError, dial
@@ -16,13 +15,12 @@ from sidecar.probing.http_probe import probe_http
 from sidecar.probing.outcome import Outcome, fail
 
 
-async def perform(target: ProbeTarget, addresses: Sequence[str], *, mark: int = 0) -> Outcome:
+async def perform(target: ProbeTarget, address: str, *, mark: int = 0) -> Outcome:
     """Ask the application; whatever goes wrong is an outcome.
 
     Arguments:
-        addresses: the pod's own, its main one first.
+        address: the pod's main one, which the kubelet asks.
     """
-    address = addresses[0] if addresses else "127.0.0.1"
     try:
         async with asyncio.timeout(target.timeout_s):
             if target.handler == "http":

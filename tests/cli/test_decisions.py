@@ -78,3 +78,54 @@ def test_the_beginning_of_a_long_connection_is_told_from_its_end(
     ca.answers["GET /v1/decisions"] = DecisionList(decisions=(DecisionView(id=2, record=begins), DENIAL))
     assert run(["decisions"]) == ExitCode.SUCCESS
     assert capsys.readouterr().out.count("(begins)") == 1
+
+
+def test_it_names_the_command_that_approves_what_was_refused(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each program once, the path where it is known; --weak where it will be asked for."""
+    peers_view = msgspec.structs.replace(DENIAL.record, direction=Direction.INGRESS, process=ProcessRecord())
+    script = msgspec.structs.replace(
+        DENIAL.record, source=PartyRecord(workload="shop/job", program=f"sha256:{'cd' * 32}/main:none")
+    )
+    withheld = msgspec.structs.replace(
+        DENIAL.record,
+        direction=Direction.INGRESS,
+        reason=Reason.LISTENER_NOT_APPROVED,
+        source=PartyRecord(),
+        destination=PartyRecord(address="198.18.0.2:8080", workload="shop/web", program=f"sha256:{'ef' * 32}"),
+        process=ProcessRecord(pid=8, uid=0, path="/usr/bin/busybox"),
+    )
+    settled = msgspec.structs.replace(
+        DENIAL.record, source=PartyRecord(workload="shop/x", program=f"sha256:{'01' * 32}", approved=True)
+    )
+    records = (peers_view, DENIAL.record, script, withheld, settled)
+    ca.answers["GET /v1/decisions"] = DecisionList(
+        decisions=tuple(DecisionView(id=number, record=record) for number, record in enumerate(records, 1))
+    )
+    assert run(["decisions", "--denied"]) == ExitCode.SUCCESS
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [
+        "not approved at that time; after a review:",
+        f"  touchmark program approve shop/client sha256:{'ab' * 32}  # /tmp/intruder",
+        f"  touchmark program approve shop/job sha256:{'cd' * 32}/main:none --weak  # /tmp/intruder",
+        f"  touchmark program approve shop/web sha256:{'ef' * 32} --weak  # /usr/bin/busybox",
+    ]
+    assert "unidentified" not in printed.out.splitlines()[2]  # Nobody called: readiness was withheld.
+    assert run(["decisions", "--denied", "--json"]) == ExitCode.SUCCESS
+    assert capsys.readouterr().err == ""
+
+
+def test_the_commands_are_few(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    views = [
+        DecisionView(
+            id=number,
+            record=msgspec.structs.replace(
+                DENIAL.record, source=PartyRecord(workload="shop/client", program=f"sha256:{number:064x}")
+            ),
+        )
+        for number in range(7)
+    ]
+    ca.answers["GET /v1/decisions"] = DecisionList(decisions=tuple(views))
+    assert run(["decisions"]) == ExitCode.SUCCESS
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 7
+    assert lines[-1] == "  … and 2 more"

@@ -107,3 +107,28 @@ def test_a_malformed_record_is_said_to_be_one() -> None:
             msgspec.structs.replace(RECORD, source=PartyRecord(workload="clients/curl", program="sha256:nonsense")),
             {"shop": compile_as(SHOP, Mode.EXPLICIT), "clients": compile_as(CLIENTS, Mode.EXPLICIT)},
         )
+
+
+def test_a_readiness_that_was_withheld_is_settled_by_the_listeners_approval_alone() -> None:
+    """Nobody called; so no rule that lets anybody in is asked for."""
+    withheld = msgspec.structs.replace(
+        RECORD,
+        answer=Answer.DENY,
+        would_deny=False,
+        reason=Reason.LISTENER_NOT_APPROVED,
+        source=PartyRecord(why="peer_unidentified"),
+    )
+    bare = NamespaceState(namespace="shop", version=3)
+    for state, mode, allowed, would_deny in (
+        (bare, Mode.EXPLICIT, False, False),
+        (bare, Mode.PERMISSIVE, True, True),
+        (SHOP, Mode.EXPLICIT, True, False),
+        (SHOP, Mode.PERMISSIVE, True, False),
+    ):
+        verdict = replay(withheld, {"shop": compile_as(state, mode)})
+        assert (verdict.allowed, verdict.would_deny) == (allowed, would_deny)
+        assert verdict.reason is Reason.LISTENER_NOT_APPROVED
+    unknown = msgspec.structs.replace(
+        withheld, destination=PartyRecord(address="198.18.0.2:8080", workload="shop/web", why="no_owner")
+    )
+    assert not replay(unknown, {"shop": compile_as(SHOP, Mode.EXPLICIT)}).allowed

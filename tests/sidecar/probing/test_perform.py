@@ -11,7 +11,7 @@ import pytest
 from sidecar.probing.perform import perform
 from tests.sidecar.probing.servers import Health, a_health_server, an_application, respond, serving, target
 
-POD = ("127.0.0.1", "::1")
+POD = "127.0.0.1"
 
 
 async def test_each_handler_asks_the_application() -> None:
@@ -37,13 +37,6 @@ async def test_silence_is_failure_when_the_probes_time_is_over(handler: str) -> 
     async with serving(stay_silent, "127.0.0.1") as port:
         outcome = await perform(target(port, handler, timeout_s=1), POD)
         assert (outcome.status, outcome.has_answer, outcome.body) == (504, False, b"no answer within 1 s")
-
-
-async def test_a_probe_goes_to_the_pods_main_address() -> None:
-    async with an_application({"/": respond(200, b"web")}) as application:
-        assert (await perform(target(application.port), ("127.0.0.2", "127.0.0.1"))).has_answer is False
-        assert (await perform(target(application.port), ("127.0.0.1", "127.0.0.2"))).body == b"web"
-        assert (await perform(target(application.port), ())).body == b"web"
 
 
 def test_http_2_is_loaded_only_where_a_grpc_probe_asks_for_it() -> None:
