@@ -1,8 +1,7 @@
-"""Kinds of workloads and of traffic on a real node: Jobs end, probes work, a server that speaks first is heard."""
+"""Kinds of workloads and of traffic on a real node: Jobs end, a server that speaks first is heard, addresses move."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,24 +30,6 @@ import smtplib, sys, time
 began = time.monotonic()
 with smtplib.SMTP(sys.argv[1], 2525, timeout=8) as mail:
     print(mail.noop()[0], "fast" if time.monotonic() - began < 5 else "slow")
-"""
-# Answers every kind of probe and hook, and remembers what was asked.
-PROBED = """
-import http.server, json, threading
-asked = []
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        asked.append([self.path, self.headers.get("X-Probe", "")])
-        if self.path == "/asked":
-            body = json.dumps(asked).encode()
-        elif self.path.startswith("/moved"):
-            self.send_response(302); self.send_header("Location", "/healthz?from=moved"); self.end_headers(); return
-        else:
-            body = b"ok"
-        self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *_): pass
-http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Handler).serve_forever()
 """
 
 
@@ -167,32 +148,6 @@ def test_members_of_a_stateful_set_reach_each_other_by_their_headless_names(mesh
         "the decision",
     )[-1]
     assert record["transport"] == "tunnel"
-
-
-def test_probes_and_hooks_of_every_kind_reach_the_application(mesh: Mesh, shop: str) -> None:
-    """The kubelet asks from outside the mesh; explicit mode would refuse it at the application's own port."""
-    headers = [{"name": "X-Probe", "value": "yes"}]
-    container = {
-        "ports": [{"name": "web", "containerPort": 8080}],
-        "startupProbe": {
-            "httpGet": {"path": "/start?a=1&b=2", "port": "web", "httpHeaders": headers},
-            "periodSeconds": 1,
-        },
-        "readinessProbe": {"httpGet": {"path": "/moved", "port": 8080}, "periodSeconds": 1},
-        "livenessProbe": {"tcpSocket": {"port": "web"}, "periodSeconds": 1},
-        "lifecycle": {
-            "postStart": {"exec": {"command": ["true"]}},
-            "preStop": {"httpGet": {"path": "/stop", "port": "web"}},
-        },
-    }
-    mesh.run_pod(shop, "probed", "python", command=["python3", "-c", PROBED], container=container)
-    fetch = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8080/asked', timeout=8).read().decode())"
-    asked = json.loads(mesh.cluster.execute(shop, "probed", "python3", "-c", fetch, container="app"))
-    assert ["/start?a=1&b=2", "yes"] in asked
-    assert ["/moved", ""] in asked and ["/healthz?from=moved", ""] in asked
-    pod = mesh.kubectl.get("pod", "-n", shop, "probed")
-    [state] = pod["status"]["containerStatuses"]
-    assert state["ready"] and state["restartCount"] == 0
 
 
 def test_a_failing_probe_still_fails(mesh: Mesh, shop: str) -> None:
