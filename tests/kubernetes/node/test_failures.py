@@ -25,7 +25,8 @@ while True:
 """
 NGINX = (
     "pid /tmp/nginx.pid; error_log /dev/stderr; events {} "
-    "http { access_log off; server { listen 8080; location / { return 200 ok; } } }"
+    "http { access_log off; server { listen 8080; location / { return 200 ok; } "
+    "location /onward { proxy_pass http://web/; } } }"
 )
 
 
@@ -35,7 +36,7 @@ def bank(mesh: Mesh) -> Iterator[str]:
     mesh.cluster.create_namespace("bank", labels={"touchmark.dev/inject": "true"})
     for account in ("web", "client"):
         mesh.cluster.create_service_account("bank", account)
-    mesh.kubectl.apply(deployment(mesh, "nginx"), service())
+    mesh.kubectl.apply(service(), deployment(mesh, "nginx"))
     mesh.cluster.wait_for_rollout("deployment/web", namespace="bank")
     command = ["python3", "-c", ASK_ON, "http://web/"]
     mesh.run_pod("bank", "client", "python", command=command, service_account="client")
@@ -88,11 +89,90 @@ def count_failed(mesh: Mesh) -> int:
     return sum(line.startswith("failed") for line in requests(mesh))
 
 
-def test_a_rolling_update_to_an_approved_program_fails_no_request(mesh: Mesh, bank: str) -> None:
+def pods(mesh: Mesh) -> dict[str, dict[str, Any]]:
+    """The web pods that aren't ending, by image."""
+    items = mesh.kubectl.get("pods", "-n", "bank", "-l", "app=web")["items"]
+    return {pod["spec"]["containers"][0]["image"]: pod for pod in items if "deletionTimestamp" not in pod["metadata"]}
+
+
+def ask_onward(mesh: Mesh, pod: dict[str, Any]) -> str:
+    """What comes of a request that a web pod's own program makes to the Service."""
+    script = f"import urllib.error\ntry:\n {ASK}\nexcept urllib.error.HTTPError as error: print(error.code)"
+    command = ["python3", "-c", script, "http://127.0.0.1:8080/onward"]
+    return mesh.cluster.execute("bank", pod["metadata"]["name"], *command, container="nginx").strip()
+
+
+def restart_counts(pod: dict[str, Any]) -> set[int]:
+    return {each["restartCount"] for each in pod["status"]["containerStatuses"]}
+
+
+def test_a_rolling_update_to_a_program_that_nobody_approved_waits_and_the_old_pods_serve_on(
+    mesh: Mesh, bank: str
+) -> None:
+    """What a user sees: no request fails, the rollout waits, the decisions name the command, and with it all heals."""
     digest = mesh.digest_of(bank, mesh.cluster.image("nginx-next"), "/usr/sbin/nginx")
-    mesh.touchmark("program", "approve", "bank/web", f"sha256:{digest}")
+    old, new = mesh.cluster.image("nginx"), mesh.cluster.image("nginx-next")
     before = count_failed(mesh)
     mesh.kubectl.apply(deployment(mesh, "nginx-next"))
+    [withheld] = eventually(
+        lambda: [r for r in mesh.decisions("--denied", "--namespace", bank) if digest in r["destination"]["program"]],
+        "the refusal",
+    )
+    assert withheld["reason"] == "listener_not_approved"
+    assert (withheld["destination"]["workload"], withheld["process"]["path"]) == ("bank/web", "/usr/sbin/nginx")
+    asked = len(requests(mesh))
+    status = mesh.kubectl.run("rollout", "status", "-n", bank, "deployment/web", "--timeout=3s")
+    assert status.returncode != 0 and "1 old replicas are pending termination" in status.stdout
+    eventually(
+        lambda: any(
+            "Readiness probe failed" in event["message"]
+            for event in mesh.kubectl.get(
+                "events", "-n", bank, "--field-selector", f"involvedObject.name={pods(mesh)[new]['metadata']['name']}"
+            )["items"]
+        ),
+        "the kubelet's word",
+    )
+    eventually(lambda: len(requests(mesh)) >= asked + 20, "requests meanwhile")
+    assert count_failed(mesh) == before, requests(mesh)[-50:]
+    assert set(pods(mesh)) == {old, new}
+
+    # It reaches nobody, and whoever goes there directly is refused; nothing but approval is missing.
+    assert ask_onward(mesh, pods(mesh)[new]) == "502"
+    eventually(
+        lambda: [
+            r for r in mesh.decisions("--denied", "--namespace", bank, "--reason", "program_not_approved")
+            if digest in r["source"]["program"]
+        ],
+        "its own call's refusal",
+    )  # fmt: skip
+    target = f"http://{pods(mesh)[new]['status']['podIP']}:8080/"
+    asking = mesh.kubectl.run("exec", "-n", bank, "client", "-c", "app", "--", "python3", "-c", ASK, target)
+    assert asking.returncode != 0
+    eventually(
+        lambda: [
+            r for r in mesh.decisions("--denied", "--namespace", bank, "--reason", "listener_not_approved")
+            if r["source"]["workload"] == "bank/client"
+        ],
+        "the direct call's refusal",
+    )  # fmt: skip
+    said = mesh.run("decisions", "--denied", "--namespace", bank).stderr
+    [command] = [line.partition("  # ")[0].split() for line in said.splitlines() if digest in line]
+    assert command == ["touchmark", "program", "approve", "bank/web", f"sha256:{digest}", "-k"]
+    mesh.touchmark(*command[1:-1])
+    mesh.cluster.wait_for_rollout("deployment/web", namespace=bank, timeout_s=120)
+    eventually(lambda: set(pods(mesh)) == {new}, "the old pod's end")
+    assert restart_counts(pods(mesh)[new]) == {0}
+    assert ask_onward(mesh, pods(mesh)[new]) == "200"
+    asked = len(requests(mesh))
+    eventually(lambda: len(requests(mesh)) >= asked + 20, "requests afterwards")
+    assert count_failed(mesh) == before, requests(mesh)[-50:]
+
+
+def test_a_rolling_update_to_an_approved_program_fails_no_request(mesh: Mesh, bank: str) -> None:
+    """Back to the first image, whose program was approved at the beginning."""
+    digest = mesh.digest_of(bank, mesh.cluster.image("nginx"), "/usr/sbin/nginx")
+    before = count_failed(mesh)
+    mesh.kubectl.apply(deployment(mesh, "nginx"))
     mesh.cluster.wait_for_rollout("deployment/web", namespace=bank, timeout_s=120)
     eventually(lambda: len(mesh.kubectl.get("pods", "-n", bank, "-l", "app=web")["items"]) == 1, "the old pod's end")
     assert count_failed(mesh) == before, requests(mesh)[-50:]
@@ -100,12 +180,12 @@ def test_a_rolling_update_to_an_approved_program_fails_no_request(mesh: Mesh, ba
         lambda: [
             r for r in mesh.decisions("--namespace", bank, "--since", "30s") if digest in r["destination"]["program"]
         ],
-        "a decision that names the new program",
+        "a decision that names the program",
     )
 
 
 def test_a_server_whose_approval_is_withdrawn_serves_nobody_until_it_is_approved_again(mesh: Mesh, bank: str) -> None:
-    digest = mesh.digest_of(bank, mesh.cluster.image("nginx-next"), "/usr/sbin/nginx")
+    digest = mesh.digest_of(bank, mesh.cluster.image("nginx"), "/usr/sbin/nginx")
     [name] = [each["metadata"]["name"] for each in mesh.kubectl.get("programs.touchmark.dev", "-n", bank)["items"]
               if any(digest in text for text in each["spec"]["digests"])]  # fmt: skip
     mesh.kubectl("delete", "programs.touchmark.dev", "-n", bank, name)
