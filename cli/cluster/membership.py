@@ -23,7 +23,12 @@ _OUTSIDE: Final = frozenset({"kube-system", "kube-public", "kube-node-lease"})
 
 def examine_membership(survey: Survey) -> list[Finding]:
     """Return a finding for each thing that can keep pods from each other, well or not."""
-    return [_examine_pod_security(survey), *_examine_pods(survey), *_examine_network(survey)]
+    return [
+        _examine_pod_security(survey),
+        _examine_requests(survey),
+        *_examine_pods(survey),
+        *_examine_network(survey),
+    ]
 
 
 def describe_unknown(subject: str, error: TouchmarkError, *, is_optional: bool = True) -> Finding:
@@ -67,6 +72,59 @@ def _list_asking_namespaces(survey: Survey) -> set[str]:
     if not isinstance(survey.pods, TouchmarkError):
         asking |= {pod["metadata"]["namespace"] for pod in survey.pods if _asks(pod, {}) or has_sidecar(pod)}
     return asking - _OUTSIDE - {survey.system_namespace}
+
+
+def _examine_requests(survey: Survey) -> Finding:
+    """Look for requests that the API server doesn't see: another word than true or false, or the wrong place for it.
+
+    A namespace asks by its label, a pod by its annotation. Nothing refuses the rest: such pods run outside the mesh.
+    """
+    subject = "injection requests"
+    for answer in (survey.namespaces, survey.pods):
+        if isinstance(answer, TouchmarkError):
+            return describe_unknown(subject, answer)
+    assert not isinstance(survey.namespaces, TouchmarkError)
+    assert not isinstance(survey.pods, TouchmarkError)
+    outside = _OUTSIDE | {survey.system_namespace}
+    odd, annotated = [], []
+    for namespace in survey.namespaces:
+        name, labels = namespace["metadata"]["name"], namespace["metadata"].get("labels") or {}
+        if name in outside:
+            continue
+        if labels.get(INJECT, "true") not in ("true", "false"):
+            odd.append(f"{name} ({labels[INJECT]!r})")
+        elif INJECT not in labels and INJECT in (namespace["metadata"].get("annotations") or {}):
+            annotated.append(name)
+    labelled = [
+        f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+        for pod in survey.pods
+        if not _is_over(pod) and pod["metadata"]["namespace"] not in outside and _is_mislabelled(pod)
+    ]
+    faults = [
+        (odd, f"namespaces whose label {INJECT} is neither true nor false: "),
+        (annotated, f"namespaces with the annotation {INJECT}, where a label is wanted: "),
+        (labelled, f"pods with the label {INJECT}, where an annotation is wanted: "),
+    ]
+    hints = [
+        (odd or annotated, f"kubectl label namespace NAMESPACE --overwrite {INJECT}=true"),
+        (labelled, f'move it to metadata.annotations of the pod or its template: {INJECT}: "true"'),
+    ]
+    return Finding(
+        subject=subject,
+        is_well=not (odd or annotated or labelled),
+        observation="; ".join(f"{text}{name_some(names)}" for names, text in faults if names)
+        or "namespaces ask by label, pods by annotation, and none otherwise",
+        hint="; ".join(text for names, text in hints if names),
+    )
+
+
+def _is_mislabelled(pod: Object) -> bool:
+    """Tell whether a pod's label wants something else than the pod has, and no annotation says it in its place."""
+    metadata = pod["metadata"]
+    wish = (metadata.get("labels") or {}).get(INJECT)
+    if wish is None or INJECT in (metadata.get("annotations") or {}):
+        return False
+    return (wish != "false") is not has_sidecar(pod)
 
 
 def _examine_pods(survey: Survey) -> Iterator[Finding]:

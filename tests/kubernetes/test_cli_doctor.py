@@ -126,6 +126,28 @@ def test_policies_levels_and_missing_sidecars_are_found_in_real_objects(
     assert found["sidecar images"]["observation"] == "2× touchmark/sidecar:0.1.0"
 
 
+def test_a_request_that_the_api_server_does_not_see_is_named(
+    administrator: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing refuses these objects, and no webhook is asked: they'd stay outside the mesh without a word."""
+    administrator.create_namespace("park", labels={"touchmark.dev/inject": "enabled"})
+    administrator.kubectl.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "kiosk", "namespace": "park", "labels": {"touchmark.dev/inject": "true"}},
+            "spec": {"containers": [{"name": "app", "image": "app"}]},
+        }
+    )
+    found = examine(capsys)["injection requests"]
+    assert not found["is_well"]
+    assert "neither true nor false: park ('enabled')" in found["observation"]
+    assert "where an annotation is wanted: park/kiosk" in found["observation"]
+    administrator.kubectl("label", "namespace", "park", "--overwrite", "touchmark.dev/inject=false")
+    administrator.kubectl("label", "pod", "-n", "park", "kiosk", "touchmark.dev/inject-")
+    assert examine(capsys)["injection requests"]["is_well"]
+
+
 def test_an_operator_learns_what_the_role_lets_see_and_the_rest_is_unknown(
     installed: ApiServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,6 +58,45 @@ def test_who_asked_and_has_no_sidecar_is_named(pod: dict[str, Any], is_missed: b
     assert ["injection"] * is_missed == [finding.subject for finding in faults]
 
 
+def test_a_namespace_that_asks_by_another_word_or_by_an_annotation_is_named() -> None:
+    odd = make_namespace("shop", **{"touchmark.dev/inject": "enabled"})
+    annotated = make_namespace("bank")
+    annotated["metadata"]["annotations"] = INJECT
+    both = make_namespace("idle", **{"touchmark.dev/inject": "false"})
+    both["metadata"]["annotations"] = INJECT
+    system = make_namespace("kube-system", **{"touchmark.dev/inject": "enabled"})
+    [finding] = find_faults(change(namespaces=[odd, annotated, both, system]))
+    assert (finding.subject, finding.is_optional) == ("injection requests", False)
+    assert "neither true nor false: shop ('enabled')" in finding.observation
+    assert "where a label is wanted: bank" in finding.observation
+    assert "idle" not in finding.observation and "kube-system" not in finding.observation
+    assert "kubectl label namespace NAMESPACE --overwrite touchmark.dev/inject=true" in finding.hint
+
+
+@pytest.mark.parametrize(
+    ("metadata", "is_meshed", "is_named"),
+    [
+        ({"labels": INJECT}, False, True),
+        ({"labels": {"touchmark.dev/inject": "yes"}}, False, True),
+        ({"labels": {"touchmark.dev/inject": "false"}}, True, True),
+        ({"labels": INJECT}, True, False),
+        ({"labels": {"touchmark.dev/inject": "false"}}, False, False),
+        ({"labels": INJECT, "annotations": {"touchmark.dev/inject": "false"}}, False, False),
+        ({"labels": {"app": "web"}}, False, False),
+    ],
+)
+def test_a_pod_whose_label_is_taken_for_an_annotation_is_named(
+    metadata: dict[str, Any], is_meshed: bool, is_named: bool
+) -> None:
+    make = make_meshed_pod if is_meshed else make_pod
+    pod = make("web-9", namespace="bank", metadata=metadata)
+    faults = find_faults(change(pods=[pod]))
+    assert ["injection requests"] * is_named == [finding.subject for finding in faults]
+    if is_named:
+        assert "where an annotation is wanted: bank/web-9" in faults[0].observation
+        assert 'metadata.annotations of the pod or its template: touchmark.dev/inject: "true"' in faults[0].hint
+
+
 def test_pods_that_aren_t_ready_and_mixed_images_are_told_but_no_fault() -> None:
     old = make_meshed_pod("web-2", ready=False)
     old["spec"] = {"initContainers": [{**SIDECAR, "image": "touchmark/sidecar:0.0.9"}]}
