@@ -6,6 +6,9 @@ A pod that mounts it doesn't start without it, and its sidecar trusts whom it na
 answers, has the roots of now (whatever somebody wrote into it), comes back when somebody deletes it, and goes some time
 after the last pod that needs it. With several replicas the one that leads keeps it; the others only make it where there
 is none, so that one which hasn't heard of a new bundle yet doesn't put the old one back.
+
+It is owned by the ClusterRole that lets the CA write it. Whoever uninstalls Touchmark deletes that; the cluster's
+garbage collector then takes every ConfigMap away, and a CA that hasn't ended yet can't put one back.
 """
 
 from __future__ import annotations
@@ -19,11 +22,12 @@ import structlog
 
 from ca.kubernetes.client import ClusterClient, quote_name
 from ca.metrics import Metrics
-from shared.model.errors import InputError, NotFoundError, TouchmarkError
-from shared.model.kubernetes import TRUST_CONFIG_MAP, TRUST_KEY
+from shared.model.errors import InputError, NotFoundError, TouchmarkError, UnavailableError
+from shared.model.kubernetes import CLUSTER_ROLE, TRUST_CONFIG_MAP, TRUST_KEY
 
 PATH: Final = "/api/v1/configmaps"
 QUERY: Final = {"fieldSelector": f"metadata.name={TRUST_CONFIG_MAP}"}
+OWNER_PATH: Final = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{CLUSTER_ROLE}"
 # After the last pod's end, or the last question of the webhook: whatever makes pods may make the next one soon.
 GRACE_S: Final = 600.0
 CHECK_INTERVAL_S: Final = 5.0
@@ -35,8 +39,22 @@ MAX_NAMESPACES: Final = 20_000
 _log = structlog.get_logger("touchmark.ca")
 
 
-class _Metadata(msgspec.Struct, frozen=True):
+class _Reference(msgspec.Struct, frozen=True):
+    kind: str = ""
+    name: str = ""
+
+
+class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
     namespace: str = ""
+    owner_references: tuple[_Reference, ...] = ()
+
+
+class _OwnerMetadata(msgspec.Struct, frozen=True):
+    uid: str
+
+
+class _Owner(msgspec.Struct, frozen=True):
+    metadata: _OwnerMetadata
 
 
 class ConfigMap(msgspec.Struct, frozen=True):
@@ -54,9 +72,10 @@ class TrustRecord(msgspec.Struct, frozen=True):
 
 
 def trim_trust(found: ConfigMap) -> TrustRecord:
-    """Make what is remembered of a ConfigMap; one with further keys is another than ours."""
+    """Make what is remembered of a ConfigMap; one with further keys, or that isn't owned, is another than ours."""
     data = found.data or {}
-    return TrustRecord(found.metadata.namespace, data.get(TRUST_KEY, "") if len(data) == 1 else "")
+    is_ours = len(data) == 1 and _Reference("ClusterRole", CLUSTER_ROLE) in found.metadata.owner_references
+    return TrustRecord(found.metadata.namespace, data.get(TRUST_KEY, "") if is_ours else "")
 
 
 class TrustConfigMaps:
@@ -189,7 +208,8 @@ class TrustConfigMaps:
     # ---- one namespace ------------------------------------------------------------------------------------------
     async def _write(self, namespace: str) -> None:
         roots = self._read_roots()
-        body = _make(namespace, roots)
+        # Asked each time: a role that was deleted and made again is another owner, and they went with the old one.
+        body = _make(namespace, roots, owner_uid=await self._find_owner())
         try:
             written = await self._client.apply(_path(namespace), body, ConfigMap, deadline_s=CALL_DEADLINE_S)
         except InputError:
@@ -202,6 +222,15 @@ class TrustConfigMaps:
             await self._client.patch(_path(namespace), {"data": surplus}, ConfigMap, deadline_s=CALL_DEADLINE_S)
         self._found[namespace] = roots
         _log.info("trust_published", namespace=namespace)
+
+    async def _find_owner(self) -> str:
+        try:
+            return (await self._client.get(OWNER_PATH, _Owner, deadline_s=CALL_DEADLINE_S)).metadata.uid
+        except NotFoundError as error:
+            raise UnavailableError(
+                f"the ClusterRole {CLUSTER_ROLE}, which owns each ConfigMap {TRUST_CONFIG_MAP}, isn't there",
+                hint="the installation isn't complete: `kubectl apply` it again",
+            ) from error
 
     async def _delete(self, namespace: str) -> None:
         if self._clock() - self._needed[namespace] <= GRACE_S:
@@ -218,7 +247,13 @@ def _path(namespace: str) -> str:
     return f"/api/v1/namespaces/{quote_name(namespace)}/configmaps/{TRUST_CONFIG_MAP}"
 
 
-def _make(namespace: str, roots: str) -> dict[str, Any]:
+def _make(namespace: str, roots: str, *, owner_uid: str) -> dict[str, Any]:
     labels = {"app.kubernetes.io/managed-by": "touchmark", "app.kubernetes.io/part-of": "touchmark"}
-    metadata = {"name": TRUST_CONFIG_MAP, "namespace": namespace, "labels": labels}
+    owner = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "name": CLUSTER_ROLE,
+        "uid": owner_uid,
+    }
+    metadata = {"name": TRUST_CONFIG_MAP, "namespace": namespace, "labels": labels, "ownerReferences": [owner]}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {TRUST_KEY: roots}}

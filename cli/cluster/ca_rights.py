@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from shared.model.kubernetes import GROUP, LEASE, TRUST_CONFIG_MAP, WEBHOOK_CONFIGURATION
+from shared.model.kubernetes import CLUSTER_ROLE, GROUP, LEASE, TRUST_CONFIG_MAP, WEBHOOK_CONFIGURATION
 
 SERVICE_ACCOUNT: Final = "touchmark-ca"
 KEK_SECRET: Final = "touchmark-kek"
@@ -55,6 +55,7 @@ RIGHTS: Final[tuple[Right, ...]] = (
     *_rights("list watch", GROUP, "meshpolicies programs"),
     *_rights("patch", GROUP, "meshpolicies/status programs/status"),
     *_rights("create list watch patch delete", "", "configmaps", name=TRUST_CONFIG_MAP),
+    *_rights("get", "rbac.authorization.k8s.io", "clusterroles", name=CLUSTER_ROLE),
     *_rights(
         "list watch patch",
         "admissionregistration.k8s.io",

@@ -54,6 +54,10 @@ def test_a_pod_that_asks_gets_its_sidecar_and_its_namespace_the_roots(
     assert pod["spec"]["shareProcessNamespace"] is True
     found = api_server.kubectl.get("configmap", "touchmark-trust", "-n", namespace)
     assert found["data"]["roots.pem"].startswith("-----BEGIN CERTIFICATE-----")
+    # So that it goes with the installation: garbage collection takes what the role of this UID owns.
+    role = api_server.kubectl.get("clusterrole", "touchmark-ca")
+    [owner] = found["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"]) == ("ClusterRole", role["metadata"]["uid"])
 
 
 def test_a_label_asks_for_a_whole_namespace_but_for_pods_that_say_no(ca: WebhookCA, api_server: ApiServer) -> None:
@@ -184,10 +188,13 @@ def test_an_ephemeral_container_that_could_undo_the_sidecar_is_refused(
     debug(api_server, other, securityContext={"privileged": True})
 
 
-def read_trust(server: ApiServer, namespace: str) -> dict[str, str] | None:
+def read_trust(server: ApiServer, namespace: str) -> tuple[Json, list[Json]] | None:
+    """The ConfigMap's data and owners; None where there is none."""
     result = server.kubectl.run("get", "configmap", "touchmark-trust", "-n", namespace, "-o", "json")
-    data: dict[str, str] | None = json.loads(result.stdout)["data"] if result.returncode == 0 else None
-    return data
+    if result.returncode != 0:
+        return None
+    found: Json = json.loads(result.stdout)
+    return found["data"], found["metadata"].get("ownerReferences", [])
 
 
 def test_the_roots_come_back_when_somebody_edits_or_deletes_them(
@@ -204,6 +211,7 @@ def test_the_roots_come_back_when_somebody_edits_or_deletes_them(
         '{"data":{"roots.pem":"evil"}}',
         '{"data":{"extra.pem":"evil"}}',
         '{"data":{"roots.pem":"evil"},"immutable":true}',
+        '{"metadata":{"ownerReferences":null}}',
     ):
         edit(patch)
         wait_until(lambda: read_trust(api_server, namespace) == roots, timeout_s=20)

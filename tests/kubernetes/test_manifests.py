@@ -88,6 +88,7 @@ def test_rights_to_single_objects_name_those_that_the_code_uses(api_server: ApiS
         "leases": [names.LEASE],
         "secrets": ["touchmark-kek"],
         "configmaps": [names.TRUST_CONFIG_MAP],
+        "clusterroles": [names.CLUSTER_ROLE],
         "mutatingwebhookconfigurations": [names.WEBHOOK_CONFIGURATION],
     }
 

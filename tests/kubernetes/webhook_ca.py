@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from shared.model.kubernetes import CLUSTER_ROLE
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.harness.processes import Program, wait_until
 
@@ -28,7 +29,13 @@ RULES: list[dict[str, Any]] = [
         "apiGroups": [""],
         "resources": ["configmaps"],
         "resourceNames": ["touchmark-trust"],
-        "verbs": ["get", "list", "watch", "create", "patch", "delete"],
+        "verbs": ["list", "watch", "create", "patch", "delete"],
+    },
+    {
+        "apiGroups": ["rbac.authorization.k8s.io"],
+        "resources": ["clusterroles"],
+        "resourceNames": [CLUSTER_ROLE],
+        "verbs": ["get"],
     },
     {
         "apiGroups": ["coordination.k8s.io"],
@@ -118,6 +125,9 @@ class WebhookCA:
         role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole"}
         binding = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding"}
         reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+        # Owns the ConfigMaps; where an installation has one already, that stays as it is.
+        if self.api_server.kubectl.run("get", "clusterrole", CLUSTER_ROLE).returncode != 0:
+            self.api_server.kubectl.apply({**role, "metadata": {"name": CLUSTER_ROLE}, "rules": []})
         subjects = [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": "default"}]
         self.api_server.kubectl.apply(
             {**role, "metadata": {"name": name}, "rules": RULES},

@@ -39,7 +39,7 @@ async def answer_little(request: web.Request) -> web.StreamResponse:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(30)
         return response
-    return web.json_response({"metadata": {"resourceVersion": "1", "labels": {"a": "b"}}, "items": []})
+    return web.json_response({"metadata": {"resourceVersion": "1", "labels": {"a": "b"}, "uid": "u"}, "items": []})
 
 
 async def test_the_webhook_answers_under_the_services_name_with_a_chain_to_the_root(tmp_path: Path) -> None:

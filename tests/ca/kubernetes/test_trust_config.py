@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from ca.kubernetes import trust_config
-from ca.kubernetes.trust_config import GRACE_S, ConfigMap, TrustConfigMaps, TrustRecord, trim_trust
+from ca.kubernetes.trust_config import GRACE_S, OWNER_PATH, ConfigMap, TrustConfigMaps, TrustRecord, trim_trust
 from ca.metrics import Metrics
 from shared.model.errors import RefusedError, UnavailableError
 from tests.ca.kubernetes.faking import faked
@@ -25,8 +25,14 @@ class Namespaces:
         self.data: dict[str, dict[str, str]] = {}
         self.faults: dict[str, int] = {}
         self.asked: list[str] = []
+        self.owner_uid = "first"
+        self.owners: dict[str, str] = {}
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
+        if request.path == OWNER_PATH:
+            if not self.owner_uid:
+                return web.json_response({"message": "not found"}, status=404)
+            return web.json_response({"metadata": {"uid": self.owner_uid}})
         namespace = request.path.split("/")[4]
         self.asked.append(f"{request.method} {namespace}")
         if (fault := self.faults.get(namespace)) is not None:
@@ -35,6 +41,8 @@ class Namespaces:
             found = self.data.pop(namespace, None)
             return web.json_response({}, status=200 if found is not None else 404)
         body = await request.json()
+        for owner in body.get("metadata", {}).get("ownerReferences", ()):
+            self.owners[namespace] = owner["uid"]
         data = self.data.setdefault(namespace, {})
         data |= {name: text for name, text in body["data"].items() if text is not None}
         for name in [name for name, text in body["data"].items() if text is None]:
@@ -117,6 +125,23 @@ async def test_a_further_key_is_taken_out(keeper: Keeper) -> None:
     assert keeper.api.data == {"shop": {"roots.pem": "one"}}
 
 
+async def test_its_owner_is_the_role_of_now(keeper: Keeper) -> None:
+    """A role that was deleted and made again is another one, and the ConfigMap went with the old."""
+    await keeper.trust.publish("shop")
+    assert keeper.api.owners == {"shop": "first"}
+    keeper.api.owner_uid = "second"
+    keeper.trust.remove(TrustRecord("shop", "one"))
+    await eventually(lambda: keeper.api.owners == {"shop": "second"})
+
+
+async def test_without_its_owner_none_is_written(keeper: Keeper) -> None:
+    """While Touchmark is being uninstalled: nobody would take it away."""
+    keeper.api.owner_uid = ""
+    with pytest.raises(UnavailableError, match="ClusterRole touchmark-ca"):
+        await keeper.trust.publish("shop")
+    assert keeper.api.data == {}
+
+
 async def test_one_that_is_gone_already_is_forgotten_with_its_namespace(keeper: Keeper) -> None:
     keeper.trust.replace([TrustRecord("shop", "one")])
     await asyncio.sleep(0.1)
@@ -137,5 +162,15 @@ async def test_namespaces_are_bounded(keeper: Keeper, monkeypatch: pytest.Monkey
     [({"roots.pem": "x"}, "x"), ({"roots.pem": "x", "other": "y"}, ""), ({"other": "y"}, ""), (None, "")],
 )
 def test_a_config_map_with_other_keys_is_another(data: dict[str, str] | None, roots: str) -> None:
-    found = ConfigMap(metadata=trust_config._Metadata("shop"), data=data)
-    assert trim_trust(found) == TrustRecord("shop", roots)
+    assert trim_trust(make_found(data, "ClusterRole")) == TrustRecord("shop", roots)
+
+
+def test_a_config_map_that_would_stay_is_another() -> None:
+    """Somebody took its owner away, or an older CA made it."""
+    for kind in ("", "Role"):
+        assert trim_trust(make_found({"roots.pem": "x"}, kind)) == TrustRecord("shop", "")
+
+
+def make_found(data: dict[str, str] | None, owner_kind: str) -> ConfigMap:
+    owners = (trust_config._Reference(owner_kind, "touchmark-ca"),) if owner_kind else ()
+    return ConfigMap(metadata=trust_config._Metadata("shop", owners), data=data)

@@ -13,6 +13,13 @@ from tests.kubernetes.harness.cluster import Cluster
 from tests.kubernetes.harness.node import Node
 from tests.kubernetes.node.mesh import Mesh
 
+# They take the installation away that the others share.
+_LAST = ("test_uninstall.py",)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _LAST.index(item.path.name) + 1 if item.path.name in _LAST else 0)
+
 
 @pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from shared.model.kubernetes import INJECT, SIDECAR_CONTAINER, SYSTEM_NAMESPACE
 from tests.kubernetes.harness.cluster import Cluster
+from tests.kubernetes.node.inventory import list_objects
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
 # The demonstration's public images, and which of ours stand in for them: no registry is asked for anything.
@@ -35,14 +36,19 @@ class Mesh:
         self.kubectl = cluster.kubectl
         self._directory = directory
         self._volume = volume
+        self.installed = ""
+        self.before: dict[str, dict[str, Any]] = {}
 
     # ---- Installing --------------------------------------------------------------------------------------------------
     def install(self, overlay: str = "overlays/single", *, sidecars: Sequence[str] = ("sidecar",)) -> None:
-        """Apply an overlay with this clone's images and wait until the CA is ready.
+        """Apply an overlay with this clone's images and wait until the CA is ready; ``before`` is what there was.
 
         Arguments:
             sidecars: images of sidecars that may join, by short name; pods get the first.
         """
+        if not self.installed:
+            self.before = list_objects(self.kubectl)
+        self.installed = overlay
         if self._volume is not None:
             self._make_volume(self._volume)
         settings = [f"TOUCHMARK_SIDECAR_IMAGE={','.join(self.cluster.image(short) for short in sidecars)}"]
@@ -54,6 +60,13 @@ class Mesh:
         )
         self.cluster.wait_for_rollout("deployment/touchmark-ca", namespace=SYSTEM_NAMESPACE, timeout_s=120)
 
+    def uninstall(self) -> None:
+        """Delete the overlay as docs/kubernetes.md says. What lives in other namespaces is the caller's."""
+        overlay, self.installed = self.installed, ""
+        self.kubectl("delete", "-k", str(self._place(overlay)), timeout_s=180)
+        if self._volume is not None:
+            self.kubectl("delete", "persistentvolume", "touchmark-ca")
+
     def apply(
         self,
         directory: str,
@@ -63,7 +76,7 @@ class Mesh:
         more: Mapping[str, object] | None = None,
     ) -> None:
         """``kubectl apply -k`` of a directory below manifests/ with other images, and wait for nothing."""
-        place = self._directory / directory.replace("/", "-")
+        place = self._place(directory)
         place.mkdir(exist_ok=True)
         overlay: dict[str, object] = {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
@@ -79,6 +92,9 @@ class Mesh:
             overlay["namespace"] = namespace
         (place / "kustomization.yaml").write_text(json.dumps(overlay), encoding="ascii")
         self.kubectl("apply", "--server-side", "-k", str(place), timeout_s=120)
+
+    def _place(self, directory: str) -> Path:
+        return self._directory / directory.replace("/", "-")
 
     def _make_volume(self, place: Path) -> None:
         """Our node has nobody who provides volumes: this one is for the CA's claim."""
