@@ -214,9 +214,10 @@ def _resolve_port(container: Container, action: Json, path: str) -> int:
 def _write_handler(target: ProbeTarget) -> Json:
     if target.handler == "grpc":
         return {"grpc": {"port": target.port, **({"service": target.service} if target.service else {})}}
+    action: Json = {"port": target.port, **({"host": target.host} if target.host else {})}
     if target.handler == "tcp":
-        return {"tcpSocket": {"port": target.port}}
-    action: Json = {"port": target.port, "path": target.path, "scheme": target.scheme}
+        return {"tcpSocket": action}
+    action |= {"path": target.path, "scheme": target.scheme}
     if target.headers:
         action["httpHeaders"] = [{"name": name, "value": value} for name, value in target.headers]
     return {"httpGet": action}

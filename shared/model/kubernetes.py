@@ -94,6 +94,7 @@ class ProbeTarget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         kind: ``liveness``, ``readiness``, ``startup``, ``post-start`` or ``pre-stop``.
         handler: ``http``, ``tcp`` or ``grpc``. Exec probes stay where they are.
         port: of the application, resolved.
+        host: only in pods that release 0.1 injected, which sent such probes to the sidecar; put back, never asked.
         scheme: of ``http``: ``HTTP`` or ``HTTPS`` (the certificate isn't verified, as the kubelet doesn't).
         path: of ``http``, with its query.
         headers: of ``http``, in order.
@@ -105,6 +106,7 @@ class ProbeTarget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     kind: str
     handler: str
     port: int
+    host: str = ""
     scheme: str = "HTTP"
     path: str = "/"
     headers: tuple[tuple[str, str], ...] = ()

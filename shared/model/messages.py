@@ -4,8 +4,9 @@ A sidecar's first message is ``Enrol`` (join token and CSR), ``EnrolPod`` (a pod
 TLS connection with its own certificate); the CA answers ``Welcome`` or ``Refusal``. Then either side speaks when it has
 something to say. Binary values are base64 in JSON. Unknown fields and tags are refused.
 
-What an older peer understands (``protocol.py``): a field that a protocol adds has a default, and defaults aren't
-written; ``express_in`` gives it that default, or leaves out what can't be said without it. Nothing else may change.
+What an older peer understands (``protocol.py``): a field that a protocol adds has a default (one of ``""``, ``0``,
+``False``, ``None``, ``()``, which msgspec knows by identity), and defaults aren't written; ``express_in`` gives it that
+default, or leaves out what can't be said without it. Nothing else may change.
 """
 
 from __future__ import annotations
