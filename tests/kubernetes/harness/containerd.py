@@ -40,7 +40,8 @@ state = "{directory}/state"
 class Containerd:
     """Runs from `start` on; images are in its ``k8s.io`` namespace, where the kubelet looks."""
 
-    def __init__(self, directory: Path, *, bridge: str, subnet: str, gateway: str) -> None:
+    def __init__(self, directory: Path, *, bridge: str, subnets: Mapping[str, str]) -> None:
+        """``subnets`` gives pods an address of each, in this order; beside each is its gateway."""
         self.directory = directory
         self.socket = directory / "containerd.sock"
         self._network = {
@@ -56,8 +57,8 @@ class Containerd:
                     "ipam": {
                         "type": "host-local",
                         "dataDir": str(directory / "addresses"),
-                        "ranges": [[{"subnet": subnet, "gateway": gateway}]],
-                        "routes": [{"dst": "0.0.0.0/0"}],
+                        "ranges": [[{"subnet": subnet, "gateway": gateway}] for subnet, gateway in subnets.items()],
+                        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
                     },
                 }
             ],

@@ -1,9 +1,10 @@
 """One whole node: control plane, containerd, kubelet and kube-proxy with nftables. Root; does I/O.
 
 It runs inside `scripts.kubernetes.isolation`, whose end (also a kill) ends all of it: here nothing is cleaned up that
-the kernel takes away by itself. All addresses are from 198.18.0.0/15. The node's own address is the bridge's; the tests
-run in the node's network namespace, so that they reach the API server, pods and services as a process on a node would.
-Pods have no way out. The container network is a plain bridge: NetworkPolicies aren't enforced.
+the kernel takes away by itself. All addresses are from 198.18.0.0/15 and 2001:db8::/32, for the cluster is dual-stack,
+IPv4 first. The node's own address is the bridge's; the tests run in the node's network namespace, so that they reach
+the API server, pods and services as a process on a node would. Pods have no way out. The container network is a plain
+bridge: NetworkPolicies aren't enforced.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ NAME = "node1"
 ADDRESS = "198.18.0.1"
 PODS = "198.18.0.0/16"
 _NODE_PODS = "198.18.0.0/24"
+# The second family: Services that ask for it get it, pods have both.
+ADDRESS_V6 = "2001:db8:18::1"
+PODS_V6 = "2001:db8:18::/56"
+_NODE_PODS_V6 = "2001:db8:18::/64"
+SERVICES_V6 = "2001:db8:19::/112"
 _BRIDGE = "cni0"
 _DNS = "198.19.0.10"
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -50,10 +56,16 @@ class Node(Cluster):
             directory / "control-plane",
             address=ADDRESS,
             port=6443,
-            arguments=[f"--kubelet-certificate-authority={pki / 'ca.crt'}", *arguments],
+            arguments=[
+                f"--kubelet-certificate-authority={pki / 'ca.crt'}",
+                f"--service-cluster-ip-range={SERVICES},{SERVICES_V6}",
+                *arguments,
+            ],
         )
         super().__init__(self.api_server.admin)
-        self.containerd = Containerd(directory / "containerd", bridge=_BRIDGE, subnet=_NODE_PODS, gateway=ADDRESS)
+        self.containerd = Containerd(
+            directory / "containerd", bridge=_BRIDGE, subnets={_NODE_PODS: ADDRESS, _NODE_PODS_V6: ADDRESS_V6}
+        )
         self.programs: dict[str, Program] = {}
 
     # ---- Life --------------------------------------------------------------------------------------------------------
@@ -105,9 +117,10 @@ class Node(Cluster):
             "--leader-elect=false",
             "--bind-address=127.0.0.1",
             "--allocate-node-cidrs",
-            f"--cluster-cidr={PODS}",
-            "--node-cidr-mask-size=24",
-            f"--service-cluster-ip-range={SERVICES}",
+            f"--cluster-cidr={PODS},{PODS_V6}",
+            "--node-cidr-mask-size-ipv4=24",
+            "--node-cidr-mask-size-ipv6=64",
+            f"--service-cluster-ip-range={SERVICES},{SERVICES_V6}",
             f"--service-account-private-key-file={self._pki / 'sa.key'}",
             f"--root-ca-file={self._pki / 'ca.crt'}",
             "--use-service-account-credentials",
@@ -136,7 +149,7 @@ class Node(Cluster):
             f"--root-dir={directory / 'root'}",
             f"--cert-dir={directory}",
             f"--hostname-override={NAME}",
-            f"--node-ip={ADDRESS}",
+            f"--node-ip={ADDRESS},{ADDRESS_V6}",
             groups=groups,
         )
 
@@ -146,7 +159,7 @@ class Node(Cluster):
             "kube-proxy",
             "system:kube-proxy",
             "--proxy-mode=nftables",
-            f"--cluster-cidr={PODS}",
+            f"--cluster-cidr={PODS},{PODS_V6}",
             f"--hostname-override={NAME}",
             "--metrics-bind-address=127.0.0.1:10249",
             "--healthz-bind-address=127.0.0.1:10256",
@@ -174,13 +187,18 @@ class Node(Cluster):
         for arguments in (
             f"link add {_BRIDGE} type bridge",
             f"addr add {ADDRESS}/24 dev {_BRIDGE}",
+            f"addr add {ADDRESS_V6}/64 dev {_BRIDGE} nodad",
             f"link set {_BRIDGE} up",
             # A packet to a service's address is routed before the packet filter changes it.
             f"route add {SERVICES} dev {_BRIDGE}",
+            f"-6 route add {SERVICES_V6} dev {_BRIDGE}",
         ):
             _call("ip", *arguments.split())
         # Bridged frames pass the packet filter, or a service's answer from a pod on the same bridge is lost.
-        for name in ("net/ipv4/ip_forward", "net/bridge/bridge-nf-call-iptables"):
+        for name in (
+            "net/ipv4/ip_forward", "net/bridge/bridge-nf-call-iptables",
+            "net/ipv6/conf/all/forwarding", "net/bridge/bridge-nf-call-ip6tables",
+        ):  # fmt: skip
             Path("/proc/sys", name).write_text("1", encoding="ascii")
 
     def _make_cgroup(self) -> None:

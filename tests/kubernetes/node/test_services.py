@@ -11,18 +11,20 @@ from typing import Any
 import pytest
 
 from shared.model.kubernetes import INJECT
+from tests.kubernetes.harness.kubectl import KubectlError
 from tests.kubernetes.node.mesh import Mesh, eventually
 
 # Says its pod's name; `/onward` is asked of the Service, by this program itself.
 NGINX = (
     "pid /tmp/nginx.pid; error_log /dev/stderr; events {} "
-    "http { access_log off; server { listen 8080; location / { return 200 $hostname; } "
+    "http { access_log off; server { listen 8080; listen [::]:8080; location / { return 200 $hostname; } "
     "location /onward { proxy_pass http://web/; } } }"
 )
 WEB = ("web-a", "web-b")
 PLAIN = "plain"
 # Prints how each request ended: the body, or curl's exit code.
-ASK = 'for i in $(seq "$1"); do curl -sS --max-time 8 "$2" || printf "failed $?"; echo; done'
+ASK = 'for i in $(seq "$1"); do curl -gsS --max-time 8 "$2" || printf "failed $?"; echo; done'
+FETCH = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=8).read().decode())"
 ONWARD = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8080/onward', timeout=8).read().decode())"
 RULES = """\
 apiVersion: touchmark.dev/v1alpha1
@@ -52,6 +54,7 @@ def mall(mesh: Mesh, make_namespace: Callable[..., str]) -> str:
         service("sticky", {"tier": "meshed"}, port, sessionAffinity="ClientIP"),
         service("headless", {"app": "web-a"}, {"port": 8080}, clusterIP="None"),
         service("empty", {"app": "nobody"}, port),
+        service("dual", {"tier": "meshed"}, port, ipFamilyPolicy="PreferDualStack"),
         namespace=namespace,
     )
     mesh.kubectl.apply(*(server(mesh, name) for name in (*WEB, PLAIN)), namespace=namespace)
@@ -138,6 +141,23 @@ def find_record(mesh: Mesh, namespace: str, what: Callable[[dict[str, Any]], boo
     return record
 
 
+def find_both(mesh: Mesh, namespace: str, what: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """The records of such connections, once there are some from each side."""
+
+    def find() -> list[dict[str, Any]]:
+        found = list(filter(what, mesh.decisions("--namespace", namespace)))
+        return found if {record["direction"] for record in found} == {"egress", "ingress"} else []
+
+    return list(eventually(find, "records of both sides"))
+
+
+def ipv6_urls(mesh: Mesh, namespace: str) -> tuple[str, str]:
+    """The second address of web-a, and of the Service over both servers."""
+    pod = status_of(mesh, namespace, "web-a")["podIPs"][1]["ip"]
+    own = mesh.kubectl.get("service", "-n", namespace, "dual")["spec"]["clusterIPs"][1]
+    return f"http://[{pod}]:8080/", f"http://[{own}]/"
+
+
 def is_to(address: str, *, by: str = "") -> Callable[[dict[str, Any]], bool]:
     """Whether a record is the source's, of a connection to this address, by a Service of this name."""
     return lambda record: (
@@ -201,10 +221,45 @@ def test_permissive_reaches_a_services_endpoints_inside_and_outside_the_mesh(mes
         assert record["transport"] == transport
 
 
+@pytest.mark.usefixtures("own_node")
+def test_permissive_carries_ipv6_through_the_mesh_as_ipv4(mesh: Mesh, mall: str) -> None:
+    target, by_service = ipv6_urls(mesh, mall)
+    assert ask(mesh, mall, target) == ["web-a"]
+    assert set(ask(mesh, mall, by_service, times=2)) <= set(WEB)
+    address = target.removeprefix("http://").removesuffix("/")
+    for record in find_both(mesh, mall, lambda r: r["destination"]["address"] == address):
+        assert record["transport"] == "tunnel"
+        assert record["source"]["workload"] == f"{mall}/client"
+    record = find_record(mesh, mall, lambda r: r["detail"] == f"service {mall}/dual")
+    assert record["destination"]["address"].startswith("[") and record["destination"]["address"].endswith("]:8080")
+    assert record["transport"] == "tunnel"
+    assert mesh.cluster.execute(mall, PLAIN, "python3", "-c", FETCH, target).strip() == "web-a"
+    record = find_record(mesh, mall, lambda r: r["destination"]["address"] == address and not r["source"]["workload"])
+    assert (record["direction"], record["reason"]) == ("ingress", "peer_unidentified")
+    assert (record["transport"], record["would_deny"]) == ("plaintext", True)
+
+
 def test_explicit_serves_by_service_and_hairpin_as_before(mesh: Mesh, explicit: str) -> None:
     answers = ask(mesh, explicit, "http://web/", times=4)
     assert len(answers) == 4 and set(answers) <= set(WEB)
     ask_onward_until(mesh, explicit, "web-a")
+
+
+@pytest.mark.usefixtures("own_node")
+def test_explicit_serves_and_refuses_by_ipv6_as_by_ipv4(mesh: Mesh, explicit: str) -> None:
+    target, by_service = ipv6_urls(mesh, explicit)
+    assert ask(mesh, explicit, target) == ["web-a"]
+    assert set(ask(mesh, explicit, by_service, times=2)) <= set(WEB)
+    with pytest.raises(KubectlError):
+        mesh.cluster.execute(explicit, PLAIN, "python3", "-c", FETCH, target)
+    address = target.removeprefix("http://").removesuffix("/")
+    record = find_record(mesh, explicit, lambda r: r["destination"]["address"] == address, "--denied")
+    assert (record["direction"], record["reason"]) == ("ingress", "peer_unidentified")
+    with pytest.raises(KubectlError):
+        intrude = "cp $(command -v curl) /tmp/other; printf x >>/tmp/other; exec /tmp/other -sS -g --max-time 8 $0"
+        mesh.cluster.execute(explicit, "client", "sh", "-c", intrude, target, container="app")
+    record = find_record(mesh, explicit, lambda r: r["process"]["path"] == "/tmp/other", "--denied")
+    assert (record["destination"]["address"], record["reason"]) == (address, "program_not_approved")
 
 
 def test_explicit_refuses_a_services_endpoint_outside_the_mesh_by_name_until_a_rule_lets_it(
