@@ -162,7 +162,10 @@ def _examine_pods(survey: Survey) -> Iterator[Finding]:
         is_well=not waiting,
         is_optional=True,
         observation=f"not ready: {name_some(waiting)}" if waiting else f"all {len(meshed)} are ready",
-        hint=f"kubectl logs POD -c {SIDECAR_CONTAINER} tells whether it is the sidecar" if waiting else "",
+        hint=f"kubectl logs POD -c {SIDECAR_CONTAINER} tells whether it is the sidecar;"
+        " `touchmark decisions --denied -k` whether explicit mode withholds readiness for want of an approval"
+        if waiting
+        else "",
     )
     images = Counter(image for pod in meshed for image in list_images(pod, (SIDECAR_CONTAINER,)))
     counted = ", ".join(f"{count}× {image}" for image, count in images.most_common())
