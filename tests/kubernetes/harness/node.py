@@ -9,6 +9,7 @@ bridge: NetworkPolicies aren't enforced.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -85,10 +86,15 @@ class Node(Cluster):
 
     def save_logs(self, target: Path) -> None:
         """Keep the components' and the pods' logs, which go with the run's directory otherwise."""
-        for log in self.directory.rglob("*.log"):
-            kept = target / log.relative_to(self.directory)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(log, kept)
+        # Not the containers' own files, which come and go, and may be anything.
+        others = {self.containerd.directory / "root", self.containerd.directory / "state"}
+        for place, directories, names in os.walk(self.directory):
+            directories[:] = [name for name in directories if Path(place, name) not in others]
+            for log in (Path(place, name) for name in names if name.endswith(".log")):
+                kept = target / log.relative_to(self.directory)
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # The kubelet has just deleted a pod's.
+                    shutil.copy(log, kept)
 
     def stop(self) -> None:
         """Stop the components; pods end with the isolated run."""
