@@ -18,7 +18,11 @@ def connections(
     *,
     where: Where,
 ) -> None:
-    """List live connections of all sidecars that answer."""
+    """List live connections of all sidecars that answer.
+
+    In a cluster every replica of the CA is asked, on this machine the one whose admin socket it is.
+    """
+    import asyncio
     import time
 
     from cli.conversation import talk
@@ -26,7 +30,12 @@ def connections(
     from cli.output import print_json, print_note, print_table, shorten
 
     query = {"limit": str(limit), "timeout_s": str(timeout_s)}
-    answer = talk(where, lambda client: client.list_connections(query))
+    if where.in_cluster:
+        from cli.cluster.replicas import list_connections
+
+        answer = asyncio.run(list_connections(where, query, limit=limit))
+    else:
+        answer = talk(where, lambda client: client.list_connections(query))
     if as_json:
         print_json(answer)
         return

@@ -47,6 +47,29 @@ async def forward_admin(
         ForbiddenError: this user may not forward ports there.
     """
     pod, first = await _open_any(cluster, namespace)
+    async with _forward(cluster, namespace, pod, first, timeout_s=timeout_s) as client:
+        yield client
+
+
+@asynccontextmanager
+async def forward_admin_of(
+    cluster: Cluster, namespace: str, pod: str, *, timeout_s: float | None = None
+) -> AsyncIterator[AdminClient]:
+    """Reach the admin API of this CA pod: for what only the replica itself knows. Raises as ``forward_admin``."""
+    first = await open_forward(cluster, namespace, pod)
+    async with _forward(cluster, namespace, pod, first, timeout_s=timeout_s) as client:
+        yield client
+
+
+@asynccontextmanager
+async def _forward(
+    cluster: Cluster,
+    namespace: str,
+    pod: str,
+    first: aiohttp.ClientWebSocketResponse,
+    *,
+    timeout_s: float | None,
+) -> AsyncIterator[AdminClient]:
     with tempfile.TemporaryDirectory(prefix="touchmark-") as directory:
         forward = _Forward(cluster, namespace, pod, first)
         path = Path(directory) / "admin.sock"

@@ -466,7 +466,7 @@ class ConnectionView(_Value, frozen=True):
 class ConnectionList(_Value, frozen=True):
     """Live connections of all sidecars that answered.
 
-    ``silent``: instances of those that didn't in time, or whose stream is with another replica of the CA.
+    ``silent``: instances of those that didn't in time, or whose stream is with a replica of the CA that wasn't asked.
     """
 
     connections: tuple[ConnectionView, ...]
