@@ -11,6 +11,10 @@ Addresses only ever take away. A peer that shows no program is *unidentified*: `
 that its sidecar's certificate proves or, failing that, that the directory lists at its address; ``allow`` rules match
 it only when they name ``unidentified`` and the directory lists nobody at its address. So a member of the mesh that
 leaves its mark at home gains nothing.
+
+A peer of another trust domain is *foreign*: an ``allow`` rule matches it by ``spiffe_id`` and nothing else (no rule
+without peers, no namespace, no mesh group, no address); a ``deny`` rule by ``spiffe_id``, by naming nobody in
+particular, or by the workload that the directory lists at its address.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from shared.model.foreign import ForeignIdentity, is_matched
 from shared.model.identity import Workload
 from shared.model.policy import Action, Approval, Direction, Mode, NamespaceState, Peer, Rule
 from shared.model.program import Program
@@ -40,16 +45,26 @@ class Party(msgspec.Struct, frozen=True, kw_only=True):
         listed: the workload that the directory lists at ``address``. Never grants anything.
         why_unidentified: why ``program`` is None, when the party is in the mesh and its sidecar said so;
             ``MTLS_UNAVAILABLE`` for a destination in the mesh that no tunnel reaches.
-        is_pending: the program isn't known *yet* (before a tunnel is dialled): rules that depend on it are taken to
-            allow, and the caller decides again once it is known, before any byte flows.
+        is_pending: the program isn't known *yet* (before a tunnel is dialled; without a workload: before a foreign peer
+            is): rules that depend on it are taken to allow, and the caller decides again once it is known, before any
+            byte flows.
+        foreign: proven by a certificate of another trust domain; then there is neither workload nor program.
+
+    Raises:
+        ValueError: it is foreign and ours at once.
     """
 
     workload: Workload | None = None
     program: Program | None = None
+    foreign: ForeignIdentity | None = None
     address: Address | None = None
     listed: Workload | None = None
     why_unidentified: Reason | None = None
     is_pending: bool = False
+
+    def __post_init__(self) -> None:
+        if self.foreign is not None and (self.workload is not None or self.program is not None or self.is_pending):
+            raise ValueError("a foreign party has no workload or program here")
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,7 +279,11 @@ def _why_not(matching: _Matcher, destination_policy: NamespacePolicy | None) -> 
     if not matching.source_identified:
         if source.workload is not None and source.program is not None:
             return Reason.PROGRAM_NOT_APPROVED
+        if source.foreign is not None:
+            return Reason.FOREIGN_NOT_ALLOWED
         return source.why_unidentified or Reason.PEER_UNIDENTIFIED
+    if destination.foreign is not None or (destination.is_pending and destination.workload is None):
+        return Reason.FOREIGN_NOT_ALLOWED
     return Reason.NO_RULE if destination_policy is not None else Reason.EGRESS_NOT_ALLOWED
 
 
@@ -341,8 +360,11 @@ def _peer_end_denied(compiled: _CompiledRule, party: Party) -> bool:
 
 def _peer_denied(compiled: _CompiledPeer, party: Party) -> bool:
     peer = compiled.peer
+    if peer.spiffe_id:
+        return party.foreign is not None and is_matched(peer.spiffe_id, party.foreign)
     if peer.unidentified:
-        return party.program is None and not party.is_pending and _address_matches(compiled, party.address)
+        is_unmarked = party.program is None and party.foreign is None and not party.is_pending
+        return is_unmarked and _address_matches(compiled, party.address)
     workload = party.workload or party.listed
     if workload is None:
         return not peer.namespace
@@ -363,8 +385,13 @@ def _peer_end_allowed(compiled: _CompiledRule, party: Party, *, identified: bool
 
 def _peer_allowed(compiled: _CompiledPeer, party: Party, *, identified: bool) -> bool:
     peer = compiled.peer
+    if peer.spiffe_id:
+        if party.foreign is None:
+            return party.is_pending and party.workload is None
+        return is_matched(peer.spiffe_id, party.foreign)
     if peer.unidentified:
-        is_stranger = party.workload is None and party.program is None and party.listed is None
+        is_proven = party.workload is not None or party.program is not None or party.foreign is not None
+        is_stranger = not is_proven and party.listed is None and not party.is_pending
         return is_stranger and _address_matches(compiled, party.address)
     if not identified or party.workload is None:
         return False

@@ -13,6 +13,7 @@ from enum import StrEnum
 import msgspec
 
 from shared.model.errors import InputError
+from shared.model.foreign import check_id_pattern
 from shared.model.identity import check_namespace
 from shared.model.program import Program
 
@@ -63,8 +64,9 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Whom a rule means at one end of a connection.
 
     Either identified: any of ``namespace``, ``service_account``, ``program`` narrow it (a program never stands alone),
-    all empty means every identified program. Or ``unidentified``, narrowed by ``cidrs`` (never empty: addresses are
-    named, or everything by ``0.0.0.0/0`` and ``::/0``).
+    all empty means every identified program of our own trust domain. Or ``unidentified``, narrowed by ``cidrs`` (never
+    empty: addresses are named, or everything by ``0.0.0.0/0`` and ``::/0``). Or ``spiffe_id`` alone: a peer of another
+    trust domain, exactly, or all below a last segment ``*``.
 
     Raises:
         InputError: the combination means nothing.
@@ -75,8 +77,13 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     program: Program | None = None
     unidentified: bool = False
     cidrs: tuple[str, ...] = ()
+    spiffe_id: str = ""
 
     def __post_init__(self) -> None:
+        if self.spiffe_id:
+            if self.namespace or self.service_account or self.program or self.unidentified or self.cidrs:
+                raise InputError("a spiffeID stands alone: a foreign peer has no namespace, program or addresses here")
+            check_id_pattern(self.spiffe_id)
         if self.unidentified and (self.namespace or self.service_account or self.program):
             raise InputError("an unidentified peer has no namespace, service account or program")
         if self.unidentified != bool(self.cidrs):
@@ -111,7 +118,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         direction: ``ingress``: ``peers`` connect to ``workloads``; ``egress``: ``workloads`` connect to ``peers``.
         workloads: service accounts of the rule's own namespace; empty means all of them.
         programs: narrows ``workloads`` to these programs; empty means any.
-        peers: the other end; empty means every *identified* program.
+        peers: the other end; empty means every *identified* program of our own trust domain and, in a ``deny`` rule,
+            everybody.
         ports: the backend's; empty means all.
     """
 

@@ -16,6 +16,7 @@ import yaml
 
 from shared.model.document_nodes import Value, read_nodes, read_plain
 from shared.model.errors import DocumentError, InputError
+from shared.model.foreign import check_id_pattern
 from shared.model.identity import Workload, check_namespace
 from shared.model.policy import MAX_PROGRAMS, MAX_RULES, Action, Direction, Mode, Peer, PortRange, Rule
 from shared.model.program import Program, format_program, parse_program
@@ -212,9 +213,13 @@ def _read_rule(item: Value) -> Rule:
     action = Action(fields["action"].choice([*Action]))
     direction = Direction(fields["direction"].choice([*Direction])) if "direction" in fields else Direction.INGRESS
     peers = tuple(_read_peer(each) for each in _items(fields, "peers", max_items=MAX_PEERS))
-    if action is Action.ALLOW and direction is Direction.EGRESS and not (peers and all(p.unidentified for p in peers)):
+    if (
+        action is Action.ALLOW
+        and direction is Direction.EGRESS
+        and not (peers and all(p.unidentified or p.spiffe_id for p in peers))
+    ):
         raise fields["direction"].place.fault(
-            "an allow rule for egress names addresses outside the mesh, so all its peers are `unidentified`",
+            "an allow rule for egress names whom it means outside the mesh: its peers are `unidentified` or a spiffeID",
             hint="connections inside the mesh are allowed by an ingress rule in the destination's namespace",
         )
     name = fields["name"].text()
@@ -232,7 +237,10 @@ def _read_rule(item: Value) -> Rule:
 
 
 def _read_peer(item: Value) -> Peer:
-    fields = item.fields(optional=("namespace", "serviceAccount", "program", "unidentified", "cidrs"))
+    fields = item.fields(optional=("namespace", "serviceAccount", "program", "unidentified", "cidrs", "spiffeID"))
+    if "spiffeID" in fields:
+        spiffe_id = fields["spiffeID"]
+        spiffe_id.build(lambda: check_id_pattern(spiffe_id.text()))
     namespace = fields["namespace"].text() if "namespace" in fields else ""
     if "namespace" in fields:
         fields["namespace"].build(lambda: check_namespace(namespace))
@@ -250,6 +258,7 @@ def _read_peer(item: Value) -> Peer:
             program=_read_digest(fields["program"]) if "program" in fields else None,
             unidentified=fields["unidentified"].flag() if "unidentified" in fields else False,
             cidrs=tuple(each.text() for each in cidrs),
+            spiffe_id=fields["spiffeID"].text() if "spiffeID" in fields else "",
         )
     )
 
@@ -339,6 +348,8 @@ def _plain_peer(peer: Peer) -> dict[str, Any]:
     if peer.unidentified:
         plain["unidentified"] = True
         plain["cidrs"] = list(peer.cidrs)
+    if peer.spiffe_id:
+        plain["spiffeID"] = peer.spiffe_id
     return plain
 
 

@@ -24,6 +24,7 @@ class Reason(StrEnum):
     LISTENER_NOT_APPROVED = "listener_not_approved"
     PEER_UNIDENTIFIED = "peer_unidentified"
     EGRESS_NOT_ALLOWED = "egress_not_allowed"
+    FOREIGN_NOT_ALLOWED = "foreign_not_allowed"
     MTLS_UNAVAILABLE = "mtls_unavailable"
 
     # Why a program couldn't be attested.
@@ -43,6 +44,7 @@ class Reason(StrEnum):
     PEER_EXPIRED = "peer_expired"
     PEER_DISTRUSTED = "peer_distrusted"
     PEER_WORKLOAD_MISMATCH = "peer_workload_mismatch"
+    TRUST_DOMAIN_UNKNOWN = "trust_domain_unknown"
 
     # What went wrong on the way.
     DESTINATION_NOT_SERVED = "destination_not_served"
@@ -51,6 +53,7 @@ class Reason(StrEnum):
     APPLICATION_UNREACHABLE = "application_unreachable"
     PROTOCOL_ERROR = "protocol_error"
     HANDSHAKE_FAILED = "handshake_failed"
+    MTLS_REQUIRED = "mtls_required"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     OVERLOADED = "overloaded"
 
@@ -93,6 +96,10 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.EGRESS_NOT_ALLOWED: Explanation(
         cause="The destination is outside the mesh and no egress rule of the source's namespace names it.",
         fix="Add an egress rule with the destination's CIDR and port to the source's namespace.",
+    ),
+    Reason.FOREIGN_NOT_ALLOWED: Explanation(
+        cause="The other end is of another trust domain, and no allow rule names its SPIFFE ID by `spiffeID`.",
+        fix="Add a rule with that `spiffeID`: for ingress to the destination's namespace, for egress to the source's.",
     ),
     Reason.MTLS_UNAVAILABLE: Explanation(
         cause="The destination is in the mesh, but no tunnel to its sidecar could be made.",
@@ -152,6 +159,10 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         cause="The peer is another workload than the one the directory lists at that address.",
         fix="Nothing, if the address has just changed hands; else look for an impostor at that address.",
     ),
+    Reason.TRUST_DOMAIN_UNKNOWN: Explanation(
+        cause="The peer's certificate is of a trust domain whose roots this mesh doesn't know; the detail names it.",
+        fix="If it is to be trusted: `touchmark trust add DOMAIN FILE`.",
+    ),
     Reason.DESTINATION_NOT_SERVED: Explanation(
         cause="The peer asked this sidecar for a destination that it doesn't serve.",
         fix="Nothing, unless the peer is yours: sidecars never ask for this. Look at the peer in the record.",
@@ -175,6 +186,11 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.HANDSHAKE_FAILED: Explanation(
         cause="The TLS handshake failed: wrong version, no client certificate, or another protocol than the tunnel's.",
         fix="Speak TLS 1.3 with a certificate of this CA, or use an application port.",
+    ),
+    Reason.MTLS_REQUIRED: Explanation(
+        cause="The port is declared as mutual TLS, and the client spoke plaintext, showed no certificate or speaks no "
+        "TLS 1.3.",
+        fix="Have the client speak TLS 1.3 with its X509-SVID, or take the port out of the sidecar's mTLS ports.",
     ),
     Reason.DEADLINE_EXCEEDED: Explanation(
         cause="The peer didn't finish its handshake or request in time.", fix="Look at the peer and at the network."

@@ -15,6 +15,7 @@ import msgspec
 
 from shared.model.decision import DecisionRecord, PartyRecord
 from shared.model.evaluate import Address, NamespacePolicy, Party, Verdict, compile_namespace, evaluate
+from shared.model.foreign import parse_foreign_id
 from shared.model.identity import Workload, parse_workload
 from shared.model.policy import Direction, Mode, NamespaceState
 from shared.model.program import parse_program
@@ -47,7 +48,7 @@ def replay(record: DecisionRecord, policies: dict[str, NamespacePolicy]) -> Verd
         policies: by namespace, at least those of ``party_namespaces``.
 
     Raises:
-        IdentityError: the record names a malformed workload or program.
+        IdentityError: the record names a malformed workload, program or foreign identity.
     """
     if not (record.source.address or record.source.workload):
         return _judge_listener(record, policies[record.namespace])
@@ -83,9 +84,12 @@ def _judge_listener(record: DecisionRecord, own: NamespacePolicy) -> Verdict:
 
 def _party(record: PartyRecord, *, may_be_pending: bool) -> Party:
     workload, program = _workload(record.workload), parse_program(record.program) if record.program else None
+    # Whoever proved an identity and is no workload of ours is foreign.
+    foreign = parse_foreign_id(record.identity) if record.identity and workload is None else None
     return Party(
         workload=workload,
         program=program,
+        foreign=foreign,
         address=_address(record.address),
         listed=_workload(record.listed),
         why_unidentified=_reason(record.why) if program is None else None,

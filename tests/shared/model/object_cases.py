@@ -149,6 +149,51 @@ def _cases() -> Iterator[Case]:
         f"{rule}.peers[0]",
         ruled(peers=[{"unidentified": False, "cidrs": ["10.0.0.0/8"]}]),
     )
+    # ---- foreign peers
+    domain = "d" * 255
+    for text in (
+        "spiffe://partner.example/billing",
+        "spiffe://partner.example/ns/pay/sa/card-reader",
+        "spiffe://partner.example/*",
+        "spiffe://partner.example/ns/pay/*",
+        "spiffe://a/b",
+        "spiffe://a_b.c-d/.hidden/..x/.../A_b.C-9",
+        f"spiffe://{domain}/x",
+        "spiffe://a/" + "x" * 501,
+    ):
+        yield good(f"foreign {text[:40]}", ruled(peers=[{"spiffeID": text}]))
+    foreign = f"{rule}.peers[0].spiffeID"
+    for text in (
+        "",
+        "spiffe://partner.example",
+        "spiffe://partner.example/",
+        "spiffe://partner.example/a/",
+        "spiffe://partner.example/a//b",
+        "spiffe://partner.example/./a",
+        "spiffe://partner.example/a/..",
+        "spiffe://partner.example/a*",
+        "spiffe://partner.example/*/a",
+        "spiffe://partner.example/a%20b",
+        "spiffe://partner.example/a?b",
+        "spiffe://*/a",
+        "spiffe://Partner.example/a",
+        "spiffe://partner.example:443/a",
+        "spiffe://-a/b",
+        "SPIFFE://partner.example/a",
+        "https://partner.example/a",
+        "spiffe://partner.example/a\n",
+        " spiffe://partner.example/a",
+        f"spiffe://{domain}d/x",
+        "spiffe://a/" + "x" * 502,
+    ):
+        yield bad(f"not a foreign peer {text[:40]!r}", foreign, ruled(peers=[{"spiffeID": text}]))
+    partner = {"spiffeID": "spiffe://partner.example/billing"}
+    yield bad("foreign and of a namespace", f"{rule}.peers[0]", ruled(peers=[{"namespace": "bank", **partner}]))
+    yield bad("foreign and unidentified", f"{rule}.peers[0]", ruled(peers=[{**EVERYWHERE, **partner}]))
+    yield good("foreign, said so", ruled(peers=[{"unidentified": False, **partner}]))
+    yield good("deny foreign", ruled(action="deny", peers=[partner]))
+    yield good("allow egress to foreign", ruled(direction="egress", peers=[partner, EVERYWHERE]))
+    yield bad("allow egress half foreign", f"{rule}.direction", ruled(direction="egress", peers=[partner, {}]))
     cidrs = f"{rule}.peers[0].cidrs"
     yield bad("no cidrs", cidrs, ruled(peers=[{"unidentified": True, "cidrs": []}]))
     for text in (

@@ -10,6 +10,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from shared.model.evaluate import NamespacePolicy, Party, Verdict, compile_namespace, evaluate
+from shared.model.foreign import ForeignIdentity
 from shared.model.identity import Workload
 from shared.model.policy import Action, Approval, Direction, Mode, NamespaceState, Peer, PortRange, Rule, WorkloadLabels
 from shared.model.program import Program
@@ -28,6 +29,15 @@ ADDRESSES = tuple(
 )
 CIDRS = ("198.18.0.0/24", "0.0.0.0/0", "2001:db8::/32", "::/0")
 PORTS = (443, 5432)
+FOREIGNERS = tuple(
+    ForeignIdentity(trust_domain=domain, path=path)
+    for domain in ("partner.example", "other.example")
+    for path in ("/billing", "/ns/shop/sa/web")
+)
+PATTERNS = (
+    "spiffe://partner.example/billing", "spiffe://partner.example/*", "spiffe://other.example/ns/*",
+    "spiffe://other.example/ns/shop/sa/web",
+)  # fmt: skip
 
 workloads = st.builds(Workload, namespace=st.sampled_from(NAMESPACES), service_account=st.sampled_from(ACCOUNTS))
 programs = st.sampled_from(PROGRAMS)
@@ -38,7 +48,9 @@ ports = st.sampled_from(PORTS)
 @st.composite
 def peers(draw: st.DrawFn) -> Peer:
     """A peer of a rule, of each shape."""
-    match draw(st.integers(min_value=0, max_value=4)):
+    match draw(st.integers(min_value=0, max_value=5)):
+        case 5:
+            return Peer(spiffe_id=draw(st.sampled_from(PATTERNS)))
         case 0:
             return Peer(unidentified=True, cidrs=(draw(st.sampled_from(CIDRS)),))
         case 1:
@@ -139,7 +151,7 @@ class Scenario:
         return replace(self, source=party)
 
 
-SHAPES = ("program", "sidecar", "member", "stranger", "pending")
+SHAPES = ("program", "sidecar", "member", "stranger", "pending", "foreign")
 
 
 @st.composite
@@ -156,7 +168,7 @@ def own_parties(draw: st.DrawFn) -> Party:
 
 @st.composite
 def far_parties(draw: st.DrawFn, direction: Direction, shapes: Sequence[str]) -> Party:
-    """The other end: a program, a sidecar that vouches for none, a member without its mark, or a stranger."""
+    """The other end: a program, a sidecar that vouches for none, a member without its mark, a stranger, a foreigner."""
     workload, address = draw(workloads), draw(addresses)
     match draw(st.sampled_from(shapes)):
         case "program":
@@ -167,6 +179,8 @@ def far_parties(draw: st.DrawFn, direction: Direction, shapes: Sequence[str]) ->
             return Party(workload=workload, address=address, listed=workload, is_pending=True)
         case "stranger":
             return Party(address=address)
+        case "foreign":
+            return Party(address=address, foreign=draw(st.sampled_from(FOREIGNERS)))
     why = Reason.MTLS_UNAVAILABLE if direction is Direction.EGRESS else None
     return Party(address=address, listed=workload, why_unidentified=why)
 

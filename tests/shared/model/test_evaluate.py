@@ -11,11 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.model.evaluate import Party, Verdict, compile_namespace, evaluate, mesh_group
+from shared.model.foreign import ForeignIdentity, is_matched
 from shared.model.identity import Workload
 from shared.model.policy import Action, Approval, Direction, Mode, NamespaceState, Peer, PortRange, Rule, WorkloadLabels
 from shared.model.program import Program
 from shared.model.reasons import Reason
-from tests.shared.model.scenarios import NAMESPACES, Scenario, rules, scenarios
+from tests.shared.model.scenarios import FOREIGNERS, NAMESPACES, PATTERNS, Scenario, rules, scenarios
 
 many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 MARKED = ("program", "sidecar")  # Far ends that a certificate proves to be a member.
@@ -26,7 +27,7 @@ EXPLICIT = (Mode.EXPLICIT,)
 
 
 @many
-@given(scenarios(shapes=("program", "stranger")), rules(action=Action.ALLOW, name="the-rule"))
+@given(scenarios(shapes=("program", "stranger", "foreign")), rules(action=Action.ALLOW, name="the-rule"))
 def test_a_matching_deny_rule_always_wins(scenario: Scenario, rule: Rule) -> None:
     """Whatever a rule allows, the same rule as deny refuses, whichever rules stand before it."""
     deny_rule = msgspec.structs.replace(rule, name="the-deny", action=Action.DENY)
@@ -168,6 +169,64 @@ def test_a_pending_destination_is_refused_early_only_if_it_is_refused_later(scen
     far = scenario.far()
     pending = scenario.with_far(msgspec.structs.replace(far, program=None, is_pending=True)).decide()
     assert pending.allowed or not scenario.decide().allowed
+
+
+@many
+@given(scenarios(directions=(Direction.EGRESS,), shapes=("foreign",)))
+def test_a_foreign_destination_is_refused_early_only_if_it_is_refused_later(scenario: Scenario) -> None:
+    """The same before a foreign peer is dialled: nothing but its address is known of it then."""
+    pending = scenario.with_far(Party(address=scenario.far().address, is_pending=True)).decide()
+    assert pending.allowed or not scenario.decide().allowed
+
+
+@many
+@given(scenarios(modes=EXPLICIT, shapes=("foreign",)), st.one_of(st.none(), st.sampled_from(NAMESPACES)))
+def test_explicit_allows_a_foreign_peer_by_its_spiffe_id_alone(scenario: Scenario, listed: str | None) -> None:
+    """Not by an address, a namespace, a rule without peers or a mesh group, wherever the directory lists it."""
+    if listed and scenario.direction is Direction.INGRESS:
+        workload = Workload(namespace=listed, service_account="web")
+        scenario = scenario.with_far(msgspec.structs.replace(scenario.far(), listed=workload))
+    verdict = scenario.decide()
+    if not verdict.allowed:
+        return
+    assert verdict.reason is Reason.ALLOW_RULE
+    namespace, _, name = verdict.rule.partition("/")
+    foreign = scenario.far().foreign
+    assert foreign is not None
+    named = [rule for rule in scenario.states[namespace].rules if rule.name == name and rule.action is Action.ALLOW]
+    patterns = [peer.spiffe_id for rule in named for peer in rule.peers if peer.spiffe_id]
+    assert any(is_matched(pattern, foreign) for pattern in patterns)
+
+
+@many
+@given(scenarios(shapes=("program", "sidecar", "member", "stranger")), st.sampled_from(PATTERNS))
+def test_a_rule_for_a_foreign_peer_changes_nothing_for_any_other(scenario: Scenario, pattern: str) -> None:
+    for action in Action:
+        for direction in Direction:
+            rule = Rule(name="foreign", action=action, direction=direction, peers=(Peer(spiffe_id=pattern),))
+            for namespace in NAMESPACES:
+                assert scenario.with_rule(namespace, rule).decide() == scenario.decide()
+
+
+@many
+@given(scenarios(shapes=("program",), directions=(Direction.INGRESS,)), st.sampled_from(FOREIGNERS))
+def test_a_deny_rule_that_holds_for_a_member_holds_when_it_shows_a_foreign_certificate_instead(
+    scenario: Scenario, foreign: ForeignIdentity
+) -> None:
+    if scenario.decide().reason is Reason.DENY_RULE:
+        disguised = Party(address=scenario.far().address, listed=scenario.far().workload, foreign=foreign)
+        assert scenario.with_far(disguised).decide().reason is Reason.DENY_RULE
+
+
+def test_nobody_is_foreign_and_ours_at_once() -> None:
+    foreign = FOREIGNERS[0]
+    for ours in (
+        {"workload": Workload(namespace="shop", service_account="web")},
+        {"program": Program(digest="a" * 64)},
+        {"is_pending": True},
+    ):
+        with pytest.raises(ValueError, match="foreign"):
+            Party(foreign=foreign, **ours)
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------

@@ -132,3 +132,16 @@ def test_a_readiness_that_was_withheld_is_settled_by_the_listeners_approval_alon
         withheld, destination=PartyRecord(address="198.18.0.2:8080", workload="shop/web", why="no_owner")
     )
     assert not replay(unknown, {"shop": compile_as(SHOP, Mode.EXPLICIT)}).allowed
+
+
+def test_a_foreign_peer_is_decided_by_its_recorded_identity() -> None:
+    foreign = "spiffe://partner.example/billing"
+    record = msgspec.structs.replace(
+        RECORD, source=PartyRecord(address="203.0.113.7:40000", identity=foreign), transport=Transport.MTLS
+    )
+    policies = {"shop": compile_as(SHOP, Mode.EXPLICIT)}
+    assert party_namespaces(record) == {"shop"}
+    assert replay(record, policies).reason is Reason.FOREIGN_NOT_ALLOWED
+    rule = Rule(name="partner", action=Action.ALLOW, peers=(Peer(spiffe_id="spiffe://partner.example/*"),))
+    allowing = {"shop": compile_as(msgspec.structs.replace(SHOP, rules=(rule,)), Mode.EXPLICIT)}
+    assert replay(record, allowing).rule == "shop/partner"
