@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sidecar.capture.captured import Endpoint
 from sidecar.draining import Draining
 from sidecar.endpoint import Endpoints
+from sidecar.foreign_trust import ForeignRoots
 
 if TYPE_CHECKING:
     from shared.model.identity import Workload
@@ -80,6 +81,9 @@ class Sidecar:
         applications: with explicit listeners: where the application behind (address, port) really listens; None under
             redirect, where that is the address itself.
         mark: SO_MARK for the sidecar's own outgoing sockets; 0 for none.
+        mtls_ports: destination ports at which only plain mTLS is served to whoever comes without a tunnel.
+        mtls_destination_ports: dialled ports towards which plain mTLS is spoken, outside the mesh.
+        foreign: other trust domains' roots.
         endpoints: which endpoint of a Service the next connection goes to.
         draining: has begun when the sidecar ends.
     """
@@ -101,6 +105,9 @@ class Sidecar:
     own_ports: frozenset[int] = frozenset()
     applications: Mapping[Endpoint, Endpoint] | None = None
     mark: int = 0
+    mtls_ports: frozenset[int] = frozenset()
+    mtls_destination_ports: frozenset[int] = frozenset()
+    foreign: ForeignRoots = field(default_factory=ForeignRoots)
     endpoints: Endpoints = field(default_factory=lambda: Endpoints(random.randrange))
     draining: Draining = field(default_factory=Draining)
 

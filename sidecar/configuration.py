@@ -120,6 +120,9 @@ class Configuration:
         health_port: of the server for the kubelet's probes; None for none.
         probes: what the kubelet asks there in the application's place.
         log_level: the least level of the sidecar's own events.
+        mtls_ports: ports at which outsiders are served by plain mTLS only; with explicit listeners, of their `listen`.
+        mtls_destination_ports: ports towards which plain mTLS is spoken outside the mesh; with explicit listeners, of
+            their `destination`.
 
     Raises:
         InputError: the parts contradict each other.
@@ -142,6 +145,8 @@ class Configuration:
     health_port: int | None = None
     probes: tuple[ProbeTarget, ...] = ()
     log_level: str = "info"
+    mtls_ports: tuple[int, ...] = ()
+    mtls_destination_ports: tuple[int, ...] = ()
 
     def check(self) -> Configuration:
         """Return the configuration unchanged when its parts fit together.
@@ -177,6 +182,7 @@ class Configuration:
             raise InputError("--redirect-installed belongs to `capture: redirect`")
         elif not self.outbound and not self.inbound:
             raise InputError("capture by listeners needs at least one of `outbound` and `inbound`")
+        self._check_mtls()
         listens = [each.listen for each in self.outbound] + [each.listen for each in self.inbound]
         for endpoint in listens:
             if listens.count(endpoint) > 1:
@@ -184,6 +190,28 @@ class Configuration:
             if endpoint[1] == self.tunnel_port and endpoint[0] in self.tunnel_addresses:
                 raise InputError(f"{format_endpoint(endpoint)} is the tunnel's own address")
         return self
+
+    def _check_mtls(self) -> None:
+        """Check that every mTLS port can be met: one that can't would be served plainly, and nobody would notice."""
+        if self.capture is CaptureKind.REDIRECT:
+            redirect = self.redirect
+            own = {redirect.outbound_port, redirect.inbound_port, self.tunnel_port, self.health_port}
+            for port in (*self.mtls_ports, *self.mtls_destination_ports):
+                if port in redirect.exclude_ports:
+                    raise InputError(f"port {port} can't be mTLS and excluded from capture")
+                if port in own:
+                    raise InputError(f"port {port} is the sidecar's own and can't be mTLS")
+            return
+        for ports, there, what in (
+            (self.mtls_ports, {each.listen[1] for each in self.inbound}, "inbound listener listens on it"),
+            (
+                self.mtls_destination_ports,
+                {each.destination[1] for each in self.outbound},
+                "outbound listener leads to it",
+            ),
+        ):
+            if missing := sorted(set(ports) - there):
+                raise InputError(f"port {missing[0]} can't be mTLS: no {what}")
 
 
 def parse_max_connections(text: str) -> int:
@@ -193,6 +221,18 @@ def parse_max_connections(text: str) -> int:
         InputError: it isn't a number from 1 to ``MAX_CONNECTIONS``.
     """
     return parse_natural(text, least=1, most=MAX_CONNECTIONS)
+
+
+def parse_ports(text: str) -> tuple[int, ...]:
+    """Read ports with commas between them.
+
+    Raises:
+        InputError: one isn't a port, or there are more than ``MAX_LISTENERS``.
+    """
+    ports = tuple(dict.fromkeys(parse_port(word.strip()) for word in text.split(",")))
+    if len(ports) > MAX_LISTENERS:
+        raise InputError(f"{len(ports)} ports; at most {MAX_LISTENERS} are allowed")
+    return ports
 
 
 def parse_drain(text: str) -> float:
@@ -220,7 +260,7 @@ def read_configuration(text: str, source: str) -> Configuration:
     fields = nodes[0].fields(
         optional=(
             "ca", "token", "tokenFile", "instance", "capture", "tunnel", "redirect", "outbound", "inbound",
-            "attestation", "limits", "log",
+            "attestation", "limits", "log", "mtls",
         )
     )  # fmt: skip
     configuration = Configuration()
@@ -254,6 +294,13 @@ def read_configuration(text: str, source: str) -> Configuration:
             listen, application = _read(parts["listen"], parse_endpoint), _read(parts["application"], parse_endpoint)
             inbound.append(InboundListener(listen=listen, application=application))
         configuration = replace(configuration, inbound=tuple(inbound))
+    if (value := fields.get("mtls")) is not None:
+        parts = value.fields(optional=("ports", "destinationPorts"))
+        configuration = replace(
+            configuration,
+            mtls_ports=_read_ports(parts.get("ports")),
+            mtls_destination_ports=_read_ports(parts.get("destinationPorts")),
+        )
     if (value := fields.get("attestation")) is not None:
         parts = value.fields(optional=("maxExecutableBytes",))
         if (limit := parts.get("maxExecutableBytes")) is not None:
@@ -329,6 +376,10 @@ def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str]) ->
     if options.exclude_port:
         excluded = tuple(dict.fromkeys(parse_port(each) for each in options.exclude_port))
         configuration = replace(configuration, redirect=replace(configuration.redirect, exclude_ports=excluded))
+    if options.mtls_ports is not None:
+        configuration = replace(configuration, mtls_ports=parse_ports(options.mtls_ports))
+    if options.mtls_destination_ports is not None:
+        configuration = replace(configuration, mtls_destination_ports=parse_ports(options.mtls_destination_ports))
     if options.outbound:
         pairs = [_parse_pair(each, "--outbound") for each in options.outbound]
         outbound = tuple(OutboundListener(listen=listen, destination=other) for listen, other in pairs)
@@ -404,6 +455,10 @@ def _make_parser() -> argparse.ArgumentParser:
         "--redirect-installed", action="store_true", help="the table is there and this is its user: install nothing"
     )
     parser.add_argument("--exclude-port", action="append", metavar="PORT", help="never captured")
+    parser.add_argument("--mtls-ports", metavar="PORT,PORT", help="serve outsiders by plain mTLS only here")
+    parser.add_argument(
+        "--mtls-destination-ports", metavar="PORT,PORT", help="speak plain mTLS towards these, outside the mesh"
+    )
     parser.add_argument("--outbound", action="append", metavar="LISTEN=DESTINATION", help="an explicit listener")
     parser.add_argument("--inbound", action="append", metavar="LISTEN=APPLICATION", help="an explicit listener")
     parser.add_argument("--max-executable-bytes", metavar="BYTES", help="hash no larger program (default: 1 GiB)")
@@ -452,11 +507,15 @@ def _read_redirect(value: Value) -> RedirectOptions:
     if (uid := parts.get("uid")) is not None:
         options = replace(options, uid=_read(uid, lambda text: parse_natural(text, least=1, most=2**32 - 2)))
     if (ports := parts.get("excludePorts")) is not None:
-        entries = [_read(each, parse_port) for each in ports.items(max_items=MAX_LISTENERS)]
-        options = replace(options, exclude_ports=tuple(dict.fromkeys(entries)))
+        options = replace(options, exclude_ports=_read_ports(ports))
     if (mark := parts.get("mark")) is not None and not mark.is_null():
         options = replace(options, mark=_read(mark, lambda text: parse_natural(text, least=1, most=2**32 - 1)))
     return options
+
+
+def _read_ports(value: Value | None) -> tuple[int, ...]:
+    entries = [] if value is None else [_read(each, parse_port) for each in value.items(max_items=MAX_LISTENERS)]
+    return tuple(dict.fromkeys(entries))
 
 
 def _read(value: Value, parse: Callable[[str], _T]) -> _T:

@@ -22,6 +22,8 @@ from shared.model.certificate import VerifiedPeer
 from shared.model.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, ProcessRecord, Transport
 from shared.model.errors import VerificationError
 from shared.model.evaluate import Address, NamespacePolicy, Party, Verdict, evaluate
+from shared.model.foreign import ForeignIdentity
+from shared.model.foreign_certificate import ForeignPeer
 from shared.model.identity import Identity
 from shared.model.messages import LiveConnection
 from shared.model.policy import Direction
@@ -34,6 +36,7 @@ from sidecar.tunnel.frames import CONNECTION_ID_BYTES, Endpoint
 if TYPE_CHECKING:
     from sidecar.app import Sidecar
     from sidecar.attest.facts import Attestation, ProcessFacts
+    from sidecar.tls_pump import TlsPump
 
 _NO_PROCESS: Final = ProcessRecord()
 _LINGERING: Final = frozenset({Ending.FINISHED})
@@ -113,21 +116,21 @@ class Connection:
         self.port = destination[1]
         self.source = Party(address=parse_address(source[0]))
         self.destination = Party(address=parse_address(destination[0]))
-        self.source_identity: Identity | None = None
-        self.destination_identity: Identity | None = None
+        self.source_identity: Identity | ForeignIdentity | None = None
+        self.destination_identity: Identity | ForeignIdentity | None = None
         self.application = application
         self.attestation: Attestation | None = None
         self.process: ProcessRecord = _NO_PROCESS
         self.verdict: Verdict | None = None
         self.refusal: Reason | None = None
         self.detail = ""
-        self.peer: VerifiedPeer | None = None
+        self.peer: VerifiedPeer | ForeignPeer | None = None
         self.issuer = ""
         self.transport = Transport.NONE
         self.tunnel = ""
         self.ending = Ending.NONE
         self.is_revoked = False
-        self._pump: TunnelPump | PlainPump | None = None
+        self._pump: TunnelPump | PlainPump | TlsPump | None = None
         self._is_recorded = False
 
     # ---- deciding -------------------------------------------------------------------------------------------------
@@ -154,15 +157,19 @@ class Connection:
             self.verdict = before
 
     def check_peer_again(self) -> None:
-        """The trust bundle changed: close this connection if its peer doesn't hold against it.
+        """The trust bundle, or foreign roots, changed: close this connection if its peer doesn't hold against it.
 
         What this does *not* verify: the certificate's end. Age ends a tunnel's reuse, not a live connection.
         """
         peer, bundle = self.peer, self._sidecar.trust
-        if peer is None or peer.bundle_sequence == bundle.bundle.sequence:
+        if peer is None:
             return
+        now = min(time.time(), peer.not_after - 1)
         try:
-            self.peer = bundle.verifier.verify_peer(peer.chain, now=min(time.time(), peer.not_after - 1))
+            if isinstance(peer, ForeignPeer):
+                self.peer = self._sidecar.foreign.verify_again(peer, now=now)
+            elif peer.bundle_sequence != bundle.bundle.sequence:
+                self.peer = bundle.verifier.verify_peer(peer.chain, now=now)
         except VerificationError as error:
             self.revoke(Reason(error.reason), error.message)
 
@@ -216,7 +223,7 @@ class Connection:
         self.note_process(attestation.process, attestation.program.digest)
         self._registry.watch_holders(self)
 
-    def note_pump(self, pump: TunnelPump | PlainPump, transport: Transport) -> None:
+    def note_pump(self, pump: TunnelPump | PlainPump | TlsPump, transport: Transport) -> None:
         """Bytes may flow now; the pump counts them."""
         self._pump = pump
         self.transport = transport
@@ -332,7 +339,7 @@ class Connection:
         )
 
     def _party_record(
-        self, party: Party, endpoint: Endpoint, identity: Identity | None, *, is_own: bool
+        self, party: Party, endpoint: Endpoint, identity: Identity | ForeignIdentity | None, *, is_own: bool
     ) -> PartyRecord:
         policy = self._policy_of(party, is_own=is_own)
         approved = (
@@ -342,7 +349,7 @@ class Connection:
             and policy.find_approval(party.workload, party.program) is not None
         )
         why = party.why_unidentified
-        if why is None and party.program is None and not party.is_pending:
+        if why is None and party.program is None and party.foreign is None and not party.is_pending:
             why = Reason.PEER_UNIDENTIFIED
         return PartyRecord(
             address=format_endpoint(endpoint),
@@ -364,8 +371,8 @@ class Connection:
             direction=self.direction.value,
             source=format_endpoint(self.source_endpoint),
             destination=format_endpoint(self.destination_endpoint),
-            source_workload=str(source.workload or source.listed or ""),
-            destination_workload=str(destination.workload or destination.listed or ""),
+            source_workload=str(source.workload or source.foreign or source.listed or ""),
+            destination_workload=str(destination.workload or destination.foreign or destination.listed or ""),
             source_program=format_program(source.program) if source.program else "",
             destination_program=format_program(destination.program) if destination.program else "",
             transport=self.transport.value,
@@ -425,7 +432,7 @@ class LiveConnections:
             connection.decide_again()
 
     def check_peers_again(self) -> None:
-        """The trust bundle changed: check every live connection's peer against it."""
+        """The trust bundle, or foreign roots, changed: check every live connection's peer against it."""
         for connection in self:
             connection.check_peer_again()
 

@@ -116,6 +116,11 @@ async def attest_listener(sidecar: Sidecar, destination: Endpoint) -> Listener:
     application = sidecar.application_of(*destination) if destination[1] else None
     if application is None:
         return Listener(application=None, why=Reason.DESTINATION_NOT_SERVED)
+    return await attest_application(sidecar, application)
+
+
+async def attest_application(sidecar: Sidecar, application: Endpoint) -> Listener:
+    """Find out which program listens at an address of this pod."""
     try:
         attestation = sidecar.attestor.attest_listener_now(*application)
         if attestation is None:
@@ -200,7 +205,7 @@ async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, sour
             if opening.destination != local:
                 raise Refused(Reason.DESTINATION_NOT_SERVED, "OPEN names another destination than the tunnel's")
             listener = await attest_listener(sidecar, local)
-            if not _serves_listener(sidecar, tunnel, listener):
+            if not serves_listener(sidecar, tunnel.credential, listener):
                 # The listener, or its approval, is another one than this tunnel's certificate says: nothing was
                 # processed, so the initiator may try again and meets the right certificate.
                 end_as_unprocessed(tunnel, connection)
@@ -310,20 +315,11 @@ async def carry_plaintext(sidecar: Sidecar, captured: Captured, application: End
             raise Refused(Reason.OVERLOADED)
         connection.source = replace(
             connection.source,
-            listed=await _look_up(sidecar, captured.source[0]),
+            listed=await look_up_listed(sidecar, captured.source[0]),
             why_unidentified=Reason.PEER_UNIDENTIFIED,
         )
         connection.transport = Transport.PLAINTEXT
-        try:
-            attestation = sidecar.attestor.attest_listener_now(*application)
-            if attestation is None:
-                async with asyncio.timeout(sidecar.limits.attest_s):
-                    attestation = await sidecar.attestor.attest_listener(*application)
-            listener = Listener(application=application, attestation=attestation)
-        except AttestationError as error:
-            listener = Listener(application=application, why=error.reason, detail=error.message)
-        except TimeoutError:
-            listener = Listener(application=application, why=Reason.DEADLINE_EXCEEDED)
+        listener = await attest_application(sidecar, application)
         note_listener(sidecar, connection, listener)
         connection.decide()
         await pump_plainly(sidecar, connection, application, Reason.APPLICATION_UNREACHABLE)
@@ -335,9 +331,8 @@ def end_as_unprocessed(tunnel: Tunnel, connection: Connection) -> None:
     connection.forget()
 
 
-def _serves_listener(sidecar: Sidecar, tunnel: Tunnel, listener: Listener) -> bool:
-    """Whether the tunnel's own credential is (still) the one to serve this listener with."""
-    used = tunnel.credential
+def serves_listener(sidecar: Sidecar, used: Credential, listener: Listener) -> bool:
+    """Whether the credential in use is (still) the one to serve this listener with."""
     if time.time() >= used.not_after:
         return False
     attested = listener.attestation.program if listener.attestation else None
@@ -361,7 +356,12 @@ async def _say_closing(tunnel: Tunnel) -> None:
         timer.cancel()
 
 
-async def _look_up(sidecar: Sidecar, address: str) -> Workload | None:
+async def look_up_listed(sidecar: Sidecar, address: str) -> Workload | None:
+    """Return the workload that the directory lists at an address, asking the CA where needed.
+
+    Raises:
+        Refused: it didn't answer.
+    """
     entry = sidecar.directory.get(address)
     if entry is None:
         try:

@@ -25,6 +25,7 @@ from sidecar.attest.facts import AttestationError
 from sidecar.connections import Connection, Refused
 from sidecar.dial import DialError, dial
 from sidecar.directory import listed_workload
+from sidecar.foreign_dial import carry_to_foreign
 from sidecar.plain_pump import PlainPump
 from sidecar.pump import PumpEnd, TunnelPump, reset, reset_after_delivery
 from sidecar.route import Route
@@ -76,6 +77,8 @@ async def carry_along(sidecar: Sidecar, connection: Connection, route: Route) ->
             await carry_through_tunnel(sidecar, connection, entry, credential, route)
         elif route.unprocessed is not None:
             raise Refused(Reason.MTLS_UNAVAILABLE, "what was meant for a tunnel isn't sent plainly")
+        elif connection.destination.is_pending:
+            await carry_to_foreign(sidecar, connection, await choose_credential(sidecar, connection))
         else:
             await carry_plainly(sidecar, connection)
     except Refused as error:
@@ -127,6 +130,8 @@ async def identify(sidecar: Sidecar, connection: Connection, route: Route) -> Di
     if entry.namespace:
         workload = listed_workload(entry)
         connection.destination = replace(connection.destination, workload=workload, listed=workload, is_pending=True)
+    elif route.dialled[1] in sidecar.mtls_destination_ports:
+        connection.destination = replace(connection.destination, is_pending=True)  # Its certificate will tell.
     return entry
 
 

@@ -41,6 +41,8 @@ from sidecar.credential.store import CredentialStore
 from sidecar.directory import Directory
 from sidecar.events import Events
 from sidecar.feed import CertificateExpiredError, Feed
+from sidecar.foreign import serve_foreign
+from sidecar.foreign_trust import ForeignRoots
 from sidecar.inbound import carry_plaintext, serve_tunnel
 from sidecar.joining import ByJoinToken, ByPod, Joining
 from sidecar.outbound import carry_outbound
@@ -201,6 +203,7 @@ async def _carry(
     )
     credentials.on_own_change(feed.renew)
     credentials.on_own_refused(feed.prove_again)
+    foreign = ForeignRoots()
     connections = LiveConnections(max_connections=limits.max_connections, long_lived_s=limits.long_lived_s)
     sidecar = Sidecar(
         workload=own.identity.workload,
@@ -228,6 +231,9 @@ async def _carry(
         own_ports=_own_ports(configuration),
         applications=_applications(configuration),
         mark=mark,
+        mtls_ports=frozenset(configuration.mtls_ports),
+        mtls_destination_ports=frozenset(configuration.mtls_destination_ports),
+        foreign=foreign,
     )
     receiving = Receiving(
         feed=feed,
@@ -247,6 +253,7 @@ async def _carry(
     policies.on_change(connections.decide_again)
     policies.on_change(ahead.wake)
     trust.on_change(connections.check_peers_again)
+    foreign.on_change(connections.check_peers_again)
     receiving.acknowledge(welcome)
     expired: CertificateExpiredError | None = None
 
@@ -263,7 +270,12 @@ async def _carry(
     capturing = Capturing(
         sidecar,
         prepared.doors,
-        Stories(carry_outbound=carry_outbound, carry_plaintext=carry_plaintext, serve_tunnel=serve_tunnel),
+        Stories(
+            carry_outbound=carry_outbound,
+            carry_plaintext=carry_plaintext,
+            serve_foreign=serve_foreign,
+            serve_tunnel=serve_tunnel,
+        ),
         tasks=connection_tasks,
         tunnels=tunnel_tasks,
         events=events,

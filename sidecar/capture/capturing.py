@@ -57,10 +57,11 @@ class Door:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stories:
-    """The functions that carry connections: ``outbound.carry_outbound`` and those of ``inbound``."""
+    """The functions that carry connections, of ``outbound``, ``inbound`` and ``foreign``."""
 
     carry_outbound: CarryOutbound
     carry_plaintext: CarryPlaintext
+    serve_foreign: CarryPlaintext
     serve_tunnel: ServeTunnel
 
 
@@ -106,7 +107,8 @@ class Capturing:
 
     Arguments:
         tasks: of application connections, bounded by ``limits.max_connections``.
-        tunnels: of accepted tunnels, bounded likewise and apart, so that peers can't starve the pod's own.
+        tunnels: of accepted tunnels and foreign peers, bounded likewise and apart, so that they can't starve the pod's
+            own.
     """
 
     def __init__(
@@ -194,12 +196,15 @@ class Capturing:
     def _begin_inbound(
         self, connection: socket.socket, source: Endpoint, destination: Endpoint, application: Endpoint
     ) -> None:
-        if len(self._tasks) >= self._sidecar.limits.max_connections:
+        is_mtls = destination[1] in self._sidecar.mtls_ports
+        tasks = self._tunnels if is_mtls else self._tasks  # Handshakes of strangers are bounded apart.
+        if len(tasks) >= self._sidecar.limits.max_connections:
             self._refuse(connection, source, destination, Direction.INGRESS, Reason.OVERLOADED)
             return
         captured = Captured(connection=connection, source=source, destination=destination, app_destination=destination)
-        story = self._stories.carry_plaintext(self._sidecar, captured, application)
-        self._tasks.spawn(_guard(connection, story), name="inbound")
+        carry = self._stories.serve_foreign if is_mtls else self._stories.carry_plaintext
+        story = carry(self._sidecar, captured, application)
+        tasks.spawn(_guard(connection, story), name="foreign" if is_mtls else "inbound")
 
     def _refuse(
         self, connection: socket.socket, source: Endpoint, destination: Endpoint, direction: Direction, reason: Reason

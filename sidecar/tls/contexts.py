@@ -9,6 +9,7 @@ Source: RFC 8446; SPIFFE X509-SVID, section 5.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
@@ -62,6 +63,21 @@ def make_context(credential: Credential, bundle: TrustBundle, role: Role) -> SSL
 
     What this does *not* verify: the peer's SPIFFE ID, profile, issuer and the distrusted authorities.
     """
+    context = make_base_context(credential, bundle.roots)
+    context.set_verify_depth(_MAX_CHAIN)
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _note_verification)
+    if role is Role.INITIATOR:
+        context.set_alpn_protos([ALPN])
+    else:
+        context.set_alpn_select_callback(_select_alpn)
+    return context
+
+
+def make_base_context(credential: Credential, roots: Iterable[bytes]) -> SSL.Context:
+    """Make what every context has: TLS 1.3 only, our certificate, these roots (DER), nothing is resumed.
+
+    What this does *not* do: ask for the peer's certificate, or verify it.
+    """
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_max_proto_version(SSL.TLS1_3_VERSION)
@@ -78,14 +94,8 @@ def make_context(credential: Credential, bundle: TrustBundle, role: Role) -> SSL
     store = context.get_cert_store()
     if store is None:
         raise RuntimeError("a new context has no certificate store")
-    for der in bundle.roots:
+    for der in dict.fromkeys(roots):
         store.add_cert(crypto.X509.from_cryptography(x509.load_der_x509_certificate(der)))
-    context.set_verify_depth(_MAX_CHAIN)
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _note_verification)
-    if role is Role.INITIATOR:
-        context.set_alpn_protos([ALPN])
-    else:
-        context.set_alpn_select_callback(_select_alpn)
     return context
 
 

@@ -10,6 +10,7 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
+from cryptography import x509
 from OpenSSL import SSL
 
 from shared.model.certificate import BundleVerifier, VerifiedPeer
@@ -109,9 +110,7 @@ async def shake_hands(
     else:
         tls.set_accept_state()
     try:
-        async with asyncio.timeout(timeout_s):
-            with poller_of(loop).watch(connection) as watch:
-                await _handshake(watch, tls)
+        await drive_handshake(loop, connection, tls, timeout_s=timeout_s)
     except TimeoutError as error:
         raise HandshakeError("the handshake wasn't finished in time", reason=Reason.DEADLINE_EXCEEDED) from error
     except (SSL.Error, ValueError, OSError) as error:
@@ -121,24 +120,48 @@ async def shake_hands(
         raise HandshakeError(f"the handshake failed: {error}", reason=Reason.HANDSHAKE_FAILED) from error
     if tls.get_alpn_proto_negotiated() != ALPN:
         raise HandshakeError("the peer doesn't speak touchmark/1", reason=Reason.HANDSHAKE_FAILED)
-    chain = tls.get_peer_cert_chain(as_cryptography=True)
+    chain = read_chain(tls)
     if not chain:
         raise HandshakeError("the peer showed no certificate", reason=Reason.HANDSHAKE_FAILED)
-    # A client's chain begins with its leaf on both sides (SSL_get_peer_cert_chain(3) leaves it out at a server only
-    # before OpenSSL 1.1; pyOpenSSL's list is checked against the leaf all the same).
-    leaf = tls.get_peer_certificate(as_cryptography=True)
-    if leaf is not None and chain[0] != leaf:
-        chain = [leaf, *chain]
     peer: VerifiedPeer = verifier.verify_peer(chain, now=now)
     return Tunnel(loop=loop, connection=connection, tls=tls, role=role, peer=peer, credential=credential)
 
 
-async def _handshake(watch: Watch, tls: SSL.Connection) -> None:
-    while True:
-        try:
-            tls.do_handshake()
-            return
-        except SSL.WantReadError:
-            await watch.wait_readable()
-        except SSL.WantWriteError:
-            await watch.wait_writable()
+async def drive_handshake(
+    loop: asyncio.AbstractEventLoop, connection: socket.socket, tls: SSL.Connection, *, timeout_s: float
+) -> None:
+    """Do the handshake's I/O.
+
+    Raises:
+        TimeoutError: it took longer than ``timeout_s``.
+        SSL.Error, ValueError, OSError: it failed.
+    """
+    async with asyncio.timeout(timeout_s):
+        with poller_of(loop).watch(connection) as watch:
+            while True:
+                try:
+                    tls.do_handshake()
+                    return
+                except SSL.WantReadError:
+                    await watch.wait_readable()
+                except SSL.WantWriteError:
+                    await watch.wait_writable()
+
+
+def read_chain(tls: SSL.Connection) -> list[x509.Certificate]:
+    """Return what the peer presented, leaf first; empty when it presented nothing.
+
+    Raises:
+        HandshakeError: ``peer_untrusted``: a certificate in it can't be parsed. OpenSSL passes over one that it doesn't
+            need.
+    """
+    try:
+        chain = tls.get_peer_cert_chain(as_cryptography=True) or []
+        # A client's chain begins with its leaf on both sides (SSL_get_peer_cert_chain(3) leaves it out at a server only
+        # before OpenSSL 1.1; pyOpenSSL's list is checked against the leaf all the same).
+        leaf = tls.get_peer_certificate(as_cryptography=True)
+    except (ValueError, x509.InvalidVersion) as error:
+        raise HandshakeError(
+            f"a certificate of the peer can't be read: {error}", reason=Reason.PEER_UNTRUSTED
+        ) from error
+    return chain if leaf is None or chain[:1] == [leaf] else [leaf, *chain]

@@ -29,6 +29,7 @@ inbound: [{listen: 198.18.0.2:5432, application: 127.0.0.1:5433}]
 attestation: {maxExecutableBytes: 5}
 limits: {maxConnections: 100, drainSeconds: 0}
 log: {file: null}
+mtls: {ports: [5432], destinationPorts: [5432, 5432]}
 """
 
 
@@ -41,6 +42,7 @@ def test_a_whole_file_is_read() -> None:
     assert read.inbound == (InboundListener(listen=("198.18.0.2", 5432), application=("127.0.0.1", 5433)),)
     assert (read.redirect.mark, read.redirect.exclude_ports, read.max_executable_bytes) == (31, (22,), 5)
     assert (read.max_connections, read.drain_s) == (100, 0)
+    assert (read.mtls_ports, read.mtls_destination_ports) == ((5432,), (5432,))
 
 
 def test_the_documented_file_is_read_and_shows_the_defaults() -> None:
@@ -168,3 +170,47 @@ def test_what_does_not_fit_together_in_a_pod_is_said(
 ) -> None:
     with pytest.raises(InputError, match=says):
         parse_arguments(arguments, environment)
+
+
+REDIRECT = ("--capture", "redirect", "--tunnel-address", "198.18.0.2")
+LISTENERS = ("--inbound", "198.18.0.2:8443=127.0.0.1:80", "--outbound", "127.0.0.1:1=198.18.0.9:9443")
+
+
+def read_mtls(*arguments: str) -> Configuration:
+    return parse_arguments(arguments, {"TOUCHMARK_JOIN_TOKEN": "x"})
+
+
+def test_mtls_ports_are_lists_and_win_over_the_file(tmp_path: Path) -> None:
+    read = read_mtls(*REDIRECT, "--mtls-ports", "8443, 9443,8443", "--mtls-destination-ports", "443")
+    assert (read.mtls_ports, read.mtls_destination_ports) == ((8443, 9443), (443,))
+    file = tmp_path / "x.yaml"
+    file.write_text("mtls: {ports: [1], destinationPorts: [2]}")
+    read = read_mtls(*REDIRECT, "--config", str(file), "--mtls-ports", "8443")
+    assert (read.mtls_ports, read.mtls_destination_ports) == ((8443,), (2,))
+    read = read_mtls(
+        *LISTENERS, "--tunnel-address", "198.18.0.2", "--mtls-ports", "8443", "--mtls-destination-ports", "9443"
+    )
+    assert (read.mtls_ports, read.mtls_destination_ports) == ((8443,), (9443,))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ((*REDIRECT, "--mtls-ports", ""), "port"),
+        ((*REDIRECT, "--mtls-ports", "8443,"), "port"),
+        ((*REDIRECT, "--mtls-ports", "x"), "port"),
+        ((*REDIRECT, "--mtls-ports", ",".join(str(port) for port in range(1, 258))), "at most 256"),
+        ((*REDIRECT, "--mtls-ports", "8443", "--exclude-port", "8443"), "excluded from capture"),
+        ((*REDIRECT, "--mtls-destination-ports", "22", "--exclude-port", "22"), "excluded from capture"),
+        ((*REDIRECT, "--mtls-ports", "15008"), "sidecar's own"),
+        ((*REDIRECT, "--mtls-destination-ports", "15001"), "sidecar's own"),
+        ((*LISTENERS, "--tunnel-address", "198.18.0.2", "--mtls-ports", "80"), "no inbound listener listens on it"),
+        (
+            (*LISTENERS, "--tunnel-address", "198.18.0.2", "--mtls-destination-ports", "1"),
+            "no outbound listener leads to it",
+        ),
+    ],
+)
+def test_an_mtls_port_that_nobody_could_meet_is_refused(arguments: tuple[str, ...], what: str) -> None:
+    with pytest.raises(InputError, match=what):
+        read_mtls(*arguments)
