@@ -29,6 +29,7 @@ from ca.distribution.directory import Directory
 from ca.distribution.hub import Hub
 from ca.distribution.survey import Survey
 from ca.following import Following
+from ca.foreign import ForeignTrust
 from ca.issuance import Issuance
 from ca.kek import ENVIRONMENT_VARIABLE, KeyEncryptionKey, load_key_encryption_key
 from ca.listening import SHUTDOWN_S, bind, serve_tls
@@ -103,10 +104,12 @@ async def run_ca(configuration: Configuration) -> AsyncIterator[Services]:
                 max_age_s=configuration.decisions_max_age_s,
                 max_rows=configuration.decisions_max_rows,
             ),
+            foreign=await ForeignTrust.open(store),
             metrics=metrics,
             listen=format_endpoint(configuration.host, listener.getsockname()[1]),
             started=now,
         )
+        services.foreign.on_change = hub.publish_foreign_trust
         services.rotation.is_leader = lambda: services.is_leader
         hub.directory.refresh(await store.list_live_sidecars(now=now))
         following = None if store.database.is_sqlite else Following(services)

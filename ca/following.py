@@ -19,7 +19,7 @@ from shared.model.errors import TouchmarkError
 POLL_S: Final = 1.0
 BEAT_S: Final = 5.0
 MOVED: Final = "moved"
-_NOTHING: Final = Marks(bundle_sequence=-1, namespaces=-1, registrations=-1, authorities=-1, decisions=-1)
+_NOTHING: Final = Marks(bundle_sequence=-1, namespaces=-1, registrations=-1, authorities=-1, decisions=-1, foreign=-1)
 _log = structlog.get_logger("touchmark.ca")
 
 
@@ -64,6 +64,8 @@ class Following:
             live = await services.store.list_live_sidecars(now=services.clock())
             services.hub.publish_addresses(services.hub.directory.refresh(live))
             await self._end_moved()
+        if marks.foreign != seen.foreign:
+            await services.foreign.reload()
         if marks.decisions != seen.decisions:
             services.decisions.note_arrival()
         self._seen = marks

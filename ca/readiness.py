@@ -75,8 +75,8 @@ def _group(records: Sequence[DecisionRecord], policies: dict[str, NamespacePolic
         source, destination = record.source, record.destination
         key = (
             reason,
-            source.workload or source.listed,
-            destination.workload or destination.listed,
+            source.workload or source.identity or source.listed,
+            destination.workload or destination.identity or destination.listed,
             source.program,
             destination.program,
             record.port,

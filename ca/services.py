@@ -15,6 +15,7 @@ from ca.configuration import Configuration
 from ca.decisions import Decisions
 from ca.distribution.hub import Hub
 from ca.distribution.survey import Survey
+from ca.foreign import ForeignTrust
 from ca.issuance import Issuance
 from ca.kek import KeyEncryptionKey
 from ca.metrics import Metrics
@@ -48,6 +49,7 @@ class Services:
     hub: Hub
     survey: Survey
     decisions: Decisions
+    foreign: ForeignTrust
     metrics: Metrics
     listen: str
     started: float

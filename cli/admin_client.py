@@ -25,6 +25,8 @@ from shared.model.admin import (
     DecisionList,
     DecisionView,
     ErrorAnswer,
+    ForeignDomainList,
+    ForeignDomainRequest,
     Health,
     IdentityList,
     JoinTokenCreated,
@@ -115,6 +117,18 @@ class AdminClient:
     async def list_sidecars(self) -> SidecarList:
         """Return the sidecars that joined."""
         return await self._call("GET", "/v1/sidecars", SidecarList)
+
+    async def list_foreign_domains(self) -> ForeignDomainList:
+        """Return the other trust domains."""
+        return await self._call("GET", "/v1/foreign-domains", ForeignDomainList)
+
+    async def put_foreign_domain(self, trust_domain: str, request: ForeignDomainRequest) -> ForeignDomainList:
+        """Know a trust domain by these roots."""
+        return await self._call("PUT", f"/v1/foreign-domains/{_part(trust_domain)}", ForeignDomainList, body=request)
+
+    async def remove_foreign_domain(self, trust_domain: str) -> ForeignDomainList:
+        """Forget a trust domain."""
+        return await self._call("DELETE", f"/v1/foreign-domains/{_part(trust_domain)}", ForeignDomainList)
 
     async def start_rotation(self, request: RotationRequest) -> RotationStatus:
         """Begin a rotation of the issuing authority, or force the one that waits."""

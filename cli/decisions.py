@@ -195,9 +195,9 @@ def describe_answer(record: DecisionRecord) -> str:
 
 
 def describe_party(party: PartyRecord) -> str:
-    """Name the proven workload, or the stranger's address; ``-`` for nobody (readiness was withheld)."""
-    if party.workload:
-        return party.workload
+    """Name the proven workload or foreign identity, or the address; ``-`` for nobody (readiness was withheld)."""
+    if party.workload or party.identity:
+        return party.workload or party.identity
     if not party.address:
         return "-"
     return f"unidentified {party.address}".strip()

@@ -14,7 +14,21 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from cli import ca, connections, decisions, doctor, identities, inject, mode, policy, program, sidecar, status, version
+from cli import (
+    ca,
+    connections,
+    decisions,
+    doctor,
+    identities,
+    inject,
+    mode,
+    policy,
+    program,
+    sidecar,
+    status,
+    trust,
+    version,
+)
 from cli.demo import command as demo
 from cli.exit_codes import ExitCode, format_exit_codes
 from cli.output import print_error, print_note
@@ -35,6 +49,7 @@ app.command("status")(status.status)
 app.command("mode")(mode.mode)
 app.add_typer(program.app, name="program")
 app.add_typer(policy.app, name="policy")
+app.add_typer(trust.app, name="trust")
 app.command("decisions")(decisions.decisions)
 app.command("identities")(identities.identities)
 app.command("connections")(connections.connections)

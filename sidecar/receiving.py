@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shared.model.errors import UnavailableError
+from shared.model.foreign import ForeignDomain
 from shared.model.messages import (
     BundleChanged,
     BundleInstalled,
@@ -16,6 +17,7 @@ from shared.model.messages import (
     ConnectionsReport,
     DecisionsStored,
     DirectoryEntry,
+    ForeignTrustChanged,
     FromCA,
     FromSidecar,
     LiveConnection,
@@ -29,6 +31,7 @@ from sidecar.credential.credential import Credential, KeyRequest
 from sidecar.credential.store import CredentialStore
 from sidecar.directory import Directory
 from sidecar.feed import Feed
+from sidecar.foreign_trust import ForeignRoots
 from sidecar.policies import Policies
 from sidecar.record import Recorder
 from sidecar.trust import Trust, make_verifier
@@ -47,6 +50,7 @@ class Receiving:
 
     feed: Feed
     trust: Trust
+    foreign: ForeignRoots
     policies: Policies
     directory: Directory
     credentials: CredentialStore
@@ -62,6 +66,8 @@ class Receiving:
         match message:
             case BundleChanged():
                 self._install_bundle(message.bundle)
+            case ForeignTrustChanged():
+                self._install_foreign(message.domains)
             case NamespaceChanged():
                 self._install_namespace(message.state)
             case DirectoryEntry():
@@ -80,6 +86,7 @@ class Receiving:
     def resume(self, welcome: Welcome) -> None:
         """Take the welcome of a new stream, and ask again for whatever may have changed meanwhile."""
         self._install_bundle(welcome.bundle)
+        self._take_foreign(welcome)
         self._install_namespace(welcome.state)
         self._ask_again()
 
@@ -112,7 +119,16 @@ class Receiving:
     def acknowledge(self, welcome: Welcome) -> None:
         """Acknowledge what the first welcome brought."""
         self._send(BundleInstalled(sequence=welcome.bundle.sequence))
+        self._take_foreign(welcome)
         self._install_namespace(welcome.state)
+
+    def _take_foreign(self, welcome: Welcome) -> None:
+        # A CA of protocol 1, which tells no version, knows nothing of other trust domains: what is known stays.
+        if welcome.ca_version:
+            self._install_foreign(welcome.foreign)
+
+    def _install_foreign(self, domains: tuple[ForeignDomain, ...]) -> None:
+        self.foreign.install(domains, own=self.trust.bundle.trust_domain)
 
     def _install_bundle(self, bundle: TrustBundle) -> None:
         if self.trust.install(bundle):

@@ -238,6 +238,7 @@ async def _carry(
     receiving = Receiving(
         feed=feed,
         trust=trust,
+        foreign=foreign,
         policies=policies,
         directory=directory,
         credentials=credentials,

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from ca.api.admin_authorities import AuthoritiesAdmin
 from ca.api.admin_cluster import ClusterAdmin
+from ca.api.admin_foreign import ForeignAdmin
 from ca.api.admin_namespaces import NamespacesAdmin
 from ca.api.admin_observation import ObservationAdmin
 from ca.api.answers import error_middleware
@@ -36,6 +37,7 @@ def make_admin_application(services: Services, health: HealthEndpoint) -> web.Ap
     application.add_routes(NamespacesAdmin(services).routes())
     application.add_routes(ObservationAdmin(services).routes())
     application.add_routes(ClusterAdmin(services).routes())
+    application.add_routes(ForeignAdmin(services).routes())
     application.add_routes(health.routes())
     return application
 

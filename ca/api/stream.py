@@ -209,6 +209,7 @@ class StreamEndpoint:
                     chain=chain,
                     bundle=services.authorities.bundle(),
                     state=state,
+                    foreign=services.foreign.domains,
                     ca_version=VERSION,
                 )
             )

@@ -10,7 +10,16 @@ from collections.abc import Iterable, Iterator
 from ca.distribution.directory import Directory
 from ca.distribution.session import Session
 from ca.metrics import Metrics
-from shared.model.messages import BundleChanged, FromCA, NamespaceChanged, Reissue, encode_message, express_in
+from shared.model.foreign import ForeignDomain
+from shared.model.messages import (
+    BundleChanged,
+    ForeignTrustChanged,
+    FromCA,
+    NamespaceChanged,
+    Reissue,
+    encode_message,
+    express_in,
+)
 from shared.model.policy import NamespaceState
 from shared.model.trust import TrustBundle
 
@@ -102,6 +111,10 @@ class Hub:
         """Push the trust bundle to everybody."""
         self._metrics.bundle_sequence.set(bundle.sequence)
         self._push(list(self), BundleChanged(bundle=bundle), key=("bundle", ""))
+
+    def publish_foreign_trust(self, domains: tuple[ForeignDomain, ...]) -> None:
+        """Push the other trust domains to everybody."""
+        self._push(list(self), ForeignTrustChanged(domains=domains), key=("foreign", ""))
 
     def publish_reissue(self, *, spread_s: float) -> None:
         """Have everybody renew: another authority signs now."""

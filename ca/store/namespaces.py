@@ -17,6 +17,7 @@ from ca.store.database import Database
 from ca.store.records import ProgramRecord
 from ca.store.tables import NAMESPACE_CHANGES, counters, namespaces, programs, sidecars, workload_labels
 from shared.model.errors import ConflictError, InputError, NotFoundError
+from shared.model.foreign import pattern_domain
 from shared.model.identity import Workload, check_namespace
 from shared.model.policy import Approval, Mode, NamespaceState, Rule, WorkloadLabels
 from shared.model.program import Program
@@ -34,6 +35,7 @@ class NamespaceTable:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.replica = ""  # This process's name among replicas.
+        self.trust_domain = ""  # Our own.
         self._states: dict[str, NamespaceState] = {}
         self._changes = 0
         self._listeners: list[Callable[[str], None]] = []
@@ -89,8 +91,15 @@ class NamespaceTable:
         """Replace the namespace's policy; ``mode`` None keeps the present mode.
 
         Raises:
-            InputError: too many rules, or two of one name.
+            InputError: too many rules, two of one name, or a foreign peer that would be one of our own.
         """
+        for rule in rules:
+            for peer in rule.peers:
+                if peer.spiffe_id and pattern_domain(peer.spiffe_id) == self.trust_domain:
+                    raise InputError(
+                        f"rule {rule.name}: {peer.spiffe_id} is of this mesh's own trust domain",
+                        hint="name its namespace, serviceAccount and program instead of a spiffeID",
+                    )
         names = [rule.name for rule in rules]
         if len(set(names)) != len(names):
             raise InputError("two rules of a policy have the same name", hint="decisions name rules: give each its own")

@@ -11,9 +11,10 @@ from typing import Final
 
 from sqlalchemy import delete, func, select, update
 
-from ca.store.decision_log import DecisionTable
+from ca.store.foreign_table import ForeignTable
 from ca.store.tables import (
     BUNDLE_SEQUENCE,
+    FOREIGN_CHANGES,
     NAMESPACE_CHANGES,
     REGISTRATIONS,
     counters,
@@ -41,9 +42,10 @@ class Marks:
     registrations: int
     authorities: int
     decisions: int
+    foreign: int
 
 
-class ReplicaTable(DecisionTable):
+class ReplicaTable(ForeignTable):
     """Which replicas there are, and what they have changed."""
 
     async def read_marks(self) -> Marks:
@@ -57,6 +59,7 @@ class ReplicaTable(DecisionTable):
                 registrations=counts.get(REGISTRATIONS, 0),
                 authorities=int(await connection.scalar(select(func.max(journal.c.entry_id))) or 0),
                 decisions=int(await connection.scalar(select(func.max(decisions.c.decision_id))) or 0),
+                foreign=counts.get(FOREIGN_CHANGES, 0),
             )
 
     async def beat(self, open_streams: Collection[str] = ()) -> int:

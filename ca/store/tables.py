@@ -14,6 +14,8 @@ BUNDLE_SEQUENCE: Final = "bundle_sequence"
 # Raised with every change of a namespace, and with every registration of a sidecar: what replicas look at.
 NAMESPACE_CHANGES: Final = "namespace_changes"
 REGISTRATIONS: Final = "registrations"
+# Raised with every change of other trust domains' roots.
+FOREIGN_CHANGES: Final = "foreign_changes"
 TRUST_DOMAIN: Final = "trust_domain"
 READINESS: Final = "readiness"
 
@@ -174,6 +176,14 @@ programs: Final = Table(
     Column("weak", Boolean, nullable=False),
     Column("approved_by", Text, nullable=False),
     Column("approved", Double, nullable=False),
+)
+
+foreign_domains: Final = Table(
+    "foreign_domains",
+    metadata,
+    Column("trust_domain", Text, primary_key=True),
+    Column("roots", Text, nullable=False),
+    Column("changed", Double, nullable=False),
 )
 
 workload_labels: Final = Table(

@@ -31,6 +31,9 @@ GET    /v1/decisions                        query, see below          ``Decision
 GET    /v1/decisions/follow                 query, see below          NDJSON of ``DecisionView``
 GET    /v1/identities                       ``?alive=true&workload=`` ``IdentityList``
 GET    /v1/connections                      ``?timeout_s=&limit=``    ``ConnectionList``
+GET    /v1/foreign-domains                                            ``ForeignDomainList``
+PUT    /v1/foreign-domains/{domain}         ``ForeignDomainRequest``  ``ForeignDomainList``
+DELETE /v1/foreign-domains/{domain}                                   ``ForeignDomainList``
 GET    /v1/cluster                                                    ``ClusterStatus``
 GET    /healthz, /readyz                                              ``Health``
 GET    /metrics                                                       Prometheus text
@@ -253,6 +256,35 @@ class JoinTokenList(_Value, frozen=True):
     """Newest first."""
 
     tokens: tuple[JoinTokenView, ...]
+
+
+class ForeignDomainRequest(_Value, frozen=True):
+    """Know a trust domain by these roots (DER), in the place of those that it had."""
+
+    roots: tuple[bytes, ...]
+
+
+class ForeignRootView(_Value, frozen=True):
+    """One root; ``fingerprint``: SHA-256 of its DER in hexadecimal."""
+
+    subject: str
+    fingerprint: str
+    not_after: float
+
+
+class ForeignDomainView(_Value, frozen=True):
+    """One other trust domain."""
+
+    trust_domain: str
+    roots: tuple[ForeignRootView, ...]
+    changed: float
+
+
+class ForeignDomainList(_Value, frozen=True):
+    """The trust domains that are known beside ``own``, by name."""
+
+    own: str
+    domains: tuple[ForeignDomainView, ...]
 
 
 class SidecarView(_Value, frozen=True):

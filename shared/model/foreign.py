@@ -22,6 +22,7 @@ MAX_PATTERN_BYTES: Final = 512
 MAX_DOMAINS: Final = 64
 MAX_ROOTS: Final = 16  # Of one domain.
 MAX_ROOT_BYTES: Final = 8192
+MAX_TOTAL_BYTES: Final = 1024 * 1024  # Of all domains' roots together: every welcome holds them.
 _SCHEME: Final = "spiffe://"
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9._-]+")
 _ANY: Final = "/*"

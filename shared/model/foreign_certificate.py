@@ -160,15 +160,29 @@ def parse_roots(trust_domain: str, pem: bytes) -> ForeignDomain:
         certificates = x509.load_pem_x509_certificates(pem)
     except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise InputError("no PEM certificates can be read from it", hint="-----BEGIN CERTIFICATE-----") from error
-    roots: dict[bytes, None] = {}
-    for certificate in certificates:
-        _check_root(certificate, trust_domain)
-        roots[certificate.public_bytes(Encoding.DER)] = None
-    return ForeignDomain(trust_domain=trust_domain, roots=tuple(roots))
+    roots = dict.fromkeys(certificate.public_bytes(Encoding.DER) for certificate in certificates)
+    return check_roots(ForeignDomain(trust_domain=trust_domain, roots=tuple(roots)))
+
+
+def check_roots(domain: ForeignDomain) -> ForeignDomain:
+    """Return a domain unchanged when all its roots are authorities' certificates, and no other domain's.
+
+    Raises:
+        InputError: one isn't, or can't be read.
+
+    What this does *not* verify: that they are valid now, and that they are the domain's: that is the operator's word.
+    """
+    for der in domain.roots:
+        try:
+            certificate = x509.load_der_x509_certificate(der)
+        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+            raise InputError(f"a root of {domain.trust_domain} can't be read: {error}") from error
+        _check_root(certificate, domain.trust_domain)
+    return domain
 
 
 def _check_root(certificate: x509.Certificate, trust_domain: str) -> None:
-    """Check that a certificate is an authority's; one that isn't would vouch for itself.
+    """Check one root; a certificate that is no authority's would vouch for itself.
 
     Raises:
         InputError: it isn't.

@@ -19,9 +19,11 @@ import msgspec
 
 from shared.model.decision import DecisionRecord
 from shared.model.errors import TouchmarkError
+from shared.model.foreign import ForeignDomain
 from shared.model.policy import NamespaceState
 from shared.model.program import Program
 from shared.model.protocol import PROTOCOL
+from shared.model.reasons import Reason
 from shared.model.trust import TrustBundle
 
 MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
@@ -168,6 +170,7 @@ class Welcome(_Message, frozen=True, tag="welcome"):
     """The sidecar is enrolled (``chain`` holds its certificate) or resumed (``chain`` is empty).
 
     Attributes:
+        foreign: since protocol 2; the other trust domains that are known.
         ca_version: since protocol 2; for people.
     """
 
@@ -177,6 +180,7 @@ class Welcome(_Message, frozen=True, tag="welcome"):
     chain: tuple[bytes, ...]
     bundle: TrustBundle
     state: NamespaceState
+    foreign: tuple[ForeignDomain, ...] = ()
     ca_version: str = ""
 
 
@@ -207,6 +211,12 @@ class BundleChanged(_Message, frozen=True, tag="bundle_changed"):
     """Install this bundle and acknowledge it."""
 
     bundle: TrustBundle
+
+
+class ForeignTrustChanged(_Message, frozen=True, tag="foreign_trust_changed"):
+    """Know these other trust domains, and no others. Since protocol 2."""
+
+    domains: tuple[ForeignDomain, ...]
 
 
 class NamespaceChanged(_Message, frozen=True, tag="namespace_changed"):
@@ -287,6 +297,7 @@ FromCA = (
     | CertificateIssued
     | CertificateRefused
     | BundleChanged
+    | ForeignTrustChanged
     | NamespaceChanged
     | DirectoryEntry
     | DecisionsStored
@@ -311,9 +322,44 @@ def express_in(protocol: int, message: Message) -> Message | None:
         return message
     match message:
         case Welcome():
-            return msgspec.structs.replace(message, ca_version="")
+            state = _without_foreign_peers(message.state)
+            return msgspec.structs.replace(message, state=state, foreign=(), ca_version="")
+        case NamespaceChanged():
+            return msgspec.structs.replace(message, state=_without_foreign_peers(message.state))
+        case ForeignTrustChanged():
+            return None
+        case Decisions():
+            return msgspec.structs.replace(message, records=tuple(_in_first_reasons(each) for each in message.records))
         case _:
             return message
+
+
+# Reasons that protocol 2 added, and what they were called before.
+_FIRST_REASONS: Final = {
+    Reason.FOREIGN_NOT_ALLOWED: Reason.NO_RULE,
+    Reason.TRUST_DOMAIN_UNKNOWN: Reason.PEER_UNTRUSTED,
+    Reason.MTLS_REQUIRED: Reason.HANDSHAKE_FAILED,
+}
+
+
+def _in_first_reasons(record: DecisionRecord) -> DecisionRecord:
+    reason = _FIRST_REASONS.get(record.reason)
+    return record if reason is None else msgspec.structs.replace(record, reason=reason)
+
+
+def _without_foreign_peers(state: NamespaceState) -> NamespaceState:
+    """Leave out what names foreign peers: a sidecar of protocol 1 never meets one.
+
+    A rule of which nobody remains is left out whole: without peers it would mean everybody.
+    """
+    rules = []
+    for rule in state.rules:
+        peers = tuple(peer for peer in rule.peers if not peer.spiffe_id)
+        if len(peers) == len(rule.peers):
+            rules.append(rule)
+        elif peers:
+            rules.append(msgspec.structs.replace(rule, peers=peers))
+    return msgspec.structs.replace(state, rules=tuple(rules))
 
 
 def decode_from_sidecar(data: bytes) -> FromSidecar:

@@ -27,6 +27,7 @@ from shared.model.messages import (
     Decisions,
     DecisionsStored,
     DirectoryEntry,
+    ForeignTrustChanged,
     Lookup,
     NamespaceChanged,
     NamespaceInstalled,
@@ -36,6 +37,7 @@ from shared.model.messages import (
 from shared.model.policy import Action, Mode, Rule
 from tests.ca.postgresql import PostgreSQL
 from tests.ca.running import Admin, FakeSidecar, eventually, make_client_context, make_decision, running_ca
+from tests.sidecar.partner import Partner
 
 SOON_S = 3.0  # What one replica has changed is with the other's sidecars by then.
 RULE = Rule(name="web", action=Action.ALLOW)
@@ -85,6 +87,14 @@ async def test_a_policy_change_reaches_the_other_replicas_sidecar_and_both_count
                 return (await admin.get(path, api.Acknowledgements)).waiting == ("web-1",)
 
             await eventually(is_counted, deadline_s=SOON_S)
+
+
+async def test_another_trust_domain_is_known_everywhere(tmp_path: Path, url: str) -> None:
+    async with two(tmp_path, url) as (one, other), FakeSidecar(other) as db:
+        await db.enrol("db-1", "198.18.0.2")
+        partner = Partner().roots
+        await one.foreign.put(partner, now=one.clock())
+        assert (await db.expect(ForeignTrustChanged)).domains == (partner,)
 
 
 async def test_a_rotation_waits_for_the_sidecars_of_both(tmp_path: Path, url: str) -> None:

@@ -9,12 +9,14 @@ import msgspec
 import pytest
 
 from shared.model.certificate import BundleVerifier
+from shared.model.errors import ProtocolError
 from shared.model.identity import Identity, IdentityKind, parse_workload
 from shared.model.messages import (
     BundleChanged,
     BundleInstalled,
     ConnectionsQuery,
     ConnectionsReport,
+    ForeignTrustChanged,
     Lookup,
     NamespaceChanged,
     NamespaceInstalled,
@@ -23,10 +25,12 @@ from shared.model.messages import (
 )
 from shared.model.policy import NamespaceState
 from sidecar.credential.credential import Credential, CredentialError, KeyRequest, accept_chain, make_key_request
+from sidecar.foreign_trust import ForeignRoots
 from sidecar.policies import Policies
 from sidecar.receiving import Receiving
 from sidecar.trust import Trust
 from tests.sidecar.little_ca import TRUST_DOMAIN, LittleCA
+from tests.sidecar.partner import Partner
 
 
 class Parts:
@@ -64,8 +68,8 @@ def test_each_message_reaches_its_part_and_installs_are_acknowledged() -> None:
     anything = cast("Any", parts)
     policies = Policies(NamespaceState(namespace="shop"), send=anything.send, timeout_s=1)
     receiving = Receiving(
-        feed=anything, trust=Trust(bundle), policies=policies, directory=anything, credentials=anything,
-        recorder=anything, list_connections=lambda limit: ((), limit == 5),
+        feed=anything, trust=Trust(bundle), foreign=ForeignRoots(), policies=policies, directory=anything,
+        credentials=anything, recorder=anything, list_connections=lambda limit: ((), limit == 5),
     )  # fmt: skip
     receiving.receive(BundleChanged(bundle=msgspec.structs.replace(bundle, sequence=2)))
     receiving.receive(NamespaceChanged(state=NamespaceState(namespace="shop", version=3)))
@@ -86,7 +90,7 @@ def test_a_repeated_enrolments_welcome_stands_in_for_everything_before() -> None
     policies = Policies(NamespaceState(namespace="shop"), send=anything.send, timeout_s=1)
     trust = Trust(before.bundle)
     receiving = Receiving(
-        feed=anything, trust=trust, policies=policies, directory=anything, credentials=anything,
+        feed=anything, trust=trust, foreign=ForeignRoots(), policies=policies, directory=anything, credentials=anything,
         recorder=anything, list_connections=lambda limit: ((), limit == 5),
     )  # fmt: skip
     request = make_key_request()
@@ -106,3 +110,29 @@ def test_a_repeated_enrolments_welcome_stands_in_for_everything_before() -> None
         Lookup(address="198.18.0.1"),
     ]
     assert (parts.roots, parts.installed_sequence, parts.reconnects) == ((after.root.der,), 1, 1)
+
+
+def test_other_trust_domains_are_those_that_a_welcome_or_a_push_names_and_an_old_ca_takes_none_away() -> None:
+    parts, ca = Parts(), LittleCA()
+    anything = cast("Any", parts)
+    roots = ForeignRoots()
+    receiving = Receiving(
+        feed=anything, trust=Trust(ca.bundle), foreign=roots, directory=anything, credentials=anything,
+        policies=Policies(NamespaceState(namespace="shop"), send=anything.send, timeout_s=1),
+        recorder=anything, list_connections=lambda limit: ((), False),
+    )  # fmt: skip
+    partner, other = Partner().roots, Partner(domain="other.example").roots
+    welcome = Welcome(
+        trust_domain=TRUST_DOMAIN, namespace="shop", service_account="web", chain=(), bundle=ca.bundle,
+        state=NamespaceState(namespace="shop"), foreign=(partner,), ca_version="0.2.0",
+    )  # fmt: skip
+    receiving.acknowledge(welcome)
+    assert roots.roots == partner.roots
+    receiving.receive(ForeignTrustChanged(domains=(partner, other)))
+    assert roots.roots == (*partner.roots, *other.roots)
+    with pytest.raises(ProtocolError, match=TRUST_DOMAIN):
+        receiving.receive(ForeignTrustChanged(domains=(msgspec.structs.replace(other, trust_domain=TRUST_DOMAIN),)))
+    receiving.resume(msgspec.structs.replace(welcome, foreign=(), ca_version=""))
+    assert roots.get("partner.example") is not None
+    receiving.resume(msgspec.structs.replace(welcome, foreign=()))
+    assert roots.roots == ()

@@ -14,6 +14,9 @@ from shared.model.messages import Registration
 from shared.model.policy import Mode
 from tests.ca.founded import NOW, WEB, Founded, join, opened
 from tests.ca.running import make_decision
+from tests.sidecar.partner import Partner
+
+PARTNER = Partner()
 
 
 async def test_each_change_raises_its_mark_and_no_other(tmp_path: Path) -> None:
@@ -35,6 +38,10 @@ async def test_each_change_raises_its_mark_and_no_other(tmp_path: Path) -> None:
         assert await raised() == ["registrations"]
         await store.insert_decisions([make_decision("c")])
         assert await raised() == ["decisions"]
+        await store.put_foreign_domain(PARTNER.roots, now=NOW)
+        assert await raised() == ["foreign"]
+        await store.delete_foreign_domain(PARTNER.domain)
+        assert await raised() == ["foreign"]
         await store.mark_seen("web-1", connected=False, now=NOW)
         assert await raised() == []
 

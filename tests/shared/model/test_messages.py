@@ -12,9 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.model import messages
-from shared.model.messages import FromCA, FromSidecar, decode_from_ca, decode_from_sidecar, encode_message
+from shared.model.foreign import ForeignDomain
+from shared.model.messages import (
+    FromCA,
+    FromSidecar,
+    decode_from_ca,
+    decode_from_sidecar,
+    encode_message,
+    express_in,
+)
 from shared.model.policy import Action, Approval, NamespaceState, Peer, PortRange, Rule, WorkloadLabels
 from shared.model.program import Program
+from shared.model.reasons import Reason
 from shared.model.trust import TrustBundle
 from tests.shared.model.test_decision import make_record
 
@@ -40,6 +49,7 @@ STATE = NamespaceState(
     approvals=(Approval(service_account="db", program=Program(digest="b" * 64, main="none"), weak=True),),
     labels=(WorkloadLabels(service_account="db", labels={"team": "red"}),),
 )
+FOREIGN = ForeignDomain(trust_domain="partner.example", roots=(b"\x00partner",))
 CONNECTION = messages.LiveConnection(
     connection="c1",
     tunnel="t1",
@@ -78,12 +88,14 @@ FROM_CA: list[FromCA] = [
         chain=(b"leaf",),
         bundle=BUNDLE,
         state=STATE,
+        foreign=(FOREIGN,),
         ca_version="0.2.0",
     ),
     messages.Refusal(code="refused", message="no"),
     messages.CertificateIssued(request=1, chain=(b"leaf", b"issuer")),
     messages.CertificateRefused(request=1, reason="program_not_approved", message="no"),
     messages.BundleChanged(bundle=BUNDLE),
+    messages.ForeignTrustChanged(domains=(FOREIGN,)),
     messages.NamespaceChanged(state=STATE),
     messages.DirectoryEntry(address="198.18.0.3", namespace="shop", service_account="db", tunnel_port=15008),
     messages.DecisionsStored(batch=1),
@@ -185,3 +197,43 @@ def test_arbitrary_bytes_are_read_or_refused(data: bytes) -> None:
     for decode in (decode_from_sidecar, decode_from_ca):
         with contextlib.suppress(msgspec.DecodeError):
             decode(data)
+
+
+def test_a_sidecar_of_protocol_1_hears_of_no_foreign_peer_and_of_no_rule_that_would_mean_everybody_without_it() -> None:
+    foreign, known = Peer(spiffe_id="spiffe://partner.example/*"), Peer(namespace="web")
+
+    def rule(name: str, *peers: Peer, action: Action = Action.ALLOW) -> Rule:
+        return Rule(name=name, action=action, peers=peers)
+
+    state = NamespaceState(
+        namespace="shop",
+        version=4,
+        rules=(
+            rule("mixed", foreign, known),
+            rule("foreign", foreign),
+            rule("deny", foreign, foreign, action=Action.DENY),
+            rule("all"),
+            rule("known", known),
+        ),
+    )
+    told = msgspec.structs.replace(state, rules=(rule("mixed", known), rule("all"), rule("known", known)))
+    assert express_in(1, messages.NamespaceChanged(state=state)) == messages.NamespaceChanged(state=told)
+    welcome = messages.Welcome(
+        trust_domain="td", namespace="shop", service_account="web", chain=(), bundle=BUNDLE, state=state,
+        foreign=(FOREIGN,), ca_version="0.2.0",
+    )  # fmt: skip
+    assert express_in(1, welcome) == msgspec.structs.replace(welcome, state=told, foreign=(), ca_version="")
+    assert express_in(1, messages.ForeignTrustChanged(domains=(FOREIGN,))) is None
+
+
+def test_a_ca_of_protocol_1_is_told_newer_reasons_by_older_names() -> None:
+    for new, old in (
+        (Reason.FOREIGN_NOT_ALLOWED, Reason.NO_RULE),
+        (Reason.TRUST_DOMAIN_UNKNOWN, Reason.PEER_UNTRUSTED),
+        (Reason.MTLS_REQUIRED, Reason.HANDSHAKE_FAILED),
+        (Reason.DENY_RULE, Reason.DENY_RULE),
+    ):
+        decisions = messages.Decisions(batch=1, records=(msgspec.structs.replace(make_record(), reason=new),))
+        told = express_in(1, decisions)
+        assert isinstance(told, messages.Decisions)
+        assert told.records[0].reason is old
