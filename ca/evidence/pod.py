@@ -44,7 +44,8 @@ _FLAGS: Final = frozenset({"--redirect-installed"})
 _OPTIONS: Final = frozenset(
     {
         "--capture", "--ca", "--trust-domain", "--service-account-token", "--trust-file", "--health-port",
-        "--drain-seconds", "--log-level", "--max-connections", "--max-executable-bytes",
+        "--drain-seconds", "--log-level", "--max-connections", "--max-executable-bytes", "--mtls-ports",
+        "--mtls-destination-ports",
     }
 )  # fmt: skip
 _VARIABLES: Final = "TOUCHMARK_"

@@ -15,15 +15,12 @@ from typing import Final
 from shared.model.injection_containers import OWN_CONTAINERS, OWN_VOLUMES
 from shared.model.injection_refusals import InjectionRefusal, InjectionRefusedError
 from shared.model.kubernetes import (
-    HEALTH_PORT,
-    INBOUND_PORT,
-    OUTBOUND_PORT,
+    OWN_PORTS,
     SIDECAR_CONTAINER,
     SIDECAR_UID,
     SYSTEM_NAMESPACE,
     TOKEN_AUDIENCE,
     TOKEN_VOLUME,
-    TUNNEL_PORT,
     ProbeTarget,
 )
 from shared.model.pod_json import (
@@ -48,8 +45,6 @@ DANGEROUS_CAPABILITIES: Final = frozenset(
         "SYS_MODULE", "SYS_RAWIO",
     }
 )  # fmt: skip
-# The sidecar listens on these; outbound on 32 ports up to 15001 (sidecar/capture/redirect_table.py says why).
-OWN_PORTS: Final = frozenset({*range(OUTBOUND_PORT - 31, OUTBOUND_PORT + 1), INBOUND_PORT, TUNNEL_PORT, HEALTH_PORT})
 _INIT_PROGRAMS: Final = ("/sbin/init", "/usr/sbin/init", "/init", "systemd", "s6-svscan", "runsvdir", "runit")
 
 

@@ -134,6 +134,12 @@ def make_sidecar_container(settings: Settings, options: InjectionOptions, target
         "--trust-file", f"{TRUST_DIRECTORY}/{TRUST_KEY}",
         "--health-port", str(HEALTH_PORT),
     ]  # fmt: skip
+    for name, ports in (
+        ("--mtls-ports", settings.mtls_ports),
+        ("--mtls-destination-ports", settings.mtls_destination_ports),
+    ):
+        if ports:
+            arguments += [name, ",".join(str(port) for port in ports)]
     if settings.log_level:
         arguments += ["--log-level", settings.log_level]
     return {

@@ -17,7 +17,6 @@ class InjectionRefusal(StrEnum):
     MALFORMED_POD = "malformed_pod"
     BAD_ANNOTATION = "bad_annotation"
     UNKNOWN_ANNOTATION = "unknown_annotation"
-    MTLS_PORTS_UNSUPPORTED = "mtls_ports_unsupported"
     SYSTEM_NAMESPACE = "system_namespace"
     POD_SECURITY = "pod_security"
     WINDOWS = "windows"
@@ -42,7 +41,6 @@ HINTS: Final[dict[InjectionRefusal, str]] = {
     InjectionRefusal.MALFORMED_POD: "`kubectl explain pod.spec` shows the shape",
     InjectionRefusal.BAD_ANNOTATION: "correct the annotation, or remove it for the default",
     InjectionRefusal.UNKNOWN_ANNOTATION: "correct the name, or remove the annotation: it would do nothing",
-    InjectionRefusal.MTLS_PORTS_UNSUPPORTED: "remove the annotation: sidecars don't serve foreign mTLS peers yet",
     InjectionRefusal.SYSTEM_NAMESPACE: "run it in a namespace of its own",
     InjectionRefusal.POD_SECURITY: (
         "capture needs NET_ADMIN, attestation SYS_PTRACE and DAC_READ_SEARCH; only the level privileged admits them:"

@@ -25,13 +25,15 @@ from shared.model.kubernetes import (
     LOG_LEVEL,
     MEMORY_LIMIT,
     MEMORY_REQUEST,
+    MTLS_DESTINATION_PORTS,
+    MTLS_PORTS,
+    OWN_PORTS,
 )
 from shared.model.quantity import parse_quantity
 
-MTLS_PORTS: Final = "touchmark.dev/mtls-ports"
 KNOWN: Final = (
-    INJECT, INJECTED, EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, LOG_LEVEL, CPU_REQUEST,
-    CPU_LIMIT, MEMORY_REQUEST, MEMORY_LIMIT,
+    INJECT, INJECTED, EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, MTLS_PORTS,
+    MTLS_DESTINATION_PORTS, LOG_LEVEL, CPU_REQUEST, CPU_LIMIT, MEMORY_REQUEST, MEMORY_LIMIT,
 )  # fmt: skip
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 MAX_EXCLUSIONS: Final = 64  # Each is an element of an nftables set, and a word on a command line.
@@ -52,6 +54,7 @@ class Settings:
     Attributes:
         exclude_inbound_ports, exclude_outbound_ports: ports that are never captured, sorted.
         exclude_outbound_cidrs: networks towards which nothing is captured, in their canonical form.
+        mtls_ports, mtls_destination_ports: ports of plain mTLS with foreign peers, served and dialled, sorted.
         log_level: of the sidecar; empty for its own default.
         cpu_request, memory_request, memory_limit: quantities as written.
         cpu_limit: the same; empty for none, so that a burst isn't throttled.
@@ -60,6 +63,8 @@ class Settings:
     exclude_inbound_ports: tuple[int, ...] = ()
     exclude_outbound_ports: tuple[int, ...] = ()
     exclude_outbound_cidrs: tuple[str, ...] = ()
+    mtls_ports: tuple[int, ...] = ()
+    mtls_destination_ports: tuple[int, ...] = ()
     log_level: str = ""
     cpu_request: str = DEFAULT_CPU_REQUEST
     cpu_limit: str = ""
@@ -71,13 +76,9 @@ def read_settings(annotations: Mapping[str, str]) -> Settings:
     """Read a pod's annotations; those of others are left alone.
 
     Raises:
-        InjectionRefusedError: one of ours is unknown, malformed, or can't be served yet.
+        InjectionRefusedError: one of ours is unknown, malformed, or contradicts another one.
     """
     for name in annotations:
-        if name == MTLS_PORTS:
-            raise InjectionRefusedError(
-                InjectionRefusal.MTLS_PORTS_UNSUPPORTED, "foreign mTLS ports can't be served", path=_path(name)
-            )
         if name.startswith(f"{GROUP}/") and name not in KNOWN:
             close = difflib.get_close_matches(name, KNOWN, n=1)
             raise InjectionRefusedError(
@@ -90,6 +91,8 @@ def read_settings(annotations: Mapping[str, str]) -> Settings:
         exclude_inbound_ports=_read_ports(annotations, EXCLUDE_INBOUND_PORTS),
         exclude_outbound_ports=_read_ports(annotations, EXCLUDE_OUTBOUND_PORTS),
         exclude_outbound_cidrs=_read_cidrs(annotations, EXCLUDE_OUTBOUND_CIDRS),
+        mtls_ports=_read_mtls_ports(annotations, MTLS_PORTS, EXCLUDE_INBOUND_PORTS),
+        mtls_destination_ports=_read_mtls_ports(annotations, MTLS_DESTINATION_PORTS, EXCLUDE_OUTBOUND_PORTS),
         log_level=_read_log_level(annotations),
         **_read_resources(annotations),
     )
@@ -102,6 +105,16 @@ def _read_ports(annotations: Mapping[str, str], name: str) -> tuple[int, ...]:
             raise _bad(name, f"not a port: {word[:80]!r}", "write ports from 1 to 65535 with commas between them")
         ports.add(int(word))
     return tuple(sorted(ports))
+
+
+def _read_mtls_ports(annotations: Mapping[str, str], name: str, exclusions: str) -> tuple[int, ...]:
+    """Read ports of plain mTLS; one that isn't captured would be served or dialled plainly, and nobody would notice."""
+    ports = _read_ports(annotations, name)
+    if own := sorted(OWN_PORTS.intersection(ports)):
+        raise _bad(name, f"port {own[0]} is the sidecar's", "")
+    if excluded := sorted(set(ports).intersection(_read_ports(annotations, exclusions))):
+        raise _bad(name, f"port {excluded[0]} stands in {exclusions}, too", "a port is either mTLS or left alone")
+    return ports
 
 
 def _read_cidrs(annotations: Mapping[str, str], name: str) -> tuple[str, ...]:

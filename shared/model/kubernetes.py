@@ -24,6 +24,9 @@ INJECTED: Final = "touchmark.dev/injected"
 EXCLUDE_INBOUND_PORTS: Final = "touchmark.dev/exclude-inbound-ports"
 EXCLUDE_OUTBOUND_PORTS: Final = "touchmark.dev/exclude-outbound-ports"
 EXCLUDE_OUTBOUND_CIDRS: Final = "touchmark.dev/exclude-outbound-cidrs"
+# Ports of plain mutual TLS with foreign SPIFFE peers: served here, and dialled outside the mesh.
+MTLS_PORTS: Final = "touchmark.dev/mtls-ports"
+MTLS_DESTINATION_PORTS: Final = "touchmark.dev/mtls-destination-ports"
 LOG_LEVEL: Final = "touchmark.dev/log-level"
 # On a Program: who approved it, as the API server named the user to the command that wrote it. For people; no proof.
 APPROVED_BY: Final = "touchmark.dev/approved-by"
@@ -55,6 +58,8 @@ OUTBOUND_PORT: Final = 15001
 INBOUND_PORT: Final = 15006
 TUNNEL_PORT: Final = 15008
 HEALTH_PORT: Final = 15020  # The sidecar's own readiness, and the rewritten probes of its pod.
+# The sidecar listens on these; outbound on 32 ports up to 15001 (sidecar/capture/redirect_table.py says why).
+OWN_PORTS: Final = frozenset({*range(OUTBOUND_PORT - 31, OUTBOUND_PORT + 1), INBOUND_PORT, TUNNEL_PORT, HEALTH_PORT})
 
 # The sidecar reads these; injection sets them, most from the downward API.
 POD_NAME_VARIABLE: Final = "TOUCHMARK_POD_NAME"

@@ -8,7 +8,6 @@ from shared.model.injection import inject
 from shared.model.injection_checks import (
     DANGEROUS_CAPABILITIES,
     ENFORCE_LABEL,
-    OWN_PORTS,
     check_ephemeral_containers,
     check_namespace,
 )
@@ -17,6 +16,7 @@ from shared.model.injection_checks import (
 )
 from shared.model.injection_refusals import InjectionRefusal, InjectionRefusedError
 from shared.model.json_patch import apply_patch
+from shared.model.kubernetes import OWN_PORTS
 from sidecar.capture.redirect_table import list_outbound_ports
 from tests.shared.model.golden_injection import OPTIONS
 from tests.shared.model.pods import Json, make_pod, make_pod_of

@@ -72,7 +72,26 @@ def test_an_unknown_annotation_of_ours_is_refused_with_a_guess() -> None:
     assert "exclude-outbound-ports" in caught.value.hint
 
 
-def test_foreign_mtls_ports_are_refused_until_a_sidecar_serves_them() -> None:
-    with pytest.raises(InjectionRefusedError) as caught:
-        read_settings({P + "mtls-ports": "8443"})
-    assert caught.value.refusal is InjectionRefusal.MTLS_PORTS_UNSUPPORTED
+def test_mtls_ports_are_read() -> None:
+    settings = read_settings({P + "mtls-ports": "8443, 443", P + "mtls-destination-ports": "8443"})
+    assert (settings.mtls_ports, settings.mtls_destination_ports) == ((443, 8443), (8443,))
+
+
+@pytest.mark.parametrize(
+    ("annotations", "message"),
+    [
+        ({"mtls-ports": "x"}, "not a port"),
+        ({"mtls-ports": "15008"}, "port 15008 is the sidecar's"),
+        ({"mtls-destination-ports": "14970"}, "port 14970 is the sidecar's"),
+        ({"mtls-ports": "1,8443", "exclude-inbound-ports": "8443"}, "port 8443 stands in"),
+        ({"mtls-destination-ports": "443", "exclude-outbound-ports": "443"}, "port 443 stands in"),
+    ],
+)
+def test_an_mtls_port_that_no_sidecar_would_see_is_refused(annotations: dict[str, str], message: str) -> None:
+    with pytest.raises(InjectionRefusedError, match=message) as caught:
+        read_settings({P + name: value for name, value in annotations.items()})
+    assert caught.value.refusal is InjectionRefusal.BAD_ANNOTATION
+
+
+def test_each_direction_has_its_own_exclusions() -> None:
+    read_settings({P + "mtls-ports": "8443", P + "exclude-outbound-ports": "8443"})
