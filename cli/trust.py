@@ -1,4 +1,4 @@
-"""``touchmark trust``: add, list, remove the other trust domains whose SPIFFE peers this mesh knows."""
+"""``touchmark trust``: add, list, remove the other trust domains whose SPIFFE peers this mesh knows; export our own."""
 
 from __future__ import annotations
 
@@ -75,6 +75,20 @@ def remove(domain: _Domain, as_json: options.Json = False, *, where: Where) -> N
         print_json(answer)
     else:
         print_line(f"{domain} isn't known any more")
+
+
+@app.command()
+@takes_where
+def export(*, where: Where) -> None:
+    """Print our own roots (PEM), by which partners know this mesh's programs. They change when the root rotates."""
+    import ssl
+
+    from cli.conversation import talk
+    from cli.output import print_line
+
+    answer = talk(where, lambda client: client.list_foreign_domains())
+    for der in answer.own_roots:
+        print_line(ssl.DER_cert_to_PEM_cert(der).rstrip())
 
 
 def _read_roots(domain: str, file: Path) -> ForeignDomain:

@@ -46,8 +46,9 @@ class ForeignAdmin:
 
     async def _answer(self) -> web.Response:
         records = await self._services.store.list_foreign_domains()
-        own = self._services.configuration.trust_domain
-        return answer(admin.ForeignDomainList(own=own, domains=tuple(_view(record) for record in records)))
+        own = self._services.authorities.bundle()
+        domains = tuple(_view(record) for record in records)
+        return answer(admin.ForeignDomainList(own=own.trust_domain, own_roots=own.roots, domains=domains))
 
 
 def _view(record: ForeignRecord) -> admin.ForeignDomainView:

@@ -281,9 +281,10 @@ class ForeignDomainView(_Value, frozen=True):
 
 
 class ForeignDomainList(_Value, frozen=True):
-    """The trust domains that are known beside ``own``, by name."""
+    """The trust domains that are known beside ``own``, by name; ``own_roots`` (DER): what to give to partners."""
 
     own: str
+    own_roots: tuple[bytes, ...]
     domains: tuple[ForeignDomainView, ...]
 
 

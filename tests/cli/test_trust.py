@@ -18,6 +18,7 @@ PARTNER = Partner()
 ROOT = ForeignRootView(subject="CN=partner root", fingerprint="ab" * 32, not_after=1_800_000_000.0)
 KNOWN = ForeignDomainList(
     own="touchmark.local",
+    own_roots=(PARTNER.root.der,),
     domains=(ForeignDomainView(trust_domain="partner.example", roots=(ROOT,), changed=1.0),),
 )
 NOBODY = msgspec.structs.replace(KNOWN, domains=())
@@ -48,6 +49,12 @@ def test_domains_are_listed(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> N
     assert json.loads(capsys.readouterr().out)["domains"][0]["roots"][0]["fingerprint"] == "ab" * 32
     assert run(["trust", "list"]) == ExitCode.SUCCESS
     assert "no trust domain but our own, touchmark.local" in capsys.readouterr().out
+
+
+def test_our_own_roots_are_exported_for_partners(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    ca.answers["GET /v1/foreign-domains"] = KNOWN
+    assert run(["trust", "export"]) == ExitCode.SUCCESS
+    assert capsys.readouterr().out.encode() == PARTNER.roots_pem
 
 
 def test_a_domain_is_forgotten(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:

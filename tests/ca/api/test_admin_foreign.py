@@ -18,7 +18,7 @@ PATH = "/v1/foreign-domains/partner.example"
 
 async def test_a_domain_is_put_listed_and_removed(services: Services, admin: Admin) -> None:
     assert await admin.get("/v1/foreign-domains", api.ForeignDomainList) == api.ForeignDomainList(
-        own="touchmark.local", domains=()
+        own="touchmark.local", own_roots=services.authorities.bundle().roots, domains=()
     )
     request = api.ForeignDomainRequest(roots=PARTNER.roots.roots)
     put = await admin.ask("PUT", PATH, api.ForeignDomainList, request)
