@@ -35,6 +35,9 @@ JSON_SHAPES: dict[str, str] = {
     " the CA has put a MeshPolicy in force, and for a Program",
     "policy get": "a list of objects as in YAML: `{apiVersion, kind, metadata, spec}`",
     "policy delete": "`{deleted: [text]}`",
+    "trust add": "`ForeignDomainList`",
+    "trust list": "`ForeignDomainList`",
+    "trust remove": "`ForeignDomainList`",
     "decisions": "a list of `DecisionView` (`{id, record}`), newest first; `--follow`: one `DecisionView` a line,"
     " oldest first; `--summary`: a list of `{connections, direction, answer, would_deny, weak, transport, verdict,"
     " reason, source, source_program, destination, destination_program, port, rule, last_seen, issuers}`",

@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 YAML = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
 KUBERNETES = (ROOT / "docs/kubernetes.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"(?m)^\$ touchmark (.*?)(?: +#.*)?$", README + KUBERNETES)))
-VERBS_WITH_VERBS = {"ca", "sidecar", "program", "policy"}
+VERBS_WITH_VERBS = {"ca", "sidecar", "program", "policy", "trust"}
 
 
 @pytest.mark.parametrize("text", YAML, ids=lambda text: text.splitlines()[0])

@@ -53,6 +53,10 @@ from typing import Final
 import msgspec
 
 from shared.model import errors
+from shared.model.admin_foreign import ForeignDomainList as ForeignDomainList
+from shared.model.admin_foreign import ForeignDomainRequest as ForeignDomainRequest
+from shared.model.admin_foreign import ForeignDomainView as ForeignDomainView
+from shared.model.admin_foreign import ForeignRootView as ForeignRootView
 from shared.model.decision import DecisionRecord
 from shared.model.errors import TouchmarkError
 from shared.model.messages import LiveConnection
@@ -256,36 +260,6 @@ class JoinTokenList(_Value, frozen=True):
     """Newest first."""
 
     tokens: tuple[JoinTokenView, ...]
-
-
-class ForeignDomainRequest(_Value, frozen=True):
-    """Know a trust domain by these roots (DER), in the place of those that it had."""
-
-    roots: tuple[bytes, ...]
-
-
-class ForeignRootView(_Value, frozen=True):
-    """One root; ``fingerprint``: SHA-256 of its DER in hexadecimal."""
-
-    subject: str
-    fingerprint: str
-    not_after: float
-
-
-class ForeignDomainView(_Value, frozen=True):
-    """One other trust domain."""
-
-    trust_domain: str
-    roots: tuple[ForeignRootView, ...]
-    changed: float
-
-
-class ForeignDomainList(_Value, frozen=True):
-    """The trust domains that are known beside ``own``, by name; ``own_roots`` (DER): what to give to partners."""
-
-    own: str
-    own_roots: tuple[bytes, ...]
-    domains: tuple[ForeignDomainView, ...]
 
 
 class SidecarView(_Value, frozen=True):

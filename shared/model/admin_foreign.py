@@ -1,0 +1,39 @@
+"""What the admin API says of other trust domains; ``admin.py`` has the rest, and these under its name. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class ForeignDomainRequest(_Value, frozen=True):
+    """Know a trust domain by these roots (DER), in the place of those that it had."""
+
+    roots: tuple[bytes, ...]
+
+
+class ForeignRootView(_Value, frozen=True):
+    """One root; ``fingerprint``: SHA-256 of its DER in hexadecimal."""
+
+    subject: str
+    fingerprint: str
+    not_after: float
+
+
+class ForeignDomainView(_Value, frozen=True):
+    """One other trust domain."""
+
+    trust_domain: str
+    roots: tuple[ForeignRootView, ...]
+    changed: float
+
+
+class ForeignDomainList(_Value, frozen=True):
+    """The trust domains that are known beside ``own``, by name; ``own_roots`` (DER): what to give to partners."""
+
+    own: str
+    own_roots: tuple[bytes, ...]
+    domains: tuple[ForeignDomainView, ...]
