@@ -64,7 +64,8 @@ class Withholding:
         if self._said.get(path) != said:
             self._said[path] = said
             _record(sidecar, (address, target.port), listener, reason)
-        return Outcome(status=503, body=f"readiness is withheld: {_describe(sidecar, listener, reason)}\n".encode())
+        # Whoever reaches the pod may ask: which program it is stands in the record alone.
+        return Outcome(status=503, body=f"readiness is withheld: {reason}\n".encode())
 
 
 def _record(sidecar: Sidecar, destination: Endpoint, listener: Listener, reason: Reason) -> None:

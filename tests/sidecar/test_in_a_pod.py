@@ -244,6 +244,21 @@ async def test_probes_pass_through_the_sidecar_where_outsiders_do_not(tmp_path: 
         assert [(record["answer"], record["direction"]) for record in mesh.db.records] == [("deny", "ingress")]
 
 
+async def test_in_explicit_mode_readiness_waits_for_the_approval_that_its_record_asks_for(tmp_path: Path) -> None:
+    probe = {"container": "app", "kind": "readiness", "handler": "http", "port": 8080, "path": "/healthz?deep=1"}
+    url = "http://198.18.0.2:15020/probe/app/readiness"
+    async with pods(tmp_path, probes=[probe]) as mesh, a_program(mesh.right, WEB):
+        await mesh.ca.set_state(NamespaceState(namespace="shop", version=2, mode=Mode.EXPLICIT))
+        assert await ask_as_kubelet(mesh.left, url, url) == ["503 readiness is withheld: listener_not_approved"] * 2
+        await until(lambda: mesh.db.records)
+        [record] = mesh.db.records
+        program = record["destination"]["program"]
+        assert record["detail"].endswith(f" isn't approved; touchmark program approve shop/db {program}")
+        approvals = (Approval(service_account="db", program=parse_program(program), weak=True),)
+        await mesh.ca.set_state(NamespaceState(namespace="shop", version=3, mode=Mode.EXPLICIT, approvals=approvals))
+        assert await ask_as_kubelet(mesh.left, url) == ["200 /healthz?deep=1"]
+
+
 async def test_without_a_live_connection_a_sidecar_ends_at_once_so_that_jobs_end(tmp_path: Path) -> None:
     async with pods(tmp_path, probes=[]) as mesh, a_program(mesh.right, SERVER, "5432", "198.18.0.2"):
         offer(mesh.ca, ("198.18.0.2", 5432))
