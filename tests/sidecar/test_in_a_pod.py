@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from shared.model.messages import DirectoryEntry, ServiceEntry, ServicePort
+from shared.model.messages import DirectoryEntry, NamespaceInstalled, ServiceEntry, ServicePort
 from shared.model.policy import Approval, Mode, NamespaceState
 from shared.model.program import parse_program
 from tests.sidecar.little_ca import LittleCA, until
@@ -248,14 +248,21 @@ async def test_in_explicit_mode_readiness_waits_for_the_approval_that_its_record
     probe = {"container": "app", "kind": "readiness", "handler": "http", "port": 8080, "path": "/healthz?deep=1"}
     url = "http://198.18.0.2:15020/probe/app/readiness"
     async with pods(tmp_path, probes=[probe]) as mesh, a_program(mesh.right, WEB):
-        await mesh.ca.set_state(NamespaceState(namespace="shop", version=2, mode=Mode.EXPLICIT))
+
+        async def install(**state: Any) -> None:
+            """Have both sidecars confirm it."""
+            wanted = NamespaceState(namespace="shop", mode=Mode.EXPLICIT, **state)
+            confirmed = NamespaceInstalled(namespace="shop", version=wanted.version)
+            await mesh.ca.set_state(wanted)
+            await until(lambda: mesh.ca.of_type(NamespaceInstalled).count(confirmed) == 2)
+
+        await install(version=2)
         assert await ask_as_kubelet(mesh.left, url, url) == ["503 readiness is withheld: listener_not_approved"] * 2
         await until(lambda: mesh.db.records)
         [record] = mesh.db.records
         program = record["destination"]["program"]
         assert record["detail"].endswith(f" isn't approved; touchmark program approve shop/db {program}")
-        approvals = (Approval(service_account="db", program=parse_program(program), weak=True),)
-        await mesh.ca.set_state(NamespaceState(namespace="shop", version=3, mode=Mode.EXPLICIT, approvals=approvals))
+        await install(version=3, approvals=(Approval(service_account="db", program=parse_program(program), weak=True),))
         assert await ask_as_kubelet(mesh.left, url) == ["200 /healthz?deep=1"]
 
 
