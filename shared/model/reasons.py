@@ -86,7 +86,10 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         fix="Review its digest in the record, then `touchmark program approve WORKLOAD sha256:DIGEST`.",
     ),
     Reason.LISTENER_NOT_APPROVED: Explanation(
-        cause="The program that listens on the destination port is not approved for its workload.",
+        cause=(
+            "The program that listens on the destination port is not approved for its workload."
+            " A record without a source: its pod's readiness is withheld for it."
+        ),
         fix="Review its digest in the record, then `touchmark program approve WORKLOAD sha256:DIGEST`.",
     ),
     Reason.PEER_UNIDENTIFIED: Explanation(
