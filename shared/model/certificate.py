@@ -25,8 +25,10 @@ from shared.model.identity import Identity, parse_spiffe_id
 from shared.model.reasons import Reason
 from shared.model.trust import TrustBundle, public_key_digest
 
-# Touchmark's details extension: evidence for people, never policy input. The arc is the UUID-based one of ITU-T X.667.
-DETAILS_OID = ObjectIdentifier("2.25.281149673152486337962410712846012583427")
+# Touchmark's details extension: evidence for people, never policy input. The arcs after 2554 are a UUID's, as everybody
+# may make them (Microsoft, "Obtaining an Object Identifier"). Rejected: the arc 2.25 of ITU-T X.667, whose one number
+# of 128 bits Go doesn't read, so that its programs (ghostunnel, go-spiffe) refuse the whole certificate.
+DETAILS_OID = ObjectIdentifier("1.2.840.113556.1.8000.2554.54147.29978.42637.11035.47349.11483911.11341315")
 MAX_CHAIN_CERTIFICATES = 4
 _MAX_REMEMBERED_CHAINS = 1024
 

@@ -103,3 +103,8 @@ def test_the_servers_certificate_names_the_ca_and_where_it_listens() -> None:
     assert names.get_values_for_type(x509.UniformResourceIdentifier) == [f"spiffe://{TRUST_DOMAIN}/touchmark/ca"]
     assert names.get_values_for_type(x509.DNSName) == ["ca.test"]
     assert len(names.get_values_for_type(x509.IPAddress)) == 2
+
+
+def test_the_details_name_is_one_that_go_reads() -> None:
+    """Go's crypto/x509 refuses a whole certificate for an arc of more than 31 bits in an extension's name."""
+    assert all(int(arc) < 2**31 for arc in DETAILS_OID.dotted_string.split("."))
