@@ -153,11 +153,13 @@ class StatusWriter:
         wanted: dict[Key, tuple[WatchedObject, dict[str, Any]]] = {}
         is_waiting = False
         now = _format_time(self._clock())
-        objects = list(self._index)
+        # Before the store is read: what is looked at meanwhile may be newer than what was read of it, and the status of
+        # a generation would say what was in force before that one.
+        objects, outcomes = list(self._index), dict(self._outcomes)
         namespaces = await self._store.list_versions()
         users = group_by_namespace(await self._store.list_live_sidecars(now=self._clock()))
         for value in objects:
-            outcome = self._outcomes.get(value.key)
+            outcome = outcomes.get(value.key)
             if outcome is None or outcome.uid != value.uid:
                 continue  # It hasn't been looked at yet.
             if value.kind == MESH_POLICY:

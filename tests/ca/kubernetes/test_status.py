@@ -161,6 +161,30 @@ async def test_who_does_not_lead_writes_no_status(tmp_path: Path) -> None:
         assert t.server.patches == []
 
 
+async def test_a_generation_is_never_told_what_was_in_force_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The switch to explicit is put in force while its status is gathered: whoever waits for it must not be misled."""
+    async with telling(tmp_path) as t:
+        await t.put(policy({"mode": "permissive"}))
+        list_versions = t.store.list_versions
+
+        async def list_and_switch() -> Any:
+            before = await list_versions()
+            await t.put(policy({"mode": "explicit"}), generation=2)
+            return before
+
+        monkeypatch.setattr(t.store, "list_versions", list_and_switch)
+        await t.status.write_changes()
+        (told,) = [body["status"] for _, body in t.server.patches]
+        assert (told["observedGeneration"], told["mode"]) == (1, "permissive")
+        monkeypatch.undo()
+        monkeypatch.setattr(status_module, "OBJECT_S", 0.0)
+        await t.status.write_changes()
+        told = t.server.patches[-1][1]["status"]
+        assert (told["observedGeneration"], told["mode"]) == (2, "explicit")
+
+
 async def test_an_object_made_anew_doesnt_get_the_status_of_the_one_before(tmp_path: Path) -> None:
     async with telling(tmp_path) as t:
         await t.put(program())
