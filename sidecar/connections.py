@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from sidecar.tls_pump import TlsPump
 
 _NO_PROCESS: Final = ProcessRecord()
+# The CA retires an authority by its own clock, as soon as nothing that it signed is valid.
+_CLOCKS_APART_S: Final = 60.0
 _LINGERING: Final = frozenset({Ending.FINISHED})
 
 
@@ -159,16 +161,21 @@ class Connection:
     def check_peer_again(self) -> None:
         """The trust bundle, or foreign roots, changed: close this connection if its peer doesn't hold against it.
 
-        What this does *not* verify: the certificate's end. Age ends a tunnel's reuse, not a live connection.
+        What this does *not* verify: the certificate's end. Age ends a tunnel's reuse, not a live connection; so that
+        an authority that retired, once nothing of it was valid any more, ends none either, unless it is distrusted.
         """
         peer, bundle = self.peer, self._sidecar.trust
         if peer is None:
             return
-        now = min(time.time(), peer.not_after - 1)
+        now = time.time()
         try:
             if isinstance(peer, ForeignPeer):
-                self.peer = self._sidecar.foreign.verify_again(peer, now=now)
-            elif peer.bundle_sequence != bundle.bundle.sequence:
+                self.peer = self._sidecar.foreign.verify_again(peer, now=min(now, peer.not_after - 1))
+            elif peer.bundle_sequence == bundle.bundle.sequence:
+                return
+            elif now >= peer.not_after - _CLOCKS_APART_S:
+                bundle.verifier.check_not_distrusted(peer.chain)
+            else:
                 self.peer = bundle.verifier.verify_peer(peer.chain, now=now)
         except VerificationError as error:
             self.revoke(Reason(error.reason), error.message)

@@ -101,12 +101,22 @@ class BundleVerifier:
             # The peer chooses what it presents: a key or an extension that can't even be parsed is its fault.
             raise VerificationError(f"the peer's chain can't be read: {error}", reason=Reason.PEER_UNTRUSTED) from error
 
+    def check_not_distrusted(self, chain: Sequence[x509.Certificate]) -> None:
+        """Check that no key in a presented chain is distrusted.
+
+        Raises:
+            VerificationError: ``peer_distrusted``.
+
+        What this does *not* verify: anything else; it is for a chain that was verified, and has ended since.
+        """
+        if any(public_key_digest(certificate) in self._distrusted for certificate in chain):
+            raise VerificationError("an authority in the peer's chain is distrusted", reason=Reason.PEER_DISTRUSTED)
+
     def _verify_peer(self, chain: Sequence[x509.Certificate], *, now: float) -> tuple[VerifiedPeer, float]:
         if not chain or len(chain) > MAX_CHAIN_CERTIFICATES:
             raise VerificationError("the peer sent no chain, or too long a one", reason=Reason.PEER_UNTRUSTED)
         leaf = chain[0]
-        if any(public_key_digest(certificate) in self._distrusted for certificate in chain):
-            raise VerificationError("an authority in the peer's chain is distrusted", reason=Reason.PEER_DISTRUSTED)
+        self.check_not_distrusted(chain)
         moment = datetime.datetime.fromtimestamp(now, tz=datetime.UTC)
         try:
             verified = self._builder.time(moment).build_client_verifier().verify(leaf, list(chain[1:])).chain
@@ -118,8 +128,7 @@ class BundleVerifier:
             raise VerificationError(
                 f"the peer's chain doesn't lead to the trust bundle: {error}", reason=Reason.PEER_UNTRUSTED
             ) from error
-        if any(public_key_digest(certificate) in self._distrusted for certificate in verified):
-            raise VerificationError("an authority in the peer's chain is distrusted", reason=Reason.PEER_DISTRUSTED)
+        self.check_not_distrusted(verified)
         if len(verified) != 3 or verified[1].public_bytes(Encoding.DER) not in self._issuers:
             raise VerificationError("the peer's issuer isn't in the trust bundle", reason=Reason.PEER_UNTRUSTED)
         identity = check_leaf_profile(leaf)

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 
 import pytest
+from cryptography import x509
 from msgspec.structs import replace
 
 from shared.model.decision import Answer, Ending, Phase
 from shared.model.policy import Direction, Mode
 from shared.model.reasons import Reason
+from shared.model.trust import public_key_digest
 from sidecar.connections import Connection, LiveConnections, Refused, format_endpoint, parse_address
-from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Pair, approve, running_pair
+from tests.sidecar.pair import (
+    CLIENT,
+    CLIENT_PROGRAM,
+    SERVER,
+    SERVER_PROGRAM,
+    Mint,
+    Pair,
+    approve,
+    identify,
+    running_pair,
+)
 from tests.sidecar.test_outbound import echo
 
 SOURCE, DESTINATION = ("198.18.0.1", 40000), ("198.18.0.2", 5432)
@@ -126,3 +139,27 @@ def test_endpoints_are_written_with_brackets_around_ipv6() -> None:
     assert format_endpoint(("2001:db8::1", 80)) == "[2001:db8::1]:80"
     assert format_endpoint(("", 0)) == ""
     assert parse_address("") is None
+
+
+async def test_an_authority_that_retires_ends_no_live_connection_and_one_that_is_distrusted_does() -> None:
+    """A connection may outlive its peer's certificate; only then has what signed it left the bundle untainted."""
+    async with running_pair(echo) as pair:
+        credential = pair.mint.issue(identify(SERVER, SERVER_PROGRAM))
+        chain = [x509.load_der_x509_certificate(der) for der in credential.chain]
+        trust = pair.client.trust
+        peer = trust.verifier.verify_peer(chain, now=time.time())
+        ended = dataclasses.replace(peer, not_after=time.time() - 1)
+        after = Mint().bundle
+        distrusted = (public_key_digest(chain[1]),)
+        for known, bundle, is_closed in (
+            (peer, after, True),
+            (ended, after, False),
+            (ended, replace(after, distrusted=distrusted), True),
+            (peer, replace(trust.bundle, issuers=(*trust.bundle.issuers, *after.issuers)), False),
+        ):
+            with make(pair) as connection:
+                connection.decide()
+                connection.peer = known
+                trust.install(replace(bundle, sequence=trust.bundle.sequence + 1))
+                connection.check_peer_again()
+                assert connection.is_revoked is is_closed
