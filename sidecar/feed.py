@@ -45,7 +45,7 @@ from shared.model.program import Program
 from shared.model.protocol import read_chosen_protocol
 from sidecar.credential.credential import Credential, IssuanceRefusedError, KeyRequest, make_key_request
 from sidecar.events import Events
-from sidecar.feed_dial import NoAnswerError, make_context, open_stream
+from sidecar.feed_dial import NoAnswerError, make_context, name_roots, open_stream
 from sidecar.joining import Joining
 
 MAX_QUEUED = 4096
@@ -257,7 +257,9 @@ class Feed:
     async def _open(self, first: Enrol | EnrolPod | Resume, roots: tuple[bytes, ...]) -> Welcome:
         trust_domain = self._joining.trust_domain
         context = make_context(roots, self.credential if isinstance(first, Resume) else None)
-        stream = await open_stream(self._ca, context, trust_domain, mark=self._mark, timeout_s=_DIAL_S)
+        stream = await open_stream(
+            self._ca, context, trust_domain, server_name=name_roots(roots), mark=self._mark, timeout_s=_DIAL_S
+        )
         try:
             protocol = read_chosen_protocol(stream.subprotocol)
             async with asyncio.timeout(_WELCOME_S):

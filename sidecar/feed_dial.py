@@ -24,6 +24,7 @@ from shared.model.identity import format_ca_id
 from shared.model.messages import MAX_MESSAGE_BYTES, STREAM_PATH
 from shared.model.protocol import list_subprotocols
 from shared.model.reasons import Reason
+from shared.model.root_hint import format_root_hint
 from shared.model.trust import public_key_digest
 from shared.runtime.memory import load_key
 from sidecar.credential.credential import Credential
@@ -49,7 +50,7 @@ async def fetch_pinned_root(ca: tuple[str, int], pin: str, *, mark: int, timeout
     connection = await _connect(ca, mark=mark, timeout_s=timeout_s)
     connection.setblocking(False)
     try:
-        chain = await asyncio.to_thread(_fetch_chain, connection, timeout_s)
+        chain = await asyncio.to_thread(_fetch_chain, connection, format_root_hint([pin]), timeout_s)
     except (SSL.Error, OSError, TimeoutError) as error:
         raise UnavailableError(f"no TLS 1.3 handshake with the CA at {_name(ca)}: {error!r}"[:300]) from error
     finally:
@@ -60,7 +61,7 @@ async def fetch_pinned_root(ca: tuple[str, int], pin: str, *, mark: int, timeout
     raise VerificationError(
         f"the server at {_name(ca)} isn't the CA that made the join token",
         reason=Reason.PEER_UNTRUSTED,
-        hint="check the address; after the CA's data was lost, make a new join token",
+        hint="check the address; if the CA's root was replaced since or its data lost, make a new join token",
     )
 
 
@@ -76,10 +77,24 @@ def make_context(roots: Sequence[bytes], credential: Credential | None) -> ssl.S
     return context
 
 
+def name_roots(roots: Sequence[bytes]) -> str:
+    """Return the server name that tells the CA which roots (DER) are known here."""
+    return format_root_hint([public_key_digest(x509.load_der_x509_certificate(root)) for root in roots])
+
+
 async def open_stream(
-    ca: tuple[str, int], context: ssl.SSLContext, trust_domain: str, *, mark: int, timeout_s: float
+    ca: tuple[str, int],
+    context: ssl.SSLContext,
+    trust_domain: str,
+    *,
+    server_name: str = "",
+    mark: int,
+    timeout_s: float,
 ) -> ClientConnection:
     """Open the WebSocket to the CA and check who answers, before anything is said.
+
+    Arguments:
+        server_name: said in TLS (``name_roots``), and no more than that; empty: the CA's host.
 
     Raises:
         UnavailableError: it can't be reached (or, as ``NoAnswerError``: it can, and then fails us).
@@ -92,7 +107,7 @@ async def open_stream(
             subprotocols=[Subprotocol(name) for name in list_subprotocols()],
             sock=connection,
             ssl=context,
-            server_hostname=ca[0],
+            server_hostname=server_name or ca[0],
             compression=None,
             max_size=MAX_MESSAGE_BYTES,
             max_queue=64,
@@ -106,7 +121,10 @@ async def open_stream(
     except ssl.SSLCertVerificationError as error:
         connection.close()
         raise VerificationError(
-            f"the CA's certificate doesn't hold: {error.verify_message}", reason=Reason.PEER_UNTRUSTED
+            f"the CA's certificate doesn't hold: {error.verify_message}",
+            reason=Reason.PEER_UNTRUSTED,
+            hint="if the CA's root was replaced while this sidecar was away, let it join again: restart its pod, or"
+            " elsewhere start it with a new join token",
         ) from error
     except (
         InvalidStatus
@@ -167,11 +185,12 @@ async def _connect(ca: tuple[str, int], *, mark: int, timeout_s: float) -> socke
     ) from failure
 
 
-def _fetch_chain(connection: socket.socket, timeout_s: float) -> list[x509.Certificate]:
+def _fetch_chain(connection: socket.socket, server_name: str, timeout_s: float) -> list[x509.Certificate]:
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_verify(SSL.VERIFY_NONE)
     tls = SSL.Connection(context, connection)
+    tls.set_tlsext_host_name(server_name.encode())
     tls.set_connect_state()
     deadline = time.monotonic() + timeout_s
     while True:

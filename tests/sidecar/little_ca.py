@@ -173,6 +173,7 @@ class LittleCA:
     protocols: tuple[str, ...] = list_subprotocols()
     received: list[FromSidecar] = field(default_factory=list)
     streams: list[ServerConnection] = field(default_factory=list)
+    server_names: list[str | None] = field(default_factory=list)
     issued: int = 0
 
     def __post_init__(self) -> None:
@@ -247,6 +248,7 @@ class LittleCA:
         context.verify_mode = ssl.CERT_OPTIONAL
         context.load_verify_locations(cadata=self.root.der)
         load_key(context, (leaf.public_bytes(Encoding.DER), self.issuer.der, self.root.der), key)
+        context.sni_callback = lambda _connection, name, _context: self.server_names.append(name)
         listener = self.open_socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((self.host, self.port))

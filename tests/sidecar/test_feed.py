@@ -29,6 +29,8 @@ from shared.model.messages import (
 )
 from shared.model.program import Program
 from shared.model.reasons import Reason
+from shared.model.root_hint import format_root_hint
+from shared.model.trust import public_key_digest
 from shared.runtime.sinks import LineSink
 from sidecar import feed as feed_module
 from sidecar.credential.credential import (
@@ -41,6 +43,7 @@ from sidecar.credential.credential import (
 )
 from sidecar.events import Events
 from sidecar.feed import CertificateExpiredError, Feed
+from sidecar.feed_dial import make_context, open_stream
 from sidecar.joining import ByJoinToken, ByPod
 from sidecar.trust import Trust
 from tests.sidecar.little_ca import TRUST_DOMAIN, LittleCA, make_authority, until
@@ -142,6 +145,33 @@ async def test_it_speaks_the_protocol_that_the_ca_chose(
         await feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=30)
         assert feed.ca_version == version
     assert spoken == {2 if protocols == ("touchmark.2",) else 1}
+
+
+async def test_every_dial_says_which_roots_are_known_here() -> None:
+    """The CA shows a chain to one of them, also while its root is rotated."""
+    other = make_authority("next root")
+    async with LittleCA().serving() as ca, joined(ca) as feed:
+        pin, next_pin = public_key_digest(ca.root.certificate), public_key_digest(other.certificate)
+        assert ca.server_names == [format_root_hint([pin])] * 2  # The look for the pinned root, and the stream.
+        feed.roots = (ca.root.der, other.der)
+        await ca.streams[0].close()
+        await until(lambda: len(ca.server_names) == 3 and feed.is_connected)
+        assert ca.server_names[2] == format_root_hint([pin, next_pin])
+
+
+async def test_who_knows_only_a_root_that_is_gone_is_told_what_to_do() -> None:
+    async with LittleCA().serving() as ca:
+        token = ca.make_token("shop/web")
+    ca.lose_everything()
+    async with ca.serving():
+        async with a_feed(ca, token) as feed:
+            with pytest.raises(VerificationError) as caught:
+                await feed.join(keep)
+            assert "make a new join token" in caught.value.hint
+        gone = make_authority("gone")
+        with pytest.raises(VerificationError, match="doesn't hold") as caught:
+            await open_stream((ca.host, ca.port), make_context([gone.der], None), TRUST_DOMAIN, mark=0, timeout_s=20)
+        assert "restart its pod" in caught.value.hint and "new join token" in caught.value.hint
 
 
 async def test_a_refusal_and_silence_are_told_apart() -> None:
