@@ -35,6 +35,7 @@ from ca.kek import ENVIRONMENT_VARIABLE, KeyEncryptionKey, load_key_encryption_k
 from ca.listening import SHUTDOWN_S, bind, serve_tls
 from ca.metrics import Metrics
 from ca.rotation import Rotation
+from ca.rotation_status import Pace
 from ca.server_certificate import ServerCertificate
 from ca.services import Services
 from ca.store.store import Store
@@ -46,6 +47,8 @@ from shared.runtime.tasks import Tasks
 REFRESH_INTERVAL_S: Final = 15.0
 CERTIFICATE_CHECK_S: Final = 5.0
 MAX_REISSUE_SPREAD_S: Final = 300.0
+# By then every replica has noticed what another has changed (``ca/following.py`` looks once a second).
+FOLLOWED_S: Final = 5.0
 # What has ended (certificates, join tokens, sidecars) is shown that long; a ledger for ever would fill the disk.
 LEDGER_KEPT_S: Final = 30 * 86_400.0
 
@@ -94,7 +97,14 @@ async def run_ca(configuration: Configuration) -> AsyncIterator[Services]:
             store=store,
             authorities=authorities,
             issuance=Issuance(store, authorities, leaf_lifetime_s=configuration.leaf_lifetime_s),
-            rotation=Rotation(store, authorities, min_wait_s=configuration.rotation_minimum_wait_s),
+            rotation=Rotation(
+                store,
+                authorities,
+                pace=Pace(
+                    minimum_s=configuration.rotation_minimum_wait_s,
+                    replicas_s=0.0 if store.database.is_sqlite else FOLLOWED_S,
+                ),
+            ),
             server_certificate=server_certificate,
             hub=hub,
             survey=Survey(hub),
@@ -207,6 +217,7 @@ class Upkeep:
         services.metrics.server_not_after.set(services.server_certificate.not_after)
         issuer = services.authorities.active.certificate
         services.metrics.issuer_not_after.set(issuer.not_valid_after_utc.timestamp())
+        services.metrics.root_not_after.set(services.authorities.snapshot.root.record.not_after)
 
     async def _refresh_directory(self) -> None:
         services = self._services

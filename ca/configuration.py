@@ -26,6 +26,7 @@ DEFAULT_LEAF_LIFETIME_S = 3600.0
 # A leaf shorter than this renews all the time; one longer than a day makes every revocation wait that long.
 LEAF_LIFETIME_RANGE_S = (300.0, 86_400.0)  # As ca/sign.py has it.
 MAX_SIDECAR_IMAGES = 16
+DEFAULT_TRUST_DELAY_S = 120.0
 DATABASE_VARIABLE = "TOUCHMARK_DATABASE_URL"
 _MAX_UNIX_PATH_BYTES = 107  # unix(7): sun_path holds 108 bytes with the final zero.
 
@@ -50,6 +51,8 @@ class Configuration:
         webhook_host, webhook_port: where the API server asks about new pods; empty: there is no webhook.
         sidecar_pull_policy: of the injected containers, which have the first of ``sidecar_images``.
         sidecar_ca: ``host:port`` at which injected sidecars find this CA.
+        trust_delay_s: how late a kubelet may show a pod a changed ConfigMap (its ``syncFrequency``, a minute by
+            default, and what its cache adds): a new root's activation waits as long after it was published.
     """
 
     data_dir: Path
@@ -76,6 +79,7 @@ class Configuration:
     webhook_port: int = 0
     sidecar_pull_policy: str = "IfNotPresent"
     sidecar_ca: str = DEFAULT_CA_ADDRESS
+    trust_delay_s: float = DEFAULT_TRUST_DELAY_S
 
     def __post_init__(self) -> None:
         check_trust_domain(self.trust_domain)
@@ -91,8 +95,9 @@ class Configuration:
             raise InputError(f"the admin socket's path is longer than {_MAX_UNIX_PATH_BYTES} bytes")
         if not self.decisions_max_age_s > 0 or self.decisions_max_rows < 1 or self.max_streams < 1:
             raise InputError("limits must be positive")
-        if not 0 <= self.rotation_minimum_wait_s < math.inf:  # Also not a number that isn't one.
-            raise InputError("the rotation's minimum wait must be 0 or more seconds")
+        for wait_s in (self.rotation_minimum_wait_s, self.trust_delay_s):
+            if not 0 <= wait_s < math.inf:  # Also not a number that isn't one.
+                raise InputError("the rotation's minimum wait and the trust delay must be 0 or more seconds")
         self._check_kubernetes()
         if self.admin_host and not _is_loopback(self.admin_host):
             raise InputError(
@@ -147,7 +152,7 @@ def parse_arguments(arguments: Sequence[str]) -> Configuration:
     add("--admin-socket", type=Path, default=None, help="the admin API's Unix socket")
     add("--trust-domain", default=DEFAULT_TRUST_DOMAIN, help="%(default)s")
     add("--leaf-lifetime-s", type=float, default=DEFAULT_LEAF_LIFETIME_S, help="life of a leaf (%(default)s)")
-    add("--rotation-minimum-wait-s", type=float, default=0.0, help="before a prepared issuer signs (%(default)s)")
+    add("--rotation-minimum-wait-s", type=float, default=0.0, help="before a prepared authority signs (%(default)s)")
     add("--decisions-max-age-s", type=float, default=7 * 86_400.0, help="keep decisions that long (%(default)s)")
     add("--decisions-max-rows", type=int, default=2_000_000, help="keep at most that many decisions (%(default)s)")
     add("--max-streams", type=int, default=10_000, help="sidecars at once (%(default)s)")
@@ -171,6 +176,12 @@ def parse_arguments(arguments: Sequence[str]) -> Configuration:
     add("--webhook-listen", default="", metavar="HOST:PORT", help="where the API server asks about new pods")
     add(
         "--sidecar-pull-policy", choices=("Always", "IfNotPresent", "Never"), default="IfNotPresent", help="%(default)s"
+    )
+    add(
+        "--trust-delay-s",
+        type=float,
+        default=DEFAULT_TRUST_DELAY_S,
+        help="how late a kubelet may show pods a changed ConfigMap (%(default)s)",
     )
     add("--sidecar-ca", default=DEFAULT_CA_ADDRESS, metavar="HOST:PORT", help="this CA for sidecars (%(default)s)")
     options = parser.parse_args(arguments)
@@ -204,6 +215,7 @@ def parse_arguments(arguments: Sequence[str]) -> Configuration:
         webhook_port=webhook_port,
         sidecar_pull_policy=options.sidecar_pull_policy,
         sidecar_ca=options.sidecar_ca,
+        trust_delay_s=options.trust_delay_s,
     )
 
 

@@ -36,6 +36,7 @@ class Metrics:
         self.issuer_not_after = Gauge(
             "touchmark_ca_issuer_not_after_seconds", "End of the active issuing authority.", registry=r
         )
+        self.root_not_after = Gauge("touchmark_ca_root_not_after_seconds", "End of the active root.", registry=r)
         self.server_not_after = Gauge(
             "touchmark_ca_server_not_after_seconds", "End of the CA's own server certificate.", registry=r
         )

@@ -1,22 +1,28 @@
-"""Rotation of the issuing authority: prepare → wait until every live sidecar installed it → activate → retire the old.
+"""Rotation of the issuing authority or of the root: prepare → wait until all know it → activate → retire the old.
 
 Each step is one transaction of the store (phases, step, sequence, journal), so that a CA killed at any instant goes on
 where it stood: ``advance`` looks at what is stored, and takes the next step that may be taken. Every step compares and
 swaps, so that replicas don't take it twice.
+
+A root brings its own issuing authority: both are prepared, activated and reverted together, and the old root retires
+with every issuer below it. Besides what an issuer waits for (each live sidecar, the minimum wait), a root's activation
+waits until what names the CA's roots outside of it has the new one (``find_unpublished``) and was delivered; its
+retirement for the open join tokens that pin it. What a step waits for is found in ``ca/rotation_status.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import structlog
 
 from ca.authority.authorities import Authorities
-from ca.authority.founding import make_issuer
+from ca.authority.founding import make_issuer, make_root
+from ca.rotation_status import LEAVING, Pace, RotationStatus, Sides, find_laggards, find_sides, read_status
 from ca.store.authority_table import PhaseChange
 from ca.store.records import (
     FINISHED_STEPS,
@@ -24,44 +30,24 @@ from ca.store.records import (
     AuthorityRecord,
     RotationRecord,
     RotationStep,
-    SidecarRecord,
 )
 from ca.store.store import Store
+from shared.model.admin import RotationKind
 from shared.model.errors import ConflictError, NotFoundError, TouchmarkError
 from shared.model.trust import AuthorityPhase
 
 POLL_S: Final = 2.0
-RENEWED_AT_SHARE: Final = 2 / 3  # Of the active authority's life: then a rotation begins by itself.
+RENEWED_AT_SHARE: Final = 2 / 3  # Of an active authority's life: then a rotation begins by itself.
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RotationStatus:
-    """How far the last rotation has come.
+class Rotation:
+    """Takes the steps, and says what they wait for.
 
     Attributes:
-        issuer, previous: subjects of the new authority and of the one that it replaces.
-        waiting_for: live sidecars that haven't installed the bundle yet, by instance; only while prepared.
-        ready_at: the earliest activation, for the sake of foreign peers, which never acknowledge.
-        alive_of_previous: unexpired certificates that the previous authority signed; it is retired at none.
-        is_reversible: whether ``revert`` can be used now.
+        pace: how long steps wait at least.
+        find_unpublished: returns, for a root (DER), what outside the CA names its roots without that one, for people.
     """
-
-    rotation_id: int
-    step: RotationStep
-    issuer: str
-    previous: str
-    waiting_for: tuple[str, ...]
-    ready_at: float
-    alive_of_previous: int
-    sequence: int
-    forced: bool
-    started: float
-    is_reversible: bool
-
-
-class Rotation:
-    """Takes the steps, and says what they wait for."""
 
     def __init__(
         self,
@@ -69,14 +55,15 @@ class Rotation:
         authorities: Authorities,
         *,
         on_change: Callable[[], None] | None = None,
-        min_wait_s: float = 0.0,
+        pace: Pace | None = None,
         is_leader: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.store = store
         self.authorities = authorities
-        self.min_wait_s = min_wait_s
+        self.pace = pace or Pace()
         self.is_leader = is_leader  # Others only look: what an operator asks of them they do nevertheless.
+        self.find_unpublished: Callable[[bytes], Sequence[str]] = lambda _root: ()
         self._on_change = on_change
         self._clock = clock
         self._poked = asyncio.Event()
@@ -103,7 +90,9 @@ class Rotation:
                 pass
             self._poked.clear()
 
-    async def start(self, force: bool = False, now: float | None = None) -> RotationStatus:
+    async def start(
+        self, force: bool = False, now: float | None = None, *, kind: RotationKind = RotationKind.ISSUER
+    ) -> RotationStatus:
         """Begin a rotation: make an authority and put it into the bundle. With ``force`` activate it at once.
 
         Forcing a rotation that waits activates it. Sidecars that haven't installed the bundle refuse certificates of
@@ -116,49 +105,36 @@ class Rotation:
         async with self._stepping:
             rotation = await self.store.get_rotation()
             if rotation is None or rotation.step in FINISHED_STEPS:
-                rotation = await self._prepare(force, moment)
+                rotation = await self._prepare(kind, force, moment)
             elif rotation.step is RotationStep.ACTIVE:
                 raise ConflictError(
-                    "the last rotation hasn't retired its old authority yet",
-                    hint="that happens by itself when nothing that it signed is alive: see `touchmark ca status`",
+                    f"the last rotation (of the {rotation.kind}) hasn't retired what it replaced yet",
+                    hint="that happens by itself when nothing needs it any more: see `touchmark ca status`",
+                )
+            elif rotation.kind is not kind:
+                raise ConflictError(
+                    f"a rotation of the {rotation.kind} is under way",
+                    hint=f"`touchmark ca rotate {rotation.kind} --force` activates it, `--revert` takes it back",
                 )
             elif not force:
-                laggards = [sidecar.instance for sidecar in await self._find_laggards(rotation, moment)]
+                status = await self._read_status(rotation, moment)
+                awaited = [*status.waiting_for, *status.unpublished]
                 raise ConflictError(
-                    f"a rotation is under way and waits for {', '.join(laggards) or 'its minimum wait'}",
-                    hint="`touchmark ca rotate issuer --force` activates it without waiting",
+                    f"a rotation is under way and waits for {', '.join(awaited) or 'its minimum wait'}",
+                    hint=f"`touchmark ca rotate {kind} --force` activates it without waiting",
                 )
             if force:
                 await self._activate(rotation, moment, forced=True)
         await self.advance(moment)
-        status = await self.status(moment)
-        assert status is not None
-        return status
+        found = await self.status(moment)
+        assert found is not None
+        return found
 
     async def status(self, now: float | None = None) -> RotationStatus | None:
         """Return how far the last rotation has come; None when there was none."""
         moment = self._clock() if now is None else now
         rotation = await self.store.get_rotation()
-        if rotation is None:
-            return None
-        known = {record.authority_id: record for record in await self.store.list_authorities()}
-        previous = known[rotation.previous_id]
-        waiting = await self._find_laggards(rotation, moment) if rotation.step is RotationStep.PREPARED else []
-        alive = await self.store.count_alive(now=moment)
-        return RotationStatus(
-            rotation_id=rotation.rotation_id,
-            step=rotation.step,
-            issuer=known[rotation.issuer_id].subject,
-            previous=previous.subject,
-            waiting_for=tuple(sidecar.instance for sidecar in waiting),
-            ready_at=rotation.started + self.min_wait_s,
-            alive_of_previous=alive.get(rotation.previous_id, 0),
-            sequence=rotation.sequence,
-            forced=rotation.forced,
-            started=rotation.started,
-            is_reversible=rotation.step is RotationStep.PREPARED
-            or (rotation.step is RotationStep.ACTIVE and previous.phase is AuthorityPhase.OLD),
-        )
+        return None if rotation is None else await self._read_status(rotation, moment)
 
     async def advance(self, now: float | None = None) -> None:
         """Take the steps that may be taken now. Losing a race to a replica is no failure."""
@@ -166,15 +142,15 @@ class Rotation:
         async with self._stepping:
             rotation = await self.store.get_rotation()
             try:
-                if rotation is not None and rotation.step is RotationStep.PREPARED:
-                    is_due = moment >= rotation.started + self.min_wait_s
-                    if is_due and not await self._find_laggards(rotation, moment):
-                        await self._activate(rotation, moment)
-                elif rotation is not None and rotation.step is RotationStep.ACTIVE:
-                    await self._retire_previous(rotation, moment)
-                else:
+                if rotation is None or rotation.step in FINISHED_STEPS:
                     await self._retire_leftovers(moment)
                     await self._renew_in_time(moment)
+                else:
+                    rotation = await self._note_published(rotation, moment)
+                    if rotation.step is RotationStep.ACTIVE:
+                        await self._retire_previous(rotation, moment)
+                    elif self._is_ready(rotation, moment) and not await find_laggards(self.store, rotation, moment):
+                        await self._activate(rotation, moment)
             except ConflictError as error:
                 _log.info("rotation_step_lost", error=error.message)
             await self._reload()
@@ -190,20 +166,13 @@ class Rotation:
             rotation = await self.store.get_rotation()
             if rotation is None or rotation.step in FINISHED_STEPS:
                 raise ConflictError("no rotation is under way", hint="begin one with `touchmark ca rotate issuer`")
+            sides = find_sides(rotation, await self.store.list_authorities())
             if rotation.step is RotationStep.PREPARED:
-                phases = [
-                    PhaseChange(
-                        authority_id=rotation.issuer_id, before=AuthorityPhase.PREPARED, after=AuthorityPhase.RETIRED
-                    )
-                ]
+                phases = _change(_new(rotation, sides), AuthorityPhase.PREPARED, AuthorityPhase.RETIRED)
             else:
                 phases = [
-                    PhaseChange(
-                        authority_id=rotation.issuer_id, before=AuthorityPhase.ACTIVE, after=AuthorityPhase.OLD
-                    ),
-                    PhaseChange(
-                        authority_id=rotation.previous_id, before=AuthorityPhase.OLD, after=AuthorityPhase.ACTIVE
-                    ),
+                    *_change(_new(rotation, sides), AuthorityPhase.ACTIVE, AuthorityPhase.OLD),
+                    *_change(_previous(rotation, sides), AuthorityPhase.OLD, AuthorityPhase.ACTIVE),
                 ]
             await self.store.change_rotation(rotation, step=RotationStep.REVERTED, phases=phases, now=moment)
             _log.info("rotation_reverted", rotation=rotation.rotation_id, from_step=rotation.step)
@@ -215,87 +184,155 @@ class Rotation:
     async def taint(self, authority_id: str, now: float | None = None) -> None:
         """Distrust an old authority: everything that it signed is refused, and sidecars re-issue at once.
 
+        With a root every issuing authority below it is distrusted, and join tokens that pin it are worth nothing.
+
         Raises:
-            NotFoundError: there is no such issuing authority.
+            NotFoundError: there is no such authority.
             ConflictError: it isn't old: the active one is rotated away first, by force.
         """
         moment = self._clock() if now is None else now
         async with self._stepping:
-            record = next((r for r in await self._issuers() if r.authority_id == authority_id), None)
+            records = await self.store.list_authorities()
+            record = next((r for r in records if r.authority_id == authority_id), None)
             if record is None:
-                raise NotFoundError(f"no issuing authority {authority_id}")
+                raise NotFoundError(f"no authority {authority_id}")
             if record.phase is not AuthorityPhase.OLD:
+                verb = "issuer" if record.kind is AuthorityKind.ISSUING else "root"
                 raise ConflictError(
                     f"authority {authority_id} is {record.phase}, and only an old one can be tainted",
-                    hint="first `touchmark ca rotate issuer --force`",
+                    hint=f"first `touchmark ca rotate {verb} --force`",
                 )
-            change = PhaseChange(authority_id=authority_id, before=AuthorityPhase.OLD, after=AuthorityPhase.TAINTED)
-            await self.store.change_phases([change], now=moment, event="tainted")
-            _log.warning("authority_tainted", authority=authority_id)
+            below = [r for r in records if r.root_id == authority_id != r.authority_id]
+            old = [*(r for r in below if r.phase is AuthorityPhase.OLD), record]
+            # A connection may outlive its certificate: those of issuers that retired long ago are closed, too.
+            retired = [r.authority_id for r in below if r.phase is AuthorityPhase.RETIRED]
+            await self.store.change_phases(
+                _change(old, AuthorityPhase.OLD, AuthorityPhase.TAINTED),
+                now=moment,
+                event="tainted",
+                distrusted=retired,
+            )
+            _log.warning("authority_tainted", authority=authority_id, kind=record.kind, below=len(below))
             await self._reload()
 
-    async def _prepare(self, forced: bool, now: float) -> RotationRecord:
-        snapshot = await self.authorities.reload()
-        issuer = make_issuer(
-            self.store.trust_domain, snapshot.root, self.authorities.kek, phase=AuthorityPhase.PREPARED, now=now
-        )
+    async def _prepare(self, kind: RotationKind, forced: bool, now: float) -> RotationRecord:
+        snapshot, kek, domain = await self.authorities.reload(), self.authorities.kek, self.store.trust_domain
+        root = snapshot.root
+        if kind is RotationKind.ROOT:
+            root = make_root(domain, kek, phase=AuthorityPhase.PREPARED, now=now)
+        issuer = make_issuer(domain, root, kek, phase=AuthorityPhase.PREPARED, now=now)
         rotation = await self.store.begin_rotation(
-            issuer.record, previous_id=snapshot.active.authority_id, forced=forced, now=now
+            issuer.record,
+            root=root.record if kind is RotationKind.ROOT else None,
+            previous_id=snapshot.active.authority_id,
+            forced=forced,
+            now=now,
         )
-        _log.info("rotation_prepared", rotation=rotation.rotation_id, authority=issuer.authority_id)
+        _log.info("rotation_prepared", rotation=rotation.rotation_id, kind=kind, authority=issuer.authority_id)
         await self._reload()
         return rotation
 
+    async def _note_published(self, rotation: RotationRecord, now: float) -> RotationRecord:
+        if rotation.kind is not RotationKind.ROOT or rotation.published is not None:
+            return rotation
+        if await self._list_unpublished(rotation):
+            return rotation
+        await self.store.mark_published(rotation, now=now)
+        _log.info("rotation_published", rotation=rotation.rotation_id)
+        return replace(rotation, published=now)
+
+    async def _list_unpublished(self, rotation: RotationRecord) -> Sequence[str]:
+        if rotation.kind is not RotationKind.ROOT or rotation.published is not None:
+            return ()
+        return self.find_unpublished(find_sides(rotation, await self.store.list_authorities()).root.certificate)
+
+    def _is_ready(self, rotation: RotationRecord, now: float) -> bool:
+        ready_at = self.pace.find_ready_at(rotation)
+        return ready_at is not None and now >= ready_at
+
     async def _activate(self, rotation: RotationRecord, now: float, *, forced: bool = False) -> None:
-        laggards = [sidecar.instance for sidecar in await self._find_laggards(rotation, now)]
+        sides = find_sides(rotation, await self.store.list_authorities())
+        awaited = [sidecar.instance for sidecar in await find_laggards(self.store, rotation, now)]
+        awaited += await self._list_unpublished(rotation)
         phases = [
-            PhaseChange(authority_id=rotation.previous_id, before=AuthorityPhase.ACTIVE, after=AuthorityPhase.OLD),
-            PhaseChange(authority_id=rotation.issuer_id, before=AuthorityPhase.PREPARED, after=AuthorityPhase.ACTIVE),
+            *_change(_previous(rotation, sides), AuthorityPhase.ACTIVE, AuthorityPhase.OLD),
+            *_change(_new(rotation, sides), AuthorityPhase.PREPARED, AuthorityPhase.ACTIVE),
         ]
-        detail = f"without {', '.join(laggards)}" if laggards else ""
+        detail = f"without {', '.join(awaited)}" if awaited else ""
         await self.store.change_rotation(
             rotation, step=RotationStep.ACTIVE, phases=phases, now=now, forced=forced, detail=detail
         )
-        _log.info("rotation_activated", rotation=rotation.rotation_id, forced=forced, laggards=laggards)
+        _log.info("rotation_activated", rotation=rotation.rotation_id, forced=forced, without=awaited)
         await self._reload()
 
     async def _retire_previous(self, rotation: RotationRecord, now: float) -> None:
-        # The store counts again in the transaction that retires: this look only spares it the attempt.
-        if (await self.store.count_alive(now=now)).get(rotation.previous_id):
+        sides = find_sides(rotation, await self.store.list_authorities())
+        going = list(sides.replaced)
+        if rotation.kind is RotationKind.ROOT:
+            going.append(sides.previous_root)
+            # A tainted root is in no bundle, so that there is nobody to wait for. Else whoever knows that one alone
+            # would find nothing below it at the CA's door.
+            if sides.previous_root.phase is AuthorityPhase.OLD and not self._is_ready(rotation, now):
+                return
+        if not await self._are_unneeded(going, now):
             return
-        previous = next(r for r in await self._issuers() if r.authority_id == rotation.previous_id)
-        change = PhaseChange(authority_id=rotation.previous_id, before=previous.phase, after=AuthorityPhase.RETIRED)
-        await self.store.change_rotation(rotation, step=RotationStep.RETIRED, phases=[change], now=now)
+        phases = [PhaseChange(authority_id=r.authority_id, before=r.phase, after=AuthorityPhase.RETIRED) for r in going]
+        await self.store.change_rotation(rotation, step=RotationStep.RETIRED, phases=phases, now=now)
         _log.info("rotation_finished", rotation=rotation.rotation_id)
 
-    async def _retire_leftovers(self, now: float) -> None:
-        """Retire what a reverted rotation left behind, once nothing that it signed is alive."""
-        leftovers = [r for r in await self._issuers() if r.phase in (AuthorityPhase.OLD, AuthorityPhase.TAINTED)]
-        if not leftovers:
-            return
+    async def _are_unneeded(self, authorities: Sequence[AuthorityRecord], now: float) -> bool:
+        # The store looks again in the transaction that retires: this look only spares it the attempt.
         alive = await self.store.count_alive(now=now)
-        for record in leftovers:
-            if not alive.get(record.authority_id):
-                change = PhaseChange(
-                    authority_id=record.authority_id, before=record.phase, after=AuthorityPhase.RETIRED
-                )
-                await self.store.change_phases([change], now=now, event="retired")
+        for record in authorities:
+            if alive.get(record.authority_id):
+                return False
+            is_pinned = record.kind is AuthorityKind.ROOT and record.phase is AuthorityPhase.OLD
+            if is_pinned and await self.store.list_open_tokens(record.public_key_digest, now=now):
+                return False
+        return True
+
+    async def _retire_leftovers(self, now: float) -> None:
+        """Retire what a reverted rotation left behind, once nothing needs it: an issuer, then the root above it."""
+        records = [r for r in await self.store.list_authorities() if r.phase is not AuthorityPhase.RETIRED]
+        kept = {r.authority_id for r in records}
+        for record in sorted(records, key=lambda r: r.kind is AuthorityKind.ROOT):
+            is_above = any(
+                r.root_id == record.authority_id for r in records if r is not record and r.authority_id in kept
+            )
+            if record.phase not in LEAVING or is_above or not await self._are_unneeded([record], now):
+                continue
+            change = PhaseChange(authority_id=record.authority_id, before=record.phase, after=AuthorityPhase.RETIRED)
+            await self.store.change_phases([change], now=now, event="retired")
+            kept.discard(record.authority_id)
 
     async def _renew_in_time(self, now: float) -> None:
-        active = self.authorities.active.record
-        if now >= active.not_before + (active.not_after - active.not_before) * RENEWED_AT_SHARE:
-            _log.info("rotation_due", authority=active.authority_id)
-            await self._prepare(False, now)
+        snapshot = self.authorities.snapshot
+        for kind, authority in ((RotationKind.ROOT, snapshot.root), (RotationKind.ISSUER, snapshot.active)):
+            record = authority.record
+            if now >= record.not_before + (record.not_after - record.not_before) * RENEWED_AT_SHARE:
+                _log.info("rotation_due", kind=kind, authority=record.authority_id)
+                await self._prepare(kind, False, now)
+                return
 
-    async def _find_laggards(self, rotation: RotationRecord, now: float) -> list[SidecarRecord]:
-        live = await self.store.list_live_sidecars(now=now)
-        return [sidecar for sidecar in live if sidecar.installed_sequence < rotation.sequence]
-
-    async def _issuers(self) -> list[AuthorityRecord]:
-        return [r for r in await self.store.list_authorities() if r.kind is AuthorityKind.ISSUING]
+    async def _read_status(self, rotation: RotationRecord, now: float) -> RotationStatus:
+        return await read_status(
+            self.store, rotation, pace=self.pace, unpublished=await self._list_unpublished(rotation), now=now
+        )
 
     async def _reload(self) -> None:
         before = self.authorities.snapshot
         after = await self.authorities.reload()
         if after is not before and self._on_change is not None:
             self._on_change()
+
+
+def _new(rotation: RotationRecord, sides: Sides) -> tuple[AuthorityRecord, ...]:
+    return (sides.issuer, sides.root) if rotation.kind is RotationKind.ROOT else (sides.issuer,)
+
+
+def _previous(rotation: RotationRecord, sides: Sides) -> tuple[AuthorityRecord, ...]:
+    return (sides.previous, sides.previous_root) if rotation.kind is RotationKind.ROOT else (sides.previous,)
+
+
+def _change(records: Sequence[AuthorityRecord], before: AuthorityPhase, after: AuthorityPhase) -> list[PhaseChange]:
+    return [PhaseChange(authority_id=record.authority_id, before=before, after=after) for record in records]

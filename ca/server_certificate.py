@@ -1,8 +1,11 @@
-"""The CA's own TLS server: certificate, key and context, renewed while connections run. Reads no file, writes none.
+"""The CA's own TLS server: certificates, keys and contexts, renewed while connections run. Reads no file, writes none.
 
 The listening socket keeps one context for ever; its SNI callback (called for every handshake, also without a name)
 swaps in the newest, so that a renewal or a changed trust bundle needs no new listener. The key exists in memory only:
 OpenSSL's loader wants a file, and gets a memfd that is closed at once.
+
+While a root is rotated there is a certificate below each root of the bundle. Who says which roots it knows
+(``shared/model/root_hint.py``) gets one that leads there; everybody else the active root's, once it can be known.
 
 What this does *not* verify: client certificates beyond their chain to a root. They are optional in the handshake;
 whoever relies on one re-verifies it against the bundle of now (``ca/authenticate``).
@@ -13,18 +16,33 @@ from __future__ import annotations
 import ipaddress
 import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from ca.authority.authorities import Authorities
+from ca.authority.authorities import Authorities, ServerSigner
 from ca.sign import sign_server
-from shared.model.errors import InputError
+from shared.model.errors import InputError, UnavailableError
+from shared.model.root_hint import is_hinted, parse_root_hint
 
 LIFETIME_S: Final = 86_400.0
+
+_log = structlog.get_logger("touchmark.ca")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Served:
+    """One certificate in service: below which root (DER, and the SHA-256 of its key), and until when."""
+
+    root: bytes
+    pin: str
+    context: ssl.SSLContext
+    not_after: float
 
 
 class ServerCertificate:
@@ -34,6 +52,12 @@ class ServerCertificate:
         host: on which it listens; a wildcard address stands for the loopback addresses and ``localhost``.
         names: further IP addresses and DNS names.
 
+    Attributes:
+        context: the listening socket's.
+        not_after: end of the certificate below the active root, in seconds since the epoch.
+        is_known: tells whether who doesn't say what it knows can know a root (DER) by now; in a cluster that is the
+            API server, which asks the webhook.
+
     Raises:
         InputError: a name can't stand in a certificate.
     """
@@ -42,11 +66,12 @@ class ServerCertificate:
         self._authorities = authorities
         self._trust_domain = trust_domain
         self._addresses, self._names = _split_names(host, names)
-        self._current: ssl.SSLContext | None = None
+        self._served: tuple[_Served, ...] = ()
         self._issuer = ""
         self._bundle_sequence = -1
         self._renew_at = 0.0
         self.not_after = 0.0
+        self.is_known: Callable[[bytes], bool] = lambda _root: True
         self.context = _make_context()
         self.context.sni_callback = self._choose
 
@@ -59,12 +84,31 @@ class ServerCertificate:
         )
 
     def renew(self, *, now: float) -> None:
-        """Make a new key and certificate, signed by the active authority, and serve them from the next handshake on."""
-        authority = self._authorities.active
+        """Make new keys and certificates, below each root of the bundle, and serve them from the next handshake on.
+
+        Raises:
+            UnavailableError: the active authority has ended, or nearly.
+        """
         bundle = self._authorities.bundle()
+        trusted = (*bundle.roots, *bundle.issuers)
+        served: list[_Served] = []
+        for signer in self._authorities.snapshot.server_signers:
+            try:
+                served.append(self._make(signer, trusted, now=now))
+            except UnavailableError as error:
+                if not served:
+                    raise
+                _log.warning("server_certificate_not_made", root=signer.root.authority_id, message=error.message)
+        self._served = tuple(served)
+        self._issuer = self._authorities.active.authority_id
+        self._bundle_sequence = bundle.sequence
+        self.not_after = served[0].not_after
+        self._renew_at = now + (min(each.not_after for each in served) - now) / 2
+
+    def _make(self, signer: ServerSigner, trusted: Sequence[bytes], *, now: float) -> _Served:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = sign_server(
-            authority,
+            signer.issuer,
             key.public_key(),
             trust_domain=self._trust_domain,
             addresses=self._addresses,
@@ -74,21 +118,26 @@ class ServerCertificate:
         )
         context = _make_context()
         # Leaf, issuer and root: a joining sidecar knows only the root's pin and takes the root from here.
-        chain = [certificate.public_bytes(Encoding.DER), *self._authorities.chain(authority)]
+        chain = [certificate.public_bytes(Encoding.DER), *signer.chain]
         _load_key(context, key, chain)
-        for der in (*bundle.roots, *bundle.issuers):
+        for der in trusted:
             context.load_verify_locations(cadata=der)
-        if self._current is None:
+        if not self._served:
             _load_key(self.context, key, chain)  # Lest OpenSSL finds no shared cipher before the callback is asked.
-        self._current = context
-        self._issuer = authority.authority_id
-        self._bundle_sequence = bundle.sequence
-        self.not_after = certificate.not_valid_after_utc.timestamp()
-        self._renew_at = now + (self.not_after - now) / 2
+        return _Served(
+            root=signer.root.certificate,
+            pin=signer.root.public_key_digest,
+            context=context,
+            not_after=certificate.not_valid_after_utc.timestamp(),
+        )
 
-    def _choose(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        if self._current is not None:
-            connection.context = self._current
+    def _choose(self, connection: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
+        if not self._served:
+            return
+        hints = parse_root_hint(name)
+        hinted = (served for served in self._served if is_hinted(served.pin, hints))
+        known = (served for served in self._served if self.is_known(served.root))
+        connection.context = next(hinted, next(known, self._served[0])).context
 
 
 def _make_context() -> ssl.SSLContext:

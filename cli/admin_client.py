@@ -131,7 +131,7 @@ class AdminClient:
         return await self._call("DELETE", f"/v1/foreign-domains/{_part(trust_domain)}", ForeignDomainList)
 
     async def start_rotation(self, request: RotationRequest) -> RotationStatus:
-        """Begin a rotation of the issuing authority, or force the one that waits."""
+        """Begin a rotation, or force the one of its kind that waits."""
         return await self._call("POST", "/v1/rotation", RotationStatus, body=request)
 
     async def get_rotation(self) -> RotationStatus:

@@ -1,4 +1,4 @@
-"""``touchmark ca``: serve, join-token, status, rotate issuer."""
+"""``touchmark ca``: serve, join-token, status, rotate issuer, rotate root."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from cli.admin_client import AdminClient
     from shared.model.admin import CAStatus, SidecarList
 
-app = typer.Typer(no_args_is_help=True, help="Run the certificate authority, let sidecars join, rotate its issuer.")
+app = typer.Typer(
+    no_args_is_help=True, help="Run the certificate authority, let sidecars join, rotate its authorities."
+)
 app.add_typer(rotate.app, name="rotate")
 
 
@@ -132,7 +134,7 @@ def _show_status(status: CAStatus, sidecars: SidecarList) -> None:
     print_line(f"key-encryption key {status.kek_file}{made}")
     print_line(
         f"{status.certificates_alive} certificates alive, {format_duration(status.leaf_lifetime_s)} each;"
-        f" trust bundle {status.bundle_sequence}; rotation: {status.rotation.step}"
+        f" trust bundle {status.bundle_sequence}; rotation: {rotate.describe_rotation(status.rotation)}"
     )
     print_line()
     print_table(

@@ -229,7 +229,7 @@ def _examine_authorities(ca: CAStatus) -> Finding:
     named = ", ".join(f"{name_authority(a.subject)} until {format_time(a.not_after)}" for a in ending or active)
     hints = {
         "issuing": "touchmark ca rotate issuer",
-        "root": "its successor is made by a rotation of the root; until then certificates are cut short",
+        "root": "touchmark ca rotate root; until then certificates are cut short",
     }
     return Finding(
         subject="authorities",
@@ -273,11 +273,13 @@ def _examine_rotation(ca: CAStatus) -> Finding:
     rotation = ca.rotation
     is_waiting = rotation.step == "prepared"
     if is_waiting:
-        said = (
-            f"{name_authority(rotation.next)} is prepared and waits for {name_some(rotation.waiting_for) or 'nobody'}"
-        )
+        awaited = name_some((*rotation.waiting_for, *rotation.unpublished))
+        prepared = name_authority(rotation.next_root or rotation.next)
+        said = f"{prepared} is prepared and waits for {awaited or 'its minimum wait'}"
     elif rotation.step == "active" and not rotation.is_finished:
-        said = f"{rotation.previous_alive} certificates of {name_authority(rotation.previous)} are still alive"
+        replaced = name_authority(rotation.previous_root or rotation.previous)
+        tokens = f"; join tokens that pin it: {name_some(rotation.open_tokens)}" if rotation.open_tokens else ""
+        said = f"{rotation.previous_alive} certificates of {replaced} are still alive{tokens}"
     else:
         said = "none in progress"
     return Finding(
@@ -285,7 +287,7 @@ def _examine_rotation(ca: CAStatus) -> Finding:
         is_well=not is_waiting,
         is_optional=True,
         observation=said,
-        hint="`touchmark ca rotate issuer` follows it" if is_waiting else "",
+        hint=f"`touchmark ca rotate {rotation.kind} --force` activates it without waiting" if is_waiting else "",
     )
 
 

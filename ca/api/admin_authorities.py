@@ -8,7 +8,7 @@ from cryptography import x509
 from ca.api.answers import answer, check_query, read_body, read_number
 from ca.configuration import parse_endpoint
 from ca.services import Services
-from ca.store.records import FINISHED_STEPS
+from ca.store.records import FINISHED_STEPS, RotationStep
 from shared.model import admin
 from shared.model.certificate import common_name
 from shared.model.errors import InputError
@@ -82,7 +82,7 @@ class AuthoritiesAdmin:
             secret=secret,
             ca=where,
             trust_domain=services.configuration.trust_domain,
-            root_pin=services.authorities.root_pin,
+            root_pin=record.root_pin,
             workload=str(record.workload),
         )
         return answer(
@@ -127,9 +127,9 @@ class AuthoritiesAdmin:
         return answer(await self._rotation())
 
     async def rotate(self, request: web.Request) -> web.Response:
-        """Begin a rotation of the issuing authority."""
+        """Begin a rotation, of the issuing authority or of the root."""
         wanted = await read_body(request, admin.RotationRequest)
-        await self._services.rotation.start(wanted.force)
+        await self._services.rotation.start(wanted.force, kind=wanted.kind)
         return answer(await self._rotation())
 
     async def revert(self, _request: web.Request) -> web.Response:
@@ -161,11 +161,11 @@ class AuthoritiesAdmin:
     async def _rotation(self) -> admin.RotationStatus:
         services = self._services
         issuer = common_name(services.authorities.active.certificate.subject)
+        root = common_name(services.authorities.snapshot.root.certificate.subject)
         status = await services.rotation.status(services.clock())
         if status is None:
-            return admin.RotationStatus(step="none", issuer=issuer)
-        is_finished = status.step in FINISHED_STEPS
-        record = await services.store.get_rotation()
+            return admin.RotationStatus(step="none", issuer=issuer, root=root)
+        is_prepared, is_root = status.step is RotationStep.PREPARED, status.kind is admin.RotationKind.ROOT
         subjects = {one.subject: one.certificate for one in await services.store.list_authorities()}
 
         def shorten(subject: str) -> str:
@@ -175,7 +175,7 @@ class AuthoritiesAdmin:
         return admin.RotationStatus(
             step=status.step.value,
             issuer=issuer,
-            next=shorten(status.issuer) if status.step.value == "prepared" else "",
+            next=shorten(status.issuer) if is_prepared else "",
             previous=shorten(status.previous),
             rotation_id=status.rotation_id,
             sequence=status.sequence,
@@ -183,8 +183,16 @@ class AuthoritiesAdmin:
             previous_alive=status.alive_of_previous,
             forced=status.forced,
             started=status.started,
-            changed=record.changed if record is not None else status.started,
-            is_finished=is_finished,
+            changed=status.changed,
+            is_finished=status.step in FINISHED_STEPS,
+            kind=status.kind,
+            root=root,
+            next_root=shorten(status.root) if is_prepared and is_root else "",
+            previous_root=shorten(status.previous_root) if is_root else "",
+            unpublished=status.unpublished,
+            ready_at=status.ready_at or 0.0,
+            open_tokens=tuple(f"{token.token_id} ({token.workload})" for token in status.tokens),
+            tokens_expire=max((token.expires for token in status.tokens), default=0.0),
         )
 
     async def _status(self) -> admin.CAStatus:

@@ -144,7 +144,7 @@ class StreamEndpoint:
             parse_join_token(token),
             csr,
             registration,
-            root_pin=services.authorities.root_pin,
+            root_pins=services.authorities.accepted_pins,
             now=now,
         )
         return await self._register("enrol", grant, registration, protocol, csr=csr)

@@ -20,11 +20,31 @@ _ACCEPTED = (AuthorityPhase.PREPARED, AuthorityPhase.ACTIVE, AuthorityPhase.OLD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSigner:
+    """Who signs the CA's own server certificate for clients that know one certain root."""
+
+    issuer: Authority
+    root: AuthorityRecord
+
+    @property
+    def chain(self) -> tuple[bytes, bytes]:
+        """DER of the issuer and of its root."""
+        return self.issuer.record.certificate, self.root.certificate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What one reading of the store gave."""
+    """What one reading of the store gave.
+
+    Attributes:
+        root: of the active issuer.
+        active: the issuer that signs.
+        server_signers: one for each root of the bundle that has an issuer; the active one first, then the newest.
+    """
 
     root: Authority
     active: Authority
+    server_signers: tuple[ServerSigner, ...]
     bundle: TrustBundle
     records: tuple[AuthorityRecord, ...]
 
@@ -70,16 +90,19 @@ class Authorities:
 
     @property
     def root_pin(self) -> str:
-        """The SHA-256 of the root's public key, as join tokens pin it."""
+        """The SHA-256 of the active root's public key, as new join tokens pin it."""
         return self.snapshot.root.record.public_key_digest
+
+    @property
+    def accepted_pins(self) -> frozenset[str]:
+        """The same of every root in the bundle: join tokens that pin one of them hold."""
+        return frozenset(
+            r.public_key_digest for r in self.snapshot.records if r.kind is AuthorityKind.ROOT and r.phase in _ACCEPTED
+        )
 
     def bundle(self) -> TrustBundle:
         """Return the trust bundle of now."""
         return self.snapshot.bundle
-
-    def chain(self, authority: Authority) -> tuple[bytes, bytes]:
-        """Return DER of the authority and of its root."""
-        return authority.record.certificate, self.snapshot.root.record.certificate
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call the listener after each reading that changed the bundle or the active authority."""
@@ -120,9 +143,25 @@ class Authorities:
             issuers=tuple(r.certificate for r in records if r.kind is AuthorityKind.ISSUING and r.phase in _ACCEPTED),
             distrusted=tuple(r.public_key_digest for r in records if r.is_tainted),
         )
+        signing = open_authority(active[0], self.kek)
+        others = sorted((r for r in roots if r is not root), key=lambda r: r.created, reverse=True)
         return Snapshot(
             root=open_authority(root, self.kek),
-            active=open_authority(active[0], self.kek),
+            active=signing,
+            server_signers=(
+                ServerSigner(issuer=signing, root=root),
+                *(signer for other in others if (signer := self._find_signer(other, records)) is not None),
+            ),
             bundle=bundle,
             records=records,
         )
+
+    def _find_signer(self, root: AuthorityRecord, records: tuple[AuthorityRecord, ...]) -> ServerSigner | None:
+        below = [
+            r
+            for r in records
+            if r.kind is AuthorityKind.ISSUING and r.root_id == root.authority_id and r.phase in _ACCEPTED
+        ]
+        if not below:
+            return None
+        return ServerSigner(issuer=open_authority(max(below, key=lambda r: r.created), self.kek), root=root)

@@ -45,7 +45,9 @@ class Authority:
         return self.record.authority_id
 
 
-def make_root(trust_domain: str, kek: KeyEncryptionKey, *, now: float) -> Authority:
+def make_root(
+    trust_domain: str, kek: KeyEncryptionKey, *, now: float, phase: AuthorityPhase = AuthorityPhase.ACTIVE
+) -> Authority:
     """Make a root: self-signed, 10 years, one authority below it."""
     authority_id = secrets.token_hex(8)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -61,7 +63,7 @@ def make_root(trust_domain: str, kek: KeyEncryptionKey, *, now: float) -> Author
         not_before=now - BACKDATED_S,
         not_after=now + ROOT_LIFETIME_S,
     )
-    return _authority(authority_id, AuthorityKind.ROOT, AuthorityPhase.ACTIVE, authority_id, certificate, key, kek, now)
+    return _authority(authority_id, AuthorityKind.ROOT, phase, authority_id, certificate, key, kek, now)
 
 
 def make_issuer(

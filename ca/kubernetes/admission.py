@@ -28,6 +28,7 @@ from ca.listening import bind, serve_tls
 from ca.services import Services
 from shared.model.errors import TouchmarkError
 from shared.model.injection_containers import InjectionOptions
+from shared.model.kubernetes import TRUST_CONFIG_MAP, WEBHOOK_CONFIGURATION
 from shared.runtime.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -127,6 +128,12 @@ async def run_admission(
             clock=time.monotonic,
         )
         configuration = WebhookConfiguration(client, read_roots=read_roots, is_leader=is_leader, metrics=metrics)
+        # Nobody is shown a root that can't be known, and none goes before its successor has been delivered.
+        services.server_certificate.is_known = configuration.is_known
+        services.rotation.pace.delivery_s = services.configuration.trust_delay_s
+        services.rotation.find_unpublished = lambda root: list_unpublished(
+            root, trust, configuration, watches, list_needing=list_needing
+        )
         services.authorities.on_change(trust.note_bundle)
         services.authorities.on_change(configuration.note_bundle)
         watches: tuple[Watch[Any, Any], ...] = (
@@ -170,6 +177,24 @@ async def run_admission(
         listen = format_endpoint(host, listener.getsockname()[1])
         _log.info("webhook_serves", listen=listen)
         yield Admission(listen=listen, trust=trust, configuration=configuration, watches=watches)
+
+
+def list_unpublished(
+    root: bytes,
+    trust: TrustConfigMaps,
+    configuration: WebhookConfiguration,
+    watches: Iterable[Watch[Any, Any]],
+    *,
+    list_needing: Callable[[], Iterable[str] | None],
+) -> list[str]:
+    """Return what in the cluster names the CA's roots and lacks this one (DER), for people."""
+    unread = [watch.name for watch in watches if not watch.is_synced.is_set()]
+    if list_needing() is None:
+        unread.append("pods")
+    if unread:
+        return [f"the cluster, which the CA hasn't read yet ({', '.join(unread)})"]
+    missing = [f"ConfigMap {namespace}/{TRUST_CONFIG_MAP}" for namespace in trust.list_without(root)]
+    return missing if configuration.has_root(root) else [f"webhook configuration {WEBHOOK_CONFIGURATION}", *missing]
 
 
 async def _end(running: list[asyncio.Task[None]]) -> None:

@@ -14,6 +14,7 @@ garbage collector then takes every ConfigMap away, and a CA that hasn't ended ye
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
@@ -127,6 +128,12 @@ class TrustConfigMaps:
         """This one has been deleted."""
         self._found.pop(value.namespace, None)
         self._changed.set()
+
+    def list_without(self, root: bytes) -> list[str]:
+        """Return the namespaces that need a ConfigMap, or have one, and whose one lacks a root (DER)."""
+        pem = ssl.DER_cert_to_PEM_cert(root)
+        needing = {*(self._list_needing() or ()), *self._found}
+        return sorted(namespace for namespace in needing if pem not in self._found.get(namespace, ""))
 
     # ---- the webhook --------------------------------------------------------------------------------------------
     async def publish(self, namespace: str) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import ssl
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -26,8 +28,12 @@ PATH: Final = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfiguratio
 QUERY: Final = {"fieldSelector": f"metadata.name={WEBHOOK_CONFIGURATION}"}
 CHECK_INTERVAL_S: Final = 1.0  # Whoever becomes the leader is told by nothing else; a look costs a comparison.
 CALL_DEADLINE_S: Final = 5.0
+# An API server's own look at the object is as old as its watch: with several of them, and one under load.
+SETTLED_S: Final = 5.0
 _FIRST_BACKOFF_S: Final = 0.2
 _MAX_BACKOFF_S: Final = 30.0
+
+_END: Final = "-----END CERTIFICATE-----\n"
 
 _log = structlog.get_logger("touchmark.ca")
 
@@ -59,6 +65,7 @@ class WebhookConfiguration:
     Arguments:
         read_roots: the bundle's roots of now, as PEM.
         is_leader: whether this replica keeps it.
+        clock: seconds, monotonic.
     """
 
     def __init__(
@@ -68,12 +75,15 @@ class WebhookConfiguration:
         read_roots: Callable[[], str],
         is_leader: Callable[[], bool],
         metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._read_roots = read_roots
         self._is_leader = is_leader
         self._metrics = metrics
+        self._clock = clock
         self._found: Configuration | None = None
+        self._since: dict[str, float] = {}  # PEM that every webhook has → since when this was seen.
         self._changed = asyncio.Event()
 
     @property
@@ -84,22 +94,31 @@ class WebhookConfiguration:
             webhook.client_config.ca_bundle == bundle for webhook in self._found.webhooks
         )
 
+    def has_root(self, root: bytes) -> bool:
+        """Tell whether each webhook's ``caBundle`` holds a root (DER), or there is no configuration that could."""
+        return self._found is None or ssl.DER_cert_to_PEM_cert(root) in self._since
+
+    def is_known(self, root: bytes) -> bool:
+        """Tell whether the API server can know a root (DER) by now: it has been in each ``caBundle`` for a while."""
+        since = self._since.get(ssl.DER_cert_to_PEM_cert(root))
+        return self._found is None or (since is not None and self._clock() - since >= SETTLED_S)
+
     def __len__(self) -> int:
         return int(self._found is not None)
 
     def replace(self, values: Sequence[Configuration]) -> None:
         """These are all there are."""
-        self._found = next(iter(values), None)
+        self._take(next(iter(values), None))
         self._changed.set()
 
     def apply(self, value: Configuration) -> None:
         """It is new or has changed."""
-        self._found = value
+        self._take(value)
         self._changed.set()
 
     def remove(self, value: Configuration) -> None:
         """It has been deleted: no pod asks us any more. Whoever installs Touchmark makes it, not the CA."""
-        self._found = None
+        self._take(None)
         _log.warning("webhook_configuration_deleted", name=value.metadata.name)
 
     def note_bundle(self) -> None:
@@ -147,11 +166,26 @@ class WebhookConfiguration:
             content_type="application/json-patch+json",
             deadline_s=CALL_DEADLINE_S,
         )
-        self._found = msgspec.json.decode(answer, type=Configuration)
+        self._take(msgspec.json.decode(answer, type=Configuration))
         _log.info("webhook_configuration_kept", webhooks=len(operations) - 1)
+
+    def _take(self, found: Configuration | None) -> None:
+        self._found = found
+        now, held = self._clock(), [_split(each.client_config.ca_bundle) for each in found.webhooks] if found else []
+        common = frozenset.intersection(*held) if held else frozenset()
+        self._since = {pem: self._since.get(pem, now) for pem in common}
 
     def _encode(self) -> str:
         return base64.b64encode(self._read_roots().encode()).decode()
+
+
+def _split(bundle: str) -> frozenset[str]:
+    """Return the certificates of a ``caBundle``, each as the PEM that we write; none of what can't be read."""
+    try:
+        text = base64.b64decode(bundle, validate=True).decode("ascii")
+    except ValueError:
+        return frozenset()
+    return frozenset(f"{part}{_END}" for part in text.split(_END)[:-1])
 
 
 def trim_configuration(found: Configuration) -> Configuration:

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ca.store.enrolment import EnrolmentTable
+from ca.store.enrolment import EnrolmentTable, open_tokens
 from ca.store.records import (
     FINISHED_STEPS,
     AuthorityKind,
@@ -22,7 +22,8 @@ from ca.store.records import (
     RotationRecord,
     RotationStep,
 )
-from ca.store.tables import BUNDLE_SEQUENCE, authorities, certificates, counters, journal, rotations
+from ca.store.tables import BUNDLE_SEQUENCE, authorities, certificates, counters, join_tokens, journal, rotations
+from shared.model.admin import RotationKind
 from shared.model.errors import ConflictError
 from shared.model.trust import AUTHORITY_TRANSITIONS, AuthorityPhase
 
@@ -92,9 +93,18 @@ class AuthorityTable(EnrolmentTable):
         return True
 
     async def begin_rotation(
-        self, issuer: AuthorityRecord, *, previous_id: str, forced: bool, now: float
+        self,
+        issuer: AuthorityRecord,
+        *,
+        root: AuthorityRecord | None = None,
+        previous_id: str,
+        forced: bool,
+        now: float,
     ) -> RotationRecord:
-        """Store a prepared authority, put it into the bundle and begin its rotation.
+        """Store a prepared issuing authority, put it into the bundle and begin its rotation.
+
+        Arguments:
+            root: the new root that signed it, prepared too; None: it is below a root that is there.
 
         Raises:
             ConflictError: a rotation is under way, or the previous authority isn't active.
@@ -106,8 +116,10 @@ class AuthorityTable(EnrolmentTable):
                 raise ConflictError("a rotation is under way", hint="see `touchmark ca status`")
             if await _read_phase(connection, previous_id) is not AuthorityPhase.ACTIVE:
                 raise ConflictError("the active authority changed meanwhile", hint="repeat")
-            await connection.execute(insert(authorities).values(**_values(issuer, sequence=sequence)))
+            for record in (issuer,) if root is None else (root, issuer):
+                await connection.execute(insert(authorities).values(**_values(record, sequence=sequence)))
             values = {
+                "kind": (RotationKind.ISSUER if root is None else RotationKind.ROOT).value,
                 "step": RotationStep.PREPARED.value,
                 "issuer_id": issuer.authority_id,
                 "previous_id": previous_id,
@@ -117,12 +129,35 @@ class AuthorityTable(EnrolmentTable):
                 "changed": now,
             }
             await connection.execute(insert(rotations).values(**values))
-            record = await _read_rotation(connection)
-            assert record is not None
-            await _write_journal(
-                connection, now, "prepared", rotation_id=record.rotation_id, authority_id=issuer.authority_id
+            rotation = await _read_rotation(connection)
+            assert rotation is not None
+            for record in (issuer,) if root is None else (root, issuer):
+                await _write_journal(
+                    connection, now, "prepared", rotation_id=rotation.rotation_id, authority_id=record.authority_id
+                )
+        return rotation
+
+    async def mark_published(self, rotation: RotationRecord, *, now: float) -> None:
+        """Note that everything outside the CA that names its roots has the new one from now on; once.
+
+        Raises:
+            ConflictError: somebody else took a step meanwhile.
+        """
+        async with self.database.writing() as connection:
+            marked = await connection.execute(
+                update(rotations)
+                .where(
+                    rotations.c.rotation_id == rotation.rotation_id,
+                    rotations.c.step == rotation.step.value,
+                    rotations.c.published.is_(None),
+                )
+                .values(published=now)
             )
-        return record
+            if marked.rowcount != 1:
+                raise ConflictError("the rotation took another step meanwhile", hint="see `touchmark ca status`")
+            await _write_journal(
+                connection, now, "published", rotation_id=rotation.rotation_id, authority_id=rotation.issuer_id
+            )
 
     async def change_rotation(
         self,
@@ -137,7 +172,7 @@ class AuthorityTable(EnrolmentTable):
         """Take a rotation one step further, together with its authorities.
 
         Raises:
-            ConflictError: somebody else took a step meanwhile, or an authority to retire has signed something alive.
+            ConflictError: somebody else took a step meanwhile, or an authority to retire is still needed.
         """
         async with self.database.writing() as connection:
             changed = await connection.execute(
@@ -160,14 +195,23 @@ class AuthorityTable(EnrolmentTable):
             assert record is not None
         return record
 
-    async def change_phases(self, phases: Sequence[PhaseChange], *, now: float, event: str) -> None:
+    async def change_phases(
+        self, phases: Sequence[PhaseChange], *, now: float, event: str, distrusted: Sequence[str] = ()
+    ) -> None:
         """Change authorities outside a rotation's steps: taint, or retire.
+
+        Arguments:
+            distrusted: IDs of retired authorities whose keys are distrusted as well from now on.
 
         Raises:
             ConflictError: an authority isn't in the phase it should leave, or to retire and still in use.
         """
         async with self.database.writing() as connection:
             await self._change_phases(connection, phases, now)
+            if distrusted:
+                await connection.execute(
+                    update(authorities).where(authorities.c.authority_id.in_(distrusted)).values(is_tainted=True)
+                )
             for phase in phases:
                 await _write_journal(connection, now, event, authority_id=phase.authority_id)
 
@@ -187,8 +231,8 @@ class AuthorityTable(EnrolmentTable):
             )
             if swapped.rowcount != 1:
                 raise ConflictError(f"authority {phase.authority_id} is no longer {phase.before}", hint="look again")
-            if phase.after is AuthorityPhase.RETIRED and await _has_signed_alive(connection, phase.authority_id, now):
-                raise ConflictError(f"authority {phase.authority_id} has signed certificates that are alive")
+            if phase.after is AuthorityPhase.RETIRED:
+                await _check_unneeded(connection, phase, now)
 
     async def _raise_sequence(self, connection: AsyncConnection) -> int:
         await connection.execute(self.database.upsert(counters, {"name": BUNDLE_SEQUENCE, "value": 0}, update=()))
@@ -198,11 +242,31 @@ class AuthorityTable(EnrolmentTable):
         return await _read_sequence(connection)
 
 
-async def _has_signed_alive(connection: AsyncConnection, authority_id: str, now: float) -> bool:
+async def _check_unneeded(connection: AsyncConnection, change: PhaseChange, now: float) -> None:
+    """Check that nothing needs an authority that retires. Its row is locked: nothing that does is added meanwhile.
+
+    Raises:
+        ConflictError: what it signed is alive; or below a root is an authority, or an open join token pins it.
+    """
+    authority_id = change.authority_id
     alive = select(certificates.c.serial).where(
         certificates.c.authority_id == authority_id, certificates.c.not_after > now
     )
-    return (await connection.execute(alive.limit(1))).first() is not None
+    below = select(authorities.c.authority_id).where(
+        authorities.c.root_id == authority_id,
+        authorities.c.authority_id != authority_id,
+        authorities.c.phase != AuthorityPhase.RETIRED.value,
+    )
+    pin = select(authorities.c.public_key_digest).where(authorities.c.authority_id == authority_id)
+    pinning = select(join_tokens.c.token_id).where(open_tokens(now), join_tokens.c.root_pin == pin.scalar_subquery())
+    for query, why in (
+        (alive, "has signed certificates that are alive"),
+        (below, "has authorities below it"),
+        # A tainted root is in no bundle: its tokens are lost already.
+        *([] if change.before is AuthorityPhase.TAINTED else [(pinning, "is pinned by open join tokens")]),
+    ):
+        if (await connection.execute(query.limit(1))).first() is not None:
+            raise ConflictError(f"authority {authority_id} {why}")
 
 
 async def _read_sequence(connection: AsyncConnection) -> int:
@@ -227,6 +291,8 @@ async def _read_rotation(connection: AsyncConnection) -> RotationRecord | None:
         forced=row.forced,
         started=row.started,
         changed=row.changed,
+        kind=RotationKind(row.kind),
+        published=row.published,
     )
 
 

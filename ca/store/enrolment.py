@@ -12,13 +12,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Row, delete, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, delete, exists, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.namespaces import NamespaceTable
-from ca.store.records import JoinGrant, JoinTokenRecord, SidecarRecord
+from ca.store.records import AuthorityKind, JoinGrant, JoinTokenRecord, SidecarRecord
 from ca.store.tables import (
     REGISTRATIONS,
+    authorities,
     certificates,
     installed_namespaces,
     join_tokens,
@@ -28,6 +29,7 @@ from ca.store.tables import (
 from shared.model.errors import ConflictError, InputError, NotFoundError, RefusedError
 from shared.model.identity import Workload
 from shared.model.messages import Registration
+from shared.model.trust import AuthorityPhase
 
 MAX_ADDRESSES: Final = 64
 MAX_LABELS: Final = 64
@@ -46,21 +48,25 @@ class EnrolmentTable(NamespaceTable):
     ) -> tuple[JoinTokenRecord, str]:
         """Make a join token; return its record and its secret, of which only a digest is kept.
 
+        It pins the root that is active at this moment, which isn't retired while the token is open.
+
         Raises:
             InputError: an address or a label can't be, or it would expire at once.
         """
         if expires <= now:
             raise InputError("the join token would have expired already", hint="give it a longer life")
-        record = JoinTokenRecord(
-            token_id=secrets.token_hex(8),
-            workload=workload,
-            addresses=normalise_addresses(addresses),
-            labels=check_labels(labels),
-            created=now,
-            expires=expires,
-        )
+        spelled, checked = normalise_addresses(addresses), check_labels(labels)
         secret = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip("=")
         async with self.database.writing() as connection:
+            record = JoinTokenRecord(
+                token_id=secrets.token_hex(8),
+                workload=workload,
+                addresses=spelled,
+                labels=checked,
+                created=now,
+                expires=expires,
+                root_pin=await _read_active_root(connection),
+            )
             await connection.execute(
                 insert(join_tokens).values(
                     token_id=record.token_id,
@@ -73,6 +79,7 @@ class EnrolmentTable(NamespaceTable):
                     expires=expires,
                     spent=None,
                     instance="",
+                    root_pin=record.root_pin,
                 )
             )
         return record, secret
@@ -168,6 +175,13 @@ class EnrolmentTable(NamespaceTable):
         """Return every token, newest first."""
         async with self.database.reading() as connection:
             rows = await connection.execute(select(join_tokens).order_by(join_tokens.c.created.desc()))
+            return [_join_token(row) for row in rows]
+
+    async def list_open_tokens(self, root_pin: str, *, now: float) -> list[JoinTokenRecord]:
+        """Return the tokens that pin this root and can still be spent, the first to expire first."""
+        query = select(join_tokens).where(open_tokens(now), join_tokens.c.root_pin == root_pin)
+        async with self.database.reading() as connection:
+            rows = await connection.execute(query.order_by(join_tokens.c.expires))
             return [_join_token(row) for row in rows]
 
     async def prune_join_tokens(self, *, expired_before: float) -> int:
@@ -411,9 +425,26 @@ def normalise_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
     return known
 
 
+def open_tokens(now: float) -> ColumnElement[bool]:
+    """The condition of tokens that can still be spent."""
+    return and_(join_tokens.c.spent.is_(None), join_tokens.c.expires > now)
+
+
 def _is_live(now: float) -> Any:
     holds_certificate = exists().where(certificates.c.instance == sidecars.c.instance, certificates.c.not_after > now)
     return or_(sidecars.c.connected, holds_certificate)
+
+
+async def _read_active_root(connection: AsyncConnection) -> str:
+    """Return the active root's pin and hold its row, so that it isn't retired meanwhile; empty: there is no root."""
+    query = select(authorities.c.public_key_digest).where(
+        authorities.c.kind == AuthorityKind.ROOT.value, authorities.c.phase == AuthorityPhase.ACTIVE.value
+    )
+    for _ in range(2):
+        # PostgreSQL: a rotation's step at this very moment leaves no row that was active before and after it.
+        if (pin := await connection.scalar(query.with_for_update(read=True))) is not None:
+            return str(pin)
+    return ""
 
 
 async def _read_sidecars(connection: AsyncConnection, instances: Sequence[str] | None) -> list[SidecarRecord]:
@@ -461,6 +492,7 @@ def _join_token(row: Row[Any]) -> JoinTokenRecord:
         expires=row.expires,
         spent=row.spent,
         instance=row.instance,
+        root_pin=row.root_pin,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from shared.model.admin import RotationKind
 from shared.model.decision import DecisionRecord
 from shared.model.identity import Identity, Workload
 from shared.model.program import Program
@@ -23,6 +24,7 @@ class JoinTokenRecord:
         labels: what the CA vouches for, of the token's workload, once the token is spent.
         spent: when, in seconds since the epoch; None: it can still be spent.
         instance: of the sidecar that spent it; empty until then.
+        root_pin: SHA-256 (hexadecimal) of the public key of the root that was active when it was made.
     """
 
     token_id: str
@@ -33,6 +35,7 @@ class JoinTokenRecord:
     expires: float
     spent: float | None = None
     instance: str = ""
+    root_pin: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,11 +155,11 @@ class AuthorityRecord:
 
 
 class RotationStep(StrEnum):
-    """Where a rotation of the issuing authority stands. Each step is one transaction with its journal entry."""
+    """Where a rotation stands. Each step is one transaction with its journal entry."""
 
-    PREPARED = "prepared"  # The new authority is in the bundle; live sidecars are installing it.
-    ACTIVE = "active"  # The new authority signs; the previous is old, until nothing that it signed is alive.
-    RETIRED = "retired"  # Finished: the previous authority is out of the bundle, its key deleted.
+    PREPARED = "prepared"  # The new authorities are in the bundle; live sidecars are installing it.
+    ACTIVE = "active"  # The new issuer signs; what it replaces is old, until nothing that it signed is alive.
+    RETIRED = "retired"  # Finished: what was replaced is out of the bundle, its keys deleted.
     REVERTED = "reverted"  # Finished: the previous authority signs again, or has never stopped.
 
 
@@ -165,13 +168,15 @@ FINISHED_STEPS = frozenset({RotationStep.RETIRED, RotationStep.REVERTED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RotationRecord:
-    """One rotation of the issuing authority.
+    """One rotation.
 
     Attributes:
-        issuer_id: of the new authority.
-        previous_id: of the one that it replaces.
+        issuer_id: of the new issuing authority; of a root's rotation it is below the new root.
+        previous_id: of the issuing authority that it replaces.
         sequence: the trust bundle that live sidecars must have installed before activation.
         forced: activation didn't wait.
+        published: of a root's rotation: since when everything outside the CA that names its roots (in a cluster: the
+            trust ConfigMaps, the webhook's configuration) has the new one; None: not yet.
     """
 
     rotation_id: int
@@ -182,6 +187,8 @@ class RotationRecord:
     forced: bool
     started: float
     changed: float
+    kind: RotationKind = RotationKind.ISSUER
+    published: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,6 +65,8 @@ rotations: Final = Table(
     Column("forced", Boolean, nullable=False),
     Column("started", Double, nullable=False),
     Column("changed", Double, nullable=False),
+    Column("kind", Text, nullable=False, server_default="issuer"),
+    Column("published", Double),
 )
 
 journal: Final = Table(
@@ -91,6 +93,7 @@ join_tokens: Final = Table(
     Column("expires", Double, nullable=False),
     Column("spent", Double),
     Column("instance", Text, nullable=False),
+    Column("root_pin", Text, nullable=False, server_default=""),
 )
 
 sidecars: Final = Table(

@@ -48,6 +48,7 @@ was stored since then). ``/v1/cluster`` isn't found on a CA outside a cluster. A
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final
 
 import msgspec
@@ -124,8 +125,15 @@ class AuthorityView(_Value, frozen=True):
     certificates_alive: int = 0
 
 
+class RotationKind(StrEnum):
+    """What is rotated: the issuing authority, or the root with the issuing authorities below it."""
+
+    ISSUER = "issuer"
+    ROOT = "root"
+
+
 class RotationStatus(_Value, frozen=True):
-    """Where the last rotation of the issuing authority stands.
+    """Where the last rotation stands.
 
     Attributes:
         step: ``none`` (there has never been one), ``prepared``, ``active``, ``retired`` or ``reverted``.
@@ -134,8 +142,16 @@ class RotationStatus(_Value, frozen=True):
         previous: common name of the one that the rotation replaces; empty when there is none.
         sequence: the trust bundle that live sidecars must have installed before activation.
         waiting_for: live sidecars that haven't installed it: ``instance (namespace/service-account)``.
-        previous_alive: unexpired certificates of the previous authority; retiring waits for 0.
+        previous_alive: unexpired certificates of what is replaced; retiring waits for 0.
         is_finished: nothing more happens by itself.
+        kind: what is rotated.
+        root: common name of the root of ``issuer``; ``next_root`` and ``previous_root``: of those of ``next`` and
+            ``previous``, only where the root is rotated.
+        unpublished: what names the CA's roots outside of it and hasn't the new one: in a cluster ConfigMaps and the
+            webhook's configuration. Activation waits for it, and then until ``ready_at``.
+        ready_at: the earliest activation; 0 while that isn't known.
+        open_tokens: join tokens that pin the previous root: ``id (namespace/service-account)``. It isn't retired
+            before they are spent or have expired, the last of them at ``tokens_expire``.
     """
 
     step: str
@@ -150,12 +166,21 @@ class RotationStatus(_Value, frozen=True):
     started: float = 0.0
     changed: float = 0.0
     is_finished: bool = True
+    kind: RotationKind = RotationKind.ISSUER
+    root: str = ""
+    next_root: str = ""
+    previous_root: str = ""
+    unpublished: tuple[str, ...] = ()
+    ready_at: float = 0.0
+    open_tokens: tuple[str, ...] = ()
+    tokens_expire: float = 0.0
 
 
 class RotationRequest(_Value, frozen=True):
-    """Begin a rotation of the issuing authority. ``force``: activate without waiting for anybody."""
+    """Begin a rotation. ``force``: activate without waiting for anybody; also one of this kind that waits."""
 
     force: bool = False
+    kind: RotationKind = RotationKind.ISSUER
 
 
 class JournalView(_Value, frozen=True):

@@ -95,9 +95,9 @@ def make_registration(instance: str, *addresses: str) -> Registration:
 
 
 def make_client_context(services: Services, pem: Path | None = None) -> ssl.SSLContext:
-    """Trust the CA's root; with a PEM file show that certificate."""
+    """Trust the CA's roots of now; with a PEM file show that certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cadata=services.authorities.bundle().roots[0])
+    context.load_verify_locations(cadata=b"".join(services.authorities.bundle().roots))
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     if pem is not None:
         context.load_cert_chain(pem)
@@ -108,7 +108,12 @@ class FakeSidecar:
     """A sidecar's end of the stream, without anything behind it."""
 
     def __init__(
-        self, services: Services, context: ssl.SSLContext | None = None, protocols: Sequence[str] | None = None
+        self,
+        services: Services,
+        context: ssl.SSLContext | None = None,
+        *,
+        protocols: Sequence[str] | None = None,
+        server_name: str = "",
     ) -> None:
         self.services = services
         self.key, self.csr = make_csr()
@@ -119,6 +124,7 @@ class FakeSidecar:
             subprotocols=[Subprotocol(name) for name in (list_subprotocols() if protocols is None else protocols)]
             or None,
             proxy=None,
+            server_hostname=server_name or services.listen.rpartition(":")[0],
         )
         self.stream: websockets.ClientConnection
 

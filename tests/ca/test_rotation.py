@@ -10,6 +10,7 @@ from cryptography import x509
 
 from ca import rotation as rotation_module
 from ca.rotation import Rotation
+from ca.rotation_status import Pace
 from ca.store.records import RotationStep
 from shared.model.certificate import BundleVerifier, common_name
 from shared.model.errors import ConflictError, VerificationError
@@ -60,7 +61,7 @@ async def test_a_disconnected_sidecar_counts_while_its_certificate_is_alive(tmp_
 
 async def test_foreign_peers_get_their_minimum_wait(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
-        rotation = Rotation(core.store, core.authorities, min_wait_s=60)
+        rotation = Rotation(core.store, core.authorities, pace=Pace(minimum_s=60))
         assert (await rotation.start(now=NOW)).step is RotationStep.PREPARED
         await rotation.advance(NOW + 61)
         status = await rotation.status(NOW + 61)

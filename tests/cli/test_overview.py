@@ -85,6 +85,19 @@ def test_a_rotation_that_waits_is_told_but_no_fault() -> None:
     assert "b is prepared and waits for w (shop/web)" in finding.observation
 
 
+def test_a_roots_rotation_names_what_lacks_it_and_the_tokens_that_pin_the_old_one() -> None:
+    waiting = msgspec.structs.replace(
+        PREPARED, kind="root", next_root="CN=r2", waiting_for=(), unpublished=("ConfigMap shop/touchmark-trust",)
+    )
+    [finding] = find_faults(replace(OBSERVATION, ca=change_ca(rotation=waiting)))
+    assert "r2 is prepared and waits for ConfigMap shop/touchmark-trust" in finding.observation
+    assert "rotate root" in finding.hint
+    active = msgspec.structs.replace(waiting, step="active", previous_root="CN=r1", open_tokens=("t1 (shop/db)",))
+    findings = examine(replace(OBSERVATION, ca=change_ca(rotation=active)), own_version=VERSION)
+    [said] = [each.observation for each in findings if each.subject == "rotation"]
+    assert said == "0 certificates of r1 are still alive; join tokens that pin it: t1 (shop/db)"
+
+
 @pytest.mark.parametrize(
     ("version", "is_optional"),
     [("0.1.9", True), ("0.3.0", True), ("0.4.0", False), ("0.0.9", False), ("1.1.0", False), ("odd", False)],

@@ -7,7 +7,7 @@ import pytest
 from ca.services import Services
 from shared.model import admin as api
 from shared.model.join_token import parse_join_token
-from shared.model.messages import BundleChanged, BundleInstalled, Enrol, Reissue, Welcome
+from shared.model.messages import BundleChanged, BundleInstalled, Enrol, Refusal, Reissue, Welcome
 from shared.model.trust import AuthorityPhase
 from shared.model.version import VERSION
 from tests.ca.running import Admin, FakeSidecar, eventually, make_registration
@@ -136,6 +136,59 @@ async def test_a_rotation_is_reverted_and_what_is_old_can_be_tainted(services: S
         assert {one.authority_id: one.phase for one in status.authorities}[old] is AuthorityPhase.TAINTED
         while len((await sidecar.expect(BundleChanged)).bundle.distrusted) != 1:
             pass
+
+
+async def test_a_root_rotates_with_its_progress_and_an_older_token_is_named_until_it_is_spent(
+    services: Services, admin: Admin
+) -> None:
+    wanted = api.JoinTokenRequest(workload="shop/db")
+    token = await admin.ask("POST", "/v1/join-tokens", api.JoinTokenCreated, wanted, status=201)
+    root = api.RotationRequest(kind=api.RotationKind.ROOT)
+    async with FakeSidecar(services) as sidecar:
+        await sidecar.enrol("a")
+        before = await admin.get("/v1/rotation", api.RotationStatus)
+        assert "root" in before.root
+        begun = await admin.ask("POST", "/v1/rotation", api.RotationStatus, root)
+        assert (begun.kind, begun.step, begun.root) == (api.RotationKind.ROOT, "prepared", before.root)
+        assert begun.previous_root == before.root != begun.next_root
+        assert begun.waiting_for == ("a (shop/web)",)
+        assert (begun.unpublished, begun.open_tokens) == ((), (f"{token.token_id} (shop/db)",))
+        assert begun.tokens_expire == token.expires
+        changed = await sidecar.expect(BundleChanged)
+        assert len(changed.bundle.roots) == 2
+        await sidecar.send(BundleInstalled(sequence=changed.bundle.sequence))
+        await sidecar.expect(Reissue)
+        after = await admin.get("/v1/rotation", api.RotationStatus)
+        assert (after.step, after.root, after.next_root) == ("active", begun.next_root, "")
+        assert (after.previous_root, after.previous_alive) == (before.root, 1)
+        newer = await admin.ask("POST", "/v1/join-tokens", api.JoinTokenCreated, wanted, status=201)
+        assert parse_join_token(newer.token).root_pin == services.authorities.root_pin
+        busy = await admin.fail("POST", "/v1/rotation", 409, api.RotationRequest())
+        assert "of the root" in busy.message
+    async with FakeSidecar(services) as late:
+        await late.send(Enrol(token=token.token, csr=late.csr, registration=make_registration("late")))
+        assert isinstance(await late.receive(), Welcome)
+    assert (await admin.get("/v1/rotation", api.RotationStatus)).open_tokens == ()
+    real = services.clock
+    services.clock = lambda: real() + 3700
+    await services.rotation.advance(services.clock())
+    status = await admin.get("/v1/status", api.CAStatus)
+    assert (status.rotation.step, status.root_pin) == ("retired", services.authorities.root_pin)
+
+
+async def test_a_token_of_a_root_that_is_gone_is_told_so(services: Services, admin: Admin) -> None:
+    wanted = api.JoinTokenRequest(workload="shop/db", ttl_s=60)
+    token = await admin.ask("POST", "/v1/join-tokens", api.JoinTokenCreated, wanted, status=201)
+    root = api.RotationRequest(kind=api.RotationKind.ROOT, force=True)
+    await admin.ask("POST", "/v1/rotation", api.RotationStatus, root)
+    status = await admin.get("/v1/status", api.CAStatus)
+    (old,) = (one for one in status.authorities if one.kind == "root" and one.phase is AuthorityPhase.OLD)
+    await admin.ask("POST", f"/v1/authorities/{old.authority_id}/taint", api.CAStatus)
+    async with FakeSidecar(services) as late:
+        await late.send(Enrol(token=token.token, csr=late.csr, registration=make_registration("late")))
+        refusal = await late.receive()
+        assert isinstance(refusal, Refusal)
+        assert "a root that this one has replaced" in refusal.message and "join-token" in refusal.hint
 
 
 @pytest.mark.parametrize("query", [{"limit": "0"}, {"limit": "many"}, {"limit": "nan"}, {"lines": "1"}], ids=repr)

@@ -34,8 +34,8 @@ async def test_mistakes_cost_no_token_and_a_replay_is_refused(tmp_path: Path) ->
         ]
         for mistaken, csr, said in mistakes:
             with pytest.raises(TouchmarkError):
-                await authenticate_join_token(core.store, mistaken, csr, said, root_pin=pin, now=NOW)
-        grant = await authenticate_join_token(core.store, token(), make_csr(), good, root_pin=pin, now=NOW)
+                await authenticate_join_token(core.store, mistaken, csr, said, root_pins={pin}, now=NOW)
+        grant = await authenticate_join_token(core.store, token(), make_csr(), good, root_pins={pin}, now=NOW)
         assert (grant.workload, grant.addresses, grant.instance) == (WEB, ("198.18.0.2",), "one")
         with pytest.raises(RefusedError, match="spent"):
-            await authenticate_join_token(core.store, token(), make_csr(), good, root_pin=pin, now=NOW)
+            await authenticate_join_token(core.store, token(), make_csr(), good, root_pins={pin}, now=NOW)

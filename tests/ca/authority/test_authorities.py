@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ca.authority.authorities import Authorities
 from ca.rotation import Rotation
+from ca.rotation_status import Pace
 from ca.store.store import Store
 from tests.ca.founded import KEK, NOW, TRUST_DOMAIN, opened
 
@@ -40,6 +41,6 @@ async def test_listeners_hear_of_a_change_and_of_nothing_else(tmp_path: Path) ->
         await core.authorities.reload()
         assert heard == []
         before = core.authorities.bundle().sequence
-        await Rotation(core.store, core.authorities, min_wait_s=60).start(now=NOW)
+        await Rotation(core.store, core.authorities, pace=Pace(minimum_s=60)).start(now=NOW)
         assert heard == [before + 1]
         assert len(core.authorities.bundle().issuers) == 2

@@ -12,11 +12,12 @@ from aiohttp import web
 
 from ca.kubernetes import admission
 from ca.kubernetes.admission import NamespaceLabels, run_admission
-from shared.model.errors import UnavailableError
+from shared.model.admin import RotationKind
+from shared.model.errors import ConflictError, UnavailableError
 from shared.runtime.tasks import Tasks
 from tests.ca.injection.reviews import apply_response, make_review, read_response
 from tests.ca.kubernetes.faking import faked
-from tests.ca.running import running_ca
+from tests.ca.running import eventually, running_ca
 from tests.shared.model.golden_injection import OPTIONS
 from tests.shared.model.pods import make_pod
 
@@ -93,3 +94,25 @@ async def test_labels_are_asked_for_once_in_a_moment_and_none_are_none(
         monkeypatch.setattr(admission, "LABELS_AGE_S", 0.0)
         await labels.find("c")
         assert asked.count("/api/v1/namespaces/c") == 2
+
+
+async def test_a_new_root_waits_for_the_cluster_and_what_in_it_lacks_the_root_is_named(tmp_path: Path) -> None:
+    """The API server of this test takes every patch and shows none: nothing is ever published in it."""
+    tasks = Tasks(lambda _name, _error: None)
+    needing: set[str] | None = None
+    async with faked(tmp_path, answer_little) as client, running_ca(tmp_path, trust_delay_s=7) as services:
+        options: dict[str, Any] = {**COMMON, "list_needing": lambda: needing}
+        async with run_admission(services, client, tasks, port=0, **options) as running:
+            status = await services.rotation.start(kind=RotationKind.ROOT)
+            assert "hasn't read yet" in status.unpublished[0] and status.ready_at is None
+            needing = {"shop"}
+            await eventually(lambda: all(watch.is_synced.is_set() for watch in running.watches))
+            with pytest.raises(ConflictError, match="ConfigMap shop/touchmark-trust"):
+                await services.rotation.start(kind=RotationKind.ROOT)
+            needing = set()
+            await services.rotation.advance(services.clock())
+            found = await services.rotation.status()
+            assert found is not None and found.unpublished == ()
+            rotation = await services.store.get_rotation()
+            assert rotation is not None and rotation.published is not None
+            assert found.ready_at == rotation.published + 7

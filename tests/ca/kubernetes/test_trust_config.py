@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -174,3 +175,14 @@ def test_a_config_map_that_would_stay_is_another() -> None:
 def make_found(data: dict[str, str] | None, owner_kind: str) -> ConfigMap:
     owners = (trust_config._Reference(owner_kind, "touchmark-ca"),) if owner_kind else ()
     return ConfigMap(metadata=trust_config._Metadata("shop", owners), data=data)
+
+
+async def test_namespaces_that_lack_a_root_are_named(keeper: Keeper) -> None:
+    keeper.leads = False
+    old, new = (ssl.DER_cert_to_PEM_cert(root) for root in (b"old", b"new"))
+    keeper.needing = {"bank", "shop"}
+    keeper.trust.replace([TrustRecord("shop", old), TrustRecord("left", old), TrustRecord("whole", old + new)])
+    assert keeper.trust.list_without(b"new") == ["bank", "left", "shop"]
+    assert keeper.trust.list_without(b"old") == ["bank"]
+    keeper.needing = None
+    assert keeper.trust.list_without(b"old") == []

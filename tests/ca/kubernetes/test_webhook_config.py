@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from aiohttp import web
 
 from ca.kubernetes import webhook_config
 from ca.kubernetes.client import ClusterClient
-from ca.kubernetes.webhook_config import Configuration, WebhookConfiguration, trim_configuration
+from ca.kubernetes.webhook_config import SETTLED_S, Configuration, WebhookConfiguration, trim_configuration
 from ca.metrics import Metrics
 from shared.model.json_patch import Operation, apply_patch
 from tests.ca.kubernetes.faking import faked
@@ -100,3 +101,34 @@ async def test_who_does_not_lead_leaves_it_alone_and_a_deleted_one_is_nobodys(tm
             await asyncio.sleep(0.05)
             assert len(keeper) == 0
             assert not keeper.is_current
+
+
+async def test_a_root_is_known_once_it_has_been_in_every_bundle_for_a_while(tmp_path: Path) -> None:
+    async def serve(_request: web.Request) -> web.StreamResponse:
+        raise AssertionError("nobody asks")
+
+    old, new = b"old", b"new"
+
+    def bundle(*roots: bytes) -> str:
+        return base64.b64encode("".join(map(ssl.DER_cert_to_PEM_cert, roots)).encode()).decode()
+
+    now = 1000.0
+    async with faked(tmp_path, serve) as client:
+        keeper = WebhookConfiguration(
+            client, read_roots=lambda: "", is_leader=lambda: False, metrics=Metrics(), clock=lambda: now
+        )
+        assert keeper.has_root(new) and keeper.is_known(new), "without a configuration nobody asks"
+        keeper.replace([read(make_object(bundle(old), bundle(old)))])
+        now += SETTLED_S
+        assert keeper.is_known(old)
+        keeper.apply(read(make_object(bundle(old, new), bundle(old))))
+        assert not keeper.has_root(new)
+        keeper.apply(read(make_object(bundle(old, new), bundle(old, new))))
+        assert keeper.has_root(new) and not keeper.is_known(new)
+        now += SETTLED_S
+        assert keeper.is_known(new) and keeper.is_known(old)
+        for damaged in ("", "%%%", base64.b64encode(b"\xff").decode()):
+            keeper.apply(read(make_object(bundle(old, new), damaged)))
+            assert not keeper.has_root(old) and not keeper.is_known(old)
+        keeper.apply(read(make_object()))
+        assert not keeper.has_root(old), "a configuration without webhooks is not ours"

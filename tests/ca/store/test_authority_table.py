@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from ca.authority.founding import make_issuer
+from ca.authority.founding import make_issuer, make_root
 from ca.store.authority_table import PhaseChange
 from ca.store.records import RotationStep
+from shared.model.admin import RotationKind
 from shared.model.errors import ConflictError
 from shared.model.trust import AuthorityPhase
-from tests.ca.founded import KEK, NOW, TRUST_DOMAIN, opened
+from tests.ca.founded import KEK, NOW, TRUST_DOMAIN, WEB, opened
 
 
 def test_there_is_no_way_back_from_retirement() -> None:
@@ -40,3 +41,44 @@ async def test_only_one_rotation_is_under_way_and_a_step_is_taken_once(tmp_path:
         # What failed left no trace: neither a sequence nor an authority.
         assert await core.store.get_bundle_sequence() == sequence + 1
         assert len(await core.store.list_authorities()) == 3
+
+
+async def test_a_root_comes_with_its_issuer_and_is_published_once(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        root = make_root(TRUST_DOMAIN, KEK, phase=AuthorityPhase.PREPARED, now=NOW)
+        issuer = make_issuer(TRUST_DOMAIN, root, KEK, phase=AuthorityPhase.PREPARED, now=NOW)
+        previous = core.authorities.active.authority_id
+        rotation = await core.store.begin_rotation(
+            issuer.record, root=root.record, previous_id=previous, forced=False, now=NOW
+        )
+        assert (rotation.kind, rotation.published) == (RotationKind.ROOT, None)
+        await core.store.mark_published(rotation, now=NOW + 1)
+        with pytest.raises(ConflictError):
+            await core.store.mark_published(rotation, now=NOW + 2)
+        found = await core.store.get_rotation()
+        assert found is not None and found.published == NOW + 1
+        assert [e.event for e in await core.store.list_journal()][:3] == ["published", "prepared", "prepared"]
+
+
+async def test_a_root_is_not_retired_while_an_issuer_is_below_it_or_an_open_token_pins_it(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        root, issuer = core.authorities.snapshot.root.authority_id, core.authorities.active.authority_id
+        active, old, retired = AuthorityPhase.ACTIVE, AuthorityPhase.OLD, AuthorityPhase.RETIRED
+        make = core.store.create_join_token
+        await make(workload=WEB, addresses=(), labels={}, expires=NOW + 60, now=NOW)
+
+        async def change(authority_id: str, before: AuthorityPhase, after: AuthorityPhase, now: float = NOW) -> None:
+            step = PhaseChange(authority_id=authority_id, before=before, after=after)
+            await core.store.change_phases([step], now=now, event="test")
+
+        for each in (root, issuer):
+            await change(each, active, old)
+        with pytest.raises(ConflictError, match="below it"):
+            await change(root, old, retired)
+        await change(issuer, old, retired)
+        with pytest.raises(ConflictError, match="join tokens"):
+            await change(root, old, retired)
+        # What is left has no active root: a token pins none.
+        lost, _ = await make(workload=WEB, addresses=(), labels={}, expires=NOW + 600, now=NOW)
+        assert lost.root_pin == ""
+        await change(root, old, retired, NOW + 61)

@@ -151,3 +151,16 @@ async def test_sidecars_of_pods_are_listed_and_forgotten_by_their_pods(tmp_path:
 def make_pod_grant(instance: str, uid: str, *, account: str = "web") -> JoinGrant:
     workload = Workload(namespace="shop", service_account=account)
     return JoinGrant(workload=workload, addresses=("198.18.0.2",), instance=instance, pod_uid=uid)
+
+
+async def test_open_tokens_are_listed_by_the_root_that_they_pin(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        pin, store = core.authorities.root_pin, core.store
+        spent, secret = await store.create_join_token(workload=WEB, addresses=[], labels={}, expires=NOW + 60, now=NOW)
+        late, _ = await store.create_join_token(workload=WEB, addresses=[], labels={}, expires=NOW + 90, now=NOW)
+        early, _ = await store.create_join_token(workload=WEB, addresses=[], labels={}, expires=NOW + 30, now=NOW)
+        assert late.root_pin == pin
+        await store.spend_join_token(token_id=spent.token_id, secret=secret, instance="a", now=NOW)
+        assert [each.token_id for each in await store.list_open_tokens(pin, now=NOW)] == [early.token_id, late.token_id]
+        assert await store.list_open_tokens(pin, now=NOW + 30) == [late]
+        assert await store.list_open_tokens("0" * 64, now=NOW) == []

@@ -10,8 +10,14 @@ from alembic.config import Config
 from sqlalchemy import Connection, inspect, text
 
 import ca.store.migrations
+from ca.authority.authorities import Authorities
+from ca.rotation import Rotation
+from ca.rotation_status import Pace
 from ca.store.database import Database
+from ca.store.records import RotationStep
 from ca.store.store import Store
+from shared.model.admin import RotationKind
+from tests.ca.founded import KEK, NOW, TRUST_DOMAIN, WEB
 from tests.ca.postgresql import PostgreSQL
 
 
@@ -73,3 +79,38 @@ async def test_a_database_of_the_first_release_keeps_what_it_holds(
 
 def migrate(connection: Connection, revision: str) -> None:
     command.downgrade(make_config(connection), revision)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_a_database_from_before_roots_rotated_goes_on_with_its_rotation_and_its_tokens(
+    tmp_path: Path, postgresql: PostgreSQL, kind: str
+) -> None:
+    """An issuer's rotation is under way and a token is open when the CA is upgraded; then the root is rotated."""
+    where = tmp_path / "d" if kind == "sqlite" else postgresql.url_for(tmp_path)
+    store = await Store.open(where, trust_domain=TRUST_DOMAIN)
+    try:
+        authorities = await Authorities.open(store, KEK, now=NOW)
+        pin = authorities.root_pin
+        await store.create_join_token(workload=WEB, addresses=(), labels={}, expires=NOW + 60, now=NOW)
+        await Rotation(store, authorities, pace=Pace(minimum_s=60)).start(now=NOW)
+        async with store.database.writing() as connection:
+            await connection.run_sync(lambda sync: migrate(sync, "0003"))
+    finally:
+        await store.close()
+    store = await Store.open(where, trust_domain=TRUST_DOMAIN)
+    try:
+        authorities = await Authorities.open(store, KEK, now=NOW)
+        rotation = Rotation(store, authorities)
+        status = await rotation.status(NOW)
+        assert status is not None and (status.kind, status.step) == (RotationKind.ISSUER, RotationStep.PREPARED)
+        (token,) = await store.list_join_tokens()
+        assert token.root_pin == pin
+        await rotation.advance(NOW)
+        await rotation.advance(NOW)
+        status = await rotation.start(kind=RotationKind.ROOT, now=NOW)
+        assert (status.step, status.tokens) == (RotationStep.ACTIVE, (token,))
+        await rotation.advance(NOW + 61)
+        last = await store.get_rotation()
+        assert last is not None and last.step is RotationStep.RETIRED
+    finally:
+        await store.close()
