@@ -97,9 +97,11 @@ class Admin:
         """Query the decisions, as ``a=b&c=d``."""
         return self.call("GET", f"/v1/decisions?{query}", admin.DecisionList).decisions
 
-    def rotate(self, *, force: bool = False) -> admin.RotationStatus:
-        """Begin a rotation of the issuing authority."""
-        return self.call("POST", "/v1/rotation", admin.RotationStatus, admin.RotationRequest(force=force))
+    def rotate(
+        self, *, force: bool = False, kind: admin.RotationKind = admin.RotationKind.ISSUER
+    ) -> admin.RotationStatus:
+        """Begin a rotation, or force the one that waits."""
+        return self.call("POST", "/v1/rotation", admin.RotationStatus, admin.RotationRequest(force=force, kind=kind))
 
     def rotation(self) -> admin.RotationStatus:
         """Where the rotation stands."""

@@ -156,15 +156,19 @@ class Mesh:
         sidecar = self.begin_sidecar(
             workload, pod, instance, settings=settings, has_capabilities=has_capabilities, release=release
         )
+        self.wait_ready(sidecar)
+        self.sidecars[instance] = sidecar
+        return sidecar
+
+    def wait_ready(self, sidecar: Sidecar) -> None:
+        """Wait until a sidecar that was begun has joined and serves."""
 
         def is_ready() -> bool:
             if sidecar.process.poll() is not None:
-                raise AssertionError(f"{instance} ended:\n{sidecar.events.read_text()[-3000:]}")
+                raise AssertionError(f"{sidecar.instance} ended:\n{sidecar.events.read_text()[-3000:]}")
             return "sidecar_ready" in sidecar.events.read_text()
 
-        wait_until(is_ready, instance)
-        self.sidecars[instance] = sidecar
-        return sidecar
+        wait_until(is_ready, sidecar.instance)
 
     def begin_sidecar(
         self,
@@ -282,9 +286,10 @@ class Mesh:
         finally:
             self.start_ca()
             alive = [name for name, each in self.sidecars.items() if each.process.poll() is None]
-            wait_until(lambda: self._are_connected(alive), "the sidecars' streams")
+            wait_until(lambda: self.are_connected(alive), "the sidecars' streams")
 
-    def _are_connected(self, instances: Sequence[str]) -> bool:
+    def are_connected(self, instances: Sequence[str]) -> bool:
+        """Tell whether each of these has its stream."""
         connected = {view.instance for view in self.admin.sidecars() if view.connected}
         return connected.issuperset(instances)
 
