@@ -103,6 +103,7 @@ async def run_ca(configuration: Configuration) -> AsyncIterator[Services]:
                 pace=Pace(
                     minimum_s=configuration.rotation_minimum_wait_s,
                     replicas_s=0.0 if store.database.is_sqlite else FOLLOWED_S,
+                    delivery_s=configuration.trust_delay_s if configuration.kubernetes else 0.0,
                 ),
             ),
             server_certificate=server_certificate,

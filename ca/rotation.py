@@ -96,7 +96,8 @@ class Rotation:
         """Begin a rotation: make an authority and put it into the bundle. With ``force`` activate it at once.
 
         Forcing a rotation that waits activates it. Sidecars that haven't installed the bundle refuse certificates of
-        the new authority until they have.
+        the new authority until they have. A root needn't wait until an issuer's rotation has retired the old issuer:
+        whoever has to replace a root can't wait an hour for it.
 
         Raises:
             ConflictError: a rotation is under way; the message names what it waits for.
@@ -104,6 +105,10 @@ class Rotation:
         moment = self._clock() if now is None else now
         async with self._stepping:
             rotation = await self.store.get_rotation()
+            if rotation is not None and kind is RotationKind.ROOT and _is_overtaken(rotation):
+                rotation = await self.store.change_rotation(
+                    rotation, step=RotationStep.SUPERSEDED, phases=(), now=moment
+                )
             if rotation is None or rotation.step in FINISHED_STEPS:
                 rotation = await self._prepare(kind, force, moment)
             elif rotation.step is RotationStep.ACTIVE:
@@ -324,6 +329,11 @@ class Rotation:
         after = await self.authorities.reload()
         if after is not before and self._on_change is not None:
             self._on_change()
+
+
+def _is_overtaken(rotation: RotationRecord) -> bool:
+    """Tell whether a rotation of the root may begin although this one isn't over: all its issuers go with the root."""
+    return rotation.kind is RotationKind.ISSUER and rotation.step is RotationStep.ACTIVE
 
 
 def _new(rotation: RotationRecord, sides: Sides) -> tuple[AuthorityRecord, ...]:

@@ -130,7 +130,6 @@ async def run_admission(
         configuration = WebhookConfiguration(client, read_roots=read_roots, is_leader=is_leader, metrics=metrics)
         # Nobody is shown a root that can't be known, and none goes before its successor has been delivered.
         services.server_certificate.is_known = configuration.is_known
-        services.rotation.pace.delivery_s = services.configuration.trust_delay_s
         services.rotation.find_unpublished = lambda root: list_unpublished(
             root, trust, configuration, watches, list_needing=list_needing
         )

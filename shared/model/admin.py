@@ -136,7 +136,8 @@ class RotationStatus(_Value, frozen=True):
     """Where the last rotation stands.
 
     Attributes:
-        step: ``none`` (there has never been one), ``prepared``, ``active``, ``retired`` or ``reverted``.
+        step: ``none`` (there has never been one), ``prepared``, ``active``, ``retired``, ``reverted``, or
+            ``superseded`` (by the root's, for the moment until that begins).
         issuer: common name of the authority that signs *now*.
         next: common name of the prepared one; empty unless ``step`` is ``prepared``.
         previous: common name of the one that the rotation replaces; empty when there is none.

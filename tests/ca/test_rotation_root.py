@@ -240,6 +240,47 @@ async def test_one_rotation_at_a_time_and_force_is_for_its_own_kind(tmp_path: Pa
         assert (await phases(core, AuthorityKind.ROOT))[1] is AuthorityPhase.PREPARED
 
 
+async def test_a_root_waits_for_no_issuer_that_retires_and_takes_it_along(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        await join(core, "web-1")
+        await leave(core)
+        first = await issue(core)
+        rotation = Rotation(core.store, core.authorities)
+        await rotation.start(force=True, now=NOW)
+        second = await issue(core, now=NOW + 60)
+        status = await rotation.start(force=True, kind=ROOT, now=NOW + 60)
+        assert (status.step, status.alive_of_previous) == (RotationStep.ACTIVE, 2)
+        third = await issue(core, now=NOW + 60)
+        await check_chains(core, first, second, third, now=NOW + 60)
+        assert "superseded" in [entry.event for entry in await core.store.list_journal()]
+        with pytest.raises(ConflictError, match="hasn't retired"):
+            await rotation.start(kind=ROOT, now=NOW + 60)
+        await rotation.advance(LATER)
+        assert await phases(core, AuthorityKind.ROOT) == [AuthorityPhase.OLD, AuthorityPhase.ACTIVE]
+        await rotation.advance(LATER + 60)
+        assert await phases(core, AuthorityKind.ROOT) == [AuthorityPhase.RETIRED, AuthorityPhase.ACTIVE]
+        retired, active = AuthorityPhase.RETIRED, AuthorityPhase.ACTIVE
+        assert await phases(core, AuthorityKind.ISSUING) == [retired, retired, active]
+
+
+async def test_killed_between_the_issuers_rotation_and_the_roots_nothing_is_lost(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        await join(core, "web-1")
+        await leave(core)
+        await issue(core)
+        await Rotation(core.store, core.authorities).start(force=True, now=NOW)
+        last = await core.store.get_rotation()
+        assert last is not None
+        await core.store.change_rotation(last, step=RotationStep.SUPERSEDED, phases=(), now=NOW)
+    async with opened(tmp_path / "d") as core:
+        rotation = Rotation(core.store, core.authorities)
+        await rotation.advance(NOW)
+        assert await phases(core, AuthorityKind.ISSUING) == [AuthorityPhase.OLD, AuthorityPhase.ACTIVE]
+        await rotation.advance(LATER)
+        assert await phases(core, AuthorityKind.ISSUING) == [AuthorityPhase.RETIRED, AuthorityPhase.ACTIVE]
+        assert (await rotation.start(kind=ROOT, now=LATER)).kind is ROOT
+
+
 async def test_a_tainted_root_takes_everything_below_it_along(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
         await join(core, "web-1")

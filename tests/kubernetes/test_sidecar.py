@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ca.services import Services
+from shared.model.admin import RotationKind
 from tests.kubernetes.cluster_objects import Objects, make_ca_kubeconfig, running_ca_in_cluster
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.sidecar.little_ca import until
@@ -180,3 +181,30 @@ async def test_a_services_address_is_known_and_refused_by_name_where_it_has_no_e
         f"{name} has no ready endpoint for port 80", f"{name} has no port 81",
     }  # fmt: skip
     assert {record["reason"] for record in running.records} == {"destination_unreachable"}
+
+
+async def test_a_pod_that_still_reads_the_old_root_alone_joins_and_comes_back_while_the_root_is_rotated(
+    tmp_path: Path, kubeconfig: Path, objects: Objects
+) -> None:
+    """The kubelet shows a changed ConfigMap late: a sidecar that starts or dials meanwhile knows the old root only."""
+    uid, port = await objects.create_pod("web-0", ADDRESS), free_port()
+    files = PodFiles(tmp_path / "pod")
+    _, listener = outbound("127.0.0.3:9")
+    async with running_ca_in_cluster(tmp_path, kubeconfig, port=port, trust_delay_s=3600) as services:
+        files.put_roots(services)
+        await services.rotation.start(kind=RotationKind.ROOT, force=True)
+        new = services.authorities.snapshot.root.certificate.subject
+        async with a_pods_sidecar(port, objects, files, uid, *listener) as running:
+            await running.wait_ready()
+            (session,) = services.hub
+            session.end("test")
+            await until(lambda: said(running, "ca_stream_resumed"), timeout_s=60)
+            assert await running.stop() == 0
+        # Its container starts again, now with what the kubelet has renewed.
+        files.put_roots(services)
+        async with a_pods_sidecar(port, objects, files, uid, *listener) as running:
+            await running.wait_ready()
+            assert await running.stop() == 0
+        certificates = await services.store.list_certificates()
+        assert {each.authority_id for each in certificates} == {services.authorities.active.authority_id}
+        assert services.authorities.active.certificate.issuer == new

@@ -66,8 +66,9 @@ def read_configuration(url: str) -> dict[str, Any]:
 class WebhookCA:
     """The CA's process, its webhook's port and its admin socket."""
 
-    def __init__(self, api_server: ApiServer, directory: Path) -> None:
+    def __init__(self, api_server: ApiServer, directory: Path, *options: str) -> None:
         self.api_server = api_server
+        self.options = options
         self.directory = directory
         self.port = _free_port()
         self.kubeconfig = api_server.service_account_kubeconfig("default", ACCOUNT)
@@ -87,7 +88,7 @@ class WebhookCA:
         command = [sys.executable, "-m", "ca", "--kubernetes", "--sidecar-image", IMAGE]
         command += ["--listen", f"127.0.0.1:{_free_port()}", "--webhook-listen", f"127.0.0.1:{self.port}"]
         command += ["--data-dir", str(self.directory / "data"), "--kek-file", str(self.directory / "kek")]
-        command += ["--admin-socket", str(self.directory / "admin.sock")]
+        command += ["--admin-socket", str(self.directory / "admin.sock"), *self.options]
         self._program = Program(
             ["env", *environment, *command], log=self.directory / "ca.log", directory=self.directory
         )

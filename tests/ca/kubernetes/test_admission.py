@@ -100,7 +100,8 @@ async def test_a_new_root_waits_for_the_cluster_and_what_in_it_lacks_the_root_is
     """The API server of this test takes every patch and shows none: nothing is ever published in it."""
     tasks = Tasks(lambda _name, _error: None)
     needing: set[str] | None = None
-    async with faked(tmp_path, answer_little) as client, running_ca(tmp_path, trust_delay_s=7) as services:
+    async with faked(tmp_path, answer_little) as client, running_ca(tmp_path) as services:
+        services.rotation.pace.delivery_s = 7
         options: dict[str, Any] = {**COMMON, "list_needing": lambda: needing}
         async with run_admission(services, client, tasks, port=0, **options) as running:
             status = await services.rotation.start(kind=RotationKind.ROOT)
