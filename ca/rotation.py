@@ -297,18 +297,25 @@ class Rotation:
         return True
 
     async def _retire_leftovers(self, now: float) -> None:
-        """Retire what a reverted rotation left behind, once nothing needs it: an issuer, then the root above it."""
+        """Retire what finished rotations left behind, once nothing needs it: an issuer; or a root with all below it.
+
+        A root keeps its issuers as long as it stays: whoever joins by a token that pins it needs one.
+        """
         records = [r for r in await self.store.list_authorities() if r.phase is not AuthorityPhase.RETIRED]
-        kept = {r.authority_id for r in records}
-        for record in sorted(records, key=lambda r: r.kind is AuthorityKind.ROOT):
-            is_above = any(
-                r.root_id == record.authority_id for r in records if r is not record and r.authority_id in kept
-            )
-            if record.phase not in LEAVING or is_above or not await self._are_unneeded([record], now):
-                continue
-            change = PhaseChange(authority_id=record.authority_id, before=record.phase, after=AuthorityPhase.RETIRED)
-            await self.store.change_phases([change], now=now, event="retired")
-            kept.discard(record.authority_id)
+        leaving_roots = {r.authority_id for r in records if r.kind is AuthorityKind.ROOT and r.phase in LEAVING}
+        groups: list[list[AuthorityRecord]] = [
+            [r] for r in records if r.root_id not in leaving_roots and r.phase in LEAVING
+        ]
+        for root_id in leaving_roots:
+            below = [r for r in records if r.root_id == root_id]
+            groups.append(sorted(below, key=lambda r: r.kind is AuthorityKind.ROOT))
+        for group in groups:
+            if await self._are_unneeded(group, now):
+                phases = [
+                    PhaseChange(authority_id=r.authority_id, before=r.phase, after=AuthorityPhase.RETIRED)
+                    for r in group
+                ]
+                await self.store.change_phases(phases, now=now, event="retired")
 
     async def _renew_in_time(self, now: float) -> None:
         snapshot = self.authorities.snapshot

@@ -29,7 +29,7 @@ def test_each_option_arrives(tmp_path: Path) -> None:
         f"--data-dir {tmp_path}/d --kek-file {tmp_path}/k --admin-socket {tmp_path}/s --listen [::1]:7 --name ca.test"
     )
     words += " --name 198.18.0.1 --trust-domain shop.test --leaf-lifetime-s 600 --rotation-minimum-wait-s 5"
-    words += " --decisions-max-age-s 60 --decisions-max-rows 9 --max-streams 3 --log-level debug"
+    words += " --trust-delay-s 7 --decisions-max-age-s 60 --decisions-max-rows 9 --max-streams 3 --log-level debug"
     assert parse_arguments(words.split()) == Configuration(
         data_dir=tmp_path / "d",
         kek_file=tmp_path / "k",
@@ -40,6 +40,7 @@ def test_each_option_arrives(tmp_path: Path) -> None:
         trust_domain="shop.test",
         leaf_lifetime_s=600.0,
         rotation_minimum_wait_s=5.0,
+        trust_delay_s=7.0,
         decisions_max_age_s=60.0,
         decisions_max_rows=9,
         max_streams=3,
@@ -69,6 +70,8 @@ def test_an_option_that_cannot_be_is_an_error_of_ours(words: str) -> None:
         {"max_streams": 0},
         {"rotation_minimum_wait_s": -1.0},
         {"rotation_minimum_wait_s": float("nan")},
+        {"trust_delay_s": -1.0},
+        {"trust_delay_s": float("inf")},
         {"admin_socket": Path("/" + "x" * 107)},
     ],
     ids=repr,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import ssl
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from ca import following as following_module
+from ca.app import FOLLOWED_S
 from ca.kek import KeyEncryptionError
 from ca.services import Services
 from ca.store import replicas as replicas_module
@@ -27,16 +30,29 @@ from shared.model.messages import (
     Decisions,
     DecisionsStored,
     DirectoryEntry,
+    Enrol,
     ForeignTrustChanged,
     Lookup,
     NamespaceChanged,
     NamespaceInstalled,
     Reissue,
     Subscribe,
+    Welcome,
 )
 from shared.model.policy import Action, Mode, Rule
+from shared.model.root_hint import format_root_hint
+from shared.model.trust import public_key_digest
 from tests.ca.postgresql import PostgreSQL
-from tests.ca.running import Admin, FakeSidecar, eventually, make_client_context, make_decision, running_ca
+from tests.ca.running import (
+    Admin,
+    FakeSidecar,
+    eventually,
+    make_client_context,
+    make_decision,
+    make_registration,
+    make_token,
+    running_ca,
+)
 from tests.sidecar.partner import Partner
 
 SOON_S = 3.0  # What one replica has changed is with the other's sidecars by then.
@@ -121,6 +137,42 @@ async def test_a_rotation_waits_for_the_sidecars_of_both(tmp_path: Path, url: st
         assert record is not None
         issued = await other.issuance.issue_sidecar(record.grant, csr, other.clock())
         assert issued.record.authority_id == one.authorities.active.authority_id
+
+
+async def test_a_roots_rotation_is_followed_and_a_token_of_either_root_opens_both_doors(
+    tmp_path: Path, url: str
+) -> None:
+    async with two(tmp_path, url) as (one, other), FakeSidecar(one) as web, FakeSidecar(other) as db:
+        await web.enrol("web-1", "198.18.0.1")
+        await db.enrol("db-1", "198.18.0.2")
+        (old,) = one.authorities.bundle().roots
+        tokens = [(old, await make_token(one)), (old, await make_token(other))]
+        status = await one.rotation.start(kind=api.RotationKind.ROOT)
+        assert status.waiting_for == ("db-1", "web-1")
+        for sidecar in (web, db):
+            bundle = (await sidecar.expect(BundleChanged)).bundle
+            assert bundle.roots[0] == old and len(bundle.roots) == 2
+            await sidecar.send(BundleInstalled(sequence=bundle.sequence))
+        for sidecar in (web, db):
+            await sidecar.expect(Reissue)
+        new = bundle.roots[1]
+        assert one.authorities.snapshot.root.record == other.authorities.snapshot.root.record
+        # It waited until the other replica must have noticed, whatever was acknowledged.
+        rotation = await one.store.get_rotation()
+        assert rotation is not None and rotation.changed >= rotation.started + FOLLOWED_S
+        tokens += [(new, await make_token(other)), (new, await make_token(one))]
+        for number, (root, token) in enumerate(tokens):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.load_verify_locations(cadata=root)
+            name = format_root_hint([public_key_digest(x509.load_der_x509_certificate(root))])
+            async with FakeSidecar(one if number % 2 else other, context, server_name=name) as late:
+                registration = make_registration(f"late-{number}")
+                await late.send(Enrol(token=token, csr=late.csr, registration=registration))
+                welcome = await late.receive()
+                assert isinstance(welcome, Welcome)
+                issuer = x509.load_der_x509_certificate(welcome.chain[1])
+                assert issuer.issuer == x509.load_der_x509_certificate(new).subject
 
 
 async def test_addresses_are_known_everywhere(tmp_path: Path, url: str) -> None:
