@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import pytest
 
-from shared.model.kubernetes import SIDECAR_CONTAINER
+from shared.model.kubernetes import INJECT, SIDECAR_CONTAINER
 from tests.kubernetes.harness.kubectl import KubectlError
+from tests.kubernetes.harness.node import Node
 from tests.kubernetes.node.mesh import STAND_INS, Mesh, eventually
 
 CLIENT, WEB, DB = "demo-client/client", "demo/web", "demo/db"
@@ -140,3 +142,50 @@ def test_the_issuer_is_rotated_under_load_and_no_request_fails(mesh: Mesh) -> No
     )
     log = mesh.cluster.logs("demo-client", pod, container="client")
     assert log.count("failed") == before
+
+
+def test_the_root_is_rotated_under_load_and_a_sidecar_that_restarts_meanwhile_joins_again(
+    mesh: Mesh, own_node: Node
+) -> None:
+    pod = mesh.find_pod("demo-client", "client")
+    before = mesh.cluster.logs("demo-client", pod, container="client").count("failed")
+    bystander: dict[str, Any] = {"command": ["sleep", "3600"], "annotations": {INJECT: "true"}}
+    mesh.run_pod("demo-client", "bystander", "tools", **bystander)
+
+    def step() -> str:
+        return str(mesh.ask("ca", "status")["rotation"]["step"])
+
+    def restart_sidecar() -> None:
+        """Its container begins anew, and reads the roots that the kubelet shows it at this moment."""
+        count = restarts()
+        own_node.kill_container("demo-client", "bystander", SIDECAR_CONTAINER)
+        eventually(lambda: restarts() > count, "the sidecar's restart")
+        mesh.cluster.wait_for("condition=Ready", "pod/bystander", namespace="demo-client")
+
+    def restarts() -> int:
+        found = mesh.kubectl.get("pod", "-n", "demo-client", "bystander")["status"]["initContainerStatuses"]
+        [count] = [each["restartCount"] for each in found if each["name"] == SIDECAR_CONTAINER]
+        return int(count)
+
+    with ThreadPoolExecutor(1) as executor:
+        rotating = executor.submit(mesh.touchmark, "ca", "rotate", "root", "--timeout", "500", timeout_s=560)
+        eventually(lambda: step() == "prepared" or rotating.done(), "the new root")
+        restart_sidecar()
+        printed = rotating.result()
+    assert "and the issuers below it are trusted until" in printed
+    status = mesh.ask("ca", "status")
+    rotation = status["rotation"]
+    assert (rotation["kind"], rotation["step"], rotation["unpublished"]) == ("root", "active", [])
+    assert len([each for each in status["authorities"] if each["kind"] == "root"]) == 2
+    restart_sidecar()
+    mesh.run_pod("demo-client", "latecomer", "tools", **bystander)
+    eventually(
+        lambda: any(rotation["issuer"] in r["issuer"] for r in between(mesh, CLIENT, WEB, "--since", "2m")),
+        "the new issuer",
+    )
+    done = mesh.cluster.logs("demo-client", pod, container="client").count("hello from demo/web")
+    eventually(
+        lambda: mesh.cluster.logs("demo-client", pod, container="client").count("hello from demo/web") > done + 3,
+        "requests after all of that",
+    )
+    assert mesh.cluster.logs("demo-client", pod, container="client").count("failed") == before
