@@ -54,6 +54,13 @@ from typing import Final
 import msgspec
 
 from shared.model import errors
+from shared.model.admin_cluster import MAX_PODS_SHOWN as MAX_PODS_SHOWN
+from shared.model.admin_cluster import MAX_REFUSED_ENROLMENTS as MAX_REFUSED_ENROLMENTS
+from shared.model.admin_cluster import ClusterNamespace as ClusterNamespace
+from shared.model.admin_cluster import ClusterStatus as ClusterStatus
+from shared.model.admin_cluster import PodView as PodView
+from shared.model.admin_cluster import RefusedEnrolment as RefusedEnrolment
+from shared.model.admin_cluster import WatchView as WatchView
 from shared.model.admin_foreign import ForeignDomainList as ForeignDomainList
 from shared.model.admin_foreign import ForeignDomainRequest as ForeignDomainRequest
 from shared.model.admin_foreign import ForeignDomainView as ForeignDomainView
@@ -71,8 +78,6 @@ MAX_DECISIONS_LIMIT: Final = 10_000
 DEFAULT_READINESS_SINCE_S: Final = 86_400.0
 DEFAULT_JOIN_TOKEN_TTL_S: Final = 3600.0
 MAX_JOIN_TOKEN_TTL_S: Final = 7 * 86_400.0
-MAX_PODS_SHOWN: Final = 100
-MAX_REFUSED_ENROLMENTS: Final = 100
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -505,105 +510,3 @@ class ConnectionList(_Value, frozen=True):
     connections: tuple[ConnectionView, ...]
     silent: tuple[str, ...] = ()
     truncated: bool = False
-
-
-# ---- cluster ------------------------------------------------------------------------------------------------------
-
-
-class WatchView(_Value, frozen=True):
-    """What the CA follows of one kind of object.
-
-    Attributes:
-        is_synced: it has been listed in full since the CA started.
-        age_s: since the API server last said anything of it (an object, a bookmark, or that it goes on watching: once a
-            minute at least); -1: never.
-        objects: that the CA remembers of it.
-        restarts: times the watch was opened again after a loss; ``lists``: times everything was listed.
-        fault: why it isn't running now; empty while it is.
-    """
-
-    name: str
-    is_synced: bool
-    age_s: float
-    objects: int
-    restarts: int
-    lists: int
-    fault: str = ""
-
-
-class RefusedEnrolment(_Value, frozen=True):
-    """A pod's sidecar that was refused.
-
-    Attributes:
-        reason: a stable code, such as ``pod_not_injected``.
-        namespace, service_account, pod: as far as the API server had vouched for them when it was refused; else empty.
-        claimed: the instance that the sidecar called itself.
-    """
-
-    time: float
-    reason: str
-    message: str
-    hint: str = ""
-    namespace: str = ""
-    service_account: str = ""
-    pod: str = ""
-    claimed: str = ""
-
-
-class PodView(_Value, frozen=True):
-    """A pod that something is to be said about. ``message``: what; may be empty."""
-
-    namespace: str
-    name: str
-    service_account: str
-    node: str = ""
-    message: str = ""
-
-
-class ClusterNamespace(_Value, frozen=True):
-    """Pods of one namespace that haven't ended.
-
-    Attributes:
-        is_labelled: the namespace asks for injection by its label.
-        pods: all of them.
-        wanted: those that ask for injection, by their annotation or their namespace's label.
-        injected: those that have our sidecar.
-        connected: injected ones whose stream to the CA is open, with whichever replica.
-    """
-
-    namespace: str
-    is_labelled: bool
-    pods: int
-    wanted: int
-    injected: int
-    connected: int
-
-
-class ClusterStatus(_Value, frozen=True):
-    """What the CA sees of its cluster.
-
-    Attributes:
-        server_version: of the API server, such as ``v1.36.2``.
-        clock_skew_s: the API server's clock minus the CA's, to about a second; None: not measured.
-        sidecar_images: whose sidecars may join.
-        leader: the replica that writes objects into the store and tells their status, as this one knows it; may be
-            empty while none is elected. ``is_leader``: it is this one.
-        watches: by name. ``namespaces``: by name, those with pods or our label.
-        services: that have an address.
-        not_injected: pods that ask for injection and don't have it, at most ``MAX_PODS_SHOWN``.
-        unfit: injected pods that would be refused, with the reason, at most ``MAX_PODS_SHOWN``.
-        refused: the last refused enrolments of this CA process, newest first; ``refused_total`` counts all.
-    """
-
-    server_version: str
-    clock_skew_s: float | None
-    sidecar_images: tuple[str, ...]
-    watches: tuple[WatchView, ...]
-    namespaces: tuple[ClusterNamespace, ...]
-    services: int
-    not_injected: tuple[PodView, ...]
-    unfit: tuple[PodView, ...]
-    refused: tuple[RefusedEnrolment, ...]
-    refused_total: int
-    leader: str = ""
-    is_leader: bool = False

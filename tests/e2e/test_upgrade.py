@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.model.admin import RotationKind
 from shared.model.decision import Answer, Transport
 from shared.model.policy import Mode
 from shared.model.reasons import Reason
@@ -116,6 +117,14 @@ def test_sidecars_are_upgraded_first_under_the_previous_ca(mesh: Mesh, before: P
         pass
     assert protocols(mesh) == {client.instance: 1, server.instance: 2, other.instance: 2}
     expect_trade(mesh, buyer, other, seller, server)
+    # The previous release knows no rotation of a root: its sidecars confirm a bundle with two roots all the same.
+    mesh.admin.rotate(kind=RotationKind.ROOT)
+    wait_until(lambda: mesh.admin.rotation().step == "active", "the new root")
+    assert not mesh.admin.rotation().forced
+    expect_trade(mesh, buyer, client, seller, server)
+    with mesh.without_ca():  # And find the CA below it.
+        pass
+    expect_trade(mesh, buyer, client, seller, server)
 
 
 def expect_trade(mesh: Mesh, buyer: Executable, client: Sidecar, seller: Executable, server: Sidecar) -> None:

@@ -119,3 +119,8 @@ async def test_a_replica_of_the_previous_release_serves_on_while_today_s_joins_i
         await eventually(lambda: services.authorities.active.record.subject == status.issuer)
         await eventually(lambda: asyncio.to_thread(lambda: before.admin.rotation().step == "active"))
         assert isinstance(await issue(old), CertificateIssued)
+    # Once ended, it doesn't come back over a database that has moved on, and says why.
+    before.end()
+    process = before.start()
+    assert await asyncio.to_thread(process.wait, 60) != 0
+    assert "this database was made by another version of Touchmark" in (before.directory / "log").read_text()
