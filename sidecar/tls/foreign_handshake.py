@@ -24,7 +24,7 @@ from shared.model.foreign_certificate import MAX_CHAIN_CERTIFICATES, ForeignPeer
 from shared.model.reasons import Reason
 from shared.model.trust import TrustBundle
 from sidecar.foreign_trust import ForeignRoots, explain_refusal, verify_anybody
-from sidecar.tls.contexts import MAX_CONTEXTS, VerificationNote, make_base_context
+from sidecar.tls.contexts import VerificationNote, make_base_context
 from sidecar.tls.handshake import HandshakeError, drive_handshake, read_chain
 from sidecar.tunnel.turns import Role
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from sidecar.credential.credential import Credential
     from sidecar.trust import Trust
 
+# Each holds all roots parsed, for pyOpenSSL shares no stores: 3.4 MB when foreign.MAX_TOTAL_BYTES are known.
+MAX_CONTEXTS: Final = 16
 # OpenSSL's reasons for a client that can't speak mutual TLS 1.3 at all.
 _NO_MTLS: Final = frozenset({"peer did not return a certificate", "unsupported protocol"})
 
@@ -47,18 +49,23 @@ class Session:
 
 
 class ForeignContexts:
-    """Contexts made once for each credential, bundle, set of foreign roots and role; the least used are dropped."""
+    """Contexts made once for each credential and role, under the roots of now; the least used are dropped."""
 
     def __init__(self, max_contexts: int = MAX_CONTEXTS) -> None:
         self._max_contexts = max_contexts
-        self._contexts: OrderedDict[tuple[int, int, int, Role, bytes], SSL.Context] = OrderedDict()
+        self._contexts: OrderedDict[tuple[int, Role, bytes], SSL.Context] = OrderedDict()
+        self._roots: tuple[bytes, ...] = ()
 
     def get(self, credential: Credential, bundle: TrustBundle, foreign: ForeignRoots, role: Role) -> SSL.Context:
         """Return the context; a new one when one of these has changed."""
-        key = (credential.generation, bundle.sequence, foreign.generation, role, credential.chain[0])
+        roots = (*bundle.roots, *foreign.roots)
+        if roots != self._roots:
+            self._roots = roots
+            self._contexts.clear()
+        key = (credential.generation, role, credential.chain[0])
         context = self._contexts.get(key)
         if context is None:
-            context = self._contexts[key] = make_foreign_context(credential, (*bundle.roots, *foreign.roots), role)
+            context = self._contexts[key] = make_foreign_context(credential, roots, role)
             if len(self._contexts) > self._max_contexts:
                 self._contexts.popitem(last=False)
         else:

@@ -178,6 +178,39 @@ async def test_openssl_reaches_the_program(tmp_path: Path) -> None:
     assert record.answer is Answer.ALLOW
 
 
+async def _read_until(stream: asyncio.StreamReader, wanted: bytes) -> None:
+    async with asyncio.timeout(30):
+        while wanted.strip() not in await stream.readline():
+            assert not stream.at_eof()
+
+
+async def test_a_peer_may_renew_its_keys_in_the_middle(tmp_path: Path) -> None:
+    """RFC 8446, section 4.6.3: the answer to its KeyUpdate goes out between our records."""
+    chain, key = PARTNER.issue().write(tmp_path)
+    async with running() as (pair, endpoint):
+        command = [
+            "openssl", "s_client", "-connect", f"{endpoint[0]}:{endpoint[1]}", "-tls1_3",
+            "-cert", str(chain), "-cert_chain", str(chain), "-key", str(key),
+        ]  # fmt: skip
+        pipe = asyncio.subprocess.PIPE
+        client = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
+        assert client.stdin is not None
+        assert client.stdout is not None
+        assert client.stderr is not None
+        try:
+            # A line that begins with K renews both keys (s_client(1), connected commands).
+            for text in (b"before the renewal\n", b"K\n", b"after the renewal\n", b"K\n", b"at last\n"):
+                client.stdin.write(text)
+                await client.stdin.drain()
+                is_command = text == b"K\n"
+                await _read_until(client.stderr if is_command else client.stdout, b"KEYUPDATE" if is_command else text)
+        finally:
+            client.kill()
+            await client.communicate()
+        record = await wait_for_record(pair)
+    assert record.bytes_sent == len("before the renewal\nafter the renewal\nat last\n")
+
+
 # ---- who doesn't ----------------------------------------------------------------------------------------------------
 
 
