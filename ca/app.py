@@ -47,8 +47,9 @@ from shared.runtime.tasks import Tasks
 REFRESH_INTERVAL_S: Final = 15.0
 CERTIFICATE_CHECK_S: Final = 5.0
 MAX_REISSUE_SPREAD_S: Final = 300.0
-# By then every replica has noticed what another has changed (``ca/following.py`` looks once a second).
-FOLLOWED_S: Final = 5.0
+# By then every replica has noticed what another has changed (``ca/following.py`` looks once a second), and a sidecar's
+# handshakes are over that began before it installed the bundle.
+SETTLING_S: Final = 5.0
 # What has ended (certificates, join tokens, sidecars) is shown that long; a ledger for ever would fill the disk.
 LEDGER_KEPT_S: Final = 30 * 86_400.0
 
@@ -102,7 +103,7 @@ async def run_ca(configuration: Configuration) -> AsyncIterator[Services]:
                 authorities,
                 pace=Pace(
                     minimum_s=configuration.rotation_minimum_wait_s,
-                    replicas_s=0.0 if store.database.is_sqlite else FOLLOWED_S,
+                    settling_s=SETTLING_S,
                     delivery_s=configuration.trust_delay_s if configuration.kubernetes else 0.0,
                 ),
             ),

@@ -32,9 +32,8 @@ from ca.store.records import (
     RotationStep,
 )
 from ca.store.store import Store
-from shared.model.admin import RotationKind
 from shared.model.errors import ConflictError, NotFoundError, TouchmarkError
-from shared.model.trust import AuthorityPhase
+from shared.model.trust import AuthorityPhase, RotationKind
 
 POLL_S: Final = 2.0
 RENEWED_AT_SHARE: Final = 2 / 3  # Of an active authority's life: then a rotation begins by itself.

@@ -17,8 +17,7 @@ from ca.store.records import (
     SidecarRecord,
 )
 from ca.store.store import Store
-from shared.model.admin import RotationKind
-from shared.model.trust import AuthorityPhase
+from shared.model.trust import AuthorityPhase, RotationKind
 
 LEAVING = (AuthorityPhase.OLD, AuthorityPhase.TAINTED)
 
@@ -29,13 +28,14 @@ class Pace:
 
     Attributes:
         minimum_s: from prepared to active, for the sake of foreign peers, which never acknowledge.
-        replicas_s: the same for a root: until the other replicas of this CA know it, too.
+        settling_s: the same for a root: until the other replicas of this CA know it, too, and handshakes are over
+            that began before it was installed.
         delivery_s: from the moment when everything outside the CA that names its roots has the new one until whoever
             reads it there has seen that: a kubelet shows pods a changed ConfigMap late.
     """
 
     minimum_s: float = 0.0
-    replicas_s: float = 0.0
+    settling_s: float = 0.0
     delivery_s: float = 0.0
 
     def find_ready_at(self, rotation: RotationRecord) -> float | None:
@@ -44,7 +44,7 @@ class Pace:
             return rotation.started + self.minimum_s
         if rotation.published is None:
             return None
-        return max(rotation.started + max(self.minimum_s, self.replicas_s), rotation.published + self.delivery_s)
+        return max(rotation.started + max(self.minimum_s, self.settling_s), rotation.published + self.delivery_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

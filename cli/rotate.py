@@ -12,7 +12,8 @@ from cli.where import Where, takes_where
 
 if TYPE_CHECKING:
     from cli.admin_client import AdminClient
-    from shared.model.admin import RotationKind, RotationStatus
+    from shared.model.admin import RotationStatus
+    from shared.model.trust import RotationKind
 
 _POLL_S = 0.2
 _MAX_NAMED = 5
@@ -69,8 +70,9 @@ def _rotate(kind_name: str, *, force: bool, revert: bool, timeout_s: float, as_j
     from cli.conversation import talk
     from cli.exit_codes import ExitCode
     from cli.output import print_json, print_line, print_note
-    from shared.model.admin import RotationKind, RotationRequest
+    from shared.model.admin import RotationRequest
     from shared.model.errors import InputError
+    from shared.model.trust import RotationKind
 
     if force and revert:
         raise InputError("--force and --revert exclude each other")
@@ -115,7 +117,7 @@ def _check_kind(status: RotationStatus, kind: RotationKind) -> None:
 
 def _show_active(status: RotationStatus) -> None:
     from cli.output import print_line
-    from shared.model.admin import RotationKind
+    from shared.model.trust import RotationKind
 
     print_line(f"{status.issuer} signs")
     if status.kind is RotationKind.ROOT:

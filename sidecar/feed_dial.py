@@ -123,8 +123,8 @@ async def open_stream(
         raise VerificationError(
             f"the CA's certificate doesn't hold: {error.verify_message}",
             reason=Reason.PEER_UNTRUSTED,
-            hint="if the CA's root was replaced while this sidecar was away, let it join again: restart its pod, or"
-            " elsewhere start it with a new join token",
+            hint="was the CA's root replaced while this sidecar was away? A pod reads the new one from its ConfigMap"
+            " within minutes; elsewhere start the sidecar with a new join token",
         ) from error
     except (
         InvalidStatus

@@ -14,6 +14,7 @@ from shared.model.certificate import common_name
 from shared.model.errors import InputError
 from shared.model.identity import parse_workload
 from shared.model.join_token import JoinToken, format_join_token
+from shared.model.trust import RotationKind
 from shared.model.version import VERSION
 
 
@@ -165,7 +166,7 @@ class AuthoritiesAdmin:
         status = await services.rotation.status(services.clock())
         if status is None:
             return admin.RotationStatus(step="none", issuer=issuer, root=root)
-        is_prepared, is_root = status.step is RotationStep.PREPARED, status.kind is admin.RotationKind.ROOT
+        is_prepared, is_root = status.step is RotationStep.PREPARED, status.kind is RotationKind.ROOT
         subjects = {one.subject: one.certificate for one in await services.store.list_authorities()}
 
         def shorten(subject: str) -> str:

@@ -23,9 +23,8 @@ from ca.store.records import (
     RotationStep,
 )
 from ca.store.tables import BUNDLE_SEQUENCE, authorities, certificates, counters, join_tokens, journal, rotations
-from shared.model.admin import RotationKind
 from shared.model.errors import ConflictError
-from shared.model.trust import AUTHORITY_TRANSITIONS, AuthorityPhase
+from shared.model.trust import AUTHORITY_TRANSITIONS, AuthorityPhase, RotationKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

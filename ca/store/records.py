@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from shared.model.admin import RotationKind
 from shared.model.decision import DecisionRecord
 from shared.model.identity import Identity, Workload
 from shared.model.program import Program
 from shared.model.reasons import Reason
-from shared.model.trust import AuthorityPhase
+from shared.model.trust import AuthorityPhase, RotationKind
 
 DEFAULT_DECISIONS_LIMIT = 1000
 

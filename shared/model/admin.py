@@ -48,7 +48,6 @@ was stored since then). ``/v1/cluster`` isn't found on a CA outside a cluster. A
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Final
 
 import msgspec
@@ -71,7 +70,7 @@ from shared.model.messages import LiveConnection
 from shared.model.policy import Mode, NamespaceState, Rule
 from shared.model.program import Program
 from shared.model.reasons import Reason
-from shared.model.trust import AuthorityPhase
+from shared.model.trust import AuthorityPhase, RotationKind
 
 MAX_ADMIN_BODY_BYTES: Final = 4 * 1024 * 1024
 MAX_DECISIONS_LIMIT: Final = 10_000
@@ -128,13 +127,6 @@ class AuthorityView(_Value, frozen=True):
     not_before: float
     not_after: float
     certificates_alive: int = 0
-
-
-class RotationKind(StrEnum):
-    """What is rotated: the issuing authority, or the root with the issuing authorities below it."""
-
-    ISSUER = "issuer"
-    ROOT = "root"
 
 
 class RotationStatus(_Value, frozen=True):

@@ -30,6 +30,13 @@ AUTHORITY_TRANSITIONS: dict[AuthorityPhase, frozenset[AuthorityPhase]] = {
 }
 
 
+class RotationKind(StrEnum):
+    """What is rotated: the issuing authority, or the root with the issuing authorities below it."""
+
+    ISSUER = "issuer"
+    ROOT = "root"
+
+
 class TrustBundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one trust domain accepts now.
 

@@ -18,7 +18,7 @@ import pytest
 from cryptography import x509
 
 from ca import following as following_module
-from ca.app import FOLLOWED_S
+from ca.app import SETTLING_S
 from ca.kek import KeyEncryptionError
 from ca.services import Services
 from ca.store import replicas as replicas_module
@@ -41,7 +41,7 @@ from shared.model.messages import (
 )
 from shared.model.policy import Action, Mode, Rule
 from shared.model.root_hint import format_root_hint
-from shared.model.trust import public_key_digest
+from shared.model.trust import RotationKind, public_key_digest
 from tests.ca.postgresql import PostgreSQL
 from tests.ca.running import (
     Admin,
@@ -147,7 +147,7 @@ async def test_a_roots_rotation_is_followed_and_a_token_of_either_root_opens_bot
         await db.enrol("db-1", "198.18.0.2")
         (old,) = one.authorities.bundle().roots
         tokens = [(old, await make_token(one)), (old, await make_token(other))]
-        status = await one.rotation.start(kind=api.RotationKind.ROOT)
+        status = await one.rotation.start(kind=RotationKind.ROOT)
         assert status.waiting_for == ("db-1", "web-1")
         for sidecar in (web, db):
             bundle = (await sidecar.expect(BundleChanged)).bundle
@@ -159,7 +159,7 @@ async def test_a_roots_rotation_is_followed_and_a_token_of_either_root_opens_bot
         assert one.authorities.snapshot.root.record == other.authorities.snapshot.root.record
         # It waited until the other replica must have noticed, whatever was acknowledged.
         rotation = await one.store.get_rotation()
-        assert rotation is not None and rotation.changed >= rotation.started + FOLLOWED_S
+        assert rotation is not None and rotation.changed >= rotation.started + SETTLING_S
         tokens += [(new, await make_token(other)), (new, await make_token(one))]
         for number, (root, token) in enumerate(tokens):
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

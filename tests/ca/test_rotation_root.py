@@ -10,11 +10,10 @@ from cryptography import x509
 from ca.rotation import Rotation
 from ca.rotation_status import Pace
 from ca.store.records import AuthorityKind, RotationStep
-from shared.model.admin import RotationKind
 from shared.model.certificate import BundleVerifier
 from shared.model.errors import ConflictError, NotFoundError, VerificationError
 from shared.model.reasons import Reason
-from shared.model.trust import AuthorityPhase
+from shared.model.trust import AuthorityPhase, RotationKind
 from tests.ca.founded import NOW, WEB, Founded, join, make_csr, opened
 
 ROOT = RotationKind.ROOT

@@ -9,8 +9,7 @@ import pytest
 
 from ca.rotation_status import Pace, find_laggards, find_sides, read_status
 from ca.store.records import AuthorityKind, AuthorityRecord, RotationRecord, RotationStep
-from shared.model.admin import RotationKind
-from shared.model.trust import AuthorityPhase
+from shared.model.trust import AuthorityPhase, RotationKind
 from tests.ca.founded import NOW, join, opened
 
 ROTATION = RotationRecord(
@@ -35,13 +34,13 @@ ROTATION = RotationRecord(
     ],
 )
 def test_the_earliest_activation(kind: RotationKind, published: float | None, ready_at: float | None) -> None:
-    pace = Pace(minimum_s=10, replicas_s=5, delivery_s=60)
+    pace = Pace(minimum_s=10, settling_s=5, delivery_s=60)
     assert pace.find_ready_at(replace(ROTATION, kind=kind, published=published)) == ready_at
 
 
-def test_the_replicas_get_their_time_although_nothing_is_published_anywhere() -> None:
+def test_a_root_settles_although_nothing_is_published_anywhere() -> None:
     rotation = replace(ROTATION, kind=RotationKind.ROOT, published=NOW)
-    assert Pace(replicas_s=5).find_ready_at(rotation) == NOW + 5
+    assert Pace(settling_s=5).find_ready_at(rotation) == NOW + 5
 
 
 def record(authority_id: str, root_id: str, phase: AuthorityPhase) -> AuthorityRecord:

@@ -12,12 +12,11 @@ from cryptography import x509
 from ca.rotation import Rotation
 from ca.server_certificate import LIFETIME_S, ServerCertificate
 from ca.services import Services
-from shared.model.admin import RotationKind
 from shared.model.errors import InputError
 from shared.model.identity import Workload
 from shared.model.messages import DirectoryEntry, Enrol, Lookup, Welcome
 from shared.model.root_hint import format_root_hint
-from shared.model.trust import public_key_digest
+from shared.model.trust import RotationKind, public_key_digest
 from tests.ca.founded import NOW, TRUST_DOMAIN, opened
 from tests.ca.running import FakeSidecar, make_client_context, make_registration, make_token, running_ca
 

@@ -8,7 +8,8 @@ import pytest
 from cli.exit_codes import ExitCode
 from cli.main import run
 from cli.rotate import describe_rotation
-from shared.model.admin import RotationKind, RotationStatus
+from shared.model.admin import RotationStatus
+from shared.model.trust import RotationKind
 from tests.cli.fake_ca import FakeCA
 
 PREPARED = RotationStatus(

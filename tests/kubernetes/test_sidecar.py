@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ca.services import Services
-from shared.model.admin import RotationKind
+from shared.model.trust import RotationKind
 from tests.kubernetes.cluster_objects import Objects, make_ca_kubeconfig, running_ca_in_cluster
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.sidecar.little_ca import until

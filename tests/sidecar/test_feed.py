@@ -171,7 +171,7 @@ async def test_who_knows_only_a_root_that_is_gone_is_told_what_to_do() -> None:
         gone = make_authority("gone")
         with pytest.raises(VerificationError, match="doesn't hold") as caught:
             await open_stream((ca.host, ca.port), make_context([gone.der], None), TRUST_DOMAIN, mark=0, timeout_s=20)
-        assert "restart its pod" in caught.value.hint and "new join token" in caught.value.hint
+        assert "ConfigMap" in caught.value.hint and "new join token" in caught.value.hint
 
 
 async def test_a_refusal_and_silence_are_told_apart() -> None:

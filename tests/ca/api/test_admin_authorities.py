@@ -8,7 +8,7 @@ from ca.services import Services
 from shared.model import admin as api
 from shared.model.join_token import parse_join_token
 from shared.model.messages import BundleChanged, BundleInstalled, Enrol, Refusal, Reissue, Welcome
-from shared.model.trust import AuthorityPhase
+from shared.model.trust import AuthorityPhase, RotationKind
 from shared.model.version import VERSION
 from tests.ca.running import Admin, FakeSidecar, eventually, make_registration
 
@@ -143,13 +143,13 @@ async def test_a_root_rotates_with_its_progress_and_an_older_token_is_named_unti
 ) -> None:
     wanted = api.JoinTokenRequest(workload="shop/db")
     token = await admin.ask("POST", "/v1/join-tokens", api.JoinTokenCreated, wanted, status=201)
-    root = api.RotationRequest(kind=api.RotationKind.ROOT)
+    root = api.RotationRequest(kind=RotationKind.ROOT)
     async with FakeSidecar(services) as sidecar:
         await sidecar.enrol("a")
         before = await admin.get("/v1/rotation", api.RotationStatus)
         assert "root" in before.root
         begun = await admin.ask("POST", "/v1/rotation", api.RotationStatus, root)
-        assert (begun.kind, begun.step, begun.root) == (api.RotationKind.ROOT, "prepared", before.root)
+        assert (begun.kind, begun.step, begun.root) == (RotationKind.ROOT, "prepared", before.root)
         assert begun.previous_root == before.root != begun.next_root
         assert begun.waiting_for == ("a (shop/web)",)
         assert (begun.unpublished, begun.open_tokens) == ((), (f"{token.token_id} (shop/db)",))
@@ -179,7 +179,7 @@ async def test_a_root_rotates_with_its_progress_and_an_older_token_is_named_unti
 async def test_a_token_of_a_root_that_is_gone_is_told_so(services: Services, admin: Admin) -> None:
     wanted = api.JoinTokenRequest(workload="shop/db", ttl_s=60)
     token = await admin.ask("POST", "/v1/join-tokens", api.JoinTokenCreated, wanted, status=201)
-    root = api.RotationRequest(kind=api.RotationKind.ROOT, force=True)
+    root = api.RotationRequest(kind=RotationKind.ROOT, force=True)
     await admin.ask("POST", "/v1/rotation", api.RotationStatus, root)
     status = await admin.get("/v1/status", api.CAStatus)
     (old,) = (one for one in status.authorities if one.kind == "root" and one.phase is AuthorityPhase.OLD)

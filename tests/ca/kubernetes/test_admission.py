@@ -12,8 +12,8 @@ from aiohttp import web
 
 from ca.kubernetes import admission
 from ca.kubernetes.admission import NamespaceLabels, run_admission
-from shared.model.admin import RotationKind
 from shared.model.errors import ConflictError, UnavailableError
+from shared.model.trust import RotationKind
 from shared.runtime.tasks import Tasks
 from tests.ca.injection.reviews import apply_response, make_review, read_response
 from tests.ca.kubernetes.faking import faked

@@ -12,6 +12,7 @@ import msgspec
 from shared.model import admin
 from shared.model.policy import Mode, Rule
 from shared.model.program import Program
+from shared.model.trust import RotationKind
 
 _TIMEOUT_S = 40.0
 T = TypeVar("T")
@@ -97,9 +98,7 @@ class Admin:
         """Query the decisions, as ``a=b&c=d``."""
         return self.call("GET", f"/v1/decisions?{query}", admin.DecisionList).decisions
 
-    def rotate(
-        self, *, force: bool = False, kind: admin.RotationKind = admin.RotationKind.ISSUER
-    ) -> admin.RotationStatus:
+    def rotate(self, *, force: bool = False, kind: RotationKind = RotationKind.ISSUER) -> admin.RotationStatus:
         """Begin a rotation, or force the one that waits."""
         return self.call("POST", "/v1/rotation", admin.RotationStatus, admin.RotationRequest(force=force, kind=kind))
 

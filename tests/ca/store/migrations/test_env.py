@@ -16,7 +16,7 @@ from ca.rotation_status import Pace
 from ca.store.database import Database
 from ca.store.records import RotationStep
 from ca.store.store import Store
-from shared.model.admin import RotationKind
+from shared.model.trust import RotationKind
 from tests.ca.founded import KEK, NOW, TRUST_DOMAIN, WEB
 from tests.ca.postgresql import PostgreSQL
 
