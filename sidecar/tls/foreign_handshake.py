@@ -145,6 +145,8 @@ def describe_fault(error: BaseException) -> str:
     queue = error.args[0] if isinstance(error, SSL.Error) and error.args else None
     if isinstance(queue, list) and queue and isinstance(queue[-1], tuple):
         return str(queue[-1][-1])
+    if isinstance(error, SSL.SysCallError) and len(error.args) == 2:
+        return str(error.args[1])
     return str(error)
 
 

@@ -47,7 +47,7 @@ def test_tls_itself_takes_a_chain_to_any_anchor_and_refuses_another(anchor: str)
 def test_openssls_words_are_told_without_its_libraries() -> None:
     assert describe_fault(SSL.Error([("SSL routines", "", "unsupported protocol")])) == "unsupported protocol"
     assert describe_fault(SSL.Error()) == ""
-    assert describe_fault(SSL.SysCallError(-1, "Unexpected EOF")) == "(-1, 'Unexpected EOF')"
+    assert describe_fault(SSL.SysCallError(-1, "Unexpected EOF")) == "Unexpected EOF"
     assert describe_fault(OSError(104, "reset")) == "[Errno 104] reset"
 
 
