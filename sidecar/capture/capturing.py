@@ -227,7 +227,9 @@ class Capturing:
 async def _guard(connection: socket.socket, story: Coroutine[Any, Any, None]) -> None:
     try:
         await story
-    finally:
-        # A story closes what it was given; should one fail, the application sees a reset, never a clean end.
+    except BaseException:
+        # A story closes what it was given, a tunnel perhaps a little later: once its last word is delivered. Should a
+        # story fail, the application sees a reset, never a clean end.
         if connection.fileno() >= 0:
             reset(connection)
+        raise
