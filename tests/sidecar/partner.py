@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import socket
 import time
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from tests.sidecar.pair import Pair, accept_forever
 DOMAIN = "partner.example"
 BILLING = f"spiffe://{DOMAIN}/billing"
 _PATIENCE_S = 30.0
+_VERSION_3 = bytes.fromhex("a003020102")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +93,15 @@ def make_context(
     if alpn:
         context.set_alpn_protos(list(alpn))
     return context
+
+
+def add_unparsable(context: SSL.Context, leaf: x509.Certificate) -> None:
+    """Have a context present one certificate more, which OpenSSL passes over and others can't read: of version 10."""
+    der = bytearray(leaf.public_bytes(Encoding.DER))
+    der[der.find(_VERSION_3) + 4] = 9
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # The replacement can't hold such a certificate.
+        context.add_extra_chain_cert(crypto.load_certificate(crypto.FILETYPE_ASN1, bytes(der)))
 
 
 class Program:

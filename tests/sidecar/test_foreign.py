@@ -35,7 +35,16 @@ from tests.sidecar.pair import (
     identify,
     running_pair,
 )
-from tests.sidecar.partner import BILLING, DOMAIN, Partner, Program, Svid, make_context, serving_foreigners
+from tests.sidecar.partner import (
+    BILLING,
+    DOMAIN,
+    Partner,
+    Program,
+    Svid,
+    add_unparsable,
+    make_context,
+    serving_foreigners,
+)
 from tests.sidecar.test_outbound import count_unacknowledged, echo
 
 PARTNER = Partner()
@@ -301,6 +310,15 @@ async def test_a_certificate_that_is_no_svid_is_refused() -> None:
     async with running(state=allow(mode=Mode.PERMISSIVE)) as (pair, endpoint):
         svid = PARTNER.issue("https://partner.example/billing")
         await expect_refused(pair, endpoint, context_of(pair, svid), Reason.PEER_UNTRUSTED)
+
+
+async def test_a_chain_that_cant_be_read_whole_is_refused() -> None:
+    async with running(state=allow(mode=Mode.PERMISSIVE)) as (pair, endpoint):
+        svid = PARTNER.issue()
+        context = context_of(pair, svid)
+        add_unparsable(context, svid.chain[0])
+        record = await expect_refused(pair, endpoint, context, Reason.PEER_UNTRUSTED)
+    assert "can't be read" in record.detail
 
 
 async def test_a_member_that_shows_a_foreign_certificate_is_still_denied_by_its_listed_workload() -> None:

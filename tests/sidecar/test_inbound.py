@@ -40,6 +40,7 @@ from tests.sidecar.pair import (
     identify,
     running_pair,
 )
+from tests.sidecar.partner import add_unparsable
 from tests.sidecar.test_outbound import echo
 
 CONNECTION_ID = "0123456789abcdef"
@@ -140,6 +141,14 @@ async def test_a_well_behaved_raw_peer_is_served() -> None:
         await until(lambda: pair.server.records)
         assert pair.server.records[0].connection == CONNECTION_ID
         assert pair.server.records[0].ending is Ending.FINISHED
+
+
+async def test_a_members_chain_that_cant_be_read_whole_is_refused() -> None:
+    async with running_pair(echo) as pair:
+        credential = pair.mint.issue(identify(CLIENT, CLIENT_PROGRAM))
+        context = make_context(credential, pair.mint.bundle, Role.INITIATOR)
+        add_unparsable(context, x509.load_der_x509_certificate(credential.chain[0]))
+        await expect_refused_handshake(pair, RawPeer(pair, None, context=context), Reason.PEER_UNTRUSTED)
 
 
 @pytest.mark.parametrize("kind", ["address", "port", "sidecar"])
