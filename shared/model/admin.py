@@ -2,7 +2,8 @@
 
 Belongs here: the request and answer of each endpoint, and the errors' way over the wire. Doesn't: routes' code
 (``ca/api``) or the client (``cli``). Times are seconds since the epoch, UTC; durations are seconds. Workloads are
-``namespace/service-account``. Unknown fields are refused.
+``namespace/service-account``. Unknown fields of requests are refused; those of answers are passed over, and what a
+request leaves at its default isn't written, so that command and CA may be of different releases.
 
 ====== ==================================== ========================= ==========================
 Method Path                                 Request                   Answer
@@ -79,14 +80,18 @@ DEFAULT_JOIN_TOKEN_TTL_S: Final = 3600.0
 MAX_JOIN_TOKEN_TTL_S: Final = 7 * 86_400.0
 
 
-class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     pass
 
 
 # ---- errors -------------------------------------------------------------------------------------------------------
 
 
-class ErrorAnswer(_Value, frozen=True):
+class ErrorAnswer(_Answer, frozen=True):
     """What went wrong: a stable code of ``shared.model.errors``, one sentence, and what to do next."""
 
     code: str
@@ -116,7 +121,7 @@ def to_error(answer: ErrorAnswer) -> TouchmarkError:
 # ---- CA, authorities, rotation ------------------------------------------------------------------------------------
 
 
-class AuthorityView(_Value, frozen=True):
+class AuthorityView(_Answer, frozen=True):
     """One authority. ``kind`` is ``root`` or ``issuing``; ``certificates_alive`` counts unexpired leaves of it."""
 
     authority_id: str
@@ -129,7 +134,7 @@ class AuthorityView(_Value, frozen=True):
     certificates_alive: int = 0
 
 
-class RotationStatus(_Value, frozen=True):
+class RotationStatus(_Answer, frozen=True):
     """Where the last rotation stands.
 
     Attributes:
@@ -174,14 +179,14 @@ class RotationStatus(_Value, frozen=True):
     tokens_expire: float = 0.0
 
 
-class RotationRequest(_Value, frozen=True):
+class RotationRequest(_Request, frozen=True):
     """Begin a rotation. ``force``: activate without waiting for anybody; also one of this kind that waits."""
 
     force: bool = False
     kind: RotationKind = RotationKind.ISSUER
 
 
-class JournalView(_Value, frozen=True):
+class JournalView(_Answer, frozen=True):
     """What happened to the authorities, for people."""
 
     time: float
@@ -190,13 +195,13 @@ class JournalView(_Value, frozen=True):
     detail: str = ""
 
 
-class JournalList(_Value, frozen=True):
+class JournalList(_Answer, frozen=True):
     """Newest first."""
 
     entries: tuple[JournalView, ...]
 
 
-class CAStatus(_Value, frozen=True):
+class CAStatus(_Answer, frozen=True):
     """The CA at a glance.
 
     Attributes:
@@ -226,7 +231,7 @@ class CAStatus(_Value, frozen=True):
     leaf_lifetime_s: float
 
 
-class Health(_Value, frozen=True):
+class Health(_Answer, frozen=True):
     """``ok`` or what fails. ``checks``: name → ``ok`` or the fault."""
 
     status: str
@@ -236,7 +241,7 @@ class Health(_Value, frozen=True):
 # ---- joining ------------------------------------------------------------------------------------------------------
 
 
-class JoinTokenRequest(_Value, frozen=True):
+class JoinTokenRequest(_Request, frozen=True):
     """Make a single-use join token.
 
     Attributes:
@@ -253,7 +258,7 @@ class JoinTokenRequest(_Value, frozen=True):
     ca: str = ""
 
 
-class JoinTokenCreated(_Value, frozen=True):
+class JoinTokenCreated(_Answer, frozen=True):
     """The token, which nobody sees again."""
 
     token: str
@@ -267,7 +272,7 @@ class JoinTokenCreated(_Value, frozen=True):
         return f"JoinTokenCreated(token_id={self.token_id!r}, workload={self.workload!r})"
 
 
-class JoinTokenView(_Value, frozen=True):
+class JoinTokenView(_Answer, frozen=True):
     """A token without its secret. ``state``: ``open``, ``spent`` or ``expired``."""
 
     token_id: str
@@ -279,13 +284,13 @@ class JoinTokenView(_Value, frozen=True):
     instance: str = ""
 
 
-class JoinTokenList(_Value, frozen=True):
+class JoinTokenList(_Answer, frozen=True):
     """Newest first."""
 
     tokens: tuple[JoinTokenView, ...]
 
 
-class SidecarView(_Value, frozen=True):
+class SidecarView(_Answer, frozen=True):
     """One sidecar. ``connected``: its stream is open now. ``live``: that, or a certificate of it is unexpired."""
 
     instance: str
@@ -304,7 +309,7 @@ class SidecarView(_Value, frozen=True):
     namespace_versions: dict[str, int]
 
 
-class SidecarList(_Value, frozen=True):
+class SidecarList(_Answer, frozen=True):
     """By workload and instance."""
 
     sidecars: tuple[SidecarView, ...]
@@ -313,20 +318,20 @@ class SidecarList(_Value, frozen=True):
 # ---- namespaces, programs, policies -------------------------------------------------------------------------------
 
 
-class NamespaceList(_Value, frozen=True):
+class NamespaceList(_Answer, frozen=True):
     """By name. Namespaces with objects, or in which a sidecar lives."""
 
     namespaces: tuple[NamespaceState, ...]
 
 
-class ModeRequest(_Value, frozen=True):
+class ModeRequest(_Request, frozen=True):
     """Switch a namespace's mode. With ``expected_version`` only if nothing changed since that version."""
 
     mode: Mode
     expected_version: int | None = None
 
 
-class Cause(_Value, frozen=True):
+class Cause(_Answer, frozen=True):
     """Connections that were refused or would be, of one cause; each connection counts once."""
 
     reason: Reason
@@ -339,7 +344,7 @@ class Cause(_Value, frozen=True):
     last_seen: float
 
 
-class Readiness(_Value, frozen=True):
+class Readiness(_Answer, frozen=True):
     """Is ``explicit`` safe for this namespace? What it would refuse, by the rules of now, of what was seen since then.
 
     Attributes:
@@ -366,7 +371,7 @@ class Readiness(_Value, frozen=True):
     is_safe: bool
 
 
-class Acknowledgements(_Value, frozen=True):
+class Acknowledgements(_Answer, frozen=True):
     """Which live sidecars that subscribed to the namespace have installed its present version.
 
     Attributes:
@@ -381,7 +386,7 @@ class Acknowledgements(_Value, frozen=True):
     waiting: tuple[str, ...]
 
 
-class ProgramRequest(_Value, frozen=True):
+class ProgramRequest(_Request, frozen=True):
     """Approve programs for a workload: makes or replaces the ``Program`` object of that name.
 
     Attributes:
@@ -398,7 +403,7 @@ class ProgramRequest(_Value, frozen=True):
     approved_by: str = ""
 
 
-class ProgramView(_Value, frozen=True):
+class ProgramView(_Answer, frozen=True):
     """A ``Program`` object: approved programs of one workload. ``version``: of the namespace, after this change."""
 
     namespace: str
@@ -411,13 +416,13 @@ class ProgramView(_Value, frozen=True):
     version: int = 0
 
 
-class ProgramList(_Value, frozen=True):
+class ProgramList(_Answer, frozen=True):
     """By namespace and name."""
 
     programs: tuple[ProgramView, ...]
 
 
-class PolicyRequest(_Value, frozen=True):
+class PolicyRequest(_Request, frozen=True):
     """Replace a namespace's ``MeshPolicy``. ``mode`` None keeps the present one."""
 
     namespace: str
@@ -426,7 +431,7 @@ class PolicyRequest(_Value, frozen=True):
     mode: Mode | None = None
 
 
-class PolicyView(_Value, frozen=True):
+class PolicyView(_Answer, frozen=True):
     """A namespace's ``MeshPolicy`` and its version."""
 
     namespace: str
@@ -436,7 +441,7 @@ class PolicyView(_Value, frozen=True):
     rules: tuple[Rule, ...]
 
 
-class PolicyList(_Value, frozen=True):
+class PolicyList(_Answer, frozen=True):
     """By namespace."""
 
     policies: tuple[PolicyView, ...]
@@ -445,21 +450,21 @@ class PolicyList(_Value, frozen=True):
 # ---- decisions, identities, connections ---------------------------------------------------------------------------
 
 
-class DecisionView(_Value, frozen=True):
+class DecisionView(_Answer, frozen=True):
     """A decision and its place in the CA's log."""
 
     id: int
     record: DecisionRecord
 
 
-class DecisionList(_Value, frozen=True):
+class DecisionList(_Answer, frozen=True):
     """Newest first. ``lost``: records that sidecars had to drop since this CA started."""
 
     decisions: tuple[DecisionView, ...]
     lost: int = 0
 
 
-class IdentityView(_Value, frozen=True):
+class IdentityView(_Answer, frozen=True):
     """One certificate of the ledger. ``serial`` in hexadecimal; path, pid and uid are the sidecar's evidence."""
 
     serial: str
@@ -478,14 +483,14 @@ class IdentityView(_Value, frozen=True):
     approved_by: str = ""
 
 
-class IdentityList(_Value, frozen=True):
+class IdentityList(_Answer, frozen=True):
     """Newest first."""
 
     identities: tuple[IdentityView, ...]
     truncated: bool = False
 
 
-class ConnectionView(_Value, frozen=True):
+class ConnectionView(_Answer, frozen=True):
     """One live connection, with the sidecar that reported it."""
 
     sidecar: str
@@ -493,7 +498,7 @@ class ConnectionView(_Value, frozen=True):
     connection: LiveConnection
 
 
-class ConnectionList(_Value, frozen=True):
+class ConnectionList(_Answer, frozen=True):
     """Live connections of all sidecars that answered.
 
     ``silent``: instances of those that didn't in time, or whose stream is with a replica of the CA that wasn't asked.

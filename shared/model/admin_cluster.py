@@ -10,11 +10,11 @@ MAX_PODS_SHOWN: Final = 100
 MAX_REFUSED_ENROLMENTS: Final = 100
 
 
-class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
     pass
 
 
-class WatchView(_Value, frozen=True):
+class WatchView(_Answer, frozen=True):
     """What the CA follows of one kind of object.
 
     Attributes:
@@ -35,7 +35,7 @@ class WatchView(_Value, frozen=True):
     fault: str = ""
 
 
-class RefusedEnrolment(_Value, frozen=True):
+class RefusedEnrolment(_Answer, frozen=True):
     """A pod's sidecar that was refused.
 
     Attributes:
@@ -54,7 +54,7 @@ class RefusedEnrolment(_Value, frozen=True):
     claimed: str = ""
 
 
-class PodView(_Value, frozen=True):
+class PodView(_Answer, frozen=True):
     """A pod that something is to be said about. ``message``: what; may be empty."""
 
     namespace: str
@@ -64,7 +64,7 @@ class PodView(_Value, frozen=True):
     message: str = ""
 
 
-class ClusterNamespace(_Value, frozen=True):
+class ClusterNamespace(_Answer, frozen=True):
     """Pods of one namespace that haven't ended.
 
     Attributes:
@@ -83,7 +83,7 @@ class ClusterNamespace(_Value, frozen=True):
     connected: int
 
 
-class ClusterStatus(_Value, frozen=True):
+class ClusterStatus(_Answer, frozen=True):
     """What the CA sees of its cluster.
 
     Attributes:

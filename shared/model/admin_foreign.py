@@ -5,17 +5,21 @@ from __future__ import annotations
 import msgspec
 
 
-class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
     pass
 
 
-class ForeignDomainRequest(_Value, frozen=True):
+class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    pass
+
+
+class ForeignDomainRequest(_Request, frozen=True):
     """Know a trust domain by these roots (DER), in the place of those that it had."""
 
     roots: tuple[bytes, ...]
 
 
-class ForeignRootView(_Value, frozen=True):
+class ForeignRootView(_Answer, frozen=True):
     """One root; ``fingerprint``: SHA-256 of its DER in hexadecimal."""
 
     subject: str
@@ -23,7 +27,7 @@ class ForeignRootView(_Value, frozen=True):
     not_after: float
 
 
-class ForeignDomainView(_Value, frozen=True):
+class ForeignDomainView(_Answer, frozen=True):
     """One other trust domain."""
 
     trust_domain: str
@@ -31,7 +35,7 @@ class ForeignDomainView(_Value, frozen=True):
     changed: float
 
 
-class ForeignDomainList(_Value, frozen=True):
+class ForeignDomainList(_Answer, frozen=True):
     """The trust domains that are known beside ``own``, by name; ``own_roots`` (DER): what to give to partners."""
 
     own: str

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,6 +115,9 @@ def test_sidecars_are_upgraded_first_under_the_previous_ca(mesh: Mesh, before: P
     # What a sidecar of today tells is kept by the CA of before.
     expect_refusal(mesh, intruder, other, seller, server)
     wait_until(lambda: {other.instance, client.instance} <= tellers(mesh), "the refusals")
+    for command in ("status", "ca status", "decisions", "identities", "connections", "mode shop", "ca rotate issuer"):
+        asked = ask(mesh, *command.split())
+        assert asked.returncode == 0, asked.stderr
     with mesh.without_ca():  # Today's from here on: the sidecars come again, and speak its protocol.
         pass
     assert protocols(mesh) == {client.instance: 1, server.instance: 2, other.instance: 2}
@@ -125,6 +130,12 @@ def test_sidecars_are_upgraded_first_under_the_previous_ca(mesh: Mesh, before: P
     with mesh.without_ca():  # And find the CA below it.
         pass
     expect_trade(mesh, buyer, client, seller, server)
+
+
+def ask(mesh: Mesh, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Today's command, of whichever CA there is."""
+    command = [sys.executable, "-m", "cli", *arguments, "--admin-socket", str(mesh.directory / "admin.sock")]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=90, cwd=ROOT)
 
 
 def expect_trade(mesh: Mesh, buyer: Executable, client: Sidecar, seller: Executable, server: Sidecar) -> None:
