@@ -9,18 +9,10 @@ import pytest
 
 from shared.model.kubernetes import SIDECAR_CONTAINER
 from shared.model.version import VERSION
+from tests.kubernetes.node.market import ASK_ON
 from tests.kubernetes.node.mesh import Mesh, eventually
 from tests.releases import previous
 
-ASK_ON = """
-import sys, time, urllib.request as u
-while True:
-    try:
-        print(u.urlopen(sys.argv[1], timeout=8).status, flush=True)
-    except Exception as error:
-        print("failed", repr(error), flush=True)
-    time.sleep(0.1)
-"""
 SERVE = "from http.server import *; HTTPServer(('', 8080), SimpleHTTPRequestHandler).serve_forever()"
 
 
