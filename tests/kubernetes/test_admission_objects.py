@@ -19,11 +19,10 @@ from ca.kubernetes.watch import Watch
 from ca.kubernetes.webhook_config import Configuration, WebhookConfiguration, trim_configuration
 from ca.metrics import Metrics
 from shared.model.errors import NotFoundError
-from shared.model.kubernetes import CLUSTER_ROLE
 from tests.ca.running import eventually
 from tests.kubernetes.harness import pki
 from tests.kubernetes.harness.api_server import ApiServer
-from tests.kubernetes.webhook_ca import read_configuration
+from tests.kubernetes.webhook_ca import make_owner, read_configuration
 
 
 @dataclass
@@ -69,9 +68,7 @@ def make_root() -> str:
 @pytest.fixture
 async def stage(api_server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
     monkeypatch.setattr(trust_config, "CHECK_INTERVAL_S", 0.1)
-    # It owns the ConfigMaps.
-    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": CLUSTER_ROLE}}
-    api_server.kubectl.apply(role)
+    make_owner(api_server)
     client = await ClusterClient.open(api_server.admin)
     made = Stage(client, make_root())
     work = [*(watch.run() for watch in made.watches), made.trust.run(), made.configuration.run()]

@@ -63,6 +63,13 @@ def read_configuration(url: str) -> dict[str, Any]:
     return configuration
 
 
+def make_owner(api_server: ApiServer) -> None:
+    """Make the ClusterRole that owns the ConfigMaps; where an installation has it already, it stays as it is."""
+    if api_server.kubectl.run("get", "clusterrole", CLUSTER_ROLE).returncode != 0:
+        role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "rules": []}
+        api_server.kubectl.apply({**role, "metadata": {"name": CLUSTER_ROLE}})
+
+
 class WebhookCA:
     """The CA's process, its webhook's port and its admin socket."""
 
@@ -126,9 +133,7 @@ class WebhookCA:
         role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole"}
         binding = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding"}
         reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
-        # Owns the ConfigMaps; where an installation has one already, that stays as it is.
-        if self.api_server.kubectl.run("get", "clusterrole", CLUSTER_ROLE).returncode != 0:
-            self.api_server.kubectl.apply({**role, "metadata": {"name": CLUSTER_ROLE}, "rules": []})
+        make_owner(self.api_server)
         subjects = [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": "default"}]
         self.api_server.kubectl.apply(
             {**role, "metadata": {"name": name}, "rules": RULES},
@@ -169,4 +174,4 @@ def _answers(port: int) -> bool:
         return False
 
 
-__all__ = ["IMAGE", "WebhookCA", "read_configuration", "touchmark", "wait_until"]
+__all__ = ["IMAGE", "WebhookCA", "make_owner", "read_configuration", "touchmark", "wait_until"]
