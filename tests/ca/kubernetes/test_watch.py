@@ -179,20 +179,20 @@ async def test_a_version_that_is_gone_means_listing_anew(tmp_path: Path, how: st
         script(stay=True),
     )
     if how == "status":
-        real = collection.handle
+        collection.scripts.pop(0)
+    real = collection.handle
 
-        async def handle(request: web.Request) -> web.StreamResponse:
-            if "watch" in request.query and not collection.watches():
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if "watch" in request.query and not collection.watches():
+            # What it lists anew is there before it is told to.
+            collection.objects, collection.version = [make("z")], 99
+            if how == "status":
                 collection.queries.append(dict(request.query))
                 return web.json_response({"message": "gone"}, status=410)
-            return await real(request)
+        return await real(request)
 
-        collection.scripts.pop(0)
-        collection.handle = handle  # type: ignore[method-assign]
+    collection.handle = handle  # type: ignore[method-assign]
     async with following(tmp_path, collection) as (watch, sink):
-        await eventually(lambda: len(collection.watches()) >= 1)
-        collection.objects = [make("z")]
-        collection.version = 99
         await eventually(lambda: sink.values == {"z": "red"})
         assert watch.lists == 2
         await eventually(lambda: watch.describe().fault == "")
