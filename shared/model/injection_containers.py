@@ -86,10 +86,9 @@ class InjectionOptions:
     version: str = VERSION
 
     def __post_init__(self) -> None:
-        if not self.sidecar_image or not self.sidecar_image.isprintable() or " " in self.sidecar_image:
-            raise InputError(
-                f"not an image: {self.sidecar_image[:120]!r}", hint="name the sidecar's image with --sidecar-image"
-            )
+        image = self.sidecar_image
+        if not image or not image.isprintable() or " " in image or "," in image:
+            raise InputError(f"not an image: {image[:120]!r}", hint="name the sidecar's one image with --sidecar-image")
         if self.pull_policy not in PULL_POLICIES:
             raise InputError(f"not a pull policy: {self.pull_policy[:80]!r}", hint=f"one of {', '.join(PULL_POLICIES)}")
         if not MIN_TOKEN_LIFETIME_S <= self.token_lifetime_s <= MAX_TOKEN_LIFETIME_S:

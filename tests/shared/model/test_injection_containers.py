@@ -88,7 +88,14 @@ def test_any_other_difference_makes_it_another_container(change: Json) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"sidecar_image": ""}, {"sidecar_image": "a b"}, {"pull_policy": "Sometimes"}, {"token_lifetime_s": 60}]
+    "change",
+    [
+        {"sidecar_image": ""},
+        {"sidecar_image": "a b"},
+        {"sidecar_image": "a,b"},
+        {"pull_policy": "Sometimes"},
+        {"token_lifetime_s": 60},
+    ],
 )
 def test_options_that_cannot_be_used_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(InputError):
