@@ -142,6 +142,10 @@ class AdminClient:
         """Take the last rotation back."""
         return await self._call("POST", "/v1/rotation/revert", RotationStatus)
 
+    async def taint_authority(self, authority_id: str) -> CAStatus:
+        """Distrust an old authority."""
+        return await self._call("POST", f"/v1/authorities/{_part(authority_id)}/taint", CAStatus)
+
     async def get_cluster(self) -> ClusterStatus:
         """Return what the CA sees of its cluster."""
         return await self._call("GET", "/v1/cluster", ClusterStatus)

@@ -1,4 +1,4 @@
-"""``touchmark ca``: serve, join-token, status, rotate issuer, rotate root."""
+"""``touchmark ca``: serve, join-token, status, rotate issuer, rotate root, taint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import options, rotate
+from cli import options, rotate, taint
 from cli.where import Where, takes_where
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ app = typer.Typer(
     no_args_is_help=True, help="Run the certificate authority, let sidecars join, rotate its authorities."
 )
 app.add_typer(rotate.app, name="rotate")
+app.command("taint")(taint.taint)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -22,6 +22,7 @@ JSON_SHAPES: dict[str, str] = {
     "ca status": "`CAStatus`, and `sidecars`: a list of `SidecarView`",
     "ca rotate issuer": "`RotationStatus`, authorities by their common names",
     "ca rotate root": "`RotationStatus`, authorities by their common names",
+    "ca taint": "`CAStatus`",
     "status": "`{is_well, trust_domain, versions: {command, ca, sidecars: {version: count}}, sidecars_connected,"
     " sidecars_live, bundle_sequence, rotation, namespaces: [{namespace, mode, version, live, connected, installed,"
     " injected, not_injected, versions}], problems: [{subject, is_well, observation, hint, is_optional}]}`",
