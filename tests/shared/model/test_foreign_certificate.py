@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared.model.errors import IdentityError, InputError, VerificationError
@@ -125,19 +125,31 @@ def test_no_chain_and_too_long_a_one_are_untrusted() -> None:
     assert refusal(leaf, *[ROOT.certificate] * MAX_CHAIN_CERTIFICATES).reason == Reason.PEER_UNTRUSTED
 
 
+_LEAF = mint_leaf(ROOT, names=(BILLING,))
+_DER = _LEAF.public_bytes(Encoding.DER)
+# The first byte of the BIT STRING at a certificate's end (RFC 5280, section 4.1.1.3; X.690, section 8.6.2.2).
+_UNUSED_BITS = len(_DER) - len(_LEAF.signature) - 1
+
+
 @pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")  # Of what it may not parse.
 @given(st.integers(min_value=0), st.integers(min_value=1, max_value=255))
-def test_a_chain_with_a_flipped_byte_is_refused_and_nothing_else(place: int, flip: int) -> None:
-    der = bytearray(_LEAF)
+@example(place=_UNUSED_BITS, flip=1)
+def test_a_flipped_byte_is_refused_wherever_it_changes_what_was_signed(place: int, flip: int) -> None:
+    der = bytearray(_DER)
     der[place % len(der)] ^= flip
     try:
         leaf = x509.load_der_x509_certificate(bytes(der))
     except (ValueError, x509.InvalidVersion):
         return
-    assert refusal(leaf).reason in (Reason.PEER_UNTRUSTED, Reason.PEER_EXPIRED)
-
-
-_LEAF = mint_leaf(ROOT, names=(BILLING,)).public_bytes(Encoding.DER)
+    try:
+        peer = VERIFIER.verify_peer([leaf], now=NOW)
+    except VerificationError as error:
+        assert error.reason in (Reason.PEER_UNTRUSTED, Reason.PEER_EXPIRED)
+        return
+    # The count of the signature's unused bits may say 1 where the last bit is 0: the same signature, written otherwise.
+    assert place % len(der) == _UNUSED_BITS
+    assert (leaf.tbs_certificate_bytes, leaf.signature) == (_LEAF.tbs_certificate_bytes, _LEAF.signature)
+    assert peer.identity == ForeignIdentity(trust_domain=DOMAIN, path="/billing")
 
 
 def test_a_leaf_is_only_a_claim_before_its_chain_is_verified() -> None:
