@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 from shared.model.errors import UnavailableError
@@ -19,11 +19,11 @@ class Answers(Generic[_K, _V]):
     def __init__(self) -> None:
         self._open: dict[_K, asyncio.Future[_V]] = {}
 
-    async def wait(self, key: _K, ask: Callable[[], None], *, timeout_s: float) -> _V:
-        """Return the answer to ``key``; ``ask`` is called when nobody has asked yet.
+    async def wait(self, key: _K, ask: Callable[[], Awaitable[None]], *, timeout_s: float) -> _V:
+        """Return the answer to ``key``; ``ask`` is awaited when nobody has asked yet.
 
         Raises:
-            UnavailableError: no answer in time, or too many questions are open.
+            UnavailableError: ``ask`` failed, no answer in time, or too many questions are open.
         """
         future = self._open.get(key)
         if future is None:
@@ -32,9 +32,11 @@ class Answers(Generic[_K, _V]):
             future = asyncio.get_running_loop().create_future()
             self._open[key] = future
             try:
-                ask()
+                await ask()
             except BaseException:
-                del self._open[key]
+                if self._open.get(key) is future:
+                    del self._open[key]
+                    future.cancel()
                 raise
         try:
             async with asyncio.timeout(timeout_s):

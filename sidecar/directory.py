@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 
 from shared.model.identity import Workload
@@ -16,12 +16,12 @@ class Directory:
     """Entries by address, the least recently asked for forgotten first. The CA tells every change of what was asked.
 
     Arguments:
-        send: queues a message to the CA; raises ``UnavailableError`` without a stream.
+        ask: sends the CA a question; raises ``UnavailableError`` without a stream.
         timeout_s: how long ``look_up`` waits.
     """
 
-    def __init__(self, *, send: Callable[[FromSidecar], None], timeout_s: float) -> None:
-        self._send = send
+    def __init__(self, *, ask: Callable[[FromSidecar], Awaitable[None]], timeout_s: float) -> None:
+        self._ask_ca = ask
         self._timeout_s = timeout_s
         self._entries: dict[str, DirectoryEntry] = {}
         self._answers: Answers[str, DirectoryEntry] = Answers()
@@ -64,7 +64,9 @@ class Directory:
         return [Lookup(address=address) for address in {*self._entries, *self._answers.keys()}]
 
     async def _ask(self, address: str) -> DirectoryEntry:
-        return await self._answers.wait(address, lambda: self._send(Lookup(address=address)), timeout_s=self._timeout_s)
+        return await self._answers.wait(
+            address, lambda: self._ask_ca(Lookup(address=address)), timeout_s=self._timeout_s
+        )
 
 
 @lru_cache(maxsize=MAX_ENTRIES)

@@ -56,7 +56,9 @@ _SEND_S = 15.0
 _CLOSE_S = 1.0
 _FIRST_BACKOFF_S = 0.2
 _LAST_BACKOFF_S = 15.0
-_RECONNECT_GRACE_S = 1.0
+# Who needs the CA ends a longer backoff, and waits that long for the stream that is opened then.
+_SOONEST_S = 1.5
+_RECONNECT_GRACE_S = 2.0
 _Accepted = TypeVar("_Accepted")
 _CLOCK_LOOK_S = 60.0
 # A CA that doesn't know our certificate's authority ends TLS without a word: so often in a row, then join again.
@@ -111,6 +113,7 @@ class Feed:
         self._requests: dict[int, tuple[CertificateRequest, asyncio.Future[tuple[bytes, ...]]]] = {}
         self._connected = asyncio.Event()
         self._has_renewed = asyncio.Event()
+        self._is_needed = asyncio.Event()
         self._link: _Link | None = None
         self._is_closing = False
         self._must_join = False
@@ -176,7 +179,7 @@ class Feed:
                 if loop.time() - started > _LAST_BACKOFF_S:
                     backoff = _Backoff()
                 continue
-            await asyncio.sleep(backoff.next())
+            await self._pause(backoff.next())
             if self.has_expired() and not self._joining.is_repeatable:
                 raise CertificateExpiredError(
                     "this sidecar's certificate has expired while the CA couldn't be reached",
@@ -211,6 +214,15 @@ class Feed:
             self._link.outgoing.put_nowait(message)
         except asyncio.QueueFull as error:
             raise UnavailableError("the stream to the CA is too slow") from error
+
+    async def ask(self, message: FromSidecar) -> None:
+        """Queue a message whose answer somebody waits for; a lost stream is opened again for it.
+
+        Raises:
+            UnavailableError: there is no stream, and soon there was none either; or it is too slow.
+        """
+        await self._wait_connected(_RECONNECT_GRACE_S)
+        self.send(message)
 
     async def request_certificate(
         self, csr: bytes, program: Program | None, evidence: ProgramEvidence, *, timeout_s: float
@@ -247,7 +259,19 @@ class Feed:
             except TimeoutError:
                 link.stream.transport.abort()
 
+    async def _pause(self, delay_s: float) -> None:
+        """Wait before the next try; where the CA is needed, not as long as for its own sake."""
+        soonest_s = min(delay_s, _SOONEST_S * random.uniform(0.5, 1))
+        await asyncio.sleep(soonest_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay_s - soonest_s):
+                await self._is_needed.wait()
+        self._is_needed.clear()
+
     async def _wait_connected(self, timeout_s: float) -> None:
+        if self._connected.is_set():
+            return
+        self._is_needed.set()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._connected.wait()

@@ -25,6 +25,7 @@ from sidecar.attest.facts import AttestationError
 from sidecar.connections import Connection, Refused
 from sidecar.dial import DialError, dial
 from sidecar.directory import listed_workload
+from sidecar.endpoint import NoEndpointError
 from sidecar.foreign_dial import carry_to_foreign
 from sidecar.plain_pump import PlainPump
 from sidecar.pump import PumpEnd, TunnelPump, reset, reset_after_delivery
@@ -82,9 +83,10 @@ async def carry_along(sidecar: Sidecar, connection: Connection, route: Route) ->
         else:
             await carry_plainly(sidecar, connection)
     except Refused as error:
-        if route.service is not None and isinstance(error.__cause__, DialError):
-            sidecar.pool.note_failure(connection.destination_endpoint, now=asyncio.get_running_loop().time())
-            if route.may_try_another():
+        if route.service is not None and isinstance(error.__cause__, DialError | NoEndpointError):
+            if isinstance(error.__cause__, DialError):
+                sidecar.pool.note_failure(connection.destination_endpoint, now=asyncio.get_running_loop().time())
+            if await has_another(sidecar, route):
                 return False
         if route.service is not None and error.reason is Reason.PEER_WORKLOAD_MISMATCH:
             await _refresh(sidecar, route.dialled[0])
@@ -146,6 +148,26 @@ async def _look_up(sidecar: Sidecar, address: str) -> DirectoryEntry:
     except (UnavailableError, TimeoutError) as error:
         raise Refused(Reason.CA_UNAVAILABLE, f"who is at {address} isn't known") from error
     return entry
+
+
+async def has_another(sidecar: Sidecar, route: Route) -> bool:
+    """Tell whether the Service has another endpoint, of which the connection may try one.
+
+    Where none is left the CA is asked again, once: what is known here may be old, as when the stream was lost while
+    pods came and went. That it helped nobody is remembered for a while: a Service that is down is no load on the CA.
+    """
+    if route.service is None or route.may_try_another():
+        return route.may_try_another()
+    loop = asyncio.get_running_loop()
+    if route.was_renewed or sidecar.pool.has_failed_lately(route.dialled, now=loop.time()):
+        return False
+    await _refresh(sidecar, route.dialled[0])
+    entry = sidecar.directory.get(route.dialled[0])
+    if entry is not None and entry.service is not None and entry.service != route.service:
+        route.renew(entry.service)
+    if not route.may_try_another():
+        sidecar.pool.note_failure(route.dialled, now=loop.time())
+    return route.may_try_another()
 
 
 async def _refresh(sidecar: Sidecar, address: str) -> None:
@@ -215,7 +237,7 @@ async def carry_through_tunnel(
         try:
             tunnel = await connect(sidecar, key, entry, credential)
         except DialError as error:
-            if route.may_try_another():
+            if await has_another(sidecar, route):
                 route.unprocessed = end
                 raise Refused(Reason.MTLS_UNAVAILABLE, str(error)) from error
             if end is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from shared.model.evaluate import NamespacePolicy, compile_namespace
 from shared.model.messages import FromSidecar, NamespaceInstalled, Subscribe
@@ -17,7 +17,7 @@ class Policies:
 
     Arguments:
         state: of the own namespace, from the CA's welcome.
-        send: queues a message to the CA; raises ``UnavailableError`` without a stream.
+        ask: sends the CA a question; raises ``UnavailableError`` without a stream.
         timeout_s: how long ``obtain`` waits.
 
     Attributes:
@@ -25,10 +25,12 @@ class Policies:
         generation: grows with every change of any namespace.
     """
 
-    def __init__(self, state: NamespaceState, *, send: Callable[[FromSidecar], None], timeout_s: float) -> None:
+    def __init__(
+        self, state: NamespaceState, *, ask: Callable[[FromSidecar], Awaitable[None]], timeout_s: float
+    ) -> None:
         self.own = compile_namespace(state)
         self.generation = 1
-        self._send = send
+        self._ask_ca = ask
         self._timeout_s = timeout_s
         self._by_name: dict[str, NamespacePolicy] = {state.namespace: self.own}
         self._answers: Answers[str, NamespacePolicy] = Answers()
@@ -47,7 +49,7 @@ class Policies:
         if (policy := self._by_name.get(namespace)) is not None:
             return policy
         return await self._answers.wait(
-            namespace, lambda: self._send(Subscribe(namespace=namespace)), timeout_s=self._timeout_s
+            namespace, lambda: self._ask_ca(Subscribe(namespace=namespace)), timeout_s=self._timeout_s
         )
 
     def on_change(self, callback: Callable[[], None]) -> None:

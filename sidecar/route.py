@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sidecar.app import Sidecar
     from sidecar.pump import PumpEnd
 
-MAX_ENDPOINTS_TRIED = 3
+MAX_ENDPOINTS_TRIED = 3  # Of what is known here; as many again of what the CA says when it is asked again.
 
 
 class Route:
@@ -28,14 +28,17 @@ class Route:
     Attributes:
         dialled: the address and port that the program dialled.
         service: what the directory said of that address; None when it is no Service's.
+        was_renewed: the CA was asked again for the Service, because no endpoint that was known answered.
         unprocessed: how a turn ended that no application saw; its early bytes go to the next endpoint.
     """
 
-    __slots__ = ("_connection", "_tried", "dialled", "service", "unprocessed")
+    __slots__ = ("_connection", "_may_try", "_tried", "dialled", "service", "unprocessed", "was_renewed")
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._tried: list[Endpoint] = []
+        self._may_try = MAX_ENDPOINTS_TRIED
+        self.was_renewed = False
         self.dialled = connection.destination_endpoint
         self.service: ServiceEntry | None = None
         self.unprocessed: PumpEnd | None = None
@@ -80,9 +83,14 @@ class Route:
         """Tell whether the Service has another endpoint for this connection, of which nothing was processed yet."""
         return (
             self.service is not None
-            and len(self._tried) < MAX_ENDPOINTS_TRIED
+            and len(self._tried) < self._may_try
             and has_another(self.service, self.dialled[1], self._tried)
         )
+
+    def renew(self, service: ServiceEntry) -> None:
+        """Take what the CA says of the Service now: of its endpoints, so many may be tried as before."""
+        self.service, self.was_renewed = service, True
+        self._may_try = len(self._tried) + MAX_ENDPOINTS_TRIED
 
     def describe(self, detail: str) -> str:
         """Write a record's detail, with the Service in front."""

@@ -195,8 +195,8 @@ async def _carry(
     background = Tasks(events.fail)
     limits = prepared.limits
     feed.credential, feed.roots, feed.installed_sequence = own, welcome.bundle.roots, welcome.bundle.sequence
-    policies = Policies(welcome.state, send=feed.send, timeout_s=limits.obtain_s)
-    directory = Directory(send=feed.send, timeout_s=limits.obtain_s)
+    policies = Policies(welcome.state, ask=feed.ask, timeout_s=limits.obtain_s)
+    directory = Directory(ask=feed.ask, timeout_s=limits.obtain_s)
     recorder = Recorder(log_sink, send=feed.send)
     credentials = CredentialStore(
         own, issuer=feed, policies=policies, trust=trust, tasks=background, events=events, timeout_s=limits.obtain_s

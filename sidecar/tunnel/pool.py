@@ -128,18 +128,18 @@ class TunnelPool:
             self.discard(tunnel)
         return drained
 
-    def note_failure(self, sidecar: tuple[str, int], *, now: float) -> None:
-        """Remember that dialling the sidecar at this address and tunnel port has failed."""
-        self._failures.pop(sidecar, None)
-        self._failures[sidecar] = now + self._limits.failure_memory_s
+    def note_failure(self, address: tuple[str, int], *, now: float) -> None:
+        """Remember that dialling has failed: of a sidecar at its tunnel port, an endpoint, or all of a Service's."""
+        self._failures.pop(address, None)
+        self._failures[address] = now + self._limits.failure_memory_s
         if len(self._failures) > MAX_REMEMBERED_FAILURES:
             self._failures.popitem(last=False)
 
-    def has_failed_lately(self, sidecar: tuple[str, int], *, now: float) -> bool:
+    def has_failed_lately(self, address: tuple[str, int], *, now: float) -> bool:
         """Whether dialling it failed within the memory: don't make every connection wait for that again."""
-        until = self._failures.get(sidecar)
+        until = self._failures.get(address)
         return until is not None and now < until
 
-    def forget_failure(self, sidecar: tuple[str, int]) -> None:
-        """The sidecar answers again."""
-        self._failures.pop(sidecar, None)
+    def forget_failure(self, address: tuple[str, int]) -> None:
+        """Somebody answers there again."""
+        self._failures.pop(address, None)

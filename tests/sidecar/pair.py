@@ -115,7 +115,10 @@ class FakeCredentials:
 
 @dataclass(kw_only=True)
 class FakeDirectory:
+    """Entries as they are known here; ``newer`` are the CA's, which it tells who asks again."""
+
     entries: dict[str, DirectoryEntry]
+    newer: dict[str, DirectoryEntry] = field(default_factory=dict)
     refreshed: list[str] = field(default_factory=list)
 
     def get(self, address: str) -> DirectoryEntry | None:
@@ -126,6 +129,8 @@ class FakeDirectory:
 
     async def refresh(self, address: str) -> DirectoryEntry:
         self.refreshed.append(address)
+        if address in self.newer:
+            self.entries[address] = self.newer[address]
         return self.entries.get(address, DirectoryEntry(address=address))
 
 

@@ -11,11 +11,12 @@ from shared.model.identity import Workload
 from shared.model.messages import DirectoryEntry, FromSidecar, Lookup
 from sidecar import directory as module
 from sidecar.directory import Directory, listed_workload
+from tests.sidecar.little_ca import ask_into
 
 
 async def test_many_waiters_ask_once_and_later_changes_count() -> None:
     sent: list[FromSidecar] = []
-    directory = Directory(send=sent.append, timeout_s=1)
+    directory = Directory(ask=ask_into(sent), timeout_s=1)
     waiting = [asyncio.create_task(directory.look_up("198.18.0.1")) for _ in range(5)]
     await asyncio.sleep(0)
     assert sent == [Lookup(address="198.18.0.1")]
@@ -30,7 +31,7 @@ async def test_many_waiters_ask_once_and_later_changes_count() -> None:
 
 async def test_silence_is_an_error_and_the_next_waiter_asks_again() -> None:
     sent: list[FromSidecar] = []
-    directory = Directory(send=sent.append, timeout_s=0.02)
+    directory = Directory(ask=ask_into(sent), timeout_s=0.02)
     for _ in range(2):
         with pytest.raises(UnavailableError):
             await directory.look_up("198.18.0.1")
@@ -39,7 +40,7 @@ async def test_silence_is_an_error_and_the_next_waiter_asks_again() -> None:
 
 async def test_it_forgets_the_least_recently_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_ENTRIES", 2)
-    directory = Directory(send=lambda _: None, timeout_s=1)
+    directory = Directory(ask=ask_into([]), timeout_s=1)
     for address in ("1.0.0.1", "1.0.0.2"):
         task = asyncio.create_task(directory.look_up(address))
         await asyncio.sleep(0)

@@ -20,6 +20,7 @@ from shared.model.join_token import parse_join_token
 from shared.model.messages import (
     CertificateRequest,
     EnrolPod,
+    Lookup,
     Message,
     ProgramEvidence,
     Registration,
@@ -127,6 +128,26 @@ async def test_after_a_loss_it_resumes_with_its_own_certificate_and_issues_again
         await until(lambda: feed.is_connected)
         chain = await feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=30)
         assert len(chain) == 2
+
+
+async def test_a_question_ends_a_long_backoff_and_waits_for_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "_FIRST_BACKOFF_S", 600)
+    monkeypatch.setattr(feed_module, "_LAST_BACKOFF_S", 600)
+    monkeypatch.setattr(feed_module, "_SOONEST_S", 0.05)
+    ca = LittleCA()
+    async with AsyncExitStack() as stack:
+        async with ca.serving():
+            feed = await stack.enter_async_context(joined(ca))
+        await until(lambda: not feed.is_connected)
+        monkeypatch.setattr(feed_module, "_RECONNECT_GRACE_S", 0.2)
+        with pytest.raises(UnavailableError):
+            await feed.ask(Lookup(address="198.18.0.1"))
+        await stack.enter_async_context(ca.serving())
+        await asyncio.sleep(0.5)
+        assert not feed.is_connected  # Nobody needs it.
+        monkeypatch.setattr(feed_module, "_RECONNECT_GRACE_S", 30)
+        await feed.ask(Lookup(address="198.18.0.2"))
+        await until(lambda: Lookup(address="198.18.0.2") in ca.received)
 
 
 @pytest.mark.parametrize(("protocols", "version"), [((), ""), (("touchmark.1",), "9.8.7"), (("touchmark.2",), "9.8.7")])

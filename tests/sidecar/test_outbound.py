@@ -317,11 +317,15 @@ SERVICE = "198.18.255.1"
 
 def serve(pair: Pair, *endpoints: tuple[str, int], affinity_s: int = 0) -> None:
     """Put a Service before these endpoints; the client dials it."""
-    entry = ServiceEntry(
-        namespace="shop", name="db", affinity_s=affinity_s, ports=(ServicePort(port=80, endpoints=endpoints),)
-    )
-    pair.client.directory.entries[SERVICE] = DirectoryEntry(address=SERVICE, service=entry)
+    pair.client.directory.entries[SERVICE] = list_service(*endpoints, affinity_s=affinity_s)
     pair.destination = (SERVICE, 80)
+
+
+def list_service(*endpoints: tuple[str, int], affinity_s: int = 0) -> DirectoryEntry:
+    ports = (ServicePort(port=80, endpoints=endpoints),)
+    return DirectoryEntry(
+        address=SERVICE, service=ServiceEntry(namespace="shop", name="db", affinity_s=affinity_s, ports=ports)
+    )
 
 
 def closed_port(address: str) -> tuple[str, int]:
@@ -395,6 +399,43 @@ async def test_where_no_endpoint_can_be_dialled_three_are_tried_and_the_connecti
         )  # fmt: skip
         assert record.detail.startswith("service shop/db; [Errno 111] 127.0.0.5:")
         assert draws == [5, 5, 4, 5, 3]
+        assert pair.client.directory.refreshed == [SERVICE]
+        # A Service that is down is no load on the CA.
+        assert await ask(pair) == b""
+        assert pair.client.directory.refreshed == [SERVICE]
+
+
+@pytest.mark.parametrize("dead", [(), ("127.0.0.3",), ("127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.6")])
+@pytest.mark.parametrize("mode", list(Mode))
+async def test_where_what_is_known_of_a_service_is_old_the_ca_is_asked_again(dead: tuple[str, ...], mode: Mode) -> None:
+    async with running_pair(echo) as pair:
+        pair.set_state(approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM), mode=mode))
+        gone = [closed_port(address) for address in dead]
+        for address, port in gone:
+            pair.client.directory.entries[address] = DirectoryEntry(
+                address=address, namespace="shop", service_account="db", tunnel_port=port
+            )
+        serve(pair, *gone)
+        pair.client.directory.newer[SERVICE] = list_service(*gone, pair.application)
+        assert [await ask(pair) for _ in range(2)] == [b"hello", b"hello"]
+        await until(lambda: len(pair.client.records) == 2)
+        assert {(record.transport, record.detail) for record in pair.client.records} == {
+            (Transport.TUNNEL, "service shop/db")
+        }
+        assert pair.client.directory.refreshed == [SERVICE]
+
+
+async def test_what_the_ca_says_of_a_service_is_asked_for_once_a_connection() -> None:
+    async with running_pair(echo) as pair:
+        pair.set_state(approve((CLIENT, CLIENT_PROGRAM)))
+        serve(pair, closed_port("127.0.0.3"))
+        pair.client.directory.newer[SERVICE] = list_service(closed_port("127.0.0.4"))
+        assert await ask(pair) == b""
+        await until(lambda: pair.client.records)
+        (record,) = pair.client.records
+        assert record.reason is Reason.DESTINATION_UNREACHABLE
+        assert record.destination.address.startswith("127.0.0.4:")
+        assert pair.client.directory.refreshed == [SERVICE]
 
 
 @pytest.mark.parametrize(("port", "says"), [(81, "has no port 81"), (80, "has no ready endpoint for port 80")])

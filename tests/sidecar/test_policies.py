@@ -7,10 +7,11 @@ import asyncio
 from shared.model.messages import FromSidecar, NamespaceInstalled, Subscribe
 from shared.model.policy import Mode, NamespaceState
 from sidecar.policies import Policies
+from tests.sidecar.little_ca import ask_into
 
 
 async def test_a_change_is_in_force_at_once_and_told() -> None:
-    policies = Policies(NamespaceState(namespace="shop", version=1), send=lambda _: None, timeout_s=1)
+    policies = Policies(NamespaceState(namespace="shop", version=1), ask=ask_into([]), timeout_s=1)
     told: list[int] = []
     policies.on_change(lambda: told.append(policies.generation))
     changed = NamespaceState(namespace="shop", version=2, mode=Mode.EXPLICIT)
@@ -22,7 +23,7 @@ async def test_a_change_is_in_force_at_once_and_told() -> None:
 
 async def test_another_namespace_is_subscribed_to_once_and_again_on_a_new_stream() -> None:
     sent: list[FromSidecar] = []
-    policies = Policies(NamespaceState(namespace="shop"), send=sent.append, timeout_s=1)
+    policies = Policies(NamespaceState(namespace="shop"), ask=ask_into(sent), timeout_s=1)
     waiting = [asyncio.create_task(policies.obtain("bank")) for _ in range(3)]
     await asyncio.sleep(0)
     policies.install(NamespaceState(namespace="bank", version=4))

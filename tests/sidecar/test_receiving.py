@@ -47,6 +47,9 @@ class Parts:
     def send(self, message: object) -> None:
         self.sent.append(message)
 
+    async def ask(self, message: object) -> None:
+        self.sent.append(message)
+
     def check_own(self, request: KeyRequest, chain: tuple[bytes, ...], verifier: BundleVerifier) -> Credential:
         return accept_chain(request, chain, verifier=verifier, generation=2, now=time.time())
 
@@ -66,7 +69,7 @@ class Parts:
 def test_each_message_reaches_its_part_and_installs_are_acknowledged() -> None:
     parts, bundle = Parts(), LittleCA().bundle
     anything = cast("Any", parts)
-    policies = Policies(NamespaceState(namespace="shop"), send=anything.send, timeout_s=1)
+    policies = Policies(NamespaceState(namespace="shop"), ask=anything.ask, timeout_s=1)
     receiving = Receiving(
         feed=anything, trust=Trust(bundle), foreign=ForeignRoots(), policies=policies, directory=anything,
         credentials=anything, recorder=anything, list_connections=lambda limit: ((), limit == 5),
@@ -87,7 +90,7 @@ def test_a_repeated_enrolments_welcome_stands_in_for_everything_before() -> None
     before, after, parts = LittleCA(), LittleCA(), Parts()
     before.sequence = 7
     anything = cast("Any", parts)
-    policies = Policies(NamespaceState(namespace="shop"), send=anything.send, timeout_s=1)
+    policies = Policies(NamespaceState(namespace="shop"), ask=anything.ask, timeout_s=1)
     trust = Trust(before.bundle)
     receiving = Receiving(
         feed=anything, trust=trust, foreign=ForeignRoots(), policies=policies, directory=anything, credentials=anything,
@@ -118,7 +121,7 @@ def test_other_trust_domains_are_those_that_a_welcome_or_a_push_names_and_an_old
     roots = ForeignRoots()
     receiving = Receiving(
         feed=anything, trust=Trust(ca.bundle), foreign=roots, directory=anything, credentials=anything,
-        policies=Policies(NamespaceState(namespace="shop"), send=anything.send, timeout_s=1),
+        policies=Policies(NamespaceState(namespace="shop"), ask=anything.ask, timeout_s=1),
         recorder=anything, list_connections=lambda limit: ((), False),
     )  # fmt: skip
     partner, other = Partner().roots, Partner(domain="other.example").roots

@@ -83,8 +83,8 @@ def test_pods_of_both_releases_talk_and_a_rollout_moves_them_without_a_failed_re
     assert {sidecar_image(mesh, app) for app in ("server", "client")} == {mesh.cluster.image("sidecar-previous")}
     assert mesh.ask("status")["versions"] == {"command": VERSION, "ca": VERSION, "sidecars": versions(mesh)}
     assert previous.VERSION in versions(mesh)
-    # From now on pods get today's sidecar; those of before go on, and come again after the CA's restart. Until then they
-    # learn of no new pod.
+    # From now on pods get today's sidecar; those of before go on, and come again after the CA's restart. Until then
+    # they learn of no new pod.
     mesh.install(sidecars=("sidecar", "sidecar-previous"))
     eventually(lambda: count_connected(mesh, harbour) == 2, "the old sidecars' streams")
     failed = count_failed(mesh)

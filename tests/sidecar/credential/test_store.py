@@ -30,7 +30,7 @@ from sidecar.credential.store import CredentialStore
 from sidecar.events import Events
 from sidecar.policies import Policies
 from sidecar.trust import Trust
-from tests.sidecar.little_ca import TRUST_DOMAIN, LittleCA, until
+from tests.sidecar.little_ca import TRUST_DOMAIN, LittleCA, ask_into, until
 
 WEB = Workload(namespace="shop", service_account="web")
 PROGRAM = Program(digest="a" * 64)
@@ -65,7 +65,7 @@ async def a_store(life_s: float = 3600) -> AsyncIterator[tuple[CredentialStore, 
     chain = await issuing.request_certificate(request.csr, None, EVIDENCE, timeout_s=1)
     own = accept_chain(request, chain, verifier=trust.verifier, generation=1, now=time.time())
     issuing.ca.issued = 0
-    policies = Policies(NamespaceState(namespace="shop", version=1), send=lambda _: None, timeout_s=1)
+    policies = Policies(NamespaceState(namespace="shop", version=1), ask=ask_into([]), timeout_s=1)
     null = os.open("/dev/null", os.O_WRONLY)
     sink, failures = LineSink(null), list[str]()
     tasks = Tasks(lambda _, error: failures.append(repr(error)))
