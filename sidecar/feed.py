@@ -57,8 +57,8 @@ _CLOSE_S = 1.0
 _FIRST_BACKOFF_S = 0.2
 _LAST_BACKOFF_S = 15.0
 # Who needs the CA ends a longer backoff, and waits that long for the stream that is opened then.
-_SOONEST_S = 1.5
-_RECONNECT_GRACE_S = 2.0
+_SOONEST_S = 1.0
+_RECONNECT_GRACE_S = 4.0
 _Accepted = TypeVar("_Accepted")
 _CLOCK_LOOK_S = 60.0
 # A CA that doesn't know our certificate's authority ends TLS without a word: so often in a row, then join again.

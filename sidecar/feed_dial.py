@@ -31,6 +31,8 @@ from sidecar.credential.credential import Credential
 from sidecar.scalars import format_endpoint
 
 MAX_CHAIN = 8
+# A Service's packets go on to the pod that its first one went to, though it is gone: the next dial gets another one.
+_CONNECT_S = 2.0
 
 
 class NoAnswerError(UnavailableError):
@@ -169,8 +171,9 @@ async def _connect(ca: tuple[str, int], *, mark: int, timeout_s: float) -> socke
                     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     if mark:
                         connection.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-                    await loop.sock_connect(connection, address)
-                except OSError as error:
+                    async with asyncio.timeout(_CONNECT_S):
+                        await loop.sock_connect(connection, address)
+                except (OSError, TimeoutError) as error:
                     connection.close()
                     failure = error
                     continue

@@ -45,6 +45,11 @@ if TYPE_CHECKING:
 _contexts = Contexts()
 # A stale idle tunnel, then a fresh one whose responder says CLOSING: each costs a try; the OPEN itself is retried once.
 _MAX_OPENINGS = 2
+# What is answered at the address of an endpoint that has just gone: by its sidecar, or by who has the address now.
+_PERHAPS_GONE = frozenset({
+    Reason.APPLICATION_UNREACHABLE, Reason.DESTINATION_NOT_SERVED, Reason.LISTENER_NOT_APPROVED,
+    Reason.PEER_WORKLOAD_MISMATCH,
+})  # fmt: skip
 
 
 async def carry_outbound(sidecar: Sidecar, captured: Captured) -> None:
@@ -83,13 +88,8 @@ async def carry_along(sidecar: Sidecar, connection: Connection, route: Route) ->
         else:
             await carry_plainly(sidecar, connection)
     except Refused as error:
-        if route.service is not None and isinstance(error.__cause__, DialError | NoEndpointError):
-            if isinstance(error.__cause__, DialError):
-                sidecar.pool.note_failure(connection.destination_endpoint, now=asyncio.get_running_loop().time())
-            if await has_another(sidecar, route):
-                return False
-        if route.service is not None and error.reason is Reason.PEER_WORKLOAD_MISMATCH:
-            await _refresh(sidecar, route.dialled[0])
+        if route.service is not None and await leads_elsewhere(sidecar, connection, route, error):
+            return False
         raise route.explain(error) from error.__cause__
     connection.detail = route.describe(connection.detail)
     return True
@@ -150,24 +150,47 @@ async def _look_up(sidecar: Sidecar, address: str) -> DirectoryEntry:
     return entry
 
 
-async def has_another(sidecar: Sidecar, route: Route) -> bool:
-    """Tell whether the Service has another endpoint, of which the connection may try one.
+async def leads_elsewhere(sidecar: Sidecar, connection: Connection, route: Route, error: Refused) -> bool:
+    """Tell whether the connection may go to another endpoint of its Service; nothing of it was processed yet.
 
-    Where none is left the CA is asked again, once: what is known here may be old, as when the stream was lost while
-    pods came and went. That it helped nobody is remembered for a while: a Service that is down is no load on the CA.
+    One that can't be dialled is passed over. The word of one that answers counts, unless it isn't the Service's any
+    more, by what the CA says now: a pod whose program has ended before its sidecar, or an address that changed hands.
     """
-    if route.service is None or route.may_try_another():
-        return route.may_try_another()
-    loop = asyncio.get_running_loop()
-    if route.was_renewed or sidecar.pool.has_failed_lately(route.dialled, now=loop.time()):
-        return False
-    await _refresh(sidecar, route.dialled[0])
-    entry = sidecar.directory.get(route.dialled[0])
+    if isinstance(error.__cause__, DialError):
+        sidecar.pool.note_failure(connection.destination_endpoint, now=asyncio.get_running_loop().time())
+        return await has_another(sidecar, route)
+    if isinstance(error.__cause__, NoEndpointError):
+        return await has_another(sidecar, route)
+    if error.reason in _PERHAPS_GONE:
+        await _renew(sidecar, route)
+        return not route.is_listed(connection.destination_endpoint) and route.may_try_another()
+    return False
+
+
+async def has_another(sidecar: Sidecar, route: Route) -> bool:
+    """Tell whether the Service has another endpoint that this connection may try; where none is left, ask the CA."""
+    if route.service is not None and not route.may_try_another():
+        await _renew(sidecar, route)
+    return route.may_try_another()
+
+
+async def _renew(sidecar: Sidecar, route: Route) -> None:
+    """Ask the CA again who serves the Service, once a connection: what is known here is old where the stream was lost.
+
+    That there was nothing new is remembered for a while: a Service that is down is no load on the CA.
+    """
+    if route.was_renewed:
+        return
+    loop, entry = asyncio.get_running_loop(), sidecar.directory.get(route.dialled[0])
+    if entry is None or entry.service == route.service:
+        if sidecar.pool.has_failed_lately(route.dialled, now=loop.time()):
+            return
+        await _refresh(sidecar, route.dialled[0])
+        entry = sidecar.directory.get(route.dialled[0])
     if entry is not None and entry.service is not None and entry.service != route.service:
         route.renew(entry.service)
-    if not route.may_try_another():
+    else:
         sidecar.pool.note_failure(route.dialled, now=loop.time())
-    return route.may_try_another()
 
 
 async def _refresh(sidecar: Sidecar, address: str) -> None:
@@ -226,7 +249,6 @@ async def carry_through_tunnel(
     Raises:
         Refused: among others, because of a ``DialError`` where the Service has another endpoint.
     """
-    end = route.unprocessed
     for _ in range(_MAX_OPENINGS):
         key = TunnelKey(
             identity=str(credential.identity),
@@ -238,21 +260,22 @@ async def carry_through_tunnel(
             tunnel = await connect(sidecar, key, entry, credential)
         except DialError as error:
             if await has_another(sidecar, route):
-                route.unprocessed = end
                 raise Refused(Reason.MTLS_UNAVAILABLE, str(error)) from error
-            if end is not None:
+            if route.unprocessed is not None:
                 break
             await carry_without_tunnel(sidecar, connection, str(error))
             return
-        end = await _open_and_pump(sidecar, connection, tunnel, end)
+        route.unprocessed = end = await _open_and_pump(sidecar, connection, tunnel, route.unprocessed)
         if not end.is_retry_allowed:
             for surplus in sidecar.pool.give_back(key, tunnel, now=tunnel.loop.time()):
                 surplus.close()
             if tunnel.is_reusable:
                 tunnel.attach(_IdleTunnel(sidecar, tunnel))
             break
-    if end is not None:
-        await _finish(sidecar, connection, end)
+    if (last := route.unprocessed) is not None:
+        if route.service is not None and last.refusal in _PERHAPS_GONE:
+            raise Refused(last.refusal, last.detail)
+        await _finish(sidecar, connection, last)
 
 
 async def connect(sidecar: Sidecar, key: TunnelKey, entry: DirectoryEntry, credential: Credential) -> Tunnel:

@@ -51,8 +51,9 @@ class PumpEnd(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         ending: for the record.
         refusal: the responder's reason, when it said REFUSE.
-        is_retry_allowed: the OPEN was certainly not processed; ``early`` and ``has_ended`` begin the next try.
-        early: DATA that the application sent so far, at most ``MAX_EARLY_BYTES``.
+        is_retry_allowed: the OPEN was certainly not processed, and may be tried again.
+        early: where nothing was processed (so, too, after REFUSE): DATA that the application sent so far, at most
+            ``MAX_EARLY_BYTES``. With it and ``has_ended`` a next try begins.
         has_ended: the application has ended its direction.
         unsent: what came for the application and couldn't be written yet.
         detail: for people.
@@ -79,6 +80,7 @@ class TunnelPump:
         "_answer_timer",
         "_application",
         "_early",
+        "_has_cut_short",
         "_has_ended",
         "_has_peer_ended",
         "_is_accept_held",
@@ -105,6 +107,7 @@ class TunnelPump:
         self._early: bytearray | None = None  # Only while the answer to OPEN is awaited.
         self._waiting = bytearray()  # For the application; bounded by one read of the tunnel or MAX_EARLY_BYTES.
         self._has_ended = False
+        self._has_cut_short = False  # END was sent after REFUSE, though the application hasn't ended.
         self._has_peer_ended = False
         self._is_accept_held = False
         self._is_bulk = False
@@ -397,7 +400,7 @@ class TunnelPump:
             self._is_discarding = True
             self._pause_application()
             if not self._has_ended:
-                self._has_ended = True
+                self._has_ended = self._has_cut_short = True
                 self._tunnel.send(FrameType.END)
             self._check_finished()
         elif frame == FrameType.RESET:
@@ -406,9 +409,8 @@ class TunnelPump:
             self._finish(Ending.RESET_BY_DESTINATION if is_initiator else Ending.RESET_BY_SOURCE)
         elif frame == FrameType.CLOSING:
             if self._tunnel.turns.is_retry_allowed():
-                early = bytes(self._early or b"")
                 self._tunnel.close()
-                self._finish(Ending.PEER_LOST, is_retry_allowed=True, early=early)
+                self._finish(Ending.PEER_LOST, is_retry_allowed=True)
         else:
             raise ProtocolError(f"frame {frame} in the middle of a turn")
 
@@ -447,7 +449,7 @@ class TunnelPump:
         if self._tunnel.turns.is_idle and not self._waiting and not self.finished.done():
             self._finish(Ending.REFUSED if self._refusal else Ending.FINISHED)
 
-    def _finish(self, ending: Ending, *, is_retry_allowed: bool = False, early: bytes = b"", detail: str = "") -> None:
+    def _finish(self, ending: Ending, *, is_retry_allowed: bool = False, detail: str = "") -> None:
         if self.finished.done():
             return
         self._stop_answer_timer()
@@ -460,8 +462,8 @@ class TunnelPump:
                 ending=ending,
                 refusal=self._refusal,
                 is_retry_allowed=is_retry_allowed,
-                early=early,
-                has_ended=self._has_ended,
+                early=bytes(self._early or b"") if is_retry_allowed or self._refusal else b"",
+                has_ended=self._has_ended and not self._has_cut_short,
                 unsent=bytes(self._waiting),
                 detail=detail,
             )

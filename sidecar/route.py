@@ -28,8 +28,8 @@ class Route:
     Attributes:
         dialled: the address and port that the program dialled.
         service: what the directory said of that address; None when it is no Service's.
-        was_renewed: the CA was asked again for the Service, because no endpoint that was known answered.
-        unprocessed: how a turn ended that no application saw; its early bytes go to the next endpoint.
+        was_renewed: the CA was asked again who serves the Service.
+        unprocessed: how the last turn ended. Where no application saw it, its early bytes go to the next endpoint.
     """
 
     __slots__ = ("_connection", "_may_try", "_tried", "dialled", "service", "unprocessed", "was_renewed")
@@ -86,6 +86,11 @@ class Route:
             and len(self._tried) < self._may_try
             and has_another(self.service, self.dialled[1], self._tried)
         )
+
+    def is_listed(self, endpoint: Endpoint) -> bool:
+        """Tell whether the Service still has this endpoint for the port."""
+        ports = () if self.service is None else self.service.ports
+        return any(endpoint in each.endpoints for each in ports if each.port == self.dialled[1])
 
     def renew(self, service: ServiceEntry) -> None:
         """Take what the CA says of the Service now: of its endpoints, so many may be tried as before."""

@@ -79,10 +79,11 @@ def identify(workload: Workload, program: Program | None = None) -> Identity:
 
 @dataclass(kw_only=True)
 class FakeAttestor:
-    """Attests whatever it is told."""
+    """Attests whatever it is told; nobody listens on the ports that are ``silent``."""
 
     program: Program | None
     reason: Reason = Reason.NO_OWNER
+    silent: set[int] = field(default_factory=set)
 
     def _attestation(self) -> Attestation:
         if self.program is None:
@@ -94,6 +95,8 @@ class FakeAttestor:
         return self._attestation()
 
     def attest_listener_now(self, address: str, port: int) -> Attestation | None:
+        if port in self.silent:
+            raise AttestationError("nobody listens there", reason=Reason.NO_OWNER)
         return self._attestation()
 
 

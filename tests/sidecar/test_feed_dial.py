@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from shared.model.errors import UnavailableError, VerificationError
+from sidecar import feed_dial
 from sidecar.feed_dial import check_server, fetch_pinned_root
 
 
@@ -33,3 +34,17 @@ async def test_a_server_that_never_shakes_hands_and_one_that_is_not_there_are_un
         address = silent.getsockname()
     with pytest.raises(UnavailableError):
         await fetch_pinned_root(address, "0" * 64, mark=0, timeout_s=0.2)
+
+
+async def test_an_address_that_is_mute_does_not_take_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_dial, "_CONNECT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as mute:
+        # Nobody accepts: who comes after the first ones gets no answer at all.
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(mute.getsockname())
+        with pytest.raises(UnavailableError, match="can't be reached: TimeoutError"):
+            await fetch_pinned_root(mute.getsockname(), "0" * 64, mark=0, timeout_s=600)
+        for each in waiting:
+            each.close()

@@ -425,6 +425,35 @@ async def test_where_what_is_known_of_a_service_is_old_the_ca_is_asked_again(dea
         assert pair.client.directory.refreshed == [SERVICE]
 
 
+@pytest.mark.parametrize("is_gone", [True, False])
+@pytest.mark.parametrize("mode", list(Mode))
+async def test_an_endpoint_whose_program_has_ended_is_left_where_the_ca_says_that_it_is_gone(
+    mode: Mode, is_gone: bool
+) -> None:
+    """A pod that ends: its sidecar is still there. What it says counts as long as the pod is one of the Service's."""
+    async with running_pair(echo) as pair:
+        pair.set_state(approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM), mode=mode))
+        async with await asyncio.start_server(echo, "127.0.0.1", 0) as ending:
+            ended = ending.sockets[0].getsockname()
+            serve(pair, ended)
+            assert await ask(pair) == b"hello"  # A tunnel under the program's certificate is left over.
+        pair.server.attestor.silent.add(ended[1])
+        pair.client.directory.newer[SERVICE] = list_service(
+            *([pair.application] if is_gone else [ended, pair.application])
+        )
+        assert await ask(pair, b"once more") == (b"once more" if is_gone else b"")
+        await until(lambda: len(pair.client.records) == 2)
+        last = pair.client.records[1]
+        if is_gone:
+            assert (last.answer, last.port, last.detail) == (Answer.ALLOW, pair.application[1], "service shop/db")
+            assert (last.bytes_sent, last.bytes_received) == (9, 9)
+        else:
+            reason = Reason.LISTENER_NOT_APPROVED if mode is Mode.EXPLICIT else Reason.APPLICATION_UNREACHABLE
+            assert (last.answer, last.reason, last.ending) == (Answer.DENY, reason, Ending.REFUSED)
+            assert (last.port, last.detail) == (ended[1], "service shop/db")
+        assert pair.client.directory.refreshed == [SERVICE]
+
+
 async def test_what_the_ca_says_of_a_service_is_asked_for_once_a_connection() -> None:
     async with running_pair(echo) as pair:
         pair.set_state(approve((CLIENT, CLIENT_PROGRAM)))
