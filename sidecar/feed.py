@@ -390,9 +390,10 @@ class Feed:
         try:
             await self._wait_for_end(ends)
             if self._link is link and not self._is_closing:
-                for task in ends:
-                    if task.done() and (error := task.exception()) is not None:
-                        self._events.emit("ca_stream_lost", error=type(error).__name__, message=str(error)[:300])
+                # Reader and writer both end by it: one of them tells.
+                errors = [error for task in ends if task.done() and (error := task.exception()) is not None]
+                for error in errors[:1]:
+                    self._events.emit("ca_stream_lost", error=type(error).__name__, message=str(error)[:300])
         finally:
             if self._link is link:
                 self._link = None
