@@ -66,11 +66,11 @@ async def carry_outbound(sidecar: Sidecar, captured: Captured) -> None:
         await attest(sidecar, connection, captured)
         route = Route(connection)
         while not await carry_along(sidecar, connection, route):
-            pass  # That endpoint of a Service couldn't be dialled, and there is another one.
+            pass  # That endpoint of a Service can't be dialled or has gone, and there is another one.
 
 
 async def carry_along(sidecar: Sidecar, connection: Connection, route: Route) -> bool:
-    """Carry the connection to where its route leads now; False when nobody was reached and another endpoint may be.
+    """Carry the connection to where its route leads now; False when nobody served it and another endpoint may.
 
     Raises:
         Refused: it may not be, or nobody can be reached.
@@ -156,6 +156,8 @@ async def leads_elsewhere(sidecar: Sidecar, connection: Connection, route: Route
     One that can't be dialled is passed over. The word of one that answers counts, unless it isn't the Service's any
     more, by what the CA says now: a pod whose program has ended before its sidecar, or an address that changed hands.
     """
+    if connection.is_revoked:
+        return False
     if isinstance(error.__cause__, DialError):
         sidecar.pool.note_failure(connection.destination_endpoint, now=asyncio.get_running_loop().time())
         return await has_another(sidecar, route)
