@@ -63,6 +63,15 @@ def _of_tests(name: str, under: str = "python", inputs: tuple[str, ...] = ()) ->
     return _Recipe(dockerfile=_TESTS / f"{name}.Dockerfile", context=_TESTS, inputs=files, under=under)
 
 
+def _previous(component: str) -> _Recipe:
+    return _Recipe(
+        dockerfile=_TESTS / f"{component}-previous.Dockerfile",
+        context=_RELEASES,
+        inputs=tuple(sorted(_RELEASES.glob("*.tar.xz"))),
+        under=component,
+    )
+
+
 _RECIPES: Mapping[str, _Recipe] = {
     "pause": _Recipe(program="pause"),
     "coredns": _Recipe(program="coredns"),
@@ -73,12 +82,8 @@ _RECIPES: Mapping[str, _Recipe] = {
     "nginx": _of_tests("nginx"),
     "nginx-next": _of_tests("nginx-next", under="nginx"),
     "postgres": _of_tests("postgres"),
-    "sidecar-previous": _Recipe(
-        dockerfile=_TESTS / "sidecar-previous.Dockerfile",
-        context=_RELEASES,
-        inputs=tuple(sorted(_RELEASES.glob("*.tar.xz"))),
-        under="sidecar",
-    ),
+    "ca-previous": _previous("ca"),
+    "sidecar-previous": _previous("sidecar"),
     "grpc": _of_tests("grpc", inputs=("grpc.lock",)),
 }
 _NAMES = {"ca": "localhost/touchmark-ca:1", "sidecar": "localhost/touchmark-sidecar:1"}

@@ -4,5 +4,5 @@ FROM ${BASE}
 USER 0
 RUN rm -rf /opt/touchmark/shared /opt/touchmark/sidecar
 ADD *.tar.xz /opt/touchmark/
-RUN rm -rf /opt/touchmark/ca && chmod -R go=rX /opt/touchmark
+RUN rm -rf /opt/touchmark/ca /opt/touchmark/manifests && chmod -R go=rX /opt/touchmark
 USER 1337:1337

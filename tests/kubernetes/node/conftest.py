@@ -14,7 +14,7 @@ from tests.kubernetes.harness.node import Node
 from tests.kubernetes.node.mesh import Mesh
 
 # They take the installation away that the others share.
-_LAST = ("test_uninstall.py", "test_replicas.py")
+_LAST = ("test_uninstall.py", "test_upgrade_in_place.py", "test_replicas.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from shared.model.kubernetes import INJECT, SIDECAR_CONTAINER, SYSTEM_NAMESPACE
 from tests.kubernetes.harness.cluster import Cluster
+from tests.kubernetes.harness.kubectl import Kubectl
 from tests.kubernetes.node.inventory import list_objects
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
@@ -27,23 +28,29 @@ STAND_INS = {
 class Mesh:
     """The CA in ``touchmark-system``, and what people do with it."""
 
-    def __init__(self, cluster: Cluster, directory: Path, *, volume: Path | None = None) -> None:
+    def __init__(
+        self, cluster: Cluster, directory: Path, *, volume: Path | None = None, manifests: Path = MANIFESTS
+    ) -> None:
         """``directory`` holds the overlays that are made for this cluster; ``volume`` the CA's data, on the node.
 
-        Without a volume the cluster's own storage class provides one.
+        Without a volume the cluster's own storage class provides one. ``manifests`` may be another release's.
         """
         self.cluster = cluster
         self.kubectl = cluster.kubectl
         self._directory = directory
         self._volume = volume
+        self.manifests = manifests
         self.installed = ""
         self.before: dict[str, dict[str, Any]] = {}
 
     # ---- Installing --------------------------------------------------------------------------------------------------
-    def install(self, overlay: str = "overlays/single", *, sidecars: Sequence[str] = ("sidecar",)) -> None:
+    def install(
+        self, overlay: str = "overlays/single", *, ca: str = "ca", sidecars: Sequence[str] = ("sidecar",)
+    ) -> None:
         """Apply an overlay with this clone's images and wait until the CA is ready; ``before`` is what there was.
 
         Arguments:
+            ca: its image, by short name.
             sidecars: images of sidecars that may join, by short name; pods get the first.
         """
         if not self.installed:
@@ -55,7 +62,7 @@ class Mesh:
         self.apply(
             overlay,
             namespace=SYSTEM_NAMESPACE,
-            images={"touchmark/ca": self.cluster.image("ca")},
+            images={"touchmark/ca": self.cluster.image(ca)},
             more={"configMapGenerator": [{"name": "touchmark-settings", "behavior": "merge", "literals": settings}]},
         )
         self.cluster.wait_for_rollout("deployment/touchmark-ca", namespace=SYSTEM_NAMESPACE, timeout_s=120)
@@ -81,7 +88,7 @@ class Mesh:
         overlay: dict[str, object] = {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
-            "resources": [os.path.relpath(MANIFESTS / directory, place.resolve())],
+            "resources": [os.path.relpath(self.manifests / directory, place.resolve())],
             "images": [
                 {"name": name, "newName": other.rpartition(":")[0], "newTag": other.rpartition(":")[2]}
                 for name, other in images.items()
@@ -147,6 +154,10 @@ class Mesh:
         """Decision records, newest last, as the command filters them."""
         answer = self.ask("decisions", "--limit", "2000", *arguments)
         return [view["record"] for view in (answer["decisions"] if isinstance(answer, dict) else answer)]
+
+    def count_connected(self, namespace: str) -> int:
+        """How many of a namespace's sidecars have a stream open with the CA."""
+        return sum(row["connected"] for row in self.ask("status")["namespaces"] if row["namespace"] == namespace)
 
     def find_pod(self, namespace: str, app: str) -> str:
         """The name of the one pod with this ``app`` label that isn't ending."""
@@ -222,6 +233,13 @@ class Mesh:
         """Switch to explicit and wait until every sidecar has said so."""
         for namespace in namespaces:
             self.touchmark("mode", namespace, "explicit", "--yes", "--timeout", "60")
+
+
+def clear(kubectl: Kubectl) -> None:
+    """Take any installation of one CA away, so that another one can take its place."""
+    if kubectl.run("get", "namespace", SYSTEM_NAMESPACE).returncode == 0:
+        kubectl("delete", "--ignore-not-found", "-k", str(MANIFESTS / "overlays/single"), timeout_s=180)
+        kubectl("delete", "--ignore-not-found", "persistentvolume", "touchmark-ca")
 
 
 def eventually(is_so: Callable[[], Any], what: str, *, timeout_s: float = 60.0, pause_s: float = 0.5) -> Any:

@@ -23,7 +23,7 @@ from tests.kubernetes.harness.kubectl import Kubectl
 from tests.kubernetes.harness.node import Node
 from tests.kubernetes.harness.pki import ClusterCA
 from tests.kubernetes.node.market import ASK_ON, ASK_ON_ONE_CONNECTION, Market
-from tests.kubernetes.node.mesh import MANIFESTS, Mesh, eventually
+from tests.kubernetes.node.mesh import Mesh, clear, eventually
 
 DATABASE = "database"
 HOST = f"postgres.{DATABASE}.svc"
@@ -36,8 +36,7 @@ CLIENTS = (ASK_ON, ASK_ON_ONE_CONNECTION)
 def replicas(node: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Mesh:
     """Touchmark installed with three replicas, in the place of any other installation."""
     kubectl = node.kubectl
-    if kubectl.run("get", "namespace", SYSTEM_NAMESPACE).returncode == 0:
-        kubectl("delete", "--ignore-not-found", "-k", str(MANIFESTS / "overlays/single"), timeout_s=180)
+    clear(kubectl)
     directory = tmp_path_factory.mktemp("replicas")
     authority = ClusterCA("database")
     start_database(node, authority)

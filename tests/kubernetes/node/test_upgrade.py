@@ -86,7 +86,7 @@ def test_pods_of_both_releases_talk_and_a_rollout_moves_them_without_a_failed_re
     # From now on pods get today's sidecar; those of before go on, and come again after the CA's restart. Until then
     # they learn of no new pod.
     mesh.install(sidecars=("sidecar", "sidecar-previous"))
-    eventually(lambda: count_connected(mesh, harbour) == 2, "the old sidecars' streams")
+    eventually(lambda: mesh.count_connected(harbour) == 2, "the old sidecars' streams")
     failed = count_failed(mesh)
     mesh.kubectl("rollout", "restart", "deployment/server", "-n", harbour)
     mesh.cluster.wait_for_rollout("deployment/server", namespace=harbour, timeout_s=120)
@@ -103,11 +103,6 @@ def test_pods_of_both_releases_talk_and_a_rollout_moves_them_without_a_failed_re
     mesh.cluster.wait_for_rollout("deployment/client", namespace=harbour, timeout_s=120)
     eventually(lambda: "200" in requests(mesh, "client"), "an answer to the new client")
     assert count_failed(mesh) == 0
-
-
-def count_connected(mesh: Mesh, namespace: str) -> int:
-    """How many of a namespace's sidecars have a stream open with the CA."""
-    return sum(row["connected"] for row in mesh.ask("status")["namespaces"] if row["namespace"] == namespace)
 
 
 def versions(mesh: Mesh) -> dict[str, int]:
