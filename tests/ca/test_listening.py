@@ -16,12 +16,13 @@ from tests.ca.running import make_client_context, running_ca
 async def test_a_peer_that_never_finishes_its_handshake_or_says_nothing_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listening, "HANDSHAKE_DEADLINE_S", 0.8)
-    monkeypatch.setattr(listening, "FIRST_REQUEST_DEADLINE_S", 0.8)
+    monkeypatch.setattr(listening, "HANDSHAKE_DEADLINE_S", 2.0)
+    monkeypatch.setattr(listening, "FIRST_REQUEST_DEADLINE_S", 2.0)
     async with running_ca(tmp_path) as services:
         host, _, port = services.listen.rpartition(":")
         context = make_client_context(services)
-        for tls, words in ((None, b""), (context, b""), (context, b"GET /nowhere HTTP/1.1\r\nHost: ca\r\n\r\n")):
+        request = b"GET /nowhere HTTP/1.1\r\nHost: ca\r\nConnection: close\r\n\r\n"
+        for tls, words in ((None, b""), (context, b""), (context, request)):
             reader, writer = await asyncio.open_connection(host, int(port), ssl=tls)
             writer.write(words)
             async with asyncio.timeout(20):

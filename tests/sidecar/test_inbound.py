@@ -341,7 +341,7 @@ async def test_a_reused_tunnel_is_checked_against_the_bundle_of_now() -> None:
 
 
 async def test_a_silent_peer_and_a_plain_one_are_closed() -> None:
-    async with running_pair(echo, limits=Limits(client_hello_s=0.8, handshake_s=10)) as pair:
+    async with running_pair(echo, limits=Limits(client_hello_s=2, handshake_s=10)) as pair:
         reader, writer = await asyncio.open_connection(*pair.tunnel)
         started = time.monotonic()
         assert await reader.read() == b""
@@ -358,7 +358,7 @@ async def test_a_silent_peer_and_a_plain_one_are_closed() -> None:
 
 
 async def test_a_handshake_that_stops_half_way_is_closed() -> None:
-    async with running_pair(echo, limits=Limits(client_hello_s=10, handshake_s=0.8)) as pair:
+    async with running_pair(echo, limits=Limits(client_hello_s=10, handshake_s=3)) as pair:
         context = make_context(pair.mint.issue(identify(CLIENT, CLIENT_PROGRAM)), pair.mint.bundle, Role.INITIATOR)
         half = SSL.Connection(context, None)
         half.set_tlsext_host_name(b"p%d" % pair.application[1])
@@ -437,7 +437,7 @@ async def test_a_plain_connection_from_outside_needs_a_rule_in_explicit_mode() -
 
 
 async def test_an_idle_tunnel_is_ended_by_closing_and_the_client_dials_anew() -> None:
-    async with running_pair(echo, limits=Limits(idle_tunnel_s=0.3)) as pair:
+    async with running_pair(echo, limits=Limits(idle_tunnel_s=0.6)) as pair:
         async with raw_peer(pair) as peer:
             assert await peer.receive() == (FrameType.CLOSING, 0, b"")
         for turn in range(2):

@@ -180,7 +180,7 @@ async def test_a_store_that_fails_breaks_a_follower_off_instead_of_ending_it(
 async def test_a_follower_that_does_not_read_is_dropped(
     services: Services, admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admin_observation, "SEND_DEADLINE_S", 1.0)
+    monkeypatch.setattr(admin_observation, "SEND_DEADLINE_S", 3.0)
     monkeypatch.setattr(admin_observation, "MAX_FOLLOWERS", 1)
     big = [make_decision(f"c{n}", detail="x" * 8000) for n in range(400)]
     await services.store.insert_decisions(big)

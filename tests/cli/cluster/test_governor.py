@@ -49,9 +49,14 @@ def make_readiness(*, is_safe: bool = True) -> Readiness:
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(governor, "ACCEPTANCE_DEADLINE_S", 0.3)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(governor, "_POLL_S", 0.05)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what isn't accepted in time."""
+    monkeypatch.setattr(governor, "ACCEPTANCE_DEADLINE_S", 0.3)
 
 
 def test_the_switch_asks_the_ca_writes_the_mode_alone_and_waits_for_everybody(
@@ -204,6 +209,7 @@ def test_an_approval_from_decisions_is_in_the_user_s_name(cluster_ca: FakeCA, ap
     assert written["metadata"]["annotations"] == {"touchmark.dev/approved-by": "alice@example.test"}
 
 
+@pytest.mark.usefixtures("impatient")
 def test_an_approval_that_the_ca_hasn_t_seen_ends_with_9(api: FakeAPI, capsys: pytest.CaptureFixture[str]) -> None:
     api.answers[REVIEW] = {"status": {}}
     api.answers[f"PATCH {PROGRAMS}/client-{DIGEST[:12]}"] = make_program()
@@ -221,6 +227,7 @@ def test_a_policy_is_tried_whole_before_anything_is_written(api: FakeAPI, tmp_pa
     assert [query.get("dryRun") for _, query, _ in api.requests] == ["All", "All"]
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_policy_s_writing_names_strangers_rules_and_what_isn_t_in_force(
     api: FakeAPI, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
