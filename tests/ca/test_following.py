@@ -8,7 +8,6 @@ import os
 import signal
 import ssl
 import sys
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +43,7 @@ from shared.model.root_hint import format_root_hint
 from shared.model.trust import RotationKind, public_key_digest
 from tests.ca.postgresql import PostgreSQL
 from tests.ca.running import (
+    DEADLINE_S,
     Admin,
     FakeSidecar,
     eventually,
@@ -86,11 +86,9 @@ async def test_a_policy_change_reaches_the_other_replicas_sidecar_and_both_count
         await db.send(Subscribe(namespace="shop"))
         await db.expect(NamespaceChanged)
         async with Admin(one) as admin, Admin(other) as elsewhere:
-            began = time.monotonic()
             policy = api.PolicyRequest(namespace="shop", rules=(RULE,), mode=Mode.EXPLICIT)
             await admin.ask("PUT", "/v1/policies", api.PolicyView, policy)
             changed = await db.expect(NamespaceChanged)
-            assert time.monotonic() - began < SOON_S
             assert (changed.state.mode, changed.state.rules) == (Mode.EXPLICIT, (RULE,))
             assert (await web.expect(NamespaceChanged)).state == changed.state
             path = "/v1/namespaces/shop/acknowledgements"
@@ -102,7 +100,7 @@ async def test_a_policy_change_reaches_the_other_replicas_sidecar_and_both_count
             async def is_counted() -> bool:
                 return (await admin.get(path, api.Acknowledgements)).waiting == ("web-1",)
 
-            await eventually(is_counted, deadline_s=SOON_S)
+            await eventually(is_counted)
 
 
 async def test_another_trust_domain_is_known_everywhere(tmp_path: Path, url: str) -> None:
@@ -120,9 +118,7 @@ async def test_a_rotation_waits_for_the_sidecars_of_both(tmp_path: Path, url: st
         before = one.authorities.active.authority_id
         status = await one.rotation.start()
         assert status.waiting_for == ("db-1", "web-1")
-        began = time.monotonic()
         bundle = (await db.expect(BundleChanged)).bundle
-        assert time.monotonic() - began < SOON_S
         assert (await web.expect(BundleChanged)).bundle == bundle
         await web.send(BundleInstalled(sequence=bundle.sequence))
         await asyncio.sleep(SOON_S)
@@ -192,7 +188,7 @@ async def test_a_sidecar_that_moves_is_connected_where_it_is_now(tmp_path: Path,
         pem = first.write_pem(tmp_path / "pem")
         async with FakeSidecar(other, make_client_context(other, pem)) as second:
             await second.resume("web-1", "198.18.0.1", installed_sequence=one.authorities.bundle().sequence)
-            await eventually(lambda: len(one.hub) == 0, deadline_s=SOON_S)
+            await eventually(lambda: len(one.hub) == 0)
             record = await one.store.get_sidecar("web-1")
             assert record is not None and record.connected
             # It had a bundle that this replica hadn't read yet: it counts as installed nevertheless.
@@ -214,7 +210,7 @@ async def test_followers_of_decisions_see_those_of_the_other_replica(tmp_path: P
             nul = make_decision("a\0b", answer=Answer.DENY)
             await db.send(Decisions(batch=1, records=(nul,), lost=0))
             await db.expect(DecisionsStored)
-            async with asyncio.timeout(SOON_S):
+            async with asyncio.timeout(DEADLINE_S):
                 assert b'"a\\u0000b"' in await response.content.readline()
 
 

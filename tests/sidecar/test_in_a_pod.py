@@ -273,7 +273,7 @@ async def test_without_a_live_connection_a_sidecar_ends_at_once_so_that_jobs_end
         began = time.monotonic()
         assert await mesh.web.stop() == 0
         assert await mesh.db.stop() == 0
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 15  # Each would drain for 20 s.
 
 
 async def test_while_it_joins_a_sidecar_says_that_it_is_not_ready_and_ends_at_sigterm(tmp_path: Path) -> None:
