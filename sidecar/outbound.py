@@ -187,6 +187,7 @@ async def _renew(sidecar: Sidecar, route: Route) -> None:
     if entry is None or entry.service == route.service:
         if sidecar.pool.has_failed_lately(route.dialled, now=loop.time()):
             return
+        route.was_renewed = True
         await _refresh(sidecar, route.dialled[0])
         entry = sidecar.directory.get(route.dialled[0])
     if entry is not None and entry.service is not None and entry.service != route.service:

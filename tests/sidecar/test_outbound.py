@@ -18,6 +18,7 @@ from shared.model.policy import Mode
 from shared.model.program import Program
 from shared.model.reasons import Reason
 from sidecar.endpoint import Endpoints
+from sidecar.tunnel.pool import PoolLimits, TunnelPool
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import (
     CLIENT,
@@ -451,6 +452,21 @@ async def test_an_endpoint_whose_program_has_ended_is_left_where_the_ca_says_tha
             reason = Reason.LISTENER_NOT_APPROVED if mode is Mode.EXPLICIT else Reason.APPLICATION_UNREACHABLE
             assert (last.answer, last.reason, last.ending) == (Answer.DENY, reason, Ending.REFUSED)
             assert (last.port, last.detail) == (ended[1], "service shop/db")
+        assert pair.client.directory.refreshed == [SERVICE]
+
+
+async def test_the_ca_is_asked_once_however_long_a_connections_dials_take() -> None:
+    """In permissive mode the plain dial comes after that of the tunnel: nothing is remembered of failures here."""
+    async with running_pair(echo) as pair:
+        pair.client.sidecar.pool = TunnelPool(PoolLimits(failure_memory_s=0))
+        dead = closed_port("127.0.0.3")
+        pair.client.directory.entries[dead[0]] = DirectoryEntry(
+            address=dead[0], namespace="shop", service_account="db", tunnel_port=dead[1]
+        )
+        serve(pair, dead)
+        assert await ask(pair) == b""
+        await until(lambda: pair.client.records)
+        assert pair.client.records[0].reason is Reason.DESTINATION_UNREACHABLE
         assert pair.client.directory.refreshed == [SERVICE]
 
 
