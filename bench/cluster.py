@@ -27,8 +27,8 @@ import websockets
 from rich.console import Console
 from rich.table import Table
 
-from shared.model.admin import ClusterStatus, JoinTokenCreated
-from shared.model.messages import (
+from shared.model.wire.admin import ClusterStatus, JoinTokenCreated
+from shared.model.wire.messages import (
     STREAM_PATH,
     DirectoryEntry,
     Enrol,

@@ -24,7 +24,7 @@ import yaml
 
 from bench.accounting import read_usage
 from bench.figures import percentile
-from ca.kubernetes.client import ClusterClient
+from ca.kubernetes.api.client import ClusterClient
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.webhook_ca import ROOT, WebhookCA
 
@@ -56,7 +56,7 @@ def summarise(what: str, samples_s: Sequence[float]) -> Series:
 
 def make_pod(name: str, *, asks: bool) -> dict[str, Any]:
     """Make the pod with every kind of probe that the golden files have."""
-    path = ROOT / "tests/shared/model/injection/probes.in.yaml"
+    path = ROOT / "tests/shared/model/injection/golden/probes.in.yaml"
     pod: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     pod["metadata"] = {"name": name, "annotations": {"touchmark.dev/inject": "true" if asks else "false"}}
     return pod

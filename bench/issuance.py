@@ -26,11 +26,12 @@ from bench.accounting import read_usage
 from bench.errors import BenchError
 from bench.figures import percentile
 from bench.subjects.touchmark import RunningCA, run_ca
-from cli.admin_client import AdminClient
-from shared.model.admin import JoinTokenRequest
+from cli.backends.admin_client import AdminClient
 from shared.model.errors import TouchmarkError
-from shared.model.join_token import parse_join_token
-from shared.model.messages import (
+from shared.model.identity.program import Program
+from shared.model.trust.join_token import parse_join_token
+from shared.model.wire.admin import JoinTokenRequest
+from shared.model.wire.messages import (
     CertificateIssued,
     CertificateRefused,
     CertificateRequest,
@@ -40,9 +41,8 @@ from shared.model.messages import (
     decode_from_ca,
     encode_message,
 )
-from shared.model.program import Program
+from sidecar.control.ca_dial import fetch_pinned_root, make_context, open_stream
 from sidecar.credential.credential import make_key_request
-from sidecar.feed_dial import fetch_pinned_root, make_context, open_stream
 
 _TIMEOUT_S: Final = 20.0
 _REQUESTS: Final = 64

@@ -28,10 +28,10 @@ import msgspec
 
 from bench.accounting import read_usage
 from bench.errors import BenchError
-from ca.kubernetes.client import ClusterClient
+from ca.kubernetes.api.client import ClusterClient
 from scripts.kubernetes import isolation
 from scripts.kubernetes.__main__ import prepare_node
-from shared.model.kubernetes import CAPTURE_CONTAINER, INJECT, POD_NAME_VARIABLE, SIDECAR_CONTAINER
+from shared.model.kubernetes.contract import CAPTURE_CONTAINER, INJECT, POD_NAME_VARIABLE, SIDECAR_CONTAINER
 from tests.kubernetes.harness.node import Node
 from tests.kubernetes.node.mesh import Mesh
 

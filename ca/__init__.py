@@ -1,4 +1,5 @@
 """The control plane: authenticates sidecars, decides what they may hold, signs it, records it, rotates its keys.
 
-Start at ``issuance.py`` (request → authenticate → check evidence → decide → sign → record), then ``rotation.py``.
+Start at ``issuance.py`` (request → authenticate → check evidence → decide → sign → record), then
+``rotation/rotation.py``.
 """

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import structlog
 import uvloop
 
-from ca.app import run_ca
-from ca.configuration import Configuration, parse_arguments
+from ca.runtime.run import run_ca
+from ca.settings.settings import Configuration, parse_arguments
 from shared.model.errors import TouchmarkError
 from shared.model.version import VERSION
 

@@ -12,18 +12,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.authority.authorities import Authorities
+from ca.authority.sign import Details, check_lifetime, sign_leaf
 from ca.evidence.csr import check_csr
 from ca.evidence.process import check_process
-from ca.sign import Details, check_lifetime, sign_leaf
 from ca.store.records import CertificateRecord, JoinGrant
 from ca.store.store import Store
 from shared.model.errors import ConflictError, RefusedError, VerificationError
-from shared.model.evaluate import NamespacePolicy, compile_namespace
-from shared.model.identity import Identity, IdentityKind
-from shared.model.messages import ProgramEvidence
-from shared.model.policy import Approval, Mode
-from shared.model.program import Program
-from shared.model.reasons import Reason
+from shared.model.identity.identity import Identity, IdentityKind
+from shared.model.identity.program import Program
+from shared.model.policy.evaluate import NamespacePolicy, compile_namespace
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Approval, Mode
+from shared.model.wire.messages import ProgramEvidence
 
 _MAX_COMPILED = 1_000
 

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from cli import (
+from cli.commands import (
     ca,
     connections,
     decisions,
+    demo,
     doctor,
     identities,
     inject,
@@ -29,9 +30,8 @@ from cli import (
     trust,
     version,
 )
-from cli.demo import command as demo
-from cli.exit_codes import ExitCode, format_exit_codes
-from cli.output import print_error, print_note
+from cli.text.exit_codes import ExitCode, format_exit_codes
+from cli.text.output import print_error, print_note
 from shared.model.errors import InputError, TouchmarkError
 
 app = typer.Typer(

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> int:
         print("error: Touchmark needs Python 3.11 or newer", file=sys.stderr)
         return 2
     import_lean()
-    from sidecar.configuration import TOKEN_VARIABLE, parse_arguments
+    from sidecar.settings.settings import TOKEN_VARIABLE, parse_arguments
 
     try:
         configuration = parse_arguments(arguments, os.environ)
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
 
         import uvloop
 
-        from sidecar.running import prepare, run
+        from sidecar.runtime.run import prepare, run
 
         prepared = prepare(configuration)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def import_lean() -> None:
     """Import the WebSocket client without what it needs for proxies alone: none is ever used."""
-    from sidecar.lean_imports import left_out
+    from sidecar.runtime.lean_imports import left_out
 
     with left_out("urllib.request", "importlib.metadata"):
         import websockets.asyncio.client  # noqa: F401

@@ -1,6 +1,6 @@
 """The sidecar's own events: constant names plus fields, JSON Lines on standard error, written off the loop.
 
-Never a key, a token or a payload. Decisions aren't events: they go through ``record.py``.
+Never a key, a token or a payload. Decisions aren't events: they go through ``connection/recording.py``.
 """
 
 from __future__ import annotations

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from shared.model.decision import Ending, ProcessRecord, Transport
 from shared.model.errors import ProtocolError, TouchmarkError, UnavailableError, VerificationError
-from shared.model.identity import Workload
-from shared.model.messages import ProgramEvidence
-from shared.model.policy import Direction, Mode
-from shared.model.reasons import Reason
+from shared.model.identity.identity import Workload
+from shared.model.policy.decision import Ending, ProcessRecord, Transport
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction, Mode
+from shared.model.wire.messages import ProgramEvidence
 from sidecar.attest.facts import Attestation, AttestationError
-from sidecar.connections import Connection, Refused
-from sidecar.dial import DialError, dial
-from sidecar.directory import listed_workload
+from sidecar.connection.connection import Connection, Refused
+from sidecar.mesh.directory_cache import listed_workload
 from sidecar.outbound import obtain_policy, pump_plainly
-from sidecar.pump import TunnelPump, reset_after_delivery
+from sidecar.pump.tunnel_pump import TunnelPump, reset_after_delivery
+from sidecar.sockets.dial import DialError, dial
 from sidecar.tls.client_hello import parse_port_name
 from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake import peek_client_hello, shake_hands
@@ -36,9 +36,9 @@ from sidecar.tunnel.tunnel import Loss, Tunnel
 from sidecar.tunnel.turns import Role
 
 if TYPE_CHECKING:
-    from sidecar.app import Sidecar
     from sidecar.capture.captured import Captured
     from sidecar.credential.credential import Credential
+    from sidecar.parts import Sidecar
 
 _contexts = Contexts()
 # The responder waits longer than the initiator keeps a tunnel, so that OPEN and CLOSING seldom cross.

@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from shared.model.decision import Ending, Transport
 from shared.model.errors import TouchmarkError, UnavailableError, VerificationError
-from shared.model.identity import Workload
-from shared.model.messages import DirectoryEntry, ProgramEvidence
-from shared.model.policy import Direction, Mode
-from shared.model.reasons import Reason
+from shared.model.identity.identity import Workload
+from shared.model.policy.decision import Ending, Transport
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction, Mode
+from shared.model.wire.messages import DirectoryEntry, ProgramEvidence
 from sidecar.attest.facts import AttestationError
-from sidecar.connections import Connection, Refused
-from sidecar.dial import DialError, dial
-from sidecar.directory import listed_workload
-from sidecar.endpoint import NoEndpointError
-from sidecar.foreign_dial import carry_to_foreign
-from sidecar.plain_pump import PlainPump
-from sidecar.pump import PumpEnd, TunnelPump, reset, reset_after_delivery
-from sidecar.route import Route
+from sidecar.connection.connection import Connection, Refused
+from sidecar.foreign_outbound import carry_to_foreign
+from sidecar.mesh.directory_cache import listed_workload
+from sidecar.pump.plain_pump import PlainPump
+from sidecar.pump.tunnel_pump import PumpEnd, TunnelPump, reset, reset_after_delivery
+from sidecar.routing.route import Route
+from sidecar.routing.service_endpoints import NoEndpointError
+from sidecar.sockets.dial import DialError, dial
 from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake import HandshakeError, shake_hands
 from sidecar.tunnel.frames import Opening
@@ -38,9 +38,9 @@ from sidecar.tunnel.tunnel import Loss, Tunnel
 from sidecar.tunnel.turns import Role
 
 if TYPE_CHECKING:
-    from sidecar.app import Sidecar
     from sidecar.capture.captured import Captured
     from sidecar.credential.credential import Credential
+    from sidecar.parts import Sidecar
 
 _contexts = Contexts()
 # A stale idle tunnel, then a fresh one whose responder says CLOSING: each costs a try; the OPEN itself is retried once.

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from cli.main import run
-from shared.model.policy_documents import parse_documents
+from shared.model.policy.documents import parse_documents
 from shared.model.version import VERSION
-from sidecar.configuration import read_configuration
+from sidecar.settings.settings import read_configuration
 from tests.kubernetes.node.test_demo import RULES
 
 ROOT = Path(__file__).parents[1]

@@ -1,4 +1,4 @@
-"""The admin API's application: all routes of ``shared.model.admin``, for the Unix socket and a loopback port. I/O.
+"""The admin API's application: all routes of ``shared.model.wire.admin``, for the Unix socket and a loopback port. I/O.
 
 What this does *not* check: who asks. The socket's mode (0600) does; of the loopback port whoever may reach it: other
 containers of the CA's pod (there are none), and in Kubernetes those who may ``create pods/portforward`` there. A
@@ -20,9 +20,9 @@ from ca.api.admin_namespaces import NamespacesAdmin
 from ca.api.admin_observation import ObservationAdmin
 from ca.api.answers import error_middleware
 from ca.api.health import HealthEndpoint
-from ca.services import Services
-from shared.model.admin import MAX_ADMIN_BODY_BYTES
+from ca.runtime.services import Services
 from shared.model.errors import RefusedError
+from shared.model.wire.admin import MAX_ADMIN_BODY_BYTES
 
 # Names that no page's own host name can be: the loopback's, and those that our clients write.
 _HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "ca", "touchmark"})

@@ -6,16 +6,16 @@ from aiohttp import web
 from cryptography import x509
 
 from ca.api.answers import answer, check_query, read_body, read_number
-from ca.configuration import parse_endpoint
-from ca.services import Services
+from ca.runtime.services import Services
+from ca.settings.settings import parse_endpoint
 from ca.store.records import FINISHED_STEPS, RotationStep
-from shared.model import admin
-from shared.model.certificate import common_name
 from shared.model.errors import InputError
-from shared.model.identity import parse_workload
-from shared.model.join_token import JoinToken, format_join_token
-from shared.model.trust import RotationKind
+from shared.model.identity.identity import parse_workload
+from shared.model.trust.bundle import RotationKind
+from shared.model.trust.certificate import common_name
+from shared.model.trust.join_token import JoinToken, format_join_token
 from shared.model.version import VERSION
+from shared.model.wire import admin
 
 
 class AuthoritiesAdmin:

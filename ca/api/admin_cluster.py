@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from ca.api.answers import answer, check_query
-from ca.services import Services
-from shared.model import admin
+from ca.runtime.services import Services
 from shared.model.errors import NotFoundError, TouchmarkError
+from shared.model.wire import admin
 
 if TYPE_CHECKING:  # Outside a cluster its client library is never loaded.
-    from ca.kubernetes.pods import PodRecord
-    from ca.kubernetes.running import Cluster
+    from ca.kubernetes.cluster.pods import PodRecord
+    from ca.kubernetes.run import Cluster
 
 VERSION_DEADLINE_S: Final = 3.0
 

@@ -8,10 +8,10 @@ from aiohttp import web
 from cryptography import x509
 
 from ca.api.answers import answer, read_body
-from ca.services import Services
+from ca.runtime.services import Services
 from ca.store.foreign_table import ForeignRecord
-from shared.model import admin
-from shared.model.foreign import ForeignDomain
+from shared.model.identity.foreign import ForeignDomain
+from shared.model.wire import admin
 
 
 class ForeignAdmin:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from ca.acknowledgements import count_acknowledgements, group_by_namespace
 from ca.api.answers import answer, check_query, read_body, read_number
-from ca.readiness import find_refusals
-from ca.services import Services
+from ca.distribution.installs import count_acknowledgements, group_by_namespace
+from ca.observation.explicit_readiness import find_refusals
+from ca.runtime.services import Services
 from ca.store.records import ProgramRecord
-from shared.model import admin
 from shared.model.errors import ConflictError, InputError
-from shared.model.identity import check_namespace
-from shared.model.policy import NamespaceState
+from shared.model.identity.identity import check_namespace
+from shared.model.policy.rules import NamespaceState
+from shared.model.wire import admin
 
 
 class NamespacesAdmin:

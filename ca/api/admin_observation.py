@@ -11,12 +11,12 @@ import structlog
 from aiohttp import web
 
 from ca.api.answers import answer, check_query, read_flag, read_number
-from ca.services import Services
+from ca.runtime.services import Services
 from ca.store.records import DEFAULT_DECISIONS_LIMIT, DecisionFilter, StoredDecision
-from shared.model import admin
 from shared.model.errors import InputError, UnavailableError
-from shared.model.identity import check_namespace, parse_workload
-from shared.model.reasons import Reason
+from shared.model.identity.identity import check_namespace, parse_workload
+from shared.model.policy.reasons import Reason
+from shared.model.wire import admin
 
 SEND_DEADLINE_S: Final = 30.0
 MAX_FOLLOWERS: Final = 32

@@ -10,8 +10,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from ca.metrics import Metrics
-from shared.model.admin import ErrorAnswer
+from ca.runtime.metrics import Metrics
 from shared.model.errors import (
     ConflictError,
     IdentityError,
@@ -21,6 +20,7 @@ from shared.model.errors import (
     TouchmarkError,
     UnavailableError,
 )
+from shared.model.wire.admin import ErrorAnswer
 
 _T = TypeVar("_T")
 _STATUS: Final[tuple[tuple[type[TouchmarkError], int], ...]] = (
@@ -35,7 +35,7 @@ _log = structlog.get_logger("touchmark.ca")
 
 
 def answer(value: object, *, status: int = 200) -> web.Response:
-    """Write a struct of ``shared.model.admin`` as JSON."""
+    """Write a struct of ``shared.model.wire.admin`` as JSON."""
     return web.Response(status=status, body=msgspec.json.encode(value), content_type="application/json")
 
 

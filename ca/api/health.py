@@ -9,10 +9,10 @@ import msgspec
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ca.services import Services
-from ca.sign import MIN_LIFETIME_S, sign_server
-from shared.model.admin import Health
+from ca.authority.sign import MIN_LIFETIME_S, sign_server
+from ca.runtime.services import Services
 from shared.model.errors import TouchmarkError
+from shared.model.wire.admin import Health
 
 CHECK_DEADLINE_S: Final = 5.0
 # Strangers may ask: within this time they get the last answer, and cause no signature.

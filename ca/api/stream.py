@@ -1,7 +1,7 @@
 """A sidecar's one WebSocket: authenticate → welcome → answer and push until either side ends it. I/O.
 
-The messages are those of ``shared.model.messages``. Everything is bounded: the first message and every write have a
-deadline, silence is ended by the heartbeat, requests in work and messages that wait have a limit, and a message that
+The messages are those of ``shared.model.wire.messages``. Everything is bounded: the first message and every write have
+a deadline, silence is ended by the heartbeat, requests in work and messages that wait have a limit, and a message that
 can't be decoded ends the stream with a ``Refusal``.
 """
 
@@ -22,13 +22,15 @@ from ca.authenticate.join_token import authenticate_join_token
 from ca.authenticate.sidecar_certificate import authenticate_certificate
 from ca.distribution.hub import REPLACED
 from ca.distribution.session import Session
-from ca.services import Services
+from ca.runtime.services import Services
 from ca.store.enrolment import normalise_address
 from ca.store.records import JoinGrant
 from shared.model.errors import ProtocolError, RefusedError, TouchmarkError, UnavailableError
-from shared.model.identity import Identity, IdentityKind, check_namespace
-from shared.model.join_token import parse_join_token
-from shared.model.messages import (
+from shared.model.identity.identity import Identity, IdentityKind, check_namespace
+from shared.model.policy.reasons import Reason
+from shared.model.trust.join_token import parse_join_token
+from shared.model.version import VERSION
+from shared.model.wire.messages import (
     MAX_DECISIONS_PER_MESSAGE,
     MAX_MESSAGE_BYTES,
     BundleInstalled,
@@ -51,9 +53,7 @@ from shared.model.messages import (
     decode_from_sidecar,
     encode_message,
 )
-from shared.model.protocol import choose_protocol, name_subprotocol
-from shared.model.reasons import Reason
-from shared.model.version import VERSION
+from shared.model.wire.protocol import choose_protocol, name_subprotocol
 
 FIRST_MESSAGE_DEADLINE_S: Final = 10.0
 SEND_DEADLINE_S: Final = 20.0

@@ -9,8 +9,8 @@ from ca.store.enrolment import check_registration, normalise_addresses
 from ca.store.records import JoinGrant
 from ca.store.store import Store
 from shared.model.errors import RefusedError
-from shared.model.join_token import JoinToken
-from shared.model.messages import Registration
+from shared.model.trust.join_token import JoinToken
+from shared.model.wire.messages import Registration
 
 
 async def authenticate_join_token(

@@ -8,9 +8,9 @@ from cryptography import x509
 
 from ca.store.records import JoinGrant
 from ca.store.store import Store
-from shared.model.certificate import BundleVerifier
 from shared.model.errors import RefusedError
-from shared.model.identity import IdentityKind
+from shared.model.identity.identity import IdentityKind
+from shared.model.trust.certificate import BundleVerifier
 
 
 async def authenticate_certificate(

@@ -1,1 +1,2 @@
-"""Authorities: made in ``founding.py``, held ready to sign in ``authorities.py``. ``ca/rotation.py`` replaces them."""
+"""Authorities: made in ``founding.py``, held ready to sign in ``authorities.py``. ``ca/rotation/rotation.py`` replaces
+them."""

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ca.authority.founding import Authority, make_issuer, make_root, open_authority
-from ca.kek import KeyEncryptionKey
+from ca.authority.kek import KeyEncryptionKey
 from ca.store.records import AuthorityKind, AuthorityRecord
 from ca.store.store import Store
 from shared.model.errors import UnavailableError
-from shared.model.trust import AuthorityPhase, TrustBundle
+from shared.model.trust.bundle import AuthorityPhase, TrustBundle
 
 _ACCEPTED = (AuthorityPhase.PREPARED, AuthorityPhase.ACTIVE, AuthorityPhase.OLD)
 

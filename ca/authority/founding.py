@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from ca.kek import KeyEncryptionError, KeyEncryptionKey
+from ca.authority.kek import KeyEncryptionError, KeyEncryptionKey
 from ca.store.records import AuthorityKind, AuthorityRecord
-from shared.model.trust import AuthorityPhase, public_key_digest
+from shared.model.trust.bundle import AuthorityPhase, public_key_digest
 
 DAY_S: Final = 86_400
 ROOT_LIFETIME_S: Final = 3650 * DAY_S

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 from ca.store.enrolment import normalise_address
 from ca.store.records import SidecarRecord
-from shared.model.messages import DirectoryEntry
+from shared.model.wire.messages import DirectoryEntry
 
 
 class Directory:

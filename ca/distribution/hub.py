@@ -9,9 +9,11 @@ from collections.abc import Iterable, Iterator
 
 from ca.distribution.directory import Directory
 from ca.distribution.session import Session
-from ca.metrics import Metrics
-from shared.model.foreign import ForeignDomain
-from shared.model.messages import (
+from ca.runtime.metrics import Metrics
+from shared.model.identity.foreign import ForeignDomain
+from shared.model.policy.rules import NamespaceState
+from shared.model.trust.bundle import TrustBundle
+from shared.model.wire.messages import (
     BundleChanged,
     ForeignTrustChanged,
     FromCA,
@@ -20,8 +22,6 @@ from shared.model.messages import (
     encode_message,
     express_in,
 )
-from shared.model.policy import NamespaceState
-from shared.model.trust import TrustBundle
 
 REPLACED = "replaced"
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from ca.distribution.outbox import Outbox, OutboxFullError
 from ca.store.records import JoinGrant
 from shared.model.errors import RefusedError
-from shared.model.identity import Workload
-from shared.model.messages import ConnectionsReport, FromCA, encode_message, express_in
-from shared.model.protocol import PROTOCOL
+from shared.model.identity.identity import Workload
+from shared.model.wire.messages import ConnectionsReport, FromCA, encode_message, express_in
+from shared.model.wire.protocol import PROTOCOL
 
 MAX_NAMESPACES = 1024
 MAX_ADDRESSES = 4096

@@ -12,7 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from shared.model.errors import VerificationError
-from shared.model.reasons import Reason
+from shared.model.policy.reasons import Reason
 
 MAX_CSR_BYTES: Final = 8192
 

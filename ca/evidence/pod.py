@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from shared.model.kubernetes import (
+from shared.model.kubernetes.contract import (
     CAPTURE_CONTAINER,
     SIDECAR_CONTAINER,
     SIDECAR_UID,

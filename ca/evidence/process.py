@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 from shared.model.errors import VerificationError
-from shared.model.messages import ProgramEvidence
-from shared.model.reasons import Reason
+from shared.model.policy.reasons import Reason
+from shared.model.wire.messages import ProgramEvidence
 
 MAX_PATH_CHARACTERS: Final = 1024
 _MAX_ID: Final = 2**32

@@ -24,7 +24,7 @@ from ca.store.records import (
 )
 from ca.store.tables import BUNDLE_SEQUENCE, authorities, certificates, counters, join_tokens, journal, rotations
 from shared.model.errors import ConflictError
-from shared.model.trust import AUTHORITY_TRANSITIONS, AuthorityPhase, RotationKind
+from shared.model.trust.bundle import AUTHORITY_TRANSITIONS, AuthorityPhase, RotationKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

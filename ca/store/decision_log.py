@@ -12,7 +12,7 @@ from ca.store.database import DECISIONS
 from ca.store.ledger import LedgerTable
 from ca.store.records import DecisionFilter, StoredDecision
 from ca.store.tables import decisions
-from shared.model.decision import Answer, DecisionRecord
+from shared.model.policy.decision import Answer, DecisionRecord
 
 MAX_LISTED: Final = 10_000
 _decoder: Final = msgspec.json.Decoder(DecisionRecord)

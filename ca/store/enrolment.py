@@ -27,9 +27,9 @@ from ca.store.tables import (
     sidecars,
 )
 from shared.model.errors import ConflictError, InputError, NotFoundError, RefusedError
-from shared.model.identity import Workload
-from shared.model.messages import Registration
-from shared.model.trust import AuthorityPhase
+from shared.model.identity.identity import Workload
+from shared.model.trust.bundle import AuthorityPhase
+from shared.model.wire.messages import Registration
 
 MAX_ADDRESSES: Final = 64
 MAX_LABELS: Final = 64

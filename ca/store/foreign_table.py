@@ -1,6 +1,7 @@
 """Other trust domains in the store: their roots, as the mesh's administrators gave them. I/O.
 
-Belongs here: the rows and their bounds. Doesn't: what sidecars are told (``ca/foreign.py``), or reading PEM.
+Belongs here: the rows and their bounds. Doesn't: what sidecars are told (``ca/distribution/foreign_trust.py``), or
+reading PEM.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from sqlalchemy import delete, select
 from ca.store.decision_log import DecisionTable
 from ca.store.tables import FOREIGN_CHANGES, foreign_domains
 from shared.model.errors import InputError, NotFoundError
-from shared.model.foreign import MAX_DOMAINS, MAX_TOTAL_BYTES, ForeignDomain
-from shared.model.foreign_certificate import check_roots
+from shared.model.identity.foreign import MAX_DOMAINS, MAX_TOTAL_BYTES, ForeignDomain
+from shared.model.trust.foreign_certificate import check_roots
 
 _roots: Final = msgspec.json.Decoder(tuple[bytes, ...])
 

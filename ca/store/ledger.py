@@ -11,8 +11,8 @@ from ca.store.authority_table import AuthorityTable
 from ca.store.records import CertificateRecord
 from ca.store.tables import authorities, certificates
 from shared.model.errors import ConflictError, TouchmarkError
-from shared.model.identity import Workload, parse_spiffe_id
-from shared.model.trust import AuthorityPhase
+from shared.model.identity.identity import Workload, parse_spiffe_id
+from shared.model.trust.bundle import AuthorityPhase
 
 MAX_LISTED: Final = 10_000
 _SIGNING_PHASES: Final = (AuthorityPhase.ACTIVE.value, AuthorityPhase.OLD.value)

@@ -17,10 +17,10 @@ from ca.store.database import Database
 from ca.store.records import ProgramRecord
 from ca.store.tables import NAMESPACE_CHANGES, counters, namespaces, programs, sidecars, workload_labels
 from shared.model.errors import ConflictError, InputError, NotFoundError
-from shared.model.foreign import pattern_domain
-from shared.model.identity import Workload, check_namespace
-from shared.model.policy import Approval, Mode, NamespaceState, Rule, WorkloadLabels
-from shared.model.program import Program
+from shared.model.identity.foreign import pattern_domain
+from shared.model.identity.identity import Workload, check_namespace
+from shared.model.identity.program import Program
+from shared.model.policy.rules import Approval, Mode, NamespaceState, Rule, WorkloadLabels
 
 MAX_NAMESPACES: Final = 10_000
 _MAX_NAME_CHARACTERS: Final = 253

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from shared.model.decision import DecisionRecord
-from shared.model.identity import Identity, Workload
-from shared.model.program import Program
-from shared.model.reasons import Reason
-from shared.model.trust import AuthorityPhase, RotationKind
+from shared.model.identity.identity import Identity, Workload
+from shared.model.identity.program import Program
+from shared.model.policy.decision import DecisionRecord
+from shared.model.policy.reasons import Reason
+from shared.model.trust.bundle import AuthorityPhase, RotationKind
 
 DEFAULT_DECISIONS_LIMIT = 1000
 

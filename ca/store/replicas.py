@@ -1,6 +1,6 @@
 """Several replicas on one database: their signs of life, and what each must look at to notice the others' changes. I/O.
 
-Belongs here: the cheap questions. Doesn't: what a replica does with the answers (``ca/following.py``).
+Belongs here: the cheap questions. Doesn't: what a replica does with the answers (``ca/distribution/replica_sync.py``).
 """
 
 from __future__ import annotations

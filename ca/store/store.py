@@ -17,7 +17,7 @@ from ca.store.records import CertificateRecord
 from ca.store.replicas import ReplicaTable
 from ca.store.tables import READINESS, TRUST_DOMAIN, settings
 from shared.model.errors import ConflictError
-from shared.model.identity import check_trust_domain
+from shared.model.identity.identity import check_trust_domain
 
 
 class Store(ReplicaTable):

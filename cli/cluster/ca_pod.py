@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from cli.cluster.connection import PODS, Cluster, Object
 from cli.cluster.faults import INSTALL_HINT, NoCAPodError
-from shared.model.kubernetes import CA_SERVICE
+from shared.model.kubernetes.contract import CA_SERVICE
 
 NAME_LABEL: Final = "app.kubernetes.io/name"
 SELECTOR: Final = f"{NAME_LABEL}={CA_SERVICE}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from shared.model.kubernetes import CLUSTER_ROLE, GROUP, LEASE, TRUST_CONFIG_MAP, WEBHOOK_CONFIGURATION
+from shared.model.kubernetes.contract import CLUSTER_ROLE, GROUP, LEASE, TRUST_CONFIG_MAP, WEBHOOK_CONFIGURATION
 
 SERVICE_ACCOUNT: Final = "touchmark-ca"
 KEK_SECRET: Final = "touchmark-kek"

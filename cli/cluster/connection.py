@@ -16,11 +16,11 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
+from cli.backends.target import Where
 from cli.cluster.faults import Action, NotInstalledError, UnreachableError, explain
 from cli.cluster.kubeconfig import Access, load_access
-from cli.where import Where
 from shared.model.errors import NotFoundError, UnavailableError
-from shared.model.kubernetes import GROUP
+from shared.model.kubernetes.contract import GROUP
 
 CONNECT_DEADLINE_S: Final = 10.0
 REQUEST_DEADLINE_S: Final = 30.0

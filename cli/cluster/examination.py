@@ -1,7 +1,7 @@
 """What a cluster's answers mean for Touchmark: a finding a line, with what to do. Pure.
 
 Belongs here: the installation, the webhook, the CA's pods and rights. Doesn't: asking (``survey.py``), what keeps pods
-out of the mesh (``membership.py``), or what the CA says of itself (``cli/overview.py``).
+out of the mesh (``membership.py``), or what the CA says of itself (``cli/text/overview.py``).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from cli.cluster.ca_pod import describe_state, is_ready
 from cli.cluster.faults import INSTALL_HINT
 from cli.cluster.membership import describe_unknown, examine_membership, list_images
 from cli.cluster.survey import Survey
-from cli.machine import Finding
-from cli.overview import Observation, examine, examine_skew, name_some
+from cli.machine.machine import Finding
+from cli.text.overview import Observation, examine, examine_skew, name_some
 from shared.model.errors import TouchmarkError
-from shared.model.kubernetes import WEBHOOK_CONFIGURATION
+from shared.model.kubernetes.contract import WEBHOOK_CONFIGURATION
 
 API_VERSION: Final = "v1alpha1"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from shared.model.errors import ConflictError, InputError, NotFoundError, RefusedError, TouchmarkError, UnavailableError
-from shared.model.kubernetes import GROUP
+from shared.model.kubernetes.contract import GROUP
 
 INSTALL_HINT: Final = "kubectl apply -k manifests/overlays/single installs Touchmark, its resources included"
 _MAX_TEXT: Final = 600

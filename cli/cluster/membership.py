@@ -10,10 +10,10 @@ from cli.cluster.ca_pod import describe_state, is_ready
 from cli.cluster.connection import Object
 from cli.cluster.network_policies import MAX_GROUPS, Drop, NetworkPolicies, group_pods
 from cli.cluster.survey import Survey, has_sidecar
-from cli.machine import Finding
-from cli.overview import name_some
+from cli.machine.machine import Finding
+from cli.text.overview import name_some
 from shared.model.errors import TouchmarkError
-from shared.model.kubernetes import INJECT, SIDECAR_CONTAINER, TUNNEL_PORT
+from shared.model.kubernetes.contract import INJECT, SIDECAR_CONTAINER, TUNNEL_PORT
 
 _PRIVILEGED: Final = "privileged"
 _ENFORCE: Final = "pod-security.kubernetes.io/enforce"

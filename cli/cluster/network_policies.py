@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from shared.model.kubernetes import HEALTH_PORT, STREAM_PORT, TUNNEL_PORT, WEBHOOK_PORT
+from shared.model.kubernetes.contract import HEALTH_PORT, STREAM_PORT, TUNNEL_PORT, WEBHOOK_PORT
 
 MAX_GROUPS: Final = 200
 _ALL: Final = ((1, 65_535),)

@@ -1,6 +1,7 @@
 """The objects ``MeshPolicy`` and ``Program`` as a cluster keeps them: made of our values, and read back. Pure.
 
-Belongs here: their fields, the CA's words in ``status``, who wrote what. Doesn't: requests (``governor.py``).
+Belongs here: their fields, the CA's words in ``status``, who wrote what. Doesn't: requests
+(``cli/backends/cluster_policy.py``).
 """
 
 from __future__ import annotations
@@ -11,20 +12,20 @@ from typing import Any, Final
 
 import yaml
 
+from cli.backends.policy_backend import ModeState
 from cli.cluster.connection import MESH_POLICIES, PROGRAMS, Kind, Object
-from cli.governance import ModeState
-from shared.model.admin import ProgramRequest, ProgramView
 from shared.model.errors import DocumentError, TouchmarkError
-from shared.model.kubernetes import APPROVED_BY, FIELD_MANAGER
-from shared.model.policy import Mode
-from shared.model.policy_documents import (
+from shared.model.identity.program import parse_program
+from shared.model.kubernetes.contract import APPROVED_BY, FIELD_MANAGER
+from shared.model.policy.documents import (
     API_VERSION,
     POLICY_NAME,
     Document,
     ProgramDocument,
     format_documents,
 )
-from shared.model.program import parse_program
+from shared.model.policy.rules import Mode
+from shared.model.wire.admin import ProgramRequest, ProgramView
 
 # The mode has an owner of its own. With one for both, a `mode` after a `policy apply` would drop the policy's rules:
 # server-side apply removes what its manager no longer names.

@@ -14,13 +14,13 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cli.admin_client import AdminClient
+from cli.backends.admin_client import AdminClient
 from cli.cluster.ca_pod import find_ready_pods
 from cli.cluster.channels import MAX_MESSAGE_BYTES, PROTOCOL, ForwardedPort
 from cli.cluster.connection import PODS, Cluster
 from cli.cluster.faults import Action, ForbiddenError, NoCAPodError, UnauthorizedError
 from shared.model.errors import ProtocolError, TouchmarkError, UnavailableError
-from shared.model.kubernetes import ADMIN_PORT
+from shared.model.kubernetes.contract import ADMIN_PORT
 from shared.runtime.tasks import Tasks
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from cli.backends.target import Where
 from cli.cluster.ca_pod import find_ready_pods
 from cli.cluster.connection import Cluster, connect
 from cli.cluster.port_forward import forward_admin_of
-from cli.where import Where
-from shared.model.admin import ConnectionList, ConnectionView
 from shared.model.errors import TouchmarkError
+from shared.model.wire.admin import ConnectionList, ConnectionView
 
 # The sidecars of any more are named as silent.
 MAX_REPLICAS: Final = 16

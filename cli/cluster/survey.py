@@ -26,10 +26,10 @@ from cli.cluster.connection import (
     Object,
 )
 from cli.cluster.port_forward import forward_admin
-from cli.overview import Observation
-from cli.status import observe
+from cli.commands.status import observe
+from cli.text.overview import Observation
 from shared.model.errors import TouchmarkError
-from shared.model.kubernetes import GROUP, INJECT, SIDECAR_CONTAINER, WEBHOOK_CONFIGURATION
+from shared.model.kubernetes.contract import GROUP, INJECT, SIDECAR_CONTAINER, WEBHOOK_CONFIGURATION
 
 ADMIN_TIMEOUT_S: Final = 10.0
 MAX_AT_ONCE: Final = 8

@@ -15,7 +15,7 @@ from typing import Final
 
 from cli.demo.packets import Tap
 from cli.demo.stage import BESIDE, BETWEEN, SERVER_PORT, Place, Stage
-from cli.machine import find_program
+from cli.machine.machine import find_program
 from shared.model.errors import MachineError
 
 _TIMEOUT_S: Final = 10

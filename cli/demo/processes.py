@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 import cli
-from cli.machine import SYSTEM_PATH
+from cli.machine.machine import SYSTEM_PATH
 from shared.model.errors import MachineError, UnavailableError
 
 _END_TIMEOUT_S: Final = 5.0

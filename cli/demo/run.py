@@ -20,9 +20,9 @@ from cli.demo.narrator import Narrator
 from cli.demo.processes import Processes, touchmark_command
 from cli.demo.stage import Stage
 from cli.demo.story import Story
-from cli.exit_codes import ExitCode
-from cli.machine import can_make_namespaces, find_program, has_user_namespaces, is_sidecar_user_mapped
-from cli.output import print_json
+from cli.machine.machine import can_make_namespaces, find_program, has_user_namespaces, is_sidecar_user_mapped
+from cli.text.exit_codes import ExitCode
+from cli.text.output import print_json
 from shared.model.errors import MachineError
 
 _INSIDE_VARIABLE: Final = "TOUCHMARK_DEMO_USER_NAMESPACE"

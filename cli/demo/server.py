@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cli.machine import find_program
+from cli.machine.machine import find_program
 from shared.model.errors import MachineError
 
 GREETING: Final = "hello from shop/web"

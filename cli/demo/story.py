@@ -16,19 +16,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cli.conversation import talk
+from cli.backends.conversation import talk
+from cli.backends.target import Where
 from cli.demo.facts import Facts
 from cli.demo.narrator import Narrator
 from cli.demo.packets import PacketWatch
 from cli.demo.processes import Outcome, Processes, touchmark_command
 from cli.demo.server import Server, write_server
 from cli.demo.stage import BESIDE, BETWEEN, Place, Stage
-from cli.machine import find_program
-from cli.where import Where
+from cli.machine.machine import find_program
 from shared.model.errors import MachineError, TouchmarkError, UnavailableError
 
 if TYPE_CHECKING:
-    from shared.model.admin import DecisionView
+    from shared.model.wire.admin import DecisionView
 
 NAMESPACE: Final = "shop"
 WEB: Final = "shop/web"

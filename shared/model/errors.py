@@ -1,7 +1,7 @@
 """The one tree of errors, each with a stable code.
 
-Belongs here: exceptions that cross a module's border. Doesn't: reasons of decisions (``reasons.py``), which are values
-and not failures. Pure.
+Belongs here: exceptions that cross a module's border. Doesn't: reasons of decisions (``policy/reasons.py``), which are
+values and not failures. Pure.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 
-from shared.model.reasons import Reason
+from shared.model.policy.reasons import Reason
 from sidecar.attest.executable import Executables
 from sidecar.attest.facts import Attestation, AttestationError, Endpoint, ProcessFacts
 from sidecar.attest.holder_check import HolderCheck

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from shared.model.reasons import Reason
+from shared.model.policy.reasons import Reason
 from sidecar.attest.facts import AttestationError
 from sidecar.attest.filesystem import has_reliable_times
 from sidecar.attest.process import FileKey

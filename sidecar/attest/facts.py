@@ -8,8 +8,8 @@ from typing import ClassVar
 import msgspec
 
 from shared.model.errors import TouchmarkError
-from shared.model.program import Program
-from shared.model.reasons import Reason
+from shared.model.identity.program import Program
+from shared.model.policy.reasons import Reason
 
 Endpoint = tuple[str, int]
 

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 
-from shared.model.reasons import Reason
+from shared.model.policy.reasons import Reason
 from sidecar.attest.facts import Attestation, AttestationError
 from sidecar.attest.holders import Holdings, find_holdings
 from sidecar.attest.measure import Measured, Measuring

@@ -10,7 +10,7 @@ import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from shared.model.reasons import Reason
+from shared.model.policy.reasons import Reason
 from sidecar.attest.facts import AttestationError
 from sidecar.attest.process import Process
 from sidecar.attest.process_text import parse_in_flight

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.model.program import weak_kind
+from shared.model.identity.program import weak_kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

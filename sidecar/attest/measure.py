@@ -12,8 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from shared.model.program import NO_MAIN, Program
-from shared.model.reasons import Reason
+from shared.model.identity.program import NO_MAIN, Program
+from shared.model.policy.reasons import Reason
 from sidecar.attest.executable import Executables
 from sidecar.attest.facts import AttestationError
 from sidecar.attest.holders import MAX_DESCRIPTORS

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
 
-from shared.model.reasons import Reason
+from shared.model.policy.reasons import Reason
 from sidecar.attest.facts import AttestationError, ProcessFacts
 from sidecar.attest.process_text import Image, ProcessTextError, parse_stat, parse_tracer, parse_uid
 

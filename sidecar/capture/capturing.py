@@ -16,20 +16,20 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from shared.model.errors import MachineError
-from shared.model.policy import Direction
-from shared.model.reasons import Reason
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction
 from shared.runtime.tasks import Tasks
 from sidecar.capture.accept_loop import AcceptLoop, open_listener, reset
 from sidecar.capture.captured import Captured, Endpoint
 from sidecar.capture.original_destination import ask_original_destination, normalise_endpoint
 from sidecar.capture.redirect_table import list_outbound_ports
 from sidecar.capture.refusal import record_refusal
-from sidecar.configuration import CaptureKind, Configuration
 from sidecar.events import Events
-from sidecar.scalars import format_endpoint
+from sidecar.settings.parsing import format_endpoint
+from sidecar.settings.settings import CaptureKind, Configuration
 
 if TYPE_CHECKING:
-    from sidecar.app import Sidecar
+    from sidecar.parts import Sidecar
 
 CarryOutbound = Callable[["Sidecar", Captured], Coroutine[Any, Any, None]]
 CarryPlaintext = Callable[["Sidecar", Captured, Endpoint], Coroutine[Any, Any, None]]

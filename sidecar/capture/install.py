@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from shared.model.errors import InputError, MachineError, TouchmarkError
-from shared.model.kubernetes import HEALTH_PORT, INBOUND_PORT, OUTBOUND_PORT, SIDECAR_UID, TUNNEL_PORT
+from shared.model.kubernetes.contract import HEALTH_PORT, INBOUND_PORT, OUTBOUND_PORT, SIDECAR_UID, TUNNEL_PORT
 from sidecar.capture.redirect import install_redirect
 from sidecar.capture.redirect_table import RedirectRules
-from sidecar.scalars import parse_natural, parse_network, parse_port
+from sidecar.settings.parsing import parse_natural, parse_network, parse_port
 
 MAX_EXCLUSIONS = 1024
 

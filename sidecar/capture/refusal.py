@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from shared.model.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, ProcessRecord, Transport
-from shared.model.policy import Direction, NamespaceState
-from shared.model.reasons import Reason
+from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, ProcessRecord, Transport
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction, NamespaceState
 from sidecar.capture.captured import Endpoint
 
 

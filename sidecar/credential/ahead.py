@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from shared.model.errors import TouchmarkError
-from shared.model.messages import ProgramEvidence
-from shared.model.program import Program
+from shared.model.identity.program import Program
+from shared.model.wire.messages import ProgramEvidence
 from sidecar.attest.facts import Attestation
 from sidecar.capture.captured import Endpoint
 from sidecar.credential.credential import Credential

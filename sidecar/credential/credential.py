@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from shared.model.certificate import BundleVerifier
 from shared.model.errors import RefusedError, TouchmarkError
-from shared.model.identity import Identity
-from shared.model.reasons import Reason
+from shared.model.identity.identity import Identity
+from shared.model.policy.reasons import Reason
+from shared.model.trust.certificate import BundleVerifier
 
 
 class CredentialError(TouchmarkError):

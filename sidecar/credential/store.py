@@ -1,7 +1,7 @@
 """The credentials of this sidecar and of its programs: obtained once for many waiters, renewed ahead of their end.
 
 Belongs here: which credential is usable now, and when the next is asked for. Doesn't: the stream to the CA
-(``feed.py``), attestation. Keys live in this object only and are never written.
+(``sidecar/control/feed.py``), attestation. Keys live in this object only and are never written.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Protocol
 
 from cryptography import x509
 
-from shared.model.certificate import BundleVerifier
 from shared.model.errors import TouchmarkError, VerificationError
-from shared.model.identity import IdentityKind
-from shared.model.messages import ProgramEvidence
-from shared.model.policy import Mode
-from shared.model.program import Program
-from shared.model.reasons import Reason
+from shared.model.identity.identity import IdentityKind
+from shared.model.identity.program import Program
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Mode
+from shared.model.trust.certificate import BundleVerifier
+from shared.model.wire.messages import ProgramEvidence
 from shared.runtime.tasks import Tasks
 from sidecar.credential.credential import (
     Credential,
@@ -33,8 +33,8 @@ from sidecar.credential.credential import (
     make_key_request,
 )
 from sidecar.events import Events
-from sidecar.policies import Policies
-from sidecar.trust import Trust
+from sidecar.mesh.policies import Policies
+from sidecar.mesh.trust import Trust
 
 MAX_PROGRAMS = 1024
 _REFUSAL_MEMORY_S = 1.0

@@ -15,10 +15,10 @@ import h2.connection
 import h2.events
 import h2.exceptions
 
-from shared.model.kubernetes import ProbeTarget
+from shared.model.kubernetes.contract import ProbeTarget
 from shared.model.version import VERSION
-from sidecar.dial import dial
 from sidecar.probing.outcome import Outcome, fail
+from sidecar.sockets.dial import dial
 
 _MAX_ANSWER_BYTES = 64 * 1024
 _STATUS_NAMES = {0: "UNKNOWN", 1: "SERVING", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}

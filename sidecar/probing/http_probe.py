@@ -14,10 +14,10 @@ from urllib.parse import urljoin, urlsplit
 
 import h11
 
-from shared.model.kubernetes import ProbeTarget
+from shared.model.kubernetes.contract import ProbeTarget
 from shared.model.version import VERSION
-from sidecar.dial import dial
 from sidecar.probing.outcome import Outcome, fail
+from sidecar.sockets.dial import dial
 
 MAX_REDIRECTS = 10
 _MAX_BODY_BYTES = 10 * 1024

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 
-from shared.model.kubernetes import ProbeTarget
-from sidecar.dial import DialError, dial
+from shared.model.kubernetes.contract import ProbeTarget
 from sidecar.probing.http_probe import probe_http
 from sidecar.probing.outcome import Outcome, fail
+from sidecar.sockets.dial import DialError, dial
 
 
 async def perform(target: ProbeTarget, address: str, *, mark: int = 0) -> Outcome:

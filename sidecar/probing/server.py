@@ -15,13 +15,13 @@ from typing import Any
 import h11
 
 from shared.model.errors import MachineError
-from shared.model.kubernetes import ProbeTarget
+from shared.model.kubernetes.contract import ProbeTarget
 from shared.runtime.tasks import Tasks
 from sidecar.capture.accept_loop import AcceptLoop, open_listener, reset
 from sidecar.capture.captured import Endpoint
 from sidecar.events import Events
 from sidecar.probing.outcome import MAX_BODY_BYTES, Outcome
-from sidecar.scalars import format_endpoint
+from sidecar.settings.parsing import format_endpoint
 
 MAX_CONNECTIONS = 64
 _MAX_HEADER_BYTES = 16 * 1024

@@ -1,7 +1,7 @@
 """TLS contexts of the tunnel: one for each credential, trust bundle and role.
 
 Belongs here: which versions, groups, ciphers and checks TLS makes. Doesn't: handshakes (``handshake.py``), and the
-profile and issuers' check (``shared.model.certificate``), which follows every handshake.
+profile and issuers' check (``shared.model.trust.certificate``), which follows every handshake.
 
 Source: RFC 8446; SPIFFE X509-SVID, section 5.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 from OpenSSL import SSL, crypto
 
-from shared.model.trust import TrustBundle
+from shared.model.trust.bundle import TrustBundle
 from sidecar.tunnel.turns import Role
 
 if TYPE_CHECKING:

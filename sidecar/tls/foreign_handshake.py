@@ -1,7 +1,7 @@
 """TLS with foreign peers: the context without the tunnel's ALPN, and the handshake that says whom it met.
 
 Belongs here: what TLS itself demands of a foreign peer, and the reason when one fails. Doesn't: verification of the
-whole chain (``shared.model.foreign_certificate``), which follows, or whom to expect (the stories).
+whole chain (``shared.model.trust.foreign_certificate``), which follows, or whom to expect (the stories).
 
 OpenSSL verifies against the roots of *all* known domains, so that a peer whom nobody knows is refused inside the
 handshake, before a client's certificate is shown to it; afterwards the chain has to hold against its own domain's.
@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 from OpenSSL import SSL, crypto
 
-from shared.model.certificate import VerifiedPeer
-from shared.model.foreign_certificate import MAX_CHAIN_CERTIFICATES, ForeignPeer
-from shared.model.reasons import Reason
-from shared.model.trust import TrustBundle
-from sidecar.foreign_trust import ForeignRoots, explain_refusal, verify_anybody
+from shared.model.policy.reasons import Reason
+from shared.model.trust.bundle import TrustBundle
+from shared.model.trust.certificate import VerifiedPeer
+from shared.model.trust.foreign_certificate import MAX_CHAIN_CERTIFICATES, ForeignPeer
+from sidecar.mesh.foreign_trust import ForeignRoots, explain_refusal, verify_anybody
 from sidecar.tls.contexts import VerificationNote, make_base_context
 from sidecar.tls.handshake import HandshakeError, drive_handshake, read_chain
 from sidecar.tunnel.turns import Role
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from OpenSSL.SSL import _NoOverlappingProtocols as NoOverlappingProtocols
 
     from sidecar.credential.credential import Credential
-    from sidecar.trust import Trust
+    from sidecar.mesh.trust import Trust
 
 # Each holds all roots parsed, for pyOpenSSL shares no stores: 3.4 MB when foreign.MAX_TOTAL_BYTES are known.
 MAX_CONTEXTS: Final = 16

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from OpenSSL import SSL
 
-from shared.model.certificate import BundleVerifier, VerifiedPeer
 from shared.model.errors import ProtocolError, VerificationError
-from shared.model.reasons import Reason
-from sidecar.polling import Watch, poller_of
+from shared.model.policy.reasons import Reason
+from shared.model.trust.certificate import BundleVerifier, VerifiedPeer
+from sidecar.sockets.polling import Watch, poller_of
 from sidecar.tls.client_hello import (
     MAX_CLIENT_HELLO_BYTES,
     ClientHello,

@@ -13,7 +13,7 @@ from functools import lru_cache
 import msgspec
 
 from shared.model.errors import ProtocolError
-from shared.model.reasons import Reason
+from shared.model.policy.reasons import Reason
 
 Endpoint = tuple[str, int]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from shared.model.identity import Workload
+from shared.model.identity.identity import Workload
 from sidecar.tunnel.frames import Endpoint
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """One mutual TLS connection between two sidecars, read and written as frames.
 
 Belongs here: the I/O shell around ``turns.py`` and ``frames.py``: reading records, the one pinned pending record,
-losing and closing. Doesn't: what the frames are for (``pump.py`` and the two stories), which tunnel is
-reused (``pool.py``).
+losing and closing. Doesn't: what the frames are for (``sidecar/pump/tunnel_pump.py`` and the two stories), which tunnel
+is reused (``pool.py``).
 
 Whoever uses the tunnel at the moment is its ``user``; it is called back synchronously from the event loop.
 """
@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from OpenSSL import SSL
 
-from shared.model.certificate import VerifiedPeer
 from shared.model.errors import ProtocolError
-from sidecar.polling import poller_of
+from shared.model.trust.certificate import VerifiedPeer
+from sidecar.sockets.polling import poller_of
 from sidecar.tls.records import Buffer, Records
 from sidecar.tunnel.frames import (
     HEADER,

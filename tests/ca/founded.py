@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.authority.authorities import Authorities
+from ca.authority.kek import KekOrigin, KeyEncryptionKey
 from ca.issuance import Issuance
-from ca.kek import KekOrigin, KeyEncryptionKey
 from ca.store.records import JoinGrant
 from ca.store.store import Store
-from shared.model.identity import Workload
-from shared.model.messages import Registration
+from shared.model.identity.identity import Workload
+from shared.model.wire.messages import Registration
 
 NOW = 1_790_000_000.0
 TRUST_DOMAIN = "touchmark.local"

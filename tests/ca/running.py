@@ -19,14 +19,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from websockets.typing import Subprotocol
 
-from ca.app import run_ca
-from ca.configuration import Configuration
-from ca.services import Services
-from shared.model.admin import ErrorAnswer
-from shared.model.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, ProcessRecord, Transport
-from shared.model.identity import Workload
-from shared.model.join_token import JoinToken, format_join_token
-from shared.model.messages import (
+from ca.runtime.run import run_ca
+from ca.runtime.services import Services
+from ca.settings.settings import Configuration
+from shared.model.identity.identity import Workload
+from shared.model.identity.program import Program
+from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, ProcessRecord, Transport
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction, Mode
+from shared.model.trust.join_token import JoinToken, format_join_token
+from shared.model.wire.admin import ErrorAnswer
+from shared.model.wire.messages import (
     STREAM_PATH,
     Enrol,
     FromCA,
@@ -37,10 +40,7 @@ from shared.model.messages import (
     decode_from_ca,
     encode_message,
 )
-from shared.model.policy import Direction, Mode
-from shared.model.program import Program
-from shared.model.protocol import list_subprotocols
-from shared.model.reasons import Reason
+from shared.model.wire.protocol import list_subprotocols
 
 WEB = Program(digest="aa" * 32)
 CURL = Program(digest="bb" * 32)

@@ -11,12 +11,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.issuance import IssuanceRefused
 from ca.store.records import ProgramRecord
-from shared.model.certificate import BundleVerifier
-from shared.model.identity import Identity, IdentityKind
-from shared.model.messages import ProgramEvidence
-from shared.model.policy import Mode
-from shared.model.program import Program
-from shared.model.reasons import Reason
+from shared.model.identity.identity import Identity, IdentityKind
+from shared.model.identity.program import Program
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Mode
+from shared.model.trust.certificate import BundleVerifier
+from shared.model.wire.messages import ProgramEvidence
 from tests.ca.founded import NOW, TRUST_DOMAIN, WEB, join, make_csr, opened
 
 CURL = Program(digest="c" * 64)

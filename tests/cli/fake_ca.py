@@ -1,4 +1,4 @@
-"""A CA's admin API in miniature: real HTTP over a real Unix socket, answers from ``shared.model.admin``."""
+"""A CA's admin API in miniature: real HTTP over a real Unix socket, answers from ``shared.model.wire.admin``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from shared.model.admin import ErrorAnswer
+from shared.model.wire.admin import ErrorAnswer
 
 
 @dataclass

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from cli.overview import Observation
-from shared.model.admin import (
+from cli.text.overview import Observation
+from shared.model.policy.rules import Mode, NamespaceState
+from shared.model.trust.bundle import AuthorityPhase
+from shared.model.version import VERSION
+from shared.model.wire.admin import (
     AuthorityView,
     CAStatus,
     ClusterNamespace,
@@ -16,9 +19,6 @@ from shared.model.admin import (
     SidecarView,
     WatchView,
 )
-from shared.model.policy import Mode, NamespaceState
-from shared.model.trust import AuthorityPhase
-from shared.model.version import VERSION
 
 NOW = 1_000_000_000.0
 DAY = 86_400.0

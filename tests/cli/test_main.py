@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cli.exit_codes import EXIT_CODES, ExitCode
 from cli.main import run
+from cli.text.exit_codes import EXIT_CODES, ExitCode
 
 
 def test_without_a_ca_the_error_names_the_socket_and_what_to_do(

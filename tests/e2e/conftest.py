@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.model.policy import Mode
+from shared.model.policy.rules import Mode
 from tests.e2e.harness import proofs
 from tests.e2e.harness.mesh import Mesh
 from tests.e2e.harness.shop import Bank, Shop

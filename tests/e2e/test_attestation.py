@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.model.decision import Answer, Ending
-from shared.model.policy import Action, Peer, Rule
-from shared.model.reasons import Reason
+from shared.model.policy.decision import Answer, Ending
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Action, Peer, Rule
 from tests.e2e.harness.mesh import MAX_EXECUTABLE_BYTES
 from tests.e2e.harness.programs import Executable
 from tests.e2e.harness.shop import Shop

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from shared.model.admin import IdentityList
-from shared.model.decision import Answer, Transport
-from shared.model.reasons import Reason
+from shared.model.policy.decision import Answer, Transport
+from shared.model.policy.reasons import Reason
+from shared.model.wire.admin import IdentityList
 from tests.e2e.harness.mesh import wait_until
 from tests.e2e.harness.programs import Executable
 from tests.e2e.harness.shop import Shop

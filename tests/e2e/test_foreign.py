@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from shared.model.decision import Answer, Ending, Transport
-from shared.model.policy import Action, Direction, Mode, Peer, Rule
-from shared.model.reasons import Reason
+from shared.model.policy.decision import Answer, Ending, Transport
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Action, Direction, Mode, Peer, Rule
 from tests.e2e.harness.mesh import wait_until
 from tests.e2e.harness.pods import end
 from tests.e2e.harness.shop import Shop

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.model.decision import Answer, Ending, Transport
-from shared.model.policy import Action, Direction, Peer, Rule
-from shared.model.reasons import Reason
+from shared.model.policy.decision import Answer, Ending, Transport
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Action, Direction, Peer, Rule
 from tests.e2e.harness.mesh import wait_until
 from tests.e2e.harness.pods import end
 from tests.e2e.harness.till import DIALLED, SERVED, Till

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from shared.model.decision import Answer, DecisionRecord, Ending, Transport
-from shared.model.policy import Action, Direction, Mode, Peer, PortRange, Rule
-from shared.model.reasons import Reason
+from shared.model.policy.decision import Answer, DecisionRecord, Ending, Transport
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Action, Direction, Mode, Peer, PortRange, Rule
 from tests.e2e.harness.records import expect_denied_on_either
 from tests.e2e.harness.shop import Bank, Shop
 

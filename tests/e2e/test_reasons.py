@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from shared.model.reasons import Reason
+from shared.model.policy.reasons import Reason
 
 
 def test_every_reason_code_has_an_end_to_end_case() -> None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import pytest
 from OpenSSL import SSL
 
-from shared.model.decision import Answer
-from shared.model.reasons import Reason
-from shared.model.trust import AuthorityPhase, RotationKind
+from shared.model.policy.decision import Answer
+from shared.model.policy.reasons import Reason
+from shared.model.trust.bundle import AuthorityPhase, RotationKind
 from sidecar.tunnel.frames import FrameType
 from tests.e2e.harness.mesh import Mesh, Sidecar, wait_until
 from tests.e2e.harness.programs import Actor

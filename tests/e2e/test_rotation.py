@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.model.decision import Answer, DecisionRecord
-from shared.model.reasons import Reason
-from shared.model.trust import AuthorityPhase
+from shared.model.policy.decision import Answer, DecisionRecord
+from shared.model.policy.reasons import Reason
+from shared.model.trust.bundle import AuthorityPhase
 from sidecar.tunnel.frames import FrameType
 from tests.e2e.harness.mesh import Mesh, wait_until
 from tests.e2e.harness.shop import CLIENT, Shop

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
-from shared.model.reasons import Reason
+from shared.model.policy.reasons import Reason
 from sidecar.tunnel.frames import HEADER, FrameType
 from tests.e2e.harness.shop import CLIENT, Shop
 from tests.e2e.harness.strangers import (

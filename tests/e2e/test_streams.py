@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shared.model.decision import Answer, Ending, Transport
-from shared.model.reasons import Reason
+from shared.model.policy.decision import Answer, Ending, Transport
+from shared.model.policy.reasons import Reason
 from tests.e2e.harness.shop import Shop
 
 pytestmark = pytest.mark.needs_root

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.model.decision import Answer, Transport
-from shared.model.policy import Mode
-from shared.model.reasons import Reason
-from shared.model.trust import RotationKind
+from shared.model.policy.decision import Answer, Transport
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Mode
+from shared.model.trust.bundle import RotationKind
 from shared.model.version import VERSION
 from tests.e2e.harness.mesh import MAX_EXECUTABLE_BYTES, ROOT, Mesh, Sidecar, wait_until
 from tests.e2e.harness.programs import Executable

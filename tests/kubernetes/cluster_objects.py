@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ca.kubernetes.client import ClusterClient
-from ca.services import Services
+from ca.kubernetes.api.client import ClusterClient
+from ca.runtime.services import Services
 from shared.model.errors import ConflictError
-from shared.model.kubernetes import CA_SERVICE, LEASE, SYSTEM_NAMESPACE, TOKEN_AUDIENCE
+from shared.model.kubernetes.contract import CA_SERVICE, LEASE, SYSTEM_NAMESPACE, TOKEN_AUDIENCE
 from tests.ca.kubernetes.making import IMAGE, make_pod_json
 from tests.ca.running import running_ca
 from tests.kubernetes.harness.api_server import ApiServer

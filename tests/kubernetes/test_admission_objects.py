@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from ca.kubernetes import trust_config, webhook_config
-from ca.kubernetes.client import ClusterClient
-from ca.kubernetes.trust_config import GRACE_S, ConfigMap, TrustConfigMaps, trim_trust
-from ca.kubernetes.watch import Watch
-from ca.kubernetes.webhook_config import Configuration, WebhookConfiguration, trim_configuration
-from ca.metrics import Metrics
+from ca.kubernetes.admission import trust_config, webhook_config
+from ca.kubernetes.admission.trust_config import GRACE_S, ConfigMap, TrustConfigMaps, trim_trust
+from ca.kubernetes.admission.webhook_config import Configuration, WebhookConfiguration, trim_configuration
+from ca.kubernetes.api.client import ClusterClient
+from ca.kubernetes.api.watch import Watch
+from ca.runtime.metrics import Metrics
 from shared.model.errors import NotFoundError
 from tests.ca.running import eventually
 from tests.kubernetes.harness import pki

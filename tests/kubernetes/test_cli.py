@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from cli.cluster import governor
-from cli.exit_codes import ExitCode
+from cli.backends import cluster_policy as governor
 from cli.main import run
-from shared.model.admin import DecisionList, IdentityList
+from cli.text.exit_codes import ExitCode
+from shared.model.wire.admin import DecisionList, IdentityList
 from tests.cli.fake_api import FakeAPI
 from tests.cli.fake_ca import FakeCA, running_ca
 from tests.kubernetes.forwarding import running_ca_pod

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cli.exit_codes import ExitCode
 from cli.main import run
+from cli.text.exit_codes import ExitCode
 from tests.kubernetes.harness.api_server import ApiServer
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cli.exit_codes import ExitCode
 from cli.main import run
+from cli.text.exit_codes import ExitCode
 from tests.kubernetes.forwarding import NAMESPACE, running_ca_pod
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.harness.processes import wait_until

@@ -12,10 +12,10 @@ import kubernetes.aio.config
 import pytest
 from kubernetes.aio.client.exceptions import ApiException
 
-from shared.model.policy_documents import read_document
+from shared.model.policy.documents import read_document
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.harness.kubectl import KubectlError
-from tests.shared.model.object_cases import CASES, A, Case, policy, program
+from tests.shared.model.policy.object_cases import CASES, A, Case, policy, program
 
 PLURALS = {"MeshPolicy": "meshpolicies", "Program": "programs"}
 

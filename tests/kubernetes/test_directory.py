@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ca.services import Services
-from shared.model.messages import DirectoryEntry, Lookup, ServiceEntry, ServicePort
+from ca.runtime.services import Services
+from shared.model.wire.messages import DirectoryEntry, Lookup, ServiceEntry, ServicePort
 from tests.ca.running import FakeSidecar, eventually
 from tests.kubernetes.cluster_objects import Objects, make_ca_kubeconfig, running_ca_in_cluster
 from tests.kubernetes.harness.api_server import ApiServer

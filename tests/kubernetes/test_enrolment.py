@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from ca.services import Services
-from shared.model.admin import ClusterStatus
+from ca.runtime.services import Services
 from shared.model.errors import InputError
-from shared.model.kubernetes import name_instance
-from shared.model.messages import Refusal, Resume, Welcome
+from shared.model.kubernetes.contract import name_instance
+from shared.model.wire.admin import ClusterStatus
+from shared.model.wire.messages import Refusal, Resume, Welcome
 from tests.ca.api.test_stream_pods import issue
 from tests.ca.kubernetes.faked_cluster import enrol_pod
 from tests.ca.running import Admin, FakeSidecar, eventually, make_client_context, make_registration

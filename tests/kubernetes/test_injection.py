@@ -13,8 +13,8 @@ import yaml
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.harness.kubectl import KubectlError
 from tests.kubernetes.webhook_ca import IMAGE, ROOT, WebhookCA, touchmark, wait_until
-from tests.shared.model.golden_injection import FILES
-from tests.shared.model.pods import Json, annotate, make_pod, make_pod_of
+from tests.shared.model.injection.golden_injection import FILES
+from tests.shared.model.injection.pods import Json, annotate, make_pod, make_pod_of
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from shared.model import kubernetes as names
+from shared.model.kubernetes import contract as names
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.harness.kubectl import KubectlError
 

@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from ca.services import Services
-from shared.model.messages import NamespaceChanged, NamespaceInstalled
-from shared.model.policy import Mode
+from ca.runtime.services import Services
+from shared.model.policy.rules import Mode
+from shared.model.wire.messages import NamespaceChanged, NamespaceInstalled
 from tests.ca.conftest import postgresql as postgresql
 from tests.ca.postgresql import PostgreSQL
 from tests.ca.running import Admin, FakeSidecar, eventually, running_ca
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.test_crds import placed
-from tests.shared.model.object_cases import A, policy, program
+from tests.shared.model.policy.object_cases import A, policy, program
 
 RULE = {"name": "web", "action": "allow", "ports": [80]}
 Get = Callable[[str], Any]

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from ca.kubernetes import trust_config
-from ca.services import Services
-from shared.model.kubernetes import CA_SERVICE, INJECT, SYSTEM_NAMESPACE, TRUST_CONFIG_MAP, name_instance
-from shared.model.messages import Welcome
+from ca.kubernetes.admission import trust_config
+from ca.runtime.services import Services
+from shared.model.kubernetes.contract import CA_SERVICE, INJECT, SYSTEM_NAMESPACE, TRUST_CONFIG_MAP, name_instance
+from shared.model.wire.messages import Welcome
 from tests.ca.kubernetes.faked_cluster import enrol_pod
 from tests.ca.running import FakeSidecar, eventually
 from tests.kubernetes.cluster_objects import Objects, running_ca_in_cluster
@@ -22,7 +22,7 @@ from tests.kubernetes.harness.kubectl import KubectlError
 from tests.kubernetes.test_crds import placed
 from tests.kubernetes.test_manifests import render
 from tests.kubernetes.webhook_ca import read_configuration
-from tests.shared.model.object_cases import policy, program
+from tests.shared.model.policy.object_cases import policy, program
 
 SHOP = "shop"
 ADDRESS = "198.18.0.2"

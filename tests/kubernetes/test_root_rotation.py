@@ -15,14 +15,14 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from shared.model.join_token import parse_join_token
-from shared.model.messages import Enrol, Registration, Welcome, decode_from_ca, encode_message
+from shared.model.trust.join_token import parse_join_token
+from shared.model.wire.messages import Enrol, Registration, Welcome, decode_from_ca, encode_message
+from sidecar.control.ca_dial import fetch_pinned_root, make_context, name_roots, open_stream
 from sidecar.credential.credential import make_key_request
-from sidecar.feed_dial import fetch_pinned_root, make_context, name_roots, open_stream
-from sidecar.scalars import parse_host_port
+from sidecar.settings.parsing import parse_host_port
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.webhook_ca import WebhookCA, touchmark, wait_until
-from tests.shared.model.pods import make_pod
+from tests.shared.model.injection.pods import make_pod
 
 # Long enough to look at what is prepared, on a busy machine too.
 DELAY_S = 30

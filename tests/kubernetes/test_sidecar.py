@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from ca.services import Services
-from shared.model.trust import RotationKind
+from ca.runtime.services import Services
+from shared.model.trust.bundle import RotationKind
 from tests.kubernetes.cluster_objects import Objects, make_ca_kubeconfig, running_ca_in_cluster
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.sidecar.little_ca import until
-from tests.sidecar.test_running import Running, free_port, run_client, sidecar
+from tests.sidecar.runtime.test_run import Running, free_port, run_client, sidecar
 
 ADDRESS = "127.0.0.2"
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from ca.kubernetes.running import Cluster
-from ca.kubernetes.watch import Watch
-from ca.services import Services
-from shared.model.admin import ClusterStatus, Health
-from shared.model.kubernetes import name_instance
-from shared.model.messages import CertificateIssued, Refusal, Welcome
+from ca.kubernetes.api.watch import Watch
+from ca.kubernetes.run import Cluster
+from ca.runtime.services import Services
+from shared.model.kubernetes.contract import name_instance
+from shared.model.wire.admin import ClusterStatus, Health
+from shared.model.wire.messages import CertificateIssued, Refusal, Welcome
 from tests.ca.api.test_stream_pods import issue
 from tests.ca.kubernetes.faked_cluster import enrol_pod
 from tests.ca.running import Admin, FakeSidecar, eventually
@@ -114,7 +114,7 @@ async def test_while_the_server_is_away_the_mesh_goes_on_and_nobody_joins(
 async def test_a_list_of_many_pages_is_whole(
     tmp_path: Path, kubeconfig: Path, objects: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ca.kubernetes.watch.PAGE", 7)
+    monkeypatch.setattr("ca.kubernetes.api.watch.PAGE", 7)
     uids = await asyncio.gather(*(objects.create_pod(f"many-{number}", f"198.18.3.{number}") for number in range(40)))
     async with running_ca_in_cluster(tmp_path, kubeconfig) as services:
         pods = cluster_of(services).pods

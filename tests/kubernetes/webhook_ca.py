@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from shared.model.kubernetes import CLUSTER_ROLE
+from shared.model.kubernetes.contract import CLUSTER_ROLE
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.harness.processes import Program, wait_until
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import websockets
 
-from ca.services import Services
-from shared.model import admin as api
-from shared.model.messages import STREAM_PATH, BundleChanged, BundleInstalled, CertificateIssued, NamespaceChanged
-from shared.model.policy import Mode
+from ca.runtime.services import Services
+from shared.model.policy.rules import Mode
+from shared.model.wire import admin as api
+from shared.model.wire.messages import STREAM_PATH, BundleChanged, BundleInstalled, CertificateIssued, NamespaceChanged
 from tests.ca.api.test_stream_pods import issue
 from tests.ca.conftest import postgresql as postgresql
 from tests.ca.postgresql import PostgreSQL

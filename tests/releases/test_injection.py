@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from ca.evidence.pod import Pod, find_fault
-from shared.model.injection import inject
-from shared.model.injection_containers import InjectionOptions, find_ca_host
-from shared.model.json_patch import apply_patch
-from shared.model.kubernetes import INJECT
+from shared.model.injection.containers import InjectionOptions, find_ca_host
+from shared.model.injection.json_patch import apply_patch
+from shared.model.injection.patch import inject
+from shared.model.kubernetes.contract import INJECT
 from tests.releases import previous
-from tests.shared.model.golden_injection import FILES
+from tests.shared.model.injection.golden_injection import FILES
 
 PODS = ("plain", "probes", "annotations")
 BEFORE = "registry.example/sidecar:before"

@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shared.model.messages import (
+from shared.model.version import VERSION
+from shared.model.wire.messages import (
     FromCA,
     FromSidecar,
     Message,
@@ -17,10 +18,9 @@ from shared.model.messages import (
     encode_message,
     express_in,
 )
-from shared.model.protocol import OLDEST_PROTOCOL, PROTOCOL
-from shared.model.version import VERSION
+from shared.model.wire.protocol import OLDEST_PROTOCOL, PROTOCOL
 from tests.releases import previous
-from tests.shared.model.test_messages import FROM_CA, FROM_SIDECAR, kind
+from tests.shared.model.wire.test_messages import FROM_CA, FROM_SIDECAR, kind
 
 # The previous release reads each line and writes what it understood.
 _ECHO = """

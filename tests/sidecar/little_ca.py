@@ -22,9 +22,18 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from shared.model.identity import Identity, IdentityKind, Workload, format_ca_id, format_spiffe_id, parse_workload
-from shared.model.join_token import JoinToken, format_join_token, parse_join_token
-from shared.model.messages import (
+from shared.model.identity.identity import (
+    Identity,
+    IdentityKind,
+    Workload,
+    format_ca_id,
+    format_spiffe_id,
+    parse_workload,
+)
+from shared.model.policy.rules import Mode, NamespaceState
+from shared.model.trust.bundle import TrustBundle, public_key_digest
+from shared.model.trust.join_token import JoinToken, format_join_token, parse_join_token
+from shared.model.wire.messages import (
     BundleInstalled,
     CertificateIssued,
     CertificateRefused,
@@ -47,9 +56,7 @@ from shared.model.messages import (
     decode_from_sidecar,
     encode_message,
 )
-from shared.model.policy import Mode, NamespaceState
-from shared.model.protocol import list_subprotocols
-from shared.model.trust import TrustBundle, public_key_digest
+from shared.model.wire.protocol import list_subprotocols
 from shared.runtime.memory import load_key
 
 TRUST_DOMAIN = "touchmark.test"

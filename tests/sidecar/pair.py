@@ -14,23 +14,23 @@ from typing import Any, cast
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from shared.model.certificate import BundleVerifier
-from shared.model.decision import DecisionRecord
 from shared.model.errors import UnavailableError
-from shared.model.evaluate import NamespacePolicy, compile_namespace
-from shared.model.identity import Identity, IdentityKind, Workload, format_spiffe_id
-from shared.model.messages import DirectoryEntry, ProgramEvidence
-from shared.model.policy import Approval, NamespaceState
-from shared.model.program import Program
-from shared.model.reasons import Reason
-from shared.model.trust import TrustBundle
-from sidecar.app import Limits, Sidecar
+from shared.model.identity.identity import Identity, IdentityKind, Workload, format_spiffe_id
+from shared.model.identity.program import Program
+from shared.model.policy.decision import DecisionRecord
+from shared.model.policy.evaluate import NamespacePolicy, compile_namespace
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Approval, NamespaceState
+from shared.model.trust.bundle import TrustBundle
+from shared.model.trust.certificate import BundleVerifier
+from shared.model.wire.messages import DirectoryEntry, ProgramEvidence
 from sidecar.attest.facts import Attestation, AttestationError, ProcessFacts
 from sidecar.capture.captured import Captured, Endpoint
-from sidecar.connections import LiveConnections
+from sidecar.connection.connection import LiveConnections
 from sidecar.credential.credential import Credential
 from sidecar.inbound import carry_plaintext, serve_tunnel
 from sidecar.outbound import carry_outbound
+from sidecar.parts import Limits, Sidecar
 from sidecar.tunnel.pool import TunnelPool
 from tests.sidecar.little_ca import TRUST_DOMAIN, Authority, make_authority, sign_leaf
 

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from OpenSSL import SSL, crypto
 
-from shared.model.foreign import ForeignDomain
+from shared.model.identity.foreign import ForeignDomain
 from sidecar.capture.captured import Captured, Endpoint
-from sidecar.foreign import serve_foreign
+from sidecar.foreign_inbound import serve_foreign
 from tests.sidecar.little_ca import Authority, make_authority, sign_leaf
 from tests.sidecar.pair import Pair, accept_forever
 

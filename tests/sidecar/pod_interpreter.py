@@ -13,7 +13,7 @@ KEPT = (1 << 2) | (1 << 19)
 # As containerd does it: bounding and permitted sets narrowed, the user changed, no_new_privs set; then exec.
 _START = """
 import os, sys
-from sidecar.privileges import become_user
+from sidecar.runtime.privileges import become_user
 become_user(int(sys.argv[1]))
 os.execv(sys.argv[2], sys.argv[2:])
 """

@@ -18,13 +18,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
-from shared.model.decision import Answer, Ending, Transport
-from shared.model.policy import Action, Mode, Peer, Rule
-from shared.model.reasons import Reason
-from sidecar.app import Limits
+from shared.model.policy.decision import Answer, Ending, Transport
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Action, Mode, Peer, Rule
 from sidecar.capture.captured import Captured
 from sidecar.credential.credential import Credential
 from sidecar.inbound import carry_plaintext
+from sidecar.parts import Limits
 from sidecar.tls.contexts import make_context
 from sidecar.tunnel.frames import HEADER, FrameType, Opening, encode_frame, encode_opening
 from sidecar.tunnel.turns import Role

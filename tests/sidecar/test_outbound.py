@@ -12,12 +12,12 @@ import termios
 import msgspec
 import pytest
 
-from shared.model.decision import Answer, Ending, Transport
-from shared.model.messages import DirectoryEntry, ServiceEntry, ServicePort
-from shared.model.policy import Mode
-from shared.model.program import Program
-from shared.model.reasons import Reason
-from sidecar.endpoint import Endpoints
+from shared.model.identity.program import Program
+from shared.model.policy.decision import Answer, Ending, Transport
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Mode
+from shared.model.wire.messages import DirectoryEntry, ServiceEntry, ServicePort
+from sidecar.routing.service_endpoints import Endpoints
 from sidecar.tunnel.pool import PoolLimits, TunnelPool
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ca.services import Services
+from ca.runtime.services import Services
 from tests.ca.running import Admin, running_ca
 
 

@@ -1,4 +1,4 @@
-"""The admin application serves every route that ``shared.model.admin`` lists, and nothing unbounded."""
+"""The admin application serves every route that ``shared.model.wire.admin`` lists, and nothing unbounded."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import stat
 
 import aiohttp
 
-from ca.services import Services
-from shared.model import admin as api
+from ca.runtime.services import Services
+from shared.model.wire import admin as api
 from tests.ca.running import Admin
 
 ROUTES = [

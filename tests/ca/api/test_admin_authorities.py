@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from ca.services import Services
-from shared.model import admin as api
-from shared.model.join_token import parse_join_token
-from shared.model.messages import BundleChanged, BundleInstalled, Enrol, Refusal, Reissue, Welcome
-from shared.model.trust import AuthorityPhase, RotationKind
+from ca.runtime.services import Services
+from shared.model.trust.bundle import AuthorityPhase, RotationKind
+from shared.model.trust.join_token import parse_join_token
 from shared.model.version import VERSION
+from shared.model.wire import admin as api
+from shared.model.wire.messages import BundleChanged, BundleInstalled, Enrol, Refusal, Reissue, Welcome
 from tests.ca.running import Admin, FakeSidecar, eventually, make_registration
 
 

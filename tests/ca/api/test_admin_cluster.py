@@ -8,9 +8,9 @@ import aiohttp
 import msgspec
 import pytest
 
-from ca.services import Services
-from shared.model.admin import CAStatus, ClusterNamespace, ClusterStatus, ErrorAnswer, PodView
-from shared.model.messages import Refusal, Welcome
+from ca.runtime.services import Services
+from shared.model.wire.admin import CAStatus, ClusterNamespace, ClusterStatus, ErrorAnswer, PodView
+from shared.model.wire.messages import Refusal, Welcome
 from tests.ca.kubernetes.faked_cluster import FakeCluster, enrol_pod, running_in_cluster
 from tests.ca.kubernetes.making import make_pod_json, make_uid
 from tests.ca.running import Admin, FakeSidecar, running_ca

@@ -6,9 +6,9 @@ import hashlib
 
 import pytest
 
-from ca.services import Services
-from shared.model import admin as api
-from shared.model.policy import Action, Peer, Rule
+from ca.runtime.services import Services
+from shared.model.policy.rules import Action, Peer, Rule
+from shared.model.wire import admin as api
 from tests.ca.running import Admin
 from tests.sidecar.partner import Partner
 

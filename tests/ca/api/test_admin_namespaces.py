@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from ca.services import Services
-from shared.model import admin as api
-from shared.model.decision import Answer
-from shared.model.messages import Decisions, DecisionsStored, NamespaceChanged, NamespaceInstalled, Subscribe
-from shared.model.policy import Action, Mode, NamespaceState, PortRange, Rule
-from shared.model.reasons import Reason
+from ca.runtime.services import Services
+from shared.model.policy.decision import Answer
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Action, Mode, NamespaceState, PortRange, Rule
+from shared.model.wire import admin as api
+from shared.model.wire.messages import Decisions, DecisionsStored, NamespaceChanged, NamespaceInstalled, Subscribe
 from tests.ca.running import CURL, WEB, Admin, FakeSidecar, eventually, make_decision
 
 RULE = Rule(name="web", action=Action.ALLOW, ports=(PortRange(first=80, last=81),))

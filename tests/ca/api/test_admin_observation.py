@@ -9,14 +9,15 @@ import aiohttp
 import msgspec
 import pytest
 
-from ca import decisions as decisions_module
 from ca.api import admin_observation
-from ca.services import Services
-from shared.model import admin as api
-from shared.model.decision import Answer, PartyRecord
+from ca.observation import decisions as decisions_module
+from ca.runtime.services import Services
 from shared.model.errors import UnavailableError
-from shared.model.identity import Workload
-from shared.model.messages import (
+from shared.model.identity.identity import Workload
+from shared.model.policy.decision import Answer, PartyRecord
+from shared.model.policy.reasons import Reason
+from shared.model.wire import admin as api
+from shared.model.wire.messages import (
     CertificateIssued,
     CertificateRequest,
     ConnectionsQuery,
@@ -24,7 +25,6 @@ from shared.model.messages import (
     LiveConnection,
     ProgramEvidence,
 )
-from shared.model.reasons import Reason
 from tests.ca.running import CURL, WEB, Admin, FakeSidecar, eventually, make_csr, make_decision
 
 CONNECTION = LiveConnection(

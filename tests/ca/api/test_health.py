@@ -8,9 +8,9 @@ import aiohttp
 import pytest
 
 from ca.api import health
-from ca.services import Services
-from shared.model.admin import Health
+from ca.runtime.services import Services
 from shared.model.errors import UnavailableError
+from shared.model.wire.admin import Health
 from tests.ca.running import Admin, make_client_context
 
 

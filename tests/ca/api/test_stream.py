@@ -8,9 +8,12 @@ import aiohttp
 import pytest
 
 from ca.api import stream
-from ca.services import Services
+from ca.runtime.services import Services
 from ca.store.records import DecisionFilter
-from shared.model.messages import (
+from shared.model.identity.program import Program
+from shared.model.policy.rules import Mode
+from shared.model.version import VERSION
+from shared.model.wire.messages import (
     STREAM_PATH,
     BundleChanged,
     BundleInstalled,
@@ -31,9 +34,6 @@ from shared.model.messages import (
     decode_from_ca,
     encode_message,
 )
-from shared.model.policy import Mode
-from shared.model.program import Program
-from shared.model.version import VERSION
 from tests.ca.running import (
     FakeSidecar,
     eventually,

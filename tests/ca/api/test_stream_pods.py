@@ -8,10 +8,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from ca.kubernetes import running
-from ca.services import Services
-from shared.model.admin import Health
-from shared.model.messages import (
+from ca.kubernetes import run as running
+from ca.runtime.services import Services
+from shared.model.wire.admin import Health
+from shared.model.wire.messages import (
     STREAM_PATH,
     CertificateIssued,
     CertificateRefused,

@@ -8,7 +8,7 @@ import pytest
 
 from ca.authenticate.join_token import authenticate_join_token
 from shared.model.errors import RefusedError, TouchmarkError
-from shared.model.join_token import JoinToken
+from shared.model.trust.join_token import JoinToken
 from tests.ca.founded import NOW, TRUST_DOMAIN, WEB, make_csr, opened, registration
 
 

@@ -17,11 +17,11 @@ from aiohttp import web
 
 from ca.authenticate import pod as pod_module
 from ca.authenticate.pod import EnrolmentRefusal, EnrolmentRefused, PodAuthentication, check_alive
-from ca.kubernetes.pods import PodIndex
+from ca.kubernetes.cluster.pods import PodIndex
 from ca.store.records import JoinGrant
 from shared.model.errors import InputError, UnavailableError, VerificationError
-from shared.model.identity import Workload
-from shared.model.messages import Registration
+from shared.model.identity.identity import Workload
+from shared.model.wire.messages import Registration
 from tests.ca.kubernetes.faking import faked
 from tests.ca.kubernetes.making import CA_NAMES, IMAGE, UID, changed, make_pod_json, make_record
 from tests.ca.running import make_csr, make_registration

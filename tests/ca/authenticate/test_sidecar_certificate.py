@@ -9,13 +9,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.authenticate.sidecar_certificate import authenticate_certificate
+from ca.authority.sign import sign_leaf
 from ca.issuance import IssuedChain
-from ca.sign import sign_leaf
-from shared.model.certificate import BundleVerifier
 from shared.model.errors import RefusedError, VerificationError
-from shared.model.identity import Identity, IdentityKind
-from shared.model.messages import ProgramEvidence
-from shared.model.program import Program
+from shared.model.identity.identity import Identity, IdentityKind
+from shared.model.identity.program import Program
+from shared.model.trust.certificate import BundleVerifier
+from shared.model.wire.messages import ProgramEvidence
 from tests.ca.founded import NOW, TRUST_DOMAIN, WEB, join, make_csr, opened
 
 SIDECAR = Identity(trust_domain=TRUST_DOMAIN, workload=WEB, kind=IdentityKind.SIDECAR)

@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 
 from ca.authority.authorities import Authorities
-from ca.rotation import Rotation
-from ca.rotation_status import Pace
+from ca.rotation.rotation import Rotation
+from ca.rotation.status import Pace
 from ca.store.store import Store
 from tests.ca.founded import KEK, NOW, TRUST_DOMAIN, opened
 

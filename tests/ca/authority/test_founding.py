@@ -9,8 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ca.authority.founding import make_issuer, make_root, open_authority
-from ca.kek import KeyEncryptionError
-from shared.model.trust import AuthorityPhase
+from ca.authority.kek import KeyEncryptionError
+from shared.model.trust.bundle import AuthorityPhase
 from tests.ca.founded import KEK, NOW, TRUST_DOMAIN
 
 ROOT = make_root(TRUST_DOMAIN, KEK, now=NOW)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ca.distribution.directory import Directory
 from ca.store.records import SidecarRecord
-from shared.model.identity import Workload
-from shared.model.messages import DirectoryEntry
+from shared.model.identity.identity import Workload
+from shared.model.wire.messages import DirectoryEntry
 
 
 def make_sidecar(instance: str, *addresses: str, account: str = "web", seen: float = 0.0) -> SidecarRecord:

@@ -9,11 +9,11 @@ from ca.distribution import session as session_module
 from ca.distribution.directory import Directory
 from ca.distribution.hub import REPLACED, Hub
 from ca.distribution.session import Session
-from ca.metrics import Metrics
-from shared.model.identity import Workload
-from shared.model.messages import BundleChanged, DirectoryEntry, FromCA, NamespaceChanged, Reissue, decode_from_ca
-from shared.model.policy import NamespaceState
-from shared.model.trust import TrustBundle
+from ca.runtime.metrics import Metrics
+from shared.model.identity.identity import Workload
+from shared.model.policy.rules import NamespaceState
+from shared.model.trust.bundle import TrustBundle
+from shared.model.wire.messages import BundleChanged, DirectoryEntry, FromCA, NamespaceChanged, Reissue, decode_from_ca
 from tests.ca.distribution.test_directory import make_sidecar
 
 

@@ -8,8 +8,8 @@ from ca.distribution import session as session_module
 from ca.distribution.outbox import Outbox
 from ca.distribution.session import Session
 from shared.model.errors import RefusedError
-from shared.model.identity import Workload
-from shared.model.messages import DecisionsStored, decode_from_ca
+from shared.model.identity.identity import Workload
+from shared.model.wire.messages import DecisionsStored, decode_from_ca
 
 WEB = Workload(namespace="shop", service_account="web")
 

@@ -6,7 +6,7 @@ import pytest
 
 from ca.evidence.process import check_process
 from shared.model.errors import VerificationError
-from shared.model.messages import ProgramEvidence
+from shared.model.wire.messages import ProgramEvidence
 
 
 def test_what_a_process_has_passes_unchanged() -> None:

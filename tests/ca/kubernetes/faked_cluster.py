@@ -10,8 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
-from ca.services import Services
-from shared.model.messages import EnrolPod, FromCA
+from ca.runtime.services import Services
+from shared.model.wire.messages import EnrolPod, FromCA
 from tests.ca.kubernetes.faking import faked, write_kubeconfig
 from tests.ca.kubernetes.making import IMAGE
 from tests.ca.running import FakeSidecar, make_registration, running_ca

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from ca.kubernetes.client import ClusterClient
+from ca.kubernetes.api.client import ClusterClient
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

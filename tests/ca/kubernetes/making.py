@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from ca.evidence.pod import Pod
-from ca.kubernetes.pods import PodRecord, trim_pod
-from shared.model.kubernetes import (
+from ca.kubernetes.cluster.pods import PodRecord, trim_pod
+from shared.model.kubernetes.contract import (
     CAPTURE_CONTAINER,
     INJECT,
     SIDECAR_CONTAINER,

@@ -10,7 +10,7 @@ from ca.authority.founding import make_issuer, make_root
 from ca.store.authority_table import PhaseChange
 from ca.store.records import RotationStep
 from shared.model.errors import ConflictError
-from shared.model.trust import AuthorityPhase, RotationKind
+from shared.model.trust.bundle import AuthorityPhase, RotationKind
 from tests.ca.founded import KEK, NOW, TRUST_DOMAIN, WEB, opened
 
 

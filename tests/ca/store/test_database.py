@@ -18,7 +18,7 @@ from ca.store.database import DATABASE_NAME, Database
 from ca.store.store import Store
 from ca.store.tables import metadata
 from shared.model.errors import ConflictError, InputError, UnavailableError
-from shared.model.policy import Mode
+from shared.model.policy.rules import Mode
 from tests.ca.founded import KEK, NOW, TRUST_DOMAIN
 from tests.ca.postgresql import PostgreSQL
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ca.store.records import DecisionFilter
-from shared.model.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, ProcessRecord, Transport
-from shared.model.policy import Direction, Mode
-from shared.model.reasons import Reason
+from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, ProcessRecord, Transport
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction, Mode
 from tests.ca.founded import NOW, opened
 
 

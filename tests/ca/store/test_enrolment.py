@@ -10,7 +10,7 @@ import pytest
 
 from ca.store.records import JoinGrant
 from shared.model.errors import ConflictError, InputError, RefusedError
-from shared.model.identity import Workload
+from shared.model.identity.identity import Workload
 from tests.ca.founded import DATABASE, NOW, WEB, join, opened, registration
 
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ca.store import foreign_table
 from ca.store.foreign_table import ForeignRecord
 from shared.model.errors import InputError, NotFoundError
-from shared.model.foreign import ForeignDomain
+from shared.model.identity.foreign import ForeignDomain
 from tests.ca.founded import NOW, TRUST_DOMAIN, opened
 from tests.sidecar.partner import Partner
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ca.store.ledger import LedgerTable
-from shared.model.identity import IdentityKind
+from shared.model.identity.identity import IdentityKind
 from tests.ca.founded import DATABASE, NOW, WEB, join, make_csr, opened
 
 

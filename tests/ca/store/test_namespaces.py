@@ -8,8 +8,8 @@ import pytest
 
 from ca.store.records import ProgramRecord
 from shared.model.errors import ConflictError, InputError, NotFoundError
-from shared.model.policy import Action, Mode, Rule
-from shared.model.program import Program
+from shared.model.identity.program import Program
+from shared.model.policy.rules import Action, Mode, Rule
 from tests.ca.founded import NOW, WEB, opened
 
 RULE = Rule(name="all", action=Action.ALLOW)

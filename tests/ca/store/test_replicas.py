@@ -10,8 +10,8 @@ from sqlalchemy import update
 from ca.store import replicas as replicas_module
 from ca.store.replicas import Marks
 from ca.store.tables import replicas
-from shared.model.messages import Registration
-from shared.model.policy import Mode
+from shared.model.policy.rules import Mode
+from shared.model.wire.messages import Registration
 from tests.ca.founded import NOW, WEB, Founded, join, opened
 from tests.ca.running import make_decision
 from tests.sidecar.partner import Partner

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from cli.backends.target import Where
 from cli.cluster.ca_pod import describe_state, find_ready_pods, is_ready
 from cli.cluster.connection import connect
 from cli.cluster.faults import NoCAPodError
-from cli.where import Where
 from tests.cli.fake_api import CA_PODS, FakeAPI, make_pod
 
 CRASHING = make_pod(

@@ -8,10 +8,10 @@ import time
 import pytest
 from aiohttp import web
 
+from cli.backends.target import Where
 from cli.cluster import connection
 from cli.cluster.connection import MESH_POLICIES, PODS, connect, is_missing
 from cli.cluster.faults import Action, ForbiddenError, NotInstalledError, UnreachableError
-from cli.where import Where
 from shared.model.errors import UnavailableError
 from tests.cli.fake_api import FakeAPI, make_pod, make_status
 

@@ -10,10 +10,10 @@ import pytest
 from cli.cluster.ca_rights import RIGHTS
 from cli.cluster.examination import examine_cluster, read_pins
 from cli.cluster.survey import Survey
-from cli.machine import Finding
-from shared.model.admin import PodView
+from cli.machine.machine import Finding
 from shared.model.errors import TouchmarkError
 from shared.model.version import VERSION
+from shared.model.wire.admin import PodView
 from tests.cli.cluster.surveys import BUNDLE, ERROR, PIN, SURVEY, change, make_definition, make_webhook
 from tests.cli.fake_api import make_pod
 from tests.cli.observations import OBSERVATION, change_cluster

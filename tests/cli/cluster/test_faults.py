@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cli.cluster.faults import Action, OwnedElsewhereError, explain
-from cli.exit_codes import ExitCode
+from cli.text.exit_codes import ExitCode
 
 LIST_POLICIES = Action(verb="list", group="touchmark.dev", resource="meshpolicies", namespace="shop")
 LIST_PODS = Action(verb="list", group="", resource="pods")

@@ -8,7 +8,7 @@ import pytest
 
 from cli.cluster.membership import describe_unknown, examine_membership, list_images
 from cli.cluster.survey import Survey
-from cli.machine import Finding
+from cli.machine.machine import Finding
 from tests.cli.cluster.surveys import ERROR, SIDECAR, SURVEY, change, make_meshed_pod, make_namespace, make_policy
 from tests.cli.fake_api import make_pod
 

@@ -8,11 +8,11 @@ import pytest
 
 from cli.cluster import objects
 from cli.cluster.connection import MESH_POLICIES, PROGRAMS
-from shared.model.admin import ProgramRequest
 from shared.model.errors import DocumentError
-from shared.model.policy import Mode
-from shared.model.policy_documents import parse_documents
-from shared.model.program import Program
+from shared.model.identity.program import Program
+from shared.model.policy.documents import parse_documents
+from shared.model.policy.rules import Mode
+from shared.model.wire.admin import ProgramRequest
 
 DIGEST = "ab" * 32
 POLICY = """\

@@ -8,16 +8,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from cli.backends.target import Where
 from cli.cluster.connection import connect
 from cli.cluster.faults import NoCAPodError
 from cli.cluster.port_forward import forward_admin
-from cli.exit_codes import ExitCode
 from cli.main import run
-from cli.where import Where
-from shared.model.admin import DecisionList, Health, IdentityList
+from cli.text.exit_codes import ExitCode
+from shared.model.wire.admin import DecisionList, Health, IdentityList
+from tests.cli.commands.test_decisions import DENIAL
 from tests.cli.fake_api import CA_PODS, FakeAPI, make_pod
 from tests.cli.fake_ca import FakeCA
-from tests.cli.test_decisions import DENIAL
 
 FORWARD = "/api/v1/namespaces/touchmark-system/pods/touchmark-ca-0/portforward"
 

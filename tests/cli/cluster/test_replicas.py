@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from cli.cluster.replicas import MAX_REPLICAS, merge_connections
-from cli.exit_codes import ExitCode
 from cli.main import run
-from shared.model.admin import ConnectionList, ConnectionView
-from shared.model.messages import LiveConnection
+from cli.text.exit_codes import ExitCode
+from shared.model.wire.admin import ConnectionList, ConnectionView
+from shared.model.wire.messages import LiveConnection
 from tests.cli.fake_api import CA_PODS, FakeAPI, make_pod
 from tests.cli.fake_ca import FakeCA
 

@@ -7,6 +7,7 @@ import time
 import pytest
 from aiohttp import web
 
+from cli.backends.target import Where
 from cli.cluster import survey as surveys
 from cli.cluster.ca_pod import describe_state, is_ready
 from cli.cluster.connection import connect
@@ -14,15 +15,14 @@ from cli.cluster.faults import ForbiddenError, NoCAPodError
 from cli.cluster.membership import list_images
 from cli.cluster.network_policies import group_pods
 from cli.cluster.survey import Survey, has_sidecar, survey, trim_pod
-from cli.overview import Observation
-from cli.where import Where
+from cli.text.overview import Observation
 from shared.model.errors import TouchmarkError
 from shared.model.version import VERSION
 from tests.cli.cluster.surveys import make_meshed_pod, make_namespace
+from tests.cli.commands.test_status import answer_all
 from tests.cli.fake_api import FakeAPI, make_pod, make_status
 from tests.cli.fake_ca import FakeCA
 from tests.cli.observations import CLUSTER, change_ca
-from tests.cli.test_status import answer_all
 
 REVIEW = "POST /apis/authorization.k8s.io/v1/subjectaccessreviews"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.exit_codes import ExitCode
+from cli.text.exit_codes import ExitCode
 from tests.cli.demo.telling import assert_nothing_stays, list_namespaces, start_demo
 from tests.cli.demo.waiting import wait_until
 

@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import pytest
 
 from cli.demo.story import Story
-from cli.exit_codes import ExitCode
+from cli.text.exit_codes import ExitCode
 from tests.cli.demo.interruption import interrupt_starts
 from tests.cli.demo.telling import assert_nothing_stays, start_demo
 from tests.cli.demo.waiting import wait_until

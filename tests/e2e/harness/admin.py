@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from shared.model import admin
-from shared.model.policy import Mode, Rule
-from shared.model.program import Program
-from shared.model.trust import RotationKind
+from shared.model.identity.program import Program
+from shared.model.policy.rules import Mode, Rule
+from shared.model.trust.bundle import RotationKind
+from shared.model.wire import admin
 
 _TIMEOUT_S = 40.0
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shared.model.policy import Mode, NamespaceState, Rule
+from shared.model.policy.rules import Mode, NamespaceState, Rule
 from tests.e2e.harness.admin import Admin, AdminError
 from tests.e2e.harness.pods import Network, Pod, end
 from tests.e2e.harness.programs import Actor, Executable, make_executable

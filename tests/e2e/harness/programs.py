@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.model.program import Program
+from shared.model.identity.program import Program
 from tests.e2e.harness import actor
 from tests.e2e.harness.pods import Pod, end
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.model.reasons import Reason
+from shared.model.policy.reasons import Reason
 
 _seen: set[Reason] = set()
 

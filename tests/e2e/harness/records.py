@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from shared.model.decision import Answer, DecisionRecord, Phase
-from shared.model.reasons import Reason
+from shared.model.policy.decision import Answer, DecisionRecord, Phase
+from shared.model.policy.reasons import Reason
 from tests.e2e.harness.proofs import witness
 
 _WAIT_S = 60.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.model.policy import Mode, Rule
+from shared.model.policy.rules import Mode, Rule
 from tests.e2e.harness.mesh import MAX_EXECUTABLE_BYTES, Mesh
 from tests.e2e.harness.programs import Actor, Executable
 

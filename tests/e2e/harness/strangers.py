@@ -22,16 +22,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
 from ca.authority.authorities import Authorities
-from ca.kek import load_key_encryption_key
+from ca.authority.kek import load_key_encryption_key
 from ca.store.store import Store
-from shared.model.join_token import parse_join_token
-from shared.model.messages import ProgramEvidence, Registration, Welcome
-from shared.model.program import Program
+from shared.model.identity.program import Program
+from shared.model.trust.join_token import parse_join_token
+from shared.model.wire.messages import ProgramEvidence, Registration, Welcome
 from shared.runtime.sinks import LineSink
+from sidecar.control.feed import Feed
+from sidecar.control.joining import ByJoinToken
 from sidecar.credential.credential import KeyRequest, make_key_request
 from sidecar.events import Events
-from sidecar.feed import Feed
-from sidecar.joining import ByJoinToken
 from sidecar.tunnel.frames import HEADER, FrameType, Opening, decode_reason, encode_frame, encode_opening
 from tests.e2e.harness.mesh import Mesh
 from tests.e2e.harness.pods import Pod

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.model import admin
-from shared.model.policy import Mode, Rule
+from shared.model.policy.rules import Mode, Rule
+from shared.model.wire import admin
 from tests.e2e.harness.mesh import Mesh, Sidecar, wait_until
 from tests.e2e.harness.pods import end
 from tests.e2e.harness.programs import Executable

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.model.kubernetes import INJECT, SIDECAR_CONTAINER, SYSTEM_NAMESPACE
+from shared.model.kubernetes.contract import INJECT, SIDECAR_CONTAINER, SYSTEM_NAMESPACE
 from tests.kubernetes.harness.cluster import Cluster
 from tests.kubernetes.harness.kubectl import Kubectl
 from tests.kubernetes.node.inventory import list_objects

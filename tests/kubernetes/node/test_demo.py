@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared.model.kubernetes import INJECT, SIDECAR_CONTAINER
+from shared.model.kubernetes.contract import INJECT, SIDECAR_CONTAINER
 from tests.kubernetes.harness.kubectl import KubectlError
 from tests.kubernetes.harness.node import Node
 from tests.kubernetes.node.mesh import STAND_INS, Mesh, eventually

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.model.kubernetes import SIDECAR_CONTAINER, SYSTEM_NAMESPACE
+from shared.model.kubernetes.contract import SIDECAR_CONTAINER, SYSTEM_NAMESPACE
 from tests.kubernetes.harness.kubectl import KubectlError
 from tests.kubernetes.harness.node import Node
 from tests.kubernetes.node.market import ASK_ON, Market

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared.model.kubernetes import INJECT, MTLS_DESTINATION_PORTS, MTLS_PORTS
+from shared.model.kubernetes.contract import INJECT, MTLS_DESTINATION_PORTS, MTLS_PORTS
 from tests.kubernetes.node.mesh import Mesh, eventually
 from tests.sidecar.partner import BILLING, DOMAIN, Partner
 

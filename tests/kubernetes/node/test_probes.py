@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from shared.model.kubernetes import INJECT
+from shared.model.kubernetes.contract import INJECT
 from tests.kubernetes.harness import pki
 from tests.kubernetes.node.mesh import Mesh, eventually
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from ca.kubernetes.client import ClusterClient
+from ca.kubernetes.api.client import ClusterClient
 from shared.model.errors import TouchmarkError
-from shared.model.kubernetes import CA_SERVICE, LEASE, STREAM_PORT, SYSTEM_NAMESPACE
+from shared.model.kubernetes.contract import CA_SERVICE, LEASE, STREAM_PORT, SYSTEM_NAMESPACE
 from tests.kubernetes.harness.cluster import Cluster
 from tests.kubernetes.harness.kubectl import Kubectl
 from tests.kubernetes.harness.node import Node

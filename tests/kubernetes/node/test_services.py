@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shared.model.kubernetes import INJECT
+from shared.model.kubernetes.contract import INJECT
 from tests.kubernetes.harness.kubectl import KubectlError
 from tests.kubernetes.node.mesh import Mesh, eventually
 

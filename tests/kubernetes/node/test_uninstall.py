@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from shared.model.kubernetes import INJECT, SIDECAR_CONTAINER, SYSTEM_NAMESPACE, TRUST_CONFIG_MAP
+from shared.model.kubernetes.contract import INJECT, SIDECAR_CONTAINER, SYSTEM_NAMESPACE, TRUST_CONFIG_MAP
 from tests.kubernetes.node.inventory import list_objects
 from tests.kubernetes.node.mesh import Mesh, eventually
 

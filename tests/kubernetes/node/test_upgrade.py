@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.model.kubernetes import SIDECAR_CONTAINER
+from shared.model.kubernetes.contract import SIDECAR_CONTAINER
 from shared.model.version import VERSION
 from tests.kubernetes.node.market import ASK_ON
 from tests.kubernetes.node.mesh import Mesh, eventually

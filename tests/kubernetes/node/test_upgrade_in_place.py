@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.model.kubernetes import SIDECAR_CONTAINER, TRUST_CONFIG_MAP
+from shared.model.kubernetes.contract import SIDECAR_CONTAINER, TRUST_CONFIG_MAP
 from shared.model.version import VERSION
 from tests.kubernetes.harness.cluster import Cluster
 from tests.kubernetes.harness.node import Node

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.model.reasons import Reason
+from shared.model.policy.reasons import Reason
 from sidecar.attest.attestor import Attestation, AttestationError, Attestor
 from sidecar.attest.holders import find_holder
 from sidecar.attest.process import Process

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.model.reasons import Reason
+from shared.model.policy.reasons import Reason
 from sidecar.attest.executable import Executables, hash_file
 from sidecar.attest.facts import AttestationError
 from sidecar.attest.process import FileKey

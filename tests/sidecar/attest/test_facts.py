@@ -1,6 +1,6 @@
 """What attestation yields."""
 
-from shared.model.reasons import Reason
+from shared.model.policy.reasons import Reason
 from sidecar.attest.facts import AttestationError, ProcessFacts
 
 

@@ -8,8 +8,8 @@ from functools import partial
 
 import pytest
 
-from shared.model.program import Program
-from shared.model.reasons import Reason
+from shared.model.identity.program import Program
+from shared.model.policy.reasons import Reason
 from sidecar.attest.executable import Executables
 from sidecar.attest.facts import Attestation, AttestationError
 from sidecar.attest.holder_check import HolderCheck

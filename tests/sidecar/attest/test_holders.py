@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from shared.model.reasons import Reason
+from shared.model.policy.reasons import Reason
 from sidecar.attest.facts import AttestationError
 from sidecar.attest.holders import find_holder, find_holdings, find_own
 

@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 
-from shared.model.program import Program
+from shared.model.identity.program import Program
 from sidecar.attest.known import KnownProcesses
 from sidecar.attest.measure import Measured
 from sidecar.attest.process import Process

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from shared.model.reasons import Reason
+from shared.model.policy.reasons import Reason
 from sidecar.attest.facts import AttestationError
 from sidecar.attest.process import Process
 from tests.sidecar.attest.processes import PYTHON, WAIT, running

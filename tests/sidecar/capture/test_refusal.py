@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from shared.model.decision import Answer, Ending
-from shared.model.policy import Direction, NamespaceState
-from shared.model.reasons import Reason
+from shared.model.policy.decision import Answer, Ending
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction, NamespaceState
 from sidecar.capture.refusal import record_refusal
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from shared.model.messages import ProgramEvidence
-from shared.model.program import Program
-from shared.model.reasons import Reason
+from shared.model.identity.program import Program
+from shared.model.policy.reasons import Reason
+from shared.model.wire.messages import ProgramEvidence
 from shared.runtime.sinks import LineSink
 from sidecar.attest.facts import Attestation, AttestationError, ProcessFacts
 from sidecar.credential.ahead import AheadOfPeers

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from shared.model.identity import Identity, IdentityKind, Workload
-from shared.model.reasons import Reason
+from shared.model.identity.identity import Identity, IdentityKind, Workload
+from shared.model.policy.reasons import Reason
 from sidecar.credential.credential import CredentialError, accept_chain, make_key_request
-from sidecar.trust import Trust
+from sidecar.mesh.trust import Trust
 from tests.sidecar.little_ca import TRUST_DOMAIN, LittleCA
 
 IDENTITY = Identity(

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from shared.model.identity import Identity, IdentityKind, Workload
-from shared.model.messages import ProgramEvidence
-from shared.model.policy import Approval, Mode, NamespaceState
-from shared.model.program import Program
-from shared.model.reasons import Reason
+from shared.model.identity.identity import Identity, IdentityKind, Workload
+from shared.model.identity.program import Program
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Approval, Mode, NamespaceState
+from shared.model.wire.messages import ProgramEvidence
 from shared.runtime.sinks import LineSink
 from shared.runtime.tasks import Tasks
 from sidecar.credential.credential import (
@@ -28,8 +28,8 @@ from sidecar.credential.credential import (
 )
 from sidecar.credential.store import CredentialStore
 from sidecar.events import Events
-from sidecar.policies import Policies
-from sidecar.trust import Trust
+from sidecar.mesh.policies import Policies
+from sidecar.mesh.trust import Trust
 from tests.sidecar.little_ca import TRUST_DOMAIN, LittleCA, ask_into, until
 
 WEB = Workload(namespace="shop", service_account="web")

@@ -14,7 +14,7 @@ import h2.events
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from shared.model.kubernetes import ProbeTarget
+from shared.model.kubernetes.contract import ProbeTarget
 from shared.runtime.memory import load_key
 from tests.sidecar.little_ca import make_authority, sign_leaf
 

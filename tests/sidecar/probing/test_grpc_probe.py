@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.dial import DialError
 from sidecar.probing.grpc_probe import decode_status, encode_request, probe_grpc
+from sidecar.sockets.dial import DialError
 from tests.sidecar.probing.servers import Health, a_health_server, an_application, target
 
 

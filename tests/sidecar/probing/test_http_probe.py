@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from sidecar.dial import DialError
 from sidecar.probing.http_probe import MAX_REDIRECTS, probe_http
+from sidecar.sockets.dial import DialError
 from tests.sidecar.probing.servers import Application, an_application, respond, serving, target
 
 

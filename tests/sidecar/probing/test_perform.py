@@ -42,5 +42,5 @@ async def test_silence_is_failure_when_the_probes_time_is_over(handler: str) -> 
 def test_http_2_is_loaded_only_where_a_grpc_probe_asks_for_it() -> None:
     code = "import sidecar.probing.perform, sidecar.probing.server, sys; print('h2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
-    code = "import sidecar.running, sys; print('h11' in sys.modules)"
+    code = "import sidecar.runtime.run, sys; print('h11' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

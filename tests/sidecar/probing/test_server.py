@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from shared.model.errors import MachineError
-from shared.model.kubernetes import ProbeTarget
+from shared.model.kubernetes.contract import ProbeTarget
 from shared.runtime.sinks import LineSink
 from shared.runtime.tasks import Tasks
 from sidecar.events import Events

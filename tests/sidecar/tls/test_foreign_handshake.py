@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from OpenSSL import SSL
 
-from sidecar.foreign_trust import ForeignRoots
+from sidecar.mesh.foreign_trust import ForeignRoots
 from sidecar.tls.foreign_handshake import ForeignContexts, PeerNote, describe_fault, make_foreign_context
 from sidecar.tunnel.turns import Role
 from tests.sidecar.little_ca import TRUST_DOMAIN, make_authority

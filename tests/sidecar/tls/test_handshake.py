@@ -7,14 +7,14 @@ import time
 
 import pytest
 
-from shared.model.certificate import BundleVerifier
-from shared.model.reasons import Reason
+from shared.model.policy.reasons import Reason
+from shared.model.trust.certificate import BundleVerifier
 from sidecar.tls.contexts import make_context
 from sidecar.tls.handshake import HandshakeError, peek_client_hello, shake_hands
 from sidecar.tunnel.tunnel import Tunnel
 from sidecar.tunnel.turns import Role
 from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Mint, identify
-from tests.sidecar.test_plain_pump import tcp_pair
+from tests.sidecar.pump.test_plain_pump import tcp_pair
 
 
 async def make_tunnels(mint: Mint, *, server: Mint | None = None) -> tuple[Tunnel, Tunnel]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.model.errors import ProtocolError
-from shared.model.reasons import Reason
+from shared.model.policy.reasons import Reason
 from sidecar.tunnel.frames import (
     HEADER,
     MAX_PAYLOAD_BYTES,

@@ -8,7 +8,7 @@ from typing import cast
 
 from msgspec.structs import replace
 
-from shared.model.identity import Workload
+from shared.model.identity.identity import Workload
 from sidecar.tunnel.pool import MAX_REMEMBERED_FAILURES, PoolLimits, TunnelKey, TunnelPool
 from sidecar.tunnel.tunnel import Tunnel
 

@@ -11,12 +11,12 @@ from sqlalchemy import Connection, inspect, text
 
 import ca.store.migrations
 from ca.authority.authorities import Authorities
-from ca.rotation import Rotation
-from ca.rotation_status import Pace
+from ca.rotation.rotation import Rotation
+from ca.rotation.status import Pace
 from ca.store.database import Database
 from ca.store.records import RotationStep
 from ca.store.store import Store
-from shared.model.trust import RotationKind
+from shared.model.trust.bundle import RotationKind
 from tests.ca.founded import KEK, NOW, TRUST_DOMAIN, WEB
 from tests.ca.postgresql import PostgreSQL
 

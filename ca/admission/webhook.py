@@ -1,0 +1,137 @@
+"""The mutating webhook: AdmissionReview in, patch or refusal out. I/O.
+
+Belongs here: the HTTP side, its bounds, and what a failure means. Doesn't: what is done to a pod
+(``shared/model/injection/patch.py``), the wire format (``review.py``), or which pods come here at all: that is decided
+in the API server, by ``manifests/base/webhook.yaml``. There the webhook fails closed, and only pods that asked are
+sent; so whatever goes wrong here, a pod that asked isn't created without its sidecar, and no other pod waits for us.
+
+What this does *not* verify: who asks. Anybody who reaches the port may, and learns what the API server would learn; the
+one effect, a ConfigMap with public certificates in an existing namespace, is taken back when nothing needs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+
+from ca.admission.review import Request, allow, decode_review, fail, refuse
+from ca.runtime.metrics import Metrics
+from shared.model.errors import InputError, TouchmarkError
+from shared.model.injection.checks import check_ephemeral_containers
+from shared.model.injection.containers import InjectionOptions
+from shared.model.injection.patch import inject
+from shared.model.injection.refusals import InjectionRefusedError
+from shared.model.kubernetes.contract import INJECT
+
+INJECT_PATH: Final = "/v1/inject"
+# The same for pods whose namespace asks: the API server has matched its label, and no later look is as good.
+INJECT_NAMESPACE_PATH: Final = "/v1/inject/namespace"
+# An object has at most 1.5 MiB (etcd); an update brings the old one along. The API server itself reads 3 MiB.
+MAX_REVIEW_BYTES: Final = 4 * 1024 * 1024
+MAX_CONCURRENT: Final = 16
+# Below the webhook's own timeoutSeconds (8), so that whoever creates the pod reads our reason and not a timeout.
+DEADLINE_S: Final = 6.0
+_MAX_LOGGED_CHARACTERS: Final = 253
+
+_log = structlog.get_logger("touchmark.ca")
+
+
+class InjectionWebhook:
+    """Answers the API server's questions.
+
+    Arguments:
+        find_labels: the labels of a namespace, None when they can't be had in time. They only serve an early, clearer
+            refusal: the API server enforces Pod Security itself.
+        publish_trust: puts the trust ConfigMap into a namespace unless it is there.
+    """
+
+    def __init__(
+        self,
+        *,
+        options: InjectionOptions,
+        find_labels: Callable[[str], Awaitable[Mapping[str, str] | None]],
+        publish_trust: Callable[[str], Awaitable[None]],
+        metrics: Metrics,
+    ) -> None:
+        self._options = options
+        self._find_labels = find_labels
+        self._publish_trust = publish_trust
+        self._metrics = metrics
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT)
+
+    def make_application(self) -> web.Application:
+        """Make the HTTP application."""
+        application = web.Application(client_max_size=MAX_REVIEW_BYTES)
+        application.router.add_post(INJECT_PATH, self.serve)
+        application.router.add_post(INJECT_NAMESPACE_PATH, self.serve)
+        return application
+
+    async def serve(self, request: web.Request) -> web.Response:
+        """Answer one AdmissionReview."""
+        began = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(DEADLINE_S), self._slots:
+                try:
+                    review = decode_review(await request.read())
+                except InputError as error:
+                    # The API server takes this for a failing webhook: closed, for pods that asked.
+                    self._count("malformed")
+                    return web.json_response({"message": error.message}, status=400)
+                answer = await self._answer(review, is_asked_by_namespace=request.path == INJECT_NAMESPACE_PATH)
+        except TimeoutError:
+            self._count("timeout")
+            return web.json_response({"message": "not answered in time"}, status=503)
+        self._metrics.injection_seconds.observe(asyncio.get_running_loop().time() - began)
+        return web.Response(body=answer, content_type="application/json")
+
+    async def _answer(self, review: Request, *, is_asked_by_namespace: bool) -> bytes:
+        try:
+            if (review.kind.group, review.kind.kind) != ("", "Pod") or review.object is None:
+                raise InputError(f"a {review.kind.kind[:80]} is no pod")
+            if review.sub_resource == "ephemeralcontainers":
+                check_ephemeral_containers(review.object, review.old_object)
+                self._count("ephemeral")
+                return allow(review.uid)
+            if review.sub_resource or review.operation != "CREATE":
+                raise InputError(f"{review.operation[:80]} {review.sub_resource[:80]} isn't ours to judge")
+            return await self._inject(review, is_asked_by_namespace=is_asked_by_namespace)
+        except InjectionRefusedError as error:
+            self._count("refused")
+            _log.info("pod_refused", code=str(error.refusal), message=error.message, **_name(review))
+            return refuse(review.uid, error)
+        except TouchmarkError as error:
+            self._count("failed")
+            _log.warning("pod_not_injected", code=error.code, message=error.message, **_name(review))
+            return fail(review.uid, f"Touchmark can't inject this pod now: {error.message}")
+
+    async def _inject(self, review: Request, *, is_asked_by_namespace: bool) -> bytes:
+        labels = await self._find_labels(review.namespace)
+        if is_asked_by_namespace:
+            labels = {**(labels or {}), INJECT: "true"}
+        assert review.object is not None
+        injection = inject(
+            review.object, namespace=review.namespace, namespace_labels=labels, options=self._options
+        )  # fmt: skip
+        if injection is None:
+            self._count("not_asked")
+            return allow(review.uid)
+        if not review.dry_run:
+            # Before the pod: its sidecar trusts nobody without it, and the kubelet would wait for the volume.
+            await self._publish_trust(review.namespace)
+        self._count("injected" if injection.patch else "unchanged")
+        _log.info("pod_injected", operations=len(injection.patch), dry_run=review.dry_run, **_name(review))
+        return allow(review.uid, patch=injection.patch, warnings=injection.warnings)
+
+    def _count(self, result: str) -> None:
+        self._metrics.injections.labels(result=result).inc()
+
+
+def _name(review: Request) -> dict[str, Any]:
+    metadata = (review.object or {}).get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    name = review.name or metadata.get("name") or f"{metadata.get('generateName', '')}*"
+    return {"namespace": review.namespace[:_MAX_LOGGED_CHARACTERS], "pod": str(name)[:_MAX_LOGGED_CHARACTERS]}

@@ -1,0 +1,182 @@
+"""The CA's own TLS server: certificates, keys and contexts, renewed while connections run. Reads no file, writes none.
+
+The listening socket keeps one context for ever; its SNI callback (called for every handshake, also without a name)
+swaps in the newest, so that a renewal or a changed trust bundle needs no new listener. The key exists in memory only:
+OpenSSL's loader wants a file, and gets a memfd that is closed at once.
+
+While a root is rotated there is a certificate below each root of the bundle. Who says which roots it knows
+(``shared/model/trust/root_hint.py``) gets one that leads there; everybody else the active root's, once it can be known.
+
+What this does *not* verify: client certificates beyond their chain to a root. They are optional in the handshake;
+whoever relies on one re-verifies it against the bundle of now (``ca/authenticate``).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from ca.authority.authorities import Authorities, ServerSigner
+from ca.authority.sign import sign_server
+from shared.model.errors import InputError, UnavailableError
+from shared.model.trust.root_hint import is_hinted, parse_root_hint
+
+LIFETIME_S: Final = 86_400.0
+
+_log = structlog.get_logger("touchmark.ca")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Served:
+    """One certificate in service: below which root (DER, and the SHA-256 of its key), and until when."""
+
+    root: bytes
+    pin: str
+    context: ssl.SSLContext
+    not_after: float
+
+
+class ServerCertificate:
+    """The CA's server credential and the contexts that serve it.
+
+    Arguments:
+        host: on which it listens; a wildcard address stands for the loopback addresses and ``localhost``.
+        names: further IP addresses and DNS names.
+
+    Attributes:
+        context: the listening socket's.
+        not_after: end of the certificate below the active root, in seconds since the epoch.
+        is_known: tells whether who doesn't say what it knows can know a root (DER) by now; in a cluster that is the
+            API server, which asks the webhook.
+
+    Raises:
+        InputError: a name can't stand in a certificate.
+    """
+
+    def __init__(self, authorities: Authorities, *, trust_domain: str, host: str, names: Sequence[str] = ()) -> None:
+        self._authorities = authorities
+        self._trust_domain = trust_domain
+        self._addresses, self._names = _split_names(host, names)
+        self._served: tuple[_Served, ...] = ()
+        self._issuer = ""
+        self._bundle_sequence = -1
+        self._renew_at = 0.0
+        self.not_after = 0.0
+        self.is_known: Callable[[bytes], bool] = lambda _root: True
+        self.context = _make_context()
+        self.context.sni_callback = self._choose
+
+    def is_due(self, *, now: float) -> bool:
+        """Half of its life is over, another authority signs, or the trust bundle has changed."""
+        return (
+            now >= self._renew_at
+            or self._issuer != self._authorities.active.authority_id
+            or self._bundle_sequence != self._authorities.bundle().sequence
+        )
+
+    def renew(self, *, now: float) -> None:
+        """Make new keys and certificates, below each root of the bundle, and serve them from the next handshake on.
+
+        Raises:
+            UnavailableError: the active authority has ended, or nearly.
+        """
+        bundle = self._authorities.bundle()
+        trusted = (*bundle.roots, *bundle.issuers)
+        served: list[_Served] = []
+        for signer in self._authorities.snapshot.server_signers:
+            try:
+                served.append(self._make(signer, trusted, now=now))
+            except UnavailableError as error:
+                if not served:
+                    raise
+                _log.warning("server_certificate_not_made", root=signer.root.authority_id, message=error.message)
+        self._served = tuple(served)
+        self._issuer = self._authorities.active.authority_id
+        self._bundle_sequence = bundle.sequence
+        self.not_after = served[0].not_after
+        self._renew_at = now + (min(each.not_after for each in served) - now) / 2
+
+    def _make(self, signer: ServerSigner, trusted: Sequence[bytes], *, now: float) -> _Served:
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = sign_server(
+            signer.issuer,
+            key.public_key(),
+            trust_domain=self._trust_domain,
+            addresses=self._addresses,
+            names=self._names,
+            now=now,
+            lifetime_s=LIFETIME_S,
+        )
+        context = _make_context()
+        # Leaf, issuer and root: a joining sidecar knows only the root's pin and takes the root from here.
+        chain = [certificate.public_bytes(Encoding.DER), *signer.chain]
+        _load_key(context, key, chain)
+        for der in trusted:
+            context.load_verify_locations(cadata=der)
+        if not self._served:
+            _load_key(self.context, key, chain)  # Lest OpenSSL finds no shared cipher before the callback is asked.
+        return _Served(
+            root=signer.root.certificate,
+            pin=signer.root.public_key_digest,
+            context=context,
+            not_after=certificate.not_valid_after_utc.timestamp(),
+        )
+
+    def _choose(self, connection: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
+        if not self._served:
+            return
+        hints = parse_root_hint(name)
+        hinted = (served for served in self._served if is_hinted(served.pin, hints))
+        known = (served for served in self._served if self.is_known(served.root))
+        connection.context = next(hinted, next(known, self._served[0])).context
+
+
+def _make_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0  # A resumed session would skip the check against the bundle of now.
+    context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+def _load_key(context: ssl.SSLContext, key: ec.EllipticCurvePrivateKey, chain: Sequence[bytes]) -> None:
+    pem = [key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())]
+    pem += [ssl.DER_cert_to_PEM_cert(der).encode() for der in chain]
+    descriptor = os.memfd_create("touchmark-ca", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(b"".join(pem))
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def _split_names(host: str, names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    addresses: dict[str, None] = {}
+    dns: dict[str, None] = {}
+    for name in (host, *names):
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            dns[name.lower()] = None
+            continue
+        if address.is_unspecified:
+            addresses |= {"127.0.0.1": None, "::1": None}
+            dns["localhost"] = None
+        else:
+            addresses[str(address)] = None
+    for name in dns:
+        try:
+            x509.DNSName(name)
+        except ValueError as error:
+            raise InputError(f"not a DNS name: {name[:120]!r}", hint="IP addresses and ASCII names only") from error
+    return tuple(addresses), tuple(dns)

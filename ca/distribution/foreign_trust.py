@@ -1,0 +1,75 @@
+"""Which other trust domains sidecars are told of: read from the store, pushed to every stream after a change.
+
+Belongs here: what is in force now. Doesn't: rows (``ca/store/foreign_table.py``), or who may change them (the admin
+API).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from ca.store.store import Store
+from shared.model.identity.foreign import ForeignDomain
+
+_log = structlog.get_logger("touchmark.ca")
+
+
+class ForeignTrust:
+    """The other trust domains, as they are told.
+
+    Attributes:
+        domains: by name.
+        on_change: called with the new ones.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.domains: tuple[ForeignDomain, ...] = ()
+        self.on_change: Callable[[tuple[ForeignDomain, ...]], None] | None = None
+
+    @classmethod
+    async def open(cls, store: Store) -> ForeignTrust:
+        """Read what the store holds.
+
+        Raises:
+            UnavailableError: the store fails.
+        """
+        trust = cls(store)
+        await trust.reload()
+        return trust
+
+    async def put(self, domain: ForeignDomain, *, now: float) -> None:
+        """Know a trust domain by these roots.
+
+        Raises:
+            InputError: it can't be.
+            UnavailableError: the store fails.
+        """
+        await self._store.put_foreign_domain(domain, now=now)
+        _log.info("foreign_domain_put", trust_domain=domain.trust_domain, roots=len(domain.roots))
+        await self.reload()
+
+    async def remove(self, trust_domain: str) -> None:
+        """Forget a trust domain.
+
+        Raises:
+            NotFoundError: it isn't known.
+            UnavailableError: the store fails.
+        """
+        await self._store.delete_foreign_domain(trust_domain)
+        _log.info("foreign_domain_removed", trust_domain=trust_domain)
+        await self.reload()
+
+    async def reload(self) -> None:
+        """Read the store again: this replica or another one has changed it.
+
+        Raises:
+            UnavailableError: the store fails.
+        """
+        domains = tuple(record.domain for record in await self._store.list_foreign_domains())
+        if domains != self.domains:
+            self.domains = domains
+            if self.on_change is not None:
+                self.on_change(domains)

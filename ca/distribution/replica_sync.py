@@ -1,0 +1,107 @@
+"""Following the other replicas: notice what they changed, and push it to this replica's streams. I/O through the store.
+
+Belongs here: what is looked at, and what follows from it. Doesn't: the questions (``ca/store/replicas.py``), or who
+leads. Only for a database that several share; a CA with SQLite is alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from ca.runtime.services import Services
+from ca.store.replicas import Marks
+from shared.model.errors import TouchmarkError
+
+POLL_S: Final = 1.0
+BEAT_S: Final = 5.0
+MOVED: Final = "moved"
+_NOTHING: Final = Marks(bundle_sequence=-1, namespaces=-1, registrations=-1, authorities=-1, decisions=-1, foreign=-1)
+_log = structlog.get_logger("touchmark.ca")
+
+
+class Following:
+    """Looks at the marks once a second, and does what each change means.
+
+    A mark is taken as seen once its change was dealt with, so that a failure is made up for in the next turn.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._seen = _NOTHING
+        self._versions: dict[str, int] = {}
+        self._fault = ""
+
+    async def start(self) -> None:
+        """Write the first sign of life, and take what is there as seen.
+
+        Raises:
+            UnavailableError: the store fails.
+        """
+        await self._services.store.beat()
+        self._seen = await self._services.store.read_marks()
+        self._versions = {name: version for name, (version, _) in (await self._list_versions()).items()}
+
+    async def run(self) -> None:
+        """Follow until cancelled. Failures are logged and made up for."""
+        await asyncio.gather(self._repeat(POLL_S, self.look), self._repeat(BEAT_S, self._beat))
+
+    async def look(self) -> None:
+        """Look once.
+
+        Raises:
+            UnavailableError: the store fails.
+        """
+        marks, seen, services = await self._services.store.read_marks(), self._seen, self._services
+        if (marks.authorities, marks.bundle_sequence) != (seen.authorities, seen.bundle_sequence):
+            await services.authorities.reload()  # Its listeners push.
+        if marks.namespaces != seen.namespaces:
+            await self._announce_namespaces()
+        if marks.registrations != seen.registrations:
+            live = await services.store.list_live_sidecars(now=services.clock())
+            services.hub.publish_addresses(services.hub.directory.refresh(live))
+            await self._end_moved()
+        if marks.foreign != seen.foreign:
+            await services.foreign.reload()
+        if marks.decisions != seen.decisions:
+            services.decisions.note_arrival()
+        self._seen = marks
+
+    async def _announce_namespaces(self) -> None:
+        for namespace, (version, _) in (await self._list_versions()).items():
+            if version != self._versions.get(namespace):
+                self._versions[namespace] = version
+                self._services.store.announce(namespace)
+
+    async def _end_moved(self) -> None:
+        """End streams whose sidecar has opened another one elsewhere: one stream a sidecar, whoever holds it."""
+        hub = self._services.hub
+        opened = {session.instance: session for session in hub}
+        for instance in await self._services.store.find_moved(opened):
+            session = hub.get(instance)
+            if session is not None and session is opened[instance]:
+                session.end(MOVED)
+
+    async def _beat(self) -> None:
+        closed = await self._services.store.beat(frozenset(session.instance for session in self._services.hub))
+        if closed:
+            _log.warning("replica_ended", streams=closed)
+
+    async def _list_versions(self) -> dict[str, tuple[int, object]]:
+        return dict(await self._services.store.list_versions())
+
+    async def _repeat(self, interval_s: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                await work()
+            except TouchmarkError as error:
+                self._services.metrics.failures.labels(where="following").inc()
+                if error.message != self._fault:  # A database may be away for hours.
+                    self._fault = error.message
+                    _log.warning("following_failed", code=error.code, message=error.message)
+            else:
+                self._fault = ""

@@ -1,0 +1,1 @@
+"""What injection needs in the cluster: the trust ConfigMaps and the webhook configuration."""

@@ -1,0 +1,1 @@
+"""The API server: asked (``client.py``), followed (``watch.py``), and used to elect a leader (``lease.py``)."""

@@ -1,0 +1,1 @@
+"""What the CA remembers of the cluster: pods, Services, labels, refused enrolments."""

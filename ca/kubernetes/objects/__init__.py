@@ -1,0 +1,1 @@
+"""``MeshPolicy`` and ``Program`` objects: written into the store by the leader, their status written back."""

@@ -1,0 +1,400 @@
+"""``MeshPolicy`` and ``Program`` objects: read from the API server, written into the store. I/O through the store.
+
+The objects are the source of truth in a cluster; what each of their changes does:
+
+=====================  ===========================================================================================
+An object              In the store
+=====================  ===========================================================================================
+is made or changed     takes its place, with one new version of the namespace; nothing when it says the same
+can't be read          what was in force under its name stays; ``Accepted`` is False, with the fault and its path
+MeshPolicy is deleted  rules and group go. The mode stays: a deletion never loosens anything by itself
+``spec.mode`` is left  the mode stays, too: back to permissive only by saying so
+Program is deleted     its approvals go
+=====================  ===========================================================================================
+
+What was deleted while no CA looked is noticed at the start of each leader, which compares everything.
+
+Belongs here: reading objects, remembering them, and bringing the store in line. Doesn't: telling it back
+(``status.py``), or who may write (``ca/kubernetes/api/lease.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from ca.store.records import ProgramRecord
+from ca.store.store import Store
+from shared.model.errors import DocumentError, NotFoundError, TouchmarkError, UnavailableError
+from shared.model.policy.documents import (
+    API_VERSION,
+    POLICY_NAME,
+    Document,
+    MeshPolicyDocument,
+    ProgramDocument,
+    read_document,
+)
+from shared.model.policy.rules import NamespaceState
+
+MESH_POLICY: Final = "MeshPolicy"
+PROGRAM: Final = "Program"
+PLURALS: Final = {MESH_POLICY: "meshpolicies", PROGRAM: "programs"}
+APPROVED_BY: Final = "touchmark.dev/approved-by"  # An annotation, for people: who reviewed it.
+DEFAULT_APPROVED_BY: Final = "Kubernetes"
+# What nothing has told (a restored database) is put right then.
+COMPARE_S: Final = 300.0
+RETRY_S: Final = 2.0
+_log = structlog.get_logger("touchmark.ca")
+
+Key = tuple[str, str, str]  # kind, namespace, name
+
+
+class _Metadata(msgspec.Struct, rename="camel"):
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    generation: int = 0
+    annotations: dict[str, str] | None = None
+
+
+class RawObject(msgspec.Struct):
+    """What of an object is read at once; nothing of it can make the object unreadable as a whole."""
+
+    metadata: _Metadata
+    spec: Any = msgspec.UNSET
+    status: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchedObject:
+    """One object.
+
+    Attributes:
+        document: what it says; None when it can't be read.
+        fault: why, with the path.
+        status: as the API server has it now.
+    """
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    document: Document | None
+    fault: str = ""
+    hint: str = ""
+    approved_by: str = ""
+    status: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Key:
+        """Its name among all."""
+        return self.kind, self.namespace, self.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one generation of an object.
+
+    Attributes:
+        reason: of the condition ``Accepted``, one word.
+    """
+
+    uid: str
+    generation: int
+    is_accepted: bool
+    reason: str
+    message: str
+
+
+def collection_path(kind: str) -> str:
+    """Return where all objects of the kind are listed."""
+    return f"/apis/{API_VERSION}/{PLURALS[kind]}"
+
+
+def read_object(kind: str) -> Callable[[RawObject], WatchedObject]:
+    """Return the function that makes the value to remember of a decoded object."""
+
+    def read(raw: RawObject) -> WatchedObject:
+        metadata = raw.metadata
+        plain: dict[str, Any] = {
+            "apiVersion": API_VERSION,
+            "kind": kind,
+            "metadata": {"name": metadata.name, "namespace": metadata.namespace},
+        }
+        if raw.spec is not msgspec.UNSET:
+            plain["spec"] = raw.spec
+        document: Document | None = None
+        fault = hint = ""
+        try:
+            document = read_document(plain)
+        except DocumentError as error:
+            fault, hint = error.message, error.hint
+        return WatchedObject(
+            kind=kind,
+            namespace=metadata.namespace,
+            name=metadata.name,
+            uid=metadata.uid,
+            generation=metadata.generation,
+            document=document,
+            fault=fault,
+            hint=hint,
+            approved_by=(metadata.annotations or {}).get(APPROVED_BY, ""),
+            status=raw.status if isinstance(raw.status, dict) else {},
+        )
+
+    return read
+
+
+class ObjectIndex:
+    """All objects of both kinds, and which have changed since the writer looked."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Key, WatchedObject] = {}
+        self._changed: set[Key] = set()
+        self._has_changes = asyncio.Event()
+
+    def __iter__(self) -> Iterator[WatchedObject]:
+        return iter(list(self._objects.values()))
+
+    def get(self, key: Key) -> WatchedObject | None:
+        """Return one object."""
+        return self._objects.get(key)
+
+    def sink(self, kind: str) -> ObjectSink:
+        """Return what the watch of one kind fills."""
+        return ObjectSink(self, kind)
+
+    def count(self, kind: str) -> int:
+        """Return how many there are of a kind."""
+        return sum(key[0] == kind for key in self._objects)
+
+    def mark(self, *keys: Key) -> None:
+        """Have these looked at (again)."""
+        self._changed.update(keys)
+        self._has_changes.set()
+
+    def take_changes(self) -> list[Key]:
+        """Return what has changed, and forget that it did."""
+        changed = sorted(self._changed)
+        self._changed.clear()
+        self._has_changes.clear()
+        return changed
+
+    async def wait_for_changes(self) -> None:
+        """Return once something has changed."""
+        await self._has_changes.wait()
+
+    def put(self, value: WatchedObject) -> None:
+        """Remember an object; one whose status alone is new hasn't changed."""
+        before = self._objects.get(value.key)
+        self._objects[value.key] = value
+        if before is None or _substance(before) != _substance(value):
+            self.mark(value.key)
+
+    def drop(self, key: Key) -> None:
+        """Forget an object."""
+        if self._objects.pop(key, None) is not None:
+            self.mark(key)
+
+    def keys(self, kind: str) -> list[Key]:
+        """Return the names of all of a kind."""
+        return [key for key in self._objects if key[0] == kind]
+
+
+class ObjectSink:
+    """The part of the index that one watch keeps in step with the API server (a ``watch.Sink``)."""
+
+    def __init__(self, index: ObjectIndex, kind: str) -> None:
+        self._index = index
+        self._kind = kind
+
+    def __len__(self) -> int:
+        return self._index.count(self._kind)
+
+    def replace(self, values: Sequence[WatchedObject]) -> None:
+        """These are all there are."""
+        kept = {value.key for value in values}
+        for key in self._index.keys(self._kind):
+            if key not in kept:
+                self._index.drop(key)
+        for value in values:
+            self._index.put(value)
+
+    def apply(self, value: WatchedObject) -> None:
+        """This one is new or has changed."""
+        self._index.put(value)
+
+    def remove(self, value: WatchedObject) -> None:
+        """This one has been deleted."""
+        self._index.drop(value.key)
+
+
+def _substance(value: WatchedObject) -> tuple[object, ...]:
+    return value.uid, value.generation, value.document, value.fault, value.approved_by
+
+
+class ObjectWriter:
+    """Brings the store in line with the objects. Only the leader runs it.
+
+    Arguments:
+        may_write: asked before each write.
+        on_outcome: called after each object that was looked at.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        index: ObjectIndex,
+        *,
+        may_write: Callable[[], bool],
+        clock: Callable[[], float],
+        on_outcome: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.outcomes: dict[Key, Outcome] = {}
+        self._store = store
+        self._index = index
+        self._may_write = may_write
+        self._clock = clock
+        self._on_outcome = on_outcome
+
+    async def run(self) -> None:
+        """Compare everything, then follow the changes, until cancelled. A store that fails is tried again."""
+        self.outcomes.clear()  # Another leader may have looked at later generations meanwhile.
+        while True:
+            try:
+                await self.compare_all()
+                async with asyncio.timeout(COMPARE_S):
+                    while True:
+                        await self._index.wait_for_changes()
+                        await self.write_changes()
+            except TimeoutError:
+                continue
+            except UnavailableError as error:
+                _log.warning("objects_not_written", message=error.message)
+                await asyncio.sleep(RETRY_S)
+
+    async def compare_all(self) -> None:
+        """Look at every object, and at everything in the store that no object says any more."""
+        keys = {value.key for value in self._index}
+        keys |= {(PROGRAM, record.namespace, record.name) for record in await self._store.list_programs()}
+        for state in await self._store.list_namespaces():
+            if _has_policy(state):
+                keys.add((MESH_POLICY, state.namespace, POLICY_NAME))
+        self._index.mark(*keys)
+        await self.write_changes()
+
+    async def write_changes(self) -> None:
+        """Bring the store in line with what has changed.
+
+        Raises:
+            UnavailableError: the store fails; what wasn't written will be looked at again.
+        """
+        changed = self._index.take_changes()
+        for position, key in enumerate(changed):
+            if not self._may_write():
+                self._index.mark(*changed[position:])
+                return
+            try:
+                await self._write(key)
+            except BaseException:
+                self._index.mark(*changed[position:])
+                raise
+        if changed:
+            self._on_outcome()
+
+    async def _write(self, key: Key) -> None:
+        value = self._index.get(key)
+        if value is None:
+            self.outcomes.pop(key, None)
+            await self._delete(key)
+            return
+        accepted, reason, message = True, "InForce", ""
+        if value.document is None:
+            accepted, reason = False, "Invalid"
+            message = f"{value.fault} ({value.hint})" if value.hint else value.fault
+        else:
+            try:
+                await self._put(value, value.document)
+            except UnavailableError:
+                raise
+            except TouchmarkError as error:
+                accepted, reason, message = False, "Refused", error.message
+        outcome = Outcome(
+            uid=value.uid, generation=value.generation, is_accepted=accepted, reason=reason, message=message
+        )
+        if self.outcomes.get(key) != outcome and not accepted:
+            _log.warning(
+                "object_not_accepted", kind=value.kind, namespace=value.namespace, name=value.name, message=message
+            )
+        self.outcomes[key] = outcome
+
+    async def _put(self, value: WatchedObject, document: Document) -> None:
+        if isinstance(document, MeshPolicyDocument):
+            state = await self._store.get_namespace_state(document.namespace)
+            if not _says_the_same(document, state):
+                await self._store.put_policy(
+                    document.namespace, rules=document.rules, group_label=document.group_label, mode=document.mode
+                )
+                _log.info("policy_written", namespace=document.namespace, generation=value.generation)
+            return
+        record = _make_record(document, value.approved_by, self._clock())
+        known = await self._store.get_program(document.namespace, document.name)
+        if known is None or _content(known) != _content(record):
+            await self._store.put_program(record)
+            _log.info("program_written", namespace=document.namespace, name=document.name, generation=value.generation)
+
+    async def _delete(self, key: Key) -> None:
+        kind, namespace, name = key
+        try:
+            if kind == PROGRAM:
+                await self._store.delete_program(namespace, name)
+                _log.info("program_deleted", namespace=namespace, name=name)
+            elif name == POLICY_NAME and _has_policy(await self._store.get_namespace_state(namespace)):
+                await self._store.delete_policy(namespace)
+                _log.info("policy_deleted", namespace=namespace)
+        except NotFoundError:
+            pass  # It never was in force, or another leader deleted it.
+
+
+def _has_policy(state: NamespaceState) -> bool:
+    return bool(state.rules or state.group_label)
+
+
+def _says_the_same(document: MeshPolicyDocument, state: NamespaceState) -> bool:
+    mode = document.mode if document.mode is not None else state.mode
+    return (document.rules, document.group_label, mode) == (state.rules, state.group_label, state.mode)
+
+
+def _make_record(document: ProgramDocument, approved_by: str, now: float) -> ProgramRecord:
+    return ProgramRecord(
+        namespace=document.namespace,
+        name=document.name,
+        service_account=document.service_account,
+        programs=tuple(dict.fromkeys(document.programs)),
+        weak=document.weak,
+        approved_by=approved_by[:128] or DEFAULT_APPROVED_BY,
+        approved=now,
+    )
+
+
+def _content(record: ProgramRecord) -> tuple[object, ...]:
+    return record.service_account, record.programs, record.weak, record.approved_by
+
+
+__all__ = [
+    "MESH_POLICY",
+    "PROGRAM",
+    "ObjectIndex",
+    "ObjectWriter",
+    "Outcome",
+    "RawObject",
+    "WatchedObject",
+    "collection_path",
+    "read_object",
+]

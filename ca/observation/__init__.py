@@ -1,0 +1,1 @@
+"""What sidecars report: decisions, and whether ``explicit`` is safe by them."""

@@ -1,0 +1,126 @@
+"""The decisions of all sidecars: taken in, kept for a while, queried and followed. I/O through the store only.
+
+A sidecar speaks for itself alone: whatever a record says, the CA writes the instance and namespace that it has proven.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+
+from ca.runtime.metrics import Metrics
+from ca.store.records import DecisionFilter, StoredDecision
+from ca.store.store import Store
+from shared.model.errors import ProtocolError
+from shared.model.identity.identity import Workload
+from shared.model.policy.decision import DecisionRecord
+
+FOLLOW_PAGE: Final = 500
+FOLLOW_IDLE_S: Final = 15.0
+# A record holds a path and a dozen names; 2,000,000 of this size bound the store.
+MAX_RECORD_BYTES: Final = 65_536
+PRUNE_INTERVAL_S: Final = 60.0
+_MAX_COUNT: Final = 10**9
+_MAX_TIME_S: Final = 10.0**11
+
+
+class Decisions:
+    """The log of decisions.
+
+    Arguments:
+        max_age_s, max_rows: what retention keeps.
+    """
+
+    def __init__(self, store: Store, *, metrics: Metrics, max_age_s: float, max_rows: int) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._max_age_s = max_age_s
+        self._max_rows = max_rows
+        self._last_id = 0
+        self._arrived = asyncio.Event()
+        self.lost = 0
+
+    async def take_in(self, records: Sequence[DecisionRecord], *, instance: str, workload: Workload, lost: int) -> None:
+        """Store a batch durably, then wake the followers.
+
+        Raises:
+            ProtocolError: a record says what can't be; none of the batch is stored.
+            UnavailableError: the store failed; the sidecar keeps the batch and sends it again.
+        """
+        for record in records:
+            _check(record)
+        corrected = [_correct(record, instance=instance, workload=workload) for record in records]
+        self._metrics.decisions_corrected.inc(
+            sum(before is not after for before, after in zip(records, corrected, strict=True))
+        )
+        if lost > 0:
+            self.lost += lost
+            self._metrics.decisions_lost.inc(lost)
+        if not corrected:
+            return
+        self._last_id = max(self._last_id, await self._store.insert_decisions(corrected))
+        self._metrics.decisions_stored.inc(len(corrected))
+        self.note_arrival()
+
+    def note_arrival(self) -> None:
+        """Wake the followers: there is more in the store, here or from another replica."""
+        arrived, self._arrived = self._arrived, asyncio.Event()
+        arrived.set()
+
+    async def query(self, wanted: DecisionFilter) -> list[StoredDecision]:
+        """Return what matches, newest first."""
+        return await self._store.query_decisions(wanted)
+
+    async def follow(self, wanted: DecisionFilter) -> AsyncIterator[list[StoredDecision]]:
+        """Find where the log ends, and return what matches, oldest first, as it arrives: from now on or, with
+        ``since``, from then on.
+
+        A follower holds no buffer: it reads pages from the store as fast as its client takes them. An empty page says
+        that nothing came for a while, so that the caller can see whether its client is still there.
+
+        Raises:
+            UnavailableError: the store failed; also while the pages are read.
+        """
+        after = 0
+        if wanted.since is None and (newest := await self._store.query_decisions(DecisionFilter(limit=1))):
+            after = newest[0].decision_id
+        return self._read_on(wanted, after)
+
+    async def _read_on(self, wanted: DecisionFilter, after: int) -> AsyncIterator[list[StoredDecision]]:
+        while True:
+            arrived = self._arrived
+            page = await self._store.query_decisions(replace(wanted, after_id=after, limit=FOLLOW_PAGE))
+            if page:
+                after = page[-1].decision_id
+                yield page
+                continue
+            try:
+                async with asyncio.timeout(FOLLOW_IDLE_S):
+                    await arrived.wait()
+            except TimeoutError:
+                yield []
+
+    async def prune(self, *, now: float) -> int:
+        """Delete what is too old or too much, in transactions between which others have their turn."""
+        total = 0
+        while pruned := await self._store.prune_decisions(max_age_s=self._max_age_s, max_rows=self._max_rows, now=now):
+            self._metrics.decisions_pruned.inc(pruned)
+            total += pruned
+        return total
+
+
+def _check(record: DecisionRecord) -> None:
+    if not 0 <= record.port <= 65535 or not 1 <= record.count <= _MAX_COUNT or not 0 <= record.time <= _MAX_TIME_S:
+        raise ProtocolError("a decision with a port, count or time that can't be")
+    if len(msgspec.json.encode(record)) > MAX_RECORD_BYTES:
+        raise ProtocolError(f"a decision of more than {MAX_RECORD_BYTES} bytes")
+
+
+def _correct(record: DecisionRecord, *, instance: str, workload: Workload) -> DecisionRecord:
+    if record.sidecar == instance and record.namespace == workload.namespace:
+        return record
+    return msgspec.structs.replace(record, sidecar=instance, namespace=workload.namespace)

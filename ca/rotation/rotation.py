@@ -1,0 +1,354 @@
+"""Rotation of the issuing authority or of the root: prepare → wait until all know it → activate → retire the old.
+
+Each step is one transaction of the store (phases, step, sequence, journal), so that a CA killed at any instant goes on
+where it stood: ``advance`` looks at what is stored, and takes the next step that may be taken. Every step compares and
+swaps, so that replicas don't take it twice.
+
+A root brings its own issuing authority: both are prepared, activated and reverted together, and the old root retires
+with every issuer below it. Besides what an issuer waits for (each live sidecar, the minimum wait), a root's activation
+waits until what names the CA's roots outside of it has the new one (``find_unpublished``) and was delivered; its
+retirement for the open join tokens that pin it. What a step waits for is found in ``ca/rotation/status.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from ca.authority.authorities import Authorities
+from ca.authority.founding import make_issuer, make_root
+from ca.rotation.status import LEAVING, Pace, RotationStatus, Sides, find_laggards, find_sides, read_status
+from ca.store.authority_table import PhaseChange
+from ca.store.records import (
+    FINISHED_STEPS,
+    AuthorityKind,
+    AuthorityRecord,
+    RotationRecord,
+    RotationStep,
+)
+from ca.store.store import Store
+from shared.model.errors import ConflictError, NotFoundError, TouchmarkError
+from shared.model.trust.bundle import AuthorityPhase, RotationKind
+
+POLL_S: Final = 2.0
+RENEWED_AT_SHARE: Final = 2 / 3  # Of an active authority's life: then a rotation begins by itself.
+_log = structlog.get_logger(__name__)
+
+
+class Rotation:
+    """Takes the steps, and says what they wait for.
+
+    Attributes:
+        pace: how long steps wait at least.
+        find_unpublished: returns, for a root (DER), what outside the CA names its roots without that one, for people.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        authorities: Authorities,
+        *,
+        on_change: Callable[[], None] | None = None,
+        pace: Pace | None = None,
+        is_leader: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store = store
+        self.authorities = authorities
+        self.pace = pace or Pace()
+        self.is_leader = is_leader  # Others only look: what an operator asks of them they do nevertheless.
+        self.find_unpublished: Callable[[bytes], Sequence[str]] = lambda _root: ()
+        self._on_change = on_change
+        self._clock = clock
+        self._poked = asyncio.Event()
+        self._stepping = asyncio.Lock()
+
+    def poke(self) -> None:
+        """Look at once whether the next step can be taken: a sidecar has acknowledged."""
+        self._poked.set()
+
+    async def run(self) -> None:
+        """Take every step as soon as it may be taken, until cancelled. A failure is logged and tried again."""
+        while True:
+            try:
+                if self.is_leader():
+                    await self.advance(self._clock())
+                else:
+                    await self._reload()
+            except TouchmarkError as error:
+                _log.warning("rotation_step_failed", code=error.code, error=error.message)
+            try:
+                async with asyncio.timeout(POLL_S):
+                    await self._poked.wait()
+            except TimeoutError:
+                pass
+            self._poked.clear()
+
+    async def start(
+        self, force: bool = False, now: float | None = None, *, kind: RotationKind = RotationKind.ISSUER
+    ) -> RotationStatus:
+        """Begin a rotation: make an authority and put it into the bundle. With ``force`` activate it at once.
+
+        Forcing a rotation that waits activates it. Sidecars that haven't installed the bundle refuse certificates of
+        the new authority until they have. A root needn't wait until an issuer's rotation has retired the old issuer:
+        whoever has to replace a root can't wait an hour for it.
+
+        Raises:
+            ConflictError: a rotation is under way; the message names what it waits for.
+        """
+        moment = self._clock() if now is None else now
+        async with self._stepping:
+            rotation = await self.store.get_rotation()
+            if rotation is not None and kind is RotationKind.ROOT and _is_overtaken(rotation):
+                rotation = await self.store.change_rotation(
+                    rotation, step=RotationStep.SUPERSEDED, phases=(), now=moment
+                )
+            if rotation is None or rotation.step in FINISHED_STEPS:
+                rotation = await self._prepare(kind, force, moment)
+            elif rotation.step is RotationStep.ACTIVE:
+                raise ConflictError(
+                    f"the last rotation (of the {rotation.kind}) hasn't retired what it replaced yet",
+                    hint="that happens by itself when nothing needs it any more: see `touchmark ca status`",
+                )
+            elif rotation.kind is not kind:
+                raise ConflictError(
+                    f"a rotation of the {rotation.kind} is under way",
+                    hint=f"`touchmark ca rotate {rotation.kind} --force` activates it, `--revert` takes it back",
+                )
+            elif not force:
+                status = await self._read_status(rotation, moment)
+                awaited = [*status.waiting_for, *status.unpublished]
+                raise ConflictError(
+                    f"a rotation is under way and waits for {', '.join(awaited) or 'its minimum wait'}",
+                    hint=f"`touchmark ca rotate {kind} --force` activates it without waiting",
+                )
+            if force:
+                await self._activate(rotation, moment, forced=True)
+        await self.advance(moment)
+        found = await self.status(moment)
+        assert found is not None
+        return found
+
+    async def status(self, now: float | None = None) -> RotationStatus | None:
+        """Return how far the last rotation has come; None when there was none."""
+        moment = self._clock() if now is None else now
+        rotation = await self.store.get_rotation()
+        return None if rotation is None else await self._read_status(rotation, moment)
+
+    async def advance(self, now: float | None = None) -> None:
+        """Take the steps that may be taken now. Losing a race to a replica is no failure."""
+        moment = self._clock() if now is None else now
+        async with self._stepping:
+            rotation = await self.store.get_rotation()
+            try:
+                if rotation is None or rotation.step in FINISHED_STEPS:
+                    await self._retire_leftovers(moment)
+                    await self._renew_in_time(moment)
+                else:
+                    rotation = await self._note_published(rotation, moment)
+                    if rotation.step is RotationStep.ACTIVE:
+                        await self._retire_previous(rotation, moment)
+                    elif self._is_ready(rotation, moment) and not await find_laggards(self.store, rotation, moment):
+                        await self._activate(rotation, moment)
+            except ConflictError as error:
+                _log.info("rotation_step_lost", error=error.message)
+            await self._reload()
+
+    async def revert(self, now: float | None = None) -> RotationStatus:
+        """Undo the last step's effect: drop a prepared authority, or let the old one sign again.
+
+        Raises:
+            ConflictError: nothing can be reverted: no rotation is under way, or the old authority is tainted.
+        """
+        moment = self._clock() if now is None else now
+        async with self._stepping:
+            rotation = await self.store.get_rotation()
+            if rotation is None or rotation.step in FINISHED_STEPS:
+                raise ConflictError("no rotation is under way", hint="begin one with `touchmark ca rotate issuer`")
+            sides = find_sides(rotation, await self.store.list_authorities())
+            if rotation.step is RotationStep.PREPARED:
+                phases = _change(_new(rotation, sides), AuthorityPhase.PREPARED, AuthorityPhase.RETIRED)
+            else:
+                phases = [
+                    *_change(_new(rotation, sides), AuthorityPhase.ACTIVE, AuthorityPhase.OLD),
+                    *_change(_previous(rotation, sides), AuthorityPhase.OLD, AuthorityPhase.ACTIVE),
+                ]
+            await self.store.change_rotation(rotation, step=RotationStep.REVERTED, phases=phases, now=moment)
+            _log.info("rotation_reverted", rotation=rotation.rotation_id, from_step=rotation.step)
+            await self._reload()
+        status = await self.status(moment)
+        assert status is not None
+        return status
+
+    async def taint(self, authority_id: str, now: float | None = None) -> None:
+        """Distrust an old authority: everything that it signed is refused, and sidecars re-issue at once.
+
+        With a root every issuing authority below it is distrusted, and join tokens that pin it are worth nothing.
+
+        Raises:
+            NotFoundError: there is no such authority.
+            ConflictError: it isn't old: the active one is rotated away first, by force.
+        """
+        moment = self._clock() if now is None else now
+        async with self._stepping:
+            records = await self.store.list_authorities()
+            record = next((r for r in records if r.authority_id == authority_id), None)
+            if record is None:
+                raise NotFoundError(f"no authority {authority_id}")
+            if record.phase is not AuthorityPhase.OLD:
+                verb = "issuer" if record.kind is AuthorityKind.ISSUING else "root"
+                raise ConflictError(
+                    f"authority {authority_id} is {record.phase}, and only an old one can be tainted",
+                    hint=f"first `touchmark ca rotate {verb} --force`",
+                )
+            below = [r for r in records if r.root_id == authority_id != r.authority_id]
+            old = [*(r for r in below if r.phase is AuthorityPhase.OLD), record]
+            # A connection may outlive its certificate: those of issuers that retired long ago are closed, too.
+            retired = [r.authority_id for r in below if r.phase is AuthorityPhase.RETIRED]
+            await self.store.change_phases(
+                _change(old, AuthorityPhase.OLD, AuthorityPhase.TAINTED),
+                now=moment,
+                event="tainted",
+                distrusted=retired,
+            )
+            _log.warning("authority_tainted", authority=authority_id, kind=record.kind, below=len(below))
+            await self._reload()
+
+    async def _prepare(self, kind: RotationKind, forced: bool, now: float) -> RotationRecord:
+        snapshot, kek, domain = await self.authorities.reload(), self.authorities.kek, self.store.trust_domain
+        root = snapshot.root
+        if kind is RotationKind.ROOT:
+            root = make_root(domain, kek, phase=AuthorityPhase.PREPARED, now=now)
+        issuer = make_issuer(domain, root, kek, phase=AuthorityPhase.PREPARED, now=now)
+        rotation = await self.store.begin_rotation(
+            issuer.record,
+            root=root.record if kind is RotationKind.ROOT else None,
+            previous_id=snapshot.active.authority_id,
+            forced=forced,
+            now=now,
+        )
+        _log.info("rotation_prepared", rotation=rotation.rotation_id, kind=kind, authority=issuer.authority_id)
+        await self._reload()
+        return rotation
+
+    async def _note_published(self, rotation: RotationRecord, now: float) -> RotationRecord:
+        if rotation.kind is not RotationKind.ROOT or rotation.published is not None:
+            return rotation
+        if await self._list_unpublished(rotation):
+            return rotation
+        await self.store.mark_published(rotation, now=now)
+        _log.info("rotation_published", rotation=rotation.rotation_id)
+        return replace(rotation, published=now)
+
+    async def _list_unpublished(self, rotation: RotationRecord) -> Sequence[str]:
+        if rotation.kind is not RotationKind.ROOT or rotation.published is not None:
+            return ()
+        return self.find_unpublished(find_sides(rotation, await self.store.list_authorities()).root.certificate)
+
+    def _is_ready(self, rotation: RotationRecord, now: float) -> bool:
+        ready_at = self.pace.find_ready_at(rotation)
+        return ready_at is not None and now >= ready_at
+
+    async def _activate(self, rotation: RotationRecord, now: float, *, forced: bool = False) -> None:
+        sides = find_sides(rotation, await self.store.list_authorities())
+        awaited = [sidecar.instance for sidecar in await find_laggards(self.store, rotation, now)]
+        awaited += await self._list_unpublished(rotation)
+        phases = [
+            *_change(_previous(rotation, sides), AuthorityPhase.ACTIVE, AuthorityPhase.OLD),
+            *_change(_new(rotation, sides), AuthorityPhase.PREPARED, AuthorityPhase.ACTIVE),
+        ]
+        detail = f"without {', '.join(awaited)}" if awaited else ""
+        await self.store.change_rotation(
+            rotation, step=RotationStep.ACTIVE, phases=phases, now=now, forced=forced, detail=detail
+        )
+        _log.info("rotation_activated", rotation=rotation.rotation_id, forced=forced, without=awaited)
+        await self._reload()
+
+    async def _retire_previous(self, rotation: RotationRecord, now: float) -> None:
+        sides = find_sides(rotation, await self.store.list_authorities())
+        going = list(sides.replaced)
+        if rotation.kind is RotationKind.ROOT:
+            going.append(sides.previous_root)
+            # A tainted root is in no bundle, so that there is nobody to wait for. Else whoever knows that one alone
+            # would find nothing below it at the CA's door.
+            if sides.previous_root.phase is AuthorityPhase.OLD and not self._is_ready(rotation, now):
+                return
+        if not await self._are_unneeded(going, now):
+            return
+        phases = [PhaseChange(authority_id=r.authority_id, before=r.phase, after=AuthorityPhase.RETIRED) for r in going]
+        await self.store.change_rotation(rotation, step=RotationStep.RETIRED, phases=phases, now=now)
+        _log.info("rotation_finished", rotation=rotation.rotation_id)
+
+    async def _are_unneeded(self, authorities: Sequence[AuthorityRecord], now: float) -> bool:
+        # The store looks again in the transaction that retires: this look only spares it the attempt.
+        alive = await self.store.count_alive(now=now)
+        for record in authorities:
+            if alive.get(record.authority_id):
+                return False
+            is_pinned = record.kind is AuthorityKind.ROOT and record.phase is AuthorityPhase.OLD
+            if is_pinned and await self.store.list_open_tokens(record.public_key_digest, now=now):
+                return False
+        return True
+
+    async def _retire_leftovers(self, now: float) -> None:
+        """Retire what finished rotations left behind, once nothing needs it: an issuer; or a root with all below it.
+
+        A root keeps its issuers as long as it stays: whoever joins by a token that pins it needs one.
+        """
+        records = [r for r in await self.store.list_authorities() if r.phase is not AuthorityPhase.RETIRED]
+        leaving_roots = {r.authority_id for r in records if r.kind is AuthorityKind.ROOT and r.phase in LEAVING}
+        groups: list[list[AuthorityRecord]] = [
+            [r] for r in records if r.root_id not in leaving_roots and r.phase in LEAVING
+        ]
+        for root_id in leaving_roots:
+            below = [r for r in records if r.root_id == root_id]
+            groups.append(sorted(below, key=lambda r: r.kind is AuthorityKind.ROOT))
+        for group in groups:
+            if await self._are_unneeded(group, now):
+                phases = [
+                    PhaseChange(authority_id=r.authority_id, before=r.phase, after=AuthorityPhase.RETIRED)
+                    for r in group
+                ]
+                await self.store.change_phases(phases, now=now, event="retired")
+
+    async def _renew_in_time(self, now: float) -> None:
+        snapshot = self.authorities.snapshot
+        for kind, authority in ((RotationKind.ROOT, snapshot.root), (RotationKind.ISSUER, snapshot.active)):
+            record = authority.record
+            if now >= record.not_before + (record.not_after - record.not_before) * RENEWED_AT_SHARE:
+                _log.info("rotation_due", kind=kind, authority=record.authority_id)
+                await self._prepare(kind, False, now)
+                return
+
+    async def _read_status(self, rotation: RotationRecord, now: float) -> RotationStatus:
+        return await read_status(
+            self.store, rotation, pace=self.pace, unpublished=await self._list_unpublished(rotation), now=now
+        )
+
+    async def _reload(self) -> None:
+        before = self.authorities.snapshot
+        after = await self.authorities.reload()
+        if after is not before and self._on_change is not None:
+            self._on_change()
+
+
+def _is_overtaken(rotation: RotationRecord) -> bool:
+    """Tell whether a rotation of the root may begin although this one isn't over: all its issuers go with the root."""
+    return rotation.kind is RotationKind.ISSUER and rotation.step is RotationStep.ACTIVE
+
+
+def _new(rotation: RotationRecord, sides: Sides) -> tuple[AuthorityRecord, ...]:
+    return (sides.issuer, sides.root) if rotation.kind is RotationKind.ROOT else (sides.issuer,)
+
+
+def _previous(rotation: RotationRecord, sides: Sides) -> tuple[AuthorityRecord, ...]:
+    return (sides.previous, sides.previous_root) if rotation.kind is RotationKind.ROOT else (sides.previous,)
+
+
+def _change(records: Sequence[AuthorityRecord], before: AuthorityPhase, after: AuthorityPhase) -> list[PhaseChange]:
+    return [PhaseChange(authority_id=record.authority_id, before=before, after=after) for record in records]

@@ -1,0 +1,1 @@
+"""The CA put together: started, looked after, ended."""

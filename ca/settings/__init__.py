@@ -1,0 +1,1 @@
+"""What the CA is told at its start."""

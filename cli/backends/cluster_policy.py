@@ -1,0 +1,218 @@
+"""Modes, policies and programs in a cluster: written as objects by server-side apply, read with the CA's status. I/O.
+
+Belongs here: the requests, who owns which fields, waiting for the CA. Doesn't: the objects' fields
+(``cli/cluster/objects.py``). What needs the CA's own store (decisions, readiness) is asked by a port-forward that is
+opened when it is first needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Final, Self
+
+from cli.backends.admin_client import AdminClient
+from cli.backends.policy_backend import Applied, ModeState, read_mode
+from cli.backends.target import Where
+from cli.cluster import objects
+from cli.cluster.connection import MESH_POLICIES, PROGRAMS, SELF_REVIEWS, Cluster, Kind, Object
+from cli.cluster.faults import ChangedError, ForbiddenError, NoCAPodError, OwnedElsewhereError
+from cli.cluster.port_forward import forward_admin
+from shared.model.errors import NotFoundError, RefusedError
+from shared.model.kubernetes.contract import FIELD_MANAGER
+from shared.model.policy.documents import POLICY_NAME, Document
+from shared.model.policy.rules import Mode
+from shared.model.wire.admin import DecisionList, ProgramRequest, ProgramView, Readiness
+
+ACCEPTANCE_DEADLINE_S: Final = 10.0
+_POLL_S: Final = 0.25
+_MAX_ATTEMPTS: Final = 3
+
+
+class ClusterGovernor:
+    """One cluster's policies and programs; use it as an asynchronous context manager.
+
+    Arguments:
+        is_forced: take fields over that other tools own.
+    """
+
+    def __init__(self, cluster: Cluster, where: Where, *, is_forced: bool = False) -> None:
+        self._cluster = cluster
+        self._where = where
+        self._is_forced = is_forced
+        self._stack = AsyncExitStack()
+        self._client: AdminClient | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    # ---- what the CA knows -------------------------------------------------------------------------------------------
+
+    async def get_readiness(self, namespace: str, *, since_s: float) -> Readiness:
+        """Return what ``explicit`` would have refused."""
+        return await (await self._reach_admin()).get_readiness(namespace, since_s=since_s)
+
+    async def list_decisions(self, query: Mapping[str, str]) -> DecisionList:
+        """Return decisions."""
+        return await (await self._reach_admin()).list_decisions(query)
+
+    # ---- mode --------------------------------------------------------------------------------------------------------
+
+    async def get_mode(self, namespace: str) -> ModeState:
+        """Return a namespace's mode, from its MeshPolicy; the CA itself is asked where there is none.
+
+        A deleted MeshPolicy leaves its mode in force, which no object shows any more.
+        """
+        policy = await self._cluster.find(MESH_POLICIES, namespace, POLICY_NAME)
+        if policy is not None:
+            return objects.read_mode(namespace, policy)
+        try:
+            state = await read_mode(await self._reach_admin(), namespace)
+        except (ForbiddenError, NoCAPodError) as error:
+            raise NotFoundError(
+                f"namespace {namespace} has no MeshPolicy, and the CA can't be asked for its mode: {error.message}",
+                hint=error.hint,
+            ) from error
+        return ModeState(
+            namespace=namespace,
+            wanted=None,
+            mode=state.mode,
+            version=state.version,
+            installed=state.installed,
+            total=state.total,
+            waiting=state.waiting,
+        )
+
+    async def set_mode(self, namespace: str, mode: Mode) -> None:
+        """Write the mode alone: whatever else the MeshPolicy says stays, and one is made where there is none."""
+        await self._write(MESH_POLICIES, objects.make_mode(namespace, mode), manager=objects.MODE_MANAGER)
+
+    # ---- programs ----------------------------------------------------------------------------------------------------
+
+    async def list_programs(self, namespace: str) -> Sequence[ProgramView]:
+        """Return approved programs, by namespace and name."""
+        views = [objects.view_program(value) for value in await self._cluster.list(PROGRAMS, namespace)]
+        return sorted(views, key=lambda view: (view.namespace, view.name))
+
+    async def approve_programs(self, request: ProgramRequest) -> tuple[ProgramView, bool]:
+        """Write a ``Program`` and wait a while for the CA."""
+        written = await self._write(PROGRAMS, objects.make_program(request), manager=FIELD_MANAGER)
+        seen = await self._wait_for_acceptance(PROGRAMS, written)
+        return objects.view_program(seen), objects.is_accepted(seen)
+
+    async def remove_program(self, namespace: str, name: str) -> None:
+        """Delete a ``Program``."""
+        await self._cluster.delete(PROGRAMS, namespace, name)
+
+    # ---- policies ----------------------------------------------------------------------------------------------------
+
+    async def list_objects(self, namespace: str) -> list[dict[str, Any]]:
+        """Return policies, then programs, in the shape of their YAML."""
+        found = []
+        for kind, name in ((MESH_POLICIES, "MeshPolicy"), (PROGRAMS, "Program")):
+            values = await self._cluster.list(kind, namespace)
+            found += [objects.strip({**value, "kind": name}) for value in values]
+        return found
+
+    async def apply(self, documents: Sequence[Document]) -> list[Applied]:
+        """Write documents, after the API server has tried all of them, and wait a while for the CA."""
+        made = objects.make_objects(documents)
+        for kind, value in made:
+            await self._write(kind, value, manager=FIELD_MANAGER, dry_run=True)
+        written = [await self._write(kind, value, manager=FIELD_MANAGER) for kind, value in made]
+        applied = []
+        for (kind, value), kept in zip(made, written, strict=True):
+            seen = await self._wait_for_acceptance(kind, kept)
+            version = (seen.get("status") or {}).get("version")
+            applied.append(
+                Applied(
+                    kind=value["kind"],
+                    namespace=value["metadata"]["namespace"],
+                    name=value["metadata"]["name"],
+                    version=version if objects.is_accepted(seen) else None,
+                    is_confirmed=objects.is_accepted(seen),
+                    note=objects.describe_strangers(kept, value),
+                )
+            )
+        return applied
+
+    async def delete_policy(self, namespace: str) -> None:
+        """Delete a namespace's MeshPolicy."""
+        await self._cluster.delete(MESH_POLICIES, namespace, POLICY_NAME)
+
+    async def name_user(self) -> str:
+        """Return who the API server takes this user for (authentication.k8s.io/v1 SelfSubjectReview)."""
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        answer = await self._cluster.create(SELF_REVIEWS, review)
+        return str(((answer.get("status") or {}).get("userInfo") or {}).get("username") or "")
+
+    # ---- how ---------------------------------------------------------------------------------------------------------
+
+    async def _reach_admin(self) -> AdminClient:
+        if self._client is None:
+            forward = forward_admin(self._cluster, self._where.system_namespace)
+            self._client = await self._stack.enter_async_context(forward)
+        return self._client
+
+    async def _write(self, kind: Kind, value: Object, *, manager: str, dry_run: bool = False) -> Object:
+        """Apply an object's fields. What our own other manager owns is taken over; what others own, only by force.
+
+        Raises:
+            OwnedElsewhereError: others own fields of it.
+        """
+        try:
+            return await self._cluster.apply(kind, value, manager=manager, force=self._is_forced, dry_run=dry_run)
+        except OwnedElsewhereError as error:
+            _refuse_others(error)
+        metadata = value["metadata"]
+        for attempt in range(_MAX_ATTEMPTS):
+            # Forcing would take over whatever others write in between: pinned to a version in which nobody else has
+            # a part, it can't.
+            current = await self._cluster.get(kind, metadata["namespace"], metadata["name"])
+            pinned = {**value, "metadata": {**metadata, "resourceVersion": current["metadata"]["resourceVersion"]}}
+            try:
+                return await self._cluster.apply(kind, pinned, manager=manager, dry_run=dry_run)
+            except OwnedElsewhereError as error:
+                _refuse_others(error)
+            except ChangedError:
+                continue
+            try:
+                return await self._cluster.apply(kind, pinned, manager=manager, force=True, dry_run=dry_run)
+            except ChangedError:
+                if attempt == _MAX_ATTEMPTS - 1:
+                    raise
+        raise ChangedError(f"{kind.plural} {metadata['name']!r} keeps changing", hint="try again")
+
+    async def _wait_for_acceptance(self, kind: Kind, written: Object) -> Object:
+        """Return the object once the CA has looked at it, or as it is when the deadline passes.
+
+        Raises:
+            RefusedError: the CA refuses it.
+        """
+        metadata = written["metadata"]
+        deadline = asyncio.get_running_loop().time() + ACCEPTANCE_DEADLINE_S
+        seen = written
+        while not objects.is_accepted(seen):
+            if fault := objects.read_fault(seen):
+                raise RefusedError(
+                    f"{written.get('kind', kind.plural)} {metadata['namespace']}/{metadata['name']} is written, but"
+                    f" the CA refuses it: {fault}",
+                    hint="what was in force before still is",
+                )
+            if asyncio.get_running_loop().time() >= deadline:
+                break
+            await asyncio.sleep(_POLL_S)
+            seen = await self._cluster.get(kind, metadata["namespace"], metadata["name"])
+        return seen
+
+
+def _refuse_others(error: OwnedElsewhereError) -> None:
+    if set(error.owners) - objects.OWN_MANAGERS:
+        raise error

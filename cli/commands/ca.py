@@ -1,0 +1,194 @@
+"""``touchmark ca``: serve, join-token, status, rotate issuer, rotate root, taint."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.backends.target import Where, takes_where
+from cli.commands import options, rotate, taint
+
+if TYPE_CHECKING:
+    from cli.backends.admin_client import AdminClient
+    from shared.model.wire.admin import CAStatus, SidecarList
+
+app = typer.Typer(
+    no_args_is_help=True, help="Run the certificate authority, let sidecars join, rotate its authorities."
+)
+app.add_typer(rotate.app, name="rotate")
+app.command("taint")(taint.taint)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(
+    context: typer.Context,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the store lies.")] = None,
+    kek_file: Annotated[
+        Path | None, typer.Option(help="The key-encryption key; made at the first start when it isn't there.")
+    ] = None,
+    listen: Annotated[str, typer.Option(help="HOST:PORT for sidecars.")] = "",
+    admin_socket: options.AdminSocket = None,
+    trust_domain: Annotated[str, typer.Option(help="The SPIFFE trust domain.")] = "",
+    leaf_lifetime_s: Annotated[int, typer.Option(help="Lifetime of certificates, 300 to 86400; 0: default.")] = 0,
+) -> None:
+    """Run the CA in the foreground. The first start makes everything that it needs.
+
+    Further options are handed on (`python -m ca --help` lists them).
+    """
+    from cli.commands.component import become_component
+
+    given = {
+        "--data-dir": str(data_dir or ""),
+        "--kek-file": str(kek_file or ""),
+        "--listen": listen,
+        "--admin-socket": str(admin_socket or ""),
+        "--trust-domain": trust_domain,
+        "--leaf-lifetime-s": str(leaf_lifetime_s or ""),
+    }
+    named = [part for option, value in given.items() if value for part in (option, value)]
+    become_component("ca", [*named, *context.args])
+
+
+@app.command("join-token")
+@takes_where
+def join_token(
+    workload: Annotated[str, typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT, such as shop/web.")],
+    address: Annotated[
+        list[str] | None, typer.Option("--address", help="An IP address that the sidecar may register; several.")
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", help="KEY=VALUE that the CA vouches for.")] = None,
+    ttl: Annotated[str, typer.Option(help="How long the token can be used: 10m, 1h.")] = "1h",
+    ca: Annotated[str, typer.Option("--ca", help="HOST:PORT at which the sidecar reaches the CA.")] = "",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the token to a new file (mode 0600) instead.")
+    ] = None,
+    as_json: options.Json = False,
+    *,
+    where: Where,
+) -> None:
+    """Make a single-use token with which one sidecar joins. It pins the CA's root key."""
+    from cli.backends.conversation import talk
+    from cli.text.duration import format_time, parse_duration
+    from cli.text.output import print_json, print_line, print_note
+    from shared.model.errors import InputError
+    from shared.model.identity.identity import parse_workload
+    from shared.model.wire.admin import JoinTokenRequest
+
+    labels = {}
+    for text in label or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise InputError(f"not a label: {text!r}", hint="write KEY=VALUE")
+        labels[key] = value
+    request = JoinTokenRequest(
+        workload=str(parse_workload(workload)),
+        addresses=tuple(_read_address(text) for text in address or []),
+        labels=labels,
+        ttl_s=parse_duration(ttl),
+        ca=ca,
+    )
+    created = talk(where, lambda client: client.create_join_token(request))
+    if output is not None:
+        _write_new_file(output, created.token + "\n")
+    if as_json:
+        print_json(created if output is None else {"token_id": created.token_id, "file": str(output)})
+    else:
+        if output is None:
+            print_line(created.token)
+        print_note(
+            f"one sidecar of {created.workload} may join with it until {format_time(created.expires)}"
+            f" and register: {', '.join(created.addresses) or 'no address'}"
+        )
+
+
+@app.command()
+@takes_where
+def status(as_json: options.Json = False, *, where: Where) -> None:
+    """Show the CA, its authorities and the sidecars that joined."""
+    import msgspec
+
+    from cli.backends.conversation import talk
+    from cli.text.output import print_json
+
+    async def ask(client: AdminClient) -> tuple[CAStatus, SidecarList]:
+        return await client.get_status(), await client.list_sidecars()
+
+    ca_status, sidecars = talk(where, ask)
+    if as_json:
+        print_json({**msgspec.to_builtins(ca_status), "sidecars": sidecars.sidecars})
+    else:
+        _show_status(ca_status, sidecars)
+
+
+def _show_status(status: CAStatus, sidecars: SidecarList) -> None:
+    from cli.text.duration import format_duration, format_time
+    from cli.text.output import name_authority, print_line, print_table
+
+    print_line(
+        f"CA of {status.trust_domain}, version {status.version}, up {format_duration(status.now - status.started)}"
+    )
+    print_line(f"listens on {status.listen}; data in {status.data_dir}; root pin {status.root_pin}")
+    made = " (generated at the first start: back it up, apart from the data)" if status.kek_generated else ""
+    print_line(f"key-encryption key {status.kek_file}{made}")
+    print_line(
+        f"{status.certificates_alive} certificates alive, {format_duration(status.leaf_lifetime_s)} each;"
+        f" trust bundle {status.bundle_sequence}; rotation: {rotate.describe_rotation(status.rotation)}"
+    )
+    print_line()
+    print_table(
+        ("AUTHORITY", "KIND", "PHASE", "UNTIL", "ALIVE", "NAME"),
+        (
+            (
+                a.authority_id,
+                a.kind,
+                a.phase,
+                format_time(a.not_after),
+                str(a.certificates_alive),
+                name_authority(a.subject),
+            )
+            for a in status.authorities
+        ),
+        empty="no authority",
+    )
+    print_line()
+    print_table(
+        ("SIDECAR", "WORKLOAD", "ADDRESSES", "CAPTURE", "CONNECTED", "BUNDLE", "LAST SEEN"),
+        (
+            (
+                s.instance,
+                s.workload,
+                " ".join(s.addresses) or "-",
+                s.capture,
+                "yes" if s.connected else "no",
+                str(s.installed_sequence),
+                format_time(s.last_seen),
+            )
+            for s in sidecars.sidecars
+        ),
+        empty="no sidecar has joined; `touchmark ca join-token` lets one",
+    )
+
+
+def _read_address(text: str) -> str:
+    import ipaddress
+
+    from shared.model.errors import InputError
+
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as error:
+        raise InputError(f"not an IP address: {text!r}", hint="a join token names addresses, not host names") from error
+
+
+def _write_new_file(path: Path, text: str) -> None:
+    from shared.model.errors import InputError
+
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise InputError(f"can't write {path}: {error.strerror}", hint="name a file that doesn't exist yet") from error

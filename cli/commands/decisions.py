@@ -1,0 +1,214 @@
+"""``touchmark decisions``: what was allowed, marked or refused, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.backends.target import Where, takes_where
+from cli.commands import options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cli.backends.admin_client import AdminClient
+    from shared.model.policy.decision import DecisionRecord, PartyRecord
+    from shared.model.wire.admin import DecisionView
+
+COLUMNS = ("TIME", "SIDE", "VERDICT", "REASON", "SOURCE", "PROGRAM", "DESTINATION", "PROGRAM", "PORT", "RULE", "ISSUER")
+_LIMIT = 50
+_SUMMARY_LIMIT = 10_000
+_MAX_ADVICE = 5
+
+
+@takes_where
+def decisions(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with decisions as they come.")] = False,
+    denied: Annotated[bool, typer.Option("--denied", help="Only what was refused.")] = False,
+    would_deny: Annotated[bool, typer.Option("--would-deny", help="Only what explicit mode would refuse.")] = False,
+    namespace: Annotated[str, typer.Option(help="Only this namespace.")] = "",
+    workload: Annotated[str, typer.Option(help="Only with this workload at either end.")] = "",
+    program: Annotated[str, typer.Option(help="Only with this program at either end (the digest's start).")] = "",
+    reason: Annotated[str, typer.Option(help="Only of this reason code.")] = "",
+    since: Annotated[str, typer.Option(help="How far back: 90s, 30m, 24h, 7d.")] = "",
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, max=10_000, help="At most so many, the newest.", show_default="50; 10000 with --summary"),
+    ] = None,
+    summary: Annotated[
+        bool, typer.Option("--summary", "-s", help="Count equal decisions: refused first, then marked, then allowed.")
+    ] = False,
+    as_json: options.Json = False,
+    *,
+    where: Where,
+) -> None:
+    """Show decisions, newest last. With --follow and --json: one JSON object a line, until Ctrl-C.
+
+    With --summary: each kind of decision once, with how many connections it stands for.
+    """
+    from cli.backends.conversation import talk
+    from cli.text.output import print_json, print_note, print_table
+    from cli.text.summary import print_summary
+    from shared.model.errors import InputError
+
+    if summary and follow:
+        raise InputError("--summary and --follow exclude each other")
+
+    query = build_query(
+        denied=denied,
+        would_deny=would_deny,
+        namespace=namespace,
+        workload=workload,
+        program=program,
+        reason=reason,
+        since=since,
+        limit=limit or (_SUMMARY_LIMIT if summary else _LIMIT),
+    )
+    if follow:
+        talk(where, lambda client: _follow(client, query, as_json=as_json))
+        return
+    answer = talk(where, lambda client: client.list_decisions(query))
+    if summary:
+        print_summary(answer.decisions, as_json=as_json)
+    elif as_json:
+        print_json(answer.decisions)
+    else:
+        print_table(COLUMNS, format_rows(reversed(answer.decisions)), empty="no decision matches")
+        for advice in advise_approvals(answer.decisions, in_cluster=where.in_cluster):
+            print_note(advice)
+    if answer.lost and not as_json:
+        print_note(f"warning: {answer.lost} decisions were lost on their way (never denials)")
+
+
+def build_query(
+    *,
+    denied: bool = False,
+    would_deny: bool = False,
+    namespace: str = "",
+    workload: str = "",
+    program: str = "",
+    reason: str = "",
+    since: str = "",
+    limit: int = 50,
+) -> dict[str, str]:
+    """Check the filters and write them as the admin API's query.
+
+    Raises:
+        InputError: a filter has a wrong shape, or names an unknown reason.
+    """
+    import re
+    import time
+
+    from cli.text.duration import parse_duration
+    from shared.model.errors import InputError
+    from shared.model.identity.identity import check_namespace, parse_workload
+    from shared.model.policy.reasons import Reason
+
+    if reason and reason not in list(Reason):
+        raise InputError(f"no such reason: {reason!r}", hint=f"one of: {', '.join(sorted(Reason))}")
+    if program:
+        program = f"sha256:{program.removeprefix('sha256:').lower()}"
+        if not re.fullmatch(r"sha256:[0-9a-f]{1,64}(/main:.*)?", program):
+            raise InputError(f"not the start of a digest: {program!r}", hint="hexadecimal digits, as tables show them")
+    return {
+        "namespace": check_namespace(namespace) if namespace else "",
+        "workload": str(parse_workload(workload)) if workload else "",
+        "program": program,
+        "reason": reason,
+        "denied": "true" if denied else "",
+        "would_deny": "true" if would_deny else "",
+        "since": str(time.time() - parse_duration(since)) if since else "",
+        "limit": str(limit),
+    }
+
+
+def format_rows(views: Iterable[DecisionView]) -> Iterable[tuple[str, ...]]:
+    """Write decisions as table rows under ``COLUMNS``."""
+    from cli.text.duration import format_time
+    from cli.text.output import name_authority, shorten
+
+    for view in views:
+        record = view.record
+        yield (
+            format_time(record.time),
+            record.direction,
+            describe_verdict(record),
+            record.reason,
+            describe_party(record.source),
+            shorten(record.source.program),
+            describe_party(record.destination),
+            shorten(record.destination.program),
+            str(record.port),
+            record.rule or "-",
+            name_authority(record.issuer) or "-",
+        )
+
+
+def advise_approvals(views: Iterable[DecisionView], *, in_cluster: bool) -> list[str]:
+    """Name, for the programs that were refused because nobody had approved them, the command that does, newest first.
+
+    As a shell takes it: behind ``#`` is where the program was seen.
+    """
+    from cli.machine.executable import find_weakness
+    from shared.model.identity.program import parse_program
+    from shared.model.policy.reasons import Reason
+    from shared.model.policy.rules import Direction
+
+    commands: dict[str, str] = {}
+    for view in views:
+        record = view.record
+        if record.answer != "deny" or record.reason not in (Reason.PROGRAM_NOT_APPROVED, Reason.LISTENER_NOT_APPROVED):
+            continue
+        is_source = record.reason is Reason.PROGRAM_NOT_APPROVED
+        party = record.source if is_source else record.destination
+        if not party.workload or not party.program or party.approved:
+            continue
+        is_own = is_source is (record.direction is Direction.EGRESS)  # Else the process is the other party's.
+        path = record.process.path if is_own else ""
+        weak = " --weak" if parse_program(party.program).main or find_weakness(path) else ""
+        command = f"touchmark program approve {party.workload} {party.program}{weak}{' -k' if in_cluster else ''}"
+        commands[command] = commands.get(command) or path
+    if not commands:
+        return []
+    named = [f"  {command}{f'  # {path}' if path else ''}" for command, path in list(commands.items())[:_MAX_ADVICE]]
+    more = [f"  … and {len(commands) - _MAX_ADVICE} more"] if len(commands) > _MAX_ADVICE else []
+    return ["not approved at that time; after a review:", *named, *more]
+
+
+def describe_verdict(record: DecisionRecord) -> str:
+    """Say in a few words what happened: ``allow``, ``allow (would deny)``, ``DENY``; with what else matters."""
+    verdict = describe_answer(record)
+    if record.phase == "start":
+        verdict += " (begins)"
+    return f"{verdict} ×{record.count}" if record.count > 1 else verdict
+
+
+def describe_answer(record: DecisionRecord) -> str:
+    """Say the same of one connection, whatever the record's count."""
+    verdict = "DENY" if record.answer == "deny" else "allow (would deny)" if record.would_deny else "allow"
+    if record.weak:
+        verdict += " weak"
+    if record.transport == "plaintext":
+        verdict += " plaintext"
+    return verdict
+
+
+def describe_party(party: PartyRecord) -> str:
+    """Name the proven workload or foreign identity, or the address; ``-`` for nobody (readiness was withheld)."""
+    if party.workload or party.identity:
+        return party.workload or party.identity
+    if not party.address:
+        return "-"
+    return f"unidentified {party.address}".strip()
+
+
+async def _follow(client: AdminClient, query: dict[str, str], *, as_json: bool) -> None:
+    from cli.text.output import print_json, print_line
+
+    async for view in client.follow_decisions(query):
+        if as_json:
+            print_json(view)
+        else:
+            for row in format_rows([view]):
+                print_line("  ".join(row))

@@ -1,0 +1,48 @@
+"""The verb ``touchmark demo``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from cli.commands import options
+
+
+class CaptureChoice(StrEnum):
+    """How the demo's sidecars capture."""
+
+    AUTO = "auto"
+    REDIRECT = "redirect"
+    LISTENERS = "listeners"
+
+
+class ServerChoice(StrEnum):
+    """What the demo's server is."""
+
+    AUTO = "auto"
+    NGINX = "nginx"
+    PYTHON = "python"
+
+
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it running to play with, until Ctrl-C.")] = False,
+    capture: Annotated[
+        CaptureChoice, typer.Option(help="redirect: network namespaces; listeners: loopback.")
+    ] = CaptureChoice.AUTO,
+    server: Annotated[
+        ServerChoice, typer.Option(help="auto: nginx where it is installed, else a Python script.")
+    ] = ServerChoice.AUTO,
+    as_json: options.Json = False,
+) -> None:
+    """Run the whole story here, on real processes: permissive, explicit, an intruder refused, the issuer rotated.
+
+    As root in network namespaces of its own; as an ordinary user in a user namespace where that works, else on
+    loopback. It cleans up after itself. Exit code 3 when something observed contradicts what Touchmark claims.
+    """
+    from cli.demo.run import run_demo
+
+    code = run_demo(capture=capture.value, server=server.value, keep=keep, as_json=as_json)
+    if code:
+        raise typer.Exit(code)

@@ -1,0 +1,116 @@
+"""``touchmark doctor``: what this machine, this CA or this cluster lacks, a line each, with what to do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.backends.target import Where, takes_where
+from cli.commands import options
+
+if TYPE_CHECKING:
+    from cli.machine.machine import Finding
+
+
+@takes_where
+def doctor(
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Check the cluster that the kubeconfig names; the same as -k.")
+    ] = False,
+    as_json: options.Json = False,
+    *,
+    where: Where,
+) -> None:
+    """Check this machine and the CA: ✓ or ✗ and a hint a line. Exit code 3 when something that is needed is missing.
+
+    With -k it checks the cluster instead: the installation, the CA's rights and pods, the webhook (by a pod on trial,
+    which is never stored), what keeps pods out of the mesh or from each other, refused enrolments, clocks and versions.
+    What you may not ask is told as such.
+    """
+    from cli.text.exit_codes import ExitCode
+    from cli.text.findings import print_findings
+
+    if cluster or where.in_cluster:
+        findings = _examine_cluster(replace(where, in_cluster=True))
+    else:
+        from cli.machine.machine import examine_machine
+
+        findings = [*examine_machine(), *_examine_ca(where)]
+    if not print_findings(findings, as_json=as_json):
+        raise typer.Exit(ExitCode.CHECK_FAILED)
+
+
+def _examine_cluster(where: Where) -> list[Finding]:
+    """Ask and judge. Without an API server there is one finding."""
+    import asyncio
+
+    from cli.cluster.connection import connect
+    from cli.cluster.examination import examine_cluster
+    from cli.cluster.survey import Survey, survey
+    from cli.machine.machine import Finding
+    from shared.model.errors import TouchmarkError
+    from shared.model.version import VERSION
+
+    async def ask() -> Survey:
+        async with connect(where) as cluster:
+            return await survey(cluster, where.system_namespace)
+
+    try:
+        return examine_cluster(asyncio.run(ask()), own_version=VERSION)
+    except TouchmarkError as error:
+        return [Finding(subject="API server", is_well=False, observation=error.message, hint=error.hint)]
+
+
+def _examine_ca(where: Where) -> list[Finding]:
+    import asyncio
+
+    from cli.backends.admin_client import AdminClient
+    from cli.machine.machine import Finding
+    from shared.model.errors import TouchmarkError
+    from shared.model.wire.admin import CAStatus, Health
+
+    async def ask() -> tuple[CAStatus, Health]:
+        async with AdminClient(where.admin_socket, timeout_s=5) as client:
+            return await client.get_status(), await client.get_health()
+
+    try:
+        status, health = asyncio.run(ask())
+    except TouchmarkError as error:
+        return [Finding(subject="CA", is_well=False, observation=error.message, hint=error.hint)]
+    faults = [f"{name}: {fault}" for name, fault in health.checks.items() if fault != "ok"]
+    silent = status.sidecars_live - status.sidecars_connected
+    remaining_s = status.server_not_after - status.now
+    return [
+        Finding(
+            subject="CA",
+            is_well=health.status == "ok",
+            observation=f"{status.trust_domain} on {status.listen}, "
+            + ("signs and reaches its store" if health.status == "ok" else "; ".join(faults) or health.status),
+            hint="" if health.status == "ok" else "look at the CA's log",
+        ),
+        Finding(
+            subject="key-encryption key",
+            is_well=not status.kek_generated,
+            is_optional=True,
+            observation=f"{status.kek_file} was "
+            + ("generated at the first start, not provided" if status.kek_generated else "provided"),
+            hint="back it up, apart from the data directory: without it the authorities' keys are lost"
+            if status.kek_generated
+            else "",
+        ),
+        Finding(
+            subject="CA's server certificate",
+            is_well=remaining_s > 0,
+            observation=f"valid for {remaining_s / 3600:.1f} h more" if remaining_s > 0 else "has ended",
+            hint="" if remaining_s > 0 else "restart the CA, and look at its clock",
+        ),
+        Finding(
+            subject="sidecars",
+            is_well=silent <= 0,
+            is_optional=True,
+            observation=f"{status.sidecars_connected} connected of {status.sidecars_live} live",
+            hint="" if silent <= 0 else "`touchmark ca status` names those that aren't connected",
+        ),
+    ]

@@ -1,0 +1,172 @@
+"""``touchmark inject``: the webhook's work on YAML files, without a cluster."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.commands import options
+
+if TYPE_CHECKING:
+    from cli.text.yaml_stream import StreamDocument
+    from shared.model.injection.containers import InjectionOptions
+    from shared.model.injection.refusals import InjectionRefusedError
+
+
+def inject(
+    filename: Annotated[list[Path], typer.Option("--filename", "-f", help="A YAML file, or - for standard input.")],
+    sidecar_image: Annotated[
+        str, typer.Option("--sidecar-image", envvar="TOUCHMARK_SIDECAR_IMAGE", help="The sidecar's image.")
+    ],
+    ca: Annotated[
+        str, typer.Option("--ca", help="HOST:PORT of the CA for sidecars.", show_default="the Service touchmark-ca")
+    ] = "",
+    trust_domain: Annotated[str, typer.Option("--trust-domain", help="The CA's trust domain.")] = "touchmark.local",
+    namespace: Annotated[
+        str, typer.Option("--namespace", "-n", help="Of objects that name no namespace themselves.")
+    ] = "default",
+    pull_policy: Annotated[str, typer.Option("--pull-policy", help="Always, IfNotPresent or Never.")] = "IfNotPresent",
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also pods that don't ask, unless they say no; as a namespace's label does.")
+    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Print no documents: only say what would be refused.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Put the sidecar into Pods, Deployments and whatever else holds a pod's template, as the webhook would.
+
+    Everything else passes through as it is. Nothing is printed when one of them is refused, so that nothing half done
+    reaches `kubectl apply -f -`. With --check, refusals end with exit code 3.
+    """
+    from cli.text.exit_codes import ExitCode
+    from cli.text.output import print_json, print_note
+    from cli.text.yaml_stream import write_stream
+    from shared.model.errors import RefusedError
+    from shared.model.identity.identity import check_trust_domain
+    from shared.model.injection.containers import DEFAULT_CA_ADDRESS, InjectionOptions
+
+    made = InjectionOptions(
+        sidecar_image=sidecar_image,
+        trust_domain=check_trust_domain(trust_domain),
+        ca_address=_check_address(ca or DEFAULT_CA_ADDRESS),
+        pull_policy=pull_policy,
+    )
+    work = _Work(options=made, namespace=namespace, is_asked_for_all=everything)
+    documents = [(document, work.inject(document)) for document in _read(filename)]
+    for refusal in work.refused:
+        if not (check and as_json):
+            print_note(f"✗ {refusal['where']}: {refusal['code']}: {refusal['message']}\n  hint: {refusal['hint']}")
+    if check:
+        if as_json:
+            print_json({"injected": work.injected, "not_asked": work.not_asked, "refused": work.refused})
+        else:
+            print_note(work.summarise())
+        if work.refused:
+            raise typer.Exit(ExitCode.CHECK_FAILED)
+        return
+    if work.refused:
+        raise RefusedError(
+            f"{len(work.refused)} of {work.count} can't be injected, so nothing is printed",
+            hint='correct them, or annotate them with touchmark.dev/inject: "false"',
+        )
+    if as_json:
+        items = [value for _, value in documents if value is not None]
+        print_json({"apiVersion": "v1", "kind": "List", "items": items})
+    else:
+        sys.stdout.write(write_stream(documents))
+        sys.stdout.flush()
+    print_note(work.summarise())
+
+
+class _Work:
+    """What has been done so far, by the places' names."""
+
+    def __init__(self, *, options: InjectionOptions, namespace: str, is_asked_for_all: bool) -> None:
+        self._options = options
+        self._namespace = namespace
+        self._is_asked_for_all = is_asked_for_all
+        self.injected: list[str] = []
+        self.not_asked: list[str] = []
+        self.refused: list[dict[str, str]] = []
+
+    @property
+    def count(self) -> int:
+        return len(self.injected) + len(self.not_asked) + len(self.refused)
+
+    def inject(self, document: StreamDocument) -> Any:
+        """Return the document's value with what asked injected; the very same object when nothing did."""
+        from cli.text.output import print_note
+        from shared.model.injection.refusals import InjectionRefusedError
+        from shared.model.injection.workloads import find_templates, inject_template
+
+        value, where = document.value, f"{document.source}:{document.line}"
+        try:
+            templates = list(find_templates(value))
+        except InjectionRefusedError as error:
+            self._refuse(where, error)
+            return value
+        for template in templates:
+            where = f"{document.source}:{document.line} {template.kind}/{template.name} {template.path}".rstrip()
+            try:
+                outcome = inject_template(
+                    value,
+                    template,
+                    namespace=self._namespace,
+                    is_asked_for_all=self._is_asked_for_all,
+                    options=self._options,
+                )
+            except InjectionRefusedError as error:
+                self._refuse(where, error)
+                continue
+            if outcome is None:
+                self.not_asked.append(where)
+                continue
+            self.injected.append(where)
+            value, warnings = outcome
+            for warning in warnings:
+                print_note(f"! {where}: {warning}")
+        return value
+
+    def summarise(self) -> str:
+        """Say it in one line."""
+        text = f"{len(self.injected)} of {self.count} injected"
+        if self.refused:
+            text += f", {len(self.refused)} refused"
+        if self.not_asked:
+            hint = "" if self._is_asked_for_all else ' (annotation touchmark.dev/inject: "true"; --all takes them, too)'
+            text += f", {len(self.not_asked)} didn't ask{hint}"
+        return text
+
+    def _refuse(self, where: str, error: InjectionRefusedError) -> None:
+        self.refused.append(
+            {"where": where, "code": str(error.refusal), "message": error.message, "hint": error.hint}
+        )  # fmt: skip
+
+
+def _read(paths: list[Path]) -> list[StreamDocument]:
+    from cli.text.yaml_stream import read_stream
+    from shared.model.errors import InputError
+
+    documents: list[StreamDocument] = []
+    for path in paths:
+        try:
+            text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise InputError(
+                f"can't read {path}: {error.strerror}", hint="name a YAML file, or - for standard input"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} isn't UTF-8 text") from error
+        documents += read_stream(text, "standard input" if str(path) == "-" else str(path))
+    return documents
+
+
+def _check_address(text: str) -> str:
+    from shared.model.errors import InputError
+
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        raise InputError(f"not an address: {text[:120]!r}", hint="write HOST:PORT")
+    return text

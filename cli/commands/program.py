@@ -1,0 +1,216 @@
+"""``touchmark program``: approve, list, remove."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.backends.target import Where, takes_where
+from cli.commands import options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cli.backends.policy_backend import Governor
+    from shared.model.identity.identity import Workload
+    from shared.model.identity.program import Program
+    from shared.model.wire.admin import ProgramView
+
+app = typer.Typer(no_args_is_help=True, help="Approve programs for workloads: what may carry a workload's mark.")
+
+_DIGEST = re.compile(r"(sha256:)?[0-9a-fA-F]{64}(/main:(none|(sha256:)?[0-9a-fA-F]{64}))?")
+
+
+@app.command()
+@takes_where
+def approve(
+    workload: Annotated[str, typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT, such as shop/web.")],
+    programs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Paths of executables or digests (sha256:…); several.", metavar="PROGRAM…"),
+    ] = None,
+    from_decisions: Annotated[
+        bool, typer.Option("--from-decisions", help="Approve what the decisions saw this workload run, after asking.")
+    ] = False,
+    since: options.Since = "24h",
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="With --from-decisions: approve all without asking.")
+    ] = False,
+    weak: Annotated[
+        bool, typer.Option("--weak", help="Knowingly an interpreter or multi-call binary; every decision shows it.")
+    ] = False,
+    main: Annotated[
+        str, typer.Option("--main", help="Narrow an interpreter to this main script (a path or digest), or to none.")
+    ] = "",
+    name: Annotated[str, typer.Option("--name", help="Name of the Program object; made up from the digest.")] = "",
+    force_conflicts: options.ForceConflicts = False,
+    as_json: options.Json = False,
+    *,
+    where: Where,
+) -> None:
+    """Approve programs of a workload, by file, by digest, or as decisions saw them.
+
+    An interpreter or multi-call binary does whatever it is told, so it is refused without --weak. With --main SCRIPT an
+    interpreter is approved for that script alone; the script is what the process says of itself, a claim.
+    """
+    from cli.backends.policy_backend import govern
+    from cli.commands import approval
+    from cli.text.duration import parse_duration
+    from cli.text.exit_codes import ExitCode
+    from cli.text.output import print_json, print_line, print_note, shorten
+    from shared.model.errors import InputError
+    from shared.model.identity.identity import parse_workload
+
+    subject = parse_workload(workload)
+    if bool(programs) == from_decisions:
+        raise InputError(
+            "name what to approve: paths or digests, or --from-decisions",
+            hint=f"touchmark program approve {workload} /usr/bin/curl",
+        )
+    candidates = [approval.read_candidate(_or_path(text), main=main) for text in programs or []]
+    since_s = parse_duration(since)
+
+    async def converse(governor: Governor) -> tuple[ProgramView, bool] | None:
+        chosen = candidates
+        if from_decisions:
+            seen = await approval.find_seen(governor, subject, since_s=since_s)
+            chosen = approval.choose(seen, subject, everything=yes, as_json=as_json)
+        if not chosen:
+            return None
+        approval.refuse_weakness(chosen, weak=weak)
+        user = await governor.name_user()
+        request = approval.make_request(subject, chosen, name=name, weak=weak, approved_by=user)
+        return await governor.approve_programs(request)
+
+    approved = govern(where, converse, is_forced=force_conflicts)
+    if approved is None:
+        print_note("nothing approved")
+        return
+    view, is_confirmed = approved
+    if weak:
+        print_note(
+            "warning: weak approval: the main script is what the process says of itself, a claim"
+            if all(program.main for program in view.programs)
+            else "warning: weak approval: whatever this program is told to run carries the workload's mark"
+        )
+    if as_json:
+        print_json(view)
+    else:
+        print_line(f"approved for {view.namespace}/{view.service_account} as {view.name}:")
+        for program in view.programs:
+            print_line(f"  {program}  ({shorten(str(program))})")
+    if not is_confirmed:
+        print_note("the approval is written, but the CA hasn't seen it yet; is one running?")
+        raise typer.Exit(ExitCode.DEADLINE)
+
+
+@app.command("list")
+@takes_where
+def list_programs(
+    namespace: Annotated[str, typer.Argument(help="Only this namespace.")] = "",
+    as_json: options.Json = False,
+    *,
+    where: Where,
+) -> None:
+    """List approved programs."""
+    from cli.backends.policy_backend import govern
+    from cli.text.duration import format_time
+    from cli.text.output import print_json, print_table
+
+    views = govern(where, lambda governor: governor.list_programs(namespace))
+    if as_json:
+        print_json(views)
+        return
+    print_table(
+        ("NAME", "WORKLOAD", "PROGRAM", "WEAK", "APPROVED", "BY"),
+        (
+            (
+                view.name,
+                f"{view.namespace}/{view.service_account}",
+                str(program),
+                "weak" if view.weak else "",
+                format_time(view.approved),
+                view.approved_by or "-",
+            )
+            for view in views
+            for program in view.programs
+        ),
+        empty="no program is approved; `touchmark program approve` does",
+    )
+
+
+@app.command()
+@takes_where
+def remove(
+    workload: Annotated[
+        str, typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT, or NAMESPACE/NAME of the Program object.")
+    ],
+    programs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Paths, digests or names to take back; none: the object that is named.", metavar="PROGRAM…"
+        ),
+    ] = None,
+    force_conflicts: options.ForceConflicts = False,
+    as_json: options.Json = False,
+    *,
+    where: Where,
+) -> None:
+    """Take approvals back. Live connections of these programs are decided again at once."""
+    from cli.backends.policy_backend import govern
+    from cli.commands import approval
+    from cli.text.output import print_json, print_line
+    from shared.model.errors import NotFoundError
+    from shared.model.identity.identity import parse_workload
+
+    subject = parse_workload(workload)
+
+    async def converse(governor: Governor) -> list[str]:
+        views = await governor.list_programs(subject.namespace)
+        if not programs:
+            if not any(view.name == subject.service_account for view in views):
+                raise NotFoundError(
+                    f"no Program object {subject}", hint=f"`touchmark program list {subject.namespace}` shows the names"
+                )
+            await governor.remove_program(subject.namespace, subject.service_account)
+            return [str(subject)]
+        return [removed for text in programs for removed in await _remove_one(governor, subject, views, text)]
+
+    async def _remove_one(governor: Governor, subject: Workload, views: Sequence[ProgramView], text: str) -> list[str]:
+        own = [view for view in views if view.service_account == subject.service_account]
+        named = [view for view in own if view.name == text]
+        if named:
+            await governor.remove_program(subject.namespace, text)
+            return [f"{subject.namespace}/{text}"]
+        program = approval.read_candidate(_or_path(text), main="").program
+        removed = [str(program) for view in own if _holds(view, program)]
+        if not removed:
+            raise NotFoundError(
+                f"{program} isn't approved for {subject}", hint="`touchmark program list` shows what is"
+            )
+        for view in own:
+            if _holds(view, program):
+                await approval.take_out(governor, view, program)
+        return removed
+
+    removed = govern(where, converse, is_forced=force_conflicts)
+    if as_json:
+        print_json({"removed": removed})
+    else:
+        for text in removed:
+            print_line(f"removed {text}")
+
+
+def _holds(view: ProgramView, program: Program) -> bool:
+    return any(_is_same(program, each) for each in view.programs)
+
+
+def _is_same(wanted: Program, held: Program) -> bool:
+    return wanted == held or (not wanted.main and wanted.digest == held.digest)
+
+
+def _or_path(text: str) -> str | Path:
+    return text if _DIGEST.fullmatch(text) else Path(text)

@@ -1,0 +1,186 @@
+"""``touchmark ca rotate issuer|root``: start a rotation, show its progress, name the laggards."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.backends.target import Where, takes_where
+from cli.commands import options
+
+if TYPE_CHECKING:
+    from cli.backends.admin_client import AdminClient
+    from shared.model.trust.bundle import RotationKind
+    from shared.model.wire.admin import RotationStatus
+
+_POLL_S = 0.2
+_MAX_NAMED = 5
+Force = Annotated[bool, typer.Option("--force", help="Activate at once; sidecars that lack the new bundle will fail.")]
+Revert = Annotated[bool, typer.Option("--revert", help="Take the last rotation back.")]
+
+app = typer.Typer(no_args_is_help=True, help="Replace an authority while everything runs.")
+
+
+@app.callback()
+def rotate() -> None:
+    """Replace an authority while everything runs."""
+
+
+@app.command()
+@takes_where
+def issuer(
+    force: Force = False,
+    revert: Revert = False,
+    timeout_s: options.TimeoutS = 120.0,
+    as_json: options.Json = False,
+    *,
+    where: Where,
+) -> None:
+    """Rotate the issuing authority: every live sidecar trusts the new one before it signs anything.
+
+    Ends once the new authority signs. Exit code 9 when sidecars haven't installed the new bundle in time: they are
+    named, nothing is broken, and the CA goes on waiting for them.
+    """
+    _rotate("issuer", force=force, revert=revert, timeout_s=timeout_s, as_json=as_json, where=where)
+
+
+@app.command()
+@takes_where
+def root(
+    force: Force = False,
+    revert: Revert = False,
+    timeout_s: options.TimeoutS = 300.0,
+    as_json: options.Json = False,
+    *,
+    where: Where,
+) -> None:
+    """Rotate the root, with a new issuing authority below it: everybody trusts both roots before the new one is used.
+
+    Ends once the new authority signs. Exit code 9 when somebody hasn't got the new root in time: sidecars, or in a
+    cluster objects that name the roots, which pods see about two minutes late. They are named, nothing is broken, and
+    the CA goes on waiting for them. The old root is trusted until nothing below it is alive and no open join token pins
+    it; then it retires by itself.
+    """
+    _rotate("root", force=force, revert=revert, timeout_s=timeout_s, as_json=as_json, where=where)
+
+
+def _rotate(kind_name: str, *, force: bool, revert: bool, timeout_s: float, as_json: bool, where: Where) -> None:
+    from cli.backends.conversation import talk
+    from cli.text.exit_codes import ExitCode
+    from cli.text.output import print_json, print_line, print_note
+    from shared.model.errors import InputError
+    from shared.model.trust.bundle import RotationKind
+    from shared.model.wire.admin import RotationRequest
+
+    if force and revert:
+        raise InputError("--force and --revert exclude each other")
+    kind = RotationKind(kind_name)
+
+    async def start_or_revert(client: AdminClient) -> RotationStatus:
+        if revert:
+            _check_kind(await client.get_rotation(), kind)
+            return _name_authorities(await client.revert_rotation())
+        status = _name_authorities(await client.start_rotation(RotationRequest(force=force, kind=kind)))
+        if not as_json:
+            if kind is RotationKind.ROOT:
+                print_note(f"the new root is prepared: {status.next_root or status.root}")
+            prepared = status.next or status.issuer
+            print_note(f"the new issuer is prepared: {prepared}; trust bundle {status.sequence} goes out")
+        return await _wait_for_activation(client, status, timeout_s, quiet=as_json)
+
+    status = talk(where, start_or_revert)
+    if as_json:
+        print_json(status)
+    elif revert:
+        print_line(f"taken back: {status.issuer} signs")
+    elif status.step == "prepared":
+        print_note(f"not active after {timeout_s:.0f} s. Still waiting for:")
+        for laggard in (*status.waiting_for, *status.unpublished) or (_describe_wait(status),):
+            print_note(f"  ✗ {laggard}")
+        print_note("  hint: the CA goes on waiting; look at these, or repeat with --force")
+    else:
+        _show_active(status)
+    if status.step == "prepared":
+        raise typer.Exit(ExitCode.DEADLINE)
+
+
+def _check_kind(status: RotationStatus, kind: RotationKind) -> None:
+    from shared.model.errors import ConflictError
+
+    if status.step != "none" and status.kind is not kind:
+        raise ConflictError(
+            f"the last rotation is the {status.kind}'s", hint=f"`touchmark ca rotate {status.kind} --revert`"
+        )
+
+
+def _show_active(status: RotationStatus) -> None:
+    from cli.text.output import print_line
+    from shared.model.trust.bundle import RotationKind
+
+    print_line(f"{status.issuer} signs")
+    if status.kind is RotationKind.ROOT:
+        print_line(
+            f"{status.previous_root} and the issuers below it are trusted until their last certificate has ended"
+            f" ({status.previous_alive} alive)"
+            f" and no open join token pins it ({len(status.open_tokens)} open), then they retire by themselves"
+        )
+    else:
+        print_line(
+            f"{status.previous or 'the previous issuer'} is trusted until its last certificate has ended"
+            f" ({status.previous_alive} alive), then it retires by itself"
+        )
+
+
+def describe_rotation(status: RotationStatus) -> str:
+    """Say in a few words where a rotation stands and what it waits for."""
+    if status.is_finished:
+        return status.step
+    if status.step == "prepared":
+        return f"{status.kind} prepared, {_describe_wait(status)}"
+    awaited = [f"{status.previous_alive} certificates"] if status.previous_alive else []
+    if status.open_tokens:
+        awaited.append(f"join tokens {_name_some(status.open_tokens)}")
+    return f"{status.kind} active, what it replaced waits for {' and '.join(awaited) or 'its minimum wait'}"
+
+
+def _describe_wait(status: RotationStatus) -> str:
+    from cli.text.duration import format_time
+
+    if awaited := (*status.waiting_for, *status.unpublished):
+        return f"waiting for {len(awaited)}: {_name_some(awaited)}"
+    return f"everybody has it; active at {format_time(status.ready_at)} at the earliest"
+
+
+def _name_some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:_MAX_NAMED]) + (f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else "")
+
+
+def _name_authorities(status: RotationStatus) -> RotationStatus:
+    """Write authorities by their common names alone, as every table does."""
+    import msgspec
+
+    from cli.text.output import name_authority
+
+    names = ("issuer", "next", "previous", "root", "next_root", "previous_root")
+    return msgspec.structs.replace(status, **{name: name_authority(getattr(status, name)) for name in names})
+
+
+async def _wait_for_activation(
+    client: AdminClient, status: RotationStatus, timeout_s: float, *, quiet: bool
+) -> RotationStatus:
+    from cli.text.output import print_note
+
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    said = ""
+    while status.step == "prepared":
+        wait = _describe_wait(status)
+        if not quiet and wait != said:
+            said = wait
+            print_note(f"  {wait}")
+        if asyncio.get_running_loop().time() >= deadline:
+            break
+        await asyncio.sleep(_POLL_S)
+        status = _name_authorities(await client.get_rotation())
+    return status

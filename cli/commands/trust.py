@@ -1,0 +1,122 @@
+"""``touchmark trust``: add, list, remove the other trust domains whose SPIFFE peers this mesh knows; export our own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.backends.target import Where, takes_where
+from cli.commands import options
+
+if TYPE_CHECKING:
+    from shared.model.identity.foreign import ForeignDomain
+    from shared.model.wire.admin import ForeignDomainList
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Other trust domains, whose peers speak plain mutual TLS. To be known isn't to be allowed: rules do that.",
+)
+
+_Domain = Annotated[str, typer.Argument(help="The trust domain's name, such as partner.example.")]
+
+
+@app.command()
+@takes_where
+def add(
+    domain: _Domain,
+    file: Annotated[Path, typer.Argument(help="Its roots: PEM certificates, all that are to be taken from now on.")],
+    as_json: options.Json = False,
+    *,
+    where: Where,
+) -> None:
+    """Know a trust domain by its roots; known already, it is known by these from now on.
+
+    When its root rotates, give both until the old one has gone. Sidecars learn it at once, and close connections of
+    peers that no longer hold.
+    """
+    from cli.backends.conversation import talk
+    from cli.text.output import print_json, print_line
+    from shared.model.wire.admin import ForeignDomainRequest
+
+    wanted = _read_roots(domain, file)
+    answer = talk(where, lambda client: client.put_foreign_domain(domain, ForeignDomainRequest(roots=wanted.roots)))
+    if as_json:
+        print_json(answer)
+        return
+    print_line(f"{domain} is known by {len(wanted.roots)} root{'s' if len(wanted.roots) > 1 else ''}")
+    _show(answer, only=domain)
+
+
+@app.command("list")
+@takes_where
+def list_domains(as_json: options.Json = False, *, where: Where) -> None:
+    """List the other trust domains and their roots."""
+    from cli.backends.conversation import talk
+    from cli.text.output import print_json
+
+    answer = talk(where, lambda client: client.list_foreign_domains())
+    if as_json:
+        print_json(answer)
+    else:
+        _show(answer)
+
+
+@app.command()
+@takes_where
+def remove(domain: _Domain, as_json: options.Json = False, *, where: Where) -> None:
+    """Forget a trust domain: its peers are refused from now on, and their live connections closed."""
+    from cli.backends.conversation import talk
+    from cli.text.output import print_json, print_line
+
+    answer = talk(where, lambda client: client.remove_foreign_domain(domain))
+    if as_json:
+        print_json(answer)
+    else:
+        print_line(f"{domain} isn't known any more")
+
+
+@app.command()
+@takes_where
+def export(*, where: Where) -> None:
+    """Print our own roots (PEM), by which partners know this mesh's programs. They change when the root rotates."""
+    import ssl
+
+    from cli.backends.conversation import talk
+    from cli.text.output import print_line
+
+    answer = talk(where, lambda client: client.list_foreign_domains())
+    for der in answer.own_roots:
+        print_line(ssl.DER_cert_to_PEM_cert(der).rstrip())
+
+
+def _read_roots(domain: str, file: Path) -> ForeignDomain:
+    from shared.model.errors import InputError
+    from shared.model.trust.foreign_certificate import MAX_PEM_BYTES, parse_roots
+
+    try:
+        with file.open("rb") as opened:
+            pem = opened.read(MAX_PEM_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"can't read {file}: {error.strerror}", hint="name a file of PEM certificates") from error
+    try:
+        return parse_roots(domain, pem)
+    except InputError as error:
+        raise InputError(f"{file}: {error.message}", hint=error.hint) from error
+
+
+def _show(answer: ForeignDomainList, *, only: str = "") -> None:
+    from cli.text.duration import format_time
+    from cli.text.output import print_table
+
+    print_table(
+        ("TRUST DOMAIN", "ROOT", "UNTIL", "SHA-256"),
+        (
+            (domain.trust_domain, root.subject or "-", format_time(root.not_after), root.fingerprint)
+            for domain in answer.domains
+            if only in ("", domain.trust_domain)
+            for root in domain.roots
+        ),
+        empty=f"no trust domain but our own, {answer.own}; `touchmark trust add` makes one known",
+    )

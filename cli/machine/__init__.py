@@ -1,0 +1,1 @@
+"""This machine: its programs, kernel interfaces and rights; an executable file."""

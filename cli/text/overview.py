@@ -1,0 +1,372 @@
+"""The mesh at a glance: what the CA says of itself, its sidecars and their namespaces, and what is wrong with it. Pure.
+
+Belongs here: rows and findings made of the admin API's answers. Doesn't: asking (``cli/commands/status.py``,
+``cli/commands/doctor.py``), or what only a cluster's API server knows (``cli/cluster/examination.py``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cli.machine.machine import Finding
+from cli.text.duration import format_duration, format_time
+from cli.text.output import name_authority
+from shared.model.policy.rules import Mode, NamespaceState
+from shared.model.trust.bundle import AuthorityPhase
+from shared.model.wire.admin import (
+    AuthorityView,
+    CAStatus,
+    ClusterNamespace,
+    ClusterStatus,
+    Health,
+    IdentityView,
+    PodView,
+    SidecarView,
+)
+
+MAX_NAMED: Final = 5
+# A sidecar that lost its stream has it again in seconds.
+SILENT_AFTER_S: Final = 60.0
+ENDING_S: Final = 30 * 86_400.0
+MAX_SKEW_S: Final = 15.0
+RECENT_S: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What the CA has answered.
+
+    Attributes:
+        namespaces: their states, rules and approvals left aside.
+        identities: certificates that are alive.
+        cluster: None outside a cluster, or when the CA doesn't know the question.
+    """
+
+    ca: CAStatus
+    health: Health
+    sidecars: tuple[SidecarView, ...]
+    namespaces: tuple[NamespaceState, ...]
+    identities: tuple[IdentityView, ...] = ()
+    cluster: ClusterStatus | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceRow:
+    """One namespace.
+
+    Attributes:
+        mode: None: nothing was ever said, which means permissive.
+        live: sidecars with a stream or an unexpired certificate; ``connected``: with a stream.
+        installed: live ones that have the namespace's present version.
+        injected, not_injected: pods; None outside a cluster. ``not_injected`` ask for a sidecar and have none.
+        versions: of its live sidecars.
+    """
+
+    namespace: str
+    mode: Mode | None
+    version: int
+    live: int
+    connected: int
+    installed: int
+    injected: int | None
+    not_injected: int | None
+    versions: tuple[str, ...]
+
+
+def list_rows(observed: Observation) -> list[NamespaceRow]:
+    """Return the namespaces that have anything to do with the mesh, by name."""
+    states = {state.namespace: state for state in observed.namespaces}
+    pods = {each.namespace: each for each in observed.cluster.namespaces} if observed.cluster else {}
+    meshed = {each.namespace for each in pods.values() if each.wanted or each.injected or each.is_labelled}
+    sidecars: dict[str, list[SidecarView]] = {}
+    for sidecar in observed.sidecars:
+        if sidecar.live:
+            sidecars.setdefault(sidecar.workload.partition("/")[0], []).append(sidecar)
+    return [
+        _make_row(name, states.get(name), sidecars.get(name, []), pods.get(name), is_in_cluster=bool(observed.cluster))
+        for name in sorted({*states, *meshed, *sidecars})
+    ]
+
+
+def _make_row(
+    name: str,
+    state: NamespaceState | None,
+    sidecars: Sequence[SidecarView],
+    pods: ClusterNamespace | None,
+    *,
+    is_in_cluster: bool,
+) -> NamespaceRow:
+    version = state.version if state else 0
+    injected, not_injected = (pods.injected, max(0, pods.wanted - pods.injected)) if pods else (0, 0)
+    return NamespaceRow(
+        namespace=name,
+        mode=state.mode if state else None,
+        version=version,
+        live=len(sidecars),
+        connected=sum(sidecar.connected for sidecar in sidecars),
+        installed=sum(sidecar.namespace_versions.get(name, 0) >= version for sidecar in sidecars),
+        injected=injected if is_in_cluster else None,
+        not_injected=not_injected if is_in_cluster else None,
+        versions=tuple(sorted({sidecar.version for sidecar in sidecars})),
+    )
+
+
+def count_versions(observed: Observation) -> dict[str, int]:
+    """Return how many live sidecars run which version, the most frequent first."""
+    return dict(Counter(sidecar.version for sidecar in observed.sidecars if sidecar.live).most_common())
+
+
+def examine(observed: Observation, *, own_version: str) -> list[Finding]:
+    """Return a finding for each thing that can be wrong, well or not."""
+    findings = [
+        _examine_health(observed),
+        _examine_versions(observed, own_version),
+        _examine_streams(observed),
+        _examine_bundles(observed),
+        _examine_policies(observed),
+        _examine_authorities(observed.ca),
+        _examine_renewals(observed),
+        _examine_rotation(observed.ca),
+    ]
+    return findings + (_examine_cluster(observed.cluster, observed.ca.now) if observed.cluster else [])
+
+
+def name_some(names: Iterable[str], *, most: int = MAX_NAMED) -> str:
+    """Join names; of many only the first ones."""
+    listed = list(names)
+    rest = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + rest
+
+
+def _examine_health(observed: Observation) -> Finding:
+    faults = [f"{name}: {fault}" for name, fault in observed.health.checks.items() if fault != "ok"]
+    is_well = observed.health.status == "ok"
+    said = "signs and reaches its store" if is_well else "; ".join(faults) or observed.health.status
+    up = format_duration(observed.ca.now - observed.ca.started)
+    return Finding(
+        subject="CA",
+        is_well=is_well,
+        observation=f"{observed.ca.trust_domain}, up {up}, {said}",
+        hint="" if is_well else "look at the CA's log",
+    )
+
+
+def _examine_versions(observed: Observation, own_version: str) -> Finding:
+    found = count_versions(observed)
+    others = {version: count for version, count in found.items() if version != observed.ca.version}
+    far = [version for version in {*others, own_version} if not _is_near(version, observed.ca.version)]
+    counts = ", ".join(f"{count} of {version}" for version, count in found.items()) or "none"
+    is_mixed = bool(others) or own_version != observed.ca.version
+    hint = "old and new work together one minor version apart; restart the pods of old sidecars" if is_mixed else ""
+    return Finding(
+        subject="versions",
+        is_well=not is_mixed,
+        is_optional=not far,
+        observation=f"CA {observed.ca.version}, this command {own_version}, sidecars: {counts}",
+        hint=f"too far from the CA's: {', '.join(sorted(far))}; {hint}" if far else hint,
+    )
+
+
+def _is_near(version: str, other: str) -> bool:
+    """Say whether two versions work together: at most one minor version apart."""
+    try:
+        (major, minor), (other_major, other_minor) = (
+            [int(part) for part in text.split(".")[:2]] for text in (version, other)
+        )
+    except ValueError:
+        return version == other
+    return major == other_major and abs(minor - other_minor) <= 1
+
+
+def _examine_streams(observed: Observation) -> Finding:
+    live = [sidecar for sidecar in observed.sidecars if sidecar.live]
+    silent = [s for s in live if not s.connected and observed.ca.now - s.last_seen > SILENT_AFTER_S]
+    return Finding(
+        subject="sidecars",
+        is_well=not silent,
+        observation=f"{sum(sidecar.connected for sidecar in live)} connected of {len(live)} live"
+        + (f"; without their stream: {name_some(_name(s) for s in silent)}" if silent else ""),
+        hint="their certificates end without it; look at their logs, and whether they reach the CA" if silent else "",
+    )
+
+
+def _examine_bundles(observed: Observation) -> Finding:
+    sequence = observed.ca.bundle_sequence
+    stale = [s for s in observed.sidecars if s.connected and s.installed_sequence < sequence]
+    return Finding(
+        subject="trust bundle",
+        is_well=not stale,
+        observation=f"number {sequence} is installed everywhere"
+        if not stale
+        else f"number {sequence} isn't installed in {name_some(_name(s) for s in stale)}",
+        hint="a rotation waits for them; restart the sidecars that stay behind" if stale else "",
+    )
+
+
+def _examine_policies(observed: Observation) -> Finding:
+    versions = {state.namespace: state.version for state in observed.namespaces}
+    stale = []
+    for sidecar in observed.sidecars:
+        namespace = sidecar.workload.partition("/")[0]
+        if sidecar.connected and sidecar.namespace_versions.get(namespace, 0) < versions.get(namespace, 0):
+            stale.append(sidecar)
+    return Finding(
+        subject="policies",
+        is_well=not stale,
+        observation="in force everywhere"
+        if not stale
+        else f"their namespace's present version isn't in force in {name_some(_name(s) for s in stale)}",
+        hint="`touchmark mode NAMESPACE` shows who waits" if stale else "",
+    )
+
+
+def _examine_authorities(ca: CAStatus) -> Finding:
+    active = [each for each in ca.authorities if each.phase is AuthorityPhase.ACTIVE]
+    ending = [each for each in active if _is_ending(each, ca.now)]
+    named = ", ".join(f"{name_authority(a.subject)} until {format_time(a.not_after)}" for a in ending or active)
+    hints = {
+        "issuing": "touchmark ca rotate issuer",
+        "root": "touchmark ca rotate root; until then certificates are cut short",
+    }
+    return Finding(
+        subject="authorities",
+        is_well=not ending,
+        observation=f"{'ending soon: ' if ending else ''}{named or 'none is active'}",
+        hint="; ".join(hints.get(each.kind, "") for each in ending),
+    )
+
+
+def _is_ending(authority: AuthorityView, now: float) -> bool:
+    return authority.not_after - now < min(ENDING_S, (authority.not_after - authority.not_before) / 5)
+
+
+def _examine_renewals(observed: Observation) -> Finding:
+    """Look at sidecars' own certificates: a program's is only renewed while the program has connections."""
+    connected = {sidecar.instance for sidecar in observed.sidecars if sidecar.connected}
+    ends: dict[str, float] = {}
+    for identity in observed.identities:
+        if identity.kind == "sidecar" and identity.instance in connected:
+            ends[identity.instance] = max(ends.get(identity.instance, 0.0), identity.not_after)
+    late = sorted(name for name, end in ends.items() if end - observed.ca.now < observed.ca.leaf_lifetime_s / 4)
+    server_s = observed.ca.server_not_after - observed.ca.now
+    if server_s <= 0:
+        return Finding(
+            subject="certificates",
+            is_well=False,
+            observation="the CA's own server certificate has ended",
+            hint="restart the CA, and look at its clock",
+        )
+    return Finding(
+        subject="certificates",
+        is_well=not late,
+        observation=f"{observed.ca.certificates_alive} alive; none is late for renewal"
+        if not late
+        else f"late for renewal: {name_some(late)}",
+        hint="they renew at half their life; look at these sidecars' logs" if late else "",
+    )
+
+
+def _examine_rotation(ca: CAStatus) -> Finding:
+    rotation = ca.rotation
+    is_waiting = rotation.step == "prepared"
+    if is_waiting:
+        awaited = name_some((*rotation.waiting_for, *rotation.unpublished))
+        prepared = name_authority(rotation.next_root or rotation.next)
+        said = f"{prepared} is prepared and waits for {awaited or 'its minimum wait'}"
+    elif rotation.step == "active" and not rotation.is_finished:
+        replaced = name_authority(rotation.previous_root or rotation.previous)
+        tokens = f"; join tokens that pin it: {name_some(rotation.open_tokens)}" if rotation.open_tokens else ""
+        said = f"{rotation.previous_alive} certificates of {replaced} are still alive{tokens}"
+    else:
+        said = "none in progress"
+    return Finding(
+        subject="rotation",
+        is_well=not is_waiting,
+        is_optional=True,
+        observation=said,
+        hint=f"`touchmark ca rotate {rotation.kind} --force` activates it without waiting" if is_waiting else "",
+    )
+
+
+def _examine_cluster(cluster: ClusterStatus, now: float) -> list[Finding]:
+    return [
+        _examine_watches(cluster),
+        _examine_missing_sidecars(cluster.not_injected),
+        Finding(
+            subject="injected pods",
+            is_well=not cluster.unfit,
+            observation="all may join"
+            if not cluster.unfit
+            else "may not join: " + "; ".join(f"{_name_pod(p)}: {p.message}" for p in cluster.unfit[:MAX_NAMED]),
+            hint="make these pods anew, from their template" if cluster.unfit else "",
+        ),
+        _examine_refusals(cluster, now),
+        *_examine_skew(cluster),
+    ]
+
+
+def _examine_watches(cluster: ClusterStatus) -> Finding:
+    faults = [f"{w.name}: {w.fault or 'not listed yet'}" for w in cluster.watches if w.fault or not w.is_synced]
+    return Finding(
+        subject="CA's view of the cluster",
+        is_well=not faults,
+        observation="; ".join(faults) or f"follows {', '.join(watch.name for watch in cluster.watches)}",
+        hint="the CA goes on with what it knew; look at its log and its rights" if faults else "",
+    )
+
+
+def _examine_missing_sidecars(pods: Sequence[PodView]) -> Finding:
+    return Finding(
+        subject="injection",
+        is_well=not pods,
+        observation="every pod that asks for a sidecar has one"
+        if not pods
+        else f"without the sidecar that they ask for: {name_some(_name_pod(pod) for pod in pods)}",
+        hint="pods made before Touchmark, or while its webhook was away: restart them (kubectl rollout restart)"
+        if pods
+        else "",
+    )
+
+
+def _examine_refusals(cluster: ClusterStatus, now: float) -> Finding:
+    recent = [each for each in cluster.refused if now - each.time < RECENT_S]
+    reasons = Counter(each.reason for each in recent)
+    latest = {each.reason: each for each in reversed(recent)}
+    said = "; ".join(
+        f"{count}× {reason}, last {latest[reason].namespace or '?'}/{latest[reason].pod or latest[reason].claimed}:"
+        f" {latest[reason].message}"
+        for reason, count in reasons.most_common(MAX_NAMED)
+    )
+    return Finding(
+        subject="refused enrolments",
+        is_well=not recent,
+        observation=said or f"none in the last hour ({cluster.refused_total} since the CA's start)",
+        hint="; ".join(dict.fromkeys(latest[reason].hint for reason in reasons if latest[reason].hint)),
+    )
+
+
+def _examine_skew(cluster: ClusterStatus) -> Iterator[Finding]:
+    if cluster.clock_skew_s is not None:
+        yield examine_skew("the CA", "the API server", cluster.clock_skew_s)
+
+
+def examine_skew(here: str, there: str, skew_s: float) -> Finding:
+    """Say whether two clocks agree; ``skew_s``: the second's minus the first's."""
+    is_well = abs(skew_s) <= MAX_SKEW_S
+    return Finding(
+        subject=f"clocks of {here} and {there}",
+        is_well=is_well,
+        observation=f"{abs(skew_s):.0f} s apart",
+        hint="" if is_well else "certificates and tokens count by the clock: let NTP set it",
+    )
+
+
+def _name(sidecar: SidecarView) -> str:
+    return f"{sidecar.instance} ({sidecar.workload})"
+
+
+def _name_pod(pod: PodView) -> str:
+    return f"{pod.namespace}/{pod.name}"

@@ -1,0 +1,59 @@
+"""Writes ``docs/reasons.md`` from the table of reasons: ``python -m scripts.pages.reasons_page docs/reasons.md``.
+
+Belongs here: the page's wording and order. Doesn't: what a reason means (``shared/model/policy/reasons.py``). Writes
+the one file that it is told.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from shared.model.policy.reasons import EXPLANATIONS, Reason
+
+_SECTIONS: tuple[tuple[str, Reason], ...] = (
+    ("Allowed", Reason.ALLOW_RULE),
+    ("Policy says no", Reason.DENY_RULE),
+    ("The program couldn't be attested", Reason.NO_OWNER),
+    ("The identity couldn't be had, or doesn't hold", Reason.CA_UNAVAILABLE),
+    ("Something went wrong on the way", Reason.DESTINATION_NOT_SERVED),
+)
+
+_INTRODUCTION = """\
+# Reason codes
+
+<!-- Generated from shared/model/policy/reasons.py by `make docs`. Don't edit. -->
+
+Each decision carries one of these codes: in the sidecar's log, in `touchmark decisions` and on this page. A code is
+never renamed. In permissive mode only `deny_rule` refuses for policy's sake; the other codes of that section mark the
+connection *would-deny*. The exception is `mtls_unavailable`, which also refuses when the other end's namespace is
+explicit.
+"""
+
+
+def write_page() -> str:
+    """Return the page as Markdown, reasons in the order of the enumeration."""
+    starts = {first: title for title, first in _SECTIONS}
+    parts = [_INTRODUCTION]
+    for reason in Reason:
+        if reason in starts:
+            parts.append(f"\n## {starts[reason]}\n")
+        explanation = EXPLANATIONS[reason]
+        parts.append(f"\n### `{reason.value}`\n\n{explanation.cause}\n\n*What to do:* {explanation.fix}\n")
+    return "".join(parts)
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page to the named file, or to standard output."""
+    if len(arguments) > 1:
+        print("usage: python -m scripts.pages.reasons_page [FILE]", file=sys.stderr)
+        return 2
+    if arguments:
+        Path(arguments[0]).write_text(write_page(), encoding="utf-8")
+    else:
+        sys.stdout.write(write_page())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What injection does to a pod: start at ``patch.py``. Pure."""

@@ -1,0 +1,170 @@
+"""Injection of the sidecar into a pod: asked? → restore → check → rewrite → place → patch. Pure.
+
+Belongs here: the story. Doesn't: annotations (``settings.py``), reasons to refuse (``checks.py``),
+probes (``probes.py``), what our containers look like (``containers.py``), or the webhook.
+
+A pod may have been injected already: another webhook changed it afterwards and the API server asks again, or
+``touchmark inject`` was there first. No annotation is trusted about that. Whatever bears our names is taken out, what
+the pod was before is restored, and everything is done anew: where nothing differs, the patch is empty; where somebody
+put a look-alike or changed what is ours, it is replaced.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from shared.model.injection.checks import check_namespace, check_pod, check_targets
+from shared.model.injection.containers import (
+    OWN_CONTAINERS,
+    OWN_VOLUMES,
+    InjectionOptions,
+    find_ca_host,
+    is_unchanged,
+    make_capture_container,
+    make_sidecar_container,
+    make_volumes,
+)
+from shared.model.injection.json_patch import Operation, make_patch
+from shared.model.injection.pod_json import Json, get_annotations, get_object, get_objects, get_text, list_containers
+from shared.model.injection.probes import decode_targets, restore_probes, rewrite_probes
+from shared.model.injection.refusals import InjectionRefusal, InjectionRefusedError
+from shared.model.injection.settings import read_settings
+from shared.model.kubernetes.contract import INJECT, INJECTED, PROBES_VARIABLE, SIDECAR_CONTAINER
+
+# The API server's picture of a pod that a kubelet runs from a file: changing it would change nothing.
+MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
+
+
+class Injection(msgspec.Struct, frozen=True, kw_only=True):
+    """What injection does to a pod.
+
+    Attributes:
+        patch: the operations; none when the pod is injected already, exactly so.
+        warnings: sentences for whoever creates the pod.
+    """
+
+    patch: tuple[Operation, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def is_asked(pod: Json, namespace_labels: Mapping[str, str] | None) -> bool:
+    """Tell whether a pod asks for injection: by its own annotation, else by its namespace's label.
+
+    Raises:
+        InjectionRefusedError: the annotation is neither "true" nor "false".
+    """
+    annotations = get_annotations(pod)
+    if MIRROR_ANNOTATION in annotations:
+        return False
+    word = annotations.get(INJECT)
+    if word is None:
+        return (namespace_labels or {}).get(INJECT) == "true"
+    if word not in {"true", "false"}:
+        raise InjectionRefusedError(
+            InjectionRefusal.BAD_ANNOTATION,
+            f"neither true nor false: {word[:80]!r}",
+            path=f'metadata.annotations["{INJECT}"]',
+            hint='write "true" or "false", in quotes',
+        )
+    return word == "true"
+
+
+def inject(
+    pod: Json, *, namespace: str, namespace_labels: Mapping[str, str] | None, options: InjectionOptions
+) -> Injection | None:
+    """Make the patch that puts the sidecar into a pod; None when the pod didn't ask for it.
+
+    Arguments:
+        pod: a pod, or a pod's template: ``metadata`` and ``spec`` as JSON. It isn't changed.
+        namespace: in which it is created.
+        namespace_labels: that namespace's; None when they aren't known.
+
+    Raises:
+        InjectionRefusedError: the pod asked, and can't or mustn't have it.
+    """
+    if not is_asked(pod, namespace_labels):
+        return None
+    check_namespace(namespace, namespace_labels)
+    settings = read_settings(get_annotations(pod))
+    injected = restore(pod)
+    check_pod(injected, ca_host=find_ca_host(options))
+    targets = rewrite_probes(injected, OWN_CONTAINERS, excluded_ports=settings.exclude_inbound_ports)
+    check_targets(targets)
+    own = [make_capture_container(settings, options), make_sidecar_container(settings, options, targets)]
+    _place(injected, pod, own, make_volumes(options))
+    injected["metadata"] = {
+        **get_object(injected, "metadata", "pod"),
+        "annotations": {**get_annotations(injected), INJECTED: options.version},
+    }
+    return Injection(patch=make_patch(pod, injected), warnings=_warn(pod, options))
+
+
+def restore(pod: Json) -> Json:
+    """Return a copy of the pod without anything that injection puts there.
+
+    Containers and volumes of ours go by their names; probes get their targets back. A foreign container that uses one
+    of our volumes keeps its mount, which ``check_pod`` refuses or which the API server finds dangling.
+
+    Raises:
+        InjectionRefusedError: the pod only looks injected: what its probes were isn't known.
+    """
+    pod = copy.deepcopy(pod)
+    spec = get_object(pod, "spec", "pod")
+    if not spec:
+        raise InjectionRefusedError(InjectionRefusal.MALFORMED_POD, "a pod without `spec`")
+    own = [each for each in list_containers(pod, "initContainers") if each.name in OWN_CONTAINERS]
+    sidecar = next((each.body for each in own if each.name == SIDECAR_CONTAINER), None)
+    restore_probes(pod, decode_targets(_find_targets(sidecar)) if sidecar is not None else {}, OWN_CONTAINERS)
+    if own:
+        # Once injected, the pod no longer tells whether it had asked for a shared process namespace itself. "false"
+        # beside our containers is somebody's later change, or a look-alike: check_pod refuses it.
+        for key, names in (("initContainers", OWN_CONTAINERS), ("volumes", OWN_VOLUMES)):
+            kept = [each for each in get_objects(spec, key, "spec") if each.get("name") not in names]
+            spec[key] = kept
+            if not kept:
+                del spec[key]
+    return pod
+
+
+def _find_targets(sidecar: Json) -> str:
+    for variable in get_objects(sidecar, "env", "spec.initContainers"):
+        if variable.get("name") == PROBES_VARIABLE:
+            return get_text(variable, "value", "spec.initContainers.env") or "[]"
+    return "[]"
+
+
+def _place(injected: Json, found: Json, own: list[Json], volumes: list[Json]) -> None:
+    """Put our containers first and our volumes last; what is there already, and equal, stays as and where it is."""
+    spec, found_spec = injected["spec"], found["spec"]
+    present = {each.get("name"): each for each in found_spec.get("initContainers") or []}
+    mine = [
+        present[container["name"]]
+        if container["name"] in present and is_unchanged(present[container["name"]], container)
+        else container
+        for container in own
+    ]
+    spec["initContainers"] = [*copy.deepcopy(mine), *(spec.get("initContainers") or [])]
+    wanted = {volume["name"]: volume for volume in volumes}
+    foreign = {each.get("name") for each in spec.get("volumes") or []}
+    placed: list[Json] = []
+    for volume in found_spec.get("volumes") or []:
+        name: Any = volume.get("name")
+        if name in foreign:
+            placed.append(volume)
+        elif name in wanted:
+            placed.append(wanted.pop(name))
+    spec["volumes"] = [*copy.deepcopy(placed), *wanted.values()]
+    spec["shareProcessNamespace"] = True
+
+
+def _warn(pod: Json, options: InjectionOptions) -> tuple[str, ...]:
+    spec = get_object(pod, "spec", "pod")
+    policy = get_text(spec, "dnsPolicy", "spec")
+    host = find_ca_host(options)
+    if policy in {"Default", "None"} and host.endswith(".svc"):
+        return (f"touchmark: with dnsPolicy {policy} the sidecar may not find its CA, {host}",)
+    return ()

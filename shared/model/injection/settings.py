@@ -1,0 +1,192 @@
+"""What a pod's annotations ask of injection, read and checked. Pure.
+
+Belongs here: each annotation's syntax, bounds and default. Doesn't: what is made of them (``containers.py``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from shared.model.errors import InputError
+from shared.model.injection.refusals import InjectionRefusal, InjectionRefusedError
+from shared.model.kubernetes.contract import (
+    CPU_LIMIT,
+    CPU_REQUEST,
+    EXCLUDE_INBOUND_PORTS,
+    EXCLUDE_OUTBOUND_CIDRS,
+    EXCLUDE_OUTBOUND_PORTS,
+    GROUP,
+    INJECT,
+    INJECTED,
+    LOG_LEVEL,
+    MEMORY_LIMIT,
+    MEMORY_REQUEST,
+    MTLS_DESTINATION_PORTS,
+    MTLS_PORTS,
+    OWN_PORTS,
+)
+from shared.model.kubernetes.quantity import parse_quantity
+
+KNOWN: Final = (
+    INJECT, INJECTED, EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, MTLS_PORTS,
+    MTLS_DESTINATION_PORTS, LOG_LEVEL, CPU_REQUEST, CPU_LIMIT, MEMORY_REQUEST, MEMORY_LIMIT,
+)  # fmt: skip
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+MAX_EXCLUSIONS: Final = 64  # Each is an element of an nftables set, and a word on a command line.
+
+# A quiet sidecar takes about 45 MiB; each thousand live connections and tunnels take some tens more.
+DEFAULT_CPU_REQUEST: Final = "50m"
+DEFAULT_MEMORY_REQUEST: Final = "64Mi"
+DEFAULT_MEMORY_LIMIT: Final = "512Mi"
+MIN_MEMORY_LIMIT: Final = "64Mi"
+MAX_CPU: Final = "64"
+MAX_MEMORY: Final = "64Gi"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a pod's annotations say.
+
+    Attributes:
+        exclude_inbound_ports, exclude_outbound_ports: ports that are never captured, sorted.
+        exclude_outbound_cidrs: networks towards which nothing is captured, in their canonical form.
+        mtls_ports, mtls_destination_ports: ports of plain mTLS with foreign peers, served and dialled, sorted.
+        log_level: of the sidecar; empty for its own default.
+        cpu_request, memory_request, memory_limit: quantities as written.
+        cpu_limit: the same; empty for none, so that a burst isn't throttled.
+    """
+
+    exclude_inbound_ports: tuple[int, ...] = ()
+    exclude_outbound_ports: tuple[int, ...] = ()
+    exclude_outbound_cidrs: tuple[str, ...] = ()
+    mtls_ports: tuple[int, ...] = ()
+    mtls_destination_ports: tuple[int, ...] = ()
+    log_level: str = ""
+    cpu_request: str = DEFAULT_CPU_REQUEST
+    cpu_limit: str = ""
+    memory_request: str = DEFAULT_MEMORY_REQUEST
+    memory_limit: str = DEFAULT_MEMORY_LIMIT
+
+
+def read_settings(annotations: Mapping[str, str]) -> Settings:
+    """Read a pod's annotations; those of others are left alone.
+
+    Raises:
+        InjectionRefusedError: one of ours is unknown, malformed, or contradicts another one.
+    """
+    for name in annotations:
+        if name.startswith(f"{GROUP}/") and name not in KNOWN:
+            close = difflib.get_close_matches(name, KNOWN, n=1)
+            raise InjectionRefusedError(
+                InjectionRefusal.UNKNOWN_ANNOTATION,
+                "Touchmark has no such annotation",
+                path=_path(name),
+                hint=f"did you mean {close[0]}?" if close else "",
+            )
+    return Settings(
+        exclude_inbound_ports=_read_ports(annotations, EXCLUDE_INBOUND_PORTS),
+        exclude_outbound_ports=_read_ports(annotations, EXCLUDE_OUTBOUND_PORTS),
+        exclude_outbound_cidrs=_read_cidrs(annotations, EXCLUDE_OUTBOUND_CIDRS),
+        mtls_ports=_read_mtls_ports(annotations, MTLS_PORTS, EXCLUDE_INBOUND_PORTS),
+        mtls_destination_ports=_read_mtls_ports(annotations, MTLS_DESTINATION_PORTS, EXCLUDE_OUTBOUND_PORTS),
+        log_level=_read_log_level(annotations),
+        **_read_resources(annotations),
+    )
+
+
+def _read_ports(annotations: Mapping[str, str], name: str) -> tuple[int, ...]:
+    ports = set()
+    for word in _split(annotations, name):
+        if not (word.isascii() and word.isdigit() and len(word) <= 5 and 1 <= int(word) <= 65535):
+            raise _bad(name, f"not a port: {word[:80]!r}", "write ports from 1 to 65535 with commas between them")
+        ports.add(int(word))
+    return tuple(sorted(ports))
+
+
+def _read_mtls_ports(annotations: Mapping[str, str], name: str, exclusions: str) -> tuple[int, ...]:
+    """Read ports of plain mTLS; one that isn't captured would be served or dialled plainly, and nobody would notice."""
+    ports = _read_ports(annotations, name)
+    if own := sorted(OWN_PORTS.intersection(ports)):
+        raise _bad(name, f"port {own[0]} is the sidecar's", "")
+    if excluded := sorted(set(ports).intersection(_read_ports(annotations, exclusions))):
+        raise _bad(name, f"port {excluded[0]} stands in {exclusions}, too", "a port is either mTLS or left alone")
+    return ports
+
+
+def _read_cidrs(annotations: Mapping[str, str], name: str) -> tuple[str, ...]:
+    networks: dict[str, None] = {}
+    for word in _split(annotations, name):
+        try:
+            networks[str(ipaddress.ip_network(word))] = None
+        except ValueError as error:
+            hint = "write networks such as 10.0.0.0/8 or 2001:db8::/32, without bits behind the prefix"
+            raise _bad(name, f"not a network: {word[:80]!r}", hint) from error
+    return tuple(networks)
+
+
+def _split(annotations: Mapping[str, str], name: str) -> list[str]:
+    text = annotations.get(name, "").strip()
+    words = [word.strip() for word in text.split(",")] if text else []
+    if len(words) > MAX_EXCLUSIONS:
+        raise _bad(name, f"{len(words)} entries; at most {MAX_EXCLUSIONS} are allowed", "")
+    return words
+
+
+def _read_log_level(annotations: Mapping[str, str]) -> str:
+    level = annotations.get(LOG_LEVEL, "")
+    if level and level not in LOG_LEVELS:
+        raise _bad(LOG_LEVEL, f"not a level: {level[:80]!r}", f"one of {', '.join(LOG_LEVELS)}")
+    return level
+
+
+def _read_resources(annotations: Mapping[str, str]) -> dict[str, str]:
+    cpu_request, cpu_limit = _read_pair(annotations, CPU_REQUEST, CPU_LIMIT, DEFAULT_CPU_REQUEST, "", MAX_CPU)
+    memory_request, memory_limit = _read_pair(
+        annotations, MEMORY_REQUEST, MEMORY_LIMIT, DEFAULT_MEMORY_REQUEST, DEFAULT_MEMORY_LIMIT, MAX_MEMORY
+    )
+    if parse_quantity(memory_limit) < parse_quantity(MIN_MEMORY_LIMIT):
+        raise _bad(MEMORY_LIMIT, f"a sidecar can't start in {memory_limit}", f"{MIN_MEMORY_LIMIT} or more")
+    return {
+        "cpu_request": cpu_request,
+        "cpu_limit": cpu_limit,
+        "memory_request": memory_request,
+        "memory_limit": memory_limit,
+    }
+
+
+def _read_pair(
+    annotations: Mapping[str, str], request_name: str, limit_name: str, request: str, limit: str, most: str
+) -> tuple[str, str]:
+    """Read a request and its limit; whichever isn't given follows the one that is, lest they contradict each other."""
+    for name in (request_name, limit_name):
+        if name in annotations:
+            try:
+                value = parse_quantity(annotations[name])
+            except InputError as error:
+                raise _bad(name, error.message, error.hint) from error
+            if not 0 < value <= parse_quantity(most):
+                raise _bad(name, f"{annotations[name]} is out of bounds", f"more than 0, at most {most}")
+    given_request, given_limit = annotations.get(request_name), annotations.get(limit_name)
+    if given_request is not None and given_limit is not None:
+        if parse_quantity(given_request) > parse_quantity(given_limit):
+            raise _bad(request_name, f"{given_request} is more than the limit, {given_limit}", "")
+        return given_request, given_limit
+    if given_request is not None:
+        is_above = bool(limit) and parse_quantity(given_request) > parse_quantity(limit)
+        return given_request, given_request if is_above else limit
+    if given_limit is not None:
+        is_below = parse_quantity(given_limit) < parse_quantity(request)
+        return given_limit if is_below else request, given_limit
+    return request, limit
+
+
+def _bad(name: str, message: str, hint: str) -> InjectionRefusedError:
+    return InjectionRefusedError(InjectionRefusal.BAD_ANNOTATION, message, path=_path(name), hint=hint)
+
+
+def _path(name: str) -> str:
+    return f'metadata.annotations["{name}"]'

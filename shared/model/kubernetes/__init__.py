@@ -1,0 +1,1 @@
+"""What the CA, the sidecar and the command agree on in Kubernetes: names (``contract.py``) and quantities. Pure."""

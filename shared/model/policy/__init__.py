@@ -1,0 +1,1 @@
+"""What may talk to what: rules, their evaluation, reasons, decisions, documents. Pure."""

@@ -1,0 +1,119 @@
+"""The record of one connection on one side, as it is logged, sent to the CA and queried. Pure.
+
+Constant keys: every field is always present in JSON, so that a log pipeline needs no special cases.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction, Mode
+
+
+class Answer(StrEnum):
+    """What happened to the connection."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+class Phase(StrEnum):
+    """Which moment a record describes. A connection that is denied yields one ``end`` record."""
+
+    START = "start"
+    END = "end"
+
+
+class Ending(StrEnum):
+    """How a connection ended."""
+
+    NONE = "none"  # It still lives: a start record.
+    FINISHED = "finished"  # Both directions ended cleanly.
+    REFUSED = "refused"  # Denied, or never established.
+    RESET_BY_SOURCE = "reset_by_source"
+    RESET_BY_DESTINATION = "reset_by_destination"
+    PEER_LOST = "peer_lost"  # The tunnel broke.
+    POLICY_CHANGED = "policy_changed"  # A live connection was decided again and denied.
+    RECORD_LIMIT = "record_limit"  # The tunnel's TLS record count ran out.
+    SHUTDOWN = "shutdown"  # This sidecar stopped.
+
+
+class Transport(StrEnum):
+    """What carried the bytes between the two sides."""
+
+    NONE = "none"
+    TUNNEL = "tunnel"
+    MTLS = "mtls"
+    PLAINTEXT = "plaintext"
+
+
+class PartyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One end, as the record shows it.
+
+    Attributes:
+        address: ``198.18.0.2:5432`` or ``[2001:db8::1]:5432``; empty when unknown.
+        workload: ``namespace/service-account`` that is proven; empty for a stranger.
+        listed: the workload that the directory lists at the address; evidence for people.
+        program: ``sha256:…``; empty when there is none.
+        identity: the SPIFFE ID; empty when there is none.
+        approved: whether the program is approved now.
+        why: why there is no identity; empty when there is one.
+    """
+
+    address: str = ""
+    workload: str = ""
+    listed: str = ""
+    program: str = ""
+    identity: str = ""
+    approved: bool = False
+    why: str = ""
+
+
+class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The local process: who opened (outbound) or serves (inbound) the connection. ``pid`` 0: none was found."""
+
+    pid: int = 0
+    uid: int = -1
+    path: str = ""
+    digest: str = ""
+
+
+class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One decision. Times in seconds since the epoch, UTC; durations in seconds; sizes in bytes.
+
+    Attributes:
+        sidecar: the sidecar instance that decided.
+        connection: the connection's id, the same on both sides; ``tunnel`` likewise.
+        count: how many equal allows this record stands for (aggregates in the CA's copy); else 1.
+        issuer: subject of the issuing authority of the peer's certificate; shows a rotation at work.
+    """
+
+    time: float
+    namespace: str
+    sidecar: str
+    phase: Phase
+    direction: Direction
+    answer: Answer
+    would_deny: bool
+    reason: Reason
+    rule: str
+    policy_version: int
+    mode: Mode
+    weak: bool
+    source: PartyRecord
+    destination: PartyRecord
+    process: ProcessRecord
+    port: int
+    transport: Transport
+    tunnel: str
+    connection: str
+    issuer: str
+    bytes_sent: int
+    bytes_received: int
+    duration_s: float
+    ending: Ending
+    detail: str = ""
+    count: int = 1

@@ -1,0 +1,385 @@
+"""Policies and programs as YAML, in the shape of the Kubernetes objects: read with the line and path of each fault.
+
+Two kinds, ``apiVersion: touchmark.dev/v1alpha1``: ``MeshPolicy`` (one a namespace, named ``default``) and ``Program``
+(approved digests of one workload). Belongs here: their notation and the documents' values. Doesn't: what a rule matches
+(``evaluate.py``), or where files come from. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+import yaml
+
+from shared.model.errors import DocumentError, InputError
+from shared.model.identity.foreign import check_id_pattern
+from shared.model.identity.identity import Workload, check_namespace
+from shared.model.identity.program import Program, format_program, parse_program
+from shared.model.policy.document_nodes import Value, read_nodes, read_plain
+from shared.model.policy.rules import MAX_PROGRAMS, MAX_RULES, Action, Direction, Mode, Peer, PortRange, Rule
+
+API_VERSION = "touchmark.dev/v1alpha1"
+POLICY_NAME = "default"
+# Of lists inside a rule; a rule with more is generated and wants to be several. The API server checks peers and ports
+# by expressions, whose cost it bounds by these numbers' product with MAX_RULES: manifests/crds says the same.
+MAX_ENTRIES = 1000
+MAX_PEERS = 250
+MAX_PORTS = 100
+
+_OBJECT_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
+_LABEL_KEY = re.compile(r"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_PORTS = re.compile(r"([1-9][0-9]{0,4})(?:-([1-9][0-9]{0,4}))?")
+_CIDR = re.compile(r"[0-9a-fA-F:.]+/[0-9]{1,3}")
+# Written by Kubernetes into objects that it hands out; of no meaning here.
+_KUBERNETES_METADATA = (
+    "annotations",
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "labels",
+    "managedFields",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+)
+
+
+class MeshPolicyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="MeshPolicy"):
+    """The policy of one namespace.
+
+    Attributes:
+        mode: None leaves the namespace's mode as it is.
+        group_label: when not empty, the mesh group is the workload's value of this label; else the namespace.
+
+    Raises:
+        InputError: the namespace isn't one, the label isn't one, or two rules share a name.
+    """
+
+    namespace: str
+    mode: Mode | None = None
+    group_label: str = ""
+    rules: tuple[Rule, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_namespace(self.namespace)
+        if self.group_label and not _LABEL_KEY.fullmatch(self.group_label):
+            raise InputError(f"not a label's name: {self.group_label[:80]!r}")
+        if len(self.rules) > MAX_RULES:
+            raise InputError(f"{len(self.rules)} rules; at most {MAX_RULES} are allowed")
+        names = [rule.name for rule in self.rules]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise InputError(f"two rules are named {name!r}")
+
+
+class ProgramDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="Program"):
+    """Approved programs of one workload, under one name.
+
+    Attributes:
+        weak: these are interpreters or multi-call binaries, approved knowingly.
+
+    Raises:
+        InputError: the name isn't one, or there is no program.
+        IdentityError: the workload isn't one.
+    """
+
+    namespace: str
+    name: str
+    service_account: str
+    programs: tuple[Program, ...]
+    weak: bool = False
+
+    def __post_init__(self) -> None:
+        if not _OBJECT_NAME.fullmatch(self.name):
+            raise InputError(
+                f"not an object's name: {self.name[:80]!r}", hint="lower-case letters, digits, '-' and '.'"
+            )
+        Workload(namespace=self.namespace, service_account=self.service_account)
+        if not 1 <= len(self.programs) <= MAX_PROGRAMS:
+            raise InputError(f"a Program names 1 to {MAX_PROGRAMS} digests")
+
+
+Document: TypeAlias = MeshPolicyDocument | ProgramDocument
+
+
+def parse_documents(text: str, source: str = "") -> list[Document]:
+    """Read a YAML stream of ``MeshPolicy`` and ``Program`` objects.
+
+    Arguments:
+        text: at most ``document_nodes.MAX_TEXT_BYTES`` bytes; several documents are separated by ``---``.
+        source: named in faults, such as the file's name.
+
+    Raises:
+        DocumentError: the first fault, with line and path. Unknown fields are faults; what Kubernetes itself adds to
+            ``metadata``, and ``status``, is passed over.
+    """
+    documents: list[Document] = []
+    seen: set[tuple[str, str, str]] = set()
+    for value in read_nodes(text, source):
+        document = _read_document(value)
+        name = document.name if isinstance(document, ProgramDocument) else POLICY_NAME
+        key = (type(document).__name__, document.namespace, name)
+        if key in seen:
+            raise value.place.fault(f"{document.namespace}/{name} is in this text twice")
+        seen.add(key)
+        documents.append(document)
+    return documents
+
+
+def read_document(plain: Mapping[str, Any], source: str = "") -> Document:
+    """Read one object that was parsed already, such as the API server's JSON.
+
+    Raises:
+        DocumentError: the first fault, with its path.
+    """
+    return _read_document(read_plain(plain, source))
+
+
+def format_documents(documents: Sequence[Document]) -> str:
+    """Write documents as YAML that ``parse_documents`` reads back as the same values."""
+    plain = [
+        _plain_policy(each) if isinstance(each, MeshPolicyDocument) else _plain_program(each) for each in documents
+    ]
+    return yaml.safe_dump_all(plain, sort_keys=False, allow_unicode=True, width=120) if plain else ""
+
+
+def parse_ports(text: str) -> PortRange:
+    """Read ``8080`` or ``9000-9100``.
+
+    Raises:
+        InputError: the text is something else, or leaves 1 to 65535.
+    """
+    match = _PORTS.fullmatch(text)
+    if not match:
+        raise InputError(
+            f"not a port: {text[:80]!r}", hint='write a number such as 8080, or a range such as "9000-9100"'
+        )
+    return PortRange(first=int(match[1]), last=int(match[2] or match[1]))
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _read_document(value: Value) -> Document:
+    fields = value.fields(required=("apiVersion", "kind", "metadata", "spec"), optional=("status",))
+    fields["apiVersion"].choice((API_VERSION,))
+    if fields["kind"].choice(("MeshPolicy", "Program")) == "MeshPolicy":
+        return _read_policy(value, fields["metadata"], fields["spec"])
+    return _read_program(value, fields["metadata"], fields["spec"])
+
+
+def _read_metadata(metadata: Value) -> tuple[Value, str]:
+    fields = metadata.fields(required=("name", "namespace"), optional=_KUBERNETES_METADATA)
+    namespace = fields["namespace"]
+    return fields["name"], namespace.build(lambda: check_namespace(namespace.text()))
+
+
+def _read_policy(document: Value, metadata: Value, spec: Value) -> MeshPolicyDocument:
+    name, namespace = _read_metadata(metadata)
+    if name.text() != POLICY_NAME:
+        raise name.place.fault(
+            f"a MeshPolicy is named {POLICY_NAME!r}", hint="there is one a namespace; put all rules into it"
+        )
+    if spec.is_null():
+        return MeshPolicyDocument(namespace=namespace)
+    fields = spec.fields(optional=("mode", "group", "rules"))
+    group_label = ""
+    if "group" in fields:
+        label = fields["group"].fields(required=("label",))["label"]
+        group_label = label.text()
+        if not _LABEL_KEY.fullmatch(group_label):
+            raise label.place.fault(f"not a label's name: {group_label[:80]!r}")
+    rules: dict[str, Rule] = {}
+    for item in fields["rules"].items(max_items=MAX_RULES) if "rules" in fields else ():
+        rule = _read_rule(item)
+        if rule.name in rules:
+            raise item.entries()["name"].place.fault(f"two rules are named {rule.name!r}")
+        rules[rule.name] = rule
+    mode = Mode(fields["mode"].choice([*Mode])) if "mode" in fields else None
+    return document.build(
+        lambda: MeshPolicyDocument(namespace=namespace, mode=mode, group_label=group_label, rules=tuple(rules.values()))
+    )
+
+
+def _read_rule(item: Value) -> Rule:
+    fields = item.fields(required=("name", "action"), optional=("direction", "workloads", "programs", "peers", "ports"))
+    action = Action(fields["action"].choice([*Action]))
+    direction = Direction(fields["direction"].choice([*Direction])) if "direction" in fields else Direction.INGRESS
+    peers = tuple(_read_peer(each) for each in _items(fields, "peers", max_items=MAX_PEERS))
+    if (
+        action is Action.ALLOW
+        and direction is Direction.EGRESS
+        and not (peers and all(p.unidentified or p.spiffe_id for p in peers))
+    ):
+        raise fields["direction"].place.fault(
+            "an allow rule for egress names whom it means outside the mesh: its peers are `unidentified` or a spiffeID",
+            hint="connections inside the mesh are allowed by an ingress rule in the destination's namespace",
+        )
+    name = fields["name"].text()
+    return item.build(
+        lambda: Rule(
+            name=name,
+            action=action,
+            direction=direction,
+            workloads=tuple(_read_service_account(each) for each in _items(fields, "workloads")),
+            programs=tuple(_read_digest(each) for each in _items(fields, "programs")),
+            peers=peers,
+            ports=tuple(_read_ports(each) for each in _items(fields, "ports", max_items=MAX_PORTS)),
+        )
+    )
+
+
+def _read_peer(item: Value) -> Peer:
+    fields = item.fields(optional=("namespace", "serviceAccount", "program", "unidentified", "cidrs", "spiffeID"))
+    if "spiffeID" in fields:
+        spiffe_id = fields["spiffeID"]
+        spiffe_id.build(lambda: check_id_pattern(spiffe_id.text()))
+    namespace = fields["namespace"].text() if "namespace" in fields else ""
+    if "namespace" in fields:
+        fields["namespace"].build(lambda: check_namespace(namespace))
+    cidrs = _items(fields, "cidrs")
+    for each in cidrs:
+        if not _CIDR.fullmatch(each.text()):
+            hint = "write an address, '/' and the number of its leading bits, such as 198.18.0.0/15"
+            raise each.place.fault(f"not a CIDR: {each.text()[:80]!r}", hint=hint)
+        with each.blame():
+            Peer(unidentified=True, cidrs=(each.text(),))
+    return item.build(
+        lambda: Peer(
+            namespace=namespace,
+            service_account=_read_service_account(fields["serviceAccount"]) if "serviceAccount" in fields else "",
+            program=_read_digest(fields["program"]) if "program" in fields else None,
+            unidentified=fields["unidentified"].flag() if "unidentified" in fields else False,
+            cidrs=tuple(each.text() for each in cidrs),
+            spiffe_id=fields["spiffeID"].text() if "spiffeID" in fields else "",
+        )
+    )
+
+
+def _read_program(document: Value, metadata: Value, spec: Value) -> ProgramDocument:
+    name, namespace = _read_metadata(metadata)
+    if not _OBJECT_NAME.fullmatch(name.text()):
+        raise name.place.fault(
+            f"not an object's name: {name.text()[:80]!r}", hint="lower-case letters, digits, '-', '.'"
+        )
+    fields = spec.fields(required=("serviceAccount", "digests"), optional=("weak",))
+    digests = fields["digests"].items(max_items=MAX_PROGRAMS)
+    if not digests:
+        raise fields["digests"].place.fault("a Program names at least one digest")
+    service_account = _read_service_account(fields["serviceAccount"])
+    programs = tuple(_read_digest(each) for each in digests)
+    weak = fields["weak"].flag() if "weak" in fields else False
+    return document.build(
+        lambda: ProgramDocument(
+            namespace=namespace, name=name.text(), service_account=service_account, programs=programs, weak=weak
+        )
+    )
+
+
+def _items(fields: dict[str, Value], name: str, *, max_items: int = MAX_ENTRIES) -> list[Value]:
+    """Return a rule's list. An empty one would mean "any": whoever means that leaves the field out."""
+    if name not in fields:
+        return []
+    found = fields[name].items(max_items=max_items)
+    if not found:
+        raise fields[name].place.fault("an empty list", hint="leave the field out to mean any")
+    return found
+
+
+def _read_service_account(value: Value) -> str:
+    name = value.text()
+    value.build(lambda: Workload(namespace="default", service_account=name))
+    return name
+
+
+def _read_ports(value: Value) -> PortRange:
+    return value.build(lambda: parse_ports(value.scalar()))
+
+
+def _read_digest(value: Value) -> Program:
+    text = value.text()
+    if text != text.strip():
+        raise value.place.fault("spaces around a digest")
+    return value.build(lambda: parse_program(text))
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _plain_policy(document: MeshPolicyDocument) -> dict[str, Any]:
+    spec: dict[str, Any] = {}
+    if document.mode is not None:
+        spec["mode"] = str(document.mode)
+    if document.group_label:
+        spec["group"] = {"label": document.group_label}
+    if document.rules:
+        spec["rules"] = [_plain_rule(rule) for rule in document.rules]
+    return _plain_object("MeshPolicy", POLICY_NAME, document.namespace, spec)
+
+
+def _plain_rule(rule: Rule) -> dict[str, Any]:
+    plain: dict[str, Any] = {"name": rule.name, "action": str(rule.action), "direction": str(rule.direction)}
+    if rule.workloads:
+        plain["workloads"] = list(rule.workloads)
+    if rule.programs:
+        plain["programs"] = [format_program(each) for each in rule.programs]
+    if rule.peers:
+        plain["peers"] = [_plain_peer(peer) for peer in rule.peers]
+    if rule.ports:
+        plain["ports"] = [each.first if each.first == each.last else str(each) for each in rule.ports]
+    return plain
+
+
+def _plain_peer(peer: Peer) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    if peer.namespace:
+        plain["namespace"] = peer.namespace
+    if peer.service_account:
+        plain["serviceAccount"] = peer.service_account
+    if peer.program is not None:
+        plain["program"] = format_program(peer.program)
+    if peer.unidentified:
+        plain["unidentified"] = True
+        plain["cidrs"] = list(peer.cidrs)
+    if peer.spiffe_id:
+        plain["spiffeID"] = peer.spiffe_id
+    return plain
+
+
+def _plain_program(document: ProgramDocument) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "serviceAccount": document.service_account,
+        "digests": [format_program(each) for each in document.programs],
+    }
+    if document.weak:
+        spec["weak"] = True
+    return _plain_object("Program", document.name, document.namespace, spec)
+
+
+def _plain_object(kind: str, name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": kind,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": spec,
+    }
+
+
+__all__ = [
+    "API_VERSION",
+    "Document",
+    "DocumentError",
+    "MeshPolicyDocument",
+    "ProgramDocument",
+    "format_documents",
+    "parse_documents",
+    "parse_ports",
+    "read_document",
+]

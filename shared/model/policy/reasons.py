@@ -1,0 +1,205 @@
+"""Reason codes: why a connection was allowed, marked or refused. One enumeration, with cause and fix.
+
+``docs/reasons.md`` is generated from this table (``python -m scripts.pages.reasons_page``). A code is never renamed; a
+code that nothing produces any more is removed together with its page entry. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """The stable code of one reason."""
+
+    # Why a connection is allowed.
+    ALLOW_RULE = "allow_rule"
+    SAME_GROUP = "same_group"
+
+    # What policy says no to (in permissive mode all but ``deny_rule`` are marks, not refusals).
+    DENY_RULE = "deny_rule"
+    NO_RULE = "no_rule"
+    PROGRAM_NOT_APPROVED = "program_not_approved"
+    LISTENER_NOT_APPROVED = "listener_not_approved"
+    PEER_UNIDENTIFIED = "peer_unidentified"
+    EGRESS_NOT_ALLOWED = "egress_not_allowed"
+    FOREIGN_NOT_ALLOWED = "foreign_not_allowed"
+    MTLS_UNAVAILABLE = "mtls_unavailable"
+
+    # Why a program couldn't be attested.
+    NO_OWNER = "no_owner"
+    PROCESS_VANISHED = "process_vanished"
+    PROCESS_TRACED = "process_traced"
+    EXECUTABLE_UNREADABLE = "executable_unreadable"
+    EXECUTABLE_TOO_LARGE = "executable_too_large"
+    EXECUTABLE_CHANGED = "executable_changed"
+    SOCKET_SHARED = "socket_shared"
+    NO_LISTENER = "no_listener"
+    LISTENERS_DIFFER = "listeners_differ"
+
+    # Why an identity couldn't be had or doesn't hold.
+    CA_UNAVAILABLE = "ca_unavailable"
+    PEER_UNTRUSTED = "peer_untrusted"
+    PEER_EXPIRED = "peer_expired"
+    PEER_DISTRUSTED = "peer_distrusted"
+    PEER_WORKLOAD_MISMATCH = "peer_workload_mismatch"
+    TRUST_DOMAIN_UNKNOWN = "trust_domain_unknown"
+
+    # What went wrong on the way.
+    DESTINATION_NOT_SERVED = "destination_not_served"
+    DIRECT_CONNECTION = "direct_connection"
+    DESTINATION_UNREACHABLE = "destination_unreachable"
+    APPLICATION_UNREACHABLE = "application_unreachable"
+    PROTOCOL_ERROR = "protocol_error"
+    HANDSHAKE_FAILED = "handshake_failed"
+    MTLS_REQUIRED = "mtls_required"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    OVERLOADED = "overloaded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What a person reads about a reason: one sentence for the cause, one for the fix."""
+
+    cause: str
+    fix: str
+
+
+EXPLANATIONS: dict[Reason, Explanation] = {
+    Reason.ALLOW_RULE: Explanation(
+        cause="An allow rule matches this connection; the record names it.", fix="Nothing to fix."
+    ),
+    Reason.SAME_GROUP: Explanation(
+        cause="Both programs are approved and their workloads belong to the same mesh group.", fix="Nothing to fix."
+    ),
+    Reason.DENY_RULE: Explanation(
+        cause="A deny rule matches this connection; the record names it. Deny rules hold in every mode.",
+        fix="Change or remove the rule with `touchmark policy apply`, if the connection is wanted.",
+    ),
+    Reason.NO_RULE: Explanation(
+        cause="Both programs are approved, but they are in different mesh groups and no allow rule matches.",
+        fix="Add an allow rule to the destination's namespace with `touchmark policy apply`.",
+    ),
+    Reason.PROGRAM_NOT_APPROVED: Explanation(
+        cause="The program that opened the connection is not approved for its workload.",
+        fix="Review its digest in the record, then `touchmark program approve WORKLOAD sha256:DIGEST`.",
+    ),
+    Reason.LISTENER_NOT_APPROVED: Explanation(
+        cause=(
+            "The program that listens on the destination port is not approved for its workload."
+            " A record without a source: its pod's readiness is withheld for it."
+        ),
+        fix="Review its digest in the record, then `touchmark program approve WORKLOAD sha256:DIGEST`.",
+    ),
+    Reason.PEER_UNIDENTIFIED: Explanation(
+        cause="The peer showed no program's certificate, and no allow rule names `unidentified` peers of its address.",
+        fix="Put the peer into the mesh, or allow its addresses with a rule whose subject is `unidentified`.",
+    ),
+    Reason.EGRESS_NOT_ALLOWED: Explanation(
+        cause="The destination is outside the mesh and no egress rule of the source's namespace names it.",
+        fix="Add an egress rule with the destination's CIDR and port to the source's namespace.",
+    ),
+    Reason.FOREIGN_NOT_ALLOWED: Explanation(
+        cause="The other end is of another trust domain, and no allow rule names its SPIFFE ID by `spiffeID`.",
+        fix="Add a rule with that `spiffeID`: for ingress to the destination's namespace, for egress to the source's.",
+    ),
+    Reason.MTLS_UNAVAILABLE: Explanation(
+        cause="The destination is in the mesh, but no tunnel to its sidecar could be made.",
+        fix="See whether its sidecar runs and whether something drops the tunnel port: `touchmark doctor`.",
+    ),
+    Reason.NO_OWNER: Explanation(
+        cause="No process that this sidecar can see holds the socket.",
+        fix="The process may have closed it at once; else let the sidecar see the application's processes.",
+    ),
+    Reason.PROCESS_VANISHED: Explanation(
+        cause="The process ended, or ran another program, while it was being attested.",
+        fix="Let the program live until its connection is accepted; `exec` before or after `connect`, not during it.",
+    ),
+    Reason.PROCESS_TRACED: Explanation(
+        cause="A debugger traces the process, so its program proves nothing.", fix="Detach the debugger."
+    ),
+    Reason.EXECUTABLE_UNREADABLE: Explanation(
+        cause="The process's executable can't be read.",
+        fix="Give the sidecar the capabilities SYS_PTRACE and DAC_READ_SEARCH: `touchmark doctor`.",
+    ),
+    Reason.EXECUTABLE_TOO_LARGE: Explanation(
+        cause="The executable is larger than the sidecar's limit for hashing.",
+        fix="Raise `attestation.maxExecutableBytes` in the sidecar's configuration.",
+    ),
+    Reason.EXECUTABLE_CHANGED: Explanation(
+        cause="The executable changed while it was hashed.",
+        fix="Replace executables by rename, not by writing to them.",
+    ),
+    Reason.SOCKET_SHARED: Explanation(
+        cause="Another process, of another program, holds the same socket, or may receive it through a Unix socket.",
+        fix="Close the descriptor in the other process (close-on-exec), or approve that program as well.",
+    ),
+    Reason.NO_LISTENER: Explanation(
+        cause="Nothing listens on the destination port.", fix="Start the server, or correct the port."
+    ),
+    Reason.LISTENERS_DIFFER: Explanation(
+        cause="Several sockets listen on the destination port and don't all run the same program.",
+        fix="Stop the foreign listener (SO_REUSEPORT, or a wildcard beside a specific address).",
+    ),
+    Reason.CA_UNAVAILABLE: Explanation(
+        cause="The sidecar holds no credential for this program and the CA didn't answer in time.",
+        fix="See whether the CA runs and is reachable: `touchmark ca status`.",
+    ),
+    Reason.PEER_UNTRUSTED: Explanation(
+        cause="The peer's certificate doesn't lead to an authority of the trust bundle, or breaks the profile.",
+        fix="Have the peer join this CA; after a restored CA, restart its sidecar with a new join token.",
+    ),
+    Reason.PEER_EXPIRED: Explanation(
+        cause="The peer's certificate is not valid at this time.",
+        fix="Compare the clocks of both machines; see whether the peer's sidecar reaches the CA.",
+    ),
+    Reason.PEER_DISTRUSTED: Explanation(
+        cause="The peer's certificate was issued by an authority that is distrusted now.",
+        fix="Its sidecar re-issues by itself as soon as it reaches the CA.",
+    ),
+    Reason.PEER_WORKLOAD_MISMATCH: Explanation(
+        cause="The peer is another workload than the one the directory lists at that address.",
+        fix="Nothing, if the address has just changed hands; else look for an impostor at that address.",
+    ),
+    Reason.TRUST_DOMAIN_UNKNOWN: Explanation(
+        cause="The peer's certificate is of a trust domain whose roots this mesh doesn't know; the detail names it.",
+        fix="If it is to be trusted: `touchmark trust add DOMAIN FILE`.",
+    ),
+    Reason.DESTINATION_NOT_SERVED: Explanation(
+        cause="The peer asked this sidecar for a destination that it doesn't serve.",
+        fix="Nothing, unless the peer is yours: sidecars never ask for this. Look at the peer in the record.",
+    ),
+    Reason.DIRECT_CONNECTION: Explanation(
+        cause="The connection went straight to the sidecar's capture port and has no original destination.",
+        fix="Connect to the application's own address and port.",
+    ),
+    Reason.DESTINATION_UNREACHABLE: Explanation(
+        cause="The destination, which is outside the mesh, refused the connection or didn't answer; or it is a "
+        "Kubernetes Service without that port or without a ready endpoint: the detail says so.",
+        fix="Check the destination: policy didn't refuse this connection. For a Service: `kubectl get endpointslices`.",
+    ),
+    Reason.APPLICATION_UNREACHABLE: Explanation(
+        cause="The application behind the destination's sidecar refused the connection or didn't answer.",
+        fix="Check the application: policy allowed this connection.",
+    ),
+    Reason.PROTOCOL_ERROR: Explanation(
+        cause="The peer broke the tunnel's protocol.", fix="Compare the versions of both sidecars: `touchmark version`."
+    ),
+    Reason.HANDSHAKE_FAILED: Explanation(
+        cause="The TLS handshake failed: wrong version, no client certificate, or another protocol than the tunnel's.",
+        fix="Speak TLS 1.3 with a certificate of this CA, or use an application port.",
+    ),
+    Reason.MTLS_REQUIRED: Explanation(
+        cause="The port is declared as mutual TLS, and the client spoke plaintext, showed no certificate or speaks no "
+        "TLS 1.3.",
+        fix="Have the client speak TLS 1.3 with its X509-SVID, or take the port out of the sidecar's mTLS ports.",
+    ),
+    Reason.DEADLINE_EXCEEDED: Explanation(
+        cause="The peer didn't finish its handshake or request in time.", fix="Look at the peer and at the network."
+    ),
+    Reason.OVERLOADED: Explanation(
+        cause="A stated limit of this sidecar was reached.",
+        fix="Find out who opens so many connections, or raise the limit.",
+    ),
+}

@@ -1,0 +1,118 @@
+"""Replay: what today's rules would say to a connection that was recorded earlier. Pure.
+
+``touchmark mode NAMESPACE explicit`` asks with it, so that a cause which was settled meanwhile (a program approved, a
+rule added) no longer counts, and a rule taken away counts again. It is the evaluator that sidecars enforce with.
+
+What a replay does *not* know: labels, addresses and holders of that moment beyond what the record says; attestation
+failures are taken as they were.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+import msgspec
+
+from shared.model.identity.foreign import parse_foreign_id
+from shared.model.identity.identity import Workload, parse_workload
+from shared.model.identity.program import parse_program
+from shared.model.policy.decision import DecisionRecord, PartyRecord
+from shared.model.policy.evaluate import Address, NamespacePolicy, Party, Verdict, compile_namespace, evaluate
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction, Mode, NamespaceState
+
+
+def compile_as(state: NamespaceState, mode: Mode) -> NamespacePolicy:
+    """Prepare a namespace's state for evaluation as if it were in this mode."""
+    return compile_namespace(msgspec.structs.replace(state, mode=mode))
+
+
+def party_namespaces(record: DecisionRecord) -> frozenset[str]:
+    """Return the namespaces whose states a replay of this record needs.
+
+    Raises:
+        IdentityError: the record names a malformed workload.
+    """
+    own = {record.namespace}
+    for party in (record.source, record.destination):
+        workload = _workload(party.workload) or _workload(party.listed)
+        if workload is not None:
+            own.add(workload.namespace)
+    return frozenset(own)
+
+
+def replay(record: DecisionRecord, policies: dict[str, NamespacePolicy]) -> Verdict:
+    """Decide a recorded connection again, from the side that recorded it.
+
+    Arguments:
+        policies: by namespace, at least those of ``party_namespaces``.
+
+    Raises:
+        IdentityError: the record names a malformed workload, program or foreign identity.
+    """
+    if not (record.source.address or record.source.workload):
+        return _judge_listener(record, policies[record.namespace])
+    source = _party(record.source, may_be_pending=False)
+    destination = _party(record.destination, may_be_pending=record.direction is Direction.EGRESS)
+    own = policies[record.namespace]
+    is_egress = record.direction is Direction.EGRESS
+    return evaluate(
+        direction=record.direction,
+        source=source,
+        destination=destination,
+        port=record.port,
+        source_policy=own if is_egress else _policy_of(source, policies),
+        destination_policy=_policy_of(destination, policies) if is_egress else own,
+    )
+
+
+def _judge_listener(record: DecisionRecord, own: NamespacePolicy) -> Verdict:
+    """Decide again on what nobody called: a listener whose readiness was withheld. Its approval settles that."""
+    listener = _party(record.destination, may_be_pending=False)
+    approval = None
+    if listener.workload is not None and listener.program is not None:
+        approval = own.find_approval(listener.workload, listener.program)
+    return Verdict(
+        allowed=approval is not None or own.state.mode is Mode.PERMISSIVE,
+        would_deny=approval is None and own.state.mode is Mode.PERMISSIVE,
+        reason=record.reason,
+        mode=own.state.mode,
+        policy_version=own.state.version,
+        weak=approval is not None and approval.weak,
+    )
+
+
+def _party(record: PartyRecord, *, may_be_pending: bool) -> Party:
+    workload, program = _workload(record.workload), parse_program(record.program) if record.program else None
+    # Whoever proved an identity and is no workload of ours is foreign.
+    foreign = parse_foreign_id(record.identity) if record.identity and workload is None else None
+    return Party(
+        workload=workload,
+        program=program,
+        foreign=foreign,
+        address=_address(record.address),
+        listed=_workload(record.listed),
+        why_unidentified=_reason(record.why) if program is None else None,
+        is_pending=may_be_pending and workload is not None and program is None and not record.why,
+    )
+
+
+def _policy_of(party: Party, policies: dict[str, NamespacePolicy]) -> NamespacePolicy | None:
+    workload = party.workload or party.listed
+    return None if workload is None else policies[workload.namespace]
+
+
+def _workload(text: str) -> Workload | None:
+    return parse_workload(text) if text else None
+
+
+def _reason(text: str) -> Reason | None:
+    return Reason(text) if text in Reason.__members__.values() else None
+
+
+def _address(endpoint: str) -> Address | None:
+    host = endpoint.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None

@@ -1,0 +1,183 @@
+"""Policy values: rules, programs' approvals, and the state of one namespace that sidecars receive.
+
+Belongs here: frozen values that can't be invalid. Doesn't: YAML (``documents.py``) or the decision
+(``evaluate.py``). Pure. All values travel as they are in messages, so they are ``msgspec`` structs;
+a field that is new in a release has a default, and isn't written then (``shared/model/wire/messages.py`` says why).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from enum import StrEnum
+
+import msgspec
+
+from shared.model.errors import InputError
+from shared.model.identity.foreign import check_id_pattern
+from shared.model.identity.identity import check_namespace
+from shared.model.identity.program import Program
+
+MAX_RULES = 1000
+MAX_PROGRAMS = 10_000
+
+
+class Mode(StrEnum):
+    """How a namespace treats what no rule allows: let it flow, marked; or refuse it."""
+
+    PERMISSIVE = "permissive"
+    EXPLICIT = "explicit"
+
+
+class Action(StrEnum):
+    """What a matching rule says."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+class Direction(StrEnum):
+    """Which side of a namespace's border a rule is about: connections to its workloads, or from them."""
+
+    INGRESS = "ingress"
+    EGRESS = "egress"
+
+
+class PortRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ports ``first`` to ``last``, both included, 1 to 65535.
+
+    Raises:
+        InputError: the range is empty or leaves 1 to 65535.
+    """
+
+    first: int
+    last: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.first <= self.last <= 65535:
+            raise InputError(f"not a range of ports: {self.first}-{self.last}", hint="ports are 1 to 65535")
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+
+class Peer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Whom a rule means at one end of a connection.
+
+    Either identified: any of ``namespace``, ``service_account``, ``program`` narrow it (a program never stands alone),
+    all empty means every identified program of our own trust domain. Or ``unidentified``, narrowed by ``cidrs`` (never
+    empty: addresses are named, or everything by ``0.0.0.0/0`` and ``::/0``). Or ``spiffe_id`` alone: a peer of another
+    trust domain, exactly, or all below a last segment ``*``.
+
+    Raises:
+        InputError: the combination means nothing.
+    """
+
+    namespace: str = ""
+    service_account: str = ""
+    program: Program | None = None
+    unidentified: bool = False
+    cidrs: tuple[str, ...] = ()
+    spiffe_id: str = ""
+
+    def __post_init__(self) -> None:
+        if self.spiffe_id:
+            if self.namespace or self.service_account or self.program or self.unidentified or self.cidrs:
+                raise InputError("a spiffeID stands alone: a foreign peer has no namespace, program or addresses here")
+            check_id_pattern(self.spiffe_id)
+        if self.unidentified and (self.namespace or self.service_account or self.program):
+            raise InputError("an unidentified peer has no namespace, service account or program")
+        if self.unidentified != bool(self.cidrs):
+            raise InputError(
+                "cidrs go with `unidentified: true`, and it needs them", hint='everything: ["0.0.0.0/0", "::/0"]'
+            )
+        if self.program is not None and not (self.namespace and self.service_account):
+            raise InputError("a program only narrows a named workload: name namespace and service account as well")
+        if self.service_account and not self.namespace:
+            raise InputError("a service account needs its namespace")
+        if self.namespace:
+            check_namespace(self.namespace)
+        for cidr in self.cidrs:
+            _check_cidr(cidr)
+
+
+def _check_cidr(cidr: str) -> None:
+    try:
+        network = ipaddress.ip_network(cidr)
+    except ValueError as error:
+        raise InputError(f"not a CIDR: {cidr[:80]!r} ({error})") from error
+    if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped is not None:
+        # Such addresses are compared as IPv4, so that this network would silently match nobody.
+        raise InputError(f"a v4-mapped CIDR matches nobody: {cidr!r}", hint="write it as IPv4, such as 10.0.0.0/8")
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One rule of a namespace.
+
+    Attributes:
+        name: unique within its policy; decisions name it.
+        direction: ``ingress``: ``peers`` connect to ``workloads``; ``egress``: ``workloads`` connect to ``peers``.
+        workloads: service accounts of the rule's own namespace; empty means all of them.
+        programs: narrows ``workloads`` to these programs; empty means any.
+        peers: the other end; empty means every *identified* program of our own trust domain and, in a ``deny`` rule,
+            everybody.
+        ports: the backend's; empty means all.
+    """
+
+    name: str
+    action: Action
+    direction: Direction = Direction.INGRESS
+    workloads: tuple[str, ...] = ()
+    programs: tuple[Program, ...] = ()
+    peers: tuple[Peer, ...] = ()
+    ports: tuple[PortRange, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name or len(self.name) > 128:
+            raise InputError("a rule needs a name of 1 to 128 characters")
+        if self.programs and not self.workloads:
+            raise InputError("a program only narrows a named workload: name the service account as well")
+
+
+class Approval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One approved program of one workload.
+
+    Attributes:
+        weak: an interpreter or multi-call binary, approved knowingly; shown in every decision.
+        name: the ``Program`` object that holds it.
+        approved_by: who approved it, for people.
+    """
+
+    service_account: str
+    program: Program
+    weak: bool = False
+    name: str = ""
+    approved_by: str = ""
+
+
+class WorkloadLabels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The labels that the CA vouches for, of one workload."""
+
+    service_account: str
+    labels: dict[str, str] = {}
+
+
+class NamespaceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """All that a sidecar needs to know of one namespace: mode, rules, approvals, vouched labels, at one version.
+
+    Attributes:
+        version: grows with each change of this namespace; decisions name it. 0 for a namespace without objects.
+        group_label: when not empty, the mesh group is the workload's value of this vouched label; else the namespace.
+    """
+
+    namespace: str
+    version: int = 0
+    mode: Mode = Mode.PERMISSIVE
+    group_label: str = ""
+    rules: tuple[Rule, ...] = ()
+    approvals: tuple[Approval, ...] = ()
+    labels: tuple[WorkloadLabels, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_namespace(self.namespace)
+        if len(self.rules) > MAX_RULES or len(self.approvals) > MAX_PROGRAMS:
+            raise InputError(f"a namespace holds at most {MAX_RULES} rules and {MAX_PROGRAMS} approved programs")

@@ -1,0 +1,197 @@
+"""Certificates of the profile: verified against a trust bundle, checked against the profile, read as identities.
+
+Belongs here: what a verifier and the CA's re-check share. Doesn't: signing (``ca/authority/sign.py``), TLS. Pure: the
+time is an argument.
+
+Source: SPIFFE X509-SVID, sections 2 to 5; RFC 5280, sections 4.2 and 6.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import verification
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, ObjectIdentifier
+
+from shared.model.errors import IdentityError, VerificationError
+from shared.model.identity.identity import Identity, parse_spiffe_id
+from shared.model.policy.reasons import Reason
+from shared.model.trust.bundle import TrustBundle, public_key_digest
+
+# Touchmark's details extension: evidence for people, never policy input. The arcs after 2554 are a UUID's, as everybody
+# may make them (Microsoft, "Obtaining an Object Identifier"). Rejected: the arc 2.25 of ITU-T X.667, whose one number
+# of 128 bits Go doesn't read, so that its programs (ghostunnel, go-spiffe) refuse the whole certificate.
+DETAILS_OID = ObjectIdentifier("1.2.840.113556.1.8000.2554.54147.29978.42637.11035.47349.11483911.11341315")
+MAX_CHAIN_CERTIFICATES = 4
+_MAX_REMEMBERED_CHAINS = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedPeer:
+    """What a verified chain proves, and until when.
+
+    Attributes:
+        identity: of the leaf.
+        not_after: the earliest end of any certificate in the chain, in seconds since the epoch.
+        issuer: the common name of the leaf's issuer.
+        serial: the leaf's serial number.
+        bundle_sequence: the bundle that it was verified against; another one asks for a new verification.
+        chain: the presented certificates, leaf first, for that.
+    """
+
+    identity: Identity
+    not_after: float
+    issuer: str
+    serial: int
+    bundle_sequence: int
+    chain: tuple[x509.Certificate, ...]
+
+
+class BundleVerifier:
+    """A trust bundle made ready to verify chains. Build one for each sequence number.
+
+    A chain that held is remembered, byte by byte: verification is a function of chain, bundle and time, so it holds
+    again while every certificate of it is valid. Peers come back with every new tunnel.
+
+    Raises:
+        ValueError: a certificate in the bundle can't be parsed.
+    """
+
+    def __init__(self, bundle: TrustBundle) -> None:
+        self.bundle = bundle
+        roots = [x509.load_der_x509_certificate(der) for der in bundle.roots]
+        self._issuers = frozenset(bundle.issuers)
+        self._distrusted = frozenset(bundle.distrusted)
+        self._builder = verification.PolicyBuilder().store(verification.Store(roots)).max_chain_depth(1)
+        # Chain → since when all of it is valid, and what it proves.
+        self._remembered: OrderedDict[tuple[x509.Certificate, ...], tuple[float, VerifiedPeer]] = OrderedDict()
+
+    def verify_peer(self, chain: Sequence[x509.Certificate], *, now: float) -> VerifiedPeer:
+        """Verify a presented chain, leaf first, and return what it proves.
+
+        Arguments:
+            chain: the certificates that the peer sent, at most ``MAX_CHAIN_CERTIFICATES``.
+            now: seconds since the epoch.
+
+        Raises:
+            VerificationError: with the reason ``peer_untrusted``, ``peer_expired`` or ``peer_distrusted``.
+
+        What this does *not* verify: that the peer holds the key (the TLS handshake does), that its program is approved
+        or that the workload is the expected one (policy does).
+        """
+        key = tuple(chain)
+        known = self._remembered.get(key)
+        if known is not None and known[0] <= now < known[1].not_after:
+            self._remembered.move_to_end(key)
+            return known[1]
+        try:
+            peer, not_before = self._verify_peer(chain, now=now)
+            self._remembered[key] = (not_before, peer)
+            if len(self._remembered) > _MAX_REMEMBERED_CHAINS:
+                self._remembered.popitem(last=False)
+            return peer
+        except (ValueError, UnsupportedAlgorithm) as error:
+            # The peer chooses what it presents: a key or an extension that can't even be parsed is its fault.
+            raise VerificationError(f"the peer's chain can't be read: {error}", reason=Reason.PEER_UNTRUSTED) from error
+
+    def check_not_distrusted(self, chain: Sequence[x509.Certificate]) -> None:
+        """Check that no key in a presented chain is distrusted.
+
+        Raises:
+            VerificationError: ``peer_distrusted``.
+
+        What this does *not* verify: anything else; it is for a chain that was verified, and has ended since.
+        """
+        if any(public_key_digest(certificate) in self._distrusted for certificate in chain):
+            raise VerificationError("an authority in the peer's chain is distrusted", reason=Reason.PEER_DISTRUSTED)
+
+    def _verify_peer(self, chain: Sequence[x509.Certificate], *, now: float) -> tuple[VerifiedPeer, float]:
+        if not chain or len(chain) > MAX_CHAIN_CERTIFICATES:
+            raise VerificationError("the peer sent no chain, or too long a one", reason=Reason.PEER_UNTRUSTED)
+        leaf = chain[0]
+        self.check_not_distrusted(chain)
+        moment = datetime.datetime.fromtimestamp(now, tz=datetime.UTC)
+        try:
+            verified = self._builder.time(moment).build_client_verifier().verify(leaf, list(chain[1:])).chain
+        except verification.VerificationError as error:
+            if any(not (c.not_valid_before_utc <= moment <= c.not_valid_after_utc) for c in chain):
+                raise VerificationError(
+                    "a certificate in the peer's chain is not valid now", reason=Reason.PEER_EXPIRED
+                ) from error
+            raise VerificationError(
+                f"the peer's chain doesn't lead to the trust bundle: {error}", reason=Reason.PEER_UNTRUSTED
+            ) from error
+        self.check_not_distrusted(verified)
+        if len(verified) != 3 or verified[1].public_bytes(Encoding.DER) not in self._issuers:
+            raise VerificationError("the peer's issuer isn't in the trust bundle", reason=Reason.PEER_UNTRUSTED)
+        identity = check_leaf_profile(leaf)
+        if identity.trust_domain != self.bundle.trust_domain:
+            raise VerificationError("the peer belongs to another trust domain", reason=Reason.PEER_UNTRUSTED)
+        peer = VerifiedPeer(
+            identity=identity,
+            not_after=min(certificate.not_valid_after_utc.timestamp() for certificate in verified),
+            issuer=common_name(verified[1].subject),
+            serial=leaf.serial_number,
+            bundle_sequence=self.bundle.sequence,
+            chain=tuple(chain),
+        )
+        return peer, max(certificate.not_valid_before_utc.timestamp() for certificate in verified)
+
+
+def check_leaf_profile(leaf: x509.Certificate) -> Identity:
+    """Check a leaf against the X509-SVID profile that Touchmark issues and return its identity.
+
+    Raises:
+        VerificationError: reason ``peer_untrusted``, with what is wrong.
+
+    What this does *not* verify: signature, validity period, chain.
+    """
+
+    def fail(what: str) -> VerificationError:
+        return VerificationError(f"the certificate breaks the profile: {what}", reason=Reason.PEER_UNTRUSTED)
+
+    try:
+        extensions = leaf.extensions
+        san = extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        usage = extensions.get_extension_for_class(x509.KeyUsage)
+        extended = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
+        extensions.get_extension_for_oid(ExtensionOID.AUTHORITY_KEY_IDENTIFIER)
+        extensions.get_extension_for_oid(ExtensionOID.SUBJECT_KEY_IDENTIFIER)
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
+        raise fail(str(error)) from error
+    uris = san.value.get_values_for_type(x509.UniformResourceIdentifier)
+    if len(uris) != 1 or len(list(san.value)) != 1:
+        raise fail("exactly one URI SAN and nothing else is allowed")
+    if not leaf.subject.rdns and not san.critical:
+        raise fail("the SAN must be critical when the subject is empty")
+    if constraints.ca:
+        raise fail("a leaf must not be an authority")
+    value = usage.value
+    if not usage.critical or not value.digital_signature or value.key_cert_sign or value.crl_sign:
+        raise fail("keyUsage must be critical, with digitalSignature and without keyCertSign and cRLSign")
+    if {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH} != set(extended):
+        raise fail("extendedKeyUsage must be serverAuth and clientAuth")
+    try:
+        key = leaf.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise fail(str(error)) from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise fail("the key must be ECDSA P-256")
+    try:
+        return parse_spiffe_id(uris[0])
+    except IdentityError as error:
+        raise fail(error.message) from error
+
+
+def common_name(name: x509.Name) -> str:
+    """Return the name's first CN, or the whole name in RFC 4514 notation when it has none."""
+    values = name.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    return str(values[0].value) if values else name.rfc4514_string()

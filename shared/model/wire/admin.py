@@ -1,0 +1,509 @@
+"""What the CA's admin API takes and answers, as strict structs in JSON. Pure.
+
+Belongs here: the request and answer of each endpoint, and the errors' way over the wire. Doesn't: routes' code
+(``ca/api``) or the client (``cli``). Times are seconds since the epoch, UTC; durations are seconds. Workloads are
+``namespace/service-account``. Unknown fields of requests are refused; those of answers are passed over, and what a
+request leaves at its default isn't written, so that command and CA may be of different releases.
+
+====== ==================================== ========================= ==========================
+Method Path                                 Request                   Answer
+====== ==================================== ========================= ==========================
+GET    /v1/status                                                     ``CAStatus``
+GET    /v1/join-tokens                                                ``JoinTokenList``
+POST   /v1/join-tokens                      ``JoinTokenRequest``      ``JoinTokenCreated``
+GET    /v1/sidecars                                                   ``SidecarList``
+GET    /v1/rotation                                                   ``RotationStatus``
+POST   /v1/rotation                         ``RotationRequest``       ``RotationStatus``
+POST   /v1/rotation/revert                                            ``RotationStatus``
+POST   /v1/authorities/{id}/taint                                     ``CAStatus``
+GET    /v1/journal?limit=                                             ``JournalList``
+GET    /v1/namespaces                                                 ``NamespaceList``
+GET    /v1/namespaces/{ns}                                            ``NamespaceState``
+GET    /v1/namespaces/{ns}/readiness        ``?since_s=``             ``Readiness``
+PUT    /v1/namespaces/{ns}/mode             ``ModeRequest``           ``NamespaceState``
+GET    /v1/namespaces/{ns}/acknowledgements                           ``Acknowledgements``
+GET    /v1/programs                         ``?namespace=``           ``ProgramList``
+POST   /v1/programs                         ``ProgramRequest``        ``ProgramView``
+DELETE /v1/programs/{ns}/{name}                                       ``NamespaceState``
+GET    /v1/policies                         ``?namespace=``           ``PolicyList``
+PUT    /v1/policies                         ``PolicyRequest``         ``PolicyView``
+DELETE /v1/policies/{ns}                                              ``NamespaceState``
+GET    /v1/decisions                        query, see below          ``DecisionList``
+GET    /v1/decisions/follow                 query, see below          NDJSON of ``DecisionView``
+GET    /v1/identities                       ``?alive=true&workload=`` ``IdentityList``
+GET    /v1/connections                      ``?timeout_s=&limit=``    ``ConnectionList``
+GET    /v1/foreign-domains                                            ``ForeignDomainList``
+PUT    /v1/foreign-domains/{domain}         ``ForeignDomainRequest``  ``ForeignDomainList``
+DELETE /v1/foreign-domains/{domain}                                   ``ForeignDomainList``
+GET    /v1/cluster                                                    ``ClusterStatus``
+GET    /healthz, /readyz                                              ``Health``
+GET    /metrics                                                       Prometheus text
+====== ==================================== ========================= ==========================
+
+The query of ``/v1/decisions``: ``namespace``, ``workload``, ``program`` (a prefix of ``sha256:…`` is enough),
+``reason``, ``denied`` and ``would_deny`` (``true`` or ``false``), ``since`` and ``until`` (seconds since the epoch),
+``limit`` (1 to 10,000). Newest first; ``follow`` sends what comes from now on, oldest first (with ``since``, first what
+was stored since then). ``/v1/cluster`` isn't found on a CA outside a cluster. Any other answer than 2xx is an
+``ErrorAnswer``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from shared.model import errors
+from shared.model.errors import TouchmarkError
+from shared.model.identity.program import Program
+from shared.model.policy.decision import DecisionRecord
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Mode, NamespaceState, Rule
+from shared.model.trust.bundle import AuthorityPhase, RotationKind
+from shared.model.wire.admin_cluster import MAX_PODS_SHOWN as MAX_PODS_SHOWN
+from shared.model.wire.admin_cluster import MAX_REFUSED_ENROLMENTS as MAX_REFUSED_ENROLMENTS
+from shared.model.wire.admin_cluster import ClusterNamespace as ClusterNamespace
+from shared.model.wire.admin_cluster import ClusterStatus as ClusterStatus
+from shared.model.wire.admin_cluster import PodView as PodView
+from shared.model.wire.admin_cluster import RefusedEnrolment as RefusedEnrolment
+from shared.model.wire.admin_cluster import WatchView as WatchView
+from shared.model.wire.admin_foreign import ForeignDomainList as ForeignDomainList
+from shared.model.wire.admin_foreign import ForeignDomainRequest as ForeignDomainRequest
+from shared.model.wire.admin_foreign import ForeignDomainView as ForeignDomainView
+from shared.model.wire.admin_foreign import ForeignRootView as ForeignRootView
+from shared.model.wire.messages import LiveConnection
+
+MAX_ADMIN_BODY_BYTES: Final = 4 * 1024 * 1024
+MAX_DECISIONS_LIMIT: Final = 10_000
+DEFAULT_READINESS_SINCE_S: Final = 86_400.0
+DEFAULT_JOIN_TOKEN_TTL_S: Final = 3600.0
+MAX_JOIN_TOKEN_TTL_S: Final = 7 * 86_400.0
+
+
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    pass
+
+
+# ---- errors -------------------------------------------------------------------------------------------------------
+
+
+class ErrorAnswer(_Answer, frozen=True):
+    """What went wrong: a stable code of ``shared.model.errors``, one sentence, and what to do next."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+_ERRORS: Final[dict[str, type[TouchmarkError]]] = {
+    kind.code: kind
+    for kind in (
+        errors.InputError,
+        errors.IdentityError,
+        errors.NotFoundError,
+        errors.ConflictError,
+        errors.UnavailableError,
+        errors.RefusedError,
+        errors.MachineError,
+    )
+}
+
+
+def to_error(answer: ErrorAnswer) -> TouchmarkError:
+    """Return the error that the CA answered, as the client raises it: same code where the tree has it."""
+    return _ERRORS.get(answer.code, TouchmarkError)(answer.message, hint=answer.hint)
+
+
+# ---- CA, authorities, rotation ------------------------------------------------------------------------------------
+
+
+class AuthorityView(_Answer, frozen=True):
+    """One authority. ``kind`` is ``root`` or ``issuing``; ``certificates_alive`` counts unexpired leaves of it."""
+
+    authority_id: str
+    kind: str
+    phase: AuthorityPhase
+    subject: str
+    public_key_digest: str
+    not_before: float
+    not_after: float
+    certificates_alive: int = 0
+
+
+class RotationStatus(_Answer, frozen=True):
+    """Where the last rotation stands.
+
+    Attributes:
+        step: ``none`` (there has never been one), ``prepared``, ``active``, ``retired``, ``reverted``, or
+            ``superseded`` (by the root's, for the moment until that begins).
+        issuer: common name of the authority that signs *now*.
+        next: common name of the prepared one; empty unless ``step`` is ``prepared``.
+        previous: common name of the one that the rotation replaces; empty when there is none.
+        sequence: the trust bundle that live sidecars must have installed before activation.
+        waiting_for: live sidecars that haven't installed it: ``instance (namespace/service-account)``.
+        previous_alive: unexpired certificates of what is replaced; retiring waits for 0.
+        is_finished: nothing more happens by itself.
+        kind: what is rotated.
+        root: common name of the root of ``issuer``; ``next_root`` and ``previous_root``: of those of ``next`` and
+            ``previous``, only where the root is rotated.
+        unpublished: what names the CA's roots outside of it and hasn't the new one: in a cluster ConfigMaps and the
+            webhook's configuration. Activation waits for it, and then until ``ready_at``.
+        ready_at: the earliest activation; 0 while that isn't known.
+        open_tokens: join tokens that pin the previous root: ``id (namespace/service-account)``. It isn't retired
+            before they are spent or have expired, the last of them at ``tokens_expire``.
+    """
+
+    step: str
+    issuer: str
+    next: str = ""
+    previous: str = ""
+    rotation_id: int = 0
+    sequence: int = 0
+    waiting_for: tuple[str, ...] = ()
+    previous_alive: int = 0
+    forced: bool = False
+    started: float = 0.0
+    changed: float = 0.0
+    is_finished: bool = True
+    kind: RotationKind = RotationKind.ISSUER
+    root: str = ""
+    next_root: str = ""
+    previous_root: str = ""
+    unpublished: tuple[str, ...] = ()
+    ready_at: float = 0.0
+    open_tokens: tuple[str, ...] = ()
+    tokens_expire: float = 0.0
+
+
+class RotationRequest(_Request, frozen=True):
+    """Begin a rotation. ``force``: activate without waiting for anybody; also one of this kind that waits."""
+
+    force: bool = False
+    kind: RotationKind = RotationKind.ISSUER
+
+
+class JournalView(_Answer, frozen=True):
+    """What happened to the authorities, for people."""
+
+    time: float
+    event: str
+    authority_id: str = ""
+    detail: str = ""
+
+
+class JournalList(_Answer, frozen=True):
+    """Newest first."""
+
+    entries: tuple[JournalView, ...]
+
+
+class CAStatus(_Answer, frozen=True):
+    """The CA at a glance.
+
+    Attributes:
+        listen: ``host:port`` of the TLS port.
+        root_pin: SHA-256 (hexadecimal) of the active root's SubjectPublicKeyInfo.
+        kek_generated: the key-encryption key was made at the first start and not provided; back it up apart.
+        server_not_after: end of the CA's own server certificate.
+    """
+
+    version: str
+    trust_domain: str
+    started: float
+    now: float
+    listen: str
+    data_dir: str
+    kek_file: str
+    kek_generated: bool
+    root_pin: str
+    server_not_after: float
+    bundle_sequence: int
+    authorities: tuple[AuthorityView, ...]
+    rotation: RotationStatus
+    sidecars_total: int
+    sidecars_live: int
+    sidecars_connected: int
+    certificates_alive: int
+    leaf_lifetime_s: float
+
+
+class Health(_Answer, frozen=True):
+    """``ok`` or what fails. ``checks``: name → ``ok`` or the fault."""
+
+    status: str
+    checks: dict[str, str] = {}
+
+
+# ---- joining ------------------------------------------------------------------------------------------------------
+
+
+class JoinTokenRequest(_Request, frozen=True):
+    """Make a single-use join token.
+
+    Attributes:
+        addresses: IP addresses that the sidecar may register; may be empty (a client that serves nobody).
+        labels: what the CA vouches for, of this workload.
+        ttl_s: 1 to ``MAX_JOIN_TOKEN_TTL_S``.
+        ca: ``host:port`` at which the sidecar reaches the CA; empty: the CA's own ``listen``.
+    """
+
+    workload: str
+    addresses: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+    ttl_s: float = DEFAULT_JOIN_TOKEN_TTL_S
+    ca: str = ""
+
+
+class JoinTokenCreated(_Answer, frozen=True):
+    """The token, which nobody sees again."""
+
+    token: str
+    token_id: str
+    workload: str
+    addresses: tuple[str, ...]
+    ca: str
+    expires: float
+
+    def __repr__(self) -> str:
+        return f"JoinTokenCreated(token_id={self.token_id!r}, workload={self.workload!r})"
+
+
+class JoinTokenView(_Answer, frozen=True):
+    """A token without its secret. ``state``: ``open``, ``spent`` or ``expired``."""
+
+    token_id: str
+    workload: str
+    addresses: tuple[str, ...]
+    state: str
+    created: float
+    expires: float
+    instance: str = ""
+
+
+class JoinTokenList(_Answer, frozen=True):
+    """Newest first."""
+
+    tokens: tuple[JoinTokenView, ...]
+
+
+class SidecarView(_Answer, frozen=True):
+    """One sidecar. ``connected``: its stream is open now. ``live``: that, or a certificate of it is unexpired."""
+
+    instance: str
+    workload: str
+    addresses: tuple[str, ...]
+    allowed_addresses: tuple[str, ...]
+    labels: dict[str, str]
+    tunnel_port: int
+    version: str
+    capture: str
+    joined: float
+    last_seen: float
+    connected: bool
+    live: bool
+    installed_sequence: int
+    namespace_versions: dict[str, int]
+
+
+class SidecarList(_Answer, frozen=True):
+    """By workload and instance."""
+
+    sidecars: tuple[SidecarView, ...]
+
+
+# ---- namespaces, programs, policies -------------------------------------------------------------------------------
+
+
+class NamespaceList(_Answer, frozen=True):
+    """By name. Namespaces with objects, or in which a sidecar lives."""
+
+    namespaces: tuple[NamespaceState, ...]
+
+
+class ModeRequest(_Request, frozen=True):
+    """Switch a namespace's mode. With ``expected_version`` only if nothing changed since that version."""
+
+    mode: Mode
+    expected_version: int | None = None
+
+
+class Cause(_Answer, frozen=True):
+    """Connections that were refused or would be, of one cause; each connection counts once."""
+
+    reason: Reason
+    source_workload: str
+    destination_workload: str
+    source_program: str
+    destination_program: str
+    port: int
+    connections: int
+    last_seen: float
+
+
+class Readiness(_Answer, frozen=True):
+    """Is ``explicit`` safe for this namespace? What it would refuse, by the rules of now, of what was seen since then.
+
+    Attributes:
+        causes: grouped, most frequent first.
+        settled: connections that were marked or refused when they were seen and would be allowed now.
+        is_truncated: there were too many records to look at all; a shorter ``since_s`` answers in full.
+        sidecars_reported: live sidecars of the namespace that sent at least one decision since then, or whose stream is
+            open (a sidecar without connections has nothing to report).
+        sidecars_total: live sidecars of the namespace.
+        silent: instances of those that didn't report.
+        is_safe: no cause, nothing left out, and every live sidecar reported.
+    """
+
+    namespace: str
+    mode: Mode
+    version: int
+    since: float
+    causes: tuple[Cause, ...]
+    settled: int
+    is_truncated: bool
+    sidecars_reported: int
+    sidecars_total: int
+    silent: tuple[str, ...]
+    is_safe: bool
+
+
+class Acknowledgements(_Answer, frozen=True):
+    """Which live sidecars that subscribed to the namespace have installed its present version.
+
+    Attributes:
+        installed: how many have; ``total``: how many must.
+        waiting: instances of those that haven't.
+    """
+
+    namespace: str
+    version: int
+    installed: int
+    total: int
+    waiting: tuple[str, ...]
+
+
+class ProgramRequest(_Request, frozen=True):
+    """Approve programs for a workload: makes or replaces the ``Program`` object of that name.
+
+    Attributes:
+        name: empty: ``SERVICE-ACCOUNT-`` and the first 12 digits of the first digest.
+        weak: knowingly an interpreter or multi-call binary.
+        approved_by: who approves, for people.
+    """
+
+    namespace: str
+    service_account: str
+    programs: tuple[Program, ...]
+    name: str = ""
+    weak: bool = False
+    approved_by: str = ""
+
+
+class ProgramView(_Answer, frozen=True):
+    """A ``Program`` object: approved programs of one workload. ``version``: of the namespace, after this change."""
+
+    namespace: str
+    name: str
+    service_account: str
+    programs: tuple[Program, ...]
+    weak: bool
+    approved_by: str
+    approved: float
+    version: int = 0
+
+
+class ProgramList(_Answer, frozen=True):
+    """By namespace and name."""
+
+    programs: tuple[ProgramView, ...]
+
+
+class PolicyRequest(_Request, frozen=True):
+    """Replace a namespace's ``MeshPolicy``. ``mode`` None keeps the present one."""
+
+    namespace: str
+    rules: tuple[Rule, ...] = ()
+    group_label: str = ""
+    mode: Mode | None = None
+
+
+class PolicyView(_Answer, frozen=True):
+    """A namespace's ``MeshPolicy`` and its version."""
+
+    namespace: str
+    version: int
+    mode: Mode
+    group_label: str
+    rules: tuple[Rule, ...]
+
+
+class PolicyList(_Answer, frozen=True):
+    """By namespace."""
+
+    policies: tuple[PolicyView, ...]
+
+
+# ---- decisions, identities, connections ---------------------------------------------------------------------------
+
+
+class DecisionView(_Answer, frozen=True):
+    """A decision and its place in the CA's log."""
+
+    id: int
+    record: DecisionRecord
+
+
+class DecisionList(_Answer, frozen=True):
+    """Newest first. ``lost``: records that sidecars had to drop since this CA started."""
+
+    decisions: tuple[DecisionView, ...]
+    lost: int = 0
+
+
+class IdentityView(_Answer, frozen=True):
+    """One certificate of the ledger. ``serial`` in hexadecimal; path, pid and uid are the sidecar's evidence."""
+
+    serial: str
+    identity: str
+    workload: str
+    program: str
+    kind: str
+    issuer: str
+    instance: str
+    issued: float
+    not_after: float
+    alive: bool
+    path: str = ""
+    pid: int = 0
+    uid: int = -1
+    approved_by: str = ""
+
+
+class IdentityList(_Answer, frozen=True):
+    """Newest first."""
+
+    identities: tuple[IdentityView, ...]
+    truncated: bool = False
+
+
+class ConnectionView(_Answer, frozen=True):
+    """One live connection, with the sidecar that reported it."""
+
+    sidecar: str
+    workload: str
+    connection: LiveConnection
+
+
+class ConnectionList(_Answer, frozen=True):
+    """Live connections of all sidecars that answered.
+
+    ``silent``: instances of those that didn't in time, or whose stream is with a replica of the CA that wasn't asked.
+    """
+
+    connections: tuple[ConnectionView, ...]
+    silent: tuple[str, ...] = ()
+    truncated: bool = False

@@ -1,0 +1,392 @@
+"""What a sidecar and the CA say to each other on their one WebSocket, as strict tagged structs in JSON. Pure.
+
+A sidecar's first message is ``Enrol`` (join token and CSR), ``EnrolPod`` (a pod's token and CSR) or ``Resume`` (on a
+TLS connection with its own certificate); the CA answers ``Welcome`` or ``Refusal``. Then either side speaks when it has
+something to say. Binary values are base64 in JSON. Unknown fields and tags are refused.
+
+What an older peer understands (``protocol.py``): a field that a protocol adds has a default (one of ``""``, ``0``,
+``False``, ``None``, ``()``, which msgspec knows by identity), and defaults aren't written; ``express_in`` gives it that
+default, or leaves out what can't be said without it. Nothing else may change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import msgspec
+
+from shared.model.errors import TouchmarkError
+from shared.model.identity.foreign import ForeignDomain
+from shared.model.identity.program import Program
+from shared.model.policy.decision import DecisionRecord
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import NamespaceState
+from shared.model.trust.bundle import TrustBundle
+from shared.model.wire.protocol import PROTOCOL
+
+MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
+MAX_DECISIONS_PER_MESSAGE: Final = 500
+STREAM_PATH: Final = "/v1/stream"
+
+
+class _Message(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forbid_unknown_fields=True, omit_defaults=True
+):
+    pass
+
+
+class Registration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a sidecar says of itself. Addresses beyond those of its join token are refused.
+
+    Attributes:
+        instance: chosen by the sidecar at start, 1 to 64 characters; names it in decisions.
+        addresses: IP addresses at which its tunnel port answers.
+    """
+
+    instance: str
+    version: str
+    addresses: tuple[str, ...]
+    tunnel_port: int
+    capture: str
+
+
+# ---- sidecar → CA -------------------------------------------------------------------------------------------------
+
+
+class Enrol(_Message, frozen=True, tag="enrol"):
+    """First message of a sidecar without a certificate."""
+
+    token: str
+    csr: bytes
+    registration: Registration
+
+    def __repr__(self) -> str:
+        return f"Enrol(registration={self.registration!r})"
+
+
+class EnrolPod(_Message, frozen=True, tag="enrol_pod"):
+    """First message of a sidecar in Kubernetes without a certificate: its pod's projected service account token."""
+
+    token: str
+    csr: bytes
+    registration: Registration
+
+    def __repr__(self) -> str:
+        return f"EnrolPod(registration={self.registration!r})"
+
+
+class Resume(_Message, frozen=True, tag="resume"):
+    """First message of a sidecar that authenticated with its own certificate in the TLS handshake."""
+
+    registration: Registration
+    installed_sequence: int = 0
+
+
+class ProgramEvidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the sidecar saw of the process; for people."""
+
+    path: str = ""
+    pid: int = 0
+    uid: int = -1
+
+
+class CertificateRequest(_Message, frozen=True, tag="certificate_request"):
+    """Ask for a leaf: for a program of this sidecar's workload or, with ``program`` None, for the sidecar itself."""
+
+    request: int
+    csr: bytes
+    program: Program | None = None
+    evidence: ProgramEvidence = ProgramEvidence()
+
+
+class BundleInstalled(_Message, frozen=True, tag="bundle_installed"):
+    """The bundle of this sequence number is in force here."""
+
+    sequence: int
+
+
+class NamespaceInstalled(_Message, frozen=True, tag="namespace_installed"):
+    """This version of a namespace's state is in force here."""
+
+    namespace: str
+    version: int
+
+
+class Lookup(_Message, frozen=True, tag="lookup"):
+    """Who is at this address? The CA answers with ``DirectoryEntry`` and again whenever it changes."""
+
+    address: str
+
+
+class Subscribe(_Message, frozen=True, tag="subscribe"):
+    """Send the state of this namespace, now and whenever it changes."""
+
+    namespace: str
+
+
+class Decisions(_Message, frozen=True, tag="decisions"):
+    """Decision records, oldest first. ``lost`` counts those dropped since the last message."""
+
+    batch: int
+    records: tuple[DecisionRecord, ...]
+    lost: int = 0
+
+
+class LiveConnection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One live connection, as ``touchmark connections`` shows it."""
+
+    connection: str
+    tunnel: str
+    direction: str
+    source: str
+    destination: str
+    source_workload: str
+    destination_workload: str
+    source_program: str
+    destination_program: str
+    transport: str
+    would_deny: bool
+    reason: str
+    since: float
+    bytes_sent: int
+    bytes_received: int
+    process: str = ""
+
+
+class ConnectionsReport(_Message, frozen=True, tag="connections_report"):
+    """Answer to ``ConnectionsQuery``; ``truncated`` when there were more than the limit."""
+
+    request: int
+    connections: tuple[LiveConnection, ...]
+    truncated: bool = False
+
+
+# ---- CA → sidecar -------------------------------------------------------------------------------------------------
+
+
+class Welcome(_Message, frozen=True, tag="welcome"):
+    """The sidecar is enrolled (``chain`` holds its certificate) or resumed (``chain`` is empty).
+
+    Attributes:
+        foreign: since protocol 2; the other trust domains that are known.
+        ca_version: since protocol 2; for people.
+    """
+
+    trust_domain: str
+    namespace: str
+    service_account: str
+    chain: tuple[bytes, ...]
+    bundle: TrustBundle
+    state: NamespaceState
+    foreign: tuple[ForeignDomain, ...] = ()
+    ca_version: str = ""
+
+
+class Refusal(_Message, frozen=True, tag="refusal"):
+    """The CA refuses the stream, and closes it. ``code`` is stable, ``message`` for people."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+class CertificateIssued(_Message, frozen=True, tag="certificate_issued"):
+    """Answer to ``CertificateRequest``: DER chain, leaf first, without the root."""
+
+    request: int
+    chain: tuple[bytes, ...]
+
+
+class CertificateRefused(_Message, frozen=True, tag="certificate_refused"):
+    """Answer to ``CertificateRequest``: ``reason`` is a ``Reason`` or error code."""
+
+    request: int
+    reason: str
+    message: str
+
+
+class BundleChanged(_Message, frozen=True, tag="bundle_changed"):
+    """Install this bundle and acknowledge it."""
+
+    bundle: TrustBundle
+
+
+class ForeignTrustChanged(_Message, frozen=True, tag="foreign_trust_changed"):
+    """Know these other trust domains, and no others. Since protocol 2."""
+
+    domains: tuple[ForeignDomain, ...]
+
+
+class NamespaceChanged(_Message, frozen=True, tag="namespace_changed"):
+    """Install this state and acknowledge it."""
+
+    state: NamespaceState
+
+
+class ServicePort(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One port of a Service and its ready endpoints, each an IP address with the backend's (target) port."""
+
+    port: int
+    endpoints: tuple[tuple[str, int], ...] = ()
+
+
+class ServiceEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A Kubernetes Service: the sidecar picks the endpoint itself.
+
+    Attributes:
+        affinity_s: for so long a client address keeps its endpoint (``sessionAffinity: ClientIP``); 0: no affinity.
+        ports: TCP ports; a port that isn't among them isn't served.
+    """
+
+    namespace: str
+    name: str
+    affinity_s: int = 0
+    ports: tuple[ServicePort, ...] = ()
+
+
+class DirectoryEntry(_Message, frozen=True, tag="directory_entry"):
+    """Who is at an address now. ``namespace`` empty: nobody in the mesh.
+
+    Attributes:
+        service: the address is a Service's, and only its endpoints are anybody.
+    """
+
+    address: str
+    namespace: str = ""
+    service_account: str = ""
+    tunnel_port: int = 0
+    service: ServiceEntry | None = None
+
+
+class DecisionsStored(_Message, frozen=True, tag="decisions_stored"):
+    """The CA has stored this batch."""
+
+    batch: int
+
+
+class ConnectionsQuery(_Message, frozen=True, tag="connections_query"):
+    """Report the live connections, at most ``limit``."""
+
+    request: int
+    limit: int
+
+
+class Reissue(_Message, frozen=True, tag="reissue"):
+    """Renew every credential soon: the issuing authority changed. Spread over ``spread_s`` seconds."""
+
+    spread_s: float
+
+
+FromSidecar = (
+    Enrol
+    | EnrolPod
+    | Resume
+    | CertificateRequest
+    | BundleInstalled
+    | NamespaceInstalled
+    | Lookup
+    | Subscribe
+    | Decisions
+    | ConnectionsReport
+)
+FromCA = (
+    Welcome
+    | Refusal
+    | CertificateIssued
+    | CertificateRefused
+    | BundleChanged
+    | ForeignTrustChanged
+    | NamespaceChanged
+    | DirectoryEntry
+    | DecisionsStored
+    | ConnectionsQuery
+    | Reissue
+)
+Message = FromSidecar | FromCA
+
+_encoder = msgspec.json.Encoder()
+_from_sidecar: msgspec.json.Decoder[FromSidecar] = msgspec.json.Decoder(FromSidecar, strict=True)
+_from_ca: msgspec.json.Decoder[FromCA] = msgspec.json.Decoder(FromCA, strict=True)
+
+
+def encode_message(message: Message) -> bytes:
+    """Write a message as one JSON object, in this release's own protocol."""
+    return _encoder.encode(message)
+
+
+def express_in(protocol: int, message: Message) -> Message | None:
+    """Return what a peer of this protocol is told instead of a message; None when it is told nothing."""
+    if protocol >= PROTOCOL:
+        return message
+    match message:
+        case Welcome():
+            state = _without_foreign_peers(message.state)
+            return msgspec.structs.replace(message, state=state, foreign=(), ca_version="")
+        case NamespaceChanged():
+            return msgspec.structs.replace(message, state=_without_foreign_peers(message.state))
+        case ForeignTrustChanged():
+            return None
+        case Decisions():
+            return msgspec.structs.replace(message, records=tuple(_in_first_reasons(each) for each in message.records))
+        case _:
+            return message
+
+
+# Reasons that protocol 2 added, and what they were called before.
+_FIRST_REASONS: Final = {
+    Reason.FOREIGN_NOT_ALLOWED: Reason.NO_RULE,
+    Reason.TRUST_DOMAIN_UNKNOWN: Reason.PEER_UNTRUSTED,
+    Reason.MTLS_REQUIRED: Reason.HANDSHAKE_FAILED,
+}
+
+
+def _in_first_reasons(record: DecisionRecord) -> DecisionRecord:
+    reason = _FIRST_REASONS.get(record.reason)
+    return record if reason is None else msgspec.structs.replace(record, reason=reason)
+
+
+def _without_foreign_peers(state: NamespaceState) -> NamespaceState:
+    """Leave out what names foreign peers: a sidecar of protocol 1 never meets one.
+
+    A rule of which nobody remains is left out whole: without peers it would mean everybody.
+    """
+    rules = []
+    for rule in state.rules:
+        peers = tuple(peer for peer in rule.peers if not peer.spiffe_id)
+        if len(peers) == len(rule.peers):
+            rules.append(rule)
+        elif peers:
+            rules.append(msgspec.structs.replace(rule, peers=peers))
+    return msgspec.structs.replace(state, rules=tuple(rules))
+
+
+def decode_from_sidecar(data: bytes) -> FromSidecar:
+    """Read a sidecar's message.
+
+    Raises:
+        msgspec.DecodeError: the text isn't such a message. (``msgspec.ValidationError`` is one.)
+    """
+    with _one_kind_of_fault():
+        return _from_sidecar.decode(data)
+
+
+def decode_from_ca(data: bytes) -> FromCA:
+    """Read a message of the CA.
+
+    Raises:
+        msgspec.DecodeError: the text isn't such a message. (``msgspec.ValidationError`` is one.)
+    """
+    with _one_kind_of_fault():
+        return _from_ca.decode(data)
+
+
+@contextmanager
+def _one_kind_of_fault() -> Iterator[None]:
+    try:
+        yield
+    except TouchmarkError as error:  # A value that can't be built: a bad namespace, digest, range of ports.
+        raise msgspec.ValidationError(error.message) from error
+    except UnicodeDecodeError as error:  # msgspec lets it through when a string isn't UTF-8.
+        raise msgspec.DecodeError(f"not UTF-8: {error.reason}") from error

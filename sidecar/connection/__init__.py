@@ -1,0 +1,1 @@
+"""One application connection, from before its first decision until its record."""

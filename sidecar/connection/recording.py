@@ -1,0 +1,186 @@
+"""Records decisions: JSON Lines on standard output, written off the loop, and batches to the CA.
+
+Belongs here: queues, their bounds, aggregation, what is lost. Doesn't: what a record says (the stories).
+
+The local log takes every record until its sink is full: then allows are dropped and counted; denials have four times
+the room. The CA's copy takes denials one by one, and allows up to a rate; above it, equal allows become one record with
+a count. Beyond a bound denials are aggregated too, so that none goes missing; only when even the aggregates are too
+many is anything lost, and then it is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from shared.model.errors import UnavailableError
+from shared.model.policy.decision import Answer, DecisionRecord, Phase
+from shared.model.wire.messages import MAX_DECISIONS_PER_MESSAGE, Decisions, FromSidecar
+from shared.runtime.sinks import LineSink
+
+MAX_WAITING_DENIALS = 8192
+MAX_WAITING_ALLOWS = 2048
+MAX_AGGREGATES = 2048
+_ALLOWS_PER_WINDOW = 50
+_WINDOW_S = 1.0
+_FLUSH_S = 0.02
+_MAX_BUFFER_BYTES = 64 * 1024
+_ACK_TIMEOUT_S = 30.0
+
+_encoder = msgspec.json.Encoder()
+
+
+class Recorder:
+    """Takes one record for each connection's end (and some starts), and never blocks.
+
+    Arguments:
+        sink: the local log.
+        send: queues a message to the CA; raises ``UnavailableError`` without a stream.
+    """
+
+    def __init__(self, sink: LineSink, *, send: Callable[[FromSidecar], None]) -> None:
+        self._sink = sink
+        self._send = send
+        self._lines = {True: bytearray(), False: bytearray()}  # By urgency: denials keep their own buffer.
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._window_timer: asyncio.TimerHandle | None = None
+        self._window_allows = 0
+        self._waiting: deque[DecisionRecord] = deque()
+        self._waiting_denials = 0
+        self._aggregates: dict[tuple[object, ...], DecisionRecord] = {}
+        self._batches = 0
+        self._in_flight: tuple[int, Decisions] | None = None
+        self._ack_timer: asyncio.TimerHandle | None = None
+        self._lost = 0
+        self.lost_total = 0
+        self._settled = asyncio.Event()
+
+    def record(self, record: DecisionRecord) -> None:
+        """Take a record."""
+        loop = asyncio.get_running_loop()
+        is_denial = record.answer is Answer.DENY
+        buffer = self._lines[is_denial]
+        buffer += _encoder.encode(record)
+        buffer += b"\n"
+        if len(buffer) > _MAX_BUFFER_BYTES:
+            self._flush()
+        elif self._flush_timer is None:
+            self._flush_timer = loop.call_later(_FLUSH_S, self._flush)
+        self._keep_for_ca(record, is_denial=is_denial)
+        if self._window_timer is None:
+            self._window_timer = loop.call_later(_WINDOW_S, self._end_window)
+
+    def acknowledge(self, batch: int) -> None:
+        """The CA has stored a batch: send the next."""
+        if self._in_flight is not None and self._in_flight[0] == batch:
+            self._settle()
+            self._send_batch()
+            self._settled.set()
+
+    def reconnect(self) -> None:
+        """A new stream is there: send again what wasn't acknowledged. The CA may so store a batch twice, never none."""
+        if self._in_flight is not None:
+            self._transmit(self._in_flight[1])
+        else:
+            self._send_batch()
+
+    async def close(self, *, timeout_s: float) -> None:
+        """Write what waits and give the CA a last chance to store it."""
+        self._flush()
+        self._end_window()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._in_flight is not None or self._waiting:
+                    self._settled.clear()
+                    await self._settled.wait()
+        for timer in (self._flush_timer, self._window_timer, self._ack_timer):
+            if timer is not None:
+                timer.cancel()
+
+    def _flush(self) -> None:
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+        for is_urgent, buffer in self._lines.items():
+            if buffer:
+                self._sink.write(bytes(buffer), is_urgent=is_urgent)
+                buffer.clear()
+
+    def _keep_for_ca(self, record: DecisionRecord, *, is_denial: bool) -> None:
+        if is_denial:
+            if self._waiting_denials < MAX_WAITING_DENIALS:
+                self._waiting.append(record)
+                self._waiting_denials += 1
+                return
+        elif self._window_allows < _ALLOWS_PER_WINDOW and len(self._waiting) < MAX_WAITING_ALLOWS:
+            self._window_allows += 1
+            self._waiting.append(record)
+            return
+        key = _cause(record)
+        known = self._aggregates.get(key)
+        if known is None and len(self._aggregates) >= MAX_AGGREGATES:
+            self._lost += record.count
+            self.lost_total += record.count
+            return
+        self._aggregates[key] = record if known is None else _add(known, record)
+
+    def _end_window(self) -> None:
+        self._window_timer = None
+        self._window_allows = 0
+        # Aggregates stay until the queue has room: a long outage costs memory for causes, not for connections.
+        while self._aggregates and len(self._waiting) < MAX_WAITING_ALLOWS + MAX_WAITING_DENIALS:
+            _, record = self._aggregates.popitem()
+            self._waiting.append(record)
+            self._waiting_denials += record.answer is Answer.DENY
+        self._send_batch()
+
+    def _send_batch(self) -> None:
+        if self._in_flight is not None or not (self._waiting or self._lost):
+            return
+        records = tuple(self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_DECISIONS_PER_MESSAGE)))
+        self._waiting_denials -= sum(record.answer is Answer.DENY for record in records)
+        self._batches += 1
+        message = Decisions(batch=self._batches, records=records, lost=self._lost)
+        self._lost = 0
+        self._in_flight = (self._batches, message)
+        self._transmit(message)
+
+    def _transmit(self, message: Decisions) -> None:
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+        self._ack_timer = asyncio.get_running_loop().call_later(_ACK_TIMEOUT_S, self._transmit, message)
+        try:
+            self._send(message)
+        except UnavailableError:
+            return  # Sent again by the timer or by the next stream, whichever is first.
+
+    def _settle(self) -> None:
+        self._in_flight = None
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+
+
+def _cause(record: DecisionRecord) -> tuple[object, ...]:
+    return (
+        record.phase, record.direction, record.answer, record.would_deny, record.reason, record.rule,
+        record.policy_version, record.port, record.transport, record.ending,
+        record.source.workload, record.source.program, record.destination.workload, record.destination.program,
+    )  # fmt: skip
+
+
+def _add(known: DecisionRecord, record: DecisionRecord) -> DecisionRecord:
+    is_end = record.phase is Phase.END
+    return msgspec.structs.replace(
+        known,
+        count=known.count + record.count,
+        bytes_sent=known.bytes_sent + record.bytes_sent * is_end,
+        bytes_received=known.bytes_received + record.bytes_received * is_end,
+        duration_s=max(known.duration_s, record.duration_s),
+        connection="",
+        tunnel="",
+    )

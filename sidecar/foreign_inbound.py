@@ -1,0 +1,147 @@
+"""The story of an inbound connection on a port that is declared mTLS, from a peer that has no sidecar of ours:
+
+peek → attest listener → terminate → identify → decide → connect → pump → record.
+
+``serve_foreign`` reads top to bottom like this sentence; start there. Belongs here: the order of steps and who answers
+for which failure. Doesn't: tunnels and plaintext (``inbound.py``), the way out (``foreign_outbound.py``).
+
+A member of our own mesh may come this way, too: what it proves is the same as in a tunnel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from shared.model.errors import ProtocolError, VerificationError
+from shared.model.policy.decision import Transport
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction
+from shared.model.trust.foreign_certificate import ForeignPeer
+from sidecar.connection.connection import Connection, Refused
+from sidecar.foreign_outbound import contexts, pump_through_tls
+from sidecar.inbound import (
+    attest_application,
+    choose_credential,
+    have_policy,
+    look_up_listed,
+    note_listener,
+    serves_listener,
+)
+from sidecar.pump.tunnel_pump import reset
+from sidecar.sockets.dial import DialError, dial
+from sidecar.tls.foreign_handshake import Session, shake_foreign_hands
+from sidecar.tls.handshake import HandshakeError, peek_client_hello
+from sidecar.tunnel.turns import Role
+
+if TYPE_CHECKING:
+    from sidecar.capture.captured import Captured, Endpoint
+    from sidecar.credential.credential import Credential
+    from sidecar.parts import Sidecar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Arrival:
+    """A peer whose handshake held, and the credential that it was shown."""
+
+    session: Session
+    credential: Credential
+
+
+async def serve_foreign(sidecar: Sidecar, captured: Captured, application: Endpoint) -> None:
+    """Serve one connection on a port that is declared mTLS. Closes it and records it in every case.
+
+    What isn't mutual TLS is refused in both modes: whoever declared the port said that nothing else belongs there, and
+    a plain connection that is let through would reach a program that counts on TLS.
+    """
+    try:
+        arrival = await terminate(sidecar, captured, application)
+    except (VerificationError, Refused) as error:
+        _record_refused(sidecar, captured, error)
+        reset(captured.connection)
+        return
+    with Connection(sidecar, Direction.INGRESS, source=captured.source, destination=captured.destination) as connection:
+        try:
+            connection.transport = Transport.MTLS
+            if sidecar.connections.is_full:
+                raise Refused(Reason.OVERLOADED)
+            await identify_source(sidecar, connection, arrival)
+            listener = await attest_application(sidecar, application)
+            note_listener(sidecar, connection, listener)
+            connection.destination_identity = arrival.credential.identity
+            if not serves_listener(sidecar, arrival.credential, listener):
+                raise Refused(Reason.PROCESS_VANISHED, "the listener, or its approval, changed during the handshake")
+            connection.decide()
+            try:
+                connection.application = await dial(
+                    asyncio.get_running_loop(), application, mark=sidecar.mark, timeout_s=sidecar.limits.dial_s
+                )
+            except DialError as error:
+                raise Refused(Reason.APPLICATION_UNREACHABLE, str(error)) from error
+            connection.check_not_revoked()
+            await pump_through_tls(sidecar, connection, arrival.session, captured.connection)
+        finally:
+            if captured.connection.fileno() >= 0:
+                reset(captured.connection)
+
+
+async def terminate(sidecar: Sidecar, captured: Captured, application: Endpoint) -> Arrival:
+    """See that the client begins with TLS, attest the listener, and make TLS with that listener's credential.
+
+    Raises:
+        VerificationError: the handshake fails, or the peer's certificate doesn't hold.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        await peek_client_hello(loop, captured.connection, timeout_s=sidecar.limits.client_hello_s)
+    except HandshakeError as error:
+        if isinstance(error.__cause__, ProtocolError):
+            raise HandshakeError(error.message, reason=Reason.MTLS_REQUIRED) from error
+        raise
+    credential = await choose_credential(sidecar, await attest_application(sidecar, application))
+    session = await shake_foreign_hands(
+        loop=loop,
+        connection=captured.connection,
+        context=contexts.get(credential, sidecar.trust.bundle, sidecar.foreign, Role.RESPONDER),
+        role=Role.RESPONDER,
+        trust=sidecar.trust,
+        foreign=sidecar.foreign,
+        timeout_s=sidecar.limits.handshake_s,
+    )
+    return Arrival(session=session, credential=credential)
+
+
+async def identify_source(sidecar: Sidecar, connection: Connection, arrival: Arrival) -> None:
+    """Say who the peer is by its certificate, and who the directory lists at its address: that can only take away.
+
+    Raises:
+        Refused: the bundle changed meanwhile and it doesn't hold any more, or the CA didn't answer.
+    """
+    connection.peer = arrival.session.peer
+    connection.check_peer_again()
+    connection.check_not_revoked()
+    found = connection.peer
+    connection.issuer, connection.source_identity = found.issuer, found.identity
+    listed = await look_up_listed(sidecar, connection.source_endpoint[0])
+    if isinstance(found, ForeignPeer):
+        connection.source = replace(connection.source, listed=listed, foreign=found.identity)
+        return
+    identity = found.identity
+    connection.source = replace(
+        connection.source,
+        workload=identity.workload,
+        listed=listed,
+        program=identity.program,
+        why_unidentified=None if identity.program else Reason.PEER_UNIDENTIFIED,
+    )
+    await have_policy(sidecar, connection)
+
+
+def _record_refused(sidecar: Sidecar, captured: Captured, error: VerificationError | Refused) -> None:
+    with Connection(sidecar, Direction.INGRESS, source=captured.source, destination=captured.destination) as connection:
+        connection.transport = Transport.MTLS
+        detail = error.message if isinstance(error, VerificationError) else error.detail
+        raise Refused(Reason(error.reason), detail)

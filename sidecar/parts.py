@@ -1,0 +1,120 @@
+"""The sidecar as one value: everything that the stories (``outbound.py``, ``inbound.py``) need, and its limits.
+
+Belongs here: the composition's shape. Doesn't: starting and stopping it (``runtime/run.py``). No I/O.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sidecar.capture.captured import Endpoint
+from sidecar.mesh.foreign_trust import ForeignRoots
+from sidecar.routing.service_endpoints import Endpoints
+from sidecar.runtime.draining import Draining
+
+if TYPE_CHECKING:
+    from shared.model.identity.identity import Workload
+    from sidecar.attest.attestor import Attestor
+    from sidecar.connection.connection import LiveConnections
+    from sidecar.connection.recording import Recorder
+    from sidecar.credential.store import CredentialStore
+    from sidecar.mesh.directory_cache import Directory
+    from sidecar.mesh.policies import Policies
+    from sidecar.mesh.trust import Trust
+    from sidecar.tunnel.pool import TunnelPool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Deadlines in seconds and bounds, each with its reason.
+
+    Attributes:
+        max_connections: application connections alive at once, both directions; below RLIMIT_NOFILE / 4, because each
+            needs up to three descriptors.
+        client_hello_s: a peer that sends no whole ClientHello by then is closed: silent peers hold a descriptor.
+        handshake_s: the whole TLS handshake, either side.
+        dial_s: TCP connect to a sidecar, an application or a destination outside the mesh.
+        open_s: OPEN to ACCEPT or REFUSE.
+        attest_s: attestation, hashing included.
+        obtain_s: an answer of the CA that a connection waits for (credential, directory, policy).
+        drain_s: how long live connections may finish after SIGTERM.
+        reset_s: how long a reset waits for the bytes before it to leave the kernel.
+        idle_tunnel_s: an idle tunnel is closed after it.
+        tunnel_age_s: a tunnel older than it isn't reused.
+        max_idle_tunnels: in the pool, over all destinations.
+        max_idle_tunnels_per_key: in the pool, for one identity and destination.
+        dial_failure_memory_s: how long a failed tunnel dial is remembered.
+        long_lived_s: a connection older than it gets a start record.
+    """
+
+    max_connections: int = 4096
+    client_hello_s: float = 5.0
+    handshake_s: float = 10.0
+    dial_s: float = 10.0
+    open_s: float = 15.0
+    attest_s: float = 10.0
+    obtain_s: float = 10.0
+    drain_s: float = 20.0
+    reset_s: float = 5.0
+    idle_tunnel_s: float = 60.0
+    tunnel_age_s: float = 900.0
+    max_idle_tunnels: int = 512
+    max_idle_tunnels_per_key: int = 64
+    dial_failure_memory_s: float = 5.0
+    long_lived_s: float = 10.0
+
+
+@dataclass(kw_only=True)
+class Sidecar:
+    """One running sidecar.
+
+    Attributes:
+        workload: whose programs it serves.
+        trust_domain: the CA's.
+        instance: names this sidecar in decisions.
+        addresses: the IP addresses at which its tunnel port answers; textual, normalised.
+        tunnel_port: the tunnel's port here, and the default one elsewhere.
+        own_ports: ports on which the sidecar itself listens; never a destination of OPEN.
+        applications: with explicit listeners: where the application behind (address, port) really listens; None under
+            redirect, where that is the address itself.
+        mark: SO_MARK for the sidecar's own outgoing sockets; 0 for none.
+        mtls_ports: destination ports at which only plain mTLS is served to whoever comes without a tunnel.
+        mtls_destination_ports: dialled ports towards which plain mTLS is spoken, outside the mesh.
+        foreign: other trust domains' roots.
+        endpoints: which endpoint of a Service the next connection goes to.
+        draining: has begun when the sidecar ends.
+    """
+
+    workload: Workload
+    trust_domain: str
+    instance: str
+    attestor: Attestor
+    credentials: CredentialStore
+    directory: Directory
+    policies: Policies
+    trust: Trust
+    recorder: Recorder
+    connections: LiveConnections
+    pool: TunnelPool
+    addresses: frozenset[str]
+    tunnel_port: int
+    limits: Limits = field(default_factory=Limits)
+    own_ports: frozenset[int] = frozenset()
+    applications: Mapping[Endpoint, Endpoint] | None = None
+    mark: int = 0
+    mtls_ports: frozenset[int] = frozenset()
+    mtls_destination_ports: frozenset[int] = frozenset()
+    foreign: ForeignRoots = field(default_factory=ForeignRoots)
+    endpoints: Endpoints = field(default_factory=lambda: Endpoints(random.randrange))
+    draining: Draining = field(default_factory=Draining)
+
+    def application_of(self, address: str, port: int) -> Endpoint | None:
+        """Return where the application that answers at ``address:port`` listens; None when it isn't served here."""
+        if address not in self.addresses or port in self.own_ports:
+            return None
+        if self.applications is None:
+            return address, port
+        return self.applications.get((address, port))

@@ -1,0 +1,329 @@
+"""Moves bytes between a plain connection and a TLS one, without frames: for foreign peers.
+
+Belongs here: byte moving in both directions with back-pressure, half-close by close_notify (RFC 8446, section 6.1),
+byte counts. Doesn't: the handshake, ending the two connections (the stories).
+
+A connection that ends without close_notify was cut off, by whomever: its other side gets a reset, never a clean end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from typing import Final
+
+from OpenSSL import SSL
+
+from shared.model.policy.decision import Ending
+from sidecar.pump.tunnel_pump import DELIVERY_DEADLINE_S, PumpEnd
+from sidecar.sockets.polling import poller_of
+from sidecar.tls.foreign_handshake import describe_fault
+from sidecar.tls.records import Buffer, Records
+from sidecar.tunnel.tunnel import MAX_RECORDS
+
+_MAX_RECORD: Final = 16 * 1024  # RFC 8446, section 5.1
+_READ_BYTES: Final = 4 * _MAX_RECORD
+# One buffer for each direction and the loop: every callback uses it up before it returns, or copies the rest.
+_plain = memoryview(bytearray(_READ_BYTES))
+_buffer = Buffer(_READ_BYTES)
+_BROKEN: Final = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT})
+
+
+class TlsPump:
+    """Pumps between a plain connection and a TLS connection after its handshake.
+
+    Arguments:
+        tls: on the socket ``peer``.
+        plain: the other connection.
+        is_peer_source: whether the TLS peer opened this connection, or the plain side did.
+
+    Attributes:
+        finished: the one future; done when nothing more will be moved. The caller ends both connections.
+        is_peer_to_blame: after a broken end: whether the TLS side broke.
+    """
+
+    __slots__ = (
+        "_from_peer",
+        "_from_plain",
+        "_has_peer_ended",
+        "_has_plain_broken",
+        "_has_plain_ended",
+        "_has_said_end",
+        "_is_peer_source",
+        "_is_reading_peer",
+        "_is_reading_plain",
+        "_loop",
+        "_peer_watch",
+        "_pinned",
+        "_plain",
+        "_plain_watch",
+        "_read_wants_write",
+        "_records",
+        "_tls",
+        "_tls_records",
+        "_waiting",
+        "finished",
+        "is_peer_to_blame",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        tls: SSL.Connection,
+        peer: socket.socket,
+        plain: socket.socket,
+        is_peer_source: bool,
+    ) -> None:
+        self._loop = loop
+        self._tls = tls
+        self._tls_records = Records(tls)
+        self._plain = plain
+        poller = poller_of(loop)
+        self._peer_watch = poller.watch(peer)
+        self._plain_watch = poller.watch(plain)
+        self._is_peer_source = is_peer_source
+        self._from_plain = 0
+        self._from_peer = 0
+        self._records = 0
+        # For the peer: OpenSSL has encrypted the first record of it already. At most one read of the plain side.
+        self._pinned = b""
+        # For the plain side: at most one read of the TLS side.
+        self._waiting = b""
+        self._is_reading_plain = False
+        self._is_reading_peer = False
+        self._read_wants_write = False
+        self._has_plain_ended = False
+        self._has_plain_broken = False
+        self._has_said_end = False
+        self._has_peer_ended = False
+        self.is_peer_to_blame = False
+        self.finished: asyncio.Future[PumpEnd] = loop.create_future()
+
+    @property
+    def sent(self) -> int:
+        """Bytes from source to destination."""
+        return self._from_peer if self._is_peer_source else self._from_plain
+
+    @property
+    def received(self) -> int:
+        """Bytes from destination to source."""
+        return self._from_plain if self._is_peer_source else self._from_peer
+
+    def start(self) -> None:
+        """Begin to move bytes."""
+        self._resume_plain()
+        self._resume_peer()
+
+    def abort(self, ending: Ending) -> None:
+        """Stop moving bytes; the caller resets both connections."""
+        self._finish(ending)
+
+    # ---- plain → TLS ----------------------------------------------------------------------------------------------
+
+    def _resume_plain(self) -> None:
+        if not self._is_reading_plain and not self._has_plain_ended and not self.finished.done():
+            self._is_reading_plain = True
+            self._plain_watch.start_reading(self._on_plain_readable)
+
+    def _pause_plain(self) -> None:
+        if self._is_reading_plain:
+            self._is_reading_plain = False
+            self._plain_watch.stop_reading()
+
+    def _on_plain_readable(self) -> None:
+        try:
+            count = self._plain.recv_into(_plain)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._lose_plain()
+            return
+        if not count:
+            self._pause_plain()
+            self._has_plain_ended = True
+            self._say_end()
+            return
+        self._from_plain += count
+        self._write(_plain[:count])
+
+    def _write(self, data: memoryview) -> bool:
+        """Write in records; False when a rest is pinned, or nothing more can be written."""
+        for start in range(0, len(data), _MAX_RECORD):
+            try:
+                self._tls_records.send(data[start : start + _MAX_RECORD])
+            except SSL.WantWriteError:
+                self._pinned = bytes(data[start:])
+                self._pause_plain()
+                self._peer_watch.start_writing(self._on_peer_writable)
+                return False
+            except SSL.Error as error:
+                self._judge_later(error)
+                return False
+            self._records += 1
+        if self._records > MAX_RECORDS:  # AES-GCM's limit for one key; pyOpenSSL has no key update.
+            self._finish(Ending.RECORD_LIMIT)
+            return False
+        return True
+
+    def _on_peer_writable(self) -> None:
+        self._peer_watch.stop_writing()
+        pinned, self._pinned = self._pinned, b""
+        if pinned and not self._write(memoryview(pinned)):
+            return
+        if self._has_plain_broken:
+            self._finish(self._blame_plain())
+            return
+        if self._has_plain_ended:
+            self._say_end()
+        else:
+            self._resume_plain()
+        if self._read_wants_write and not self.finished.done():
+            self._read_wants_write = False
+            self._on_peer_readable()
+
+    def _say_end(self) -> None:
+        """Say close_notify once everything is written: our direction has ended, the peer's goes on."""
+        if self._pinned or self._has_said_end or self.finished.done():
+            return
+        try:
+            self._tls.shutdown()
+        except SSL.WantWriteError:
+            self._peer_watch.start_writing(self._on_peer_writable)
+            return
+        except SSL.Error as error:
+            self._judge_later(error)
+            return
+        self._has_said_end = True
+        self._check_finished()
+
+    # ---- TLS → plain ----------------------------------------------------------------------------------------------
+
+    def _resume_peer(self) -> None:
+        if not self._is_reading_peer and not self._has_peer_ended and not self.finished.done():
+            self._is_reading_peer = True
+            self._peer_watch.start_reading(self._on_peer_readable)
+
+    def _pause_peer(self) -> None:
+        if self._is_reading_peer:
+            self._is_reading_peer = False
+            self._peer_watch.stop_reading()
+
+    def _on_peer_readable(self) -> None:
+        filled, failure, has_ended = 0, None, False
+        receive = self._tls_records.receive
+        try:
+            # With room for whole records only, OpenSSL keeps none back, and the socket itself tells what is left.
+            while filled + _MAX_RECORD <= _READ_BYTES:
+                count = receive(_buffer, filled, _MAX_RECORD)
+                filled += count
+                if count < _MAX_RECORD:
+                    break
+        except SSL.WantReadError:
+            pass
+        except SSL.WantWriteError:  # The answer to a key update.
+            self._read_wants_write = True
+            self._peer_watch.start_writing(self._on_peer_writable)
+        except SSL.ZeroReturnError:
+            has_ended = True
+        except SSL.Error as error:
+            failure = error
+        if filled and not self._deliver(_buffer.view[:filled]):
+            return
+        if failure is not None:
+            self._lose_peer(failure)
+        elif has_ended:
+            self._pause_peer()
+            self._has_peer_ended = True
+            if not self._waiting:
+                self._end_plain()
+
+    def _deliver(self, data: memoryview) -> bool:
+        """Write to the plain side, and keep the rest; False when it broke."""
+        self._from_peer += len(data)
+        if self._has_plain_broken:
+            return True  # It is only read on to see how it ends.
+        try:
+            written = self._plain.send(data)
+        except (BlockingIOError, InterruptedError):
+            written = 0
+        except OSError:
+            self._lose_plain()
+            return False
+        if written < len(data):
+            self._waiting = bytes(data[written:])
+            self._pause_peer()
+            self._plain_watch.start_writing(self._on_plain_writable)
+        return True
+
+    def _on_plain_writable(self) -> None:
+        try:
+            written = self._plain.send(self._waiting)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._lose_plain()
+            return
+        self._waiting = self._waiting[written:]
+        if self._waiting:
+            return
+        self._plain_watch.stop_writing()
+        if self._has_peer_ended:
+            self._end_plain()
+        else:
+            self._resume_peer()
+
+    def _end_plain(self) -> None:
+        try:
+            self._plain.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # It has gone; reading it tells how.
+        self._check_finished()
+
+    # ---- endings --------------------------------------------------------------------------------------------------
+
+    def _check_finished(self) -> None:
+        if self._has_said_end and self._has_peer_ended and not self._waiting:
+            self._finish(Ending.FINISHED)
+
+    def _lose_plain(self) -> None:
+        """The plain side broke: what it said before is still written, within a deadline."""
+        self._pause_plain()
+        self._plain_watch.stop_writing()
+        if not self._pinned:
+            self._finish(self._blame_plain())
+        elif not self._has_plain_broken:
+            self._has_plain_broken = True
+            self._pause_peer()
+            self._loop.call_later(DELIVERY_DEADLINE_S, self._finish, self._blame_plain())
+
+    def _blame_plain(self) -> Ending:
+        return Ending.RESET_BY_DESTINATION if self._is_peer_source else Ending.RESET_BY_SOURCE
+
+    def _judge_later(self, error: SSL.Error) -> None:
+        # A write to a peer that has closed fails though its last bytes are still readable: read before judging.
+        self._pinned = b""
+        self._pause_plain()
+        self._peer_watch.stop_writing()
+        self._loop.call_soon(self._judge, error)
+
+    def _judge(self, error: SSL.Error) -> None:
+        for _ in range(16):  # Bounded: more than a socket buffer of full records would be no last word.
+            if self.finished.done() or not self._is_reading_peer:
+                break
+            self._on_peer_readable()
+        self._lose_peer(error)
+
+    def _lose_peer(self, error: SSL.Error) -> None:
+        self.is_peer_to_blame = True
+        if isinstance(error, SSL.SysCallError) and error.args and error.args[0] in _BROKEN:
+            self._finish(Ending.RESET_BY_SOURCE if self._is_peer_source else Ending.RESET_BY_DESTINATION)
+        else:
+            self._finish(Ending.PEER_LOST, describe_fault(error))
+
+    def _finish(self, ending: Ending, detail: str = "") -> None:
+        if not self.finished.done():
+            self._peer_watch.close()
+            self._plain_watch.close()
+            self.finished.set_result(PumpEnd(ending=ending, unsent=self._waiting, detail=detail))

@@ -1,0 +1,1 @@
+"""Starts a sidecar, lets it run and ends it."""

@@ -1,0 +1,1 @@
+"""What a sidecar is told at its start: options, a YAML file, the pod."""

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from aiohttp import ClientSession, web
+
+from ca.admission import webhook as webhook_module
+from ca.admission.webhook import INJECT_NAMESPACE_PATH, INJECT_PATH, MAX_REVIEW_BYTES, InjectionWebhook
+from ca.evidence import pod
+from ca.evidence.pod import Pod, find_fault
+from ca.runtime.metrics import Metrics
+from shared.model.errors import UnavailableError
+from shared.model.injection import checks as injection_checks
+from shared.model.injection.containers import find_ca_host
+from tests.ca.admission.reviews import Json, apply_response, make_review, read_response
+from tests.shared.model.injection.golden_injection import FILES, OPTIONS
+from tests.shared.model.injection.pods import default, make_pod
+
+
+class Hook:
+    """The webhook on 127.0.0.1, with what it asks for in the test's hand."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+        self.labels: Mapping[str, str] | None = {}
+        self.published: list[str] = []
+        self.fault: Exception | None = None
+        self.delay_s = 0.0
+        self.webhook = InjectionWebhook(
+            options=OPTIONS, find_labels=self._find_labels, publish_trust=self._publish, metrics=self.metrics
+        )
+        self.url = ""
+        self.session: ClientSession
+
+    async def _find_labels(self, _namespace: str) -> Mapping[str, str] | None:
+        return self.labels
+
+    async def _publish(self, namespace: str) -> None:
+        await asyncio.sleep(self.delay_s)
+        if self.fault is not None:
+            raise self.fault
+        self.published.append(namespace)
+
+    async def post(self, body: bytes | io.BytesIO, path: str = INJECT_PATH) -> tuple[int, bytes]:
+        async with self.session.post(self.url + path, data=body) as response:
+            return response.status, await response.read()
+
+    async def ask(self, pod: Json | None, path: str = INJECT_PATH, **changes: Any) -> Json:
+        status, body = await self.post(json.dumps(make_review(pod, **changes)).encode(), path)
+        assert status == 200
+        response = read_response(body)
+        assert response["uid"] == "705ab4f5-6393-11e8-b7cc-42010a800002"
+        return response
+
+    def count(self, result: str) -> float:
+        return self.metrics.registry.get_sample_value("touchmark_ca_injections_total", {"result": result}) or 0.0
+
+
+@pytest.fixture
+async def hook() -> AsyncIterator[Hook]:
+    hook = Hook()
+    runner = web.AppRunner(hook.webhook.make_application(), access_log=None, shutdown_timeout=0.2)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    hook.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with ClientSession() as hook.session:
+        yield hook
+    await runner.cleanup()
+
+
+async def test_a_pod_that_asks_is_patched_and_its_namespace_has_the_roots_first(hook: Hook) -> None:
+    response = await hook.ask(make_pod())
+    assert response["allowed"]
+    assert len(apply_response(make_pod(), response)["spec"]["initContainers"]) == 2
+    assert hook.published == ["shop"]
+    assert hook.count("injected") == 1
+
+
+@pytest.mark.parametrize("case", ["plain", "probes", "annotations", "look_alike_repaired"])
+async def test_the_sidecar_of_what_it_makes_may_join(hook: Hook, case: str) -> None:
+    """What injection writes and what the CA asks of a pod that joins are two lists: they have to agree."""
+    given = yaml.safe_load((FILES / f"{case}.in.yaml").read_text(encoding="utf-8"))
+    injected = default(apply_response(given, await hook.ask(given)))
+    names = [find_ca_host(OPTIONS)]
+    assert find_fault(msgspec.convert(injected, Pod), images=[OPTIONS.sidecar_image], ca_names=names) == ""
+
+
+async def test_a_namespaces_word_needs_no_look_at_its_labels(hook: Hook) -> None:
+    hook.labels = None
+    silent = {**make_pod(), "metadata": {}}
+    assert "patch" in await hook.ask(silent, INJECT_NAMESPACE_PATH)
+    assert "patch" not in await hook.ask(silent)
+    assert hook.count("not_asked") == 1
+    no = {**make_pod(), "metadata": {"annotations": {"touchmark.dev/inject": "false"}}}
+    assert "patch" not in await hook.ask(no, INJECT_NAMESPACE_PATH)
+
+
+async def test_a_dry_run_has_no_side_effect(hook: Hook) -> None:
+    assert "patch" in await hook.ask(make_pod(), dryRun=True)
+    assert hook.published == []
+
+
+async def test_what_is_injected_already_passes_as_it_is(hook: Hook) -> None:
+    injected = apply_response(make_pod(), await hook.ask(make_pod()))
+    assert "patch" not in await hook.ask(injected)
+    assert hook.count("unchanged") == 1
+
+
+async def test_a_refusal_says_why(hook: Hook) -> None:
+    response = await hook.ask(make_pod(hostNetwork=True))
+    assert not response["allowed"]
+    assert response["status"]["message"].startswith("host_network: spec.hostNetwork")
+    assert hook.published == []
+    hook.labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    assert "pod_security" in (await hook.ask(make_pod()))["status"]["message"]
+    assert hook.count("refused") == 2
+
+
+async def test_without_the_roots_there_is_no_pod(hook: Hook) -> None:
+    hook.fault = UnavailableError("the API server doesn't answer")
+    response = await hook.ask(make_pod())
+    assert not response["allowed"]
+    assert response["status"]["code"] == 503
+    assert hook.count("failed") == 1
+
+
+async def test_ephemeral_containers_of_injected_pods_are_judged(hook: Hook) -> None:
+    injected = apply_response(make_pod(), await hook.ask(make_pod()))
+    injected["spec"]["ephemeralContainers"] = [{"name": "d", "securityContext": {"privileged": True}}]
+    what = {"subResource": "ephemeralcontainers", "operation": "UPDATE"}
+    assert not (await hook.ask(injected, **what))["allowed"]
+    assert (await hook.ask(injected, oldObject=injected, **what))["allowed"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": {"group": "apps", "version": "v1", "kind": "Deployment"}},
+        {"operation": "DELETE"},
+        {"subResource": "status"},
+        {"object": None},
+    ],
+    ids=str,
+)
+async def test_what_is_not_ours_to_judge_is_not_let_through(hook: Hook, changes: Json) -> None:
+    assert not (await hook.ask(make_pod(), **changes))["allowed"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"\xff", b"[]"])
+async def test_a_malformed_question_is_an_error_which_the_api_server_takes_as_closed(hook: Hook, body: bytes) -> None:
+    status, text = await hook.post(body)
+    assert status == 400
+    assert b"AdmissionReview" in text
+    assert hook.count("malformed") == 1
+
+
+async def test_a_body_has_a_bound(hook: Hook) -> None:
+    assert (await hook.post(io.BytesIO(b" " * (MAX_REVIEW_BYTES + 1))))[0] == 413
+
+
+async def test_an_answer_has_a_deadline(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook_module, "DEADLINE_S", 0.1)
+    hook.delay_s = 5.0
+    status, _ = await hook.post(json.dumps(make_review(make_pod())).encode())
+    assert status == 503
+    assert hook.count("timeout") == 1
+
+
+async def test_only_posts_to_its_paths_are_answered(hook: Hook) -> None:
+    async with hook.session.get(hook.url + INJECT_PATH) as response:
+        assert response.status == 405
+    assert (await hook.post(b"{}", "/v1/other"))[0] == 404
+
+
+async def test_pods_made_from_one_template_are_named_by_it(hook: Hook, capsys: pytest.CaptureFixture[str]) -> None:
+    made = make_pod()
+    del made["metadata"]["name"]
+    made["metadata"]["generateName"] = "web-5d9c-"
+    await hook.ask(made)
+    assert "web-5d9c-*" in capsys.readouterr().out
+
+
+def test_the_capabilities_that_injection_refuses_are_those_that_keep_a_pod_from_joining() -> None:
+    assert injection_checks.DANGEROUS_CAPABILITIES == pod.DANGEROUS_CAPABILITIES

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from ca.kubernetes.admission import admission
+from ca.kubernetes.admission.admission import NamespaceLabels, run_admission
+from shared.model.errors import ConflictError, UnavailableError
+from shared.model.trust.bundle import RotationKind
+from shared.runtime.tasks import Tasks
+from tests.ca.admission.reviews import apply_response, make_review, read_response
+from tests.ca.kubernetes.faking import faked
+from tests.ca.running import eventually, running_ca
+from tests.shared.model.injection.golden_injection import OPTIONS
+from tests.shared.model.injection.pods import make_pod
+
+SERVICE = "touchmark-ca.touchmark-system.svc"
+COMMON: dict[str, Any] = {
+    "options": OPTIONS,
+    "host": "127.0.0.1",
+    "list_needing": lambda: None,
+    "is_leader": lambda: True,
+}
+
+
+async def answer_little(request: web.Request) -> web.StreamResponse:
+    """An API server that has nothing, and takes everything."""
+    if request.method == "PATCH":
+        return web.json_response(await request.json())
+    if request.query.get("watch"):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(30)
+        return response
+    return web.json_response({"metadata": {"resourceVersion": "1", "labels": {"a": "b"}, "uid": "u"}, "items": []})
+
+
+async def test_the_webhook_answers_under_the_services_name_with_a_chain_to_the_root(tmp_path: Path) -> None:
+    """As the API server sees it: the name that it dials, and nothing but the roots of ``caBundle``."""
+    failed: list[str] = []
+    tasks = Tasks(lambda name, _error: failed.append(name))
+    async with (
+        faked(tmp_path, answer_little) as client,
+        running_ca(tmp_path, names=(SERVICE,)) as services,
+        run_admission(services, client, tasks, port=0, **COMMON) as running,
+        aiohttp.ClientSession() as session,
+    ):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cadata=services.authorities.bundle().roots[0])
+        url = f"https://{running.listen}/v1/inject"
+        review = make_review(make_pod())
+        async with session.post(url, json=review, ssl=context, server_hostname=SERVICE) as answer:
+            response = read_response(await answer.read())
+        assert len(apply_response(make_pod(), response)["spec"]["initContainers"]) == 2
+        with pytest.raises(aiohttp.ClientConnectorCertificateError):
+            await session.post(url, json={}, ssl=context, server_hostname="other.example")
+        port = int(running.listen.rpartition(":")[2])
+        with pytest.raises(UnavailableError, match="can't listen"):
+            async with run_admission(services, client, tasks, port=port, **COMMON):
+                pass
+    assert not failed
+    assert len(tasks) == 0, "what was started has ended"
+
+
+async def test_labels_are_asked_for_once_in_a_moment_and_none_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "MAX_LABELS", 2)
+    asked: list[str] = []
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        answers: dict[str, tuple[int, Any]] = {"/api/v1/namespaces/gone": (404, {"message": "gone"})}
+        status, body = answers.get(request.path, (200, {"metadata": {"labels": {"team": "shop"}}}))
+        return web.json_response(body, status=status)
+
+    async with faked(tmp_path, serve) as client:
+        labels = NamespaceLabels(client)
+        for _ in range(2):
+            assert await labels.find("a") == {"team": "shop"}
+        assert asked == ["/api/v1/namespaces/a"]
+        assert await labels.find("gone") is None
+        for name in ("b", "c"):
+            await labels.find(name)
+        assert len(labels._known) == 2
+        monkeypatch.setattr(admission, "LABELS_AGE_S", 0.0)
+        await labels.find("c")
+        assert asked.count("/api/v1/namespaces/c") == 2
+
+
+async def test_a_new_root_waits_for_the_cluster_and_what_in_it_lacks_the_root_is_named(tmp_path: Path) -> None:
+    """The API server of this test takes every patch and shows none: nothing is ever published in it."""
+    tasks = Tasks(lambda _name, _error: None)
+    needing: set[str] | None = None
+    async with faked(tmp_path, answer_little) as client, running_ca(tmp_path) as services:
+        services.rotation.pace.delivery_s = 7
+        options: dict[str, Any] = {**COMMON, "list_needing": lambda: needing}
+        async with run_admission(services, client, tasks, port=0, **options) as running:
+            status = await services.rotation.start(kind=RotationKind.ROOT)
+            assert "hasn't read yet" in status.unpublished[0] and status.ready_at is None
+            needing = {"shop"}
+            await eventually(lambda: all(watch.is_synced.is_set() for watch in running.watches))
+            with pytest.raises(ConflictError, match="ConfigMap shop/touchmark-trust"):
+                await services.rotation.start(kind=RotationKind.ROOT)
+            needing = set()
+            await services.rotation.advance(services.clock())
+            found = await services.rotation.status()
+            assert found is not None and found.unpublished == ()
+            rotation = await services.store.get_rotation()
+            assert rotation is not None and rotation.published is not None
+            assert found.ready_at == rotation.published + 7

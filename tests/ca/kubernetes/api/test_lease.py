@@ -1,0 +1,248 @@
+"""One replica leads at a time, stops before another may begin, and gives the Lease back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from ca.kubernetes.api import lease as lease_module
+from ca.kubernetes.api.client import ClusterClient
+from ca.kubernetes.api.lease import Leadership
+from tests.ca.kubernetes.faking import faked
+from tests.ca.running import eventually
+
+# The periods of the real thing, divided: a busy machine that stops this process for a second loses no Lease by it.
+FACTOR = 8.0
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LEASE_S", "RENEW_DEADLINE_S", "RETRY_S", "CALL_S"):
+        monkeypatch.setattr(lease_module, name, getattr(lease_module, name) / FACTOR)
+
+
+class Leases:
+    """An API server's one Lease, with its compare-and-swap; and the faults that a real one can't be made to show.
+
+    Attributes:
+        deaf: whose requests get no answer.
+        lossy: writes are done, and their answers lost.
+    """
+
+    def __init__(self) -> None:
+        self.lease: dict[str, Any] | None = None
+        self.version = 0
+        self.writes = 0
+        self.deaf = False
+        self.lossy = False
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        if self.deaf:
+            await asyncio.sleep(60)
+        if request.method == "GET":
+            return self._answer(200 if self.lease else 404)
+        body = await request.json()
+        if request.method == "POST":
+            if self.lease is not None:
+                return web.json_response({"message": "exists"}, status=409)
+            self.lease = body
+        else:
+            if self.lease is None:
+                return self._answer(404)
+            if body["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
+                return web.json_response({"message": "changed"}, status=409)
+            self.lease["spec"].update(body["spec"])
+        self.writes += 1
+        self.touch()
+        if self.lossy:
+            await asyncio.sleep(60)
+        return self._answer(200)
+
+    def touch(self) -> None:
+        """Somebody writes the object, perhaps an annotation only."""
+        assert self.lease is not None
+        self.version += 1
+        self.lease["metadata"]["resourceVersion"] = str(self.version)
+
+    @property
+    def holder(self) -> str:
+        return str(self.lease["spec"].get("holderIdentity", "")) if self.lease else ""
+
+    def _answer(self, status: int) -> web.Response:
+        return web.json_response(self.lease if status == 200 else {"message": "none"}, status=status)
+
+
+class Replica:
+    """A candidate whose work says when it runs."""
+
+    def __init__(self, client: ClusterClient, name: str) -> None:
+        self.leadership = Leadership(client, identity=name)
+        self.working = False
+        self.started = 0
+        self.fails = False
+
+    async def work(self) -> None:
+        self.started += 1
+        if self.fails:
+            raise RuntimeError("broken")
+        self.working = True
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.working = False
+
+
+@contextlib.asynccontextmanager
+async def standing(replica: Replica) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(replica.leadership.run(replica.work))
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_the_first_leads_and_gives_the_lease_back_for_the_next(tmp_path: Path) -> None:
+    leases = Leases()
+    async with faked(tmp_path, leases.serve) as client:
+        one, two = Replica(client, "one"), Replica(client, "two")
+        async with standing(one):
+            await eventually(lambda: one.working)
+            assert leases.holder == "one"
+            async with standing(two):
+                await asyncio.sleep(2 * lease_module.LEASE_S)
+                assert one.working and not two.started  # It renews, so that nobody takes over.
+                assert one.leadership.is_leader and not two.leadership.is_leader
+                assert leases.writes > 3
+        assert leases.holder == ""
+        assert leases.lease is not None and leases.lease["spec"]["leaseDurationSeconds"] == 1
+        async with standing(two):
+            await eventually(lambda: two.working, deadline_s=3 * lease_module.RETRY_S)
+            assert leases.lease["spec"]["leaseTransitions"] == 1
+
+
+async def test_a_silent_holder_is_replaced_after_its_time_and_not_before(tmp_path: Path) -> None:
+    leases = Leases()
+    leases.lease = {"metadata": {"name": "touchmark-ca"}, "spec": {"holderIdentity": "dead", "leaseTransitions": 4}}
+    leases.touch()
+    async with faked(tmp_path, leases.serve) as client:
+        replica = Replica(client, "one")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        async with standing(replica):
+            await eventually(lambda: replica.working)
+            assert loop.time() - began >= lease_module.LEASE_S
+            assert leases.lease["spec"]["leaseTransitions"] == 5
+
+
+async def test_times_in_the_lease_mean_nothing(tmp_path: Path) -> None:
+    """A holder whose clock is wrong by years, but that renews, is left alone."""
+    leases = Leases()
+    leases.lease = {"metadata": {}, "spec": {"holderIdentity": "old", "renewTime": "2001-01-01T00:00:00.000000Z"}}
+    leases.touch()
+    async with faked(tmp_path, leases.serve) as client:
+        replica = Replica(client, "one")
+        async with standing(replica):
+            for second in range(8):
+                leases.lease["spec"]["renewTime"] = f"2001-01-01T00:00:{second:02}.000000Z"
+                leases.touch()
+                await asyncio.sleep(lease_module.LEASE_S / 5)
+            assert not replica.started
+
+
+async def test_a_leader_that_cannot_renew_stops_before_another_may_begin(tmp_path: Path) -> None:
+    leases = Leases()
+    async with faked(tmp_path, leases.serve) as client, faked(tmp_path, leases.serve) as other:
+        one, two = Replica(client, "one"), Replica(other, "two")
+        loop = asyncio.get_running_loop()
+        async with standing(one), standing(two):
+            await eventually(lambda: one.working or two.working)
+            first, second = (one, two) if one.working else (two, one)
+            leases.deaf = True
+            began = loop.time()
+            overlapped = False
+            while loop.time() < began + lease_module.RENEW_DEADLINE_S:
+                overlapped |= first.working and second.working
+                await asyncio.sleep(0.01)
+            assert not first.leadership.is_leader  # By the clock, whatever its work does.
+            await eventually(lambda: not first.working)
+            leases.deaf = False
+            await eventually(lambda: first.working or second.working)
+            assert not overlapped and not (first.working and second.working)
+
+
+async def test_a_lease_that_another_took_is_given_up_at_once(tmp_path: Path) -> None:
+    leases = Leases()
+    async with faked(tmp_path, leases.serve) as client:
+        replica = Replica(client, "one")
+        async with standing(replica):
+            await eventually(lambda: replica.working)
+            assert leases.lease is not None
+            leases.lease["spec"]["holderIdentity"] = "two"
+            leases.touch()
+            await eventually(lambda: not replica.working, deadline_s=3 * lease_module.RETRY_S)
+            assert not replica.leadership.is_leader
+        assert leases.holder == "two"  # Nor is what belongs to another given back.
+
+
+async def test_somebodys_annotation_on_the_lease_changes_nothing(tmp_path: Path) -> None:
+    leases = Leases()
+    async with faked(tmp_path, leases.serve) as client:
+        replica = Replica(client, "one")
+        async with standing(replica):
+            await eventually(lambda: replica.working)
+            for _ in range(5):
+                leases.touch()
+                await asyncio.sleep(lease_module.RETRY_S)
+            assert replica.working and replica.started == 1
+
+
+async def test_an_answer_that_got_lost_costs_no_waiting(tmp_path: Path) -> None:
+    leases = Leases()
+    leases.lossy = True
+    async with faked(tmp_path, leases.serve) as client:
+        replica = Replica(client, "one")
+        async with standing(replica):
+            await eventually(lambda: leases.holder == "one")
+            leases.lossy = False
+            await eventually(lambda: replica.working, deadline_s=lease_module.LEASE_S)
+
+
+async def test_a_deleted_lease_is_taken_anew(tmp_path: Path) -> None:
+    leases = Leases()
+    async with faked(tmp_path, leases.serve) as client:
+        replica = Replica(client, "one")
+        async with standing(replica):
+            await eventually(lambda: replica.working)
+            leases.lease = None
+            await eventually(lambda: replica.started == 2 and replica.working)
+
+
+async def test_work_that_fails_gives_the_lease_to_another(tmp_path: Path) -> None:
+    leases = Leases()
+    async with faked(tmp_path, leases.serve) as client:
+        replica = Replica(client, "one")
+        replica.fails = True
+        async with standing(replica):
+            await eventually(lambda: replica.started == 1 and leases.writes == 2)
+            assert leases.holder == "" and not replica.leadership.is_leader
+            replica.fails = False
+            await eventually(lambda: replica.working)
+
+
+async def test_an_api_server_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    leases = Leases()
+    leases.deaf = True
+    async with faked(tmp_path, leases.serve) as client:
+        replica = Replica(client, "one")
+        async with standing(replica):
+            await asyncio.sleep(3 * lease_module.CALL_S)
+            assert not replica.started
+            leases.deaf = False
+            await eventually(lambda: replica.working)

@@ -1,0 +1,244 @@
+"""Objects into the store: each change once, nothing twice, and a fault leaves what was in force."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ca.kubernetes.objects import objects as objects_module
+from ca.kubernetes.objects.objects import (
+    APPROVED_BY,
+    MESH_POLICY,
+    PROGRAM,
+    ObjectIndex,
+    ObjectWriter,
+    RawObject,
+    WatchedObject,
+    collection_path,
+    read_object,
+)
+from ca.store.records import ProgramRecord
+from ca.store.store import Store
+from shared.model.errors import UnavailableError
+from shared.model.identity.program import Program
+from shared.model.policy.rules import Mode
+from tests.ca.founded import NOW, opened
+from tests.ca.running import eventually
+from tests.shared.model.policy.object_cases import A, B, policy, program
+
+RULE = {"name": "web", "action": "allow", "ports": [80]}
+
+
+def make_object(document: dict[str, Any], *, generation: int = 1, uid: str = "u1", **metadata: Any) -> WatchedObject:
+    """An object as the watch gives it, from the JSON that an API server sends."""
+    document = {**document, "metadata": {**document["metadata"], "generation": generation, "uid": uid, **metadata}}
+    raw = msgspec.json.decode(msgspec.json.encode(document), type=RawObject)
+    return read_object(document["kind"])(raw)
+
+
+class Writing:
+    """A store, an index and a writer that leads as long as it may."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.leads = True
+        self.index = ObjectIndex()
+        self.writer = ObjectWriter(store, self.index, may_write=lambda: self.leads, clock=lambda: NOW)
+
+    async def put(self, document: dict[str, Any], **metadata: Any) -> None:
+        value = make_object(document, **metadata)
+        self.index.sink(value.kind).apply(value)
+        await self.writer.write_changes()
+
+    async def remove(self, document: dict[str, Any]) -> None:
+        value = make_object(document)
+        self.index.sink(value.kind).remove(value)
+        await self.writer.write_changes()
+
+    async def version(self) -> int:
+        return (await self.store.get_namespace_state("shop")).version
+
+
+@contextlib.asynccontextmanager
+async def writing(directory: Path) -> AsyncIterator[Writing]:
+    async with opened(directory) as core:
+        yield Writing(core.store)
+
+
+def test_the_collections_are_those_of_the_definitions() -> None:
+    assert collection_path(MESH_POLICY) == "/apis/touchmark.dev/v1alpha1/meshpolicies"
+    assert collection_path(PROGRAM) == "/apis/touchmark.dev/v1alpha1/programs"
+
+
+async def test_a_policy_takes_its_place_once(tmp_path: Path) -> None:
+    async with writing(tmp_path) as w:
+        await w.put(policy({"mode": "explicit", "group": {"label": "team"}, "rules": [RULE]}))
+        state = await w.store.get_namespace_state("shop")
+        assert (state.version, state.mode, state.group_label) == (1, Mode.EXPLICIT, "team")
+        assert [rule.name for rule in state.rules] == ["web"]
+        outcome = w.writer.outcomes[MESH_POLICY, "shop", "default"]
+        assert (outcome.is_accepted, outcome.generation, outcome.reason) == (True, 1, "InForce")
+        # The same content again, in whatever generation: no new version, so that no sidecar has to acknowledge it.
+        await w.put(policy({"mode": "explicit", "group": {"label": "team"}, "rules": [RULE]}), generation=2)
+        assert await w.version() == 1
+        assert w.writer.outcomes[MESH_POLICY, "shop", "default"].generation == 2
+
+
+async def test_a_change_of_the_status_alone_is_not_looked_at(tmp_path: Path) -> None:
+    async with writing(tmp_path) as w:
+        await w.put(policy({}))
+        w.writer.outcomes.clear()
+        await w.put({**policy({}), "status": {"mode": "permissive"}})
+        assert w.writer.outcomes == {}
+        value = w.index.get((MESH_POLICY, "shop", "default"))
+        assert value is not None and value.status == {"mode": "permissive"}
+
+
+async def test_neither_leaving_the_mode_out_nor_deleting_the_policy_loosens(tmp_path: Path) -> None:
+    async with writing(tmp_path) as w:
+        await w.put(policy({"mode": "explicit", "rules": [RULE]}))
+        await w.put(policy({"rules": [RULE]}), generation=2)
+        assert await w.version() == 1
+        await w.remove(policy({}))
+        state = await w.store.get_namespace_state("shop")
+        assert (state.version, state.mode, state.rules) == (2, Mode.EXPLICIT, ())
+        assert w.writer.outcomes == {}
+        await w.put(policy({"mode": "permissive"}), uid="u2")
+        assert (await w.store.get_namespace_state("shop")).mode is Mode.PERMISSIVE
+
+
+async def test_an_object_that_cannot_be_read_keeps_what_was_in_force(tmp_path: Path) -> None:
+    async with writing(tmp_path) as w:
+        await w.put(policy({"mode": "explicit", "rules": [RULE]}))
+        await w.put(program())
+        bad_peer = {"unidentified": True, "cidrs": ["10.0.0.1/8"]}
+        await w.put(policy({"rules": [{**RULE, "peers": [bad_peer]}]}), generation=2)
+        await w.put(program(digests=["abc"]), generation=2)
+        state = await w.store.get_namespace_state("shop")
+        assert (state.version, len(state.rules), len(state.approvals)) == (2, 1, 1)
+        outcome = w.writer.outcomes[MESH_POLICY, "shop", "default"]
+        assert (outcome.is_accepted, outcome.generation, outcome.reason) == (False, 2, "Invalid")
+        assert outcome.message.startswith("spec.rules[0].peers[0].cidrs[0]: not a CIDR")
+        assert not w.writer.outcomes[PROGRAM, "shop", "postgres"].is_accepted
+
+
+async def test_a_policy_of_another_name_does_nothing(tmp_path: Path) -> None:
+    """The API server refuses it; where the definition has been weakened, its deletion mustn't delete the true one."""
+    async with writing(tmp_path) as w:
+        await w.put(policy({"rules": [RULE]}))
+        await w.put(policy({"mode": "explicit"}, name="other"))
+        assert not w.writer.outcomes[MESH_POLICY, "shop", "other"].is_accepted
+        await w.remove(policy({}, name="other"))
+        state = await w.store.get_namespace_state("shop")
+        assert (state.version, state.mode, len(state.rules)) == (1, Mode.PERMISSIVE, 1)
+
+
+async def test_programs_are_approved_changed_and_taken_back(tmp_path: Path) -> None:
+    async with writing(tmp_path) as w:
+        await w.put(program(digests=[A, A, f"{A}/main:none"], weak=True))
+        record = await w.store.get_program("shop", "postgres")
+        assert record == ProgramRecord(
+            namespace="shop",
+            name="postgres",
+            service_account="db",
+            programs=(Program(digest=A), Program(digest=A, main="none")),
+            weak=True,
+            approved_by="Kubernetes",
+            approved=NOW,
+        )
+        await w.put(program(digests=[A, f"{A}/main:none"], weak=True), generation=2)
+        assert await w.version() == 1
+        await w.put(program(digests=[B]), generation=3, annotations={APPROVED_BY: "ann@example.com"})
+        record = await w.store.get_program("shop", "postgres")
+        assert record is not None and record.approved_by == "ann@example.com" and not record.weak
+        await w.remove(program())
+        assert await w.store.list_programs() == []
+        await w.remove(program())
+        assert await w.version() == 3
+
+
+async def test_what_was_deleted_while_nobody_looked_is_noticed(tmp_path: Path) -> None:
+    async with writing(tmp_path) as w:
+        await w.put(policy({"mode": "explicit", "rules": [RULE]}))
+        await w.put(program())
+        await w.put(program("kept"))
+    async with writing(tmp_path) as w:
+        w.index.sink(MESH_POLICY).replace([])
+        w.index.sink(PROGRAM).replace([make_object(program("kept")), make_object(program("new"))])
+        await w.writer.compare_all()
+        state = await w.store.get_namespace_state("shop")
+        assert (state.mode, state.rules) == (Mode.EXPLICIT, ())
+        assert [record.name for record in await w.store.list_programs()] == ["kept", "new"]
+        version = state.version
+        await w.writer.compare_all()
+        assert await w.version() == version
+
+
+async def test_a_list_replaces_what_was_known_of_its_kind_alone(tmp_path: Path) -> None:
+    async with writing(tmp_path) as w:
+        await w.put(policy({"rules": [RULE]}))
+        await w.put(program())
+        sink = w.index.sink(PROGRAM)
+        sink.replace([make_object(program("other"))])
+        await w.writer.write_changes()
+        assert [record.name for record in await w.store.list_programs()] == ["other"]
+        assert (len(sink), len(w.index.sink(MESH_POLICY))) == (1, 1)
+        assert (await w.store.get_namespace_state("shop")).rules != ()
+
+
+async def test_what_the_store_refuses_is_said(tmp_path: Path) -> None:
+    async with writing(tmp_path) as w:
+        digests = [f"{number:064x}" for number in range(6000)]
+        await w.put(program("one", digests=digests))
+        await w.put(program("two", digests=digests))
+        outcome = w.writer.outcomes[PROGRAM, "shop", "two"]
+        assert (outcome.is_accepted, outcome.reason) == (False, "Refused")
+        assert "at most" in outcome.message
+        assert await w.version() == 1
+
+
+async def test_who_does_not_lead_writes_nothing_and_forgets_nothing(tmp_path: Path) -> None:
+    async with writing(tmp_path) as w:
+        w.leads = False
+        await w.put(policy({"rules": [RULE]}))
+        assert await w.version() == 0
+        w.leads = True
+        await w.writer.write_changes()
+        assert await w.version() == 1
+
+
+async def test_a_store_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects_module, "RETRY_S", 0.05)
+    monkeypatch.setattr(objects_module, "COMPARE_S", 0.1)
+    async with writing(tmp_path) as w:
+        put_policy, failures = w.store.put_policy, [1, 1, 1]
+
+        async def fail(*arguments: Any, **options: Any) -> Any:
+            if failures:
+                failures.pop()
+                raise UnavailableError("away")
+            return await put_policy(*arguments, **options)
+
+        monkeypatch.setattr(w.store, "put_policy", fail)
+        task = asyncio.create_task(w.writer.run())
+        try:
+            value = make_object(policy({"rules": [RULE]}))
+            w.index.sink(MESH_POLICY).apply(value)
+            await eventually(lambda: (MESH_POLICY, "shop", "default") in w.writer.outcomes)
+            assert await w.version() == 1
+            # A store that lost what it knew (a backup was restored) is put right without any event.
+            await w.store.put_policy("shop", rules=())
+            await eventually(lambda: _has_rules(w))
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def _has_rules(w: Writing) -> bool:
+    return bool((await w.store.get_namespace_state("shop")).rules)

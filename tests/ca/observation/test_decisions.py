@@ -1,0 +1,101 @@
+"""Decisions are taken in as what their sender may say, followed without a gap, and kept within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from ca.observation.decisions import MAX_RECORD_BYTES, Decisions
+from ca.runtime.metrics import Metrics
+from ca.store import decision_log
+from ca.store.records import DecisionFilter
+from shared.model.errors import ProtocolError, UnavailableError
+from tests.ca.founded import NOW, WEB, Founded, opened
+from tests.ca.running import make_decision
+
+
+@pytest.fixture
+async def core(tmp_path: Path) -> AsyncIterator[Founded]:
+    async with opened(tmp_path / "d") as founded:
+        yield founded
+
+
+def make_log(core: Founded, metrics: Metrics | None = None, *, rows: int = 1000) -> Decisions:
+    return Decisions(core.store, metrics=metrics or Metrics(), max_age_s=3600, max_rows=rows)
+
+
+async def test_a_sidecar_speaks_for_itself_alone(core: Founded) -> None:
+    metrics = Metrics()
+    log = make_log(core, metrics)
+    forged = make_decision("forged", sidecar="other", namespace="bank")
+    await log.take_in([forged, make_decision("own")], instance="a", workload=WEB, lost=3)
+    found = await log.query(DecisionFilter())
+    assert [(one.record.connection, one.record.sidecar, one.record.namespace) for one in found] == [
+        ("own", "a", "shop"),
+        ("forged", "a", "shop"),
+    ]
+    text = metrics.render().decode()
+    assert "touchmark_ca_decisions_corrected_total 1.0" in text
+    assert "touchmark_ca_decisions_lost_total 3.0" in text
+    assert "touchmark_ca_decisions_stored_total 2.0" in text
+    assert log.lost == 3
+
+
+@pytest.mark.parametrize(
+    "impossible",
+    [
+        {"port": 65536},
+        {"port": -1},
+        {"count": 0},
+        {"count": 2**70},
+        {"time": -1.0},
+        {"time": 1e15},
+        {"detail": "x" * MAX_RECORD_BYTES},
+    ],
+    ids=lambda value: next(iter(value)),
+)
+async def test_what_cannot_be_is_refused_and_nothing_of_its_batch_is_stored(
+    core: Founded, impossible: dict[str, object]
+) -> None:
+    log = make_log(core)
+    with pytest.raises(ProtocolError):
+        batch = [make_decision("fine"), make_decision("impossible", **impossible)]
+        await log.take_in(batch, instance="a", workload=WEB, lost=0)
+    assert await log.query(DecisionFilter()) == []
+
+
+async def test_a_follower_misses_nothing_between_two_pages(core: Founded) -> None:
+    log = make_log(core)
+    await log.take_in([make_decision("before")], instance="a", workload=WEB, lost=0)
+    pages = await log.follow(DecisionFilter(since=0))
+    assert [one.record.connection for one in await anext(pages)] == ["before"]
+    for number in range(3):
+        await log.take_in([make_decision(f"c{number}")], instance="a", workload=WEB, lost=0)
+    assert [one.record.connection for one in await anext(pages)] == ["c0", "c1", "c2"]
+
+
+async def test_a_store_that_fails_stores_nothing_and_says_so(core: Founded, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(_records: object) -> int:
+        raise UnavailableError("the disk is full")
+
+    monkeypatch.setattr(core.store, "insert_decisions", fail)
+    with pytest.raises(UnavailableError):
+        await make_log(core).take_in([make_decision("c")], instance="a", workload=WEB, lost=0)
+
+
+async def test_retention_keeps_what_is_young_and_no_more_rows_than_it_may(
+    core: Founded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One round forgets all that is due, however many transactions it takes: a busy mesh must not outrun it."""
+    monkeypatch.setattr(decision_log, "_PRUNED_AT_ONCE", 4)
+    log = make_log(core, rows=10)
+    old = [make_decision(f"old{n}", time=NOW - 3601) for n in range(30)]
+    await log.take_in(
+        [*old, *(make_decision(f"new{n}", time=NOW) for n in range(15))], instance="a", workload=WEB, lost=0
+    )
+    assert await log.prune(now=NOW) == 35
+    kept = [one.record.connection for one in await log.query(DecisionFilter())]
+    assert kept == [f"new{n}" for n in range(14, 4, -1)]
+    assert await log.prune(now=NOW) == 0

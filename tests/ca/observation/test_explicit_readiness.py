@@ -1,0 +1,65 @@
+"""What stands against explicit mode: refusals of then, decided by the rules of now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import pytest
+
+import ca.observation.explicit_readiness
+from ca.observation.explicit_readiness import find_refusals
+from ca.store.store import Store
+from shared.model.policy.decision import Answer, DecisionRecord, PartyRecord
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Action, Mode, NamespaceState, Rule
+from tests.ca.running import make_decision
+
+
+@dataclass
+class FewRecords:
+    """The two questions that readiness asks the store."""
+
+    records: list[DecisionRecord]
+    state: NamespaceState
+
+    async def list_refusals(self, _namespace: str, *, since: float, limit: int) -> list[DecisionRecord]:
+        return [record for record in self.records if record.time >= since][:limit]
+
+    async def get_namespace_state(self, namespace: str) -> NamespaceState:
+        return self.state if namespace == "shop" else NamespaceState(namespace=namespace)
+
+
+def stored(*records: DecisionRecord, state: NamespaceState | None = None) -> Store:
+    return cast("Store", FewRecords(list(records), state or NamespaceState(namespace="shop")))
+
+
+async def test_a_connection_counts_once_whichever_sides_report_it() -> None:
+    records = [make_decision("c1"), make_decision("c1", sidecar="b"), make_decision("c2", time=1_790_000_009.0)]
+    found = await find_refusals(stored(*records), "shop", since=0)
+    (cause,) = found.causes
+    assert (cause.reason, cause.connections, cause.last_seen) == (Reason.PROGRAM_NOT_APPROVED, 2, 1_790_000_009.0)
+    assert (found.settled, found.is_truncated) == (0, False)
+
+
+async def test_deny_rules_and_refusals_of_permissive_mode_do_not_stand_against_explicit() -> None:
+    deny = NamespaceState(namespace="shop", rules=(Rule(name="no", action=Action.DENY),))
+    found = await find_refusals(stored(make_decision("c"), state=deny), "shop", since=0)
+    assert (found.causes, found.settled) == ((), 0)
+    broken = make_decision("c", mode=Mode.PERMISSIVE, reason=Reason.APPLICATION_UNREACHABLE)
+    assert (await find_refusals(stored(broken), "shop", since=0)).causes == ()
+    marked = make_decision("c", mode=Mode.PERMISSIVE, answer=Answer.ALLOW, would_deny=True)
+    assert len((await find_refusals(stored(marked), "shop", since=0)).causes) == 1
+
+
+async def test_a_record_that_cannot_be_replayed_counts_as_it_was() -> None:
+    odd = make_decision("c", reason=Reason.NO_RULE, source=PartyRecord(workload="no workload"))
+    (cause,) = (await find_refusals(stored(odd), "shop", since=0)).causes
+    assert cause.reason is Reason.NO_RULE
+
+
+async def test_more_than_can_be_looked_at_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ca.observation.explicit_readiness, "MAX_REPLAYED", 2)
+    records = [make_decision(f"c{number}") for number in range(3)]
+    found = await find_refusals(stored(*records), "shop", since=0)
+    assert (found.is_truncated, found.causes[0].connections) == (True, 2)

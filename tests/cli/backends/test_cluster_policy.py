@@ -1,0 +1,245 @@
+"""What can't be caused on a real API server: a CA that refuses, one that is silent, races between writers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from cli.backends import cluster_policy as governor
+from cli.main import run
+from cli.text.exit_codes import ExitCode
+from shared.model.policy.rules import Mode, NamespaceState
+from shared.model.wire.admin import Acknowledgements, DecisionList, Readiness
+from tests.cli.cluster.test_objects import POLICY, make_policy
+from tests.cli.commands.test_decisions import DENIAL
+from tests.cli.fake_api import CA_PODS, FakeAPI, make_status
+from tests.cli.fake_ca import FakeCA
+
+MESH_POLICY = "/apis/touchmark.dev/v1alpha1/namespaces/shop/meshpolicies/default"
+PROGRAMS = "/apis/touchmark.dev/v1alpha1/namespaces/shop/programs"
+REVIEW = "POST /apis/authentication.k8s.io/v1/selfsubjectreviews"
+DIGEST = "ab" * 32
+
+
+def make_conflict(*owners: str) -> Any:
+    causes = [
+        {"reason": "FieldManagerConflict", "message": f'conflict with "{owner}" using v', "field": ".spec.mode"}
+        for owner in owners
+    ]
+    return make_status(409, "Conflict", "Apply failed", causes=causes)
+
+
+def make_readiness(*, is_safe: bool = True) -> Readiness:
+    return Readiness(
+        namespace="shop",
+        mode=Mode.PERMISSIVE,
+        version=3,
+        since=0.0,
+        causes=(),
+        settled=0,
+        is_truncated=False,
+        sidecars_reported=2,
+        sidecars_total=2,
+        silent=() if is_safe else ("web",),
+        is_safe=is_safe,
+    )
+
+
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(governor, "_POLL_S", 0.05)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what isn't accepted in time."""
+    monkeypatch.setattr(governor, "ACCEPTANCE_DEADLINE_S", 0.3)
+
+
+def test_the_switch_asks_the_ca_writes_the_mode_alone_and_waits_for_everybody(
+    cluster_ca: FakeCA, api: FakeAPI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster_ca.answers["GET /v1/namespaces/shop/readiness"] = make_readiness()
+    api.answers[f"PATCH {MESH_POLICY}"] = make_policy()
+    api.answers[f"GET {MESH_POLICY}"] = [
+        make_policy(observed=1),
+        make_policy(),
+        make_policy(installed=3, waiting=[]),
+    ]
+    assert run(["mode", "shop", "explicit", "-k"]) == ExitCode.SUCCESS
+    printed = capsys.readouterr()
+    assert "version 7 is in force in all 3 sidecars" in printed.out
+    assert "in force in 2 of 3 sidecars; waiting for web-1.abc" in printed.err
+    [written] = api.asked(f"PATCH {MESH_POLICY}")
+    assert written["spec"] == {"mode": "explicit"}
+    query = next(query for key, query, _ in api.requests if key == f"PATCH {MESH_POLICY}")
+    assert query == {"fieldManager": "touchmark-mode", "fieldValidation": "Strict"}
+
+
+def test_laggards_end_with_9_and_a_ca_that_sees_nothing_does_so_too(
+    cluster_ca: FakeCA, api: FakeAPI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.answers[f"PATCH {MESH_POLICY}"] = make_policy()
+    api.answers[f"GET {MESH_POLICY}"] = make_policy(sidecars=30)
+    assert run(["mode", "shop", "permissive", "-k", "--timeout", "0.3"]) == ExitCode.DEADLINE
+    assert "web-1.abc hasn't confirmed within 0 s\n  ✗ and 27 more" in capsys.readouterr().err
+    api.answers[f"GET {MESH_POLICY}"] = make_policy(observed=1)
+    assert run(["mode", "shop", "permissive", "-k", "--timeout", "0.3"]) == ExitCode.DEADLINE
+    assert "the CA hasn't seen it" in capsys.readouterr().out
+
+
+def test_what_the_ca_hasn_t_seen_is_told_as_written_only(api: FakeAPI, capsys: pytest.CaptureFixture[str]) -> None:
+    api.answers[f"GET {MESH_POLICY}"] = {**make_policy(), "status": {}}
+    assert run(["mode", "shop", "-k"]) == ExitCode.SUCCESS
+    printed = capsys.readouterr()
+    assert "shop: explicit is written; the CA hasn't said what is in force\n✗ the CA hasn't seen" in printed.out
+    assert not printed.err
+    api.answers[f"GET {MESH_POLICY}"] = make_policy(mode="permissive")
+    assert run(["mode", "shop", "-k"]) == ExitCode.SUCCESS
+    assert "shop is permissive (version 7, in force in 2 of 3 sidecars)\nwritten is explicit" in capsys.readouterr().out
+
+
+def test_a_ca_that_refuses_the_policy_is_quoted(
+    cluster_ca: FakeCA, api: FakeAPI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.answers[f"PATCH {MESH_POLICY}"] = make_policy()
+    api.answers[f"GET {MESH_POLICY}"] = make_policy(accepted="False")
+    assert run(["mode", "shop", "permissive", "-k"]) == ExitCode.REFUSED
+    assert "spec.rules[0]: no" in capsys.readouterr().err
+    assert run(["mode", "shop", "-k"]) == ExitCode.SUCCESS
+    assert "✗ the CA refuses what is written: spec.rules[0]: no" in capsys.readouterr().out
+
+
+def test_without_the_right_to_ask_the_ca_only_yes_switches(
+    cluster_ca: FakeCA, api: FakeAPI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.answers[f"PATCH {MESH_POLICY}"] = make_policy()
+    api.answers[f"GET {MESH_POLICY}"] = make_policy(installed=3, waiting=[])
+    api.forward_status = 403
+    assert run(["mode", "shop", "explicit", "-k"]) == ExitCode.REFUSED
+    assert not api.asked(f"PATCH {MESH_POLICY}")
+    assert run(["mode", "shop", "explicit", "-k", "--yes"]) == ExitCode.SUCCESS
+    assert "isn't known: you may not create pods/portforward" in capsys.readouterr().err
+
+
+def test_a_namespace_without_a_policy_is_asked_of_the_ca(
+    cluster_ca: FakeCA, api: FakeAPI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster_ca.answers["GET /v1/namespaces/shop"] = NamespaceState(namespace="shop", version=3, mode=Mode.EXPLICIT)
+    cluster_ca.answers["GET /v1/namespaces/shop/acknowledgements"] = Acknowledgements(
+        namespace="shop", version=3, installed=1, total=1, waiting=()
+    )
+    assert run(["mode", "shop", "-k", "--json"]) == ExitCode.SUCCESS
+    answer = msgspec.json.decode(capsys.readouterr().out)
+    assert (answer["mode"], answer["wanted"]) == ("explicit", None)
+    api.answers[CA_PODS] = {"items": []}
+    assert run(["mode", "shop", "-k"]) == ExitCode.NOT_FOUND
+    assert "has no MeshPolicy, and the CA can't be asked" in capsys.readouterr().err
+
+
+def test_a_field_of_another_tool_is_only_taken_by_force(api: FakeAPI, capsys: pytest.CaptureFixture[str]) -> None:
+    api.answers[f"PATCH {MESH_POLICY}"] = make_conflict("helm", "touchmark")
+    assert run(["mode", "shop", "permissive", "-k", "--json"]) == ExitCode.CONFLICT
+    error = msgspec.json.decode(capsys.readouterr().err)
+    assert error["code"] == "owned_elsewhere"
+    assert "'helm' owns .spec.mode" in error["message"]
+    assert len(api.requests) == 1
+    api.answers[f"PATCH {MESH_POLICY}"] = make_policy()
+    api.answers[f"GET {MESH_POLICY}"] = make_policy(installed=3, waiting=[])
+    assert run(["mode", "shop", "permissive", "-k", "--force-conflicts"]) == ExitCode.SUCCESS
+    assert api.requests[1][1]["force"] == "true"
+
+
+def test_our_own_managers_give_way_to_each_other_but_nobody_slips_in_between(api: FakeAPI) -> None:
+    current = make_policy(installed=3, waiting=[])
+    current["metadata"]["resourceVersion"] = "41"
+    api.answers[f"GET {MESH_POLICY}"] = current
+    api.answers[f"PATCH {MESH_POLICY}"] = [
+        make_conflict("touchmark"),  # The first try.
+        make_conflict("touchmark"),  # Pinned to version 41.
+        make_status(409, "Conflict", "modified"),  # By force, but it has changed.
+        make_conflict("touchmark"),
+        current,
+    ]
+    assert run(["mode", "shop", "permissive", "-k"]) == ExitCode.SUCCESS
+    patches = [(query, body) for key, query, body in api.requests if key.startswith("PATCH")]
+    assert [query.get("force") for query, _ in patches] == [None, None, "true", None, "true"]
+    assert [body["metadata"].get("resourceVersion") for _, body in patches] == [None, "41", "41", "41", "41"]
+
+
+def test_somebody_else_s_claim_in_between_stops_us(api: FakeAPI) -> None:
+    current = make_policy()
+    current["metadata"]["resourceVersion"] = "41"
+    api.answers[f"GET {MESH_POLICY}"] = current
+    api.answers[f"PATCH {MESH_POLICY}"] = [make_conflict("touchmark"), make_conflict("helm")]
+    assert run(["mode", "shop", "permissive", "-k"]) == ExitCode.CONFLICT
+    assert not any(query.get("force") for _, query, _ in api.requests)
+
+
+def test_what_keeps_changing_is_given_up(api: FakeAPI) -> None:
+    current = make_policy()
+    current["metadata"]["resourceVersion"] = "41"
+    api.answers[f"GET {MESH_POLICY}"] = current
+    api.answers[f"PATCH {MESH_POLICY}"] = [make_conflict("touchmark"), make_status(409, "Conflict", "modified")]
+    assert run(["mode", "shop", "permissive", "-k"]) == ExitCode.CONFLICT
+
+
+def make_program(**status: Any) -> dict[str, Any]:
+    return {
+        "kind": "Program",
+        "metadata": {"name": "client-1", "namespace": "shop", "generation": 1},
+        "spec": {"serviceAccount": "client", "digests": [f"sha256:{DIGEST}"]},
+        "status": status,
+    }
+
+
+ACCEPTED = {"observedGeneration": 1, "conditions": [{"type": "Accepted", "status": "True"}]}
+
+
+def test_an_approval_from_decisions_is_in_the_user_s_name(cluster_ca: FakeCA, api: FakeAPI) -> None:
+    cluster_ca.answers["GET /v1/decisions"] = DecisionList(decisions=(DENIAL,))
+    api.answers[REVIEW] = {"status": {"userInfo": {"username": "alice@example.test"}}}
+    api.answers[f"PATCH {PROGRAMS}/client-{DIGEST[:12]}"] = make_program()
+    api.answers[f"GET {PROGRAMS}/client-1"] = [make_program(), make_program(**ACCEPTED)]
+    assert run(["program", "approve", "shop/client", "--from-decisions", "--yes", "-k"]) == ExitCode.SUCCESS
+    [written] = api.asked(f"PATCH {PROGRAMS}/client-{DIGEST[:12]}")
+    assert written["metadata"]["annotations"] == {"touchmark.dev/approved-by": "alice@example.test"}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_approval_that_the_ca_hasn_t_seen_ends_with_9(api: FakeAPI, capsys: pytest.CaptureFixture[str]) -> None:
+    api.answers[REVIEW] = {"status": {}}
+    api.answers[f"PATCH {PROGRAMS}/client-{DIGEST[:12]}"] = make_program()
+    api.answers[f"GET {PROGRAMS}/client-1"] = make_program()
+    assert run(["program", "approve", "shop/client", DIGEST, "-k"]) == ExitCode.DEADLINE
+    assert "the CA hasn't seen it yet" in capsys.readouterr().err
+
+
+def test_a_policy_is_tried_whole_before_anything_is_written(api: FakeAPI, tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(POLICY)
+    api.answers[f"PATCH {MESH_POLICY}"] = make_policy()
+    api.answers[f"PATCH {PROGRAMS}/web"] = make_status(422, "Invalid", "spec.digests: no")
+    assert run(["policy", "apply", "-k", "-f", str(file)]) == ExitCode.BAD_INPUT
+    assert [query.get("dryRun") for _, query, _ in api.requests] == ["All", "All"]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_policy_s_writing_names_strangers_rules_and_what_isn_t_in_force(
+    api: FakeAPI, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(POLICY.split("---")[0])
+    kept = make_policy(observed=1)
+    kept["spec"]["rules"] = [{"name": "a"}, {"name": "theirs"}]
+    api.answers[f"PATCH {MESH_POLICY}"] = kept
+    api.answers[f"GET {MESH_POLICY}"] = kept
+    assert run(["policy", "apply", "-k", "-f", str(file)]) == ExitCode.DEADLINE
+    errors = capsys.readouterr().err
+    assert "rules that another tool wrote: theirs" in errors
+    assert "hasn't put it in force yet" in errors
+    api.answers[f"GET {MESH_POLICY}"] = make_policy(accepted="False")
+    assert run(["policy", "apply", "-k", "-f", str(file)]) == ExitCode.REFUSED

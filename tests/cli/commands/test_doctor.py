@@ -1,0 +1,46 @@
+"""Doctor: a line each, and 3 when something needed is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cli.main import run
+from cli.text.exit_codes import ExitCode
+from tests.cli.commands.test_status import answer_all
+from tests.cli.fake_api import FakeAPI
+from tests.cli.fake_ca import FakeCA
+
+
+def test_a_missing_ca_is_a_cross_with_a_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", "--admin-socket", str(tmp_path / "none.sock")]) == ExitCode.CHECK_FAILED
+    lines = capsys.readouterr().out.splitlines()
+    cross = next(index for index, line in enumerate(lines) if line.startswith("✗ CA"))
+    assert "touchmark ca serve" in lines[cross + 1]
+    assert any(line.startswith("✓ Python") for line in lines)
+
+
+def test_json_holds_the_same_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["doctor", "--json", "--admin-socket", str(tmp_path / "none.sock")])
+    answer = msgspec.json.decode(capsys.readouterr().out)
+    assert answer["is_well"] is False
+    assert {"subject": "CA", "is_well": False}.items() <= answer["findings"][-1].items()
+
+
+def test_without_an_api_server_there_is_one_finding(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", "--cluster"]) == ExitCode.CHECK_FAILED
+    assert capsys.readouterr().out.startswith("✗ API server: no kubeconfig")
+
+
+def test_a_cluster_is_examined_instead_of_this_machine(
+    cluster_ca: FakeCA, api: FakeAPI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer_all(cluster_ca)
+    api.answers["GET /version"] = {"gitVersion": "v1.34.4"}
+    for option in ("--cluster", "-k"):
+        assert run(["doctor", option, "--json"]) == ExitCode.CHECK_FAILED
+        subjects = [finding["subject"] for finding in msgspec.json.decode(capsys.readouterr().out)["findings"]]
+        assert {"API server", "webhook configuration", "CA's rights", "trust bundle"} <= set(subjects)
+        assert "Python" not in subjects

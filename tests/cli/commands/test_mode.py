@@ -1,0 +1,126 @@
+"""The switch to explicit says first what it would refuse, and waits for everybody's confirmation."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from cli.main import run
+from cli.text.exit_codes import ExitCode
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Mode, NamespaceState
+from shared.model.wire.admin import Acknowledgements, Cause, ErrorAnswer, Readiness
+from tests.cli.fake_ca import FakeCA
+
+PROGRAM = f"sha256:{'ab' * 32}"
+CAUSE = Cause(
+    reason=Reason.PROGRAM_NOT_APPROVED,
+    source_workload="shop/client",
+    destination_workload="shop/web",
+    source_program=PROGRAM,
+    destination_program="",
+    port=8080,
+    connections=7,
+    last_seen=1.0,
+)
+
+
+def make_readiness(*causes: Cause) -> Readiness:
+    return Readiness(
+        namespace="shop",
+        mode=Mode.PERMISSIVE,
+        version=3,
+        since=0.0,
+        causes=causes,
+        settled=0,
+        is_truncated=False,
+        sidecars_reported=2,
+        sidecars_total=2,
+        silent=(),
+        is_safe=not causes,
+    )
+
+
+def make_acknowledgements(*waiting: str) -> Acknowledgements:
+    return Acknowledgements(namespace="shop", version=4, installed=2 - len(waiting), total=2, waiting=waiting)
+
+
+@pytest.fixture
+def shop(ca: FakeCA) -> FakeCA:
+    ca.answers["GET /v1/namespaces/shop/readiness"] = make_readiness()
+    ca.answers["PUT /v1/namespaces/shop/mode"] = NamespaceState(namespace="shop", version=4, mode=Mode.EXPLICIT)
+    ca.answers["GET /v1/namespaces/shop"] = NamespaceState(namespace="shop", version=4, mode=Mode.EXPLICIT)
+    ca.answers["GET /v1/namespaces/shop/acknowledgements"] = make_acknowledgements()
+    return ca
+
+
+def test_check_shows_the_causes_and_ends_with_3_without_switching(
+    shop: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.answers["GET /v1/namespaces/shop/readiness"] = make_readiness(CAUSE)
+    assert run(["mode", "shop", "explicit", "--check"]) == ExitCode.CHECK_FAILED
+    printed = capsys.readouterr().out
+    assert "program_not_approved" in printed
+    assert "2 of 2 sidecars" in printed
+    assert not shop.asked("PUT /v1/namespaces/shop/mode")
+
+
+def test_check_ends_with_0_when_nothing_would_be_refused(shop: FakeCA) -> None:
+    assert run(["mode", "shop", "--check", "--json"]) == ExitCode.SUCCESS
+
+
+def test_unsafe_and_nobody_to_ask_stays_as_it_is(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.answers["GET /v1/namespaces/shop/readiness"] = make_readiness(CAUSE)
+    assert run(["mode", "shop", "explicit", "--json"]) == ExitCode.REFUSED
+    assert msgspec.json.decode(capsys.readouterr().err)["code"] == "refused"
+    assert not shop.asked("PUT /v1/namespaces/shop/mode")
+
+
+def test_yes_switches_all_the_same_and_waits_for_both_sidecars(
+    shop: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.answers["GET /v1/namespaces/shop/readiness"] = make_readiness(CAUSE)
+    shop.answers["GET /v1/namespaces/shop/acknowledgements"] = [make_acknowledgements("web"), make_acknowledgements()]
+    assert run(["mode", "shop", "explicit", "--yes"]) == ExitCode.SUCCESS
+    assert shop.asked("PUT /v1/namespaces/shop/mode")[0]["mode"] == "explicit"
+    printed = capsys.readouterr()
+    assert "in force in 1 of 2 sidecars" in printed.err
+    assert "in force in all 2 sidecars" in printed.out
+
+
+def test_where_everybody_has_confirmed_at_once_there_is_no_progress_to_tell(
+    shop: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["mode", "shop", "explicit"]) == ExitCode.SUCCESS
+    printed = capsys.readouterr()
+    assert "sidecars" not in printed.err
+    assert "in force in all 2 sidecars" in printed.out
+
+
+def test_a_laggard_is_named_and_ends_with_9(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.answers["GET /v1/namespaces/shop/acknowledgements"] = make_acknowledgements("web-7")
+    assert run(["mode", "shop", "explicit", "--timeout", "0.1"]) == ExitCode.DEADLINE
+    assert "web-7" in capsys.readouterr().err
+
+
+def test_to_permissive_asks_nothing(shop: FakeCA) -> None:
+    assert run(["mode", "shop", "permissive"]) == ExitCode.SUCCESS
+    assert not shop.asked("GET /v1/namespaces/shop/readiness")
+
+
+def test_a_namespace_of_which_nothing_is_known_is_named_as_such(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    ca.answers["GET /v1/namespaces/nowhere"] = NamespaceState(namespace="nowhere", version=0, mode=Mode.PERMISSIVE)
+    ca.answers["GET /v1/namespaces/nowhere/acknowledgements"] = Acknowledgements(
+        namespace="nowhere", version=0, installed=0, total=0, waiting=()
+    )
+    assert run(["mode", "nowhere"]) == ExitCode.SUCCESS
+    assert "nothing is known of this namespace" in capsys.readouterr().err
+
+
+def test_without_the_ca_s_look_ahead_only_yes_goes_on(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.answers["GET /v1/namespaces/shop/readiness"] = ErrorAnswer(code="unavailable", message="the store is away")
+    assert run(["mode", "shop", "explicit"]) == ExitCode.UNAVAILABLE
+    assert run(["mode", "shop", "--check"]) == ExitCode.UNAVAILABLE
+    assert not shop.asked("PUT /v1/namespaces/shop/mode")
+    assert run(["mode", "shop", "explicit", "--yes"]) == ExitCode.SUCCESS
+    assert "isn't known: the store is away" in capsys.readouterr().err

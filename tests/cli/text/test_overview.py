@@ -1,0 +1,127 @@
+"""What is wrong with a mesh is found, one thing at a time; and nothing is, where nothing is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from cli.machine.machine import Finding
+from cli.text.overview import Observation, count_versions, examine, examine_skew, list_rows, name_some
+from shared.model.version import VERSION
+from shared.model.wire.admin import Health, PodView, RefusedEnrolment, RotationStatus, WatchView
+from tests.cli.observations import (
+    CERTIFICATE,
+    NOW,
+    OBSERVATION,
+    change_ca,
+    change_cluster,
+    change_sidecar,
+    make_authority,
+)
+
+LOST_WATCH = WatchView(name="pods", is_synced=True, age_s=300.0, objects=9, restarts=4, lists=1, fault="forbidden")
+POD = PodView(namespace="shop", name="old-1", service_account="web", message="another image")
+REFUSED = RefusedEnrolment(
+    time=NOW - 60, reason="pod_not_injected", message="no sidecar", hint="inject it", namespace="shop", pod="old-1"
+)
+ENDING = msgspec.structs.replace(CERTIFICATE, not_after=NOW + 9)
+PREPARED = RotationStatus(step="prepared", issuer="CN=a", next="CN=b", waiting_for=("w (shop/web)",), is_finished=False)
+
+
+def find_faults(observed: Observation) -> list[Finding]:
+    return [finding for finding in examine(observed, own_version=VERSION) if not finding.is_well]
+
+
+def test_nothing_is_wrong_where_nothing_is() -> None:
+    assert find_faults(OBSERVATION) == []
+    assert find_faults(replace(OBSERVATION, cluster=None)) == []
+
+
+@pytest.mark.parametrize(
+    ("subject", "part", "changes"),
+    [
+        ("CA", "store: gone", {"health": Health(status="bad", checks={"store": "gone"})}),
+        ("sidecars", "web-1.abcdef01 (shop/web)", {"sidecars": (change_sidecar(connected=False, last_seen=NOW - 90),)}),
+        ("trust bundle", "number 4 isn't installed", {"sidecars": (change_sidecar(installed_sequence=3),)}),
+        ("policies", "web-1.abcdef01", {"sidecars": (change_sidecar(namespace_versions={"shop": 6}),)}),
+        ("authorities", "ending soon: issuing 1", {"ca": change_ca(authorities=(make_authority(ends_in=86_400.0),))}),
+        (
+            "certificates",
+            "late for renewal",
+            {"identities": (msgspec.structs.replace(CERTIFICATE, not_after=NOW + 9),)},
+        ),
+        ("certificates", "has ended", {"ca": change_ca(server_not_after=NOW - 1)}),
+        ("CA's view of the cluster", "pods: forbidden", {"cluster": change_cluster(watches=(LOST_WATCH,))}),
+        ("injection", "shop/old-1", {"cluster": change_cluster(not_injected=(POD,))}),
+        ("injected pods", "shop/old-1: another image", {"cluster": change_cluster(unfit=(POD,))}),
+        ("refused enrolments", "1× pod_not_injected", {"cluster": change_cluster(refused=(REFUSED,), refused_total=1)}),
+        ("clocks of the CA and the API server", "90 s apart", {"cluster": change_cluster(clock_skew_s=-90.0)}),
+    ],
+)
+def test_each_fault_is_found_alone_with_a_hint(subject: str, part: str, changes: dict[str, Any]) -> None:
+    [finding] = find_faults(replace(OBSERVATION, **changes))
+    assert finding.subject == subject
+    assert part in finding.observation
+    assert finding.hint
+    assert not finding.is_optional
+
+
+def test_what_passes_by_itself_is_no_fault() -> None:
+    just_gone = change_sidecar(connected=False, last_seen=NOW - 10)
+    left_long_ago = change_sidecar(instance="gone", connected=False, live=False, installed_sequence=1)
+    assert find_faults(replace(OBSERVATION, sidecars=(just_gone, left_long_ago))) == []
+    newer = msgspec.structs.replace(CERTIFICATE, not_after=NOW + 9)
+    assert find_faults(replace(OBSERVATION, identities=(CERTIFICATE, newer))) == []
+    old = msgspec.structs.replace(REFUSED, time=NOW - 7200)
+    assert find_faults(replace(OBSERVATION, cluster=change_cluster(refused=(old,), refused_total=1))) == []
+
+
+def test_a_rotation_that_waits_is_told_but_no_fault() -> None:
+    [finding] = find_faults(replace(OBSERVATION, ca=change_ca(rotation=PREPARED)))
+    assert finding.is_optional
+    assert "b is prepared and waits for w (shop/web)" in finding.observation
+
+
+def test_a_roots_rotation_names_what_lacks_it_and_the_tokens_that_pin_the_old_one() -> None:
+    waiting = msgspec.structs.replace(
+        PREPARED, kind="root", next_root="CN=r2", waiting_for=(), unpublished=("ConfigMap shop/touchmark-trust",)
+    )
+    [finding] = find_faults(replace(OBSERVATION, ca=change_ca(rotation=waiting)))
+    assert "r2 is prepared and waits for ConfigMap shop/touchmark-trust" in finding.observation
+    assert "rotate root" in finding.hint
+    active = msgspec.structs.replace(waiting, step="active", previous_root="CN=r1", open_tokens=("t1 (shop/db)",))
+    findings = examine(replace(OBSERVATION, ca=change_ca(rotation=active)), own_version=VERSION)
+    [said] = [each.observation for each in findings if each.subject == "rotation"]
+    assert said == "0 certificates of r1 are still alive; join tokens that pin it: t1 (shop/db)"
+
+
+@pytest.mark.parametrize(
+    ("version", "is_optional"),
+    [("0.1.9", True), ("0.3.0", True), ("0.4.0", False), ("0.0.9", False), ("1.1.0", False), ("odd", False)],
+)
+def test_mixed_versions_are_told_and_too_far_apart_is_a_fault(version: str, is_optional: bool) -> None:
+    mixed = replace(OBSERVATION, sidecars=(change_sidecar(version=version),))
+    [finding] = find_faults(mixed)
+    assert (finding.subject, finding.is_optional) == ("versions", is_optional)
+    assert count_versions(mixed) == {version: 1}
+
+
+def test_rows_are_the_namespaces_of_the_mesh_alone() -> None:
+    [row] = list_rows(OBSERVATION)
+    assert (row.namespace, row.mode, row.version, row.live, row.connected) == ("shop", "explicit", 7, 1, 1)
+    assert (row.installed, row.injected, row.not_injected, row.versions) == (1, 1, 0, (VERSION,))
+    [row] = list_rows(replace(OBSERVATION, cluster=None, sidecars=(change_sidecar(namespace_versions={}),)))
+    assert (row.installed, row.injected) == (0, None)
+
+
+def test_many_names_are_cut() -> None:
+    assert name_some("abc", most=2) == "a, b and 1 more"
+    assert name_some([]) == ""
+
+
+def test_clocks() -> None:
+    assert examine_skew("a", "b", -3.0).is_well
+    assert not examine_skew("a", "b", 16.0).is_well

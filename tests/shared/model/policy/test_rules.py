@@ -1,0 +1,54 @@
+"""Policy's values: what means nothing can't be built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from shared.model.errors import TouchmarkError
+from shared.model.identity.program import Program
+from shared.model.policy.rules import MAX_RULES, Action, NamespaceState, Peer, PortRange, Rule
+
+A = Program(digest="a" * 64)
+
+MEANINGLESS: dict[str, Callable[[], object]] = {
+    "port 0": lambda: PortRange(first=0, last=1),
+    "port 65536": lambda: PortRange(first=1, last=65536),
+    "an empty range": lambda: PortRange(first=2, last=1),
+    "unidentified with a namespace": lambda: Peer(unidentified=True, cidrs=("::/0",), namespace="shop"),
+    "unidentified without addresses": lambda: Peer(unidentified=True),
+    "addresses of an identified peer": lambda: Peer(namespace="shop", cidrs=("198.18.0.0/15",)),
+    "addresses alone": lambda: Peer(cidrs=("198.18.0.0/15",)),
+    "a program alone": lambda: Peer(program=A),
+    "a program of a namespace": lambda: Peer(namespace="shop", program=A),
+    "a service account alone": lambda: Peer(service_account="web"),
+    "a bad namespace": lambda: Peer(namespace="No"),
+    "not a CIDR": lambda: Peer(unidentified=True, cidrs=("everything",)),
+    "a CIDR with host bits": lambda: Peer(unidentified=True, cidrs=("198.18.0.1/15",)),
+    "a v4-mapped CIDR": lambda: Peer(unidentified=True, cidrs=("::ffff:198.18.0.0/112",)),
+    "a rule without a name": lambda: Rule(name="", action=Action.ALLOW),
+    "a rule with a long name": lambda: Rule(name="n" * 129, action=Action.ALLOW),
+    "a rule for a program without a workload": lambda: Rule(name="r", action=Action.ALLOW, programs=(A,)),
+    "a bad namespace's state": lambda: NamespaceState(namespace=""),
+    "too many rules": lambda: NamespaceState(
+        namespace="shop", rules=(Rule(name="r", action=Action.ALLOW),) * (MAX_RULES + 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("build", MEANINGLESS.values(), ids=MEANINGLESS.keys())
+def test_what_means_nothing_cant_be_built(build: Callable[[], object]) -> None:
+    with pytest.raises(TouchmarkError) as caught:
+        build()
+    assert caught.value.message
+
+
+def test_ports_are_shown_as_they_are_written() -> None:
+    assert str(PortRange(first=80, last=80)) == "80"
+    assert str(PortRange(first=80, last=90)) == "80-90"
+
+
+def test_everything_is_said_in_so_many_words() -> None:
+    assert Peer(unidentified=True, cidrs=("0.0.0.0/0", "::/0")).cidrs == ("0.0.0.0/0", "::/0")
+    assert Peer() == Peer(namespace="", service_account="", program=None)

@@ -1,0 +1,229 @@
+"""Certificates: a good chain is read, every bad one is refused with its reason. All of them are real."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from shared.model.errors import VerificationError
+from shared.model.identity.identity import IdentityKind
+from shared.model.policy.reasons import Reason
+from shared.model.trust.bundle import TrustBundle
+from shared.model.trust.certificate import BundleVerifier, check_leaf_profile, common_name
+from tests.shared.model.trust.minting import (
+    IDENTITY,
+    NOW,
+    Minted,
+    make_bundle,
+    mint_authority,
+    mint_leaf,
+    moment,
+    named,
+)
+
+ROOT = mint_authority("root", path_length=1)
+ISSUER = mint_authority("issuer 1", ROOT, path_length=0, to_s=50_000)
+NEXT = mint_authority("issuer 2", ROOT, path_length=0)
+VERIFIER = BundleVerifier(make_bundle(ROOT, ISSUER, sequence=7))
+
+
+def refusal(verifier: BundleVerifier, *chain: x509.Certificate, now: float = NOW) -> VerificationError:
+    with pytest.raises(VerificationError) as caught:
+        verifier.verify_peer(chain, now=now)
+    return caught.value
+
+
+def test_a_good_chain_proves_its_identity() -> None:
+    leaf = mint_leaf(ISSUER)
+    peer = VERIFIER.verify_peer([leaf, ISSUER.certificate], now=NOW)
+    assert str(peer.identity) == IDENTITY
+    assert peer.identity.kind is IdentityKind.PROGRAM
+    assert (peer.issuer, peer.serial, peer.bundle_sequence) == ("issuer 1", leaf.serial_number, 7)
+    assert peer.not_after == NOW + 3600
+    assert peer.chain == (leaf, ISSUER.certificate)
+
+
+def test_a_chain_that_carries_the_root_is_good_as_well() -> None:
+    peer = VERIFIER.verify_peer([mint_leaf(ISSUER), ISSUER.certificate, ROOT.certificate], now=NOW)
+    assert str(peer.identity) == IDENTITY
+
+
+def test_a_chain_ends_with_its_earliest_certificate() -> None:
+    leaf = mint_leaf(ISSUER, to_s=80_000)
+    assert VERIFIER.verify_peer([leaf, ISSUER.certificate], now=NOW).not_after == NOW + 50_000
+
+
+def test_an_empty_or_overlong_chain_is_refused() -> None:
+    assert refusal(VERIFIER).reason == Reason.PEER_UNTRUSTED
+    assert refusal(VERIFIER, mint_leaf(ISSUER), *[ISSUER.certificate] * 4).reason == Reason.PEER_UNTRUSTED
+
+
+@pytest.mark.parametrize("now", [NOW - 31, NOW + 3601])
+def test_an_expired_or_future_leaf_is_refused(now: float) -> None:
+    assert refusal(VERIFIER, mint_leaf(ISSUER), ISSUER.certificate, now=now).reason == Reason.PEER_EXPIRED
+
+
+def test_an_expired_issuer_is_refused() -> None:
+    assert refusal(VERIFIER, mint_leaf(ISSUER, to_s=90_000), ISSUER.certificate, now=NOW + 60_000).reason == (
+        Reason.PEER_EXPIRED
+    )
+
+
+def test_a_self_signed_leaf_is_refused() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    itself = Minted(certificate=mint_authority("self", key=key).certificate, key=key)
+    assert refusal(VERIFIER, mint_leaf(itself, subject="self", key=key)).reason == Reason.PEER_UNTRUSTED
+
+
+def test_a_foreign_root_of_the_same_name_is_refused() -> None:
+    root = mint_authority("root", path_length=1)
+    issuer = mint_authority("issuer 1", root, path_length=0)
+    for chain in ([issuer.certificate], [issuer.certificate, root.certificate]):
+        assert refusal(VERIFIER, mint_leaf(issuer), *chain).reason == Reason.PEER_UNTRUSTED
+
+
+def test_a_missing_issuer_is_refused() -> None:
+    assert refusal(VERIFIER, mint_leaf(ISSUER)).reason == Reason.PEER_UNTRUSTED
+
+
+def test_an_issuer_that_the_bundle_doesnt_list_is_refused_although_the_root_signed_it() -> None:
+    assert refusal(VERIFIER, mint_leaf(NEXT), NEXT.certificate).reason == Reason.PEER_UNTRUSTED
+    both = BundleVerifier(make_bundle(ROOT, ISSUER, NEXT))
+    assert both.verify_peer([mint_leaf(NEXT), NEXT.certificate], now=NOW).issuer == "issuer 2"
+
+
+def test_a_leaf_that_the_root_signed_itself_is_refused() -> None:
+    assert refusal(VERIFIER, mint_leaf(ROOT)).reason == Reason.PEER_UNTRUSTED
+
+
+def test_an_authority_below_the_issuer_is_refused() -> None:
+    below = mint_authority("below", ISSUER, path_length=0)
+    assert refusal(VERIFIER, mint_leaf(below), below.certificate, ISSUER.certificate).reason == Reason.PEER_UNTRUSTED
+
+
+def test_a_leaf_cant_issue() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    leaf = mint_leaf(ISSUER, key=key, subject="leaf")
+    forged = mint_leaf(Minted(certificate=leaf, key=key))
+    assert refusal(VERIFIER, forged, leaf, ISSUER.certificate).reason == Reason.PEER_UNTRUSTED
+
+
+def test_a_distrusted_issuer_is_refused_wherever_it_stands() -> None:
+    tainted = BundleVerifier(make_bundle(ROOT, ISSUER, NEXT, distrusted=(ISSUER,)))
+    assert refusal(tainted, mint_leaf(ISSUER), ISSUER.certificate).reason == Reason.PEER_DISTRUSTED
+    assert refusal(tainted, mint_leaf(NEXT), NEXT.certificate, ISSUER.certificate).reason == Reason.PEER_DISTRUSTED
+    assert tainted.verify_peer([mint_leaf(NEXT), NEXT.certificate], now=NOW).issuer == "issuer 2"
+
+
+def test_a_distrusted_key_is_refused_under_another_name() -> None:
+    again = mint_authority("issuer 3", ROOT, path_length=0, key=ISSUER.key)
+    tainted = BundleVerifier(make_bundle(ROOT, again, distrusted=(ISSUER,)))
+    assert refusal(tainted, mint_leaf(again), again.certificate).reason == Reason.PEER_DISTRUSTED
+
+
+def test_another_trust_domain_is_refused() -> None:
+    foreign = x509.UniformResourceIdentifier(IDENTITY.replace("touchmark.local", "other.example"))
+    error = refusal(VERIFIER, mint_leaf(ISSUER, names=(foreign,)), ISSUER.certificate)
+    assert error.reason == Reason.PEER_UNTRUSTED
+    assert "trust domain" in error.message
+
+
+def test_a_certificate_that_cant_be_parsed_is_the_peers_fault() -> None:
+    """A presented intermediate whose curve nobody knows: still a refusal, not a crash."""
+    der = NEXT.certificate.public_bytes(Encoding.DER)
+    curve = bytes.fromhex("06082a8648ce3d030107")
+    assert curve in der
+    strange = x509.load_der_x509_certificate(der.replace(curve, bytes.fromhex("06082a8648ce3d03017f")))
+    error = refusal(VERIFIER, mint_leaf(ISSUER), ISSUER.certificate, strange)
+    assert error.reason == Reason.PEER_UNTRUSTED
+    with pytest.raises(VerificationError):
+        check_leaf_profile(strange)
+
+
+def test_a_flipped_bit_is_refused() -> None:
+    der = bytearray(mint_leaf(ISSUER).public_bytes(Encoding.DER))
+    der[-1] ^= 1
+    assert refusal(VERIFIER, x509.load_der_x509_certificate(bytes(der)), ISSUER.certificate).reason == (
+        Reason.PEER_UNTRUSTED
+    )
+
+
+URI = x509.UniformResourceIdentifier
+BROKEN: dict[str, Callable[[], x509.Certificate]] = {
+    "no SAN": lambda: mint_leaf(ISSUER, san_critical=None),
+    "two URIs": lambda: mint_leaf(ISSUER, names=(URI(IDENTITY), URI(IDENTITY + "/main/none"))),
+    "a DNS name beside the URI": lambda: mint_leaf(ISSUER, names=(URI(IDENTITY), x509.DNSName("web.example"))),
+    "an address instead": lambda: mint_leaf(ISSUER, names=(x509.IPAddress(ipaddress.ip_address("198.18.0.2")),)),
+    "SAN not critical with an empty subject": lambda: mint_leaf(ISSUER, san_critical=False),
+    "an authority": lambda: mint_leaf(ISSUER, is_ca=True),
+    "key usage not critical": lambda: mint_leaf(ISSUER, usage_critical=False),
+    "no digitalSignature": lambda: mint_leaf(ISSUER, digital_signature=False),
+    "keyCertSign": lambda: mint_leaf(ISSUER, key_cert_sign=True),
+    "server only": lambda: mint_leaf(ISSUER, purposes=(ExtendedKeyUsageOID.SERVER_AUTH,)),
+    "one purpose too many": lambda: mint_leaf(
+        ISSUER,
+        purposes=(
+            ExtendedKeyUsageOID.SERVER_AUTH,
+            ExtendedKeyUsageOID.CLIENT_AUTH,
+            ExtendedKeyUsageOID.CODE_SIGNING,
+        ),
+    ),
+    "no key identifiers": lambda: mint_leaf(ISSUER, with_identifiers=False),
+    "RSA": lambda: mint_leaf(ISSUER, key=rsa.generate_private_key(public_exponent=65537, key_size=2048)),
+    "P-384": lambda: mint_leaf(ISSUER, key=ec.generate_private_key(ec.SECP384R1())),
+    "a foreign SPIFFE ID": lambda: mint_leaf(ISSUER, names=(URI("spiffe://touchmark.local/web"),)),
+    "the CA's own ID": lambda: mint_leaf(ISSUER, names=(URI("spiffe://touchmark.local/touchmark/ca"),)),
+    "an upper-case digest": lambda: mint_leaf(ISSUER, names=(URI(IDENTITY[:-1] + "A"),)),
+}
+
+
+@pytest.mark.parametrize("make", BROKEN.values(), ids=BROKEN.keys())
+def test_a_leaf_off_the_profile_is_refused_by_the_check_and_by_the_verifier(
+    make: Callable[[], x509.Certificate],
+) -> None:
+    leaf = make()
+    with pytest.raises(VerificationError) as caught:
+        check_leaf_profile(leaf)
+    assert caught.value.reason == Reason.PEER_UNTRUSTED
+    assert refusal(VERIFIER, leaf, ISSUER.certificate).reason == Reason.PEER_UNTRUSTED
+
+
+def test_a_subject_allows_a_san_that_isnt_critical() -> None:
+    leaf = mint_leaf(ISSUER, subject="web", san_critical=False)
+    assert str(VERIFIER.verify_peer([leaf, ISSUER.certificate], now=NOW).identity) == IDENTITY
+
+
+def test_a_bundle_with_rubbish_cant_be_built() -> None:
+    with pytest.raises(ValueError):
+        BundleVerifier(TrustBundle(trust_domain="touchmark.local", sequence=1, roots=(b"rubbish",)))
+
+
+def test_a_name_without_a_common_name_is_shown_whole() -> None:
+    assert common_name(named("issuer 1")) == "issuer 1"
+    assert common_name(x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "Mint")])) == "O=Mint"
+    assert moment(0).timestamp() == NOW
+
+
+def test_a_remembered_chain_holds_only_while_it_is_valid() -> None:
+    verifier = BundleVerifier(make_bundle(ROOT, ISSUER))
+    leaf = mint_leaf(ISSUER)
+    peer = verifier.verify_peer([leaf, ISSUER.certificate], now=NOW)
+    again = x509.load_der_x509_certificate(leaf.public_bytes(Encoding.DER))
+    assert verifier.verify_peer([again, ISSUER.certificate], now=NOW) is peer
+    for now in (peer.not_after + 1, leaf.not_valid_before_utc.timestamp() - 1):
+        assert refusal(verifier, leaf, ISSUER.certificate, now=now).reason == Reason.PEER_EXPIRED
+    assert verifier.verify_peer([leaf, ISSUER.certificate], now=NOW) is peer
+
+
+def test_a_remembered_leaf_doesnt_vouch_for_another_chain() -> None:
+    verifier = BundleVerifier(make_bundle(ROOT, ISSUER))
+    leaf = mint_leaf(ISSUER)
+    verifier.verify_peer([leaf, ISSUER.certificate], now=NOW)
+    assert refusal(verifier, leaf).reason == Reason.PEER_UNTRUSTED
+    assert refusal(verifier, leaf, NEXT.certificate).reason == Reason.PEER_UNTRUSTED

@@ -1,0 +1,165 @@
+"""A connection's record: exactly one on every exit path; the registry's bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+
+import pytest
+from cryptography import x509
+from msgspec.structs import replace
+
+from shared.model.policy.decision import Answer, Ending, Phase
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction, Mode
+from shared.model.trust.bundle import public_key_digest
+from sidecar.connection.connection import Connection, LiveConnections, Refused, format_endpoint, parse_address
+from tests.sidecar.pair import (
+    CLIENT,
+    CLIENT_PROGRAM,
+    SERVER,
+    SERVER_PROGRAM,
+    Mint,
+    Pair,
+    approve,
+    identify,
+    running_pair,
+)
+from tests.sidecar.test_outbound import echo
+
+SOURCE, DESTINATION = ("198.18.0.1", 40000), ("198.18.0.2", 5432)
+
+
+def make(pair: Pair) -> Connection:
+    connection = Connection(pair.client.sidecar, Direction.EGRESS, source=SOURCE, destination=DESTINATION)
+    connection.source = replace(connection.source, workload=CLIENT, program=CLIENT_PROGRAM)
+    connection.destination = replace(connection.destination, workload=SERVER, program=SERVER_PROGRAM)
+    return connection
+
+
+async def test_a_refusal_is_recorded_once_and_doesnt_leave_the_story() -> None:
+    async with running_pair(echo) as pair:
+        with make(pair) as connection:
+            assert len(pair.client.sidecar.connections) == 1
+            raise Refused(Reason.CA_UNAVAILABLE, "why")
+        assert len(pair.client.sidecar.connections) == 0
+        connection.__exit__(None, None, None)
+        (record,) = pair.client.records
+        assert (record.answer, record.reason, record.ending) == (Answer.DENY, Reason.CA_UNAVAILABLE, Ending.REFUSED)
+        assert (record.detail, record.phase) == ("why", Phase.END)
+
+
+async def test_a_fault_of_ours_is_recorded_and_raised_on() -> None:
+    async with running_pair(echo) as pair:
+        with pytest.raises(ZeroDivisionError), make(pair):
+            raise ZeroDivisionError
+        assert pair.client.records[0].answer is Answer.DENY
+        assert "ZeroDivisionError" in pair.client.records[0].detail
+
+
+async def test_a_cancelled_story_is_a_shutdown_and_stays_cancelled() -> None:
+    async with running_pair(echo) as pair:
+        with pytest.raises(asyncio.CancelledError), make(pair) as connection:
+            connection.decide()
+            raise asyncio.CancelledError
+        assert pair.client.records[0].ending is Ending.SHUTDOWN
+
+
+async def test_a_change_revokes_what_is_no_longer_allowed_at_any_step() -> None:
+    async with running_pair(echo) as pair:
+        with make(pair) as connection:
+            connection.decide()
+            connection.decide_again()
+            connection.check_not_revoked()
+            pair.set_state(approve((SERVER, SERVER_PROGRAM), mode=Mode.EXPLICIT))
+            connection.decide_again()
+            connection.check_not_revoked()
+        (record,) = pair.client.records
+        assert (record.answer, record.reason) == (Answer.DENY, Reason.PROGRAM_NOT_APPROVED)
+        assert record.ending is Ending.POLICY_CHANGED
+
+
+async def test_a_remembered_evaluation_never_answers_for_another_policy_or_another_party() -> None:
+    async with running_pair(echo) as pair:
+        with make(pair) as connection:
+            assert connection.decide() == connection.decide()
+            # No notice of the change reaches the registry: the policy itself is another key.
+            pair.set_state(approve((SERVER, SERVER_PROGRAM), mode=Mode.EXPLICIT))
+            with pytest.raises(Refused):
+                connection.decide()
+            pair.set_state(approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM), mode=Mode.EXPLICIT))
+            assert connection.decide().allowed
+            connection.source = replace(connection.source, program=SERVER_PROGRAM)
+            with pytest.raises(Refused):
+                connection.decide()
+
+
+async def test_a_long_lived_connection_gets_one_start_record_and_a_young_one_none() -> None:
+    async with running_pair(echo) as pair:
+        with make(pair) as connection:
+            connection.decide()
+            registry = pair.client.sidecar.connections
+            registry.record_long_lived(time.time())
+            assert pair.client.records == []
+            registry.record_long_lived(time.time() + 60)
+            registry.record_long_lived(time.time() + 90)
+            connection.ending = Ending.FINISHED
+        assert [(r.phase, r.answer) for r in pair.client.records] == [
+            (Phase.START, Answer.ALLOW),
+            (Phase.END, Answer.ALLOW),
+        ]
+
+
+async def test_an_unprocessed_open_leaves_no_record() -> None:
+    async with running_pair(echo) as pair:
+        with make(pair) as connection:
+            connection.forget()
+        assert pair.client.records == []
+
+
+async def test_live_connections_are_described_within_the_limit_and_their_number_is_bounded() -> None:
+    async with running_pair(echo) as pair:
+        registry = pair.client.sidecar.connections
+        with make(pair) as first, make(pair):
+            first.decide()
+            described, is_truncated = registry.describe(1)
+            assert is_truncated
+            assert described[0].source == "198.18.0.1:40000"
+            assert described[0].destination_workload == "shop/db"
+        tight = LiveConnections(max_connections=1)
+        tight.add(first)
+        assert not tight.is_full
+        tight.add(make(pair))
+        assert tight.is_full
+
+
+def test_endpoints_are_written_with_brackets_around_ipv6() -> None:
+    assert format_endpoint(("198.18.0.2", 80)) == "198.18.0.2:80"
+    assert format_endpoint(("2001:db8::1", 80)) == "[2001:db8::1]:80"
+    assert format_endpoint(("", 0)) == ""
+    assert parse_address("") is None
+
+
+async def test_an_authority_that_retires_ends_no_live_connection_and_one_that_is_distrusted_does() -> None:
+    """A connection may outlive its peer's certificate; only then has what signed it left the bundle untainted."""
+    async with running_pair(echo) as pair:
+        credential = pair.mint.issue(identify(SERVER, SERVER_PROGRAM))
+        chain = [x509.load_der_x509_certificate(der) for der in credential.chain]
+        trust = pair.client.trust
+        peer = trust.verifier.verify_peer(chain, now=time.time())
+        ended = dataclasses.replace(peer, not_after=time.time() - 1)
+        after = Mint().bundle
+        distrusted = (public_key_digest(chain[1]),)
+        for known, bundle, is_closed in (
+            (peer, after, True),
+            (ended, after, False),
+            (ended, replace(after, distrusted=distrusted), True),
+            (peer, replace(trust.bundle, issuers=(*trust.bundle.issuers, *after.issuers)), False),
+        ):
+            with make(pair) as connection:
+                connection.decide()
+                connection.peer = known
+                trust.install(replace(bundle, sequence=trust.bundle.sequence + 1))
+                connection.check_peer_again()
+                assert connection.is_revoked is is_closed

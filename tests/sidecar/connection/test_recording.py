@@ -1,0 +1,103 @@
+"""Records: every one in the local log; to the CA with acknowledgement, allows aggregated, denials kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from shared.model.errors import UnavailableError
+from shared.model.policy.decision import Answer, DecisionRecord, Ending
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction, NamespaceState
+from shared.model.wire.messages import Decisions, FromSidecar
+from shared.runtime.sinks import LineSink
+from sidecar.capture.refusal import record_refusal
+from sidecar.connection import recording as module
+from sidecar.connection.recording import Recorder
+from tests.sidecar.little_ca import until
+
+DENIAL = record_refusal(
+    direction=Direction.INGRESS,
+    reason=Reason.OVERLOADED,
+    source=("198.18.0.1", 1),
+    destination=("fd00::1", 2),
+    state=NamespaceState(namespace="shop"),
+    sidecar="one",
+    connection="c",
+    now=1.0,
+)
+ALLOW = msgspec.structs.replace(DENIAL, answer=Answer.ALLOW, ending=Ending.FINISHED, bytes_sent=3)
+
+
+class Listening:
+    """A CA that takes batches, or isn't there."""
+
+    def __init__(self) -> None:
+        self.batches: list[Decisions] = []
+        self.is_away = False
+
+    def send(self, message: FromSidecar) -> None:
+        if self.is_away:
+            raise UnavailableError("away")
+        assert isinstance(message, Decisions)
+        self.batches.append(message)
+
+    def records(self) -> list[DecisionRecord]:
+        return [record for batch in self.batches for record in batch.records]
+
+
+def test_a_refusal_names_both_ends() -> None:
+    assert (DENIAL.source.address, DENIAL.destination.address) == ("198.18.0.1:1", "[fd00::1]:2")
+
+
+async def test_each_record_is_one_line_and_nothing_is_sent_ahead_of_its_acknowledgement(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    sink, ca = LineSink(descriptor), Listening()
+    recorder = Recorder(sink, send=ca.send)
+    for _ in range(200):
+        recorder.record(ALLOW)
+    for _ in range(600):
+        recorder.record(DENIAL)
+    await until(lambda: ca.batches)
+    assert [len(batch.records) for batch in ca.batches] == [500]
+    recorder.acknowledge(7)
+    assert len(ca.batches) == 1
+    recorder.acknowledge(1)
+    recorder.acknowledge(2)
+    await recorder.close(timeout_s=1)
+    sink.close(timeout_s=2)
+    os.close(descriptor)
+    assert len([json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]) == 800
+    allows = [record for record in ca.records() if record.answer is Answer.ALLOW]
+    assert sum(record.count for record in allows) == 200
+    assert len(allows) == 51
+    assert sum(record.bytes_sent for record in allows) == 600
+    assert len(ca.records()) - len(allows) == 600
+
+
+async def test_an_outage_loses_no_denial_and_the_unacknowledged_batch_is_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING_DENIALS", 10)
+    descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    sink, ca = LineSink(descriptor), Listening()
+    ca.is_away = True
+    recorder = Recorder(sink, send=ca.send)
+    for _ in range(100):
+        recorder.record(DENIAL)
+    await asyncio.sleep(1.1)
+    ca.is_away = False
+    recorder.reconnect()
+    recorder.reconnect()
+    assert [batch.batch for batch in ca.batches] == [1, 1]
+    assert sum(record.count for record in ca.batches[0].records) == 100
+    recorder.acknowledge(1)
+    await recorder.close(timeout_s=1)
+    assert recorder.lost_total == 0
+    sink.close(timeout_s=1)
+    os.close(descriptor)

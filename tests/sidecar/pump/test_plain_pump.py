@@ -1,0 +1,71 @@
+"""The plain pump: bytes, half-closes, back-pressure, and from whom a reset came."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from shared.model.policy.decision import Ending
+from sidecar.pump.plain_pump import PlainPump
+from sidecar.pump.tunnel_pump import reset
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected, non-blocking TCP sockets."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    near.setblocking(False)
+    far.setblocking(False)
+    return near, far
+
+
+async def test_bytes_half_closes_and_counts_pass_in_both_directions() -> None:
+    loop = asyncio.get_running_loop()
+    (app, source), (destination, server) = tcp_pair(), tcp_pair()
+    with app, source, destination, server:
+        pump = PlainPump(loop, source, destination)
+        pump.start()
+        await loop.sock_sendall(app, b"question")
+        app.shutdown(socket.SHUT_WR)
+        assert await loop.sock_recv(server, 100) == b"question"
+        assert await loop.sock_recv(server, 100) == b""
+        await loop.sock_sendall(server, b"answer!")
+        server.shutdown(socket.SHUT_WR)
+        assert await loop.sock_recv(app, 100) == b"answer!"
+        assert await loop.sock_recv(app, 100) == b""
+        assert (await asyncio.wait_for(pump.finished, 2)).ending is Ending.FINISHED
+        assert (pump.sent, pump.received) == (8, 7)
+
+
+async def test_a_slow_reader_loses_nothing() -> None:
+    loop = asyncio.get_running_loop()
+    payload = bytes(range(256)) * 20_000
+    (app, source), (destination, server) = tcp_pair(), tcp_pair()
+    with app, source, destination, server:
+        pump = PlainPump(loop, source, destination)
+        pump.start()
+        sending = asyncio.ensure_future(loop.sock_sendall(app, payload))
+        await asyncio.sleep(0.2)
+        received = b""
+        while len(received) < len(payload):
+            received += await loop.sock_recv(server, 300_000)
+        await sending
+        assert received == payload
+        pump.abort(Ending.SHUTDOWN)
+        assert pump.finished.result().ending is Ending.SHUTDOWN
+
+
+@pytest.mark.parametrize(
+    ("who", "ending"), [(0, Ending.RESET_BY_SOURCE), (1, Ending.RESET_BY_DESTINATION)], ids=["source", "destination"]
+)
+async def test_a_reset_is_told_from_an_end_and_from_whom(who: int, ending: Ending) -> None:
+    loop = asyncio.get_running_loop()
+    (app, source), (destination, server) = tcp_pair(), tcp_pair()
+    with app, source, destination, server:
+        pump = PlainPump(loop, source, destination)
+        pump.start()
+        reset((app, server)[who])
+        assert (await asyncio.wait_for(pump.finished, 2)).ending is ending

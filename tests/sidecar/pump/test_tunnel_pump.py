@@ -1,0 +1,167 @@
+"""How connections end, and which frames share a record; the rest is proven by the stories' tests."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from shared.model.policy.decision import Ending
+from sidecar.pump.tunnel_pump import TunnelPump, reset_after_delivery
+from sidecar.tunnel.frames import MAX_PAYLOAD_BYTES, Opening
+from sidecar.tunnel.tunnel import Loss, Tunnel
+from sidecar.tunnel.turns import SideState
+from tests.sidecar.little_ca import until
+from tests.sidecar.pair import Mint
+from tests.sidecar.pump.test_plain_pump import tcp_pair
+from tests.sidecar.tls.test_handshake import make_tunnels
+
+
+async def test_a_reset_after_delivery_delivers_first() -> None:
+    loop = asyncio.get_running_loop()
+    near, far = tcp_pair()
+    with near, far:
+        unsent = b"z" * 3_000_000
+        ending = asyncio.ensure_future(reset_after_delivery(loop, near, unsent, deadline_s=5))
+        received = 0
+        with pytest.raises(ConnectionResetError):
+            while chunk := await loop.sock_recv(far, 65536):
+                received += len(chunk)
+        await ending
+        assert received == len(unsent)
+
+
+async def test_a_reset_does_not_wait_for_a_reader_for_ever() -> None:
+    loop = asyncio.get_running_loop()
+    near, far = tcp_pair()
+    with near, far:
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
+        await asyncio.wait_for(reset_after_delivery(loop, near, b"z" * 30_000_000, deadline_s=0.2), 2)
+        assert near.fileno() == -1
+
+
+OPENING = Opening(connection="00" * 8, destination=("198.18.0.2", 5432), source=("198.18.0.1", 1))
+
+
+class Responder:
+    """The user of the responder's end: puts a pump in its place when OPEN has come, as the story does."""
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        self._tunnel = tunnel
+        self.pump: TunnelPump | None = None
+        tunnel.attach(self)
+
+    def on_data(self, payloads: list[memoryview]) -> None:
+        """DATA before a pump: none."""
+
+    def on_frame(self, frame: int, payload: bytes) -> None:
+        self.pump = TunnelPump(self._tunnel)
+        self._tunnel.user = self.pump
+
+    def on_drained(self) -> None:
+        """Nothing waits."""
+
+    def on_lost(self, loss: Loss, detail: str) -> None:
+        """It ends with the test."""
+
+
+@dataclass(kw_only=True)
+class Turn:
+    """One turn of a tunnel with both applications."""
+
+    near: Tunnel
+    far: Tunnel
+    app: socket.socket
+    server: socket.socket
+    initiator: TunnelPump
+    responder: TunnelPump
+
+
+@asynccontextmanager
+async def opened_turn(request: bytes = b"", *, has_ended: bool = False) -> AsyncIterator[Turn]:
+    """A turn that the application has opened with a request, and that was accepted just now."""
+    near, far = await make_tunnels(Mint())
+    (app, source), (destination, server) = tcp_pair(), tcp_pair()
+    user = Responder(far)
+    with app, source, destination, server:
+        app.send(request)
+        if has_ended:
+            app.shutdown(socket.SHUT_WR)
+        await asyncio.sleep(0.01)
+        initiator = TunnelPump(near)
+        initiator.open(source, OPENING, answer_s=5)
+        await until(lambda: user.pump is not None)
+        assert user.pump is not None
+        user.pump.accept(destination)
+        yield Turn(near=near, far=far, app=app, server=server, initiator=initiator, responder=user.pump)
+        initiator.abort(Ending.SHUTDOWN)
+        user.pump.abort(Ending.SHUTDOWN)
+        near.close()
+        far.close()
+        await asyncio.sleep(0.05)
+
+
+async def test_a_request_that_is_there_shares_the_record_of_open_and_its_answer_that_of_accept() -> None:
+    loop = asyncio.get_running_loop()
+    async with opened_turn(b"question") as turn:
+        assert turn.near.records == 1
+        assert await loop.sock_recv(turn.server, 100) == b"question"
+        read = turn.far.records  # OPEN and DATA.
+        turn.server.send(b"answer")
+        turn.server.shutdown(socket.SHUT_WR)
+        assert await loop.sock_recv(turn.app, 100) == b"answer"
+        assert await loop.sock_recv(turn.app, 100) == b""
+        assert turn.far.records == read + 1  # ACCEPT, DATA and END.
+        turn.app.shutdown(socket.SHUT_WR)
+        ends = [await asyncio.wait_for(pump.finished, 2) for pump in (turn.initiator, turn.responder)]
+        assert [end.ending for end in ends] == [Ending.FINISHED, Ending.FINISHED]
+        assert (turn.initiator.sent, turn.initiator.received) == (8, 6)
+        assert (turn.responder.sent, turn.responder.received) == (6, 8)
+        assert turn.near.is_reusable
+        assert turn.far.is_reusable
+
+
+async def test_an_application_that_waits_for_the_server_to_speak_gets_its_accept_at_once() -> None:
+    loop = asyncio.get_running_loop()
+    async with opened_turn() as turn:
+        assert turn.far.turns.responder is SideState.SENDING
+        assert not turn.far.is_holding
+        turn.server.send(b"220 hello")
+        assert await loop.sock_recv(turn.app, 100) == b"220 hello"
+
+
+async def test_a_request_with_its_end_is_carried_though_the_answer_is_late() -> None:
+    loop = asyncio.get_running_loop()
+    async with opened_turn(b"question", has_ended=True) as turn:
+        assert await loop.sock_recv(turn.server, 100) == b"question"
+        assert await loop.sock_recv(turn.server, 100) == b""
+        await until(lambda: turn.near.turns.responder is SideState.SENDING)  # ACCEPT went alone.
+        turn.server.send(b"late")
+        assert await loop.sock_recv(turn.app, 100) == b"late"
+
+
+async def test_an_initiator_that_goes_on_sending_gets_its_accept_at_once() -> None:
+    async with opened_turn(b"part one") as turn:
+        assert turn.far.is_holding
+        turn.app.send(b"part two")
+        await until(lambda: turn.responder.received == 16)
+        assert not turn.far.is_holding
+
+
+async def test_an_end_right_after_much_data_loses_none_of_it() -> None:
+    loop = asyncio.get_running_loop()
+    for size in (MAX_PAYLOAD_BYTES - 5, MAX_PAYLOAD_BYTES - 4, MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES + 1, 60_000):
+        payload = bytes(range(256)) * (size // 256 + 1)
+        payload = payload[:size]
+        async with opened_turn() as turn:
+            turn.app.send(payload)
+            turn.app.shutdown(socket.SHUT_WR)
+            received = b""
+            while chunk := await loop.sock_recv(turn.server, 100_000):
+                received += chunk
+            assert received == payload, size

@@ -1,0 +1,42 @@
+"""What is left out stays out, and nothing is broken by it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+CODE = """
+import sys
+from sidecar.runtime.lean_imports import left_out
+import json
+with left_out("urllib.request", "importlib.metadata", "json"):
+    import websockets.asyncio.client
+    import json as again
+assert again is json, "what is loaded already stays"
+unused = ("http.client", "urllib.request", "importlib.metadata", "zipfile")
+print([name for name in unused if name in sys.modules])
+import importlib.metadata, urllib.request
+assert urllib.request.getproxies and importlib.metadata.version("websockets")
+"""
+
+
+def run(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_it_stays_out_until_somebody_really_imports_it() -> None:
+    assert run("-c", CODE).strip() == "[]"
+
+
+def test_the_sidecar_starts_without_what_it_never_uses() -> None:
+    """A new import of one of these costs every sidecar its memory: think before adding one."""
+    code = (
+        "import sys\nfrom sidecar.__main__ import import_lean\nimport_lean()\nimport sidecar.runtime.run\n"
+        "print([name for name in ('http.client', 'urllib.request', 'importlib.metadata', 'yaml', 'typer', 'aiohttp') "
+        "if name in sys.modules])"
+    )
+    assert run("-c", code).strip() == "[]"

@@ -1,0 +1,133 @@
+"""The poller against real sockets: who is called, who no more, and that nothing is left to spin on."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+
+from sidecar.sockets.polling import Poller, poller_of
+from tests.sidecar.little_ca import until
+from tests.sidecar.pump.test_plain_pump import tcp_pair
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0.005)
+
+
+async def test_a_loop_has_one_poller() -> None:
+    loop = asyncio.get_running_loop()
+    assert poller_of(loop) is poller_of(loop)
+
+
+async def test_the_reader_is_called_while_bytes_wait_and_no_more_after_it_stops() -> None:
+    near, far = tcp_pair()
+    with near, far, poller_of(asyncio.get_running_loop()).watch(near) as watch:
+        calls: list[bytes] = []
+
+        def read() -> None:
+            calls.append(near.recv(1))
+            if len(calls) == 2:
+                watch.stop_reading()
+
+        watch.start_reading(read)
+        far.send(b"abc")
+        await until(lambda: len(calls) == 2)
+        await settle()
+        assert calls == [b"a", b"b"]
+        assert not watch.is_ending
+        watch.start_reading(read)
+        await until(lambda: len(calls) == 3)
+
+
+async def test_the_end_is_announced_with_the_last_bytes() -> None:
+    near, far = tcp_pair()
+    with near, far, poller_of(asyncio.get_running_loop()).watch(near) as watch:
+        seen: list[tuple[bytes, bool]] = []
+
+        def read() -> None:
+            seen.append((near.recv(100), watch.is_ending))
+            watch.stop_reading()
+
+        far.send(b"last words")
+        far.shutdown(socket.SHUT_WR)
+        watch.start_reading(read)
+        await until(lambda: seen)
+        assert seen == [(b"last words", True)]
+
+
+async def test_nobody_waiting_leaves_nothing_to_spin_on() -> None:
+    loop = asyncio.get_running_loop()
+    poller = Poller(loop)
+    near, far = tcp_pair()
+    with near, far:
+        watch = poller.watch(near)
+        watch.start_reading(lambda: None)
+        watch.stop_reading()
+        far.send(b"unread")
+        await settle()
+        assert poller.poll_now() == []
+        watch.start_reading(watch.close)  # Closed in its own callback, while the socket lives on with its bytes.
+        await settle()
+        assert poller.poll_now() == []
+    loop.remove_reader(poller.fileno())
+
+
+async def test_a_broken_socket_is_reported_to_whoever_waits() -> None:
+    near, far = tcp_pair()
+    with near, poller_of(asyncio.get_running_loop()).watch(near) as watch:
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        far.close()
+        await asyncio.wait_for(watch.wait_readable(), 1)
+        assert watch.is_ending
+        await asyncio.wait_for(watch.wait_writable(), 1)
+
+
+async def test_a_full_socket_is_writable_once_its_peer_reads() -> None:
+    near, far = tcp_pair()
+    with near, far, poller_of(asyncio.get_running_loop()).watch(near) as watch:
+        try:
+            while True:
+                near.send(bytes(100_000))
+        except BlockingIOError:
+            pass
+        waiting = asyncio.ensure_future(watch.wait_writable())
+        await settle()
+        assert not waiting.done()
+        while not waiting.done():
+            far.setblocking(False)
+            try:
+                far.recv(1_000_000)
+            except BlockingIOError:
+                await asyncio.sleep(0.001)
+
+
+async def test_a_later_watch_on_the_same_socket_takes_over() -> None:
+    near, far = tcp_pair()
+    poller = poller_of(asyncio.get_running_loop())
+    with near, far:
+        first = poller.watch(near)
+        first.start_reading(lambda: None)
+        first.close()
+        with poller.watch(near) as second:
+            far.send(b"x")
+            await asyncio.wait_for(second.wait_readable(), 1)
+
+
+async def test_a_reused_descriptor_belongs_to_its_new_socket() -> None:
+    poller = poller_of(asyncio.get_running_loop())
+    near, far = tcp_pair()
+    watch = poller.watch(near)
+    watch.start_reading(lambda: None)
+    number = near.fileno()
+    watch.close()
+    near.close()
+    far.close()
+    near, far = tcp_pair()
+    with near, far:
+        assert number in (near.fileno(), far.fileno())
+        reused, other = (near, far) if near.fileno() == number else (far, near)
+        with poller.watch(reused) as watch:
+            other.send(b"x")
+            await asyncio.wait_for(watch.wait_readable(), 1)
