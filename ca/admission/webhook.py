@@ -19,7 +19,7 @@ import structlog
 from aiohttp import web
 
 from ca.admission.review import Request, allow, decode_review, fail, refuse
-from ca.runtime.metrics import Metrics
+from ca.metrics import Metrics
 from shared.model.errors import InputError, TouchmarkError
 from shared.model.injection.checks import check_ephemeral_containers
 from shared.model.injection.containers import InjectionOptions

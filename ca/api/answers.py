@@ -10,7 +10,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from ca.runtime.metrics import Metrics
+from ca.metrics import Metrics
 from shared.model.errors import (
     ConflictError,
     IdentityError,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from ca.distribution.directory import Directory
 from ca.distribution.session import Session
-from ca.runtime.metrics import Metrics
+from ca.metrics import Metrics
 from shared.model.identity.foreign import ForeignDomain
 from shared.model.policy.rules import NamespaceState
 from shared.model.trust.bundle import TrustBundle

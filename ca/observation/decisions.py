@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from ca.runtime.metrics import Metrics
+from ca.metrics import Metrics
 from ca.store.records import DecisionFilter, StoredDecision
 from ca.store.store import Store
 from shared.model.errors import ProtocolError

@@ -21,7 +21,6 @@ from aiohttp import web
 
 from ca.api.admin import make_admin_application
 from ca.api.health import HealthEndpoint
-from ca.api.listening import SHUTDOWN_S, bind, serve_tls
 from ca.api.stream import StreamEndpoint
 from ca.authority.authorities import Authorities
 from ca.authority.kek import ENVIRONMENT_VARIABLE, KeyEncryptionKey, load_key_encryption_key
@@ -32,10 +31,11 @@ from ca.distribution.hub import Hub
 from ca.distribution.live_connections import Survey
 from ca.distribution.replica_sync import Following
 from ca.issuance import Issuance
+from ca.listening import SHUTDOWN_S, bind, serve_tls
+from ca.metrics import Metrics
 from ca.observation.decisions import PRUNE_INTERVAL_S, Decisions
 from ca.rotation.rotation import Rotation
 from ca.rotation.status import Pace
-from ca.runtime.metrics import Metrics
 from ca.runtime.services import Services
 from ca.settings.settings import Configuration, format_endpoint
 from ca.store.store import Store

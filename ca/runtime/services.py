@@ -18,9 +18,9 @@ from ca.distribution.foreign_trust import ForeignTrust
 from ca.distribution.hub import Hub
 from ca.distribution.live_connections import Survey
 from ca.issuance import Issuance
+from ca.metrics import Metrics
 from ca.observation.decisions import Decisions
 from ca.rotation.rotation import Rotation
-from ca.runtime.metrics import Metrics
 from ca.settings.settings import Configuration
 from ca.store.store import Store
 from shared.model.trust.certificate import BundleVerifier

@@ -17,7 +17,7 @@ from ca.kubernetes.admission.trust_config import GRACE_S, ConfigMap, TrustConfig
 from ca.kubernetes.admission.webhook_config import Configuration, WebhookConfiguration, trim_configuration
 from ca.kubernetes.api.client import ClusterClient
 from ca.kubernetes.api.watch import Watch
-from ca.runtime.metrics import Metrics
+from ca.metrics import Metrics
 from shared.model.errors import NotFoundError
 from tests.ca.running import eventually
 from tests.kubernetes.harness import pki

@@ -18,12 +18,12 @@ import msgspec
 import structlog
 
 from ca.admission.webhook import InjectionWebhook
-from ca.api.listening import bind, serve_tls
 from ca.kubernetes.admission import trust_config, webhook_config
 from ca.kubernetes.admission.trust_config import ConfigMap, TrustConfigMaps, trim_trust
 from ca.kubernetes.admission.webhook_config import Configuration, WebhookConfiguration, trim_configuration
 from ca.kubernetes.api.client import ClusterClient, quote_name
 from ca.kubernetes.api.watch import Watch
+from ca.listening import bind, serve_tls
 from ca.runtime.services import Services
 from ca.settings.settings import format_endpoint
 from shared.model.errors import TouchmarkError

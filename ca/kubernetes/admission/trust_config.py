@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from ca.kubernetes.api.client import ClusterClient, quote_name
-from ca.runtime.metrics import Metrics
+from ca.metrics import Metrics
 from shared.model.errors import InputError, NotFoundError, TouchmarkError, UnavailableError
 from shared.model.kubernetes.contract import CLUSTER_ROLE, TRUST_CONFIG_MAP, TRUST_KEY
 

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from ca.kubernetes.api.client import ClusterClient
-from ca.runtime.metrics import Metrics
+from ca.metrics import Metrics
 from shared.model.errors import TouchmarkError
 from shared.model.kubernetes.contract import WEBHOOK_CONFIGURATION
 

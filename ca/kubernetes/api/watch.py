@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from ca.kubernetes.api.client import ClusterClient, ExpiredError, make_error
-from ca.runtime.metrics import Metrics
+from ca.metrics import Metrics
 from shared.model.errors import TouchmarkError
 from shared.model.wire.admin import WatchView
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from ca.runtime.metrics import Metrics
+from ca.metrics import Metrics
 from shared.model.errors import TouchmarkError
 from shared.model.wire.admin import MAX_REFUSED_ENROLMENTS, RefusedEnrolment
 

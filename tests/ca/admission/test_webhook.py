@@ -15,7 +15,7 @@ from ca.admission import webhook as webhook_module
 from ca.admission.webhook import INJECT_NAMESPACE_PATH, INJECT_PATH, MAX_REVIEW_BYTES, InjectionWebhook
 from ca.evidence import pod
 from ca.evidence.pod import Pod, find_fault
-from ca.runtime.metrics import Metrics
+from ca.metrics import Metrics
 from shared.model.errors import UnavailableError
 from shared.model.injection import checks as injection_checks
 from shared.model.injection.containers import find_ca_host

@@ -7,7 +7,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from ca.api.answers import answer, check_query, error_middleware, read_body, read_flag, read_number
-from ca.runtime.metrics import Metrics
+from ca.metrics import Metrics
 from shared.model import errors
 from shared.model.wire.admin import ErrorAnswer, ModeRequest, to_error
 

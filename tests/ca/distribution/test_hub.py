@@ -9,7 +9,7 @@ from ca.distribution import session as session_module
 from ca.distribution.directory import Directory
 from ca.distribution.hub import REPLACED, Hub
 from ca.distribution.session import Session
-from ca.runtime.metrics import Metrics
+from ca.metrics import Metrics
 from shared.model.identity.identity import Workload
 from shared.model.policy.rules import NamespaceState
 from shared.model.trust.bundle import TrustBundle

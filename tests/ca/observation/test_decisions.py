@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ca.metrics import Metrics
 from ca.observation.decisions import MAX_RECORD_BYTES, Decisions
-from ca.runtime.metrics import Metrics
 from ca.store import decision_log
 from ca.store.records import DecisionFilter
 from shared.model.errors import ProtocolError, UnavailableError

@@ -20,7 +20,7 @@ from ca.kubernetes.admission.trust_config import (
     TrustRecord,
     trim_trust,
 )
-from ca.runtime.metrics import Metrics
+from ca.metrics import Metrics
 from shared.model.errors import RefusedError, UnavailableError
 from tests.ca.kubernetes.faking import faked
 from tests.ca.running import eventually

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from ca.kubernetes.api import watch as watch_module
 from ca.kubernetes.api.watch import Watch
-from ca.runtime.metrics import Metrics
+from ca.metrics import Metrics
 from tests.ca.kubernetes.faking import faked
 from tests.ca.running import eventually
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ca.authenticate.pod import EnrolmentRefusal, EnrolmentRefused, Subject
 from ca.kubernetes.cluster.refusals import Refusals
-from ca.runtime.metrics import Metrics
+from ca.metrics import Metrics
 from shared.model.errors import UnavailableError
 from shared.model.wire.admin import MAX_REFUSED_ENROLMENTS, RefusedEnrolment
 

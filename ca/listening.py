@@ -1,4 +1,4 @@
-"""The CA's TCP doors: bound early, with TLS, and closed to whoever says nothing. I/O.
+"""The CA's TCP listeners: bound early, with TLS, and closed to peers that send nothing. I/O.
 
 Belongs here: sockets and the deadlines of a connection's first moments. Doesn't: what is served.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ca.runtime.metrics import Metrics
+from ca.metrics import Metrics
 
 
 def test_two_cas_share_no_counts() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ca.api import listening
-from ca.api.listening import bind
+from ca import listening
+from ca.listening import bind
 from shared.model.errors import InputError, UnavailableError
 from tests.ca.running import make_client_context, running_ca
 
