@@ -31,16 +31,17 @@ from sidecar.inbound import (
     note_listener,
     serves_listener,
 )
-from sidecar.pump.tunnel_pump import reset
 from sidecar.sockets.dial import DialError, dial
+from sidecar.sockets.ending import reset
 from sidecar.tls.foreign_handshake import Session, shake_foreign_hands
 from sidecar.tls.handshake import HandshakeError, peek_client_hello
 from sidecar.tunnel.turns import Role
 
 if TYPE_CHECKING:
-    from sidecar.capture.captured import Captured, Endpoint
+    from sidecar.capture.captured import Captured
     from sidecar.credential.credential import Credential
     from sidecar.parts import Sidecar
+    from sidecar.sockets.address import Endpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

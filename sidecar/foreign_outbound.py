@@ -19,8 +19,8 @@ from shared.model.policy.rules import Direction
 from shared.model.trust.foreign_certificate import ForeignPeer
 from sidecar.connection.connection import Connection, Refused
 from sidecar.pump.tls_pump import TlsPump
-from sidecar.pump.tunnel_pump import reset, reset_after_delivery
 from sidecar.sockets.dial import DialError, dial
+from sidecar.sockets.ending import reset, reset_after_delivery
 from sidecar.tls.foreign_handshake import ForeignContexts, Session, shake_foreign_hands
 from sidecar.tunnel.turns import Role
 

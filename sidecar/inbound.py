@@ -26,12 +26,14 @@ from sidecar.attest.facts import Attestation, AttestationError
 from sidecar.connection.connection import Connection, Refused
 from sidecar.mesh.directory_cache import listed_workload
 from sidecar.outbound import obtain_policy, pump_plainly
-from sidecar.pump.tunnel_pump import TunnelPump, reset_after_delivery
+from sidecar.pump.tunnel_pump import TunnelPump
+from sidecar.sockets.address import Endpoint
 from sidecar.sockets.dial import DialError, dial
+from sidecar.sockets.ending import reset_after_delivery
 from sidecar.tls.client_hello import parse_port_name
 from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake import peek_client_hello, shake_hands
-from sidecar.tunnel.frames import Endpoint, FrameType, Opening, decode_opening
+from sidecar.tunnel.frames import FrameType, Opening, decode_opening
 from sidecar.tunnel.tunnel import Loss, Tunnel
 from sidecar.tunnel.turns import Role
 

@@ -26,10 +26,11 @@ from sidecar.connection.connection import Connection, Refused
 from sidecar.foreign_outbound import carry_to_foreign
 from sidecar.mesh.directory_cache import listed_workload
 from sidecar.pump.plain_pump import PlainPump
-from sidecar.pump.tunnel_pump import PumpEnd, TunnelPump, reset, reset_after_delivery
+from sidecar.pump.tunnel_pump import PumpEnd, TunnelPump
 from sidecar.routing.route import Route
 from sidecar.routing.service_endpoints import NoEndpointError
 from sidecar.sockets.dial import DialError, dial
+from sidecar.sockets.ending import reset, reset_after_delivery
 from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake import HandshakeError, shake_hands
 from sidecar.tunnel.frames import Opening

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sidecar.capture.captured import Endpoint
 from sidecar.mesh.foreign_trust import ForeignRoots
 from sidecar.routing.service_endpoints import Endpoints
 from sidecar.runtime.draining import Draining
+from sidecar.sockets.address import Endpoint
 
 if TYPE_CHECKING:
     from shared.model.identity.identity import Workload

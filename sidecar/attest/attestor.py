@@ -18,7 +18,7 @@ from functools import partial
 
 from shared.model.policy.reasons import Reason
 from sidecar.attest.executable import Executables
-from sidecar.attest.facts import Attestation, AttestationError, Endpoint, ProcessFacts
+from sidecar.attest.facts import Attestation, AttestationError, ProcessFacts
 from sidecar.attest.holder_check import HolderCheck
 from sidecar.attest.holders import find_holder, find_own
 from sidecar.attest.kernel_sockets import KernelSockets
@@ -26,8 +26,9 @@ from sidecar.attest.known import KnownProcesses
 from sidecar.attest.measure import Measured, Measuring
 from sidecar.attest.process import Process
 from sidecar.attest.sock_diag import LISTEN, KernelSocket, NetlinkError, covers, normalise_address
+from sidecar.sockets.address import Endpoint
 
-__all__ = ["Attestation", "AttestationError", "Attestor", "Endpoint", "ProcessFacts"]
+__all__ = ["Attestation", "AttestationError", "Attestor", "ProcessFacts"]
 
 # A table with more descriptors is searched by a worker; 256 cost the loop about 0.3 ms when the wanted one comes last.
 _MAX_FAST_DESCRIPTORS = 256

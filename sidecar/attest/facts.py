@@ -11,8 +11,6 @@ from shared.model.errors import TouchmarkError
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
 
-Endpoint = tuple[str, int]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessFacts:

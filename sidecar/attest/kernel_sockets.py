@@ -10,7 +10,6 @@ import errno
 import socket
 from itertools import count
 
-from sidecar.attest.facts import Endpoint
 from sidecar.attest.sock_diag import (
     LISTEN,
     MAX_REPLY_BYTES,
@@ -22,6 +21,7 @@ from sidecar.attest.sock_diag import (
     normalise_address,
     parse_reply,
 )
+from sidecar.sockets.address import Endpoint
 
 _NETLINK_SOCK_DIAG = 4
 _MAX_REPLIES = 4_096

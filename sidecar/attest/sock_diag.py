@@ -14,7 +14,7 @@ from socket import AF_INET, AF_INET6, IPPROTO_TCP, htons, inet_ntop, inet_pton
 
 import msgspec
 
-from sidecar.attest.facts import Endpoint
+from sidecar.sockets.address import Endpoint
 
 LISTEN = 10
 MAX_REPLY_BYTES = 65_536

@@ -8,14 +8,12 @@ callback and pauses instead.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import socket
-import struct
 from collections.abc import Callable
 
-from sidecar.capture.captured import Endpoint
 from sidecar.capture.original_destination import normalise_endpoint
+from sidecar.sockets.address import Endpoint
 
 BACKLOG = 4096
 _BATCH = 64
@@ -27,7 +25,6 @@ _PASSING = frozenset(
     {errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN,
      errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH, errno.EINTR, errno.ETIMEDOUT, errno.ECONNRESET}
 )  # fmt: skip
-_RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 Accepted = Callable[[socket.socket, Endpoint], None]
 Paused = Callable[[OSError, float], None]
@@ -54,13 +51,6 @@ def open_listener(endpoint: Endpoint, *, mark: int = 0) -> socket.socket:
         listener.close()
         raise
     return listener
-
-
-def reset(connection: socket.socket) -> None:
-    """Close the connection with a RST: its peer must not take a refusal for an empty success."""
-    with contextlib.suppress(OSError):
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
-    connection.close()
 
 
 class AcceptLoop:

@@ -9,8 +9,7 @@ import socket
 
 import msgspec
 
-Endpoint = tuple[str, int]
-"""A textual IP address (IPv4-mapped IPv6 normalised to IPv4, no scope) and a port."""
+from sidecar.sockets.address import Endpoint
 
 
 class Captured(msgspec.Struct, frozen=True, kw_only=True):

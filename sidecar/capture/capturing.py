@@ -19,14 +19,15 @@ from shared.model.errors import MachineError
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction
 from shared.runtime.tasks import Tasks
-from sidecar.capture.accept_loop import AcceptLoop, open_listener, reset
-from sidecar.capture.captured import Captured, Endpoint
+from sidecar.capture.accept_loop import AcceptLoop, open_listener
+from sidecar.capture.captured import Captured
 from sidecar.capture.original_destination import ask_original_destination, normalise_endpoint
 from sidecar.capture.redirect_table import list_outbound_ports
 from sidecar.capture.refusal import record_refusal
 from sidecar.events import Events
-from sidecar.settings.parsing import format_endpoint
 from sidecar.settings.settings import CaptureKind, Configuration
+from sidecar.sockets.address import Endpoint, format_endpoint
+from sidecar.sockets.ending import reset
 
 if TYPE_CHECKING:
     from sidecar.parts import Sidecar

@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 
-from sidecar.capture.captured import Endpoint
+from sidecar.sockets.address import Endpoint
 
 _SO_ORIGINAL_DST = 80
 _SOCKADDR_IN = struct.Struct("!2xH4s8x")

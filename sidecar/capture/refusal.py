@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, ProcessRecord, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, NamespaceState
-from sidecar.capture.captured import Endpoint
+from sidecar.sockets.address import Endpoint, format_endpoint
 
 
 def record_refusal(
@@ -31,8 +31,8 @@ def record_refusal(
         policy_version=state.version,
         mode=state.mode,
         weak=False,
-        source=PartyRecord(address=_format(source), why=reason),
-        destination=PartyRecord(address=_format(destination)),
+        source=PartyRecord(address=format_endpoint(source), why=reason),
+        destination=PartyRecord(address=format_endpoint(destination)),
         process=ProcessRecord(),
         port=destination[1],
         transport=Transport.NONE,
@@ -44,8 +44,3 @@ def record_refusal(
         duration_s=0.0,
         ending=Ending.REFUSED,
     )
-
-
-def _format(endpoint: Endpoint) -> str:
-    address, port = endpoint
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -8,7 +8,6 @@ exactly once on every exit path; the registry that decides again when something 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import socket
 import time
@@ -23,15 +22,17 @@ from shared.model.identity.foreign import ForeignIdentity
 from shared.model.identity.identity import Identity
 from shared.model.identity.program import format_program
 from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, ProcessRecord, Transport
-from shared.model.policy.evaluate import Address, NamespacePolicy, Party, Verdict, evaluate
+from shared.model.policy.evaluate import NamespacePolicy, Party, Verdict, evaluate
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction
 from shared.model.trust.certificate import VerifiedPeer
 from shared.model.trust.foreign_certificate import ForeignPeer
 from shared.model.wire.messages import LiveConnection
 from sidecar.pump.plain_pump import PlainPump
-from sidecar.pump.tunnel_pump import PumpEnd, TunnelPump, reset
-from sidecar.tunnel.frames import CONNECTION_ID_BYTES, Endpoint
+from sidecar.pump.tunnel_pump import PumpEnd, TunnelPump
+from sidecar.sockets.address import Endpoint, format_endpoint, parse_ip
+from sidecar.sockets.ending import reset
+from sidecar.tunnel.frames import CONNECTION_ID_BYTES
 
 if TYPE_CHECKING:
     from sidecar.attest.facts import Attestation, ProcessFacts
@@ -116,8 +117,8 @@ class Connection:
         self.source_endpoint = source
         self.destination_endpoint = destination
         self.port = destination[1]
-        self.source = Party(address=parse_address(source[0]))
-        self.destination = Party(address=parse_address(destination[0]))
+        self.source = Party(address=parse_ip(source[0]))
+        self.destination = Party(address=parse_ip(destination[0]))
         self.source_identity: Identity | ForeignIdentity | None = None
         self.destination_identity: Identity | ForeignIdentity | None = None
         self.application = application
@@ -499,17 +500,3 @@ def _evaluate(
         source_policy=source_policy,
         destination_policy=destination_policy,
     )
-
-
-@lru_cache(maxsize=4096)
-def parse_address(address: str) -> Address | None:
-    """Return the parsed address; None for an empty one."""
-    return ipaddress.ip_address(address) if address else None
-
-
-def format_endpoint(endpoint: Endpoint) -> str:
-    """Write ``198.18.0.2:5432`` or ``[2001:db8::1]:5432``; empty for no address."""
-    address, port = endpoint
-    if not address:
-        return ""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

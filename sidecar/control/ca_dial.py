@@ -28,7 +28,7 @@ from shared.model.wire.messages import MAX_MESSAGE_BYTES, STREAM_PATH
 from shared.model.wire.protocol import list_subprotocols
 from shared.runtime.memory import load_key
 from sidecar.credential.credential import Credential
-from sidecar.settings.parsing import format_endpoint
+from sidecar.sockets.address import format_endpoint
 
 MAX_CHAIN = 8
 # A Service's packets go on to the pod that its first one went to, though it is gone: the next dial gets another one.

@@ -14,9 +14,9 @@ from shared.model.errors import TouchmarkError
 from shared.model.identity.program import Program
 from shared.model.wire.messages import ProgramEvidence
 from sidecar.attest.facts import Attestation
-from sidecar.capture.captured import Endpoint
 from sidecar.credential.credential import Credential
 from sidecar.events import Events
+from sidecar.sockets.address import Endpoint
 
 MAX_LISTENERS = 256
 _PERIOD_S = 1.0

@@ -6,7 +6,7 @@ import itertools
 import socket
 
 from sidecar.attest.sock_diag import LISTEN, MAX_REPLY_BYTES, NetlinkError, build_dump, parse_reply
-from sidecar.capture.captured import Endpoint
+from sidecar.sockets.address import Endpoint
 
 _NETLINK_SOCK_DIAG = 4
 _MAX_REPLIES = 1024

@@ -22,8 +22,8 @@ from sidecar.probing.outcome import Outcome
 
 if TYPE_CHECKING:
     from shared.model.kubernetes.contract import ProbeTarget
-    from sidecar.capture.captured import Endpoint
     from sidecar.parts import Sidecar
+    from sidecar.sockets.address import Endpoint
 
 _NOBODY: Endpoint = ("", 0)
 

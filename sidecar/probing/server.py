@@ -17,11 +17,11 @@ import h11
 from shared.model.errors import MachineError
 from shared.model.kubernetes.contract import ProbeTarget
 from shared.runtime.tasks import Tasks
-from sidecar.capture.accept_loop import AcceptLoop, open_listener, reset
-from sidecar.capture.captured import Endpoint
+from sidecar.capture.accept_loop import AcceptLoop, open_listener
 from sidecar.events import Events
 from sidecar.probing.outcome import MAX_BODY_BYTES, Outcome
-from sidecar.settings.parsing import format_endpoint
+from sidecar.sockets.address import Endpoint, format_endpoint
+from sidecar.sockets.ending import reset
 
 MAX_CONNECTIONS = 64
 _MAX_HEADER_BYTES = 16 * 1024

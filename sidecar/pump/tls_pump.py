@@ -16,7 +16,8 @@ from typing import Final
 from OpenSSL import SSL
 
 from shared.model.policy.decision import Ending
-from sidecar.pump.tunnel_pump import DELIVERY_DEADLINE_S, PumpEnd
+from sidecar.pump.tunnel_pump import PumpEnd
+from sidecar.sockets.ending import DELIVERY_DEADLINE_S
 from sidecar.sockets.polling import poller_of
 from sidecar.tls.foreign_handshake import describe_fault
 from sidecar.tls.records import Buffer, Records

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 from typing import Final
 
 import msgspec
@@ -32,7 +31,7 @@ from sidecar.tunnel.frames import (
     Opening,
     decode_reason,
 )
-from sidecar.tunnel.tunnel import Loss, Tunnel, count_undelivered
+from sidecar.tunnel.tunnel import Loss, Tunnel
 from sidecar.tunnel.turns import Role
 
 _SLOTS: Final = 4
@@ -41,8 +40,6 @@ _payloads = [slot[HEADER_BYTES:] for slot in _slots]
 _DATA = int(FrameType.DATA)
 _END = int(FrameType.END)
 _pack_header = HEADER.pack_into
-_LINGER_ZERO: Final = struct.pack("ii", 1, 0)
-DELIVERY_DEADLINE_S: Final = 5.0
 
 
 class PumpEnd(msgspec.Struct, frozen=True, kw_only=True):
@@ -468,39 +465,3 @@ class TunnelPump:
                 detail=detail,
             )
         )
-
-
-def reset(connection: socket.socket) -> None:
-    """Close a connection by RST (socket(7), ``SO_LINGER`` with zero). What the kernel still holds is lost."""
-    try:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
-    except OSError:
-        pass  # It is gone already.
-    connection.close()
-
-
-async def reset_after_delivery(
-    loop: asyncio.AbstractEventLoop,
-    connection: socket.socket,
-    unsent: bytes = b"",
-    *,
-    deadline_s: float = DELIVERY_DEADLINE_S,
-) -> None:
-    """Close a connection by RST once its peer has what was written before: a finished response must not be lost.
-
-    Arguments:
-        unsent: is written first.
-        deadline_s: after that the reset comes all the same.
-    """
-    try:
-        async with asyncio.timeout(deadline_s):
-            if unsent:
-                await loop.sock_sendall(connection, unsent)
-            pause_s = 0.001
-            while count_undelivered(connection):
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, 0.1)
-    except (TimeoutError, OSError):
-        pass
-    finally:
-        reset(connection)

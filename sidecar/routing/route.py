@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from shared.model.policy.evaluate import Party
 from shared.model.policy.reasons import Reason
 from shared.model.wire.messages import ServiceEntry
-from sidecar.capture.captured import Endpoint
-from sidecar.connection.connection import Connection, Refused, parse_address
+from sidecar.connection.connection import Connection, Refused
 from sidecar.routing.service_endpoints import NoEndpointError, describe_service, has_another
+from sidecar.sockets.address import Endpoint, parse_ip
 
 if TYPE_CHECKING:
     from sidecar.parts import Sidecar
@@ -73,7 +73,7 @@ class Route:
             raise Refused(Reason.DESTINATION_UNREACHABLE, str(error)) from error
         self._tried.append(endpoint)
         connection.destination_endpoint, connection.port = endpoint, endpoint[1]
-        connection.destination = Party(address=parse_address(endpoint[0]))
+        connection.destination = Party(address=parse_ip(endpoint[0]))
         # Nothing of an endpoint that couldn't be reached stays.
         connection.destination_identity = connection.peer = None
         connection.issuer = connection.tunnel = ""

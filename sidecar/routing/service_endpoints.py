@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 
 from shared.model.wire.messages import ServiceEntry
-from sidecar.capture.captured import Endpoint
+from sidecar.sockets.address import Endpoint
 
 MAX_REMEMBERED = 4096
 

@@ -27,7 +27,6 @@ from shared.runtime.memory import forbid_dumps, lock_pages
 from shared.runtime.sinks import LineSink
 from shared.runtime.tasks import Tasks
 from sidecar.attest.attestor import Attestor
-from sidecar.capture.captured import Endpoint
 from sidecar.capture.capturing import Capturing, Door, Stories, close_doors, open_doors
 from sidecar.capture.redirect import install_redirect
 from sidecar.capture.redirect_table import RedirectRules, list_outbound_ports
@@ -55,6 +54,7 @@ from sidecar.runtime.periodic import watch_ages, watch_holders
 from sidecar.runtime.privileges import CAP_NET_ADMIN, KEPT, become_user, keep_only, keep_what_a_pod_gives
 from sidecar.settings.parsing import parse_host_port
 from sidecar.settings.settings import CaptureKind, Configuration
+from sidecar.sockets.address import Endpoint
 from sidecar.tunnel.pool import PoolLimits, TunnelPool
 
 if TYPE_CHECKING:

@@ -11,16 +11,10 @@ import re
 from pathlib import Path
 
 from shared.model.errors import InputError
-from sidecar.capture.captured import Endpoint
 from sidecar.capture.redirect_table import Network
+from sidecar.sockets.address import Endpoint
 
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-def format_endpoint(endpoint: Endpoint) -> str:
-    """Write ``198.18.0.2:5432`` or ``[2001:db8::1]:5432``."""
-    address, port = endpoint
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def parse_endpoint(text: str) -> Endpoint:

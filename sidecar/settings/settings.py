@@ -19,10 +19,8 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from shared.model.errors import IdentityError, InputError
 from shared.model.identity.identity import check_trust_domain
 from shared.model.kubernetes.contract import ProbeTarget
-from sidecar.capture.captured import Endpoint
 from sidecar.events import LEVELS
 from sidecar.settings.parsing import (
-    format_endpoint,
     parse_address,
     parse_endpoint,
     parse_host_port,
@@ -32,6 +30,7 @@ from sidecar.settings.parsing import (
     read_small_file,
 )
 from sidecar.settings.pod import Pod, read_pod, read_probes
+from sidecar.sockets.address import Endpoint, format_endpoint
 
 if TYPE_CHECKING:
     from shared.model.policy.document_nodes import Value

@@ -1,1 +1,1 @@
-"""Raw non-blocking sockets: dialling them, and which of them can be read or written."""
+"""Raw non-blocking TCP sockets: their addresses, dialling, ending, and which of them can be read or written."""

@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 
-from sidecar.capture.captured import Endpoint
+from sidecar.sockets.address import Endpoint
 from sidecar.sockets.polling import poller_of
 
 

@@ -14,8 +14,7 @@ import msgspec
 
 from shared.model.errors import ProtocolError
 from shared.model.policy.reasons import Reason
-
-Endpoint = tuple[str, int]
+from sidecar.sockets.address import Endpoint
 
 HEADER = struct.Struct("!BBH")
 HEADER_BYTES = HEADER.size

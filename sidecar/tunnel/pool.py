@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from shared.model.identity.identity import Workload
-from sidecar.tunnel.frames import Endpoint
+from sidecar.sockets.address import Endpoint
 
 if TYPE_CHECKING:
     from sidecar.tunnel.tunnel import Tunnel

@@ -10,10 +10,7 @@ Whoever uses the tunnel at the moment is its ``user``; it is called back synchro
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import socket
-import struct
-import termios
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, Protocol
@@ -22,6 +19,7 @@ from OpenSSL import SSL
 
 from shared.model.errors import ProtocolError
 from shared.model.trust.certificate import VerifiedPeer
+from sidecar.sockets.ending import DELIVERY_DEADLINE_S, close_after_delivery
 from sidecar.sockets.polling import poller_of
 from sidecar.tls.records import Buffer, Records
 from sidecar.tunnel.frames import (
@@ -43,14 +41,12 @@ if TYPE_CHECKING:
 MAX_RECORDS: Final = 2**24
 # Four full records: enough that one call hands 64 KiB to the application.
 _READ_BYTES: Final = 4 * MAX_FRAME_BYTES
-_CLOSE_DEADLINE_S: Final = 5.0
 # Nobody waits for a held frame: it only must not stay for ever.
 _HOLD_S: Final = 0.02
 # One buffer for the loop: every callback uses it up before it returns, or copies what it couldn't pass on.
 _buffer = Buffer(_READ_BYTES + 2 * MAX_FRAME_BYTES)
 _bytes = _buffer.view
 _DATA = int(FrameType.DATA)
-_TCP_CLOSE: Final = 7  # include/net/tcp_states.h
 
 
 class Loss(Enum):
@@ -244,7 +240,7 @@ class Tunnel:
         self.user = None
         self.write(HEADER.pack(FrameType.CLOSING, epoch, 0))
         if self._pinned:
-            self.loop.call_later(_CLOSE_DEADLINE_S, self.close)
+            self.loop.call_later(DELIVERY_DEADLINE_S, self.close)
         else:
             self.close()
 
@@ -433,31 +429,3 @@ class Tunnel:
         if self._on_closed is not None:
             self._on_closed()
             self._on_closed = None
-
-
-def count_undelivered(connection: socket.socket) -> int:
-    """Return how many bytes the kernel still holds for the peer (tcp(7), ``SIOCOUTQ``); none for a dead connection."""
-    packed: bytes = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
-    count = int(struct.unpack("i", packed)[0])
-    # After a reset the count stays what it was, though nothing is held any more.
-    if count and connection.family != socket.AF_UNIX:
-        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-        return 0 if state[0] == _TCP_CLOSE else count
-    return count
-
-
-def close_after_delivery(loop: asyncio.AbstractEventLoop, connection: socket.socket, *, waited_s: float = 0.0) -> None:
-    """Close a connection once its peer has what was written, at the latest after ``_CLOSE_DEADLINE_S``.
-
-    A plain close with unread data would reset the connection and lose what was written last.
-    """
-    try:
-        if not waited_s:
-            connection.shutdown(socket.SHUT_WR)
-        if count_undelivered(connection) and waited_s < _CLOSE_DEADLINE_S:
-            pause_s = max(0.001, waited_s)
-            loop.call_later(pause_s, lambda: close_after_delivery(loop, connection, waited_s=waited_s + pause_s))
-            return
-    except OSError:
-        pass  # It is gone already.
-    connection.close()

@@ -25,12 +25,13 @@ from shared.model.trust.bundle import TrustBundle
 from shared.model.trust.certificate import BundleVerifier
 from shared.model.wire.messages import DirectoryEntry, ProgramEvidence
 from sidecar.attest.facts import Attestation, AttestationError, ProcessFacts
-from sidecar.capture.captured import Captured, Endpoint
+from sidecar.capture.captured import Captured
 from sidecar.connection.connection import LiveConnections
 from sidecar.credential.credential import Credential
 from sidecar.inbound import carry_plaintext, serve_tunnel
 from sidecar.outbound import carry_outbound
 from sidecar.parts import Limits, Sidecar
+from sidecar.sockets.address import Endpoint
 from sidecar.tunnel.pool import TunnelPool
 from tests.sidecar.little_ca import TRUST_DOMAIN, Authority, make_authority, sign_leaf
 

@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from OpenSSL import SSL, crypto
 
 from shared.model.identity.foreign import ForeignDomain
-from sidecar.capture.captured import Captured, Endpoint
+from sidecar.capture.captured import Captured
 from sidecar.foreign_inbound import serve_foreign
+from sidecar.sockets.address import Endpoint
 from tests.sidecar.little_ca import Authority, make_authority, sign_leaf
 from tests.sidecar.pair import Pair, accept_forever
 

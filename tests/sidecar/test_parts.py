@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 from shared.model.identity.identity import Workload
-from sidecar.capture.captured import Endpoint
 from sidecar.parts import Sidecar
+from sidecar.sockets.address import Endpoint
 
 
 def a_sidecar(applications: dict[Endpoint, Endpoint] | None) -> Sidecar:

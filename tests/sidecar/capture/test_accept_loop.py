@@ -1,4 +1,4 @@
-"""The accept loop: batches, back-off without spinning, resets."""
+"""The accept loop: batches, back-off without spinning."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from sidecar.capture.accept_loop import AcceptLoop, open_listener, reset
-from sidecar.capture.captured import Endpoint
+from sidecar.capture.accept_loop import AcceptLoop, open_listener
+from sidecar.sockets.address import Endpoint
 from tests.sidecar.little_ca import until
 
 
@@ -66,14 +66,3 @@ async def test_without_descriptors_it_pauses_instead_of_spinning_and_then_goes_o
     accepted[0].close()
     client.close()
     loop.close()
-
-
-async def test_a_reset_is_no_clean_end() -> None:
-    listener = socket.create_server(("127.0.0.1", 0))
-    client = socket.create_connection(listener.getsockname())
-    connection, _ = listener.accept()
-    reset(connection)
-    with pytest.raises(ConnectionResetError):
-        client.recv(1)
-    client.close()
-    listener.close()

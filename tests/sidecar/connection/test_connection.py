@@ -14,7 +14,7 @@ from shared.model.policy.decision import Answer, Ending, Phase
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
 from shared.model.trust.bundle import public_key_digest
-from sidecar.connection.connection import Connection, LiveConnections, Refused, format_endpoint, parse_address
+from sidecar.connection.connection import Connection, LiveConnections, Refused
 from tests.sidecar.pair import (
     CLIENT,
     CLIENT_PROGRAM,
@@ -132,13 +132,6 @@ async def test_live_connections_are_described_within_the_limit_and_their_number_
         assert not tight.is_full
         tight.add(make(pair))
         assert tight.is_full
-
-
-def test_endpoints_are_written_with_brackets_around_ipv6() -> None:
-    assert format_endpoint(("198.18.0.2", 80)) == "198.18.0.2:80"
-    assert format_endpoint(("2001:db8::1", 80)) == "[2001:db8::1]:80"
-    assert format_endpoint(("", 0)) == ""
-    assert parse_address("") is None
 
 
 async def test_an_authority_that_retires_ends_no_live_connection_and_one_that_is_distrusted_does() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from shared.model.policy.decision import Ending
 from sidecar.pump.plain_pump import PlainPump
-from sidecar.pump.tunnel_pump import reset
+from sidecar.sockets.ending import reset
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import pytest
-
 from shared.model.policy.decision import Ending
-from sidecar.pump.tunnel_pump import TunnelPump, reset_after_delivery
+from sidecar.pump.tunnel_pump import TunnelPump
 from sidecar.tunnel.frames import MAX_PAYLOAD_BYTES, Opening
 from sidecar.tunnel.tunnel import Loss, Tunnel
 from sidecar.tunnel.turns import SideState
@@ -20,30 +17,6 @@ from tests.sidecar.little_ca import until
 from tests.sidecar.pair import Mint
 from tests.sidecar.pump.test_plain_pump import tcp_pair
 from tests.sidecar.tls.test_handshake import make_tunnels
-
-
-async def test_a_reset_after_delivery_delivers_first() -> None:
-    loop = asyncio.get_running_loop()
-    near, far = tcp_pair()
-    with near, far:
-        unsent = b"z" * 3_000_000
-        ending = asyncio.ensure_future(reset_after_delivery(loop, near, unsent, deadline_s=5))
-        received = 0
-        with pytest.raises(ConnectionResetError):
-            while chunk := await loop.sock_recv(far, 65536):
-                received += len(chunk)
-        await ending
-        assert received == len(unsent)
-
-
-async def test_a_reset_does_not_wait_for_a_reader_for_ever() -> None:
-    loop = asyncio.get_running_loop()
-    near, far = tcp_pair()
-    with near, far:
-        near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
-        await asyncio.wait_for(reset_after_delivery(loop, near, b"z" * 30_000_000, deadline_s=0.2), 2)
-        assert near.fileno() == -1
-
 
 OPENING = Opening(connection="00" * 8, destination=("198.18.0.2", 5432), source=("198.18.0.1", 1))
 

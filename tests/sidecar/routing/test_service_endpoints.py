@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.model.wire.messages import ServiceEntry, ServicePort
-from sidecar.capture.captured import Endpoint
 from sidecar.routing.service_endpoints import MAX_REMEMBERED, Endpoints, NoEndpointError, describe_service, has_another
+from sidecar.sockets.address import Endpoint
 
 THREE: tuple[Endpoint, ...] = (("198.18.1.1", 8080), ("198.18.1.2", 8080), ("198.18.1.3", 9090))
 

@@ -8,7 +8,6 @@ import pytest
 
 from shared.model.errors import InputError
 from sidecar.settings.parsing import (
-    format_endpoint,
     parse_address,
     parse_endpoint,
     parse_instance,
@@ -16,6 +15,7 @@ from sidecar.settings.parsing import (
     parse_network,
     read_small_file,
 )
+from sidecar.sockets.address import format_endpoint
 
 
 @pytest.mark.parametrize("text", ["1.2.3.4", ":5", "::1:5", "1.2.3.4:0", "1.2.3.4:65536", "1.2.3.4:-1", "host:5"])

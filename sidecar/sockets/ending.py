@@ -1,0 +1,81 @@
+"""Ends TCP connections: by reset, or by closing, once the peer has what was written before.
+
+Belongs here: that, with its deadlines. Doesn't: which ending a connection gets (the stories and the pumps).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import socket
+import struct
+import termios
+from typing import Final
+
+DELIVERY_DEADLINE_S: Final = 5.0
+_LINGER_ZERO: Final = struct.pack("ii", 1, 0)
+_TCP_CLOSE: Final = 7  # include/net/tcp_states.h
+
+
+def reset(connection: socket.socket) -> None:
+    """Close a connection by RST (socket(7), ``SO_LINGER`` with zero). What the kernel still holds is lost."""
+    try:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+    except OSError:
+        pass  # It is gone already.
+    connection.close()
+
+
+async def reset_after_delivery(
+    loop: asyncio.AbstractEventLoop,
+    connection: socket.socket,
+    unsent: bytes = b"",
+    *,
+    deadline_s: float = DELIVERY_DEADLINE_S,
+) -> None:
+    """Close a connection by RST once its peer has what was written before: a finished response must not be lost.
+
+    Arguments:
+        unsent: is written first.
+        deadline_s: after that the reset comes all the same.
+    """
+    try:
+        async with asyncio.timeout(deadline_s):
+            if unsent:
+                await loop.sock_sendall(connection, unsent)
+            pause_s = 0.001
+            while count_undelivered(connection):
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, 0.1)
+    except (TimeoutError, OSError):
+        pass
+    finally:
+        reset(connection)
+
+
+def close_after_delivery(loop: asyncio.AbstractEventLoop, connection: socket.socket, *, waited_s: float = 0.0) -> None:
+    """Close a connection once its peer has what was written, at the latest after ``DELIVERY_DEADLINE_S``.
+
+    A plain close with unread data would reset the connection and lose what was written last.
+    """
+    try:
+        if not waited_s:
+            connection.shutdown(socket.SHUT_WR)
+        if count_undelivered(connection) and waited_s < DELIVERY_DEADLINE_S:
+            pause_s = max(0.001, waited_s)
+            loop.call_later(pause_s, lambda: close_after_delivery(loop, connection, waited_s=waited_s + pause_s))
+            return
+    except OSError:
+        pass  # It is gone already.
+    connection.close()
+
+
+def count_undelivered(connection: socket.socket) -> int:
+    """Return how many bytes the kernel still holds for the peer (tcp(7), ``SIOCOUTQ``); none for a dead connection."""
+    packed: bytes = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+    count = int(struct.unpack("i", packed)[0])
+    # After a reset the count stays what it was, though nothing is held any more.
+    if count and connection.family != socket.AF_UNIX:
+        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        return 0 if state[0] == _TCP_CLOSE else count
+    return count
