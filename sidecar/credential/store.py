@@ -89,6 +89,8 @@ class CredentialStore:
         self._numbers = count(own.generation + 1)
         self._entries: dict[Program, _Entry] = {}
         self._in_flight: dict[Program | None, asyncio.Task[None]] = {}
+        # Requests in flight when the CA said that its issuer had changed: the old issuer may sign their answers.
+        self._overtaken: dict[Program | None, float] = {}
         self._refused: dict[Program, tuple[float, int, CredentialError]] = {}
         self._own_renewal: asyncio.TimerHandle | None = None
         self._own_retry_s = _FIRST_RETRY_S
@@ -96,6 +98,7 @@ class CredentialStore:
         self._own_refused_callbacks: list[Callable[[], None]] = []
         self._schedule_own(self._half_life(own))
         policies.on_change(self._replace_wrong_kinds)
+        trust.on_change(self._replace_distrusted)
 
     def on_own_change(self, callback: Callable[[Credential], None]) -> None:
         """Call ``callback`` with the sidecar's own credential when it is renewed."""
@@ -146,6 +149,8 @@ class CredentialStore:
         self._schedule_own(random.uniform(0, spread_s))
         for program, entry in self._entries.items():
             self._schedule(program, entry, random.uniform(0, spread_s))
+        for asked in self._in_flight:
+            self._overtaken[asked] = random.uniform(0, spread_s)
 
     def check_own(self, request: KeyRequest, chain: tuple[bytes, ...], verifier: BundleVerifier) -> Credential:
         """Return the own credential that a repeated enrolment brings; it isn't in use yet.
@@ -164,7 +169,7 @@ class CredentialStore:
     def begin_again(self, own: Credential) -> None:
         """Use the own credential of a repeated enrolment, and renew every program's soon.
 
-        One that doesn't hold against the trust bundle of now is forgotten: its next use asks anew.
+        One that the current trust bundle doesn't accept is forgotten: its next use asks anew.
         """
         self.own = own
         self._own_retry_s = _FIRST_RETRY_S
@@ -173,8 +178,7 @@ class CredentialStore:
         now = time.time()
         for program, entry in list(self._entries.items()):
             try:
-                certificates = [x509.load_der_x509_certificate(der) for der in entry.credential.chain]
-                self._trust.verifier.verify_peer(certificates, now=now)
+                self._trust.verifier.verify_peer(_parse_chain(entry.credential), now=now)
             except VerificationError:
                 self._forget(program)
             else:
@@ -204,9 +208,13 @@ class CredentialStore:
         if task is None:
             task = self._tasks.spawn(self._fetch(program, evidence), name="certificate request")
             self._in_flight[program] = task
-            task.add_done_callback(lambda _: self._in_flight.pop(program, None))
+            task.add_done_callback(lambda _: self._end_request(program))
         # Shielded: the first waiter's cancellation must not fail the others.
         await asyncio.wait({task})
+
+    def _end_request(self, program: Program | None) -> None:
+        self._in_flight.pop(program, None)
+        self._overtaken.pop(program, None)
 
     async def _fetch(self, program: Program | None, evidence: ProgramEvidence) -> None:
         request = make_key_request()
@@ -237,7 +245,7 @@ class CredentialStore:
         if program is None:
             self.own = credential
             self._own_retry_s = _FIRST_RETRY_S
-            self._schedule_own(self._half_life(credential))
+            self._schedule_own(self._overtaken.pop(None, self._half_life(credential)))
             for callback in self._own_callbacks:
                 callback(credential)
             return
@@ -247,7 +255,7 @@ class CredentialStore:
             old.renewal.cancel()
         entry = _Entry(credential=credential, evidence=evidence, was_used=old is None)
         self._entries[program] = entry
-        self._schedule(program, entry, self._half_life(credential))
+        self._schedule(program, entry, self._overtaken.pop(program, self._half_life(credential)))
         while len(self._entries) > MAX_PROGRAMS:
             self._forget(next(iter(self._entries)))
 
@@ -310,3 +318,20 @@ class CredentialStore:
             elif kind is not entry.credential.identity.kind:
                 self._refused.pop(program, None)
                 self._spawn_fetch(program, entry.evidence)
+
+    def _replace_distrusted(self) -> None:
+        """Stop using credentials that every peer refuses from now on: the next use of the program asks anew."""
+        check = self._trust.verifier.check_not_distrusted
+        for program, entry in list(self._entries.items()):
+            try:
+                check(_parse_chain(entry.credential))
+            except VerificationError:
+                self._forget(program)
+        try:
+            check(_parse_chain(self.own))
+        except VerificationError:
+            self._schedule_own(0)
+
+
+def _parse_chain(credential: Credential) -> list[x509.Certificate]:
+    return [x509.load_der_x509_certificate(der) for der in credential.chain]

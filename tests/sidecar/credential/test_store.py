@@ -7,14 +7,16 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 
 from shared.model.identity.identity import Identity, IdentityKind, Workload
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Approval, Mode, NamespaceState
+from shared.model.trust.certificate import public_key_digest
 from shared.model.wire.messages import ProgramEvidence
 from shared.runtime.sinks import LineSink
 from shared.runtime.tasks import Tasks
@@ -30,7 +32,7 @@ from sidecar.credential.store import CredentialStore
 from sidecar.events import Events
 from sidecar.mesh.policies import Policies
 from sidecar.mesh.trust import Trust
-from tests.sidecar.little_ca import TRUST_DOMAIN, LittleCA, ask_into, until
+from tests.sidecar.little_ca import TRUST_DOMAIN, LittleCA, ask_into, make_authority, until
 
 WEB = Workload(namespace="shop", service_account="web")
 PROGRAM = Program(digest="a" * 64)
@@ -45,6 +47,10 @@ class Issuing:
     kind: IdentityKind = IdentityKind.OBSERVED
     refusal: str = ""
     wait_s: float = 0.01
+    trust: Trust = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.trust = Trust(self.ca.bundle)
 
     async def request_certificate(
         self, csr: bytes, program: Program | None, evidence: ProgramEvidence, *, timeout_s: float
@@ -60,7 +66,7 @@ class Issuing:
 @asynccontextmanager
 async def a_store(life_s: float = 3600) -> AsyncIterator[tuple[CredentialStore, Issuing, Policies]]:
     issuing = Issuing(ca=LittleCA(life_s=life_s))
-    trust = Trust(issuing.ca.bundle)
+    trust = issuing.trust
     request = make_key_request()
     chain = await issuing.request_certificate(request.csr, None, EVIDENCE, timeout_s=1)
     own = accept_chain(request, chain, verifier=trust.verifier, generation=1, now=time.time())
@@ -143,6 +149,29 @@ async def test_a_used_credential_is_renewed_ahead_of_its_end_and_a_reissue_renew
         renewed = store.get(PROGRAM)
         assert renewed is not None
         assert renewed.generation > first.generation
+
+
+async def test_an_answer_that_a_reissue_overtook_is_renewed_too() -> None:
+    """The old issuer may have signed it: it would be used until half its life had passed."""
+    async with a_store() as (store, issuing, _):
+        asking = asyncio.create_task(store.obtain(PROGRAM, EVIDENCE))
+        await asyncio.sleep(0)
+        store.reissue(0.0)
+        first = await asking
+        await until(lambda: store.get(PROGRAM) not in (None, first))
+        assert issuing.ca.issued == 3, "the sidecar's own and the program's, twice"
+
+
+async def test_a_distrusted_issuers_credentials_are_neither_used_nor_kept() -> None:
+    async with a_store() as (store, issuing, _):
+        await store.obtain(PROGRAM, EVIDENCE)
+        own, old, ca = store.own, issuing.ca.issuer, issuing.ca
+        ca.issuer, ca.sequence = make_authority("next issuer", ca.root), ca.sequence + 1
+        distrusted = (public_key_digest(old.certificate),)
+        assert issuing.trust.install(msgspec.structs.replace(ca.bundle, distrusted=distrusted))
+        assert store.get(PROGRAM) is None
+        await until(lambda: store.own is not own)
+        assert {store.own.issuer, (await store.obtain(PROGRAM, EVIDENCE)).issuer} == {"next issuer"}
 
 
 async def test_credentials_are_renewed_at_half_their_life_and_an_unused_one_is_let_go(
