@@ -1,6 +1,7 @@
 # Touchmark's commands for a person. Each sets the machine up first (a .venv here, packages where root and apt are there).
 SHELL := /bin/bash
 VENV ?= .venv
+JOBS ?= 3
 BIN := $(VENV)/bin
 SOURCES := ca cli sidecar shared tests bench scripts
 
@@ -28,8 +29,8 @@ types: setup ## Check types, strictly.
 contracts: setup ## Check who may import whom.
 	$(BIN)/lint-imports
 
-unit: setup ## Run the tests with branch coverage. PYTEST="-k name" narrows them.
-	$(BIN)/pytest --cov --cov-report=term:skip-covered $(PYTEST)
+unit: setup ## Run the tests with branch coverage, JOBS=3 at a time. PYTEST="-k name" narrows them.
+	$(BIN)/pytest -n $(JOBS) --dist loadgroup --cov --cov-report=term:skip-covered $(PYTEST)
 
 test-kubernetes: setup ## Run the tests against a real API server. PYTEST="-k name" narrows them.
 	@$(BIN)/python -m scripts.kubernetes api

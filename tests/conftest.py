@@ -20,11 +20,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
     if os.geteuid() == 0:
         return
     for item in items:
         if item.get_closest_marker("needs_root"):
             item.add_marker(pytest.mark.skip(reason="needs root: own network namespaces or capabilities"))
+
+
+def _group(item: pytest.Item) -> str:
+    """Return what stays on one worker of ``make test``: a file's tests, and all that share the end-to-end mesh."""
+    path = item.path.relative_to(item.config.rootpath)
+    return "e2e" if path.parts[:2] == ("tests", "e2e") else str(path)
 
 
 @pytest.hookimpl(trylast=True)

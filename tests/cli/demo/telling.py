@@ -13,7 +13,6 @@ ROOT = Path(__file__).parents[3]
 def start_demo(directory: Path, *options: str) -> subprocess.Popen[str]:
     """Start ``touchmark demo`` with its temporary files in ``directory``; output in ``out`` and ``err`` beside them."""
     (directory / "tmp").mkdir()
-    # The admin socket lies in there: unix(7) allows 107 bytes, and pytest's directories are long.
     environment = {**os.environ, "TMPDIR": str(directory / "tmp"), "PYTHONPATH": str(ROOT)}
     with open(directory / "out", "wb") as out, open(directory / "err", "wb") as err:
         return subprocess.Popen(
