@@ -22,18 +22,10 @@ from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction
 from shared.model.trust.foreign_certificate import ForeignPeer
 from sidecar.connection.connection import Connection, Refused
-from sidecar.foreign_outbound import contexts, pump_through_tls
-from sidecar.inbound import (
-    attest_application,
-    choose_credential,
-    have_policy,
-    look_up_listed,
-    note_listener,
-    serves_listener,
-)
-from sidecar.sockets.dial import DialError, dial
+from sidecar.listener import attest_application, choose_credential, note_listener, serves_listener
 from sidecar.sockets.ending import reset
-from sidecar.tls.foreign_handshake import Session, shake_foreign_hands
+from sidecar.steps import dial_application, look_up_workload, obtain_policy, pump_through_tls
+from sidecar.tls.foreign_handshake import Session, establish_session
 from sidecar.tls.handshake import HandshakeError, peek_client_hello
 from sidecar.tunnel.turns import Role
 
@@ -76,12 +68,7 @@ async def serve_foreign(sidecar: Sidecar, captured: Captured, application: Endpo
             if not serves_listener(sidecar, arrival.credential, listener):
                 raise Refused(Reason.PROCESS_VANISHED, "the listener, or its approval, changed during the handshake")
             connection.decide()
-            try:
-                connection.application = await dial(
-                    asyncio.get_running_loop(), application, mark=sidecar.mark, timeout_s=sidecar.limits.dial_s
-                )
-            except DialError as error:
-                raise Refused(Reason.APPLICATION_UNREACHABLE, str(error)) from error
+            connection.application = await dial_application(sidecar, application)
             connection.check_not_revoked()
             await pump_through_tls(sidecar, connection, arrival.session, captured.connection)
         finally:
@@ -103,10 +90,10 @@ async def terminate(sidecar: Sidecar, captured: Captured, application: Endpoint)
             raise HandshakeError(error.message, reason=Reason.MTLS_REQUIRED) from error
         raise
     credential = await choose_credential(sidecar, await attest_application(sidecar, application))
-    session = await shake_foreign_hands(
+    session = await establish_session(
         loop=loop,
         connection=captured.connection,
-        context=contexts.get(credential, sidecar.trust.bundle, sidecar.foreign, Role.RESPONDER),
+        context=sidecar.foreign_contexts.get(credential, sidecar.trust.bundle, sidecar.foreign, Role.RESPONDER),
         role=Role.RESPONDER,
         trust=sidecar.trust,
         foreign=sidecar.foreign,
@@ -126,7 +113,7 @@ async def identify_source(sidecar: Sidecar, connection: Connection, arrival: Arr
     connection.check_not_revoked()
     found = connection.peer
     connection.issuer, connection.source_identity = found.issuer, found.identity
-    listed = await look_up_listed(sidecar, connection.source_endpoint[0])
+    listed = await look_up_workload(sidecar, connection.source_endpoint[0])
     if isinstance(found, ForeignPeer):
         connection.source = replace(connection.source, listed=listed, foreign=found.identity)
         return
@@ -138,7 +125,7 @@ async def identify_source(sidecar: Sidecar, connection: Connection, arrival: Arr
         program=identity.program,
         why_unidentified=None if identity.program else Reason.PEER_UNIDENTIFIED,
     )
-    await have_policy(sidecar, connection)
+    await obtain_policy(sidecar, identity.workload.namespace)
 
 
 def _record_refused(sidecar: Sidecar, captured: Captured, error: VerificationError | Refused) -> None:

@@ -1,34 +1,30 @@
 """The way out to a foreign peer: dial → terminate → identify → decide → pump, on destination ports of plain mTLS.
 
-Belongs here: these steps of ``outbound.carry_outbound``, and pumping through TLS, which the way in shares. Doesn't:
-what comes before (capture, attestation, the first decision), or the way in (``foreign_inbound.py``).
+Belongs here: these steps of ``outbound.carry_outbound``. Doesn't: what comes before (capture, attestation, the first
+decision), or the way in (``foreign_inbound.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from shared.model.errors import VerificationError
-from shared.model.policy.decision import Ending, Transport
+from shared.model.policy.decision import Transport
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction
 from shared.model.trust.foreign_certificate import ForeignPeer
 from sidecar.connection.connection import Connection, Refused
-from sidecar.pump.tls_pump import TlsPump
 from sidecar.sockets.dial import DialError, dial
-from sidecar.sockets.ending import reset, reset_after_delivery
-from sidecar.tls.foreign_handshake import ForeignContexts, Session, shake_foreign_hands
+from sidecar.sockets.ending import reset
+from sidecar.steps import pump_through_tls
+from sidecar.tls.foreign_handshake import Session, establish_session
 from sidecar.tunnel.turns import Role
 
 if TYPE_CHECKING:
     from sidecar.credential.credential import Credential
     from sidecar.parts import Sidecar
-
-contexts = ForeignContexts()
 
 
 async def carry_to_foreign(sidecar: Sidecar, connection: Connection, credential: Credential) -> None:
@@ -47,10 +43,10 @@ async def carry_to_foreign(sidecar: Sidecar, connection: Connection, credential:
         connection.check_not_revoked()
         connection.transport = Transport.MTLS
         try:
-            session = await shake_foreign_hands(
+            session = await establish_session(
                 loop=loop,
                 connection=peer,
-                context=contexts.get(credential, sidecar.trust.bundle, sidecar.foreign, Role.INITIATOR),
+                context=sidecar.foreign_contexts.get(credential, sidecar.trust.bundle, sidecar.foreign, Role.INITIATOR),
                 role=Role.INITIATOR,
                 trust=sidecar.trust,
                 foreign=sidecar.foreign,
@@ -82,29 +78,3 @@ def identify_destination(connection: Connection, session: Session) -> None:
             Reason.PEER_WORKLOAD_MISMATCH, f"{found.identity.workload} answers where the directory lists nobody"
         )
     connection.destination = replace(connection.destination, foreign=found.identity, is_pending=False)
-
-
-async def pump_through_tls(sidecar: Sidecar, connection: Connection, session: Session, peer: socket.socket) -> None:
-    """Pump between the application and the TLS peer, and end both in the same way; the caller resets what is left."""
-    loop, application = asyncio.get_running_loop(), connection.application
-    if application is None:
-        raise RuntimeError("a connection without its application")
-    pump = TlsPump(
-        loop,
-        tls=session.tls,
-        peer=peer,
-        plain=application,
-        is_peer_source=connection.direction is Direction.INGRESS,
-    )
-    connection.note_pump(pump, Transport.MTLS)
-    pump.start()
-    end = await pump.finished
-    connection.note_end(end)
-    if connection.ending is Ending.FINISHED:
-        peer.close()  # Both have said their last word, and it was read: the kernel delivers what it still holds.
-    elif connection.is_revoked or connection.ending is Ending.SHUTDOWN:
-        pass  # At once: nothing that is still on its way may arrive.
-    elif pump.is_peer_to_blame or end.ending is Ending.RECORD_LIMIT:
-        await reset_after_delivery(loop, application, end.unsent, deadline_s=sidecar.limits.reset_s)
-    else:
-        await reset_after_delivery(loop, peer, deadline_s=sidecar.limits.reset_s)

@@ -16,45 +16,40 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from shared.model.errors import ProtocolError, TouchmarkError, UnavailableError, VerificationError
+from shared.model.errors import ProtocolError, VerificationError
 from shared.model.identity.identity import Workload
-from shared.model.policy.decision import Ending, ProcessRecord, Transport
+from shared.model.policy.decision import Ending, Transport
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction, Mode
-from shared.model.wire.messages import ProgramEvidence
-from sidecar.attest.facts import Attestation, AttestationError
+from shared.model.policy.rules import Direction
 from sidecar.connection.connection import Connection, Refused
+from sidecar.listener import (
+    attest_application,
+    attest_listener,
+    choose_credential,
+    note_listener,
+    serves_listener,
+)
 from sidecar.mesh.directory_cache import listed_workload
-from sidecar.outbound import obtain_policy, pump_plainly
 from sidecar.pump.tunnel_pump import TunnelPump
 from sidecar.sockets.address import Endpoint
-from sidecar.sockets.dial import DialError, dial
 from sidecar.sockets.ending import reset_after_delivery
+from sidecar.steps import dial_application, look_up_workload, obtain_policy, pump_plainly
 from sidecar.tls.client_hello import parse_port_name
 from sidecar.tls.contexts import Contexts
-from sidecar.tls.handshake import peek_client_hello, shake_hands
+from sidecar.tls.handshake import peek_client_hello
 from sidecar.tunnel.frames import FrameType, Opening, decode_opening
+from sidecar.tunnel.handshake import establish_tunnel
 from sidecar.tunnel.tunnel import Loss, Tunnel
 from sidecar.tunnel.turns import Role
 
 if TYPE_CHECKING:
     from sidecar.capture.captured import Captured
-    from sidecar.credential.credential import Credential
     from sidecar.parts import Sidecar
 
 _contexts = Contexts()
 # The responder waits longer than the initiator keeps a tunnel, so that OPEN and CLOSING seldom cross.
 _IDLE_FACTOR = 2.0
 _CLOSING_S = 1.0
-
-
-class Listener(msgspec.Struct, frozen=True, kw_only=True):
-    """What serves a destination here: where, run by which program, or why that isn't known."""
-
-    application: Endpoint | None
-    attestation: Attestation | None = None
-    why: Reason | None = None
-    detail: str = ""
 
 
 async def serve_tunnel(sidecar: Sidecar, connection: socket.socket, source: Endpoint, local: Endpoint) -> None:
@@ -100,7 +95,7 @@ async def terminate(
     port = parse_port_name(hello.server_name) or 0
     listener = await attest_listener(sidecar, (local[0], port))
     credential = await choose_credential(sidecar, listener)
-    tunnel = await shake_hands(
+    tunnel = await establish_tunnel(
         loop=loop,
         connection=connection,
         context=_contexts.get(credential, sidecar.trust.bundle, Role.RESPONDER),
@@ -111,54 +106,6 @@ async def terminate(
         timeout_s=sidecar.limits.handshake_s,
     )
     return tunnel, port
-
-
-async def attest_listener(sidecar: Sidecar, destination: Endpoint) -> Listener:
-    """Find out which program listens behind a destination; why there is none is a fact as well."""
-    application = sidecar.application_of(*destination) if destination[1] else None
-    if application is None:
-        return Listener(application=None, why=Reason.DESTINATION_NOT_SERVED)
-    return await attest_application(sidecar, application)
-
-
-async def attest_application(sidecar: Sidecar, application: Endpoint) -> Listener:
-    """Find out which program listens at an address of this pod."""
-    try:
-        attestation = sidecar.attestor.attest_listener_now(*application)
-        if attestation is None:
-            async with asyncio.timeout(sidecar.limits.attest_s):
-                attestation = await sidecar.attestor.attest_listener(*application)
-    except AttestationError as error:
-        return Listener(application=application, why=error.reason, detail=error.message)
-    except TimeoutError:
-        return Listener(application=application, why=Reason.DEADLINE_EXCEEDED)
-    return Listener(application=application, attestation=attestation)
-
-
-async def choose_credential(sidecar: Sidecar, listener: Listener) -> Credential:
-    """Return the listening program's credential, or the sidecar's own where it has none.
-
-    A stranger can cause no more than the one issuance that this local program gets anyway: single flight, cached, and
-    never one for a program that explicit mode doesn't approve.
-    """
-    attestation = listener.attestation
-    if attestation is None:
-        return sidecar.credentials.own
-    credential = sidecar.credentials.get(attestation.program)
-    if credential is not None:
-        return credential
-    policy = sidecar.policies.own
-    is_approved = policy.find_approval(sidecar.workload, attestation.program) is not None
-    if not is_approved and policy.state.mode is Mode.EXPLICIT:
-        return sidecar.credentials.own
-    process = attestation.process
-    try:
-        async with asyncio.timeout(sidecar.limits.obtain_s):
-            return await sidecar.credentials.obtain(
-                attestation.program, ProgramEvidence(path=process.path, pid=process.pid, uid=process.uid)
-            )
-    except (TouchmarkError, TimeoutError):
-        return sidecar.credentials.own
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
@@ -216,15 +163,9 @@ async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, sour
             connection.destination_identity = tunnel.credential.identity
             if listener.application is None:
                 raise Refused(Reason.DESTINATION_NOT_SERVED)
-            await have_policy(sidecar, connection)
+            await obtain_policy(sidecar, tunnel.peer.identity.workload.namespace)
             connection.decide()
-            try:
-                application = await dial(
-                    tunnel.loop, listener.application, mark=sidecar.mark, timeout_s=sidecar.limits.dial_s
-                )
-            except DialError as error:
-                raise Refused(Reason.APPLICATION_UNREACHABLE, str(error)) from error
-            connection.application = application
+            application = connection.application = await dial_application(sidecar, listener.application)
             connection.check_not_revoked()
             if pump.finished.done():  # The initiator gave up meanwhile.
                 connection.note_end(pump.finished.result())
@@ -271,39 +212,6 @@ def identify(sidecar: Sidecar, connection: Connection, tunnel: Tunnel, opening: 
     )
 
 
-def note_listener(sidecar: Sidecar, connection: Connection, listener: Listener) -> None:
-    """Say which program serves the connection, or why that isn't known."""
-    attestation = listener.attestation
-    connection.destination = replace(
-        connection.destination,
-        workload=sidecar.workload,
-        listed=sidecar.workload,
-        program=attestation.program if attestation else None,
-        why_unidentified=listener.why,
-    )
-    if attestation is not None:
-        connection.attestation = attestation
-        process = attestation.process
-        connection.process = ProcessRecord(
-            pid=process.pid, uid=process.uid, path=process.path, digest=attestation.program.digest
-        )
-
-
-async def have_policy(sidecar: Sidecar, connection: Connection) -> None:
-    """Have the policy of the source's namespace here.
-
-    Raises:
-        Refused: the CA didn't send it: who is approved there isn't known.
-    """
-    workload = connection.source.workload
-    if workload is None:
-        return
-    try:
-        await obtain_policy(sidecar, workload.namespace)
-    except (UnavailableError, TimeoutError) as error:
-        raise Refused(Reason.CA_UNAVAILABLE, f"the policy of {workload.namespace} isn't known") from error
-
-
 async def carry_plaintext(sidecar: Sidecar, captured: Captured, application: Endpoint) -> None:
     """Carry a plain connection from outside the mesh to the application: always from an *unidentified* source."""
     with Connection(
@@ -317,7 +225,7 @@ async def carry_plaintext(sidecar: Sidecar, captured: Captured, application: End
             raise Refused(Reason.OVERLOADED)
         connection.source = replace(
             connection.source,
-            listed=await look_up_listed(sidecar, captured.source[0]),
+            listed=await look_up_workload(sidecar, captured.source[0]),
             why_unidentified=Reason.PEER_UNIDENTIFIED,
         )
         connection.transport = Transport.PLAINTEXT
@@ -333,17 +241,6 @@ def end_as_unprocessed(tunnel: Tunnel, connection: Connection) -> None:
     connection.forget()
 
 
-def serves_listener(sidecar: Sidecar, used: Credential, listener: Listener) -> bool:
-    """Whether the credential in use is (still) the one to serve this listener with."""
-    if time.time() >= used.not_after:
-        return False
-    attested = listener.attestation.program if listener.attestation else None
-    if used.identity.program is not None:
-        return attested == used.identity.program and sidecar.credentials.get(used.identity.program) is not None
-    # The sidecar's own credential serves what has no credential; when it has one by now, that is the one to show.
-    return attested is None or sidecar.credentials.get(attested) is None
-
-
 async def _say_closing(tunnel: Tunnel) -> None:
     if not tunnel.is_reusable:
         return
@@ -356,25 +253,6 @@ async def _say_closing(tunnel: Tunnel) -> None:
         await waiter.turn
     finally:
         timer.cancel()
-
-
-async def look_up_listed(sidecar: Sidecar, address: str) -> Workload | None:
-    """Return the workload that the directory lists at an address, asking the CA where needed.
-
-    Raises:
-        Refused: it didn't answer.
-    """
-    entry = sidecar.directory.get(address)
-    if entry is None:
-        try:
-            async with asyncio.timeout(sidecar.limits.obtain_s):
-                entry = await sidecar.directory.look_up(address)
-        except (UnavailableError, TimeoutError) as error:
-            # An address that may be a member's must not pass as a stranger's.
-            raise Refused(Reason.CA_UNAVAILABLE, f"who is at {address} isn't known") from error
-    if not entry.namespace:
-        return None
-    return listed_workload(entry)
 
 
 def _listed_at(sidecar: Sidecar, address: str) -> Workload | None:

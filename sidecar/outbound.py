@@ -2,21 +2,18 @@
 
 capture → attest → identify → decide (workload, port) → connect → decide (peer's program) → pump → record.
 
-``carry_outbound`` reads top to bottom like this sentence; start there. Belongs here: the order of steps and who answers
-for which failure. Doesn't: how a step works. Longer than most: the story isn't cut.
+``carry_outbound`` reads top to bottom like this sentence; start there. Belongs here: the order of steps and which
+failure means what. Doesn't: how a step works.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from shared.model.errors import TouchmarkError, UnavailableError, VerificationError
-from shared.model.identity.identity import Workload
+from shared.model.errors import TouchmarkError, VerificationError
 from shared.model.policy.decision import Ending, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
@@ -25,32 +22,22 @@ from sidecar.attest.facts import AttestationError
 from sidecar.connection.connection import Connection, Refused
 from sidecar.foreign_outbound import carry_to_foreign
 from sidecar.mesh.directory_cache import listed_workload
-from sidecar.pump.plain_pump import PlainPump
 from sidecar.pump.tunnel_pump import PumpEnd, TunnelPump
-from sidecar.routing.route import Route
-from sidecar.routing.service_endpoints import NoEndpointError
-from sidecar.sockets.dial import DialError, dial
-from sidecar.sockets.ending import reset, reset_after_delivery
-from sidecar.tls.contexts import Contexts
-from sidecar.tls.handshake import HandshakeError, shake_hands
+from sidecar.routing.route import PERHAPS_GONE, Route
+from sidecar.sockets.dial import DialError
+from sidecar.sockets.ending import reset_after_delivery
+from sidecar.steps import look_up, obtain_policy, pump_plainly
 from sidecar.tunnel.frames import Opening
 from sidecar.tunnel.pool import TunnelKey
-from sidecar.tunnel.tunnel import Loss, Tunnel
-from sidecar.tunnel.turns import Role
+from sidecar.tunnel.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from sidecar.capture.captured import Captured
     from sidecar.credential.credential import Credential
     from sidecar.parts import Sidecar
 
-_contexts = Contexts()
 # A stale idle tunnel, then a fresh one whose responder says CLOSING: each costs a try; the OPEN itself is retried once.
 _MAX_OPENINGS = 2
-# What is answered at the address of an endpoint that has just gone: by its sidecar, or by who has the address now.
-_PERHAPS_GONE = frozenset({
-    Reason.APPLICATION_UNREACHABLE, Reason.DESTINATION_NOT_SERVED, Reason.LISTENER_NOT_APPROVED,
-    Reason.PEER_WORKLOAD_MISMATCH,
-})  # fmt: skip
 
 
 async def carry_outbound(sidecar: Sidecar, captured: Captured) -> None:
@@ -65,16 +52,16 @@ async def carry_outbound(sidecar: Sidecar, captured: Captured) -> None:
         if sidecar.connections.is_full:
             raise Refused(Reason.OVERLOADED)
         await attest(sidecar, connection, captured)
-        route = Route(connection)
+        route = Route(connection, sidecar.router)
         while not await carry_along(sidecar, connection, route):
             pass  # That endpoint of a Service can't be dialled or has gone, and there is another one.
 
 
 async def carry_along(sidecar: Sidecar, connection: Connection, route: Route) -> bool:
-    """Carry the connection to where its route leads now; False when nobody served it and another endpoint may.
+    """Carry the connection to where its route leads now; False when nothing served it and another endpoint may.
 
     Raises:
-        Refused: it may not be, or nobody can be reached.
+        Refused: it may not be, or nothing can be reached.
     """
     try:
         entry = await identify(sidecar, connection, route)
@@ -89,7 +76,7 @@ async def carry_along(sidecar: Sidecar, connection: Connection, route: Route) ->
         else:
             await carry_plainly(sidecar, connection)
     except Refused as error:
-        if route.service is not None and await leads_elsewhere(sidecar, connection, route, error):
+        if await route.leads_elsewhere(error):
             return False
         raise route.explain(error) from error.__cause__
     connection.detail = route.describe(connection.detail)
@@ -126,93 +113,17 @@ async def identify(sidecar: Sidecar, connection: Connection, route: Route) -> Di
         Refused: the CA didn't answer and nothing is known. A destination that may be in the mesh, under rules that
             aren't known, is never reached plainly. Or the Service has no endpoint.
     """
-    entry = await _look_up(sidecar, route.dialled[0])
+    entry = await look_up(sidecar, route.dialled[0])
     if entry.service is not None:
-        route.take_endpoint(sidecar, entry.service, now=asyncio.get_running_loop().time())
-        entry = await _look_up(sidecar, connection.destination_endpoint[0])
+        route.take_endpoint(entry.service, now=asyncio.get_running_loop().time())
+        entry = await look_up(sidecar, connection.destination_endpoint[0])
     if entry.namespace:
+        await obtain_policy(sidecar, entry.namespace)
         workload = listed_workload(entry)
         connection.destination = replace(connection.destination, workload=workload, listed=workload, is_pending=True)
     elif route.dialled[1] in sidecar.mtls_destination_ports:
         connection.destination = replace(connection.destination, is_pending=True)  # Its certificate will tell.
     return entry
-
-
-async def _look_up(sidecar: Sidecar, address: str) -> DirectoryEntry:
-    entry = sidecar.directory.get(address)
-    try:
-        if entry is None:
-            async with asyncio.timeout(sidecar.limits.obtain_s):
-                entry = await sidecar.directory.look_up(address)
-        if entry.namespace:
-            await obtain_policy(sidecar, entry.namespace)
-    except (UnavailableError, TimeoutError) as error:
-        raise Refused(Reason.CA_UNAVAILABLE, f"who is at {address} isn't known") from error
-    return entry
-
-
-async def leads_elsewhere(sidecar: Sidecar, connection: Connection, route: Route, error: Refused) -> bool:
-    """Tell whether the connection may go to another endpoint of its Service; nothing of it was processed yet.
-
-    One that can't be dialled is passed over. The word of one that answers counts, unless it isn't the Service's any
-    more, by what the CA says now: a pod whose program has ended before its sidecar, or an address that changed hands.
-    """
-    if connection.is_revoked:
-        return False
-    if isinstance(error.__cause__, DialError):
-        sidecar.pool.note_failure(connection.destination_endpoint, now=asyncio.get_running_loop().time())
-        return await has_another(sidecar, route)
-    if isinstance(error.__cause__, NoEndpointError):
-        return await has_another(sidecar, route)
-    if error.reason in _PERHAPS_GONE:
-        await _renew(sidecar, route)
-        return not route.is_listed(connection.destination_endpoint) and route.may_try_another()
-    return False
-
-
-async def has_another(sidecar: Sidecar, route: Route) -> bool:
-    """Tell whether the Service has another endpoint that this connection may try; where none is left, ask the CA."""
-    if route.service is not None and not route.may_try_another():
-        await _renew(sidecar, route)
-    return route.may_try_another()
-
-
-async def _renew(sidecar: Sidecar, route: Route) -> None:
-    """Ask the CA again who serves the Service, once a connection: what is known here is old where the stream was lost.
-
-    That there was nothing new is remembered for a while: a Service that is down is no load on the CA.
-    """
-    if route.was_renewed:
-        return
-    loop, entry = asyncio.get_running_loop(), sidecar.directory.get(route.dialled[0])
-    if entry is None or entry.service == route.service:
-        if sidecar.pool.has_failed_lately(route.dialled, now=loop.time()):
-            return
-        route.was_renewed = True
-        await _refresh(sidecar, route.dialled[0])
-        entry = sidecar.directory.get(route.dialled[0])
-    if entry is not None and entry.service is not None and entry.service != route.service:
-        route.renew(entry.service)
-    else:
-        sidecar.pool.note_failure(route.dialled, now=loop.time())
-
-
-async def _refresh(sidecar: Sidecar, address: str) -> None:
-    """Ask the CA again who is at an address, so that the next connection knows."""
-    with suppress(UnavailableError, TimeoutError):
-        async with asyncio.timeout(sidecar.limits.obtain_s):
-            await sidecar.directory.refresh(address)
-
-
-async def obtain_policy(sidecar: Sidecar, namespace: str) -> None:
-    """Have the namespace's policy here, or fail.
-
-    Raises:
-        UnavailableError, TimeoutError: the CA didn't send it in time.
-    """
-    if namespace != sidecar.workload.namespace and sidecar.policies.get(namespace) is None:
-        async with asyncio.timeout(sidecar.limits.obtain_s):
-            await sidecar.policies.obtain(namespace)
 
 
 async def choose_credential(sidecar: Sidecar, connection: Connection) -> Credential:
@@ -253,116 +164,51 @@ async def carry_through_tunnel(
     Raises:
         Refused: among others, because of a ``DialError`` where the Service has another endpoint.
     """
+    key = TunnelKey(
+        identity=str(credential.identity),
+        generation=credential.generation,
+        destination=connection.destination_endpoint,
+        workload=listed_workload(entry),
+    )
     for _ in range(_MAX_OPENINGS):
-        key = TunnelKey(
-            identity=str(credential.identity),
-            generation=credential.generation,
-            destination=connection.destination_endpoint,
-            workload=listed_workload(entry),
-        )
         try:
             tunnel = await connect(sidecar, key, entry, credential)
         except DialError as error:
-            if await has_another(sidecar, route):
+            if await route.has_another():
                 raise Refused(Reason.MTLS_UNAVAILABLE, str(error)) from error
             if route.unprocessed is not None:
                 break
             await carry_without_tunnel(sidecar, connection, str(error))
             return
-        route.unprocessed = end = await _open_and_pump(sidecar, connection, tunnel, route.unprocessed)
+        identify_peer(connection, tunnel)
+        route.unprocessed = end = await open_and_pump(sidecar, connection, tunnel, route.unprocessed)
         if not end.is_retry_allowed:
-            for surplus in sidecar.pool.give_back(key, tunnel, now=tunnel.loop.time()):
-                surplus.close()
-            if tunnel.is_reusable:
-                tunnel.attach(_IdleTunnel(sidecar, tunnel))
+            sidecar.connector.release(key, tunnel)
             break
     if (last := route.unprocessed) is not None:
-        if route.service is not None and last.refusal in _PERHAPS_GONE:
+        if route.service is not None and last.refusal in PERHAPS_GONE:
             raise Refused(last.refusal, last.detail)
-        await _finish(sidecar, connection, last)
+        await finish(sidecar, connection, last)
 
 
 async def connect(sidecar: Sidecar, key: TunnelKey, entry: DirectoryEntry, credential: Credential) -> Tunnel:
-    """Take an idle tunnel, or dial a new one, to the sidecar that the directory lists at the destination.
+    """Have a tunnel to the sidecar that the directory lists at the destination.
 
     Raises:
-        DialError: mutual TLS can't be had: nobody answers there, or lately nobody did.
-        Refused: somebody answers whose certificate doesn't hold, or who is another workload.
+        DialError: mutual TLS can't be had.
+        Refused: the certificate of what answers doesn't hold, or it is another workload.
     """
-    loop, now = asyncio.get_running_loop(), time.time()
-    while True:
-        tunnel, unusable = sidecar.pool.take(key, now=loop.time(), wall=now)
-        for each in unusable:
-            each.close()
-        if tunnel is None:
-            break
-        try:
-            _check_peer(sidecar, tunnel, key.workload, now)
-        except VerificationError:
-            tunnel.close()
-            continue
-        return tunnel
-    address = (key.destination[0], entry.tunnel_port or sidecar.tunnel_port)
-    if sidecar.pool.has_failed_lately(address, now=loop.time()):
-        raise DialError(f"{address[0]}:{address[1]} didn't answer lately")
+    tunnel_port = entry.tunnel_port or sidecar.tunnel_port
     try:
-        connection = await dial(loop, address, mark=sidecar.mark, timeout_s=sidecar.limits.dial_s)
-    except DialError:
-        sidecar.pool.note_failure(address, now=loop.time())
-        raise
-    try:
-        tunnel = await shake_hands(
-            loop=loop,
-            connection=connection,
-            context=_contexts.get(credential, sidecar.trust.bundle, Role.INITIATOR),
-            role=Role.INITIATOR,
-            credential=credential,
-            verifier=sidecar.trust.verifier,
-            now=now,
-            timeout_s=sidecar.limits.handshake_s,
-            port=key.destination[1],
-        )
-    except HandshakeError as error:
-        connection.close()
-        if error.reason in (Reason.HANDSHAKE_FAILED, Reason.DEADLINE_EXCEEDED):
-            sidecar.pool.note_failure(address, now=loop.time())
-            raise DialError(f"{address[0]}:{address[1]}: {error.message}") from error
-        raise Refused(Reason(error.reason), error.message) from error
+        return await sidecar.connector.acquire(key, credential, tunnel_port=tunnel_port)
     except VerificationError as error:
-        connection.close()
+        if error.reason == Reason.PEER_WORKLOAD_MISMATCH:
+            await sidecar.router.refresh(key.destination[0])  # The address may have changed hands.
         raise Refused(Reason(error.reason), error.message) from error
-    except BaseException:
-        connection.close()
-        raise
-    try:
-        _check_peer(sidecar, tunnel, key.workload, now)
-    except VerificationError as error:
-        tunnel.close()
-        await _refresh(sidecar, key.destination[0])  # The address may have changed hands.
-        raise Refused(Reason(error.reason), error.message) from error
-    sidecar.pool.forget_failure(address)
-    tunnel.call_when_closed(lambda: sidecar.pool.discard(tunnel))
-    return tunnel
 
 
-def _check_peer(sidecar: Sidecar, tunnel: Tunnel, expected: Workload, now: float) -> None:
-    """Check both certificates' end, the bundle of now and the peer's workload, before each OPEN.
-
-    Raises:
-        VerificationError: the tunnel must not carry another connection.
-    """
-    if now >= tunnel.not_after:
-        raise VerificationError("a certificate of the tunnel has ended", reason=Reason.PEER_EXPIRED)
-    if tunnel.peer.bundle_sequence != sidecar.trust.bundle.sequence:
-        tunnel.peer = sidecar.trust.verifier.verify_peer(tunnel.peer.chain, now=now)
-    found = tunnel.peer.identity.workload
-    if found != expected:
-        raise VerificationError(
-            f"{found} answers where the directory lists {expected}", reason=Reason.PEER_WORKLOAD_MISMATCH
-        )
-
-
-async def _open_and_pump(sidecar: Sidecar, connection: Connection, tunnel: Tunnel, before: PumpEnd | None) -> PumpEnd:
+def identify_peer(connection: Connection, tunnel: Tunnel) -> None:
+    """Say who serves the destination, by the certificate of its sidecar."""
     identity = tunnel.peer.identity
     connection.tunnel, connection.peer, connection.issuer = tunnel.id, tunnel.peer, tunnel.peer.issuer
     connection.destination_identity = identity
@@ -373,6 +219,17 @@ async def _open_and_pump(sidecar: Sidecar, connection: Connection, tunnel: Tunne
         is_pending=False,
         why_unidentified=None if identity.program else Reason.LISTENER_NOT_APPROVED,
     )
+
+
+async def open_and_pump(sidecar: Sidecar, connection: Connection, tunnel: Tunnel, before: PumpEnd | None) -> PumpEnd:
+    """Decide on the peer's program, open a turn of the tunnel and pump until it ends.
+
+    Arguments:
+        before: how an earlier try ended that no application saw: its early bytes are sent again.
+
+    Raises:
+        Refused: policy says no; the tunnel is closed.
+    """
     application = connection.application
     if application is None:
         raise RuntimeError("an outbound connection without its application")
@@ -405,6 +262,18 @@ async def _open_and_pump(sidecar: Sidecar, connection: Connection, tunnel: Tunne
         raise
 
 
+async def finish(sidecar: Sidecar, connection: Connection, end: PumpEnd) -> None:
+    """End the application's connection as the tunnel's turn ended: what came before a reset is delivered first."""
+    connection.note_end(end)
+    application = connection.application
+    if application is None:
+        return
+    if end.ending is not Ending.FINISHED and end.refusal is None and connection.ending is not Ending.POLICY_CHANGED:
+        await reset_after_delivery(
+            asyncio.get_running_loop(), application, end.unsent, deadline_s=sidecar.limits.reset_s
+        )
+
+
 async def carry_without_tunnel(sidecar: Sidecar, connection: Connection, detail: str) -> None:
     """Mutual TLS can't be had to a destination in the mesh: plainly when both ends are permissive, else not at all."""
     connection.detail = detail
@@ -428,72 +297,3 @@ async def carry_plainly(sidecar: Sidecar, connection: Connection) -> None:
         Refused: the destination can't be reached.
     """
     await pump_plainly(sidecar, connection, connection.destination_endpoint, Reason.DESTINATION_UNREACHABLE)
-
-
-async def pump_plainly(
-    sidecar: Sidecar, connection: Connection, destination: tuple[str, int], unreachable: Reason
-) -> None:
-    """Dial, decide again (things may have changed meanwhile), pump, and end both connections in the same way.
-
-    Raises:
-        Refused: ``unreachable``, or the connection was revoked meanwhile.
-    """
-    loop, source = asyncio.get_running_loop(), connection.application
-    if source is None:
-        raise RuntimeError("a plain connection without its source")
-    try:
-        onward = await dial(loop, destination, mark=sidecar.mark, timeout_s=sidecar.limits.dial_s)
-    except DialError as error:
-        raise Refused(unreachable, str(error)) from error
-    try:
-        connection.check_not_revoked()
-        pump = PlainPump(loop, source, onward)
-        connection.note_pump(pump, Transport.PLAINTEXT)
-        pump.start()
-        end = await pump.finished
-        connection.note_end(end)
-        if end.ending is Ending.FINISHED:
-            onward.close()
-        elif end.ending is Ending.RESET_BY_DESTINATION:
-            await reset_after_delivery(loop, source, deadline_s=sidecar.limits.reset_s)
-        elif end.ending is Ending.RESET_BY_SOURCE:
-            await reset_after_delivery(loop, onward, deadline_s=sidecar.limits.reset_s)
-    finally:
-        if onward.fileno() >= 0:
-            reset(onward)
-
-
-async def _finish(sidecar: Sidecar, connection: Connection, end: PumpEnd) -> None:
-    """End the application's connection as the tunnel's turn ended: what came before a reset is delivered first."""
-    connection.note_end(end)
-    application = connection.application
-    if application is None:
-        return
-    if end.ending is not Ending.FINISHED and end.refusal is None and connection.ending is not Ending.POLICY_CHANGED:
-        await reset_after_delivery(
-            asyncio.get_running_loop(), application, end.unsent, deadline_s=sidecar.limits.reset_s
-        )
-
-
-class _IdleTunnel:
-    """The user of an idle tunnel in the pool: it only waits for its end."""
-
-    __slots__ = ("_sidecar", "_tunnel")
-
-    def __init__(self, sidecar: Sidecar, tunnel: Tunnel) -> None:
-        self._sidecar = sidecar
-        self._tunnel = tunnel
-
-    def on_data(self, payloads: list[memoryview]) -> None:
-        """Nothing may come: ``turns`` has refused it before."""
-
-    def on_frame(self, frame: int, payload: bytes) -> None:
-        """CLOSING, the only frame that may come, ends the tunnel."""
-        self._sidecar.pool.discard(self._tunnel)
-        self._tunnel.close()
-
-    def on_drained(self) -> None:
-        """Nothing waits to be written."""
-
-    def on_lost(self, loss: Loss, detail: str) -> None:
-        """The pool forgets the tunnel by ``call_when_closed``."""

@@ -5,15 +5,14 @@ Belongs here: the composition's shape. Doesn't: starting and stopping it (``runt
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sidecar.mesh.foreign_trust import ForeignRoots
-from sidecar.routing.service_endpoints import Endpoints
 from sidecar.runtime.draining import Draining
 from sidecar.sockets.address import Endpoint
+from sidecar.tls.foreign_handshake import ForeignContexts
 
 if TYPE_CHECKING:
     from shared.model.identity.identity import Workload
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
     from sidecar.mesh.directory_cache import Directory
     from sidecar.mesh.policies import Policies
     from sidecar.mesh.trust import Trust
-    from sidecar.tunnel.pool import TunnelPool
+    from sidecar.routing.route import Router
+    from sidecar.tunnel.connector import Connector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +75,8 @@ class Sidecar:
         workload: whose programs it serves.
         trust_domain: the CA's.
         instance: names this sidecar in decisions.
+        connector: tunnels to other sidecars.
+        router: which endpoint of a Service a connection goes to.
         addresses: the IP addresses at which its tunnel port answers; textual, normalised.
         tunnel_port: the tunnel's port here, and the default one elsewhere.
         own_ports: ports on which the sidecar itself listens; never a destination of OPEN.
@@ -84,7 +86,6 @@ class Sidecar:
         mtls_ports: destination ports at which only plain mTLS is served to whoever comes without a tunnel.
         mtls_destination_ports: dialled ports towards which plain mTLS is spoken, outside the mesh.
         foreign: other trust domains' roots.
-        endpoints: which endpoint of a Service the next connection goes to.
         draining: has begun when the sidecar ends.
     """
 
@@ -98,7 +99,8 @@ class Sidecar:
     trust: Trust
     recorder: Recorder
     connections: LiveConnections
-    pool: TunnelPool
+    connector: Connector
+    router: Router
     addresses: frozenset[str]
     tunnel_port: int
     limits: Limits = field(default_factory=Limits)
@@ -108,7 +110,7 @@ class Sidecar:
     mtls_ports: frozenset[int] = frozenset()
     mtls_destination_ports: frozenset[int] = frozenset()
     foreign: ForeignRoots = field(default_factory=ForeignRoots)
-    endpoints: Endpoints = field(default_factory=lambda: Endpoints(random.randrange))
+    foreign_contexts: ForeignContexts = field(default_factory=ForeignContexts)
     draining: Draining = field(default_factory=Draining)
 
     def application_of(self, address: str, port: int) -> Endpoint | None:

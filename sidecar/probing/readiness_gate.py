@@ -17,7 +17,7 @@ from shared.model.identity.program import Program, format_program
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
 from sidecar.connection.connection import Connection, Refused
-from sidecar.inbound import Listener, attest_listener, note_listener
+from sidecar.listener import Listener, attest_listener, note_listener
 from sidecar.probing.outcome import Outcome
 
 if TYPE_CHECKING:

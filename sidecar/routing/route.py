@@ -1,25 +1,73 @@
 """Where one outbound connection goes: to the address that was dialled, or to an endpoint of the Service behind it.
 
-Belongs here: what one connection remembers of its Service: which endpoint it is at, which it tried. Doesn't: the choice
-itself (``service_endpoints.py``, pure), dialling (``sidecar/outbound.py``). No I/O.
+Belongs here: what one connection remembers of its Service (which endpoint it is at, which it tried), and whether it may
+go to another one; for that the CA may be asked again. Doesn't: the choice itself (``service_endpoints.py``, pure),
+dialling (``sidecar/outbound.py``).
 """
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from shared.model.errors import UnavailableError
 from shared.model.policy.evaluate import Party
 from shared.model.policy.reasons import Reason
 from shared.model.wire.messages import ServiceEntry
 from sidecar.connection.connection import Connection, Refused
-from sidecar.routing.service_endpoints import NoEndpointError, describe_service, has_another
+from sidecar.routing.service_endpoints import Endpoints, NoEndpointError, describe_service, has_another
 from sidecar.sockets.address import Endpoint, parse_ip
+from sidecar.sockets.dial import DialError
+from sidecar.tunnel.dial_failures import DialFailures
 
 if TYPE_CHECKING:
-    from sidecar.parts import Sidecar
+    from sidecar.mesh.directory_cache import Directory
     from sidecar.pump.tunnel_pump import PumpEnd
 
 MAX_ENDPOINTS_TRIED = 3  # Of what is known here; as many again of what the CA says when it is asked again.
+# What is answered at the address of an endpoint that has just gone: by its sidecar, or by who has the address now.
+PERHAPS_GONE = frozenset({
+    Reason.APPLICATION_UNREACHABLE, Reason.DESTINATION_NOT_SERVED, Reason.LISTENER_NOT_APPROVED,
+    Reason.PEER_WORKLOAD_MISMATCH,
+})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Router:
+    """What every route of this sidecar is found with.
+
+    Attributes:
+        failures: of dials, shared with the connector.
+        tunnel_port: where a Service's endpoint has its sidecar, as far as is known before the directory is asked.
+        timeout_s: how long the CA's answer is waited for.
+    """
+
+    directory: Directory
+    endpoints: Endpoints
+    failures: DialFailures
+    tunnel_port: int
+    timeout_s: float
+
+    def choose(self, service: ServiceEntry, port: int, *, client: str, now: float, tried: list[Endpoint]) -> Endpoint:
+        """Return an endpoint of the Service; one that couldn't be dialled lately only where there is no other.
+
+        Raises:
+            NoEndpointError: there is none.
+        """
+
+        def has_failed(endpoint: Endpoint) -> bool:
+            sidecar_there = (endpoint[0], self.tunnel_port)
+            return self.failures.is_recent(sidecar_there, now=now) or self.failures.is_recent(endpoint, now=now)
+
+        return self.endpoints.choose(service, port, client=client, now=now, tried=tried, has_failed=has_failed)
+
+    async def refresh(self, address: str) -> None:
+        """Ask the CA again who is at an address; that it doesn't answer changes nothing."""
+        with suppress(UnavailableError, TimeoutError):
+            async with asyncio.timeout(self.timeout_s):
+                await self.directory.refresh(address)
 
 
 class Route:
@@ -28,22 +76,22 @@ class Route:
     Attributes:
         dialled: the address and port that the program dialled.
         service: what the directory said of that address; None when it is no Service's.
-        was_renewed: the CA was asked again who serves the Service.
         unprocessed: how the last turn ended. Where no application saw it, its early bytes go to the next endpoint.
     """
 
-    __slots__ = ("_connection", "_may_try", "_tried", "dialled", "service", "unprocessed", "was_renewed")
+    __slots__ = ("_connection", "_may_try", "_router", "_tried", "_was_renewed", "dialled", "service", "unprocessed")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, router: Router) -> None:
         self._connection = connection
+        self._router = router
         self._tried: list[Endpoint] = []
         self._may_try = MAX_ENDPOINTS_TRIED
-        self.was_renewed = False
+        self._was_renewed = False
         self.dialled = connection.destination_endpoint
         self.service: ServiceEntry | None = None
         self.unprocessed: PumpEnd | None = None
 
-    def take_endpoint(self, sidecar: Sidecar, service: ServiceEntry, *, now: float) -> None:
+    def take_endpoint(self, service: ServiceEntry, *, now: float) -> None:
         """Turn the connection to one of the Service's endpoints: from here on its address and port are the endpoint's.
 
         Arguments:
@@ -53,21 +101,9 @@ class Route:
             Refused: the Service has no such port or no ready endpoint.
         """
         connection, self.service = self._connection, service
-
-        def has_failed(endpoint: Endpoint) -> bool:
-            sidecar_there = (endpoint[0], sidecar.tunnel_port)
-            return sidecar.pool.has_failed_lately(sidecar_there, now=now) or sidecar.pool.has_failed_lately(
-                endpoint, now=now
-            )
-
         try:
-            endpoint = sidecar.endpoints.choose(
-                service,
-                self.dialled[1],
-                client=connection.source_endpoint[0],
-                now=now,
-                tried=self._tried,
-                has_failed=has_failed,
+            endpoint = self._router.choose(
+                service, self.dialled[1], client=connection.source_endpoint[0], now=now, tried=self._tried
             )
         except NoEndpointError as error:
             raise Refused(Reason.DESTINATION_UNREACHABLE, str(error)) from error
@@ -79,8 +115,34 @@ class Route:
         connection.issuer = connection.tunnel = ""
         connection.detail = self.describe(connection.detail)
 
+    async def leads_elsewhere(self, refusal: Refused) -> bool:
+        """Tell whether the connection may go to another endpoint of its Service; nothing of it was processed yet.
+
+        One that can't be dialled is passed over. The word of one that answers counts, unless it isn't the Service's any
+        more, by what the CA says now: a pod whose program has ended before its sidecar, or an address that changed
+        hands.
+        """
+        endpoint = self._connection.destination_endpoint
+        if self.service is None or self._connection.is_revoked:
+            return False
+        if isinstance(refusal.__cause__, DialError):
+            self._router.failures.note(endpoint, now=asyncio.get_running_loop().time())
+            return await self.has_another()
+        if isinstance(refusal.__cause__, NoEndpointError):
+            return await self.has_another()
+        if refusal.reason in PERHAPS_GONE:
+            await self._renew()
+            return not self.is_listed(endpoint) and self.may_try_another()
+        return False
+
+    async def has_another(self) -> bool:
+        """Tell whether the Service has another endpoint that this connection may try; ask the CA where none is left."""
+        if self.service is not None and not self.may_try_another():
+            await self._renew()
+        return self.may_try_another()
+
     def may_try_another(self) -> bool:
-        """Tell whether the Service has another endpoint for this connection, of which nothing was processed yet."""
+        """Tell whether another endpoint of the Service is known here that this connection may try."""
         return (
             self.service is not None
             and len(self._tried) < self._may_try
@@ -92,10 +154,26 @@ class Route:
         ports = () if self.service is None else self.service.ports
         return any(endpoint in each.endpoints for each in ports if each.port == self.dialled[1])
 
-    def renew(self, service: ServiceEntry) -> None:
-        """Take what the CA says of the Service now: of its endpoints, so many may be tried as before."""
-        self.service, self.was_renewed = service, True
-        self._may_try = len(self._tried) + MAX_ENDPOINTS_TRIED
+    async def _renew(self) -> None:
+        """Ask the CA again who serves the Service, once a connection: what is known here is old after a lost stream.
+
+        That there was nothing new is remembered for a while: a Service that is down is no load on the CA.
+        """
+        if self._was_renewed:
+            return
+        router, loop = self._router, asyncio.get_running_loop()
+        entry = router.directory.get(self.dialled[0])
+        if entry is None or entry.service == self.service:
+            if router.failures.is_recent(self.dialled, now=loop.time()):
+                return
+            self._was_renewed = True
+            await router.refresh(self.dialled[0])
+            entry = router.directory.get(self.dialled[0])
+        if entry is not None and entry.service is not None and entry.service != self.service:
+            self.service, self._was_renewed = entry.service, True
+            self._may_try = len(self._tried) + MAX_ENDPOINTS_TRIED
+        else:
+            router.failures.note(self.dialled, now=loop.time())
 
     def describe(self, detail: str) -> str:
         """Write a record's detail, with the Service in front."""

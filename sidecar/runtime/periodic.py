@@ -1,6 +1,6 @@
 """What is looked at while the sidecar runs: holders of new connections' sockets, long-lived connections, idle tunnels.
 
-Belongs here: the rhythm. Doesn't: what each look does (``sidecar/connection/connection.py``, ``attest``, the pool).
+Belongs here: the rhythm. Doesn't: what each look does (``sidecar/connection/``, ``attest``, the connector).
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ async def watch_ages(sidecar: Sidecar) -> None:
     loop = asyncio.get_running_loop()
     while True:
         sidecar.connections.record_long_lived(time.time())
-        for tunnel in sidecar.pool.reap(now=loop.time()):
-            tunnel.close()
+        sidecar.connector.reap(now=loop.time())
         await asyncio.sleep(_PERIOD_S)
 
 

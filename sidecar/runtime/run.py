@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import random
 import resource
 import signal
 import socket
@@ -50,11 +51,15 @@ from sidecar.outbound import carry_outbound
 from sidecar.parts import Limits, Sidecar
 from sidecar.probing.readiness import Readiness, Stage
 from sidecar.probing.readiness_gate import Withholding
+from sidecar.routing.route import Router
+from sidecar.routing.service_endpoints import Endpoints
 from sidecar.runtime.periodic import watch_ages, watch_holders
 from sidecar.runtime.privileges import CAP_NET_ADMIN, KEPT, become_user, keep_only, keep_what_a_pod_gives
 from sidecar.settings.parsing import parse_host_port
 from sidecar.settings.settings import CaptureKind, Configuration
 from sidecar.sockets.address import Endpoint
+from sidecar.tunnel.connector import Connector
+from sidecar.tunnel.dial_failures import DialFailures
 from sidecar.tunnel.pool import PoolLimits, TunnelPool
 
 if TYPE_CHECKING:
@@ -204,6 +209,7 @@ async def _carry(
     credentials.on_own_change(feed.renew)
     credentials.on_own_refused(feed.prove_again)
     foreign = ForeignRoots()
+    dial_failures = DialFailures(memory_s=limits.dial_failure_memory_s)
     connections = LiveConnections(max_connections=limits.max_connections, long_lived_s=limits.long_lived_s)
     sidecar = Sidecar(
         workload=own.identity.workload,
@@ -216,14 +222,27 @@ async def _carry(
         trust=trust,
         recorder=recorder,
         connections=connections,
-        pool=TunnelPool(
-            PoolLimits(
-                max_idle=limits.max_idle_tunnels,
-                max_idle_per_key=limits.max_idle_tunnels_per_key,
-                idle_s=limits.idle_tunnel_s,
-                age_s=limits.tunnel_age_s,
-                failure_memory_s=limits.dial_failure_memory_s,
-            )
+        connector=Connector(
+            TunnelPool(
+                PoolLimits(
+                    max_idle=limits.max_idle_tunnels,
+                    max_idle_per_key=limits.max_idle_tunnels_per_key,
+                    idle_s=limits.idle_tunnel_s,
+                    age_s=limits.tunnel_age_s,
+                )
+            ),
+            dial_failures,
+            trust,
+            mark=mark,
+            dial_s=limits.dial_s,
+            handshake_s=limits.handshake_s,
+        ),
+        router=Router(
+            directory=directory,
+            endpoints=Endpoints(random.randrange),
+            failures=dial_failures,
+            tunnel_port=configuration.tunnel_port,
+            timeout_s=limits.obtain_s,
         ),
         addresses=frozenset(configuration.tunnel_addresses),
         tunnel_port=configuration.tunnel_port,
@@ -304,8 +323,7 @@ async def _carry(
     sidecar.draining.begin()
     await _drain(connections, limits.drain_s, rush)
     connections.close_all()
-    for tunnel in sidecar.pool.drain():
-        tunnel.close()
+    sidecar.connector.close()
     await connection_tasks.close(timeout_s=_TASKS_END_S)
     await tunnel_tasks.drain(timeout_s=_CLOSING_S)
     await tunnel_tasks.close(timeout_s=_TASKS_END_S)

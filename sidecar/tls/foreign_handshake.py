@@ -91,7 +91,7 @@ def make_foreign_context(credential: Credential, roots: tuple[bytes, ...], role:
     return context
 
 
-async def shake_foreign_hands(
+async def establish_session(
     *,
     loop: asyncio.AbstractEventLoop,
     connection: socket.socket,

@@ -1,7 +1,7 @@
 """Which idle tunnel carries the next connection, and which must go.
 
 Belongs here: the decision alone. The pool decides synchronously and *returns* what the caller has to close; it neither
-opens nor closes anything. Doesn't: I/O, the clock (times are arguments). Pure.
+opens nor closes anything. Doesn't: I/O (``connector.py``), the clock (times are arguments). Pure.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from sidecar.sockets.address import Endpoint
 
 if TYPE_CHECKING:
     from sidecar.tunnel.tunnel import Tunnel
-
-MAX_REMEMBERED_FAILURES = 1024
 
 
 class TunnelKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,24 +37,22 @@ class TunnelKey(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolLimits:
-    """Bounds of a pool: idle tunnels in all and for one key, seconds idle, seconds of age, seconds of memory."""
+    """Bounds of a pool: idle tunnels in all and for one key, seconds idle, seconds of age."""
 
     max_idle: int = 512
     max_idle_per_key: int = 64
     idle_s: float = 60.0
     age_s: float = 900.0
-    failure_memory_s: float = 5.0
 
 
 class TunnelPool:
-    """Idle tunnels by key, the most recently used first, and the destinations where dialling just failed."""
+    """Idle tunnels by key, the most recently used first."""
 
     def __init__(self, limits: PoolLimits | None = None) -> None:
         self._limits = limits or PoolLimits()
         # Oldest first within a key; over all keys, ``_order`` holds the least recently used first.
         self._idle: dict[TunnelKey, list[Tunnel]] = {}
         self._order: OrderedDict[Tunnel, tuple[TunnelKey, float]] = OrderedDict()
-        self._failures: OrderedDict[tuple[str, int], float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._order)
@@ -117,8 +113,6 @@ class TunnelPool:
             reaped.append(tunnel)
         for tunnel in reaped:
             self.discard(tunnel)
-        while self._failures and next(iter(self._failures.values())) <= now:
-            self._failures.popitem(last=False)
         return reaped
 
     def drain(self) -> list[Tunnel]:
@@ -127,19 +121,3 @@ class TunnelPool:
         for tunnel in drained:
             self.discard(tunnel)
         return drained
-
-    def note_failure(self, address: tuple[str, int], *, now: float) -> None:
-        """Remember that dialling has failed: of a sidecar at its tunnel port, an endpoint, or all of a Service's."""
-        self._failures.pop(address, None)
-        self._failures[address] = now + self._limits.failure_memory_s
-        if len(self._failures) > MAX_REMEMBERED_FAILURES:
-            self._failures.popitem(last=False)
-
-    def has_failed_lately(self, address: tuple[str, int], *, now: float) -> bool:
-        """Whether dialling it failed within the memory: don't make every connection wait for that again."""
-        until = self._failures.get(address)
-        return until is not None and now < until
-
-    def forget_failure(self, address: tuple[str, int]) -> None:
-        """Somebody answers there again."""
-        self._failures.pop(address, None)

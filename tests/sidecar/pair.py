@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -31,7 +32,11 @@ from sidecar.credential.credential import Credential
 from sidecar.inbound import carry_plaintext, serve_tunnel
 from sidecar.outbound import carry_outbound
 from sidecar.parts import Limits, Sidecar
+from sidecar.routing.route import Router
+from sidecar.routing.service_endpoints import Endpoints
 from sidecar.sockets.address import Endpoint
+from sidecar.tunnel.connector import Connector
+from sidecar.tunnel.dial_failures import DialFailures
 from sidecar.tunnel.pool import TunnelPool
 from tests.sidecar.little_ca import TRUST_DOMAIN, Authority, make_authority, sign_leaf
 
@@ -247,6 +252,7 @@ def _make_side(
     policies = FakePolicies(workload.namespace, states)
     trust = FakeTrust(mint.bundle)
     recorder = FakeRecorder()
+    failures = DialFailures(memory_s=limits.dial_failure_memory_s)
     sidecar = Sidecar(
         workload=workload,
         trust_domain=TRUST_DOMAIN,
@@ -258,7 +264,16 @@ def _make_side(
         trust=cast("Any", trust),
         recorder=cast("Any", recorder),
         connections=LiveConnections(),
-        pool=TunnelPool(),
+        connector=Connector(
+            TunnelPool(), failures, cast("Any", trust), mark=0, dial_s=limits.dial_s, handshake_s=limits.handshake_s
+        ),
+        router=Router(
+            directory=cast("Any", directory),
+            endpoints=Endpoints(random.randrange),
+            failures=failures,
+            tunnel_port=0,
+            timeout_s=limits.obtain_s,
+        ),
         addresses=frozenset({"127.0.0.1"}),
         tunnel_port=0,
         limits=limits,
@@ -336,8 +351,7 @@ async def running_pair(application: Application, *, limits: Limits | None = None
         for task in acceptors:
             task.cancel()
         await asyncio.gather(*acceptors, return_exceptions=True)
-        for tunnel in pair.client.sidecar.pool.drain():
-            tunnel.close()
+        pair.client.sidecar.connector.close()
         try:
             async with asyncio.timeout(30):
                 while pair.tasks:

@@ -447,6 +447,6 @@ async def test_an_idle_tunnel_is_ended_by_closing_and_the_client_dials_anew() ->
             assert await reader.read() == b"hi"
             writer.close()
             await until(lambda turn=turn: len(pair.client.records) > turn)  # type: ignore[misc]
-            await until(lambda: len(pair.client.sidecar.pool) == 0)
+            await until(lambda: len(pair.client.sidecar.connector) == 0)
         assert pair.tunnels_accepted == 3
         assert {record.ending for record in pair.client.records} == {Ending.FINISHED}

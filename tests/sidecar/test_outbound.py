@@ -17,8 +17,8 @@ from shared.model.policy.decision import Answer, Ending, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Mode
 from shared.model.wire.messages import DirectoryEntry, ServiceEntry, ServicePort
+from sidecar.parts import Limits
 from sidecar.routing.service_endpoints import Endpoints
-from sidecar.tunnel.pool import PoolLimits, TunnelPool
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import (
     CLIENT,
@@ -32,6 +32,12 @@ from tests.sidecar.pair import (
     running_pair,
     serve_tunnel,
 )
+
+
+def choose_by(pair: Pair, endpoints: Endpoints) -> None:
+    """Have the client's sidecar choose a Service's endpoints so."""
+    sidecar = pair.client.sidecar
+    sidecar.router = dataclasses.replace(sidecar.router, endpoints=endpoints)
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -371,7 +377,7 @@ async def test_an_endpoint_that_cannot_be_dialled_is_passed_over_and_then_avoide
                 address=dead[0], namespace="shop", service_account="db", tunnel_port=dead[1]
             )
         serve(pair, dead, pair.application)
-        pair.client.sidecar.endpoints = Endpoints(lambda _: 0)  # Always the first one.
+        choose_by(pair, Endpoints(lambda _: 0))  # Always the first one.
         for _ in range(3):
             assert await ask(pair) == b"hello"
         await until(lambda: len(pair.client.records) == 3)
@@ -391,7 +397,7 @@ async def test_where_no_endpoint_can_be_dialled_three_are_tried_and_the_connecti
             draws.append(bound)
             return 0
 
-        pair.client.sidecar.endpoints = Endpoints(draw)
+        choose_by(pair, Endpoints(draw))
         assert await ask(pair) == b""
         await until(lambda: pair.client.records)
         (record,) = pair.client.records
@@ -457,8 +463,7 @@ async def test_an_endpoint_whose_program_has_ended_is_left_where_the_ca_says_tha
 
 async def test_the_ca_is_asked_once_however_long_a_connections_dials_take() -> None:
     """In permissive mode the plain dial comes after that of the tunnel: nothing is remembered of failures here."""
-    async with running_pair(echo) as pair:
-        pair.client.sidecar.pool = TunnelPool(PoolLimits(failure_memory_s=0))
+    async with running_pair(echo, limits=Limits(dial_failure_memory_s=0)) as pair:
         dead = closed_port("127.0.0.3")
         pair.client.directory.entries[dead[0]] = DirectoryEntry(
             address=dead[0], namespace="shop", service_account="db", tunnel_port=dead[1]
@@ -577,7 +582,7 @@ async def test_what_an_ending_endpoint_did_not_process_goes_to_another_one_of_th
                     entry, address="127.0.0.2", tunnel_port=tunnels.getsockname()[1]
                 )
             serve(pair, pair.application, there)
-            pair.client.sidecar.endpoints = Endpoints(lambda _: 0)
+            choose_by(pair, Endpoints(lambda _: 0))
             assert await ask(pair) == b"hello"
             await until(lambda: pair.client.records and pair.server.records)
             # Another listener: its OPEN is answered by CLOSING. And nobody can dial its sidecar any more.

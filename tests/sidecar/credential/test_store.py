@@ -16,7 +16,7 @@ from shared.model.identity.identity import Identity, IdentityKind, Workload
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Approval, Mode, NamespaceState
-from shared.model.trust.certificate import public_key_digest
+from shared.model.trust.bundle import public_key_digest
 from shared.model.wire.messages import ProgramEvidence
 from shared.runtime.sinks import LineSink
 from shared.runtime.tasks import Tasks

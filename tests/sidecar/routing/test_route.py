@@ -10,26 +10,33 @@ import pytest
 from shared.model.policy.reasons import Reason
 from shared.model.wire.messages import ServiceEntry, ServicePort
 from sidecar.connection.connection import Connection, Refused
-from sidecar.routing.route import MAX_ENDPOINTS_TRIED, Route
+from sidecar.routing.route import MAX_ENDPOINTS_TRIED, Route, Router
 from sidecar.routing.service_endpoints import Endpoints
-from sidecar.tunnel.pool import TunnelPool
+from sidecar.tunnel.dial_failures import DialFailures
 
 ENDPOINTS = tuple((f"198.18.1.{number}", 8080) for number in range(1, 6))
 SERVICE = ServiceEntry(namespace="shop", name="api", ports=(ServicePort(port=80, endpoints=ENDPOINTS),))
 
 
-def a_route() -> tuple[Route, Any, Any]:
-    sidecar = SimpleNamespace(endpoints=Endpoints(lambda _: 0), pool=TunnelPool(), tunnel_port=15008)
+def a_route() -> tuple[Route, DialFailures, Any]:
     connection = SimpleNamespace(
         destination_endpoint=("198.18.255.1", 80), source_endpoint=("198.18.0.1", 1), port=80, detail="", peer=object(),
         destination_identity=object(), issuer="x", tunnel="y",
     )  # fmt: skip
-    return Route(cast("Connection", connection)), sidecar, connection
+    failures = DialFailures()
+    router = Router(
+        directory=cast("Any", None),
+        endpoints=Endpoints(lambda _: 0),
+        failures=failures,
+        tunnel_port=15008,
+        timeout_s=1,
+    )
+    return Route(cast("Connection", connection), router), failures, connection
 
 
 def test_the_connection_is_turned_to_the_endpoint_and_nothing_of_the_one_before_stays() -> None:
-    route, sidecar, connection = a_route()
-    route.take_endpoint(sidecar, SERVICE, now=0)
+    route, _, connection = a_route()
+    route.take_endpoint(SERVICE, now=0)
     assert (connection.destination_endpoint, connection.port) == (ENDPOINTS[0], 8080)
     assert str(connection.destination.address) == "198.18.1.1"
     assert (connection.peer, connection.destination_identity, connection.issuer, connection.tunnel) == (
@@ -39,11 +46,11 @@ def test_the_connection_is_turned_to_the_endpoint_and_nothing_of_the_one_before_
 
 
 def test_no_more_than_three_endpoints_are_tried_each_once() -> None:
-    route, sidecar, connection = a_route()
+    route, _, connection = a_route()
     assert not route.may_try_another()
     seen = []
     for turn in range(MAX_ENDPOINTS_TRIED):
-        route.take_endpoint(sidecar, SERVICE, now=0)
+        route.take_endpoint(SERVICE, now=0)
         seen.append(connection.destination_endpoint)
         assert route.may_try_another() is (turn < MAX_ENDPOINTS_TRIED - 1)
     assert seen == list(ENDPOINTS[:3])
@@ -51,23 +58,23 @@ def test_no_more_than_three_endpoints_are_tried_each_once() -> None:
 
 @pytest.mark.parametrize("failed", [(ENDPOINTS[0][0], 15008), ENDPOINTS[0]])
 def test_an_endpoint_whose_tunnel_or_own_port_failed_lately_is_avoided(failed: tuple[str, int]) -> None:
-    route, sidecar, connection = a_route()
-    sidecar.pool.note_failure(failed, now=0)
-    route.take_endpoint(sidecar, SERVICE, now=1)
+    route, failures, connection = a_route()
+    failures.note(failed, now=0)
+    route.take_endpoint(SERVICE, now=1)
     assert connection.destination_endpoint != ENDPOINTS[0]
 
 
 def test_the_detail_names_the_service_once() -> None:
-    route, sidecar, connection = a_route()
+    route, _, connection = a_route()
     assert (route.describe(""), route.describe("why")) == ("", "why")
     refused = Refused(Reason.NO_RULE, "why")
     assert route.explain(refused) is refused
-    route.take_endpoint(sidecar, SERVICE, now=0)
-    route.take_endpoint(sidecar, SERVICE, now=0)
+    route.take_endpoint(SERVICE, now=0)
+    route.take_endpoint(SERVICE, now=0)
     assert connection.detail == "service shop/api"
     assert route.describe(route.describe("why")) == "service shop/api; why"
     explained = route.explain(refused)
     assert (explained.reason, explained.detail) == (Reason.NO_RULE, "service shop/api; why")
     with pytest.raises(Refused, match="service shop/api has no ready endpoint for port 80") as caught:
-        route.take_endpoint(sidecar, ServiceEntry(namespace="shop", name="api", ports=(ServicePort(port=80),)), now=0)
+        route.take_endpoint(ServiceEntry(namespace="shop", name="api", ports=(ServicePort(port=80),)), now=0)
     assert caught.value.reason is Reason.DESTINATION_UNREACHABLE

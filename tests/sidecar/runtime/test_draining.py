@@ -45,16 +45,16 @@ async def test_an_idle_tunnel_is_given_up_by_both_sides_when_its_responder_drain
     monkeypatch.setattr(inbound, "_CLOSING_S", 600.0)  # Not by the responder's deadline: the initiator ends it.
     async with running_pair(echo) as pair:
         assert await ask(pair, b"one") == b"one"
-        await until(lambda: len(pair.client.sidecar.pool) == 1)
+        await until(lambda: len(pair.client.sidecar.connector) == 1)
         pair.server.sidecar.draining.begin()
-        await until(lambda: len(pair.client.sidecar.pool) == 0 and not pair.tasks)
+        await until(lambda: len(pair.client.sidecar.connector) == 0 and not pair.tasks)
 
 
 async def test_an_open_that_crosses_closing_is_tried_again_on_another_tunnel() -> None:
     async with running_pair(echo) as pair:
         assert await ask(pair, b"one") == b"one"
-        await until(lambda: len(pair.client.sidecar.pool) == 1)
-        (tunnel,) = pair.client.sidecar.pool._order
+        await until(lambda: len(pair.client.sidecar.connector) == 1)
+        (tunnel,) = pair.client.sidecar.connector._pool._order
         tunnel.pause()  # CLOSING comes, and isn't read before OPEN is written.
         pair.server.sidecar.draining.begin()
         pair.server.sidecar.draining = Draining()
@@ -78,4 +78,4 @@ async def test_a_connection_that_lives_ends_by_itself_and_its_tunnel_then_closes
         writer.close()
         await until(lambda: not pair.tasks)
         assert pair.server.records[0].ending is Ending.FINISHED
-        assert len(pair.client.sidecar.pool) == 0
+        assert len(pair.client.sidecar.connector) == 0

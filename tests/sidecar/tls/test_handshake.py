@@ -10,7 +10,8 @@ import pytest
 from shared.model.policy.reasons import Reason
 from shared.model.trust.certificate import BundleVerifier
 from sidecar.tls.contexts import make_context
-from sidecar.tls.handshake import HandshakeError, peek_client_hello, shake_hands
+from sidecar.tls.handshake import HandshakeError, peek_client_hello
+from sidecar.tunnel.handshake import establish_tunnel
 from sidecar.tunnel.tunnel import Tunnel
 from sidecar.tunnel.turns import Role
 from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Mint, identify
@@ -28,7 +29,7 @@ async def make_tunnels(mint: Mint, *, server: Mint | None = None) -> tuple[Tunne
     async def shake(role: Role) -> Tunnel:
         credential = initiator if role is Role.INITIATOR else responder
         try:
-            return await shake_hands(
+            return await establish_tunnel(
                 loop=loop,
                 connection=near if role is Role.INITIATOR else far,
                 context=make_context(credential, mint.bundle, role),
@@ -55,22 +56,6 @@ async def make_tunnels(mint: Mint, *, server: Mint | None = None) -> tuple[Tunne
     if isinstance(second, BaseException):
         raise second
     return first, second
-
-
-async def test_each_side_learns_the_others_identity_and_both_the_same_id() -> None:
-    first, second = await make_tunnels(Mint())
-    assert first.peer.identity == identify(SERVER, SERVER_PROGRAM)
-    assert second.peer.identity == identify(CLIENT, CLIENT_PROGRAM)
-    assert first.id == second.id
-    assert len(first.id) == 16
-    first.close()
-    second.close()
-
-
-async def test_the_client_refuses_a_server_of_another_ca() -> None:
-    with pytest.raises(HandshakeError) as caught:
-        await make_tunnels(Mint(), server=Mint())
-    assert caught.value.reason == Reason.PEER_UNTRUSTED
 
 
 async def test_a_peek_ends_at_its_deadline_and_at_the_connections_end() -> None:

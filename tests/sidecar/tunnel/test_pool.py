@@ -9,7 +9,7 @@ from typing import cast
 from msgspec.structs import replace
 
 from shared.model.identity.identity import Workload
-from sidecar.tunnel.pool import MAX_REMEMBERED_FAILURES, PoolLimits, TunnelKey, TunnelPool
+from sidecar.tunnel.pool import PoolLimits, TunnelKey, TunnelPool
 from sidecar.tunnel.tunnel import Tunnel
 
 KEY = TunnelKey(
@@ -90,18 +90,3 @@ def test_idle_tunnels_are_reaped_and_lost_ones_forgotten() -> None:
     assert pool.reap(now=60) == [old]
     assert pool.drain() == [young]
     assert len(pool) == 0
-
-
-def test_failures_are_remembered_for_a_while_and_bounded() -> None:
-    pool = TunnelPool(PoolLimits(failure_memory_s=5))
-    pool.note_failure(("198.18.0.2", 15008), now=0)
-    assert pool.has_failed_lately(("198.18.0.2", 15008), now=4.9)
-    assert not pool.has_failed_lately(("198.18.0.2", 15008), now=5)
-    pool.note_failure(("198.18.0.3", 15008), now=0)
-    pool.forget_failure(("198.18.0.3", 15008))
-    assert not pool.has_failed_lately(("198.18.0.3", 15008), now=1)
-    for port in range(MAX_REMEMBERED_FAILURES):
-        pool.note_failure(("198.18.0.4", port), now=0)
-    assert not pool.has_failed_lately(("198.18.0.2", 15008), now=1)
-    pool.reap(now=6)
-    assert not pool.has_failed_lately(("198.18.0.4", 1), now=6)

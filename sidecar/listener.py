@@ -1,0 +1,112 @@
+"""What serves a destination in this pod: the program that listens there, and the credential it is served with.
+
+Belongs here: these steps of both inbound stories and of the readiness gate. Doesn't: their order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
+
+from shared.model.errors import TouchmarkError
+from shared.model.policy.decision import ProcessRecord
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Mode
+from shared.model.wire.messages import ProgramEvidence
+from sidecar.attest.facts import Attestation, AttestationError
+from sidecar.connection.connection import Connection
+from sidecar.sockets.address import Endpoint
+
+if TYPE_CHECKING:
+    from sidecar.credential.credential import Credential
+    from sidecar.parts import Sidecar
+
+
+class Listener(msgspec.Struct, frozen=True, kw_only=True):
+    """What serves a destination here: where, run by which program, or why that isn't known."""
+
+    application: Endpoint | None
+    attestation: Attestation | None = None
+    why: Reason | None = None
+    detail: str = ""
+
+
+async def attest_listener(sidecar: Sidecar, destination: Endpoint) -> Listener:
+    """Find out which program listens behind a destination; why there is none is a fact as well."""
+    application = sidecar.application_of(*destination) if destination[1] else None
+    if application is None:
+        return Listener(application=None, why=Reason.DESTINATION_NOT_SERVED)
+    return await attest_application(sidecar, application)
+
+
+async def attest_application(sidecar: Sidecar, application: Endpoint) -> Listener:
+    """Find out which program listens at an address of this pod."""
+    try:
+        attestation = sidecar.attestor.attest_listener_now(*application)
+        if attestation is None:
+            async with asyncio.timeout(sidecar.limits.attest_s):
+                attestation = await sidecar.attestor.attest_listener(*application)
+    except AttestationError as error:
+        return Listener(application=application, why=error.reason, detail=error.message)
+    except TimeoutError:
+        return Listener(application=application, why=Reason.DEADLINE_EXCEEDED)
+    return Listener(application=application, attestation=attestation)
+
+
+async def choose_credential(sidecar: Sidecar, listener: Listener) -> Credential:
+    """Return the listening program's credential, or the sidecar's own where it has none.
+
+    A stranger can cause no more than the one issuance that this local program gets anyway: single flight, cached, and
+    never one for a program that explicit mode doesn't approve.
+    """
+    attestation = listener.attestation
+    if attestation is None:
+        return sidecar.credentials.own
+    credential = sidecar.credentials.get(attestation.program)
+    if credential is not None:
+        return credential
+    policy = sidecar.policies.own
+    is_approved = policy.find_approval(sidecar.workload, attestation.program) is not None
+    if not is_approved and policy.state.mode is Mode.EXPLICIT:
+        return sidecar.credentials.own
+    process = attestation.process
+    try:
+        async with asyncio.timeout(sidecar.limits.obtain_s):
+            return await sidecar.credentials.obtain(
+                attestation.program, ProgramEvidence(path=process.path, pid=process.pid, uid=process.uid)
+            )
+    except (TouchmarkError, TimeoutError):
+        return sidecar.credentials.own
+
+
+def serves_listener(sidecar: Sidecar, used: Credential, listener: Listener) -> bool:
+    """Whether the credential in use is (still) the one to serve this listener with."""
+    if time.time() >= used.not_after:
+        return False
+    attested = listener.attestation.program if listener.attestation else None
+    if used.identity.program is not None:
+        return attested == used.identity.program and sidecar.credentials.get(used.identity.program) is not None
+    # The sidecar's own credential serves what has no credential; when it has one by now, that is the one to show.
+    return attested is None or sidecar.credentials.get(attested) is None
+
+
+def note_listener(sidecar: Sidecar, connection: Connection, listener: Listener) -> None:
+    """Say which program serves the connection, or why that isn't known."""
+    attestation = listener.attestation
+    connection.destination = replace(
+        connection.destination,
+        workload=sidecar.workload,
+        listed=sidecar.workload,
+        program=attestation.program if attestation else None,
+        why_unidentified=listener.why,
+    )
+    if attestation is not None:
+        connection.attestation = attestation
+        process = attestation.process
+        connection.process = ProcessRecord(
+            pid=process.pid, uid=process.uid, path=process.path, digest=attestation.program.digest
+        )

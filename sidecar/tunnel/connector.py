@@ -1,0 +1,180 @@
+"""Gets a tunnel to another sidecar, and takes it back: the pool's only user.
+
+Belongs here: taking an idle tunnel and verifying its peer again, dialling and the handshake where there is none,
+watching tunnels while they are idle. Doesn't: which idle tunnel is taken (``pool.py``, pure), what to do without one
+(``sidecar/outbound.py``), the peer's program (policy's to judge).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from shared.model.errors import VerificationError
+from shared.model.identity.identity import Workload
+from shared.model.policy.reasons import Reason
+from sidecar.sockets.address import Endpoint, format_endpoint
+from sidecar.sockets.dial import DialError, dial
+from sidecar.tls.contexts import Contexts
+from sidecar.tls.handshake import HandshakeError
+from sidecar.tunnel.dial_failures import DialFailures
+from sidecar.tunnel.handshake import establish_tunnel
+from sidecar.tunnel.pool import TunnelKey, TunnelPool
+from sidecar.tunnel.tunnel import Loss, Tunnel
+from sidecar.tunnel.turns import Role
+
+if TYPE_CHECKING:
+    from sidecar.credential.credential import Credential
+    from sidecar.mesh.trust import Trust
+
+# Nothing there speaks our TLS: as good as no answer. Any other reason is about the peer's certificate.
+_NO_ANSWER = frozenset({Reason.HANDSHAKE_FAILED, Reason.DEADLINE_EXCEEDED})
+
+
+class Connector:
+    """Idle tunnels, and how new ones are made.
+
+    Arguments:
+        failures: where a failed dial is remembered; shared with whoever dials the same addresses.
+        mark: SO_MARK for the sidecar's own sockets; 0 for none.
+        dial_s, handshake_s: deadlines of a TCP connect and a whole handshake.
+    """
+
+    def __init__(
+        self, pool: TunnelPool, failures: DialFailures, trust: Trust, *, mark: int, dial_s: float, handshake_s: float
+    ) -> None:
+        self._pool = pool
+        self._failures = failures
+        self._trust = trust
+        self._mark = mark
+        self._dial_s = dial_s
+        self._handshake_s = handshake_s
+        self._contexts = Contexts()
+
+    def __len__(self) -> int:
+        return len(self._pool)
+
+    async def acquire(self, key: TunnelKey, credential: Credential, *, tunnel_port: int) -> Tunnel:
+        """Take an idle tunnel, or dial a new one, to the sidecar at the key's destination.
+
+        Arguments:
+            credential: of the key's identity and generation.
+            tunnel_port: the other sidecar's.
+
+        Raises:
+            DialError: mutual TLS can't be had: nothing answers there, or didn't lately.
+            VerificationError: the certificate of what answers doesn't hold, or it is another workload
+                (``peer_workload_mismatch``).
+
+        What this does *not* verify: the peer's program.
+        """
+        now, loop = time.time(), asyncio.get_running_loop()
+        while True:
+            tunnel, unusable = self._pool.take(key, now=loop.time(), wall=now)
+            for each in unusable:
+                each.close()
+            if tunnel is None:
+                break
+            try:
+                self._check_peer(tunnel, key.workload, now)
+            except VerificationError:
+                tunnel.close()
+            else:
+                return tunnel
+        address = (key.destination[0], tunnel_port)
+        tunnel = await self._open(address, credential, port=key.destination[1], now=now)
+        try:
+            self._check_peer(tunnel, key.workload, now)
+        except VerificationError:
+            tunnel.close()
+            raise
+        self._failures.forget(address)
+        tunnel.call_when_closed(lambda: self._pool.discard(tunnel))
+        return tunnel
+
+    def release(self, key: TunnelKey, tunnel: Tunnel) -> None:
+        """Take back a tunnel whose turn has ended; one that can't be used again is closed."""
+        for surplus in self._pool.give_back(key, tunnel, now=tunnel.loop.time()):
+            surplus.close()
+        if tunnel.is_reusable:
+            tunnel.attach(_IdleTunnel(self._pool, tunnel))
+
+    def reap(self, *, now: float) -> None:
+        """Close what was idle for too long, and drop old failures; ``now`` is the loop's time."""
+        for tunnel in self._pool.reap(now=now):
+            tunnel.close()
+        self._failures.reap(now=now)
+
+    def close(self) -> None:
+        """Close every idle tunnel."""
+        for tunnel in self._pool.drain():
+            tunnel.close()
+
+    async def _open(self, address: Endpoint, credential: Credential, *, port: int, now: float) -> Tunnel:
+        loop, trust, where = asyncio.get_running_loop(), self._trust, format_endpoint(address)
+        if self._failures.is_recent(address, now=loop.time()):
+            raise DialError(f"{where} didn't answer lately")
+        try:
+            connection = await dial(loop, address, mark=self._mark, timeout_s=self._dial_s)
+        except DialError:
+            self._failures.note(address, now=loop.time())
+            raise
+        try:
+            return await establish_tunnel(
+                loop=loop,
+                connection=connection,
+                context=self._contexts.get(credential, trust.bundle, Role.INITIATOR),
+                role=Role.INITIATOR,
+                credential=credential,
+                verifier=trust.verifier,
+                now=now,
+                timeout_s=self._handshake_s,
+                port=port,
+            )
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, HandshakeError) and error.reason in _NO_ANSWER:
+                self._failures.note(address, now=loop.time())
+                raise DialError(f"{where}: {error.message}") from error
+            raise
+
+    def _check_peer(self, tunnel: Tunnel, expected: Workload, now: float) -> None:
+        """Check, before each OPEN, both certificates' end, the current bundle and the peer's workload.
+
+        Raises:
+            VerificationError: the tunnel must not carry another connection.
+        """
+        if now >= tunnel.not_after:
+            raise VerificationError("a certificate of the tunnel has ended", reason=Reason.PEER_EXPIRED)
+        if tunnel.peer.bundle_sequence != self._trust.bundle.sequence:
+            tunnel.peer = self._trust.verifier.verify_peer(tunnel.peer.chain, now=now)
+        found = tunnel.peer.identity.workload
+        if found != expected:
+            raise VerificationError(
+                f"{found} answers where the directory lists {expected}", reason=Reason.PEER_WORKLOAD_MISMATCH
+            )
+
+
+class _IdleTunnel:
+    """The user of an idle tunnel: it only waits for the tunnel's end."""
+
+    __slots__ = ("_pool", "_tunnel")
+
+    def __init__(self, pool: TunnelPool, tunnel: Tunnel) -> None:
+        self._pool = pool
+        self._tunnel = tunnel
+
+    def on_data(self, payloads: list[memoryview]) -> None:
+        """Nothing may come: ``turns`` has refused it before."""
+
+    def on_frame(self, frame: int, payload: bytes) -> None:
+        """CLOSING, the only frame that may come, ends the tunnel."""
+        self._pool.discard(self._tunnel)
+        self._tunnel.close()
+
+    def on_drained(self) -> None:
+        """Nothing waits to be written."""
+
+    def on_lost(self, loss: Loss, detail: str) -> None:
+        """The pool forgets the tunnel by ``call_when_closed``."""

@@ -1,0 +1,97 @@
+"""The connector: what it gives out, what it closes, and what it remembers of failed dials. Over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Any, cast
+
+import pytest
+from msgspec.structs import replace
+
+from shared.model.errors import VerificationError
+from shared.model.policy.reasons import Reason
+from sidecar.sockets.dial import DialError
+from sidecar.tunnel.connector import Connector
+from sidecar.tunnel.dial_failures import DialFailures
+from sidecar.tunnel.pool import TunnelKey
+from tests.sidecar.little_ca import until
+from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, Pair, running_pair
+from tests.sidecar.test_outbound import closed_port, echo
+
+
+def key_of(pair: Pair) -> TunnelKey:
+    credential = pair.client.credentials.by_program[CLIENT_PROGRAM]
+    return TunnelKey(
+        identity=str(credential.identity),
+        generation=credential.generation,
+        destination=pair.application,
+        workload=SERVER,
+    )
+
+
+async def test_a_released_tunnel_is_acquired_again_without_another_handshake() -> None:
+    async with running_pair(echo) as pair:
+        connector, key = pair.client.sidecar.connector, key_of(pair)
+        credential = pair.client.credentials.by_program[CLIENT_PROGRAM]
+        first = await connector.acquire(key, credential, tunnel_port=pair.tunnel[1])
+        connector.release(key, first)
+        assert len(connector) == 1
+        assert await connector.acquire(key, credential, tunnel_port=pair.tunnel[1]) is first
+        assert (len(connector), pair.tunnels_accepted) == (0, 1)
+        first.close()
+
+
+async def test_an_idle_tunnel_whose_peer_no_longer_holds_is_closed_and_another_one_dialled() -> None:
+    async with running_pair(echo) as pair:
+        connector, key = pair.client.sidecar.connector, key_of(pair)
+        credential = pair.client.credentials.by_program[CLIENT_PROGRAM]
+        first = await connector.acquire(key, credential, tunnel_port=pair.tunnel[1])
+        connector.release(key, first)
+        first.peer = dataclasses.replace(first.peer, identity=replace(first.peer.identity, workload=CLIENT))
+        second = await connector.acquire(key, credential, tunnel_port=pair.tunnel[1])
+        assert first.is_closed
+        assert second is not first
+        second.close()
+
+
+async def test_another_workload_than_the_directorys_is_refused_and_its_tunnel_closed() -> None:
+    async with running_pair(echo) as pair:
+        connector, key = pair.client.sidecar.connector, replace(key_of(pair), workload=CLIENT)
+        credential = pair.client.credentials.by_program[CLIENT_PROGRAM]
+        with pytest.raises(VerificationError) as caught:
+            await connector.acquire(key, credential, tunnel_port=pair.tunnel[1])
+        assert caught.value.reason == Reason.PEER_WORKLOAD_MISMATCH
+        assert len(connector) == 0
+
+
+async def test_what_cant_be_dialled_is_not_dialled_again_at_once() -> None:
+    async with running_pair(echo) as pair:
+        failures = DialFailures(memory_s=60)
+        connector = Connector(
+            pair.client.sidecar.connector._pool, failures, cast("Any", pair.client.trust),
+            mark=0, dial_s=10, handshake_s=10,
+        )  # fmt: skip
+        address, credential = closed_port("127.0.0.3"), pair.client.credentials.own
+        key = replace(key_of(pair), destination=(address[0], 80))
+        with pytest.raises(DialError, match="refused"):
+            await connector.acquire(key, credential, tunnel_port=address[1])
+        with pytest.raises(DialError, match="didn't answer lately"):
+            await connector.acquire(key, credential, tunnel_port=address[1])
+        connector.reap(now=asyncio.get_running_loop().time() + 61)
+        assert len(failures) == 0
+
+
+async def test_idle_tunnels_are_closed_when_their_time_is_up_and_at_the_end() -> None:
+    async with running_pair(echo) as pair:
+        connector, key = pair.client.sidecar.connector, key_of(pair)
+        credential = pair.client.credentials.by_program[CLIENT_PROGRAM]
+        tunnels = [await connector.acquire(key, credential, tunnel_port=pair.tunnel[1]) for _ in range(2)]
+        loop = asyncio.get_running_loop()
+        connector.release(key, tunnels[0])
+        connector.reap(now=loop.time() + 3600)
+        assert tunnels[0].is_closed
+        connector.release(key, tunnels[1])
+        connector.close()
+        assert tunnels[1].is_closed
+        await until(lambda: not pair.tasks)
