@@ -55,8 +55,8 @@ format: setup ## Format the code and fix what ruff can.
 	$(BIN)/ruff format .
 
 docs: setup ## Write the generated pages again.
-	$(BIN)/python -m scripts.pages.reasons_page docs/reasons.md
-	$(BIN)/python -m scripts.pages.commands_page docs/cli.md
+	$(BIN)/python -m scripts.pages.reasons_page docs/reference/reasons.md
+	$(BIN)/python -m scripts.pages.commands_page docs/reference/cli.md
 
 lock: ## Resolve the lock files again (needs uv).
 	scripts/lock.sh

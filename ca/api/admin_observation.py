@@ -152,7 +152,9 @@ def _read_filter(request: web.Request) -> DecisionFilter:
     try:
         reason = Reason(query["reason"]) if query.get("reason") else None
     except ValueError as error:
-        raise InputError(f"no such reason: {query['reason'][:60]!r}", hint="docs/reasons.md lists them") from error
+        raise InputError(
+            f"no such reason: {query['reason'][:60]!r}", hint="docs/reference/reasons.md lists them"
+        ) from error
     far = 1e12
     return DecisionFilter(
         namespace=check_namespace(namespace) if namespace else "",

@@ -1,4 +1,4 @@
-"""Writes ``docs/cli.md`` from the commands themselves: ``python -m scripts.pages.commands_page docs/cli.md``.
+"""Writes ``docs/reference/cli.md`` from the commands themselves; `make docs` runs it.
 
 Belongs here: the page's order, and the shapes of JSON, which no help page shows. Doesn't: what a command does (its
 module). Writes the one file that it is told.
@@ -58,7 +58,7 @@ _SHARED = ("help", "as_json", "kubernetes", "context", "kubeconfig", "system_nam
 _INTRODUCTION = """\
 # The command `touchmark`
 
-<!-- Generated from the commands by `python -m scripts.pages.commands_page docs/cli.md`. Don't edit. -->
+<!-- Generated from the commands by `make docs`. Don't edit. -->
 
 The CA's admin API is a Unix socket that only the CA's user can open; `--admin-socket` or `TOUCHMARK_ADMIN_SOCKET` names
 it where it isn't in its usual place (root: `/run/touchmark/admin.sock`). Results go to standard output, everything said

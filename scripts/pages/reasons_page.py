@@ -1,4 +1,4 @@
-"""Writes ``docs/reasons.md`` from the table of reasons: ``python -m scripts.pages.reasons_page docs/reasons.md``.
+"""Writes ``docs/reference/reasons.md`` from the table of reasons; `make docs` runs it.
 
 Belongs here: the page's wording and order. Doesn't: what a reason means (``shared/model/policy/reasons.py``). Writes
 the one file that it is told.

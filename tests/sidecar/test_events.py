@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 def test_every_event_is_documented_and_no_other() -> None:
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "sidecar").rglob("*.py"))
     emitted = set(re.findall(r"\bemit\(\s*\"([a-z_]+)\"", sources))
-    table = (ROOT / "docs/sidecar.md").read_text(encoding="utf-8").partition("| Event |")[2]
+    table = (ROOT / "docs/reference/sidecar.md").read_text(encoding="utf-8").partition("| Event |")[2]
     documented = set(re.findall(r"`([a-z_]+)`", "".join(re.findall(r"(?m)^\|([^|]*)\|", table))))
     assert "sidecar_ready" in emitted
     assert documented == emitted

@@ -1,7 +1,7 @@
 """Reason codes: why a connection was allowed, marked or refused. One enumeration, with cause and fix.
 
-``docs/reasons.md`` is generated from this table (``python -m scripts.pages.reasons_page``). A code is never renamed; a
-code that nothing produces any more is removed together with its page entry. Pure.
+``make docs`` generates ``docs/reference/reasons.md`` from this table. A code is never renamed; a code that nothing
+produces any more is removed together with its page entry. Pure.
 """
 
 from __future__ import annotations

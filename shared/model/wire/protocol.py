@@ -18,7 +18,7 @@ from shared.model.errors import ProtocolError
 PROTOCOL: Final = 2
 OLDEST_PROTOCOL: Final = 1
 _PREFIX: Final = "touchmark."
-_HINT: Final = "a CA and its sidecars may be one minor version apart: upgrade in steps, see docs/kubernetes.md"
+_HINT: Final = "a CA and its sidecars may be one minor version apart: upgrade in steps, see docs/how-to/kubernetes.md"
 
 
 def name_subprotocol(protocol: int) -> str:

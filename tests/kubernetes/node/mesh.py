@@ -68,7 +68,7 @@ class Mesh:
         self.cluster.wait_for_rollout("deployment/touchmark-ca", namespace=SYSTEM_NAMESPACE, timeout_s=120)
 
     def uninstall(self) -> None:
-        """Delete the overlay as docs/kubernetes.md says. What lives in other namespaces is the caller's."""
+        """Delete the overlay as docs/how-to/kubernetes.md says. What lives in other namespaces is the caller's."""
         overlay, self.installed = self.installed, ""
         self.kubectl("delete", "-k", str(self._place(overlay)), timeout_s=180)
         if self._volume is not None:

@@ -1,4 +1,4 @@
-"""Several replicas of the CA on a PostgreSQL of the cluster, as docs/kubernetes.md says: the overlay ``ha``."""
+"""Several replicas of the CA on a PostgreSQL of the cluster, as docs/how-to/kubernetes.md says: the overlay ``ha``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uninstalling as docs/kubernetes.md says takes away all that installing and running have made, in every namespace."""
+"""Uninstalling as docs/how-to/kubernetes.md says removes all that installing and running have made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The previous release as it was installed, upgraded by applying today's manifests, as docs/kubernetes.md says."""
+"""The previous release as installed, upgraded by applying today's manifests as docs/how-to/kubernetes.md says."""
 
 from __future__ import annotations
 

@@ -8,11 +8,11 @@ import pytest
 
 from scripts.pages.commands_page import JSON_SHAPES, list_commands, main, write_page
 
-PAGE = Path(__file__).parents[3] / "docs" / "cli.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "cli.md"
 
 
 def test_the_page_in_the_tree_is_what_would_be_written_now() -> None:
-    assert PAGE.read_text(encoding="utf-8") == write_page(), "run: python -m scripts.pages.commands_page docs/cli.md"
+    assert PAGE.read_text(encoding="utf-8") == write_page(), "run `make docs`"
 
 
 def test_every_command_that_prints_json_has_its_shape_there() -> None:

@@ -9,7 +9,7 @@ import pytest
 from scripts.pages.reasons_page import main, write_page
 from shared.model.policy.reasons import EXPLANATIONS, Reason
 
-PAGE = Path(__file__).parents[3] / "docs" / "reasons.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "reasons.md"
 
 
 def test_the_page_in_docs_is_the_generated_one() -> None:

@@ -46,9 +46,9 @@ def test_a_whole_file_is_read() -> None:
 
 
 def test_the_documented_file_is_read_and_shows_the_defaults() -> None:
-    page = (Path(__file__).parents[3] / "docs/sidecar.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs/reference/sidecar.md").read_text(encoding="utf-8")
     text = page.partition("```yaml\n")[2].partition("```")[0].replace("tokenFile: /run/touchmark/token", "token: x")
-    read = read_configuration(text, "docs/sidecar.md")
+    read = read_configuration(text, "docs/reference/sidecar.md")
     default = Configuration()
     assert (read.redirect, read.drain_s, read.max_executable_bytes, read.tunnel_port, read.log_file) == (
         default.redirect, default.drain_s, default.max_executable_bytes, default.tunnel_port, default.log_file,

@@ -9,7 +9,7 @@ from shared.model.injection.refusals import HINTS, InjectionRefusal, InjectionRe
 from shared.model.injection.settings import KNOWN
 from shared.model.kubernetes.contract import INJECTED
 
-PAGE = (Path(__file__).parents[4] / "docs/injection.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[4] / "docs/reference/injection.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("refusal", InjectionRefusal, ids=str)
