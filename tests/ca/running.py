@@ -24,9 +24,8 @@ from ca.runtime.services import Services
 from ca.settings.settings import Configuration
 from shared.model.identity.identity import Workload
 from shared.model.identity.program import Program
-from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, ProcessRecord, Transport
-from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction, Mode
+from shared.model.policy.decision import DecisionRecord, PartyRecord, ProcessRecord, Transport
+from shared.model.policy.rules import Direction
 from shared.model.trust.join_token import JoinToken, format_join_token
 from shared.model.wire.admin import ErrorAnswer
 from shared.model.wire.messages import (
@@ -41,6 +40,7 @@ from shared.model.wire.messages import (
     encode_message,
 )
 from shared.model.wire.protocol import list_subprotocols
+from tests.shared.model.policy.records import make_record
 
 WEB = Program(digest="aa" * 32)
 CURL = Program(digest="bb" * 32)
@@ -244,30 +244,17 @@ async def eventually(condition: Any, *, deadline_s: float = DEADLINE_S) -> None:
 
 def make_decision(connection: str, **changes: Any) -> DecisionRecord:
     """Make the record of a refused connection; change what the test is about."""
-    record = DecisionRecord(
+    record = make_record(
         time=1_790_000_000.0,
-        namespace="shop",
         sidecar="a",
-        phase=Phase.END,
         direction=Direction.INGRESS,
-        answer=Answer.DENY,
-        would_deny=False,
-        reason=Reason.PROGRAM_NOT_APPROVED,
-        rule="",
-        policy_version=1,
-        mode=Mode.EXPLICIT,
-        weak=False,
         source=PartyRecord(address="198.18.0.3:41000", workload="shop/web", program=f"sha256:{WEB.digest}"),
         destination=PartyRecord(address="198.18.0.2:5432", workload="shop/db", program=f"sha256:{CURL.digest}"),
         process=ProcessRecord(pid=7, uid=1000, path="/usr/bin/web", digest=WEB.digest),
-        port=5432,
         transport=Transport.TUNNEL,
         tunnel="t",
         connection=connection,
         issuer="Touchmark issuing authority",
-        bytes_sent=0,
-        bytes_received=0,
         duration_s=0.25,
-        ending=Ending.REFUSED,
     )
     return msgspec.structs.replace(record, **changes)

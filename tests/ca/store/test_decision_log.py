@@ -5,37 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 from ca.store.records import DecisionFilter
-from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, ProcessRecord, Transport
+from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
 from tests.ca.founded import NOW, opened
+from tests.shared.model.policy.records import make_record
 
 
 def decision(connection: str, *, time: float = NOW, denied: bool = False, sidecar: str = "one") -> DecisionRecord:
-    return DecisionRecord(
+    return make_record(
         time=time,
-        namespace="shop",
         sidecar=sidecar,
-        phase=Phase.END,
         direction=Direction.INGRESS,
         answer=Answer.DENY if denied else Answer.ALLOW,
         would_deny=not denied,
-        reason=Reason.PROGRAM_NOT_APPROVED,
-        rule="",
-        policy_version=1,
         mode=Mode.PERMISSIVE,
-        weak=False,
         source=PartyRecord(workload="shop/web", program="sha256:" + "a" * 64),
         destination=PartyRecord(workload="shop/db", program="sha256:" + "b" * 64),
-        process=ProcessRecord(),
-        port=5432,
         transport=Transport.TUNNEL,
         tunnel="t",
         connection=connection,
-        issuer="",
-        bytes_sent=0,
-        bytes_received=0,
-        duration_s=0.0,
         ending=Ending.FINISHED,
     )
 

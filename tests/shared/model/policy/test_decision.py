@@ -6,45 +6,11 @@ import msgspec
 import pytest
 
 from shared.model.policy.decision import (
-    Answer,
     DecisionRecord,
-    Ending,
     PartyRecord,
-    Phase,
     ProcessRecord,
-    Transport,
 )
-from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction, Mode
-
-
-def make_record() -> DecisionRecord:
-    return DecisionRecord(
-        time=1_800_000_000.5,
-        namespace="shop",
-        sidecar="web-1",
-        phase=Phase.END,
-        direction=Direction.EGRESS,
-        answer=Answer.DENY,
-        would_deny=False,
-        reason=Reason.PROGRAM_NOT_APPROVED,
-        rule="",
-        policy_version=3,
-        mode=Mode.EXPLICIT,
-        weak=False,
-        source=PartyRecord(address="198.18.0.2:40000", workload="shop/web"),
-        destination=PartyRecord(address="198.18.0.3:5432"),
-        process=ProcessRecord(),
-        port=5432,
-        transport=Transport.NONE,
-        tunnel="",
-        connection="c1",
-        issuer="",
-        bytes_sent=0,
-        bytes_received=0,
-        duration_s=0.0,
-        ending=Ending.REFUSED,
-    )
+from tests.shared.model.policy.records import make_record
 
 
 def test_every_key_is_always_there() -> None:

@@ -12,39 +12,27 @@ from shared.model.policy.decision import (
     DecisionRecord,
     Ending,
     PartyRecord,
-    Phase,
-    ProcessRecord,
     Transport,
 )
 from shared.model.policy.reasons import Reason
 from shared.model.policy.replay import compile_as, party_namespaces, replay
 from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Peer, PortRange, Rule
+from tests.shared.model.policy.records import make_record
 
 CURL, NGINX = Program(digest="a" * 64), Program(digest="b" * 64)
-RECORD = DecisionRecord(
+RECORD = make_record(
     time=1_790_000_000.0,
-    namespace="shop",
     sidecar="s",
-    phase=Phase.END,
     direction=Direction.INGRESS,
     answer=Answer.ALLOW,
     would_deny=True,
-    reason=Reason.PROGRAM_NOT_APPROVED,
-    rule="",
-    policy_version=1,
     mode=Mode.PERMISSIVE,
-    weak=False,
     source=PartyRecord(address="198.18.0.3:40000", workload="clients/curl", program=str(CURL)),
     destination=PartyRecord(address="198.18.0.2:8080", workload="shop/web", listed="shop/web", program=str(NGINX)),
-    process=ProcessRecord(),
     port=8080,
     transport=Transport.TUNNEL,
     tunnel="t",
     connection="c",
-    issuer="",
-    bytes_sent=0,
-    bytes_received=0,
-    duration_s=0.0,
     ending=Ending.FINISHED,
 )
 SHOP = NamespaceState(

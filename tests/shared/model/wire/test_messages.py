@@ -25,7 +25,7 @@ from shared.model.wire.messages import (
     encode_message,
     express_in,
 )
-from tests.shared.model.policy.test_decision import make_record
+from tests.shared.model.policy.records import make_record
 
 REGISTRATION = messages.Registration(
     instance="web-1", version="0.1.0", addresses=("198.18.0.2",), tunnel_port=15008, capture="redirect"
