@@ -26,7 +26,7 @@ from bench.accounting import read_usage
 from bench.errors import BenchError
 from bench.figures import percentile
 from bench.subjects.touchmark import RunningCA, run_ca
-from cli.backends.admin_client import AdminClient
+from cli.admin.client import AdminClient
 from shared.model.errors import TouchmarkError
 from shared.model.identity.program import Program
 from shared.model.trust.join_token import parse_join_token

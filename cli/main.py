@@ -30,13 +30,14 @@ from cli.commands import (
     trust,
     version,
 )
+from cli.commands.options import TargetCommand
 from cli.text.exit_codes import ExitCode, format_exit_codes
 from cli.text.output import print_error, print_note
 from shared.model.errors import InputError, TouchmarkError
 
 app = typer.Typer(
     name="touchmark",
-    help="Attested programs talk mutual TLS; everything else is seen and refused.",
+    help="Attested programs ask_admin mutual TLS; everything else is seen and refused.",
     epilog=format_exit_codes(),
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -45,17 +46,17 @@ app = typer.Typer(
 )
 app.add_typer(ca.app, name="ca")
 app.add_typer(sidecar.app, name="sidecar")
-app.command("status")(status.status)
-app.command("mode")(mode.mode)
+app.command("status", cls=TargetCommand)(status.status)
+app.command("mode", cls=TargetCommand)(mode.mode)
 app.add_typer(program.app, name="program")
 app.add_typer(policy.app, name="policy")
 app.add_typer(trust.app, name="trust")
-app.command("decisions")(decisions.decisions)
-app.command("identities")(identities.identities)
-app.command("connections")(connections.connections)
+app.command("decisions", cls=TargetCommand)(decisions.decisions)
+app.command("identities", cls=TargetCommand)(identities.identities)
+app.command("connections", cls=TargetCommand)(connections.connections)
 app.command("inject")(inject.inject)
 app.command("demo")(demo.demo)
-app.command("doctor")(doctor.doctor)
+app.command("doctor", cls=TargetCommand)(doctor.doctor)
 app.command("version")(version.version)
 
 

@@ -1,1 +1,4 @@
-"""Where a verb finds what it reads and writes: the CA on this machine, or a cluster."""
+"""What verbs read and write: the CA on this machine, or a cluster.
+
+``session.py`` opens it by its ``target.py``; ``base.py`` says what keeps policies, ``local.py`` and ``cluster.py`` do.
+"""

@@ -16,7 +16,6 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from cli.backends.target import Where
 from cli.cluster.faults import Action, NotInstalledError, UnreachableError, explain
 from cli.cluster.kubeconfig import Access, load_access
 from shared.model.errors import NotFoundError, UnavailableError
@@ -257,15 +256,15 @@ class Cluster:
 
 
 @asynccontextmanager
-async def connect(where: Where) -> AsyncIterator[Cluster]:
-    """Connect to the cluster that the options name. Nothing is asked yet.
+async def connect(kubeconfig: str = "", context: str = "") -> AsyncIterator[Cluster]:
+    """Connect to the cluster of a kubeconfig's context; both as ``load_access`` takes them. No request is sent yet.
 
     Raises:
         KubeconfigError: see ``kubeconfig.load_access``, also for the errors below.
         ContextError: unknown.
         UnauthorizedError: no credentials.
     """
-    access = await load_access(where.kubeconfig, where.context)
+    access = await load_access(kubeconfig, context)
     session = aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_DEADLINE_S),
         trust_env=True,  # HTTPS_PROXY and NO_PROXY, as for kubectl.

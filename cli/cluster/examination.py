@@ -1,7 +1,7 @@
 """What a cluster's answers mean for Touchmark: a finding a line, with what to do. Pure.
 
-Belongs here: the installation, the webhook, the CA's pods and rights. Doesn't: asking (``survey.py``), what keeps pods
-out of the mesh (``membership.py``), or what the CA says of itself (``cli/text/overview.py``).
+Belongs here: the installation, the webhook, the CA's pods and rights. Doesn't: the requests (``snapshot.py``), what
+keeps pods out of the mesh (``membership.py``), or what the CA says of itself (``cli/admin/overview.py``).
 """
 
 from __future__ import annotations
@@ -10,35 +10,37 @@ import base64
 import hashlib
 from typing import Final
 
+from cli.admin.observation import Observation
+from cli.admin.overview import examine, examine_skew
 from cli.cluster.ca_pod import describe_state, is_ready
 from cli.cluster.faults import INSTALL_HINT
 from cli.cluster.membership import describe_unknown, examine_membership, list_images
-from cli.cluster.survey import Survey
-from cli.machine.machine import Finding
-from cli.text.overview import Observation, examine, examine_skew, name_some
+from cli.cluster.snapshot import ClusterSnapshot
+from cli.text.findings import Finding
+from cli.text.output import name_some
 from shared.model.errors import TouchmarkError
 from shared.model.kubernetes.contract import WEBHOOK_CONFIGURATION
 
 API_VERSION: Final = "v1alpha1"
 
 
-def examine_cluster(survey: Survey, *, own_version: str) -> list[Finding]:
+def examine_cluster(snapshot: ClusterSnapshot, *, own_version: str) -> list[Finding]:
     """Return all findings, the installation first."""
     findings = [
-        Finding(subject="API server", is_well=True, observation=f"answers, {survey.version}"),
-        *([] if survey.api_skew_s is None else [examine_skew("this machine", "the API server", survey.api_skew_s)]),
-        *([] if survey.ca_skew_s is None else [examine_skew("this machine", "the CA", survey.ca_skew_s)]),
-        _examine_definitions(survey),
-        _examine_webhook(survey),
-        _examine_ca_pods(survey),
-        _examine_rights(survey),
-        _examine_trial(survey),
-        *examine_membership(survey),
+        Finding(subject="API server", is_well=True, observation=f"answers, {snapshot.version}"),
+        *([] if snapshot.api_skew_s is None else [examine_skew("this machine", "the API server", snapshot.api_skew_s)]),
+        *([] if snapshot.ca_skew_s is None else [examine_skew("this machine", "the CA", snapshot.ca_skew_s)]),
+        _examine_definitions(snapshot),
+        _examine_webhook(snapshot),
+        _examine_ca_pods(snapshot),
+        _examine_rights(snapshot),
+        _examine_trial(snapshot),
+        *examine_membership(snapshot),
     ]
-    if isinstance(survey.observed, TouchmarkError):
-        return [*findings, describe_unknown("the CA's own word", survey.observed, is_optional=False)]
-    has_pods = not isinstance(survey.pods, TouchmarkError)
-    for finding in examine(survey.observed, own_version=own_version):
+    if isinstance(snapshot.observed, TouchmarkError):
+        return [*findings, describe_unknown("the CA's own word", snapshot.observed, is_optional=False)]
+    has_pods = not isinstance(snapshot.pods, TouchmarkError)
+    for finding in examine(snapshot.observed, own_version=own_version):
         if finding.subject != "injection" or not has_pods:  # Else the pods themselves have just shown it.
             findings.append(finding)
     return findings
@@ -47,12 +49,12 @@ def examine_cluster(survey: Survey, *, own_version: str) -> list[Finding]:
 # ---- the installation ------------------------------------------------------------------------------------------------
 
 
-def _examine_definitions(survey: Survey) -> Finding:
+def _examine_definitions(snapshot: ClusterSnapshot) -> Finding:
     subject = "resources"
-    if isinstance(survey.definitions, TouchmarkError):
-        return describe_unknown(subject, survey.definitions)
+    if isinstance(snapshot.definitions, TouchmarkError):
+        return describe_unknown(subject, snapshot.definitions)
     faults = []
-    for name, definition in survey.definitions.items():
+    for name, definition in snapshot.definitions.items():
         if definition is None:
             faults.append(f"{name} isn't installed")
             continue
@@ -65,23 +67,23 @@ def _examine_definitions(survey: Survey) -> Finding:
     return Finding(
         subject=subject,
         is_well=not faults,
-        observation="; ".join(faults) or f"{', '.join(survey.definitions)} in {API_VERSION}",
+        observation="; ".join(faults) or f"{', '.join(snapshot.definitions)} in {API_VERSION}",
         hint=INSTALL_HINT if faults else "",
     )
 
 
-def _examine_webhook(survey: Survey) -> Finding:
+def _examine_webhook(snapshot: ClusterSnapshot) -> Finding:
     subject = "webhook configuration"
-    if isinstance(survey.webhook, TouchmarkError):
-        return describe_unknown(subject, survey.webhook)
-    if survey.webhook is None:
+    if isinstance(snapshot.webhook, TouchmarkError):
+        return describe_unknown(subject, snapshot.webhook)
+    if snapshot.webhook is None:
         return Finding(
             subject=subject,
             is_well=False,
             observation=f"{WEBHOOK_CONFIGURATION} isn't there: no pod is injected",
             hint=INSTALL_HINT,
         )
-    webhooks = survey.webhook.get("webhooks") or []
+    webhooks = snapshot.webhook.get("webhooks") or []
     pins = [read_pins((each.get("clientConfig") or {}).get("caBundle") or "") for each in webhooks]
     lax = [str(each.get("name")) for each in webhooks if each.get("failurePolicy") == "Ignore"]
     fault = ""
@@ -89,7 +91,7 @@ def _examine_webhook(survey: Survey) -> Finding:
         fault = "names no webhook"
     elif not all(pins):
         fault = "has no caBundle yet: pods that ask for injection are refused until the CA writes it"
-    elif isinstance(survey.observed, Observation) and not all(survey.observed.ca.root_pin in each for each in pins):
+    elif isinstance(snapshot.observed, Observation) and not all(snapshot.observed.ca.root_pin in each for each in pins):
         fault = "its caBundle isn't the CA's root of now: the API server refuses the webhook's certificate"
     elif lax:
         fault = f"{', '.join(lax)} doesn't fail closed: pods that ask for injection may start without it"
@@ -114,15 +116,15 @@ def read_pins(bundle: str) -> frozenset[str]:
     return frozenset(hashlib.sha256(key).hexdigest() for key in keys)
 
 
-def _examine_ca_pods(survey: Survey) -> Finding:
+def _examine_ca_pods(snapshot: ClusterSnapshot) -> Finding:
     subject = "CA's pods"
-    if isinstance(survey.ca_pods, TouchmarkError):
-        return describe_unknown(subject, survey.ca_pods, is_optional=False)
-    ready = [pod for pod in survey.ca_pods if is_ready(pod)]
-    others = [f"{pod['metadata']['name']}: {describe_state(pod)}" for pod in survey.ca_pods if not is_ready(pod)]
-    said = f"{len(ready)} of {len(survey.ca_pods)} ready in {survey.system_namespace}"
-    if not survey.ca_pods:
-        said = f"there is none in {survey.system_namespace}"
+    if isinstance(snapshot.ca_pods, TouchmarkError):
+        return describe_unknown(subject, snapshot.ca_pods, is_optional=False)
+    ready = [pod for pod in snapshot.ca_pods if is_ready(pod)]
+    others = [f"{pod['metadata']['name']}: {describe_state(pod)}" for pod in snapshot.ca_pods if not is_ready(pod)]
+    said = f"{len(ready)} of {len(snapshot.ca_pods)} ready in {snapshot.system_namespace}"
+    if not snapshot.ca_pods:
+        said = f"there is none in {snapshot.system_namespace}"
     images = sorted({image for pod in ready for image in list_images(pod, ("ca",))})
     return Finding(
         subject=subject,
@@ -131,17 +133,17 @@ def _examine_ca_pods(survey: Survey) -> Finding:
         observation="; ".join([said + (f", {', '.join(images)}" if images else ""), *others]),
         hint=""
         if ready and not others
-        else f"kubectl -n {survey.system_namespace} describe pods"
-        if survey.ca_pods
+        else f"kubectl -n {snapshot.system_namespace} describe pods"
+        if snapshot.ca_pods
         else INSTALL_HINT,
     )
 
 
-def _examine_rights(survey: Survey) -> Finding:
+def _examine_rights(snapshot: ClusterSnapshot) -> Finding:
     subject = "CA's rights"
-    if isinstance(survey.missing_rights, TouchmarkError):
-        return describe_unknown(subject, survey.missing_rights)
-    missing = name_some((str(right) for right in survey.missing_rights), most=10)
+    if isinstance(snapshot.missing_rights, TouchmarkError):
+        return describe_unknown(subject, snapshot.missing_rights)
+    missing = name_some((str(right) for right in snapshot.missing_rights), most=10)
     return Finding(
         subject=subject,
         is_well=not missing,
@@ -150,19 +152,19 @@ def _examine_rights(survey: Survey) -> Finding:
     )
 
 
-def _examine_trial(survey: Survey) -> Finding:
+def _examine_trial(snapshot: ClusterSnapshot) -> Finding:
     subject = "webhook"
-    asked = f"a pod that asks for injection, on trial in {survey.trial_namespace},"
-    if survey.trial is True:
+    asked = f"a pod that asks for injection, on trial in {snapshot.trial_namespace},"
+    if snapshot.trial is True:
         return Finding(subject=subject, is_well=True, observation=f"answers: {asked} got its sidecar")
-    if survey.trial is False:
+    if snapshot.trial is False:
         return Finding(
             subject=subject,
             is_well=False,
             observation=f"{asked} got no sidecar: the API server didn't ask the webhook",
-            hint=f"does {WEBHOOK_CONFIGURATION} select the namespace {survey.trial_namespace}?",
+            hint=f"does {WEBHOOK_CONFIGURATION} select the namespace {snapshot.trial_namespace}?",
         )
-    said = survey.trial.message
+    said = snapshot.trial.message
     if "failed calling webhook" in said:
         return Finding(
             subject=subject,
@@ -172,4 +174,4 @@ def _examine_trial(survey: Survey) -> Finding:
         )
     if "denied the request" in said or "violates PodSecurity" in said:
         return Finding(subject=subject, is_well=True, observation=f"answers; {asked} is refused: {said}")
-    return describe_unknown(subject, survey.trial)
+    return describe_unknown(subject, snapshot.trial)

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cli.backends.target import list_kubeconfig_files
 from cli.cluster.faults import ContextError, KubeconfigError, UnauthorizedError
+from cli.machine.kubeconfig_files import list_kubeconfig_files
 
 if TYPE_CHECKING:
     from kubernetes.aio.client import Configuration

@@ -9,9 +9,9 @@ from typing import Any, Final
 from cli.cluster.ca_pod import describe_state, is_ready
 from cli.cluster.connection import Object
 from cli.cluster.network_policies import MAX_GROUPS, Drop, NetworkPolicies, group_pods
-from cli.cluster.survey import Survey, has_sidecar
-from cli.machine.machine import Finding
-from cli.text.overview import name_some
+from cli.cluster.snapshot import ClusterSnapshot, has_sidecar
+from cli.text.findings import Finding
+from cli.text.output import name_some
 from shared.model.errors import TouchmarkError
 from shared.model.kubernetes.contract import INJECT, SIDECAR_CONTAINER, TUNNEL_PORT
 
@@ -21,13 +21,13 @@ _ENFORCE: Final = "pod-security.kubernetes.io/enforce"
 _OUTSIDE: Final = frozenset({"kube-system", "kube-public", "kube-node-lease"})
 
 
-def examine_membership(survey: Survey) -> list[Finding]:
+def examine_membership(snapshot: ClusterSnapshot) -> list[Finding]:
     """Return a finding for each thing that can keep pods from each other, well or not."""
     return [
-        _examine_pod_security(survey),
-        _examine_requests(survey),
-        *_examine_pods(survey),
-        *_examine_network(survey),
+        _examine_pod_security(snapshot),
+        _examine_requests(snapshot),
+        *_examine_pods(snapshot),
+        *_examine_network(snapshot),
     ]
 
 
@@ -44,14 +44,14 @@ def describe_unknown(subject: str, error: TouchmarkError, *, is_optional: bool =
 # ---- pods ------------------------------------------------------------------------------------------------------------
 
 
-def _examine_pod_security(survey: Survey) -> Finding:
+def _examine_pod_security(snapshot: ClusterSnapshot) -> Finding:
     subject = "Pod Security"
-    if isinstance(survey.namespaces, TouchmarkError):
-        return describe_unknown(subject, survey.namespaces)
-    asking = _list_asking_namespaces(survey)
+    if isinstance(snapshot.namespaces, TouchmarkError):
+        return describe_unknown(subject, snapshot.namespaces)
+    asking = _list_asking_namespaces(snapshot)
     forbidding = [
         f"{name} enforces {level}"
-        for name, labels in sorted(_read_labels(survey.namespaces).items())
+        for name, labels in sorted(_read_labels(snapshot.namespaces).items())
         if name in asking and (level := labels.get(_ENFORCE, _PRIVILEGED)) != _PRIVILEGED
     ]
     return Finding(
@@ -66,28 +66,28 @@ def _examine_pod_security(survey: Survey) -> Finding:
     )
 
 
-def _list_asking_namespaces(survey: Survey) -> set[str]:
-    labels = {} if isinstance(survey.namespaces, TouchmarkError) else _read_labels(survey.namespaces)
+def _list_asking_namespaces(snapshot: ClusterSnapshot) -> set[str]:
+    labels = {} if isinstance(snapshot.namespaces, TouchmarkError) else _read_labels(snapshot.namespaces)
     asking = {name for name, each in labels.items() if each.get(INJECT) == "true"}
-    if not isinstance(survey.pods, TouchmarkError):
-        asking |= {pod["metadata"]["namespace"] for pod in survey.pods if _asks(pod, {}) or has_sidecar(pod)}
-    return asking - _OUTSIDE - {survey.system_namespace}
+    if not isinstance(snapshot.pods, TouchmarkError):
+        asking |= {pod["metadata"]["namespace"] for pod in snapshot.pods if _asks(pod, {}) or has_sidecar(pod)}
+    return asking - _OUTSIDE - {snapshot.system_namespace}
 
 
-def _examine_requests(survey: Survey) -> Finding:
+def _examine_requests(snapshot: ClusterSnapshot) -> Finding:
     """Look for requests that the API server doesn't see: another word than true or false, or the wrong place for it.
 
     A namespace asks by its label, a pod by its annotation. Nothing refuses the rest: such pods run outside the mesh.
     """
     subject = "injection requests"
-    for answer in (survey.namespaces, survey.pods):
+    for answer in (snapshot.namespaces, snapshot.pods):
         if isinstance(answer, TouchmarkError):
             return describe_unknown(subject, answer)
-    assert not isinstance(survey.namespaces, TouchmarkError)
-    assert not isinstance(survey.pods, TouchmarkError)
-    outside = _OUTSIDE | {survey.system_namespace}
+    assert not isinstance(snapshot.namespaces, TouchmarkError)
+    assert not isinstance(snapshot.pods, TouchmarkError)
+    outside = _OUTSIDE | {snapshot.system_namespace}
     odd, annotated = [], []
-    for namespace in survey.namespaces:
+    for namespace in snapshot.namespaces:
         name, labels = namespace["metadata"]["name"], namespace["metadata"].get("labels") or {}
         if name in outside:
             continue
@@ -97,7 +97,7 @@ def _examine_requests(survey: Survey) -> Finding:
             annotated.append(name)
     labelled = [
         f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
-        for pod in survey.pods
+        for pod in snapshot.pods
         if not _is_over(pod) and pod["metadata"]["namespace"] not in outside and _is_mislabelled(pod)
     ]
     faults = [
@@ -127,14 +127,14 @@ def _is_mislabelled(pod: Object) -> bool:
     return (wish != "false") is not has_sidecar(pod)
 
 
-def _examine_pods(survey: Survey) -> Iterator[Finding]:
-    if isinstance(survey.pods, TouchmarkError):
-        yield describe_unknown("pods", survey.pods)
+def _examine_pods(snapshot: ClusterSnapshot) -> Iterator[Finding]:
+    if isinstance(snapshot.pods, TouchmarkError):
+        yield describe_unknown("pods", snapshot.pods)
         return
-    labels = {} if isinstance(survey.namespaces, TouchmarkError) else _read_labels(survey.namespaces)
-    alive = [pod for pod in survey.pods if not _is_over(pod)]
+    labels = {} if isinstance(snapshot.namespaces, TouchmarkError) else _read_labels(snapshot.namespaces)
+    alive = [pod for pod in snapshot.pods if not _is_over(pod)]
     meshed = [pod for pod in alive if has_sidecar(pod)]
-    outside = _OUTSIDE | {survey.system_namespace}
+    outside = _OUTSIDE | {snapshot.system_namespace}
     bare = [
         f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
         for pod in alive
@@ -190,20 +190,20 @@ def _is_over(pod: Object) -> bool:
 # ---- the network -----------------------------------------------------------------------------------------------------
 
 
-def _examine_network(survey: Survey) -> Iterator[Finding]:
-    for answer in (survey.network_policies, survey.pods, survey.namespaces):
+def _examine_network(snapshot: ClusterSnapshot) -> Iterator[Finding]:
+    for answer in (snapshot.network_policies, snapshot.pods, snapshot.namespaces):
         if isinstance(answer, TouchmarkError):
             yield describe_unknown("NetworkPolicies", answer)
             return
-    assert not isinstance(survey.network_policies, TouchmarkError)
-    assert not isinstance(survey.pods, TouchmarkError)
-    assert not isinstance(survey.namespaces, TouchmarkError)
-    policies = NetworkPolicies(survey.network_policies, _read_labels(survey.namespaces))
-    groups = group_pods(pod for pod in survey.pods if has_sidecar(pod) and not _is_over(pod))
+    assert not isinstance(snapshot.network_policies, TouchmarkError)
+    assert not isinstance(snapshot.pods, TouchmarkError)
+    assert not isinstance(snapshot.namespaces, TouchmarkError)
+    policies = NetworkPolicies(snapshot.network_policies, _read_labels(snapshot.namespaces))
+    groups = group_pods(pod for pod in snapshot.pods if has_sidecar(pod) and not _is_over(pod))
     left_out = len(groups) - MAX_GROUPS
     groups = groups[:MAX_GROUPS]
     drops = policies.find_tunnel_drops(groups)
-    cas = [] if isinstance(survey.ca_pods, TouchmarkError) else group_pods(survey.ca_pods)
+    cas = [] if isinstance(snapshot.ca_pods, TouchmarkError) else group_pods(snapshot.ca_pods)
     for ca in cas[:1]:
         drops += [*policies.find_stream_drops(groups, ca), *policies.find_webhook_drops(ca)]
     yield from _describe_drops(drops)
@@ -211,7 +211,7 @@ def _examine_network(survey: Survey) -> Iterator[Finding]:
         yield Finding(
             subject="NetworkPolicies",
             is_well=True,
-            observation=f"{len(survey.network_policies)} drop nothing that the mesh needs",
+            observation=f"{len(snapshot.network_policies)} drop nothing that the mesh needs",
         )
     if left_out > 0:
         yield Finding(

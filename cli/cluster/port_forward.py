@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cli.backends.admin_client import AdminClient
+from cli.admin.client import AdminClient
 from cli.cluster.ca_pod import find_ready_pods
 from cli.cluster.channels import MAX_MESSAGE_BYTES, PROTOCOL, ForwardedPort
 from cli.cluster.connection import PODS, Cluster

@@ -10,9 +10,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from cli.backends.target import Where
 from cli.cluster.ca_pod import find_ready_pods
-from cli.cluster.connection import Cluster, connect
+from cli.cluster.connection import Cluster
 from cli.cluster.port_forward import forward_admin_of
 from shared.model.errors import TouchmarkError
 from shared.model.wire.admin import ConnectionList, ConnectionView
@@ -21,20 +20,19 @@ from shared.model.wire.admin import ConnectionList, ConnectionView
 MAX_REPLICAS: Final = 16
 
 
-async def list_connections(where: Where, query: Mapping[str, str], *, limit: int) -> ConnectionList:
+async def list_connections(cluster: Cluster, namespace: str, query: Mapping[str, str], *, limit: int) -> ConnectionList:
     """Return the live connections of the sidecars of every replica that answers.
 
     Arguments:
+        namespace: the CA's own.
         query: of ``GET /v1/connections``.
         limit: connections in all.
 
     Raises:
         TouchmarkError: the cluster can't be used, or no replica answers; the oldest one's fault.
     """
-    async with connect(where) as cluster:
-        pods = (await find_ready_pods(cluster, where.system_namespace))[:MAX_REPLICAS]
-        asked = (_ask(cluster, where.system_namespace, pod, query) for pod in pods)
-        found = await asyncio.gather(*asked)
+    pods = (await find_ready_pods(cluster, namespace))[:MAX_REPLICAS]
+    found = await asyncio.gather(*(_ask(cluster, namespace, pod, query) for pod in pods))
     answers = [each for each in found if isinstance(each, ConnectionList)]
     if not answers:
         raise next(each for each in found if isinstance(each, TouchmarkError))

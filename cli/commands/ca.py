@@ -8,24 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.backends.target import Where, takes_where
 from cli.commands import options, rotate, taint
 
 if TYPE_CHECKING:
-    from cli.backends.admin_client import AdminClient
+    from cli.admin.client import AdminClient
     from shared.model.wire.admin import CAStatus, SidecarList
 
 app = typer.Typer(
     no_args_is_help=True, help="Run the certificate authority, let sidecars join, rotate its authorities."
 )
 app.add_typer(rotate.app, name="rotate")
-app.command("taint")(taint.taint)
+app.command("taint", cls=options.TargetCommand)(taint.taint)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(
     context: typer.Context,
-    data_dir: Annotated[Path | None, typer.Option(help="Where the store lies.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Directory of the store.")] = None,
     kek_file: Annotated[
         Path | None, typer.Option(help="The key-encryption key; made at the first start when it isn't there.")
     ] = None,
@@ -38,7 +37,7 @@ def serve(
 
     Further options are handed on (`python -m ca --help` lists them).
     """
-    from cli.commands.component import become_component
+    from cli.machine.component import become_component
 
     given = {
         "--data-dir": str(data_dir or ""),
@@ -52,9 +51,9 @@ def serve(
     become_component("ca", [*named, *context.args])
 
 
-@app.command("join-token")
-@takes_where
+@app.command("join-token", cls=options.TargetCommand)
 def join_token(
+    context: typer.Context,
     workload: Annotated[str, typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT, such as shop/web.")],
     address: Annotated[
         list[str] | None, typer.Option("--address", help="An IP address that the sidecar may register; several.")
@@ -66,11 +65,9 @@ def join_token(
         Path | None, typer.Option("--output", "-o", help="Write the token to a new file (mode 0600) instead.")
     ] = None,
     as_json: options.Json = False,
-    *,
-    where: Where,
 ) -> None:
     """Make a single-use token with which one sidecar joins. It pins the CA's root key."""
-    from cli.backends.conversation import talk
+    from cli.backends.session import ask_admin
     from cli.text.duration import format_time, parse_duration
     from cli.text.output import print_json, print_line, print_note
     from shared.model.errors import InputError
@@ -90,7 +87,7 @@ def join_token(
         ttl_s=parse_duration(ttl),
         ca=ca,
     )
-    created = talk(where, lambda client: client.create_join_token(request))
+    created = ask_admin(options.get_target(context), lambda client: client.create_join_token(request))
     if output is not None:
         _write_new_file(output, created.token + "\n")
     if as_json:
@@ -104,19 +101,21 @@ def join_token(
         )
 
 
-@app.command()
-@takes_where
-def status(as_json: options.Json = False, *, where: Where) -> None:
+@app.command(cls=options.TargetCommand)
+def status(
+    context: typer.Context,
+    as_json: options.Json = False,
+) -> None:
     """Show the CA, its authorities and the sidecars that joined."""
     import msgspec
 
-    from cli.backends.conversation import talk
+    from cli.backends.session import ask_admin
     from cli.text.output import print_json
 
     async def ask(client: AdminClient) -> tuple[CAStatus, SidecarList]:
         return await client.get_status(), await client.list_sidecars()
 
-    ca_status, sidecars = talk(where, ask)
+    ca_status, sidecars = ask_admin(options.get_target(context), ask)
     if as_json:
         print_json({**msgspec.to_builtins(ca_status), "sidecars": sidecars.sidecars})
     else:

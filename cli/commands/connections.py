@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.backends.target import Where, takes_where
 from cli.commands import options
 
+if TYPE_CHECKING:
+    from shared.model.wire.admin import ConnectionList
 
-@takes_where
+
 def connections(
+    context: typer.Context,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 200,
     timeout_s: Annotated[float, typer.Option("--timeout", min=0.1, max=10, help="Seconds to wait for sidecars.")] = 3.0,
     as_json: options.Json = False,
-    *,
-    where: Where,
 ) -> None:
     """List live connections of all sidecars that answer.
 
@@ -25,17 +25,22 @@ def connections(
     import asyncio
     import time
 
-    from cli.backends.conversation import talk
+    from cli.backends.session import ask_admin, open_cluster
     from cli.text.duration import format_duration
     from cli.text.output import print_json, print_note, print_table, shorten
 
+    target = options.get_target(context)
     query = {"limit": str(limit), "timeout_s": str(timeout_s)}
-    if where.in_cluster:
+    if target.in_cluster:
         from cli.cluster.replicas import list_connections
 
-        answer = asyncio.run(list_connections(where, query, limit=limit))
+        async def ask_replicas() -> ConnectionList:
+            async with open_cluster(target) as cluster:
+                return await list_connections(cluster, target.system_namespace, query, limit=limit)
+
+        answer = asyncio.run(ask_replicas())
     else:
-        answer = talk(where, lambda client: client.list_connections(query))
+        answer = ask_admin(target, lambda client: client.list_connections(query))
     if as_json:
         print_json(answer)
         return

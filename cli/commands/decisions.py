@@ -6,24 +6,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.backends.target import Where, takes_where
 from cli.commands import options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cli.backends.admin_client import AdminClient
-    from shared.model.policy.decision import DecisionRecord, PartyRecord
+    from cli.admin.client import AdminClient
     from shared.model.wire.admin import DecisionView
 
-COLUMNS = ("TIME", "SIDE", "VERDICT", "REASON", "SOURCE", "PROGRAM", "DESTINATION", "PROGRAM", "PORT", "RULE", "ISSUER")
 _LIMIT = 50
 _SUMMARY_LIMIT = 10_000
 _MAX_ADVICE = 5
 
 
-@takes_where
 def decisions(
+    context: typer.Context,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with decisions as they come.")] = False,
     denied: Annotated[bool, typer.Option("--denied", help="Only what was refused.")] = False,
     would_deny: Annotated[bool, typer.Option("--would-deny", help="Only what explicit mode would refuse.")] = False,
@@ -40,14 +37,13 @@ def decisions(
         bool, typer.Option("--summary", "-s", help="Count equal decisions: refused first, then marked, then allowed.")
     ] = False,
     as_json: options.Json = False,
-    *,
-    where: Where,
 ) -> None:
     """Show decisions, newest last. With --follow and --json: one JSON object a line, until Ctrl-C.
 
     With --summary: each kind of decision once, with how many connections it stands for.
     """
-    from cli.backends.conversation import talk
+    from cli.backends.session import ask_admin
+    from cli.text.decision import COLUMNS, format_rows
     from cli.text.output import print_json, print_note, print_table
     from cli.text.summary import print_summary
     from shared.model.errors import InputError
@@ -55,6 +51,7 @@ def decisions(
     if summary and follow:
         raise InputError("--summary and --follow exclude each other")
 
+    target = options.get_target(context)
     query = build_query(
         denied=denied,
         would_deny=would_deny,
@@ -66,16 +63,16 @@ def decisions(
         limit=limit or (_SUMMARY_LIMIT if summary else _LIMIT),
     )
     if follow:
-        talk(where, lambda client: _follow(client, query, as_json=as_json))
+        ask_admin(target, lambda client: _follow(client, query, as_json=as_json))
         return
-    answer = talk(where, lambda client: client.list_decisions(query))
+    answer = ask_admin(target, lambda client: client.list_decisions(query))
     if summary:
         print_summary(answer.decisions, as_json=as_json)
     elif as_json:
         print_json(answer.decisions)
     else:
         print_table(COLUMNS, format_rows(reversed(answer.decisions)), empty="no decision matches")
-        for advice in advise_approvals(answer.decisions, in_cluster=where.in_cluster):
+        for advice in advise_approvals(answer.decisions, in_cluster=target.in_cluster):
             print_note(advice)
     if answer.lost and not as_json:
         print_note(f"warning: {answer.lost} decisions were lost on their way (never denials)")
@@ -123,28 +120,6 @@ def build_query(
     }
 
 
-def format_rows(views: Iterable[DecisionView]) -> Iterable[tuple[str, ...]]:
-    """Write decisions as table rows under ``COLUMNS``."""
-    from cli.text.duration import format_time
-    from cli.text.output import name_authority, shorten
-
-    for view in views:
-        record = view.record
-        yield (
-            format_time(record.time),
-            record.direction,
-            describe_verdict(record),
-            record.reason,
-            describe_party(record.source),
-            shorten(record.source.program),
-            describe_party(record.destination),
-            shorten(record.destination.program),
-            str(record.port),
-            record.rule or "-",
-            name_authority(record.issuer) or "-",
-        )
-
-
 def advise_approvals(views: Iterable[DecisionView], *, in_cluster: bool) -> list[str]:
     """Name, for the programs that were refused because nobody had approved them, the command that does, newest first.
 
@@ -176,34 +151,8 @@ def advise_approvals(views: Iterable[DecisionView], *, in_cluster: bool) -> list
     return ["not approved at that time; after a review:", *named, *more]
 
 
-def describe_verdict(record: DecisionRecord) -> str:
-    """Say in a few words what happened: ``allow``, ``allow (would deny)``, ``DENY``; with what else matters."""
-    verdict = describe_answer(record)
-    if record.phase == "start":
-        verdict += " (begins)"
-    return f"{verdict} ×{record.count}" if record.count > 1 else verdict
-
-
-def describe_answer(record: DecisionRecord) -> str:
-    """Say the same of one connection, whatever the record's count."""
-    verdict = "DENY" if record.answer == "deny" else "allow (would deny)" if record.would_deny else "allow"
-    if record.weak:
-        verdict += " weak"
-    if record.transport == "plaintext":
-        verdict += " plaintext"
-    return verdict
-
-
-def describe_party(party: PartyRecord) -> str:
-    """Name the proven workload or foreign identity, or the address; ``-`` for nobody (readiness was withheld)."""
-    if party.workload or party.identity:
-        return party.workload or party.identity
-    if not party.address:
-        return "-"
-    return f"unidentified {party.address}".strip()
-
-
 async def _follow(client: AdminClient, query: dict[str, str], *, as_json: bool) -> None:
+    from cli.text.decision import format_rows
     from cli.text.output import print_json, print_line
 
     async for view in client.follow_decisions(query):

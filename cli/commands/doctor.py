@@ -7,21 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.backends.target import Where, takes_where
 from cli.commands import options
 
 if TYPE_CHECKING:
-    from cli.machine.machine import Finding
+    from cli.backends.target import Target
+    from cli.text.findings import Finding
 
 
-@takes_where
 def doctor(
+    context: typer.Context,
     cluster: Annotated[
         bool, typer.Option("--cluster", help="Check the cluster that the kubeconfig names; the same as -k.")
     ] = False,
     as_json: options.Json = False,
-    *,
-    where: Where,
 ) -> None:
     """Check this machine and the CA: ✓ or ✗ and a hint a line. Exit code 3 when something that is needed is missing.
 
@@ -32,30 +30,31 @@ def doctor(
     from cli.text.exit_codes import ExitCode
     from cli.text.findings import print_findings
 
-    if cluster or where.in_cluster:
-        findings = _examine_cluster(replace(where, in_cluster=True))
+    target = options.get_target(context)
+    if cluster or target.in_cluster:
+        findings = _examine_cluster(replace(target, in_cluster=True))
     else:
         from cli.machine.machine import examine_machine
 
-        findings = [*examine_machine(), *_examine_ca(where)]
+        findings = [*examine_machine(), *_examine_ca(target)]
     if not print_findings(findings, as_json=as_json):
         raise typer.Exit(ExitCode.CHECK_FAILED)
 
 
-def _examine_cluster(where: Where) -> list[Finding]:
+def _examine_cluster(target: Target) -> list[Finding]:
     """Ask and judge. Without an API server there is one finding."""
     import asyncio
 
-    from cli.cluster.connection import connect
+    from cli.backends.session import open_cluster
     from cli.cluster.examination import examine_cluster
-    from cli.cluster.survey import Survey, survey
-    from cli.machine.machine import Finding
+    from cli.cluster.snapshot import ClusterSnapshot, take_snapshot
+    from cli.text.findings import Finding
     from shared.model.errors import TouchmarkError
     from shared.model.version import VERSION
 
-    async def ask() -> Survey:
-        async with connect(where) as cluster:
-            return await survey(cluster, where.system_namespace)
+    async def ask() -> ClusterSnapshot:
+        async with open_cluster(target) as cluster:
+            return await take_snapshot(cluster, target.system_namespace)
 
     try:
         return examine_cluster(asyncio.run(ask()), own_version=VERSION)
@@ -63,16 +62,16 @@ def _examine_cluster(where: Where) -> list[Finding]:
         return [Finding(subject="API server", is_well=False, observation=error.message, hint=error.hint)]
 
 
-def _examine_ca(where: Where) -> list[Finding]:
+def _examine_ca(target: Target) -> list[Finding]:
     import asyncio
 
-    from cli.backends.admin_client import AdminClient
-    from cli.machine.machine import Finding
+    from cli.admin.client import AdminClient
+    from cli.text.findings import Finding
     from shared.model.errors import TouchmarkError
     from shared.model.wire.admin import CAStatus, Health
 
     async def ask() -> tuple[CAStatus, Health]:
-        async with AdminClient(where.admin_socket, timeout_s=5) as client:
+        async with AdminClient(target.admin_socket, timeout_s=5) as client:
             return await client.get_status(), await client.get_health()
 
     try:

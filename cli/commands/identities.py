@@ -6,26 +6,23 @@ from typing import Annotated
 
 import typer
 
-from cli.backends.target import Where, takes_where
 from cli.commands import options
 
 
-@takes_where
 def identities(
+    context: typer.Context,
     everything: Annotated[bool, typer.Option("--all", help="Also what has ended.")] = False,
     workload: Annotated[str, typer.Option(help="Only this workload.")] = "",
     as_json: options.Json = False,
-    *,
-    where: Where,
 ) -> None:
     """List the certificates that are alive: to which workload and program, by which issuer, until when."""
-    from cli.backends.conversation import talk
+    from cli.backends.session import ask_admin
     from cli.text.duration import format_time
     from cli.text.output import name_authority, print_json, print_note, print_table, shorten
     from shared.model.identity.identity import parse_workload
 
     query = {"alive": "" if everything else "true", "workload": str(parse_workload(workload)) if workload else ""}
-    answer = talk(where, lambda client: client.list_identities(query))
+    answer = ask_admin(options.get_target(context), lambda client: client.list_identities(query))
     if as_json:
         print_json(answer.identities)
         return

@@ -146,21 +146,10 @@ class _Work:
 
 
 def _read(paths: list[Path]) -> list[StreamDocument]:
+    from cli.machine.input_files import read_texts
     from cli.text.yaml_stream import read_stream
-    from shared.model.errors import InputError
 
-    documents: list[StreamDocument] = []
-    for path in paths:
-        try:
-            text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(
-                f"can't read {path}: {error.strerror}", hint="name a YAML file, or - for standard input"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} isn't UTF-8 text") from error
-        documents += read_stream(text, "standard input" if str(path) == "-" else str(path))
-    return documents
+    return [document for text, source in read_texts(paths) for document in read_stream(text, source)]
 
 
 def _check_address(text: str) -> str:

@@ -8,20 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.backends.target import Where, takes_where
 from cli.commands import options
 from shared.model.errors import InputError, RefusedError, UnavailableError
 from shared.model.policy.rules import Mode
 
 if TYPE_CHECKING:
-    from cli.backends.policy_backend import Governor, ModeState
+    from cli.backends.base import ModeState, PolicyBackend
     from shared.model.wire.admin import Readiness
 
 _POLL_S = 0.2
 
 
-@takes_where
 def mode(
+    context: typer.Context,
     namespace: Annotated[str, typer.Argument(help="The namespace.")],
     target: Annotated[
         Mode | None, typer.Argument(help="Switch to this mode; without it, show the present one.")
@@ -35,8 +34,6 @@ def mode(
     timeout_s: options.TimeoutS = 30.0,
     force_conflicts: options.ForceConflicts = False,
     as_json: options.Json = False,
-    *,
-    where: Where,
 ) -> None:
     """Show or switch how a namespace treats what no rule allows: let it flow, marked; or refuse it.
 
@@ -47,7 +44,7 @@ def mode(
 
     In Kubernetes it writes the field spec.mode of the namespace's MeshPolicy alone, and makes one where there is none.
     """
-    from cli.backends.policy_backend import govern
+    from cli.backends.session import work_on_policies
     from cli.text.duration import parse_duration
     from shared.model.identity.identity import check_namespace
 
@@ -56,21 +53,21 @@ def mode(
     if check and target is Mode.PERMISSIVE:
         raise InputError("--check asks about explicit; permissive refuses only by deny rules")
 
-    async def converse(governor: Governor) -> int:
+    async def converse(backend: PolicyBackend) -> int:
         if target is None and not check:
-            return _show(await governor.get_mode(namespace), as_json=as_json)
+            return _show(await backend.get_mode(namespace), as_json=as_json)
         readiness = None
         if target is not Mode.PERMISSIVE:
-            readiness = await _look_ahead(governor, namespace, since_s, is_needed=check or not yes)
+            readiness = await _look_ahead(backend, namespace, since_s, is_needed=check or not yes)
             if readiness is not None and not as_json:
                 show_readiness(readiness, since)
         if check:
             return _conclude_check(readiness, as_json=as_json)
         if readiness is not None and not readiness.is_safe and not yes:
             _ask(namespace, as_json=as_json)
-        return await _switch(governor, namespace, target or Mode.EXPLICIT, readiness, timeout_s, as_json=as_json)
+        return await _switch(backend, namespace, target or Mode.EXPLICIT, readiness, timeout_s, as_json=as_json)
 
-    code = govern(where, converse, is_forced=force_conflicts)
+    code = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
     if code:
         raise typer.Exit(code)
 
@@ -115,12 +112,12 @@ def show_readiness(readiness: Readiness, since: str) -> None:
         print_line(f"  {reason}: {EXPLANATIONS[reason].fix}")
 
 
-async def _look_ahead(governor: Governor, namespace: str, since_s: float, *, is_needed: bool) -> Readiness | None:
+async def _look_ahead(backend: PolicyBackend, namespace: str, since_s: float, *, is_needed: bool) -> Readiness | None:
     """Ask what explicit would refuse. Whoever says --yes may switch without the CA's answer, and is told so."""
     from cli.text.output import print_note
 
     try:
-        return await governor.get_readiness(namespace, since_s=since_s)
+        return await backend.get_readiness(namespace, since_s=since_s)
     except (UnavailableError, RefusedError) as error:
         if is_needed:
             raise
@@ -193,7 +190,7 @@ def _ask(namespace: str, *, as_json: bool) -> None:
 
 
 async def _switch(
-    governor: Governor,
+    backend: PolicyBackend,
     namespace: str,
     target: Mode,
     readiness: Readiness | None,
@@ -204,8 +201,8 @@ async def _switch(
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_json, print_line, print_note
 
-    await governor.set_mode(namespace, target)
-    state = await _wait_for_everybody(governor, namespace, timeout_s, quiet=as_json)
+    await backend.set_mode(namespace, target)
+    state = await _wait_for_everybody(backend, namespace, timeout_s, quiet=as_json)
     if as_json:
         print_json({**_describe(state), "readiness": readiness})
     elif state.is_complete:
@@ -222,7 +219,7 @@ async def _switch(
     return ExitCode.SUCCESS if state.is_complete else ExitCode.DEADLINE
 
 
-async def _wait_for_everybody(governor: Governor, namespace: str, timeout_s: float, *, quiet: bool) -> ModeState:
+async def _wait_for_everybody(backend: PolicyBackend, namespace: str, timeout_s: float, *, quiet: bool) -> ModeState:
     """Wait until what is written is in force everywhere, or the time is over.
 
     Raises:
@@ -233,7 +230,7 @@ async def _wait_for_everybody(governor: Governor, namespace: str, timeout_s: flo
     deadline = asyncio.get_running_loop().time() + timeout_s
     said = -1
     while True:
-        state = await governor.get_mode(namespace)
+        state = await backend.get_mode(namespace)
         if state.fault:
             raise RefusedError(
                 f"the mode is written, but the CA refuses {namespace}'s MeshPolicy: {state.fault}",

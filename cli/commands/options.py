@@ -1,11 +1,18 @@
-"""Options that several verbs share. Pure: importing it costs nothing but typer."""
+"""Options that several verbs share, and the command class that adds those that say where the CA is.
+
+Importing it costs nothing but typer. Doesn't belong here: what the options mean (``cli/backends/target.py``).
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperCommand
+
+from cli.backends.target import Target, choose_target
+from shared.model.kubernetes.contract import SYSTEM_NAMESPACE
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text; errors, too.")]
 AdminSocket = Annotated[
@@ -21,7 +28,7 @@ AdminSocket = Annotated[
 
 def complete_context(incomplete: str) -> list[str]:
     """Return the kubeconfig's contexts that begin like this, for the shell; none when it can't be read."""
-    from cli.backends.target import list_kubeconfig_files
+    from cli.machine.kubeconfig_files import list_kubeconfig_files
 
     names: list[str] = []
     try:
@@ -65,3 +72,54 @@ ForceConflicts = Annotated[
     bool,
     typer.Option("--force-conflicts", help="In Kubernetes: take over fields that another tool (kubectl, Helm) owns."),
 ]
+
+
+class TargetCommand(TyperCommand):
+    """A verb with the options that say where the CA is, after its own: ``@app.command(cls=TargetCommand)``.
+
+    The verb takes ``context: typer.Context`` and reads them with ``get_target``.
+    """
+
+    def __init__(self, name: str | None, *, params: list[Any] | None = None, **settings: Any) -> None:
+        super().__init__(name, params=[*(params or ()), *_list_target_options()], **settings)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Turn the shared options into a ``Target``, and run the verb with its own."""
+        given = {name: ctx.params.pop(name) for name in _TARGET_OPTIONS}
+        if given["admin_socket"] is not None:
+            given["admin_socket"] = Path(given["admin_socket"])
+        typed = frozenset(name for name in given if _is_typed(ctx, name))
+        ctx.obj = choose_target(typed=typed, **given)
+        return super().invoke(ctx)
+
+
+def get_target(context: typer.Context) -> Target:
+    """Return where a verb's CA is. The verb's command is a ``TargetCommand``."""
+    target = context.obj
+    if not isinstance(target, Target):
+        raise TypeError("the verb isn't registered with cls=TargetCommand")
+    return target
+
+
+def _declare_target_options(
+    kubernetes: Kubernetes = False,
+    context: KubeContext = "",
+    kubeconfig: Kubeconfig = "",
+    system_namespace: SystemNamespace = SYSTEM_NAMESPACE,
+    admin_socket: AdminSocket = None,
+) -> None:
+    """Declare the shared options as a verb declares its own; never called."""
+
+
+_TARGET_OPTIONS: Final = ("kubernetes", "context", "kubeconfig", "system_namespace", "admin_socket")
+
+
+def _list_target_options() -> list[Any]:
+    app = typer.Typer(add_completion=False)
+    app.command()(_declare_target_options)
+    return [option for option in typer.main.get_command(app).params if option.name in _TARGET_OPTIONS]
+
+
+def _is_typed(context: Any, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.backends.target import Where, takes_where
 from cli.commands import options
 
 if TYPE_CHECKING:
-    from cli.backends.policy_backend import Applied, Governor
+    from cli.backends.base import Applied, PolicyBackend
     from shared.model.policy.documents import Document
 
 app = typer.Typer(no_args_is_help=True, help="Apply, get and delete policies and approved programs as YAML.")
@@ -20,22 +18,26 @@ app = typer.Typer(no_args_is_help=True, help="Apply, get and delete policies and
 _File = Annotated[list[Path], typer.Option("--filename", "-f", help="A YAML file, or - for standard input; several.")]
 
 
-@app.command()
-@takes_where
+@app.command(cls=options.TargetCommand)
 def apply(
-    filename: _File, force_conflicts: options.ForceConflicts = False, as_json: options.Json = False, *, where: Where
+    context: typer.Context,
+    filename: _File,
+    force_conflicts: options.ForceConflicts = False,
+    as_json: options.Json = False,
 ) -> None:
     """Create or replace the objects of YAML files. Nothing is applied when one of them is at fault.
 
     In Kubernetes they are written by server-side apply, after the API server has tried all of them. Exit code 9 when
     the CA hasn't put them in force yet.
     """
-    from cli.backends.policy_backend import govern
+    from cli.backends.session import work_on_policies
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_json, print_line, print_note
 
     documents = _read_documents(filename)
-    results = govern(where, lambda governor: governor.apply(documents), is_forced=force_conflicts)
+    results = work_on_policies(
+        options.get_target(context), lambda backend: backend.apply(documents), is_forced=force_conflicts
+    )
     if as_json:
         print_json([_describe(each) for each in results])
     for each in results if not as_json else ():
@@ -49,21 +51,19 @@ def apply(
         raise typer.Exit(ExitCode.DEADLINE)
 
 
-@app.command()
-@takes_where
+@app.command(cls=options.TargetCommand)
 def get(
+    context: typer.Context,
     namespace: Annotated[str, typer.Argument(help="Only this namespace.")] = "",
     as_json: options.Json = False,
-    *,
-    where: Where,
 ) -> None:
     """Print policies and approved programs, as YAML that `policy apply` takes; with --json as a list."""
     import yaml
 
-    from cli.backends.policy_backend import govern
+    from cli.backends.session import work_on_policies
     from cli.text.output import print_json, print_line
 
-    found = govern(where, lambda governor: governor.list_objects(namespace))
+    found = work_on_policies(options.get_target(context), lambda backend: backend.list_objects(namespace))
     if as_json:
         print_json(found)
     elif found:
@@ -72,20 +72,18 @@ def get(
         print_line("# nothing there")
 
 
-@app.command()
-@takes_where
+@app.command(cls=options.TargetCommand)
 def delete(
+    context: typer.Context,
     namespace: Annotated[str, typer.Argument(help="Delete this namespace's policy.")] = "",
     filename: Annotated[
         list[Path] | None,
         typer.Option("--filename", "-f", help="Delete the objects that this YAML file names; several."),
     ] = None,
     as_json: options.Json = False,
-    *,
-    where: Where,
 ) -> None:
     """Delete a namespace's policy, or the objects that a file names. The namespace keeps its mode."""
-    from cli.backends.policy_backend import govern
+    from cli.backends.session import work_on_policies
     from cli.text.output import print_json, print_line
     from shared.model.errors import InputError
     from shared.model.policy.documents import ProgramDocument
@@ -94,21 +92,21 @@ def delete(
         raise InputError("name a namespace, or files with -f", hint="touchmark policy delete shop")
     documents = _read_documents(filename or [])
 
-    async def converse(governor: Governor) -> list[str]:
+    async def converse(backend: PolicyBackend) -> list[str]:
         if namespace:
-            await governor.delete_policy(namespace)
+            await backend.delete_policy(namespace)
             return [f"MeshPolicy {namespace}/default"]
         deleted = []
         for document in documents:
             if isinstance(document, ProgramDocument):
-                await governor.remove_program(document.namespace, document.name)
+                await backend.remove_program(document.namespace, document.name)
                 deleted.append(f"Program {document.namespace}/{document.name}")
             else:
-                await governor.delete_policy(document.namespace)
+                await backend.delete_policy(document.namespace)
                 deleted.append(f"MeshPolicy {document.namespace}/default")
         return deleted
 
-    deleted = govern(where, converse)
+    deleted = work_on_policies(options.get_target(context), converse)
     if as_json:
         print_json({"deleted": deleted})
     else:
@@ -117,21 +115,10 @@ def delete(
 
 
 def _read_documents(paths: list[Path]) -> list[Document]:
-    from shared.model.errors import InputError
+    from cli.machine.input_files import read_texts
     from shared.model.policy.documents import parse_documents
 
-    documents: list[Document] = []
-    for path in paths:
-        try:
-            text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(
-                f"can't read {path}: {error.strerror}", hint="name a YAML file, or - for standard input"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} isn't UTF-8 text") from error
-        documents += parse_documents(text, "standard input" if str(path) == "-" else str(path))
-    return documents
+    return [document for text, source in read_texts(paths) for document in parse_documents(text, source)]
 
 
 def _describe(applied: Applied) -> dict[str, object]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.backends.target import Where, takes_where
 from cli.commands import options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cli.backends.policy_backend import Governor
+    from cli.backends.approval import Candidate
+    from cli.backends.base import PolicyBackend
     from shared.model.identity.identity import Workload
     from shared.model.identity.program import Program
     from shared.model.wire.admin import ProgramView
@@ -24,9 +25,9 @@ app = typer.Typer(no_args_is_help=True, help="Approve programs for workloads: wh
 _DIGEST = re.compile(r"(sha256:)?[0-9a-fA-F]{64}(/main:(none|(sha256:)?[0-9a-fA-F]{64}))?")
 
 
-@app.command()
-@takes_where
+@app.command(cls=options.TargetCommand)
 def approve(
+    context: typer.Context,
     workload: Annotated[str, typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT, such as shop/web.")],
     programs: Annotated[
         list[str] | None,
@@ -48,16 +49,14 @@ def approve(
     name: Annotated[str, typer.Option("--name", help="Name of the Program object; made up from the digest.")] = "",
     force_conflicts: options.ForceConflicts = False,
     as_json: options.Json = False,
-    *,
-    where: Where,
 ) -> None:
     """Approve programs of a workload, by file, by digest, or as decisions saw them.
 
     An interpreter or multi-call binary does whatever it is told, so it is refused without --weak. With --main SCRIPT an
     interpreter is approved for that script alone; the script is what the process says of itself, a claim.
     """
-    from cli.backends.policy_backend import govern
-    from cli.commands import approval
+    from cli.backends import approval
+    from cli.backends.session import work_on_policies
     from cli.text.duration import parse_duration
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_json, print_line, print_note, shorten
@@ -73,19 +72,19 @@ def approve(
     candidates = [approval.read_candidate(_or_path(text), main=main) for text in programs or []]
     since_s = parse_duration(since)
 
-    async def converse(governor: Governor) -> tuple[ProgramView, bool] | None:
+    async def converse(backend: PolicyBackend) -> tuple[ProgramView, bool] | None:
         chosen = candidates
         if from_decisions:
-            seen = await approval.find_seen(governor, subject, since_s=since_s)
-            chosen = approval.choose(seen, subject, everything=yes, as_json=as_json)
+            seen = await approval.find_seen(backend, subject, since_s=since_s)
+            chosen = _choose(seen, subject, everything=yes, as_json=as_json)
         if not chosen:
             return None
         approval.refuse_weakness(chosen, weak=weak)
-        user = await governor.name_user()
+        user = await backend.name_user()
         request = approval.make_request(subject, chosen, name=name, weak=weak, approved_by=user)
-        return await governor.approve_programs(request)
+        return await backend.approve_programs(request)
 
-    approved = govern(where, converse, is_forced=force_conflicts)
+    approved = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
     if approved is None:
         print_note("nothing approved")
         return
@@ -107,20 +106,18 @@ def approve(
         raise typer.Exit(ExitCode.DEADLINE)
 
 
-@app.command("list")
-@takes_where
+@app.command("list", cls=options.TargetCommand)
 def list_programs(
+    context: typer.Context,
     namespace: Annotated[str, typer.Argument(help="Only this namespace.")] = "",
     as_json: options.Json = False,
-    *,
-    where: Where,
 ) -> None:
     """List approved programs."""
-    from cli.backends.policy_backend import govern
+    from cli.backends.session import work_on_policies
     from cli.text.duration import format_time
     from cli.text.output import print_json, print_table
 
-    views = govern(where, lambda governor: governor.list_programs(namespace))
+    views = work_on_policies(options.get_target(context), lambda backend: backend.list_programs(namespace))
     if as_json:
         print_json(views)
         return
@@ -142,9 +139,9 @@ def list_programs(
     )
 
 
-@app.command()
-@takes_where
+@app.command(cls=options.TargetCommand)
 def remove(
+    context: typer.Context,
     workload: Annotated[
         str, typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT, or NAMESPACE/NAME of the Program object.")
     ],
@@ -156,34 +153,34 @@ def remove(
     ] = None,
     force_conflicts: options.ForceConflicts = False,
     as_json: options.Json = False,
-    *,
-    where: Where,
 ) -> None:
     """Take approvals back. Live connections of these programs are decided again at once."""
-    from cli.backends.policy_backend import govern
-    from cli.commands import approval
+    from cli.backends import approval
+    from cli.backends.session import work_on_policies
     from cli.text.output import print_json, print_line
     from shared.model.errors import NotFoundError
     from shared.model.identity.identity import parse_workload
 
     subject = parse_workload(workload)
 
-    async def converse(governor: Governor) -> list[str]:
-        views = await governor.list_programs(subject.namespace)
+    async def converse(backend: PolicyBackend) -> list[str]:
+        views = await backend.list_programs(subject.namespace)
         if not programs:
             if not any(view.name == subject.service_account for view in views):
                 raise NotFoundError(
                     f"no Program object {subject}", hint=f"`touchmark program list {subject.namespace}` shows the names"
                 )
-            await governor.remove_program(subject.namespace, subject.service_account)
+            await backend.remove_program(subject.namespace, subject.service_account)
             return [str(subject)]
-        return [removed for text in programs for removed in await _remove_one(governor, subject, views, text)]
+        return [removed for text in programs for removed in await _remove_one(backend, subject, views, text)]
 
-    async def _remove_one(governor: Governor, subject: Workload, views: Sequence[ProgramView], text: str) -> list[str]:
+    async def _remove_one(
+        backend: PolicyBackend, subject: Workload, views: Sequence[ProgramView], text: str
+    ) -> list[str]:
         own = [view for view in views if view.service_account == subject.service_account]
         named = [view for view in own if view.name == text]
         if named:
-            await governor.remove_program(subject.namespace, text)
+            await backend.remove_program(subject.namespace, text)
             return [f"{subject.namespace}/{text}"]
         program = approval.read_candidate(_or_path(text), main="").program
         removed = [str(program) for view in own if _holds(view, program)]
@@ -193,15 +190,40 @@ def remove(
             )
         for view in own:
             if _holds(view, program):
-                await approval.take_out(governor, view, program)
+                await approval.take_out(backend, view, program)
         return removed
 
-    removed = govern(where, converse, is_forced=force_conflicts)
+    removed = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
     if as_json:
         print_json({"removed": removed})
     else:
         for text in removed:
             print_line(f"removed {text}")
+
+
+def _choose(candidates: Sequence[Candidate], workload: Workload, *, everything: bool, as_json: bool) -> list[Candidate]:
+    """Show what decisions saw and let the person choose, one by one.
+
+    Raises:
+        RefusedError: there is a choice, and nobody to make it.
+    """
+    from cli.text.output import print_line, print_note
+    from shared.model.errors import RefusedError
+
+    if not candidates:
+        print_note(f"decisions show no program of {workload} that isn't approved")
+        return []
+    for candidate in candidates if not as_json else ():
+        weakness = f"  weak: {candidate.weakness}" if candidate.weakness else ""
+        print_line(f"seen: {candidate.program}  {candidate.source or 'path unknown'}{weakness}")
+    if everything:
+        return list(candidates)
+    if as_json or not sys.stdin.isatty():
+        raise RefusedError(
+            f"programs of {workload} wait for a review: {len(candidates)}",
+            hint="review them, then name their digests, or repeat with --yes",
+        )
+    return [each for each in candidates if typer.confirm(f"Approve {each.source or each.program}?", err=True)]
 
 
 def _holds(view: ProgramView, program: Program) -> bool:

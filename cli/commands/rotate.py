@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.backends.target import Where, takes_where
 from cli.commands import options
 
 if TYPE_CHECKING:
-    from cli.backends.admin_client import AdminClient
+    from cli.admin.client import AdminClient
+    from cli.backends.target import Target
     from shared.model.trust.bundle import RotationKind
     from shared.model.wire.admin import RotationStatus
 
 _POLL_S = 0.2
-_MAX_NAMED = 5
 Force = Annotated[bool, typer.Option("--force", help="Activate at once; sidecars that lack the new bundle will fail.")]
 Revert = Annotated[bool, typer.Option("--revert", help="Take the last rotation back.")]
 
@@ -28,33 +27,31 @@ def rotate() -> None:
     """Replace an authority while everything runs."""
 
 
-@app.command()
-@takes_where
+@app.command(cls=options.TargetCommand)
 def issuer(
+    context: typer.Context,
     force: Force = False,
     revert: Revert = False,
     timeout_s: options.TimeoutS = 120.0,
     as_json: options.Json = False,
-    *,
-    where: Where,
 ) -> None:
     """Rotate the issuing authority: every live sidecar trusts the new one before it signs anything.
 
     Ends once the new authority signs. Exit code 9 when sidecars haven't installed the new bundle in time: they are
     named, nothing is broken, and the CA goes on waiting for them.
     """
-    _rotate("issuer", force=force, revert=revert, timeout_s=timeout_s, as_json=as_json, where=where)
+    _rotate(
+        "issuer", force=force, revert=revert, timeout_s=timeout_s, as_json=as_json, target=options.get_target(context)
+    )
 
 
-@app.command()
-@takes_where
+@app.command(cls=options.TargetCommand)
 def root(
+    context: typer.Context,
     force: Force = False,
     revert: Revert = False,
     timeout_s: options.TimeoutS = 300.0,
     as_json: options.Json = False,
-    *,
-    where: Where,
 ) -> None:
     """Rotate the root, with a new issuing authority below it: everybody trusts both roots before the new one is used.
 
@@ -63,11 +60,13 @@ def root(
     the CA goes on waiting for them. The old root is trusted until nothing below it is alive and no open join token pins
     it; then it retires by itself.
     """
-    _rotate("root", force=force, revert=revert, timeout_s=timeout_s, as_json=as_json, where=where)
+    _rotate(
+        "root", force=force, revert=revert, timeout_s=timeout_s, as_json=as_json, target=options.get_target(context)
+    )
 
 
-def _rotate(kind_name: str, *, force: bool, revert: bool, timeout_s: float, as_json: bool, where: Where) -> None:
-    from cli.backends.conversation import talk
+def _rotate(kind_name: str, *, force: bool, revert: bool, timeout_s: float, as_json: bool, target: Target) -> None:
+    from cli.backends.session import ask_admin
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_json, print_line, print_note
     from shared.model.errors import InputError
@@ -90,7 +89,7 @@ def _rotate(kind_name: str, *, force: bool, revert: bool, timeout_s: float, as_j
             print_note(f"the new issuer is prepared: {prepared}; trust bundle {status.sequence} goes out")
         return await _wait_for_activation(client, status, timeout_s, quiet=as_json)
 
-    status = talk(where, start_or_revert)
+    status = ask_admin(target, start_or_revert)
     if as_json:
         print_json(status)
     elif revert:
@@ -135,26 +134,25 @@ def _show_active(status: RotationStatus) -> None:
 
 def describe_rotation(status: RotationStatus) -> str:
     """Say in a few words where a rotation stands and what it waits for."""
+    from cli.text.output import name_some
+
     if status.is_finished:
         return status.step
     if status.step == "prepared":
         return f"{status.kind} prepared, {_describe_wait(status)}"
     awaited = [f"{status.previous_alive} certificates"] if status.previous_alive else []
     if status.open_tokens:
-        awaited.append(f"join tokens {_name_some(status.open_tokens)}")
+        awaited.append(f"join tokens {name_some(status.open_tokens)}")
     return f"{status.kind} active, what it replaced waits for {' and '.join(awaited) or 'its minimum wait'}"
 
 
 def _describe_wait(status: RotationStatus) -> str:
     from cli.text.duration import format_time
+    from cli.text.output import name_some
 
     if awaited := (*status.waiting_for, *status.unpublished):
-        return f"waiting for {len(awaited)}: {_name_some(awaited)}"
+        return f"waiting for {len(awaited)}: {name_some(awaited)}"
     return f"everybody has it; active at {format_time(status.ready_at)} at the earliest"
-
-
-def _name_some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:_MAX_NAMED]) + (f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else "")
 
 
 def _name_authorities(status: RotationStatus) -> RotationStatus:

@@ -26,7 +26,7 @@ def run(
 
     The join token comes from --token-file or from TOUCHMARK_JOIN_TOKEN, never from the command line.
     """
-    from cli.commands.component import become_component
+    from cli.machine.component import become_component
     from shared.model.errors import InputError
 
     arguments: list[str] = []

@@ -6,30 +6,31 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cli.backends.target import Where, takes_where
 from cli.commands import options
 
 if TYPE_CHECKING:
-    from cli.backends.admin_client import AdminClient
-    from cli.machine.machine import Finding
-    from cli.text.overview import NamespaceRow, Observation
-
-_MAX_IDENTITIES = 10_000
+    from cli.admin.observation import Observation
+    from cli.admin.overview import NamespaceRow
+    from cli.text.findings import Finding
 
 
-@takes_where
-def status(as_json: options.Json = False, *, where: Where) -> None:
+def status(
+    context: typer.Context,
+    as_json: options.Json = False,
+) -> None:
     """Show versions, and each namespace's mode and sidecars; then what is wrong. Exit code 3 when something is.
 
     `touchmark doctor` looks further: at this machine, or with -k at the cluster.
     """
-    from cli.backends.conversation import talk
+    from cli.admin.observation import observe
+    from cli.admin.overview import examine, list_rows
+    from cli.backends.session import ask_admin
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_json
-    from cli.text.overview import examine, list_rows
     from shared.model.version import VERSION
 
-    observed = talk(where, lambda client: observe(client, is_in_cluster=where.in_cluster))
+    target = options.get_target(context)
+    observed = ask_admin(target, lambda client: observe(client, is_in_cluster=target.in_cluster))
     rows = list_rows(observed)
     problems = [finding for finding in examine(observed, own_version=VERSION) if not finding.is_well]
     if as_json:
@@ -40,30 +41,8 @@ def status(as_json: options.Json = False, *, where: Where) -> None:
         raise typer.Exit(ExitCode.CHECK_FAILED)
 
 
-async def observe(client: AdminClient, *, is_in_cluster: bool) -> Observation:
-    """Ask the CA for everything that an overview needs. A CA outside a cluster has no cluster to tell of."""
-    from cli.text.overview import Observation
-    from shared.model.errors import NotFoundError, UnavailableError
-
-    cluster = None
-    if is_in_cluster:
-        try:
-            cluster = await client.get_cluster()
-        except (NotFoundError, UnavailableError):
-            pass  # An older CA, or one that serves a cluster without looking into it.
-    query = {"alive": "true", "limit": str(_MAX_IDENTITIES)}
-    return Observation(
-        ca=await client.get_status(),
-        health=await client.get_health(),
-        sidecars=(await client.list_sidecars()).sidecars,
-        namespaces=(await client.list_namespaces()).namespaces,
-        identities=(await client.list_identities(query)).identities,
-        cluster=cluster,
-    )
-
-
 def _describe(observed: Observation, rows: list[NamespaceRow], problems: list[Finding]) -> dict[str, Any]:
-    from cli.text.overview import count_versions
+    from cli.admin.overview import count_versions
     from shared.model.version import VERSION
 
     return {
@@ -80,9 +59,9 @@ def _describe(observed: Observation, rows: list[NamespaceRow], problems: list[Fi
 
 
 def _show(observed: Observation, rows: list[NamespaceRow], problems: list[Finding]) -> None:
+    from cli.admin.overview import count_versions
     from cli.text.findings import print_finding
     from cli.text.output import print_line, print_table
-    from cli.text.overview import count_versions
 
     versions = count_versions(observed)
     mixed = " (mixed)" if len({*versions, observed.ca.version}) > 1 else ""

@@ -7,22 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.backends.target import Where, takes_where
 from cli.commands import options
 from shared.model.errors import NotFoundError, RefusedError
 
 if TYPE_CHECKING:
-    from cli.backends.admin_client import AdminClient
+    from cli.admin.client import AdminClient
     from shared.model.wire.admin import AuthorityView, CAStatus
 
 
-@takes_where
 def taint(
+    context: typer.Context,
     authority: Annotated[str, typer.Argument(help="Its ID, as `touchmark ca status` shows it.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Distrust it without asking.")] = False,
     as_json: options.Json = False,
-    *,
-    where: Where,
 ) -> None:
     """Distrust an old authority at once: after its key has leaked, and another one signs.
 
@@ -30,7 +27,7 @@ def taint(
     for new certificates by themselves. With a root, every issuing authority below it goes as well, and open join tokens
     that pin it. It can't be taken back. Rotate first: `touchmark ca rotate issuer --force`, or `root`.
     """
-    from cli.backends.conversation import talk
+    from cli.backends.session import ask_admin
     from cli.text.output import print_json, print_line
 
     async def distrust(client: AdminClient) -> CAStatus:
@@ -39,7 +36,7 @@ def taint(
             _ask(found, as_json=as_json)
         return await client.taint_authority(found.authority_id)
 
-    status = talk(where, distrust)
+    status = ask_admin(options.get_target(context), distrust)
     if as_json:
         print_json(status)
         return

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.backends.target import Where, takes_where
 from cli.commands import options
 
 if TYPE_CHECKING:
@@ -22,26 +21,27 @@ app = typer.Typer(
 _Domain = Annotated[str, typer.Argument(help="The trust domain's name, such as partner.example.")]
 
 
-@app.command()
-@takes_where
+@app.command(cls=options.TargetCommand)
 def add(
+    context: typer.Context,
     domain: _Domain,
     file: Annotated[Path, typer.Argument(help="Its roots: PEM certificates, all that are to be taken from now on.")],
     as_json: options.Json = False,
-    *,
-    where: Where,
 ) -> None:
     """Know a trust domain by its roots; known already, it is known by these from now on.
 
     When its root rotates, give both until the old one has gone. Sidecars learn it at once, and close connections of
     peers that no longer hold.
     """
-    from cli.backends.conversation import talk
+    from cli.backends.session import ask_admin
     from cli.text.output import print_json, print_line
     from shared.model.wire.admin import ForeignDomainRequest
 
     wanted = _read_roots(domain, file)
-    answer = talk(where, lambda client: client.put_foreign_domain(domain, ForeignDomainRequest(roots=wanted.roots)))
+    answer = ask_admin(
+        options.get_target(context),
+        lambda client: client.put_foreign_domain(domain, ForeignDomainRequest(roots=wanted.roots)),
+    )
     if as_json:
         print_json(answer)
         return
@@ -49,44 +49,50 @@ def add(
     _show(answer, only=domain)
 
 
-@app.command("list")
-@takes_where
-def list_domains(as_json: options.Json = False, *, where: Where) -> None:
+@app.command("list", cls=options.TargetCommand)
+def list_domains(
+    context: typer.Context,
+    as_json: options.Json = False,
+) -> None:
     """List the other trust domains and their roots."""
-    from cli.backends.conversation import talk
+    from cli.backends.session import ask_admin
     from cli.text.output import print_json
 
-    answer = talk(where, lambda client: client.list_foreign_domains())
+    answer = ask_admin(options.get_target(context), lambda client: client.list_foreign_domains())
     if as_json:
         print_json(answer)
     else:
         _show(answer)
 
 
-@app.command()
-@takes_where
-def remove(domain: _Domain, as_json: options.Json = False, *, where: Where) -> None:
+@app.command(cls=options.TargetCommand)
+def remove(
+    context: typer.Context,
+    domain: _Domain,
+    as_json: options.Json = False,
+) -> None:
     """Forget a trust domain: its peers are refused from now on, and their live connections closed."""
-    from cli.backends.conversation import talk
+    from cli.backends.session import ask_admin
     from cli.text.output import print_json, print_line
 
-    answer = talk(where, lambda client: client.remove_foreign_domain(domain))
+    answer = ask_admin(options.get_target(context), lambda client: client.remove_foreign_domain(domain))
     if as_json:
         print_json(answer)
     else:
         print_line(f"{domain} isn't known any more")
 
 
-@app.command()
-@takes_where
-def export(*, where: Where) -> None:
+@app.command(cls=options.TargetCommand)
+def export(
+    context: typer.Context,
+) -> None:
     """Print our own roots (PEM), by which partners know this mesh's programs. They change when the root rotates."""
     import ssl
 
-    from cli.backends.conversation import talk
+    from cli.backends.session import ask_admin
     from cli.text.output import print_line
 
-    answer = talk(where, lambda client: client.list_foreign_domains())
+    answer = ask_admin(options.get_target(context), lambda client: client.list_foreign_domains())
     for der in answer.own_roots:
         print_line(ssl.DER_cert_to_PEM_cert(der).rstrip())
 

@@ -32,7 +32,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """Where the story plays.
+    """Where the story takes place.
 
     Attributes:
         capture: ``redirect`` or ``listeners``.

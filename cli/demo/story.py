@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cli.backends.conversation import talk
-from cli.backends.target import Where
+from cli.backends.session import ask_admin
+from cli.backends.target import Target
 from cli.demo.facts import Facts
 from cli.demo.narrator import Narrator
 from cli.demo.packets import PacketWatch
@@ -57,7 +57,7 @@ class Story:
         self._processes = processes
         self._narrator = narrator
         self._socket = directory / "admin.sock"
-        self._where = Where(admin_socket=self._socket)
+        self._target = Target(admin_socket=self._socket)
         self._curl = _find_curl()
         self._intruder = str(directory / "intruder")
         self._server_choice = server
@@ -228,7 +228,7 @@ class Story:
     def _show_decisions(self) -> None:
         self._narrator.step("Every connection left its decision, on both sides.")
         self._touchmark("decisions", "--summary")
-        answer = talk(self._where, lambda client: client.list_decisions({"limit": "10000"}))
+        answer = ask_admin(self._target, lambda client: client.list_decisions({"limit": "10000"}))
         self.facts.decisions = len(answer.decisions)
 
     # ---- how it is done ---------------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ class Story:
         """Return the decisions of a query as soon as there are any; none when the deadline passes."""
         deadline = time.monotonic() + timeout_s
         while True:
-            answer = talk(self._where, lambda client: client.list_decisions(query))
+            answer = ask_admin(self._target, lambda client: client.list_decisions(query))
             found = [view for view in answer.decisions if accept(view)]
             if found or time.monotonic() >= deadline:
                 return found
@@ -280,12 +280,12 @@ class Story:
 
     def _has_ca(self) -> bool:
         try:
-            return talk(self._where, lambda client: client.get_health()).status == "ok"
+            return ask_admin(self._target, lambda client: client.get_health()).status == "ok"
         except TouchmarkError:
             return False
 
     def _count_connected(self) -> int:
-        return talk(self._where, lambda client: client.get_status()).sidecars_connected
+        return ask_admin(self._target, lambda client: client.get_status()).sidecars_connected
 
     def _is_listening(self) -> bool:
         # Asked in the server's own place: a connection to itself is not captured there.
@@ -294,7 +294,7 @@ class Story:
         return self._processes.run([*self._stage.web.prefix, sys.executable, "-c", probe], timeout_s=5).code == 0
 
     def _issuer(self) -> str:
-        return talk(self._where, lambda client: client.get_rotation()).issuer
+        return ask_admin(self._target, lambda client: client.get_rotation()).issuer
 
     def _intruder_digest(self) -> str:
         return hashlib.sha256(Path(self._intruder).read_bytes()).hexdigest()

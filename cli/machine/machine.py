@@ -12,9 +12,10 @@ import shutil
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from cli.text.findings import Finding
 
 _NETLINK_SOCK_DIAG: Final = 4  # linux/netlink.h
 _CAP_NET_ADMIN: Final = 12  # linux/capability.h
@@ -23,22 +24,6 @@ _MIN_DESCRIPTORS: Final = 4096
 _PROBE_TIMEOUT_S: Final = 5
 _SIDECAR_UID: Final = 1337  # The default of the sidecar's `redirect: {uid: …}`.
 SYSTEM_PATH: Final = ":/usr/local/sbin:/usr/sbin:/sbin"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One line of the examination.
-
-    Attributes:
-        is_optional: its absence narrows what can be done, but nothing is broken.
-        hint: what to do; empty when there is nothing to do.
-    """
-
-    subject: str
-    is_well: bool
-    observation: str
-    hint: str = ""
-    is_optional: bool = False
 
 
 def find_program(name: str) -> str | None:

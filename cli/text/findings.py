@@ -1,14 +1,27 @@
-"""Printing findings: ✓, – or ✗, what was seen, and a hint on the next line."""
+"""Findings of ``status`` and ``doctor``: the value, and how one is printed: ✓, – or ✗, and a hint on the next line."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from cli.text.output import print_json, print_line
 
-if TYPE_CHECKING:
-    from cli.machine.machine import Finding
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """The result of one check.
+
+    Attributes:
+        is_optional: a failure narrows what can be done, but nothing is broken.
+        hint: what to do; empty when there is nothing to do.
+    """
+
+    subject: str
+    is_well: bool
+    observation: str
+    hint: str = ""
+    is_optional: bool = False
 
 
 def print_finding(finding: Finding) -> None:
@@ -20,7 +33,7 @@ def print_finding(finding: Finding) -> None:
 
 
 def print_findings(findings: Sequence[Finding], *, as_json: bool) -> bool:
-    """Print all findings and return whether everything that is needed is well."""
+    """Print all findings and return whether every required check passed."""
     is_well = all(finding.is_well or finding.is_optional for finding in findings)
     if as_json:
         print_json({"is_well": is_well, "findings": findings})

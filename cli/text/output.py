@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from shared.model.errors import TouchmarkError
 
+MAX_NAMED: Final = 5
 _PIPED_WIDTH = 4096  # No row of ours is that wide, so that none is folded.
 
 if TYPE_CHECKING:
@@ -83,6 +84,13 @@ def shorten(program: str) -> str:
         return "-"
     digest, _, main = program.removeprefix("sha256:").partition("/main:")
     return f"{digest[:12]}/{main[:12]}" if main else digest[:12]
+
+
+def name_some(names: Iterable[str], *, most: int = MAX_NAMED) -> str:
+    """Join names; of many only the first ones."""
+    listed = list(names)
+    rest = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + rest
 
 
 def name_authority(subject: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from cli.commands.decisions import describe_answer, describe_party
+from cli.text.decision import describe_answer, describe_party
 
 if TYPE_CHECKING:
     from shared.model.policy.decision import DecisionRecord

@@ -1,10 +1,11 @@
-"""A mesh in which everything is well, for tests that change one thing of it."""
+"""A mesh in which everything is well, for tests that change one thing of it; and a refused connection."""
 
 from __future__ import annotations
 
 import msgspec
 
-from cli.text.overview import Observation
+from cli.admin.observation import Observation
+from shared.model.policy.decision import PartyRecord, ProcessRecord
 from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.trust.bundle import AuthorityPhase
 from shared.model.version import VERSION
@@ -13,12 +14,14 @@ from shared.model.wire.admin import (
     CAStatus,
     ClusterNamespace,
     ClusterStatus,
+    DecisionView,
     Health,
     IdentityView,
     RotationStatus,
     SidecarView,
     WatchView,
 )
+from tests.shared.model.policy.records import make_record
 
 NOW = 1_000_000_000.0
 DAY = 86_400.0
@@ -106,6 +109,20 @@ OBSERVATION = Observation(
     namespaces=(NamespaceState(namespace="shop", version=7, mode=Mode.EXPLICIT),),
     identities=(CERTIFICATE,),
     cluster=CLUSTER,
+)
+
+
+DENIAL = DecisionView(
+    id=1,
+    record=make_record(
+        sidecar="client",
+        policy_version=4,
+        source=PartyRecord(workload="shop/client", program=f"sha256:{'ab' * 32}"),
+        destination=PartyRecord(address="198.18.0.2:8080", listed="shop/web"),
+        process=ProcessRecord(pid=7, uid=0, path="/tmp/intruder", digest="ab" * 32),
+        port=8080,
+        duration_s=0.1,
+    ),
 )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cli.backends import cluster_policy as governor
+from cli.backends import cluster as backend
 from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.wire.admin import DecisionList, IdentityList
@@ -46,7 +46,7 @@ def in_cluster(api_server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The administrator works in this cluster. No CA answers here, so nobody waits for one."""
     monkeypatch.setenv("KUBECONFIG", str(api_server.admin))
     monkeypatch.setenv("TOUCHMARK_KUBERNETES", "1")
-    monkeypatch.setattr(governor, "ACCEPTANCE_DEADLINE_S", 0.0)
+    monkeypatch.setattr(backend, "ACCEPTANCE_DEADLINE_S", 0.0)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from cli.backends.target import Where
 from cli.cluster.ca_pod import describe_state, find_ready_pods, is_ready
 from cli.cluster.connection import connect
 from cli.cluster.faults import NoCAPodError
@@ -18,7 +17,7 @@ CRASHING = make_pod(
 
 
 async def find(namespace: str = "touchmark-system") -> list[str]:
-    async with connect(Where(in_cluster=True)) as cluster:
+    async with connect() as cluster:
         return await find_ready_pods(cluster, namespace)
 
 

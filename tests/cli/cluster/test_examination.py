@@ -9,12 +9,12 @@ import pytest
 
 from cli.cluster.ca_rights import RIGHTS
 from cli.cluster.examination import examine_cluster, read_pins
-from cli.cluster.survey import Survey
-from cli.machine.machine import Finding
+from cli.cluster.snapshot import ClusterSnapshot
+from cli.text.findings import Finding
 from shared.model.errors import TouchmarkError
 from shared.model.version import VERSION
 from shared.model.wire.admin import PodView
-from tests.cli.cluster.surveys import BUNDLE, ERROR, PIN, SURVEY, change, make_definition, make_webhook
+from tests.cli.cluster.snapshots import BUNDLE, ERROR, PIN, SNAPSHOT, change, make_definition, make_webhook
 from tests.cli.fake_api import make_pod
 from tests.cli.observations import OBSERVATION, change_cluster
 
@@ -24,13 +24,13 @@ FAILED_CALL = TouchmarkError('failed calling webhook "pods": connection refused'
 DENIED = TouchmarkError("refused: create pods: admission webhook denied the request: pod_security: baseline")
 
 
-def find_faults(survey: Survey) -> list[Finding]:
-    return [finding for finding in examine_cluster(survey, own_version=VERSION) if not finding.is_well]
+def find_faults(snapshot: ClusterSnapshot) -> list[Finding]:
+    return [finding for finding in examine_cluster(snapshot, own_version=VERSION) if not finding.is_well]
 
 
 def test_nothing_is_wrong_where_nothing_is() -> None:
-    assert find_faults(SURVEY) == []
-    subjects = [finding.subject for finding in examine_cluster(SURVEY, own_version=VERSION)]
+    assert find_faults(SNAPSHOT) == []
+    subjects = [finding.subject for finding in examine_cluster(SNAPSHOT, own_version=VERSION)]
     assert subjects[:4] == ["API server", "clocks of this machine and the API server",
                             "clocks of this machine and the CA", "resources"]  # fmt: skip
     assert len(subjects) == len(set(subjects))
@@ -87,7 +87,7 @@ def test_a_webhook_that_refuses_the_trial_is_reached() -> None:
 
 def test_the_ca_s_view_of_missing_sidecars_stands_in_where_pods_may_not_be_listed() -> None:
     pod = PodView(namespace="shop", name="old-1", service_account="web")
-    observed = replace(SURVEY.observed, cluster=change_cluster(not_injected=(pod,)))  # type: ignore[type-var]
+    observed = replace(SNAPSHOT.observed, cluster=change_cluster(not_injected=(pod,)))  # type: ignore[type-var]
     assert find_faults(change(observed=observed)) == []
     faults = find_faults(change(observed=observed, pods=ERROR))
     assert "injection" in [finding.subject for finding in faults]

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from cli.cluster.membership import describe_unknown, examine_membership, list_images
-from cli.cluster.survey import Survey
-from cli.machine.machine import Finding
-from tests.cli.cluster.surveys import ERROR, SIDECAR, SURVEY, change, make_meshed_pod, make_namespace, make_policy
+from cli.cluster.snapshot import ClusterSnapshot
+from cli.text.findings import Finding
+from tests.cli.cluster.snapshots import ERROR, SIDECAR, SNAPSHOT, change, make_meshed_pod, make_namespace, make_policy
 from tests.cli.fake_api import make_pod
 
 INJECT = {"touchmark.dev/inject": "true"}
@@ -18,12 +18,12 @@ ASKING = make_pod("old-1", namespace="bank", metadata={"annotations": INJECT})
 PORTS = [{"protocol": "TCP", "port": 8080}]
 
 
-def find_faults(survey: Survey) -> list[Finding]:
-    return [finding for finding in examine_membership(survey) if not finding.is_well]
+def find_faults(snapshot: ClusterSnapshot) -> list[Finding]:
+    return [finding for finding in examine_membership(snapshot) if not finding.is_well]
 
 
 def test_nothing_is_wrong_where_nothing_is() -> None:
-    assert find_faults(SURVEY) == []
+    assert find_faults(SNAPSHOT) == []
 
 
 def test_a_pod_security_level_that_forbids_injection_is_named() -> None:

@@ -8,22 +8,21 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cli.backends.target import Where
 from cli.cluster.connection import connect
 from cli.cluster.faults import NoCAPodError
 from cli.cluster.port_forward import forward_admin
 from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.wire.admin import DecisionList, Health, IdentityList
-from tests.cli.commands.test_decisions import DENIAL
 from tests.cli.fake_api import CA_PODS, FakeAPI, make_pod
 from tests.cli.fake_ca import FakeCA
+from tests.cli.observations import DENIAL
 
 FORWARD = "/api/v1/namespaces/touchmark-system/pods/touchmark-ca-0/portforward"
 
 
 async def ask_health() -> Health:
-    async with connect(Where(in_cluster=True)) as cluster, forward_admin(cluster, "touchmark-system") as client:
+    async with connect() as cluster, forward_admin(cluster, "touchmark-system") as client:
         return await client.get_health()
 
 
@@ -42,7 +41,7 @@ async def test_large_answers_come_whole_and_one_connection_serves_several_calls(
     cluster_ca: FakeCA, api: FakeAPI
 ) -> None:
     cluster_ca.answers["GET /readyz"] = Health(status="x" * 300_000)
-    async with connect(Where(in_cluster=True)) as cluster, forward_admin(cluster, "touchmark-system") as client:
+    async with connect() as cluster, forward_admin(cluster, "touchmark-system") as client:
         assert len((await client.get_health()).status) == 300_000
         assert len((await client.get_health()).status) == 300_000
     assert len(api.forwarded) == 1
@@ -55,7 +54,7 @@ async def test_the_socket_is_this_user_s_alone_and_goes_with_the_forward(
     directory = tmp_path / "t"
     directory.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(directory))
-    async with connect(Where(in_cluster=True)) as cluster, forward_admin(cluster, "touchmark-system") as client:
+    async with connect() as cluster, forward_admin(cluster, "touchmark-system") as client:
         await client.get_health()
         [private] = directory.iterdir()
         assert stat.S_IMODE(private.stat().st_mode) == 0o700

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cli.commands import component
+from cli.machine import component
 from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.wire.admin import JoinTokenCreated

@@ -7,41 +7,12 @@ import pytest
 
 from cli.main import run
 from cli.text.exit_codes import ExitCode
-from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, ProcessRecord, Transport
+from shared.model.policy.decision import Answer, PartyRecord, Phase, ProcessRecord
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction, Mode
+from shared.model.policy.rules import Direction
 from shared.model.wire.admin import DecisionList, DecisionView
 from tests.cli.fake_ca import FakeCA
-
-DENIAL = DecisionView(
-    id=1,
-    record=DecisionRecord(
-        time=1_800_000_000.0,
-        namespace="shop",
-        sidecar="client",
-        phase=Phase.END,
-        direction=Direction.EGRESS,
-        answer=Answer.DENY,
-        would_deny=False,
-        reason=Reason.PROGRAM_NOT_APPROVED,
-        rule="",
-        policy_version=4,
-        mode=Mode.EXPLICIT,
-        weak=False,
-        source=PartyRecord(workload="shop/client", program=f"sha256:{'ab' * 32}"),
-        destination=PartyRecord(address="198.18.0.2:8080", listed="shop/web"),
-        process=ProcessRecord(pid=7, uid=0, path="/tmp/intruder", digest="ab" * 32),
-        port=8080,
-        transport=Transport.NONE,
-        tunnel="",
-        connection="c1",
-        issuer="",
-        bytes_sent=0,
-        bytes_received=0,
-        duration_s=0.1,
-        ending=Ending.REFUSED,
-    ),
-)
+from tests.cli.observations import DENIAL
 
 
 def test_filters_reach_the_ca_and_the_row_names_the_reason(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:

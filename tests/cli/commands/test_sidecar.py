@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.commands import component
+from cli.machine import component
 from cli.main import run
 from cli.text.exit_codes import ExitCode
 

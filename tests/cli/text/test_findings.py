@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from cli.machine.machine import Finding
-from cli.text.findings import print_findings
+from cli.text.findings import Finding, print_findings
 
 GOOD = Finding(subject="a", is_well=True, observation="there")
 OPTIONAL = Finding(subject="b", is_well=False, observation="missing", is_optional=True)

@@ -14,8 +14,8 @@ from cli.text.summary import group_decisions
 from shared.model.policy.decision import Answer, PartyRecord, Phase
 from shared.model.policy.reasons import Reason
 from shared.model.wire.admin import DecisionList, DecisionView
-from tests.cli.commands.test_decisions import DENIAL
 from tests.cli.fake_ca import FakeCA
+from tests.cli.observations import DENIAL
 
 
 def make_view(number: int, **changes: Any) -> DecisionView:

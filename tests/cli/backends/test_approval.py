@@ -10,8 +10,8 @@ from cli.text.exit_codes import ExitCode
 from shared.model.identity.program import Program
 from shared.model.policy.decision import PartyRecord, ProcessRecord
 from shared.model.wire.admin import DecisionList, ProgramView
-from tests.cli.commands.test_decisions import DENIAL
 from tests.cli.fake_ca import FakeCA
+from tests.cli.observations import DENIAL
 
 
 @pytest.fixture

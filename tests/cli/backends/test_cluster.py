@@ -8,15 +8,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from cli.backends import cluster_policy as governor
+from cli.backends import cluster as backend
 from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.wire.admin import Acknowledgements, DecisionList, Readiness
-from tests.cli.cluster.test_objects import POLICY, make_policy
-from tests.cli.commands.test_decisions import DENIAL
+from tests.cli.backends.test_objects import POLICY, make_policy
 from tests.cli.fake_api import CA_PODS, FakeAPI, make_status
 from tests.cli.fake_ca import FakeCA
+from tests.cli.observations import DENIAL
 
 MESH_POLICY = "/apis/touchmark.dev/v1alpha1/namespaces/shop/meshpolicies/default"
 PROGRAMS = "/apis/touchmark.dev/v1alpha1/namespaces/shop/programs"
@@ -50,13 +50,13 @@ def make_readiness(*, is_safe: bool = True) -> Readiness:
 
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(governor, "_POLL_S", 0.05)
+    monkeypatch.setattr(backend, "_POLL_S", 0.05)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what isn't accepted in time."""
-    monkeypatch.setattr(governor, "ACCEPTANCE_DEADLINE_S", 0.3)
+    monkeypatch.setattr(backend, "ACCEPTANCE_DEADLINE_S", 0.3)
 
 
 def test_the_switch_asks_the_ca_writes_the_mode_alone_and_waits_for_everybody(

@@ -1,7 +1,7 @@
 """The objects ``MeshPolicy`` and ``Program`` as a cluster keeps them: made of our values, and read back. Pure.
 
 Belongs here: their fields, the CA's words in ``status``, who wrote what. Doesn't: requests
-(``cli/backends/cluster_policy.py``).
+(``cluster.py``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import yaml
 
-from cli.backends.policy_backend import ModeState
+from cli.backends.base import ModeState
 from cli.cluster.connection import MESH_POLICIES, PROGRAMS, Kind, Object
 from shared.model.errors import DocumentError, TouchmarkError
 from shared.model.identity.program import parse_program

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cli.commands.component import become_component
+from cli.machine.component import become_component
 from shared.model.errors import MachineError
 
 

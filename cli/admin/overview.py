@@ -1,19 +1,20 @@
 """The mesh at a glance: what the CA says of itself, its sidecars and their namespaces, and what is wrong with it. Pure.
 
-Belongs here: rows and findings made of the admin API's answers. Doesn't: asking (``cli/commands/status.py``,
-``cli/commands/doctor.py``), or what only a cluster's API server knows (``cli/cluster/examination.py``).
+Belongs here: rows and findings made of the admin API's answers. Doesn't: the requests (``observation.py``), or
+what only a cluster's API server knows (``cli/cluster/examination.py``).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from cli.machine.machine import Finding
+from cli.admin.observation import Observation
 from cli.text.duration import format_duration, format_time
-from cli.text.output import name_authority
+from cli.text.findings import Finding
+from cli.text.output import MAX_NAMED, name_authority, name_some
 from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.trust.bundle import AuthorityPhase
 from shared.model.wire.admin import (
@@ -21,36 +22,15 @@ from shared.model.wire.admin import (
     CAStatus,
     ClusterNamespace,
     ClusterStatus,
-    Health,
-    IdentityView,
     PodView,
     SidecarView,
 )
 
-MAX_NAMED: Final = 5
 # A sidecar that lost its stream has it again in seconds.
 SILENT_AFTER_S: Final = 60.0
 ENDING_S: Final = 30 * 86_400.0
 MAX_SKEW_S: Final = 15.0
 RECENT_S: Final = 3600.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
-    """What the CA has answered.
-
-    Attributes:
-        namespaces: their states, rules and approvals left aside.
-        identities: certificates that are alive.
-        cluster: None outside a cluster, or when the CA doesn't know the question.
-    """
-
-    ca: CAStatus
-    health: Health
-    sidecars: tuple[SidecarView, ...]
-    namespaces: tuple[NamespaceState, ...]
-    identities: tuple[IdentityView, ...] = ()
-    cluster: ClusterStatus | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,13 +112,6 @@ def examine(observed: Observation, *, own_version: str) -> list[Finding]:
         _examine_rotation(observed.ca),
     ]
     return findings + (_examine_cluster(observed.cluster, observed.ca.now) if observed.cluster else [])
-
-
-def name_some(names: Iterable[str], *, most: int = MAX_NAMED) -> str:
-    """Join names; of many only the first ones."""
-    listed = list(names)
-    rest = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + rest
 
 
 def _examine_health(observed: Observation) -> Finding:

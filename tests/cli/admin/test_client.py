@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.backends.admin_client import AdminClient
+from cli.admin.client import AdminClient
+from cli.main import run
 from shared.model.errors import ConflictError, InputError, UnavailableError
 from shared.model.wire.admin import ErrorAnswer
 from tests.cli.fake_ca import FakeCA
@@ -31,3 +32,15 @@ async def test_a_path_that_no_socket_can_have_is_the_user_s_mistake(tmp_path: Pa
     with pytest.raises(InputError, match="too long"):
         async with AdminClient(tmp_path / ("x" * 120)):
             pass
+
+
+def test_without_a_local_ca_but_with_a_kubeconfig_the_hint_says_k(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    socket = str(tmp_path / "none.sock")
+    run(["ca", "status", "--admin-socket", socket])
+    assert "-k " not in capsys.readouterr().err
+    (tmp_path / "kubeconfig").write_text("{}")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    run(["ca", "status", "--admin-socket", socket])
+    assert "hint: -k talks to the CA in the cluster" in capsys.readouterr().err

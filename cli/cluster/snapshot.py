@@ -1,4 +1,4 @@
-"""Asking a cluster everything that ``doctor`` looks at; what can't be asked is kept as the error that says why. I/O.
+"""Collecting everything that ``doctor`` looks at in a cluster; a failed request is kept as its error. Does I/O.
 
 Belongs here: the questions. Doesn't: what the answers mean (``examination.py``).
 """
@@ -11,6 +11,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from cli.admin.observation import Observation, observe
 from cli.cluster.ca_pod import list_ca_pods
 from cli.cluster.ca_rights import RIGHTS, Right, make_review
 from cli.cluster.connection import (
@@ -26,8 +27,6 @@ from cli.cluster.connection import (
     Object,
 )
 from cli.cluster.port_forward import forward_admin
-from cli.commands.status import observe
-from cli.text.overview import Observation
 from shared.model.errors import TouchmarkError
 from shared.model.kubernetes.contract import GROUP, INJECT, SIDECAR_CONTAINER, WEBHOOK_CONFIGURATION
 
@@ -39,8 +38,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Survey:
-    """A cluster's answers. Each may be the error that came instead.
+class ClusterSnapshot:
+    """A cluster's answers; each may be the error of its request instead.
 
     Attributes:
         version: of the API server, such as ``v1.34.4``.
@@ -70,8 +69,8 @@ class Survey:
     ca_skew_s: float | None
 
 
-async def survey(cluster: Cluster, system_namespace: str) -> Survey:
-    """Ask everything.
+async def take_snapshot(cluster: Cluster, system_namespace: str) -> ClusterSnapshot:
+    """Send every request.
 
     Raises:
         UnreachableError: the API server doesn't answer at all.
@@ -92,7 +91,7 @@ async def survey(cluster: Cluster, system_namespace: str) -> Survey:
     trial_namespace = _choose_trial_namespace(namespaces.result(), pods.result(), system_namespace)
     answer = told.result()
     observed, ca_skew_s = (answer, None) if isinstance(answer, TouchmarkError) else answer
-    return Survey(
+    return ClusterSnapshot(
         system_namespace=system_namespace,
         version=version,
         api_skew_s=api_skew_s,

@@ -7,8 +7,9 @@ import getpass
 
 import pytest
 
-from cli.backends.policy_backend import ModeState, govern
-from cli.backends.target import Where
+from cli.backends.base import ModeState
+from cli.backends.session import work_on_policies
+from cli.backends.target import Target
 from cli.cluster.faults import KubeconfigError
 from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.wire.admin import Acknowledgements, PolicyList, PolicyView, ProgramList
@@ -30,25 +31,25 @@ def test_the_local_ca_s_mode_is_read_with_its_acknowledgements(ca: FakeCA) -> No
     ca.answers["GET /v1/namespaces/shop/acknowledgements"] = Acknowledgements(
         namespace="shop", version=3, installed=2, total=2, waiting=()
     )
-    assert govern(Where(admin_socket=ca.socket), lambda governor: governor.get_mode("shop")) == STATE
+    assert work_on_policies(Target(admin_socket=ca.socket), lambda backend: backend.get_mode("shop")) == STATE
 
 
 def test_objects_have_the_shape_of_their_yaml(ca: FakeCA) -> None:
     view = PolicyView(namespace="shop", version=2, mode=Mode.EXPLICIT, group_label="", rules=())
     ca.answers["GET /v1/policies"] = PolicyList(policies=(view,))
     ca.answers["GET /v1/programs"] = ProgramList(programs=())
-    [policy] = govern(Where(admin_socket=ca.socket), lambda governor: governor.list_objects("shop"))
+    [policy] = work_on_policies(Target(admin_socket=ca.socket), lambda backend: backend.list_objects("shop"))
     assert policy["metadata"] == {"name": "default", "namespace": "shop"}
 
 
-def test_the_user_is_this_one_or_whoever_became_it_by_sudo(ca: FakeCA, monkeypatch: pytest.MonkeyPatch) -> None:
-    where = Where(admin_socket=ca.socket)
+def test_the_user_is_this_one_or_the_one_that_called_sudo(ca: FakeCA, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Target(admin_socket=ca.socket)
     monkeypatch.delenv("SUDO_USER", raising=False)
-    assert govern(where, lambda governor: governor.name_user()) == getpass.getuser()
+    assert work_on_policies(target, lambda backend: backend.name_user()) == getpass.getuser()
     monkeypatch.setenv("SUDO_USER", "somebody")
-    assert govern(where, lambda governor: governor.name_user()) == "somebody"
+    assert work_on_policies(target, lambda backend: backend.name_user()) == "somebody"
 
 
 def test_a_cluster_needs_a_kubeconfig() -> None:
     with pytest.raises(KubeconfigError):
-        govern(Where(in_cluster=True), lambda governor: governor.get_mode("shop"))
+        work_on_policies(Target(in_cluster=True), lambda backend: backend.get_mode("shop"))

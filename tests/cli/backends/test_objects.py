@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cli.cluster import objects
+from cli.backends import objects
 from cli.cluster.connection import MESH_POLICIES, PROGRAMS
 from shared.model.errors import DocumentError
 from shared.model.identity.program import Program

@@ -1,26 +1,20 @@
-"""What an approval rests on: candidates from files, digests and decisions, and the refusal of weakness. Does I/O."""
+"""What an approval is made of: candidates from files, digests and decisions, and the refusal of weak ones. Does I/O."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-import typer
-
+from cli.backends.base import PolicyBackend
 from cli.machine.executable import advise_on_weakness, digest_file, find_weakness, read_executable
-from cli.text.output import print_line, print_note
-from shared.model.errors import InputError, RefusedError
+from shared.model.errors import InputError
 from shared.model.identity.identity import Workload
 from shared.model.identity.program import NO_MAIN, Program, parse_program
 from shared.model.policy.rules import Direction
 from shared.model.wire.admin import ProgramRequest, ProgramView
-
-if TYPE_CHECKING:
-    from cli.backends.policy_backend import Governor
 
 _INTERPRETER: Final = "an interpreter, as its main script shows"
 
@@ -70,11 +64,11 @@ def _read_main(text: str) -> str:
     return digest_file(Path(text))
 
 
-async def find_seen(governor: Governor, workload: Workload, *, since_s: float) -> list[Candidate]:
+async def find_seen(backend: PolicyBackend, workload: Workload, *, since_s: float) -> list[Candidate]:
     """Return the programs of a workload that decisions name as not approved, most recent first."""
     found: dict[Program, Candidate] = {}
     query = {"workload": str(workload), "since": str(time.time() - since_s), "limit": "10000"}
-    for view in (await governor.list_decisions(query)).decisions:
+    for view in (await backend.list_decisions(query)).decisions:
         record = view.record
         own = record.source if record.direction is Direction.EGRESS else record.destination
         if str(workload) not in (own.workload, own.listed) or own.approved or not own.program:
@@ -83,28 +77,6 @@ async def find_seen(governor: Governor, workload: Workload, *, since_s: float) -
         weakness = find_weakness(record.process.path) or (_INTERPRETER if program.main else "")
         found.setdefault(program, Candidate(program=program, source=record.process.path, weakness=weakness))
     return list(found.values())
-
-
-def choose(candidates: Sequence[Candidate], workload: Workload, *, everything: bool, as_json: bool) -> list[Candidate]:
-    """Show what decisions saw and let the person choose, one by one.
-
-    Raises:
-        RefusedError: there is a choice, and nobody to make it.
-    """
-    if not candidates:
-        print_note(f"decisions show no program of {workload} that isn't approved")
-        return []
-    for candidate in candidates if not as_json else ():
-        weakness = f"  weak: {candidate.weakness}" if candidate.weakness else ""
-        print_line(f"seen: {candidate.program}  {candidate.source or 'path unknown'}{weakness}")
-    if everything:
-        return list(candidates)
-    if as_json or not sys.stdin.isatty():
-        raise RefusedError(
-            f"programs of {workload} wait for a review: {len(candidates)}",
-            hint="review them, then name their digests, or repeat with --yes",
-        )
-    return [each for each in candidates if typer.confirm(f"Approve {each.source or each.program}?", err=True)]
 
 
 def refuse_weakness(candidates: Sequence[Candidate], *, weak: bool) -> None:
@@ -140,13 +112,13 @@ def make_request(
     )
 
 
-async def take_out(governor: Governor, view: ProgramView, program: Program) -> None:
+async def take_out(backend: PolicyBackend, view: ProgramView, program: Program) -> None:
     """Take one program out of a ``Program`` object; the object goes with its last."""
     kept = tuple(each for each in view.programs if each != program and (program.main or each.digest != program.digest))
     if not kept:
-        await governor.remove_program(view.namespace, view.name)
+        await backend.remove_program(view.namespace, view.name)
         return
-    await governor.approve_programs(
+    await backend.approve_programs(
         ProgramRequest(
             namespace=view.namespace,
             service_account=view.service_account,

@@ -1,4 +1,4 @@
-"""The survey asks everything, and keeps what it couldn't ask as the reason."""
+"""A snapshot holds every answer, and the error of each request that failed."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import time
 import pytest
 from aiohttp import web
 
-from cli.backends.target import Where
-from cli.cluster import survey as surveys
+from cli.admin.observation import Observation
+from cli.cluster import snapshot as snapshots
 from cli.cluster.ca_pod import describe_state, is_ready
 from cli.cluster.connection import connect
 from cli.cluster.faults import ForbiddenError, NoCAPodError
 from cli.cluster.membership import list_images
 from cli.cluster.network_policies import group_pods
-from cli.cluster.survey import Survey, has_sidecar, survey, trim_pod
-from cli.text.overview import Observation
+from cli.cluster.snapshot import ClusterSnapshot, has_sidecar, take_snapshot, trim_pod
 from shared.model.errors import TouchmarkError
 from shared.model.version import VERSION
-from tests.cli.cluster.surveys import make_meshed_pod, make_namespace
+from tests.cli.cluster.snapshots import make_meshed_pod, make_namespace
 from tests.cli.commands.test_status import answer_all
 from tests.cli.fake_api import FakeAPI, make_pod, make_status
 from tests.cli.fake_ca import FakeCA
@@ -27,9 +26,9 @@ from tests.cli.observations import CLUSTER, change_ca
 REVIEW = "POST /apis/authorization.k8s.io/v1/subjectaccessreviews"
 
 
-async def ask() -> Survey:
-    async with connect(Where(in_cluster=True)) as cluster:
-        return await survey(cluster, "touchmark-system")
+async def ask() -> ClusterSnapshot:
+    async with connect() as cluster:
+        return await take_snapshot(cluster, "touchmark-system")
 
 
 @pytest.fixture
@@ -97,11 +96,11 @@ async def test_the_trial_is_where_the_mesh_is_or_is_asked_for(answering: FakeAPI
 
 
 def test_clocks_differ_only_by_what_the_asking_doesn_t_explain() -> None:
-    assert surveys._measure_skew(100.0, 102.0, 0.0) is None
-    assert surveys._measure_skew(100.0, 102.0, 99.5) == 0.0
-    assert surveys._measure_skew(100.0, 102.0, 102.0) == 0.0
-    assert surveys._measure_skew(100.0, 102.0, 110.0) == 8.0
-    assert surveys._measure_skew(100.0, 102.0, 90.0) == -9.0
+    assert snapshots._measure_skew(100.0, 102.0, 0.0) is None
+    assert snapshots._measure_skew(100.0, 102.0, 99.5) == 0.0
+    assert snapshots._measure_skew(100.0, 102.0, 102.0) == 0.0
+    assert snapshots._measure_skew(100.0, 102.0, 110.0) == 8.0
+    assert snapshots._measure_skew(100.0, 102.0, 90.0) == -9.0
 
 
 def test_a_sidecar_is_told_by_its_container() -> None:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from cli.backends.target import list_kubeconfig_files
+from cli.machine.kubeconfig_files import list_kubeconfig_files
 from shared.model.errors import InputError, TouchmarkError, UnavailableError
 from shared.model.policy.rules import NamespaceState
 from shared.model.wire.admin import (

@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from cli.machine.machine import Finding
-from cli.text.overview import Observation, count_versions, examine, examine_skew, list_rows, name_some
+from cli.admin.observation import Observation
+from cli.admin.overview import count_versions, examine, examine_skew, list_rows
+from cli.text.findings import Finding
+from cli.text.output import name_some
 from shared.model.version import VERSION
 from shared.model.wire.admin import Health, PodView, RefusedEnrolment, RotationStatus, WatchView
 from tests.cli.observations import (

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from cli.cluster.survey import Survey
+from cli.cluster.snapshot import ClusterSnapshot
 from shared.model.errors import TouchmarkError
 from tests.cli.fake_api import make_pod
 from tests.cli.observations import OBSERVATION
@@ -62,7 +62,7 @@ def make_policy(**spec: Any) -> dict[str, Any]:
     return {"metadata": {"name": "narrow", "namespace": "shop"}, "spec": {"podSelector": {}, **spec}}
 
 
-SURVEY = Survey(
+SNAPSHOT = ClusterSnapshot(
     system_namespace="touchmark-system",
     version="v1.34.4",
     api_skew_s=0.0,
@@ -81,6 +81,6 @@ SURVEY = Survey(
 ERROR = TouchmarkError("may not be asked", hint="ask for the right")
 
 
-def change(**changes: Any) -> Survey:
-    """Return the survey with other answers."""
-    return replace(SURVEY, **changes)
+def change(**changes: Any) -> ClusterSnapshot:
+    """Return the snapshot with other answers."""
+    return replace(SNAPSHOT, **changes)

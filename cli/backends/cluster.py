@@ -1,7 +1,7 @@
 """Modes, policies and programs in a cluster: written as objects by server-side apply, read with the CA's status. I/O.
 
 Belongs here: the requests, who owns which fields, waiting for the CA. Doesn't: the objects' fields
-(``cli/cluster/objects.py``). What needs the CA's own store (decisions, readiness) is asked by a port-forward that is
+(``objects.py``). What needs the CA's own store (decisions, readiness) is asked by a port-forward that is
 opened when it is first needed.
 """
 
@@ -13,10 +13,10 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Final, Self
 
-from cli.backends.admin_client import AdminClient
-from cli.backends.policy_backend import Applied, ModeState, read_mode
-from cli.backends.target import Where
-from cli.cluster import objects
+from cli.admin.client import AdminClient
+from cli.backends import objects
+from cli.backends.base import Applied, ModeState
+from cli.backends.local import read_mode
 from cli.cluster.connection import MESH_POLICIES, PROGRAMS, SELF_REVIEWS, Cluster, Kind, Object
 from cli.cluster.faults import ChangedError, ForbiddenError, NoCAPodError, OwnedElsewhereError
 from cli.cluster.port_forward import forward_admin
@@ -31,16 +31,17 @@ _POLL_S: Final = 0.25
 _MAX_ATTEMPTS: Final = 3
 
 
-class ClusterGovernor:
+class ClusterPolicyBackend:
     """One cluster's policies and programs; use it as an asynchronous context manager.
 
     Arguments:
-        is_forced: take fields over that other tools own.
+        system_namespace: the namespace in which the CA runs.
+        is_forced: take over fields that other tools own.
     """
 
-    def __init__(self, cluster: Cluster, where: Where, *, is_forced: bool = False) -> None:
+    def __init__(self, cluster: Cluster, system_namespace: str, *, is_forced: bool = False) -> None:
         self._cluster = cluster
-        self._where = where
+        self._system_namespace = system_namespace
         self._is_forced = is_forced
         self._stack = AsyncExitStack()
         self._client: AdminClient | None = None
@@ -157,7 +158,7 @@ class ClusterGovernor:
 
     async def _reach_admin(self) -> AdminClient:
         if self._client is None:
-            forward = forward_admin(self._cluster, self._where.system_namespace)
+            forward = forward_admin(self._cluster, self._system_namespace)
             self._client = await self._stack.enter_async_context(forward)
         return self._client
 

@@ -1,0 +1,102 @@
+"""The interface through which ``mode``, ``program`` and ``policy`` read and write policies and programs. Pure.
+
+Belongs here: the protocol and its values. Doesn't: the CA's own store (``local.py``) or a cluster's objects
+(``cluster.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from shared.model.policy.rules import Mode
+
+if TYPE_CHECKING:
+    from shared.model.policy.documents import Document
+    from shared.model.wire.admin import DecisionList, ProgramRequest, ProgramView, Readiness
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModeState:
+    """A namespace's mode, and how far it has come.
+
+    Attributes:
+        wanted: what is written; None where nothing is, and the mode stays as it was.
+        mode: what the CA has put in force; None: it hasn't said yet.
+        version: of the namespace's state; decisions name it.
+        installed: how many sidecars have that version, of ``total`` that need it.
+        waiting: instances of some that haven't.
+        is_observed: the CA has seen what is written.
+        fault: why the CA refuses what is written; empty when it doesn't.
+    """
+
+    namespace: str
+    wanted: Mode | None
+    mode: Mode | None
+    version: int
+    installed: int
+    total: int
+    waiting: tuple[str, ...]
+    is_observed: bool = True
+    fault: str = ""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether what is written is in force everywhere."""
+        return self.is_observed and not self.fault and not self.waiting and self.installed >= self.total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """One object that was written.
+
+    Attributes:
+        version: of the namespace's state in the CA; None where the CA hasn't said.
+        is_confirmed: the CA has put it in force.
+        note: what else its writer should know; empty when there is nothing.
+    """
+
+    kind: str
+    namespace: str
+    name: str
+    version: int | None
+    is_confirmed: bool = True
+    note: str = ""
+
+
+class PolicyBackend(Protocol):
+    """Reads and writes modes, policies and programs. Every method raises ``TouchmarkError``."""
+
+    async def get_readiness(self, namespace: str, *, since_s: float) -> Readiness:
+        """Return what ``explicit`` would have refused."""
+
+    async def get_mode(self, namespace: str) -> ModeState:
+        """Return a namespace's mode."""
+
+    async def set_mode(self, namespace: str, mode: Mode) -> None:
+        """Write a namespace's mode; nothing else of its policy changes."""
+
+    async def list_decisions(self, query: Mapping[str, str]) -> DecisionList:
+        """Return decisions."""
+
+    async def list_programs(self, namespace: str) -> Sequence[ProgramView]:
+        """Return approved programs, of one namespace or (empty) of all."""
+
+    async def approve_programs(self, request: ProgramRequest) -> tuple[ProgramView, bool]:
+        """Write a ``Program``; return it, and whether the CA has confirmed it."""
+
+    async def remove_program(self, namespace: str, name: str) -> None:
+        """Delete a ``Program``."""
+
+    async def list_objects(self, namespace: str) -> list[dict[str, Any]]:
+        """Return policies and programs in the shape of their YAML."""
+
+    async def apply(self, documents: Sequence[Document]) -> list[Applied]:
+        """Write documents; none when one of them is refused."""
+
+    async def delete_policy(self, namespace: str) -> None:
+        """Delete a namespace's policy; the mode stays."""
+
+    async def name_user(self) -> str:
+        """Return who asks, as approvals record it."""

@@ -1,0 +1,121 @@
+"""Modes, policies and approved programs in the CA's own store, through its admin API. Does I/O."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from cli.admin.client import AdminClient
+from cli.backends.base import Applied, ModeState
+from shared.model.policy.documents import Document, MeshPolicyDocument, ProgramDocument, format_documents
+from shared.model.policy.rules import Mode
+from shared.model.wire.admin import DecisionList, ModeRequest, PolicyRequest, ProgramRequest, ProgramView, Readiness
+
+
+class LocalPolicyBackend:
+    """A CA that keeps policies and programs itself."""
+
+    def __init__(self, client: AdminClient) -> None:
+        self._client = client
+
+    async def get_readiness(self, namespace: str, *, since_s: float) -> Readiness:
+        """Return what ``explicit`` would have refused."""
+        return await self._client.get_readiness(namespace, since_s=since_s)
+
+    async def get_mode(self, namespace: str) -> ModeState:
+        """Return a namespace's mode."""
+        return await read_mode(self._client, namespace)
+
+    async def set_mode(self, namespace: str, mode: Mode) -> None:
+        """Switch a namespace's mode."""
+        await self._client.set_mode(namespace, ModeRequest(mode=mode))
+
+    async def list_decisions(self, query: Mapping[str, str]) -> DecisionList:
+        """Return decisions."""
+        return await self._client.list_decisions(query)
+
+    async def list_programs(self, namespace: str) -> Sequence[ProgramView]:
+        """Return approved programs."""
+        return (await self._client.list_programs(namespace)).programs
+
+    async def approve_programs(self, request: ProgramRequest) -> tuple[ProgramView, bool]:
+        """Approve programs; the CA's answer is its confirmation."""
+        return await self._client.approve_programs(request), True
+
+    async def remove_program(self, namespace: str, name: str) -> None:
+        """Delete a ``Program``."""
+        await self._client.remove_program(namespace, name)
+
+    async def list_objects(self, namespace: str) -> list[dict[str, Any]]:
+        """Return policies and programs in the shape of their YAML."""
+        policies = (await self._client.list_policies(namespace)).policies
+        programs = (await self._client.list_programs(namespace)).programs
+        documents: list[Document] = [
+            MeshPolicyDocument(namespace=p.namespace, mode=p.mode, group_label=p.group_label, rules=p.rules)
+            for p in policies
+        ]
+        documents += [
+            ProgramDocument(
+                namespace=p.namespace,
+                name=p.name,
+                service_account=p.service_account,
+                programs=p.programs,
+                weak=p.weak,
+            )
+            for p in programs
+        ]
+        return list(yaml.safe_load_all(format_documents(documents))) if documents else []
+
+    async def apply(self, documents: Sequence[Document]) -> list[Applied]:
+        """Write documents one after the other: all have been read already, so that the CA has little to refuse."""
+        return [await self._apply_one(document) for document in documents]
+
+    async def delete_policy(self, namespace: str) -> None:
+        """Delete a namespace's policy."""
+        await self._client.delete_policy(namespace)
+
+    async def name_user(self) -> str:
+        """Return this user, or whoever became it by sudo."""
+        try:
+            return os.environ.get("SUDO_USER") or getpass.getuser()
+        except (KeyError, OSError):
+            return f"uid {os.getuid()}"
+
+    async def _apply_one(self, document: Document) -> Applied:
+        if isinstance(document, ProgramDocument):
+            program = await self._client.approve_programs(
+                ProgramRequest(
+                    namespace=document.namespace,
+                    service_account=document.service_account,
+                    programs=document.programs,
+                    name=document.name,
+                    weak=document.weak,
+                    approved_by="policy apply",
+                )
+            )
+            return Applied(kind="Program", namespace=program.namespace, name=program.name, version=program.version)
+        policy = await self._client.put_policy(
+            PolicyRequest(
+                namespace=document.namespace, rules=document.rules, group_label=document.group_label, mode=document.mode
+            )
+        )
+        return Applied(kind="MeshPolicy", namespace=policy.namespace, name="default", version=policy.version)
+
+
+async def read_mode(client: AdminClient, namespace: str) -> ModeState:
+    """Return a namespace's mode as the CA itself knows it."""
+    acknowledgements = await client.get_acknowledgements(namespace)  # First: they change by the moment.
+    state = await client.get_namespace(namespace)
+    return ModeState(
+        namespace=namespace,
+        wanted=state.mode if state.version else None,
+        mode=state.mode,
+        version=acknowledgements.version,
+        installed=acknowledgements.installed,
+        total=acknowledgements.total,
+        waiting=acknowledgements.waiting,
+    )

@@ -1,0 +1,83 @@
+"""Opening what a verb works with, by its target, and running its work to the end. Does I/O.
+
+Belongs here: the choice between the local CA and a cluster, the event loop, closing. Doesn't: requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TypeVar
+
+from cli.admin.client import AdminClient
+from cli.backends.base import PolicyBackend
+from cli.backends.cluster import ClusterPolicyBackend
+from cli.backends.local import LocalPolicyBackend
+from cli.backends.target import Target
+from cli.cluster.connection import Cluster, connect
+from cli.cluster.port_forward import forward_admin
+
+T = TypeVar("T")
+
+
+def ask_admin(target: Target, work: Callable[[AdminClient], Awaitable[T]]) -> T:
+    """Run work on the CA's admin API to its end and return its result."""
+
+    async def run() -> T:
+        async with open_admin(target) as client:
+            return await work(client)
+
+    return asyncio.run(run())
+
+
+def work_on_policies(target: Target, work: Callable[[PolicyBackend], Awaitable[T]], *, is_forced: bool = False) -> T:
+    """Run work on modes, policies and programs to its end and return its result.
+
+    Arguments:
+        is_forced: take over fields that other tools own. Only a cluster's objects have such.
+    """
+
+    async def run() -> T:
+        async with open_policies(target, is_forced=is_forced) as backend:
+            return await work(backend)
+
+    return asyncio.run(run())
+
+
+def open_cluster(target: Target) -> AbstractAsyncContextManager[Cluster]:
+    """Connect to the target's cluster. Raises as ``connect``."""
+    return connect(target.kubeconfig, target.context)
+
+
+@asynccontextmanager
+async def open_admin(target: Target) -> AsyncIterator[AdminClient]:
+    """Open the CA's admin API: by its socket, or in a cluster through a port-forward to a CA pod.
+
+    Raises:
+        TouchmarkError: the cluster can't be used, or no CA runs there.
+    """
+    if target.in_cluster:
+        async with open_cluster(target) as cluster, forward_admin(cluster, target.system_namespace) as client:
+            yield client
+    else:
+        async with AdminClient(target.admin_socket) as client:
+            yield client
+
+
+@asynccontextmanager
+async def open_policies(target: Target, *, is_forced: bool = False) -> AsyncIterator[PolicyBackend]:
+    """Open what keeps modes, policies and programs.
+
+    Raises:
+        TouchmarkError: the cluster can't be used. The local CA is connected to by its first request.
+    """
+    if target.in_cluster:
+        async with (
+            open_cluster(target) as cluster,
+            ClusterPolicyBackend(cluster, target.system_namespace, is_forced=is_forced) as backend,
+        ):
+            yield backend
+    else:
+        async with open_admin(target) as client:
+            yield LocalPolicyBackend(client)

@@ -1,0 +1,71 @@
+"""Decisions as people read them: table rows, verdicts, the names of parties. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from cli.text.duration import format_time
+from cli.text.output import name_authority, shorten
+from shared.model.policy.decision import DecisionRecord, PartyRecord
+from shared.model.wire.admin import DecisionView
+
+COLUMNS: Final = (
+    "TIME",
+    "SIDE",
+    "VERDICT",
+    "REASON",
+    "SOURCE",
+    "PROGRAM",
+    "DESTINATION",
+    "PROGRAM",
+    "PORT",
+    "RULE",
+    "ISSUER",
+)
+
+
+def format_rows(views: Iterable[DecisionView]) -> Iterable[tuple[str, ...]]:
+    """Write decisions as table rows under ``COLUMNS``."""
+    for view in views:
+        record = view.record
+        yield (
+            format_time(record.time),
+            record.direction,
+            describe_verdict(record),
+            record.reason,
+            describe_party(record.source),
+            shorten(record.source.program),
+            describe_party(record.destination),
+            shorten(record.destination.program),
+            str(record.port),
+            record.rule or "-",
+            name_authority(record.issuer) or "-",
+        )
+
+
+def describe_verdict(record: DecisionRecord) -> str:
+    """Say in a few words what happened: ``allow``, ``allow (would deny)``, ``DENY``; with what else matters."""
+    verdict = describe_answer(record)
+    if record.phase == "start":
+        verdict += " (begins)"
+    return f"{verdict} ×{record.count}" if record.count > 1 else verdict
+
+
+def describe_answer(record: DecisionRecord) -> str:
+    """Say the same of one connection, whatever the record's count."""
+    verdict = "DENY" if record.answer == "deny" else "allow (would deny)" if record.would_deny else "allow"
+    if record.weak:
+        verdict += " weak"
+    if record.transport == "plaintext":
+        verdict += " plaintext"
+    return verdict
+
+
+def describe_party(party: PartyRecord) -> str:
+    """Name the proven workload or foreign identity, or the address; ``-`` for nobody (readiness was withheld)."""
+    if party.workload or party.identity:
+        return party.workload or party.identity
+    if not party.address:
+        return "-"
+    return f"unidentified {party.address}".strip()

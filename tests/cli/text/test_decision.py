@@ -1,0 +1,29 @@
+"""A decision's words: the verdict, who the parties are, one row."""
+
+from __future__ import annotations
+
+from cli.text.decision import COLUMNS, describe_party, describe_verdict, format_rows
+from shared.model.policy.decision import Answer, PartyRecord, Phase, Transport
+from tests.cli.observations import DENIAL
+from tests.shared.model.policy.records import make_record
+
+
+def test_a_verdict_says_what_else_matters() -> None:
+    assert describe_verdict(make_record()) == "DENY"
+    allowed = make_record(answer=Answer.ALLOW, would_deny=True, weak=True, transport=Transport.PLAINTEXT)
+    assert describe_verdict(allowed) == "allow (would deny) weak plaintext"
+    assert describe_verdict(make_record(answer=Answer.ALLOW, phase=Phase.START)) == "allow (begins)"
+    assert describe_verdict(make_record(answer=Answer.ALLOW, count=12)) == "allow ×12"
+
+
+def test_a_party_is_its_proven_workload_or_its_address() -> None:
+    assert describe_party(PartyRecord(workload="shop/web", address="198.18.0.2:1")) == "shop/web"
+    assert describe_party(PartyRecord(identity="spiffe://a.example/b")) == "spiffe://a.example/b"
+    assert describe_party(PartyRecord(address="198.18.0.2:1", listed="shop/web")) == "unidentified 198.18.0.2:1"
+    assert describe_party(PartyRecord()) == "-"
+
+
+def test_a_row_has_a_cell_for_each_column() -> None:
+    [row] = format_rows([DENIAL])
+    assert len(row) == len(COLUMNS)
+    assert row[2:5] == ("DENY", "program_not_approved", "shop/client")
