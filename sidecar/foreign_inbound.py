@@ -21,7 +21,8 @@ from shared.model.policy.decision import Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction
 from shared.model.trust.foreign_certificate import ForeignPeer
-from sidecar.connection.connection import Connection, Refused
+from sidecar.connection.connection import Connection, Refused, record_refused
+from sidecar.connection.parties import Parties
 from sidecar.listener import attest_application, choose_credential, note_listener, serves_listener
 from sidecar.sockets.ending import reset
 from sidecar.steps import dial_application, look_up_workload, obtain_policy, pump_through_tls
@@ -52,8 +53,9 @@ async def serve_foreign(sidecar: Sidecar, captured: Captured, application: Endpo
     """
     try:
         arrival = await terminate(sidecar, captured, application)
-    except (VerificationError, Refused) as error:
-        _record_refused(sidecar, captured, error)
+    except VerificationError as error:
+        parties = Parties(Direction.INGRESS, source=captured.source, destination=captured.destination)
+        record_refused(sidecar, parties, Refused(Reason(error.reason), error.message), transport=Transport.MTLS)
         reset(captured.connection)
         return
     with Connection(sidecar, Direction.INGRESS, source=captured.source, destination=captured.destination) as connection:
@@ -63,8 +65,8 @@ async def serve_foreign(sidecar: Sidecar, captured: Captured, application: Endpo
                 raise Refused(Reason.OVERLOADED)
             await identify_source(sidecar, connection, arrival)
             listener = await attest_application(sidecar, application)
-            note_listener(sidecar, connection, listener)
-            connection.destination_identity = arrival.credential.identity
+            note_listener(sidecar, connection.parties, listener)
+            connection.parties.destination_identity = arrival.credential.identity
             if not serves_listener(sidecar, arrival.credential, listener):
                 raise Refused(Reason.PROCESS_VANISHED, "the listener, or its approval, changed during the handshake")
             connection.decide()
@@ -108,28 +110,22 @@ async def identify_source(sidecar: Sidecar, connection: Connection, arrival: Arr
     Raises:
         Refused: the bundle changed meanwhile and it doesn't hold any more, or the CA didn't answer.
     """
-    connection.peer = arrival.session.peer
+    parties = connection.parties
+    parties.peer = arrival.session.peer
     connection.check_peer_again()
     connection.check_not_revoked()
-    found = connection.peer
-    connection.issuer, connection.source_identity = found.issuer, found.identity
-    listed = await look_up_workload(sidecar, connection.source_endpoint[0])
+    found = parties.peer
+    parties.note_peer(found)
+    listed = await look_up_workload(sidecar, parties.source_endpoint[0])
     if isinstance(found, ForeignPeer):
-        connection.source = replace(connection.source, listed=listed, foreign=found.identity)
+        parties.source = replace(parties.source, listed=listed, foreign=found.identity)
         return
     identity = found.identity
-    connection.source = replace(
-        connection.source,
+    parties.source = replace(
+        parties.source,
         workload=identity.workload,
         listed=listed,
         program=identity.program,
         why_unidentified=None if identity.program else Reason.PEER_UNIDENTIFIED,
     )
     await obtain_policy(sidecar, identity.workload.namespace)
-
-
-def _record_refused(sidecar: Sidecar, captured: Captured, error: VerificationError | Refused) -> None:
-    with Connection(sidecar, Direction.INGRESS, source=captured.source, destination=captured.destination) as connection:
-        connection.transport = Transport.MTLS
-        detail = error.message if isinstance(error, VerificationError) else error.detail
-        raise Refused(Reason(error.reason), detail)

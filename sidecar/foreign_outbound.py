@@ -34,9 +34,9 @@ async def carry_to_foreign(sidecar: Sidecar, connection: Connection, credential:
         Refused: nobody answers (because of a ``DialError``), somebody whose certificate doesn't hold or whom policy
             doesn't allow, or a member of our own mesh, which is reached at its listed address and by its tunnel only.
     """
-    loop = asyncio.get_running_loop()
+    loop, destination = asyncio.get_running_loop(), connection.parties.destination_endpoint
     try:
-        peer = await dial(loop, connection.destination_endpoint, mark=sidecar.mark, timeout_s=sidecar.limits.dial_s)
+        peer = await dial(loop, destination, mark=sidecar.mark, timeout_s=sidecar.limits.dial_s)
     except DialError as error:
         raise Refused(Reason.DESTINATION_UNREACHABLE, str(error)) from error
     try:
@@ -57,7 +57,7 @@ async def carry_to_foreign(sidecar: Sidecar, connection: Connection, credential:
         identify_destination(connection, session)
         connection.check_not_revoked()
         connection.decide()
-        connection.source_identity = credential.identity
+        connection.parties.source_identity = credential.identity
         await pump_through_tls(sidecar, connection, session, peer)
     finally:
         if peer.fileno() >= 0:
@@ -71,10 +71,9 @@ def identify_destination(connection: Connection, session: Session) -> None:
         Refused: a member of our own mesh, where the directory lists nobody.
     """
     found = session.peer
-    connection.peer, connection.issuer = found, found.issuer
-    connection.destination_identity = found.identity
+    connection.parties.note_peer(found)
     if not isinstance(found, ForeignPeer):
         raise Refused(
             Reason.PEER_WORKLOAD_MISMATCH, f"{found.identity.workload} answers where the directory lists nobody"
         )
-    connection.destination = replace(connection.destination, foreign=found.identity, is_pending=False)
+    connection.parties.destination = replace(connection.parties.destination, foreign=found.identity, is_pending=False)

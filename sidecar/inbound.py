@@ -21,7 +21,8 @@ from shared.model.identity.identity import Workload
 from shared.model.policy.decision import Ending, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction
-from sidecar.connection.connection import Connection, Refused
+from sidecar.connection.connection import Connection, Refused, record_refused
+from sidecar.connection.parties import Parties
 from sidecar.listener import (
     attest_application,
     attest_listener,
@@ -62,8 +63,8 @@ async def serve_tunnel(sidecar: Sidecar, connection: socket.socket, source: Endp
     """
     try:
         tunnel, port = await terminate(sidecar, connection, source, local)
-    except (VerificationError, Refused) as error:
-        _record_refused_tunnel(sidecar, source, local, error)
+    except VerificationError as error:
+        _record_refused_tunnel(sidecar, source, local, Refused(Reason(error.reason), error.message))
         connection.close()
         return
     except BaseException:
@@ -159,8 +160,8 @@ async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, sour
                 # processed, so the initiator may try again and meets the right certificate.
                 end_as_unprocessed(tunnel, connection)
                 return
-            note_listener(sidecar, connection, listener)
-            connection.destination_identity = tunnel.credential.identity
+            note_listener(sidecar, connection.parties, listener)
+            connection.parties.destination_identity = tunnel.credential.identity
             if listener.application is None:
                 raise Refused(Reason.DESTINATION_NOT_SERVED)
             await obtain_policy(sidecar, tunnel.peer.identity.workload.namespace)
@@ -200,13 +201,12 @@ def identify(sidecar: Sidecar, connection: Connection, tunnel: Tunnel, opening: 
             tunnel.peer = sidecar.trust.verifier.verify_peer(tunnel.peer.chain, now=now)
         except VerificationError as error:
             raise Refused(Reason(error.reason), error.message) from error
-    identity = tunnel.peer.identity
-    connection.peer, connection.issuer = tunnel.peer, tunnel.peer.issuer
-    connection.source_identity = identity
-    connection.source = replace(
-        connection.source,
+    identity, parties = tunnel.peer.identity, connection.parties
+    parties.note_peer(tunnel.peer)
+    parties.source = replace(
+        parties.source,
         workload=identity.workload,
-        listed=_listed_at(sidecar, connection.source_endpoint[0]),
+        listed=_listed_at(sidecar, parties.source_endpoint[0]),
         program=identity.program,
         why_unidentified=None if identity.program else opening.why or Reason.PEER_UNIDENTIFIED,
     )
@@ -223,14 +223,14 @@ async def carry_plaintext(sidecar: Sidecar, captured: Captured, application: End
     ) as connection:
         if sidecar.connections.is_full:
             raise Refused(Reason.OVERLOADED)
-        connection.source = replace(
-            connection.source,
+        connection.parties.source = replace(
+            connection.parties.source,
             listed=await look_up_workload(sidecar, captured.source[0]),
             why_unidentified=Reason.PEER_UNIDENTIFIED,
         )
         connection.transport = Transport.PLAINTEXT
         listener = await attest_application(sidecar, application)
-        note_listener(sidecar, connection, listener)
+        note_listener(sidecar, connection.parties, listener)
         connection.decide()
         await pump_plainly(sidecar, connection, application, Reason.APPLICATION_UNREACHABLE)
 
@@ -262,13 +262,9 @@ def _listed_at(sidecar: Sidecar, address: str) -> Workload | None:
     return listed_workload(entry)
 
 
-def _record_refused_tunnel(
-    sidecar: Sidecar, source: Endpoint, local: Endpoint, error: VerificationError | Refused
-) -> None:
-    with Connection(sidecar, Direction.INGRESS, source=source, destination=local) as connection:
-        connection.transport = Transport.TUNNEL
-        detail = error.message if isinstance(error, VerificationError) else error.detail
-        raise Refused(Reason(error.reason), detail)
+def _record_refused_tunnel(sidecar: Sidecar, source: Endpoint, local: Endpoint, refused: Refused) -> None:
+    parties = Parties(Direction.INGRESS, source=source, destination=local)
+    record_refused(sidecar, parties, refused, transport=Transport.TUNNEL)
 
 
 class _OpenWaiter:

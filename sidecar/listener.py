@@ -13,12 +13,11 @@ import msgspec
 from msgspec.structs import replace
 
 from shared.model.errors import TouchmarkError
-from shared.model.policy.decision import ProcessRecord
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Mode
 from shared.model.wire.messages import ProgramEvidence
 from sidecar.attest.facts import Attestation, AttestationError
-from sidecar.connection.connection import Connection
+from sidecar.connection.parties import Parties
 from sidecar.sockets.address import Endpoint
 
 if TYPE_CHECKING:
@@ -94,19 +93,15 @@ def serves_listener(sidecar: Sidecar, used: Credential, listener: Listener) -> b
     return attested is None or sidecar.credentials.get(attested) is None
 
 
-def note_listener(sidecar: Sidecar, connection: Connection, listener: Listener) -> None:
-    """Say which program serves the connection, or why that isn't known."""
+def note_listener(sidecar: Sidecar, parties: Parties, listener: Listener) -> None:
+    """Say which program serves the connection, or why none is known."""
     attestation = listener.attestation
-    connection.destination = replace(
-        connection.destination,
+    parties.destination = replace(
+        parties.destination,
         workload=sidecar.workload,
         listed=sidecar.workload,
         program=attestation.program if attestation else None,
         why_unidentified=listener.why,
     )
     if attestation is not None:
-        connection.attestation = attestation
-        process = attestation.process
-        connection.process = ProcessRecord(
-            pid=process.pid, uid=process.uid, path=process.path, digest=attestation.program.digest
-        )
+        parties.note_attestation(attestation)

@@ -71,7 +71,7 @@ async def carry_along(sidecar: Sidecar, connection: Connection, route: Route) ->
             await carry_through_tunnel(sidecar, connection, entry, credential, route)
         elif route.unprocessed is not None:
             raise Refused(Reason.MTLS_UNAVAILABLE, "what was meant for a tunnel isn't sent plainly")
-        elif connection.destination.is_pending:
+        elif connection.parties.destination.is_pending:
             await carry_to_foreign(sidecar, connection, await choose_credential(sidecar, connection))
         else:
             await carry_plainly(sidecar, connection)
@@ -85,7 +85,7 @@ async def carry_along(sidecar: Sidecar, connection: Connection, route: Route) ->
 
 async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -> None:
     """Find out which program opened the connection; why there is none is a fact as well, and policy's to judge."""
-    source, destination = captured.source, captured.app_destination
+    source, destination, parties = captured.source, captured.app_destination, connection.parties
     program, why = None, None
     try:
         attestation = sidecar.attestor.attest_now(source, destination)
@@ -93,7 +93,7 @@ async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -
             async with asyncio.timeout(sidecar.limits.attest_s):
                 attestation = await sidecar.attestor.attest(source, destination)
     except AttestationError as error:
-        connection.note_process(error.process)
+        parties.note_process(error.process)
         connection.detail = error.message
         why = error.reason
     except TimeoutError:
@@ -101,7 +101,7 @@ async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -
     else:
         connection.note_attestation(attestation)
         program = attestation.program
-    connection.source = replace(connection.source, workload=sidecar.workload, program=program, why_unidentified=why)
+    parties.source = replace(parties.source, workload=sidecar.workload, program=program, why_unidentified=why)
 
 
 async def identify(sidecar: Sidecar, connection: Connection, route: Route) -> DirectoryEntry:
@@ -113,16 +113,16 @@ async def identify(sidecar: Sidecar, connection: Connection, route: Route) -> Di
         Refused: the CA didn't answer and nothing is known. A destination that may be in the mesh, under rules that
             aren't known, is never reached plainly. Or the Service has no endpoint.
     """
-    entry = await look_up(sidecar, route.dialled[0])
+    entry, parties = await look_up(sidecar, route.dialled[0]), connection.parties
     if entry.service is not None:
         route.take_endpoint(entry.service, now=asyncio.get_running_loop().time())
-        entry = await look_up(sidecar, connection.destination_endpoint[0])
+        entry = await look_up(sidecar, parties.destination_endpoint[0])
     if entry.namespace:
         await obtain_policy(sidecar, entry.namespace)
         workload = listed_workload(entry)
-        connection.destination = replace(connection.destination, workload=workload, listed=workload, is_pending=True)
+        parties.destination = replace(parties.destination, workload=workload, listed=workload, is_pending=True)
     elif route.dialled[1] in sidecar.mtls_destination_ports:
-        connection.destination = replace(connection.destination, is_pending=True)  # Its certificate will tell.
+        parties.destination = replace(parties.destination, is_pending=True)  # Its certificate will tell.
     return entry
 
 
@@ -132,7 +132,8 @@ async def choose_credential(sidecar: Sidecar, connection: Connection) -> Credent
     Raises:
         Refused: explicit mode, and the program's credential can't be had.
     """
-    program, attestation = connection.source.program, connection.attestation
+    parties = connection.parties
+    program, attestation = parties.source.program, parties.attestation
     if program is None or attestation is None:
         return sidecar.credentials.own
     credential = sidecar.credentials.get(program)
@@ -148,11 +149,11 @@ async def choose_credential(sidecar: Sidecar, connection: Connection) -> Credent
             if sidecar.policies.own.state.mode is Mode.EXPLICIT:
                 raise Refused(reason, str(error)) from error
             connection.detail = str(error)
-            connection.source = replace(connection.source, program=None, why_unidentified=reason)
+            parties.source = replace(parties.source, program=None, why_unidentified=reason)
             connection.decide()
             return sidecar.credentials.own
         connection.check_not_revoked()
-    connection.source_identity = credential.identity
+    parties.source_identity = credential.identity
     return credential
 
 
@@ -167,7 +168,7 @@ async def carry_through_tunnel(
     key = TunnelKey(
         identity=str(credential.identity),
         generation=credential.generation,
-        destination=connection.destination_endpoint,
+        destination=connection.parties.destination_endpoint,
         workload=listed_workload(entry),
     )
     for _ in range(_MAX_OPENINGS):
@@ -210,10 +211,10 @@ async def connect(sidecar: Sidecar, key: TunnelKey, entry: DirectoryEntry, crede
 def identify_peer(connection: Connection, tunnel: Tunnel) -> None:
     """Say who serves the destination, by the certificate of its sidecar."""
     identity = tunnel.peer.identity
-    connection.tunnel, connection.peer, connection.issuer = tunnel.id, tunnel.peer, tunnel.peer.issuer
-    connection.destination_identity = identity
-    connection.destination = replace(
-        connection.destination,
+    connection.tunnel, parties = tunnel.id, connection.parties
+    parties.note_peer(tunnel.peer)
+    parties.destination = replace(
+        parties.destination,
         workload=identity.workload,
         program=identity.program,
         is_pending=False,
@@ -230,7 +231,7 @@ async def open_and_pump(sidecar: Sidecar, connection: Connection, tunnel: Tunnel
     Raises:
         Refused: policy says no; the tunnel is closed.
     """
-    application = connection.application
+    application, parties = connection.application, connection.parties
     if application is None:
         raise RuntimeError("an outbound connection without its application")
     try:
@@ -239,14 +240,14 @@ async def open_and_pump(sidecar: Sidecar, connection: Connection, tunnel: Tunnel
     except Refused:
         tunnel.close()
         raise
-    connection.source_identity = tunnel.credential.identity
+    parties.source_identity = tunnel.credential.identity
     pump = TunnelPump(tunnel)
     connection.note_pump(pump, Transport.TUNNEL)
     opening = Opening(
         connection=connection.id,
-        destination=connection.destination_endpoint,
-        source=connection.source_endpoint,
-        why=None if tunnel.credential.identity.program else connection.source.why_unidentified,
+        destination=parties.destination_endpoint,
+        source=parties.source_endpoint,
+        why=None if tunnel.credential.identity.program else parties.source.why_unidentified,
     )
     pump.open(
         application,
@@ -276,9 +277,9 @@ async def finish(sidecar: Sidecar, connection: Connection, end: PumpEnd) -> None
 
 async def carry_without_tunnel(sidecar: Sidecar, connection: Connection, detail: str) -> None:
     """Mutual TLS can't be had to a destination in the mesh: plainly when both ends are permissive, else not at all."""
-    connection.detail = detail
-    connection.destination = replace(
-        connection.destination,
+    connection.detail, parties = detail, connection.parties
+    parties.destination = replace(
+        parties.destination,
         workload=None,
         program=None,
         is_pending=False,
@@ -286,7 +287,7 @@ async def carry_without_tunnel(sidecar: Sidecar, connection: Connection, detail:
     )
     connection.check_not_revoked()
     connection.decide()
-    connection.source_identity = None
+    parties.source_identity = None
     await carry_plainly(sidecar, connection)
 
 
@@ -296,4 +297,4 @@ async def carry_plainly(sidecar: Sidecar, connection: Connection) -> None:
     Raises:
         Refused: the destination can't be reached.
     """
-    await pump_plainly(sidecar, connection, connection.destination_endpoint, Reason.DESTINATION_UNREACHABLE)
+    await pump_plainly(sidecar, connection, connection.parties.destination_endpoint, Reason.DESTINATION_UNREACHABLE)

@@ -17,8 +17,8 @@ from sidecar.tls.foreign_handshake import ForeignContexts
 if TYPE_CHECKING:
     from shared.model.identity.identity import Workload
     from sidecar.attest.attestor import Attestor
-    from sidecar.connection.connection import LiveConnections
     from sidecar.connection.recording import Recorder
+    from sidecar.connection.registry import LiveConnections
     from sidecar.credential.store import CredentialStore
     from sidecar.mesh.directory_cache import Directory
     from sidecar.mesh.policies import Policies

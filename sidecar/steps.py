@@ -124,7 +124,7 @@ async def pump_through_tls(sidecar: Sidecar, connection: Connection, session: Se
         tls=session.tls,
         peer=peer,
         plain=application,
-        is_peer_source=connection.direction is Direction.INGRESS,
+        is_peer_source=connection.parties.direction is Direction.INGRESS,
     )
     connection.note_pump(pump, Transport.MTLS)
     pump.start()

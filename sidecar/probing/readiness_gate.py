@@ -14,9 +14,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shared.model.identity.program import Program, format_program
+from shared.model.policy.decision import Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
-from sidecar.connection.connection import Connection, Refused
+from sidecar.connection.connection import Refused, record_refused
+from sidecar.connection.parties import Parties
 from sidecar.listener import Listener, attest_listener, note_listener
 from sidecar.probing.outcome import Outcome
 
@@ -70,9 +72,10 @@ class Withholding:
 
 def _record(sidecar: Sidecar, destination: Endpoint, listener: Listener, reason: Reason) -> None:
     """Record it as a connection of nobody's that was refused: peers would be, and decisions are where people look."""
-    with Connection(sidecar, Direction.INGRESS, source=_NOBODY, destination=destination) as connection:
-        note_listener(sidecar, connection, listener)
-        raise Refused(reason, f"readiness is withheld: {_describe(sidecar, listener, reason)}")
+    parties = Parties(Direction.INGRESS, source=_NOBODY, destination=destination)
+    note_listener(sidecar, parties, listener)
+    refused = Refused(reason, f"readiness is withheld: {_describe(sidecar, listener, reason)}")
+    record_refused(sidecar, parties, refused, transport=Transport.NONE)
 
 
 def _describe(sidecar: Sidecar, listener: Listener, reason: Reason) -> str:

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shared.model.errors import UnavailableError
-from shared.model.policy.evaluate import Party
 from shared.model.policy.reasons import Reason
 from shared.model.wire.messages import ServiceEntry
 from sidecar.connection.connection import Connection, Refused
 from sidecar.routing.service_endpoints import Endpoints, NoEndpointError, describe_service, has_another
-from sidecar.sockets.address import Endpoint, parse_ip
+from sidecar.sockets.address import Endpoint
 from sidecar.sockets.dial import DialError
 from sidecar.tunnel.dial_failures import DialFailures
 
@@ -87,7 +86,7 @@ class Route:
         self._tried: list[Endpoint] = []
         self._may_try = MAX_ENDPOINTS_TRIED
         self._was_renewed = False
-        self.dialled = connection.destination_endpoint
+        self.dialled = connection.parties.destination_endpoint
         self.service: ServiceEntry | None = None
         self.unprocessed: PumpEnd | None = None
 
@@ -103,16 +102,13 @@ class Route:
         connection, self.service = self._connection, service
         try:
             endpoint = self._router.choose(
-                service, self.dialled[1], client=connection.source_endpoint[0], now=now, tried=self._tried
+                service, self.dialled[1], client=connection.parties.source_endpoint[0], now=now, tried=self._tried
             )
         except NoEndpointError as error:
             raise Refused(Reason.DESTINATION_UNREACHABLE, str(error)) from error
         self._tried.append(endpoint)
-        connection.destination_endpoint, connection.port = endpoint, endpoint[1]
-        connection.destination = Party(address=parse_ip(endpoint[0]))
-        # Nothing of an endpoint that couldn't be reached stays.
-        connection.destination_identity = connection.peer = None
-        connection.issuer = connection.tunnel = ""
+        connection.parties.turn_to(endpoint)
+        connection.tunnel = ""
         connection.detail = self.describe(connection.detail)
 
     async def leads_elsewhere(self, refusal: Refused) -> bool:
@@ -122,7 +118,7 @@ class Route:
         more, by what the CA says now: a pod whose program has ended before its sidecar, or an address that changed
         hands.
         """
-        endpoint = self._connection.destination_endpoint
+        endpoint = self._connection.parties.destination_endpoint
         if self.service is None or self._connection.is_revoked:
             return False
         if isinstance(refusal.__cause__, DialError):

@@ -48,10 +48,10 @@ async def watch_holders(sidecar: Sidecar, events: Events) -> None:
 
 
 async def _check_holders(sidecar: Sidecar, connection: Connection, events: Events) -> None:
-    if connection.attestation is None:
+    if connection.parties.attestation is None:
         return
     try:
-        await sidecar.attestor.check_holders(connection.attestation)
+        await sidecar.attestor.check_holders(connection.parties.attestation)
     except AttestationError as error:
         if error.reason is Reason.SOCKET_SHARED:
             connection.revoke(error.reason, error.message)

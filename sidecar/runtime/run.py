@@ -31,8 +31,8 @@ from sidecar.attest.attestor import Attestor
 from sidecar.capture.capturing import Capturing, Door, Stories, close_doors, open_doors
 from sidecar.capture.redirect import install_redirect
 from sidecar.capture.redirect_table import RedirectRules, list_outbound_ports
-from sidecar.connection.connection import LiveConnections
 from sidecar.connection.recording import Recorder
+from sidecar.connection.registry import LiveConnections
 from sidecar.control.dispatch import Receiving
 from sidecar.control.feed import CertificateExpiredError, Feed
 from sidecar.control.joining import ByJoinToken, ByPod, Joining

@@ -27,7 +27,7 @@ from shared.model.trust.certificate import BundleVerifier
 from shared.model.wire.messages import DirectoryEntry, ProgramEvidence
 from sidecar.attest.facts import Attestation, AttestationError, ProcessFacts
 from sidecar.capture.captured import Captured
-from sidecar.connection.connection import LiveConnections
+from sidecar.connection.registry import LiveConnections
 from sidecar.credential.credential import Credential
 from sidecar.inbound import carry_plaintext, serve_tunnel
 from sidecar.outbound import carry_outbound

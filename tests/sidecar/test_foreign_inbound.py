@@ -20,7 +20,7 @@ from shared.model.policy.decision import Answer, DecisionRecord, Ending, Transpo
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Mode, Peer, Rule
 from shared.model.wire.messages import DirectoryEntry
-from sidecar.connection.connection import LiveConnections
+from sidecar.connection.registry import LiveConnections
 from sidecar.parts import Limits
 from sidecar.sockets.address import Endpoint
 from tests.sidecar.little_ca import until

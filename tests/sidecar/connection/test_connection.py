@@ -1,4 +1,4 @@
-"""A connection's record: exactly one on every exit path; the registry's bounds."""
+"""A connection's record: exactly one on every exit path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.model.policy.decision import Answer, Ending, Phase
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
 from shared.model.trust.bundle import public_key_digest
-from sidecar.connection.connection import Connection, LiveConnections, Refused
+from sidecar.connection.connection import Connection, Refused
 from tests.sidecar.pair import (
     CLIENT,
     CLIENT_PROGRAM,
@@ -33,8 +33,8 @@ SOURCE, DESTINATION = ("198.18.0.1", 40000), ("198.18.0.2", 5432)
 
 def make(pair: Pair) -> Connection:
     connection = Connection(pair.client.sidecar, Direction.EGRESS, source=SOURCE, destination=DESTINATION)
-    connection.source = replace(connection.source, workload=CLIENT, program=CLIENT_PROGRAM)
-    connection.destination = replace(connection.destination, workload=SERVER, program=SERVER_PROGRAM)
+    connection.parties.source = replace(connection.parties.source, workload=CLIENT, program=CLIENT_PROGRAM)
+    connection.parties.destination = replace(connection.parties.destination, workload=SERVER, program=SERVER_PROGRAM)
     return connection
 
 
@@ -90,25 +90,9 @@ async def test_a_remembered_evaluation_never_answers_for_another_policy_or_anoth
                 connection.decide()
             pair.set_state(approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM), mode=Mode.EXPLICIT))
             assert connection.decide().allowed
-            connection.source = replace(connection.source, program=SERVER_PROGRAM)
+            connection.parties.source = replace(connection.parties.source, program=SERVER_PROGRAM)
             with pytest.raises(Refused):
                 connection.decide()
-
-
-async def test_a_long_lived_connection_gets_one_start_record_and_a_young_one_none() -> None:
-    async with running_pair(echo) as pair:
-        with make(pair) as connection:
-            connection.decide()
-            registry = pair.client.sidecar.connections
-            registry.record_long_lived(time.time())
-            assert pair.client.records == []
-            registry.record_long_lived(time.time() + 60)
-            registry.record_long_lived(time.time() + 90)
-            connection.ending = Ending.FINISHED
-        assert [(r.phase, r.answer) for r in pair.client.records] == [
-            (Phase.START, Answer.ALLOW),
-            (Phase.END, Answer.ALLOW),
-        ]
 
 
 async def test_an_unprocessed_open_leaves_no_record() -> None:
@@ -116,22 +100,6 @@ async def test_an_unprocessed_open_leaves_no_record() -> None:
         with make(pair) as connection:
             connection.forget()
         assert pair.client.records == []
-
-
-async def test_live_connections_are_described_within_the_limit_and_their_number_is_bounded() -> None:
-    async with running_pair(echo) as pair:
-        registry = pair.client.sidecar.connections
-        with make(pair) as first, make(pair):
-            first.decide()
-            described, is_truncated = registry.describe(1)
-            assert is_truncated
-            assert described[0].source == "198.18.0.1:40000"
-            assert described[0].destination_workload == "shop/db"
-        tight = LiveConnections(max_connections=1)
-        tight.add(first)
-        assert not tight.is_full
-        tight.add(make(pair))
-        assert tight.is_full
 
 
 async def test_an_authority_that_retires_ends_no_live_connection_and_one_that_is_distrusted_does() -> None:
@@ -152,7 +120,7 @@ async def test_an_authority_that_retires_ends_no_live_connection_and_one_that_is
         ):
             with make(pair) as connection:
                 connection.decide()
-                connection.peer = known
+                connection.parties.peer = known
                 trust.install(replace(bundle, sequence=trust.bundle.sequence + 1))
                 connection.check_peer_again()
                 assert connection.is_revoked is is_closed

@@ -8,8 +8,10 @@ from typing import Any, cast
 import pytest
 
 from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction
 from shared.model.wire.messages import ServiceEntry, ServicePort
 from sidecar.connection.connection import Connection, Refused
+from sidecar.connection.parties import Parties
 from sidecar.routing.route import MAX_ENDPOINTS_TRIED, Route, Router
 from sidecar.routing.service_endpoints import Endpoints
 from sidecar.tunnel.dial_failures import DialFailures
@@ -19,10 +21,9 @@ SERVICE = ServiceEntry(namespace="shop", name="api", ports=(ServicePort(port=80,
 
 
 def a_route() -> tuple[Route, DialFailures, Any]:
-    connection = SimpleNamespace(
-        destination_endpoint=("198.18.255.1", 80), source_endpoint=("198.18.0.1", 1), port=80, detail="", peer=object(),
-        destination_identity=object(), issuer="x", tunnel="y",
-    )  # fmt: skip
+    parties = Parties(Direction.EGRESS, source=("198.18.0.1", 1), destination=("198.18.255.1", 80))
+    parties.issuer = "x"
+    connection = SimpleNamespace(parties=parties, detail="", tunnel="y")
     failures = DialFailures()
     router = Router(
         directory=cast("Any", None),
@@ -37,11 +38,10 @@ def a_route() -> tuple[Route, DialFailures, Any]:
 def test_the_connection_is_turned_to_the_endpoint_and_nothing_of_the_one_before_stays() -> None:
     route, _, connection = a_route()
     route.take_endpoint(SERVICE, now=0)
-    assert (connection.destination_endpoint, connection.port) == (ENDPOINTS[0], 8080)
-    assert str(connection.destination.address) == "198.18.1.1"
-    assert (connection.peer, connection.destination_identity, connection.issuer, connection.tunnel) == (
-        None, None, "", "",
-    )  # fmt: skip
+    assert (connection.parties.destination_endpoint, connection.parties.port) == (ENDPOINTS[0], 8080)
+    assert str(connection.parties.destination.address) == "198.18.1.1"
+    parties = connection.parties
+    assert (parties.peer, parties.destination_identity, parties.issuer, connection.tunnel) == (None, None, "", "")
     assert route.dialled == ("198.18.255.1", 80)
 
 
@@ -51,7 +51,7 @@ def test_no_more_than_three_endpoints_are_tried_each_once() -> None:
     seen = []
     for turn in range(MAX_ENDPOINTS_TRIED):
         route.take_endpoint(SERVICE, now=0)
-        seen.append(connection.destination_endpoint)
+        seen.append(connection.parties.destination_endpoint)
         assert route.may_try_another() is (turn < MAX_ENDPOINTS_TRIED - 1)
     assert seen == list(ENDPOINTS[:3])
 
@@ -61,7 +61,7 @@ def test_an_endpoint_whose_tunnel_or_own_port_failed_lately_is_avoided(failed: t
     route, failures, connection = a_route()
     failures.note(failed, now=0)
     route.take_endpoint(SERVICE, now=1)
-    assert connection.destination_endpoint != ENDPOINTS[0]
+    assert connection.parties.destination_endpoint != ENDPOINTS[0]
 
 
 def test_the_detail_names_the_service_once() -> None:

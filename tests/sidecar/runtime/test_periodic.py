@@ -20,7 +20,7 @@ class Scene:
     """One connection, and an attestor that finds what it is told."""
 
     def __init__(self, reason: Reason) -> None:
-        self.attestor = self.connections = self
+        self.attestor = self.connections = self.parties = self
         self.attestation, self.id = object(), "c"
         self.reason, self.left = reason, [self]
         self.revoked: list[Reason] = []

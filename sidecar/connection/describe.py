@@ -1,0 +1,190 @@
+"""A connection as values for people: its decision record, and its line in ``touchmark connections``.
+
+Belongs here: what these say. Doesn't: when a record is made (``connection.py``), where it goes (``recording.py``).
+Pure: times are arguments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.model.identity.foreign import ForeignIdentity
+from shared.model.identity.identity import Identity
+from shared.model.identity.program import format_program
+from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, Transport
+from shared.model.policy.evaluate import NamespacePolicy, Party, Verdict
+from shared.model.policy.reasons import Reason
+from shared.model.wire.messages import LiveConnection
+from sidecar.connection.parties import Parties, PolicySource
+from sidecar.sockets.address import Endpoint, format_endpoint
+
+MAX_DETAIL_CHARACTERS = 500
+
+
+class Described(Protocol):
+    """What is said of a connection."""
+
+    @property
+    def id(self) -> str:
+        """The same in both sidecars' records."""
+
+    @property
+    def parties(self) -> Parties:
+        """Both ends."""
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The latest decision; None before the first."""
+
+    @property
+    def refusal(self) -> Reason | None:
+        """Why it was refused for another reason than the verdict's."""
+
+    @property
+    def detail(self) -> str:
+        """For people."""
+
+    @property
+    def transport(self) -> Transport:
+        """How bytes flow, or would."""
+
+    @property
+    def tunnel(self) -> str:
+        """The tunnel's id; empty without one."""
+
+    @property
+    def bytes_sent(self) -> int:
+        """From source to destination as the local end counts them."""
+
+    @property
+    def bytes_received(self) -> int:
+        """The other way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RefusedAttempt:
+    """What was refused before there was a connection: a handshake that failed, a readiness that is withheld."""
+
+    id: str
+    parties: Parties
+    refusal: Reason
+    detail: str
+    transport: Transport
+    verdict: None = None
+    tunnel: str = ""
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+
+def make_record(
+    connection: Described,
+    policies: PolicySource,
+    *,
+    sidecar: str,
+    phase: Phase,
+    ending: Ending,
+    now: float,
+    duration_s: float,
+) -> DecisionRecord:
+    """Make a record.
+
+    Arguments:
+        sidecar: the name of the one that writes it.
+        ending: how it ended; ``Ending.NONE`` for one that lives.
+        now: seconds since the epoch.
+    """
+    verdict, parties = connection.verdict, connection.parties
+    own = policies.own.state
+    source_policy, destination_policy = parties.find_policies(policies)
+    is_denied = connection.refusal is not None or verdict is None or not verdict.allowed
+    reason = choose_reason(connection, ending)
+    return DecisionRecord(
+        time=now,
+        namespace=own.namespace,
+        sidecar=sidecar,
+        phase=phase,
+        direction=parties.direction,
+        answer=Answer.DENY if is_denied else Answer.ALLOW,
+        would_deny=False if is_denied or verdict is None else verdict.would_deny,
+        reason=reason,
+        rule="" if verdict is None or reason is not verdict.reason else verdict.rule,
+        policy_version=own.version if verdict is None else verdict.policy_version,
+        mode=own.mode if verdict is None else verdict.mode,
+        weak=False if verdict is None else verdict.weak,
+        source=_describe_party(parties.source, parties.source_endpoint, parties.source_identity, source_policy),
+        destination=_describe_party(
+            parties.destination, parties.destination_endpoint, parties.destination_identity, destination_policy
+        ),
+        process=parties.process,
+        port=parties.port,
+        transport=connection.transport,
+        tunnel=connection.tunnel,
+        connection=connection.id,
+        issuer=parties.issuer,
+        bytes_sent=connection.bytes_sent,
+        bytes_received=connection.bytes_received,
+        duration_s=round(duration_s, 6),
+        ending=ending,
+        detail=connection.detail[:MAX_DETAIL_CHARACTERS],
+    )
+
+
+def choose_reason(connection: Described, ending: Ending) -> Reason:
+    """Return the reason that a record gives."""
+    if connection.refusal is not None:
+        return connection.refusal
+    if connection.verdict is not None:
+        return connection.verdict.reason
+    return Reason.DEADLINE_EXCEEDED if ending is not Ending.SHUTDOWN else Reason.OVERLOADED
+
+
+def describe_live(connection: Described, *, since: float) -> LiveConnection:
+    """Describe a live connection.
+
+    Arguments:
+        since: seconds since the epoch.
+    """
+    verdict, parties = connection.verdict, connection.parties
+    source, destination, process = parties.source, parties.destination, parties.process
+    return LiveConnection(
+        connection=connection.id,
+        tunnel=connection.tunnel,
+        direction=parties.direction.value,
+        source=format_endpoint(parties.source_endpoint),
+        destination=format_endpoint(parties.destination_endpoint),
+        source_workload=str(source.workload or source.foreign or source.listed or ""),
+        destination_workload=str(destination.workload or destination.foreign or destination.listed or ""),
+        source_program=format_program(source.program) if source.program else "",
+        destination_program=format_program(destination.program) if destination.program else "",
+        transport=connection.transport.value,
+        would_deny=verdict.would_deny if verdict else False,
+        reason=verdict.reason.value if verdict else "",
+        since=since,
+        bytes_sent=connection.bytes_sent,
+        bytes_received=connection.bytes_received,
+        process=f"{process.pid} {process.path}" if process.pid else "",
+    )
+
+
+def _describe_party(
+    party: Party, endpoint: Endpoint, identity: Identity | ForeignIdentity | None, policy: NamespacePolicy | None
+) -> PartyRecord:
+    approved = (
+        policy is not None
+        and party.workload is not None
+        and party.program is not None
+        and policy.find_approval(party.workload, party.program) is not None
+    )
+    why = party.why_unidentified
+    if why is None and party.program is None and party.foreign is None and not party.is_pending:
+        why = Reason.PEER_UNIDENTIFIED
+    return PartyRecord(
+        address=format_endpoint(endpoint),
+        workload=str(party.workload) if party.workload else "",
+        listed=str(party.listed) if party.listed else "",
+        program=format_program(party.program) if party.program else "",
+        identity=str(identity) if identity else "",
+        approved=approved,
+        why=why.value if why and party.program is None else "",
+    )

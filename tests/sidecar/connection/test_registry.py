@@ -1,0 +1,54 @@
+"""The registry: its bounds, start records, listing, and the end of everything."""
+
+from __future__ import annotations
+
+import time
+
+from shared.model.policy.decision import Answer, Ending, Phase
+from sidecar.connection.registry import LiveConnections
+from tests.sidecar.connection.test_connection import make
+from tests.sidecar.pair import running_pair
+from tests.sidecar.test_outbound import echo
+
+
+async def test_a_long_lived_connection_gets_one_start_record_and_a_young_one_none() -> None:
+    async with running_pair(echo) as pair:
+        with make(pair) as connection:
+            connection.decide()
+            registry = pair.client.sidecar.connections
+            registry.record_long_lived(time.time())
+            assert pair.client.records == []
+            registry.record_long_lived(time.time() + 60)
+            registry.record_long_lived(time.time() + 90)
+            connection.ending = Ending.FINISHED
+        assert [(r.phase, r.answer) for r in pair.client.records] == [
+            (Phase.START, Answer.ALLOW),
+            (Phase.END, Answer.ALLOW),
+        ]
+
+
+async def test_live_connections_are_described_within_the_limit_and_their_number_is_bounded() -> None:
+    async with running_pair(echo) as pair:
+        registry = pair.client.sidecar.connections
+        with make(pair) as first, make(pair):
+            first.decide()
+            described, is_truncated = registry.describe(1)
+            assert is_truncated
+            assert described[0].source == "198.18.0.1:40000"
+            assert described[0].destination_workload == "shop/db"
+        tight = LiveConnections(max_connections=1)
+        tight.add(first)
+        assert not tight.is_full
+        tight.add(make(pair))
+        assert tight.is_full
+
+
+async def test_what_lives_at_the_end_is_closed_and_keeps_an_ending_that_it_has() -> None:
+    async with running_pair(echo) as pair:
+        registry = pair.client.sidecar.connections
+        with make(pair) as first, make(pair) as second:
+            first.decide()
+            second.decide()
+            second.ending = Ending.RESET_BY_SOURCE
+            registry.close_all()
+        assert [record.ending for record in pair.client.records] == [Ending.RESET_BY_SOURCE, Ending.SHUTDOWN]
