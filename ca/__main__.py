@@ -39,15 +39,15 @@ async def _run(configuration: Configuration) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with run_ca(configuration) as services:
+    async with run_ca(configuration) as ca:
         log.info(
             "ca_started",
             version=VERSION,
-            listen=services.listen,
+            listen=ca.listen,
             admin_socket=str(configuration.admin_socket),
             trust_domain=configuration.trust_domain,
-            root_pin=services.authorities.root_pin,
-            kek_generated=services.kek.generated_at is not None,
+            root_pin=ca.authorities.root_pin,
+            kek_generated=ca.kek.generated_at is not None,
         )
         await stop.wait()
         log.info("ca_stopping")

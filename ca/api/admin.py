@@ -9,18 +9,12 @@ refused.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Protocol
 
 from aiohttp import web
 
-from ca.api.admin_authorities import AuthoritiesAdmin
-from ca.api.admin_cluster import ClusterAdmin
-from ca.api.admin_foreign import ForeignAdmin
-from ca.api.admin_namespaces import NamespacesAdmin
-from ca.api.admin_observation import ObservationAdmin
 from ca.api.answers import error_middleware
-from ca.api.health import HealthEndpoint
-from ca.runtime.services import Services
+from ca.metrics import Metrics
 from shared.model.errors import RefusedError
 from shared.model.wire.admin import MAX_ADMIN_BODY_BYTES
 
@@ -28,17 +22,21 @@ from shared.model.wire.admin import MAX_ADMIN_BODY_BYTES
 _HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "ca", "touchmark"})
 
 
-def make_admin_application(services: Services, health: HealthEndpoint) -> web.Application:
-    """Return the application with every admin route."""
+class Routed(Protocol):
+    """An endpoint, or a few of them."""
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return its routes."""
+        ...
+
+
+def make_admin_application(*endpoints: Routed, metrics: Metrics) -> web.Application:
+    """Return the application with the endpoints' routes."""
     application = web.Application(
-        middlewares=[error_middleware(services.metrics), refuse_browsers], client_max_size=MAX_ADMIN_BODY_BYTES
+        middlewares=[error_middleware(metrics), refuse_browsers], client_max_size=MAX_ADMIN_BODY_BYTES
     )
-    application.add_routes(AuthoritiesAdmin(services).routes())
-    application.add_routes(NamespacesAdmin(services).routes())
-    application.add_routes(ObservationAdmin(services).routes())
-    application.add_routes(ClusterAdmin(services).routes())
-    application.add_routes(ForeignAdmin(services).routes())
-    application.add_routes(health.routes())
+    for endpoint in endpoints:
+        application.add_routes(endpoint.routes())
     return application
 
 

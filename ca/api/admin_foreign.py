@@ -1,15 +1,18 @@
-"""Admin endpoints about other trust domains: which are known, and by which roots. I/O through the services."""
+"""Admin endpoints about other trust domains: which are known, and by which roots. I/O through the store."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 from aiohttp import web
 from cryptography import x509
 
 from ca.api.answers import answer, read_body
-from ca.runtime.services import Services
+from ca.authority.authorities import Authorities
+from ca.distribution.foreign_trust import ForeignTrust
 from ca.store.foreign_table import ForeignRecord
+from ca.store.store import Store
 from shared.model.identity.foreign import ForeignDomain
 from shared.model.wire import admin
 
@@ -17,8 +20,13 @@ from shared.model.wire import admin
 class ForeignAdmin:
     """The handlers. Pushes to sidecars follow by themselves."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(
+        self, *, store: Store, authorities: Authorities, foreign: ForeignTrust, clock: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._authorities = authorities
+        self._foreign = foreign
+        self._clock = clock
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
@@ -36,17 +44,17 @@ class ForeignAdmin:
         """Know a trust domain by these roots, in the place of those that it had."""
         wanted = await read_body(request, admin.ForeignDomainRequest)
         domain = ForeignDomain(trust_domain=request.match_info["domain"], roots=wanted.roots)
-        await self._services.foreign.put(domain, now=self._services.clock())
+        await self._foreign.put(domain, now=self._clock())
         return await self._answer()
 
     async def remove(self, request: web.Request) -> web.Response:
         """Forget a trust domain."""
-        await self._services.foreign.remove(request.match_info["domain"])
+        await self._foreign.remove(request.match_info["domain"])
         return await self._answer()
 
     async def _answer(self) -> web.Response:
-        records = await self._services.store.list_foreign_domains()
-        own = self._services.authorities.bundle()
+        records = await self._store.list_foreign_domains()
+        own = self._authorities.bundle()
         domains = tuple(_view(record) for record in records)
         return answer(admin.ForeignDomainList(own=own.trust_domain, own_roots=own.roots, domains=domains))
 

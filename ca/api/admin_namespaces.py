@@ -1,14 +1,16 @@
-"""Admin endpoints about namespaces: mode, readiness, acknowledgements, programs, policies. I/O through the services."""
+"""Admin endpoints about namespaces: mode, readiness, acknowledgements, programs, policies. I/O through the store."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from aiohttp import web
 
 from ca.api.answers import answer, check_query, read_body, read_number
 from ca.distribution.installs import count_acknowledgements, group_by_namespace
 from ca.observation.explicit_readiness import find_refusals
-from ca.runtime.services import Services
 from ca.store.records import ProgramRecord
+from ca.store.store import Store
 from shared.model.errors import ConflictError, InputError
 from shared.model.identity.identity import check_namespace
 from shared.model.policy.rules import NamespaceState
@@ -16,10 +18,16 @@ from shared.model.wire import admin
 
 
 class NamespacesAdmin:
-    """The handlers. Pushes to sidecars follow by themselves: the store announces each change."""
+    """The handlers. Pushes to sidecars follow by themselves: the store announces each change.
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    Arguments:
+        are_policies_objects: whether the objects of a cluster say what modes, policies and programs are.
+    """
+
+    def __init__(self, *, store: Store, clock: Callable[[], float], are_policies_objects: bool) -> None:
+        self._store = store
+        self._clock = clock
+        self._are_policies_objects = are_policies_objects
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
@@ -39,16 +47,15 @@ class NamespacesAdmin:
 
     async def namespaces(self, _request: web.Request) -> web.Response:
         """Answer all namespaces' states."""
-        return answer(admin.NamespaceList(namespaces=tuple(await self._services.store.list_namespaces())))
+        return answer(admin.NamespaceList(namespaces=tuple(await self._store.list_namespaces())))
 
     async def namespace(self, request: web.Request) -> web.Response:
         """Answer one namespace's state; version 0 when nothing was ever said about it."""
-        return answer(await self._services.store.get_namespace_state(check_namespace(request.match_info["ns"])))
+        return answer(await self._store.get_namespace_state(check_namespace(request.match_info["ns"])))
 
     async def readiness(self, request: web.Request) -> web.Response:
-        """Answer what explicit mode would refuse of what was seen, by the rules of now, and who has reported."""
+        """Answer what explicit mode would refuse of what was seen, by the current rules, and who has reported."""
         check_query(request, "since_s")
-        services = self._services
         namespace = check_namespace(request.match_info["ns"])
         since_s = read_number(
             request,
@@ -57,12 +64,12 @@ class NamespacesAdmin:
             low=0,
             high=366 * admin.DEFAULT_READINESS_SINCE_S,
         )
-        now = services.clock()
+        now = self._clock()
         since = now - since_s
-        state = await services.store.get_namespace_state(namespace)
-        found = await find_refusals(services.store, namespace, since=since)
-        live = [s for s in await services.store.list_live_sidecars(now=now) if s.workload.namespace == namespace]
-        reporting = await services.store.list_reporting_sidecars(namespace, since=since)
+        state = await self._store.get_namespace_state(namespace)
+        found = await find_refusals(self._store, namespace, since=since)
+        live = [s for s in await self._store.list_live_sidecars(now=now) if s.workload.namespace == namespace]
+        reporting = await self._store.list_reporting_sidecars(namespace, since=since)
         silent = sorted(s.instance for s in live if s.instance not in reporting and not s.connected)
         return answer(
             admin.Readiness(
@@ -85,28 +92,24 @@ class NamespacesAdmin:
         self._check_source()
         wanted = await read_body(request, admin.ModeRequest)
         namespace = check_namespace(request.match_info["ns"])
-        return answer(
-            await self._services.store.set_mode(namespace, wanted.mode, expected_version=wanted.expected_version)
-        )
+        return answer(await self._store.set_mode(namespace, wanted.mode, expected_version=wanted.expected_version))
 
     async def acknowledgements(self, request: web.Request) -> web.Response:
         """Answer which sidecars have installed the present version."""
-        services = self._services
         namespace = check_namespace(request.match_info["ns"])
-        state = await services.store.get_namespace_state(namespace)
-        live = await services.store.list_live_sidecars(now=services.clock())
+        state = await self._store.get_namespace_state(namespace)
+        live = await self._store.list_live_sidecars(now=self._clock())
         users = group_by_namespace(live).get(namespace, [])
         return answer(count_acknowledgements(namespace, state.version, users))
 
     async def programs(self, request: web.Request) -> web.Response:
         """Answer the ``Program`` objects."""
-        records = await self._services.store.list_programs(_read_namespace(request))
+        records = await self._store.list_programs(_read_namespace(request))
         return answer(admin.ProgramList(programs=tuple(_view_program(record) for record in records)))
 
     async def put_program(self, request: web.Request) -> web.Response:
         """Approve programs."""
         self._check_source()
-        services = self._services
         wanted = await read_body(request, admin.ProgramRequest)
         if not wanted.programs:
             raise InputError("a Program names at least one digest")
@@ -117,21 +120,21 @@ class NamespacesAdmin:
             programs=wanted.programs,
             weak=wanted.weak,
             approved_by=wanted.approved_by,
-            approved=services.clock(),
+            approved=self._clock(),
         )
-        state = await services.store.put_program(record)
+        state = await self._store.put_program(record)
         return answer(_view_program(record, version=state.version))
 
     async def delete_program(self, request: web.Request) -> web.Response:
         """Take an approval back."""
         self._check_source()
         namespace = check_namespace(request.match_info["ns"])
-        return answer(await self._services.store.delete_program(namespace, request.match_info["name"]))
+        return answer(await self._store.delete_program(namespace, request.match_info["name"]))
 
     async def policies(self, request: web.Request) -> web.Response:
         """Answer the policies."""
         wanted = _read_namespace(request)
-        states = await self._services.store.list_namespaces()
+        states = await self._store.list_namespaces()
         return answer(
             admin.PolicyList(policies=tuple(_view_policy(state) for state in states if wanted in ("", state.namespace)))
         )
@@ -140,7 +143,7 @@ class NamespacesAdmin:
         """Replace a policy."""
         self._check_source()
         wanted = await read_body(request, admin.PolicyRequest)
-        state = await self._services.store.put_policy(
+        state = await self._store.put_policy(
             check_namespace(wanted.namespace), rules=wanted.rules, group_label=wanted.group_label, mode=wanted.mode
         )
         return answer(_view_policy(state))
@@ -148,11 +151,11 @@ class NamespacesAdmin:
     async def delete_policy(self, request: web.Request) -> web.Response:
         """Remove rules and group; the mode stays."""
         self._check_source()
-        return answer(await self._services.store.delete_policy(check_namespace(request.match_info["ns"])))
+        return answer(await self._store.delete_policy(check_namespace(request.match_info["ns"])))
 
     def _check_source(self) -> None:
         """Refuse what the objects in the cluster would take back at once."""
-        if self._services.configuration.kubernetes:
+        if self._are_policies_objects:
             raise ConflictError(
                 "in a cluster, modes, policies and programs are what its MeshPolicy and Program objects say",
                 hint="use `kubectl`, or the same command with --kubernetes",

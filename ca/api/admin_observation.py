@@ -1,9 +1,9 @@
-"""Admin endpoints that only look: decisions, identities, live connections. I/O through the services."""
+"""Admin endpoints that only look: decisions, identities, live connections. I/O through the store and the streams."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import msgspec
@@ -11,8 +11,11 @@ import structlog
 from aiohttp import web
 
 from ca.api.answers import answer, check_query, read_flag, read_number
-from ca.runtime.services import Services
+from ca.distribution.hub import Hub
+from ca.distribution.live_connections import Survey
+from ca.observation.decisions import Decisions
 from ca.store.records import DEFAULT_DECISIONS_LIMIT, DecisionFilter, StoredDecision
+from ca.store.store import Store
 from shared.model.errors import InputError, UnavailableError
 from shared.model.identity.identity import check_namespace, parse_workload
 from shared.model.policy.reasons import Reason
@@ -29,8 +32,14 @@ _log = structlog.get_logger("touchmark.ca")
 class ObservationAdmin:
     """The handlers."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(
+        self, *, store: Store, decisions: Decisions, hub: Hub, survey: Survey, clock: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._decisions = decisions
+        self._hub = hub
+        self._survey = survey
+        self._clock = clock
         self._followers = 0
 
     def routes(self) -> list[web.RouteDef]:
@@ -44,10 +53,8 @@ class ObservationAdmin:
 
     async def decisions(self, request: web.Request) -> web.Response:
         """Answer the decisions that match, newest first."""
-        found = await self._services.decisions.query(_read_filter(request))
-        return answer(
-            admin.DecisionList(decisions=tuple(_view(one) for one in found), lost=self._services.decisions.lost)
-        )
+        found = await self._decisions.query(_read_filter(request))
+        return answer(admin.DecisionList(decisions=tuple(_view(one) for one in found), lost=self._decisions.lost))
 
     async def follow(self, request: web.Request) -> web.StreamResponse:
         """Send the decisions that match as they come, one JSON object a line; an empty line shows that it lives."""
@@ -58,7 +65,7 @@ class ObservationAdmin:
         self._followers += 1
         try:
             # Before the answer begins: what is decided after it has begun is never missed.
-            pages = await self._services.decisions.follow(wanted)
+            pages = await self._decisions.follow(wanted)
             await self._send_pages(request, response, pages)
         finally:
             self._followers -= 1
@@ -83,16 +90,15 @@ class ObservationAdmin:
     async def identities(self, request: web.Request) -> web.Response:
         """Answer the ledger."""
         check_query(request, "alive", "workload", "limit")
-        services = self._services
-        now = services.clock()
+        now = self._clock()
         limit = int(read_number(request, "limit", default=1000, low=1, high=10_000))
         workload = request.query.get("workload")
-        records = await services.store.list_certificates(
+        records = await self._store.list_certificates(
             alive_at=now if read_flag(request, "alive") else None,
             workload=parse_workload(workload) if workload else None,
             limit=limit + 1,
         )
-        subjects = {one.authority_id: one.subject for one in await services.store.list_authorities()}
+        subjects = {one.authority_id: one.subject for one in await self._store.list_authorities()}
         return answer(
             admin.IdentityList(
                 identities=tuple(
@@ -123,13 +129,12 @@ class ObservationAdmin:
         check_query(request, "timeout_s", "limit")
         timeout_s = read_number(request, "timeout_s", default=2.0, low=0.05, high=30.0)
         limit = int(read_number(request, "limit", default=1000, low=1, high=10_000))
-        services = self._services
-        result = await services.survey.ask_connections(limit=limit, timeout_s=timeout_s)
+        result = await self._survey.ask_connections(limit=limit, timeout_s=timeout_s)
         # Whose stream is with another replica wasn't asked: that replica's answer has it.
         elsewhere = {
             sidecar.instance
-            for sidecar in await services.store.list_sidecars()
-            if sidecar.connected and services.hub.get(sidecar.instance) is None
+            for sidecar in await self._store.list_sidecars()
+            if sidecar.connected and self._hub.get(sidecar.instance) is None
         }
         return answer(
             admin.ConnectionList(

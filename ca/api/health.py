@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from ca.authority.authorities import Authorities
 from ca.authority.sign import MIN_LIFETIME_S, sign_server
-from ca.runtime.services import Services
+from ca.kubernetes.view import ClusterView
+from ca.metrics import Metrics
+from ca.store.store import Store
 from shared.model.errors import TouchmarkError
 from shared.model.wire.admin import Health
 
@@ -20,10 +24,22 @@ REMEMBER_S: Final = 1.0
 
 
 class HealthEndpoint:
-    """``/healthz``, ``/readyz`` and ``/metrics``, on both doors."""
+    """``/healthz``, ``/readyz`` and ``/metrics``, for sidecars' port and the admin API."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(
+        self,
+        *,
+        store: Store,
+        authorities: Authorities,
+        cluster: ClusterView,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._authorities = authorities
+        self._cluster = cluster
+        self._metrics = metrics
+        self._clock = clock
         self._checked_at = float("-inf")
         self._last = Health(status="unknown")
         self._checking = asyncio.Lock()
@@ -51,23 +67,23 @@ class HealthEndpoint:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Answer the metrics in Prometheus' text format."""
-        body = self._services.metrics.render()
+        body = self._metrics.render()
         response = web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
         response.force_close()
         return response
 
     async def _check(self) -> Health:
-        checks = {"store": await self._check_store(), "sign": self._check_signing()}
-        if (cluster := self._services.cluster) is not None:
-            missing = [name for name, watch in cluster.watches.items() if not watch.is_synced.is_set()]
-            # An API server that goes away later doesn't count: the sidecars need this CA all the more then.
-            checks["kubernetes"] = f"not read yet: {', '.join(missing)}" if missing else "ok"
+        checks = {
+            "store": await self._check_store(),
+            "sign": self._check_signing(),
+            **self._cluster.check_ready(),
+        }
         return Health(status="ok" if set(checks.values()) == {"ok"} else "failing", checks=checks)
 
     async def _check_store(self) -> str:
         try:
             async with asyncio.timeout(CHECK_DEADLINE_S):
-                await self._services.store.check()
+                await self._store.check()
         except TimeoutError:
             return f"no answer in {CHECK_DEADLINE_S:g} s"
         except TouchmarkError as error:
@@ -75,16 +91,15 @@ class HealthEndpoint:
         return "ok"
 
     def _check_signing(self) -> str:
-        services = self._services
         key = ec.generate_private_key(ec.SECP256R1())
         try:
             sign_server(
-                services.authorities.active,
+                self._authorities.active,
                 key.public_key(),
-                trust_domain=services.configuration.trust_domain,
+                trust_domain=self._store.trust_domain,
                 addresses=("127.0.0.1",),
                 names=(),
-                now=services.clock(),
+                now=self._clock(),
                 lifetime_s=MIN_LIFETIME_S,
             )
         except (TouchmarkError, ValueError) as error:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ca.authority.authorities import Authorities, ServerSigner
+from ca.authority.published_roots import PublishedRoots
 from ca.authority.sign import sign_server
 from shared.model.errors import InputError, UnavailableError
 from shared.model.trust.root_hint import is_hinted, parse_root_hint
@@ -51,19 +52,28 @@ class ServerCertificate:
     Arguments:
         host: on which it listens; a wildcard address stands for the loopback addresses and ``localhost``.
         names: further IP addresses and DNS names.
+        published: whether a client that doesn't say what it knows can know a root by now; in a cluster that is the
+            API server, which asks the webhook.
 
     Attributes:
         context: the listening socket's.
         not_after: end of the certificate below the active root, in seconds since the epoch.
-        is_known: tells whether who doesn't say what it knows can know a root (DER) by now; in a cluster that is the
-            API server, which asks the webhook.
 
     Raises:
         InputError: a name can't stand in a certificate.
     """
 
-    def __init__(self, authorities: Authorities, *, trust_domain: str, host: str, names: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        authorities: Authorities,
+        *,
+        trust_domain: str,
+        host: str,
+        names: Sequence[str],
+        published: PublishedRoots,
+    ) -> None:
         self._authorities = authorities
+        self._published = published
         self._trust_domain = trust_domain
         self._addresses, self._names = _split_names(host, names)
         self._served: tuple[_Served, ...] = ()
@@ -71,7 +81,6 @@ class ServerCertificate:
         self._bundle_sequence = -1
         self._renew_at = 0.0
         self.not_after = 0.0
-        self.is_known: Callable[[bytes], bool] = lambda _root: True
         self.context = _make_context()
         self.context.sni_callback = self._choose
 
@@ -136,7 +145,7 @@ class ServerCertificate:
             return
         hints = parse_root_hint(name)
         hinted = (served for served in self._served if is_hinted(served.pin, hints))
-        known = (served for served in self._served if self.is_known(served.root))
+        known = (served for served in self._served if self._published.is_known(served.root))
         connection.context = next(hinted, next(known, self._served[0])).context
 
 

@@ -21,12 +21,12 @@ from shared.model.wire.messages import DirectoryEntry
 class Directory:
     """Address → entry. Its methods return the addresses whose entry changed, for the hub to push.
 
-    Attributes:
-        find_vouched: what the API server says of an address; None: nothing, or there is none.
+    Arguments:
+        find_vouched: what the API server says of an address; None: nothing, or there is no API server.
     """
 
-    def __init__(self) -> None:
-        self.find_vouched: Callable[[str], DirectoryEntry | None] = lambda _address: None
+    def __init__(self, *, find_vouched: Callable[[str], DirectoryEntry | None]) -> None:
+        self._find_vouched = find_vouched
         self._entries: dict[str, DirectoryEntry] = {}
         self._owners: dict[str, str] = {}
 
@@ -35,7 +35,7 @@ class Directory:
 
     def get(self, address: str) -> DirectoryEntry:
         """Return who is at the (normalised) address; an entry without a namespace when nobody is."""
-        return self.find_vouched(address) or self._entries.get(address) or DirectoryEntry(address=address)
+        return self._find_vouched(address) or self._entries.get(address) or DirectoryEntry(address=address)
 
     def register(self, sidecar: SidecarRecord) -> list[str]:
         """Put a sidecar's addresses in; those that it no longer registers go. A pod's are the API server's to name."""

@@ -19,26 +19,32 @@ _log = structlog.get_logger("touchmark.ca")
 class ForeignTrust:
     """The other trust domains, as they are told.
 
+    Arguments:
+        on_change: called with the new ones.
+
     Attributes:
         domains: by name.
-        on_change: called with the new ones.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(
+        self,
+        store: Store,
+        domains: tuple[ForeignDomain, ...],
+        *,
+        on_change: Callable[[tuple[ForeignDomain, ...]], None],
+    ) -> None:
         self._store = store
-        self.domains: tuple[ForeignDomain, ...] = ()
-        self.on_change: Callable[[tuple[ForeignDomain, ...]], None] | None = None
+        self._on_change = on_change
+        self.domains = domains
 
     @classmethod
-    async def open(cls, store: Store) -> ForeignTrust:
+    async def open(cls, store: Store, *, on_change: Callable[[tuple[ForeignDomain, ...]], None]) -> ForeignTrust:
         """Read what the store holds.
 
         Raises:
             UnavailableError: the store fails.
         """
-        trust = cls(store)
-        await trust.reload()
-        return trust
+        return cls(store, await _read(store), on_change=on_change)
 
     async def put(self, domain: ForeignDomain, *, now: float) -> None:
         """Know a trust domain by these roots.
@@ -68,8 +74,11 @@ class ForeignTrust:
         Raises:
             UnavailableError: the store fails.
         """
-        domains = tuple(record.domain for record in await self._store.list_foreign_domains())
+        domains = await _read(self._store)
         if domains != self.domains:
             self.domains = domains
-            if self.on_change is not None:
-                self.on_change(domains)
+            self._on_change(domains)
+
+
+async def _read(store: Store) -> tuple[ForeignDomain, ...]:
+    return tuple(record.domain for record in await store.list_foreign_domains())

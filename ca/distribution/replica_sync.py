@@ -1,4 +1,6 @@
-"""Following the other replicas: notice what they changed, and push it to this replica's streams. I/O through the store.
+"""Keeps up with the other replicas: notices what they changed, and pushes it to this replica's streams.
+
+I/O through the store.
 
 Belongs here: what is looked at, and what follows from it. Doesn't: the questions (``ca/store/replicas.py``), or who
 leads. Only for a database that several share; a CA with SQLite is alone.
@@ -12,8 +14,12 @@ from typing import Final
 
 import structlog
 
-from ca.runtime.services import Services
+from ca.authority.authorities import Authorities
+from ca.distribution.foreign_trust import ForeignTrust
+from ca.distribution.hub import Hub
+from ca.metrics import Metrics
 from ca.store.replicas import Marks
+from ca.store.store import Store
 from shared.model.errors import TouchmarkError
 
 POLL_S: Final = 1.0
@@ -23,14 +29,33 @@ _NOTHING: Final = Marks(bundle_sequence=-1, namespaces=-1, registrations=-1, aut
 _log = structlog.get_logger("touchmark.ca")
 
 
-class Following:
+class ReplicaSync:
     """Looks at the marks once a second, and does what each change means.
 
     A mark is taken as seen once its change was dealt with, so that a failure is made up for in the next turn.
+
+    Arguments:
+        on_decisions: called when another replica has stored decisions.
     """
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(
+        self,
+        *,
+        store: Store,
+        authorities: Authorities,
+        hub: Hub,
+        foreign: ForeignTrust,
+        on_decisions: Callable[[], None],
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._authorities = authorities
+        self._hub = hub
+        self._foreign = foreign
+        self._on_decisions = on_decisions
+        self._metrics = metrics
+        self._clock = clock
         self._seen = _NOTHING
         self._versions: dict[str, int] = {}
         self._fault = ""
@@ -41,8 +66,8 @@ class Following:
         Raises:
             UnavailableError: the store fails.
         """
-        await self._services.store.beat()
-        self._seen = await self._services.store.read_marks()
+        await self._store.beat()
+        self._seen = await self._store.read_marks()
         self._versions = {name: version for name, (version, _) in (await self._list_versions()).items()}
 
     async def run(self) -> None:
@@ -55,43 +80,43 @@ class Following:
         Raises:
             UnavailableError: the store fails.
         """
-        marks, seen, services = await self._services.store.read_marks(), self._seen, self._services
+        marks, seen = await self._store.read_marks(), self._seen
         if (marks.authorities, marks.bundle_sequence) != (seen.authorities, seen.bundle_sequence):
-            await services.authorities.reload()  # Its listeners push.
+            await self._authorities.reload()  # Its listeners push.
         if marks.namespaces != seen.namespaces:
             await self._announce_namespaces()
         if marks.registrations != seen.registrations:
-            live = await services.store.list_live_sidecars(now=services.clock())
-            services.hub.publish_addresses(services.hub.directory.refresh(live))
+            live = await self._store.list_live_sidecars(now=self._clock())
+            self._hub.publish_addresses(self._hub.directory.refresh(live))
             await self._end_moved()
         if marks.foreign != seen.foreign:
-            await services.foreign.reload()
+            await self._foreign.reload()
         if marks.decisions != seen.decisions:
-            services.decisions.note_arrival()
+            self._on_decisions()
         self._seen = marks
 
     async def _announce_namespaces(self) -> None:
         for namespace, (version, _) in (await self._list_versions()).items():
             if version != self._versions.get(namespace):
                 self._versions[namespace] = version
-                self._services.store.announce(namespace)
+                self._store.announce(namespace)
 
     async def _end_moved(self) -> None:
         """End streams whose sidecar has opened another one elsewhere: one stream a sidecar, whoever holds it."""
-        hub = self._services.hub
+        hub = self._hub
         opened = {session.instance: session for session in hub}
-        for instance in await self._services.store.find_moved(opened):
+        for instance in await self._store.find_moved(opened):
             session = hub.get(instance)
             if session is not None and session is opened[instance]:
                 session.end(MOVED)
 
     async def _beat(self) -> None:
-        closed = await self._services.store.beat(frozenset(session.instance for session in self._services.hub))
+        closed = await self._store.beat(frozenset(session.instance for session in self._hub))
         if closed:
             _log.warning("replica_ended", streams=closed)
 
     async def _list_versions(self) -> dict[str, tuple[int, object]]:
-        return dict(await self._services.store.list_versions())
+        return dict(await self._store.list_versions())
 
     async def _repeat(self, interval_s: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -99,7 +124,7 @@ class Following:
             try:
                 await work()
             except TouchmarkError as error:
-                self._services.metrics.failures.labels(where="following").inc()
+                self._metrics.failures.labels(where="following").inc()
                 if error.message != self._fault:  # A database may be away for hours.
                     self._fault = error.message
                     _log.warning("following_failed", code=error.code, message=error.message)

@@ -6,15 +6,14 @@ swaps, so that replicas don't take it twice.
 
 A root brings its own issuing authority: both are prepared, activated and reverted together, and the old root retires
 with every issuer below it. Besides what an issuer waits for (each live sidecar, the minimum wait), a root's activation
-waits until what names the CA's roots outside of it has the new one (``find_unpublished``) and was delivered; its
-retirement for the open join tokens that pin it. What a step waits for is found in ``ca/rotation/status.py``.
+waits until what names the CA's roots outside of it has the new one and was delivered; its retirement for the open join
+tokens that pin it. What a step waits for is in ``gates.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -22,7 +21,9 @@ import structlog
 
 from ca.authority.authorities import Authorities
 from ca.authority.founding import make_issuer, make_root
-from ca.rotation.status import LEAVING, Pace, RotationStatus, Sides, find_laggards, find_sides, read_status
+from ca.rotation.gates import ActivationGate, RetirementGate
+from ca.rotation.sides import LEAVING, Sides, find_sides
+from ca.rotation.status import RotationStatus, read_status
 from ca.store.authority_table import PhaseChange
 from ca.store.records import (
     FINISHED_STEPS,
@@ -43,9 +44,9 @@ _log = structlog.get_logger(__name__)
 class Rotation:
     """Takes the steps, and says what they wait for.
 
-    Attributes:
-        pace: how long steps wait at least.
-        find_unpublished: returns, for a root (DER), what outside the CA names its roots without that one, for people.
+    Arguments:
+        activation, retirement: what the steps wait for.
+        is_leader: whether this replica takes steps by itself; the others only follow, and do what an operator asks.
     """
 
     def __init__(
@@ -53,17 +54,16 @@ class Rotation:
         store: Store,
         authorities: Authorities,
         *,
-        on_change: Callable[[], None] | None = None,
-        pace: Pace | None = None,
-        is_leader: Callable[[], bool] = lambda: True,
-        clock: Callable[[], float] = time.time,
+        activation: ActivationGate,
+        retirement: RetirementGate,
+        is_leader: Callable[[], bool],
+        clock: Callable[[], float],
     ) -> None:
-        self.store = store
-        self.authorities = authorities
-        self.pace = pace or Pace()
-        self.is_leader = is_leader  # Others only look: what an operator asks of them they do nevertheless.
-        self.find_unpublished: Callable[[bytes], Sequence[str]] = lambda _root: ()
-        self._on_change = on_change
+        self._store = store
+        self._authorities = authorities
+        self._activation = activation
+        self._retirement = retirement
+        self._is_leader = is_leader
         self._clock = clock
         self._poked = asyncio.Event()
         self._stepping = asyncio.Lock()
@@ -76,10 +76,10 @@ class Rotation:
         """Take every step as soon as it may be taken, until cancelled. A failure is logged and tried again."""
         while True:
             try:
-                if self.is_leader():
+                if self._is_leader():
                     await self.advance(self._clock())
                 else:
-                    await self._reload()
+                    await self._authorities.reload()
             except TouchmarkError as error:
                 _log.warning("rotation_step_failed", code=error.code, error=error.message)
             try:
@@ -103,9 +103,9 @@ class Rotation:
         """
         moment = self._clock() if now is None else now
         async with self._stepping:
-            rotation = await self.store.get_rotation()
+            rotation = await self._store.get_rotation()
             if rotation is not None and kind is RotationKind.ROOT and _is_overtaken(rotation):
-                rotation = await self.store.change_rotation(
+                rotation = await self._store.change_rotation(
                     rotation, step=RotationStep.SUPERSEDED, phases=(), now=moment
                 )
             if rotation is None or rotation.step in FINISHED_STEPS:
@@ -137,14 +137,14 @@ class Rotation:
     async def status(self, now: float | None = None) -> RotationStatus | None:
         """Return how far the last rotation has come; None when there was none."""
         moment = self._clock() if now is None else now
-        rotation = await self.store.get_rotation()
+        rotation = await self._store.get_rotation()
         return None if rotation is None else await self._read_status(rotation, moment)
 
     async def advance(self, now: float | None = None) -> None:
         """Take the steps that may be taken now. Losing a race to a replica is no failure."""
         moment = self._clock() if now is None else now
         async with self._stepping:
-            rotation = await self.store.get_rotation()
+            rotation = await self._store.get_rotation()
             try:
                 if rotation is None or rotation.step in FINISHED_STEPS:
                     await self._retire_leftovers(moment)
@@ -153,11 +153,11 @@ class Rotation:
                     rotation = await self._note_published(rotation, moment)
                     if rotation.step is RotationStep.ACTIVE:
                         await self._retire_previous(rotation, moment)
-                    elif self._is_ready(rotation, moment) and not await find_laggards(self.store, rotation, moment):
+                    elif await self._activation.may_activate(rotation, moment):
                         await self._activate(rotation, moment)
             except ConflictError as error:
                 _log.info("rotation_step_lost", error=error.message)
-            await self._reload()
+            await self._authorities.reload()
 
     async def revert(self, now: float | None = None) -> RotationStatus:
         """Undo the last step's effect: drop a prepared authority, or let the old one sign again.
@@ -167,10 +167,10 @@ class Rotation:
         """
         moment = self._clock() if now is None else now
         async with self._stepping:
-            rotation = await self.store.get_rotation()
+            rotation = await self._store.get_rotation()
             if rotation is None or rotation.step in FINISHED_STEPS:
                 raise ConflictError("no rotation is under way", hint="begin one with `touchmark ca rotate issuer`")
-            sides = find_sides(rotation, await self.store.list_authorities())
+            sides = find_sides(rotation, await self._store.list_authorities())
             if rotation.step is RotationStep.PREPARED:
                 phases = _change(_new(rotation, sides), AuthorityPhase.PREPARED, AuthorityPhase.RETIRED)
             else:
@@ -178,9 +178,9 @@ class Rotation:
                     *_change(_new(rotation, sides), AuthorityPhase.ACTIVE, AuthorityPhase.OLD),
                     *_change(_previous(rotation, sides), AuthorityPhase.OLD, AuthorityPhase.ACTIVE),
                 ]
-            await self.store.change_rotation(rotation, step=RotationStep.REVERTED, phases=phases, now=moment)
+            await self._store.change_rotation(rotation, step=RotationStep.REVERTED, phases=phases, now=moment)
             _log.info("rotation_reverted", rotation=rotation.rotation_id, from_step=rotation.step)
-            await self._reload()
+            await self._authorities.reload()
         status = await self.status(moment)
         assert status is not None
         return status
@@ -196,7 +196,7 @@ class Rotation:
         """
         moment = self._clock() if now is None else now
         async with self._stepping:
-            records = await self.store.list_authorities()
+            records = await self._store.list_authorities()
             record = next((r for r in records if r.authority_id == authority_id), None)
             if record is None:
                 raise NotFoundError(f"no authority {authority_id}")
@@ -210,22 +210,22 @@ class Rotation:
             old = [*(r for r in below if r.phase is AuthorityPhase.OLD), record]
             # A connection may outlive its certificate: those of issuers that retired long ago are closed, too.
             retired = [r.authority_id for r in below if r.phase is AuthorityPhase.RETIRED]
-            await self.store.change_phases(
+            await self._store.change_phases(
                 _change(old, AuthorityPhase.OLD, AuthorityPhase.TAINTED),
                 now=moment,
                 event="tainted",
                 distrusted=retired,
             )
             _log.warning("authority_tainted", authority=authority_id, kind=record.kind, below=len(below))
-            await self._reload()
+            await self._authorities.reload()
 
     async def _prepare(self, kind: RotationKind, forced: bool, now: float) -> RotationRecord:
-        snapshot, kek, domain = await self.authorities.reload(), self.authorities.kek, self.store.trust_domain
+        snapshot, kek, domain = await self._authorities.reload(), self._authorities.kek, self._store.trust_domain
         root = snapshot.root
         if kind is RotationKind.ROOT:
             root = make_root(domain, kek, phase=AuthorityPhase.PREPARED, now=now)
         issuer = make_issuer(domain, root, kek, phase=AuthorityPhase.PREPARED, now=now)
-        rotation = await self.store.begin_rotation(
+        rotation = await self._store.begin_rotation(
             issuer.record,
             root=root.record if kind is RotationKind.ROOT else None,
             previous_id=snapshot.active.authority_id,
@@ -233,74 +233,50 @@ class Rotation:
             now=now,
         )
         _log.info("rotation_prepared", rotation=rotation.rotation_id, kind=kind, authority=issuer.authority_id)
-        await self._reload()
+        await self._authorities.reload()
         return rotation
 
     async def _note_published(self, rotation: RotationRecord, now: float) -> RotationRecord:
         if rotation.kind is not RotationKind.ROOT or rotation.published is not None:
             return rotation
-        if await self._list_unpublished(rotation):
+        if await self._activation.list_unpublished(rotation):
             return rotation
-        await self.store.mark_published(rotation, now=now)
+        await self._store.mark_published(rotation, now=now)
         _log.info("rotation_published", rotation=rotation.rotation_id)
         return replace(rotation, published=now)
 
-    async def _list_unpublished(self, rotation: RotationRecord) -> Sequence[str]:
-        if rotation.kind is not RotationKind.ROOT or rotation.published is not None:
-            return ()
-        return self.find_unpublished(find_sides(rotation, await self.store.list_authorities()).root.certificate)
-
-    def _is_ready(self, rotation: RotationRecord, now: float) -> bool:
-        ready_at = self.pace.find_ready_at(rotation)
-        return ready_at is not None and now >= ready_at
-
     async def _activate(self, rotation: RotationRecord, now: float, *, forced: bool = False) -> None:
-        sides = find_sides(rotation, await self.store.list_authorities())
-        awaited = [sidecar.instance for sidecar in await find_laggards(self.store, rotation, now)]
-        awaited += await self._list_unpublished(rotation)
+        sides = find_sides(rotation, await self._store.list_authorities())
+        awaited = [sidecar.instance for sidecar in await self._activation.find_laggards(rotation, now)]
+        awaited += await self._activation.list_unpublished(rotation)
         phases = [
             *_change(_previous(rotation, sides), AuthorityPhase.ACTIVE, AuthorityPhase.OLD),
             *_change(_new(rotation, sides), AuthorityPhase.PREPARED, AuthorityPhase.ACTIVE),
         ]
         detail = f"without {', '.join(awaited)}" if awaited else ""
-        await self.store.change_rotation(
+        await self._store.change_rotation(
             rotation, step=RotationStep.ACTIVE, phases=phases, now=now, forced=forced, detail=detail
         )
         _log.info("rotation_activated", rotation=rotation.rotation_id, forced=forced, without=awaited)
-        await self._reload()
+        await self._authorities.reload()
 
     async def _retire_previous(self, rotation: RotationRecord, now: float) -> None:
-        sides = find_sides(rotation, await self.store.list_authorities())
+        sides = find_sides(rotation, await self._store.list_authorities())
         going = list(sides.replaced)
         if rotation.kind is RotationKind.ROOT:
             going.append(sides.previous_root)
-            # A tainted root is in no bundle, so that there is nobody to wait for. Else whoever knows that one alone
-            # would find nothing below it at the CA's door.
-            if sides.previous_root.phase is AuthorityPhase.OLD and not self._is_ready(rotation, now):
-                return
-        if not await self._are_unneeded(going, now):
+        if not await self._retirement.may_retire(rotation, sides, going, now):
             return
         phases = [PhaseChange(authority_id=r.authority_id, before=r.phase, after=AuthorityPhase.RETIRED) for r in going]
-        await self.store.change_rotation(rotation, step=RotationStep.RETIRED, phases=phases, now=now)
+        await self._store.change_rotation(rotation, step=RotationStep.RETIRED, phases=phases, now=now)
         _log.info("rotation_finished", rotation=rotation.rotation_id)
-
-    async def _are_unneeded(self, authorities: Sequence[AuthorityRecord], now: float) -> bool:
-        # The store looks again in the transaction that retires: this look only spares it the attempt.
-        alive = await self.store.count_alive(now=now)
-        for record in authorities:
-            if alive.get(record.authority_id):
-                return False
-            is_pinned = record.kind is AuthorityKind.ROOT and record.phase is AuthorityPhase.OLD
-            if is_pinned and await self.store.list_open_tokens(record.public_key_digest, now=now):
-                return False
-        return True
 
     async def _retire_leftovers(self, now: float) -> None:
         """Retire what finished rotations left behind, once nothing needs it: an issuer; or a root with all below it.
 
         A root keeps its issuers as long as it stays: whoever joins by a token that pins it needs one.
         """
-        records = [r for r in await self.store.list_authorities() if r.phase is not AuthorityPhase.RETIRED]
+        records = [r for r in await self._store.list_authorities() if r.phase is not AuthorityPhase.RETIRED]
         leaving_roots = {r.authority_id for r in records if r.kind is AuthorityKind.ROOT and r.phase in LEAVING}
         groups: list[list[AuthorityRecord]] = [
             [r] for r in records if r.root_id not in leaving_roots and r.phase in LEAVING
@@ -309,15 +285,15 @@ class Rotation:
             below = [r for r in records if r.root_id == root_id]
             groups.append(sorted(below, key=lambda r: r.kind is AuthorityKind.ROOT))
         for group in groups:
-            if await self._are_unneeded(group, now):
+            if await self._retirement.are_unneeded(group, now):
                 phases = [
                     PhaseChange(authority_id=r.authority_id, before=r.phase, after=AuthorityPhase.RETIRED)
                     for r in group
                 ]
-                await self.store.change_phases(phases, now=now, event="retired")
+                await self._store.change_phases(phases, now=now, event="retired")
 
     async def _renew_in_time(self, now: float) -> None:
-        snapshot = self.authorities.snapshot
+        snapshot = self._authorities.snapshot
         for kind, authority in ((RotationKind.ROOT, snapshot.root), (RotationKind.ISSUER, snapshot.active)):
             record = authority.record
             if now >= record.not_before + (record.not_after - record.not_before) * RENEWED_AT_SHARE:
@@ -326,15 +302,7 @@ class Rotation:
                 return
 
     async def _read_status(self, rotation: RotationRecord, now: float) -> RotationStatus:
-        return await read_status(
-            self.store, rotation, pace=self.pace, unpublished=await self._list_unpublished(rotation), now=now
-        )
-
-    async def _reload(self) -> None:
-        before = self.authorities.snapshot
-        after = await self.authorities.reload()
-        if after is not before and self._on_change is not None:
-            self._on_change()
+        return await read_status(self._store, rotation, activation=self._activation, now=now)
 
 
 def _is_overtaken(rotation: RotationRecord) -> bool:
@@ -350,5 +318,5 @@ def _previous(rotation: RotationRecord, sides: Sides) -> tuple[AuthorityRecord, 
     return (sides.previous, sides.previous_root) if rotation.kind is RotationKind.ROOT else (sides.previous,)
 
 
-def _change(records: Sequence[AuthorityRecord], before: AuthorityPhase, after: AuthorityPhase) -> list[PhaseChange]:
+def _change(records: Iterable[AuthorityRecord], before: AuthorityPhase, after: AuthorityPhase) -> list[PhaseChange]:
     return [PhaseChange(authority_id=record.authority_id, before=before, after=after) for record in records]

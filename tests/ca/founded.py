@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.authority.authorities import Authorities
 from ca.authority.kek import KekOrigin, KeyEncryptionKey
+from ca.authority.published_roots import NotPublished, PublishedRoots
 from ca.issuance import Issuance
+from ca.rotation.gates import ActivationGate, Pace, RetirementGate
+from ca.rotation.rotation import Rotation
 from ca.store.records import JoinGrant
 from ca.store.store import Store
 from shared.model.identity.identity import Workload
@@ -47,6 +51,29 @@ async def opened(directory: Path, *, now: float = NOW, kek: KeyEncryptionKey = K
         yield Founded(store=store, authorities=authorities, issuance=Issuance(store, authorities))
     finally:
         await store.close()
+
+
+def make_rotation(
+    store: Store,
+    authorities: Authorities,
+    *,
+    minimum_s: float = 0.0,
+    delivery_s: float = 0.0,
+    published: PublishedRoots | None = None,
+    is_leader: Callable[[], bool] = lambda: True,
+    clock: Callable[[], float] = time.time,
+) -> Rotation:
+    """Make what rotates a core's authorities; without further words nothing is published and no step waits long."""
+    pace = Pace(minimum_s=minimum_s, settling_s=0.0, delivery_s=delivery_s)
+    activation = ActivationGate(store, published=published or NotPublished(), pace=pace)
+    return Rotation(
+        store,
+        authorities,
+        activation=activation,
+        retirement=RetirementGate(store, activation=activation),
+        is_leader=is_leader,
+        clock=clock,
+    )
 
 
 def make_csr(key: ec.EllipticCurvePrivateKey | None = None) -> bytes:

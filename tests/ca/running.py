@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from websockets.typing import Subprotocol
 
-from ca.runtime.run import run_ca
-from ca.runtime.services import Services
+from ca.runtime.run import RunningCA, run_ca
 from ca.settings.settings import Configuration
 from shared.model.identity.identity import Workload
 from shared.model.identity.program import Program
@@ -49,13 +49,25 @@ DEADLINE_S = 30.0
 _T = TypeVar("_T")
 
 
+class ShiftedClock:
+    """The real time and what a test adds to it, in seconds since the epoch."""
+
+    def __init__(self) -> None:
+        self.shift_s = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.shift_s
+
+
 @contextlib.asynccontextmanager
-async def running_ca(directory: Path, **options: Any) -> AsyncIterator[Services]:
+async def running_ca(
+    directory: Path, *, clock: Callable[[], float] = time.time, **options: Any
+) -> AsyncIterator[RunningCA]:
     """Run a CA whose files lie in a directory, on a free port of 127.0.0.1."""
     configuration = Configuration(
         data_dir=directory / "data", kek_file=directory / "kek", admin_socket=directory / "admin.sock", port=0
     )
-    async with run_ca(replace(configuration, **options)) as services:
+    async with run_ca(replace(configuration, **options), clock=clock) as services:
         yield services
 
 
@@ -66,7 +78,7 @@ def make_csr() -> tuple[ec.EllipticCurvePrivateKey, bytes]:
     return key, csr.public_bytes(Encoding.DER)
 
 
-async def make_token(services: Services, *addresses: str, workload: str = "shop/web") -> str:
+async def make_token(services: RunningCA, *addresses: str, workload: str = "shop/web") -> str:
     """Make a join token, as the admin API does."""
     now = services.clock()
     namespace, _, account = workload.partition("/")
@@ -94,7 +106,7 @@ def make_registration(instance: str, *addresses: str) -> Registration:
     return Registration(instance=instance, version="0", addresses=addresses, tunnel_port=15008, capture="listeners")
 
 
-def make_client_context(services: Services, pem: Path | None = None) -> ssl.SSLContext:
+def make_client_context(services: RunningCA, pem: Path | None = None) -> ssl.SSLContext:
     """Trust the CA's roots of now; with a PEM file show that certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=b"".join(services.authorities.bundle().roots))
@@ -109,7 +121,7 @@ class FakeSidecar:
 
     def __init__(
         self,
-        services: Services,
+        services: RunningCA,
         context: ssl.SSLContext | None = None,
         *,
         protocols: Sequence[str] | None = None,
@@ -179,7 +191,7 @@ class FakeSidecar:
 class Admin:
     """A client of the admin socket."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: RunningCA) -> None:
         self._path = str(services.configuration.admin_socket)
 
     async def __aenter__(self) -> Admin:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from ca.kubernetes.api.client import ClusterClient
-from ca.runtime.services import Services
+from ca.runtime.run import RunningCA
 from shared.model.errors import ConflictError
 from shared.model.kubernetes.contract import CA_SERVICE, LEASE, SYSTEM_NAMESPACE, TOKEN_AUDIENCE
+from tests.ca.kubernetes.faked_cluster import cluster_of
 from tests.ca.kubernetes.making import IMAGE, make_pod_json
 from tests.ca.running import running_ca
 from tests.kubernetes.harness.api_server import ApiServer
@@ -61,12 +62,11 @@ def make_ca_kubeconfig(api_server: ApiServer) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def running_ca_in_cluster(directory: Path, kubeconfig: Path, **options: Any) -> AsyncIterator[Services]:
+async def running_ca_in_cluster(directory: Path, kubeconfig: Path, **options: Any) -> AsyncIterator[RunningCA]:
     """Run a CA in the cluster of a kubeconfig, once it has read it."""
     given: dict[str, Any] = {"kubernetes": True, "kubeconfig": kubeconfig, "sidecar_images": (IMAGE,)}
     async with running_ca(directory, **{**given, **options}) as services:
-        assert services.cluster is not None
-        for watch in services.cluster.watches.values():
+        for watch in cluster_of(services).watches.values():
             await asyncio.wait_for(watch.is_synced.wait(), 30)
         yield services
 

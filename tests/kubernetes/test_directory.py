@@ -1,4 +1,4 @@
-"""The directory follows a real API server: pods, Services and their slices, told to those who watch."""
+"""The directory follows a real API server: pods, RunningCA and their slices, told to those who watch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from ca.runtime.services import Services
+from ca.runtime.run import RunningCA
 from shared.model.wire.messages import DirectoryEntry, Lookup, ServiceEntry, ServicePort
+from tests.ca.kubernetes.faked_cluster import cluster_of
 from tests.ca.running import FakeSidecar, eventually
 from tests.kubernetes.cluster_objects import Objects, make_ca_kubeconfig, running_ca_in_cluster
 from tests.kubernetes.harness.api_server import ApiServer
@@ -24,7 +25,7 @@ def kubeconfig(api_server: ApiServer) -> Path:
 
 
 @pytest.fixture
-async def services(tmp_path: Path, kubeconfig: Path) -> AsyncIterator[Services]:
+async def services(tmp_path: Path, kubeconfig: Path) -> AsyncIterator[RunningCA]:
     async with running_ca_in_cluster(tmp_path, kubeconfig) as running:
         yield running
 
@@ -36,7 +37,7 @@ async def objects(api_server: ApiServer, namespace: str) -> AsyncIterator[Object
 
 
 @pytest.fixture
-async def watcher(services: Services) -> AsyncIterator[FakeSidecar]:
+async def watcher(services: RunningCA) -> AsyncIterator[FakeSidecar]:
     async with FakeSidecar(services) as sidecar:
         await sidecar.enrol("watcher", workload="shop/watcher")
         yield sidecar
@@ -96,7 +97,7 @@ async def expect_endpoints(watcher: FakeSidecar, count: int) -> tuple[tuple[str,
 
 
 async def test_headless_and_external_services_and_others_ports_are_not_there(
-    services: Services, objects: Objects
+    services: RunningCA, objects: Objects
 ) -> None:
     assert await objects.create_service("headless", HTTP, spec={"clusterIP": "None"}) == ["None"]
     body = {
@@ -123,9 +124,8 @@ async def test_headless_and_external_services_and_others_ports_are_not_there(
     await eventually(lambda: endpoints() == [(53, (("198.18.0.2", 5354),))])
 
 
-async def test_the_namespace_s_label_counts(services: Services, objects: Objects, namespace: str) -> None:
-    assert services.cluster is not None
-    namespaces = services.cluster.namespaces
+async def test_the_namespace_s_label_counts(services: RunningCA, objects: Objects, namespace: str) -> None:
+    namespaces = cluster_of(services).namespaces
     await eventually(lambda: namespace in namespaces)
     assert not namespaces.is_labelled(namespace)
     body = {"metadata": {"labels": {"touchmark.dev/inject": "true"}}}

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from ca.runtime.services import Services
+from ca.runtime.run import RunningCA
 from shared.model.errors import InputError
 from shared.model.kubernetes.contract import name_instance
 from shared.model.wire.admin import ClusterStatus
 from shared.model.wire.messages import Refusal, Resume, Welcome
 from tests.ca.api.test_stream_pods import issue
-from tests.ca.kubernetes.faked_cluster import enrol_pod
+from tests.ca.kubernetes.faked_cluster import cluster_of, enrol_pod
 from tests.ca.running import Admin, FakeSidecar, eventually, make_client_context, make_registration
 from tests.kubernetes.cluster_objects import Objects, make_ca_kubeconfig, running_ca_in_cluster
 from tests.kubernetes.harness.api_server import ApiServer
@@ -30,7 +30,7 @@ def kubeconfig(api_server: ApiServer) -> Path:
 
 
 @pytest.fixture
-async def services(tmp_path: Path, kubeconfig: Path) -> AsyncIterator[Services]:
+async def services(tmp_path: Path, kubeconfig: Path) -> AsyncIterator[RunningCA]:
     async with running_ca_in_cluster(tmp_path, kubeconfig) as running:
         yield running
 
@@ -41,7 +41,7 @@ async def objects(api_server: ApiServer, namespace: str) -> AsyncIterator[Object
         yield made
 
 
-async def join(services: Services, token: str, instance: str, *addresses: str) -> str:
+async def join(services: RunningCA, token: str, instance: str, *addresses: str) -> str:
     """Join and leave again; return the code of the refusal, empty when there was none."""
     async with FakeSidecar(services) as sidecar:
         answer = await enrol_pod(sidecar, token, instance, *addresses)
@@ -49,7 +49,7 @@ async def join(services: Services, token: str, instance: str, *addresses: str) -
 
 
 async def test_a_pod_joins_by_the_token_that_the_api_server_bound_to_it(
-    services: Services, objects: Objects, namespace: str, tmp_path: Path
+    services: RunningCA, objects: Objects, namespace: str, tmp_path: Path
 ) -> None:
     uid = await objects.create_pod("web-0", ADDRESS, "2001:db8::2")
     token = await objects.request_token("web", "web-0", uid)
@@ -71,7 +71,7 @@ async def test_a_pod_joins_by_the_token_that_the_api_server_bound_to_it(
 
 
 async def test_a_namespace_s_label_makes_a_mesh_group_and_its_pods_labels_don_t(
-    services: Services, objects: Objects, api_server: ApiServer, namespace: str
+    services: RunningCA, objects: Objects, api_server: ApiServer, namespace: str
 ) -> None:
     """Whoever may write pods and service accounts mustn't be able to join another namespace's group."""
     await services.store.put_policy(namespace, rules=(), group_label="example.org/team")
@@ -115,7 +115,7 @@ async def test_a_namespace_s_label_makes_a_mesh_group_and_its_pods_labels_don_t(
     ],
 )
 async def test_every_other_token_is_refused_with_its_own_reason(
-    services: Services, objects: Objects, api_server: ApiServer, what: str, code: str
+    services: RunningCA, objects: Objects, api_server: ApiServer, what: str, code: str
 ) -> None:
     options: dict[str, Any] = {"injected": False} if what == "not injected" else {}
     options |= {"image": "registry.test/other:1"} if what == "another image" else {}
@@ -152,7 +152,7 @@ async def test_every_other_token_is_refused_with_its_own_reason(
     assert status.server_version.startswith("v1.")
 
 
-async def test_a_token_is_its_own_service_account_s_alone(services: Services, objects: Objects) -> None:
+async def test_a_token_is_its_own_service_account_s_alone(services: RunningCA, objects: Objects) -> None:
     """The API server binds no token of one account to another's pod; a claim of another workload has no way in."""
     uid = await objects.create_pod("web-0", ADDRESS, account="web")
     await objects.create_account("other")
@@ -164,7 +164,7 @@ async def test_a_token_is_its_own_service_account_s_alone(services: Services, ob
     assert isinstance(welcome, Welcome) and welcome.service_account == "web"
 
 
-async def test_it_waits_for_an_address_that_the_kubelet_tells_later(services: Services, objects: Objects) -> None:
+async def test_it_waits_for_an_address_that_the_kubelet_tells_later(services: RunningCA, objects: Objects) -> None:
     uid = await objects.create_pod("web-0")
     token = await objects.request_token("web", "web-0", uid)
     joining = asyncio.create_task(join(services, token, name_instance("web-0", uid), ADDRESS))
@@ -174,7 +174,7 @@ async def test_it_waits_for_an_address_that_the_kubelet_tells_later(services: Se
     assert await joining == ""
 
 
-async def test_a_debugging_container_that_mounts_the_token_ends_issuance(services: Services, objects: Objects) -> None:
+async def test_a_debugging_container_that_mounts_the_token_ends_issuance(services: RunningCA, objects: Objects) -> None:
     uid = await objects.create_pod("web-0", ADDRESS)
     token = await objects.request_token("web", "web-0", uid)
     instance = name_instance("web-0", uid)
@@ -190,7 +190,7 @@ async def test_a_debugging_container_that_mounts_the_token_ends_issuance(service
 
 
 async def test_a_reused_address_is_the_new_pod_s_before_the_old_one_has_gone(
-    services: Services, objects: Objects
+    services: RunningCA, objects: Objects
 ) -> None:
     old = await objects.create_pod("db-0", ADDRESS, account="db")
     token = await objects.request_token("db", "db-0", old)
@@ -204,7 +204,6 @@ async def test_a_reused_address_is_the_new_pod_s_before_the_old_one_has_gone(
         assert isinstance(answer, Welcome), answer
 
 
-def fault(services: Services, uid: str) -> str:
-    assert services.cluster is not None
-    pod = services.cluster.pods.get(uid)
+def fault(services: RunningCA, uid: str) -> str:
+    pod = cluster_of(services).pods.get(uid)
     return pod.fault if pod is not None else ""

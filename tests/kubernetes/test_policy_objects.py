@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ca.runtime.services import Services
+from ca.runtime.run import RunningCA
 from shared.model.policy.rules import Mode
 from shared.model.wire.messages import NamespaceChanged, NamespaceInstalled
 from tests.ca.conftest import postgresql as postgresql
@@ -43,13 +43,12 @@ def shop(api_server: ApiServer, namespace: str) -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def clustered(directory: Path, api_server: ApiServer, **options: Any) -> AsyncIterator[Services]:
+async def clustered(directory: Path, api_server: ApiServer, **options: Any) -> AsyncIterator[RunningCA]:
     """A CA in the cluster, which it has read."""
     directory.mkdir(exist_ok=True)
     settings: dict[str, Any] = {"kubernetes": True, "sidecar_images": ("example.test/sidecar:1",), **options}
     async with running_ca(directory, kubeconfig=api_server.admin, **settings) as services:
         cluster = services.cluster
-        assert cluster is not None
         await eventually(lambda: cluster.is_synced, deadline_s=30)
         yield services
 
@@ -78,7 +77,7 @@ async def test_an_applied_policy_reaches_the_sidecar_and_its_status_says_so(
     api_server: ApiServer, shop: str, tmp_path: Path
 ) -> None:
     async with clustered(tmp_path, api_server) as services:
-        await eventually(lambda: services.is_leader, deadline_s=30)
+        await eventually(lambda: services.cluster.is_leader, deadline_s=30)
         async with FakeSidecar(services) as sidecar:
             await sidecar.enrol("web-1", "198.18.0.2", workload=f"{shop}/web")
             await apply(api_server, placed(policy({"mode": "explicit", "rules": [RULE]}), shop))
@@ -143,7 +142,7 @@ async def test_an_object_that_only_we_refuse_keeps_the_old_rules_and_says_why(
         await eventually(lambda: has_rule(services, shop, "good"), deadline_s=20)
 
 
-async def has_rule(services: Services, namespace: str, name: str) -> bool:
+async def has_rule(services: RunningCA, namespace: str, name: str) -> bool:
     state = await services.store.get_namespace_state(namespace)
     return [rule.name for rule in state.rules] == [name]
 
@@ -154,7 +153,7 @@ async def test_what_was_deleted_while_the_ca_was_away_is_noticed_and_no_version_
     await apply(api_server, placed(policy({"mode": "explicit"}), shop))
     await apply(api_server, placed(program(), shop), placed(program("kept"), shop))
 
-    async def has_programs(services: Services, *names: str) -> bool:
+    async def has_programs(services: RunningCA, *names: str) -> bool:
         return tuple(record.name for record in await services.store.list_programs(shop)) == names
 
     async with clustered(tmp_path, api_server) as services:
@@ -177,7 +176,7 @@ async def test_a_restart_of_the_api_server_is_survived(
     server.create_namespace("touchmark-system")
     server.create_namespace("shop")
     async with clustered(tmp_path, server) as services:
-        await eventually(lambda: services.is_leader, deadline_s=30)
+        await eventually(lambda: services.cluster.is_leader, deadline_s=30)
         # On this thread: the API server ends with the thread that started it.
         server.restart(kill=True)
         await apply(server, policy({"mode": "explicit", "rules": [RULE]}))
@@ -211,7 +210,7 @@ async def test_two_replicas_and_a_killed_leader(
             await apply(api_server, placed(policy({"mode": "explicit", "rules": [RULE]}), shop))
             changed = await sidecar.expect(NamespaceChanged)
             assert changed.state.mode is Mode.EXPLICIT
-            assert not services.is_leader
+            assert not services.cluster.is_leader
             await sidecar.send(NamespaceInstalled(namespace=shop, version=changed.state.version))
 
             async def is_installed() -> bool:
@@ -223,7 +222,7 @@ async def test_two_replicas_and_a_killed_leader(
             await drain
             began = time.monotonic()
             await apply(api_server, placed(policy({"mode": "explicit", "rules": []}), shop))
-            await eventually(lambda: services.is_leader, deadline_s=40)
+            await eventually(lambda: services.cluster.is_leader, deadline_s=40)
             assert 5 < time.monotonic() - began < 30
             changed = await sidecar.expect(NamespaceChanged)
             assert changed.state.rules == ()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ca.kubernetes.admission import trust_config
-from ca.runtime.services import Services
+from ca.runtime.run import RunningCA
 from shared.model.kubernetes.contract import CA_SERVICE, INJECT, SYSTEM_NAMESPACE, TRUST_CONFIG_MAP, name_instance
 from shared.model.wire.messages import Welcome
 from tests.ca.kubernetes.faked_cluster import enrol_pod
@@ -81,19 +81,19 @@ async def test_what_the_roles_allow_is_what_the_ca_does(
     options = {"webhook_host": "127.0.0.1", "webhook_port": port, "kek_secret": "touchmark-kek"}
     # Begun twice: the key-encryption key is made, then found.
     for _ in range(2):
-        async with running_ca_in_cluster(tmp_path, kubeconfig, **options) as services:
-            assert services.cluster is not None
-            async with Objects.of(server, SHOP) as objects:
-                await play(services, server, objects)
+        async with (
+            running_ca_in_cluster(tmp_path, kubeconfig, **options) as services,
+            Objects.of(server, SHOP) as objects,
+        ):
+            await play(services, server, objects)
     rights = granted(roles)
     assert set(used(server, rights)) == rights
 
 
-async def play(services: Services, server: ApiServer, objects: Objects) -> None:
+async def play(services: RunningCA, server: ApiServer, objects: Objects) -> None:
     """Everything that a cluster makes a CA do."""
-    assert services.cluster is not None
     await asyncio.to_thread(server.kubectl.apply, *(placed(each, SHOP) for each in (policy({}), program())))
-    await eventually(lambda: services.is_leader, deadline_s=60)
+    await eventually(lambda: services.cluster.is_leader, deadline_s=60)
 
     async def is_accepted() -> bool:
         found = [await asyncio.to_thread(server.kubectl.get, kind, "-n", SHOP) for kind in ("meshpolicies", "programs")]

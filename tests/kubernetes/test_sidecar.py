@@ -1,4 +1,4 @@
-"""A whole sidecar that joins a whole CA as a pod of a real API server: enrolment, outages, Services.
+"""A whole sidecar that joins a whole CA as a pod of a real API server: enrolment, outages, RunningCA.
 
 No node runs at this level: the pod is an object, its sidecar a process on this machine, at an address of loopback.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ca.runtime.services import Services
+from ca.runtime.run import RunningCA
 from shared.model.trust.bundle import RotationKind
 from tests.kubernetes.cluster_objects import Objects, make_ca_kubeconfig, running_ca_in_cluster
 from tests.kubernetes.harness.api_server import ApiServer
@@ -42,7 +42,7 @@ class PodFiles:
         directory.mkdir()
         self.token, self.roots = directory / "token", directory / "roots.pem"
 
-    def put_roots(self, services: Services) -> None:
+    def put_roots(self, services: RunningCA) -> None:
         """Write the ConfigMap's content."""
         roots = services.authorities.bundle().roots
         self.roots.write_text("".join(ssl.DER_cert_to_PEM_cert(der) for der in roots))

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 
 from ca.kubernetes.api.watch import Watch
-from ca.kubernetes.run import Cluster
-from ca.runtime.services import Services
+from ca.runtime.run import RunningCA
 from shared.model.kubernetes.contract import name_instance
 from shared.model.wire.admin import ClusterStatus, Health
 from shared.model.wire.messages import CertificateIssued, Refusal, Welcome
 from tests.ca.api.test_stream_pods import issue
-from tests.ca.kubernetes.faked_cluster import enrol_pod
+from tests.ca.kubernetes.faked_cluster import cluster_of, enrol_pod
 from tests.ca.running import Admin, FakeSidecar, eventually
 from tests.kubernetes.cluster_objects import Objects, make_ca_kubeconfig, running_ca_in_cluster
 from tests.kubernetes.harness.api_server import ApiServer
@@ -35,7 +34,7 @@ def kubeconfig(server: ApiServer) -> Path:
 
 
 @pytest.fixture
-async def services(tmp_path: Path, kubeconfig: Path) -> AsyncIterator[Services]:
+async def services(tmp_path: Path, kubeconfig: Path) -> AsyncIterator[RunningCA]:
     async with running_ca_in_cluster(tmp_path, kubeconfig) as running:
         yield running
 
@@ -46,14 +45,9 @@ async def objects(server: ApiServer) -> AsyncIterator[Objects]:
         yield made
 
 
-def cluster_of(services: Services) -> Cluster:
-    assert services.cluster is not None
-    return services.cluster
-
-
 @pytest.mark.parametrize("kill", [False, True], ids=["restart", "crash"])
 async def test_what_happens_after_a_restart_is_seen(
-    services: Services, objects: Objects, server: ApiServer, kill: bool
+    services: RunningCA, objects: Objects, server: ApiServer, kill: bool
 ) -> None:
     cluster = cluster_of(services)
     uid = await objects.create_pod("web-0", ADDRESS)
@@ -68,7 +62,7 @@ async def test_what_happens_after_a_restart_is_seen(
 
 
 async def test_a_version_that_the_server_no_longer_has_means_listing_anew(
-    services: Services, objects: Objects, server: ApiServer
+    services: RunningCA, objects: Objects, server: ApiServer
 ) -> None:
     cluster = cluster_of(services)
     watch: Watch[object, object] = cluster.watches["pods"]
@@ -84,7 +78,7 @@ async def test_a_version_that_the_server_no_longer_has_means_listing_anew(
 
 
 async def test_while_the_server_is_away_the_mesh_goes_on_and_nobody_joins(
-    services: Services, objects: Objects, server: ApiServer
+    services: RunningCA, objects: Objects, server: ApiServer
 ) -> None:
     uid = await objects.create_pod("web-0", ADDRESS)
     token = await objects.request_token("web", "web-0", uid)

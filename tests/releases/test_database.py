@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import websockets
 
-from ca.runtime.services import Services
+from ca.runtime.run import RunningCA
 from shared.model.policy.rules import Mode
 from shared.model.wire import admin as api
 from shared.model.wire.messages import STREAM_PATH, BundleChanged, BundleInstalled, CertificateIssued, NamespaceChanged
@@ -59,7 +59,7 @@ class Replica:
         except (OSError, other.AdminError):
             return False
 
-    def sidecar(self, services: Services) -> FakeSidecar:
+    def sidecar(self, services: RunningCA) -> FakeSidecar:
         """A sidecar of the previous release at this replica; its token is made at the other."""
         sidecar = FakeSidecar(services, protocols=())
         sidecar.connection = websockets.connect(

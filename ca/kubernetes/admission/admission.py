@@ -1,7 +1,6 @@
-"""Admission put together: the webhook's door, the trust ConfigMaps, the webhook's configuration. I/O.
+"""Admission composed: the webhook's listener, the trust ConfigMaps, the webhook's configuration. I/O.
 
-Belongs here: what starts and stops for injection, and what it is told by other parts of the CA. Doesn't: what any of it
-does.
+Belongs here: what starts and stops for injection. Doesn't: what any of it does.
 """
 
 from __future__ import annotations
@@ -12,27 +11,25 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 import structlog
 
 from ca.admission.webhook import InjectionWebhook
 from ca.kubernetes.admission import trust_config, webhook_config
+from ca.kubernetes.admission.published_roots import ClusterRoots
 from ca.kubernetes.admission.trust_config import ConfigMap, TrustConfigMaps, trim_trust
 from ca.kubernetes.admission.webhook_config import Configuration, WebhookConfiguration, trim_configuration
 from ca.kubernetes.api.client import ClusterClient, quote_name
 from ca.kubernetes.api.watch import Watch
 from ca.listening import bind, serve_tls
-from ca.runtime.services import Services
+from ca.metrics import Metrics
 from ca.settings.settings import format_endpoint
 from shared.model.errors import TouchmarkError
 from shared.model.injection.containers import InjectionOptions
-from shared.model.kubernetes.contract import TRUST_CONFIG_MAP, WEBHOOK_CONFIGURATION
+from shared.model.trust.bundle import TrustBundle
 from shared.runtime.tasks import Tasks
-
-if TYPE_CHECKING:
-    from ca.kubernetes.run import Cluster
 
 # Longer than the API server keeps an idle connection (90 s), so that it never uses one that we have just closed.
 KEEPALIVE_S: Final = 120.0
@@ -44,156 +41,112 @@ _STOP_S: Final = 5.0
 _log = structlog.get_logger("touchmark.ca")
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """What runs of it.
+    """The parts of it.
 
     Attributes:
-        listen: ``host:port`` of the webhook.
+        roots: where the cluster names the CA's roots.
         watches: of the objects that are kept.
     """
 
-    listen: str
+    webhook: InjectionWebhook
     trust: TrustConfigMaps
     configuration: WebhookConfiguration
+    roots: ClusterRoots
     watches: tuple[Watch[Any, Any], ...]
 
+    def note_bundle(self) -> None:
+        """The trust bundle has changed."""
+        self.trust.note_bundle()
+        self.configuration.note_bundle()
 
-@contextlib.asynccontextmanager
-async def run_injection(services: Services, cluster: Cluster) -> AsyncIterator[Admission]:
-    """Run injection as the CA's configuration says, for as long as the context lasts. Raises as ``run_admission``."""
-    configuration = services.configuration
-    options = InjectionOptions(
-        sidecar_image=configuration.sidecar_images[0],
-        pull_policy=configuration.sidecar_pull_policy,
-        ca_address=configuration.sidecar_ca,
-        trust_domain=configuration.trust_domain,
-    )
 
-    def list_needing() -> set[str] | None:
-        if not cluster.watches["pods"].is_synced.is_set():
-            return None
-        return {pod.namespace for pod in cluster.pods if pod.has_sidecar and not pod.is_ended}
+def make_admission(
+    client: ClusterClient,
+    *,
+    options: InjectionOptions,
+    read_bundle: Callable[[], TrustBundle],
+    list_needing: Callable[[], Iterable[str] | None],
+    is_leader: Callable[[], bool],
+    metrics: Metrics,
+) -> Admission:
+    """Make the parts. Nothing runs yet.
 
-    async with run_admission(
-        services,
-        cluster.client,
-        cluster.tasks,
-        options=options,
-        host=configuration.webhook_host,
-        port=configuration.webhook_port,
+    Arguments:
+        read_bundle: the current trust bundle.
+        list_needing: namespaces with injected pods; None while that isn't known.
+        is_leader: whether this replica keeps the cluster's objects.
+    """
+
+    def read_roots() -> str:
+        return "".join(ssl.DER_cert_to_PEM_cert(root) for root in read_bundle().roots)
+
+    trust = TrustConfigMaps(
+        client,
+        read_roots=read_roots,
         list_needing=list_needing,
-        # Without an election there is one replica.
-        is_leader=lambda: cluster.leading is None or cluster.leading.leadership.is_leader,
-    ) as admission:
-        # To be seen in /v1/cluster; they run already.
-        cluster.watches.update({watch.name: watch for watch in admission.watches})
-        yield admission
+        is_leader=is_leader,
+        metrics=metrics,
+        clock=time.monotonic,
+    )
+    configuration = WebhookConfiguration(client, read_roots=read_roots, is_leader=is_leader, metrics=metrics)
+    watches: tuple[Watch[Any, Any], ...] = (
+        Watch(
+            client,
+            trust,
+            name="trust-configmaps",
+            path=trust_config.PATH,
+            query=trust_config.QUERY,
+            kind=ConfigMap,
+            trim=trim_trust,
+            metrics=metrics,
+        ),
+        Watch(
+            client,
+            configuration,
+            name="webhook-configuration",
+            path=webhook_config.PATH,
+            query=webhook_config.QUERY,
+            kind=Configuration,
+            trim=trim_configuration,
+            metrics=metrics,
+        ),
+    )
+    return Admission(
+        webhook=InjectionWebhook(
+            options=options, find_labels=NamespaceLabels(client).find, publish_trust=trust.publish, metrics=metrics
+        ),
+        trust=trust,
+        configuration=configuration,
+        roots=ClusterRoots(trust=trust, configuration=configuration, watches=watches, list_needing=list_needing),
+        watches=watches,
+    )
 
 
 @contextlib.asynccontextmanager
 async def run_admission(
-    services: Services,
-    client: ClusterClient,
-    tasks: Tasks,
-    *,
-    options: InjectionOptions,
-    host: str,
-    port: int,
-    list_needing: Callable[[], Iterable[str] | None],
-    is_leader: Callable[[], bool],
-) -> AsyncIterator[Admission]:
+    admission: Admission, tasks: Tasks, *, host: str, port: int, context: ssl.SSLContext
+) -> AsyncIterator[str]:
     """Serve the webhook, and keep what it needs in the cluster, for as long as the context lasts.
 
-    Arguments:
-        list_needing: namespaces with injected pods; None while that isn't known.
-        is_leader: whether this replica keeps the cluster's objects.
+    Yields ``host:port`` of the webhook.
 
     Raises:
         InputError, UnavailableError: the webhook's port can't be used.
     """
-
-    def read_roots() -> str:
-        return "".join(ssl.DER_cert_to_PEM_cert(root) for root in services.authorities.bundle().roots)
-
     async with contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(contextlib.closing(bind(host, port)))
-        metrics = services.metrics
-        trust = TrustConfigMaps(
-            client,
-            read_roots=read_roots,
-            list_needing=list_needing,
-            is_leader=is_leader,
-            metrics=metrics,
-            clock=time.monotonic,
-        )
-        configuration = WebhookConfiguration(client, read_roots=read_roots, is_leader=is_leader, metrics=metrics)
-        # Nobody is shown a root that can't be known, and none goes before its successor has been delivered.
-        services.server_certificate.is_known = configuration.is_known
-        services.rotation.find_unpublished = lambda root: list_unpublished(
-            root, trust, configuration, watches, list_needing=list_needing
-        )
-        services.authorities.on_change(trust.note_bundle)
-        services.authorities.on_change(configuration.note_bundle)
-        watches: tuple[Watch[Any, Any], ...] = (
-            Watch(
-                client,
-                trust,
-                name="trust-configmaps",
-                path=trust_config.PATH,
-                query=trust_config.QUERY,
-                kind=ConfigMap,
-                trim=trim_trust,
-                metrics=metrics,
-            ),
-            Watch(
-                client,
-                configuration,
-                name="webhook-configuration",
-                path=webhook_config.PATH,
-                query=webhook_config.QUERY,
-                kind=Configuration,
-                trim=trim_configuration,
-                metrics=metrics,
-            ),
-        )
         running = [
-            *(tasks.spawn(watch.run(), name=f"watch-{watch.name}") for watch in watches),
-            tasks.spawn(trust.run(), name="trust-configmaps"),
-            tasks.spawn(configuration.run(), name="webhook-configuration"),
+            *(tasks.spawn(watch.run(), name=f"watch-{watch.name}") for watch in admission.watches),
+            tasks.spawn(admission.trust.run(), name="trust-configmaps"),
+            tasks.spawn(admission.configuration.run(), name="webhook-configuration"),
         ]
         stack.push_async_callback(_end, running)
-        webhook = InjectionWebhook(
-            options=options, find_labels=NamespaceLabels(client).find, publish_trust=trust.publish, metrics=metrics
-        )
-        await serve_tls(
-            stack,
-            webhook.make_application(),
-            listener,
-            services.server_certificate.context,
-            keepalive_s=KEEPALIVE_S,
-        )
+        await serve_tls(stack, admission.webhook.make_application(), listener, context, keepalive_s=KEEPALIVE_S)
         listen = format_endpoint(host, listener.getsockname()[1])
         _log.info("webhook_serves", listen=listen)
-        yield Admission(listen=listen, trust=trust, configuration=configuration, watches=watches)
-
-
-def list_unpublished(
-    root: bytes,
-    trust: TrustConfigMaps,
-    configuration: WebhookConfiguration,
-    watches: Iterable[Watch[Any, Any]],
-    *,
-    list_needing: Callable[[], Iterable[str] | None],
-) -> list[str]:
-    """Return what in the cluster names the CA's roots and lacks this one (DER), for people."""
-    unread = [watch.name for watch in watches if not watch.is_synced.is_set()]
-    if list_needing() is None:
-        unread.append("pods")
-    if unread:
-        return [f"the cluster, which the CA hasn't read yet ({', '.join(unread)})"]
-    missing = [f"ConfigMap {namespace}/{TRUST_CONFIG_MAP}" for namespace in trust.list_without(root)]
-    return missing if configuration.has_root(root) else [f"webhook configuration {WEBHOOK_CONFIGURATION}", *missing]
+        yield listen
 
 
 async def _end(running: list[asyncio.Task[None]]) -> None:

@@ -134,7 +134,7 @@ class ServiceIndex:
         services, slices: where their watches put what they see.
     """
 
-    def __init__(self, *, on_addresses: Callable[[Iterable[str]], None] = lambda _: None) -> None:
+    def __init__(self, *, on_addresses: Callable[[Iterable[str]], None]) -> None:
         self._services: dict[_Key, ServiceRecord] = {}
         self._slices: dict[_Key, SliceRecord] = {}
         self._slices_of: dict[_Key, dict[str, SliceRecord]] = {}

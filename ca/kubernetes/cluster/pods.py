@@ -1,7 +1,7 @@
 """The cluster's pods, as far as the CA needs them: who is at an address, and which pods are alive. No I/O.
 
 Belongs here: what is remembered of a pod and of a namespace, the indexes over it, and what a change means. Doesn't:
-following them (``ca/kubernetes/api/watch.py``), or telling anybody (``ca/kubernetes/run.py``).
+following them (``ca/kubernetes/api/watch.py``), or what follows (``changes.py``).
 
 An address belongs to the pod that got it last: a kubelet frees an address before the API server forgets its old pod.
 Pods in the node's network have no address of their own and are nobody. A pod that has ended is forgotten at once.
@@ -59,8 +59,8 @@ class PodIndex:
     def __init__(
         self,
         *,
-        on_addresses: Callable[[Iterable[str]], None] = lambda _: None,
-        on_gone: Callable[[PodRecord], None] = lambda _: None,
+        on_addresses: Callable[[Iterable[str]], None],
+        on_gone: Callable[[PodRecord], None],
     ) -> None:
         self._pods: dict[str, PodRecord] = {}
         self._holders: dict[str, tuple[str, ...]] = {}  # Address → UIDs, the last one to get it last.
@@ -258,7 +258,7 @@ class NamespaceIndex:
         on_labels: called when a namespace's labels may have changed.
     """
 
-    def __init__(self, *, on_labels: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, *, on_labels: Callable[[], None]) -> None:
         self._namespaces: dict[str, NamespaceRecord] = {}
         self._on_labels = on_labels
 

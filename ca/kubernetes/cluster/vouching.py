@@ -22,16 +22,20 @@ _log = structlog.get_logger("touchmark.ca")
 
 
 class Vouching:
-    """Keeps the vouched labels of pods' workloads as their namespaces' are."""
+    """Keeps the vouched labels of pods' workloads as their namespaces' are.
 
-    def __init__(self, store: Store, namespaces: NamespaceIndex) -> None:
+    Arguments:
+        is_stale: set when a namespace's labels have changed (``NamespaceIndex``).
+    """
+
+    def __init__(self, store: Store, namespaces: NamespaceIndex, *, is_stale: asyncio.Event) -> None:
         self._store = store
         self._namespaces = namespaces
         self._keys: frozenset[str] = frozenset()
-        self._is_stale = asyncio.Event()
+        self._is_stale = is_stale
 
-    def note_change(self, _namespace: str = "") -> None:
-        """A namespace's labels, or what groups are made by, may have changed: look soon."""
+    def note_policy(self, _namespace: str) -> None:
+        """A namespace's policy has changed, and with it perhaps what groups are made by: look soon."""
         self._is_stale.set()
 
     async def load(self) -> None:

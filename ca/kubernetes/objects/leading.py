@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import structlog
@@ -28,7 +28,8 @@ from ca.kubernetes.objects.objects import (
     read_object,
 )
 from ca.kubernetes.objects.status import StatusWriter
-from ca.runtime.services import Services
+from ca.metrics import Metrics
+from ca.store.store import Store
 from shared.runtime.tasks import Tasks
 
 KINDS: Final = (MESH_POLICY, PROGRAM)
@@ -43,7 +44,7 @@ class Leading:
         watches: of the two kinds, for people.
     """
 
-    def __init__(self, services: Services, client: ClusterClient) -> None:
+    def __init__(self, client: ClusterClient, *, store: Store, metrics: Metrics, clock: Callable[[], float]) -> None:
         self.leadership = Leadership(client)
         self.index = ObjectIndex()
         self.watches: tuple[Watch[RawObject, WatchedObject], ...] = tuple(
@@ -54,33 +55,33 @@ class Leading:
                 path=collection_path(kind),
                 kind=RawObject,
                 trim=read_object(kind),
-                metrics=services.metrics,
+                metrics=metrics,
             )
             for kind in KINDS
         )
-        self._services = services
         self._client = client
+        self._store = store
+        self._clock = clock
 
     async def work(self) -> None:
         """Do the leader's work until cancelled."""
-        services = self._services
         for watch in self.watches:
             # Before all is known, what is missing would look deleted.
             await watch.is_synced.wait()
         writer = ObjectWriter(
-            services.store,
+            self._store,
             self.index,
             may_write=lambda: self.leadership.is_leader,
-            clock=services.clock,
+            clock=self._clock,
             on_outcome=lambda: status.poke(),
         )
         status = StatusWriter(
             self._client,
-            services.store,
+            self._store,
             self.index,
             writer.outcomes,
             may_write=lambda: self.leadership.is_leader,
-            clock=services.clock,
+            clock=self._clock,
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(writer.run(), name="object-writer")
@@ -88,15 +89,14 @@ class Leading:
 
 
 @contextlib.asynccontextmanager
-async def run_leading(services: Services, client: ClusterClient) -> AsyncIterator[Leading]:
+async def run_leading(leading: Leading) -> AsyncIterator[None]:
     """Watch, and stand for election, for as long as the context lasts; the Lease is given back at its end."""
-    leading = Leading(services, client)
     tasks = Tasks(_note_failure)
     for watch in leading.watches:
         tasks.spawn(watch.run(), name=f"watch-{watch.name}")
     tasks.spawn(leading.leadership.run(leading.work), name="leading")
     try:
-        yield leading
+        yield
     finally:
         await tasks.close(timeout_s=_END_S)
 

@@ -7,17 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from ca.runtime.services import Services
-from tests.ca.running import Admin, running_ca
+from ca.runtime.run import RunningCA
+from tests.ca.running import Admin, ShiftedClock, running_ca
 
 
 @pytest.fixture
-async def services(tmp_path: Path) -> AsyncIterator[Services]:
-    async with running_ca(tmp_path) as running:
+def clock() -> ShiftedClock:
+    return ShiftedClock()
+
+
+@pytest.fixture
+async def services(tmp_path: Path, clock: ShiftedClock) -> AsyncIterator[RunningCA]:
+    async with running_ca(tmp_path, clock=clock) as running:
         yield running
 
 
 @pytest.fixture
-async def admin(services: Services) -> AsyncIterator[Admin]:
+async def admin(services: RunningCA) -> AsyncIterator[Admin]:
     async with Admin(services) as client:
         yield client

@@ -8,7 +8,7 @@ import stat
 
 import aiohttp
 
-from ca.runtime.services import Services
+from ca.runtime.run import RunningCA
 from shared.model.wire import admin as api
 from tests.ca.running import Admin
 
@@ -29,7 +29,7 @@ async def test_each_route_of_the_table_is_served(admin: Admin) -> None:
         assert f": {path}" not in text
 
 
-async def test_the_socket_is_the_owners_only(services: Services) -> None:
+async def test_the_socket_is_the_owners_only(services: RunningCA) -> None:
     assert stat.S_IMODE(services.configuration.admin_socket.stat().st_mode) == 0o600
 
 
@@ -39,7 +39,7 @@ async def test_a_body_that_is_too_large_is_refused(admin: Admin) -> None:
         assert (response.status, (await response.json())["code"]) == (413, "bad_input")
 
 
-async def test_the_sidecars_door_has_no_admin_routes(services: Services) -> None:
+async def test_the_sidecars_door_has_no_admin_routes(services: RunningCA) -> None:
     context = services.server_certificate.context
     assert context is not None
     async with (

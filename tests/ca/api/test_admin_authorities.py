@@ -1,19 +1,19 @@
-"""Status, join tokens, sidecars, rotation and journal, asked over the real socket."""
+"""Status, rotation and journal, asked over the real socket."""
 
 from __future__ import annotations
 
 import pytest
 
-from ca.runtime.services import Services
+from ca.runtime.run import RunningCA
 from shared.model.trust.bundle import AuthorityPhase, RotationKind
 from shared.model.trust.join_token import parse_join_token
 from shared.model.version import VERSION
 from shared.model.wire import admin as api
 from shared.model.wire.messages import BundleChanged, BundleInstalled, Enrol, Refusal, Reissue, Welcome
-from tests.ca.running import Admin, FakeSidecar, eventually, make_registration
+from tests.ca.running import Admin, FakeSidecar, ShiftedClock, make_registration
 
 
-async def test_the_status_tells_what_is_there(services: Services, admin: Admin) -> None:
+async def test_the_status_tells_what_is_there(services: RunningCA, admin: Admin) -> None:
     async with FakeSidecar(services) as sidecar:
         await sidecar.enrol("a", "198.18.0.2")
         status = await admin.get("/v1/status", api.CAStatus)
@@ -30,66 +30,8 @@ async def test_the_status_tells_what_is_there(services: Services, admin: Admin) 
     assert status.server_not_after > status.now
 
 
-async def test_a_token_made_here_joins_a_sidecar_and_is_listed_without_its_secret(
-    services: Services, admin: Admin
-) -> None:
-    wanted = api.JoinTokenRequest(workload="shop/web", addresses=("198.18.0.2",), labels={"tier": "front"}, ttl_s=60)
-    created = await admin.ask("POST", "/v1/join-tokens", api.JoinTokenCreated, wanted, status=201)
-    token = parse_join_token(created.token)
-    assert (token.ca, token.workload, token.root_pin) == (services.listen, "shop/web", services.authorities.root_pin)
-    listed = await admin.get("/v1/join-tokens", api.JoinTokenList)
-    assert [(one.token_id, one.state) for one in listed.tokens] == [(created.token_id, "open")]
-    async with FakeSidecar(services) as sidecar:
-        registration = make_registration("a", "198.18.0.2")
-        await sidecar.send(Enrol(token=created.token, csr=sidecar.csr, registration=registration))
-        assert isinstance(await sidecar.receive(), Welcome)
-        (seen,) = (await admin.get("/v1/sidecars", api.SidecarList)).sidecars
-        assert (seen.instance, seen.workload, seen.addresses) == ("a", "shop/web", ("198.18.0.2",))
-        assert seen.connected and seen.live
-        assert seen.labels == {"tier": "front"}
-
-    async def has_left() -> bool:
-        (gone,) = (await admin.get("/v1/sidecars", api.SidecarList)).sidecars
-        return (gone.connected, gone.live) == (False, True)  # Its certificate lives on, so it is still in the mesh.
-
-    await eventually(has_left)
-    (spent,) = (await admin.get("/v1/join-tokens", api.JoinTokenList)).tokens
-    assert (spent.state, spent.instance) == ("spent", "a")
-
-
-async def test_a_token_that_has_run_out_says_so(services: Services, admin: Admin) -> None:
-    await admin.ask(
-        "POST", "/v1/join-tokens", api.JoinTokenCreated, api.JoinTokenRequest(workload="shop/web", ttl_s=1), status=201
-    )
-    real = services.clock
-    services.clock = lambda: real() + 2
-    (token,) = (await admin.get("/v1/join-tokens", api.JoinTokenList)).tokens
-    assert token.state == "expired"
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        api.JoinTokenRequest(workload="shop"),
-        api.JoinTokenRequest(workload="shop/web", addresses=("nowhere",)),
-        api.JoinTokenRequest(workload="shop/web", ttl_s=0),
-        api.JoinTokenRequest(workload="shop/web", ttl_s=1e9),
-        api.JoinTokenRequest(workload="shop/web", ca="nowhere"),
-        api.JoinTokenRequest(workload="shop/web", labels={"": "x"}),
-        {"workload": "shop/web", "colour": "red"},
-        b"[",
-        b'{"workload":"\xff"}',
-        b"",
-    ],
-    ids=repr,
-)
-async def test_a_token_that_cannot_be_is_refused_and_none_is_made(admin: Admin, body: object) -> None:
-    assert (await admin.fail("POST", "/v1/join-tokens", 400, body)).code in {"bad_input", "bad_identity"}
-    assert (await admin.get("/v1/join-tokens", api.JoinTokenList)).tokens == ()
-
-
 async def test_a_rotation_waits_names_whom_and_goes_on_when_they_have_installed(
-    services: Services, admin: Admin
+    services: RunningCA, admin: Admin
 ) -> None:
     async with FakeSidecar(services) as sidecar:
         await sidecar.enrol("a")
@@ -117,7 +59,7 @@ async def test_a_rotation_waits_names_whom_and_goes_on_when_they_have_installed(
     assert newest.event == "active"
 
 
-async def test_a_rotation_is_reverted_and_what_is_old_can_be_tainted(services: Services, admin: Admin) -> None:
+async def test_a_rotation_is_reverted_and_what_is_old_can_be_tainted(services: RunningCA, admin: Admin) -> None:
     async with FakeSidecar(services) as sidecar:
         await sidecar.enrol("a")
         assert (await admin.fail("POST", "/v1/rotation/revert", 409)).code == "conflict"
@@ -139,7 +81,7 @@ async def test_a_rotation_is_reverted_and_what_is_old_can_be_tainted(services: S
 
 
 async def test_a_root_rotates_with_its_progress_and_an_older_token_is_named_until_it_is_spent(
-    services: Services, admin: Admin
+    services: RunningCA, admin: Admin, clock: ShiftedClock
 ) -> None:
     wanted = api.JoinTokenRequest(workload="shop/db")
     token = await admin.ask("POST", "/v1/join-tokens", api.JoinTokenCreated, wanted, status=201)
@@ -169,14 +111,13 @@ async def test_a_root_rotates_with_its_progress_and_an_older_token_is_named_unti
         await late.send(Enrol(token=token.token, csr=late.csr, registration=make_registration("late")))
         assert isinstance(await late.receive(), Welcome)
     assert (await admin.get("/v1/rotation", api.RotationStatus)).open_tokens == ()
-    real = services.clock
-    services.clock = lambda: real() + 3700
+    clock.shift_s = 3700
     await services.rotation.advance(services.clock())
     status = await admin.get("/v1/status", api.CAStatus)
     assert (status.rotation.step, status.root_pin) == ("retired", services.authorities.root_pin)
 
 
-async def test_a_token_of_a_root_that_is_gone_is_told_so(services: Services, admin: Admin) -> None:
+async def test_a_token_of_a_root_that_is_gone_is_told_so(services: RunningCA, admin: Admin) -> None:
     wanted = api.JoinTokenRequest(workload="shop/db", ttl_s=60)
     token = await admin.ask("POST", "/v1/join-tokens", api.JoinTokenCreated, wanted, status=201)
     root = api.RotationRequest(kind=RotationKind.ROOT, force=True)

@@ -8,7 +8,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from ca.runtime.services import Services
+from ca.runtime.run import RunningCA
 from shared.model.wire.admin import CAStatus, ClusterNamespace, ClusterStatus, ErrorAnswer, PodView
 from shared.model.wire.messages import Refusal, Welcome
 from tests.ca.kubernetes.faked_cluster import FakeCluster, enrol_pod, running_in_cluster
@@ -82,7 +82,7 @@ async def test_while_the_api_server_is_away_it_answers_what_it_knows(tmp_path: P
     assert not any(watch.is_synced for watch in status.watches)
 
 
-async def test_outside_a_cluster_there_is_none(services: Services, admin: Admin) -> None:
+async def test_outside_a_cluster_there_is_none(services: RunningCA, admin: Admin) -> None:
     assert "outside a cluster" in (await admin.fail("GET", "/v1/cluster", 404)).message
 
 

@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from ca.runtime.services import Services
+from ca.runtime.run import RunningCA
 from shared.model.policy.rules import Action, Peer, Rule
 from shared.model.wire import admin as api
 from tests.ca.running import Admin
@@ -16,7 +16,7 @@ PARTNER = Partner()
 PATH = "/v1/foreign-domains/partner.example"
 
 
-async def test_a_domain_is_put_listed_and_removed(services: Services, admin: Admin) -> None:
+async def test_a_domain_is_put_listed_and_removed(services: RunningCA, admin: Admin) -> None:
     assert await admin.get("/v1/foreign-domains", api.ForeignDomainList) == api.ForeignDomainList(
         own="touchmark.local", own_roots=services.authorities.bundle().roots, domains=()
     )

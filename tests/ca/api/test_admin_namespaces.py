@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from ca.runtime.services import Services
+from ca.runtime.run import RunningCA
 from shared.model.policy.decision import Answer
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Mode, NamespaceState, PortRange, Rule
 from shared.model.wire import admin as api
 from shared.model.wire.messages import Decisions, DecisionsStored, NamespaceChanged, NamespaceInstalled, Subscribe
+from tests.ca.kubernetes.faked_cluster import FakeCluster, running_in_cluster
 from tests.ca.running import CURL, WEB, Admin, FakeSidecar, eventually, make_decision
 
 RULE = Rule(name="web", action=Action.ALLOW, ports=(PortRange(first=80, last=81),))
@@ -59,7 +60,7 @@ async def test_what_cannot_be_is_refused_and_changes_nothing(
     assert (await admin.get("/v1/namespaces", api.NamespaceList)).namespaces == ()
 
 
-async def test_programs_are_approved_listed_replaced_and_removed(services: Services, admin: Admin) -> None:
+async def test_programs_are_approved_listed_replaced_and_removed(services: RunningCA, admin: Admin) -> None:
     async with FakeSidecar(services) as sidecar:
         await sidecar.enrol("a")
         wanted = api.ProgramRequest(namespace="shop", service_account="web", programs=(WEB,), approved_by="ann")
@@ -84,7 +85,7 @@ async def test_programs_are_approved_listed_replaced_and_removed(services: Servi
     assert (await admin.fail("GET", "/v1/programs", 400, query={"name": "curl"})).code == "bad_input"
 
 
-async def test_a_policy_is_replaced_pushed_and_removed_and_the_mode_stays(services: Services, admin: Admin) -> None:
+async def test_a_policy_is_replaced_pushed_and_removed_and_the_mode_stays(services: RunningCA, admin: Admin) -> None:
     async with FakeSidecar(services) as sidecar:
         await sidecar.enrol("a")
         wanted = api.PolicyRequest(namespace="shop", rules=(RULE,), group_label="team", mode=Mode.EXPLICIT)
@@ -102,7 +103,7 @@ async def test_a_policy_is_replaced_pushed_and_removed_and_the_mode_stays(servic
     assert (await admin.fail("DELETE", "/v1/policies/shop", 404)).code == "not_found"
 
 
-async def test_readiness_groups_causes_and_names_who_said_nothing(services: Services, admin: Admin) -> None:
+async def test_readiness_groups_causes_and_names_who_said_nothing(services: RunningCA, admin: Admin) -> None:
     now = services.clock()
     async with FakeSidecar(services) as reporter:
         await reporter.enrol("reporter")
@@ -139,7 +140,7 @@ async def test_readiness_groups_causes_and_names_who_said_nothing(services: Serv
     assert (await admin.fail("GET", "/v1/namespaces/shop/readiness", 400, query={"since_s": "-1"})).code == "bad_input"
 
 
-async def test_what_was_approved_meanwhile_no_longer_stands_against_explicit(services: Services, admin: Admin) -> None:
+async def test_what_was_approved_meanwhile_no_longer_stands_against_explicit(services: RunningCA, admin: Admin) -> None:
     await services.store.insert_decisions([make_decision("c", time=services.clock(), count=3)])
     before = await admin.get("/v1/namespaces/shop/readiness", api.Readiness)
     assert (before.is_safe, before.settled, before.causes[0].connections) == (False, 0, 3)
@@ -150,14 +151,16 @@ async def test_what_was_approved_meanwhile_no_longer_stands_against_explicit(ser
     assert (after.is_safe, after.settled, after.causes) == (True, 3, ())
 
 
-async def test_a_lonely_denial_makes_a_namespace_unsafe_although_all_reported(services: Services, admin: Admin) -> None:
+async def test_a_lonely_denial_makes_a_namespace_unsafe_although_all_reported(
+    services: RunningCA, admin: Admin
+) -> None:
     assert (await admin.get("/v1/namespaces/shop/readiness", api.Readiness)).is_safe
     await services.store.insert_decisions([make_decision("c", time=services.clock())])
     assert not (await admin.get("/v1/namespaces/shop/readiness", api.Readiness)).is_safe
 
 
 async def test_acknowledgements_name_who_has_not_installed_the_present_version(
-    services: Services, admin: Admin
+    services: RunningCA, admin: Admin
 ) -> None:
     async with FakeSidecar(services) as own, FakeSidecar(services) as subscriber, FakeSidecar(services) as stranger:
         await own.enrol("own")
@@ -180,7 +183,7 @@ async def test_acknowledgements_name_who_has_not_installed_the_present_version(
         await eventually(all_installed)
 
 
-async def test_a_change_whose_asker_hangs_up_is_finished_and_told(services: Services, admin: Admin) -> None:
+async def test_a_change_whose_asker_hangs_up_is_finished_and_told(services: RunningCA, admin: Admin) -> None:
     await services.store.get_namespace_state("shop")  # Kept in memory from here on.
     async with FakeSidecar(services) as sidecar:
         await sidecar.enrol("a")
@@ -190,8 +193,12 @@ async def test_a_change_whose_asker_hangs_up_is_finished_and_told(services: Serv
     assert (await admin.get("/v1/namespaces/shop", NamespaceState)).mode is Mode.EXPLICIT
 
 
-async def test_in_a_cluster_its_objects_say_what_holds(services: Services, admin: Admin) -> None:
-    services.configuration = replace(services.configuration, kubernetes=True, sidecar_images=("example.test/s:1",))
+async def test_in_a_cluster_its_objects_say_what_holds(tmp_path: Path) -> None:
+    async with running_in_cluster(tmp_path, FakeCluster()) as services, Admin(services) as admin:
+        await _refuses_changes(admin)
+
+
+async def _refuses_changes(admin: Admin) -> None:
     for method, path, body in (
         ("PUT", "/v1/namespaces/shop/mode", api.ModeRequest(mode=Mode.EXPLICIT)),
         ("POST", "/v1/programs", api.ProgramRequest(namespace="shop", service_account="web", programs=(WEB,))),

@@ -11,7 +11,7 @@ import pytest
 
 from ca.api import admin_observation
 from ca.observation import decisions as decisions_module
-from ca.runtime.services import Services
+from ca.runtime.run import RunningCA
 from shared.model.errors import UnavailableError
 from shared.model.identity.identity import Workload
 from shared.model.policy.decision import Answer, PartyRecord
@@ -25,7 +25,7 @@ from shared.model.wire.messages import (
     LiveConnection,
     ProgramEvidence,
 )
-from tests.ca.running import CURL, WEB, Admin, FakeSidecar, eventually, make_csr, make_decision
+from tests.ca.running import CURL, WEB, Admin, FakeSidecar, ShiftedClock, eventually, make_csr, make_decision
 
 CONNECTION = LiveConnection(
     connection="c1",
@@ -78,7 +78,7 @@ FILTERS: list[tuple[dict[str, str], list[str]]] = [
 ]
 
 
-async def test_each_filter_selects_newest_first(services: Services, admin: Admin) -> None:
+async def test_each_filter_selects_newest_first(services: RunningCA, admin: Admin) -> None:
     await services.store.insert_decisions(RECORDS)
     for query, found in FILTERS:
         answer = await admin.get("/v1/decisions", api.DecisionList, **query)
@@ -115,7 +115,7 @@ async def follow(admin: Admin, **query: str) -> AsyncIterator[str]:
                 yield msgspec.json.decode(line, type=api.DecisionView).record.connection
 
 
-async def test_a_follower_gets_what_comes_from_now_on_in_order(services: Services, admin: Admin) -> None:
+async def test_a_follower_gets_what_comes_from_now_on_in_order(services: RunningCA, admin: Admin) -> None:
     await services.store.insert_decisions(RECORDS)
     lines = follow(admin, denied="true")
     assert await anext(lines) == "begun"
@@ -127,7 +127,7 @@ async def test_a_follower_gets_what_comes_from_now_on_in_order(services: Service
     await lines.aclose()  # type: ignore[attr-defined]
 
 
-async def test_with_since_a_follower_begins_in_the_past(services: Services, admin: Admin) -> None:
+async def test_with_since_a_follower_begins_in_the_past(services: RunningCA, admin: Admin) -> None:
     await services.store.insert_decisions(RECORDS)
     lines = follow(admin, since="1500")
     assert [await anext(lines) for _ in range(3)] == ["begun", "marked", "fine"]
@@ -159,7 +159,7 @@ async def test_a_silent_log_sends_empty_lines_so_that_a_reader_sees_it_live(
 
 
 async def test_a_store_that_fails_breaks_a_follower_off_instead_of_ending_it(
-    services: Services, admin: Admin, monkeypatch: pytest.MonkeyPatch
+    services: RunningCA, admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decisions_module, "FOLLOW_IDLE_S", 0.05)
     async with admin.session.get("/v1/decisions/follow") as response:
@@ -178,7 +178,7 @@ async def test_a_store_that_fails_breaks_a_follower_off_instead_of_ending_it(
 
 
 async def test_a_follower_that_does_not_read_is_dropped(
-    services: Services, admin: Admin, monkeypatch: pytest.MonkeyPatch
+    services: RunningCA, admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(admin_observation, "SEND_DEADLINE_S", 3.0)
     monkeypatch.setattr(admin_observation, "MAX_FOLLOWERS", 1)
@@ -199,7 +199,9 @@ async def test_a_follower_that_does_not_read_is_dropped(
     writer.transport.abort()
 
 
-async def test_the_ledger_shows_what_was_issued_and_what_is_alive(services: Services, admin: Admin) -> None:
+async def test_the_ledger_shows_what_was_issued_and_what_is_alive(
+    services: RunningCA, admin: Admin, clock: ShiftedClock
+) -> None:
     async with FakeSidecar(services) as sidecar:
         await sidecar.enrol("a")
         _, csr = make_csr()
@@ -218,15 +220,14 @@ async def test_the_ledger_shows_what_was_issued_and_what_is_alive(services: Serv
             assert (len(few.identities), few.truncated) == (1, True)
             (bank,) = (await admin.get("/v1/identities", api.IdentityList, workload="bank/teller")).identities
             assert bank.workload == "bank/teller"
-    real = services.clock
-    services.clock = lambda: real() + 7200
+    clock.shift_s = 7200
     assert (await admin.get("/v1/identities", api.IdentityList, alive="true")).identities == ()
     assert not any(one.alive for one in (await admin.get("/v1/identities", api.IdentityList)).identities)
     assert (await admin.fail("GET", "/v1/identities", 400, query={"alive": "si"})).code == "bad_input"
     assert (await admin.fail("GET", "/v1/identities", 400, query={"workload": "bank"})).code == "bad_identity"
 
 
-async def test_connections_are_gathered_from_all_and_the_silent_are_named(services: Services, admin: Admin) -> None:
+async def test_connections_are_gathered_from_all_and_the_silent_are_named(services: RunningCA, admin: Admin) -> None:
     async with FakeSidecar(services) as talker, FakeSidecar(services) as silent:
         await talker.enrol("talker")
         await silent.enrol("silent", workload="shop/db")
@@ -251,7 +252,7 @@ async def test_connections_are_gathered_from_all_and_the_silent_are_named(servic
     assert (await admin.fail("GET", "/v1/connections", 400, query={"timeout_s": "31"})).code == "bad_input"
 
 
-async def test_a_sidecar_that_leaves_during_a_survey_is_not_waited_for(services: Services, admin: Admin) -> None:
+async def test_a_sidecar_that_leaves_during_a_survey_is_not_waited_for(services: RunningCA, admin: Admin) -> None:
     async with FakeSidecar(services) as sidecar:
         await sidecar.enrol("a")
         asked = asyncio.create_task(admin.get("/v1/connections", api.ConnectionList, timeout_s="9"))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 
 import aiohttp
+import msgspec
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from ca.api import health
-from ca.runtime.services import Services
+from ca.runtime.run import RunningCA
 from shared.model.errors import UnavailableError
 from shared.model.wire.admin import Health
 from tests.ca.running import Admin, make_client_context
 
 
-async def test_both_doors_answer(services: Services, admin: Admin) -> None:
+async def test_both_doors_answer(services: RunningCA, admin: Admin) -> None:
     assert (await admin.get("/healthz", Health)).status == "ok"
     async with aiohttp.ClientSession() as session:
         for path in ("healthz", "readyz", "metrics"):
@@ -34,7 +36,7 @@ def without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_store_that_fails_is_not_ready(
-    services: Services, admin: Admin, monkeypatch: pytest.MonkeyPatch, without_memory: None
+    services: RunningCA, admin: Admin, monkeypatch: pytest.MonkeyPatch, without_memory: None
 ) -> None:
     async def fail() -> None:
         raise UnavailableError("the disk is full")
@@ -46,7 +48,7 @@ async def test_a_store_that_fails_is_not_ready(
 
 
 async def test_a_store_that_hangs_is_not_ready_in_time(
-    services: Services, admin: Admin, monkeypatch: pytest.MonkeyPatch, without_memory: None
+    services: RunningCA, admin: Admin, monkeypatch: pytest.MonkeyPatch, without_memory: None
 ) -> None:
     monkeypatch.setattr(health, "CHECK_DEADLINE_S", 0.1)
     async with services.store.database.writing():
@@ -54,16 +56,24 @@ async def test_a_store_that_hangs_is_not_ready_in_time(
     assert ready.checks["store"] == "no answer in 0.1 s"
 
 
-async def test_an_authority_that_has_ended_is_not_ready(services: Services, admin: Admin, without_memory: None) -> None:
-    real = services.clock
-    services.clock = lambda: real() + 365 * 86_400
-    ready = await admin.ask("GET", "/readyz", Health, status=503)
+async def test_an_authority_that_has_ended_is_not_ready(services: RunningCA) -> None:
+    """The clock is the endpoint's alone: a CA that is a year older would have rotated its authority."""
+    endpoint = health.HealthEndpoint(
+        store=services.store,
+        authorities=services.authorities,
+        cluster=services.cluster,
+        metrics=services.metrics,
+        clock=lambda: services.clock() + 365 * 86_400,
+    )
+    answer = await endpoint.readyz(make_mocked_request("GET", "/readyz"))
+    assert answer.status == 503 and isinstance(answer.body, bytes)
+    ready = msgspec.json.decode(answer.body, type=Health)
     assert ready.checks["store"] == "ok"
     assert ready.checks["sign"] != "ok"
 
 
 async def test_strangers_cause_one_signature_a_second(
-    services: Services, admin: Admin, monkeypatch: pytest.MonkeyPatch
+    services: RunningCA, admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checks = 0
     real = services.store.check

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from ca.api import stream
-from ca.runtime.services import Services
+from ca.runtime.run import RunningCA
 from ca.store.records import DecisionFilter
 from shared.model.identity.program import Program
 from shared.model.policy.rules import Mode
@@ -19,14 +19,10 @@ from shared.model.wire.messages import (
     BundleInstalled,
     CertificateIssued,
     CertificateRequest,
-    Decisions,
-    DecisionsStored,
     DirectoryEntry,
     Enrol,
-    FromSidecar,
     Lookup,
     NamespaceChanged,
-    NamespaceInstalled,
     Refusal,
     Reissue,
     Resume,
@@ -39,7 +35,6 @@ from tests.ca.running import (
     eventually,
     make_client_context,
     make_csr,
-    make_decision,
     make_registration,
     make_token,
 )
@@ -47,7 +42,7 @@ from tests.ca.running import (
 EVERYTHING = DecisionFilter()
 
 
-async def test_a_sidecar_joins_gets_a_certificate_and_hears_of_changes(services: Services, tmp_path: Path) -> None:
+async def test_a_sidecar_joins_gets_a_certificate_and_hears_of_changes(services: RunningCA, tmp_path: Path) -> None:
     async with FakeSidecar(services) as client:
         csr = client.csr
         registration = make_registration("a", "198.18.0.2")
@@ -82,27 +77,8 @@ async def test_a_sidecar_joins_gets_a_certificate_and_hears_of_changes(services:
         assert isinstance(await client.receive(), Reissue)
 
 
-async def test_a_join_token_is_good_once(services: Services) -> None:
-    token = await make_token(services)
-    for attempt, kind in ((1, Welcome), (2, Refusal)):
-        _, csr = make_csr()
-        async with FakeSidecar(services) as client:
-            await client.send(Enrol(token=token, csr=csr, registration=make_registration(f"s{attempt}")))
-            assert isinstance(await client.receive(), kind)
-
-
-async def test_an_address_that_the_token_does_not_name_is_refused(services: Services) -> None:
-    _, csr = make_csr()
-    async with FakeSidecar(services) as client:
-        registration = make_registration("a", "198.18.0.9")
-        await client.send(Enrol(token=await make_token(services, "198.18.0.2"), csr=csr, registration=registration))
-        refusal = await client.receive()
-    assert isinstance(refusal, Refusal)
-    assert refusal.code == "refused"
-
-
 @pytest.mark.parametrize("data", [b"{}", b'{"type":"nonsense"}', b"\xff\xfe"])
-async def test_what_cannot_be_decoded_ends_the_stream_with_a_refusal(services: Services, data: bytes) -> None:
+async def test_what_cannot_be_decoded_ends_the_stream_with_a_refusal(services: RunningCA, data: bytes) -> None:
     async with FakeSidecar(services) as client:
         await client.stream.send(data)
         refusal = await client.receive()
@@ -110,77 +86,9 @@ async def test_what_cannot_be_decoded_ends_the_stream_with_a_refusal(services: S
     assert refusal.code == "protocol_error"
 
 
-async def test_resume_without_a_certificate_is_refused(services: Services) -> None:
-    async with FakeSidecar(services) as client:
-        await client.send(Resume(registration=make_registration("a")))
-        assert isinstance(await client.receive(), Refusal)
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        BundleInstalled(sequence=99),
-        BundleInstalled(sequence=-(2**70)),
-        NamespaceInstalled(namespace="shop", version=7),
-        NamespaceInstalled(namespace="shop", version=-(2**70)),
-        NamespaceInstalled(namespace="bank", version=0),
-        Lookup(address="::ffff:198.18.0.2"),
-        Decisions(batch=1, records=(make_decision("c", count=2**70),)),
-        Decisions(batch=1, records=(), lost=-1),
-        Decisions(batch=1, records=(make_decision("c"),) * 501),
-        Resume(registration=make_registration("a")),
-    ],
-    ids=lambda message: repr(message)[:40],
-)
-async def test_what_breaks_the_protocol_ends_the_stream_with_a_refusal(
-    services: Services, message: FromSidecar
+async def test_a_stream_that_answers_no_heartbeat_is_ended(
+    services: RunningCA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with FakeSidecar(services) as client:
-        await client.enrol("a")
-        await client.send(message)
-        assert (await client.expect(Refusal)).code == "protocol_error"
-    assert await services.store.query_decisions(EVERYTHING) == []
-
-
-async def test_decisions_are_acknowledged_when_they_are_stored(services: Services) -> None:
-    async with FakeSidecar(services) as client:
-        await client.enrol("a")
-        await client.send(Decisions(batch=4, records=(make_decision("c", sidecar="forged"),), lost=2))
-        assert await client.expect(DecisionsStored) == DecisionsStored(batch=4)
-    (stored,) = await services.store.query_decisions(EVERYTHING)
-    assert stored.record.sidecar == "a"
-    assert services.decisions.lost == 2
-
-
-async def test_a_reader_that_is_too_slow_is_ended(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "SEND_DEADLINE_S", 0.3)
-    monkeypatch.setattr(stream, "CLOSE_DEADLINE_S", 0.3)
-    async with FakeSidecar(services) as client:
-        await client.enrol("a")
-        client.stream.transport.pause_reading()
-        session = services.hub.get("a")
-        assert session is not None
-        for _ in range(4):
-            session.send_encoded(b"x" * 4_000_000)
-        await eventually(lambda: services.hub.get("a") is None)
-        client.stream.transport.abort()
-    assert 'touchmark_ca_streams_closed_total{why="slow"} 1.0' in services.metrics.render().decode()
-
-
-async def test_an_outbox_that_overflows_ends_the_stream(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "CLOSE_DEADLINE_S", 0.3)
-    async with FakeSidecar(services) as client:
-        await client.enrol("a")
-        session = services.hub.get("a")
-        assert session is not None
-        for number in range(5000):  # Without a turn of the loop: nothing of it is sent.
-            session.send(DecisionsStored(batch=number))
-        assert session.ended.result() == "slow"
-        await eventually(lambda: services.hub.get("a") is None)
-        client.stream.transport.abort()
-
-
-async def test_a_stream_that_answers_no_heartbeat_is_ended(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "HEARTBEAT_S", 2.0)
     async with (
         aiohttp.ClientSession() as session,
@@ -198,7 +106,7 @@ async def test_a_stream_that_answers_no_heartbeat_is_ended(services: Services, m
 
 
 async def test_a_stream_that_never_says_who_it_is_is_refused(
-    services: Services, monkeypatch: pytest.MonkeyPatch
+    services: RunningCA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "FIRST_MESSAGE_DEADLINE_S", 0.1)
     async with FakeSidecar(services) as client:
@@ -212,7 +120,7 @@ async def test_a_stream_that_never_says_who_it_is_is_refused(
                                        (("touchmark.3", "touchmark.2"), "touchmark.2", VERSION)],
 )  # fmt: skip
 async def test_a_stream_speaks_the_newest_protocol_that_both_ends_know(
-    services: Services, offered: tuple[str, ...], chosen: str | None, version: str
+    services: RunningCA, offered: tuple[str, ...], chosen: str | None, version: str
 ) -> None:
     """A sidecar of release 0.1 offers none."""
     async with FakeSidecar(services, protocols=offered) as sidecar:
@@ -220,7 +128,7 @@ async def test_a_stream_speaks_the_newest_protocol_that_both_ends_know(
         assert (await sidecar.enrol("a")).ca_version == version
 
 
-async def test_a_sidecar_whose_protocols_are_all_unknown_is_told_so(services: Services) -> None:
+async def test_a_sidecar_whose_protocols_are_all_unknown_is_told_so(services: RunningCA) -> None:
     async with aiohttp.ClientSession() as session:
         headers = {"Sec-WebSocket-Protocol": "touchmark.7, touchmark.8"}
         url = f"https://{services.listen}{STREAM_PATH}"
@@ -230,7 +138,7 @@ async def test_a_sidecar_whose_protocols_are_all_unknown_is_told_so(services: Se
 
 
 async def test_strangers_beyond_the_bound_are_turned_away_at_once(
-    services: Services, monkeypatch: pytest.MonkeyPatch
+    services: RunningCA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "MAX_UNAUTHENTICATED", 1)
     async with FakeSidecar(services), aiohttp.ClientSession() as session:

@@ -8,8 +8,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from ca.kubernetes import run as running
-from ca.runtime.services import Services
+from ca.runtime import cluster as cluster_module
+from ca.runtime import cluster_upkeep
+from ca.runtime.run import RunningCA
 from shared.model.wire.admin import Health
 from shared.model.wire.messages import (
     STREAM_PATH,
@@ -24,7 +25,7 @@ from shared.model.wire.messages import (
     Welcome,
     encode_message,
 )
-from tests.ca.kubernetes.faked_cluster import FakeCluster, enrol_pod, running_in_cluster
+from tests.ca.kubernetes.faked_cluster import FakeCluster, cluster_of, enrol_pod, running_in_cluster
 from tests.ca.kubernetes.making import make_pod_json, make_record, make_uid
 from tests.ca.running import (
     CURL,
@@ -49,7 +50,7 @@ def cluster() -> FakeCluster:
 
 
 @pytest.fixture
-async def services(tmp_path: Path, cluster: FakeCluster) -> AsyncIterator[Services]:
+async def services(tmp_path: Path, cluster: FakeCluster) -> AsyncIterator[RunningCA]:
     async with running_in_cluster(tmp_path, cluster) as running_services:
         yield running_services
 
@@ -64,7 +65,7 @@ async def issue(sidecar: FakeSidecar, *, for_itself: bool = False) -> Certificat
             return answer
 
 
-async def test_a_pod_joins_and_is_issued_to(services: Services) -> None:
+async def test_a_pod_joins_and_is_issued_to(services: RunningCA) -> None:
     async with FakeSidecar(services) as sidecar:
         welcome = await enrol_pod(sidecar, WEB, INSTANCE, ADDRESS)
         assert isinstance(welcome, Welcome)
@@ -77,8 +78,7 @@ async def test_a_pod_joins_and_is_issued_to(services: Services) -> None:
     assert 'touchmark_ca_streams_opened_total{how="enrol_pod"} 1.0' in services.metrics.render().decode()
 
 
-async def test_the_directory_is_the_api_server_s_word_whatever_was_registered(services: Services) -> None:
-    assert services.cluster is not None
+async def test_the_directory_is_the_api_server_s_word_whatever_was_registered(services: RunningCA) -> None:
     async with FakeSidecar(services) as sidecar, FakeSidecar(services) as other:
         await other.enrol("vm", "198.18.9.9", workload="shop/vm")
         await other.send(Lookup(address=ADDRESS))
@@ -88,7 +88,7 @@ async def test_the_directory_is_the_api_server_s_word_whatever_was_registered(se
         await other.send(Lookup(address="198.18.9.9"))
         assert (await other.expect(DirectoryEntry)).service_account == "vm"
         # The pod goes: pushed at once, its stream ended, its record forgotten.
-        services.cluster.pods.remove(make_record(WEB, ADDRESS, uid=make_uid(1)))
+        cluster_of(services).pods.remove(make_record(WEB, ADDRESS, uid=make_uid(1)))
         gone = await other.expect(DirectoryEntry)
         assert gone == DirectoryEntry(address=ADDRESS)
         await eventually(lambda: services.hub.get(INSTANCE) is None)
@@ -101,25 +101,23 @@ async def test_the_directory_is_the_api_server_s_word_whatever_was_registered(se
     await eventually(is_forgotten)
 
 
-async def test_many_changes_of_an_address_are_pushed_once(services: Services) -> None:
-    assert services.cluster is not None
+async def test_many_changes_of_an_address_are_pushed_once(services: RunningCA) -> None:
     async with FakeSidecar(services) as other:
         await other.enrol("vm", "198.18.9.9", workload="shop/vm")
         await other.send(Lookup(address="198.18.0.50"))
         await other.expect(DirectoryEntry)
         for number in range(20):
-            services.cluster.pods.apply(make_record("x", "198.18.0.50", uid=make_uid(7), account=f"a{number}"))
+            cluster_of(services).pods.apply(make_record("x", "198.18.0.50", uid=make_uid(7), account=f"a{number}"))
         entry = await other.expect(DirectoryEntry)
         assert entry.service_account == "a19"
         await other.send(Lookup(address="198.18.0.51"))
         assert (await other.expect(DirectoryEntry)).address == "198.18.0.51"
 
 
-async def test_nothing_is_issued_to_a_pod_that_may_no_longer_join(services: Services) -> None:
-    assert services.cluster is not None
+async def test_nothing_is_issued_to_a_pod_that_may_no_longer_join(services: RunningCA) -> None:
     async with FakeSidecar(services) as sidecar:
         await enrol_pod(sidecar, WEB, INSTANCE, ADDRESS)
-        services.cluster.pods.apply(make_record(WEB, ADDRESS, uid=make_uid(1), image="registry.test/old:0"))
+        cluster_of(services).pods.apply(make_record(WEB, ADDRESS, uid=make_uid(1), image="registry.test/old:0"))
         for for_itself in (False, True):
             answer = await issue(sidecar, for_itself=for_itself)
             assert isinstance(answer, CertificateRefused)
@@ -127,11 +125,11 @@ async def test_nothing_is_issued_to_a_pod_that_may_no_longer_join(services: Serv
 
 
 async def test_nothing_is_issued_when_nobody_knows_whether_the_pod_lives(
-    services: Services, monkeypatch: pytest.MonkeyPatch
+    services: RunningCA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with FakeSidecar(services) as sidecar:
         await enrol_pod(sidecar, WEB, INSTANCE, ADDRESS)
-        monkeypatch.setattr(running, "MAX_STALE_S", -1.0)
+        monkeypatch.setattr(cluster_module, "MAX_STALE_S", -1.0)
         answer = await issue(sidecar)
         assert isinstance(answer, CertificateRefused)
         assert answer.reason == "ca_unavailable"
@@ -140,15 +138,14 @@ async def test_nothing_is_issued_when_nobody_knows_whether_the_pod_lives(
         assert isinstance(refusal, Refusal) and refusal.code == "unavailable"
 
 
-async def test_it_resumes_while_its_pod_lives(services: Services, tmp_path: Path) -> None:
-    assert services.cluster is not None
+async def test_it_resumes_while_its_pod_lives(services: RunningCA, tmp_path: Path) -> None:
     async with FakeSidecar(services) as sidecar:
         await enrol_pod(sidecar, WEB, INSTANCE, ADDRESS)
         pem = sidecar.write_pem(tmp_path / "sidecar.pem")
     async with FakeSidecar(services, make_client_context(services, pem)) as again:
         await again.resume(INSTANCE, ADDRESS)
         assert isinstance(await issue(again), CertificateIssued)
-    services.cluster.pods._pods.clear()  # The pod is unknown, without a word that would end or forget anything.
+    cluster_of(services).pods._pods.clear()  # The pod is unknown, without a word that would end or forget anything.
     async with FakeSidecar(services, make_client_context(services, pem)) as late:
         await late.send(Resume(registration=make_registration(INSTANCE, ADDRESS)))
         refusal = await late.receive()
@@ -156,7 +153,7 @@ async def test_it_resumes_while_its_pod_lives(services: Services, tmp_path: Path
 
 
 async def test_a_second_enrolment_of_a_pod_supersedes_the_first_key_and_stream(
-    services: Services, tmp_path: Path
+    services: RunningCA, tmp_path: Path
 ) -> None:
     async with FakeSidecar(services) as first, FakeSidecar(services) as second:
         await enrol_pod(first, WEB, INSTANCE, ADDRESS)
@@ -172,13 +169,12 @@ async def test_a_second_enrolment_of_a_pod_supersedes_the_first_key_and_stream(
 
 
 async def test_a_reused_address_is_taken_over_from_a_sidecar_whose_certificate_lives(
-    services: Services, cluster: FakeCluster
+    services: RunningCA, cluster: FakeCluster
 ) -> None:
-    assert services.cluster is not None
     async with FakeSidecar(services) as old, FakeSidecar(services) as new:
         await enrol_pod(old, WEB, INSTANCE, ADDRESS)
         cluster.pods["db-0"] = make_pod_json("db-0", ADDRESS, uid=make_uid(2), account="db")
-        services.cluster.pods.apply(make_record("db-0", ADDRESS, uid=make_uid(2), account="db"))
+        cluster_of(services).pods.apply(make_record("db-0", ADDRESS, uid=make_uid(2), account="db"))
         welcome = await enrol_pod(new, "db-0", "db-0.00000002", ADDRESS)
         assert isinstance(welcome, Welcome)
         assert services.hub.directory.get(ADDRESS).service_account == "db"
@@ -186,20 +182,18 @@ async def test_a_reused_address_is_taken_over_from_a_sidecar_whose_certificate_l
         assert record is not None and record.instance == "db-0.00000002"
 
 
-async def test_a_refusal_has_its_own_code_and_is_remembered(services: Services) -> None:
-    assert services.cluster is not None
+async def test_a_refusal_has_its_own_code_and_is_remembered(services: RunningCA) -> None:
     async with FakeSidecar(services) as sidecar:
         refusal = await enrol_pod(sidecar, "no such token", "x.00000009")
     assert isinstance(refusal, Refusal)
     assert refusal.code == "token_invalid"
-    assert services.cluster.refusals.list_newest()[0].claimed == "x.00000009"
+    assert cluster_of(services).refusals.list_newest()[0].claimed == "x.00000009"
 
 
 async def test_a_pod_that_goes_while_it_joins_is_turned_away(
-    services: Services, monkeypatch: pytest.MonkeyPatch
+    services: RunningCA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster, real = services.cluster, services.issuance.issue_sidecar
-    assert cluster is not None
+    cluster, real = cluster_of(services), services.issuance.issue_sidecar
 
     async def issue_late(*arguments: object) -> object:
         cluster.pods.remove(make_record(WEB, ADDRESS, uid=make_uid(1)))
@@ -262,7 +256,7 @@ async def test_what_went_while_the_ca_was_down_is_forgotten(
     async with running_in_cluster(tmp_path, cluster) as services, FakeSidecar(services) as sidecar:
         await enrol_pod(sidecar, WEB, INSTANCE, ADDRESS)
     cluster.pods.clear()
-    monkeypatch.setattr(running, "RECONCILE_S", 0.2)
+    monkeypatch.setattr(cluster_upkeep, "RECONCILE_S", 0.2)
     async with running_in_cluster(tmp_path, cluster) as services:
 
         async def is_forgotten() -> bool:

@@ -23,7 +23,7 @@ from shared.model.errors import InputError, UnavailableError, VerificationError
 from shared.model.identity.identity import Workload
 from shared.model.wire.messages import Registration
 from tests.ca.kubernetes.faking import faked
-from tests.ca.kubernetes.making import CA_NAMES, IMAGE, UID, changed, make_pod_json, make_record
+from tests.ca.kubernetes.making import CA_NAMES, IMAGE, UID, changed, make_pod_index, make_pod_json, make_record
 from tests.ca.running import make_csr, make_registration
 
 INSTANCE = "web-0.11111111"
@@ -89,7 +89,7 @@ class Asking:
 @pytest.fixture
 async def asking(tmp_path: Path) -> AsyncIterator[Asking]:
     answering = Answering()
-    pods = PodIndex()
+    pods = make_pod_index()
     pods.apply(make_record("web-0", ADDRESS))
     async with faked(tmp_path, answering.handle) as client:
         yield Asking(answering, PodAuthentication(client, pods, images=(IMAGE,), ca_names=CA_NAMES), pods)
@@ -234,7 +234,7 @@ async def test_many_at_once_wait_their_turn_and_too_many_are_told_to_come_again(
 
 
 def test_a_grant_holds_while_its_pod_is_there_as_it_was() -> None:
-    pods = PodIndex()
+    pods = make_pod_index()
     workload = Workload(namespace="shop", service_account="web")
     grant = JoinGrant(workload=workload, addresses=(ADDRESS,), instance=INSTANCE, pod_uid=UID)
     pods.apply(make_record("web-0", "198.18.0.7"))

@@ -8,31 +8,34 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ca.authenticate.sidecar_certificate import authenticate_certificate
+from ca.authenticate.sidecar_certificate import CertificateAuthentication
 from ca.authority.sign import sign_leaf
 from ca.issuance import IssuedChain
 from shared.model.errors import RefusedError, VerificationError
 from shared.model.identity.identity import Identity, IdentityKind
 from shared.model.identity.program import Program
-from shared.model.trust.certificate import BundleVerifier
 from shared.model.wire.messages import ProgramEvidence
-from tests.ca.founded import NOW, TRUST_DOMAIN, WEB, join, make_csr, opened
+from tests.ca.founded import NOW, TRUST_DOMAIN, WEB, Founded, join, make_csr, make_rotation, opened
 
 SIDECAR = Identity(trust_domain=TRUST_DOMAIN, workload=WEB, kind=IdentityKind.SIDECAR)
 
 
-def load(issued: IssuedChain) -> list[x509.Certificate]:
-    return [x509.load_der_x509_certificate(der) for der in issued.chain]
+def load(issued: IssuedChain) -> x509.Certificate:
+    return x509.load_der_x509_certificate(issued.chain[0])
+
+
+def make(core: Founded) -> CertificateAuthentication:
+    return CertificateAuthentication(store=core.store, authorities=core.authorities)
 
 
 async def test_its_certificate_gives_back_the_grant_and_expired_it_does_not(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
         grant = await join(core, "one", WEB, "198.18.0.2")
-        chain = load(await core.issuance.issue_sidecar(grant, make_csr(), NOW))
-        verifier = BundleVerifier(core.authorities.bundle())
-        assert await authenticate_certificate(core.store, verifier, chain, now=NOW) == grant
+        leaf = load(await core.issuance.issue_sidecar(grant, make_csr(), NOW))
+        certificates = make(core)
+        assert await certificates.authenticate(leaf, now=NOW) == grant
         with pytest.raises(VerificationError):
-            await authenticate_certificate(core.store, verifier, chain, now=NOW + 3601)
+            await certificates.authenticate(leaf, now=NOW + 3601)
 
 
 async def test_a_programs_certificate_does_not_speak_for_the_sidecar(tmp_path: Path) -> None:
@@ -42,7 +45,7 @@ async def test_a_programs_certificate_does_not_speak_for_the_sidecar(tmp_path: P
             SIDECAR, make_csr(), Program(digest="a" * 64), ProgramEvidence(), NOW, instance="one"
         )
         with pytest.raises(RefusedError, match="speak"):
-            await authenticate_certificate(core.store, BundleVerifier(core.authorities.bundle()), load(issued), now=NOW)
+            await make(core).authenticate(load(issued), now=NOW)
 
 
 async def test_a_certificate_that_the_ledger_does_not_hold_is_refused(tmp_path: Path) -> None:
@@ -52,15 +55,23 @@ async def test_a_certificate_that_the_ledger_does_not_hold_is_refused(tmp_path: 
         key = ec.generate_private_key(ec.SECP256R1()).public_key()
         leaf = sign_leaf(active, key, SIDECAR, serial=1 << 130, now=NOW, lifetime_s=3600)
         with pytest.raises(RefusedError, match="ledger"):
-            await authenticate_certificate(
-                core.store, BundleVerifier(core.authorities.bundle()), [leaf, active.certificate], now=NOW
-            )
+            await make(core).authenticate(leaf, now=NOW)
 
 
 async def test_after_joining_anew_the_old_key_speaks_no_more(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
         grant = await join(core, "one")
-        chain = load(await core.issuance.issue_sidecar(grant, make_csr(), NOW))
+        leaf = load(await core.issuance.issue_sidecar(grant, make_csr(), NOW))
         await join(core, "one", now=NOW + 5)
         with pytest.raises(RefusedError, match="anew"):
-            await authenticate_certificate(core.store, BundleVerifier(core.authorities.bundle()), chain, now=NOW + 5)
+            await make(core).authenticate(leaf, now=NOW + 5)
+
+
+async def test_the_verifier_is_kept_until_the_bundle_changes(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        certificates = make(core)
+        first = certificates.verifier
+        assert certificates.verifier is first
+        await make_rotation(core.store, core.authorities, minimum_s=60).start(now=NOW)
+        assert certificates.verifier is not first
+        assert certificates.verifier.bundle == core.authorities.bundle()

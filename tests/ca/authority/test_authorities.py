@@ -6,10 +6,8 @@ import asyncio
 from pathlib import Path
 
 from ca.authority.authorities import Authorities
-from ca.rotation.rotation import Rotation
-from ca.rotation.status import Pace
 from ca.store.store import Store
-from tests.ca.founded import KEK, NOW, TRUST_DOMAIN, opened
+from tests.ca.founded import KEK, NOW, TRUST_DOMAIN, make_rotation, opened
 
 
 async def test_a_second_start_finds_what_the_first_made(tmp_path: Path) -> None:
@@ -41,6 +39,6 @@ async def test_listeners_hear_of_a_change_and_of_nothing_else(tmp_path: Path) ->
         await core.authorities.reload()
         assert heard == []
         before = core.authorities.bundle().sequence
-        await Rotation(core.store, core.authorities, pace=Pace(minimum_s=60)).start(now=NOW)
+        await make_rotation(core.store, core.authorities, minimum_s=60).start(now=NOW)
         assert heard == [before + 1]
         assert len(core.authorities.bundle().issuers) == 2

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
+from ca.authority.published_roots import NotPublished, PublishedRoots
 from ca.authority.server_certificate import LIFETIME_S, ServerCertificate
-from ca.rotation.rotation import Rotation
-from ca.runtime.services import Services
 from shared.model.errors import InputError
 from shared.model.identity.identity import Workload
 from shared.model.trust.bundle import RotationKind, public_key_digest
 from shared.model.trust.root_hint import format_root_hint
 from shared.model.wire.messages import DirectoryEntry, Enrol, Lookup, Welcome
-from tests.ca.founded import NOW, TRUST_DOMAIN, opened
-from tests.ca.running import FakeSidecar, make_client_context, make_registration, make_token, running_ca
+from tests.ca.founded import NOW, TRUST_DOMAIN, Founded, make_rotation, opened
+from tests.ca.running import FakeSidecar, ShiftedClock, make_client_context, make_registration, make_token, running_ca
+
+
+def make_certificate(
+    core: Founded, *, names: Sequence[str] = (), published: PublishedRoots | None = None
+) -> ServerCertificate:
+    return ServerCertificate(
+        core.authorities,
+        trust_domain=TRUST_DOMAIN,
+        host="127.0.0.1",
+        names=names,
+        published=published or NotPublished(),
+    )
 
 
 async def shown(listen: str, context: ssl.SSLContext) -> x509.Certificate:
@@ -66,7 +79,7 @@ async def test_tls_1_2_is_refused(tmp_path: Path) -> None:
 
 async def test_it_is_due_at_half_its_life_and_when_the_bundle_changes(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
-        certificate = ServerCertificate(core.authorities, trust_domain=TRUST_DOMAIN, host="127.0.0.1")
+        certificate = make_certificate(core)
         assert certificate.is_due(now=NOW)
         certificate.renew(now=NOW)
         assert not certificate.is_due(now=NOW + LIFETIME_S / 2 - 60)
@@ -86,7 +99,7 @@ async def test_a_wildcard_stands_for_the_loopback_and_names_are_added(tmp_path: 
 async def test_a_name_that_no_certificate_can_bear_is_refused(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
         with pytest.raises(InputError):
-            ServerCertificate(core.authorities, trust_domain=TRUST_DOMAIN, host="127.0.0.1", names=("bücher",))
+            make_certificate(core, names=("bücher",))
 
 
 def trust_only(root: bytes, pem: Path | None = None) -> ssl.SSLContext:
@@ -103,9 +116,9 @@ def hint(*roots: bytes) -> str:
     return format_root_hint([public_key_digest(x509.load_der_x509_certificate(root)) for root in roots])
 
 
-async def shown_to(services: Services, root: bytes, name: str) -> x509.Certificate:
+async def shown_to(listen: str, root: bytes, name: str) -> x509.Certificate:
     """The certificate that a client gets that trusts one root and says a name; it holds, or this raises."""
-    host, _, port = services.listen.rpartition(":")
+    host, _, port = listen.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port), ssl=trust_only(root), server_hostname=name)
     der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     writer.transport.abort()
@@ -119,14 +132,44 @@ async def test_while_a_root_is_rotated_each_client_is_shown_a_chain_to_a_root_th
         await services.rotation.start(kind=RotationKind.ROOT, force=True)
         old, new = services.authorities.bundle().roots
         for root, name in ((old, hint(old)), (new, hint(new)), (new, hint(old, new)), (new, "ca.example")):
-            leaf = await shown_to(services, root, name)
+            leaf = await shown_to(services.listen, root, name)
             assert leaf.issuer != x509.load_der_x509_certificate(root).subject
         with pytest.raises(ssl.SSLCertVerificationError):
-            await shown_to(services, old, "ca.example")
-        # What can't be known yet isn't shown to who says nothing; who says what it knows is served as before.
-        services.server_certificate.is_known = lambda root: root != new
-        await shown_to(services, old, "ca.example")
-        await shown_to(services, new, hint(new))
+            await shown_to(services.listen, old, "ca.example")
+
+
+class HalfPublished(NotPublished):
+    """A root that nobody can know yet who doesn't say so."""
+
+    def __init__(self, root: bytes) -> None:
+        self._root = root
+
+    def is_known(self, root: bytes) -> bool:
+        return root != self._root
+
+
+async def test_a_root_that_cannot_be_known_yet_is_shown_only_to_a_client_that_says_it_knows_it(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        await core.store.create_join_token(
+            workload=Workload(namespace="shop", service_account="web"),
+            addresses=(),
+            labels={},
+            expires=NOW + 3600,  # It holds the old root.
+            now=NOW,
+        )
+        await make_rotation(core.store, core.authorities).start(kind=RotationKind.ROOT, force=True, now=NOW)
+        old, new = core.authorities.bundle().roots
+        certificate = make_certificate(core, published=HalfPublished(new))
+        certificate.renew(now=time.time())
+        server = await asyncio.start_server(
+            lambda _reader, writer: writer.close(), "127.0.0.1", 0, ssl=certificate.context
+        )
+        async with server:
+            listen = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            await shown_to(listen, old, "ca.example")
+            await shown_to(listen, new, hint(new))
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await shown_to(listen, new, "ca.example")
 
 
 async def test_a_prepared_root_is_shown_to_nobody_but_whoever_knows_it_alone(tmp_path: Path) -> None:
@@ -135,12 +178,13 @@ async def test_a_prepared_root_is_shown_to_nobody_but_whoever_knows_it_alone(tmp
         await services.rotation.start(kind=RotationKind.ROOT)
         old, new = services.authorities.bundle().roots
         for name in ("ca.example", hint(old), hint(old, new)):
-            await shown_to(services, old, name)
-        await shown_to(services, new, hint(new))
+            await shown_to(services.listen, old, name)
+        await shown_to(services.listen, new, hint(new))
 
 
 async def test_a_token_and_a_certificate_of_the_old_root_open_the_door_until_it_retires(tmp_path: Path) -> None:
-    async with running_ca(tmp_path) as services:
+    clock = ShiftedClock()
+    async with running_ca(tmp_path, clock=clock) as services:
         old = services.authorities.bundle().roots[0]
         token = await make_token(services)
         async with FakeSidecar(services) as away:
@@ -156,17 +200,16 @@ async def test_a_token_and_a_certificate_of_the_old_root_open_the_door_until_it_
             assert isinstance(welcome, Welcome)
             issuer = x509.load_der_x509_certificate(welcome.chain[1])
             assert issuer.issuer == services.authorities.snapshot.root.certificate.subject
-        real = services.clock
-        services.clock = lambda: real() + 3700
+        clock.shift_s = 3700
         await services.rotation.advance(services.clock())
         assert services.authorities.bundle().roots != (old,)
         with pytest.raises(ssl.SSLCertVerificationError):
-            await shown_to(services, old, name)
+            await shown_to(services.listen, old, name)
 
 
 async def test_an_old_issuer_that_ends_takes_only_its_own_certificate_along(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
-        certificate = ServerCertificate(core.authorities, trust_domain=TRUST_DOMAIN, host="127.0.0.1")
+        certificate = make_certificate(core)
         late = NOW + 89 * 86_400
         await core.store.create_join_token(
             workload=Workload(namespace="shop", service_account="web"),
@@ -175,7 +218,7 @@ async def test_an_old_issuer_that_ends_takes_only_its_own_certificate_along(tmp_
             expires=late * 2,
             now=NOW,
         )
-        await Rotation(core.store, core.authorities).start(kind=RotationKind.ROOT, force=True, now=late)
+        await make_rotation(core.store, core.authorities).start(kind=RotationKind.ROOT, force=True, now=late)
         certificate.renew(now=late)
         assert [each.root for each in certificate._served] == [*reversed(core.authorities.bundle().roots)]
         certificate.renew(now=late + 86_400 - 30)

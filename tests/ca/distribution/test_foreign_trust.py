@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ca.distribution.foreign_trust import ForeignTrust
-from ca.runtime.services import Services
+from ca.runtime.run import RunningCA
 from shared.model.identity.foreign import ForeignDomain
 from shared.model.wire.messages import ForeignTrustChanged, Reissue
 from tests.ca.founded import NOW, opened
@@ -17,9 +17,9 @@ PARTNER, OTHER = Partner().roots, Partner(domain="other.example").roots
 
 async def test_a_change_is_told_once_and_what_another_replica_changed_by_a_reload(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core, opened(tmp_path / "d") as other:
-        here, there = await ForeignTrust.open(core.store), await ForeignTrust.open(other.store)
         told: list[tuple[ForeignDomain, ...]] = []
-        there.on_change = told.append
+        here = await ForeignTrust.open(core.store, on_change=lambda _domains: None)
+        there = await ForeignTrust.open(other.store, on_change=told.append)
         await here.put(PARTNER, now=NOW)
         await here.put(PARTNER, now=NOW + 1)
         assert (here.domains, there.domains) == ((PARTNER,), ())
@@ -44,7 +44,7 @@ async def test_sidecars_are_told_at_their_welcome_and_when_it_changes(tmp_path: 
         await _tells_an_old_sidecar_nothing(services)
 
 
-async def _tells_an_old_sidecar_nothing(services: Services) -> None:
+async def _tells_an_old_sidecar_nothing(services: RunningCA) -> None:
     await services.foreign.put(PARTNER, now=services.clock())
     async with FakeSidecar(services, protocols=()) as old:
         assert (await old.enrol("c")).foreign == ()

@@ -9,6 +9,7 @@ from ca.distribution import session as session_module
 from ca.distribution.directory import Directory
 from ca.distribution.hub import REPLACED, Hub
 from ca.distribution.session import Session
+from ca.kubernetes.view import NoCluster
 from ca.metrics import Metrics
 from shared.model.identity.identity import Workload
 from shared.model.policy.rules import NamespaceState
@@ -22,7 +23,7 @@ def make_session(instance: str) -> Session:
 
 
 def make_hub(*sessions: Session) -> Hub:
-    hub = Hub(directory=Directory(), metrics=Metrics())
+    hub = Hub(directory=Directory(find_vouched=NoCluster().find_entry), metrics=Metrics())
     for session in sessions:
         hub.open(session)
     return hub

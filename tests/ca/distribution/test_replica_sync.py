@@ -18,8 +18,7 @@ from cryptography import x509
 
 from ca.authority.kek import KeyEncryptionError
 from ca.distribution import replica_sync as following_module
-from ca.runtime.run import SETTLING_S
-from ca.runtime.services import Services
+from ca.runtime.run import SETTLING_S, RunningCA
 from ca.store import replicas as replicas_module
 from shared.model.policy.decision import Answer
 from shared.model.policy.rules import Action, Mode, Rule
@@ -66,7 +65,7 @@ def url(postgresql: PostgreSQL, tmp_path: Path) -> str:
 
 
 @contextlib.asynccontextmanager
-async def replica(directory: Path, url: str, **options: Any) -> AsyncIterator[Services]:
+async def replica(directory: Path, url: str, **options: Any) -> AsyncIterator[RunningCA]:
     """A replica with files of its own and the common key-encryption key."""
     directory.mkdir(exist_ok=True)
     async with running_ca(directory, database=url, kek_file=directory.parent / "kek", **options) as services:
@@ -74,7 +73,7 @@ async def replica(directory: Path, url: str, **options: Any) -> AsyncIterator[Se
 
 
 @contextlib.asynccontextmanager
-async def two(directory: Path, url: str) -> AsyncIterator[tuple[Services, Services]]:
+async def two(directory: Path, url: str) -> AsyncIterator[tuple[RunningCA, RunningCA]]:
     async with replica(directory / "one", url) as one, replica(directory / "two", url) as other:
         yield one, other
 
@@ -288,10 +287,10 @@ async def test_a_killed_process_doesnt_keep_its_streams(
         assert await one.store.list_replicas() == [one.store.replica]
 
 
-async def is_connected(services: Services, instance: str) -> bool:
+async def is_connected(services: RunningCA, instance: str) -> bool:
     record = await services.store.get_sidecar(instance)
     return record is not None and record.connected
 
 
-async def is_gone(services: Services, instance: str) -> bool:
+async def is_gone(services: RunningCA, instance: str) -> bool:
     return not await is_connected(services, instance)

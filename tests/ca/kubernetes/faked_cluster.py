@@ -10,7 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
-from ca.runtime.services import Services
+from ca.runtime.cluster import Cluster
+from ca.runtime.run import RunningCA
 from shared.model.wire.messages import EnrolPod, FromCA
 from tests.ca.kubernetes.faking import faked, write_kubeconfig
 from tests.ca.kubernetes.making import IMAGE
@@ -67,17 +68,22 @@ def _list(items: list[dict[str, Any]]) -> web.Response:
 
 
 @contextlib.asynccontextmanager
-async def running_in_cluster(directory: Path, cluster: FakeCluster, **options: Any) -> AsyncIterator[Services]:
+async def running_in_cluster(directory: Path, cluster: FakeCluster, **options: Any) -> AsyncIterator[RunningCA]:
     """Run a CA in such a cluster, once it has read it."""
     async with faked(directory, cluster.handle) as client:
         kubeconfig = write_kubeconfig(directory / "ca-kubeconfig", client.api.configuration.host)
         given = {"kubernetes": True, "kubeconfig": kubeconfig, "sidecar_images": (IMAGE,), "names": (CA_NAME,)}
         async with running_ca(directory, **{**given, **options}) as services:
-            assert services.cluster is not None
             if not cluster.is_away:
-                for watch in services.cluster.watches.values():
+                for watch in cluster_of(services).watches.values():
                     await asyncio.wait_for(watch.is_synced.wait(), 10)
             yield services
+
+
+def cluster_of(services: RunningCA) -> Cluster:
+    """Return the cluster of a CA that runs in one."""
+    assert isinstance(services.cluster, Cluster)
+    return services.cluster
 
 
 async def enrol_pod(sidecar: FakeSidecar, token: str, instance: str, *addresses: str) -> FromCA:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ca.evidence.pod import Pod
-from ca.kubernetes.cluster.pods import PodRecord, trim_pod
+from ca.kubernetes.cluster.pods import PodIndex, PodRecord, trim_pod
 from shared.model.kubernetes.contract import (
     CAPTURE_CONTAINER,
     INJECT,
@@ -109,6 +109,11 @@ def make_record(name: str = "web-0", *addresses: str, **options: Any) -> PodReco
     if terminating:
         pod["metadata"]["deletionTimestamp"] = "2026-11-25T11:00:00Z"
     return trim_pod(decode_pod(pod), images=[IMAGE], ca_names=CA_NAMES)
+
+
+def make_pod_index() -> PodIndex:
+    """Make an index whose changes nobody hears."""
+    return PodIndex(on_addresses=lambda _addresses: None, on_gone=lambda _pod: None)
 
 
 def make_uid(number: int) -> str:

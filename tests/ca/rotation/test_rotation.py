@@ -9,14 +9,12 @@ import pytest
 from cryptography import x509
 
 from ca.rotation import rotation as rotation_module
-from ca.rotation.rotation import Rotation
-from ca.rotation.status import Pace
 from ca.store.records import RotationStep
 from shared.model.errors import ConflictError, VerificationError
 from shared.model.policy.reasons import Reason
 from shared.model.trust.bundle import AuthorityPhase
 from shared.model.trust.certificate import BundleVerifier, common_name
-from tests.ca.founded import NOW, Founded, join, make_csr, opened
+from tests.ca.founded import NOW, Founded, join, make_csr, make_rotation, opened
 from tests.ca.running import eventually
 
 
@@ -32,7 +30,7 @@ async def test_activation_waits_for_every_live_sidecar_and_names_the_laggard(tmp
         await join(core, "web-1")
         await join(core, "web-2")
         before = core.authorities.active.authority_id
-        rotation = Rotation(core.store, core.authorities)
+        rotation = make_rotation(core.store, core.authorities)
         status = await rotation.start(now=NOW)
         assert status.step is RotationStep.PREPARED
         assert status.waiting_for == ("web-1", "web-2")
@@ -51,7 +49,7 @@ async def test_a_disconnected_sidecar_counts_while_its_certificate_is_alive(tmp_
         await join(core, "web-1")
         await issue(core)
         await core.store.mark_seen("web-1", connected=False, now=NOW)
-        rotation = Rotation(core.store, core.authorities)
+        rotation = make_rotation(core.store, core.authorities)
         assert (await rotation.start(now=NOW)).waiting_for == ("web-1",)
         await rotation.advance(NOW + 3601)
         status = await rotation.status(NOW + 3601)
@@ -61,7 +59,7 @@ async def test_a_disconnected_sidecar_counts_while_its_certificate_is_alive(tmp_
 
 async def test_foreign_peers_get_their_minimum_wait(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
-        rotation = Rotation(core.store, core.authorities, pace=Pace(minimum_s=60))
+        rotation = make_rotation(core.store, core.authorities, minimum_s=60)
         assert (await rotation.start(now=NOW)).step is RotationStep.PREPARED
         await rotation.advance(NOW + 61)
         status = await rotation.status(NOW + 61)
@@ -74,25 +72,25 @@ async def test_killed_at_every_step_it_goes_on_where_it_stood(tmp_path: Path) ->
     async with opened(tmp_path / "d") as core:
         await join(core, "web-1")
         old = await issue(core)
-        sequence = (await Rotation(core.store, core.authorities).start(now=NOW)).sequence
+        sequence = (await make_rotation(core.store, core.authorities).start(now=NOW)).sequence
     async with opened(tmp_path / "d") as core:
-        rotation = Rotation(core.store, core.authorities)
+        rotation = make_rotation(core.store, core.authorities)
         status = await rotation.status(NOW)
         assert status is not None
         assert status.step is RotationStep.PREPARED
         await core.store.mark_bundle_installed("web-1", sequence)
     async with opened(tmp_path / "d") as core:
-        await Rotation(core.store, core.authorities).advance(NOW)
+        await make_rotation(core.store, core.authorities).advance(NOW)
         new = await issue(core)
         assert common_name(new[0].issuer) != common_name(old[0].issuer)
     async with opened(tmp_path / "d") as core:
-        await Rotation(core.store, core.authorities).advance(NOW + 1)  # The old one has signed something alive.
+        await make_rotation(core.store, core.authorities).advance(NOW + 1)  # The old one has signed something alive.
         verifier = BundleVerifier(core.authorities.bundle())
         verifier.verify_peer(old, now=NOW + 1)
         verifier.verify_peer(new, now=NOW + 1)
     async with opened(tmp_path / "d") as core:
         later = NOW + 3601
-        await Rotation(core.store, core.authorities).advance(later)
+        await make_rotation(core.store, core.authorities).advance(later)
         retired = [r for r in await core.store.list_authorities() if r.phase is AuthorityPhase.RETIRED]
         assert [r.sealed_key for r in retired] == [b""]
         with pytest.raises(VerificationError):
@@ -104,7 +102,7 @@ async def test_force_activates_without_the_laggard_and_says_so_in_the_journal(tm
     async with opened(tmp_path / "d") as core:
         await join(core, "web-1")
         await issue(core)
-        rotation = Rotation(core.store, core.authorities)
+        rotation = make_rotation(core.store, core.authorities)
         await rotation.start(now=NOW)
         status = await rotation.start(force=True, now=NOW)
         assert (status.step, status.forced) == (RotationStep.ACTIVE, True)
@@ -117,7 +115,7 @@ async def test_reverting_lets_the_previous_authority_sign(tmp_path: Path, force:
         await join(core, "web-1")
         await issue(core)
         before = core.authorities.active.authority_id
-        rotation = Rotation(core.store, core.authorities)
+        rotation = make_rotation(core.store, core.authorities)
         await rotation.start(force=force, now=NOW)
         status = await rotation.revert(NOW)
         assert status.step is RotationStep.REVERTED
@@ -135,7 +133,7 @@ async def test_a_tainted_authority_is_refused_and_stays_so(tmp_path: Path) -> No
         await join(core, "web-1")
         old = await issue(core)
         tainted = core.authorities.active.authority_id
-        rotation = Rotation(core.store, core.authorities)
+        rotation = make_rotation(core.store, core.authorities)
         with pytest.raises(ConflictError):
             await rotation.taint(tainted, NOW)
         await rotation.start(force=True, now=NOW)
@@ -153,7 +151,7 @@ async def test_an_issuance_that_races_with_retirement_is_signed_anew(tmp_path: P
     async with opened(tmp_path / "d") as core, opened(tmp_path / "d") as other:
         await join(core, "web-1")
         await core.store.mark_seen("web-1", connected=False, now=NOW)
-        rotation = Rotation(other.store, other.authorities)
+        rotation = make_rotation(other.store, other.authorities)
         await rotation.start(force=True, now=NOW)
         await rotation.advance(NOW)
         stale = core.authorities.active.authority_id
@@ -164,7 +162,7 @@ async def test_an_issuance_that_races_with_retirement_is_signed_anew(tmp_path: P
 
 async def test_a_rotation_begins_by_itself_before_the_authority_ends(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
-        rotation = Rotation(core.store, core.authorities)
+        rotation = make_rotation(core.store, core.authorities)
         await rotation.advance(NOW + 50 * 86_400)
         assert await rotation.status(NOW) is None
         await rotation.advance(NOW + 61 * 86_400)
@@ -176,8 +174,8 @@ async def test_who_does_not_lead_looks_and_does_what_an_operator_asks(
 ) -> None:
     monkeypatch.setattr(rotation_module, "POLL_S", 0.02)
     async with opened(tmp_path / "d") as core, opened(tmp_path / "d") as other:
-        leader = Rotation(core.store, core.authorities, clock=lambda: NOW)
-        follower = Rotation(other.store, other.authorities, is_leader=lambda: False, clock=lambda: NOW)
+        leader = make_rotation(core.store, core.authorities, clock=lambda: NOW)
+        follower = make_rotation(other.store, other.authorities, is_leader=lambda: False, clock=lambda: NOW)
         task = asyncio.create_task(follower.run())
         try:
             await join(core, "web-1")

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from ca.authority.published_roots import NotPublished
 from ca.rotation.rotation import Rotation
-from ca.rotation.status import Pace
 from ca.store.records import AuthorityKind, RotationStep
 from shared.model.errors import ConflictError, NotFoundError, VerificationError
 from shared.model.policy.reasons import Reason
 from shared.model.trust.bundle import AuthorityPhase, RotationKind
 from shared.model.trust.certificate import BundleVerifier
-from tests.ca.founded import NOW, WEB, Founded, join, make_csr, opened
+from tests.ca.founded import NOW, WEB, Founded, join, make_csr, make_rotation, opened
 
 ROOT = RotationKind.ROOT
 DAY_S = 86_400.0
@@ -46,7 +46,7 @@ async def test_both_roots_are_in_the_bundle_before_anything_is_signed_with_the_n
     async with opened(tmp_path / "d") as core:
         await join(core, "web-1")
         before = core.authorities.snapshot
-        rotation = Rotation(core.store, core.authorities)
+        rotation = make_rotation(core.store, core.authorities)
         status = await rotation.start(kind=ROOT, now=NOW)
         assert (status.kind, status.step, status.waiting_for) == (ROOT, RotationStep.PREPARED, ("web-1",))
         bundle = core.authorities.bundle()
@@ -69,26 +69,26 @@ async def test_killed_at_every_step_it_goes_on_where_it_stood(tmp_path: Path) ->
     async with opened(tmp_path / "d") as core:
         await join(core, "web-1")
         old = await issue(core)
-        sequence = (await Rotation(core.store, core.authorities).start(kind=ROOT, now=NOW)).sequence
+        sequence = (await make_rotation(core.store, core.authorities).start(kind=ROOT, now=NOW)).sequence
         await check_chains(core, old)
     async with opened(tmp_path / "d") as core:
-        status = await Rotation(core.store, core.authorities).status(NOW)
+        status = await make_rotation(core.store, core.authorities).status(NOW)
         assert status is not None
         assert (status.kind, status.step, status.waiting_for) == (ROOT, RotationStep.PREPARED, ("web-1",))
         await core.store.mark_bundle_installed("web-1", sequence)
     async with opened(tmp_path / "d") as core:
-        await Rotation(core.store, core.authorities).advance(NOW)
+        await make_rotation(core.store, core.authorities).advance(NOW)
         new = await issue(core, now=NOW + 10)
         await check_chains(core, old, new, now=NOW + 10)
     async with opened(tmp_path / "d") as core:
-        rotation = Rotation(core.store, core.authorities)
+        rotation = make_rotation(core.store, core.authorities)
         await rotation.advance(NOW + 10)
         status = await rotation.status(NOW + 10)
         assert status is not None
         assert (status.step, status.alive_of_previous) == (RotationStep.ACTIVE, 1)
         await check_chains(core, old, new, now=NOW + 10)
     async with opened(tmp_path / "d") as core:
-        await Rotation(core.store, core.authorities).advance(LATER)
+        await make_rotation(core.store, core.authorities).advance(LATER)
         for kind in AuthorityKind:
             assert await phases(core, kind) == [AuthorityPhase.RETIRED, AuthorityPhase.ACTIVE]
         retired = [r for r in await core.store.list_authorities() if r.phase is AuthorityPhase.RETIRED]
@@ -106,7 +106,7 @@ async def test_every_issuer_below_the_old_root_goes_with_it_and_none_before_it_i
         await join(core, "web-1")
         await leave(core)
         await issue(core)
-        rotation = Rotation(core.store, core.authorities)
+        rotation = make_rotation(core.store, core.authorities)
         await rotation.start(force=True, now=NOW)
         await issue(core, now=NOW + 60)
         await rotation.revert(NOW + 60)  # Two issuers below the root have signed something that is alive.
@@ -121,27 +121,32 @@ async def test_every_issuer_below_the_old_root_goes_with_it_and_none_before_it_i
         assert await phases(core, AuthorityKind.ROOT) == [retired, active]
 
 
+class PartlyPublished(NotPublished):
+    """Places that lack a root, as the test says."""
+
+    def __init__(self, *lacking: str) -> None:
+        self.lacking = list(lacking)
+        self.asked: list[bytes] = []
+
+    def list_lacking(self, root: bytes) -> list[str]:
+        self.asked.append(root)
+        return self.lacking
+
+
 async def test_what_outside_the_ca_lacks_the_new_root_is_named_and_waited_for(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
-        lacking = ["ConfigMap shop/touchmark-trust"]
-        asked: list[bytes] = []
+        published = PartlyPublished("ConfigMap shop/touchmark-trust")
+        lacking = published.lacking
 
         def make() -> Rotation:
-            rotation = Rotation(core.store, core.authorities, pace=Pace(delivery_s=120))
-
-            def find(root: bytes) -> list[str]:
-                asked.append(root)
-                return lacking
-
-            rotation.find_unpublished = find
-            return rotation
+            return make_rotation(core.store, core.authorities, delivery_s=120, published=published)
 
         status = await make().start(kind=ROOT, now=NOW)
         assert (status.unpublished, status.ready_at) == (tuple(lacking), None)
         await make().advance(NOW + 1000)
         with pytest.raises(ConflictError, match="shop/touchmark-trust"):
             await make().start(kind=ROOT, now=NOW)
-        assert {*asked} == {core.authorities.bundle().roots[1]}
+        assert {*published.asked} == {core.authorities.bundle().roots[1]}
         lacking.clear()
         await make().advance(NOW + 1000)
         found = await make().status(NOW + 1000)
@@ -156,9 +161,9 @@ async def test_what_outside_the_ca_lacks_the_new_root_is_named_and_waited_for(tm
 
 async def test_force_leaves_the_old_root_in_place_until_the_new_one_was_delivered(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
-        lacking = ["webhook configuration touchmark"]
-        rotation = Rotation(core.store, core.authorities, pace=Pace(delivery_s=120))
-        rotation.find_unpublished = lambda _root: lacking
+        published = PartlyPublished("webhook configuration touchmark")
+        lacking = published.lacking
+        rotation = make_rotation(core.store, core.authorities, delivery_s=120, published=published)
         await join(core, "web-1")
         await rotation.start(kind=ROOT, now=NOW)
         status = await rotation.start(kind=ROOT, force=True, now=NOW)
@@ -181,7 +186,7 @@ async def test_an_open_join_token_holds_the_root_that_it_pins_and_is_named(tmp_p
         early, secret = await make(workload=WEB, addresses=(), labels={}, expires=NOW + 600, now=NOW)
         idle, _ = await make(workload=WEB, addresses=(), labels={}, expires=NOW + 900, now=NOW)
         assert early.root_pin == idle.root_pin == core.authorities.root_pin
-        rotation = Rotation(core.store, core.authorities)
+        rotation = make_rotation(core.store, core.authorities)
         status = await rotation.start(kind=ROOT, now=NOW)
         assert status.step is RotationStep.ACTIVE
         assert [token.token_id for token in status.tokens] == [early.token_id, idle.token_id]
@@ -203,7 +208,7 @@ async def test_reverting_puts_both_back(tmp_path: Path, force: bool) -> None:
         await join(core, "web-1")
         old = await issue(core)
         before = core.authorities.snapshot
-        rotation = Rotation(core.store, core.authorities)
+        rotation = make_rotation(core.store, core.authorities)
         assert (await rotation.start(kind=ROOT, force=force, now=NOW)).is_reversible
         new = await issue(core)
         make = core.store.create_join_token
@@ -233,7 +238,7 @@ async def test_reverting_puts_both_back(tmp_path: Path, force: bool) -> None:
 async def test_one_rotation_at_a_time_and_force_is_for_its_own_kind(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
         await join(core, "web-1")
-        rotation = Rotation(core.store, core.authorities)
+        rotation = make_rotation(core.store, core.authorities)
         await rotation.start(kind=ROOT, now=NOW)
         for force in (False, True):
             with pytest.raises(ConflictError, match="rotation of the root is under way"):
@@ -246,7 +251,7 @@ async def test_a_root_waits_for_no_issuer_that_retires_and_takes_it_along(tmp_pa
         await join(core, "web-1")
         await leave(core)
         first = await issue(core)
-        rotation = Rotation(core.store, core.authorities)
+        rotation = make_rotation(core.store, core.authorities)
         await rotation.start(force=True, now=NOW)
         second = await issue(core, now=NOW + 60)
         status = await rotation.start(force=True, kind=ROOT, now=NOW + 60)
@@ -269,12 +274,12 @@ async def test_killed_between_the_issuers_rotation_and_the_roots_nothing_is_lost
         await join(core, "web-1")
         await leave(core)
         await issue(core)
-        await Rotation(core.store, core.authorities).start(force=True, now=NOW)
+        await make_rotation(core.store, core.authorities).start(force=True, now=NOW)
         last = await core.store.get_rotation()
         assert last is not None
         await core.store.change_rotation(last, step=RotationStep.SUPERSEDED, phases=(), now=NOW)
     async with opened(tmp_path / "d") as core:
-        rotation = Rotation(core.store, core.authorities)
+        rotation = make_rotation(core.store, core.authorities)
         await rotation.advance(NOW)
         assert await phases(core, AuthorityKind.ISSUING) == [AuthorityPhase.OLD, AuthorityPhase.ACTIVE]
         await rotation.advance(LATER)
@@ -287,7 +292,7 @@ async def test_a_tainted_root_takes_everything_below_it_along(tmp_path: Path) ->
         await join(core, "web-1")
         await leave(core)
         await issue(core)
-        rotation = Rotation(core.store, core.authorities)
+        rotation = make_rotation(core.store, core.authorities)
         await rotation.start(force=True, now=NOW)
         await rotation.advance(LATER)  # The first issuer has retired; connections of it may live on.
         old = await issue(core, now=LATER)
@@ -322,7 +327,7 @@ async def test_an_old_issuer_below_the_old_root_can_be_tainted_alone(tmp_path: P
         await leave(core)
         await issue(core)
         issuer = core.authorities.active.authority_id
-        rotation = Rotation(core.store, core.authorities)
+        rotation = make_rotation(core.store, core.authorities)
         await rotation.start(force=True, kind=ROOT, now=NOW)
         await rotation.taint(issuer, NOW)
         assert len(core.authorities.bundle().roots) == 2
@@ -338,8 +343,8 @@ async def test_two_replicas_take_each_step_once_and_neither_signs_below_a_retire
     async with opened(tmp_path / "d") as core, opened(tmp_path / "d") as other:
         await join(core, "web-1")
         await leave(core)
-        one = Rotation(core.store, core.authorities)
-        two = Rotation(other.store, other.authorities)
+        one = make_rotation(core.store, core.authorities)
+        two = make_rotation(other.store, other.authorities)
         status = await one.start(kind=ROOT, now=NOW)
         # Nothing was alive, so that the old root has gone at once; the other replica hasn't heard of any of it.
         await two.advance(NOW)
@@ -359,7 +364,7 @@ async def test_an_issuance_that_races_with_the_old_roots_end_is_signed_anew(tmp_
     async with opened(tmp_path / "d") as core, opened(tmp_path / "d") as other:
         await join(core, "web-1")
         await leave(core)
-        rotation = Rotation(other.store, other.authorities)
+        rotation = make_rotation(other.store, other.authorities)
         await rotation.start(force=True, kind=ROOT, now=NOW)
         await rotation.advance(NOW)
         assert await phases(other, AuthorityKind.ROOT) == [AuthorityPhase.RETIRED, AuthorityPhase.ACTIVE]
@@ -368,7 +373,7 @@ async def test_an_issuance_that_races_with_the_old_roots_end_is_signed_anew(tmp_
 
 async def test_a_root_rotates_by_itself_before_it_ends_and_the_issuer_does_meanwhile(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
-        rotation = Rotation(core.store, core.authorities)
+        rotation = make_rotation(core.store, core.authorities)
         await rotation.advance(NOW + 61 * DAY_S)
         found = await rotation.status(NOW + 61 * DAY_S)
         assert found is not None and found.kind is RotationKind.ISSUER

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +11,35 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from ca.authority.authorities import Authorities
 from ca.kubernetes.admission import admission
-from ca.kubernetes.admission.admission import NamespaceLabels, run_admission
-from shared.model.errors import ConflictError, UnavailableError
-from shared.model.trust.bundle import RotationKind
+from ca.kubernetes.admission.admission import Admission, NamespaceLabels, make_admission, run_admission
+from ca.kubernetes.api.client import ClusterClient
+from ca.metrics import Metrics
+from shared.model.errors import UnavailableError
 from shared.runtime.tasks import Tasks
 from tests.ca.admission.reviews import apply_response, make_review, read_response
 from tests.ca.kubernetes.faking import faked
-from tests.ca.running import eventually, running_ca
+from tests.ca.running import running_ca
 from tests.shared.model.injection.golden_injection import OPTIONS
 from tests.shared.model.injection.pods import make_pod
 
 SERVICE = "touchmark-ca.touchmark-system.svc"
-COMMON: dict[str, Any] = {
-    "options": OPTIONS,
-    "host": "127.0.0.1",
-    "list_needing": lambda: None,
-    "is_leader": lambda: True,
-}
+
+
+def make(
+    client: ClusterClient, authorities: Authorities, *, list_needing: Callable[[], set[str] | None] = lambda: None
+) -> Admission:
+    admission = make_admission(
+        client,
+        options=OPTIONS,
+        read_bundle=authorities.bundle,
+        list_needing=list_needing,
+        is_leader=lambda: True,
+        metrics=Metrics(),
+    )
+    authorities.on_change(admission.note_bundle)
+    return admission
 
 
 async def answer_little(request: web.Request) -> web.StreamResponse:
@@ -50,21 +62,29 @@ async def test_the_webhook_answers_under_the_services_name_with_a_chain_to_the_r
     async with (
         faked(tmp_path, answer_little) as client,
         running_ca(tmp_path, names=(SERVICE,)) as services,
-        run_admission(services, client, tasks, port=0, **COMMON) as running,
+        run_admission(
+            make(client, services.authorities),
+            tasks,
+            host="127.0.0.1",
+            port=0,
+            context=services.server_certificate.context,
+        ) as listen,
         aiohttp.ClientSession() as session,
     ):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(cadata=services.authorities.bundle().roots[0])
-        url = f"https://{running.listen}/v1/inject"
+        url = f"https://{listen}/v1/inject"
         review = make_review(make_pod())
         async with session.post(url, json=review, ssl=context, server_hostname=SERVICE) as answer:
             response = read_response(await answer.read())
         assert len(apply_response(make_pod(), response)["spec"]["initContainers"]) == 2
         with pytest.raises(aiohttp.ClientConnectorCertificateError):
             await session.post(url, json={}, ssl=context, server_hostname="other.example")
-        port = int(running.listen.rpartition(":")[2])
+        port = int(listen.rpartition(":")[2])
         with pytest.raises(UnavailableError, match="can't listen"):
-            async with run_admission(services, client, tasks, port=port, **COMMON):
+            context = services.server_certificate.context
+            again = make(client, services.authorities)
+            async with run_admission(again, tasks, host="127.0.0.1", port=port, context=context):
                 pass
     assert not failed
     assert len(tasks) == 0, "what was started has ended"
@@ -94,26 +114,3 @@ async def test_labels_are_asked_for_once_in_a_moment_and_none_are_none(
         monkeypatch.setattr(admission, "LABELS_AGE_S", 0.0)
         await labels.find("c")
         assert asked.count("/api/v1/namespaces/c") == 2
-
-
-async def test_a_new_root_waits_for_the_cluster_and_what_in_it_lacks_the_root_is_named(tmp_path: Path) -> None:
-    """The API server of this test takes every patch and shows none: nothing is ever published in it."""
-    tasks = Tasks(lambda _name, _error: None)
-    needing: set[str] | None = None
-    async with faked(tmp_path, answer_little) as client, running_ca(tmp_path) as services:
-        services.rotation.pace.delivery_s = 7
-        options: dict[str, Any] = {**COMMON, "list_needing": lambda: needing}
-        async with run_admission(services, client, tasks, port=0, **options) as running:
-            status = await services.rotation.start(kind=RotationKind.ROOT)
-            assert "hasn't read yet" in status.unpublished[0] and status.ready_at is None
-            needing = {"shop"}
-            await eventually(lambda: all(watch.is_synced.is_set() for watch in running.watches))
-            with pytest.raises(ConflictError, match="ConfigMap shop/touchmark-trust"):
-                await services.rotation.start(kind=RotationKind.ROOT)
-            needing = set()
-            await services.rotation.advance(services.clock())
-            found = await services.rotation.status()
-            assert found is not None and found.unpublished == ()
-            rotation = await services.store.get_rotation()
-            assert rotation is not None and rotation.published is not None
-            assert found.ready_at == rotation.published + 7

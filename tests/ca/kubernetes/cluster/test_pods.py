@@ -17,7 +17,7 @@ from ca.kubernetes.cluster.pods import (
     trim_pod,
 )
 from shared.model.wire.messages import DirectoryEntry
-from tests.ca.kubernetes.making import UID, changed, decode_pod, make_pod_json, make_record, make_uid
+from tests.ca.kubernetes.making import UID, changed, decode_pod, make_pod_index, make_pod_json, make_record, make_uid
 
 
 class Told:
@@ -158,7 +158,7 @@ def test_an_address_that_we_cannot_read_is_nobodys() -> None:
 
 
 async def test_waiting_ends_with_the_address() -> None:
-    index = PodIndex()
+    index = make_pod_index()
     waiting = [asyncio.create_task(index.wait_for_addresses(UID)) for _ in range(2)]
     await asyncio.sleep(0)
     index.apply(make_record("web-0"))
@@ -174,7 +174,7 @@ async def test_waiting_ends_with_the_address() -> None:
 
 
 def test_a_namespace_s_label_asks_for_all_its_pods_that_do_not_say_no() -> None:
-    index = NamespaceIndex()
+    index = NamespaceIndex(on_labels=lambda: None)
     text = '{"metadata": {"name": "%s", "labels": {"touchmark.dev/inject": "%s", "other": "x"}}}'
     for name, word in (("shop", "true"), ("bank", "false")):
         index.apply(trim_namespace(msgspec.json.decode(text % (name, word), type=Namespace)))

@@ -44,10 +44,9 @@ async def vouched(store: Store, namespace: str) -> dict[str, dict[str, str]]:
 
 
 @contextlib.asynccontextmanager
-async def running(store: Store, index: NamespaceIndex) -> AsyncIterator[Vouching]:
-    vouching = Vouching(store, index)
-    index._on_labels = vouching.note_change
-    store.on_namespace_change(vouching.note_change)
+async def running(store: Store, index: NamespaceIndex, is_stale: asyncio.Event) -> AsyncIterator[Vouching]:
+    vouching = Vouching(store, index, is_stale=is_stale)
+    store.on_namespace_change(vouching.note_policy)
     await vouching.load()
     task = asyncio.create_task(vouching.run())
     try:
@@ -59,9 +58,10 @@ async def running(store: Store, index: NamespaceIndex) -> AsyncIterator[Vouching
 
 async def test_only_labels_that_groups_are_made_by_are_vouched_for(tmp_path: Path) -> None:
     async with opened(tmp_path) as founded:
-        store, index = founded.store, NamespaceIndex()
+        store, is_stale = founded.store, asyncio.Event()
+        index = NamespaceIndex(on_labels=is_stale.set)
         index.replace([NamespaceRecord("shop", RED)])
-        async with running(store, index) as vouching:
+        async with running(store, index, is_stale) as vouching:
             await enter(store, vouching, "shop")
             assert (await store.get_namespace_state("shop")).labels == ()
             assert (await store.get_namespace_state("shop")).version == 0, "labels that nobody uses change no state"
@@ -79,10 +79,11 @@ async def test_only_labels_that_groups_are_made_by_are_vouched_for(tmp_path: Pat
 
 async def test_a_namespace_that_changes_its_label_leaves_its_group(tmp_path: Path) -> None:
     async with opened(tmp_path) as founded:
-        store, index = founded.store, NamespaceIndex()
+        store, is_stale = founded.store, asyncio.Event()
+        index = NamespaceIndex(on_labels=is_stale.set)
         index.replace([NamespaceRecord("shop", RED), NamespaceRecord("bank", RED)])
         await store.put_policy("shop", rules=(), group_label="team")
-        async with running(store, index) as vouching:
+        async with running(store, index, is_stale) as vouching:
             for namespace in ("shop", "bank"):
                 await enter(store, vouching, namespace)
             index.apply(NamespaceRecord("bank", BLUE))
@@ -96,14 +97,15 @@ async def test_what_changed_while_the_ca_was_down_is_noticed_and_join_tokens_lab
     tmp_path: Path,
 ) -> None:
     async with opened(tmp_path) as founded:
-        store, index = founded.store, NamespaceIndex()
+        store, is_stale = founded.store, asyncio.Event()
+        index = NamespaceIndex(on_labels=is_stale.set)
         await store.put_policy("shop", rules=(), group_label="team")
         await store.set_workload_labels(workload("shop", "vm"), {"team": "green"})
-        before = Vouching(store, index)
+        before = Vouching(store, index, is_stale=is_stale)
         await before.load()
         index.replace([NamespaceRecord("shop", RED)])
         await enter(store, before, "shop")
-        async with running(store, NamespaceIndex()) as vouching:
+        async with running(store, NamespaceIndex(on_labels=is_stale.set), is_stale) as vouching:
             vouching._namespaces.replace([NamespaceRecord("shop", BLUE)])
             await eventually(lambda: _is(store, "shop", {"web": {"team": "blue"}, "vm": {"team": "green"}}))
             state = await store.get_namespace_state("shop")
@@ -113,10 +115,11 @@ async def test_what_changed_while_the_ca_was_down_is_noticed_and_join_tokens_lab
 async def test_a_store_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vouching_module, "RETRY_S", 0.01)
     async with opened(tmp_path) as founded:
-        store, index = founded.store, NamespaceIndex()
+        store, is_stale = founded.store, asyncio.Event()
+        index = NamespaceIndex(on_labels=is_stale.set)
         index.replace([NamespaceRecord("shop", RED)])
         await store.put_policy("shop", rules=(), group_label="team")
-        async with running(store, index) as vouching:
+        async with running(store, index, is_stale) as vouching:
             await enter(store, vouching, "shop")
             failures = 0
 

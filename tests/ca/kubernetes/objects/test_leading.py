@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from ca.kubernetes.api import lease as lease_module
-from ca.kubernetes.objects.leading import run_leading
+from ca.kubernetes.objects.leading import Leading, run_leading
 from tests.ca.kubernetes.api.test_lease import Leases
 from tests.ca.kubernetes.faking import faked
 from tests.ca.running import eventually, running_ca
@@ -50,7 +50,8 @@ async def test_nothing_is_deleted_before_everything_is_known(tmp_path: Path, mon
     server = Server()
     async with running_ca(tmp_path) as services, faked(tmp_path, server.serve) as client:
         await services.store.put_policy("bank", rules=(), group_label="team")
-        async with run_leading(services, client) as leading:
+        leading = Leading(client, store=services.store, metrics=services.metrics, clock=services.clock)
+        async with run_leading(leading):
             await eventually(lambda: leading.leadership.is_leader)
             await asyncio.sleep(0.3)
             assert (await services.store.get_namespace_state("bank")).group_label == "team"

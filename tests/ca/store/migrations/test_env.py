@@ -11,13 +11,11 @@ from sqlalchemy import Connection, inspect, text
 
 import ca.store.migrations
 from ca.authority.authorities import Authorities
-from ca.rotation.rotation import Rotation
-from ca.rotation.status import Pace
 from ca.store.database import Database
 from ca.store.records import RotationStep
 from ca.store.store import Store
 from shared.model.trust.bundle import RotationKind
-from tests.ca.founded import KEK, NOW, TRUST_DOMAIN, WEB
+from tests.ca.founded import KEK, NOW, TRUST_DOMAIN, WEB, make_rotation
 from tests.ca.postgresql import PostgreSQL
 
 
@@ -92,7 +90,7 @@ async def test_a_database_from_before_roots_rotated_goes_on_with_its_rotation_an
         authorities = await Authorities.open(store, KEK, now=NOW)
         pin = authorities.root_pin
         await store.create_join_token(workload=WEB, addresses=(), labels={}, expires=NOW + 60, now=NOW)
-        await Rotation(store, authorities, pace=Pace(minimum_s=60)).start(now=NOW)
+        await make_rotation(store, authorities, minimum_s=60).start(now=NOW)
         async with store.database.writing() as connection:
             await connection.run_sync(lambda sync: migrate(sync, "0003"))
     finally:
@@ -100,7 +98,7 @@ async def test_a_database_from_before_roots_rotated_goes_on_with_its_rotation_an
     store = await Store.open(where, trust_domain=TRUST_DOMAIN)
     try:
         authorities = await Authorities.open(store, KEK, now=NOW)
-        rotation = Rotation(store, authorities)
+        rotation = make_rotation(store, authorities)
         status = await rotation.status(NOW)
         assert status is not None and (status.kind, status.step) == (RotationKind.ISSUER, RotationStep.PREPARED)
         (token,) = await store.list_join_tokens()

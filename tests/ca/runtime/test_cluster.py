@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ca.kubernetes.run import DIRECTORY_WATCHES, list_ca_names
+from ca.runtime.cluster import DIRECTORY_WATCHES, list_ca_names
 from ca.settings.settings import Configuration
 from shared.model.errors import InputError
-from tests.ca.kubernetes.faked_cluster import FakeCluster, enrol_pod, running_in_cluster
+from tests.ca.kubernetes.faked_cluster import FakeCluster, cluster_of, running_in_cluster
 from tests.ca.kubernetes.faking import write_kubeconfig
-from tests.ca.kubernetes.making import make_pod_json, make_record, make_uid
-from tests.ca.running import FakeSidecar, eventually, running_ca
+from tests.ca.kubernetes.making import make_pod_json
+from tests.ca.running import running_ca
 
 
 async def test_a_ca_starts_and_stops_while_no_api_server_answers(tmp_path: Path) -> None:
     kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", "http://127.0.0.1:1")
-    options = {"kubernetes": True, "kubeconfig": kubeconfig, "sidecar_images": ("example.test/sidecar:1",)}
+    options: dict[str, Any] = {
+        "kubernetes": True,
+        "kubeconfig": kubeconfig,
+        "sidecar_images": ("example.test/sidecar:1",),
+    }
     async with running_ca(tmp_path, **options) as services:
-        assert services.cluster is not None
+        assert not services.cluster.is_synced
 
 
 async def test_without_any_configuration_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,29 +36,13 @@ async def test_without_any_configuration_it_says_so(tmp_path: Path, monkeypatch:
 
 async def test_the_directory_is_whole_without_the_watches_of_further_parts(tmp_path: Path) -> None:
     async with running_in_cluster(tmp_path, FakeCluster()) as services:
-        assert services.cluster is not None
         assert {"meshpolicies", "programs"}.isdisjoint(DIRECTORY_WATCHES)
         seen = [services.cluster.is_synced]
         for name in DIRECTORY_WATCHES:
-            services.cluster.watches[name].is_synced.clear()
+            cluster_of(services).watches[name].is_synced.clear()
             seen.append(services.cluster.is_synced)
-            services.cluster.watches[name].is_synced.set()
+            cluster_of(services).watches[name].is_synced.set()
         assert seen == [True, *(False for _ in DIRECTORY_WATCHES)]
-
-
-async def test_a_gone_pod_ends_its_own_stream_and_no_other_s(tmp_path: Path) -> None:
-    cluster = FakeCluster()
-    cluster.pods["web-0"] = make_pod_json("web-0", "198.18.0.2", uid=make_uid(1))
-    async with running_in_cluster(tmp_path, cluster) as services:
-        assert services.cluster is not None
-        async with FakeSidecar(services) as sidecar, FakeSidecar(services) as machine:
-            await enrol_pod(sidecar, "web-0", "web-0.00000001", "198.18.0.2")
-            await machine.enrol("web-0.00000002", workload="shop/web")  # A machine's, by whatever name.
-            services.cluster.pods.apply(make_record("web-0", uid=make_uid(2)))
-            services.cluster.pods.remove(make_record("web-0", uid=make_uid(2)))
-            services.cluster.pods.remove(make_record("web-0", uid=make_uid(1)))
-            await eventually(lambda: services.hub.get("web-0.00000001") is None)
-            assert services.hub.get("web-0.00000002") is not None
 
 
 async def test_index_sizes_are_metrics(tmp_path: Path) -> None:

@@ -1,0 +1,115 @@
+"""Admin endpoints about sidecars: join tokens, and which have joined. I/O through the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from ca.api.answers import answer, read_body
+from ca.settings.settings import parse_endpoint
+from ca.store.store import Store
+from shared.model.errors import InputError
+from shared.model.identity.identity import parse_workload
+from shared.model.trust.join_token import JoinToken, format_join_token
+from shared.model.wire import admin
+
+
+class SidecarsAdmin:
+    """The handlers.
+
+    Arguments:
+        listen: ``host:port`` at which sidecars find this CA, unless a request names another address.
+    """
+
+    def __init__(self, *, store: Store, clock: Callable[[], float], listen: str) -> None:
+        self._store = store
+        self._clock = clock
+        self._listen = listen
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes."""
+        return [
+            web.get("/v1/join-tokens", self.join_tokens),
+            web.post("/v1/join-tokens", self.create_join_token),
+            web.get("/v1/sidecars", self.sidecars),
+        ]
+
+    async def join_tokens(self, _request: web.Request) -> web.Response:
+        """Answer all join tokens, without their secrets."""
+        now = self._clock()
+        return answer(
+            admin.JoinTokenList(
+                tokens=tuple(
+                    admin.JoinTokenView(
+                        token_id=token.token_id,
+                        workload=str(token.workload),
+                        addresses=token.addresses,
+                        state="spent" if token.spent is not None else "expired" if token.expires <= now else "open",
+                        created=token.created,
+                        expires=token.expires,
+                        instance=token.instance,
+                    )
+                    for token in await self._store.list_join_tokens()
+                )
+            )
+        )
+
+    async def create_join_token(self, request: web.Request) -> web.Response:
+        """Make a join token."""
+        wanted = await read_body(request, admin.JoinTokenRequest)
+        if not 1 <= wanted.ttl_s <= admin.MAX_JOIN_TOKEN_TTL_S:
+            raise InputError(f"ttl_s must be 1 to {admin.MAX_JOIN_TOKEN_TTL_S:.0f}")
+        where = wanted.ca or self._listen
+        parse_endpoint(where)
+        now = self._clock()
+        record, secret = await self._store.create_join_token(
+            workload=parse_workload(wanted.workload),
+            addresses=wanted.addresses,
+            labels=wanted.labels,
+            expires=now + wanted.ttl_s,
+            now=now,
+        )
+        token = JoinToken(
+            token_id=record.token_id,
+            secret=secret,
+            ca=where,
+            trust_domain=self._store.trust_domain,
+            root_pin=record.root_pin,
+            workload=str(record.workload),
+        )
+        return answer(
+            admin.JoinTokenCreated(
+                token=format_join_token(token),
+                token_id=record.token_id,
+                workload=str(record.workload),
+                addresses=record.addresses,
+                ca=where,
+                expires=record.expires,
+            ),
+            status=201,
+        )
+
+    async def sidecars(self, _request: web.Request) -> web.Response:
+        """Answer all sidecars."""
+        live = {sidecar.instance for sidecar in await self._store.list_live_sidecars(now=self._clock())}
+        views = [
+            admin.SidecarView(
+                instance=sidecar.instance,
+                workload=str(sidecar.workload),
+                addresses=sidecar.addresses,
+                allowed_addresses=sidecar.allowed_addresses,
+                labels=sidecar.labels,
+                tunnel_port=sidecar.tunnel_port,
+                version=sidecar.version,
+                capture=sidecar.capture,
+                joined=sidecar.joined,
+                last_seen=sidecar.last_seen,
+                connected=sidecar.connected,
+                live=sidecar.instance in live,
+                installed_sequence=sidecar.installed_sequence,
+                namespace_versions=sidecar.namespace_versions,
+            )
+            for sidecar in await self._store.list_sidecars()
+        ]
+        return answer(admin.SidecarList(sidecars=tuple(sorted(views, key=lambda view: (view.workload, view.instance)))))

@@ -1,0 +1,72 @@
+"""A sidecar's certificate requests answered: for itself, and for its programs. I/O: the store.
+
+Belongs here: who asks is still who joined, and what the sidecar is told. Doesn't: what is signed (``ca/issuance.py``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import structlog
+
+from ca.distribution.session import Session
+from ca.issuance import Issuance, IssuedChain
+from ca.kubernetes.view import ClusterView
+from ca.metrics import Metrics
+from ca.store.store import Store
+from shared.model.errors import RefusedError, TouchmarkError, UnavailableError
+from shared.model.identity.identity import Identity, IdentityKind
+from shared.model.policy.reasons import Reason
+from shared.model.wire.messages import CertificateIssued, CertificateRefused, CertificateRequest
+
+_log = structlog.get_logger("touchmark.ca")
+
+
+class CertificateRequests:
+    """Answers certificate requests."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        issuance: Issuance,
+        cluster: ClusterView,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._issuance = issuance
+        self._cluster = cluster
+        self._metrics = metrics
+        self._clock = clock
+
+    async def answer(self, session: Session, request: CertificateRequest) -> None:
+        """Put the certificate, or why there is none, into the session's outbox."""
+        begin = time.perf_counter()
+        try:
+            issued = await self._issue(session, request)
+        except TouchmarkError as error:
+            default = Reason.CA_UNAVAILABLE if isinstance(error, UnavailableError) else error.code
+            reason = str(getattr(error, "reason", default))
+            self._metrics.issue_refused.labels(reason=reason).inc()
+            _log.info("certificate_refused", instance=session.instance, reason=reason, message=error.message)
+            session.send(CertificateRefused(request=request.request, reason=reason, message=error.message))
+            return
+        self._metrics.issued.labels(kind=issued.record.identity.kind.value).inc()
+        self._metrics.issue_seconds.observe(time.perf_counter() - begin)
+        session.send(CertificateIssued(request=request.request, chain=issued.chain))
+
+    async def _issue(self, session: Session, request: CertificateRequest) -> IssuedChain:
+        now = self._clock()
+        if request.program is None:
+            record = await self._store.get_sidecar(session.instance)
+            if record is None:
+                raise RefusedError("this sidecar is no longer known", hint="join with a new join token")
+            return await self._issuance.issue_sidecar(self._cluster.check_alive(record.grant), request.csr, now)
+        if session.grant is not None:
+            self._cluster.check_alive(session.grant)
+        sidecar = Identity(trust_domain=self._store.trust_domain, workload=session.workload, kind=IdentityKind.SIDECAR)
+        return await self._issuance.issue_program(
+            sidecar, request.csr, request.program, request.evidence, now, instance=session.instance
+        )

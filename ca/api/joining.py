@@ -1,0 +1,183 @@
+"""A stream's beginning and end: its first message → authenticate → enter the sidecar → an open session. I/O: the store.
+
+Belongs here: enrolment, resumption, and what a welcome says. Doesn't: the WebSocket (``stream.py``), or how a token or
+certificate is checked (``ca/authenticate``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+from cryptography import x509
+
+from ca.authenticate.join_token import authenticate_join_token
+from ca.authenticate.sidecar_certificate import CertificateAuthentication
+from ca.authority.authorities import Authorities
+from ca.distribution.foreign_trust import ForeignTrust
+from ca.distribution.hub import Hub
+from ca.distribution.session import Session
+from ca.issuance import Issuance
+from ca.kubernetes.view import ClusterView
+from ca.metrics import Metrics
+from ca.rotation.rotation import Rotation
+from ca.store.records import JoinGrant
+from ca.store.store import Store
+from shared.model.errors import ProtocolError, RefusedError, TouchmarkError
+from shared.model.identity.identity import IdentityKind
+from shared.model.trust.join_token import parse_join_token
+from shared.model.version import VERSION
+from shared.model.wire.messages import Enrol, EnrolPod, FromSidecar, Registration, Resume, Welcome
+
+_log = structlog.get_logger("touchmark.ca")
+
+
+class Joining:
+    """Opens sessions, and closes them."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        authorities: Authorities,
+        certificates: CertificateAuthentication,
+        issuance: Issuance,
+        rotation: Rotation,
+        hub: Hub,
+        foreign: ForeignTrust,
+        cluster: ClusterView,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._authorities = authorities
+        self._certificates = certificates
+        self._issuance = issuance
+        self._rotation = rotation
+        self._hub = hub
+        self._foreign = foreign
+        self._cluster = cluster
+        self._metrics = metrics
+        self._clock = clock
+
+    async def open(self, message: FromSidecar | None, leaf: x509.Certificate | None, *, protocol: int) -> Session:
+        """Open the session that a stream's first message asks for, with the ``Welcome`` first in its outbox.
+
+        Arguments:
+            message: None when the peer has left.
+            leaf: the client certificate of the TLS handshake.
+
+        Raises:
+            TouchmarkError: the peer is to be refused.
+        """
+        match message:
+            case Enrol(token=token, csr=csr, registration=registration):
+                return await self._enrol(token, csr, registration, protocol)
+            case EnrolPod(token=token, csr=csr, registration=registration):
+                return await self._enrol_pod(token, csr, registration, protocol)
+            case Resume(registration=registration, installed_sequence=sequence):
+                return await self._resume(leaf, registration, sequence, protocol)
+            case None:
+                raise ProtocolError("the stream ended before its first message")
+            case _:
+                raise ProtocolError("the first message must be enrol or resume")
+
+    async def close(self, session: Session) -> None:
+        """Close a session whose stream has ended."""
+        await self._leave(session, has_opened=True)
+
+    async def _enrol(self, token: str, csr: bytes, registration: Registration, protocol: int) -> Session:
+        grant = await authenticate_join_token(
+            self._store,
+            parse_join_token(token),
+            csr,
+            registration,
+            root_pins=self._authorities.accepted_pins,
+            now=self._clock(),
+        )
+        return await self._register("enrol", grant, registration, protocol, csr=csr)
+
+    async def _enrol_pod(self, token: str, csr: bytes, registration: Registration, protocol: int) -> Session:
+        try:
+            grant = await self._cluster.authenticate(token, csr, registration)
+            await self._store.enter_pod_sidecar(grant, now=self._clock())
+            return await self._register("enrol_pod", grant, registration, protocol, csr=csr)
+        except TouchmarkError as error:
+            self._cluster.note_refusal(error, claimed=registration.instance, now=self._clock())
+            raise
+
+    async def _resume(
+        self, leaf: x509.Certificate | None, registration: Registration, sequence: int, protocol: int
+    ) -> Session:
+        if leaf is None:
+            raise RefusedError("resume needs the sidecar's own certificate in the TLS handshake")
+        grant = await self._certificates.authenticate(leaf, now=self._clock())
+        session = await self._register("resume", self._cluster.check_alive(grant), registration, protocol)
+        if 0 < sequence <= self._authorities.bundle().sequence:
+            await self._store.mark_bundle_installed(session.instance, sequence)
+            self._rotation.poke()
+        return session
+
+    async def _register(
+        self, how: str, grant: JoinGrant, registration: Registration, protocol: int, *, csr: bytes | None = None
+    ) -> Session:
+        record = await self._store.register_sidecar(grant, registration, now=self._clock())
+        session = Session(
+            instance=grant.instance,
+            workload=grant.workload,
+            opened=self._clock(),
+            grant=grant if grant.pod_uid else None,
+            protocol=protocol,
+        )
+        try:
+            await self._welcome(session, grant, csr)
+            self._cluster.check_alive(grant)  # A pod that went while it was entered would never be told to end.
+            self._hub.publish_addresses(self._hub.directory.register(record))
+            # A change between the reading for the welcome and the subscription would be missed otherwise.
+            self._hub.send_state(session, await self._store.get_namespace_state(grant.workload.namespace))
+        except BaseException:
+            await self._leave(session, has_opened=self._hub.get(session.instance) is session)
+            raise
+        self._metrics.streams_opened.labels(how=how).inc()
+        _log.info(
+            "stream_opened",
+            how=how,
+            instance=session.instance,
+            workload=str(session.workload),
+            version=record.version,
+            protocol=protocol,
+        )
+        return session
+
+    async def _welcome(self, session: Session, grant: JoinGrant, csr: bytes | None) -> None:
+        """Queue the welcome and open the session; with a request sign the sidecar's own certificate."""
+        chain: tuple[bytes, ...] = ()
+        if csr is not None:
+            chain = (await self._issuance.issue_sidecar(grant, csr, self._clock())).chain
+            self._metrics.issued.labels(kind=IdentityKind.SIDECAR.value).inc()
+        namespace = grant.workload.namespace
+        state = await self._store.get_namespace_state(namespace)
+        session.send(
+            Welcome(
+                trust_domain=self._store.trust_domain,
+                namespace=namespace,
+                service_account=grant.workload.service_account,
+                chain=chain,
+                bundle=self._authorities.bundle(),
+                state=state,
+                foreign=self._foreign.domains,
+                ca_version=VERSION,
+            )
+        )
+        self._hub.open(session)
+        self._hub.subscribe(session, namespace)
+        session.is_newer(namespace, state.version)
+
+    async def _leave(self, session: Session, *, has_opened: bool) -> None:
+        was_current = self._hub.close(session)
+        if not was_current and (has_opened or self._hub.get(session.instance) is not None):
+            return  # A newer stream of this instance has taken over: it is connected.
+        try:
+            await self._store.mark_seen(session.instance, connected=False, now=self._clock())
+        except TouchmarkError as error:
+            _log.warning("sidecar_not_marked", instance=session.instance, code=error.code, message=error.message)

@@ -1,0 +1,108 @@
+"""What an authenticated sidecar says, answered: decisions, acknowledgements, subscriptions, look-ups. I/O: the store.
+
+Belongs here: one message at a time. Doesn't: certificate requests, which take longer (``certificate_requests.py``), or
+the WebSocket (``conversation.py``).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from ca.authority.authorities import Authorities
+from ca.distribution.hub import Hub
+from ca.distribution.live_connections import Survey
+from ca.distribution.session import Session
+from ca.metrics import Metrics
+from ca.observation.decisions import Decisions as DecisionLog
+from ca.rotation.rotation import Rotation
+from ca.store.enrolment import normalise_address
+from ca.store.store import Store
+from shared.model.errors import ProtocolError, UnavailableError
+from shared.model.identity.identity import check_namespace
+from shared.model.wire.messages import (
+    MAX_DECISIONS_PER_MESSAGE,
+    BundleInstalled,
+    ConnectionsReport,
+    Decisions,
+    DecisionsStored,
+    FromSidecar,
+    Lookup,
+    NamespaceInstalled,
+    Subscribe,
+)
+
+_MAX_LOST: Final = 10**12
+_log = structlog.get_logger("touchmark.ca")
+
+
+class SidecarMessages:
+    """Answers messages."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        authorities: Authorities,
+        rotation: Rotation,
+        hub: Hub,
+        survey: Survey,
+        decisions: DecisionLog,
+        metrics: Metrics,
+    ) -> None:
+        self._store = store
+        self._authorities = authorities
+        self._rotation = rotation
+        self._hub = hub
+        self._survey = survey
+        self._decisions = decisions
+        self._metrics = metrics
+
+    async def answer(self, session: Session, message: FromSidecar) -> None:
+        """Do what a message says; what there is to answer goes to the session's outbox.
+
+        Raises:
+            ProtocolError: it says what can't be, or what it says isn't said on an authenticated stream.
+            RefusedError: a bound is reached.
+            UnavailableError: the store fails.
+        """
+        match message:
+            case Decisions():
+                await self._take_decisions(session, message)
+            case BundleInstalled(sequence=sequence):
+                if not 0 < sequence <= self._authorities.bundle().sequence:
+                    raise ProtocolError("a bundle was acknowledged that was never sent")
+                await self._store.mark_bundle_installed(session.instance, sequence)
+                self._rotation.poke()
+            case NamespaceInstalled(namespace=namespace, version=version):
+                if not 0 <= version <= session.namespaces.get(namespace, -1):
+                    raise ProtocolError("a namespace's version was acknowledged that was never sent")
+                await self._store.mark_namespace_installed(session.instance, namespace, version)
+            case Subscribe(namespace=namespace):
+                self._hub.subscribe(session, check_namespace(namespace))
+                await self._store.mark_subscribed(session.instance, namespace)
+                self._hub.send_state(session, await self._store.get_namespace_state(namespace))
+            case Lookup(address=address):
+                normal = normalise_address(address)
+                if normal != address:
+                    raise ProtocolError(f"an address that isn't in canonical form: {address[:80]!r}")
+                self._hub.watch(session, normal)
+            case ConnectionsReport():
+                self._survey.take_report(session, message)
+            case _:
+                raise ProtocolError("the stream is authenticated already")
+
+    async def _take_decisions(self, session: Session, message: Decisions) -> None:
+        if len(message.records) > MAX_DECISIONS_PER_MESSAGE or not 0 <= message.lost <= _MAX_LOST:
+            raise ProtocolError(f"a message holds at most {MAX_DECISIONS_PER_MESSAGE} decisions")
+        try:
+            await self._decisions.take_in(
+                message.records, instance=session.instance, workload=session.workload, lost=message.lost
+            )
+        except UnavailableError as error:
+            # No acknowledgement: the sidecar keeps the batch and sends it again.
+            self._metrics.failures.labels(where="decisions").inc()
+            _log.warning("decisions_not_stored", instance=session.instance, message=error.message)
+            return
+        session.send(DecisionsStored(batch=message.batch))

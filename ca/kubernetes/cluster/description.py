@@ -1,0 +1,80 @@
+"""The cluster described for people: what is watched, how pods stand, who was refused. Pure.
+
+Belongs here: the numbers of ``/v1/cluster``. Doesn't: the endpoint (``ca/api/admin_cluster.py``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from ca.kubernetes.cluster.pods import NamespaceIndex, PodIndex, PodRecord
+from shared.model.wire.admin import MAX_PODS_SHOWN, ClusterNamespace, PodView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodCensus:
+    """How the cluster's pods stand.
+
+    Attributes:
+        not_injected: pods that ask for injection and have no sidecar.
+        unfit: pods whose sidecar may not join.
+    """
+
+    namespaces: tuple[ClusterNamespace, ...]
+    not_injected: tuple[PodView, ...]
+    unfit: tuple[PodView, ...]
+
+
+def count_pods(pods: PodIndex, namespaces: NamespaceIndex, *, connected: Collection[str]) -> PodCensus:
+    """Count the pods of each namespace, and name those that something is wrong with.
+
+    Arguments:
+        connected: UIDs of pods whose sidecar has a stream.
+    """
+    totals: Counter[str] = Counter()
+    wanted: Counter[str] = Counter()
+    injected: Counter[str] = Counter()
+    streams: Counter[str] = Counter()
+    missing: list[PodRecord] = []
+    unfit: list[PodRecord] = []
+    for pod in pods:
+        is_wanted = namespaces.is_wanted(pod)
+        totals[pod.namespace] += 1
+        wanted[pod.namespace] += is_wanted
+        injected[pod.namespace] += pod.has_sidecar
+        streams[pod.namespace] += pod.has_sidecar and pod.uid in connected
+        if is_wanted and not pod.has_sidecar:
+            missing.append(pod)
+        if pod.has_sidecar and pod.fault:
+            unfit.append(pod)
+    return PodCensus(
+        namespaces=tuple(
+            ClusterNamespace(
+                namespace=name,
+                is_labelled=namespaces.is_labelled(name),
+                pods=totals[name],
+                wanted=wanted[name],
+                injected=injected[name],
+                connected=streams[name],
+            )
+            for name in sorted({*totals, *namespaces.list_labelled()})
+        ),
+        not_injected=_view(missing),
+        unfit=_view(unfit),
+    )
+
+
+def _view(pods: Iterable[PodRecord]) -> tuple[PodView, ...]:
+    chosen = sorted(pods, key=lambda pod: (pod.namespace, pod.name))[:MAX_PODS_SHOWN]
+    return tuple(
+        PodView(
+            namespace=pod.namespace,
+            name=pod.name,
+            service_account=pod.service_account,
+            node=pod.node,
+            message=pod.fault,
+        )
+        for pod in chosen
+    )

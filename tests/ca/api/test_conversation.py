@@ -1,0 +1,42 @@
+"""A sidecar that doesn't read loses its stream."""
+
+from __future__ import annotations
+
+import pytest
+
+from ca.api import conversation, stream
+from ca.runtime.run import RunningCA
+from shared.model.wire.messages import (
+    DecisionsStored,
+)
+from tests.ca.running import FakeSidecar, eventually
+
+
+async def test_a_reader_that_is_too_slow_is_ended(services: RunningCA, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "SEND_DEADLINE_S", 0.3)
+    for module in (conversation, stream):
+        monkeypatch.setattr(module, "CLOSE_DEADLINE_S", 0.3)
+    async with FakeSidecar(services) as client:
+        await client.enrol("a")
+        client.stream.transport.pause_reading()
+        session = services.hub.get("a")
+        assert session is not None
+        for _ in range(4):
+            session.send_encoded(b"x" * 4_000_000)
+        await eventually(lambda: services.hub.get("a") is None)
+        client.stream.transport.abort()
+    assert 'touchmark_ca_streams_closed_total{why="slow"} 1.0' in services.metrics.render().decode()
+
+
+async def test_an_outbox_that_overflows_ends_the_stream(services: RunningCA, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (conversation, stream):
+        monkeypatch.setattr(module, "CLOSE_DEADLINE_S", 0.3)
+    async with FakeSidecar(services) as client:
+        await client.enrol("a")
+        session = services.hub.get("a")
+        assert session is not None
+        for number in range(5000):  # Without a turn of the loop: nothing of it is sent.
+            session.send(DecisionsStored(batch=number))
+        assert session.ended.result() == "slow"
+        await eventually(lambda: services.hub.get("a") is None)
+        client.stream.transport.abort()

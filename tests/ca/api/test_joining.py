@@ -1,0 +1,65 @@
+"""A stream's first message opens a session, or the sidecar is refused.
+
+Pods' tokens: ``test_stream_pods.py``.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from ca.api.joining import Joining
+from ca.authenticate.sidecar_certificate import CertificateAuthentication
+from ca.runtime.run import RunningCA
+from shared.model.errors import ProtocolError
+from shared.model.wire.messages import (
+    Enrol,
+    Lookup,
+    Refusal,
+    Resume,
+    Welcome,
+)
+from tests.ca.running import FakeSidecar, make_csr, make_registration, make_token
+
+
+async def test_a_join_token_is_good_once(services: RunningCA) -> None:
+    token = await make_token(services)
+    for attempt, kind in ((1, Welcome), (2, Refusal)):
+        _, csr = make_csr()
+        async with FakeSidecar(services) as client:
+            await client.send(Enrol(token=token, csr=csr, registration=make_registration(f"s{attempt}")))
+            assert isinstance(await client.receive(), kind)
+
+
+async def test_an_address_that_the_token_does_not_name_is_refused(services: RunningCA) -> None:
+    _, csr = make_csr()
+    async with FakeSidecar(services) as client:
+        registration = make_registration("a", "198.18.0.9")
+        await client.send(Enrol(token=await make_token(services, "198.18.0.2"), csr=csr, registration=registration))
+        refusal = await client.receive()
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "refused"
+
+
+async def test_resume_without_a_certificate_is_refused(services: RunningCA) -> None:
+    async with FakeSidecar(services) as client:
+        await client.send(Resume(registration=make_registration("a")))
+        assert isinstance(await client.receive(), Refusal)
+
+
+async def test_nothing_but_enrolment_and_resumption_opens_a_session(services: RunningCA) -> None:
+    joining = Joining(
+        store=services.store,
+        authorities=services.authorities,
+        certificates=CertificateAuthentication(store=services.store, authorities=services.authorities),
+        issuance=services.issuance,
+        rotation=services.rotation,
+        hub=services.hub,
+        foreign=services.foreign,
+        cluster=services.cluster,
+        metrics=services.metrics,
+        clock=services.clock,
+    )
+    for message, words in ((None, "ended before"), (Lookup(address="198.18.0.2"), "must be enrol or resume")):
+        with pytest.raises(ProtocolError, match=words):
+            await joining.open(message, None, protocol=2)
+    assert len(services.hub) == 0

@@ -1,0 +1,26 @@
+"""Pods are counted by namespace, and those that something is wrong with are named.
+
+As the admin API shows it: ``tests/ca/api/test_admin_cluster.py``.
+"""
+
+from __future__ import annotations
+
+from ca.kubernetes.cluster.description import count_pods
+from ca.kubernetes.cluster.pods import NamespaceIndex, NamespaceRecord
+from shared.model.kubernetes.contract import INJECT
+from shared.model.wire.admin import MAX_PODS_SHOWN
+from tests.ca.kubernetes.making import make_pod_index, make_record, make_uid
+
+
+def test_pods_that_ask_and_have_no_sidecar_are_counted_and_the_first_are_named() -> None:
+    pods, namespaces = make_pod_index(), NamespaceIndex(on_labels=lambda: None)
+    namespaces.replace([NamespaceRecord("shop", {INJECT: "true"}), NamespaceRecord("empty", {INJECT: "true"})])
+    for number in range(MAX_PODS_SHOWN + 2):
+        pods.apply(make_record(f"web-{number:03}", uid=make_uid(number), injected=False, annotation=None))
+    pods.apply(make_record("db-0", uid=make_uid(5000)))
+    census = count_pods(pods, namespaces, connected={make_uid(5000)})
+    empty, shop = census.namespaces
+    assert (empty.namespace, empty.is_labelled, empty.pods) == ("empty", True, 0)
+    assert (shop.pods, shop.wanted, shop.injected, shop.connected) == (MAX_PODS_SHOWN + 3, MAX_PODS_SHOWN + 3, 1, 1)
+    assert [pod.name for pod in census.not_injected] == [f"web-{number:03}" for number in range(MAX_PODS_SHOWN)]
+    assert census.unfit == ()
