@@ -13,7 +13,7 @@ from functools import partial
 
 from shared.model.policy.reasons import Reason
 from sidecar.attest.facts import Attestation, AttestationError
-from sidecar.attest.holders import Holdings, find_holdings
+from sidecar.attest.holders import Holdings, find_holdings, is_holder
 from sidecar.attest.measure import Measured, Measuring
 from sidecar.attest.process import Process
 
@@ -164,10 +164,29 @@ class HolderCheck:
         return None
 
     async def _measure(self, pid: int, inode: int) -> Measured | AttestationError:
+        """Measure a holder; one that doesn't hold the socket any more has vanished.
+
+        A child of the attested program holds the socket between its fork and the ``execve`` that closes it: what runs
+        afterwards is no holder.
+        """
         try:
-            return await self._measuring.measure(partial(Process, pid), inode)
+            found = await self._measuring.measure(partial(Process, pid), 0)
         except AttestationError as error:
             return error
+        loop = asyncio.get_running_loop()
+        try:
+            if not await loop.run_in_executor(self._workers, is_holder, pid, inode):
+                message = f"process {pid} has let go of the socket"
+                raise AttestationError(message, reason=Reason.PROCESS_VANISHED, process=found.process.facts)
+            if not found.is_current():
+                message = f"process {pid} has executed another program"
+                raise AttestationError(message, reason=Reason.EXECUTABLE_CHANGED, process=found.process.facts)
+        except BaseException as error:
+            found.process.close()
+            if isinstance(error, AttestationError):
+                return error
+            raise
+        return found
 
 
 def _compare(request: _Request, pid: int, found: Measured | AttestationError) -> AttestationError | None:

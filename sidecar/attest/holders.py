@@ -1,11 +1,15 @@
 """Which processes hold a socket: one of them quickly, or all of them. Does I/O on ``/proc``, off the event loop.
 
-Not seen here: a socket registered with an io_uring instance and closed as a descriptor, and descriptor tables that a
-thread keeps for itself (``unshare(CLONE_FILES)``). Both look like no owner, which is refused.
+The quick search looks at a process's own descriptor table: a socket that is only elsewhere has no owner, which is
+refused. The whole pass looks wherever a process can keep a socket: in its table, in the tables that threads keep for
+themselves (``unshare(CLONE_FILES)``, or a main thread that has exited), and in the registered files of its io_uring
+instances. Not seen: an instance that is itself only registered (``IORING_REGISTER_RING_FDS``) with its descriptor
+closed, for which ``/proc`` has no file.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -13,12 +17,18 @@ from dataclasses import dataclass, field
 from shared.model.policy.reasons import Reason
 from sidecar.attest.facts import AttestationError
 from sidecar.attest.process import Process
-from sidecar.attest.process_text import parse_in_flight
+from sidecar.attest.process_text import parse_in_flight, parse_registered_files
 
 MAX_PROCESSES = 32_768
 MAX_DESCRIPTORS = 1_048_576
+_MAX_OWN_TABLES = 64
 _MAX_FDINFO_BYTES = 4_096
+_MAX_RING_FDINFO_BYTES = 1 << 20
 _PREFIX = "socket:["
+_RING = "anon_inode:[io_uring]"
+_SYS_KCMP = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine, -1)
+_KCMP_FILES = 2  # linux/kcmp.h
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,27 +81,76 @@ def find_own(proc: str = "/proc") -> set[int]:
 def find_holdings(wanted: Collection[int], *, own_pid: int, proc: str = "/proc") -> Holdings:
     """Look through the descriptors of every process for these sockets and for descriptors in flight.
 
-    At most 32,768 processes and 1,048,576 descriptors; whoever can't be looked at counts as holding nothing.
+    At most 32,768 processes and 1,048,576 descriptors; a process that may not be inspected counts as holding nothing.
     """
-    names = {f"{_PREFIX}{inode}]": inode for inode in wanted}
-    holders: dict[int, set[int]] = {inode: set() for inode in wanted}
-    in_flight: set[int] = set()
-    left = MAX_DESCRIPTORS
+    search = _Search(wanted, proc)
     pids = list_processes(proc)
     for pid in pids[:MAX_PROCESSES]:
-        if pid == own_pid:
-            continue
-        for name, link in _links(pid, proc):
-            left -= 1
-            if not link.startswith(_PREFIX):
+        if pid != own_pid:
+            search.look_at(pid)
+        if search.left <= 0:
+            break
+    is_complete = search.is_complete and search.left > 0 and len(pids) <= MAX_PROCESSES
+    return Holdings(holders=search.holders, in_flight=frozenset(search.in_flight), is_complete=is_complete)
+
+
+class _Search:
+    """One pass over processes: what was found, and how much may still be looked at."""
+
+    def __init__(self, wanted: Collection[int], proc: str) -> None:
+        self.holders: dict[int, set[int]] = {inode: set() for inode in wanted}
+        self.in_flight: set[int] = set()
+        self.left = MAX_DESCRIPTORS
+        self.is_complete = True
+        self._names = {f"{_PREFIX}{inode}]": inode for inode in wanted}
+        self._proc = proc
+
+    def look_at(self, pid: int) -> None:
+        """Look at every place where this process can hold a socket."""
+        for place in self._list_places(pid):
+            for name, link in _links(place, self._proc):
+                self.left -= 1
+                if link.startswith(_PREFIX):
+                    if (inode := self._names.get(link)) is not None:
+                        self.holders[inode].add(pid)
+                    elif _count_in_flight(place, name, self._proc):
+                        self.in_flight.add(int(link[len(_PREFIX) : -1]))
+                elif link == _RING:
+                    self._look_into_ring(pid, place, name)
+
+    def _list_places(self, pid: int) -> Iterator[str]:
+        """Yield the process, and each of its threads that doesn't share a descriptor table with those before it."""
+        yield str(pid)
+        try:
+            threads = os.listdir(f"{self._proc}/{pid}/task")
+        except OSError:  # It has ended.
+            return
+        tables = [pid]
+        for thread in map(int, threads):
+            self.left -= 1
+            if thread == pid or any(_share_table(thread, other) for other in tables):
                 continue
-            if (inode := names.get(link)) is not None:
-                holders[inode].add(pid)
-            elif _count_in_flight(pid, name, proc):
-                in_flight.add(int(link[len(_PREFIX) : -1]))
-        if left <= 0:
-            return Holdings(holders=holders, in_flight=frozenset(in_flight), is_complete=False)
-    return Holdings(holders=holders, in_flight=frozenset(in_flight), is_complete=len(pids) <= MAX_PROCESSES)
+            if len(tables) > _MAX_OWN_TABLES:
+                self.is_complete = False
+                return
+            tables.append(thread)
+            yield f"{pid}/task/{thread}"
+
+    def _look_into_ring(self, pid: int, place: str, name: str) -> None:
+        text = _read_fdinfo(place, name, self._proc, _MAX_RING_FDINFO_BYTES)
+        files, is_whole = parse_registered_files(text)
+        self.left -= len(files)
+        self.is_complete &= is_whole and len(text) < _MAX_RING_FDINFO_BYTES
+        for file in files:
+            if (inode := self._names.get(file)) is not None:
+                self.holders[inode].add(pid)
+
+
+def is_holder(pid: int, inode: int, proc: str = "/proc") -> bool:
+    """Tell whether a process holds a socket anywhere: in its table, a thread's own, or an io_uring instance."""
+    search = _Search([inode], proc)
+    search.look_at(pid)
+    return bool(search.holders[inode])
 
 
 def list_processes(proc: str = "/proc") -> list[int]:
@@ -116,13 +175,18 @@ def _order_by_user(uid: int, own_pid: int, proc: str) -> Iterator[int]:
 
 
 def _holds(pid: int, wanted: str, proc: str) -> bool:
-    return any(link == wanted for _, link in _links(pid, proc))
+    return any(link == wanted for _, link in _links(str(pid), proc))
 
 
-def _links(pid: int | str, proc: str) -> Iterator[tuple[str, str]]:
-    """Yield (descriptor, link), the newest descriptor first."""
+def _share_table(thread: int, other: int) -> bool:
+    """Tell whether two threads use one descriptor table, ``kcmp(2)``; where the kernel can't say, they count as two."""
+    return bool(_libc.syscall(_SYS_KCMP, thread, other, _KCMP_FILES, 0, 0) == 0)
+
+
+def _links(place: str, proc: str) -> Iterator[tuple[str, str]]:
+    """Yield (descriptor, link), the newest descriptor first; the place is ``<pid>`` or ``<pid>/task/<tid>``."""
     try:
-        directory = os.open(f"{proc}/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = os.open(f"{proc}/{place}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return
     try:
@@ -137,12 +201,20 @@ def _links(pid: int | str, proc: str) -> Iterator[tuple[str, str]]:
         os.close(directory)
 
 
-def _count_in_flight(pid: int, name: str, proc: str) -> int:
+def _count_in_flight(place: str, name: str, proc: str) -> int:
+    return parse_in_flight(_read_fdinfo(place, name, proc, _MAX_FDINFO_BYTES))
+
+
+def _read_fdinfo(place: str, name: str, proc: str, max_bytes: int) -> bytes:
+    """Read a descriptor's fdinfo, at most so many bytes; empty when the descriptor has been closed."""
+    text = b""
     try:
-        descriptor = os.open(f"{proc}/{pid}/fdinfo/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(f"{proc}/{place}/fdinfo/{name}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return parse_in_flight(os.read(descriptor, _MAX_FDINFO_BYTES))
+            while len(text) < max_bytes and (part := os.read(descriptor, max_bytes - len(text))):
+                text += part
         finally:
             os.close(descriptor)
     except OSError:
-        return 0
+        pass
+    return text

@@ -7,6 +7,7 @@ import msgspec
 _TRACER = b"\nTracerPid:\t"
 _UID = b"\nUid:\t"
 _SCM_FDS = b"scm_fds:"
+_USER_FILES = b"\nUserFiles:\t"
 
 
 class ProcessTextError(ValueError):
@@ -73,6 +74,27 @@ def parse_in_flight(text: bytes) -> int:
         return 0
     value = text[start + len(_SCM_FDS) :].split(None, 1)
     return int(value[0]) if value and value[0].isdigit() else 0
+
+
+def parse_registered_files(text: bytes) -> tuple[list[str], bool]:
+    """Read an io_uring instance's registered files from its fdinfo.
+
+    The kernel writes a path for each, ``socket:[<inode>]`` for a socket; before Linux 5.12 a mere name.
+    Source: io_uring/fdinfo.c.
+
+    Returns:
+        The files' links, and whether each of them could be read.
+    """
+    start = text.find(_USER_FILES)
+    if start < 0:  # The descriptor was closed meanwhile, or it is no such instance.
+        return [], True
+    files = []
+    for line in text[start + len(_USER_FILES) :].split(b"\n")[1:]:  # After the count, which includes empty places.
+        number, separator, name = line.partition(b": ")
+        if not separator or not number.strip().isdigit():
+            break
+        files.append(name.decode("utf-8", "replace"))
+    return files, all("/" in name or "[" in name or name == "<none>" for name in files)
 
 
 def parse_arguments(text: bytes) -> list[bytes]:

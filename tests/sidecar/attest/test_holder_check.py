@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import shutil
+import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,7 +17,7 @@ from sidecar.attest.facts import Attestation, AttestationError
 from sidecar.attest.holder_check import HolderCheck
 from sidecar.attest.measure import Measuring
 from sidecar.attest.process import Process
-from tests.sidecar.attest.processes import WAIT, running
+from tests.sidecar.attest.processes import WAIT, hear, running
 
 
 async def test_each_waiter_gets_its_own_answer() -> None:
@@ -60,3 +62,48 @@ async def test_closing_cancels_who_still_waits() -> None:
         facts.close()
         with pytest.raises(asyncio.CancelledError):
             await waiting
+
+
+# A parent that hides its copy of the socket in a thread's own descriptor table, and a child that keeps it openly.
+_HIDING_PARENT = """
+import ctypes,os,subprocess,sys,threading,time
+number, child = int(sys.argv[1]), sys.argv[2]
+kept = threading.Event()
+def keep():
+    assert ctypes.CDLL(None).unshare(0x400) == 0  # CLONE_FILES
+    kept.set()
+    time.sleep(600)
+process = subprocess.Popen([child, '600'], pass_fds=(number,))
+threading.Thread(target=keep, daemon=True).start()
+kept.wait()
+os.close(number)
+print('ready', flush=True)
+print(process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+async def test_an_unapproved_parent_that_hides_its_copy_shares_the_socket() -> None:
+    """The approved child merely inherited it; the parent's own descriptor table doesn't show it any more."""
+    sleep = shutil.which("sleep")
+    assert sleep is not None
+    with ThreadPoolExecutor(2) as workers, socket.socket() as held:
+        measuring = Measuring(Executables(workers, max_bytes=1 << 30), workers)
+        check = HolderCheck(measuring, workers, own_pid=os.getpid())
+        with running(_HIDING_PARENT, str(held.fileno()), sleep, pass_fds=(held.fileno(),)) as parent:
+            child = int(hear(parent))
+            try:
+                measured = await measuring.measure(partial(Process, child), 0)
+                inode = os.fstat(held.fileno()).st_ino
+                attestation = Attestation(
+                    program=measured.program, process=measured.process.facts, inode=inode, cookie=0
+                )
+                with pytest.raises(AttestationError) as caught:
+                    await check.check(attestation, measured)
+                measured.process.close()
+            finally:
+                os.kill(child, signal.SIGKILL)
+        check.close()
+    assert caught.value.reason is Reason.SOCKET_SHARED
+    assert caught.value.process is not None
+    assert caught.value.process.pid == parent.pid

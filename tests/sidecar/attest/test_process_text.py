@@ -6,6 +6,7 @@ from sidecar.attest.process_text import (
     ProcessTextError,
     parse_arguments,
     parse_in_flight,
+    parse_registered_files,
     parse_stat,
     parse_tracer,
     parse_uid,
@@ -40,3 +41,17 @@ def test_descriptors_in_flight_are_counted() -> None:
 def test_arguments_are_split_at_their_ends() -> None:
     assert parse_arguments(b"a\0\0b\0") == [b"a", b"", b"b"]
     assert parse_arguments(b"") == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (b"UserFiles:\t3\n    0: socket:[7]\n    2: /a b\nUserBufs:\t0\n", (["socket:[7]", "/a b"], True)),
+        (b"UserFiles:\t2\n    0: <none>\n    1: pipe:[9]\n", (["<none>", "pipe:[9]"], True)),
+        (b"UserFiles:\t1\n    0: TCP\nUserBufs:\t0\n", (["TCP"], False)),  # Before Linux 5.12.
+        (b"UserFiles:\t0\nUserBufs:\t0\n", ([], True)),
+        (b"SqThread:\t-1\n", ([], True)),
+    ],
+)
+def test_an_io_uring_instance_names_its_registered_files(lines: bytes, expected: tuple[list[str], bool]) -> None:
+    assert parse_registered_files(b"pos:\t0\n" + lines) == expected
