@@ -1,1 +1,1 @@
-"""The CA's two doors: the sidecars' TLS port (``stream.py``) and the operator's Unix socket (``admin*.py``)."""
+"""What the CA serves: sidecars' streams on its TLS port (``stream``), the admin API on a Unix socket (``admin``)."""

@@ -1,6 +1,6 @@
 """The admin API's Unix socket: made with its mode, and removed at the end by who made it. I/O.
 
-Belongs here: the file. Doesn't: what is served there (``ca/api/admin.py``).
+Belongs here: the file. Doesn't: what is served there (``ca/api/admin/application.py``).
 """
 
 from __future__ import annotations

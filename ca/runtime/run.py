@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from aiohttp import web
 
-from ca.api.admin import make_admin_application
-from ca.api.admin_authorities import About, AuthoritiesAdmin
-from ca.api.admin_cluster import ClusterAdmin
-from ca.api.admin_foreign import ForeignAdmin
-from ca.api.admin_namespaces import NamespacesAdmin
-from ca.api.admin_observation import ObservationAdmin
-from ca.api.admin_sidecars import SidecarsAdmin
-from ca.api.certificate_requests import CertificateRequests
+from ca.api.admin.application import make_admin_application
+from ca.api.admin.authorities import About, AuthoritiesAdmin
+from ca.api.admin.cluster import ClusterAdmin
+from ca.api.admin.foreign import ForeignAdmin
+from ca.api.admin.namespaces import NamespacesAdmin
+from ca.api.admin.observation import ObservationAdmin
+from ca.api.admin.sidecars import SidecarsAdmin
 from ca.api.health import HealthEndpoint
-from ca.api.joining import Joining
-from ca.api.sidecar_messages import SidecarMessages
-from ca.api.stream import StreamEndpoint
+from ca.api.stream.certificate_requests import CertificateRequests
+from ca.api.stream.endpoint import StreamEndpoint
+from ca.api.stream.joining import Joining
+from ca.api.stream.messages import SidecarMessages
 from ca.authenticate.sidecar_certificate import CertificateAuthentication
 from ca.authority.authorities import Authorities
 from ca.authority.kek import ENVIRONMENT_VARIABLE, KeyEncryptionKey, load_key_encryption_key

@@ -13,7 +13,7 @@ from ca.runtime.run import RunningCA
 from shared.model.kubernetes.contract import name_instance
 from shared.model.wire.admin import ClusterStatus, Health
 from shared.model.wire.messages import CertificateIssued, Refusal, Welcome
-from tests.ca.api.test_stream_pods import issue
+from tests.ca.api.stream.test_pods import issue
 from tests.ca.kubernetes.faked_cluster import cluster_of, enrol_pod
 from tests.ca.running import Admin, FakeSidecar, eventually
 from tests.kubernetes.cluster_objects import Objects, make_ca_kubeconfig, running_ca_in_cluster

@@ -17,7 +17,7 @@ from ca.runtime.run import RunningCA
 from shared.model.policy.rules import Mode
 from shared.model.wire import admin as api
 from shared.model.wire.messages import STREAM_PATH, BundleChanged, BundleInstalled, CertificateIssued, NamespaceChanged
-from tests.ca.api.test_stream_pods import issue
+from tests.ca.api.stream.test_pods import issue
 from tests.ca.conftest import postgresql as postgresql
 from tests.ca.postgresql import PostgreSQL
 from tests.ca.running import CURL, Admin, FakeSidecar, eventually, make_client_context, running_ca

@@ -1,6 +1,6 @@
 """The cluster described for people: what is watched, how pods stand, who was refused. Pure.
 
-Belongs here: the numbers of ``/v1/cluster``. Doesn't: the endpoint (``ca/api/admin_cluster.py``).
+Belongs here: the numbers of ``/v1/cluster``. Doesn't: the endpoint (``ca/api/admin/cluster.py``).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import asyncio
 
 from ca.distribution.live_connections import MAX_OPEN_REPORTS, Survey
 from shared.model.wire.messages import ConnectionsQuery, ConnectionsReport, decode_from_ca
-from tests.ca.api.test_admin_observation import CONNECTION
+from tests.ca.api.admin.test_observation import CONNECTION
 from tests.ca.distribution.test_hub import make_hub, make_session
 
 

@@ -1,4 +1,4 @@
-"""A change of the cluster is followed (``ca.runtime.cluster_upkeep``); more in ``tests/ca/api/test_stream_pods.py``."""
+"""A change of the cluster is followed (``ca.runtime.cluster_upkeep``); more in ``tests/ca/api/stream/test_pods.py``."""
 
 from __future__ import annotations
 

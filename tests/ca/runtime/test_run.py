@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,9 @@ async def test_started_again_it_is_the_same_ca_and_nobody_is_connected(tmp_path:
         (known,) = await services.store.list_sidecars()
         assert not known.connected
         assert services.hub.directory.get("198.18.0.2").service_account == "web"
+
+
+def test_outside_a_cluster_its_client_library_is_not_loaded() -> None:
+    """It takes 20 MiB."""
+    code = "import sys, ca.runtime.run; sys.exit('kubernetes' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,6 +1,6 @@
 """Pods are counted by namespace, and those that something is wrong with are named.
 
-As the admin API shows it: ``tests/ca/api/test_admin_cluster.py``.
+As the admin API shows it: ``tests/ca/api/admin/test_cluster.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Join tokens and sidecars, asked over the real socket (``ca.api.admin_sidecars``)."""
+"""Join tokens and sidecars, asked over the real socket (``ca.api.admin.sidecars``)."""
 
 from __future__ import annotations
 

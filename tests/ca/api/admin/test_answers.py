@@ -6,7 +6,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from ca.api.answers import answer, check_query, error_middleware, read_body, read_flag, read_number
+from ca.api.admin.answers import answer, check_query, error_middleware, read_body, read_flag, read_number
 from ca.metrics import Metrics
 from shared.model import errors
 from shared.model.wire.admin import ErrorAnswer, ModeRequest, to_error

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from aiohttp import web
 from cryptography import x509
 
-from ca.api.answers import answer, read_body
+from ca.api.admin.answers import answer, read_body
 from ca.authority.authorities import Authorities
 from ca.distribution.foreign_trust import ForeignTrust
 from ca.store.foreign_table import ForeignRecord

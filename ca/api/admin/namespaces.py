@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from ca.api.answers import answer, check_query, read_body, read_number
+from ca.api.admin.answers import answer, check_query, read_body, read_number
 from ca.distribution.installs import count_acknowledgements, group_by_namespace
 from ca.observation.explicit_readiness import find_refusals
 from ca.store.records import ProgramRecord

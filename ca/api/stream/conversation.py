@@ -1,7 +1,7 @@
 """What happens on an authenticated stream until either side ends it: read, answer, write. I/O: the WebSocket.
 
 Belongs here: the tasks, their bounds and deadlines, and how a stream ends. Doesn't: what a message means
-(``sidecar_messages.py``, ``certificate_requests.py``).
+(``messages.py``, ``certificate_requests.py``).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import msgspec
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from ca.api.certificate_requests import CertificateRequests
-from ca.api.sidecar_messages import SidecarMessages
+from ca.api.stream.certificate_requests import CertificateRequests
+from ca.api.stream.messages import SidecarMessages
 from ca.distribution.hub import REPLACED
 from ca.distribution.session import Session
 from ca.metrics import Metrics

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from ca.api.answers import answer, read_body
+from ca.api.admin.answers import answer, read_body
 from ca.settings.settings import parse_endpoint
 from ca.store.store import Store
 from shared.model.errors import InputError

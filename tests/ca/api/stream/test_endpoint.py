@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from ca.api import stream
+from ca.api.stream import endpoint
 from ca.runtime.run import RunningCA
 from ca.store.records import DecisionFilter
 from shared.model.identity.program import Program
@@ -89,7 +89,7 @@ async def test_what_cannot_be_decoded_ends_the_stream_with_a_refusal(services: R
 async def test_a_stream_that_answers_no_heartbeat_is_ended(
     services: RunningCA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "HEARTBEAT_S", 2.0)
+    monkeypatch.setattr(endpoint, "HEARTBEAT_S", 2.0)
     async with (
         aiohttp.ClientSession() as session,
         session.ws_connect(
@@ -108,7 +108,7 @@ async def test_a_stream_that_answers_no_heartbeat_is_ended(
 async def test_a_stream_that_never_says_who_it_is_is_refused(
     services: RunningCA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "FIRST_MESSAGE_DEADLINE_S", 0.1)
+    monkeypatch.setattr(endpoint, "FIRST_MESSAGE_DEADLINE_S", 0.1)
     async with FakeSidecar(services) as client:
         refusal = await client.receive()
     assert isinstance(refusal, Refusal)
@@ -140,7 +140,7 @@ async def test_a_sidecar_whose_protocols_are_all_unknown_is_told_so(services: Ru
 async def test_strangers_beyond_the_bound_are_turned_away_at_once(
     services: RunningCA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "MAX_UNAUTHENTICATED", 1)
+    monkeypatch.setattr(endpoint, "MAX_UNAUTHENTICATED", 1)
     async with FakeSidecar(services), aiohttp.ClientSession() as session:
         url, context = f"https://{services.listen}{STREAM_PATH}", make_client_context(services)
 

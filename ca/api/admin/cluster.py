@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from ca.api.answers import answer, check_query
+from ca.api.admin.answers import answer, check_query
 from ca.kubernetes.view import ClusterView
 from ca.store.store import Store
 

@@ -1,7 +1,7 @@
 """A stream's beginning and end: its first message → authenticate → enter the sidecar → an open session. I/O: the store.
 
-Belongs here: enrolment, resumption, and what a welcome says. Doesn't: the WebSocket (``stream.py``), or how a token or
-certificate is checked (``ca/authenticate``).
+Belongs here: enrolment, resumption, and what a welcome says. Doesn't: the WebSocket (``endpoint.py``), or how a token
+or certificate is checked (``ca/authenticate``).
 """
 
 from __future__ import annotations

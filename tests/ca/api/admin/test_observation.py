@@ -9,7 +9,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from ca.api import admin_observation
+from ca.api.admin import observation
 from ca.observation import decisions as decisions_module
 from ca.runtime.run import RunningCA
 from shared.model.errors import UnavailableError
@@ -137,7 +137,7 @@ async def test_with_since_a_follower_begins_in_the_past(services: RunningCA, adm
 async def test_followers_are_bounded_and_one_that_leaves_frees_its_place(
     admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admin_observation, "MAX_FOLLOWERS", 1)
+    monkeypatch.setattr(observation, "MAX_FOLLOWERS", 1)
     first = follow(admin)
     assert await anext(first) == "begun"
     assert (await admin.fail("GET", "/v1/decisions/follow", 503)).code == "unavailable"
@@ -180,8 +180,8 @@ async def test_a_store_that_fails_breaks_a_follower_off_instead_of_ending_it(
 async def test_a_follower_that_does_not_read_is_dropped(
     services: RunningCA, admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admin_observation, "SEND_DEADLINE_S", 3.0)
-    monkeypatch.setattr(admin_observation, "MAX_FOLLOWERS", 1)
+    monkeypatch.setattr(observation, "SEND_DEADLINE_S", 3.0)
+    monkeypatch.setattr(observation, "MAX_FOLLOWERS", 1)
     big = [make_decision(f"c{n}", detail="x" * 8000) for n in range(400)]
     await services.store.insert_decisions(big)
     path = str(services.configuration.admin_socket)

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from ca.api.answers import answer, check_query, read_flag, read_number
+from ca.api.admin.answers import answer, check_query, read_flag, read_number
 from ca.distribution.hub import Hub
 from ca.distribution.live_connections import Survey
 from ca.observation.decisions import Decisions

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from ca.api.answers import error_middleware
+from ca.api.admin.answers import error_middleware
 from ca.metrics import Metrics
 from shared.model.errors import RefusedError
 from shared.model.wire.admin import MAX_ADMIN_BODY_BYTES

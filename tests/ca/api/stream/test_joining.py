@@ -1,13 +1,13 @@
 """A stream's first message opens a session, or the sidecar is refused.
 
-Pods' tokens: ``test_stream_pods.py``.
+Pods' tokens: ``test_pods.py``.
 """
 
 from __future__ import annotations
 
 import pytest
 
-from ca.api.joining import Joining
+from ca.api.stream.joining import Joining
 from ca.authenticate.sidecar_certificate import CertificateAuthentication
 from ca.runtime.run import RunningCA
 from shared.model.errors import ProtocolError

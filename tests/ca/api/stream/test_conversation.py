@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ca.api import conversation, stream
+from ca.api.stream import conversation, endpoint
 from ca.runtime.run import RunningCA
 from shared.model.wire.messages import (
     DecisionsStored,
@@ -14,7 +14,7 @@ from tests.ca.running import FakeSidecar, eventually
 
 async def test_a_reader_that_is_too_slow_is_ended(services: RunningCA, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversation, "SEND_DEADLINE_S", 0.3)
-    for module in (conversation, stream):
+    for module in (conversation, endpoint):
         monkeypatch.setattr(module, "CLOSE_DEADLINE_S", 0.3)
     async with FakeSidecar(services) as client:
         await client.enrol("a")
@@ -29,7 +29,7 @@ async def test_a_reader_that_is_too_slow_is_ended(services: RunningCA, monkeypat
 
 
 async def test_an_outbox_that_overflows_ends_the_stream(services: RunningCA, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (conversation, stream):
+    for module in (conversation, endpoint):
         monkeypatch.setattr(module, "CLOSE_DEADLINE_S", 0.3)
     async with FakeSidecar(services) as client:
         await client.enrol("a")

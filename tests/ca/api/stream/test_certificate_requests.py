@@ -1,4 +1,4 @@
-"""Certificate requests are answered, also by a refusal (``ca.api.certificate_requests``)."""
+"""Certificate requests are answered, also by a refusal (``ca.api.stream.certificate_requests``)."""
 
 from __future__ import annotations
 

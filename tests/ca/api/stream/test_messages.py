@@ -1,4 +1,4 @@
-"""What a sidecar says is checked, stored and answered (``ca.api.sidecar_messages``)."""
+"""What a sidecar says is checked, stored and answered (``ca.api.stream.messages``)."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aiohttp import web
 from cryptography import x509
 
-from ca.api.answers import answer, check_query, read_body, read_number
+from ca.api.admin.answers import answer, check_query, read_body, read_number
 from ca.authority.authorities import Authorities
 from ca.authority.server_certificate import ServerCertificate
 from ca.rotation.rotation import Rotation

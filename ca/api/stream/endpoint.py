@@ -19,10 +19,10 @@ import structlog
 from aiohttp import WSCloseCode, web
 from cryptography import x509
 
-from ca.api.certificate_requests import CertificateRequests
-from ca.api.conversation import CLOSE_DEADLINE_S, Conversation, receive
-from ca.api.joining import Joining
-from ca.api.sidecar_messages import SidecarMessages
+from ca.api.stream.certificate_requests import CertificateRequests
+from ca.api.stream.conversation import CLOSE_DEADLINE_S, Conversation, receive
+from ca.api.stream.joining import Joining
+from ca.api.stream.messages import SidecarMessages
 from ca.distribution.hub import Hub
 from ca.kubernetes.view import ClusterView
 from ca.metrics import Metrics

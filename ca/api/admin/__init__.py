@@ -1,0 +1,1 @@
+"""The admin API: one module for each group of routes, and the application that serves them."""
