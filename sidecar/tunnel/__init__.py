@@ -2,6 +2,7 @@
 
 Vocabulary: the *initiator* dialled the tunnel and sends OPEN; the *responder* serves it. An *epoch* is one application
 connection's turn on the tunnel. A *frame* is type u8, epoch u8, payload length u16 and the payload; a TLS record holds
-whole frames, mostly one. ``frames.py`` is the codec, ``turns.py`` who may send what when (both pure), ``pool.py`` which
-tunnel is used again (pure), ``tunnel.py`` the only module here that reads and writes.
+whole frames, mostly one. ``frames.py`` is the codec, ``frame_reader.py`` cuts frames out of what was read,
+``turns.py`` says who may send what when, ``pool.py`` which tunnel is used again (all pure); ``tunnel.py`` reads and
+writes.
 """

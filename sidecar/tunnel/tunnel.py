@@ -1,10 +1,10 @@
 """One mutual TLS connection between two sidecars, read and written as frames.
 
-Belongs here: the I/O shell around ``turns.py`` and ``frames.py``: reading records, the one pinned pending record,
-losing and closing. Doesn't: what the frames are for (``sidecar/pump/tunnel_pump.py`` and the two stories), which tunnel
-is reused (``pool.py``).
+Belongs here: the I/O shell around ``turns.py``, ``frames.py`` and ``frame_reader.py``: reading and writing records,
+what is pinned because it couldn't be written, losing and closing. Doesn't: what the frames are for
+(``sidecar/pump/tunnel_pump.py`` and the two stories), which tunnel is reused (``pool.py``).
 
-Whoever uses the tunnel at the moment is its ``user``; it is called back synchronously from the event loop.
+The current user of the tunnel is its ``user``; it is called back synchronously from the event loop.
 """
 
 from __future__ import annotations
@@ -22,16 +22,8 @@ from shared.model.trust.certificate import VerifiedPeer
 from sidecar.sockets.ending import DELIVERY_DEADLINE_S, close_after_delivery
 from sidecar.sockets.polling import poller_of
 from sidecar.tls.records import Buffer, Records
-from sidecar.tunnel.frames import (
-    HEADER,
-    HEADER_BYTES,
-    MAX_FRAME_BYTES,
-    FrameType,
-    Opening,
-    check_header,
-    encode_frame,
-    encode_opening,
-)
+from sidecar.tunnel.frame_reader import FrameReader
+from sidecar.tunnel.frames import HEADER, MAX_FRAME_BYTES, FrameType, Opening, encode_frame, encode_opening
 from sidecar.tunnel.turns import Role, Turns
 
 if TYPE_CHECKING:
@@ -93,7 +85,7 @@ class Tunnel:
         "_is_reading",
         "_on_closed",
         "_pinned",
-        "_rest",
+        "_reader",
         "_tls",
         "_watch",
         "connection",
@@ -127,12 +119,12 @@ class Tunnel:
         self.opened_at = loop.time()
         self.user: TunnelUser | None = None
         self._tls = Records(tls)
+        self._reader = FrameReader()
         self.poller = poller_of(loop)
         self._watch = self.poller.watch(connection)
         self._held = b""
         self._hold_timer: asyncio.TimerHandle | None = None
         self._pinned: list[bytes] = []
-        self._rest = b""
         self.records = 0
         self._is_reading = False
         self._is_closed = False
@@ -167,9 +159,9 @@ class Tunnel:
     def attach(self, user: TunnelUser) -> None:
         """Make ``user`` the one who is called back, and go on reading."""
         self.user = user
-        if self._rest:
+        if self._reader.has_rest:
             # Called soon rather than now, so that the user is complete before its first callback.
-            self.loop.call_soon(self._parse_rest)
+            self.loop.call_soon(self._process_rest)
         self.resume()
 
     def detach(self) -> None:
@@ -315,18 +307,16 @@ class Tunnel:
         if self.user is None:
             self.pause()
             return
-        filled = len(self._rest)
-        if filled:
-            _bytes[:filled] = self._rest
-            self._rest = b""
+        reader = self._reader
+        filled = reader.restore(_bytes)
         failure: str | None = None
         receive = self._tls.receive
         try:
-            while True:
+            # A short record is the last one for now; with room for whole records only, OpenSSL keeps none back.
+            while filled < _READ_BYTES:
                 count = receive(_buffer, filled, MAX_FRAME_BYTES)
                 filled += count
-                # A short record is the last one for now; with room for whole records only, OpenSSL keeps none back.
-                if count < MAX_FRAME_BYTES or filled >= _READ_BYTES:
+                if count < MAX_FRAME_BYTES:
                     break
         except SSL.WantReadError:
             pass
@@ -335,44 +325,34 @@ class Tunnel:
         except SSL.Error as error:
             failure = f"the tunnel broke: {error}"
         if filled:
-            self._parse(_bytes[:filled])
+            self._process(_bytes[:filled])
         if failure is not None:
             self.lose(Loss.BROKEN, failure)
 
-    def _parse_rest(self) -> None:
-        rest, self._rest = self._rest, b""
-        if rest and not self._is_closed:
-            self._parse(memoryview(rest))
+    def _process_rest(self) -> None:
+        """Call the new user back with what came while there was none."""
+        if self._reader.has_rest and not self._is_closed:
+            self._process(_bytes[: self._reader.restore(_bytes)])
 
-    def _parse(self, data: memoryview) -> None:
-        offset, filled = 0, len(data)
+    def _process(self, data: memoryview) -> None:
+        reader, turns = self._reader, self.turns
+        reader.feed(data)
         payloads: list[memoryview] = []
-        turns = self.turns
         try:
-            while filled - offset >= HEADER_BYTES:
-                user = self.user
-                if user is None:
-                    break
-                frame, epoch, length = HEADER.unpack_from(data, offset)
-                check_header(frame, length)
-                end = offset + HEADER_BYTES + length
-                if end > filled:
-                    break
+            while (user := self.user) is not None and (frame := reader.next_frame()):
                 self.records += 1
+                payload = reader.payload
                 if turns.is_closing and turns.role is Role.RESPONDER and turns.is_idle:
-                    offset = end  # After CLOSING nothing is processed, as it said.
-                    continue
-                turns.receive(frame, epoch, length)
+                    continue  # After CLOSING nothing is processed, as it said.
+                turns.receive(frame, reader.epoch, len(payload))
                 if frame == _DATA:
-                    payloads.append(data[offset + HEADER_BYTES : end])
-                    offset = end
+                    payloads.append(payload)
                     continue
                 if payloads:
                     user.on_data(payloads)
                     payloads = []
-                offset, start = end, offset + HEADER_BYTES
                 if self.user is user:
-                    user.on_frame(frame, bytes(data[start:end]))
+                    user.on_frame(frame, bytes(payload))
                 if self._is_closed:
                     return
             if payloads and self.user is not None:
@@ -380,8 +360,9 @@ class Tunnel:
         except ProtocolError as error:
             self.lose(Loss.PROTOCOL, error.message)
             return
-        if offset < filled and not self._is_closed:
-            self._rest = bytes(data[offset:])
+        if self._is_closed:
+            return
+        reader.keep_rest()
         if self.records > MAX_RECORDS:
             self.lose(Loss.RECORD_LIMIT, "")
 
@@ -421,7 +402,7 @@ class Tunnel:
         self._take_held()
         self._pinned.clear()
         self.user = None
-        self._rest = b""
+        self._reader.clear()
         if self.turns.is_idle and not self.turns.is_closing:
             self.connection.close()  # Nothing is under way, so nothing can be lost.
         else:
