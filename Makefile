@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := ca cli sidecar shared tests bench scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types contracts unit test-kubernetes test-node test-peers bench format docs lock clean
+.PHONY: help setup demo test lint types contracts unit test-kubernetes test-node test-peers bench format docs refusal site lock clean
 
 help: ## Show these commands.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,12 +54,20 @@ format: setup ## Format the code and fix what ruff can.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup ## Write the generated pages again.
+docs: setup ## Write the generated pages and pictures again.
 	$(BIN)/python -m scripts.pages.reasons_page docs/reference/reasons.md
 	$(BIN)/python -m scripts.pages.commands_page docs/reference/cli.md
+	$(BIN)/python -m scripts.pages.picture docs/pictures
+
+refusal: setup ## Draw the terminal picture again, from a run of the demo.
+	$(BIN)/touchmark demo --capture listeners | $(BIN)/python -m scripts.pages.terminal_picture docs/pictures/refusal.svg
+
+site: setup ## Build the documentation as a site into site/, and check its links.
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-docs.lock
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean
 
 lock: ## Resolve the lock files again (needs uv).
 	scripts/lock.sh
 
 clean: ## Remove .venv and the tools' caches in this clone.
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage dist site

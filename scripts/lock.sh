@@ -17,5 +17,6 @@ fi
 "${compile[@]}" pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 "${compile[@]}" pyproject.toml --extra dev --extra bench --constraint requirements-dev.lock --output-file requirements-bench.lock
 "${compile[@]}" --group sidecar --constraint requirements.lock --output-file requirements-sidecar.lock
+"${compile[@]}" --group docs --constraint requirements-dev.lock --output-file requirements-docs.lock
 images=tests/kubernetes/images
 "${compile[@]}" "$images/grpc.in" --output-file "$images/grpc.lock"

@@ -11,9 +11,23 @@ import pytest
 import yaml
 
 from cli.main import run
+from shared.model.errors import ProtocolError
 from shared.model.policy.documents import parse_documents
+from shared.model.policy.reasons import Reason
 from shared.model.version import VERSION
 from sidecar.settings.settings import read_configuration
+from sidecar.tls.contexts import ALPN
+from sidecar.tunnel.frames import (
+    MAX_EARLY_BYTES,
+    MAX_PAYLOAD_BYTES,
+    FrameType,
+    Opening,
+    check_header,
+    encode_frame,
+    encode_opening,
+)
+from sidecar.tunnel.pool import PoolLimits
+from sidecar.tunnel.turns import INITIATOR_TRANSITIONS, RESPONDER_TRANSITIONS, SideState
 from tests.kubernetes.node.test_demo import RULES
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +53,7 @@ def test_the_pages_yaml_is_read(page: str, block: str) -> None:
         assert parse_documents(policy + indent(block, "  "), page)
     elif "capture:" in block:
         file = "tokenFile: /run/touchmark/token"  # Needn't be on this machine.
-        assert read_configuration(block.replace(file, "token: x"), page).ca == ("127.0.0.1", 15443)
+        assert read_configuration(block.replace(file, "token: x"), page).ca in {None, ("127.0.0.1", 15443)}
     else:
         assert yaml.safe_load(block), "an overlay of kustomize"
 
@@ -78,3 +92,49 @@ def test_manifests_and_pages_name_the_images_of_this_release() -> None:
     for text in (KUBERNETES, (ROOT / "manifests/base/kustomization.yaml").read_text(encoding="utf-8")):
         assert set(re.findall(r"touchmark/(?:ca|sidecar):([0-9.]*[0-9])", text)) == {VERSION}
     assert f"newTag: {VERSION}" in text
+
+
+def test_troubleshooting_says_something_about_each_reason() -> None:
+    page = PAGES["docs/how-to/troubleshooting.md"]
+    for reason in Reason:
+        assert f"[`{reason.value}`](../reference/reasons.md#{reason.value})" in page, reason.value
+
+
+class TestTheTunnelsProtocol:
+    """docs/explanation/tunnel-protocol.md is a specification: what it says is what the code does."""
+
+    PAGE = PAGES["docs/explanation/tunnel-protocol.md"]
+
+    @pytest.mark.parametrize("frame", FrameType, ids=lambda frame: frame.name)
+    def test_its_frames_have_their_types_and_bounds(self, frame: FrameType) -> None:
+        def is_accepted(length: int) -> bool:
+            try:
+                check_header(frame, length)
+            except ProtocolError:
+                return False
+            return True
+
+        most = max(length for length in range(MAX_PAYLOAD_BYTES + 2) if is_accepted(length))
+        [row] = re.findall(rf"(?m)^\| {frame.name} \| {frame.value} \|.*\| ([^|]*) \|$", self.PAGE)
+        assert row.rpartition(" ")[2] == f"{most:,}"
+
+    def test_its_example_of_open_is_the_codes(self) -> None:
+        opening = Opening(connection="0123456789abcdef", destination=("198.18.0.9", 5432), source=("198.18.0.2", 40312))
+        assert encode_frame(FrameType.OPEN, 1, encode_opening(opening)).hex(" ") in self.PAGE
+
+    @pytest.mark.parametrize("transitions", [INITIATOR_TRANSITIONS, RESPONDER_TRANSITIONS])
+    def test_its_transitions_are_the_codes(self, transitions: dict[tuple[SideState, int], SideState]) -> None:
+        rows = re.findall(r"(?m)^\| ([A-Z, ]+?)(?: \([^)]*\))? \| ([A-Z]+) \| ([A-Z]+) \|$", self.PAGE)
+        told = {(state, frame, after) for states, frame, after in rows for state in states.split(", ")}
+        for (state, frame), after in transitions.items():
+            assert (state.name, FrameType(frame).name, after.name) in told
+        everything = INITIATOR_TRANSITIONS.items() | RESPONDER_TRANSITIONS.items()
+        assert len(told) == len({(state, frame, after) for (state, frame), after in everything})
+
+    def test_its_numbers_are_the_codes(self) -> None:
+        limits = PoolLimits()
+        assert f"`{ALPN.decode()}`" in self.PAGE
+        assert f"up to {MAX_EARLY_BYTES // 1024} KiB of DATA before ACCEPT" in self.PAGE
+        assert f"closed after {limits.idle_s:.0f} seconds" in self.PAGE
+        assert f"older than {limits.age_s / 60:.0f} minutes" in self.PAGE
+        assert f"at most {limits.max_idle} idle tunnels, {limits.max_idle_per_key} per key" in self.PAGE

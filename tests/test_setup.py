@@ -62,6 +62,8 @@ def test_the_locks_agree() -> None:
     parts = ("-sidecar", "", "-dev", "-bench")
     sidecar, runtime, dev, bench = (pins(ROOT / f"requirements{part}.lock") for part in parts)
     assert sidecar.items() <= runtime.items() <= dev.items() <= bench.items()
+    docs = pins(ROOT / "requirements-docs.lock")
+    assert all(dev[name] == docs[name] for name in dev.keys() & docs.keys()), "both go into one .venv"
 
 
 @pytest.fixture
