@@ -22,7 +22,8 @@ from sidecar.attest.facts import AttestationError
 from sidecar.connection.connection import Connection, Refused
 from sidecar.foreign_outbound import carry_to_foreign
 from sidecar.mesh.directory_cache import listed_workload
-from sidecar.pump.tunnel_pump import PumpEnd, TunnelPump
+from sidecar.pump.ends import PumpEnd
+from sidecar.pump.tunnel_pump import TunnelPump
 from sidecar.routing.route import PERHAPS_GONE, Route
 from sidecar.sockets.dial import DialError
 from sidecar.sockets.ending import reset_after_delivery

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sidecar.attest.facts import Attestation
     from sidecar.mesh.foreign_trust import ForeignRoots
     from sidecar.mesh.trust import Trust
-    from sidecar.pump.tunnel_pump import PumpEnd
+    from sidecar.pump.ends import PumpEnd
 
 # The CA retires an authority by its own clock, as soon as nothing that it signed is valid.
 _CLOCKS_APART_S: Final = 60.0

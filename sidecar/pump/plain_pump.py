@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from typing import Final
 
 from shared.model.policy.decision import Ending
-from sidecar.pump.tunnel_pump import PumpEnd
+from sidecar.pump.ends import PumpEnd, end_writing, reset_by
+from sidecar.pump.states import Flow, change_flow
 from sidecar.sockets.polling import Watch, poller_of
 
 # One buffer for the loop: every callback uses it up before it returns, or copies what it couldn't pass on.
-_plain = memoryview(bytearray(64 * 1024))
+_plain: Final = memoryview(bytearray(64 * 1024))
 
 
 class PlainPump:
@@ -32,8 +34,8 @@ class PlainPump:
         poller = poller_of(loop)
         self._watches = (poller.watch(source), poller.watch(destination))
         near, far = self._watches
-        self._forth = _Flow(source, near, destination, far, self._on_flow_ended)
-        self._back = _Flow(destination, far, source, near, self._on_flow_ended)
+        self._forth = _Direction(source, near, destination, far, self._on_ended)
+        self._back = _Direction(destination, far, source, near, self._on_ended)
 
     @property
     def sent(self) -> int:
@@ -47,74 +49,62 @@ class PlainPump:
 
     def start(self) -> None:
         """Begin to move bytes."""
-        self._forth.resume()
-        self._back.resume()
+        self._forth.start()
+        self._back.start()
 
     def abort(self, ending: Ending) -> None:
         """Stop moving bytes; the caller resets both connections."""
         self._finish(ending)
 
-    def _on_flow_ended(self, flow: _Flow, broken: socket.socket | None) -> None:
+    def _on_ended(self, broken: socket.socket | None) -> None:
         if broken is not None:
-            is_source = broken is self._forth.source
-            self._finish(Ending.RESET_BY_SOURCE if is_source else Ending.RESET_BY_DESTINATION)
-        elif self._forth.is_ended and self._back.is_ended:
+            self._finish(reset_by(is_source=broken is self._forth.source))
+        elif self._forth.flow is Flow.ENDED and self._back.flow is Flow.ENDED:
             self._finish(Ending.FINISHED)
 
     def _finish(self, ending: Ending) -> None:
         if not self.finished.done():
             for watch in self._watches:
                 watch.close()
+            self._forth.stop()
+            self._back.stop()
             self.finished.set_result(PumpEnd(ending=ending))
 
 
-class _Flow:
-    """One direction between two plain connections."""
+class _Direction:
+    """One direction between two plain connections.
 
-    __slots__ = (
-        "_is_reading",
-        "_is_writing",
-        "_on_ended",
-        "_reads",
-        "_waiting",
-        "_writes",
-        "destination",
-        "is_ended",
-        "moved",
-        "source",
-    )
+    Attributes:
+        source: where its bytes come from.
+        flow: what it is doing.
+        moved: bytes that came.
+    """
+
+    __slots__ = ("_on_ended", "_reads", "_rest", "_sink", "_writes", "flow", "moved", "source")
 
     def __init__(
         self,
         source: socket.socket,
         reads: Watch,
-        destination: socket.socket,
+        sink: socket.socket,
         writes: Watch,
-        on_ended: Callable[[_Flow, socket.socket | None], None],
+        on_ended: Callable[[socket.socket | None], None],
     ) -> None:
         self._reads = reads
         self._writes = writes
         self.source = source
-        self.destination = destination
+        self._sink = sink
         self._on_ended = on_ended
-        self._waiting = b""
-        self._is_reading = False
-        self._is_writing = False
-        self.is_ended = False
+        self._rest = b""
+        self.flow = Flow.NEW
         self.moved = 0
 
-    def resume(self) -> None:
-        if not self._is_reading:
-            self._is_reading = True
-            self._reads.start_reading(self._on_readable)
+    def start(self) -> None:
+        self.flow = change_flow(self.flow, Flow.OPEN)
+        self._reads.start_reading(self._on_readable)
 
     def stop(self) -> None:
-        if self._is_reading:
-            self._is_reading = False
-            self._reads.stop_reading()
-        if self._is_writing:
-            self._is_writing = False
-            self._writes.stop_writing()
+        self.flow = change_flow(self.flow, Flow.STOPPED)
 
     def _on_readable(self) -> None:
         try:
@@ -122,40 +112,37 @@ class _Flow:
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            self._on_ended(self, self.source)
+            self._on_ended(self.source)
             return
         if not count:
-            self.stop()
-            self.is_ended = True
-            try:
-                self.destination.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass  # It has gone; the other flow tells how.
-            self._on_ended(self, None)
+            self._reads.stop_reading()
+            end_writing(self._sink)
+            self.flow = change_flow(self.flow, Flow.ENDED)
+            self._on_ended(None)
             return
         self.moved += count
         try:
-            written = self.destination.send(_plain[:count])
+            written = self._sink.send(_plain[:count])
         except (BlockingIOError, InterruptedError):
             written = 0
         except OSError:
-            self._on_ended(self, self.destination)
+            self._on_ended(self._sink)
             return
         if written < count:
-            self._waiting = bytes(_plain[written:count])
-            self.stop()
-            self._is_writing = True
+            self._rest = bytes(_plain[written:count])
+            self.flow = change_flow(self.flow, Flow.BLOCKED)
+            self._reads.stop_reading()
             self._writes.start_writing(self._on_writable)
 
     def _on_writable(self) -> None:
         try:
-            written = self.destination.send(self._waiting)
+            written = self._sink.send(self._rest)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            self._on_ended(self, self.destination)
+            self._on_ended(self._sink)
             return
-        self._waiting = self._waiting[written:]
-        if not self._waiting:
-            self.stop()
-            self.resume()
+        self._rest = self._rest[written:]
+        if not self._rest:
+            self._writes.stop_writing()
+            self.start()

@@ -16,7 +16,8 @@ from typing import Final
 from OpenSSL import SSL
 
 from shared.model.policy.decision import Ending
-from sidecar.pump.tunnel_pump import PumpEnd
+from sidecar.pump.ends import PumpEnd, end_writing, reset_by
+from sidecar.pump.states import Flow, change_flow
 from sidecar.sockets.ending import DELIVERY_DEADLINE_S
 from sidecar.sockets.polling import poller_of
 from sidecar.tls.foreign_handshake import describe_fault
@@ -28,6 +29,8 @@ _READ_BYTES: Final = 4 * _MAX_RECORD
 # One buffer for each direction and the loop: every callback uses it up before it returns, or copies the rest.
 _plain = memoryview(bytearray(_READ_BYTES))
 _buffer = Buffer(_READ_BYTES)
+# The flow to the plain side while the peer may be read: a rest must not be overtaken.
+_READING: Final = frozenset({Flow.OPEN, Flow.DROPPED})
 _BROKEN: Final = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT})
 
 
@@ -47,13 +50,7 @@ class TlsPump:
     __slots__ = (
         "_from_peer",
         "_from_plain",
-        "_has_peer_ended",
-        "_has_plain_broken",
-        "_has_plain_ended",
-        "_has_said_end",
         "_is_peer_source",
-        "_is_reading_peer",
-        "_is_reading_plain",
         "_loop",
         "_peer_watch",
         "_pinned",
@@ -63,6 +60,8 @@ class TlsPump:
         "_records",
         "_tls",
         "_tls_records",
+        "_to_peer",
+        "_to_plain",
         "_waiting",
         "finished",
         "is_peer_to_blame",
@@ -92,13 +91,11 @@ class TlsPump:
         self._pinned = b""
         # For the plain side: at most one read of the TLS side.
         self._waiting = b""
-        self._is_reading_plain = False
-        self._is_reading_peer = False
+        # ENDED once close_notify was said; CUT while what the plain side said before it broke is written.
+        self._to_peer = Flow.NEW
+        # ENDED once the plain side was told; DROPPED when it broke, and the peer is only read to see how it ends.
+        self._to_plain = Flow.NEW
         self._read_wants_write = False
-        self._has_plain_ended = False
-        self._has_plain_broken = False
-        self._has_said_end = False
-        self._has_peer_ended = False
         self.is_peer_to_blame = False
         self.finished: asyncio.Future[PumpEnd] = loop.create_future()
 
@@ -114,8 +111,8 @@ class TlsPump:
 
     def start(self) -> None:
         """Begin to move bytes."""
-        self._resume_plain()
-        self._resume_peer()
+        self._read_plain()
+        self._read_peer()
 
     def abort(self, ending: Ending) -> None:
         """Stop moving bytes; the caller resets both connections."""
@@ -123,15 +120,9 @@ class TlsPump:
 
     # ---- plain → TLS ----------------------------------------------------------------------------------------------
 
-    def _resume_plain(self) -> None:
-        if not self._is_reading_plain and not self._has_plain_ended and not self.finished.done():
-            self._is_reading_plain = True
-            self._plain_watch.start_reading(self._on_plain_readable)
-
-    def _pause_plain(self) -> None:
-        if self._is_reading_plain:
-            self._is_reading_plain = False
-            self._plain_watch.stop_reading()
+    def _read_plain(self) -> None:
+        self._to_peer = change_flow(self._to_peer, Flow.OPEN)
+        self._plain_watch.start_reading(self._on_plain_readable)
 
     def _on_plain_readable(self) -> None:
         try:
@@ -142,8 +133,8 @@ class TlsPump:
             self._lose_plain()
             return
         if not count:
-            self._pause_plain()
-            self._has_plain_ended = True
+            self._plain_watch.stop_reading()
+            self._to_peer = change_flow(self._to_peer, Flow.ENDING)
             self._say_end()
             return
         self._from_plain += count
@@ -155,9 +146,7 @@ class TlsPump:
             try:
                 self._tls_records.send(data[start : start + _MAX_RECORD])
             except SSL.WantWriteError:
-                self._pinned = bytes(data[start:])
-                self._pause_plain()
-                self._peer_watch.start_writing(self._on_peer_writable)
+                self._pin(data[start:])
                 return False
             except SSL.Error as error:
                 self._judge_later(error)
@@ -168,26 +157,31 @@ class TlsPump:
             return False
         return True
 
+    def _pin(self, data: memoryview) -> None:
+        self._pinned = bytes(data)
+        if self._to_peer is Flow.OPEN:
+            self._to_peer = change_flow(self._to_peer, Flow.BLOCKED)
+            self._plain_watch.stop_reading()
+        self._peer_watch.start_writing(self._on_peer_writable)
+
     def _on_peer_writable(self) -> None:
         self._peer_watch.stop_writing()
         pinned, self._pinned = self._pinned, b""
         if pinned and not self._write(memoryview(pinned)):
             return
-        if self._has_plain_broken:
-            self._finish(self._blame_plain())
+        if self._to_peer is Flow.CUT:
+            self._finish(self._reset_by_plain())
             return
-        if self._has_plain_ended:
+        if self._to_peer is Flow.ENDING:
             self._say_end()
-        else:
-            self._resume_plain()
-        if self._read_wants_write and not self.finished.done():
+        elif self._to_peer is Flow.BLOCKED:
+            self._read_plain()
+        if self._read_wants_write and self._to_plain in _READING:
             self._read_wants_write = False
             self._on_peer_readable()
 
     def _say_end(self) -> None:
-        """Say close_notify once everything is written: our direction has ended, the peer's goes on."""
-        if self._pinned or self._has_said_end or self.finished.done():
-            return
+        """Say close_notify: our direction has ended, the peer's goes on."""
         try:
             self._tls.shutdown()
         except SSL.WantWriteError:
@@ -196,20 +190,16 @@ class TlsPump:
         except SSL.Error as error:
             self._judge_later(error)
             return
-        self._has_said_end = True
+        self._to_peer = change_flow(self._to_peer, Flow.ENDED)
         self._check_finished()
 
     # ---- TLS → plain ----------------------------------------------------------------------------------------------
 
-    def _resume_peer(self) -> None:
-        if not self._is_reading_peer and not self._has_peer_ended and not self.finished.done():
-            self._is_reading_peer = True
-            self._peer_watch.start_reading(self._on_peer_readable)
-
-    def _pause_peer(self) -> None:
-        if self._is_reading_peer:
-            self._is_reading_peer = False
-            self._peer_watch.stop_reading()
+    def _read_peer(self) -> None:
+        self._to_plain = change_flow(self._to_plain, Flow.OPEN)
+        self._peer_watch.start_reading(self._on_peer_readable)
+        if self._read_wants_write:
+            self._peer_watch.start_writing(self._on_peer_writable)
 
     def _on_peer_readable(self) -> None:
         filled, failure, has_ended = 0, None, False
@@ -235,16 +225,17 @@ class TlsPump:
         if failure is not None:
             self._lose_peer(failure)
         elif has_ended:
-            self._pause_peer()
-            self._has_peer_ended = True
-            if not self._waiting:
-                self._end_plain()
+            self._peer_watch.stop_reading()
+            if self._to_plain is not Flow.DROPPED:
+                self._to_plain = change_flow(self._to_plain, Flow.ENDING)
+                if not self._waiting:
+                    self._end_plain()
 
     def _deliver(self, data: memoryview) -> bool:
         """Write to the plain side, and keep the rest; False when it broke."""
         self._from_peer += len(data)
-        if self._has_plain_broken:
-            return True  # It is only read on to see how it ends.
+        if self._to_plain is Flow.DROPPED:
+            return True
         try:
             written = self._plain.send(data)
         except (BlockingIOError, InterruptedError):
@@ -254,7 +245,8 @@ class TlsPump:
             return False
         if written < len(data):
             self._waiting = bytes(data[written:])
-            self._pause_peer()
+            self._to_plain = change_flow(self._to_plain, Flow.BLOCKED)
+            self._peer_watch.stop_reading()
             self._plain_watch.start_writing(self._on_plain_writable)
         return True
 
@@ -270,56 +262,57 @@ class TlsPump:
         if self._waiting:
             return
         self._plain_watch.stop_writing()
-        if self._has_peer_ended:
+        if self._to_plain is Flow.ENDING:
             self._end_plain()
         else:
-            self._resume_peer()
+            self._read_peer()
 
     def _end_plain(self) -> None:
-        try:
-            self._plain.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # It has gone; reading it tells how.
+        end_writing(self._plain)
+        self._to_plain = change_flow(self._to_plain, Flow.ENDED)
         self._check_finished()
 
     # ---- endings --------------------------------------------------------------------------------------------------
 
     def _check_finished(self) -> None:
-        if self._has_said_end and self._has_peer_ended and not self._waiting:
+        if self._to_peer is Flow.ENDED and self._to_plain is Flow.ENDED:
             self._finish(Ending.FINISHED)
 
     def _lose_plain(self) -> None:
         """The plain side broke: what it said before is still written, within a deadline."""
-        self._pause_plain()
+        self._plain_watch.stop_reading()
         self._plain_watch.stop_writing()
         if not self._pinned:
-            self._finish(self._blame_plain())
-        elif not self._has_plain_broken:
-            self._has_plain_broken = True
-            self._pause_peer()
-            self._loop.call_later(DELIVERY_DEADLINE_S, self._finish, self._blame_plain())
+            self._finish(self._reset_by_plain())
+            return
+        self._to_peer = change_flow(self._to_peer, Flow.CUT)
+        self._to_plain = change_flow(self._to_plain, Flow.DROPPED)
+        self._peer_watch.stop_reading()
+        self._loop.call_later(DELIVERY_DEADLINE_S, self._finish, self._reset_by_plain())
 
-    def _blame_plain(self) -> Ending:
-        return Ending.RESET_BY_DESTINATION if self._is_peer_source else Ending.RESET_BY_SOURCE
+    def _reset_by_plain(self) -> Ending:
+        return reset_by(is_source=not self._is_peer_source)
 
     def _judge_later(self, error: SSL.Error) -> None:
         # A write to a peer that has closed fails though its last bytes are still readable: read before judging.
         self._pinned = b""
-        self._pause_plain()
+        self._plain_watch.stop_reading()
         self._peer_watch.stop_writing()
         self._loop.call_soon(self._judge, error)
 
     def _judge(self, error: SSL.Error) -> None:
         for _ in range(16):  # Bounded: more than a socket buffer of full records would be no last word.
-            if self.finished.done() or not self._is_reading_peer:
+            if self._to_plain is not Flow.OPEN:
                 break
             self._on_peer_readable()
         self._lose_peer(error)
 
     def _lose_peer(self, error: SSL.Error) -> None:
+        if self.finished.done():
+            return
         self.is_peer_to_blame = True
         if isinstance(error, SSL.SysCallError) and error.args and error.args[0] in _BROKEN:
-            self._finish(Ending.RESET_BY_SOURCE if self._is_peer_source else Ending.RESET_BY_DESTINATION)
+            self._finish(reset_by(is_source=self._is_peer_source))
         else:
             self._finish(Ending.PEER_LOST, describe_fault(error))
 
@@ -327,4 +320,6 @@ class TlsPump:
         if not self.finished.done():
             self._peer_watch.close()
             self._plain_watch.close()
+            self._to_peer = change_flow(self._to_peer, Flow.STOPPED)
+            self._to_plain = change_flow(self._to_plain, Flow.STOPPED)
             self.finished.set_result(PumpEnd(ending=ending, unsent=self._waiting, detail=detail))

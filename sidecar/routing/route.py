@@ -23,7 +23,7 @@ from sidecar.tunnel.dial_failures import DialFailures
 
 if TYPE_CHECKING:
     from sidecar.mesh.directory_cache import Directory
-    from sidecar.pump.tunnel_pump import PumpEnd
+    from sidecar.pump.ends import PumpEnd
 
 MAX_ENDPOINTS_TRIED = 3  # Of what is known here; as many again of what the CA says when it is asked again.
 # What is answered at the address of an endpoint that has just gone: by its sidecar, or by who has the address now.

@@ -147,6 +147,11 @@ class Tunnel:
         )
 
     @property
+    def is_blocked(self) -> bool:
+        """Whether something couldn't be written yet; ``on_drained`` tells the user when it has been."""
+        return bool(self._pinned)
+
+    @property
     def is_holding(self) -> bool:
         """Whether a frame waits for the next one, to share its record."""
         return bool(self._held)

@@ -1,0 +1,50 @@
+"""How pumping ends, for every pump.
+
+Belongs here: the end as a value, which side a reset came from, passing a half-close on. Doesn't: when a pump ends, and
+what the caller does with both connections then (``sidecar/steps.py`` and the stories).
+"""
+
+from __future__ import annotations
+
+import socket
+
+import msgspec
+
+from shared.model.policy.decision import Ending
+from shared.model.policy.reasons import Reason
+
+
+class PumpEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """How pumping ended.
+
+    Attributes:
+        ending: for the record.
+        refusal: the responder's reason, when it said REFUSE.
+        is_retry_allowed: the OPEN was certainly not processed, and may be tried again.
+        early: where nothing was processed (so, too, after REFUSE): DATA that the application sent so far, at most
+            ``MAX_EARLY_BYTES``. With it and ``has_ended`` a next try begins.
+        has_ended: the application has ended its direction.
+        unsent: what came for the side that isn't broken and couldn't be written yet.
+        detail: for people.
+    """
+
+    ending: Ending
+    refusal: Reason | None = None
+    is_retry_allowed: bool = False
+    early: bytes = b""
+    has_ended: bool = False
+    unsent: bytes = b""
+    detail: str = ""
+
+
+def reset_by(*, is_source: bool) -> Ending:
+    """Return how a connection ended that one side reset: the side that opened it, or the other one."""
+    return Ending.RESET_BY_SOURCE if is_source else Ending.RESET_BY_DESTINATION
+
+
+def end_writing(connection: socket.socket) -> None:
+    """Pass a half-close on: nothing more will be written to ``connection``."""
+    try:
+        connection.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # It has gone; reading it tells how.
