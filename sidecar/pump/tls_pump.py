@@ -142,9 +142,10 @@ class TlsPump:
 
     def _write(self, data: memoryview) -> bool:
         """Write in records; False when a rest is pinned, or nothing more can be written."""
-        for start in range(0, len(data), _MAX_RECORD):
+        start, size = 0, len(data)
+        while start < size:
             try:
-                self._tls_records.send(data[start : start + _MAX_RECORD])
+                start += self._tls_records.send(data[start : start + _MAX_RECORD])
             except SSL.WantWriteError:
                 self._pin(data[start:])
                 return False

@@ -47,17 +47,21 @@ class Records:
             raise SSL.Error(f"SSL_read returned {count} and no error")
         return count
 
-    def send(self, record: bytes | memoryview) -> None:
-        """Write one record.
+    def send(self, data: bytes | memoryview) -> int:
+        """Write one record; return how many bytes of ``data`` it holds.
+
+        That is all of at most 16 KiB, but less where the peer has asked for shorter records (RFC 6066, section 4:
+        max_fragment_length). The caller writes the rest.
 
         Raises:
             SSL.WantWriteError: not now; the same bytes must be given again.
             SSL.Error: the connection broke.
         """
-        count = _write(self._ssl, _from_buffer(record), len(record))
+        count: int = _write(self._ssl, _from_buffer(data), len(data))
         if count <= 0:
             self._tls._raise_ssl_error(self._ssl, count)
             raise SSL.Error(f"SSL_write returned {count} and no error")
+        return count
 
 
 class Buffer:

@@ -262,24 +262,29 @@ class Tunnel:
         if self._pinned:
             self._pinned.append(bytes(record))
             return False
-        self.records += 1
-        try:
-            self._tls.send(record)
-        except SSL.WantWriteError:
-            self._pinned.append(bytes(record))
-            self._watch.start_writing(self._on_writable)
-            return False
-        except SSL.Error as error:
-            self._judge_later(str(error))
-            return False
+        while True:
+            try:
+                count = self._tls.send(record)
+            except SSL.WantWriteError:
+                self._pinned.append(bytes(record))
+                self._watch.start_writing(self._on_writable)
+                return False
+            except SSL.Error as error:
+                self._judge_later(str(error))
+                return False
+            self.records += 1
+            if count == len(record):
+                break
+            record = record[count:]  # The peer has asked for shorter records.
         if self.records > MAX_RECORDS:
             self.loop.call_soon(self.lose, Loss.RECORD_LIMIT, "")
         return True
 
     def _on_writable(self) -> None:
         while self._pinned:
+            record = self._pinned[0]
             try:
-                self._tls.send(self._pinned[0])
+                count = self._tls.send(record)
             except SSL.WantWriteError:
                 return
             except SSL.Error as error:
@@ -287,7 +292,11 @@ class Tunnel:
                 self._watch.stop_writing()
                 self._judge_later(str(error))
                 return
-            del self._pinned[0]
+            self.records += 1
+            if count == len(record):
+                del self._pinned[0]
+            else:
+                self._pinned[0] = record[count:]
         self._watch.stop_writing()
         if self.user is not None:
             self.user.on_drained()

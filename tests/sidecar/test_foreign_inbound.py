@@ -220,6 +220,28 @@ async def test_a_peer_may_renew_its_keys_in_the_middle(tmp_path: Path) -> None:
     assert record.bytes_sent == len("before the renewal\nafter the renewal\nat last\n")
 
 
+async def test_a_peer_that_asks_for_short_records_gets_every_byte(tmp_path: Path) -> None:
+    """RFC 6066, section 4: OpenSSL then writes 512 bytes a call, and says so."""
+    chain, key = PARTNER.issue().write(tmp_path)
+    payload = b"0123456789abcde\n" * 10_000
+    async with running() as (_, endpoint):
+        command = [
+            "openssl", "s_client", "-connect", f"{endpoint[0]}:{endpoint[1]}", "-tls1_3", "-quiet",
+            "-maxfraglen", "512", "-cert", str(chain), "-cert_chain", str(chain), "-key", str(key),
+        ]  # fmt: skip
+        pipe = asyncio.subprocess.PIPE
+        client = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
+        assert client.stdin is not None
+        assert client.stdout is not None
+        try:
+            client.stdin.write(payload)
+            async with asyncio.timeout(30):
+                assert await client.stdout.readexactly(len(payload)) == payload
+        finally:
+            client.kill()
+            await client.communicate()
+
+
 # ---- who doesn't ----------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from sidecar.tls.records import Records
 from sidecar.tunnel.frames import MAX_PAYLOAD_BYTES, FrameType, Opening, encode_frame
 from sidecar.tunnel.tunnel import Loss, Tunnel
 from tests.sidecar.little_ca import until
@@ -64,6 +67,34 @@ async def test_a_pinned_record_goes_out_once_and_in_order() -> None:
     await until(lambda: FrameType.END in receiver.frames)
     assert receiver.data == sent
     assert sender.drained == 1
+    first.close()
+    second.close()
+    await asyncio.sleep(0.05)
+
+
+async def test_a_peer_that_asks_for_short_records_gets_every_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL then writes 512 bytes a call; none of our own peers asks for that."""
+    send_whole = Records.send
+    monkeypatch.setattr(Records, "send", lambda self, data: send_whole(self, memoryview(data)[:512]))
+    first, second = await make_tunnels(Mint())
+    sender, receiver = Listener(), Listener()
+    first.attach(sender)
+    second.attach(receiver)
+    first.write(first.begin_opening(OPENING))
+    await until(lambda: receiver.frames)
+    second.send(FrameType.ACCEPT)
+    await until(lambda: sender.frames)
+    second.pause()
+    sent, before, is_written = bytearray(), first.records, True
+    while is_written:
+        payload = len(sent).to_bytes(4, "big") * 4000
+        sent += payload
+        is_written = write_data(first, payload)
+    first.send(FrameType.END)
+    second.resume()
+    await until(lambda: FrameType.END in receiver.frames)
+    assert receiver.data == sent
+    assert first.records - before > len(sent) // 512  # Each counts against the key's limit.
     first.close()
     second.close()
     await asyncio.sleep(0.05)
