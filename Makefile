@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := ca cli sidecar shared tests bench scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types contracts unit test-kubernetes test-node test-peers bench format docs refusal site lock clean
+.PHONY: help setup demo test lint types contracts unit test-kubernetes test-node test-peers bench format docs refusal site release lock clean
 
 help: ## Show these commands.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ refusal: setup ## Draw the terminal picture again, from a run of the demo.
 site: setup ## Build the documentation as a site into site/, and check its links.
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-docs.lock
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean
+
+release: setup ## Build wheel, images (root) and SBOMs into dist/. IMAGES=no leaves the images out.
+	$(BIN)/python -m scripts.release.build $(if $(filter no,$(IMAGES)),--no-images)
 
 lock: ## Resolve the lock files again (needs uv).
 	scripts/lock.sh

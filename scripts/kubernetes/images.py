@@ -89,10 +89,10 @@ _RECIPES: Mapping[str, _Recipe] = {
 _NAMES = {"ca": "localhost/touchmark-ca:1", "sidecar": "localhost/touchmark-sidecar:1"}
 
 
-def current() -> dict[str, Image]:
-    """The images of this clone as it is now, by short name; raises `cache.SetupError` when one isn't built."""
+def current(wanted: Collection[str] = tuple(_RECIPES)) -> dict[str, Image]:
+    """These images of this clone as it is now, by short name; raises `cache.SetupError` when one isn't built."""
     found = {}
-    for short in _RECIPES:
+    for short in wanted:
         digest = _recorded(short)
         if digest is None:
             raise cache.SetupError(f"the image {short} isn't built: `make test-node` does that")
@@ -100,18 +100,18 @@ def current() -> dict[str, Image]:
     return found
 
 
-def build() -> dict[str, Image]:
-    """Build what isn't current."""
+def build(wanted: Collection[str] = tuple(_RECIPES)) -> dict[str, Image]:
+    """Build what isn't current of these, which come after what they stand on."""
     with cache.lock("images"):
         for left in _directory().glob(f"{_UNFINISHED}*"):  # Of a run that was killed: whoever builds holds the lock.
             shutil.rmtree(left)
-        for short in _RECIPES:
+        for short in wanted:
             if _recorded(short) is None:
                 started = time.monotonic()
                 _build(short)
                 cache.say(f"built the image {short} in {time.monotonic() - started:.0f} s")
         _forget_old()
-    return current()
+    return current(wanted)
 
 
 def blobs(images: Iterable[Image]) -> dict[str, int]:
