@@ -66,6 +66,7 @@ async def serve_foreign(sidecar: Sidecar, captured: Captured, application: Endpo
             await identify_source(sidecar, connection, arrival)
             listener = await attest_application(sidecar, application)
             note_listener(sidecar, connection.parties, listener)
+            connection.watch_program()
             connection.parties.destination_identity = arrival.credential.identity
             if not serves_listener(sidecar, arrival.credential, listener):
                 raise Refused(Reason.PROCESS_VANISHED, "the listener, or its approval, changed during the handshake")

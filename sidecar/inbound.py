@@ -161,6 +161,7 @@ async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, sour
                 end_as_unprocessed(tunnel, connection)
                 return
             note_listener(sidecar, connection.parties, listener)
+            connection.watch_program()
             connection.parties.destination_identity = tunnel.credential.identity
             if listener.application is None:
                 raise Refused(Reason.DESTINATION_NOT_SERVED)
@@ -231,6 +232,7 @@ async def carry_plaintext(sidecar: Sidecar, captured: Captured, application: End
         connection.transport = Transport.PLAINTEXT
         listener = await attest_application(sidecar, application)
         note_listener(sidecar, connection.parties, listener)
+        connection.watch_program()
         connection.decide()
         await pump_plainly(sidecar, connection, application, Reason.APPLICATION_UNREACHABLE)
 

@@ -2,7 +2,7 @@
 
 The sentence: connection → socket → processes → program. ``attestor.py`` tells it; the other modules are its steps:
 
-- ``sock_diag.py`` (pure): the netlink messages; ``kernel_sockets.py``: the socket that they travel on.
+- ``netlink/sock_diag.py`` (pure): the netlink messages; ``netlink/kernel_sockets.py``: the socket that they travel on.
 - ``process_text.py`` (pure): what ``/proc`` files say; ``process.py``: one process, held by descriptors.
 - ``holders.py``: which processes hold a socket, and descriptors in flight between processes.
 - ``executable.py``: an executable hashed through its descriptor, and the bounded cache of hashes.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -21,11 +21,12 @@ from sidecar.attest.executable import Executables
 from sidecar.attest.facts import Attestation, AttestationError, ProcessFacts
 from sidecar.attest.holder_check import HolderCheck
 from sidecar.attest.holders import find_holder, find_own
-from sidecar.attest.kernel_sockets import KernelSockets
 from sidecar.attest.known import KnownProcesses
 from sidecar.attest.measure import Measured, Measuring
+from sidecar.attest.netlink.kernel_sockets import KernelSockets
+from sidecar.attest.netlink.sock_diag import LISTEN, KernelSocket, NetlinkError, covers, normalise_address
 from sidecar.attest.process import Process
-from sidecar.attest.sock_diag import LISTEN, KernelSocket, NetlinkError, covers, normalise_address
+from sidecar.attest.program_look import ProgramLooks
 from sidecar.sockets.address import Endpoint
 
 __all__ = ["Attestation", "AttestationError", "Attestor", "ProcessFacts"]
@@ -71,6 +72,7 @@ class Attestor:
         self._scanners = ThreadPoolExecutor(2, thread_name_prefix="attest-look")
         self._hashers = ThreadPoolExecutor(2, thread_name_prefix="attest-hash")
         self._measuring = Measuring(Executables(self._hashers, max_bytes=max_executable_bytes), self._scanners)
+        self._looks = ProgramLooks()
         self._holder_check = HolderCheck(self._measuring, self._scanners, own_pid=self._own_pid)
 
     def close(self) -> None:
@@ -81,6 +83,7 @@ class Attestor:
         self._scanners.shutdown(wait=False, cancel_futures=True)
         self._hashers.shutdown(wait=False, cancel_futures=True)
         self._known.close()
+        self._looks.close()
         self._kernel.close()
 
     def attest_now(self, source: Endpoint, destination: Endpoint) -> Attestation | None:
@@ -178,13 +181,25 @@ class Attestor:
     async def check_holders(self, attestation: Attestation) -> None:
         """Look for every other holder of an attested socket, in the next pass over all processes.
 
-        One pass serves all who wait for it, and passes take a bounded share of a core: the answer may take seconds.
+        The attested process is measured again as well, if it still holds the socket. One pass serves all who wait for
+        it, and passes take a bounded share of a core: the answer may take seconds.
 
         Raises:
             AttestationError: a process of another program holds the socket, or descriptors are in flight in a Unix
-                socket (``socket_shared``); ``overloaded`` when there are too many processes to look at.
+                socket (``socket_shared``); the attested process runs another program (``program_changed``) or is
+                traced; ``holders_unknown`` when there are more processes or descriptors than can be looked at.
         """
-        await self._holder_check.check(attestation, self._known.get(attestation.process.pid))
+        await self._holder_check.check(attestation)
+
+    def look_again(self, attestations: Sequence[Attestation]) -> Iterator[tuple[Attestation, AttestationError]]:
+        """See that attested processes still run what was attested; yield those that don't. Never waits.
+
+        A process that has ended isn't one of them: others may hold its socket, which ``check_holders`` sees.
+
+        Arguments:
+            attestations: one of each execution that has connections; what was kept of others is given up.
+        """
+        return self._looks.look_again(attestations)
 
     def _list_listeners(self, address: str, port: int) -> list[KernelSocket]:
         try:
@@ -306,6 +321,7 @@ def _attestation(measured: Measured, found: KernelSocket, others: tuple[int, ...
         process=measured.process.facts,
         inode=found.inode,
         cookie=found.cookie,
+        execution=measured.execution,
         others=others,
     )
 

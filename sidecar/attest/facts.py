@@ -29,6 +29,30 @@ class ProcessFacts:
     path: str
 
 
+class Execution(msgspec.Struct, frozen=True):
+    """One ``execve`` of one process: what later looks compare. Not keyword-only: one is built for every connection.
+
+    Attributes:
+        pid, start_time: of the process.
+        device, file: of the executable: its device and inode.
+        code, stack, arguments: addresses drawn at ``execve``; all 0 without the right to inspect the process.
+    """
+
+    pid: int
+    start_time: int
+    device: int
+    file: int
+    code: int
+    stack: int
+    arguments: int
+
+    def is_fork_of(self, other: Execution) -> bool:
+        """Tell whether both processes came from one ``execve``: they run the same program, whatever their arguments."""
+        return (self.device, self.file, self.code, self.stack, self.arguments) == (
+            other.device, other.file, other.code, other.stack, other.arguments,
+        )  # fmt: skip
+
+
 class Attestation(msgspec.Struct, frozen=True, kw_only=True):
     """A socket, the first process found to hold it, and the program that this process runs *now*.
 
@@ -37,6 +61,7 @@ class Attestation(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         inode: of the socket, as in ``/proc/<pid>/fd``.
         cookie: the kernel's number of the socket, never reused.
+        execution: the ``execve`` of that process that was measured.
         others: inodes of the further listeners on the same destination, which run the same program.
     """
 
@@ -44,6 +69,7 @@ class Attestation(msgspec.Struct, frozen=True, kw_only=True):
     process: ProcessFacts
     inode: int
     cookie: int
+    execution: Execution
     others: tuple[int, ...] = ()
 
 

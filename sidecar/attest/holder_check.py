@@ -27,7 +27,6 @@ _MAX_PASSES = 3
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Request:
     attestation: Attestation
-    measured: Measured | None
     answer: asyncio.Future[None]
 
 
@@ -55,20 +54,17 @@ class HolderCheck:
             request.answer.cancel()
         self._waiting.clear()
 
-    async def check(self, attestation: Attestation, measured: Measured | None) -> None:
+    async def check(self, attestation: Attestation) -> None:
         """Wait for the next pass and its answer.
 
-        Arguments:
-            measured: the attested process, if it is still held: forks of it within the same ``execve`` run the same
-                program by definition.
-
         Raises:
-            AttestationError: ``socket_shared``, or ``overloaded``.
+            AttestationError: ``socket_shared``; ``program_changed``, ``process_traced`` and the like of the attested
+                process itself; ``holders_unknown``; ``overloaded`` when too many checks wait.
         """
         if len(self._waiting) >= _MAX_WAITING:
             raise AttestationError("too many holder checks wait", reason=Reason.OVERLOADED)
         loop = asyncio.get_running_loop()
-        request = _Request(attestation=attestation, measured=measured, answer=loop.create_future())
+        request = _Request(attestation=attestation, answer=loop.create_future())
         self._waiting.append(request)
         if self._runner is None or self._runner.done():
             self._runner = loop.create_task(self._run(), name="attest-holders")
@@ -84,7 +80,7 @@ class HolderCheck:
             except Exception as error:  # A pass that failed proves nothing: everybody who waits for it learns so.
                 for request in batch:
                     if not request.answer.done():
-                        request.answer.set_exception(_overloaded(error))
+                        request.answer.set_exception(_unknown(error))
             except asyncio.CancelledError:
                 for request in batch:
                     request.answer.cancel()
@@ -145,10 +141,7 @@ class HolderCheck:
     ) -> AttestationError | None:
         attestation = request.attestation
         holders = {
-            pid: inode
-            for inode in (attestation.inode, *attestation.others)
-            for pid in holdings.holders.get(inode, ())
-            if pid != attestation.process.pid
+            pid: inode for inode in (attestation.inode, *attestation.others) for pid in holdings.holders.get(inode, ())
         }
         for pid, inode in holders.items():
             if pid not in measured:
@@ -157,7 +150,7 @@ class HolderCheck:
             if error is not None:
                 return error
         if not holdings.is_complete:
-            return _overloaded(None)
+            return _unknown(None)
         if is_in_flight:
             message = "descriptors are in flight in a Unix socket"
             return AttestationError(message, reason=Reason.SOCKET_SHARED, process=attestation.process)
@@ -191,21 +184,25 @@ class HolderCheck:
 
 def _compare(request: _Request, pid: int, found: Measured | AttestationError) -> AttestationError | None:
     attestation = request.attestation
+    is_attested = pid == attestation.process.pid
     if isinstance(found, AttestationError):
         if found.reason is Reason.PROCESS_VANISHED:  # It let go of the socket, or ended: no holder any more.
             return None
+        if is_attested:
+            return found
         message = f"process {pid} holds the socket as well and can't be attested: {found.message}"
         return AttestationError(message, reason=Reason.SOCKET_SHARED, process=found.process)
-    if found.program == attestation.program:
+    # A fork within the same ``execve`` runs the same program, also where it has rewritten its arguments since.
+    if found.program == attestation.program or found.execution.is_fork_of(attestation.execution):
         return None
-    attested = request.measured
-    if attested is not None and attested.program == attestation.program and attested.is_same_exec(found):
-        return None
+    if is_attested:
+        message = f"process {pid} executed another program: {found.process.facts.path}"
+        return AttestationError(message, reason=Reason.PROGRAM_CHANGED, process=found.process.facts)
     message = f"process {pid} holds the socket as well and runs another program"
     return AttestationError(message, reason=Reason.SOCKET_SHARED, process=found.process.facts)
 
 
-def _overloaded(error: BaseException | None) -> AttestationError:
-    failure = AttestationError("not every process could be looked at", reason=Reason.OVERLOADED)
+def _unknown(error: BaseException | None) -> AttestationError:
+    failure = AttestationError("not every process could be looked at", reason=Reason.HOLDERS_UNKNOWN)
     failure.__cause__ = error
     return failure

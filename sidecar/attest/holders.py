@@ -21,7 +21,6 @@ from sidecar.attest.process_text import parse_in_flight, parse_registered_files
 
 MAX_PROCESSES = 32_768
 MAX_DESCRIPTORS = 1_048_576
-_MAX_OWN_TABLES = 64
 _MAX_FDINFO_BYTES = 4_096
 _MAX_RING_FDINFO_BYTES = 1 << 20
 _PREFIX = "socket:["
@@ -110,6 +109,8 @@ class _Search:
         for place in self._list_places(pid):
             for name, link in _links(place, self._proc):
                 self.left -= 1
+                if self.left <= 0:
+                    return
                 if link.startswith(_PREFIX):
                     if (inode := self._names.get(link)) is not None:
                         self.holders[inode].add(pid)
@@ -128,13 +129,8 @@ class _Search:
         tables = [pid]
         for thread in map(int, threads):
             self.left -= 1
-            if thread == pid or any(_share_table(thread, other) for other in tables):
-                continue
-            if len(tables) > _MAX_OWN_TABLES:
-                self.is_complete = False
-                return
-            tables.append(thread)
-            yield f"{pid}/task/{thread}"
+            if thread != pid and _add_table(tables, thread):
+                yield f"{pid}/task/{thread}"
 
     def _look_into_ring(self, pid: int, place: str, name: str) -> None:
         text = _read_fdinfo(place, name, self._proc, _MAX_RING_FDINFO_BYTES)
@@ -178,9 +174,23 @@ def _holds(pid: int, wanted: str, proc: str) -> bool:
     return any(link == wanted for _, link in _links(str(pid), proc))
 
 
-def _share_table(thread: int, other: int) -> bool:
-    """Tell whether two threads use one descriptor table, ``kcmp(2)``; where the kernel can't say, they count as two."""
-    return bool(_libc.syscall(_SYS_KCMP, thread, other, _KCMP_FILES, 0, 0) == 0)
+def _add_table(tables: list[int], thread: int) -> bool:
+    """Add a thread whose descriptor table none of the others uses, in the order of ``kcmp(2)``; tell whether it was.
+
+    Where the kernel can't compare, it counts as a table of its own.
+    """
+    low, high = 0, len(tables)
+    while low < high:
+        middle = (low + high) // 2
+        order = _libc.syscall(_SYS_KCMP, thread, tables[middle], _KCMP_FILES, 0, 0)
+        if order == 0:
+            return False
+        if order == 1:
+            high = middle
+        else:
+            low = middle + 1
+    tables.insert(low, thread)
+    return True
 
 
 def _links(place: str, proc: str) -> Iterator[tuple[str, str]]:

@@ -30,10 +30,6 @@ class KnownProcesses:
     def __len__(self) -> int:
         return len(self._by_pid)
 
-    def get(self, pid: int) -> Measured | None:
-        """Take the process last measured under this number; it may have ended since."""
-        return self._by_pid.get(pid)
-
     def add(self, measured: Measured) -> None:
         """Hold a process; one that was measured earlier under the same number, and ended ones, are closed."""
         pid = measured.process.pid

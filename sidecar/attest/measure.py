@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from shared.model.identity.program import NO_MAIN, Program
 from shared.model.policy.reasons import Reason
 from sidecar.attest.executable import Executables
-from sidecar.attest.facts import AttestationError
+from sidecar.attest.facts import AttestationError, Execution
 from sidecar.attest.holders import MAX_DESCRIPTORS
 from sidecar.attest.main_script import is_interpreter
 from sidecar.attest.process import FileKey, Process
@@ -43,9 +43,12 @@ class Measured:
         """
         return self.process.read_executable() == self.key and self.process.read_image() == self.image
 
-    def is_same_exec(self, other: Measured) -> bool:
-        """Tell whether the other is a fork within the same ``execve``: the same main script, whatever it claims now."""
-        return self.key == other.key and self.image.is_same_exec(other.image)
+    @property
+    def execution(self) -> Execution:
+        """The ``execve`` that was measured."""
+        device, file, *_ = self.key
+        image = self.image
+        return Execution(self.process.pid, image.start_time, device, file, image.code, image.stack, image.arguments)
 
 
 @dataclass(slots=True, kw_only=True)

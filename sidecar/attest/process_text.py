@@ -31,10 +31,6 @@ class Image(msgspec.Struct, frozen=True):
     stack: int
     arguments: int
 
-    def is_same_exec(self, other: Image) -> bool:
-        """Tell whether both come from one ``execve`` (the other process being a fork)."""
-        return (self.code, self.stack, self.arguments) == (other.code, other.stack, other.arguments)
-
 
 def parse_stat(text: bytes) -> Image:
     """Read ``/proc/<pid>/stat``: fields 22, 26, 28 and 48. The command name may contain spaces and parentheses.

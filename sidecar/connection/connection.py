@@ -67,8 +67,8 @@ class Registry(Protocol):
     def remove(self, connection: Connection) -> None:
         """It has ended."""
 
-    def watch_holders(self, connection: Connection) -> None:
-        """Its local socket was attested."""
+    def watch(self, connection: Connection) -> None:
+        """The program on this side was attested: it is looked at again while the connection lives."""
 
 
 class Carrier(Protocol):
@@ -259,9 +259,13 @@ class Connection:
     # ---- what becomes known ---------------------------------------------------------------------------------------
 
     def note_attestation(self, attestation: Attestation) -> None:
-        """Remember which program opened this connection; whether others hold its socket is looked for."""
+        """Remember which program opened this connection."""
         self.parties.note_attestation(attestation)
-        self._carrier.connections.watch_holders(self)
+        self.watch_program()
+
+    def watch_program(self) -> None:
+        """Have the attested program on this side looked at again while the connection lives."""
+        self._carrier.connections.watch(self)
 
     def note_pump(self, pump: Pump, transport: Transport) -> None:
         """Bytes may flow now; the pump counts them."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from shared.model.policy.decision import Ending
 from shared.model.wire.messages import LiveConnection
+from sidecar.attest.facts import Attestation, Execution
 from sidecar.connection.connection import Connection
 from sidecar.connection.describe import describe_live
 from sidecar.connection.parties import forget_verdicts
@@ -21,15 +22,22 @@ class LiveConnections:
     Arguments:
         max_connections: bound; a connection above it is refused with ``overloaded``.
         long_lived_s: a connection older than it gets a start record.
+        holders_period_s: how long after a look for a socket's holders the next one is due.
     """
 
-    def __init__(self, *, max_connections: int = 4096, long_lived_s: float = 5.0) -> None:
+    def __init__(
+        self, *, max_connections: int = 4096, long_lived_s: float = 5.0, holders_period_s: float = 5.0
+    ) -> None:
         self._max_connections = max_connections
         self._long_lived_s = long_lived_s
+        self._holders_period_s = holders_period_s
         self._live: dict[Connection, None] = {}
         # Young connections, oldest first; one that ended meanwhile is passed over. Bounded by compaction.
         self._young: deque[Connection] = deque()
+        # Those whose socket's holders were never looked for, and those that wait for the next look, by its time.
         self._unchecked: deque[Connection] = deque()
+        self._checked: deque[tuple[float, Connection]] = deque()
+        self._by_execution: dict[Execution, dict[Connection, Attestation]] = {}
         self.total = 0
 
     def __len__(self) -> int:
@@ -49,6 +57,12 @@ class LiveConnections:
     def remove(self, connection: Connection) -> None:
         """Forget a connection that ended."""
         self._live.pop(connection, None)
+        if (attestation := connection.parties.attestation) is None:
+            return
+        if (served := self._by_execution.get(attestation.execution)) is not None:
+            served.pop(connection, None)
+            if not served:
+                del self._by_execution[attestation.execution]
 
     @property
     def is_full(self) -> bool:
@@ -82,19 +96,44 @@ class LiveConnections:
             if connection in self._live:
                 connection.record_start()
 
-    def watch_holders(self, connection: Connection) -> None:
-        """Have the connection's socket looked for in every process, if it still lives then."""
+    def watch(self, connection: Connection) -> None:
+        """Have the attested program, and the holders of its socket, looked at while the connection lives."""
         self._unchecked.append(connection)
         if len(self._unchecked) > 2 * self._max_connections:
             self._unchecked = deque(each for each in self._unchecked if each in self._live)
+        if (attestation := connection.parties.attestation) is not None and connection in self._live:
+            self._by_execution.setdefault(attestation.execution, {})[connection] = attestation
 
-    def next_unchecked(self) -> Connection | None:
-        """Return the oldest live connection whose socket's holders weren't looked for yet."""
+    def list_attestations(self) -> list[Attestation]:
+        """List one attestation of each execution that has live connections."""
+        return [next(iter(served.values())) for served in self._by_execution.values()]
+
+    def list_of(self, execution: Execution) -> list[Connection]:
+        """List the live connections of one execution."""
+        return list(self._by_execution.get(execution, ()))
+
+    def next_unchecked(self, now: float) -> Connection | None:
+        """Return a live connection whose socket's holders are to be looked for: new ones first, then who is due again.
+
+        Arguments:
+            now: the loop's time.
+        """
         while self._unchecked:
             connection = self._unchecked.popleft()
             if connection in self._live:
                 return connection
+        while self._checked and (self._checked[0][0] <= now or self._checked[0][1] not in self._live):
+            connection = self._checked.popleft()[1]
+            if connection in self._live:
+                return connection
         return None
+
+    def note_checked(self, connection: Connection, now: float) -> None:
+        """Have the holders of a connection's socket looked for again after a while, if it still lives then."""
+        if connection in self._live:
+            self._checked.append((now + self._holders_period_s, connection))
+        if len(self._checked) > 2 * self._max_connections:
+            self._checked = deque(each for each in self._checked if each[1] in self._live)
 
     def describe(self, limit: int) -> tuple[tuple[LiveConnection, ...], bool]:
         """Describe the live connections, at most ``limit``, and whether there are more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 
-from sidecar.attest.sock_diag import LISTEN, MAX_REPLY_BYTES, NetlinkError, build_dump, parse_reply
+from sidecar.attest.netlink.sock_diag import LISTEN, MAX_REPLY_BYTES, NetlinkError, build_dump, parse_reply
 from sidecar.sockets.address import Endpoint
 
 _NETLINK_SOCK_DIAG = 4

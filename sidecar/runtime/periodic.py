@@ -1,4 +1,4 @@
-"""What is looked at while the sidecar runs: holders of new connections' sockets, long-lived connections, idle tunnels.
+"""What is looked at while the sidecar runs: programs of live connections, holders of their sockets, ages, idle tunnels.
 
 Belongs here: the rhythm. Doesn't: what each look does (``sidecar/connection/``, ``attest``, the connector).
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from shared.model.errors import TouchmarkError
 from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction, Mode
 from sidecar.attest.facts import AttestationError
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _PERIOD_S = 1.0
 _HOLDERS_BATCH = 1024
 _IDLE_PAUSE_S = 0.2
+_PROGRAMS_PERIOD_S = 0.05
+_NOT_CHECKED = frozenset({Reason.HOLDERS_UNKNOWN, Reason.OVERLOADED})
 
 
 async def watch_ages(sidecar: Sidecar) -> None:
@@ -32,12 +35,26 @@ async def watch_ages(sidecar: Sidecar) -> None:
         await asyncio.sleep(_PERIOD_S)
 
 
+async def watch_programs(sidecar: Sidecar, events: Events) -> None:
+    """See that each live connection's program is still the attested one, until cancelled.
+
+    An attested process may execute another program, which goes on with its descriptors.
+    """
+    while True:
+        await asyncio.sleep(_PROGRAMS_PERIOD_S)
+        connections = sidecar.connections
+        for attestation, error in sidecar.attestor.look_again(connections.list_attestations()):
+            for connection in connections.list_of(attestation.execution):
+                _close_unproven(sidecar, connection, error, events)
+
+
 async def watch_holders(sidecar: Sidecar, events: Events) -> None:
-    """Look for further holders of each new connection's socket and close what is shared, until cancelled."""
+    """Look for all holders of live connections' sockets, again and again, and close what is shared, until cancelled."""
+    loop = asyncio.get_running_loop()
     while True:
         batch: list[Connection] = []
-        while len(batch) < _HOLDERS_BATCH and (connection := sidecar.connections.next_unchecked()) is not None:
-            batch.append(connection)
+        while len(batch) < _HOLDERS_BATCH and (found := sidecar.connections.next_unchecked(loop.time())) is not None:
+            batch.append(found)
         if not batch:
             await asyncio.sleep(_IDLE_PAUSE_S)
             continue
@@ -45,17 +62,31 @@ async def watch_holders(sidecar: Sidecar, events: Events) -> None:
         async with asyncio.TaskGroup() as group:
             for connection in batch:
                 group.create_task(_check_holders(sidecar, connection, events), name="holders of one socket")
+        for connection in batch:
+            sidecar.connections.note_checked(connection, loop.time())
 
 
 async def _check_holders(sidecar: Sidecar, connection: Connection, events: Events) -> None:
-    if connection.parties.attestation is None:
+    attestation = connection.parties.attestation
+    if attestation is None:
         return
     try:
-        await sidecar.attestor.check_holders(connection.parties.attestation)
+        await sidecar.attestor.check_holders(attestation)
     except AttestationError as error:
-        if error.reason is Reason.SOCKET_SHARED:
-            connection.revoke(error.reason, error.message)
-        else:
-            events.emit("holders_not_checked", connection=connection.id, reason=error.reason, message=error.message)
+        _close_unproven(sidecar, connection, error, events)
     except (TouchmarkError, OSError) as error:
         events.emit("holders_not_checked", connection=connection.id, reason="", message=str(error)[:300])
+
+
+def _close_unproven(sidecar: Sidecar, connection: Connection, error: AttestationError, events: Events) -> None:
+    """Close a connection whose program isn't proven any more.
+
+    Explicit mode closes it whatever the reason. Permissive mode lets what can't be looked at go on, and servers whose
+    listener another program holds as well: supervisors that open the listener are common.
+    """
+    is_explicit = sidecar.policies.own.state.mode is Mode.EXPLICIT
+    is_client = connection.parties.direction is Direction.EGRESS
+    if is_explicit or (is_client and error.reason not in _NOT_CHECKED):
+        connection.revoke(error.reason, error.message)
+    else:
+        events.emit("program_not_proven", connection=connection.id, reason=error.reason, message=error.message)

@@ -53,7 +53,7 @@ from sidecar.probing.readiness import Readiness, Stage
 from sidecar.probing.readiness_gate import Withholding
 from sidecar.routing.route import Router
 from sidecar.routing.service_endpoints import Endpoints
-from sidecar.runtime.periodic import watch_ages, watch_holders
+from sidecar.runtime.periodic import watch_ages, watch_holders, watch_programs
 from sidecar.runtime.privileges import CAP_NET_ADMIN, KEPT, become_user, keep_only, keep_what_a_pod_gives
 from sidecar.settings.parsing import parse_host_port
 from sidecar.settings.settings import CaptureKind, Configuration
@@ -286,6 +286,7 @@ async def _carry(
     background.spawn(ahead.run(), name="credentials ahead of peers")
     background.spawn(watch_ages(sidecar), name="ages")
     background.spawn(watch_holders(sidecar, events), name="holders")
+    background.spawn(watch_programs(sidecar, events), name="programs")
     connection_tasks, tunnel_tasks = Tasks(events.fail), Tasks(events.fail)
     capturing = Capturing(
         sidecar,

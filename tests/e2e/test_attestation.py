@@ -42,6 +42,21 @@ def test_after_exec_the_same_process_is_another_program(shop: Shop) -> None:
     assert (record.process.pid, record.source.program) == (pid, f"sha256:{shop.intruder.digest}")
 
 
+@pytest.mark.proves(Reason.PROGRAM_CHANGED)
+def test_a_program_that_an_approved_one_executes_loses_its_connections(shop: Shop) -> None:
+    """The unapproved program goes on with the descriptor: an open connection is no more its own than a new one."""
+    port = shop.sell("echo")
+    shop.be_explicit()
+    actor = shop.buy()
+    assert actor.do("connect", "kept", shop.address, port) == "connected"
+    actor.do("send", "kept", "bread")
+    assert actor.do("receive", "kept", 5) == "bread"
+    assert actor.do("execute", str(shop.intruder.path)) == "ready"
+    assert actor.do("receive_rest", "kept") == "<ECONNRESET>"
+    record = shop.client.log.expect_denied(Reason.PROGRAM_CHANGED, port=port)
+    assert (record.ending, record.source.program) == (Ending.POLICY_CHANGED, f"sha256:{shop.buyer.digest}")
+
+
 @pytest.mark.proves(Reason.PROGRAM_NOT_APPROVED)
 def test_a_reused_process_id_is_not_the_program_that_had_it(shop: Shop) -> None:
     port = shop.sell()
@@ -232,7 +247,35 @@ def test_a_connection_whose_descriptor_is_in_flight_is_closed(shop: Shop) -> Non
     shop.client.log.expect_denied(Reason.SOCKET_SHARED, port=port)
 
 
+@pytest.mark.proves(Reason.HOLDERS_UNKNOWN)
+def test_where_not_all_holders_can_be_looked_for_explicit_mode_lets_nothing_flow(shop: Shop) -> None:
+    """More than a million descriptors: another holder of the socket may be among them."""
+    port = shop.sell("echo")
+    hoarder = shop.buy(shop.intruder)
+    assert hoarder.do("hoard", 2_200, 500) == "hoarding"
+    shop.be_explicit()
+    actor = shop.buy()
+    assert actor.do("connect", "c", shop.address, port) == "connected"
+    assert actor.do("receive_rest", "c") == "<ECONNRESET>"
+    shop.client.log.expect_denied(Reason.HOLDERS_UNKNOWN, port=port)
+
+
 # ---- who listens -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.proves(Reason.SOCKET_SHARED)
+def test_an_intruder_that_lends_its_listener_to_an_approved_program_serves_nobody(shop: Shop) -> None:
+    """The youngest holder is looked at first, the approved program; the parent is the one that accepts."""
+    port = shop.mesh.take_port()
+    intruder = shop.mesh.run(shop.intruder, shop.server.pod)
+    assert intruder.do("listen", shop.address, port, "echo") == "listening"
+    intruder.do("spawn", str(shop.seller.path), f"listener {port}")
+    shop.be_explicit()
+    actor = shop.buy()
+    assert actor.do("connect", "c", shop.address, port) == "connected"
+    assert actor.do("receive_rest", "c") == "<ECONNRESET>"
+    record = shop.server.log.expect_denied(Reason.SOCKET_SHARED, port=port)
+    assert record.destination.program == f"sha256:{shop.seller.digest}"
 
 
 @pytest.mark.proves(Reason.NO_LISTENER)

@@ -25,7 +25,7 @@ from shared.model.policy.rules import Approval, NamespaceState
 from shared.model.trust.bundle import TrustBundle
 from shared.model.trust.certificate import BundleVerifier
 from shared.model.wire.messages import DirectoryEntry, ProgramEvidence
-from sidecar.attest.facts import Attestation, AttestationError, ProcessFacts
+from sidecar.attest.facts import Attestation, AttestationError, Execution, ProcessFacts
 from sidecar.capture.captured import Captured
 from sidecar.connection.registry import LiveConnections
 from sidecar.credential.credential import Credential
@@ -45,6 +45,9 @@ SERVER_PROGRAM = Program(digest="b" * 64)
 CLIENT = Workload(namespace="shop", service_account="web")
 SERVER = Workload(namespace="shop", service_account="db")
 _generations = itertools.count(1)
+
+
+EXECUTION = Execution(42, 1, 0, 0, 0, 0, 0)
 
 
 @dataclass(kw_only=True)
@@ -95,7 +98,7 @@ class FakeAttestor:
         if self.program is None:
             raise AttestationError("ordered by the test", reason=self.reason)
         process = ProcessFacts(pid=42, start_time=1, uid=1000, path="/usr/bin/it")
-        return Attestation(program=self.program, process=process, inode=1, cookie=1)
+        return Attestation(program=self.program, process=process, inode=1, cookie=1, execution=EXECUTION)
 
     def attest_now(self, source: Endpoint, destination: Endpoint) -> Attestation | None:
         return self._attestation()

@@ -35,6 +35,8 @@ class Reason(StrEnum):
     EXECUTABLE_TOO_LARGE = "executable_too_large"
     EXECUTABLE_CHANGED = "executable_changed"
     SOCKET_SHARED = "socket_shared"
+    PROGRAM_CHANGED = "program_changed"
+    HOLDERS_UNKNOWN = "holders_unknown"
     NO_LISTENER = "no_listener"
     LISTENERS_DIFFER = "listeners_differ"
 
@@ -134,6 +136,14 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.SOCKET_SHARED: Explanation(
         cause="Another process, of another program, holds the same socket, or may receive it through a Unix socket.",
         fix="Close the descriptor in the other process (close-on-exec), or approve that program as well.",
+    ),
+    Reason.PROGRAM_CHANGED: Explanation(
+        cause="The attested process executed another program while the connection lived.",
+        fix="Let the new program open a connection of its own, or close the descriptor (close-on-exec).",
+    ),
+    Reason.HOLDERS_UNKNOWN: Explanation(
+        cause="The pod has too many processes or descriptors to look for other holders of the socket.",
+        fix="Find out which process holds so many descriptors; more than a million are not searched.",
     ),
     Reason.NO_LISTENER: Explanation(
         cause="Nothing listens on the destination port.", fix="Start the server, or correct the port."

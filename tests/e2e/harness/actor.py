@@ -239,6 +239,24 @@ def trace(pid: int) -> int:
     return 0 if libc.ptrace(0x4206, pid, None, None) == 0 else ctypes.get_errno()
 
 
+def hoard(threads: int, descriptors: int) -> str:
+    """Hold many descriptors in many tables: each thread has a copy of its own (unshare(2), CLONE_FILES)."""
+    for _ in range(descriptors):
+        _children.append(os.open("/dev/null", os.O_RDONLY))
+    libc = ctypes.CDLL(None, use_errno=True)
+    there = threading.Barrier(threads + 1)
+
+    def hold() -> None:
+        libc.unshare(0x400)
+        there.wait()
+        threading.Event().wait()
+
+    for _ in range(threads):
+        threading.Thread(target=hold, daemon=True).start()
+    there.wait()
+    return "hoarding"
+
+
 def become(uid: int) -> None:
     """Become another user."""
     os.setgroups([])

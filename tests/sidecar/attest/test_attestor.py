@@ -198,6 +198,41 @@ async def test_a_traced_process_is_refused_on_both_paths(attestor: Attestor, ser
         assert fast.value.reason is slow.value.reason is Reason.PROCESS_TRACED
 
 
+async def test_a_traced_thread_is_refused_when_holders_are_looked_for(
+    attestor: Attestor, server: socket.socket
+) -> None:
+    """The quick look at each connection sees the first thread only."""
+    threaded = CONNECT + "import threading\nt=threading.Thread(target=time.sleep,args=(600,),daemon=True);t.start()\n"
+    threaded += "print('ready',flush=True)\nprint(t.native_id,flush=True)\nsys.stdin.readline()"
+    seize = (
+        "import ctypes,sys\nl=ctypes.CDLL(None,use_errno=True)\n"
+        "assert l.ptrace(0x4206,int(sys.argv[1]),None,None)==0,ctypes.get_errno()\n"
+    )
+    with running(threaded, port_of(server)) as child:
+        source = take(server)
+        found = await attestor.attest(source, server.getsockname())
+        await attestor.check_holders(found)
+        debugger = running(seize + "print('ready',flush=True)\nsys.stdin.readline()", hear(child))
+        with debugger, pytest.raises(AttestationError) as caught:
+            await attestor.check_holders(found)
+    assert caught.value.reason is Reason.PROCESS_TRACED
+
+
+async def test_another_program_in_the_attested_process_is_found_with_its_holders(
+    attestor: Attestor, server: socket.socket
+) -> None:
+    late = CONNECT + "c.set_inheritable(True)\n" + WAIT + "os.execv('/bin/sh',['sh','-c','echo over; read x'])"
+    with running(late, port_of(server)) as child:
+        source = take(server)
+        found = await attestor.attest(source, server.getsockname())
+        tell(child)
+        assert hear(child) == "over"
+        with pytest.raises(AttestationError) as caught:
+            await attestor.check_holders(found)
+        assert [error.reason for _, error in attestor.look_again([found])] == [Reason.PROGRAM_CHANGED]
+    assert caught.value.reason is Reason.PROGRAM_CHANGED
+
+
 async def test_a_foreign_holder_shares_the_socket_and_a_fork_does_not(
     attestor: Attestor, server: socket.socket
 ) -> None:

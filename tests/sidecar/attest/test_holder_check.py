@@ -13,11 +13,13 @@ import pytest
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
 from sidecar.attest.executable import Executables
-from sidecar.attest.facts import Attestation, AttestationError
+from sidecar.attest.facts import Attestation, AttestationError, Execution
 from sidecar.attest.holder_check import HolderCheck
 from sidecar.attest.measure import Measuring
 from sidecar.attest.process import Process
 from tests.sidecar.attest.processes import WAIT, hear, running
+
+ELSEWHERE = Execution(1, 0, 0, 0, 0, 0, 0)
 
 
 async def test_each_waiter_gets_its_own_answer() -> None:
@@ -32,15 +34,17 @@ async def test_each_waiter_gets_its_own_answer() -> None:
             def attestation(one: socket.socket, pid_facts_program: Program) -> Attestation:
                 inode = os.fstat(one.fileno()).st_ino
                 stranger = type(facts)(pid=1, start_time=0, uid=0, path="/x")
-                return Attestation(program=pid_facts_program, process=stranger, inode=inode, cookie=0)
+                return Attestation(
+                    program=pid_facts_program, process=stranger, inode=inode, cookie=0, execution=ELSEWHERE
+                )
 
             measured = await measuring.measure(partial(Process, child.pid), 0)
             measured.process.close()
             other = Program(digest="0" * 64)
             answers = await asyncio.gather(
-                check.check(attestation(held, measured.program), None),
-                check.check(attestation(held, other), None),
-                check.check(attestation(free, other), None),
+                check.check(attestation(held, measured.program)),
+                check.check(attestation(held, other)),
+                check.check(attestation(free, other)),
                 return_exceptions=True,
             )
         check.close()
@@ -55,7 +59,11 @@ async def test_closing_cancels_who_still_waits() -> None:
         check = HolderCheck(Measuring(Executables(workers, max_bytes=1), workers), workers, own_pid=0)
         facts = Process(os.getpid())
         waiting = asyncio.ensure_future(
-            check.check(Attestation(program=Program(digest="0" * 64), process=facts.facts, inode=1, cookie=0), None)
+            check.check(
+                Attestation(
+                    program=Program(digest="0" * 64), process=facts.facts, inode=1, cookie=0, execution=ELSEWHERE
+                )
+            )
         )
         await asyncio.sleep(0)
         check.close()
@@ -96,10 +104,14 @@ async def test_an_unapproved_parent_that_hides_its_copy_shares_the_socket() -> N
                 measured = await measuring.measure(partial(Process, child), 0)
                 inode = os.fstat(held.fileno()).st_ino
                 attestation = Attestation(
-                    program=measured.program, process=measured.process.facts, inode=inode, cookie=0
+                    program=measured.program,
+                    process=measured.process.facts,
+                    inode=inode,
+                    cookie=0,
+                    execution=measured.execution,
                 )
                 with pytest.raises(AttestationError) as caught:
-                    await check.check(attestation, measured)
+                    await check.check(attestation)
                 measured.process.close()
             finally:
                 os.kill(child, signal.SIGKILL)

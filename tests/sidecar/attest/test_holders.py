@@ -10,7 +10,7 @@ from shared.model.policy.reasons import Reason
 from sidecar.attest import holders
 from sidecar.attest.facts import AttestationError
 from sidecar.attest.holders import find_holder, find_holdings, find_own
-from tests.sidecar.attest.processes import hear, running
+from tests.sidecar.attest.processes import WAIT, hear, running
 
 
 def test_this_process_is_found_unless_it_is_the_sidecar() -> None:
@@ -79,10 +79,19 @@ def test_a_socket_is_found_wherever_a_process_can_keep_it(code: str) -> None:
         assert found.is_complete
 
 
-def test_too_many_tables_of_their_own_are_no_complete_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holders, "_MAX_OWN_TABLES", 0)
-    with running(_HIDE.format(_IN_A_THREAD, "time.sleep(600)")):
+def test_more_descriptors_than_may_be_looked_at_are_no_complete_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holders, "MAX_DESCRIPTORS", 3)
+    with running("import sys\n" + WAIT):
         assert not find_holdings([], own_pid=os.getpid()).is_complete
+
+
+def test_each_thread_with_a_table_of_its_own_is_a_place_and_those_that_share_one_arent() -> None:
+    code = "import ctypes,sys,threading,time\nlibc = ctypes.CDLL(None)\nthere = threading.Barrier(9)\n"
+    code += "def keep(own):\n    if own: libc.unshare(0x400)\n    there.wait()\n    time.sleep(600)\n"
+    code += "for n in range(8): threading.Thread(target=keep, args=(n % 2,), daemon=True).start()\nthere.wait()\n"
+    with running(code + WAIT) as child:
+        places = list(holders._Search([], "/proc")._list_places(child.pid))
+    assert len(set(places)) == len(places) == 5
 
 
 def test_threads_that_share_a_table_are_one_place() -> None:

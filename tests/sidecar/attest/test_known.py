@@ -1,5 +1,6 @@
 """The held processes are bounded, and the last holder comes first."""
 
+import os
 from contextlib import ExitStack
 
 from shared.model.identity.program import Program
@@ -22,14 +23,14 @@ def test_the_oldest_goes_first_and_the_last_holder_leads() -> None:
         pids = [stack.enter_context(running("import sys\n" + WAIT)).pid for _ in range(3)]
         for pid in pids[:2]:
             known.add(measured(pid))
-        uid = known.get(pids[0]).process.facts.uid  # type: ignore[union-attr]  # Just added.
+        uid = os.getuid()
         known.remember("kind", pids[0], "5")
         assert [(one.process.pid, hint) for one, hint in known.candidates("kind", uid)] == [
             (pids[0], "5"),
             (pids[1], ""),
         ]
         known.add(measured(pids[2]))
-        assert known.get(pids[1]) is None
+        assert [one.process.pid for one, _ in known.candidates("other", uid)] == [pids[2], pids[0]]
         assert len(known) == 2
     known.close()
     assert len(known) == 0
@@ -41,6 +42,6 @@ def test_a_reused_number_replaces_the_process_that_had_it() -> None:
         first, second = measured(child.pid), measured(child.pid)
         known.add(first)
         known.add(second)
-        assert known.get(child.pid) is second
+        assert [one for one, _ in known.candidates("kind", os.getuid())] == [second]
         assert len(known) == 1
     known.close()

@@ -8,7 +8,7 @@ from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
 from shared.model.wire.messages import ProgramEvidence
 from shared.runtime.sinks import LineSink
-from sidecar.attest.facts import Attestation, AttestationError, ProcessFacts
+from sidecar.attest.facts import Attestation, AttestationError, Execution, ProcessFacts
 from sidecar.credential.ahead import AheadOfPeers
 from sidecar.credential.credential import Credential
 from sidecar.events import Events
@@ -26,7 +26,9 @@ class Both:
         if port != 1:
             raise AttestationError("nobody", reason=Reason.NO_LISTENER)
         process = ProcessFacts(pid=1, start_time=1, uid=0, path="/x")
-        return Attestation(program=PROGRAM, process=process, inode=1, cookie=1)
+        return Attestation(
+            program=PROGRAM, process=process, inode=1, cookie=1, execution=Execution(1, 1, 0, 0, 0, 0, 0)
+        )
 
     async def attest_listener(self, address: str, port: int) -> Attestation:
         raise AssertionError

@@ -1,53 +1,97 @@
-"""What is watched while the sidecar runs: a shared socket ends its connection, other faults don't."""
+"""What is watched while the sidecar runs: what isn't proven any more ends its connection, or is told."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction, Mode
 from shared.runtime.sinks import LineSink
 from sidecar.attest.facts import AttestationError
 from sidecar.events import Events
-from sidecar.runtime.periodic import watch_holders
+from sidecar.runtime.periodic import watch_holders, watch_programs
 from tests.sidecar.little_ca import until
+
+OUT, IN = Direction.EGRESS, Direction.INGRESS
 
 
 class Scene:
-    """One connection, and an attestor that finds what it is told."""
+    """One connection, and an attestor that finds what it is told, once."""
 
-    def __init__(self, reason: Reason) -> None:
+    def __init__(self, reason: Reason, mode: Mode, direction: Direction) -> None:
         self.attestor = self.connections = self.parties = self
-        self.attestation, self.id = object(), "c"
-        self.reason, self.left = reason, [self]
+        self.policies = SimpleNamespace(own=SimpleNamespace(state=SimpleNamespace(mode=mode)))
+        self.attestation, self.id, self.direction = SimpleNamespace(execution=1), "c", direction
+        self.left = [AttestationError("found", reason=reason)]
+        self.waiting = [self]
         self.revoked: list[Reason] = []
-        self.is_checked = False
+        self.checked = 0
 
-    def next_unchecked(self) -> Scene | None:
-        return self.left.pop() if self.left else None
+    def next_unchecked(self, now: float) -> Scene | None:
+        return self.waiting.pop() if self.waiting else None
+
+    def note_checked(self, connection: Scene, now: float) -> None:
+        self.checked += 1
 
     async def check_holders(self, attestation: object) -> None:
-        self.is_checked = True
-        raise AttestationError("found", reason=self.reason)
+        raise self.left.pop()
+
+    def list_attestations(self) -> list[object]:
+        return [self.attestation]
+
+    def list_of(self, execution: int) -> list[Scene]:
+        return [self]
+
+    def look_again(self, attestations: list[object]) -> Iterator[tuple[object, AttestationError]]:
+        while self.left:
+            yield self.attestation, self.left.pop()
+        self.checked += 1
 
     def revoke(self, reason: Reason, detail: str) -> None:
         self.revoked.append(reason)
 
 
-@pytest.mark.parametrize(
-    ("found", "revoked"), [(Reason.SOCKET_SHARED, [Reason.SOCKET_SHARED]), (Reason.OVERLOADED, [])]
-)
-async def test_only_a_shared_socket_ends_a_connection(found: Reason, revoked: list[Reason]) -> None:
+@asynccontextmanager
+async def told() -> AsyncIterator[Events]:
     null = os.open("/dev/null", os.O_WRONLY)
-    sink, scene = LineSink(null), Scene(found)
-    watching = asyncio.create_task(watch_holders(cast("Any", scene), Events(sink)))
-    await until(lambda: scene.is_checked)
-    assert not watching.done()
-    watching.cancel()
-    await asyncio.wait({watching})
-    assert scene.revoked == revoked
+    sink = LineSink(null)
+    yield Events(sink)
     sink.close(timeout_s=1)
     os.close(null)
+
+
+async def watch(watching: Coroutine[Any, Any, None], scene: Scene) -> None:
+    task = asyncio.create_task(watching)
+    await until(lambda: scene.checked)
+    assert not task.done()
+    task.cancel()
+    await asyncio.wait({task})
+
+
+@pytest.mark.parametrize(
+    ("found", "mode", "direction", "is_revoked"),
+    [
+        (Reason.SOCKET_SHARED, Mode.PERMISSIVE, OUT, True),
+        (Reason.SOCKET_SHARED, Mode.EXPLICIT, IN, True),
+        (Reason.SOCKET_SHARED, Mode.PERMISSIVE, IN, False),
+        (Reason.PROGRAM_CHANGED, Mode.EXPLICIT, OUT, True),
+        (Reason.HOLDERS_UNKNOWN, Mode.EXPLICIT, OUT, True),
+        (Reason.HOLDERS_UNKNOWN, Mode.PERMISSIVE, OUT, False),
+        (Reason.OVERLOADED, Mode.EXPLICIT, IN, True),
+    ],
+)
+async def test_explicit_mode_closes_whatever_isnt_proven(
+    found: Reason, mode: Mode, direction: Direction, is_revoked: bool
+) -> None:
+    async with told() as events:
+        for watching in (watch_holders, watch_programs):
+            scene = Scene(found, mode, direction)
+            await watch(watching(cast("Any", scene), events), scene)
+            assert scene.revoked == ([found] if is_revoked else [])

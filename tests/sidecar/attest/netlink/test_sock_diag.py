@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.attest.sock_diag import (
+from sidecar.attest.netlink.sock_diag import (
     LISTEN,
     KernelSocket,
     NetlinkError,

@@ -10,7 +10,7 @@ import errno
 import socket
 from itertools import count
 
-from sidecar.attest.sock_diag import (
+from sidecar.attest.netlink.sock_diag import (
     LISTEN,
     MAX_REPLY_BYTES,
     KernelSocket,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sidecar.attest.kernel_sockets import KernelSockets
+from sidecar.attest.netlink.kernel_sockets import KernelSockets
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""What the kernel knows of sockets, asked by netlink: ``sock_diag(7)``."""
