@@ -52,7 +52,7 @@ from shared.runtime.paths import default_admin_socket
 DEFAULT_TIMEOUT_S: Final = 15.0
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 _MAX_LINE_BYTES: Final = 256 * 1024
-_HINT: Final = "start it with `touchmark ca serve`, or name its socket with --admin-socket or TOUCHMARK_ADMIN_SOCKET"
+_HINT: Final = "start it with `touchmark ca serve`, or set its socket with --admin-socket or TOUCHMARK_ADMIN_SOCKET"
 _CLUSTER_HINT: Final = f"-k talks to the CA in the cluster of your kubeconfig; a local one: {_HINT}"
 
 T = TypeVar("T")
@@ -139,7 +139,7 @@ class AdminClient:
         return await self._call("GET", "/v1/rotation", RotationStatus)
 
     async def revert_rotation(self) -> RotationStatus:
-        """Take the last rotation back."""
+        """Revert the last rotation."""
         return await self._call("POST", "/v1/rotation/revert", RotationStatus)
 
     async def taint_authority(self, authority_id: str) -> CAStatus:
@@ -263,12 +263,12 @@ class AdminClient:
                     content += chunk
         except TimeoutError as error:
             raise UnavailableError(
-                f"the CA didn't answer {method} {path} within {self._timeout_s:.0f} s", hint="look at the CA's log"
+                f"the CA didn't answer {method} {path} within {self._timeout_s:.0f} s", hint="check the CA's log"
             ) from error
         except (aiohttp.ClientError, OSError) as error:
             raise self._explain(error) from error
         if len(content) > MAX_ANSWER_BYTES:
-            raise UnavailableError(f"the CA's answer to {path} is too large", hint="narrow the query, or use --limit")
+            raise UnavailableError(f"the CA's answer to {path} is too large", hint="narrow the query or use --limit")
         try:
             return msgspec.json.decode(content, type=kind)
         except (msgspec.DecodeError, TouchmarkError) as error:
@@ -280,19 +280,19 @@ class AdminClient:
             return to_error(msgspec.json.decode(content, type=ErrorAnswer))
         except msgspec.DecodeError:
             return UnavailableError(
-                f"the CA answered HTTP {response.status} without saying why", hint="look at the CA's log"
+                f"the CA answered HTTP {response.status} without a reason", hint="check the CA's log"
             )
 
     def _explain_by_socket(self, error: Exception) -> UnavailableError:
         cause = error.__cause__ or error
         if isinstance(cause, PermissionError) or isinstance(error, PermissionError):
             return UnavailableError(
-                f"the admin socket {self._path} belongs to somebody else", hint="run this as the CA's own user"
+                f"the admin socket {self._path} can't be opened by this user", hint="run this as the CA's user"
             )
         if not os.path.exists(self._path):
             hint = _CLUSTER_HINT if list_kubeconfig_files() else _HINT
             return UnavailableError(f"no CA here: {self._path} doesn't exist", hint=hint)
-        return UnavailableError(f"no CA answers on {self._path}: {error}", hint=_HINT)
+        return UnavailableError(f"no answer on {self._path}: {error}", hint=_HINT)
 
 
 def _part(text: str) -> str:
@@ -301,5 +301,5 @@ def _part(text: str) -> str:
 
 def _odd_answer(path: str, error: Exception) -> UnavailableError:
     return UnavailableError(
-        f"the CA's answer to {path} can't be read: {error}", hint="are `touchmark` and the CA of the same version?"
+        f"the CA's answer to {path} can't be read: {error}", hint="do `touchmark` and the CA have the same version?"
     )

@@ -123,7 +123,7 @@ def _examine_health(observed: Observation) -> Finding:
         subject="CA",
         is_well=is_well,
         observation=f"{observed.ca.trust_domain}, up {up}, {said}",
-        hint="" if is_well else "look at the CA's log",
+        hint="" if is_well else "check the CA's log",
     )
 
 
@@ -133,13 +133,13 @@ def _examine_versions(observed: Observation, own_version: str) -> Finding:
     far = [version for version in {*others, own_version} if not _is_near(version, observed.ca.version)]
     counts = ", ".join(f"{count} of {version}" for version, count in found.items()) or "none"
     is_mixed = bool(others) or own_version != observed.ca.version
-    hint = "old and new work together one minor version apart; restart the pods of old sidecars" if is_mixed else ""
+    hint = "versions may differ by one minor version; restart the pods of old sidecars" if is_mixed else ""
     return Finding(
         subject="versions",
         is_well=not is_mixed,
         is_optional=not far,
         observation=f"CA {observed.ca.version}, this command {own_version}, sidecars: {counts}",
-        hint=f"too far from the CA's: {', '.join(sorted(far))}; {hint}" if far else hint,
+        hint=f"too far from the CA's version: {', '.join(sorted(far))}; {hint}" if far else hint,
     )
 
 
@@ -161,8 +161,8 @@ def _examine_streams(observed: Observation) -> Finding:
         subject="sidecars",
         is_well=not silent,
         observation=f"{sum(sidecar.connected for sidecar in live)} connected of {len(live)} live"
-        + (f"; without their stream: {name_some(_name(s) for s in silent)}" if silent else ""),
-        hint="their certificates end without it; look at their logs, and whether they reach the CA" if silent else "",
+        + (f"; disconnected: {name_some(_name(s) for s in silent)}" if silent else ""),
+        hint="their certificates will expire; check their logs, and whether they reach the CA" if silent else "",
     )
 
 
@@ -175,7 +175,7 @@ def _examine_bundles(observed: Observation) -> Finding:
         observation=f"number {sequence} is installed everywhere"
         if not stale
         else f"number {sequence} isn't installed in {name_some(_name(s) for s in stale)}",
-        hint="a rotation waits for them; restart the sidecars that stay behind" if stale else "",
+        hint="a rotation waits for them; restart sidecars that don't catch up" if stale else "",
     )
 
 
@@ -191,8 +191,8 @@ def _examine_policies(observed: Observation) -> Finding:
         is_well=not stale,
         observation="in force everywhere"
         if not stale
-        else f"their namespace's present version isn't in force in {name_some(_name(s) for s in stale)}",
-        hint="`touchmark mode NAMESPACE` shows who waits" if stale else "",
+        else f"their namespace's current version isn't in force in {name_some(_name(s) for s in stale)}",
+        hint="`touchmark mode NAMESPACE` lists the sidecars that lag" if stale else "",
     )
 
 
@@ -202,12 +202,12 @@ def _examine_authorities(ca: CAStatus) -> Finding:
     named = ", ".join(f"{name_authority(a.subject)} until {format_time(a.not_after)}" for a in ending or active)
     hints = {
         "issuing": "touchmark ca rotate issuer",
-        "root": "touchmark ca rotate root; until then certificates are cut short",
+        "root": "touchmark ca rotate root; until then certificates get a shorter lifetime",
     }
     return Finding(
         subject="authorities",
         is_well=not ending,
-        observation=f"{'ending soon: ' if ending else ''}{named or 'none is active'}",
+        observation=f"{'expiring soon: ' if ending else ''}{named or 'none active'}",
         hint="; ".join(hints.get(each.kind, "") for each in ending),
     )
 
@@ -229,16 +229,16 @@ def _examine_renewals(observed: Observation) -> Finding:
         return Finding(
             subject="certificates",
             is_well=False,
-            observation="the CA's own server certificate has ended",
-            hint="restart the CA, and look at its clock",
+            observation="the CA's server certificate has expired",
+            hint="restart the CA and check its clock",
         )
     return Finding(
         subject="certificates",
         is_well=not late,
-        observation=f"{observed.ca.certificates_alive} alive; none is late for renewal"
+        observation=f"{observed.ca.certificates_alive} alive; none overdue for renewal"
         if not late
-        else f"late for renewal: {name_some(late)}",
-        hint="they renew at half their life; look at these sidecars' logs" if late else "",
+        else f"overdue for renewal: {name_some(late)}",
+        hint="certificates are renewed at half their lifetime; check these sidecars' logs" if late else "",
     )
 
 
@@ -271,10 +271,10 @@ def _examine_cluster(cluster: ClusterStatus, now: float) -> list[Finding]:
         Finding(
             subject="injected pods",
             is_well=not cluster.unfit,
-            observation="all may join"
+            observation="all can join"
             if not cluster.unfit
-            else "may not join: " + "; ".join(f"{_name_pod(p)}: {p.message}" for p in cluster.unfit[:MAX_NAMED]),
-            hint="make these pods anew, from their template" if cluster.unfit else "",
+            else "can't join: " + "; ".join(f"{_name_pod(p)}: {p.message}" for p in cluster.unfit[:MAX_NAMED]),
+            hint="recreate these pods from their template" if cluster.unfit else "",
         ),
         _examine_refusals(cluster, now),
         *_examine_skew(cluster),
@@ -286,8 +286,8 @@ def _examine_watches(cluster: ClusterStatus) -> Finding:
     return Finding(
         subject="CA's view of the cluster",
         is_well=not faults,
-        observation="; ".join(faults) or f"follows {', '.join(watch.name for watch in cluster.watches)}",
-        hint="the CA goes on with what it knew; look at its log and its rights" if faults else "",
+        observation="; ".join(faults) or f"watches {', '.join(watch.name for watch in cluster.watches)}",
+        hint="the CA continues with its last known state; check its log and permissions" if faults else "",
     )
 
 
@@ -297,8 +297,8 @@ def _examine_missing_sidecars(pods: Sequence[PodView]) -> Finding:
         is_well=not pods,
         observation="every pod that asks for a sidecar has one"
         if not pods
-        else f"without the sidecar that they ask for: {name_some(_name_pod(pod) for pod in pods)}",
-        hint="pods made before Touchmark, or while its webhook was away: restart them (kubectl rollout restart)"
+        else f"missing the sidecar that they ask for: {name_some(_name_pod(pod) for pod in pods)}",
+        hint="created before Touchmark, or while its webhook was down: restart them (kubectl rollout restart)"
         if pods
         else "",
     )
@@ -316,7 +316,7 @@ def _examine_refusals(cluster: ClusterStatus, now: float) -> Finding:
     return Finding(
         subject="refused enrolments",
         is_well=not recent,
-        observation=said or f"none in the last hour ({cluster.refused_total} since the CA's start)",
+        observation=said or f"none in the last hour ({cluster.refused_total} since the CA started)",
         hint="; ".join(dict.fromkeys(latest[reason].hint for reason in reasons if latest[reason].hint)),
     )
 
@@ -333,7 +333,7 @@ def examine_skew(here: str, there: str, skew_s: float) -> Finding:
         subject=f"clocks of {here} and {there}",
         is_well=is_well,
         observation=f"{abs(skew_s):.0f} s apart",
-        hint="" if is_well else "certificates and tokens count by the clock: let NTP set it",
+        hint="" if is_well else "certificates and tokens depend on the clock: synchronise it with NTP",
     )
 
 

@@ -16,7 +16,7 @@ from shared.model.identity.program import NO_MAIN, Program, parse_program
 from shared.model.policy.rules import Direction
 from shared.model.wire.admin import ProgramRequest, ProgramView
 
-_INTERPRETER: Final = "an interpreter, as its main script shows"
+_INTERPRETER: Final = "an interpreter, since it has a main script"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +91,10 @@ def refuse_weakness(candidates: Sequence[Candidate], *, weak: bool) -> None:
         if candidate.weakness and not weak:
             raise InputError(
                 f"{candidate.source or candidate.program} is {candidate.weakness}: "
-                "approving it approves whatever it is told to run",
+                "approving it approves any code that it runs",
                 hint=advise_on_weakness(candidate.source or str(candidate.program))
                 if not candidate.program.main
-                else "repeat with --weak to approve it knowingly, for this main script alone",
+                else "repeat with --weak to approve it anyway, for this main script only",
             )
 
 

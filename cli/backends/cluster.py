@@ -205,7 +205,7 @@ class ClusterPolicyBackend:
                 raise RefusedError(
                     f"{written.get('kind', kind.plural)} {metadata['namespace']}/{metadata['name']} is written, but"
                     f" the CA refuses it: {fault}",
-                    hint="what was in force before still is",
+                    hint="the previous version stays in force",
                 )
             if asyncio.get_running_loop().time() >= deadline:
                 break

@@ -93,7 +93,7 @@ def view_program(value: Object) -> ProgramView:
             approved=_read_written(metadata),
         )
     except (KeyError, TypeError, AttributeError, TouchmarkError) as error:
-        raise DocumentError(f"{name} can't be read: {error}", hint="was it made by a newer version?") from error
+        raise DocumentError(f"{name} can't be read: {error}", hint="was it written by a newer version?") from error
 
 
 def read_mode(namespace: str, value: Object) -> ModeState:
@@ -148,7 +148,7 @@ def describe_strangers(kept: Object, written: Object) -> str:
         ]
 
     others = [name for name in names(kept) if name not in names(written)]
-    return f"it also has rules that another tool wrote: {', '.join(others)}" if others else ""
+    return f"it also has rules of another tool: {', '.join(others)}" if others else ""
 
 
 def _make_object(kind: str, namespace: str, name: str, spec: Mapping[str, Any]) -> Object:

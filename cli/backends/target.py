@@ -54,7 +54,7 @@ def choose_target(
     if for_cluster and "admin_socket" in typed:
         option = min(for_cluster).replace("_", "-")
         raise InputError(
-            f"--admin-socket and --{option} exclude each other", hint="the CA is on this machine or in a cluster"
+            f"--admin-socket and --{option} can't be combined", hint="the CA is either on this machine or in a cluster"
         )
     if for_cluster or (kubernetes and "admin_socket" not in typed):
         return Target(in_cluster=True, context=context, kubeconfig=kubeconfig, system_namespace=system_namespace)

@@ -30,7 +30,7 @@ async def find_ready_pods(cluster: Cluster, namespace: str) -> list[str]:
     if not pods:
         raise NoCAPodError(
             f"no CA runs in namespace {namespace}: no pod has the label {SELECTOR}",
-            hint=f"{INSTALL_HINT}; --system-namespace names another namespace",
+            hint=f"{INSTALL_HINT}; --system-namespace selects another namespace",
         )
     states = ", ".join(f"{_meta(pod).get('name')} ({describe_state(pod)})" for pod in pods[:5])
     raise NoCAPodError(

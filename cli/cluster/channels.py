@@ -48,7 +48,7 @@ class ForwardedPort:
         if channel == ERROR and content:
             raise NoCAPodError(
                 f"the port can't be forwarded: {content[:500].decode(errors='replace').strip()}",
-                hint="is the CA in this pod up? `kubectl logs` shows it",
+                hint="check with `kubectl logs` that the CA in this pod runs",
             )
         return content if channel == DATA else b""
 

@@ -232,7 +232,7 @@ class Cluster:
             raise explain(response.status, answer or {}, action)
         if answer is None:
             raise UnreachableError(
-                f"{self.access.server} answers {action}, but not as an API server does", hint="is there a proxy?"
+                f"{self.access.server} doesn't answer {action} like an API server", hint="is there a proxy?"
             )
         return answer
 
@@ -251,7 +251,7 @@ class Cluster:
         said = f"within {REQUEST_DEADLINE_S:.0f} s" if isinstance(error, TimeoutError) else f": {error}"
         return UnreachableError(
             f"the API server {self.access.server}{context} can't be reached {said}".replace(" :", ":"),
-            hint="does `kubectl get --raw /readyz` work? --context names another cluster",
+            hint="does `kubectl get --raw /readyz` work? --context selects another cluster",
         )
 
 

@@ -38,7 +38,7 @@ def examine_cluster(snapshot: ClusterSnapshot, *, own_version: str) -> list[Find
         *examine_membership(snapshot),
     ]
     if isinstance(snapshot.observed, TouchmarkError):
-        return [*findings, describe_unknown("the CA's own word", snapshot.observed, is_optional=False)]
+        return [*findings, describe_unknown("CA's status", snapshot.observed, is_optional=False)]
     has_pods = not isinstance(snapshot.pods, TouchmarkError)
     for finding in examine(snapshot.observed, own_version=own_version):
         if finding.subject != "injection" or not has_pods:  # Else the pods themselves have just shown it.
@@ -61,7 +61,7 @@ def _examine_definitions(snapshot: ClusterSnapshot) -> Finding:
         versions = {each.get("name"): each for each in (definition.get("spec") or {}).get("versions") or ()}
         conditions = (definition.get("status") or {}).get("conditions") or ()
         if not versions.get(API_VERSION, {}).get("served"):
-            faults.append(f"{name} isn't served in {API_VERSION}, but in {', '.join(map(str, versions)) or 'none'}")
+            faults.append(f"{name} isn't served as {API_VERSION}, only as {', '.join(map(str, versions)) or 'none'}")
         elif not any(each.get("type") == "Established" and each.get("status") == "True" for each in conditions):
             faults.append(f"{name} isn't established")
     return Finding(
@@ -80,7 +80,7 @@ def _examine_webhook(snapshot: ClusterSnapshot) -> Finding:
         return Finding(
             subject=subject,
             is_well=False,
-            observation=f"{WEBHOOK_CONFIGURATION} isn't there: no pod is injected",
+            observation=f"{WEBHOOK_CONFIGURATION} doesn't exist: no pod is injected",
             hint=INSTALL_HINT,
         )
     webhooks = snapshot.webhook.get("webhooks") or []
@@ -88,18 +88,18 @@ def _examine_webhook(snapshot: ClusterSnapshot) -> Finding:
     lax = [str(each.get("name")) for each in webhooks if each.get("failurePolicy") == "Ignore"]
     fault = ""
     if not webhooks:
-        fault = "names no webhook"
+        fault = "contains no webhook"
     elif not all(pins):
         fault = "has no caBundle yet: pods that ask for injection are refused until the CA writes it"
     elif isinstance(snapshot.observed, Observation) and not all(snapshot.observed.ca.root_pin in each for each in pins):
-        fault = "its caBundle isn't the CA's root of now: the API server refuses the webhook's certificate"
+        fault = "its caBundle isn't the CA's current root: the API server rejects the webhook's certificate"
     elif lax:
         fault = f"{', '.join(lax)} doesn't fail closed: pods that ask for injection may start without it"
     return Finding(
         subject=subject,
         is_well=not fault,
         observation=fault or f"{len(webhooks)} webhooks, and the API server trusts their certificate",
-        hint="the CA keeps caBundle itself: look at its log and its rights; the rest: " + INSTALL_HINT if fault else "",
+        hint="the CA maintains caBundle: check its log and permissions; for the rest: " + INSTALL_HINT if fault else "",
     )
 
 
@@ -124,7 +124,7 @@ def _examine_ca_pods(snapshot: ClusterSnapshot) -> Finding:
     others = [f"{pod['metadata']['name']}: {describe_state(pod)}" for pod in snapshot.ca_pods if not is_ready(pod)]
     said = f"{len(ready)} of {len(snapshot.ca_pods)} ready in {snapshot.system_namespace}"
     if not snapshot.ca_pods:
-        said = f"there is none in {snapshot.system_namespace}"
+        said = f"none in {snapshot.system_namespace}"
     images = sorted({image for pod in ready for image in list_images(pod, ("ca",))})
     return Finding(
         subject=subject,
@@ -140,28 +140,28 @@ def _examine_ca_pods(snapshot: ClusterSnapshot) -> Finding:
 
 
 def _examine_rights(snapshot: ClusterSnapshot) -> Finding:
-    subject = "CA's rights"
+    subject = "CA's permissions"
     if isinstance(snapshot.missing_rights, TouchmarkError):
         return describe_unknown(subject, snapshot.missing_rights)
     missing = name_some((str(right) for right in snapshot.missing_rights), most=10)
     return Finding(
         subject=subject,
         is_well=not missing,
-        observation=f"it may not {missing}" if missing else "complete",
-        hint="kubectl apply -k restores the roles of the installation" if missing else "",
+        observation=f"missing: {missing}" if missing else "complete",
+        hint="kubectl apply -k restores the installation's roles" if missing else "",
     )
 
 
 def _examine_trial(snapshot: ClusterSnapshot) -> Finding:
     subject = "webhook"
-    asked = f"a pod that asks for injection, on trial in {snapshot.trial_namespace},"
+    asked = f"a dry-run pod in {snapshot.trial_namespace}"
     if snapshot.trial is True:
         return Finding(subject=subject, is_well=True, observation=f"answers: {asked} got its sidecar")
     if snapshot.trial is False:
         return Finding(
             subject=subject,
             is_well=False,
-            observation=f"{asked} got no sidecar: the API server didn't ask the webhook",
+            observation=f"{asked} got no sidecar: the API server didn't call the webhook",
             hint=f"does {WEBHOOK_CONFIGURATION} select the namespace {snapshot.trial_namespace}?",
         )
     said = snapshot.trial.message
@@ -170,7 +170,8 @@ def _examine_trial(snapshot: ClusterSnapshot) -> Finding:
             subject=subject,
             is_well=False,
             observation=f"the API server can't reach it: {said}",
-            hint="are the CA's pods ready, its caBundle right, and may the API server reach TCP 15444 of them?",
+            hint="check that the CA's pods are ready, that caBundle is right, and that the API server can reach"
+            " TCP port 15444 of these pods",
         )
     if "denied the request" in said or "violates PodSecurity" in said:
         return Finding(subject=subject, is_well=True, observation=f"answers; {asked} is refused: {said}")

@@ -11,7 +11,7 @@ from typing import Any, Final
 from shared.model.errors import ConflictError, InputError, NotFoundError, RefusedError, TouchmarkError, UnavailableError
 from shared.model.kubernetes.contract import GROUP
 
-INSTALL_HINT: Final = "kubectl apply -k manifests/overlays/single installs Touchmark, its resources included"
+INSTALL_HINT: Final = "kubectl apply -k manifests/overlays/single installs Touchmark and its resources"
 _MAX_TEXT: Final = 600
 
 
@@ -133,13 +133,13 @@ def explain(code: int, status: dict[str, Any], action: Action) -> TouchmarkError
     if code == 401:
         return UnauthorizedError(
             "the API server doesn't accept these credentials",
-            hint="log in again, or look at the user of this context in the kubeconfig",
+            hint="log in again, or check the user of this context in the kubeconfig",
         )
     if code == 403:
         return _explain_forbidden(message, action)
     if code == 404:
         if action.group == GROUP and not details.get("name"):
-            return NotInstalledError(f"this cluster doesn't know {action.resource}.{GROUP}", hint=INSTALL_HINT)
+            return NotInstalledError(f"this cluster has no {action.resource}.{GROUP}", hint=INSTALL_HINT)
         return NotFoundError(message or f"not found: {action}")
     if code == 409:
         if owners := _read_owners(details):
@@ -147,12 +147,10 @@ def explain(code: int, status: dict[str, Any], action: Action) -> TouchmarkError
         return ChangedError(message or f"conflict: {action}", hint="try again")
     if code in (400, 413, 422):
         faults = "; ".join(f"{cause.get('field')}: {cause.get('message')}" for cause in _causes(details))
-        return RejectedError(f"the API server refuses: {(faults or message or reason)[:_MAX_TEXT]}")
+        return RejectedError(f"the API server rejects it: {(faults or message or reason)[:_MAX_TEXT]}")
     if code in (429, 500, 502, 503, 504):
-        return UnreachableError(
-            f"the API server can't {action} now: {message or f'HTTP {code}'}", hint="try again in a while"
-        )
-    return UnavailableError(f"the API server answered HTTP {code} to {action}: {message or 'without saying why'}")
+        return UnreachableError(f"the API server can't {action}: {message or f'HTTP {code}'}", hint="try again later")
+    return UnavailableError(f"the API server answered HTTP {code} to {action}: {message or 'without a reason'}")
 
 
 def _explain_forbidden(message: str, action: Action) -> TouchmarkError:
@@ -165,9 +163,9 @@ def _explain_forbidden(message: str, action: Action) -> TouchmarkError:
 def _explain_ownership(owners: dict[str, list[str]], action: Action) -> OwnedElsewhereError:
     owned = "; ".join(f"{owner!r} owns {', '.join(fields)}" for owner, fields in owners.items())
     return OwnedElsewhereError(
-        f"{action.resource} {action.name!r} in namespace {action.namespace} is written by another tool, too: {owned}",
+        f"{action.resource} {action.name!r} in namespace {action.namespace} is also written by another tool: {owned}",
         owners=owners,
-        hint="change it where that tool keeps it, or take these fields over with --force-conflicts",
+        hint="change it with that tool, or take over these fields with --force-conflicts",
     )
 
 

@@ -54,7 +54,7 @@ async def load_access(kubeconfig: str = "", context: str = "") -> Access:
 
     Arguments:
         kubeconfig: files separated by colons; empty: of KUBECONFIG, else ``~/.kube/config``.
-        context: empty: the kubeconfig's current one.
+        context: empty: the current context.
 
     Raises:
         KubeconfigError: there is none, or it can't be used.
@@ -67,7 +67,7 @@ async def load_access(kubeconfig: str = "", context: str = "") -> Access:
     if not files:
         named = kubeconfig or os.environ.get("KUBECONFIG", "") or "~/.kube/config"
         raise KubeconfigError(
-            f"no kubeconfig: {named} isn't there", hint="name one with --kubeconfig or in the variable KUBECONFIG"
+            f"no kubeconfig: {named} doesn't exist", hint="set --kubeconfig or the variable KUBECONFIG"
         )
     chosen, user = _look_into(files, context)
     return await _load_files(files, chosen, user)
@@ -90,10 +90,10 @@ def _look_into(files: list[Path], context: str) -> tuple[str, dict[str, Any]]:
         except (OSError, UnicodeDecodeError) as error:
             raise KubeconfigError(f"can't read {path}: {error}") from error
         except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-            raise KubeconfigError(f"{path} is no kubeconfig: {error}") from error
-    known = f"known: {', '.join(sorted(contexts))}" if contexts else "it names none"
+            raise KubeconfigError(f"{path} is not a kubeconfig: {error}") from error
+    known = f"contexts: {', '.join(sorted(contexts))}" if contexts else "it has none"
     if not context and not current:
-        raise ContextError("the kubeconfig has no current context", hint=f"name one with --context; {known}")
+        raise ContextError("the kubeconfig has no current context", hint=f"select one with --context; {known}")
     chosen = context or current
     if chosen not in contexts:
         raise ContextError(f"the kubeconfig has no context {chosen!r}", hint=known)
@@ -132,7 +132,7 @@ async def _load_files(files: list[Path], context: str, user: dict[str, Any]) -> 
         # It logs a plugin's failure and goes on without credentials.
         command = (user.get("exec") or {}).get("command", "")
         raise UnauthorizedError(
-            f"the credential plugin {command!r} failed: {'; '.join(said.messages) or 'it gave no credentials'}",
+            f"the credential plugin {command!r} failed: {'; '.join(said.messages) or 'it returned no credentials'}",
             hint=f"run it by hand, or log in again; it is the user of context {context!r}",
         )
     return access
@@ -149,7 +149,7 @@ def _load_own_account() -> Access:
     except (ConfigException, OSError, ValueError) as error:
         raise KubeconfigError(
             f"no kubeconfig, and this pod's service account can't be used: {error}",
-            hint="name a kubeconfig with --kubeconfig",
+            hint="set --kubeconfig",
         ) from error
 
 

@@ -59,7 +59,7 @@ def _examine_pod_security(snapshot: ClusterSnapshot) -> Finding:
         is_well=not forbidding,
         observation=f"forbids injection: {name_some(forbidding)}"
         if forbidding
-        else f"forbids injection in none of {len(asking)} namespaces that ask for it",
+        else f"allows injection in all {len(asking)} namespaces that ask for it",
         hint=f"capture needs NET_ADMIN: kubectl label namespace NAMESPACE --overwrite {_ENFORCE}=privileged"
         if forbidding
         else "",
@@ -102,8 +102,8 @@ def _examine_requests(snapshot: ClusterSnapshot) -> Finding:
     ]
     faults = [
         (odd, f"namespaces whose label {INJECT} is neither true nor false: "),
-        (annotated, f"namespaces with the annotation {INJECT}, where a label is wanted: "),
-        (labelled, f"pods with the label {INJECT}, where an annotation is wanted: "),
+        (annotated, f"namespaces with the annotation {INJECT} instead of a label: "),
+        (labelled, f"pods with the label {INJECT} instead of an annotation: "),
     ]
     hints = [
         (odd or annotated, f"kubectl label namespace NAMESPACE --overwrite {INJECT}=true"),
@@ -113,7 +113,7 @@ def _examine_requests(snapshot: ClusterSnapshot) -> Finding:
         subject=subject,
         is_well=not (odd or annotated or labelled),
         observation="; ".join(f"{text}{name_some(names)}" for names, text in faults if names)
-        or "namespaces ask by label, pods by annotation, and none otherwise",
+        or "all namespaces use the label and all pods the annotation",
         hint="; ".join(text for names, text in hints if names),
     )
 
@@ -145,10 +145,10 @@ def _examine_pods(snapshot: ClusterSnapshot) -> Iterator[Finding]:
     yield Finding(
         subject="injection",
         is_well=not bare,
-        observation=f"without the sidecar that they ask for: {name_some(bare)}"
+        observation=f"missing the sidecar that they ask for: {name_some(bare)}"
         if bare
-        else f"{len(meshed)} pods are in the mesh, every one that asks for it",
-        hint="they were made before Touchmark or without its webhook: kubectl rollout restart makes them anew"
+        else f"{len(meshed)} pods are in the mesh; none is missing its sidecar",
+        hint="created before Touchmark, or while its webhook was down: restart them (kubectl rollout restart)"
         if bare
         else "",
     )
@@ -162,8 +162,8 @@ def _examine_pods(snapshot: ClusterSnapshot) -> Iterator[Finding]:
         is_well=not waiting,
         is_optional=True,
         observation=f"not ready: {name_some(waiting)}" if waiting else f"all {len(meshed)} are ready",
-        hint=f"kubectl logs POD -c {SIDECAR_CONTAINER} tells whether it is the sidecar;"
-        " `touchmark decisions --denied -k` whether explicit mode withholds readiness for want of an approval"
+        hint=f"kubectl logs POD -c {SIDECAR_CONTAINER} shows whether it is the sidecar;"
+        " `touchmark decisions --denied -k` whether readiness is withheld because a program isn't approved"
         if waiting
         else "",
     )
@@ -173,8 +173,8 @@ def _examine_pods(snapshot: ClusterSnapshot) -> Iterator[Finding]:
         subject="sidecar images",
         is_well=len(images) <= 1,
         is_optional=True,
-        observation=counted or "none is in use",
-        hint="mixed: pods get the present image when they are made anew" if len(images) > 1 else "",
+        observation=counted or "none in use",
+        hint="mixed: pods get the current image when they are recreated" if len(images) > 1 else "",
     )
 
 
@@ -211,14 +211,14 @@ def _examine_network(snapshot: ClusterSnapshot) -> Iterator[Finding]:
         yield Finding(
             subject="NetworkPolicies",
             is_well=True,
-            observation=f"{len(snapshot.network_policies)} drop nothing that the mesh needs",
+            observation=f"{len(snapshot.network_policies)} policies drop nothing that the mesh needs",
         )
     if left_out > 0:
         yield Finding(
             subject="NetworkPolicies",
             is_well=False,
             is_optional=True,
-            observation=f"only {MAX_GROUPS} kinds of pods were looked at; {left_out} were not",
+            observation=f"only {MAX_GROUPS} groups of pods were checked; {left_out} were not",
         )
     yield from _describe_probes(policies.find_probe_drops(groups))
 
@@ -230,7 +230,7 @@ def _describe_drops(drops: Iterable[Drop]) -> Iterator[Finding]:
         together.setdefault((drop.policies, drop.side, drop.port), []).append(drop)
     for (policies, side, port), same in together.items():
         pairs = name_some((f"{drop.source} → {drop.destination}" for drop in same), most=3)
-        what = "the tunnel, though they let the application's own port through" if port == TUNNEL_PORT else "it"
+        what = "the tunnel, although the application's own port is allowed" if port == TUNNEL_PORT else "it"
         yield Finding(
             subject=f"NetworkPolicy {', '.join(policies)}",
             is_well=False,
@@ -248,7 +248,7 @@ def _describe_probes(drops: list[Drop]) -> Iterator[Finding]:
             is_well=False,
             is_optional=True,
             observation=f"no rule allows TCP {drops[0].port} into {name_some(drop.destination for drop in drops)}",
-            hint="fine where the network lets a node reach its own pods, as Kubernetes asks of it",
+            hint="fine if the network lets a node reach its own pods, as Kubernetes requires",
         )
 
 

@@ -212,7 +212,7 @@ async def _pump_down(websocket: aiohttp.ClientWebSocketResponse, writer: asyncio
         elif message.type is aiohttp.WSMsgType.ERROR:
             raise UnavailableError(f"the forwarded connection broke: {websocket.exception()}")
         else:
-            raise ProtocolError(f"a forwarded port sends {message.type.name}")
+            raise ProtocolError(f"unexpected message on a forwarded port: {message.type.name}")
 
 
 async def _close(websocket: aiohttp.ClientWebSocketResponse) -> None:

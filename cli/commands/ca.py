@@ -26,16 +26,18 @@ def serve(
     context: typer.Context,
     data_dir: Annotated[Path | None, typer.Option(help="Directory of the store.")] = None,
     kek_file: Annotated[
-        Path | None, typer.Option(help="The key-encryption key; made at the first start when it isn't there.")
+        Path | None, typer.Option(help="The key-encryption key; created at the first start if it is missing.")
     ] = None,
-    listen: Annotated[str, typer.Option(help="HOST:PORT for sidecars.")] = "",
+    listen: Annotated[str, typer.Option(help="HOST:PORT to listen on for sidecars.")] = "",
     admin_socket: options.AdminSocket = None,
     trust_domain: Annotated[str, typer.Option(help="The SPIFFE trust domain.")] = "",
-    leaf_lifetime_s: Annotated[int, typer.Option(help="Lifetime of certificates, 300 to 86400; 0: default.")] = 0,
+    leaf_lifetime_s: Annotated[
+        int, typer.Option(help="Lifetime of certificates in seconds, 300 to 86400; 0: the default.")
+    ] = 0,
 ) -> None:
-    """Run the CA in the foreground. The first start makes everything that it needs.
+    """Run the CA in the foreground. The first start creates everything it needs.
 
-    Further options are handed on (`python -m ca --help` lists them).
+    Further options are passed on (`python -m ca --help` lists them).
     """
     from cli.machine.component import become_component
 
@@ -56,17 +58,19 @@ def join_token(
     context: typer.Context,
     workload: Annotated[str, typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT, such as shop/web.")],
     address: Annotated[
-        list[str] | None, typer.Option("--address", help="An IP address that the sidecar may register; several.")
+        list[str] | None, typer.Option("--address", help="An IP address that the sidecar may register; repeatable.")
     ] = None,
-    label: Annotated[list[str] | None, typer.Option("--label", help="KEY=VALUE that the CA vouches for.")] = None,
-    ttl: Annotated[str, typer.Option(help="How long the token can be used: 10m, 1h.")] = "1h",
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="A label KEY=VALUE that the CA vouches for; repeatable.")
+    ] = None,
+    ttl: Annotated[str, typer.Option(help="How long the token is valid: 10m, 1h.")] = "1h",
     ca: Annotated[str, typer.Option("--ca", help="HOST:PORT at which the sidecar reaches the CA.")] = "",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the token to a new file (mode 0600) instead.")
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Make a single-use token with which one sidecar joins. It pins the CA's root key."""
+    """Create a single-use token that lets one sidecar join. It pins the CA's root key."""
     from cli.backends.session import ask_admin
     from cli.text.duration import format_time, parse_duration
     from cli.text.output import print_json, print_line, print_note
@@ -96,8 +100,8 @@ def join_token(
         if output is None:
             print_line(created.token)
         print_note(
-            f"one sidecar of {created.workload} may join with it until {format_time(created.expires)}"
-            f" and register: {', '.join(created.addresses) or 'no address'}"
+            f"valid for one sidecar of {created.workload} until {format_time(created.expires)};"
+            f" it may register {', '.join(created.addresses) or 'no address'}"
         )
 
 
@@ -130,7 +134,7 @@ def _show_status(status: CAStatus, sidecars: SidecarList) -> None:
         f"CA of {status.trust_domain}, version {status.version}, up {format_duration(status.now - status.started)}"
     )
     print_line(f"listens on {status.listen}; data in {status.data_dir}; root pin {status.root_pin}")
-    made = " (generated at the first start: back it up, apart from the data)" if status.kek_generated else ""
+    made = " (generated at the first start: back it up separately from the data)" if status.kek_generated else ""
     print_line(f"key-encryption key {status.kek_file}{made}")
     print_line(
         f"{status.certificates_alive} certificates alive, {format_duration(status.leaf_lifetime_s)} each;"
@@ -138,7 +142,7 @@ def _show_status(status: CAStatus, sidecars: SidecarList) -> None:
     )
     print_line()
     print_table(
-        ("AUTHORITY", "KIND", "PHASE", "UNTIL", "ALIVE", "NAME"),
+        ("AUTHORITY", "KIND", "PHASE", "EXPIRES", "ALIVE", "NAME"),
         (
             (
                 a.authority_id,
@@ -150,7 +154,7 @@ def _show_status(status: CAStatus, sidecars: SidecarList) -> None:
             )
             for a in status.authorities
         ),
-        empty="no authority",
+        empty="no authorities",
     )
     print_line()
     print_table(
@@ -167,7 +171,7 @@ def _show_status(status: CAStatus, sidecars: SidecarList) -> None:
             )
             for s in sidecars.sidecars
         ),
-        empty="no sidecar has joined; `touchmark ca join-token` lets one",
+        empty="no sidecar has joined; create a token with `touchmark ca join-token`",
     )
 
 
@@ -179,7 +183,7 @@ def _read_address(text: str) -> str:
     try:
         return str(ipaddress.ip_address(text))
     except ValueError as error:
-        raise InputError(f"not an IP address: {text!r}", hint="a join token names addresses, not host names") from error
+        raise InputError(f"not an IP address: {text!r}", hint="use IP addresses, not host names") from error
 
 
 def _write_new_file(path: Path, text: str) -> None:

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 def connections(
     context: typer.Context,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 200,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of connections.")] = 200,
     timeout_s: Annotated[float, typer.Option("--timeout", min=0.1, max=10, help="Seconds to wait for sidecars.")] = 3.0,
     as_json: options.Json = False,
 ) -> None:
-    """List live connections of all sidecars that answer.
+    """List the live connections of all sidecars that answer.
 
-    In a cluster every replica of the CA is asked, on this machine the one whose admin socket it is.
+    In a cluster every replica of the CA is queried; otherwise only the one behind the admin socket.
     """
     import asyncio
     import time
@@ -53,8 +53,8 @@ def connections(
             "PROGRAM",
             "DESTINATION",
             "PROGRAM",
-            "OVER",
-            "FOR",
+            "TRANSPORT",
+            "AGE",
             "SENT",
             "RECEIVED",
             "PROCESS",
@@ -75,9 +75,9 @@ def connections(
             )
             for view in answer.connections
         ),
-        empty="no live connection",
+        empty="no live connections",
     )
     if answer.silent:
         print_note(f"no answer from: {', '.join(answer.silent)}")
     if answer.truncated:
-        print_note("there are more; --limit shows them")
+        print_note("the list is truncated; raise --limit")

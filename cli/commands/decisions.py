@@ -21,26 +21,36 @@ _MAX_ADVICE = 5
 
 def decisions(
     context: typer.Context,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with decisions as they come.")] = False,
-    denied: Annotated[bool, typer.Option("--denied", help="Only what was refused.")] = False,
-    would_deny: Annotated[bool, typer.Option("--would-deny", help="Only what explicit mode would refuse.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new decisions.")] = False,
+    denied: Annotated[bool, typer.Option("--denied", help="Only refused connections.")] = False,
+    would_deny: Annotated[
+        bool, typer.Option("--would-deny", help="Only connections that explicit mode would refuse.")
+    ] = False,
     namespace: Annotated[str, typer.Option(help="Only this namespace.")] = "",
     workload: Annotated[str, typer.Option(help="Only with this workload at either end.")] = "",
-    program: Annotated[str, typer.Option(help="Only with this program at either end (the digest's start).")] = "",
-    reason: Annotated[str, typer.Option(help="Only of this reason code.")] = "",
+    program: Annotated[str, typer.Option(help="Only with this program at either end (a prefix of its digest).")] = "",
+    reason: Annotated[str, typer.Option(help="Only with this reason code.")] = "",
     since: Annotated[str, typer.Option(help="How far back: 90s, 30m, 24h, 7d.")] = "",
     limit: Annotated[
         int | None,
-        typer.Option(min=1, max=10_000, help="At most so many, the newest.", show_default="50; 10000 with --summary"),
+        typer.Option(
+            min=1,
+            max=10_000,
+            help="Maximum number of decisions; the newest are shown.",
+            show_default="50; 10000 with --summary",
+        ),
     ] = None,
     summary: Annotated[
-        bool, typer.Option("--summary", "-s", help="Count equal decisions: refused first, then marked, then allowed.")
+        bool,
+        typer.Option(
+            "--summary", "-s", help="Group and count equal decisions: refused first, then marked, then allowed."
+        ),
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Show decisions, newest last. With --follow and --json: one JSON object a line, until Ctrl-C.
+    """Show decisions, newest last. With --follow and --json: one JSON object per line, until Ctrl-C.
 
-    With --summary: each kind of decision once, with how many connections it stands for.
+    With --summary: each kind of decision once, with its number of connections.
     """
     from cli.backends.session import ask_admin
     from cli.text.decision import COLUMNS, format_rows
@@ -49,7 +59,7 @@ def decisions(
     from shared.model.errors import InputError
 
     if summary and follow:
-        raise InputError("--summary and --follow exclude each other")
+        raise InputError("--summary and --follow can't be combined")
 
     target = options.get_target(context)
     query = build_query(
@@ -71,11 +81,11 @@ def decisions(
     elif as_json:
         print_json(answer.decisions)
     else:
-        print_table(COLUMNS, format_rows(reversed(answer.decisions)), empty="no decision matches")
+        print_table(COLUMNS, format_rows(reversed(answer.decisions)), empty="no matching decisions")
         for advice in advise_approvals(answer.decisions, in_cluster=target.in_cluster):
             print_note(advice)
     if answer.lost and not as_json:
-        print_note(f"warning: {answer.lost} decisions were lost on their way (never denials)")
+        print_note(f"warning: {answer.lost} decisions were lost in transit (never denials)")
 
 
 def build_query(
@@ -103,11 +113,11 @@ def build_query(
     from shared.model.policy.reasons import Reason
 
     if reason and reason not in list(Reason):
-        raise InputError(f"no such reason: {reason!r}", hint=f"one of: {', '.join(sorted(Reason))}")
+        raise InputError(f"unknown reason: {reason!r}", hint=f"one of: {', '.join(sorted(Reason))}")
     if program:
         program = f"sha256:{program.removeprefix('sha256:').lower()}"
         if not re.fullmatch(r"sha256:[0-9a-f]{1,64}(/main:.*)?", program):
-            raise InputError(f"not the start of a digest: {program!r}", hint="hexadecimal digits, as tables show them")
+            raise InputError(f"not a digest prefix: {program!r}", hint="use hexadecimal digits, as in the tables")
     return {
         "namespace": check_namespace(namespace) if namespace else "",
         "workload": str(parse_workload(workload)) if workload else "",
@@ -148,7 +158,7 @@ def advise_approvals(views: Iterable[DecisionView], *, in_cluster: bool) -> list
         return []
     named = [f"  {command}{f'  # {path}' if path else ''}" for command, path in list(commands.items())[:_MAX_ADVICE]]
     more = [f"  … and {len(commands) - _MAX_ADVICE} more"] if len(commands) > _MAX_ADVICE else []
-    return ["not approved at that time; after a review:", *named, *more]
+    return ["not approved at that time; review, then run:", *named, *more]
 
 
 async def _follow(client: AdminClient, query: dict[str, str], *, as_json: bool) -> None:

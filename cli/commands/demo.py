@@ -27,7 +27,7 @@ class ServerChoice(StrEnum):
 
 
 def demo(
-    keep: Annotated[bool, typer.Option("--keep", help="Leave it running to play with, until Ctrl-C.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep it running until Ctrl-C, to try things out.")] = False,
     capture: Annotated[
         CaptureChoice, typer.Option(help="redirect: network namespaces; listeners: loopback.")
     ] = CaptureChoice.AUTO,
@@ -36,10 +36,10 @@ def demo(
     ] = ServerChoice.AUTO,
     as_json: options.Json = False,
 ) -> None:
-    """Run the whole story here, on real processes: permissive, explicit, an intruder refused, the issuer rotated.
+    """Run a guided tour with real processes: permissive mode, explicit mode, an intruder refused, the issuer rotated.
 
-    As root in network namespaces of its own; as an ordinary user in a user namespace where that works, else on
-    loopback. It cleans up after itself. Exit code 3 when something observed contradicts what Touchmark claims.
+    As root it uses network namespaces of its own; as an ordinary user a user namespace where that works, otherwise
+    loopback. It cleans up after itself. Exit code 3 if an observation contradicts Touchmark's claims.
     """
     from cli.demo.run import run_demo
 

@@ -1,4 +1,4 @@
-"""``touchmark doctor``: what this machine, this CA or this cluster lacks, a line each, with what to do."""
+"""``touchmark doctor``: what this machine, this CA or this cluster lacks, and what to do about it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ if TYPE_CHECKING:
 
 def doctor(
     context: typer.Context,
-    cluster: Annotated[
-        bool, typer.Option("--cluster", help="Check the cluster that the kubeconfig names; the same as -k.")
-    ] = False,
+    cluster: Annotated[bool, typer.Option("--cluster", help="Check the kubeconfig's cluster; the same as -k.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Check this machine and the CA: ✓ or ✗ and a hint a line. Exit code 3 when something that is needed is missing.
+    """Check this machine and the CA: one line per check, ✓ or ✗ with a hint. Exit code 3 if a required check fails.
 
-    With -k it checks the cluster instead: the installation, the CA's rights and pods, the webhook (by a pod on trial,
-    which is never stored), what keeps pods out of the mesh or from each other, refused enrolments, clocks and versions.
-    What you may not ask is told as such.
+    With -k, check the cluster instead: the installation, the CA's permissions and pods, the webhook (with a dry-run
+    pod), what keeps pods out of the mesh or from reaching each other, refused enrolments, clocks and versions. Checks
+    that you lack permissions for are reported as unknown.
     """
     from cli.text.exit_codes import ExitCode
     from cli.text.findings import print_findings
@@ -87,7 +85,7 @@ def _examine_ca(target: Target) -> list[Finding]:
             is_well=health.status == "ok",
             observation=f"{status.trust_domain} on {status.listen}, "
             + ("signs and reaches its store" if health.status == "ok" else "; ".join(faults) or health.status),
-            hint="" if health.status == "ok" else "look at the CA's log",
+            hint="" if health.status == "ok" else "check the CA's log",
         ),
         Finding(
             subject="key-encryption key",
@@ -95,21 +93,21 @@ def _examine_ca(target: Target) -> list[Finding]:
             is_optional=True,
             observation=f"{status.kek_file} was "
             + ("generated at the first start, not provided" if status.kek_generated else "provided"),
-            hint="back it up, apart from the data directory: without it the authorities' keys are lost"
+            hint="back it up separately from the data directory: without it the authorities' keys are lost"
             if status.kek_generated
             else "",
         ),
         Finding(
             subject="CA's server certificate",
             is_well=remaining_s > 0,
-            observation=f"valid for {remaining_s / 3600:.1f} h more" if remaining_s > 0 else "has ended",
-            hint="" if remaining_s > 0 else "restart the CA, and look at its clock",
+            observation=f"valid for {remaining_s / 3600:.1f} h more" if remaining_s > 0 else "has expired",
+            hint="" if remaining_s > 0 else "restart the CA and check its clock",
         ),
         Finding(
             subject="sidecars",
             is_well=silent <= 0,
             is_optional=True,
             observation=f"{status.sidecars_connected} connected of {status.sidecars_live} live",
-            hint="" if silent <= 0 else "`touchmark ca status` names those that aren't connected",
+            hint="" if silent <= 0 else "`touchmark ca status` lists those that aren't connected",
         ),
     ]

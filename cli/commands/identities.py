@@ -11,11 +11,11 @@ from cli.commands import options
 
 def identities(
     context: typer.Context,
-    everything: Annotated[bool, typer.Option("--all", help="Also what has ended.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include expired certificates.")] = False,
     workload: Annotated[str, typer.Option(help="Only this workload.")] = "",
     as_json: options.Json = False,
 ) -> None:
-    """List the certificates that are alive: to which workload and program, by which issuer, until when."""
+    """List unexpired certificates with their workload, program, issuer and expiry."""
     from cli.backends.session import ask_admin
     from cli.text.duration import format_time
     from cli.text.output import name_authority, print_json, print_note, print_table, shorten
@@ -27,7 +27,7 @@ def identities(
         print_json(answer.identities)
         return
     print_table(
-        ("WORKLOAD", "KIND", "PROGRAM", "PATH", "ISSUER", "SIDECAR", "UNTIL", "ALIVE", "SERIAL"),
+        ("WORKLOAD", "KIND", "PROGRAM", "PATH", "ISSUER", "SIDECAR", "EXPIRES", "ALIVE", "SERIAL"),
         (
             (
                 view.workload,
@@ -42,7 +42,7 @@ def identities(
             )
             for view in answer.identities
         ),
-        empty="no certificate",
+        empty="no certificates",
     )
     if answer.truncated:
-        print_note("there are more; --workload narrows the list")
+        print_note("the list is truncated; narrow it with --workload")

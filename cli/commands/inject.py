@@ -26,19 +26,24 @@ def inject(
     ] = "",
     trust_domain: Annotated[str, typer.Option("--trust-domain", help="The CA's trust domain.")] = "touchmark.local",
     namespace: Annotated[
-        str, typer.Option("--namespace", "-n", help="Of objects that name no namespace themselves.")
+        str, typer.Option("--namespace", "-n", help="Namespace of objects that don't name one.")
     ] = "default",
     pull_policy: Annotated[str, typer.Option("--pull-policy", help="Always, IfNotPresent or Never.")] = "IfNotPresent",
     everything: Annotated[
-        bool, typer.Option("--all", help="Also pods that don't ask, unless they say no; as a namespace's label does.")
+        bool,
+        typer.Option(
+            "--all", help="Also inject pods that don't ask for it, unless they opt out, as a namespace's label does."
+        ),
     ] = False,
-    check: Annotated[bool, typer.Option("--check", help="Print no documents: only say what would be refused.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only report what would be refused; print no documents.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Put the sidecar into Pods, Deployments and whatever else holds a pod's template, as the webhook would.
+    """Inject the sidecar into Pods, Deployments and other objects with a pod template, as the webhook would.
 
-    Everything else passes through as it is. Nothing is printed when one of them is refused, so that nothing half done
-    reaches `kubectl apply -f -`. With --check, refusals end with exit code 3.
+    Other documents pass through unchanged. If any object is refused, nothing is printed, so that `kubectl apply -f -`
+    never gets half of the output. With --check, refusals end with exit code 3.
     """
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_json, print_note
@@ -68,8 +73,8 @@ def inject(
         return
     if work.refused:
         raise RefusedError(
-            f"{len(work.refused)} of {work.count} can't be injected, so nothing is printed",
-            hint='correct them, or annotate them with touchmark.dev/inject: "false"',
+            f"{len(work.refused)} of {work.count} can't be injected; nothing is printed",
+            hint='fix them, or annotate them with touchmark.dev/inject: "false"',
         )
     if as_json:
         items = [value for _, value in documents if value is not None]
@@ -135,7 +140,7 @@ class _Work:
         if self.refused:
             text += f", {len(self.refused)} refused"
         if self.not_asked:
-            hint = "" if self._is_asked_for_all else ' (annotation touchmark.dev/inject: "true"; --all takes them, too)'
+            hint = "" if self._is_asked_for_all else ' (annotation touchmark.dev/inject: "true"; --all includes them)'
             text += f", {len(self.not_asked)} didn't ask{hint}"
         return text
 

@@ -23,11 +23,13 @@ def mode(
     context: typer.Context,
     namespace: Annotated[str, typer.Argument(help="The namespace.")],
     target: Annotated[
-        Mode | None, typer.Argument(help="Switch to this mode; without it, show the present one.")
+        Mode | None, typer.Argument(help="The mode to switch to; without it, show the current one.")
     ] = None,
     check: Annotated[
         bool,
-        typer.Option("--check", help="Only show what explicit would refuse of what was seen; exit code 3 if anything."),
+        typer.Option(
+            "--check", help="Only show which recorded connections explicit mode would refuse; exit code 3 if any."
+        ),
     ] = False,
     since: options.Since = "24h",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Switch without asking.")] = False,
@@ -35,14 +37,14 @@ def mode(
     force_conflicts: options.ForceConflicts = False,
     as_json: options.Json = False,
 ) -> None:
-    """Show or switch how a namespace treats what no rule allows: let it flow, marked; or refuse it.
+    """Show or switch a namespace's mode. Permissive allows and marks what no rule allows; explicit refuses it.
 
-    Before it switches to explicit it shows what that would refuse, by the rules of now, of what was seen: by cause,
-    and how many sidecars reported.
-    Exit code 3: --check found something; 7: you said no (or nobody could be asked); 9: switched, but not every sidecar
-    has confirmed.
+    Before a switch to explicit, it shows which recorded connections the current rules would refuse, grouped by cause,
+    and how many sidecars have reported.
+    Exit code 3: --check found something; 7: you answered no (or there was no terminal to ask on); 9: switched, but not
+    every sidecar has confirmed.
 
-    In Kubernetes it writes the field spec.mode of the namespace's MeshPolicy alone, and makes one where there is none.
+    In Kubernetes it writes only the field spec.mode of the namespace's MeshPolicy, and creates one if there is none.
     """
     from cli.backends.session import work_on_policies
     from cli.text.duration import parse_duration
@@ -51,7 +53,7 @@ def mode(
     check_namespace(namespace)
     since_s = parse_duration(since)
     if check and target is Mode.PERMISSIVE:
-        raise InputError("--check asks about explicit; permissive refuses only by deny rules")
+        raise InputError("--check applies to explicit mode: permissive mode refuses only what a deny rule matches")
 
     async def converse(backend: PolicyBackend) -> int:
         if target is None and not check:
@@ -73,7 +75,7 @@ def mode(
 
 
 def show_readiness(readiness: Readiness, since: str) -> None:
-    """Print what explicit would have refused, grouped by cause, and who reported."""
+    """Print what explicit mode would have refused, grouped by cause, and how many sidecars reported."""
     from cli.text.output import print_line, print_table, shorten
     from shared.model.policy.reasons import EXPLANATIONS
 
@@ -83,15 +85,15 @@ def show_readiness(readiness: Readiness, since: str) -> None:
         f" in the last {since}" + (f"; silent: {', '.join(readiness.silent)}" if readiness.silent else "")
     )
     if not readiness.sidecars_total:
-        print_line("no sidecar lives there: this says nothing about connections")
+        print_line("no live sidecar in this namespace: there is nothing to predict from")
     if readiness.settled:
-        print_line(f"settled: {readiness.settled} marked or refused then would be allowed by the rules of now")
+        print_line(f"settled: {readiness.settled} marked or refused then would be allowed by the current rules")
     if readiness.is_truncated:
-        print_line("✗ there is more than could be looked at; ask about a shorter time with --since")
+        print_line("✗ too many records to check them all; use a shorter --since")
     if not total:
-        print_line("✓ explicit mode would refuse nothing of what was seen")
+        print_line("✓ explicit mode would refuse none of the recorded connections")
         return
-    print_line(f"✗ explicit mode would refuse {total} connection{'s' if total > 1 else ''} of what was seen:")
+    print_line(f"✗ explicit mode would refuse {total} recorded connection{'s' if total > 1 else ''}:")
     print_table(
         ("CONNECTIONS", "REASON", "SOURCE", "PROGRAM", "DESTINATION", "PROGRAM", "PORT"),
         (
@@ -113,7 +115,7 @@ def show_readiness(readiness: Readiness, since: str) -> None:
 
 
 async def _look_ahead(backend: PolicyBackend, namespace: str, since_s: float, *, is_needed: bool) -> Readiness | None:
-    """Ask what explicit would refuse. Whoever says --yes may switch without the CA's answer, and is told so."""
+    """Ask what explicit mode would refuse. With --yes the CA's answer is optional, and its absence is reported."""
     from cli.text.output import print_note
 
     try:
@@ -121,7 +123,7 @@ async def _look_ahead(backend: PolicyBackend, namespace: str, since_s: float, *,
     except (UnavailableError, RefusedError) as error:
         if is_needed:
             raise
-        print_note(f"what explicit would refuse isn't known: {error.message}")
+        print_note(f"can't tell what explicit mode would refuse: {error.message}")
         return None
 
 
@@ -132,22 +134,22 @@ def _show(state: ModeState, *, as_json: bool) -> int:
         print_json(_describe(state))
         return 0
     if state.mode is None:
-        print_line(f"{state.namespace}: {state.wanted or 'no mode'} is written; the CA hasn't said what is in force")
+        print_line(f"{state.namespace}: {state.wanted or 'no mode'} is set; the CA hasn't reported the mode in force")
     else:
         print_line(
             f"{state.namespace} is {state.mode} (version {state.version}, in force in {state.installed} of"
             f" {state.total} sidecars)"
         )
         if state.wanted not in (None, state.mode):
-            print_line(f"written is {state.wanted}")
+            print_line(f"set is {state.wanted}")
     if state.fault:
-        print_line(f"✗ the CA refuses what is written: {state.fault}")
+        print_line(f"✗ the CA refuses the MeshPolicy: {state.fault}")
     elif not state.is_observed:
-        print_line("✗ the CA hasn't seen yet what is written")
+        print_line("✗ the CA hasn't processed the MeshPolicy yet")
     for laggard in state.waiting:
         print_line(f"  ✗ {laggard} hasn't confirmed")
     if not state.version and not state.total and state.wanted is None:
-        print_note("nothing is known of this namespace: no sidecar lives there and nothing was applied")
+        print_note("unknown namespace: no sidecar runs in it and nothing was applied to it")
     return 0
 
 
@@ -175,18 +177,18 @@ def _conclude_check(readiness: Readiness | None, *, as_json: bool) -> int:
 
 
 def _ask(namespace: str, *, as_json: bool) -> None:
-    """Ask whether to go on.
+    """Ask for confirmation.
 
     Raises:
-        RefusedError: the answer is no, or there is nobody to ask.
+        RefusedError: the answer is no, or this isn't a terminal.
     """
     if as_json or not sys.stdin.isatty():
         raise RefusedError(
-            f"{namespace} stays as it is: explicit would refuse what flows now, or not every sidecar reported",
-            hint=f"see `touchmark mode {namespace} --check`; --yes switches all the same",
+            f"{namespace} is unchanged: explicit mode would refuse live traffic, or not every sidecar has reported",
+            hint=f"see `touchmark mode {namespace} --check`; use --yes to switch anyway",
         )
-    if not typer.confirm(f"Switch {namespace} to explicit all the same?", err=True):
-        raise RefusedError(f"{namespace} stays as it is")
+    if not typer.confirm(f"Switch {namespace} to explicit anyway?", err=True):
+        raise RefusedError(f"{namespace} is unchanged")
 
 
 async def _switch(
@@ -202,16 +204,16 @@ async def _switch(
     from cli.text.output import print_json, print_line, print_note
 
     await backend.set_mode(namespace, target)
-    state = await _wait_for_everybody(backend, namespace, timeout_s, quiet=as_json)
+    state = await _wait_for_sidecars(backend, namespace, timeout_s, quiet=as_json)
     if as_json:
         print_json({**_describe(state), "readiness": readiness})
     elif state.is_complete:
         print_line(f"{namespace} is {state.mode}: version {state.version} is in force in all {state.total} sidecars")
     elif not state.is_observed:
-        print_line(f"{target} is written for {namespace}, but the CA hasn't seen it within {timeout_s:.0f} s")
-        print_note("  hint: is a CA running? `touchmark doctor -k` looks")
+        print_line(f"{target} is set for {namespace}, but the CA hasn't processed it within {timeout_s:.0f} s")
+        print_note("  hint: is a CA running? check with `touchmark doctor -k`")
     else:
-        print_line(f"{namespace} is {state.mode} in the CA (version {state.version}), but not everywhere:")
+        print_line(f"{namespace} is {state.mode} in the CA (version {state.version}), but not in every sidecar:")
         for laggard in state.waiting:
             print_note(f"  ✗ {laggard} hasn't confirmed within {timeout_s:.0f} s")
         if (unnamed := state.total - state.installed - len(state.waiting)) > 0:
@@ -219,8 +221,8 @@ async def _switch(
     return ExitCode.SUCCESS if state.is_complete else ExitCode.DEADLINE
 
 
-async def _wait_for_everybody(backend: PolicyBackend, namespace: str, timeout_s: float, *, quiet: bool) -> ModeState:
-    """Wait until what is written is in force everywhere, or the time is over.
+async def _wait_for_sidecars(backend: PolicyBackend, namespace: str, timeout_s: float, *, quiet: bool) -> ModeState:
+    """Wait until the mode is in force in every sidecar, or the time is up.
 
     Raises:
         RefusedError: the CA refuses what is written.
@@ -233,8 +235,8 @@ async def _wait_for_everybody(backend: PolicyBackend, namespace: str, timeout_s:
         state = await backend.get_mode(namespace)
         if state.fault:
             raise RefusedError(
-                f"the mode is written, but the CA refuses {namespace}'s MeshPolicy: {state.fault}",
-                hint="what was in force before still is; mend the policy first",
+                f"the mode is set, but the CA refuses {namespace}'s MeshPolicy: {state.fault}",
+                hint="the previous policy stays in force; fix the MeshPolicy first",
             )
         if not quiet and state.is_observed and not state.is_complete and state.installed != said:
             said = state.installed

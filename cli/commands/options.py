@@ -14,14 +14,14 @@ from typer.core import TyperCommand
 from cli.backends.target import Target, choose_target
 from shared.model.kubernetes.contract import SYSTEM_NAMESPACE
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text; errors, too.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text, also for errors.")]
 AdminSocket = Annotated[
     Path | None,
     typer.Option(
         "--admin-socket",
         envvar="TOUCHMARK_ADMIN_SOCKET",
         help="The CA's admin socket.",
-        show_default="where `touchmark ca serve` puts it",
+        show_default="the default of `touchmark ca serve`",
     ),
 ]
 
@@ -44,33 +44,29 @@ def complete_context(incomplete: str) -> list[str]:
 
 Kubernetes = Annotated[
     bool,
-    typer.Option(
-        "--kubernetes", "-k", envvar="TOUCHMARK_KUBERNETES", help="The CA in the cluster that the kubeconfig names."
-    ),
+    typer.Option("--kubernetes", "-k", envvar="TOUCHMARK_KUBERNETES", help="Use the CA in the kubeconfig's cluster."),
 ]
 KubeContext = Annotated[
     str,
     typer.Option(
         "--context",
-        help="A context of the kubeconfig; means -k, too.",
-        show_default="the kubeconfig's current one",
+        help="The kubeconfig context to use; implies -k.",
+        show_default="the current context",
         autocompletion=complete_context,
     ),
 ]
 Kubeconfig = Annotated[
     str,
     typer.Option(
-        "--kubeconfig", envvar="KUBECONFIG", help="The kubeconfig; means -k, too.", show_default="~/.kube/config"
+        "--kubeconfig", envvar="KUBECONFIG", help="Path of the kubeconfig; implies -k.", show_default="~/.kube/config"
     ),
 ]
-SystemNamespace = Annotated[
-    str, typer.Option("--system-namespace", help="The namespace in which the CA runs; means -k, too.")
-]
+SystemNamespace = Annotated[str, typer.Option("--system-namespace", help="The CA's namespace; implies -k.")]
 Since = Annotated[str, typer.Option("--since", help="How far back: 90s, 30m, 24h, 7d.")]
-TimeoutS = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait for everybody's confirmation.")]
+TimeoutS = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait for every sidecar to confirm.")]
 ForceConflicts = Annotated[
     bool,
-    typer.Option("--force-conflicts", help="In Kubernetes: take over fields that another tool (kubectl, Helm) owns."),
+    typer.Option("--force-conflicts", help="In Kubernetes: take over fields owned by another tool (kubectl, Helm)."),
 ]
 
 

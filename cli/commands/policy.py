@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Apply, get and delete policies and approved programs as YAML.")
 
-_File = Annotated[list[Path], typer.Option("--filename", "-f", help="A YAML file, or - for standard input; several.")]
+_File = Annotated[
+    list[Path], typer.Option("--filename", "-f", help="A YAML file, or - for standard input; repeatable.")
+]
 
 
 @app.command(cls=options.TargetCommand)
@@ -25,10 +27,10 @@ def apply(
     force_conflicts: options.ForceConflicts = False,
     as_json: options.Json = False,
 ) -> None:
-    """Create or replace the objects of YAML files. Nothing is applied when one of them is at fault.
+    """Create or replace objects from YAML files. If one of them is invalid, none is applied.
 
-    In Kubernetes they are written by server-side apply, after the API server has tried all of them. Exit code 9 when
-    the CA hasn't put them in force yet.
+    In Kubernetes they are written by server-side apply, after a dry run of all of them. Exit code 9 if the CA hasn't
+    put them in force yet.
     """
     from cli.backends.session import work_on_policies
     from cli.text.exit_codes import ExitCode
@@ -46,7 +48,7 @@ def apply(
         if each.note:
             print_note(f"  {each.note}")
         if not each.is_confirmed:
-            print_note("  the CA hasn't put it in force yet; is one running?")
+            print_note("  the CA hasn't put it in force yet; is it running?")
     if not all(each.is_confirmed for each in results):
         raise typer.Exit(ExitCode.DEADLINE)
 
@@ -57,7 +59,7 @@ def get(
     namespace: Annotated[str, typer.Argument(help="Only this namespace.")] = "",
     as_json: options.Json = False,
 ) -> None:
-    """Print policies and approved programs, as YAML that `policy apply` takes; with --json as a list."""
+    """Print policies and approved programs as YAML that `policy apply` accepts, or with --json as a list."""
     import yaml
 
     from cli.backends.session import work_on_policies
@@ -69,7 +71,7 @@ def get(
     elif found:
         print_line(yaml.safe_dump_all(found, sort_keys=False, allow_unicode=True, width=120).rstrip())
     else:
-        print_line("# nothing there")
+        print_line("# no policies or programs")
 
 
 @app.command(cls=options.TargetCommand)
@@ -78,18 +80,18 @@ def delete(
     namespace: Annotated[str, typer.Argument(help="Delete this namespace's policy.")] = "",
     filename: Annotated[
         list[Path] | None,
-        typer.Option("--filename", "-f", help="Delete the objects that this YAML file names; several."),
+        typer.Option("--filename", "-f", help="Delete the objects in this YAML file; repeatable."),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Delete a namespace's policy, or the objects that a file names. The namespace keeps its mode."""
+    """Delete a namespace's policy, or the objects in a file. The namespace keeps its mode."""
     from cli.backends.session import work_on_policies
     from cli.text.output import print_json, print_line
     from shared.model.errors import InputError
     from shared.model.policy.documents import ProgramDocument
 
     if bool(namespace) == bool(filename):
-        raise InputError("name a namespace, or files with -f", hint="touchmark policy delete shop")
+        raise InputError("give a namespace, or files with -f", hint="touchmark policy delete shop")
     documents = _read_documents(filename or [])
 
     async def converse(backend: PolicyBackend) -> list[str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from shared.model.identity.program import Program
     from shared.model.wire.admin import ProgramView
 
-app = typer.Typer(no_args_is_help=True, help="Approve programs for workloads: what may carry a workload's mark.")
+app = typer.Typer(no_args_is_help=True, help="Approve the programs that may use a workload's identity.")
 
 _DIGEST = re.compile(r"(sha256:)?[0-9a-fA-F]{64}(/main:(none|(sha256:)?[0-9a-fA-F]{64}))?")
 
@@ -31,29 +31,36 @@ def approve(
     workload: Annotated[str, typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT, such as shop/web.")],
     programs: Annotated[
         list[str] | None,
-        typer.Argument(help="Paths of executables or digests (sha256:…); several.", metavar="PROGRAM…"),
+        typer.Argument(help="Paths of executables, or digests (sha256:…).", metavar="PROGRAM…"),
     ] = None,
     from_decisions: Annotated[
-        bool, typer.Option("--from-decisions", help="Approve what the decisions saw this workload run, after asking.")
+        bool,
+        typer.Option(
+            "--from-decisions",
+            help="Approve the programs that decisions recorded for this workload, after confirmation.",
+        ),
     ] = False,
     since: options.Since = "24h",
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="With --from-decisions: approve all without asking.")
     ] = False,
     weak: Annotated[
-        bool, typer.Option("--weak", help="Knowingly an interpreter or multi-call binary; every decision shows it.")
+        bool,
+        typer.Option("--weak", help="Approve an interpreter or multi-call binary anyway; every decision shows it."),
     ] = False,
     main: Annotated[
-        str, typer.Option("--main", help="Narrow an interpreter to this main script (a path or digest), or to none.")
+        str, typer.Option("--main", help="Restrict an interpreter to this main script (a path or digest), or to none.")
     ] = "",
-    name: Annotated[str, typer.Option("--name", help="Name of the Program object; made up from the digest.")] = "",
+    name: Annotated[
+        str, typer.Option("--name", help="Name of the Program object; derived from the digest by default.")
+    ] = "",
     force_conflicts: options.ForceConflicts = False,
     as_json: options.Json = False,
 ) -> None:
-    """Approve programs of a workload, by file, by digest, or as decisions saw them.
+    """Approve programs for a workload: by file, by digest, or from recorded decisions.
 
-    An interpreter or multi-call binary does whatever it is told, so it is refused without --weak. With --main SCRIPT an
-    interpreter is approved for that script alone; the script is what the process says of itself, a claim.
+    An interpreter or multi-call binary runs any code that it is given, so it is refused without --weak. With --main
+    SCRIPT an interpreter is approved for that script only; which script it runs is the process's own claim.
     """
     from cli.backends import approval
     from cli.backends.session import work_on_policies
@@ -66,7 +73,7 @@ def approve(
     subject = parse_workload(workload)
     if bool(programs) == from_decisions:
         raise InputError(
-            "name what to approve: paths or digests, or --from-decisions",
+            "give paths or digests to approve, or --from-decisions",
             hint=f"touchmark program approve {workload} /usr/bin/curl",
         )
     candidates = [approval.read_candidate(_or_path(text), main=main) for text in programs or []]
@@ -91,9 +98,9 @@ def approve(
     view, is_confirmed = approved
     if weak:
         print_note(
-            "warning: weak approval: the main script is what the process says of itself, a claim"
+            "warning: weak approval: the main script is the process's own claim"
             if all(program.main for program in view.programs)
-            else "warning: weak approval: whatever this program is told to run carries the workload's mark"
+            else "warning: weak approval: any code that this program runs gets the workload's identity"
         )
     if as_json:
         print_json(view)
@@ -102,7 +109,7 @@ def approve(
         for program in view.programs:
             print_line(f"  {program}  ({shorten(str(program))})")
     if not is_confirmed:
-        print_note("the approval is written, but the CA hasn't seen it yet; is one running?")
+        print_note("the approval is written, but the CA hasn't processed it yet; is it running?")
         raise typer.Exit(ExitCode.DEADLINE)
 
 
@@ -122,7 +129,7 @@ def list_programs(
         print_json(views)
         return
     print_table(
-        ("NAME", "WORKLOAD", "PROGRAM", "WEAK", "APPROVED", "BY"),
+        ("NAME", "WORKLOAD", "PROGRAM", "WEAK", "APPROVED", "APPROVED BY"),
         (
             (
                 view.name,
@@ -135,7 +142,7 @@ def list_programs(
             for view in views
             for program in view.programs
         ),
-        empty="no program is approved; `touchmark program approve` does",
+        empty="no approved programs; add one with `touchmark program approve`",
     )
 
 
@@ -148,13 +155,13 @@ def remove(
     programs: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Paths, digests or names to take back; none: the object that is named.", metavar="PROGRAM…"
+            help="Paths, digests or object names to remove; without any, the named object.", metavar="PROGRAM…"
         ),
     ] = None,
     force_conflicts: options.ForceConflicts = False,
     as_json: options.Json = False,
 ) -> None:
-    """Take approvals back. Live connections of these programs are decided again at once."""
+    """Remove approvals. Live connections of these programs are evaluated again at once."""
     from cli.backends import approval
     from cli.backends.session import work_on_policies
     from cli.text.output import print_json, print_line
@@ -202,16 +209,16 @@ def remove(
 
 
 def _choose(candidates: Sequence[Candidate], workload: Workload, *, everything: bool, as_json: bool) -> list[Candidate]:
-    """Show what decisions saw and let the person choose, one by one.
+    """Show the programs that decisions recorded, and ask about each.
 
     Raises:
-        RefusedError: there is a choice, and nobody to make it.
+        RefusedError: there are some, and this isn't a terminal.
     """
     from cli.text.output import print_line, print_note
     from shared.model.errors import RefusedError
 
     if not candidates:
-        print_note(f"decisions show no program of {workload} that isn't approved")
+        print_note(f"no decision shows an unapproved program of {workload}")
         return []
     for candidate in candidates if not as_json else ():
         weakness = f"  weak: {candidate.weakness}" if candidate.weakness else ""
@@ -220,8 +227,8 @@ def _choose(candidates: Sequence[Candidate], workload: Workload, *, everything: 
         return list(candidates)
     if as_json or not sys.stdin.isatty():
         raise RefusedError(
-            f"programs of {workload} wait for a review: {len(candidates)}",
-            hint="review them, then name their digests, or repeat with --yes",
+            f"{len(candidates)} programs of {workload} need a review",
+            hint="review them, then approve their digests, or repeat with --yes",
         )
     return [each for each in candidates if typer.confirm(f"Approve {each.source or each.program}?", err=True)]
 

@@ -1,4 +1,4 @@
-"""``touchmark ca rotate issuer|root``: start a rotation, show its progress, name the laggards."""
+"""``touchmark ca rotate issuer|root``: start a rotation, show its progress, list the sidecars that lag."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from shared.model.wire.admin import RotationStatus
 
 _POLL_S = 0.2
-Force = Annotated[bool, typer.Option("--force", help="Activate at once; sidecars that lack the new bundle will fail.")]
-Revert = Annotated[bool, typer.Option("--revert", help="Take the last rotation back.")]
+Force = Annotated[bool, typer.Option("--force", help="Activate at once; sidecars without the new bundle will fail.")]
+Revert = Annotated[bool, typer.Option("--revert", help="Revert the last rotation.")]
 
-app = typer.Typer(no_args_is_help=True, help="Replace an authority while everything runs.")
+app = typer.Typer(no_args_is_help=True, help="Replace an authority without downtime.")
 
 
 @app.callback()
 def rotate() -> None:
-    """Replace an authority while everything runs."""
+    """Replace an authority without downtime."""
 
 
 @app.command(cls=options.TargetCommand)
@@ -35,10 +35,10 @@ def issuer(
     timeout_s: options.TimeoutS = 120.0,
     as_json: options.Json = False,
 ) -> None:
-    """Rotate the issuing authority: every live sidecar trusts the new one before it signs anything.
+    """Rotate the issuing authority. The new one signs only once every live sidecar trusts it.
 
-    Ends once the new authority signs. Exit code 9 when sidecars haven't installed the new bundle in time: they are
-    named, nothing is broken, and the CA goes on waiting for them.
+    Returns once the new authority signs. Exit code 9 if sidecars haven't installed the new bundle in time: they are
+    listed, nothing breaks, and the CA keeps waiting for them.
     """
     _rotate(
         "issuer", force=force, revert=revert, timeout_s=timeout_s, as_json=as_json, target=options.get_target(context)
@@ -53,12 +53,12 @@ def root(
     timeout_s: options.TimeoutS = 300.0,
     as_json: options.Json = False,
 ) -> None:
-    """Rotate the root, with a new issuing authority below it: everybody trusts both roots before the new one is used.
+    """Rotate the root, with a new issuing authority below it. Both are trusted everywhere before the new one is used.
 
-    Ends once the new authority signs. Exit code 9 when somebody hasn't got the new root in time: sidecars, or in a
-    cluster objects that name the roots, which pods see about two minutes late. They are named, nothing is broken, and
-    the CA goes on waiting for them. The old root is trusted until nothing below it is alive and no open join token pins
-    it; then it retires by itself.
+    Returns once the new authority signs. Exit code 9 if something lacks the new root when the time is up: sidecars, or
+    in a cluster the objects that hold the roots, which pods see about two minutes late. They are listed, nothing
+    breaks, and the CA keeps waiting for them. The old root stays trusted until no certificate below it is alive and no
+    open join token pins it; then it retires automatically.
     """
     _rotate(
         "root", force=force, revert=revert, timeout_s=timeout_s, as_json=as_json, target=options.get_target(context)
@@ -74,7 +74,7 @@ def _rotate(kind_name: str, *, force: bool, revert: bool, timeout_s: float, as_j
     from shared.model.wire.admin import RotationRequest
 
     if force and revert:
-        raise InputError("--force and --revert exclude each other")
+        raise InputError("--force and --revert can't be combined")
     kind = RotationKind(kind_name)
 
     async def start_or_revert(client: AdminClient) -> RotationStatus:
@@ -84,21 +84,21 @@ def _rotate(kind_name: str, *, force: bool, revert: bool, timeout_s: float, as_j
         status = _name_authorities(await client.start_rotation(RotationRequest(force=force, kind=kind)))
         if not as_json:
             if kind is RotationKind.ROOT:
-                print_note(f"the new root is prepared: {status.next_root or status.root}")
+                print_note(f"new root prepared: {status.next_root or status.root}")
             prepared = status.next or status.issuer
-            print_note(f"the new issuer is prepared: {prepared}; trust bundle {status.sequence} goes out")
+            print_note(f"new issuer prepared: {prepared}; distributing trust bundle {status.sequence}")
         return await _wait_for_activation(client, status, timeout_s, quiet=as_json)
 
     status = ask_admin(target, start_or_revert)
     if as_json:
         print_json(status)
     elif revert:
-        print_line(f"taken back: {status.issuer} signs")
+        print_line(f"reverted: {status.issuer} signs")
     elif status.step == "prepared":
         print_note(f"not active after {timeout_s:.0f} s. Still waiting for:")
         for laggard in (*status.waiting_for, *status.unpublished) or (_describe_wait(status),):
             print_note(f"  ✗ {laggard}")
-        print_note("  hint: the CA goes on waiting; look at these, or repeat with --force")
+        print_note("  hint: the CA keeps waiting; check these, or repeat with --force")
     else:
         _show_active(status)
     if status.step == "prepared":
@@ -110,7 +110,7 @@ def _check_kind(status: RotationStatus, kind: RotationKind) -> None:
 
     if status.step != "none" and status.kind is not kind:
         raise ConflictError(
-            f"the last rotation is the {status.kind}'s", hint=f"`touchmark ca rotate {status.kind} --revert`"
+            f"the last rotation was of the {status.kind}", hint=f"`touchmark ca rotate {status.kind} --revert`"
         )
 
 
@@ -121,14 +121,14 @@ def _show_active(status: RotationStatus) -> None:
     print_line(f"{status.issuer} signs")
     if status.kind is RotationKind.ROOT:
         print_line(
-            f"{status.previous_root} and the issuers below it are trusted until their last certificate has ended"
+            f"{status.previous_root} and the issuers below it stay trusted until their last certificate has expired"
             f" ({status.previous_alive} alive)"
-            f" and no open join token pins it ({len(status.open_tokens)} open), then they retire by themselves"
+            f" and no open join token pins the root ({len(status.open_tokens)} open), then they retire automatically"
         )
     else:
         print_line(
-            f"{status.previous or 'the previous issuer'} is trusted until its last certificate has ended"
-            f" ({status.previous_alive} alive), then it retires by itself"
+            f"{status.previous or 'the previous issuer'} stays trusted until its last certificate has expired"
+            f" ({status.previous_alive} alive), then it retires automatically"
         )
 
 
@@ -143,7 +143,7 @@ def describe_rotation(status: RotationStatus) -> str:
     awaited = [f"{status.previous_alive} certificates"] if status.previous_alive else []
     if status.open_tokens:
         awaited.append(f"join tokens {name_some(status.open_tokens)}")
-    return f"{status.kind} active, what it replaced waits for {' and '.join(awaited) or 'its minimum wait'}"
+    return f"{status.kind} active; its predecessor waits for {' and '.join(awaited) or 'its minimum wait'}"
 
 
 def _describe_wait(status: RotationStatus) -> str:
@@ -152,7 +152,7 @@ def _describe_wait(status: RotationStatus) -> str:
 
     if awaited := (*status.waiting_for, *status.unpublished):
         return f"waiting for {len(awaited)}: {name_some(awaited)}"
-    return f"everybody has it; active at {format_time(status.ready_at)} at the earliest"
+    return f"installed everywhere; activation at {format_time(status.ready_at)} at the earliest"
 
 
 def _name_authorities(status: RotationStatus) -> RotationStatus:

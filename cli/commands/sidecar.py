@@ -22,7 +22,7 @@ def run(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="The YAML file.")] = None,
     token_file: Annotated[Path | None, typer.Option(help="File that holds the join token.")] = None,
 ) -> None:
-    """Run a sidecar in the foreground, by a YAML file or by options (`python -m sidecar --help` lists them).
+    """Run a sidecar in the foreground, configured by a YAML file or by options (`python -m sidecar --help` lists them).
 
     The join token comes from --token-file or from TOUCHMARK_JOIN_TOKEN, never from the command line.
     """

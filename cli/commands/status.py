@@ -18,9 +18,9 @@ def status(
     context: typer.Context,
     as_json: options.Json = False,
 ) -> None:
-    """Show versions, and each namespace's mode and sidecars; then what is wrong. Exit code 3 when something is.
+    """Show versions, each namespace's mode and sidecars, and problems. Exit code 3 if there are any.
 
-    `touchmark doctor` looks further: at this machine, or with -k at the cluster.
+    `touchmark doctor` checks more: this machine, or with -k the cluster.
     """
     from cli.admin.observation import observe
     from cli.admin.overview import examine, list_rows
@@ -71,7 +71,7 @@ def _show(observed: Observation, rows: list[NamespaceRow], problems: list[Findin
         f" trust bundle {observed.ca.bundle_sequence}; rotation: {observed.ca.rotation.step}"
     )
     print_line()
-    columns = ["NAMESPACE", "MODE", "VERSION", "CONNECTED", "INSTALLED", "SIDECARS OF"]
+    columns = ["NAMESPACE", "MODE", "VERSION", "CONNECTED", "INSTALLED", "SIDECAR VERSIONS"]
     if observed.cluster is not None:
         columns += ["INJECTED", "NOT INJECTED"]
     print_table(columns, (_format_row(row) for row in rows), empty="no namespace has a sidecar or a policy")
@@ -79,13 +79,13 @@ def _show(observed: Observation, rows: list[NamespaceRow], problems: list[Findin
     for problem in problems:
         print_finding(problem)
     if not problems:
-        print_line("✓ nothing is wrong")
+        print_line("✓ no problems found")
 
 
 def _format_row(row: NamespaceRow) -> list[str]:
     cells = [
         row.namespace,
-        row.mode or "permissive (unsaid)",
+        row.mode or "permissive (default)",
         str(row.version),
         f"{row.connected}/{row.live}",
         f"{row.installed}/{row.live}",

@@ -1,4 +1,4 @@
-"""``touchmark ca taint``: distrust an old authority whose key may be known to somebody else."""
+"""``touchmark ca taint``: distrust an old authority whose key may be compromised."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 
 def taint(
     context: typer.Context,
-    authority: Annotated[str, typer.Argument(help="Its ID, as `touchmark ca status` shows it.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Distrust it without asking.")] = False,
+    authority: Annotated[str, typer.Argument(help="The authority's ID, as shown by `touchmark ca status`.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Distrust an old authority at once: after its key has leaked, and another one signs.
+    """Distrust an old authority at once, for example because its key has leaked.
 
-    Everything that it signed is refused from now on, and live connections of such peers are closed; their sidecars ask
-    for new certificates by themselves. With a root, every issuing authority below it goes as well, and open join tokens
-    that pin it. It can't be taken back. Rotate first: `touchmark ca rotate issuer --force`, or `root`.
+    Certificates that it signed are refused from now on, and live connections that use them are closed; their sidecars
+    request new certificates automatically. Tainting a root also taints every issuing authority below it and
+    invalidates open join tokens that pin it. This can't be undone. Rotate first: `touchmark ca rotate issuer --force`,
+    or `root`.
     """
     from cli.backends.session import ask_admin
     from cli.text.output import print_json, print_line
@@ -41,7 +42,7 @@ def taint(
         print_json(status)
         return
     found = _find(status, authority)
-    print_line(f"{_describe(found)} is {found.phase}: trust bundle {status.bundle_sequence} tells every sidecar")
+    print_line(f"{_describe(found)} is {found.phase}; trust bundle {status.bundle_sequence} says so to every sidecar")
 
 
 def _find(status: CAStatus, authority: str) -> AuthorityView:
@@ -52,16 +53,19 @@ def _find(status: CAStatus, authority: str) -> AuthorityView:
 
 
 def _ask(found: AuthorityView, *, as_json: bool) -> None:
-    """Ask whether to go on.
+    """Ask for confirmation.
 
     Raises:
-        RefusedError: the answer is no, or there is nobody to ask.
+        RefusedError: the answer is no, or this isn't a terminal.
     """
     name = _describe(found)
     if as_json or not sys.stdin.isatty():
-        raise RefusedError(f"{name} stays trusted: nobody is there to be asked", hint="--yes distrusts it all the same")
-    alive = f"{found.certificates_alive} certificates of it are alive"
-    if not typer.confirm(f"Distrust {name} for good? {alive}; connections under them are closed.", err=True):
+        raise RefusedError(
+            f"{name} stays trusted: not a terminal, so there is no confirmation",
+            hint="use --yes to distrust it without confirmation",
+        )
+    alive = f"{found.certificates_alive} of its certificates are alive"
+    if not typer.confirm(f"Distrust {name} permanently? {alive}; their connections will be closed.", err=True):
         raise RefusedError(f"{name} stays trusted")
 
 

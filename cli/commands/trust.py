@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Other trust domains, whose peers speak plain mutual TLS. To be known isn't to be allowed: rules do that.",
+    help="Manage other trust domains, whose peers speak plain mutual TLS. Such peers still need an allow rule.",
 )
 
 _Domain = Annotated[str, typer.Argument(help="The trust domain's name, such as partner.example.")]
@@ -25,13 +25,13 @@ _Domain = Annotated[str, typer.Argument(help="The trust domain's name, such as p
 def add(
     context: typer.Context,
     domain: _Domain,
-    file: Annotated[Path, typer.Argument(help="Its roots: PEM certificates, all that are to be taken from now on.")],
+    file: Annotated[Path, typer.Argument(help="PEM file with all its roots; they replace the previous ones.")],
     as_json: options.Json = False,
 ) -> None:
-    """Know a trust domain by its roots; known already, it is known by these from now on.
+    """Add a trust domain with its roots, or replace the roots of a known one.
 
-    When its root rotates, give both until the old one has gone. Sidecars learn it at once, and close connections of
-    peers that no longer hold.
+    While its root rotates, give both roots until the old one is retired. Sidecars get the change at once, and close
+    connections of peers that no longer verify.
     """
     from cli.backends.session import ask_admin
     from cli.text.output import print_json, print_line
@@ -45,7 +45,7 @@ def add(
     if as_json:
         print_json(answer)
         return
-    print_line(f"{domain} is known by {len(wanted.roots)} root{'s' if len(wanted.roots) > 1 else ''}")
+    print_line(f"{domain} is added with {len(wanted.roots)} root{'s' if len(wanted.roots) > 1 else ''}")
     _show(answer, only=domain)
 
 
@@ -71,7 +71,7 @@ def remove(
     domain: _Domain,
     as_json: options.Json = False,
 ) -> None:
-    """Forget a trust domain: its peers are refused from now on, and their live connections closed."""
+    """Remove a trust domain: its peers are refused from now on, and their live connections closed."""
     from cli.backends.session import ask_admin
     from cli.text.output import print_json, print_line
 
@@ -79,14 +79,14 @@ def remove(
     if as_json:
         print_json(answer)
     else:
-        print_line(f"{domain} isn't known any more")
+        print_line(f"{domain} is removed")
 
 
 @app.command(cls=options.TargetCommand)
 def export(
     context: typer.Context,
 ) -> None:
-    """Print our own roots (PEM), by which partners know this mesh's programs. They change when the root rotates."""
+    """Print this mesh's own roots (PEM), for partners to verify its programs. They change when the root rotates."""
     import ssl
 
     from cli.backends.session import ask_admin
@@ -117,12 +117,12 @@ def _show(answer: ForeignDomainList, *, only: str = "") -> None:
     from cli.text.output import print_table
 
     print_table(
-        ("TRUST DOMAIN", "ROOT", "UNTIL", "SHA-256"),
+        ("TRUST DOMAIN", "ROOT", "EXPIRES", "SHA-256"),
         (
             (domain.trust_domain, root.subject or "-", format_time(root.not_after), root.fingerprint)
             for domain in answer.domains
             if only in ("", domain.trust_domain)
             for root in domain.roots
         ),
-        empty=f"no trust domain but our own, {answer.own}; `touchmark trust add` makes one known",
+        empty=f"no trust domain besides our own, {answer.own}; add one with `touchmark trust add`",
     )

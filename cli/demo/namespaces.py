@@ -81,7 +81,7 @@ def _describe(names: dict[str, str], network: str, *, is_user_namespace: bool) -
         return Tap(interface=interface, netns=f"/run/netns/{names[party]}", classify=classify)
 
     web, client = f"{network}.{_PARTIES['web']}", f"{network}.{_PARTIES['client']}"
-    whose = "of a user namespace" if is_user_namespace else "made for this run"
+    whose = "in a user namespace" if is_user_namespace else "made for this run"
     return Stage(
         capture="redirect",
         explanation=f"Network namespaces {whose}; the kernel redirects every TCP connection to the sidecars.",

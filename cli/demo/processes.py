@@ -99,7 +99,7 @@ class Processes:
             if code is not None:
                 lines = self.log_of(name).read_text(errors="replace").splitlines()[-_SHOWN_LOG_LINES:]
                 raise UnavailableError(
-                    f"{name} ended with code {code}:\n" + "\n".join(f"    {line}" for line in lines),
+                    f"{name} exited with code {code}:\n" + "\n".join(f"    {line}" for line in lines),
                     hint="`touchmark doctor` checks this machine",
                 )
 
@@ -117,7 +117,7 @@ class Processes:
             try:
                 output, errors = child.communicate(timeout=timeout_s)
             except subprocess.TimeoutExpired:
-                return Outcome(code=124, output="", errors=f"no end within {timeout_s:.0f} s")
+                return Outcome(code=124, output="", errors=f"timed out after {timeout_s:.0f} s")
             finally:
                 child.kill()  # Whatever interrupts the waiting; one that has ended is left alone.
                 child.wait()

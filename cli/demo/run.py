@@ -124,7 +124,7 @@ def _ignore_signals() -> None:
 
 
 def _keep(narrator: Narrator, directory: Path, stage: Stage, processes: Processes, *, is_inside: bool) -> None:
-    narrator.step("It goes on running until Ctrl-C. In another terminal:")
+    narrator.step("It keeps running until Ctrl-C. In another terminal:")
     if is_inside:
         narrator.typed(["nsenter", "--preserve-credentials", "-U", "-m", "-t", str(os.getpid()), "bash"])
     if shutil.which("touchmark") is None:

@@ -68,7 +68,7 @@ def write_server(directory: Path, listen: str, *, choice: str = "auto") -> Serve
     """
     nginx = find_program("nginx") if choice != "python" else None
     if nginx is None and choice == "nginx":
-        raise MachineError("there is no nginx here", hint="apt install nginx, or --server python")
+        raise MachineError("nginx isn't installed", hint="apt install nginx, or --server python")
     if nginx is not None:
         file = directory / "nginx.conf"
         file.write_text(_NGINX.format(directory=directory, listen=listen, greeting=GREETING), encoding="utf-8")
@@ -80,7 +80,7 @@ def write_server(directory: Path, listen: str, *, choice: str = "auto") -> Serve
     script.write_text(_PYTHON.format(greeting=GREETING, host=host, port=port), encoding="utf-8")
     python = os.path.realpath(sys.executable)
     return Server(
-        description="a Python script, approved as an interpreter with this main script alone",
+        description="a Python script, approved as an interpreter with this main script only",
         command=(python, str(script)),
         approval=(python, "--weak", "--main", str(script)),
     )

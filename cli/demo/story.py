@@ -84,7 +84,7 @@ class Story:
     # ---- the stage is set -------------------------------------------------------------------------------------------
 
     def _start_ca(self) -> None:
-        self._narrator.step("A CA starts. There is no set-up: the first start makes all that it needs.")
+        self._narrator.step("Start a CA. No set-up is needed: the first start creates everything.")
         self._narrator.say(self._stage.explanation)
         arguments = [
             "ca", "serve", "--data-dir", str(self._directory / "ca"), "--kek-file", str(self._directory / "kek"),
@@ -107,13 +107,13 @@ class Story:
             self._processes.start(f"sidecar-{name}", [*place.prefix, *touchmark_command(arguments)])
         self._wait_for("both sidecars", lambda: self._count_connected() == 2, timeout_s=_START_TIMEOUT_S)
         self._server = write_server(self._directory, self._stage.server_listen, choice=self._server_choice)
-        self._narrator.say(f"Beside {WEB}'s sidecar runs a server: {self._server.description}.")
+        self._narrator.say(f"A server runs next to {WEB}'s sidecar: {self._server.description}.")
         self._narrator.typed([*self._stage.web.prefix, *self._server.command])
         self._processes.start("server", [*self._stage.web.prefix, *self._server.command])
         self._wait_for("the server", self._is_listening, timeout_s=_START_TIMEOUT_S)
 
     def _approve(self) -> None:
-        self._narrator.step("The server's program and curl are approved, by hash. An altered curl isn't.")
+        self._narrator.step("Approve the server's program and curl, by hash. A modified curl isn't approved.")
         assert self._server is not None
         self._touchmark("program", "approve", WEB, *self._server.approval)
         self._touchmark("program", "approve", CLIENT, self._curl)
@@ -126,28 +126,28 @@ class Story:
     # ---- the story --------------------------------------------------------------------------------------------------
 
     def _show_permissive(self) -> None:
-        self._narrator.step("Permissive mode: both flow; what nobody approved is marked.")
+        self._narrator.step("Permissive mode: both programs connect; the unapproved one is marked.")
         self.facts.approved_permissive = self._request(self._stage.client, self._curl, self._stage.client_url)
-        self._narrator.conclude(holds=self.facts.approved_permissive, text="the approved program got its answer")
+        self._narrator.conclude(holds=self.facts.approved_permissive, text="the approved program got a response")
         began = time.time()
         flowed = self._request(self._stage.client, self._intruder, self._stage.client_url)
         marked = self._observe(self._intruder_query(began, would_deny="true"))
         self.facts.intruder_permissive_would_deny = flowed and bool(marked)
         self._narrator.conclude(
             holds=self.facts.intruder_permissive_would_deny,
-            text="the altered program got its answer, too, and the decision says: explicit would deny it",
+            text="the modified program got a response, too, and its decision says that explicit mode would deny it",
         )
         self._touchmark("decisions", "--would-deny")
 
     def _switch_to_explicit(self) -> None:
-        self._narrator.step("What would explicit mode refuse? It is shown before the switch.")
+        self._narrator.step("What would explicit mode refuse? Check it before the switch.")
         self._touchmark("mode", NAMESPACE, "explicit", "--check", may_end_with=(0, 3))
         self._touchmark("mode", NAMESPACE, "explicit", "--yes")
 
     def _show_explicit(self) -> None:
-        self._narrator.step("Explicit mode: the approved program still works, the altered one is refused.")
+        self._narrator.step("Explicit mode: the approved program still works, the modified one is refused.")
         self.facts.approved_explicit = self._request(self._stage.client, self._curl, self._stage.client_url)
-        self._narrator.conclude(holds=self.facts.approved_explicit, text="the approved program got its answer")
+        self._narrator.conclude(holds=self.facts.approved_explicit, text="the approved program got a response")
         began = time.time()
         flowed = self._request(self._stage.client, self._intruder, self._stage.client_url)
         denials = self._observe(self._intruder_query(began, denied="true"))
@@ -155,12 +155,12 @@ class Story:
         self.facts.intruder_reason = denials[0].record.reason.value if denials else None
         self._narrator.conclude(
             holds=self.facts.intruder_explicit_refused,
-            text=f"the altered program was refused, reason {self.facts.intruder_reason}",
+            text=f"the modified program was refused, reason {self.facts.intruder_reason}",
         )
         self._touchmark("decisions", "--denied", "--program", self._intruder_digest()[:16])
 
     def _show_outsider(self) -> None:
-        self._narrator.step("A plain connection from outside, without any certificate.")
+        self._narrator.step("A plaintext connection from outside, without a certificate.")
         began = time.time()
         flowed = self._request(self._stage.outsider, self._curl, self._stage.outsider_url)
         denials = self._observe({"denied": "true", "since": str(began), "reason": "peer_unidentified"})
@@ -168,29 +168,29 @@ class Story:
         self._narrator.conclude(holds=self.facts.outsider_refused, text="the outsider was refused: peer_unidentified")
 
     def _watch_packets(self) -> None:
-        self._narrator.step("Packets are watched: where does a marker travel in plaintext?")
+        self._narrator.step("Capture packets: where does a marker travel in plaintext?")
         marker = f"touchmark-{secrets.token_hex(12)}"
         watch = PacketWatch(self._stage.taps, marker.encode())
         try:
             with watch:
                 self._request(self._stage.client, self._curl, self._stage.client_url, marker=marker)
         except OSError as error:
-            self._narrator.say(f"– this user may not watch packets here ({error.strerror}): left open")
+            self._narrator.say(f"– this user can't capture packets here ({error.strerror}): skipped")
             return
         for leg in sorted(watch.legs.values(), key=lambda leg: leg.name):
             self._narrator.say(f"{leg.name}: {leg.packets} packets, the marker in {leg.hits}")
         self.facts.plaintext_on_wire = watch.find_plaintext(beside=BESIDE, between=BETWEEN)
         self._narrator.conclude(
             holds=self.facts.plaintext_on_wire is False,
-            text="the marker was beside the applications and not between the sidecars"
+            text="the marker was next to the applications, but not between the sidecars"
             if self.facts.plaintext_on_wire is False
             else "the marker was on the wire"
             if self.facts.plaintext_on_wire
-            else "the watch can't tell",
+            else "the capture is inconclusive",
         )
 
     def _rotate_issuer(self) -> None:
-        self._narrator.step("The issuer is rotated while requests run.")
+        self._narrator.step("Rotate the issuer while requests run.")
         answers: list[bool] = []
         is_over = threading.Event()
 
@@ -226,7 +226,7 @@ class Story:
         self._narrator.conclude(holds=bool(seen), text="later decisions show the new issuer")
 
     def _show_decisions(self) -> None:
-        self._narrator.step("Every connection left its decision, on both sides.")
+        self._narrator.step("Every connection has a decision, on both sides.")
         self._touchmark("decisions", "--summary")
         answer = ask_admin(self._target, lambda client: client.list_decisions({"limit": "10000"}))
         self.facts.decisions = len(answer.decisions)
@@ -239,7 +239,7 @@ class Story:
         self._narrator.show(outcome.output + outcome.errors)
         if outcome.code not in may_end_with:
             self._processes.check()
-            raise UnavailableError(f"touchmark {' '.join(arguments)} ended with code {outcome.code}")
+            raise UnavailableError(f"touchmark {' '.join(arguments)} exited with code {outcome.code}")
         return outcome
 
     def _request(self, place: Place, program: str, url: str, *, marker: str = "") -> bool:
@@ -275,7 +275,7 @@ class Story:
         while not is_there():
             self._processes.check()
             if time.monotonic() >= deadline:
-                raise UnavailableError(f"{what} didn't come within {timeout_s:.0f} s", hint="touchmark doctor")
+                raise UnavailableError(f"not ready: {what}, within {timeout_s:.0f} s", hint="touchmark doctor")
             time.sleep(_POLL_S)
 
     def _has_ca(self) -> bool:
@@ -311,5 +311,5 @@ def _curl_command(program: str, url: str, marker: str) -> Sequence[str]:
 def _find_curl() -> str:
     path = find_program("curl")
     if path is None:
-        raise MachineError("the demo's client is curl, which isn't there", hint="apt install curl")
+        raise MachineError("the demo needs curl", hint="apt install curl")
     return str(Path(path).resolve())

@@ -22,7 +22,7 @@ def become_component(name: str, arguments: Sequence[str]) -> NoReturn:
     """
     if find_spec(name) is None or find_spec(f"{name}.__main__") is None:
         raise MachineError(
-            f"the component {name!r} isn't installed here", hint="install the whole touchmark distribution"
+            f"the component {name!r} isn't installed here", hint="install the complete touchmark distribution"
         )
     sys.stdout.flush()
     sys.stderr.flush()

@@ -57,21 +57,19 @@ def read_executable(path: Path) -> Executable:
     if content[:2] == b"#!":
         interpreter = content[2:128].split(b"\n", 1)[0].decode(errors="replace").split()
         raise InputError(
-            f"{path} is a script: the program that runs is its interpreter",
+            f"{path} is a script; the program that runs is its interpreter",
             hint=advise_on_weakness(interpreter[0] if interpreter else "INTERPRETER", script=str(path)),
         )
     if content[:4] != b"\x7fELF":
-        raise InputError(
-            f"{path} is no program: it isn't in the format ELF", hint="name an executable, or its digest sha256:…"
-        )
+        raise InputError(f"{path} is not an ELF executable", hint="name an executable, or its digest sha256:…")
     return Executable(path=resolved, digest=digest, weakness=find_weakness(resolved) or _find_mark(resolved))
 
 
 def advise_on_weakness(executable: str, *, script: str = "SCRIPT") -> str:
     """Say how an interpreter or multi-call binary is approved all the same: the one hint for all such cases."""
     return (
-        f"touchmark program approve WORKLOAD {executable} --weak approves it knowingly;"
-        f" an interpreter with --main {script} for that script alone"
+        f"touchmark program approve WORKLOAD {executable} --weak approves it anyway;"
+        f" an interpreter with --main {script} for that script only"
     )
 
 

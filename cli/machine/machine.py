@@ -100,12 +100,12 @@ def _examine_kernel() -> Finding:
 def _examine_sock_diag() -> Finding:
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG):
-            return Finding(subject="sock_diag", is_well=True, observation="there; connections can be attested")
+            return Finding(subject="sock_diag", is_well=True, observation="available; connections can be attested")
     except (OSError, AttributeError) as error:
         return Finding(
             subject="sock_diag",
             is_well=False,
-            observation=f"not there ({error})",
+            observation=f"not available ({error})",
             hint="attestation needs the kernel option INET_DIAG (module inet_diag, tcp_diag)",
         )
 
@@ -125,7 +125,7 @@ def _examine_programs() -> list[Finding]:
                 subject=name,
                 is_well=path is not None,
                 is_optional=True,
-                observation=path or f"not there; needed for {purpose}",
+                observation=path or f"not found; needed for {purpose}",
                 hint="" if path else f"apt install {package}",
             )
         )
@@ -142,7 +142,7 @@ def _examine_rights() -> list[Finding]:
             is_well=has_ptrace,
             is_optional=True,
             observation="can be attested" if has_ptrace else "can't be attested: no CAP_SYS_PTRACE here",
-            hint="" if has_ptrace else "fine when the application runs as the sidecar's own user",
+            hint="" if has_ptrace else "not needed if the application runs as the sidecar's own user",
         ),
         Finding(
             subject="open files",
@@ -158,7 +158,7 @@ def _examine_rights() -> list[Finding]:
                 subject="user namespaces",
                 is_well=works,
                 is_optional=True,
-                observation="work; capture can be tried without root" if works else "not allowed to this user",
+                observation="available; capture can be tried without root" if works else "not allowed for this user",
                 hint="" if works else "the demo uses explicit listeners on loopback instead",
             )
         )

@@ -48,7 +48,7 @@ def describe_verdict(record: DecisionRecord) -> str:
     """Say in a few words what happened: ``allow``, ``allow (would deny)``, ``DENY``; with what else matters."""
     verdict = describe_answer(record)
     if record.phase == "start":
-        verdict += " (begins)"
+        verdict += " (start)"
     return f"{verdict} ×{record.count}" if record.count > 1 else verdict
 
 

@@ -25,14 +25,14 @@ class ExitCode(IntEnum):
 EXIT_CODES: Final[dict[ExitCode, str]] = {
     ExitCode.SUCCESS: "done",
     ExitCode.FAILURE: "failed; the message says why",
-    ExitCode.BAD_INPUT: "an option, a file or a name can't be used",
-    ExitCode.CHECK_FAILED: "a check says no: `mode --check`, `inject --check`, `status`, `doctor` or `demo` found a ✗",
+    ExitCode.BAD_INPUT: "an option, a file or a name is invalid",
+    ExitCode.CHECK_FAILED: "a check failed: `mode --check`, `inject --check`, `status`, `doctor` or `demo` found a ✗",
     ExitCode.NOT_FOUND: "the named thing doesn't exist",
-    ExitCode.CONFLICT: "somebody else changed it, or its state doesn't allow this now",
-    ExitCode.UNAVAILABLE: "the CA can't be reached, or it doesn't answer in time",
-    ExitCode.REFUSED: "the CA understood and refused, or you answered no",
+    ExitCode.CONFLICT: "it was changed in the meantime, or its state doesn't allow this",
+    ExitCode.UNAVAILABLE: "the CA is unreachable or didn't answer in time",
+    ExitCode.REFUSED: "the CA refused the request, or you answered no",
     ExitCode.MACHINE: "this machine lacks a program, a capability or a kernel feature",
-    ExitCode.DEADLINE: "the change is made, but not everybody confirmed it in the time given; laggards are named",
+    ExitCode.DEADLINE: "the change is made, but not every sidecar confirmed it in time; the missing ones are listed",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
 }
 

@@ -98,7 +98,7 @@ def print_summary(views: Iterable[DecisionView], *, as_json: bool) -> None:
         )
         for group in groups
     )
-    print_table(COLUMNS, rows, empty="no decision matches")
+    print_table(COLUMNS, rows, empty="no matching decisions")
     if groups:
         print_line("Each side decides: a connection between two sidecars is counted at egress and at ingress.")
 

@@ -87,7 +87,7 @@ def test_a_rule_that_the_file_no_longer_names_goes_and_kubectl_s_own_stays(
     capsys.readouterr()
     run(["policy", "apply", "-f", rules])
     assert sorted(rule["name"] for rule in get_spec(api_server, namespace)["rules"]) == ["renamed", "theirs"]
-    assert "rules that another tool wrote: theirs" in capsys.readouterr().err
+    assert "rules of another tool: theirs" in capsys.readouterr().err
 
 
 def test_kubectl_s_fields_are_a_conflict_that_force_settles(

@@ -61,15 +61,15 @@ def test_an_installation_whose_ca_hasn_t_started_is_told_piece_by_piece(
         assert found[subject]["is_well"], found[subject]
     assert "has no caBundle yet" in found["webhook configuration"]["observation"]
     assert "failed calling webhook" in found["webhook"]["observation"]
-    assert "there is none in touchmark-system" in found["CA's pods"]["observation"]
-    assert "no CA runs in namespace touchmark-system" in found["the CA's own word"]["observation"]
+    assert "none in touchmark-system" in found["CA's pods"]["observation"]
+    assert "no CA runs in namespace touchmark-system" in found["CA's status"]["observation"]
     assert found["NetworkPolicies"]["is_well"]
 
 
 def test_the_installation_gives_the_ca_every_right(
     administrator: ApiServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert examine(capsys)["CA's rights"]["observation"] == "complete"
+    assert examine(capsys)["CA's permissions"]["observation"] == "complete"
 
 
 def test_a_right_that_somebody_took_away_is_named(administrator: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,7 +78,7 @@ def test_a_right_that_somebody_took_away_is_named(administrator: ApiServer, caps
     patch = json.dumps({"rules": taken})
     administrator.kubectl("patch", "clusterrole", "touchmark-ca", "--type=merge", "-p", patch)
     try:
-        found = examine(capsys)["CA's rights"]
+        found = examine(capsys)["CA's permissions"]
     finally:
         back = json.dumps({"rules": role["rules"]})
         administrator.kubectl("patch", "clusterrole", "touchmark-ca", "--type=merge", "-p", back)
@@ -142,7 +142,7 @@ def test_a_request_that_the_api_server_does_not_see_is_named(
     found = examine(capsys)["injection requests"]
     assert not found["is_well"]
     assert "neither true nor false: park ('enabled')" in found["observation"]
-    assert "where an annotation is wanted: park/kiosk" in found["observation"]
+    assert "instead of an annotation: park/kiosk" in found["observation"]
     administrator.kubectl("label", "namespace", "park", "--overwrite", "touchmark.dev/inject=false")
     administrator.kubectl("label", "pod", "-n", "park", "kiosk", "touchmark.dev/inject-")
     assert examine(capsys)["injection requests"]["is_well"]
@@ -158,9 +158,9 @@ def test_an_operator_learns_what_the_role_lets_see_and_the_rest_is_unknown(
     found = examine(capsys)
     assert found["resources"]["is_well"]
     unknown = {name for name, each in found.items() if each["observation"].startswith("unknown")}
-    assert unknown == {"CA's rights", "webhook", "the CA's own word"}
-    assert 'resources: ["subjectaccessreviews"]' in found["CA's rights"]["hint"]
-    assert found["CA's rights"]["is_optional"]
+    assert unknown == {"CA's permissions", "webhook", "CA's status"}
+    assert 'resources: ["subjectaccessreviews"]' in found["CA's permissions"]["hint"]
+    assert found["CA's permissions"]["is_optional"]
 
 
 def test_status_without_a_ca_says_what_is_missing(administrator: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,7 +81,7 @@ def test_a_ca_bundle_that_somebody_changed_is_told_from_the_right_one(
         )
         found = examine(capsys)
         assert "failed calling webhook" in found["webhook"]["observation"]
-        assert found["the CA's own word"]["observation"].startswith("unknown: ")
+        assert found["CA's status"]["observation"].startswith("unknown: ")
     finally:
         ca.start()
         # Its earlier self held the Lease: until that has passed, nobody keeps the object.

@@ -96,7 +96,7 @@ def check_id_pattern(text: str) -> str:
     """
     hint = "write spiffe://DOMAIN/PATH; a last segment * means everything below, such as spiffe://DOMAIN/*"
     if len(text) > MAX_PATTERN_BYTES:
-        raise InputError(f"a spiffeID of a rule has at most {MAX_PATTERN_BYTES} characters", hint=hint)
+        raise InputError(f"a rule's spiffeID has at most {MAX_PATTERN_BYTES} characters", hint=hint)
     # A prefix always ends at a segment's border: `…/web*` would mean `…/webmaster`, too, and nobody means that.
     exact = f"{text[: -len(_ANY)]}/any" if text.endswith(_ANY) else text
     try:
@@ -121,7 +121,7 @@ def is_matched(pattern: str, identity: ForeignIdentity) -> bool:
 
 def _check_path(path: str) -> None:
     if not path.startswith("/"):
-        raise IdentityError("a SPIFFE ID without a path names no workload")
+        raise IdentityError("a SPIFFE ID without a path doesn't name a workload")
     for segment in path[1:].split("/"):
         if not _SEGMENT.fullmatch(segment) or segment in (".", ".."):
-            raise IdentityError(f"not a path of a SPIFFE ID: {path[:160]!r}")
+            raise IdentityError(f"not a SPIFFE ID path: {path[:160]!r}")

@@ -44,7 +44,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, order=True):
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
         if not _DNS_SUBDOMAIN.fullmatch(self.service_account):
-            raise IdentityError(f"not a service account's name: {self.service_account[:80]!r}")
+            raise IdentityError(f"not a service account name: {self.service_account[:80]!r}")
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.service_account}"
@@ -78,7 +78,7 @@ def check_trust_domain(name: str) -> str:
         IdentityError: it isn't a SPIFFE trust domain name (SPIFFE-ID, section 2.1).
     """
     if not _TRUST_DOMAIN.fullmatch(name):
-        raise IdentityError(f"not a trust domain's name: {name[:80]!r}")
+        raise IdentityError(f"not a trust domain name: {name[:80]!r}")
     return name
 
 
@@ -90,7 +90,7 @@ def check_namespace(name: str) -> str:
     """
     if not _DNS_LABEL.fullmatch(name):
         raise IdentityError(
-            f"not a namespace's name: {name[:80]!r}", hint="lower-case letters, digits and '-', at most 63 characters"
+            f"not a namespace name: {name[:80]!r}", hint="lower-case letters, digits and '-', at most 63 characters"
         )
     return name
 

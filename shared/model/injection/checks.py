@@ -59,7 +59,7 @@ def check_namespace(namespace: str, labels: Mapping[str, str] | None) -> None:
     """
     if namespace in NEVER_INJECTED:
         raise InjectionRefusedError(
-            InjectionRefusal.SYSTEM_NAMESPACE, f"pods of the namespace {namespace} are never injected"
+            InjectionRefusal.SYSTEM_NAMESPACE, f"pods in the namespace {namespace} are never injected"
         )
     level = (labels or {}).get(ENFORCE_LABEL, "")
     if level in _FORBIDDING_LEVELS:
@@ -86,10 +86,12 @@ def check_pod(pod: Json, *, ca_host: str) -> None:
         raise InjectionRefusedError(InjectionRefusal.WINDOWS, "a Windows pod can't be injected", path="spec")
     if get_flag(spec, "hostNetwork", "spec"):
         raise InjectionRefusedError(
-            InjectionRefusal.HOST_NETWORK, "the pod uses the node's network", path="spec.hostNetwork"
+            InjectionRefusal.HOST_NETWORK, "the pod shares the node's network", path="spec.hostNetwork"
         )
     if get_flag(spec, "hostPID", "spec"):
-        raise InjectionRefusedError(InjectionRefusal.HOST_PID, "the pod sees the node's processes", path="spec.hostPID")
+        raise InjectionRefusedError(
+            InjectionRefusal.HOST_PID, "the pod shares the node's process namespace", path="spec.hostPID"
+        )
     if get_flag(spec, "shareProcessNamespace", "spec") is False:
         raise InjectionRefusedError(
             InjectionRefusal.PROCESS_SHARING_OFF,
@@ -100,7 +102,7 @@ def check_pod(pod: Json, *, ca_host: str) -> None:
         if ca_host in get_texts(alias, "hostnames", f"spec.hostAliases[{index}]"):
             raise InjectionRefusedError(
                 InjectionRefusal.HOST_ALIAS,
-                f"the pod has an address of its own for {ca_host}",
+                f"the pod overrides the address of {ca_host}",
                 path=f"spec.hostAliases[{index}]",
             )
     _check_volumes(spec)
@@ -109,7 +111,7 @@ def check_pod(pod: Json, *, ca_host: str) -> None:
             if container.name in OWN_CONTAINERS:
                 raise InjectionRefusedError(
                     InjectionRefusal.NAME_TAKEN,
-                    f"the name {container.name} is the sidecar's",
+                    f"the name {container.name} is reserved for the sidecar",
                     path=f"{container.path}.name",
                 )
             _check_container(container, spec)
@@ -143,7 +145,8 @@ def check_targets(targets: tuple[ProbeTarget, ...]) -> None:
         if target.port in OWN_PORTS:
             raise InjectionRefusedError(
                 InjectionRefusal.PORT_TAKEN,
-                f"the {target.kind} probe of the container {target.container} asks port {target.port}, the sidecar's",
+                f"the {target.kind} probe of the container {target.container} targets port {target.port},"
+                " which is reserved for the sidecar",
             )
 
 
@@ -153,7 +156,7 @@ def _check_volumes(spec: Json) -> None:
         name = get_text(volume, "name", path)
         if name in OWN_VOLUMES:
             raise InjectionRefusedError(
-                InjectionRefusal.NAME_TAKEN, f"the name {name} is the sidecar's", path=f"{path}.name"
+                InjectionRefusal.NAME_TAKEN, f"the name {name} is reserved for the sidecar", path=f"{path}.name"
             )
         projected = get_object(volume, "projected", path)
         for source in get_objects(projected, "sources", f"{path}.projected"):
@@ -216,7 +219,7 @@ def _check_ports(container: Container) -> None:
         number = get_number(port, "containerPort", path)
         if number in OWN_PORTS and get_text(port, "protocol", path) in {"", "TCP"}:
             raise InjectionRefusedError(
-                InjectionRefusal.PORT_TAKEN, f"port {number} is the sidecar's", path=f"{path}.containerPort"
+                InjectionRefusal.PORT_TAKEN, f"port {number} is reserved for the sidecar", path=f"{path}.containerPort"
             )
 
 
@@ -226,7 +229,7 @@ def _check_command(container: Container) -> None:
     if program in _INIT_PROGRAMS or program.rpartition("/")[2] in _INIT_PROGRAMS:
         raise InjectionRefusedError(
             InjectionRefusal.DEPENDS_ON_PID_1,
-            f"the container {container.name} runs {program[:80]}, which has to be PID 1",
+            f"the container {container.name} runs {program[:80]}, which must be PID 1",
             path=f"{container.path}.command",
         )
 

@@ -88,11 +88,11 @@ class InjectionOptions:
     def __post_init__(self) -> None:
         image = self.sidecar_image
         if not image or not image.isprintable() or " " in image or "," in image:
-            raise InputError(f"not an image: {image[:120]!r}", hint="name the sidecar's one image with --sidecar-image")
+            raise InputError(f"not an image: {image[:120]!r}", hint="set the sidecar's image with --sidecar-image")
         if self.pull_policy not in PULL_POLICIES:
             raise InputError(f"not a pull policy: {self.pull_policy[:80]!r}", hint=f"one of {', '.join(PULL_POLICIES)}")
         if not MIN_TOKEN_LIFETIME_S <= self.token_lifetime_s <= MAX_TOKEN_LIFETIME_S:
-            raise InputError(f"a token lives {MIN_TOKEN_LIFETIME_S} to {MAX_TOKEN_LIFETIME_S} seconds")
+            raise InputError(f"a token's lifetime is {MIN_TOKEN_LIFETIME_S} to {MAX_TOKEN_LIFETIME_S} seconds")
 
 
 def find_ca_host(options: InjectionOptions) -> str:

@@ -166,5 +166,5 @@ def _warn(pod: Json, options: InjectionOptions) -> tuple[str, ...]:
     policy = get_text(spec, "dnsPolicy", "spec")
     host = find_ca_host(options)
     if policy in {"Default", "None"} and host.endswith(".svc"):
-        return (f"touchmark: with dnsPolicy {policy} the sidecar may not find its CA, {host}",)
+        return (f"touchmark: with dnsPolicy {policy} the sidecar may not resolve its CA's name, {host}",)
     return ()

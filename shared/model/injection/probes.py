@@ -80,7 +80,7 @@ def rewrite_probes(
     if len(targets) > MAX_PROBES or len(encode_targets(targets)) > MAX_ENCODED_BYTES:
         raise InjectionRefusedError(
             InjectionRefusal.TOO_MANY_PROBES,
-            f"{len(targets)} probes and hooks; {MAX_PROBES} in {MAX_ENCODED_BYTES} bytes are the most",
+            f"{len(targets)} probes and hooks; at most {MAX_PROBES} in {MAX_ENCODED_BYTES} bytes are allowed",
             path="spec",
         )
     return tuple(targets)
@@ -111,7 +111,7 @@ def restore_probes(pod: Json, targets: Targets, own_containers: Sequence[str]) -
                 if target is None or action["path"] != target.request_path:
                     raise InjectionRefusedError(
                         InjectionRefusal.LOOK_ALIKE,
-                        "it asks the sidecar, and nothing says for what",
+                        "it points at the sidecar, and its original target is unknown",
                         path=f"{path}.{field}",
                     )
                 del probe["httpGet"]
@@ -134,7 +134,7 @@ def decode_targets(text: str) -> dict[tuple[str, str], ProbeTarget]:
         targets = msgspec.json.decode(text, type=list[ProbeTarget])
     except (msgspec.DecodeError, TouchmarkError) as error:
         raise InjectionRefusedError(
-            InjectionRefusal.LOOK_ALIKE, "the sidecar's list of probes isn't one that injection wrote"
+            InjectionRefusal.LOOK_ALIKE, "the sidecar's list of probes wasn't written by injection"
         ) from error
     return {(target.container, target.kind): target for target in targets}
 

@@ -40,27 +40,33 @@ class InjectionRefusal(StrEnum):
 HINTS: Final[dict[InjectionRefusal, str]] = {
     InjectionRefusal.MALFORMED_POD: "`kubectl explain pod.spec` shows the shape",
     InjectionRefusal.BAD_ANNOTATION: "correct the annotation, or remove it for the default",
-    InjectionRefusal.UNKNOWN_ANNOTATION: "correct the name, or remove the annotation: it would do nothing",
-    InjectionRefusal.SYSTEM_NAMESPACE: "run it in a namespace of its own",
+    InjectionRefusal.UNKNOWN_ANNOTATION: "correct the name, or remove the annotation: it has no effect",
+    InjectionRefusal.SYSTEM_NAMESPACE: "run the pod in another namespace",
     InjectionRefusal.POD_SECURITY: (
-        "capture needs NET_ADMIN, attestation SYS_PTRACE and DAC_READ_SEARCH; only the level privileged admits them:"
+        "capture needs NET_ADMIN, attestation SYS_PTRACE and DAC_READ_SEARCH; only the level privileged allows them:"
         " kubectl label namespace NAMESPACE --overwrite pod-security.kubernetes.io/enforce=privileged"
     ),
     InjectionRefusal.WINDOWS: 'Touchmark runs on Linux nodes only; annotate the pod with touchmark.dev/inject: "false"',
-    InjectionRefusal.HOST_NETWORK: "capture would redirect the node's connections; remove hostNetwork or the request",
-    InjectionRefusal.HOST_PID: "attestation looks into the pod's own processes; remove hostPID or the request",
-    InjectionRefusal.PROCESS_SHARING_OFF: "attestation needs it; remove `shareProcessNamespace: false` or the request",
+    InjectionRefusal.HOST_NETWORK: (
+        "capture would redirect the node's connections; remove hostNetwork or the injection request"
+    ),
+    InjectionRefusal.HOST_PID: (
+        "attestation covers the pod's own processes only; remove hostPID or the injection request"
+    ),
+    InjectionRefusal.PROCESS_SHARING_OFF: (
+        "attestation needs it; remove `shareProcessNamespace: false` or the injection request"
+    ),
     InjectionRefusal.DEPENDS_ON_PID_1: (
         "in a shared process namespace the pod's own pause process is PID 1; run the program itself, without an init"
     ),
-    InjectionRefusal.PRIVILEGED: "it could undo capture and read the sidecar's keys; take the privilege away",
-    InjectionRefusal.CAPABILITY: "it could undo capture or read the sidecar's keys; take the capability away",
+    InjectionRefusal.PRIVILEGED: "it could undo capture and read the sidecar's keys; remove the privilege",
+    InjectionRefusal.CAPABILITY: "it could undo capture or read the sidecar's keys; remove the capability",
     InjectionRefusal.SIDECAR_UID: "connections of that user aren't captured; run the container as another user",
     InjectionRefusal.PROC_MOUNT: "remove procMount",
     InjectionRefusal.TOKEN: "only the sidecar may hold a token for Touchmark's CA; remove the volume or mount",
     InjectionRefusal.NAME_TAKEN: "choose another name",
     InjectionRefusal.PORT_TAKEN: "let the program listen on another port",
-    InjectionRefusal.HOST_ALIAS: "it would lead the sidecar to somebody else; remove the alias",
+    InjectionRefusal.HOST_ALIAS: "it would send the sidecar to another host; remove the alias",
     InjectionRefusal.PROBE_PORT_UNKNOWN: "name one of the same container's ports, or write the number",
     InjectionRefusal.TOO_MANY_PROBES: "use fewer or shorter probes and hooks",
     InjectionRefusal.LOOK_ALIKE: "inject the original manifest, without Touchmark's containers",

@@ -83,7 +83,7 @@ def read_settings(annotations: Mapping[str, str]) -> Settings:
             close = difflib.get_close_matches(name, KNOWN, n=1)
             raise InjectionRefusedError(
                 InjectionRefusal.UNKNOWN_ANNOTATION,
-                "Touchmark has no such annotation",
+                "unknown Touchmark annotation",
                 path=_path(name),
                 hint=f"did you mean {close[0]}?" if close else "",
             )
@@ -102,7 +102,7 @@ def _read_ports(annotations: Mapping[str, str], name: str) -> tuple[int, ...]:
     ports = set()
     for word in _split(annotations, name):
         if not (word.isascii() and word.isdigit() and len(word) <= 5 and 1 <= int(word) <= 65535):
-            raise _bad(name, f"not a port: {word[:80]!r}", "write ports from 1 to 65535 with commas between them")
+            raise _bad(name, f"not a port: {word[:80]!r}", "write ports from 1 to 65535, separated by commas")
         ports.add(int(word))
     return tuple(sorted(ports))
 
@@ -111,9 +111,9 @@ def _read_mtls_ports(annotations: Mapping[str, str], name: str, exclusions: str)
     """Read ports of plain mTLS; one that isn't captured would be served or dialled plainly, and nobody would notice."""
     ports = _read_ports(annotations, name)
     if own := sorted(OWN_PORTS.intersection(ports)):
-        raise _bad(name, f"port {own[0]} is the sidecar's", "")
+        raise _bad(name, f"port {own[0]} is reserved for the sidecar", "")
     if excluded := sorted(set(ports).intersection(_read_ports(annotations, exclusions))):
-        raise _bad(name, f"port {excluded[0]} stands in {exclusions}, too", "a port is either mTLS or left alone")
+        raise _bad(name, f"port {excluded[0]} is also in {exclusions}", "a port can't be both mTLS and excluded")
     return ports
 
 
@@ -123,7 +123,7 @@ def _read_cidrs(annotations: Mapping[str, str], name: str) -> tuple[str, ...]:
         try:
             networks[str(ipaddress.ip_network(word))] = None
         except ValueError as error:
-            hint = "write networks such as 10.0.0.0/8 or 2001:db8::/32, without bits behind the prefix"
+            hint = "write networks such as 10.0.0.0/8 or 2001:db8::/32, without host bits"
             raise _bad(name, f"not a network: {word[:80]!r}", hint) from error
     return tuple(networks)
 

@@ -120,7 +120,7 @@ class ProbeTarget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def __post_init__(self) -> None:
         if self.kind not in ("liveness", "readiness", "startup", "post-start", "pre-stop"):
-            raise InputError(f"not a kind of probe: {self.kind[:80]!r}")
+            raise InputError(f"unknown probe kind: {self.kind[:80]!r}")
         if self.handler not in ("http", "tcp", "grpc") or self.scheme not in ("HTTP", "HTTPS"):
             raise InputError(f"not a probe's handler: {self.handler[:80]!r} {self.scheme[:80]!r}")
         if not 1 <= self.port <= 65535 or not 1 <= self.timeout_s <= 3600:

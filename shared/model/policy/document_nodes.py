@@ -69,7 +69,7 @@ class Value:
         """
         text = self.text()
         if text not in choices:
-            raise self.place.fault(f"{_quote(text)} is none of: {', '.join(choices)}", hint=_suggest(text, choices))
+            raise self.place.fault(f"{_quote(text)} is not one of: {', '.join(choices)}", hint=_suggest(text, choices))
         return text
 
     def flag(self) -> bool:
@@ -111,38 +111,38 @@ class Value:
         """Return a mapping's values by field.
 
         Raises:
-            DocumentError: the value isn't a mapping; a field is unknown, written twice, or missing.
+            DocumentError: the value isn't a mapping; a field is unknown, duplicate field, or missing.
         """
         found = self.entries()
         known = [*required, *optional]
         for name, value in found.items():
             if name not in known:
-                hint = _suggest(name, known) or f"known here: {', '.join(sorted(known))}"
+                hint = _suggest(name, known) or f"known fields: {', '.join(sorted(known))}"
                 raise value.place.fault("unknown field", hint=hint)
         for name in required:
             if name not in found:
-                raise self.place.fault(f"the field `{name}` is missing")
+                raise self.place.fault(f"missing field `{name}`")
         return found
 
     def entries(self) -> dict[str, Value]:
         """Return a mapping's values by key, whatever the keys are.
 
         Raises:
-            DocumentError: the value isn't a mapping, a key isn't a string or is written twice.
+            DocumentError: the value isn't a mapping, a key isn't a string or is duplicate field.
         """
         if not isinstance(self.node, yaml.MappingNode):
             raise self.place.fault(f"expected fields, found {self._describe()}")
         found: dict[str, Value] = {}
         for key, node in self.node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
-                raise self._inner(key, "").place.fault("a field's name must be a plain string")
+                raise self._inner(key, "").place.fault("a field name must be a plain string")
             name = str(key.value)
             shown = name if _PLAIN_KEY.fullmatch(name) else f'"{name[:80]}"'
             line = _line(key)
             path = f"{self.place.path}.{shown}" if self.place.path else shown
             value = Value(node=node, place=Place(source=self.place.source, line=line, path=path))
             if name in found:
-                raise value.place.fault("written twice")
+                raise value.place.fault("duplicate field")
             found[name] = value
         return found
 
@@ -191,7 +191,9 @@ def read_nodes(text: str, source: str) -> list[Value]:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
                 line = event.start_mark.line + 1 if event.start_mark else 0
-                raise DocumentError("aliases (`*name`) are not allowed", source=source, line=line, hint="write it out")
+                raise DocumentError(
+                    "aliases (`*name`) are not allowed", source=source, line=line, hint="repeat the value"
+                )
         nodes = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -234,7 +236,7 @@ def _make_node(plain: object, source: str, depth: int) -> yaml.Node:
             return yaml.MappingNode("tag:yaml.org,2002:map", nodes)
         case list() | tuple():
             return yaml.SequenceNode("tag:yaml.org,2002:seq", [_make_node(each, source, depth + 1) for each in plain])
-    raise DocumentError(f"not a value of JSON: {type(plain).__name__}", source=source)
+    raise DocumentError(f"not a JSON value: {type(plain).__name__}", source=source)
 
 
 def _line(node: yaml.Node) -> int:

@@ -70,13 +70,13 @@ class MeshPolicyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
         if self.group_label and not _LABEL_KEY.fullmatch(self.group_label):
-            raise InputError(f"not a label's name: {self.group_label[:80]!r}")
+            raise InputError(f"not a label key: {self.group_label[:80]!r}")
         if len(self.rules) > MAX_RULES:
             raise InputError(f"{len(self.rules)} rules; at most {MAX_RULES} are allowed")
         names = [rule.name for rule in self.rules]
         for index, name in enumerate(names):
             if name in names[:index]:
-                raise InputError(f"two rules are named {name!r}")
+                raise InputError(f"two rules have the name {name!r}")
 
 
 class ProgramDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="Program"):
@@ -98,9 +98,7 @@ class ProgramDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     def __post_init__(self) -> None:
         if not _OBJECT_NAME.fullmatch(self.name):
-            raise InputError(
-                f"not an object's name: {self.name[:80]!r}", hint="lower-case letters, digits, '-' and '.'"
-            )
+            raise InputError(f"not an object name: {self.name[:80]!r}", hint="lower-case letters, digits, '-' and '.'")
         Workload(namespace=self.namespace, service_account=self.service_account)
         if not 1 <= len(self.programs) <= MAX_PROGRAMS:
             raise InputError(f"a Program names 1 to {MAX_PROGRAMS} digests")
@@ -127,7 +125,7 @@ def parse_documents(text: str, source: str = "") -> list[Document]:
         name = document.name if isinstance(document, ProgramDocument) else POLICY_NAME
         key = (type(document).__name__, document.namespace, name)
         if key in seen:
-            raise value.place.fault(f"{document.namespace}/{name} is in this text twice")
+            raise value.place.fault(f"{document.namespace}/{name} is defined twice")
         seen.add(key)
         documents.append(document)
     return documents
@@ -185,7 +183,7 @@ def _read_policy(document: Value, metadata: Value, spec: Value) -> MeshPolicyDoc
     name, namespace = _read_metadata(metadata)
     if name.text() != POLICY_NAME:
         raise name.place.fault(
-            f"a MeshPolicy is named {POLICY_NAME!r}", hint="there is one a namespace; put all rules into it"
+            f"a MeshPolicy must be named {POLICY_NAME!r}", hint="there is one per namespace; put all its rules into it"
         )
     if spec.is_null():
         return MeshPolicyDocument(namespace=namespace)
@@ -195,12 +193,12 @@ def _read_policy(document: Value, metadata: Value, spec: Value) -> MeshPolicyDoc
         label = fields["group"].fields(required=("label",))["label"]
         group_label = label.text()
         if not _LABEL_KEY.fullmatch(group_label):
-            raise label.place.fault(f"not a label's name: {group_label[:80]!r}")
+            raise label.place.fault(f"not a label key: {group_label[:80]!r}")
     rules: dict[str, Rule] = {}
     for item in fields["rules"].items(max_items=MAX_RULES) if "rules" in fields else ():
         rule = _read_rule(item)
         if rule.name in rules:
-            raise item.entries()["name"].place.fault(f"two rules are named {rule.name!r}")
+            raise item.entries()["name"].place.fault(f"two rules have the name {rule.name!r}")
         rules[rule.name] = rule
     mode = Mode(fields["mode"].choice([*Mode])) if "mode" in fields else None
     return document.build(
@@ -219,7 +217,7 @@ def _read_rule(item: Value) -> Rule:
         and not (peers and all(p.unidentified or p.spiffe_id for p in peers))
     ):
         raise fields["direction"].place.fault(
-            "an allow rule for egress names whom it means outside the mesh: its peers are `unidentified` or a spiffeID",
+            "an allow rule for egress is for peers outside the mesh: each must be `unidentified` or have a spiffeID",
             hint="connections inside the mesh are allowed by an ingress rule in the destination's namespace",
         )
     name = fields["name"].text()
@@ -266,9 +264,7 @@ def _read_peer(item: Value) -> Peer:
 def _read_program(document: Value, metadata: Value, spec: Value) -> ProgramDocument:
     name, namespace = _read_metadata(metadata)
     if not _OBJECT_NAME.fullmatch(name.text()):
-        raise name.place.fault(
-            f"not an object's name: {name.text()[:80]!r}", hint="lower-case letters, digits, '-', '.'"
-        )
+        raise name.place.fault(f"not an object name: {name.text()[:80]!r}", hint="lower-case letters, digits, '-', '.'")
     fields = spec.fields(required=("serviceAccount", "digests"), optional=("weak",))
     digests = fields["digests"].items(max_items=MAX_PROGRAMS)
     if not digests:
@@ -289,7 +285,7 @@ def _items(fields: dict[str, Value], name: str, *, max_items: int = MAX_ENTRIES)
         return []
     found = fields[name].items(max_items=max_items)
     if not found:
-        raise fields[name].place.fault("an empty list", hint="leave the field out to mean any")
+        raise fields[name].place.fault("an empty list", hint="omit the field to match any")
     return found
 
 

@@ -76,8 +76,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         cause="Both programs are approved and their workloads belong to the same mesh group.", fix="Nothing to fix."
     ),
     Reason.DENY_RULE: Explanation(
-        cause="A deny rule matches this connection; the record names it. Deny rules hold in every mode.",
-        fix="Change or remove the rule with `touchmark policy apply`, if the connection is wanted.",
+        cause="A deny rule matches this connection; the record names it. Deny rules apply in every mode.",
+        fix="If the connection is wanted, change or remove the rule with `touchmark policy apply`.",
     ),
     Reason.NO_RULE: Explanation(
         cause="Both programs are approved, but they are in different mesh groups and no allow rule matches.",
@@ -85,45 +85,45 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.PROGRAM_NOT_APPROVED: Explanation(
         cause="The program that opened the connection is not approved for its workload.",
-        fix="Review its digest in the record, then `touchmark program approve WORKLOAD sha256:DIGEST`.",
+        fix="Review its digest in the record, then run `touchmark program approve WORKLOAD sha256:DIGEST`.",
     ),
     Reason.LISTENER_NOT_APPROVED: Explanation(
         cause=(
             "The program that listens on the destination port is not approved for its workload."
-            " A record without a source: its pod's readiness is withheld for it."
+            " If the record has no source, the pod's readiness is withheld because of it."
         ),
-        fix="Review its digest in the record, then `touchmark program approve WORKLOAD sha256:DIGEST`.",
+        fix="Review its digest in the record, then run `touchmark program approve WORKLOAD sha256:DIGEST`.",
     ),
     Reason.PEER_UNIDENTIFIED: Explanation(
-        cause="The peer showed no program's certificate, and no allow rule names `unidentified` peers of its address.",
-        fix="Put the peer into the mesh, or allow its addresses with a rule whose subject is `unidentified`.",
+        cause="The peer presented no program's certificate, and no allow rule for `unidentified` peers matches.",
+        fix="Add the peer to the mesh, or allow its addresses with a rule for `unidentified` peers.",
     ),
     Reason.EGRESS_NOT_ALLOWED: Explanation(
         cause="The destination is outside the mesh and no egress rule of the source's namespace names it.",
         fix="Add an egress rule with the destination's CIDR and port to the source's namespace.",
     ),
     Reason.FOREIGN_NOT_ALLOWED: Explanation(
-        cause="The other end is of another trust domain, and no allow rule names its SPIFFE ID by `spiffeID`.",
-        fix="Add a rule with that `spiffeID`: for ingress to the destination's namespace, for egress to the source's.",
+        cause="The other end belongs to another trust domain, and no allow rule names its SPIFFE ID with `spiffeID`.",
+        fix="Add a rule with that `spiffeID`: for ingress in the destination's namespace, for egress in the source's.",
     ),
     Reason.MTLS_UNAVAILABLE: Explanation(
-        cause="The destination is in the mesh, but no tunnel to its sidecar could be made.",
-        fix="See whether its sidecar runs and whether something drops the tunnel port: `touchmark doctor`.",
+        cause="The destination is in the mesh, but no tunnel to its sidecar could be opened.",
+        fix="Check that its sidecar runs and that nothing blocks the tunnel port: `touchmark doctor`.",
     ),
     Reason.NO_OWNER: Explanation(
         cause="No process that this sidecar can see holds the socket.",
-        fix="The process may have closed it at once; else let the sidecar see the application's processes.",
+        fix="The process may have closed it already; otherwise let the sidecar see the application's processes.",
     ),
     Reason.PROCESS_VANISHED: Explanation(
-        cause="The process ended, or ran another program, while it was being attested.",
-        fix="Let the program live until its connection is accepted; `exec` before or after `connect`, not during it.",
+        cause="The process exited, or executed another program, during attestation.",
+        fix="Keep the program running until its connection is accepted; don't call `exec` during `connect`.",
     ),
     Reason.PROCESS_TRACED: Explanation(
-        cause="A debugger traces the process, so its program proves nothing.", fix="Detach the debugger."
+        cause="A debugger is attached to the process, so its program proves nothing.", fix="Detach the debugger."
     ),
     Reason.EXECUTABLE_UNREADABLE: Explanation(
         cause="The process's executable can't be read.",
-        fix="Give the sidecar the capabilities SYS_PTRACE and DAC_READ_SEARCH: `touchmark doctor`.",
+        fix="Give the sidecar the capabilities SYS_PTRACE and DAC_READ_SEARCH; see `touchmark doctor`.",
     ),
     Reason.EXECUTABLE_TOO_LARGE: Explanation(
         cause="The executable is larger than the sidecar's limit for hashing.",
@@ -134,7 +134,7 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         fix="Replace executables by rename, not by writing to them.",
     ),
     Reason.SOCKET_SHARED: Explanation(
-        cause="Another process, of another program, holds the same socket, or may receive it through a Unix socket.",
+        cause="A process of another program holds the same socket, or could receive it over a Unix socket.",
         fix="Close the descriptor in the other process (close-on-exec), or approve that program as well.",
     ),
     Reason.PROGRAM_CHANGED: Explanation(
@@ -150,35 +150,35 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.LISTENERS_DIFFER: Explanation(
         cause="Several sockets listen on the destination port and don't all run the same program.",
-        fix="Stop the foreign listener (SO_REUSEPORT, or a wildcard beside a specific address).",
+        fix="Stop the other listener (SO_REUSEPORT, or a wildcard beside a specific address).",
     ),
     Reason.CA_UNAVAILABLE: Explanation(
         cause="The sidecar holds no credential for this program and the CA didn't answer in time.",
-        fix="See whether the CA runs and is reachable: `touchmark ca status`.",
+        fix="Check that the CA runs and is reachable: `touchmark ca status`.",
     ),
     Reason.PEER_UNTRUSTED: Explanation(
-        cause="The peer's certificate doesn't lead to an authority of the trust bundle, or breaks the profile.",
-        fix="Have the peer join this CA; after a restored CA, restart its sidecar with a new join token.",
+        cause="The peer's certificate doesn't chain to an authority in the trust bundle, or violates the profile.",
+        fix="Let the peer join this CA; after the CA was restored, restart the sidecar with a new join token.",
     ),
     Reason.PEER_EXPIRED: Explanation(
         cause="The peer's certificate is not valid at this time.",
-        fix="Compare the clocks of both machines; see whether the peer's sidecar reaches the CA.",
+        fix="Compare the clocks of both machines; check that the peer's sidecar reaches the CA.",
     ),
     Reason.PEER_DISTRUSTED: Explanation(
-        cause="The peer's certificate was issued by an authority that is distrusted now.",
-        fix="Its sidecar re-issues by itself as soon as it reaches the CA.",
+        cause="The peer's certificate was issued by an authority that is distrusted.",
+        fix="Nothing: its sidecar requests a new certificate as soon as it reaches the CA.",
     ),
     Reason.PEER_WORKLOAD_MISMATCH: Explanation(
-        cause="The peer is another workload than the one the directory lists at that address.",
-        fix="Nothing, if the address has just changed hands; else look for an impostor at that address.",
+        cause="The peer is a different workload from the one that the directory lists at that address.",
+        fix="Nothing, if the address was just reassigned; otherwise find out what runs at that address.",
     ),
     Reason.TRUST_DOMAIN_UNKNOWN: Explanation(
-        cause="The peer's certificate is of a trust domain whose roots this mesh doesn't know; the detail names it.",
-        fix="If it is to be trusted: `touchmark trust add DOMAIN FILE`.",
+        cause="The peer's certificate is of a trust domain whose roots this mesh doesn't have; the detail names it.",
+        fix="If you trust it: `touchmark trust add DOMAIN FILE`.",
     ),
     Reason.DESTINATION_NOT_SERVED: Explanation(
         cause="The peer asked this sidecar for a destination that it doesn't serve.",
-        fix="Nothing, unless the peer is yours: sidecars never ask for this. Look at the peer in the record.",
+        fix="Sidecars never ask for this: find out what the peer in the record is.",
     ),
     Reason.DIRECT_CONNECTION: Explanation(
         cause="The connection went straight to the sidecar's capture port and has no original destination.",
@@ -197,19 +197,18 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         cause="The peer broke the tunnel's protocol.", fix="Compare the versions of both sidecars: `touchmark version`."
     ),
     Reason.HANDSHAKE_FAILED: Explanation(
-        cause="The TLS handshake failed: wrong version, no client certificate, or another protocol than the tunnel's.",
+        cause="The TLS handshake failed: wrong version, no client certificate, or a protocol other than the tunnel's.",
         fix="Speak TLS 1.3 with a certificate of this CA, or use an application port.",
     ),
     Reason.MTLS_REQUIRED: Explanation(
-        cause="The port is declared as mutual TLS, and the client spoke plaintext, showed no certificate or speaks no "
-        "TLS 1.3.",
-        fix="Have the client speak TLS 1.3 with its X509-SVID, or take the port out of the sidecar's mTLS ports.",
+        cause="The port requires mutual TLS, and the client sent plaintext, presented no certificate or lacks TLS 1.3.",
+        fix="Use TLS 1.3 with an X509-SVID in the client, or remove the port from the sidecar's mTLS ports.",
     ),
     Reason.DEADLINE_EXCEEDED: Explanation(
-        cause="The peer didn't finish its handshake or request in time.", fix="Look at the peer and at the network."
+        cause="The peer didn't finish its handshake or request in time.", fix="Check the peer and the network."
     ),
     Reason.OVERLOADED: Explanation(
-        cause="A stated limit of this sidecar was reached.",
+        cause="A limit of this sidecar was reached.",
         fix="Find out who opens so many connections, or raise the limit.",
     ),
 }

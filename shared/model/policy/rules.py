@@ -54,7 +54,7 @@ class PortRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     def __post_init__(self) -> None:
         if not 1 <= self.first <= self.last <= 65535:
-            raise InputError(f"not a range of ports: {self.first}-{self.last}", hint="ports are 1 to 65535")
+            raise InputError(f"not a port range: {self.first}-{self.last}", hint="ports are 1 to 65535")
 
     def __str__(self) -> str:
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
@@ -82,16 +82,16 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def __post_init__(self) -> None:
         if self.spiffe_id:
             if self.namespace or self.service_account or self.program or self.unidentified or self.cidrs:
-                raise InputError("a spiffeID stands alone: a foreign peer has no namespace, program or addresses here")
+                raise InputError("a spiffeID can't be combined with a namespace, program or addresses")
             check_id_pattern(self.spiffe_id)
         if self.unidentified and (self.namespace or self.service_account or self.program):
             raise InputError("an unidentified peer has no namespace, service account or program")
         if self.unidentified != bool(self.cidrs):
             raise InputError(
-                "cidrs go with `unidentified: true`, and it needs them", hint='everything: ["0.0.0.0/0", "::/0"]'
+                "`cidrs` and `unidentified: true` go together", hint='for any address: ["0.0.0.0/0", "::/0"]'
             )
         if self.program is not None and not (self.namespace and self.service_account):
-            raise InputError("a program only narrows a named workload: name namespace and service account as well")
+            raise InputError("a program needs its namespace and service account")
         if self.service_account and not self.namespace:
             raise InputError("a service account needs its namespace")
         if self.namespace:
@@ -107,7 +107,7 @@ def _check_cidr(cidr: str) -> None:
         raise InputError(f"not a CIDR: {cidr[:80]!r} ({error})") from error
     if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped is not None:
         # Such addresses are compared as IPv4, so that this network would silently match nobody.
-        raise InputError(f"a v4-mapped CIDR matches nobody: {cidr!r}", hint="write it as IPv4, such as 10.0.0.0/8")
+        raise InputError(f"a v4-mapped CIDR matches nothing: {cidr!r}", hint="write it as IPv4, such as 10.0.0.0/8")
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -135,7 +135,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if not self.name or len(self.name) > 128:
             raise InputError("a rule needs a name of 1 to 128 characters")
         if self.programs and not self.workloads:
-            raise InputError("a program only narrows a named workload: name the service account as well")
+            raise InputError("programs need `workloads`: name the service account")
 
 
 class Approval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -114,7 +114,9 @@ class BundleVerifier:
 
     def _verify_peer(self, chain: Sequence[x509.Certificate], *, now: float) -> tuple[VerifiedPeer, float]:
         if not chain or len(chain) > MAX_CHAIN_CERTIFICATES:
-            raise VerificationError("the peer sent no chain, or too long a one", reason=Reason.PEER_UNTRUSTED)
+            raise VerificationError(
+                "the peer sent no certificate chain, or one that is too long", reason=Reason.PEER_UNTRUSTED
+            )
         leaf = chain[0]
         self.check_not_distrusted(chain)
         moment = datetime.datetime.fromtimestamp(now, tz=datetime.UTC)
@@ -126,7 +128,7 @@ class BundleVerifier:
                     "a certificate in the peer's chain is not valid now", reason=Reason.PEER_EXPIRED
                 ) from error
             raise VerificationError(
-                f"the peer's chain doesn't lead to the trust bundle: {error}", reason=Reason.PEER_UNTRUSTED
+                f"the peer's chain doesn't lead to a root in the trust bundle: {error}", reason=Reason.PEER_UNTRUSTED
             ) from error
         self.check_not_distrusted(verified)
         if len(verified) != 3 or verified[1].public_bytes(Encoding.DER) not in self._issuers:
@@ -155,7 +157,7 @@ def check_leaf_profile(leaf: x509.Certificate) -> Identity:
     """
 
     def fail(what: str) -> VerificationError:
-        return VerificationError(f"the certificate breaks the profile: {what}", reason=Reason.PEER_UNTRUSTED)
+        return VerificationError(f"the certificate violates the profile: {what}", reason=Reason.PEER_UNTRUSTED)
 
     try:
         extensions = leaf.extensions

@@ -84,7 +84,9 @@ class ForeignVerifier:
     def _verify_peer(self, chain: Sequence[x509.Certificate], *, now: float) -> ForeignPeer:
         name = self.domain.trust_domain
         if not chain or len(chain) > MAX_CHAIN_CERTIFICATES:
-            raise VerificationError("the peer sent no chain, or too long a one", reason=Reason.PEER_UNTRUSTED)
+            raise VerificationError(
+                "the peer sent no certificate chain, or one that is too long", reason=Reason.PEER_UNTRUSTED
+            )
         leaf = chain[0]
         moment = datetime.datetime.fromtimestamp(now, tz=datetime.UTC)
         try:
@@ -100,7 +102,7 @@ class ForeignVerifier:
             ) from error
         identity = read_foreign_leaf(leaf)
         if identity.trust_domain != name:
-            raise VerificationError(f"{identity} isn't of {name}", reason=Reason.PEER_UNTRUSTED)
+            raise VerificationError(f"{identity} isn't in the trust domain {name}", reason=Reason.PEER_UNTRUSTED)
         return ForeignPeer(
             identity=identity,
             not_after=min(certificate.not_valid_after_utc.timestamp() for certificate in verified),
@@ -120,7 +122,7 @@ def read_foreign_leaf(leaf: x509.Certificate) -> ForeignIdentity:
     """
 
     def fail(what: str) -> VerificationError:
-        return VerificationError(f"the certificate is no X509-SVID: {what}", reason=Reason.PEER_UNTRUSTED)
+        return VerificationError(f"the certificate is not an X509-SVID: {what}", reason=Reason.PEER_UNTRUSTED)
 
     try:
         extensions = leaf.extensions
@@ -159,7 +161,7 @@ def parse_roots(trust_domain: str, pem: bytes) -> ForeignDomain:
     try:
         certificates = x509.load_pem_x509_certificates(pem)
     except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
-        raise InputError("no PEM certificates can be read from it", hint="-----BEGIN CERTIFICATE-----") from error
+        raise InputError("it contains no readable PEM certificates", hint="-----BEGIN CERTIFICATE-----") from error
     roots = dict.fromkeys(certificate.public_bytes(Encoding.DER) for certificate in certificates)
     return check_roots(ForeignDomain(trust_domain=trust_domain, roots=tuple(roots)))
 
@@ -195,9 +197,7 @@ def _check_root(certificate: x509.Certificate, trust_domain: str) -> None:
     except (x509.DuplicateExtension, UnsupportedAlgorithm, ValueError) as error:
         raise InputError(f"a certificate can't be read: {name}: {error}") from error
     if constraints is None or not constraints.ca:
-        raise InputError(
-            f"not an authority's certificate: {name}", hint="name the roots alone, without leaves or their keys"
-        )
+        raise InputError(f"not a CA certificate: {name}", hint="give only the roots, without leaves and keys")
     for uri in uris.get_values_for_type(x509.UniformResourceIdentifier) if uris is not None else ():
         if uri.startswith("spiffe://") and uri.removeprefix("spiffe://").partition("/")[0] != trust_domain:
             raise InputError(f"{name} is a root of {uri[:160]}, not of {trust_domain}")

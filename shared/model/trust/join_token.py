@@ -59,4 +59,4 @@ def parse_join_token(text: str) -> JoinToken:
     try:
         return msgspec.json.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=JoinToken)
     except (msgspec.DecodeError, binascii.Error, ValueError) as error:
-        raise InputError("the join token is damaged", hint="copy it whole, it is one word") from error
+        raise InputError("the join token is damaged", hint="copy all of it; it is one word") from error

@@ -88,18 +88,18 @@ def test_laggards_end_with_9_and_a_ca_that_sees_nothing_does_so_too(
     assert "web-1.abc hasn't confirmed within 0 s\n  ✗ and 27 more" in capsys.readouterr().err
     api.answers[f"GET {MESH_POLICY}"] = make_policy(observed=1)
     assert run(["mode", "shop", "permissive", "-k", "--timeout", "0.3"]) == ExitCode.DEADLINE
-    assert "the CA hasn't seen it" in capsys.readouterr().out
+    assert "the CA hasn't processed it" in capsys.readouterr().out
 
 
 def test_what_the_ca_hasn_t_seen_is_told_as_written_only(api: FakeAPI, capsys: pytest.CaptureFixture[str]) -> None:
     api.answers[f"GET {MESH_POLICY}"] = {**make_policy(), "status": {}}
     assert run(["mode", "shop", "-k"]) == ExitCode.SUCCESS
     printed = capsys.readouterr()
-    assert "shop: explicit is written; the CA hasn't said what is in force\n✗ the CA hasn't seen" in printed.out
+    assert "shop: explicit is set; the CA hasn't reported the mode in force\n✗ the CA hasn't processed" in printed.out
     assert not printed.err
     api.answers[f"GET {MESH_POLICY}"] = make_policy(mode="permissive")
     assert run(["mode", "shop", "-k"]) == ExitCode.SUCCESS
-    assert "shop is permissive (version 7, in force in 2 of 3 sidecars)\nwritten is explicit" in capsys.readouterr().out
+    assert "shop is permissive (version 7, in force in 2 of 3 sidecars)\nset is explicit" in capsys.readouterr().out
 
 
 def test_a_ca_that_refuses_the_policy_is_quoted(
@@ -110,7 +110,7 @@ def test_a_ca_that_refuses_the_policy_is_quoted(
     assert run(["mode", "shop", "permissive", "-k"]) == ExitCode.REFUSED
     assert "spec.rules[0]: no" in capsys.readouterr().err
     assert run(["mode", "shop", "-k"]) == ExitCode.SUCCESS
-    assert "✗ the CA refuses what is written: spec.rules[0]: no" in capsys.readouterr().out
+    assert "✗ the CA refuses the MeshPolicy: spec.rules[0]: no" in capsys.readouterr().out
 
 
 def test_without_the_right_to_ask_the_ca_only_yes_switches(
@@ -122,7 +122,7 @@ def test_without_the_right_to_ask_the_ca_only_yes_switches(
     assert run(["mode", "shop", "explicit", "-k"]) == ExitCode.REFUSED
     assert not api.asked(f"PATCH {MESH_POLICY}")
     assert run(["mode", "shop", "explicit", "-k", "--yes"]) == ExitCode.SUCCESS
-    assert "isn't known: you may not create pods/portforward" in capsys.readouterr().err
+    assert "explicit mode would refuse: you may not create pods/portforward" in capsys.readouterr().err
 
 
 def test_a_namespace_without_a_policy_is_asked_of_the_ca(
@@ -215,7 +215,7 @@ def test_an_approval_that_the_ca_hasn_t_seen_ends_with_9(api: FakeAPI, capsys: p
     api.answers[f"PATCH {PROGRAMS}/client-{DIGEST[:12]}"] = make_program()
     api.answers[f"GET {PROGRAMS}/client-1"] = make_program()
     assert run(["program", "approve", "shop/client", DIGEST, "-k"]) == ExitCode.DEADLINE
-    assert "the CA hasn't seen it yet" in capsys.readouterr().err
+    assert "the CA hasn't processed it yet" in capsys.readouterr().err
 
 
 def test_a_policy_is_tried_whole_before_anything_is_written(api: FakeAPI, tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_policy_s_writing_names_strangers_rules_and_what_isn_t_in_force(
     api.answers[f"GET {MESH_POLICY}"] = kept
     assert run(["policy", "apply", "-k", "-f", str(file)]) == ExitCode.DEADLINE
     errors = capsys.readouterr().err
-    assert "rules that another tool wrote: theirs" in errors
+    assert "rules of another tool: theirs" in errors
     assert "hasn't put it in force yet" in errors
     api.answers[f"GET {MESH_POLICY}"] = make_policy(accepted="False")
     assert run(["policy", "apply", "-k", "-f", str(file)]) == ExitCode.REFUSED

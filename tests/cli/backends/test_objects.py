@@ -122,5 +122,5 @@ def test_a_refusal_is_read_with_its_reason() -> None:
 
 def test_rules_that_others_wrote_are_named() -> None:
     kept = {"spec": {"rules": [{"name": "a"}, {"name": "b"}]}}
-    assert objects.describe_strangers(kept, {"spec": {"rules": [{"name": "a"}]}}).endswith("wrote: b")
+    assert objects.describe_strangers(kept, {"spec": {"rules": [{"name": "a"}]}}).endswith("another tool: b")
     assert objects.describe_strangers(kept, kept) == ""

@@ -43,5 +43,5 @@ def test_what_is_typed_wins_over_the_environment() -> None:
 
 
 def test_both_typed_is_a_mistake() -> None:
-    with pytest.raises(InputError, match="exclude each other"):
+    with pytest.raises(InputError, match="can't be combined"):
         choose_with("kubernetes", "admin_socket", kubernetes=True, admin_socket=Path("/s"))

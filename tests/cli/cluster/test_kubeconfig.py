@@ -38,7 +38,7 @@ async def test_the_first_file_s_current_context_holds_and_files_are_merged(tmp_p
 
 
 async def test_without_any_it_says_which_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(KubeconfigError, match="gone isn't there") as caught:
+    with pytest.raises(KubeconfigError, match="gone doesn't exist") as caught:
         await load_access(str(tmp_path / "gone"))
     assert "--kubeconfig" in caught.value.hint
 
@@ -47,7 +47,7 @@ async def test_an_unknown_context_names_those_that_are_known(tmp_path: Path) -> 
     path = write(tmp_path / "k", make_kubeconfig("http://x"))
     with pytest.raises(ContextError, match="'prod'") as caught:
         await load_access(path, "prod")
-    assert "known: fake" in caught.value.hint
+    assert "contexts: fake" in caught.value.hint
     path = write(tmp_path / "k", make_kubeconfig("http://x") | {"current-context": ""})
     with pytest.raises(ContextError, match="no current context"):
         await load_access(path)

@@ -68,7 +68,7 @@ def test_a_namespace_that_asks_by_another_word_or_by_an_annotation_is_named() ->
     [finding] = find_faults(change(namespaces=[odd, annotated, both, system]))
     assert (finding.subject, finding.is_optional) == ("injection requests", False)
     assert "neither true nor false: shop ('enabled')" in finding.observation
-    assert "where a label is wanted: bank" in finding.observation
+    assert "instead of a label: bank" in finding.observation
     assert "idle" not in finding.observation and "kube-system" not in finding.observation
     assert "kubectl label namespace NAMESPACE --overwrite touchmark.dev/inject=true" in finding.hint
 
@@ -93,7 +93,7 @@ def test_a_pod_whose_label_is_taken_for_an_annotation_is_named(
     faults = find_faults(change(pods=[pod]))
     assert ["injection requests"] * is_named == [finding.subject for finding in faults]
     if is_named:
-        assert "where an annotation is wanted: bank/web-9" in faults[0].observation
+        assert "instead of an annotation: bank/web-9" in faults[0].observation
         assert 'metadata.annotations of the pod or its template: touchmark.dev/inject: "true"' in faults[0].hint
 
 
@@ -117,7 +117,7 @@ def test_a_policy_that_drops_the_tunnel_is_named_once_with_the_line_to_add() -> 
     faults = find_faults(change(pods=pods, network_policies=[make_policy(ingress=[{"ports": PORTS}])]))
     tunnel, probes = faults
     assert tunnel.subject == "NetworkPolicy shop/narrow"
-    assert tunnel.observation.startswith("ingress drops TCP 15008: the tunnel, though they let")
+    assert tunnel.observation.startswith("ingress drops TCP 15008: the tunnel, although the application's own port")
     assert "shop/web-1 → shop/db-0" in tunnel.observation
     assert "{protocol: TCP, port: 15008}" in tunnel.hint
     assert (probes.is_optional, "15020" in probes.observation) == (True, True)

@@ -14,5 +14,5 @@ def test_silent_sidecars_are_named(ca: FakeCA, capsys: pytest.CaptureFixture[str
     ca.answers["GET /v1/connections"] = ConnectionList(connections=(), silent=("web-7",))
     assert run(["connections"]) == ExitCode.SUCCESS
     printed = capsys.readouterr()
-    assert printed.out == "no live connection\n"
+    assert printed.out == "no live connections\n"
     assert "web-7" in printed.err

@@ -48,7 +48,7 @@ def test_the_beginning_of_a_long_connection_is_told_from_its_end(
     begins = msgspec.structs.replace(DENIAL.record, phase=Phase.START, answer=Answer.ALLOW)
     ca.answers["GET /v1/decisions"] = DecisionList(decisions=(DecisionView(id=2, record=begins), DENIAL))
     assert run(["decisions"]) == ExitCode.SUCCESS
-    assert capsys.readouterr().out.count("(begins)") == 1
+    assert capsys.readouterr().out.count("(start)") == 1
 
 
 def test_it_names_the_command_that_approves_what_was_refused(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +75,7 @@ def test_it_names_the_command_that_approves_what_was_refused(ca: FakeCA, capsys:
     assert run(["decisions", "--denied"]) == ExitCode.SUCCESS
     printed = capsys.readouterr()
     assert printed.err.splitlines() == [
-        "not approved at that time; after a review:",
+        "not approved at that time; review, then run:",
         f"  touchmark program approve shop/client sha256:{'ab' * 32}  # /tmp/intruder",
         f"  touchmark program approve shop/job sha256:{'cd' * 32}/main:none --weak  # /tmp/intruder",
         f"  touchmark program approve shop/web sha256:{'ef' * 32} --weak  # /usr/bin/busybox",

@@ -42,5 +42,5 @@ def test_a_cluster_is_examined_instead_of_this_machine(
     for option in ("--cluster", "-k"):
         assert run(["doctor", option, "--json"]) == ExitCode.CHECK_FAILED
         subjects = [finding["subject"] for finding in msgspec.json.decode(capsys.readouterr().out)["findings"]]
-        assert {"API server", "webhook configuration", "CA's rights", "trust bundle"} <= set(subjects)
+        assert {"API server", "webhook configuration", "CA's permissions", "trust bundle"} <= set(subjects)
         assert "Python" not in subjects

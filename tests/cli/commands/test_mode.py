@@ -114,7 +114,7 @@ def test_a_namespace_of_which_nothing_is_known_is_named_as_such(ca: FakeCA, caps
         namespace="nowhere", version=0, installed=0, total=0, waiting=()
     )
     assert run(["mode", "nowhere"]) == ExitCode.SUCCESS
-    assert "nothing is known of this namespace" in capsys.readouterr().err
+    assert "unknown namespace" in capsys.readouterr().err
 
 
 def test_without_the_ca_s_look_ahead_only_yes_goes_on(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,4 +123,4 @@ def test_without_the_ca_s_look_ahead_only_yes_goes_on(shop: FakeCA, capsys: pyte
     assert run(["mode", "shop", "--check"]) == ExitCode.UNAVAILABLE
     assert not shop.asked("PUT /v1/namespaces/shop/mode")
     assert run(["mode", "shop", "explicit", "--yes"]) == ExitCode.SUCCESS
-    assert "isn't known: the store is away" in capsys.readouterr().err
+    assert "explicit mode would refuse: the store is away" in capsys.readouterr().err

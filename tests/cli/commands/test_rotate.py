@@ -44,7 +44,7 @@ def test_authorities_are_written_by_their_common_names(ca: FakeCA, capsys: pytes
     ca.answers["GET /v1/rotation"] = msgspec.structs.replace(ACTIVE, issuer="issuer B", previous="CN=A,O=Touchmark")
     assert run(["ca", "rotate", "issuer"]) == ExitCode.SUCCESS
     printed = capsys.readouterr()
-    assert "issuer B signs\nA is trusted until" in printed.out
+    assert "issuer B signs\nA stays trusted until" in printed.out
     assert "CN=" not in printed.out + printed.err
 
 
@@ -78,10 +78,10 @@ def test_a_root_is_rotated_with_its_progress(ca: FakeCA, capsys: pytest.CaptureF
     assert run(["ca", "rotate", "root"]) == ExitCode.SUCCESS
     assert ca.asked("POST /v1/rotation") == [{"kind": "root"}]
     printed = capsys.readouterr()
-    assert "the new root is prepared: R2\nthe new issuer is prepared: B; trust bundle 4 goes out" in printed.err
+    assert "new root prepared: R2\nnew issuer prepared: B; distributing trust bundle 4" in printed.err
     assert "waiting for 2: web-7 (shop/web), ConfigMap shop/touchmark-trust" in printed.err
-    assert "everybody has it; active at 2001-09-09 01:46:40Z at the earliest" in printed.err
-    assert "R1 and the issuers below it are trusted until" in printed.out
+    assert "installed everywhere; activation at 2001-09-09 01:46:40Z at the earliest" in printed.err
+    assert "R1 and the issuers below it stay trusted until" in printed.out
     assert "(3 alive)" in printed.out and "(1 open)" in printed.out
 
 
@@ -92,7 +92,7 @@ def test_what_a_root_still_waits_for_is_named_and_ends_with_9(ca: FakeCA, capsys
     assert "✗ ConfigMap shop/touchmark-trust" in capsys.readouterr().err
     ca.answers["GET /v1/rotation"] = ROOT_READY
     assert run(["ca", "rotate", "root", "--timeout", "0.3"]) == ExitCode.DEADLINE
-    assert "✗ everybody has it; active at" in capsys.readouterr().err
+    assert "✗ installed everywhere; activation at" in capsys.readouterr().err
 
 
 def test_a_rotation_is_taken_back_by_its_own_verb(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +101,7 @@ def test_a_rotation_is_taken_back_by_its_own_verb(ca: FakeCA, capsys: pytest.Cap
     assert run(["ca", "rotate", "issuer", "--revert"]) == ExitCode.CONFLICT
     assert "touchmark ca rotate root --revert" in capsys.readouterr().err
     assert run(["ca", "rotate", "root", "--revert"]) == ExitCode.SUCCESS
-    assert "taken back: A signs" in capsys.readouterr().out
+    assert "reverted: A signs" in capsys.readouterr().out
     assert run(["ca", "rotate", "root", "--revert", "--force"]) == ExitCode.BAD_INPUT
 
 
@@ -110,12 +110,12 @@ def test_a_rotation_is_taken_back_by_its_own_verb(ca: FakeCA, capsys: pytest.Cap
     [
         (RotationStatus(step="none", issuer="A"), "none"),
         (PREPARED, "issuer prepared, waiting for 1: web-7 (shop/web)"),
-        (ROOT_READY, "root prepared, everybody has it; active at 2001-09-09 01:46:40Z at the earliest"),
-        (ACTIVE, "issuer active, what it replaced waits for 3 certificates"),
-        (ROOT_ACTIVE, "root active, what it replaced waits for 3 certificates and join tokens t1 (shop/db)"),
+        (ROOT_READY, "root prepared, installed everywhere; activation at 2001-09-09 01:46:40Z at the earliest"),
+        (ACTIVE, "issuer active; its predecessor waits for 3 certificates"),
+        (ROOT_ACTIVE, "root active; its predecessor waits for 3 certificates and join tokens t1 (shop/db)"),
         (
             msgspec.structs.replace(ROOT_ACTIVE, previous_alive=0, open_tokens=()),
-            "root active, what it replaced waits for its minimum wait",
+            "root active; its predecessor waits for its minimum wait",
         ),
         (
             msgspec.structs.replace(PREPARED, waiting_for=tuple("abcdefg")),

@@ -30,7 +30,7 @@ def test_locally_nothing_of_a_cluster_is_asked_or_shown(ca: FakeCA, capsys: pyte
         in printed
     )
     assert "INJECTED" not in printed
-    assert "✓ nothing is wrong" in printed
+    assert "✓ no problems found" in printed
     assert not ca.asked("GET /v1/cluster")
 
 

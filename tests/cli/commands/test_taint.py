@@ -43,7 +43,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_with_yes_it_is_distrusted_and_named(leaked: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["ca", "taint", "ab12", "--yes"]) == ExitCode.SUCCESS
-    assert "issuing 1 is tainted: trust bundle 4 tells every sidecar" in capsys.readouterr().out
+    assert "issuing 1 is tainted; trust bundle 4 says so to every sidecar" in capsys.readouterr().out
     assert run(["ca", "taint", "ab12", "--yes", "--json"]) == ExitCode.SUCCESS
     assert msgspec.json.decode(capsys.readouterr().out)["authorities"][1]["phase"] == "tainted"
 
@@ -59,7 +59,9 @@ def test_it_asks_and_says_what_it_ends(leaked: FakeCA, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(typer, "confirm", confirm)
     assert run(["ca", "taint", "ab12"]) == (ExitCode.SUCCESS if agrees else ExitCode.REFUSED)
-    assert asked == ["Distrust issuing 1 for good? 3 certificates of it are alive; connections under them are closed."]
+    assert asked == [
+        "Distrust issuing 1 permanently? 3 of its certificates are alive; their connections will be closed."
+    ]
     assert bool(leaked.asked("POST /v1/authorities/ab12/taint")) == agrees
 
 

@@ -37,7 +37,7 @@ def test_a_domain_is_made_known_by_its_roots(ca: FakeCA, file: Path, capsys: pyt
     (request,) = ca.requests
     assert msgspec.convert(request[2], ForeignDomainRequest).roots == PARTNER.roots.roots
     printed = capsys.readouterr().out
-    assert "partner.example is known by 1 root" in printed
+    assert "partner.example is added with 1 root" in printed
     assert "CN=partner root" in printed
 
 
@@ -48,7 +48,7 @@ def test_domains_are_listed(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> N
     assert run(["trust", "list", "--json"]) == ExitCode.SUCCESS
     assert json.loads(capsys.readouterr().out)["domains"][0]["roots"][0]["fingerprint"] == "ab" * 32
     assert run(["trust", "list"]) == ExitCode.SUCCESS
-    assert "no trust domain but our own, touchmark.local" in capsys.readouterr().out
+    assert "no trust domain besides our own, touchmark.local" in capsys.readouterr().out
 
 
 def test_our_own_roots_are_exported_for_partners(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,14 +60,14 @@ def test_our_own_roots_are_exported_for_partners(ca: FakeCA, capsys: pytest.Capt
 def test_a_domain_is_forgotten(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
     ca.answers["DELETE /v1/foreign-domains/partner.example"] = NOBODY
     assert run(["trust", "remove", "partner.example"]) == ExitCode.SUCCESS
-    assert "isn't known any more" in capsys.readouterr().out
+    assert "is removed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("domain", "text", "message"),
     [
-        ("partner.example", b"nothing", "no PEM certificates"),
-        ("Partner", PARTNER.roots_pem, "trust domain's name"),
+        ("partner.example", b"nothing", "no readable PEM certificates"),
+        ("Partner", PARTNER.roots_pem, "trust domain name"),
         ("partner.example", None, "can't read"),
     ],
 )

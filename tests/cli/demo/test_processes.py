@@ -57,7 +57,7 @@ def test_a_child_that_ended_is_named_with_its_last_words(tmp_path: Path) -> None
         return False
 
     wait_until(has_ended)
-    with pytest.raises(UnavailableError, match=r"(?s)server ended with code 3.*the port is in use"):
+    with pytest.raises(UnavailableError, match=r"(?s)server exited with code 3.*the port is in use"):
         processes.check()
 
 

@@ -26,7 +26,7 @@ def end_at(directory: Path, text: str, number: signal.Signals, *options: str) ->
 
 @pytest.mark.parametrize(
     ("moment", "number"),
-    [("2. Two sidecars join", signal.SIGTERM), ("9. The issuer is rotated", signal.SIGINT)],
+    [("2. Two sidecars join", signal.SIGTERM), ("9. Rotate the issuer", signal.SIGINT)],
     ids=["SIGTERM while sidecars start", "Ctrl-C while requests run"],
 )
 def test_a_signal_in_mid_story_cleans_up(tmp_path: Path, moment: str, number: signal.Signals) -> None:
@@ -37,7 +37,7 @@ def test_a_signal_in_mid_story_cleans_up(tmp_path: Path, moment: str, number: si
 
 @pytest.mark.needs_root
 def test_namespaces_go_too(tmp_path: Path) -> None:
-    code = end_at(tmp_path, "3. The server's program", signal.SIGTERM, "--capture", "redirect")
+    code = end_at(tmp_path, "3. Approve the server's program", signal.SIGTERM, "--capture", "redirect")
     assert code == ExitCode.INTERRUPTED
     assert_nothing_stays(tmp_path)
     made = {word for word in (tmp_path / "out").read_text().split() if word.startswith("tm-")}

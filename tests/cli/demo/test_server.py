@@ -34,5 +34,5 @@ def test_without_nginx_it_is_a_script_that_alone_is_approved(tmp_path: Path, mon
     server = write_server(tmp_path, "127.0.0.1:8080")
     assert server.approval[1:] == ("--weak", "--main", str(tmp_path / "server.py"))
     assert server.command[0] == server.approval[0]
-    with pytest.raises(MachineError, match="no nginx"):
+    with pytest.raises(MachineError, match="nginx isn't installed"):
         write_server(tmp_path, "127.0.0.1:8080", choice="nginx")

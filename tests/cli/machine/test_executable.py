@@ -41,5 +41,5 @@ def test_a_directory_is_no_program(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"apiVersion: touchmark.dev/v1alpha1"])
 def test_what_is_no_executable_is_no_program(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file").write_bytes(content)
-    with pytest.raises(InputError, match="no program"):
+    with pytest.raises(InputError, match="not an ELF executable"):
         read_executable(tmp_path / "file")

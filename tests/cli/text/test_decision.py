@@ -12,7 +12,7 @@ def test_a_verdict_says_what_else_matters() -> None:
     assert describe_verdict(make_record()) == "DENY"
     allowed = make_record(answer=Answer.ALLOW, would_deny=True, weak=True, transport=Transport.PLAINTEXT)
     assert describe_verdict(allowed) == "allow (would deny) weak plaintext"
-    assert describe_verdict(make_record(answer=Answer.ALLOW, phase=Phase.START)) == "allow (begins)"
+    assert describe_verdict(make_record(answer=Answer.ALLOW, phase=Phase.START)) == "allow (start)"
     assert describe_verdict(make_record(answer=Answer.ALLOW, count=12)) == "allow ×12"
 
 

@@ -75,7 +75,7 @@ def test_the_table_counts(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_following_can_t_be_summed_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["decisions", "--summary", "--follow"]) == ExitCode.BAD_INPUT
-    assert "exclude each other" in capsys.readouterr().err
+    assert "can't be combined" in capsys.readouterr().err
 
 
 def test_a_group_is_as_flat_as_its_kind() -> None:

@@ -38,7 +38,7 @@ async def test_a_domain_is_put_listed_and_removed(services: RunningCA, admin: Ad
     ("path", "roots", "message"),
     [
         ("/v1/foreign-domains/touchmark.local", PARTNER.roots.roots, "own trust domain"),
-        ("/v1/foreign-domains/Partner.Example", PARTNER.roots.roots, "trust domain's name"),
+        ("/v1/foreign-domains/Partner.Example", PARTNER.roots.roots, "trust domain name"),
         (PATH, (), "1 to 16 roots"),
         (PATH, (b"no DER",), "can't be read"),
         (PATH, (b"x" * 9000,), "at most 8192"),

@@ -81,10 +81,10 @@ def test_mtls_ports_are_read() -> None:
     ("annotations", "message"),
     [
         ({"mtls-ports": "x"}, "not a port"),
-        ({"mtls-ports": "15008"}, "port 15008 is the sidecar's"),
-        ({"mtls-destination-ports": "14970"}, "port 14970 is the sidecar's"),
-        ({"mtls-ports": "1,8443", "exclude-inbound-ports": "8443"}, "port 8443 stands in"),
-        ({"mtls-destination-ports": "443", "exclude-outbound-ports": "443"}, "port 443 stands in"),
+        ({"mtls-ports": "15008"}, "port 15008 is reserved for the sidecar"),
+        ({"mtls-destination-ports": "14970"}, "port 14970 is reserved for the sidecar"),
+        ({"mtls-ports": "1,8443", "exclude-inbound-ports": "8443"}, "port 8443 is also in"),
+        ({"mtls-destination-ports": "443", "exclude-outbound-ports": "443"}, "port 443 is also in"),
     ],
 )
 def test_an_mtls_port_that_no_sidecar_would_see_is_refused(annotations: dict[str, str], message: str) -> None:

@@ -151,29 +151,29 @@ def test_an_empty_spec_is_an_empty_policy() -> None:
 
 
 FAULTS: list[tuple[str, str, int, str, str]] = [
-    ("touchmark.dev/v1alpha1\nkind: MeshPolicy", "v2\nkind: MeshPolicy", 1, "apiVersion", "'v2' is none of"),
-    ("kind: MeshPolicy", "kind: MeshPolice", 2, "kind", "none of: MeshPolicy, Program"),
+    ("touchmark.dev/v1alpha1\nkind: MeshPolicy", "v2\nkind: MeshPolicy", 1, "apiVersion", "'v2' is not one of"),
+    ("kind: MeshPolicy", "kind: MeshPolice", 2, "kind", "not one of: MeshPolicy, Program"),
     ("  name: default", "  name: other", 4, "metadata.name", "named 'default'"),
-    ("  namespace: shop\n", "  namespace: Shop\n", 5, "metadata.namespace", "not a namespace's name"),
-    ("  namespace: shop\n", "", 3, "metadata", "the field `namespace` is missing"),
+    ("  namespace: shop\n", "  namespace: Shop\n", 5, "metadata.namespace", "not a namespace name"),
+    ("  namespace: shop\n", "", 3, "metadata", "missing field `namespace`"),
     ("  namespace: shop\n", "  namespace: 12\n", 5, "metadata.namespace", "expected a string, found '12'"),
     ("  uid: 1b2c", "  nmae: x", 6, "metadata.nmae", "unknown field"),
-    ("  mode: explicit", "  mode: strict", 9, "spec.mode", "none of: permissive, explicit"),
+    ("  mode: explicit", "  mode: strict", 9, "spec.mode", "not one of: permissive, explicit"),
     ("  mode: explicit", "  mode:", 9, "spec.mode", "found nothing"),
-    ("example.com/team", "'no label'", 11, "spec.group.label", "not a label's name"),
+    ("example.com/team", "'no label'", 11, "spec.group.label", "not a label key"),
     ("  - name: bank-to-db", "  - title: x", 13, "spec.rules[0].title", "unknown field"),
-    ("name: no-metadata-service", "name: bank-to-db", 24, "spec.rules[1].name", "two rules are named"),
+    ("name: no-metadata-service", "name: bank-to-db", 24, "spec.rules[1].name", "two rules have the name"),
     ("name: no-metadata-service", "name: ''", 24, "spec.rules[1]", "a rule needs a name"),
-    ("action: allow", "action: Allow", 14, "spec.rules[0].action", "none of: allow, deny"),
+    ("action: allow", "action: Allow", 14, "spec.rules[0].action", "not one of: allow, deny"),
     ("    workloads: [db]\n", "    workloads: [DB]\n", 15, "spec.rules[0].workloads[0]", "not a service account"),
     ("    workloads: [db]\n", "    workloads: []\n", 15, "spec.rules[0].workloads", "an empty list"),
     ("    workloads: [db]\n", "    workloads: db\n", 15, "spec.rules[0].workloads", "expected a list"),
-    ("    workloads: [db]\n", "", 13, "spec.rules[0]", "a program only narrows a named workload"),
+    ("    workloads: [db]\n", "", 13, "spec.rules[0]", "programs need `workloads`"),
     (f'["sha256:{A}"]', '["sha256:abc"]', 16, "spec.rules[0].programs[0]", "not a SHA-256 digest"),
     ("    - namespace: bank\n", "    - namespace: B_\n", 18, "spec.rules[0].peers[0].namespace", "not a namespace"),
-    ("      serviceAccount: teller\n", "", 18, "spec.rules[0].peers[0]", "a program only narrows"),
+    ("      serviceAccount: teller\n", "", 18, "spec.rules[0].peers[0]", "a program needs its namespace"),
     ("unidentified: true\n", "unidentified: yes\n", 21, "spec.rules[0].peers[1].unidentified", "true or false"),
-    ("unidentified: true\n", "unidentified: false\n", 21, "spec.rules[0].peers[1]", "cidrs go with"),
+    ("unidentified: true\n", "unidentified: false\n", 21, "spec.rules[0].peers[1]", "go together"),
     ("198.18.0.0/15,", "198.18.0.1/15,", 22, "spec.rules[0].peers[1].cidrs[0]", "host bits"),
     ("[5432,", "[0,", 23, "spec.rules[0].ports[0]", "not a port"),
     ("[5432,", "[65536,", 23, "spec.rules[0].ports[0]", "65536"),
@@ -181,8 +181,8 @@ FAULTS: list[tuple[str, str, int, str, str]] = [
     ("9000-9100", "http", 23, "spec.rules[0].ports[1]", "not a port: 'http'"),
     ("9000-9100", "-1", 23, "spec.rules[0].ports[1]", "not a port: '-1'"),
     ("9000-9100", "010", 23, "spec.rules[0].ports[1]", "not a port: '010'"),
-    ("name: postgres", "name: Post_gres", 32, "metadata.name", "not an object's name"),
-    ("  serviceAccount: db\n", "", 33, "spec", "`serviceAccount` is missing"),
+    ("name: postgres", "name: Post_gres", 32, "metadata.name", "not an object name"),
+    ("  serviceAccount: db\n", "", 33, "spec", "missing field `serviceAccount`"),
     ("  weak: true", "  week: true", 38, "spec.week", "unknown field"),
     (f"  - sha256:{A}\n  - {B}/main:{A}\n", "    []\n", 35, "spec.digests", "at least one digest"),
 ]
@@ -212,7 +212,7 @@ def test_an_allow_rule_for_egress_doesnt_reach_into_the_mesh() -> None:
 
 def test_one_object_stands_in_a_text_once() -> None:
     program = WHOLE.split("---\n")[1]
-    with pytest.raises(DocumentError, match="shop/postgres is in this text twice"):
+    with pytest.raises(DocumentError, match="shop/postgres is defined twice"):
         parse_documents(f"{program}---\n{program}")
 
 
