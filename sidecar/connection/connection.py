@@ -314,7 +314,7 @@ class Connection:
             ending = Ending.SHUTDOWN
         elif error is not None:
             # A fault of ours: refused, recorded, and raised on to the guarded task.
-            self.refusal = self.refusal or Reason.PROTOCOL_ERROR
+            self.refusal = self.refusal or Reason.INTERNAL_ERROR
             self.detail = self.detail or f"{type(error).__name__}: {error}"
             ending = Ending.REFUSED
         else:

@@ -136,7 +136,7 @@ def choose_reason(connection: Described, ending: Ending) -> Reason:
         return connection.refusal
     if connection.verdict is not None:
         return connection.verdict.reason
-    return Reason.DEADLINE_EXCEEDED if ending is not Ending.SHUTDOWN else Reason.OVERLOADED
+    return Reason.SHUTTING_DOWN if ending is Ending.SHUTDOWN else Reason.DEADLINE_EXCEEDED
 
 
 def describe_live(connection: Described, *, since: float) -> LiveConnection:

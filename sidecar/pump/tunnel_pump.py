@@ -21,7 +21,7 @@ from sidecar.pump.from_tunnel import FromTunnel
 from sidecar.pump.states import Answer, Flow, change_answer
 from sidecar.pump.to_tunnel import ToTunnel
 from sidecar.sockets.polling import Watch
-from sidecar.tunnel.frames import MAX_PAYLOAD_BYTES, FrameType, Opening, decode_reason
+from sidecar.tunnel.frames import MAX_PAYLOAD_BYTES, FrameType, Opening, decode_refusal, encode_reason
 from sidecar.tunnel.tunnel import Loss, Tunnel
 from sidecar.tunnel.turns import Role
 
@@ -44,6 +44,7 @@ class TunnelPump:
         "_loop",
         "_outgoing",
         "_refusal",
+        "_refusal_detail",
         "_tunnel",
         "_watch",
         "finished",
@@ -57,6 +58,7 @@ class TunnelPump:
         self._answer = Answer.NONE
         self._answer_timer: asyncio.TimerHandle | None = None
         self._refusal: Reason | None = None
+        self._refusal_detail = ""
         # The responder has them once it has dialled the application.
         self._application: socket.socket | None = None
         self._watch: Watch | None = None
@@ -124,7 +126,7 @@ class TunnelPump:
         self._answer = change_answer(self._answer, Answer.REFUSED)
         self._refusal = reason
         self._incoming.drop()
-        self._tunnel.send(FrameType.REFUSE, reason.value.encode())
+        self._tunnel.send(FrameType.REFUSE, encode_reason(reason))
         self._check_finished()
 
     def abort(self, ending: Ending) -> None:
@@ -200,7 +202,7 @@ class TunnelPump:
         """Follow the peer's control frames; ``turns`` has allowed them.
 
         Raises:
-            ProtocolError: REFUSE without a reason of ours.
+            ProtocolError: REFUSE without a reason code.
         """
         if frame == FrameType.ACCEPT:
             self._answer = change_answer(self._answer, Answer.ACCEPTED)
@@ -211,7 +213,8 @@ class TunnelPump:
         elif frame == FrameType.END:
             self._on_end()
         elif frame == FrameType.REFUSE:
-            self._refusal = decode_reason(payload)
+            refusal = decode_refusal(payload)
+            self._refusal, self._refusal_detail = refusal.reason, refusal.detail
             self._answer = change_answer(self._answer, Answer.REFUSED)
             self._incoming.drop()
             if self._watch is not None:
@@ -289,7 +292,7 @@ class TunnelPump:
                 early=bytes(outgoing.early) if is_retry_allowed or self._refusal else b"",
                 has_ended=outgoing.has_ended,
                 unsent=bytes(incoming.rest),
-                detail=detail,
+                detail=detail or self._refusal_detail,
             )
         )
         outgoing.stop()

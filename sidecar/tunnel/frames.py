@@ -6,6 +6,7 @@ Belongs here: encoding and strict decoding. Doesn't: who may send what when (``t
 from __future__ import annotations
 
 import ipaddress
+import re
 import struct
 from enum import IntEnum
 from functools import lru_cache
@@ -13,7 +14,7 @@ from functools import lru_cache
 import msgspec
 
 from shared.model.errors import ProtocolError
-from shared.model.policy.reasons import Reason
+from shared.model.policy.reasons import Reason, express_in_first_codes
 from sidecar.sockets.address import Endpoint
 
 HEADER = struct.Struct("!BBH")
@@ -25,6 +26,7 @@ MAX_PAYLOAD_BYTES = MAX_FRAME_BYTES - HEADER_BYTES
 MAX_EARLY_BYTES = 64 * 1024
 CONNECTION_ID_BYTES = 8
 _MAX_WHY_BYTES = 64
+_CODE = re.compile(rb"[a-z0-9_]{1,64}")
 _REMEMBERED_ADDRESSES = 4096
 
 
@@ -89,7 +91,7 @@ def encode_frame(frame_type: FrameType, epoch: int, payload: bytes = b"") -> byt
 
 def encode_opening(opening: Opening) -> bytes:
     """Write OPEN's payload."""
-    why = opening.why.value.encode() if opening.why else b""
+    why = encode_reason(opening.why) if opening.why else b""
     return b"".join(
         (
             bytes.fromhex(opening.connection),
@@ -120,20 +122,58 @@ def decode_opening(payload: bytes) -> Opening:
         connection=payload[:CONNECTION_ID_BYTES].hex(),
         destination=destination,
         source=source,
-        why=decode_reason(why) if why else None,
+        why=_decode_why(why),
     )
 
 
-def decode_reason(payload: bytes) -> Reason:
-    """Read a reason code.
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """REFUSE's payload.
+
+    Attributes:
+        reason: ``PROTOCOL_ERROR`` where the code isn't one of ours.
+        detail: then the peer's code; else empty.
+    """
+
+    reason: Reason
+    detail: str = ""
+
+
+def encode_reason(reason: Reason) -> bytes:
+    """Write a reason code, as REFUSE's payload, so that each release can read it.
+
+    Release 0.1 ends the tunnel on a code that it doesn't know, and neither the ALPN nor OPEN says which release the
+    peer is: what came later is always written as the nearest code of 0.1. The own record keeps the true one.
+    """
+    return express_in_first_codes(reason).value.encode()
+
+
+def decode_refusal(payload: bytes) -> Refusal:
+    """Read REFUSE's payload. A code that isn't known comes from a newer release, and refuses all the same.
 
     Raises:
-        ProtocolError: it isn't one of ours.
+        ProtocolError: it isn't a code at all.
     """
+    code = _decode_code(payload)
     try:
-        return Reason(payload.decode("ascii"))
-    except ValueError as error:
-        raise ProtocolError("an unknown reason code") from error
+        return Refusal(reason=Reason(code))
+    except ValueError:
+        return Refusal(reason=Reason.PROTOCOL_ERROR, detail=f"the peer refused with {code}, which isn't known here")
+
+
+def _decode_why(payload: bytes) -> Reason | None:
+    """Read OPEN's ``why``, a claim for the record only: None where there is none, or its code isn't known."""
+    if not payload:
+        return None
+    try:
+        return Reason(_decode_code(payload))
+    except ValueError:
+        return None
+
+
+def _decode_code(payload: bytes) -> str:
+    if not _CODE.fullmatch(payload):
+        raise ProtocolError("a reason that is no code")
+    return payload.decode("ascii")
 
 
 def _encode_endpoint(endpoint: Endpoint) -> bytes:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from shared.model.policy.decision import Answer
+from shared.model.policy.decision import Answer, Ending
 from shared.model.policy.reasons import Reason
-from tests.e2e.harness.mesh import Sidecar
+from tests.e2e.harness.mesh import Sidecar, wait_until
 from tests.e2e.harness.shop import Shop
 
 pytestmark = pytest.mark.needs_root
@@ -78,3 +78,40 @@ def test_above_its_limit_a_sidecar_resets_new_connections_and_keeps_the_others(s
     buyer.do("close", "b")
     narrow.log.expect(Answer.ALLOW, Reason.SAME_GROUP, port=port)
     assert buyer.do("exchange", shop.address, port, "x") == "x<end>"
+
+
+@pytest.mark.proves(Reason.INTERNAL_ERROR)
+def test_a_fault_of_the_sidecars_own_is_a_reset_and_isnt_blamed_on_the_peer(whole_shop: Shop) -> None:
+    mesh = whole_shop.mesh
+    faulty = mesh.add_sidecar("shop/client", main="tests.e2e.harness.faulty_sidecar")
+    port = mesh.take_port()
+    buyer = mesh.run(whole_shop.buyer, faulty.pod)
+    for _ in range(2):  # The sidecar goes on.
+        assert buyer.do("exchange", whole_shop.address, port, "x") == "<ECONNRESET>"
+        record = faulty.log.expect_denied(Reason.INTERNAL_ERROR, port=port)
+        assert record.detail == "ZeroDivisionError: ordered by the test"
+    assert "ZeroDivisionError" in faulty.events.read_text()
+
+
+@pytest.mark.proves(Reason.SHUTTING_DOWN)
+def test_a_shutdown_before_the_verdict_is_a_reset_and_recorded_as_one(whole_shop: Shop) -> None:
+    mesh = whole_shop.mesh
+    ending = mesh.add_sidecar("shop/client", settings="capture: redirect\nlimits: {drainSeconds: 0}")
+    port = mesh.take_port()
+    buyer = mesh.run(whole_shop.buyer, ending.pod)
+    mesh.pause_ca()  # The directory is asked, and doesn't answer: the connection waits before its verdict.
+    try:
+        buyer.begin("exchange", mesh.outsider.address, port, "x")
+        wait_until(lambda: _has_accepted(ending), "the connection")
+        ending.process.terminate()
+        assert buyer.answer() == "<ECONNRESET>"
+    finally:
+        mesh.resume_ca()
+    record = ending.log.expect_denied(Reason.SHUTTING_DOWN, port=port)
+    assert record.ending is Ending.SHUTDOWN
+
+
+def _has_accepted(sidecar: Sidecar) -> bool:
+    """Tell whether it holds a redirected connection: in proc(5) at loopback, with an inode, half-closed or not."""
+    rows = [line.split() for line in sidecar.pod.run("cat", "/proc/net/tcp").stdout.splitlines()[1:]]
+    return any(row[1].startswith("0100007F:") and row[3] in ("01", "08") and row[9] != "0" for row in rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class Reason(StrEnum):
@@ -58,6 +59,8 @@ class Reason(StrEnum):
     MTLS_REQUIRED = "mtls_required"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     OVERLOADED = "overloaded"
+    SHUTTING_DOWN = "shutting_down"
+    INTERNAL_ERROR = "internal_error"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +197,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         fix="Check the application: policy allowed this connection.",
     ),
     Reason.PROTOCOL_ERROR: Explanation(
-        cause="The peer broke the tunnel's protocol.", fix="Compare the versions of both sidecars: `touchmark version`."
+        cause="The peer broke the tunnel's protocol, or refused with a code that this release doesn't know.",
+        fix="Compare the versions of both sidecars: `touchmark version`.",
     ),
     Reason.HANDSHAKE_FAILED: Explanation(
         cause="The TLS handshake failed: wrong version, no client certificate, or a protocol other than the tunnel's.",
@@ -211,4 +215,27 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         cause="A limit of this sidecar was reached.",
         fix="Find out who opens so many connections, or raise the limit.",
     ),
+    Reason.SHUTTING_DOWN: Explanation(
+        cause="This sidecar was shutting down before it had decided on the connection.",
+        fix="Nothing, if the pod or the sidecar was being stopped: the client connects again to another one.",
+    ),
+    Reason.INTERNAL_ERROR: Explanation(
+        cause="A fault inside this sidecar, not of the peer's; the detail names it, and its log has the traceback.",
+        fix="Report it with the sidecar's log and `touchmark version`; other connections aren't affected.",
+    ),
 }
+
+# Codes that release 0.1 doesn't know, each with the nearest one that it does. Such a peer ends its tunnel or its stream
+# on a code that it doesn't know.
+_FIRST_CODES: Final = {
+    Reason.FOREIGN_NOT_ALLOWED: Reason.NO_RULE,
+    Reason.TRUST_DOMAIN_UNKNOWN: Reason.PEER_UNTRUSTED,
+    Reason.MTLS_REQUIRED: Reason.HANDSHAKE_FAILED,
+    Reason.SHUTTING_DOWN: Reason.OVERLOADED,
+    Reason.INTERNAL_ERROR: Reason.PROTOCOL_ERROR,
+}
+
+
+def express_in_first_codes(reason: Reason) -> Reason:
+    """Return the reason as release 0.1 knows it."""
+    return _FIRST_CODES.get(reason, reason)

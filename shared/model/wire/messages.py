@@ -21,7 +21,7 @@ from shared.model.errors import TouchmarkError
 from shared.model.identity.foreign import ForeignDomain
 from shared.model.identity.program import Program
 from shared.model.policy.decision import DecisionRecord
-from shared.model.policy.reasons import Reason
+from shared.model.policy.reasons import express_in_first_codes
 from shared.model.policy.rules import NamespaceState
 from shared.model.trust.bundle import TrustBundle
 from shared.model.wire.protocol import PROTOCOL
@@ -329,22 +329,14 @@ def express_in(protocol: int, message: Message) -> Message | None:
         case ForeignTrustChanged():
             return None
         case Decisions():
-            return msgspec.structs.replace(message, records=tuple(_in_first_reasons(each) for each in message.records))
+            return msgspec.structs.replace(message, records=tuple(_in_first_codes(each) for each in message.records))
         case _:
             return message
 
 
-# Reasons that protocol 2 added, and what they were called before.
-_FIRST_REASONS: Final = {
-    Reason.FOREIGN_NOT_ALLOWED: Reason.NO_RULE,
-    Reason.TRUST_DOMAIN_UNKNOWN: Reason.PEER_UNTRUSTED,
-    Reason.MTLS_REQUIRED: Reason.HANDSHAKE_FAILED,
-}
-
-
-def _in_first_reasons(record: DecisionRecord) -> DecisionRecord:
-    reason = _FIRST_REASONS.get(record.reason)
-    return record if reason is None else msgspec.structs.replace(record, reason=reason)
+def _in_first_codes(record: DecisionRecord) -> DecisionRecord:
+    reason = express_in_first_codes(record.reason)
+    return record if reason is record.reason else msgspec.structs.replace(record, reason=reason)
 
 
 def _without_foreign_peers(state: NamespaceState) -> NamespaceState:

@@ -143,6 +143,7 @@ class Mesh:
         settings: str = "capture: redirect",
         has_capabilities: bool = True,
         release: Path = ROOT,
+        main: str = "sidecar",
     ) -> Sidecar:
         """Start a sidecar and wait until it is ready.
 
@@ -150,11 +151,18 @@ class Mesh:
             pod: where; a new one by default.
             settings: YAML of its configuration beside instance, token and tunnel addresses.
             release: where its code is.
+            main: the module that is run.
         """
         instance = f"{workload.replace('/', '-')}-{next(self._names)}"
         pod = pod or self.network.add(instance)
         sidecar = self.begin_sidecar(
-            workload, pod, instance, settings=settings, has_capabilities=has_capabilities, release=release
+            workload,
+            pod,
+            instance,
+            settings=settings,
+            has_capabilities=has_capabilities,
+            release=release,
+            main=main,
         )
         self.wait_ready(sidecar)
         self.sidecars[instance] = sidecar
@@ -180,6 +188,7 @@ class Mesh:
         token: str = "",
         has_capabilities: bool = True,
         release: Path = ROOT,
+        main: str = "sidecar",
     ) -> Sidecar:
         """Start a sidecar, whatever becomes of it; ``token``: another than a new one."""
         addresses = (pod.address, pod.address6)
@@ -190,7 +199,7 @@ class Mesh:
         log, events = self.directory / f"{instance}.decisions", self.directory / f"{instance}.events"
         with log.open("a") as out, events.open("a") as err:
             process = pod.start(
-                [sys.executable, "-m", "sidecar", "--config", str(configuration)],
+                [sys.executable, "-m", main, "--config", str(configuration)],
                 stdout=out,
                 stderr=err,
                 env={**_environment(release), "TOUCHMARK_JOIN_TOKEN": token},

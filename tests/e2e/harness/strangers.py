@@ -32,7 +32,7 @@ from sidecar.control.feed import Feed
 from sidecar.control.joining import ByJoinToken
 from sidecar.credential.credential import KeyRequest, make_key_request
 from sidecar.events import Events
-from sidecar.tunnel.frames import HEADER, FrameType, Opening, decode_reason, encode_frame, encode_opening
+from sidecar.tunnel.frames import HEADER, FrameType, Opening, decode_refusal, encode_frame, encode_opening
 from tests.e2e.harness.mesh import Mesh
 from tests.e2e.harness.pods import Pod
 from tests.sidecar.little_ca import Authority
@@ -160,7 +160,7 @@ class Raw:
         frame = self.receive()
         if frame is None or frame[0] != FrameType.REFUSE:
             return f"no refusal: {frame}"
-        return decode_reason(frame[2]).value
+        return decode_refusal(frame[2]).reason.value
 
     def _wait(self, deadline: float) -> None:
         ready, _, _ = select.select([self._connection], [], [], max(0.0, deadline - time.monotonic()))

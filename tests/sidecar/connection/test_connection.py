@@ -54,8 +54,17 @@ async def test_a_fault_of_ours_is_recorded_and_raised_on() -> None:
     async with running_pair(echo) as pair:
         with pytest.raises(ZeroDivisionError), make(pair):
             raise ZeroDivisionError
-        assert pair.client.records[0].answer is Answer.DENY
-        assert "ZeroDivisionError" in pair.client.records[0].detail
+        (record,) = pair.client.records
+        assert (record.answer, record.reason, record.ending) == (Answer.DENY, Reason.INTERNAL_ERROR, Ending.REFUSED)
+        assert "ZeroDivisionError" in record.detail
+
+
+async def test_a_shutdown_before_the_verdict_is_recorded_as_that() -> None:
+    async with running_pair(echo) as pair:
+        with pytest.raises(asyncio.CancelledError), make(pair):
+            raise asyncio.CancelledError
+        (record,) = pair.client.records
+        assert (record.answer, record.reason, record.ending) == (Answer.DENY, Reason.SHUTTING_DOWN, Ending.SHUTDOWN)
 
 
 async def test_a_cancelled_story_is_a_shutdown_and_stays_cancelled() -> None:

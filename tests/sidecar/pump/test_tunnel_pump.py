@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from shared.model.policy.decision import Ending
+from shared.model.policy.reasons import Reason
 from sidecar.pump.tunnel_pump import TunnelPump
-from sidecar.tunnel.frames import MAX_PAYLOAD_BYTES, Opening
+from sidecar.tunnel.frames import MAX_PAYLOAD_BYTES, FrameType, Opening
 from sidecar.tunnel.tunnel import Loss, Tunnel
 from sidecar.tunnel.turns import SideState
 from tests.sidecar.little_ca import until
@@ -124,6 +125,23 @@ async def test_an_initiator_that_goes_on_sending_gets_its_accept_at_once() -> No
         turn.app.send(b"part two")
         await until(lambda: turn.responder.received == 16)
         assert not turn.far.is_holding
+
+
+async def test_a_refusal_with_a_newer_releases_reason_refuses_and_leaves_the_tunnel_whole() -> None:
+    near, far = await make_tunnels(Mint())
+    app, source = tcp_pair()
+    user = Responder(far)
+    with app, source:
+        initiator = TunnelPump(near)
+        initiator.open(source, OPENING, answer_s=5)
+        await until(lambda: user.pump is not None)
+        far.send(FrameType.REFUSE, b"moon_is_full")
+        end = await asyncio.wait_for(initiator.finished, 5)
+        assert (end.ending, end.refusal) == (Ending.REFUSED, Reason.PROTOCOL_ERROR)
+        assert "moon_is_full" in end.detail
+        assert near.is_reusable
+    near.close()
+    far.close()
 
 
 async def test_an_end_right_after_much_data_loses_none_of_it() -> None:

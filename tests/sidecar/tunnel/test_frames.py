@@ -7,17 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.model.errors import ProtocolError
-from shared.model.policy.reasons import Reason
+from shared.model.policy.reasons import Reason, express_in_first_codes
 from sidecar.tunnel.frames import (
     HEADER,
     MAX_PAYLOAD_BYTES,
     FrameType,
     Opening,
+    Refusal,
     check_header,
     decode_opening,
-    decode_reason,
+    decode_refusal,
     encode_frame,
     encode_opening,
+    encode_reason,
 )
 
 addresses = st.ip_addresses().map(str)
@@ -26,7 +28,7 @@ openings = st.builds(
     connection=st.binary(min_size=8, max_size=8).map(bytes.hex),
     destination=st.tuples(addresses, st.integers(1, 65535)),
     source=st.tuples(addresses, st.integers(0, 65535)),
-    why=st.none() | st.sampled_from(Reason),
+    why=st.none() | st.sampled_from(sorted({express_in_first_codes(each) for each in Reason})),
 )
 
 
@@ -78,8 +80,28 @@ def test_a_full_frame_fills_one_tls_record() -> None:
     assert len(encode_frame(FrameType.DATA, 1, b"x" * MAX_PAYLOAD_BYTES)) == 16_384
 
 
-def test_an_unknown_reason_is_refused() -> None:
-    assert decode_reason(b"no_rule") is Reason.NO_RULE
-    for bad in (b"", b"because", b"\xff"):
+def test_a_refusal_is_read_and_what_is_no_code_is_a_protocol_error() -> None:
+    assert decode_refusal(b"no_rule") == Refusal(reason=Reason.NO_RULE)
+    for bad in (b"", b"no rule", b"No_rule", b"x" * 65, b"\xff", b"\x1b[31m"):
         with pytest.raises(ProtocolError):
-            decode_reason(bad)
+            decode_refusal(bad)
+
+
+def test_a_refusal_of_a_newer_release_refuses_and_its_code_is_kept_for_people() -> None:
+    refusal = decode_refusal(b"moon_is_full")
+    assert refusal.reason is Reason.PROTOCOL_ERROR
+    assert "moon_is_full" in refusal.detail
+
+
+def test_an_unknown_why_in_open_opens_all_the_same() -> None:
+    opening = Opening(connection="00" * 8, destination=("198.18.0.2", 5432), source=("198.18.0.1", 1))
+    payload = encode_opening(opening)
+    why = b"moon_is_full"
+    assert decode_opening(payload[:-1] + bytes((len(why),)) + why).why is None
+    with pytest.raises(ProtocolError):
+        decode_opening(payload[:-1] + b"\x02\xff\xff")
+
+
+@pytest.mark.parametrize("reason", Reason, ids=str)
+def test_every_reason_is_written_in_the_first_releases_codes(reason: Reason) -> None:
+    assert decode_refusal(encode_reason(reason)) == Refusal(reason=express_in_first_codes(reason))

@@ -231,6 +231,8 @@ def test_a_ca_of_protocol_1_is_told_newer_reasons_by_older_names() -> None:
         (Reason.FOREIGN_NOT_ALLOWED, Reason.NO_RULE),
         (Reason.TRUST_DOMAIN_UNKNOWN, Reason.PEER_UNTRUSTED),
         (Reason.MTLS_REQUIRED, Reason.HANDSHAKE_FAILED),
+        (Reason.SHUTTING_DOWN, Reason.OVERLOADED),
+        (Reason.INTERNAL_ERROR, Reason.PROTOCOL_ERROR),
         (Reason.DENY_RULE, Reason.DENY_RULE),
     ):
         decisions = messages.Decisions(batch=1, records=(msgspec.structs.replace(make_record(), reason=new),))
