@@ -157,11 +157,16 @@ class ToTunnel:
     @property
     def has_ended(self) -> bool:
         """Whether the application has ended its direction."""
-        return self.flow is Flow.ENDED
+        return self.flow is Flow.ENDING or self.flow is Flow.ENDED
+
+    def note_written(self) -> None:
+        """Everything has been written, END too if it was sent."""
+        if self.flow is Flow.ENDING:
+            self.flow = change_flow(self.flow, Flow.ENDED)
 
     def drop(self) -> None:
         """Initiator: the responder refused. END ends the turn, though the application may go on."""
-        if self.flow is not Flow.ENDED:
+        if not self.has_ended:
             self.flow = change_flow(self.flow, Flow.DROPPED)
             self._tunnel.send(FrameType.END)
 
@@ -170,8 +175,8 @@ class ToTunnel:
         self.flow = change_flow(self.flow, Flow.STOPPED)
 
     def _end(self) -> Flow:
-        self._tunnel.send(FrameType.END)
-        self.flow = change_flow(self.flow, Flow.ENDED)
+        is_written = self._tunnel.send(FrameType.END)
+        self.flow = change_flow(self.flow, Flow.ENDED if is_written else Flow.ENDING)
         return self.flow
 
     def _end_with(self, size: int) -> Flow:
@@ -181,8 +186,8 @@ class ToTunnel:
         if self._is_copying:
             self.early += slot[HEADER_BYTES:end]
         _pack_header(slot, end, _END, turns.send(FrameType.END), 0)
-        self._tunnel.write(slot[: end + HEADER_BYTES])
-        self.flow = change_flow(self.flow, Flow.ENDED)
+        is_written = self._tunnel.write(slot[: end + HEADER_BYTES])
+        self.flow = change_flow(self.flow, Flow.ENDED if is_written else Flow.ENDING)
         return self.flow
 
 

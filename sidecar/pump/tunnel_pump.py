@@ -160,9 +160,11 @@ class TunnelPump:
             self._check_finished()
 
     def on_drained(self) -> None:
-        """The tunnel takes DATA again."""
+        """The tunnel takes DATA again, and END has been written if it was sent."""
         if self._outgoing.unblock():
             self._watch_application()
+        self._outgoing.note_written()
+        self._check_finished()
 
     # ---- tunnel → application -------------------------------------------------------------------------------------
 
@@ -248,7 +250,7 @@ class TunnelPump:
         """The tunnel broke. In the middle of a turn nothing is certain: the application gets a reset."""
         if self.finished.done():
             return
-        if self._tunnel.turns.is_idle:
+        if self._tunnel.turns.is_idle and self._outgoing.flow is not Flow.ENDING:
             self._check_finished()
             return
         if loss is Loss.PROTOCOL:
@@ -273,8 +275,13 @@ class TunnelPump:
         self._finish(reset_by(is_source=self._is_initiator))
 
     def _check_finished(self) -> None:
-        if self._tunnel.turns.is_idle and not self._incoming.rest and not self.finished.done():
-            self._finish(Ending.REFUSED if self._refusal else Ending.FINISHED)
+        """Finish once both have sent END and nothing waits: for the application, or for the tunnel to be written."""
+        if self.finished.done() or not self._tunnel.turns.is_idle or self._incoming.rest:
+            return
+        if self._refusal:
+            self._finish(Ending.REFUSED)
+        elif self._outgoing.flow is not Flow.ENDING:
+            self._finish(Ending.FINISHED)
 
     def _finish(self, ending: Ending, *, is_retry_allowed: bool = False, detail: str = "") -> None:
         if self.finished.done():

@@ -19,7 +19,7 @@ from OpenSSL import SSL
 
 from shared.model.errors import ProtocolError
 from shared.model.trust.certificate import VerifiedPeer
-from sidecar.sockets.ending import DELIVERY_DEADLINE_S, close_after_delivery
+from sidecar.sockets.ending import DELIVERY_DEADLINE_S, close_after_delivery, count_undelivered
 from sidecar.sockets.polling import poller_of
 from sidecar.tls.records import Buffer, Records
 from sidecar.tunnel.frame_reader import FrameReader
@@ -196,14 +196,17 @@ class Tunnel:
         payload = encode_opening(opening)
         return encode_frame(FrameType.OPEN, self.turns.send(FrameType.OPEN, len(payload)), payload)
 
-    def send(self, frame: FrameType, payload: bytes = b"") -> None:
+    def send(self, frame: FrameType, payload: bytes = b"") -> bool:
         """Send a control frame. When a record is pending, it waits behind it.
+
+        Returns:
+            False when it couldn't be written at once, as ``write``.
 
         Raises:
             RuntimeError: this end may not send it now.
         """
         epoch = self.turns.send(frame, len(payload))
-        self.write(encode_frame(frame, epoch, payload))
+        return self.write(encode_frame(frame, epoch, payload))
 
     def hold(self, frame: FrameType) -> None:
         """Send a control frame without a payload in front of whatever is sent next, at the latest in a moment.
@@ -417,7 +420,7 @@ class Tunnel:
         self._pinned.clear()
         self.user = None
         self._reader.clear()
-        if self.turns.is_idle and not self.turns.is_closing:
+        if self.turns.is_idle and not self.turns.is_closing and not count_undelivered(self.connection):
             self.connection.close()  # Nothing is under way, so nothing can be lost.
         else:
             close_after_delivery(self.loop, self.connection)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -102,7 +101,6 @@ async def test_what_comes_before_the_application_is_there_is_kept_and_so_is_the_
 async def test_an_application_that_takes_no_more_blocks_the_flow_and_gets_the_end_behind_the_rest() -> None:
     loop = asyncio.get_running_loop()
     app, source = tcp_pair()
-    app.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     with app, source:
         async with tunnels() as (near, _, _, _):
             incoming, chunk = FromTunnel(near), bytes(range(256)) * 200

@@ -8,9 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import pytest
+from OpenSSL import SSL
+
 from shared.model.policy.decision import Ending
 from shared.model.policy.reasons import Reason
 from sidecar.pump.tunnel_pump import TunnelPump
+from sidecar.tls.records import Records
 from sidecar.tunnel.frames import MAX_PAYLOAD_BYTES, FrameType, Opening
 from sidecar.tunnel.tunnel import Loss, Tunnel
 from sidecar.tunnel.turns import SideState
@@ -156,3 +160,64 @@ async def test_an_end_right_after_much_data_loses_none_of_it() -> None:
             while chunk := await loop.sock_recv(turn.server, 100_000):
                 received += chunk
             assert received == payload, size
+
+
+class Gate:
+    """Keeps one tunnel's records back as a full connection does, or fails their writing."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tunnel: Tunnel) -> None:
+        self.failure: SSL.Error | None = None
+        send, gated = Records.send, tunnel._tls
+
+        def send_through(records: Records, data: bytes | memoryview) -> int:
+            if records is gated and self.failure is not None:
+                raise self.failure
+            return send(records, data)
+
+        monkeypatch.setattr(Records, "send", send_through)
+
+
+async def end_server_first(turn: Turn) -> None:
+    turn.server.shutdown(socket.SHUT_WR)
+    assert await asyncio.get_running_loop().sock_recv(turn.app, 100) == b""
+    assert turn.near.turns.responder is SideState.ENDED
+
+
+@pytest.mark.parametrize("size", [0, 8000])
+async def test_a_turn_is_finished_only_when_its_last_record_is_written(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """The server has ended first, and the client's last bytes and END meet a full tunnel."""
+    loop, payload = asyncio.get_running_loop(), b"x" * size
+    async with opened_turn(b"question") as turn:
+        assert await loop.sock_recv(turn.server, 100) == b"question"
+        await end_server_first(turn)
+        gate = Gate(monkeypatch, turn.near)
+        gate.failure = SSL.WantWriteError()
+        turn.app.send(payload)
+        turn.app.shutdown(socket.SHUT_WR)
+        await until(lambda: turn.near.is_blocked and turn.near.turns.is_idle)
+        assert not turn.initiator.finished.done()
+        gate.failure = None
+        received = b""
+        while chunk := await loop.sock_recv(turn.server, 100_000):
+            received += chunk
+        assert received == payload
+        assert (await asyncio.wait_for(turn.initiator.finished, 5)).ending is Ending.FINISHED
+        assert (await asyncio.wait_for(turn.responder.finished, 5)).ending is Ending.FINISHED
+        assert turn.near.is_reusable
+
+
+@pytest.mark.parametrize("failure", [SSL.WantWriteError(), SSL.SysCallError(32, "EPIPE")], ids=["full", "broken"])
+async def test_a_turn_whose_last_record_is_never_written_isnt_finished(
+    monkeypatch: pytest.MonkeyPatch, failure: SSL.Error
+) -> None:
+    async with opened_turn() as turn:
+        await end_server_first(turn)
+        Gate(monkeypatch, turn.near).failure = failure
+        turn.app.send(b"last words")
+        turn.app.shutdown(socket.SHUT_WR)
+        await until(lambda: turn.near.turns.is_idle)
+        turn.far.close()
+        end = await asyncio.wait_for(turn.initiator.finished, 5)
+        assert end.ending is Ending.PEER_LOST
