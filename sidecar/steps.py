@@ -106,9 +106,9 @@ async def pump_plainly(sidecar: Sidecar, connection: Connection, destination: En
         if end.ending is Ending.FINISHED:
             onward.close()
         elif end.ending is Ending.RESET_BY_DESTINATION:
-            await reset_after_delivery(loop, source, deadline_s=sidecar.limits.reset_s)
+            await reset_after_delivery(loop, source, end.unsent, deadline_s=sidecar.limits.reset_s)
         elif end.ending is Ending.RESET_BY_SOURCE:
-            await reset_after_delivery(loop, onward, deadline_s=sidecar.limits.reset_s)
+            await reset_after_delivery(loop, onward, end.unsent, deadline_s=sidecar.limits.reset_s)
     finally:
         if onward.fileno() >= 0:
             reset(onward)

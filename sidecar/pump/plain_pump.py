@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
 from typing import Final
 
 from shared.model.policy.decision import Ending
 from sidecar.pump.ends import PumpEnd, end_writing, reset_by
 from sidecar.pump.states import Flow, change_flow
+from sidecar.sockets.ending import DELIVERY_DEADLINE_S
 from sidecar.sockets.polling import Watch, poller_of
 
 # One buffer for the loop: every callback uses it up before it returns, or copies what it couldn't pass on.
@@ -27,15 +27,17 @@ class PlainPump:
         sent, received: bytes from source to destination, and back.
     """
 
-    __slots__ = ("_back", "_forth", "_watches", "finished")
+    __slots__ = ("_back", "_deadline", "_forth", "_loop", "_watches", "finished")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, source: socket.socket, destination: socket.socket) -> None:
+        self._loop = loop
         self.finished: asyncio.Future[PumpEnd] = loop.create_future()
+        self._deadline: asyncio.TimerHandle | None = None
         poller = poller_of(loop)
         self._watches = (poller.watch(source), poller.watch(destination))
         near, far = self._watches
-        self._forth = _Direction(source, near, destination, far, self._on_ended)
-        self._back = _Direction(destination, far, source, near, self._on_ended)
+        self._forth = _Direction(self, source, near, destination, far)
+        self._back = _Direction(self, destination, far, source, near)
 
     @property
     def sent(self) -> int:
@@ -56,69 +58,104 @@ class PlainPump:
         """Stop moving bytes; the caller resets both connections."""
         self._finish(ending)
 
-    def _on_ended(self, broken: socket.socket | None) -> None:
-        if broken is not None:
-            self._finish(reset_by(is_source=broken is self._forth.source))
-        elif self._forth.flow is Flow.ENDED and self._back.flow is Flow.ENDED:
+    def on_source_ended(self, direction: _Direction) -> None:
+        """Pass a half-close on; an end that follows a failed write is a reset that the write has met already."""
+        if self._opposite(direction).flow is Flow.DROPPED:
+            self.on_source_broken(direction)
+            return
+        direction.end()
+        if self._opposite(direction).flow is Flow.ENDED:
             self._finish(Ending.FINISHED)
 
+    def on_source_broken(self, direction: _Direction) -> None:
+        """Finish: everything that came before has been written."""
+        self._finish(reset_by(is_source=direction is self._forth))
+
+    def on_sink_broken(self, direction: _Direction) -> None:
+        """Carry what the sink said before it broke, within a deadline; then finish."""
+        opposite = self._opposite(direction)
+        if opposite.flow is Flow.OPEN or opposite.flow is Flow.BLOCKED:
+            direction.drop()
+            self._deadline = self._loop.call_later(DELIVERY_DEADLINE_S, self.on_source_broken, opposite)
+        elif opposite.flow is Flow.DROPPED:  # Now both are broken: this direction's source was the first.
+            self.on_source_broken(direction)
+        else:
+            self.on_source_broken(opposite)
+
+    def _opposite(self, direction: _Direction) -> _Direction:
+        return self._back if direction is self._forth else self._forth
+
     def _finish(self, ending: Ending) -> None:
-        if not self.finished.done():
-            for watch in self._watches:
-                watch.close()
-            self._forth.stop()
-            self._back.stop()
-            self.finished.set_result(PumpEnd(ending=ending))
+        if self.finished.done():
+            return
+        if self._deadline is not None:
+            self._deadline.cancel()
+        for watch in self._watches:
+            watch.close()
+        self._forth.stop()
+        self._back.stop()
+        unsent = b""
+        if ending is Ending.RESET_BY_SOURCE:
+            unsent = self._forth.rest
+        elif ending is Ending.RESET_BY_DESTINATION:
+            unsent = self._back.rest
+        self.finished.set_result(PumpEnd(ending=ending, unsent=unsent))
 
 
 class _Direction:
     """One direction between two plain connections.
 
     Attributes:
-        source: where its bytes come from.
         flow: what it is doing.
-        moved: bytes that came.
+        moved: bytes that came from its source.
+        rest: those that its sink hasn't taken yet; at most one read.
     """
 
-    __slots__ = ("_on_ended", "_reads", "_rest", "_sink", "_writes", "flow", "moved", "source")
+    __slots__ = ("_pump", "_reads", "_sink", "_source", "_writes", "flow", "moved", "rest")
 
     def __init__(
-        self,
-        source: socket.socket,
-        reads: Watch,
-        sink: socket.socket,
-        writes: Watch,
-        on_ended: Callable[[socket.socket | None], None],
+        self, pump: PlainPump, source: socket.socket, reads: Watch, sink: socket.socket, writes: Watch
     ) -> None:
+        self._pump = pump
+        self._source = source
         self._reads = reads
-        self._writes = writes
-        self.source = source
         self._sink = sink
-        self._on_ended = on_ended
-        self._rest = b""
+        self._writes = writes
         self.flow = Flow.NEW
         self.moved = 0
+        self.rest = b""
 
     def start(self) -> None:
+        """Read the source: for the first time, or again."""
         self.flow = change_flow(self.flow, Flow.OPEN)
         self._reads.start_reading(self._on_readable)
 
+    def end(self) -> None:
+        """Tell the sink that the source has ended."""
+        self._reads.stop_reading()
+        end_writing(self._sink)
+        self.flow = change_flow(self.flow, Flow.ENDED)
+
+    def drop(self) -> None:
+        """The sink broke: nothing more is read for it."""
+        self._reads.stop_reading()
+        self._writes.stop_writing()
+        self.flow = change_flow(self.flow, Flow.DROPPED)
+
     def stop(self) -> None:
+        """The pump has finished."""
         self.flow = change_flow(self.flow, Flow.STOPPED)
 
     def _on_readable(self) -> None:
         try:
-            count = self.source.recv_into(_plain)
+            count = self._source.recv_into(_plain)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            self._on_ended(self.source)
+            self._pump.on_source_broken(self)
             return
         if not count:
-            self._reads.stop_reading()
-            end_writing(self._sink)
-            self.flow = change_flow(self.flow, Flow.ENDED)
-            self._on_ended(None)
+            self._pump.on_source_ended(self)
             return
         self.moved += count
         try:
@@ -126,23 +163,23 @@ class _Direction:
         except (BlockingIOError, InterruptedError):
             written = 0
         except OSError:
-            self._on_ended(self._sink)
+            self._pump.on_sink_broken(self)
             return
         if written < count:
-            self._rest = bytes(_plain[written:count])
+            self.rest = bytes(_plain[written:count])
             self.flow = change_flow(self.flow, Flow.BLOCKED)
             self._reads.stop_reading()
             self._writes.start_writing(self._on_writable)
 
     def _on_writable(self) -> None:
         try:
-            written = self._sink.send(self._rest)
+            written = self._sink.send(self.rest)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            self._on_ended(self._sink)
+            self._pump.on_sink_broken(self)
             return
-        self._rest = self._rest[written:]
-        if not self._rest:
+        self.rest = self.rest[written:]
+        if not self.rest:
             self._writes.stop_writing()
             self.start()

@@ -8,8 +8,11 @@ import socket
 import pytest
 
 from shared.model.policy.decision import Ending
+from sidecar.pump import plain_pump
 from sidecar.pump.plain_pump import PlainPump
-from sidecar.sockets.ending import reset
+from sidecar.pump.states import Flow
+from sidecar.sockets.ending import count_undelivered, reset
+from tests.sidecar.little_ca import until
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
@@ -69,3 +72,62 @@ async def test_a_reset_is_told_from_an_end_and_from_whom(who: int, ending: Endin
         pump.start()
         reset((app, server)[who])
         assert (await asyncio.wait_for(pump.finished, 2)).ending is ending
+
+
+async def answer_until_blocked(pump: PlainPump, server: socket.socket) -> int:
+    """Answer more than the application's kernel takes, and have all of it reach the sidecar's; return how much."""
+    sent = 0
+    while pump._back.flow is not Flow.BLOCKED:
+        sent += server.send(bytes(16 * 1024))
+        await until(lambda: not count_undelivered(server))
+    return sent
+
+
+async def test_an_answer_that_waits_is_delivered_though_its_server_has_reset() -> None:
+    loop = asyncio.get_running_loop()
+    (app, source), (destination, server) = tcp_pair(), tcp_pair()
+    with app, source, destination, server:
+        pump = PlainPump(loop, source, destination)
+        pump.start()
+        sent = await answer_until_blocked(pump, server)
+        sent += server.send(b"the end of the answer")  # It stays in the kernel: nothing is read for a blocked flow.
+        await until(lambda: not count_undelivered(server))
+        reset(server)
+        app.send(b"another question")  # Writing it meets the reset.
+        await until(lambda: pump._forth.flow is Flow.DROPPED)
+        got = bytearray()
+        while len(got) < sent:
+            got += await loop.sock_recv(app, 300_000)
+        assert got.endswith(b"the end of the answer")
+        end = await asyncio.wait_for(pump.finished, 4)
+        assert (end.ending, end.unsent) == (Ending.RESET_BY_DESTINATION, b"")
+        with pytest.raises(BlockingIOError):  # No end came: the caller resets it.
+            app.recv(1)
+
+
+async def test_an_answer_that_isnt_read_is_waited_for_within_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain_pump, "DELIVERY_DEADLINE_S", 0.05)
+    (app, source), (destination, server) = tcp_pair(), tcp_pair()
+    with app, source, destination, server:
+        pump = PlainPump(asyncio.get_running_loop(), source, destination)
+        pump.start()
+        await answer_until_blocked(pump, server)
+        reset(server)
+        app.send(b"another question")
+        end = await asyncio.wait_for(pump.finished, 4)
+        assert end.ending is Ending.RESET_BY_DESTINATION
+        assert end.unsent
+
+
+async def test_of_two_resets_the_first_one_counts() -> None:
+    (app, source), (destination, server) = tcp_pair(), tcp_pair()
+    with app, source, destination, server:
+        pump = PlainPump(asyncio.get_running_loop(), source, destination)
+        pump.start()
+        await answer_until_blocked(pump, server)
+        reset(server)
+        app.send(b"another question")
+        await until(lambda: pump._forth.flow is Flow.DROPPED)
+        reset(app)
+        end = await asyncio.wait_for(pump.finished, 4)
+        assert end.ending is Ending.RESET_BY_DESTINATION
