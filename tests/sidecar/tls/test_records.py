@@ -43,5 +43,6 @@ async def test_a_send_that_must_wait_says_so() -> None:
     with pytest.raises(SSL.WantWriteError):
         for _ in range(10_000):
             first._tls.send(bytes(16_000))
-    first.close()
     second.close()
+    first.close()
+    await until(lambda: first.connection.fileno() < 0)  # It waits for what the kernel still holds.
