@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.commands import options, rotate, taint
+from cli.text.json_result import JsonResult, prints
 
 if TYPE_CHECKING:
     from cli.admin.client import AdminClient
-    from shared.model.wire.admin import CAStatus, SidecarList
+    from cli.commands.shapes import CAStatusWithSidecars, JoinTokenFile
+    from shared.model.wire.admin import CAStatus, JoinTokenCreated, SidecarList
+
+_CREATED: JsonResult[JoinTokenCreated] = JsonResult()
+_WRITTEN: JsonResult[JoinTokenFile] = JsonResult(when="--output")
+_STATUS: JsonResult[CAStatusWithSidecars] = JsonResult()
 
 app = typer.Typer(
     no_args_is_help=True, help="Run the certificate authority, let sidecars join, rotate its authorities."
@@ -54,6 +60,7 @@ def serve(
 
 
 @app.command("join-token", cls=options.TargetCommand)
+@prints(_CREATED, _WRITTEN)
 def join_token(
     context: typer.Context,
     workload: Annotated[str, typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT, such as shop/web.")],
@@ -72,8 +79,9 @@ def join_token(
 ) -> None:
     """Create a single-use token that lets one sidecar join. It pins the CA's root key."""
     from cli.backends.session import ask_admin
+    from cli.commands.shapes import JoinTokenFile
     from cli.text.duration import format_time, parse_duration
-    from cli.text.output import print_json, print_line, print_note
+    from cli.text.output import print_line, print_note
     from shared.model.errors import InputError
     from shared.model.identity.identity import parse_workload
     from shared.model.wire.admin import JoinTokenRequest
@@ -94,8 +102,10 @@ def join_token(
     created = ask_admin(options.get_target(context), lambda client: client.create_join_token(request))
     if output is not None:
         _write_new_file(output, created.token + "\n")
-    if as_json:
-        print_json(created if output is None else {"token_id": created.token_id, "file": str(output)})
+    if as_json and output is None:
+        _CREATED.print(created)
+    elif as_json:
+        _WRITTEN.print(JoinTokenFile(token_id=created.token_id, file=str(output)))
     else:
         if output is None:
             print_line(created.token)
@@ -106,6 +116,7 @@ def join_token(
 
 
 @app.command(cls=options.TargetCommand)
+@prints(_STATUS)
 def status(
     context: typer.Context,
     as_json: options.Json = False,
@@ -114,14 +125,14 @@ def status(
     import msgspec
 
     from cli.backends.session import ask_admin
-    from cli.text.output import print_json
+    from cli.commands.shapes import CAStatusWithSidecars
 
     async def ask(client: AdminClient) -> tuple[CAStatus, SidecarList]:
         return await client.get_status(), await client.list_sidecars()
 
     ca_status, sidecars = ask_admin(options.get_target(context), ask)
     if as_json:
-        print_json({**msgspec.to_builtins(ca_status), "sidecars": sidecars.sidecars})
+        _STATUS.print(CAStatusWithSidecars(**msgspec.structs.asdict(ca_status), sidecars=sidecars.sidecars))
     else:
         _show_status(ca_status, sidecars)
 

@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.commands import options
+from cli.text.json_result import JsonResult, prints
 
 if TYPE_CHECKING:
     from shared.model.wire.admin import ConnectionList
 
+_CONNECTIONS: JsonResult[ConnectionList] = JsonResult()
+_COLUMNS = (
+    "SIDECAR", "SIDE", "SOURCE", "PROGRAM", "DESTINATION", "PROGRAM", "TRANSPORT", "AGE", "SENT", "RECEIVED", "PROCESS",
+)  # fmt: skip
 
+
+@prints(_CONNECTIONS)
 def connections(
     context: typer.Context,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of connections.")] = 200,
@@ -23,11 +30,8 @@ def connections(
     In a cluster every replica of the CA is queried; otherwise only the one behind the admin socket.
     """
     import asyncio
-    import time
 
     from cli.backends.session import ask_admin, open_cluster
-    from cli.text.duration import format_duration
-    from cli.text.output import print_json, print_note, print_table, shorten
 
     target = options.get_target(context)
     query = {"limit": str(limit), "timeout_s": str(timeout_s)}
@@ -42,23 +46,20 @@ def connections(
     else:
         answer = ask_admin(target, lambda client: client.list_connections(query))
     if as_json:
-        print_json(answer)
-        return
+        _CONNECTIONS.print(answer)
+    else:
+        _show(answer)
+
+
+def _show(answer: ConnectionList) -> None:
+    import time
+
+    from cli.text.duration import format_duration
+    from cli.text.output import print_note, print_table, shorten
+
     now = time.time()
     print_table(
-        (
-            "SIDECAR",
-            "SIDE",
-            "SOURCE",
-            "PROGRAM",
-            "DESTINATION",
-            "PROGRAM",
-            "TRANSPORT",
-            "AGE",
-            "SENT",
-            "RECEIVED",
-            "PROCESS",
-        ),
+        _COLUMNS,
         (
             (
                 view.sidecar,

@@ -7,18 +7,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.commands import options
+from cli.text.json_result import JsonResult, prints
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cli.admin.client import AdminClient
-    from shared.model.wire.admin import DecisionView
+    from cli.text.summary import SummaryRow
+    from shared.model.wire.admin import DecisionList, DecisionView
 
 _LIMIT = 50
+_LISTED: JsonResult[tuple[DecisionView, ...]] = JsonResult(note="newest first")
+_FOLLOWED: JsonResult[DecisionView] = JsonResult(when="--follow", note="one per line, oldest first")
+_SUMMARY: JsonResult[list[SummaryRow]] = JsonResult(when="--summary")
 _SUMMARY_LIMIT = 10_000
 _MAX_ADVICE = 5
 
 
+@prints(_LISTED, _FOLLOWED, _SUMMARY)
 def decisions(
     context: typer.Context,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new decisions.")] = False,
@@ -53,9 +59,8 @@ def decisions(
     With --summary: each kind of decision once, with its number of connections.
     """
     from cli.backends.session import ask_admin
-    from cli.text.decision import COLUMNS, format_rows
-    from cli.text.output import print_json, print_note, print_table
-    from cli.text.summary import print_summary
+    from cli.text.output import print_note
+    from cli.text.summary import group_decisions, print_summary
     from shared.model.errors import InputError
 
     if summary and follow:
@@ -76,16 +81,25 @@ def decisions(
         ask_admin(target, lambda client: _follow(client, query, as_json=as_json))
         return
     answer = ask_admin(target, lambda client: client.list_decisions(query))
-    if summary:
-        print_summary(answer.decisions, as_json=as_json)
+    if as_json and summary:
+        _SUMMARY.print([group.as_row() for group in group_decisions(answer.decisions)])
     elif as_json:
-        print_json(answer.decisions)
+        _LISTED.print(answer.decisions)
+    elif summary:
+        print_summary(answer.decisions)
     else:
-        print_table(COLUMNS, format_rows(reversed(answer.decisions)), empty="no matching decisions")
-        for advice in advise_approvals(answer.decisions, in_cluster=target.in_cluster):
-            print_note(advice)
+        _show(answer, in_cluster=target.in_cluster)
     if answer.lost and not as_json:
         print_note(f"warning: {answer.lost} decisions were lost in transit (never denials)")
+
+
+def _show(answer: DecisionList, *, in_cluster: bool) -> None:
+    from cli.text.decision import COLUMNS, format_rows
+    from cli.text.output import print_note, print_table
+
+    print_table(COLUMNS, format_rows(reversed(answer.decisions)), empty="no matching decisions")
+    for advice in advise_approvals(answer.decisions, in_cluster=in_cluster):
+        print_note(advice)
 
 
 def build_query(
@@ -163,11 +177,11 @@ def advise_approvals(views: Iterable[DecisionView], *, in_cluster: bool) -> list
 
 async def _follow(client: AdminClient, query: dict[str, str], *, as_json: bool) -> None:
     from cli.text.decision import format_rows
-    from cli.text.output import print_json, print_line
+    from cli.text.output import print_line
 
     async for view in client.follow_decisions(query):
         if as_json:
-            print_json(view)
+            _FOLLOWED.print(view)
         else:
             for row in format_rows([view]):
                 print_line("  ".join(row))

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.commands import options
+from cli.text.json_result import JsonResult, prints
+
+if TYPE_CHECKING:
+    from cli.demo.facts import Facts
+
+_FACTS: JsonResult[Facts] = JsonResult(note="what was observed; null where this run couldn't show it")
 
 
 class CaptureChoice(StrEnum):
@@ -26,6 +32,7 @@ class ServerChoice(StrEnum):
     PYTHON = "python"
 
 
+@prints(_FACTS)
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Keep it running until Ctrl-C, to try things out.")] = False,
     capture: Annotated[
@@ -43,6 +50,6 @@ def demo(
     """
     from cli.demo.run import run_demo
 
-    code = run_demo(capture=capture.value, server=server.value, keep=keep, as_json=as_json)
+    code = run_demo(capture=capture.value, server=server.value, keep=keep, json_result=_FACTS if as_json else None)
     if code:
         raise typer.Exit(code)

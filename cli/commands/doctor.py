@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.commands import options
+from cli.text.json_result import JsonResult, prints
 
 if TYPE_CHECKING:
     from cli.backends.target import Target
-    from cli.text.findings import Finding
+    from cli.text.findings import Finding, Findings
+
+_FINDINGS: JsonResult[Findings] = JsonResult()
 
 
+@prints(_FINDINGS)
 def doctor(
     context: typer.Context,
     cluster: Annotated[bool, typer.Option("--cluster", help="Check the kubeconfig's cluster; the same as -k.")] = False,
@@ -26,7 +30,7 @@ def doctor(
     that you lack permissions for are reported as unknown.
     """
     from cli.text.exit_codes import ExitCode
-    from cli.text.findings import print_findings
+    from cli.text.findings import make_findings, print_finding
 
     target = options.get_target(context)
     if cluster or target.in_cluster:
@@ -35,7 +39,13 @@ def doctor(
         from cli.machine.machine import examine_machine
 
         findings = [*examine_machine(), *_examine_ca(target)]
-    if not print_findings(findings, as_json=as_json):
+    found = make_findings(findings)
+    if as_json:
+        _FINDINGS.print(found)
+    else:
+        for finding in findings:
+            print_finding(finding)
+    if not found.is_well:
         raise typer.Exit(ExitCode.CHECK_FAILED)
 
 

@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.commands import options
+from cli.text.json_result import JsonResult, prints
 
 if TYPE_CHECKING:
+    from cli.commands.shapes import InjectionReport, ObjectList, RefusedObject
     from cli.text.yaml_stream import StreamDocument
     from shared.model.injection.containers import InjectionOptions
     from shared.model.injection.refusals import InjectionRefusedError
 
+_OBJECTS: JsonResult[ObjectList] = JsonResult(note="a `List` of all documents")
+_REPORT: JsonResult[InjectionReport] = JsonResult(when="--check")
 
+
+@prints(_OBJECTS, _REPORT)
 def inject(
     filename: Annotated[list[Path], typer.Option("--filename", "-f", help="A YAML file, or - for standard input.")],
     sidecar_image: Annotated[
@@ -45,8 +51,8 @@ def inject(
     Other documents pass through unchanged. If any object is refused, nothing is printed, so that `kubectl apply -f -`
     never gets half of the output. With --check, refusals end with exit code 3.
     """
-    from cli.text.exit_codes import ExitCode
-    from cli.text.output import print_json, print_note
+    from cli.commands.shapes import ObjectList
+    from cli.text.output import print_note
     from cli.text.yaml_stream import write_stream
     from shared.model.errors import RefusedError
     from shared.model.identity.identity import check_trust_domain
@@ -60,16 +66,11 @@ def inject(
     )
     work = _Work(options=made, namespace=namespace, is_asked_for_all=everything)
     documents = [(document, work.inject(document)) for document in _read(filename)]
-    for refusal in work.refused:
-        if not (check and as_json):
-            print_note(f"✗ {refusal['where']}: {refusal['code']}: {refusal['message']}\n  hint: {refusal['hint']}")
+    if not (check and as_json):
+        for each in work.refused:
+            print_note(f"✗ {each.where}: {each.code}: {each.message}\n  hint: {each.hint}")
     if check:
-        if as_json:
-            print_json({"injected": work.injected, "not_asked": work.not_asked, "refused": work.refused})
-        else:
-            print_note(work.summarise())
-        if work.refused:
-            raise typer.Exit(ExitCode.CHECK_FAILED)
+        _conclude_check(work, as_json=as_json)
         return
     if work.refused:
         raise RefusedError(
@@ -78,15 +79,28 @@ def inject(
         )
     if as_json:
         items = [value for _, value in documents if value is not None]
-        print_json({"apiVersion": "v1", "kind": "List", "items": items})
+        _OBJECTS.print(ObjectList(apiVersion="v1", kind="List", items=items))
     else:
         sys.stdout.write(write_stream(documents))
         sys.stdout.flush()
     print_note(work.summarise())
 
 
+def _conclude_check(work: _Work, *, as_json: bool) -> None:
+    from cli.commands.shapes import InjectionReport
+    from cli.text.exit_codes import ExitCode
+    from cli.text.output import print_note
+
+    if as_json:
+        _REPORT.print(InjectionReport(injected=work.injected, not_asked=work.not_asked, refused=work.refused))
+    else:
+        print_note(work.summarise())
+    if work.refused:
+        raise typer.Exit(ExitCode.CHECK_FAILED)
+
+
 class _Work:
-    """What has been done so far, by the places' names."""
+    """What has been done so far, by place."""
 
     def __init__(self, *, options: InjectionOptions, namespace: str, is_asked_for_all: bool) -> None:
         self._options = options
@@ -94,7 +108,7 @@ class _Work:
         self._is_asked_for_all = is_asked_for_all
         self.injected: list[str] = []
         self.not_asked: list[str] = []
-        self.refused: list[dict[str, str]] = []
+        self.refused: list[RefusedObject] = []
 
     @property
     def count(self) -> int:
@@ -145,9 +159,9 @@ class _Work:
         return text
 
     def _refuse(self, where: str, error: InjectionRefusedError) -> None:
-        self.refused.append(
-            {"where": where, "code": str(error.refusal), "message": error.message, "hint": error.hint}
-        )  # fmt: skip
+        from cli.commands.shapes import RefusedObject
+
+        self.refused.append(RefusedObject(where=where, code=str(error.refusal), message=error.message, hint=error.hint))
 
 
 def _read(paths: list[Path]) -> list[StreamDocument]:

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.commands import options
+from cli.text.json_result import JsonResult, prints
 from shared.model.errors import InputError, RefusedError, UnavailableError
 from shared.model.policy.rules import Mode
 
 if TYPE_CHECKING:
     from cli.backends.base import ModeState, PolicyBackend
+    from cli.commands.shapes import ModeSwitch, ModeView
     from shared.model.wire.admin import Readiness
 
 _POLL_S = 0.2
+_MODE: JsonResult[ModeView] = JsonResult(
+    note="`mode` is in force in the CA (null: not reported yet), `wanted` is set (null: none)"
+)
+_SWITCHED: JsonResult[ModeSwitch] = JsonResult(when="a switch")
+_READINESS: JsonResult[Readiness | None] = JsonResult(when="--check")
 
 
+@prints(_MODE, _SWITCHED, _READINESS)
 def mode(
     context: typer.Context,
     namespace: Annotated[str, typer.Argument(help="The namespace.")],
@@ -128,10 +136,11 @@ async def _look_ahead(backend: PolicyBackend, namespace: str, since_s: float, *,
 
 
 def _show(state: ModeState, *, as_json: bool) -> int:
-    from cli.text.output import print_json, print_line, print_note
+    from cli.commands.shapes import ModeView
+    from cli.text.output import print_line, print_note
 
     if as_json:
-        print_json(_describe(state))
+        _MODE.print(ModeView(**_describe(state)))
         return 0
     if state.mode is None:
         print_line(f"{state.namespace}: {state.wanted or 'no mode'} is set; the CA hasn't reported the mode in force")
@@ -153,7 +162,7 @@ def _show(state: ModeState, *, as_json: bool) -> int:
     return 0
 
 
-def _describe(state: ModeState) -> dict[str, object]:
+def _describe(state: ModeState) -> dict[str, Any]:
     return {
         "namespace": state.namespace,
         "mode": state.mode,
@@ -169,10 +178,9 @@ def _describe(state: ModeState) -> dict[str, object]:
 
 def _conclude_check(readiness: Readiness | None, *, as_json: bool) -> int:
     from cli.text.exit_codes import ExitCode
-    from cli.text.output import print_json
 
     if as_json:
-        print_json(readiness)
+        _READINESS.print(readiness)
     return ExitCode.SUCCESS if readiness is not None and readiness.is_safe else ExitCode.CHECK_FAILED
 
 
@@ -200,13 +208,14 @@ async def _switch(
     *,
     as_json: bool,
 ) -> int:
+    from cli.commands.shapes import ModeSwitch
     from cli.text.exit_codes import ExitCode
-    from cli.text.output import print_json, print_line, print_note
+    from cli.text.output import print_line, print_note
 
     await backend.set_mode(namespace, target)
     state = await _wait_for_sidecars(backend, namespace, timeout_s, quiet=as_json)
     if as_json:
-        print_json({**_describe(state), "readiness": readiness})
+        _SWITCHED.print(ModeSwitch(**_describe(state), readiness=readiness))
     elif state.is_complete:
         print_line(f"{namespace} is {state.mode}: version {state.version} is in force in all {state.total} sidecars")
     elif not state.is_observed:

@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.commands import options
+from cli.text.json_result import JsonResult, prints
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from cli.backends.base import Applied, PolicyBackend
+    from cli.commands.shapes import AppliedView, ObjectsDeleted
     from shared.model.policy.documents import Document
+
+_APPLIED: JsonResult[list[AppliedView]] = JsonResult(
+    note="in Kubernetes `version` is null for a Program, and until the CA has put a MeshPolicy in force"
+)
+_OBJECTS: JsonResult[list[dict[str, Any]]] = JsonResult(note="as in YAML: `{apiVersion, kind, metadata, spec}`")
+_DELETED: JsonResult[ObjectsDeleted] = JsonResult()
 
 app = typer.Typer(no_args_is_help=True, help="Apply, get and delete policies and approved programs as YAML.")
 
@@ -21,6 +31,7 @@ _File = Annotated[
 
 
 @app.command(cls=options.TargetCommand)
+@prints(_APPLIED)
 def apply(
     context: typer.Context,
     filename: _File,
@@ -34,14 +45,14 @@ def apply(
     """
     from cli.backends.session import work_on_policies
     from cli.text.exit_codes import ExitCode
-    from cli.text.output import print_json, print_line, print_note
+    from cli.text.output import print_line, print_note
 
     documents = _read_documents(filename)
     results = work_on_policies(
         options.get_target(context), lambda backend: backend.apply(documents), is_forced=force_conflicts
     )
     if as_json:
-        print_json([_describe(each) for each in results])
+        _APPLIED.print([_describe(each) for each in results])
     for each in results if not as_json else ():
         version = "" if each.version is None else f" (version {each.version})"
         print_line(f"{each.kind} {each.namespace}/{each.name} applied{version}")
@@ -54,6 +65,7 @@ def apply(
 
 
 @app.command(cls=options.TargetCommand)
+@prints(_OBJECTS)
 def get(
     context: typer.Context,
     namespace: Annotated[str, typer.Argument(help="Only this namespace.")] = "",
@@ -63,11 +75,11 @@ def get(
     import yaml
 
     from cli.backends.session import work_on_policies
-    from cli.text.output import print_json, print_line
+    from cli.text.output import print_line
 
     found = work_on_policies(options.get_target(context), lambda backend: backend.list_objects(namespace))
     if as_json:
-        print_json(found)
+        _OBJECTS.print(found)
     elif found:
         print_line(yaml.safe_dump_all(found, sort_keys=False, allow_unicode=True, width=120).rstrip())
     else:
@@ -75,6 +87,7 @@ def get(
 
 
 @app.command(cls=options.TargetCommand)
+@prints(_DELETED)
 def delete(
     context: typer.Context,
     namespace: Annotated[str, typer.Argument(help="Delete this namespace's policy.")] = "",
@@ -86,7 +99,8 @@ def delete(
 ) -> None:
     """Delete a namespace's policy, or the objects in a file. The namespace keeps its mode."""
     from cli.backends.session import work_on_policies
-    from cli.text.output import print_json, print_line
+    from cli.commands.shapes import ObjectsDeleted
+    from cli.text.output import print_line
     from shared.model.errors import InputError
     from shared.model.policy.documents import ProgramDocument
 
@@ -110,7 +124,7 @@ def delete(
 
     deleted = work_on_policies(options.get_target(context), converse)
     if as_json:
-        print_json({"deleted": deleted})
+        _DELETED.print(ObjectsDeleted(deleted=deleted))
     else:
         for text in deleted:
             print_line(f"{text} deleted")
@@ -123,11 +137,13 @@ def _read_documents(paths: list[Path]) -> list[Document]:
     return [document for text, source in read_texts(paths) for document in parse_documents(text, source)]
 
 
-def _describe(applied: Applied) -> dict[str, object]:
-    return {
-        "kind": applied.kind,
-        "namespace": applied.namespace,
-        "name": applied.name,
-        "version": applied.version,
-        "is_confirmed": applied.is_confirmed,
-    }
+def _describe(applied: Applied) -> AppliedView:
+    from cli.commands.shapes import AppliedView
+
+    return AppliedView(
+        kind=applied.kind,
+        namespace=applied.namespace,
+        name=applied.name,
+        version=applied.version,
+        is_confirmed=applied.is_confirmed,
+    )

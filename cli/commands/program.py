@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.commands import options
+from cli.text.json_result import JsonResult, prints
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cli.backends.approval import Candidate
     from cli.backends.base import PolicyBackend
+    from cli.commands.shapes import ProgramsRemoved
     from shared.model.identity.identity import Workload
     from shared.model.identity.program import Program
     from shared.model.wire.admin import ProgramView
+
+_APPROVED: JsonResult[ProgramView] = JsonResult(note="nothing if no program was chosen")
+_LISTED: JsonResult[Sequence[ProgramView]] = JsonResult()
+_REMOVED: JsonResult[ProgramsRemoved] = JsonResult()
 
 app = typer.Typer(no_args_is_help=True, help="Approve the programs that may use a workload's identity.")
 
@@ -26,6 +32,7 @@ _DIGEST = re.compile(r"(sha256:)?[0-9a-fA-F]{64}(/main:(none|(sha256:)?[0-9a-fA-
 
 
 @app.command(cls=options.TargetCommand)
+@prints(_APPROVED)
 def approve(
     context: typer.Context,
     workload: Annotated[str, typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT, such as shop/web.")],
@@ -65,8 +72,7 @@ def approve(
     from cli.backends import approval
     from cli.backends.session import work_on_policies
     from cli.text.duration import parse_duration
-    from cli.text.exit_codes import ExitCode
-    from cli.text.output import print_json, print_line, print_note, shorten
+    from cli.text.output import print_note
     from shared.model.errors import InputError
     from shared.model.identity.identity import parse_workload
 
@@ -95,7 +101,13 @@ def approve(
     if approved is None:
         print_note("nothing approved")
         return
-    view, is_confirmed = approved
+    _show_approved(*approved, weak=weak, as_json=as_json)
+
+
+def _show_approved(view: ProgramView, is_confirmed: bool, *, weak: bool, as_json: bool) -> None:
+    from cli.text.exit_codes import ExitCode
+    from cli.text.output import print_line, print_note, shorten
+
     if weak:
         print_note(
             "warning: weak approval: the main script is the process's own claim"
@@ -103,7 +115,7 @@ def approve(
             else "warning: weak approval: any code that this program runs gets the workload's identity"
         )
     if as_json:
-        print_json(view)
+        _APPROVED.print(view)
     else:
         print_line(f"approved for {view.namespace}/{view.service_account} as {view.name}:")
         for program in view.programs:
@@ -114,6 +126,7 @@ def approve(
 
 
 @app.command("list", cls=options.TargetCommand)
+@prints(_LISTED)
 def list_programs(
     context: typer.Context,
     namespace: Annotated[str, typer.Argument(help="Only this namespace.")] = "",
@@ -122,11 +135,11 @@ def list_programs(
     """List approved programs."""
     from cli.backends.session import work_on_policies
     from cli.text.duration import format_time
-    from cli.text.output import print_json, print_table
+    from cli.text.output import print_table
 
     views = work_on_policies(options.get_target(context), lambda backend: backend.list_programs(namespace))
     if as_json:
-        print_json(views)
+        _LISTED.print(views)
         return
     print_table(
         ("NAME", "WORKLOAD", "PROGRAM", "WEAK", "APPROVED", "APPROVED BY"),
@@ -147,6 +160,7 @@ def list_programs(
 
 
 @app.command(cls=options.TargetCommand)
+@prints(_REMOVED)
 def remove(
     context: typer.Context,
     workload: Annotated[
@@ -164,7 +178,8 @@ def remove(
     """Remove approvals. Live connections of these programs are evaluated again at once."""
     from cli.backends import approval
     from cli.backends.session import work_on_policies
-    from cli.text.output import print_json, print_line
+    from cli.commands.shapes import ProgramsRemoved
+    from cli.text.output import print_line
     from shared.model.errors import NotFoundError
     from shared.model.identity.identity import parse_workload
 
@@ -202,7 +217,7 @@ def remove(
 
     removed = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
     if as_json:
-        print_json({"removed": removed})
+        _REMOVED.print(ProgramsRemoved(removed=removed))
     else:
         for text in removed:
             print_line(f"removed {text}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.commands import options
+from cli.text.json_result import JsonResult, prints
 
 if TYPE_CHECKING:
     from cli.admin.client import AdminClient
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from shared.model.wire.admin import RotationStatus
 
 _POLL_S = 0.2
+_STATUS: JsonResult[RotationStatus] = JsonResult(note="authorities by their common names")
 Force = Annotated[bool, typer.Option("--force", help="Activate at once; sidecars without the new bundle will fail.")]
 Revert = Annotated[bool, typer.Option("--revert", help="Revert the last rotation.")]
 
@@ -28,6 +30,7 @@ def rotate() -> None:
 
 
 @app.command(cls=options.TargetCommand)
+@prints(_STATUS)
 def issuer(
     context: typer.Context,
     force: Force = False,
@@ -46,6 +49,7 @@ def issuer(
 
 
 @app.command(cls=options.TargetCommand)
+@prints(_STATUS)
 def root(
     context: typer.Context,
     force: Force = False,
@@ -68,7 +72,7 @@ def root(
 def _rotate(kind_name: str, *, force: bool, revert: bool, timeout_s: float, as_json: bool, target: Target) -> None:
     from cli.backends.session import ask_admin
     from cli.text.exit_codes import ExitCode
-    from cli.text.output import print_json, print_line, print_note
+    from cli.text.output import print_line, print_note
     from shared.model.errors import InputError
     from shared.model.trust.bundle import RotationKind
     from shared.model.wire.admin import RotationRequest
@@ -91,7 +95,7 @@ def _rotate(kind_name: str, *, force: bool, revert: bool, timeout_s: float, as_j
 
     status = ask_admin(target, start_or_revert)
     if as_json:
-        print_json(status)
+        _STATUS.print(status)
     elif revert:
         print_line(f"reverted: {status.issuer} signs")
     elif status.step == "prepared":

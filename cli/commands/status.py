@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from cli.commands import options
+from cli.text.json_result import JsonResult, prints
 
 if TYPE_CHECKING:
     from cli.admin.observation import Observation
     from cli.admin.overview import NamespaceRow
+    from cli.commands.shapes import MeshStatus
     from cli.text.findings import Finding
 
 
+_STATUS: JsonResult[MeshStatus] = JsonResult()
+
+
+@prints(_STATUS)
 def status(
     context: typer.Context,
     as_json: options.Json = False,
@@ -26,7 +32,6 @@ def status(
     from cli.admin.overview import examine, list_rows
     from cli.backends.session import ask_admin
     from cli.text.exit_codes import ExitCode
-    from cli.text.output import print_json
     from shared.model.version import VERSION
 
     target = options.get_target(context)
@@ -34,28 +39,29 @@ def status(
     rows = list_rows(observed)
     problems = [finding for finding in examine(observed, own_version=VERSION) if not finding.is_well]
     if as_json:
-        print_json(_describe(observed, rows, problems))
+        _STATUS.print(_describe(observed, rows, problems))
     else:
         _show(observed, rows, problems)
     if any(not problem.is_optional for problem in problems):
         raise typer.Exit(ExitCode.CHECK_FAILED)
 
 
-def _describe(observed: Observation, rows: list[NamespaceRow], problems: list[Finding]) -> dict[str, Any]:
+def _describe(observed: Observation, rows: list[NamespaceRow], problems: list[Finding]) -> MeshStatus:
     from cli.admin.overview import count_versions
+    from cli.commands.shapes import MeshStatus, Versions
     from shared.model.version import VERSION
 
-    return {
-        "is_well": all(problem.is_optional for problem in problems),
-        "trust_domain": observed.ca.trust_domain,
-        "versions": {"command": VERSION, "ca": observed.ca.version, "sidecars": count_versions(observed)},
-        "sidecars_connected": observed.ca.sidecars_connected,
-        "sidecars_live": observed.ca.sidecars_live,
-        "bundle_sequence": observed.ca.bundle_sequence,
-        "rotation": observed.ca.rotation.step,
-        "namespaces": rows,
-        "problems": problems,
-    }
+    return MeshStatus(
+        is_well=all(problem.is_optional for problem in problems),
+        trust_domain=observed.ca.trust_domain,
+        versions=Versions(command=VERSION, ca=observed.ca.version, sidecars=count_versions(observed)),
+        sidecars_connected=observed.ca.sidecars_connected,
+        sidecars_live=observed.ca.sidecars_live,
+        bundle_sequence=observed.ca.bundle_sequence,
+        rotation=observed.ca.rotation.step,
+        namespaces=rows,
+        problems=problems,
+    )
 
 
 def _show(observed: Observation, rows: list[NamespaceRow], problems: list[Finding]) -> None:

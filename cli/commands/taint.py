@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.commands import options
+from cli.text.json_result import JsonResult, prints
 from shared.model.errors import NotFoundError, RefusedError
 
 if TYPE_CHECKING:
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from shared.model.wire.admin import AuthorityView, CAStatus
 
 
+_STATUS: JsonResult[CAStatus] = JsonResult()
+
+
+@prints(_STATUS)
 def taint(
     context: typer.Context,
     authority: Annotated[str, typer.Argument(help="The authority's ID, as shown by `touchmark ca status`.")],
@@ -29,7 +34,7 @@ def taint(
     or `root`.
     """
     from cli.backends.session import ask_admin
-    from cli.text.output import print_json, print_line
+    from cli.text.output import print_line
 
     async def distrust(client: AdminClient) -> CAStatus:
         found = _find(await client.get_status(), authority)
@@ -39,7 +44,7 @@ def taint(
 
     status = ask_admin(options.get_target(context), distrust)
     if as_json:
-        print_json(status)
+        _STATUS.print(status)
         return
     found = _find(status, authority)
     print_line(f"{_describe(found)} is {found.phase}; trust bundle {status.bundle_sequence} says so to every sidecar")

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.commands import options
+from cli.text.json_result import JsonResult, prints
 
 if TYPE_CHECKING:
     from shared.model.identity.foreign import ForeignDomain
     from shared.model.wire.admin import ForeignDomainList
+
+_DOMAINS: JsonResult[ForeignDomainList] = JsonResult()
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,6 +25,7 @@ _Domain = Annotated[str, typer.Argument(help="The trust domain's name, such as p
 
 
 @app.command(cls=options.TargetCommand)
+@prints(_DOMAINS)
 def add(
     context: typer.Context,
     domain: _Domain,
@@ -34,7 +38,7 @@ def add(
     connections of peers that no longer verify.
     """
     from cli.backends.session import ask_admin
-    from cli.text.output import print_json, print_line
+    from cli.text.output import print_line
     from shared.model.wire.admin import ForeignDomainRequest
 
     wanted = _read_roots(domain, file)
@@ -43,29 +47,30 @@ def add(
         lambda client: client.put_foreign_domain(domain, ForeignDomainRequest(roots=wanted.roots)),
     )
     if as_json:
-        print_json(answer)
+        _DOMAINS.print(answer)
         return
     print_line(f"{domain} is added with {len(wanted.roots)} root{'s' if len(wanted.roots) > 1 else ''}")
     _show(answer, only=domain)
 
 
 @app.command("list", cls=options.TargetCommand)
+@prints(_DOMAINS)
 def list_domains(
     context: typer.Context,
     as_json: options.Json = False,
 ) -> None:
     """List the other trust domains and their roots."""
     from cli.backends.session import ask_admin
-    from cli.text.output import print_json
 
     answer = ask_admin(options.get_target(context), lambda client: client.list_foreign_domains())
     if as_json:
-        print_json(answer)
+        _DOMAINS.print(answer)
     else:
         _show(answer)
 
 
 @app.command(cls=options.TargetCommand)
+@prints(_DOMAINS)
 def remove(
     context: typer.Context,
     domain: _Domain,
@@ -73,11 +78,11 @@ def remove(
 ) -> None:
     """Remove a trust domain: its peers are refused from now on, and their live connections closed."""
     from cli.backends.session import ask_admin
-    from cli.text.output import print_json, print_line
+    from cli.text.output import print_line
 
     answer = ask_admin(options.get_target(context), lambda client: client.remove_foreign_domain(domain))
     if as_json:
-        print_json(answer)
+        _DOMAINS.print(answer)
     else:
         print_line(f"{domain} is removed")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,10 +34,6 @@ class Facts:
     rotation_requests: int | None = None
     rotation_failures: int | None = None
     decisions: int | None = None
-
-    def as_object(self) -> dict[str, object]:
-        """Return the facts under their names."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def find_contradictions(self) -> Iterator[str]:
         """Yield what was observed and contradicts Touchmark's claims. What wasn't observable doesn't."""

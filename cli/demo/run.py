@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from cli.demo.facts import Facts
 from cli.demo.listeners import build_listeners
 from cli.demo.namespaces import build_namespaces
 from cli.demo.narrator import Narrator
@@ -22,7 +23,7 @@ from cli.demo.stage import Stage
 from cli.demo.story import Story
 from cli.machine.machine import can_make_namespaces, find_program, has_user_namespaces, is_sidecar_user_mapped
 from cli.text.exit_codes import ExitCode
-from cli.text.output import print_json
+from cli.text.json_result import JsonResult
 from shared.model.errors import MachineError
 
 _INSIDE_VARIABLE: Final = "TOUCHMARK_DEMO_USER_NAMESPACE"
@@ -30,17 +31,19 @@ _KEEP_POLL_S: Final = 0.5
 _ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run_demo(*, capture: str, server: str, keep: bool, as_json: bool) -> int:
+def run_demo(*, capture: str, server: str, keep: bool, json_result: JsonResult[Facts] | None = None) -> int:
     """Run the demo and return its exit code.
 
     Arguments:
         capture: ``auto``, ``redirect`` or ``listeners``.
         server: ``auto``, ``nginx`` or ``python``.
+        json_result: prints the facts; None: text alone.
 
     Raises:
         MachineError: this machine can't show what was asked for.
         TouchmarkError: a part didn't start.
     """
+    as_json = json_result is not None
     is_inside = os.environ.get(_INSIDE_VARIABLE) == "1"
     is_ordinary = os.geteuid() != 0 or not is_sidecar_user_mapped()
     if capture != "listeners" and not is_inside and is_ordinary and _has_tools() and has_user_namespaces():
@@ -64,8 +67,8 @@ def run_demo(*, capture: str, server: str, keep: bool, as_json: bool) -> int:
         contradictions = list(story.facts.find_contradictions())
         for contradiction in contradictions:
             narrator.conclude(holds=False, text=contradiction)
-        if as_json:
-            print_json(story.facts.as_object())
+        if json_result is not None:
+            json_result.print(story.facts)
         if keep:
             _keep(narrator, directory, stage, processes, is_inside=is_inside)
     return ExitCode.CHECK_FAILED if contradictions else ExitCode.SUCCESS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cli.text.output import print_json, print_line
+from cli.text.output import print_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +32,15 @@ def print_finding(finding: Finding) -> None:
         print_line(f"    {finding.hint}")
 
 
-def print_findings(findings: Sequence[Finding], *, as_json: bool) -> bool:
-    """Print all findings and return whether every required check passed."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """All findings; ``is_well``: every required check passed."""
+
+    is_well: bool
+    findings: list[Finding]
+
+
+def make_findings(findings: Sequence[Finding]) -> Findings:
+    """Put findings together."""
     is_well = all(finding.is_well or finding.is_optional for finding in findings)
-    if as_json:
-        print_json({"is_well": is_well, "findings": findings})
-    for finding in findings if not as_json else ():
-        print_finding(finding)
-    return is_well
+    return Findings(is_well=is_well, findings=list(findings))

@@ -57,14 +57,33 @@ class Group:
     last_seen: float
     issuers: tuple[str, ...]
 
-    def as_object(self) -> dict[str, object]:
+    def as_row(self) -> SummaryRow:
         """Return the group as one flat object."""
-        return {
-            "connections": self.connections,
-            **asdict(self.kind),
-            "last_seen": self.last_seen,
-            "issuers": list(self.issuers),
-        }
+        return SummaryRow(
+            connections=self.connections, **asdict(self.kind), last_seen=self.last_seen, issuers=list(self.issuers)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryRow:
+    """A group as ``--json`` prints it."""
+
+    connections: int
+    direction: str
+    answer: str
+    would_deny: bool
+    weak: bool
+    transport: str
+    verdict: str
+    reason: str
+    source: str
+    source_program: str
+    destination: str
+    destination_program: str
+    port: int
+    rule: str
+    last_seen: float
+    issuers: list[str]
 
 
 def group_decisions(views: Iterable[DecisionView]) -> list[Group]:
@@ -75,14 +94,11 @@ def group_decisions(views: Iterable[DecisionView]) -> list[Group]:
     return sorted((_count(kind, equal) for kind, equal in records.items()), key=_rank)
 
 
-def print_summary(views: Iterable[DecisionView], *, as_json: bool) -> None:
-    """Print the groups as a table, or as one JSON array."""
-    from cli.text.output import print_json, print_line, print_table, shorten
+def print_summary(views: Iterable[DecisionView]) -> None:
+    """Print the groups as a table."""
+    from cli.text.output import print_line, print_table, shorten
 
     groups = group_decisions(views)
-    if as_json:
-        print_json([group.as_object() for group in groups])
-        return
     rows = (
         (
             str(group.connections),

@@ -1,58 +1,30 @@
 """Writes ``docs/reference/cli.md`` from the commands themselves; `make docs` runs it.
 
-Belongs here: the page's order, and the shapes of JSON, which no help page shows. Doesn't: what a command does (its
-module). Writes the one file that it is told.
+Belongs here: the page's order and wording. Doesn't: what a command does or prints (its module). Writes the named file.
 """
 
 from __future__ import annotations
 
+import collections.abc
+import dataclasses
+import inspect
 import sys
-from collections.abc import Iterator
+import types
+import typing
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import typer
 
+from cli.commands import shapes, version
+from cli.demo import facts
 from cli.main import app
+from cli.text import findings, summary
 from cli.text.exit_codes import EXIT_CODES
-
-# What ``--json`` prints on success: by command. Struct names are those of shared/model/wire/admin.py.
-JSON_SHAPES: dict[str, str] = {
-    "ca join-token": "`JoinTokenCreated`; with `--output`: `{token_id, file}`",
-    "ca status": "`CAStatus`, and `sidecars`: a list of `SidecarView`",
-    "ca rotate issuer": "`RotationStatus`, authorities by their common names",
-    "ca rotate root": "`RotationStatus`, authorities by their common names",
-    "ca taint": "`CAStatus`",
-    "status": "`{is_well, trust_domain, versions: {command, ca, sidecars: {version: count}}, sidecars_connected,"
-    " sidecars_live, bundle_sequence, rotation, namespaces: [{namespace, mode, version, live, connected, installed,"
-    " injected, not_injected, versions}], problems: [{subject, is_well, observation, hint, is_optional}]}`",
-    "mode": "`{namespace, mode, version, installed, total, waiting, wanted, is_observed, fault}`: `mode` is in force in"
-    " the CA (null: it hasn't said), `wanted` is written (null: nothing is); a switch adds `readiness` (`Readiness` or"
-    " null);"
-    " `--check`: `Readiness`",
-    "program approve": "`ProgramView`; nothing when nothing was chosen",
-    "program list": "a list of `ProgramView`",
-    "program remove": "`{removed: [text]}`",
-    "policy apply": "a list of `{kind, namespace, name, version, is_confirmed}`; in Kubernetes `version` is null until"
-    " the CA has put a MeshPolicy in force, and for a Program",
-    "policy get": "a list of objects as in YAML: `{apiVersion, kind, metadata, spec}`",
-    "policy delete": "`{deleted: [text]}`",
-    "trust add": "`ForeignDomainList`",
-    "trust list": "`ForeignDomainList`",
-    "trust remove": "`ForeignDomainList`",
-    "decisions": "a list of `DecisionView` (`{id, record}`), newest first; `--follow`: one `DecisionView` a line,"
-    " oldest first; `--summary`: a list of `{connections, direction, answer, would_deny, weak, transport, verdict,"
-    " reason, source, source_program, destination, destination_program, port, rule, last_seen, issuers}`",
-    "identities": "a list of `IdentityView`, newest first",
-    "connections": "`ConnectionList`",
-    "inject": "a `List` of all documents; `--check`: `{injected: [where], not_asked: [where], refused: [{where, code,"
-    " message, hint}]}`",
-    "demo": "one object of what was observed: `capture`, `approved_permissive`, `intruder_permissive_would_deny`,"
-    " `approved_explicit`, `intruder_explicit_refused`, `intruder_reason`, `outsider_refused`, `plaintext_on_wire`,"
-    " `rotation_requests`, `rotation_failures`, `decisions`; null where this run couldn't show it",
-    "doctor": "`{is_well, findings: [{subject, is_well, observation, hint, is_optional}]}`",
-    "version": "`{touchmark, python}`",
-}
+from cli.text.json_result import JsonResult, list_results
+from shared.model.wire import admin
 
 _SHARED = ("help", "as_json", "kubernetes", "context", "kubeconfig", "system_namespace", "admin_socket")
 _INTRODUCTION = """\
@@ -108,9 +80,59 @@ def _describe(name: str, command: Any) -> str:
     if options:
         lines.append("\n")
     lines += [f"- {_write_option(each)}\n" for each in options]
-    if name in JSON_SHAPES:
-        lines.append(f"\n`--json`: {JSON_SHAPES[name]}.\n")
+    if results := list_results(command.callback):
+        lines.append(f"\n`--json`: {'; '.join(describe_result(command.callback, each) for each in results)}.\n")
     return "".join(lines)
+
+
+def describe_result(verb: Callable[..., object], result: JsonResult[Any]) -> str:
+    """Write what a verb prints, from its declaration's annotation: admin structs by name, other types by field."""
+    module = sys.modules[inspect.unwrap(verb).__module__]
+    [name] = [name for name, value in vars(module).items() if value is result]
+    annotation = module.__annotations__[name].removeprefix("JsonResult[").removesuffix("]")
+    known = {**vars(typing), **vars(collections.abc), **_own_types(), **vars(admin)}
+    shape = _describe_type(eval(annotation, known))  # Our own source's annotation.
+    when = f"`{result.when}`: " if result.when.startswith("--") else f"{result.when}: " if result.when else ""
+    return when + shape + (f" ({result.note})" if result.note else "")
+
+
+def _own_types() -> dict[str, object]:
+    modules = (shapes, summary, findings, facts, version)
+    return {name: value for module in modules for name, value in vars(module).items() if isinstance(value, type)}
+
+
+def _describe_type(kind: Any) -> str:
+    origin, inner = typing.get_origin(kind), [each for each in typing.get_args(kind) if each is not Ellipsis]
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join("null" if each is type(None) else _describe_type(each) for each in inner)
+    if origin in (list, tuple, collections.abc.Sequence):
+        return "a list of " + ("objects" if typing.get_origin(inner[0]) is dict else _describe_type(inner[0]))
+    if isinstance(kind, type) and kind.__module__ == shapes.__name__ and issubclass(kind, msgspec.Struct):
+        base = kind.__mro__[1]
+        own = [name for name in _field_names(kind) if name not in _field_names(base)]
+        return f"`{base.__name__}` and `{{{', '.join(own)}}}`"
+    if dataclasses.is_dataclass(kind):
+        return f"`{_write_fields(kind)}`"
+    return f"`{kind.__name__}`" if isinstance(kind, type) and origin is None else "`object`"
+
+
+def _field_names(struct: Any) -> list[str]:
+    return [field.name for field in msgspec.structs.fields(struct)]
+
+
+def _write_fields(kind: Any) -> str:
+    """Write a dataclass's fields, nested ones with theirs."""
+    hints = typing.get_type_hints(kind)
+    parts = []
+    for field in dataclasses.fields(kind):
+        inner = typing.get_args(hints[field.name])
+        if dataclasses.is_dataclass(hints[field.name]):
+            parts.append(f"{field.name}: {_write_fields(hints[field.name])}")
+        elif inner and dataclasses.is_dataclass(inner[0]):
+            parts.append(f"{field.name}: [{_write_fields(inner[0])}]")
+        else:
+            parts.append(field.name)
+    return f"{{{', '.join(parts)}}}"
 
 
 def _write_argument(argument: Any) -> str:

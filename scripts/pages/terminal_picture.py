@@ -45,7 +45,7 @@ def take_refusal(printed: str) -> list[str]:
     """
     printed = re.sub(r"\x1b\[[0-9;]*m", "", printed)
     intruder = re.search(
-        r"(?m)^ *\$ .*?(?:\S*/)intruder (.*)\n((?: {5}.*\n)*) *✓ the altered program was refused", printed
+        r"(?m)^ *\$ .*?(?:\S*/)intruder (.*)\n((?: {5}.*\n)*) *✓ the modified program was refused", printed
     )
     decisions = re.search(r"(?m)^ *(\$ touchmark decisions --denied.*)\n((?: {5}.*\n)+)", printed)
     if intruder is None or decisions is None:
@@ -95,7 +95,7 @@ def main(arguments: list[str]) -> int:
         return 2
     lines = take_refusal(sys.stdin.read())
     Path(arguments[0]).write_text(
-        draw_terminal(lines, title="An altered curl is refused, and touchmark decisions says why"), encoding="utf-8"
+        draw_terminal(lines, title="A modified curl is refused, and touchmark decisions says why"), encoding="utf-8"
     )
     return 0
 

@@ -9,6 +9,7 @@ import pytest
 from cli.demo import run as running
 from cli.main import run
 from cli.text.exit_codes import ExitCode
+from cli.text.json_result import JsonResult
 
 
 def test_choices_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,7 +21,9 @@ def test_choices_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(running, "run_demo", run_demo)
     assert run(["demo", "--capture", "listeners", "--server", "python", "--keep", "--json"]) == ExitCode.CHECK_FAILED
-    assert asked == [{"capture": "listeners", "server": "python", "keep": True, "as_json": True}]
+    [choices] = asked
+    assert isinstance(choices.pop("json_result"), JsonResult)
+    assert choices == {"capture": "listeners", "server": "python", "keep": True}
 
 
 def test_an_unknown_capture_is_bad_input() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from cli.demo.facts import Facts
 
 GOOD = {
@@ -20,7 +22,7 @@ GOOD = {
 
 
 def test_the_object_has_exactly_these_keys_and_unknown_is_null() -> None:
-    assert Facts().as_object() == dict.fromkeys(GOOD)
+    assert msgspec.to_builtins(Facts()) == dict.fromkeys(GOOD)
 
 
 def test_a_run_that_can_t_watch_packets_contradicts_nothing() -> None:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 
-from cli.text.findings import Finding, print_findings
+from cli.text.findings import Finding, make_findings, print_finding
 
 GOOD = Finding(subject="a", is_well=True, observation="there")
 OPTIONAL = Finding(subject="b", is_well=False, observation="missing", is_optional=True)
-BAD = Finding(subject="c", is_well=False, observation="broken", hint="mend it")
+BAD = Finding(subject="c", is_well=False, observation="broken", hint="fix it")
 
 
 def test_marks_and_hints(capsys: pytest.CaptureFixture[str]) -> None:
-    assert not print_findings([GOOD, OPTIONAL, BAD], as_json=False)
-    assert capsys.readouterr().out == "✓ a: there\n– b: missing\n✗ c: broken\n    mend it\n"
+    for finding in (GOOD, OPTIONAL, BAD):
+        print_finding(finding)
+    assert capsys.readouterr().out == "✓ a: there\n– b: missing\n✗ c: broken\n    fix it\n"
 
 
-def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert print_findings([GOOD, OPTIONAL], as_json=True)
-    answer = msgspec.json.decode(capsys.readouterr().out)
-    assert answer["is_well"] is True
-    assert [finding["subject"] for finding in answer["findings"]] == ["a", "b"]
+def test_all_is_well_when_every_required_check_passed() -> None:
+    assert make_findings([GOOD, OPTIONAL]).is_well
+    assert not make_findings([GOOD, BAD]).is_well
+    assert make_findings([OPTIONAL, GOOD]).findings == [OPTIONAL, GOOD]

@@ -80,5 +80,5 @@ def test_following_can_t_be_summed_up(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_group_is_as_flat_as_its_kind() -> None:
     [group] = group_decisions([make_view(1)])
-    assert "kind" not in group.as_object()
-    assert replace(group, connections=3).as_object()["connections"] == 3
+    assert replace(group, connections=3).as_row().connections == 3
+    assert group.as_row().verdict == group.kind.verdict

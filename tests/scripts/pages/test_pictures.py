@@ -14,17 +14,17 @@ from shared.model.policy.reasons import Reason
 
 FOLDER = Path(__file__).parents[3] / "docs" / "pictures"
 PRINTED = """\
-6. Explicit mode: the approved program still works, the altered one is refused.
+6. Explicit mode: the approved program still works, the modified one is refused.
    $ /run/demo/intruder -sS --max-time 10 http://127.0.0.1:1234/
      curl: (56) Recv failure: Connection reset by peer
-   ✓ the altered program was refused, reason program_not_approved
+   ✓ the modified program was refused, reason program_not_approved
    $ touchmark decisions --denied --program 94ab
      TIME   VERDICT  REASON
      11:00  DENY     program_not_approved
-     not approved at that time; after a review:
+     not approved at that time; review, then run:
        touchmark program approve shop/client sha256:94ab  # /run/demo/intruder
 
-7. A plain connection
+7. A plaintext connection
 """
 
 
@@ -68,7 +68,7 @@ def test_the_terminal_shows_the_refusal_that_the_demo_printed_without_its_folder
         "$ touchmark decisions --denied --program 94ab",
         "TIME   VERDICT  REASON",
         "11:00  DENY     program_not_approved",
-        "not approved at that time; after a review:",
+        "not approved at that time; review, then run:",
         "  touchmark program approve shop/client sha256:94ab  # ./intruder",
     ]
     assert show(terminal_picture.draw_terminal(lines, title="refused")) == lines

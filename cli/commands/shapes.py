@@ -1,0 +1,128 @@
+"""The JSON objects that are the command's own, not the admin API's. Pure.
+
+Belongs here: values that a verb prints with ``--json`` and that no other module has. Imported by the verbs where they
+print, so that ``--help`` stays quick.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cli.admin.overview import NamespaceRow
+from cli.text.findings import Finding
+from shared.model.policy.rules import Mode
+from shared.model.wire.admin import CAStatus, Readiness, SidecarView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinTokenFile:
+    """A join token that was written to a file."""
+
+    token_id: str
+    file: str
+
+
+class CAStatusWithSidecars(CAStatus, frozen=True, kw_only=True):
+    """The CA at a glance, and the sidecars that joined."""
+
+    sidecars: tuple[SidecarView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Versions:
+    """Versions; ``sidecars``: how many live ones run which."""
+
+    command: str
+    ca: str
+    sidecars: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshStatus:
+    """The mesh at a glance."""
+
+    is_well: bool
+    trust_domain: str
+    versions: Versions
+    sidecars_connected: int
+    sidecars_live: int
+    bundle_sequence: int
+    rotation: str
+    namespaces: list[NamespaceRow]
+    problems: list[Finding]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModeView:
+    """A namespace's mode; see ``cli.backends.base.ModeState``."""
+
+    namespace: str
+    mode: Mode | None
+    version: int
+    installed: int
+    total: int
+    waiting: tuple[str, ...]
+    wanted: Mode | None
+    is_observed: bool
+    fault: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModeSwitch(ModeView):
+    """A switched mode, and what explicit mode would have refused before."""
+
+    readiness: Readiness | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramsRemoved:
+    """Approvals that were removed."""
+
+    removed: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedView:
+    """One object that was applied; see ``cli.backends.base.Applied``."""
+
+    kind: str
+    namespace: str
+    name: str
+    version: int | None
+    is_confirmed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectsDeleted:
+    """Objects that were deleted, as ``KIND NAMESPACE/NAME``."""
+
+    deleted: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedObject:
+    """An object that can't be injected."""
+
+    where: str
+    code: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InjectionReport:
+    """What injection would do, by place."""
+
+    injected: list[str]
+    not_asked: list[str]
+    refused: list[RefusedObject]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectList:
+    """A Kubernetes ``List``."""
+
+    apiVersion: str  # noqa: N815  # The field's name in Kubernetes.
+    kind: str
+    items: list[Any]
