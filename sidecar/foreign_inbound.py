@@ -28,7 +28,7 @@ from sidecar.sockets.ending import reset
 from sidecar.steps import dial_application, look_up_workload, obtain_policy, pump_through_tls
 from sidecar.tls.foreign_handshake import Session, establish_session
 from sidecar.tls.handshake import HandshakeError, peek_client_hello
-from sidecar.tunnel.turns import Role
+from sidecar.tls.role import Role
 
 if TYPE_CHECKING:
     from sidecar.capture.captured import Captured

@@ -20,7 +20,7 @@ from sidecar.sockets.dial import DialError, dial
 from sidecar.sockets.ending import reset
 from sidecar.steps import pump_through_tls
 from sidecar.tls.foreign_handshake import Session, establish_session
-from sidecar.tunnel.turns import Role
+from sidecar.tls.role import Role
 
 if TYPE_CHECKING:
     from sidecar.credential.credential import Credential

@@ -38,10 +38,10 @@ from sidecar.steps import dial_application, look_up_workload, obtain_policy, pum
 from sidecar.tls.client_hello import parse_port_name
 from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake import peek_client_hello
+from sidecar.tls.role import Role
 from sidecar.tunnel.frames import FrameType, Opening, decode_opening
 from sidecar.tunnel.handshake import establish_tunnel
 from sidecar.tunnel.tunnel import Loss, Tunnel
-from sidecar.tunnel.turns import Role
 
 if TYPE_CHECKING:
     from sidecar.capture.captured import Captured

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sidecar.draining import Draining
 from sidecar.mesh.foreign_trust import ForeignRoots
-from sidecar.runtime.draining import Draining
 from sidecar.sockets.address import Endpoint
 from sidecar.tls.foreign_handshake import ForeignContexts
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shared.model.errors import InputError
+from sidecar.sockets.address import Network
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 TABLE = "inet touchmark"
 _MAX_OUTBOUND_PORTS = 32
 

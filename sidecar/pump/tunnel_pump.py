@@ -21,9 +21,9 @@ from sidecar.pump.from_tunnel import FromTunnel
 from sidecar.pump.states import Answer, Flow, change_answer
 from sidecar.pump.to_tunnel import ToTunnel
 from sidecar.sockets.polling import Watch
+from sidecar.tls.role import Role
 from sidecar.tunnel.frames import MAX_PAYLOAD_BYTES, FrameType, Opening, decode_refusal, encode_reason
 from sidecar.tunnel.tunnel import Loss, Tunnel
-from sidecar.tunnel.turns import Role
 
 _OPEN: Final = Flow.OPEN  # Looked up for every read.
 

@@ -11,8 +11,7 @@ import re
 from pathlib import Path
 
 from shared.model.errors import InputError
-from sidecar.capture.redirect_table import Network
-from sidecar.sockets.address import Endpoint
+from sidecar.sockets.address import Endpoint, Network
 
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

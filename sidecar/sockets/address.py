@@ -12,6 +12,8 @@ from functools import lru_cache
 Endpoint = tuple[str, int]
 """A textual IP address (IPv4-mapped IPv6 normalised to IPv4, no scope) and a port."""
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 _REMEMBERED_ADDRESSES = 4096
 
 

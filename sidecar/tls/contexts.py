@@ -16,7 +16,7 @@ from cryptography import x509
 from OpenSSL import SSL, crypto
 
 from shared.model.trust.bundle import TrustBundle
-from sidecar.tunnel.turns import Role
+from sidecar.tls.role import Role
 
 if TYPE_CHECKING:
     from sidecar.credential.credential import Credential

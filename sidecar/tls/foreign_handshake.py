@@ -26,7 +26,7 @@ from shared.model.trust.foreign_certificate import MAX_CHAIN_CERTIFICATES, Forei
 from sidecar.mesh.foreign_trust import ForeignRoots, explain_refusal, verify_anybody
 from sidecar.tls.contexts import VerificationNote, make_base_context
 from sidecar.tls.handshake import HandshakeError, drive_handshake, read_chain
-from sidecar.tunnel.turns import Role
+from sidecar.tls.role import Role
 
 if TYPE_CHECKING:
     from OpenSSL.SSL import _NoOverlappingProtocols as NoOverlappingProtocols

@@ -18,11 +18,11 @@ from sidecar.sockets.address import Endpoint, format_endpoint
 from sidecar.sockets.dial import DialError, dial
 from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake import HandshakeError
+from sidecar.tls.role import Role
 from sidecar.tunnel.dial_failures import DialFailures
 from sidecar.tunnel.handshake import establish_tunnel
 from sidecar.tunnel.pool import TunnelKey, TunnelPool
 from sidecar.tunnel.tunnel import Loss, Tunnel
-from sidecar.tunnel.turns import Role
 
 if TYPE_CHECKING:
     from sidecar.credential.credential import Credential

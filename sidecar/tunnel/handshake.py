@@ -17,8 +17,8 @@ from shared.model.trust.certificate import BundleVerifier, VerifiedPeer
 from sidecar.tls.client_hello import format_port_name
 from sidecar.tls.contexts import ALPN, VerificationNote
 from sidecar.tls.handshake import HandshakeError, drive_handshake, read_chain
+from sidecar.tls.role import Role
 from sidecar.tunnel.tunnel import Tunnel
-from sidecar.tunnel.turns import Role
 
 if TYPE_CHECKING:
     from sidecar.credential.credential import Credential

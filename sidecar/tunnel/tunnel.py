@@ -22,9 +22,10 @@ from shared.model.trust.certificate import VerifiedPeer
 from sidecar.sockets.ending import DELIVERY_DEADLINE_S, close_after_delivery, count_undelivered
 from sidecar.sockets.polling import poller_of
 from sidecar.tls.records import Buffer, Records
+from sidecar.tls.role import Role
 from sidecar.tunnel.frame_reader import FrameReader
 from sidecar.tunnel.frames import HEADER, MAX_FRAME_BYTES, FrameType, Opening, encode_frame, encode_opening
-from sidecar.tunnel.turns import Role, Turns
+from sidecar.tunnel.turns import Turns
 
 if TYPE_CHECKING:
     from sidecar.credential.credential import Credential

@@ -10,17 +10,11 @@ last OPEN that the responder processed, so that an initiator whose OPEN crossed 
 
 from __future__ import annotations
 
-from enum import Enum, IntEnum, auto
+from enum import IntEnum, auto
 
 from shared.model.errors import ProtocolError
+from sidecar.tls.role import Role
 from sidecar.tunnel.frames import MAX_EARLY_BYTES, FrameType
-
-
-class Role(Enum):
-    """Which end of the tunnel this is."""
-
-    INITIATOR = auto()
-    RESPONDER = auto()
 
 
 class SideState(IntEnum):

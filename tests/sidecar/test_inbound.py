@@ -26,8 +26,8 @@ from sidecar.credential.credential import Credential
 from sidecar.inbound import carry_plaintext
 from sidecar.parts import Limits
 from sidecar.tls.contexts import make_context
+from sidecar.tls.role import Role
 from sidecar.tunnel.frames import HEADER, FrameType, Opening, encode_frame, encode_opening
-from sidecar.tunnel.turns import Role
 from tests.sidecar.little_ca import make_authority, until
 from tests.sidecar.pair import (
     CLIENT,

@@ -7,7 +7,7 @@ import pytest
 from OpenSSL import SSL
 
 from sidecar.tls.contexts import ALPN, Contexts, VerificationNote, make_context
-from sidecar.tunnel.turns import Role
+from sidecar.tls.role import Role
 from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Mint, identify
 
 MINT = Mint()

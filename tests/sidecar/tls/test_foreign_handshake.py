@@ -7,7 +7,7 @@ from OpenSSL import SSL
 
 from sidecar.mesh.foreign_trust import ForeignRoots
 from sidecar.tls.foreign_handshake import ForeignContexts, PeerNote, describe_fault, make_foreign_context
-from sidecar.tunnel.turns import Role
+from sidecar.tls.role import Role
 from tests.sidecar.little_ca import TRUST_DOMAIN, make_authority
 from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, Mint, identify
 from tests.sidecar.partner import Partner, make_context

@@ -11,9 +11,9 @@ from shared.model.policy.reasons import Reason
 from shared.model.trust.certificate import BundleVerifier
 from sidecar.tls.contexts import make_context
 from sidecar.tls.handshake import HandshakeError, peek_client_hello
+from sidecar.tls.role import Role
 from sidecar.tunnel.handshake import establish_tunnel
 from sidecar.tunnel.tunnel import Tunnel
-from sidecar.tunnel.turns import Role
 from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Mint, identify
 from tests.sidecar.pump.test_plain_pump import tcp_pair
 

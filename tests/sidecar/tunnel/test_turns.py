@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.model.errors import ProtocolError
+from sidecar.tls.role import Role
 from sidecar.tunnel.frames import FrameType as F
-from sidecar.tunnel.turns import Role, SideState, Turns
+from sidecar.tunnel.turns import SideState, Turns
 
 
 class Ends:

@@ -8,7 +8,7 @@ import pytest
 
 from shared.model.policy.decision import Ending
 from sidecar import inbound
-from sidecar.runtime.draining import Draining
+from sidecar.draining import Draining
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import Pair, running_pair
 from tests.sidecar.test_outbound import echo

@@ -1,6 +1,6 @@
 """Whether this sidecar is ending, and who wants to know. Pure state: no I/O, no clock.
 
-Belongs here: the flag and its watchers. Doesn't: the order of the steps at the end (``run.py``), what a watcher
+Belongs here: the flag and its watchers. Doesn't: the order of the steps at the end (``runtime/``), what a watcher
 does: an idle tunnel says CLOSING, so that its peer takes another way before this one breaks.
 """
 
