@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 LOCKS = sorted(ROOT.glob("requirements*.lock"))
@@ -87,3 +88,11 @@ def test_a_skip_is_named_and_fails_the_run_in_ci_only(suite_with_a_skip: Path, c
 def test_a_run_without_skips_passes_in_ci(suite_with_a_skip: Path) -> None:
     command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "good", str(suite_with_a_skip))
     assert run(*command, cwd=suite_with_a_skip, CI="true").returncode == 0
+
+
+def test_the_hooks_before_a_commit_are_local_and_run_the_tools_of_the_venv() -> None:
+    [repository] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert repository["repo"] == "local", "nothing is fetched"
+    for hook in repository["hooks"]:
+        assert (ROOT / hook["entry"].split()[0]).name in {"ruff", "mypy", "lint-imports"}
+        assert hook["entry"].startswith(".venv/bin/")

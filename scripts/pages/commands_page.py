@@ -32,16 +32,16 @@ _INTRODUCTION = """\
 
 <!-- Generated from the commands by `make docs`. Don't edit. -->
 
-The CA's admin API is a Unix socket that only the CA's user can open; `--admin-socket` or `TOUCHMARK_ADMIN_SOCKET` names
-it where it isn't in its usual place (root: `/run/touchmark/admin.sock`). Results go to standard output, everything said
-beside them to standard error. `touchmark --install-completion` sets up the shell's completion.
+The CA's admin API is a Unix socket that only the CA's user can open; if it isn't in its default place (as root:
+`/run/touchmark/admin.sock`), name it by `--admin-socket` or `TOUCHMARK_ADMIN_SOCKET`. Results go to standard output,
+everything else to standard error. `touchmark --install-completion` sets up shell completion.
 
-In Kubernetes, `-k` (`--kubernetes`, or the variable `TOUCHMARK_KUBERNETES=1`) uses the kubeconfig and the rights of
-whoever runs the command. `--context` and `--kubeconfig` choose a cluster as they do for `kubectl`, `--system-namespace`
-names the CA's namespace where it isn't `touchmark-system`; each of them means `-k`, too. Policies, programs and modes
-are then read and written as Kubernetes objects; everything else is asked of the CA by a port-forward to one of its pods
-(verbs `get` and `create` on `pods/portforward`, `list` on `pods` in its namespace). What is typed wins over what the
-environment says, and `--admin-socket` means a CA on this machine.
+In Kubernetes, `-k` (`--kubernetes`, or `TOUCHMARK_KUBERNETES=1`) uses your kubeconfig and your rights. `--context` and
+`--kubeconfig` choose a cluster as for `kubectl`, and `--system-namespace` names the CA's namespace if it isn't
+`touchmark-system`; each of them implies `-k`. Policies, programs and modes are then read and written as Kubernetes
+objects; everything else goes to the CA through a port-forward to one of its pods (verbs `get` and `create` on
+`pods/portforward`, `list` on `pods` in its namespace). Options win over the environment; `--admin-socket` means a CA on
+this machine.
 
 With `--json` a command prints exactly one JSON value on one line of standard output. An error is one object on standard
 error, `{"code", "message", "hint"}`, whose code is stable. Times are seconds since the epoch in UTC, durations seconds.

@@ -24,10 +24,10 @@ _INTRODUCTION = """\
 
 <!-- Generated from shared/model/policy/reasons.py by `make docs`. Don't edit. -->
 
-Each decision carries one of these codes: in the sidecar's log, in `touchmark decisions` and on this page. A code is
-never renamed. In permissive mode only `deny_rule` refuses for policy's sake; the other codes of that section mark the
-connection *would-deny*. The exception is `mtls_unavailable`, which also refuses when the other end's namespace is
-explicit.
+Each decision has one of these codes, in the sidecar's log and in `touchmark decisions`. Codes are never renamed. In
+permissive mode `deny_rule` is the only policy reason that refuses; the others of that section mark the connection
+*would-deny*. The exception is `mtls_unavailable`, which also refuses if the other end's namespace is explicit. See
+also [troubleshooting](../how-to/troubleshooting.md).
 """
 
 
