@@ -48,7 +48,7 @@ class Arrival:
 async def serve_foreign(sidecar: Sidecar, captured: Captured, application: Endpoint) -> None:
     """Serve one connection on a port that is declared mTLS. Closes it and records it in every case.
 
-    What isn't mutual TLS is refused in both modes: whoever declared the port said that nothing else belongs there, and
+    What isn't mutual TLS is refused in both modes: declaring the port says that nothing else belongs there, and
     a plain connection that is let through would reach a program that counts on TLS.
     """
     try:
@@ -109,7 +109,7 @@ async def identify_source(sidecar: Sidecar, connection: Connection, arrival: Arr
     """Say who the peer is by its certificate, and who the directory lists at its address: that can only take away.
 
     Raises:
-        Refused: the bundle changed meanwhile and it doesn't hold any more, or the CA didn't answer.
+        Refused: the bundle changed and the certificate doesn't hold any more, or the CA didn't answer.
     """
     parties = connection.parties
     parties.peer = arrival.session.peer

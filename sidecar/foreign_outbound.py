@@ -31,7 +31,7 @@ async def carry_to_foreign(sidecar: Sidecar, connection: Connection, credential:
     """Dial the destination by plain mTLS under the program's credential; decide who answers before any byte flows.
 
     Raises:
-        Refused: nobody answers (because of a ``DialError``), somebody whose certificate doesn't hold or whom policy
+        Refused: nothing answers (because of a ``DialError``), a peer whose certificate doesn't hold or whom policy
             doesn't allow, or a member of our own mesh, which is reached at its listed address and by its tunnel only.
     """
     loop, destination = asyncio.get_running_loop(), connection.parties.destination_endpoint
@@ -68,12 +68,12 @@ def identify_destination(connection: Connection, session: Session) -> None:
     """Say who answers.
 
     Raises:
-        Refused: a member of our own mesh, where the directory lists nobody.
+        Refused: a member of our own mesh, where the directory lists no workload.
     """
     found = session.peer
     connection.parties.note_peer(found)
     if not isinstance(found, ForeignPeer):
         raise Refused(
-            Reason.PEER_WORKLOAD_MISMATCH, f"{found.identity.workload} answers where the directory lists nobody"
+            Reason.PEER_WORKLOAD_MISMATCH, f"{found.identity.workload} answers where the directory lists no workload"
         )
     connection.parties.destination = replace(connection.parties.destination, foreign=found.identity, is_pending=False)

@@ -133,7 +133,7 @@ async def next_turn(sidecar: Sidecar, tunnel: Tunnel) -> Turn | None:
 
 
 async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, source: Endpoint, local: Endpoint) -> None:
-    """Serve one OPEN: everything is checked afresh against policy, programs and bundle of now.
+    """Serve one OPEN: everything is checked again, against the current policies, programs and bundle.
 
     Arguments:
         local: the address at which the tunnel arrived and the port that its SNI named: the only destination allowed.
@@ -169,7 +169,7 @@ async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, sour
             connection.decide()
             application = connection.application = await dial_application(sidecar, listener.application)
             connection.check_not_revoked()
-            if pump.finished.done():  # The initiator gave up meanwhile.
+            if pump.finished.done():  # The initiator has given up.
                 connection.note_end(pump.finished.result())
                 return
             pump.accept(application)
@@ -191,7 +191,7 @@ async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, sour
 
 
 def identify(sidecar: Sidecar, connection: Connection, tunnel: Tunnel, opening: Opening) -> None:
-    """Say who the peer is by its certificate, checked against the bundle and the clock of now.
+    """Say who the peer is by its certificate, checked against the current bundle and clock.
 
     Raises:
         Refused: it doesn't hold any more.

@@ -20,6 +20,7 @@ from shared.model.policy.rules import Direction, Mode
 from shared.model.wire.messages import DirectoryEntry, ProgramEvidence
 from sidecar.attest.facts import AttestationError
 from sidecar.connection.connection import Connection, Refused
+from sidecar.credential.credential import CredentialError
 from sidecar.foreign_outbound import carry_to_foreign
 from sidecar.mesh.directory_cache import listed_workload
 from sidecar.pump.ends import PumpEnd
@@ -146,7 +147,7 @@ async def choose_credential(sidecar: Sidecar, connection: Connection) -> Credent
             async with asyncio.timeout(sidecar.limits.obtain_s):
                 credential = await sidecar.credentials.obtain(program, evidence)
         except (TouchmarkError, TimeoutError) as error:
-            reason = Reason(getattr(error, "reason", Reason.CA_UNAVAILABLE))
+            reason = error.reason if isinstance(error, CredentialError) else Reason.CA_UNAVAILABLE
             if sidecar.policies.own.state.mode is Mode.EXPLICIT:
                 raise Refused(reason, str(error)) from error
             connection.detail = str(error)

@@ -83,7 +83,7 @@ class Sidecar:
         applications: with explicit listeners: where the application behind (address, port) really listens; None under
             redirect, where that is the address itself.
         mark: SO_MARK for the sidecar's own outgoing sockets; 0 for none.
-        mtls_ports: destination ports at which only plain mTLS is served to whoever comes without a tunnel.
+        mtls_ports: destination ports at which only plain mTLS is served to peers without a tunnel.
         mtls_destination_ports: dialled ports towards which plain mTLS is spoken, outside the mesh.
         foreign: other trust domains' roots.
         draining: has begun when the sidecar ends.

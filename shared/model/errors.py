@@ -15,6 +15,9 @@ class TouchmarkError(Exception):
     Arguments:
         message: one sentence, without secrets.
         hint: what the reader can do about it; empty when there is nothing to do.
+
+    Attributes:
+        reason: what a record or an answer calls it; the code, where an error has nothing more exact.
     """
 
     code: ClassVar[str] = "touchmark_error"
@@ -24,6 +27,7 @@ class TouchmarkError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.reason: str = self.code
 
 
 class InputError(TouchmarkError):

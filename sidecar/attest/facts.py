@@ -77,6 +77,7 @@ class AttestationError(TouchmarkError):
     """A program couldn't be attested; ``reason`` is what the decision records, ``process`` is who it was about."""
 
     code: ClassVar[str] = "attestation_failed"
+    reason: Reason
 
     def __init__(self, message: str, *, reason: Reason, process: ProcessFacts | None = None) -> None:
         super().__init__(message)

@@ -32,7 +32,7 @@ class LiveConnections:
         self._long_lived_s = long_lived_s
         self._holders_period_s = holders_period_s
         self._live: dict[Connection, None] = {}
-        # Young connections, oldest first; one that ended meanwhile is passed over. Bounded by compaction.
+        # Young connections, oldest first; one that has ended is skipped. Bounded by compaction.
         self._young: deque[Connection] = deque()
         # Those whose socket's holders were never looked for, and those that wait for the next look, by its time.
         self._unchecked: deque[Connection] = deque()

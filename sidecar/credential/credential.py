@@ -20,6 +20,7 @@ class CredentialError(TouchmarkError):
     """A credential can't be had; ``reason`` is what a decision records."""
 
     code = "no_credential"
+    reason: Reason
 
     def __init__(self, message: str, *, reason: Reason) -> None:
         super().__init__(message)

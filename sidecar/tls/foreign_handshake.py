@@ -3,7 +3,7 @@
 Belongs here: what TLS itself demands of a foreign peer, and the reason when one fails. Doesn't: verification of the
 whole chain (``shared.model.trust.foreign_certificate``), which follows, or whom to expect (the stories).
 
-OpenSSL verifies against the roots of *all* known domains, so that a peer whom nobody knows is refused inside the
+OpenSSL verifies against the roots of *all* known domains, so that an unknown peer is refused inside the
 handshake, before a client's certificate is shown to it; afterwards the chain has to hold against its own domain's.
 """
 
@@ -49,7 +49,7 @@ class Session:
 
 
 class ForeignContexts:
-    """Contexts made once for each credential and role, under the roots of now; the least used are dropped."""
+    """Contexts made once for each credential and role, under the current roots; the least used are dropped."""
 
     def __init__(self, max_contexts: int = MAX_CONTEXTS) -> None:
         self._max_contexts = max_contexts
@@ -82,7 +82,7 @@ def make_foreign_context(credential: Credential, roots: tuple[bytes, ...], role:
     store = context.get_cert_store()
     if store is None:
         raise RuntimeError("a new context has no certificate store")
-    # A bundle's root may be signed by somebody whom the bundle doesn't name.
+    # A bundle's root may be signed by a CA that the bundle doesn't name.
     store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
     context.set_verify_depth(MAX_CHAIN_CERTIFICATES)
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _note_verification)
@@ -101,7 +101,7 @@ async def establish_session(
     foreign: ForeignRoots,
     timeout_s: float,
 ) -> Session:
-    """Make the handshake and verify the peer against the bundle of its own trust domain, as of now.
+    """Make the handshake and verify the peer against the bundle of its own trust domain.
 
     Arguments:
         connection: connected and non-blocking; stays the caller's to close.
@@ -178,6 +178,6 @@ def _note_verification(connection: SSL.Connection, certificate: crypto.X509, err
 
 
 def _select_alpn(_connection: SSL.Connection, offered: list[bytes]) -> bytes | NoOverlappingProtocols:
-    # The application behind speaks what it speaks. Of several offers none is chosen for it; whoever offers one alone
-    # (gRPC insists on an answer) gets it confirmed.
+    # The application behind speaks what it speaks. Of several offers none is chosen for it; a client that offers a
+    # single one (gRPC insists on an answer) gets it confirmed.
     return offered[0] if len(offered) == 1 else SSL.NO_OVERLAPPING_PROTOCOLS

@@ -36,7 +36,7 @@ class Connector:
     """Idle tunnels, and how new ones are made.
 
     Arguments:
-        failures: where a failed dial is remembered; shared with whoever dials the same addresses.
+        failures: where a failed dial is remembered; shared with routing.
         mark: SO_MARK for the sidecar's own sockets; 0 for none.
         dial_s, handshake_s: deadlines of a TCP connect and a whole handshake.
     """

@@ -47,8 +47,7 @@ class CertificateRequests:
         try:
             issued = await self._issue(session, request)
         except TouchmarkError as error:
-            default = Reason.CA_UNAVAILABLE if isinstance(error, UnavailableError) else error.code
-            reason = str(getattr(error, "reason", default))
+            reason = str(Reason.CA_UNAVAILABLE if isinstance(error, UnavailableError) else error.reason)
             self._metrics.issue_refused.labels(reason=reason).inc()
             _log.info("certificate_refused", instance=session.instance, reason=reason, message=error.message)
             session.send(CertificateRefused(request=request.request, reason=reason, message=error.message))

@@ -115,14 +115,12 @@ class StreamEndpoint:
             self._unauthenticated -= 1
 
     async def _refuse(self, websocket: web.WebSocketResponse, error: TouchmarkError, *, instance: str = "") -> None:
-        # An ``EnrolmentRefused`` has one, too; its module isn't loaded outside a cluster.
-        code = getattr(error, "reason", error.code)
         self._metrics.streams_refused.labels(code=error.code).inc()
-        _log.info("stream_refused", code=code, message=error.message, instance=instance)
+        _log.info("stream_refused", code=str(error.reason), message=error.message, instance=instance)
         with contextlib.suppress(TimeoutError, ConnectionError):
             async with asyncio.timeout(CLOSE_DEADLINE_S):
                 await websocket.send_bytes(
-                    encode_message(Refusal(code=str(code), message=error.message, hint=error.hint))
+                    encode_message(Refusal(code=str(error.reason), message=error.message, hint=error.hint))
                 )
                 await websocket.close(code=WSCloseCode.POLICY_VIOLATION, message=error.code.encode())
 

@@ -33,10 +33,10 @@ class Refusals:
         """Remember that a sidecar was refused.
 
         Arguments:
-            error: with a ``reason`` and a ``subject`` where it has them (``EnrolmentRefused``).
+            error: with a ``subject`` where it has one (``EnrolmentRefused``).
             claimed: the instance that the sidecar called itself; nobody vouches for it.
         """
-        reason = str(getattr(error, "reason", error.code))
+        reason = str(error.reason)
         subject = getattr(error, "subject", None)
         self.total += 1
         self._metrics.enrolments_refused.labels(reason=reason).inc()
