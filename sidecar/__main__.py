@@ -26,7 +26,8 @@ def main(arguments: Sequence[str]) -> int:
 
         import uvloop
 
-        from sidecar.runtime.run import prepare, run
+        from sidecar.runtime.prepare import prepare
+        from sidecar.runtime.run import run
 
         prepared = prepare(configuration)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

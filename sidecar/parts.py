@@ -1,6 +1,6 @@
 """The sidecar as one value: everything that the stories (``outbound.py``, ``inbound.py``) need, and its limits.
 
-Belongs here: the composition's shape. Doesn't: starting and stopping it (``runtime/run.py``). No I/O.
+Belongs here: the composition's shape. Doesn't: starting and stopping it (``sidecar/runtime/``). No I/O.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sidecar.connection.recording import Recorder
     from sidecar.connection.registry import LiveConnections
     from sidecar.credential.store import CredentialStore
-    from sidecar.mesh.directory_cache import Directory
+    from sidecar.mesh.directory_cache import DirectoryCache
     from sidecar.mesh.policies import Policies
     from sidecar.mesh.trust import Trust
     from sidecar.routing.route import Router
@@ -94,7 +94,7 @@ class Sidecar:
     instance: str
     attestor: Attestor
     credentials: CredentialStore
-    directory: Directory
+    directory: DirectoryCache
     policies: Policies
     trust: Trust
     recorder: Recorder

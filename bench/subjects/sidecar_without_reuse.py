@@ -9,10 +9,10 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-import sidecar.runtime.run
+import sidecar.runtime.prepare
 from sidecar.__main__ import main
 from sidecar.parts import Limits
 
 if __name__ == "__main__":
-    vars(sidecar.runtime.run)["Limits"] = partial(Limits, tunnel_age_s=0.0)
+    vars(sidecar.runtime.prepare)["Limits"] = partial(Limits, tunnel_age_s=0.0)
     raise SystemExit(main(sys.argv[1:]))

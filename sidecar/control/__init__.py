@@ -1,1 +1,4 @@
-"""The one stream to the CA: dialled in ``ca_dial.py``, kept in ``feed.py``; ``dispatch.py`` routes its messages."""
+"""The stream to the CA: ``opening.py`` opens it, ``feed.py`` keeps it, ``dispatch.py`` routes its messages.
+
+The sidecar's parts reach the CA through ``uplink.py`` alone.
+"""

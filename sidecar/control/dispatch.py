@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from shared.model.errors import UnavailableError
 from shared.model.identity.foreign import ForeignDomain
@@ -28,10 +29,9 @@ from shared.model.wire.messages import (
     Welcome,
 )
 from sidecar.connection.recording import Recorder
-from sidecar.control.feed import Feed
-from sidecar.credential.credential import Credential, KeyRequest
+from sidecar.credential.credential import KeyRequest
 from sidecar.credential.store import CredentialStore
-from sidecar.mesh.directory_cache import Directory
+from sidecar.mesh.directory_cache import DirectoryCache
 from sidecar.mesh.foreign_trust import ForeignRoots
 from sidecar.mesh.policies import Policies
 from sidecar.mesh.trust import Trust, make_verifier
@@ -40,19 +40,26 @@ MAX_REPORTED_CONNECTIONS = 10_000
 ListConnections = Callable[[int], tuple[tuple[LiveConnection, ...], bool]]
 
 
+class Outgoing(Protocol):
+    """What takes messages to the CA: ``uplink.Uplink``."""
+
+    def send(self, message: FromSidecar) -> None:
+        """Queue a message; raises ``UnavailableError`` without a stream."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Receiving:
+class Dispatch:
     """The parts that the CA speaks to.
 
     Attributes:
         list_connections: returns at most so many live connections, and whether there are more.
     """
 
-    feed: Feed
+    uplink: Outgoing
     trust: Trust
     foreign: ForeignRoots
     policies: Policies
-    directory: Directory
+    directory: DirectoryCache
     credentials: CredentialStore
     recorder: Recorder
     list_connections: ListConnections
@@ -81,7 +88,7 @@ class Receiving:
                 connections, truncated = self.list_connections(limit)
                 self._send(ConnectionsReport(request=message.request, connections=connections, truncated=truncated))
             case _:
-                pass  # Answers reach their waiters in the feed.
+                pass  # Answers reach their waiters in ``feed.py``.
 
     def resume(self, welcome: Welcome) -> None:
         """Take the welcome of a new stream, and ask again for whatever may have changed meanwhile."""
@@ -90,13 +97,10 @@ class Receiving:
         self._install_namespace(welcome.state)
         self._ask_again()
 
-    def join_again(self, welcome: Welcome, request: KeyRequest) -> Credential:
+    def join_again(self, welcome: Welcome, request: KeyRequest) -> None:
         """Take the welcome of a repeated enrolment: its bundle and certificate stand in for whatever was before.
 
         Live connections go on as far as their peers' certificates hold against that bundle.
-
-        Returns:
-            the sidecar's new own credential.
 
         Raises:
             CredentialError: the certificate can't be used, or is somebody else's; nothing has changed then.
@@ -105,10 +109,8 @@ class Receiving:
         own = self.credentials.check_own(request, welcome.chain, make_verifier(welcome.bundle))
         self.trust.begin_again(welcome.bundle)
         self.credentials.begin_again(own)
-        self.feed.roots, self.feed.installed_sequence = welcome.bundle.roots, welcome.bundle.sequence
         self.acknowledge(welcome)
         self._ask_again()
-        return own
 
     def _ask_again(self) -> None:
         questions: list[FromSidecar] = [*self.policies.subscriptions(), *self.directory.lookups()]
@@ -131,9 +133,7 @@ class Receiving:
         self.foreign.install(domains, own=self.trust.bundle.trust_domain)
 
     def _install_bundle(self, bundle: TrustBundle) -> None:
-        if self.trust.install(bundle):
-            self.feed.roots = bundle.roots
-            self.feed.installed_sequence = bundle.sequence
+        self.trust.install(bundle)
         self._send(BundleInstalled(sequence=self.trust.sequence))
 
     def _install_namespace(self, state: NamespaceState) -> None:
@@ -143,6 +143,6 @@ class Receiving:
 
     def _send(self, message: FromSidecar) -> None:
         try:
-            self.feed.send(message)
+            self.uplink.send(message)
         except UnavailableError:
             return  # The stream is gone again: the next welcome repeats all of this.

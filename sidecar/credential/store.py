@@ -1,7 +1,7 @@
 """The credentials of this sidecar and of its programs: obtained once for many waiters, renewed ahead of their end.
 
 Belongs here: which credential is usable now, and when the next is asked for. Doesn't: the stream to the CA
-(``sidecar/control/feed.py``), attestation. Keys live in this object only and are never written.
+(``sidecar/control/``), attestation. Keys live in this object only and are never written.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
@@ -47,11 +46,17 @@ _REASONS = frozenset(each.value for each in Reason)
 
 
 class Issuer(Protocol):
-    """What asks the CA: ``feed.Feed``."""
+    """What asks the CA: ``control.uplink.Uplink``."""
 
     async def request_certificate(
         self, csr: bytes, program: Program | None, evidence: ProgramEvidence, *, timeout_s: float
     ) -> tuple[bytes, ...]: ...
+
+    def move(self) -> None:
+        """The sidecar's own credential was renewed: authenticate with it."""
+
+    def prove_again(self) -> None:
+        """The CA refuses to renew the sidecar's own credential."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,7 +73,7 @@ class CredentialStore:
 
     Arguments:
         own: the sidecar's own credential.
-        issuer: asks the CA.
+        issuer: asks the CA, and is told what becomes of the sidecar's own credential.
         timeout_s: how long one request may take.
 
     Attributes:
@@ -94,19 +99,9 @@ class CredentialStore:
         self._refused: dict[Program, tuple[float, int, CredentialError]] = {}
         self._own_renewal: asyncio.TimerHandle | None = None
         self._own_retry_s = _FIRST_RETRY_S
-        self._own_callbacks: list[Callable[[Credential], None]] = []
-        self._own_refused_callbacks: list[Callable[[], None]] = []
         self._schedule_own(self._half_life(own))
         policies.on_change(self._replace_wrong_kinds)
         trust.on_change(self._replace_distrusted)
-
-    def on_own_change(self, callback: Callable[[Credential], None]) -> None:
-        """Call ``callback`` with the sidecar's own credential when it is renewed."""
-        self._own_callbacks.append(callback)
-
-    def on_own_refused(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` when the CA refuses to renew the sidecar's own credential."""
-        self._own_refused_callbacks.append(callback)
 
     def get(self, program: Program) -> Credential | None:
         """Return the program's credential when it is valid now and of the kind that its approval now asks for."""
@@ -228,8 +223,7 @@ class CredentialStore:
             self._fail(program, CredentialError(error.message, reason=reason))
             # A CA that can't answer now isn't one that refuses.
             if program is None and error.reason != Reason.CA_UNAVAILABLE:
-                for callback in self._own_refused_callbacks:
-                    callback()
+                self._issuer.prove_again()
         except TouchmarkError as error:
             self._fail(program, CredentialError(error.message, reason=Reason.CA_UNAVAILABLE))
 
@@ -246,8 +240,7 @@ class CredentialStore:
             self.own = credential
             self._own_retry_s = _FIRST_RETRY_S
             self._schedule_own(self._overtaken.pop(None, self._half_life(credential)))
-            for callback in self._own_callbacks:
-                callback(credential)
+            self._issuer.move()
             return
         self._refused.pop(program, None)
         old = self._entries.pop(program, None)

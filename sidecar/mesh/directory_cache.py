@@ -12,7 +12,7 @@ from sidecar.mesh.answers import Answers
 MAX_ENTRIES = 8192
 
 
-class Directory:
+class DirectoryCache:
     """Entries by address, the least recently asked for forgotten first. The CA tells every change of what was asked.
 
     Arguments:

@@ -32,6 +32,11 @@ class Trust:
         self.sequence = bundle.sequence
         self._callbacks: list[Callable[[], None]] = []
 
+    @property
+    def roots(self) -> tuple[bytes, ...]:
+        """DER of the roots in force."""
+        return self.bundle.roots
+
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` after every change."""
         self._callbacks.append(callback)

@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum, auto
 
+from sidecar.probing.life import Draining, Joining, Life
 from sidecar.probing.outcome import Outcome
-
-
-class Stage(Enum):
-    """Where a sidecar is in its life."""
-
-    JOINING = auto()
-    SERVING = auto()
-    DRAINING = auto()
 
 
 class Readiness:
@@ -23,22 +15,21 @@ class Readiness:
     it has; but a sidecar whose own certificate has ended carries nothing through the mesh.
 
     Arguments:
+        life: of the sidecar.
         find_fault: says why there is no stream to the CA; empty when nothing is known.
-        has_expired: tells whether the sidecar's own certificate has ended.
     """
 
-    def __init__(self, *, find_fault: Callable[[], str], has_expired: Callable[[], bool]) -> None:
-        self.stage = Stage.JOINING
+    def __init__(self, life: Life, *, find_fault: Callable[[], str]) -> None:
+        self._life = life
         self._find_fault = find_fault
-        self._has_expired = has_expired
 
     def judge(self) -> Outcome:
         """Return 200, or 503 with the reason."""
-        fault = self._find_fault()
-        if self.stage is Stage.DRAINING:
+        fault, stage = self._find_fault(), self._life.stage
+        if isinstance(stage, Draining):
             return Outcome(status=503, body=b"draining\n")
-        if self.stage is Stage.JOINING:
+        if isinstance(stage, Joining):
             return Outcome(status=503, body=f"not joined yet: {fault or 'waiting for the CA'}\n".encode())
-        if self._has_expired():
+        if stage.has_expired():
             return Outcome(status=503, body=f"its certificate has ended: {fault or 'waiting for the CA'}\n".encode())
         return Outcome(status=200, body=b"ready\n")

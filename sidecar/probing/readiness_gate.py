@@ -20,6 +20,7 @@ from shared.model.policy.rules import Direction, Mode
 from sidecar.connection.connection import Refused, record_refused
 from sidecar.connection.parties import Parties
 from sidecar.listener import Listener, attest_listener, note_listener
+from sidecar.probing.life import Life, Serving
 from sidecar.probing.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -30,15 +31,15 @@ if TYPE_CHECKING:
 _NOBODY: Endpoint = ("", 0)
 
 
-class Withholding:
-    """What is remembered for it: of each probe, with which program it was ready, and what was said last.
+class ReadinessGate:
+    """Remembers of each probe with which program it was ready, and what was recorded last.
 
-    Attributes:
-        sidecar: None before it has joined and when it drains: nothing is withheld then.
+    Arguments:
+        life: of the sidecar; only while it serves is anything withheld.
     """
 
-    def __init__(self) -> None:
-        self.sidecar: Sidecar | None = None
+    def __init__(self, life: Life) -> None:
+        self._life = life
         # By the probe's path, of which there are as many as injection wrote.
         self._ready: dict[str, Program | None] = {}
         self._said: dict[str, tuple[Program | None, int]] = {}
@@ -49,9 +50,10 @@ class Withholding:
         Arguments:
             address: the pod's, at which the probe was performed.
         """
-        sidecar = self.sidecar
-        if sidecar is None or target.kind != "readiness" or not outcome.is_success:
+        stage = self._life.stage
+        if not isinstance(stage, Serving) or target.kind != "readiness" or not outcome.is_success:
             return outcome
+        sidecar = stage.sidecar
         listener = await attest_listener(sidecar, (address, target.port))
         program = listener.attestation.program if listener.attestation is not None else None
         policy, path = sidecar.policies.own, target.request_path

@@ -22,7 +22,7 @@ from sidecar.sockets.dial import DialError
 from sidecar.tunnel.dial_failures import DialFailures
 
 if TYPE_CHECKING:
-    from sidecar.mesh.directory_cache import Directory
+    from sidecar.mesh.directory_cache import DirectoryCache
     from sidecar.pump.ends import PumpEnd
 
 MAX_ENDPOINTS_TRIED = 3  # Of what is known here; as many again of what the CA says when it is asked again.
@@ -43,7 +43,7 @@ class Router:
         timeout_s: how long the CA's answer is waited for.
     """
 
-    directory: Directory
+    directory: DirectoryCache
     endpoints: Endpoints
     failures: DialFailures
     tunnel_port: int

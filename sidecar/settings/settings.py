@@ -1,6 +1,6 @@
 """The sidecar's configuration: a YAML file, options over it, and the join token from file or environment.
 
-Belongs here: shape, defaults and checks, each fault with its place. Doesn't: acting on it (``sidecar/runtime/run.py``).
+Belongs here: shape, defaults and checks, each fault with its place. Doesn't: acting on it (``sidecar/runtime/``).
 Reads the files that it is told to read, nothing else.
 """
 

@@ -19,7 +19,7 @@ from shared.model.trust.bundle import RotationKind
 from tests.kubernetes.cluster_objects import Objects, make_ca_kubeconfig, running_ca_in_cluster
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.sidecar.little_ca import until
-from tests.sidecar.runtime.test_run import Running, free_port, run_client, sidecar
+from tests.sidecar.runtime.whole_sidecar import Running, free_port, run_client, sidecar
 
 ADDRESS = "127.0.0.2"
 

@@ -26,10 +26,12 @@ from ca.authority.kek import load_key_encryption_key
 from ca.store.store import Store
 from shared.model.identity.program import Program
 from shared.model.trust.join_token import parse_join_token
-from shared.model.wire.messages import ProgramEvidence, Registration, Welcome
+from shared.model.wire.messages import CertificateIssued, CertificateRefused, ProgramEvidence, Registration, Welcome
 from shared.runtime.sinks import LineSink
-from sidecar.control.feed import Feed
 from sidecar.control.joining import ByJoinToken
+from sidecar.control.link import Link
+from sidecar.control.opening import Opener, join
+from sidecar.control.uplink import Uplink
 from sidecar.credential.credential import KeyRequest, make_key_request
 from sidecar.events import Events
 from sidecar.tunnel.frames import HEADER, FrameType, Opening, decode_refusal, encode_frame, encode_opening
@@ -196,22 +198,25 @@ class Member:
         async def stay() -> None:
             sink = LineSink(2)
             joining = ByJoinToken(token=parse_join_token(self._token))
-            feed = Feed(ca=self._ca, joining=joining, registration=self._registration, events=Events(sink))
-            feed.on_message = lambda _: None
-            await feed.join(self._note)
-            running = asyncio.create_task(feed.run())
+            uplink = Uplink(is_join_repeatable=False)
+            opener = Opener(ca=self._ca, joining=joining, registration=self._registration, uplink=uplink)
+            await join(opener, self._note, Events(sink))
+            link = uplink.link
+            assert link is not None
+            reading = [asyncio.create_task(link.send_queued()), asyncio.create_task(_answer(uplink, link))]
             try:
                 for program in programs:
                     wanted = make_key_request()
-                    chain = await feed.request_certificate(wanted.csr, program, ProgramEvidence(), timeout_s=10)
+                    chain = await uplink.request_certificate(wanted.csr, program, ProgramEvidence(), timeout_s=10)
                     identities.append(Identity(wanted.key, chain))
                 ready.set()
                 while not over.is_set():
                     await asyncio.sleep(0.05)
             finally:
-                running.cancel()
-                await asyncio.gather(running, return_exceptions=True)
-                await feed.close()
+                for task in reading:
+                    task.cancel()
+                await asyncio.gather(*reading, return_exceptions=True)
+                await uplink.close()
                 await asyncio.to_thread(sink.close, timeout_s=1.0)
 
         def run() -> None:
@@ -235,6 +240,14 @@ class Member:
     def _note(self, welcome: Welcome, request: KeyRequest) -> None:
         self.own = Identity(request.key, welcome.chain)
         self.roots = welcome.bundle.roots
+
+
+async def _answer(uplink: Uplink, link: Link) -> None:
+    """Take the CA's answers to certificate requests, and nothing else that it says."""
+    while True:
+        message = await link.receive()
+        if isinstance(message, CertificateIssued | CertificateRefused):
+            uplink.pending.answer(message)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from shared.model.wire.messages import (
     Reissue,
     Welcome,
 )
-from sidecar.control.dispatch import Receiving
+from sidecar.control.dispatch import Dispatch
 from sidecar.credential.credential import Credential, CredentialError, KeyRequest, accept_chain, make_key_request
 from sidecar.mesh.foreign_trust import ForeignRoots
 from sidecar.mesh.policies import Policies
@@ -39,8 +39,6 @@ class Parts:
     def __init__(self) -> None:
         self.sent: list[object] = []
         self.spreads: list[float] = []
-        self.roots: tuple[bytes, ...] = ()
-        self.installed_sequence = 0
         self.own: Credential | None = None
         self.reconnects = 0
 
@@ -68,22 +66,23 @@ class Parts:
 
 def test_each_message_reaches_its_part_and_installs_are_acknowledged() -> None:
     parts, bundle = Parts(), LittleCA().bundle
+    trust = Trust(bundle)
     anything = cast("Any", parts)
     policies = Policies(NamespaceState(namespace="shop"), ask=anything.ask, timeout_s=1)
-    receiving = Receiving(
-        feed=anything, trust=Trust(bundle), foreign=ForeignRoots(), policies=policies, directory=anything,
+    dispatch = Dispatch(
+        uplink=anything, trust=trust, foreign=ForeignRoots(), policies=policies, directory=anything,
         credentials=anything, recorder=anything, list_connections=lambda limit: ((), limit == 5),
     )  # fmt: skip
-    receiving.receive(BundleChanged(bundle=msgspec.structs.replace(bundle, sequence=2)))
-    receiving.receive(NamespaceChanged(state=NamespaceState(namespace="shop", version=3)))
-    receiving.receive(ConnectionsQuery(request=1, limit=5))
-    receiving.receive(Reissue(spread_s=-1))
+    dispatch.receive(BundleChanged(bundle=msgspec.structs.replace(bundle, sequence=2)))
+    dispatch.receive(NamespaceChanged(state=NamespaceState(namespace="shop", version=3)))
+    dispatch.receive(ConnectionsQuery(request=1, limit=5))
+    dispatch.receive(Reissue(spread_s=-1))
     assert parts.sent == [
         BundleInstalled(sequence=2),
         NamespaceInstalled(namespace="shop", version=3),
         ConnectionsReport(request=1, connections=(), truncated=True),
     ]
-    assert (parts.installed_sequence, parts.spreads, policies.own.state.version) == (2, [0.0], 3)
+    assert (trust.sequence, parts.spreads, policies.own.state.version) == (2, [0.0], 3)
 
 
 def test_a_repeated_enrolments_welcome_stands_in_for_everything_before() -> None:
@@ -92,9 +91,9 @@ def test_a_repeated_enrolments_welcome_stands_in_for_everything_before() -> None
     anything = cast("Any", parts)
     policies = Policies(NamespaceState(namespace="shop"), ask=anything.ask, timeout_s=1)
     trust = Trust(before.bundle)
-    receiving = Receiving(
-        feed=anything, trust=trust, foreign=ForeignRoots(), policies=policies, directory=anything, credentials=anything,
-        recorder=anything, list_connections=lambda limit: ((), limit == 5),
+    dispatch = Dispatch(
+        uplink=anything, trust=trust, foreign=ForeignRoots(), policies=policies, directory=anything,
+        credentials=anything, recorder=anything, list_connections=lambda limit: ((), limit == 5),
     )  # fmt: skip
     request = make_key_request()
     own = Identity(trust_domain=TRUST_DOMAIN, workload=parse_workload("shop/web"), kind=IdentityKind.SIDECAR)
@@ -103,24 +102,26 @@ def test_a_repeated_enrolments_welcome_stands_in_for_everything_before() -> None
         bundle=after.bundle, state=NamespaceState(namespace="shop", version=2),
     )  # fmt: skip
     with pytest.raises(CredentialError):
-        receiving.join_again(welcome, request)
+        dispatch.join_again(welcome, request)
     assert (trust.bundle, parts.sent) == (before.bundle, [])
     welcome = msgspec.structs.replace(welcome, chain=after.issue(request.csr, own))
-    assert receiving.join_again(welcome, request) is parts.own
+    dispatch.join_again(welcome, request)
+    assert parts.own is not None
+    assert parts.own.identity == own
     assert parts.sent == [
         BundleInstalled(sequence=1),
         NamespaceInstalled(namespace="shop", version=2),
         Lookup(address="198.18.0.1"),
     ]
-    assert (parts.roots, parts.installed_sequence, parts.reconnects) == ((after.root.der,), 1, 1)
+    assert (trust.roots, trust.sequence, parts.reconnects) == ((after.root.der,), 1, 1)
 
 
 def test_other_trust_domains_are_those_that_a_welcome_or_a_push_names_and_an_old_ca_takes_none_away() -> None:
     parts, ca = Parts(), LittleCA()
     anything = cast("Any", parts)
     roots = ForeignRoots()
-    receiving = Receiving(
-        feed=anything, trust=Trust(ca.bundle), foreign=roots, directory=anything, credentials=anything,
+    dispatch = Dispatch(
+        uplink=anything, trust=Trust(ca.bundle), foreign=roots, directory=anything, credentials=anything,
         policies=Policies(NamespaceState(namespace="shop"), ask=anything.ask, timeout_s=1),
         recorder=anything, list_connections=lambda limit: ((), False),
     )  # fmt: skip
@@ -129,13 +130,13 @@ def test_other_trust_domains_are_those_that_a_welcome_or_a_push_names_and_an_old
         trust_domain=TRUST_DOMAIN, namespace="shop", service_account="web", chain=(), bundle=ca.bundle,
         state=NamespaceState(namespace="shop"), foreign=(partner,), ca_version="0.2.0",
     )  # fmt: skip
-    receiving.acknowledge(welcome)
+    dispatch.acknowledge(welcome)
     assert roots.roots == partner.roots
-    receiving.receive(ForeignTrustChanged(domains=(partner, other)))
+    dispatch.receive(ForeignTrustChanged(domains=(partner, other)))
     assert roots.roots == (*partner.roots, *other.roots)
     with pytest.raises(ProtocolError, match=TRUST_DOMAIN):
-        receiving.receive(ForeignTrustChanged(domains=(msgspec.structs.replace(other, trust_domain=TRUST_DOMAIN),)))
-    receiving.resume(msgspec.structs.replace(welcome, foreign=(), ca_version=""))
+        dispatch.receive(ForeignTrustChanged(domains=(msgspec.structs.replace(other, trust_domain=TRUST_DOMAIN),)))
+    dispatch.resume(msgspec.structs.replace(welcome, foreign=(), ca_version=""))
     assert roots.get("partner.example") is not None
-    receiving.resume(msgspec.structs.replace(welcome, foreign=()))
+    dispatch.resume(msgspec.structs.replace(welcome, foreign=()))
     assert roots.roots == ()

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -24,6 +25,7 @@ from shared.model.trust.root_hint import format_root_hint
 from shared.model.wire.messages import (
     CertificateRequest,
     EnrolPod,
+    FromCA,
     Lookup,
     Message,
     ProgramEvidence,
@@ -33,10 +35,13 @@ from shared.model.wire.messages import (
     express_in,
 )
 from shared.runtime.sinks import LineSink
+from sidecar.control import backoff, link, uplink
 from sidecar.control import feed as feed_module
 from sidecar.control.ca_dial import make_context, open_stream
 from sidecar.control.feed import CertificateExpiredError, Feed
-from sidecar.control.joining import ByJoinToken, ByPod
+from sidecar.control.joining import ByJoinToken, ByPod, Joining
+from sidecar.control.opening import Opener, join
+from sidecar.control.uplink import Uplink
 from sidecar.credential.credential import (
     Credential,
     CredentialError,
@@ -53,36 +58,86 @@ REGISTRATION = Registration(instance="one", version="0", addresses=(), tunnel_po
 PROGRAM = Program(digest="a" * 64)
 
 
-def keep(welcome: Welcome, request: KeyRequest) -> tuple[Welcome, KeyRequest]:
-    """Accept any welcome."""
-    return welcome, request
+class Parts:
+    """What a feed is made of, and a receiver that does what ``Dispatch`` does with trust and credential.
+
+    Attributes:
+        credentials: the sidecar's own, one of each enrolment.
+        failures: what ``accept`` raises next, if anything.
+    """
+
+    def __init__(self, ca: LittleCA, joining: Joining) -> None:
+        self._null = os.open("/dev/null", os.O_WRONLY)
+        self._sink = LineSink(self._null)
+        self.ca = ca
+        self.events = Events(self._sink)
+        self.uplink = Uplink(is_join_repeatable=joining.is_repeatable)
+        self.opener = Opener(ca=(ca.host, ca.port), joining=joining, registration=REGISTRATION, uplink=self.uplink)
+        self.credentials: list[Credential] = []
+        self.failures: list[CredentialError] = []
+
+    async def join(self) -> Feed:
+        """Join, and make the feed that follows."""
+        self.trust, self.own = await join(self.opener, self.accept, self.events)
+        return Feed(self.opener, trust=self.trust, credentials=self, receiver=self, events=self.events)
+
+    def accept(self, welcome: Welcome, request: KeyRequest) -> tuple[Trust, Credential]:
+        """Make a welcome's trust and own credential."""
+        if self.failures:
+            raise self.failures.pop()
+        trust = Trust(welcome.bundle)
+        own = accept_chain(request, welcome.chain, verifier=trust.verifier, generation=1, now=time.time())
+        self.credentials.append(own)
+        return trust, own
+
+    def join_again(self, welcome: Welcome, request: KeyRequest) -> None:
+        """Take a repeated enrolment."""
+        _, self.own = self.accept(welcome, request)
+        self.trust.begin_again(welcome.bundle)
+
+    def resume(self, welcome: Welcome) -> None:
+        """Nothing here follows from it."""
+
+    def receive(self, message: FromCA) -> None:
+        """Nothing here follows from it."""
+
+    def renew(self, own: Credential) -> None:
+        """Renew the own credential, as the store does."""
+        self.own = own
+        self.uplink.move()
+
+    def expire(self) -> None:
+        """End the own credential."""
+        self.own = replace(self.own, not_after=time.time() - 1)
+
+    async def request_certificate(self, timeout_s: float = 30) -> tuple[bytes, ...]:
+        """Ask for a program's certificate."""
+        csr = make_key_request().csr
+        return await self.uplink.request_certificate(csr, PROGRAM, ProgramEvidence(), timeout_s=timeout_s)
+
+    async def close(self) -> None:
+        """Close the stream, and what the events went to."""
+        await self.uplink.close()
+        self._sink.close(timeout_s=2)
+        os.close(self._null)
 
 
 @asynccontextmanager
-async def a_feed(ca: LittleCA, token: str = "") -> AsyncIterator[Feed]:
-    null = os.open("/dev/null", os.O_WRONLY)
-    sink = LineSink(null)
-    parsed = parse_join_token(token or ca.make_token("shop/web"))
-    joining = ByJoinToken(token=parsed)
-    feed = Feed(ca=(ca.host, ca.port), joining=joining, registration=REGISTRATION, events=Events(sink))
+async def parts_of(ca: LittleCA, token: str = "") -> AsyncIterator[Parts]:
+    parts = Parts(ca, ByJoinToken(token=parse_join_token(token or ca.make_token("shop/web"))))
     try:
-        yield feed
+        yield parts
     finally:
-        await feed.close()
-        sink.close(timeout_s=2)
-        os.close(null)
+        await parts.close()
 
 
 @asynccontextmanager
-async def joined(ca: LittleCA) -> AsyncIterator[Feed]:
-    async with a_feed(ca) as feed:
-        welcome, request = await feed.join(keep)
-        verifier = Trust(welcome.bundle).verifier
-        now = time.time()
-        feed.credential = accept_chain(request, welcome.chain, verifier=verifier, generation=1, now=now)
+async def joined(ca: LittleCA) -> AsyncIterator[Parts]:
+    async with parts_of(ca) as parts:
+        feed = await parts.join()
         running = asyncio.create_task(feed.run())
         try:
-            yield feed
+            yield parts
         finally:
             running.cancel()
             await asyncio.wait({running})
@@ -91,11 +146,11 @@ async def joined(ca: LittleCA) -> AsyncIterator[Feed]:
 async def test_a_spent_token_is_refused_for_good() -> None:
     async with LittleCA().serving() as ca:
         token = ca.make_token("shop/web")
-        async with a_feed(ca, token) as feed:
-            await feed.join(keep)
-        async with a_feed(ca, token) as feed:
+        async with parts_of(ca, token) as parts:
+            await parts.join()
+        async with parts_of(ca, token) as parts:
             with pytest.raises(RefusedError, match="spent"):
-                await feed.join(keep)
+                await parts.join()
 
 
 async def test_the_token_is_not_sent_to_a_ca_with_another_root() -> None:
@@ -103,18 +158,18 @@ async def test_the_token_is_not_sent_to_a_ca_with_another_root() -> None:
         token = ca.make_token("shop/web")
         ca.root = make_authority("other")
     async with LittleCA(port=ca.port).serving() as impostor:
-        async with a_feed(impostor, token) as feed:
+        async with parts_of(impostor, token) as parts:
             with pytest.raises(VerificationError):
-                await feed.join(keep)
+                await parts.join()
         assert impostor.received == []
 
 
 async def test_the_token_is_not_sent_to_a_server_that_is_not_the_ca() -> None:
     """Any leaf of the right root isn't enough: a sidecar's certificate must not pass for the CA's."""
     async with LittleCA(server_uri="spiffe://touchmark.test/ns/shop/sa/web/sidecar").serving() as ca:
-        async with a_feed(ca) as feed:
+        async with parts_of(ca) as parts:
             with pytest.raises(VerificationError):
-                await feed.join(keep)
+                await parts.join()
         assert ca.received == []
 
 
@@ -122,31 +177,31 @@ async def test_after_a_loss_it_resumes_with_its_own_certificate_and_issues_again
     ca = LittleCA()
     async with ca.serving():
         pass
-    async with a_feed(ca), ca.serving(), joined(ca) as feed:
+    async with ca.serving(), joined(ca) as parts:
         await ca.streams[0].close()
         await until(lambda: any(isinstance(message, Resume) for message in ca.received))
-        await until(lambda: feed.is_connected)
-        chain = await feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=30)
+        await until(lambda: parts.uplink.is_connected)
+        chain = await parts.request_certificate()
         assert len(chain) == 2
 
 
 async def test_a_question_ends_a_long_backoff_and_waits_for_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed_module, "_FIRST_BACKOFF_S", 600)
-    monkeypatch.setattr(feed_module, "_LAST_BACKOFF_S", 600)
+    monkeypatch.setattr(backoff, "FIRST_S", 600)
+    monkeypatch.setattr(backoff, "LAST_S", 600)
     monkeypatch.setattr(feed_module, "_SOONEST_S", 0.05)
     ca = LittleCA()
     async with AsyncExitStack() as stack:
         async with ca.serving():
-            feed = await stack.enter_async_context(joined(ca))
-        await until(lambda: not feed.is_connected)
-        monkeypatch.setattr(feed_module, "_RECONNECT_GRACE_S", 0.2)
+            parts = await stack.enter_async_context(joined(ca))
+        await until(lambda: not parts.uplink.is_connected)
+        monkeypatch.setattr(uplink, "_RECONNECT_GRACE_S", 0.2)
         with pytest.raises(UnavailableError):
-            await feed.ask(Lookup(address="198.18.0.1"))
+            await parts.uplink.ask(Lookup(address="198.18.0.1"))
         await stack.enter_async_context(ca.serving())
         await asyncio.sleep(0.5)
-        assert not feed.is_connected  # Nobody needs it.
-        monkeypatch.setattr(feed_module, "_RECONNECT_GRACE_S", 30)
-        await feed.ask(Lookup(address="198.18.0.2"))
+        assert not parts.uplink.is_connected  # Nobody needs it.
+        monkeypatch.setattr(uplink, "_RECONNECT_GRACE_S", 30)
+        await parts.uplink.ask(Lookup(address="198.18.0.2"))
         await until(lambda: Lookup(address="198.18.0.2") in ca.received)
 
 
@@ -161,22 +216,23 @@ async def test_it_speaks_the_protocol_that_the_ca_chose(
         spoken.add(protocol)
         return express_in(protocol, message)
 
-    monkeypatch.setattr(feed_module, "express_in", express)
-    async with LittleCA(protocols=protocols).serving() as ca, joined(ca) as feed:
-        await feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=30)
-        assert feed.ca_version == version
+    monkeypatch.setattr(link, "express_in", express)
+    async with LittleCA(protocols=protocols).serving() as ca, joined(ca) as parts:
+        await parts.request_certificate()
+        assert parts.uplink.ca_version == version
     assert spoken == {2 if protocols == ("touchmark.2",) else 1}
 
 
 async def test_every_dial_says_which_roots_are_known_here() -> None:
     """The CA shows a chain to one of them, also while its root is rotated."""
     other = make_authority("next root")
-    async with LittleCA().serving() as ca, joined(ca) as feed:
+    async with LittleCA().serving() as ca, joined(ca) as parts:
         pin, next_pin = public_key_digest(ca.root.certificate), public_key_digest(other.certificate)
         assert ca.server_names == [format_root_hint([pin])] * 2  # The look for the pinned root, and the stream.
-        feed.roots = (ca.root.der, other.der)
+        both = (ca.root.der, other.der)
+        assert parts.trust.install(msgspec.structs.replace(ca.bundle, roots=both, sequence=ca.sequence + 1))
         await ca.streams[0].close()
-        await until(lambda: len(ca.server_names) == 3 and feed.is_connected)
+        await until(lambda: len(ca.server_names) == 3 and parts.uplink.is_connected)
         assert ca.server_names[2] == format_root_hint([pin, next_pin])
 
 
@@ -185,9 +241,9 @@ async def test_who_knows_only_a_root_that_is_gone_is_told_what_to_do() -> None:
         token = ca.make_token("shop/web")
     ca.lose_everything()
     async with ca.serving():
-        async with a_feed(ca, token) as feed:
+        async with parts_of(ca, token) as parts:
             with pytest.raises(VerificationError) as caught:
-                await feed.join(keep)
+                await parts.join()
             assert "make a new join token" in caught.value.hint
         gone = make_authority("gone")
         with pytest.raises(VerificationError, match="doesn't hold") as caught:
@@ -196,14 +252,14 @@ async def test_who_knows_only_a_root_that_is_gone_is_told_what_to_do() -> None:
 
 
 async def test_a_refusal_and_silence_are_told_apart() -> None:
-    async with LittleCA().serving() as ca, joined(ca) as feed:
+    async with LittleCA().serving() as ca, joined(ca) as parts:
         ca.refuse_issuance = "program_not_approved"
         with pytest.raises(IssuanceRefusedError) as caught:
-            await feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=30)
+            await parts.request_certificate()
         assert caught.value.reason == "program_not_approved"
         ca.is_mute = True
         with pytest.raises(UnavailableError):
-            await feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=0.2)
+            await parts.request_certificate(timeout_s=0.2)
 
 
 def serial_of(ca: LittleCA) -> object:
@@ -213,21 +269,19 @@ def serial_of(ca: LittleCA) -> object:
 
 
 async def test_a_renewed_credential_gets_a_new_stream_and_loses_no_request() -> None:
-    async with LittleCA().serving() as ca, joined(ca) as feed:
+    async with LittleCA().serving() as ca, joined(ca) as parts:
         ca.is_mute = True
-        waiting = asyncio.create_task(
-            feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=30)
-        )
+        waiting = asyncio.create_task(parts.request_certificate())
         await until(lambda: ca.of_type(CertificateRequest))
         ca.is_mute = False
         request = make_key_request()
         own = Identity(trust_domain=TRUST_DOMAIN, workload=parse_workload("shop/web"), kind=IdentityKind.SIDECAR)
         chain = ca.issue(request.csr, own)
         verifier = Trust(ca.bundle).verifier
-        feed.renew(accept_chain(request, chain, verifier=verifier, generation=2, now=time.time()))
+        parts.renew(accept_chain(request, chain, verifier=verifier, generation=2, now=time.time()))
         was_connected = True
         while not ca.of_type(Resume):
-            was_connected = was_connected and feed.is_connected
+            was_connected = was_connected and parts.uplink.is_connected
             await asyncio.sleep(0)
         assert was_connected  # The old stream serves until the new one does.
         assert len(await waiting) == 2
@@ -237,22 +291,17 @@ async def test_a_renewed_credential_gets_a_new_stream_and_loses_no_request() -> 
 
 
 async def test_a_failed_move_to_a_new_stream_keeps_the_old_one() -> None:
-    async with LittleCA().serving() as ca, joined(ca) as feed:
+    async with LittleCA().serving() as ca, joined(ca) as parts:
         ca.refuse_with = "unavailable"
-        assert feed.credential is not None
-        feed.renew(feed.credential)
+        parts.renew(parts.own)
         await until(lambda: len(ca.of_type(Resume)) >= 2)  # It is tried again.
-        assert (
-            len(await feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=30)) == 2
-        )
+        assert len(await parts.request_certificate()) == 2
 
 
 async def test_an_expired_sidecar_says_so_and_ends() -> None:
-    async with LittleCA().serving() as ca, a_feed(ca) as feed:
-        welcome, request = await feed.join(keep)
-        verifier = Trust(welcome.bundle).verifier
-        feed.credential = accept_chain(request, welcome.chain, verifier=verifier, generation=1, now=time.time())
-        feed.credential = replace(feed.credential, not_after=time.time() - 1)
+    async with LittleCA().serving() as ca, parts_of(ca) as parts:
+        feed = await parts.join()
+        parts.expire()
         await ca.streams[0].close()
         async with asyncio.timeout(30):
             with pytest.raises(CertificateExpiredError, match="expired") as caught:
@@ -262,12 +311,12 @@ async def test_an_expired_sidecar_says_so_and_ends() -> None:
 
 
 async def test_it_closes_its_stream_properly_and_resumes_nothing() -> None:
-    async with LittleCA().serving() as ca, a_feed(ca) as feed:
-        await feed.join(keep)
+    async with LittleCA().serving() as ca, parts_of(ca) as parts:
+        feed = await parts.join()
         running = asyncio.create_task(feed.run())
         await until(lambda: ca.streams)
         stream = ca.streams[0]
-        await feed.close()
+        await parts.uplink.close()
         async with asyncio.timeout(30):
             await running
         await until(lambda: not ca.streams)
@@ -275,80 +324,55 @@ async def test_it_closes_its_stream_properly_and_resumes_nothing() -> None:
         assert not ca.of_type(Resume)
 
 
-class PodFeed:
-    """A feed that joins by a pod's token, with its files."""
+class PodParts(Parts):
+    """The parts of a feed that joins by a pod's token, with its files."""
 
     def __init__(self, ca: LittleCA, directory: Path) -> None:
-        self.ca = ca
-        self.token, self.trust = directory / "token", directory / "roots.pem"
+        self.token, self.trust_file = directory / "token", directory / "roots.pem"
         self.token.write_text("first\n")
-        self.trust.write_bytes(ca.roots_pem)
+        self.trust_file.write_bytes(ca.roots_pem)
         ca.pod_tokens["first"] = "shop/web"
-        self.credentials: list[Credential] = []
-        self._null = os.open("/dev/null", os.O_WRONLY)
-        self._sink = LineSink(self._null)
-        self.feed = Feed(
-            ca=(ca.host, ca.port),
-            joining=ByPod(
-                token_file=self.token,
-                trust_file=self.trust,
-                trust_domain=TRUST_DOMAIN,
-                workload=parse_workload("shop/web"),
-            ),
-            registration=REGISTRATION,
-            events=Events(self._sink),
+        joining = ByPod(
+            token_file=self.token,
+            trust_file=self.trust_file,
+            trust_domain=TRUST_DOMAIN,
+            workload=parse_workload("shop/web"),
         )
-        self.feed.on_joined_again = self.accept
-
-    def accept(self, welcome: Welcome, request: KeyRequest) -> Credential:
-        """Make the own credential, as ``receiving`` does."""
-        credential = accept_chain(
-            request, welcome.chain, verifier=Trust(welcome.bundle).verifier, generation=1, now=time.time()
-        )
-        self.credentials.append(credential)
-        self.feed.roots, self.feed.installed_sequence = welcome.bundle.roots, welcome.bundle.sequence
-        return credential
+        super().__init__(ca, joining)
 
     def enrolments(self) -> list[str]:
         """The tokens that the CA saw, in order."""
         return [message.token for message in self.ca.received if isinstance(message, EnrolPod)]
 
-    def close(self) -> None:
-        """Close what the events went to."""
-        self._sink.close(timeout_s=2)
-        os.close(self._null)
-
 
 @asynccontextmanager
-async def a_pod(ca: LittleCA, directory: Path) -> AsyncIterator[PodFeed]:
-    pod = PodFeed(ca, directory)
+async def a_pod(ca: LittleCA, directory: Path) -> AsyncIterator[PodParts]:
+    pod = PodParts(ca, directory)
     running: asyncio.Task[None] | None = None
     try:
-        pod.feed.credential = await pod.feed.join(pod.accept)
-        running = asyncio.create_task(pod.feed.run())
+        feed = await pod.join()
+        running = asyncio.create_task(feed.run())
         yield pod
         assert not running.done(), running
     finally:
         if running is not None:
             running.cancel()
             await asyncio.wait({running})
-        await pod.feed.close()
-        pod.close()
+        await pod.close()
 
 
 async def test_a_pod_whose_certificate_ended_joins_again_with_the_token_of_now(tmp_path: Path) -> None:
     async with LittleCA().serving() as ca, a_pod(ca, tmp_path) as pod:
-        assert pod.feed.credential is not None
         pod.token.write_text("second")
         ca.pod_tokens = {"second": "shop/web"}
-        pod.feed.credential = replace(pod.feed.credential, not_after=time.time() - 1)
+        pod.expire()
         await ca.streams[0].close()
         await until(lambda: len(pod.credentials) == 2)
         assert pod.enrolments() == ["first", "second"]
         first, second = pod.credentials
         assert first.key.public_key() != second.key.public_key()
-        assert pod.feed.credential is second
-        assert len(await pod.feed.request_certificate(make_key_request().csr, PROGRAM, ProgramEvidence(), timeout_s=5))
+        assert pod.own is second
+        assert len(await pod.request_certificate(timeout_s=5))
 
 
 async def test_a_pods_certificate_that_ends_while_the_stream_lives_is_replaced_by_joining_again(tmp_path: Path) -> None:
@@ -378,9 +402,9 @@ async def test_a_ca_that_lost_its_keys_is_joined_again_once_the_trust_file_says_
         await serving.aclose()
         ca.lose_everything()
         await stack.enter_async_context(ca.serving())
-        await until(lambda: "certificate doesn't hold" in pod.feed.fault)
+        await until(lambda: "certificate doesn't hold" in pod.uplink.fault)
         assert pod.enrolments() == ["first"]  # The impostor, for all we know, has heard nothing.
-        pod.trust.write_bytes(ca.roots_pem)
+        pod.trust_file.write_bytes(ca.roots_pem)
         await until(lambda: len(pod.credentials) == 2, timeout_s=30)
         assert pod.credentials[1].issuer == "another issuer"
 
@@ -396,50 +420,42 @@ async def test_a_ca_whose_bundle_went_back_is_joined_again(tmp_path: Path) -> No
 
 async def test_a_pods_sidecar_never_gives_up_joining_and_says_why_it_waits(tmp_path: Path) -> None:
     async with LittleCA().serving() as ca:
-        pod = PodFeed(ca, tmp_path)
+        pod = PodParts(ca, tmp_path)
         ca.pod_tokens.clear()
-        pod.trust.unlink()
-        joining = asyncio.create_task(pod.feed.join(pod.accept))
+        pod.trust_file.unlink()
+        joining = asyncio.create_task(pod.join())
         try:
-            await until(lambda: "trust's file" in pod.feed.fault)
-            pod.trust.write_bytes(make_authority("other").certificate.public_bytes(Encoding.PEM))
-            await until(lambda: "certificate doesn't hold" in pod.feed.fault)
+            await until(lambda: "trust's file" in pod.uplink.fault)
+            pod.trust_file.write_bytes(make_authority("other").certificate.public_bytes(Encoding.PEM))
+            await until(lambda: "certificate doesn't hold" in pod.uplink.fault)
             assert pod.enrolments() == []
-            pod.trust.write_bytes(ca.roots_pem)
-            await until(lambda: "not a pod's token" in pod.feed.fault)
+            pod.trust_file.write_bytes(ca.roots_pem)
+            await until(lambda: "not a pod's token" in pod.uplink.fault)
             ca.pod_tokens["first"] = "shop/web"
             async with asyncio.timeout(20):
                 await joining
-            assert pod.feed.fault == ""
+            assert pod.uplink.fault == ""
         finally:
             joining.cancel()
             await asyncio.wait({joining})
-            await pod.feed.close()
-            pod.close()
+            await pod.close()
 
 
 async def test_a_welcome_that_is_of_no_use_is_given_up_and_asked_for_again(tmp_path: Path) -> None:
     async with LittleCA().serving() as ca:
-        pod = PodFeed(ca, tmp_path)
-        refusals = iter([True, False])
-
-        def accept(welcome: Welcome, request: KeyRequest) -> Credential:
-            if next(refusals):
-                raise CredentialError("not yet valid", reason=Reason.CA_UNAVAILABLE)
-            return pod.accept(welcome, request)
-
-        await pod.feed.join(accept)
+        pod = PodParts(ca, tmp_path)
+        pod.failures.append(CredentialError("not yet valid", reason=Reason.CA_UNAVAILABLE))
+        await pod.join()
         assert len(pod.enrolments()) == 2
         await until(lambda: len(ca.streams) == 1)
-        await pod.feed.close()
-        pod.close()
+        await pod.close()
 
 
 async def test_a_pod_that_is_not_renewed_proves_itself_again(tmp_path: Path) -> None:
     async with LittleCA().serving() as ca, a_pod(ca, tmp_path) as pod:
-        pod.feed.prove_again()
+        pod.uplink.prove_again()
         await until(lambda: len(pod.credentials) == 2)
-        assert pod.feed.is_connected
+        assert pod.uplink.is_connected
 
 
 async def test_a_ca_that_opens_no_stream_yet_is_waited_for_and_then_resumed(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ from shared.model.errors import IdentityError, UnavailableError
 from shared.model.identity.identity import Workload
 from shared.model.wire.messages import DirectoryEntry, FromSidecar, Lookup
 from sidecar.mesh import directory_cache as module
-from sidecar.mesh.directory_cache import Directory, listed_workload
+from sidecar.mesh.directory_cache import DirectoryCache, listed_workload
 from tests.sidecar.little_ca import ask_into
 
 
 async def test_many_waiters_ask_once_and_later_changes_count() -> None:
     sent: list[FromSidecar] = []
-    directory = Directory(ask=ask_into(sent), timeout_s=1)
+    directory = DirectoryCache(ask=ask_into(sent), timeout_s=1)
     waiting = [asyncio.create_task(directory.look_up("198.18.0.1")) for _ in range(5)]
     await asyncio.sleep(0)
     assert sent == [Lookup(address="198.18.0.1")]
@@ -31,7 +31,7 @@ async def test_many_waiters_ask_once_and_later_changes_count() -> None:
 
 async def test_silence_is_an_error_and_the_next_waiter_asks_again() -> None:
     sent: list[FromSidecar] = []
-    directory = Directory(ask=ask_into(sent), timeout_s=0.02)
+    directory = DirectoryCache(ask=ask_into(sent), timeout_s=0.02)
     for _ in range(2):
         with pytest.raises(UnavailableError):
             await directory.look_up("198.18.0.1")
@@ -40,7 +40,7 @@ async def test_silence_is_an_error_and_the_next_waiter_asks_again() -> None:
 
 async def test_it_forgets_the_least_recently_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_ENTRIES", 2)
-    directory = Directory(ask=ask_into([]), timeout_s=1)
+    directory = DirectoryCache(ask=ask_into([]), timeout_s=1)
     for address in ("1.0.0.1", "1.0.0.2"):
         task = asyncio.create_task(directory.look_up(address))
         await asyncio.sleep(0)

@@ -12,8 +12,9 @@ from shared.model.kubernetes.contract import ProbeTarget
 from shared.model.policy.decision import Answer, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Mode
+from sidecar.probing.life import Life
 from sidecar.probing.outcome import Outcome
-from sidecar.probing.readiness_gate import Withholding
+from sidecar.probing.readiness_gate import ReadinessGate
 from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Pair, approve, running_pair
 
 READY, DOWN = Outcome(status=200, body=b"fine"), Outcome(status=503, body=b"down")
@@ -31,13 +32,14 @@ class Probed:
 
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
-        self.withholding = Withholding()
-        self.withholding.sidecar = pair.server.sidecar
+        self.life = Life()
+        self.gate = ReadinessGate(self.life)
+        self.life.begin_serving(pair.server.sidecar, has_expired=lambda: False)
 
     async def ask(self, outcome: Outcome = READY, kind: str = "readiness") -> Outcome:
         address, port = self.pair.application
         target = ProbeTarget(container="app", kind=kind, handler="tcp", port=port)
-        return await self.withholding.judge(target, address, outcome)
+        return await self.gate.judge(target, address, outcome)
 
 
 async def test_an_unapproved_listener_is_not_ready_and_one_record_says_what_to_approve() -> None:
@@ -104,7 +106,16 @@ async def test_only_readiness_is_withheld(kind: str) -> None:
         probed = Probed(pair)
         pair.set_state(NOT_APPROVED)
         assert await probed.ask(kind=kind) == READY
-        assert await probed.ask(DOWN) == DOWN  # What failed needs no further reason,
-        probed.withholding.sidecar = None
-        assert await probed.ask() == READY  # and who hasn't joined yet knows no policy.
+        assert await probed.ask(DOWN) == DOWN  # What failed needs no further reason.
         assert pair.server.records == []
+
+
+async def test_nothing_is_withheld_before_it_has_joined_or_while_it_drains() -> None:
+    async with running_pair(_serve) as pair:
+        probed = Probed(pair)
+        pair.set_state(NOT_APPROVED)
+        target = ProbeTarget(container="app", kind="readiness", handler="tcp", port=pair.application[1])
+        assert await ReadinessGate(Life()).judge(target, pair.application[0], READY) == READY
+        assert not (await probed.ask()).is_success
+        probed.life.begin_draining()
+        assert await probed.ask() == READY

@@ -26,7 +26,7 @@ from shared.model.policy.rules import Approval, Mode, NamespaceState
 from shared.model.wire.messages import DirectoryEntry, NamespaceInstalled, ServiceEntry, ServicePort
 from tests.sidecar.little_ca import LittleCA, until
 from tests.sidecar.pod_interpreter import make_interpreter, start_in_pod, variables
-from tests.sidecar.runtime.test_run import (
+from tests.sidecar.runtime.whole_sidecar import (
     SERVER,
     Running,
     enter,

@@ -1,0 +1,151 @@
+"""Before the event loop, while there are privileges: files, sockets, the redirect; then privileges are dropped.
+
+Belongs here: the order of these steps, and the machine's limits. Doesn't: the sidecar's parts (``compose.py``).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from shared.model.errors import InputError, MachineError
+from shared.model.trust.join_token import parse_join_token
+from shared.runtime.memory import forbid_dumps, lock_pages
+from sidecar.capture.capturing import Door, close_doors, open_doors
+from sidecar.capture.redirect import install_redirect
+from sidecar.capture.redirect_table import RedirectRules
+from sidecar.control.joining import ByJoinToken, ByPod, Joining
+from sidecar.parts import Limits
+from sidecar.runtime.privileges import CAP_NET_ADMIN, KEPT, become_user, keep_only, keep_what_a_pod_gives
+from sidecar.settings.parsing import parse_host_port
+from sidecar.settings.settings import CaptureKind, Configuration
+
+_FILES_PER_CONNECTION = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What was opened while there were privileges.
+
+    Attributes:
+        probe_listeners: where the kubelet asks; none without a health port.
+        log: descriptor of the decision log.
+    """
+
+    configuration: Configuration
+    joining: Joining
+    ca: tuple[str, int]
+    limits: Limits
+    doors: list[Door]
+    probe_listeners: list[socket.socket]
+    log: int
+    pages_locked: bool
+
+    @property
+    def mark(self) -> int:
+        """SO_MARK of the sidecar's own sockets; 0 for none."""
+        configuration = self.configuration
+        return (configuration.redirect.mark or 0) if configuration.capture is CaptureKind.REDIRECT else 0
+
+
+def prepare(configuration: Configuration) -> Prepared:
+    """Do what needs privileges, then give them up. No thread may run yet: capabilities belong to threads.
+
+    Raises:
+        InputError: the token or the log file can't be used.
+        MachineError: an address can't be had, the redirect can't be installed, privileges can't be dropped.
+    """
+    joining, ca = _choose_joining(configuration)
+    log = 1 if configuration.log_file is None else _open_log(configuration.log_file)
+    limits = _limit(configuration)
+    doors = open_doors(configuration)
+    probe_listeners: list[socket.socket] = []
+    try:
+        if configuration.health_port is not None:
+            from sidecar.probing.server import open_probe_listeners  # An HTTP library: only where it is wanted.
+
+            probe_listeners = open_probe_listeners(configuration.health_port)
+        if configuration.capture is CaptureKind.REDIRECT:
+            _redirect(configuration)
+        forbid_dumps()
+    except BaseException:
+        close_doors(doors)
+        for listener in probe_listeners:
+            listener.close()
+        raise
+    return Prepared(
+        configuration=configuration,
+        joining=joining,
+        ca=ca,
+        limits=limits,
+        doors=doors,
+        probe_listeners=probe_listeners,
+        log=log,
+        pages_locked=lock_pages(),
+    )
+
+
+def _choose_joining(configuration: Configuration) -> tuple[Joining, tuple[str, int]]:
+    """Return how to join, and where.
+
+    Raises:
+        InputError: the join token can't be read.
+    """
+    options = configuration.pod
+    if options is None or configuration.ca is None:
+        token = parse_join_token(configuration.token or "")
+        return ByJoinToken(token=token), configuration.ca or parse_host_port(token.ca)
+    joining = ByPod(
+        token_file=options.token_file,
+        trust_file=options.trust_file,
+        trust_domain=options.trust_domain,
+        workload=options.pod.workload,
+    )
+    return joining, configuration.ca
+
+
+def _open_log(path: Path) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise InputError(f"can't write the log file {path}: {error.strerror}") from error
+
+
+def _limit(configuration: Configuration) -> Limits:
+    """Raise the limit on open files as far as it goes, and keep the number of connections below it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    limits = Limits(drain_s=configuration.drain_s)
+    most = hard // _FILES_PER_CONNECTION
+    wanted = configuration.max_connections
+    if wanted is not None and wanted > most:
+        raise MachineError(
+            f"{wanted} connections need {wanted * _FILES_PER_CONNECTION} open files, and the limit is {hard}",
+            hint="a higher `ulimit -n`, or a lower limits.maxConnections",
+        )
+    return replace(limits, max_connections=min(most, limits.max_connections) if wanted is None else wanted)
+
+
+def _redirect(configuration: Configuration) -> None:
+    options = configuration.redirect
+    if options.is_installed:
+        keep_what_a_pod_gives(options.uid)
+        return
+    rules = RedirectRules(
+        outbound_port=options.outbound_port,
+        inbound_port=options.inbound_port,
+        tunnel_port=configuration.tunnel_port,
+        uid=options.uid,
+        mark=options.mark,
+        health_port=configuration.health_port,
+        exclude_ports=options.exclude_ports,
+    )
+    install_redirect(rules)
+    if options.mark is None:
+        become_user(options.uid)
+    else:
+        keep_only(KEPT | 1 << CAP_NET_ADMIN)  # SO_MARK asks for it at every socket.

@@ -1,0 +1,60 @@
+"""Starts the parts of a sidecar that has joined and lets them run until it is asked to stop.
+
+Belongs here: the order of starting. Doesn't: joining (``run.py``), ending (``drain.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+from sidecar.control.feed import CertificateExpiredError, Feed
+from sidecar.events import Events
+from sidecar.probing.life import Life
+from sidecar.runtime.compose import Composition
+from sidecar.runtime.periodic import watch_ages, watch_holders, watch_programs
+from sidecar.runtime.prepare import Prepared
+from sidecar.runtime.shutdown import Shutdown
+
+# Python's default is 700 objects, which live connections alone exceed: it would look for cycles all the time, in vain.
+_GC_THRESHOLD = 10_000
+
+
+async def serve(parts: Composition, prepared: Prepared, life: Life, events: Events, shutdown: Shutdown) -> None:
+    """Accept connections until a stop is requested, or the sidecar's certificate has ended for good."""
+    parts.dispatch.acknowledge(parts.welcome)
+    background, sidecar = parts.background, parts.sidecar
+    background.spawn(_keep_feeding(parts.feed, events, shutdown), name="feed")
+    background.spawn(parts.ahead.run(), name="credentials ahead of peers")
+    background.spawn(watch_ages(sidecar), name="ages")
+    background.spawn(watch_holders(sidecar, events), name="holders")
+    background.spawn(watch_programs(sidecar, events), name="programs")
+    parts.capturing.start()
+    life.begin_serving(sidecar, has_expired=parts.feed.has_expired)
+    gc.collect()
+    gc.freeze()  # What lives from the start needn't be walked by every collection.
+    gc.set_threshold(_GC_THRESHOLD)
+    events.emit(
+        "sidecar_ready",
+        workload=str(sidecar.workload),
+        instance=sidecar.instance,
+        capture=prepared.configuration.capture.value,
+        mode=sidecar.policies.own.state.mode.value,
+        pages_locked=prepared.pages_locked,
+        ca_version=parts.opener.uplink.ca_version,
+    )
+    await shutdown.requested.wait()
+
+
+async def _keep_feeding(feed: Feed, events: Events, shutdown: Shutdown) -> None:
+    while True:
+        try:
+            await feed.run()
+            return
+        except CertificateExpiredError as error:
+            events.emit("certificate_expired", message=error.message, hint=error.hint)
+            shutdown.give_up(error)
+            return
+        except Exception as error:  # A fault of ours must not leave the sidecar deaf for ever.
+            events.fail("feed", error)
+            await asyncio.sleep(1)

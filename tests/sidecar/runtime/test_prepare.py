@@ -1,0 +1,149 @@
+"""Prepared with privileges: the redirect is installed, privileges are dropped, limits are kept."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.sidecar.little_ca import LittleCA, until
+from tests.sidecar.runtime.whole_sidecar import (
+    SERVER,
+    an_echo,
+    enter,
+    open_socket_at,
+    open_socket_in,
+    run_client,
+    sidecar,
+    two_namespaces,
+)
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize(("web", "db"), [("198.18.0.1", "198.18.0.2"), ("fd00:18::1", "fd00:18::2")])
+async def test_redirected_programs_talk_through_a_tunnel_without_knowing_it(web: str, db: str) -> None:
+    server_code = SERVER.replace("socket.socket()", "socket.socket(socket.AF_INET6)") if ":" in db else SERVER
+    with two_namespaces() as (left, right):
+        ca_here = LittleCA(host="198.18.0.1", port=15443, open_socket=lambda: open_socket_in(left))
+        async with ca_here.serving() as ca:
+            server = await asyncio.create_subprocess_exec(
+                *enter(right), sys.executable, "-c", server_code, "5432", db, stdout=PIPE
+            )
+            try:
+                assert server.stdout is not None
+                await server.stdout.readline()
+                common = ("--capture", "redirect", "--exclude-port", "15443", "--tunnel-address")
+                async with (
+                    sidecar(ca.make_token("shop/db"), *common, db, "--instance", "db", namespace=right) as there,
+                    sidecar(ca.make_token("shop/web"), *common, web, "--instance", "web", namespace=left) as here,
+                ):
+                    await there.wait_ready()
+                    await here.wait_ready()
+                    status = Path(f"/proc/{here.process.pid}/status").read_text(encoding="ascii")
+                    await until(lambda: ca.issued >= 3)
+                    assert await run_client(5432, "hello", address=db, namespace=left) == "echo hello"
+                    await until(lambda: here.records and there.records)
+                    assert await run_client(15001, "x", namespace=left) == ""  # Straight to the capture port: reset.
+                    await until(lambda: len(here.records) > 1)
+                    assert await here.stop() == 0
+                    assert await there.stop() == 0
+            finally:
+                server.kill()
+                await server.wait()
+    outbound, inbound, direct = here.records[0], there.records[0], here.records[1]
+    assert outbound["transport"] == inbound["transport"] == "tunnel"
+    assert outbound["connection"] == inbound["connection"]
+    assert outbound["destination"]["workload"] == "shop/db"
+    assert (direct["answer"], direct["reason"]) == ("deny", "direct_connection")
+    assert "Uid:\t1337\t1337\t1337\t1337" in status
+    assert "CapEff:\t0000000000080004" in status
+    assert "CapPrm:\t0000000000080004" in status
+    assert "NoNewPrivs:\t1" in status
+
+
+async def test_beyond_the_configured_number_connections_are_refused_and_recorded() -> None:
+    async with LittleCA().serving() as ca, an_echo(ca, "--max-connections", "1") as echo:
+        reader, writer = await echo.connect()
+        writer.write(b"x")
+        assert await reader.readexactly(1) == b"x"
+        with pytest.raises(ConnectionResetError):  # Already while it connects, where the reset is faster than the loop.
+            second, refused = await echo.connect()
+            try:
+                await second.read()
+            finally:
+                refused.close()
+        await until(lambda: echo.running.records)
+        writer.close()
+        assert await echo.running.stop() == 0
+    assert (echo.running.records[0]["answer"], echo.running.records[0]["reason"]) == ("deny", "overloaded")
+
+
+@contextmanager
+def two_namespaces_of_one_user() -> Iterator[tuple[list[str], list[str]]]:
+    """The same two networks, in a user namespace with no user but 0 (``unshare -Urn``): prefixes to run commands in."""
+    with ExitStack() as stack:
+
+        def hold(*prefix: str) -> int:
+            command = [*prefix, "sh", "-c", "echo ready; exec sleep 300"]
+            holder = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+            stack.callback(holder.kill)
+            assert holder.stdout is not None
+            holder.stdout.readline()
+            return holder.pid
+
+        def enter_process(pid: int) -> list[str]:
+            return ["nsenter", "--preserve-credentials", "-U", "-n", "-t", str(pid)]
+
+        left = hold("unshare", "-Urn")
+        right = hold(*enter_process(left), "unshare", "-n")
+        prefixes = enter_process(left), enter_process(right)
+        commands = [
+            (0, f"link add va type veth peer name vb netns {right}"),
+            *((side, f"address add 198.18.0.{side + 1}/24 dev v{'ab'[side]}") for side in (0, 1)),
+            *((side, f"link set {device} up") for side in (0, 1) for device in (f"v{'ab'[side]}", "lo")),
+        ]
+        for side, command in commands:
+            subprocess.run([*prefixes[side], "ip", *command.split()], check=True, capture_output=True, text=True)
+        yield prefixes
+
+
+@pytest.mark.needs_root
+async def test_where_there_is_one_user_only_a_mark_exempts_the_sidecar() -> None:
+    """As an ordinary user has it; root is asked for because this test itself enters the namespace for its CA."""
+    with two_namespaces_of_one_user() as (left, right):
+        path = f"/proc/{left[-1]}/ns/net"
+        here = LittleCA(host="198.18.0.1", port=15443, open_socket=lambda: open_socket_at(path))
+        async with here.serving() as ca:
+            server = await asyncio.create_subprocess_exec(
+                *right, sys.executable, "-c", SERVER, "5432", "198.18.0.2", stdout=PIPE
+            )
+            try:
+                assert server.stdout is not None
+                await server.stdout.readline()
+                common = (
+                    "--capture", "redirect", "--redirect-mark", "0x746d", "--exclude-port", "15443",
+                    "--tunnel-address",
+                )  # fmt: skip
+                # First the one beside the CA: its redirect would break a connection to the CA that is there already.
+                async with sidecar(ca.make_token("shop/web"), *common, "198.18.0.1", prefix=left) as web:
+                    await web.wait_ready()
+                    async with sidecar(ca.make_token("shop/db"), *common, "198.18.0.2", prefix=right) as there:
+                        await there.wait_ready()
+                        await until(lambda: ca.issued >= 3)
+                        assert await run_client(5432, "hello", address="198.18.0.2", prefix=left) == "echo hello"
+                        await until(lambda: web.records and there.records)
+                        assert await web.stop() == 0
+                        assert await there.stop() == 0
+            finally:
+                server.kill()
+                await server.wait()
+    outbound, inbound = web.records[0], there.records[0]
+    assert outbound["transport"] == inbound["transport"] == "tunnel"
+    assert outbound["connection"] == inbound["connection"]
+    assert len(web.records) == len(there.records) == 1  # The sidecars' own connections weren't captured.
