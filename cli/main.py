@@ -1,7 +1,7 @@
 """The ``touchmark`` command: puts the verbs together and turns errors into exit codes.
 
-Belongs here: the tree of commands and the one place where errors end. Doesn't: anything that a verb does. Verb modules
-import only ``typer`` at their top, so that ``--help`` and completion stay quick.
+Belongs here: the tree of commands and the one place where errors are shown. Doesn't: what a verb does. Verb
+modules import only ``typer`` at their top, so that ``--help`` and completion stay quick.
 """
 
 from __future__ import annotations
@@ -77,15 +77,15 @@ def run(arguments: Sequence[str]) -> int:
         print_note("interrupted")
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # The reader (`| head`) went away: that is no failure, but Python would complain when it flushes at its end.
+        # The reader (`| head`) closed the pipe: no failure, but Python would complain when it flushes at exit.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.SUCCESS
-    if code == ExitCode.INTERRUPTED:  # Typer turns a KeyboardInterrupt into this code, without a word.
+    if code == ExitCode.INTERRUPTED:  # Typer turns a KeyboardInterrupt into this code silently.
         print_note("interrupted")
     return code if isinstance(code, int) else ExitCode.SUCCESS
 
 
 def main() -> None:
-    """Run this process's command line, and exit."""
+    """Run this process's command line and exit."""
     sys.exit(run(sys.argv[1:]))

@@ -1,6 +1,6 @@
 """The client of the CA's admin API: typed calls over its Unix socket, each with a deadline. Does I/O.
 
-Belongs here: one method an endpoint of ``shared.model.wire.admin``, and the way back of its errors. Doesn't: printing.
+Belongs here: one method per endpoint of ``shared.model.wire.admin``, and its errors. Doesn't: printing.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ class AdminClient:
     Arguments:
         socket_path: the Unix socket; None: where ``touchmark ca serve`` puts it by default.
         timeout_s: deadline of one call.
-        explain: says why a call failed, when the socket is only this end of the way; None: by the socket itself.
+        explain: says why a call failed, where the socket is only a forward; None: by the socket itself.
 
     Raises (every method):
-        UnavailableError: nobody answers on the socket, or not in time.
+        UnavailableError: the socket doesn't answer, or not in time.
         TouchmarkError: the CA's own error, with its code and hint.
     """
 
@@ -123,15 +123,15 @@ class AdminClient:
         return await self._call("GET", "/v1/foreign-domains", ForeignDomainList)
 
     async def put_foreign_domain(self, trust_domain: str, request: ForeignDomainRequest) -> ForeignDomainList:
-        """Know a trust domain by these roots."""
+        """Add a trust domain with these roots, or replace its roots."""
         return await self._call("PUT", f"/v1/foreign-domains/{_part(trust_domain)}", ForeignDomainList, body=request)
 
     async def remove_foreign_domain(self, trust_domain: str) -> ForeignDomainList:
-        """Forget a trust domain."""
+        """Remove a trust domain."""
         return await self._call("DELETE", f"/v1/foreign-domains/{_part(trust_domain)}", ForeignDomainList)
 
     async def start_rotation(self, request: RotationRequest) -> RotationStatus:
-        """Begin a rotation, or force the one of its kind that waits."""
+        """Start a rotation, or force the waiting one of its kind."""
         return await self._call("POST", "/v1/rotation", RotationStatus, body=request)
 
     async def get_rotation(self) -> RotationStatus:
@@ -170,7 +170,7 @@ class AdminClient:
         return await self._call("PUT", f"/v1/namespaces/{_part(namespace)}/mode", NamespaceState, body=request)
 
     async def get_acknowledgements(self, namespace: str) -> Acknowledgements:
-        """Return which sidecars have installed the namespace's present version."""
+        """Return which sidecars have installed the namespace's current version."""
         return await self._call("GET", f"/v1/namespaces/{_part(namespace)}/acknowledgements", Acknowledgements)
 
     async def list_programs(self, namespace: str = "") -> ProgramList:
@@ -204,7 +204,7 @@ class AdminClient:
         return await self._call("GET", "/v1/decisions", DecisionList, query=query)
 
     async def follow_decisions(self, query: Mapping[str, str]) -> AsyncIterator[DecisionView]:
-        """Yield decisions as they come, until the CA ends the stream."""
+        """Yield new decisions until the CA ends the stream."""
         decoder = msgspec.json.Decoder(DecisionView)
         try:
             async with self._request("GET", "/v1/decisions/follow", query=query) as response:

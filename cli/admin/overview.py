@@ -1,4 +1,4 @@
-"""The mesh at a glance: what the CA says of itself, its sidecars and their namespaces, and what is wrong with it. Pure.
+"""The mesh at a glance: the CA's status, its sidecars and namespaces, and what is wrong with them. Pure.
 
 Belongs here: rows and findings made of the admin API's answers. Doesn't: the requests (``observation.py``), or
 what only a cluster's API server knows (``cli/cluster/examination.py``).
@@ -38,9 +38,9 @@ class NamespaceRow:
     """One namespace.
 
     Attributes:
-        mode: None: nothing was ever said, which means permissive.
+        mode: None: never set, which means permissive.
         live: sidecars with a stream or an unexpired certificate; ``connected``: with a stream.
-        installed: live ones that have the namespace's present version.
+        installed: live ones that have the namespace's current version.
         injected, not_injected: pods; None outside a cluster. ``not_injected`` ask for a sidecar and have none.
         versions: of its live sidecars.
     """
@@ -144,7 +144,7 @@ def _examine_versions(observed: Observation, own_version: str) -> Finding:
 
 
 def _is_near(version: str, other: str) -> bool:
-    """Say whether two versions work together: at most one minor version apart."""
+    """Return whether two versions work together: at most one minor version apart."""
     try:
         (major, minor), (other_major, other_minor) = (
             [int(part) for part in text.split(".")[:2]] for text in (version, other)
@@ -327,7 +327,7 @@ def _examine_skew(cluster: ClusterStatus) -> Iterator[Finding]:
 
 
 def examine_skew(here: str, there: str, skew_s: float) -> Finding:
-    """Say whether two clocks agree; ``skew_s``: the second's minus the first's."""
+    """Return whether two clocks agree; ``skew_s``: the second's minus the first's."""
     is_well = abs(skew_s) <= MAX_SKEW_S
     return Finding(
         subject=f"clocks of {here} and {there}",

@@ -82,7 +82,7 @@ async def find_seen(backend: PolicyBackend, workload: Workload, *, since_s: floa
 def refuse_weakness(candidates: Sequence[Candidate], *, weak: bool) -> None:
     """Refuse interpreters and multi-call binaries that aren't approved as such.
 
-    This is no proof that the rest is strong: it knows common names and marks only.
+    Passing this check doesn't prove that a program is strong: it knows common names and strings only.
 
     Raises:
         InputError: one of them is weak, and ``weak`` isn't given.

@@ -163,7 +163,7 @@ class ClusterPolicyBackend:
         return self._client
 
     async def _write(self, kind: Kind, value: Object, *, manager: str, dry_run: bool = False) -> Object:
-        """Apply an object's fields. What our own other manager owns is taken over; what others own, only by force.
+        """Apply an object's fields. Fields of our other manager are taken over; fields of others only by force.
 
         Raises:
             OwnedElsewhereError: others own fields of it.
@@ -174,7 +174,7 @@ class ClusterPolicyBackend:
             _refuse_others(error)
         metadata = value["metadata"]
         for attempt in range(_MAX_ATTEMPTS):
-            # Forcing would take over whatever others write in between: pinned to a version in which nobody else has
+            # Forcing would take over what others write in between. Pinned to a version in which no other manager has
             # a part, it can't.
             current = await self._cluster.get(kind, metadata["namespace"], metadata["name"])
             pinned = {**value, "metadata": {**metadata, "resourceVersion": current["metadata"]["resourceVersion"]}}

@@ -79,7 +79,7 @@ class LocalPolicyBackend:
         await self._client.delete_policy(namespace)
 
     async def name_user(self) -> str:
-        """Return this user, or whoever became it by sudo."""
+        """Return this user, or the user who called sudo."""
         try:
             return os.environ.get("SUDO_USER") or getpass.getuser()
         except (KeyError, OSError):

@@ -114,7 +114,7 @@ def read_mode(namespace: str, value: Object) -> ModeState:
 
 
 def is_observed(value: Object) -> bool:
-    """Say whether the CA has seen this generation of an object."""
+    """Return whether the CA has seen this generation of an object."""
     generation = (value.get("metadata") or {}).get("generation") or 0
     return int((value.get("status") or {}).get("observedGeneration") or -1) >= int(generation)
 
@@ -130,7 +130,7 @@ def read_fault(value: Object) -> str:
 
 
 def is_accepted(value: Object) -> bool:
-    """Say whether the CA has put this generation of an object in force."""
+    """Return whether the CA has put this generation of an object in force."""
     conditions = (value.get("status") or {}).get("conditions") or ()
     accepted = any(each.get("type") == "Accepted" and each.get("status") == "True" for each in conditions)
     return accepted and is_observed(value)

@@ -18,8 +18,8 @@ class Target:
     """Where the CA is.
 
     Attributes:
-        in_cluster: in a Kubernetes cluster; the admin socket then means nothing. Else on this machine, and the rest
-            means nothing.
+        in_cluster: in a Kubernetes cluster; the admin socket is then unused. Otherwise on this machine, and
+            the other attributes are unused.
         admin_socket: None: where ``touchmark ca serve`` puts it.
         context: a context of the kubeconfig; empty: its current one.
         kubeconfig: files as the variable KUBECONFIG names them, separated by colons; empty: ``~/.kube/config``.
@@ -45,7 +45,7 @@ def choose_target(
     """Choose between this machine and a cluster.
 
     Arguments:
-        typed: the names of those that stand on the command line: they win over the environment's.
+        typed: the names of those given on the command line: they win over the environment.
 
     Raises:
         InputError: the command line names both.

@@ -1,4 +1,4 @@
-"""Which pods run the CA, and which of them can be asked. Pure but for the one question to the API server."""
+"""Which pods run the CA, and which of them are ready. Pure, except for the request to the API server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def find_ready_pods(cluster: Cluster, namespace: str) -> list[str]:
 
 
 def is_ready(pod: Object) -> bool:
-    """Say whether a pod is ready and stays."""
+    """Return whether a pod is ready and stays."""
     if _meta(pod).get("deletionTimestamp"):
         return False
     conditions = (pod.get("status") or {}).get("conditions") or []

@@ -1,7 +1,7 @@
-"""What the CA's service account may need to do: each right as RBAC asks for it. Pure.
+"""The permissions that the CA's service account needs, as RBAC names them. Pure.
 
 Belongs here: the list that ``doctor`` asks the API server about, as ``ca/kubernetes`` uses it. Doesn't: the roles
-themselves (``manifests/base/roles.yaml``); a test holds both against each other.
+themselves (``manifests/base/roles.yaml``); a test compares them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A connection to the API server with the user's rights: plain JSON requests, each with a deadline and a bound. I/O.
 
-Belongs here: one method a kind of request, and the way back of its errors. Doesn't: what the objects mean.
+Belongs here: one method per kind of request, and its errors. Doesn't: what the objects mean.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class Cluster:
                     server_hostname=self.access.server_name or None,
                 )
         except aiohttp.WSServerHandshakeError as error:
-            # The library keeps the answer's status and throws its text away.
+            # The library keeps the answer's status and drops its text.
             raise explain(error.status, {}, action) from error
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise self._unreachable(error) from error
@@ -275,7 +275,7 @@ async def connect(kubeconfig: str = "", context: str = "") -> AsyncIterator[Clus
 
 
 def is_missing(error: Exception) -> bool:
-    """Say whether an error means that the thing asked for isn't there at all."""
+    """Return whether an error means that the requested object doesn't exist."""
     return isinstance(error, NotFoundError | NotInstalledError)
 
 

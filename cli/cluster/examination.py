@@ -1,4 +1,4 @@
-"""What a cluster's answers mean for Touchmark: a finding a line, with what to do. Pure.
+"""What a cluster's answers mean for Touchmark: findings, each with a hint. Pure.
 
 Belongs here: the installation, the webhook, the CA's pods and rights. Doesn't: the requests (``snapshot.py``), what
 keeps pods out of the mesh (``membership.py``), or what the CA says of itself (``cli/admin/overview.py``).

@@ -34,13 +34,13 @@ class UnreachableError(UnavailableError):
 
 
 class UnauthorizedError(RefusedError):
-    """The API server doesn't know who asks."""
+    """The API server doesn't accept the user's credentials."""
 
     code = "unauthorized"
 
 
 class ForbiddenError(RefusedError):
-    """The API server knows who asks, and says no."""
+    """The API server knows the user and refuses."""
 
     code = "forbidden"
 
@@ -154,7 +154,7 @@ def explain(code: int, status: dict[str, Any], action: Action) -> TouchmarkError
 
 
 def _explain_forbidden(message: str, action: Action) -> TouchmarkError:
-    # Admission says no with the same status as RBAC: only RBAC's message says that somebody "cannot" do something.
+    # Admission says no with the same status as RBAC: only RBAC's message says that a user "cannot" do something.
     if message and " cannot " not in message:
         return ForbiddenError(f"refused: {action}: {message}")
     return ForbiddenError(f"you may not {action}", hint=action.advise())
@@ -175,7 +175,7 @@ def _read_owners(details: dict[str, Any]) -> dict[str, list[str]]:
     for cause in _causes(details):
         if cause.get("reason") == "FieldManagerConflict":
             _, _, rest = str(cause.get("message", "")).partition('conflict with "')
-            owners.setdefault(rest.partition('"')[0] or "somebody", []).append(str(cause.get("field", "a field")))
+            owners.setdefault(rest.partition('"')[0] or "unknown", []).append(str(cause.get("field", "a field")))
     return owners
 
 

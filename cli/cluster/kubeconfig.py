@@ -1,4 +1,4 @@
-"""Reading the user's kubeconfig: where the API server is, whom to trust, and who asks. Does I/O.
+"""Reading the user's kubeconfig: the API server's address, its roots and the user's credentials. Does I/O.
 
 Belongs here: all use of the library ``kubernetes``, whose loader knows tokens, client certificates, exec plugins and
 OpenID Connect. Doesn't: requests (``connection.py``), which are plain JSON: generated models of every Kubernetes object
@@ -121,7 +121,7 @@ async def _load_files(files: list[Path], context: str, user: dict[str, Any]) -> 
     except TimeoutError as error:
         raise UnauthorizedError(f"no credentials within {CREDENTIALS_DEADLINE_S:.0f} s") from error
     except (ConfigException, OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        # The library answers a kubeconfig that lacks something with whatever its code stumbles over.
+        # The library raises arbitrary errors for a kubeconfig that lacks something.
         raise KubeconfigError(
             f"context {context!r} of the kubeconfig can't be used: {error}", hint="does `kubectl version` work with it?"
         ) from error
@@ -129,7 +129,7 @@ async def _load_files(files: list[Path], context: str, user: dict[str, Any]) -> 
         logger.removeHandler(said)
         logger.propagate = was_passed_on
     if "exec" in user and not access.authorization and not configuration.cert_file:
-        # It logs a plugin's failure and goes on without credentials.
+        # It logs a plugin's failure and continues without credentials.
         command = (user.get("exec") or {}).get("command", "")
         raise UnauthorizedError(
             f"the credential plugin {command!r} failed: {'; '.join(said.messages) or 'it returned no credentials'}",

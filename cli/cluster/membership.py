@@ -77,7 +77,7 @@ def _list_asking_namespaces(snapshot: ClusterSnapshot) -> set[str]:
 def _examine_requests(snapshot: ClusterSnapshot) -> Finding:
     """Look for requests that the API server doesn't see: another word than true or false, or the wrong place for it.
 
-    A namespace asks by its label, a pod by its annotation. Nothing refuses the rest: such pods run outside the mesh.
+    A namespace asks by its label, a pod by its annotation. Anything else has no effect: such pods stay outside.
     """
     subject = "injection requests"
     for answer in (snapshot.namespaces, snapshot.pods):
@@ -119,7 +119,7 @@ def _examine_requests(snapshot: ClusterSnapshot) -> Finding:
 
 
 def _is_mislabelled(pod: Object) -> bool:
-    """Tell whether a pod's label wants something else than the pod has, and no annotation says it in its place."""
+    """Return whether a pod's label asks for something that the pod doesn't have, and no annotation overrides it."""
     metadata = pod["metadata"]
     wish = (metadata.get("labels") or {}).get(INJECT)
     if wish is None or INJECT in (metadata.get("annotations") or {}):

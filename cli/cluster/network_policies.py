@@ -217,7 +217,7 @@ def group_pods(pods: Iterable[Mapping[str, Any]]) -> list[PodGroup]:
 
 
 def is_selected(selector: Mapping[str, Any] | None, labels: Mapping[str, str]) -> bool:
-    """Say whether a LabelSelector selects; an empty one selects everything."""
+    """Return whether a LabelSelector selects; an empty one selects everything."""
     selector = selector or {}
     if any(labels.get(key) != value for key, value in (selector.get("matchLabels") or {}).items()):
         return False

@@ -1,8 +1,8 @@
 """The CA's admin API through a port-forward: a Unix socket here whose connections end at a CA pod's loopback. Does I/O.
 
 A socket in a directory of this user alone, not a port on loopback, which any user of this machine could use. Each
-connection is a WebSocket of its own to ``pods/portforward``. Whoever may open one in the CA's namespace administers the
-CA: the API server's authorisation is the only check.
+connection is a WebSocket of its own to ``pods/portforward``. Any user who may open one in the CA's namespace
+administers the CA: the API server's authorisation is the only check.
 """
 
 from __future__ import annotations

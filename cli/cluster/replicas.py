@@ -1,4 +1,4 @@
-"""What only the replicas of the CA know, each its part: every ready one is asked, and the answers become one. I/O.
+"""What each replica of the CA knows only for itself: every ready one is asked, and the answers are merged. Does I/O.
 
 Belongs here: live connections, of which a replica can ask its own sidecars alone. Doesn't: what is in the store, which
 any replica answers (``port_forward.forward_admin``).
@@ -50,8 +50,8 @@ async def _ask(cluster: Cluster, namespace: str, pod: str, query: Mapping[str, s
 def merge_connections(answers: Sequence[ConnectionList], *, limit: int) -> ConnectionList:
     """Make one answer of several replicas', at least one. Pure.
 
-    Each names as silent those of its own sidecars that didn't answer, and all that are connected elsewhere. Silent
-    altogether is who is silent for every one of them: also the sidecars of a replica that gave no answer. A sidecar
+    Each names as silent those of its own sidecars that didn't answer, and all that are connected elsewhere. A
+    sidecar is silent if all of them name it: this includes the sidecars of a replica that didn't answer. A sidecar
     that moves at this moment may have answered two; its connections are listed once.
     """
     by_sidecar: dict[str, list[ConnectionView]] = {}

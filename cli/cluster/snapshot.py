@@ -87,9 +87,9 @@ async def take_snapshot(cluster: Cluster, system_namespace: str) -> ClusterSnaps
         definitions = group.create_task(_try(_find_definitions(cluster)), name="definitions")
         webhook = group.create_task(_try(cluster.find(WEBHOOKS, "", WEBHOOK_CONFIGURATION)), name="webhook")
         rights = group.create_task(_try(_find_missing_rights(cluster, system_namespace)), name="rights")
-        told = group.create_task(_try(_ask_ca(cluster, system_namespace)), name="CA")
+        from_ca = group.create_task(_try(_ask_ca(cluster, system_namespace)), name="CA")
     trial_namespace = _choose_trial_namespace(namespaces.result(), pods.result(), system_namespace)
-    answer = told.result()
+    answer = from_ca.result()
     observed, ca_skew_s = (answer, None) if isinstance(answer, TouchmarkError) else answer
     return ClusterSnapshot(
         system_namespace=system_namespace,
@@ -129,7 +129,7 @@ async def _find_missing_rights(cluster: Cluster, namespace: str) -> list[Right]:
             answer = await cluster.create(ACCESS_REVIEWS, make_review(right, namespace))
         return (answer.get("status") or {}).get("allowed") is True
 
-    # The first one alone: who may not ask gets one refusal instead of thirty.
+    # The first one alone: without the right to ask there is one refusal instead of thirty.
     first = await has(RIGHTS[0])
     rest = await asyncio.gather(*(has(right) for right in RIGHTS[1:]))
     return [right for right, is_there in zip(RIGHTS, [first, *rest], strict=True) if not is_there]
@@ -156,13 +156,13 @@ async def _try_injection(cluster: Cluster, namespace: str) -> bool:
 
 
 def has_sidecar(pod: Object) -> bool:
-    """Say whether a pod has a container of our sidecar's name."""
+    """Return whether a pod has a container of our sidecar's name."""
     containers = (pod.get("spec") or {}).get("initContainers") or ()
     return any(container.get("name") == SIDECAR_CONTAINER for container in containers)
 
 
 def trim_pod(pod: Object) -> Object:
-    """Return the fields of a pod that anybody looks at here: of many thousand pods the rest would fill the memory."""
+    """Return the fields of a pod that are used here: the rest of many thousand pods would fill the memory."""
     metadata, spec, status = pod.get("metadata") or {}, pod.get("spec") or {}, pod.get("status") or {}
     trimmed = {
         "metadata": _pick(metadata, "name", "namespace", "labels", "creationTimestamp", "deletionTimestamp"),

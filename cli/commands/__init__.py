@@ -1,1 +1,1 @@
-"""One module a verb, and the options that they share."""
+"""One module per verb, and the options that they share."""

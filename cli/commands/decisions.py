@@ -145,9 +145,9 @@ def build_query(
 
 
 def advise_approvals(views: Iterable[DecisionView], *, in_cluster: bool) -> list[str]:
-    """Name, for the programs that were refused because nobody had approved them, the command that does, newest first.
+    """Return the commands that approve the programs which were refused for want of an approval, newest first.
 
-    As a shell takes it: behind ``#`` is where the program was seen.
+    Each can be pasted into a shell; the path where the program was seen follows as a comment.
     """
     from cli.machine.executable import find_weakness
     from shared.model.identity.program import parse_program

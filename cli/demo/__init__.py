@@ -1,5 +1,5 @@
-"""``touchmark demo``: the whole story on real processes, told by the commands that a user would type.
+"""``touchmark demo``: a guided tour with real processes, shown as the commands that a user would type.
 
-``story.py`` tells it; ``stage.py`` says what a stage is; ``listeners.py`` and ``namespaces.py`` build both kinds;
-``processes.py`` tracks every child, ``capture.py`` looks at packets, ``facts.py`` holds what was observed.
+``story.py`` has the steps; ``stage.py`` defines a stage; ``listeners.py`` and ``namespaces.py`` build the two kinds;
+``processes.py`` tracks every child, ``packets.py`` captures packets, ``facts.py`` holds the observations.
 """

@@ -30,7 +30,7 @@ def build_namespaces(*, is_user_namespace: bool) -> Iterator[Stage]:
     """Make the namespaces, yield the stage, remove them.
 
     Arguments:
-        is_user_namespace: there is only user 0 here (``unshare -Urnm``): sidecars are told apart by a mark, and
+        is_user_namespace: there is only user 0 here (``unshare -Urnm``): sidecars are distinguished by a mark, and
             namespaces are entered by nsenter(1), because ip-netns(8) would mount a /sys that it may not.
 
     Raises:

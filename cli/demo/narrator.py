@@ -1,6 +1,6 @@
-"""The demo's voice: headings, what a user would type, and what came of it. Prints.
+"""The demo's output: headings, the commands that a user would type, and their results. Prints.
 
-With ``--json`` standard output belongs to the one object, and the voice goes to standard error.
+With ``--json`` standard output has the JSON object alone, and this goes to standard error.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Narrator:
             self._print(f"     {line.rstrip()}")
 
     def conclude(self, *, holds: bool, text: str) -> None:
-        """Say whether what was observed is what Touchmark claims."""
+        """Return whether what was observed is what Touchmark claims."""
         self._print(f"   {'✓' if holds else '✗'} {text}")
 
     def _print(self, text: str) -> None:

@@ -92,7 +92,7 @@ class PacketWatch:
         self._close()
 
     def find_plaintext(self, *, beside: str, between: str) -> bool | None:
-        """Say whether the marker was on the wire; None when the watch can't tell: nothing seen where it must be."""
+        """Return whether the marker was on the wire; None when the watch can't tell: nothing seen where it must be."""
         plain, wire = self.legs.get(beside), self.legs.get(between)
         if plain is None or wire is None or not plain.hits or not wire.packets:
             return None

@@ -1,4 +1,4 @@
-"""Every process that the demo starts, so that every one ends with it. Does I/O.
+"""The demo's processes, all of which end with it. Does I/O.
 
 Children get sessions of their own: Ctrl-C reaches the demo alone, which then ends them in order.
 """
@@ -59,7 +59,7 @@ class Processes:
         self._commands: set[subprocess.Popen[bytes]] = set()
         # Ctrl-C is raised in the main thread alone: a child that another one starts is never started and forgotten.
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
-        self._starter.submit(int).result()  # Its thread is there before there is anything to forget.
+        self._starter.submit(int).result()  # Starts its thread before there is any child.
 
     def start(self, name: str, command: Sequence[str]) -> None:
         """Start a child that runs until ``end``; its output goes to ``NAME.log``.
@@ -141,7 +141,7 @@ class Processes:
         return child
 
     def end(self) -> None:
-        """End all children, the last one first, and wait for them; who doesn't end is killed. Nothing starts after."""
+        """End all children, the last one first; those that don't exit are killed. Nothing starts afterwards."""
         self._starter.shutdown(wait=True)
         # Commands whose waiting was interrupted before it began.
         for command in list(self._commands):

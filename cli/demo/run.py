@@ -61,7 +61,7 @@ def run_demo(*, capture: str, server: str, keep: bool, json_result: JsonResult[F
             stage = build_listeners()
         processes = Processes(directory, {"TOUCHMARK_ADMIN_SOCKET": str(directory / "admin.sock")})
         stack.callback(processes.end)
-        stack.callback(_ignore_signals)  # The first to run: whoever is impatient doesn't stop the cleaning.
+        stack.callback(_ignore_signals)  # The first to run: a second Ctrl-C doesn't stop the clean-up.
         story = Story(stage, directory, processes, narrator, server=server)
         story.tell()
         contradictions = list(story.facts.find_contradictions())

@@ -48,7 +48,7 @@ http.server.ThreadingHTTPServer(("{host}", {port}), Greeter).serve_forever()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """The server as a command, and what ``touchmark program approve`` is told about it."""
+    """The server as a command, and the arguments with which ``touchmark program approve`` approves it."""
 
     description: str
     command: tuple[str, ...]
@@ -64,7 +64,7 @@ def write_server(directory: Path, listen: str, *, choice: str = "auto") -> Serve
         choice: ``nginx``, ``python``, or ``auto``: nginx where it is installed.
 
     Raises:
-        MachineError: nginx was asked for and isn't there.
+        MachineError: nginx was requested and isn't installed.
     """
     nginx = find_program("nginx") if choice != "python" else None
     if nginx is None and choice == "nginx":

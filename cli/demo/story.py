@@ -1,4 +1,4 @@
-"""The story: what the demo does, in order, and what it observes. Reads top to bottom. Does I/O.
+"""The story: the demo's steps, in order, and what each observes. Reads top to bottom. Does I/O.
 
 Commands that a user would type are run as they are shown; facts come from the answers of programs, from packets and
 from the CA's decisions, never from expectation.

@@ -1,1 +1,1 @@
-"""This machine: its programs, kernel interfaces and rights; an executable file."""
+"""This machine: its programs, kernel interfaces, permissions and files."""

@@ -1,4 +1,4 @@
-"""Becoming a component: this process is replaced by ``python -m ca`` or ``python -m sidecar``. Does I/O.
+"""Replacing this process by a component, ``python -m ca`` or ``python -m sidecar``. Does I/O.
 
 The command-line tool shares no code with the components, and signals reach the component itself.
 """

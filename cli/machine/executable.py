@@ -1,7 +1,7 @@
-"""What an executable file is: its digest, and whether approving it means approving whatever it is told to do. Does I/O.
+"""An executable file: its digest, and whether approving it approves any code that it is given to run. Does I/O.
 
-The check for interpreters and multi-call binaries is a help against mistakes, not a defence: it knows common names and
-marks in the file. It can't recognise every program that runs what others write.
+The check for interpreters and multi-call binaries prevents mistakes; it is no defence: it knows common names and
+strings in the file, and can't recognise every program that runs other people's code.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def read_executable(path: Path) -> Executable:
 
 
 def advise_on_weakness(executable: str, *, script: str = "SCRIPT") -> str:
-    """Say how an interpreter or multi-call binary is approved all the same: the one hint for all such cases."""
+    """Say how an interpreter or multi-call binary is approved anyway: the hint for all such cases."""
     return (
         f"touchmark program approve WORKLOAD {executable} --weak approves it anyway;"
         f" an interpreter with --main {script} for that script only"

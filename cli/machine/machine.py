@@ -1,4 +1,4 @@
-"""What this machine offers: programs, kernel interfaces, rights. Reads the machine; changes nothing that stays.
+"""What this machine offers: programs, kernel interfaces, permissions. Leaves no changes behind.
 
 Belongs here: facts that ``doctor`` shows and that the demo chooses by. Doesn't: the CA's state.
 """
@@ -32,7 +32,7 @@ def find_program(name: str) -> str | None:
 
 
 def has_user_namespaces() -> bool:
-    """Say whether an ordinary user may make network and mount namespaces of its own (``unshare -Urnm``)."""
+    """Return whether an ordinary user may make network and mount namespaces of its own (``unshare -Urnm``)."""
     unshare = find_program("unshare")
     if unshare is None:
         return False
@@ -44,7 +44,7 @@ def has_user_namespaces() -> bool:
 
 
 def has_capability(number: int) -> bool:
-    """Say whether this process holds a capability effectively (capabilities(7), ``CapEff`` of proc(5))."""
+    """Return whether this process holds a capability effectively (capabilities(7), ``CapEff`` of proc(5))."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
         for line in file:
             if line.startswith("CapEff:"):
@@ -53,13 +53,13 @@ def has_capability(number: int) -> bool:
 
 
 def is_sidecar_user_mapped(uid_map: Path = Path("/proc/self/uid_map")) -> bool:
-    """Say whether the user that a capturing sidecar becomes exists in this user namespace (user_namespaces(7))."""
+    """Return whether the user that a capturing sidecar becomes exists in this user namespace (user_namespaces(7))."""
     ranges = [[int(number) for number in line.split()] for line in uid_map.read_text(encoding="ascii").splitlines()]
     return any(first <= _SIDECAR_UID < first + count for first, _, count in ranges)
 
 
 def can_make_namespaces() -> bool:
-    """Say whether this process may make network namespaces by ``ip netns`` (root with CAP_SYS_ADMIN does)."""
+    """Return whether this process may make network namespaces by ``ip netns`` (root with CAP_SYS_ADMIN does)."""
     ip = find_program("ip")
     if ip is None or os.geteuid() != 0 or not has_capability(_CAP_NET_ADMIN):
         return False

@@ -63,7 +63,7 @@ def describe_answer(record: DecisionRecord) -> str:
 
 
 def describe_party(party: PartyRecord) -> str:
-    """Name the proven workload or foreign identity, or the address; ``-`` for nobody (readiness was withheld)."""
+    """Name the proven workload or foreign identity, or the address; ``-`` for none (readiness was withheld)."""
     if party.workload or party.identity:
         return party.workload or party.identity
     if not party.address:

@@ -1,7 +1,7 @@
 """What a verb prints with ``--json``: declared beside the verb, used to print, and read by the page of commands.
 
 A declaration is an annotated constant of the verb's module: ``_STATUS: JsonResult[CAStatus] = JsonResult()``. The type
-stands in the annotation alone, because it is imported only where it is needed; mypy checks what is printed against it.
+is in the annotation alone, because it is imported only where it is needed; mypy checks what is printed against it.
 """
 
 from __future__ import annotations

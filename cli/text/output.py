@@ -1,6 +1,6 @@
 """The one place that prints: results to standard output, everything else to standard error.
 
-With ``--json`` a command prints exactly one JSON value (or one a line where it follows something) on standard output,
+With ``--json`` a command prints exactly one JSON value (or one per line where it follows something) on standard output,
 and an error is one JSON object on standard error. ``rich`` is imported on first use: ``--help`` doesn't pay for it.
 """
 

@@ -5,7 +5,7 @@ meaning where something does. Doesn't: Touchmark's own documents, which are read
 (``shared/model/policy/document_nodes.py``).
 
 What reads the result (kubectl, by sigs.k8s.io/yaml) takes more words for booleans and numbers than PyYAML does: ``y``,
-``1e3``, ``0o17``. So a string is written without quotes only where nobody could take it for anything else.
+``1e3``, ``0o17``. So a string is written without quotes only where no reader could take it for anything else.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class StreamDocument:
     Attributes:
         source: the file's name.
         line: 1-based, of its first node.
-        text: as it stands there, with comments around it and what separates it from the one before.
+        text: its original text, with the comments around it and the separator before it.
         value: what it says; None when it is empty.
     """
 
@@ -81,7 +81,7 @@ def read_stream(text: str, source: str) -> list[StreamDocument]:
 
 
 def write_stream(documents: Sequence[tuple[StreamDocument, Any]]) -> str:
-    """Write documents with their values of now; one whose value is the very same object keeps its text."""
+    """Write documents with their current values; one whose value is the same object keeps its text."""
     parts: list[str] = []
     for document, value in documents:
         text = document.text if value is document.value else f"---\n{write_document(value)}"

@@ -1,4 +1,4 @@
-"""``python -m scripts.kubernetes api|node``: prepare what this level's tests need; a moment when all is there."""
+"""``python -m scripts.kubernetes api|node``: prepare what this level's tests need; quick when it exists already."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def prepare_api() -> None:
 
 
 def prepare_node() -> None:
-    """Every component and image, unless ``KUBECONFIG`` names a cluster that somebody else runs."""
+    """Every component and image, unless ``KUBECONFIG`` names an existing cluster."""
     if os.environ.get("KUBECONFIG"):
         return
     if os.geteuid() != 0:

@@ -33,7 +33,7 @@ def version() -> str:
 def locate(program: str) -> Path:
     """Where a program is: in ``KUBEBUILDER_ASSETS``, else in the cache; etcd also on the PATH.
 
-    Raises `cache.SetupError` when it isn't there; nothing is built here.
+    Raises `cache.SetupError` when it is missing; nothing is built here.
     """
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     if assets and program in {"etcd", *API}:
@@ -43,9 +43,7 @@ def locate(program: str) -> Path:
     else:
         path = cache.directory() / "bin" / program
     if path is None or not os.access(path, os.X_OK):
-        raise cache.SetupError(
-            f"{program} isn't there ({path}): `make test-kubernetes` and `make test-node` prepare it"
-        )
+        raise cache.SetupError(f"{program} not found ({path}): `make test-kubernetes` and `make test-node` prepare it")
     return path
 
 

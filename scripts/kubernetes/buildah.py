@@ -95,7 +95,7 @@ def _run(*arguments: str, directory: Path | None = None) -> str:
 def _call(arguments: Sequence[str], *, directory: Path | None = None) -> subprocess.CompletedProcess[str]:
     program = packages.which("buildah")
     if program is None:
-        raise cache.SetupError("buildah isn't there")
+        raise cache.SetupError("buildah not found")
     place = cache.directory() / "buildah"
     # A store of our own: the machine's other images are neither seen nor touched.
     options = ["--root", str(place / "root"), "--runroot", str(place / "run"), "--storage-driver", _driver()]

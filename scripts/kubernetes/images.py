@@ -101,9 +101,9 @@ def current(wanted: Collection[str] = tuple(_RECIPES)) -> dict[str, Image]:
 
 
 def build(wanted: Collection[str] = tuple(_RECIPES)) -> dict[str, Image]:
-    """Build what isn't current of these, which come after what they stand on."""
+    """Build the outdated ones of these, in order of their dependencies."""
     with cache.lock("images"):
-        for left in _directory().glob(f"{_UNFINISHED}*"):  # Of a run that was killed: whoever builds holds the lock.
+        for left in _directory().glob(f"{_UNFINISHED}*"):  # Left by a killed run: a running build holds the lock.
             shutil.rmtree(left)
         for short in wanted:
             if _recorded(short) is None:
@@ -205,7 +205,7 @@ def _build_dockerfile(short: str, recipe: _Recipe) -> str:
     under, tag = _tag(_record(recipe.under).name), _tag(_record(short).name)
     if not buildah.has(under):
         digest = _recorded(recipe.under)
-        assert digest is not None, "recipes come after what they stand on"
+        assert digest is not None, "recipes come after their bases"
         _layout().name(digest, _record(recipe.under).name)
         buildah.take(_layout().directory, _record(recipe.under).name, tag=under)
     buildah.build(recipe.dockerfile, context=recipe.context, tag=tag, arguments={"BASE": under})

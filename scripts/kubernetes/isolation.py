@@ -68,7 +68,7 @@ def _run_outside(command: Sequence[str]) -> int:
         raise cache.SetupError("a node needs root")
     unshare = packages.which("unshare")
     if unshare is None:
-        raise cache.SetupError("unshare (util-linux) isn't there")
+        raise cache.SetupError("unshare (util-linux) not found")
     with _new_run() as run:
         inside = [sys.executable, "-m", "scripts.kubernetes.isolation", _INSIDE, *command]
         namespaces = ["--net", "--pid", "--mount", "--ipc", "--fork", "--kill-child", "--mount-proc"]
@@ -115,7 +115,7 @@ def _locked(run: Path) -> Iterator[None]:
 
 
 def _remove(run: Path) -> None:
-    """Take away what the kernel keeps of a run whose processes are gone or going."""
+    """Remove what the kernel keeps of a run whose processes have ended or are ending."""
     groups = [root / cgroup(run) for root in (_CGROUPS, *_CGROUPS.glob("*"))]
     for _ in range(50):
         for group in groups:
@@ -168,7 +168,7 @@ def _separate_mounts(run: Path) -> None:
 def _call(program: str, *arguments: str) -> None:
     path = packages.which(program)
     if path is None:
-        raise cache.SetupError(f"{program} isn't there")
+        raise cache.SetupError(f"{program} not found")
     subprocess.run([path, *arguments], check=True)
 
 

@@ -35,7 +35,7 @@ def which(program: str) -> Path | None:
 
 
 def ensure(wanted: Mapping[str, str]) -> None:
-    """Install the packages of programs that aren't there; raises `SetupError` where that can't be done."""
+    """Install the packages of missing programs; raises `SetupError` where that can't be done."""
     missing = sorted({package for program, package in wanted.items() if which(program) is None})
     if not missing:
         return

@@ -1,7 +1,7 @@
 """Draws ``docs/pictures/``: the data path, and the steps of one connection. `make docs` runs it.
 
 Belongs here: what the two pictures show. Doesn't: shapes (``svg.py``), the terminal (``terminal_picture.py``). Writes
-into the one folder that it is told.
+into the named folder.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Writes ``docs/reference/reasons.md`` from the table of reasons; `make docs` runs it.
 
 Belongs here: the page's wording and order. Doesn't: what a reason means (``shared/model/policy/reasons.py``). Writes
-the one file that it is told.
+the named file.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What `make site` does to the pages before MkDocs renders them (``hooks`` in mkdocs.yml).
 
-The pages are written for a reader of the repository: they link to source files, and the front pages stand beside docs/.
+The pages are written for a reader of the repository: they link to source files, and the front pages are beside docs/.
 The site has no source files, so links to them become plain text, and the front pages get a folder of the site.
 
-Belongs here: where a page stands in the site, and its links. Doesn't: what a page says. ``rewrite_links`` is pure; the
+Belongs here: a page's place in the site, and its links. Doesn't: what a page says. ``rewrite_links`` is pure; the
 hooks read the front pages.
 """
 

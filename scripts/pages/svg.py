@@ -2,7 +2,7 @@
 
 Belongs here: shapes as text, with colours for light and dark. Doesn't: what a picture shows. Pure.
 
-A picture stands in an ``<img>``: it can't load fonts or styles, and it doesn't know the page's theme. It therefore
+A picture is used in an ``<img>``: it can't load fonts or styles, and it doesn't know the page's theme. It therefore
 names generic font families only, has a ground of its own, and follows the system by ``prefers-color-scheme``.
 """
 

@@ -3,7 +3,7 @@
     touchmark demo --capture listeners | python -m scripts.pages.terminal_picture docs/pictures/refusal.svg
 
 Belongs here: which lines are shown, and how a terminal is drawn. Doesn't: what the commands print. Pure, but for
-reading standard input and writing the one file that it is told. `make docs` doesn't run it: a run takes half a minute,
+reading standard input and writing the named file. `make docs` doesn't run it: a run takes half a minute,
 and no two print the same times.
 """
 

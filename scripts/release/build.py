@@ -62,7 +62,7 @@ def write_sums(target: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Build everything into ``dist/``, whose old content goes."""
+    """Build everything into ``dist/``, whose old content is removed."""
     if arguments not in ([], ["--no-images"]):
         print("usage: python -m scripts.release.build [--no-images]", file=sys.stderr)
         return 2

@@ -38,7 +38,7 @@ class InputError(TouchmarkError):
 
 
 class DocumentError(InputError):
-    """A YAML document is at fault, at a line and a path inside it.
+    """A YAML document is invalid, at a line and a path inside it.
 
     Arguments:
         line: 1-based line in the source, 0 when unknown.

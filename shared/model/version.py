@@ -1,4 +1,4 @@
-"""Touchmark's version: said here once, read by the components and by the build (``[tool.hatch.version]``). Pure."""
+"""Touchmark's version, read by the components and by the build (``[tool.hatch.version]``). Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys and memory: no dumps and no tracing by equals, no swapped pages, no key in a file.
+"""Keys in memory: no core dumps, no tracing by the same user, no swapping, no key in a file.
 
 Linux only, through ``prctl(2)``, ``mlockall(2)`` and ``memfd_create(2)``.
 """
@@ -40,7 +40,7 @@ def forbid_dumps() -> None:
 
 
 def lock_pages() -> bool:
-    """Keep this process's pages out of the swap, where the limit on locked memory allows it; tell whether it did.
+    """Keep this process's pages out of the swap, where the limit on locked memory allows it; return whether it did.
 
     Only with an unlimited RLIMIT_MEMLOCK: with a lower one a later allocation would fail instead of being unlocked.
     """

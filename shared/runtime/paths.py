@@ -1,4 +1,4 @@
-"""Where things lie when nobody says otherwise. Reads the environment and the user id; opens nothing.
+"""Default paths. Reads the environment and the user id; opens nothing.
 
 Root: the system's directories. An ordinary user: those of the XDG Base Directory Specification 0.8.
 """
@@ -12,14 +12,14 @@ ADMIN_SOCKET_VARIABLE = "TOUCHMARK_ADMIN_SOCKET"
 
 
 def default_data_dir() -> Path:
-    """Return where the CA keeps its store."""
+    """Return the directory of the CA's store."""
     if os.geteuid() == 0:
         return Path("/var/lib/touchmark")
     return _user_dir("XDG_DATA_HOME", ".local/share") / "touchmark"
 
 
 def default_kek_file() -> Path:
-    """Return where the key-encryption key lies: never inside the data directory, so that no backup holds both."""
+    """Return the file of the key-encryption key: never inside the data directory, so that no backup holds both."""
     if os.geteuid() == 0:
         return Path("/etc/touchmark/kek")
     return _user_dir("XDG_CONFIG_HOME", ".config") / "touchmark" / "kek"

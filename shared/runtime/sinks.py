@@ -1,4 +1,4 @@
-"""A sink for lines: written by its own thread, so that a full pipe or a slow disk never blocks the event loop.
+"""A sink for lines, with a thread of its own, so that a full pipe or a slow disk never blocks the event loop.
 
 Belongs here: the queue, its bound, the thread. Doesn't: what the lines say.
 """
@@ -40,7 +40,7 @@ class LineSink:
         return self._put_bytes - self._written_bytes
 
     def has_room(self, *, is_urgent: bool) -> bool:
-        """Tell whether lines would be taken now."""
+        """Return whether lines would be taken now."""
         return self.waiting_bytes < (self._urgent_max_bytes if is_urgent else self._max_bytes)
 
     def write(self, lines: bytes, *, is_urgent: bool = False) -> bool:
@@ -67,7 +67,7 @@ class LineSink:
                 except BlockingIOError:  # Somebody made the shared descriptor non-blocking.
                     time.sleep(0.01)
                 except OSError:
-                    # The reader is gone. The sidecar goes on: the CA still gets the records, and losses are counted.
+                    # The reader is gone. The sidecar continues: the CA still gets the records, and losses are counted.
                     self.is_broken = True
                     self.lost_lines += lines.count(b"\n")
             self._written_bytes += len(lines)

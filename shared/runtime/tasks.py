@@ -1,8 +1,8 @@
 """The one guarded way to start a task that outlives its caller.
 
 Belongs here: spawning, keeping and ending background tasks. Doesn't: work that its caller awaits (a ``TaskGroup``).
-An asyncio task that nobody holds can be collected while it runs, and one that fails unseen fails silently: both are
-ruled out here.
+An asyncio task without a reference can be collected while it runs, and its failure can go unnoticed: both are ruled
+out here.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Tasks:
         return len(pending)
 
     async def drain(self, *, timeout_s: float) -> int:
-        """Wait for the tasks to end by themselves; return how many still run after ``timeout_s``."""
+        """Wait for the tasks to finish; return how many still run after ``timeout_s``."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while self._running and (left := deadline - loop.time()) > 0:

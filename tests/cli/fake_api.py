@@ -29,7 +29,7 @@ def make_status(code: int, reason: str, message: str, **details: Any) -> web.Res
 
 
 def make_pod(name: str, *, namespace: str = "touchmark-system", ready: bool = True, **more: Any) -> dict[str, Any]:
-    """Return a pod as far as anybody here looks at it."""
+    """Return a pod with the fields that are used here."""
     return {
         "metadata": {"name": name, "namespace": namespace, **more.pop("metadata", {})},
         "spec": more.pop("spec", {}),
@@ -44,7 +44,7 @@ def make_pod(name: str, *, namespace: str = "touchmark-system", ready: bool = Tr
 
 @dataclass
 class FakeAPI:
-    """Answers what it was told to, and remembers what it was asked.
+    """Gives canned answers, and remembers its requests.
 
     ``answers``: ``"GET /api/v1/..."`` → an object, a response, a (coroutine) function of the request, or a list of
     such, the last of which stays. Forwarding: ``forward_to``: a Unix socket; ``forward_error``: said on the error

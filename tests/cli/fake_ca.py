@@ -18,7 +18,7 @@ from shared.model.wire.admin import ErrorAnswer
 
 @dataclass
 class FakeCA:
-    """Answers what it was told to, and remembers what it was asked.
+    """Gives canned answers, and remembers its requests.
 
     ``answers``: ``"GET /v1/status"`` → an answer, an ``ErrorAnswer`` (HTTP 400), or a list of answers, the last of
     which stays.

@@ -1,1 +1,1 @@
-"""Who somebody is: workloads, programs, and SPIFFE IDs, our own and foreign ones. Pure."""
+"""Identities: workloads, programs, and SPIFFE IDs, our own and foreign ones. Pure."""

@@ -30,7 +30,7 @@ _ANY: Final = "/*"
 
 
 class ForeignIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who a peer of another trust domain is: its SPIFFE ID, of which nothing but its trust domain means anything here.
+    """A peer of another trust domain: its SPIFFE ID, of which only the trust domain has a meaning here.
 
     Attributes:
         path: with its leading slash; never empty, as only signing certificates have none (X509-SVID, section 2).
@@ -89,7 +89,7 @@ def parse_foreign_id(text: str) -> ForeignIdentity:
 
 
 def check_id_pattern(text: str) -> str:
-    """Return what a rule's ``spiffeID`` says unchanged: an ID, or one whose last segment is ``*``, for all below it.
+    """Return a rule's ``spiffeID`` unchanged: an ID, or one whose last segment is ``*``, for everything below it.
 
     Raises:
         InputError: it is neither.
@@ -97,7 +97,7 @@ def check_id_pattern(text: str) -> str:
     hint = "write spiffe://DOMAIN/PATH; a last segment * means everything below, such as spiffe://DOMAIN/*"
     if len(text) > MAX_PATTERN_BYTES:
         raise InputError(f"a rule's spiffeID has at most {MAX_PATTERN_BYTES} characters", hint=hint)
-    # A prefix always ends at a segment's border: `…/web*` would mean `…/webmaster`, too, and nobody means that.
+    # A prefix always ends at a segment's border: `…/web*` would also match `…/webmaster`, which isn't intended.
     exact = f"{text[: -len(_ANY)]}/any" if text.endswith(_ANY) else text
     try:
         parse_foreign_id(exact)
@@ -112,7 +112,7 @@ def pattern_domain(pattern: str) -> str:
 
 
 def is_matched(pattern: str, identity: ForeignIdentity) -> bool:
-    """Tell whether a checked pattern means this identity."""
+    """Return whether a checked pattern matches this identity."""
     spiffe_id = str(identity)
     if pattern.endswith(_ANY):
         return spiffe_id.startswith(pattern[:-1])

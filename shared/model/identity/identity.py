@@ -1,7 +1,7 @@
 """Identities: workload + program, written as a SPIFFE ID.
 
 ``spiffe://<trust-domain>/ns/<namespace>/sa/<service-account>/sha256/<hex>[/main/<hex|none>]`` for an approved program,
-``…/sa/<service-account>/observed/sha256/<hex>…`` for one that nobody approved (permissive mode only),
+``…/sa/<service-account>/observed/sha256/<hex>…`` for an unapproved one (permissive mode only),
 ``…/sa/<service-account>/sidecar`` for a sidecar's own, ``spiffe://<trust-domain>/touchmark/ca`` for the CA's server.
 
 Source: SPIFFE-ID document, section 2. Pure.

@@ -1,4 +1,4 @@
-"""Programs: what a process runs, as far as anyone can prove it.
+"""Programs: what a process runs, as far as it can be proven.
 
 Belongs here: the digest value and its notation. Doesn't: how it is measured (``sidecar/attest``). Pure.
 """

@@ -1,9 +1,9 @@
-"""Pods that injection can't or mustn't take, and ephemeral containers that an injected pod mustn't get. Pure.
+"""Pods that can't or mustn't be injected, and ephemeral containers that an injected pod mustn't get. Pure.
 
 Belongs here: each reason to refuse. Doesn't: the codes' hints (``refusals.py``), or the patch.
 
 What this does *not* see: an image's own user (``USER 1337``) and entry point (systemd, s6), what a program listens on
-without declaring it, Pod Security defaults of the whole cluster, and what is changed in the running pod by somebody
+without declaring it, Pod Security defaults of the whole cluster, and changes to the running pod by a user
 with rights on the node.
 """
 
@@ -76,7 +76,7 @@ def check_pod(pod: Json, *, ca_host: str) -> None:
         ca_host: the name by which its sidecar will look for the CA.
 
     Raises:
-        InjectionRefusedError: something in it doesn't go together with the sidecar.
+        InjectionRefusedError: something in it conflicts with the sidecar.
     """
     spec = get_object(pod, "spec", "pod")
     if (

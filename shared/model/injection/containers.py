@@ -3,7 +3,7 @@
 Belongs here: what they look like. Doesn't: where they go, and what becomes of the others (``patch.py``).
 
 Every default that the API server would fill in is written out: a container that comes back from it (re-invocation) then
-equals what injection makes, and anything else in it was put there by somebody.
+equals what injection makes, and anything else in it was added by someone.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _VARIABLES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InjectionOptions:
-    """What the CA's operator decides for every pod.
+    """The CA operator's settings for every pod.
 
     Attributes:
         sidecar_image: reference of the sidecar's image, best with its digest.
@@ -75,7 +75,7 @@ class InjectionOptions:
         version: written into the pod's annotation.
 
     Raises:
-        InputError: one of them can't be used.
+        InputError: one of them is invalid.
     """
 
     sidecar_image: str
@@ -101,7 +101,7 @@ def find_ca_host(options: InjectionOptions) -> str:
 
 
 def make_capture_container(settings: Settings, options: InjectionOptions) -> Json:
-    """Make the init container that redirects the pod's TCP, and ends.
+    """Make the init container that redirects the pod's TCP connections, and exits.
 
     It runs as root, for a user's capabilities are only effective in a program with file capabilities. The sidecar's
     interpreter has other ones and wouldn't start here; the image's plain ``python3`` does.
@@ -175,14 +175,14 @@ def make_volumes(options: InjectionOptions) -> list[Json]:
         {"name": TOKEN_VOLUME, "projected": {"defaultMode": _ALL_MODES, "sources": [{"serviceAccountToken": token}]}},
         {
             "name": TRUST_VOLUME,
-            # Not optional: without the roots nobody could tell the CA from an impostor.
+            # Not optional: without the roots the CA can't be told from an impostor.
             "configMap": {"name": TRUST_CONFIG_MAP, "defaultMode": _ALL_MODES, "optional": False},
         },
     ]
 
 
 def is_unchanged(found: Json, expected: Json) -> bool:
-    """Tell whether a container of a pod is the one that injection makes.
+    """Return whether a container of a pod is the one that injection makes.
 
     Tolerated is what the API server's own admission adds: its token's mount (ServiceAccount) and further resources
     (LimitRanger). Anything else, such as one more variable in the environment, makes it another container.
@@ -224,7 +224,7 @@ def _secure(*, user: int, capabilities: Sequence[str]) -> Json:
         "runAsGroup": user,
         "runAsNonRoot": user != 0,
         "privileged": False,
-        # File capabilities are effective all the same: what is added is in the permitted set already.
+        # File capabilities are still effective: what is added is in the permitted set already.
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"], "add": list(capabilities)},

@@ -1,4 +1,4 @@
-"""JSON patches (RFC 6902): made from two documents, and applied. Pure.
+"""JSON patches (RFC 6902): computed from two documents, and applied. Pure.
 
 Belongs here: the three operations that injection needs (``add``, ``remove``, ``replace``). Doesn't: what is changed and
 why (``patch.py``). Lists of named objects (containers, volumes) are aligned by ``name``, so that an entry put in
@@ -44,7 +44,7 @@ def apply_patch(document: Any, operations: Sequence[Operation]) -> Any:
     """Return a copy of the document with the operations done.
 
     Raises:
-        InputError: an operation is unknown or its place isn't there.
+        InputError: an operation is unknown or its place doesn't exist.
     """
     document = copy.deepcopy(document)
     for operation in operations:
@@ -75,7 +75,7 @@ def _apply_at(place: Any, last: str, operation: Operation) -> None:
     elif operation.op == "add":
         place[key] = copy.deepcopy(operation.value)
     elif operation.op == "replace":
-        place[key]  # What isn't there can't be replaced.
+        place[key]  # Raises where there is nothing to replace.
         place[key] = copy.deepcopy(operation.value)
     else:
         raise InputError(f"not an operation of a patch: {operation.op[:40]!r}")

@@ -4,9 +4,9 @@ Belongs here: the story. Doesn't: annotations (``settings.py``), reasons to refu
 probes (``probes.py``), what our containers look like (``containers.py``), or the webhook.
 
 A pod may have been injected already: another webhook changed it afterwards and the API server asks again, or
-``touchmark inject`` was there first. No annotation is trusted about that. Whatever bears our names is taken out, what
-the pod was before is restored, and everything is done anew: where nothing differs, the patch is empty; where somebody
-put a look-alike or changed what is ours, it is replaced.
+``touchmark inject`` was there first. No annotation is trusted about that. What has our names is removed, the
+original pod is restored, and everything is done again: where nothing differs, the patch is empty; a look-alike or a
+changed container of ours is replaced.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Injection(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         patch: the operations; none when the pod is injected already, exactly so.
-        warnings: sentences for whoever creates the pod.
+        warnings: sentences for the user who creates the pod.
     """
 
     patch: tuple[Operation, ...]
@@ -52,7 +52,7 @@ class Injection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_asked(pod: Json, namespace_labels: Mapping[str, str] | None) -> bool:
-    """Tell whether a pod asks for injection: by its own annotation, else by its namespace's label.
+    """Return whether a pod asks for injection: by its own annotation, else by its namespace's label.
 
     Raises:
         InjectionRefusedError: the annotation is neither "true" nor "false".
@@ -121,7 +121,7 @@ def restore(pod: Json) -> Json:
     restore_probes(pod, decode_targets(_find_targets(sidecar)) if sidecar is not None else {}, OWN_CONTAINERS)
     if own:
         # Once injected, the pod no longer tells whether it had asked for a shared process namespace itself. "false"
-        # beside our containers is somebody's later change, or a look-alike: check_pod refuses it.
+        # beside our containers is a later change, or a look-alike: check_pod refuses it.
         for key, names in (("initContainers", OWN_CONTAINERS), ("volumes", OWN_VOLUMES)):
             kept = [each for each in get_objects(spec, key, "spec") if each.get("name") not in names]
             spec[key] = kept
@@ -138,7 +138,7 @@ def _find_targets(sidecar: Json) -> str:
 
 
 def _place(injected: Json, found: Json, own: list[Json], volumes: list[Json]) -> None:
-    """Put our containers first and our volumes last; what is there already, and equal, stays as and where it is."""
+    """Put our containers first and our volumes last; existing equal ones stay unchanged in their place."""
     spec, found_spec = injected["spec"], found["spec"]
     present = {each.get("name"): each for each in found_spec.get("initContainers") or []}
     mine = [

@@ -1,7 +1,7 @@
 """Reading a pod as JSON: each accessor says where a shape is wrong. Pure.
 
 Belongs here: shapes, and the walk over a pod's containers. Doesn't: what is allowed (``checks.py``). The API
-server gives well-formed pods; a file that somebody wrote by hand may hold anything. Pods stay JSON, and aren't parsed
+server gives well-formed pods; a hand-written file may hold anything. Pods stay JSON, and aren't parsed
 into values of our own, because a patch has to leave alone what it doesn't know.
 """
 

@@ -1,4 +1,4 @@
-"""Kubelet probes and lifecycle hooks: handed to the sidecar, and given back. Pure.
+"""Kubelet probes and lifecycle hooks: redirected to the sidecar, and restored. Pure.
 
 The kubelet asks from outside the pod, in plaintext: capture would show it to the application as an unidentified peer,
 which explicit mode refuses. So each probe becomes ``GET /probe/<container>/<kind>`` at the sidecar, with its timings
@@ -6,8 +6,8 @@ kept, and what it was becomes a ``ProbeTarget`` that the sidecar asks from insid
 
 Left alone: ``exec`` and ``sleep``, which the kubelet does inside the container; a ``tcpSocket`` hook, which no kubelet
 performs; what names a ``host``: the kubelet asks it from the node, whose loopback it also means, and it isn't the pod,
-whose address nobody knows when its spec is written (and the sidecar fetches nothing from elsewhere); and ports excluded
-from capture, where the kubelet needs nobody. Source: k8s.io/api/core/v1, ``Probe`` and ``LifecycleHandler``;
+whose address isn't known when its spec is written (and the sidecar fetches nothing from elsewhere); and ports excluded
+from capture, which the kubelet reaches directly. Source: k8s.io/api/core/v1, ``Probe`` and ``LifecycleHandler``;
 k8s.io/kubernetes, ``pkg/probe``.
 """
 
@@ -45,7 +45,7 @@ Targets = Mapping[tuple[str, str], ProbeTarget]
 def rewrite_probes(
     pod: Json, own_containers: Sequence[str], *, excluded_ports: Collection[int] = ()
 ) -> tuple[ProbeTarget, ...]:
-    """Point the pod's probes and hooks at the sidecar, in place, and return what they pointed at.
+    """Point the pod's probes and hooks at the sidecar, in place, and return their original targets.
 
     Arguments:
         pod: the pod before injection; its foreign containers' probes are changed.
@@ -90,7 +90,7 @@ def restore_probes(pod: Json, targets: Targets, own_containers: Sequence[str]) -
     """Undo ``rewrite_probes``, in place: each probe that points at the sidecar gets its target back.
 
     Raises:
-        InjectionRefusedError: a probe points at the sidecar and nothing says what it was.
+        InjectionRefusedError: a probe points at the sidecar and its original target is unknown.
     """
     for kind in ("initContainers", "containers"):
         for container in list_containers(pod, kind):
@@ -106,7 +106,7 @@ def restore_probes(pod: Json, targets: Targets, own_containers: Sequence[str]) -
                 if action.get("port") != HEALTH_PORT or not str(action.get("path", "")).startswith("/probe/"):
                     continue
                 if action.get("host"):
-                    continue  # It asks somebody else.
+                    continue  # It asks another host.
                 target = targets.get((container.name, probe_kind))
                 if target is None or action["path"] != target.request_path:
                     raise InjectionRefusedError(

@@ -1,6 +1,6 @@
-"""What a pod's annotations ask of injection, read and checked. Pure.
+"""The injection settings in a pod's annotations, read and checked. Pure.
 
-Belongs here: each annotation's syntax, bounds and default. Doesn't: what is made of them (``containers.py``).
+Belongs here: each annotation's syntax, bounds and default. Doesn't: how they are used (``containers.py``).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MAX_MEMORY: Final = "64Gi"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a pod's annotations say.
+    """The settings in a pod's annotations.
 
     Attributes:
         exclude_inbound_ports, exclude_outbound_ports: ports that are never captured, sorted.
@@ -108,7 +108,7 @@ def _read_ports(annotations: Mapping[str, str], name: str) -> tuple[int, ...]:
 
 
 def _read_mtls_ports(annotations: Mapping[str, str], name: str, exclusions: str) -> tuple[int, ...]:
-    """Read ports of plain mTLS; one that isn't captured would be served or dialled plainly, and nobody would notice."""
+    """Read ports of plain mTLS; one that isn't captured would silently be served or dialled in plaintext."""
     ports = _read_ports(annotations, name)
     if own := sorted(OWN_PORTS.intersection(ports)):
         raise _bad(name, f"port {own[0]} is reserved for the sidecar", "")
@@ -161,7 +161,7 @@ def _read_resources(annotations: Mapping[str, str]) -> dict[str, str]:
 def _read_pair(
     annotations: Mapping[str, str], request_name: str, limit_name: str, request: str, limit: str, most: str
 ) -> tuple[str, str]:
-    """Read a request and its limit; whichever isn't given follows the one that is, lest they contradict each other."""
+    """Read a request and its limit; a missing one follows the given one, so that they can't contradict each other."""
     for name in (request_name, limit_name):
         if name in annotations:
             try:

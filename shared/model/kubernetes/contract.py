@@ -95,7 +95,7 @@ class ProbeTarget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     The kubelet asks ``GET /probe/<container>/<kind>`` on ``HEALTH_PORT``; the sidecar asks the application.
 
     Attributes:
-        container: whose.
+        container: the container's name.
         kind: ``liveness``, ``readiness``, ``startup``, ``post-start`` or ``pre-stop``.
         handler: ``http``, ``tcp`` or ``grpc``. Exec probes stay where they are.
         port: of the application, resolved.

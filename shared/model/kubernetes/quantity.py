@@ -23,7 +23,7 @@ _FACTORS: Final = {
 def parse_quantity(text: str) -> Fraction:
     """Return a quantity's value: of CPU in cores, of memory in bytes.
 
-    Signs, nano- and microcores and exabytes are left out: nobody gives them to a container.
+    Signs, nano- and microcores and exabytes are left out: containers don't have them.
 
     Raises:
         InputError: the text isn't a quantity.

@@ -47,7 +47,7 @@ class Value:
     place: Place
 
     def is_null(self) -> bool:
-        """Tell whether the field is there but empty."""
+        """Return whether the field is present but empty."""
         return self.node.tag == "tag:yaml.org,2002:null"
 
     def text(self) -> str:

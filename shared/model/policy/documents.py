@@ -1,6 +1,6 @@
 """Policies and programs as YAML, in the shape of the Kubernetes objects: read with the line and path of each fault.
 
-Two kinds, ``apiVersion: touchmark.dev/v1alpha1``: ``MeshPolicy`` (one a namespace, named ``default``) and ``Program``
+Two kinds, ``apiVersion: touchmark.dev/v1alpha1``: ``MeshPolicy`` (one per namespace, named ``default``) and ``Program``
 (approved digests of one workload). Belongs here: their notation and the documents' values. Doesn't: what a rule matches
 (``evaluate.py``), or where files come from. Pure.
 """
@@ -280,7 +280,7 @@ def _read_program(document: Value, metadata: Value, spec: Value) -> ProgramDocum
 
 
 def _items(fields: dict[str, Value], name: str, *, max_items: int = MAX_ENTRIES) -> list[Value]:
-    """Return a rule's list. An empty one would mean "any": whoever means that leaves the field out."""
+    """Return a rule's list. An empty one would mean "any", for which the field is omitted."""
     if name not in fields:
         return []
     found = fields[name].items(max_items=max_items)

@@ -1,4 +1,4 @@
-"""The one evaluator: may this connection be? Sidecars enforce with it, the CLI explains and replays with it. Pure.
+"""The evaluator: is this connection allowed? Sidecars enforce with it, the CLI explains and replays with it. Pure.
 
 Order (the first that applies answers):
 
@@ -7,13 +7,13 @@ Order (the first that applies answers):
 3. both ends identified (approved programs) and in the same mesh group: allow;
 4. otherwise: permissive allows and marks ``would_deny``, explicit denies.
 
-Addresses only ever take away. A peer that shows no program is *unidentified*: ``deny`` rules match it by the workload
+Addresses only ever restrict. A peer that shows no program is *unidentified*: ``deny`` rules match it by the workload
 that its sidecar's certificate proves or, failing that, that the directory lists at its address; ``allow`` rules match
-it only when they name ``unidentified`` and the directory lists nobody at its address. So a member of the mesh that
-leaves its mark at home gains nothing.
+it only when they name ``unidentified`` and the directory lists no workload at its address. So a member of the mesh that
+drops its certificate gains nothing.
 
 A peer of another trust domain is *foreign*: an ``allow`` rule matches it by ``spiffe_id`` and nothing else (no rule
-without peers, no namespace, no mesh group, no address); a ``deny`` rule by ``spiffe_id``, by naming nobody in
+without peers, no namespace, no mesh group, no address); a ``deny`` rule by ``spiffe_id``, by naming no peer in
 particular, or by the workload that the directory lists at its address.
 """
 
@@ -71,7 +71,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """The answer on one connection from one side.
 
     Attributes:
-        allowed: whether it may be.
+        allowed: whether it is allowed.
         would_deny: allowed only because the namespace is permissive.
         reason: why; for ``would_deny`` why it would be denied.
         rule: ``namespace/name`` of the rule that decided; empty when none did.
@@ -128,7 +128,7 @@ class NamespacePolicy:
 
 
 def compile_namespace(state: NamespaceState) -> NamespacePolicy:
-    """Prepare a namespace's state for ``evaluate``. The cost is linear in rules and approvals; do it once a version."""
+    """Compile a state for ``evaluate``. The cost is linear in rules and approvals: do it once per version."""
     compiled = [
         _CompiledRule(
             rule=rule,
@@ -159,7 +159,7 @@ def compile_namespace(state: NamespaceState) -> NamespacePolicy:
 
 
 def mesh_group(policy: NamespacePolicy, workload: Workload) -> tuple[str, ...] | None:
-    """Return the workload's mesh group, or None when its namespace groups by a label that nobody vouches for."""
+    """Return the workload's mesh group, or None when its namespace groups by a label that isn't vouched for."""
     label = policy.state.group_label
     if not label:
         return ("namespace", workload.namespace)
@@ -335,7 +335,7 @@ def _own_end_denied(compiled: _CompiledRule, party: Party) -> bool:
         return False
     if compiled.programs and party.is_pending:
         return False
-    # A deny rule that names programs also matches an end whose program isn't known: nobody escapes it by hiding.
+    # A deny rule that names programs also matches an end whose program isn't known: hiding it evades nothing.
     return not compiled.programs or any(_program_denied(each, party.program) for each in compiled.programs)
 
 

@@ -18,7 +18,7 @@ class Reason(StrEnum):
     ALLOW_RULE = "allow_rule"
     SAME_GROUP = "same_group"
 
-    # What policy says no to (in permissive mode all but ``deny_rule`` are marks, not refusals).
+    # Refused by policy (in permissive mode all but ``deny_rule`` are marks, not refusals).
     DENY_RULE = "deny_rule"
     NO_RULE = "no_rule"
     PROGRAM_NOT_APPROVED = "program_not_approved"
@@ -65,7 +65,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """What a person reads about a reason: one sentence for the cause, one for the fix."""
+    """A reason explained for people: one sentence for the cause, one for the fix."""
 
     cause: str
     fix: str

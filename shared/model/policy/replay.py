@@ -1,7 +1,7 @@
-"""Replay: what today's rules would say to a connection that was recorded earlier. Pure.
+"""Replay: what the current rules decide about a connection that was recorded earlier. Pure.
 
-``touchmark mode NAMESPACE explicit`` asks with it, so that a cause which was settled meanwhile (a program approved, a
-rule added) no longer counts, and a rule taken away counts again. It is the evaluator that sidecars enforce with.
+``touchmark mode NAMESPACE explicit`` asks with it, so that a cause that was settled since (a program approved, a
+rule added) no longer counts, and a removed rule counts again. It is the evaluator that sidecars enforce with.
 
 What a replay does *not* know: labels, addresses and holders of that moment beyond what the record says; attestation
 failures are taken as they were.
@@ -67,7 +67,7 @@ def replay(record: DecisionRecord, policies: dict[str, NamespacePolicy]) -> Verd
 
 
 def _judge_listener(record: DecisionRecord, own: NamespacePolicy) -> Verdict:
-    """Decide again on what nobody called: a listener whose readiness was withheld. Its approval settles that."""
+    """Decide again about a listener whose readiness was withheld, without a connection. Its approval settles that."""
     listener = _party(record.destination, may_be_pending=False)
     approval = None
     if listener.workload is not None and listener.program is not None:
@@ -84,7 +84,7 @@ def _judge_listener(record: DecisionRecord, own: NamespacePolicy) -> Verdict:
 
 def _party(record: PartyRecord, *, may_be_pending: bool) -> Party:
     workload, program = _workload(record.workload), parse_program(record.program) if record.program else None
-    # Whoever proved an identity and is no workload of ours is foreign.
+    # A proven identity that is no workload of ours is foreign.
     foreign = parse_foreign_id(record.identity) if record.identity and workload is None else None
     return Party(
         workload=workload,

@@ -22,14 +22,14 @@ MAX_PROGRAMS = 10_000
 
 
 class Mode(StrEnum):
-    """How a namespace treats what no rule allows: let it flow, marked; or refuse it."""
+    """How a namespace treats what no rule allows: permissive allows and marks it, explicit refuses it."""
 
     PERMISSIVE = "permissive"
     EXPLICIT = "explicit"
 
 
 class Action(StrEnum):
-    """What a matching rule says."""
+    """The effect of a matching rule."""
 
     ALLOW = "allow"
     DENY = "deny"
@@ -61,7 +61,7 @@ class PortRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Whom a rule means at one end of a connection.
+    """The peers that a rule matches.
 
     Either identified: any of ``namespace``, ``service_account``, ``program`` narrow it (a program never stands alone),
     all empty means every identified program of our own trust domain. Or ``unidentified``, narrowed by ``cidrs`` (never
@@ -69,7 +69,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     trust domain, exactly, or all below a last segment ``*``.
 
     Raises:
-        InputError: the combination means nothing.
+        InputError: the combination is invalid.
     """
 
     namespace: str = ""
@@ -106,7 +106,7 @@ def _check_cidr(cidr: str) -> None:
     except ValueError as error:
         raise InputError(f"not a CIDR: {cidr[:80]!r} ({error})") from error
     if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped is not None:
-        # Such addresses are compared as IPv4, so that this network would silently match nobody.
+        # Such addresses are compared as IPv4, so that this network would silently match nothing.
         raise InputError(f"a v4-mapped CIDR matches nothing: {cidr!r}", hint="write it as IPv4, such as 10.0.0.0/8")
 
 
@@ -119,7 +119,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         workloads: service accounts of the rule's own namespace; empty means all of them.
         programs: narrows ``workloads`` to these programs; empty means any.
         peers: the other end; empty means every *identified* program of our own trust domain and, in a ``deny`` rule,
-            everybody.
+            every peer.
         ports: the backend's; empty means all.
     """
 
@@ -162,7 +162,7 @@ class WorkloadLabels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class NamespaceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """All that a sidecar needs to know of one namespace: mode, rules, approvals, vouched labels, at one version.
+    """What a sidecar needs to know about one namespace: mode, rules, approvals, vouched labels, at one version.
 
     Attributes:
         version: grows with each change of this namespace; decisions name it. 0 for a namespace without objects.

@@ -1,1 +1,1 @@
-"""Whom to trust: bundles, certificates and their verification, join tokens. Pure."""
+"""Trust: bundles, certificates and their verification, join tokens. Pure."""

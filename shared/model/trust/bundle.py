@@ -1,4 +1,4 @@
-"""Trust bundles: what one trust domain accepts now and what it distrusts now. Pure."""
+"""Trust bundles: what a trust domain currently accepts and distrusts. Pure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RotationKind(StrEnum):
 
 
 class TrustBundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one trust domain accepts now.
+    """What a trust domain currently accepts.
 
     Attributes:
         sequence: grows with every change; sidecars acknowledge it once it is installed.

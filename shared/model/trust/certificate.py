@@ -25,7 +25,7 @@ from shared.model.identity.identity import Identity, parse_spiffe_id
 from shared.model.policy.reasons import Reason
 from shared.model.trust.bundle import TrustBundle, public_key_digest
 
-# Touchmark's details extension: evidence for people, never policy input. The arcs after 2554 are a UUID's, as everybody
+# Touchmark's details extension: evidence for people, never policy input. The arcs after 2554 are a UUID's, as anyone
 # may make them (Microsoft, "Obtaining an Object Identifier"). Rejected: the arc 2.25 of ITU-T X.667, whose one number
 # of 128 bits Go doesn't read, so that its programs (ghostunnel, go-spiffe) refuse the whole certificate.
 DETAILS_OID = ObjectIdentifier("1.2.840.113556.1.8000.2554.54147.29978.42637.11035.47349.11483911.11341315")

@@ -132,7 +132,7 @@ def read_foreign_leaf(leaf: x509.Certificate) -> ForeignIdentity:
         purposes = _find(extensions, x509.ExtendedKeyUsage)
     except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError) as error:
         raise fail(str(error)) from error
-    # Other kinds of names may stand beside it, such as DNS names.
+    # Other kinds of names may accompany it, such as DNS names.
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1:
         raise fail(f"it has {len(uris)} URI SANs instead of one")

@@ -1,6 +1,6 @@
-"""What the CA's admin API takes and answers, as strict structs in JSON. Pure.
+"""The CA's admin API: requests and answers as strict structs in JSON. Pure.
 
-Belongs here: the request and answer of each endpoint, and the errors' way over the wire. Doesn't: routes' code
+Belongs here: the request and answer of each endpoint, and the encoding of errors. Doesn't: the routes' code
 (``ca/api``) or the client (``cli``). Times are seconds since the epoch, UTC; durations are seconds. Workloads are
 ``namespace/service-account``. Unknown fields of requests are refused; those of answers are passed over, and what a
 request leaves at its default isn't written, so that command and CA may be of different releases.
@@ -42,7 +42,7 @@ GET    /metrics                                                       Prometheus
 
 The query of ``/v1/decisions``: ``namespace``, ``workload``, ``program`` (a prefix of ``sha256:…`` is enough),
 ``reason``, ``denied`` and ``would_deny`` (``true`` or ``false``), ``since`` and ``until`` (seconds since the epoch),
-``limit`` (1 to 10,000). Newest first; ``follow`` sends what comes from now on, oldest first (with ``since``, first what
+``limit`` (1 to 10,000). Newest first; ``follow`` sends new ones, oldest first (with ``since``, first what
 was stored since then). ``/v1/cluster`` isn't found on a CA outside a cluster. Any other answer than 2xx is an
 ``ErrorAnswer``.
 """
@@ -146,11 +146,11 @@ class RotationStatus(_Answer, frozen=True):
         sequence: the trust bundle that live sidecars must have installed before activation.
         waiting_for: live sidecars that haven't installed it: ``instance (namespace/service-account)``.
         previous_alive: unexpired certificates of what is replaced; retiring waits for 0.
-        is_finished: nothing more happens by itself.
+        is_finished: no further step follows automatically.
         kind: what is rotated.
         root: common name of the root of ``issuer``; ``next_root`` and ``previous_root``: of those of ``next`` and
             ``previous``, only where the root is rotated.
-        unpublished: what names the CA's roots outside of it and hasn't the new one: in a cluster ConfigMaps and the
+        unpublished: what holds the CA's roots outside of it and lacks the new one: in a cluster ConfigMaps and the
             webhook's configuration. Activation waits for it, and then until ``ready_at``.
         ready_at: the earliest activation; 0 while that isn't known.
         open_tokens: join tokens that pin the previous root: ``id (namespace/service-account)``. It isn't retired
@@ -180,7 +180,7 @@ class RotationStatus(_Answer, frozen=True):
 
 
 class RotationRequest(_Request, frozen=True):
-    """Begin a rotation. ``force``: activate without waiting for anybody; also one of this kind that waits."""
+    """Begin a rotation. ``force``: activate without waiting; also one of this kind that waits."""
 
     force: bool = False
     kind: RotationKind = RotationKind.ISSUER
@@ -245,7 +245,7 @@ class JoinTokenRequest(_Request, frozen=True):
     """Make a single-use join token.
 
     Attributes:
-        addresses: IP addresses that the sidecar may register; may be empty (a client that serves nobody).
+        addresses: IP addresses that the sidecar may register; may be empty (a client without listeners).
         labels: what the CA vouches for, of this workload.
         ttl_s: 1 to ``MAX_JOIN_TOKEN_TTL_S``.
         ca: ``host:port`` at which the sidecar reaches the CA; empty: the CA's own ``listen``.
@@ -259,7 +259,7 @@ class JoinTokenRequest(_Request, frozen=True):
 
 
 class JoinTokenCreated(_Answer, frozen=True):
-    """The token, which nobody sees again."""
+    """The token, which is shown only once."""
 
     token: str
     token_id: str
@@ -345,7 +345,7 @@ class Cause(_Answer, frozen=True):
 
 
 class Readiness(_Answer, frozen=True):
-    """Is ``explicit`` safe for this namespace? What it would refuse, by the rules of now, of what was seen since then.
+    """Is ``explicit`` safe for this namespace? What the current rules would refuse of what was seen since then.
 
     Attributes:
         causes: grouped, most frequent first.
@@ -372,7 +372,7 @@ class Readiness(_Answer, frozen=True):
 
 
 class Acknowledgements(_Answer, frozen=True):
-    """Which live sidecars that subscribed to the namespace have installed its present version.
+    """Which live sidecars that subscribed to the namespace have installed its current version.
 
     Attributes:
         installed: how many have; ``total``: how many must.

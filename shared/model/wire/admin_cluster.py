@@ -1,4 +1,4 @@
-"""What the admin API says of the CA's cluster; ``admin.py`` has the rest, and these under its name. Pure."""
+"""The admin API's answers about the CA's cluster; ``admin.py`` has the others, and re-exports these. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class WatchView(_Answer, frozen=True):
 
     Attributes:
         is_synced: it has been listed in full since the CA started.
-        age_s: since the API server last said anything of it (an object, a bookmark, or that it goes on watching: once a
+        age_s: since the API server last said anything of it (an object, a bookmark, or that it still watches: once a
             minute at least); -1: never.
         objects: that the CA remembers of it.
         restarts: times the watch was opened again after a loss; ``lists``: times everything was listed.
@@ -55,7 +55,7 @@ class RefusedEnrolment(_Answer, frozen=True):
 
 
 class PodView(_Answer, frozen=True):
-    """A pod that something is to be said about. ``message``: what; may be empty."""
+    """A pod, with a message about it that may be empty."""
 
     namespace: str
     name: str
@@ -72,7 +72,7 @@ class ClusterNamespace(_Answer, frozen=True):
         pods: all of them.
         wanted: those that ask for injection, by their annotation or their namespace's label.
         injected: those that have our sidecar.
-        connected: injected ones whose stream to the CA is open, with whichever replica.
+        connected: injected ones whose stream to the CA is open, with any replica.
     """
 
     namespace: str
@@ -89,8 +89,8 @@ class ClusterStatus(_Answer, frozen=True):
     Attributes:
         server_version: of the API server, such as ``v1.36.2``.
         clock_skew_s: the API server's clock minus the CA's, to about a second; None: not measured.
-        sidecar_images: whose sidecars may join.
-        leader: the replica that writes objects into the store and tells their status, as this one knows it; may be
+        sidecar_images: images whose sidecars may join.
+        leader: the replica that writes objects into the store and tells their status, as far as this one knows; may be
             empty while none is elected. ``is_leader``: it is this one.
         watches: by name. ``namespaces``: by name, those with pods or our label.
         services: that have an address.

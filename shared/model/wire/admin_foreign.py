@@ -1,4 +1,4 @@
-"""What the admin API says of other trust domains; ``admin.py`` has the rest, and these under its name. Pure."""
+"""The admin API's answers about other trust domains; ``admin.py`` has the others, and re-exports these. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ForeignDomainRequest(_Request, frozen=True):
-    """Know a trust domain by these roots (DER), in the place of those that it had."""
+    """Add a trust domain with these roots (DER), or replace its roots."""
 
     roots: tuple[bytes, ...]
 

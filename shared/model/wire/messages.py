@@ -1,8 +1,8 @@
-"""What a sidecar and the CA say to each other on their one WebSocket, as strict tagged structs in JSON. Pure.
+"""The messages between a sidecar and the CA on their WebSocket, as strict tagged structs in JSON. Pure.
 
 A sidecar's first message is ``Enrol`` (join token and CSR), ``EnrolPod`` (a pod's token and CSR) or ``Resume`` (on a
-TLS connection with its own certificate); the CA answers ``Welcome`` or ``Refusal``. Then either side speaks when it has
-something to say. Binary values are base64 in JSON. Unknown fields and tags are refused.
+TLS connection with its own certificate); the CA answers ``Welcome`` or ``Refusal``. Then either side sends messages at
+any time. Binary values are base64 in JSON. Unknown fields and tags are refused.
 
 What an older peer understands (``protocol.py``): a field that a protocol adds has a default (one of ``""``, ``0``,
 ``False``, ``None``, ``()``, which msgspec knows by identity), and defaults aren't written; ``express_in`` gives it that
@@ -38,7 +38,7 @@ class _Message(
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a sidecar says of itself. Addresses beyond those of its join token are refused.
+    """What a sidecar reports about itself. Addresses beyond those of its join token are refused.
 
     Attributes:
         instance: chosen by the sidecar at start, 1 to 64 characters; names it in decisions.
@@ -115,7 +115,7 @@ class NamespaceInstalled(_Message, frozen=True, tag="namespace_installed"):
 
 
 class Lookup(_Message, frozen=True, tag="lookup"):
-    """Who is at this address? The CA answers with ``DirectoryEntry`` and again whenever it changes."""
+    """Ask which workload is at this address. The CA answers with ``DirectoryEntry`` and again whenever it changes."""
 
     address: str
 
@@ -214,7 +214,7 @@ class BundleChanged(_Message, frozen=True, tag="bundle_changed"):
 
 
 class ForeignTrustChanged(_Message, frozen=True, tag="foreign_trust_changed"):
-    """Know these other trust domains, and no others. Since protocol 2."""
+    """Replace the known other trust domains with these. Since protocol 2."""
 
     domains: tuple[ForeignDomain, ...]
 
@@ -247,10 +247,10 @@ class ServiceEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class DirectoryEntry(_Message, frozen=True, tag="directory_entry"):
-    """Who is at an address now. ``namespace`` empty: nobody in the mesh.
+    """The workload at an address. ``namespace`` empty: not in the mesh.
 
     Attributes:
-        service: the address is a Service's, and only its endpoints are anybody.
+        service: the address is a Service's; workloads are at its endpoints.
     """
 
     address: str
@@ -317,7 +317,7 @@ def encode_message(message: Message) -> bytes:
 
 
 def express_in(protocol: int, message: Message) -> Message | None:
-    """Return what a peer of this protocol is told instead of a message; None when it is told nothing."""
+    """Return what is sent to a peer of this protocol instead of a message; None: nothing is sent."""
     if protocol >= PROTOCOL:
         return message
     match message:
@@ -342,7 +342,7 @@ def _in_first_codes(record: DecisionRecord) -> DecisionRecord:
 def _without_foreign_peers(state: NamespaceState) -> NamespaceState:
     """Leave out what names foreign peers: a sidecar of protocol 1 never meets one.
 
-    A rule of which nobody remains is left out whole: without peers it would mean everybody.
+    A rule without remaining peers is left out: without peers it would match every peer.
     """
     rules = []
     for rule in state.rules:

@@ -4,8 +4,8 @@ A release speaks its own protocol and the one before, so that CA and sidecars on
 whichever order they are upgraded. They agree by WebSocket subprotocols (RFC 6455, section 1.9): the sidecar offers
 what it speaks, the CA takes the newest of these that it speaks too. Release 0.1 offered none: that is protocol 1.
 
-Within a protocol the messages never change, and what isn't in it is refused. What a protocol adds, and what an older
-peer is told instead, stands in ``messages.py``. Pure.
+Within a protocol the messages never change, and what isn't in it is refused. What a protocol adds, and what is sent
+to an older peer instead, is in ``messages.py``. Pure.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def test_what_decisions_saw_is_approved_once_with_yes(shop: FakeCA) -> None:
     assert request["programs"] == [{"digest": "ab" * 32, "main": ""}]
 
 
-def test_nobody_to_review_approves_nothing(shop: FakeCA) -> None:
+def test_without_a_terminal_nothing_is_approved(shop: FakeCA) -> None:
     assert run(["program", "approve", "shop/client", "--from-decisions", "--json"]) == ExitCode.REFUSED
     assert not shop.asked("POST /v1/programs")
 

@@ -59,7 +59,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "ACCEPTANCE_DEADLINE_S", 0.3)
 
 
-def test_the_switch_asks_the_ca_writes_the_mode_alone_and_waits_for_everybody(
+def test_the_switch_asks_the_ca_writes_only_the_mode_and_waits_for_every_sidecar(
     cluster_ca: FakeCA, api: FakeAPI, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster_ca.answers["GET /v1/namespaces/shop/readiness"] = make_readiness()
@@ -153,7 +153,7 @@ def test_a_field_of_another_tool_is_only_taken_by_force(api: FakeAPI, capsys: py
     assert api.requests[1][1]["force"] == "true"
 
 
-def test_our_own_managers_give_way_to_each_other_but_nobody_slips_in_between(api: FakeAPI) -> None:
+def test_our_own_managers_give_way_to_each_other_and_no_other_writer_is_overwritten(api: FakeAPI) -> None:
     current = make_policy(installed=3, waiting=[])
     current["metadata"]["resourceVersion"] = "41"
     api.answers[f"GET {MESH_POLICY}"] = current
@@ -170,7 +170,7 @@ def test_our_own_managers_give_way_to_each_other_but_nobody_slips_in_between(api
     assert [body["metadata"].get("resourceVersion") for _, body in patches] == [None, "41", "41", "41", "41"]
 
 
-def test_somebody_else_s_claim_in_between_stops_us(api: FakeAPI) -> None:
+def test_another_tool_s_claim_in_between_stops_us(api: FakeAPI) -> None:
     current = make_policy()
     current["metadata"]["resourceVersion"] = "41"
     api.answers[f"GET {MESH_POLICY}"] = current

@@ -1,4 +1,4 @@
-"""What is wrong with an installation is found, one thing at a time; what can't be asked is told as such."""
+"""What is wrong with an installation is found, one thing at a time; a failed request is reported as such."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Live connections of several replicas of the CA: every one is asked, who answered nobody is silent."""
+"""Live connections of several replicas of the CA: every one is asked; a sidecar that none has heard from is silent."""
 
 from __future__ import annotations
 

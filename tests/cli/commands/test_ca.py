@@ -1,4 +1,4 @@
-"""Join tokens: checked here, written once to a file that nobody else reads."""
+"""Join tokens: checked here, written once to a file that only its owner can read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The switch to explicit says first what it would refuse, and waits for everybody's confirmation."""
+"""The switch to explicit first shows what it would refuse, then waits until every sidecar has confirmed."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_check_ends_with_0_when_nothing_would_be_refused(shop: FakeCA) -> None:
     assert run(["mode", "shop", "--check", "--json"]) == ExitCode.SUCCESS
 
 
-def test_unsafe_and_nobody_to_ask_stays_as_it_is(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unsafe_switch_without_a_terminal_changes_nothing(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
     shop.answers["GET /v1/namespaces/shop/readiness"] = make_readiness(CAUSE)
     assert run(["mode", "shop", "explicit", "--json"]) == ExitCode.REFUSED
     assert msgspec.json.decode(capsys.readouterr().err)["code"] == "refused"
@@ -88,7 +88,7 @@ def test_yes_switches_all_the_same_and_waits_for_both_sidecars(
     assert "in force in all 2 sidecars" in printed.out
 
 
-def test_where_everybody_has_confirmed_at_once_there_is_no_progress_to_tell(
+def test_where_every_sidecar_has_confirmed_at_once_no_progress_is_shown(
     shop: FakeCA, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["mode", "shop", "explicit"]) == ExitCode.SUCCESS

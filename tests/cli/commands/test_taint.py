@@ -65,7 +65,7 @@ def test_it_asks_and_says_what_it_ends(leaked: FakeCA, monkeypatch: pytest.Monke
     assert bool(leaked.asked("POST /v1/authorities/ab12/taint")) == agrees
 
 
-def test_where_nobody_can_be_asked_nothing_is_done(leaked: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_nothing_is_done(leaked: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["ca", "taint", "ab12"]) == ExitCode.REFUSED
     assert "--yes" in capsys.readouterr().err
     assert not leaked.asked("POST /v1/authorities/ab12/taint")

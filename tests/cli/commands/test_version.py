@@ -1,4 +1,4 @@
-"""The version is told, also as JSON."""
+"""The version is printed, also as JSON."""
 
 from __future__ import annotations
 

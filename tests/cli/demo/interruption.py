@@ -1,4 +1,4 @@
-"""Ctrl-C at the worst moment: a thread runs already, and whoever started it hasn't got its start() back."""
+"""Ctrl-C at the worst moment: a thread runs already, but its start() hasn't returned."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_a_command_that_ctrl_c_meets_while_it_starts_ends_too(tmp_path: Path, mo
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             os.kill(os.getpid(), signal.SIGALRM)
-            time.sleep(0.2)  # It runs, and nobody has it in hand yet.
+            time.sleep(0.2)  # It runs, and no caller holds it yet.
 
     processes = Processes(tmp_path, {})
     before = read_children()

@@ -1,4 +1,4 @@
-"""The whole story, told as a user tells it: each fact of the demo is observed and is what Touchmark claims."""
+"""The whole story, as a user runs it: each fact of the demo is observed and is what Touchmark claims."""
 
 from __future__ import annotations
 

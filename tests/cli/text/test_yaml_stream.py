@@ -62,7 +62,7 @@ def test_what_is_written_says_the_same(value: Any) -> None:
 
 
 @pytest.mark.parametrize("text", [text for text in TRICKY if text != "\t"])
-def test_a_string_that_somebody_could_take_for_something_else_stands_in_quotes(text: str) -> None:
+def test_an_ambiguous_string_is_quoted(text: str) -> None:
     written = write_document({"v": text})
     assert written[3:].startswith(('"', "|")), written
 

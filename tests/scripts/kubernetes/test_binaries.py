@@ -28,7 +28,7 @@ def test_the_release_is_the_one_that_go_mod_pins() -> None:
 
 
 def test_a_program_that_is_not_there_is_said_so() -> None:
-    with pytest.raises(cache.SetupError, match="kube-apiserver isn't there"):
+    with pytest.raises(cache.SetupError, match="kube-apiserver not found"):
         binaries.locate("kube-apiserver")
 
 
@@ -39,7 +39,7 @@ def test_assets_of_envtest_come_first(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path / "assets"))
     assert binaries.locate("kubectl") == theirs
     assert binaries.locate("kubelet") == kubelet
-    with pytest.raises(cache.SetupError, match="etcd isn't there"):
+    with pytest.raises(cache.SetupError, match="etcd not found"):
         binaries.locate("etcd")
 
 

@@ -105,7 +105,7 @@ def test_a_run_that_is_asked_to_end_takes_everything_along(
 def test_the_next_run_takes_away_what_a_killed_one_left(
     started: tuple[subprocess.Popen[str], int, Path], runs: Path
 ) -> None:
-    """The kernel ends the processes; directory and control groups are recognised by a lock that nobody holds."""
+    """The kernel ends the processes; directory and control groups are recognised by an unheld lock."""
     process, inside, run = started
     process.kill()
     process.wait(20)

@@ -1,4 +1,4 @@
-"""Where things lie: the system's directories for root, the user's own for everybody else."""
+"""Default paths: the system's directories for root, the user's own otherwise."""
 
 from __future__ import annotations
 

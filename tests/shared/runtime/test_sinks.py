@@ -19,7 +19,7 @@ def test_lines_come_out_in_order() -> None:
         assert file.read().split() == [str(number).encode() for number in range(100)]
 
 
-def test_a_full_pipe_blocks_nobody_and_losses_are_counted_urgent_lines_last() -> None:
+def test_a_full_pipe_blocks_no_caller_and_losses_are_counted_urgent_lines_last() -> None:
     reading, writing = os.pipe()
     sink = LineSink(writing, max_bytes=100_000, urgent_max_bytes=200_000)
     line = b"x" * 9_999 + b"\n"

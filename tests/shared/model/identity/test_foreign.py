@@ -103,7 +103,7 @@ def test_a_pattern_means_one_id_or_all_below_a_segment(pattern: str, is_meant: b
 
 
 @given(identities, identities)
-def test_an_exact_pattern_means_nobody_else(one: ForeignIdentity, other: ForeignIdentity) -> None:
+def test_an_exact_pattern_matches_no_other_identity(one: ForeignIdentity, other: ForeignIdentity) -> None:
     assert is_matched(str(one), other) is (one == other)
     assert is_matched(f"spiffe://{one.trust_domain}/*", other) is (one.trust_domain == other.trust_domain)
 

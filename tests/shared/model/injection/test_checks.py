@@ -94,7 +94,7 @@ def test_a_windows_host_process_is_refused() -> None:
     assert _refusal(check_pod, pod).refusal is InjectionRefusal.WINDOWS
 
 
-def test_another_audiences_token_is_nobodys_business() -> None:
+def test_a_token_for_another_audience_is_left_alone() -> None:
     source = {"serviceAccountToken": {"audience": "vault", "path": "token"}}
     check_pod(make_pod(volumes=[{"name": "vault", "projected": {"sources": [source, {"configMap": {"name": "x"}}]}}]))
 

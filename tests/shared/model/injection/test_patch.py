@@ -143,7 +143,7 @@ def test_an_init_container_that_another_webhook_puts_first_comes_after_capture()
     [{"env": [{"name": "LD_PRELOAD", "value": "/x.so"}]}, {"image": "registry.example/evil:1"}, {"command": ["/x"]}],
     ids=lambda change: next(iter(change)),
 )
-def test_whatever_somebody_changes_in_our_containers_is_undone(index: int, change: Json) -> None:
+def test_a_change_to_our_containers_is_undone(index: int, change: Json) -> None:
     once = _injected(make_pod())
     changed = copy.deepcopy(once)
     changed["spec"]["initContainers"][index] |= change

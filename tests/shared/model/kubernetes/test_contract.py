@@ -21,7 +21,7 @@ def test_an_instance_fits_a_registration_however_long_the_pods_name_is() -> None
 
 
 @pytest.mark.parametrize("uid", ["", "x", UID.upper(), UID + "0", UID + "\n"])
-def test_what_is_no_uid_names_nobody(uid: str) -> None:
+def test_what_is_no_uid_is_refused(uid: str) -> None:
     with pytest.raises(InputError):
         name_instance("web", uid)
 

@@ -151,7 +151,7 @@ def test_a_deny_rule_that_holds_for_a_member_holds_when_it_drops_its_certificate
 @many
 @given(scenarios(shapes=("stranger",), modes=EXPLICIT), st.sampled_from(NAMESPACES))
 def test_being_listed_never_turns_a_deny_into_an_allow_in_explicit_mode(scenario: Scenario, namespace: str) -> None:
-    """Addresses only ever take away."""
+    """Addresses only ever restrict."""
     listed = Party(address=scenario.far().address, listed=Workload(namespace=namespace, service_account="web"))
     assert scenario.decide().allowed or not scenario.with_far(listed).decide().allowed
 
@@ -228,7 +228,7 @@ def test_a_deny_rule_that_holds_for_a_member_holds_when_it_shows_a_foreign_certi
         assert scenario.with_far(disguised).decide().reason is Reason.DENY_RULE
 
 
-def test_nobody_is_foreign_and_ours_at_once() -> None:
+def test_a_party_is_not_foreign_and_ours_at_once() -> None:
     foreign = FOREIGNERS[0]
     for ours in (
         {"workload": Workload(namespace="shop", service_account="web")},

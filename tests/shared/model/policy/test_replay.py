@@ -1,4 +1,4 @@
-"""A recorded connection is decided again by the rules of now."""
+"""A recorded connection is decided again by the current rules."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def decide(record: DecisionRecord, *states: NamespaceState, mode: Mode = Mode.EX
     return verdict.allowed, verdict.reason
 
 
-def test_what_was_approved_and_allowed_meanwhile_passes_and_what_was_not_does_not() -> None:
+def test_what_was_approved_and_allowed_since_passes_and_what_was_not_does_not() -> None:
     assert party_namespaces(RECORD) == {"shop", "clients"}
     assert decide(RECORD, SHOP, CLIENTS) == (True, Reason.ALLOW_RULE)
     nobody = NamespaceState(namespace="clients")
@@ -98,7 +98,7 @@ def test_a_malformed_record_is_said_to_be_one() -> None:
 
 
 def test_a_readiness_that_was_withheld_is_settled_by_the_listeners_approval_alone() -> None:
-    """Nobody called; so no rule that lets anybody in is asked for."""
+    """There is no connection, so no allow rule applies."""
     withheld = msgspec.structs.replace(
         RECORD,
         answer=Answer.DENY,

@@ -135,7 +135,7 @@ def test_another_trust_domain_is_refused() -> None:
 
 
 def test_a_certificate_that_cant_be_parsed_is_the_peers_fault() -> None:
-    """A presented intermediate whose curve nobody knows: still a refusal, not a crash."""
+    """A presented intermediate with an unknown curve: a refusal, not a crash."""
     der = NEXT.certificate.public_bytes(Encoding.DER)
     curve = bytes.fromhex("06082a8648ce3d030107")
     assert curve in der

@@ -199,7 +199,7 @@ def test_arbitrary_bytes_are_read_or_refused(data: bytes) -> None:
             decode(data)
 
 
-def test_a_sidecar_of_protocol_1_hears_of_no_foreign_peer_and_of_no_rule_that_would_mean_everybody_without_it() -> None:
+def test_a_sidecar_of_protocol_1_gets_no_foreign_peer_and_no_rule_that_would_match_every_peer_without_it() -> None:
     foreign, known = Peer(spiffe_id="spiffe://partner.example/*"), Peer(namespace="web")
 
     def rule(name: str, *peers: Peer, action: Action = Action.ALLOW) -> Rule:
