@@ -18,16 +18,16 @@ from ca.authenticate.pod import PodAuthentication, check_alive
 from ca.authority.authorities import Authorities
 from ca.authority.published_roots import NotPublished, PublishedRoots
 from ca.distribution.hub import Hub
-from ca.evidence.pod import Pod
 from ca.kubernetes.admission.admission import Admission, make_admission, run_admission
 from ca.kubernetes.api.client import ClusterClient
 from ca.kubernetes.api.watch import Watch
 from ca.kubernetes.cluster.changes import ClusterChanges
-from ca.kubernetes.cluster.cluster_services import EndpointSlice, Service, ServiceIndex, trim_service, trim_slice
+from ca.kubernetes.cluster.cluster_services import ServiceIndex
 from ca.kubernetes.cluster.description import count_pods
-from ca.kubernetes.cluster.pods import Namespace, NamespaceIndex, PodIndex, PodRecord, trim_namespace, trim_pod
+from ca.kubernetes.cluster.pods import NamespaceIndex, PodIndex, trim_pod
 from ca.kubernetes.cluster.refusals import Refusals
 from ca.kubernetes.cluster.vouching import Vouching
+from ca.kubernetes.cluster.watches import DIRECTORY_WATCHES, make_directory_watches
 from ca.kubernetes.objects.leading import Leading, run_leading
 from ca.metrics import Metrics
 from ca.rotation.rotation import Rotation
@@ -46,7 +46,6 @@ from shared.runtime.tasks import Tasks
 # since a pod that was deleted meanwhile would go on getting certificates.
 MAX_STALE_S: Final = 6 * 3600.0
 VERSION_DEADLINE_S: Final = 3.0
-DIRECTORY_WATCHES: Final = ("namespaces", "pods", "services", "endpointslices")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -242,15 +241,8 @@ async def open_cluster(
             metrics.watched.labels(watch=watch.name).set_function(partial(_count, watch))
         admission = None
         if configuration.webhook_host:
-            admission = make_admission(
-                client,
-                options=make_injection_options(configuration),
-                read_bundle=authorities.bundle,
-                list_needing=partial(list_needing, pods, watches["pods"]),
-                is_leader=lambda: leading.leadership.is_leader,
-                metrics=metrics,
-            )
-            authorities.on_change(admission.note_bundle)
+            needing = partial(list_needing, pods, watches["pods"])
+            admission = _make_admission(configuration, client, authorities, leading, needing, metrics)
             watches |= {watch.name: watch for watch in admission.watches}
         yield Cluster(
             configuration=configuration,
@@ -277,14 +269,29 @@ def list_needing(pods: PodIndex, watch: Watch[Any, Any]) -> set[str] | None:
     return {pod.namespace for pod in pods if pod.has_sidecar and not pod.is_ended}
 
 
-def make_injection_options(configuration: Configuration) -> InjectionOptions:
-    """Return what the webhook puts into pods, as the CA's configuration says."""
-    return InjectionOptions(
-        sidecar_image=configuration.sidecar_images[0],
-        pull_policy=configuration.sidecar_pull_policy,
-        ca_address=configuration.sidecar_ca,
-        trust_domain=configuration.trust_domain,
+def _make_admission(
+    configuration: Configuration,
+    client: ClusterClient,
+    authorities: Authorities,
+    leading: Leading,
+    needing: Callable[[], set[str] | None],
+    metrics: Metrics,
+) -> Admission:
+    admission = make_admission(
+        client,
+        options=InjectionOptions(
+            sidecar_image=configuration.sidecar_images[0],
+            pull_policy=configuration.sidecar_pull_policy,
+            ca_address=configuration.sidecar_ca,
+            trust_domain=configuration.trust_domain,
+        ),
+        read_bundle=authorities.bundle,
+        list_needing=needing,
+        is_leader=lambda: leading.leadership.is_leader,
+        metrics=metrics,
     )
+    authorities.on_change(admission.note_bundle)
+    return admission
 
 
 def list_ca_names(configuration: Configuration) -> frozenset[str]:
@@ -292,57 +299,6 @@ def list_ca_names(configuration: Configuration) -> frozenset[str]:
     service = f"{CA_SERVICE}.{SYSTEM_NAMESPACE}"
     told = parse_endpoint(configuration.sidecar_ca)[0]
     return frozenset({service, f"{service}.svc", f"{service}.svc.cluster.local", told, *configuration.names})
-
-
-def make_directory_watches(
-    client: ClusterClient,
-    pods: PodIndex,
-    namespaces: NamespaceIndex,
-    services: ServiceIndex,
-    *,
-    trim_pod: Callable[[Pod], PodRecord],
-    metrics: Metrics,
-) -> dict[str, Watch[Any, Any]]:
-    """Return the watches that fill the indexes, by name."""
-    of_pods: Watch[Any, Any] = Watch(
-        client,
-        pods,
-        name="pods",
-        path="/api/v1/pods",
-        kind=Pod,
-        trim=trim_pod,
-        metrics=metrics,
-        # One that has ended leaves the selection, which the watch shows as a deletion.
-        query={"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"},
-    )
-    of_namespaces: Watch[Any, Any] = Watch(
-        client,
-        namespaces,
-        name="namespaces",
-        path="/api/v1/namespaces",
-        kind=Namespace,
-        trim=trim_namespace,
-        metrics=metrics,
-    )
-    of_services: Watch[Any, Any] = Watch(
-        client,
-        services.services,
-        name="services",
-        path="/api/v1/services",
-        kind=Service,
-        trim=trim_service,
-        metrics=metrics,
-    )
-    slices: Watch[Any, Any] = Watch(
-        client,
-        services.slices,
-        name="endpointslices",
-        path="/apis/discovery.k8s.io/v1/endpointslices",
-        kind=EndpointSlice,
-        trim=trim_slice,
-        metrics=metrics,
-    )
-    return {watch.name: watch for watch in (of_namespaces, of_pods, of_services, slices)}
 
 
 def _count(watch: Watch[Any, Any]) -> float:

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from websockets.typing import Subprotocol
 
-from ca.runtime.run import RunningCA, run_ca
+from ca.runtime.compose import RunningCA
+from ca.runtime.run import run_ca
 from ca.settings.settings import Configuration
 from shared.model.identity.identity import Workload
 from shared.model.identity.program import Program

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ca.kubernetes.api.client import ClusterClient
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.errors import ConflictError
 from shared.model.kubernetes.contract import CA_SERVICE, LEASE, SYSTEM_NAMESPACE, TOKEN_AUDIENCE
 from tests.ca.kubernetes.faked_cluster import cluster_of

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.wire.messages import DirectoryEntry, Lookup, ServiceEntry, ServicePort
 from tests.ca.kubernetes.faked_cluster import cluster_of
 from tests.ca.running import FakeSidecar, eventually

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.errors import InputError
 from shared.model.kubernetes.contract import name_instance
 from shared.model.wire.admin import ClusterStatus

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.policy.rules import Mode
 from shared.model.wire.messages import NamespaceChanged, NamespaceInstalled
 from tests.ca.conftest import postgresql as postgresql

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ca.kubernetes.admission import trust_config
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.kubernetes.contract import CA_SERVICE, INJECT, SYSTEM_NAMESPACE, TRUST_CONFIG_MAP, name_instance
 from shared.model.wire.messages import Welcome
 from tests.ca.kubernetes.faked_cluster import enrol_pod

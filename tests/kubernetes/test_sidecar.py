@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.trust.bundle import RotationKind
 from tests.kubernetes.cluster_objects import Objects, make_ca_kubeconfig, running_ca_in_cluster
 from tests.kubernetes.harness.api_server import ApiServer

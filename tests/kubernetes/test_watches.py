@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ca.kubernetes.api.watch import Watch
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.kubernetes.contract import name_instance
 from shared.model.wire.admin import ClusterStatus, Health
 from shared.model.wire.messages import CertificateIssued, Refusal, Welcome

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import websockets
 
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.policy.rules import Mode
 from shared.model.wire import admin as api
 from shared.model.wire.messages import STREAM_PATH, BundleChanged, BundleInstalled, CertificateIssued, NamespaceChanged

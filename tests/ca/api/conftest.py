@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from tests.ca.running import Admin, ShiftedClock, running_ca
 
 

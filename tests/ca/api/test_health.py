@@ -10,7 +10,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from ca.api import health
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.errors import UnavailableError
 from shared.model.wire.admin import Health
 from tests.ca.running import Admin, make_client_context

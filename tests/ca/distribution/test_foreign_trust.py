@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ca.distribution.foreign_trust import ForeignTrust
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.identity.foreign import ForeignDomain
 from shared.model.wire.messages import ForeignTrustChanged, Reissue
 from tests.ca.founded import NOW, opened

@@ -18,7 +18,7 @@ from cryptography import x509
 
 from ca.authority.kek import KeyEncryptionError
 from ca.distribution import replica_sync as following_module
-from ca.runtime.run import SETTLING_S, RunningCA
+from ca.runtime.compose import SETTLING_S, RunningCA
 from ca.store import replicas as replicas_module
 from shared.model.policy.decision import Answer
 from shared.model.policy.rules import Action, Mode, Rule

@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from ca.runtime.cluster import Cluster
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.wire.messages import EnrolPod, FromCA
 from tests.ca.kubernetes.faking import faked, write_kubeconfig
 from tests.ca.kubernetes.making import IMAGE

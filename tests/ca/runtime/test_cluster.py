@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ca.runtime.cluster import DIRECTORY_WATCHES, list_ca_names
+from ca.kubernetes.cluster.watches import DIRECTORY_WATCHES
+from ca.runtime.cluster import list_ca_names
 from ca.settings.settings import Configuration
 from shared.model.errors import InputError
 from tests.ca.kubernetes.faked_cluster import FakeCluster, cluster_of, running_in_cluster

@@ -1,4 +1,4 @@
-"""The CA as a whole: what it leaves, and how it ends."""
+"""The CA as a whole (``ca.runtime.run``): what it leaves, and how it ends."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import stat
 
 import aiohttp
 
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.wire import admin as api
 from tests.ca.running import Admin
 

@@ -8,7 +8,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.wire.admin import CAStatus, ClusterNamespace, ClusterStatus, ErrorAnswer, PodView
 from shared.model.wire.messages import Refusal, Welcome
 from tests.ca.kubernetes.faked_cluster import FakeCluster, enrol_pod, running_in_cluster

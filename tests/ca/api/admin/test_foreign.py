@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.policy.rules import Action, Peer, Rule
 from shared.model.wire import admin as api
 from tests.ca.running import Admin

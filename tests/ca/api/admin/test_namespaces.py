@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.policy.decision import Answer
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Mode, NamespaceState, PortRange, Rule

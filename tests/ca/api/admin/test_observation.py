@@ -11,7 +11,7 @@ import pytest
 
 from ca.api.admin import observation
 from ca.observation import decisions as decisions_module
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.errors import UnavailableError
 from shared.model.identity.identity import Workload
 from shared.model.policy.decision import Answer, PartyRecord

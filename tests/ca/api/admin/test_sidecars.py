@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.trust.join_token import parse_join_token
 from shared.model.wire import admin as api
 from shared.model.wire.messages import Enrol, Welcome

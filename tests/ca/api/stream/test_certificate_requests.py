@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.identity.program import Program
 from shared.model.policy.rules import Mode
 from shared.model.wire.messages import (

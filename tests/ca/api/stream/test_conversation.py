@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ca.api.stream import conversation, endpoint
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.wire.messages import (
     DecisionsStored,
 )

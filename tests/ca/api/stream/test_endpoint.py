@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from ca.api.stream import endpoint
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from ca.store.records import DecisionFilter
 from shared.model.identity.program import Program
 from shared.model.policy.rules import Mode

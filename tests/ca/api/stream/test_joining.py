@@ -9,7 +9,7 @@ import pytest
 
 from ca.api.stream.joining import Joining
 from ca.authenticate.sidecar_certificate import CertificateAuthentication
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.errors import ProtocolError
 from shared.model.wire.messages import (
     Enrol,

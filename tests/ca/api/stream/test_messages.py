@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from ca.store.records import DecisionFilter
 from shared.model.wire.messages import (
     BundleInstalled,

@@ -10,7 +10,7 @@ import pytest
 
 from ca.runtime import cluster as cluster_module
 from ca.runtime import cluster_upkeep
-from ca.runtime.run import RunningCA
+from ca.runtime.compose import RunningCA
 from shared.model.wire.admin import Health
 from shared.model.wire.messages import (
     STREAM_PATH,

@@ -1,0 +1,147 @@
+"""The CA's parts made from its configuration, each with what it uses. I/O: the store is read.
+
+Belongs here: which part gets what. Doesn't: what starts and ends (``run.py``), what is served (``serve.py``), or the
+parts of a cluster (``cluster.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from ca.authority.authorities import Authorities
+from ca.authority.kek import KeyEncryptionKey
+from ca.authority.published_roots import NotPublished, PublishedRoots
+from ca.authority.server_certificate import ServerCertificate
+from ca.distribution.directory import Directory
+from ca.distribution.foreign_trust import ForeignTrust
+from ca.distribution.hub import Hub
+from ca.issuance import Issuance
+from ca.kubernetes.view import ClusterView, NoCluster
+from ca.metrics import Metrics
+from ca.observation.decisions import Decisions
+from ca.rotation.gates import ActivationGate, Pace, RetirementGate
+from ca.rotation.rotation import Rotation
+from ca.runtime.listeners import Listeners
+from ca.settings.settings import Configuration
+from ca.store.store import Store
+
+if TYPE_CHECKING:  # Its client library takes 20 MiB, and is loaded in clusters only.
+    from ca.runtime.cluster import Cluster
+
+# By then every replica has noticed what another has changed (``ca/distribution/replica_sync.py`` looks once a second),
+# and a sidecar's handshakes are over that began before it installed the bundle.
+SETTLING_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningCA:
+    """The CA's parts by name, for ``ca/runtime`` and the caller of ``run_ca``. No part is given it.
+
+    Attributes:
+        listen: ``host:port`` at which sidecars find it, with the real port.
+        admin_listen: ``host:port`` of the admin API's loopback address; empty: there is none.
+        clock: seconds since the epoch.
+        started: likewise.
+    """
+
+    configuration: Configuration
+    listen: str
+    admin_listen: str
+    clock: Callable[[], float]
+    started: float
+    metrics: Metrics
+    kek: KeyEncryptionKey
+    store: Store
+    authorities: Authorities
+    server_certificate: ServerCertificate
+    issuance: Issuance
+    rotation: Rotation
+    hub: Hub
+    foreign: ForeignTrust
+    decisions: Decisions
+    cluster: ClusterView
+
+
+async def compose(
+    configuration: Configuration,
+    *,
+    listeners: Listeners,
+    kek: KeyEncryptionKey,
+    store: Store,
+    authorities: Authorities,
+    cluster: Cluster | None,
+    metrics: Metrics,
+    clock: Callable[[], float],
+) -> RunningCA:
+    """Make the parts. Nothing runs yet.
+
+    Arguments:
+        clock: seconds since the epoch.
+
+    Raises:
+        InputError: a name can't stand in the server's certificate.
+        UnavailableError: the store fails.
+    """
+    now = clock()
+    view: ClusterView = cluster if cluster is not None else NoCluster()
+    published = cluster.published if cluster is not None else NotPublished()
+    server_certificate = ServerCertificate(
+        authorities,
+        trust_domain=configuration.trust_domain,
+        host=configuration.host,
+        names=configuration.server_names,
+        published=published,
+    )
+    server_certificate.renew(now=now)
+    hub = Hub(directory=Directory(find_vouched=view.find_entry), metrics=metrics)
+    hub.directory.refresh(await store.list_live_sidecars(now=now))
+    return RunningCA(
+        configuration=configuration,
+        listen=listeners.listen,
+        admin_listen=listeners.admin_listen,
+        clock=clock,
+        started=now,
+        metrics=metrics,
+        kek=kek,
+        store=store,
+        authorities=authorities,
+        server_certificate=server_certificate,
+        issuance=Issuance(store, authorities, leaf_lifetime_s=configuration.leaf_lifetime_s),
+        rotation=_make_rotation(configuration, store, authorities, view, published=published, clock=clock),
+        hub=hub,
+        foreign=await ForeignTrust.open(store, on_change=hub.publish_foreign_trust),
+        decisions=Decisions(
+            store,
+            metrics=metrics,
+            max_age_s=configuration.decisions_max_age_s,
+            max_rows=configuration.decisions_max_rows,
+        ),
+        cluster=view,
+    )
+
+
+def _make_rotation(
+    configuration: Configuration,
+    store: Store,
+    authorities: Authorities,
+    cluster: ClusterView,
+    *,
+    published: PublishedRoots,
+    clock: Callable[[], float],
+) -> Rotation:
+    pace = Pace(
+        minimum_s=configuration.rotation_minimum_wait_s,
+        settling_s=SETTLING_S,
+        delivery_s=configuration.trust_delay_s if configuration.kubernetes else 0.0,
+    )
+    activation = ActivationGate(store, published=published, pace=pace)
+    return Rotation(
+        store,
+        authorities,
+        activation=activation,
+        retirement=RetirementGate(store, activation=activation),
+        is_leader=lambda: cluster.is_leader,
+        clock=clock,
+    )

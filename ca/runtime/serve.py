@@ -1,0 +1,127 @@
+"""What the CA serves: sidecars' streams over TLS, and the admin API on its socket. I/O.
+
+Belongs here: which endpoints there are, and where. Doesn't: what they answer (``ca/api``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+from aiohttp import web
+
+from ca.api.admin.application import make_admin_application
+from ca.api.admin.authorities import About, AuthoritiesAdmin
+from ca.api.admin.cluster import ClusterAdmin
+from ca.api.admin.foreign import ForeignAdmin
+from ca.api.admin.namespaces import NamespacesAdmin
+from ca.api.admin.observation import ObservationAdmin
+from ca.api.admin.sidecars import SidecarsAdmin
+from ca.api.health import HealthEndpoint
+from ca.api.stream.certificate_requests import CertificateRequests
+from ca.api.stream.endpoint import StreamEndpoint
+from ca.api.stream.joining import Joining
+from ca.api.stream.messages import SidecarMessages
+from ca.authenticate.sidecar_certificate import CertificateAuthentication
+from ca.distribution.live_connections import Survey
+from ca.listening import serve_tls
+from ca.runtime.admin_socket import bind_admin_socket
+from ca.runtime.compose import RunningCA
+from ca.runtime.listeners import Listeners
+from shared.model.wire.messages import STREAM_PATH
+
+
+async def serve(stack: contextlib.AsyncExitStack, ca: RunningCA, listeners: Listeners) -> None:
+    """Serve until the stack unwinds.
+
+    Raises:
+        ConflictError, UnavailableError: the admin socket can't be made.
+    """
+    health = HealthEndpoint(
+        store=ca.store, authorities=ca.authorities, cluster=ca.cluster, metrics=ca.metrics, clock=ca.clock
+    )
+    survey = Survey(ca.hub)
+    await _serve_sidecars(stack, ca, survey, health, listeners.sidecars)
+    await _serve_admin(stack, ca, survey, health, listeners.admin)
+
+
+async def _serve_sidecars(
+    stack: contextlib.AsyncExitStack, ca: RunningCA, survey: Survey, health: HealthEndpoint, listener: socket.socket
+) -> None:
+    joining = Joining(
+        store=ca.store,
+        authorities=ca.authorities,
+        certificates=CertificateAuthentication(store=ca.store, authorities=ca.authorities),
+        issuance=ca.issuance,
+        rotation=ca.rotation,
+        hub=ca.hub,
+        foreign=ca.foreign,
+        cluster=ca.cluster,
+        metrics=ca.metrics,
+        clock=ca.clock,
+    )
+    messages = SidecarMessages(
+        store=ca.store,
+        authorities=ca.authorities,
+        rotation=ca.rotation,
+        hub=ca.hub,
+        survey=survey,
+        decisions=ca.decisions,
+        metrics=ca.metrics,
+    )
+    requests = CertificateRequests(
+        store=ca.store, issuance=ca.issuance, cluster=ca.cluster, metrics=ca.metrics, clock=ca.clock
+    )
+    stream = StreamEndpoint(
+        joining=joining,
+        messages=messages,
+        requests=requests,
+        hub=ca.hub,
+        cluster=ca.cluster,
+        max_streams=ca.configuration.max_streams,
+        metrics=ca.metrics,
+    )
+    application = web.Application(client_max_size=65_536)
+    application.router.add_get(STREAM_PATH, stream.serve)
+    application.add_routes(health.routes())
+    await serve_tls(stack, application, listener, ca.server_certificate.context)
+
+
+async def _serve_admin(
+    stack: contextlib.AsyncExitStack,
+    ca: RunningCA,
+    survey: Survey,
+    health: HealthEndpoint,
+    admin_listener: socket.socket | None,
+) -> None:
+    listener = stack.enter_context(bind_admin_socket(ca.configuration.admin_socket))
+    store, clock = ca.store, ca.clock
+    about = About(
+        configuration=ca.configuration,
+        listen=ca.listen,
+        started=ca.started,
+        is_kek_generated=ca.kek.generated_at is not None,
+    )
+    application = make_admin_application(
+        AuthoritiesAdmin(
+            about=about,
+            store=store,
+            authorities=ca.authorities,
+            rotation=ca.rotation,
+            server_certificate=ca.server_certificate,
+            clock=clock,
+        ),
+        SidecarsAdmin(store=store, clock=clock, listen=ca.listen),
+        NamespacesAdmin(store=store, clock=clock, are_policies_objects=ca.configuration.kubernetes),
+        ObservationAdmin(store=store, decisions=ca.decisions, hub=ca.hub, survey=survey, clock=clock),
+        ClusterAdmin(store=store, cluster=ca.cluster),
+        ForeignAdmin(store=store, authorities=ca.authorities, foreign=ca.foreign, clock=clock),
+        health,
+        metrics=ca.metrics,
+    )
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.SockSite(runner, listener).start()
+    if admin_listener is not None:
+        await web.SockSite(runner, admin_listener).start()
