@@ -19,6 +19,8 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 # What is said when nothing is wrong, and what is a fault that doesn't mend itself; everything else is a warning.
 _INFO: Final = frozenset({"sidecar_ready", "sidecar_draining", "sidecar_stopped", "ca_stream_resumed", "joined_again"})
 _ERROR: Final = frozenset({"task_failed", "certificate_expired"})
+# Written at every level: it was asked for by itself.
+_ASKED_FOR: Final = frozenset({"tunnel_frame"})
 
 
 class Events:
@@ -34,7 +36,8 @@ class Events:
 
     def emit(self, event: str, **fields: str | int | float | bool | None) -> None:
         """Write one event with its fields."""
-        if LEVELS.index("info" if event in _INFO else "error" if event in _ERROR else "warning") < self._rank:
+        level = "info" if event in _INFO else "error" if event in _ERROR else "warning"
+        if LEVELS.index(level) < self._rank and event not in _ASKED_FOR:
             return
         self._sink.write(_encoder.encode({"time": round(time.time(), 3), "event": event, **fields}) + b"\n")
 

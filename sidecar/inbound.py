@@ -105,6 +105,7 @@ async def terminate(
         verifier=sidecar.trust.verifier,
         now=time.time(),
         timeout_s=sidecar.limits.handshake_s,
+        trace=sidecar.trace,
     )
     return tunnel, port
 

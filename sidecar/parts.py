@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sidecar.mesh.trust import Trust
     from sidecar.routing.route import Router
     from sidecar.tunnel.connector import Connector
+    from sidecar.tunnel.trace import FrameTrace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,7 @@ class Sidecar:
         mtls_destination_ports: dialled ports towards which plain mTLS is spoken, outside the mesh.
         foreign: other trust domains' roots.
         draining: has begun when the sidecar ends.
+        trace: of the frames of tunnels that are served here; None for none.
     """
 
     workload: Workload
@@ -112,6 +114,7 @@ class Sidecar:
     foreign: ForeignRoots = field(default_factory=ForeignRoots)
     foreign_contexts: ForeignContexts = field(default_factory=ForeignContexts)
     draining: Draining = field(default_factory=Draining)
+    trace: FrameTrace | None = None
 
     def application_of(self, address: str, port: int) -> Endpoint | None:
         """Return where the application that answers at ``address:port`` listens; None when it isn't served here."""

@@ -41,6 +41,7 @@ from sidecar.sockets.address import Endpoint
 from sidecar.tunnel.connector import Connector
 from sidecar.tunnel.dial_failures import DialFailures
 from sidecar.tunnel.pool import PoolLimits, TunnelPool
+from sidecar.tunnel.trace import FrameTrace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,7 @@ def compose(prepared: Prepared, opener: Opener, joined: Joined, events: Events, 
         policies=policies,
         directory=directory,
         recorder=Recorder(log_sink, send=uplink.send),
+        trace=FrameTrace(events) if prepared.configuration.traces_frames else None,
     )
     dispatch = Dispatch(
         uplink=uplink,
@@ -146,6 +148,7 @@ def _make_sidecar(
     policies: Policies,
     directory: DirectoryCache,
     recorder: Recorder,
+    trace: FrameTrace | None,
 ) -> Sidecar:
     configuration, limits = prepared.configuration, prepared.limits
     dial_failures = DialFailures(memory_s=limits.dial_failure_memory_s)
@@ -160,7 +163,7 @@ def _make_sidecar(
         trust=joined.trust,
         recorder=recorder,
         connections=LiveConnections(max_connections=limits.max_connections, long_lived_s=limits.long_lived_s),
-        connector=_make_connector(limits, dial_failures, joined.trust, mark=prepared.mark),
+        connector=_make_connector(limits, dial_failures, joined.trust, mark=prepared.mark, trace=trace),
         router=Router(
             directory=directory,
             endpoints=Endpoints(random.randrange),
@@ -177,10 +180,13 @@ def _make_sidecar(
         mtls_ports=frozenset(configuration.mtls_ports),
         mtls_destination_ports=frozenset(configuration.mtls_destination_ports),
         foreign=ForeignRoots(),
+        trace=trace,
     )
 
 
-def _make_connector(limits: Limits, failures: DialFailures, trust: Trust, *, mark: int) -> Connector:
+def _make_connector(
+    limits: Limits, failures: DialFailures, trust: Trust, *, mark: int, trace: FrameTrace | None
+) -> Connector:
     pool = TunnelPool(
         PoolLimits(
             max_idle=limits.max_idle_tunnels,
@@ -189,7 +195,9 @@ def _make_connector(limits: Limits, failures: DialFailures, trust: Trust, *, mar
             age_s=limits.tunnel_age_s,
         )
     )
-    return Connector(pool, failures, trust, mark=mark, dial_s=limits.dial_s, handshake_s=limits.handshake_s)
+    return Connector(
+        pool, failures, trust, mark=mark, dial_s=limits.dial_s, handshake_s=limits.handshake_s, trace=trace
+    )
 
 
 def _own_ports(configuration: Configuration) -> frozenset[int]:

@@ -30,6 +30,7 @@ from sidecar.settings.parsing import (
     read_small_file,
 )
 from sidecar.settings.pod import Pod, read_pod, read_probes
+from sidecar.settings.trace import is_tracing_frames
 from sidecar.sockets.address import Endpoint, format_endpoint
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class Configuration:
         health_port: of the server for the kubelet's probes; None for none.
         probes: what the kubelet asks there in the application's place.
         log_level: the least level of the sidecar's own events.
+        traces_frames: an event is written for each frame of a tunnel.
         mtls_ports: ports at which outsiders are served by plain mTLS only; with explicit listeners, of their `listen`.
         mtls_destination_ports: ports towards which plain mTLS is spoken outside the mesh; with explicit listeners, of
             their `destination`.
@@ -144,6 +146,7 @@ class Configuration:
     health_port: int | None = None
     probes: tuple[ProbeTarget, ...] = ()
     log_level: str = "info"
+    traces_frames: bool = False
     mtls_ports: tuple[int, ...] = ()
     mtls_destination_ports: tuple[int, ...] = ()
 
@@ -398,6 +401,7 @@ def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str]) ->
         configuration = replace(configuration, log_file=options.log_file)
     if options.log_level is not None:
         configuration = replace(configuration, log_level=options.log_level)
+    configuration = replace(configuration, traces_frames=is_tracing_frames(environment))
     if not configuration.instance:
         configuration = replace(configuration, instance=f"{_host_name()}-{secrets.token_hex(3)}")
     return configuration.check()

@@ -22,6 +22,7 @@ from sidecar.tls.role import Role
 from sidecar.tunnel.dial_failures import DialFailures
 from sidecar.tunnel.handshake import establish_tunnel
 from sidecar.tunnel.pool import TunnelKey, TunnelPool
+from sidecar.tunnel.trace import FrameTrace
 from sidecar.tunnel.tunnel import Loss, Tunnel
 
 if TYPE_CHECKING:
@@ -39,10 +40,19 @@ class Connector:
         failures: where a failed dial is remembered; shared with routing.
         mark: SO_MARK for the sidecar's own sockets; 0 for none.
         dial_s, handshake_s: deadlines of a TCP connect and a whole handshake.
+        trace: of the tunnels' frames; None for none.
     """
 
     def __init__(
-        self, pool: TunnelPool, failures: DialFailures, trust: Trust, *, mark: int, dial_s: float, handshake_s: float
+        self,
+        pool: TunnelPool,
+        failures: DialFailures,
+        trust: Trust,
+        *,
+        mark: int,
+        dial_s: float,
+        handshake_s: float,
+        trace: FrameTrace | None = None,
     ) -> None:
         self._pool = pool
         self._failures = failures
@@ -50,6 +60,7 @@ class Connector:
         self._mark = mark
         self._dial_s = dial_s
         self._handshake_s = handshake_s
+        self._trace = trace
         self._contexts = Contexts()
 
     def __len__(self) -> int:
@@ -131,6 +142,7 @@ class Connector:
                 now=now,
                 timeout_s=self._handshake_s,
                 port=port,
+                trace=self._trace,
             )
         except BaseException as error:
             connection.close()

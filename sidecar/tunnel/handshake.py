@@ -18,6 +18,7 @@ from sidecar.tls.client_hello import format_port_name
 from sidecar.tls.contexts import ALPN, VerificationNote
 from sidecar.tls.handshake import HandshakeError, drive_handshake, read_chain
 from sidecar.tls.role import Role
+from sidecar.tunnel.trace import FrameTrace
 from sidecar.tunnel.tunnel import Tunnel
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ async def establish_tunnel(
     now: float,
     timeout_s: float,
     port: int = 0,
+    trace: FrameTrace | None = None,
 ) -> Tunnel:
     """Make the handshake and verify the peer, twice: by OpenSSL against the roots, then against the whole bundle.
 
@@ -42,6 +44,7 @@ async def establish_tunnel(
         connection: connected and non-blocking; stays the caller's to close when this raises.
         now: seconds since the epoch.
         port: the destination port that the initiator names.
+        trace: of the tunnel's frames; None for none.
 
     Raises:
         HandshakeError: ``handshake_failed``, ``deadline_exceeded``, ``peer_untrusted``, ``peer_expired``.
@@ -72,4 +75,4 @@ async def establish_tunnel(
     if not chain:
         raise HandshakeError("the peer showed no certificate", reason=Reason.HANDSHAKE_FAILED)
     peer: VerifiedPeer = verifier.verify_peer(chain, now=now)
-    return Tunnel(loop=loop, connection=connection, tls=tls, role=role, peer=peer, credential=credential)
+    return Tunnel(loop=loop, connection=connection, tls=tls, role=role, peer=peer, credential=credential, trace=trace)

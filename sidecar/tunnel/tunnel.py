@@ -25,6 +25,7 @@ from sidecar.tls.records import Buffer, Records
 from sidecar.tls.role import Role
 from sidecar.tunnel.frame_reader import FrameReader
 from sidecar.tunnel.frames import HEADER, MAX_FRAME_BYTES, FrameType, Opening, encode_frame, encode_opening
+from sidecar.tunnel.trace import FrameTrace
 from sidecar.tunnel.turns import Turns
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class Tunnel:
         role: Role,
         peer: VerifiedPeer,
         credential: Credential,
+        trace: FrameTrace | None = None,
     ) -> None:
         self.loop = loop
         self.connection = connection
@@ -119,7 +121,7 @@ class Tunnel:
         self.id = tls.export_keying_material(b"EXPORTER-touchmark-tunnel-id", 8).hex()
         self.opened_at = loop.time()
         self.user: TunnelUser | None = None
-        self._tls = Records(tls)
+        self._tls = Records(tls) if trace is None else trace.records_of(tls, self.id)
         self._reader = FrameReader()
         self.poller = poller_of(loop)
         self._watch = self.poller.watch(connection)

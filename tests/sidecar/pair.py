@@ -38,6 +38,7 @@ from sidecar.sockets.address import Endpoint
 from sidecar.tunnel.connector import Connector
 from sidecar.tunnel.dial_failures import DialFailures
 from sidecar.tunnel.pool import TunnelPool
+from sidecar.tunnel.trace import FrameTrace
 from tests.sidecar.little_ca import TRUST_DOMAIN, Authority, make_authority, sign_leaf
 
 CLIENT_PROGRAM = Program(digest="a" * 64)
@@ -245,7 +246,12 @@ def approve(*pairs: tuple[Workload, Program], namespace: str = "shop", **changes
 
 
 def _make_side(
-    mint: Mint, workload: Workload, program: Program, states: dict[str, NamespaceState], limits: Limits
+    mint: Mint,
+    workload: Workload,
+    program: Program,
+    states: dict[str, NamespaceState],
+    limits: Limits,
+    trace: FrameTrace | None,
 ) -> Side:
     attestor = FakeAttestor(program=program)
     credentials = FakeCredentials(
@@ -268,7 +274,13 @@ def _make_side(
         recorder=cast("Any", recorder),
         connections=LiveConnections(),
         connector=Connector(
-            TunnelPool(), failures, cast("Any", trust), mark=0, dial_s=limits.dial_s, handshake_s=limits.handshake_s
+            TunnelPool(),
+            failures,
+            cast("Any", trust),
+            mark=0,
+            dial_s=limits.dial_s,
+            handshake_s=limits.handshake_s,
+            trace=trace,
         ),
         router=Router(
             directory=cast("Any", directory),
@@ -280,6 +292,7 @@ def _make_side(
         addresses=frozenset({"127.0.0.1"}),
         tunnel_port=0,
         limits=limits,
+        trace=trace,
     )
     return Side(
         sidecar=sidecar,
@@ -309,15 +322,24 @@ def _listen(address: str) -> socket.socket:
 
 
 @asynccontextmanager
-async def running_pair(application: Application, *, limits: Limits | None = None) -> AsyncIterator[Pair]:
-    """Run both sidecars and an application; at the end every task must end by itself."""
+async def running_pair(
+    application: Application,
+    *,
+    limits: Limits | None = None,
+    traces: tuple[FrameTrace | None, FrameTrace | None] = (None, None),
+) -> AsyncIterator[Pair]:
+    """Run both sidecars and an application; at the end every task must end by itself.
+
+    Arguments:
+        traces: of the client's and the server's tunnel frames.
+    """
     mint = Mint()
     states = {"shop": approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM))}
     bounds = limits or Limits(client_hello_s=10, handshake_s=10, open_s=10, dial_s=10, reset_s=10)
     pair = Pair(
         mint=mint,
-        client=_make_side(mint, CLIENT, CLIENT_PROGRAM, states, bounds),
-        server=_make_side(mint, SERVER, SERVER_PROGRAM, states, bounds),
+        client=_make_side(mint, CLIENT, CLIENT_PROGRAM, states, bounds, traces[0]),
+        server=_make_side(mint, SERVER, SERVER_PROGRAM, states, bounds, traces[1]),
         states=states,
     )
     server = await asyncio.start_server(cast("Any", application), "127.0.0.1", 0)

@@ -40,13 +40,22 @@ def test_a_level_leaves_out_what_is_below_it() -> None:
         reading, writing = os.pipe()
         sink = LineSink(writing)
         events = Events(sink, level)
-        for name in ("sidecar_ready", "ca_stream_lost", "task_failed"):
+        for name in ("sidecar_ready", "ca_stream_lost", "task_failed", "tunnel_frame"):
             events.emit(name)
         sink.close(timeout_s=2)
         os.close(writing)
         with os.fdopen(reading) as file:
             return [json.loads(line)["event"] for line in file]
 
-    assert written("debug") == written("info") == ["sidecar_ready", "ca_stream_lost", "task_failed"]
-    assert written("warning") == ["ca_stream_lost", "task_failed"]
-    assert written("error") == ["task_failed"]
+    assert (
+        written("debug")
+        == written("info")
+        == [
+            "sidecar_ready",
+            "ca_stream_lost",
+            "task_failed",
+            "tunnel_frame",
+        ]
+    )
+    assert written("warning") == ["ca_stream_lost", "task_failed", "tunnel_frame"]
+    assert written("error") == ["task_failed", "tunnel_frame"]  # A trace was asked for by itself.

@@ -24,7 +24,7 @@ async def test_two_sidecars_carry_a_connection_through_a_tunnel_and_record_it_on
                 ) as db,
                 sidecar(
                     ca.make_token("shop/web"), "--outbound", f"127.0.0.1:{listen}=127.0.0.2:{plain}",
-                    "--instance", "web",
+                    "--instance", "web", variables={"TOUCHMARK_TRACE": "frames"},
                 ) as web,
             ):  # fmt: skip
                 await db.wait_ready()
@@ -44,6 +44,20 @@ async def test_two_sidecars_carry_a_connection_through_a_tunnel_and_record_it_on
     assert inbound["source"]["workload"] == "shop/web"
     assert inbound["ending"] == "finished"
     assert (outbound["bytes_sent"], outbound["bytes_received"]) == (5, 10)
+    frames = [event for event in web.events if event["event"] == "tunnel_frame"]
+    assert {event["tunnel"] for event in frames} == {outbound["tunnel"]}
+    assert [event["frame"] for event in frames if event["direction"] == "sent"] == ["OPEN", "DATA", "END"]
+    assert sum(event["length"] for event in frames if event["frame"] == "DATA") == 15
+    assert not [event for event in db.events if event["event"] == "tunnel_frame"]  # It wasn't told to.
+
+
+async def test_a_trace_that_isnt_known_ends_the_sidecar_before_it_joins() -> None:
+    async with sidecar("", variables={"TOUCHMARK_TRACE": "bytes"}) as running:
+        assert await asyncio.wait_for(running.process.wait(), 60) == 2
+        await running.stop()
+    [line, hint] = [event["text"] for event in running.events]
+    assert line == "error: TOUCHMARK_TRACE can't be 'bytes' [bad_input]\n"
+    assert hint == "hint: the only value is 'frames'\n"
 
 
 async def test_a_sidecar_that_cannot_join_yet_says_so_and_ends_at_sigterm() -> None:
