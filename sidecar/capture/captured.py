@@ -16,7 +16,7 @@ class Captured(msgspec.Struct, frozen=True, kw_only=True):
     """One connection of an application, accepted by the sidecar.
 
     Attributes:
-        connection: connected, non-blocking, TCP_NODELAY; whoever receives this value closes it.
+        connection: connected, non-blocking, TCP_NODELAY; the receiver of this value closes it.
         source: the peer's address as the sidecar sees it.
         destination: where the connection was going, before capture.
         app_destination: what the socket of the application that dialled has as its peer: ``destination`` under

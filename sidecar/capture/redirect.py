@@ -55,7 +55,7 @@ def refuse_host_namespace() -> None:
     Whose PID 1 is doesn't matter: in a pod with a shared process namespace it is the pod's own pause container.
 
     Raises:
-        MachineError: it is, or nobody can tell.
+        MachineError: it is, or that can't be determined.
 
     What this does *not* verify: that a namespace which isn't the first one isn't shared with somebody else.
     """

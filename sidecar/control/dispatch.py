@@ -91,7 +91,7 @@ class Dispatch:
                 pass  # Answers reach their waiters in ``feed.py``.
 
     def resume(self, welcome: Welcome) -> None:
-        """Take the welcome of a new stream, and ask again for whatever may have changed meanwhile."""
+        """Take the welcome of a new stream, and ask again for everything that may have changed."""
         self._install_bundle(welcome.bundle)
         self._take_foreign(welcome)
         self._install_namespace(welcome.state)

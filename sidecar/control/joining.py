@@ -52,7 +52,7 @@ class Joining(Protocol):
 
         Raises:
             UnavailableError: they can't be had now.
-            VerificationError: whoever answers isn't the CA.
+            VerificationError: the server isn't the CA.
         """
 
     def introduce(self, csr: bytes, registration: Registration) -> Enrol | EnrolPod:
@@ -111,7 +111,7 @@ class ByPod:
     async def find_roots(
         self, ca: tuple[str, int], installed: tuple[bytes, ...], *, mark: int, timeout_s: float
     ) -> tuple[bytes, ...]:
-        """Return the file's roots of now, whatever was installed: a CA that lost its keys has others."""
+        """Return the file's current roots, whatever was installed: a CA that lost its keys has others."""
         return read_roots(self.trust_file)
 
     def introduce(self, csr: bytes, registration: Registration) -> EnrolPod:

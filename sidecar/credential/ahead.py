@@ -82,7 +82,7 @@ class AheadOfPeers:
                 await self._look_at(endpoint)
                 self._faults.pop(endpoint, None)
             except TouchmarkError as error:
-                # Each fault is told once: it shows again in the decisions of whoever connects.
+                # Each fault is reported once: it shows again in the decision on each peer.
                 if self._faults.get(endpoint) != error.code:
                     self._faults[endpoint] = error.code
                     self._events.emit(

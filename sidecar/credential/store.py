@@ -118,7 +118,7 @@ class CredentialStore:
         """Return the program's credential, asking the CA where needed: once, however many wait.
 
         Raises:
-            CredentialError: nobody approved the program and the mode is explicit; the CA refused or didn't answer.
+            CredentialError: the program isn't approved and the mode is explicit; the CA refused or didn't answer.
         """
         if (credential := self.get(program)) is not None:
             return credential
@@ -288,7 +288,7 @@ class CredentialStore:
         if entry is None:
             return
         if entry.credential.not_after <= time.time() or not entry.was_used or self._kind_now(program) is None:
-            self._forget(program)  # Nobody used it for half its life, or nobody may: the next use asks anew.
+            self._forget(program)  # Unused for half its life, or not permitted any more: the next use asks anew.
             return
         self._spawn_fetch(program, entry.evidence)
 

@@ -20,7 +20,7 @@ class Answers(Generic[_K, _V]):
         self._open: dict[_K, asyncio.Future[_V]] = {}
 
     async def wait(self, key: _K, ask: Callable[[], Awaitable[None]], *, timeout_s: float) -> _V:
-        """Return the answer to ``key``; ``ask`` is awaited when nobody has asked yet.
+        """Return the answer to ``key``; ``ask`` is awaited when it wasn't asked yet.
 
         Raises:
             UnavailableError: ``ask`` failed, no answer in time, or too many questions are open.

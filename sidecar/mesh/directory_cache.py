@@ -31,7 +31,7 @@ class DirectoryCache:
         return self._entries.get(address)
 
     async def look_up(self, address: str) -> DirectoryEntry:
-        """Return who is at the address; ``namespace`` is empty for nobody of the mesh.
+        """Return who is at the address; ``namespace`` is empty for addresses outside the mesh.
 
         Raises:
             UnavailableError: it isn't known here and the CA didn't answer in time.
@@ -53,7 +53,7 @@ class DirectoryCache:
         """Take the CA's answer or its later change."""
         answered = self._answers.give(entry.address, entry)
         if not answered and entry.address not in self._entries:
-            return  # Forgotten here meanwhile.
+            return  # Forgotten here in between.
         self._entries.pop(entry.address, None)
         self._entries[entry.address] = entry
         while len(self._entries) > MAX_ENTRIES:
@@ -71,9 +71,9 @@ class DirectoryCache:
 
 @lru_cache(maxsize=MAX_ENTRIES)
 def listed_workload(entry: DirectoryEntry) -> Workload:
-    """Return whom an entry of the mesh lists; checked once for equal entries.
+    """Return the workload that an entry of the mesh lists; checked once for equal entries.
 
     Raises:
-        IdentityError: the entry lists nobody.
+        IdentityError: the entry lists no workload.
     """
     return Workload(namespace=entry.namespace, service_account=entry.service_account)

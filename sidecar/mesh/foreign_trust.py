@@ -25,7 +25,7 @@ class ForeignRoots:
     """Other trust domains' roots by their names; none at first.
 
     Attributes:
-        generation: grows with every change: whoever remembers what was made of them compares it.
+        generation: grows with every change: what was derived from them is compared with it.
         roots: DER, of all domains.
     """
 
@@ -73,7 +73,7 @@ class ForeignRoots:
             callback()
 
     def verify_again(self, peer: ForeignPeer, *, now: float) -> ForeignPeer:
-        """Return the peer as verified against the roots of now.
+        """Return the peer as verified against the current roots.
 
         Raises:
             VerificationError: it doesn't hold against them, or its domain isn't known any more.

@@ -29,7 +29,7 @@ async def probe_grpc(target: ProbeTarget, address: str, *, mark: int = 0) -> Out
     """Ask for the service's health; the caller sets the deadline.
 
     Raises:
-        DialError: nobody answers.
+        DialError: nothing answers.
     """
     loop = asyncio.get_running_loop()
     connection = await dial(loop, (address, target.port), mark=mark, timeout_s=target.timeout_s)

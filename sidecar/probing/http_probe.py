@@ -52,7 +52,7 @@ async def probe_http(target: ProbeTarget, address: str, *, mark: int = 0) -> Out
         address: where to connect, whatever the path's redirects say.
 
     Raises:
-        DialError: nobody answers.
+        DialError: nothing answers.
     """
     place = _Place(scheme=target.scheme.lower(), host=address, port=target.port, path=target.path)
     named = next((value for name, value in target.headers if name.lower() == "host"), "")

@@ -13,7 +13,7 @@ class Outcome:
 
     Attributes:
         body: for people; cut to ``MAX_BODY_BYTES`` on its way.
-        has_answer: the application said this itself; else nobody answered, and this is our word for it.
+        has_answer: the application said this itself; else there was no answer, and this is our word for it.
     """
 
     status: int

@@ -1,8 +1,8 @@
-"""Withholds an application's first readiness while explicit mode lets nobody reach it: its program isn't approved.
+"""Withholds an application's first readiness while explicit mode refuses every peer: its program isn't approved.
 
 The kubelet's probe asks whether the application answers, and it does; but every peer would be refused. A Deployment
 that took its word would end the old pods, which serve, for new ones, which can't. So a rolling update to a program that
-nobody has approved waits, and goes on by itself once it is.
+isn't approved waits, and continues by itself once it is.
 
 Never taken back: a pod that was ready with this program stays so, also when the namespace becomes explicit or the
 approval is withdrawn: its peers are refused with the reason, and an outage isn't made worse. Not looked at: probes
@@ -68,12 +68,12 @@ class ReadinessGate:
         if self._said.get(path) != said:
             self._said[path] = said
             _record(sidecar, (address, target.port), listener, reason)
-        # Whoever reaches the pod may ask: which program it is stands in the record alone.
+        # Anything that reaches the pod may ask: only the record says which program it is.
         return Outcome(status=503, body=f"readiness is withheld: {reason}\n".encode())
 
 
 def _record(sidecar: Sidecar, destination: Endpoint, listener: Listener, reason: Reason) -> None:
-    """Record it as a connection of nobody's that was refused: peers would be, and decisions are where people look."""
+    """Record a refused connection without a source: peers would be refused, and decisions are where people look."""
     parties = Parties(Direction.INGRESS, source=_NOBODY, destination=destination)
     note_listener(sidecar, parties, listener)
     refused = Refused(reason, f"readiness is withheld: {_describe(sidecar, listener, reason)}")

@@ -113,7 +113,7 @@ class ProbeServer:
             # A status that fits (431 for a header that is too long), if it can still be said.
             await _say(loop, connection, exchange, Outcome(status=error.error_status_hint, body=b"not a request\n"))
         except (h11.LocalProtocolError, TimeoutError, OSError, EOFError):
-            pass  # Whoever asked is gone, too slow, or asked for what has no answer (HEAD).
+            pass  # The client is gone, too slow, or asked for what has no answer (HEAD).
         finally:
             if connection.fileno() >= 0:
                 connection.close()
@@ -139,13 +139,13 @@ class ProbeServer:
     async def _perform_for(
         self, loop: asyncio.AbstractEventLoop, connection: socket.socket, target: ProbeTarget
     ) -> Outcome:
-        """Perform the probe as long as whoever asked is there: a kubelet that gave up asks again."""
+        """Perform the probe as long as the client is there: a kubelet that gave up asks again."""
         probe = asyncio.create_task(self._perform(target), name="perform")
         leaving = asyncio.create_task(loop.sock_recv(connection, 1), name="kubelet")
         try:
             await asyncio.wait({probe, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not probe.done():
-                raise EOFError("whoever asked is gone")
+                raise EOFError("the client is gone")
             return probe.result()
         finally:
             for task in (probe, leaving):
