@@ -82,7 +82,7 @@ def allow(uid: str, *, patch: Sequence[Operation] = (), warnings: Sequence[str] 
 
 
 def refuse(uid: str, error: InjectionRefusedError) -> bytes:
-    """Write the answer that refuses the object; whoever creates it reads code, place, message and hint."""
+    """Write the answer that refuses the object; its creator reads code, place, message and hint."""
     status = {"code": 403, "reason": "Forbidden", "message": error.describe()}
     return _encode({"uid": uid, "allowed": False, "status": status})
 

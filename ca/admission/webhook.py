@@ -33,7 +33,7 @@ INJECT_NAMESPACE_PATH: Final = "/v1/inject/namespace"
 # An object has at most 1.5 MiB (etcd); an update brings the old one along. The API server itself reads 3 MiB.
 MAX_REVIEW_BYTES: Final = 4 * 1024 * 1024
 MAX_CONCURRENT: Final = 16
-# Below the webhook's own timeoutSeconds (8), so that whoever creates the pod reads our reason and not a timeout.
+# Below the webhook's own timeoutSeconds (8), so that the pod's creator reads our reason and not a timeout.
 DEADLINE_S: Final = 6.0
 _MAX_LOGGED_CHARACTERS: Final = 253
 
@@ -120,7 +120,7 @@ class InjectionWebhook:
             self._count("not_asked")
             return allow(review.uid)
         if not review.dry_run:
-            # Before the pod: its sidecar trusts nobody without it, and the kubelet would wait for the volume.
+            # Before the pod: its sidecar trusts no CA without it, and the kubelet would wait for the volume.
             await self._publish_trust(review.namespace)
         self._count("injected" if injection.patch else "unchanged")
         _log.info("pod_injected", operations=len(injection.patch), dry_run=review.dry_run, **_name(review))

@@ -1,6 +1,6 @@
-"""The authorities of now, ready to sign, and the trust bundle that they make. I/O through the store.
+"""The current authorities, ready to sign, and the trust bundle that they make. I/O through the store.
 
-One ``snapshot`` holds both, so that nobody sees the active authority of one moment with the bundle of another.
+One ``snapshot`` holds both, so that the active authority of one moment is never seen with the bundle of another.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Authorities:
         )
 
     def bundle(self) -> TrustBundle:
-        """Return the trust bundle of now."""
+        """Return the current trust bundle."""
         return self.snapshot.bundle
 
     def on_change(self, listener: Callable[[], None]) -> None:

@@ -4,11 +4,11 @@ The listening socket keeps one context for ever; its SNI callback (called for ev
 swaps in the newest, so that a renewal or a changed trust bundle needs no new listener. The key exists in memory only:
 OpenSSL's loader wants a file, and gets a memfd that is closed at once.
 
-While a root is rotated there is a certificate below each root of the bundle. Who says which roots it knows
-(``shared/model/trust/root_hint.py``) gets one that leads there; everybody else the active root's, once it can be known.
+While a root is rotated there is a certificate below each root of the bundle. A client that says which roots it knows
+(``shared/model/trust/root_hint.py``) gets one that leads there, others the active root's, once they can know it.
 
 What this does *not* verify: client certificates beyond their chain to a root. They are optional in the handshake;
-whoever relies on one re-verifies it against the bundle of now (``ca/authenticate``).
+code that relies on one verifies it again, against the current bundle (``ca/authenticate``).
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class ServerCertificate:
 def _make_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.num_tickets = 0  # A resumed session would skip the check against the bundle of now.
+    context.num_tickets = 0  # A resumed session would skip the check against the current bundle.
     context.verify_mode = ssl.CERT_OPTIONAL
     return context
 

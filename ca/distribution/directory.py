@@ -34,7 +34,7 @@ class Directory:
         return len(self._entries)
 
     def get(self, address: str) -> DirectoryEntry:
-        """Return who is at the (normalised) address; an entry without a namespace when nobody is."""
+        """Return who is at the (normalised) address; an entry without a namespace when the address is unknown."""
         return self._find_vouched(address) or self._entries.get(address) or DirectoryEntry(address=address)
 
     def register(self, sidecar: SidecarRecord) -> list[str]:

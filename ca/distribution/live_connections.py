@@ -35,7 +35,7 @@ class Survey:
         self._request = 0
 
     async def ask_connections(self, *, limit: int, timeout_s: float) -> SurveyResult:
-        """Ask all sessions at once; whoever hasn't answered after ``timeout_s`` is named as silent.
+        """Ask all sessions at once; sessions that haven't answered after ``timeout_s`` are named as silent.
 
         Arguments:
             limit: connections in all; each session reports at most as many.

@@ -102,7 +102,7 @@ class ReplicaSync:
                 self._store.announce(namespace)
 
     async def _end_moved(self) -> None:
-        """End streams whose sidecar has opened another one elsewhere: one stream a sidecar, whoever holds it."""
+        """End streams whose sidecar has opened another one elsewhere: one stream per sidecar, with any replica."""
         hub = self._hub
         opened = {session.instance: session for session in hub}
         for instance in await self._store.find_moved(opened):

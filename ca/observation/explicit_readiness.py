@@ -1,4 +1,4 @@
-"""Is ``explicit`` safe for a namespace? What its sidecars marked or refused, decided again by the rules of now.
+"""Is ``explicit`` safe for a namespace? What its sidecars marked or refused, decided again by the current rules.
 
 Belongs here: reading the refusals and grouping what remains by cause. Doesn't: the decision
 (``shared.model.policy.replay``). I/O through the store; replaying runs in a worker thread, because thousands of records

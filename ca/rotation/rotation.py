@@ -96,7 +96,7 @@ class Rotation:
 
         Forcing a rotation that waits activates it. Sidecars that haven't installed the bundle refuse certificates of
         the new authority until they have. A root needn't wait until an issuer's rotation has retired the old issuer:
-        whoever has to replace a root can't wait an hour for it.
+        a root that has to be replaced can't wait an hour for it.
 
         Raises:
             ConflictError: a rotation is under way; the message names what it waits for.
@@ -274,7 +274,7 @@ class Rotation:
     async def _retire_leftovers(self, now: float) -> None:
         """Retire what finished rotations left behind, once nothing needs it: an issuer; or a root with all below it.
 
-        A root keeps its issuers as long as it stays: whoever joins by a token that pins it needs one.
+        A root keeps its issuers as long as it stays: a sidecar that joins by a token that pins it needs one.
         """
         records = [r for r in await self._store.list_authorities() if r.phase is not AuthorityPhase.RETIRED]
         leaving_roots = {r.authority_id for r in records if r.kind is AuthorityKind.ROOT and r.phase in LEAVING}

@@ -43,7 +43,7 @@ from shared.model.wire.messages import DirectoryEntry, Registration
 from shared.runtime.tasks import Tasks
 
 # While the API server is away the last state holds, or an outage of it would become one of the mesh; not for ever,
-# since a pod that was deleted meanwhile would go on getting certificates.
+# since a pod that was deleted in that time would still get certificates.
 MAX_STALE_S: Final = 6 * 3600.0
 VERSION_DEADLINE_S: Final = 3.0
 
@@ -54,7 +54,7 @@ class Cluster:
 
     Attributes:
         client: to the API server, as the CA's own service account.
-        changes: what the indexes have noted and nobody has dealt with yet.
+        changes: what the indexes have noted and hasn't been dealt with yet.
         leading: the policy objects, and whether this replica leads.
         admission: the webhook and what it needs; None without ``--webhook-listen``.
         watches: by name, without those of the policy objects.

@@ -88,7 +88,7 @@ def read_flag(request: web.Request, name: str) -> bool | None:
 
 
 def check_query(request: web.Request, *known: str) -> None:
-    """Refuse parameters that nobody reads: a misspelled filter must not show everything.
+    """Refuse unknown parameters: a misspelled filter must not show everything.
 
     Raises:
         InputError: there is one.

@@ -1,14 +1,14 @@
 """The ConfigMap ``touchmark-trust``: the trust bundle's roots, in every namespace with injected pods. I/O.
 
-Belongs here: when it is made, kept and taken away. Doesn't: the bundle, or who reads it (the sidecar, at every dial).
+Belongs here: when it is made, kept and removed. Doesn't: the bundle, or who reads it (the sidecar, at every dial).
 
 A pod that mounts it doesn't start without it, and its sidecar trusts whom it names. So it is there before the webhook
-answers, has the roots of now (whatever somebody wrote into it), comes back when somebody deletes it, and goes some time
-after the last pod that needs it. With several replicas the one that leads keeps it; the others only make it where there
+answers, has the current roots (whatever was written into it), comes back when it is deleted, and goes some time after
+the last pod that needs it. With several replicas the one that leads keeps it; the others only make it where there
 is none, so that one which hasn't heard of a new bundle yet doesn't put the old one back.
 
-It is owned by the ClusterRole that lets the CA write it. Whoever uninstalls Touchmark deletes that; the cluster's
-garbage collector then takes every ConfigMap away, and a CA that hasn't ended yet can't put one back.
+It is owned by the ClusterRole that lets the CA write it. Uninstalling Touchmark deletes that; the cluster's
+garbage collector then removes every ConfigMap, and a CA that hasn't ended yet can't put one back.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class TrustConfigMaps:
     """Keeps the ConfigMaps in step with the bundle; the sink of their watch.
 
     Arguments:
-        read_roots: the bundle's roots of now, as PEM.
+        read_roots: the bundle's current roots, as PEM.
         list_needing: namespaces with injected pods; None while that isn't known.
         is_leader: whether this replica keeps them.
         clock: seconds, monotonic.

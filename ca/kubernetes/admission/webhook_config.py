@@ -63,7 +63,7 @@ class WebhookConfiguration:
     """Keeps the ``caBundle`` of each of its webhooks; the sink of its watch.
 
     Arguments:
-        read_roots: the bundle's roots of now, as PEM.
+        read_roots: the bundle's current roots, as PEM.
         is_leader: whether this replica keeps it.
         clock: seconds, monotonic.
     """
@@ -88,7 +88,7 @@ class WebhookConfiguration:
 
     @property
     def is_current(self) -> bool:
-        """The API server knows our webhook by the roots of now."""
+        """The API server knows our webhook by the current roots."""
         bundle = self._encode()
         return self._found is not None and all(
             webhook.client_config.ca_bundle == bundle for webhook in self._found.webhooks
@@ -151,7 +151,7 @@ class WebhookConfiguration:
     async def _write(self, found: Configuration) -> None:
         bundle = self._encode()
         operations: list[dict[str, Any]] = [
-            # Lest an entry's place has changed meanwhile.
+            # An entry's place may have changed.
             {"op": "test", "path": "/metadata/resourceVersion", "value": found.metadata.resource_version}
         ]
         for index, webhook in enumerate(found.webhooks):

@@ -81,7 +81,7 @@ class ClusterClient:
 
     @classmethod
     async def open(cls, kubeconfig: Path | None) -> ClusterClient:
-        """Read the configuration: of the kubeconfig, else of the pod's own service account. Asks nobody yet.
+        """Read the configuration: of the kubeconfig, else of the pod's own service account. Sends nothing yet.
 
         Raises:
             InputError: there is none that can be used.

@@ -34,7 +34,7 @@ class Refusals:
 
         Arguments:
             error: with a ``subject`` where it has one (``EnrolmentRefused``).
-            claimed: the instance that the sidecar called itself; nobody vouches for it.
+            claimed: the instance that the sidecar called itself, unverified.
         """
         reason = str(error.reason)
         subject = getattr(error, "subject", None)
