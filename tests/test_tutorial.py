@@ -1,0 +1,81 @@
+"""docs/tutorial.md works as written: its files and commands, one after another, in a network namespace of their own."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = (Path(__file__).parents[1] / "docs/tutorial.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"(?m)^\$ (.*?)(?: +#.*)?$", PAGE)
+_RULE = "=" * 20
+
+# What a reader waits for, too: each loop ends with what it waits for, or with the test.
+_WAITS = """\
+until_there() { until [ -e "$1" ]; do sleep 0.05; done; }
+until_said() { until grep -q "$2" "$1" 2>/dev/null; do sleep 0.05; done; }
+until_seen() { until touchmark decisions "$1" --json | grep -q program_not_approved; do sleep 0.1; done; }
+until_open() { until curl -s "$1" >/dev/null; do sleep 0.05; done; }
+"""
+
+
+def write_script(folder: Path) -> str:
+    """The page's commands as a script that tells of each its exit code and what it printed."""
+    lines = ["exec 2>&1", "ip link set lo up", f"cd {shlex.quote(str(folder))}", _WAITS]
+    for number, command in enumerate(COMMANDS):
+        log = f"log-{number}"
+        match command.split():
+            case ["make", *_]:  # The environment is there already.
+                continue
+            case ["touchmark", "ca", "serve"]:
+                # As root it would use the machine's own directories.
+                lines += [f"{command} --data-dir store --kek-file kek >{log} 2>&1 &", "until_there admin.sock"]
+            case ["touchmark", "sidecar", "run", *_]:
+                lines += [f"{command} >{log} 2>&1 &", f"until_said {log} sidecar_ready"]
+            case ["python3", "-m", "http.server", *_]:
+                lines += [f"{command} >{log} 2>&1 &", "until_open http://127.0.0.1:8081/"]
+            case _:
+                if "--would-deny" in command:
+                    lines.append("until_seen --would-deny")
+                if "--denied" in command:
+                    lines.append("until_seen --denied")
+                asked = " --yes" if "--from-decisions" in command else ""  # Not a terminal.
+                lines += [f"echo '{_RULE}{number}'", f"{command}{asked}", f"echo '{_RULE}'$?"]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.needs_root
+def test_the_tutorial_works_as_written(tmp_path: Path) -> None:
+    for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL):
+        name = match[1] if (match := re.match(r"# (\S+\.yaml):", block)) else "rules.yaml"
+        (tmp_path / name).write_text(block, encoding="utf-8")
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": str(tmp_path),
+        "TOUCHMARK_ADMIN_SOCKET": str(tmp_path / "admin.sock"),
+        "COLUMNS": "200",
+    }
+    isolated = ["unshare", "--net", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child=KILL"]
+    bounded = ["timeout", "--signal=KILL", "120"]
+    done = subprocess.run(
+        [*isolated, *bounded, "bash", "-c", write_script(tmp_path)],
+        env=environment, capture_output=True, text=True, timeout=150, check=False,
+    )  # fmt: skip
+    told = re.findall(rf"(?ms)^{_RULE}(\d+)\n(.*?)^{_RULE}(\d+)$", done.stdout)
+    printed = {COMMANDS[int(number)]: text for number, text, _ in told}
+    refused = {COMMANDS[int(number)] for number, _, code in told if code != "0"}
+    assert refused == {"./intruder http://127.0.0.1:8080/", "touchmark doctor"} & refused, done.stdout
+    assert "./intruder http://127.0.0.1:8080/" in refused, done.stdout
+    assert "program_not_approved" in printed["touchmark decisions --would-deny"]
+    assert "✓ explicit mode would refuse" in printed["touchmark mode shop --check"]
+    assert "Connection reset by peer" in printed["./intruder http://127.0.0.1:8080/"]
+    assert "program_not_approved" in printed["touchmark decisions --denied"]
+    assert "touchmark program approve shop/web sha256:" in printed["touchmark decisions --denied"]
+    # Nothing of the page was passed over: what isn't told of is set-up, or serves in the background.
+    assert len(told) == len(COMMANDS) - sum(
+        " serve" in each or " run " in each or "http.server" in each or each[:5] == "make " for each in COMMANDS
+    )
