@@ -106,7 +106,7 @@ class Issuance:
 
     async def _decide(self, sidecar: Identity, program: Program) -> tuple[IdentityKind, Approval | None]:
         namespace = sidecar.workload.namespace
-        state = await self.store.get_namespace_state(namespace)
+        state = await self.store.namespaces.get_state(namespace)
         policy = self._compiled.get(namespace)
         # With several replicas each reading makes a new value; a namespace's version says whether it says the same.
         if policy is None or policy.state.version != state.version:
@@ -136,12 +136,12 @@ class Issuance:
     ) -> IssuedChain:
         try:
             issued = self._sign(public_key, identity, instance, evidence, approval, now)
-            await self.store.record_certificate(issued.record)
+            await self.store.ledger.record(issued.record)
         except ConflictError:
             # The authority was retired or tainted since it was read. Nothing of it has left; sign with today's.
             await self.authorities.reload()
             issued = self._sign(public_key, identity, instance, evidence, approval, now)
-            await self.store.record_certificate(issued.record)
+            await self.store.ledger.record(issued.record)
         return issued
 
     def _sign(

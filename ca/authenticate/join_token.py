@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Set
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from ca.evidence.csr import check_csr
-from ca.store.enrolment import check_registration, normalise_addresses
-from ca.store.records import JoinGrant
+from ca.store.records import JoinGrant, SidecarRecord
 from ca.store.store import Store
 from shared.model.errors import RefusedError
 from shared.model.trust.join_token import JoinToken
@@ -15,16 +17,17 @@ from shared.model.wire.messages import Registration
 
 async def authenticate_join_token(
     store: Store, token: JoinToken, csr_der: bytes, registration: Registration, *, root_pins: Set[str], now: float
-) -> JoinGrant:
-    """Spend a join token and return what it grants.
+) -> tuple[JoinGrant, SidecarRecord]:
+    """Spend a join token and register its sidecar; return what it grants, and the sidecar.
 
-    What can be checked without spending it is checked first, so that a mistake costs no token.
+    Only success spends it. The same key may ask again, for a while: its answer may have been lost.
 
     Arguments:
         root_pins: of the roots of the trust bundle.
 
     Raises:
         RefusedError: the token is unknown, wrong, expired, spent, for another CA, or doesn't name an address.
+        ConflictError: a live sidecar of another workload holds an address.
         VerificationError: the certificate request doesn't hold.
         InputError: the registration can't be.
     """
@@ -33,11 +36,11 @@ async def authenticate_join_token(
             "this join token is for another CA, or for a root that this one has replaced",
             hint="make one with this CA's `touchmark ca join-token`",
         )
-    check_csr(csr_der)
-    check_registration(registration, normalise_addresses(registration.addresses))
-    known = await store.get_join_token(token.token_id)
-    if known is not None:  # Else spending refuses it, with the one message for unknown and wrong.
-        check_registration(registration, known.addresses)
-    return await store.spend_join_token(
-        token_id=token.token_id, secret=token.secret, instance=registration.instance, now=now
+    key = check_csr(csr_der).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return await store.enrolment.enter_by_token(
+        token_id=token.token_id,
+        secret=token.secret,
+        key_digest=hashlib.sha256(key).digest(),
+        registration=registration,
+        now=now,
     )

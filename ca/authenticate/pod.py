@@ -21,12 +21,12 @@ from ca.evidence.csr import check_csr
 from ca.evidence.pod import Pod, find_fault
 from ca.kubernetes.api.client import ClusterClient, quote_name
 from ca.kubernetes.cluster.pods import PodIndex, PodRecord, trim_pod
-from ca.store.enrolment import normalise_addresses
 from ca.store.records import JoinGrant
 from shared.model.errors import NotFoundError, RefusedError, UnavailableError
 from shared.model.identity.identity import Workload
 from shared.model.kubernetes.contract import SIDECAR_CONTAINER, TOKEN_AUDIENCE
 from shared.model.wire.messages import Registration
+from shared.model.wire.registration import normalise_addresses
 
 REVIEWS_AT_ONCE: Final = 16
 MAX_WAITING: Final = 1024

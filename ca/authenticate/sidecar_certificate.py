@@ -46,10 +46,10 @@ class CertificateAuthentication:
         peer = verifier.verify_peer([leaf, *(each for each in issuers if each.subject == leaf.issuer)], now=now)
         if peer.identity.kind is not IdentityKind.SIDECAR:
             raise RefusedError("a program's certificate doesn't speak for its sidecar")
-        line = await self._store.get_certificate(peer.serial)
+        line = await self._store.ledger.get(peer.serial)
         if line is None or line.identity != peer.identity:
             raise RefusedError("the ledger doesn't hold this certificate", hint="join with a new join token")
-        sidecar = await self._store.get_sidecar(line.instance)
+        sidecar = await self._store.sidecars.get(line.instance)
         if sidecar is None or sidecar.workload != peer.identity.workload:
             raise RefusedError("no such sidecar has joined", hint="join with a new join token")
         if line.issued < sidecar.joined:

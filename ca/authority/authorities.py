@@ -67,11 +67,11 @@ class Authorities:
             KeyEncryptionError: the store's keys were sealed with another key-encryption key.
             UnavailableError: the store fails, or holds no active authority.
         """
-        if not await store.list_authorities():
+        if not await store.authorities.list_all():
             root = make_root(store.trust_domain, kek, now=now)
             issuer = make_issuer(store.trust_domain, root, kek, phase=AuthorityPhase.ACTIVE, now=now)
             # False where another replica was faster: its authorities are read below.
-            await store.found(root.record, issuer.record, now=now)
+            await store.authorities.found(root.record, issuer.record, now=now)
         authorities = cls(store, kek)
         await authorities.reload()
         return authorities
@@ -117,8 +117,8 @@ class Authorities:
         """
         async with self._reading:
             # The sequence first: a change in between makes the bundle newer than its number, and is read again.
-            sequence = await self.store.get_bundle_sequence()
-            records = tuple(await self.store.list_authorities())
+            sequence = await self.store.authorities.get_sequence()
+            records = tuple(await self.store.authorities.list_all())
             last = self._snapshot
             if last is not None and last.records == records and last.bundle.sequence == sequence:
                 return last

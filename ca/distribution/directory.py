@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ca.store.enrolment import normalise_address
 from ca.store.records import SidecarRecord
 from shared.model.wire.messages import DirectoryEntry
+from shared.model.wire.registration import normalise_address
 
 
 class Directory:
@@ -59,7 +59,7 @@ class Directory:
         return changed
 
     def refresh(self, live: Iterable[SidecarRecord]) -> list[str]:
-        """Make the directory what the live sidecars registered; called with ``Store.list_live_sidecars``."""
+        """Make the directory what the live sidecars registered; called with ``store.sidecars.list_live``."""
         sidecars = sorted((each for each in live if not each.pod_uid), key=lambda sidecar: sidecar.last_seen)
         changed: list[str] = []
         # The last registrant wins, as in the store, so that a restarted sidecar's old instance doesn't take back.

@@ -1,6 +1,6 @@
 """Which other trust domains sidecars are told of: read from the store, pushed to every stream after a change.
 
-Belongs here: what is in force now. Doesn't: rows (``ca/store/foreign_table.py``), or who may change them (the admin
+Belongs here: what is in force now. Doesn't: rows (``ca/store/foreign_domains.py``), or who may change them (the admin
 API).
 """
 
@@ -53,7 +53,7 @@ class ForeignTrust:
             InputError: it can't be.
             UnavailableError: the store fails.
         """
-        await self._store.put_foreign_domain(domain, now=now)
+        await self._store.foreign.put(domain, now=now)
         _log.info("foreign_domain_put", trust_domain=domain.trust_domain, roots=len(domain.roots))
         await self.reload()
 
@@ -64,7 +64,7 @@ class ForeignTrust:
             NotFoundError: it isn't known.
             UnavailableError: the store fails.
         """
-        await self._store.delete_foreign_domain(trust_domain)
+        await self._store.foreign.delete(trust_domain)
         _log.info("foreign_domain_removed", trust_domain=trust_domain)
         await self.reload()
 
@@ -81,4 +81,4 @@ class ForeignTrust:
 
 
 async def _read(store: Store) -> tuple[ForeignDomain, ...]:
-    return tuple(record.domain for record in await store.list_foreign_domains())
+    return tuple(record.domain for record in await store.foreign.list_all())

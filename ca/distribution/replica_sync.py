@@ -66,8 +66,8 @@ class ReplicaSync:
         Raises:
             UnavailableError: the store fails.
         """
-        await self._store.beat()
-        self._seen = await self._store.read_marks()
+        await self._store.replicas.beat()
+        self._seen = await self._store.replicas.read_marks()
         self._versions = {name: version for name, (version, _) in (await self._list_versions()).items()}
 
     async def run(self) -> None:
@@ -80,13 +80,13 @@ class ReplicaSync:
         Raises:
             UnavailableError: the store fails.
         """
-        marks, seen = await self._store.read_marks(), self._seen
+        marks, seen = await self._store.replicas.read_marks(), self._seen
         if (marks.authorities, marks.bundle_sequence) != (seen.authorities, seen.bundle_sequence):
             await self._authorities.reload()  # Its listeners push.
         if marks.namespaces != seen.namespaces:
             await self._announce_namespaces()
         if marks.registrations != seen.registrations:
-            live = await self._store.list_live_sidecars(now=self._clock())
+            live = await self._store.sidecars.list_live(now=self._clock())
             self._hub.publish_addresses(self._hub.directory.refresh(live))
             await self._end_moved()
         if marks.foreign != seen.foreign:
@@ -99,24 +99,24 @@ class ReplicaSync:
         for namespace, (version, _) in (await self._list_versions()).items():
             if version != self._versions.get(namespace):
                 self._versions[namespace] = version
-                self._store.announce(namespace)
+                self._store.namespaces.announce(namespace)
 
     async def _end_moved(self) -> None:
         """End streams whose sidecar has opened another one elsewhere: one stream per sidecar, with any replica."""
         hub = self._hub
         opened = {session.instance: session for session in hub}
-        for instance in await self._store.find_moved(opened):
+        for instance in await self._store.replicas.find_moved(opened):
             session = hub.get(instance)
             if session is not None and session is opened[instance]:
                 session.end(MOVED)
 
     async def _beat(self) -> None:
-        closed = await self._store.beat(frozenset(session.instance for session in self._hub))
+        closed = await self._store.replicas.beat(frozenset(session.instance for session in self._hub))
         if closed:
             _log.warning("replica_ended", streams=closed)
 
     async def _list_versions(self) -> dict[str, tuple[int, object]]:
-        return dict(await self._store.list_versions())
+        return dict(await self._store.namespaces.list_versions())
 
     async def _repeat(self, interval_s: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:

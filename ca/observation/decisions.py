@@ -62,7 +62,7 @@ class Decisions:
             self._metrics.decisions_lost.inc(lost)
         if not corrected:
             return
-        self._last_id = max(self._last_id, await self._store.insert_decisions(corrected))
+        self._last_id = max(self._last_id, await self._store.decisions.insert(corrected))
         self._metrics.decisions_stored.inc(len(corrected))
         self.note_arrival()
 
@@ -73,7 +73,7 @@ class Decisions:
 
     async def query(self, wanted: DecisionFilter) -> list[StoredDecision]:
         """Return what matches, newest first."""
-        return await self._store.query_decisions(wanted)
+        return await self._store.decisions.query(wanted)
 
     async def follow(self, wanted: DecisionFilter) -> AsyncIterator[list[StoredDecision]]:
         """Find where the log ends, and return what matches, oldest first, as it arrives: from now on or, with
@@ -86,14 +86,14 @@ class Decisions:
             UnavailableError: the store failed; also while the pages are read.
         """
         after = 0
-        if wanted.since is None and (newest := await self._store.query_decisions(DecisionFilter(limit=1))):
+        if wanted.since is None and (newest := await self._store.decisions.query(DecisionFilter(limit=1))):
             after = newest[0].decision_id
         return self._read_on(wanted, after)
 
     async def _read_on(self, wanted: DecisionFilter, after: int) -> AsyncIterator[list[StoredDecision]]:
         while True:
             arrived = self._arrived
-            page = await self._store.query_decisions(replace(wanted, after_id=after, limit=FOLLOW_PAGE))
+            page = await self._store.decisions.query(replace(wanted, after_id=after, limit=FOLLOW_PAGE))
             if page:
                 after = page[-1].decision_id
                 yield page
@@ -107,7 +107,7 @@ class Decisions:
     async def prune(self, *, now: float) -> int:
         """Delete what is too old or too much, in transactions between which others have their turn."""
         total = 0
-        while pruned := await self._store.prune_decisions(max_age_s=self._max_age_s, max_rows=self._max_rows, now=now):
+        while pruned := await self._store.decisions.prune(max_age_s=self._max_age_s, max_rows=self._max_rows, now=now):
             self._metrics.decisions_pruned.inc(pruned)
             total += pruned
         return total

@@ -44,12 +44,12 @@ async def find_refusals(store: Store, namespace: str, *, since: float) -> Refusa
 
     Deny rules don't count: they hold in every mode, as intended. Nor do failures that no mode would change.
     """
-    records = await store.list_refusals(namespace, since=since, limit=MAX_REPLAYED + 1)
+    records = await store.decisions.list_refusals(namespace, since=since, limit=MAX_REPLAYED + 1)
     is_truncated = len(records) > MAX_REPLAYED
     concerned = [record for record in records[:MAX_REPLAYED] if record.would_deny or record.mode is Mode.EXPLICIT]
     policies = {}
     for name in sorted({namespace}.union(*map(_namespaces, concerned))):
-        state = await store.get_namespace_state(name)
+        state = await store.namespaces.get_state(name)
         policies[name] = compile_as(state, Mode.EXPLICIT if name == namespace else state.mode)
     causes, settled = await asyncio.to_thread(_group, concerned, policies)
     return Refusals(causes=causes, settled=settled, is_truncated=is_truncated)

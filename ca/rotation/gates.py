@@ -62,14 +62,14 @@ class ActivationGate:
 
     async def find_laggards(self, rotation: RotationRecord, now: float) -> list[SidecarRecord]:
         """Return the live sidecars that haven't installed the rotation's bundle."""
-        live = await self._store.list_live_sidecars(now=now)
+        live = await self._store.sidecars.list_live(now=now)
         return [sidecar for sidecar in live if sidecar.installed_sequence < rotation.sequence]
 
     async def list_unpublished(self, rotation: RotationRecord) -> Sequence[str]:
         """Return what outside the CA lacks the new root; nothing once it was seen to be published everywhere."""
         if rotation.kind is not RotationKind.ROOT or rotation.published is not None:
             return ()
-        sides = find_sides(rotation, await self._store.list_authorities())
+        sides = find_sides(rotation, await self._store.authorities.list_all())
         return self._published.list_lacking(sides.root.certificate)
 
     def find_ready_at(self, rotation: RotationRecord) -> float | None:
@@ -105,11 +105,11 @@ class RetirementGate:
 
     async def are_unneeded(self, authorities: Sequence[AuthorityRecord], now: float) -> bool:
         """Tell whether no unexpired certificate and no open join token needs one of these authorities."""
-        alive = await self._store.count_alive(now=now)
+        alive = await self._store.ledger.count_alive(now=now)
         for record in authorities:
             if alive.get(record.authority_id):
                 return False
             is_pinned = record.kind is AuthorityKind.ROOT and record.phase is AuthorityPhase.OLD
-            if is_pinned and await self._store.list_open_tokens(record.public_key_digest, now=now):
+            if is_pinned and await self._store.join_tokens.list_open(record.public_key_digest, now=now):
                 return False
         return True

@@ -24,7 +24,7 @@ from ca.authority.founding import make_issuer, make_root
 from ca.rotation.gates import ActivationGate, RetirementGate
 from ca.rotation.sides import LEAVING, Sides, find_sides
 from ca.rotation.status import RotationStatus, read_status
-from ca.store.authority_table import PhaseChange
+from ca.store.authority_records import PhaseChange
 from ca.store.records import (
     FINISHED_STEPS,
     AuthorityKind,
@@ -103,9 +103,9 @@ class Rotation:
         """
         moment = self._clock() if now is None else now
         async with self._stepping:
-            rotation = await self._store.get_rotation()
+            rotation = await self._store.authorities.get_rotation()
             if rotation is not None and kind is RotationKind.ROOT and _is_overtaken(rotation):
-                rotation = await self._store.change_rotation(
+                rotation = await self._store.authorities.change_rotation(
                     rotation, step=RotationStep.SUPERSEDED, phases=(), now=moment
                 )
             if rotation is None or rotation.step in FINISHED_STEPS:
@@ -137,14 +137,14 @@ class Rotation:
     async def status(self, now: float | None = None) -> RotationStatus | None:
         """Return how far the last rotation has come; None when there was none."""
         moment = self._clock() if now is None else now
-        rotation = await self._store.get_rotation()
+        rotation = await self._store.authorities.get_rotation()
         return None if rotation is None else await self._read_status(rotation, moment)
 
     async def advance(self, now: float | None = None) -> None:
         """Take the steps that may be taken now. Losing a race to a replica is no failure."""
         moment = self._clock() if now is None else now
         async with self._stepping:
-            rotation = await self._store.get_rotation()
+            rotation = await self._store.authorities.get_rotation()
             try:
                 if rotation is None or rotation.step in FINISHED_STEPS:
                     await self._retire_leftovers(moment)
@@ -167,10 +167,10 @@ class Rotation:
         """
         moment = self._clock() if now is None else now
         async with self._stepping:
-            rotation = await self._store.get_rotation()
+            rotation = await self._store.authorities.get_rotation()
             if rotation is None or rotation.step in FINISHED_STEPS:
                 raise ConflictError("no rotation is under way", hint="begin one with `touchmark ca rotate issuer`")
-            sides = find_sides(rotation, await self._store.list_authorities())
+            sides = find_sides(rotation, await self._store.authorities.list_all())
             if rotation.step is RotationStep.PREPARED:
                 phases = _change(_new(rotation, sides), AuthorityPhase.PREPARED, AuthorityPhase.RETIRED)
             else:
@@ -178,7 +178,9 @@ class Rotation:
                     *_change(_new(rotation, sides), AuthorityPhase.ACTIVE, AuthorityPhase.OLD),
                     *_change(_previous(rotation, sides), AuthorityPhase.OLD, AuthorityPhase.ACTIVE),
                 ]
-            await self._store.change_rotation(rotation, step=RotationStep.REVERTED, phases=phases, now=moment)
+            await self._store.authorities.change_rotation(
+                rotation, step=RotationStep.REVERTED, phases=phases, now=moment
+            )
             _log.info("rotation_reverted", rotation=rotation.rotation_id, from_step=rotation.step)
             await self._authorities.reload()
         status = await self.status(moment)
@@ -196,7 +198,7 @@ class Rotation:
         """
         moment = self._clock() if now is None else now
         async with self._stepping:
-            records = await self._store.list_authorities()
+            records = await self._store.authorities.list_all()
             record = next((r for r in records if r.authority_id == authority_id), None)
             if record is None:
                 raise NotFoundError(f"no authority {authority_id}")
@@ -210,7 +212,7 @@ class Rotation:
             old = [*(r for r in below if r.phase is AuthorityPhase.OLD), record]
             # A connection may outlive its certificate: those of issuers that retired long ago are closed, too.
             retired = [r.authority_id for r in below if r.phase is AuthorityPhase.RETIRED]
-            await self._store.change_phases(
+            await self._store.authorities.change_phases(
                 _change(old, AuthorityPhase.OLD, AuthorityPhase.TAINTED),
                 now=moment,
                 event="tainted",
@@ -225,7 +227,7 @@ class Rotation:
         if kind is RotationKind.ROOT:
             root = make_root(domain, kek, phase=AuthorityPhase.PREPARED, now=now)
         issuer = make_issuer(domain, root, kek, phase=AuthorityPhase.PREPARED, now=now)
-        rotation = await self._store.begin_rotation(
+        rotation = await self._store.authorities.begin_rotation(
             issuer.record,
             root=root.record if kind is RotationKind.ROOT else None,
             previous_id=snapshot.active.authority_id,
@@ -241,12 +243,12 @@ class Rotation:
             return rotation
         if await self._activation.list_unpublished(rotation):
             return rotation
-        await self._store.mark_published(rotation, now=now)
+        await self._store.authorities.mark_published(rotation, now=now)
         _log.info("rotation_published", rotation=rotation.rotation_id)
         return replace(rotation, published=now)
 
     async def _activate(self, rotation: RotationRecord, now: float, *, forced: bool = False) -> None:
-        sides = find_sides(rotation, await self._store.list_authorities())
+        sides = find_sides(rotation, await self._store.authorities.list_all())
         awaited = [sidecar.instance for sidecar in await self._activation.find_laggards(rotation, now)]
         awaited += await self._activation.list_unpublished(rotation)
         phases = [
@@ -254,21 +256,21 @@ class Rotation:
             *_change(_new(rotation, sides), AuthorityPhase.PREPARED, AuthorityPhase.ACTIVE),
         ]
         detail = f"without {', '.join(awaited)}" if awaited else ""
-        await self._store.change_rotation(
+        await self._store.authorities.change_rotation(
             rotation, step=RotationStep.ACTIVE, phases=phases, now=now, forced=forced, detail=detail
         )
         _log.info("rotation_activated", rotation=rotation.rotation_id, forced=forced, without=awaited)
         await self._authorities.reload()
 
     async def _retire_previous(self, rotation: RotationRecord, now: float) -> None:
-        sides = find_sides(rotation, await self._store.list_authorities())
+        sides = find_sides(rotation, await self._store.authorities.list_all())
         going = list(sides.replaced)
         if rotation.kind is RotationKind.ROOT:
             going.append(sides.previous_root)
         if not await self._retirement.may_retire(rotation, sides, going, now):
             return
         phases = [PhaseChange(authority_id=r.authority_id, before=r.phase, after=AuthorityPhase.RETIRED) for r in going]
-        await self._store.change_rotation(rotation, step=RotationStep.RETIRED, phases=phases, now=now)
+        await self._store.authorities.change_rotation(rotation, step=RotationStep.RETIRED, phases=phases, now=now)
         _log.info("rotation_finished", rotation=rotation.rotation_id)
 
     async def _retire_leftovers(self, now: float) -> None:
@@ -276,7 +278,7 @@ class Rotation:
 
         A root keeps its issuers as long as it stays: a sidecar that joins by a token that pins it needs one.
         """
-        records = [r for r in await self._store.list_authorities() if r.phase is not AuthorityPhase.RETIRED]
+        records = [r for r in await self._store.authorities.list_all() if r.phase is not AuthorityPhase.RETIRED]
         leaving_roots = {r.authority_id for r in records if r.kind is AuthorityKind.ROOT and r.phase in LEAVING}
         groups: list[list[AuthorityRecord]] = [
             [r] for r in records if r.root_id not in leaving_roots and r.phase in LEAVING
@@ -290,7 +292,7 @@ class Rotation:
                     PhaseChange(authority_id=r.authority_id, before=r.phase, after=AuthorityPhase.RETIRED)
                     for r in group
                 ]
-                await self._store.change_phases(phases, now=now, event="retired")
+                await self._store.authorities.change_phases(phases, now=now, event="retired")
 
     async def _renew_in_time(self, now: float) -> None:
         snapshot = self._authorities.snapshot

@@ -52,15 +52,15 @@ async def read_status(
     store: Store, rotation: RotationRecord, *, activation: ActivationGate, now: float
 ) -> RotationStatus:
     """Read how far a rotation has come."""
-    sides = find_sides(rotation, await store.list_authorities())
-    alive = await store.count_alive(now=now)
+    sides = find_sides(rotation, await store.authorities.list_all())
+    alive = await store.ledger.count_alive(now=now)
     is_prepared = rotation.step is RotationStep.PREPARED
     is_under_way = is_prepared or rotation.step is RotationStep.ACTIVE
     is_root = rotation.kind is RotationKind.ROOT
     laggards = await activation.find_laggards(rotation, now) if is_prepared else []
     tokens = []
     if is_root and is_under_way:
-        tokens = await store.list_open_tokens(sides.previous_root.public_key_digest, now=now)
+        tokens = await store.join_tokens.list_open(sides.previous_root.public_key_digest, now=now)
     return RotationStatus(
         rotation_id=rotation.rotation_id,
         kind=rotation.kind,

@@ -226,7 +226,7 @@ async def open_cluster(
         services = ServiceIndex(on_addresses=changes.note_addresses)
         vouching = Vouching(store, namespaces, is_stale=has_new_labels)
         await vouching.load()
-        store.on_namespace_change(vouching.note_policy)
+        store.namespaces.on_change(vouching.note_policy)
         leading = Leading(client, store=store, metrics=metrics, clock=clock)
         names, images = list_ca_names(configuration), configuration.sidecar_images
         watches = make_directory_watches(

@@ -89,7 +89,7 @@ class ClusterUpkeep:
 
     async def _delete(self, uids: list[str]) -> None:
         try:
-            if await self._store.delete_pod_sidecars(uids):
+            if await self._store.sidecars.delete_of_pods(uids):
                 self._rotation.poke()  # It may have waited for one of them alone.
         except TouchmarkError as error:  # The next reconciliation finds them again.
             _log.warning("pods_not_forgotten", pods=len(uids), code=error.code, message=error.message)
@@ -100,7 +100,7 @@ class ClusterUpkeep:
         while True:
             try:
                 # Those that joined a moment ago may be ahead of the watch of this replica.
-                joined = await self._store.list_pod_sidecars(joined_before=self._clock() - RECONCILE_S)
+                joined = await self._store.sidecars.list_of_pods(joined_before=self._clock() - RECONCILE_S)
                 gone = [uid for uid in joined.values() if self._pods.get(uid) is None]
                 is_fresh = self._watch.age_s() < RECONCILE_S * 3
                 for begin in range(0, len(gone) if is_fresh else 0, MAX_FORGOTTEN_AT_ONCE):

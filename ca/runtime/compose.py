@@ -96,7 +96,7 @@ async def compose(
     )
     server_certificate.renew(now=now)
     hub = Hub(directory=Directory(find_vouched=view.find_entry), metrics=metrics)
-    hub.directory.refresh(await store.list_live_sidecars(now=now))
+    hub.directory.refresh(await store.sidecars.list_live(now=now))
     return RunningCA(
         configuration=configuration,
         listen=listeners.listen,

@@ -90,7 +90,7 @@ async def _open_store(stack: contextlib.AsyncExitStack, configuration: Configura
     stack.push_async_callback(store.close)
     if configuration.database:
         stack.push_async_callback(_leave, store)
-    await store.disconnect_all()
+    await store.sidecars.disconnect_all()
     return store
 
 
@@ -153,7 +153,7 @@ def _name_replica() -> str:
 
 async def _leave(store: Store) -> None:
     try:
-        await store.leave()
+        await store.replicas.leave()
     except TouchmarkError as error:  # The others notice its silence.
         _log.warning("replica_not_left", message=error.message)
 

@@ -54,7 +54,7 @@ class Publishing:
 
     def start(self, tasks: Tasks) -> None:
         """Listen to the store and to the authorities; ends with the tasks."""
-        self._store.on_namespace_change(self.note_namespace)
+        self._store.namespaces.on_change(self.note_namespace)
         self._authorities.on_change(self.note_authorities)
         tasks.spawn(self._publish_namespaces(), name="publish-namespaces")
 
@@ -85,7 +85,7 @@ class Publishing:
             while self._changed_namespaces:
                 namespace = self._changed_namespaces.pop()
                 try:
-                    self._hub.publish_namespace(await self._store.get_namespace_state(namespace))
+                    self._hub.publish_namespace(await self._store.namespaces.get_state(namespace))
                 except UnavailableError as error:
                     _log.warning("namespace_not_published", namespace=namespace, message=error.message)
                     self._changed_namespaces.add(namespace)
@@ -145,7 +145,7 @@ class Upkeep:
         self._metrics.root_not_after.set(self._authorities.snapshot.root.record.not_after)
 
     async def _refresh_directory(self) -> None:
-        live = await self._store.list_live_sidecars(now=self._clock())
+        live = await self._store.sidecars.list_live(now=self._clock())
         self._hub.publish_addresses(self._hub.directory.refresh(live))
 
     async def _prune(self) -> None:
@@ -154,6 +154,6 @@ class Upkeep:
         now = self._clock()
         await self._decisions.prune(now=now)
         long_ago = now - LEDGER_KEPT_S
-        await self._store.prune_certificates(expired_before=long_ago)
-        await self._store.prune_join_tokens(expired_before=long_ago)
-        await self._store.delete_sidecars(silent_since=long_ago, now=now)
+        await self._store.ledger.prune(expired_before=long_ago)
+        await self._store.join_tokens.prune(expired_before=long_ago)
+        await self._store.sidecars.delete_silent(silent_since=long_ago, now=now)

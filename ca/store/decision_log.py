@@ -8,8 +8,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import ColumnElement, delete, func, insert, or_, select
 
-from ca.store.database import DECISIONS
-from ca.store.ledger import LedgerTable
+from ca.store.database import DECISIONS, Database
 from ca.store.records import DecisionFilter, StoredDecision
 from ca.store.tables import decisions
 from shared.model.policy.decision import Answer, DecisionRecord
@@ -20,29 +19,32 @@ _encoder: Final = msgspec.json.Encoder()
 _PRUNED_AT_ONCE: Final = 10_000
 
 
-class DecisionTable(LedgerTable):
+class DecisionLog:
     """What the sidecars reported."""
 
-    async def insert_decisions(self, records: Sequence[DecisionRecord]) -> int:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def insert(self, records: Sequence[DecisionRecord]) -> int:
         """Store a batch in one transaction; return the highest ID in the log."""
-        async with self.database.writing() as connection:
+        async with self._database.writing() as connection:
             if records:
                 # IDs become visible in their order: who follows the log by ID would miss one that commits late.
-                await self.database.take_turn(connection, DECISIONS)
+                await self._database.take_turn(connection, DECISIONS)
                 await connection.execute(insert(decisions), [_values(record) for record in records])
             return int(await connection.scalar(select(func.max(decisions.c.decision_id))) or 0)
 
-    async def get_last_decision_id(self) -> int:
+    async def get_last_id(self) -> int:
         """Return the highest ID in the log; 0 when it is empty."""
-        async with self.database.reading() as connection:
+        async with self._database.reading() as connection:
             return int(await connection.scalar(select(func.max(decisions.c.decision_id))) or 0)
 
-    async def query_decisions(self, wanted: DecisionFilter) -> list[StoredDecision]:
+    async def query(self, wanted: DecisionFilter) -> list[StoredDecision]:
         """Return the decisions that the filter names: newest first, or oldest first after ``after_id``."""
         query = select(decisions.c.decision_id, decisions.c.record).where(*_conditions(wanted))
         following = wanted.after_id is not None
         query = query.order_by(decisions.c.decision_id if following else decisions.c.decision_id.desc())
-        async with self.database.reading() as connection:
+        async with self._database.reading() as connection:
             rows = (await connection.execute(query.limit(max(0, min(wanted.limit, MAX_LISTED))))).all()
         return [StoredDecision(decision_id=row.decision_id, record=_decoder.decode(row.record)) for row in rows]
 
@@ -58,7 +60,7 @@ class DecisionTable(LedgerTable):
             .order_by(decisions.c.decision_id.desc())
             .limit(limit)
         )
-        async with self.database.reading() as connection:
+        async with self._database.reading() as connection:
             return [_decoder.decode(record) for record in await connection.scalars(query)]
 
     async def list_reporting_sidecars(self, namespace: str, *, since: float) -> frozenset[str]:
@@ -66,15 +68,15 @@ class DecisionTable(LedgerTable):
         query = (
             select(decisions.c.sidecar).distinct().where(decisions.c.namespace == namespace, decisions.c.time >= since)
         )
-        async with self.database.reading() as connection:
+        async with self._database.reading() as connection:
             return frozenset(await connection.scalars(query))
 
-    async def prune_decisions(self, *, max_age_s: float, max_rows: int, now: float) -> int:
+    async def prune(self, *, max_age_s: float, max_rows: int, now: float) -> int:
         """Forget decisions that are too old or too many, oldest first; return how many.
 
         One call forgets a bounded number, so that no writer waits long: call again while it returns more than 0.
         """
-        async with self.database.writing() as connection:
+        async with self._database.writing() as connection:
             last = int(await connection.scalar(select(func.max(decisions.c.decision_id))) or 0)
             # IDs are given in order and never twice: the newest max_rows rows are above this one.
             old = (

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from sqlalchemy import Row, delete, func, insert, select
 
-from ca.store.authority_table import AuthorityTable
+from ca.store.database import Database
+from ca.store.group_commit import GroupCommit
 from ca.store.records import CertificateRecord
 from ca.store.tables import authorities, certificates
 from shared.model.errors import ConflictError, TouchmarkError
@@ -18,17 +19,34 @@ MAX_LISTED: Final = 10_000
 _SIGNING_PHASES: Final = (AuthorityPhase.ACTIVE.value, AuthorityPhase.OLD.value)
 
 
-class LedgerTable(AuthorityTable):
+class Ledger:
     """What was issued, and what of it is alive."""
 
-    async def record_certificates(self, records: Sequence[CertificateRecord]) -> Sequence[TouchmarkError | None]:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lines = GroupCommit(self.write)
+
+    async def close(self) -> None:
+        """Write what waits; take nothing more."""
+        await self._lines.close()
+
+    async def record(self, record: CertificateRecord) -> None:
+        """Return once the certificate's line is durable. Many at once share a commit.
+
+        Raises:
+            ConflictError: its authority doesn't sign any more: the certificate must not leave.
+            UnavailableError: it isn't stored.
+        """
+        await self._lines.add(record)
+
+    async def write(self, records: Sequence[CertificateRecord]) -> Sequence[TouchmarkError | None]:
         """Write lines in one transaction; return for each None or why it isn't there.
 
         A line whose authority neither is active nor was until lately is refused with ``ConflictError``: its
         certificate must not leave. Retiring an authority counts what is alive in *its* transaction, so that no
         certificate slips in between.
         """
-        async with self.database.writing() as connection:
+        async with self._database.writing() as connection:
             named = {record.authority_id for record in records}
             signing = frozenset(
                 await connection.scalars(
@@ -45,15 +63,15 @@ class LedgerTable(AuthorityTable):
             for record in records
         ]
 
-    async def get_certificate(self, serial: int) -> CertificateRecord | None:
+    async def get(self, serial: int) -> CertificateRecord | None:
         """Return the line of one serial number."""
-        async with self.database.reading() as connection:
+        async with self._database.reading() as connection:
             row = (
                 await connection.execute(select(certificates).where(certificates.c.serial == _serial(serial)))
             ).first()
             return None if row is None else _record(row)
 
-    async def list_certificates(
+    async def list_lines(
         self, *, alive_at: float | None = None, workload: Workload | None = None, limit: int = 1000
     ) -> list[CertificateRecord]:
         """Return lines, newest first; with ``alive_at`` only those unexpired then. At most ``MAX_LISTED``."""
@@ -65,7 +83,7 @@ class LedgerTable(AuthorityTable):
                 certificates.c.namespace == workload.namespace,
                 certificates.c.service_account == workload.service_account,
             )
-        async with self.database.reading() as connection:
+        async with self._database.reading() as connection:
             return [_record(row) for row in await connection.execute(query)]
 
     async def count_alive(self, *, now: float) -> dict[str, int]:
@@ -75,12 +93,12 @@ class LedgerTable(AuthorityTable):
             .where(certificates.c.not_after > now)
             .group_by(certificates.c.authority_id)
         )
-        async with self.database.reading() as connection:
+        async with self._database.reading() as connection:
             return {row[0]: row[1] for row in await connection.execute(query)}
 
-    async def prune_certificates(self, *, expired_before: float) -> int:
+    async def prune(self, *, expired_before: float) -> int:
         """Forget certificates that expired before then; return how many."""
-        async with self.database.writing() as connection:
+        async with self._database.writing() as connection:
             return (
                 await connection.execute(delete(certificates).where(certificates.c.not_after < expired_before))
             ).rowcount

@@ -13,9 +13,10 @@ import msgspec
 from sqlalchemy import Row, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ca.store.counters import raise_counter
 from ca.store.database import Database
 from ca.store.records import ProgramRecord
-from ca.store.tables import NAMESPACE_CHANGES, counters, namespaces, programs, sidecars, workload_labels
+from ca.store.tables import NAMESPACE_CHANGES, namespaces, programs, sidecars, workload_labels
 from shared.model.errors import ConflictError, InputError, NotFoundError
 from shared.model.identity.foreign import pattern_domain
 from shared.model.identity.identity import Workload, check_namespace
@@ -29,45 +30,48 @@ _programs: Final = msgspec.json.Decoder(tuple[Program, ...])
 _labels: Final = msgspec.json.Decoder(dict[str, str])
 
 
-class NamespaceTable:
-    """States of namespaces, kept in memory where this process is the only writer (SQLite)."""
+class Namespaces:
+    """States of namespaces, kept in memory where this process is the only writer (SQLite).
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.replica = ""  # This process's name among replicas.
-        self.trust_domain = ""  # Our own.
+    Arguments:
+        trust_domain: our own.
+    """
+
+    def __init__(self, database: Database, *, trust_domain: str) -> None:
+        self._database = database
+        self._trust_domain = trust_domain
         self._states: dict[str, NamespaceState] = {}
         self._changes = 0
         self._listeners: list[Callable[[str], None]] = []
 
-    def on_namespace_change(self, listener: Callable[[str], None]) -> None:
+    def on_change(self, listener: Callable[[str], None]) -> None:
         """Call the listener with a namespace's name after each change that this process has committed."""
         self._listeners.append(listener)
 
-    async def get_namespace_state(self, namespace: str) -> NamespaceState:
+    async def get_state(self, namespace: str) -> NamespaceState:
         """Return the namespace's state now; version 0 when nothing was ever said about it."""
         check_namespace(namespace)
         state = self._states.get(namespace)
         if state is not None:
             return state
         changes = self._changes
-        async with self.database.reading() as connection:
+        async with self._database.reading() as connection:
             state = await _read_state(connection, namespace)
         # A change that committed meanwhile must not be hidden by what was read before it.
-        if self.database.is_sqlite and changes == self._changes and len(self._states) < MAX_NAMESPACES:
+        if self._database.is_sqlite and changes == self._changes and len(self._states) < MAX_NAMESPACES:
             self._states[namespace] = state
         return state
 
-    async def list_namespaces(self) -> list[NamespaceState]:
+    async def list_states(self) -> list[NamespaceState]:
         """Return the state of every namespace that has objects or sidecars, by name."""
-        async with self.database.reading() as connection:
+        async with self._database.reading() as connection:
             names = list(await connection.scalars(select(namespaces.c.namespace).order_by(namespaces.c.namespace)))
             return [await _read_state(connection, name) for name in names]
 
     async def list_versions(self) -> dict[str, tuple[int, Mode]]:
         """Return each listed namespace's version and mode, without the rest."""
         query = select(namespaces.c.namespace, namespaces.c.version, namespaces.c.mode)
-        async with self.database.reading() as connection:
+        async with self._database.reading() as connection:
             return {row.namespace: (row.version, Mode(row.mode)) for row in await connection.execute(query)}
 
     async def set_mode(self, namespace: str, mode: Mode, *, expected_version: int | None = None) -> NamespaceState:
@@ -95,7 +99,7 @@ class NamespaceTable:
         """
         for rule in rules:
             for peer in rule.peers:
-                if peer.spiffe_id and pattern_domain(peer.spiffe_id) == self.trust_domain:
+                if peer.spiffe_id and pattern_domain(peer.spiffe_id) == self._trust_domain:
                     raise InputError(
                         f"rule {rule.name}: {peer.spiffe_id} is of this mesh's own trust domain",
                         hint="name its namespace, serviceAccount and program instead of a spiffeID",
@@ -147,7 +151,7 @@ class NamespaceTable:
         }
 
         async def change(connection: AsyncConnection) -> None:
-            await connection.execute(self.database.upsert(programs, values))
+            await connection.execute(self._database.upsert(programs, values))
 
         return await self._change(workload.namespace, change)
 
@@ -169,7 +173,7 @@ class NamespaceTable:
 
     async def get_program(self, namespace: str, name: str) -> ProgramRecord | None:
         """Return one ``Program`` object."""
-        async with self.database.reading() as connection:
+        async with self._database.reading() as connection:
             row = (
                 await connection.execute(
                     select(programs).where(programs.c.namespace == namespace, programs.c.name == name)
@@ -182,13 +186,13 @@ class NamespaceTable:
         query = select(programs).order_by(programs.c.namespace, programs.c.name)
         if namespace:
             query = query.where(programs.c.namespace == namespace)
-        async with self.database.reading() as connection:
+        async with self._database.reading() as connection:
             return [_program(row) for row in await connection.execute(query)]
 
     async def list_group_labels(self) -> frozenset[str]:
         """Return the labels by which namespaces make their mesh groups."""
         query = select(namespaces.c.group_label).where(namespaces.c.group_label != "").distinct()
-        async with self.database.reading() as connection:
+        async with self._database.reading() as connection:
             return frozenset(await connection.scalars(query))
 
     async def list_pod_workloads(self) -> dict[Workload, dict[str, str]]:
@@ -203,7 +207,7 @@ class NamespaceTable:
             .where(sidecars.c.pod_uid != "")
             .distinct()
         )
-        async with self.database.reading() as connection:
+        async with self._database.reading() as connection:
             return {
                 Workload(namespace=row.namespace, service_account=row.service_account): _labels.decode(
                     row.labels or "{}"
@@ -211,7 +215,7 @@ class NamespaceTable:
                 for row in await connection.execute(query)
             }
 
-    async def set_workload_labels(self, workload: Workload, labels: dict[str, str]) -> NamespaceState:
+    async def set_labels(self, workload: Workload, labels: dict[str, str]) -> NamespaceState:
         """Vouch for these labels of a workload, and for no others."""
 
         async def change(connection: AsyncConnection) -> None:
@@ -227,18 +231,18 @@ class NamespaceTable:
         expected_version: int | None = None,
     ) -> NamespaceState:
         check_namespace(namespace)
-        async with self.database.writing() as connection:
+        async with self._database.writing() as connection:
             await self._raise_version(connection, namespace, expected_version)
             await change(connection)
             state = await _read_state(connection, namespace)
-            await self._count(connection, NAMESPACE_CHANGES)
-        self._announce(namespace)
+            await raise_counter(self._database, connection, NAMESPACE_CHANGES)
+        self.announce(namespace)
         return state
 
     async def _raise_version(
         self, connection: AsyncConnection, namespace: str, expected_version: int | None = None
     ) -> None:
-        await self._note_namespace(connection, namespace)
+        await self.list_from_now_on(connection, namespace)
         query = update(namespaces).where(namespaces.c.namespace == namespace)
         if expected_version is not None:
             query = query.where(namespaces.c.version == expected_version)
@@ -247,12 +251,7 @@ class NamespaceTable:
                 f"namespace {namespace} is no longer at version {expected_version}", hint="look again, then repeat"
             )
 
-    async def _count(self, connection: AsyncConnection, counter: str) -> None:
-        """Raise one of the counters that replicas look at. Last in a transaction: its row is locked until the end."""
-        await connection.execute(self.database.upsert(counters, {"name": counter, "value": 0}, update=()))
-        await connection.execute(update(counters).where(counters.c.name == counter).values(value=counters.c.value + 1))
-
-    async def _note_namespace(self, connection: AsyncConnection, namespace: str) -> None:
+    async def list_from_now_on(self, connection: AsyncConnection, namespace: str) -> None:
         """List the namespace from now on; at version 0 when nothing was said about it yet."""
         values = {
             "namespace": namespace,
@@ -262,7 +261,7 @@ class NamespaceTable:
             "group_label": "",
             "rules": "[]",
         }
-        await connection.execute(self.database.upsert(namespaces, values, update=()))
+        await connection.execute(self._database.upsert(namespaces, values, update=()))
 
     async def _write_namespace(self, connection: AsyncConnection, namespace: str, **values: Any) -> None:
         await connection.execute(update(namespaces).where(namespaces.c.namespace == namespace).values(**values))
@@ -273,9 +272,9 @@ class NamespaceTable:
             "service_account": workload.service_account,
             "labels": msgspec.json.encode(labels).decode(),
         }
-        await connection.execute(self.database.upsert(workload_labels, values))
+        await connection.execute(self._database.upsert(workload_labels, values))
 
-    async def _vouch_for_labels(self, connection: AsyncConnection, workload: Workload, labels: dict[str, str]) -> bool:
+    async def vouch_for_labels(self, connection: AsyncConnection, workload: Workload, labels: dict[str, str]) -> bool:
         """Vouch for the labels within a greater transaction; return whether that changed anything."""
         known = await connection.scalar(
             select(workload_labels.c.labels).where(
@@ -287,14 +286,11 @@ class NamespaceTable:
             return False
         await self._raise_version(connection, workload.namespace)
         await self._write_labels(connection, workload, labels)
-        await self._count(connection, NAMESPACE_CHANGES)
+        await raise_counter(self._database, connection, NAMESPACE_CHANGES)
         return True
 
     def announce(self, namespace: str) -> None:
-        """Tell the listeners of a change that another replica has made."""
-        self._announce(namespace)
-
-    def _announce(self, namespace: str) -> None:
+        """Tell the listeners of a change that was committed by a greater transaction, or by another replica."""
         self._changes += 1
         self._states.pop(namespace, None)
         for listener in self._listeners:

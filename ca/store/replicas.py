@@ -11,7 +11,7 @@ from typing import Final
 
 from sqlalchemy import delete, func, select, update
 
-from ca.store.foreign_table import ForeignTable
+from ca.store.database import Database
 from ca.store.tables import (
     BUNDLE_SEQUENCE,
     FOREIGN_CHANGES,
@@ -45,12 +45,20 @@ class Marks:
     foreign: int
 
 
-class ReplicaTable(ForeignTable):
-    """Which replicas there are, and what they have changed."""
+class Replicas:
+    """Which replicas there are, and what they have changed.
+
+    Arguments:
+        replica: this process's name among them; empty where it is alone.
+    """
+
+    def __init__(self, database: Database, *, replica: str) -> None:
+        self._database = database
+        self._replica = replica
 
     async def read_marks(self) -> Marks:
         """Read all marks in one snapshot."""
-        async with self.database.reading() as connection:
+        async with self._database.reading() as connection:
             rows = await connection.execute(select(counters.c.name, counters.c.value))
             counts = {row.name: int(row.value) for row in rows}
             return Marks(
@@ -72,35 +80,37 @@ class ReplicaTable(ForeignTable):
         Returns:
             How many streams had ended with their replica.
         """
-        async with self.database.writing() as connection:
-            now = await self.database.read_clock(connection)
-            await connection.execute(self.database.upsert(replicas, {"replica": self.replica, "seen": now}))
+        async with self._database.writing() as connection:
+            now = await self._database.read_clock(connection)
+            await connection.execute(self._database.upsert(replicas, {"replica": self._replica, "seen": now}))
             await connection.execute(delete(replicas).where(replicas.c.seen < now - REPLICA_DEAD_S))
             closed = await connection.execute(
                 update(sidecars)
                 .where(sidecars.c.connected, sidecars.c.replica.not_in(select(replicas.c.replica)))
                 .values(connected=False)
             )
-            taken = select(sidecars.c.instance).where(~sidecars.c.connected, sidecars.c.replica == self.replica)
+            taken = select(sidecars.c.instance).where(~sidecars.c.connected, sidecars.c.replica == self._replica)
             for instance in [name for name in await connection.scalars(taken) if name in open_streams]:
                 await connection.execute(update(sidecars).where(sidecars.c.instance == instance).values(connected=True))
             return closed.rowcount
 
     async def leave(self) -> None:
         """Take this replica's sign of life back, and note that its streams are closed."""
-        async with self.database.writing() as connection:
-            await connection.execute(delete(replicas).where(replicas.c.replica == self.replica))
-            await connection.execute(update(sidecars).where(sidecars.c.replica == self.replica).values(connected=False))
+        async with self._database.writing() as connection:
+            await connection.execute(delete(replicas).where(replicas.c.replica == self._replica))
+            await connection.execute(
+                update(sidecars).where(sidecars.c.replica == self._replica).values(connected=False)
+            )
 
-    async def list_replicas(self) -> list[str]:
+    async def list_alive(self) -> list[str]:
         """Return the replicas that are alive, by name."""
-        async with self.database.reading() as connection:
+        async with self._database.reading() as connection:
             return list(await connection.scalars(select(replicas.c.replica).order_by(replicas.c.replica)))
 
     async def find_moved(self, instances: Collection[str]) -> list[str]:
         """Return those of this replica's sidecars whose stream is open with another replica by now."""
         if not instances:
             return []
-        query = select(sidecars.c.instance).where(sidecars.c.connected, sidecars.c.replica != self.replica)
-        async with self.database.reading() as connection:
+        query = select(sidecars.c.instance).where(sidecars.c.connected, sidecars.c.replica != self._replica)
+        async with self._database.reading() as connection:
             return [instance for instance in await connection.scalars(query) if instance in instances]

@@ -1,7 +1,7 @@
-"""The store's one door: everything that the CA remembers. I/O.
+"""The store's one door: everything that the CA remembers, in parts. I/O.
 
-Its parts, each in its module: namespaces, enrolment, authorities, ledger, decisions. All are methods of one class, so
-that a transaction may touch several of them and callers hold one thing.
+Each part has its module and its tables. A step across tables is one transaction: a method of ``enrolment``, which hands
+its connection to the parts.
 """
 
 from __future__ import annotations
@@ -11,23 +11,51 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from ca.store.authority_records import AuthorityRecords
 from ca.store.database import Database
-from ca.store.group_commit import GroupCommit
-from ca.store.records import CertificateRecord
-from ca.store.replicas import ReplicaTable
+from ca.store.decision_log import DecisionLog
+from ca.store.enrolment import Enrolment
+from ca.store.foreign_domains import ForeignDomains
+from ca.store.join_tokens import JoinTokens
+from ca.store.ledger import Ledger
+from ca.store.namespaces import Namespaces
+from ca.store.replicas import Replicas
+from ca.store.sidecars import Sidecars
 from ca.store.tables import READINESS, TRUST_DOMAIN, settings
 from shared.model.errors import ConflictError
 from shared.model.identity.identity import check_trust_domain
 
 
-class Store(ReplicaTable):
-    """The CA's memory. Every method raises ``UnavailableError`` when the database fails."""
+class Store:
+    """The CA's memory. Every method of its parts raises ``UnavailableError`` when the database fails.
+
+    Attributes:
+        namespaces: modes, policies, programs, vouched labels.
+        join_tokens: who may join outside Kubernetes.
+        sidecars: who has joined, and what each has installed.
+        enrolment: the transactions over these three.
+        authorities: keys, rotations and their journal.
+        ledger: every certificate that was issued.
+        decisions: what the sidecars reported.
+        foreign: other trust domains.
+        replicas: who else works on this database.
+    """
 
     def __init__(self, database: Database, trust_domain: str, replica: str = "") -> None:
-        super().__init__(database)
+        self.database = database
         self.trust_domain = trust_domain
         self.replica = replica
-        self._ledger = GroupCommit(self.record_certificates)
+        self.namespaces = Namespaces(database, trust_domain=trust_domain)
+        self.join_tokens = JoinTokens(database)
+        self.sidecars = Sidecars(database, replica=replica)
+        self.enrolment = Enrolment(
+            database, join_tokens=self.join_tokens, sidecars=self.sidecars, namespaces=self.namespaces
+        )
+        self.authorities = AuthorityRecords(database)
+        self.ledger = Ledger(database)
+        self.decisions = DecisionLog(database)
+        self.foreign = ForeignDomains(database, trust_domain=trust_domain)
+        self.replicas = Replicas(database, replica=replica)
 
     @classmethod
     async def open(cls, where: str | Path, *, trust_domain: str, replica: str = "") -> Store:
@@ -62,7 +90,7 @@ class Store(ReplicaTable):
 
     async def close(self) -> None:
         """Write what waits and close every connection."""
-        await self._ledger.close()
+        await self.ledger.close()
         await self.database.close()
 
     async def check(self) -> None:
@@ -71,12 +99,3 @@ class Store(ReplicaTable):
         async with self.database.writing() as connection:
             await connection.execute(self.database.upsert(settings, values))
             await connection.scalar(select(settings.c.value).where(settings.c.name == READINESS))
-
-    async def record_certificate(self, record: CertificateRecord) -> None:
-        """Return once the certificate's line in the ledger is durable. Many at once share a commit.
-
-        Raises:
-            ConflictError: its authority doesn't sign any more: the certificate must not leave.
-            UnavailableError: it isn't stored.
-        """
-        await self._ledger.add(record)

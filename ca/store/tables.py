@@ -94,6 +94,7 @@ join_tokens: Final = Table(
     Column("spent", Double),
     Column("instance", Text, nullable=False),
     Column("root_pin", Text, nullable=False, server_default=""),
+    Column("spent_by", LargeBinary),
 )
 
 sidecars: Final = Table(

@@ -43,9 +43,11 @@ class Founded:
 
 
 @asynccontextmanager
-async def opened(directory: Path, *, now: float = NOW, kek: KeyEncryptionKey = KEK) -> AsyncIterator[Founded]:
+async def opened(
+    directory: Path, *, now: float = NOW, kek: KeyEncryptionKey = KEK, replica: str = ""
+) -> AsyncIterator[Founded]:
     """Open, or open again, the CA core in a directory."""
-    store = await Store.open(locate(directory), trust_domain=TRUST_DOMAIN)
+    store = await Store.open(locate(directory), trust_domain=TRUST_DOMAIN, replica=replica)
     try:
         authorities = await Authorities.open(store, kek, now=now)
         yield Founded(store=store, authorities=authorities, issuance=Issuance(store, authorities))
@@ -90,9 +92,17 @@ def registration(instance: str, *addresses: str) -> Registration:
 
 async def join(core: Founded, instance: str, workload: Workload = WEB, *addresses: str, now: float = NOW) -> JoinGrant:
     """Join a sidecar by a token and register its addresses."""
-    record, secret = await core.store.create_join_token(
+    record, secret = await core.store.join_tokens.create(
         workload=workload, addresses=addresses, labels={}, expires=now + 600, now=now
     )
-    grant = await core.store.spend_join_token(token_id=record.token_id, secret=secret, instance=instance, now=now)
-    await core.store.register_sidecar(grant, registration(instance, *addresses), now=now)
+    return await spend(core.store, record.token_id, secret, instance, *addresses, now=now)
+
+
+async def spend(
+    store: Store, token_id: str, secret: str, instance: str, *addresses: str, key: bytes = b"key", now: float = NOW
+) -> JoinGrant:
+    """Spend a join token and register a sidecar, as one whose public key has this digest."""
+    grant, _ = await store.enrolment.enter_by_token(
+        token_id=token_id, secret=secret, key_digest=key, registration=registration(instance, *addresses), now=now
+    )
     return grant

@@ -83,7 +83,7 @@ async def make_token(services: RunningCA, *addresses: str, workload: str = "shop
     """Make a join token, as the admin API does."""
     now = services.clock()
     namespace, _, account = workload.partition("/")
-    record, secret = await services.store.create_join_token(
+    record, secret = await services.store.join_tokens.create(
         workload=Workload(namespace=namespace, service_account=account),
         addresses=addresses,
         labels={},

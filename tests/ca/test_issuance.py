@@ -27,17 +27,17 @@ async def test_permissive_issues_observed_explicit_refuses_approval_issues_the_p
     async with opened(tmp_path / "d") as core:
         issued = await core.issuance.issue_program(SIDECAR, make_csr(), CURL, ProgramEvidence(), NOW)
         assert issued.record.identity.kind is IdentityKind.OBSERVED
-        await core.store.set_mode("shop", Mode.EXPLICIT)
+        await core.store.namespaces.set_mode("shop", Mode.EXPLICIT)
         with pytest.raises(IssuanceRefused) as caught:
             await core.issuance.issue_program(SIDECAR, make_csr(), CURL, ProgramEvidence(), NOW)
         assert caught.value.reason == Reason.PROGRAM_NOT_APPROVED
-        await core.store.put_program(
+        await core.store.namespaces.put_program(
             ProgramRecord(namespace="shop", name="curl", service_account="web", programs=(CURL,), approved_by="ann")
         )
         issued = await core.issuance.issue_program(SIDECAR, make_csr(), CURL, ProgramEvidence(path="/bin/curl"), NOW)
         assert issued.record.identity.kind is IdentityKind.PROGRAM
         assert issued.record.approved_by == "ann"
-        assert await core.store.get_certificate(issued.record.serial) == issued.record
+        assert await core.store.ledger.get(issued.record.serial) == issued.record
 
 
 async def test_the_chain_verifies_and_only_the_key_comes_from_the_request(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ async def test_a_request_that_its_key_did_not_sign_is_refused(tmp_path: Path) ->
         csr[-1] ^= 1
         with pytest.raises(IssuanceRefused):
             await core.issuance.issue_sidecar(grant, bytes(csr), NOW)
-        assert await core.store.list_certificates() == []
+        assert await core.store.ledger.list_lines() == []
 
 
 async def test_a_program_does_not_ask_for_programs(tmp_path: Path) -> None:
@@ -75,4 +75,4 @@ async def test_many_at_once_are_all_in_the_ledger(tmp_path: Path) -> None:
         issued = await asyncio.gather(
             *(core.issuance.issue_program(SIDECAR, csr, CURL, ProgramEvidence(), NOW) for _ in range(40))
         )
-        assert {c.serial for c in await core.store.list_certificates(alive_at=NOW)} == {i.record.serial for i in issued}
+        assert {c.serial for c in await core.store.ledger.list_lines(alive_at=NOW)} == {i.record.serial for i in issued}

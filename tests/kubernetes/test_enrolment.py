@@ -74,7 +74,7 @@ async def test_a_namespace_s_label_makes_a_mesh_group_and_its_pods_labels_don_t(
     services: RunningCA, objects: Objects, api_server: ApiServer, namespace: str
 ) -> None:
     """Whoever may write pods and service accounts mustn't be able to join another namespace's group."""
-    await services.store.put_policy(namespace, rules=(), group_label="example.org/team")
+    await services.store.namespaces.put_policy(namespace, rules=(), group_label="example.org/team")
     uid = await objects.create_pod("web-0", ADDRESS)
     for kind, name in (("serviceaccount", "web"), ("pod", "web-0")):
         await asyncio.to_thread(api_server.kubectl, "label", kind, name, "-n", namespace, "example.org/team=red")
@@ -82,7 +82,7 @@ async def test_a_namespace_s_label_makes_a_mesh_group_and_its_pods_labels_don_t(
     assert await join(services, token, name_instance("web-0", uid), ADDRESS) == ""
 
     async def labels() -> dict[str, dict[str, str]]:
-        state = await services.store.get_namespace_state(namespace)
+        state = await services.store.namespaces.get_state(namespace)
         return {each.service_account: each.labels for each in state.labels}
 
     assert await labels() in ({}, {"web": {}})

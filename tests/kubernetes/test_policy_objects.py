@@ -143,7 +143,7 @@ async def test_an_object_that_only_we_refuse_keeps_the_old_rules_and_says_why(
 
 
 async def has_rule(services: RunningCA, namespace: str, name: str) -> bool:
-    state = await services.store.get_namespace_state(namespace)
+    state = await services.store.namespaces.get_state(namespace)
     return [rule.name for rule in state.rules] == [name]
 
 
@@ -154,18 +154,18 @@ async def test_what_was_deleted_while_the_ca_was_away_is_noticed_and_no_version_
     await apply(api_server, placed(program(), shop), placed(program("kept"), shop))
 
     async def has_programs(services: RunningCA, *names: str) -> bool:
-        return tuple(record.name for record in await services.store.list_programs(shop)) == names
+        return tuple(record.name for record in await services.store.namespaces.list_programs(shop)) == names
 
     async with clustered(tmp_path, api_server) as services:
         await eventually(lambda: has_programs(services, "kept", "postgres"), deadline_s=30)
     await asyncio.to_thread(api_server.kubectl, "delete", "prog", "postgres", "-n", shop)
     async with clustered(tmp_path, api_server) as services:
-        version = (await services.store.get_namespace_state(shop)).version
+        version = (await services.store.namespaces.get_state(shop)).version
         # The Lease was given back: nobody waits for the time of the one before.
         began = time.monotonic()
         await eventually(lambda: has_programs(services, "kept"), deadline_s=30)
         assert time.monotonic() - began < 10
-        assert (await services.store.get_namespace_state(shop)).version == version + 1
+        assert (await services.store.namespaces.get_state(shop)).version == version + 1
 
 
 async def test_a_restart_of_the_api_server_is_survived(

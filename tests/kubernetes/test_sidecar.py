@@ -205,6 +205,6 @@ async def test_a_pod_that_still_reads_the_old_root_alone_joins_and_comes_back_wh
         async with a_pods_sidecar(port, objects, files, uid, *listener) as running:
             await running.wait_ready()
             assert await running.stop() == 0
-        certificates = await services.store.list_certificates()
+        certificates = await services.store.ledger.list_lines()
         assert {each.authority_id for each in certificates} == {services.authorities.active.authority_id}
         assert services.authorities.active.certificate.issuer == new

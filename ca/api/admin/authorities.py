@@ -96,7 +96,7 @@ class AuthoritiesAdmin:
         """Answer what happened to the authorities."""
         check_query(request, "limit")
         limit = int(read_number(request, "limit", default=100, low=1, high=1000))
-        entries = await self._store.list_journal(limit=limit)
+        entries = await self._store.authorities.list_journal(limit=limit)
         return answer(
             admin.JournalList(
                 entries=tuple(
@@ -115,12 +115,12 @@ class AuthoritiesAdmin:
         if status is None:
             return admin.RotationStatus(step="none", issuer=issuer, root=root)
         is_prepared, is_root = status.step is RotationStep.PREPARED, status.kind is RotationKind.ROOT
-        subjects = {one.subject: one.certificate for one in await self._store.list_authorities()}
+        subjects = {one.subject: one.certificate for one in await self._store.authorities.list_all()}
 
         def shorten(subject: str) -> str:
             return common_name(x509.load_der_x509_certificate(subjects[subject]).subject)
 
-        names = {s.instance: f"{s.instance} ({s.workload})" for s in await self._store.list_sidecars()}
+        names = {s.instance: f"{s.instance} ({s.workload})" for s in await self._store.sidecars.list_all()}
         return admin.RotationStatus(
             step=status.step.value,
             issuer=issuer,
@@ -146,10 +146,10 @@ class AuthoritiesAdmin:
 
     async def _describe(self) -> admin.CAStatus:
         now = self._clock()
-        alive = await self._store.count_alive(now=now)
-        sidecars = await self._store.list_sidecars()
+        alive = await self._store.ledger.count_alive(now=now)
+        sidecars = await self._store.sidecars.list_all()
         views = []
-        for authority in await self._store.list_authorities():
+        for authority in await self._store.authorities.list_all():
             certificate = x509.load_der_x509_certificate(authority.certificate)
             views.append(
                 admin.AuthorityView(
@@ -179,7 +179,7 @@ class AuthoritiesAdmin:
             authorities=tuple(views),
             rotation=await self._describe_rotation(),
             sidecars_total=len(sidecars),
-            sidecars_live=len(await self._store.list_live_sidecars(now=now)),
+            sidecars_live=len(await self._store.sidecars.list_live(now=now)),
             sidecars_connected=sum(sidecar.connected for sidecar in sidecars),
             certificates_alive=sum(alive.values()),
             leaf_lifetime_s=configuration.leaf_lifetime_s,

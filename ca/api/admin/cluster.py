@@ -24,5 +24,5 @@ class ClusterAdmin:
         """Answer what is watched, how pods stand, and who was refused."""
         check_query(request)
         # From the store: a stream may be open with another replica.
-        connected = {s.pod_uid for s in await self._store.list_sidecars() if s.connected and s.pod_uid}
+        connected = {s.pod_uid for s in await self._store.sidecars.list_all() if s.connected and s.pod_uid}
         return answer(await self._cluster.describe(connected))

@@ -11,7 +11,7 @@ from cryptography import x509
 from ca.api.admin.answers import answer, read_body
 from ca.authority.authorities import Authorities
 from ca.distribution.foreign_trust import ForeignTrust
-from ca.store.foreign_table import ForeignRecord
+from ca.store.foreign_domains import ForeignRecord
 from ca.store.store import Store
 from shared.model.identity.foreign import ForeignDomain
 from shared.model.wire import admin
@@ -53,7 +53,7 @@ class ForeignAdmin:
         return await self._answer()
 
     async def _answer(self) -> web.Response:
-        records = await self._store.list_foreign_domains()
+        records = await self._store.foreign.list_all()
         own = self._authorities.bundle()
         domains = tuple(_view(record) for record in records)
         return answer(admin.ForeignDomainList(own=own.trust_domain, own_roots=own.roots, domains=domains))

@@ -47,11 +47,11 @@ class NamespacesAdmin:
 
     async def namespaces(self, _request: web.Request) -> web.Response:
         """Answer all namespaces' states."""
-        return answer(admin.NamespaceList(namespaces=tuple(await self._store.list_namespaces())))
+        return answer(admin.NamespaceList(namespaces=tuple(await self._store.namespaces.list_states())))
 
     async def namespace(self, request: web.Request) -> web.Response:
         """Answer one namespace's state; version 0 when nothing was ever said about it."""
-        return answer(await self._store.get_namespace_state(check_namespace(request.match_info["ns"])))
+        return answer(await self._store.namespaces.get_state(check_namespace(request.match_info["ns"])))
 
     async def readiness(self, request: web.Request) -> web.Response:
         """Answer what explicit mode would refuse of what was seen, by the current rules, and who has reported."""
@@ -66,10 +66,10 @@ class NamespacesAdmin:
         )
         now = self._clock()
         since = now - since_s
-        state = await self._store.get_namespace_state(namespace)
+        state = await self._store.namespaces.get_state(namespace)
         found = await find_refusals(self._store, namespace, since=since)
-        live = [s for s in await self._store.list_live_sidecars(now=now) if s.workload.namespace == namespace]
-        reporting = await self._store.list_reporting_sidecars(namespace, since=since)
+        live = [s for s in await self._store.sidecars.list_live(now=now) if s.workload.namespace == namespace]
+        reporting = await self._store.decisions.list_reporting_sidecars(namespace, since=since)
         silent = sorted(s.instance for s in live if s.instance not in reporting and not s.connected)
         return answer(
             admin.Readiness(
@@ -92,19 +92,21 @@ class NamespacesAdmin:
         self._check_source()
         wanted = await read_body(request, admin.ModeRequest)
         namespace = check_namespace(request.match_info["ns"])
-        return answer(await self._store.set_mode(namespace, wanted.mode, expected_version=wanted.expected_version))
+        return answer(
+            await self._store.namespaces.set_mode(namespace, wanted.mode, expected_version=wanted.expected_version)
+        )
 
     async def acknowledgements(self, request: web.Request) -> web.Response:
         """Answer which sidecars have installed the present version."""
         namespace = check_namespace(request.match_info["ns"])
-        state = await self._store.get_namespace_state(namespace)
-        live = await self._store.list_live_sidecars(now=self._clock())
+        state = await self._store.namespaces.get_state(namespace)
+        live = await self._store.sidecars.list_live(now=self._clock())
         users = group_by_namespace(live).get(namespace, [])
         return answer(count_acknowledgements(namespace, state.version, users))
 
     async def programs(self, request: web.Request) -> web.Response:
         """Answer the ``Program`` objects."""
-        records = await self._store.list_programs(_read_namespace(request))
+        records = await self._store.namespaces.list_programs(_read_namespace(request))
         return answer(admin.ProgramList(programs=tuple(_view_program(record) for record in records)))
 
     async def put_program(self, request: web.Request) -> web.Response:
@@ -122,19 +124,19 @@ class NamespacesAdmin:
             approved_by=wanted.approved_by,
             approved=self._clock(),
         )
-        state = await self._store.put_program(record)
+        state = await self._store.namespaces.put_program(record)
         return answer(_view_program(record, version=state.version))
 
     async def delete_program(self, request: web.Request) -> web.Response:
         """Take an approval back."""
         self._check_source()
         namespace = check_namespace(request.match_info["ns"])
-        return answer(await self._store.delete_program(namespace, request.match_info["name"]))
+        return answer(await self._store.namespaces.delete_program(namespace, request.match_info["name"]))
 
     async def policies(self, request: web.Request) -> web.Response:
         """Answer the policies."""
         wanted = _read_namespace(request)
-        states = await self._store.list_namespaces()
+        states = await self._store.namespaces.list_states()
         return answer(
             admin.PolicyList(policies=tuple(_view_policy(state) for state in states if wanted in ("", state.namespace)))
         )
@@ -143,7 +145,7 @@ class NamespacesAdmin:
         """Replace a policy."""
         self._check_source()
         wanted = await read_body(request, admin.PolicyRequest)
-        state = await self._store.put_policy(
+        state = await self._store.namespaces.put_policy(
             check_namespace(wanted.namespace), rules=wanted.rules, group_label=wanted.group_label, mode=wanted.mode
         )
         return answer(_view_policy(state))
@@ -151,7 +153,7 @@ class NamespacesAdmin:
     async def delete_policy(self, request: web.Request) -> web.Response:
         """Remove rules and group; the mode stays."""
         self._check_source()
-        return answer(await self._store.delete_policy(check_namespace(request.match_info["ns"])))
+        return answer(await self._store.namespaces.delete_policy(check_namespace(request.match_info["ns"])))
 
     def _check_source(self) -> None:
         """Refuse what the objects in the cluster would take back at once."""

@@ -93,12 +93,12 @@ class ObservationAdmin:
         now = self._clock()
         limit = int(read_number(request, "limit", default=1000, low=1, high=10_000))
         workload = request.query.get("workload")
-        records = await self._store.list_certificates(
+        records = await self._store.ledger.list_lines(
             alive_at=now if read_flag(request, "alive") else None,
             workload=parse_workload(workload) if workload else None,
             limit=limit + 1,
         )
-        subjects = {one.authority_id: one.subject for one in await self._store.list_authorities()}
+        subjects = {one.authority_id: one.subject for one in await self._store.authorities.list_all()}
         return answer(
             admin.IdentityList(
                 identities=tuple(
@@ -133,7 +133,7 @@ class ObservationAdmin:
         # Whose stream is with another replica wasn't asked: that replica's answer has it.
         elsewhere = {
             sidecar.instance
-            for sidecar in await self._store.list_sidecars()
+            for sidecar in await self._store.sidecars.list_all()
             if sidecar.connected and self._hub.get(sidecar.instance) is None
         }
         return answer(

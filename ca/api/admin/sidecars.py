@@ -50,7 +50,7 @@ class SidecarsAdmin:
                         expires=token.expires,
                         instance=token.instance,
                     )
-                    for token in await self._store.list_join_tokens()
+                    for token in await self._store.join_tokens.list_all()
                 )
             )
         )
@@ -63,7 +63,7 @@ class SidecarsAdmin:
         where = wanted.ca or self._listen
         parse_endpoint(where)
         now = self._clock()
-        record, secret = await self._store.create_join_token(
+        record, secret = await self._store.join_tokens.create(
             workload=parse_workload(wanted.workload),
             addresses=wanted.addresses,
             labels=wanted.labels,
@@ -92,7 +92,7 @@ class SidecarsAdmin:
 
     async def sidecars(self, _request: web.Request) -> web.Response:
         """Answer all sidecars."""
-        live = {sidecar.instance for sidecar in await self._store.list_live_sidecars(now=self._clock())}
+        live = {sidecar.instance for sidecar in await self._store.sidecars.list_live(now=self._clock())}
         views = [
             admin.SidecarView(
                 instance=sidecar.instance,
@@ -110,6 +110,6 @@ class SidecarsAdmin:
                 installed_sequence=sidecar.installed_sequence,
                 namespace_versions=sidecar.namespace_versions,
             )
-            for sidecar in await self._store.list_sidecars()
+            for sidecar in await self._store.sidecars.list_all()
         ]
         return answer(admin.SidecarList(sidecars=tuple(sorted(views, key=lambda view: (view.workload, view.instance)))))

@@ -59,7 +59,7 @@ class CertificateRequests:
     async def _issue(self, session: Session, request: CertificateRequest) -> IssuedChain:
         now = self._clock()
         if request.program is None:
-            record = await self._store.get_sidecar(session.instance)
+            record = await self._store.sidecars.get(session.instance)
             if record is None:
                 raise RefusedError("this sidecar is no longer known", hint="join with a new join token")
             return await self._issuance.issue_sidecar(self._cluster.check_alive(record.grant), request.csr, now)

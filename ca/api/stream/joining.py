@@ -21,7 +21,7 @@ from ca.issuance import Issuance
 from ca.kubernetes.view import ClusterView
 from ca.metrics import Metrics
 from ca.rotation.rotation import Rotation
-from ca.store.records import JoinGrant
+from ca.store.records import JoinGrant, SidecarRecord
 from ca.store.store import Store
 from shared.model.errors import ProtocolError, RefusedError, TouchmarkError
 from shared.model.identity.identity import IdentityKind
@@ -87,7 +87,7 @@ class Joining:
         await self._leave(session, has_opened=True)
 
     async def _enrol(self, token: str, csr: bytes, registration: Registration, protocol: int) -> Session:
-        grant = await authenticate_join_token(
+        grant, record = await authenticate_join_token(
             self._store,
             parse_join_token(token),
             csr,
@@ -95,13 +95,13 @@ class Joining:
             root_pins=self._authorities.accepted_pins,
             now=self._clock(),
         )
-        return await self._register("enrol", grant, registration, protocol, csr=csr)
+        return await self._open("enrol", grant, record, protocol, csr=csr)
 
     async def _enrol_pod(self, token: str, csr: bytes, registration: Registration, protocol: int) -> Session:
         try:
             grant = await self._cluster.authenticate(token, csr, registration)
-            await self._store.enter_pod_sidecar(grant, now=self._clock())
-            return await self._register("enrol_pod", grant, registration, protocol, csr=csr)
+            record = await self._store.enrolment.enter_pod(grant, registration, now=self._clock())
+            return await self._open("enrol_pod", grant, record, protocol, csr=csr)
         except TouchmarkError as error:
             self._cluster.note_refusal(error, claimed=registration.instance, now=self._clock())
             raise
@@ -111,17 +111,17 @@ class Joining:
     ) -> Session:
         if leaf is None:
             raise RefusedError("resume needs the sidecar's own certificate in the TLS handshake")
-        grant = await self._certificates.authenticate(leaf, now=self._clock())
-        session = await self._register("resume", self._cluster.check_alive(grant), registration, protocol)
+        grant = self._cluster.check_alive(await self._certificates.authenticate(leaf, now=self._clock()))
+        record = await self._store.sidecars.register(grant, registration, now=self._clock())
+        session = await self._open("resume", grant, record, protocol)
         if 0 < sequence <= self._authorities.bundle().sequence:
-            await self._store.mark_bundle_installed(session.instance, sequence)
+            await self._store.sidecars.mark_bundle_installed(session.instance, sequence)
             self._rotation.poke()
         return session
 
-    async def _register(
-        self, how: str, grant: JoinGrant, registration: Registration, protocol: int, *, csr: bytes | None = None
+    async def _open(
+        self, how: str, grant: JoinGrant, record: SidecarRecord, protocol: int, *, csr: bytes | None = None
     ) -> Session:
-        record = await self._store.register_sidecar(grant, registration, now=self._clock())
         session = Session(
             instance=grant.instance,
             workload=grant.workload,
@@ -134,7 +134,7 @@ class Joining:
             self._cluster.check_alive(grant)  # A pod that went while it was entered would never be told to end.
             self._hub.publish_addresses(self._hub.directory.register(record))
             # A change between the reading for the welcome and the subscription would be missed otherwise.
-            self._hub.send_state(session, await self._store.get_namespace_state(grant.workload.namespace))
+            self._hub.send_state(session, await self._store.namespaces.get_state(grant.workload.namespace))
         except BaseException:
             await self._leave(session, has_opened=self._hub.get(session.instance) is session)
             raise
@@ -156,7 +156,7 @@ class Joining:
             chain = (await self._issuance.issue_sidecar(grant, csr, self._clock())).chain
             self._metrics.issued.labels(kind=IdentityKind.SIDECAR.value).inc()
         namespace = grant.workload.namespace
-        state = await self._store.get_namespace_state(namespace)
+        state = await self._store.namespaces.get_state(namespace)
         session.send(
             Welcome(
                 trust_domain=self._store.trust_domain,
@@ -178,6 +178,6 @@ class Joining:
         if not was_current and (has_opened or self._hub.get(session.instance) is not None):
             return  # A newer stream of this instance has taken over: it is connected.
         try:
-            await self._store.mark_seen(session.instance, connected=False, now=self._clock())
+            await self._store.sidecars.mark_seen(session.instance, connected=False, now=self._clock())
         except TouchmarkError as error:
             _log.warning("sidecar_not_marked", instance=session.instance, code=error.code, message=error.message)

@@ -17,7 +17,6 @@ from ca.distribution.session import Session
 from ca.metrics import Metrics
 from ca.observation.decisions import Decisions as DecisionLog
 from ca.rotation.rotation import Rotation
-from ca.store.enrolment import normalise_address
 from ca.store.store import Store
 from shared.model.errors import ProtocolError, UnavailableError
 from shared.model.identity.identity import check_namespace
@@ -32,6 +31,7 @@ from shared.model.wire.messages import (
     NamespaceInstalled,
     Subscribe,
 )
+from shared.model.wire.registration import normalise_address
 
 _MAX_LOST: Final = 10**12
 _log = structlog.get_logger("touchmark.ca")
@@ -73,16 +73,16 @@ class SidecarMessages:
             case BundleInstalled(sequence=sequence):
                 if not 0 < sequence <= self._authorities.bundle().sequence:
                     raise ProtocolError("a bundle was acknowledged that was never sent")
-                await self._store.mark_bundle_installed(session.instance, sequence)
+                await self._store.sidecars.mark_bundle_installed(session.instance, sequence)
                 self._rotation.poke()
             case NamespaceInstalled(namespace=namespace, version=version):
                 if not 0 <= version <= session.namespaces.get(namespace, -1):
                     raise ProtocolError("a namespace's version was acknowledged that was never sent")
-                await self._store.mark_namespace_installed(session.instance, namespace, version)
+                await self._store.sidecars.mark_namespace_installed(session.instance, namespace, version)
             case Subscribe(namespace=namespace):
                 self._hub.subscribe(session, check_namespace(namespace))
-                await self._store.mark_subscribed(session.instance, namespace)
-                self._hub.send_state(session, await self._store.get_namespace_state(namespace))
+                await self._store.sidecars.mark_subscribed(session.instance, namespace)
+                self._hub.send_state(session, await self._store.namespaces.get_state(namespace))
             case Lookup(address=address):
                 normal = normalise_address(address)
                 if normal != address:

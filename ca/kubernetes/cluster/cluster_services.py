@@ -19,9 +19,9 @@ from typing import Final
 
 import msgspec
 
-from ca.store.enrolment import normalise_address
 from shared.model.errors import InputError
 from shared.model.wire.messages import DirectoryEntry, ServiceEntry, ServicePort
+from shared.model.wire.registration import normalise_address
 
 # Of one port. A sidecar needs some to pick from, not all of a Service's thousands.
 MAX_ENDPOINTS: Final = 1000

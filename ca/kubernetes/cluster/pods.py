@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import msgspec
 
 from ca.evidence.pod import Pod, find_fault
-from ca.store.enrolment import normalise_address
 from shared.model.errors import InputError
 from shared.model.kubernetes.contract import INJECT, TUNNEL_PORT, name_instance
 from shared.model.wire.messages import DirectoryEntry
+from shared.model.wire.registration import normalise_address
 
 
 class PodRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -44,7 +44,7 @@ class Vouching:
         Raises:
             UnavailableError: the store fails.
         """
-        self._keys = await self._store.list_group_labels()
+        self._keys = await self._store.namespaces.list_group_labels()
 
     def labels_of(self, namespace: str) -> dict[str, str]:
         """Return the labels to vouch for, of every workload in a namespace."""
@@ -66,7 +66,7 @@ class Vouching:
 
     async def _bring_up_to_date(self) -> None:
         await self.load()
-        for workload, vouched in (await self._store.list_pod_workloads()).items():
+        for workload, vouched in (await self._store.namespaces.list_pod_workloads()).items():
             if workload.namespace in self._namespaces and vouched != (labels := self.labels_of(workload.namespace)):
-                await self._store.set_workload_labels(workload, labels)
+                await self._store.namespaces.set_labels(workload, labels)
                 _log.info("labels_vouched", workload=str(workload), labels=labels)

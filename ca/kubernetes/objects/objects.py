@@ -282,8 +282,8 @@ class ObjectWriter:
     async def compare_all(self) -> None:
         """Look at every object, and at everything in the store that no object says any more."""
         keys = {value.key for value in self._index}
-        keys |= {(PROGRAM, record.namespace, record.name) for record in await self._store.list_programs()}
-        for state in await self._store.list_namespaces():
+        keys |= {(PROGRAM, record.namespace, record.name) for record in await self._store.namespaces.list_programs()}
+        for state in await self._store.namespaces.list_states():
             if _has_policy(state):
                 keys.add((MESH_POLICY, state.namespace, POLICY_NAME))
         self._index.mark(*keys)
@@ -336,27 +336,27 @@ class ObjectWriter:
 
     async def _put(self, value: WatchedObject, document: Document) -> None:
         if isinstance(document, MeshPolicyDocument):
-            state = await self._store.get_namespace_state(document.namespace)
+            state = await self._store.namespaces.get_state(document.namespace)
             if not _says_the_same(document, state):
-                await self._store.put_policy(
+                await self._store.namespaces.put_policy(
                     document.namespace, rules=document.rules, group_label=document.group_label, mode=document.mode
                 )
                 _log.info("policy_written", namespace=document.namespace, generation=value.generation)
             return
         record = _make_record(document, value.approved_by, self._clock())
-        known = await self._store.get_program(document.namespace, document.name)
+        known = await self._store.namespaces.get_program(document.namespace, document.name)
         if known is None or _content(known) != _content(record):
-            await self._store.put_program(record)
+            await self._store.namespaces.put_program(record)
             _log.info("program_written", namespace=document.namespace, name=document.name, generation=value.generation)
 
     async def _delete(self, key: Key) -> None:
         kind, namespace, name = key
         try:
             if kind == PROGRAM:
-                await self._store.delete_program(namespace, name)
+                await self._store.namespaces.delete_program(namespace, name)
                 _log.info("program_deleted", namespace=namespace, name=name)
-            elif name == POLICY_NAME and _has_policy(await self._store.get_namespace_state(namespace)):
-                await self._store.delete_policy(namespace)
+            elif name == POLICY_NAME and _has_policy(await self._store.namespaces.get_state(namespace)):
+                await self._store.namespaces.delete_policy(namespace)
                 _log.info("policy_deleted", namespace=namespace)
         except NotFoundError:
             pass  # It never was in force, or another leader deleted it.

@@ -156,8 +156,8 @@ class StatusWriter:
         # Before the store is read: what is looked at meanwhile may be newer than what was read of it, and the status of
         # a generation would say what was in force before that one.
         objects, outcomes = list(self._index), dict(self._outcomes)
-        namespaces = await self._store.list_versions()
-        users = group_by_namespace(await self._store.list_live_sidecars(now=self._clock()))
+        namespaces = await self._store.namespaces.list_versions()
+        users = group_by_namespace(await self._store.sidecars.list_live(now=self._clock()))
         for value in objects:
             outcome = outcomes.get(value.key)
             if outcome is None or outcome.uid != value.uid:

@@ -150,7 +150,7 @@ class HalfPublished(NotPublished):
 
 async def test_a_root_that_cannot_be_known_yet_is_shown_only_to_a_client_that_says_it_knows_it(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
-        await core.store.create_join_token(
+        await core.store.join_tokens.create(
             workload=Workload(namespace="shop", service_account="web"),
             addresses=(),
             labels={},
@@ -211,7 +211,7 @@ async def test_an_old_issuer_that_ends_takes_only_its_own_certificate_along(tmp_
     async with opened(tmp_path / "d") as core:
         certificate = make_certificate(core)
         late = NOW + 89 * 86_400
-        await core.store.create_join_token(
+        await core.store.join_tokens.create(
             workload=Workload(namespace="shop", service_account="web"),
             addresses=(),
             labels={},

@@ -128,7 +128,7 @@ async def test_a_rotation_waits_for_the_sidecars_of_both(tmp_path: Path, url: st
         assert one.authorities.active.authority_id == other.authorities.active.authority_id != before
         # Whatever the other signs from now on is of the new authority.
         _, csr = db.key, db.csr
-        record = await other.store.get_sidecar("db-1")
+        record = await other.store.sidecars.get("db-1")
         assert record is not None
         issued = await other.issuance.issue_sidecar(record.grant, csr, other.clock())
         assert issued.record.authority_id == one.authorities.active.authority_id
@@ -153,7 +153,7 @@ async def test_a_roots_rotation_is_followed_and_a_token_of_either_root_opens_bot
         new = bundle.roots[1]
         assert one.authorities.snapshot.root.record == other.authorities.snapshot.root.record
         # It waited until the other replica must have noticed, whatever was acknowledged.
-        rotation = await one.store.get_rotation()
+        rotation = await one.store.authorities.get_rotation()
         assert rotation is not None and rotation.changed >= rotation.started + SETTLING_S
         tokens += [(new, await make_token(other)), (new, await make_token(one))]
         for number, (root, token) in enumerate(tokens):
@@ -188,13 +188,13 @@ async def test_a_sidecar_that_moves_is_connected_where_it_is_now(tmp_path: Path,
         async with FakeSidecar(other, make_client_context(other, pem)) as second:
             await second.resume("web-1", "198.18.0.1", installed_sequence=one.authorities.bundle().sequence)
             await eventually(lambda: len(one.hub) == 0)
-            record = await one.store.get_sidecar("web-1")
+            record = await one.store.sidecars.get("web-1")
             assert record is not None and record.connected
             # It had a bundle that this replica hadn't read yet: it counts as installed nevertheless.
             assert record.installed_sequence == one.authorities.bundle().sequence
 
         async def is_closed() -> bool:
-            record = await one.store.get_sidecar("web-1")
+            record = await one.store.sidecars.get("web-1")
             return record is not None and not record.connected
 
         await eventually(is_closed)
@@ -223,8 +223,8 @@ async def test_another_key_encryption_key_is_a_clear_error(tmp_path: Path, url: 
 async def test_a_replica_that_ends_says_so(tmp_path: Path, url: str) -> None:
     async with replica(tmp_path / "one", url) as one:
         async with replica(tmp_path / "two", url) as other:
-            assert await one.store.list_replicas() == sorted((one.store.replica, other.store.replica))
-        assert await one.store.list_replicas() == [one.store.replica]
+            assert await one.store.replicas.list_alive() == sorted((one.store.replica, other.store.replica))
+        assert await one.store.replicas.list_alive() == [one.store.replica]
 
 
 async def test_a_database_that_is_away_is_waited_for(tmp_path: Path, url: str, postgresql: PostgreSQL) -> None:
@@ -274,7 +274,7 @@ async def test_a_killed_process_doesnt_keep_its_streams(
             other = Elsewhere(store=one.store, authorities=one.authorities, clock=one.clock, listen=listen)
             async with FakeSidecar(other) as web:  # type: ignore[arg-type]  # As far as it looks.
                 await web.enrol("web-1", "198.18.0.1")
-                await one.store.put_policy("shop", rules=[RULE])
+                await one.store.namespaces.put_policy("shop", rules=[RULE])
                 assert (await web.expect(NamespaceChanged)).state.rules == (RULE,)
                 await asyncio.sleep(6.0)
                 assert await is_connected(one, "web-1")  # Its own beat keeps it.
@@ -284,11 +284,11 @@ async def test_a_killed_process_doesnt_keep_its_streams(
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-        assert await one.store.list_replicas() == [one.store.replica]
+        assert await one.store.replicas.list_alive() == [one.store.replica]
 
 
 async def is_connected(services: RunningCA, instance: str) -> bool:
-    record = await services.store.get_sidecar(instance)
+    record = await services.store.sidecars.get(instance)
     return record is not None and record.connected
 
 

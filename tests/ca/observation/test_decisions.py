@@ -80,7 +80,7 @@ async def test_a_store_that_fails_stores_nothing_and_says_so(core: Founded, monk
     async def fail(_records: object) -> int:
         raise UnavailableError("the disk is full")
 
-    monkeypatch.setattr(core.store, "insert_decisions", fail)
+    monkeypatch.setattr(core.store.decisions, "insert", fail)
     with pytest.raises(UnavailableError):
         await make_log(core).take_in([make_decision("c")], instance="a", workload=WEB, lost=0)
 

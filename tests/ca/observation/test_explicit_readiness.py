@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -26,12 +27,13 @@ class FewRecords:
     async def list_refusals(self, _namespace: str, *, since: float, limit: int) -> list[DecisionRecord]:
         return [record for record in self.records if record.time >= since][:limit]
 
-    async def get_namespace_state(self, namespace: str) -> NamespaceState:
+    async def get_state(self, namespace: str) -> NamespaceState:
         return self.state if namespace == "shop" else NamespaceState(namespace=namespace)
 
 
 def stored(*records: DecisionRecord, state: NamespaceState | None = None) -> Store:
-    return cast("Store", FewRecords(list(records), state or NamespaceState(namespace="shop")))
+    parts = FewRecords(list(records), state or NamespaceState(namespace="shop"))
+    return cast("Store", SimpleNamespace(decisions=parts, namespaces=parts))
 
 
 async def test_a_connection_counts_once_whichever_sides_report_it() -> None:

@@ -44,7 +44,7 @@ async def test_each_live_sidecar_and_the_minimum_wait_hold_an_activation(tmp_pat
         rotation = replace(ROTATION, sequence=core.authorities.bundle().sequence)
         assert [each.instance for each in await gate.find_laggards(rotation, NOW)] == ["web-1"]
         assert not await gate.may_activate(rotation, NOW + 10)
-        await core.store.mark_bundle_installed("web-1", rotation.sequence)
+        await core.store.sidecars.mark_bundle_installed("web-1", rotation.sequence)
         assert not await gate.may_activate(rotation, NOW + 9)
         assert await gate.may_activate(rotation, NOW + 10)
 

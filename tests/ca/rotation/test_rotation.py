@@ -19,7 +19,7 @@ from tests.ca.running import eventually
 
 
 async def issue(core: Founded, instance: str = "web-1", now: float = NOW) -> list[x509.Certificate]:
-    grant = await core.store.get_sidecar(instance)
+    grant = await core.store.sidecars.get(instance)
     assert grant is not None
     issued = await core.issuance.issue_sidecar(grant.grant, make_csr(), now)
     return [x509.load_der_x509_certificate(der) for der in issued.chain]
@@ -34,12 +34,12 @@ async def test_activation_waits_for_every_live_sidecar_and_names_the_laggard(tmp
         status = await rotation.start(now=NOW)
         assert status.step is RotationStep.PREPARED
         assert status.waiting_for == ("web-1", "web-2")
-        await core.store.mark_bundle_installed("web-1", status.sequence)
+        await core.store.sidecars.mark_bundle_installed("web-1", status.sequence)
         await rotation.advance(NOW)
         assert core.authorities.active.authority_id == before
         with pytest.raises(ConflictError, match="web-2"):
             await rotation.start(now=NOW)
-        await core.store.mark_bundle_installed("web-2", status.sequence)
+        await core.store.sidecars.mark_bundle_installed("web-2", status.sequence)
         await rotation.advance(NOW)
         assert core.authorities.active.authority_id != before
 
@@ -48,7 +48,7 @@ async def test_a_disconnected_sidecar_counts_while_its_certificate_is_alive(tmp_
     async with opened(tmp_path / "d") as core:
         await join(core, "web-1")
         await issue(core)
-        await core.store.mark_seen("web-1", connected=False, now=NOW)
+        await core.store.sidecars.mark_seen("web-1", connected=False, now=NOW)
         rotation = make_rotation(core.store, core.authorities)
         assert (await rotation.start(now=NOW)).waiting_for == ("web-1",)
         await rotation.advance(NOW + 3601)
@@ -78,7 +78,7 @@ async def test_killed_at_every_step_it_goes_on_where_it_stood(tmp_path: Path) ->
         status = await rotation.status(NOW)
         assert status is not None
         assert status.step is RotationStep.PREPARED
-        await core.store.mark_bundle_installed("web-1", sequence)
+        await core.store.sidecars.mark_bundle_installed("web-1", sequence)
     async with opened(tmp_path / "d") as core:
         await make_rotation(core.store, core.authorities).advance(NOW)
         new = await issue(core)
@@ -91,11 +91,15 @@ async def test_killed_at_every_step_it_goes_on_where_it_stood(tmp_path: Path) ->
     async with opened(tmp_path / "d") as core:
         later = NOW + 3601
         await make_rotation(core.store, core.authorities).advance(later)
-        retired = [r for r in await core.store.list_authorities() if r.phase is AuthorityPhase.RETIRED]
+        retired = [r for r in await core.store.authorities.list_all() if r.phase is AuthorityPhase.RETIRED]
         assert [r.sealed_key for r in retired] == [b""]
         with pytest.raises(VerificationError):
             BundleVerifier(core.authorities.bundle()).verify_peer(old, now=NOW)
-        assert [entry.event for entry in await core.store.list_journal()][:3] == ["retired", "active", "prepared"]
+        assert [entry.event for entry in await core.store.authorities.list_journal()][:3] == [
+            "retired",
+            "active",
+            "prepared",
+        ]
 
 
 async def test_force_activates_without_the_laggard_and_says_so_in_the_journal(tmp_path: Path) -> None:
@@ -106,7 +110,7 @@ async def test_force_activates_without_the_laggard_and_says_so_in_the_journal(tm
         await rotation.start(now=NOW)
         status = await rotation.start(force=True, now=NOW)
         assert (status.step, status.forced) == (RotationStep.ACTIVE, True)
-        assert "web-1" in (await core.store.list_journal())[0].detail
+        assert "web-1" in (await core.store.authorities.list_journal())[0].detail
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -121,7 +125,7 @@ async def test_reverting_lets_the_previous_authority_sign(tmp_path: Path, force:
         assert status.step is RotationStep.REVERTED
         assert core.authorities.active.authority_id == before
         await rotation.advance(NOW)
-        phases = [r.phase for r in await core.store.list_authorities()]
+        phases = [r.phase for r in await core.store.authorities.list_all()]
         assert phases.count(AuthorityPhase.ACTIVE) == 2  # root and issuer
         assert phases.count(AuthorityPhase.RETIRED) == 1
         with pytest.raises(ConflictError):
@@ -150,7 +154,7 @@ async def test_a_tainted_authority_is_refused_and_stays_so(tmp_path: Path) -> No
 async def test_an_issuance_that_races_with_retirement_is_signed_anew(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core, opened(tmp_path / "d") as other:
         await join(core, "web-1")
-        await core.store.mark_seen("web-1", connected=False, now=NOW)
+        await core.store.sidecars.mark_seen("web-1", connected=False, now=NOW)
         rotation = make_rotation(other.store, other.authorities)
         await rotation.start(force=True, now=NOW)
         await rotation.advance(NOW)
@@ -180,9 +184,9 @@ async def test_who_does_not_lead_looks_and_does_what_an_operator_asks(
         try:
             await join(core, "web-1")
             status = await follower.start(now=NOW)
-            await core.store.mark_bundle_installed("web-1", status.sequence)
+            await core.store.sidecars.mark_bundle_installed("web-1", status.sequence)
             await asyncio.sleep(0.2)
-            rotation = await other.store.get_rotation()
+            rotation = await other.store.authorities.get_rotation()
             assert rotation is not None and rotation.step is RotationStep.PREPARED
             before = other.authorities.active.authority_id
             await leader.advance(NOW)

@@ -14,7 +14,7 @@ from shared.model.errors import ConflictError, NotFoundError, VerificationError
 from shared.model.policy.reasons import Reason
 from shared.model.trust.bundle import AuthorityPhase, RotationKind
 from shared.model.trust.certificate import BundleVerifier
-from tests.ca.founded import NOW, WEB, Founded, join, make_csr, make_rotation, opened
+from tests.ca.founded import NOW, WEB, Founded, join, make_csr, make_rotation, opened, spend
 
 ROOT = RotationKind.ROOT
 DAY_S = 86_400.0
@@ -22,18 +22,18 @@ LATER = NOW + 3601  # Nothing that was signed at NOW is alive.
 
 
 async def issue(core: Founded, instance: str = "web-1", now: float = NOW) -> list[x509.Certificate]:
-    record = await core.store.get_sidecar(instance)
+    record = await core.store.sidecars.get(instance)
     assert record is not None
     issued = await core.issuance.issue_sidecar(record.grant, make_csr(), now)
     return [x509.load_der_x509_certificate(der) for der in issued.chain]
 
 
 async def leave(core: Founded, instance: str = "web-1") -> None:
-    await core.store.mark_seen(instance, connected=False, now=NOW)
+    await core.store.sidecars.mark_seen(instance, connected=False, now=NOW)
 
 
 async def phases(core: Founded, kind: AuthorityKind) -> list[AuthorityPhase]:
-    return [r.phase for r in await core.store.list_authorities() if r.kind is kind]
+    return [r.phase for r in await core.store.authorities.list_all() if r.kind is kind]
 
 
 async def check_chains(core: Founded, *chains: list[x509.Certificate], now: float = NOW) -> None:
@@ -54,7 +54,7 @@ async def test_both_roots_are_in_the_bundle_before_anything_is_signed_with_the_n
         assert (len(bundle.roots), len(bundle.issuers)) == (2, 2)
         old = await issue(core)
         assert old[1].issuer == before.root.certificate.subject
-        await core.store.mark_bundle_installed("web-1", status.sequence)
+        await core.store.sidecars.mark_bundle_installed("web-1", status.sequence)
         await rotation.advance(NOW)
         new = await issue(core)
         snapshot = core.authorities.snapshot
@@ -75,7 +75,7 @@ async def test_killed_at_every_step_it_goes_on_where_it_stood(tmp_path: Path) ->
         status = await make_rotation(core.store, core.authorities).status(NOW)
         assert status is not None
         assert (status.kind, status.step, status.waiting_for) == (ROOT, RotationStep.PREPARED, ("web-1",))
-        await core.store.mark_bundle_installed("web-1", sequence)
+        await core.store.sidecars.mark_bundle_installed("web-1", sequence)
     async with opened(tmp_path / "d") as core:
         await make_rotation(core.store, core.authorities).advance(NOW)
         new = await issue(core, now=NOW + 10)
@@ -91,13 +91,13 @@ async def test_killed_at_every_step_it_goes_on_where_it_stood(tmp_path: Path) ->
         await make_rotation(core.store, core.authorities).advance(LATER)
         for kind in AuthorityKind:
             assert await phases(core, kind) == [AuthorityPhase.RETIRED, AuthorityPhase.ACTIVE]
-        retired = [r for r in await core.store.list_authorities() if r.phase is AuthorityPhase.RETIRED]
+        retired = [r for r in await core.store.authorities.list_all() if r.phase is AuthorityPhase.RETIRED]
         assert [r.sealed_key for r in retired] == [b"", b""]
         assert len(core.authorities.bundle().roots) == 1
         await check_chains(core, new, now=LATER)
         with pytest.raises(VerificationError):
             await check_chains(core, old)
-        events = [entry.event for entry in await core.store.list_journal()]
+        events = [entry.event for entry in await core.store.authorities.list_journal()]
         assert events[:5] == ["retired", "active", "published", "prepared", "prepared"]
 
 
@@ -168,7 +168,7 @@ async def test_force_leaves_the_old_root_in_place_until_the_new_one_was_delivere
         await rotation.start(kind=ROOT, now=NOW)
         status = await rotation.start(kind=ROOT, force=True, now=NOW)
         assert (status.step, status.forced) == (RotationStep.ACTIVE, True)
-        detail = (await core.store.list_journal())[0].detail
+        detail = (await core.store.authorities.list_journal())[0].detail
         assert "web-1" in detail and "webhook configuration" in detail
         await rotation.advance(LATER)
         assert (await phases(core, AuthorityKind.ROOT))[0] is AuthorityPhase.OLD
@@ -182,7 +182,7 @@ async def test_force_leaves_the_old_root_in_place_until_the_new_one_was_delivere
 
 async def test_an_open_join_token_holds_the_root_that_it_pins_and_is_named(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
-        make = core.store.create_join_token
+        make = core.store.join_tokens.create
         early, secret = await make(workload=WEB, addresses=(), labels={}, expires=NOW + 600, now=NOW)
         idle, _ = await make(workload=WEB, addresses=(), labels={}, expires=NOW + 900, now=NOW)
         assert early.root_pin == idle.root_pin == core.authorities.root_pin
@@ -193,7 +193,7 @@ async def test_an_open_join_token_holds_the_root_that_it_pins_and_is_named(tmp_p
         late, _ = await make(workload=WEB, addresses=(), labels={}, expires=NOW + DAY_S, now=NOW)
         assert late.root_pin == core.authorities.root_pin != early.root_pin
         assert core.authorities.accepted_pins == {early.root_pin, late.root_pin}
-        await core.store.spend_join_token(token_id=early.token_id, secret=secret, instance="web-1", now=NOW + 1)
+        await spend(core.store, early.token_id, secret, "web-1", now=NOW + 1)
         await rotation.advance(NOW + 1)
         found = await rotation.status(NOW + 1)
         assert found is not None and [token.token_id for token in found.tokens] == [idle.token_id]
@@ -211,7 +211,7 @@ async def test_reverting_puts_both_back(tmp_path: Path, force: bool) -> None:
         rotation = make_rotation(core.store, core.authorities)
         assert (await rotation.start(kind=ROOT, force=force, now=NOW)).is_reversible
         new = await issue(core)
-        make = core.store.create_join_token
+        make = core.store.join_tokens.create
         token, _ = await make(workload=WEB, addresses=(), labels={}, expires=NOW + DAY_S, now=NOW)
         status = await rotation.revert(NOW)
         assert status.step is RotationStep.REVERTED
@@ -258,7 +258,7 @@ async def test_a_root_waits_for_no_issuer_that_retires_and_takes_it_along(tmp_pa
         assert (status.step, status.alive_of_previous) == (RotationStep.ACTIVE, 2)
         third = await issue(core, now=NOW + 60)
         await check_chains(core, first, second, third, now=NOW + 60)
-        assert "superseded" in [entry.event for entry in await core.store.list_journal()]
+        assert "superseded" in [entry.event for entry in await core.store.authorities.list_journal()]
         with pytest.raises(ConflictError, match="hasn't retired"):
             await rotation.start(kind=ROOT, now=NOW + 60)
         await rotation.advance(LATER)
@@ -275,9 +275,9 @@ async def test_killed_between_the_issuers_rotation_and_the_roots_nothing_is_lost
         await leave(core)
         await issue(core)
         await make_rotation(core.store, core.authorities).start(force=True, now=NOW)
-        last = await core.store.get_rotation()
+        last = await core.store.authorities.get_rotation()
         assert last is not None
-        await core.store.change_rotation(last, step=RotationStep.SUPERSEDED, phases=(), now=NOW)
+        await core.store.authorities.change_rotation(last, step=RotationStep.SUPERSEDED, phases=(), now=NOW)
     async with opened(tmp_path / "d") as core:
         rotation = make_rotation(core.store, core.authorities)
         await rotation.advance(NOW)
@@ -297,7 +297,7 @@ async def test_a_tainted_root_takes_everything_below_it_along(tmp_path: Path) ->
         await rotation.advance(LATER)  # The first issuer has retired; connections of it may live on.
         old = await issue(core, now=LATER)
         root, issuer = core.authorities.snapshot.root.authority_id, core.authorities.active.authority_id
-        make = core.store.create_join_token
+        make = core.store.join_tokens.create
         await make(workload=WEB, addresses=(), labels={}, expires=NOW + 7 * DAY_S, now=LATER)
         with pytest.raises(ConflictError, match="only an old one"):
             await rotation.taint(root, LATER)
@@ -316,7 +316,7 @@ async def test_a_tainted_root_takes_everything_below_it_along(tmp_path: Path) ->
             await rotation.revert(LATER)
         # Its join token is worth nothing, so that nobody waits for it.
         await rotation.advance(LATER + 3601)
-        found = {r.authority_id: r.phase for r in await core.store.list_authorities()}
+        found = {r.authority_id: r.phase for r in await core.store.authorities.list_all()}
         assert found[root] is found[issuer] is AuthorityPhase.RETIRED
         assert len(core.authorities.bundle().distrusted) == 3
 
@@ -353,7 +353,7 @@ async def test_two_replicas_take_each_step_once_and_neither_signs_below_a_retire
         assert found is not None and (found.step, found.rotation_id) == (RotationStep.RETIRED, status.rotation_id)
         stale = other.authorities.active.authority_id
         assert stale == core.authorities.active.authority_id
-        events = [entry.event for entry in await core.store.list_journal()]
+        events = [entry.event for entry in await core.store.authorities.list_journal()]
         assert sorted(events) == sorted(
             ["founded", "founded", "prepared", "prepared", "published", "active", "retired"]
         )

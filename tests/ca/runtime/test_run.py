@@ -39,7 +39,7 @@ async def test_started_again_it_is_the_same_ca_and_nobody_is_connected(tmp_path:
     assert sidecar.stream.close_code == 1012  # Service restart: come again.
     async with running_ca(tmp_path) as services:
         assert services.authorities.root_pin == pin
-        (known,) = await services.store.list_sidecars()
+        (known,) = await services.store.sidecars.list_all()
         assert not known.connected
         assert services.hub.directory.get("198.18.0.2").service_account == "web"
 

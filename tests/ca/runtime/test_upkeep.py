@@ -21,7 +21,7 @@ async def test_upkeep_prunes_renews_and_forgets_by_itself(tmp_path: Path, monkey
     async with running_ca(tmp_path, clock=clock) as services:
         async with FakeSidecar(services) as sidecar:
             await sidecar.enrol("a", "198.18.0.2")
-        await services.store.insert_decisions([make_decision("old", time=1.0)])
+        await services.store.decisions.insert([make_decision("old", time=1.0)])
         before = services.server_certificate.not_after
         clock.shift_s = 50_000  # Past the leaf's life, and half of the server certificate's.
         await eventually(lambda: services.server_certificate.not_after > before)
@@ -37,13 +37,13 @@ async def test_what_ended_long_ago_is_forgotten(tmp_path: Path, monkeypatch: pyt
             await sidecar.enrol("a", "198.18.0.2")
         clock.shift_s = upkeep.LEDGER_KEPT_S - 7200
         await asyncio.sleep(0.2)
-        assert len(await services.store.list_certificates()) == len(await services.store.list_join_tokens()) == 1
+        assert len(await services.store.ledger.list_lines()) == len(await services.store.join_tokens.list_all()) == 1
         clock.shift_s = upkeep.LEDGER_KEPT_S + 7200
 
         async def is_forgotten() -> bool:
             store = services.store
             return not (
-                await store.list_certificates() or await store.list_join_tokens() or await store.list_sidecars()
+                await store.ledger.list_lines() or await store.join_tokens.list_all() or await store.sidecars.list_all()
             )
 
         await eventually(is_forgotten)
@@ -54,13 +54,13 @@ async def test_a_change_is_pushed_although_the_store_failed_for_a_moment(
 ) -> None:
     async with running_ca(tmp_path) as services, FakeSidecar(services) as sidecar:
         await sidecar.enrol("a")
-        real, failures = services.store.get_namespace_state, iter([True])
+        real, failures = services.store.namespaces.get_state, iter([True])
 
         async def fail_once(namespace: str) -> object:
             if next(failures, False):
                 raise UnavailableError("a moment, please")
             return await real(namespace)
 
-        monkeypatch.setattr(services.store, "get_namespace_state", fail_once)
-        await services.store.set_mode("shop", Mode.EXPLICIT)
+        monkeypatch.setattr(services.store.namespaces, "get_state", fail_once)
+        await services.store.namespaces.set_mode("shop", Mode.EXPLICIT)
         assert (await sidecar.expect(NamespaceChanged)).state.mode is Mode.EXPLICIT

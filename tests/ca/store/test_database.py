@@ -118,7 +118,7 @@ async def test_a_reading_sees_one_moment(postgresql: PostgreSQL, tmp_path: Path)
         async with store.database.reading() as connection:
             query = text("SELECT count(*) FROM namespaces")
             assert await connection.scalar(query) == 0
-            await store.set_mode("shop", Mode.EXPLICIT)
+            await store.namespaces.set_mode("shop", Mode.EXPLICIT)
             assert await connection.scalar(query) == 0
             with pytest.raises(DBAPIError, match="read-only"):
                 await connection.execute(text("DELETE FROM namespaces"))

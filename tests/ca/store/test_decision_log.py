@@ -31,12 +31,12 @@ def decision(connection: str, *, time: float = NOW, denied: bool = False, sideca
 
 async def test_each_filter_selects_and_the_order_is_as_said(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
-        last = await core.store.insert_decisions(
+        last = await core.store.decisions.insert(
             [decision("c1"), decision("c2", denied=True), decision("c3", time=NOW + 10)]
         )
 
         async def found(**filters: object) -> list[str]:
-            rows = await core.store.query_decisions(DecisionFilter(**filters))  # type: ignore[arg-type]
+            rows = await core.store.decisions.query(DecisionFilter(**filters))  # type: ignore[arg-type]
             return [row.record.connection for row in rows]
 
         assert await found() == ["c3", "c2", "c1"]
@@ -53,18 +53,18 @@ async def test_each_filter_selects_and_the_order_is_as_said(tmp_path: Path) -> N
 
 async def test_refusals_are_listed_newest_first_and_bounded(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
-        await core.store.insert_decisions([decision("c1"), decision("c1", sidecar="two"), decision("c2")])
-        refusals = await core.store.list_refusals("shop", since=NOW, limit=2)
+        await core.store.decisions.insert([decision("c1"), decision("c1", sidecar="two"), decision("c2")])
+        refusals = await core.store.decisions.list_refusals("shop", since=NOW, limit=2)
         assert [record.connection for record in refusals] == ["c2", "c1"]
-        assert len(await core.store.list_refusals("shop", since=NOW, limit=9)) == 3
-        assert await core.store.list_refusals("shop", since=NOW + 1, limit=9) == []
-        assert await core.store.list_reporting_sidecars("shop", since=NOW) == {"one", "two"}
+        assert len(await core.store.decisions.list_refusals("shop", since=NOW, limit=9)) == 3
+        assert await core.store.decisions.list_refusals("shop", since=NOW + 1, limit=9) == []
+        assert await core.store.decisions.list_reporting_sidecars("shop", since=NOW) == {"one", "two"}
 
 
 async def test_the_oldest_go_by_age_and_by_number(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
-        await core.store.insert_decisions([decision(f"c{number}", time=NOW + number) for number in range(6)])
-        assert await core.store.prune_decisions(max_age_s=10, max_rows=100, now=NOW + 12) == 2
-        assert await core.store.prune_decisions(max_age_s=100, max_rows=3, now=NOW + 12) == 1
-        rows = await core.store.query_decisions(DecisionFilter())
+        await core.store.decisions.insert([decision(f"c{number}", time=NOW + number) for number in range(6)])
+        assert await core.store.decisions.prune(max_age_s=10, max_rows=100, now=NOW + 12) == 2
+        assert await core.store.decisions.prune(max_age_s=100, max_rows=3, now=NOW + 12) == 1
+        rows = await core.store.decisions.query(DecisionFilter())
         assert [row.record.connection for row in rows] == ["c5", "c4", "c3"]

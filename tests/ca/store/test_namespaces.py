@@ -10,7 +10,7 @@ from ca.store.records import ProgramRecord
 from shared.model.errors import ConflictError, InputError, NotFoundError
 from shared.model.identity.program import Program
 from shared.model.policy.rules import Action, Mode, Rule
-from tests.ca.founded import NOW, WEB, opened
+from tests.ca.founded import NOW, WEB, opened, spend
 
 RULE = Rule(name="all", action=Action.ALLOW)
 CURL = ProgramRecord(namespace="shop", name="curl", service_account="web", programs=(Program(digest="c" * 64),))
@@ -19,40 +19,40 @@ CURL = ProgramRecord(namespace="shop", name="curl", service_account="web", progr
 async def test_each_change_raises_the_version_and_tells_the_listener(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
         told: list[str] = []
-        core.store.on_namespace_change(told.append)
-        assert (await core.store.get_namespace_state("shop")).version == 0
+        core.store.namespaces.on_change(told.append)
+        assert (await core.store.namespaces.get_state("shop")).version == 0
         versions = [
-            (await core.store.set_mode("shop", Mode.EXPLICIT)).version,
-            (await core.store.put_policy("shop", rules=[RULE], group_label="team")).version,
-            (await core.store.put_program(CURL)).version,
-            (await core.store.set_workload_labels(WEB, {"team": "red"})).version,
-            (await core.store.delete_program("shop", "curl")).version,
+            (await core.store.namespaces.set_mode("shop", Mode.EXPLICIT)).version,
+            (await core.store.namespaces.put_policy("shop", rules=[RULE], group_label="team")).version,
+            (await core.store.namespaces.put_program(CURL)).version,
+            (await core.store.namespaces.set_labels(WEB, {"team": "red"})).version,
+            (await core.store.namespaces.delete_program("shop", "curl")).version,
         ]
         assert versions == [1, 2, 3, 4, 5]
         assert told == ["shop"] * 5
-        state = await core.store.get_namespace_state("shop")
+        state = await core.store.namespaces.get_state("shop")
         assert (state.mode, state.rules, state.group_label) == (Mode.EXPLICIT, (RULE,), "team")
         assert state.labels[0].labels == {"team": "red"}
     async with opened(tmp_path / "d") as core:
-        assert await core.store.list_namespaces() == [state]
+        assert await core.store.namespaces.list_states() == [state]
 
 
 async def test_deleting_the_policy_keeps_the_mode(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
-        await core.store.put_policy("shop", rules=[RULE], mode=Mode.EXPLICIT)
-        state = await core.store.delete_policy("shop")
+        await core.store.namespaces.put_policy("shop", rules=[RULE], mode=Mode.EXPLICIT)
+        state = await core.store.namespaces.delete_policy("shop")
         assert (state.mode, state.rules) == (Mode.EXPLICIT, ())
         with pytest.raises(NotFoundError):
-            await core.store.delete_policy("shop")
-        assert (await core.store.get_namespace_state("shop")).version == state.version
+            await core.store.namespaces.delete_policy("shop")
+        assert (await core.store.namespaces.get_state("shop")).version == state.version
 
 
 async def test_a_mode_is_not_switched_on_what_is_no_longer_so(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
-        await core.store.put_program(CURL)
+        await core.store.namespaces.put_program(CURL)
         with pytest.raises(ConflictError):
-            await core.store.set_mode("shop", Mode.EXPLICIT, expected_version=0)
-        assert (await core.store.set_mode("shop", Mode.EXPLICIT, expected_version=1)).mode is Mode.EXPLICIT
+            await core.store.namespaces.set_mode("shop", Mode.EXPLICIT, expected_version=0)
+        assert (await core.store.namespaces.set_mode("shop", Mode.EXPLICIT, expected_version=1)).mode is Mode.EXPLICIT
 
 
 async def test_a_state_that_cannot_be_is_not_stored(tmp_path: Path) -> None:
@@ -60,15 +60,15 @@ async def test_a_state_that_cannot_be_is_not_stored(tmp_path: Path) -> None:
         rules = [Rule(name=f"r{number}", action=Action.ALLOW) for number in range(1001)]
         for bad in (rules, [RULE, RULE]):
             with pytest.raises(InputError):
-                await core.store.put_policy("shop", rules=bad)
-        assert (await core.store.get_namespace_state("shop")).version == 0
+                await core.store.namespaces.put_policy("shop", rules=bad)
+        assert (await core.store.namespaces.get_state("shop")).version == 0
 
 
 async def test_labels_of_a_spent_token_are_vouched_for(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
-        record, secret = await core.store.create_join_token(
+        record, secret = await core.store.join_tokens.create(
             workload=WEB, addresses=[], labels={"team": "red"}, expires=NOW + 60, now=NOW
         )
-        assert (await core.store.get_namespace_state("shop")).labels == ()
-        await core.store.spend_join_token(token_id=record.token_id, secret=secret, instance="a", now=NOW)
-        assert (await core.store.get_namespace_state("shop")).labels[0].labels == {"team": "red"}
+        assert (await core.store.namespaces.get_state("shop")).labels == ()
+        await spend(core.store, record.token_id, secret, "a", now=NOW)
+        assert (await core.store.namespaces.get_state("shop")).labels[0].labels == {"team": "red"}

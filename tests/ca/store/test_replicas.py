@@ -12,7 +12,7 @@ from ca.store.replicas import Marks
 from ca.store.tables import replicas
 from shared.model.policy.rules import Mode
 from shared.model.wire.messages import Registration
-from tests.ca.founded import NOW, WEB, Founded, join, opened
+from tests.ca.founded import NOW, WEB, Founded, join, opened, spend
 from tests.ca.running import make_decision
 from tests.sidecar.partner import Partner
 
@@ -21,87 +21,87 @@ PARTNER = Partner()
 
 async def test_each_change_raises_its_mark_and_no_other(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
-        store, before = core.store, await core.store.read_marks()
+        store, before = core.store, await core.store.replicas.read_marks()
 
         async def raised() -> list[str]:
             nonlocal before
-            now = await store.read_marks()
+            now = await store.replicas.read_marks()
             names = [name for name in Marks.__slots__ if getattr(now, name) != getattr(before, name)]
             before = now
             return names
 
-        await store.set_mode("shop", Mode.EXPLICIT)
+        await store.namespaces.set_mode("shop", Mode.EXPLICIT)
         assert await raised() == ["namespaces"]
-        await store.set_workload_labels(WEB, {"team": "red"})
+        await store.namespaces.set_labels(WEB, {"team": "red"})
         assert await raised() == ["namespaces"]
         await join(core, "web-1")
         assert await raised() == ["registrations"]
-        await store.insert_decisions([make_decision("c")])
+        await store.decisions.insert([make_decision("c")])
         assert await raised() == ["decisions"]
-        await store.put_foreign_domain(PARTNER.roots, now=NOW)
+        await store.foreign.put(PARTNER.roots, now=NOW)
         assert await raised() == ["foreign"]
-        await store.delete_foreign_domain(PARTNER.domain)
+        await store.foreign.delete(PARTNER.domain)
         assert await raised() == ["foreign"]
-        await store.mark_seen("web-1", connected=False, now=NOW)
+        await store.sidecars.mark_seen("web-1", connected=False, now=NOW)
         assert await raised() == []
 
 
 async def test_labels_of_a_spent_token_raise_the_namespaces_mark(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
-        before = (await core.store.read_marks()).namespaces
-        record, secret = await core.store.create_join_token(
+        before = (await core.store.replicas.read_marks()).namespaces
+        record, secret = await core.store.join_tokens.create(
             workload=WEB, addresses=[], labels={"team": "red"}, expires=NOW + 60, now=NOW
         )
-        await core.store.spend_join_token(token_id=record.token_id, secret=secret, instance="a", now=NOW)
-        assert (await core.store.read_marks()).namespaces == before + 1
+        await spend(core.store, record.token_id, secret, "a", now=NOW)
+        assert (await core.store.replicas.read_marks()).namespaces == before + 1
 
 
 async def is_connected(core: Founded, instance: str) -> bool:
-    record = await core.store.get_sidecar(instance)
+    record = await core.store.sidecars.get(instance)
     return record is not None and record.connected
 
 
 async def test_streams_end_with_their_replica(tmp_path: Path) -> None:
-    async with opened(tmp_path / "d") as core, opened(tmp_path / "d") as other:
-        core.store.replica, other.store.replica = "one", "two"
+    place = tmp_path / "d"
+    async with opened(place, replica="one") as core, opened(place, replica="two") as other:
         await join(core, "web-1")
         await join(other, "web-2")
-        assert (await core.store.beat(), await other.store.beat()) == (1, 0)  # No sign of "two" yet.
-        assert await core.store.list_replicas() == ["one", "two"]
+        assert (await core.store.replicas.beat(), await other.store.replicas.beat()) == (1, 0)  # No sign of "two" yet.
+        assert await core.store.replicas.list_alive() == ["one", "two"]
         assert await is_connected(core, "web-1")
         # It was taken for dead, and is not: its open streams are noted again.
         assert not await is_connected(core, "web-2")
-        await other.store.beat({"web-2", "elsewhere"})
+        await other.store.replicas.beat({"web-2", "elsewhere"})
         assert await is_connected(core, "web-2")
         async with core.store.database.writing() as connection:
             old = replicas.c.seen - replicas_module.REPLICA_DEAD_S - 1
             await connection.execute(update(replicas).where(replicas.c.replica == "two").values(seen=old))
-        assert await core.store.beat() == 1
-        assert await core.store.list_replicas() == ["one"]
-        await core.store.leave()
+        assert await core.store.replicas.beat() == 1
+        assert await core.store.replicas.list_alive() == ["one"]
+        await core.store.replicas.leave()
         assert not await is_connected(core, "web-1")
-        assert await core.store.list_replicas() == []
+        assert await core.store.replicas.list_alive() == []
 
 
 async def test_only_this_replicas_streams_are_closed_at_its_start_and_by_its_word(tmp_path: Path) -> None:
-    async with opened(tmp_path / "d") as core, opened(tmp_path / "d") as other:
-        core.store.replica, other.store.replica = "one", "two"
+    place = tmp_path / "d"
+    async with opened(place, replica="one") as core, opened(place, replica="two") as other:
         await join(core, "web-1")
         grant = await join(other, "web-2")
-        await core.store.disconnect_all()
+        await core.store.sidecars.disconnect_all()
         assert not await is_connected(core, "web-1")
         assert await is_connected(core, "web-2")
         # It moves: what the replica before says of its stream is no longer about the stream of now.
-        assert await other.store.find_moved({"web-1", "web-2"}) == []
+        assert await other.store.replicas.find_moved({"web-1", "web-2"}) == []
         moved = Registration(instance="web-2", version="0", addresses=(), tunnel_port=15008, capture="listeners")
-        await core.store.register_sidecar(grant, moved, now=NOW)
-        assert await other.store.find_moved({"web-1", "web-2"}) == ["web-2"]
-        assert await core.store.find_moved({"web-2"}) == await other.store.find_moved(()) == []
-        await other.store.mark_seen("web-2", connected=False, now=NOW)
+        await core.store.sidecars.register(grant, moved, now=NOW)
+        assert await other.store.replicas.find_moved({"web-1", "web-2"}) == ["web-2"]
+        assert await core.store.replicas.find_moved({"web-2"}) == await other.store.replicas.find_moved(()) == []
+        await other.store.sidecars.mark_seen("web-2", connected=False, now=NOW)
         assert await is_connected(core, "web-2")
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\0"])
 async def test_no_text_of_a_sidecar_stops_a_batch(tmp_path: Path, text: str) -> None:
     async with opened(tmp_path / "d") as core:
-        assert await core.store.insert_decisions([make_decision(text)]) > 0
+        assert await core.store.decisions.insert([make_decision(text)]) > 0

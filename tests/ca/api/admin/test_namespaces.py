@@ -141,7 +141,7 @@ async def test_readiness_groups_causes_and_names_who_said_nothing(services: Runn
 
 
 async def test_what_was_approved_meanwhile_no_longer_stands_against_explicit(services: RunningCA, admin: Admin) -> None:
-    await services.store.insert_decisions([make_decision("c", time=services.clock(), count=3)])
+    await services.store.decisions.insert([make_decision("c", time=services.clock(), count=3)])
     before = await admin.get("/v1/namespaces/shop/readiness", api.Readiness)
     assert (before.is_safe, before.settled, before.causes[0].connections) == (False, 0, 3)
     for account, program in (("web", WEB), ("db", CURL)):
@@ -155,7 +155,7 @@ async def test_a_lonely_denial_makes_a_namespace_unsafe_although_all_reported(
     services: RunningCA, admin: Admin
 ) -> None:
     assert (await admin.get("/v1/namespaces/shop/readiness", api.Readiness)).is_safe
-    await services.store.insert_decisions([make_decision("c", time=services.clock())])
+    await services.store.decisions.insert([make_decision("c", time=services.clock())])
     assert not (await admin.get("/v1/namespaces/shop/readiness", api.Readiness)).is_safe
 
 
@@ -184,7 +184,7 @@ async def test_acknowledgements_name_who_has_not_installed_the_present_version(
 
 
 async def test_a_change_whose_asker_hangs_up_is_finished_and_told(services: RunningCA, admin: Admin) -> None:
-    await services.store.get_namespace_state("shop")  # Kept in memory from here on.
+    await services.store.namespaces.get_state("shop")  # Kept in memory from here on.
     async with FakeSidecar(services) as sidecar:
         await sidecar.enrol("a")
         async with services.store.database.writing():  # The change has to wait for its turn.

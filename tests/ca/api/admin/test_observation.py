@@ -79,7 +79,7 @@ FILTERS: list[tuple[dict[str, str], list[str]]] = [
 
 
 async def test_each_filter_selects_newest_first(services: RunningCA, admin: Admin) -> None:
-    await services.store.insert_decisions(RECORDS)
+    await services.store.decisions.insert(RECORDS)
     for query, found in FILTERS:
         answer = await admin.get("/v1/decisions", api.DecisionList, **query)
         assert [one.record.connection for one in answer.decisions] == found, query
@@ -116,7 +116,7 @@ async def follow(admin: Admin, **query: str) -> AsyncIterator[str]:
 
 
 async def test_a_follower_gets_what_comes_from_now_on_in_order(services: RunningCA, admin: Admin) -> None:
-    await services.store.insert_decisions(RECORDS)
+    await services.store.decisions.insert(RECORDS)
     lines = follow(admin, denied="true")
     assert await anext(lines) == "begun"
     for number in range(3):
@@ -128,7 +128,7 @@ async def test_a_follower_gets_what_comes_from_now_on_in_order(services: Running
 
 
 async def test_with_since_a_follower_begins_in_the_past(services: RunningCA, admin: Admin) -> None:
-    await services.store.insert_decisions(RECORDS)
+    await services.store.decisions.insert(RECORDS)
     lines = follow(admin, since="1500")
     assert [await anext(lines) for _ in range(3)] == ["begun", "marked", "fine"]
     await lines.aclose()  # type: ignore[attr-defined]
@@ -168,7 +168,7 @@ async def test_a_store_that_fails_breaks_a_follower_off_instead_of_ending_it(
         async def fail(_wanted: object) -> None:
             raise UnavailableError("the disk is gone")
 
-        monkeypatch.setattr(services.store, "query_decisions", fail)
+        monkeypatch.setattr(services.store.decisions, "query", fail)
         with pytest.raises(aiohttp.ClientPayloadError):
             while await response.content.readline():
                 pass
@@ -183,7 +183,7 @@ async def test_a_follower_that_does_not_read_is_dropped(
     monkeypatch.setattr(observation, "SEND_DEADLINE_S", 3.0)
     monkeypatch.setattr(observation, "MAX_FOLLOWERS", 1)
     big = [make_decision(f"c{n}", detail="x" * 8000) for n in range(400)]
-    await services.store.insert_decisions(big)
+    await services.store.decisions.insert(big)
     path = str(services.configuration.admin_socket)
     reader, writer = await asyncio.open_unix_connection(path, limit=1024)
     writer.write(b"GET /v1/decisions/follow?since=1 HTTP/1.1\r\nHost: ca\r\n\r\n")

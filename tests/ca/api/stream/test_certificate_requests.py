@@ -29,7 +29,7 @@ async def test_a_program_and_the_sidecar_itself_are_issued_to(services: RunningC
 async def test_a_refusal_says_why_and_the_stream_goes_on(services: RunningCA) -> None:
     async with FakeSidecar(services) as client:
         await client.enrol("a")
-        await services.store.set_mode("shop", Mode.EXPLICIT)
+        await services.store.namespaces.set_mode("shop", Mode.EXPLICIT)
         for number, csr, reason in ((1, make_csr()[1], "program_not_approved"), (2, b"nothing", "peer_untrusted")):
             await client.send(CertificateRequest(request=number, csr=csr, program=Program(digest="ab" * 32)))
             refused = await client.expect(CertificateRefused)

@@ -59,7 +59,7 @@ async def test_a_sidecar_joins_gets_a_certificate_and_hears_of_changes(services:
         entry = await client.receive()
         assert isinstance(entry, DirectoryEntry)
         assert (entry.namespace, entry.service_account) == ("shop", "web")
-        await services.store.set_mode("shop", Mode.EXPLICIT)
+        await services.store.namespaces.set_mode("shop", Mode.EXPLICIT)
         changed = await client.receive()
         assert isinstance(changed, NamespaceChanged)
         assert changed.state.mode is Mode.EXPLICIT

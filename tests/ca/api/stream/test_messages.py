@@ -44,7 +44,7 @@ async def test_what_breaks_the_protocol_ends_the_stream_with_a_refusal(
         await client.enrol("a")
         await client.send(message)
         assert (await client.expect(Refusal)).code == "protocol_error"
-    assert await services.store.query_decisions(EVERYTHING) == []
+    assert await services.store.decisions.query(EVERYTHING) == []
 
 
 async def test_decisions_are_acknowledged_when_they_are_stored(services: RunningCA) -> None:
@@ -52,6 +52,6 @@ async def test_decisions_are_acknowledged_when_they_are_stored(services: Running
         await client.enrol("a")
         await client.send(Decisions(batch=4, records=(make_decision("c", sidecar="forged"),), lost=2))
         assert await client.expect(DecisionsStored) == DecisionsStored(batch=4)
-    (stored,) = await services.store.query_decisions(EVERYTHING)
+    (stored,) = await services.store.decisions.query(EVERYTHING)
     assert stored.record.sidecar == "a"
     assert services.decisions.lost == 2

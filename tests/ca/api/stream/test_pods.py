@@ -72,7 +72,7 @@ async def test_a_pod_joins_and_is_issued_to(services: RunningCA) -> None:
         assert (welcome.namespace, welcome.service_account, len(welcome.chain)) == ("shop", "web", 2)
         for for_itself in (False, True):
             assert isinstance(await issue(sidecar, for_itself=for_itself), CertificateIssued)
-        record = await services.store.get_sidecar(INSTANCE)
+        record = await services.store.sidecars.get(INSTANCE)
         assert record is not None
         assert (record.pod_uid, record.addresses, record.connected) == (make_uid(1), (ADDRESS,), True)
     assert 'touchmark_ca_streams_opened_total{how="enrol_pod"} 1.0' in services.metrics.render().decode()
@@ -96,7 +96,7 @@ async def test_the_directory_is_the_api_server_s_word_whatever_was_registered(se
     assert 'touchmark_ca_streams_closed_total{why="pod_gone"} 1.0' in metrics
 
     async def is_forgotten() -> bool:
-        return await services.store.get_sidecar(INSTANCE) is None
+        return await services.store.sidecars.get(INSTANCE) is None
 
     await eventually(is_forgotten)
 
@@ -178,7 +178,7 @@ async def test_a_reused_address_is_taken_over_from_a_sidecar_whose_certificate_l
         welcome = await enrol_pod(new, "db-0", "db-0.00000002", ADDRESS)
         assert isinstance(welcome, Welcome)
         assert services.hub.directory.get(ADDRESS).service_account == "db"
-        record = await services.store.get_sidecar_at(ADDRESS)
+        record = await services.store.sidecars.get_at(ADDRESS)
         assert record is not None and record.instance == "db-0.00000002"
 
 
@@ -260,7 +260,7 @@ async def test_what_went_while_the_ca_was_down_is_forgotten(
     async with running_in_cluster(tmp_path, cluster) as services:
 
         async def is_forgotten() -> bool:
-            return await services.store.get_sidecar(INSTANCE) is None
+            return await services.store.sidecars.get(INSTANCE) is None
 
         await eventually(is_forgotten)
 

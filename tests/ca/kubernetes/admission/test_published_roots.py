@@ -36,6 +36,6 @@ async def test_a_new_root_waits_for_the_cluster_and_what_in_it_lacks_the_root_is
             await rotation.advance()
             found = await rotation.status()
             assert found is not None and found.unpublished == ()
-            record = await core.store.get_rotation()
+            record = await core.store.authorities.get_rotation()
             assert record is not None and record.published is not None
             assert found.ready_at == record.published + 7

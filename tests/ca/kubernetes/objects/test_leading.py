@@ -49,15 +49,15 @@ async def test_nothing_is_deleted_before_everything_is_known(tmp_path: Path, mon
     monkeypatch.setattr(lease_module, "RETRY_S", 0.1)
     server = Server()
     async with running_ca(tmp_path) as services, faked(tmp_path, server.serve) as client:
-        await services.store.put_policy("bank", rules=(), group_label="team")
+        await services.store.namespaces.put_policy("bank", rules=(), group_label="team")
         leading = Leading(client, store=services.store, metrics=services.metrics, clock=services.clock)
         async with run_leading(leading):
             await eventually(lambda: leading.leadership.is_leader)
             await asyncio.sleep(0.3)
-            assert (await services.store.get_namespace_state("bank")).group_label == "team"
+            assert (await services.store.namespaces.get_state("bank")).group_label == "team"
             server.is_installed = True
             await eventually(lambda: len(server.patched) == 2, deadline_s=20.0)
-            states = {state.namespace: state for state in await services.store.list_namespaces()}
+            states = {state.namespace: state for state in await services.store.namespaces.list_states()}
             assert states["bank"].group_label == ""
             assert states["shop"].mode.value == "explicit" and len(states["shop"].approvals) == 1
             assert {watch.describe().objects for watch in leading.watches} == {1}

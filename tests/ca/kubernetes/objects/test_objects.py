@@ -62,7 +62,7 @@ class Writing:
         await self.writer.write_changes()
 
     async def version(self) -> int:
-        return (await self.store.get_namespace_state("shop")).version
+        return (await self.store.namespaces.get_state("shop")).version
 
 
 @contextlib.asynccontextmanager
@@ -79,7 +79,7 @@ def test_the_collections_are_those_of_the_definitions() -> None:
 async def test_a_policy_takes_its_place_once(tmp_path: Path) -> None:
     async with writing(tmp_path) as w:
         await w.put(policy({"mode": "explicit", "group": {"label": "team"}, "rules": [RULE]}))
-        state = await w.store.get_namespace_state("shop")
+        state = await w.store.namespaces.get_state("shop")
         assert (state.version, state.mode, state.group_label) == (1, Mode.EXPLICIT, "team")
         assert [rule.name for rule in state.rules] == ["web"]
         outcome = w.writer.outcomes[MESH_POLICY, "shop", "default"]
@@ -106,11 +106,11 @@ async def test_neither_leaving_the_mode_out_nor_deleting_the_policy_loosens(tmp_
         await w.put(policy({"rules": [RULE]}), generation=2)
         assert await w.version() == 1
         await w.remove(policy({}))
-        state = await w.store.get_namespace_state("shop")
+        state = await w.store.namespaces.get_state("shop")
         assert (state.version, state.mode, state.rules) == (2, Mode.EXPLICIT, ())
         assert w.writer.outcomes == {}
         await w.put(policy({"mode": "permissive"}), uid="u2")
-        assert (await w.store.get_namespace_state("shop")).mode is Mode.PERMISSIVE
+        assert (await w.store.namespaces.get_state("shop")).mode is Mode.PERMISSIVE
 
 
 async def test_an_object_that_cannot_be_read_keeps_what_was_in_force(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ async def test_an_object_that_cannot_be_read_keeps_what_was_in_force(tmp_path: P
         bad_peer = {"unidentified": True, "cidrs": ["10.0.0.1/8"]}
         await w.put(policy({"rules": [{**RULE, "peers": [bad_peer]}]}), generation=2)
         await w.put(program(digests=["abc"]), generation=2)
-        state = await w.store.get_namespace_state("shop")
+        state = await w.store.namespaces.get_state("shop")
         assert (state.version, len(state.rules), len(state.approvals)) == (2, 1, 1)
         outcome = w.writer.outcomes[MESH_POLICY, "shop", "default"]
         assert (outcome.is_accepted, outcome.generation, outcome.reason) == (False, 2, "Invalid")
@@ -135,14 +135,14 @@ async def test_a_policy_of_another_name_does_nothing(tmp_path: Path) -> None:
         await w.put(policy({"mode": "explicit"}, name="other"))
         assert not w.writer.outcomes[MESH_POLICY, "shop", "other"].is_accepted
         await w.remove(policy({}, name="other"))
-        state = await w.store.get_namespace_state("shop")
+        state = await w.store.namespaces.get_state("shop")
         assert (state.version, state.mode, len(state.rules)) == (1, Mode.PERMISSIVE, 1)
 
 
 async def test_programs_are_approved_changed_and_taken_back(tmp_path: Path) -> None:
     async with writing(tmp_path) as w:
         await w.put(program(digests=[A, A, f"{A}/main:none"], weak=True))
-        record = await w.store.get_program("shop", "postgres")
+        record = await w.store.namespaces.get_program("shop", "postgres")
         assert record == ProgramRecord(
             namespace="shop",
             name="postgres",
@@ -155,10 +155,10 @@ async def test_programs_are_approved_changed_and_taken_back(tmp_path: Path) -> N
         await w.put(program(digests=[A, f"{A}/main:none"], weak=True), generation=2)
         assert await w.version() == 1
         await w.put(program(digests=[B]), generation=3, annotations={APPROVED_BY: "ann@example.com"})
-        record = await w.store.get_program("shop", "postgres")
+        record = await w.store.namespaces.get_program("shop", "postgres")
         assert record is not None and record.approved_by == "ann@example.com" and not record.weak
         await w.remove(program())
-        assert await w.store.list_programs() == []
+        assert await w.store.namespaces.list_programs() == []
         await w.remove(program())
         assert await w.version() == 3
 
@@ -172,9 +172,9 @@ async def test_what_was_deleted_while_nobody_looked_is_noticed(tmp_path: Path) -
         w.index.sink(MESH_POLICY).replace([])
         w.index.sink(PROGRAM).replace([make_object(program("kept")), make_object(program("new"))])
         await w.writer.compare_all()
-        state = await w.store.get_namespace_state("shop")
+        state = await w.store.namespaces.get_state("shop")
         assert (state.mode, state.rules) == (Mode.EXPLICIT, ())
-        assert [record.name for record in await w.store.list_programs()] == ["kept", "new"]
+        assert [record.name for record in await w.store.namespaces.list_programs()] == ["kept", "new"]
         version = state.version
         await w.writer.compare_all()
         assert await w.version() == version
@@ -187,9 +187,9 @@ async def test_a_list_replaces_what_was_known_of_its_kind_alone(tmp_path: Path) 
         sink = w.index.sink(PROGRAM)
         sink.replace([make_object(program("other"))])
         await w.writer.write_changes()
-        assert [record.name for record in await w.store.list_programs()] == ["other"]
+        assert [record.name for record in await w.store.namespaces.list_programs()] == ["other"]
         assert (len(sink), len(w.index.sink(MESH_POLICY))) == (1, 1)
-        assert (await w.store.get_namespace_state("shop")).rules != ()
+        assert (await w.store.namespaces.get_state("shop")).rules != ()
 
 
 async def test_what_the_store_refuses_is_said(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ async def test_a_store_that_fails_is_tried_again(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(objects_module, "RETRY_S", 0.05)
     monkeypatch.setattr(objects_module, "COMPARE_S", 0.1)
     async with writing(tmp_path) as w:
-        put_policy, failures = w.store.put_policy, [1, 1, 1]
+        put_policy, failures = w.store.namespaces.put_policy, [1, 1, 1]
 
         async def fail(*arguments: Any, **options: Any) -> Any:
             if failures:
@@ -225,7 +225,7 @@ async def test_a_store_that_fails_is_tried_again(tmp_path: Path, monkeypatch: py
                 raise UnavailableError("away")
             return await put_policy(*arguments, **options)
 
-        monkeypatch.setattr(w.store, "put_policy", fail)
+        monkeypatch.setattr(w.store.namespaces, "put_policy", fail)
         task = asyncio.create_task(w.writer.run())
         try:
             value = make_object(policy({"rules": [RULE]}))
@@ -233,7 +233,7 @@ async def test_a_store_that_fails_is_tried_again(tmp_path: Path, monkeypatch: py
             await eventually(lambda: (MESH_POLICY, "shop", "default") in w.writer.outcomes)
             assert await w.version() == 1
             # A store that lost what it knew (a backup was restored) is put right without any event.
-            await w.store.put_policy("shop", rules=())
+            await w.store.namespaces.put_policy("shop", rules=())
             await eventually(lambda: _has_rules(w))
         finally:
             task.cancel()
@@ -241,4 +241,4 @@ async def test_a_store_that_fails_is_tried_again(tmp_path: Path, monkeypatch: py
 
 
 async def _has_rules(w: Writing) -> bool:
-    return bool((await w.store.get_namespace_state("shop")).rules)
+    return bool((await w.store.namespaces.get_state("shop")).rules)

@@ -137,7 +137,7 @@ async def test_acknowledgements_are_followed(tmp_path: Path, monkeypatch: pytest
         assert t.server.patches[-1][1]["status"]["waiting"] == ["web-1"]
         t.echo()
         assert await t.status.write_changes()  # It waits for somebody: more is to come.
-        await t.store.mark_namespace_installed("web-1", "shop", 1)
+        await t.store.sidecars.mark_namespace_installed("web-1", "shop", 1)
         await t.status.write_changes()
         status = t.server.patches[-1][1]["status"]
         assert (status["sidecars"], status["installed"], status["waiting"]) == (1, 1, [])
@@ -167,14 +167,14 @@ async def test_a_generation_is_never_told_what_was_in_force_before_it(
     """The switch to explicit is put in force while its status is gathered: whoever waits for it must not be misled."""
     async with telling(tmp_path) as t:
         await t.put(policy({"mode": "permissive"}))
-        list_versions = t.store.list_versions
+        list_versions = t.store.namespaces.list_versions
 
         async def list_and_switch() -> Any:
             before = await list_versions()
             await t.put(policy({"mode": "explicit"}), generation=2)
             return before
 
-        monkeypatch.setattr(t.store, "list_versions", list_and_switch)
+        monkeypatch.setattr(t.store.namespaces, "list_versions", list_and_switch)
         await t.status.write_changes()
         (told,) = [body["status"] for _, body in t.server.patches]
         assert (told["observedGeneration"], told["mode"]) == (1, "permissive")

@@ -67,10 +67,10 @@ async def test_a_database_of_the_first_release_keeps_what_it_holds(
         await database.close()
     store = await Store.open(where, trust_domain="touchmark.local", replica="one")
     try:
-        (sidecar,) = await store.list_sidecars()
+        (sidecar,) = await store.sidecars.list_all()
         assert (sidecar.instance, sidecar.connected, sidecar.pod_uid, sidecar.last_seen) == ("a", True, "", 2.5)
-        await store.disconnect_all()  # No replica is named for it: it was this one's.
-        assert not (await store.list_sidecars())[0].connected
+        await store.sidecars.disconnect_all()  # No replica is named for it: it was this one's.
+        assert not (await store.sidecars.list_all())[0].connected
     finally:
         await store.close()
 
@@ -89,7 +89,7 @@ async def test_a_database_from_before_roots_rotated_goes_on_with_its_rotation_an
     try:
         authorities = await Authorities.open(store, KEK, now=NOW)
         pin = authorities.root_pin
-        await store.create_join_token(workload=WEB, addresses=(), labels={}, expires=NOW + 60, now=NOW)
+        await store.join_tokens.create(workload=WEB, addresses=(), labels={}, expires=NOW + 60, now=NOW)
         await make_rotation(store, authorities, minimum_s=60).start(now=NOW)
         async with store.database.writing() as connection:
             await connection.run_sync(lambda sync: migrate(sync, "0003"))
@@ -101,14 +101,14 @@ async def test_a_database_from_before_roots_rotated_goes_on_with_its_rotation_an
         rotation = make_rotation(store, authorities)
         status = await rotation.status(NOW)
         assert status is not None and (status.kind, status.step) == (RotationKind.ISSUER, RotationStep.PREPARED)
-        (token,) = await store.list_join_tokens()
+        (token,) = await store.join_tokens.list_all()
         assert token.root_pin == pin
         await rotation.advance(NOW)
         await rotation.advance(NOW)
         status = await rotation.start(kind=RotationKind.ROOT, now=NOW)
         assert (status.step, status.tokens) == (RotationStep.ACTIVE, (token,))
         await rotation.advance(NOW + 61)
-        last = await store.get_rotation()
+        last = await store.authorities.get_rotation()
         assert last is not None and last.step is RotationStep.RETIRED
     finally:
         await store.close()

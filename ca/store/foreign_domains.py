@@ -12,7 +12,8 @@ from typing import Final
 import msgspec
 from sqlalchemy import delete, select
 
-from ca.store.decision_log import DecisionTable
+from ca.store.counters import raise_counter
+from ca.store.database import Database
 from ca.store.tables import FOREIGN_CHANGES, foreign_domains
 from shared.model.errors import InputError, NotFoundError
 from shared.model.identity.foreign import MAX_DOMAINS, MAX_TOTAL_BYTES, ForeignDomain
@@ -29,13 +30,21 @@ class ForeignRecord:
     changed: float
 
 
-class ForeignTable(DecisionTable):
-    """Whom else the mesh knows."""
+class ForeignDomains:
+    """Which other trust domains the mesh knows.
 
-    async def list_foreign_domains(self) -> list[ForeignRecord]:
+    Arguments:
+        trust_domain: our own.
+    """
+
+    def __init__(self, database: Database, *, trust_domain: str) -> None:
+        self._database = database
+        self._trust_domain = trust_domain
+
+    async def list_all(self) -> list[ForeignRecord]:
         """Return every other trust domain, by name."""
         query = select(foreign_domains).order_by(foreign_domains.c.trust_domain)
-        async with self.database.reading() as connection:
+        async with self._database.reading() as connection:
             return [
                 ForeignRecord(
                     domain=ForeignDomain(trust_domain=row.trust_domain, roots=_roots.decode(row.roots)),
@@ -44,37 +53,37 @@ class ForeignTable(DecisionTable):
                 for row in await connection.execute(query)
             ]
 
-    async def put_foreign_domain(self, domain: ForeignDomain, *, now: float) -> None:
+    async def put(self, domain: ForeignDomain, *, now: float) -> None:
         """Know a trust domain by these roots, in the place of those that it had.
 
         Raises:
             InputError: it is our own, a root is none, or there are too many domains or bytes.
         """
-        if domain.trust_domain == self.trust_domain:
+        if domain.trust_domain == self._trust_domain:
             raise InputError(
                 f"{domain.trust_domain} is this mesh's own trust domain",
                 hint="its roots are the CA's own: `touchmark ca status`",
             )
         check_roots(domain)
         roots = msgspec.json.encode(domain.roots).decode()
-        async with self.database.writing() as connection:
+        async with self._database.writing() as connection:
             values = {"trust_domain": domain.trust_domain, "roots": roots, "changed": now}
-            await connection.execute(self.database.upsert(foreign_domains, values))
+            await connection.execute(self._database.upsert(foreign_domains, values))
             known = [_roots.decode(text) for text in await connection.scalars(select(foreign_domains.c.roots))]
             if len(known) > MAX_DOMAINS or sum(len(root) for each in known for root in each) > MAX_TOTAL_BYTES:
                 raise InputError(
                     f"at most {MAX_DOMAINS} trust domains and {MAX_TOTAL_BYTES} bytes of roots are known",
-                    hint="take one away first: `touchmark trust remove DOMAIN`",
+                    hint="remove one first: `touchmark trust remove DOMAIN`",
                 )
-            await self._count(connection, FOREIGN_CHANGES)
+            await raise_counter(self._database, connection, FOREIGN_CHANGES)
 
-    async def delete_foreign_domain(self, trust_domain: str) -> None:
+    async def delete(self, trust_domain: str) -> None:
         """Forget a trust domain.
 
         Raises:
             NotFoundError: it isn't known.
         """
-        async with self.database.writing() as connection:
+        async with self._database.writing() as connection:
             gone = await connection.execute(
                 delete(foreign_domains).where(foreign_domains.c.trust_domain == trust_domain)
             )
@@ -82,4 +91,4 @@ class ForeignTable(DecisionTable):
                 raise NotFoundError(
                     f"the trust domain {trust_domain[:255]} isn't known", hint="`touchmark trust list` shows all"
                 )
-            await self._count(connection, FOREIGN_CHANGES)
+            await raise_counter(self._database, connection, FOREIGN_CHANGES)

@@ -13,7 +13,9 @@ from typing import Any
 from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ca.store.enrolment import EnrolmentTable, open_tokens
+from ca.store.counters import raise_counter, read_counter
+from ca.store.database import Database
+from ca.store.join_tokens import open_tokens
 from ca.store.records import (
     FINISHED_STEPS,
     AuthorityKind,
@@ -22,7 +24,7 @@ from ca.store.records import (
     RotationRecord,
     RotationStep,
 )
-from ca.store.tables import BUNDLE_SEQUENCE, authorities, certificates, counters, join_tokens, journal, rotations
+from ca.store.tables import BUNDLE_SEQUENCE, authorities, certificates, join_tokens, journal, rotations
 from shared.model.errors import ConflictError
 from shared.model.trust.bundle import AUTHORITY_TRANSITIONS, AuthorityPhase, RotationKind
 
@@ -44,30 +46,33 @@ class PhaseChange:
             raise ValueError(f"no authority goes from {self.before} to {self.after}")
 
 
-class AuthorityTable(EnrolmentTable):
+class AuthorityRecords:
     """Which keys sign, which are accepted, and how that came about."""
 
-    async def list_authorities(self) -> list[AuthorityRecord]:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def list_all(self) -> list[AuthorityRecord]:
         """Return every authority, oldest first."""
-        async with self.database.reading() as connection:
+        async with self._database.reading() as connection:
             rows = await connection.execute(
                 select(authorities).order_by(authorities.c.created, authorities.c.kind.desc())
             )
             return [_authority(row) for row in rows]
 
-    async def get_bundle_sequence(self) -> int:
+    async def get_sequence(self) -> int:
         """Return the sequence number of the trust bundle; 0 before the first authorities."""
-        async with self.database.reading() as connection:
-            return await _read_sequence(connection)
+        async with self._database.reading() as connection:
+            return await read_counter(connection, BUNDLE_SEQUENCE)
 
     async def get_rotation(self) -> RotationRecord | None:
         """Return the last rotation, finished or not."""
-        async with self.database.reading() as connection:
+        async with self._database.reading() as connection:
             return await _read_rotation(connection)
 
     async def list_journal(self, *, limit: int = 100) -> list[JournalEntry]:
         """Return the last entries, newest first."""
-        async with self.database.reading() as connection:
+        async with self._database.reading() as connection:
             rows = await connection.execute(select(journal).order_by(journal.c.entry_id.desc()).limit(limit))
             return [
                 JournalEntry(
@@ -82,7 +87,7 @@ class AuthorityTable(EnrolmentTable):
 
     async def found(self, root: AuthorityRecord, issuer: AuthorityRecord, *, now: float) -> bool:
         """Store the first root and issuing authority, unless there are some already; return whether it did."""
-        async with self.database.writing() as connection:
+        async with self._database.writing() as connection:
             await self._raise_sequence(connection)  # Locks the row: replicas that start together come one by one.
             if await connection.scalar(select(func.count()).select_from(authorities)):
                 return False
@@ -108,7 +113,7 @@ class AuthorityTable(EnrolmentTable):
         Raises:
             ConflictError: a rotation is under way, or the previous authority isn't active.
         """
-        async with self.database.writing() as connection:
+        async with self._database.writing() as connection:
             sequence = await self._raise_sequence(connection)
             last = await _read_rotation(connection)
             if last is not None and last.step not in FINISHED_STEPS:
@@ -142,7 +147,7 @@ class AuthorityTable(EnrolmentTable):
         Raises:
             ConflictError: somebody else took a step meanwhile.
         """
-        async with self.database.writing() as connection:
+        async with self._database.writing() as connection:
             marked = await connection.execute(
                 update(rotations)
                 .where(
@@ -173,7 +178,7 @@ class AuthorityTable(EnrolmentTable):
         Raises:
             ConflictError: somebody else took a step meanwhile, or an authority to retire is still needed.
         """
-        async with self.database.writing() as connection:
+        async with self._database.writing() as connection:
             changed = await connection.execute(
                 update(rotations)
                 .where(rotations.c.rotation_id == rotation.rotation_id, rotations.c.step == rotation.step.value)
@@ -205,7 +210,7 @@ class AuthorityTable(EnrolmentTable):
         Raises:
             ConflictError: an authority isn't in the phase it should leave, or to retire and still in use.
         """
-        async with self.database.writing() as connection:
+        async with self._database.writing() as connection:
             await self._change_phases(connection, phases, now)
             if distrusted:
                 await connection.execute(
@@ -234,11 +239,8 @@ class AuthorityTable(EnrolmentTable):
                 await _check_unneeded(connection, phase, now)
 
     async def _raise_sequence(self, connection: AsyncConnection) -> int:
-        await connection.execute(self.database.upsert(counters, {"name": BUNDLE_SEQUENCE, "value": 0}, update=()))
-        await connection.execute(
-            update(counters).where(counters.c.name == BUNDLE_SEQUENCE).values(value=counters.c.value + 1)
-        )
-        return await _read_sequence(connection)
+        await raise_counter(self._database, connection, BUNDLE_SEQUENCE)
+        return await read_counter(connection, BUNDLE_SEQUENCE)
 
 
 async def _check_unneeded(connection: AsyncConnection, change: PhaseChange, now: float) -> None:
@@ -266,10 +268,6 @@ async def _check_unneeded(connection: AsyncConnection, change: PhaseChange, now:
     ):
         if (await connection.execute(query.limit(1))).first() is not None:
             raise ConflictError(f"authority {authority_id} {why}")
-
-
-async def _read_sequence(connection: AsyncConnection) -> int:
-    return int(await connection.scalar(select(counters.c.value).where(counters.c.name == BUNDLE_SEQUENCE)) or 0)
 
 
 async def _read_phase(connection: AsyncConnection, authority_id: str) -> AuthorityPhase | None:

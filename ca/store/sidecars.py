@@ -1,0 +1,281 @@
+"""Sidecars in the store: who has joined, at which addresses, and what each has installed. I/O through ``Database``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import delete, exists, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ca.store.counters import raise_counter
+from ca.store.database import Database
+from ca.store.records import JoinGrant, SidecarRecord
+from ca.store.tables import REGISTRATIONS, certificates, installed_namespaces, sidecar_addresses, sidecars
+from shared.model.errors import ConflictError, NotFoundError, RefusedError
+from shared.model.identity.identity import Workload
+from shared.model.wire.messages import Registration
+from shared.model.wire.registration import check_registration, normalise_address
+
+_addresses: Final = msgspec.json.Decoder(tuple[str, ...])
+_labels: Final = msgspec.json.Decoder(dict[str, str])
+
+
+class Sidecars:
+    """Who has joined.
+
+    Arguments:
+        replica: this process's name among replicas; empty where it is alone.
+    """
+
+    def __init__(self, database: Database, *, replica: str) -> None:
+        self._database = database
+        self._replica = replica
+
+    async def enter(self, connection: AsyncConnection, grant: JoinGrant, now: float) -> None:
+        """Enter a sidecar within a greater transaction; an earlier one of the same name has no say from now on.
+
+        Raises:
+            RefusedError: the instance's name belongs to a sidecar of another workload.
+        """
+        workload, instance = grant.workload, grant.instance
+        row = (await connection.execute(select(sidecars).where(sidecars.c.instance == instance))).first()
+        if row is not None and (row.namespace, row.service_account) != (workload.namespace, workload.service_account):
+            raise RefusedError(f"another workload's sidecar is called {instance}", hint="choose another instance name")
+        values = {
+            "instance": instance,
+            "namespace": workload.namespace,
+            "service_account": workload.service_account,
+            "allowed_addresses": _json(grant.addresses),
+            "labels": _json(grant.labels),
+            "tunnel_port": 0,
+            "version": "",
+            "capture": "",
+            "joined": now,
+            "last_seen": now,
+            "connected": False,
+            "installed_sequence": 0,  # Its memory is new: it has installed nothing.
+            "pod_uid": grant.pod_uid,
+        }
+        await connection.execute(self._database.upsert(sidecars, values))
+        await connection.execute(delete(sidecar_addresses).where(sidecar_addresses.c.instance == instance))
+        await connection.execute(delete(installed_namespaces).where(installed_namespaces.c.instance == instance))
+
+    async def list_of_pods(self, *, joined_before: float) -> dict[str, str]:
+        """Return the instances of pods' sidecars that joined before then, with their pods' UIDs."""
+        async with self._database.reading() as connection:
+            rows = await connection.execute(
+                select(sidecars.c.instance, sidecars.c.pod_uid).where(
+                    sidecars.c.pod_uid != "", sidecars.c.joined < joined_before
+                )
+            )
+            return {row.instance: row.pod_uid for row in rows}
+
+    async def delete_of_pods(self, pod_uids: Sequence[str]) -> int:
+        """Forget the sidecars of pods that are gone, at most 500 at once; return how many there were.
+
+        Nobody waits for them any longer. Their certificates stay in the ledger until they end.
+        """
+        async with self._database.writing() as connection:
+            gone = list(
+                await connection.scalars(
+                    select(sidecars.c.instance).where(
+                        sidecars.c.pod_uid != "", sidecars.c.pod_uid.in_(list(pod_uids)[:500])
+                    )
+                )
+            )
+            for table in (sidecars, sidecar_addresses, installed_namespaces):
+                await connection.execute(delete(table).where(table.c.instance.in_(gone)))
+            if gone:
+                await raise_counter(self._database, connection, REGISTRATIONS)
+        return len(gone)
+
+    async def register(self, grant: JoinGrant, registration: Registration, *, now: float) -> SidecarRecord:
+        """Note what a sidecar says of itself, and that its stream is open.
+
+        An address that another sidecar holds changes hands when that one has the same workload or is no longer alive,
+        or when the API server vouches for the new one: a cluster uses a pod's address again at once.
+
+        Raises:
+            RefusedError: the grant doesn't name an address, or is for another instance.
+            ConflictError: a live sidecar of another workload holds an address.
+            InputError: a value can't be.
+        """
+        async with self._database.writing() as connection:
+            return await self.note_registration(connection, grant, registration, now)
+
+    async def note_registration(
+        self, connection: AsyncConnection, grant: JoinGrant, registration: Registration, now: float
+    ) -> SidecarRecord:
+        """Register a sidecar within a greater transaction; arguments and errors are those of ``register``."""
+        if registration.instance != grant.instance:
+            raise RefusedError("the certificate belongs to another sidecar instance")
+        addresses = check_registration(registration, grant.addresses)
+        await self._take_addresses(connection, grant, addresses, now)
+        changed = await connection.execute(
+            update(sidecars)
+            .where(sidecars.c.instance == grant.instance)
+            .values(
+                tunnel_port=registration.tunnel_port,
+                version=registration.version,
+                capture=registration.capture,
+                last_seen=now,
+                connected=True,
+                replica=self._replica,
+            )
+        )
+        if changed.rowcount != 1:
+            raise RefusedError(f"no sidecar {grant.instance} has joined", hint="join with a new join token")
+        (record,) = await _read_sidecars(connection, [grant.instance])
+        await raise_counter(self._database, connection, REGISTRATIONS)
+        return record
+
+    async def mark_seen(self, instance: str, *, connected: bool, now: float) -> None:
+        """Note that the sidecar's stream with this replica is open, or has closed.
+
+        A stream that has moved to another replica is left alone: it is open there.
+        """
+        async with self._database.writing() as connection:
+            changed = await connection.execute(
+                update(sidecars)
+                .where(sidecars.c.instance == instance, sidecars.c.replica.in_(("", self._replica)))
+                .values(last_seen=now, connected=connected)
+            )
+            is_known = exists().where(sidecars.c.instance == instance)
+            if changed.rowcount != 1 and not await connection.scalar(select(is_known)):
+                raise NotFoundError(f"no sidecar {instance}")
+
+    async def disconnect_all(self) -> None:
+        """Note, at start, that no stream with this replica is open."""
+        async with self._database.writing() as connection:
+            await connection.execute(
+                update(sidecars).where(sidecars.c.replica.in_(("", self._replica))).values(connected=False)
+            )
+
+    async def mark_bundle_installed(self, instance: str, sequence: int) -> None:
+        """Note that the sidecar has installed the trust bundle of this sequence."""
+        await self._update(instance, installed_sequence=sequence)
+
+    async def mark_namespace_installed(self, instance: str, namespace: str, version: int) -> None:
+        """Note that the sidecar has installed this version of a namespace's state."""
+        values = {"instance": instance, "namespace": namespace, "version": version}
+        async with self._database.writing() as connection:
+            await connection.execute(self._database.upsert(installed_namespaces, values))
+
+    async def mark_subscribed(self, instance: str, namespace: str) -> None:
+        """Note that the sidecar uses a namespace's state from now on: it is waited for, whichever replica asks."""
+        values = {"instance": instance, "namespace": namespace, "version": 0}
+        async with self._database.writing() as connection:
+            await connection.execute(self._database.upsert(installed_namespaces, values, update=()))
+
+    async def get(self, instance: str) -> SidecarRecord | None:
+        """Return one sidecar."""
+        async with self._database.reading() as connection:
+            return next(iter(await _read_sidecars(connection, [instance])), None)
+
+    async def get_at(self, address: str) -> SidecarRecord | None:
+        """Return the sidecar that registered this IP address."""
+        async with self._database.reading() as connection:
+            instance = await connection.scalar(
+                select(sidecar_addresses.c.instance).where(sidecar_addresses.c.address == normalise_address(address))
+            )
+            return next(iter(await _read_sidecars(connection, [instance])), None) if instance else None
+
+    async def list_all(self) -> list[SidecarRecord]:
+        """Return every sidecar, by instance."""
+        async with self._database.reading() as connection:
+            return await _read_sidecars(connection, None)
+
+    async def list_live(self, *, now: float) -> list[SidecarRecord]:
+        """Return those whose stream is open or that still hold an unexpired certificate."""
+        async with self._database.reading() as connection:
+            live = select(sidecars.c.instance).where(_is_live(now))
+            return await _read_sidecars(connection, list(await connection.scalars(live)))
+
+    async def delete_silent(self, *, silent_since: float, now: float) -> int:
+        """Forget sidecars that are not alive and haven't been seen since then; return how many."""
+        async with self._database.writing() as connection:
+            gone = list(
+                await connection.scalars(
+                    select(sidecars.c.instance).where(~_is_live(now), sidecars.c.last_seen < silent_since).limit(500)
+                )
+            )
+            for table in (sidecars, sidecar_addresses, installed_namespaces):
+                await connection.execute(delete(table).where(table.c.instance.in_(gone)))
+            if gone:
+                await raise_counter(self._database, connection, REGISTRATIONS)
+        return len(gone)
+
+    async def _update(self, instance: str, **values: Any) -> None:
+        async with self._database.writing() as connection:
+            changed = await connection.execute(update(sidecars).where(sidecars.c.instance == instance).values(**values))
+            if changed.rowcount != 1:
+                raise NotFoundError(f"no sidecar {instance}")
+
+    async def _take_addresses(
+        self, connection: AsyncConnection, grant: JoinGrant, addresses: Sequence[str], now: float
+    ) -> None:
+        taken = await connection.execute(
+            select(sidecar_addresses.c.address, sidecars.c.namespace, sidecars.c.service_account)
+            .join(sidecars, sidecars.c.instance == sidecar_addresses.c.instance)
+            .where(sidecar_addresses.c.address.in_(addresses), sidecars.c.instance != grant.instance, _is_live(now))
+        )
+        for row in taken if not grant.pod_uid else ():
+            if (row.namespace, row.service_account) != (grant.workload.namespace, grant.workload.service_account):
+                raise ConflictError(
+                    f"{row.address} belongs to a live sidecar of {row.namespace}/{row.service_account}",
+                    hint="stop that sidecar; the address is free once its certificates have expired",
+                )
+        await connection.execute(
+            delete(sidecar_addresses).where(
+                or_(sidecar_addresses.c.instance == grant.instance, sidecar_addresses.c.address.in_(addresses))
+            )
+        )
+        for address in addresses:
+            values = {"address": address, "instance": grant.instance}
+            await connection.execute(self._database.upsert(sidecar_addresses, values))
+
+
+def _is_live(now: float) -> Any:
+    holds_certificate = exists().where(certificates.c.instance == sidecars.c.instance, certificates.c.not_after > now)
+    return or_(sidecars.c.connected, holds_certificate)
+
+
+async def _read_sidecars(connection: AsyncConnection, instances: Sequence[str] | None) -> list[SidecarRecord]:
+    chosen, places, versions = select(sidecars), select(sidecar_addresses), select(installed_namespaces)
+    if instances is not None and len(instances) == 1:  # The common case, without reading the whole tables.
+        chosen = chosen.where(sidecars.c.instance == instances[0])
+        places = places.where(sidecar_addresses.c.instance == instances[0])
+        versions = versions.where(installed_namespaces.c.instance == instances[0])
+    wanted = None if instances is None else frozenset(instances)
+    addresses: dict[str, list[str]] = {}
+    for row in await connection.execute(places.order_by(sidecar_addresses.c.address)):
+        addresses.setdefault(row.instance, []).append(row.address)
+    installed: dict[str, dict[str, int]] = {}
+    for row in await connection.execute(versions):
+        installed.setdefault(row.instance, {})[row.namespace] = row.version
+    return [
+        SidecarRecord(
+            instance=row.instance,
+            workload=Workload(namespace=row.namespace, service_account=row.service_account),
+            allowed_addresses=_addresses.decode(row.allowed_addresses),
+            addresses=tuple(addresses.get(row.instance, ())),
+            labels=_labels.decode(row.labels),
+            tunnel_port=row.tunnel_port,
+            version=row.version,
+            capture=row.capture,
+            joined=row.joined,
+            last_seen=row.last_seen,
+            connected=row.connected,
+            installed_sequence=row.installed_sequence,
+            namespace_versions=installed.get(row.instance, {}),
+            pod_uid=row.pod_uid,
+        )
+        for row in await connection.execute(chosen.order_by(sidecars.c.instance))
+        if wanted is None or row.instance in wanted
+    ]
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
