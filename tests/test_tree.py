@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -34,6 +37,54 @@ def test_each_module_is_named_by_a_test_of_its_package(module: Path) -> None:
     imports = re.compile(rf"{re.escape(name)}\b|from {re.escape(package)} import [^\n]*\b{last}\b")
     texts = [path.read_text(encoding="utf-8") for path in folder.glob("*.py")]
     assert any(imports.search(text) for text in texts), f"no test in {folder.relative_to(ROOT)} names {name}"
+
+
+@cache
+def imports() -> dict[str, set[str]]:
+    """Each module's imports of ours, also under TYPE_CHECKING and inside functions."""
+    known = {".".join(path.with_suffix("").parts) for path in modules()}
+    found: dict[str, set[str]] = {}
+    for path in modules():
+        edges = found.setdefault(".".join(path.with_suffix("").parts), set())
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                edges |= (names | {node.module}) & known
+            elif isinstance(node, ast.Import):
+                edges |= {alias.name for alias in node.names} & known
+    return found
+
+
+def find_circle(graph: dict[str, set[str]]) -> list[str]:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    assert find_circle(imports()) == []
+
+
+def test_no_packages_import_one_another_in_a_circle() -> None:
+    """What a package's modules import of other packages; a package's own folder and those below it are two."""
+    graph: dict[str, set[str]] = {}
+    for module, targets in imports().items():
+        package = module.rpartition(".")[0]
+        graph.setdefault(package, set()).update(target.rpartition(".")[0] for target in targets)
+    for package, targets in graph.items():
+        targets.discard(package)
+        # The stories of a component stand beside its packages: `ca/issuance.py`, `sidecar/outbound.py`.
+        targets -= {each for each in targets if "." not in each}
+    assert find_circle(graph) == []
+
+
+def test_no_folder_holds_more_than_a_reader_takes_in() -> None:
+    """About a dozen modules; the commands are one a verb."""
+    for folder in {module.parent for module in modules()} - {Path("cli/commands")}:
+        names = sorted(module.name for module in modules() if module.parent == folder)
+        assert len(names) <= 14, f"{folder}: {names}"
 
 
 @pytest.mark.parametrize("package", [*PACKAGES, "tests"])

@@ -14,7 +14,7 @@ from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.counters import raise_counter, read_counter
-from ca.store.database import Database
+from ca.store.engine.database import Database
 from ca.store.join_tokens import open_tokens
 from ca.store.records import (
     FINISHED_STEPS,

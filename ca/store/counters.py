@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ca.store.database import Database
+from ca.store.engine.database import Database
 from ca.store.tables import counters
 
 

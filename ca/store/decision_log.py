@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import ColumnElement, delete, func, insert, or_, select
 
-from ca.store.database import DECISIONS, Database
+from ca.store.engine.database import DECISIONS, Database
 from ca.store.records import DecisionFilter, StoredDecision
 from ca.store.tables import decisions
 from shared.model.policy.decision import Answer, DecisionRecord

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ca.store.database import Database
+from ca.store.engine.database import Database
 from ca.store.join_tokens import JoinTokens
 from ca.store.namespaces import Namespaces
 from ca.store.records import JoinGrant, SidecarRecord

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import delete, select
 
 from ca.store.counters import raise_counter
-from ca.store.database import Database
+from ca.store.engine.database import Database
 from ca.store.tables import FOREIGN_CHANGES, foreign_domains
 from shared.model.errors import InputError, NotFoundError
 from shared.model.identity.foreign import MAX_DOMAINS, MAX_TOTAL_BYTES, ForeignDomain

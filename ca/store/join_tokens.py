@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ca.store.database import Database
+from ca.store.engine.database import Database
 from ca.store.records import AuthorityKind, JoinGrant, JoinTokenRecord
 from ca.store.tables import authorities, join_tokens
 from shared.model.errors import InputError, RefusedError

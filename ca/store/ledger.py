@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from sqlalchemy import Row, delete, func, insert, select
 
-from ca.store.database import Database
-from ca.store.group_commit import GroupCommit
+from ca.store.engine.database import Database
+from ca.store.engine.group_commit import GroupCommit
 from ca.store.records import CertificateRecord
 from ca.store.tables import authorities, certificates
 from shared.model.errors import ConflictError, TouchmarkError

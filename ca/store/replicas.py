@@ -11,7 +11,7 @@ from typing import Final
 
 from sqlalchemy import delete, func, select, update
 
-from ca.store.database import Database
+from ca.store.engine.database import Database
 from ca.store.tables import (
     BUNDLE_SEQUENCE,
     FOREIGN_CHANGES,

@@ -10,7 +10,7 @@ from sqlalchemy import delete, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.counters import raise_counter
-from ca.store.database import Database
+from ca.store.engine.database import Database
 from ca.store.records import JoinGrant, SidecarRecord
 from ca.store.tables import REGISTRATIONS, certificates, installed_namespaces, sidecar_addresses, sidecars
 from shared.model.errors import ConflictError, NotFoundError, RefusedError

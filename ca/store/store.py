@@ -12,8 +12,8 @@ from pathlib import Path
 from sqlalchemy import select
 
 from ca.store.authority_records import AuthorityRecords
-from ca.store.database import Database
 from ca.store.decision_log import DecisionLog
+from ca.store.engine.database import Database
 from ca.store.enrolment import Enrolment
 from ca.store.foreign_domains import ForeignDomains
 from ca.store.join_tokens import JoinTokens

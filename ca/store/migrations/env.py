@@ -1,4 +1,4 @@
-"""Alembic's entry: runs on the connection that ``ca.store.database`` hands over. I/O."""
+"""Alembic's entry: runs on the connection that ``ca.store.engine.database`` hands over. I/O."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, inspect, text
 
 import ca.store.migrations
 from ca.authority.authorities import Authorities
-from ca.store.database import Database
+from ca.store.engine.database import Database
 from ca.store.records import RotationStep
 from ca.store.store import Store
 from shared.model.trust.bundle import RotationKind

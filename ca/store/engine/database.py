@@ -23,13 +23,13 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from ca.store.sqlite_threads import SqliteThreads
+from ca.store.engine.sqlite_threads import SqliteThreads
 from shared.model.errors import ConflictError, InputError, UnavailableError
 
 DATABASE_NAME: Final = "touchmark.db"
 STATEMENT_DEADLINE_S: Final = 20.0
 CONNECT_DEADLINE_S: Final = 5.0
-_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_MIGRATIONS: Final = Path(__file__).parents[1] / "migrations"
 # Advisory locks of PostgreSQL: the first number is ours ("TOUC"), the second says what for.
 _TURNS: Final = 0x544F5543
 MIGRATIONS: Final = 1

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from ca.store.database import Database
+from ca.store.engine.database import Database
 
 # About a second of work in SQLite itself.
 SLOW_QUERY = text(

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from ca.authority.authorities import Authorities
-from ca.store.database import DATABASE_NAME, Database
+from ca.store.engine.database import DATABASE_NAME, Database
 from ca.store.store import Store
 from ca.store.tables import metadata
 from shared.model.errors import ConflictError, InputError, UnavailableError

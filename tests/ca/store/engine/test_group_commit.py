@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from ca.store.group_commit import GroupCommit
+from ca.store.engine.group_commit import GroupCommit
 from shared.model.errors import ConflictError, TouchmarkError, UnavailableError
 
 

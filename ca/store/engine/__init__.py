@@ -1,0 +1,1 @@
+"""The database itself: its connections and transactions, threads that outlive a cancelled query, shared commits."""
