@@ -14,7 +14,7 @@ _INTERRUPTED = 130
 
 def main(arguments: Sequence[str]) -> int:
     """Run the sidecar and return the process's exit code: 0, or that of the error."""
-    if sys.version_info < (3, 11):  # noqa: UP036 (a clear line for whoever runs it with an older one)
+    if sys.version_info < (3, 11):  # noqa: UP036 (a clear line for users of an older one)
         print("error: Touchmark needs Python 3.11 or newer", file=sys.stderr)
         return 2
     import_lean()

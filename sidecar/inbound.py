@@ -281,7 +281,7 @@ class _OpenWaiter:
         tunnel.attach(self)
 
     def expire(self) -> None:
-        """Nobody opened anything for too long."""
+        """Nothing was opened for too long."""
         if not self.turn.done():
             self._tunnel.detach()
             self.turn.set_result(None)

@@ -25,7 +25,7 @@ class ClusterView(Protocol):
 
     @property
     def is_synced(self) -> bool:
-        """Whether the directory is whole: an address that isn't known is nobody's."""
+        """Whether the directory is whole: an unknown address belongs to no workload."""
         ...
 
     def check_ready(self) -> Mapping[str, str]:

@@ -119,7 +119,7 @@ class AuthorityRecords:
             if last is not None and last.step not in FINISHED_STEPS:
                 raise ConflictError("a rotation is under way", hint="see `touchmark ca status`")
             if await _read_phase(connection, previous_id) is not AuthorityPhase.ACTIVE:
-                raise ConflictError("the active authority changed meanwhile", hint="repeat")
+                raise ConflictError("the active authority has changed", hint="repeat")
             for record in (issuer,) if root is None else (root, issuer):
                 await connection.execute(insert(authorities).values(**_values(record, sequence=sequence)))
             values = {
@@ -145,7 +145,7 @@ class AuthorityRecords:
         """Note that everything outside the CA that names its roots has the new one from now on; once.
 
         Raises:
-            ConflictError: somebody else took a step meanwhile.
+            ConflictError: another step was taken first.
         """
         async with self._database.writing() as connection:
             marked = await connection.execute(
@@ -158,7 +158,7 @@ class AuthorityRecords:
                 .values(published=now)
             )
             if marked.rowcount != 1:
-                raise ConflictError("the rotation took another step meanwhile", hint="see `touchmark ca status`")
+                raise ConflictError("the rotation has taken another step", hint="see `touchmark ca status`")
             await _write_journal(
                 connection, now, "published", rotation_id=rotation.rotation_id, authority_id=rotation.issuer_id
             )
@@ -176,7 +176,7 @@ class AuthorityRecords:
         """Take a rotation one step further, together with its authorities.
 
         Raises:
-            ConflictError: somebody else took a step meanwhile, or an authority to retire is still needed.
+            ConflictError: another step was taken first, or an authority to retire is still needed.
         """
         async with self._database.writing() as connection:
             changed = await connection.execute(
@@ -185,7 +185,7 @@ class AuthorityRecords:
                 .values(step=step.value, changed=now, forced=rotation.forced or forced)
             )
             if changed.rowcount != 1:
-                raise ConflictError("the rotation took another step meanwhile", hint="see `touchmark ca status`")
+                raise ConflictError("the rotation has taken another step", hint="see `touchmark ca status`")
             await self._change_phases(connection, phases, now)
             await _write_journal(
                 connection,
@@ -244,7 +244,7 @@ class AuthorityRecords:
 
 
 async def _check_unneeded(connection: AsyncConnection, change: PhaseChange, now: float) -> None:
-    """Check that nothing needs an authority that retires. Its row is locked: nothing that does is added meanwhile.
+    """Check that nothing needs an authority that retires. Its row is locked, so that nothing that does is added.
 
     Raises:
         ConflictError: what it signed is alive; or below a root is an authority, or an open join token pins it.

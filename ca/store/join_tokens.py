@@ -21,7 +21,7 @@ from shared.model.identity.identity import Workload
 from shared.model.trust.bundle import AuthorityPhase
 from shared.model.wire.registration import check_labels, normalise_addresses
 
-# A sidecar whose welcome was lost asks again within seconds; a CA that is down meanwhile may take minutes.
+# A sidecar whose welcome was lost asks again within seconds; a CA that is down may take minutes.
 REPEATABLE_S: Final = 600.0
 _addresses: Final = msgspec.json.Decoder(tuple[str, ...])
 _labels: Final = msgspec.json.Decoder(dict[str, str])
@@ -143,7 +143,7 @@ def open_tokens(now: float) -> ColumnElement[bool]:
 
 
 async def _read_active_root(connection: AsyncConnection) -> str:
-    """Return the active root's pin and hold its row, so that it isn't retired meanwhile; empty: there is no root."""
+    """Return the active root's pin and hold its row, so that it isn't retired first; empty: there is no root."""
     query = select(authorities.c.public_key_digest).where(
         authorities.c.kind == AuthorityKind.ROOT.value, authorities.c.phase == AuthorityPhase.ACTIVE.value
     )

@@ -57,7 +57,7 @@ class Namespaces:
         changes = self._changes
         async with self._database.reading() as connection:
             state = await _read_state(connection, namespace)
-        # A change that committed meanwhile must not be hidden by what was read before it.
+        # A change that committed during the reading must not be hidden by what was read before it.
         if self._database.is_sqlite and changes == self._changes and len(self._states) < MAX_NAMESPACES:
             self._states[namespace] = state
         return state

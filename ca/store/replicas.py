@@ -30,7 +30,7 @@ REPLICA_DEAD_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marks:
-    """How far each kind of change has come; whoever changes something raises one.
+    """How far each kind of change has come; each change raises one.
 
     Attributes:
         authorities: the journal's last entry: each change of an authority writes one.

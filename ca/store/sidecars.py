@@ -75,7 +75,7 @@ class Sidecars:
     async def delete_of_pods(self, pod_uids: Sequence[str]) -> int:
         """Forget the sidecars of pods that are gone, at most 500 at once; return how many there were.
 
-        Nobody waits for them any longer. Their certificates stay in the ledger until they end.
+        No rotation waits for them any longer. Their certificates stay in the ledger until they end.
         """
         async with self._database.writing() as connection:
             gone = list(

@@ -72,7 +72,7 @@ def _run_outside(command: Sequence[str]) -> int:
     with _new_run() as run:
         inside = [sys.executable, "-m", "scripts.kubernetes.isolation", _INSIDE, *command]
         namespaces = ["--net", "--pid", "--mount", "--ipc", "--fork", "--kill-child", "--mount-proc"]
-        # Whoever kills this process, kills unshare with it, and so everything inside.
+        # Killing this process kills unshare with it, and so everything inside.
         outer = ["setpriv", "--pdeathsig", "KILL", "--", str(unshare), *namespaces, "--"]
         process = subprocess.Popen([*outer, *inside], env={**os.environ, RUN_VARIABLE: str(run)})
 

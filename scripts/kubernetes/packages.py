@@ -66,7 +66,7 @@ def _install(names: Sequence[str]) -> subprocess.CompletedProcess[str]:
 def _no_service_starts() -> Iterator[None]:
     """Debian starts a package's service at once unless ``policy-rc.d`` forbids it (exit code 101)."""
     if _POLICY.exists():
-        yield  # Whoever put it there has decided; if a service starts after all, `_disable` stops it.
+        yield  # An existing file is somebody's decision; if a service starts after all, `_disable` stops it.
         return
     _POLICY.write_text("#!/bin/sh\nexit 101\n", encoding="ascii")
     _POLICY.chmod(0o755)

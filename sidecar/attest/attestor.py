@@ -4,7 +4,7 @@ Each look has two paths. The fast one runs on the event loop, never waits and co
 ``execve`` that was measured before. Whatever it can't answer goes to worker threads.
 
 What holds: at the moment of the look, this process held this end of the socket and ran this file. What doesn't: that it
-was so a moment before, that nobody else holds the socket (``check_holders``), that the process runs nothing else.
+was so a moment before, that no other process holds the socket (``check_holders``), that the process runs nothing else.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Attestor:
         """Attest a connection, looking and hashing as far as it takes; arguments as for ``attest_now``.
 
         Raises:
-            AttestationError: ``process_vanished`` (nobody holds that end any more), ``no_owner``, ``process_traced``,
+            AttestationError: ``process_vanished`` (no process holds it any more), ``no_owner``, ``process_traced``,
                 ``executable_*``; ``deadline_exceeded`` or ``overloaded`` when our own limits were reached.
         """
         if (known := self.attest_now(source, destination)) is not None:
@@ -125,7 +125,7 @@ class Attestor:
             return _attestation(await self._measure(found, (destination, found.uid)), found)
 
     def attest_listener_now(self, address: str, port: int) -> Attestation | None:
-        """Attest whoever listens for connections to an address and port, if every listener is known; never waits.
+        """Attest the listeners for connections to an address and port, if each of them is known; never waits.
 
         One look serves all callbacks that the loop had ready when it was made: whatever they are about had arrived
         before it. The kernel walks its whole table for it, and connections come in bursts.
@@ -134,7 +134,7 @@ class Attestor:
             None when only ``attest_listener`` can tell.
 
         Raises:
-            AttestationError: nobody listens there (``no_listener``), or not one program (``listeners_differ``).
+            AttestationError: nothing listens there (``no_listener``), or not one program (``listeners_differ``).
         """
         if (shared := self._shared.get((address, port))) is not None:
             return shared
@@ -155,7 +155,7 @@ class Attestor:
         return attestation
 
     async def attest_listener(self, address: str, port: int) -> Attestation:
-        """Attest whoever listens for connections to an address and port: all sockets, which must run one program.
+        """Attest the listeners for connections to an address and port: all sockets, which must run one program.
 
         A wildcard beside a specific address counts, though the kernel prefers the latter.
 
@@ -242,7 +242,7 @@ class Attestor:
         return None
 
     async def _measure(self, found: KernelSocket, kind: Hashable) -> Measured:
-        """Measure the holder of a socket; whoever asks for the same socket meanwhile gets the same answer.
+        """Measure the holder of a socket; further callers for the same socket get the same answer.
 
         Sockets of one kind are measured one after another: a program that starts with a burst of connections is then
         known for all but the first, and each search for a holder looks through every process.

@@ -39,7 +39,7 @@ class Measurement:
 
 
 def hash_file(descriptor: int, key: FileKey, max_bytes: int) -> Measurement:
-    """Hash a regular file through its descriptor, and see that it stayed the same meanwhile. Blocks.
+    """Hash a regular file through its descriptor, and check that it didn't change while it was read. Blocks.
 
     Arguments:
         key: what ``fstat`` said before.
@@ -98,7 +98,7 @@ class Executables:
         return found
 
     async def measure(self, descriptor: int, key: FileKey) -> Measurement:
-        """Hash a file, or wait for whoever hashes it already. The descriptor stays the caller's.
+        """Hash a file, or wait for the hash that is under way. The descriptor stays the caller's.
 
         Raises:
             AttestationError: as ``hash_file``.

@@ -56,7 +56,7 @@ class Execution(msgspec.Struct, frozen=True):
 class Attestation(msgspec.Struct, frozen=True, kw_only=True):
     """A socket, the first process found to hold it, and the program that this process runs *now*.
 
-    It doesn't say that nobody else holds the socket: that is ``Attestor.check_holders``.
+    It doesn't say that no other process holds the socket: that is ``Attestor.check_holders``.
 
     Attributes:
         inode: of the socket, as in ``/proc/<pid>/fd``.

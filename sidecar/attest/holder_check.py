@@ -1,4 +1,4 @@
-"""All holders of a socket: whoever else has it must run the same program. In passes over all processes, off the loop.
+"""All holders of a socket: every other one must run the same program. In passes over all processes, off the loop.
 
 One pass costs about 10 ms for a hundred processes, so it serves everybody who waits, and passes rest in between.
 """
@@ -34,7 +34,7 @@ class HolderCheck:
     """Checks sockets for foreign holders.
 
     Arguments:
-        measuring: measures whoever else holds a socket.
+        measuring: measures the other holders of a socket.
         workers: threads for the passes.
         own_pid: left out of every pass.
     """

@@ -54,7 +54,7 @@ def find_holder(inode: int, uid: int, *, own_pid: int, proc: str = "/proc") -> P
         own_pid: the sidecar, which is left out.
 
     Raises:
-        AttestationError: nobody who can be seen holds it (``no_owner``), or the holder vanished.
+        AttestationError: no visible process holds it (``no_owner``), or the holder vanished.
     """
     wanted = f"{_PREFIX}{inode}]"
     vanished: AttestationError | None = None

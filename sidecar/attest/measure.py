@@ -27,7 +27,7 @@ from sidecar.attest.script_file import open_main_script
 class Measured:
     """A process, the ``execve`` that was looked at, and the program that it runs.
 
-    Mutable in nothing but the process's kept hints. Whoever owns it closes the process.
+    Mutable in nothing but the process's kept hints. Its owner closes the process.
     """
 
     process: Process

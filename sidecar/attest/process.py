@@ -42,7 +42,7 @@ class FileKey(tuple[int, int, int, int, int]):
 
     @property
     def changed_ns(self) -> int:
-        """When content or attributes changed last; nobody can set it but by the machine's clock."""
+        """When content or attributes changed last; only the machine's clock sets it."""
         return self[4]
 
 

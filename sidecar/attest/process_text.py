@@ -46,7 +46,7 @@ def parse_stat(text: bytes) -> Image:
 
 
 def parse_tracer(text: bytes) -> int:
-    """Read ``TracerPid`` from ``/proc/<pid>/status``: 0 when nobody traces it.
+    """Read ``TracerPid`` from ``/proc/<pid>/status``: 0 when it isn't traced.
 
     Raises:
         ProcessTextError: there is no such line.
@@ -82,7 +82,7 @@ def parse_registered_files(text: bytes) -> tuple[list[str], bool]:
         The files' links, and whether each of them could be read.
     """
     start = text.find(_USER_FILES)
-    if start < 0:  # The descriptor was closed meanwhile, or it is no such instance.
+    if start < 0:  # The descriptor has been closed, or it is no such instance.
         return [], True
     files = []
     for line in text[start + len(_USER_FILES) :].split(b"\n")[1:]:  # After the count, which includes empty places.

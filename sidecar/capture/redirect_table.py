@@ -21,7 +21,7 @@ def list_outbound_ports(last: int, inbound_port: int, tunnel_port: int) -> range
     """List the ports to which outgoing connections are redirected: 32 up to ``last``, fewer above another own port.
 
     One port isn't enough: programs use one source port towards several destinations, and all of these become the same
-    connection once redirected. The kernel then changes the *source* port, and nobody finds the program's socket any
+    connection once redirected. The kernel then changes the *source* port, and the program's socket isn't found any
     more. With a choice of ports it changes the destination port instead (``nf_nat_core.c``, ``get_unique_tuple``).
     """
     first = max(last - _MAX_OUTBOUND_PORTS + 1, 1, *(port + 1 for port in (inbound_port, tunnel_port) if port < last))

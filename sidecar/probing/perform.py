@@ -1,7 +1,7 @@
 """Performs one probe against the application, as the kubelet would from outside, within the probe's own time.
 
-Belongs here: its deadline, the mere connect. Doesn't: HTTP and gRPC themselves. A probe asks the pod and nobody else:
-whoever writes one could otherwise have the sidecar fetch what policy doesn't let the pod reach. The sidecar's own
+Belongs here: its deadline, the mere connect. Doesn't: HTTP and gRPC themselves. A probe asks the pod alone:
+its author could otherwise have the sidecar fetch what policy doesn't let the pod reach. The sidecar's own
 connections aren't captured, so that the application answers it as it would answer anybody in the pod.
 """
 

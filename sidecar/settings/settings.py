@@ -166,7 +166,7 @@ class Configuration:
                 "no join token is given",
                 hint=f"make one with `touchmark ca join-token`; give it by --token-file or in {TOKEN_VARIABLE}",
             )
-        # A listeners-only sidecar without inbound programs only dials: nobody needs to reach it.
+        # A listeners-only sidecar without inbound programs only dials: no peer needs to reach it.
         if not self.tunnel_addresses and (self.inbound or self.capture is CaptureKind.REDIRECT):
             raise InputError(
                 "no tunnel address is given", hint="tunnel.addresses: the addresses at which peers reach this workload"
@@ -194,7 +194,7 @@ class Configuration:
         return self
 
     def _check_mtls(self) -> None:
-        """Check that every mTLS port can be met: one that can't would be served plainly, and nobody would notice."""
+        """Check that every mTLS port can be met: one that can't would be served plainly, unnoticed."""
         if self.capture is CaptureKind.REDIRECT:
             redirect = self.redirect
             own = {redirect.outbound_port, redirect.inbound_port, self.tunnel_port, self.health_port}

@@ -3,7 +3,7 @@
 Belongs here: registering, forgetting, calling back. Doesn't: reading and writing. The loop's ``add_reader`` and
 ``remove_reader`` serve sockets that live long; under uvloop they cost five and three system calls (libuv tries each
 descriptor first, sets it non-blocking and forgets it twice), and a short connection needs several of both. Here
-watching costs one call, and ceasing to watch none unless an event comes that nobody waits for.
+watching costs one call, and ceasing to watch none unless an event comes that no callback waits for.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Watch:
             self._wait_for(self._mask | _READ)
 
     def stop_reading(self) -> None:
-        """Call nobody any more. The registration stays until an event comes, which mostly none does."""
+        """Call back no more. The registration stays until an event comes, which mostly none does."""
         self._on_readable = None
 
     def start_writing(self, callback: Callback) -> None:
@@ -107,7 +107,7 @@ class Watch:
             self._wait_for(self._mask | _WRITE)
 
     def stop_writing(self) -> None:
-        """Call nobody any more; as ``stop_reading``."""
+        """Call back no more; as ``stop_reading``."""
         self._on_writable = None
 
     async def wait_readable(self) -> None:
@@ -142,7 +142,7 @@ class Watch:
             del watches[self._fd]
 
     def notice(self, events: int) -> None:
-        """Call back whoever waits for one of these events."""
+        """Call back those that wait for one of these events."""
         if events & (_READ | _BROKEN) and self._on_readable is not None:
             self.is_ending = bool(events & _ENDING)
             self._on_readable()
@@ -153,7 +153,7 @@ class Watch:
     def settle(self) -> None:
         """After an event: ask for no more than is still waited for."""
         wanted = (_READ if self._on_readable is not None else 0) | (_WRITE if self._on_writable is not None else 0)
-        # A broken socket is reported whatever is asked for: with nobody waiting it has to leave.
+        # A broken socket is reported whatever is asked for: without a callback it has to leave.
         if self._mask & ~wanted and self._poller._watches.get(self._fd) is self:
             self._wait_for(wanted)
 

@@ -173,7 +173,7 @@ def _note_verification(connection: SSL.Connection, certificate: crypto.X509, err
     try:
         note.leaf = certificate.to_cryptography()
     except (ValueError, x509.InvalidVersion):
-        note.leaf = None  # Whoever it is, it is refused.
+        note.leaf = None  # The peer is refused, whatever it shows.
     return False
 
 

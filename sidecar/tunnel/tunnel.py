@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MAX_RECORDS: Final = 2**24
 # Four full records: enough that one call hands 64 KiB to the application.
 _READ_BYTES: Final = 4 * MAX_FRAME_BYTES
-# Nobody waits for a held frame: it only must not stay for ever.
+# Nothing waits for a held frame: it only must not stay for ever.
 _HOLD_S: Final = 0.02
 # One buffer for the loop: every callback uses it up before it returns, or copies what it couldn't pass on.
 _buffer = Buffer(_READ_BYTES + 2 * MAX_FRAME_BYTES)
@@ -140,7 +140,7 @@ class Tunnel:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether another turn may begin: alive, idle, nothing left to write, nobody said CLOSING."""
+        """Whether another turn may begin: alive, idle, nothing left to write, no CLOSING said."""
         return (
             not self._is_closed
             and not self._pinned
@@ -173,7 +173,7 @@ class Tunnel:
         self.resume()
 
     def detach(self) -> None:
-        """Nobody uses the tunnel now; what arrives waits."""
+        """The tunnel has no user; what arrives waits."""
         self.user = None
 
     def pause(self) -> None:

@@ -147,7 +147,7 @@ class TrustConfigMaps:
             # A replica that doesn't lead may have an older bundle than a leader that makes one at this very moment: the
             # leader's watch shows it, and heals.
             await self._write(namespace)
-        # Not before: whoever reaches the webhook may name namespaces that don't exist.
+        # Not before: a caller of the webhook may name namespaces that don't exist.
         if len(self._needed) >= MAX_NAMESPACES and namespace not in self._needed:
             self._needed.pop(next(iter(self._needed)))
         self._needed[namespace] = self._clock()

@@ -26,7 +26,7 @@ from shared.model.kubernetes.contract import WEBHOOK_CONFIGURATION
 
 PATH: Final = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 QUERY: Final = {"fieldSelector": f"metadata.name={WEBHOOK_CONFIGURATION}"}
-CHECK_INTERVAL_S: Final = 1.0  # Whoever becomes the leader is told by nothing else; a look costs a comparison.
+CHECK_INTERVAL_S: Final = 1.0  # Nothing else tells a new leader; a look costs a comparison.
 CALL_DEADLINE_S: Final = 5.0
 # An API server's own look at the object is as old as its watch: with several of them, and one under load.
 SETTLED_S: Final = 5.0
@@ -117,7 +117,7 @@ class WebhookConfiguration:
         self._changed.set()
 
     def remove(self, value: Configuration) -> None:
-        """It has been deleted: no pod asks us any more. Whoever installs Touchmark makes it, not the CA."""
+        """It has been deleted: no pod asks us any more. The installation makes it, not the CA."""
         self._take(None)
         _log.warning("webhook_configuration_deleted", name=value.metadata.name)
 

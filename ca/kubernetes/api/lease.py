@@ -145,7 +145,7 @@ class Leadership:
             self._note_fault(error)
 
     async def _try_to_take(self) -> bool:
-        """Take the Lease when nobody holds it, or its holder hasn't renewed it for as long as we looked."""
+        """Take the Lease when no replica holds it, or its holder hasn't renewed it for as long as we looked."""
         try:
             if not await self._look(CALL_S):
                 return False
@@ -211,7 +211,7 @@ class Leadership:
         self._seen_at = self._monotonic()
 
     async def _release(self) -> None:
-        """Give the Lease back, so that nobody waits for a replica that has ended."""
+        """Give the Lease back, so that no replica waits for one that has ended."""
         held, self._held_until = self.is_leader, float("-inf")
         if not held or self._lease is None or self.holder != self.identity:
             return

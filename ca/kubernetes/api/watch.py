@@ -248,7 +248,7 @@ class Watch(Generic[_RawT, _T]):
         try:
             return self._trim(self._object.decode(raw))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            # One object that can't be read must not hide all others. It is as if it weren't there: nobody joins by it.
+            # One object that can't be read must not hide all others. It counts as absent: no sidecar joins by it.
             self._metrics.failures.labels(where="object").inc()
             _log.warning("object_not_read", watch=self.name, message=str(error))
             return None

@@ -4,7 +4,7 @@ Belongs here: what is remembered of a pod and of a namespace, the indexes over i
 following them (``ca/kubernetes/api/watch.py``), or what follows (``changes.py``).
 
 An address belongs to the pod that got it last: a kubelet frees an address before the API server forgets its old pod.
-Pods in the node's network have no address of their own and are nobody. A pod that has ended is forgotten at once.
+Pods in the node's network have no address of their own: no workload's. A pod that has ended is forgotten at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class PodRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         instance: its sidecar's name.
         addresses: its own IP addresses, in their one spelling.
         asks: its annotation: ``true``, ``false`` or empty.
-        has_sidecar: it has a container of our sidecar's name: it is in the mesh, or nobody can reach it.
+        has_sidecar: it has a container of our sidecar's name: it is in the mesh, or can't be reached.
         fault: why its sidecar, if it has one, may not join; empty when it may.
     """
 
@@ -213,7 +213,7 @@ def _read_addresses(pod: Pod) -> tuple[str, ...]:
     for each in pod.status.pod_ips:
         try:
             addresses[normalise_address(each.ip)] = None
-        except InputError:  # The API server checks them; a spelling that we don't know is nobody's.
+        except InputError:  # The API server checks them; a spelling that we don't know belongs to no pod.
             continue
     return tuple(addresses)
 

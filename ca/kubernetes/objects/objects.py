@@ -265,7 +265,7 @@ class ObjectWriter:
 
     async def run(self) -> None:
         """Compare everything, then follow the changes, until cancelled. A store that fails is tried again."""
-        self.outcomes.clear()  # Another leader may have looked at later generations meanwhile.
+        self.outcomes.clear()  # Another leader may have looked at later generations since.
         while True:
             try:
                 await self.compare_all()

@@ -153,7 +153,7 @@ class StatusWriter:
         wanted: dict[Key, tuple[WatchedObject, dict[str, Any]]] = {}
         is_waiting = False
         now = _format_time(self._clock())
-        # Before the store is read: what is looked at meanwhile may be newer than what was read of it, and the status of
+        # Before the store is read: what is looked at later may be newer than what was read of it, and the status of
         # a generation would say what was in force before that one.
         objects, outcomes = list(self._index), dict(self._outcomes)
         namespaces = await self._store.namespaces.list_versions()

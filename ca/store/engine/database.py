@@ -41,7 +41,7 @@ _WRITER: Final = "touchmark_writer"
 class Database:
     """Transactions on one database. Every failure of it becomes ``UnavailableError``.
 
-    SQLite has one writer at a time: a lock in this process queues them, so that nobody polls the file's lock, and
+    SQLite has one writer at a time: a lock in this process queues them, so that no writer polls the file's lock, and
     writers begin IMMEDIATE, so that a transaction that read first can't fail for having to write.
     """
 
@@ -191,7 +191,7 @@ def _prepare_directory(directory: Path) -> URL:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = directory / DATABASE_NAME
-        # The file holds sealed keys and everything that was decided: nobody else reads it, whatever the umask.
+        # The file holds sealed keys and everything that was decided: no other user reads it, whatever the umask.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise InputError(
@@ -218,7 +218,7 @@ def _tls_options(url: URL) -> dict[str, Any]:
     """Read libpq's ``sslmode`` and ``sslrootcert``: how the server's certificate is checked.
 
     Source: PostgreSQL's documentation, "SSL Support" (33.19). Without ``sslmode`` the connection is encrypted where the
-    server can, and nobody's certificate is checked.
+    server can, and no certificate is checked.
     """
     query = dict(url.query)
     mode, root = query.pop("sslmode", "prefer"), query.pop("sslrootcert", "")

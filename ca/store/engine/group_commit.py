@@ -57,7 +57,7 @@ class GroupCommit(Generic[Line]):
         try:
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
-                # A caller that gave up meanwhile may not know of its line: it isn't written.
+                # A caller that gave up may not know of its line: it isn't written.
                 batch = [(line, written) for line, written in batch if not written.done()]
                 if batch:
                     await self._write_batch(batch)
