@@ -30,7 +30,7 @@ contracts: setup ## Check who may import whom.
 	$(BIN)/lint-imports
 
 unit: setup ## Run the tests with branch coverage, JOBS=3 at a time. PYTEST="-k name" narrows them.
-	$(BIN)/pytest -n $(JOBS) --dist loadgroup --cov --cov-report=term:skip-covered $(PYTEST)
+	$(BIN)/pytest -n $(JOBS) --cov --cov-report=term:skip-covered $(PYTEST)
 
 test-kubernetes: setup ## Run the tests against a real API server. PYTEST="-k name" narrows them.
 	@$(BIN)/python -m scripts.kubernetes api

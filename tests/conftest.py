@@ -6,6 +6,8 @@ import os
 
 import hypothesis
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 # Machines that run tests are slow at times; a slow example is no fault.
 hypothesis.settings.register_profile("touchmark", deadline=None, print_blob=True)
@@ -19,10 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "node: needs a real node; `make test-node` runs these alone")
 
 
-@pytest.hookimpl(tryfirst=True)  # Before pytest-xdist reads the groups.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
     if os.geteuid() == 0:
         return
     for item in items:
@@ -30,10 +29,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs root: own network namespaces or capabilities"))
 
 
-def _group(item: pytest.Item) -> str:
-    """Return what stays on one worker of ``make test``: a file's tests, and all that share the end-to-end mesh."""
-    path = item.path.relative_to(item.config.rootpath)
-    return "e2e" if path.parts[:2] == ("tests", "e2e") else str(path)
+class Scheduling(LoadScopeScheduling):
+    """Which tests stay together on one worker: a file's, and all that share the end-to-end mesh."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.split("::", 1)[0]
+        return "tests/e2e" if path.startswith("tests/e2e/") else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(trylast=True)
