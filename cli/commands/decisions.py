@@ -8,12 +8,14 @@ import typer
 
 from cli.commands import options
 from cli.text.json_result import JsonResult, prints
+from cli.text.printable import escape, is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cli.admin.client import AdminClient
     from cli.text.summary import SummaryRow
+    from shared.model.policy.decision import PartyRecord
     from shared.model.wire.admin import DecisionList, DecisionView
 
 _LIMIT = 50
@@ -147,7 +149,8 @@ def build_query(
 def advise_approvals(views: Iterable[DecisionView], *, in_cluster: bool) -> list[str]:
     """Return the commands that approve the programs which were refused for want of an approval, newest first.
 
-    Each can be pasted into a shell; the path where the program was seen follows as a comment.
+    Each can be pasted into a shell; the path where the program was seen follows as a comment. The path is the process's
+    own word: one that a shell might act on has a line of its own. A party that is no workload or program is left out.
     """
     from cli.machine.executable import find_weakness
     from shared.model.identity.program import parse_program
@@ -161,7 +164,7 @@ def advise_approvals(views: Iterable[DecisionView], *, in_cluster: bool) -> list
             continue
         is_source = record.reason is Reason.PROGRAM_NOT_APPROVED
         party = record.source if is_source else record.destination
-        if not party.workload or not party.program or party.approved:
+        if not _is_nameable(party):
             continue
         is_own = is_source is (record.direction is Direction.EGRESS)  # Else the process is the other party's.
         path = record.process.path if is_own else ""
@@ -170,9 +173,30 @@ def advise_approvals(views: Iterable[DecisionView], *, in_cluster: bool) -> list
         commands[command] = commands.get(command) or path
     if not commands:
         return []
-    named = [f"  {command}{f'  # {path}' if path else ''}" for command, path in list(commands.items())[:_MAX_ADVICE]]
+    named = [_name(command, path) for command, path in list(commands.items())[:_MAX_ADVICE]]
     more = [f"  … and {len(commands) - _MAX_ADVICE} more"] if len(commands) > _MAX_ADVICE else []
     return ["not approved at that time; review, then run:", *named, *more]
+
+
+def _is_nameable(party: PartyRecord) -> bool:
+    """Tell whether a record's party can be approved: a sidecar reported it, and may have written anything."""
+    from shared.model.errors import TouchmarkError
+    from shared.model.identity.identity import parse_workload
+    from shared.model.identity.program import format_program, parse_program
+
+    if not party.workload or not party.program or party.approved:
+        return False
+    try:
+        parsed = (str(parse_workload(party.workload)), format_program(parse_program(party.program)))
+    except TouchmarkError:
+        return False
+    return parsed == (party.workload, party.program)
+
+
+def _name(command: str, path: str) -> str:
+    if not path:
+        return f"  {command}"
+    return f"  {command}  # {path}" if is_plain(path) else f"  {command}\n    seen at {escape(path)}"
 
 
 async def _follow(client: AdminClient, query: dict[str, str], *, as_json: bool) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from cli.commands import options
 from cli.text.json_result import JsonResult, prints
+from cli.text.printable import escape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -237,7 +238,7 @@ def _choose(candidates: Sequence[Candidate], workload: Workload, *, everything: 
         return []
     for candidate in candidates if not as_json else ():
         weakness = f"  weak: {candidate.weakness}" if candidate.weakness else ""
-        print_line(f"seen: {candidate.program}  {candidate.source or 'path unknown'}{weakness}")
+        print_line(f"seen: {candidate.program}  {escape(candidate.source) or 'path unknown'}{weakness}")
     if everything:
         return list(candidates)
     if as_json or not sys.stdin.isatty():
@@ -245,7 +246,7 @@ def _choose(candidates: Sequence[Candidate], workload: Workload, *, everything: 
             f"{len(candidates)} programs of {workload} need a review",
             hint="review them, then approve their digests, or repeat with --yes",
         )
-    return [each for each in candidates if typer.confirm(f"Approve {each.source or each.program}?", err=True)]
+    return [each for each in candidates if typer.confirm(f"Approve {escape(each.source) or each.program}?", err=True)]
 
 
 def _holds(view: ProgramView, program: Program) -> bool:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from cli.text.printable import escape
 from shared.model.errors import TouchmarkError
 
 MAX_NAMED: Final = 5
@@ -28,14 +29,14 @@ def print_json(value: object) -> None:
 
 
 def print_line(text: str = "") -> None:
-    """Print one line of the result."""
-    sys.stdout.write(text + "\n")
+    """Print one line of the result, or several; what isn't printable in them is shown as its escape."""
+    sys.stdout.write(escape(text, keep="\n") + "\n")
     sys.stdout.flush()
 
 
 def print_note(text: str) -> None:
-    """Say something beside the result, on standard error."""
-    sys.stderr.write(text + "\n")
+    """Say something beside the result, on standard error; what isn't printable is shown as its escape."""
+    sys.stderr.write(escape(text, keep="\n") + "\n")
     sys.stderr.flush()
 
 
@@ -49,7 +50,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
         table.add_column(column, overflow="fold")
     count = 0
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(escape(cell)) for cell in row))
         count += 1
     if count:
         make_console().print(table)

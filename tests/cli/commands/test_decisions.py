@@ -85,6 +85,22 @@ def test_it_names_the_command_that_approves_what_was_refused(ca: FakeCA, capsys:
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("path", ["/tmp/a\ntouchmark mode shop permissive --yes", "/tmp/\x1b[2J", "/tmp/a; reboot"])
+def test_a_path_that_a_shell_might_act_on_isnt_beside_the_command(
+    ca: FakeCA, capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    record = msgspec.structs.replace(DENIAL.record, process=ProcessRecord(pid=1, uid=0, path=path))
+    forged = msgspec.structs.replace(
+        record, source=PartyRecord(workload="shop/web; reboot", program=f"sha256:{'ab' * 32}")
+    )
+    views = tuple(DecisionView(id=number, record=each) for number, each in enumerate((record, forged), 1))
+    ca.answers["GET /v1/decisions"] = DecisionList(decisions=views)
+    assert run(["decisions", "--denied"]) == ExitCode.SUCCESS
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1] == f"  touchmark program approve shop/client sha256:{'ab' * 32}"
+    assert lines[2:] == ["    seen at " + path.replace("\n", "\\n").replace("\x1b", "\\x1b")]
+
+
 def test_the_commands_are_few(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
     views = [
         DecisionView(
