@@ -28,5 +28,5 @@ def escape(text: str, *, keep: str = "") -> str:
 
 
 def is_plain(text: str) -> bool:
-    """Tell whether every shell reads the text as it stands, also one without comments: letters, digits and a few more."""
+    """Tell whether every shell reads the text as it stands, also one that knows no comments."""
     return bool(_PLAIN.fullmatch(text))
