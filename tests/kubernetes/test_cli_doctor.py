@@ -82,7 +82,7 @@ def test_a_right_that_somebody_took_away_is_named(administrator: ApiServer, caps
     finally:
         back = json.dumps({"rules": role["rules"]})
         administrator.kubectl("patch", "clusterrole", "touchmark-ca", "--type=merge", "-p", back)
-    assert found["observation"].startswith("it may not ")
+    assert found["observation"].startswith("missing: ")
     assert "list endpointslices.discovery.k8s.io, watch endpointslices.discovery.k8s.io" in found["observation"]
 
 
