@@ -1,4 +1,4 @@
-"""Tables keep no secrets in the clear. (``test_database.py`` compares them with the migrations.)"""
+"""Tables keep no secrets in the clear. (``engine/test_database.py`` compares them with the migrations.)"""
 
 from __future__ import annotations
 

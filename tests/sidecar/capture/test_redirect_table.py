@@ -1,4 +1,4 @@
-"""The table's text: what is exempt, and what can't be asked for. That it works is shown by ``test_running.py``."""
+"""The table's text: exemptions, and what can't be asked for. It works: ``tests/sidecar/runtime/test_prepare.py``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One connection's way to a Service. That connections follow it is shown by ``test_outbound.py``."""
+"""One connection's way to a Service. That connections follow it is shown by ``tests/sidecar/test_outbound.py``."""
 
 from __future__ import annotations
 

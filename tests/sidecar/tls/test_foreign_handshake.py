@@ -1,4 +1,4 @@
-"""Contexts and words for foreign peers; handshakes on sockets are in ``test_foreign.py``, ``test_foreign_dial.py``."""
+"""Contexts and words for foreign peers; whole handshakes: ``tests/sidecar/test_foreign_*.py``."""
 
 from __future__ import annotations
 

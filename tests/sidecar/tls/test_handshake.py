@@ -1,4 +1,4 @@
-"""Handshakes over real sockets: what each side learns, and deadlines. Refusals are in ``test_inbound.py``."""
+"""Handshakes over real sockets: what each side learns, and deadlines. Refusals: ``tests/sidecar/test_inbound.py``."""
 
 from __future__ import annotations
 

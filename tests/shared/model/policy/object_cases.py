@@ -1,6 +1,6 @@
 """Objects that the YAML reader and the API server's schemas (manifests/crds) must judge alike: one table for both.
 
-`test_policy_documents.py` holds the reader against it, `tests/kubernetes/test_crds.py` a real API server.
+`test_documents.py` holds the reader against it, `tests/kubernetes/test_crds.py` a real API server.
 """
 
 from __future__ import annotations
