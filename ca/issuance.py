@@ -42,7 +42,7 @@ class IssuanceRefused(RefusedError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuedChain:
-    """What leaves: DER, leaf first, then its issuer, without the root; and its line in the ledger."""
+    """The chain to send (DER: leaf, then its issuer, without the root) and its record in the ledger."""
 
     chain: tuple[bytes, ...]
     record: CertificateRecord
@@ -108,7 +108,7 @@ class Issuance:
         namespace = sidecar.workload.namespace
         state = await self.store.namespaces.get_state(namespace)
         policy = self._compiled.get(namespace)
-        # With several replicas each reading makes a new value; a namespace's version says whether it says the same.
+        # With several replicas each reading makes a new value; the version tells whether it differs.
         if policy is None or policy.state.version != state.version:
             if len(self._compiled) >= _MAX_COMPILED:
                 self._compiled.clear()

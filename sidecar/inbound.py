@@ -3,7 +3,7 @@
 peek SNI → attest listener → terminate → identify → open → decide → pump → record.
 
 ``serve_tunnel`` and ``serve_connection`` read top to bottom like this sentence; start there. ``carry_plaintext`` is for
-what comes from outside the mesh. Belongs here: the order of steps and who answers for which failure.
+what comes from outside the mesh. Belongs here: the order of steps and what each failure does.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ async def serve_tunnel(sidecar: Sidecar, connection: socket.socket, source: Endp
 async def terminate(
     sidecar: Sidecar, connection: socket.socket, source: Endpoint, local: Endpoint
 ) -> tuple[Tunnel, int]:
-    """Peek at the port that the peer names, attest its listener, and make TLS with that listener's credential.
+    """Read the port from the peer's SNI, attest its listener, and do the TLS handshake with its credential.
 
     Raises:
         VerificationError: the handshake fails or the peer's certificate doesn't hold.
@@ -195,7 +195,7 @@ def identify(sidecar: Sidecar, connection: Connection, tunnel: Tunnel, opening: 
     """Say who the peer is by its certificate, checked against the current bundle and clock.
 
     Raises:
-        Refused: it doesn't hold any more.
+        Refused: the certificate is no longer valid.
     """
     now = time.time()
     if tunnel.peer.bundle_sequence != sidecar.trust.bundle.sequence or now >= tunnel.peer.not_after:

@@ -86,7 +86,7 @@ async def carry_along(sidecar: Sidecar, connection: Connection, route: Route) ->
 
 
 async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -> None:
-    """Find out which program opened the connection; why there is none is a fact as well, and policy's to judge."""
+    """Find out which program opened the connection. A failure isn't a refusal: policy judges its reason."""
     source, destination, parties = captured.source, captured.app_destination, connection.parties
     program, why = None, None
     try:
@@ -129,7 +129,7 @@ async def identify(sidecar: Sidecar, connection: Connection, route: Route) -> Di
 
 
 async def choose_credential(sidecar: Sidecar, connection: Connection) -> Credential:
-    """Return the program's credential; where there is none and permissive mode lets it flow, the sidecar's own.
+    """Return the program's credential; in permissive mode, the sidecar's own where the program's can't be had.
 
     Raises:
         Refused: explicit mode, and the program's credential can't be had.
@@ -195,7 +195,7 @@ async def carry_through_tunnel(
 
 
 async def connect(sidecar: Sidecar, key: TunnelKey, entry: DirectoryEntry, credential: Credential) -> Tunnel:
-    """Have a tunnel to the sidecar that the directory lists at the destination.
+    """Get a tunnel to the sidecar that the directory lists at the destination, from the pool or by dialling.
 
     Raises:
         DialError: mutual TLS can't be had.
@@ -294,7 +294,7 @@ async def carry_without_tunnel(sidecar: Sidecar, connection: Connection, detail:
 
 
 async def carry_plainly(sidecar: Sidecar, connection: Connection) -> None:
-    """Dial the destination itself and pump plain bytes; it was decided that they may flow.
+    """Dial the destination itself and pump plain bytes; policy has already allowed it.
 
     Raises:
         Refused: the destination can't be reached.
