@@ -195,7 +195,7 @@ def identify(sidecar: Sidecar, connection: Connection, tunnel: Tunnel, opening: 
     """Say who the peer is by its certificate, checked against the current bundle and clock.
 
     Raises:
-        Refused: the certificate is no longer valid.
+        Refused: it no longer verifies.
     """
     now = time.time()
     if tunnel.peer.bundle_sequence != sidecar.trust.bundle.sequence or now >= tunnel.peer.not_after:

@@ -129,7 +129,7 @@ async def identify(sidecar: Sidecar, connection: Connection, route: Route) -> Di
 
 
 async def choose_credential(sidecar: Sidecar, connection: Connection) -> Credential:
-    """Return the program's credential; in permissive mode, the sidecar's own where the program's can't be had.
+    """Return the program's credential; the sidecar's own without a program, or if permissive and it can't be had.
 
     Raises:
         Refused: explicit mode, and the program's credential can't be had.

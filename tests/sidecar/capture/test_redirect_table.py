@@ -1,4 +1,4 @@
-"""The table's text: exemptions, and what can't be asked for. It works: ``tests/sidecar/runtime/test_prepare.py``."""
+"""The table's text: exemptions, and what can't be asked for. End to end: ``tests/sidecar/runtime/test_prepare.py``."""
 
 from __future__ import annotations
 
