@@ -57,6 +57,7 @@ format: setup ## Format the code and fix what ruff can.
 docs: setup ## Write the generated pages and pictures again.
 	$(BIN)/python -m scripts.pages.reasons_page docs/reference/reasons.md
 	$(BIN)/python -m scripts.pages.commands_page docs/reference/cli.md
+	$(BIN)/python -m scripts.pages.settings_page docs/reference
 	$(BIN)/python -m scripts.pages.picture docs/pictures
 
 refusal: setup ## Draw the terminal picture again, from a run of the demo.

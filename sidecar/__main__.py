@@ -18,7 +18,8 @@ def main(arguments: Sequence[str]) -> int:
         print("error: Touchmark needs Python 3.11 or newer", file=sys.stderr)
         return 2
     import_lean()
-    from sidecar.settings.settings import TOKEN_VARIABLE, parse_arguments
+    from sidecar.settings.configuration import TOKEN_VARIABLE
+    from sidecar.settings.settings import parse_arguments
 
     try:
         configuration = parse_arguments(arguments, os.environ)

@@ -25,7 +25,7 @@ from sidecar.capture.original_destination import ask_original_destination, norma
 from sidecar.capture.redirect_table import list_outbound_ports
 from sidecar.capture.refusal import record_refusal
 from sidecar.events import Events
-from sidecar.settings.settings import CaptureKind, Configuration
+from sidecar.settings.configuration import CaptureKind, Configuration
 from sidecar.sockets.address import Endpoint, format_endpoint
 from sidecar.sockets.ending import reset
 

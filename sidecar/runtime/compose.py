@@ -36,7 +36,7 @@ from sidecar.parts import Limits, Sidecar
 from sidecar.routing.route import Router
 from sidecar.routing.service_endpoints import Endpoints
 from sidecar.runtime.prepare import Prepared
-from sidecar.settings.settings import CaptureKind, Configuration
+from sidecar.settings.configuration import CaptureKind, Configuration
 from sidecar.sockets.address import Endpoint
 from sidecar.tunnel.connector import Connector
 from sidecar.tunnel.dial_failures import DialFailures

@@ -20,8 +20,8 @@ from sidecar.capture.redirect_table import RedirectRules
 from sidecar.control.joining import ByJoinToken, ByPod, Joining
 from sidecar.parts import Limits
 from sidecar.runtime.privileges import CAP_NET_ADMIN, KEPT, become_user, keep_only, keep_what_a_pod_gives
+from sidecar.settings.configuration import CaptureKind, Configuration
 from sidecar.settings.parsing import parse_host_port
-from sidecar.settings.settings import CaptureKind, Configuration
 
 _FILES_PER_CONNECTION = 4
 

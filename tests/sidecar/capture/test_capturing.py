@@ -9,7 +9,7 @@ import pytest
 
 from shared.model.errors import MachineError
 from sidecar.capture.capturing import Entrance, _guard, close_doors, open_doors
-from sidecar.settings.settings import Configuration, OutboundListener
+from sidecar.settings.configuration import Configuration, OutboundListener
 from sidecar.sockets.ending import close_after_delivery
 from tests.sidecar.little_ca import until
 

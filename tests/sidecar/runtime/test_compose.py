@@ -23,7 +23,8 @@ from sidecar.mesh.trust import Trust
 from sidecar.parts import Limits
 from sidecar.runtime.compose import Joined, compose
 from sidecar.runtime.prepare import Prepared
-from sidecar.settings.settings import TOKEN_VARIABLE, parse_arguments
+from sidecar.settings.configuration import TOKEN_VARIABLE
+from sidecar.settings.settings import parse_arguments
 from tests.sidecar.little_ca import TRUST_DOMAIN, LittleCA, until
 from tests.sidecar.partner import Partner
 from tests.sidecar.runtime.whole_sidecar import open_socket_in, run_client, sidecar, two_namespaces

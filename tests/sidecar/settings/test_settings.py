@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,8 @@ import pytest
 from shared.model.errors import DocumentError, InputError
 from shared.model.identity.identity import Workload
 from sidecar.parts import Limits
-from sidecar.settings.settings import (
-    CaptureKind,
-    Configuration,
-    InboundListener,
-    OutboundListener,
-    parse_arguments,
-    read_configuration,
-)
+from sidecar.settings.configuration import CaptureKind, Configuration, InboundListener, OutboundListener
+from sidecar.settings.settings import SETTINGS, parse_arguments, read_configuration
 
 WHOLE = """
 ca: ca.example:15443
@@ -214,3 +209,35 @@ def test_mtls_ports_are_lists_and_win_over_the_file(tmp_path: Path) -> None:
 def test_an_mtls_port_that_nobody_could_meet_is_refused(arguments: tuple[str, ...], what: str) -> None:
     with pytest.raises(InputError, match=what):
         read_mtls(*arguments)
+
+
+def test_the_token_of_an_option_wins_over_the_environments_and_that_over_the_files(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("option\n")
+    (tmp_path / "x.yaml").write_text("token: file")
+    words = [*LISTENERS, "--tunnel-address", "198.18.0.2", "--config", str(tmp_path / "x.yaml")]
+    environment = {"TOUCHMARK_JOIN_TOKEN": "environment"}
+    assert parse_arguments([*words, "--token-file", str(tmp_path / "token")], environment).token == "option"
+    assert parse_arguments(words, environment).token == "environment"
+    assert parse_arguments(words, {"TOUCHMARK_JOIN_TOKEN": ""}).token == "file"
+
+
+def test_what_the_downward_api_says_wins_over_the_file_and_loses_to_options(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("instance: by-file\ntunnel: {addresses: [198.18.0.1]}")
+    read = parse_arguments([*IN_A_POD, "--config", str(file)], POD)
+    assert (read.instance, read.tunnel_addresses) == ("web-5d4.01234567", ("198.18.0.7", "fd00::7"))
+    read = parse_arguments([*IN_A_POD, "--config", str(file), "--instance", "by-option"], POD)
+    assert read.instance == "by-option"
+
+
+def test_repeated_ports_and_addresses_count_once() -> None:
+    read = read_mtls(*REDIRECT, "--tunnel-address", "::ffff:198.18.0.2", "--exclude-port", "22", "--exclude-port", "22")
+    assert (read.tunnel_addresses, read.redirect.exclude_ports) == (("198.18.0.2",), (22,))
+
+
+def test_each_setting_is_an_attribute_of_the_configuration() -> None:
+    elsewhere = {"config", "service_account_token", "trust_file", "trust_domain"}
+    for setting in SETTINGS:
+        assert setting.options or setting.yaml or setting.environment
+        if setting.name not in elsewhere:
+            attrgetter(setting.name)(Configuration())
