@@ -140,13 +140,18 @@ class HolderCheck:
         is_in_flight: bool,
     ) -> AttestationError | None:
         attestation = request.attestation
-        holders = {
-            pid: inode for inode in (attestation.inode, *attestation.others) for pid in holdings.holders.get(inode, ())
-        }
-        for pid, inode in holders.items():
-            if pid not in measured:
-                measured[pid] = await self._measure(pid, inode)
-            error = _compare(request, pid, measured[pid])
+        holders = [
+            (pid, inode)
+            for inode in (attestation.inode, *attestation.others)
+            for pid in holdings.holders.get(inode, ())
+        ]
+        for pid, inode in holders:
+            found = measured.get(pid)
+            if found is None:
+                found = await self._measure(pid, inode)
+                if not _has_vanished(found):  # To have let go of one socket says nothing about another.
+                    measured[pid] = found
+            error = _compare(request, pid, found)
             if error is not None:
                 return error
         if not holdings.is_complete:
@@ -186,7 +191,7 @@ def _compare(request: _Request, pid: int, found: Measured | AttestationError) ->
     attestation = request.attestation
     is_attested = pid == attestation.process.pid
     if isinstance(found, AttestationError):
-        if found.reason is Reason.PROCESS_VANISHED:  # It let go of the socket, or ended: no holder any more.
+        if _has_vanished(found):  # It let go of the socket, or ended: no holder any more.
             return None
         if is_attested:
             return found
@@ -200,6 +205,10 @@ def _compare(request: _Request, pid: int, found: Measured | AttestationError) ->
         return AttestationError(message, reason=Reason.PROGRAM_CHANGED, process=found.process.facts)
     message = f"process {pid} holds the socket as well and runs another program"
     return AttestationError(message, reason=Reason.SOCKET_SHARED, process=found.process.facts)
+
+
+def _has_vanished(found: Measured | AttestationError) -> bool:
+    return isinstance(found, AttestationError) and found.reason is Reason.PROCESS_VANISHED
 
 
 def _unknown(error: BaseException | None) -> AttestationError:

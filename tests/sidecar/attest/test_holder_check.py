@@ -12,6 +12,7 @@ import pytest
 
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
+from sidecar.attest import holder_check
 from sidecar.attest.executable import Executables
 from sidecar.attest.facts import Attestation, AttestationError, Execution
 from sidecar.attest.holder_check import HolderCheck
@@ -52,6 +53,37 @@ async def test_each_waiter_gets_its_own_answer() -> None:
     assert isinstance(answers[1], AttestationError)
     assert answers[1].reason is Reason.SOCKET_SHARED
     assert answers[2] is None
+
+
+async def test_who_has_let_go_of_one_socket_is_still_looked_at_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadPoolExecutor(2) as workers, socket.socket() as gone, socket.socket() as held:
+        check = HolderCheck(Measuring(Executables(workers, max_bytes=1 << 30), workers), workers, own_pid=os.getpid())
+        gone_inode, held_inode = (os.fstat(each.fileno()).st_ino for each in (gone, held))
+
+        def is_holder(pid: int, inode: int) -> bool:
+            return inode != gone_inode
+
+        monkeypatch.setattr(holder_check, "is_holder", is_holder)
+        with running("import sys\n" + WAIT, pass_fds=(gone.fileno(), held.fileno())) as child:
+            process = Process(child.pid)
+            stranger = type(process.facts)(pid=1, start_time=0, uid=0, path="/x")
+            process.close()
+
+            def attestation(inode: int, *others: int) -> Attestation:
+                program = Program(digest="0" * 64)
+                return Attestation(
+                    program=program, process=stranger, inode=inode, cookie=0, execution=ELSEWHERE, others=others
+                )
+
+            answers = await asyncio.gather(
+                check.check(attestation(gone_inode)),
+                check.check(attestation(held_inode, gone_inode)),
+                return_exceptions=True,
+            )
+        check.close()
+    assert answers[0] is None
+    assert isinstance(answers[1], AttestationError)
+    assert answers[1].reason is Reason.SOCKET_SHARED
 
 
 async def test_closing_cancels_who_still_waits() -> None:
