@@ -129,6 +129,7 @@ class Connection:
         verdict: the latest decision; None before the first.
         refusal: why it was refused, where that isn't the verdict's reason.
         application: the application's socket on this side, once there is one; closed at the latest on exit.
+        unproven: why its program isn't proven any more, where it goes on all the same.
         since: seconds since the epoch.
     """
 
@@ -147,6 +148,7 @@ class Connection:
         "since",
         "transport",
         "tunnel",
+        "unproven",
         "verdict",
     )
 
@@ -173,6 +175,7 @@ class Connection:
         self.tunnel = ""
         self.ending = Ending.NONE
         self.is_revoked = False
+        self.unproven: frozenset[str] = frozenset()
         self._pump: Pump | None = None
         self._is_recorded = False
 

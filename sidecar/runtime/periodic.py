@@ -82,11 +82,13 @@ def _close_unproven(sidecar: Sidecar, connection: Connection, error: Attestation
     """Close a connection whose program isn't proven any more.
 
     Explicit mode closes it whatever the reason. Permissive mode lets what can't be looked at go on, and servers whose
-    listener another program holds as well: supervisors that open the listener are common.
+    listener another program holds as well: supervisors that open the listener are common. It is told once for each
+    connection and reason, however often it is found.
     """
     is_explicit = sidecar.policies.own.state.mode is Mode.EXPLICIT
     is_client = connection.parties.direction is Direction.EGRESS
     if is_explicit or (is_client and error.reason not in _NOT_CHECKED):
         connection.revoke(error.reason, error.message)
-    else:
+    elif error.reason not in connection.unproven:
+        connection.unproven |= {error.reason}
         events.emit("program_not_proven", connection=connection.id, reason=error.reason, message=error.message)

@@ -32,6 +32,7 @@ class Scene:
         self.left = [AttestationError("found", reason=reason)]
         self.waiting = [self]
         self.revoked: list[Reason] = []
+        self.unproven: frozenset[str] = frozenset()
         self.checked = 0
 
     def next_unchecked(self, now: float) -> Scene | None:
@@ -95,3 +96,18 @@ async def test_explicit_mode_closes_whatever_isnt_proven(
             scene = Scene(found, mode, direction)
             await watch(watching(cast("Any", scene), events), scene)
             assert scene.revoked == ([found] if is_revoked else [])
+
+
+@pytest.mark.parametrize("watching", [watch_holders, watch_programs])
+async def test_what_goes_on_unproven_is_told_once_for_each_reason(watching: Any) -> None:
+    told: list[object] = []
+
+    def emit(event: str, **fields: object) -> None:
+        told.append(fields["reason"])
+
+    events = cast("Events", SimpleNamespace(emit=emit))
+    scene = Scene(Reason.SOCKET_SHARED, Mode.PERMISSIVE, IN)
+    for found in (Reason.SOCKET_SHARED, Reason.SOCKET_SHARED, Reason.PROGRAM_CHANGED):
+        scene.left, scene.waiting, scene.checked = [AttestationError("found", reason=found)], [scene], 0
+        await watch(watching(scene, events), scene)
+    assert told == [Reason.SOCKET_SHARED, Reason.PROGRAM_CHANGED]
