@@ -23,7 +23,7 @@ from shared.model.policy.rules import Direction
 from shared.model.trust.foreign_certificate import ForeignPeer
 from sidecar.connection.connection import Connection, Refused, record_refused
 from sidecar.connection.parties import Parties
-from sidecar.listener import attest_application, choose_credential, note_listener, serves_listener
+from sidecar.listener import attest_application, choose_listener_credential, note_listener, serves_listener
 from sidecar.sockets.ending import reset
 from sidecar.steps import dial_application, look_up_workload, obtain_policy, pump_through_tls
 from sidecar.tls.foreign_handshake import Session, establish_session
@@ -92,7 +92,7 @@ async def terminate(sidecar: Sidecar, captured: Captured, application: Endpoint)
         if isinstance(error.__cause__, ProtocolError):
             raise HandshakeError(error.message, reason=Reason.MTLS_REQUIRED) from error
         raise
-    credential = await choose_credential(sidecar, await attest_application(sidecar, application))
+    credential = await choose_listener_credential(sidecar, await attest_application(sidecar, application))
     session = await establish_session(
         loop=loop,
         connection=captured.connection,

@@ -26,7 +26,7 @@ from sidecar.connection.parties import Parties
 from sidecar.listener import (
     attest_application,
     attest_listener,
-    choose_credential,
+    choose_listener_credential,
     note_listener,
     serves_listener,
 )
@@ -95,7 +95,7 @@ async def terminate(
     hello = await peek_client_hello(loop, connection, timeout_s=sidecar.limits.client_hello_s)
     port = parse_port_name(hello.server_name) or 0
     listener = await attest_listener(sidecar, (local[0], port))
-    credential = await choose_credential(sidecar, listener)
+    credential = await choose_listener_credential(sidecar, listener)
     tunnel = await establish_tunnel(
         loop=loop,
         connection=connection,

@@ -56,7 +56,7 @@ async def attest_application(sidecar: Sidecar, application: Endpoint) -> Listene
     return Listener(application=application, attestation=attestation)
 
 
-async def choose_credential(sidecar: Sidecar, listener: Listener) -> Credential:
+async def choose_listener_credential(sidecar: Sidecar, listener: Listener) -> Credential:
     """Return the listening program's credential, or the sidecar's own where it has none.
 
     A stranger can cause no more than the one issuance that this local program gets anyway: single flight, cached, and

@@ -1,7 +1,7 @@
 """Where else than in the trust bundle the CA's roots are named. Pure.
 
 Belongs here: what a rotation of the root and the CA's own server certificate ask about those places, and the answer of
-a CA that has none. Doesn't: the places in a cluster (``ca/kubernetes/admission/published_roots.py``).
+a CA that has none. Doesn't: the places in a cluster (``ca/kubernetes/webhook_objects/cluster_roots.py``).
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from ca.authenticate.pod import PodAuthentication, check_alive
 from ca.authority.authorities import Authorities
 from ca.authority.published_roots import NotPublished, PublishedRoots
 from ca.distribution.hub import Hub
-from ca.kubernetes.admission.admission import Admission, make_admission, run_admission
 from ca.kubernetes.api.client import ClusterClient
 from ca.kubernetes.api.watch import Watch
 from ca.kubernetes.cluster.changes import ClusterChanges
@@ -29,6 +28,7 @@ from ca.kubernetes.cluster.refusals import Refusals
 from ca.kubernetes.cluster.vouching import Vouching
 from ca.kubernetes.cluster.watches import DIRECTORY_WATCHES, make_directory_watches
 from ca.kubernetes.objects.leading import Leading, run_leading
+from ca.kubernetes.webhook_objects.admission import Admission, make_admission, run_admission
 from ca.metrics import Metrics
 from ca.rotation.rotation import Rotation
 from ca.runtime.cluster_upkeep import ClusterUpkeep

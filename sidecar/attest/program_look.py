@@ -1,7 +1,7 @@
 """Whether attested processes still run what was attested: a quick look at each, again and again, on the event loop.
 
 Belongs here: the looks and the descriptors that make them quick (about 10 µs each). Doesn't: what follows for
-its connections (``sidecar/runtime/periodic.py``), or who else holds a socket (``holder_check.py``).
+its connections (``sidecar/runtime/live_checks.py``), or who else holds a socket (``holder_check.py``).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from sidecar.control.feed import CertificateExpiredError, Feed
 from sidecar.events import Events
 from sidecar.probing.life import Life
 from sidecar.runtime.compose import Composition
-from sidecar.runtime.periodic import watch_ages, watch_holders, watch_programs
+from sidecar.runtime.live_checks import watch_ages, watch_holders, watch_programs
 from sidecar.runtime.prepare import Prepared
 from sidecar.runtime.shutdown import Shutdown
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from ca.kubernetes.admission import trust_config, webhook_config
-from ca.kubernetes.admission.trust_config import GRACE_S, ConfigMap, TrustConfigMaps, trim_trust
-from ca.kubernetes.admission.webhook_config import Configuration, WebhookConfiguration, trim_configuration
 from ca.kubernetes.api.client import ClusterClient
 from ca.kubernetes.api.watch import Watch
+from ca.kubernetes.webhook_objects import trust_config, webhook_config
+from ca.kubernetes.webhook_objects.trust_config import GRACE_S, ConfigMap, TrustConfigMaps, trim_trust
+from ca.kubernetes.webhook_objects.webhook_config import Configuration, WebhookConfiguration, trim_configuration
 from ca.metrics import Metrics
 from shared.model.errors import NotFoundError
 from tests.ca.running import eventually

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ca.kubernetes.admission import trust_config
+from ca.kubernetes.webhook_objects import trust_config
 from ca.runtime.compose import RunningCA
 from shared.model.kubernetes.contract import CA_SERVICE, INJECT, SYSTEM_NAMESPACE, TRUST_CONFIG_MAP, name_instance
 from shared.model.wire.messages import Welcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Mode
-from sidecar.listener import attest_listener, choose_credential, serves_listener
+from sidecar.listener import attest_listener, choose_listener_credential, serves_listener
 from tests.sidecar.pair import SERVER, SERVER_PROGRAM, approve, running_pair
 from tests.sidecar.test_outbound import echo
 
@@ -23,7 +23,7 @@ async def test_why_nothing_was_attested_is_a_fact_and_no_failure() -> None:
         listener = await attest_listener(pair.server.sidecar, ("127.0.0.1", 80))
         assert (listener.attestation, listener.why) == (None, Reason.NO_OWNER)
         assert listener.detail
-        assert await choose_credential(pair.server.sidecar, listener) is pair.server.credentials.own
+        assert await choose_listener_credential(pair.server.sidecar, listener) is pair.server.credentials.own
 
 
 async def test_in_explicit_mode_no_credential_is_asked_for_a_program_that_isnt_approved() -> None:
@@ -31,10 +31,10 @@ async def test_in_explicit_mode_no_credential_is_asked_for_a_program_that_isnt_a
         sidecar, credentials = pair.server.sidecar, pair.server.credentials
         pair.server.attestor.program = Program(digest="c" * 64)
         listener = await attest_listener(sidecar, ("127.0.0.1", 80))
-        assert await choose_credential(sidecar, listener) is credentials.own
+        assert await choose_listener_credential(sidecar, listener) is credentials.own
         assert len(credentials.obtained) == 1  # Permissive: it was asked for, in vain.
         pair.set_state(approve((SERVER, SERVER_PROGRAM), mode=Mode.EXPLICIT))
-        assert await choose_credential(sidecar, listener) is credentials.own
+        assert await choose_listener_credential(sidecar, listener) is credentials.own
         assert len(credentials.obtained) == 1
 
 

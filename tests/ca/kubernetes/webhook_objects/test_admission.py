@@ -12,9 +12,9 @@ import pytest
 from aiohttp import web
 
 from ca.authority.authorities import Authorities
-from ca.kubernetes.admission import admission
-from ca.kubernetes.admission.admission import Admission, NamespaceLabels, make_admission, run_admission
 from ca.kubernetes.api.client import ClusterClient
+from ca.kubernetes.webhook_objects import admission
+from ca.kubernetes.webhook_objects.admission import Admission, NamespaceLabels, make_admission, run_admission
 from ca.metrics import Metrics
 from shared.model.errors import UnavailableError
 from shared.runtime.tasks import Tasks

@@ -17,12 +17,12 @@ import msgspec
 import structlog
 
 from ca.admission.webhook import InjectionWebhook
-from ca.kubernetes.admission import trust_config, webhook_config
-from ca.kubernetes.admission.published_roots import ClusterRoots
-from ca.kubernetes.admission.trust_config import ConfigMap, TrustConfigMaps, trim_trust
-from ca.kubernetes.admission.webhook_config import Configuration, WebhookConfiguration, trim_configuration
 from ca.kubernetes.api.client import ClusterClient, quote_name
 from ca.kubernetes.api.watch import Watch
+from ca.kubernetes.webhook_objects import trust_config, webhook_config
+from ca.kubernetes.webhook_objects.cluster_roots import ClusterRoots
+from ca.kubernetes.webhook_objects.trust_config import ConfigMap, TrustConfigMaps, trim_trust
+from ca.kubernetes.webhook_objects.webhook_config import Configuration, WebhookConfiguration, trim_configuration
 from ca.listening import bind, serve_tls
 from ca.metrics import Metrics
 from ca.settings.settings import format_endpoint

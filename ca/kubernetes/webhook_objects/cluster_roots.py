@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ca.kubernetes.admission.trust_config import TrustConfigMaps
-from ca.kubernetes.admission.webhook_config import WebhookConfiguration
 from ca.kubernetes.api.watch import Watch
+from ca.kubernetes.webhook_objects.trust_config import TrustConfigMaps
+from ca.kubernetes.webhook_objects.webhook_config import WebhookConfiguration
 from shared.model.kubernetes.contract import TRUST_CONFIG_MAP, WEBHOOK_CONFIGURATION
 
 

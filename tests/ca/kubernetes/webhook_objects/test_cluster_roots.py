@@ -1,4 +1,4 @@
-"""What in a cluster lacks a new root is named and waited for (``ca.kubernetes.admission.published_roots``)."""
+"""What in a cluster lacks a new root is named and waited for (``ca.kubernetes.webhook_objects.cluster_roots``)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ca.kubernetes.admission.admission import run_admission
+from ca.kubernetes.webhook_objects.admission import run_admission
 from shared.model.errors import ConflictError
 from shared.model.trust.bundle import RotationKind
 from shared.runtime.tasks import Tasks
 from tests.ca.founded import make_rotation, opened
-from tests.ca.kubernetes.admission.test_admission import answer_little, make
 from tests.ca.kubernetes.faking import faked
+from tests.ca.kubernetes.webhook_objects.test_admission import answer_little, make
 from tests.ca.running import eventually
 
 

@@ -16,7 +16,7 @@ from shared.model.policy.rules import Direction, Mode
 from shared.runtime.sinks import LineSink
 from sidecar.attest.facts import AttestationError
 from sidecar.events import Events
-from sidecar.runtime.periodic import watch_holders, watch_programs
+from sidecar.runtime.live_checks import watch_holders, watch_programs
 from tests.sidecar.little_ca import until
 
 OUT, IN = Direction.EGRESS, Direction.INGRESS

@@ -13,9 +13,14 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from ca.kubernetes.admission import webhook_config
-from ca.kubernetes.admission.webhook_config import SETTLED_S, Configuration, WebhookConfiguration, trim_configuration
 from ca.kubernetes.api.client import ClusterClient
+from ca.kubernetes.webhook_objects import webhook_config
+from ca.kubernetes.webhook_objects.webhook_config import (
+    SETTLED_S,
+    Configuration,
+    WebhookConfiguration,
+    trim_configuration,
+)
 from ca.metrics import Metrics
 from shared.model.injection.json_patch import Operation, apply_patch
 from tests.ca.kubernetes.faking import faked

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from ca.kubernetes.admission import trust_config
-from ca.kubernetes.admission.trust_config import (
+from ca.kubernetes.webhook_objects import trust_config
+from ca.kubernetes.webhook_objects.trust_config import (
     GRACE_S,
     OWNER_PATH,
     ConfigMap,
