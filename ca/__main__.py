@@ -13,7 +13,8 @@ import structlog
 import uvloop
 
 from ca.runtime.run import run_ca
-from ca.settings.settings import Configuration, parse_arguments
+from ca.settings.configuration import Configuration
+from ca.settings.settings import parse_arguments
 from shared.model.errors import TouchmarkError
 from shared.model.version import VERSION
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from aiohttp import web
 
-from ca.settings.settings import format_endpoint
+from ca.settings.configuration import format_endpoint
 from shared.model.errors import InputError, UnavailableError
 
 HANDSHAKE_DEADLINE_S: Final = 10.0

@@ -32,7 +32,7 @@ from ca.kubernetes.webhook_objects.admission import Admission, make_admission, r
 from ca.metrics import Metrics
 from ca.rotation.rotation import Rotation
 from ca.runtime.cluster_upkeep import ClusterUpkeep
-from ca.settings.settings import Configuration, parse_endpoint
+from ca.settings.configuration import Configuration, parse_endpoint
 from ca.store.records import JoinGrant
 from ca.store.store import Store
 from shared.model.errors import TouchmarkError, UnavailableError

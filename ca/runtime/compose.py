@@ -24,7 +24,7 @@ from ca.observation.decisions import Decisions
 from ca.rotation.gates import ActivationGate, Pace, RetirementGate
 from ca.rotation.rotation import Rotation
 from ca.runtime.listeners import Listeners
-from ca.settings.settings import Configuration
+from ca.settings.configuration import Configuration
 from ca.store.store import Store
 
 if TYPE_CHECKING:  # Its client library takes 20 MiB, and is loaded in clusters only.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ca.listening import bind
-from ca.settings.settings import Configuration, format_endpoint
+from ca.settings.configuration import Configuration, format_endpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

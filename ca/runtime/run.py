@@ -26,7 +26,7 @@ from ca.runtime.data_directory import lock_data_directory
 from ca.runtime.listeners import bind_listeners
 from ca.runtime.serve import serve
 from ca.runtime.upkeep import Publishing, Upkeep
-from ca.settings.settings import Configuration
+from ca.settings.configuration import Configuration
 from ca.store.store import Store
 from shared.model.errors import TouchmarkError
 from shared.model.kubernetes.contract import SYSTEM_NAMESPACE

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ca.settings.settings import SETTINGS as CA_SETTINGS
 from shared.runtime.settings import Setting
 from sidecar.settings.settings import SETTINGS as SIDECAR_SETTINGS
 
 BEGIN = "<!-- settings begin -->\n"
 END = "<!-- settings end -->\n"
-TABLES = {"sidecar.md": SIDECAR_SETTINGS}
+TABLES = {"ca.md": CA_SETTINGS, "sidecar.md": SIDECAR_SETTINGS}
 
 
 def write_table(settings: Sequence[Setting]) -> str:

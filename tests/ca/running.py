@@ -22,7 +22,7 @@ from websockets.typing import Subprotocol
 
 from ca.runtime.compose import RunningCA
 from ca.runtime.run import run_ca
-from ca.settings.settings import Configuration
+from ca.settings.configuration import Configuration
 from shared.model.identity.identity import Workload
 from shared.model.identity.program import Program
 from shared.model.policy.decision import DecisionRecord, PartyRecord, ProcessRecord, Transport

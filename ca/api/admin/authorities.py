@@ -12,7 +12,7 @@ from ca.api.admin.answers import answer, check_query, read_body, read_number
 from ca.authority.authorities import Authorities
 from ca.authority.server_certificate import ServerCertificate
 from ca.rotation.rotation import Rotation
-from ca.settings.settings import Configuration
+from ca.settings.configuration import Configuration
 from ca.store.records import FINISHED_STEPS, RotationStep
 from ca.store.store import Store
 from shared.model.trust.bundle import RotationKind

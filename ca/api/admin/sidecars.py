@@ -7,7 +7,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from ca.api.admin.answers import answer, read_body
-from ca.settings.settings import parse_endpoint
+from ca.settings.configuration import parse_endpoint
 from ca.store.store import Store
 from shared.model.errors import InputError
 from shared.model.identity.identity import parse_workload

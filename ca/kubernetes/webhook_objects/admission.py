@@ -25,7 +25,7 @@ from ca.kubernetes.webhook_objects.trust_config import ConfigMap, TrustConfigMap
 from ca.kubernetes.webhook_objects.webhook_config import Configuration, WebhookConfiguration, trim_configuration
 from ca.listening import bind, serve_tls
 from ca.metrics import Metrics
-from ca.settings.settings import format_endpoint
+from ca.settings.configuration import format_endpoint
 from shared.model.errors import TouchmarkError
 from shared.model.injection.containers import InjectionOptions
 from shared.model.trust.bundle import TrustBundle

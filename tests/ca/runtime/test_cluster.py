@@ -9,7 +9,7 @@ import pytest
 
 from ca.kubernetes.cluster.watches import DIRECTORY_WATCHES
 from ca.runtime.cluster import list_ca_names
-from ca.settings.settings import Configuration
+from ca.settings.configuration import Configuration
 from shared.model.errors import InputError
 from tests.ca.kubernetes.faked_cluster import FakeCluster, cluster_of, running_in_cluster
 from tests.ca.kubernetes.faking import write_kubeconfig

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ca.runtime.listeners import bind_listeners
-from ca.settings.settings import Configuration
+from ca.settings.configuration import Configuration
 from shared.model.errors import UnavailableError
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ca.authority.sign import MAX_LIFETIME_S, MIN_LIFETIME_S
-from ca.settings.settings import LEAF_LIFETIME_RANGE_S, Configuration, format_endpoint, parse_arguments, parse_endpoint
+from ca.settings.configuration import LEAF_LIFETIME_RANGE_S, Configuration, format_endpoint, parse_endpoint
+from ca.settings.settings import SETTINGS, parse_arguments
 from shared.model.errors import IdentityError, InputError
 
 
@@ -170,3 +171,23 @@ def test_in_a_cluster_the_servers_certificate_names_its_service() -> None:
     assert (configuration.webhook_host, configuration.webhook_port) == ("::", 15444)
     assert configuration.sidecar_ca == "touchmark-ca.touchmark-system.svc:15443"
     assert parse_arguments(["--name", "ca.test"]).server_names == ("ca.test",)
+
+
+def test_options_win_over_the_environment_and_an_empty_one_counts_as_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TOUCHMARK_DATABASE_URL", "postgresql://environment/touchmark")
+    monkeypatch.setenv("TOUCHMARK_ADMIN_SOCKET", str(tmp_path / "environment"))
+    words = ["--database", "postgresql://option/touchmark", "--admin-socket", str(tmp_path / "option")]
+    read = parse_arguments(words)
+    assert (read.database, read.admin_socket) == ("postgresql://option/touchmark", tmp_path / "option")
+    read = parse_arguments(["--database", "", "--admin-listen", "", "--webhook-listen", ""])
+    assert (read.database, read.admin_socket) == ("postgresql://environment/touchmark", tmp_path / "environment")
+    assert (read.admin_host, read.webhook_host) == ("", "")
+
+
+def test_each_setting_is_an_attribute_of_the_configuration(tmp_path: Path) -> None:
+    for setting in SETTINGS:
+        assert setting.options or setting.environment
+        name = {"admin_listen": "admin_host", "webhook_listen": "webhook_host"}.get(setting.name, setting.name)
+        getattr(make(tmp_path), name)
