@@ -56,7 +56,7 @@ def test_values_that_cant_be_are_refused(wrong: Registration) -> None:
 
 
 @pytest.mark.parametrize(
-    "labels", [{"": "x"}, {"a": ""}, {"a": "x" * 257}, {str(n): "x" for n in range(MAX_LABELS + 1)}]
+    "labels", [{"": "x"}, {"a": "x" * 257}, {str(n): "x" for n in range(MAX_LABELS + 1)}]
 )
 def test_labels_are_bounded(labels: dict[str, str]) -> None:
     with pytest.raises(InputError):
