@@ -10,6 +10,7 @@ closed, for which ``/proc`` has no file.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ _MAX_FDINFO_BYTES = 4_096
 _MAX_RING_FDINFO_BYTES = 1 << 20
 _PREFIX = "socket:["
 _RING = "anon_inode:[io_uring]"
+# Whatever else goes wrong in a look at a process, it has ended or may not be inspected.
+_OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 _SYS_KCMP = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine, -1)
 _KCMP_FILES = 2  # linux/kcmp.h
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -59,8 +62,11 @@ def find_holder(inode: int, uid: int, *, own_pid: int, proc: str = "/proc") -> P
     wanted = f"{_PREFIX}{inode}]"
     vanished: AttestationError | None = None
     for pid in _order_by_user(uid, own_pid, proc):
-        if not _holds(pid, wanted, proc):
-            continue
+        try:
+            if not _holds(pid, wanted, proc):
+                continue
+        except OSError as error:
+            raise AttestationError("no descriptors left", reason=Reason.OVERLOADED) from error
         try:
             return Process(pid, proc=proc)
         except AttestationError as error:
@@ -106,6 +112,12 @@ class _Search:
 
     def look_at(self, pid: int) -> None:
         """Look at every place where this process can hold a socket."""
+        try:
+            self._look_at(pid)
+        except OSError:  # Our own resources are used up: it may hold anything.
+            self.is_complete = False
+
+    def _look_at(self, pid: int) -> None:
         for place in self._list_places(pid):
             for name, link in _links(place, self._proc):
                 self.left -= 1
@@ -124,8 +136,9 @@ class _Search:
         yield str(pid)
         try:
             threads = os.listdir(f"{self._proc}/{pid}/task")
-        except OSError:  # It has ended.
-            return
+        except OSError as error:
+            _refuse_shortage(error)
+            return  # It has ended.
         tables = [pid]
         for thread in map(int, threads):
             self.left -= 1
@@ -143,10 +156,13 @@ class _Search:
 
 
 def is_holder(pid: int, inode: int, proc: str = "/proc") -> bool:
-    """Tell whether a process holds a socket anywhere: in its table, a thread's own, or an io_uring instance."""
+    """Tell whether a process holds a socket anywhere: in its table, a thread's own, or an io_uring instance.
+
+    One that can't be looked at completely counts as a holder.
+    """
     search = _Search([inode], proc)
     search.look_at(pid)
-    return bool(search.holders[inode])
+    return bool(search.holders[inode]) or not search.is_complete
 
 
 def list_processes(proc: str = "/proc") -> list[int]:
@@ -197,7 +213,8 @@ def _links(place: str, proc: str) -> Iterator[tuple[str, str]]:
     """Yield (descriptor, link), the newest descriptor first; the place is ``<pid>`` or ``<pid>/task/<tid>``."""
     try:
         directory = os.open(f"{proc}/{place}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        _refuse_shortage(error)
         return
     try:
         for name in sorted(os.listdir(directory), key=int, reverse=True):
@@ -225,6 +242,12 @@ def _read_fdinfo(place: str, name: str, proc: str, max_bytes: int) -> bytes:
                 text += part
         finally:
             os.close(descriptor)
-    except OSError:
-        pass
+    except OSError as error:
+        _refuse_shortage(error)
     return text
+
+
+def _refuse_shortage(error: OSError) -> None:
+    """Raise the error again where it is about our own resources, and not about the process that is looked at."""
+    if error.errno in _OUT_OF_RESOURCES:
+        raise error

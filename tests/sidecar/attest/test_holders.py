@@ -1,5 +1,6 @@
 """Who holds a socket."""
 
+import errno
 import os
 import socket
 import threading
@@ -83,6 +84,24 @@ def test_more_descriptors_than_may_be_looked_at_are_no_complete_pass(monkeypatch
     monkeypatch.setattr(holders, "MAX_DESCRIPTORS", 3)
     with running("import sys\n" + WAIT):
         assert not find_holdings([], own_pid=os.getpid()).is_complete
+
+
+def test_a_pass_without_descriptors_left_is_no_complete_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What couldn't be looked at for want of descriptors isn't taken for a process that has ended."""
+    with running("import sys\n" + WAIT) as child:
+        real = os.open
+
+        def fail(path: str, flags: int, *rest: int, **more: int) -> int:
+            if path == f"/proc/{child.pid}/fd":
+                raise OSError(errno.EMFILE, "no descriptors left")
+            return real(path, flags, *rest, **more)
+
+        monkeypatch.setattr("sidecar.attest.holders.os.open", fail)
+        assert not find_holdings([], own_pid=os.getpid()).is_complete
+        assert holders.is_holder(child.pid, 1)
+        with pytest.raises(AttestationError) as caught:
+            find_holder(1, os.getuid(), own_pid=os.getpid())
+    assert caught.value.reason is Reason.OVERLOADED
 
 
 def test_each_thread_with_a_table_of_its_own_is_a_place_and_those_that_share_one_arent() -> None:

@@ -55,9 +55,7 @@ def test_values_that_cant_be_are_refused(wrong: Registration) -> None:
         check_registration(wrong, ())
 
 
-@pytest.mark.parametrize(
-    "labels", [{"": "x"}, {"a": "x" * 257}, {str(n): "x" for n in range(MAX_LABELS + 1)}]
-)
+@pytest.mark.parametrize("labels", [{"": "x"}, {"a": "x" * 257}, {str(n): "x" for n in range(MAX_LABELS + 1)}])
 def test_labels_are_bounded(labels: dict[str, str]) -> None:
     with pytest.raises(InputError):
         check_labels(labels)
