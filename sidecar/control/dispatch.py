@@ -88,7 +88,7 @@ class Dispatch:
                 connections, truncated = self.list_connections(limit)
                 self._send(ConnectionsReport(request=message.request, connections=connections, truncated=truncated))
             case _:
-                pass  # Answers reach their waiters in ``feed.py``.
+                pass  # Answers have reached their waiters (``pending.py``).
 
     def resume(self, welcome: Welcome) -> None:
         """Take the welcome of a new stream, and ask again for everything that may have changed."""

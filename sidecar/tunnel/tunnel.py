@@ -4,7 +4,8 @@ Belongs here: the I/O shell around ``turns.py``, ``frames.py`` and ``frame_reade
 what is pinned because it couldn't be written, losing and closing. Doesn't: what the frames are for
 (``sidecar/pump/tunnel_pump.py`` and the two stories), which tunnel is reused (``pool.py``).
 
-The current user of the tunnel is its ``user``; it is called back synchronously from the event loop.
+The current user of the tunnel is its ``user``; it is called back synchronously from the event loop. Longer than most:
+reading, writing and closing share the state of one connection.
 """
 
 from __future__ import annotations
