@@ -1,6 +1,7 @@
 """The decisions of all sidecars: taken in, kept for a while, queried and followed. I/O through the store only.
 
-A sidecar speaks for itself alone: whatever a record says, the CA writes the instance and namespace that it has proven.
+A sidecar speaks for itself alone: whatever a record says, the CA writes the instance, the namespace and the workload of
+the reporter's own end. What a record says of the other end is its reporter's word.
 """
 
 from __future__ import annotations
@@ -15,16 +16,20 @@ import msgspec
 from ca.metrics import Metrics
 from ca.store.records import DecisionFilter, StoredDecision
 from ca.store.store import Store
-from shared.model.errors import ProtocolError
-from shared.model.identity.identity import Workload
-from shared.model.policy.decision import DecisionRecord
+from shared.model.errors import IdentityError, ProtocolError
+from shared.model.identity.identity import Workload, parse_spiffe_id, parse_workload
+from shared.model.identity.program import parse_program
+from shared.model.policy.decision import DecisionRecord, PartyRecord
+from shared.model.policy.rules import Direction
 
 FOLLOW_PAGE: Final = 500
 FOLLOW_IDLE_S: Final = 15.0
 # A record holds a path and a dozen names; 2,000,000 of this size bound the store.
 MAX_RECORD_BYTES: Final = 65_536
 PRUNE_INTERVAL_S: Final = 60.0
-_MAX_COUNT: Final = 10**9
+# Of one record. A sidecar starts another aggregate long before; a greater count of an older one is cut.
+_MAX_COUNT: Final = 1_000_000
+_MAX_TEXT_CHARACTERS: Final = 2048  # SPIFFE-ID, section 2.3: the longest of these texts.
 _MAX_TIME_S: Final = 10.0**11
 
 
@@ -114,13 +119,60 @@ class Decisions:
 
 
 def _check(record: DecisionRecord) -> None:
-    if not 0 <= record.port <= 65535 or not 1 <= record.count <= _MAX_COUNT or not 0 <= record.time <= _MAX_TIME_S:
+    if not 0 <= record.port <= 65535 or record.count < 1 or not 0 <= record.time <= _MAX_TIME_S:
         raise ProtocolError("a decision with a port, count or time that can't be")
     if len(msgspec.json.encode(record)) > MAX_RECORD_BYTES:
         raise ProtocolError(f"a decision of more than {MAX_RECORD_BYTES} bytes")
+    try:
+        for party in (record.source, record.destination):
+            _check_party(party)
+        if record.process.digest:
+            parse_program(record.process.digest)
+    except IdentityError as error:
+        raise ProtocolError(f"a decision with {error}") from error
+    for text in (record.rule, record.tunnel, record.connection):
+        _check_text(text)
+
+
+def _check_party(party: PartyRecord) -> None:
+    if party.program:
+        parse_program(party.program)
+    for workload in filter(None, (party.workload, party.listed)):
+        parse_workload(workload)
+    for text in (party.address, party.identity, party.why):
+        _check_text(text)
+
+
+def _check_text(text: str) -> None:
+    if len(text) > _MAX_TEXT_CHARACTERS or not text.isprintable():
+        raise ProtocolError(f"a decision with a name that can't be: {text[:80]!r}")
 
 
 def _correct(record: DecisionRecord, *, instance: str, workload: Workload) -> DecisionRecord:
-    if record.sidecar == instance and record.namespace == workload.namespace:
-        return record
-    return msgspec.structs.replace(record, sidecar=instance, namespace=workload.namespace)
+    """Return the record with what the CA knows better than its reporter; the same object when nothing differs."""
+    side = "source" if record.direction is Direction.EGRESS else "destination"
+    corrected = msgspec.structs.replace(
+        record,
+        sidecar=instance,
+        namespace=workload.namespace,
+        count=min(record.count, _MAX_COUNT),
+        **{side: _correct_own(getattr(record, side), workload)},
+    )
+    return record if corrected == record else corrected
+
+
+def _correct_own(party: PartyRecord, workload: Workload) -> PartyRecord:
+    own = str(workload)
+    return msgspec.structs.replace(
+        party,
+        workload=own if party.workload else "",
+        listed=own if party.listed else "",
+        identity=party.identity if _is_identity_of(party.identity, workload) else "",
+    )
+
+
+def _is_identity_of(text: str, workload: Workload) -> bool:
+    try:
+        return parse_spiffe_id(text).workload == workload
+    except IdentityError:
+        return False

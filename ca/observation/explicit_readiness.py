@@ -8,17 +8,18 @@ would hold the loop up.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ca.store.store import Store
 from shared.model.errors import IdentityError
-from shared.model.policy.decision import DecisionRecord
+from shared.model.policy.decision import DecisionRecord, Phase
 from shared.model.policy.evaluate import NamespacePolicy
 from shared.model.policy.reasons import Reason
 from shared.model.policy.replay import compile_as, party_namespaces, replay
-from shared.model.policy.rules import Mode
+from shared.model.policy.rules import Direction, Mode
 from shared.model.wire.admin import Cause
 
 MAX_REPLAYED: Final = 20_000
@@ -62,14 +63,39 @@ def _namespaces(record: DecisionRecord) -> frozenset[str]:
         return frozenset()
 
 
+class _Tally:
+    """Counts connections that several records speak of: both sides' records, starts and ends, aggregates.
+
+    A connection has one ID in all its records, but an aggregate names none. So each side's starts and ends are counted
+    for themselves, each exactly, and the greatest of these counts holds.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[Direction, Phase], set[str]] = {}
+        self._aggregated: Counter[tuple[Direction, Phase]] = Counter()
+        self.last_seen = 0.0
+
+    def add(self, record: DecisionRecord) -> None:
+        side = (record.direction, record.phase)
+        seen = self._seen.setdefault(side, set())
+        if record.count == 1:
+            seen.add(record.connection)
+        else:
+            self._aggregated[side] += record.count
+        self.last_seen = max(self.last_seen, record.time)
+
+    def count(self) -> int:
+        sides = (len(seen) + self._aggregated[side] for side, seen in self._seen.items())
+        return max(len(set().union(*self._seen.values())), *sides) if self._seen else 0
+
+
 def _group(records: Sequence[DecisionRecord], policies: dict[str, NamespacePolicy]) -> tuple[tuple[Cause, ...], int]:
-    connections: dict[tuple[Reason, str, str, str, str, int], dict[str, int]] = {}
-    last_seen: dict[tuple[Reason, str, str, str, str, int], float] = {}
-    settled: dict[str, int] = {}
+    tallies: dict[tuple[Reason, str, str, str, str, int], _Tally] = {}
+    settled = _Tally()
     for record in records:
         reason = _decide_again(record, policies)
         if reason is None:
-            settled[record.connection] = record.count
+            settled.add(record)
             continue
         if reason is Reason.DENY_RULE:
             continue
@@ -82,23 +108,29 @@ def _group(records: Sequence[DecisionRecord], policies: dict[str, NamespacePolic
             destination.program,
             record.port,
         )
-        connections.setdefault(key, {})[record.connection] = record.count
-        last_seen[key] = max(last_seen.get(key, 0.0), record.time)
+        tallies.setdefault(key, _Tally()).add(record)
     causes = [
         Cause(
-            reason=key[0],
-            source_workload=key[1],
-            destination_workload=key[2],
-            source_program=key[3],
-            destination_program=key[4],
-            port=key[5],
-            connections=sum(counts.values()),
-            last_seen=last_seen[key],
+            reason=reason,
+            source_workload=source_workload,
+            destination_workload=destination_workload,
+            source_program=source_program,
+            destination_program=destination_program,
+            port=port,
+            connections=tally.count(),
+            last_seen=tally.last_seen,
         )
-        for key, counts in connections.items()
+        for (
+            reason,
+            source_workload,
+            destination_workload,
+            source_program,
+            destination_program,
+            port,
+        ), tally in tallies.items()
     ]
     causes.sort(key=lambda cause: (-cause.connections, -cause.last_seen))
-    return tuple(causes), sum(settled.values())
+    return tuple(causes), settled.count()
 
 
 def _decide_again(record: DecisionRecord, policies: dict[str, NamespacePolicy]) -> Reason | None:

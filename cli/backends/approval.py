@@ -71,7 +71,10 @@ async def find_seen(backend: PolicyBackend, workload: Workload, *, since_s: floa
     for view in (await backend.list_decisions(query)).decisions:
         record = view.record
         own = record.source if record.direction is Direction.EGRESS else record.destination
-        if str(workload) not in (own.workload, own.listed) or own.approved or not own.program:
+        # A sidecar speaks for its own workload alone: what another one says of this one's programs proposes nothing.
+        if record.namespace != workload.namespace or str(workload) not in (own.workload, own.listed):
+            continue
+        if own.approved or not own.program:
             continue
         program = parse_program(own.program)
         weakness = find_weakness(record.process.path) or (_INTERPRETER if program.main else "")

@@ -25,6 +25,7 @@ from shared.runtime.sinks import LineSink
 MAX_WAITING_DENIALS = 8192
 MAX_WAITING_ALLOWS = 2048
 MAX_AGGREGATES = 2048
+MAX_COUNT = 1_000_000  # Of one aggregate: the CA takes no greater one.
 _ALLOWS_PER_WINDOW = 50
 _WINDOW_S = 1.0
 _FLUSH_S = 0.02
@@ -122,7 +123,12 @@ class Recorder:
             return
         key = _cause(record)
         known = self._aggregates.get(key)
-        if known is None and len(self._aggregates) >= MAX_AGGREGATES:
+        if known is not None and known.count + record.count > MAX_COUNT and self._has_room():
+            self._waiting.append(self._aggregates.pop(key))
+            self._waiting_denials += is_denial
+            known = None
+        is_full = len(self._aggregates) >= MAX_AGGREGATES if known is None else known.count + record.count > MAX_COUNT
+        if is_full:
             self._lost += record.count
             self.lost_total += record.count
             return
@@ -132,11 +138,14 @@ class Recorder:
         self._window_timer = None
         self._window_allows = 0
         # Aggregates stay until the queue has room: a long outage costs memory for causes, not for connections.
-        while self._aggregates and len(self._waiting) < MAX_WAITING_ALLOWS + MAX_WAITING_DENIALS:
+        while self._aggregates and self._has_room():
             _, record = self._aggregates.popitem()
             self._waiting.append(record)
             self._waiting_denials += record.answer is Answer.DENY
         self._send_batch()
+
+    def _has_room(self) -> bool:
+        return len(self._waiting) < MAX_WAITING_ALLOWS + MAX_WAITING_DENIALS
 
     def _send_batch(self) -> None:
         if self._in_flight is not None or not (self._waiting or self._lost):

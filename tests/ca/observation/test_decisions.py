@@ -12,6 +12,8 @@ from ca.observation.decisions import MAX_RECORD_BYTES, Decisions
 from ca.store import decision_log
 from ca.store.records import DecisionFilter
 from shared.model.errors import ProtocolError, UnavailableError
+from shared.model.policy.decision import PartyRecord, ProcessRecord
+from shared.model.policy.rules import Direction
 from tests.ca.founded import NOW, WEB, Founded, opened
 from tests.ca.running import make_decision
 
@@ -30,7 +32,7 @@ async def test_a_sidecar_speaks_for_itself_alone(core: Founded) -> None:
     metrics = Metrics()
     log = make_log(core, metrics)
     forged = make_decision("forged", sidecar="other", namespace="bank")
-    await log.take_in([forged, make_decision("own")], instance="a", workload=WEB, lost=3)
+    await log.take_in([forged, make_decision("own", direction=Direction.EGRESS)], instance="a", workload=WEB, lost=3)
     found = await log.query(DecisionFilter())
     assert [(one.record.connection, one.record.sidecar, one.record.namespace) for one in found] == [
         ("own", "a", "shop"),
@@ -49,12 +51,18 @@ async def test_a_sidecar_speaks_for_itself_alone(core: Founded) -> None:
         {"port": 65536},
         {"port": -1},
         {"count": 0},
-        {"count": 2**70},
         {"time": -1.0},
         {"time": 1e15},
         {"detail": "x" * MAX_RECORD_BYTES},
+        {"source": PartyRecord(program="sha256:abc")},
+        {"source": PartyRecord(workload="no workload")},
+        {"destination": PartyRecord(listed="shop/web\x1b[2J")},
+        {"destination": PartyRecord(identity="spiffe://a/\x1b]0;x")},
+        {"source": PartyRecord(address="x" * 3000)},
+        {"process": ProcessRecord(pid=1, digest="not a digest")},
+        {"rule": "\x1b[2J"},
     ],
-    ids=lambda value: next(iter(value)),
+    ids=str,
 )
 async def test_what_cannot_be_is_refused_and_nothing_of_its_batch_is_stored(
     core: Founded, impossible: dict[str, object]
@@ -64,6 +72,32 @@ async def test_what_cannot_be_is_refused_and_nothing_of_its_batch_is_stored(
         batch = [make_decision("fine"), make_decision("impossible", **impossible)]
         await log.take_in(batch, instance="a", workload=WEB, lost=0)
     assert await log.query(DecisionFilter()) == []
+
+
+async def test_the_reporters_own_end_is_who_the_ca_knows_it_is(core: Founded) -> None:
+    """Else a sidecar's record would offer a program of its choice for approval in another workload."""
+    log = make_log(core)
+    program = "sha256:" + "e" * 64
+    bank = "spiffe://touchmark.local/ns/bank/sa/db/sha256/" + "e" * 64
+    forged = PartyRecord(workload="bank/db", listed="bank/db", program=program, identity=bank)
+    other = PartyRecord(workload="bank/api", program=program)
+    records = [
+        make_decision("egress", direction=Direction.EGRESS, source=forged, destination=other),
+        make_decision("ingress", direction=Direction.INGRESS, source=other, destination=forged),
+        make_decision("nameless", direction=Direction.INGRESS, source=other, destination=PartyRecord(program=program)),
+    ]
+    await log.take_in(records, instance="a", workload=WEB, lost=0)
+    found = {one.record.connection: one.record for one in await log.query(DecisionFilter())}
+    own = PartyRecord(workload="shop/web", listed="shop/web", program=program)
+    assert (found["egress"].source, found["egress"].destination) == (own, other)
+    assert (found["ingress"].source, found["ingress"].destination) == (other, own)
+    assert found["nameless"].destination == PartyRecord(program=program)
+
+
+async def test_a_count_beyond_belief_is_cut(core: Founded) -> None:
+    log = make_log(core)
+    await log.take_in([make_decision("", count=10**9)], instance="a", workload=WEB, lost=0)
+    assert [one.record.count for one in await log.query(DecisionFilter())] == [1_000_000]
 
 
 async def test_a_follower_misses_nothing_between_two_pages(core: Founded) -> None:

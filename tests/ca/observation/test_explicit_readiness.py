@@ -1,4 +1,4 @@
-"""What stands against explicit mode: refusals of then, decided by the rules of now."""
+"""What stands against explicit mode: earlier refusals, decided by the current rules."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 import ca.observation.explicit_readiness
 from ca.observation.explicit_readiness import find_refusals
 from ca.store.store import Store
-from shared.model.policy.decision import Answer, DecisionRecord, PartyRecord
+from shared.model.policy.decision import Answer, DecisionRecord, PartyRecord, Phase
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Action, Mode, NamespaceState, Rule
+from shared.model.policy.rules import Action, Direction, Mode, NamespaceState, Rule
 from tests.ca.running import make_decision
 
 
@@ -42,6 +42,18 @@ async def test_a_connection_counts_once_whichever_sides_report_it() -> None:
     (cause,) = found.causes
     assert (cause.reason, cause.connections, cause.last_seen) == (Reason.PROGRAM_NOT_APPROVED, 2, 1_790_000_009.0)
     assert (found.settled, found.is_truncated) == (0, False)
+
+
+async def test_aggregates_of_one_cause_add_up_whichever_side_and_phase_they_are_of() -> None:
+    own = [make_decision(f"c{number}") for number in range(50)]
+    aggregates = [make_decision("", count=475, time=1_790_000_000.0 + second) for second in range(2)]
+    other = PartyRecord(address="198.18.0.3:41000", workload="shop/web", program="sha256:" + "e" * 64)
+    also = [make_decision("", count=7, source=other), make_decision("c9", source=other)]
+    of_the_client = [make_decision("", count=1000, direction=Direction.EGRESS, sidecar="b")]
+    starts = [make_decision("", count=20, phase=Phase.START)]
+    found = await find_refusals(stored(*own, *aggregates, *also, *of_the_client, *starts), "shop", since=0)
+    assert [cause.connections for cause in found.causes] == [1000, 8]
+    assert (await find_refusals(stored(*own, *aggregates), "shop", since=0)).causes[0].connections == 1000
 
 
 async def test_deny_rules_and_refusals_of_permissive_mode_do_not_stand_against_explicit() -> None:

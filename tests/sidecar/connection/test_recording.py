@@ -101,3 +101,23 @@ async def test_an_outage_loses_no_denial_and_the_unacknowledged_batch_is_sent_ag
     assert recorder.lost_total == 0
     sink.close(timeout_s=1)
     os.close(descriptor)
+
+
+async def test_a_full_aggregate_is_followed_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CA takes no greater count; what fits nowhere is counted as lost."""
+    monkeypatch.setattr(module, "MAX_COUNT", 40)
+    monkeypatch.setattr(module, "MAX_WAITING_ALLOWS", 2)
+    monkeypatch.setattr(module, "MAX_WAITING_DENIALS", 0)
+    descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    sink, ca = LineSink(descriptor), Listening()
+    recorder = Recorder(sink, send=ca.send)
+    for _ in range(100):
+        recorder.record(DENIAL)
+    await recorder.close(timeout_s=0.1)
+    assert [record.count for record in ca.records()] == [40, 40]
+    assert recorder.lost_total == 0
+    for _ in range(150):
+        recorder.record(DENIAL)
+    assert recorder.lost_total == 20 + 150 - 3 * 40
+    sink.close(timeout_s=1)
+    os.close(descriptor)

@@ -30,7 +30,7 @@ EVERYTHING = DecisionFilter()
         NamespaceInstalled(namespace="shop", version=-(2**70)),
         NamespaceInstalled(namespace="bank", version=0),
         Lookup(address="::ffff:198.18.0.2"),
-        Decisions(batch=1, records=(make_decision("c", count=2**70),)),
+        Decisions(batch=1, records=(make_decision("c", count=0),)),
         Decisions(batch=1, records=(), lost=-1),
         Decisions(batch=1, records=(make_decision("c"),) * 501),
         Resume(registration=make_registration("a")),
