@@ -33,6 +33,9 @@ class Metrics:
         )
         self.decisions_pruned = Counter("touchmark_ca_decisions_pruned", "Decisions deleted by retention.", registry=r)
         self.bundle_sequence = Gauge("touchmark_ca_bundle_sequence", "Sequence of the trust bundle.", registry=r)
+        self.rotation_laggards = Gauge(
+            "touchmark_ca_rotation_laggards", "Sidecars that a prepared rotation waits for.", registry=r
+        )
         self.issuer_not_after = Gauge(
             "touchmark_ca_issuer_not_after_seconds", "End of the active issuing authority.", registry=r
         )

@@ -29,7 +29,7 @@ MIN_LIFETIME_S: Final = 300.0
 MAX_LIFETIME_S: Final = 86_400.0
 BACKDATED_S: Final = 30.0  # A peer's clock may be a little behind ours.
 AUTHORITY_SHARE: Final = 6  # A leaf lives at most a sixth of its authority's life.
-_MIN_REMAINING_S: Final = 60.0
+MIN_REMAINING_S: Final = 60.0  # An authority that ends earlier signs nothing.
 _MAX_DETAILS_BYTES: Final = 2048
 _log = structlog.get_logger(__name__)
 
@@ -169,7 +169,7 @@ def _find_end(authority: Authority, now: float, lifetime_s: float) -> float:
     record = authority.record
     allowed_s = min(lifetime_s, (record.not_after - record.not_before) / AUTHORITY_SHARE)
     end = min(now + allowed_s, record.not_after)
-    if end - now < _MIN_REMAINING_S:
+    if end - now < MIN_REMAINING_S:
         raise UnavailableError(
             f"the issuing authority {record.authority_id} has ended, or nearly",
             hint="`touchmark ca rotate issuer --force`",

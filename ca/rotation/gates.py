@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | activation | each live sidecar has acknowledged the bundle, and the minimum wait is over | passes it |
 | activation of a root | besides: whatever names the CA's roots has the new one, and it was delivered | passes it |
+| either activation | at the latest when what it replaces has lived 5/6 of its life (``due.py``) | passes it |
 | retirement | no unexpired certificate of what goes is left | doesn't |
 | retirement of a root | besides: the new root was delivered, and no open join token pins the old one | doesn't |
 
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ca.authority.published_roots import PublishedRoots
+from ca.rotation.due import must_leave_behind
 from ca.rotation.sides import Sides, find_sides
 from ca.store.records import AuthorityKind, AuthorityRecord, RotationRecord, SidecarRecord
 from ca.store.store import Store
@@ -57,7 +59,11 @@ class ActivationGate:
         self._pace = pace
 
     async def may_activate(self, rotation: RotationRecord, now: float) -> bool:
-        """Tell whether everything that the activation waits for has happened."""
+        """Tell whether everything that the activation waits for has happened, or it can't wait any longer."""
+        sides = find_sides(rotation, await self._store.authorities.list_all())
+        going = sides.previous_root if rotation.kind is RotationKind.ROOT else sides.previous
+        if must_leave_behind(going, now):
+            return True
         return self.has_waited(rotation, now) and not await self.find_laggards(rotation, now)
 
     async def find_laggards(self, rotation: RotationRecord, now: float) -> list[SidecarRecord]:

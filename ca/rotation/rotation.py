@@ -21,6 +21,7 @@ import structlog
 
 from ca.authority.authorities import Authorities
 from ca.authority.founding import make_issuer, make_root
+from ca.rotation.due import has_ended, is_due
 from ca.rotation.gates import ActivationGate, RetirementGate
 from ca.rotation.sides import LEAVING, Sides, find_sides
 from ca.rotation.status import RotationStatus, read_status
@@ -37,7 +38,6 @@ from shared.model.errors import ConflictError, NotFoundError, TouchmarkError
 from shared.model.trust.bundle import AuthorityPhase, RotationKind
 
 POLL_S: Final = 2.0
-RENEWED_AT_SHARE: Final = 2 / 3  # Of an active authority's life: then a rotation begins by itself.
 _log = structlog.get_logger(__name__)
 
 
@@ -95,8 +95,8 @@ class Rotation:
         """Begin a rotation: make an authority and put it into the bundle. With ``force`` activate it at once.
 
         Forcing a rotation that waits activates it. Sidecars that haven't installed the bundle refuse certificates of
-        the new authority until they have. A root needn't wait until an issuer's rotation has retired the old issuer:
-        a root that has to be replaced can't wait an hour for it.
+        the new authority until they have. With ``force``, and for a root in any case, the former rotation needn't have
+        retired what it replaced: an authority whose key is stolen can't wait for that.
 
         Raises:
             ConflictError: a rotation is under way; the message names what it waits for.
@@ -104,16 +104,15 @@ class Rotation:
         moment = self._clock() if now is None else now
         async with self._stepping:
             rotation = await self._store.authorities.get_rotation()
-            if rotation is not None and kind is RotationKind.ROOT and _is_overtaken(rotation):
-                rotation = await self._store.authorities.change_rotation(
-                    rotation, step=RotationStep.SUPERSEDED, phases=(), now=moment
-                )
+            if rotation is not None and _is_overtaken(rotation, by=kind, force=force):
+                rotation = await self._supersede(rotation, moment)
             if rotation is None or rotation.step in FINISHED_STEPS:
                 rotation = await self._prepare(kind, force, moment)
             elif rotation.step is RotationStep.ACTIVE:
                 raise ConflictError(
                     f"the last rotation (of the {rotation.kind}) hasn't retired what it replaced yet",
-                    hint="that happens by itself when nothing needs it any more: see `touchmark ca status`",
+                    hint="that happens by itself when nothing needs it any more: see `touchmark ca status`; "
+                    f"`touchmark ca rotate {kind} --force` doesn't wait for it",
                 )
             elif rotation.kind is not kind:
                 raise ConflictError(
@@ -146,15 +145,31 @@ class Rotation:
         async with self._stepping:
             rotation = await self._store.authorities.get_rotation()
             try:
-                if rotation is None or rotation.step in FINISHED_STEPS:
+                if await self._replace_ended(rotation, moment):
+                    pass
+                elif rotation is None or rotation.step in FINISHED_STEPS:
                     await self._retire_leftovers(moment)
-                    await self._renew_in_time(moment)
+                    await self._renew_in_time(rotation, moment)
                 else:
                     rotation = await self._note_published(rotation, moment)
                     if rotation.step is RotationStep.ACTIVE:
                         await self._retire_previous(rotation, moment)
                     elif await self._activation.may_activate(rotation, moment):
                         await self._activate(rotation, moment)
+            except ConflictError as error:
+                _log.info("rotation_step_lost", error=error.message)
+            await self._authorities.reload()
+
+    async def replace_ended(self, now: float | None = None) -> None:
+        """Replace an active issuer or root that can't sign any more: a CA that was off for too long starts with this.
+
+        Nothing is waited for, since every certificate below it has ended as well. Losing a race to a replica is no
+        failure.
+        """
+        moment = self._clock() if now is None else now
+        async with self._stepping:
+            try:
+                await self._replace_ended(await self._store.authorities.get_rotation(), moment)
             except ConflictError as error:
                 _log.info("rotation_step_lost", error=error.message)
             await self._authorities.reload()
@@ -220,6 +235,34 @@ class Rotation:
             )
             _log.warning("authority_tainted", authority=authority_id, kind=record.kind, below=len(below))
             await self._authorities.reload()
+
+    async def _replace_ended(self, rotation: RotationRecord | None, now: float) -> bool:
+        """Return whether something had ended, and was replaced."""
+        if not has_ended(self._authorities.active.record, now):  # An issuer never outlives its root.
+            return False
+        snapshot = await self._authorities.reload()
+        if not has_ended(snapshot.active.record, now):  # A replica was faster.
+            return False
+        kind = RotationKind.ROOT if has_ended(snapshot.root.record, now) else RotationKind.ISSUER
+        _log.warning("authority_ended", kind=kind, authority=snapshot.active.authority_id)
+        if rotation is not None and rotation.step not in FINISHED_STEPS:
+            sides = find_sides(rotation, await self._store.authorities.list_all())
+            if rotation.step is RotationStep.PREPARED and not has_ended(sides.issuer, now):
+                await self._activate(rotation, now, forced=True)
+                return True
+            rotation = await self._supersede(rotation, now)
+        await self._activate(await self._prepare(kind, True, now), now, forced=True)
+        return True
+
+    async def _supersede(self, rotation: RotationRecord, now: float) -> RotationRecord:
+        """End a rotation for the sake of another. What was prepared retires; what was replaced does when it may."""
+        phases: list[PhaseChange] = []
+        if rotation.step is RotationStep.PREPARED:
+            sides = find_sides(rotation, await self._store.authorities.list_all())
+            phases = _change(_new(rotation, sides), AuthorityPhase.PREPARED, AuthorityPhase.RETIRED)
+        return await self._store.authorities.change_rotation(
+            rotation, step=RotationStep.SUPERSEDED, phases=phases, now=now
+        )
 
     async def _prepare(self, kind: RotationKind, forced: bool, now: float) -> RotationRecord:
         snapshot, kek, domain = await self._authorities.reload(), self._authorities.kek, self._store.trust_domain
@@ -294,12 +337,11 @@ class Rotation:
                 ]
                 await self._store.authorities.change_phases(phases, now=now, event="retired")
 
-    async def _renew_in_time(self, now: float) -> None:
+    async def _renew_in_time(self, last: RotationRecord | None, now: float) -> None:
         snapshot = self._authorities.snapshot
         for kind, authority in ((RotationKind.ROOT, snapshot.root), (RotationKind.ISSUER, snapshot.active)):
-            record = authority.record
-            if now >= record.not_before + (record.not_after - record.not_before) * RENEWED_AT_SHARE:
-                _log.info("rotation_due", kind=kind, authority=record.authority_id)
+            if is_due(kind, authority.record, last=last, now=now):
+                _log.info("rotation_due", kind=kind, authority=authority.authority_id)
                 await self._prepare(kind, False, now)
                 return
 
@@ -307,9 +349,12 @@ class Rotation:
         return await read_status(self._store, rotation, activation=self._activation, now=now)
 
 
-def _is_overtaken(rotation: RotationRecord) -> bool:
-    """Tell whether a rotation of the root may begin although this one isn't over: all its issuers go with the root."""
-    return rotation.kind is RotationKind.ISSUER and rotation.step is RotationStep.ACTIVE
+def _is_overtaken(rotation: RotationRecord, *, by: RotationKind, force: bool) -> bool:
+    """Tell whether a rotation may begin although this one hasn't retired what it replaced yet."""
+    if rotation.step is not RotationStep.ACTIVE:
+        return False
+    # All of an issuer's rotation goes with the root.
+    return force or (by is RotationKind.ROOT and rotation.kind is RotationKind.ISSUER)
 
 
 def _new(rotation: RotationRecord, sides: Sides) -> tuple[AuthorityRecord, ...]:

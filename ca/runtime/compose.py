@@ -87,6 +87,8 @@ async def compose(
     now = clock()
     view: ClusterView = cluster if cluster is not None else NoCluster()
     published = cluster.published if cluster is not None else NotPublished()
+    rotation = _make_rotation(configuration, store, authorities, view, published=published, clock=clock)
+    await rotation.replace_ended(now)  # Else nothing could sign the server's own certificate.
     server_certificate = ServerCertificate(
         authorities,
         trust_domain=configuration.trust_domain,
@@ -109,7 +111,7 @@ async def compose(
         authorities=authorities,
         server_certificate=server_certificate,
         issuance=Issuance(store, authorities, leaf_lifetime_s=configuration.leaf_lifetime_s),
-        rotation=_make_rotation(configuration, store, authorities, view, published=published, clock=clock),
+        rotation=rotation,
         hub=hub,
         foreign=await ForeignTrust.open(store, on_change=hub.publish_foreign_trust),
         decisions=Decisions(

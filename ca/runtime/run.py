@@ -23,6 +23,7 @@ from ca.listening import SHUTDOWN_S
 from ca.metrics import Metrics
 from ca.runtime.compose import RunningCA, compose
 from ca.runtime.data_directory import lock_data_directory
+from ca.runtime.laggards import Laggards
 from ca.runtime.listeners import bind_listeners
 from ca.runtime.serve import serve
 from ca.runtime.upkeep import Publishing, Upkeep
@@ -111,6 +112,13 @@ async def _start(stack: contextlib.AsyncExitStack, ca: RunningCA, cluster: Clust
         hub=ca.hub,
         decisions=ca.decisions,
         is_leader=lambda: ca.cluster.is_leader,
+        laggards=Laggards(
+            rotation=ca.rotation,
+            hub=ca.hub,
+            metrics=ca.metrics,
+            is_leader=lambda: ca.cluster.is_leader,
+            clock=ca.clock,
+        ),
         metrics=ca.metrics,
         clock=ca.clock,
     )

@@ -17,6 +17,7 @@ from ca.authority.server_certificate import ServerCertificate
 from ca.distribution.hub import Hub
 from ca.metrics import Metrics
 from ca.observation.decisions import PRUNE_INTERVAL_S, Decisions
+from ca.runtime.laggards import CHECK_INTERVAL_S, Laggards
 from ca.store.store import Store
 from shared.model.errors import TouchmarkError, UnavailableError
 from shared.runtime.tasks import Tasks
@@ -108,6 +109,7 @@ class Upkeep:
         hub: Hub,
         decisions: Decisions,
         is_leader: Callable[[], bool],
+        laggards: Laggards,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
@@ -116,6 +118,7 @@ class Upkeep:
         self._server_certificate = server_certificate
         self._hub = hub
         self._decisions = decisions
+        self._laggards = laggards
         self._is_leader = is_leader
         self._metrics = metrics
         self._clock = clock
@@ -125,6 +128,7 @@ class Upkeep:
         self._metrics.bundle_sequence.set(self._authorities.bundle().sequence)
         tasks.spawn(self._repeat(CERTIFICATE_CHECK_S, self._renew_certificate), name="server-certificate")
         tasks.spawn(self._repeat(REFRESH_INTERVAL_S, self._refresh_directory), name="directory")
+        tasks.spawn(self._repeat(CHECK_INTERVAL_S, self._laggards.check), name="laggards")
         tasks.spawn(self._repeat(PRUNE_INTERVAL_S, self._prune), name="retention")
 
     async def _repeat(self, interval_s: float, work: Callable[[], Awaitable[None]]) -> None:

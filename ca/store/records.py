@@ -160,9 +160,7 @@ class RotationStep(StrEnum):
     ACTIVE = "active"  # The new issuer signs; what it replaces is old, until nothing that it signed is alive.
     RETIRED = "retired"  # Finished: what was replaced is out of the bundle, its keys deleted.
     REVERTED = "reverted"  # Finished: the previous authority signs again, or has never stopped.
-    SUPERSEDED = (
-        "superseded"  # Finished: the root was rotated before the previous issuer had retired, and takes it along.
-    )
+    SUPERSEDED = "superseded"  # Finished: another began first. What this one replaced retires when it may.
 
 
 FINISHED_STEPS = frozenset({RotationStep.RETIRED, RotationStep.REVERTED, RotationStep.SUPERSEDED})

@@ -41,7 +41,8 @@ async def test_each_live_sidecar_and_the_minimum_wait_hold_an_activation(tmp_pat
         pace = Pace(minimum_s=10, settling_s=0, delivery_s=0)
         gate = ActivationGate(core.store, published=NotPublished(), pace=pace)
         await join(core, "web-1")
-        rotation = replace(ROTATION, sequence=core.authorities.bundle().sequence)
+        active = core.authorities.active.authority_id
+        rotation = replace(ROTATION, sequence=core.authorities.bundle().sequence, issuer_id=active, previous_id=active)
         assert [each.instance for each in await gate.find_laggards(rotation, NOW)] == ["web-1"]
         assert not await gate.may_activate(rotation, NOW + 10)
         await core.store.sidecars.mark_bundle_installed("web-1", rotation.sequence)

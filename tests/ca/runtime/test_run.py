@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shared.model.errors import ConflictError, InputError, UnavailableError
-from tests.ca.running import FakeSidecar, running_ca
+from tests.ca.running import FakeSidecar, ShiftedClock, running_ca
 
 
 async def test_a_port_in_use_leaves_no_store_behind(tmp_path: Path) -> None:
@@ -42,6 +42,18 @@ async def test_started_again_it_is_the_same_ca_and_nobody_is_connected(tmp_path:
         (known,) = await services.store.sidecars.list_all()
         assert not known.connected
         assert services.hub.directory.get("198.18.0.2").service_account == "web"
+
+
+@pytest.mark.parametrize("after_days", [91, 3651])
+async def test_after_years_of_sleep_it_starts_and_signs(tmp_path: Path, after_days: int) -> None:
+    """Its server certificate and everything else needs an issuer that hasn't ended."""
+    async with running_ca(tmp_path):
+        pass
+    clock = ShiftedClock()
+    clock.shift_s = after_days * 86_400.0
+    async with running_ca(tmp_path, clock=clock) as services:
+        assert services.server_certificate.not_after > clock()
+        assert services.authorities.active.record.not_after > clock() + 80 * 86_400
 
 
 def test_outside_a_cluster_its_client_library_is_not_loaded() -> None:
