@@ -58,11 +58,13 @@ class KeyEncryptionKey:
     """An AES-256 key with its origin.
 
     Attributes:
+        source: the file, variable or Secret that holds it, for people.
         generated_at: when the CA generated it, in seconds since the epoch; None when it was provided.
     """
 
     key: bytes = field(repr=False)
     origin: KekOrigin
+    source: str = ""
     generated_at: float | None = None
     _ID_CONTEXT: ClassVar[bytes] = b"touchmark key-encryption key id\0"
 
@@ -109,19 +111,43 @@ class KeyEncryptionKey:
             ) from error
 
 
-def load_key_encryption_key(path: Path, data_dir: Path, environ: Mapping[str, str] = os.environ) -> KeyEncryptionKey:
-    """Read the key from the environment or from its file; make the file, mode 0600, when there is none.
+def name_sealing_key(sealed: bytes) -> str:
+    """Return the ID of the key that sealed this; empty for nothing."""
+    return sealed[len(_VERSION) : len(_VERSION) + _ID_BYTES].hex()
+
+
+def refuse_to_generate(where: str, sealed_by: str) -> KeyEncryptionError:
+    """Make the error for a key that is missing although a store was sealed with it.
+
+    Arguments:
+        where: the file or Secret that lacks it.
+        sealed_by: the ID of the missing key.
+    """
+    return KeyEncryptionError(
+        f"{where} is missing, and the store's keys were sealed with the key-encryption key {sealed_by}",
+        hint="put that key back from its backup; a new one would open nothing in this store",
+    )
+
+
+def load_key_encryption_key(
+    path: Path, data_dir: Path, environ: Mapping[str, str] = os.environ, *, sealed_by: str
+) -> KeyEncryptionKey:
+    """Read the key from the environment or from its file; make the file, mode 0600, beside a new store.
 
     Arguments:
         path: of the file: base64 of 32 bytes; lines that begin with ``#`` are remarks.
         data_dir: the CA's data directory, in which the file must not lie.
+        sealed_by: the ID of the key that the store was sealed with; empty: the store is new.
 
     Raises:
-        KeyEncryptionError: the file lies in the data directory, can be read by others, or holds no such key.
+        KeyEncryptionError: the file lies in the data directory, can be read by others, holds no such key, or is missing
+            beside a store that was sealed.
     """
     provided = environ.get(ENVIRONMENT_VARIABLE, "")
     if provided:
-        return KeyEncryptionKey(key=_decode(provided, ENVIRONMENT_VARIABLE), origin=KekOrigin.ENVIRONMENT)
+        return KeyEncryptionKey(
+            key=_decode(provided, ENVIRONMENT_VARIABLE), origin=KekOrigin.ENVIRONMENT, source=f"${ENVIRONMENT_VARIABLE}"
+        )
     if path.resolve().is_relative_to(data_dir.resolve()):
         raise KeyEncryptionError(
             f"the key-encryption key {path} lies in the data directory {data_dir}, which it is to protect",
@@ -133,6 +159,8 @@ def load_key_encryption_key(path: Path, data_dir: Path, environ: Mapping[str, st
         pass
     except OSError as error:
         raise _unusable(path, error) from error
+    if sealed_by:
+        raise refuse_to_generate(str(path), sealed_by)
     try:
         _generate(path)
         return _read(path)
@@ -157,7 +185,7 @@ def parse_key(text: str, *, origin: KekOrigin, source: str) -> KeyEncryptionKey:
 
     Arguments:
         origin: of a key that was provided; one that we generated says so itself.
-        source: named in errors.
+        source: where the text is, for people.
 
     Raises:
         KeyEncryptionError: it holds no such key.
@@ -166,12 +194,12 @@ def parse_key(text: str, *, origin: KekOrigin, source: str) -> KeyEncryptionKey:
     marks = [line for line in lines if line.startswith(_GENERATED)]
     key = _decode("".join(line for line in lines if not line.startswith("#")), source)
     if not marks:
-        return KeyEncryptionKey(key=key, origin=origin)
+        return KeyEncryptionKey(key=key, origin=origin, source=source)
     try:
         generated_at = float(marks[0].removeprefix(_GENERATED))
     except ValueError:
         generated_at = None
-    return KeyEncryptionKey(key=key, origin=KekOrigin.GENERATED, generated_at=generated_at)
+    return KeyEncryptionKey(key=key, origin=KekOrigin.GENERATED, source=source, generated_at=generated_at)
 
 
 def generate_key(*, now: float) -> str:

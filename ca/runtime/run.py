@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from ca.authority.authorities import Authorities
-from ca.authority.kek import ENVIRONMENT_VARIABLE, KeyEncryptionKey, load_key_encryption_key
+from ca.authority.kek import ENVIRONMENT_VARIABLE, KeyEncryptionKey, load_key_encryption_key, name_sealing_key
 from ca.distribution.replica_sync import ReplicaSync
 from ca.listening import SHUTDOWN_S
 from ca.metrics import Metrics
@@ -53,8 +53,8 @@ async def run_ca(configuration: Configuration, *, clock: Callable[[], float] = t
         if not configuration.database:
             stack.enter_context(lock_data_directory(configuration.data_dir))
         listeners = stack.enter_context(bind_listeners(configuration))
-        kek = await _load_key(configuration)
         store = await _open_store(stack, configuration)
+        kek = await _load_key(configuration, store)
         metrics = Metrics()
         authorities = await Authorities.open(store, kek, now=clock())
         cluster = None
@@ -141,15 +141,22 @@ async def _start(stack: contextlib.AsyncExitStack, ca: RunningCA, cluster: Clust
         await stack.enter_async_context(cluster.run(hub=ca.hub, rotation=ca.rotation, context=context, tasks=tasks))
 
 
-async def _load_key(configuration: Configuration) -> KeyEncryptionKey:
+async def _load_key(configuration: Configuration, store: Store) -> KeyEncryptionKey:
+    sealed_by = next((name_sealing_key(r.sealed_key) for r in await store.authorities.list_all() if r.sealed_key), "")
     if not configuration.kek_secret or os.environ.get(ENVIRONMENT_VARIABLE):
-        return load_key_encryption_key(configuration.kek_file, configuration.data_dir)
+        return load_key_encryption_key(configuration.kek_file, configuration.data_dir, sealed_by=sealed_by)
     from ca.kubernetes.api.client import ClusterClient
     from ca.kubernetes.api.kek_secret import load_key_secret
 
     client = await ClusterClient.open(configuration.kubeconfig)
     try:
-        return await load_key_secret(client, namespace=SYSTEM_NAMESPACE, name=configuration.kek_secret, now=time.time())
+        return await load_key_secret(
+            client,
+            namespace=SYSTEM_NAMESPACE,
+            name=configuration.kek_secret,
+            sealed_by=sealed_by,
+            now=time.time(),
+        )
     finally:
         await client.close()
 

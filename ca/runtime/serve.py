@@ -100,6 +100,7 @@ async def _serve_admin(
         configuration=ca.configuration,
         listen=ca.listen,
         started=ca.started,
+        kek_source=ca.kek.source,
         is_kek_generated=ca.kek.generated_at is not None,
     )
     application = make_admin_application(

@@ -28,12 +28,14 @@ class About:
     Attributes:
         listen: ``host:port`` at which sidecars find it.
         started: seconds since the epoch.
+        kek_source: the file, variable or Secret that holds the key-encryption key.
         is_kek_generated: the key-encryption key was made at this start.
     """
 
     configuration: Configuration
     listen: str
     started: float
+    kek_source: str
     is_kek_generated: bool
 
 
@@ -171,7 +173,7 @@ class AuthoritiesAdmin:
             now=now,
             listen=self._about.listen,
             data_dir=str(configuration.data_dir) if self._store.database.is_sqlite else self._store.database.place,
-            kek_file=str(configuration.kek_file),
+            kek_file=self._about.kek_source,
             kek_generated=self._about.is_kek_generated,
             root_pin=self._authorities.root_pin,
             server_not_after=self._server_certificate.not_after,

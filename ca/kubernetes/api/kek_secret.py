@@ -15,7 +15,14 @@ from typing import Final
 
 import msgspec
 
-from ca.authority.kek import KekOrigin, KeyEncryptionError, KeyEncryptionKey, generate_key, parse_key
+from ca.authority.kek import (
+    KekOrigin,
+    KeyEncryptionError,
+    KeyEncryptionKey,
+    generate_key,
+    parse_key,
+    refuse_to_generate,
+)
 from ca.kubernetes.api.client import ClusterClient, quote_name
 from shared.model.errors import ConflictError, NotFoundError
 
@@ -26,11 +33,16 @@ class _Secret(msgspec.Struct):
     data: dict[str, str] = {}
 
 
-async def load_key_secret(client: ClusterClient, *, namespace: str, name: str, now: float) -> KeyEncryptionKey:
-    """Read the key from its Secret; make the Secret, immutable, when there is none.
+async def load_key_secret(
+    client: ClusterClient, *, namespace: str, name: str, sealed_by: str, now: float
+) -> KeyEncryptionKey:
+    """Read the key from its Secret; make the Secret, immutable, beside a new store.
+
+    Arguments:
+        sealed_by: the ID of the key that the store was sealed with; empty: the store is new.
 
     Raises:
-        KeyEncryptionError: the Secret holds no such key.
+        KeyEncryptionError: the Secret holds no such key, or is missing beside a store that was sealed.
         RefusedError: the CA may not read or make it.
         UnavailableError: the API server doesn't answer.
     """
@@ -38,7 +50,8 @@ async def load_key_secret(client: ClusterClient, *, namespace: str, name: str, n
     try:
         return _read(await client.get(f"{path}/{quote_name(name)}", _Secret), namespace, name)
     except NotFoundError:
-        pass
+        if sealed_by:
+            raise refuse_to_generate(f"the Secret {namespace}/{name}", sealed_by) from None
     wanted = {
         "apiVersion": "v1",
         "kind": "Secret",

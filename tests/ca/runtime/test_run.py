@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ca.authority.kek import KeyEncryptionError
 from shared.model.errors import ConflictError, InputError, UnavailableError
 from tests.ca.running import FakeSidecar, ShiftedClock, running_ca
 
@@ -54,6 +55,19 @@ async def test_after_years_of_sleep_it_starts_and_signs(tmp_path: Path, after_da
     async with running_ca(tmp_path, clock=clock) as services:
         assert services.server_certificate.not_after > clock()
         assert services.authorities.active.record.not_after > clock() + 80 * 86_400
+
+
+async def test_a_lost_key_encryption_key_is_named_and_no_new_one_is_written(tmp_path: Path) -> None:
+    async with running_ca(tmp_path) as services:
+        kek = services.configuration.kek_file
+    kek.rename(tmp_path / "backup")
+    with pytest.raises(KeyEncryptionError, match="is missing"):
+        async with running_ca(tmp_path):
+            pass
+    assert not kek.exists()
+    (tmp_path / "backup").rename(kek)
+    async with running_ca(tmp_path):
+        pass
 
 
 def test_outside_a_cluster_its_client_library_is_not_loaded() -> None:

@@ -293,7 +293,7 @@ def steal_issuer(mesh: Mesh, directory: Path) -> Authority:
     async def read() -> Authority:
         store = await Store.open(copy, trust_domain="touchmark.local")
         try:
-            kek = load_key_encryption_key(mesh.directory / "kek", copy)
+            kek = load_key_encryption_key(mesh.directory / "kek", copy, sealed_by="")
             active = (await Authorities.open(store, kek, now=time.time())).active
             return Authority(key=active.key, certificate=active.certificate)
         finally:

@@ -44,9 +44,12 @@ def encode(text: str) -> dict[str, str]:
     return {"key": base64.b64encode(text.encode()).decode()}
 
 
-async def load(directory: Path, secrets: Secrets) -> tuple[bytes, KekOrigin, float | None]:
+async def load(directory: Path, secrets: Secrets, *, sealed_by: str = "") -> tuple[bytes, KekOrigin, float | None]:
     async with faked(directory, secrets.answer) as client:
-        key = await load_key_secret(client, namespace="touchmark-system", name="touchmark-kek", now=1_800_000_000)
+        key = await load_key_secret(
+            client, namespace="touchmark-system", name="touchmark-kek", sealed_by=sealed_by, now=1_800_000_000
+        )
+    assert key.source == "the Secret touchmark-system/touchmark-kek"
     return key.key, key.origin, key.generated_at
 
 
@@ -57,6 +60,13 @@ async def test_the_first_replica_makes_it_and_the_next_one_reads_it(tmp_path: Pa
     assert await load(tmp_path, secrets) == first
     [made] = secrets.made
     assert made["immutable"] is True
+
+
+async def test_a_missing_secret_of_a_sealed_store_is_named_and_not_made_anew(tmp_path: Path) -> None:
+    secrets = Secrets()
+    with pytest.raises(KeyEncryptionError, match=r"touchmark-system/touchmark-kek is missing.*00ff"):
+        await load(tmp_path, secrets, sealed_by="00ff")
+    assert secrets.made == []
 
 
 async def test_of_two_replicas_at_once_the_faster_ones_key_is_the_one(tmp_path: Path) -> None:
@@ -81,4 +91,4 @@ async def test_a_missing_right_is_said(tmp_path: Path) -> None:
 
     async with faked(tmp_path, refuse) as client:
         with pytest.raises(RefusedError, match="forbidden"):
-            await load_key_secret(client, namespace="touchmark-system", name="touchmark-kek", now=1.0)
+            await load_key_secret(client, namespace="touchmark-system", name="touchmark-kek", sealed_by="", now=1.0)
