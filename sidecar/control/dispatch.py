@@ -113,9 +113,9 @@ class Dispatch:
         self._ask_again()
 
     def _ask_again(self) -> None:
-        questions: list[FromSidecar] = [*self.policies.subscriptions(), *self.directory.lookups()]
-        for question in questions:
+        for question in self.policies.subscriptions():
             self._send(question)
+        self.directory.confirm_all()
         self.recorder.reconnect()
 
     def acknowledge(self, welcome: Welcome) -> None:

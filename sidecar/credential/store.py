@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
@@ -92,11 +93,11 @@ class CredentialStore:
         self._events = events
         self._timeout_s = timeout_s
         self._numbers = count(own.generation + 1)
-        self._entries: dict[Program, _Entry] = {}
+        self._entries: OrderedDict[Program, _Entry] = OrderedDict()  # The least recently used first.
         self._in_flight: dict[Program | None, asyncio.Task[None]] = {}
         # Requests in flight when the CA said that its issuer had changed: the old issuer may sign their answers.
         self._overtaken: dict[Program | None, float] = {}
-        self._refused: dict[Program, tuple[float, int, CredentialError]] = {}
+        self._refused: OrderedDict[Program, tuple[float, int, CredentialError]] = OrderedDict()
         self._own_renewal: asyncio.TimerHandle | None = None
         self._own_retry_s = _FIRST_RETRY_S
         self._schedule_own(self._half_life(own))
@@ -112,6 +113,7 @@ class CredentialStore:
         if credential.not_after <= time.time() or credential.identity.kind is not self._kind_now(program):
             return None
         entry.was_used = True
+        self._entries.move_to_end(program)
         return credential
 
     async def obtain(self, program: Program, evidence: ProgramEvidence) -> Credential:
@@ -243,11 +245,11 @@ class CredentialStore:
             self._issuer.move()
             return
         self._refused.pop(program, None)
-        old = self._entries.pop(program, None)
+        old = self._entries.get(program)
         if old is not None and old.renewal is not None:
             old.renewal.cancel()
         entry = _Entry(credential=credential, evidence=evidence, was_used=old is None)
-        self._entries[program] = entry
+        self._entries[program] = entry  # A renewal isn't a use: it keeps its place.
         self._schedule(program, entry, self._overtaken.pop(program, self._half_life(credential)))
         while len(self._entries) > MAX_PROGRAMS:
             self._forget(next(iter(self._entries)))
@@ -260,8 +262,9 @@ class CredentialStore:
             self._schedule_own(self._own_retry_s * random.uniform(0.5, 1))
             self._own_retry_s = min(self._own_retry_s * 2, _LAST_RETRY_S)
             return
+        self._refused.pop(program, None)
         if len(self._refused) >= MAX_PROGRAMS:
-            self._refused.clear()
+            self._refused.popitem(last=False)
         self._refused[program] = (time.monotonic() + _REFUSAL_MEMORY_S, self._policies.generation, error)
         if (entry := self._entries.get(program)) is not None:
             self._schedule(program, entry, entry.retry_s * random.uniform(0.5, 1))

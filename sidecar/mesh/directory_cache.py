@@ -1,34 +1,77 @@
-"""Who is at an address, as the CA last said. Addresses never grant identity: this only tells whom to expect."""
+"""Who is at an address, as the CA last said. Addresses never grant identity: this only tells whom to expect.
+
+Belongs here: the entries, their bound, and which of them a new stream still has to confirm. Doesn't: the stream
+(``sidecar/control/``). No I/O of its own.
+"""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 
+from shared.model.errors import UnavailableError
 from shared.model.identity.identity import Workload
 from shared.model.wire.messages import DirectoryEntry, FromSidecar, Lookup
 from sidecar.mesh.answers import Answers
 
-MAX_ENTRIES = 8192
+# Those of a large cluster: about 40 MiB, by `python -m bench.directory`.
+MAX_ENTRIES = 131_072
+# Look-ups of known addresses that wait for their answers: fewer than the stream's queues hold, on both sides.
+MAX_CONFIRMING = 512
+_MAX_WORKLOADS = 8192
 
 
 class DirectoryCache:
-    """Entries by address, the least recently asked for forgotten first. The CA tells every change of what was asked.
+    """Entries by address, the least recently used forgotten first. The CA tells every change of what was asked.
+
+    While there was no stream, changes were missed. A new stream therefore asks for every known address again
+    (``confirm_all``), the most recently used first, a bounded number at a time. Until the CA has answered, an entry of
+    a member is used as it is: its certificate proves it. One that lists nobody isn't, since it could lead to plaintext.
 
     Arguments:
         ask: sends the CA a question; raises ``UnavailableError`` without a stream.
+        send: queues a message to the CA; raises ``UnavailableError`` without a stream.
+        is_connected: whether there is a stream now; without one, what is known is used as it is.
         timeout_s: how long ``look_up`` waits.
     """
 
-    def __init__(self, *, ask: Callable[[FromSidecar], Awaitable[None]], timeout_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        ask: Callable[[FromSidecar], Awaitable[None]],
+        send: Callable[[FromSidecar], None],
+        is_connected: Callable[[], bool],
+        timeout_s: float,
+    ) -> None:
         self._ask_ca = ask
+        self._send = send
+        self._is_connected = is_connected
         self._timeout_s = timeout_s
-        self._entries: dict[str, DirectoryEntry] = {}
+        self._entries: OrderedDict[str, DirectoryEntry] = OrderedDict()
         self._answers: Answers[str, DirectoryEntry] = Answers()
+        # While a stream has to confirm what is known: addresses to ask for (the next one last), asked for, answered.
+        self._to_confirm: list[str] = []
+        self._confirming: set[str] = set()
+        self._confirmed: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many entries the CA hasn't confirmed yet on the present stream."""
+        return len(self._to_confirm) + len(self._confirming)
 
     def get(self, address: str) -> DirectoryEntry | None:
-        """Return what is known here, or None when the address was never asked for."""
-        return self._entries.get(address)
+        """Return what is known here, or None when the CA has to be asked first."""
+        entry = self._entries.get(address)
+        if entry is None:
+            return None
+        self._entries.move_to_end(address)
+        if self.unconfirmed and self._must_be_confirmed(address, entry):
+            return None
+        return entry
 
     async def look_up(self, address: str) -> DirectoryEntry:
         """Return who is at the address; ``namespace`` is empty for addresses outside the mesh.
@@ -36,8 +79,7 @@ class DirectoryCache:
         Raises:
             UnavailableError: it isn't known here and the CA didn't answer in time.
         """
-        if (entry := self._entries.pop(address, None)) is not None:
-            self._entries[address] = entry  # Asked for just now: forgotten last.
+        if (entry := self.get(address)) is not None:
             return entry
         return await self._ask(address)
 
@@ -51,17 +93,49 @@ class DirectoryCache:
 
     def install(self, entry: DirectoryEntry) -> None:
         """Take the CA's answer or its later change."""
-        answered = self._answers.give(entry.address, entry)
-        if not answered and entry.address not in self._entries:
-            return  # Forgotten here in between.
-        self._entries.pop(entry.address, None)
-        self._entries[entry.address] = entry
-        while len(self._entries) > MAX_ENTRIES:
-            del self._entries[next(iter(self._entries))]
+        address = entry.address
+        is_answer = self._answers.give(address, entry)
+        if is_answer or address in self._entries:
+            # A change of an entry isn't a use of it.
+            self._entries[address] = entry
+            if is_answer:
+                self._entries.move_to_end(address)
+            if len(self._entries) > MAX_ENTRIES:
+                self._forget(next(iter(self._entries)))
+        if self.unconfirmed:
+            self._confirmed.add(address)
+            self._confirming.discard(address)
+            self._confirm_more()
 
-    def lookups(self) -> list[Lookup]:
-        """Return what a new stream has to ask for again."""
-        return [Lookup(address=address) for address in {*self._entries, *self._answers.keys()}]
+    def confirm_all(self) -> None:
+        """Ask a new stream for everything that is known here, and once more for what is being asked."""
+        self._confirming.clear()
+        self._confirmed.clear()
+        self._to_confirm = [*self._entries, *self._answers.keys()]
+        self._confirm_more()
+
+    def _must_be_confirmed(self, address: str, entry: DirectoryEntry) -> bool:
+        is_nobodys = not (entry.namespace or entry.service)
+        return is_nobodys and address not in self._confirmed and self._is_connected()
+
+    def _confirm_more(self) -> None:
+        while self._to_confirm and len(self._confirming) < MAX_CONFIRMING:
+            address = self._to_confirm.pop()
+            if address in self._confirmed or address in self._confirming:
+                continue
+            try:
+                self._send(Lookup(address=address))
+            except UnavailableError:  # The stream is gone again, or its queue is full: the next answer goes on.
+                self._to_confirm.append(address)
+                return
+            self._confirming.add(address)
+        if not self.unconfirmed:
+            self._confirmed.clear()
+
+    def _forget(self, address: str) -> None:
+        del self._entries[address]
+        # An answer to it is of no use any more; one that never comes would keep the others waiting.
+        self._confirming.discard(address)
 
     async def _ask(self, address: str) -> DirectoryEntry:
         return await self._answers.wait(
@@ -69,7 +143,7 @@ class DirectoryCache:
         )
 
 
-@lru_cache(maxsize=MAX_ENTRIES)
+@lru_cache(maxsize=_MAX_WORKLOADS)
 def listed_workload(entry: DirectoryEntry) -> Workload:
     """Return the workload that an entry of the mesh lists; checked once for equal entries.
 

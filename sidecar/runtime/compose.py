@@ -86,7 +86,9 @@ def compose(prepared: Prepared, opener: Opener, joined: Joined, events: Events, 
     uplink, limits = opener.uplink, prepared.limits
     background, connection_tasks, tunnel_tasks = Tasks(events.fail), Tasks(events.fail), Tasks(events.fail)
     policies = Policies(joined.welcome.state, ask=uplink.ask, timeout_s=limits.obtain_s)
-    directory = DirectoryCache(ask=uplink.ask, timeout_s=limits.obtain_s)
+    directory = DirectoryCache(
+        ask=uplink.ask, send=uplink.send, is_connected=lambda: uplink.is_connected, timeout_s=limits.obtain_s
+    )
     credentials = CredentialStore(
         joined.own, issuer=uplink, policies=policies, trust=joined.trust, tasks=background, events=events,
         timeout_s=limits.obtain_s,

@@ -246,7 +246,7 @@ class ServiceEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ports: tuple[ServicePort, ...] = ()
 
 
-class DirectoryEntry(_Message, frozen=True, tag="directory_entry"):
+class DirectoryEntry(_Message, frozen=True, tag="directory_entry", gc=False):
     """The workload at an address. ``namespace`` empty: not in the mesh.
 
     Attributes:

@@ -54,8 +54,8 @@ class Parts:
     def begin_again(self, own: Credential) -> None:
         self.own = own
 
-    def lookups(self) -> list[Lookup]:
-        return [Lookup(address="198.18.0.1")]
+    def confirm_all(self) -> None:
+        self.send(Lookup(address="198.18.0.1"))
 
     def reconnect(self) -> None:
         self.reconnects += 1

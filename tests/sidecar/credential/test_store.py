@@ -20,6 +20,7 @@ from shared.model.trust.bundle import public_key_digest
 from shared.model.wire.messages import ProgramEvidence
 from shared.runtime.sinks import LineSink
 from shared.runtime.tasks import Tasks
+from sidecar.credential import store as module
 from sidecar.credential.credential import (
     CredentialError,
     IssuanceRefusedError,
@@ -114,6 +115,17 @@ async def test_the_first_waiters_cancellation_does_not_fail_the_others() -> None
         await asyncio.sleep(0)
         first.cancel()
         assert (await second).identity.program == PROGRAM
+
+
+async def test_the_least_recently_used_credential_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PROGRAMS", 2)
+    first, second, third = (Program(digest=digit * 64) for digit in "123")
+    async with a_store() as (store, _, _):
+        for program in (first, second):
+            await store.obtain(program, EVIDENCE)
+        assert store.get(first) is not None
+        await store.obtain(third, EVIDENCE)
+        assert store.programs() == [first, third]
 
 
 async def test_an_approval_replaces_the_observed_credential() -> None:
