@@ -105,3 +105,4 @@ def note_listener(sidecar: Sidecar, parties: Parties, listener: Listener) -> Non
     )
     if attestation is not None:
         parties.note_attestation(attestation)
+        sidecar.code.look_unhurried(attestation.execution)

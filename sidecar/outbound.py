@@ -102,6 +102,7 @@ async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -
         why = Reason.DEADLINE_EXCEEDED
     else:
         connection.note_attestation(attestation)
+        sidecar.code.look_unhurried(attestation.execution)
         program = attestation.program
     parties.source = replace(parties.source, workload=sidecar.workload, program=program, why_unidentified=why)
 

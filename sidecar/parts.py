@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sidecar.connection.recording import Recorder
     from sidecar.connection.registry import LiveConnections
     from sidecar.credential.store import CredentialStore
+    from sidecar.loaded.looks import CodeLooks
     from sidecar.mesh.directory_cache import DirectoryCache
     from sidecar.mesh.policies import Policies
     from sidecar.mesh.trust import Trust
@@ -76,6 +77,7 @@ class Sidecar:
         workload: whose programs it serves.
         trust_domain: the CA's.
         instance: names this sidecar in decisions.
+        code: what programs have loaded.
         connector: tunnels to other sidecars.
         router: which endpoint of a Service a connection goes to.
         addresses: the IP addresses at which its tunnel port answers; textual, normalised.
@@ -95,6 +97,7 @@ class Sidecar:
     trust_domain: str
     instance: str
     attestor: Attestor
+    code: CodeLooks
     credentials: CredentialStore
     directory: DirectoryCache
     policies: Policies

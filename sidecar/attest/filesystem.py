@@ -27,6 +27,8 @@ _UNTIMED = frozenset(
         0x00C36400,  # Ceph
     )
 )
+# Overlayfs shows the device of the layer, Btrfs that of the subvolume.
+_LAYERED = frozenset((0x794C7630, 0x9123683E))
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fstatfs.argtypes = (ctypes.c_int, ctypes.c_void_p)
@@ -40,11 +42,13 @@ class _OpenHow(ctypes.Structure):
 
 def has_reliable_times(descriptor: int) -> bool:
     """Tell whether every change of a file's content shows in its ctime: not on tmpfs, FUSE and network file systems."""
-    buffer = ctypes.create_string_buffer(_MAX_STATFS_BYTES)
-    if _libc.fstatfs(descriptor, buffer) != 0:
-        return False
-    kind = int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder) & 0xFFFFFFFF
-    return kind not in _UNTIMED
+    kind = _read_kind(descriptor)
+    return kind is not None and kind not in _UNTIMED
+
+
+def shows_other_device(descriptor: int) -> bool:
+    """Tell whether ``stat`` gives another device than ``/proc/<pid>/maps`` may: on overlayfs and Btrfs."""
+    return _read_kind(descriptor) in _LAYERED
 
 
 def open_without_links(directory: int, path: bytes, flags: int) -> int:
@@ -63,6 +67,13 @@ def open_in_root(root: int, path: bytes, flags: int) -> int:
         OSError: ENOSYS before Linux 5.6; else as ``openat2(2)``.
     """
     return _open(root, path, flags, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+
+
+def _read_kind(descriptor: int) -> int | None:
+    buffer = ctypes.create_string_buffer(_MAX_STATFS_BYTES)
+    if _libc.fstatfs(descriptor, buffer) != 0:
+        return None
+    return int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder) & 0xFFFFFFFF
 
 
 def _open(directory: int, path: bytes, flags: int, resolve: int) -> int:

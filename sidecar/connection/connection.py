@@ -27,6 +27,7 @@ from sidecar.sockets.ending import reset
 from sidecar.tunnel.frames import CONNECTION_ID_BYTES
 
 if TYPE_CHECKING:
+    from shared.model.identity.loaded_code import LoadedCode
     from sidecar.attest.facts import Attestation
     from sidecar.mesh.foreign_trust import ForeignRoots
     from sidecar.mesh.trust import Trust
@@ -71,6 +72,13 @@ class Registry(Protocol):
         """The program on this side was attested: it is looked at again while the connection lives."""
 
 
+class Code(Protocol):
+    """Knows what programs have loaded."""
+
+    def tell(self, attestation: Attestation) -> LoadedCode | None:
+        """Return it, if it is this record's turn to say so; never waits."""
+
+
 class Carrier(Protocol):
     """What a connection needs of its sidecar: what decides about it, and where it is registered and recorded."""
 
@@ -93,6 +101,10 @@ class Carrier(Protocol):
     @property
     def recorder(self) -> Recorder:
         """Where records go."""
+
+    @property
+    def code(self) -> Code:
+        """What programs have loaded."""
 
     @property
     def connections(self) -> Registry:
@@ -336,7 +348,9 @@ class Connection:
         self.ending = Ending.REFUSED
 
     def _record(self, phase: Phase, ending: Ending) -> None:
-        carrier = self._carrier
+        carrier, attestation = self._carrier, self.parties.attestation
+        if attestation is not None and (code := carrier.code.tell(attestation)) is not None:
+            self.parties.note_code(code)
         carrier.recorder.record(
             make_record(
                 self,

@@ -9,8 +9,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
+from msgspec.structs import replace
+
 from shared.model.identity.foreign import ForeignIdentity
 from shared.model.identity.identity import Identity
+from shared.model.identity.loaded_code import LoadedCode
 from shared.model.policy.decision import ProcessRecord
 from shared.model.policy.evaluate import NamespacePolicy, Party, Verdict, evaluate
 from shared.model.policy.rules import Direction
@@ -85,6 +88,10 @@ class Parties:
         """Remember the local process for the record."""
         if process is not None:
             self.process = ProcessRecord(pid=process.pid, uid=process.uid, path=process.path, digest=digest)
+
+    def note_code(self, code: LoadedCode) -> None:
+        """Have the record say what the local process has loaded."""
+        self.process = replace(self.process, code=code)
 
     def note_attestation(self, attestation: Attestation) -> None:
         """Remember which program opened or serves this connection."""

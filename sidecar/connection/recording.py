@@ -117,7 +117,9 @@ class Recorder:
                 self._waiting.append(record)
                 self._waiting_denials += 1
                 return
-        elif self._window_allows < _ALLOWS_PER_WINDOW and len(self._waiting) < MAX_WAITING_ALLOWS:
+        elif (self._window_allows < _ALLOWS_PER_WINDOW or record.process.code is not msgspec.UNSET) and len(
+            self._waiting
+        ) < MAX_WAITING_ALLOWS:
             self._window_allows += 1
             self._waiting.append(record)
             return

@@ -27,6 +27,7 @@ from sidecar.credential.store import CredentialStore
 from sidecar.events import Events
 from sidecar.foreign_inbound import serve_foreign
 from sidecar.inbound import carry_plaintext, serve_tunnel
+from sidecar.loaded.looks import CodeLooks
 from sidecar.mesh.directory_cache import DirectoryCache
 from sidecar.mesh.foreign_trust import ForeignRoots
 from sidecar.mesh.policies import Policies
@@ -159,6 +160,7 @@ def _make_sidecar(
         trust_domain=joined.own.identity.trust_domain,
         instance=configuration.instance,
         attestor=Attestor(max_executable_bytes=configuration.max_executable_bytes),
+        code=CodeLooks(max_bytes=configuration.max_executable_bytes),
         credentials=credentials,
         directory=directory,
         policies=policies,

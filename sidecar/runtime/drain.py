@@ -39,6 +39,7 @@ async def drain(parts: Composition, life: Life, events: Events, log_sink: LineSi
     await parts.opener.uplink.close()
     await parts.background.close(timeout_s=TASKS_END_S)
     sidecar.attestor.close()
+    sidecar.code.close()
     events.emit("sidecar_stopped", records_lost=sidecar.recorder.lost_total + log_sink.lost_lines)
 
 

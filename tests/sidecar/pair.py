@@ -30,6 +30,7 @@ from sidecar.capture.captured import Captured
 from sidecar.connection.registry import LiveConnections
 from sidecar.credential.credential import Credential
 from sidecar.inbound import carry_plaintext, serve_tunnel
+from sidecar.loaded.looks import CodeLooks
 from sidecar.outbound import carry_outbound
 from sidecar.parts import Limits, Sidecar
 from sidecar.routing.route import Router
@@ -267,6 +268,7 @@ def _make_side(
         trust_domain=TRUST_DOMAIN,
         instance=workload.service_account,
         attestor=cast("Any", attestor),
+        code=CodeLooks(),
         credentials=cast("Any", credentials),
         directory=cast("Any", directory),
         policies=cast("Any", policies),

@@ -13,8 +13,8 @@ def a_sidecar(applications: dict[Endpoint, Endpoint] | None) -> Sidecar:
     nothing = cast("Any", None)
     return Sidecar(
         workload=Workload(namespace="shop", service_account="db"), trust_domain="t", instance="i", attestor=nothing,
-        credentials=nothing, directory=nothing, policies=nothing, trust=nothing, recorder=nothing, connections=nothing,
-        connector=nothing, router=nothing, addresses=frozenset({"198.18.0.2"}), tunnel_port=15008,
+        code=nothing, credentials=nothing, directory=nothing, policies=nothing, trust=nothing, recorder=nothing,
+        connections=nothing, connector=nothing, router=nothing, addresses=frozenset({"198.18.0.2"}), tunnel_port=15008,
         own_ports=frozenset({15008}), applications=applications,
     )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """The record of one connection on one side, as it is logged, sent to the CA and queried. Pure.
 
-Constant keys: every field is always present in JSON, so that a log pipeline needs no special cases.
+Constant keys: every field but one is always present in JSON, so that a log pipeline needs no special cases.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
+from shared.model.identity.loaded_code import LoadedCode
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
 
@@ -73,12 +74,18 @@ class PartyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The local process: who opened (outbound) or serves (inbound) the connection. ``pid`` 0: none was found."""
+    """The local process: who opened (outbound) or serves (inbound) the connection. ``pid`` 0: none was found.
+
+    Attributes:
+        code: what it has mapped executable besides its program. The one field that isn't always there: only one record
+            an hour of each program and set of objects has it, and only for CAs of protocol 2.
+    """
 
     pid: int = 0
     uid: int = -1
     path: str = ""
     digest: str = ""
+    code: LoadedCode | msgspec.UnsetType = msgspec.UNSET
 
 
 class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -27,6 +27,7 @@ import msgspec
 
 from shared.model.identity.foreign import ForeignIdentity, is_matched
 from shared.model.identity.identity import Workload
+from shared.model.identity.loaded_code import ForeignCode, LoadedCode, find_foreign
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Peer, Rule
@@ -106,7 +107,7 @@ class _CompiledRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NamespacePolicy:
-    """A ``NamespaceState`` made ready for evaluation: rules by direction, approvals and labels by key.
+    """A ``NamespaceState`` made ready for evaluation: rules by direction, approvals, code and labels by key.
 
     Two are equal only when they are the same object, so that one can be part of a key.
     """
@@ -114,6 +115,7 @@ class NamespacePolicy:
     state: NamespaceState
     approvals: Mapping[tuple[str, Program], Approval]
     labels: Mapping[str, Mapping[str, str]]
+    code: Mapping[str, frozenset[str]] = field(repr=False)
     denies: Mapping[Direction, tuple[_CompiledRule, ...]] = field(repr=False)
     allows: Mapping[Direction, tuple[_CompiledRule, ...]] = field(repr=False)
 
@@ -125,6 +127,10 @@ class NamespacePolicy:
         if workload.namespace != self.state.namespace:
             return None
         return self.approvals.get((workload.service_account, program))
+
+    def find_foreign_code(self, approval: Approval, code: LoadedCode) -> ForeignCode | None:
+        """Return what a program has loaded beyond its workload's approved objects; None when there is nothing."""
+        return find_foreign(code, self.code.get(approval.service_account, frozenset()), is_jit=approval.jit)
 
 
 def compile_namespace(state: NamespaceState) -> NamespacePolicy:
@@ -153,6 +159,7 @@ def compile_namespace(state: NamespaceState) -> NamespacePolicy:
         state=state,
         approvals={(a.service_account, a.program): a for a in state.approvals},
         labels={entry.service_account: entry.labels for entry in state.labels},
+        code={entry.service_account: frozenset(entry.digests) for entry in state.code},
         denies=select(Action.DENY),
         allows=select(Action.ALLOW),
     )

@@ -19,6 +19,8 @@ from shared.model.identity.program import Program
 
 MAX_RULES = 1000
 MAX_PROGRAMS = 10_000
+# A digest costs a sidecar about 100 bytes, and 67 in the message that holds the whole state.
+MAX_LOADED_DIGESTS = 16_384
 
 
 class Mode(StrEnum):
@@ -40,6 +42,13 @@ class Direction(StrEnum):
 
     INGRESS = "ingress"
     EGRESS = "egress"
+
+
+class CodeCheck(StrEnum):
+    """What follows when a program has loaded code that isn't approved."""
+
+    ENFORCE = "enforce"  # It isn't used as the program's: neither certificate nor connections.
+    REPORT = "report"  # The record says so.
 
 
 class PortRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -145,6 +154,8 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         weak: an interpreter or multi-call binary, approved knowingly; shown in every decision.
         name: the ``Program`` object that holds it.
         approved_by: who approved it, for people.
+        code: since protocol 2; what follows from loaded code that isn't among the workload's; None: it isn't looked at.
+        jit: since protocol 2; the program makes code at run time: anonymous executable memory is expected.
     """
 
     service_account: str
@@ -152,6 +163,15 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     weak: bool = False
     name: str = ""
     approved_by: str = ""
+    code: CodeCheck | None = None
+    jit: bool = False
+
+
+class WorkloadCode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The objects that a workload's approved programs may load: SHA-256 digests, 64 hexadecimal digits each."""
+
+    service_account: str
+    digests: tuple[str, ...]
 
 
 class WorkloadLabels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -167,6 +187,7 @@ class NamespaceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Attributes:
         version: grows with each change of this namespace; decisions name it. 0 for a namespace without objects.
         group_label: when not empty, the mesh group is the workload's value of this vouched label; else the namespace.
+        code: since protocol 2; at most one entry of each workload.
     """
 
     namespace: str
@@ -176,8 +197,11 @@ class NamespaceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     rules: tuple[Rule, ...] = ()
     approvals: tuple[Approval, ...] = ()
     labels: tuple[WorkloadLabels, ...] = ()
+    code: tuple[WorkloadCode, ...] = ()
 
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
+        if sum(len(each.digests) for each in self.code) > MAX_LOADED_DIGESTS:
+            raise InputError(f"a namespace's programs name at most {MAX_LOADED_DIGESTS} different loaded objects")
         if len(self.rules) > MAX_RULES or len(self.approvals) > MAX_PROGRAMS:
             raise InputError(f"a namespace holds at most {MAX_RULES} rules and {MAX_PROGRAMS} approved programs")

@@ -19,6 +19,7 @@ import msgspec
 
 from shared.model.errors import TouchmarkError
 from shared.model.identity.foreign import ForeignDomain
+from shared.model.identity.loaded_code import LoadedCode
 from shared.model.identity.program import Program
 from shared.model.policy.decision import DecisionRecord
 from shared.model.policy.reasons import express_in_first_codes
@@ -85,11 +86,17 @@ class Resume(_Message, frozen=True, tag="resume"):
 
 
 class ProgramEvidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the sidecar saw of the process; for people."""
+    """What the sidecar saw of the process; for people, but for its loaded code.
+
+    Attributes:
+        code: since protocol 2; what an approval that names loaded objects is compared with. It isn't written when it
+            isn't known.
+    """
 
     path: str = ""
     pid: int = 0
     uid: int = -1
+    code: LoadedCode | msgspec.UnsetType = msgspec.UNSET
 
 
 class CertificateRequest(_Message, frozen=True, tag="certificate_request"):
@@ -322,27 +329,37 @@ def express_in(protocol: int, message: Message) -> Message | None:
         return message
     match message:
         case Welcome():
-            state = _without_foreign_peers(message.state)
+            state = _in_first_protocol(message.state)
             return msgspec.structs.replace(message, state=state, foreign=(), ca_version="")
         case NamespaceChanged():
-            return msgspec.structs.replace(message, state=_without_foreign_peers(message.state))
+            return msgspec.structs.replace(message, state=_in_first_protocol(message.state))
         case ForeignTrustChanged():
             return None
         case Decisions():
-            return msgspec.structs.replace(message, records=tuple(_in_first_codes(each) for each in message.records))
+            return msgspec.structs.replace(message, records=tuple(_record_before(each) for each in message.records))
+        case CertificateRequest():
+            return msgspec.structs.replace(
+                message, evidence=msgspec.structs.replace(message.evidence, code=msgspec.UNSET)
+            )
         case _:
             return message
 
 
-def _in_first_codes(record: DecisionRecord) -> DecisionRecord:
+def _record_before(record: DecisionRecord) -> DecisionRecord:
+    """Write a record in the codes of protocol 1, without loaded code."""
     reason = express_in_first_codes(record.reason)
-    return record if reason is record.reason else msgspec.structs.replace(record, reason=reason)
+    if reason is not record.reason:
+        record = msgspec.structs.replace(record, reason=reason)
+    if record.process.code is msgspec.UNSET:
+        return record
+    return msgspec.structs.replace(record, process=msgspec.structs.replace(record.process, code=msgspec.UNSET))
 
 
-def _without_foreign_peers(state: NamespaceState) -> NamespaceState:
-    """Leave out what names foreign peers: a sidecar of protocol 1 never meets one.
+def _in_first_protocol(state: NamespaceState) -> NamespaceState:
+    """Leave out what names foreign peers, which a sidecar of protocol 1 never meets, and loaded code.
 
-    A rule without remaining peers is left out: without peers it would match every peer.
+    A rule without remaining peers is left out: without peers it would match every peer. A program that may only load
+    certain objects gets no certificate through a sidecar that can't say what is loaded (``ca/issuance.py``).
     """
     rules = []
     for rule in state.rules:
@@ -351,7 +368,11 @@ def _without_foreign_peers(state: NamespaceState) -> NamespaceState:
             rules.append(rule)
         elif peers:
             rules.append(msgspec.structs.replace(rule, peers=peers))
-    return msgspec.structs.replace(state, rules=tuple(rules))
+    approvals = tuple(
+        msgspec.structs.replace(each, code=None, jit=False) if each.code is not None or each.jit else each
+        for each in state.approvals
+    )
+    return msgspec.structs.replace(state, rules=tuple(rules), approvals=approvals, code=())
 
 
 def decode_from_sidecar(data: bytes) -> FromSidecar:

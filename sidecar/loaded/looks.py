@@ -1,0 +1,175 @@
+"""When processes' loaded code is looked at: once for each ``execve``, again when the last look is too old.
+
+Belongs here: the looks that are known, each made once however many wait. Doesn't: one look (``measured_code.py``), what
+follows from it (``sidecar/code_check.py``), the rhythm for live connections (``sidecar/runtime/live_checks.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from shared.model.identity.loaded_code import LoadedCode
+from shared.model.identity.program import Program
+from shared.model.policy.reasons import Reason
+from sidecar.attest.facts import Attestation, AttestationError, Execution
+from sidecar.loaded.measured_code import CodeMeasuring, Look
+
+# No connection of a program that may only load what is approved begins on an older look.
+MAX_AGE_S = 1.0
+_MAX_KEPT = 1_024
+_MAX_PENDING = 1_024
+_MAX_BACKGROUND = 64
+_TELL_PERIOD_S = 3_600.0
+# The CA takes records of at most 64 KiB.
+_MAX_TOLD_CHARACTERS = 40_000
+_CHARACTERS_BESIDE_PATH = 90
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SeenCode:
+    """What an execution had loaded at one look. Two are equal only when they are the same object.
+
+    Attributes:
+        at: the loop's time of the look.
+    """
+
+    look: Look
+    at: float
+
+    @property
+    def code(self) -> LoadedCode:
+        """The loaded code; the same object as at the look before, where nothing has changed."""
+        return self.look.code
+
+
+class CodeLooks:
+    """Belongs to one event loop.
+
+    Arguments:
+        max_bytes: a larger file isn't hashed.
+        deadline_s: of one look that a connection waits for.
+    """
+
+    def __init__(self, *, max_bytes: int = 1 << 30, deadline_s: float = 10.0) -> None:
+        self._measuring = CodeMeasuring(max_bytes=max_bytes)
+        self._deadline_s = deadline_s
+        # What nobody waits for has a thread of its own: a stranger's gigabyte must not delay an approved program.
+        self._awaited = ThreadPoolExecutor(2, thread_name_prefix="code-look")
+        self._unhurried = ThreadPoolExecutor(1, thread_name_prefix="code-report")
+        self._seen: OrderedDict[Execution, SeenCode] = OrderedDict()
+        self._running: dict[Execution, asyncio.Task[SeenCode]] = {}
+        self._background: dict[Execution, asyncio.Task[SeenCode]] = {}
+        self._told: OrderedDict[tuple[Program, LoadedCode], float] = OrderedDict()
+        self._told_of: OrderedDict[Execution, tuple[LoadedCode, float]] = OrderedDict()
+
+    def close(self) -> None:
+        """End the looks under way."""
+        for running in (*self._running.values(), *self._background.values()):
+            running.cancel()
+        self._awaited.shutdown(wait=False, cancel_futures=True)
+        self._unhurried.shutdown(wait=False, cancel_futures=True)
+
+    def get(self, execution: Execution) -> SeenCode | None:
+        """Return what the last look saw, however old; never waits."""
+        return self._seen.get(execution)
+
+    def get_fresh(self, execution: Execution) -> SeenCode | None:
+        """Return what the last look saw, if it is younger than ``MAX_AGE_S``; never waits."""
+        seen = self._seen.get(execution)
+        if seen is None or asyncio.get_running_loop().time() - seen.at > MAX_AGE_S:
+            return None
+        return seen
+
+    async def look(self, execution: Execution) -> SeenCode:
+        """Look now; everybody who asks while a look is under way gets its answer.
+
+        Raises:
+            AttestationError: as ``CodeMeasuring.look``; ``deadline_exceeded``; ``overloaded``.
+        """
+        running = self._running.get(execution)
+        if running is None:
+            if len(self._running) >= _MAX_PENDING:
+                raise AttestationError("too many looks at loaded code under way", reason=Reason.OVERLOADED)
+            running = self._start(execution, self._awaited, self._running)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await asyncio.shield(running)
+        except TimeoutError as error:
+            raise AttestationError("measuring loaded code took too long", reason=Reason.DEADLINE_EXCEEDED) from error
+
+    def look_unhurried(self, execution: Execution) -> None:
+        """Have an execution looked at for the record alone, unless that was done or too many wait."""
+        if execution in self._seen or execution in self._background or len(self._background) >= _MAX_BACKGROUND:
+            return
+        self._start(execution, self._unhurried, self._background)
+
+    def tell(self, attestation: Attestation) -> LoadedCode | None:
+        """Return the loaded code for one record an hour of each program and set of objects; else None."""
+        execution = attestation.execution
+        seen = self._seen.get(execution)
+        if seen is None:
+            return None
+        now, last = asyncio.get_running_loop().time(), self._told_of.get(execution)
+        if last is not None and last[0] is seen.code and now < last[1]:
+            return None
+        key = (attestation.program, seen.code)
+        is_due = now >= self._told.get(key, 0.0)
+        until = now + _TELL_PERIOD_S if is_due else self._told[key]
+        _put(self._told, key, until)
+        _put(self._told_of, execution, (seen.code, until))
+        return _cut(seen.code) if is_due else None
+
+    def _start(
+        self, execution: Execution, workers: ThreadPoolExecutor, register: dict[Execution, asyncio.Task[SeenCode]]
+    ) -> asyncio.Task[SeenCode]:
+        work = self._look_once(execution, workers)
+        running = asyncio.get_running_loop().create_task(work, name=f"code-of-{execution.pid}")
+        register[execution] = running
+        running.add_done_callback(partial(_finish, execution, register))
+        return running
+
+    async def _look_once(self, execution: Execution, workers: ThreadPoolExecutor) -> SeenCode:
+        loop = asyncio.get_running_loop()
+        before = self._seen.get(execution)
+        at = loop.time()
+        look = await loop.run_in_executor(
+            workers, self._measuring.look, execution, None if before is None else before.look
+        )
+        seen = SeenCode(look=look, at=at)
+        _put(self._seen, execution, seen)
+        return seen
+
+
+def _cut(code: LoadedCode) -> LoadedCode:
+    """Leave out objects that a record has no room for."""
+    room = _MAX_TOLD_CHARACTERS
+    for number, each in enumerate(code.objects):
+        room -= len(each.path) + _CHARACTERS_BESIDE_PATH
+        if room < 0:
+            omitted = code.omitted + len(code.objects) - number
+            return LoadedCode(objects=code.objects[:number], anonymous=code.anonymous, omitted=omitted)
+    return code
+
+
+def _put(kept: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > _MAX_KEPT:
+        kept.popitem(last=False)
+
+
+def _finish(
+    execution: Execution, register: dict[Execution, asyncio.Task[SeenCode]], done: asyncio.Task[SeenCode]
+) -> None:
+    del register[execution]
+    with contextlib.suppress(asyncio.CancelledError, AttestationError):
+        done.result()  # Retrieved here as well: every waiter may have been cancelled.

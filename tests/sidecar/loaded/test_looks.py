@@ -1,0 +1,97 @@
+"""When loaded code is looked at: once for many who wait, again when the last look is old, told once an hour."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from shared.model.identity.loaded_code import LoadedCode, LoadedObject
+from shared.model.identity.program import Program
+from shared.model.policy.reasons import Reason
+from sidecar.attest.facts import Attestation, AttestationError, Execution, ProcessFacts
+from sidecar.loaded import looks
+from sidecar.loaded.looks import CodeLooks
+from tests.sidecar.little_ca import until
+from tests.sidecar.loaded.loading import execution_of, make_library, sleeping
+
+NOBODY = Execution(4_000_000, 1, 1, 1, 1, 1, 1)
+
+
+@asynccontextmanager
+async def looking() -> AsyncIterator[CodeLooks]:
+    code = CodeLooks()
+    try:
+        yield code
+    finally:
+        code.close()
+
+
+def attested(execution: Execution) -> Attestation:
+    process = ProcessFacts(pid=execution.pid, start_time=execution.start_time, uid=0, path="/bin/sleep")
+    return Attestation(program=Program(digest="a" * 64), process=process, inode=1, cookie=1, execution=execution)
+
+
+async def test_one_look_serves_all_who_wait_and_is_fresh_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    with sleeping() as child:
+        execution = execution_of(child.pid)
+        async with looking() as code:
+            assert code.get_fresh(execution) is None
+            found = await asyncio.gather(*(code.look(execution) for _ in range(8)))
+            assert len({id(each) for each in found}) == 1
+            assert code.get_fresh(execution) is found[0]
+            monkeypatch.setattr(looks, "MAX_AGE_S", -1.0)
+            assert code.get_fresh(execution) is None
+            again = await code.look(execution)
+            assert again is not found[0]
+            assert again.code is found[0].code
+
+
+async def test_a_look_that_fails_fails_for_all_and_leaves_nothing() -> None:
+    async with looking() as code:
+        found = await asyncio.gather(*(code.look(NOBODY) for _ in range(2)), return_exceptions=True)
+        assert all(isinstance(each, AttestationError) and each.reason is Reason.PROCESS_VANISHED for each in found)
+        assert code.get(NOBODY) is None
+        code.look_unhurried(NOBODY)
+        await asyncio.sleep(0)
+
+
+async def test_a_look_for_the_record_is_made_once_and_told_once(tmp_path: Path) -> None:
+    with sleeping(make_library(tmp_path)) as child, sleeping() as other:
+        execution = execution_of(child.pid)
+        async with looking() as code:
+            assert code.tell(attested(execution)) is None
+            code.look_unhurried(execution)
+            code.look_unhurried(execution)
+            await until(lambda: code.get(execution))
+            told = code.tell(attested(execution))
+            assert told is not None
+            assert str(tmp_path / "intruder.so") in {each.path for each in told.objects}
+            assert code.tell(attested(execution)) is None
+            await code.look(execution_of(other.pid))
+            assert code.tell(attested(execution_of(other.pid))) != told
+
+
+async def test_looks_under_way_are_bounded_and_end_with_the_sidecar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looks, "_MAX_PENDING", 1)
+    with sleeping() as child:
+        execution = execution_of(child.pid)
+        async with looking() as code:
+            first = asyncio.create_task(code.look(execution))
+            await asyncio.sleep(0)
+            with pytest.raises(AttestationError) as full:
+                await code.look(msgspec.structs.replace(execution, pid=1))
+            assert full.value.reason is Reason.OVERLOADED
+            await first
+
+
+def test_a_record_gets_no_more_objects_than_it_has_room_for() -> None:
+    objects = tuple(LoadedObject(path=f"/{number:0>255}", digest=f"{number:0>64x}") for number in range(500))
+    cut = looks._cut(LoadedCode(objects=objects))
+    assert 0 < len(cut.objects) < 200
+    assert len(cut.objects) + cut.omitted == 500
+    assert len(msgspec.json.encode(cut)) < 48_000
