@@ -10,13 +10,13 @@ from sqlalchemy import ColumnElement, delete, func, insert, or_, select
 
 from ca.store.engine.database import DECISIONS, Database
 from ca.store.records import DecisionFilter, StoredDecision
-from ca.store.tables import decisions
+from ca.store.tables import REFUSED, decisions
 from shared.model.policy.decision import Answer, DecisionRecord
 
 MAX_LISTED: Final = 10_000
 _decoder: Final = msgspec.json.Decoder(DecisionRecord)
 _encoder: Final = msgspec.json.Encoder()
-_PRUNED_AT_ONCE: Final = 10_000
+_PRUNED_AT_ONCE: Final = 5_000
 
 
 class DecisionLog:
@@ -40,24 +40,33 @@ class DecisionLog:
             return int(await connection.scalar(select(func.max(decisions.c.decision_id))) or 0)
 
     async def query(self, wanted: DecisionFilter) -> list[StoredDecision]:
-        """Return the decisions that the filter names: newest first, or oldest first after ``after_id``."""
-        query = select(decisions.c.decision_id, decisions.c.record).where(*_conditions(wanted))
-        following = wanted.after_id is not None
-        query = query.order_by(decisions.c.decision_id if following else decisions.c.decision_id.desc())
+        """Return the decisions that the filter names: newest first, or in the order of their IDs after ``after_id``."""
+        columns, limit = decisions.c, max(0, min(wanted.limit, MAX_LISTED))
+        query = select(columns.decision_id, columns.record, columns.time).where(*_conditions(wanted)).limit(limit)
+        if wanted.after_id is not None:
+            either = or_(columns.source_workload == wanted.workload, columns.destination_workload == wanted.workload)
+            queries = [query.where(either) if wanted.workload else query]
+            queries = [query.order_by(columns.decision_id) for query in queries]
+        else:
+            query = query.order_by(columns.time.desc(), columns.decision_id.desc())
+            ends = (columns.source_workload, columns.destination_workload)
+            # One query for each end: each reads its index, and no more of it than the limit.
+            queries = [query.where(end == wanted.workload) for end in ends] if wanted.workload else [query]
+        found: dict[int, Any] = {}
         async with self._database.reading() as connection:
-            rows = (await connection.execute(query.limit(max(0, min(wanted.limit, MAX_LISTED))))).all()
-        return [StoredDecision(decision_id=row.decision_id, record=_decoder.decode(row.record)) for row in rows]
+            for query in queries:
+                found.update((row.decision_id, row) for row in await connection.execute(query))
+        rows = list(found.values())
+        if len(queries) > 1:
+            rows.sort(key=lambda row: (row.time, row.decision_id), reverse=True)
+        return [StoredDecision(decision_id=row.decision_id, record=_decoder.decode(row.record)) for row in rows[:limit]]
 
     async def list_refusals(self, namespace: str, *, since: float, limit: int) -> list[DecisionRecord]:
         """Return what this namespace's sidecars refused or marked since then, newest first, at most ``limit``."""
         query = (
             select(decisions.c.record)
-            .where(
-                decisions.c.namespace == namespace,
-                decisions.c.time >= since,
-                or_(decisions.c.would_deny, decisions.c.answer == Answer.DENY.value),
-            )
-            .order_by(decisions.c.decision_id.desc())
+            .where(decisions.c.namespace == namespace, decisions.c.time >= since, REFUSED)
+            .order_by(decisions.c.time.desc(), decisions.c.decision_id.desc())
             .limit(limit)
         )
         async with self._database.reading() as connection:
@@ -76,28 +85,28 @@ class DecisionLog:
 
         One call forgets a bounded number, so that no writer waits long: call again while it returns more than 0.
         """
+        columns = decisions.c
+        async with self._database.reading() as connection:
+            last = int(await connection.scalar(select(func.max(columns.decision_id))) or 0)
+            # Two queries, each by its index. IDs are given in order and never twice: the newest max_rows rows are above
+            # last - max_rows.
+            too_old = select(columns.decision_id).where(columns.time < now - max_age_s).order_by(columns.time)
+            too_many = select(columns.decision_id).where(columns.decision_id <= last - max_rows)
+            gone: set[int] = set()
+            for query in (too_old, too_many.order_by(columns.decision_id)):
+                gone.update(await connection.scalars(query.limit(_PRUNED_AT_ONCE - len(gone))))
+        if not gone:
+            return 0
         async with self._database.writing() as connection:
-            last = int(await connection.scalar(select(func.max(decisions.c.decision_id))) or 0)
-            # IDs are given in order and never twice: the newest max_rows rows are above this one.
-            old = (
-                select(decisions.c.decision_id)
-                .where(or_(decisions.c.time < now - max_age_s, decisions.c.decision_id <= last - max_rows))
-                .order_by(decisions.c.decision_id)
-                .limit(_PRUNED_AT_ONCE)
-            )
-            gone = await connection.execute(delete(decisions).where(decisions.c.decision_id.in_(old)))
-            return gone.rowcount
+            return (await connection.execute(delete(decisions).where(columns.decision_id.in_(gone)))).rowcount
 
 
 def _conditions(wanted: DecisionFilter) -> list[ColumnElement[bool]]:
+    """Return what the filter asks, but for the workload."""
     columns = decisions.c
     conditions: list[ColumnElement[bool]] = []
     if wanted.namespace:
         conditions.append(columns.namespace == wanted.namespace)
-    if wanted.workload:
-        conditions.append(
-            or_(columns.source_workload == wanted.workload, columns.destination_workload == wanted.workload)
-        )
     if wanted.program:
         conditions.append(
             or_(

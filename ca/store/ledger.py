@@ -16,6 +16,8 @@ from shared.model.identity.identity import Workload, parse_spiffe_id
 from shared.model.trust.bundle import AuthorityPhase
 
 MAX_LISTED: Final = 10_000
+# No leaf lives longer (``ca/authority/sign.py``): what was issued earlier needn't be looked at to find what is alive.
+_MAX_LIFE_S: Final = 86_400.0
 _SIGNING_PHASES: Final = (AuthorityPhase.ACTIVE.value, AuthorityPhase.OLD.value)
 
 
@@ -77,7 +79,7 @@ class Ledger:
         """Return lines, newest first; with ``alive_at`` only those unexpired then. At most ``MAX_LISTED``."""
         query = select(certificates).order_by(certificates.c.issued.desc()).limit(min(limit, MAX_LISTED))
         if alive_at is not None:
-            query = query.where(certificates.c.not_after > alive_at)
+            query = query.where(certificates.c.not_after > alive_at, certificates.c.issued > alive_at - _MAX_LIFE_S - 1)
         if workload is not None:
             query = query.where(
                 certificates.c.namespace == workload.namespace,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text, text
 
 metadata: Final = MetaData()
 BUNDLE_SEQUENCE: Final = "bundle_sequence"
@@ -18,6 +18,9 @@ REGISTRATIONS: Final = "registrations"
 FOREIGN_CHANGES: Final = "foreign_changes"
 TRUST_DOMAIN: Final = "trust_domain"
 READINESS: Final = "readiness"
+
+# As an index's condition and a query's: SQLite uses such an index only for the very same text.
+REFUSED: Final = text("(would_deny OR answer = 'deny')")
 
 # SQLite counts rows only in a column of exactly this type.
 _RowId = BigInteger().with_variant(Integer(), "sqlite")
@@ -156,7 +159,10 @@ certificates: Final = Table(
     Column("pid", BigInteger, nullable=False),
     Column("uid", BigInteger, nullable=False),
     Column("approved_by", Text, nullable=False),
-    Index("ix_certificates_not_after", "not_after"),
+    Index("ix_certificates_not_after", "not_after", "authority_id"),
+    Index("ix_certificates_instance", "instance", "not_after"),
+    Index("ix_certificates_issued", "issued"),
+    Index("ix_certificates_workload", "namespace", "service_account", "issued"),
 )
 
 namespaces: Final = Table(
@@ -216,8 +222,18 @@ decisions: Final = Table(
     Column("connection", Text, nullable=False),
     Column("count", Integer, nullable=False),
     Column("record", Text, nullable=False),
-    Index("ix_decisions_time", "time"),
-    Index("ix_decisions_namespace_time", "namespace", "time"),
+    Index("ix_decisions_time", "time", "decision_id"),
+    Index("ix_decisions_namespace_time", "namespace", "time", "decision_id"),
+    Index("ix_decisions_source", "source_workload", "time", "decision_id"),
+    Index("ix_decisions_destination", "destination_workload", "time", "decision_id"),
+    Index(
+        "ix_decisions_refused",
+        "namespace",
+        "time",
+        "decision_id",
+        sqlite_where=REFUSED,
+        postgresql_where=REFUSED,
+    ),
     # An ID is never given twice, so that who follows the log by ID misses nothing after a pruning.
     sqlite_autoincrement=True,
 )
