@@ -32,6 +32,9 @@ class Metrics:
             "touchmark_ca_decisions_corrected", "Decisions that named another sidecar than their sender.", registry=r
         )
         self.decisions_pruned = Counter("touchmark_ca_decisions_pruned", "Decisions deleted by retention.", registry=r)
+        self.store_free_bytes = Gauge(
+            "touchmark_ca_store_free_bytes", "Room on the disk under SQLite's file, and inside it.", registry=r
+        )
         self.bundle_sequence = Gauge("touchmark_ca_bundle_sequence", "Sequence of the trust bundle.", registry=r)
         self.rotation_laggards = Gauge(
             "touchmark_ca_rotation_laggards", "Sidecars that a prepared rotation waits for.", registry=r

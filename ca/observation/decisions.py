@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -27,24 +27,33 @@ FOLLOW_IDLE_S: Final = 15.0
 # A record holds a path and a dozen names; 2,000,000 of this size bound the store.
 MAX_RECORD_BYTES: Final = 65_536
 PRUNE_INTERVAL_S: Final = 60.0
+_KEPT_FREE_SHARE: Final = 0.1
 # Of one record. A sidecar starts another aggregate long before; a greater count of an older one is cut.
 _MAX_COUNT: Final = 1_000_000
 _MAX_TEXT_CHARACTERS: Final = 2048  # SPIFFE-ID, section 2.3: the longest of these texts.
 _MAX_TIME_S: Final = 10.0**11
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """What is kept of the decisions: the least of these. On SQLite a tenth of the disk stays free besides."""
+
+    max_age_s: float
+    max_rows: int
+    max_bytes: int
+
+
 class Decisions:
     """The log of decisions.
 
     Arguments:
-        max_age_s, max_rows: what retention keeps.
+        limits: what retention keeps.
     """
 
-    def __init__(self, store: Store, *, metrics: Metrics, max_age_s: float, max_rows: int) -> None:
+    def __init__(self, store: Store, *, metrics: Metrics, limits: Retention) -> None:
         self._store = store
         self._metrics = metrics
-        self._max_age_s = max_age_s
-        self._max_rows = max_rows
+        self._limits = limits
         self._last_id = 0
         self._arrived = asyncio.Event()
         self.lost = 0
@@ -112,10 +121,22 @@ class Decisions:
     async def prune(self, *, now: float) -> int:
         """Delete what is too old or too much, in transactions between which others have their turn."""
         total = 0
-        while pruned := await self._store.decisions.prune(max_age_s=self._max_age_s, max_rows=self._max_rows, now=now):
+        max_rows = await self._find_max_rows()
+        while pruned := await self._store.decisions.prune(max_age_s=self._limits.max_age_s, max_rows=max_rows, now=now):
             self._metrics.decisions_pruned.inc(pruned)
             total += pruned
+        if total and self._store.database.is_disk_full:
+            await self._store.database.look_at_disk()
         return total
+
+    async def _find_max_rows(self) -> int:
+        rows, row_bytes = await self._store.decisions.estimate_size()
+        space = await self._store.database.look_at_disk()
+        max_bytes = float(self._limits.max_bytes)
+        if space is not None:
+            self._metrics.store_free_bytes.set(space.free)
+            max_bytes = min(max_bytes, rows * row_bytes + space.free - space.total * _KEPT_FREE_SHARE)
+        return max(1, min(self._limits.max_rows, int(max_bytes / row_bytes)))
 
 
 def _check(record: DecisionRecord) -> None:

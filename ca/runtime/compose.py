@@ -20,7 +20,7 @@ from ca.distribution.hub import Hub
 from ca.issuance import Issuance
 from ca.kubernetes.view import ClusterView, NoCluster
 from ca.metrics import Metrics
-from ca.observation.decisions import Decisions
+from ca.observation.decisions import Decisions, Retention
 from ca.rotation.gates import ActivationGate, Pace, RetirementGate
 from ca.rotation.rotation import Rotation
 from ca.runtime.listeners import Listeners
@@ -117,8 +117,11 @@ async def compose(
         decisions=Decisions(
             store,
             metrics=metrics,
-            max_age_s=configuration.decisions_max_age_s,
-            max_rows=configuration.decisions_max_rows,
+            limits=Retention(
+                max_age_s=configuration.decisions_max_age_s,
+                max_rows=configuration.decisions_max_rows,
+                max_bytes=configuration.decisions_max_bytes,
+            ),
         ),
         cluster=view,
     )

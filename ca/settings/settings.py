@@ -80,6 +80,11 @@ SETTINGS = (
         default=str(_DEFAULTS["decisions_max_rows"]), help="keep at most this many decisions",
     ),
     Setting(
+        name="decisions_max_bytes", options=("--decisions-max-bytes",), metavar="BYTES", parse=int,
+        default=str(_DEFAULTS["decisions_max_bytes"]),
+        help="delete decisions beyond this size; with SQLite a tenth of the disk stays free besides",
+    ),
+    Setting(
         name="max_streams", options=("--max-streams",), metavar="NUMBER", parse=int,
         default=str(_DEFAULTS["max_streams"]), help="sidecars connected at once",
     ),

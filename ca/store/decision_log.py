@@ -11,12 +11,17 @@ from sqlalchemy import ColumnElement, delete, func, insert, or_, select
 from ca.store.engine.database import DECISIONS, Database
 from ca.store.records import DecisionFilter, StoredDecision
 from ca.store.tables import REFUSED, decisions
+from shared.model.errors import UnavailableError
 from shared.model.policy.decision import Answer, DecisionRecord
 
 MAX_LISTED: Final = 10_000
 _decoder: Final = msgspec.json.Decoder(DecisionRecord)
 _encoder: Final = msgspec.json.Encoder()
 _PRUNED_AT_ONCE: Final = 5_000
+_PRUNED_ON_FULL_DISK: Final = 200  # What a transaction changes is written to SQLite's log first.
+_SAMPLED: Final = 200
+# What a row takes beside its record: its other columns and its lines in six indexes.
+_ROW_BYTES: Final = 700
 
 
 class DecisionLog:
@@ -26,7 +31,15 @@ class DecisionLog:
         self._database = database
 
     async def insert(self, records: Sequence[DecisionRecord]) -> int:
-        """Store a batch in one transaction; return the highest ID in the log."""
+        """Store a batch in one transaction; return the highest ID in the log.
+
+        Raises:
+            UnavailableError: the store fails, or its disk is full: what room is left belongs to the ledger.
+        """
+        if self._database.is_disk_full:
+            raise UnavailableError(
+                "the CA's disk is full: it takes no decisions", hint="give the store more room, or keep fewer decisions"
+            )
         async with self._database.writing() as connection:
             if records:
                 # IDs become visible in their order: who follows the log by ID would miss one that commits late.
@@ -80,12 +93,26 @@ class DecisionLog:
         async with self._database.reading() as connection:
             return frozenset(await connection.scalars(query))
 
+    async def estimate_size(self) -> tuple[int, float]:
+        """Return about how many decisions there are, and how many bytes each takes on disk, by a sample."""
+        columns = decisions.c
+        async with self._database.reading() as connection:
+            first = int(await connection.scalar(select(func.min(columns.decision_id))) or 0)
+            last = int(await connection.scalar(select(func.max(columns.decision_id))) or 0)
+            step = max(1, (last - first + 1) // _SAMPLED)
+            sample = select(func.avg(func.length(columns.record))).where(
+                columns.decision_id.in_(range(last, max(last - step * _SAMPLED, first - 1), -step))
+            )
+            average = float(await connection.scalar(sample) or 0.0)
+        return (last - first + 1 if last else 0), average + _ROW_BYTES
+
     async def prune(self, *, max_age_s: float, max_rows: int, now: float) -> int:
         """Forget decisions that are too old or too many, oldest first; return how many.
 
         One call forgets a bounded number, so that no writer waits long: call again while it returns more than 0.
         """
         columns = decisions.c
+        at_once = _PRUNED_ON_FULL_DISK if self._database.is_disk_full else _PRUNED_AT_ONCE
         async with self._database.reading() as connection:
             last = int(await connection.scalar(select(func.max(columns.decision_id))) or 0)
             # Two queries, each by its index. IDs are given in order and never twice: the newest max_rows rows are above
@@ -94,7 +121,7 @@ class DecisionLog:
             too_many = select(columns.decision_id).where(columns.decision_id <= last - max_rows)
             gone: set[int] = set()
             for query in (too_old, too_many.order_by(columns.decision_id)):
-                gone.update(await connection.scalars(query.limit(_PRUNED_AT_ONCE - len(gone))))
+                gone.update(await connection.scalars(query.limit(at_once - len(gone))))
         if not gone:
             return 0
         async with self._database.writing() as connection:

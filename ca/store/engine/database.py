@@ -23,6 +23,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from ca.store.engine.disk import Disk, Space
 from ca.store.engine.sqlite_threads import SqliteThreads
 from shared.model.errors import ConflictError, InputError, UnavailableError
 
@@ -35,6 +36,7 @@ _TURNS: Final = 0x544F5543
 MIGRATIONS: Final = 1
 DECISIONS: Final = 2
 _BUSY_TIMEOUT_MS: Final = 5_000
+_LOG_LIMIT: Final = "journal_size_limit = 8388608"  # The log keeps no more of the disk than that after a checkpoint.
 _WRITER: Final = "touchmark_writer"
 
 
@@ -55,6 +57,7 @@ class Database:
         self._reader = self._engine.execution_options(**snapshot)
         self._write_turn = asyncio.Lock()
         self._threads = SqliteThreads(self._engine.sync_engine) if self.is_sqlite else None
+        self._disk = Disk(Path(str(url.database)).parent) if self.is_sqlite else None
 
     @classmethod
     async def open(cls, where: str | Path) -> Database:
@@ -88,6 +91,29 @@ class Database:
         if self._threads is not None:
             await self._threads.join()
 
+    @property
+    def is_disk_full(self) -> bool:
+        """Whether a write has failed for want of room, and there isn't enough again. Of SQLite only."""
+        return self._disk is not None and self._disk.is_full
+
+    async def look_at_disk(self) -> Space | None:
+        """Return what is left of the disk under SQLite's file, and renew its reserve; None for PostgreSQL.
+
+        Raises:
+            UnavailableError: the file or its directory is gone.
+        """
+        if self._disk is None:
+            return None
+        async with self.reading() as connection:
+            sizes = [
+                int((await connection.exec_driver_sql(f"PRAGMA {name}")).scalar_one())
+                for name in ("freelist_count", "page_size")
+            ]
+        unused = sizes[0] * sizes[1]
+        with _translated():
+            await asyncio.to_thread(self._disk.refill, unused_in_file=unused)
+            return self._disk.measure(unused_in_file=unused)
+
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """Give a transaction that sees one snapshot and changes nothing."""
@@ -103,8 +129,13 @@ class Database:
                 async with self._writer.begin() as connection:
                     yield connection
                 return
-            async with self._write_turn, self._writer.begin() as connection:
-                yield connection
+            assert self._disk is not None
+            try:
+                async with self._write_turn, self._writer.begin() as connection:
+                    yield connection
+            except (SQLAlchemyError, OSError) as error:
+                self._disk.note_failure(error)
+                raise
 
     def upsert(self, table: Table, values: Mapping[str, Any], *, update: Sequence[str] | None = None) -> Executable:
         """Insert a row or, where its primary key exists, update it.
@@ -167,7 +198,7 @@ def _create_engine(url: URL, *, is_sqlite: bool) -> AsyncEngine:
         connection.isolation_level = None  # The driver must not begin transactions by its own rules.
         cursor = connection.cursor()
         # A spent token and a signed certificate must survive a power cut: FULL, not NORMAL.
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", f"busy_timeout = {_BUSY_TIMEOUT_MS}"):
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", f"busy_timeout = {_BUSY_TIMEOUT_MS}", _LOG_LIMIT):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

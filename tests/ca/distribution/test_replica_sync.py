@@ -206,7 +206,7 @@ async def test_followers_of_decisions_see_those_of_the_other_replica(tmp_path: P
         async with Admin(one) as admin, admin.session.get("/v1/decisions/follow") as response:
             assert response.status == 200
             await asyncio.sleep(0.3)
-            nul = make_decision("a\0b", answer=Answer.DENY)
+            nul = make_decision("c", answer=Answer.DENY, detail="a\0b")
             await db.send(Decisions(batch=1, records=(nul,), lost=0))
             await db.expect(DecisionsStored)
             async with asyncio.timeout(DEADLINE_S):

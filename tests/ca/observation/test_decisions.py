@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ca.metrics import Metrics
-from ca.observation.decisions import MAX_RECORD_BYTES, Decisions
+from ca.observation.decisions import MAX_RECORD_BYTES, Decisions, Retention
 from ca.store import decision_log
 from ca.store.records import DecisionFilter
 from shared.model.errors import ProtocolError, UnavailableError
@@ -24,8 +24,9 @@ async def core(tmp_path: Path) -> AsyncIterator[Founded]:
         yield founded
 
 
-def make_log(core: Founded, metrics: Metrics | None = None, *, rows: int = 1000) -> Decisions:
-    return Decisions(core.store, metrics=metrics or Metrics(), max_age_s=3600, max_rows=rows)
+def make_log(core: Founded, metrics: Metrics | None = None, *, rows: int = 1000, size: int = 2**30) -> Decisions:
+    limits = Retention(max_age_s=3600, max_rows=rows, max_bytes=size)
+    return Decisions(core.store, metrics=metrics or Metrics(), limits=limits)
 
 
 async def test_a_sidecar_speaks_for_itself_alone(core: Founded) -> None:
@@ -133,3 +134,15 @@ async def test_retention_keeps_what_is_young_and_no_more_rows_than_it_may(
     kept = [one.record.connection for one in await log.query(DecisionFilter())]
     assert kept == [f"new{n}" for n in range(14, 4, -1)]
     assert await log.prune(now=NOW) == 0
+
+
+async def test_retention_keeps_no_more_bytes_than_it_may(core: Founded) -> None:
+    log = make_log(core, size=100_000)
+    await log.take_in(
+        [make_decision(f"c{n}", time=NOW, detail="x" * 1000) for n in range(200)], instance="a", workload=WEB, lost=0
+    )
+    rows, row_bytes = await core.store.decisions.estimate_size()
+    assert rows == 200 and 2000 < row_bytes < 4000
+    assert await log.prune(now=NOW) == 200 - int(100_000 / row_bytes)
+    assert await log.prune(now=NOW) == 0
+    assert (await log.query(DecisionFilter(limit=1)))[0].record.connection == "c199"
