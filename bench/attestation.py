@@ -22,7 +22,7 @@ from bench.errors import BenchError
 from bench.figures import percentile
 from bench.processes import Processes, own_python
 from shared.model.errors import TouchmarkError
-from sidecar.attest.attestor import Attestor
+from sidecar.attestor import Attestor
 
 _TIMEOUT_S = 30.0
 

@@ -16,7 +16,7 @@ from sidecar.tls.foreign_handshake import ForeignContexts
 
 if TYPE_CHECKING:
     from shared.model.identity.identity import Workload
-    from sidecar.attest.attestor import Attestor
+    from sidecar.attestor import Attestor
     from sidecar.connection.recording import Recorder
     from sidecar.connection.registry import LiveConnections
     from sidecar.credential.store import CredentialStore

@@ -4,7 +4,7 @@ The sentence: connection → socket → processes → program. ``attestor.py`` t
 
 - ``netlink/sock_diag.py`` (pure): the netlink messages; ``netlink/kernel_sockets.py``: the socket that they travel on.
 - ``process_text.py`` (pure): what ``/proc`` files say; ``process.py``: one process, held by descriptors.
-- ``holders.py``: which processes hold a socket, and descriptors in flight between processes.
+- ``holding/``: which processes hold a socket: one of them quickly, or all of them.
 - ``executable.py``: an executable hashed through its descriptor, and the bounded cache of hashes.
 - ``main_script.py`` (pure): what an interpreter says it runs; ``script_file.py``: that file, opened with care.
 

@@ -63,6 +63,7 @@ class Attestation(msgspec.Struct, frozen=True, kw_only=True):
         cookie: the kernel's number of the socket, never reused.
         execution: the ``execve`` of that process that was measured.
         others: inodes of the further listeners on the same destination, which run the same program.
+        uid: who owns the socket; -1 where that isn't known.
     """
 
     program: Program
@@ -71,6 +72,7 @@ class Attestation(msgspec.Struct, frozen=True, kw_only=True):
     cookie: int
     execution: Execution
     others: tuple[int, ...] = ()
+    uid: int = -1
 
 
 class AttestationError(TouchmarkError):

@@ -41,6 +41,10 @@ class KnownProcesses:
             self._by_pid.popitem(last=False)[1].process.close()
         self._by_pid[pid] = measured
 
+    def get(self, pid: int) -> Measured | None:
+        """Return the process measured last under this number, which may have ended since."""
+        return self._by_pid.get(pid)
+
     def drop(self, pid: int) -> None:
         """Close a process, if it is held."""
         if (kept := self._by_pid.pop(pid, None)) is not None:

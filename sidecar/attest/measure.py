@@ -16,11 +16,12 @@ from shared.model.identity.program import NO_MAIN, Program
 from shared.model.policy.reasons import Reason
 from sidecar.attest.executable import Executables
 from sidecar.attest.facts import AttestationError, Execution
-from sidecar.attest.holders import MAX_DESCRIPTORS
 from sidecar.attest.main_script import is_interpreter
 from sidecar.attest.process import FileKey, Process
 from sidecar.attest.process_text import Image
 from sidecar.attest.script_file import open_main_script
+
+_MAX_DESCRIPTORS = 1_048_576
 
 
 @dataclass(slots=True, kw_only=True)
@@ -155,6 +156,6 @@ def _compare(sighting: _Sighting, inode: int) -> None:
         message = f"the executable of process {process.pid} changed while it was attested"
         raise AttestationError(message, reason=Reason.EXECUTABLE_CHANGED, process=process.facts)
     process.refuse_tracer(all_threads=True)
-    if inode and not process.find_descriptor(inode, max_descriptors=MAX_DESCRIPTORS):
+    if inode and not process.find_descriptor(inode, max_descriptors=_MAX_DESCRIPTORS):
         message = f"process {process.pid} let go of the socket while it was attested"
         raise AttestationError(message, reason=Reason.PROCESS_VANISHED, process=process.facts)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from shared.model.wire.messages import Welcome
 from shared.runtime.sinks import LineSink
 from shared.runtime.tasks import Tasks
-from sidecar.attest.attestor import Attestor
+from sidecar.attestor import Attestor
 from sidecar.capture.capturing import Capturing, Stories
 from sidecar.capture.redirect_table import list_outbound_ports
 from sidecar.connection.recording import Recorder

@@ -6,7 +6,7 @@ import sys
 from typing import NoReturn
 
 from sidecar.__main__ import main
-from sidecar.attest.attestor import Attestor
+from sidecar.attestor import Attestor
 
 
 def _crash(*_: object) -> NoReturn:

@@ -16,6 +16,11 @@ PYTHON = os.path.realpath(sys.executable)
 
 CONNECT = "import os,socket,sys,time\nc=socket.create_connection(('127.0.0.1',int(sys.argv[1])))\n"
 WAIT = "print('ready',flush=True)\nsys.stdin.readline()\n"
+NOBODY = 65_534
+# What starts as root goes on without rights; ``PR_SET_DUMPABLE`` says whether others of its user may inspect it.
+_BE_NOBODY = "import ctypes,os\nos.setgroups([]);os.setresgid(*[65534]*3);os.setresuid(*[65534]*3)\n"
+AS_NOBODY = _BE_NOBODY + "assert ctypes.CDLL(None).prctl(4,1)==0\n"
+AS_HIDDEN_NOBODY = _BE_NOBODY + "assert ctypes.CDLL(None).prctl(4,0)==0\n"
 
 
 def digest_of(path: str | Path) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -19,8 +19,9 @@ from functools import partial
 from shared.model.policy.reasons import Reason
 from sidecar.attest.executable import Executables
 from sidecar.attest.facts import Attestation, AttestationError, ProcessFacts
-from sidecar.attest.holder_check import HolderCheck
-from sidecar.attest.holders import find_holder, find_own
+from sidecar.attest.holding.holder_check import HolderCheck
+from sidecar.attest.holding.holders import is_holder
+from sidecar.attest.holding.owner import OwnerSearch, find_own
 from sidecar.attest.known import KnownProcesses
 from sidecar.attest.measure import Measured, Measuring
 from sidecar.attest.netlink.kernel_sockets import KernelSockets
@@ -33,6 +34,7 @@ __all__ = ["Attestation", "AttestationError", "Attestor", "ProcessFacts"]
 
 # A table with more descriptors is searched by a worker; 256 cost the loop about 0.3 ms when the wanted one comes last.
 _MAX_FAST_DESCRIPTORS = 256
+_MAX_HOLDERS = 4
 _MAX_FAST_LISTENERS = 16
 _MAX_LISTENERS = 1_024
 _MAX_OWN = 1_024
@@ -58,7 +60,7 @@ class Attestor:
         own_pid: int | None = None,
         deadline_s: float = 30.0,
         max_pending: int = 1_024,
-        max_processes: int = 64,
+        max_processes: int = 256,
     ) -> None:
         self._own_pid = os.getpid() if own_pid is None else own_pid
         self._deadline_s = deadline_s
@@ -68,16 +70,17 @@ class Attestor:
         self._own_listeners: set[int] = set()
         self._shared: dict[Endpoint, Attestation] = {}
         self._running: dict[int, asyncio.Task[Measured]] = {}
-        self._running_by_kind: dict[Hashable, asyncio.Task[Measured]] = {}
         self._scanners = ThreadPoolExecutor(2, thread_name_prefix="attest-look")
         self._hashers = ThreadPoolExecutor(2, thread_name_prefix="attest-hash")
         self._measuring = Measuring(Executables(self._hashers, max_bytes=max_executable_bytes), self._scanners)
         self._looks = ProgramLooks()
+        self._owners = OwnerSearch(self._scanners, own_pid=self._own_pid)
         self._holder_check = HolderCheck(self._measuring, self._scanners, own_pid=self._own_pid)
 
     def close(self) -> None:
         """End the background work and close every descriptor. Call it from the event loop's thread."""
         self._holder_check.close()
+        self._owners.close()
         for running in self._running.values():
             running.cancel()
         self._scanners.shutdown(wait=False, cancel_futures=True)
@@ -191,6 +194,22 @@ class Attestor:
         """
         await self._holder_check.check(attestation)
 
+    def is_clear(self, attestation: Attestation) -> bool:
+        """Tell whether no byte of this socket has to wait for ``clear``; never waits.
+
+        So it is where a complete pass has seen within ten seconds that nobody but its own program holds any TCP socket
+        of the process, and no other program among the tasks that came since holds this one.
+        """
+        return self._holder_check.is_clear(attestation)
+
+    async def clear(self, attestation: Attestation) -> None:
+        """Look for every other holder of a socket before its first byte: as ``check_holders``, but at once.
+
+        Raises:
+            AttestationError: as ``check_holders``.
+        """
+        await self._holder_check.check(attestation, is_urgent=True)
+
     def look_again(self, attestations: Sequence[Attestation]) -> Iterator[tuple[Attestation, AttestationError]]:
         """See that attested processes still run what was attested; yield those that don't. Never waits.
 
@@ -242,41 +261,67 @@ class Attestor:
         return None
 
     async def _measure(self, found: KernelSocket, kind: Hashable) -> Measured:
-        """Measure the holder of a socket; further callers for the same socket get the same answer.
+        """Find the holder of a socket and measure it; one walk over the processes serves all who wait for it.
 
-        Sockets of one kind are measured one after another: a program that starts with a burst of connections is then
-        known for all but the first, and each search for a holder looks through every process.
+        A process is measured once for all of its sockets that wait: a program may start with a burst of connections.
         """
-        running = self._running.get(found.inode)
-        while running is None and (other := self._running_by_kind.get(kind)) is not None:
-            await asyncio.wait((other,))
-            if (known := self._recognise(found, kind)) is not None:
-                return known
-            running = self._running.get(found.inode)
+        for _ in range(_MAX_HOLDERS):
+            pid = await self._owners.find(found.inode, found.uid)
+            try:
+                if (measured := self._known.get(pid)) is None and pid not in self._running:
+                    measured = await self._measure_process(pid, found.inode)
+                    self._known.remember(kind, pid, self._find_listener(measured, found))
+                    return measured
+                measured = measured or await self._measure_process(pid, found.inode)
+                if await self._confirm(measured, found, kind):
+                    return measured
+            except AttestationError as error:
+                if error.reason is not Reason.PROCESS_VANISHED:
+                    raise
+                self._known.drop(pid)  # A fork of it may hold the socket as well.
+        message = f"who held socket {found.inode} has ended or let go of it"
+        raise AttestationError(message, reason=Reason.PROCESS_VANISHED)
+
+    async def _measure_process(self, pid: int, inode: int) -> Measured:
+        """Measure a process, which holds this socket before and after if it is the first one asked about."""
+        running = self._running.get(pid)
         if running is None:
             if len(self._running) >= self._max_pending:
                 raise AttestationError("too many attestations under way", reason=Reason.OVERLOADED)
-            find = partial(find_holder, found.inode, found.uid, own_pid=self._own_pid)
-            work = self._measure_once(find, found.inode, kind)
-            running = asyncio.get_running_loop().create_task(work, name=f"attest-{found.inode}")
-            self._running[found.inode] = self._running_by_kind[kind] = running
-            running.add_done_callback(partial(self._finish, found.inode, kind))
+            work = self._measuring.measure(partial(Process, pid), inode)
+            running = asyncio.get_running_loop().create_task(work, name=f"attest-{pid}")
+            self._running[pid] = running
+            running.add_done_callback(partial(self._finish, pid))
         # Not cancelled with its first waiter: others may wait, and workers use its descriptors.
         return await asyncio.shield(running)
 
-    async def _measure_once(self, find: Callable[[], Process], inode: int, kind: Hashable) -> Measured:
-        measured = await self._measuring.measure(find, inode)
-        self._known.add(measured)
-        descriptor = measured.process.find_descriptor(inode)
-        self._known.remember(kind, measured.process.pid, descriptor if isinstance(kind, int) else "")
-        return measured
+    @staticmethod
+    def _find_listener(measured: Measured, found: KernelSocket) -> str:
+        """Return the descriptor at which to look for a listener next time; connections come and go."""
+        return measured.process.find_descriptor(found.inode) if found.state == LISTEN else ""
 
-    def _finish(self, inode: int, kind: Hashable, done: asyncio.Task[Measured]) -> None:
-        del self._running[inode]
-        if self._running_by_kind.get(kind) is done:
-            del self._running_by_kind[kind]
-        if not done.cancelled():
-            done.exception()  # Retrieved here as well: every waiter may have been cancelled.
+    async def _confirm(self, measured: Measured, found: KernelSocket, kind: Hashable) -> bool:
+        """See that a measured process holds this socket, and still runs what was measured.
+
+        Raises:
+            AttestationError: it is traced, or has ended.
+        """
+        pid = measured.process.pid
+        holds = await asyncio.get_running_loop().run_in_executor(self._scanners, is_holder, pid, found.inode)
+        if not holds or self._known.get(pid) is not measured:
+            return False
+        measured.process.refuse_tracer(all_threads=False)
+        if not measured.is_current():
+            self._known.drop(pid)
+            return False
+        self._known.remember(kind, pid, self._find_listener(measured, found))
+        return True
+
+    def _finish(self, pid: int, done: asyncio.Task[Measured]) -> None:
+        del self._running[pid]
+        # Retrieved here as well: every waiter may have been cancelled.
+        if not done.cancelled() and done.exception() is None:
+            self._known.add(done.result())
 
 
 @asynccontextmanager
@@ -323,6 +368,7 @@ def _attestation(measured: Measured, found: KernelSocket, others: tuple[int, ...
         cookie=found.cookie,
         execution=measured.execution,
         others=others,
+        uid=found.uid,
     )
 
 

@@ -12,10 +12,10 @@ import pytest
 
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
-from sidecar.attest import holder_check
 from sidecar.attest.executable import Executables
 from sidecar.attest.facts import Attestation, AttestationError, Execution
-from sidecar.attest.holder_check import HolderCheck
+from sidecar.attest.holding import holder_check
+from sidecar.attest.holding.holder_check import HolderCheck
 from sidecar.attest.measure import Measuring
 from sidecar.attest.process import Process
 from tests.sidecar.attest.processes import WAIT, hear, running

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from shared.model.policy.reasons import Reason
-from sidecar.attest.attestor import Attestation, AttestationError, Attestor
-from sidecar.attest.holders import find_holder
+from sidecar.attest.holding import clearance
 from sidecar.attest.process import Process
+from sidecar.attestor import Attestation, AttestationError, Attestor
 from tests.sidecar.attest.processes import (
+    AS_NOBODY,
     CONNECT,
     PYTHON,
     WAIT,
@@ -69,23 +70,23 @@ async def test_a_connection_is_attested_to_the_hash_of_its_program(attestor: Att
         assert attestor.attest_now(source, server.getsockname()) == found
 
 
-async def test_a_burst_of_a_new_program_is_searched_for_once(
+async def test_a_burst_of_a_new_program_is_measured_once(
     attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    searched: list[int] = []
+    measured: list[int] = []
 
-    def count(inode: int, uid: int, *, own_pid: int) -> Process:
-        searched.append(inode)
-        return find_holder(inode, uid, own_pid=own_pid)
+    def count(pid: int) -> Process:
+        measured.append(pid)
+        return Process(pid)
 
-    monkeypatch.setattr("sidecar.attest.attestor.find_holder", count)
+    monkeypatch.setattr("sidecar.attestor.Process", count)
     code = "import socket,sys\nc=[socket.create_connection(('127.0.0.1',int(sys.argv[1]))) for _ in range(8)]\n" + WAIT
     with running(code, port_of(server)) as child:
         sources = [take(server) for _ in range(8)]
         found = await asyncio.gather(*(attestor.attest(source, server.getsockname()) for source in sources))
         assert len({one.inode for one in found}) == 8
         assert {one.process.pid for one in found} == {child.pid}
-        assert len(searched) == 1
+        assert measured == [child.pid]
 
 
 async def test_sockets_of_one_kind_but_two_programs_are_told_apart(
@@ -260,6 +261,64 @@ async def test_a_descriptor_in_flight_shares_the_socket(attestor: Attestor, serv
         found = await attestor.attest(source, server.getsockname())
         tell(child)
         assert hear(child) == "sent"
+        with pytest.raises(AttestationError) as caught:
+            await attestor.check_holders(found)
+    assert caught.value.reason is Reason.SOCKET_SHARED
+
+
+async def test_a_process_is_clear_from_its_first_pass_until_somebody_else_holds_a_new_socket(
+    attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second connection needs no pass of its own; the third, which a later child holds as well, does."""
+    monkeypatch.setattr(clearance, "_MAX_NEW_TASKS", 1_000_000)  # Whatever else this machine does.
+    monkeypatch.setattr(clearance, "_MAX_NEW_DESCRIPTORS", 1_000_000)
+    code = CONNECT + WAIT + "d=socket.create_connection(c.getpeername())\nsys.stdin.readline()\n"
+    code += "e=socket.create_connection(c.getpeername());e.set_inheritable(True)\n"
+    code += "p=os.spawnv(os.P_NOWAIT,'/bin/sh',['sh','-c','echo spawned; read x'])\nos.waitpid(p,0)"
+    with running(code, port_of(server)) as child:
+        first = await attestor.attest(take(server), server.getsockname())
+        assert not attestor.is_clear(first)
+        await attestor.clear(first)
+        tell(child)
+        second = await attestor.attest(take(server), server.getsockname())
+        assert attestor.is_clear(second)
+        tell(child)
+        third = await attestor.attest(take(server), server.getsockname())
+        assert hear(child) == "spawned"
+        assert not attestor.is_clear(third)
+        with pytest.raises(AttestationError) as caught:
+            await attestor.clear(third)
+    assert caught.value.reason is Reason.SOCKET_SHARED
+
+
+async def test_a_process_that_shares_any_tcp_socket_with_another_program_is_never_clear(
+    attestor: Attestor, server: socket.socket
+) -> None:
+    """Who made its socket and starts an approved program that inherits it would otherwise connect it afterwards."""
+    code = "import sys\n" + CONNECT + WAIT
+    with socket.socket() as inherited, running(code, port_of(server), pass_fds=(inherited.fileno(),)):
+        found = await attestor.attest(take(server), server.getsockname())
+        os.set_inheritable(inherited.fileno(), True)
+        holder = await asyncio.create_subprocess_exec("/bin/sleep", "60", pass_fds=(inherited.fileno(),))
+        try:
+            await attestor.clear(found)
+            assert not attestor.is_clear(found)
+        finally:
+            holder.kill()
+            await holder.wait()
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize(("user", "is_concerned"), [(AS_NOBODY, False), ("", True)])
+async def test_a_parked_descriptor_concerns_sockets_of_its_own_user_only(
+    attestor: Attestor, server: socket.socket, user: str, *, is_concerned: bool
+) -> None:
+    park = "import socket,sys\n" + user + "a,b=socket.socketpair()\nsocket.send_fds(a,[b'x'],[0])\n" + WAIT
+    with running(CONNECT + WAIT, port_of(server)), running(park):
+        found = await attestor.attest(take(server), server.getsockname())
+        if not is_concerned:
+            await attestor.check_holders(found)
+            return
         with pytest.raises(AttestationError) as caught:
             await attestor.check_holders(found)
     assert caught.value.reason is Reason.SOCKET_SHARED

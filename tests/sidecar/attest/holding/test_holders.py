@@ -1,31 +1,30 @@
 """Who holds a socket."""
 
 import errno
+import json
 import os
 import socket
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from shared.model.policy.reasons import Reason
-from sidecar.attest import holders
-from sidecar.attest.facts import AttestationError
-from sidecar.attest.holders import find_holder, find_holdings, find_own
-from tests.sidecar.attest.processes import WAIT, hear, running
+from sidecar.attest.holding import holders
+from sidecar.attest.holding.holders import Passes, find_holdings
+from sidecar.attest.holding.owner import find_own, find_owners
+from sidecar.attest.holding.tables import NewTasks, list_tables
+from tests.sidecar.attest.processes import AS_HIDDEN_NOBODY, AS_NOBODY, NOBODY, WAIT, hear, running
 
 
 def test_this_process_is_found_unless_it_is_the_sidecar() -> None:
     with socket.socket() as held:
         inode = os.fstat(held.fileno()).st_ino
-        process = find_holder(inode, os.getuid(), own_pid=0)
-        assert process.pid == os.getpid()
-        process.close()
+        assert find_owners({inode: os.getuid()}, own_pid=0) == {inode: os.getpid()}
         assert inode in find_own()
         assert find_holdings([inode], own_pid=0).holders == {inode: {os.getpid()}}
         assert find_holdings([inode], own_pid=os.getpid()).holders == {inode: set()}
-        with pytest.raises(AttestationError) as caught:
-            find_holder(inode, os.getuid(), own_pid=os.getpid())
-        assert caught.value.reason is Reason.NO_OWNER
+        assert find_owners({inode: os.getuid()}, own_pid=os.getpid()) == {}
 
 
 # In a child: a socket that only the place under test still holds. ``{}`` keeps it there and closes the descriptor.
@@ -96,12 +95,11 @@ def test_a_pass_without_descriptors_left_is_no_complete_one(monkeypatch: pytest.
                 raise OSError(errno.EMFILE, "no descriptors left")
             return real(path, flags, *rest, **more)
 
-        monkeypatch.setattr("sidecar.attest.holders.os.open", fail)
+        monkeypatch.setattr("sidecar.attest.holding.tables.os.open", fail)
         assert not find_holdings([], own_pid=os.getpid()).is_complete
         assert holders.is_holder(child.pid, 1)
-        with pytest.raises(AttestationError) as caught:
-            find_holder(1, os.getuid(), own_pid=os.getpid())
-    assert caught.value.reason is Reason.OVERLOADED
+        with pytest.raises(OSError, match="no descriptors left"):
+            find_owners({1: os.getuid()}, own_pid=os.getpid())
 
 
 def test_each_thread_with_a_table_of_its_own_is_a_place_and_those_that_share_one_arent() -> None:
@@ -109,7 +107,7 @@ def test_each_thread_with_a_table_of_its_own_is_a_place_and_those_that_share_one
     code += "def keep(own):\n    if own: libc.unshare(0x400)\n    there.wait()\n    time.sleep(600)\n"
     code += "for n in range(8): threading.Thread(target=keep, args=(n % 2,), daemon=True).start()\nthere.wait()\n"
     with running(code + WAIT) as child:
-        places = list(holders._Search([], "/proc")._list_places(child.pid))
+        places = list(list_tables(child.pid))
     assert len(set(places)) == len(places) == 5
 
 
@@ -119,9 +117,86 @@ def test_threads_that_share_a_table_are_one_place() -> None:
     for thread in threads:
         thread.start()
     try:
-        search = holders._Search([], "/proc")
-        assert list(search._list_places(os.getpid())) == [str(os.getpid())]
+        assert list(list_tables(os.getpid())) == [str(os.getpid())]
     finally:
         waiting.set()
         for thread in threads:
             thread.join()
+
+
+# A chain of processes that holds the socket: each forks the next one and exits at once.
+_CHAIN = """
+import os,socket,sys,time
+held = socket.socket()
+print('ready', flush=True)
+print(os.fstat(held.fileno()).st_ino, flush=True)
+end = time.monotonic() + 60
+while time.monotonic() < end and os.path.exists(sys.argv[1]):
+    if os.fork():
+        os._exit(0)
+"""
+
+
+def test_a_holder_that_forks_and_exits_all_the_time_is_met_or_the_pass_isnt_complete(tmp_path: Path) -> None:
+    goes_on = tmp_path / "goes on"
+    goes_on.touch()
+    with running(_CHAIN, str(goes_on)) as child:
+        try:
+            inode = int(hear(child))
+            for _ in range(40):
+                found = find_holdings([inode], own_pid=os.getpid())
+                assert found.holders[inode] or not found.is_complete
+        finally:
+            goes_on.unlink()
+
+
+def test_a_task_that_comes_during_a_pass_is_looked_at_as_well() -> None:
+    with socket.socket() as held:
+        inode = os.fstat(held.fileno()).st_ino
+        search = holders._Search([inode], {}, own_pid=os.getpid(), proc="/proc")
+        tasks = NewTasks()
+        try:
+            with running("import sys\n" + WAIT, pass_fds=(held.fileno(),)) as child:
+                search.catch_up(tasks)
+        finally:
+            tasks.close()
+    assert search.holders == {inode: {child.pid}}
+
+
+def _as_nobody(look: Callable[[], dict[int, frozenset[int]]]) -> dict[int, set[int]]:
+    """Look in a forked child without any rights."""
+    reads, writes = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            os.write(writes, json.dumps({pid: sorted(users) for pid, users in look().items()}).encode())
+        finally:
+            os._exit(0)
+    os.close(writes)
+    with open(reads, "rb") as file:
+        told = json.load(file)
+    os.waitpid(child, 0)
+    return {int(pid): set(users) for pid, users in told.items()}
+
+
+@pytest.mark.needs_root
+def test_what_an_unprivileged_sidecar_may_not_inspect_is_told_with_its_user() -> None:
+    code = "import sys\n" + WAIT
+    with running(AS_HIDDEN_NOBODY + code) as hidden, running(AS_NOBODY + code) as plain:
+        told = _as_nobody(lambda: find_holdings([], own_pid=0).hidden)
+    assert told[hidden.pid] == {NOBODY}
+    assert plain.pid not in told
+
+
+def test_who_shares_a_tcp_socket_is_told_and_other_sockets_dont_count() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, socket.socket() as tcp:
+        with running("import sys\n" + WAIT, pass_fds=(ours.fileno(),)) as child:
+            found = Passes(own_pid=0).find([], {child.pid})
+            assert found.sharers == {child.pid: frozenset()}
+        with running("import sys\n" + WAIT, pass_fds=(tcp.fileno(),)) as child:
+            found = Passes(own_pid=0).find([], {child.pid})
+            assert found.sharers == {child.pid: {os.getpid()}}

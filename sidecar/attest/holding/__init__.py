@@ -1,0 +1,8 @@
+"""Who holds a socket: one process quickly, or all of them, again and again.
+
+- ``tables.py``: where a process keeps sockets, read from ``/proc``; which tasks are new.
+- ``owner.py``: one holder for each of many sockets, in one walk for all that wait.
+- ``holders.py``: one pass over all processes: every holder, what is in flight, who can't be looked at.
+- ``holder_check.py``: what a pass says about each socket that waits for it.
+- ``clearance.py``: which processes a pass has cleared, and which tasks have come since.
+"""

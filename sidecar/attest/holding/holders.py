@@ -1,0 +1,268 @@
+"""One pass over all processes: every holder of the wanted sockets, and what can hide one. Does I/O, off the event loop.
+
+A pass looks wherever a process can keep a socket: in its descriptor table, in the tables that threads keep for
+themselves (``unshare(CLONE_FILES)``, or a main thread that has exited), and in the registered files of its io_uring
+instances. It goes on until no task has come that wasn't looked at, so that a holder which forks and exits faster than
+the pass moves is met as well, and in random order, so that nobody knows where it looks next.
+
+Not seen: an io_uring instance that is itself only registered (``IORING_REGISTER_RING_FDS``) with its descriptor closed,
+for which ``/proc`` has no file; a descriptor that one process hands to another while the pass is between the two (each
+pass misses it by chance only); the copy of a table while ``fork`` makes it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from sidecar.attest.holding.tables import (
+    MAX_FDINFO_BYTES,
+    MAX_RING_FDINFO_BYTES,
+    PREFIX,
+    RING,
+    HiddenError,
+    NewTasks,
+    inode_of,
+    list_links,
+    list_processes,
+    list_tables,
+    outranks,
+    read_fdinfo,
+    read_leader,
+    read_protocol,
+    read_users,
+    shares_table,
+)
+from sidecar.attest.process_text import parse_in_flight, parse_registered_files
+
+MAX_PROCESSES = 32_768
+MAX_DESCRIPTORS = 1_048_576
+_MAX_KINDS = 262_144
+_KINDS_LIFE_S = 60.0
+_MAX_NEW_TASKS = 4_096
+_MAX_ROUNDS = 32
+# A new task gets its number shortly before /proc shows it.
+_APPEARING_S = 0.001
+_OTHER, _TCP, _UNIX, _UNKNOWN = range(4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holdings:
+    """What one pass over all processes has seen.
+
+    Attributes:
+        holders: by inode of a wanted socket, the process IDs that hold it.
+        users: user IDs of each of these processes.
+        sharers: by process ID asked for, the other processes that hold any TCP socket of it.
+        in_flight: by inode of a Unix socket in which descriptors wait to be received, the users of who holds it.
+        hidden: by ID of a process that mayn't be inspected, its user IDs; without those that have capabilities which
+            the sidecar lacks: they are above whatever it attests.
+        is_complete: false when a bound was reached before the last process.
+        took_s: CPU time.
+    """
+
+    holders: dict[int, set[int]] = field(default_factory=dict)
+    users: dict[int, frozenset[int]] = field(default_factory=dict)
+    sharers: dict[int, frozenset[int]] = field(default_factory=dict)
+    in_flight: dict[int, frozenset[int]] = field(default_factory=dict)
+    hidden: dict[int, frozenset[int]] = field(default_factory=dict)
+    is_complete: bool = True
+    took_s: float = 0.0
+
+
+class Passes:
+    """Looks through all processes; remembers for a minute which inode is a socket of which kind. One pass at a time.
+
+    Arguments:
+        own_pid: the sidecar, which is left out.
+        proc: where ``proc(5)`` is mounted.
+    """
+
+    def __init__(self, *, own_pid: int, proc: str = "/proc") -> None:
+        self._own_pid = own_pid
+        self._proc = proc
+        self._kinds: dict[int, int] = {}
+        self._kinds_since = 0.0
+
+    def find(self, wanted: Collection[int], of: Collection[int] = ()) -> Holdings:
+        """Look through the descriptors of every process for these sockets and for descriptors in flight.
+
+        At most 32,768 processes and 1,048,576 descriptors.
+
+        Arguments:
+            wanted: inodes of sockets.
+            of: process IDs of which ``sharers`` is asked.
+        """
+        started = time.thread_time()
+        if time.monotonic() - self._kinds_since > _KINDS_LIFE_S or len(self._kinds) > _MAX_KINDS:
+            self._kinds, self._kinds_since = {}, time.monotonic()
+        search = _Search(wanted, self._kinds, own_pid=self._own_pid, proc=self._proc)
+        try:
+            tasks = NewTasks(self._proc)
+        except OSError:
+            return Holdings(is_complete=False)
+        try:
+            pids = list_processes(self._proc)
+            random.shuffle(pids)
+            search.look_at_all(pids[:MAX_PROCESSES])
+            search.catch_up(tasks)
+        finally:
+            tasks.close()
+        holders = {pid for each in search.holders.values() for pid in each}
+        return Holdings(
+            holders=search.holders,
+            users={pid: read_users(pid, self._proc) for pid in holders},
+            sharers=search.find_sharers(of),
+            in_flight={
+                inode: frozenset().union(*(read_users(pid, self._proc) for pid in holding))
+                for inode, holding in search.in_flight.items()
+            },
+            hidden={pid: read_users(pid, self._proc) for pid in search.hidden if not outranks(pid, self._proc)},
+            is_complete=search.is_complete and search.left > 0 and len(pids) <= MAX_PROCESSES,
+            took_s=time.thread_time() - started,
+        )
+
+
+def find_holdings(wanted: Collection[int], *, own_pid: int, proc: str = "/proc") -> Holdings:
+    """Make one pass that remembers nothing; as ``Passes.find``."""
+    return Passes(own_pid=own_pid, proc=proc).find(wanted)
+
+
+class _Search:
+    """One pass over processes: what was found, and how much may still be looked at."""
+
+    def __init__(self, wanted: Collection[int], kinds: dict[int, int], *, own_pid: int, proc: str) -> None:
+        self.holders: dict[int, set[int]] = {inode: set() for inode in wanted}
+        self.in_flight: dict[int, set[int]] = {}
+        self.hidden: set[int] = set()
+        self.left = MAX_DESCRIPTORS
+        self.is_complete = True
+        self._names = {f"{PREFIX}{inode}]": inode for inode in wanted}
+        self._kinds = kinds
+        # Which process holds a TCP socket, and those that more than one process holds.
+        self._first: dict[int, int] = {}
+        self._shared: dict[int, set[int]] = {}
+        self._looked: set[int] = set()
+        self._own_pid = own_pid
+        self._proc = proc
+
+    def look_at_all(self, pids: Iterable[int]) -> None:
+        """Look at each process, until a bound is reached."""
+        for pid in pids:
+            if pid != self._own_pid:
+                self.look_at(pid)
+            if self.left <= 0:
+                return
+
+    def look_at(self, pid: int) -> None:
+        """Look at every place where this process can hold a socket."""
+        self._looked.add(pid)
+        try:
+            for place in list_tables(pid, self._proc):
+                self._look_into(pid, place)
+        except HiddenError:
+            self.hidden.add(pid)
+        except OSError:  # Our own resources are used up: it may hold anything.
+            self.is_complete = False
+
+    def catch_up(self, tasks: NewTasks) -> None:
+        """Look at the tasks that have come since the pass began, until there are no more."""
+        absent: set[int] = set()
+        for _ in range(_MAX_ROUNDS):
+            new = tasks.take(_MAX_NEW_TASKS)
+            if new is None or self.left <= 0:
+                break
+            if not new:
+                if not absent:
+                    return
+                time.sleep(_APPEARING_S)
+                for task in absent:
+                    self._look_at_task(task)
+                absent = set()
+                continue
+            absent.update(task for task in new if not self._look_at_task(task))
+        self.is_complete = False
+
+    def find_sharers(self, of: Collection[int]) -> dict[int, frozenset[int]]:
+        """Return, for each of these processes, the others that hold a TCP socket of it."""
+        found: dict[int, set[int]] = {pid: set() for pid in of}
+        for pids in self._shared.values():
+            for pid in pids:
+                if pid in found:
+                    found[pid] |= pids
+        return {pid: frozenset(others - {pid}) for pid, others in found.items()}
+
+    def _look_at_task(self, task: int) -> bool:
+        """Look at a new task; false when it isn't there (any more, or yet)."""
+        if task in self._looked:
+            return True
+        leader = read_leader(task, self._proc)
+        if not leader:
+            return False
+        if leader == task:
+            self.look_at_all((task,))
+        elif leader != self._own_pid and not shares_table(leader, task):
+            try:
+                self._look_into(leader, f"{leader}/task/{task}")
+            except HiddenError:
+                self.hidden.add(leader)
+            except OSError:
+                self.is_complete = False
+        return True
+
+    def _look_into(self, pid: int, place: str) -> None:
+        self.left -= 1
+        for name, link in list_links(pid, place, self._proc):
+            self.left -= 1
+            if self.left <= 0:
+                return
+            if link.startswith(PREFIX):
+                if (wanted := self._names.get(link)) is not None:
+                    self.holders[wanted].add(pid)
+                inode = inode_of(link)
+                kind = self._kind(inode, place, name)
+                if kind == _TCP:
+                    self._note_tcp(inode, pid)
+                elif kind in (_UNIX, _UNKNOWN) and self._has_in_flight(place, name):
+                    self.in_flight.setdefault(inode, set()).add(pid)
+            elif link == RING:
+                self._look_into_ring(pid, place, name)
+
+    def _kind(self, inode: int, place: str, name: str) -> int:
+        kind = self._kinds.get(inode)
+        if kind is None:
+            protocol = read_protocol(place, name, self._proc)
+            if not protocol:
+                return _UNKNOWN
+            kind = _UNIX if protocol.startswith("UNIX") else _TCP if "TCP" in protocol else _OTHER
+            self._kinds[inode] = kind
+        return kind
+
+    def _note_tcp(self, inode: int, pid: int) -> None:
+        first = self._first.setdefault(inode, pid)
+        if first != pid:
+            self._shared.setdefault(inode, {first}).add(pid)
+
+    def _has_in_flight(self, place: str, name: str) -> bool:
+        return bool(parse_in_flight(read_fdinfo(place, name, MAX_FDINFO_BYTES, self._proc)))
+
+    def _look_into_ring(self, pid: int, place: str, name: str) -> None:
+        text = read_fdinfo(place, name, MAX_RING_FDINFO_BYTES, self._proc)
+        files, is_whole = parse_registered_files(text)
+        self.left -= len(files)
+        self.is_complete &= is_whole and len(text) < MAX_RING_FDINFO_BYTES
+        for file in files:
+            if (inode := self._names.get(file)) is not None:
+                self.holders[inode].add(pid)
+
+
+def is_holder(pid: int, inode: int, proc: str = "/proc") -> bool:
+    """Tell whether a process holds a socket anywhere: in its table, a thread's own, or an io_uring instance.
+
+    One that can't be looked at completely counts as a holder.
+    """
+    search = _Search([inode], {}, own_pid=0, proc=proc)
+    search.look_at(pid)
+    return bool(search.holders[inode]) or bool(search.hidden) or not search.is_complete

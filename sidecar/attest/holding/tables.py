@@ -1,0 +1,255 @@
+"""Where a process keeps sockets, and which tasks are new. Does I/O on ``/proc``.
+
+Belongs here: single looks at descriptor tables, threads' tables, ``fdinfo`` and the last task ID. Doesn't: what the
+looks add up to (``holders.py``, ``owner.py``, ``clearance.py``). Nothing here holds the interpreter's lock for long:
+each step is a system call, and no list is sorted (the kernel lists descriptors in ascending order).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+
+PREFIX = "socket:["
+RING = "anon_inode:[io_uring]"
+MAX_RING_FDINFO_BYTES = 1 << 20
+MAX_FDINFO_BYTES = 4_096
+_STATUS_BYTES = 2_048
+_DENIED = frozenset((errno.EACCES, errno.EPERM))
+# Whatever else goes wrong in a look at a process, it has ended or may not be inspected.
+_OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+_PROTOCOL = "system.sockprotoname"
+_SYS_KCMP = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine, -1)
+_KCMP_FILES = 2  # linux/kcmp.h
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class HiddenError(Exception):
+    """A process mayn't be looked at; ``pid`` is its number."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(f"process {pid} may not be inspected")
+        self.pid = pid
+
+
+def inode_of(link: str) -> int:
+    """Return the inode of a link that starts with ``PREFIX``."""
+    return int(link[len(PREFIX) : -1])
+
+
+def list_processes(proc: str = "/proc") -> list[int]:
+    """List the process IDs in view."""
+    return [int(name) for name in os.listdir(proc) if name.isdigit()]
+
+
+def list_links(pid: int, place: str, proc: str = "/proc", *, newest_first: bool = False) -> Iterator[tuple[str, str]]:
+    """Yield (descriptor, link); the place is ``<pid>`` or ``<pid>/task/<tid>``. A process that has ended has none.
+
+    Raises:
+        HiddenError: the process mayn't be inspected.
+        OSError: our own resources are used up.
+    """
+    try:
+        directory = os.open(f"{proc}/{place}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        _refuse_unseen(error, pid)
+        return
+    try:
+        names = os.listdir(directory)
+        if newest_first:
+            names.reverse()
+        for name in names:
+            try:
+                yield name, os.readlink(name, dir_fd=directory)
+            except FileNotFoundError:  # Closed since the directory was read.
+                continue
+    except OSError as error:  # The process has ended.
+        _refuse_unseen(error, pid)
+    finally:
+        os.close(directory)
+
+
+def list_tables(pid: int, proc: str = "/proc") -> Iterator[str]:
+    """Yield the process, and each of its threads that doesn't share a descriptor table with those before it.
+
+    Raises:
+        OSError: our own resources are used up.
+    """
+    yield str(pid)
+    try:
+        threads = os.listdir(f"{proc}/{pid}/task")
+    except OSError as error:
+        refuse_shortage(error)
+        return  # It has ended.
+    if len(threads) == 1 and threads[0] == str(pid):
+        return
+    tables = [pid]
+    for thread in map(int, threads):
+        if thread != pid and _add_table(tables, thread):
+            yield f"{pid}/task/{thread}"
+
+
+def shares_table(one: int, other: int) -> bool:
+    """Tell whether two tasks use one descriptor table; false where the kernel can't compare."""
+    return bool(_libc.syscall(_SYS_KCMP, one, other, _KCMP_FILES, 0, 0) == 0)
+
+
+def _add_table(tables: list[int], thread: int) -> bool:
+    """Add a thread whose descriptor table none of the others uses, in the order of ``kcmp(2)``; tell whether it was.
+
+    Where the kernel can't compare, it counts as a table of its own.
+    """
+    low, high = 0, len(tables)
+    while low < high:
+        middle = (low + high) // 2
+        order = _libc.syscall(_SYS_KCMP, thread, tables[middle], _KCMP_FILES, 0, 0)
+        if order == 0:
+            return False
+        if order == 1:
+            high = middle
+        else:
+            low = middle + 1
+    tables.insert(low, thread)
+    return True
+
+
+def read_protocol(place: str, descriptor: str, proc: str = "/proc") -> str:
+    """Read a socket's protocol, such as ``TCPv6`` or ``UNIX-STREAM``: net/socket.c, ``sockfs_xattr_get``.
+
+    Empty where it has been closed, or the kernel doesn't tell.
+    """
+    try:
+        return os.getxattr(f"{proc}/{place}/fd/{descriptor}", _PROTOCOL).rstrip(b"\0").decode("ascii", "replace")
+    except OSError as error:
+        refuse_shortage(error)
+        return ""
+
+
+def read_fdinfo(place: str, name: str, max_bytes: int, proc: str = "/proc") -> bytes:
+    """Read a descriptor's fdinfo, at most so many bytes; empty when the descriptor has been closed.
+
+    Raises:
+        OSError: our own resources are used up.
+    """
+    text = b""
+    try:
+        descriptor = os.open(f"{proc}/{place}/fdinfo/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while len(text) < max_bytes and (part := os.read(descriptor, max_bytes - len(text))):
+                text += part
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        refuse_shortage(error)
+    return text
+
+
+def read_users(pid: int, proc: str = "/proc") -> frozenset[int]:
+    """Read a process's real, effective, saved and file system user IDs; empty when it has ended.
+
+    ``status`` is readable for everybody, and says them of a process that mayn't be inspected as well.
+    """
+    for line in _read_status(pid, proc).split(b"\n"):
+        if line.startswith(b"Uid:"):
+            return frozenset(int(each) for each in line[4:].split() if each.isdigit())
+    return frozenset()
+
+
+def outranks(pid: int, proc: str = "/proc") -> bool:
+    """Tell whether a process in our own user namespace has capabilities that we lack.
+
+    It can't be inspected for that reason alone, and it is above whatever runs here: nothing unprivileged gets there.
+    A process in a user namespace of its own seems to have all capabilities, and is told by its mapping of user IDs.
+    """
+    theirs, ours = _read_capabilities(str(pid), proc), _read_capabilities("self", proc)
+    return bool(theirs & ~ours) and _read(f"{proc}/{pid}/uid_map") == _read(f"{proc}/self/uid_map")
+
+
+def read_leader(task: int, proc: str = "/proc") -> int:
+    """Read which process a task belongs to; 0 when it has ended."""
+    for line in _read_status(task, proc).split(b"\n"):
+        if line.startswith(b"Tgid:"):
+            return int(line[5:])
+    return 0
+
+
+class NewTasks:
+    """Which tasks have come since the last question, by the number that the kernel gave out last.
+
+    The kernel counts task IDs up in each PID namespace and starts anew after ``pid_max``; IDs of namespaces below are
+    counted as well. ``/proc/loadavg`` ends with the last one (fs/proc/loadavg.c). Not seen: a task whose ID was
+    chosen with CAP_CHECKPOINT_RESTORE over this namespace.
+
+    Arguments:
+        proc: where ``proc(5)`` is mounted.
+    """
+
+    def __init__(self, proc: str = "/proc") -> None:
+        self._loadavg = os.open(f"{proc}/loadavg", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with open(f"{proc}/sys/kernel/pid_max", "rb") as file:
+                self._max = int(file.read())
+            self.last = self.read()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the kept descriptor."""
+        os.close(self._loadavg)
+
+    def has_news(self) -> bool:
+        """Tell whether a task has come since ``take`` was last called: one system call."""
+        return self.read() != self.last
+
+    def take(self, limit: int) -> range | tuple[int, ...] | None:
+        """Return the IDs given out since the last call, whether they live or not; None when they are more."""
+        last, self.last = self.last, self.read()
+        if self.last >= last:
+            found: range | tuple[int, ...] = range(last + 1, self.last + 1)
+        else:
+            if self._max - last + self.last > limit:
+                return None
+            found = (*range(last + 1, self._max + 1), *range(1, self.last + 1))
+        return found if len(found) <= limit else None
+
+    def read(self) -> int:
+        """Return the ID given out last."""
+        return int(os.pread(self._loadavg, 128, 0).rsplit(None, 1)[-1])
+
+
+def refuse_shortage(error: OSError) -> None:
+    """Raise the error again where it is about our own resources, and not about the process that is looked at."""
+    if error.errno in _OUT_OF_RESOURCES:
+        raise error
+
+
+def _refuse_unseen(error: OSError, pid: int) -> None:
+    refuse_shortage(error)
+    if error.errno in _DENIED:
+        raise HiddenError(pid) from error
+
+
+def _read_status(task: int | str, proc: str) -> bytes:
+    return _read(f"{proc}/{task}/status")
+
+
+def _read_capabilities(task: str, proc: str) -> int:
+    for line in _read_status(task, proc).split(b"\n"):
+        if line.startswith(b"CapPrm:"):
+            return int(line[7:], 16)
+    return 0
+
+
+def _read(path: str) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(descriptor, _STATUS_BYTES)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        refuse_shortage(error)
+        return b""

@@ -1,0 +1,92 @@
+"""Whose sockets need no pass of their own."""
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from shared.model.identity.program import Program
+from sidecar.attest.facts import Attestation, ProcessFacts
+from sidecar.attest.holding import clearance as module
+from sidecar.attest.holding.clearance import Clearance
+from sidecar.attest.holding.glance import read_execution
+from tests.sidecar.attest.processes import WAIT, running
+
+
+@pytest.fixture
+def clearance(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clearance]:
+    monkeypatch.setattr(module, "_MAX_NEW_TASKS", 1_000_000)  # Whatever else this machine does.
+    monkeypatch.setattr(module, "_MAX_NEW_DESCRIPTORS", 1_000_000)
+    made = Clearance(own_pid=0)
+    yield made
+    made.close()
+
+
+def attest_own(one: socket.socket) -> Attestation:
+    """Our own socket, as a sidecar beside us would attest it."""
+    execution = read_execution(os.getpid())
+    assert execution is not None
+    return Attestation(
+        program=Program(digest="0" * 64),
+        process=ProcessFacts(pid=os.getpid(), start_time=execution.start_time, uid=0, path="/x"),
+        inode=os.fstat(one.fileno()).st_ino,
+        cookie=0,
+        execution=execution,
+    )
+
+
+def clear(clearance: Clearance, attestation: Attestation) -> None:
+    clearance.note(clearance.begin(), [attestation.execution])
+
+
+def test_nobody_is_clear_before_a_pass(clearance: Clearance) -> None:
+    with socket.socket() as one:
+        attestation = attest_own(one)
+        assert not clearance.is_clear(attestation)
+        clear(clearance, attestation)
+        assert clearance.is_clear(attestation)
+        clearance.forget(attestation.execution)
+        assert not clearance.is_clear(attestation)
+
+
+def test_a_clearance_lasts_ten_seconds(clearance: Clearance, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as one:
+        attestation = attest_own(one)
+        clear(clearance, attestation)
+        monkeypatch.setattr(module, "_LIFE_S", 0.0)
+        assert not clearance.is_clear(attestation)
+
+
+def test_a_new_process_counts_if_it_holds_the_socket_and_is_no_fork(clearance: Clearance) -> None:
+    with socket.socket() as held, socket.socket() as free:
+        attestations = [attest_own(held), attest_own(free)]
+        clear(clearance, attestations[0])
+        with running("import sys\n" + WAIT, pass_fds=(held.fileno(),)):
+            assert [clearance.is_clear(each) for each in attestations] == [False, True]
+            clear(clearance, attestations[0])  # A pass that began after the child came has seen it.
+            assert clearance.is_clear(attestations[0])
+
+
+def test_too_many_new_tasks_are_left_to_the_next_pass(clearance: Clearance, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as one:
+        attestation = attest_own(one)
+        clear(clearance, attestation)
+        monkeypatch.setattr(module, "_MAX_NEW_TASKS", 0)
+        with running("import sys\n" + WAIT):
+            assert not clearance.is_clear(attestation)
+        monkeypatch.setattr(module, "_MAX_NEW_TASKS", 1_000_000)
+        assert not clearance.is_clear(attestation)
+        clear(clearance, attestation)
+        assert clearance.is_clear(attestation)
+
+
+def test_too_many_new_descriptors_are_left_to_the_next_pass(
+    clearance: Clearance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as one:
+        attestation = attest_own(one)
+        clear(clearance, attestation)
+        monkeypatch.setattr(module, "_MAX_NEW_DESCRIPTORS", 2)
+        with running("import sys\n" + WAIT):
+            assert not clearance.is_clear(attestation)

@@ -1,0 +1,104 @@
+"""Single looks at where a process keeps sockets."""
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from sidecar.attest.holding.tables import (
+    NewTasks,
+    inode_of,
+    list_links,
+    outranks,
+    read_leader,
+    read_protocol,
+    read_users,
+    shares_table,
+)
+from tests.sidecar.attest.processes import WAIT, running
+
+
+def test_the_newest_descriptor_can_come_first() -> None:
+    with socket.socket() as first, socket.socket() as second:
+        numbers = [int(name) for name, _ in list_links(os.getpid(), "self", newest_first=True)]
+        assert numbers == sorted(numbers, reverse=True)
+        links = dict(list_links(os.getpid(), "self"))
+        assert inode_of(links[str(first.fileno())]) == os.fstat(first.fileno()).st_ino
+        assert inode_of(links[str(second.fileno())]) == os.fstat(second.fileno()).st_ino
+
+
+@pytest.mark.parametrize(
+    ("make", "protocol"),
+    [
+        (lambda: socket.socket(), "TCP"),
+        (lambda: socket.socket(socket.AF_INET6), "TCPv6"),
+        (lambda: socket.socket(socket.AF_UNIX), "UNIX-STREAM"),
+        (lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM), "UDP"),
+    ],
+)
+def test_the_kernel_tells_a_sockets_protocol_also_before_it_is_bound(
+    make: Callable[[], socket.socket], protocol: str
+) -> None:
+    with make() as one:
+        assert read_protocol("self", str(one.fileno())) == protocol
+    assert read_protocol("self", "1048575") == ""
+
+
+def test_new_tasks_are_told_once_processes_and_threads_alike() -> None:
+    tasks = NewTasks()
+    try:
+        with running("import sys\n" + WAIT) as child:
+            thread = threading.Thread(target=lambda: None)
+            thread.start()
+            assert tasks.has_news()
+            new = tasks.take(100_000)
+            assert new is not None
+            assert child.pid in new
+            assert thread.native_id in new
+            thread.join()
+            assert read_leader(child.pid) == child.pid
+        assert read_leader(child.pid) == 0
+        assert tasks.take(100_000) is not None
+    finally:
+        tasks.close()
+
+
+def test_more_new_tasks_than_asked_for_are_not_listed() -> None:
+    tasks = NewTasks()
+    try:
+        with running("import sys\n" + WAIT):
+            assert tasks.take(0) is None
+    finally:
+        tasks.close()
+
+
+def test_new_tasks_are_counted_on_after_the_last_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = NewTasks()
+    try:
+        last = tasks._max - 2
+        tasks.last = last
+        monkeypatch.setattr(NewTasks, "read", lambda _: 3)
+        assert tasks.take(10) == (last + 1, last + 2, 1, 2, 3)
+        tasks.last = last
+        assert tasks.take(4) is None
+    finally:
+        tasks.close()
+
+
+def test_threads_share_a_table_and_processes_dont() -> None:
+    with running("import sys\n" + WAIT) as child:
+        assert not shares_table(os.getpid(), child.pid)
+        waiting = threading.Event()
+        thread = threading.Thread(target=waiting.wait)
+        thread.start()
+        assert thread.native_id is not None
+        assert shares_table(os.getpid(), thread.native_id)
+        waiting.set()
+        thread.join()
+
+
+def test_users_are_those_of_the_process_and_nobody_outranks_itself() -> None:
+    assert read_users(os.getpid()) == {os.getuid()}
+    assert not outranks(os.getpid())
