@@ -52,17 +52,19 @@ async def serve_foreign(sidecar: Sidecar, captured: Captured, application: Endpo
     a plain connection that is let through would reach a program that counts on TLS.
     """
     try:
-        arrival = await terminate(sidecar, captured, application)
+        with sidecar.handshakes.enter(captured.source[0]):
+            arrival = await terminate(sidecar, captured, application)
     except VerificationError as error:
         parties = Parties(Direction.INGRESS, source=captured.source, destination=captured.destination)
         record_refused(sidecar, parties, Refused(Reason(error.reason), error.message), transport=Transport.MTLS)
         reset(captured.connection)
         return
     with Connection(sidecar, Direction.INGRESS, source=captured.source, destination=captured.destination) as connection:
+        place = sidecar.rooms.peers.enter(captured.source[0])
         try:
             connection.transport = Transport.MTLS
-            if sidecar.connections.is_full:
-                raise Refused(Reason.OVERLOADED)
+            if place is None:
+                raise Refused(Reason.OVERLOADED, "too many connections of peers")
             await identify_source(sidecar, connection, arrival)
             listener = await attest_application(sidecar, application)
             note_listener(sidecar, connection.parties, listener)
@@ -75,6 +77,8 @@ async def serve_foreign(sidecar: Sidecar, captured: Captured, application: Endpo
             connection.check_not_revoked()
             await pump_through_tls(sidecar, connection, arrival.session, captured.connection)
         finally:
+            if place is not None:
+                place.leave()
             if captured.connection.fileno() >= 0:
                 reset(captured.connection)
 
@@ -92,6 +96,7 @@ async def terminate(sidecar: Sidecar, captured: Captured, application: Endpoint)
         if isinstance(error.__cause__, ProtocolError):
             raise HandshakeError(error.message, reason=Reason.MTLS_REQUIRED) from error
         raise
+    await sidecar.handshakes.wait_turn(captured.source[0], timeout_s=sidecar.limits.handshake_s)
     credential = await choose_listener_credential(sidecar, await attest_application(sidecar, application))
     session = await establish_session(
         loop=loop,
@@ -102,6 +107,7 @@ async def terminate(sidecar: Sidecar, captured: Captured, application: Endpoint)
         foreign=sidecar.foreign,
         timeout_s=sidecar.limits.handshake_s,
     )
+    sidecar.handshakes.note_proven(captured.source[0])
     return Arrival(session=session, credential=credential)
 
 

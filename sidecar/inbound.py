@@ -32,6 +32,7 @@ from sidecar.listener import (
 )
 from sidecar.mesh.directory_cache import listed_workload
 from sidecar.pump.tunnel_pump import TunnelPump
+from sidecar.rooms import Place
 from sidecar.sockets.address import Endpoint
 from sidecar.sockets.ending import reset_after_delivery
 from sidecar.steps import dial_application, look_up_workload, obtain_policy, pump_plainly
@@ -62,7 +63,8 @@ async def serve_tunnel(sidecar: Sidecar, connection: socket.socket, source: Endp
         local: the address and port at which the connection arrived.
     """
     try:
-        tunnel, port = await terminate(sidecar, connection, source, local)
+        with sidecar.handshakes.enter(source[0]):
+            tunnel, port = await terminate(sidecar, connection, source, local)
     except VerificationError as error:
         _record_refused_tunnel(sidecar, source, local, Refused(Reason(error.reason), error.message))
         connection.close()
@@ -71,12 +73,17 @@ async def serve_tunnel(sidecar: Sidecar, connection: socket.socket, source: Endp
         connection.close()
         raise
     try:
-        while not tunnel.is_closed and not tunnel.turns.is_closing:
-            turn = await next_turn(sidecar, tunnel)
-            if turn is None:
-                break
-            await serve_connection(sidecar, tunnel, turn, source=source, local=(local[0], port))
-        await _say_closing(tunnel)
+        place = sidecar.rooms.peers.enter(source[0])
+        if place is None:
+            await _say_closing(tunnel)  # Nothing was processed: another endpoint may be tried.
+            raise Refused(Reason.OVERLOADED, "too many tunnels of peers")
+        with place:
+            while not tunnel.is_closed and not tunnel.turns.is_closing:
+                turn = await next_turn(sidecar, tunnel, place)
+                if turn is None:
+                    break
+                await serve_connection(sidecar, tunnel, turn, source=source, local=(local[0], port))
+            await _say_closing(tunnel)
     except Refused as error:
         _record_refused_tunnel(sidecar, source, (local[0], port), error)
     finally:
@@ -93,6 +100,7 @@ async def terminate(
     """
     loop = asyncio.get_running_loop()
     hello = await peek_client_hello(loop, connection, timeout_s=sidecar.limits.client_hello_s)
+    await sidecar.handshakes.wait_turn(source[0], timeout_s=sidecar.limits.handshake_s)
     port = parse_port_name(hello.server_name) or 0
     listener = await attest_listener(sidecar, (local[0], port))
     credential = await choose_listener_credential(sidecar, listener)
@@ -107,6 +115,7 @@ async def terminate(
         timeout_s=sidecar.limits.handshake_s,
         trace=sidecar.trace,
     )
+    sidecar.handshakes.note_proven(source[0])
     return tunnel, port
 
 
@@ -117,8 +126,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     pump: TunnelPump
 
 
-async def next_turn(sidecar: Sidecar, tunnel: Tunnel) -> Turn | None:
-    """Wait for the next OPEN; None when the tunnel ended, was idle for too long, or this sidecar ends.
+async def next_turn(sidecar: Sidecar, tunnel: Tunnel, place: Place) -> Turn | None:
+    """Wait for the next OPEN; None when the tunnel ended, was idle for too long, must make room, or this sidecar ends.
 
     Raises:
         Refused: the peer broke the protocol instead.
@@ -126,11 +135,13 @@ async def next_turn(sidecar: Sidecar, tunnel: Tunnel) -> Turn | None:
     waiter = _OpenWaiter(tunnel)
     timer = tunnel.loop.call_later(sidecar.limits.idle_tunnel_s * _IDLE_FACTOR, waiter.expire)
     sidecar.draining.watch(waiter.expire)
+    sidecar.rooms.peers.note_idle(waiter, place)
     try:
         return await waiter.turn
     finally:
         timer.cancel()
         sidecar.draining.forget(waiter.expire)
+        sidecar.rooms.peers.note_busy(waiter)
 
 
 async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, source: Endpoint, local: Endpoint) -> None:
@@ -223,8 +234,6 @@ async def carry_plaintext(sidecar: Sidecar, captured: Captured, application: End
         destination=captured.destination,
         application=captured.connection,
     ) as connection:
-        if sidecar.connections.is_full:
-            raise Refused(Reason.OVERLOADED)
         connection.parties.source = replace(
             connection.parties.source,
             listed=await look_up_workload(sidecar, captured.source[0]),
@@ -279,6 +288,11 @@ class _OpenWaiter:
         self._tunnel = tunnel
         self.turn: asyncio.Future[Turn | None] = tunnel.loop.create_future()
         tunnel.attach(self)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether nothing has come yet."""
+        return not self.turn.done()
 
     def expire(self) -> None:
         """Nothing was opened for too long."""

@@ -51,8 +51,6 @@ async def carry_outbound(sidecar: Sidecar, captured: Captured) -> None:
         destination=captured.destination,
         application=captured.connection,
     ) as connection:
-        if sidecar.connections.is_full:
-            raise Refused(Reason.OVERLOADED)
         await attest(sidecar, connection, captured)
         route = Route(connection, sidecar.router)
         while not await carry_along(sidecar, connection, route):

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from sidecar.draining import Draining
 from sidecar.mesh.foreign_trust import ForeignRoots
+from sidecar.rooms import Rooms, make_rooms
 from sidecar.sockets.address import Endpoint
 from sidecar.tls.foreign_handshake import ForeignContexts
+from sidecar.tls.handshake_gate import HandshakeGate
 
 if TYPE_CHECKING:
     from shared.model.identity.identity import Workload
@@ -34,8 +36,8 @@ class Limits:
     """Deadlines in seconds and bounds, each with its reason.
 
     Attributes:
-        max_connections: application connections alive at once, both directions; below RLIMIT_NOFILE / 4, because each
-            needs up to three descriptors.
+        max_connections: places in each room (``rooms.py``): connections of the pod's own, tunnels of peers, strangers'
+            plaintext connections, unfinished handshakes.
         client_hello_s: a peer that sends no whole ClientHello by then is closed: silent peers hold a descriptor.
         handshake_s: the whole TLS handshake, either side.
         dial_s: TCP connect to a sidecar, an application or a destination outside the mesh.
@@ -91,6 +93,8 @@ class Sidecar:
         foreign: other trust domains' roots.
         draining: has begun when the sidecar ends.
         trace: of the frames of tunnels that are served here; None for none.
+        rooms: how many connections of each class may live.
+        handshakes: of peers that arrive.
     """
 
     workload: Workload
@@ -109,6 +113,8 @@ class Sidecar:
     addresses: frozenset[str]
     tunnel_port: int
     limits: Limits = field(default_factory=Limits)
+    rooms: Rooms = field(default_factory=lambda: make_rooms(Limits().max_connections))
+    handshakes: HandshakeGate = field(default_factory=lambda: HandshakeGate(Limits().max_connections))
     own_ports: frozenset[int] = frozenset()
     applications: Mapping[Endpoint, Endpoint] | None = None
     mark: int = 0

@@ -25,6 +25,7 @@ from sidecar.capture.original_destination import ask_original_destination, norma
 from sidecar.capture.redirect_table import list_outbound_ports
 from sidecar.capture.refusal import record_refusal
 from sidecar.events import Events
+from sidecar.rooms import Place, group_address
 from sidecar.settings.configuration import CaptureKind, Configuration
 from sidecar.sockets.address import Endpoint, format_endpoint
 from sidecar.sockets.ending import reset
@@ -107,9 +108,8 @@ class Capturing:
     """Accepts at every door and begins the stories.
 
     Arguments:
-        tasks: of application connections, bounded by ``limits.max_connections``.
-        tunnels: of accepted tunnels and foreign peers, bounded likewise and apart, so that they can't starve the pod's
-            own.
+        tasks: of the pod's own connections and of strangers' plaintext ones, bounded by ``sidecar.rooms``.
+        tunnels: of accepted tunnels and foreign peers, whose stories mind ``sidecar.handshakes`` and ``sidecar.rooms``.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Capturing:
         )
 
     def _begin_tunnel(self, connection: socket.socket, source: Endpoint, local: Endpoint, _: Endpoint) -> None:
-        if len(self._tunnels) >= self._sidecar.limits.max_connections:
+        if not self._sidecar.handshakes.has_place(source[0]):
             self._refuse(connection, source, local, Direction.INGRESS, Reason.OVERLOADED)
             return
         try:
@@ -186,26 +186,31 @@ class Capturing:
     def _begin_outbound(
         self, connection: socket.socket, source: Endpoint, destination: Endpoint, app_destination: Endpoint
     ) -> None:
-        if len(self._tasks) >= self._sidecar.limits.max_connections:
+        if (place := self._sidecar.rooms.outbound.enter("")) is None:
             self._refuse(connection, source, destination, Direction.EGRESS, Reason.OVERLOADED)
             return
         captured = Captured(
             connection=connection, source=source, destination=destination, app_destination=app_destination
         )
-        self._tasks.spawn(_guard(connection, self._stories.carry_outbound(self._sidecar, captured)), name="outbound")
+        story = self._stories.carry_outbound(self._sidecar, captured)
+        self._tasks.spawn(_guard(connection, story, place), name="outbound")
 
     def _begin_inbound(
         self, connection: socket.socket, source: Endpoint, destination: Endpoint, application: Endpoint
     ) -> None:
-        is_mtls = destination[1] in self._sidecar.mtls_ports
-        tasks = self._tunnels if is_mtls else self._tasks  # Handshakes of strangers are bounded apart.
-        if len(tasks) >= self._sidecar.limits.max_connections:
+        captured = Captured(connection=connection, source=source, destination=destination, app_destination=destination)
+        if destination[1] in self._sidecar.mtls_ports:
+            if not self._sidecar.handshakes.has_place(source[0]):
+                self._refuse(connection, source, destination, Direction.INGRESS, Reason.OVERLOADED)
+                return
+            story = self._stories.serve_foreign(self._sidecar, captured, application)
+            self._tunnels.spawn(_guard(connection, story), name="foreign")
+            return
+        if (place := self._sidecar.rooms.strangers.enter(group_address(source[0]))) is None:
             self._refuse(connection, source, destination, Direction.INGRESS, Reason.OVERLOADED)
             return
-        captured = Captured(connection=connection, source=source, destination=destination, app_destination=destination)
-        carry = self._stories.serve_foreign if is_mtls else self._stories.carry_plaintext
-        story = carry(self._sidecar, captured, application)
-        tasks.spawn(_guard(connection, story), name="foreign" if is_mtls else "inbound")
+        story = self._stories.carry_plaintext(self._sidecar, captured, application)
+        self._tasks.spawn(_guard(connection, story, place), name="inbound")
 
     def _refuse(
         self, connection: socket.socket, source: Endpoint, destination: Endpoint, direction: Direction, reason: Reason
@@ -225,7 +230,7 @@ class Capturing:
         )
 
 
-async def _guard(connection: socket.socket, story: Coroutine[Any, Any, None]) -> None:
+async def _guard(connection: socket.socket, story: Coroutine[Any, Any, None], place: Place | None = None) -> None:
     try:
         await story
     except BaseException:
@@ -234,3 +239,6 @@ async def _guard(connection: socket.socket, story: Coroutine[Any, Any, None]) ->
         if connection.fileno() >= 0:
             reset(connection)
         raise
+    finally:
+        if place is not None:
+            place.leave()

@@ -1,12 +1,14 @@
-"""The live connections of this sidecar: decided again when something changes, listed, bounded, closed at the end.
+"""The live connections of this sidecar: decided again when something changes, listed, closed at the end.
 
-Belongs here: which connections live, and what is done to all of them. Doesn't: one connection (``connection.py``).
+Belongs here: which connections live, and what is done to all of them. Doesn't: one connection (``connection.py``), how
+many there may be (``sidecar/rooms.py``).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Final
 
 from shared.model.policy.decision import Ending
 from shared.model.wire.messages import LiveConnection
@@ -15,20 +17,18 @@ from sidecar.connection.connection import Connection
 from sidecar.connection.describe import describe_live
 from sidecar.connection.parties import forget_verdicts
 
+_LEAST_KEPT: Final = 1024
+
 
 class LiveConnections:
     """Every connection that lives, from before its first decision until its record.
 
     Arguments:
-        max_connections: bound; a connection above it is refused with ``overloaded``.
         long_lived_s: a connection older than it gets a start record.
         holders_period_s: how long after a look for a socket's holders the next one is due.
     """
 
-    def __init__(
-        self, *, max_connections: int = 4096, long_lived_s: float = 5.0, holders_period_s: float = 5.0
-    ) -> None:
-        self._max_connections = max_connections
+    def __init__(self, *, long_lived_s: float = 5.0, holders_period_s: float = 5.0) -> None:
         self._long_lived_s = long_lived_s
         self._holders_period_s = holders_period_s
         self._live: dict[Connection, None] = {}
@@ -51,7 +51,7 @@ class LiveConnections:
         self._live[connection] = None
         self.total += 1
         self._young.append(connection)
-        if len(self._young) > 2 * self._max_connections:
+        if len(self._young) > self._most_kept():
             self._young = deque(each for each in self._young if each in self._live)
 
     def remove(self, connection: Connection) -> None:
@@ -63,11 +63,6 @@ class LiveConnections:
             served.pop(connection, None)
             if not served:
                 del self._by_execution[attestation.execution]
-
-    @property
-    def is_full(self) -> bool:
-        """Whether one connection more would be over the bound."""
-        return len(self._live) > self._max_connections
 
     def decide_again(self) -> None:
         """Policies or programs changed: decide every live connection again."""
@@ -99,7 +94,7 @@ class LiveConnections:
     def watch(self, connection: Connection) -> None:
         """Have the attested program, and the holders of its socket, looked at while the connection lives."""
         self._unchecked.append(connection)
-        if len(self._unchecked) > 2 * self._max_connections:
+        if len(self._unchecked) > self._most_kept():
             self._unchecked = deque(each for each in self._unchecked if each in self._live)
         if (attestation := connection.parties.attestation) is not None and connection in self._live:
             self._by_execution.setdefault(attestation.execution, {})[connection] = attestation
@@ -132,8 +127,12 @@ class LiveConnections:
         """Have the holders of a connection's socket looked for again after a while, if it still lives then."""
         if connection in self._live:
             self._checked.append((now + self._holders_period_s, connection))
-        if len(self._checked) > 2 * self._max_connections:
+        if len(self._checked) > self._most_kept():
             self._checked = deque(each for each in self._checked if each[1] in self._live)
+
+    def _most_kept(self) -> int:
+        """Return how long a queue may grow before what has ended is taken out of it."""
+        return 2 * len(self._live) + _LEAST_KEPT
 
     def describe(self, limit: int) -> tuple[tuple[LiveConnection, ...], bool]:
         """Describe the live connections, at most ``limit``, and whether there are more."""

@@ -34,11 +34,13 @@ from sidecar.mesh.policies import Policies
 from sidecar.mesh.trust import Trust
 from sidecar.outbound import carry_outbound
 from sidecar.parts import Limits, Sidecar
+from sidecar.rooms import make_rooms
 from sidecar.routing.route import Router
 from sidecar.routing.service_endpoints import Endpoints
 from sidecar.runtime.prepare import Prepared
 from sidecar.settings.configuration import CaptureKind, Configuration
 from sidecar.sockets.address import Endpoint
+from sidecar.tls.handshake_gate import HandshakeGate
 from sidecar.tunnel.connector import Connector
 from sidecar.tunnel.dial_failures import DialFailures
 from sidecar.tunnel.pool import PoolLimits, TunnelPool
@@ -166,7 +168,7 @@ def _make_sidecar(
         policies=policies,
         trust=joined.trust,
         recorder=recorder,
-        connections=LiveConnections(max_connections=limits.max_connections, long_lived_s=limits.long_lived_s),
+        connections=LiveConnections(long_lived_s=limits.long_lived_s),
         connector=_make_connector(limits, dial_failures, joined.trust, mark=prepared.mark, trace=trace),
         router=Router(
             directory=directory,
@@ -178,6 +180,8 @@ def _make_sidecar(
         addresses=frozenset(configuration.tunnel_addresses),
         tunnel_port=configuration.tunnel_port,
         limits=limits,
+        rooms=make_rooms(limits.max_connections),
+        handshakes=HandshakeGate(limits.max_connections),
         own_ports=_own_ports(configuration),
         applications=_applications(configuration),
         mark=prepared.mark,

@@ -23,7 +23,9 @@ from sidecar.runtime.privileges import CAP_NET_ADMIN, KEPT, become_user, keep_on
 from sidecar.settings.configuration import CaptureKind, Configuration
 from sidecar.settings.parsing import parse_host_port
 
+# A connection of the pod's own needs up to three descriptors; with the default limit every room may be full at once.
 _FILES_PER_CONNECTION = 4
+_FILES_PER_PLACE = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +129,8 @@ def _limit(configuration: Configuration) -> Limits:
             f"{wanted} connections need {wanted * _FILES_PER_CONNECTION} open files, and the limit is {hard}",
             hint="a higher `ulimit -n`, or a lower limits.maxConnections",
         )
-    return replace(limits, max_connections=min(most, limits.max_connections) if wanted is None else wanted)
+    default = max(1, min(hard // _FILES_PER_PLACE, limits.max_connections))
+    return replace(limits, max_connections=default if wanted is None else wanted)
 
 
 def _redirect(configuration: Configuration) -> None:

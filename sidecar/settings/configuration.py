@@ -84,8 +84,8 @@ class Configuration:
         token: a join token's text; None when there is none.
         pod: how to join in Kubernetes instead; None elsewhere.
         instance: names this sidecar in decisions.
-        max_connections: application connections alive at once, both ways; and as many tunnels of peers. None is the
-            default, less where the limit on open files is low.
+        max_connections: connections of the pod's own at once; as many of peers, of strangers, and of unfinished
+            handshakes. None is the default, less where the limit on open files is low.
         drain_s: how long live connections may finish after SIGTERM.
         log_file: where decision records go; None is standard output.
         health_port: of the server for the kubelet's probes; None for none.

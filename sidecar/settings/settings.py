@@ -239,7 +239,7 @@ SETTINGS = (
     Setting(
         name="max_connections", options=("--max-connections",), yaml="limits.maxConnections", metavar="NUMBER",
         parse=partial(parse_natural, least=1, most=MAX_CONNECTIONS), default="4096, less with a low `ulimit -n`",
-        help="application connections alive at once, both ways; and as many tunnels of peers",
+        help="connections of the pod's own at once; as many of peers, of strangers, and of unfinished handshakes",
     ),
     Setting(
         name="drain_s", options=("--drain-seconds", "--drain-s"), yaml="limits.drainSeconds", metavar="SECONDS",

@@ -121,7 +121,7 @@ async def establish_session(
     else:
         tls.set_accept_state()
     try:
-        await drive_handshake(loop, connection, tls, timeout_s=timeout_s)
+        await drive_handshake(loop, connection, tls, role, timeout_s=timeout_s)
     except TimeoutError as error:
         raise HandshakeError("the handshake wasn't finished in time", reason=Reason.DEADLINE_EXCEEDED) from error
     except (SSL.Error, ValueError, OSError) as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from enum import Enum, auto
 
 from cryptography import x509
 from OpenSSL import SSL
@@ -21,6 +22,8 @@ from sidecar.tls.client_hello import (
     ClientHello,
     parse_client_hello,
 )
+from sidecar.tls.handshake_workers import compute
+from sidecar.tls.role import Role
 
 
 class HandshakeError(VerificationError):
@@ -69,24 +72,37 @@ async def _peek(watch: Watch, connection: socket.socket) -> ClientHello:
 
 
 async def drive_handshake(
-    loop: asyncio.AbstractEventLoop, connection: socket.socket, tls: SSL.Connection, *, timeout_s: float
+    loop: asyncio.AbstractEventLoop, connection: socket.socket, tls: SSL.Connection, role: Role, *, timeout_s: float
 ) -> None:
-    """Do the handshake's I/O.
+    """Do the handshake's I/O; what it computes is computed beside the event loop.
 
     Raises:
         TimeoutError: it took longer than ``timeout_s``.
         SSL.Error, ValueError, OSError: it failed.
     """
+
+    def advance() -> _Wants:
+        try:
+            tls.do_handshake()
+        except SSL.WantReadError:
+            return _Wants.READ
+        except SSL.WantWriteError:
+            return _Wants.WRITE
+        return _Wants.NOTHING
+
     async with asyncio.timeout(timeout_s):
         with poller_of(loop).watch(connection) as watch:
-            while True:
-                try:
-                    tls.do_handshake()
-                    return
-                except SSL.WantReadError:
+            while (wants := await compute(loop, role, advance)) is not _Wants.NOTHING:
+                if wants is _Wants.READ:
                     await watch.wait_readable()
-                except SSL.WantWriteError:
+                else:
                     await watch.wait_writable()
+
+
+class _Wants(Enum):
+    NOTHING = auto()
+    READ = auto()
+    WRITE = auto()
 
 
 def read_chain(tls: SSL.Connection) -> list[x509.Certificate]:

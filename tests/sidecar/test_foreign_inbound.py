@@ -20,8 +20,8 @@ from shared.model.policy.decision import Answer, DecisionRecord, Ending, Transpo
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Mode, Peer, Rule
 from shared.model.wire.messages import DirectoryEntry
-from sidecar.connection.registry import LiveConnections
 from sidecar.parts import Limits
+from sidecar.rooms import make_rooms
 from sidecar.sockets.address import Endpoint
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import (
@@ -375,7 +375,7 @@ async def test_an_application_that_doesnt_listen_is_said_so() -> None:
 
 async def test_a_full_sidecar_refuses() -> None:
     async with running() as (pair, endpoint):
-        pair.server.sidecar.connections = LiveConnections(max_connections=0)
+        pair.server.sidecar.rooms = make_rooms(0)
         await expect_refused(pair, endpoint, context_of(pair, PARTNER.issue()), Reason.OVERLOADED)
 
 

@@ -25,7 +25,9 @@ from sidecar.capture.captured import Captured
 from sidecar.credential.credential import Credential
 from sidecar.inbound import carry_plaintext
 from sidecar.parts import Limits
+from sidecar.rooms import make_rooms
 from sidecar.tls.contexts import make_context
+from sidecar.tls.handshake_gate import HandshakeGate
 from sidecar.tls.role import Role
 from sidecar.tunnel.frames import HEADER, FrameType, Opening, encode_frame, encode_opening
 from tests.sidecar.little_ca import make_authority, until
@@ -450,3 +452,36 @@ async def test_an_idle_tunnel_is_ended_by_closing_and_the_client_dials_anew() ->
             await until(lambda: len(pair.client.sidecar.connector) == 0)
         assert pair.tunnels_accepted == 3
         assert {record.ending for record in pair.client.records} == {Ending.FINISHED}
+
+
+async def test_an_idle_tunnel_makes_room_for_a_new_one_and_a_busy_one_never_does() -> None:
+    async with running_pair(echo) as pair:
+        pair.server.sidecar.rooms = make_rooms(2)
+        open_frame = encode_frame(FrameType.OPEN, 1, opening(pair))
+        async with raw_peer(pair) as busy, raw_peer(pair) as idle:
+            await busy.send(open_frame)
+            assert (await busy.receive())[0] == FrameType.ACCEPT
+            await until(lambda: len(pair.server.sidecar.rooms.peers) == 2)
+            async with raw_peer(pair) as third:
+                assert (await idle.receive())[0] == FrameType.CLOSING
+                await third.send(open_frame)
+                assert (await third.receive())[0] == FrameType.ACCEPT
+                async with raw_peer(pair) as refused:
+                    assert (await refused.receive())[0] == FrameType.CLOSING  # Nothing was processed.
+                await until(lambda: any(record.reason is Reason.OVERLOADED for record in pair.server.records))
+            await busy.send(encode_frame(FrameType.DATA, 1, b"still"))
+            assert await busy.receive() == (FrameType.DATA, 1, b"still")
+    assert len(pair.server.sidecar.rooms.peers) == 0
+
+
+async def test_a_handshake_above_the_bound_is_refused_and_an_ended_one_leaves_its_place() -> None:
+    async with running_pair(echo) as pair:
+        pair.server.sidecar.handshakes = HandshakeGate(1)
+        with socket.create_connection(pair.tunnel):
+            await until(lambda: len(pair.server.sidecar.handshakes) == 1)
+            with socket.create_connection(pair.tunnel):
+                await until(lambda: [record.reason for record in pair.server.records] == [Reason.OVERLOADED])
+        await until(lambda: len(pair.server.sidecar.handshakes) == 0)
+        async with raw_peer(pair) as peer:
+            await peer.send(encode_frame(FrameType.OPEN, 1, opening(pair)))
+            assert (await peer.receive())[0] == FrameType.ACCEPT

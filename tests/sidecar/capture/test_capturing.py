@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
 from shared.model.errors import MachineError
-from sidecar.capture.capturing import Entrance, _guard, close_doors, open_doors
+from shared.model.policy.reasons import Reason
+from shared.runtime.tasks import Tasks
+from sidecar.capture.accept_loop import open_listener
+from sidecar.capture.captured import Captured
+from sidecar.capture.capturing import Capturing, Door, Entrance, Stories, _guard, close_doors, open_doors
+from sidecar.parts import Sidecar
+from sidecar.rooms import make_rooms
 from sidecar.settings.configuration import Configuration, OutboundListener
+from sidecar.sockets.address import Endpoint
 from sidecar.sockets.ending import close_after_delivery
+from sidecar.tls.handshake_gate import HandshakeGate
 from tests.sidecar.little_ca import until
+from tests.sidecar.pair import running_pair
+from tests.sidecar.test_outbound import echo
 
 
 def outbound(*ports: int) -> Configuration:
@@ -29,6 +41,65 @@ def test_a_taken_port_is_named_and_the_others_are_closed_again() -> None:
         doors = open_doors(outbound(free))
         assert [door.entrance for door in doors] == [Entrance.EXPLICIT_OUT]
         close_doors(doors)
+
+
+async def test_no_class_of_connections_takes_anothers_places() -> None:
+    """Strangers fill their room and open handshakes fill theirs: the pod's own connections begin all the same."""
+    async with running_pair(echo) as pair:
+        side, begun, may_end = pair.server, list[str](), asyncio.Event()
+        sidecar = replace(side.sidecar, rooms=make_rooms(2), handshakes=HandshakeGate(2))
+
+        async def carry_outbound(_: Sidecar, captured: Captured) -> None:
+            with captured.connection:
+                begun.append("outbound")
+                await may_end.wait()
+
+        async def carry_plaintext(_: Sidecar, captured: Captured, __: Endpoint) -> None:
+            with captured.connection:
+                begun.append("stranger")
+                await may_end.wait()
+
+        async def serve(here: Sidecar, connection: socket.socket, source: Endpoint, local: Endpoint) -> None:
+            begun.append("tunnel")
+            with connection, here.handshakes.enter(source[0]):
+                await may_end.wait()
+
+        entrances = (Entrance.EXPLICIT_IN, Entrance.TUNNEL, Entrance.EXPLICIT_OUT)
+        doors = [
+            Door(entrance=each, listener=open_listener(("127.0.0.1", 0)), fixed=("127.0.0.9", 1)) for each in entrances
+        ]
+        addresses = [door.listener.getsockname() for door in doors]
+        stories = Stories(
+            carry_outbound=carry_outbound,
+            carry_plaintext=carry_plaintext,
+            serve_foreign=carry_plaintext,
+            serve_tunnel=serve,
+        )
+        tasks, tunnels = Tasks(_fail), Tasks(_fail)
+        capturing = Capturing(sidecar, doors, stories, tasks=tasks, tunnels=tunnels, events=cast("Any", None))
+        capturing.start()
+        dialled = []
+        try:
+            for address, name, refused in zip(addresses, ("stranger", "tunnel", "outbound"), (1, 2, 3), strict=True):
+                for count in (1, 2):
+                    dialled.append(socket.create_connection(address))
+                    await until(lambda name=name, count=count: begun.count(name) == count)  # type: ignore[misc]
+                dialled.append(socket.create_connection(address))
+                await until(lambda refused=refused: len(side.records) == refused)  # type: ignore[misc]
+            assert [record.reason for record in side.records] == [Reason.OVERLOADED] * 3
+            assert sorted(begun) == ["outbound"] * 2 + ["stranger"] * 2 + ["tunnel"] * 2
+            may_end.set()
+            await until(lambda: len(tasks) + len(tunnels) == 0)
+            assert (len(sidecar.rooms.outbound), len(sidecar.rooms.strangers), len(sidecar.handshakes)) == (0, 0, 0)
+        finally:
+            may_end.set()
+            capturing.close()
+            for each in dialled:
+                each.close()
+
+
+def _fail(name: str, error: BaseException) -> None:
+    raise AssertionError(f"{name} failed") from error
 
 
 async def test_what_a_story_has_left_to_be_delivered_isnt_reset_when_it_ends() -> None:

@@ -1,0 +1,153 @@
+"""When a peer's handshake may begin.
+
+Belongs here: the bound on unfinished handshakes, the rate at which they begin, fairness between addresses. Doesn't: the
+handshake (``handshake.py``), the threads that compute it (``handshake_workers.py``).
+
+A full handshake costs this side about a millisecond, most of it in OpenSSL, which anybody may cause who reaches the
+port. Addresses of which one handshake has held lately come first and quickly; all others share a rate, in turns, so
+that a flood from one address delays nobody else's first handshake by more than a turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from typing import Final
+
+from shared.model.policy.reasons import Reason
+from sidecar.rooms import Place, Room, group_address
+from sidecar.tls.handshake import HandshakeError
+
+MAX_PROVEN: Final = 4096
+# Beginnings a second: of unknown addresses a sixth of what one core can compute, of known ones more than it can.
+UNKNOWN_PER_S: Final = 200.0
+PROVEN_PER_S: Final = 2000.0
+# More at once would keep the loop busy: each begins with the look at the program that listens.
+_UNKNOWN_BURST: Final = 8
+_PROVEN_BURST: Final = 16
+_TICK_S: Final = 0.002
+
+
+class HandshakeGate:
+    """The handshakes of peers that arrive.
+
+    Arguments:
+        limit: unfinished ones at once, those that wait for their beginning included.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._room = Room(limit)
+        self._proven: OrderedDict[str, None] = OrderedDict()
+        self._fast = _Lane(PROVEN_PER_S, _PROVEN_BURST)
+        self._slow = _Lane(UNKNOWN_PER_S, _UNKNOWN_BURST)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._room)
+
+    @property
+    def limit(self) -> int:
+        """Unfinished handshakes at once that anybody may have."""
+        return self._room.limit
+
+    def has_place(self, address: str) -> bool:
+        """Return whether a handshake with this address would be taken now."""
+        return self._room.has_place(group_address(address))
+
+    def enter(self, address: str) -> Place:
+        """Count a handshake; leave the place when it has ended.
+
+        Raises:
+            HandshakeError: ``overloaded``: there are too many.
+        """
+        place = self._room.enter(group_address(address))
+        if place is None:
+            raise HandshakeError("too many handshakes are unfinished", reason=Reason.OVERLOADED)
+        return place
+
+    async def wait_turn(self, address: str, *, timeout_s: float) -> None:
+        """Wait until a handshake with this address may begin.
+
+        Raises:
+            HandshakeError: ``overloaded``: that took too long.
+        """
+        who, loop = group_address(address), asyncio.get_running_loop()
+        lane = self._fast if who in self._proven else self._slow
+        if lane.take(loop.time()):
+            return
+        turn = lane.queue(who)
+        self._arm(loop)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await turn
+        except TimeoutError as error:
+            raise HandshakeError("too many handshakes are wanted", reason=Reason.OVERLOADED) from error
+
+    def note_proven(self, address: str) -> None:
+        """A handshake with this address has held: its next ones, and those that wait, come first."""
+        who = group_address(address)
+        self._proven[who] = None
+        self._proven.move_to_end(who)
+        if len(self._proven) > MAX_PROVEN:
+            self._proven.popitem(last=False)
+        self._fast.take_over(who, self._slow)
+
+    def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is None and (self._fast or self._slow):
+            self._timer = loop.call_later(_TICK_S, self._tick, loop)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        now = loop.time()
+        for lane in (self._fast, self._slow):
+            lane.grant(now)
+        self._arm(loop)
+
+
+class _Lane:
+    """Waiting turns by address, granted at a rate, one address after another."""
+
+    def __init__(self, per_s: float, most: float) -> None:
+        self._per_s = per_s
+        self._most = most
+        self._tokens = most
+        self._refilled = 0.0
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def take(self, now: float) -> bool:
+        """Begin at once, where nobody waits and the rate allows it."""
+        self._refill(now)
+        if self._waiting or self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    def queue(self, who: str) -> asyncio.Future[None]:
+        """Wait: the future is done when it is this one's turn."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(who, deque()).append(turn)
+        return turn
+
+    def grant(self, now: float) -> None:
+        """Let those begin whose turn it is."""
+        self._refill(now)
+        while self._waiting and self._tokens >= 1:
+            who, turns = self._waiting.popitem(last=False)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[who] = turns  # Behind the others.
+            if not turn.done():
+                turn.set_result(None)
+                self._tokens -= 1
+
+    def take_over(self, who: str, other: _Lane) -> None:
+        """Queue here what waits for ``who`` in another lane."""
+        if (turns := other._waiting.pop(who, None)) is not None:
+            self._waiting.setdefault(who, deque()).extend(turns)
+
+    def _refill(self, now: float) -> None:
+        self._tokens = min(self._most, self._tokens + (now - self._refilled) * self._per_s)
+        self._refilled = now

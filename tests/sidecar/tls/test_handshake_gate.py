@@ -1,0 +1,78 @@
+"""The gate: a bound, a rate, turns between addresses, and known ones first."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from shared.model.policy.reasons import Reason
+from sidecar.tls import handshake_gate as module
+from sidecar.tls.handshake import HandshakeError
+from sidecar.tls.handshake_gate import HandshakeGate
+
+
+async def begin(gate: HandshakeGate, address: str, begun: list[str]) -> None:
+    await gate.wait_turn(address, timeout_s=30)
+    begun.append(address)
+
+
+async def test_unfinished_handshakes_are_bounded_and_one_address_never_has_all() -> None:
+    gate = HandshakeGate(8)
+    places = [gate.enter("198.18.0.1") for _ in range(8)]
+    with pytest.raises(HandshakeError) as caught:
+        gate.enter("198.18.0.1")
+    assert caught.value.reason is Reason.OVERLOADED
+    assert not gate.has_place("198.18.0.1")
+    with gate.enter("198.18.0.2"):
+        assert len(gate) == 9
+    places[0].leave()
+    places[1].leave()
+    gate.enter("198.18.0.1")
+    assert (len(gate), gate.limit) == (7, 8)
+
+
+async def test_a_flood_from_one_address_takes_turns_with_all_others() -> None:
+    gate, begun = HandshakeGate(4096), list[str]()
+    flood = [asyncio.create_task(begin(gate, "198.18.0.1", begun)) for _ in range(100)]
+    await asyncio.sleep(0)
+    await begin(gate, "198.18.0.2", begun)
+    assert begun.count("198.18.0.1") < 30
+    for task in flood:
+        task.cancel()
+    await asyncio.gather(*flood, return_exceptions=True)
+
+
+async def test_an_address_of_which_a_handshake_held_doesnt_wait_for_unknown_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "UNKNOWN_PER_S", 0.001)
+    gate, begun = HandshakeGate(4096), list[str]()
+    flood = [asyncio.create_task(begin(gate, "198.18.0.1", begun)) for _ in range(50)]
+    waiting = [asyncio.create_task(begin(gate, "198.18.0.2", begun)) for _ in range(50)]
+    await asyncio.sleep(0)
+    assert len(begun) < 50
+    gate.note_proven("198.18.0.2")
+    await asyncio.gather(*waiting)
+    await begin(gate, "198.18.0.2", begun)
+    assert begun.count("198.18.0.2") == 51
+    for task in flood:
+        task.cancel()
+    await asyncio.gather(*flood, return_exceptions=True)
+
+
+async def test_a_turn_that_doesnt_come_in_time_is_refused_as_our_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "UNKNOWN_PER_S", 0.001)
+    gate = HandshakeGate(4096)
+    with pytest.raises(HandshakeError) as caught:
+        for _ in range(100):
+            await gate.wait_turn("198.18.0.1", timeout_s=0.01)
+    assert caught.value.reason is Reason.OVERLOADED
+
+
+async def test_known_addresses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PROVEN", 2)
+    gate = HandshakeGate(8)
+    for last in (1, 2, 1, 3):
+        gate.note_proven(f"198.18.0.{last}")
+    assert list(gate._proven) == ["198.18.0.1", "198.18.0.3"]

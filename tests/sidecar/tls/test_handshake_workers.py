@@ -1,0 +1,50 @@
+"""Steps of handshakes run in threads of their own, one for each role, and none outlives its connection."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from sidecar.tls.handshake_workers import compute
+from sidecar.tls.role import Role
+
+
+async def test_a_step_runs_beside_the_loop_in_its_roles_thread() -> None:
+    loop = asyncio.get_running_loop()
+    names = {role: await compute(loop, role, lambda: threading.current_thread().name) for role in Role}
+    assert len({*names.values(), threading.current_thread().name}) == 3
+
+
+async def test_a_steps_error_is_raised() -> None:
+    def fail() -> None:
+        raise ValueError("ordered by the test")
+
+    with pytest.raises(ValueError, match="ordered"):
+        await compute(asyncio.get_running_loop(), Role.RESPONDER, fail)
+
+
+async def test_a_cancelled_step_that_has_begun_is_waited_for_and_one_that_hasnt_never_runs() -> None:
+    loop = asyncio.get_running_loop()
+    begun, may_end, done = threading.Event(), threading.Event(), list[str]()
+
+    def first() -> None:
+        begun.set()
+        may_end.wait(30)
+        done.append("first")
+
+    running = asyncio.create_task(compute(loop, Role.RESPONDER, first))
+    waiting = asyncio.create_task(compute(loop, Role.RESPONDER, lambda: done.append("second")))
+    await asyncio.to_thread(begun.wait, 30)
+    waiting.cancel()
+    running.cancel()
+    await asyncio.sleep(0)
+    running.cancel()  # Once more: the step still uses the connection's descriptor.
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not running.done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert done == ["first"]
