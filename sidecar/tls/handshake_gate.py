@@ -136,7 +136,8 @@ class _Lane:
         self._refill(now)
         while self._waiting and self._tokens >= 1:
             who, turns = self._waiting.popitem(last=False)
-            turn = turns.popleft()
+            # An address's newest first: under a flood the oldest have mostly left.
+            turn = turns.pop()
             if turns:
                 self._waiting[who] = turns  # Behind the others.
             if not turn.done():

@@ -1,0 +1,196 @@
+"""``python -m bench.strangers``: what unauthenticated handshakes cost a live connection of the same sidecar.
+
+One connection through a pair of sidecars exchanges a small message every two milliseconds, first alone, then while a
+stranger begins handshakes on the server's tunnel port at a steady rate: it sends a ClientHello, waits for the server's
+answer, for which the server has computed keys and a signature, and leaves. Both are processes of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from bench.errors import BenchError
+from bench.figures import percentile
+from bench.processes import REPOSITORY, free_ports, own_python, raise_descriptor_limit
+from bench.subjects.subject import Backends
+from bench.subjects.touchmark import run_touchmark
+from shared.model.errors import TouchmarkError
+
+_PERIOD_S: Final = 0.002
+_STRANGER: Final = "127.0.0.66"
+_TIMEOUT_S: Final = 30.0
+_STRANGER_START_S: Final = 2.0
+
+
+def make_client_hello(port: int) -> bytes:
+    """Return a ClientHello for a tunnel to this port, without a certificate to follow."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["touchmark/1"])
+    outgoing = ssl.MemoryBIO()
+    connection = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=f"p{port}")
+    try:
+        connection.do_handshake()
+    except ssl.SSLWantReadError:
+        return outgoing.read()
+    raise BenchError("a handshake without a peer")
+
+
+def flood(address: str, port: int, served: int, per_s: float) -> None:
+    """Begin handshakes until standard input ends; print how many were begun and how many were answered."""
+    hello, counts, done = make_client_hello(served), [0, 0], threading.Event()
+    threading.Thread(target=_wait_for_end, args=(done,), daemon=True).start()
+    opened: list[socket.socket] = []
+    started = time.perf_counter()
+    while not done.is_set():
+        counts[0] += 1
+        try:
+            connection = socket.create_connection((address, port), _TIMEOUT_S, source_address=(_STRANGER, 0))
+            connection.sendall(hello)
+        except ConnectionResetError:
+            pass  # Refused.
+        else:
+            connection.setblocking(False)
+            opened.append(connection)
+        if len(opened) > per_s:  # A second later.
+            oldest = opened.pop(0)
+            try:
+                counts[1] += bool(oldest.recv(16))
+            except OSError:
+                pass
+            oldest.close()
+        time.sleep(max(0.0, started + counts[0] / per_s - time.perf_counter()))
+    print(json.dumps({"begun": counts[0], "answered": counts[1], "seconds": time.perf_counter() - started}))
+
+
+def _wait_for_end(done: threading.Event) -> None:
+    sys.stdin.read()
+    done.set()
+
+
+def exchange(address: str, port: int, duration_s: float) -> list[float]:
+    """Return the milliseconds of each exchange over one connection, from when it was due."""
+    latencies = []
+    with socket.create_connection((address, port), _TIMEOUT_S) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(200):
+            connection.sendall(b"x")
+            connection.recv(1)
+        due = started = time.perf_counter()
+        while due - started < duration_s:
+            time.sleep(max(0.0, due - time.perf_counter()))
+            connection.sendall(b"x")
+            if not connection.recv(1):
+                raise BenchError("the connection was closed")
+            latencies.append((time.perf_counter() - due) * 1000)
+            due += _PERIOD_S
+    return latencies
+
+
+def measure(directory: Path, *, per_s: float, duration_s: float, rounds: int) -> list[dict[str, float]]:
+    """Return the exchange's figures without and with the stranger, medians over rounds of both in turn.
+
+    Raises:
+        BenchError: a part doesn't start, or the connection ended.
+    """
+    quiet: list[list[float]] = []
+    flooded: list[list[float]] = []
+    counts: list[dict[str, float]] = []
+    with socket.create_server(("127.0.0.1", 0)) as backend:
+        threading.Thread(target=_echo, args=(backend,), daemon=True).start()
+        where = ("127.0.0.1", backend.getsockname()[1])
+        (unused,) = free_ports(1)
+        with run_touchmark(directory, Backends(http=where, sink=("127.0.0.1", unused))) as subject:
+            server = json.loads((directory / "sidecar-server.yaml").read_text())
+            tunnel = (server["tunnel"]["addresses"][0], server["tunnel"]["port"])
+            served = int(server["inbound"][0]["listen"].rpartition(":")[2])
+            for _ in range(rounds):
+                quiet.append(exchange(*subject.http, duration_s))
+                stranger = _start_stranger(tunnel, served, per_s)
+                time.sleep(_STRANGER_START_S)
+                flooded.append(exchange(*subject.http, duration_s))
+                counts.append(json.loads(stranger.communicate("", _TIMEOUT_S)[0]))
+            subject.check()
+    begun, answered, seconds = (sum(each[name] for each in counts) for name in ("begun", "answered", "seconds"))
+    return [
+        {"handshakes_per_s": 0, "answered_per_s": 0, **_summarise(quiet)},
+        {
+            "handshakes_per_s": round(begun / seconds),
+            "answered_per_s": round(answered / seconds),
+            **_summarise(flooded),
+        },
+    ]
+
+
+def _summarise(rounds: list[list[float]]) -> dict[str, float]:
+    return {
+        f"{name}_ms": round(median(percentile(latencies, fraction) for latencies in rounds), 2)
+        for name, fraction in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
+    }
+
+
+def _start_stranger(tunnel: tuple[str, int], served: int, rate: float) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [own_python(), "-m", "bench.strangers", "--flood", tunnel[0], str(tunnel[1]), str(served), str(rate)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    )
+
+
+def _echo(backend: socket.socket) -> None:
+    while True:
+        try:
+            connection, _ = backend.accept()
+        except OSError:
+            return
+        threading.Thread(target=_answer, args=(connection,), daemon=True).start()
+
+
+def _answer(connection: socket.socket) -> None:
+    with connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while data := connection.recv(4096):
+            connection.sendall(data)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, print one JSON object a rate, return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.strangers")
+    parser.add_argument("--rate", type=float, default=500.0, help="handshakes begun a second (default: 500)")
+    parser.add_argument("--duration", type=float, default=4.0, help="seconds for each part (default: 4)")
+    parser.add_argument("--rounds", type=int, default=5, help="of both parts (default: 5)")
+    parser.add_argument("--flood", nargs=4, metavar=("HOST", "PORT", "SERVED", "RATE"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.flood:
+        address, port, served, rate = options.flood
+        flood(address, int(port), int(served), float(rate))
+        return 0
+    raise_descriptor_limit()
+    try:
+        with tempfile.TemporaryDirectory(prefix="touchmark-bench-") as directory:
+            for figure in measure(
+                Path(directory), per_s=options.rate, duration_s=options.duration, rounds=options.rounds
+            ):
+                print(json.dumps(figure))
+    except TouchmarkError as error:
+        print(f"✗ {error.message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
