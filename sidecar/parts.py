@@ -50,7 +50,7 @@ class Limits:
         tunnel_age_s: a tunnel older than it isn't reused.
         max_idle_tunnels: in the pool, over all destinations.
         max_idle_tunnels_per_key: in the pool, for one identity and destination.
-        dial_failure_memory_s: how long a failed tunnel dial is remembered.
+        dial_failure_memory_s: how long a program's failed tunnel dial is remembered.
         long_lived_s: a connection older than it gets a start record.
     """
 

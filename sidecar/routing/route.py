@@ -49,8 +49,10 @@ class Router:
     tunnel_port: int
     timeout_s: float
 
-    def choose(self, service: ServiceEntry, port: int, *, client: str, now: float, tried: list[Endpoint]) -> Endpoint:
-        """Return an endpoint of the Service; one that couldn't be dialled lately only where there is no other.
+    def choose(
+        self, service: ServiceEntry, port: int, *, client: str, program: str, now: float, tried: list[Endpoint]
+    ) -> Endpoint:
+        """Return an endpoint of the Service; one that this program couldn't dial lately only where there is no other.
 
         Raises:
             NoEndpointError: there is none.
@@ -58,7 +60,9 @@ class Router:
 
         def has_failed(endpoint: Endpoint) -> bool:
             sidecar_there = (endpoint[0], self.tunnel_port)
-            return self.failures.is_recent(sidecar_there, now=now) or self.failures.is_recent(endpoint, now=now)
+            return self.failures.is_recent(sidecar_there, program=program, now=now) or self.failures.is_recent(
+                endpoint, program=program, now=now
+            )
 
         return self.endpoints.choose(service, port, client=client, now=now, tried=tried, has_failed=has_failed)
 
@@ -90,6 +94,10 @@ class Route:
         self.service: ServiceEntry | None = None
         self.unprocessed: PumpEnd | None = None
 
+    @property
+    def _program(self) -> str:
+        return str(self._connection.parties.source.program or "")
+
     def take_endpoint(self, service: ServiceEntry, *, now: float) -> None:
         """Turn the connection to one of the Service's endpoints: from here on its address and port are the endpoint's.
 
@@ -102,7 +110,12 @@ class Route:
         connection, self.service = self._connection, service
         try:
             endpoint = self._router.choose(
-                service, self.dialled[1], client=connection.parties.source_endpoint[0], now=now, tried=self._tried
+                service,
+                self.dialled[1],
+                client=connection.parties.source_endpoint[0],
+                program=self._program,
+                now=now,
+                tried=self._tried,
             )
         except NoEndpointError as error:
             raise Refused(Reason.DESTINATION_UNREACHABLE, str(error)) from error
@@ -122,7 +135,7 @@ class Route:
         if self.service is None or self._connection.is_revoked:
             return False
         if isinstance(refusal.__cause__, DialError):
-            self._router.failures.note(endpoint, now=asyncio.get_running_loop().time())
+            self._router.failures.note(endpoint, program=self._program, now=asyncio.get_running_loop().time())
             return await self.has_another()
         if isinstance(refusal.__cause__, NoEndpointError):
             return await self.has_another()

@@ -19,7 +19,7 @@ from sidecar.sockets.dial import DialError, dial
 from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake import HandshakeError
 from sidecar.tls.role import Role
-from sidecar.tunnel.dial_failures import DialFailures
+from sidecar.tunnel.dial_failures import DialFailures, is_about_address
 from sidecar.tunnel.handshake import establish_tunnel
 from sidecar.tunnel.pool import TunnelKey, TunnelPool
 from sidecar.tunnel.trace import FrameTrace
@@ -37,7 +37,7 @@ class Connector:
     """Idle tunnels, and how new ones are made.
 
     Arguments:
-        failures: where a failed dial is remembered; shared with routing.
+        failures: where a failed dial is remembered, by program; shared with routing.
         mark: SO_MARK for the sidecar's own sockets; 0 for none.
         dial_s, handshake_s: deadlines of a TCP connect and a whole handshake.
         trace: of the tunnels' frames; None for none.
@@ -74,7 +74,7 @@ class Connector:
             tunnel_port: the other sidecar's.
 
         Raises:
-            DialError: mutual TLS can't be had: nothing answers there, or didn't lately.
+            DialError: mutual TLS can't be had: nothing answers there, or didn't lately for this program.
             VerificationError: the certificate of what answers doesn't hold, or it is another workload
                 (``peer_workload_mismatch``).
 
@@ -93,14 +93,12 @@ class Connector:
                 tunnel.close()
             else:
                 return tunnel
-        address = (key.destination[0], tunnel_port)
-        tunnel = await self._open(address, credential, port=key.destination[1], now=now)
+        tunnel = await self._open((key.destination[0], tunnel_port), credential, port=key.destination[1], now=now)
         try:
             self._check_peer(tunnel, key.workload, now)
         except VerificationError:
             tunnel.close()
             raise
-        self._failures.forget(address)
         tunnel.call_when_closed(lambda: self._pool.discard(tunnel))
         return tunnel
 
@@ -124,15 +122,19 @@ class Connector:
 
     async def _open(self, address: Endpoint, credential: Credential, *, port: int, now: float) -> Tunnel:
         loop, trust, where = asyncio.get_running_loop(), self._trust, format_endpoint(address)
-        if self._failures.is_recent(address, now=loop.time()):
+        failures, program, began = self._failures, str(credential.identity.program or ""), loop.time()
+        if failures.is_recent(address, program=program, now=began) or failures.is_recent(
+            address, program=program, port=port, now=began
+        ):
             raise DialError(f"{where} didn't answer lately")
         try:
             connection = await dial(loop, address, mark=self._mark, timeout_s=self._dial_s)
-        except DialError:
-            self._failures.note(address, now=loop.time())
+        except DialError as error:
+            if is_about_address(error):
+                failures.note(address, program=program, began=began, now=loop.time())
             raise
         try:
-            return await establish_tunnel(
+            tunnel = await establish_tunnel(
                 loop=loop,
                 connection=connection,
                 context=self._contexts.get(credential, trust.bundle, Role.INITIATOR),
@@ -147,9 +149,12 @@ class Connector:
         except BaseException as error:
             connection.close()
             if isinstance(error, HandshakeError) and error.reason in _NO_ANSWER:
-                self._failures.note(address, now=loop.time())
+                failures.note(address, program=program, port=port, began=began, now=loop.time())
                 raise DialError(f"{where}: {error.message}") from error
             raise
+        failures.note_answer(address, program=program, now=loop.time())
+        failures.note_answer(address, program=program, port=port, now=loop.time())
+        return tunnel
 
     def _check_peer(self, tunnel: Tunnel, expected: Workload, now: float) -> None:
         """Check, before each OPEN, both certificates' end, the current bundle and the peer's workload.

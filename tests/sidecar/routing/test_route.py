@@ -64,6 +64,13 @@ def test_an_endpoint_whose_tunnel_or_own_port_failed_lately_is_avoided(failed: t
     assert connection.parties.destination_endpoint != ENDPOINTS[0]
 
 
+def test_an_endpoint_that_another_program_couldnt_dial_isnt_avoided() -> None:
+    route, failures, connection = a_route()
+    failures.note(ENDPOINTS[0], program="another", now=0)
+    route.take_endpoint(SERVICE, now=1)
+    assert connection.parties.destination_endpoint == ENDPOINTS[0]
+
+
 def test_the_detail_names_the_service_once() -> None:
     route, _, connection = a_route()
     assert (route.describe(""), route.describe("why")) == ("", "why")

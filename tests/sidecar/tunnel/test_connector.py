@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import socket
 from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
 
 from shared.model.errors import VerificationError
+from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
+from sidecar.sockets.address import Endpoint
 from sidecar.sockets.dial import DialError
 from sidecar.tunnel.connector import Connector
 from sidecar.tunnel.dial_failures import DialFailures
 from sidecar.tunnel.pool import TunnelKey
 from tests.sidecar.little_ca import until
-from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, Pair, running_pair
+from tests.sidecar.pair import (
+    CLIENT,
+    CLIENT_PROGRAM,
+    SERVER,
+    Pair,
+    accept_forever,
+    identify,
+    running_pair,
+    serve_tunnel,
+)
 from tests.sidecar.test_outbound import closed_port, echo
+
+OTHER_PROGRAM = Program(digest="c" * 64)
 
 
 def key_of(pair: Pair) -> TunnelKey:
@@ -80,6 +94,52 @@ async def test_what_cant_be_dialled_is_not_dialled_again_at_once() -> None:
             await connector.acquire(key, credential, tunnel_port=address[1])
         connector.reap(now=asyncio.get_running_loop().time() + 61)
         assert len(failures) == 0
+
+
+async def test_a_failed_handshake_of_one_program_leaves_the_address_to_all_others() -> None:
+    """One program's dials meet a peer that ends every handshake: its own aren't repeated at once, others' succeed."""
+    async with running_pair(echo) as pair:
+        connector, key = pair.client.sidecar.connector, key_of(pair)
+        one = pair.client.credentials.by_program[CLIENT_PROGRAM]
+        another = pair.mint.issue(identify(CLIENT, OTHER_PROGRAM))
+        is_hostile, met = True, []
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
+
+        def meet(connection: socket.socket, source: Endpoint) -> None:
+            met.append(source)
+            if is_hostile:
+                connection.close()
+            else:
+                pair.spawn(serve_tunnel(pair.server.sidecar, connection, source, pair.tunnel))
+
+        accepting = asyncio.ensure_future(accept_forever(listener, meet))
+        port = listener.getsockname()[1]
+        with pytest.raises(DialError, match="handshake failed"):
+            await connector.acquire(key, one, tunnel_port=port)
+        with pytest.raises(DialError, match="didn't answer lately"):
+            await connector.acquire(key, one, tunnel_port=port)
+        assert len(met) == 1
+        is_hostile = False
+        other_key = replace(key, identity=str(another.identity), generation=another.generation)
+        for each, credential in ((other_key, another), (replace(key, destination=("127.0.0.1", 9)), one)):
+            (await connector.acquire(each, credential, tunnel_port=port)).close()
+        assert len(met) == 3
+        accepting.cancel()
+        listener.close()
+
+
+async def test_a_failed_dial_of_one_program_leaves_the_address_to_all_others() -> None:
+    async with running_pair(echo) as pair:
+        connector, key = pair.client.sidecar.connector, key_of(pair)
+        one = pair.client.credentials.by_program[CLIENT_PROGRAM]
+        another = pair.mint.issue(identify(CLIENT, OTHER_PROGRAM))
+        address = closed_port("127.0.0.3")
+        key = replace(key, destination=(address[0], 80))
+        with pytest.raises(DialError, match="refused"):
+            await connector.acquire(key, one, tunnel_port=address[1])
+        with pytest.raises(DialError, match="refused"):  # Dialled, not remembered.
+            await connector.acquire(key, another, tunnel_port=address[1])
 
 
 async def test_idle_tunnels_are_closed_when_their_time_is_up_and_at_the_end() -> None:
