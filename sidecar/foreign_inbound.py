@@ -24,6 +24,7 @@ from shared.model.trust.foreign_certificate import ForeignPeer
 from sidecar.connection.connection import Connection, Refused, record_refused
 from sidecar.connection.parties import Parties
 from sidecar.listener import attest_application, choose_listener_credential, note_listener, serves_listener
+from sidecar.proving import await_clearance
 from sidecar.sockets.ending import reset
 from sidecar.steps import dial_application, look_up_workload, obtain_policy, pump_through_tls
 from sidecar.tls.foreign_handshake import Session, establish_session
@@ -73,6 +74,7 @@ async def serve_foreign(sidecar: Sidecar, captured: Captured, application: Endpo
             if not serves_listener(sidecar, arrival.credential, listener):
                 raise Refused(Reason.PROCESS_VANISHED, "the listener, or its approval, changed during the handshake")
             connection.decide()
+            await await_clearance(sidecar, connection)
             connection.application = await dial_application(sidecar, application)
             connection.check_not_revoked()
             await pump_through_tls(sidecar, connection, arrival.session, captured.connection)

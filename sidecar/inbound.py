@@ -31,6 +31,7 @@ from sidecar.listener import (
     serves_listener,
 )
 from sidecar.mesh.directory_cache import listed_workload
+from sidecar.proving import await_clearance
 from sidecar.pump.tunnel_pump import TunnelPump
 from sidecar.rooms import Place
 from sidecar.sockets.address import Endpoint
@@ -179,6 +180,7 @@ async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, sour
                 raise Refused(Reason.DESTINATION_NOT_SERVED)
             await obtain_policy(sidecar, tunnel.peer.identity.workload.namespace)
             connection.decide()
+            await await_clearance(sidecar, connection)
             application = connection.application = await dial_application(sidecar, listener.application)
             connection.check_not_revoked()
             if pump.finished.done():  # The initiator has given up.
@@ -244,6 +246,7 @@ async def carry_plaintext(sidecar: Sidecar, captured: Captured, application: End
         note_listener(sidecar, connection.parties, listener)
         connection.watch_program()
         connection.decide()
+        await await_clearance(sidecar, connection)
         await pump_plainly(sidecar, connection, application, Reason.APPLICATION_UNREACHABLE)
 
 

@@ -23,6 +23,7 @@ from sidecar.connection.connection import Connection, Refused
 from sidecar.credential.credential import CredentialError
 from sidecar.foreign_outbound import carry_to_foreign
 from sidecar.mesh.directory_cache import listed_workload
+from sidecar.proving import await_clearance
 from sidecar.pump.ends import PumpEnd
 from sidecar.pump.tunnel_pump import TunnelPump
 from sidecar.routing.route import PERHAPS_GONE, Route
@@ -66,6 +67,7 @@ async def carry_along(sidecar: Sidecar, connection: Connection, route: Route) ->
     try:
         entry = await identify(sidecar, connection, route)
         connection.decide()
+        await await_clearance(sidecar, connection)
         if entry.namespace:
             credential = await choose_credential(sidecar, connection)
             await carry_through_tunnel(sidecar, connection, entry, credential, route)

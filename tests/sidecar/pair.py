@@ -95,12 +95,22 @@ class FakeAttestor:
     program: Program | None
     reason: Reason = Reason.NO_OWNER
     silent: set[int] = field(default_factory=set)
+    shared: AttestationError | None = None
+    cleared: int = 0
 
     def _attestation(self) -> Attestation:
         if self.program is None:
             raise AttestationError("ordered by the test", reason=self.reason)
         process = ProcessFacts(pid=42, start_time=1, uid=1000, path="/usr/bin/it")
         return Attestation(program=self.program, process=process, inode=1, cookie=1, execution=EXECUTION)
+
+    def is_clear(self, attestation: Attestation) -> bool:
+        return self.shared is None
+
+    async def clear(self, attestation: Attestation) -> None:
+        self.cleared += 1
+        if self.shared is not None:
+            raise self.shared
 
     def attest_now(self, source: Endpoint, destination: Endpoint) -> Attestation | None:
         return self._attestation()
