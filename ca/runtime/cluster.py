@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import ssl
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -280,6 +281,7 @@ def _make_admission(
     admission = make_admission(
         client,
         options=InjectionOptions(
+            draw_path_secret=lambda: secrets.token_hex(16),
             sidecar_image=configuration.sidecar_images[0],
             pull_policy=configuration.sidecar_pull_policy,
             ca_address=configuration.sidecar_ca,

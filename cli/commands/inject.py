@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,14 @@ def inject(
             "--all", help="Also inject pods that don't ask for it, unless they opt out, as a namespace's label does."
         ),
     ] = False,
+    probe_secret_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--probe-secret-file",
+            help="32 hex digits for the paths of probes and hooks, so that repeated runs print the same.",
+            show_default="drawn for each pod template",
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Only report what would be refused; print no documents.")
     ] = False,
@@ -49,7 +58,8 @@ def inject(
     """Inject the sidecar into Pods, Deployments and other objects with a pod template, as the webhook would.
 
     Other documents pass through unchanged. If any object is refused, nothing is printed, so that `kubectl apply -f -`
-    never gets half of the output. With --check, refusals end with exit code 3.
+    never gets half of the output. What is injected already keeps its probes' paths. With --check, refusals end with
+    exit code 3.
     """
     from cli.commands.shapes import ObjectList
     from cli.text.output import print_note
@@ -63,6 +73,7 @@ def inject(
         trust_domain=check_trust_domain(trust_domain),
         ca_address=_check_address(ca or DEFAULT_CA_ADDRESS),
         pull_policy=pull_policy,
+        draw_path_secret=_choose_secret(probe_secret_file),
     )
     work = _Work(options=made, namespace=namespace, is_asked_for_all=everything)
     documents = [(document, work.inject(document)) for document in _read(filename)]
@@ -169,6 +180,23 @@ def _read(paths: list[Path]) -> list[StreamDocument]:
     from cli.text.yaml_stream import read_stream
 
     return [document for text, source in read_texts(paths) for document in read_stream(text, source)]
+
+
+def _choose_secret(path: Path | None) -> Callable[[], str]:
+    import secrets
+
+    from shared.model.errors import InputError
+    from shared.model.injection.probes import SECRET
+
+    if path is None:
+        return lambda: secrets.token_hex(16)
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        raise InputError(f"can't read {path}", hint="--probe-secret-file names a readable file") from error
+    if not SECRET.fullmatch(text):
+        raise InputError(f"{path} doesn't hold 32 hex digits", hint="make it with `openssl rand -hex 16`")
+    return lambda: text
 
 
 def _check_address(text: str) -> str:

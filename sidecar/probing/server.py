@@ -1,7 +1,8 @@
 """The little HTTP server that the kubelet asks: ``/ready``, ``/healthz`` and the pod's probes, fixed at injection.
 
-Belongs here: connections, their bound and deadlines, which path is which. Doesn't: performing a probe. Anybody who
-reaches the pod may ask, as anybody may be a kubelet: paths are fixed, answers are short, nothing is changed by asking.
+Belongs here: connections, their bound and deadlines, which path is which. Doesn't: performing a probe. Nothing
+distinguishes a kubelet, so the paths of probes and hooks hold a secret of the pod's spec; ``/ready`` and ``/healthz``
+answer anybody and change nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from shared.model.kubernetes.contract import ProbeTarget
 from shared.runtime.tasks import Tasks
 from sidecar.capture.accept_loop import AcceptLoop, open_listener
 from sidecar.events import Events
+from sidecar.probing.hook_runs import HookRuns, is_hook
 from sidecar.probing.outcome import MAX_BODY_BYTES, Outcome
 from sidecar.sockets.address import Endpoint, format_endpoint
 from sidecar.sockets.ending import reset
@@ -27,7 +29,6 @@ MAX_CONNECTIONS = 64
 _MAX_HEADER_BYTES = 16 * 1024
 _REQUEST_S = 5.0
 _ANSWER_S = 5.0
-_HOOKS = frozenset({"post-start", "pre-stop"})
 
 # Every address of the pod: the kubelet asks its main one, loopback serves who looks from inside.
 _ADDRESSES = ("0.0.0.0", "::")
@@ -71,6 +72,7 @@ class ProbeServer:
         perform: Perform, tasks: Tasks, events: Events,
     ) -> None:  # fmt: skip
         self._targets = {target.request_path: target for target in targets}
+        self._hook_runs = HookRuns()
         self._judge = judge
         self._perform = perform
         self._tasks = tasks
@@ -132,9 +134,23 @@ class ProbeServer:
         target = self._targets.get(path)
         if target is None:
             return Outcome(status=404, body=b"no such probe\n")
-        outcome = await self._perform_for(loop, connection, target)
+        if is_hook(target):
+            return await self._perform_hook(loop, connection, target)
+        return await self._perform_for(loop, connection, target)
+
+    async def _perform_hook(
+        self, loop: asyncio.AbstractEventLoop, connection: socket.socket, target: ProbeTarget
+    ) -> Outcome | None:
+        """Perform a hook unless it was performed lately; None where a status would count as success."""
+        if not self._hook_runs.begin(target, loop.time()):
+            self._events.emit("hook_refused", container=target.container_name, hook=target.kind)
+            return None
+        try:
+            outcome = await self._perform_for(loop, connection, target)
+        finally:
+            self._hook_runs.end(target, loop.time())
         # The kubelet doesn't look at the status of a hook's answer: any is success.
-        return None if target.kind in _HOOKS and not outcome.has_answer else outcome
+        return outcome if outcome.has_answer else None
 
     async def _perform_for(
         self, loop: asyncio.AbstractEventLoop, connection: socket.socket, target: ProbeTarget

@@ -19,7 +19,9 @@ from tests.shared.model.injection.golden_injection import FILES
 
 PODS = ("plain", "probes", "annotations")
 BEFORE = "registry.example/sidecar:before"
-OPTIONS = InjectionOptions(sidecar_image="registry.example/sidecar:today", trust_domain="example.org")
+OPTIONS = InjectionOptions(
+    sidecar_image="registry.example/sidecar:today", trust_domain="example.org", draw_path_secret=lambda: "ab" * 16
+)
 # Prints what a release makes of each pod, and what it says to pods that today's has injected.
 _PROGRAM = f"""
 import json, sys

@@ -145,7 +145,7 @@ def check_targets(targets: tuple[ProbeTarget, ...]) -> None:
         if target.port in OWN_PORTS:
             raise InjectionRefusedError(
                 InjectionRefusal.PORT_TAKEN,
-                f"the {target.kind} probe of the container {target.container} targets port {target.port},"
+                f"the {target.kind} probe of the container {target.container_name} targets port {target.port},"
                 " which is reserved for the sidecar",
             )
 

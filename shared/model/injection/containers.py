@@ -9,7 +9,7 @@ equals what injection makes, and anything else in it was added by someone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -69,6 +69,8 @@ class InjectionOptions:
     Attributes:
         sidecar_image: reference of the sidecar's image, best with its digest.
         pull_policy: one of ``PULL_POLICIES``; empty: ``IfNotPresent``.
+        draw_path_secret: draws the secret in the paths of a pod's probes and hooks (``probes.SECRET``); a pod that has
+            one keeps it.
         ca_address: ``host:port`` at which sidecars find the CA.
         trust_domain: of the CA.
         token_lifetime_s: 600 to 3600; the kubelet renews the token at four fifths of it.
@@ -80,6 +82,7 @@ class InjectionOptions:
 
     sidecar_image: str
     trust_domain: str
+    draw_path_secret: Callable[[], str]
     ca_address: str = DEFAULT_CA_ADDRESS
     pull_policy: str = "IfNotPresent"
     token_lifetime_s: int = MAX_TOKEN_LIFETIME_S

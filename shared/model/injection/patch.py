@@ -30,7 +30,7 @@ from shared.model.injection.containers import (
 )
 from shared.model.injection.json_patch import Operation, make_patch
 from shared.model.injection.pod_json import Json, get_annotations, get_object, get_objects, get_text, list_containers
-from shared.model.injection.probes import decode_targets, restore_probes, rewrite_probes
+from shared.model.injection.probes import Targets, decode_targets, find_secret, restore_probes, rewrite_probes
 from shared.model.injection.refusals import InjectionRefusal, InjectionRefusedError
 from shared.model.injection.settings import read_settings
 from shared.model.kubernetes.contract import INJECT, INJECTED, PROBES_VARIABLE, SIDECAR_CONTAINER
@@ -90,9 +90,15 @@ def inject(
         return None
     check_namespace(namespace, namespace_labels)
     settings = read_settings(get_annotations(pod))
+    former = _find_targets(pod)
     injected = restore(pod)
     check_pod(injected, ca_host=find_ca_host(options))
-    targets = rewrite_probes(injected, OWN_CONTAINERS, excluded_ports=settings.exclude_inbound_ports)
+    targets = rewrite_probes(
+        injected,
+        OWN_CONTAINERS,
+        secret=find_secret(former) or options.draw_path_secret(),
+        excluded_ports=settings.exclude_inbound_ports,
+    )
     check_targets(targets)
     own = [make_capture_container(settings, options), make_sidecar_container(settings, options, targets)]
     _place(injected, pod, own, make_volumes(options))
@@ -116,10 +122,8 @@ def restore(pod: Json) -> Json:
     spec = get_object(pod, "spec", "pod")
     if not spec:
         raise InjectionRefusedError(InjectionRefusal.MALFORMED_POD, "a pod without `spec`")
-    own = [each for each in list_containers(pod, "initContainers") if each.name in OWN_CONTAINERS]
-    sidecar = next((each.body for each in own if each.name == SIDECAR_CONTAINER), None)
-    restore_probes(pod, decode_targets(_find_targets(sidecar)) if sidecar is not None else {}, OWN_CONTAINERS)
-    if own:
+    restore_probes(pod, _find_targets(pod), OWN_CONTAINERS)
+    if any(each.name in OWN_CONTAINERS for each in list_containers(pod, "initContainers")):
         # Once injected, the pod no longer tells whether it had asked for a shared process namespace itself. "false"
         # beside our containers is a later change, or a look-alike: check_pod refuses it.
         for key, names in (("initContainers", OWN_CONTAINERS), ("volumes", OWN_VOLUMES)):
@@ -130,11 +134,16 @@ def restore(pod: Json) -> Json:
     return pod
 
 
-def _find_targets(sidecar: Json) -> str:
-    for variable in get_objects(sidecar, "env", "spec.initContainers"):
-        if variable.get("name") == PROBES_VARIABLE:
-            return get_text(variable, "value", "spec.initContainers.env") or "[]"
-    return "[]"
+def _find_targets(pod: Json) -> Targets:
+    """Return the targets in the pod's sidecar; none when it has no sidecar."""
+    for container in list_containers(pod, "initContainers"):
+        if container.name != SIDECAR_CONTAINER:
+            continue
+        for variable in get_objects(container.body, "env", "spec.initContainers"):
+            if variable.get("name") == PROBES_VARIABLE:
+                return decode_targets(get_text(variable, "value", "spec.initContainers.env") or "[]")
+        break
+    return {}
 
 
 def _place(injected: Json, found: Json, own: list[Json], volumes: list[Json]) -> None:

@@ -1,8 +1,9 @@
 """Kubelet probes and lifecycle hooks: redirected to the sidecar, and restored. Pure.
 
 The kubelet asks from outside the pod, in plaintext: capture would show it to the application as an unidentified peer,
-which explicit mode refuses. So each probe becomes ``GET /probe/<container>/<kind>`` at the sidecar, with its timings
-kept, and what it was becomes a ``ProbeTarget`` that the sidecar asks from inside.
+which explicit mode refuses. So each probe becomes ``GET /probe/<secret>/<container>/<kind>`` at the sidecar, with its
+timings kept, and what it was becomes a ``ProbeTarget`` that the sidecar asks from inside. The secret is the pod's own:
+without it anyone who reaches the pod could perform a hook of the application.
 
 Left alone: ``exec`` and ``sleep``, which the kubelet does inside the container; a ``tcpSocket`` hook, which no kubelet
 performs; what names a ``host``: the kubelet asks it from the node, whose loopback it also means, and it isn't the pod,
@@ -13,6 +14,7 @@ k8s.io/kubernetes, ``pkg/probe``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
@@ -36,6 +38,7 @@ PROBES: Final = {"livenessProbe": "liveness", "readinessProbe": "readiness", "st
 HOOKS: Final = {"postStart": "post-start", "preStop": "pre-stop"}
 _HANDLERS: Final = ("httpGet", "tcpSocket", "grpc")
 MAX_ENCODED_BYTES: Final = 100_000  # One variable of the environment may have 128 KiB (execve(2), MAX_ARG_STRLEN).
+SECRET: Final = re.compile(r"[0-9a-f]{32}")  # 128 random bits.
 _MAX_TIMEOUT_S: Final = 3600
 _DEFAULT_GRACE_S: Final = 30
 
@@ -43,13 +46,14 @@ Targets = Mapping[tuple[str, str], ProbeTarget]
 
 
 def rewrite_probes(
-    pod: Json, own_containers: Sequence[str], *, excluded_ports: Collection[int] = ()
+    pod: Json, own_containers: Sequence[str], *, secret: str, excluded_ports: Collection[int] = ()
 ) -> tuple[ProbeTarget, ...]:
     """Point the pod's probes and hooks at the sidecar, in place, and return their original targets.
 
     Arguments:
         pod: the pod before injection; its foreign containers' probes are changed.
         own_containers: names that are left out.
+        secret: of the pod's paths, as ``SECRET`` describes it.
         excluded_ports: of the pod, reached without the sidecar.
 
     Raises:
@@ -64,8 +68,8 @@ def rewrite_probes(
             for field, probe_kind in PROBES.items():
                 probe = get_object(container.body, field, container.path)
                 timeout_s = get_number(probe, "timeoutSeconds", f"{container.path}.{field}") or 1
-                target = _rewrite(container, probe, f"{container.path}.{field}", probe_kind, timeout_s, excluded_ports)
-                targets += [] if target is None else [target]
+                target = _read_target(container, probe, f"{container.path}.{field}", probe_kind, timeout_s)
+                targets += _redirect(probe, target, secret, excluded_ports)
             lifecycle = get_object(container.body, "lifecycle", container.path)
             for field, hook_kind in HOOKS.items():
                 path = f"{container.path}.lifecycle"
@@ -75,8 +79,8 @@ def rewrite_probes(
                 # The kubelet waits for a hook before the stop as long as the pod's grace lasts, for one after the
                 # start without an end.
                 hook_s = (grace_s or _DEFAULT_GRACE_S) if hook_kind == "pre-stop" else _MAX_TIMEOUT_S
-                target = _rewrite(container, hook, f"{path}.{field}", hook_kind, hook_s, excluded_ports)
-                targets += [] if target is None else [target]
+                target = _read_target(container, hook, f"{path}.{field}", hook_kind, hook_s)
+                targets += _redirect(hook, target, secret, excluded_ports)
     if len(targets) > MAX_PROBES or len(encode_targets(targets)) > MAX_ENCODED_BYTES:
         raise InjectionRefusedError(
             InjectionRefusal.TOO_MANY_PROBES,
@@ -125,7 +129,7 @@ def encode_targets(targets: Sequence[ProbeTarget]) -> str:
 
 
 def decode_targets(text: str) -> dict[tuple[str, str], ProbeTarget]:
-    """Read targets by container and kind.
+    """Read targets by container's name and kind.
 
     Raises:
         InjectionRefusedError: the text isn't one that ``encode_targets`` wrote.
@@ -136,24 +140,37 @@ def decode_targets(text: str) -> dict[tuple[str, str], ProbeTarget]:
         raise InjectionRefusedError(
             InjectionRefusal.LOOK_ALIKE, "the sidecar's list of probes wasn't written by injection"
         ) from error
-    return {(target.container, target.kind): target for target in targets}
+    return {(target.container_name, target.kind): target for target in targets}
 
 
-def _rewrite(
-    container: Container, probe: Json, path: str, kind: str, timeout_s: int, excluded_ports: Collection[int]
-) -> ProbeTarget | None:
+def find_secret(targets: Targets) -> str:
+    """Return the secret of a pod's paths that injection drew before; empty when there is none, or more than one."""
+    secrets = {target.path_secret for target in targets.values()}
+    secret = secrets.pop() if len(secrets) == 1 else ""
+    return secret if SECRET.fullmatch(secret) else ""
+
+
+def _read_target(container: Container, probe: Json, path: str, kind: str, timeout_s: int) -> ProbeTarget | None:
+    """Read what a probe or hook asks of the pod; None where the sidecar doesn't perform it."""
     handler = next((name for name in _HANDLERS if probe.get(name) is not None), None)
     if handler is None:
         return None
     action = get_object(probe, handler, path)
     if get_text(action, "host", f"{path}.{handler}"):
         return None
-    target = _read_handler(container, handler, action, f"{path}.{handler}", kind, timeout_s)
-    if target.port in excluded_ports:
-        return None
-    del probe[handler]
-    probe["httpGet"] = {"path": target.request_path, "port": HEALTH_PORT, "scheme": "HTTP"}
-    return target
+    return _read_handler(container, handler, action, f"{path}.{handler}", kind, timeout_s)
+
+
+def _redirect(
+    probe: Json, target: ProbeTarget | None, secret: str, excluded_ports: Collection[int]
+) -> list[ProbeTarget]:
+    """Point a probe at the sidecar, in place, and return its target with the secret; nothing where it stays."""
+    if target is None or target.port in excluded_ports:
+        return []
+    del probe[next(name for name in _HANDLERS if probe.get(name) is not None)]
+    hidden = msgspec.structs.replace(target, container=f"{secret}/{target.container}")
+    probe["httpGet"] = {"path": hidden.request_path, "port": HEALTH_PORT, "scheme": "HTTP"}
+    return [hidden]
 
 
 def _read_handler(

@@ -95,7 +95,8 @@ class ProbeTarget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     The kubelet asks ``GET /probe/<container>/<kind>`` on ``HEALTH_PORT``; the sidecar asks the application.
 
     Attributes:
-        container: the container's name.
+        container: the pod's secret and the container's name, ``<secret>/<name>``: only who may read the pod's spec
+            knows the path. Release 0.1 wrote the name alone, and serves either form as it stands.
         kind: ``liveness``, ``readiness``, ``startup``, ``post-start`` or ``pre-stop``.
         handler: ``http``, ``tcp`` or ``grpc``. Exec probes stay where they are.
         port: of the application, resolved.
@@ -125,6 +126,16 @@ class ProbeTarget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise InputError(f"not a probe's handler: {self.handler[:80]!r} {self.scheme[:80]!r}")
         if not 1 <= self.port <= 65535 or not 1 <= self.timeout_s <= 3600:
             raise InputError(f"not a probe's port or time: {self.port}, {self.timeout_s} s")
+
+    @property
+    def container_name(self) -> str:
+        """The container's name without the secret; no name of a container has a slash."""
+        return self.container.rpartition("/")[2]
+
+    @property
+    def path_secret(self) -> str:
+        """The secret that stands before the container's name; empty in pods that release 0.1 injected."""
+        return self.container.rpartition("/")[0]
 
     @property
     def request_path(self) -> str:

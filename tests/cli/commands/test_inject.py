@@ -136,3 +136,26 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     assert run(["inject", "-f", str(tmp_path / "binary"), "--sidecar-image", IMAGE]) == ExitCode.BAD_INPUT
     assert "binary isn't UTF-8" in capsys.readouterr().err
+
+
+PROBED = DEPLOYMENT.replace('image: "web:1"', 'image: "web:1", livenessProbe: {tcpSocket: {port: 80}}')
+
+
+def read_probe_path(printed: str) -> str:
+    path: str = yaml.safe_load(printed)["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]["httpGet"]["path"]
+    return path
+
+
+def test_a_given_secret_makes_repeated_runs_print_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("0f" * 16 + "\n")
+    assert inject(tmp_path, PROBED, "--probe-secret-file", str(secret)) == ExitCode.SUCCESS
+    assert read_probe_path(capsys.readouterr().out) == f"/probe/{'0f' * 16}/web/liveness"
+    paths = set()
+    for _ in range(2):
+        assert inject(tmp_path, PROBED) == ExitCode.SUCCESS
+        paths.add(read_probe_path(capsys.readouterr().out))
+    assert len(paths) == 2
+    secret.write_text("guess")
+    assert inject(tmp_path, PROBED, "--probe-secret-file", str(secret)) == ExitCode.BAD_INPUT
+    assert "openssl rand -hex 16" in capsys.readouterr().err

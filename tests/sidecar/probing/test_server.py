@@ -143,10 +143,38 @@ async def test_a_hook_that_nobody_answered_is_a_broken_connection_for_any_answer
     async with a_server() as kubelet:
         kubelet.outcome = Outcome(status=500)
         assert (await kubelet.get("/probe/app/post-start"))[0] == 500
+    async with a_server() as kubelet:
         kubelet.outcome = fail("nobody is there")
         with pytest.raises(ConnectionResetError):
             await kubelet.send(b"GET /probe/app/post-start HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await kubelet.get("/probe/app/liveness"))[0] == 502
+
+
+async def test_a_hook_is_not_performed_again_at_once_nor_twice_at_a_time() -> None:
+    async with a_server() as kubelet:
+        kubelet.wait.clear()
+        first = asyncio.create_task(kubelet.get("/probe/app/post-start"))
+        await until(lambda: kubelet.performed)
+        with pytest.raises(ConnectionResetError):
+            await kubelet.get("/probe/app/post-start")
+        kubelet.wait.set()
+        assert (await first)[0] == 200
+        with pytest.raises(ConnectionResetError):
+            await kubelet.get("/probe/app/post-start")
+        assert kubelet.performed == [HOOK]
+
+
+async def test_without_the_pods_secret_a_hook_or_probe_is_not_found() -> None:
+    hook, probe = (
+        ProbeTarget(container=f"{'ab' * 16}/app", kind=kind, handler="http", port=1)
+        for kind in ("pre-stop", "liveness")
+    )
+    async with a_server([hook, probe]) as kubelet:
+        for path in ("/probe/app/pre-stop", "/probe/app/liveness", f"/probe/{'ac' * 16}/app/pre-stop"):
+            assert (await kubelet.get(path))[0] == 404
+        assert kubelet.performed == []
+        assert await kubelet.get(f"/probe/{'ab' * 16}/app/pre-stop") == (200, b"fine")
+        assert await kubelet.get(f"/probe/{'ab' * 16}/app/liveness") == (200, b"fine")
 
 
 async def test_a_kubelet_that_gave_up_ends_its_probe() -> None:

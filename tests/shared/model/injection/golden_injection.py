@@ -19,11 +19,12 @@ from shared.model.injection.refusals import InjectionRefusedError
 from shared.model.injection.workloads import find_templates, inject_template
 
 FILES: Final = Path(__file__).parent / "golden"
-# The version is fixed here, so that a release changes no golden file.
+# Version and secret are fixed here, so that no golden file changes by itself.
 OPTIONS: Final = InjectionOptions(
     sidecar_image="registry.example/touchmark-sidecar@sha256:" + "0" * 64,
     trust_domain="example.org",
     version="1.2.3",
+    draw_path_secret=lambda: "0123456789abcdef" * 2,
 )
 
 

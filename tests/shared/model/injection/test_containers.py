@@ -99,4 +99,4 @@ def test_any_other_difference_makes_it_another_container(change: Json) -> None:
 )
 def test_options_that_cannot_be_used_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(InputError):
-        InjectionOptions(**{"sidecar_image": "x", "trust_domain": "example.org", **change})
+        InjectionOptions(**{"sidecar_image": "x", "trust_domain": "example.org", "draw_path_secret": str, **change})

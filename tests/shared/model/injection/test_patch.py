@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import secrets
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -233,3 +235,19 @@ def test_what_is_no_pod_is_refused(pod: Json) -> None:
 @pytest.mark.parametrize(("policy", "warned"), [("Default", True), ("None", True), ("ClusterFirst", False)])
 def test_a_pod_that_may_not_find_its_ca_is_warned(policy: str, warned: bool) -> None:
     assert bool(_inject(make_pod(dnsPolicy=policy)).warnings) is warned
+
+
+def test_each_pod_draws_its_own_secret_and_keeps_it() -> None:
+    options = replace(OPTIONS, draw_path_secret=lambda: secrets.token_hex(16))
+    pod = annotate(make_pod_of(livenessProbe={"tcpSocket": {"port": 80}}), inject="true")
+
+    def read_path(injected: Json) -> str:
+        path: str = injected["spec"]["containers"][0]["livenessProbe"]["httpGet"]["path"]
+        return path
+
+    first, second = (_injected(pod, options=options) for _ in range(2))
+    assert read_path(first) != read_path(second)
+    assert _inject(first, options=options).patch == ()
+    first["metadata"]["annotations"]["example.org/changed"] = "since"
+    first["spec"]["initContainers"][1]["args"] = ["--changed"]
+    assert read_path(_injected(first, options=options)) == read_path(first)

@@ -8,15 +8,17 @@ import pytest
 from hypothesis import given
 
 from shared.model.injection.containers import OWN_CONTAINERS
-from shared.model.injection.probes import decode_targets, encode_targets, restore_probes, rewrite_probes
+from shared.model.injection.probes import decode_targets, encode_targets, find_secret, restore_probes, rewrite_probes
 from shared.model.injection.refusals import InjectionRefusal, InjectionRefusedError
 from shared.model.kubernetes.contract import HEALTH_PORT, ProbeTarget
 from tests.shared.model.injection.pods import Json, make_pod, make_pod_of, pods
 
+SECRET = "ab" * 16
+
 
 def _rewrite(pod: Json) -> tuple[Json, tuple[ProbeTarget, ...]]:
     pod = copy.deepcopy(pod)
-    return pod, rewrite_probes(pod, OWN_CONTAINERS)
+    return pod, rewrite_probes(pod, OWN_CONTAINERS, secret=SECRET)
 
 
 def _only(pod: Json) -> ProbeTarget:
@@ -33,13 +35,19 @@ def test_an_http_probe_becomes_one_at_the_sidecar_with_its_timings() -> None:
     pod = make_pod_of(ports=[{"name": "http", "containerPort": 8080}], livenessProbe=probe)
     rewritten, targets = _rewrite(pod)
     assert rewritten["spec"]["containers"][0]["livenessProbe"] == {
-        "httpGet": {"path": "/probe/web/liveness", "port": HEALTH_PORT, "scheme": "HTTP"},
+        "httpGet": {"path": f"/probe/{SECRET}/web/liveness", "port": HEALTH_PORT, "scheme": "HTTP"},
         "timeoutSeconds": 4,
         "periodSeconds": 9,
     }
     assert targets == (
         ProbeTarget(
-            container="web", kind="liveness", handler="http", port=8080, scheme="HTTPS", path="/live?x=1", timeout_s=4
+            container=f"{SECRET}/web",
+            kind="liveness",
+            handler="http",
+            port=8080,
+            scheme="HTTPS",
+            path="/live?x=1",
+            timeout_s=4,
         ),
     )
 
@@ -93,7 +101,7 @@ def test_what_asks_an_excluded_port_stays_as_it_is() -> None:
         livenessProbe={"httpGet": {"port": "metrics"}},
         readinessProbe={"tcpSocket": {"port": 9090}},
     )
-    assert rewrite_probes(copy.deepcopy(pod), OWN_CONTAINERS, excluded_ports=(9090,)) == ()
+    assert rewrite_probes(copy.deepcopy(pod), OWN_CONTAINERS, secret=SECRET, excluded_ports=(9090,)) == ()
     assert len(_rewrite(pod)[1]) == 2
 
 
@@ -112,7 +120,7 @@ def test_native_sidecars_have_probes_and_plain_init_containers_none() -> None:
         {"name": "native", "restartPolicy": "Always", "livenessProbe": probe},
         {"name": "touchmark-sidecar", "restartPolicy": "Always", "livenessProbe": probe},
     ]
-    assert [each.container for each in _rewrite(make_pod(initContainers=init))[1]] == ["native"]
+    assert [each.container_name for each in _rewrite(make_pod(initContainers=init))[1]] == ["native"]
 
 
 @pytest.mark.parametrize("port", ["nowhere", "", None, True, 1.5, "99999999"])
@@ -170,6 +178,22 @@ def test_a_list_that_injection_did_not_write_is_refused(text: str) -> None:
     with pytest.raises(InjectionRefusedError) as caught:
         decode_targets(text)
     assert caught.value.refusal is InjectionRefusal.LOOK_ALIKE
+
+
+@pytest.mark.parametrize(
+    ("containers", "secret"),
+    [
+        ([], ""),
+        (["web"], ""),  # Release 0.1.
+        ([f"{SECRET}/web", f"{SECRET}/api"], SECRET),
+        ([f"{SECRET}/web", f"{'cd' * 16}/api"], ""),
+        (["guess/web"], ""),
+        ([f"{SECRET}/x/web"], ""),
+    ],
+)
+def test_a_pods_secret_is_found_again_if_it_is_one(containers: list[str], secret: str) -> None:
+    targets = [ProbeTarget(container=each, kind="liveness", handler="tcp", port=80) for each in containers]
+    assert find_secret(decode_targets(encode_targets(targets))) == secret
 
 
 @pytest.mark.parametrize("path", ["/probe/web/liveness", "/probe/web/readiness"])

@@ -27,7 +27,11 @@ def test_what_is_no_uid_is_refused(uid: str) -> None:
 
 
 def test_a_probe_is_asked_by_its_container_and_kind() -> None:
-    assert ProbeTarget(container="web", kind="readiness", handler="tcp", port=80).request_path == "/probe/web/readiness"
+    target = ProbeTarget(container="web", kind="readiness", handler="tcp", port=80)  # As release 0.1 wrote it.
+    assert (target.request_path, target.path_secret, target.container_name) == ("/probe/web/readiness", "", "web")
+    target = ProbeTarget(container="s3cret/web", kind="readiness", handler="tcp", port=80)
+    assert target.request_path == "/probe/s3cret/web/readiness"
+    assert (target.path_secret, target.container_name) == ("s3cret", "web")
 
 
 @pytest.mark.parametrize(
