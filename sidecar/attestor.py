@@ -86,7 +86,6 @@ class Attestor:
         self._scanners.shutdown(wait=False, cancel_futures=True)
         self._hashers.shutdown(wait=False, cancel_futures=True)
         self._known.close()
-        self._looks.close()
         self._kernel.close()
 
     def attest_now(self, source: Endpoint, destination: Endpoint) -> Attestation | None:

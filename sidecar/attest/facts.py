@@ -1,4 +1,7 @@
-"""What attestation yields: the attested program with its process, or the reason why there is none. Pure."""
+"""What attestation yields: the attested program with its process, or the reason why there is none.
+
+Pure, but for the descriptors of the memory that an execution keeps.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import msgspec
 from shared.model.errors import TouchmarkError
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
+from sidecar.attest.memory import Memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +39,9 @@ class Execution(msgspec.Struct, frozen=True):
     Attributes:
         pid, start_time: of the process.
         device, file: of the executable: its device and inode.
-        code, stack, arguments: addresses drawn at ``execve``; all 0 without the right to inspect the process.
+        code, stack, arguments: addresses as they were when it was measured; a process can move them.
+        memory: that it has had since the ``execve``, which tells whether it still runs it. Two measurements of one
+            ``execve`` are two executions. None proves nothing.
     """
 
     pid: int
@@ -45,12 +51,24 @@ class Execution(msgspec.Struct, frozen=True):
     code: int
     stack: int
     arguments: int
+    memory: Memory | None = None
+
+    def is_current(self) -> bool:
+        """Tell whether the process still runs what was measured, under the name of the same file; a few microseconds.
+
+        Raises:
+            ProcessLookupError: it has ended.
+            OSError: it mayn't be looked at.
+        """
+        return self.memory is not None and self.memory.has_executable(self.device, self.file)
 
     def is_fork_of(self, other: Execution) -> bool:
-        """Tell whether both processes came from one ``execve``: they run the same program, whatever their arguments."""
-        return (self.device, self.file, self.code, self.stack, self.arguments) == (
-            other.device, other.file, other.code, other.stack, other.arguments,
-        )  # fmt: skip
+        """Tell whether both processes came from one ``execve``: they run the same program, whatever their arguments.
+
+        A process can move the addresses that are compared (PR_SET_MM). What it gains is that its main script counts as
+        the other's, which it may claim anyway; not that another file does.
+        """
+        return (self.device, self.file, self.code, self.stack) == (other.device, other.file, other.code, other.stack)
 
 
 class Attestation(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 from shared.model.identity.program import NO_MAIN, Program
 from shared.model.policy.reasons import Reason
+from sidecar.attest.claimed import refuse_claimed_executable
 from sidecar.attest.executable import Executables
 from sidecar.attest.facts import AttestationError, Execution
-from sidecar.attest.main_script import is_interpreter
+from sidecar.attest.interpreter.main_script import is_interpreter
 from sidecar.attest.process import FileKey, Process
-from sidecar.attest.process_text import Image
 from sidecar.attest.script_file import open_main_script
 
 _MAX_DESCRIPTORS = 1_048_576
@@ -33,8 +33,8 @@ class Measured:
 
     process: Process
     key: FileKey
-    image: Image
     program: Program
+    execution: Execution
 
     def is_current(self) -> bool:
         """Tell whether the process still runs that ``execve``.
@@ -42,14 +42,7 @@ class Measured:
         Raises:
             AttestationError: it is gone.
         """
-        return self.process.read_executable() == self.key and self.process.read_image() == self.image
-
-    @property
-    def execution(self) -> Execution:
-        """The ``execve`` that was measured."""
-        device, file, *_ = self.key
-        image = self.image
-        return Execution(self.process.pid, image.start_time, device, file, image.code, image.stack, image.arguments)
+        return not self.process.has_executed() and self.process.read_executable() == self.key
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,7 +52,6 @@ class _Sighting:
     process: Process
     executable: int
     key: FileKey
-    image: Image
     script: int | None
     script_key: FileKey | None
 
@@ -109,7 +101,7 @@ class Measuring:
                 raise AttestationError(error.message, reason=error.reason, process=process.facts) from error
             raise
         program = Program(digest=digest, main=main)
-        return Measured(process=process, key=sighting.key, image=sighting.image, program=program)
+        return Measured(process=process, key=sighting.key, program=program, execution=_execution(sighting))
 
     async def _measure_script(self, sighting: _Sighting) -> str:
         if not is_interpreter(sighting.process.facts.path):
@@ -127,6 +119,7 @@ def _look(process: Process) -> _Sighting:
     executable = process.open_executable()
     script: int | None = None
     try:
+        refuse_claimed_executable(process, executable)
         key = FileKey.of(os.fstat(executable))
         if is_interpreter(process.facts.path):
             script = open_main_script(process)
@@ -136,8 +129,14 @@ def _look(process: Process) -> _Sighting:
         if script is not None:
             os.close(script)
         raise
-    return _Sighting(
-        process=process, executable=executable, key=key, image=process.image, script=script, script_key=script_key
+    return _Sighting(process=process, executable=executable, key=key, script=script, script_key=script_key)
+
+
+def _execution(sighting: _Sighting) -> Execution:
+    device, file, *_ = sighting.key
+    process, image = sighting.process, sighting.process.image
+    return Execution(
+        process.pid, image.start_time, device, file, image.code, image.stack, image.arguments, process.memory
     )
 
 
@@ -149,7 +148,7 @@ def _compare(sighting: _Sighting, inode: int) -> None:
     """
     process = sighting.process
     key = process.read_executable()
-    if key[:2] != sighting.key[:2] or process.read_image() != sighting.image or process.has_ended():
+    if key[:2] != sighting.key[:2] or process.has_executed() or process.has_ended():
         message = f"process {process.pid} ran another program while it was attested"
         raise AttestationError(message, reason=Reason.PROCESS_VANISHED, process=process.facts)
     if key != sighting.key:

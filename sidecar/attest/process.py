@@ -1,7 +1,7 @@
 """One process, held by descriptors so that a reused process ID can't take its place. Does I/O on ``/proc`` only.
 
 An open ``/proc/<pid>`` directory belongs to one process: after its end every read fails with ESRCH, whoever got the
-number next. ``execve`` is invisible to it, so everything that depends on the program is read anew each time.
+number next. What it read of the program holds for as long as the process's memory (``memory.py``) is in use.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from itertools import islice
 
 from shared.model.policy.reasons import Reason
 from sidecar.attest.facts import AttestationError, ProcessFacts
-from sidecar.attest.process_text import Image, ProcessTextError, parse_stat, parse_tracer, parse_uid
+from sidecar.attest.memory import Memory
+from sidecar.attest.process_text import ProcessTextError, parse_stat, parse_tracer, parse_uid
 
 _MAX_HINTS = 256
 _MAX_HINTS_TRIED = 4
 _MAX_THREADS = 1_024
 _STATUS_BYTES = 8_192
+_STAT_BYTES = 2_048
 _GONE = frozenset((errno.ENOENT, errno.ESRCH))
 _DENIED = frozenset((errno.EACCES, errno.EPERM))
 
@@ -47,7 +49,7 @@ class FileKey(tuple[int, int, int, int, int]):
 
 
 class Process:
-    """A process with its kept descriptors: directory, descriptor table, ``stat``, ``status`` and a pidfd.
+    """A process with its kept descriptors: its memory's two, descriptor table, ``status`` and a pidfd.
 
     Used by one thread at a time: opened in a worker, then handed to the event loop.
 
@@ -59,7 +61,9 @@ class Process:
         AttestationError: it is gone (``process_vanished``) or mayn't be looked at (``executable_unreadable``).
     """
 
-    __slots__ = ("_descriptors", "_directory", "_exit", "_hints", "_pidfd", "_stat", "_status", "facts", "image", "pid")
+    __slots__ = (
+        "_descriptors", "_directory", "_exit", "_hints", "_pidfd", "_status", "facts", "image", "memory", "pid",
+    )  # fmt: skip
 
     def __init__(self, pid: int, *, proc: str = "/proc") -> None:
         opened: list[int] = []
@@ -67,17 +71,18 @@ class Process:
         # Where sockets were found, the one longest ago first.
         self._hints: OrderedDict[str, None] = OrderedDict()
         try:
-            self._directory = os.open(f"{proc}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            opened.append(self._directory)
+            self.memory = Memory(pid, proc=proc)
+            self._directory = self.memory.directory
             # The pidfd names this very process if the directory still answers after the pidfd was opened.
             self._pidfd = os.pidfd_open(pid)
             opened.append(self._pidfd)
-            self._stat = self._open("stat", opened)
             self._status = self._open("status", opened)
             self._descriptors = self._open("fd", opened, os.O_DIRECTORY)
-            self.image = parse_stat(os.pread(self._stat, 2_048, 0))
+            self.image = parse_stat(self._read("stat", _STAT_BYTES))
             status = os.pread(self._status, _STATUS_BYTES, 0)
             path = os.readlink("exe", dir_fd=self._directory)
+            if not self.memory.is_in_use():  # It executed something between these reads, or has ended.
+                raise ProcessLookupError(errno.ESRCH, "another program")
             self.facts = ProcessFacts(pid=pid, start_time=self.image.start_time, uid=parse_uid(status), path=path)
         except (OSError, ProcessTextError) as error:
             for descriptor in opened:
@@ -87,27 +92,24 @@ class Process:
         self._exit.register(self._pidfd, select.POLLIN)
 
     def close(self) -> None:
-        """Close every kept descriptor."""
-        for descriptor in (self._directory, self._pidfd, self._stat, self._status, self._descriptors):
+        """Close every kept descriptor but the memory's, which go with the last execution that keeps it."""
+        for descriptor in (self._pidfd, self._status, self._descriptors):
             os.close(descriptor)
 
     def has_ended(self) -> bool:
         """Tell whether the process has ended, a zombie included."""
         return bool(self._exit.poll(0))
 
-    def read_image(self) -> Image:
-        """Read which ``execve`` it runs now, with its start time.
+    def has_executed(self) -> bool:
+        """Tell whether it has executed another program, or ended, since it was opened.
 
         Raises:
-            AttestationError: it is gone, or another process answers (``process_vanished``).
+            AttestationError: it is gone (``process_vanished``).
         """
         try:
-            image = parse_stat(os.pread(self._stat, 2_048, 0))
-        except (OSError, ProcessTextError) as error:
+            return not self.memory.is_in_use()
+        except OSError as error:
             raise _explain(error, self.pid, self.facts) from error
-        if image.start_time != self.facts.start_time:
-            raise self._vanished()
-        return image
 
     def read_executable(self) -> FileKey:
         """Read the key of the file that it executes now.
@@ -179,6 +181,10 @@ class Process:
                 return self._remember(name)
         return ""
 
+    def explain(self, error: OSError) -> AttestationError:
+        """Say what a failed look at this process means."""
+        return _explain(error, self.pid, self.facts)
+
     def open_executable(self) -> int:
         """Open what it executes now for reading; the caller closes the descriptor.
 
@@ -212,16 +218,19 @@ class Process:
         Raises:
             OSError: it is gone.
         """
-        descriptor = os.open("cmdline", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
-        try:
-            return os.read(descriptor, max_bytes)
-        finally:
-            os.close(descriptor)
+        return self._read("cmdline", max_bytes)
 
     def _open(self, name: str, opened: list[int], flags: int = 0) -> int:
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | flags, dir_fd=self._directory)
         opened.append(descriptor)
         return descriptor
+
+    def _read(self, name: str, max_bytes: int) -> bytes:
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
+        try:
+            return os.read(descriptor, max_bytes)
+        finally:
+            os.close(descriptor)
 
     def _remember(self, name: str) -> str:
         self._hints[name] = None
@@ -258,10 +267,6 @@ class Process:
                     os.close(descriptor)
         finally:
             os.close(tasks)
-
-    def _vanished(self) -> AttestationError:
-        message = f"process {self.pid} ended while it was attested"
-        return AttestationError(message, reason=Reason.PROCESS_VANISHED, process=self.facts)
 
 
 def _explain(error: Exception, pid: int, facts: ProcessFacts | None) -> AttestationError:

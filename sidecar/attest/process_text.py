@@ -15,15 +15,12 @@ class ProcessTextError(ValueError):
 
 
 class Image(msgspec.Struct, frozen=True):
-    """What tells one ``execve`` of a process from the next, even of the same file.
-
-    Not keyword-only: one is built for every connection. Without address space randomisation two images of one file may
-    be equal, and without the right to inspect the process all addresses are 0; so this only ever *adds* to a comparison
-    of executables.
+    """What ``stat`` says of a process and of its memory.
 
     Attributes:
         start_time: clock ticks after boot; ``execve`` keeps it, a reused PID doesn't.
-        code, stack, arguments: addresses where the code, the stack and the argument strings start; drawn at ``execve``.
+        code, stack, arguments: addresses where the code, the stack and the argument strings start; drawn at ``execve``,
+            kept by ``fork``. A process can move them (PR_SET_MM), so they prove nothing.
     """
 
     start_time: int

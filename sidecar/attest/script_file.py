@@ -11,7 +11,7 @@ import os
 import stat
 
 from sidecar.attest.filesystem import open_in_root, open_without_links
-from sidecar.attest.main_script import find_main_script
+from sidecar.attest.interpreter.main_script import find_main_script
 from sidecar.attest.process import Process
 
 _MAX_ARGUMENTS_BYTES = 131_072

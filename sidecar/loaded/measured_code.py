@@ -16,11 +16,10 @@ from shared.model.identity.loaded_code import MAX_OBJECTS, LoadedCode, LoadedObj
 from shared.model.policy.reasons import Reason
 from sidecar.attest.executable import Measurement, hash_file
 from sidecar.attest.facts import AttestationError, Execution
+from sidecar.attest.memory import Memory
 from sidecar.attest.process import FileKey
-from sidecar.attest.process_text import ProcessTextError, parse_stat
 from sidecar.loaded.mapped_files import MappedFile, open_mapped, parse_maps, read_maps, show_path, stat_mapped
 
-_STAT_BYTES = 2_048
 _GONE = frozenset((errno.ENOENT, errno.ESRCH))
 
 
@@ -42,13 +41,11 @@ class CodeMeasuring:
     Arguments:
         max_bytes: a larger file isn't hashed, and counts as one that can't be measured.
         max_files: hashes that are kept; the oldest goes first.
-        proc: where ``proc(5)`` is mounted.
     """
 
-    def __init__(self, *, max_bytes: int, max_files: int = 8_192, proc: str = "/proc") -> None:
+    def __init__(self, *, max_bytes: int, max_files: int = 8_192) -> None:
         self._max_bytes = max_bytes
         self._max_files = max_files
-        self._proc = proc
         self._known: OrderedDict[FileKey, str] = OrderedDict()
 
     def look(self, execution: Execution, before: Look | None) -> Look:
@@ -61,19 +58,13 @@ class CodeMeasuring:
             AttestationError: it has ended (``process_vanished``), executes another program by now
                 (``program_changed``), mayn't be inspected or has too many mappings (``executable_unreadable``).
         """
+        memory = _find_memory(execution)
         try:
-            directory = os.open(f"{self._proc}/{execution.pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            found = self._look(memory.directory, execution, before)
         except OSError as error:
             raise _explain(execution, error) from error
-        try:
-            _compare(directory, execution)
-            found = self._look(directory, execution, before)
-            _compare(directory, execution)
-            return found
-        except (OSError, ProcessTextError) as error:
-            raise _explain(execution, error) from error
-        finally:
-            os.close(directory)
+        _find_memory(execution)
+        return found
 
     def _look(self, directory: int, execution: Execution, before: Look | None) -> Look:
         text = read_maps(directory)
@@ -133,32 +124,25 @@ def _by_path(each: LoadedObject) -> tuple[str, str]:
     return each.path, each.digest
 
 
-def _compare(directory: int, execution: Execution) -> None:
-    """See that the process still runs the ``execve``.
+def _find_memory(execution: Execution) -> Memory:
+    """Return the memory of the ``execve``, if the process still runs it.
 
     Raises:
-        OSError: it has ended.
-        ProcessTextError: it executes another program.
+        AttestationError: it doesn't (``program_changed``), has ended, or mayn't be inspected.
     """
-    file = os.stat("exe", dir_fd=directory)
-    descriptor = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
-        image = parse_stat(os.read(descriptor, _STAT_BYTES))
-    finally:
-        os.close(descriptor)
-    if image.start_time != execution.start_time:
-        raise OSError(errno.ESRCH, "another process has its number")
-    current = (file.st_dev, file.st_ino, image.code, image.stack, image.arguments)
-    if current != (execution.device, execution.file, execution.code, execution.stack, execution.arguments):
-        raise ProcessTextError("another program")
+        if execution.memory is not None and execution.is_current():
+            return execution.memory
+    except OSError as error:
+        raise _explain(execution, error) from error
+    message = f"process {execution.pid} executed another program"
+    raise AttestationError(message, reason=Reason.PROGRAM_CHANGED)
 
 
-def _explain(execution: Execution, error: Exception) -> AttestationError:
+def _explain(execution: Execution, error: OSError) -> AttestationError:
     pid = execution.pid
-    if isinstance(error, ProcessTextError):
-        return AttestationError(f"process {pid} executed another program", reason=Reason.PROGRAM_CHANGED)
-    if isinstance(error, OSError) and error.errno in _GONE:
+    if error.errno in _GONE:
         return AttestationError(f"process {pid} has ended", reason=Reason.PROCESS_VANISHED)
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+    if error.errno in (errno.EMFILE, errno.ENFILE):
         return AttestationError("no descriptors left", reason=Reason.OVERLOADED)
     return AttestationError(f"the code of process {pid} can't be looked at", reason=Reason.EXECUTABLE_UNREADABLE)

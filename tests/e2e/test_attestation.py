@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,8 @@ from shared.model.policy.rules import Action, Peer, Rule
 from tests.e2e.harness.mesh import MAX_EXECUTABLE_BYTES
 from tests.e2e.harness.programs import Executable
 from tests.e2e.harness.shop import Shop
+from tests.sidecar.attest.forging import FORGE, needs_forging
+from tests.sidecar.attest.processes import hear, tell
 
 pytestmark = pytest.mark.needs_root
 
@@ -177,6 +181,43 @@ def _touching(executable: Executable) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+@needs_forging
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        pytest.param(
+            "own namespace",
+            Reason.USER_NAMESPACE_DIFFERS,
+            marks=pytest.mark.proves(Reason.USER_NAMESPACE_DIFFERS),
+            id="in its own user namespace",
+        ),
+        pytest.param(
+            "from outside",
+            Reason.EXECUTABLE_FORGED,
+            marks=pytest.mark.proves(Reason.EXECUTABLE_FORGED),
+            id="by a child in another one that shares its memory",
+        ),
+    ],
+)
+def test_a_program_that_names_an_approved_ones_file_as_its_executable_is_refused(
+    shop: Shop, how: str, reason: Reason
+) -> None:
+    port = shop.sell()
+    shop.be_explicit()
+    command = [str(shop.intruder.path), "-S", "-c", FORGE, f"{shop.address}:{port}", str(shop.buyer.path), how]
+    environment = {**os.environ, "PYTHONHOME": sys.base_prefix}
+    shop.client.pause()
+    try:
+        forger = shop.client.pod.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        assert hear(forger) == "ready"
+        tell(forger)
+        assert hear(forger) == "1"
+    finally:
+        shop.client.resume()
+    assert shop.client.log.expect_denied(reason, port=port).process.path == str(shop.buyer.path)
+    forger.kill()
 
 
 @pytest.mark.proves(Reason.EXECUTABLE_UNREADABLE)

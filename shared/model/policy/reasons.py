@@ -35,6 +35,8 @@ class Reason(StrEnum):
     EXECUTABLE_UNREADABLE = "executable_unreadable"
     EXECUTABLE_TOO_LARGE = "executable_too_large"
     EXECUTABLE_CHANGED = "executable_changed"
+    EXECUTABLE_FORGED = "executable_forged"
+    USER_NAMESPACE_DIFFERS = "user_namespace_differs"
     SOCKET_SHARED = "socket_shared"
     PROGRAM_CHANGED = "program_changed"
     HOLDERS_UNKNOWN = "holders_unknown"
@@ -136,6 +138,14 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         cause="The executable changed while it was hashed.",
         fix="Replace executables by rename, not by writing to them.",
     ),
+    Reason.EXECUTABLE_FORGED: Explanation(
+        cause="The process's code isn't mapped from the file that it names as its executable.",
+        fix="Find out what runs in that process. Packers that replace the code in memory (UPX) look the same.",
+    ),
+    Reason.USER_NAMESPACE_DIFFERS: Explanation(
+        cause="The process is in another user namespace than the sidecar, where it may name any executable as its own.",
+        fix="Run it without a user namespace of its own (sandboxes, rootless containers, systemd's PrivateUsers).",
+    ),
     Reason.SOCKET_SHARED: Explanation(
         cause="A process of another program holds the same socket, or could receive it over a Unix socket.",
         fix="Close the descriptor in the other process (close-on-exec), or approve that program as well.",
@@ -233,6 +243,8 @@ _FIRST_CODES: Final = {
     Reason.MTLS_REQUIRED: Reason.HANDSHAKE_FAILED,
     Reason.PROGRAM_CHANGED: Reason.PROCESS_VANISHED,
     Reason.HOLDERS_UNKNOWN: Reason.OVERLOADED,
+    Reason.EXECUTABLE_FORGED: Reason.EXECUTABLE_UNREADABLE,
+    Reason.USER_NAMESPACE_DIFFERS: Reason.EXECUTABLE_UNREADABLE,
     Reason.SHUTTING_DOWN: Reason.OVERLOADED,
     Reason.INTERNAL_ERROR: Reason.PROTOCOL_ERROR,
 }

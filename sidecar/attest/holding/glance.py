@@ -8,40 +8,40 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+from shared.model.policy.reasons import Reason
+from sidecar.attest.claimed import refuse_claimed_executable
 from sidecar.attest.facts import AttestationError, Execution
 from sidecar.attest.process import Process
-from sidecar.attest.process_text import ProcessTextError, parse_stat
-
-_STAT_BYTES = 2_048
 
 
 def read_execution(pid: int, proc: str = "/proc") -> Execution | None:
-    """Read which ``execve`` a process runs; None when it has ended or may not be inspected. No tracer is looked for."""
-    try:
-        file = os.stat(f"{proc}/{pid}/exe")
-        descriptor = os.open(f"{proc}/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            image = parse_stat(os.read(descriptor, _STAT_BYTES))
-        finally:
-            os.close(descriptor)
-    except (OSError, ProcessTextError):
-        return None
-    return Execution(pid, image.start_time, file.st_dev, file.st_ino, image.code, image.stack, image.arguments)
+    """Read which ``execve`` a process runs; None when that can't be told, as for ``glance``."""
+    found = glance(pid, proc)
+    return found if isinstance(found, Execution) else None
 
 
 def glance(pid: int, proc: str = "/proc") -> Execution | AttestationError:
-    """Read which ``execve`` a process runs, and see that none of its threads is traced; or why that can't be told."""
+    """Read which ``execve`` a process runs, if none of its threads is traced and its executable is to be believed."""
     try:
         process = Process(pid, proc=proc)
         try:
             process.refuse_tracer(all_threads=True)
-            device, file, *_ = process.read_executable()
-            image = process.read_image()
+            executable = process.open_executable()
+            try:
+                refuse_claimed_executable(process, executable)
+                status = os.fstat(executable)
+            finally:
+                os.close(executable)
+            if process.has_executed():
+                raise AttestationError(f"process {pid} executed a program", reason=Reason.PROCESS_VANISHED)
         finally:
             process.close()
     except AttestationError as error:
         return error
-    return Execution(pid, image.start_time, device, file, image.code, image.stack, image.arguments)
+    image = process.image
+    return Execution(
+        pid, image.start_time, status.st_dev, status.st_ino, image.code, image.stack, image.arguments, process.memory
+    )
 
 
 def glance_at_all(pids: Iterable[int], proc: str = "/proc") -> dict[int, Execution | AttestationError]:

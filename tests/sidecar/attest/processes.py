@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,13 +38,23 @@ def copy_program(original: str, target: Path, extra: bytes = b"altered") -> Path
 
 @contextmanager
 def running(
-    code: str, *arguments: str, program: str = PYTHON, pass_fds: tuple[int, ...] = ()
+    code: str,
+    *arguments: str,
+    program: str = PYTHON,
+    pass_fds: tuple[int, ...] = (),
+    preexec_fn: Callable[[], object] | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
     """Run Python code in a child until it says ``ready``; end it afterwards."""
     command = [program, "-c", code, *arguments]
     environment = {**os.environ, "PYTHONHOME": sys.base_prefix}
     child = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, pass_fds=pass_fds, env=environment
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        pass_fds=pass_fds,
+        env=environment,
+        preexec_fn=preexec_fn,
     )
     try:
         assert child.stdout is not None

@@ -4,6 +4,7 @@ import os
 from contextlib import ExitStack
 
 from shared.model.identity.program import Program
+from sidecar.attest.facts import Execution
 from sidecar.attest.known import KnownProcesses
 from sidecar.attest.measure import Measured
 from sidecar.attest.process import Process
@@ -12,8 +13,9 @@ from tests.sidecar.attest.processes import WAIT, running
 
 def measured(pid: int) -> Measured:
     process = Process(pid)
+    execution = Execution(pid, process.image.start_time, 0, 0, 0, 0, 0, process.memory)
     return Measured(
-        process=process, key=process.read_executable(), image=process.image, program=Program(digest="0" * 64)
+        process=process, key=process.read_executable(), program=Program(digest="0" * 64), execution=execution
     )
 
 

@@ -16,10 +16,10 @@ def test_a_held_process_is_never_mistaken_for_its_successor() -> None:
         process = Process(child.pid)
         assert process.facts.path == PYTHON
         assert not process.has_ended()
-        assert process.read_image() == process.image
+        assert not process.has_executed()
     assert process.has_ended()
     with pytest.raises(AttestationError) as caught:
-        process.read_image()
+        process.has_executed()
     assert caught.value.reason is Reason.PROCESS_VANISHED
     process.close()
     with pytest.raises(AttestationError):

@@ -28,8 +28,8 @@ def execution_of(pid: int) -> Execution:
     process = Process(pid)
     try:
         device, file, *_ = process.read_executable()
-        image = process.read_image()
-        return Execution(pid, image.start_time, device, file, image.code, image.stack, image.arguments)
+        image = process.image
+        return Execution(pid, image.start_time, device, file, image.code, image.stack, image.arguments, process.memory)
     finally:
         process.close()
 

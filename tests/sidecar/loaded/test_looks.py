@@ -54,7 +54,7 @@ async def test_one_look_serves_all_who_wait_and_is_fresh_for_a_while(monkeypatch
 async def test_a_look_that_fails_fails_for_all_and_leaves_nothing() -> None:
     async with looking() as code:
         found = await asyncio.gather(*(code.look(NOBODY) for _ in range(2)), return_exceptions=True)
-        assert all(isinstance(each, AttestationError) and each.reason is Reason.PROCESS_VANISHED for each in found)
+        assert all(isinstance(each, AttestationError) and each.reason is Reason.PROGRAM_CHANGED for each in found)
         assert code.get(NOBODY) is None
         code.look_unhurried(NOBODY)
         await asyncio.sleep(0)

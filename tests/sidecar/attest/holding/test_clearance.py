@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
+from functools import cache, partial
 
 import pytest
 
@@ -23,9 +24,12 @@ def clearance(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clearance]:
     made.close()
 
 
+read_own = cache(partial(read_execution, os.getpid()))
+
+
 def attest_own(one: socket.socket) -> Attestation:
     """Our own socket, as a sidecar beside us would attest it."""
-    execution = read_execution(os.getpid())
+    execution = read_own()
     assert execution is not None
     return Attestation(
         program=Program(digest="0" * 64),

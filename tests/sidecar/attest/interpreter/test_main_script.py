@@ -2,7 +2,7 @@
 
 import pytest
 
-from sidecar.attest.main_script import find_main_script, is_interpreter
+from sidecar.attest.interpreter.main_script import find_main_script, is_interpreter
 
 
 @pytest.mark.parametrize(

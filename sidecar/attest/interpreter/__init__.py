@@ -1,0 +1,1 @@
+"""Programs that run what they are told: which main script an interpreter names."""
