@@ -1,6 +1,6 @@
 """When a lifecycle hook may be performed: one run at a time, and seldom. Pure.
 
-Belongs here: when a run may begin. Doesn't: performing it (``perform.py``), or its path, which the pod's spec alone holds.
+Belongs here: when a run may begin. Not here: performing it (``perform.py``), or its path, which the pod's spec holds.
 
 The kubelet performs a hook once for each start and stop of a container. A stop isn't always a deletion of the pod: a
 failed liveness probe, an eviction and a node's shutdown run ``preStop`` as well, and nothing in the pod, nor at the API
