@@ -2,7 +2,8 @@
 
 A program holds some connections and opens one after another; each is a socket that was never looked at before. The
 first is attested in full (not counted), the others by ``attest_now``. An answer of None fails the measurement: it would
-be the slow path that isn't measured here.
+be the slow path that isn't measured here. Then: one later look at the program of a live connection; and the first
+attestation of a program while others, of 1 GB each and never seen before, are hashed.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import shutil
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -23,6 +27,7 @@ from bench.figures import percentile
 from bench.processes import Processes, own_python
 from shared.model.errors import TouchmarkError
 from sidecar.attestor import Attestor
+from sidecar.sockets.address import Endpoint
 
 _TIMEOUT_S = 30.0
 
@@ -64,27 +69,93 @@ async def measure(*, held: int, count: int, directory: Path) -> list[float]:
     return seconds
 
 
+async def measure_look(*, count: int, directory: Path) -> list[float]:
+    """Return the seconds of ``count`` looks at whether a process still runs what was attested."""
+    attestor = Attestor()
+    seconds: list[float] = []
+    try:
+        with _one_connection(own_python(), directory) as (source, place):
+            attestation = await attestor.attest(source, place)
+            for _ in range(count):
+                started = time.perf_counter()
+                if list(attestor.look_again([attestation])):
+                    raise BenchError("the program has changed")
+                seconds.append(time.perf_counter() - started)
+    finally:
+        attestor.close()
+    return seconds
+
+
+async def measure_beside(*, strangers: int, size: int, directory: Path) -> float:
+    """Return the seconds of a program's first attestation while strangers of that size in bytes are hashed.
+
+    Raises:
+        BenchError: a stranger was hashed before the measurement ended.
+    """
+    attestor = Attestor()
+    try:
+        with ExitStack() as stack:
+            sources = []
+            for number in range(strangers + 1):
+                program = directory / f"program{number}"
+                shutil.copy(os.path.realpath(sys.executable), program)
+                os.truncate(program, program.stat().st_size + number + (size if number else 0))
+                sources.append(stack.enter_context(_one_connection(str(program), directory)))
+            running = [asyncio.create_task(attestor.attest(*each)) for each in sources[1:]]
+            await asyncio.sleep(0.05)
+            started = time.perf_counter()
+            await attestor.attest(*sources[0])
+            seconds = time.perf_counter() - started
+            if any(each.done() for each in running):
+                raise BenchError("a stranger was hashed too soon")
+            await asyncio.gather(*running)
+            return seconds
+    finally:
+        attestor.close()
+
+
+@contextmanager
+def _one_connection(program: str, directory: Path) -> Iterator[tuple[Endpoint, Endpoint]]:
+    """Run a Python under some name with one connection; yield its source and its destination."""
+    code = "import socket, sys; c = socket.create_connection((sys.argv[1], int(sys.argv[2]))); c.recv(1)"
+    with socket.create_server(("127.0.0.1", 0)) as listener, Processes(directory=directory) as processes:
+        listener.settimeout(_TIMEOUT_S)
+        address, port = listener.getsockname()
+        environment = {"PYTHONHOME": sys.base_prefix}
+        name = Path(program).name
+        processes.start(name, [program, "-S", "-c", code, address, str(port)], environment=environment)
+        connection, source = listener.accept()
+        with connection:
+            yield (source[0], source[1]), (address, port)
+
+
+def _figures(seconds: Sequence[float]) -> dict[str, float]:
+    return {
+        "count": len(seconds),
+        "median_us": round(median(seconds) * 1e6, 1),
+        "p99_us": round(percentile(seconds, 0.99) * 1e6, 1),
+        "max_us": round(max(seconds) * 1e6, 1),
+    }
+
+
 def main(arguments: Sequence[str]) -> int:
     """Measure, print one JSON object a number of held connections, return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.attestation")
     parser.add_argument("--count", type=int, default=2000, help="connections (default: 2000)")
     parser.add_argument("--held", type=int, nargs="+", default=[0, 32, 100], help="held besides (default: 0 32 100)")
+    parser.add_argument("--strangers", type=int, nargs="+", default=[0, 1, 4], help="hashed besides (default: 0 1 4)")
     options = parser.parse_args(arguments)
     try:
         for held in options.held:
             with tempfile.TemporaryDirectory(prefix="touchmark-bench-") as directory:
                 seconds = asyncio.run(measure(held=held, count=options.count, directory=Path(directory)))
-            print(
-                json.dumps(
-                    {
-                        "held": held,
-                        "count": len(seconds),
-                        "median_us": round(median(seconds) * 1e6, 1),
-                        "p99_us": round(percentile(seconds, 0.99) * 1e6, 1),
-                        "max_us": round(max(seconds) * 1e6, 1),
-                    }
-                )
-            )
+            print(json.dumps({"held": held, **_figures(seconds)}))
+        with tempfile.TemporaryDirectory(prefix="touchmark-bench-") as directory:
+            seconds = asyncio.run(measure_look(count=options.count, directory=Path(directory)))
+            print(json.dumps({"look": True, **_figures(seconds)}))
+            for strangers in options.strangers:
+                work = measure_beside(strangers=strangers, size=1_000_000_000, directory=Path(directory))
+                print(json.dumps({"strangers": strangers, "first_ms": round(asyncio.run(work) * 1e3, 1)}))
     except TouchmarkError as error:
         print(f"✗ {error.message}", file=sys.stderr)
         return 1

@@ -8,6 +8,7 @@ import ctypes
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -418,6 +419,27 @@ async def test_nobody_listening_has_its_own_reason(attestor: Attestor) -> None:
     with pytest.raises(AttestationError) as nobody:
         attestor.attest_listener_now("127.0.0.1", port)
     assert own.value.reason is nobody.value.reason is Reason.NO_LISTENER
+
+
+async def test_a_program_doesnt_wait_while_strangers_to_the_same_place_are_hashed(
+    attestor: Attestor, server: socket.socket, tmp_path: Path
+) -> None:
+    """One user, one destination, and more strangers than threads that hash."""
+    with ExitStack() as stack:
+        sources = []
+        for number in range(4):
+            program = copy_program(PYTHON, tmp_path / f"program{number}", str(number).encode())
+            if number:
+                os.truncate(program, 512 << 20)
+            stack.enter_context(running(CONNECT + WAIT, port_of(server), program=str(program)))
+            sources.append(take(server))
+        place = server.getsockname()
+        strangers = [asyncio.create_task(attestor.attest(source, place)) for source in sources[1:]]
+        await asyncio.sleep(0.05)
+        found = await attestor.attest(sources[0], place)
+        assert not any(each.done() for each in strangers)
+        assert found.program.digest == digest_of(tmp_path / "program0")
+        await asyncio.gather(*strangers)
 
 
 async def test_too_large_an_executable_is_not_hashed(server: socket.socket) -> None:
