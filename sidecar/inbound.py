@@ -17,10 +17,10 @@ import msgspec
 from msgspec.structs import replace
 
 from shared.model.errors import ProtocolError, VerificationError
-from shared.model.identity.identity import Workload
 from shared.model.policy.decision import Ending, Transport
+from shared.model.policy.evaluate import is_elsewhere
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction
+from shared.model.policy.rules import Direction, Requirement
 from sidecar.connection.connection import Connection, Refused, record_refused
 from sidecar.connection.parties import Parties
 from sidecar.listener import (
@@ -36,7 +36,7 @@ from sidecar.pump.tunnel_pump import TunnelPump
 from sidecar.rooms import Place
 from sidecar.sockets.address import Endpoint
 from sidecar.sockets.ending import reset_after_delivery
-from sidecar.steps import dial_application, look_up_workload, obtain_policy, pump_plainly
+from sidecar.steps import dial_application, look_up, look_up_workload, obtain_policy, pump_plainly
 from sidecar.tls.client_hello import parse_port_name
 from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake import peek_client_hello
@@ -165,6 +165,7 @@ async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, sour
             connection.detail = "" if opening.source[0] == source[0] else f"source claimed: {opening.source[0]}"
             connection.note_pump(pump, Transport.TUNNEL)
             identify(sidecar, connection, tunnel, opening)
+            await look_up_source(sidecar, connection)
             if opening.destination != local:
                 raise Refused(Reason.DESTINATION_NOT_SERVED, "OPEN names another destination than the tunnel's")
             listener = await attest_listener(sidecar, local)
@@ -200,6 +201,7 @@ async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, sour
             raise
         end = await pump.finished
         connection.note_end(end)
+        note_listed(sidecar, connection)
         if end.ending is not Ending.FINISHED and connection.ending is not Ending.POLICY_CHANGED:
             await reset_after_delivery(tunnel.loop, application, end.unsent, deadline_s=sidecar.limits.reset_s)
 
@@ -221,10 +223,38 @@ def identify(sidecar: Sidecar, connection: Connection, tunnel: Tunnel, opening: 
     parties.source = replace(
         parties.source,
         workload=identity.workload,
-        listed=_listed_at(sidecar, parties.source_endpoint[0]),
         program=identity.program,
         why_unidentified=None if identity.program else opening.why or Reason.PEER_UNIDENTIFIED,
     )
+
+
+async def look_up_source(sidecar: Sidecar, connection: Connection) -> None:
+    """Say whom the directory lists at the peer's address: evidence, and what the own namespace may require to match.
+
+    Only where it is required is an address that isn't known here waited for: a tunnel's certificate proves its peer,
+    and a CA that is away refuses nobody else.
+
+    Raises:
+        Refused: it is required, and the CA didn't answer.
+    """
+    address = connection.parties.source_endpoint[0]
+    if Requirement.MATCHING_ADDRESS in sidecar.policies.own.state.requires:
+        await look_up(sidecar, address)
+    else:
+        sidecar.directory.ask_ahead(address)
+    note_listed(sidecar, connection)
+
+
+def note_listed(sidecar: Sidecar, connection: Connection) -> None:
+    """Remember whom the directory lists at the peer's address, if that is known and isn't remembered yet."""
+    parties, address = connection.parties, connection.parties.source_endpoint[0]
+    entry = None if parties.source.listed is not None else sidecar.directory.get(address)
+    if entry is None or not entry.namespace:
+        return
+    listed = listed_workload(entry)
+    parties.source = replace(parties.source, listed=listed)
+    if is_elsewhere(parties.source):
+        connection.detail = f"the directory lists {listed} at {address}. {connection.detail}".rstrip()
 
 
 async def carry_plaintext(sidecar: Sidecar, captured: Captured, application: Endpoint) -> None:
@@ -268,13 +298,6 @@ async def _say_closing(tunnel: Tunnel) -> None:
         await waiter.turn
     finally:
         timer.cancel()
-
-
-def _listed_at(sidecar: Sidecar, address: str) -> Workload | None:
-    entry = sidecar.directory.get(address)
-    if entry is None or not entry.namespace:
-        return None
-    return listed_workload(entry)
 
 
 def _record_refused_tunnel(sidecar: Sidecar, source: Endpoint, local: Endpoint, refused: Refused) -> None:

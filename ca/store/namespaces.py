@@ -21,11 +21,12 @@ from shared.model.errors import ConflictError, InputError, NotFoundError
 from shared.model.identity.foreign import pattern_domain
 from shared.model.identity.identity import Workload, check_namespace
 from shared.model.identity.program import Program
-from shared.model.policy.rules import Approval, Mode, NamespaceState, Rule, WorkloadLabels
+from shared.model.policy.rules import Approval, Mode, NamespaceState, Requirement, Rule, WorkloadLabels
 
 MAX_NAMESPACES: Final = 10_000
 _MAX_NAME_CHARACTERS: Final = 253
 _rules: Final = msgspec.json.Decoder(tuple[Rule, ...])
+_requires: Final = msgspec.json.Decoder(tuple[Requirement, ...])
 _programs: Final = msgspec.json.Decoder(tuple[Program, ...])
 _labels: Final = msgspec.json.Decoder(dict[str, str])
 
@@ -90,7 +91,13 @@ class Namespaces:
         return await self._change(namespace, change, expected_version=expected_version)
 
     async def put_policy(
-        self, namespace: str, *, rules: Sequence[Rule], group_label: str = "", mode: Mode | None = None
+        self,
+        namespace: str,
+        *,
+        rules: Sequence[Rule],
+        group_label: str = "",
+        mode: Mode | None = None,
+        requires: Sequence[Requirement] = (),
     ) -> NamespaceState:
         """Replace the namespace's policy; ``mode`` None keeps the present mode.
 
@@ -107,7 +114,12 @@ class Namespaces:
         names = [rule.name for rule in rules]
         if len(set(names)) != len(names):
             raise InputError("two rules of a policy have the same name", hint="decisions name rules: give each its own")
-        values = {"has_policy": True, "rules": msgspec.json.encode(tuple(rules)).decode(), "group_label": group_label}
+        values = {
+            "has_policy": True,
+            "rules": msgspec.json.encode(tuple(rules)).decode(),
+            "group_label": group_label,
+            "requires": msgspec.json.encode(tuple(dict.fromkeys(requires))).decode(),
+        }
         if mode is not None:
             values["mode"] = mode.value
 
@@ -127,7 +139,9 @@ class Namespaces:
             row = (await connection.execute(select(namespaces).where(namespaces.c.namespace == namespace))).first()
             if row is None or not row.has_policy:
                 raise NotFoundError(f"namespace {namespace} has no policy")
-            await self._write_namespace(connection, namespace, has_policy=False, rules="[]", group_label="")
+            await self._write_namespace(
+                connection, namespace, has_policy=False, rules="[]", group_label="", requires="[]"
+            )
 
         return await self._change(namespace, change)
 
@@ -260,6 +274,7 @@ class Namespaces:
             "has_policy": False,
             "group_label": "",
             "rules": "[]",
+            "requires": "[]",
         }
         await connection.execute(self._database.upsert(namespaces, values, update=()))
 
@@ -326,6 +341,7 @@ async def _read_state(connection: AsyncConnection, namespace: str) -> NamespaceS
         mode=Mode(row.mode),
         group_label=row.group_label,
         rules=_rules.decode(row.rules),
+        requires=_requires.decode(row.requires),
         approvals=approvals,
         labels=tuple(
             WorkloadLabels(service_account=label.service_account, labels=_labels.decode(label.labels))

@@ -174,6 +174,7 @@ namespaces: Final = Table(
     Column("has_policy", Boolean, nullable=False),
     Column("group_label", Text, nullable=False),
     Column("rules", Text, nullable=False),
+    Column("requires", Text, nullable=False, server_default="[]"),
 )
 
 programs: Final = Table(

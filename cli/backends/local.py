@@ -55,7 +55,9 @@ class LocalPolicyBackend:
         policies = (await self._client.list_policies(namespace)).policies
         programs = (await self._client.list_programs(namespace)).programs
         documents: list[Document] = [
-            MeshPolicyDocument(namespace=p.namespace, mode=p.mode, group_label=p.group_label, rules=p.rules)
+            MeshPolicyDocument(
+                namespace=p.namespace, mode=p.mode, group_label=p.group_label, rules=p.rules, requires=p.requires
+            )
             for p in policies
         ]
         documents += [
@@ -100,7 +102,11 @@ class LocalPolicyBackend:
             return Applied(kind="Program", namespace=program.namespace, name=program.name, version=program.version)
         policy = await self._client.put_policy(
             PolicyRequest(
-                namespace=document.namespace, rules=document.rules, group_label=document.group_label, mode=document.mode
+                namespace=document.namespace,
+                rules=document.rules,
+                group_label=document.group_label,
+                mode=document.mode,
+                requires=document.requires,
             )
         )
         return Applied(kind="MeshPolicy", namespace=policy.namespace, name="default", version=policy.version)

@@ -50,6 +50,8 @@ class DirectoryCache:
         self._timeout_s = timeout_s
         self._entries: OrderedDict[str, DirectoryEntry] = OrderedDict()
         self._answers: Answers[str, DirectoryEntry] = Answers()
+        # Asked for without a waiter.
+        self._expected: set[str] = set()
         # While a stream has to confirm what is known: addresses to ask for (the next one last), asked for, answered.
         self._to_confirm: list[str] = []
         self._confirming: set[str] = set()
@@ -83,6 +85,16 @@ class DirectoryCache:
             return entry
         return await self._ask(address)
 
+    def ask_ahead(self, address: str) -> None:
+        """Ask who is at an address that isn't known, without waiting; ``get`` knows it once the CA has answered."""
+        if address in self._entries or address in self._expected or len(self._expected) >= MAX_CONFIRMING:
+            return
+        try:
+            self._send(Lookup(address=address))
+        except UnavailableError:
+            return
+        self._expected.add(address)
+
     async def refresh(self, address: str) -> DirectoryEntry:
         """Ask again although an entry is known: a peer turned out to be somebody else.
 
@@ -94,7 +106,8 @@ class DirectoryCache:
     def install(self, entry: DirectoryEntry) -> None:
         """Take the CA's answer or its later change."""
         address = entry.address
-        is_answer = self._answers.give(address, entry)
+        is_answer = self._answers.give(address, entry) or address in self._expected
+        self._expected.discard(address)
         if is_answer or address in self._entries:
             # A change of an entry isn't a use of it.
             self._entries[address] = entry
@@ -109,6 +122,7 @@ class DirectoryCache:
 
     def confirm_all(self) -> None:
         """Ask a new stream for everything that is known here, and once more for what is being asked."""
+        self._expected.clear()
         self._confirming.clear()
         self._confirmed.clear()
         self._to_confirm = [*self._entries, *self._answers.keys()]

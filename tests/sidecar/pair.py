@@ -144,12 +144,16 @@ class FakeDirectory:
     entries: dict[str, DirectoryEntry]
     newer: dict[str, DirectoryEntry] = field(default_factory=dict)
     refreshed: list[str] = field(default_factory=list)
+    asked_ahead: list[str] = field(default_factory=list)
 
     def get(self, address: str) -> DirectoryEntry | None:
         return self.entries.get(address, DirectoryEntry(address=address))
 
     async def look_up(self, address: str) -> DirectoryEntry:
         raise UnavailableError("ordered by the test")
+
+    def ask_ahead(self, address: str) -> None:
+        self.asked_ahead.append(address)
 
     async def refresh(self, address: str) -> DirectoryEntry:
         self.refreshed.append(address)

@@ -20,7 +20,8 @@ from OpenSSL import SSL
 
 from shared.model.policy.decision import Answer, Ending, Transport
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Action, Mode, Peer, Rule
+from shared.model.policy.rules import Action, Mode, Peer, Requirement, Rule
+from shared.model.wire.messages import DirectoryEntry
 from sidecar.capture.captured import Captured
 from sidecar.credential.credential import Credential
 from sidecar.inbound import carry_plaintext
@@ -143,6 +144,46 @@ async def test_a_well_behaved_raw_peer_is_served() -> None:
         await until(lambda: pair.server.records)
         assert pair.server.records[0].connection == CONNECTION_ID
         assert pair.server.records[0].ending is Ending.FINISHED
+
+
+def list_another_workload(pair: Pair) -> None:
+    """The directory lists another workload than the client's at the client's address."""
+    pair.server.directory.entries["127.0.0.1"] = DirectoryEntry(
+        address="127.0.0.1", namespace="bank", service_account="teller", tunnel_port=1
+    )
+
+
+async def test_a_certificate_from_another_workloads_address_is_recorded() -> None:
+    async with running_pair(echo) as pair, raw_peer(pair) as peer:
+        list_another_workload(pair)
+        await peer.send(encode_frame(FrameType.OPEN, 1, opening(pair)) + encode_frame(FrameType.END, 1))
+        assert await peer.receive() == (FrameType.ACCEPT, 1, b"")
+        await until(lambda: pair.server.records)
+        record = pair.server.records[0]
+        assert (record.answer, record.source.workload, record.source.listed) == (
+            Answer.ALLOW,
+            "shop/web",
+            "bank/teller",
+        )
+        assert record.detail.startswith("the directory lists bank/teller at 127.0.0.1. ")
+        assert pair.server.directory.asked_ahead == ["127.0.0.1"], "who is there is asked without waiting"
+
+
+@pytest.mark.parametrize("mode", [*Mode])
+async def test_a_certificate_from_another_workloads_address_is_refused_where_that_is_required(mode: Mode) -> None:
+    async with running_pair(echo) as pair, raw_peer(pair) as peer:
+        approved = ((SERVER, SERVER_PROGRAM), (CLIENT, CLIENT_PROGRAM))
+        pair.set_state(approve(*approved, mode=mode, requires=(Requirement.MATCHING_ADDRESS,)))
+        await peer.send(encode_frame(FrameType.OPEN, 1, opening(pair)) + encode_frame(FrameType.END, 1))
+        assert (await peer.receive())[0] == FrameType.ACCEPT, "nobody is listed there"
+        while (await peer.receive())[0] != FrameType.END:
+            pass
+        list_another_workload(pair)
+        await peer.send(encode_frame(FrameType.OPEN, 2, opening(pair)))
+        assert await peer.receive() == (FrameType.REFUSE, 2, Reason.PEER_WORKLOAD_MISMATCH.value.encode())
+        await peer.send(encode_frame(FrameType.END, 2))
+        await until(lambda: len(pair.server.records) == 2)
+        assert pair.server.records[1].source.listed == "bank/teller"
 
 
 async def test_a_members_chain_that_cant_be_read_whole_is_refused() -> None:

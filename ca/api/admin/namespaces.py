@@ -146,7 +146,11 @@ class NamespacesAdmin:
         self._check_source()
         wanted = await read_body(request, admin.PolicyRequest)
         state = await self._store.namespaces.put_policy(
-            check_namespace(wanted.namespace), rules=wanted.rules, group_label=wanted.group_label, mode=wanted.mode
+            check_namespace(wanted.namespace),
+            rules=wanted.rules,
+            group_label=wanted.group_label,
+            mode=wanted.mode,
+            requires=wanted.requires,
         )
         return answer(_view_policy(state))
 
@@ -190,4 +194,5 @@ def _view_policy(state: NamespaceState) -> admin.PolicyView:
         mode=state.mode,
         group_label=state.group_label,
         rules=state.rules,
+        requires=state.requires,
     )

@@ -339,7 +339,11 @@ class ObjectWriter:
             state = await self._store.namespaces.get_state(document.namespace)
             if not _says_the_same(document, state):
                 await self._store.namespaces.put_policy(
-                    document.namespace, rules=document.rules, group_label=document.group_label, mode=document.mode
+                    document.namespace,
+                    rules=document.rules,
+                    group_label=document.group_label,
+                    mode=document.mode,
+                    requires=document.requires,
                 )
                 _log.info("policy_written", namespace=document.namespace, generation=value.generation)
             return
@@ -363,12 +367,13 @@ class ObjectWriter:
 
 
 def _has_policy(state: NamespaceState) -> bool:
-    return bool(state.rules or state.group_label)
+    return bool(state.rules or state.group_label or state.requires)
 
 
 def _says_the_same(document: MeshPolicyDocument, state: NamespaceState) -> bool:
     mode = document.mode if document.mode is not None else state.mode
-    return (document.rules, document.group_label, mode) == (state.rules, state.group_label, state.mode)
+    wanted = (document.rules, document.group_label, document.requires, mode)
+    return wanted == (state.rules, state.group_label, state.requires, state.mode)
 
 
 def _make_record(document: ProgramDocument, approved_by: str, now: float) -> ProgramRecord:

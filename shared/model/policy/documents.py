@@ -19,7 +19,17 @@ from shared.model.identity.foreign import check_id_pattern
 from shared.model.identity.identity import Workload, check_namespace
 from shared.model.identity.program import Program, format_program, parse_program
 from shared.model.policy.document_nodes import Value, read_nodes, read_plain
-from shared.model.policy.rules import MAX_PROGRAMS, MAX_RULES, Action, Direction, Mode, Peer, PortRange, Rule
+from shared.model.policy.rules import (
+    MAX_PROGRAMS,
+    MAX_RULES,
+    Action,
+    Direction,
+    Mode,
+    Peer,
+    PortRange,
+    Requirement,
+    Rule,
+)
 
 API_VERSION = "touchmark.dev/v1alpha1"
 POLICY_NAME = "default"
@@ -57,6 +67,7 @@ class MeshPolicyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     Attributes:
         mode: None leaves the namespace's mode as it is.
         group_label: when not empty, the mesh group is the workload's value of this label; else the namespace.
+        requires: what is asked of every connection to the namespace's workloads.
 
     Raises:
         InputError: the namespace isn't one, the label isn't one, or two rules share a name.
@@ -66,6 +77,7 @@ class MeshPolicyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     mode: Mode | None = None
     group_label: str = ""
     rules: tuple[Rule, ...] = ()
+    requires: tuple[Requirement, ...] = ()
 
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
@@ -187,7 +199,7 @@ def _read_policy(document: Value, metadata: Value, spec: Value) -> MeshPolicyDoc
         )
     if spec.is_null():
         return MeshPolicyDocument(namespace=namespace)
-    fields = spec.fields(optional=("mode", "group", "rules"))
+    fields = spec.fields(optional=("mode", "group", "requires", "rules"))
     group_label = ""
     if "group" in fields:
         label = fields["group"].fields(required=("label",))["label"]
@@ -201,8 +213,15 @@ def _read_policy(document: Value, metadata: Value, spec: Value) -> MeshPolicyDoc
             raise item.entries()["name"].place.fault(f"two rules have the name {rule.name!r}")
         rules[rule.name] = rule
     mode = Mode(fields["mode"].choice([*Mode])) if "mode" in fields else None
+    requires = fields["requires"].items(max_items=len(Requirement)) if "requires" in fields else []
     return document.build(
-        lambda: MeshPolicyDocument(namespace=namespace, mode=mode, group_label=group_label, rules=tuple(rules.values()))
+        lambda: MeshPolicyDocument(
+            namespace=namespace,
+            mode=mode,
+            group_label=group_label,
+            rules=tuple(rules.values()),
+            requires=tuple(dict.fromkeys(Requirement(each.choice([*Requirement])) for each in requires)),
+        )
     )
 
 
@@ -315,6 +334,8 @@ def _plain_policy(document: MeshPolicyDocument) -> dict[str, Any]:
         spec["mode"] = str(document.mode)
     if document.group_label:
         spec["group"] = {"label": document.group_label}
+    if document.requires:
+        spec["requires"] = [str(each) for each in document.requires]
     if document.rules:
         spec["rules"] = [_plain_rule(rule) for rule in document.rules]
     return _plain_object("MeshPolicy", POLICY_NAME, document.namespace, spec)

@@ -2,7 +2,7 @@
 
 Order (the first that applies answers):
 
-1. a ``deny`` rule that matches: deny, in every mode;
+1. a ``deny`` rule that matches, or a requirement of the destination's namespace that isn't met: deny, in every mode;
 2. an ``allow`` rule that matches: allow;
 3. both ends identified (approved programs) and in the same mesh group: allow;
 4. otherwise: permissive allows and marks ``would_deny``, explicit denies.
@@ -30,7 +30,7 @@ from shared.model.identity.identity import Workload
 from shared.model.identity.loaded_code import ForeignCode, LoadedCode, find_foreign
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Peer, Rule
+from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Peer, Requirement, Rule
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -66,6 +66,16 @@ class Party(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.foreign is not None and (self.workload is not None or self.program is not None or self.is_pending):
             raise ValueError("a foreign party has no workload or program here")
+
+
+def is_elsewhere(party: Party) -> bool:
+    """Return whether a certificate was shown from an address that the directory lists for another workload.
+
+    What this does *not* tell: a theft. An address may have been given to the party just now.
+    """
+    if party.listed is None:
+        return False
+    return party.foreign is not None or (party.workload is not None and party.workload != party.listed)
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -232,6 +242,15 @@ def evaluate(
         for rule in source_policy.denies[Direction.EGRESS]:
             if matching.denies_egress(rule):
                 return verdict(allowed=False, reason=Reason.DENY_RULE, rule=rule.qualified_name)
+
+    # What the namespace requires of every peer outweighs its allow rules.
+    if (
+        direction is Direction.INGRESS
+        and destination_policy is not None
+        and Requirement.MATCHING_ADDRESS in destination_policy.state.requires
+        and is_elsewhere(source)
+    ):
+        return verdict(allowed=False, reason=Reason.PEER_WORKLOAD_MISMATCH)
 
     # 2. Allow rules: the destination's ingress rules; where it has no namespace, the source's egress rules.
     if destination_policy is not None:

@@ -181,6 +181,13 @@ class WorkloadLabels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     labels: dict[str, str] = {}
 
 
+class Requirement(StrEnum):
+    """What a namespace asks of every connection to its workloads, in either mode."""
+
+    # The directory must not list another workload at the address from which a certificate is shown.
+    MATCHING_ADDRESS = "matchingAddress"
+
+
 class NamespaceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a sidecar needs to know about one namespace: mode, rules, approvals, vouched labels, at one version.
 
@@ -188,6 +195,7 @@ class NamespaceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         version: grows with each change of this namespace; decisions name it. 0 for a namespace without objects.
         group_label: when not empty, the mesh group is the workload's value of this vouched label; else the namespace.
         code: since protocol 2; at most one entry of each workload.
+        requires: since protocol 2; without repetition.
     """
 
     namespace: str
@@ -198,6 +206,7 @@ class NamespaceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     approvals: tuple[Approval, ...] = ()
     labels: tuple[WorkloadLabels, ...] = ()
     code: tuple[WorkloadCode, ...] = ()
+    requires: tuple[Requirement, ...] = ()
 
     def __post_init__(self) -> None:
         check_namespace(self.namespace)

@@ -58,7 +58,7 @@ from shared.model.errors import TouchmarkError
 from shared.model.identity.program import Program
 from shared.model.policy.decision import DecisionRecord
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Mode, NamespaceState, Rule
+from shared.model.policy.rules import Mode, NamespaceState, Requirement, Rule
 from shared.model.trust.bundle import AuthorityPhase, RotationKind
 from shared.model.wire.admin_cluster import MAX_PODS_SHOWN as MAX_PODS_SHOWN
 from shared.model.wire.admin_cluster import MAX_REFUSED_ENROLMENTS as MAX_REFUSED_ENROLMENTS
@@ -430,6 +430,7 @@ class PolicyRequest(_Request, frozen=True):
     rules: tuple[Rule, ...] = ()
     group_label: str = ""
     mode: Mode | None = None
+    requires: tuple[Requirement, ...] = ()
 
 
 class PolicyView(_Answer, frozen=True):
@@ -440,6 +441,7 @@ class PolicyView(_Answer, frozen=True):
     mode: Mode
     group_label: str
     rules: tuple[Rule, ...]
+    requires: tuple[Requirement, ...] = ()
 
 
 class PolicyList(_Answer, frozen=True):

@@ -359,7 +359,8 @@ def _in_first_protocol(state: NamespaceState) -> NamespaceState:
     """Leave out what names foreign peers, which a sidecar of protocol 1 never meets, and loaded code.
 
     A rule without remaining peers is left out: without peers it would match every peer. A program that may only load
-    certain objects gets no certificate through a sidecar that can't say what is loaded (``ca/issuance.py``).
+    certain objects gets no certificate through a sidecar that can't say what is loaded (``ca/issuance.py``). What a
+    namespace requires isn't enforced by such a sidecar.
     """
     rules = []
     for rule in state.rules:
@@ -372,7 +373,7 @@ def _in_first_protocol(state: NamespaceState) -> NamespaceState:
         msgspec.structs.replace(each, code=None, jit=False) if each.code is not None or each.jit else each
         for each in state.approvals
     )
-    return msgspec.structs.replace(state, rules=tuple(rules), approvals=approvals, code=())
+    return msgspec.structs.replace(state, rules=tuple(rules), approvals=approvals, code=(), requires=())
 
 
 def decode_from_sidecar(data: bytes) -> FromSidecar:

@@ -136,3 +136,22 @@ def test_a_listed_workload_is_the_entrys_and_an_entry_that_lists_nobody_has_none
     assert listed_workload(moved) == Workload(namespace="shop", service_account="cache")
     with pytest.raises(IdentityError):
         listed_workload(DirectoryEntry(address="198.18.0.1"))
+
+
+async def test_an_address_asked_for_ahead_is_known_once_the_ca_has_answered() -> None:
+    sent: list[FromSidecar] = []
+    directory = make(sent)
+    for _ in range(2):
+        directory.ask_ahead("198.18.0.1")
+    assert sent == [Lookup(address="198.18.0.1")]
+    assert directory.get("198.18.0.1") is None
+    directory.install(DirectoryEntry(address="198.18.0.1", namespace="shop", service_account="db"))
+    directory.install(DirectoryEntry(address="198.18.0.2", namespace="shop", service_account="db"))
+    assert directory.get("198.18.0.1") is not None
+    assert directory.get("198.18.0.2") is None, "nothing asked for it"
+    for number in range(2 * MAX_CONFIRMING):
+        directory.ask_ahead(f"198.18.{1 + number // 256}.{number % 256}")
+    assert len(sent) == 1 + MAX_CONFIRMING
+    directory.confirm_all()
+    directory.ask_ahead("198.18.9.9")
+    assert sent[-1] == Lookup(address="198.18.9.9"), "a new stream answers nothing that was asked before"

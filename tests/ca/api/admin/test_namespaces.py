@@ -9,12 +9,13 @@ import pytest
 from ca.runtime.compose import RunningCA
 from shared.model.policy.decision import Answer
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Action, Mode, NamespaceState, PortRange, Rule
+from shared.model.policy.rules import Action, Mode, NamespaceState, PortRange, Requirement, Rule
 from shared.model.wire import admin as api
 from shared.model.wire.messages import Decisions, DecisionsStored, NamespaceChanged, NamespaceInstalled, Subscribe
 from tests.ca.kubernetes.faked_cluster import FakeCluster, running_in_cluster
 from tests.ca.running import CURL, WEB, Admin, FakeSidecar, eventually, make_decision
 
+REQUIRES = (Requirement.MATCHING_ADDRESS,)
 RULE = Rule(name="web", action=Action.ALLOW, ports=(PortRange(first=80, last=81),))
 
 
@@ -88,9 +89,11 @@ async def test_programs_are_approved_listed_replaced_and_removed(services: Runni
 async def test_a_policy_is_replaced_pushed_and_removed_and_the_mode_stays(services: RunningCA, admin: Admin) -> None:
     async with FakeSidecar(services) as sidecar:
         await sidecar.enrol("a")
-        wanted = api.PolicyRequest(namespace="shop", rules=(RULE,), group_label="team", mode=Mode.EXPLICIT)
+        wanted = api.PolicyRequest(
+            namespace="shop", rules=(RULE,), group_label="team", mode=Mode.EXPLICIT, requires=REQUIRES
+        )
         put = await admin.ask("PUT", "/v1/policies", api.PolicyView, wanted)
-        assert (put.rules, put.group_label, put.mode) == ((RULE,), "team", Mode.EXPLICIT)
+        assert (put.rules, put.group_label, put.mode, put.requires) == ((RULE,), "team", Mode.EXPLICIT, REQUIRES)
         assert (await sidecar.expect(NamespaceChanged)).state.rules == (RULE,)
     kept = await admin.ask("PUT", "/v1/policies", api.PolicyView, api.PolicyRequest(namespace="shop"))
     assert (kept.rules, kept.mode, kept.version) == ((), Mode.EXPLICIT, put.version + 1)

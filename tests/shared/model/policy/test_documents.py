@@ -20,7 +20,7 @@ from shared.model.policy.documents import (
     parse_ports,
     read_document,
 )
-from shared.model.policy.rules import Action, Direction, Mode, Peer, PortRange, Rule
+from shared.model.policy.rules import Action, Direction, Mode, Peer, PortRange, Requirement, Rule
 from tests.shared.model.policy.object_cases import CASES, Case
 from tests.shared.model.policy.scenarios import ACCOUNTS, NAMESPACES, PROGRAMS, rules
 
@@ -119,6 +119,7 @@ def documents(draw: st.DrawFn) -> list[Document]:
         namespace=draw(st.sampled_from(NAMESPACES)),
         mode=draw(st.sampled_from((None, *Mode))),
         group_label=draw(st.sampled_from(("", "team", "example.com/team"))),
+        requires=draw(st.sampled_from(((), (Requirement.MATCHING_ADDRESS,)))),
         rules=tuple(
             rule for rule in draw(st.lists(rules(), max_size=3, unique_by=lambda r: r.name)) if is_writable(rule)
         ),

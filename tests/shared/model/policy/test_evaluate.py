@@ -23,6 +23,7 @@ from shared.model.policy.rules import (
     NamespaceState,
     Peer,
     PortRange,
+    Requirement,
     Rule,
     WorkloadLabels,
 )
@@ -727,3 +728,36 @@ def test_a_group_is_the_namespace_unless_a_label_is_named() -> None:
     assert mesh_group(by_namespace, WEB) == ("namespace", "shop")
     by_label = compile_namespace(NamespaceState(namespace="shop", group_label="team"))
     assert mesh_group(by_label, WEB) is None
+
+
+@pytest.mark.parametrize("mode", [*Mode])
+@pytest.mark.parametrize("is_required", [True, False])
+@pytest.mark.parametrize(
+    ("source", "is_elsewhere"),
+    [
+        (Party(workload=WEB, program=CURL, listed=WEB), False),
+        (Party(workload=WEB, program=CURL), False),
+        (Party(workload=WEB, program=CURL, listed=TELLER), True),
+        (Party(foreign=FOREIGNERS[0], listed=TELLER), True),
+        (Party(listed=TELLER), False),  # No certificate: `listed` then narrows rules, as ever.
+    ],
+)
+def test_a_certificate_from_another_workloads_address_is_refused_where_that_is_required(
+    source: Party, is_elsewhere: bool, is_required: bool, mode: Mode
+) -> None:
+    everything = Rule(name="everything", action=Action.ALLOW, peers=(Peer(namespace="shop"),))
+    state = NamespaceState(
+        namespace="shop", mode=mode, rules=(everything,), requires=(Requirement.MATCHING_ADDRESS,) * is_required
+    )
+    policy = compile_namespace(state)
+    verdict = evaluate(
+        direction=Direction.INGRESS,
+        source=source,
+        destination=Party(workload=WEB, program=CURL),
+        port=80,
+        source_policy=policy,
+        destination_policy=policy,
+    )
+    assert (verdict.reason is Reason.PEER_WORKLOAD_MISMATCH) is (is_elsewhere and is_required)
+    if is_elsewhere and is_required:
+        assert not verdict.allowed

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from shared.model.identity.foreign import ForeignDomain
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Action, Approval, NamespaceState, Peer, PortRange, Rule, WorkloadLabels
+from shared.model.policy.rules import (
+    Action,
+    Approval,
+    NamespaceState,
+    Peer,
+    PortRange,
+    Requirement,
+    Rule,
+    WorkloadLabels,
+)
 from shared.model.trust.bundle import TrustBundle
 from shared.model.wire import messages
 from shared.model.wire.messages import (
@@ -208,6 +217,7 @@ def test_a_sidecar_of_protocol_1_gets_no_foreign_peer_and_no_rule_that_would_mat
     state = NamespaceState(
         namespace="shop",
         version=4,
+        requires=(Requirement.MATCHING_ADDRESS,),
         rules=(
             rule("mixed", foreign, known),
             rule("foreign", foreign),
@@ -216,7 +226,7 @@ def test_a_sidecar_of_protocol_1_gets_no_foreign_peer_and_no_rule_that_would_mat
             rule("known", known),
         ),
     )
-    told = msgspec.structs.replace(state, rules=(rule("mixed", known), rule("all"), rule("known", known)))
+    told = msgspec.structs.replace(state, rules=(rule("mixed", known), rule("all"), rule("known", known)), requires=())
     assert express_in(1, messages.NamespaceChanged(state=state)) == messages.NamespaceChanged(state=told)
     welcome = messages.Welcome(
         trust_domain="td", namespace="shop", service_account="web", chain=(), bundle=BUNDLE, state=state,
