@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -19,6 +20,7 @@ from ca.store.records import CertificateRecord, JoinGrant
 from ca.store.store import Store
 from shared.model.errors import ConflictError, RefusedError, VerificationError
 from shared.model.identity.identity import Identity, IdentityKind
+from shared.model.identity.loaded_code import CodeCheck
 from shared.model.identity.program import Program
 from shared.model.policy.evaluate import NamespacePolicy, compile_namespace
 from shared.model.policy.reasons import Reason
@@ -89,14 +91,15 @@ class Issuance:
         """Issue a certificate for a program of the sidecar's own workload, and of no other.
 
         Raises:
-            IssuanceRefused: the request or evidence doesn't hold; or the namespace is explicit and the program not
-                approved (``program_not_approved``).
+            IssuanceRefused: the request or evidence doesn't hold; the namespace is explicit and the program not
+                approved (``program_not_approved``); it has loaded code that isn't approved, or the sidecar doesn't say
+                what it has loaded (``code_not_approved``).
             UnavailableError: the store or the authority doesn't work.
         """
         if sidecar_identity.kind is not IdentityKind.SIDECAR:
             raise IssuanceRefused("only a sidecar asks for its programs", reason=Reason.PEER_UNTRUSTED)
         public_key = _check(csr_der, evidence)
-        kind, approval = await self._decide(sidecar_identity, program)
+        kind, approval = await self._decide(sidecar_identity, program, evidence)
         identity = Identity(
             trust_domain=self.store.trust_domain, workload=sidecar_identity.workload, kind=kind, program=program
         )
@@ -104,7 +107,9 @@ class Issuance:
             public_key, identity, instance=instance, evidence=evidence, approval=approval, now=now
         )
 
-    async def _decide(self, sidecar: Identity, program: Program) -> tuple[IdentityKind, Approval | None]:
+    async def _decide(
+        self, sidecar: Identity, program: Program, evidence: ProgramEvidence
+    ) -> tuple[IdentityKind, Approval | None]:
         namespace = sidecar.workload.namespace
         state = await self.store.namespaces.get_state(namespace)
         policy = self._compiled.get(namespace)
@@ -115,6 +120,8 @@ class Issuance:
             policy = self._compiled[namespace] = compile_namespace(state)
         approval = policy.find_approval(sidecar.workload, program)
         if approval is not None:
+            if approval.code is CodeCheck.ENFORCE:
+                _check_code(policy, approval, evidence)
             return IdentityKind.PROGRAM, approval
         if state.mode is Mode.EXPLICIT:
             raise IssuanceRefused(
@@ -178,6 +185,27 @@ class Issuance:
             approved_by=approved_by,
         )
         return IssuedChain(chain=(leaf.public_bytes(Encoding.DER), authority.record.certificate), record=record)
+
+
+def _check_code(policy: NamespacePolicy, approval: Approval, evidence: ProgramEvidence) -> None:
+    """See that the program has loaded nothing but what is approved. What is loaded is the sidecar's claim, as all is.
+
+    Raises:
+        IssuanceRefused: it has, or the sidecar doesn't say.
+    """
+    workload = f"{policy.state.namespace}/{approval.service_account}"
+    if evidence.code is msgspec.UNSET:
+        raise IssuanceRefused(
+            f"the sidecar doesn't say what {approval.program} has loaded",
+            reason=Reason.CODE_NOT_APPROVED,
+            hint="upgrade the sidecar, or approve the program with --code report",
+        )
+    if (foreign := policy.find_foreign_code(approval, evidence.code)) is not None:
+        raise IssuanceRefused(
+            str(foreign),
+            reason=Reason.CODE_NOT_APPROVED,
+            hint=f"review it, then approve it with the programs of {workload}",
+        )
 
 
 def _check(csr_der: bytes, evidence: ProgramEvidence | None = None) -> ec.EllipticCurvePublicKey:

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from shared.model.errors import TouchmarkError
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Mode
-from shared.model.wire.messages import ProgramEvidence
 from sidecar.attest.facts import Attestation, AttestationError
+from sidecar.code_check import check_code, make_evidence
 from sidecar.connection.parties import Parties
 from sidecar.sockets.address import Endpoint
 
@@ -26,10 +26,15 @@ if TYPE_CHECKING:
 
 
 class Listener(msgspec.Struct, frozen=True, kw_only=True):
-    """What serves a destination here: where, run by which program, or why that isn't known."""
+    """What serves a destination here: where, run by which program, or why that isn't known.
+
+    Attributes:
+        unproven: a program that was attested, and mayn't be used as such because of what it has loaded.
+    """
 
     application: Endpoint | None
     attestation: Attestation | None = None
+    unproven: Attestation | None = None
     why: Reason | None = None
     detail: str = ""
 
@@ -53,7 +58,11 @@ async def attest_application(sidecar: Sidecar, application: Endpoint) -> Listene
         return Listener(application=application, why=error.reason, detail=error.message)
     except TimeoutError:
         return Listener(application=application, why=Reason.DEADLINE_EXCEEDED)
-    return Listener(application=application, attestation=attestation)
+    try:
+        detail = await check_code(sidecar, attestation)
+    except AttestationError as error:
+        return Listener(application=application, unproven=attestation, why=error.reason, detail=error.message)
+    return Listener(application=application, attestation=attestation, detail=detail)
 
 
 async def choose_listener_credential(sidecar: Sidecar, listener: Listener) -> Credential:
@@ -72,12 +81,9 @@ async def choose_listener_credential(sidecar: Sidecar, listener: Listener) -> Cr
     is_approved = policy.find_approval(sidecar.workload, attestation.program) is not None
     if not is_approved and policy.state.mode is Mode.EXPLICIT:
         return sidecar.credentials.own
-    process = attestation.process
     try:
         async with asyncio.timeout(sidecar.limits.obtain_s):
-            return await sidecar.credentials.obtain(
-                attestation.program, ProgramEvidence(path=process.path, pid=process.pid, uid=process.uid)
-            )
+            return await sidecar.credentials.obtain(attestation.program, make_evidence(sidecar, attestation))
     except (TouchmarkError, TimeoutError):
         return sidecar.credentials.own
 
@@ -103,6 +109,5 @@ def note_listener(sidecar: Sidecar, parties: Parties, listener: Listener) -> Non
         program=attestation.program if attestation else None,
         why_unidentified=listener.why,
     )
-    if attestation is not None:
-        parties.note_attestation(attestation)
-        sidecar.code.look_unhurried(attestation.execution)
+    if (attested := attestation or listener.unproven) is not None:
+        parties.note_attestation(attested)

@@ -17,8 +17,9 @@ from shared.model.errors import TouchmarkError, VerificationError
 from shared.model.policy.decision import Ending, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
-from shared.model.wire.messages import DirectoryEntry, ProgramEvidence
+from shared.model.wire.messages import DirectoryEntry
 from sidecar.attest.facts import AttestationError
+from sidecar.code_check import check_code, make_evidence
 from sidecar.connection.connection import Connection, Refused
 from sidecar.credential.credential import CredentialError
 from sidecar.foreign_outbound import carry_to_foreign
@@ -102,8 +103,11 @@ async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -
         why = Reason.DEADLINE_EXCEEDED
     else:
         connection.note_attestation(attestation)
-        sidecar.code.look_unhurried(attestation.execution)
-        program = attestation.program
+        try:
+            connection.detail = await check_code(sidecar, attestation)
+            program = attestation.program
+        except AttestationError as error:
+            connection.detail, why = error.message, error.reason
     parties.source = replace(parties.source, workload=sidecar.workload, program=program, why_unidentified=why)
 
 
@@ -141,12 +145,9 @@ async def choose_credential(sidecar: Sidecar, connection: Connection) -> Credent
         return sidecar.credentials.own
     credential = sidecar.credentials.get(program)
     if credential is None:
-        evidence = ProgramEvidence(
-            path=attestation.process.path, pid=attestation.process.pid, uid=attestation.process.uid
-        )
         try:
             async with asyncio.timeout(sidecar.limits.obtain_s):
-                credential = await sidecar.credentials.obtain(program, evidence)
+                credential = await sidecar.credentials.obtain(program, make_evidence(sidecar, attestation))
         except (TouchmarkError, TimeoutError) as error:
             reason = error.reason if isinstance(error, CredentialError) else Reason.CA_UNAVAILABLE
             if sidecar.policies.own.state.mode is Mode.EXPLICIT:

@@ -20,14 +20,24 @@ from ca.store.tables import NAMESPACE_CHANGES, namespaces, programs, sidecars, w
 from shared.model.errors import ConflictError, InputError, NotFoundError
 from shared.model.identity.foreign import pattern_domain
 from shared.model.identity.identity import Workload, check_namespace
+from shared.model.identity.loaded_code import ApprovedCode
 from shared.model.identity.program import Program
-from shared.model.policy.rules import Approval, Mode, NamespaceState, Requirement, Rule, WorkloadLabels
+from shared.model.policy.rules import (
+    Approval,
+    Mode,
+    NamespaceState,
+    Requirement,
+    Rule,
+    WorkloadCode,
+    WorkloadLabels,
+)
 
 MAX_NAMESPACES: Final = 10_000
 _MAX_NAME_CHARACTERS: Final = 253
 _rules: Final = msgspec.json.Decoder(tuple[Rule, ...])
 _requires: Final = msgspec.json.Decoder(tuple[Requirement, ...])
 _programs: Final = msgspec.json.Decoder(tuple[Program, ...])
+_code: Final = msgspec.json.Decoder(ApprovedCode)
 _labels: Final = msgspec.json.Decoder(dict[str, str])
 
 
@@ -162,6 +172,7 @@ class Namespaces:
             "weak": record.weak,
             "approved_by": record.approved_by[:_MAX_NAME_CHARACTERS],
             "approved": record.approved,
+            "code": None if record.code is None else msgspec.json.encode(record.code).decode(),
         }
 
         async def change(connection: AsyncConnection) -> None:
@@ -319,17 +330,8 @@ async def _read_state(connection: AsyncConnection, namespace: str) -> NamespaceS
     listed = await connection.execute(
         select(programs).where(programs.c.namespace == namespace).order_by(programs.c.name)
     )
-    approvals = tuple(
-        Approval(
-            service_account=record.service_account,
-            program=program,
-            weak=record.weak,
-            name=record.name,
-            approved_by=record.approved_by,
-        )
-        for record in map(_program, listed)
-        for program in record.programs
-    )
+    records = [_program(row) for row in listed]
+    approvals = tuple(_approval(record, program) for record in records for program in record.programs)
     vouched = await connection.execute(
         select(workload_labels)
         .where(workload_labels.c.namespace == namespace)
@@ -343,11 +345,35 @@ async def _read_state(connection: AsyncConnection, namespace: str) -> NamespaceS
         rules=_rules.decode(row.rules),
         requires=_requires.decode(row.requires),
         approvals=approvals,
+        code=_gather_code(records),
         labels=tuple(
             WorkloadLabels(service_account=label.service_account, labels=_labels.decode(label.labels))
             for label in vouched
         ),
     )
+
+
+def _approval(record: ProgramRecord, program: Program) -> Approval:
+    code = record.code or ApprovedCode()
+    return Approval(
+        service_account=record.service_account,
+        program=program,
+        weak=record.weak,
+        name=record.name,
+        approved_by=record.approved_by,
+        code=code.effective_check,
+        jit=code.jit,
+    )
+
+
+def _gather_code(records: Sequence[ProgramRecord]) -> tuple[WorkloadCode, ...]:
+    """Gather what each workload's programs may load: all that its ``Program`` objects name."""
+    digests: dict[str, dict[str, None]] = {}
+    for record in records:
+        if record.code is not None and record.code.objects:
+            found = digests.setdefault(record.service_account, {})
+            found.update(dict.fromkeys(each.digest for each in record.code.objects))
+    return tuple(WorkloadCode(service_account=name, digests=tuple(sorted(digests[name]))) for name in sorted(digests))
 
 
 def _program(row: Row[Any]) -> ProgramRecord:
@@ -359,4 +385,5 @@ def _program(row: Row[Any]) -> ProgramRecord:
         weak=row.weak,
         approved_by=row.approved_by,
         approved=row.approved,
+        code=None if row.code is None else _code.decode(row.code),
     )

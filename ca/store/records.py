@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from shared.model.identity.identity import Identity, Workload
+from shared.model.identity.loaded_code import ApprovedCode
 from shared.model.identity.program import Program
 from shared.model.policy.decision import DecisionRecord
 from shared.model.policy.reasons import Reason
@@ -208,6 +209,7 @@ class ProgramRecord:
 
     Attributes:
         weak: an interpreter or multi-call binary, approved knowingly.
+        code: what they may load; None: it isn't looked at.
     """
 
     namespace: str
@@ -217,6 +219,7 @@ class ProgramRecord:
     weak: bool = False
     approved_by: str = ""
     approved: float = 0.0
+    code: ApprovedCode | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -187,6 +187,7 @@ programs: Final = Table(
     Column("weak", Boolean, nullable=False),
     Column("approved_by", Text, nullable=False),
     Column("approved", Double, nullable=False),
+    Column("code", Text),
 )
 
 foreign_domains: Final = Table(

@@ -129,5 +129,6 @@ async def take_out(backend: PolicyBackend, view: ProgramView, program: Program) 
             name=view.name,
             weak=view.weak,
             approved_by=view.approved_by,
+            code=view.code,
         )
     )

@@ -67,6 +67,7 @@ class LocalPolicyBackend:
                 service_account=p.service_account,
                 programs=p.programs,
                 weak=p.weak,
+                code=p.code,
             )
             for p in programs
         ]
@@ -97,6 +98,7 @@ class LocalPolicyBackend:
                     name=document.name,
                     weak=document.weak,
                     approved_by="policy apply",
+                    code=document.code,
                 )
             )
             return Applied(kind="Program", namespace=program.namespace, name=program.name, version=program.version)

@@ -23,6 +23,8 @@ from shared.model.policy.documents import (
     Document,
     ProgramDocument,
     format_documents,
+    plain_code,
+    read_code,
 )
 from shared.model.policy.rules import Mode
 from shared.model.wire.admin import ProgramRequest, ProgramView
@@ -48,6 +50,8 @@ def make_program(request: ProgramRequest) -> Object:
     }
     if request.weak:
         spec["weak"] = True
+    if request.code is not None:
+        spec["code"] = plain_code(request.code)
     made = _make_object("Program", request.namespace, name, spec)
     if request.approved_by:
         made["metadata"]["annotations"] = {APPROVED_BY: request.approved_by}
@@ -91,6 +95,7 @@ def view_program(value: Object) -> ProgramView:
             weak=spec.get("weak") is True,
             approved_by=(metadata.get("annotations") or {}).get(APPROVED_BY, ""),
             approved=_read_written(metadata),
+            code=read_code(spec["code"], name) if "code" in spec else None,
         )
     except (KeyError, TypeError, AttributeError, TouchmarkError) as error:
         raise DocumentError(f"{name} can't be read: {error}", hint="was it written by a newer version?") from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from shared.model.errors import TouchmarkError
@@ -43,16 +43,19 @@ class AheadOfPeers:
 
     Arguments:
         list_applications: returns where applications listen now.
+        describe: says what was seen of a program; raises ``AttestationError`` if it mayn't have a credential.
     """
 
     def __init__(
         self, *, attestor: ListenerAttestor, credentials: Obtaining, events: Events,
         list_applications: Callable[[], Iterable[Endpoint]],
+        describe: Callable[[Attestation], Awaitable[ProgramEvidence]],
     ) -> None:  # fmt: skip
         self._attestor = attestor
         self._credentials = credentials
         self._events = events
         self._list_applications = list_applications
+        self._describe = describe
         self._wake = asyncio.Event()
         self._faults: dict[Endpoint, str] = {}
 
@@ -95,6 +98,4 @@ class AheadOfPeers:
         if attestation is None:
             attestation = await self._attestor.attest_listener(*endpoint)
         if self._credentials.get(attestation.program) is None:
-            process = attestation.process
-            evidence = ProgramEvidence(path=process.path, pid=process.pid, uid=process.uid)
-            await self._credentials.obtain(attestation.program, evidence)
+            await self._credentials.obtain(attestation.program, await self._describe(attestation))

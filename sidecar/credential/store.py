@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
 
+import msgspec
 from cryptography import x509
 
 from shared.model.errors import TouchmarkError, VerificationError
 from shared.model.identity.identity import IdentityKind
+from shared.model.identity.loaded_code import LoadedCode
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Mode
@@ -140,6 +142,12 @@ class CredentialStore:
             raise CredentialError(refused[2].message, reason=refused[2].reason) from refused[2]
         # The approval changed while the CA answered: the next connection asks again.
         raise CredentialError("the CA's answer doesn't fit the policy in force", reason=Reason.CA_UNAVAILABLE)
+
+    def note_code(self, program: Program, code: LoadedCode) -> None:
+        """Show the CA this code when the program's credential is renewed: what was loaded at first may differ."""
+        entry = self._entries.get(program)
+        if entry is not None and entry.evidence.code is not code:
+            entry.evidence = msgspec.structs.replace(entry.evidence, code=code)
 
     def reissue(self, spread_s: float) -> None:
         """Renew every credential, each at its own moment within ``spread_s``: the issuing authority changed."""

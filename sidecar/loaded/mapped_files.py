@@ -13,6 +13,7 @@ import stat
 
 import msgspec
 
+from shared.model.identity.loaded_code import MAX_PATH_CHARACTERS
 from sidecar.attest.filesystem import open_in_root, shows_other_device
 from sidecar.attest.process import FileKey
 
@@ -139,11 +140,11 @@ def open_mapped(directory: int, file: MappedFile) -> int:
 
 
 def show_path(path: bytes) -> str:
-    """Write a path of ``maps`` for people: printable, at most 256 characters, its end if it is longer."""
+    """Write a path of ``maps`` for people: in printable ASCII, at most 256 characters, its end if it is longer."""
     text = path.decode("utf-8", "backslashreplace")
-    if not text.isprintable():
+    if not (text.isascii() and text.isprintable()):
         text = text.encode("unicode_escape").decode("ascii")
-    return text if len(text) <= 256 else f"…{text[-255:]}"
+    return text if len(text) <= MAX_PATH_CHARACTERS else f"...{text[3 - MAX_PATH_CHARACTERS :]}"
 
 
 def _open_by_path(directory: int, file: MappedFile) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from shared.model.wire.messages import Welcome
 from shared.runtime.sinks import LineSink
@@ -15,6 +16,7 @@ from shared.runtime.tasks import Tasks
 from sidecar.attestor import Attestor
 from sidecar.capture.capturing import Capturing, Stories
 from sidecar.capture.redirect_table import list_outbound_ports
+from sidecar.code_check import look_and_describe
 from sidecar.connection.recording import Recorder
 from sidecar.connection.registry import LiveConnections
 from sidecar.control.dispatch import Dispatch
@@ -117,7 +119,7 @@ def compose(prepared: Prepared, opener: Opener, joined: Joined, events: Events, 
     )
     ahead = AheadOfPeers(
         attestor=sidecar.attestor, credentials=credentials, events=events,
-        list_applications=lambda: _list_applications(sidecar),
+        list_applications=lambda: _list_applications(sidecar), describe=partial(look_and_describe, sidecar),
     )  # fmt: skip
     policies.on_change(sidecar.connections.decide_again)
     policies.on_change(ahead.wake)

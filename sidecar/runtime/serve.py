@@ -13,6 +13,7 @@ from sidecar.events import Events
 from sidecar.probing.life import Life
 from sidecar.runtime.compose import Composition
 from sidecar.runtime.live_checks import watch_ages, watch_holders, watch_programs
+from sidecar.runtime.live_code import watch_code
 from sidecar.runtime.prepare import Prepared
 from sidecar.runtime.shutdown import Shutdown
 
@@ -29,6 +30,7 @@ async def serve(parts: Composition, prepared: Prepared, life: Life, events: Even
     background.spawn(watch_ages(sidecar), name="ages")
     background.spawn(watch_holders(sidecar, events), name="holders")
     background.spawn(watch_programs(sidecar, events), name="programs")
+    background.spawn(watch_code(sidecar, events), name="loaded code")
     parts.capturing.start()
     life.begin_serving(sidecar, has_expired=parts.feed.has_expired)
     gc.collect()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ca.issuance import IssuanceRefused
 from ca.store.records import ProgramRecord
 from shared.model.identity.identity import Identity, IdentityKind
+from shared.model.identity.loaded_code import ApprovedCode, CodeCheck, LoadedCode, LoadedObject
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Mode
@@ -38,6 +40,40 @@ async def test_permissive_issues_observed_explicit_refuses_approval_issues_the_p
         assert issued.record.identity.kind is IdentityKind.PROGRAM
         assert issued.record.approved_by == "ann"
         assert await core.store.ledger.get(issued.record.serial) == issued.record
+
+
+LIBC = LoadedObject(path="/lib/libc.so.6", digest="1" * 64)
+EVIL = LoadedObject(path="/tmp/evil.so", digest="2" * 64)
+
+
+@pytest.mark.parametrize(
+    ("check", "code", "is_issued"),
+    [
+        (None, LoadedCode(objects=(LIBC,)), True),
+        (None, LoadedCode(objects=(LIBC, EVIL)), False),
+        (None, LoadedCode(objects=(LIBC,), anonymous=True), False),
+        (None, LoadedCode(objects=(LIBC,), omitted=1), False),
+        (None, msgspec.UNSET, False),
+        (CodeCheck.REPORT, LoadedCode(objects=(LIBC, EVIL)), True),
+        (CodeCheck.REPORT, msgspec.UNSET, True),
+    ],
+)
+async def test_a_program_that_has_loaded_other_code_than_approved_gets_no_certificate(
+    tmp_path: Path, check: CodeCheck | None, code: LoadedCode | msgspec.UnsetType, *, is_issued: bool
+) -> None:
+    """A sidecar that doesn't say what is loaded, as release 0.1, gets none for it either."""
+    approved = ApprovedCode(objects=(LIBC,), check=check)
+    record = ProgramRecord(namespace="shop", name="curl", service_account="web", programs=(CURL,), code=approved)
+    async with opened(tmp_path / "d") as core:
+        await core.store.namespaces.put_program(record)
+        evidence = ProgramEvidence(path="/bin/curl", code=code)
+        if is_issued:
+            issued = await core.issuance.issue_program(SIDECAR, make_csr(), CURL, evidence, NOW)
+            assert issued.record.identity.kind is IdentityKind.PROGRAM
+            return
+        with pytest.raises(IssuanceRefused) as caught:
+            await core.issuance.issue_program(SIDECAR, make_csr(), CURL, evidence, NOW)
+        assert caught.value.reason == Reason.CODE_NOT_APPROVED
 
 
 async def test_the_chain_verifies_and_only_the_key_comes_from_the_request(tmp_path: Path) -> None:

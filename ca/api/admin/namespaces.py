@@ -123,6 +123,7 @@ class NamespacesAdmin:
             weak=wanted.weak,
             approved_by=wanted.approved_by,
             approved=self._clock(),
+            code=wanted.code,
         )
         state = await self._store.namespaces.put_program(record)
         return answer(_view_program(record, version=state.version))
@@ -184,6 +185,7 @@ def _view_program(record: ProgramRecord, *, version: int = 0) -> admin.ProgramVi
         approved_by=record.approved_by,
         approved=record.approved,
         version=version,
+        code=record.code,
     )
 
 

@@ -385,11 +385,12 @@ def _make_record(document: ProgramDocument, approved_by: str, now: float) -> Pro
         weak=document.weak,
         approved_by=approved_by[:128] or DEFAULT_APPROVED_BY,
         approved=now,
+        code=document.code,
     )
 
 
 def _content(record: ProgramRecord) -> tuple[object, ...]:
-    return record.service_account, record.programs, record.weak, record.approved_by
+    return record.service_account, record.programs, record.weak, record.approved_by, record.code
 
 
 __all__ = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from enum import StrEnum
 
 import msgspec
 
@@ -23,7 +24,7 @@ class LoadedObject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """One file that is mapped executable, or may be.
 
     Attributes:
-        path: for people; what counts is the digest.
+        path: for people, with other characters than printable ASCII escaped; what counts is the digest.
         digest: SHA-256 of the file's content, 64 lower-case hexadecimal digits; empty where it couldn't be measured.
 
     Raises:
@@ -36,8 +37,8 @@ class LoadedObject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def __post_init__(self) -> None:
         if self.digest and not _HEX.fullmatch(self.digest):
             raise IdentityError(f"not a SHA-256 digest in lower-case hexadecimal: {self.digest[:80]!r}")
-        if len(self.path) > MAX_PATH_CHARACTERS or not self.path.isprintable():
-            raise IdentityError(f"a loaded object's path is printable and at most {MAX_PATH_CHARACTERS} characters")
+        if len(self.path) > MAX_PATH_CHARACTERS or not self.path.isascii() or not self.path.isprintable():
+            raise IdentityError(f"a loaded object's path has at most {MAX_PATH_CHARACTERS} printable ASCII characters")
 
 
 class LoadedCode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -59,6 +60,41 @@ class LoadedCode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def __post_init__(self) -> None:
         if len(self.objects) > MAX_OBJECTS or self.omitted < 0:
             raise IdentityError(f"loaded code has at most {MAX_OBJECTS} objects")
+
+
+class CodeCheck(StrEnum):
+    """What follows when a program has loaded code that isn't approved."""
+
+    ENFORCE = "enforce"  # It isn't used as the program's: neither certificate nor connections.
+    REPORT = "report"  # The record says so.
+
+
+class ApprovedCode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What an approval says of code that its programs load.
+
+    Attributes:
+        objects: what they, and the workload's other approved programs, may load.
+        check: what follows from other code; None: ``enforce`` if there are objects, and nothing without any.
+        jit: they make code at run time: anonymous executable memory is expected.
+
+    Raises:
+        IdentityError: an object without a digest, or more objects than ``MAX_OBJECTS``.
+    """
+
+    objects: tuple[LoadedObject, ...] = ()
+    check: CodeCheck | None = None
+    jit: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.objects) > MAX_OBJECTS:
+            raise IdentityError(f"an approval names at most {MAX_OBJECTS} loaded objects")
+        if not all(each.digest for each in self.objects):
+            raise IdentityError("an approved object needs its digest")
+
+    @property
+    def effective_check(self) -> CodeCheck | None:
+        """What follows from code that isn't approved; None: it isn't looked at."""
+        return self.check or (CodeCheck.ENFORCE if self.objects else None)
 
 
 class ForeignCode(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ import yaml
 from shared.model.errors import DocumentError, InputError
 from shared.model.identity.foreign import check_id_pattern
 from shared.model.identity.identity import Workload, check_namespace
+from shared.model.identity.loaded_code import MAX_OBJECTS, ApprovedCode, CodeCheck, LoadedObject
 from shared.model.identity.program import Program, format_program, parse_program
 from shared.model.policy.document_nodes import Value, read_nodes, read_plain
 from shared.model.policy.rules import (
@@ -96,6 +97,7 @@ class ProgramDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     Attributes:
         weak: these are interpreters or multi-call binaries, approved knowingly.
+        code: what they may load; None: it isn't looked at.
 
     Raises:
         InputError: the name isn't one, or there is no program.
@@ -107,6 +109,7 @@ class ProgramDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     service_account: str
     programs: tuple[Program, ...]
     weak: bool = False
+    code: ApprovedCode | None = None
 
     def __post_init__(self) -> None:
         if not _OBJECT_NAME.fullmatch(self.name):
@@ -284,18 +287,44 @@ def _read_program(document: Value, metadata: Value, spec: Value) -> ProgramDocum
     name, namespace = _read_metadata(metadata)
     if not _OBJECT_NAME.fullmatch(name.text()):
         raise name.place.fault(f"not an object name: {name.text()[:80]!r}", hint="lower-case letters, digits, '-', '.'")
-    fields = spec.fields(required=("serviceAccount", "digests"), optional=("weak",))
+    fields = spec.fields(required=("serviceAccount", "digests"), optional=("weak", "code"))
     digests = fields["digests"].items(max_items=MAX_PROGRAMS)
     if not digests:
         raise fields["digests"].place.fault("a Program names at least one digest")
     service_account = _read_service_account(fields["serviceAccount"])
     programs = tuple(_read_digest(each) for each in digests)
     weak = fields["weak"].flag() if "weak" in fields else False
+    code = _read_code(fields["code"]) if "code" in fields else None
     return document.build(
         lambda: ProgramDocument(
-            namespace=namespace, name=name.text(), service_account=service_account, programs=programs, weak=weak
+            namespace=namespace,
+            name=name.text(),
+            service_account=service_account,
+            programs=programs,
+            weak=weak,
+            code=code,
         )
     )
+
+
+def _read_code(value: Value) -> ApprovedCode:
+    fields = value.fields(optional=("objects", "check", "jit"))
+    objects = tuple(
+        _read_object(each) for each in (fields["objects"].items(max_items=MAX_OBJECTS) if "objects" in fields else ())
+    )
+    check = CodeCheck(fields["check"].choice([str(each) for each in CodeCheck])) if "check" in fields else None
+    jit = fields["jit"].flag() if "jit" in fields else False
+    return value.build(lambda: ApprovedCode(objects=objects, check=check, jit=jit))
+
+
+def _read_object(value: Value) -> LoadedObject:
+    fields = value.fields(required=("path", "digest"))
+    path, digest = fields["path"].text(), _read_digest(fields["digest"])
+    if digest.main:
+        raise fields["digest"].place.fault("a loaded object has no main script")
+    if not path:
+        raise fields["path"].place.fault("an empty path")
+    return fields["path"].build(lambda: LoadedObject(path=path, digest=digest.digest))
 
 
 def _items(fields: dict[str, Value], name: str, *, max_items: int = MAX_ENTRIES) -> list[Value]:
@@ -377,7 +406,30 @@ def _plain_program(document: ProgramDocument) -> dict[str, Any]:
     }
     if document.weak:
         spec["weak"] = True
+    if document.code is not None:
+        spec["code"] = plain_code(document.code)
     return _plain_object("Program", document.name, document.namespace, spec)
+
+
+def plain_code(code: ApprovedCode) -> dict[str, Any]:
+    """Write what a ``Program`` says of loaded code, as its object has it."""
+    plain: dict[str, Any] = {}
+    if code.check is not None:
+        plain["check"] = str(code.check)
+    if code.jit:
+        plain["jit"] = True
+    if code.objects:
+        plain["objects"] = [{"path": each.path, "digest": f"sha256:{each.digest}"} for each in code.objects]
+    return plain
+
+
+def read_code(plain: object, source: str) -> ApprovedCode:
+    """Read what ``plain_code`` writes.
+
+    Raises:
+        DocumentError: it says something else.
+    """
+    return _read_code(read_plain(plain, source))
 
 
 def _plain_object(kind: str, name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -398,5 +450,7 @@ __all__ = [
     "format_documents",
     "parse_documents",
     "parse_ports",
+    "plain_code",
+    "read_code",
     "read_document",
 ]

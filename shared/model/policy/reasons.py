@@ -40,6 +40,7 @@ class Reason(StrEnum):
     SOCKET_SHARED = "socket_shared"
     PROGRAM_CHANGED = "program_changed"
     HOLDERS_UNKNOWN = "holders_unknown"
+    CODE_NOT_APPROVED = "code_not_approved"
     NO_LISTENER = "no_listener"
     LISTENERS_DIFFER = "listeners_differ"
 
@@ -158,6 +159,10 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         cause="The pod has too many processes or descriptors to look for other holders of the socket.",
         fix="Find out which process holds so many descriptors; more than a million are not searched.",
     ),
+    Reason.CODE_NOT_APPROVED: Explanation(
+        cause="The approved program has loaded code (a library, a plugin, `LD_PRELOAD`) that isn't approved with it.",
+        fix="Find out where the code that the detail names comes from, and approve it with the program if it belongs.",
+    ),
     Reason.NO_LISTENER: Explanation(
         cause="Nothing listens on the destination port.", fix="Start the server, or correct the port."
     ),
@@ -245,6 +250,7 @@ _FIRST_CODES: Final = {
     Reason.HOLDERS_UNKNOWN: Reason.OVERLOADED,
     Reason.EXECUTABLE_FORGED: Reason.EXECUTABLE_UNREADABLE,
     Reason.USER_NAMESPACE_DIFFERS: Reason.EXECUTABLE_UNREADABLE,
+    Reason.CODE_NOT_APPROVED: Reason.PROGRAM_NOT_APPROVED,
     Reason.SHUTTING_DOWN: Reason.OVERLOADED,
     Reason.INTERNAL_ERROR: Reason.PROTOCOL_ERROR,
 }

@@ -15,6 +15,7 @@ import msgspec
 from shared.model.errors import InputError
 from shared.model.identity.foreign import check_id_pattern
 from shared.model.identity.identity import check_namespace
+from shared.model.identity.loaded_code import CodeCheck
 from shared.model.identity.program import Program
 
 MAX_RULES = 1000
@@ -42,13 +43,6 @@ class Direction(StrEnum):
 
     INGRESS = "ingress"
     EGRESS = "egress"
-
-
-class CodeCheck(StrEnum):
-    """What follows when a program has loaded code that isn't approved."""
-
-    ENFORCE = "enforce"  # It isn't used as the program's: neither certificate nor connections.
-    REPORT = "report"  # The record says so.
 
 
 class PortRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

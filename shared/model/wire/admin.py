@@ -55,6 +55,7 @@ import msgspec
 
 from shared.model import errors
 from shared.model.errors import TouchmarkError
+from shared.model.identity.loaded_code import ApprovedCode
 from shared.model.identity.program import Program
 from shared.model.policy.decision import DecisionRecord
 from shared.model.policy.reasons import Reason
@@ -394,6 +395,7 @@ class ProgramRequest(_Request, frozen=True):
         name: empty: ``SERVICE-ACCOUNT-`` and the first 12 digits of the first digest.
         weak: knowingly an interpreter or multi-call binary.
         approved_by: who approves, for people.
+        code: what they may load; None: it isn't looked at.
     """
 
     namespace: str
@@ -402,6 +404,7 @@ class ProgramRequest(_Request, frozen=True):
     name: str = ""
     weak: bool = False
     approved_by: str = ""
+    code: ApprovedCode | None = None
 
 
 class ProgramView(_Answer, frozen=True):
@@ -415,6 +418,7 @@ class ProgramView(_Answer, frozen=True):
     approved_by: str
     approved: float
     version: int = 0
+    code: ApprovedCode | None = None
 
 
 class ProgramList(_Answer, frozen=True):

@@ -22,7 +22,7 @@ from shared.model.identity.foreign import ForeignDomain
 from shared.model.identity.loaded_code import LoadedCode
 from shared.model.identity.program import Program
 from shared.model.policy.decision import DecisionRecord
-from shared.model.policy.reasons import express_in_first_codes
+from shared.model.policy.reasons import Reason, express_in_first_codes
 from shared.model.policy.rules import NamespaceState
 from shared.model.trust.bundle import TrustBundle
 from shared.model.wire.protocol import PROTOCOL
@@ -341,6 +341,8 @@ def express_in(protocol: int, message: Message) -> Message | None:
             return msgspec.structs.replace(
                 message, evidence=msgspec.structs.replace(message.evidence, code=msgspec.UNSET)
             )
+        case CertificateRefused(reason=Reason.CODE_NOT_APPROVED):
+            return msgspec.structs.replace(message, reason=express_in_first_codes(Reason.CODE_NOT_APPROVED).value)
         case _:
             return message
 

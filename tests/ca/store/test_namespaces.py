@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ca.store.records import ProgramRecord
 from shared.model.errors import ConflictError, InputError, NotFoundError
+from shared.model.identity.loaded_code import ApprovedCode, CodeCheck, LoadedObject
 from shared.model.identity.program import Program
-from shared.model.policy.rules import Action, Mode, Rule
+from shared.model.policy.rules import Action, Mode, Rule, WorkloadCode
 from tests.ca.founded import NOW, WEB, opened, spend
 
 RULE = Rule(name="all", action=Action.ALLOW)
@@ -35,6 +37,26 @@ async def test_each_change_raises_the_version_and_tells_the_listener(tmp_path: P
         assert state.labels[0].labels == {"team": "red"}
     async with opened(tmp_path / "d") as core:
         assert await core.store.namespaces.list_states() == [state]
+
+
+async def test_what_a_workloads_programs_may_load_is_gathered_from_all_its_objects(tmp_path: Path) -> None:
+    """One object names what the others' programs may load as well, so that a new library is one change."""
+    libc, libz = (LoadedObject(path=f"/lib/{name}", digest=letter * 64) for name, letter in (("c", "1"), ("z", "2")))
+    enforced = replace(CURL, code=ApprovedCode(objects=(libz, libc)))
+    reported = replace(CURL, name="wget", code=ApprovedCode(objects=(libc,), check=CodeCheck.REPORT, jit=True))
+    plain = replace(CURL, name="other", service_account="db")
+    async with opened(tmp_path / "d") as core:
+        for record in (enforced, reported, plain):
+            state = await core.store.namespaces.put_program(record)
+        assert state.code == (WorkloadCode(service_account="web", digests=("1" * 64, "2" * 64)),)
+        assert {(each.name, each.code, each.jit) for each in state.approvals} == {
+            ("curl", CodeCheck.ENFORCE, False),
+            ("wget", CodeCheck.REPORT, True),
+            ("other", None, False),
+        }
+    async with opened(tmp_path / "d") as core:
+        assert await core.store.namespaces.list_states() == [state]
+        assert (await core.store.namespaces.get_program("shop", "curl")) == enforced
 
 
 async def test_deleting_the_policy_keeps_the_mode(tmp_path: Path) -> None:

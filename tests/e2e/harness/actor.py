@@ -164,7 +164,7 @@ def close_many() -> None:
 
 def listen(host: str, port: int, kind: str, *, shared: bool = False) -> str:
     """Serve a port in a thread: ``echo``, ``greet`` (speaks first), ``answer`` (after the peer's end), ``reset``
-    (answers, then resets), ``hold`` (never says anything)."""  # fmt: skip
+    (answers, then resets), ``http`` (answers one request), ``hold`` (never says anything)."""  # fmt: skip
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -263,6 +263,12 @@ def become(uid: int) -> None:
     os.setresuid(uid, uid, uid)
 
 
+def load(path: str) -> str:
+    """Load a library."""
+    ctypes.CDLL(path)
+    return "loaded"
+
+
 def execute(program: str) -> None:
     """Become another program, which goes on reading commands and keeps the connections' descriptors."""
     kept = {name: each.fileno() for name, each in _sockets.items()}
@@ -312,6 +318,11 @@ def _serve(connection: socket.socket, kind: str) -> None:
                 while data := connection.recv(65536):
                     got += data
                 connection.sendall(b"got " + got)
+            elif kind == "http":
+                got = b""
+                while b"\r\n\r\n" not in got and (data := connection.recv(65536)):
+                    got += data
+                connection.sendall(b"HTTP/1.0 200 OK\r\n\r\nbread")
             elif kind == "reset":
                 got = connection.recv(65536)
                 connection.sendall(b"got " + got)

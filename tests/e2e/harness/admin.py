@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from shared.model.identity.loaded_code import ApprovedCode
 from shared.model.identity.program import Program
 from shared.model.policy.rules import Mode, Rule
 from shared.model.trust.bundle import RotationKind
@@ -80,10 +81,14 @@ class Admin:
         request = admin.PolicyRequest(namespace=namespace, rules=rules, mode=mode)
         self.call("PUT", "/v1/policies", admin.PolicyView, request)
 
-    def approve(self, workload: str, *programs: Program, name: str = "") -> admin.ProgramView:
+    def approve(
+        self, workload: str, *programs: Program, name: str = "", code: ApprovedCode | None = None
+    ) -> admin.ProgramView:
         """Approve programs for a workload."""
         namespace, _, account = workload.partition("/")
-        request = admin.ProgramRequest(namespace=namespace, service_account=account, programs=programs, name=name)
+        request = admin.ProgramRequest(
+            namespace=namespace, service_account=account, programs=programs, name=name, code=code
+        )
         return self.call("POST", "/v1/programs", admin.ProgramView, request)
 
     def remove_program(self, namespace: str, name: str) -> None:

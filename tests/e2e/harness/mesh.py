@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shared.model.identity.loaded_code import ApprovedCode
 from shared.model.policy.rules import Mode, NamespaceState, Rule
 from tests.e2e.harness.admin import Admin, AdminError
 from tests.e2e.harness.pods import Network, Pod, end
@@ -241,9 +242,9 @@ class Mesh:
 
     # ---- policy -----------------------------------------------------------------------------------------------------
 
-    def approve(self, workload: str, *executables: Executable) -> None:
+    def approve(self, workload: str, *executables: Executable, code: ApprovedCode | None = None) -> None:
         """Approve programs for a workload, and wait until every sidecar knows."""
-        self.admin.approve(workload, *(each.program for each in executables))
+        self.admin.approve(workload, *(each.program for each in executables), code=code)
         self.wait_installed(workload.partition("/")[0])
 
     def set_policy(self, mode: Mode, *rules: Rule, namespace: str = NAMESPACE) -> None:

@@ -33,6 +33,9 @@ class Both:
     async def attest_listener(self, address: str, port: int) -> Attestation:
         raise AssertionError
 
+    async def describe(self, attestation: Attestation) -> ProgramEvidence:
+        return ProgramEvidence(path=attestation.process.path)
+
     def get(self, program: Program) -> Credential | None:
         return None
 
@@ -49,6 +52,7 @@ async def test_each_listener_is_asked_for_and_a_fault_is_told_once() -> None:
         credentials=both,
         events=Events(sink),
         list_applications=lambda: [("127.0.0.1", 2), ("127.0.0.1", 1)],
+        describe=both.describe,
     )
     await ahead.look()
     await ahead.look()

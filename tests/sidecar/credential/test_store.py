@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from shared.model.identity.identity import Identity, IdentityKind, Workload
+from shared.model.identity.loaded_code import LoadedCode
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Approval, Mode, NamespaceState
@@ -48,6 +49,7 @@ class Issuing:
     refusal: str = ""
     wait_s: float = 0.01
     trust: Trust = field(init=False)
+    shown: list[ProgramEvidence] = field(default_factory=list)
     moves: int = 0
     refusals: int = 0
 
@@ -57,6 +59,7 @@ class Issuing:
     async def request_certificate(
         self, csr: bytes, program: Program | None, evidence: ProgramEvidence, *, timeout_s: float
     ) -> tuple[bytes, ...]:
+        self.shown.append(evidence)
         await asyncio.sleep(self.wait_s)
         if self.refusal:
             self.ca.issued += 1
@@ -79,6 +82,7 @@ async def a_store(life_s: float = 3600) -> AsyncIterator[tuple[CredentialStore, 
     chain = await issuing.request_certificate(request.csr, None, EVIDENCE, timeout_s=1)
     own = accept_chain(request, chain, verifier=trust.verifier, generation=1, now=time.time())
     issuing.ca.issued = 0
+    issuing.shown.clear()
     policies = Policies(NamespaceState(namespace="shop", version=1), ask=ask_into([]), timeout_s=1)
     null = os.open("/dev/null", os.O_WRONLY)
     sink, failures = LineSink(null), list[str]()
@@ -105,6 +109,17 @@ async def test_many_waiters_cost_one_request() -> None:
         got = await asyncio.gather(*(store.obtain(PROGRAM, EVIDENCE) for _ in range(50)))
         assert issuing.ca.issued == 1
         assert set(got) == {store.get(PROGRAM)}
+
+
+async def test_a_renewal_shows_what_is_loaded_by_then() -> None:
+    async with a_store() as (store, issuing, _):
+        await store.obtain(PROGRAM, EVIDENCE)
+        code = LoadedCode()
+        store.note_code(PROGRAM, code)
+        store.note_code(Program(digest="9" * 64), code)  # It has no credential.
+        store.reissue(0)
+        await until(lambda: len(issuing.shown) == 3)
+        assert [each.code for each in issuing.shown[1:]].count(code) == 1
 
 
 async def test_the_first_waiters_cancellation_does_not_fail_the_others() -> None:

@@ -64,7 +64,8 @@ def test_a_path_with_a_newline_stays_one_mapping() -> None:
         (b"/usr/lib/a.so", "/usr/lib/a.so"),
         (b"/tmp/\x1b[31m", "/tmp/\\x1b[31m"),
         (b"/tmp/\xff", "/tmp/\\xff"),
-        (b"/" + b"x" * 300, "…" + "x" * 255),
+        ("/tmp/\u202e".encode(), "/tmp/\\u202e"),
+        (b"/" + b"x" * 300, "..." + "x" * 253),
     ],
 )
 def test_paths_are_shown_printable_and_bounded(path: bytes, shown: str) -> None:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from shared.model.errors import IdentityError
-from shared.model.identity.loaded_code import MAX_OBJECTS, LoadedCode, LoadedObject, find_foreign
+from shared.model.identity.loaded_code import (
+    MAX_OBJECTS,
+    ApprovedCode,
+    CodeCheck,
+    LoadedCode,
+    LoadedObject,
+    find_foreign,
+)
 
 LIBC = LoadedObject(path="/lib/libc.so.6", digest="a" * 64)
 EVIL = LoadedObject(path="/tmp/evil.so", digest="b" * 64)
@@ -13,7 +20,8 @@ UNREADABLE = LoadedObject(path="/gone.so (deleted)")
 
 
 @pytest.mark.parametrize(
-    ("path", "digest"), [("/a", "A" * 64), ("/a", "a" * 63), ("/\x1b", "a" * 64), ("/" * 257, "a" * 64)]
+    ("path", "digest"),
+    [("/a", "A" * 64), ("/a", "a" * 63), ("/\x1b", "a" * 64), ("/" * 257, "a" * 64), ("/ü", "a" * 64)],
 )
 def test_an_object_that_cannot_be_is_refused(path: str, digest: str) -> None:
     with pytest.raises(IdentityError):
@@ -47,3 +55,17 @@ def test_three_foreign_objects_are_named_and_the_others_counted() -> None:
     assert str(found).endswith("4 more")
     assert "/2.so" in str(found)
     assert "/3.so" not in str(found)
+
+
+def test_an_approval_with_objects_is_enforced_unless_it_says_otherwise() -> None:
+    assert ApprovedCode().effective_check is None
+    assert ApprovedCode(jit=True).effective_check is None
+    assert ApprovedCode(objects=(LIBC,)).effective_check is CodeCheck.ENFORCE
+    assert ApprovedCode(objects=(LIBC,), check=CodeCheck.REPORT).effective_check is CodeCheck.REPORT
+    assert ApprovedCode(check=CodeCheck.ENFORCE).effective_check is CodeCheck.ENFORCE
+
+
+@pytest.mark.parametrize("objects", [(UNREADABLE,), (LIBC,) * (MAX_OBJECTS + 1)])
+def test_an_approval_names_bounded_objects_by_digest(objects: tuple[LoadedObject, ...]) -> None:
+    with pytest.raises(IdentityError):
+        ApprovedCode(objects=objects)

@@ -259,6 +259,30 @@ def _cases() -> Iterator[Case]:
     yield bad("program of no such digest", "spec.digests[1]", program(digests=[A, "abc"]))
     yield bad("weak by a string", "spec.weak", program(weak="true"))
     yield bad("program's unknown field", "spec.week", program(week=True))
+    libc = {"path": "/lib/a b.so", "digest": f"sha256:{A}"}
+    yield good("program's code", program(code={"objects": [libc], "check": "report", "jit": True}))
+    yield good("program's code by default", program(code={}))
+    yield good("loaded object by bare digest", program(code={"objects": [{**libc, "digest": A}]}))
+    yield bad("other check", "spec.code.check", program(code={"check": "ignore"}))
+    yield bad("jit by a string", "spec.code.jit", program(code={"jit": "true"}))
+    yield bad("code's unknown field", "spec.code.jits", program(code={"jits": True}))
+    yield bad("object without a digest", "spec.code.objects[0]", program(code={"objects": [{"path": "/a"}]}))
+    yield bad("object without a path", "spec.code.objects[0]", program(code={"objects": [{"digest": A}]}))
+    yield bad("object's empty path", "spec.code.objects[0].path", program(code={"objects": [{**libc, "path": ""}]}))
+    yield bad(
+        "object's long path", "spec.code.objects[0].path", program(code={"objects": [{**libc, "path": "/" * 257}]})
+    )
+    yield bad(
+        "object's unprintable path",
+        "spec.code.objects[0].path",
+        program(code={"objects": [{**libc, "path": "/\x1b[31m"}]}),
+    )
+    yield bad(
+        "object's digest of a script",
+        "spec.code.objects[0].digest",
+        program(code={"objects": [{**libc, "digest": f"{A}/main:none"}]}),
+    )
+    yield bad("too many objects", "spec.code.objects", program(code={"objects": [libc] * 513}))
 
 
 CASES = tuple(_cases())

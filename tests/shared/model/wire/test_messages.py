@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.model.identity.foreign import ForeignDomain
+from shared.model.identity.loaded_code import CodeCheck, LoadedCode, LoadedObject
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import (
@@ -22,6 +23,7 @@ from shared.model.policy.rules import (
     PortRange,
     Requirement,
     Rule,
+    WorkloadCode,
     WorkloadLabels,
 )
 from shared.model.trust.bundle import TrustBundle
@@ -234,6 +236,29 @@ def test_a_sidecar_of_protocol_1_gets_no_foreign_peer_and_no_rule_that_would_mat
     )  # fmt: skip
     assert express_in(1, welcome) == msgspec.structs.replace(welcome, state=told, foreign=(), ca_version="")
     assert express_in(1, messages.ForeignTrustChanged(domains=(FOREIGN,))) is None
+
+
+def test_protocol_1_knows_nothing_of_loaded_code() -> None:
+    """Neither end is sent a field that it would refuse, and a sidecar learns a reason that it knows."""
+    code = LoadedCode(objects=(LoadedObject(path="/lib/c", digest="1" * 64),), anonymous=True)
+    approval = Approval(service_account="db", program=Program(digest="b" * 64), code=CodeCheck.ENFORCE, jit=True)
+    listed = WorkloadCode(service_account="db", digests=("1" * 64,))
+    state = NamespaceState(namespace="shop", approvals=(approval,), code=(listed,))
+    plain = msgspec.structs.replace(approval, code=None, jit=False)
+    told = messages.NamespaceChanged(state=NamespaceState(namespace="shop", approvals=(plain,)))
+    assert express_in(1, messages.NamespaceChanged(state=state)) == told
+    asked = messages.CertificateRequest(request=1, csr=b"c", evidence=messages.ProgramEvidence(path="/a", code=code))
+    asked_before = messages.CertificateRequest(request=1, csr=b"c", evidence=messages.ProgramEvidence(path="/a"))
+    assert express_in(1, asked) == asked_before
+    assert decode_from_sidecar(encode_message(asked)) == asked
+    refused = messages.CertificateRefused(request=1, reason=Reason.CODE_NOT_APPROVED.value, message="m")
+    refused_before = messages.CertificateRefused(request=1, reason=Reason.PROGRAM_NOT_APPROVED.value, message="m")
+    assert express_in(1, refused) == refused_before
+    record = make_record()
+    with_code = msgspec.structs.replace(record, process=msgspec.structs.replace(record.process, code=code))
+    decisions = messages.Decisions(batch=1, records=(with_code,))
+    assert express_in(1, decisions) == messages.Decisions(batch=1, records=(record,))
+    assert decode_from_sidecar(encode_message(decisions)) == decisions
 
 
 def test_a_ca_of_protocol_1_is_told_newer_reasons_by_older_names() -> None:
