@@ -22,7 +22,8 @@ from sidecar.loaded.measured_code import CodeMeasuring, Look
 
 # No connection of a program that may only load what is approved begins on an older look.
 MAX_AGE_S = 1.0
-_MAX_KEPT = 1_024
+# An execution keeps two descriptors open while it is kept here.
+_MAX_KEPT = 512
 _MAX_PENDING = 1_024
 _MAX_BACKGROUND = 64
 _TELL_PERIOD_S = 3_600.0
@@ -112,6 +113,12 @@ class CodeLooks:
             return
         self._start(execution, self._unhurried, self._background)
 
+    def forget_ended(self) -> None:
+        """Let go of executions that have ended; a few microseconds for each that is kept."""
+        for execution in [each for each in self._seen if _has_ended(each)]:
+            del self._seen[execution]
+            self._told_of.pop(execution, None)
+
     def tell(self, attestation: Attestation) -> LoadedCode | None:
         """Return the loaded code for one record an hour of each program and set of objects; else None."""
         execution = attestation.execution
@@ -147,6 +154,13 @@ class CodeLooks:
         seen = SeenCode(look=look, at=at)
         _put(self._seen, execution, seen)
         return seen
+
+
+def _has_ended(execution: Execution) -> bool:
+    try:
+        return not execution.is_current()
+    except OSError:
+        return True
 
 
 def _cut(code: LoadedCode) -> LoadedCode:

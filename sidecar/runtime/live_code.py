@@ -32,6 +32,7 @@ async def watch_code(sidecar: Sidecar, events: Events) -> None:
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(_PERIOD_S)
+        sidecar.code.forget_ended()
         for attestation in sidecar.connections.list_attestations():
             started = loop.time()
             if await _look_again(sidecar, attestation, events):

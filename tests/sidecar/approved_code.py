@@ -51,6 +51,9 @@ class FakeLooks:
         self.last = SeenCode(look=Look(code=self.found, keys=()), at=0.0)
         return self.last
 
+    def forget_ended(self) -> None:
+        """Nothing has ended."""
+
     def look_unhurried(self, execution: Execution) -> None:
         self.unhurried += 1
 

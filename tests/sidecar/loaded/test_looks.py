@@ -76,6 +76,18 @@ async def test_a_look_for_the_record_is_made_once_and_told_once(tmp_path: Path) 
             assert code.tell(attested(execution_of(other.pid))) != told
 
 
+async def test_what_has_ended_is_let_go() -> None:
+    async with looking() as code:
+        with sleeping() as child, sleeping() as other:
+            execution, living = execution_of(child.pid), execution_of(other.pid)
+            for each in (execution, living):
+                await code.look(each)
+            child.kill()
+            child.wait()
+            code.forget_ended()
+            assert (code.get(execution), code.get(living) is None) == (None, False)
+
+
 async def test_looks_under_way_are_bounded_and_end_with_the_sidecar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(looks, "_MAX_PENDING", 1)
     with sleeping() as child:
