@@ -180,6 +180,69 @@ class Attestor:
                 found.append((measured or await self._measure(listener, listener.cookie), listener))
             return _agree(found, port)
 
+    def find_accepted(self, application: Endpoint, local: Endpoint) -> KernelSocket | None:
+        """Find the server's end of a connection of our own to an application of this pod; never waits.
+
+        Its inode is 0 before the server has accepted it, and after it has closed it.
+
+        Arguments:
+            application: what was dialled.
+            local: our own end.
+        """
+        try:
+            return self._kernel.find(application, local)
+        except (NetlinkError, OSError, ValueError):
+            return None
+
+    def has_listeners_of(self, address: str, port: int, listener: Attestation) -> bool:
+        """Tell whether nothing listens on an address and port but what was attested; never waits.
+
+        Raises:
+            AttestationError: as ``attest_listener``, but none may listen any more.
+        """
+        try:
+            listeners = self._list_listeners(address, port)
+        except AttestationError as error:
+            if error.reason is Reason.NO_LISTENER:
+                return True
+            raise
+        return {one.inode for one in listeners} <= {listener.inode, *listener.others}
+
+    def attest_accepted_now(self, found: KernelSocket, listener: Attestation) -> Attestation | None:
+        """Attest who has accepted a connection if that program is known; never waits.
+
+        Arguments:
+            found: by ``find_accepted``.
+            listener: whose program it should be; its sockets are looked at with the accepted one from now on.
+
+        Returns:
+            None when only ``attest_accepted`` can tell.
+
+        Raises:
+            AttestationError: another program has accepted it (``listeners_differ``), or it is traced.
+        """
+        measured = self._recognise(found, ("accepted", listener.cookie))
+        return None if measured is None else self._agree_with(listener, measured, found)
+
+    async def attest_accepted(self, found: KernelSocket, listener: Attestation) -> Attestation:
+        """Attest who has accepted a connection, looking as far as it takes; arguments as for ``attest_accepted_now``.
+
+        Raises:
+            AttestationError: another program has accepted it (``listeners_differ``), or as ``attest``.
+        """
+        async with _deadline(self._deadline_s):
+            measured = await self._measure(found, ("accepted", listener.cookie))
+        return self._agree_with(listener, measured, found)
+
+    @staticmethod
+    def _agree_with(listener: Attestation, measured: Measured, found: KernelSocket) -> Attestation:
+        attestation = _attestation(measured, found, (listener.inode, *listener.others))
+        if attestation.program != listener.program:
+            process = attestation.process
+            message = f"process {process.pid} accepted the connection and runs another program than the listener's"
+            raise AttestationError(message, reason=Reason.LISTENERS_DIFFER, process=process)
+        return attestation
+
     async def check_holders(self, attestation: Attestation) -> None:
         """Look for every other holder of an attested socket, in the next pass over all processes.
 

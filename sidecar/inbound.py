@@ -31,7 +31,7 @@ from sidecar.listener import (
     serves_listener,
 )
 from sidecar.mesh.directory_cache import listed_workload
-from sidecar.proving import await_clearance
+from sidecar.proving import await_clearance, see_accepted
 from sidecar.pump.tunnel_pump import TunnelPump
 from sidecar.rooms import Place
 from sidecar.sockets.address import Endpoint
@@ -183,10 +183,12 @@ async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, sour
             connection.decide()
             await await_clearance(sidecar, connection)
             application = connection.application = await dial_application(sidecar, listener.application)
+            acceptance = await see_accepted(sidecar, connection, application)
             connection.check_not_revoked()
             if pump.finished.done():  # The initiator has given up.
                 connection.note_end(pump.finished.result())
                 return
+            acceptance.hold_answers(pump)
             pump.accept(application)
         except Refused as error:
             connection.refusal, connection.detail = error.reason, error.detail or connection.detail
@@ -199,6 +201,7 @@ async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, sour
                     tunnel.close()
             connection.ending = Ending.REFUSED if connection.ending is Ending.NONE else connection.ending
             raise
+        await acceptance.prove()
         end = await pump.finished
         connection.note_end(end)
         note_listed(sidecar, connection)

@@ -8,16 +8,28 @@ attestation itself (``attestor.py``), and what is looked at again while a connec
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import socket
+from typing import TYPE_CHECKING, Protocol
 
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Mode
+from shared.model.policy.rules import Direction, Mode
 from sidecar.attest.facts import AttestationError
 from sidecar.connection.connection import Refused
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecar.attest.facts import Attestation
+    from sidecar.attest.netlink.sock_diag import KernelSocket
     from sidecar.connection.connection import Connection
     from sidecar.parts import Sidecar
+    from sidecar.pump.ends import PumpEnd
+    from sidecar.sockets.address import Endpoint
+
+# A server at rest accepts within some turns of the loop; one that is busy within some milliseconds, or when it can.
+_ACCEPTING_TURNS = 4
+_ACCEPTING_S = (0.001, 0.002, 0.004, 0.008)
+_ESTABLISHED, _CLOSE_WAIT = 1, 8  # net/tcp_states.h
 
 
 async def await_clearance(sidecar: Sidecar, connection: Connection) -> None:
@@ -41,3 +53,173 @@ async def await_clearance(sidecar: Sidecar, connection: Connection) -> None:
     except TimeoutError as error:
         raise Refused(Reason.HOLDERS_UNKNOWN, "the search for other holders of the socket took too long") from error
     connection.check_not_revoked()
+
+
+class AnsweringPump(Protocol):
+    """A pump whose application's answers can be held."""
+
+    @property
+    def finished(self) -> asyncio.Future[PumpEnd]:
+        """Done when nothing more will be moved."""
+
+    def hold_answers(self, on_answer: Callable[[], None]) -> None:
+        """Before bytes flow: call back once when the application has answered."""
+
+    def release_answers(self) -> None:
+        """Let pass what it answers."""
+
+
+async def see_accepted(sidecar: Sidecar, connection: Connection, application: socket.socket) -> Acceptance:
+    """Find out who has accepted an inbound connection to the application, just after it was dialled.
+
+    In explicit mode the first byte waits some milliseconds for that. A listener that appears between the look at the
+    listeners and the dial is met here: whoever it is for, it exists still, or has accepted by now.
+
+    Raises:
+        Refused: explicit mode, and another program has accepted it, or listens as well.
+    """
+    try:
+        # Kept: a connection that has ended on both sides doesn't say it any more.
+        theirs, ours = application.getpeername()[:2], application.getsockname()[:2]
+    except OSError:  # It has been reset: the pump will say so.
+        theirs = ours = ("", 0)
+    acceptance = Acceptance(sidecar, connection, theirs, ours)
+    if connection.parties.direction is Direction.INGRESS and connection.parties.attestation is not None:
+        await acceptance.look()
+    return acceptance
+
+
+class Acceptance:
+    """Who has accepted an inbound connection: looked for after the dial, at the latest when the first byte is answered.
+
+    Arguments:
+        theirs: the application's endpoint of the connection.
+        ours: our own.
+    """
+
+    def __init__(self, sidecar: Sidecar, connection: Connection, theirs: Endpoint, ours: Endpoint) -> None:
+        self._sidecar = sidecar
+        self._connection = connection
+        self._endpoints = theirs, ours
+        self._is_open = False
+        self._found: KernelSocket | None = None
+        self._pump: AnsweringPump | None = None
+        self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def look(self) -> None:
+        """Look for it after the dial, in explicit mode; permissive mode doesn't wait, and looks at the first answer.
+
+        Raises:
+            Refused: as ``see_accepted``.
+        """
+        self._is_open = True
+        if not self._is_explicit:
+            return
+        attestor, listener = self._sidecar.attestor, self._listener
+        theirs, _ = self._endpoints
+        try:
+            if not attestor.has_listeners_of(*theirs, listener):
+                again = await attestor.attest_listener(*theirs)
+                if again.program != listener.program:
+                    message = f"another program began to listen on port {theirs[1]}"
+                    raise AttestationError(message, reason=Reason.LISTENERS_DIFFER, process=again.process)
+            found = attestor.find_accepted(*self._endpoints)
+            for pause_s in (*(0.0,) * _ACCEPTING_TURNS, *_ACCEPTING_S):
+                if not _is_accepting(found):
+                    break
+                await asyncio.sleep(pause_s)
+                found = attestor.find_accepted(*self._endpoints)
+            if found is not None and found.inode:
+                await self._attest(found, listener)
+        except AttestationError as error:
+            raise Refused(error.reason, error.message) from error
+
+    def hold_answers(self, pump: AnsweringPump) -> None:
+        """Before the pump starts: hold what the application answers, unless it is known who has accepted."""
+        if self._is_open:
+            self._pump = pump
+            pump.hold_answers(self._look_at_answer)
+            pump.finished.add_done_callback(self._tell)
+
+    async def prove(self) -> None:
+        """Wait for the first answered byte, which passes only when it is known who has accepted.
+
+        A server that has closed the connection by then has no holder any more: what is known is who listens, which is
+        looked at once more.
+        """
+        if not self._is_open or self._pump is None:
+            return
+        await self._answered
+        if self._is_settled(self._pump):
+            return
+        try:
+            if self._found is not None and self._found.inode:
+                await self._attest(self._found, self._listener)
+            elif self._is_explicit:
+                await self._sidecar.attestor.clear(self._listener)
+        except AttestationError as error:
+            self._lose(error)
+        finally:
+            self._pump.release_answers()
+
+    def _is_settled(self, pump: AnsweringPump) -> bool:
+        return not self._is_open or pump.finished.done()
+
+    def _look_at_answer(self) -> None:
+        """The first byte was answered: mostly it is known at once who has accepted."""
+        attestor, listener = self._sidecar.attestor, self._listener
+        self._found = found = attestor.find_accepted(*self._endpoints)
+        accepted = None
+        try:
+            if found is not None and found.inode:
+                accepted = attestor.attest_accepted_now(found, listener)
+        except AttestationError as error:
+            self._lose(error)
+        if accepted is not None and not self._is_explicit:
+            self._connection.note_attestation(accepted)
+            self._is_open = False
+        if self._pump is not None and not self._is_open:
+            self._pump.release_answers()
+        self._tell()
+
+    async def _attest(self, found: KernelSocket, listener: Attestation) -> None:
+        attestor = self._sidecar.attestor
+        try:
+            async with asyncio.timeout(self._sidecar.limits.attest_s):
+                accepted = attestor.attest_accepted_now(found, listener)
+                if accepted is None:
+                    accepted = await attestor.attest_accepted(found, listener)
+                self._connection.note_attestation(accepted)
+                if self._is_explicit and not attestor.is_clear(accepted):
+                    await attestor.clear(accepted)
+        except TimeoutError as error:
+            message = "finding out who accepted the connection took too long"
+            raise AttestationError(message, reason=Reason.DEADLINE_EXCEEDED) from error
+        self._is_open = False
+
+    def _lose(self, error: AttestationError) -> None:
+        """Explicit mode closes the connection; permissive mode lets it pass, and the record says it."""
+        self._is_open = False
+        if self._is_explicit:
+            self._connection.revoke(error.reason, error.message)
+        else:
+            self._connection.detail = error.message
+
+    @property
+    def _listener(self) -> Attestation:
+        if (attestation := self._connection.parties.attestation) is None:
+            raise RuntimeError("an inbound connection without its attested listener")
+        return attestation
+
+    @property
+    def _is_explicit(self) -> bool:
+        return self._sidecar.policies.own.state.mode is Mode.EXPLICIT
+
+    def _tell(self, _: object = None) -> None:
+        if not self._answered.done():
+            self._answered.set_result(None)
+
+
+def _is_accepting(found: KernelSocket | None) -> bool:
+    """Tell whether a connection waits to be accepted, and not for its first byte (``TCP_DEFER_ACCEPT``)."""
+    return found is not None and not found.inode and found.state in (_ESTABLISHED, _CLOSE_WAIT)

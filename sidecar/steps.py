@@ -18,6 +18,7 @@ from shared.model.policy.rules import Direction
 from shared.model.wire.messages import DirectoryEntry
 from sidecar.connection.connection import Connection, Refused
 from sidecar.mesh.directory_cache import listed_workload
+from sidecar.proving import see_accepted
 from sidecar.pump.plain_pump import PlainPump
 from sidecar.pump.tls_pump import TlsPump
 from sidecar.sockets.address import Endpoint
@@ -98,9 +99,12 @@ async def pump_plainly(sidecar: Sidecar, connection: Connection, destination: En
         raise Refused(unreachable, str(error)) from error
     try:
         connection.check_not_revoked()
+        acceptance = await see_accepted(sidecar, connection, onward)
         pump = PlainPump(loop, source, onward)
         connection.note_pump(pump, Transport.PLAINTEXT)
+        acceptance.hold_answers(pump)
         pump.start()
+        await acceptance.prove()
         end = await pump.finished
         connection.note_end(end)
         if end.ending is Ending.FINISHED:
@@ -119,6 +123,7 @@ async def pump_through_tls(sidecar: Sidecar, connection: Connection, session: Se
     loop, application = asyncio.get_running_loop(), connection.application
     if application is None:
         raise RuntimeError("a connection without its application")
+    acceptance = await see_accepted(sidecar, connection, application)
     pump = TlsPump(
         loop,
         tls=session.tls,
@@ -127,7 +132,9 @@ async def pump_through_tls(sidecar: Sidecar, connection: Connection, session: Se
         is_peer_source=connection.parties.direction is Direction.INGRESS,
     )
     connection.note_pump(pump, Transport.MTLS)
+    acceptance.hold_answers(pump)
     pump.start()
+    await acceptance.prove()
     end = await pump.finished
     connection.note_end(end)
     if connection.ending is Ending.FINISHED:

@@ -31,7 +31,8 @@ class LiveConnections:
     def __init__(self, *, long_lived_s: float = 5.0, holders_period_s: float = 5.0) -> None:
         self._long_lived_s = long_lived_s
         self._holders_period_s = holders_period_s
-        self._live: dict[Connection, None] = {}
+        # With the execution that it is watched for.
+        self._live: dict[Connection, Execution | None] = {}
         # Young connections, oldest first; one that has ended is skipped. Bounded by compaction.
         self._young: deque[Connection] = deque()
         # Those whose socket's holders were never looked for, and those that wait for the next look, by its time.
@@ -56,13 +57,8 @@ class LiveConnections:
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection that ended."""
-        self._live.pop(connection, None)
-        if (attestation := connection.parties.attestation) is None:
-            return
-        if (served := self._by_execution.get(attestation.execution)) is not None:
-            served.pop(connection, None)
-            if not served:
-                del self._by_execution[attestation.execution]
+        if (execution := self._live.pop(connection, None)) is not None:
+            self._unwatch(connection, execution)
 
     def decide_again(self) -> None:
         """Policies or programs changed: decide every live connection again."""
@@ -92,12 +88,29 @@ class LiveConnections:
                 connection.record_start()
 
     def watch(self, connection: Connection) -> None:
-        """Have the attested program, and the holders of its socket, looked at while the connection lives."""
-        self._unchecked.append(connection)
-        if len(self._unchecked) > self._most_kept():
-            self._unchecked = deque(each for each in self._unchecked if each in self._live)
-        if (attestation := connection.parties.attestation) is not None and connection in self._live:
-            self._by_execution.setdefault(attestation.execution, {})[connection] = attestation
+        """Have the attested program, and the holders of its socket, looked at while the connection lives.
+
+        Called again when another process turns out to be the one: of a server, that which has accepted.
+        """
+        if connection not in self._live:
+            return
+        attestation, before = connection.parties.attestation, self._live[connection]
+        if before is None:
+            self._unchecked.append(connection)
+            if len(self._unchecked) > self._most_kept():
+                self._unchecked = deque(each for each in self._unchecked if each in self._live)
+        if attestation is None or before == attestation.execution:
+            return
+        if before is not None:
+            self._unwatch(connection, before)
+        self._live[connection] = attestation.execution
+        self._by_execution.setdefault(attestation.execution, {})[connection] = attestation
+
+    def _unwatch(self, connection: Connection, execution: Execution) -> None:
+        if (served := self._by_execution.get(execution)) is not None:
+            served.pop(connection, None)
+            if not served:
+                del self._by_execution[execution]
 
     def list_attestations(self) -> list[Attestation]:
         """List one attestation of each execution that has live connections."""

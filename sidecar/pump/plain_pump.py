@@ -14,7 +14,7 @@ from shared.model.policy.decision import Ending
 from sidecar.pump.ends import PumpEnd, end_writing, reset_by
 from sidecar.pump.states import Flow, change_flow
 from sidecar.sockets.ending import DELIVERY_DEADLINE_S
-from sidecar.sockets.polling import Watch, poller_of
+from sidecar.sockets.polling import Callback, Watch, poller_of
 
 # One buffer for the loop: every callback uses it up before it returns, or copies what it couldn't pass on.
 _plain: Final = memoryview(bytearray(64 * 1024))
@@ -48,6 +48,14 @@ class PlainPump:
     def received(self) -> int:
         """Bytes from destination to source."""
         return self._back.moved
+
+    def hold_answers(self, on_answer: Callback) -> None:
+        """Before ``start``: call back once when the destination has answered; nothing passes before its release."""
+        self._watches[1].hold_reading(on_answer)
+
+    def release_answers(self) -> None:
+        """Let pass what the destination answers."""
+        self._watches[1].release_reading()
 
     def start(self) -> None:
         """Begin to move bytes."""

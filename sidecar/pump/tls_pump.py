@@ -19,7 +19,7 @@ from shared.model.policy.decision import Ending
 from sidecar.pump.ends import PumpEnd, end_writing, reset_by
 from sidecar.pump.states import Flow, change_flow
 from sidecar.sockets.ending import DELIVERY_DEADLINE_S
-from sidecar.sockets.polling import poller_of
+from sidecar.sockets.polling import Callback, poller_of
 from sidecar.tls.foreign_handshake import describe_fault
 from sidecar.tls.records import Buffer, Records
 from sidecar.tunnel.tunnel import MAX_RECORDS
@@ -108,6 +108,14 @@ class TlsPump:
     def received(self) -> int:
         """Bytes from destination to source."""
         return self._from_plain if self._is_peer_source else self._from_peer
+
+    def hold_answers(self, on_answer: Callback) -> None:
+        """Before ``start``: call back once when the plain side has answered; nothing passes before its release."""
+        self._plain_watch.hold_reading(on_answer)
+
+    def release_answers(self) -> None:
+        """Let pass what the plain side answers."""
+        self._plain_watch.release_reading()
 
     def start(self) -> None:
         """Begin to move bytes."""

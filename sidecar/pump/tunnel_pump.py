@@ -20,7 +20,7 @@ from sidecar.pump.ends import PumpEnd, reset_by
 from sidecar.pump.from_tunnel import FromTunnel
 from sidecar.pump.states import Answer, Flow, change_answer
 from sidecar.pump.to_tunnel import ToTunnel
-from sidecar.sockets.polling import Watch
+from sidecar.sockets.polling import Callback, Watch
 from sidecar.tls.role import Role
 from sidecar.tunnel.frames import MAX_PAYLOAD_BYTES, FrameType, Opening, decode_refusal, encode_reason
 from sidecar.tunnel.tunnel import Loss, Tunnel
@@ -42,6 +42,7 @@ class TunnelPump:
         "_application",
         "_incoming",
         "_loop",
+        "_on_answer",
         "_outgoing",
         "_refusal",
         "_refusal_detail",
@@ -62,6 +63,7 @@ class TunnelPump:
         # The responder has them once it has dialled the application.
         self._application: socket.socket | None = None
         self._watch: Watch | None = None
+        self._on_answer: Callback | None = None
         self.finished: asyncio.Future[PumpEnd] = self._loop.create_future()
 
     @property
@@ -121,6 +123,18 @@ class TunnelPump:
         if self._incoming.rest:
             self._write_rest()
 
+    def hold_answers(self, on_answer: Callback) -> None:
+        """Responder, before ``accept``: call back once when the application has answered; nothing passes until then.
+
+        What it answers waits for ``release_answers``.
+        """
+        self._on_answer = on_answer
+
+    def release_answers(self) -> None:
+        """Responder: let pass what the application answers."""
+        if self._watch is not None:
+            self._watch.release_reading()
+
     def refuse(self, reason: Reason) -> None:
         """Responder: send REFUSE and discard what comes until the initiator's END."""
         self._answer = change_answer(self._answer, Answer.REFUSED)
@@ -139,6 +153,8 @@ class TunnelPump:
     def _take_application(self, application: socket.socket) -> None:
         self._application = application
         self._watch = self._tunnel.poller.watch(application)
+        if self._on_answer is not None:
+            self._watch.hold_reading(self._on_answer)
 
     # ---- application → tunnel -------------------------------------------------------------------------------------
 

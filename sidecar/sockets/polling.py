@@ -80,7 +80,7 @@ class Watch:
         is_ending: as of the event that is being handled: no bytes come after those that the kernel already holds.
     """
 
-    __slots__ = ("_fd", "_mask", "_on_readable", "_on_writable", "_poller", "is_ending")
+    __slots__ = ("_fd", "_held", "_mask", "_on_held", "_on_readable", "_on_writable", "_poller", "is_ending")
 
     def __init__(self, poller: Poller, fd: int) -> None:
         self._poller = poller
@@ -88,17 +88,47 @@ class Watch:
         self._mask = 0
         self._on_readable: Callback | None = None
         self._on_writable: Callback | None = None
+        # While reads are held: whom to tell that the socket can be read, and who would read it.
+        self._on_held: Callback | None = None
+        self._held: Callback | None = None
         self.is_ending = False
+
+    def hold_reading(self, callback: Callback) -> None:
+        """Until ``release_reading``, call this once, when the socket can first be read, instead of who would read it.
+
+        Arguments:
+            callback: before the first ``start_reading``.
+        """
+        self._on_held = callback
+
+    def release_reading(self) -> None:
+        """Let the socket be read."""
+        self._on_held = None
+        held, self._held = self._held, None
+        if held is not None and self._poller._watches.get(self._fd) is self:
+            self.start_reading(held)
+
+    def _tell_held(self) -> None:
+        self._on_readable = None
+        if self._on_held is not None:
+            self._on_held()
+        self._read_if_released()
+
+    def _read_if_released(self) -> None:
+        if self._on_readable is not None:
+            self._on_readable()
 
     def start_reading(self, callback: Callback) -> None:
         """Call ``callback`` whenever the socket can be read, has ended or is broken."""
+        if self._on_held is not None:
+            self._held, callback = callback, self._tell_held
         self._on_readable = callback
         if not self._mask & _READ:
             self._wait_for(self._mask | _READ)
 
     def stop_reading(self) -> None:
         """Call back no more. The registration stays until an event comes, which mostly none does."""
-        self._on_readable = None
+        self._on_readable = self._held = None
 
     def start_writing(self, callback: Callback) -> None:
         """Call ``callback`` whenever the socket can be written or is broken."""
@@ -136,7 +166,7 @@ class Watch:
 
     def close(self) -> None:
         """Forget the socket. Closing it takes it out of epoll; should it live on, its next event does."""
-        self._on_readable = self._on_writable = None
+        self._on_readable = self._on_writable = self._held = None
         watches = self._poller._watches
         if watches.get(self._fd) is self:
             del watches[self._fd]

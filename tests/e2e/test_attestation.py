@@ -347,6 +347,20 @@ def test_a_second_listener_of_another_program_spoils_the_port(shop: Shop, second
     assert visitor.do("exchange", shop.address, port, "three") == "got three<end>"
 
 
+@pytest.mark.proves(Reason.LISTENERS_DIFFER)
+def test_an_intruder_that_listens_for_moments_only_gets_no_connection(shop: Shop) -> None:
+    """It seldom shares the port when the listeners are looked at; whoever it meets is reset."""
+    port = shop.mesh.serve(shop.seller, shop.server.pod, "answer", shared=True)
+    shop.be_explicit()
+    actor = shop.buy()
+    assert actor.do("exchange", shop.address, port, "bread") == "got bread<end>"
+    squatter = shop.mesh.run(shop.intruder, shop.server.pod)
+    assert squatter.do("listen_now_and_then", shop.address, port) == "listening"
+    outcomes = [actor.do("exchange", shop.address, port, "bread") for _ in range(80)]
+    assert set(outcomes) == {"got bread<end>", "<ECONNRESET>"}
+    shop.server.log.expect_denied(Reason.LISTENERS_DIFFER, port=port)
+
+
 @pytest.mark.proves(Reason.PROCESS_TRACED)
 def test_a_traced_listener_serves_nobody_in_explicit_mode(shop: Shop) -> None:
     port = shop.mesh.take_port()

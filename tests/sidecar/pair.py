@@ -26,6 +26,7 @@ from shared.model.trust.bundle import TrustBundle
 from shared.model.trust.certificate import BundleVerifier
 from shared.model.wire.messages import DirectoryEntry, ProgramEvidence
 from sidecar.attest.facts import Attestation, AttestationError, Execution, ProcessFacts
+from sidecar.attest.netlink.sock_diag import KernelSocket
 from sidecar.capture.captured import Captured
 from sidecar.connection.registry import LiveConnections
 from sidecar.credential.credential import Credential
@@ -97,6 +98,10 @@ class FakeAttestor:
     silent: set[int] = field(default_factory=set)
     shared: AttestationError | None = None
     cleared: int = 0
+    acceptor: AttestationError | None = None
+    accepts: bool = True
+    accepts_after: int | None = None
+    is_slow: bool = False
 
     def _attestation(self) -> Attestation:
         if self.program is None:
@@ -111,6 +116,27 @@ class FakeAttestor:
         self.cleared += 1
         if self.shared is not None:
             raise self.shared
+
+    def has_listeners_of(self, address: str, port: int, listener: Attestation) -> bool:
+        return True
+
+    def find_accepted(self, application: Endpoint, local: Endpoint) -> KernelSocket:
+        if self.accepts_after is not None:
+            self.accepts_after -= 1
+            self.accepts = self.accepts_after < 0
+        inode = 2 if self.accepts else 0
+        return KernelSocket(family=2, state=1, local=application, peer=local, uid=0, inode=inode, cookie=2)
+
+    def attest_accepted_now(self, found: KernelSocket, listener: Attestation) -> Attestation | None:
+        return None if self.is_slow else self._accepted()
+
+    async def attest_accepted(self, found: KernelSocket, listener: Attestation) -> Attestation:
+        return self._accepted()
+
+    def _accepted(self) -> Attestation:
+        if self.acceptor is not None:
+            raise self.acceptor
+        return self._attestation()
 
     def attest_now(self, source: Endpoint, destination: Endpoint) -> Attestation | None:
         return self._attestation()

@@ -365,6 +365,47 @@ LISTEN = (
 )
 
 
+ACCEPT = LISTEN.replace("print('ready'", "s.setblocking(True)\nprint('ready'") + "c=s.accept()[0]\n" + WAIT
+
+
+async def test_who_accepted_is_told_from_who_listens(attestor: Attestor, tmp_path: Path) -> None:
+    """Of two that share a port, the one that isn't approved wasn't there when the listeners were looked at."""
+    other = copy_program(PYTHON, tmp_path / "other")
+    with listening() as probe:
+        port = probe.getsockname()[1]
+    with running(ACCEPT, "127.0.0.1", str(port)) as good:
+        listener = await attestor.attest_listener("127.0.0.1", port)
+        with socket.create_connection(("127.0.0.1", port)) as ours:
+            found = attestor.find_accepted(ours.getpeername(), ours.getsockname())
+            assert found is not None
+            assert found.inode == 0
+            tell(good)
+            assert hear(good) == "ready"
+            found = attestor.find_accepted(ours.getpeername(), ours.getsockname())
+            assert found is not None
+            accepted = await attestor.attest_accepted(found, listener)
+            assert accepted.process.pid == good.pid
+            assert accepted.inode == found.inode != listener.inode
+            assert listener.inode in accepted.others
+        assert attestor.has_listeners_of("127.0.0.1", port, listener)
+        with running(ACCEPT, "127.0.0.1", str(port), program=str(other)) as bad:
+            assert not attestor.has_listeners_of("127.0.0.1", port, listener)
+            tell(bad)
+            reached = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
+            assert hear(bad) == "ready"
+            reasons = set()
+            for each in reached:
+                found = attestor.find_accepted(each.getpeername(), each.getsockname())
+                assert found is not None
+                if found.inode:
+                    with pytest.raises(AttestationError) as caught:
+                        await attestor.attest_accepted(found, listener)
+                    reasons.add(caught.value.reason)
+                each.close()
+            assert reasons == {Reason.LISTENERS_DIFFER}
+    assert attestor.has_listeners_of("127.0.0.1", port, listener)  # None at all are none of another program.
+
+
 async def test_a_second_listener_of_another_program_is_refused(attestor: Attestor, tmp_path: Path) -> None:
     other = copy_program(PYTHON, tmp_path / "other")
     with listening() as probe:

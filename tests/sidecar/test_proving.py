@@ -11,8 +11,9 @@ from shared.model.policy.decision import Answer, Ending
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Mode
 from sidecar.attest.facts import AttestationError
+from sidecar.proving import _ACCEPTING_S, _ACCEPTING_TURNS
 from tests.sidecar.little_ca import until
-from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, approve, running_pair
+from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Pair, approve, running_pair
 from tests.sidecar.test_outbound import echo
 
 EXPLICIT = approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM), mode=Mode.EXPLICIT)
@@ -67,3 +68,64 @@ async def test_a_search_that_takes_too_long_refuses(monkeypatch: pytest.MonkeyPa
             await reader.read()
         await until(lambda: pair.client.records)
         assert pair.client.records[0].reason is Reason.HOLDERS_UNKNOWN
+
+
+async def serve_one(pair: Pair, answer: bytes | None) -> None:
+    """Send a request from the client; None: the connection is reset."""
+    reader, writer = await pair.connect()
+    writer.write(b"hi")
+    writer.write_eof()
+    if answer is None:
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+    else:
+        assert await reader.read() == answer
+    writer.close()
+    await until(lambda: pair.server.records)
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("accepts", [True, False], ids=["accepted at once", "accepted late"])
+@pytest.mark.parametrize("is_slow", [True, False], ids=["measured", "known"])
+async def test_a_connection_that_another_program_accepts_is_refused_or_told(
+    mode: Mode, *, accepts: bool, is_slow: bool
+) -> None:
+    """Explicit mode lets no answered byte pass; permissive mode says it in the record."""
+    async with running_pair(echo) as pair:
+        pair.set_state(approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM), mode=mode))
+        attestor = pair.server.attestor
+        attestor.acceptor = AttestationError("another accepted", reason=Reason.LISTENERS_DIFFER)
+        attestor.accepts, attestor.is_slow = accepts, is_slow
+        if not accepts:
+            attestor.accepts_after = 1 + len(_ACCEPTING_S) + _ACCEPTING_TURNS if mode is Mode.EXPLICIT else 0
+        await serve_one(pair, None if mode is Mode.EXPLICIT else b"hi")
+        record = pair.server.records[0]
+        if mode is Mode.EXPLICIT:
+            assert (record.answer, record.reason) == (Answer.DENY, Reason.LISTENERS_DIFFER)
+            assert record.bytes_sent == 0 or not accepts
+        else:
+            assert record.answer is Answer.ALLOW
+            assert record.detail == "another accepted"
+
+
+async def test_what_a_server_answered_that_has_closed_already_needs_its_listeners_cleared_again() -> None:
+    async with running_pair(echo) as pair:
+        pair.set_state(EXPLICIT)
+        pair.server.attestor.accepts = False
+        await serve_one(pair, b"hi")
+        assert pair.server.attestor.cleared == 1
+
+
+async def test_a_listener_of_another_program_that_appears_before_the_dial_is_met_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running_pair(echo) as pair:
+        pair.set_state(EXPLICIT)
+
+        async def attest_listener(address: str, port: int) -> object:
+            raise AttestationError("two listen", reason=Reason.LISTENERS_DIFFER)
+
+        monkeypatch.setattr(pair.server.attestor, "has_listeners_of", lambda *_: False)
+        monkeypatch.setattr(pair.server.attestor, "attest_listener", attest_listener, raising=False)
+        await serve_one(pair, None)
+        assert pair.server.records[0].reason is Reason.LISTENERS_DIFFER

@@ -180,6 +180,37 @@ def listen(host: str, port: int, kind: str, *, shared: bool = False) -> str:
     return "listening"
 
 
+def listen_now_and_then(host: str, port: int) -> str:
+    """Share a port for moments only, in a thread, and answer ``stolen`` to whoever connects in one of them."""
+
+    def steal() -> None:
+        while True:
+            with socket.socket() as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                listener.bind((host, port))
+                listener.listen()
+                listener.settimeout(0.002)
+                try:
+                    connection, _ = listener.accept()
+                except TimeoutError:
+                    connection = None
+            if connection is not None:
+                threading.Thread(target=_answer_stolen, args=(connection,), daemon=True).start()
+            time.sleep(0.002)
+
+    threading.Thread(target=steal, daemon=True).start()
+    return "listening"
+
+
+def _answer_stolen(connection: socket.socket) -> None:
+    with connection:
+        try:
+            if connection.recv(65536):
+                connection.sendall(b"stolen")
+        except OSError:
+            pass
+
+
 def ignore() -> str:
     """Do nothing; says that the program is there."""
     return "ready"

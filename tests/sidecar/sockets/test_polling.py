@@ -131,3 +131,36 @@ async def test_a_reused_descriptor_belongs_to_its_new_socket() -> None:
         with poller.watch(reused) as watch:
             other.send(b"x")
             await asyncio.wait_for(watch.wait_readable(), 1)
+
+
+async def test_a_held_reader_is_told_of_once_and_reads_when_it_is_released() -> None:
+    near, far = tcp_pair()
+    with near, far, poller_of(asyncio.get_running_loop()).watch(near) as watch:
+        calls: list[bytes] = []
+        watch.hold_reading(lambda: calls.append(b"told"))
+        watch.start_reading(lambda: calls.append(near.recv(1)))
+        far.send(b"ab")
+        await until(lambda: calls)
+        await settle()
+        assert calls == [b"told"]
+        watch.release_reading()
+        await until(lambda: len(calls) == 3)
+        assert calls == [b"told", b"a", b"b"]
+
+
+async def test_who_is_told_may_release_at_once_and_a_reader_that_stops_is_not_released() -> None:
+    near, far = tcp_pair()
+    with near, far, poller_of(asyncio.get_running_loop()).watch(near) as watch:
+        calls: list[bytes] = []
+        watch.hold_reading(watch.release_reading)
+        watch.start_reading(lambda: calls.append(near.recv(1)))
+        far.send(b"a")
+        await until(lambda: calls == [b"a"])
+        watch.stop_reading()
+        watch.hold_reading(lambda: calls.append(b"told"))
+        watch.start_reading(lambda: calls.append(near.recv(1)))
+        watch.stop_reading()
+        watch.release_reading()
+        far.send(b"b")
+        await settle()
+        assert calls == [b"a"]
