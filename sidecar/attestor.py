@@ -25,7 +25,16 @@ from sidecar.attest.holding.owner import OwnerSearch, find_own
 from sidecar.attest.known import KnownProcesses
 from sidecar.attest.measure import Measured, Measuring
 from sidecar.attest.netlink.kernel_sockets import KernelSockets
-from sidecar.attest.netlink.sock_diag import LISTEN, KernelSocket, NetlinkError, covers, normalise_address
+from sidecar.attest.netlink.sock_diag import (
+    ESTABLISHED,
+    FIN_WAIT1,
+    FIN_WAIT2,
+    LISTEN,
+    KernelSocket,
+    NetlinkError,
+    covers,
+    normalise_address,
+)
 from sidecar.attest.process import Process
 from sidecar.attest.program_look import ProgramLooks
 from sidecar.sockets.address import Endpoint
@@ -36,6 +45,8 @@ __all__ = ["Attestation", "AttestationError", "Attestor", "ProcessFacts"]
 _MAX_FAST_DESCRIPTORS = 256
 _MAX_HOLDERS = 4
 _MAX_FAST_LISTENERS = 16
+# What a socket can be whose connection was accepted and that got no end from us: it may have sent its own.
+_DIALLED = frozenset({ESTABLISHED, FIN_WAIT1, FIN_WAIT2})
 _MAX_LISTENERS = 1_024
 _MAX_OWN = 1_024
 
@@ -107,7 +118,7 @@ class Attestor:
             return None
         if found is None:
             return None
-        _refuse_orphan(found)
+        _check_socket(found)
         measured = self._recognise(found, (destination, found.uid))
         return None if measured is None else _attestation(measured, found)
 
@@ -123,7 +134,7 @@ class Attestor:
         async with _deadline(self._deadline_s):
             loop = asyncio.get_running_loop()
             found = await loop.run_in_executor(self._scanners, _locate, source, destination)
-            _refuse_orphan(found)
+            _check_socket(found)
             return _attestation(await self._measure(found, (destination, found.uid)), found)
 
     def attest_listener_now(self, address: str, port: int) -> Attestation | None:
@@ -397,26 +408,38 @@ async def _deadline(seconds: float) -> AsyncIterator[None]:
 
 
 def _locate(source: Endpoint, destination: Endpoint) -> KernelSocket:
-    """Find the socket, also one that is bound to a network device. Runs in a worker, on a netlink socket of its own.
+    """Find the one socket, also if it is bound to a network device. Runs in a worker, on a netlink socket of its own.
 
     Raises:
-        AttestationError: there is no such socket, or the kernel can't be asked.
+        AttestationError: there is no such socket, or several, or the kernel can't be asked.
     """
     try:
         kernel = KernelSockets()
         try:
-            found = kernel.find(source, destination) or kernel.find_bound(source, destination)
+            found = kernel.list_all(source, destination)
         finally:
             kernel.close()
     except (NetlinkError, OSError, ValueError) as error:
         raise AttestationError("the kernel can't be asked for the socket", reason=Reason.NO_OWNER) from error
-    if found is None:
+    if not found:
         message = f"the socket {source[0]}:{source[1]} doesn't exist any more"
         raise AttestationError(message, reason=Reason.PROCESS_VANISHED)
-    return found
+    if len(found) > 1:
+        message = f"{len(found)} sockets have the address {source[0]}:{source[1]} and this destination"
+        raise AttestationError(message, reason=Reason.SOCKET_AMBIGUOUS)
+    return found[0]
 
 
-def _refuse_orphan(found: KernelSocket) -> None:
+def _check_socket(found: KernelSocket) -> None:
+    """See that the socket can be the one that made an accepted connection, and that somebody holds it.
+
+    Raises:
+        AttestationError: it isn't connected, so it is another one with the same address (``socket_ambiguous``); or it
+            has no owner any more (``process_vanished``).
+    """
+    if found.state not in _DIALLED:
+        message = f"the socket {found.local[0]}:{found.local[1]} isn't connected (state {found.state})"
+        raise AttestationError(message, reason=Reason.SOCKET_AMBIGUOUS)
     if not found.inode:
         message = f"the owner of {found.local[0]}:{found.local[1]} has closed it or ended"
         raise AttestationError(message, reason=Reason.PROCESS_VANISHED)

@@ -95,6 +95,9 @@ async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -
         if attestation is None:
             async with asyncio.timeout(sidecar.limits.attest_s):
                 attestation = await sidecar.attestor.attest(source, destination)
+        if captured.claim is not None:
+            captured.claim.check()
+            captured.claim.on_contest(lambda error: connection.revoke(error.reason, error.message))
     except AttestationError as error:
         parties.note_process(error.process)
         connection.detail = error.message

@@ -9,6 +9,7 @@ import socket
 
 import msgspec
 
+from sidecar.capture.claims import Claim
 from sidecar.sockets.address import Endpoint
 
 
@@ -21,9 +22,11 @@ class Captured(msgspec.Struct, frozen=True, kw_only=True):
         destination: where the connection was going, before capture.
         app_destination: what the socket of the application that dialled has as its peer: ``destination`` under
             redirect, the listener's own address for an explicit listener. Attestation asks the kernel with it.
+        claim: that no other captured connection may contest; None of what came from outside.
     """
 
     connection: socket.socket
     source: Endpoint
     destination: Endpoint
     app_destination: Endpoint
+    claim: Claim | None = None

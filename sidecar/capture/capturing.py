@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shared.model.errors import MachineError
 from shared.model.policy.reasons import Reason
@@ -21,11 +21,12 @@ from shared.model.policy.rules import Direction
 from shared.runtime.tasks import Tasks
 from sidecar.capture.accept_loop import AcceptLoop, open_listener
 from sidecar.capture.captured import Captured
+from sidecar.capture.claims import Claims
 from sidecar.capture.original_destination import ask_original_destination, normalise_endpoint
 from sidecar.capture.redirect_table import list_outbound_ports
 from sidecar.capture.refusal import record_refusal
 from sidecar.events import Events
-from sidecar.rooms import Place, group_address
+from sidecar.rooms import group_address
 from sidecar.settings.configuration import CaptureKind, Configuration
 from sidecar.sockets.address import Endpoint, format_endpoint
 from sidecar.sockets.ending import reset
@@ -36,6 +37,13 @@ if TYPE_CHECKING:
 CarryOutbound = Callable[["Sidecar", Captured], Coroutine[Any, Any, None]]
 CarryPlaintext = Callable[["Sidecar", Captured, Endpoint], Coroutine[Any, Any, None]]
 ServeTunnel = Callable[["Sidecar", socket.socket, Endpoint, Endpoint], Coroutine[Any, Any, None]]
+
+
+class Held(Protocol):
+    """What a connection holds as long as its story lasts."""
+
+    def leave(self) -> None:
+        """Give it back."""
 
 
 class Entrance(Enum):
@@ -121,6 +129,7 @@ class Capturing:
         self._tunnels = tunnels
         self._events = events
         self._loops = [self._make_loop(door) for door in doors]
+        self._claims = Claims()
 
     def start(self) -> None:
         """Begin to accept."""
@@ -184,16 +193,21 @@ class Capturing:
         self._begin_inbound(connection, source, local, fixed)
 
     def _begin_outbound(
-        self, connection: socket.socket, source: Endpoint, destination: Endpoint, app_destination: Endpoint
+        self,
+        connection: socket.socket,
+        source: Endpoint,
+        destination: Endpoint,
+        app_destination: Endpoint,
     ) -> None:
         if (place := self._sidecar.rooms.outbound.enter("")) is None:
             self._refuse(connection, source, destination, Direction.EGRESS, Reason.OVERLOADED)
             return
+        claim = self._claims.enter(connection, source, app_destination)
         captured = Captured(
-            connection=connection, source=source, destination=destination, app_destination=app_destination
+            connection=connection, source=source, destination=destination, app_destination=app_destination, claim=claim
         )
         story = self._stories.carry_outbound(self._sidecar, captured)
-        self._tasks.spawn(_guard(connection, story, place), name="outbound")
+        self._tasks.spawn(_guard(connection, story, place, claim), name="outbound")
 
     def _begin_inbound(
         self, connection: socket.socket, source: Endpoint, destination: Endpoint, application: Endpoint
@@ -230,7 +244,7 @@ class Capturing:
         )
 
 
-async def _guard(connection: socket.socket, story: Coroutine[Any, Any, None], place: Place | None = None) -> None:
+async def _guard(connection: socket.socket, story: Coroutine[Any, Any, None], *held: Held) -> None:
     try:
         await story
     except BaseException:
@@ -240,5 +254,5 @@ async def _guard(connection: socket.socket, story: Coroutine[Any, Any, None], pl
             reset(connection)
         raise
     finally:
-        if place is not None:
-            place.leave()
+        for each in held:
+            each.leave()

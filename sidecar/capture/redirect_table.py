@@ -22,7 +22,9 @@ def list_outbound_ports(last: int, inbound_port: int, tunnel_port: int) -> range
 
     One port isn't enough: programs use one source port towards several destinations, and all of these become the same
     connection once redirected. The kernel then changes the *source* port, and the program's socket isn't found any
-    more. With a choice of ports it changes the destination port instead (``nf_nat_core.c``, ``get_unique_tuple``).
+    more. With a choice of ports it changes the destination port instead (``nf_nat_core.c``, ``get_unique_tuple``). When
+    all of them are taken, the table drops what would get another source port, since that may be the one of another
+    program's connection to the same destination.
     """
     first = max(last - _MAX_OUTBOUND_PORTS + 1, 1, *(port + 1 for port in (inbound_port, tunnel_port) if port < last))
     return range(first, last + 1)
@@ -103,6 +105,11 @@ def format_table(rules: RedirectRules) -> str:
         f"    tcp dport {rules.tunnel_port} return",
         *_exclude_ports((*rules.exclude_ports, *rules.exclude_inbound_ports)),
         f"    meta l4proto tcp redirect to :{rules.inbound_port}",
+        "  }",
+        "  chain rewritten {",
+        # After every source translation, and before conntrack confirms the connection: a retransmitted SYN tries anew.
+        "    type filter hook postrouting priority 150; policy accept;",
+        f'    oifname "lo" tcp dport {targets} ct status snat counter drop',
         "  }",
         "}",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -299,6 +300,51 @@ def test_where_not_all_holders_can_be_looked_for_explicit_mode_lets_nothing_flow
     assert actor.do("connect", "c", shop.address, port) == "connected"
     assert actor.do("receive_rest", "c") == "<ECONNRESET>"
     shop.client.log.expect_denied(Reason.HOLDERS_UNKNOWN, port=port)
+
+
+@pytest.mark.parametrize(
+    "is_known",
+    [
+        pytest.param(False, marks=pytest.mark.proves(Reason.SOCKET_AMBIGUOUS), id="first look"),
+        pytest.param(True, marks=pytest.mark.proves(Reason.PROCESS_VANISHED), id="known program"),
+    ],
+)
+def test_a_socket_with_an_approved_ones_address_lends_no_identity(shop: Shop, is_known: bool) -> None:
+    """Bound to a device after it has connected, it leaves its four-tuple to an approved program's socket."""
+    port = shop.sell("echo")
+    shop.be_explicit()
+    intruder, buyer = shop.buy(shop.intruder), shop.buy()
+    if is_known:
+        assert buyer.do("exchange", shop.address, port, "x") == "x<end>"
+    shop.client.process.send_signal(signal.SIGSTOP)  # Accepts nothing until both are made ready.
+    try:
+        assert intruder.do("connect", "c", shop.address, port, source_port=40406) == "connected"
+        assert intruder.do("send", "c", "stolen") == "sent"
+        assert intruder.do("bind_to_device", "c") == "bound"
+        assert buyer.do("connect", "c", shop.address, port, source_port=40406) == "connected"
+    finally:
+        shop.client.process.send_signal(signal.SIGCONT)
+    reason = Reason.PROCESS_VANISHED if is_known else Reason.SOCKET_AMBIGUOUS
+    record = shop.client.log.expect_denied(reason, port=port)
+    assert (record.source.identity, record.bytes_sent) == ("", 0)
+    if is_known:
+        buyer.do("send", "c", "bread")
+        assert buyer.do("receive", "c", 5) == "bread"
+
+
+def test_when_the_redirect_has_no_port_left_a_connection_waits_and_keeps_its_source_port(shop: Shop) -> None:
+    """The kernel would give it another source port, which may be that of an approved program's connection."""
+    port, seller = shop.sell("echo"), shop.mesh.run(shop.seller, shop.server.pod)
+    others = [shop.mesh.take_port() for _ in range(32)]
+    for other in others:
+        assert seller.do("listen", shop.address, other, "echo") == "listening"
+    intruder = shop.buy(shop.intruder)
+    for other in others:
+        assert intruder.do("connect", f"to {other}", shop.address, other, source_port=40407) == "connected"
+        intruder.do("send", f"to {other}", "x")
+        assert intruder.do("receive", f"to {other}", 1) == "x"
+    assert intruder.do("connect", "c", shop.address, port, source_port=40407, deadline_s=1.5) == "TimeoutError"
+    assert shop.buy().do("exchange", shop.address, port, "x") == "x<end>"  # From another port.
 
 
 # ---- who listens -----------------------------------------------------------------------------------------------------

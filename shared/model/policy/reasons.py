@@ -41,6 +41,7 @@ class Reason(StrEnum):
     PROGRAM_CHANGED = "program_changed"
     HOLDERS_UNKNOWN = "holders_unknown"
     CODE_NOT_APPROVED = "code_not_approved"
+    SOCKET_AMBIGUOUS = "socket_ambiguous"
     NO_LISTENER = "no_listener"
     LISTENERS_DIFFER = "listeners_differ"
 
@@ -162,6 +163,9 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.CODE_NOT_APPROVED: Explanation(
         cause="The approved program has loaded code (a library, a plugin, `LD_PRELOAD`) that isn't approved with it.",
         fix="Find out where the code that the detail names comes from, and approve it with the program if it belongs.",
+    Reason.SOCKET_AMBIGUOUS: Explanation(
+        cause="Two sockets, or two connections, have the same source and destination: who made which is unknown.",
+        fix="Find out which program binds that source port, or its socket to a device; if none does, connect again.",
     ),
     Reason.NO_LISTENER: Explanation(
         cause="Nothing listens on the destination port.", fix="Start the server, or correct the port."
@@ -251,6 +255,7 @@ _FIRST_CODES: Final = {
     Reason.EXECUTABLE_FORGED: Reason.EXECUTABLE_UNREADABLE,
     Reason.USER_NAMESPACE_DIFFERS: Reason.EXECUTABLE_UNREADABLE,
     Reason.CODE_NOT_APPROVED: Reason.PROGRAM_NOT_APPROVED,
+    Reason.SOCKET_AMBIGUOUS: Reason.NO_OWNER,
     Reason.SHUTTING_DOWN: Reason.OVERLOADED,
     Reason.INTERNAL_ERROR: Reason.PROTOCOL_ERROR,
 }

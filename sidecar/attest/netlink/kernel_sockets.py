@@ -13,6 +13,7 @@ from itertools import count
 from sidecar.attest.netlink.sock_diag import (
     LISTEN,
     MAX_REPLY_BYTES,
+    TIME_WAIT,
     KernelSocket,
     NetlinkError,
     build_dump,
@@ -25,7 +26,7 @@ from sidecar.sockets.address import Endpoint
 
 _NETLINK_SOCK_DIAG = 4
 _MAX_REPLIES = 4_096
-_CONNECTED = 0xFFF & ~(1 << LISTEN)
+_CONNECTED = 0xFFF & ~(1 << LISTEN | 1 << TIME_WAIT)
 
 
 class KernelSockets:
@@ -48,7 +49,7 @@ class KernelSockets:
     def find(self, source: Endpoint, destination: Endpoint) -> KernelSocket | None:
         """Look up the one connected socket with this 4-tuple.
 
-        Not found by it: a socket that is bound to a network device (``find_bound`` finds those).
+        Not found by it: a socket that is bound to a network device (``list_all`` finds those).
 
         Raises:
             ValueError: an address is malformed.
@@ -67,8 +68,10 @@ class KernelSockets:
                 return candidate
         return None
 
-    def find_bound(self, source: Endpoint, destination: Endpoint) -> KernelSocket | None:
-        """Look for the 4-tuple among all connected sockets of these ports: slow, for sockets bound to a device.
+    def list_all(self, source: Endpoint, destination: Endpoint) -> list[KernelSocket]:
+        """List all sockets with this 4-tuple, those that are bound to a device among them: a walk over all, slow.
+
+        Two programs can hold sockets with one 4-tuple, one of them bound to a device. TIME_WAIT isn't a socket.
 
         Raises:
             ValueError: an address is malformed.
@@ -76,11 +79,12 @@ class KernelSockets:
         """
         source = (normalise_address(source[0]), source[1])
         destination = (normalise_address(destination[0]), destination[1])
-        for family in (socket.AF_INET, socket.AF_INET6):
-            for candidate in self._dump(family, _CONNECTED, source[1], destination[1]):
-                if candidate.local == source and candidate.peer == destination and candidate.inode:
-                    return candidate
-        return None
+        return [
+            candidate
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for candidate in self._dump(family, _CONNECTED, source[1], destination[1])
+            if candidate.local == source and candidate.peer == destination
+        ]
 
     def listeners(self, port: int) -> list[KernelSocket]:
         """List every socket that listens on a port, IPv4 and IPv6, each of a SO_REUSEPORT group by itself.

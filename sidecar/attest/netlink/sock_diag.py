@@ -16,6 +16,11 @@ import msgspec
 
 from sidecar.sockets.address import Endpoint
 
+# include/net/tcp_states.h
+ESTABLISHED = 1
+FIN_WAIT1 = 4
+FIN_WAIT2 = 5
+TIME_WAIT = 6
 LISTEN = 10
 MAX_REPLY_BYTES = 65_536
 

@@ -26,11 +26,11 @@ _children: list[Any] = []
 _bulk: list[socket.socket] = []
 
 
-def connect(name: str, host: str, port: int, *, source_port: int = 0) -> str:
+def connect(name: str, host: str, port: int, *, source_port: int = 0, deadline_s: float = _DEADLINE_S) -> str:
     """Connect; the answer is ``connected`` or the error's name."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     connection = socket.socket(family, socket.SOCK_STREAM)
-    connection.settimeout(_DEADLINE_S)
+    connection.settimeout(deadline_s)
     try:
         if source_port:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -41,6 +41,13 @@ def connect(name: str, host: str, port: int, *, source_port: int = 0) -> str:
         return _name(error)
     _sockets[name] = connection
     return "connected"
+
+
+def bind_to_device(name: str) -> str:
+    """Bind a connected socket to the pod's network device: its four-tuple is free for another socket."""
+    device = next(name for _, name in socket.if_nameindex() if name != "lo")
+    _sockets[name].setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+    return "bound"
 
 
 def send(name: str, text: str) -> str:

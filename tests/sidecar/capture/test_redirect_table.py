@@ -48,6 +48,11 @@ def test_outgoing_connections_have_a_choice_of_ports_that_ends_at_the_named_one(
     assert "redirect to :15007\n" in format_table(rules(out=15007))
 
 
+@pytest.mark.parametrize(("out", "ports"), [(15001, "14970-15001"), (15007, "15007")])
+def test_a_source_port_that_had_to_change_is_dropped(out: int, ports: str) -> None:
+    assert f'oifname "lo" tcp dport {ports} ct status snat counter drop\n' in format_table(rules(out=out))
+
+
 def chains(text: str) -> tuple[str, str]:
     """The output and the prerouting chain."""
     output, prerouting = text.split("chain prerouting")
