@@ -18,8 +18,10 @@ from typing import Any, Final
 import yaml
 
 from shared.model.errors import DocumentError
+from shared.model.policy.document_nodes import check_nesting
 
 MAX_TEXT_BYTES: Final = 64 * 1024 * 1024
+MAX_DEPTH: Final = 200
 _PLAIN: Final = re.compile(r"[A-Za-z/][A-Za-z0-9_./@-]*(?::[A-Za-z0-9_./@-]+)*")
 _RESERVED: Final = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 
@@ -45,12 +47,13 @@ def read_stream(text: str, source: str) -> list[StreamDocument]:
     """Cut a stream into its documents.
 
     Raises:
-        DocumentError: the text isn't YAML, or larger than ``MAX_TEXT_BYTES``.
+        DocumentError: the text isn't YAML, larger than ``MAX_TEXT_BYTES``, or nested deeper than ``MAX_DEPTH``.
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES:
         raise DocumentError(f"larger than {MAX_TEXT_BYTES} bytes", source=source)
     text = text.removeprefix("\ufeff")
     try:
+        check_nesting(text, source, max_depth=MAX_DEPTH, allows_aliases=True)
         loader = yaml.SafeLoader(text)
         starts: list[int] = []
         nodes: list[yaml.Node] = []
@@ -64,7 +67,7 @@ def read_stream(text: str, source: str) -> list[StreamDocument]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = f"not YAML: {error.problem or error.context or 'unreadable'}"
-        raise DocumentError(message, source=source, line=mark.line + 1 if mark else 0) from error
+        raise DocumentError(message, source=source, line=min(mark.line, text.count("\n")) + 1 if mark else 0) from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has.
         raise DocumentError(f"not YAML: {str(error).splitlines()[0]}", source=source) from error
     except RecursionError as error:

@@ -20,8 +20,10 @@ import yaml
 
 from shared.model.errors import DocumentError, TouchmarkError
 
-MAX_TEXT_BYTES = 4 * 1024 * 1024
-MAX_DEPTH = 64  # Of values parsed elsewhere; the deepest document of ours has 8 levels.
+MAX_TEXT_BYTES = 8 * 1024 * 1024
+MAX_DEPTH = 64  # The deepest document of ours has 8 levels.
+# libyaml where PyYAML was built with it: the parser in Python needs a minute for the largest text.
+_LOADER: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _T = TypeVar("_T")
 
@@ -188,23 +190,46 @@ def read_nodes(text: str, source: str) -> list[Value]:
     if len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES:
         raise DocumentError(f"larger than {MAX_TEXT_BYTES} bytes", source=source)
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1 if event.start_mark else 0
-                raise DocumentError(
-                    "aliases (`*name`) are not allowed", source=source, line=line, hint="repeat the value"
-                )
-        nodes = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
+        check_nesting(text, source, max_depth=MAX_DEPTH, allows_aliases=False)
+        nodes = list(yaml.compose_all(text, Loader=_LOADER))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = f"not YAML: {error.problem or error.context or 'unreadable'}"
-        raise DocumentError(message, source=source, line=mark.line + 1 if mark else 0) from error
+        # The end of a text without a last newline is reported as one line more.
+        line = min(mark.line + 1, text.count("\n") + 1) if mark else 0
+        raise DocumentError(message, source=source, line=line) from error
     except yaml.YAMLError as error:
         raise DocumentError(f"not YAML: {str(error).splitlines()[0]}", source=source) from error
     except RecursionError as error:
         raise DocumentError("nested too deeply", source=source) from error
     values = [Value(node=node, place=Place(source=source, line=_line(node), path="")) for node in nodes]
     return [value for value in values if not value.is_null()]
+
+
+def check_nesting(text: str, source: str, *, max_depth: int, allows_aliases: bool) -> None:
+    """Refuse deep nesting, and aliases, before nodes are made: the parser stops there, having read no further.
+
+    Raises:
+        DocumentError: there is some.
+        yaml.YAMLError: the text isn't YAML.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > max_depth:
+            message = f"nested too deeply: more than {max_depth} levels"
+            raise DocumentError(message, source=source, line=_event_line(event))
+        if isinstance(event, yaml.AliasEvent) and not allows_aliases:
+            raise DocumentError(
+                "aliases (`*name`) are not allowed", source=source, line=_event_line(event), hint="repeat the value"
+            )
+
+
+def _event_line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 0
 
 
 def read_plain(plain: object, source: str) -> Value:
@@ -248,5 +273,5 @@ def _quote(text: str) -> str:
 
 
 def _suggest(text: str, choices: Sequence[str]) -> str:
-    close = difflib.get_close_matches(text, choices, n=1)
+    close = difflib.get_close_matches(text[:80], choices, n=1)
     return f"did you mean `{close[0]}`?" if close else ""

@@ -86,10 +86,11 @@ class MeshPolicyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
             raise InputError(f"not a label key: {self.group_label[:80]!r}")
         if len(self.rules) > MAX_RULES:
             raise InputError(f"{len(self.rules)} rules; at most {MAX_RULES} are allowed")
-        names = [rule.name for rule in self.rules]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                raise InputError(f"two rules have the name {name!r}")
+        names: set[str] = set()
+        for rule in self.rules:
+            if rule.name in names:
+                raise InputError(f"two rules have the name {rule.name!r}")
+            names.add(rule.name)
 
 
 class ProgramDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="Program"):

@@ -74,7 +74,7 @@ from shared.model.wire.admin_foreign import ForeignDomainView as ForeignDomainVi
 from shared.model.wire.admin_foreign import ForeignRootView as ForeignRootView
 from shared.model.wire.messages import LiveConnection
 
-MAX_ADMIN_BODY_BYTES: Final = 4 * 1024 * 1024
+MAX_ADMIN_BODY_BYTES: Final = 8 * 1024 * 1024
 MAX_DECISIONS_LIMIT: Final = 10_000
 DEFAULT_READINESS_SINCE_S: Final = 86_400.0
 DEFAULT_JOIN_TOKEN_TTL_S: Final = 3600.0

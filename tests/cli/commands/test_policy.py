@@ -46,6 +46,17 @@ def test_a_fault_in_the_second_file_applies_nothing_and_names_its_line(
     assert not ca.requests
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, GOOD + "  x: " + "{a: " * 25_000], ids=["lists", "fields"])
+def test_a_file_that_nests_without_end_is_refused_with_its_line(
+    ca: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    file = tmp_path / "deep.yaml"
+    file.write_text(text)
+    assert run(["policy", "apply", "-f", str(file)]) == ExitCode.BAD_INPUT
+    assert "nested too deeply: more than 64 levels" in capsys.readouterr().err
+    assert not ca.requests
+
+
 def test_delete_names_a_namespace(ca: FakeCA) -> None:
     ca.answers["DELETE /v1/policies/shop"] = NamespaceState(namespace="shop")
     assert run(["policy", "delete", "shop"]) == ExitCode.SUCCESS

@@ -82,7 +82,7 @@ def test_an_empty_stream_stays_empty(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [("a: [", "f:1"), ("a: 1\n b: 2\n", "f:2"), ("a: !!python/object:os.system x\n", "f:1"), ("a: 2026-99-99\n", "f"),
-     ("[" * 3000, "f"), ("a: \x01", "f")],
+     ("[" * 3000, "f"), ("[" * 100_000, "f:1: nested too deeply"), ("a: \x01", "f")],
 )  # fmt: skip
 def test_what_is_no_yaml_is_refused_with_its_place(text: str, place: str) -> None:
     with pytest.raises(DocumentError) as caught:

@@ -70,7 +70,11 @@ async def test_what_is_not_there_or_not_allowed_is_answered_in_the_same_shape() 
             assert response.content_type == "application/json"
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b'{"mode":"\xff"}', b'{"mode":"explicit","x":1}', b""], ids=repr)
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"[]", b'{"mode":"\xff"}', b'{"mode":"explicit","x":1}', b"", b"[" * 100_000, b'{"mode":' + b"[" * 100_000],
+    ids=lambda body: repr(body)[:30],
+)
 async def test_a_body_that_is_no_such_value_is_the_askers_fault(body: bytes) -> None:
     async def handler(request: web.Request) -> web.Response:
         return answer(await read_body(request, ModeRequest))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,15 +47,26 @@ def test_empty_documents_are_passed_over() -> None:
         ("a: !!python/name:os.system x: y\n", 1, "not YAML"),
         ("\tx: 1", 1, "not YAML"),
         ("a: \x00", 0, "not YAML"),
-        ("[" * 3000 + "]" * 3000, 0, "deeply"),
+        ("[" * 3000 + "]" * 3000, 1, "deeply"),
+        ("[" * 100_000, 1, "deeply"),
+        ("x: " + "{a: " * 20_000, 1, "deeply"),
+        ("\n" + "- " * 50_000, 2, "deeply"),
         ("# " + "x" * MAX_TEXT_BYTES, 0, "larger"),
     ],
-    ids=["unfinished", "alias", "tag", "tab", "control character", "depth", "size"],
+    ids=["unfinished", "alias", "tag", "tab", "control character", "depth", "lists", "fields", "entries", "size"],
 )
 def test_what_isnt_plain_yaml_is_refused_at_its_line(text: str, line: int, word: str) -> None:
     error = fault(text)
     assert word in error.message
     assert (error.source, error.line) == ("f.yaml", line)
+
+
+def test_the_parser_in_python_has_the_same_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyYAML may have been built without libyaml."""
+    monkeypatch.setattr("shared.model.policy.document_nodes._LOADER", yaml.SafeLoader)
+    for text in ("[" * 100_000, "- " * 50_000):
+        assert "deeply" in fault(text).message
+    assert fault("a: &x 1\nb: *x\n").line == 2
 
 
 def test_an_unknown_field_is_a_fault_with_a_guess() -> None:
