@@ -111,6 +111,14 @@ class Parties:
         source_policy, destination_policy = self.find_policies(policies)
         return _evaluate(self.direction, self.source, self.destination, self.port, source_policy, destination_policy)
 
+    def concerns(self, namespace: str) -> bool:
+        """Return whether a namespace's policy takes part in the verdict."""
+        for party in (self.source, self.destination):
+            workload = party.workload or party.listed
+            if workload is not None and workload.namespace == namespace:
+                return True
+        return False
+
     def find_policies(self, policies: PolicySource) -> tuple[NamespacePolicy | None, NamespacePolicy | None]:
         """Return the policies of the source's and of the destination's namespace."""
         if self.direction is Direction.EGRESS:

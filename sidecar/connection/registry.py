@@ -7,15 +7,17 @@ many there may be (``sidecar/rooms.py``).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from shared.model.policy.decision import Ending
+from shared.model.policy.reasons import Reason
 from shared.model.wire.messages import LiveConnection
 from sidecar.attest.facts import Attestation, Execution
 from sidecar.connection.connection import Connection
 from sidecar.connection.describe import describe_live
 from sidecar.connection.parties import forget_verdicts
+from sidecar.slices import run_in_slices
 
 _LEAST_KEPT: Final = 1024
 
@@ -60,16 +62,29 @@ class LiveConnections:
         if (execution := self._live.pop(connection, None)) is not None:
             self._unwatch(connection, execution)
 
-    def decide_again(self) -> None:
-        """Policies or programs changed: decide every live connection again."""
+    def decide_again(self, namespace: str = "") -> None:
+        """Policies or programs changed: decide the live connections that this concerns again, in slices.
+
+        Arguments:
+            namespace: whose policy changed; empty: any.
+        """
         forget_verdicts()
-        for connection in self:
-            connection.decide_again()
+        run_in_slices(self._visit(lambda connection: connection.decide_again(), namespace))
 
     def check_peers_again(self) -> None:
-        """The trust bundle, or foreign roots, changed: check every live connection's peer against it."""
+        """The trust bundle, or foreign roots, changed: check every live connection's peer against it, in slices."""
+        run_in_slices(self._visit(lambda connection: connection.check_peer_again()))
+
+    def _visit(self, look: Callable[[Connection], None], namespace: str = "") -> Iterator[None]:
+        """Look at the connections that live now; those that come later begin with what is in force by then."""
         for connection in self:
-            connection.check_peer_again()
+            if connection not in self._live or (namespace and not connection.parties.concerns(namespace)):
+                continue
+            try:
+                look(connection)
+            except Exception as error:  # A fault of ours must not keep the others from being looked at.
+                connection.revoke(Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"[:300])
+            yield
 
     def close_all(self, ending: Ending = Ending.SHUTDOWN) -> None:
         """Close every live connection: this sidecar stops."""

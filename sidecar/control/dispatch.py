@@ -137,9 +137,7 @@ class Dispatch:
         self._send(BundleInstalled(sequence=self.trust.sequence))
 
     def _install_namespace(self, state: NamespaceState) -> None:
-        acknowledgement = self.policies.install(state)
-        if acknowledgement is not None:
-            self._send(acknowledgement)
+        self.policies.install(state, acknowledge=self._send)
 
     def _send(self, message: FromSidecar) -> None:
         try:

@@ -17,6 +17,7 @@ from shared.model.wire.messages import FromCA, FromSidecar, decode_from_ca, enco
 
 MAX_QUEUED = 4096
 _SEND_S = 15.0
+_MAX_DECODED_AT_ONCE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,7 +42,7 @@ class Link:
         """
         data = await self.stream.recv()
         try:
-            return decode_from_ca(data.encode() if isinstance(data, str) else data)
+            return await decode(data.encode() if isinstance(data, str) else data)
         except msgspec.DecodeError as error:
             raise ProtocolError(f"the CA sent a message that can't be read: {error}"[:300]) from error
 
@@ -68,3 +69,12 @@ class Link:
     def abort(self) -> None:
         """End the stream without a goodbye."""
         self.stream.transport.abort()
+
+
+async def decode(data: bytes) -> FromCA:
+    """Read the CA's message; a large one in a thread, since its values are checked for as long as a second.
+
+    Raises:
+        msgspec.DecodeError: it isn't such a message.
+    """
+    return decode_from_ca(data) if len(data) <= _MAX_DECODED_AT_ONCE else await asyncio.to_thread(decode_from_ca, data)

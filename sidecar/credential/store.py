@@ -103,7 +103,7 @@ class CredentialStore:
         self._own_renewal: asyncio.TimerHandle | None = None
         self._own_retry_s = _FIRST_RETRY_S
         self._schedule_own(self._half_life(own))
-        policies.on_change(self._replace_wrong_kinds)
+        policies.on_change(self._follow_policy)
         trust.on_change(self._replace_distrusted)
 
     def get(self, program: Program) -> Credential | None:
@@ -313,6 +313,10 @@ class CredentialStore:
         entry = self._entries.pop(program)
         if entry.renewal is not None:
             entry.renewal.cancel()
+
+    def _follow_policy(self, namespace: str) -> None:
+        if namespace == self.own.identity.workload.namespace:
+            self._replace_wrong_kinds()
 
     def _replace_wrong_kinds(self) -> None:
         for program, entry in list(self._entries.items()):

@@ -1,13 +1,18 @@
-"""The policy of the namespaces that this sidecar has to do with, as the CA last said. Keeps what it has on loss."""
+"""The policy of the namespaces that this sidecar has to do with, as the CA last said. Keeps what it has on loss.
+
+A state is compiled in slices, so that a large one doesn't keep the event loop from serving connections: until it is
+compiled, what was in force stays.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
-from shared.model.policy.evaluate import NamespacePolicy, compile_namespace
+from shared.model.policy.evaluate import NamespacePolicy, compile_in_steps, compile_namespace
 from shared.model.policy.rules import NamespaceState
 from shared.model.wire.messages import FromSidecar, NamespaceInstalled, Subscribe
 from sidecar.mesh.answers import Answers
+from sidecar.slices import run_in_slices
 
 MAX_NAMESPACES = 1024
 
@@ -34,7 +39,9 @@ class Policies:
         self._timeout_s = timeout_s
         self._by_name: dict[str, NamespacePolicy] = {state.namespace: self.own}
         self._answers: Answers[str, NamespacePolicy] = Answers()
-        self._callbacks: list[Callable[[], None]] = []
+        self._callbacks: list[Callable[[str], None]] = []
+        # The newest state of each namespace whose compilation hasn't ended.
+        self._compiling: dict[str, NamespaceState] = {}
 
     def get(self, namespace: str) -> NamespacePolicy | None:
         """Return what is in force here, or None when it was never asked for."""
@@ -52,29 +59,49 @@ class Policies:
             namespace, lambda: self._ask_ca(Subscribe(namespace=namespace)), timeout_s=self._timeout_s
         )
 
-    def on_change(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` after every change."""
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        """Call ``callback`` with the namespace after every change."""
         self._callbacks.append(callback)
 
-    def install(self, state: NamespaceState) -> NamespaceInstalled | None:
-        """Put a namespace's state in force and return the acknowledgement; None when it isn't taken.
+    def install(self, state: NamespaceState, *, acknowledge: Callable[[NamespaceInstalled], None]) -> None:
+        """Put a namespace's state in force and acknowledge it: a small one at once, a large one in slices.
 
         The CA's word counts also when its version is lower: a restored CA starts again.
+
+        Arguments:
+            acknowledge: called once the state is in force; never for a namespace that is one too many here.
         """
         name = state.namespace
         known = self._by_name.get(name)
         if known is None and len(self._by_name) >= MAX_NAMESPACES:
-            return None
-        if known is None or known.state != state:
-            policy = compile_namespace(state)
-            self._by_name[name] = policy
-            if name == self.own.state.namespace:
-                self.own = policy
-            self.generation += 1
-            self._answers.give(name, policy)
-            for callback in self._callbacks:
-                callback()
-        return NamespaceInstalled(namespace=name, version=state.version)
+            return
+        if known is not None and known.state == state:
+            self._compiling.pop(name, None)
+            acknowledge(NamespaceInstalled(namespace=name, version=state.version))
+            return
+        self._compiling[name] = state
+        run_in_slices(self._compile(state, acknowledge))
+
+    def _compile(self, state: NamespaceState, acknowledge: Callable[[NamespaceInstalled], None]) -> Iterator[None]:
+        name, steps = state.namespace, compile_in_steps(state)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                policy: NamespacePolicy = end.value
+                break
+            yield
+            if self._compiling.get(name) is not state:
+                return  # The CA has said something newer.
+        del self._compiling[name]
+        self._by_name[name] = policy
+        if name == self.own.state.namespace:
+            self.own = policy
+        self.generation += 1
+        self._answers.give(name, policy)
+        for callback in self._callbacks:
+            callback(name)
+        acknowledge(NamespaceInstalled(namespace=name, version=state.version))
 
     def subscriptions(self) -> list[Subscribe]:
         """Return what a new stream has to ask for again; the own namespace comes with the welcome."""

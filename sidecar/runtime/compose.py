@@ -122,7 +122,7 @@ def compose(prepared: Prepared, opener: Opener, joined: Joined, events: Events, 
         list_applications=lambda: _list_applications(sidecar), describe=partial(look_and_describe, sidecar),
     )  # fmt: skip
     policies.on_change(sidecar.connections.decide_again)
-    policies.on_change(ahead.wake)
+    policies.on_change(lambda _: ahead.wake())
     joined.trust.on_change(sidecar.connections.check_peers_again)
     sidecar.foreign.on_change(sidecar.connections.check_peers_again)
     stories = Stories(

@@ -35,7 +35,8 @@ from shared.model.policy.rules import (
 API_VERSION = "touchmark.dev/v1alpha1"
 POLICY_NAME = "default"
 # Of lists inside a rule; a rule with more is generated and wants to be several. The API server checks peers and ports
-# by expressions, whose cost it bounds by these numbers' product with MAX_RULES: manifests/crds says the same.
+# by expressions, whose cost it bounds by these numbers' product with MAX_OBJECT_RULES: manifests/crds says the same.
+MAX_OBJECT_RULES = 1000
 MAX_ENTRIES = 1000
 MAX_PEERS = 250
 MAX_PORTS = 100
@@ -137,7 +138,7 @@ def parse_documents(text: str, source: str = "") -> list[Document]:
     documents: list[Document] = []
     seen: set[tuple[str, str, str]] = set()
     for value in read_nodes(text, source):
-        document = _read_document(value)
+        document = _read_document(value, max_rules=MAX_RULES)
         name = document.name if isinstance(document, ProgramDocument) else POLICY_NAME
         key = (type(document).__name__, document.namespace, name)
         if key in seen:
@@ -148,12 +149,12 @@ def parse_documents(text: str, source: str = "") -> list[Document]:
 
 
 def read_document(plain: Mapping[str, Any], source: str = "") -> Document:
-    """Read one object that was parsed already, such as the API server's JSON.
+    """Read one object that was parsed already, such as the API server's JSON, with at most ``MAX_OBJECT_RULES`` rules.
 
     Raises:
         DocumentError: the first fault, with its path.
     """
-    return _read_document(read_plain(plain, source))
+    return _read_document(read_plain(plain, source), max_rules=MAX_OBJECT_RULES)
 
 
 def format_documents(documents: Sequence[Document]) -> str:
@@ -181,11 +182,11 @@ def parse_ports(text: str) -> PortRange:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _read_document(value: Value) -> Document:
+def _read_document(value: Value, *, max_rules: int) -> Document:
     fields = value.fields(required=("apiVersion", "kind", "metadata", "spec"), optional=("status",))
     fields["apiVersion"].choice((API_VERSION,))
     if fields["kind"].choice(("MeshPolicy", "Program")) == "MeshPolicy":
-        return _read_policy(value, fields["metadata"], fields["spec"])
+        return _read_policy(value, fields["metadata"], fields["spec"], max_rules=max_rules)
     return _read_program(value, fields["metadata"], fields["spec"])
 
 
@@ -195,7 +196,7 @@ def _read_metadata(metadata: Value) -> tuple[Value, str]:
     return fields["name"], namespace.build(lambda: check_namespace(namespace.text()))
 
 
-def _read_policy(document: Value, metadata: Value, spec: Value) -> MeshPolicyDocument:
+def _read_policy(document: Value, metadata: Value, spec: Value, *, max_rules: int) -> MeshPolicyDocument:
     name, namespace = _read_metadata(metadata)
     if name.text() != POLICY_NAME:
         raise name.place.fault(
@@ -211,7 +212,7 @@ def _read_policy(document: Value, metadata: Value, spec: Value) -> MeshPolicyDoc
         if not _LABEL_KEY.fullmatch(group_label):
             raise label.place.fault(f"not a label key: {group_label[:80]!r}")
     rules: dict[str, Rule] = {}
-    for item in fields["rules"].items(max_items=MAX_RULES) if "rules" in fields else ():
+    for item in fields["rules"].items(max_items=max_rules) if "rules" in fields else ():
         rule = _read_rule(item)
         if rule.name in rules:
             raise item.entries()["name"].place.fault(f"two rules have the name {rule.name!r}")

@@ -19,53 +19,21 @@ particular, or by the workload that the directory lists at its address.
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import msgspec
 
-from shared.model.identity.foreign import ForeignIdentity, is_matched
 from shared.model.identity.identity import Workload
 from shared.model.identity.loaded_code import ForeignCode, LoadedCode, find_foreign
 from shared.model.identity.program import Program
+from shared.model.policy.cidr import Address as Address
+from shared.model.policy.matching import Matcher, compile_rule
+from shared.model.policy.party import Party as Party
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Peer, Requirement, Rule
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-class Party(msgspec.Struct, frozen=True, kw_only=True):
-    """One end of a connection, as far as it is proven.
-
-    Attributes:
-        workload: proven by a certificate (or, on its own side, by the sidecar's own). None for a stranger.
-        program: attested on its own side, proven by certificate on the other. None when there is none.
-        address: where it is; None only in explanations that don't name one.
-        listed: the workload that the directory lists at ``address``. Never grants anything.
-        why_unidentified: why ``program`` is None, when the party is in the mesh and its sidecar said so;
-            ``MTLS_UNAVAILABLE`` for a destination in the mesh that no tunnel reaches.
-        is_pending: the program isn't known *yet* (before a tunnel is dialled; without a workload: before a foreign peer
-            is): rules that depend on it are taken to allow, and the caller decides again once it is known, before any
-            byte flows.
-        foreign: proven by a certificate of another trust domain; then there is neither workload nor program.
-
-    Raises:
-        ValueError: it is foreign and ours at once.
-    """
-
-    workload: Workload | None = None
-    program: Program | None = None
-    foreign: ForeignIdentity | None = None
-    address: Address | None = None
-    listed: Workload | None = None
-    why_unidentified: Reason | None = None
-    is_pending: bool = False
-
-    def __post_init__(self) -> None:
-        if self.foreign is not None and (self.workload is not None or self.program is not None or self.is_pending):
-            raise ValueError("a foreign party has no workload or program here")
+from shared.model.policy.rule_index import RuleIndex
+from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Requirement
 
 
 def is_elsewhere(party: Party) -> bool:
@@ -100,21 +68,6 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     weak: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _CompiledPeer:
-    peer: Peer
-    networks: tuple[Network, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _CompiledRule:
-    rule: Rule
-    qualified_name: str
-    workloads: frozenset[str]
-    programs: frozenset[Program]
-    peers: tuple[_CompiledPeer, ...]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NamespacePolicy:
     """A ``NamespaceState`` made ready for evaluation: rules by direction, approvals, code and labels by key.
@@ -126,8 +79,8 @@ class NamespacePolicy:
     approvals: Mapping[tuple[str, Program], Approval]
     labels: Mapping[str, Mapping[str, str]]
     code: Mapping[str, frozenset[str]] = field(repr=False)
-    denies: Mapping[Direction, tuple[_CompiledRule, ...]] = field(repr=False)
-    allows: Mapping[Direction, tuple[_CompiledRule, ...]] = field(repr=False)
+    denies: Mapping[Direction, RuleIndex] = field(repr=False)
+    allows: Mapping[Direction, RuleIndex] = field(repr=False)
 
     def find_approval(self, workload: Workload, program: Program) -> Approval | None:
         """Return the approval of exactly this program (digest and main) for this workload, or None.
@@ -145,33 +98,30 @@ class NamespacePolicy:
 
 def compile_namespace(state: NamespaceState) -> NamespacePolicy:
     """Compile a state for ``evaluate``. The cost is linear in rules and approvals: do it once per version."""
-    compiled = [
-        _CompiledRule(
-            rule=rule,
-            qualified_name=f"{state.namespace}/{rule.name}",
-            workloads=frozenset(rule.workloads),
-            programs=frozenset(rule.programs),
-            peers=tuple(
-                _CompiledPeer(peer=peer, networks=tuple(ipaddress.ip_network(cidr) for cidr in peer.cidrs))
-                for peer in rule.peers
-            ),
-        )
-        for rule in state.rules
-    ]
+    steps = compile_in_steps(state)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast("NamespacePolicy", end.value)
 
-    def select(action: Action) -> dict[Direction, tuple[_CompiledRule, ...]]:
-        return {
-            direction: tuple(c for c in compiled if c.rule.action is action and c.rule.direction is direction)
-            for direction in Direction
-        }
 
+def compile_in_steps(state: NamespaceState) -> Generator[None, None, NamespacePolicy]:
+    """Compile a state, one rule at a step: a generator that returns the policy."""
+    indexes = {(action, direction): RuleIndex() for action in Action for direction in Direction}
+    for rule in state.rules:
+        indexes[rule.action, rule.direction].add(compile_rule(state.namespace, rule))
+        yield
+    for index in indexes.values():
+        index.freeze()
+        yield
     return NamespacePolicy(
         state=state,
         approvals={(a.service_account, a.program): a for a in state.approvals},
         labels={entry.service_account: entry.labels for entry in state.labels},
         code={entry.service_account: frozenset(entry.digests) for entry in state.code},
-        denies=select(Action.DENY),
-        allows=select(Action.ALLOW),
+        denies={direction: indexes[Action.DENY, direction] for direction in Direction},
+        allows={direction: indexes[Action.ALLOW, direction] for direction in Direction},
     )
 
 
@@ -225,7 +175,7 @@ def evaluate(
             weak=weak,
         )
 
-    matching = _Matcher(
+    matching = Matcher(
         source=source,
         destination=destination,
         port=port,
@@ -235,11 +185,13 @@ def evaluate(
 
     # 1. Deny rules: the destination's ingress rules on both sides, the source's egress rules at the source.
     if destination_policy is not None:
-        for rule in destination_policy.denies[Direction.INGRESS]:
+        for rule in destination_policy.denies[Direction.INGRESS].find_candidates(
+            own=destination, peer=source, port=port
+        ):
             if matching.denies_ingress(rule):
                 return verdict(allowed=False, reason=Reason.DENY_RULE, rule=rule.qualified_name)
     if direction is Direction.EGRESS and source_policy is not None:
-        for rule in source_policy.denies[Direction.EGRESS]:
+        for rule in source_policy.denies[Direction.EGRESS].find_candidates(own=source, peer=destination, port=port):
             if matching.denies_egress(rule):
                 return verdict(allowed=False, reason=Reason.DENY_RULE, rule=rule.qualified_name)
 
@@ -254,11 +206,13 @@ def evaluate(
 
     # 2. Allow rules: the destination's ingress rules; where it has no namespace, the source's egress rules.
     if destination_policy is not None:
-        for rule in destination_policy.allows[Direction.INGRESS]:
+        for rule in destination_policy.allows[Direction.INGRESS].find_candidates(
+            own=destination, peer=source, port=port
+        ):
             if matching.allows_ingress(rule):
                 return verdict(allowed=True, reason=Reason.ALLOW_RULE, rule=rule.qualified_name)
     elif source_policy is not None:
-        for rule in source_policy.allows[Direction.EGRESS]:
+        for rule in source_policy.allows[Direction.EGRESS].find_candidates(own=source, peer=destination, port=port):
             if matching.allows_egress(rule):
                 return verdict(allowed=True, reason=Reason.ALLOW_RULE, rule=rule.qualified_name)
 
@@ -291,15 +245,17 @@ def _approval(party: Party, policy: NamespacePolicy | None) -> Approval | None:
     return policy.find_approval(party.workload, party.program)
 
 
-def _why_not(matching: _Matcher, destination_policy: NamespacePolicy | None) -> Reason:
+def _why_not(matching: Matcher, destination_policy: NamespacePolicy | None) -> Reason:
     source, destination = matching.source, matching.destination
     if destination.why_unidentified is Reason.MTLS_UNAVAILABLE:
         return Reason.MTLS_UNAVAILABLE
     if not matching.destination_identified and destination_policy is not None:
         # The listener is to blame where everything else would have done.
         served = msgspec.structs.replace(matching, destination_identified=True)
+        asked = destination_policy.allows[Direction.INGRESS]
         if matching.source_identified or any(
-            served.allows_ingress(rule) for rule in destination_policy.allows[Direction.INGRESS]
+            served.allows_ingress(rule)
+            for rule in asked.find_candidates(own=destination, peer=source, port=matching.port)
         ):
             return destination.why_unidentified or Reason.LISTENER_NOT_APPROVED
     if not matching.source_identified:
@@ -311,126 +267,3 @@ def _why_not(matching: _Matcher, destination_policy: NamespacePolicy | None) -> 
     if destination.foreign is not None or (destination.is_pending and destination.workload is None):
         return Reason.FOREIGN_NOT_ALLOWED
     return Reason.NO_RULE if destination_policy is not None else Reason.EGRESS_NOT_ALLOWED
-
-
-class _Matcher(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether rules match one connection. ``*_identified`` means: an approved program, proven."""
-
-    source: Party
-    destination: Party
-    port: int
-    source_identified: bool
-    destination_identified: bool
-
-    def denies_ingress(self, compiled: _CompiledRule) -> bool:
-        return (
-            self._port_matches(compiled)
-            and _own_end_denied(compiled, self.destination)
-            and _peer_end_denied(compiled, self.source)
-        )
-
-    def denies_egress(self, compiled: _CompiledRule) -> bool:
-        return (
-            self._port_matches(compiled)
-            and _own_end_denied(compiled, self.source)
-            and _peer_end_denied(compiled, self.destination)
-        )
-
-    def allows_ingress(self, compiled: _CompiledRule) -> bool:
-        return (
-            self._port_matches(compiled)
-            and _own_end_allowed(compiled, self.destination, identified=self.destination_identified)
-            and _peer_end_allowed(compiled, self.source, identified=self.source_identified)
-        )
-
-    def allows_egress(self, compiled: _CompiledRule) -> bool:
-        return (
-            self._port_matches(compiled)
-            and _own_end_allowed(compiled, self.source, identified=self.source_identified)
-            and _peer_end_allowed(compiled, self.destination, identified=self.destination_identified)
-        )
-
-    def _port_matches(self, compiled: _CompiledRule) -> bool:
-        ports = compiled.rule.ports
-        return not ports or any(each.first <= self.port <= each.last for each in ports)
-
-
-def _own_end_denied(compiled: _CompiledRule, party: Party) -> bool:
-    workload = party.workload or party.listed
-    if compiled.workloads and (workload is None or workload.service_account not in compiled.workloads):
-        return False
-    if compiled.programs and party.is_pending:
-        return False
-    # A deny rule that names programs also matches an end whose program isn't known: hiding it evades nothing.
-    return not compiled.programs or any(_program_denied(each, party.program) for each in compiled.programs)
-
-
-def _program_denied(named: Program, found: Program | None) -> bool:
-    """A bare digest denies whatever script the interpreter claims to run: the claim could be forged."""
-    return found is None or named == found or (not named.main and named.digest == found.digest)
-
-
-def _own_end_allowed(compiled: _CompiledRule, party: Party, *, identified: bool) -> bool:
-    if not identified or party.workload is None:
-        return False
-    if compiled.workloads and party.workload.service_account not in compiled.workloads:
-        return False
-    return party.is_pending or not compiled.programs or party.program in compiled.programs
-
-
-def _peer_end_denied(compiled: _CompiledRule, party: Party) -> bool:
-    if not compiled.peers:
-        return True
-    return any(_peer_denied(each, party) for each in compiled.peers)
-
-
-def _peer_denied(compiled: _CompiledPeer, party: Party) -> bool:
-    peer = compiled.peer
-    if peer.spiffe_id:
-        return party.foreign is not None and is_matched(peer.spiffe_id, party.foreign)
-    if peer.unidentified:
-        is_unmarked = party.program is None and party.foreign is None and not party.is_pending
-        return is_unmarked and _address_matches(compiled, party.address)
-    workload = party.workload or party.listed
-    if workload is None:
-        return not peer.namespace
-    if peer.namespace and peer.namespace != workload.namespace:
-        return False
-    if peer.service_account and peer.service_account != workload.service_account:
-        return False
-    if peer.program is not None and party.is_pending:
-        return False
-    return peer.program is None or _program_denied(peer.program, party.program)
-
-
-def _peer_end_allowed(compiled: _CompiledRule, party: Party, *, identified: bool) -> bool:
-    if not compiled.peers:
-        return identified
-    return any(_peer_allowed(each, party, identified=identified) for each in compiled.peers)
-
-
-def _peer_allowed(compiled: _CompiledPeer, party: Party, *, identified: bool) -> bool:
-    peer = compiled.peer
-    if peer.spiffe_id:
-        if party.foreign is None:
-            return party.is_pending and party.workload is None
-        return is_matched(peer.spiffe_id, party.foreign)
-    if peer.unidentified:
-        is_proven = party.workload is not None or party.program is not None or party.foreign is not None
-        is_stranger = not is_proven and party.listed is None and not party.is_pending
-        return is_stranger and _address_matches(compiled, party.address)
-    if not identified or party.workload is None:
-        return False
-    if peer.namespace and peer.namespace != party.workload.namespace:
-        return False
-    if peer.service_account and peer.service_account != party.workload.service_account:
-        return False
-    return peer.program is None or peer.program == party.program
-
-
-def _address_matches(compiled: _CompiledPeer, address: Address | None) -> bool:
-    if address is None:
-        return False
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return any(address.version == network.version and address in network for network in compiled.networks)

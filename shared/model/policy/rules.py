@@ -7,7 +7,6 @@ a field that is new in a release has a default, and isn't written then (``shared
 
 from __future__ import annotations
 
-import ipaddress
 from enum import StrEnum
 
 import msgspec
@@ -17,11 +16,18 @@ from shared.model.identity.foreign import check_id_pattern
 from shared.model.identity.identity import check_namespace
 from shared.model.identity.loaded_code import CodeCheck
 from shared.model.identity.program import Program
+from shared.model.policy.cidr import parse_cidr
 
-MAX_RULES = 1000
+# A namespace's. An object in Kubernetes holds fewer (``documents.py``), and so do the states that 0.1 takes.
+MAX_RULES = 10_000
+FIRST_MAX_RULES = 1000
 MAX_PROGRAMS = 10_000
 # A digest costs a sidecar about 100 bytes, and 67 in the message that holds the whole state.
 MAX_LOADED_DIGESTS = 16_384
+# RFC 4291, section 2.5.5.2: ::ffff:0:0/96.
+_IPV6 = 6
+_MAPPED_SHIFT = 32
+_MAPPED_PREFIX = 0xFFFF
 
 
 class Mode(StrEnum):
@@ -105,10 +111,14 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 def _check_cidr(cidr: str) -> None:
     try:
-        network = ipaddress.ip_network(cidr)
+        network = parse_cidr(cidr)
     except ValueError as error:
         raise InputError(f"not a CIDR: {cidr[:80]!r} ({error})") from error
-    if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped is not None:
+    if (
+        network.version == _IPV6
+        and network.shift <= _MAPPED_SHIFT
+        and network.prefix >> (_MAPPED_SHIFT - network.shift) == _MAPPED_PREFIX
+    ):
         # Such addresses are compared as IPv4, so that this network would silently match nothing.
         raise InputError(f"a v4-mapped CIDR matches nothing: {cidr!r}", hint="write it as IPv4, such as 10.0.0.0/8")
 

@@ -23,7 +23,7 @@ from shared.model.identity.loaded_code import LoadedCode
 from shared.model.identity.program import Program
 from shared.model.policy.decision import DecisionRecord
 from shared.model.policy.reasons import Reason, express_in_first_codes
-from shared.model.policy.rules import NamespaceState
+from shared.model.policy.rules import FIRST_MAX_RULES, Action, Direction, NamespaceState, Rule
 from shared.model.trust.bundle import TrustBundle
 from shared.model.wire.protocol import PROTOCOL
 
@@ -375,7 +375,29 @@ def _in_first_protocol(state: NamespaceState) -> NamespaceState:
         msgspec.structs.replace(each, code=None, jit=False) if each.code is not None or each.jit else each
         for each in state.approvals
     )
-    return msgspec.structs.replace(state, rules=tuple(rules), approvals=approvals, code=(), requires=())
+    return msgspec.structs.replace(
+        state, rules=_fit_in_first_protocol(rules), approvals=approvals, code=(), requires=()
+    )
+
+
+def _fit_in_first_protocol(rules: list[Rule]) -> tuple[Rule, ...]:
+    """Leave out allow rules beyond what protocol 1 takes; where the deny rules alone are too many, deny everything."""
+    if len(rules) <= FIRST_MAX_RULES:
+        return tuple(rules)
+    denies = sum(rule.action is Action.DENY for rule in rules)
+    if denies > FIRST_MAX_RULES:
+        return tuple(
+            Rule(name=f"too-many-rules-for-0.1-{direction}", action=Action.DENY, direction=direction)
+            for direction in Direction
+        )
+    kept, room = [], FIRST_MAX_RULES - denies
+    for rule in rules:
+        if rule.action is Action.DENY:
+            kept.append(rule)
+        elif room:
+            kept.append(rule)
+            room -= 1
+    return tuple(kept)
 
 
 def decode_from_sidecar(data: bytes) -> FromSidecar:

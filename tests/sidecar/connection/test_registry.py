@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import time
 
+import pytest
+from msgspec.structs import replace
+
+from shared.model.identity.identity import Workload
 from shared.model.policy.decision import Answer, Ending, Phase
+from shared.model.policy.reasons import Reason
+from sidecar.connection.connection import Connection
 from sidecar.connection.registry import LiveConnections
+from sidecar.slices import SLICE_S
 from tests.sidecar.connection.test_connection import make
+from tests.sidecar.little_ca import until
 from tests.sidecar.pair import running_pair
 from tests.sidecar.test_outbound import echo
 
@@ -69,6 +77,53 @@ async def test_live_connections_are_described_within_the_limit() -> None:
             assert is_truncated
             assert described[0].source == "198.18.0.1:40000"
             assert described[0].destination_workload == "shop/db"
+
+
+async def test_only_connections_that_a_change_concerns_are_decided_again_and_a_fault_closes_one_not_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running_pair(echo) as pair:
+        registry, looked = pair.client.sidecar.connections, list[Connection]()
+
+        def look(connection: Connection) -> None:
+            looked.append(connection)
+            if len(looked) == 1:
+                raise RuntimeError("ordered by the test")
+
+        with make(pair) as first, make(pair) as second, make(pair) as elsewhere:
+            for connection in (first, second, elsewhere):
+                connection.decide()
+            bank = Workload(namespace="bank", service_account="db")
+            elsewhere.parties.destination = replace(elsewhere.parties.destination, workload=bank)
+            monkeypatch.setattr(Connection, "decide_again", look)
+            registry.decide_again("bank")
+            assert looked == [elsewhere]
+            assert (elsewhere.is_revoked, elsewhere.refusal) == (True, Reason.INTERNAL_ERROR)
+            registry.decide_again("none")
+            registry.decide_again("shop")
+            assert looked == [elsewhere, first, second, elsewhere]
+            assert not first.is_revoked
+
+
+async def test_many_connections_are_decided_again_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_pair(echo) as pair:
+        registry, looked = LiveConnections(), list[Connection]()
+
+        def look(connection: Connection) -> None:
+            time.sleep(SLICE_S / 4)
+            looked.append(connection)
+
+        monkeypatch.setattr(Connection, "decide_again", look)
+        connections = [make(pair) for _ in range(40)]
+        for connection in connections:
+            registry.add(connection)
+        registry.decide_again()
+        assert 0 < len(looked) < 40
+        registry.remove(connections[-1])
+        late = make(pair)
+        registry.add(late)  # It is decided by what is in force now.
+        await until(lambda: len(looked) == 39)
+        assert looked == connections[:-1]
 
 
 async def test_what_lives_at_the_end_is_closed_and_keeps_an_ending_that_it_has() -> None:

@@ -147,7 +147,7 @@ async def test_an_approval_replaces_the_observed_credential() -> None:
     async with a_store() as (store, issuing, policies):
         assert (await store.obtain(PROGRAM, EVIDENCE)).identity.kind is IdentityKind.OBSERVED
         issuing.kind = IdentityKind.PROGRAM
-        policies.install(state(2, Mode.PERMISSIVE, PROGRAM))
+        policies.install(state(2, Mode.PERMISSIVE, PROGRAM), acknowledge=lambda _: None)
         assert store.get(PROGRAM) is None
         await until(lambda: store.get(PROGRAM))
         credential = store.get(PROGRAM)
@@ -158,7 +158,7 @@ async def test_an_approval_replaces_the_observed_credential() -> None:
 async def test_explicit_mode_neither_keeps_nor_asks_for_an_unapproved_programs_credential() -> None:
     async with a_store() as (store, issuing, policies):
         await store.obtain(PROGRAM, EVIDENCE)
-        policies.install(state(2, Mode.EXPLICIT))
+        policies.install(state(2, Mode.EXPLICIT), acknowledge=lambda _: None)
         assert store.programs() == []
         with pytest.raises(CredentialError) as caught:
             await store.obtain(PROGRAM, EVIDENCE)

@@ -4,21 +4,70 @@ from __future__ import annotations
 
 import asyncio
 
-from shared.model.policy.rules import Mode, NamespaceState
+import pytest
+
+from shared.model.policy.rules import Action, Mode, NamespaceState, Peer, Rule
 from shared.model.wire.messages import FromSidecar, NamespaceInstalled, Subscribe
 from sidecar.mesh.policies import Policies
 from tests.sidecar.little_ca import ask_into
 
 
+def many_rules(count: int) -> tuple[Rule, ...]:
+    networks = tuple(f"10.0.{number}.0/24" for number in range(20))
+    peers = (Peer(unidentified=True, cidrs=networks),)
+    return tuple(Rule(name=f"r{number}", action=Action.ALLOW, peers=peers) for number in range(count))
+
+
 async def test_a_change_is_in_force_at_once_and_told() -> None:
     policies = Policies(NamespaceState(namespace="shop", version=1), ask=ask_into([]), timeout_s=1)
-    told: list[int] = []
-    policies.on_change(lambda: told.append(policies.generation))
+    told: list[object] = []
+    policies.on_change(lambda namespace: told.append((namespace, policies.generation)))
     changed = NamespaceState(namespace="shop", version=2, mode=Mode.EXPLICIT)
-    assert policies.install(changed) == NamespaceInstalled(namespace="shop", version=2)
+    for _ in range(2):
+        policies.install(changed, acknowledge=told.append)
     assert policies.own.state is changed
-    assert policies.install(changed) is not None
-    assert told == [2]
+    acknowledgement = NamespaceInstalled(namespace="shop", version=2)
+    assert told == [("shop", 2), acknowledgement, acknowledgement]
+
+
+async def test_a_large_state_is_compiled_while_other_things_happen_and_the_old_one_holds_until_then() -> None:
+    policies = Policies(NamespaceState(namespace="shop", version=1), ask=ask_into([]), timeout_s=1)
+    told: list[NamespaceInstalled] = []
+    large = NamespaceState(namespace="shop", version=2, rules=many_rules(1000))
+    policies.install(large, acknowledge=told.append)
+    assert (policies.own.state.version, told) == (1, [])
+    iterations = 0
+    while policies.own.state is not large:
+        await asyncio.sleep(0)
+        iterations += 1
+    assert iterations > 5
+    assert told == [NamespaceInstalled(namespace="shop", version=2)]
+
+
+async def test_a_newer_state_overtakes_one_that_is_being_compiled() -> None:
+    policies = Policies(NamespaceState(namespace="shop", version=1), ask=ask_into([]), timeout_s=1)
+    told: list[NamespaceInstalled] = []
+    policies.install(NamespaceState(namespace="shop", version=2, rules=many_rules(1000)), acknowledge=told.append)
+    newest = NamespaceState(namespace="shop", version=3, mode=Mode.EXPLICIT)
+    policies.install(newest, acknowledge=told.append)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert policies.own.state is newest
+    assert told == [NamespaceInstalled(namespace="shop", version=3)]
+    policies.install(NamespaceState(namespace="shop", version=4, rules=many_rules(1000)), acknowledge=told.append)
+    policies.install(newest, acknowledge=told.append)  # What is in force, once more: the CA was restored.
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert policies.own.state is newest
+
+
+async def test_no_more_namespaces_are_kept_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.mesh.policies.MAX_NAMESPACES", 1)
+    policies = Policies(NamespaceState(namespace="shop"), ask=ask_into([]), timeout_s=1)
+    told: list[NamespaceInstalled] = []
+    policies.install(NamespaceState(namespace="bank"), acknowledge=told.append)
+    assert policies.get("bank") is None
+    assert told == []
 
 
 async def test_another_namespace_is_subscribed_to_once_and_again_on_a_new_stream() -> None:
@@ -26,6 +75,6 @@ async def test_another_namespace_is_subscribed_to_once_and_again_on_a_new_stream
     policies = Policies(NamespaceState(namespace="shop"), ask=ask_into(sent), timeout_s=1)
     waiting = [asyncio.create_task(policies.obtain("bank")) for _ in range(3)]
     await asyncio.sleep(0)
-    policies.install(NamespaceState(namespace="bank", version=4))
+    policies.install(NamespaceState(namespace="bank", version=4), acknowledge=lambda _: None)
     assert {policy.state.version for policy in await asyncio.gather(*waiting)} == {4}
     assert sent == policies.subscriptions() == [Subscribe(namespace="bank")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -243,7 +244,12 @@ def test_each_case_is_read_or_refused_as_the_api_server_does(case: Case) -> None
     if case.path is None:
         assert parse_documents(text) == [read_document(case.document)]
         return
-    for attempt in (lambda: parse_documents(text), lambda: read_document(case.document)):
+    attempts: list[Callable[[], object]] = [lambda: read_document(case.document)]
+    if case.name == "1001 rules":  # A file for a CA outside a cluster may hold more.
+        assert parse_documents(text)
+    else:
+        attempts.append(lambda: parse_documents(text))
+    for attempt in attempts:
         with pytest.raises(DocumentError) as caught:
             attempt()
         assert caught.value.path == case.path

@@ -18,6 +18,7 @@ from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import (
     Action,
     Approval,
+    Direction,
     NamespaceState,
     Peer,
     PortRange,
@@ -259,6 +260,24 @@ def test_protocol_1_knows_nothing_of_loaded_code() -> None:
     decisions = messages.Decisions(batch=1, records=(with_code,))
     assert express_in(1, decisions) == messages.Decisions(batch=1, records=(record,))
     assert decode_from_sidecar(encode_message(decisions)) == decisions
+
+
+def test_a_sidecar_of_protocol_1_gets_no_more_rules_than_it_takes_and_none_is_loosened() -> None:
+    def told(*rules: Rule) -> tuple[Rule, ...]:
+        message = express_in(1, messages.NamespaceChanged(state=NamespaceState(namespace="shop", rules=rules)))
+        assert isinstance(message, messages.NamespaceChanged)
+        return message.state.rules
+
+    allows = tuple(Rule(name=f"a{n}", action=Action.ALLOW) for n in range(900))
+    denies = tuple(Rule(name=f"d{n}", action=Action.DENY) for n in range(1001))
+    assert told(*allows, *denies[:100]) == (*allows, *denies[:100])
+    assert told(*allows, *denies[:200]) == (*allows[:800], *denies[:200])
+    everything = told(*denies, *allows)
+    assert {(rule.action, rule.direction) for rule in everything} == {
+        (Action.DENY, Direction.INGRESS),
+        (Action.DENY, Direction.EGRESS),
+    }
+    assert not any(rule.peers or rule.ports or rule.workloads for rule in everything)
 
 
 def test_a_ca_of_protocol_1_is_told_newer_reasons_by_older_names() -> None:

@@ -1,0 +1,34 @@
+"""Slices: short work ends at once, long work lets others run in between."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+from sidecar.slices import SLICE_S, run_in_slices
+
+
+def steps(count: int, done: list[int], *, step_s: float = 0.0) -> Iterator[None]:
+    for number in range(count):
+        time.sleep(step_s)
+        done.append(number)
+        yield
+
+
+def test_short_work_ends_at_once_even_without_a_loop() -> None:
+    done: list[int] = []
+    run_in_slices(steps(10, done))
+    assert len(done) == 10
+
+
+async def test_long_work_goes_on_in_later_iterations_of_the_loop() -> None:
+    done: list[int] = []
+    run_in_slices(steps(20, done, step_s=SLICE_S / 2))
+    assert 0 < len(done) < 20
+    between = 0
+    while len(done) < 20:
+        await asyncio.sleep(0)
+        between += 1
+    assert between > 2
+    assert done == list(range(20))
