@@ -1,7 +1,7 @@
 """Long work on the event loop in short slices, so that connections are served in between. No I/O.
 
-Belongs here: running steps for a bounded time. Doesn't: the steps. A thread would not do for what Python itself computes:
-each time the loop comes back from a system call it would wait for the interpreter's lock.
+Belongs here: running steps for a bounded time. Doesn't: the steps. A thread would not do for what Python itself
+computes: each time the loop comes back from a system call it would wait for the interpreter's lock.
 """
 
 from __future__ import annotations

@@ -9,7 +9,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -17,7 +19,7 @@ _OCTET: Final = "(0|[1-9][0-9]{0,2})"
 _IPV4: Final = re.compile(rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}/([0-9]{{1,2}})")
 
 
-class Cidr(NamedTuple):
+class Cidr(msgspec.Struct, frozen=True, gc=False):
     """A network: the IP version, the number of its bits that aren't given, and the bits that are.
 
     An address lies in it if its own number, shifted right by ``shift``, is ``prefix``.

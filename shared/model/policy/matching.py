@@ -6,8 +6,6 @@ which rules are asked (``rule_index.py``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 from shared.model.identity.foreign import is_matched
@@ -17,16 +15,14 @@ from shared.model.policy.party import Party
 from shared.model.policy.rules import Peer, Rule
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompiledPeer:
+class CompiledPeer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A rule's peer with its networks read."""
 
     peer: Peer
     networks: tuple[Cidr, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompiledRule:
+class CompiledRule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A rule made ready.
 
     Attributes:

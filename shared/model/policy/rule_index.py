@@ -121,7 +121,8 @@ class _Places:
     __slots__ = ("_few", "_grown", "_many")
 
     def __init__(self) -> None:
-        self._few: dict[Hashable, list[int]] = {}
+        # Most keys have one place: a number costs less memory than a list, and the garbage collector no time.
+        self._few: dict[Hashable, int | list[int]] = {}
         self._grown: list[Hashable] = []
         self._many: dict[Hashable, int] = {}
 
@@ -129,7 +130,10 @@ class _Places:
         """File a place; after ``freeze`` no more."""
         places = self._few.get(key)
         if places is None:
-            self._few[key] = [place]
+            self._few[key] = place
+        elif isinstance(places, int):
+            if places != place:
+                self._few[key] = [places, place]
         elif places[-1] != place:
             places.append(place)
             if len(places) == _FEW + 1:
@@ -138,11 +142,14 @@ class _Places:
     def freeze(self) -> None:
         """Make keys with many places as quick to find as others."""
         for key in self._grown:
-            self._many[key] = _make_bits(self._few.pop(key))
+            if isinstance(places := self._few.pop(key), list):
+                self._many[key] = _make_bits(places)
 
     def find(self, key: Hashable) -> int:
         """Return the places that are filed under a key."""
         if (places := self._few.get(key)) is not None:
+            if isinstance(places, int):
+                return 1 << places
             found = 0
             for place in places:
                 found |= 1 << place

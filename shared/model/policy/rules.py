@@ -3,6 +3,8 @@
 Belongs here: frozen values that can't be invalid. Doesn't: YAML (``documents.py``) or the decision
 (``evaluate.py``). Pure. All values travel as they are in messages, so they are ``msgspec`` structs;
 a field that is new in a release has a default, and isn't written then (``shared/model/wire/messages.py`` says why).
+Those that come by the thousands can't be part of a cycle and are kept from the garbage collector, which would stop the
+event loop for long (``gc=False``).
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class Direction(StrEnum):
     EGRESS = "egress"
 
 
-class PortRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PortRange(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
     """Ports ``first`` to ``last``, both included, 1 to 65535.
 
     Raises:
@@ -69,7 +71,7 @@ class PortRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
 
-class Peer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Peer(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True, omit_defaults=True):
     """The peers that a rule matches.
 
     Either identified: any of ``namespace``, ``service_account``, ``program`` narrow it (a program never stands alone),
@@ -123,7 +125,7 @@ def _check_cidr(cidr: str) -> None:
         raise InputError(f"a v4-mapped CIDR matches nothing: {cidr!r}", hint="write it as IPv4, such as 10.0.0.0/8")
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True, omit_defaults=True):
     """One rule of a namespace.
 
     Attributes:
@@ -151,7 +153,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise InputError("programs need `workloads`: name the service account")
 
 
-class Approval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Approval(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True, omit_defaults=True):
     """One approved program of one workload.
 
     Attributes:

@@ -69,7 +69,7 @@ async def test_nothing_gets_in_by_the_redirects_own_ports() -> None:
 async def test_every_change_that_the_ca_sends_reaches_the_live_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     """Live connections that weren't told would go on under the previous policy and trust."""
     told: list[str] = []
-    monkeypatch.setattr(LiveConnections, "decide_again", lambda _: told.append("policy"))
+    monkeypatch.setattr(LiveConnections, "decide_again", lambda *_: told.append("policy"))
     monkeypatch.setattr(LiveConnections, "check_peers_again", lambda _: told.append("trust"))
     ca = LittleCA()
     token = ca.make_token("shop/web")
