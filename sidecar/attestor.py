@@ -14,6 +14,7 @@ import os
 from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from shared.model.policy.reasons import Reason
@@ -21,9 +22,10 @@ from sidecar.attest.executable import Executables
 from sidecar.attest.facts import Attestation, AttestationError, ProcessFacts
 from sidecar.attest.holding.holder_check import HolderCheck
 from sidecar.attest.holding.holders import is_holder
+from sidecar.attest.holding.newest import find_among_newest
 from sidecar.attest.holding.owner import OwnerSearch, find_own
 from sidecar.attest.known import KnownProcesses
-from sidecar.attest.measure import Measured, Measuring
+from sidecar.attest.measure import Measured, Measuring, Sighting, sight
 from sidecar.attest.netlink.kernel_sockets import KernelSockets
 from sidecar.attest.netlink.sock_diag import (
     ESTABLISHED,
@@ -49,6 +51,16 @@ _MAX_FAST_LISTENERS = 16
 _DIALLED = frozenset({ESTABLISHED, FIN_WAIT1, FIN_WAIT2})
 _MAX_LISTENERS = 1_024
 _MAX_OWN = 1_024
+_MAX_CAUGHT = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Caught:
+    """A holder that was looked at when its connection was accepted."""
+
+    found: KernelSocket
+    sighting: Sighting
+    kind: Hashable
 
 
 class Attestor:
@@ -81,6 +93,9 @@ class Attestor:
         self._own_listeners: set[int] = set()
         self._shared: dict[Endpoint, Attestation] = {}
         self._running: dict[int, asyncio.Task[Measured]] = {}
+        # Between ``attest_now`` and the ``attest`` that follows it.
+        self._caught: dict[tuple[Endpoint, Endpoint], _Caught] = {}
+        self._catching: set[Hashable] = set()
         self._scanners = ThreadPoolExecutor(2, thread_name_prefix="attest-look")
         self._hashers = ThreadPoolExecutor(2, thread_name_prefix="attest-hash")
         self._measuring = Measuring(Executables(self._hashers, max_bytes=max_executable_bytes), self._scanners)
@@ -97,6 +112,9 @@ class Attestor:
         self._scanners.shutdown(wait=False, cancel_futures=True)
         self._hashers.shutdown(wait=False, cancel_futures=True)
         self._known.close()
+        for caught in self._caught.values():
+            caught.sighting.close()
+        self._caught.clear()
         self._kernel.close()
 
     def attest_now(self, source: Endpoint, destination: Endpoint) -> Attestation | None:
@@ -120,22 +138,40 @@ class Attestor:
             return None
         _check_socket(found)
         measured = self._recognise(found, (destination, found.uid))
-        return None if measured is None else _attestation(measured, found)
+        if measured is None:
+            self._catch(source, destination, found)
+            return None
+        return _attestation(measured, found)
 
     async def attest(self, source: Endpoint, destination: Endpoint) -> Attestation:
         """Attest a connection, looking and hashing as far as it takes; arguments as for ``attest_now``.
 
         Raises:
-            AttestationError: ``process_vanished`` (no process holds it any more), ``no_owner``, ``process_traced``,
-                ``executable_*``; ``deadline_exceeded`` or ``overloaded`` when our own limits were reached.
+            AttestationError: ``sender_gone`` (it was closed before anybody could look), ``process_vanished`` (its
+                process did something else meanwhile), ``no_owner``, ``process_traced``, ``executable_*``;
+                ``deadline_exceeded`` or ``overloaded`` when our own limits were reached.
         """
-        if (known := self.attest_now(source, destination)) is not None:
+        if (source, destination) not in self._caught and (known := self.attest_now(source, destination)) is not None:
             return known
         async with _deadline(self._deadline_s):
+            if (caught := self._caught.pop((source, destination), None)) is not None:
+                try:
+                    return _attestation(
+                        await self._measure_caught(caught, (destination, caught.found.uid)), caught.found
+                    )
+                except AttestationError as error:
+                    if error.reason is not Reason.PROCESS_VANISHED:
+                        raise
             loop = asyncio.get_running_loop()
             found = await loop.run_in_executor(self._scanners, _locate, source, destination)
             _check_socket(found)
-            return _attestation(await self._measure(found, (destination, found.uid)), found)
+            try:
+                return _attestation(await self._measure(found, (destination, found.uid)), found)
+            except AttestationError as error:
+                if error.reason in {Reason.PROCESS_VANISHED, Reason.NO_OWNER}:
+                    now = await loop.run_in_executor(self._scanners, _locate, source, destination)
+                    _refuse_orphan(now, error.process)
+                raise
 
     def attest_listener_now(self, address: str, port: int) -> Attestation | None:
         """Attest the listeners for connections to an address and port, if each of them is known; never waits.
@@ -333,6 +369,42 @@ class Attestor:
             return measured
         return None
 
+    def _catch(self, source: Endpoint, destination: Endpoint, found: KernelSocket) -> None:
+        """Look at the socket's holder at once if it is a new process: it may be gone before a worker looks.
+
+        Not while another one that goes to the same place is measured: a program may start with a burst of connections.
+        """
+        kind = (destination, found.uid)
+        if kind in self._catching or any(each.kind == kind for each in self._caught.values()):
+            return
+        process = find_among_newest(found.inode, own_pid=self._own_pid)
+        if process is None:
+            return
+        try:
+            sighting = sight(process, found.inode)
+        except AttestationError:  # Whatever it is: the full search tells.
+            process.close()
+            return
+        if len(self._caught) >= _MAX_CAUGHT:
+            self._caught.pop(next(iter(self._caught))).sighting.close()
+        self._caught[source, destination] = _Caught(found=found, sighting=sighting, kind=kind)
+
+    async def _measure_caught(self, caught: _Caught, kind: Hashable) -> Measured:
+        """Measure a process that was looked at when its connection was accepted; it may have ended since."""
+        process, running = caught.sighting.process, None
+        if process.pid in self._running or self._known.get(process.pid) is not None:
+            caught.sighting.close()
+            return await self._measure(caught.found, kind)
+        self._catching.add(kind)
+        try:
+            work = self._measuring.measure_sighting(caught.sighting)
+            running = asyncio.get_running_loop().create_task(work, name=f"attest-{process.pid}")
+            self._running[process.pid] = running
+            running.add_done_callback(partial(self._finish, process.pid))
+            return await asyncio.shield(running)
+        finally:
+            self._catching.discard(kind)
+
     async def _measure(self, found: KernelSocket, kind: Hashable) -> Measured:
         """Find the holder of a socket and measure it; one walk over the processes serves all who wait for it.
 
@@ -423,7 +495,7 @@ def _locate(source: Endpoint, destination: Endpoint) -> KernelSocket:
         raise AttestationError("the kernel can't be asked for the socket", reason=Reason.NO_OWNER) from error
     if not found:
         message = f"the socket {source[0]}:{source[1]} doesn't exist any more"
-        raise AttestationError(message, reason=Reason.PROCESS_VANISHED)
+        raise AttestationError(message, reason=Reason.SENDER_GONE)
     if len(found) > 1:
         message = f"{len(found)} sockets have the address {source[0]}:{source[1]} and this destination"
         raise AttestationError(message, reason=Reason.SOCKET_AMBIGUOUS)
@@ -435,14 +507,18 @@ def _check_socket(found: KernelSocket) -> None:
 
     Raises:
         AttestationError: it isn't connected, so it is another one with the same address (``socket_ambiguous``); or it
-            has no owner any more (``process_vanished``).
+            has no owner any more (``sender_gone``).
     """
     if found.state not in _DIALLED:
         message = f"the socket {found.local[0]}:{found.local[1]} isn't connected (state {found.state})"
         raise AttestationError(message, reason=Reason.SOCKET_AMBIGUOUS)
+    _refuse_orphan(found)
+
+
+def _refuse_orphan(found: KernelSocket, process: ProcessFacts | None = None) -> None:
     if not found.inode:
         message = f"the owner of {found.local[0]}:{found.local[1]} has closed it or ended"
-        raise AttestationError(message, reason=Reason.PROCESS_VANISHED)
+        raise AttestationError(message, reason=Reason.SENDER_GONE, process=process)
 
 
 def _attestation(measured: Measured, found: KernelSocket, others: tuple[int, ...] = ()) -> Attestation:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from sidecar.attest.process import FileKey, Process
 from sidecar.attest.script_file import open_main_script
 
 _MAX_DESCRIPTORS = 1_048_576
+# The time between two looks at a live connection's program.
+_MAX_UNSEEN_S = 0.05
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,19 +49,30 @@ class Measured:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Sighting:
-    """The first look at a process: descriptors opened once, everything else is read through them."""
+class Sighting:
+    """One complete look at a process: descriptors opened once, everything else is read through them.
+
+    Attributes:
+        at: ``time.monotonic`` when the look ended.
+    """
 
     process: Process
     executable: int
     key: FileKey
     script: int | None
     script_key: FileKey | None
+    at: float
 
     def close_files(self) -> None:
+        """Close the files that it executes."""
         os.close(self.executable)
         if self.script is not None:
             os.close(self.script)
+
+    def close(self) -> None:
+        """Close the files and the process."""
+        self.close_files()
+        self.process.close()
 
 
 class Measuring:
@@ -74,7 +88,7 @@ class Measuring:
         self._workers = workers
 
     async def measure(self, find: Callable[[], Process], inode: int) -> Measured:
-        """Measure what the process that ``find`` opens runs, and that it holds the socket before and after.
+        """Measure what the process that ``find`` opens runs, and that it holds the socket.
 
         Must not be cancelled: a worker could still use descriptors that are closed then.
 
@@ -88,11 +102,24 @@ class Measuring:
         loop = asyncio.get_running_loop()
         process = await loop.run_in_executor(self._workers, find)
         try:
-            sighting = await loop.run_in_executor(self._workers, _look, process)
+            sighting = await loop.run_in_executor(self._workers, sight, process, inode)
+        except BaseException:
+            process.close()
+            raise
+        return await self.measure_sighting(sighting)
+
+    async def measure_sighting(self, sighting: Sighting) -> Measured:
+        """Measure what was sighted, and close the sighting; as for ``measure``.
+
+        Raises:
+            AttestationError: with the reason why there is no answer.
+        """
+        loop, process = asyncio.get_running_loop(), sighting.process
+        try:
             try:
                 digest = (await self._executables.measure(sighting.executable, sighting.key)).digest
                 main = await self._measure_script(sighting)
-                await loop.run_in_executor(self._workers, _compare, sighting, inode)
+                await loop.run_in_executor(self._workers, _compare, sighting)
             finally:
                 sighting.close_files()
         except BaseException as error:
@@ -103,7 +130,7 @@ class Measuring:
         program = Program(digest=digest, main=main)
         return Measured(process=process, key=sighting.key, program=program, execution=_execution(sighting))
 
-    async def _measure_script(self, sighting: _Sighting) -> str:
+    async def _measure_script(self, sighting: Sighting) -> str:
         if not is_interpreter(sighting.process.facts.path):
             return ""
         if sighting.script is None or sighting.script_key is None:
@@ -114,7 +141,15 @@ class Measuring:
             return NO_MAIN
 
 
-def _look(process: Process) -> _Sighting:
+def sight(process: Process, inode: int) -> Sighting:
+    """Look at everything that a measurement needs, once.
+
+    The process holds the socket and runs the file in one moment: the memory that it had when it was opened is in use at
+    the look's end. What it does afterwards can't change that.
+
+    Raises:
+        AttestationError: it may not be believed, doesn't hold the socket, or has ended; it stays the caller's.
+    """
     process.refuse_tracer(all_threads=True)
     executable = process.open_executable()
     script: int | None = None
@@ -124,15 +159,22 @@ def _look(process: Process) -> _Sighting:
         if is_interpreter(process.facts.path):
             script = open_main_script(process)
         script_key = None if script is None else FileKey.of(os.fstat(script))
+        if inode and not process.find_descriptor(inode, max_descriptors=_MAX_DESCRIPTORS):
+            message = f"process {process.pid} let go of the socket before it was looked at"
+            raise AttestationError(message, reason=Reason.PROCESS_VANISHED, process=process.facts)
+        if process.has_executed():
+            raise _changed(process)
     except BaseException:
         os.close(executable)
         if script is not None:
             os.close(script)
         raise
-    return _Sighting(process=process, executable=executable, key=key, script=script, script_key=script_key)
+    return Sighting(
+        process=process, executable=executable, key=key, script=script, script_key=script_key, at=time.monotonic()
+    )
 
 
-def _execution(sighting: _Sighting) -> Execution:
+def _execution(sighting: Sighting) -> Execution:
     device, file, *_ = sighting.key
     process, image = sighting.process, sighting.process.image
     return Execution(
@@ -140,21 +182,28 @@ def _execution(sighting: _Sighting) -> Execution:
     )
 
 
-def _compare(sighting: _Sighting, inode: int) -> None:
-    """Compare everything with the first look.
+def _compare(sighting: Sighting) -> None:
+    """Compare everything with the first look, while the process is there; one that has just ended was that program.
 
     Raises:
-        AttestationError: it ended or ran another program, is traced, changed its file, or let go of the socket.
+        AttestationError: it ran another program, is traced, changed its file, or ended too long ago to tell.
     """
     process = sighting.process
-    key = process.read_executable()
-    if key[:2] != sighting.key[:2] or process.has_executed() or process.has_ended():
-        message = f"process {process.pid} ran another program while it was attested"
-        raise AttestationError(message, reason=Reason.PROCESS_VANISHED, process=process.facts)
+    try:
+        key, has_executed = process.read_executable(), process.has_executed()
+        process.refuse_tracer(all_threads=True)
+    except AttestationError:
+        # It may have executed something before it ended: as for a live process, for as long as between two looks.
+        if process.has_ended() and time.monotonic() - sighting.at <= _MAX_UNSEEN_S:
+            return
+        raise
+    if has_executed or key[:2] != sighting.key[:2]:
+        raise _changed(process)
     if key != sighting.key:
         message = f"the executable of process {process.pid} changed while it was attested"
         raise AttestationError(message, reason=Reason.EXECUTABLE_CHANGED, process=process.facts)
-    process.refuse_tracer(all_threads=True)
-    if inode and not process.find_descriptor(inode, max_descriptors=_MAX_DESCRIPTORS):
-        message = f"process {process.pid} let go of the socket while it was attested"
-        raise AttestationError(message, reason=Reason.PROCESS_VANISHED, process=process.facts)
+
+
+def _changed(process: Process) -> AttestationError:
+    message = f"process {process.pid} ran another program, or ended, while it was attested"
+    return AttestationError(message, reason=Reason.PROCESS_VANISHED, process=process.facts)

@@ -18,7 +18,7 @@ from shared.model.policy.decision import Answer, Ending
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Peer, Rule
 from tests.e2e.harness.mesh import MAX_EXECUTABLE_BYTES
-from tests.e2e.harness.programs import Executable
+from tests.e2e.harness.programs import Executable, make_executable
 from tests.e2e.harness.shop import Shop
 from tests.sidecar.attest.forging import FORGE, needs_forging
 from tests.sidecar.attest.processes import hear, tell
@@ -119,7 +119,7 @@ def test_a_process_outside_the_pods_process_namespace_has_no_owner_and_is_refuse
     shop.client.log.expect_denied(Reason.NO_OWNER, port=port)
 
 
-@pytest.mark.proves(Reason.PROCESS_VANISHED)
+@pytest.mark.proves(Reason.SENDER_GONE)
 def test_a_sender_that_is_gone_before_the_first_look_is_refused(shop: Shop) -> None:
     port = shop.sell()
     shop.be_explicit()
@@ -130,7 +130,43 @@ def test_a_sender_that_is_gone_before_the_first_look_is_refused(shop: Shop) -> N
         actor.end()
     finally:
         shop.client.resume()
-    shop.client.log.expect_denied(Reason.PROCESS_VANISHED, port=port)
+    shop.client.log.expect_denied(Reason.SENDER_GONE, port=port)
+
+
+def test_a_sender_that_exits_at_once_is_attested_if_it_was_there_when_it_was_accepted(shop: Shop) -> None:
+    """``nc -N`` and its like: each is a new process, and most are gone before anybody would look for their owner."""
+    port = shop.sell()
+    shop.be_explicit()
+    code = "import os, socket, sys; c = socket.create_connection((sys.argv[1], int(sys.argv[2]))); c.sendall(b'x');"
+    code += "c.shutdown(socket.SHUT_WR); os._exit(0 if c.recv(9) else 1)"
+    environment = f"PYTHONHOME={sys.base_prefix}"
+    for _ in range(5):
+        done = shop.client.pod.run("env", environment, str(shop.buyer.path), "-S", "-c", code, shop.address, str(port))
+        assert done.returncode == 0, done.stderr
+        shop.client.log.expect(Answer.ALLOW, Reason.SAME_GROUP, port=port)
+        shop.client.log.skip()
+
+
+@pytest.mark.proves(Reason.PROCESS_VANISHED)
+def test_a_process_that_executes_something_whenever_it_is_looked_at_is_refused(shop: Shop) -> None:
+    """Its file is on tmpfs, so that it is hashed each time, and large, so that it executes itself meanwhile."""
+    port = shop.sell()
+    shop.be_explicit()
+    restless = make_executable(Path("/dev/shm"), f"restless-{os.getpid()}", size=MAX_EXECUTABLE_BYTES - 1)
+    code = (
+        "import os, socket, sys\n"
+        "if len(sys.argv) == 3:\n"
+        " c = socket.create_connection((sys.argv[1], int(sys.argv[2]))); os.set_inheritable(c.fileno(), True)\n"
+        "os.execv(sys.executable, [sys.executable, '-S', '-c', sys.orig_argv[3], ''])\n"
+    )
+    try:
+        shop.client.pod.start(
+            [str(restless.path), "-S", "-c", code, shop.address, str(port)],
+            env={**os.environ, "PYTHONHOME": sys.base_prefix},
+        )
+        shop.client.log.expect_denied(Reason.PROCESS_VANISHED, port=port)
+    finally:
+        restless.path.unlink()
 
 
 @pytest.mark.proves(Reason.PROCESS_TRACED)

@@ -147,7 +147,7 @@ async def test_a_vanished_sender_is_no_guess(attestor: Attestor, server: socket.
         await attestor.attest(source, server.getsockname())
     with accepted, pytest.raises(AttestationError) as caught:
         await attestor.attest(source, server.getsockname())
-    assert caught.value.reason is Reason.PROCESS_VANISHED
+    assert caught.value.reason is Reason.SENDER_GONE
 
 
 async def test_a_socket_that_only_the_sidecar_holds_has_no_owner(attestor: Attestor, server: socket.socket) -> None:

@@ -31,6 +31,7 @@ class Reason(StrEnum):
     # Why a program couldn't be attested.
     NO_OWNER = "no_owner"
     PROCESS_VANISHED = "process_vanished"
+    SENDER_GONE = "sender_gone"
     PROCESS_TRACED = "process_traced"
     EXECUTABLE_UNREADABLE = "executable_unreadable"
     EXECUTABLE_TOO_LARGE = "executable_too_large"
@@ -122,8 +123,12 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         fix="The process may have closed it already; otherwise let the sidecar see the application's processes.",
     ),
     Reason.PROCESS_VANISHED: Explanation(
-        cause="The process exited, or executed another program, during attestation.",
-        fix="Keep the program running until its connection is accepted; don't call `exec` during `connect`.",
+        cause="The process executed another program, or passed its socket on, during attestation.",
+        fix="Don't call `exec` during `connect`.",
+    ),
+    Reason.SENDER_GONE: Explanation(
+        cause="The client closed its socket, or exited, before the sidecar could look at it.",
+        fix="Let the client wait for the server's answer or end (`nc -N`) instead of exiting right after it has sent.",
     ),
     Reason.PROCESS_TRACED: Explanation(
         cause="A debugger is attached to the process, so its program proves nothing.", fix="Detach the debugger."
@@ -253,6 +258,7 @@ _FIRST_CODES: Final = {
     Reason.MTLS_REQUIRED: Reason.HANDSHAKE_FAILED,
     Reason.PROGRAM_CHANGED: Reason.PROCESS_VANISHED,
     Reason.HOLDERS_UNKNOWN: Reason.OVERLOADED,
+    Reason.SENDER_GONE: Reason.PROCESS_VANISHED,
     Reason.EXECUTABLE_FORGED: Reason.EXECUTABLE_UNREADABLE,
     Reason.USER_NAMESPACE_DIFFERS: Reason.EXECUTABLE_UNREADABLE,
     Reason.CODE_NOT_APPROVED: Reason.PROGRAM_NOT_APPROVED,
