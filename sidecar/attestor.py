@@ -93,6 +93,8 @@ class Attestor:
         self._own_listeners: set[int] = set()
         self._shared: dict[Endpoint, Attestation] = {}
         self._running: dict[int, asyncio.Task[Measured]] = {}
+        # Between a connection's accept and the beginning of its story: within two turns of the event loop.
+        self._early: dict[tuple[Endpoint, Endpoint], Attestation | AttestationError | None] = {}
         # Between ``attest_now`` and the ``attest`` that follows it.
         self._caught: dict[tuple[Endpoint, Endpoint], _Caught] = {}
         self._catching: set[Hashable] = set()
@@ -130,6 +132,27 @@ class Attestor:
         Raises:
             AttestationError: the answer is already no.
         """
+        if (source, destination) not in self._early:
+            return self._attest_now(source, destination)
+        outcome = self._early.pop((source, destination))
+        if isinstance(outcome, AttestationError):
+            raise outcome
+        return outcome
+
+    def attest_early(self, source: Endpoint, destination: Endpoint) -> None:
+        """Do what ``attest_now`` does, whose next answer it is: before the story of the connection begins.
+
+        A sender that exits at once may be gone by then. The answer is forgotten after the next turn of the event loop.
+        """
+        loop = asyncio.get_running_loop()
+        # In the next turn, before the story begins there, this queues the second call behind it.
+        loop.call_soon(loop.call_soon, self._forget, source, destination)
+        try:
+            self._early[source, destination] = self._attest_now(source, destination)
+        except AttestationError as error:
+            self._early[source, destination] = error
+
+    def _attest_now(self, source: Endpoint, destination: Endpoint) -> Attestation | None:
         try:
             found = self._kernel.find(source, destination)
         except (NetlinkError, OSError, ValueError):
@@ -387,7 +410,15 @@ class Attestor:
             return
         if len(self._caught) >= _MAX_CAUGHT:
             self._caught.pop(next(iter(self._caught))).sighting.close()
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self._forget, source, destination)
         self._caught[source, destination] = _Caught(found=found, sighting=sighting, kind=kind)
+
+    def _forget(self, source: Endpoint, destination: Endpoint) -> None:
+        """Forget what was seen when a connection was accepted: its story has begun, or never will."""
+        self._early.pop((source, destination), None)
+        if (caught := self._caught.pop((source, destination), None)) is not None:
+            caught.sighting.close()
 
     async def _measure_caught(self, caught: _Caught, kind: Hashable) -> Measured:
         """Measure a process that was looked at when its connection was accepted; it may have ended since."""

@@ -202,6 +202,7 @@ class Capturing:
         if (place := self._sidecar.rooms.outbound.enter("")) is None:
             self._refuse(connection, source, destination, Direction.EGRESS, Reason.OVERLOADED)
             return
+        self._sidecar.attestor.attest_early(source, app_destination)
         claim = self._claims.enter(connection, source, app_destination)
         captured = Captured(
             connection=connection, source=source, destination=destination, app_destination=app_destination, claim=claim

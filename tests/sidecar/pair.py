@@ -109,6 +109,9 @@ class FakeAttestor:
         process = ProcessFacts(pid=42, start_time=1, uid=1000, path="/usr/bin/it")
         return Attestation(program=self.program, process=process, inode=1, cookie=1, execution=EXECUTION)
 
+    def attest_early(self, source: Endpoint, destination: Endpoint) -> None:
+        return None
+
     def is_clear(self, attestation: Attestation) -> bool:
         return self.shared is None
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from shared.model.policy.reasons import Reason
-from sidecar.attest.holding import clearance
-from sidecar.attest.process import Process
+from sidecar.attest.holding import clearance, newest
+from sidecar.attest.measure import Measured, Measuring, Sighting
 from sidecar.attestor import Attestation, AttestationError, Attestor
 from tests.sidecar.attest.processes import (
     AS_NOBODY,
@@ -76,11 +76,13 @@ async def test_a_burst_of_a_new_program_is_measured_once(
 ) -> None:
     measured: list[int] = []
 
-    def count(pid: int) -> Process:
-        measured.append(pid)
-        return Process(pid)
+    original = Measuring.measure_sighting
 
-    monkeypatch.setattr("sidecar.attestor.Process", count)
+    async def count(measuring: Measuring, sighting: Sighting) -> Measured:
+        measured.append(sighting.process.pid)
+        return await original(measuring, sighting)
+
+    monkeypatch.setattr(Measuring, "measure_sighting", count)
     code = "import socket,sys\nc=[socket.create_connection(('127.0.0.1',int(sys.argv[1]))) for _ in range(8)]\n" + WAIT
     with running(code, port_of(server)) as child:
         sources = [take(server) for _ in range(8)]
@@ -148,6 +150,59 @@ async def test_a_vanished_sender_is_no_guess(attestor: Attestor, server: socket.
     with accepted, pytest.raises(AttestationError) as caught:
         await attestor.attest(source, server.getsockname())
     assert caught.value.reason is Reason.SENDER_GONE
+
+
+_SENDS_AND_EXITS = CONNECT + "c.sendall(b'x')\n" + WAIT
+
+
+async def test_a_new_process_that_ends_after_its_connection_was_accepted_is_attested(
+    attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newest, "_MAX_PROCESSES", 10_000)  # Whatever else this machine starts meanwhile.
+    place = server.getsockname()
+    with running(_SENDS_AND_EXITS, port_of(server)) as child:
+        source = take(server)
+        attestor.attest_early(source, place)
+        child.kill()
+        child.wait()
+        assert attestor.attest_now(source, place) is None
+        found = await attestor.attest(source, place)
+    assert (found.process.pid, found.program.digest) == (child.pid, digest_of(PYTHON))
+
+
+async def test_what_was_seen_at_the_accept_is_forgotten_when_the_story_hasnt_begun(
+    attestor: Attestor, server: socket.socket
+) -> None:
+    """Or it would be told of another socket with the same addresses."""
+    place = server.getsockname()
+    before = len(os.listdir("/proc/self/fd"))
+    with running(_SENDS_AND_EXITS, port_of(server)) as child:
+        source = take(server)
+        attestor.attest_early(source, place)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        child.kill()
+        child.wait()
+        with pytest.raises(AttestationError) as caught:
+            await attestor.attest(source, place)
+    assert caught.value.reason is Reason.SENDER_GONE
+    assert len(os.listdir("/proc/self/fd")) <= before + 1  # The accepted connection.
+
+
+async def test_a_process_that_executed_another_program_since_the_accept_isnt_taken_for_the_first(
+    attestor: Attestor, server: socket.socket
+) -> None:
+    place = server.getsockname()
+    code = CONNECT + "os.set_inheritable(c.fileno(),True)\n" + WAIT
+    with running(code + "os.execv('/bin/sleep',['sleep','600'])", port_of(server)) as child:
+        source = take(server)
+        attestor.attest_early(source, place)
+        tell(child)
+        while os.readlink(f"/proc/{child.pid}/exe") != os.path.realpath("/bin/sleep"):
+            pass
+        assert attestor.attest_now(source, place) is None
+        assert (await attestor.attest(source, place)).program.digest == digest_of("/bin/sleep")
 
 
 async def test_a_socket_that_only_the_sidecar_holds_has_no_owner(attestor: Attestor, server: socket.socket) -> None:

@@ -1,0 +1,35 @@
+"""The newest processes are looked through for a socket's holder."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from sidecar.attest.holding import newest
+from sidecar.attest.holding.newest import find_among_newest
+from tests.sidecar.attest.processes import WAIT, running
+
+
+def test_a_new_process_is_found_and_the_sidecar_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(newest, "_MAX_PROCESSES", 10_000)  # Whatever else this machine starts meanwhile.
+    with socket.socket() as one, running("import sys\n" + WAIT, pass_fds=(one.fileno(),)) as child:
+        inode = os.fstat(one.fileno()).st_ino
+        found = find_among_newest(inode, own_pid=os.getpid())
+        assert found is not None
+        assert found.pid == child.pid
+        found.close()
+        one.close()
+        assert find_among_newest(inode, own_pid=child.pid) is None
+
+
+def test_a_process_with_many_descriptors_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(newest, "_MAX_PROCESSES", 10_000)
+    monkeypatch.setattr(newest, "_MAX_DESCRIPTORS", 1)
+    with socket.socket() as one, running("import sys\n" + WAIT, pass_fds=(one.fileno(),)):
+        assert find_among_newest(os.fstat(one.fileno()).st_ino, own_pid=os.getpid()) is None
+
+
+def test_a_socket_that_nobody_holds_has_no_holder() -> None:
+    assert find_among_newest(1, own_pid=0) is None
