@@ -17,7 +17,9 @@ _encoder = msgspec.json.Encoder()
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 # What is said when nothing is wrong, and what is a fault that doesn't mend itself; everything else is a warning.
-_INFO: Final = frozenset({"sidecar_ready", "sidecar_draining", "sidecar_stopped", "ca_stream_resumed", "joined_again"})
+_INFO: Final = frozenset(
+    {"sidecar_ready", "sidecar_draining", "sidecar_stopped", "ca_stream_resumed", "joined_again", "output_recovered"}
+)
 _ERROR: Final = frozenset({"task_failed", "certificate_expired"})
 # Written at every level: it was asked for by itself.
 _ASKED_FOR: Final = frozenset({"tunnel_frame"})
@@ -34,12 +36,12 @@ class Events:
         self._sink = sink
         self._rank = LEVELS.index(level)
 
-    def emit(self, event: str, **fields: str | int | float | bool | None) -> None:
-        """Write one event with its fields."""
+    def emit(self, event: str, **fields: str | int | float | bool | None) -> bool:
+        """Write one event with its fields; return False where there was no room for it."""
         level = "info" if event in _INFO else "error" if event in _ERROR else "warning"
         if LEVELS.index(level) < self._rank and event not in _ASKED_FOR:
-            return
-        self._sink.write(_encoder.encode({"time": round(time.time(), 3), "event": event, **fields}) + b"\n")
+            return True
+        return self._sink.write(_encoder.encode({"time": round(time.time(), 3), "event": event, **fields}) + b"\n")
 
     def fail(self, task: str, error: BaseException) -> None:
         """Write that a background task failed: for ``Tasks``."""

@@ -27,7 +27,7 @@ _PASSING = frozenset(
 )  # fmt: skip
 
 Accepted = Callable[[socket.socket, Endpoint], None]
-Paused = Callable[[OSError, float], None]
+Paused = Callable[[OSError, float], object]
 
 
 def open_listener(endpoint: Endpoint, *, mark: int = 0) -> socket.socket:

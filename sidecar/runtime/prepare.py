@@ -5,7 +5,6 @@ Belongs here: the order of these steps, and the machine's limits. Doesn't: the s
 
 from __future__ import annotations
 
-import os
 import resource
 import socket
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from pathlib import Path
 from shared.model.errors import InputError, MachineError
 from shared.model.trust.join_token import parse_join_token
 from shared.runtime.memory import forbid_dumps, lock_pages
+from shared.runtime.sinks import open_file
 from sidecar.capture.capturing import Door, close_doors, open_doors
 from sidecar.capture.redirect import install_redirect
 from sidecar.capture.redirect_table import RedirectRules
@@ -111,7 +111,7 @@ def _choose_joining(configuration: Configuration) -> tuple[Joining, tuple[str, i
 
 def _open_log(path: Path) -> int:
     try:
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        return open_file(path)
     except OSError as error:
         raise InputError(f"can't write the log file {path}: {error.strerror}") from error
 

@@ -28,6 +28,7 @@ from sidecar.probing.readiness import Readiness
 from sidecar.probing.readiness_gate import ReadinessGate
 from sidecar.runtime.compose import Joined, compose
 from sidecar.runtime.drain import LAST_RECORDS_S, TASKS_END_S, drain
+from sidecar.runtime.log_faults import Watched, watch_output
 from sidecar.runtime.prepare import Prepared
 from sidecar.runtime.serve import serve
 from sidecar.runtime.shutdown import Shutdown
@@ -50,11 +51,17 @@ async def run(prepared: Prepared) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, shutdown.signal)
     events_sink = LineSink(2)
-    log_sink = LineSink(prepared.log)
+    log_sink = LineSink(prepared.log, path=prepared.configuration.log_file)
+    loop.add_signal_handler(signal.SIGHUP, log_sink.reopen)
+    events = Events(events_sink, prepared.configuration.log_level)
+    output_tasks = Tasks(events.fail)
+    watched = (Watched(name="decisions", sink=log_sink), Watched(name="events", sink=events_sink))
+    output_tasks.spawn(watch_output(*watched, events=events), name="output")
     try:
-        await _run(prepared, Events(events_sink, prepared.configuration.log_level), log_sink, shutdown)
+        await _run(prepared, events, log_sink, shutdown)
     finally:
         close_doors(prepared.doors)
+        await output_tasks.close(timeout_s=TASKS_END_S)
         await asyncio.to_thread(log_sink.close, timeout_s=LAST_RECORDS_S)
         await asyncio.to_thread(events_sink.close, timeout_s=LAST_RECORDS_S)
 

@@ -23,7 +23,7 @@ _BUFFER_BYTES: Final = 2 * MAX_FRAME_BYTES
 class EventWriter(Protocol):
     """Where the trace is written: ``sidecar.events.Events``."""
 
-    def emit(self, event: str, **fields: str | int | float | bool | None) -> None:
+    def emit(self, event: str, **fields: str | int | float | bool | None) -> object:
         """Write one event with its fields."""
 
 

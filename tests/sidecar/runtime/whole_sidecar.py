@@ -58,12 +58,8 @@ class Running:
         self.process = process
         self.events: list[dict[str, Any]] = []
         self.records: list[dict[str, Any]] = []
-        assert process.stdout is not None
-        assert process.stderr is not None
-        self._readers = [
-            asyncio.create_task(self._read(process.stdout, self.records)),
-            asyncio.create_task(self._read(process.stderr, self.events)),
-        ]
+        outputs = ((process.stdout, self.records), (process.stderr, self.events))
+        self._readers = [asyncio.create_task(self._read(out, into)) for out, into in outputs if out is not None]
 
     async def _read(self, stream: asyncio.StreamReader, into: list[dict[str, Any]]) -> None:
         async for line in stream:
@@ -80,6 +76,10 @@ class Running:
             await until(lambda: ready() or self.process.returncode is not None, timeout_s=60)
         finally:
             assert ready(), self.events
+
+    async def close(self) -> None:
+        """Read to the end of what an ended process has said."""
+        await asyncio.gather(*self._readers)
 
     async def stop(self) -> int:
         if self.process.returncode is None:
