@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from shared.model.policy.reasons import Reason
+from shared.runtime.patience import Patience
 from sidecar.attest.executable import Executables
 from sidecar.attest.facts import Attestation, AttestationError, ProcessFacts
 from sidecar.attest.holding.holder_check import HolderCheck
-from sidecar.attest.holding.holders import is_holder
 from sidecar.attest.holding.newest import find_among_newest
 from sidecar.attest.holding.owner import OwnerSearch, find_own
 from sidecar.attest.known import KnownProcesses
@@ -71,7 +71,7 @@ class Attestor:
     Arguments:
         max_executable_bytes: a larger file isn't hashed.
         own_pid: the sidecar's process; None means this one.
-        deadline_s: of one slow look; hashing 1 GiB takes about a second.
+        deadline_s: how long slow looks may wait while none of their steps finishes; hashing 1 GiB takes about a second.
         max_pending: slow looks under way at once.
         max_processes: measured processes that are held.
     """
@@ -86,7 +86,7 @@ class Attestor:
         max_processes: int = 256,
     ) -> None:
         self._own_pid = os.getpid() if own_pid is None else own_pid
-        self._deadline_s = deadline_s
+        self._patience = Patience(deadline_s)
         self._max_pending = max_pending
         self._kernel = KernelSockets()
         self._known = KnownProcesses(max_processes=max_processes)
@@ -176,7 +176,7 @@ class Attestor:
         """
         if (source, destination) not in self._caught and (known := self.attest_now(source, destination)) is not None:
             return known
-        async with _deadline(self._deadline_s):
+        async with self._deadline():
             if (caught := self._caught.pop((source, destination), None)) is not None:
                 try:
                     return _attestation(
@@ -187,6 +187,7 @@ class Attestor:
                         raise
             loop = asyncio.get_running_loop()
             found = await loop.run_in_executor(self._scanners, _locate, source, destination)
+            self._patience.note_progress()
             _check_socket(found)
             try:
                 return _attestation(await self._measure(found, (destination, found.uid)), found)
@@ -236,7 +237,7 @@ class Attestor:
         """
         if (known := self.attest_listener_now(address, port)) is not None:
             return known
-        async with _deadline(self._deadline_s):
+        async with self._deadline():
             loop = asyncio.get_running_loop()
             own = await loop.run_in_executor(self._scanners, find_own)
             found = []
@@ -300,7 +301,7 @@ class Attestor:
         Raises:
             AttestationError: another program has accepted it (``listeners_differ``), or as ``attest``.
         """
-        async with _deadline(self._deadline_s):
+        async with self._deadline():
             measured = await self._measure(found, ("accepted", listener.cookie))
         return self._agree_with(listener, measured, found)
 
@@ -372,25 +373,39 @@ class Attestor:
         Raises:
             AttestationError: a known process holds the socket, and is traced.
         """
-        for measured, hint in self._known.candidates(kind, found.uid):
-            process = measured.process
-            try:
-                descriptor = process.find_descriptor(found.inode, hint=hint, max_descriptors=_MAX_FAST_DESCRIPTORS)
-                if not descriptor:
+        # First where each was last seen to open one, which costs microseconds; then in the tables of a few.
+        for max_descriptors in (0, _MAX_FAST_DESCRIPTORS):
+            for measured, hint in self._known.candidates(kind, found.uid, is_brief=max_descriptors > 0):
+                try:
+                    held = self._holds(measured, found, kind, hint, max_descriptors)
+                except AttestationError as error:
+                    if error.reason is Reason.PROCESS_TRACED:
+                        raise
+                    self._known.drop(measured.process.pid)
                     continue
-                process.refuse_tracer(all_threads=False)
-                # After the descriptor, and only then: the same ``execve`` as when it was measured is the one that ran
-                # all the time between, so the descriptor was seen in this program's table.
-                if not measured.is_current():
-                    return None
-            except AttestationError as error:
-                if error.reason is Reason.PROCESS_TRACED:
-                    raise
-                self._known.drop(process.pid)
-                continue
-            self._known.remember(kind, process.pid, descriptor if found.state == LISTEN else "")
-            return measured
+                if held is not None:
+                    return measured if held else None
         return None
+
+    def _holds(
+        self, measured: Measured, found: KernelSocket, kind: Hashable, hint: str, max_descriptors: int
+    ) -> bool | None:
+        """Tell whether a process holds a socket and runs what was measured; None: it wasn't found there.
+
+        Raises:
+            AttestationError: it is traced, or has ended.
+        """
+        process = measured.process
+        descriptor = process.find_descriptor(found.inode, hint=hint, max_descriptors=max_descriptors)
+        if not descriptor:
+            return None
+        process.refuse_tracer(all_threads=False)
+        # After the descriptor, and only then: the same ``execve`` as when it was measured is the one that ran all the
+        # time between, so the descriptor was seen in this program's table.
+        if not measured.is_current():
+            return False
+        self._known.remember(kind, process.pid, descriptor if found.state == LISTEN else "")
+        return True
 
     def _catch(self, source: Endpoint, destination: Endpoint, found: KernelSocket) -> None:
         """Look at the socket's holder at once if it is a new process: it may be gone before a worker looks.
@@ -442,14 +457,20 @@ class Attestor:
         A process is measured once for all of its sockets that wait: a program may start with a burst of connections.
         """
         for _ in range(_MAX_HOLDERS):
-            pid = await self._owners.find(found.inode, found.uid)
+            pid, began = await self._owners.find(found.inode, found.uid)
+            self._patience.note_progress()
             try:
                 if (measured := self._known.get(pid)) is None and pid not in self._running:
                     measured = await self._measure_process(pid, found.inode)
                     self._known.remember(kind, pid, self._find_listener(measured, found))
                     return measured
-                measured = measured or await self._measure_process(pid, found.inode)
-                if await self._confirm(measured, found, kind):
+                if measured is None:
+                    await self._measure_process(pid, found.inode)
+                elif self._known.is_older(pid, began) and self._confirm(measured, found, kind):
+                    return measured
+                # Those that wait go on in the order in which they came, so each is mostly found next to the one before.
+                measured = self._known.get(pid)
+                if measured is not None and self._holds(measured, found, kind, "", 0):
                     return measured
             except AttestationError as error:
                 if error.reason is not Reason.PROCESS_VANISHED:
@@ -476,16 +497,13 @@ class Attestor:
         """Return the descriptor at which to look for a listener next time; connections come and go."""
         return measured.process.find_descriptor(found.inode) if found.state == LISTEN else ""
 
-    async def _confirm(self, measured: Measured, found: KernelSocket, kind: Hashable) -> bool:
-        """See that a measured process holds this socket, and still runs what was measured.
+    def _confirm(self, measured: Measured, found: KernelSocket, kind: Hashable) -> bool:
+        """See that a process still runs what was measured before it was seen with this socket: then that held it.
 
         Raises:
             AttestationError: it is traced, or has ended.
         """
         pid = measured.process.pid
-        holds = await asyncio.get_running_loop().run_in_executor(self._scanners, is_holder, pid, found.inode)
-        if not holds or self._known.get(pid) is not measured:
-            return False
         measured.process.refuse_tracer(all_threads=False)
         if not measured.is_current():
             self._known.drop(pid)
@@ -493,21 +511,21 @@ class Attestor:
         self._known.remember(kind, pid, self._find_listener(measured, found))
         return True
 
+    @asynccontextmanager
+    async def _deadline(self) -> AsyncIterator[None]:
+        """End the block with ``deadline_exceeded`` when attestation stands still."""
+        try:
+            async with self._patience.wait():
+                yield
+        except TimeoutError as error:
+            raise AttestationError("the attestation took too long", reason=Reason.DEADLINE_EXCEEDED) from error
+
     def _finish(self, pid: int, done: asyncio.Task[Measured]) -> None:
         del self._running[pid]
+        self._patience.note_progress()
         # Retrieved here as well: every waiter may have been cancelled.
         if not done.cancelled() and done.exception() is None:
-            self._known.add(done.result())
-
-
-@asynccontextmanager
-async def _deadline(seconds: float) -> AsyncIterator[None]:
-    """End the block after a time with ``deadline_exceeded``."""
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError as error:
-        raise AttestationError("the attestation took too long", reason=Reason.DEADLINE_EXCEEDED) from error
+            self._known.add(done.result(), now=asyncio.get_running_loop().time())
 
 
 def _locate(source: Endpoint, destination: Endpoint) -> KernelSocket:

@@ -52,12 +52,9 @@ async def attest_application(sidecar: Sidecar, application: Endpoint) -> Listene
     try:
         attestation = sidecar.attestor.attest_listener_now(*application)
         if attestation is None:
-            async with asyncio.timeout(sidecar.limits.attest_s):
-                attestation = await sidecar.attestor.attest_listener(*application)
+            attestation = await sidecar.attestor.attest_listener(*application)
     except AttestationError as error:
         return Listener(application=application, why=error.reason, detail=error.message)
-    except TimeoutError:
-        return Listener(application=application, why=Reason.DEADLINE_EXCEEDED)
     try:
         detail = await check_code(sidecar, attestation)
     except AttestationError as error:

@@ -93,8 +93,7 @@ async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -
     try:
         attestation = sidecar.attestor.attest_now(source, destination)
         if attestation is None:
-            async with asyncio.timeout(sidecar.limits.attest_s):
-                attestation = await sidecar.attestor.attest(source, destination)
+            attestation = await sidecar.attestor.attest(source, destination)
         if captured.claim is not None:
             captured.claim.check()
             captured.claim.on_contest(lambda error: connection.revoke(error.reason, error.message))
@@ -102,8 +101,6 @@ async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -
         parties.note_process(error.process)
         connection.detail = error.message
         why = error.reason
-    except TimeoutError:
-        why = Reason.DEADLINE_EXCEEDED
     else:
         connection.note_attestation(attestation)
         try:

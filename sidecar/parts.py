@@ -42,7 +42,7 @@ class Limits:
         handshake_s: the whole TLS handshake, either side.
         dial_s: TCP connect to a sidecar, an application or a destination outside the mesh.
         open_s: OPEN to ACCEPT or REFUSE.
-        attest_s: attestation, hashing included.
+        attest_s: how long attestations, hashing included, may wait while none of their steps finishes.
         obtain_s: an answer of the CA that a connection waits for (credential, directory, policy).
         drain_s: how long live connections may finish after SIGTERM.
         reset_s: how long a reset waits for the bytes before it to leave the kernel.

@@ -129,7 +129,13 @@ def _run_pair(directory: Path, backends: Backends, sidecar: Sequence[str]) -> It
             # JSON is YAML.
             path.write_text(
                 json.dumps(
-                    {**configuration, "tokenFile": str(token), "log": {"file": str(directory / f"{name}.decisions")}}
+                    {
+                        **configuration,
+                        "tokenFile": str(token),
+                        "log": {"file": str(directory / f"{name}.decisions")},
+                        # As where the limit on open files isn't as low as on a developer's machine.
+                        "limits": {"maxConnections": 4096},
+                    }
                 )
             )
             pids.append(processes.start(name, [own_python(), *sidecar, "--config", path]))

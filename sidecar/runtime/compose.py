@@ -163,7 +163,7 @@ def _make_sidecar(
         workload=joined.own.identity.workload,
         trust_domain=joined.own.identity.trust_domain,
         instance=configuration.instance,
-        attestor=Attestor(max_executable_bytes=configuration.max_executable_bytes),
+        attestor=Attestor(max_executable_bytes=configuration.max_executable_bytes, deadline_s=limits.attest_s),
         code=CodeLooks(max_bytes=configuration.max_executable_bytes),
         credentials=credentials,
         directory=directory,

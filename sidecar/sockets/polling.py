@@ -186,6 +186,10 @@ class Watch:
         # A broken socket is reported whatever is asked for: without a callback it has to leave.
         if self._mask & ~wanted and self._poller._watches.get(self._fd) is self:
             self._wait_for(wanted)
+        elif not wanted and not self._mask:
+            # An earlier watch has left the registration: what nobody reads yet would be reported again and again.
+            with suppress(OSError):
+                self._poller._epoll.unregister(self._fd)
 
     def _wait_for(self, mask: int) -> None:
         poller, before, self._mask = self._poller, self._mask, mask

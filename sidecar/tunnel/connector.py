@@ -20,6 +20,7 @@ from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake import HandshakeError
 from sidecar.tls.role import Role
 from sidecar.tunnel.dial_failures import DialFailures, is_about_address
+from sidecar.tunnel.dial_queue import DialQueue
 from sidecar.tunnel.handshake import establish_tunnel
 from sidecar.tunnel.pool import TunnelKey, TunnelPool
 from sidecar.tunnel.trace import FrameTrace
@@ -62,6 +63,7 @@ class Connector:
         self._handshake_s = handshake_s
         self._trace = trace
         self._contexts = Contexts()
+        self._queue = DialQueue(patience_s=dial_s + handshake_s)
 
     def __len__(self) -> int:
         return len(self._pool)
@@ -80,20 +82,19 @@ class Connector:
 
         What this does *not* verify: the peer's program.
         """
-        now, loop = time.time(), asyncio.get_running_loop()
-        while True:
-            tunnel, unusable = self._pool.take(key, now=loop.time(), wall=now)
-            for each in unusable:
-                each.close()
-            if tunnel is None:
-                break
-            try:
-                self._check_peer(tunnel, key.workload, now)
-            except VerificationError:
-                tunnel.close()
-            else:
-                return tunnel
-        tunnel = await self._open((key.destination[0], tunnel_port), credential, port=key.destination[1], now=now)
+        if (idle := self._take_idle(key)) is not None:
+            return idle
+        try:
+            async with self._queue.place(key):
+                # While it waited, another connection's turn may have ended.
+                if (idle := self._take_idle(key)) is not None:
+                    return idle
+                now = time.time()
+                tunnel = await self._open(
+                    (key.destination[0], tunnel_port), credential, port=key.destination[1], now=now
+                )
+        except TimeoutError as error:
+            raise DialError(f"{key.destination[0]}: too many dials wait") from error
         try:
             self._check_peer(tunnel, key.workload, now)
         except VerificationError:
@@ -101,6 +102,22 @@ class Connector:
             raise
         tunnel.call_when_closed(lambda: self._pool.discard(tunnel))
         return tunnel
+
+    def _take_idle(self, key: TunnelKey) -> Tunnel | None:
+        """Take an idle tunnel whose peer still holds; close those that are of no use."""
+        now, loop = time.time(), asyncio.get_running_loop()
+        while True:
+            tunnel, unusable = self._pool.take(key, now=loop.time(), wall=now)
+            for each in unusable:
+                each.close()
+            if tunnel is None:
+                return None
+            try:
+                self._check_peer(tunnel, key.workload, now)
+            except VerificationError:
+                tunnel.close()
+            else:
+                return tunnel
 
     def release(self, key: TunnelKey, tunnel: Tunnel) -> None:
         """Take back a tunnel whose turn has ended; one that can't be used again is closed."""

@@ -65,7 +65,7 @@ class OwnerSearch:
     def __init__(self, workers: Executor, *, own_pid: int) -> None:
         self._workers = workers
         self._own_pid = own_pid
-        self._waiting: dict[int, tuple[int, asyncio.Future[int]]] = {}
+        self._waiting: dict[int, tuple[int, asyncio.Future[tuple[int, float]]]] = {}
         self._runner: asyncio.Task[None] | None = None
 
     def close(self) -> None:
@@ -76,8 +76,11 @@ class OwnerSearch:
             answer.cancel()
         self._waiting.clear()
 
-    async def find(self, inode: int, uid: int) -> int:
-        """Wait for the next walk, and return a process that holds the socket; arguments as for ``find_owners``.
+    async def find(self, inode: int, uid: int) -> tuple[int, float]:
+        """Wait for the next walk; arguments as for ``find_owners``.
+
+        Returns:
+            A process that holds the socket, and when the walk began that saw it, in the loop's time.
 
         Raises:
             AttestationError: no visible process holds it (``no_owner``); ``overloaded``.
@@ -95,7 +98,7 @@ class OwnerSearch:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
-            batch, self._waiting = self._waiting, {}
+            batch, self._waiting, began = self._waiting, {}, loop.time()
             wanted = {inode: uid for inode, (uid, _) in batch.items()}
             failure: AttestationError | None = None
             found: dict[int, int] = {}
@@ -113,13 +116,13 @@ class OwnerSearch:
                 if answer.done():
                     continue
                 if inode in found:
-                    answer.set_result(found[inode])
+                    answer.set_result((found[inode], began))
                 else:
                     message = f"no visible process holds socket {inode}"
                     answer.set_exception(failure or AttestationError(message, reason=Reason.NO_OWNER))
 
 
-def _retrieve(answer: asyncio.Future[int]) -> None:
+def _retrieve(answer: asyncio.Future[tuple[int, float]]) -> None:
     if not answer.cancelled():
         answer.exception()  # Who waited for it may have been cancelled.
 

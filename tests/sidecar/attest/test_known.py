@@ -47,3 +47,12 @@ def test_a_reused_number_replaces_the_process_that_had_it() -> None:
         assert [one for one, _ in known.candidates("kind", os.getuid())] == [second]
         assert len(known) == 1
     known.close()
+
+
+def test_a_process_is_older_than_what_began_after_it_was_measured() -> None:
+    known, pid = KnownProcesses(max_processes=2), os.getpid()
+    known.add(measured(pid), now=5)
+    assert known.is_older(pid, 5)
+    assert not known.is_older(pid, 4.9)
+    known.drop(pid)
+    assert not known.is_older(pid, 6)

@@ -164,3 +164,18 @@ async def test_who_is_told_may_release_at_once_and_a_reader_that_stops_is_not_re
         far.send(b"b")
         await settle()
         assert calls == [b"a"]
+
+
+async def test_a_second_watch_that_waits_for_nothing_yet_leaves_nothing_to_spin_on() -> None:
+    """A handshake peeks at the ClientHello, then waits for its turn while that can still be read."""
+    near, far = tcp_pair()
+    poller = poller_of(asyncio.get_running_loop())
+    with near, far:
+        far.send(b"x")
+        with poller.watch(near) as first:
+            await first.wait_readable()
+        with poller.watch(near) as second:
+            await settle()
+            assert poller.poll_now() == []
+            await second.wait_readable()
+            assert near.recv(1) == b"x"

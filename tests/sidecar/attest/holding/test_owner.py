@@ -30,7 +30,7 @@ async def test_one_walk_serves_all_who_wait_and_tells_who_has_no_owner(monkeypat
             *(search.find(inode, os.getuid()) for inode in (*inodes, *inodes, 1)), return_exceptions=True
         )
         search.close()
-    assert found[:4] == [os.getpid()] * 4
+    assert [each[0] for each in found[:4] if isinstance(each, tuple)] == [os.getpid()] * 4
     assert isinstance(found[4], AttestationError)
     assert found[4].reason is Reason.NO_OWNER
     assert walks == [3]

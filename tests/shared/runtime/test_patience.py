@@ -1,0 +1,64 @@
+"""Waits for our own work end when that stands still."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from shared.runtime import patience as module
+from shared.runtime.patience import Patience
+
+
+async def test_a_wait_ends_when_nothing_finishes() -> None:
+    with pytest.raises(TimeoutError):
+        async with Patience(0.01).wait():
+            await asyncio.Event().wait()
+
+
+async def test_a_wait_goes_on_while_anything_finishes_and_ends_with_what_it_waited_for() -> None:
+    patience, finished = Patience(2), asyncio.Event()
+
+    async def work() -> None:
+        for _ in range(30):  # Longer than the patience altogether, each step much shorter.
+            await asyncio.sleep(0.1)
+            patience.note_progress()
+        finished.set()
+
+    working = asyncio.ensure_future(work())
+    async with patience.wait():
+        await finished.wait()
+    await working
+
+
+async def test_what_hangs_isnt_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST", 2)
+    patience = Patience(0.05)
+
+    async def work() -> None:
+        while True:
+            await asyncio.sleep(0.001)
+            patience.note_progress()
+
+    working = asyncio.ensure_future(work())
+    with pytest.raises(TimeoutError):
+        async with patience.wait():
+            await asyncio.Event().wait()
+    working.cancel()
+
+
+async def test_a_cancelled_wait_is_cancelled_and_an_error_passes() -> None:
+    patience = Patience(60)
+    with pytest.raises(KeyError):
+        async with patience.wait():
+            raise KeyError
+
+    async def wait() -> None:
+        async with patience.wait():
+            await asyncio.Event().wait()
+
+    waiting = asyncio.ensure_future(wait())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
