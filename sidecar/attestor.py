@@ -343,10 +343,21 @@ class Attestor:
         """
         await self._holder_check.check(attestation, is_urgent=True)
 
+    def look_at(self, attestation: Attestation) -> float:
+        """See that an attested process still runs what was attested; return up to when that counts. Never waits.
+
+        Returns:
+            at most 50 ms from now (``time.monotonic``).
+
+        Raises:
+            AttestationError: it runs another program, has ended (``process_vanished``), or can't be inspected any more.
+        """
+        return self._looks.look_at(attestation)
+
     def look_again(self, attestations: Sequence[Attestation]) -> Iterator[tuple[Attestation, AttestationError]]:
         """See that attested processes still run what was attested; yield those that don't. Never waits.
 
-        A process that has ended isn't one of them: others may hold its socket, which ``check_holders`` sees.
+        Of one that has ended (``process_vanished``) others may hold the sockets, which ``check_holders`` sees.
 
         Arguments:
             attestations: one of each execution that has connections; what was kept of others is given up.

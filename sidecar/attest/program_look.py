@@ -1,7 +1,7 @@
 """Whether attested processes still run what was attested: a quick look at each, again and again, on the event loop.
 
-Belongs here: the looks, a few microseconds each. Doesn't: what follows for a process's connections
-(``sidecar/runtime/live_checks.py``), or who else holds a socket (``holder_check.py``).
+Belongs here: the looks, a few microseconds each, and when each process was looked at last. Doesn't: what follows for a
+process's connections (``sidecar/connection/connection.py``), or who else holds a socket (``holder_check.py``).
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import time
 from collections.abc import Iterator, Sequence
 
 from shared.model.policy.reasons import Reason
-from sidecar.attest.facts import Attestation, AttestationError
+from sidecar.attest.facts import Attestation, AttestationError, Execution
 
+# No byte is forwarded on a look that is older.
+MAX_AGE_S = 0.05
 # A pass that takes longer goes on at the next one: the event loop has other work.
 _MAX_PASS_S = 0.002
 
@@ -21,28 +23,49 @@ class ProgramLooks:
     """Belongs to the event loop's thread."""
 
     def __init__(self) -> None:
-        self._next = 0
+        # Up to when the last look counts, the look longest ago first. What is forgotten lets go of its descriptor.
+        self._fresh: dict[Execution, float] = {}
+
+    def look_at(self, attestation: Attestation) -> float:
+        """Look at a process, unless the last look is fresh; return up to when it counts (``time.monotonic``).
+
+        Raises:
+            AttestationError: it runs another program (``program_changed``), can't be inspected any more, or has ended
+                (``process_vanished``): others may hold its sockets.
+        """
+        execution, now = attestation.execution, time.monotonic()
+        if (fresh := self._fresh.get(execution, 0.0)) > now:
+            return fresh
+        self._fresh.pop(execution, None)
+        self._fresh[execution] = 0.0
+        try:
+            if not execution.is_current():
+                raise _changed(attestation)
+        except OSError as error:
+            raise _explain(attestation, error) from error
+        fresh = self._fresh[execution] = now + MAX_AGE_S
+        return fresh
 
     def look_again(self, attestations: Sequence[Attestation]) -> Iterator[tuple[Attestation, AttestationError]]:
-        """Look at each process, as far as the time for one pass allows; the next pass goes on from there.
+        """Look at each process, those first that were looked at longest ago, as far as the time for one pass allows.
 
         Yields:
-            who runs another program now (``program_changed``), or can't be inspected any more.
+            who runs another program now, has ended, or can't be inspected any more; reasons as for ``look_at``.
         """
-        deadline = time.perf_counter() + _MAX_PASS_S
-        start = self._next if self._next < len(attestations) else 0
-        self._next = 0
-        for number, attestation in enumerate((*attestations[start:], *attestations[:start])):
-            if number and time.perf_counter() > deadline:
-                self._next = (start + number) % len(attestations)
-                return
-            try:
-                if not attestation.execution.is_current():
-                    yield attestation, _changed(attestation)
-            except ProcessLookupError:
+        current = {each.execution: each for each in attestations}
+        known = self._fresh = {each: fresh for each, fresh in self._fresh.items() if each in current}
+        now, has_looked = time.monotonic(), False
+        deadline = now + _MAX_PASS_S
+        for execution in [*(each for each in current if each not in known), *known]:
+            if self._fresh.get(execution, 0.0) > now:
                 continue
-            except OSError as error:
-                yield attestation, _explain(attestation, error)
+            if has_looked and time.monotonic() > deadline:
+                return
+            has_looked = True
+            try:
+                self.look_at(current[execution])
+            except AttestationError as error:
+                yield current[execution], error
 
 
 def _changed(attestation: Attestation) -> AttestationError:
@@ -53,6 +76,8 @@ def _changed(attestation: Attestation) -> AttestationError:
 
 def _explain(attestation: Attestation, error: OSError) -> AttestationError:
     process = attestation.process
+    if isinstance(error, ProcessLookupError):
+        return AttestationError(f"process {process.pid} has ended", reason=Reason.PROCESS_VANISHED, process=process)
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return AttestationError("no descriptors left", reason=Reason.OVERLOADED, process=process)
     message = f"process {process.pid} may not be inspected any more"

@@ -8,6 +8,7 @@ order of steps (``sidecar/outbound.py``, ``sidecar/inbound.py``), moving bytes (
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 import time
@@ -18,8 +19,10 @@ from shared.model.errors import VerificationError
 from shared.model.policy.decision import DecisionRecord, Ending, Phase, Transport
 from shared.model.policy.evaluate import Verdict
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction
+from shared.model.policy.rules import Direction, Mode
 from shared.model.trust.foreign_certificate import ForeignPeer
+from sidecar.attest.facts import AttestationError
+from sidecar.attest.program_look import MAX_AGE_S
 from sidecar.connection.describe import RefusedAttempt, make_record
 from sidecar.connection.parties import Parties, PolicySource
 from sidecar.sockets.address import Endpoint
@@ -32,9 +35,12 @@ if TYPE_CHECKING:
     from sidecar.mesh.foreign_trust import ForeignRoots
     from sidecar.mesh.trust import Trust
     from sidecar.pump.ends import PumpEnd
+    from sidecar.pump.guard import Guard
 
 # The CA retires an authority by its own clock, as soon as nothing that it signed is valid.
 _CLOCKS_APART_S: Final = 60.0
+# What couldn't be looked at, which permissive mode lets pass.
+_NOT_CHECKED: Final = frozenset({Reason.HOLDERS_UNKNOWN, Reason.OVERLOADED})
 _LINGERING: Final = frozenset({Ending.FINISHED})
 
 
@@ -71,12 +77,22 @@ class Registry(Protocol):
     def watch(self, connection: Connection) -> None:
         """The program on this side was attested: it is looked at again while the connection lives."""
 
+    def check_soon(self, connection: Connection) -> None:
+        """Have the holders of its socket looked for in the next pass."""
+
 
 class Code(Protocol):
     """Knows what programs have loaded."""
 
     def tell(self, attestation: Attestation) -> LoadedCode | None:
         """Return it, if it is this record's turn to say so; never waits."""
+
+
+class Looker(Protocol):
+    """Looks at attested programs again."""
+
+    def look_at(self, attestation: Attestation) -> float:
+        """Return up to when it counts that the program is the attested one; an ``AttestationError`` when it isn't."""
 
 
 class Carrier(Protocol):
@@ -97,6 +113,10 @@ class Carrier(Protocol):
     @property
     def foreign(self) -> ForeignRoots:
         """The roots of other trust domains in force."""
+
+    @property
+    def attestor(self) -> Looker:
+        """Looks at programs again."""
 
     @property
     def recorder(self) -> Recorder:
@@ -129,6 +149,9 @@ class Pump(Protocol):
     def abort(self, ending: Ending) -> None:
         """Stop."""
 
+    def guard_by(self, guard: Guard) -> None:
+        """Ask this guard before bytes are forwarded."""
+
 
 class Connection:
     """One application connection on this side; a context manager that registers, and records exactly once.
@@ -141,6 +164,8 @@ class Connection:
         verdict: the latest decision; None before the first.
         refusal: why it was refused, where that isn't the verdict's reason.
         application: the application's socket on this side, once there is one; closed at the latest on exit.
+        fresh_until: up to when (``time.monotonic``) bytes may pass without another look at the local program.
+        is_orphaned: the attested process has ended: others may hold its socket.
         unproven: why its program isn't proven any more, where it goes on all the same.
         since: seconds since the epoch.
     """
@@ -153,7 +178,9 @@ class Connection:
         "application",
         "detail",
         "ending",
+        "fresh_until",
         "id",
+        "is_orphaned",
         "is_revoked",
         "parties",
         "refusal",
@@ -187,6 +214,8 @@ class Connection:
         self.tunnel = ""
         self.ending = Ending.NONE
         self.is_revoked = False
+        self.is_orphaned = False
+        self.fresh_until = math.inf
         self.unproven: frozenset[str] = frozenset()
         self._pump: Pump | None = None
         self._is_recorded = False
@@ -255,12 +284,50 @@ class Connection:
         self.detail = detail
         self.abort(Ending.POLICY_CHANGED)
 
+    def lose_proof(self, reason: Reason, detail: str) -> None:
+        """Close this connection because its program isn't proven any more, if it is closed for that.
+
+        Explicit mode closes it whatever the reason. Permissive mode lets what can't be looked at go on, and servers
+        whose listener another program holds as well: supervisors that open the listener are common.
+        """
+        is_client = self.parties.direction is Direction.EGRESS
+        is_explicit = self._carrier.policies.own.state.mode is Mode.EXPLICIT
+        if is_explicit or (is_client and reason not in _NOT_CHECKED):
+            self.revoke(reason, detail)
+
+    def look_again(self) -> bool:
+        """See that the local program is still the attested one, before bytes are forwarded; false when this closed it.
+
+        A process that has ended changes nothing more; who else holds its socket is looked for more often then.
+        """
+        attestation = self.parties.attestation
+        if attestation is None:
+            self.fresh_until = math.inf
+            return True
+        try:
+            self.fresh_until = self._carrier.attestor.look_at(attestation)
+        except AttestationError as error:
+            if error.reason is Reason.PROCESS_VANISHED:
+                self.be_orphaned()
+            else:
+                self.fresh_until = time.monotonic() + MAX_AGE_S
+                self.lose_proof(error.reason, error.message)
+        return not self.is_revoked
+
+    def be_orphaned(self) -> None:
+        """The attested process has ended: the next search for holders says who goes on."""
+        if not self.is_orphaned:
+            self.is_orphaned, self.fresh_until = True, math.inf
+            self._carrier.connections.check_soon(self)
+
     def check_not_revoked(self) -> None:
-        """Called after every wait between a decision and the first byte.
+        """Called after every wait between a decision and the first byte, which passes on a fresh look at the program.
 
         Raises:
             Refused: the connection was revoked.
         """
+        if time.monotonic() > self.fresh_until:
+            self.look_again()
         if self.is_revoked:
             raise Refused(self.refusal or Reason.NO_RULE, self.detail)
 
@@ -276,6 +343,7 @@ class Connection:
     def note_attestation(self, attestation: Attestation) -> None:
         """Remember which program opened this connection."""
         self.parties.note_attestation(attestation)
+        self.fresh_until = time.monotonic() + MAX_AGE_S
         self.watch_program()
 
     def watch_program(self) -> None:
@@ -285,6 +353,7 @@ class Connection:
     def note_pump(self, pump: Pump, transport: Transport) -> None:
         """Bytes may flow now; the pump counts them."""
         self._pump = pump
+        pump.guard_by(self)
         self.transport = transport
 
     def note_end(self, end: PumpEnd) -> None:

@@ -20,6 +20,8 @@ from sidecar.connection.parties import forget_verdicts
 from sidecar.slices import run_in_slices
 
 _LEAST_KEPT: Final = 1024
+# Whose attested process has ended is due so much earlier: nothing but the holders tells who goes on with its socket.
+_ORPHANS_SHARE: Final = 0.1
 
 
 class LiveConnections:
@@ -40,6 +42,8 @@ class LiveConnections:
         # Those whose socket's holders were never looked for, and those that wait for the next look, by its time.
         self._unchecked: deque[Connection] = deque()
         self._checked: deque[tuple[float, Connection]] = deque()
+        # Of those whose attested process has ended.
+        self._orphans: deque[tuple[float, Connection]] = deque()
         self._by_execution: dict[Execution, dict[Connection, Attestation]] = {}
         self.total = 0
 
@@ -121,6 +125,11 @@ class LiveConnections:
         self._live[connection] = attestation.execution
         self._by_execution.setdefault(attestation.execution, {})[connection] = attestation
 
+    def check_soon(self, connection: Connection) -> None:
+        """Have the holders of a connection's socket looked for in the next pass."""
+        if connection in self._live:
+            self._unchecked.append(connection)
+
     def _unwatch(self, connection: Connection, execution: Execution) -> None:
         if (served := self._by_execution.get(execution)) is not None:
             served.pop(connection, None)
@@ -145,18 +154,25 @@ class LiveConnections:
             connection = self._unchecked.popleft()
             if connection in self._live:
                 return connection
-        while self._checked and (self._checked[0][0] <= now or self._checked[0][1] not in self._live):
-            connection = self._checked.popleft()[1]
-            if connection in self._live:
-                return connection
+        for checked in (self._orphans, self._checked):
+            while checked and (checked[0][0] <= now or checked[0][1] not in self._live):
+                connection = checked.popleft()[1]
+                if connection in self._live:
+                    return connection
         return None
 
     def note_checked(self, connection: Connection, now: float) -> None:
         """Have the holders of a connection's socket looked for again after a while, if it still lives then."""
         if connection in self._live:
-            self._checked.append((now + self._holders_period_s, connection))
-        if len(self._checked) > self._most_kept():
-            self._checked = deque(each for each in self._checked if each[1] in self._live)
+            if connection.is_orphaned:
+                self._orphans.append((now + self._holders_period_s * _ORPHANS_SHARE, connection))
+            else:
+                self._checked.append((now + self._holders_period_s, connection))
+        for kept in (self._checked, self._orphans):
+            if len(kept) > self._most_kept():
+                alive = [each for each in kept if each[1] in self._live]
+                kept.clear()
+                kept.extend(alive)
 
     def _most_kept(self) -> int:
         """Return how long a queue may grow before what has ended is taken out of it."""

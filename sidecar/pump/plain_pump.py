@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from time import monotonic
 from typing import Final
 
 from shared.model.policy.decision import Ending
 from sidecar.pump.ends import PumpEnd, end_writing, reset_by
+from sidecar.pump.guard import UNGUARDED, Guard
 from sidecar.pump.states import Flow, change_flow
 from sidecar.sockets.ending import DELIVERY_DEADLINE_S
 from sidecar.sockets.polling import Callback, Watch, poller_of
@@ -24,14 +26,16 @@ class PlainPump:
     """Pumps between two plain connections: the source's and the destination's.
 
     Attributes:
+        guard: asked before bytes are forwarded.
         sent, received: bytes from source to destination, and back.
     """
 
-    __slots__ = ("_back", "_deadline", "_forth", "_loop", "_watches", "finished")
+    __slots__ = ("_back", "_deadline", "_forth", "_loop", "_watches", "finished", "guard")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, source: socket.socket, destination: socket.socket) -> None:
         self._loop = loop
         self.finished: asyncio.Future[PumpEnd] = loop.create_future()
+        self.guard: Guard = UNGUARDED
         self._deadline: asyncio.TimerHandle | None = None
         poller = poller_of(loop)
         self._watches = (poller.watch(source), poller.watch(destination))
@@ -48,6 +52,10 @@ class PlainPump:
     def received(self) -> int:
         """Bytes from destination to source."""
         return self._back.moved
+
+    def guard_by(self, guard: Guard) -> None:
+        """Ask this guard before bytes are forwarded, in either direction."""
+        self.guard = guard
 
     def hold_answers(self, on_answer: Callback) -> None:
         """Before ``start``: call back once when the destination has answered; nothing passes before its release."""
@@ -155,6 +163,9 @@ class _Direction:
         self.flow = change_flow(self.flow, Flow.STOPPED)
 
     def _on_readable(self) -> None:
+        guard = self._pump.guard
+        if monotonic() > guard.fresh_until and not guard.look_again():
+            return
         try:
             count = self._source.recv_into(_plain)
         except (BlockingIOError, InterruptedError):
@@ -180,6 +191,9 @@ class _Direction:
             self._writes.start_writing(self._on_writable)
 
     def _on_writable(self) -> None:
+        guard = self._pump.guard
+        if monotonic() > guard.fresh_until and not guard.look_again():
+            return
         try:
             written = self._sink.send(self.rest)
         except (BlockingIOError, InterruptedError):

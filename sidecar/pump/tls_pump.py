@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from time import monotonic
 from typing import Final
 
 from OpenSSL import SSL
 
 from shared.model.policy.decision import Ending
 from sidecar.pump.ends import PumpEnd, end_writing, reset_by
+from sidecar.pump.guard import UNGUARDED, Guard
 from sidecar.pump.states import Flow, change_flow
 from sidecar.sockets.ending import DELIVERY_DEADLINE_S
 from sidecar.sockets.polling import Callback, poller_of
@@ -50,6 +52,7 @@ class TlsPump:
     __slots__ = (
         "_from_peer",
         "_from_plain",
+        "_guard",
         "_is_peer_source",
         "_loop",
         "_peer_watch",
@@ -96,6 +99,7 @@ class TlsPump:
         # ENDED once the plain side was told; DROPPED when it broke, and the peer is only read to see how it ends.
         self._to_plain = Flow.NEW
         self._read_wants_write = False
+        self._guard: Guard = UNGUARDED
         self.is_peer_to_blame = False
         self.finished: asyncio.Future[PumpEnd] = loop.create_future()
 
@@ -108,6 +112,10 @@ class TlsPump:
     def received(self) -> int:
         """Bytes from destination to source."""
         return self._from_plain if self._is_peer_source else self._from_peer
+
+    def guard_by(self, guard: Guard) -> None:
+        """Ask this guard before bytes are forwarded, in either direction."""
+        self._guard = guard
 
     def hold_answers(self, on_answer: Callback) -> None:
         """Before ``start``: call back once when the plain side has answered; nothing passes before its release."""
@@ -133,6 +141,8 @@ class TlsPump:
         self._plain_watch.start_reading(self._on_plain_readable)
 
     def _on_plain_readable(self) -> None:
+        if monotonic() > self._guard.fresh_until and not self._guard.look_again():
+            return
         try:
             count = self._plain.recv_into(_plain)
         except (BlockingIOError, InterruptedError):
@@ -211,6 +221,8 @@ class TlsPump:
             self._peer_watch.start_writing(self._on_peer_writable)
 
     def _on_peer_readable(self) -> None:
+        if monotonic() > self._guard.fresh_until and not self._guard.look_again():
+            return
         filled, failure, has_ended = 0, None, False
         receive = self._tls_records.receive
         try:
@@ -260,6 +272,8 @@ class TlsPump:
         return True
 
     def _on_plain_writable(self) -> None:
+        if monotonic() > self._guard.fresh_until and not self._guard.look_again():
+            return
         try:
             written = self._plain.send(self._waiting)
         except (BlockingIOError, InterruptedError):

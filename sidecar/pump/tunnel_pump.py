@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from time import monotonic
 from typing import Final
 
 from shared.model.errors import ProtocolError
@@ -18,6 +19,7 @@ from shared.model.policy.decision import Ending
 from shared.model.policy.reasons import Reason
 from sidecar.pump.ends import PumpEnd, reset_by
 from sidecar.pump.from_tunnel import FromTunnel
+from sidecar.pump.guard import UNGUARDED, Guard
 from sidecar.pump.states import Answer, Flow, change_answer
 from sidecar.pump.to_tunnel import ToTunnel
 from sidecar.sockets.polling import Callback, Watch
@@ -40,6 +42,7 @@ class TunnelPump:
         "_answer",
         "_answer_timer",
         "_application",
+        "_guard",
         "_incoming",
         "_loop",
         "_on_answer",
@@ -60,6 +63,7 @@ class TunnelPump:
         self._answer_timer: asyncio.TimerHandle | None = None
         self._refusal: Reason | None = None
         self._refusal_detail = ""
+        self._guard: Guard = UNGUARDED
         # The responder has them once it has dialled the application.
         self._application: socket.socket | None = None
         self._watch: Watch | None = None
@@ -143,6 +147,10 @@ class TunnelPump:
         self._tunnel.send(FrameType.REFUSE, encode_reason(reason))
         self._check_finished()
 
+    def guard_by(self, guard: Guard) -> None:
+        """Ask this guard before bytes are forwarded, in either direction."""
+        self._guard = guard
+
     def abort(self, ending: Ending) -> None:
         """End both ends by reset: policy changed, or this sidecar stops."""
         if not self.finished.done():
@@ -163,8 +171,10 @@ class TunnelPump:
             self._watch.start_reading(self._read_application)
 
     def _read_application(self) -> None:
-        application, watch = self._application, self._watch
+        application, watch, guard = self._application, self._watch, self._guard
         if application is None or watch is None:
+            return
+        if monotonic() > guard.fresh_until and not guard.look_again():
             return
         try:
             flow = self._outgoing.read(application, watch)
@@ -186,6 +196,9 @@ class TunnelPump:
 
     def on_data(self, payloads: list[memoryview]) -> None:
         """Write what came to the application, or keep it and stop reading the tunnel."""
+        guard = self._guard
+        if monotonic() > guard.fresh_until and not guard.look_again():
+            return
         try:
             flow = self._incoming.take(payloads, self._application)
         except OSError:
@@ -202,6 +215,8 @@ class TunnelPump:
     def _write_rest(self) -> None:
         application, watch = self._application, self._watch
         if application is None or watch is None:
+            return
+        if monotonic() > self._guard.fresh_until and not self._guard.look_again():
             return
         try:
             is_written = self._incoming.write_rest(application)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from shared.model.errors import TouchmarkError
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction, Mode
 from sidecar.attest.facts import AttestationError
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ _PERIOD_S = 1.0
 _HOLDERS_BATCH = 1024
 _IDLE_PAUSE_S = 0.2
 _PROGRAMS_PERIOD_S = 0.05
-_NOT_CHECKED = frozenset({Reason.HOLDERS_UNKNOWN, Reason.OVERLOADED})
 
 
 async def watch_ages(sidecar: Sidecar) -> None:
@@ -38,14 +36,18 @@ async def watch_ages(sidecar: Sidecar) -> None:
 async def watch_programs(sidecar: Sidecar, events: Events) -> None:
     """See that each live connection's program is still the attested one, until cancelled.
 
-    An attested process may execute another program, which goes on with its descriptors.
+    An attested process may execute another program, which goes on with its descriptors. That no byte passes on an older
+    look than 50 ms is the pumps' business, however late this is; here connections are closed that lie still.
     """
     while True:
         await asyncio.sleep(_PROGRAMS_PERIOD_S)
         connections = sidecar.connections
         for attestation, error in sidecar.attestor.look_again(connections.list_attestations()):
             for connection in connections.list_of(attestation.execution):
-                _close_unproven(sidecar, connection, error, events)
+                if error.reason is Reason.PROCESS_VANISHED:
+                    connection.be_orphaned()
+                else:
+                    _close_unproven(connection, error, events)
 
 
 async def watch_holders(sidecar: Sidecar, events: Events) -> None:
@@ -73,22 +75,14 @@ async def _check_holders(sidecar: Sidecar, connection: Connection, events: Event
     try:
         await sidecar.attestor.check_holders(attestation)
     except AttestationError as error:
-        _close_unproven(sidecar, connection, error, events)
+        _close_unproven(connection, error, events)
     except (TouchmarkError, OSError) as error:
         events.emit("holders_not_checked", connection=connection.id, reason="", message=str(error)[:300])
 
 
-def _close_unproven(sidecar: Sidecar, connection: Connection, error: AttestationError, events: Events) -> None:
-    """Close a connection whose program isn't proven any more.
-
-    Explicit mode closes it whatever the reason. Permissive mode lets what can't be looked at go on, and servers whose
-    listener another program holds as well: supervisors that open the listener are common. It is told once for each
-    connection and reason, however often it is found.
-    """
-    is_explicit = sidecar.policies.own.state.mode is Mode.EXPLICIT
-    is_client = connection.parties.direction is Direction.EGRESS
-    if is_explicit or (is_client and error.reason not in _NOT_CHECKED):
-        connection.revoke(error.reason, error.message)
-    elif error.reason not in connection.unproven:
+def _close_unproven(connection: Connection, error: AttestationError, events: Events) -> None:
+    """Close a connection whose program isn't proven any more, or tell it once for each reason."""
+    connection.lose_proof(error.reason, error.message)
+    if not connection.is_revoked and error.reason not in connection.unproven:
         connection.unproven |= {error.reason}
         events.emit("program_not_proven", connection=connection.id, reason=error.reason, message=error.message)

@@ -102,6 +102,7 @@ class FakeAttestor:
     accepts: bool = True
     accepts_after: int | None = None
     is_slow: bool = False
+    changed: AttestationError | None = None
 
     def _attestation(self) -> Attestation:
         if self.program is None:
@@ -119,6 +120,11 @@ class FakeAttestor:
         self.cleared += 1
         if self.shared is not None:
             raise self.shared
+
+    def look_at(self, attestation: Attestation) -> float:
+        if self.changed is not None:
+            raise self.changed
+        return time.monotonic()
 
     def has_listeners_of(self, address: str, port: int, listener: Attestation) -> bool:
         return True

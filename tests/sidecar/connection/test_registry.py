@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from shared.model.identity.identity import Workload
 from shared.model.policy.decision import Answer, Ending, Phase
 from shared.model.policy.reasons import Reason
+from sidecar.attest.facts import Execution
 from sidecar.connection.connection import Connection
 from sidecar.connection.registry import LiveConnections
 from sidecar.slices import SLICE_S
@@ -135,3 +136,33 @@ async def test_what_lives_at_the_end_is_closed_and_keeps_an_ending_that_it_has()
             second.ending = Ending.RESET_BY_SOURCE
             registry.close_all()
         assert [record.ending for record in pair.client.records] == [Ending.RESET_BY_SOURCE, Ending.SHUTDOWN]
+
+
+async def test_an_orphans_holders_are_looked_for_at_once_and_ten_times_as_often() -> None:
+    """The attested process has ended: nothing but its socket's holders tells who goes on."""
+    async with running_pair(echo) as pair:
+        registry = pair.client.sidecar.connections = LiveConnections(holders_period_s=5.0)
+        with make(pair) as connection:
+            registry.watch(connection)
+            assert registry.next_unchecked(100.0) is connection
+            connection.be_orphaned()
+            connection.be_orphaned()
+            assert [registry.next_unchecked(100.0) for _ in range(2)] == [connection, None]
+            registry.note_checked(connection, 100.0)
+            assert registry.next_unchecked(100.4) is None
+            assert registry.next_unchecked(100.5) is connection
+
+
+async def test_who_turns_out_to_have_accepted_is_watched_instead_of_who_listens() -> None:
+    async with running_pair(echo) as pair:
+        registry = pair.client.sidecar.connections = LiveConnections()
+        with make(pair) as connection:
+            listener = pair.client.attestor.attest_now(("127.0.0.1", 1), ("127.0.0.1", 2))
+            assert listener is not None
+            connection.note_attestation(listener)
+            accepted = replace(listener, execution=Execution(43, 1, 0, 0, 0, 0, 0))
+            connection.note_attestation(accepted)
+            assert registry.list_attestations() == [accepted]
+            assert registry.list_of(listener.execution) == []
+            assert [registry.next_unchecked(0.0) for _ in range(2)] == [connection, None]
+        assert registry.list_attestations() == []

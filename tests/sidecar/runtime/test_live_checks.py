@@ -15,6 +15,7 @@ from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
 from shared.runtime.sinks import LineSink
 from sidecar.attest.facts import AttestationError
+from sidecar.connection.connection import Connection
 from sidecar.events import Events
 from sidecar.runtime.live_checks import watch_holders, watch_programs
 from tests.sidecar.little_ca import until
@@ -26,7 +27,8 @@ class Scene:
     """One connection, and an attestor that finds what it is told, once."""
 
     def __init__(self, reason: Reason, mode: Mode, direction: Direction) -> None:
-        self.attestor = self.connections = self.parties = self
+        self.attestor = self.connections = self.parties = self._carrier = self
+        self.orphaned = 0
         self.policies = SimpleNamespace(own=SimpleNamespace(state=SimpleNamespace(mode=mode)))
         self.attestation, self.id, self.direction = SimpleNamespace(execution=1), "c", direction
         self.left = [AttestationError("found", reason=reason)]
@@ -54,6 +56,15 @@ class Scene:
         while self.left:
             yield self.attestation, self.left.pop()
         self.checked += 1
+
+    lose_proof = Connection.lose_proof
+
+    @property
+    def is_revoked(self) -> bool:
+        return bool(self.revoked)
+
+    def be_orphaned(self) -> None:
+        self.orphaned += 1
 
     def revoke(self, reason: Reason, detail: str) -> None:
         self.revoked.append(reason)
@@ -96,6 +107,13 @@ async def test_explicit_mode_closes_whatever_isnt_proven(
             scene = Scene(found, mode, direction)
             await watch(watching(cast("Any", scene), events), scene)
             assert scene.revoked == ([found] if is_revoked else [])
+
+
+async def test_where_the_attested_process_has_ended_the_connection_goes_on_as_an_orphan() -> None:
+    async with told() as events:
+        scene = Scene(Reason.PROCESS_VANISHED, Mode.EXPLICIT, OUT)
+        await watch(watch_programs(cast("Any", scene), events), scene)
+        assert (scene.orphaned, scene.revoked) == (1, [])
 
 
 @pytest.mark.parametrize("watching", [watch_holders, watch_programs])
