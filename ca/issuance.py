@@ -204,7 +204,7 @@ def _check_code(policy: NamespacePolicy, approval: Approval, evidence: ProgramEv
         raise IssuanceRefused(
             str(foreign),
             reason=Reason.CODE_NOT_APPROVED,
-            hint=f"review it, then approve it with the programs of {workload}",
+            hint=f"review it, then `touchmark program update-code {workload} --from-decisions`",
         )
 
 

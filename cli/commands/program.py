@@ -1,11 +1,12 @@
-"""``touchmark program``: approve, list, remove."""
+"""``touchmark program``: approve, list, update-code, remove."""
 
 from __future__ import annotations
 
 import re
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -18,16 +19,29 @@ if TYPE_CHECKING:
 
     from cli.backends.approval import Candidate
     from cli.backends.base import PolicyBackend
-    from cli.commands.shapes import ProgramsRemoved
+    from cli.backends.code_change import CodeChange
+    from cli.commands.shapes import CodeUpdated, ProgramsRemoved
     from shared.model.identity.identity import Workload
     from shared.model.identity.program import Program
     from shared.model.wire.admin import ProgramView
 
 _APPROVED: JsonResult[ProgramView] = JsonResult(note="nothing if no program was chosen")
 _LISTED: JsonResult[Sequence[ProgramView]] = JsonResult()
+_UPDATED: JsonResult[CodeUpdated] = JsonResult()
 _REMOVED: JsonResult[ProgramsRemoved] = JsonResult()
 
 app = typer.Typer(no_args_is_help=True, help="Approve the programs that may use a workload's identity.")
+
+_UNLISTED: Final = "unlisted"
+
+
+class CodeChoice(StrEnum):
+    """What follows when a program has loaded code that isn't approved with it."""
+
+    ENFORCE = "enforce"
+    REPORT = "report"
+    OFF = "off"
+
 
 _DIGEST = re.compile(r"(sha256:)?[0-9a-fA-F]{64}(/main:(none|(sha256:)?[0-9a-fA-F]{64}))?")
 
@@ -59,6 +73,17 @@ def approve(
     main: Annotated[
         str, typer.Option("--main", help="Restrict an interpreter to this main script (a path or digest), or to none.")
     ] = "",
+    loads: Annotated[
+        list[Path] | None,
+        typer.Option("--loads", metavar="FILE", help="A file that the programs may load besides, such as a plugin."),
+    ] = None,
+    code: Annotated[
+        CodeChoice | None,
+        typer.Option("--code", help="What follows when other code is loaded; off: what is loaded isn't looked at."),
+    ] = None,
+    jit: Annotated[
+        bool, typer.Option("--jit", help="The programs make code at run time: expect anonymous executable memory.")
+    ] = False,
     name: Annotated[
         str, typer.Option("--name", help="Name of the Program object; derived from the digest by default.")
     ] = "",
@@ -69,13 +94,18 @@ def approve(
 
     An interpreter or multi-call binary runs any code that it is given, so it is refused without --weak. With --main
     SCRIPT an interpreter is approved for that script only; which script it runs is the process's own claim.
+
+    The approval also lists what the program loads: for a file what its loader says, from decisions what was seen. Other
+    code is then refused; it is only reported of weak programs, and where not all of it is known.
     """
     from cli.backends import approval
     from cli.backends.session import work_on_policies
+    from cli.machine.loaded_objects import read_objects
     from cli.text.duration import parse_duration
     from cli.text.output import print_note
     from shared.model.errors import InputError
     from shared.model.identity.identity import parse_workload
+    from shared.model.identity.loaded_code import CodeCheck
 
     subject = parse_workload(workload)
     if bool(programs) == from_decisions:
@@ -83,7 +113,9 @@ def approve(
             "give paths or digests to approve, or --from-decisions",
             hint=f"touchmark program approve {workload} /usr/bin/curl",
         )
-    candidates = [approval.read_candidate(_or_path(text), main=main) for text in programs or []]
+    lists_code = code is not CodeChoice.OFF
+    candidates = [approval.read_candidate(_or_path(text), main=main, lists_code=lists_code) for text in programs or []]
+    extra = read_objects(loads or [])
     since_s = parse_duration(since)
 
     async def converse(backend: PolicyBackend) -> tuple[ProgramView, bool] | None:
@@ -94,8 +126,12 @@ def approve(
         if not chosen:
             return None
         approval.refuse_weakness(chosen, weak=weak)
+        wanted = None
+        if lists_code:
+            check = None if code is None else CodeCheck(code.value)
+            wanted = approval.decide_code(chosen, extra, check=check, is_jit=jit, weak=weak)
         user = await backend.name_user()
-        request = approval.make_request(subject, chosen, name=name, weak=weak, approved_by=user)
+        request = approval.make_request(subject, chosen, name=name, weak=weak, approved_by=user, code=wanted)
         return await backend.approve_programs(request)
 
     approved = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
@@ -121,6 +157,8 @@ def _show_approved(view: ProgramView, is_confirmed: bool, *, weak: bool, as_json
         print_line(f"approved for {view.namespace}/{view.service_account} as {view.name}:")
         for program in view.programs:
             print_line(f"  {program}  ({shorten(str(program))})")
+        if (said := _describe_code(view)) != _UNLISTED:
+            print_line(f"loaded code: {said}")
     if not is_confirmed:
         print_note("the approval is written, but the CA hasn't processed it yet; is it running?")
         raise typer.Exit(ExitCode.DEADLINE)
@@ -143,13 +181,14 @@ def list_programs(
         _LISTED.print(views)
         return
     print_table(
-        ("NAME", "WORKLOAD", "PROGRAM", "WEAK", "APPROVED", "APPROVED BY"),
+        ("NAME", "WORKLOAD", "PROGRAM", "WEAK", "LOADED CODE", "APPROVED", "APPROVED BY"),
         (
             (
                 view.name,
                 f"{view.namespace}/{view.service_account}",
                 str(program),
                 "weak" if view.weak else "",
+                _describe_code(view),
                 format_time(view.approved),
                 view.approved_by or "-",
             )
@@ -158,6 +197,103 @@ def list_programs(
         ),
         empty="no approved programs; add one with `touchmark program approve`",
     )
+
+
+@app.command("update-code", cls=options.TargetCommand)
+@prints(_UPDATED)
+def update_code(
+    context: typer.Context,
+    workload: Annotated[str, typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT, such as shop/web.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Libraries, plugins and executables' loaders.", metavar="FILE…")
+    ] = None,
+    from_decisions: Annotated[
+        bool, typer.Option("--from-decisions", help="Take what decisions saw loaded by the workload's programs.")
+    ] = False,
+    since: options.Since = "24h",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Other versions of the same libraries mayn't be loaded any more.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    force_conflicts: options.ForceConflicts = False,
+    as_json: options.Json = False,
+) -> None:
+    """Let a workload's approved programs load other libraries: after an update of its image, as one change.
+
+    It shows what changes, by library, and asks once, however many programs load it. Versions that are approved already
+    stay, for pods that still run the former image, until --replace.
+    """
+    from cli.backends import approval
+    from cli.backends.code_change import plan_change
+    from cli.backends.session import work_on_policies
+    from cli.commands.shapes import CodeUpdated
+    from cli.machine.loaded_objects import read_objects
+    from cli.text.duration import parse_duration
+    from cli.text.output import print_line
+    from shared.model.errors import InputError, NotFoundError
+    from shared.model.identity.identity import parse_workload
+
+    subject, since_s = parse_workload(workload), parse_duration(since)
+    if bool(files) == from_decisions:
+        raise InputError("give files, or --from-decisions", hint=f"touchmark program update-code {workload} FILE…")
+    named = read_objects(files or [])
+
+    async def converse(backend: PolicyBackend) -> CodeChange:
+        views = [
+            view
+            for view in await backend.list_programs(subject.namespace)
+            if view.service_account == subject.service_account and view.code is not None
+        ]
+        if not views:
+            raise NotFoundError(
+                f"no approval of {subject} says what its programs load",
+                hint="`touchmark program approve` takes it from the programs' files",
+            )
+        found = named
+        if from_decisions:
+            programs = [program for view in views for program in view.programs]
+            seen = await approval.find_seen_code(backend, subject, programs=programs, since_s=since_s)
+            found = seen.objects if seen is not None else ()
+        change = plan_change(views, found, replaces=replace)
+        _confirm_change(change, subject, is_removal=replace, is_confirmed=yes, as_json=as_json)
+        for request in change.requests:
+            await backend.approve_programs(request)
+        return change
+
+    change = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
+    if as_json:
+        added = tuple(each.new for each in change.changes)
+        removed = tuple(dict.fromkeys(old for each in change.changes for old in each.replaced)) if replace else ()
+        names = tuple(request.name for request in change.requests)
+        _UPDATED.print(CodeUpdated(added=added, removed=removed, objects=names))
+    elif change.requests:
+        print_line(f"updated for {subject}: {', '.join(request.name for request in change.requests)}")
+
+
+def _confirm_change(
+    change: CodeChange, workload: Workload, *, is_removal: bool, is_confirmed: bool, as_json: bool
+) -> None:
+    """Show what changes, by library, and ask once.
+
+    Raises:
+        RefusedError: the answer is no, or this isn't a terminal.
+    """
+    from cli.text.output import print_line, print_note
+    from shared.model.errors import RefusedError
+
+    if not change.changes:
+        print_note(f"nothing new: {workload}'s programs may load all of it already")
+        return
+    for each in change.changes if not as_json else ():
+        print_line(f"+ {escape(each.new.path)}  sha256:{each.new.digest}  in {', '.join(each.objects)}")
+        for old in each.replaced:
+            print_line(f"{'-' if is_removal else ' '} {escape(old.path)}  sha256:{old.digest}")
+    if is_confirmed:
+        return
+    if as_json or not sys.stdin.isatty():
+        raise RefusedError(f"{len(change.changes)} files need a review", hint="review them, then repeat with --yes")
+    if not typer.confirm(f"May {workload}'s approved programs load these {len(change.changes)} files?", err=True):
+        raise RefusedError("nothing was changed")
 
 
 @app.command(cls=options.TargetCommand)
@@ -239,6 +375,10 @@ def _choose(candidates: Sequence[Candidate], workload: Workload, *, everything: 
     for candidate in candidates if not as_json else ():
         weakness = f"  weak: {candidate.weakness}" if candidate.weakness else ""
         print_line(f"seen: {candidate.program}  {escape(candidate.source) or 'path unknown'}{weakness}")
+        for each in candidate.code.objects if candidate.code else ():
+            print_line(f"  loads {escape(each.path)}  {f'sha256:{each.digest}' if each.digest else 'not measured'}")
+        if candidate.code and candidate.code.anonymous:
+            print_line("  has anonymous executable memory: --jit, if it makes code at run time")
     if everything:
         return list(candidates)
     if as_json or not sys.stdin.isatty():
@@ -247,6 +387,15 @@ def _choose(candidates: Sequence[Candidate], workload: Workload, *, everything: 
             hint="review them, then approve their digests, or repeat with --yes",
         )
     return [each for each in candidates if typer.confirm(f"Approve {escape(each.source) or each.program}?", err=True)]
+
+
+def _describe_code(view: ProgramView) -> str:
+    """Say what follows from loaded code, for people."""
+    code = view.code
+    if code is None or code.effective_check is None:
+        return _UNLISTED
+    jit = ", jit" if code.jit else ""
+    return f"{code.effective_check}, {len(code.objects)} objects{jit}"
 
 
 def _holds(view: ProgramView, program: Program) -> bool:

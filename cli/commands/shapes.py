@@ -11,6 +11,7 @@ from typing import Any
 
 from cli.admin.overview import NamespaceRow
 from cli.text.findings import Finding
+from shared.model.identity.loaded_code import LoadedObject
 from shared.model.policy.rules import Mode
 from shared.model.wire.admin import CAStatus, Readiness, SidecarView
 
@@ -80,6 +81,15 @@ class ProgramsRemoved:
     """Approvals that were removed."""
 
     removed: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeUpdated:
+    """What a workload's programs may load besides from now on; ``removed``: what they mayn't any more."""
+
+    added: tuple[LoadedObject, ...]
+    removed: tuple[LoadedObject, ...]
+    objects: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

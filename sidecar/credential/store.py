@@ -19,7 +19,7 @@ from cryptography import x509
 
 from shared.model.errors import TouchmarkError, VerificationError
 from shared.model.identity.identity import IdentityKind
-from shared.model.identity.loaded_code import LoadedCode
+from shared.model.identity.loaded_code import CodeCheck, LoadedCode
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Mode
@@ -298,8 +298,10 @@ class CredentialStore:
         entry = self._entries.get(program)
         if entry is None:
             return
-        if entry.credential.not_after <= time.time() or not entry.was_used or self._kind_now(program) is None:
-            self._forget(program)  # Unused for half its life, or not permitted any more: the next use asks anew.
+        is_wanted = entry.was_used and self._kind_now(program) is not None
+        if entry.credential.not_after <= time.time() or not is_wanted or self._lacks_code(program, entry.evidence):
+            # Unused for half its life, not permitted any more, or nothing to show: the next use asks anew.
+            self._forget(program)
             return
         self._spawn_fetch(program, entry.evidence)
 
@@ -321,11 +323,16 @@ class CredentialStore:
     def _replace_wrong_kinds(self) -> None:
         for program, entry in list(self._entries.items()):
             kind = self._kind_now(program)
-            if kind is None:
+            if kind is None or (kind is IdentityKind.PROGRAM and self._lacks_code(program, entry.evidence)):
                 self._forget(program)
             elif kind is not entry.credential.identity.kind:
                 self._refused.pop(program, None)
                 self._spawn_fetch(program, entry.evidence)
+
+    def _lacks_code(self, program: Program, evidence: ProgramEvidence) -> bool:
+        """Tell whether the CA would miss what the program has loaded: its approval didn't ask for it at first."""
+        approval = self._policies.own.find_approval(self.own.identity.workload, program)
+        return approval is not None and approval.code is CodeCheck.ENFORCE and evidence.code is msgspec.UNSET
 
     def _replace_distrusted(self) -> None:
         """Stop using credentials that every peer refuses from now on: the next use of the program asks anew."""

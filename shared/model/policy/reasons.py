@@ -167,7 +167,7 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.CODE_NOT_APPROVED: Explanation(
         cause="The approved program has loaded code (a library, a plugin, `LD_PRELOAD`) that isn't approved with it.",
-        fix="Find out where the code that the detail names comes from, and approve it with the program if it belongs.",
+        fix="Find out where the code that the detail names comes from; `touchmark program update-code` approves it.",
     ),
     Reason.SOCKET_AMBIGUOUS: Explanation(
         cause="Two sockets, or two connections, have the same source and destination: who made which is unknown.",

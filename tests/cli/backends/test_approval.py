@@ -7,9 +7,10 @@ import pytest
 
 from cli.main import run
 from cli.text.exit_codes import ExitCode
+from shared.model.identity.loaded_code import ApprovedCode, LoadedCode, LoadedObject
 from shared.model.identity.program import Program
 from shared.model.policy.decision import PartyRecord, ProcessRecord
-from shared.model.wire.admin import DecisionList, ProgramView
+from shared.model.wire.admin import DecisionList, ProgramList, ProgramView
 from tests.cli.fake_ca import FakeCA
 from tests.cli.observations import DENIAL
 
@@ -48,3 +49,45 @@ def test_an_interpreter_that_decisions_saw_needs_weak_too(shop: FakeCA) -> None:
     )
     shop.answers["GET /v1/decisions"] = DecisionList(decisions=(msgspec.structs.replace(DENIAL, record=record),))
     assert run(["program", "approve", "shop/client", "--from-decisions", "--yes"]) == ExitCode.BAD_INPUT
+
+
+LIBC = LoadedObject(path="/lib/libc.so.6", digest="1" * 64)
+
+
+def see(shop: FakeCA, code: LoadedCode, *, approved: bool = False) -> None:
+    """Have a decision say what the program has loaded."""
+    process = ProcessRecord(path="/srv/client", digest="ab" * 32, code=code)
+    source = msgspec.structs.replace(DENIAL.record.source, approved=approved)
+    record = msgspec.structs.replace(DENIAL.record, process=process, source=source)
+    shop.answers["GET /v1/decisions"] = DecisionList(decisions=(msgspec.structs.replace(DENIAL, record=record), DENIAL))
+
+
+@pytest.mark.parametrize(
+    ("code", "check"),
+    [
+        (LoadedCode(objects=(LIBC,)), "enforce"),
+        (LoadedCode(objects=(LIBC,), omitted=1), "report"),
+        (LoadedCode(objects=(LIBC, LoadedObject(path="/gone"))), "report"),
+    ],
+)
+def test_what_decisions_saw_loaded_is_shown_and_approved_with_the_program(
+    shop: FakeCA, capsys: pytest.CaptureFixture[str], code: LoadedCode, check: str
+) -> None:
+    see(shop, code)
+    assert run(["program", "approve", "shop/client", "--from-decisions", "--yes"]) == ExitCode.SUCCESS
+    [request] = shop.asked("POST /v1/programs")
+    assert request["code"] == {"objects": [{"path": "/lib/libc.so.6", "digest": "1" * 64}], "check": check}
+    assert f"loads /lib/libc.so.6  sha256:{'1' * 64}" in capsys.readouterr().out
+
+
+def test_what_an_approved_program_has_loaded_since_is_approved_as_one_change(shop: FakeCA) -> None:
+    new = LoadedObject(path="/lib/libz.so.1.3", digest="2" * 64)
+    see(shop, LoadedCode(objects=(LIBC, new)), approved=True)
+    view = ProgramView(
+        namespace="shop", name="client-1", service_account="client", programs=(Program(digest="ab" * 32),), weak=False,
+        approved_by="", approved=1.0, code=ApprovedCode(objects=(LIBC,)),
+    )  # fmt: skip
+    shop.answers["GET /v1/programs"] = ProgramList(programs=(view,))
+    assert run(["program", "update-code", "shop/client", "--from-decisions", "--yes"]) == ExitCode.SUCCESS
+    [request] = shop.asked("POST /v1/programs")
+    assert [each["path"] for each in request["code"]["objects"]] == ["/lib/libc.so.6", "/lib/libz.so.1.3"]

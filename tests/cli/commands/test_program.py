@@ -7,14 +7,17 @@ import shutil
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cli.main import run
 from cli.text.exit_codes import ExitCode
+from shared.model.identity.loaded_code import ApprovedCode, CodeCheck, LoadedObject
 from shared.model.identity.program import Program
 from shared.model.policy.rules import NamespaceState
 from shared.model.wire.admin import ProgramList, ProgramView
 from tests.cli.fake_ca import FakeCA
+from tests.sidecar.attest.processes import copy_program
 
 DIGEST = "ab" * 32
 
@@ -40,12 +43,11 @@ def shop(ca: FakeCA) -> FakeCA:
 
 
 def test_a_file_is_approved_by_its_hash_and_a_digest_as_it_is(shop: FakeCA, tmp_path: Path) -> None:
-    program = tmp_path / "server"
-    program.write_bytes(b"\x7fELF a program")
+    program = copy_program("/bin/true", tmp_path / "server")
     assert run(["program", "approve", "shop/web", str(program), f"sha256:{DIGEST}"]) == ExitCode.SUCCESS
     [request] = shop.asked("POST /v1/programs")
     digests = [each["digest"] for each in request["programs"]]
-    assert digests == [hashlib.sha256(b"\x7fELF a program").hexdigest(), DIGEST]
+    assert digests == [hashlib.sha256(program.read_bytes()).hexdigest(), DIGEST]
     assert (request["namespace"], request["service_account"]) == ("shop", "web")
 
 
@@ -91,3 +93,76 @@ def test_remove_by_digest_removes_the_object_with_its_last_program(shop: FakeCA)
 
 def test_remove_of_what_isn_t_approved_is_not_found(shop: FakeCA) -> None:
     assert run(["program", "remove", "shop/web", "cd" * 32]) == ExitCode.NOT_FOUND
+
+
+# ---- loaded code -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "check"),
+    [
+        ([], "enforce"),
+        (["--code", "report"], "report"),
+        (["--weak"], "report"),
+        (["--weak", "--code", "enforce"], "enforce"),
+    ],
+)
+def test_what_a_files_loader_names_is_approved_with_it(
+    shop: FakeCA, tmp_path: Path, options: list[str], check: str
+) -> None:
+    plugin = copy_program("/bin/true", tmp_path / "plugin.so")
+    words = ["program", "approve", "shop/web", "/bin/true", "--loads", str(plugin), *options]
+    assert run(words) == ExitCode.SUCCESS
+    [request] = shop.asked("POST /v1/programs")
+    assert request["code"].get("check") == check
+    paths = [each["path"] for each in request["code"]["objects"]]
+    assert str(plugin) in paths
+    assert any(path.endswith("libc.so.6") for path in paths)
+
+
+def test_a_digest_alone_and_code_off_say_nothing_of_loaded_code(shop: FakeCA) -> None:
+    assert run(["program", "approve", "shop/web", DIGEST]) == ExitCode.SUCCESS
+    assert run(["program", "approve", "shop/web", "/bin/true", "--code", "off"]) == ExitCode.SUCCESS
+    assert all("code" not in request for request in shop.asked("POST /v1/programs"))
+
+
+def test_a_digest_beside_a_file_makes_other_code_reported_and_not_refused(shop: FakeCA) -> None:
+    """What the program of the digest loads isn't known."""
+    assert run(["program", "approve", "shop/web", "/bin/true", DIGEST, "--jit"]) == ExitCode.SUCCESS
+    [request] = shop.asked("POST /v1/programs")
+    assert (request["code"]["check"], request["code"]["jit"]) == ("report", True)
+
+
+def list_with_code(shop: FakeCA) -> Path:
+    """Have the CA list two objects that name one library each, of which one is about to be updated."""
+    old = LoadedObject(path="/usr/lib/plugin.so.1.2", digest="1" * 64)
+    view = make_view(Program(digest=DIGEST))
+    named = msgspec.structs.replace(view, code=ApprovedCode(objects=(old,)))
+    other = msgspec.structs.replace(view, name="web-2", code=ApprovedCode(check=CodeCheck.REPORT, jit=True))
+    shop.answers["GET /v1/programs"] = ProgramList(programs=(named, other, msgspec.structs.replace(view, name="web-3")))
+    return Path("/usr/lib/plugin.so.1.2")
+
+
+def test_the_list_says_what_follows_from_loaded_code(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    list_with_code(shop)
+    assert run(["program", "list", "shop"]) == ExitCode.SUCCESS
+    shown = capsys.readouterr().out
+    assert "enforce, 1 objects" in shown
+    assert "report, 0 objects, jit" in shown
+    assert "unlisted" in shown
+
+
+def test_new_libraries_are_one_change_that_is_asked_about_once(
+    shop: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    list_with_code(shop)
+    library = copy_program("/bin/true", tmp_path / "other.so")
+    words = ["program", "update-code", "shop/web", str(library)]
+    assert run(words) == ExitCode.REFUSED  # Not a terminal.
+    assert not shop.asked("POST /v1/programs")
+    assert f"+ {library}" in capsys.readouterr().out
+    assert run([*words, "--yes"]) == ExitCode.SUCCESS
+    [request] = shop.asked("POST /v1/programs")
+    assert (request["name"], len(request["code"]["objects"])) == ("web-1", 2)
+    assert run(["program", "update-code", "shop/web"]) == ExitCode.BAD_INPUT
+    assert run(["program", "update-code", "shop/api", str(library)]) == ExitCode.NOT_FOUND

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from shared.model.identity.identity import Identity, IdentityKind, Workload
-from shared.model.identity.loaded_code import LoadedCode
+from shared.model.identity.loaded_code import CodeCheck, LoadedCode
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Approval, Mode, NamespaceState
@@ -120,6 +120,20 @@ async def test_a_renewal_shows_what_is_loaded_by_then() -> None:
         store.reissue(0)
         await until(lambda: len(issuing.shown) == 3)
         assert [each.code for each in issuing.shown[1:]].count(code) == 1
+
+
+async def test_an_approval_that_names_code_is_asked_for_with_what_the_next_use_has_loaded() -> None:
+    """What the observed program had loaded was never told: the CA would refuse, for the next second."""
+    async with a_store() as (store, issuing, policies):
+        await store.obtain(PROGRAM, EVIDENCE)
+        enforced = Approval(service_account="web", program=PROGRAM, code=CodeCheck.ENFORCE)
+        policies.install(NamespaceState(namespace="shop", version=2, approvals=(enforced,)), acknowledge=lambda _: None)
+        await until(lambda: store.programs() == [])
+        assert store.get(PROGRAM) is None
+        issuing.kind = IdentityKind.PROGRAM
+        shown = ProgramEvidence(path="/bin/true", code=LoadedCode())
+        assert (await store.obtain(PROGRAM, shown)).identity.kind is IdentityKind.PROGRAM
+        assert [each.code for each in issuing.shown] == [EVIDENCE.code, LoadedCode()]
 
 
 async def test_the_first_waiters_cancellation_does_not_fail_the_others() -> None:
