@@ -566,11 +566,15 @@ def _check_socket(found: KernelSocket) -> None:
     """See that the socket can be the one that made an accepted connection, and that somebody holds it.
 
     Raises:
-        AttestationError: it isn't connected, so it is another one with the same address (``socket_ambiguous``); or it
-            has no owner any more (``sender_gone``).
+        AttestationError: it isn't connected or has been answered already, so it is another one with the same address
+            (``socket_ambiguous``); or it has no owner any more (``sender_gone``).
     """
     if found.state not in _DIALLED:
         message = f"the socket {found.local[0]}:{found.local[1]} isn't connected (state {found.state})"
+        raise AttestationError(message, reason=Reason.SOCKET_AMBIGUOUS)
+    if found.received > 0:
+        # By its other end, not by this sidecar: nothing is sent before the look.
+        message = f"the socket {found.local[0]}:{found.local[1]} has been answered already: it is another connection's"
         raise AttestationError(message, reason=Reason.SOCKET_AMBIGUOUS)
     _refuse_orphan(found)
 

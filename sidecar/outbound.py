@@ -69,7 +69,9 @@ async def carry_along(sidecar: Sidecar, connection: Connection, route: Route) ->
         entry = await identify(sidecar, connection, route)
         connection.decide()
         await await_clearance(sidecar, connection)
-        if entry.namespace:
+        if connection.parties.source.workload is None:
+            await carry_remote_client(sidecar, connection, is_mesh=bool(entry.namespace))
+        elif entry.namespace:
             credential = await choose_credential(sidecar, connection)
             await carry_through_tunnel(sidecar, connection, entry, credential, route)
         elif route.unprocessed is not None:
@@ -108,7 +110,11 @@ async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -
             program = attestation.program
         except AttestationError as error:
             connection.detail, why = error.message, error.reason
-    parties.source = replace(parties.source, workload=sidecar.workload, program=program, why_unidentified=why)
+    if captured.may_be_remote and program is None:
+        # Not this workload; but deny rules for the workload match what arrives by its sidecar.
+        parties.source = replace(parties.source, listed=sidecar.workload, why_unidentified=why)
+    else:
+        parties.source = replace(parties.source, workload=sidecar.workload, program=program, why_unidentified=why)
 
 
 async def identify(sidecar: Sidecar, connection: Connection, route: Route) -> DirectoryEntry:
@@ -293,6 +299,21 @@ async def carry_without_tunnel(sidecar: Sidecar, connection: Connection, detail:
     connection.decide()
     parties.source_identity = None
     await carry_plainly(sidecar, connection)
+
+
+async def carry_remote_client(sidecar: Sidecar, connection: Connection, *, is_mesh: bool) -> None:
+    """Carry a client that isn't a program of this pod: never under a certificate, so only where plaintext is allowed.
+
+    Raises:
+        Refused: policy doesn't allow it, or mTLS is spoken there.
+    """
+    detail = "the client isn't a program of this pod, so no certificate is shown for it"
+    if is_mesh:
+        await carry_without_tunnel(sidecar, connection, detail)
+    elif connection.parties.destination.is_pending:
+        raise Refused(Reason.MTLS_UNAVAILABLE, detail)
+    else:
+        await carry_plainly(sidecar, connection)
 
 
 async def carry_plainly(sidecar: Sidecar, connection: Connection) -> None:

@@ -23,6 +23,7 @@ class Captured(msgspec.Struct, frozen=True, kw_only=True):
         app_destination: what the socket of the application that dialled has as its peer: ``destination`` under
             redirect, the listener's own address for an explicit listener. Attestation asks the kernel with it.
         claim: that no other captured connection may contest; None of what came from outside.
+        may_be_remote: clients outside the pod reach the listener as well.
     """
 
     connection: socket.socket
@@ -30,3 +31,4 @@ class Captured(msgspec.Struct, frozen=True, kw_only=True):
     destination: Endpoint
     app_destination: Endpoint
     claim: Claim | None = None
+    may_be_remote: bool = False

@@ -28,7 +28,7 @@ from sidecar.capture.refusal import record_refusal
 from sidecar.events import Events
 from sidecar.rooms import group_address
 from sidecar.settings.configuration import CaptureKind, Configuration
-from sidecar.sockets.address import Endpoint, format_endpoint
+from sidecar.sockets.address import Endpoint, format_endpoint, is_loopback
 from sidecar.sockets.ending import reset
 
 if TYPE_CHECKING:
@@ -187,7 +187,14 @@ class Capturing:
     def _begin_explicit_out(
         self, connection: socket.socket, source: Endpoint, local: Endpoint, fixed: Endpoint
     ) -> None:
-        self._begin_outbound(connection, source, fixed, local)
+        if may_be_remote := not is_loopback(local[0]):
+            try:
+                local = normalise_endpoint(connection.getsockname())  # The listener may have a wildcard.
+            except OSError:
+                connection.close()
+                return
+            may_be_remote = not is_loopback(local[0])
+        self._begin_outbound(connection, source, fixed, local, may_be_remote=may_be_remote)
 
     def _begin_explicit_in(self, connection: socket.socket, source: Endpoint, local: Endpoint, fixed: Endpoint) -> None:
         self._begin_inbound(connection, source, local, fixed)
@@ -198,6 +205,8 @@ class Capturing:
         source: Endpoint,
         destination: Endpoint,
         app_destination: Endpoint,
+        *,
+        may_be_remote: bool = False,
     ) -> None:
         if (place := self._sidecar.rooms.outbound.enter("")) is None:
             self._refuse(connection, source, destination, Direction.EGRESS, Reason.OVERLOADED)
@@ -205,7 +214,12 @@ class Capturing:
         self._sidecar.attestor.attest_early(source, app_destination)
         claim = self._claims.enter(connection, source, app_destination)
         captured = Captured(
-            connection=connection, source=source, destination=destination, app_destination=app_destination, claim=claim
+            connection=connection,
+            source=source,
+            destination=destination,
+            app_destination=app_destination,
+            may_be_remote=may_be_remote,
+            claim=claim,
         )
         story = self._stories.carry_outbound(self._sidecar, captured)
         self._tasks.spawn(_guard(connection, story, place, claim), name="outbound")

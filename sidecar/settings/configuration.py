@@ -12,7 +12,7 @@ from pathlib import Path
 from shared.model.errors import InputError
 from shared.model.kubernetes.contract import ProbeTarget
 from sidecar.settings.pod import Pod
-from sidecar.sockets.address import Endpoint, format_endpoint
+from sidecar.sockets.address import Endpoint, format_endpoint, is_loopback
 
 TOKEN_VARIABLE = "TOUCHMARK_JOIN_TOKEN"
 
@@ -84,6 +84,8 @@ class Configuration:
         token: a join token's text; None when there is none.
         pod: how to join in Kubernetes instead; None elsewhere.
         instance: names this sidecar in decisions.
+        takes_remote_clients: outbound listeners may have addresses that aren't loopback; who isn't a program of this
+            pod is carried there, but never under a certificate.
         max_connections: connections of the pod's own at once; as many of peers, of strangers, and of unfinished
             handshakes. None is the default, less where the limit on open files is low.
         drain_s: how long live connections may finish after SIGTERM.
@@ -109,6 +111,7 @@ class Configuration:
     redirect: RedirectOptions = field(default_factory=RedirectOptions)
     outbound: tuple[OutboundListener, ...] = ()
     inbound: tuple[InboundListener, ...] = ()
+    takes_remote_clients: bool = False
     max_executable_bytes: int = 1024**3
     max_connections: int | None = None
     drain_s: float = 20.0
@@ -162,7 +165,17 @@ class Configuration:
                 raise InputError(f"two listeners have the address {format_endpoint(endpoint)}")
             if endpoint[1] == self.tunnel_port and endpoint[0] in self.tunnel_addresses:
                 raise InputError(f"{format_endpoint(endpoint)} is the tunnel's own address")
+        self._check_remote_clients()
         return self
+
+    def _check_remote_clients(self) -> None:
+        """Check that nobody outside the pod can dial through the sidecar without having been meant to."""
+        exposed = [each.listen for each in self.outbound if not is_loopback(each.listen[0])]
+        if exposed and not self.takes_remote_clients:
+            raise InputError(
+                f"clients outside the pod could dial through the outbound listener on {format_endpoint(exposed[0])}",
+                hint="listen on loopback; or --takes-remote-clients, which gives them no identity",
+            )
 
     def _check_mtls(self) -> None:
         """Check that every mTLS port can be met: one that can't would be served plainly, unnoticed."""

@@ -105,6 +105,10 @@ def _read_text(value: Value) -> str:
     return value.text()
 
 
+def _read_flag(value: Value) -> bool:
+    return value.flag()
+
+
 def _read_path(value: Value) -> Path:
     return Path(value.text())
 
@@ -225,6 +229,10 @@ SETTINGS = (
         name="outbound", options=("--outbound",), yaml="outbound", metavar="LISTEN=DESTINATION",
         parse=_parse_outbound, read=_read_outbound, repeatable=True,
         help="listen on a local address for connections to one destination",
+    ),
+    Setting(
+        name="takes_remote_clients", options=("--takes-remote-clients",), yaml="takesRemoteClients", is_flag=True,
+        read=_read_flag, help="let `outbound` listen beyond loopback; clients from outside the pod get no identity",
     ),
     Setting(
         name="inbound", options=("--inbound",), yaml="inbound", metavar="LISTEN=APPLICATION",

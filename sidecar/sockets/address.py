@@ -29,3 +29,9 @@ def format_endpoint(endpoint: Endpoint) -> str:
 def parse_ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """Return an endpoint's address as policies compare it; None for an empty one."""
     return ipaddress.ip_address(address) if address else None
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether only this network namespace reaches the address; a wildcard is reached from elsewhere."""
+    parsed = parse_ip(address)
+    return parsed is not None and parsed.is_loopback

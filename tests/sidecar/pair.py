@@ -261,6 +261,7 @@ class Pair:
         destination: what the client's program dials; None: the application.
         tunnel: where the server's sidecar serves tunnels.
         entrance: where the client's program connects to.
+        is_entrance_exposed: clients outside the pod reach it as well.
     """
 
     mint: Mint
@@ -271,6 +272,7 @@ class Pair:
     destination: Endpoint | None = None
     tunnel: Endpoint = ("", 0)
     entrance: Endpoint = ("", 0)
+    is_entrance_exposed: bool = False
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     tunnels_accepted: int = 0
 
@@ -413,7 +415,11 @@ async def running_pair(
     def on_entrance(connection: socket.socket, source: Endpoint) -> None:
         destination = pair.destination or pair.application
         captured = Captured(
-            connection=connection, source=source, destination=destination, app_destination=pair.entrance
+            connection=connection,
+            source=source,
+            destination=destination,
+            app_destination=pair.entrance,
+            may_be_remote=pair.is_entrance_exposed,
         )
         pair.spawn(carry_outbound(pair.client.sidecar, captured))
 

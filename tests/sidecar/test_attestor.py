@@ -29,6 +29,7 @@ from tests.sidecar.attest.processes import (
     running,
     tell,
 )
+from tests.sidecar.attest.twins import open_twins
 
 
 @pytest.fixture
@@ -69,6 +70,61 @@ async def test_a_connection_is_attested_to_the_hash_of_its_program(attestor: Att
         assert found.program.main == "none"
         assert found.process.pid == child.pid
         assert attestor.attest_now(source, server.getsockname()) == found
+
+
+async def test_a_socket_that_was_answered_already_isnt_behind_a_connection_that_wasnt(
+    attestor: Attestor, server: socket.socket
+) -> None:
+    """The look comes before the first answer: what has one is another connection's, however its tuple came to match."""
+    with running(CONNECT + WAIT + "c.recv(1)\n" + WAIT, port_of(server)) as child:
+        source = take(server)
+        await attestor.attest(source, server.getsockname())
+        _accepted[-1].sendall(b"x")
+        tell(child)
+        assert hear(child) == "ready"
+        with pytest.raises(AttestationError, match="answered already") as caught:
+            attestor.attest_now(source, server.getsockname())
+        assert caught.value.reason is Reason.SOCKET_AMBIGUOUS
+
+
+async def test_a_program_that_has_sent_its_last_word_is_attested(attestor: Attestor, server: socket.socket) -> None:
+    with running(CONNECT + "c.sendall(b'all');c.shutdown(socket.SHUT_WR)\n" + WAIT, port_of(server)):
+        found = await attestor.attest(take(server), server.getsockname())
+        assert found.program.digest == digest_of(PYTHON)
+
+
+async def test_of_two_sockets_with_one_tuple_neither_is_attested(attestor: Attestor) -> None:
+    """Both are bound to a device, and which of them the connection is can't be told."""
+    with open_twins("127.0.0.1") as twins:
+        twins.second.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+        assert attestor.attest_now(twins.source, twins.destination) is None
+        with pytest.raises(AttestationError, match="2 sockets have") as caught:
+            await attestor.attest(twins.source, twins.destination)
+        assert caught.value.reason is Reason.SOCKET_AMBIGUOUS
+
+
+async def test_a_socket_that_is_bound_to_a_device_is_attested_where_it_is_the_only_one(
+    attestor: Attestor, server: socket.socket
+) -> None:
+    code = CONNECT + "c.setsockopt(socket.SOL_SOCKET,socket.SO_BINDTODEVICE,b'lo')\n" + WAIT
+    with running(code, port_of(server)) as child:
+        source = take(server)
+        assert attestor.attest_now(source, server.getsockname()) is None
+        assert (await attestor.attest(source, server.getsockname())).process.pid == child.pid
+
+
+async def test_a_socket_that_never_got_through_isnt_attested_in_place_of_one_bound_to_a_device(
+    attestor: Attestor,
+) -> None:
+    """The kernel finds the unbound one, which is still connecting; the device's has the connection."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.socket() as first:
+        first.connect(full.getsockname())  # The queue is full now: what comes next gets no answer.
+        with socket.socket() as waiting:
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+            with pytest.raises(AttestationError, match="state 2") as caught:
+                attestor.attest_now(waiting.getsockname(), full.getsockname())
+            assert caught.value.reason is Reason.SOCKET_AMBIGUOUS
 
 
 async def test_a_burst_of_a_new_program_is_measured_once(

@@ -606,3 +606,49 @@ async def test_what_an_ending_endpoint_did_not_process_goes_to_another_one_of_th
         else:
             assert (record.answer, record.reason) == (Answer.DENY, Reason.MTLS_UNAVAILABLE)
             assert record.detail == "service shop/db; what was meant for a tunnel isn't sent plainly"
+
+
+@pytest.mark.parametrize("mode", Mode)
+async def test_a_client_from_outside_the_pod_never_travels_under_a_certificate(mode: Mode) -> None:
+    async with running_pair(echo) as pair:
+        pair.set_state(approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM), mode=mode))
+        pair.is_entrance_exposed = True
+        pair.client.attestor.program = None
+        reader, writer = await pair.connect()
+        writer.write(b"hello")
+        if mode is Mode.EXPLICIT:
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+        else:
+            assert await reader.readexactly(5) == b"hello"
+        writer.close()
+        await until(lambda: pair.client.records)
+        (record,) = pair.client.records
+        assert record.answer is (Answer.DENY if mode is Mode.EXPLICIT else Answer.ALLOW)
+        assert record.transport is (Transport.NONE if mode is Mode.EXPLICIT else Transport.PLAINTEXT)
+        assert (record.source.workload, record.source.identity) == ("", "")
+        assert pair.tunnels_accepted == 0
+
+
+async def test_nothing_is_dialled_by_mtls_for_a_client_from_outside_the_pod() -> None:
+    async with running_pair(echo) as pair:
+        pair.is_entrance_exposed, pair.destination = True, ("127.0.0.2", pair.application[1])
+        pair.client.attestor.program = None
+        pair.client.sidecar.mtls_destination_ports = frozenset({pair.application[1]})
+        reader, writer = await pair.connect()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        await until(lambda: pair.client.records)
+        assert pair.client.records[0].reason is Reason.MTLS_UNAVAILABLE
+
+
+async def test_a_program_of_the_pod_has_its_identity_at_an_exposed_listener_as_well() -> None:
+    async with running_pair(echo) as pair:
+        pair.is_entrance_exposed = True
+        reader, writer = await pair.connect()
+        writer.write(b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        writer.close()
+        await until(lambda: pair.client.records)
+        assert pair.client.records[0].source.identity == str(identify(CLIENT, CLIENT_PROGRAM))

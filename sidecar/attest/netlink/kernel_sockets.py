@@ -47,9 +47,11 @@ class KernelSockets:
         self._socket.close()
 
     def find(self, source: Endpoint, destination: Endpoint) -> KernelSocket | None:
-        """Look up the one connected socket with this 4-tuple.
+        """Look up the one connected socket with this 4-tuple that is bound to no network device.
 
-        Not found by it: a socket that is bound to a network device (``list_all`` finds those).
+        Once it is connected, what answers it reaches it and no other one: the kernel gives its 4-tuple to no later
+        socket (``inet_hashtables.c``, ``__inet_check_established``), and finds an earlier one, which is bound to a
+        device, behind it. To unbind a socket takes CAP_NET_RAW. ``list_all`` finds those that are bound as well.
 
         Raises:
             ValueError: an address is malformed.

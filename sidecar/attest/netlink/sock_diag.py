@@ -30,7 +30,11 @@ _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
 _NLM_F_REQUEST = 0x001
 _NLM_F_DUMP = 0x300
+_INET_DIAG_INFO = 2
 _INET_DIAG_SKV6ONLY = 11
+_ASK_FOR_INFO = 1 << (_INET_DIAG_INFO - 1)
+# linux/tcp.h: tcpi_bytes_received of struct tcp_info (since Linux 4.1).
+_BYTES_RECEIVED = struct.Struct("=128xQ")
 _ALL_STATES = 0xFFFFFFFF
 _NO_COOKIE = 0xFFFFFFFF
 
@@ -65,6 +69,7 @@ class KernelSocket(msgspec.Struct, frozen=True, kw_only=True):
         inode: 0 when no process holds it any more.
         cookie: never reused while the machine runs.
         is_v6only: of a listener on an IPv6 address: it takes no IPv4 connections.
+        received: bytes from its peer; -1 where that wasn't asked or isn't told.
     """
 
     family: int
@@ -75,6 +80,7 @@ class KernelSocket(msgspec.Struct, frozen=True, kw_only=True):
     inode: int
     cookie: int
     is_v6only: bool = False
+    received: int = -1
 
 
 @lru_cache(maxsize=4096)
@@ -105,13 +111,16 @@ def build_lookup(source: Endpoint, destination: Endpoint, *, sequence: int) -> b
     peer_family, peer = _pack_address(destination[0])
     if family != peer_family:
         raise ValueError(f"different address families: {source[0]} and {destination[0]}")
-    return _build_request(family, _NLM_F_REQUEST, _ALL_STATES, (local, source[1]), (peer, destination[1]), sequence)
+    return _build_request(
+        family, _NLM_F_REQUEST, _ALL_STATES, (local, source[1]), (peer, destination[1]), sequence, _ASK_FOR_INFO
+    )
 
 
 def build_dump(family: int, *, sequence: int, states: int = 1 << LISTEN, port: int = 0, peer_port: int = 0) -> bytes:
     """Ask for every socket of a family in any of these states, by local and peer port; 0 means any."""
     flags = _NLM_F_REQUEST | _NLM_F_DUMP
-    return _build_request(family, flags, states, (_ANY, port), (_ANY, peer_port), sequence)
+    extra = 0 if states == 1 << LISTEN else _ASK_FOR_INFO
+    return _build_request(family, flags, states, (_ANY, port), (_ANY, peer_port), sequence, extra)
 
 
 def build_listener_dump(port: int, *, sequence: int) -> bytes:
@@ -166,7 +175,7 @@ def covers(listener: KernelSocket, address: str) -> bool:
 
 
 def _build_request(
-    family: int, flags: int, states: int, local: tuple[bytes, int], peer: tuple[bytes, int], sequence: int
+    family: int, flags: int, states: int, local: tuple[bytes, int], peer: tuple[bytes, int], sequence: int, extra: int
 ) -> bytes:
     return _REQUEST.pack(
         _REQUEST.size,
@@ -176,7 +185,7 @@ def _build_request(
         0,
         family,
         IPPROTO_TCP,
-        0,
+        extra,
         states,
         _swap(local[1]),
         _swap(peer[1]),
@@ -215,19 +224,34 @@ def _parse_socket(body: bytes) -> KernelSocket:
         inode=inode,
         cookie=cookie,
         is_v6only=family == AF_INET6 and state == LISTEN and _has_v6only(body),
+        received=-1 if state == LISTEN else _count_received(body),
     )
 
 
 def _has_v6only(body: bytes) -> bool:
+    start, end = _find_attribute(body, _INET_DIAG_SKV6ONLY)
+    return end > start and body[start] != 0
+
+
+def _count_received(body: bytes) -> int:
+    start, end = _find_attribute(body, _INET_DIAG_INFO)
+    if end - start < _BYTES_RECEIVED.size:
+        return -1
+    (received,) = _BYTES_RECEIVED.unpack_from(body, start)
+    return int(received)
+
+
+def _find_attribute(body: bytes, wanted: int) -> tuple[int, int]:
+    """Return where an attribute's value begins and ends; twice 0 when there is none."""
     offset = _SOCKET.size
     while offset + _ATTRIBUTE.size < len(body):
         length, kind = _ATTRIBUTE.unpack_from(body, offset)
-        if length < _ATTRIBUTE.size:
+        if length < _ATTRIBUTE.size or offset + length > len(body):
             raise NetlinkError("netlink attribute of a wrong length")
-        if kind == _INET_DIAG_SKV6ONLY:
-            return body[offset + _ATTRIBUTE.size] != 0
+        if kind == wanted:
+            return offset + _ATTRIBUTE.size, offset + length
         offset += (length + 3) & ~3
-    return False
+    return 0, 0
 
 
 def _pack_address(address: str) -> tuple[int, bytes]:

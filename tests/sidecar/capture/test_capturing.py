@@ -98,6 +98,37 @@ async def test_no_class_of_connections_takes_anothers_places() -> None:
                 each.close()
 
 
+async def test_at_a_wildcard_a_client_has_the_address_at_which_it_arrived() -> None:
+    """Attestation asks for the client's socket by it, and by loopback nobody comes from outside."""
+    async with running_pair(echo) as pair:
+        carried: list[Captured] = []
+
+        async def carry_outbound(_: Sidecar, captured: Captured) -> None:
+            carried.append(captured)
+            captured.connection.close()
+
+        stories = Stories(carry_outbound=carry_outbound, carry_plaintext=_none, serve_foreign=_none, serve_tunnel=_none)
+        door = Door(entrance=Entrance.EXPLICIT_OUT, listener=open_listener(("0.0.0.0", 0)), fixed=("198.18.0.9", 5432))
+        port = door.listener.getsockname()[1]
+        tasks = Tasks(_fail)
+        capturing = Capturing(
+            pair.client.sidecar, [door], stories, tasks=tasks, tunnels=tasks, events=cast("Any", None)
+        )
+        capturing.start()
+        try:
+            with socket.create_connection(("127.0.0.3", port)):
+                await until(lambda: carried)
+        finally:
+            capturing.close()
+        assert carried[0].app_destination == ("127.0.0.3", port)
+        assert carried[0].destination == ("198.18.0.9", 5432)
+        assert not carried[0].may_be_remote
+
+
+async def _none(*_: object) -> None:
+    raise AssertionError("no such story begins here")
+
+
 def _fail(name: str, error: BaseException) -> None:
     raise AssertionError(f"{name} failed") from error
 

@@ -68,3 +68,66 @@ def test_the_table_is_installed_once_however_often() -> None:
     done = subprocess.run(["unshare", "-n", sys.executable, "-c", INSTALL], capture_output=True, text=True, check=True)
     assert done.stdout.count("redirect to :14970-15001") == 1
     assert done.stdout.count("redirect to :15006") == 1
+
+
+# A pod that reaches other networks, a listener on each port of the sidecar, and one source port for all.
+EXHAUST = """
+import errno, ipaddress, socket, subprocess, sys
+from sidecar.capture.original_destination import ask_original_destination, normalise_endpoint
+from sidecar.capture.redirect import install_redirect
+from sidecar.capture.redirect_table import RedirectRules, list_outbound_ports
+own, first, loopback = sys.argv[1:]
+for command in (
+    'link set lo up', 'link add pod type veth peer name outside', 'addr add 198.18.0.2/15 dev pod',
+    'addr add 2001:db8::2/64 dev pod nodad', 'link set pod up', 'link set outside up',
+):
+    subprocess.run(['ip', *command.split()], check=True)
+rules = RedirectRules(outbound_port=15001, inbound_port=15006, tunnel_port=15008, uid=1337)
+install_redirect(rules)
+family = socket.AF_INET6 if ':' in own else socket.AF_INET
+ports = list_outbound_ports(rules.outbound_port, rules.inbound_port, rules.tunnel_port)
+listeners = [socket.create_server((loopback, port), family=family) for port in ports]
+programs, captured = [], []
+def dial(number, source_port):
+    program = socket.socket(family)
+    program.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    program.bind((own, source_port))
+    program.setblocking(False)
+    # Loopback: when it returns, the SYN has arrived or been dropped.
+    assert program.connect_ex((str(ipaddress.ip_address(first) + number), 5432)) == errno.EINPROGRESS
+    programs.append(program)
+def accept():
+    for listener in listeners:
+        listener.setblocking(False)
+        try:
+            connection, name = listener.accept()
+        except BlockingIOError:
+            continue
+        captured.append(connection)
+        source = normalise_endpoint(name)
+        yield source, ask_original_destination(connection, source)
+for number in range(len(ports)):
+    dial(number, 40404)
+    assert list(accept()) == [((own, 40404), (str(ipaddress.ip_address(first) + number), 5432))]
+dial(len(ports), 40404)
+dial(len(ports) + 1, 40404)
+assert list(accept()) == [], 'a source port was changed'
+assert all(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 2 for each in programs[-2:])  # SYN_SENT
+dial(0, 40405)
+assert [source for source, _ in accept()] == [(own, 40405)]
+print('never changed')
+"""
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize(
+    ("own", "first", "loopback"), [("198.18.0.2", "198.18.1.1", "127.0.0.1"), ("2001:db8::2", "2001:db8::100", "::1")]
+)
+def test_a_connection_whose_source_port_the_redirect_would_change_is_dropped(
+    own: str, first: str, loopback: str
+) -> None:
+    """One source port takes all 32 ports; the kernel would then give the next connection any program's source port."""
+    done = subprocess.run(
+        ["unshare", "-n", sys.executable, "-c", EXHAUST, own, first, loopback], capture_output=True, text=True
+    )
+    assert done.stdout == "never changed\n", done.stderr

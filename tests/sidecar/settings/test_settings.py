@@ -105,6 +105,16 @@ def test_wrong_options_are_the_users_error(arguments: list[str]) -> None:
         parse_arguments(arguments, {"TOUCHMARK_JOIN_TOKEN": "t"})
 
 
+@pytest.mark.parametrize("address", ["198.18.0.2", "0.0.0.0", "[::]", "[2001:db8::1]"])
+def test_an_outbound_listener_that_others_reach_is_refused_unless_that_is_asked_for(address: str) -> None:
+    arguments, environment = ["--outbound", f"{address}:1=127.0.0.2:2"], {"TOUCHMARK_JOIN_TOKEN": "t"}
+    with pytest.raises(InputError, match="clients outside the pod"):
+        parse_arguments(arguments, environment)
+    assert parse_arguments([*arguments, "--takes-remote-clients"], environment).takes_remote_clients
+    assert read_configuration("takesRemoteClients: true\n", "x.yaml").takes_remote_clients
+    assert not parse_arguments(["--outbound", "[::1]:1=127.0.0.2:2"], environment).takes_remote_clients
+
+
 def test_a_missing_token_is_said() -> None:
     with pytest.raises(InputError, match="join token"):
         parse_arguments(["--outbound", "127.0.0.1:1=127.0.0.2:2"], {})

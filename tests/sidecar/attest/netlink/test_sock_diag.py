@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.attest.netlink.sock_diag import (
+    ESTABLISHED,
     LISTEN,
     KernelSocket,
     NetlinkError,
@@ -61,6 +62,15 @@ def test_a_reply_yields_sockets_until_it_is_done() -> None:
     assert (found.local, found.uid, found.inode, found.cookie) == (("::", 5432), 1000, 4242, 99)
     assert found.is_v6only
     assert not parse_reply(data, sequence=8).sockets
+
+
+def test_what_a_socket_received_is_read_where_the_kernel_tells_it() -> None:
+    info = struct.pack("=HH", 4 + 136, 2) + bytes(128) + struct.pack("=Q", 70_000)
+    for attributes, expected in ((info, 70_000), (struct.pack("=HH", 12, 2) + bytes(8), -1), (b"", -1)):
+        (found,) = parse_reply(message(20, socket_body(AF_INET, ESTABLISHED, bytes(4), attributes)), sequence=7).sockets
+        assert found.received == expected
+    with pytest.raises(NetlinkError, match="wrong length"):
+        parse_reply(message(20, socket_body(AF_INET, ESTABLISHED, bytes(4), info[:-1])), sequence=7)
 
 
 def test_the_kernels_refusal_keeps_its_number() -> None:
