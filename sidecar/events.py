@@ -35,9 +35,25 @@ class Events:
     def __init__(self, sink: LineSink, level: str = "info") -> None:
         self._sink = sink
         self._rank = LEVELS.index(level)
+        self.counts: dict[str, int] = {}  # By event, of which the code names a fixed number.
+
+    @property
+    def level(self) -> str:
+        """The least level that is written."""
+        return LEVELS[self._rank]
+
+    @property
+    def lost(self) -> int:
+        """Events that weren't written: there was no room, or nothing reads them."""
+        return self._sink.lost_lines
+
+    def set_level(self, level: str) -> None:
+        """Write events of this level, one of ``LEVELS``, and above from now on."""
+        self._rank = LEVELS.index(level)
 
     def emit(self, event: str, **fields: str | int | float | bool | None) -> bool:
         """Write one event with its fields; return False where there was no room for it."""
+        self.counts[event] = self.counts.get(event, 0) + 1
         level = "info" if event in _INFO else "error" if event in _ERROR else "warning"
         if LEVELS.index(level) < self._rank and event not in _ASKED_FOR:
             return True

@@ -56,6 +56,7 @@ async def serve_foreign(sidecar: Sidecar, captured: Captured, application: Endpo
         with sidecar.handshakes.enter(captured.source[0]):
             arrival = await terminate(sidecar, captured, application)
     except VerificationError as error:
+        sidecar.counts.fail_handshake(Reason(error.reason))
         parties = Parties(Direction.INGRESS, source=captured.source, destination=captured.destination)
         record_refused(sidecar, parties, Refused(Reason(error.reason), error.message), transport=Transport.MTLS)
         reset(captured.connection)
@@ -92,6 +93,7 @@ async def terminate(sidecar: Sidecar, captured: Captured, application: Endpoint)
         VerificationError: the handshake fails, or the peer's certificate doesn't hold.
     """
     loop = asyncio.get_running_loop()
+    began = loop.time()
     try:
         await peek_client_hello(loop, captured.connection, timeout_s=sidecar.limits.client_hello_s)
     except HandshakeError as error:
@@ -110,6 +112,7 @@ async def terminate(sidecar: Sidecar, captured: Captured, application: Endpoint)
         timeout_s=sidecar.limits.handshake_s,
     )
     sidecar.handshakes.note_proven(captured.source[0])
+    sidecar.counts.handshakes.observe(loop.time() - began)
     return Arrival(session=session, credential=credential)
 
 

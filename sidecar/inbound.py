@@ -67,6 +67,7 @@ async def serve_tunnel(sidecar: Sidecar, connection: socket.socket, source: Endp
         with sidecar.handshakes.enter(source[0]):
             tunnel, port = await terminate(sidecar, connection, source, local)
     except VerificationError as error:
+        sidecar.counts.fail_handshake(Reason(error.reason))
         _record_refused_tunnel(sidecar, source, local, Refused(Reason(error.reason), error.message))
         connection.close()
         return
@@ -100,6 +101,7 @@ async def terminate(
         VerificationError: the handshake fails or the peer's certificate doesn't hold.
     """
     loop = asyncio.get_running_loop()
+    began = loop.time()
     hello = await peek_client_hello(loop, connection, timeout_s=sidecar.limits.client_hello_s)
     await sidecar.handshakes.wait_turn(source[0], timeout_s=sidecar.limits.handshake_s)
     port = parse_port_name(hello.server_name) or 0
@@ -117,6 +119,7 @@ async def terminate(
         trace=sidecar.trace,
     )
     sidecar.handshakes.note_proven(source[0])
+    sidecar.counts.handshakes.observe(loop.time() - began)
     return tunnel, port
 
 

@@ -49,15 +49,19 @@ async def attest_listener(sidecar: Sidecar, destination: Endpoint) -> Listener:
 
 async def attest_application(sidecar: Sidecar, application: Endpoint) -> Listener:
     """Find out which program listens at an address of this pod."""
+    began = time.perf_counter()
     try:
         attestation = sidecar.attestor.attest_listener_now(*application)
         if attestation is None:
             attestation = await sidecar.attestor.attest_listener(*application)
     except AttestationError as error:
+        sidecar.counts.fail_attestation(error.reason)
         return Listener(application=application, why=error.reason, detail=error.message)
+    sidecar.counts.attestations.observe(time.perf_counter() - began)
     try:
         detail = await check_code(sidecar, attestation)
     except AttestationError as error:
+        sidecar.counts.fail_attestation(error.reason)
         return Listener(application=application, unproven=attestation, why=error.reason, detail=error.message)
     return Listener(application=application, attestation=attestation, detail=detail)
 

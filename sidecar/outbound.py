@@ -9,6 +9,7 @@ failure means what. Doesn't: how a step works.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -92,6 +93,7 @@ async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -
     """Find out which program opened the connection. A failure isn't a refusal: policy judges its reason."""
     source, destination, parties = captured.source, captured.app_destination, connection.parties
     program, why = None, None
+    began = time.perf_counter()
     try:
         attestation = sidecar.attestor.attest_now(source, destination)
         if attestation is None:
@@ -104,12 +106,15 @@ async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -
         connection.detail = error.message
         why = error.reason
     else:
+        sidecar.counts.attestations.observe(time.perf_counter() - began)
         connection.note_attestation(attestation)
         try:
             connection.detail = await check_code(sidecar, attestation)
             program = attestation.program
         except AttestationError as error:
             connection.detail, why = error.message, error.reason
+    if why is not None:
+        sidecar.counts.fail_attestation(why)
     if captured.may_be_remote and program is None:
         # Not this workload; but deny rules for the workload match what arrives by its sidecar.
         parties.source = replace(parties.source, listed=sidecar.workload, why_unidentified=why)

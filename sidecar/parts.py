@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sidecar.draining import Draining
+from sidecar.figures.counts import StoryCounts
 from sidecar.mesh.foreign_trust import ForeignRoots
 from sidecar.rooms import Rooms, make_rooms
 from sidecar.sockets.address import Endpoint
@@ -94,6 +95,7 @@ class Sidecar:
         draining: has begun when the sidecar ends.
         trace: of the frames of tunnels that are served here; None for none.
         rooms: how many connections of each class may live.
+        counts: of what the stories do.
         handshakes: of peers that arrive.
     """
 
@@ -114,6 +116,7 @@ class Sidecar:
     tunnel_port: int
     limits: Limits = field(default_factory=Limits)
     rooms: Rooms = field(default_factory=lambda: make_rooms(Limits().max_connections))
+    counts: StoryCounts = field(default_factory=StoryCounts)
     handshakes: HandshakeGate = field(default_factory=lambda: HandshakeGate(Limits().max_connections))
     own_ports: frozenset[int] = frozenset()
     applications: Mapping[Endpoint, Endpoint] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,7 @@ from cli.text.json_result import JsonResult, prints
 
 if TYPE_CHECKING:
     from shared.model.wire.admin import ConnectionList
+    from shared.model.wire.messages import LiveConnection
 
 _CONNECTIONS: JsonResult[ConnectionList] = JsonResult()
 _COLUMNS = (
@@ -51,31 +53,41 @@ def connections(
         _show(answer)
 
 
-def _show(answer: ConnectionList) -> None:
+def name_columns() -> tuple[str, ...]:
+    """Return the headings of ``list_rows``."""
+    return _COLUMNS
+
+
+def list_rows(connections: Iterable[tuple[str, LiveConnection]]) -> Iterator[tuple[str, ...]]:
+    """Write live connections, each with its sidecar, as table rows."""
     import time
 
     from cli.text.duration import format_duration
-    from cli.text.output import print_note, print_table, shorten
+    from cli.text.output import shorten
 
     now = time.time()
+    for sidecar, connection in connections:
+        yield (
+            sidecar,
+            connection.direction,
+            connection.source_workload or f"unidentified {connection.source}",
+            shorten(connection.source_program),
+            connection.destination_workload or f"unidentified {connection.destination}",
+            shorten(connection.destination_program),
+            connection.transport + (" (would deny)" if connection.would_deny else ""),
+            format_duration(now - connection.since),
+            str(connection.bytes_sent),
+            str(connection.bytes_received),
+            connection.process or "-",
+        )
+
+
+def _show(answer: ConnectionList) -> None:
+    from cli.text.output import print_note, print_table
+
     print_table(
         _COLUMNS,
-        (
-            (
-                view.sidecar,
-                view.connection.direction,
-                view.connection.source_workload or f"unidentified {view.connection.source}",
-                shorten(view.connection.source_program),
-                view.connection.destination_workload or f"unidentified {view.connection.destination}",
-                shorten(view.connection.destination_program),
-                view.connection.transport + (" (would deny)" if view.connection.would_deny else ""),
-                format_duration(now - view.connection.since),
-                str(view.connection.bytes_sent),
-                str(view.connection.bytes_received),
-                view.connection.process or "-",
-            )
-            for view in answer.connections
-        ),
+        list_rows((view.sidecar, view.connection) for view in answer.connections),
         empty="no live connections",
     )
     if answer.silent:

@@ -24,7 +24,7 @@ from cli.main import app
 from cli.text import findings, summary
 from cli.text.exit_codes import EXIT_CODES
 from cli.text.json_result import JsonResult, list_results
-from shared.model.wire import admin
+from shared.model.wire import admin, sidecar_admin
 
 _SHARED = ("help", "as_json", "kubernetes", "context", "kubeconfig", "system_namespace", "admin_socket")
 _INTRODUCTION = """\
@@ -90,7 +90,7 @@ def describe_result(verb: Callable[..., object], result: JsonResult[Any]) -> str
     module = sys.modules[inspect.unwrap(verb).__module__]
     [name] = [name for name, value in vars(module).items() if value is result]
     annotation = module.__annotations__[name].removeprefix("JsonResult[").removesuffix("]")
-    known = {**vars(typing), **vars(collections.abc), **_own_types(), **vars(admin)}
+    known = {**vars(typing), **vars(collections.abc), **_own_types(), **vars(sidecar_admin), **vars(admin)}
     shape = _describe_type(eval(annotation, known))  # Our own source's annotation.
     when = f"`{result.when}`: " if result.when.startswith("--") else f"{result.when}: " if result.when else ""
     return when + shape + (f" ({result.note})" if result.note else "")

@@ -21,6 +21,7 @@ from shared.model.errors import UnavailableError
 from shared.model.policy.decision import Answer, DecisionRecord, Phase
 from shared.model.wire.messages import MAX_DECISIONS_PER_MESSAGE, Decisions, FromSidecar
 from shared.runtime.sinks import LineSink
+from sidecar.figures.counts import DecisionCounts
 
 MAX_WAITING_DENIALS = 8192
 MAX_WAITING_ALLOWS = 2048
@@ -41,11 +42,16 @@ class Recorder:
     Arguments:
         sink: the local log.
         send: queues a message to the CA; raises ``UnavailableError`` without a stream.
+
+    Attributes:
+        counts: of every record that was taken.
+        lost_total: records that neither the CA nor an aggregate has.
     """
 
     def __init__(self, sink: LineSink, *, send: Callable[[FromSidecar], None]) -> None:
         self._sink = sink
         self._send = send
+        self.counts = DecisionCounts()
         self._lines = {True: bytearray(), False: bytearray()}  # By urgency: denials keep their own buffer.
         self._flush_timer: asyncio.TimerHandle | None = None
         self._window_timer: asyncio.TimerHandle | None = None
@@ -63,6 +69,7 @@ class Recorder:
     def record(self, record: DecisionRecord) -> None:
         """Take a record."""
         loop = asyncio.get_running_loop()
+        self.counts.count(record)
         is_denial = record.answer is Answer.DENY
         buffer = self._lines[is_denial]
         buffer += _encoder.encode(record)
@@ -74,6 +81,17 @@ class Recorder:
         self._keep_for_ca(record, is_denial=is_denial)
         if self._window_timer is None:
             self._window_timer = loop.call_later(_WINDOW_S, self._end_window)
+
+    @property
+    def waiting(self) -> int:
+        """Records, or aggregates of them, that the CA hasn't acknowledged."""
+        in_flight = 0 if self._in_flight is None else len(self._in_flight[1].records)
+        return in_flight + len(self._waiting) + len(self._aggregates)
+
+    @property
+    def lost_lines(self) -> int:
+        """Records that the local log didn't take."""
+        return self._sink.lost_lines
 
     def acknowledge(self, batch: int) -> None:
         """The CA has stored a batch: send the next."""

@@ -106,6 +106,10 @@ class CredentialStore:
         policies.on_change(self._follow_policy)
         trust.on_change(self._replace_distrusted)
 
+    def list_held(self) -> list[Credential]:
+        """List what is held for programs, the least recently used first; some may have ended."""
+        return [entry.credential for entry in self._entries.values()]
+
     def get(self, program: Program) -> Credential | None:
         """Return the program's credential when it is valid now and of the kind that its approval now asks for."""
         entry = self._entries.get(program)

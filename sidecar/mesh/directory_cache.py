@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
+from itertools import islice
 
 from shared.model.errors import UnavailableError
 from shared.model.identity.identity import Workload
@@ -74,6 +75,10 @@ class DirectoryCache:
         if self.unconfirmed and self._must_be_confirmed(address, entry):
             return None
         return entry
+
+    def list_known(self, limit: int) -> list[DirectoryEntry]:
+        """List known entries, the most recently used first, at most ``limit``."""
+        return list(islice(reversed(self._entries.values()), limit))
 
     async def look_up(self, address: str) -> DirectoryEntry:
         """Return who is at the address; ``namespace`` is empty for addresses outside the mesh.

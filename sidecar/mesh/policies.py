@@ -103,6 +103,10 @@ class Policies:
             callback(name)
         acknowledge(NamespaceInstalled(namespace=name, version=state.version))
 
+    def list_in_force(self) -> list[NamespaceState]:
+        """List every namespace's state that is known here."""
+        return [policy.state for policy in self._by_name.values()]
+
     def subscriptions(self) -> list[Subscribe]:
         """Return what a new stream has to ask for again; the own namespace comes with the welcome."""
         names = {*self._by_name, *self._answers.keys()} - {self.own.state.namespace}

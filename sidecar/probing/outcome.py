@@ -13,12 +13,14 @@ class Outcome:
 
     Attributes:
         body: for people; cut to ``MAX_BODY_BYTES`` on its way.
+        content_type: of a body that is our own and isn't cut; None: plain text.
         has_answer: the application said this itself; else there was no answer, and this is our word for it.
     """
 
     status: int
     body: bytes = b""
     has_answer: bool = True
+    content_type: str | None = None
 
     @property
     def is_success(self) -> bool:

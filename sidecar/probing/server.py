@@ -2,7 +2,7 @@
 
 Belongs here: connections, their bound and deadlines, which path is which. Doesn't: performing a probe. Nothing
 distinguishes a kubelet, so the paths of probes and hooks hold a secret of the pod's spec; ``/ready`` and ``/healthz``
-answer anybody and change nothing.
+answer anybody and change nothing, as does ``/metrics``, which names nobody.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from shared.model.kubernetes.contract import ProbeTarget
 from shared.runtime.tasks import Tasks
 from sidecar.capture.accept_loop import AcceptLoop, open_listener
 from sidecar.events import Events
+from sidecar.figures.exposition import CONTENT_TYPE
 from sidecar.probing.hook_runs import HookRuns, is_hook
 from sidecar.probing.outcome import MAX_BODY_BYTES, Outcome
 from sidecar.sockets.address import Endpoint, format_endpoint
 from sidecar.sockets.ending import reset
 
 MAX_CONNECTIONS = 64
+_LEAVING = 8  # Tasks that were told to end and haven't yet.
 _MAX_HEADER_BYTES = 16 * 1024
 _REQUEST_S = 5.0
 _ANSWER_S = 5.0
@@ -64,19 +66,22 @@ class ProbeServer:
         listeners: taken over.
         judge: what ``/ready`` answers.
         perform: performs a probe.
+        render_metrics: what ``/metrics`` answers; None: it isn't answered.
         tasks: of its connections, at most ``MAX_CONNECTIONS``.
     """
 
     def __init__(
         self, listeners: Sequence[socket.socket], *, targets: Sequence[ProbeTarget], judge: Callable[[], Outcome],
-        perform: Perform, tasks: Tasks, events: Events,
+        perform: Perform, render_metrics: Callable[[], bytes] | None, tasks: Tasks, events: Events,
     ) -> None:  # fmt: skip
         self._targets = {target.request_path: target for target in targets}
         self._hook_runs = HookRuns()
         self._judge = judge
         self._perform = perform
+        self._render_metrics = render_metrics
         self._tasks = tasks
         self._events = events
+        self._waiting: dict[socket.socket, asyncio.Task[None]] = {}  # Without a request yet, the oldest first.
         self._loops = [AcceptLoop(listener, self._accept, on_pause=self._pause) for listener in listeners]
 
     def start(self) -> None:
@@ -90,10 +95,22 @@ class ProbeServer:
             loop.close()
 
     def _accept(self, connection: socket.socket, source: Endpoint) -> None:
-        if len(self._tasks) >= MAX_CONNECTIONS:
+        if len(self._tasks) >= MAX_CONNECTIONS + _LEAVING:
             reset(connection)
             return
-        self._tasks.spawn(self._serve(connection), name="probe")
+        if len(self._tasks) >= MAX_CONNECTIONS:
+            # Whoever waits longest without a request makes room: idle strangers mustn't fail the kubelet's probes.
+            oldest = next(iter(self._waiting), None)
+            if oldest is None:
+                reset(connection)
+                return
+            self._waiting.pop(oldest).cancel()
+        task = self._waiting[connection] = self._tasks.spawn(self._serve(connection), name="probe")
+        task.add_done_callback(lambda _: self._close(connection))  # Also of a task that never began.
+
+    def _close(self, connection: socket.socket) -> None:
+        self._waiting.pop(connection, None)
+        connection.close()
 
     def _pause(self, error: OSError, pause_s: float) -> None:
         where = format_endpoint(self._loops[0].local)
@@ -105,6 +122,7 @@ class ProbeServer:
         try:
             async with asyncio.timeout(_REQUEST_S):
                 request = await _read_request(loop, connection, exchange)
+            self._waiting.pop(connection, None)
             outcome = await self._answer(loop, connection, request)
             if outcome is None:
                 reset(connection)
@@ -116,9 +134,6 @@ class ProbeServer:
             await _say(loop, connection, exchange, Outcome(status=error.error_status_hint, body=b"not a request\n"))
         except (h11.LocalProtocolError, TimeoutError, OSError, EOFError):
             pass  # The client is gone, too slow, or asked for what has no answer (HEAD).
-        finally:
-            if connection.fileno() >= 0:
-                connection.close()
 
     async def _answer(
         self, loop: asyncio.AbstractEventLoop, connection: socket.socket, request: h11.Request
@@ -131,6 +146,8 @@ class ProbeServer:
             return self._judge()
         if path == "/healthz":
             return Outcome(status=200, body=b"alive\n")
+        if path == "/metrics" and self._render_metrics is not None:
+            return Outcome(status=200, body=self._render_metrics(), content_type=CONTENT_TYPE)
         target = self._targets.get(path)
         if target is None:
             return Outcome(status=404, body=b"no such probe\n")
@@ -182,9 +199,9 @@ async def _read_request(
 
 
 def _write_answer(exchange: h11.Connection, outcome: Outcome) -> bytes:
-    body = outcome.body[:MAX_BODY_BYTES]
+    body = outcome.body if outcome.content_type is not None else outcome.body[:MAX_BODY_BYTES]
     headers = [
-        ("content-type", "text/plain; charset=utf-8"), ("content-length", str(len(body))),
+        ("content-type", outcome.content_type or "text/plain; charset=utf-8"), ("content-length", str(len(body))),
         ("x-content-type-options", "nosniff"), ("connection", "close"),
     ]  # fmt: skip
     has_body = outcome.status not in (204, 304)  # RFC 9110, section 6.4.1.

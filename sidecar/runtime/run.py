@@ -7,16 +7,20 @@ Belongs here: that story, signals and sinks, and joining. Doesn't: what needs pr
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import time
 from typing import TYPE_CHECKING
 
-from shared.model.errors import RefusedError
+from shared.model.errors import MachineError, RefusedError
 from shared.model.identity.identity import IdentityKind, Workload
 from shared.model.version import VERSION
 from shared.model.wire.messages import Registration, Welcome
 from shared.runtime.sinks import LineSink
 from shared.runtime.tasks import Tasks
+from sidecar.administration.answers import Answers
+from sidecar.administration.local_socket import AdminSocket, open_admin_listener
+from sidecar.administration.metrics import Metrics
 from sidecar.capture.capturing import close_doors
 from sidecar.control.opening import Opener, join
 from sidecar.control.uplink import Uplink
@@ -32,6 +36,7 @@ from sidecar.runtime.log_faults import Watched, watch_output
 from sidecar.runtime.prepare import Prepared
 from sidecar.runtime.serve import serve
 from sidecar.runtime.shutdown import Shutdown
+from sidecar.runtime.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from shared.model.kubernetes.contract import ProbeTarget
@@ -70,7 +75,12 @@ async def _run(prepared: Prepared, events: Events, log_sink: LineSink, shutdown:
     opener = _make_opener(prepared)
     life = Life()
     probe_tasks = Tasks(events.fail)
-    probes = _start_probes(prepared, opener.uplink, life, probe_tasks, events)
+    watchdog = Watchdog(hung_after_s=prepared.configuration.watchdog_s or math.inf)
+    watchdog.start(asyncio.get_running_loop())
+    metrics = Metrics(life, uplink=opener.uplink, events=events, take_max_lag_s=watchdog.take_max_lag_s)
+    probes = _start_probes(prepared, opener.uplink, life, metrics, probe_tasks, events)
+    admin_tasks = Tasks(events.fail)
+    admin = _start_admin_socket(prepared, opener.uplink, life, admin_tasks, events)
     try:
         joined = await _join_or_stop(opener, events, shutdown)
         if joined is not None:
@@ -82,7 +92,11 @@ async def _run(prepared: Prepared, events: Events, log_sink: LineSink, shutdown:
     finally:
         if probes is not None:
             probes.close()
+        if admin is not None:
+            admin.close()
         await probe_tasks.close(timeout_s=TASKS_END_S)
+        await admin_tasks.close(timeout_s=TASKS_END_S)
+        watchdog.stop()
 
 
 def _make_opener(prepared: Prepared) -> Opener:
@@ -102,7 +116,9 @@ def _make_opener(prepared: Prepared) -> Opener:
     )
 
 
-def _start_probes(prepared: Prepared, uplink: Uplink, life: Life, tasks: Tasks, events: Events) -> ProbeServer | None:
+def _start_probes(
+    prepared: Prepared, uplink: Uplink, life: Life, metrics: Metrics, tasks: Tasks, events: Events
+) -> ProbeServer | None:
     """Answer the kubelet from now on: it asks while the sidecar still joins."""
     if not prepared.probe_listeners:
         return None
@@ -121,9 +137,28 @@ def _start_probes(prepared: Prepared, uplink: Uplink, life: Life, tasks: Tasks, 
         targets=configuration.probes,
         judge=Readiness(life, find_fault=lambda: uplink.fault).judge,
         perform=perform_and_judge,
+        render_metrics=metrics.render if configuration.serves_metrics else None,
         tasks=tasks,
         events=events,
     )
+    server.start()
+    return server
+
+
+def _start_admin_socket(
+    prepared: Prepared, uplink: Uplink, life: Life, tasks: Tasks, events: Events
+) -> AdminSocket | None:
+    """Answer `touchmark sidecar` from now on. Without the socket the sidecar works all the same."""
+    configuration = prepared.configuration
+    if not configuration.has_admin_socket:
+        return None
+    try:
+        listener = open_admin_listener(configuration.instance)
+    except MachineError as error:
+        events.emit("admin_socket_unavailable", message=error.message)
+        return None
+    answers = Answers(life, instance=configuration.instance, uplink=uplink, events=events)
+    server = AdminSocket(listener, answer=answers.answer, is_own_container=configuration.pod is not None, tasks=tasks)
     server.start()
     return server
 

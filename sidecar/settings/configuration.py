@@ -93,6 +93,9 @@ class Configuration:
         health_port: of the server for the kubelet's probes; None for none.
         probes: what the kubelet asks there in the application's place.
         log_level: the least level of the sidecar's own events.
+        serves_metrics: ``/metrics`` is answered on the health port.
+        has_admin_socket: `touchmark sidecar` is answered.
+        watchdog_s: how long the event loop may stand still before the sidecar ends; 0: for ever.
         traces_frames: an event is written for each frame of a tunnel.
         mtls_ports: ports at which outsiders are served by plain mTLS only; with explicit listeners, of their `listen`.
         mtls_destination_ports: ports towards which plain mTLS is spoken outside the mesh; with explicit listeners, of
@@ -120,6 +123,9 @@ class Configuration:
     health_port: int | None = None
     probes: tuple[ProbeTarget, ...] = ()
     log_level: str = "info"
+    serves_metrics: bool = True
+    has_admin_socket: bool = True
+    watchdog_s: float = 30.0
     traces_frames: bool = False
     mtls_ports: tuple[int, ...] = ()
     mtls_destination_ports: tuple[int, ...] = ()

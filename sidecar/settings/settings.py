@@ -47,6 +47,7 @@ MAX_ADDRESSES = 64
 MAX_LISTENERS = 256
 MAX_CONNECTIONS = 100_000
 MAX_DRAIN_S = 86_400
+MIN_WATCHDOG_S = 5
 _MAX_TOKEN_BYTES = 8192
 _MAX_FILE_BYTES = 1024 * 1024
 _T = TypeVar("_T")
@@ -78,6 +79,13 @@ def parse_ports(text: str) -> tuple[int, ...]:
 
 def _parse_drain(text: str) -> float:
     return float(parse_natural(text, least=0, most=MAX_DRAIN_S))
+
+
+def _parse_watchdog(text: str) -> float:
+    seconds = parse_natural(text, least=0, most=MAX_DRAIN_S)
+    if 0 < seconds < MIN_WATCHDOG_S:
+        raise InputError(f"{seconds} s are too few for a busy machine", hint=f"0, or at least {MIN_WATCHDOG_S}")
+    return float(seconds)
 
 
 def _parse_pair(text: str, option: str) -> tuple[Endpoint, Endpoint]:
@@ -169,8 +177,23 @@ SETTINGS = (
         name="trust_domain", options=("--trust-domain",), metavar="NAME", help="in Kubernetes: the CA's trust domain",
     ),
     Setting(
-        name="health_port", options=("--health-port",), metavar="PORT", parse=parse_port, default="none",
-        help="answer the kubelet's probes on this port",
+        name="health_port", options=("--health-port",), yaml="health.port", metavar="PORT", parse=parse_port,
+        default="none", help="answer the kubelet's probes on this port",
+    ),
+    Setting(
+        name="serves_metrics", options=("--metrics",), yaml="health.metrics", choices=("on", "off"),
+        parse=lambda text: text == "on", default="on",
+        help="answer /metrics on the health port, to anybody who reaches it; it names nobody",
+    ),
+    Setting(
+        name="has_admin_socket", options=("--admin-socket",), yaml="admin.socket", choices=("on", "off"),
+        parse=lambda text: text == "on", default="on",
+        help="answer `touchmark sidecar` on an abstract Unix socket, for root and this user",
+    ),
+    Setting(
+        name="watchdog_s", options=("--watchdog-seconds",), yaml="limits.watchdogSeconds", metavar="SECONDS",
+        parse=_parse_watchdog, default=f"{_DEFAULTS.watchdog_s:g}",
+        help="end the sidecar when its event loop stands still for so long; 0: never",
     ),
     Setting(
         name="instance", options=("--instance",), yaml="instance", metavar="NAME", parse=parse_instance,

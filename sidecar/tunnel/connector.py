@@ -42,6 +42,9 @@ class Connector:
         mark: SO_MARK for the sidecar's own sockets; 0 for none.
         dial_s, handshake_s: deadlines of a TCP connect and a whole handshake.
         trace: of the tunnels' frames; None for none.
+
+    Attributes:
+        reused, opened, failed: how often a connection took an idle tunnel, got a new one, or none.
     """
 
     def __init__(
@@ -64,6 +67,9 @@ class Connector:
         self._trace = trace
         self._contexts = Contexts()
         self._queue = DialQueue(patience_s=dial_s + handshake_s)
+        self.reused = 0
+        self.opened = 0
+        self.failed = 0
 
     def __len__(self) -> int:
         return len(self._pool)
@@ -85,6 +91,13 @@ class Connector:
         if (idle := self._take_idle(key)) is not None:
             return idle
         try:
+            return await self._acquire_in_turn(key, credential, tunnel_port=tunnel_port)
+        except (DialError, VerificationError):
+            self.failed += 1
+            raise
+
+    async def _acquire_in_turn(self, key: TunnelKey, credential: Credential, *, tunnel_port: int) -> Tunnel:
+        try:
             async with self._queue.place(key):
                 # While it waited, another connection's turn may have ended.
                 if (idle := self._take_idle(key)) is not None:
@@ -101,6 +114,7 @@ class Connector:
             tunnel.close()
             raise
         tunnel.call_when_closed(lambda: self._pool.discard(tunnel))
+        self.opened += 1
         return tunnel
 
     def _take_idle(self, key: TunnelKey) -> Tunnel | None:
@@ -117,6 +131,7 @@ class Connector:
             except VerificationError:
                 tunnel.close()
             else:
+                self.reused += 1
                 return tunnel
 
     def release(self, key: TunnelKey, tunnel: Tunnel) -> None:

@@ -163,6 +163,14 @@ def make_sidecar_container(settings: Settings, options: InjectionOptions, target
             "successThreshold": 1,
             "failureThreshold": 120,
         },
+        # A minute without an answer: the kubelet starts the sidecar anew, so that it doesn't hang with its application.
+        "livenessProbe": {
+            "httpGet": {"path": "/healthz", "port": HEALTH_PORT, "scheme": "HTTP"},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "successThreshold": 1,
+            "failureThreshold": 6,
+        },
         "volumeMounts": [
             {"name": TOKEN_VOLUME, "mountPath": TOKEN_DIRECTORY, "readOnly": True},
             {"name": TRUST_VOLUME, "mountPath": TRUST_DIRECTORY, "readOnly": True},

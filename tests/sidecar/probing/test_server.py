@@ -66,7 +66,9 @@ class Kubelet:
 
 
 @asynccontextmanager
-async def a_server(targets: Sequence[ProbeTarget] = (LIVENESS, HOOK)) -> AsyncIterator[Kubelet]:
+async def a_server(
+    targets: Sequence[ProbeTarget] = (LIVENESS, HOOK), *, has_metrics: bool = True
+) -> AsyncIterator[Kubelet]:
     kubelet = Kubelet()
     null = os.open("/dev/null", os.O_WRONLY)
     sink = LineSink(null)
@@ -74,8 +76,8 @@ async def a_server(targets: Sequence[ProbeTarget] = (LIVENESS, HOOK)) -> AsyncIt
     listener.setblocking(False)
     kubelet.port = listener.getsockname()[1]
     server = ProbeServer(
-        [listener], targets=targets, judge=lambda: kubelet.ready, perform=kubelet.perform, tasks=kubelet.tasks,
-        events=Events(sink),
+        [listener], targets=targets, judge=lambda: kubelet.ready, perform=kubelet.perform,
+        render_metrics=(lambda: b"up 1\n" * 1000) if has_metrics else None, tasks=kubelet.tasks, events=Events(sink),
     )  # fmt: skip
     server.start()
     try:
@@ -177,6 +179,27 @@ async def test_without_the_pods_secret_a_hook_or_probe_is_not_found() -> None:
         assert await kubelet.get(f"/probe/{'ab' * 16}/app/liveness") == (200, b"fine")
 
 
+async def test_metrics_are_answered_whole_where_they_are_served() -> None:
+    async with a_server() as kubelet:
+        assert await kubelet.get("/metrics") == (200, b"up 1\n" * 1000)
+        answer = await kubelet.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n" in answer.lower()
+    async with a_server(has_metrics=False) as kubelet:
+        assert (await kubelet.get("/metrics"))[0] == 404
+
+
+async def test_silent_strangers_make_room_for_the_kubelet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_server, "_REQUEST_S", 600)
+    async with a_server() as kubelet:
+        strangers = [await asyncio.open_connection("127.0.0.1", kubelet.port) for _ in range(MAX_CONNECTIONS)]
+        await until(lambda: len(kubelet.tasks) == MAX_CONNECTIONS)
+        assert await kubelet.get("/healthz") == (200, b"alive\n")
+        assert await strangers[0][0].read() == b"", "the one that waited longest"
+        for _, writer in strangers:
+            writer.close()
+        await until(lambda: len(kubelet.tasks) == 0)
+
+
 async def test_a_kubelet_that_gave_up_ends_its_probe() -> None:
     async with a_server() as kubelet:
         kubelet.wait.clear()
@@ -191,8 +214,11 @@ async def test_a_kubelet_that_gave_up_ends_its_probe() -> None:
 async def test_no_more_than_the_bound_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe_server, "_REQUEST_S", 600)
     async with a_server() as kubelet:
+        kubelet.wait.clear()
         silent = [await asyncio.open_connection("127.0.0.1", kubelet.port) for _ in range(MAX_CONNECTIONS)]
-        await until(lambda: len(kubelet.tasks) == MAX_CONNECTIONS)
+        for _, writer in silent:
+            writer.write(b"GET /probe/app/liveness HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: len(kubelet.performed) == MAX_CONNECTIONS)
         with pytest.raises(ConnectionResetError):
             await kubelet.send(b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n")
         for _, writer in silent:
