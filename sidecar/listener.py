@@ -19,6 +19,7 @@ from sidecar.attest.facts import Attestation, AttestationError
 from sidecar.code_check import check_code, make_evidence
 from sidecar.connection.parties import Parties
 from sidecar.sockets.address import Endpoint
+from sidecar.tls.handshake import HandshakeError
 
 if TYPE_CHECKING:
     from sidecar.credential.credential import Credential
@@ -71,22 +72,33 @@ async def choose_listener_credential(sidecar: Sidecar, listener: Listener) -> Cr
 
     A stranger can cause no more than the one issuance that this local program gets anyway: single flight, cached, and
     never one for a program that explicit mode doesn't approve.
+
+    Raises:
+        HandshakeError: ``ca_unavailable``: the sidecar's own is distrusted, and the CA gave no other.
     """
     attestation = listener.attestation
     if attestation is None:
-        return sidecar.credentials.own
+        return await _obtain_own(sidecar)
     credential = sidecar.credentials.get(attestation.program)
     if credential is not None:
         return credential
     policy = sidecar.policies.own
     is_approved = policy.find_approval(sidecar.workload, attestation.program) is not None
     if not is_approved and policy.state.mode is Mode.EXPLICIT:
-        return sidecar.credentials.own
+        return await _obtain_own(sidecar)
     try:
         async with asyncio.timeout(sidecar.limits.obtain_s):
             return await sidecar.credentials.obtain(attestation.program, make_evidence(sidecar, attestation))
     except (TouchmarkError, TimeoutError):
-        return sidecar.credentials.own
+        return await _obtain_own(sidecar)
+
+
+async def _obtain_own(sidecar: Sidecar) -> Credential:
+    try:
+        async with asyncio.timeout(sidecar.limits.obtain_s):
+            return await sidecar.credentials.obtain_own()
+    except (TouchmarkError, TimeoutError) as error:
+        raise HandshakeError(str(error), reason=Reason.CA_UNAVAILABLE) from error
 
 
 def serves_listener(sidecar: Sidecar, used: Credential, listener: Listener) -> bool:

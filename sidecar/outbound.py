@@ -148,12 +148,12 @@ async def choose_credential(sidecar: Sidecar, connection: Connection) -> Credent
     """Return the program's credential; the sidecar's own without a program, or if permissive and it can't be had.
 
     Raises:
-        Refused: explicit mode, and the program's credential can't be had.
+        Refused: explicit mode, and the program's credential can't be had; or the sidecar's own is distrusted.
     """
     parties = connection.parties
     program, attestation = parties.source.program, parties.attestation
     if program is None or attestation is None:
-        return sidecar.credentials.own
+        return await obtain_own(sidecar)
     credential = sidecar.credentials.get(program)
     if credential is None:
         try:
@@ -166,10 +166,23 @@ async def choose_credential(sidecar: Sidecar, connection: Connection) -> Credent
             connection.detail = str(error)
             parties.source = replace(parties.source, program=None, why_unidentified=reason)
             connection.decide()
-            return sidecar.credentials.own
+            return await obtain_own(sidecar)
         connection.check_not_revoked()
     parties.source_identity = credential.identity
     return credential
+
+
+async def obtain_own(sidecar: Sidecar) -> Credential:
+    """Return the sidecar's own credential.
+
+    Raises:
+        Refused: peers distrust it, and the CA gave no other in time.
+    """
+    try:
+        async with asyncio.timeout(sidecar.limits.obtain_s):
+            return await sidecar.credentials.obtain_own()
+    except (TouchmarkError, TimeoutError) as error:
+        raise Refused(Reason.CA_UNAVAILABLE, str(error)) from error
 
 
 async def carry_through_tunnel(

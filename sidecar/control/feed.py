@@ -188,7 +188,6 @@ class Feed:
         finally:
             if self._uplink.link is link:
                 self._uplink.detach()
-                self._uplink.pending.fail(UnavailableError("the stream to the CA broke"))
             for task in ends:
                 task.cancel()
             await asyncio.wait(ends)

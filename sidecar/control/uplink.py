@@ -17,6 +17,7 @@ from sidecar.control.pending import PendingRequests
 
 _CLOSE_S = 1.0
 _RECONNECT_GRACE_S = 4.0
+_HINT = "`touchmark ca status`"
 
 
 class Uplink:
@@ -39,6 +40,7 @@ class Uplink:
         self._need = asyncio.Event()
         self._link: Link | None = None
         self._is_closing = False
+        self._giving_up: asyncio.TimerHandle | None = None
         self.pending = PendingRequests()
         self.fault = ""
         self.ca_version = ""
@@ -99,7 +101,7 @@ class Uplink:
                 async with asyncio.timeout(timeout_s):
                     return await answer
             except TimeoutError as error:
-                raise UnavailableError("the CA didn't answer in time", hint="`touchmark ca status`") from error
+                raise UnavailableError("the CA didn't answer in time", hint=_HINT) from error
 
     def move(self) -> None:
         """The sidecar's own credential was renewed: move to a stream under it while the present one serves on."""
@@ -117,11 +119,18 @@ class Uplink:
         self.ca_version = welcome.ca_version
         self.must_join, self.fault = False, ""
         self._connected.set()
+        self._stop_giving_up()
 
     def detach(self) -> None:
-        """There is no stream any more."""
+        """There is no stream any more: requests wait a little for another one, on which they are asked again."""
         self._link = None
         self._connected.clear()
+        self._stop_giving_up()
+        if self._is_closing:
+            self._give_up()
+        elif self.pending.list_requests():
+            self._need.set()
+            self._giving_up = asyncio.get_running_loop().call_later(_RECONNECT_GRACE_S, self._give_up)
 
     def note_fault(self, fault: str, *, must_join: bool = False) -> None:
         """No stream could be had, for this reason; perhaps only joining again helps."""
@@ -151,6 +160,14 @@ class Uplink:
         if self._link is not None:
             await self._link.close(timeout_s=_CLOSE_S)
 
+    def _give_up(self) -> None:
+        self.pending.fail(UnavailableError("the stream to the CA broke, and there is no other", hint=_HINT))
+
+    def _stop_giving_up(self) -> None:
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
+
     async def _wait_connected(self, timeout_s: float) -> None:
         if self._connected.is_set():
             return
@@ -163,4 +180,4 @@ class Uplink:
 
 
 def _no_stream() -> UnavailableError:
-    return UnavailableError("there is no stream to the CA", hint="`touchmark ca status`")
+    return UnavailableError("there is no stream to the CA", hint=_HINT)

@@ -80,7 +80,7 @@ class CredentialStore:
         timeout_s: how long one request may take.
 
     Attributes:
-        own: the sidecar's own.
+        own: the sidecar's own, to authenticate with at the CA; peers are shown ``obtain_own``'s.
     """
 
     def __init__(
@@ -102,6 +102,7 @@ class CredentialStore:
         self._refused: OrderedDict[Program, tuple[float, int, CredentialError]] = OrderedDict()
         self._own_renewal: asyncio.TimerHandle | None = None
         self._own_retry_s = _FIRST_RETRY_S
+        self._is_own_distrusted = False
         self._schedule_own(self._half_life(own))
         policies.on_change(self._follow_policy)
         trust.on_change(self._replace_distrusted)
@@ -121,6 +122,21 @@ class CredentialStore:
         entry.was_used = True
         self._entries.move_to_end(program)
         return credential
+
+    async def obtain_own(self) -> Credential:
+        """Return the sidecar's own credential to show to a peer: none of a distrusted issuer, which every peer refuses.
+
+        Raises:
+            CredentialError: the present one is distrusted, and the CA gave no other.
+        """
+        if self._is_own_distrusted:
+            await self._fetch_once(None, ProgramEvidence())
+            if self._is_own_distrusted:
+                raise CredentialError(
+                    "the sidecar's own certificate is distrusted, and the CA has given no other",
+                    reason=Reason.CA_UNAVAILABLE,
+                )
+        return self.own
 
     async def obtain(self, program: Program, evidence: ProgramEvidence) -> Credential:
         """Return the program's credential, asking the CA where needed: once, however many wait.
@@ -181,6 +197,7 @@ class CredentialStore:
         One that the current trust bundle doesn't accept is forgotten: its next use asks anew.
         """
         self.own = own
+        self._is_own_distrusted = False
         self._own_retry_s = _FIRST_RETRY_S
         self._schedule_own(self._half_life(own))
         self._refused.clear()
@@ -252,6 +269,7 @@ class CredentialStore:
             raise CredentialError("the CA issued another identity than asked for", reason=Reason.CA_UNAVAILABLE)
         if program is None:
             self.own = credential
+            self._is_own_distrusted = False
             self._own_retry_s = _FIRST_RETRY_S
             self._schedule_own(self._overtaken.pop(None, self._half_life(credential)))
             self._issuer.move()
@@ -349,7 +367,10 @@ class CredentialStore:
         try:
             check(_parse_chain(self.own))
         except VerificationError:
+            self._is_own_distrusted = True
             self._schedule_own(0)
+        else:
+            self._is_own_distrusted = False
 
 
 def _parse_chain(credential: Credential) -> list[x509.Certificate]:

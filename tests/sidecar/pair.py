@@ -167,6 +167,9 @@ class FakeCredentials:
     def get(self, program: Program) -> Credential | None:
         return self.by_program.get(program)
 
+    async def obtain_own(self) -> Credential:
+        return self.own
+
     async def obtain(self, program: Program, evidence: ProgramEvidence) -> Credential:
         self.obtained.append(program)
         raise UnavailableError("ordered by the test")

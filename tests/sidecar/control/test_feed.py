@@ -262,6 +262,32 @@ async def test_a_refusal_and_silence_are_told_apart() -> None:
             await parts.request_certificate(timeout_s=0.2)
 
 
+async def test_a_question_that_a_lost_stream_left_open_is_asked_again_on_the_next() -> None:
+    async with LittleCA().serving() as ca, joined(ca) as parts:
+        ca.is_mute = True
+        waiting = asyncio.create_task(parts.request_certificate())
+        await until(lambda: ca.of_type(CertificateRequest))
+        ca.is_mute = False
+        ca.streams[0].transport.abort()
+        assert len(await waiting) == 2
+        first, second = ca.of_type(CertificateRequest)
+        assert first == second
+
+
+async def test_a_question_is_given_up_when_no_other_stream_is_had_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uplink, "_RECONNECT_GRACE_S", 0.1)
+    ca = LittleCA()
+    async with AsyncExitStack() as stack:
+        async with ca.serving():
+            parts = await stack.enter_async_context(joined(ca))
+            ca.is_mute = True
+            waiting = asyncio.create_task(parts.request_certificate())
+            await until(lambda: ca.of_type(CertificateRequest))
+        with pytest.raises(UnavailableError, match="there is no other"):
+            await waiting
+        assert parts.uplink.pending.list_requests() == []
+
+
 def serial_of(ca: LittleCA) -> object:
     """The serial number of the certificate that the newest stream was opened with."""
     certificate = ca.streams[-1].transport.get_extra_info("peercert")

@@ -222,6 +222,23 @@ async def test_a_distrusted_issuers_credentials_are_neither_used_nor_kept() -> N
         assert {store.own.issuer, (await store.obtain(PROGRAM, EVIDENCE)).issuer} == {"next issuer"}
 
 
+async def test_the_sidecars_own_distrusted_credential_isnt_shown_to_peers_while_the_ca_is_away() -> None:
+    async with a_store() as (store, issuing, _):
+        assert await store.obtain_own() is store.own
+        old, ca = store.own, issuing.ca
+        next_issuer, ca.issuer, ca.sequence = make_authority("next issuer", ca.root), ca.issuer, ca.sequence + 1
+        distrusted = (public_key_digest(ca.issuer.certificate),)
+        issuers = (ca.issuer.der, next_issuer.der)
+        issuing.refusal = Reason.CA_UNAVAILABLE
+        assert issuing.trust.install(msgspec.structs.replace(ca.bundle, issuers=issuers, distrusted=distrusted))
+        with pytest.raises(CredentialError, match="distrusted") as caught:
+            await store.obtain_own()
+        assert caught.value.reason is Reason.CA_UNAVAILABLE
+        assert store.own is old, "the CA may still be asked with it"
+        issuing.refusal, ca.issuer = "", next_issuer
+        assert (await store.obtain_own()).issuer == "next issuer"
+
+
 async def test_credentials_are_renewed_at_half_their_life_and_an_unused_one_is_let_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
