@@ -200,7 +200,8 @@ def _check_code(policy: NamespacePolicy, approval: Approval, evidence: ProgramEv
             reason=Reason.CODE_NOT_APPROVED,
             hint="upgrade the sidecar, or approve the program with --code report",
         )
-    if (foreign := policy.find_foreign_code(approval, evidence.code)) is not None:
+    foreign = policy.find_foreign_code(approval.service_account, evidence.code, is_jit=approval.jit)
+    if foreign is not None:
         raise IssuanceRefused(
             str(foreign),
             reason=Reason.CODE_NOT_APPROVED,

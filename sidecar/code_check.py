@@ -78,7 +78,12 @@ def find_checked(sidecar: Sidecar, attestation: Attestation) -> Approval | None:
     return None if approval is None or approval.code is None else approval
 
 
-@lru_cache(maxsize=1024)
 def find_foreign(policy: NamespacePolicy, approval: Approval, seen: SeenCode) -> ForeignCode | None:
-    """Return what isn't approved of what was seen, or remember: a changed policy and a new look are other objects."""
-    return policy.find_foreign_code(approval, seen.code)
+    """Return what isn't approved of what was seen."""
+    return _find_foreign(policy, approval.service_account, approval.jit, seen)
+
+
+@lru_cache(maxsize=1024)
+def _find_foreign(policy: NamespacePolicy, service_account: str, is_jit: bool, seen: SeenCode) -> ForeignCode | None:
+    """Compare, or remember: a changed policy and a new look are other objects, and compare by identity."""
+    return policy.find_foreign_code(service_account, seen.code, is_jit=is_jit)

@@ -20,9 +20,6 @@ from sidecar.attest.process import FileKey
 # About 10,000 mappings; a process may have 65,530 of them, and parsing takes 10 ms a megabyte.
 MAX_MAPS_BYTES = 1 << 20
 _READ_BYTES = 65_536
-_EXECUTABLE = re.compile(
-    rb"^([0-9a-f]+)-([0-9a-f]+) .(.)x. [0-9a-f]+ ([0-9a-f]+):([0-9a-f]+) ([0-9]+) *(.*)$", re.MULTILINE
-)
 # The kernel's own pages, which no process can give this name: a file's path begins with a slash, and memory that a
 # process names is shown as ``[anon:NAME]``.
 _OF_THE_KERNEL = frozenset((b"[vdso]", b"[vsyscall]", b"[uprobes]", b"[vectors]", b"[sigpage]"))
@@ -86,19 +83,26 @@ def parse_maps(text: bytes) -> Mappings:
     """Read the executable mappings from ``maps``."""
     files: dict[tuple[int, int], MappedFile] = {}
     anonymous = False
-    for start, end, writable, major, minor, inode, path in _EXECUTABLE.findall(text):
+    for line in text.split(b"\n"):
+        # ``7f01-7f02 r-xp 00000000 fd:01 77      /path``: a regular expression takes ten times as long.
+        space = line.find(b" ")
+        if line[space + 3 : space + 4] != b"x":
+            continue
+        area, rights, _, device, inode, *named = line.split(None, 5)
+        path = named[0] if named else b""
         if inode == b"0":
             anonymous = anonymous or path not in _OF_THE_KERNEL
             continue
         if path.startswith(_MEMORY):
             anonymous = True
             continue
-        anonymous = anonymous or writable == b"w"
-        device = os.makedev(int(major, 16), int(minor, 16))
-        key = (device, int(inode))
+        anonymous = anonymous or rights[1:2] == b"w"
+        major, _, minor = device.partition(b":")
+        key = (os.makedev(int(major, 16), int(minor, 16)), int(inode))
         if key not in files:
-            area = f"{int(start, 16):x}-{int(end, 16):x}"
-            files[key] = MappedFile(area=area, device=device, inode=key[1], path=path)
+            start, _, end = area.partition(b"-")
+            name = f"{int(start, 16):x}-{int(end, 16):x}"
+            files[key] = MappedFile(area=name, device=key[0], inode=key[1], path=path)
     return Mappings(files=tuple(files.values()), anonymous=anonymous)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import OrderedDict
+from functools import lru_cache
 
 import msgspec
 
@@ -82,8 +83,8 @@ class CodeMeasuring:
                 omitted += 1
                 continue
             keys.append(key)
-            path = show_path(file.path)
-            objects[digest, path if not digest else ""] = LoadedObject(path=path, digest=digest)
+            each = _make_object(file.path, digest)
+            objects[digest, each.path if not digest else ""] = each
         in_order = tuple(sorted(objects.values(), key=_by_path))
         code = LoadedCode(objects=in_order, anonymous=mappings.anonymous, omitted=omitted)
         if before is not None and before.code == code:
@@ -118,6 +119,11 @@ class CodeMeasuring:
             while len(self._known) > self._max_files:
                 self._known.popitem(last=False)
         return found.digest
+
+
+@lru_cache(maxsize=8_192)
+def _make_object(path: bytes, digest: str) -> LoadedObject:
+    return LoadedObject(path=show_path(path), digest=digest)
 
 
 def _by_path(each: LoadedObject) -> tuple[str, str]:

@@ -91,9 +91,9 @@ class NamespacePolicy:
             return None
         return self.approvals.get((workload.service_account, program))
 
-    def find_foreign_code(self, approval: Approval, code: LoadedCode) -> ForeignCode | None:
+    def find_foreign_code(self, service_account: str, code: LoadedCode, *, is_jit: bool) -> ForeignCode | None:
         """Return what a program has loaded beyond its workload's approved objects; None when there is nothing."""
-        return find_foreign(code, self.code.get(approval.service_account, frozenset()), is_jit=approval.jit)
+        return find_foreign(code, self.code.get(service_account, frozenset()), is_jit=is_jit)
 
 
 def compile_namespace(state: NamespaceState) -> NamespacePolicy:
