@@ -42,7 +42,7 @@ from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake import peek_client_hello
 from sidecar.tls.role import Role
 from sidecar.tunnel.frames import FrameType, Opening, decode_opening
-from sidecar.tunnel.handshake import establish_tunnel
+from sidecar.tunnel.handshake import Keys, establish_tunnel
 from sidecar.tunnel.tunnel import Loss, Tunnel
 
 if TYPE_CHECKING:
@@ -106,17 +106,21 @@ async def terminate(
     await sidecar.handshakes.wait_turn(source[0], timeout_s=sidecar.limits.handshake_s)
     port = parse_port_name(hello.server_name) or 0
     listener = await attest_listener(sidecar, (local[0], port))
-    credential = await choose_listener_credential(sidecar, listener)
+
+    async def find_keys() -> Keys:
+        credential = await choose_listener_credential(sidecar, listener)
+        context = _contexts.get(credential, sidecar.trust.bundle, Role.RESPONDER)
+        return Keys(context=context, credential=credential, verifier=sidecar.trust.verifier)
+
     tunnel = await establish_tunnel(
         loop=loop,
         connection=connection,
-        context=_contexts.get(credential, sidecar.trust.bundle, Role.RESPONDER),
+        keys=await find_keys(),
+        renew=find_keys,
         role=Role.RESPONDER,
-        credential=credential,
-        verifier=sidecar.trust.verifier,
-        now=time.time(),
         timeout_s=sidecar.limits.handshake_s,
         trace=sidecar.trace,
+        key_bytes=sidecar.limits.key_bytes,
     )
     sidecar.handshakes.note_proven(source[0])
     sidecar.counts.handshakes.observe(loop.time() - began)

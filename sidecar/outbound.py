@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -37,9 +38,11 @@ from sidecar.tunnel.pool import TunnelKey
 from sidecar.tunnel.tunnel import Tunnel
 
 if TYPE_CHECKING:
+    from sidecar.attest.facts import Attestation
     from sidecar.capture.captured import Captured
     from sidecar.credential.credential import Credential
     from sidecar.parts import Sidecar
+    from sidecar.tunnel.connector import FindCredential
 
 # A stale idle tunnel, then a fresh one whose responder says CLOSING: each costs a try; the OPEN itself is retried once.
 _MAX_OPENINGS = 2
@@ -199,9 +202,10 @@ async def carry_through_tunnel(
         destination=connection.parties.destination_endpoint,
         workload=listed_workload(entry),
     )
+    parties = connection.parties
     for _ in range(_MAX_OPENINGS):
         try:
-            tunnel = await connect(sidecar, key, entry, credential)
+            tunnel = await connect(sidecar, key, entry, credential, partial(find_again, sidecar, parties.attestation))
         except DialError as error:
             if await route.has_another():
                 raise Refused(Reason.MTLS_UNAVAILABLE, str(error)) from error
@@ -220,7 +224,23 @@ async def carry_through_tunnel(
         await finish(sidecar, connection, last)
 
 
-async def connect(sidecar: Sidecar, key: TunnelKey, entry: DirectoryEntry, credential: Credential) -> Tunnel:
+async def find_again(sidecar: Sidecar, attestation: Attestation | None) -> Credential:
+    """Return the current credential of a program whose tunnel needs new keys; without a program the sidecar's own.
+
+    Raises:
+        CredentialError, TimeoutError: it can't be had any more.
+    """
+    if attestation is None:
+        return sidecar.credentials.own
+    if (known := sidecar.credentials.get(attestation.program)) is not None:
+        return known
+    async with asyncio.timeout(sidecar.limits.obtain_s):
+        return await sidecar.credentials.obtain(attestation.program, make_evidence(sidecar, attestation))
+
+
+async def connect(
+    sidecar: Sidecar, key: TunnelKey, entry: DirectoryEntry, credential: Credential, renew: FindCredential
+) -> Tunnel:
     """Get a tunnel to the sidecar that the directory lists at the destination, from the pool or by dialling.
 
     Raises:
@@ -229,7 +249,7 @@ async def connect(sidecar: Sidecar, key: TunnelKey, entry: DirectoryEntry, crede
     """
     tunnel_port = entry.tunnel_port or sidecar.tunnel_port
     try:
-        return await sidecar.connector.acquire(key, credential, tunnel_port=tunnel_port)
+        return await sidecar.connector.acquire(key, credential, tunnel_port=tunnel_port, renew=renew)
     except VerificationError as error:
         if error.reason == Reason.PEER_WORKLOAD_MISMATCH:
             await sidecar.router.refresh(key.destination[0])  # The address may have changed hands.

@@ -16,6 +16,7 @@ from sidecar.rooms import Rooms, make_rooms
 from sidecar.sockets.address import Endpoint
 from sidecar.tls.foreign_handshake import ForeignContexts
 from sidecar.tls.handshake_gate import HandshakeGate
+from sidecar.tls.key_limit import RENEWED_AT_BYTES
 
 if TYPE_CHECKING:
     from shared.model.identity.identity import Workload
@@ -53,6 +54,7 @@ class Limits:
         max_idle_tunnels_per_key: in the pool, for one identity and destination.
         dial_failure_memory_s: how long a program's failed tunnel dial is remembered.
         long_lived_s: a connection older than it gets a start record.
+        key_bytes: a tunnel that has encrypted so much with one key makes new ones.
     """
 
     max_connections: int = 4096
@@ -70,6 +72,7 @@ class Limits:
     max_idle_tunnels_per_key: int = 64
     dial_failure_memory_s: float = 5.0
     long_lived_s: float = 10.0
+    key_bytes: int = RENEWED_AT_BYTES
 
 
 @dataclass(kw_only=True)

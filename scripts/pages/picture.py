@@ -20,7 +20,7 @@ _STEPS: tuple[tuple[str, str, str], ...] = (
     (_O, _O, "attest: socket → process → SHA-256 of its executable"),
     (_O, _O, "identify: the credential of this program"),
     (_O, _O, "decide: workload and port"),
-    (_O, _I, "TLS 1.3, ALPN touchmark/1, SNI p5432"),
+    (_O, _I, "TLS 1.3, ALPN touchmark/2, SNI p5432"),
     (_I, _I, "attest the listener, take its credential"),
     (_I, _O, "certificate: workload + program"),
     (_O, _I, "certificate: workload + program"),

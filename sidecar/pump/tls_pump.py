@@ -23,8 +23,8 @@ from sidecar.pump.states import Flow, change_flow
 from sidecar.sockets.ending import DELIVERY_DEADLINE_S
 from sidecar.sockets.polling import Callback, poller_of
 from sidecar.tls.foreign_handshake import describe_fault
+from sidecar.tls.key_limit import MAX_KEY_BYTES, RECORD_OVERHEAD_BYTES
 from sidecar.tls.records import Buffer, Records
-from sidecar.tunnel.tunnel import MAX_RECORDS
 
 _MAX_RECORD: Final = 16 * 1024  # RFC 8446, section 5.1
 _READ_BYTES: Final = 4 * _MAX_RECORD
@@ -50,6 +50,7 @@ class TlsPump:
     """
 
     __slots__ = (
+        "_encrypted",
         "_from_peer",
         "_from_plain",
         "_guard",
@@ -60,7 +61,6 @@ class TlsPump:
         "_plain",
         "_plain_watch",
         "_read_wants_write",
-        "_records",
         "_tls",
         "_tls_records",
         "_to_peer",
@@ -89,7 +89,7 @@ class TlsPump:
         self._is_peer_source = is_peer_source
         self._from_plain = 0
         self._from_peer = 0
-        self._records = 0
+        self._encrypted = 0
         # For the peer: OpenSSL has encrypted the first record of it already. At most one read of the plain side.
         self._pinned = b""
         # For the plain side: at most one read of the TLS side.
@@ -163,15 +163,16 @@ class TlsPump:
         start, size = 0, len(data)
         while start < size:
             try:
-                start += self._tls_records.send(data[start : start + _MAX_RECORD])
+                count = self._tls_records.send(data[start : start + _MAX_RECORD])
             except SSL.WantWriteError:
                 self._pin(data[start:])
                 return False
             except SSL.Error as error:
                 self._judge_later(error)
                 return False
-            self._records += 1
-        if self._records > MAX_RECORDS:  # AES-GCM's limit for one key; pyOpenSSL has no key update.
+            start += count
+            self._encrypted += count + RECORD_OVERHEAD_BYTES
+        if self._encrypted > MAX_KEY_BYTES:  # pyOpenSSL has no key update, and a foreign peer knows no REKEY.
             self._finish(Ending.RECORD_LIMIT)
             return False
         return True

@@ -206,7 +206,14 @@ def _make_connector(
         )
     )
     return Connector(
-        pool, failures, trust, mark=mark, dial_s=limits.dial_s, handshake_s=limits.handshake_s, trace=trace
+        pool,
+        failures,
+        trust,
+        mark=mark,
+        dial_s=limits.dial_s,
+        handshake_s=limits.handshake_s,
+        trace=trace,
+        key_bytes=limits.key_bytes,
     )
 
 

@@ -21,7 +21,9 @@ from sidecar.tls.role import Role
 if TYPE_CHECKING:
     from sidecar.credential.credential import Credential
 
-ALPN: Final = b"touchmark/1"
+# The protocols that this release speaks, the best first. The first one knows REKEY.
+ALPN: Final = b"touchmark/2"
+ALPN_BEFORE: Final = b"touchmark/1"
 # A pod runs few programs; an older context goes with its credential. 64 contexts are about 4 MB at the most.
 MAX_CONTEXTS: Final = 64
 # AES-128-GCM first: it is the cheapest with AES instructions, and 128 bits are enough.
@@ -57,7 +59,7 @@ class Contexts:
 
 
 def make_context(credential: Credential, bundle: TrustBundle, role: Role) -> SSL.Context:
-    """Make a context: TLS 1.3 only, peer's certificate required, ALPN ``touchmark/1``, nothing is resumed.
+    """Make a context: TLS 1.3 only, peer's certificate required, the tunnel's ALPN, nothing is resumed.
 
     OpenSSL still offers a stateful session, which finds no cache: each handshake is a whole one, with its checks.
 
@@ -67,7 +69,7 @@ def make_context(credential: Credential, bundle: TrustBundle, role: Role) -> SSL
     context.set_verify_depth(_MAX_CHAIN)
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _note_verification)
     if role is Role.INITIATOR:
-        context.set_alpn_protos([ALPN])
+        context.set_alpn_protos([ALPN, ALPN_BEFORE])
     else:
         context.set_alpn_select_callback(_select_alpn)
     return context
@@ -122,7 +124,8 @@ def _note_verification(connection: SSL.Connection, _certificate: object, error: 
 
 
 def _select_alpn(_connection: SSL.Connection, offered: list[bytes]) -> bytes:
-    if ALPN in offered:
-        return ALPN
+    for protocol in (ALPN, ALPN_BEFORE):
+        if protocol in offered:
+            return protocol
     # pyOpenSSL turns an unhandled offer into "no ALPN"; raising ends the handshake with an alert.
-    raise ValueError("the client doesn't offer touchmark/1")
+    raise ValueError("the client offers no tunnel's protocol")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from shared.model.errors import VerificationError
@@ -18,10 +19,11 @@ from sidecar.sockets.address import Endpoint, format_endpoint
 from sidecar.sockets.dial import DialError, dial
 from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake import HandshakeError
+from sidecar.tls.key_limit import RENEWED_AT_BYTES
 from sidecar.tls.role import Role
 from sidecar.tunnel.dial_failures import DialFailures, is_about_address
 from sidecar.tunnel.dial_queue import DialQueue
-from sidecar.tunnel.handshake import establish_tunnel
+from sidecar.tunnel.handshake import Keys, establish_tunnel
 from sidecar.tunnel.pool import TunnelKey, TunnelPool
 from sidecar.tunnel.trace import FrameTrace
 from sidecar.tunnel.tunnel import Loss, Tunnel
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 _NO_ANSWER = frozenset({Reason.HANDSHAKE_FAILED, Reason.DEADLINE_EXCEEDED})
 
 
+FindCredential = Callable[[], Awaitable["Credential"]]
+
+
 class Connector:
     """Idle tunnels, and how new ones are made.
 
@@ -42,6 +47,7 @@ class Connector:
         mark: SO_MARK for the sidecar's own sockets; 0 for none.
         dial_s, handshake_s: deadlines of a TCP connect and a whole handshake.
         trace: of the tunnels' frames; None for none.
+        key_bytes: when so much was encrypted with one key, new ones are made.
 
     Attributes:
         reused, opened, failed: how often a connection took an idle tunnel, got a new one, or none.
@@ -57,6 +63,7 @@ class Connector:
         dial_s: float,
         handshake_s: float,
         trace: FrameTrace | None = None,
+        key_bytes: int = RENEWED_AT_BYTES,
     ) -> None:
         self._pool = pool
         self._failures = failures
@@ -65,6 +72,7 @@ class Connector:
         self._dial_s = dial_s
         self._handshake_s = handshake_s
         self._trace = trace
+        self._key_bytes = key_bytes
         self._contexts = Contexts()
         self._queue = DialQueue(patience_s=dial_s + handshake_s)
         self.reused = 0
@@ -74,12 +82,15 @@ class Connector:
     def __len__(self) -> int:
         return len(self._pool)
 
-    async def acquire(self, key: TunnelKey, credential: Credential, *, tunnel_port: int) -> Tunnel:
+    async def acquire(
+        self, key: TunnelKey, credential: Credential, *, tunnel_port: int, renew: FindCredential | None = None
+    ) -> Tunnel:
         """Take an idle tunnel, or dial a new one, to the sidecar at the key's destination.
 
         Arguments:
             credential: of the key's identity and generation.
             tunnel_port: the other sidecar's.
+            renew: finds the same program's current credential, for a tunnel that uses up its keys; None: this one.
 
         Raises:
             DialError: mutual TLS can't be had: nothing answers there, or didn't lately for this program.
@@ -102,10 +113,8 @@ class Connector:
                 # While it waited, another connection's turn may have ended.
                 if (idle := self._take_idle(key)) is not None:
                     return idle
-                now = time.time()
-                tunnel = await self._open(
-                    (key.destination[0], tunnel_port), credential, port=key.destination[1], now=now
-                )
+                now, address = time.time(), (key.destination[0], tunnel_port)
+                tunnel = await self._open(address, credential, renew, port=key.destination[1])
         except TimeoutError as error:
             raise DialError(f"{key.destination[0]}: too many dials wait") from error
         try:
@@ -152,8 +161,18 @@ class Connector:
         for tunnel in self._pool.drain():
             tunnel.close()
 
-    async def _open(self, address: Endpoint, credential: Credential, *, port: int, now: float) -> Tunnel:
-        loop, trust, where = asyncio.get_running_loop(), self._trust, format_endpoint(address)
+    def _keys_of(self, credential: Credential) -> Keys:
+        bundle = self._trust.bundle
+        context = self._contexts.get(credential, bundle, Role.INITIATOR)
+        return Keys(context=context, credential=credential, verifier=self._trust.verifier)
+
+    async def _open(
+        self, address: Endpoint, credential: Credential, renew: FindCredential | None, *, port: int
+    ) -> Tunnel:
+        async def find_keys() -> Keys:
+            return self._keys_of(credential if renew is None else await renew())
+
+        loop, where = asyncio.get_running_loop(), format_endpoint(address)
         failures, program, began = self._failures, str(credential.identity.program or ""), loop.time()
         if failures.is_recent(address, program=program, now=began) or failures.is_recent(
             address, program=program, port=port, now=began
@@ -169,14 +188,13 @@ class Connector:
             tunnel = await establish_tunnel(
                 loop=loop,
                 connection=connection,
-                context=self._contexts.get(credential, trust.bundle, Role.INITIATOR),
+                keys=self._keys_of(credential),
+                renew=find_keys,
                 role=Role.INITIATOR,
-                credential=credential,
-                verifier=trust.verifier,
-                now=now,
                 timeout_s=self._handshake_s,
                 port=port,
                 trace=self._trace,
+                key_bytes=self._key_bytes,
             )
         except BaseException as error:
             connection.close()

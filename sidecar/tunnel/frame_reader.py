@@ -83,6 +83,11 @@ class FrameReader:
         self.payload = data[start:end]
         return frame
 
+    @property
+    def is_at_end(self) -> bool:
+        """Whether nothing of what was fed is left."""
+        return self._offset == len(self._data)
+
     def keep_rest(self) -> None:
         """Copy what no frame was cut from, for the next read; what was fed isn't used any more."""
         if self._offset < len(self._data):

@@ -40,6 +40,7 @@ class FrameType(IntEnum):
     END = 5
     RESET = 6
     CLOSING = 7
+    REKEY = 8
 
 
 # Stated bounds per type: a longer payload is a protocol error before it is looked at.
@@ -51,6 +52,7 @@ _MAX_PAYLOADS: dict[int, int] = {
     FrameType.END: 0,
     FrameType.RESET: 0,
     FrameType.CLOSING: 0,
+    FrameType.REKEY: 0,
 }
 
 

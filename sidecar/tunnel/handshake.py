@@ -1,4 +1,4 @@
-"""The handshake of a tunnel: TLS with ALPN ``touchmark/1``, between two sidecars of one trust bundle.
+"""The handshake of a tunnel: TLS with the tunnel's ALPN, between two sidecars of one trust bundle.
 
 Belongs here: the handshake as either end makes it, and the verification of the peer. Doesn't: dialling and reuse
 (``connector.py``), plain mTLS (``sidecar/tls/foreign_handshake.py``), what the contexts demand (``sidecar/tls``).
@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from OpenSSL import SSL
@@ -15,36 +18,54 @@ from OpenSSL import SSL
 from shared.model.policy.reasons import Reason
 from shared.model.trust.certificate import BundleVerifier, VerifiedPeer
 from sidecar.tls.client_hello import format_port_name
-from sidecar.tls.contexts import ALPN, VerificationNote
+from sidecar.tls.contexts import ALPN, ALPN_BEFORE, VerificationNote
 from sidecar.tls.handshake import HandshakeError, drive_handshake, read_chain
+from sidecar.tls.key_limit import RENEWED_AT_BYTES
 from sidecar.tls.role import Role
 from sidecar.tunnel.trace import FrameTrace
-from sidecar.tunnel.tunnel import Tunnel
+from sidecar.tunnel.tunnel import Renewed, Tunnel
 
 if TYPE_CHECKING:
     from sidecar.credential.credential import Credential
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """What one end makes a handshake with.
+
+    Attributes:
+        context: for the credential, the trust bundle and the role.
+        verifier: of that bundle.
+    """
+
+    context: SSL.Context
+    credential: Credential
+    verifier: BundleVerifier
+
+
+FindKeys = Callable[[], Awaitable[Keys]]
 
 
 async def establish_tunnel(
     *,
     loop: asyncio.AbstractEventLoop,
     connection: socket.socket,
-    context: SSL.Context,
+    keys: Keys,
+    renew: FindKeys,
     role: Role,
-    credential: Credential,
-    verifier: BundleVerifier,
-    now: float,
     timeout_s: float,
     port: int = 0,
     trace: FrameTrace | None = None,
+    key_bytes: int = RENEWED_AT_BYTES,
 ) -> Tunnel:
     """Make the handshake and verify the peer, twice: by OpenSSL against the roots, then against the whole bundle.
 
     Arguments:
         connection: connected and non-blocking; stays the caller's to close when this raises.
-        now: seconds since the epoch.
+        renew: finds the current keys of the same program, for a tunnel that uses up its own; its errors end the tunnel.
         port: the destination port that the initiator names.
         trace: of the tunnel's frames; None for none.
+        key_bytes: when so much was encrypted with one key, new ones are made.
 
     Raises:
         HandshakeError: ``handshake_failed``, ``deadline_exceeded``, ``peer_untrusted``, ``peer_expired``.
@@ -52,27 +73,62 @@ async def establish_tunnel(
 
     What this does *not* verify: that the peer's workload is the expected one, and its program.
     """
+
+    async def shake_hands(found: Keys) -> Renewed:
+        tls = _make_connection(found.context, connection, role, port)
+        peer = await _shake_hands(loop, connection, tls, role, found.verifier, timeout_s=timeout_s)
+        return Renewed(tls=tls, peer=peer, credential=found.credential)
+
+    async def rekey() -> Renewed:
+        return await shake_hands(await renew())
+
+    made = await shake_hands(keys)
+    return Tunnel(
+        loop=loop,
+        connection=connection,
+        tls=made.tls,
+        role=role,
+        peer=made.peer,
+        credential=made.credential,
+        rekey=rekey if made.tls.get_alpn_proto_negotiated() == ALPN else None,
+        trace=trace,
+        key_bytes=key_bytes,
+    )
+
+
+def _make_connection(context: SSL.Context, connection: socket.socket, role: Role, port: int) -> SSL.Connection:
     tls = SSL.Connection(context, connection)
-    note = VerificationNote()
-    tls.set_app_data(note)
+    tls.set_app_data(VerificationNote())
     if role is Role.INITIATOR:
         tls.set_tlsext_host_name(format_port_name(port).encode())
         tls.set_connect_state()
     else:
         tls.set_accept_state()
+    return tls
+
+
+async def _shake_hands(
+    loop: asyncio.AbstractEventLoop,
+    connection: socket.socket,
+    tls: SSL.Connection,
+    role: Role,
+    verifier: BundleVerifier,
+    *,
+    timeout_s: float,
+) -> VerifiedPeer:
+    note = tls.get_app_data()
     try:
         await drive_handshake(loop, connection, tls, role, timeout_s=timeout_s)
     except TimeoutError as error:
         raise HandshakeError("the handshake wasn't finished in time", reason=Reason.DEADLINE_EXCEEDED) from error
     except (SSL.Error, ValueError, OSError) as error:
-        if note.error:
+        if isinstance(note, VerificationNote) and note.error:
             reason = Reason.PEER_EXPIRED if note.is_about_time else Reason.PEER_UNTRUSTED
             raise HandshakeError(f"the peer's certificate: OpenSSL error {note.error}", reason=reason) from error
         raise HandshakeError(f"the handshake failed: {error}", reason=Reason.HANDSHAKE_FAILED) from error
-    if tls.get_alpn_proto_negotiated() != ALPN:
-        raise HandshakeError("the peer doesn't speak touchmark/1", reason=Reason.HANDSHAKE_FAILED)
+    if tls.get_alpn_proto_negotiated() not in (ALPN, ALPN_BEFORE):
+        raise HandshakeError("the peer speaks no tunnel's protocol", reason=Reason.HANDSHAKE_FAILED)
     chain = read_chain(tls)
     if not chain:
         raise HandshakeError("the peer showed no certificate", reason=Reason.HANDSHAKE_FAILED)
-    peer: VerifiedPeer = verifier.verify_peer(chain, now=now)
-    return Tunnel(loop=loop, connection=connection, tls=tls, role=role, peer=peer, credential=credential, trace=trace)
+    return verifier.verify_peer(chain, now=time.time())

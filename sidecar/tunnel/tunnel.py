@@ -5,23 +5,24 @@ what is pinned because it couldn't be written, losing and closing. Doesn't: what
 (``sidecar/pump/tunnel_pump.py`` and the two stories), which tunnel is reused (``pool.py``).
 
 The current user of the tunnel is its ``user``; it is called back synchronously from the event loop. Longer than most:
-reading, writing and closing share the state of one connection.
+reading, writing, renewing keys and closing share the state of one connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from OpenSSL import SSL
 
-from shared.model.errors import ProtocolError
+from shared.model.errors import ProtocolError, TouchmarkError
 from shared.model.trust.certificate import VerifiedPeer
 from sidecar.sockets.ending import DELIVERY_DEADLINE_S, close_after_delivery, count_undelivered
 from sidecar.sockets.polling import poller_of
+from sidecar.tls.key_limit import MAX_KEY_BYTES, RECORD_OVERHEAD_BYTES, RENEWED_AT_BYTES
 from sidecar.tls.records import Buffer, Records
 from sidecar.tls.role import Role
 from sidecar.tunnel.frame_reader import FrameReader
@@ -32,8 +33,6 @@ from sidecar.tunnel.turns import Turns
 if TYPE_CHECKING:
     from sidecar.credential.credential import Credential
 
-# AES-GCM's limit for one key is 2**24.5 full records (RFC 8446, section 5.5), and pyOpenSSL has no key update.
-MAX_RECORDS: Final = 2**24
 # Four full records: enough that one call hands 64 KiB to the application.
 _READ_BYTES: Final = 4 * MAX_FRAME_BYTES
 # Nothing waits for a held frame: it only must not stay for ever.
@@ -42,6 +41,7 @@ _HOLD_S: Final = 0.02
 _buffer = Buffer(_READ_BYTES + 2 * MAX_FRAME_BYTES)
 _bytes = _buffer.view
 _DATA = int(FrameType.DATA)
+_REKEY = int(FrameType.REKEY)
 
 
 class Loss(Enum):
@@ -50,6 +50,26 @@ class Loss(Enum):
     BROKEN = auto()  # The connection ended or failed.
     PROTOCOL = auto()  # The peer broke the protocol.
     RECORD_LIMIT = auto()
+
+
+class Renewal(Enum):
+    """How far a tunnel has come with new keys. Frames that are sent meanwhile wait until it is done."""
+
+    NONE = auto()
+    ASKED = auto()  # Initiator: REKEY was sent, the last frame with the old keys; the responder's is awaited.
+    ANSWERED = auto()  # Responder: REKEY is its last frame with the old keys, and perhaps not yet written.
+    HANDSHAKE = auto()  # Both have said REKEY: the connection belongs to the handshake.
+
+
+class Renewed(NamedTuple):
+    """What a handshake gave."""
+
+    tls: SSL.Connection
+    peer: VerifiedPeer
+    credential: Credential
+
+
+Rekey = Callable[[], Awaitable[Renewed]]
 
 
 class TunnelUser(Protocol):
@@ -78,18 +98,26 @@ class Tunnel:
         id: the same on both ends, from the TLS exporter.
         opened_at: in the loop's time.
         poller: tells when the application's socket is ready, as it does for the tunnel's own.
-        records: TLS records written, and frames read: no fewer than records, as each holds a frame at least.
+        sent, received: bytes that used up this direction's key, records' overhead included.
     """
 
     __slots__ = (
+        "_has_renewed",
         "_held",
         "_hold_timer",
         "_is_closed",
         "_is_reading",
+        "_later",
         "_on_closed",
         "_pinned",
         "_reader",
+        "_rekey",
+        "_renew_at",
+        "_renewal",
+        "_renewing",
         "_tls",
+        "_trace",
+        "_wants_reading",
         "_watch",
         "connection",
         "credential",
@@ -98,7 +126,8 @@ class Tunnel:
         "opened_at",
         "peer",
         "poller",
-        "records",
+        "received",
+        "sent",
         "turns",
         "user",
     )
@@ -112,7 +141,9 @@ class Tunnel:
         role: Role,
         peer: VerifiedPeer,
         credential: Credential,
+        rekey: Rekey | None = None,
         trace: FrameTrace | None = None,
+        key_bytes: int = RENEWED_AT_BYTES,
     ) -> None:
         self.loop = loop
         self.connection = connection
@@ -122,15 +153,24 @@ class Tunnel:
         self.id = tls.export_keying_material(b"EXPORTER-touchmark-tunnel-id", 8).hex()
         self.opened_at = loop.time()
         self.user: TunnelUser | None = None
-        self._tls = Records(tls) if trace is None else trace.records_of(tls, self.id)
+        self._trace = trace
+        self._tls = self._records_of(tls)
         self._reader = FrameReader()
         self.poller = poller_of(loop)
         self._watch = self.poller.watch(connection)
         self._held = b""
         self._hold_timer: asyncio.TimerHandle | None = None
         self._pinned: list[bytes] = []
-        self.records = 0
+        self.sent = 0
+        self.received = 0
+        self._renew_at = key_bytes
+        self._rekey = rekey
+        self._renewal = Renewal.NONE
+        self._renewing: asyncio.Task[None] | None = None
+        self._has_renewed = False
+        self._later: list[bytes] = []  # For the new keys.
         self._is_reading = False
+        self._wants_reading = False
         self._is_closed = False
         self._on_closed: Callable[[], None] | None = None
 
@@ -141,9 +181,11 @@ class Tunnel:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether another turn may begin: alive, idle, nothing left to write, no CLOSING said."""
+        """Whether another turn may begin: alive, idle, nothing left to write, no CLOSING said, keys not used up."""
         return (
             not self._is_closed
+            and not self._has_renewed
+            and max(self.sent, self.received) < self._renew_at
             and not self._pinned
             and not self._held
             and self.turns.is_idle
@@ -153,7 +195,7 @@ class Tunnel:
     @property
     def is_blocked(self) -> bool:
         """Whether something couldn't be written yet; ``on_drained`` tells the user when it has been."""
-        return bool(self._pinned)
+        return bool(self._pinned) or self._renewal is not Renewal.NONE
 
     @property
     def is_holding(self) -> bool:
@@ -179,13 +221,19 @@ class Tunnel:
 
     def pause(self) -> None:
         """Stop reading: the user can't take more. TCP's flow control tells the peer."""
-        if self._is_reading:
+        self._wants_reading = False
+        # The peer's REKEY is behind what waits in the kernel, and it lets this end write again: read on until it comes.
+        if self._is_reading and self._renewal is not Renewal.ASKED:
             self._is_reading = False
             self._watch.stop_reading()
 
     def resume(self) -> None:
         """Read again."""
-        if not self._is_reading and not self._is_closed:
+        self._wants_reading = True
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if not self._is_reading and not self._is_closed and self._renewal is not Renewal.HANDSHAKE:
             self._is_reading = True
             self._watch.start_reading(self._on_readable)
 
@@ -243,7 +291,7 @@ class Tunnel:
         epoch = self.turns.disown()
         self.user = None
         self.write(HEADER.pack(FrameType.CLOSING, epoch, 0))
-        if self._pinned:
+        if self.is_blocked:
             self.loop.call_later(DELIVERY_DEADLINE_S, self.close)
         else:
             self.close()
@@ -266,6 +314,12 @@ class Tunnel:
         return self._write_record(record)
 
     def _write_record(self, record: bytes | memoryview) -> bool:
+        if self._renewal is not Renewal.NONE:
+            self._later.append(bytes(record))
+            return False
+        return self._write_now(record)
+
+    def _write_now(self, record: bytes | memoryview) -> bool:
         if self._pinned:
             self._pinned.append(bytes(record))
             return False
@@ -279,12 +333,12 @@ class Tunnel:
             except SSL.Error as error:
                 self._judge_later(str(error))
                 return False
-            self.records += 1
+            self.sent += count + RECORD_OVERHEAD_BYTES
             if count == len(record):
                 break
             record = record[count:]  # The peer has asked for shorter records.
-        if self.records > MAX_RECORDS:
-            self.loop.call_soon(self.lose, Loss.RECORD_LIMIT, "")
+        if self.sent > self._renew_at:
+            self._note_use()
         return True
 
     def _on_writable(self) -> None:
@@ -299,13 +353,15 @@ class Tunnel:
                 self._watch.stop_writing()
                 self._judge_later(str(error))
                 return
-            self.records += 1
+            self.sent += count + RECORD_OVERHEAD_BYTES
             if count == len(record):
                 del self._pinned[0]
             else:
                 self._pinned[0] = record[count:]
         self._watch.stop_writing()
-        if self.user is not None:
+        if self._renewal is Renewal.ANSWERED:
+            self._begin_handshake()
+        elif self._renewal is Renewal.NONE and self.user is not None:
             self.user.on_drained()
 
     def _judge_later(self, detail: str) -> None:
@@ -337,6 +393,7 @@ class Tunnel:
             while filled < _READ_BYTES:
                 count = receive(_buffer, filled, MAX_FRAME_BYTES)
                 filled += count
+                self.received += count + RECORD_OVERHEAD_BYTES
                 if count < MAX_FRAME_BYTES:
                     break
         except SSL.WantReadError:
@@ -361,10 +418,15 @@ class Tunnel:
         payloads: list[memoryview] = []
         try:
             while (user := self.user) is not None and (frame := reader.next_frame()):
-                self.records += 1
                 payload = reader.payload
                 if turns.is_closing and turns.role is Role.RESPONDER and turns.is_idle:
                     continue  # After CLOSING nothing is processed, as it said.
+                if frame == _REKEY:
+                    if payloads:
+                        user.on_data(payloads)
+                        payloads = []
+                    self._on_rekey()
+                    continue
                 turns.receive(frame, reader.epoch, len(payload))
                 if frame == _DATA:
                     payloads.append(payload)
@@ -384,8 +446,83 @@ class Tunnel:
         if self._is_closed:
             return
         reader.keep_rest()
-        if self.records > MAX_RECORDS:
-            self.lose(Loss.RECORD_LIMIT, "")
+        if self.received > self._renew_at:
+            self._note_use()
+
+    # ---- new keys -------------------------------------------------------------------------------------------------
+
+    def _note_use(self) -> None:
+        """Much of a key's limit is used up: the initiator asks for new keys in the middle of a turn.
+
+        Between turns a tunnel isn't used again instead, and a peer that can't is used to the limit.
+        """
+        if max(self.sent, self.received) > MAX_KEY_BYTES:
+            self.loop.call_soon(self.lose, Loss.RECORD_LIMIT, "")
+        elif (
+            self._rekey is not None
+            and self._renewal is Renewal.NONE
+            and self.turns.role is Role.INITIATOR
+            and not self.turns.is_idle
+            and not self._is_closed
+        ):
+            self._renewal = Renewal.ASKED
+            self._write_now(encode_frame(FrameType.REKEY, self.turns.epoch))
+            self._read_on()
+
+    def _on_rekey(self) -> None:
+        """The peer has sent its last frame with the old keys.
+
+        Raises:
+            ProtocolError: it may not now.
+        """
+        is_initiator = self.turns.role is Role.INITIATOR
+        expected = Renewal.ASKED if is_initiator else Renewal.NONE
+        if self._rekey is None or self._renewal is not expected or not self._reader.is_at_end:
+            raise ProtocolError("REKEY may not come now")
+        if is_initiator:
+            self._begin_handshake()
+            return
+        self._renewal = Renewal.ANSWERED
+        self._stop_reading()
+        if self._write_now(encode_frame(FrameType.REKEY, self._reader.epoch)):
+            self._begin_handshake()
+
+    def _stop_reading(self) -> None:
+        self._is_reading = False
+        self._watch.stop_reading()
+
+    def _begin_handshake(self) -> None:
+        self._renewal = Renewal.HANDSHAKE
+        self._stop_reading()
+        self._watch.close()
+        self._renewing = self.loop.create_task(self._renew(), name="tunnel-rekey")
+
+    async def _renew(self) -> None:
+        assert self._rekey is not None
+        try:
+            renewed = await self._rekey()
+        except (TouchmarkError, OSError) as error:
+            self.lose(Loss.BROKEN, f"no new keys: {error}")
+            return
+        before, now = self.peer.identity, renewed.peer.identity
+        if (before.workload, before.program) != (now.workload, now.program):
+            self.lose(Loss.BROKEN, f"{now} answered where {before} did")
+            return
+        self._tls, self.peer, self.credential = self._records_of(renewed.tls), renewed.peer, renewed.credential
+        self.sent = self.received = 0
+        self._has_renewed = True
+        self._watch = self.poller.watch(self.connection)
+        self._renewal = Renewal.NONE
+        if self._wants_reading:
+            self._read_on()
+        later, self._later = self._later, []
+        for record in later:
+            self._write_record(record)
+        if not self.is_blocked and self.user is not None:
+            self.user.on_drained()
+
+    def _records_of(self, tls: SSL.Connection) -> Records:
+        return Records(tls) if self._trace is None else self._trace.records_of(tls, self.id)
 
     # ---- ending ---------------------------------------------------------------------------------------------------
 
@@ -406,7 +543,7 @@ class Tunnel:
         """End the tunnel in the middle of a turn: RESET where it can still be written, then the connection's end."""
         if self._is_closed:
             return
-        if not self._pinned and not self.turns.is_idle:
+        if not self.is_blocked and not self.turns.is_idle:
             try:
                 self._tls.send(self._take_held() + encode_frame(FrameType.RESET, self.turns.send(FrameType.RESET)))
             except (SSL.Error, RuntimeError):
@@ -422,6 +559,9 @@ class Tunnel:
         self._watch.close()
         self._take_held()
         self._pinned.clear()
+        self._later.clear()
+        if self._renewing is not None:
+            self._renewing.cancel()
         self.user = None
         self._reader.clear()
         if self.turns.is_idle and not self.turns.is_closing and not count_undelivered(self.connection):

@@ -337,6 +337,7 @@ def _make_side(
             dial_s=limits.dial_s,
             handshake_s=limits.handshake_s,
             trace=trace,
+            key_bytes=limits.key_bytes,
         ),
         router=Router(
             directory=cast("Any", directory),

@@ -38,7 +38,7 @@ class Ending(StrEnum):
     RESET_BY_DESTINATION = "reset_by_destination"
     PEER_LOST = "peer_lost"  # The tunnel broke.
     POLICY_CHANGED = "policy_changed"  # A live connection was decided again and denied.
-    RECORD_LIMIT = "record_limit"  # The tunnel's TLS record count ran out.
+    RECORD_LIMIT = "record_limit"  # As much was encrypted with one key as may be, and there was no new one.
     SHUTDOWN = "shutdown"  # This sidecar stopped.
 
 

@@ -175,8 +175,8 @@ async def test_a_last_word_is_read_before_a_failed_write_is_judged() -> None:
         assert await loop.sock_recv(made.near, 100) == b"last word"
 
 
-async def test_the_number_of_records_under_one_key_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tls_pump, "MAX_RECORDS", 3)
+async def test_what_is_encrypted_with_one_key_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls_pump, "MAX_KEY_BYTES", 3 * 16 * 1024)
     with ends() as made:
         pump = await made.begin()
         made.near.send(b"x" * 16 * 1024 * 4)

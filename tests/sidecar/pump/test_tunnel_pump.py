@@ -14,8 +14,9 @@ from OpenSSL import SSL
 from shared.model.policy.decision import Ending
 from shared.model.policy.reasons import Reason
 from sidecar.pump.tunnel_pump import TunnelPump
+from sidecar.tls.key_limit import RECORD_OVERHEAD_BYTES
 from sidecar.tls.records import Records
-from sidecar.tunnel.frames import MAX_PAYLOAD_BYTES, FrameType, Opening
+from sidecar.tunnel.frames import HEADER_BYTES, MAX_PAYLOAD_BYTES, FrameType, Opening, encode_opening
 from sidecar.tunnel.tunnel import Loss, Tunnel
 from sidecar.tunnel.turns import SideState
 from tests.sidecar.little_ca import until
@@ -87,14 +88,15 @@ async def opened_turn(request: bytes = b"", *, has_ended: bool = False) -> Async
 async def test_a_request_that_is_there_shares_the_record_of_open_and_its_answer_that_of_accept() -> None:
     loop = asyncio.get_running_loop()
     async with opened_turn(b"question") as turn:
-        assert turn.near.records == 1
+        opening = HEADER_BYTES + len(encode_opening(OPENING))
+        assert turn.near.sent == RECORD_OVERHEAD_BYTES + opening + HEADER_BYTES + len(b"question")
         assert await loop.sock_recv(turn.server, 100) == b"question"
-        read = turn.far.records  # OPEN and DATA.
         turn.server.send(b"answer")
         turn.server.shutdown(socket.SHUT_WR)
         assert await loop.sock_recv(turn.app, 100) == b"answer"
         assert await loop.sock_recv(turn.app, 100) == b""
-        assert turn.far.records == read + 1  # ACCEPT, DATA and END.
+        # ACCEPT, DATA and END in one record.
+        assert turn.far.sent == RECORD_OVERHEAD_BYTES + 3 * HEADER_BYTES + len(b"answer")
         turn.app.shutdown(socket.SHUT_WR)
         ends = [await asyncio.wait_for(pump.finished, 2) for pump in (turn.initiator, turn.responder)]
         assert [end.ending for end in ends] == [Ending.FINISHED, Ending.FINISHED]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
@@ -11,14 +10,17 @@ from shared.model.policy.reasons import Reason
 from shared.model.trust.certificate import BundleVerifier
 from sidecar.tls.contexts import make_context
 from sidecar.tls.handshake import HandshakeError, peek_client_hello
+from sidecar.tls.key_limit import RENEWED_AT_BYTES
 from sidecar.tls.role import Role
-from sidecar.tunnel.handshake import establish_tunnel
+from sidecar.tunnel.handshake import Keys, establish_tunnel
 from sidecar.tunnel.tunnel import Tunnel
 from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Mint, identify
 from tests.sidecar.pump.test_plain_pump import tcp_pair
 
 
-async def make_tunnels(mint: Mint, *, server: Mint | None = None) -> tuple[Tunnel, Tunnel]:
+async def make_tunnels(
+    mint: Mint, *, server: Mint | None = None, key_bytes: int = RENEWED_AT_BYTES
+) -> tuple[Tunnel, Tunnel]:
     """Two ends of one tunnel: the initiator's and the responder's."""
     loop = asyncio.get_running_loop()
     near, far = tcp_pair()
@@ -28,17 +30,22 @@ async def make_tunnels(mint: Mint, *, server: Mint | None = None) -> tuple[Tunne
 
     async def shake(role: Role) -> Tunnel:
         credential = initiator if role is Role.INITIATOR else responder
+        context = make_context(credential, mint.bundle, role)
+        keys = Keys(context=context, credential=credential, verifier=verifier)
+
+        async def renew() -> Keys:
+            return keys
+
         try:
             return await establish_tunnel(
                 loop=loop,
                 connection=near if role is Role.INITIATOR else far,
-                context=make_context(credential, mint.bundle, role),
+                keys=keys,
+                renew=renew,
                 role=role,
-                credential=credential,
-                verifier=verifier,
-                now=time.time(),
                 timeout_s=20,
                 port=5432,
+                key_bytes=key_bytes,
             )
         except HandshakeError:
             near.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
@@ -12,7 +11,7 @@ from sidecar.tls.contexts import make_context
 from sidecar.tls.records import Records
 from sidecar.tls.role import Role
 from sidecar.tunnel.frames import MAX_PAYLOAD_BYTES, FrameType, Opening
-from sidecar.tunnel.handshake import establish_tunnel
+from sidecar.tunnel.handshake import Keys, establish_tunnel
 from sidecar.tunnel.trace import FrameTrace
 from sidecar.tunnel.tunnel import Tunnel
 from tests.sidecar.little_ca import until
@@ -51,14 +50,18 @@ async def make_traced_tunnels(initiator: Written, responder: Written) -> tuple[T
         is_initiator = role is Role.INITIATOR
         who = identify(CLIENT, CLIENT_PROGRAM) if is_initiator else identify(SERVER, SERVER_PROGRAM)
         credential = mint.issue(who)
+        context, verifier = make_context(credential, mint.bundle, role), BundleVerifier(mint.bundle)
+        keys = Keys(context=context, credential=credential, verifier=verifier)
+
+        async def renew() -> Keys:
+            return keys
+
         return await establish_tunnel(
             loop=loop,
             connection=near if is_initiator else far,
-            context=make_context(credential, mint.bundle, role),
+            keys=keys,
+            renew=renew,
             role=role,
-            credential=credential,
-            verifier=BundleVerifier(mint.bundle),
-            now=time.time(),
             timeout_s=20,
             port=5432,
             trace=FrameTrace(initiator if is_initiator else responder),

@@ -1,0 +1,216 @@
+"""A tunnel whose keys are used up (``sidecar/tls/key_limit.py``) makes new ones, and no application sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import pytest
+
+from shared.model.policy.decision import Ending
+from sidecar.parts import Limits
+from sidecar.tls import contexts
+from sidecar.tls.contexts import ALPN_BEFORE
+from sidecar.tunnel import tunnel
+from sidecar.tunnel.frames import FrameType
+from sidecar.tunnel.tunnel import Loss, Tunnel
+from tests.sidecar.little_ca import until
+from tests.sidecar.pair import Mint, running_pair
+from tests.sidecar.tls.test_handshake import make_tunnels
+from tests.sidecar.tunnel.test_tunnel import OPENING, Listener, write_data
+
+LIMITS = Limits(client_hello_s=10, handshake_s=10, open_s=10, dial_s=10, reset_s=10)
+
+
+def limit_keys(key_bytes: int) -> Limits:
+    return Limits(client_hello_s=10, handshake_s=10, open_s=10, dial_s=10, reset_s=10, key_bytes=key_bytes)
+
+
+@pytest.fixture
+def handshakes(monkeypatch: pytest.MonkeyPatch) -> list[Tunnel]:
+    """The tunnels that have renewed their keys, once for each time."""
+    renewed: list[Tunnel] = []
+    begin = Tunnel._begin_handshake
+
+    def note(tunnel: Tunnel) -> None:
+        renewed.append(tunnel)
+        begin(tunnel)
+
+    monkeypatch.setattr(Tunnel, "_begin_handshake", note)
+    return renewed
+
+
+async def exchange(payload: bytes, answer: Callable[[bytes], bytes], **limits: int) -> tuple[bytes, list[Ending]]:
+    """Send a payload through a pair of sidecars to an application that answers each piece; return what came back."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(answer(data))
+            await writer.drain()
+        writer.close()
+
+    async with running_pair(serve, limits=limit_keys(**limits)) as pair:
+        reader, writer = await pair.connect()
+
+        async def send() -> None:
+            for start in range(0, len(payload), 50_000):
+                writer.write(payload[start : start + 50_000])
+                await writer.drain()
+            writer.write_eof()
+
+        sending = asyncio.create_task(send())
+        async with asyncio.timeout(60):
+            came = await reader.read(-1)
+            await sending
+        writer.close()
+        await until(lambda: pair.client.records and pair.server.records)
+        records = [*pair.client.records, *pair.server.records]
+        assert {record.bytes_sent for record in records if record is pair.client.records[0]} == {len(payload)}
+        return came, [record.ending for record in records]
+
+
+@pytest.mark.parametrize("answers", ["nothing", "an echo"])
+async def test_bytes_go_on_where_they_stood(handshakes: list[Tunnel], answers: str) -> None:
+    payload = random.Random(7).randbytes(6_000_000)
+    came, endings = await exchange(
+        payload, (lambda data: data) if answers == "an echo" else lambda _: b"", key_bytes=500_000
+    )
+    assert came == (payload if answers == "an echo" else b"")
+    assert endings == [Ending.FINISHED, Ending.FINISHED]
+    assert len(handshakes) > 2 * 6
+
+
+async def test_what_only_the_responder_sends_uses_up_keys_as_well(handshakes: list[Tunnel]) -> None:
+    came, endings = await exchange(b"x", lambda _: bytes(4_000_000), key_bytes=500_000)
+    assert (len(came), endings) == (4_000_000, [Ending.FINISHED, Ending.FINISHED])
+    assert handshakes
+
+
+async def test_small_requests_go_on_for_ever(handshakes: list[Tunnel]) -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(100):
+            writer.write(data)
+        writer.close()
+
+    async with running_pair(echo, limits=limit_keys(20_000)) as pair:
+        reader, writer = await pair.connect()
+        for number in range(2_000):
+            writer.write(b"%07d" % number)
+            async with asyncio.timeout(20):
+                assert await reader.readexactly(7) == b"%07d" % number
+        writer.close()
+        await until(lambda: pair.client.records and pair.server.records)
+        assert pair.client.records[0].ending is Ending.FINISHED
+        assert len(handshakes) >= 8
+        assert pair.tunnels_accepted == 1
+
+
+async def test_an_application_that_reads_nothing_until_it_has_written_all_is_not_stopped(
+    handshakes: list[Tunnel],
+) -> None:
+    """The responder's REKEY is behind what that application doesn't take."""
+    received = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(bytes(900_000))
+        total = 0
+        while data := await reader.read(65536):
+            total += len(data)
+        assert total == 3_000_000
+        received.set()
+        writer.close()
+
+    async with running_pair(serve, limits=limit_keys(400_000)) as pair:
+        reader, writer = await asyncio.open_connection(*pair.entrance, limit=1)
+        async with asyncio.timeout(30):
+            for _ in range(30):
+                writer.write(bytes(100_000))
+                await writer.drain()
+            writer.write_eof()
+            await received.wait()
+            assert len(await reader.read(-1)) == 900_000
+        writer.close()
+        assert handshakes
+
+
+async def test_a_renewed_tunnel_carries_no_further_connection() -> None:
+    first, second = await make_tunnels(Mint(), key_bytes=10_000)
+    client, server = Listener(), Listener()
+    first.attach(client)
+    second.attach(server)
+    first.write(first.begin_opening(OPENING))
+    await until(lambda: server.frames)
+    second.send(FrameType.ACCEPT)
+    await until(lambda: client.frames)
+    write_data(first, bytes(11_000))
+    assert first.is_blocked
+    await until(lambda: client.drained)
+    assert (first.is_blocked, first.sent) == (False, 0)
+    write_data(first, b"more")
+    for end in (first, second):
+        end.send(FrameType.END)
+    await until(lambda: FrameType.END in client.frames and FrameType.END in server.frames)
+    assert (len(server.data), bytes(server.data[-4:])) == (11_004, b"more")
+    assert first.turns.is_idle and not first.is_reusable and not second.is_reusable
+    first.close()
+    second.close()
+    await asyncio.sleep(0.05)
+
+
+async def test_an_earlier_releases_tunnel_ends_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contexts, "ALPN", ALPN_BEFORE)
+    monkeypatch.setattr(tunnel, "MAX_KEY_BYTES", 10_000)
+    first, second = await make_tunnels(Mint(), key_bytes=10_000)
+    client, server = Listener(), Listener()
+    first.attach(client)
+    second.attach(server)
+    first.write(first.begin_opening(OPENING))
+    await until(lambda: server.frames)
+    second.send(FrameType.ACCEPT)
+    await until(lambda: client.frames)
+    write_data(first, bytes(9_000))
+    assert not first.is_blocked
+    write_data(first, bytes(2_000))
+    await until(lambda: client.losses)
+    assert client.losses == [Loss.RECORD_LIMIT]
+    second.close()
+    await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("by", ["initiator", "responder"])
+async def test_a_rekey_that_may_not_come_breaks_the_protocol(by: str) -> None:
+    first, second = await make_tunnels(Mint())
+    client, server = Listener(), Listener()
+    first.attach(client)
+    second.attach(server)
+    first.write(first.begin_opening(OPENING))
+    await until(lambda: server.frames)
+    sender, listener = (first, server) if by == "initiator" else (second, client)
+    frame = bytes([FrameType.REKEY, first.turns.epoch, 0, 0])
+    # The initiator's may come, but nothing behind it; the responder's only when it was asked for.
+    sender._write_now(frame + (bytes([FrameType.DATA, first.turns.epoch, 0, 1, 7]) if by == "initiator" else b""))
+    await until(lambda: listener.losses)
+    assert listener.losses == [Loss.PROTOCOL]
+    for each in (first, second):
+        each.close()
+    await asyncio.sleep(0.05)
+
+
+async def test_a_tunnel_that_ends_while_it_makes_new_keys_leaves_nothing_behind() -> None:
+    first, second = await make_tunnels(Mint(), key_bytes=10_000)
+    client, server = Listener(), Listener()
+    first.attach(client)
+    second.attach(server)
+    first.write(first.begin_opening(OPENING))
+    await until(lambda: server.frames)
+    second.send(FrameType.ACCEPT)
+    await until(lambda: client.frames)
+    write_data(first, bytes(11_000))
+    await until(lambda: first._renewing is not None)
+    first.close()
+    await until(lambda: server.losses)
+    assert server.losses == [Loss.BROKEN]
+    assert first._renewing is not None
+    await asyncio.gather(first._renewing, return_exceptions=True)
+    await asyncio.sleep(0.05)
