@@ -19,6 +19,7 @@ from functools import partial
 
 from shared.model.policy.reasons import Reason
 from shared.runtime.patience import Patience
+from sidecar.attest.dialled import check_dialled, find_dialled, refuse_orphan
 from sidecar.attest.executable import Executables
 from sidecar.attest.facts import Attestation, AttestationError, ProcessFacts
 from sidecar.attest.holding.holder_check import HolderCheck
@@ -28,9 +29,6 @@ from sidecar.attest.known import KnownProcesses
 from sidecar.attest.measure import Measured, Measuring, Sighting, sight
 from sidecar.attest.netlink.kernel_sockets import KernelSockets
 from sidecar.attest.netlink.sock_diag import (
-    ESTABLISHED,
-    FIN_WAIT1,
-    FIN_WAIT2,
     LISTEN,
     KernelSocket,
     NetlinkError,
@@ -47,8 +45,6 @@ __all__ = ["Attestation", "AttestationError", "Attestor", "ProcessFacts"]
 _MAX_FAST_DESCRIPTORS = 256
 _MAX_HOLDERS = 4
 _MAX_FAST_LISTENERS = 16
-# What a socket can be whose connection was accepted and that got no end from us: it may have sent its own.
-_DIALLED = frozenset({ESTABLISHED, FIN_WAIT1, FIN_WAIT2})
 _MAX_LISTENERS = 1_024
 _MAX_OWN = 1_024
 _MAX_CAUGHT = 16
@@ -159,7 +155,7 @@ class Attestor:
             return None
         if found is None:
             return None
-        _check_socket(found)
+        check_dialled(found)
         measured = self._recognise(found, (destination, found.uid))
         if measured is None:
             self._catch(source, destination, found)
@@ -186,15 +182,15 @@ class Attestor:
                     if error.reason is not Reason.PROCESS_VANISHED:
                         raise
             loop = asyncio.get_running_loop()
-            found = await loop.run_in_executor(self._scanners, _locate, source, destination)
+            found = await loop.run_in_executor(self._scanners, find_dialled, source, destination)
             self._patience.note_progress()
-            _check_socket(found)
+            check_dialled(found)
             try:
                 return _attestation(await self._measure(found, (destination, found.uid)), found)
             except AttestationError as error:
                 if error.reason in {Reason.PROCESS_VANISHED, Reason.NO_OWNER}:
-                    now = await loop.run_in_executor(self._scanners, _locate, source, destination)
-                    _refuse_orphan(now, error.process)
+                    now = await loop.run_in_executor(self._scanners, find_dialled, source, destination)
+                    refuse_orphan(now, error.process)
                 raise
 
     def attest_listener_now(self, address: str, port: int) -> Attestation | None:
@@ -537,52 +533,6 @@ class Attestor:
         # Retrieved here as well: every waiter may have been cancelled.
         if not done.cancelled() and done.exception() is None:
             self._known.add(done.result(), now=asyncio.get_running_loop().time())
-
-
-def _locate(source: Endpoint, destination: Endpoint) -> KernelSocket:
-    """Find the one socket, also if it is bound to a network device. Runs in a worker, on a netlink socket of its own.
-
-    Raises:
-        AttestationError: there is no such socket, or several, or the kernel can't be asked.
-    """
-    try:
-        kernel = KernelSockets()
-        try:
-            found = kernel.list_all(source, destination)
-        finally:
-            kernel.close()
-    except (NetlinkError, OSError, ValueError) as error:
-        raise AttestationError("the kernel can't be asked for the socket", reason=Reason.NO_OWNER) from error
-    if not found:
-        message = f"the socket {source[0]}:{source[1]} doesn't exist any more"
-        raise AttestationError(message, reason=Reason.SENDER_GONE)
-    if len(found) > 1:
-        message = f"{len(found)} sockets have the address {source[0]}:{source[1]} and this destination"
-        raise AttestationError(message, reason=Reason.SOCKET_AMBIGUOUS)
-    return found[0]
-
-
-def _check_socket(found: KernelSocket) -> None:
-    """See that the socket can be the one that made an accepted connection, and that somebody holds it.
-
-    Raises:
-        AttestationError: it isn't connected or has been answered already, so it is another one with the same address
-            (``socket_ambiguous``); or it has no owner any more (``sender_gone``).
-    """
-    if found.state not in _DIALLED:
-        message = f"the socket {found.local[0]}:{found.local[1]} isn't connected (state {found.state})"
-        raise AttestationError(message, reason=Reason.SOCKET_AMBIGUOUS)
-    if found.received > 0:
-        # By its other end, not by this sidecar: nothing is sent before the look.
-        message = f"the socket {found.local[0]}:{found.local[1]} has been answered already: it is another connection's"
-        raise AttestationError(message, reason=Reason.SOCKET_AMBIGUOUS)
-    _refuse_orphan(found)
-
-
-def _refuse_orphan(found: KernelSocket, process: ProcessFacts | None = None) -> None:
-    if not found.inode:
-        message = f"the owner of {found.local[0]}:{found.local[1]} has closed it or ended"
-        raise AttestationError(message, reason=Reason.SENDER_GONE, process=process)
 
 
 def _attestation(measured: Measured, found: KernelSocket, others: tuple[int, ...] = ()) -> Attestation:
