@@ -102,12 +102,14 @@ class Connector:
         if (idle := self._take_idle(key)) is not None:
             return idle
         try:
-            return await self._acquire_in_turn(key, credential, tunnel_port=tunnel_port)
+            return await self._acquire_in_turn(key, credential, renew, tunnel_port=tunnel_port)
         except (DialError, VerificationError):
             self.failed += 1
             raise
 
-    async def _acquire_in_turn(self, key: TunnelKey, credential: Credential, *, tunnel_port: int) -> Tunnel:
+    async def _acquire_in_turn(
+        self, key: TunnelKey, credential: Credential, renew: FindCredential | None, *, tunnel_port: int
+    ) -> Tunnel:
         try:
             async with self._queue.place(key):
                 # While it waited, another connection's turn may have ended.
