@@ -29,6 +29,8 @@ _UNTIMED = frozenset(
 )
 # Overlayfs shows the device of the layer, Btrfs that of the subvolume.
 _LAYERED = frozenset((0x794C7630, 0x9123683E))
+# Overlayfs and FUSE: what they show is elsewhere, and may change beneath them.
+_MADE_OF_OTHERS = frozenset((0x794C7630, 0x65735546))
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fstatfs.argtypes = (ctypes.c_int, ctypes.c_void_p)
@@ -49,6 +51,12 @@ def has_reliable_times(descriptor: int) -> bool:
 def shows_other_device(descriptor: int) -> bool:
     """Tell whether ``stat`` gives another device than ``/proc/<pid>/maps`` may: on overlayfs and Btrfs."""
     return _read_kind(descriptor) in _LAYERED
+
+
+def is_made_of_others(descriptor: int) -> bool:
+    """Tell whether a file's content is up to who mounted its file system: on overlayfs and FUSE; yes if unknown."""
+    kind = _read_kind(descriptor)
+    return kind is None or kind in _MADE_OF_OTHERS
 
 
 def open_without_links(directory: int, path: bytes, flags: int) -> int:

@@ -18,6 +18,7 @@ from shared.model.policy.reasons import Reason
 from sidecar.attest.claimed import refuse_claimed_executable
 from sidecar.attest.executable import Executables
 from sidecar.attest.facts import AttestationError, Execution
+from sidecar.attest.interpreter.loader import is_loader
 from sidecar.attest.interpreter.main_script import is_interpreter
 from sidecar.attest.process import FileKey, Process
 from sidecar.attest.script_file import open_main_script
@@ -53,12 +54,14 @@ class Sighting:
     """One complete look at a process: descriptors opened once, everything else is read through them.
 
     Attributes:
+        runs_others: it is an interpreter, or a dynamic loader under whatever name.
         at: ``time.monotonic`` when the look ended.
     """
 
     process: Process
     executable: int
     key: FileKey
+    runs_others: bool
     script: int | None
     script_key: FileKey | None
     at: float
@@ -131,7 +134,7 @@ class Measuring:
         return Measured(process=process, key=sighting.key, program=program, execution=_execution(sighting))
 
     async def _measure_script(self, sighting: Sighting) -> str:
-        if not is_interpreter(sighting.process.facts.path):
+        if not sighting.runs_others:
             return ""
         if sighting.script is None or sighting.script_key is None:
             return NO_MAIN
@@ -156,7 +159,8 @@ def sight(process: Process, inode: int) -> Sighting:
     try:
         refuse_claimed_executable(process, executable)
         key = FileKey.of(os.fstat(executable))
-        if is_interpreter(process.facts.path):
+        runs_others = is_interpreter(process.facts.path) or is_loader(executable)
+        if runs_others:
             script = open_main_script(process)
         script_key = None if script is None else FileKey.of(os.fstat(script))
         if inode and not process.find_descriptor(inode, max_descriptors=_MAX_DESCRIPTORS):
@@ -170,7 +174,13 @@ def sight(process: Process, inode: int) -> Sighting:
             os.close(script)
         raise
     return Sighting(
-        process=process, executable=executable, key=key, script=script, script_key=script_key, at=time.monotonic()
+        process=process,
+        executable=executable,
+        key=key,
+        runs_others=runs_others,
+        script=script,
+        script_key=script_key,
+        at=time.monotonic(),
     )
 
 

@@ -6,6 +6,8 @@ import msgspec
 
 _TRACER = b"\nTracerPid:\t"
 _UID = b"\nUid:\t"
+_PARENT = b"\nPPid:\t"
+_MOUNT = b"\nmnt_id:\t"
 _SCM_FDS = b"scm_fds:"
 _USER_FILES = b"\nUserFiles:\t"
 
@@ -58,6 +60,36 @@ def parse_uid(text: bytes) -> int:
         ProcessTextError: there is no such line.
     """
     return _parse_number(text, _UID)
+
+
+def parse_parent(text: bytes) -> int:
+    """Read ``PPid`` from ``/proc/<pid>/status``: 0 when it has none in this PID namespace.
+
+    Raises:
+        ProcessTextError: there is no such line.
+    """
+    return _parse_number(text, _PARENT)
+
+
+def parse_mount_id(text: bytes) -> int:
+    """Read ``mnt_id`` from a descriptor's fdinfo.
+
+    Raises:
+        ProcessTextError: there is no such line.
+    """
+    return _parse_number(text, _MOUNT)
+
+
+def parse_mounts(text: bytes) -> frozenset[int]:
+    """Read the mount IDs from ``/proc/<pid>/mountinfo``.
+
+    Raises:
+        ProcessTextError: a line doesn't begin with a number.
+    """
+    try:
+        return frozenset(int(line.split(b" ", 1)[0]) for line in text.split(b"\n") if line)
+    except ValueError as error:
+        raise ProcessTextError("unreadable mounts") from error
 
 
 def parse_in_flight(text: bytes) -> int:

@@ -15,6 +15,7 @@ import msgspec
 
 from shared.model.identity.loaded_code import MAX_PATH_CHARACTERS
 from sidecar.attest.filesystem import open_in_root, shows_other_device
+from sidecar.attest.mounts import is_foreign_mount
 from sidecar.attest.process import FileKey
 
 # About 10,000 mappings; a process may have 65,530 of them, and parsing takes 10 ms a megabyte.
@@ -137,6 +138,8 @@ def open_mapped(directory: int, file: MappedFile) -> int:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
+        if is_foreign_mount(directory, descriptor):
+            raise OSError(errno.ESTALE, "the file is what another mount namespace makes it")
     except BaseException:
         os.close(descriptor)
         raise

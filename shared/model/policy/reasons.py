@@ -146,7 +146,10 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         fix="Replace executables by rename, not by writing to them.",
     ),
     Reason.EXECUTABLE_FORGED: Explanation(
-        cause="The process's code isn't mapped from the file that it names as its executable.",
+        cause=(
+            "The process's code isn't mapped from the file that it names as its executable, or that file is in a mount"
+            " of another mount namespace."
+        ),
         fix="Find out what runs in that process. Packers that replace the code in memory (UPX) look the same.",
     ),
     Reason.USER_NAMESPACE_DIFFERS: Explanation(

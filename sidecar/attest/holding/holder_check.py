@@ -24,6 +24,7 @@ _MAX_WAITING = 16_384
 _REST_FACTOR = 20
 _MAX_REST_S = 2.0
 _FLIGHT_WAIT_S = 0.05
+_MAX_MEASURINGS = 3
 _MAX_PASSES = 3
 # Answers given in one go: the event loop has other work.
 _SLICE = 256
@@ -208,7 +209,7 @@ class HolderCheck:
     async def _judge(self, request: _Request, holdings: Holdings, found: dict[int, Found]) -> AttestationError | None:
         attestation = request.attestation
         for pid, inode in request.find_holders(holdings):
-            if _compare(attestation, pid, holder := found[pid]) is None:
+            if _compare(attestation, pid, holder := found[pid]) is None and not _has_vanished(holder):
                 continue
             if not isinstance(holder, Measured):  # No fork: what it runs has to be measured.
                 holder = await self._measure(pid, inode)
@@ -233,11 +234,21 @@ class HolderCheck:
         A child of the attested program holds the socket between its fork and the ``execve`` that closes it: what runs
         afterwards is no holder.
         """
-        try:
-            found = await self._measuring.measure(partial(Process, pid), 0)
-        except AttestationError as error:
-            return error
         loop = asyncio.get_running_loop()
+        for _ in range(_MAX_MEASURINGS):
+            try:
+                found = await self._measuring.measure(partial(Process, pid), 0)
+                break
+            except AttestationError as error:
+                if error.reason is not Reason.PROCESS_VANISHED:
+                    return error
+                if not await loop.run_in_executor(self._workers, is_holder, pid, inode):
+                    return error
+                await asyncio.sleep(_FLIGHT_WAIT_S)
+        else:
+            # Its first thread has ended, so that it shows no executable, or it executes one program after the other.
+            message = f"what process {pid} runs can't be told"
+            return AttestationError(message, reason=Reason.EXECUTABLE_UNREADABLE)
         try:
             if not await loop.run_in_executor(self._workers, is_holder, pid, inode):
                 message = f"process {pid} has let go of the socket"

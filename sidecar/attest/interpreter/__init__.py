@@ -1,1 +1,1 @@
-"""Programs that run what they are told: which main script an interpreter names."""
+"""Programs that run what they are told: dynamic loaders, and which main script an interpreter names."""
