@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import stat
+from typing import Self
 
 import msgspec
 
@@ -107,43 +108,93 @@ def parse_maps(text: bytes) -> Mappings:
     return Mappings(files=tuple(files.values()), anonymous=anonymous)
 
 
-def stat_mapped(directory: int, file: MappedFile) -> FileKey | None:
-    """Read the key of a mapped file; None when only ``open_mapped`` can tell which file it is.
+class MappedFiles:
+    """Opens what one process has mapped: by the mapping, or by its path in the process's root; a context manager.
 
     The link below ``map_files`` leads to the very file. Following it takes CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE in
-    the first user namespace, which a sidecar in a pod doesn't have.
+    the first user namespace, which a sidecar in a pod doesn't have: there a file counts if it is the mapped one by
+    device and inode or, on overlayfs and Btrfs, where the device that is shown for a mapping isn't the one of
+    ``stat``, by inode.
+
+    Arguments:
+        directory: descriptor of ``/proc/<pid>``.
     """
-    try:
-        return FileKey.of(os.stat(f"map_files/{file.area}", dir_fd=directory))
-    except OSError:
+
+    def __init__(self, directory: int) -> None:
+        self._directory = directory
+        self._follows = True
+        self._root = -1
+        self._foreign: dict[int, bool] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._root >= 0:
+            os.close(self._root)
+
+    def read_key(self, file: MappedFile) -> FileKey | None:
+        """Read the key of a mapped file; None when only ``open`` can tell which file it is."""
+        if not self._follows:
+            return None
+        try:
+            return FileKey.of(os.stat(f"map_files/{file.area}", dir_fd=self._directory))
+        except PermissionError:
+            self._follows = False
+        except OSError:
+            pass  # The mapping has gone.
         return None
 
+    def open(self, file: MappedFile) -> tuple[int, FileKey]:
+        """Open a mapped file for reading.
 
-def open_mapped(directory: int, file: MappedFile) -> int:
-    """Open a mapped file for reading: by its mapping or, without the right to, by its path in the process's root.
+        Returns:
+            A descriptor that the caller closes, and the file's key.
 
-    A file at that path counts only if it is the mapped one, by device and inode; on overlayfs and Btrfs, where the
-    device that is shown for a mapping isn't the one of ``stat``, by inode.
+        Raises:
+            OSError: it can't be opened, is no regular file, or another file is there (ESTALE).
+        """
+        if self._follows:
+            try:
+                return self._check(os.open(f"map_files/{file.area}", _OPEN_FLAGS, dir_fd=self._directory), None)
+            except PermissionError:
+                self._follows = False
+            except FileNotFoundError:
+                pass  # The mapping has moved.
+        if file.path.endswith(_DELETED):
+            raise OSError(errno.ENOENT, "the file has been deleted")
+        path = _ESCAPED.sub(lambda found: bytes((int(found[1], 8) & 0xFF,)), file.path)
+        if self._root < 0:
+            self._root = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)
+        try:
+            return self._check(open_in_root(self._root, path, _OPEN_FLAGS), file)
+        except OSError:  # A process whose root isn't its mounts': the path is that from ours.
+            return self._check(os.open(path, _OPEN_FLAGS), file)
 
-    Returns:
-        A descriptor that the caller closes.
+    def _check(self, descriptor: int, wanted: MappedFile | None) -> tuple[int, FileKey]:
+        """See that a file is a regular one, the wanted one, and in nobody else's hands.
 
-    Raises:
-        OSError: it can't be opened, or another file is there (ESTALE).
-    """
-    try:
-        descriptor = os.open(f"map_files/{file.area}", _OPEN_FLAGS, dir_fd=directory)
-    except OSError:
-        descriptor = _open_by_path(directory, file)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        if is_foreign_mount(directory, descriptor):
-            raise OSError(errno.ESTALE, "the file is what another mount namespace makes it")
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+        Raises:
+            OSError: it isn't; the descriptor is closed then.
+        """
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            if wanted is not None and (
+                status.st_ino != wanted.inode or (status.st_dev != wanted.device and not shows_other_device(descriptor))
+            ):
+                raise OSError(errno.ESTALE, "another file is at the path of a mapped one")
+            # Asked once for each file system: who can change what one of its files holds, can change all.
+            is_foreign = self._foreign.get(status.st_dev)
+            if is_foreign is None:
+                is_foreign = self._foreign[status.st_dev] = is_foreign_mount(self._directory, descriptor)
+            if is_foreign:
+                raise OSError(errno.ESTALE, "the file is what another mount namespace makes it")
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor, FileKey.of(status)
 
 
 def show_path(path: bytes) -> str:
@@ -152,20 +203,3 @@ def show_path(path: bytes) -> str:
     if not (text.isascii() and text.isprintable()):
         text = text.encode("unicode_escape").decode("ascii")
     return text if len(text) <= MAX_PATH_CHARACTERS else f"...{text[3 - MAX_PATH_CHARACTERS :]}"
-
-
-def _open_by_path(directory: int, file: MappedFile) -> int:
-    if file.path.endswith(_DELETED):
-        raise OSError(errno.ENOENT, "the file has been deleted")
-    path = _ESCAPED.sub(lambda found: bytes((int(found[1], 8) & 0xFF,)), file.path)
-    root = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-    try:
-        descriptor = open_in_root(root, path, _OPEN_FLAGS)
-    finally:
-        os.close(root)
-    status = os.fstat(descriptor)
-    is_same = status.st_ino == file.inode and (status.st_dev == file.device or shows_other_device(descriptor))
-    if not is_same:
-        os.close(descriptor)
-        raise OSError(errno.ESTALE, "another file is at the path of a mapped one")
-    return descriptor

@@ -19,7 +19,7 @@ from sidecar.attest.executable import Measurement, hash_file
 from sidecar.attest.facts import AttestationError, Execution
 from sidecar.attest.memory import Memory
 from sidecar.attest.process import FileKey
-from sidecar.loaded.mapped_files import MappedFile, open_mapped, parse_maps, read_maps, show_path, stat_mapped
+from sidecar.loaded.mapped_files import MappedFile, MappedFiles, parse_maps, read_maps, show_path
 
 _GONE = frozenset((errno.ENOENT, errno.ESRCH))
 
@@ -75,33 +75,33 @@ class CodeMeasuring:
         keys: list[FileKey | None] = []
         objects: dict[tuple[str, str], LoadedObject] = {}
         omitted = 0
-        for file in mappings.files:
-            key, digest = self._measure(directory, file)
-            if key is not None and key[:2] == (execution.device, execution.file):
-                continue
-            if len(objects) >= MAX_OBJECTS:
-                omitted += 1
-                continue
-            keys.append(key)
-            each = _make_object(file.path, digest)
-            objects[digest, each.path if not digest else ""] = each
+        with MappedFiles(directory) as opened:
+            for file in mappings.files:
+                key, digest = self._measure(opened, file)
+                if key is not None and key[:2] == (execution.device, execution.file):
+                    continue
+                if len(objects) >= MAX_OBJECTS:
+                    omitted += 1
+                    continue
+                keys.append(key)
+                each = _make_object(file.path, digest)
+                objects[digest, each.path if not digest else ""] = each
         in_order = tuple(sorted(objects.values(), key=_by_path))
         code = LoadedCode(objects=in_order, anonymous=mappings.anonymous, omitted=omitted)
         if before is not None and before.code == code:
             code = before.code
         return Look(code=code, keys=tuple(keys))
 
-    def _measure(self, directory: int, file: MappedFile) -> tuple[FileKey | None, str]:
+    def _measure(self, opened: MappedFiles, file: MappedFile) -> tuple[FileKey | None, str]:
         """Return the key and digest of a mapped file; no digest where it can't be measured."""
-        key = stat_mapped(directory, file)
+        key = opened.read_key(file)
         if key is not None and (known := self._get(key)) is not None:
             return key, known
         try:
-            descriptor = open_mapped(directory, file)
+            descriptor, key = opened.open(file)
         except OSError:
             return None, ""
         try:
-            key = FileKey.of(os.fstat(descriptor))
             if (known := self._get(key)) is None:
                 known = self._keep(key, hash_file(descriptor, key, self._max_bytes))
         except (AttestationError, OSError):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from sidecar.attest.process import FileKey
 from sidecar.loaded import mapped_files
-from sidecar.loaded.mapped_files import MappedFile, Mappings, open_mapped, parse_maps, read_maps, show_path, stat_mapped
+from sidecar.loaded.mapped_files import MappedFile, MappedFiles, Mappings, parse_maps, read_maps, show_path
 from tests.sidecar.loaded.loading import make_library, sleeping
 
 HEAD = b"55d0c0000000-55d0c0001000 "
@@ -79,13 +81,14 @@ def test_a_file_is_opened_by_its_mapping_and_without_the_right_to_by_its_path(tm
         directory = os.open(f"/proc/{child.pid}", os.O_PATH)
         found = by_inode(parse_maps(read_maps(directory)), library)
         key = FileKey.of(library.stat())
-        if os.geteuid() == 0:
-            assert stat_mapped(directory, found) == key
         without_area = MappedFile(area="0-0", device=found.device, inode=found.inode, path=found.path)
-        for file in (found, without_area):
-            descriptor = open_mapped(directory, file)
-            assert FileKey.of(os.fstat(descriptor)) == key
-            os.close(descriptor)
+        with MappedFiles(directory) as opened:
+            if os.geteuid() == 0:
+                assert opened.read_key(found) == key
+            for file in (found, without_area):
+                descriptor, opened_key = opened.open(file)
+                assert FileKey.of(os.fstat(descriptor)) == opened_key == key
+                os.close(descriptor)
         os.close(directory)
 
 
@@ -97,8 +100,61 @@ def test_another_file_at_the_path_of_a_mapped_one_is_refused(tmp_path: Path) -> 
         library.rename(tmp_path / "elsewhere")
         make_library(tmp_path)
         without_area = MappedFile(area="0-0", device=found.device, inode=found.inode, path=found.path)
-        with pytest.raises(OSError, match="another file"):
-            open_mapped(directory, without_area)
+        with MappedFiles(directory) as opened, pytest.raises(OSError, match="another file"):
+            opened.open(without_area)
+        os.close(directory)
+
+
+_CONTAINER = """
+set -e
+mount --make-rprivate /
+mount -t overlay overlay -o lowerdir=/,upperdir=$1/upper,workdir=$1/work $1/merged
+cd $1/merged
+mkdir -p former
+pivot_root . former
+exec /bin/sleep 600
+"""
+
+
+@pytest.mark.needs_root
+def test_in_a_container_files_are_found_by_their_paths_on_its_overlay(tmp_path: Path) -> None:
+    """A pod's sidecar can't follow mappings: it opens each file in the other container's root."""
+    for name in ("upper", "work", "merged"):
+        (tmp_path / name).mkdir()
+    child = subprocess.Popen(["unshare", "-m", "sh", "-c", _CONTAINER, "sh", str(tmp_path)])
+    try:
+        deadline = time.monotonic() + 10
+        while b"/libc" not in (maps := Path(f"/proc/{child.pid}/maps").read_bytes()) or b"sleep" not in maps:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        directory = os.open(f"/proc/{child.pid}", os.O_PATH)
+        with MappedFiles(directory) as opened:
+            for found in parse_maps(read_maps(directory)).files:
+                without_area = MappedFile(area="0-0", device=found.device, inode=found.inode, path=found.path)
+                descriptor, _ = opened.open(without_area)
+                assert os.pread(descriptor, 1 << 24, 0) == Path(os.fsdecode(found.path)).read_bytes()
+                os.close(descriptor)
+        os.close(directory)
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_deleted_file_is_opened_by_its_mapping_or_not_at_all(tmp_path: Path) -> None:
+    library = make_library(tmp_path)
+    key = FileKey.of(library.stat())
+    with sleeping(library) as child:
+        library.unlink()
+        directory = os.open(f"/proc/{child.pid}", os.O_PATH)
+        found = next(file for file in parse_maps(read_maps(directory)).files if file.inode == key[1])
+        without_area = MappedFile(area="0-0", device=found.device, inode=found.inode, path=found.path)
+        with MappedFiles(directory) as opened:
+            if os.geteuid() == 0:
+                descriptor, opened_key = opened.open(found)
+                os.close(descriptor)
+                assert opened_key[:4] == key[:4]
+            with pytest.raises(OSError, match="deleted"):
+                opened.open(without_area)
         os.close(directory)
 
 
