@@ -24,7 +24,7 @@ from statistics import median
 
 from bench.errors import BenchError
 from bench.figures import percentile
-from bench.processes import Processes, own_python
+from bench.processes import Processes, own_python, raise_descriptor_limit
 from shared.model.errors import TouchmarkError
 from sidecar.attestor import Attestor
 from sidecar.sockets.address import Endpoint
@@ -142,9 +142,12 @@ def main(arguments: Sequence[str]) -> int:
     """Measure, print one JSON object a number of held connections, return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.attestation")
     parser.add_argument("--count", type=int, default=2000, help="connections (default: 2000)")
-    parser.add_argument("--held", type=int, nargs="+", default=[0, 32, 100], help="held besides (default: 0 32 100)")
+    parser.add_argument(
+        "--held", type=int, nargs="+", default=[0, 32, 100, 9900], help="held besides (default: 0 32 100 9900)"
+    )
     parser.add_argument("--strangers", type=int, nargs="+", default=[0, 1, 4], help="hashed besides (default: 0 1 4)")
     options = parser.parse_args(arguments)
+    raise_descriptor_limit()
     try:
         for held in options.held:
             with tempfile.TemporaryDirectory(prefix="touchmark-bench-") as directory:

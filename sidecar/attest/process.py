@@ -20,6 +20,7 @@ from sidecar.attest.process_text import ProcessTextError, parse_stat, parse_trac
 
 _MAX_HINTS = 256
 _MAX_HINTS_TRIED = 4
+_MAX_NEWEST = 16
 _MAX_THREADS = 1_024
 _STATUS_BYTES = 8_192
 _STAT_BYTES = 2_048
@@ -147,7 +148,7 @@ class Process:
         Arguments:
             inode: of the socket.
             hint: the descriptor to look at before all others.
-            max_descriptors: 0 looks only where others were found; a table with more is not searched at all.
+            max_descriptors: 0 looks only where others were found; a table with more is searched for its newest only.
 
         Returns:
             The descriptor's number as text; empty when it isn't found.
@@ -169,14 +170,16 @@ class Process:
             return ""
         try:
             # Since Linux 6.2 the size of this directory is the number of descriptors; before that it is 0.
-            if os.fstat(self._descriptors).st_size > max_descriptors:
-                return ""
-            names = os.listdir(self._descriptors)
+            if (count := os.fstat(self._descriptors).st_size) > max_descriptors:
+                # A new descriptor gets the lowest free number: near the count in a table without many gaps.
+                names = [str(number) for number in range(count + _MAX_NEWEST, count - 2 * _MAX_NEWEST, -1)]
+            else:
+                names = os.listdir(self._descriptors)  # In ascending order.
         except OSError:
             return ""
         if len(names) > max_descriptors:
             return ""
-        for name in sorted(names, key=int, reverse=True):
+        for name in names if count > max_descriptors else reversed(names):
             if self._link(name) == wanted:
                 return self._remember(name)
         return ""

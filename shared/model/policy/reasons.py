@@ -165,8 +165,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         fix="Let the new program open a connection of its own, or close the descriptor (close-on-exec).",
     ),
     Reason.HOLDERS_UNKNOWN: Explanation(
-        cause="The pod has too many processes or descriptors to look for other holders of the socket.",
-        fix="Find out which process holds so many descriptors; more than a million are not searched.",
+        cause="Some process that may hold the socket couldn't be looked at: too many, or not to be inspected.",
+        fix="Run the process that the detail names as another user; a million descriptors are the most.",
     ),
     Reason.CODE_NOT_APPROVED: Explanation(
         cause="The approved program has loaded code (a library, a plugin, `LD_PRELOAD`) that isn't approved with it.",
@@ -180,7 +180,7 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         cause="Nothing listens on the destination port.", fix="Start the server, or correct the port."
     ),
     Reason.LISTENERS_DIFFER: Explanation(
-        cause="Several sockets listen on the destination port and don't all run the same program.",
+        cause="Sockets that listen on the port don't all run one program, or another one accepted.",
         fix="Stop the other listener (SO_REUSEPORT, or a wildcard beside a specific address).",
     ),
     Reason.CA_UNAVAILABLE: Explanation(

@@ -40,3 +40,19 @@ def test_descriptors_taken_in_turn_are_found_without_a_list() -> None:
         process.close()
         for each in servers:
             each.close()
+
+
+def test_the_newest_of_many_descriptors_is_found_without_a_list_or_a_memory() -> None:
+    """More than may be listed: a new one has the lowest free number, near the count."""
+    servers = [socket.socket() for _ in range(400)]
+    process = Process(os.getpid())
+    try:
+        inode = os.fstat(servers[-1].fileno()).st_ino
+        assert process.find_descriptor(inode, max_descriptors=256) == str(servers[-1].fileno())
+        oldest = os.fstat(servers[0].fileno()).st_ino
+        assert process.find_descriptor(oldest, max_descriptors=256) == ""
+        assert process.find_descriptor(oldest, max_descriptors=1_000) == str(servers[0].fileno())
+    finally:
+        process.close()
+        for each in servers:
+            each.close()

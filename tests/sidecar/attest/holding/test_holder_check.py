@@ -14,9 +14,10 @@ import pytest
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
 from sidecar.attest.executable import Executables
-from sidecar.attest.facts import Attestation, AttestationError, Execution
+from sidecar.attest.facts import Attestation, AttestationError, Execution, ProcessFacts
 from sidecar.attest.holding import holder_check
 from sidecar.attest.holding.holder_check import HolderCheck
+from sidecar.attest.holding.holders import Holdings, Passes
 from sidecar.attest.measure import Measuring
 from sidecar.attest.process import Process
 from tests.sidecar.attest.processes import WAIT, hear, running
@@ -184,3 +185,49 @@ async def test_an_unapproved_parent_that_hides_its_copy_shares_the_socket(parent
         check.close()
     assert caught.value.reason is Reason.SOCKET_SHARED
     assert str(parent.pid) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("holdings", "reasons"),
+    [
+        (Holdings(hidden={77: frozenset({1000})}), [Reason.HOLDERS_UNKNOWN, None]),
+        (Holdings(in_flight={5: frozenset({1000})}), [Reason.SOCKET_SHARED, None]),
+        (Holdings(in_flight={5: frozenset({3000})}, hidden={77: frozenset({3000})}), [None, None]),
+        (Holdings(is_complete=False), [Reason.HOLDERS_UNKNOWN, Reason.HOLDERS_UNKNOWN]),
+    ],
+    ids=["a hidden process", "a parked descriptor", "of other users", "an incomplete pass"],
+)
+async def test_what_cant_be_told_concerns_the_sockets_of_its_users_only(
+    holdings: Holdings, reasons: list[Reason | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holder_check, "_FLIGHT_WAIT_S", 0.0)
+    monkeypatch.setattr(Passes, "find", lambda *_: holdings)
+
+    def attestation(uid: int) -> Attestation:
+        process = ProcessFacts(pid=1, start_time=0, uid=uid, path="/x")
+        program = Program(digest="0" * 64)
+        return Attestation(program=program, process=process, inode=1, cookie=0, execution=ELSEWHERE, uid=uid)
+
+    with ThreadPoolExecutor(2) as workers:
+        check = HolderCheck(Measuring(Executables(workers, max_bytes=1), workers), workers, own_pid=0)
+        answers = await asyncio.gather(*(check.check(attestation(uid)) for uid in (1000, 2000)), return_exceptions=True)
+        check.close()
+    assert [getattr(answer, "reason", None) for answer in answers] == reasons
+
+
+async def test_who_waits_with_its_first_byte_doesnt_wait_for_the_rest_between_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Passes, "find", lambda *_: Holdings(took_s=0.01))
+    process = ProcessFacts(pid=1, start_time=0, uid=0, path="/x")
+    attestation = Attestation(program=Program(digest="0" * 64), process=process, inode=1, cookie=0, execution=ELSEWHERE)
+    with ThreadPoolExecutor(2) as workers:
+        check = HolderCheck(Measuring(Executables(workers, max_bytes=1), workers), workers, own_pid=0)
+        monkeypatch.setattr(holder_check, "_REST_FACTOR", 1_000_000)
+        monkeypatch.setattr(holder_check, "_MAX_REST_S", 1_000_000.0)
+        await check.check(attestation)
+        resting = asyncio.ensure_future(check.check(attestation))
+        await asyncio.sleep(0)
+        await check.check(attestation, is_urgent=True)
+        await resting
+        check.close()
