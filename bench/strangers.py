@@ -1,13 +1,15 @@
 """``python -m bench.strangers``: what unauthenticated handshakes cost a live connection of the same sidecar.
 
-One connection through a pair of sidecars exchanges a small message every two milliseconds, first alone, then while a
-stranger begins handshakes on the server's tunnel port at a steady rate: it sends a ClientHello, waits for the server's
-answer, for which the server has computed keys and a signature, and leaves. Both are processes of their own.
+One connection through a pair of sidecars exchanges a small message every two milliseconds: alone; while a stranger
+sends ClientHellos at a steady rate to a socket of the bench's, which shows what the load itself costs on this machine;
+and while it sends them to the server's tunnel port, waits a second for the answer, for which the server has computed
+keys and a signature, and leaves.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import socket
 import ssl
@@ -16,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -66,10 +68,8 @@ def flood(address: str, port: int, served: int, per_s: float) -> None:
             opened.append(connection)
         if len(opened) > per_s:  # A second later.
             oldest = opened.pop(0)
-            try:
+            with contextlib.suppress(OSError):
                 counts[1] += bool(oldest.recv(16))
-            except OSError:
-                pass
             oldest.close()
         time.sleep(max(0.0, started + counts[0] / per_s - time.perf_counter()))
     print(json.dumps({"begun": counts[0], "answered": counts[1], "seconds": time.perf_counter() - started}))
@@ -99,37 +99,45 @@ def exchange(address: str, port: int, duration_s: float) -> list[float]:
     return latencies
 
 
-def measure(directory: Path, *, per_s: float, duration_s: float, rounds: int) -> list[dict[str, float]]:
-    """Return the exchange's figures without and with the stranger, medians over rounds of both in turn.
+def measure(directory: Path, *, per_s: float, duration_s: float, rounds: int) -> list[dict[str, float | str]]:
+    """Return the exchange's figures, medians over rounds of all three in turn.
 
     Raises:
         BenchError: a part doesn't start, or the connection ended.
     """
-    quiet: list[list[float]] = []
-    flooded: list[list[float]] = []
+    figures: dict[str, list[list[float]]] = {"nobody": [], "elsewhere": [], "here": []}
     counts: list[dict[str, float]] = []
-    with socket.create_server(("127.0.0.1", 0)) as backend:
-        threading.Thread(target=_echo, args=(backend,), daemon=True).start()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as backend,
+        socket.create_server(("127.0.0.1", 0), backlog=1024) as elsewhere,
+    ):
+        threading.Thread(target=_serve, args=(backend, _echo), daemon=True).start()
+        threading.Thread(target=_serve, args=(elsewhere, _answer_once), daemon=True).start()
         where = ("127.0.0.1", backend.getsockname()[1])
         (unused,) = free_ports(1)
         with run_touchmark(directory, Backends(http=where, sink=("127.0.0.1", unused))) as subject:
             server = json.loads((directory / "sidecar-server.yaml").read_text())
-            tunnel = (server["tunnel"]["addresses"][0], server["tunnel"]["port"])
+            here = (server["tunnel"]["addresses"][0], server["tunnel"]["port"])
             served = int(server["inbound"][0]["listen"].rpartition(":")[2])
             for _ in range(rounds):
-                quiet.append(exchange(*subject.http, duration_s))
-                stranger = _start_stranger(tunnel, served, per_s)
-                time.sleep(_STRANGER_START_S)
-                flooded.append(exchange(*subject.http, duration_s))
-                counts.append(json.loads(stranger.communicate("", _TIMEOUT_S)[0]))
+                figures["nobody"].append(exchange(*subject.http, duration_s))
+                for name, target in (("elsewhere", elsewhere.getsockname()), ("here", here)):
+                    stranger = _start_stranger(target, served, per_s)
+                    time.sleep(_STRANGER_START_S)
+                    figures[name].append(exchange(*subject.http, duration_s))
+                    told = json.loads(stranger.communicate("", _TIMEOUT_S)[0])
+                    if name == "here":
+                        counts.append(told)
             subject.check()
     begun, answered, seconds = (sum(each[name] for each in counts) for name in ("begun", "answered", "seconds"))
     return [
-        {"handshakes_per_s": 0, "answered_per_s": 0, **_summarise(quiet)},
+        {"stranger": "nobody", **_summarise(figures["nobody"])},
+        {"stranger": "elsewhere", **_summarise(figures["elsewhere"])},
         {
+            "stranger": "here",
+            **_summarise(figures["here"]),
             "handshakes_per_s": round(begun / seconds),
             "answered_per_s": round(answered / seconds),
-            **_summarise(flooded),
         },
     ]
 
@@ -151,20 +159,26 @@ def _start_stranger(tunnel: tuple[str, int], served: int, rate: float) -> subpro
     )
 
 
-def _echo(backend: socket.socket) -> None:
+def _serve(listener: socket.socket, answer: Callable[[socket.socket], None]) -> None:
     while True:
         try:
-            connection, _ = backend.accept()
+            connection, _ = listener.accept()
         except OSError:
             return
-        threading.Thread(target=_answer, args=(connection,), daemon=True).start()
+        threading.Thread(target=answer, args=(connection,), daemon=True).start()
 
 
-def _answer(connection: socket.socket) -> None:
+def _echo(connection: socket.socket) -> None:
     with connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while data := connection.recv(4096):
             connection.sendall(data)
+
+
+def _answer_once(connection: socket.socket) -> None:
+    with connection, contextlib.suppress(OSError):
+        connection.recv(4096)
+        connection.sendall(b"x" * 16)
 
 
 def main(arguments: Sequence[str]) -> int:
