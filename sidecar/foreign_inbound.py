@@ -26,7 +26,7 @@ from sidecar.connection.parties import Parties
 from sidecar.listener import attest_application, choose_listener_credential, note_listener, serves_listener
 from sidecar.proving import await_clearance
 from sidecar.sockets.ending import reset
-from sidecar.steps import dial_application, look_up_workload, obtain_policy, pump_through_tls
+from sidecar.steps import dial_application, look_up_workload, obtain_policy, pump_through_tls, wait_for_handshake
 from sidecar.tls.foreign_handshake import Session, establish_session
 from sidecar.tls.handshake import HandshakeError, peek_client_hello
 from sidecar.tls.role import Role
@@ -100,7 +100,7 @@ async def terminate(sidecar: Sidecar, captured: Captured, application: Endpoint)
         if isinstance(error.__cause__, ProtocolError):
             raise HandshakeError(error.message, reason=Reason.MTLS_REQUIRED) from error
         raise
-    await sidecar.handshakes.wait_turn(captured.source[0], timeout_s=sidecar.limits.handshake_s)
+    await wait_for_handshake(sidecar, captured.source[0])
     credential = await choose_listener_credential(sidecar, await attest_application(sidecar, application))
     session = await establish_session(
         loop=loop,
@@ -111,7 +111,7 @@ async def terminate(sidecar: Sidecar, captured: Captured, application: Endpoint)
         foreign=sidecar.foreign,
         timeout_s=sidecar.limits.handshake_s,
     )
-    sidecar.handshakes.note_proven(captured.source[0])
+    sidecar.handshakes.note_known(captured.source[0])
     sidecar.counts.handshakes.observe(loop.time() - began)
     return Arrival(session=session, credential=credential)
 

@@ -36,7 +36,14 @@ from sidecar.pump.tunnel_pump import TunnelPump
 from sidecar.rooms import Place
 from sidecar.sockets.address import Endpoint
 from sidecar.sockets.ending import reset_after_delivery
-from sidecar.steps import dial_application, look_up, look_up_workload, obtain_policy, pump_plainly
+from sidecar.steps import (
+    dial_application,
+    look_up,
+    look_up_workload,
+    obtain_policy,
+    pump_plainly,
+    wait_for_handshake,
+)
 from sidecar.tls.client_hello import parse_port_name
 from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake import peek_client_hello
@@ -103,7 +110,7 @@ async def terminate(
     loop = asyncio.get_running_loop()
     began = loop.time()
     hello = await peek_client_hello(loop, connection, timeout_s=sidecar.limits.client_hello_s)
-    await sidecar.handshakes.wait_turn(source[0], timeout_s=sidecar.limits.handshake_s)
+    await wait_for_handshake(sidecar, source[0])
     port = parse_port_name(hello.server_name) or 0
     listener = await attest_listener(sidecar, (local[0], port))
 
@@ -122,7 +129,7 @@ async def terminate(
         trace=sidecar.trace,
         key_bytes=sidecar.limits.key_bytes,
     )
-    sidecar.handshakes.note_proven(source[0])
+    sidecar.handshakes.note_known(source[0])
     sidecar.counts.handshakes.observe(loop.time() - began)
     return tunnel, port
 

@@ -56,6 +56,22 @@ async def look_up_workload(sidecar: Sidecar, address: str) -> Workload | None:
     return listed_workload(entry) if entry.namespace else None
 
 
+async def wait_for_handshake(sidecar: Sidecar, address: str) -> None:
+    """Wait until a handshake with a peer at this address may begin.
+
+    Raises:
+        HandshakeError: ``overloaded``.
+    """
+
+    async def is_member() -> bool:
+        try:
+            return bool((await sidecar.directory.look_up(address)).namespace)
+        except UnavailableError:
+            return False
+
+    await sidecar.handshakes.wait_turn(address, is_member=is_member, timeout_s=sidecar.limits.handshake_s)
+
+
 async def obtain_policy(sidecar: Sidecar, namespace: str) -> None:
     """Have the namespace's policy here.
 

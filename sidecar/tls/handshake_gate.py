@@ -4,27 +4,28 @@ Belongs here: the bound on unfinished handshakes, the rate at which they begin, 
 handshake (``handshake.py``), the threads that compute it (``handshake_workers.py``).
 
 A full handshake costs this side about a millisecond, most of it in OpenSSL, which anybody may cause who reaches the
-port. Addresses of which one handshake has held lately come first and quickly; all others share a rate, in turns, so
-that a flood from one address delays nobody else's first handshake by more than a turn.
+port. Addresses of which one handshake has held lately, or that the directory lists in the mesh, come first and quickly;
+all others share a rate, in turns, so that a flood from one address delays another's first handshake by a turn at most.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from shared.model.policy.reasons import Reason
 from sidecar.rooms import Place, Room, group_address
 from sidecar.tls.handshake import HandshakeError
 
-MAX_PROVEN: Final = 4096
-# Beginnings a second: of unknown addresses a sixth of what one core can compute, of known ones more than it can.
+MAX_KNOWN: Final = 4096
+# Beginnings a second: for unknown addresses a fifth of what one core can compute, for known ones more than it can.
 UNKNOWN_PER_S: Final = 200.0
-PROVEN_PER_S: Final = 2000.0
+KNOWN_PER_S: Final = 2000.0
 # More at once would keep the loop busy: each begins with the look at the program that listens.
 _UNKNOWN_BURST: Final = 8
-_PROVEN_BURST: Final = 16
+_KNOWN_BURST: Final = 16
 _TICK_S: Final = 0.002
 
 
@@ -37,8 +38,8 @@ class HandshakeGate:
 
     def __init__(self, limit: int) -> None:
         self._room = Room(limit)
-        self._proven: OrderedDict[str, None] = OrderedDict()
-        self._fast = _Lane(PROVEN_PER_S, _PROVEN_BURST)
+        self._known: OrderedDict[str, None] = OrderedDict()
+        self._fast = _Lane(KNOWN_PER_S, _KNOWN_BURST)
         self._slow = _Lane(UNKNOWN_PER_S, _UNKNOWN_BURST)
         self._timer: asyncio.TimerHandle | None = None
 
@@ -65,31 +66,43 @@ class HandshakeGate:
             raise HandshakeError("too many handshakes are unfinished", reason=Reason.OVERLOADED)
         return place
 
-    async def wait_turn(self, address: str, *, timeout_s: float) -> None:
+    async def wait_turn(self, address: str, *, is_member: Callable[[], Awaitable[bool]], timeout_s: float) -> None:
         """Wait until a handshake with this address may begin.
+
+        Arguments:
+            is_member: finds out whether the directory lists it in the mesh; asked where it has to wait, once for all
+                that wait with this address. It must not raise.
 
         Raises:
             HandshakeError: ``overloaded``: that took too long.
         """
         who, loop = group_address(address), asyncio.get_running_loop()
-        lane = self._fast if who in self._proven else self._slow
+        lane = self._fast if who in self._known else self._slow
         if lane.take(loop.time()):
             return
+        is_first = lane is self._slow and not lane.has_waiting(who)
         turn = lane.queue(who)
         self._arm(loop)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as group:
+                if is_first:
+                    finding = group.create_task(self._find_out(address, is_member), name="who wants a handshake")
+                    turn.add_done_callback(lambda _: finding.cancel())
                 await turn
         except TimeoutError as error:
             raise HandshakeError("too many handshakes are wanted", reason=Reason.OVERLOADED) from error
 
-    def note_proven(self, address: str) -> None:
-        """A handshake with this address has held: its next ones, and those that wait, come first."""
+    async def _find_out(self, address: str, is_member: Callable[[], Awaitable[bool]]) -> None:
+        if await is_member():
+            self.note_known(address)
+
+    def note_known(self, address: str) -> None:
+        """A handshake with this address has held, or it is a member's: those that wait and its next ones come first."""
         who = group_address(address)
-        self._proven[who] = None
-        self._proven.move_to_end(who)
-        if len(self._proven) > MAX_PROVEN:
-            self._proven.popitem(last=False)
+        self._known[who] = None
+        self._known.move_to_end(who)
+        if len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
         self._fast.take_over(who, self._slow)
 
     def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -124,6 +137,10 @@ class _Lane:
             return False
         self._tokens -= 1
         return True
+
+    def has_waiting(self, who: str) -> bool:
+        """Return whether ``who`` waits."""
+        return who in self._waiting
 
     def queue(self, who: str) -> asyncio.Future[None]:
         """Wait: the future is done when it is this one's turn."""

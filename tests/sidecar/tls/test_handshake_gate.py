@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -12,8 +13,18 @@ from sidecar.tls.handshake import HandshakeError
 from sidecar.tls.handshake_gate import HandshakeGate
 
 
-async def begin(gate: HandshakeGate, address: str, begun: list[str]) -> None:
-    await gate.wait_turn(address, timeout_s=30)
+async def nobodys() -> bool:
+    return False
+
+
+async def members() -> bool:
+    return True
+
+
+async def begin(
+    gate: HandshakeGate, address: str, begun: list[str], is_member: Callable[[], Awaitable[bool]] = nobodys
+) -> None:
+    await gate.wait_turn(address, is_member=is_member, timeout_s=30)
     begun.append(address)
 
 
@@ -52,10 +63,32 @@ async def test_an_address_of_which_a_handshake_held_doesnt_wait_for_unknown_ones
     waiting = [asyncio.create_task(begin(gate, "198.18.0.2", begun)) for _ in range(50)]
     await asyncio.sleep(0)
     assert len(begun) < 50
-    gate.note_proven("198.18.0.2")
+    gate.note_known("198.18.0.2")
     await asyncio.gather(*waiting)
     await begin(gate, "198.18.0.2", begun)
     assert begun.count("198.18.0.2") == 51
+    for task in flood:
+        task.cancel()
+    await asyncio.gather(*flood, return_exceptions=True)
+
+
+async def test_a_members_address_doesnt_wait_for_strangers_and_is_asked_for_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A pod whose sidecar was restarted knows none of its peers."""
+    monkeypatch.setattr(module, "UNKNOWN_PER_S", 0.001)
+    gate, begun, asked = HandshakeGate(4096), list[str](), list[str]()
+
+    async def is_member() -> bool:
+        asked.append("198.18.0.2")
+        return await members()
+
+    flood = [asyncio.create_task(begin(gate, f"198.18.1.{number}", begun)) for number in range(50)]
+    await asyncio.sleep(0)
+    waiting = [asyncio.create_task(begin(gate, "198.18.0.2", begun, is_member)) for _ in range(50)]
+    await asyncio.gather(*waiting)
+    assert (begun.count("198.18.0.2"), len(asked)) == (50, 1)
+    assert len(begun) < 100
     for task in flood:
         task.cancel()
     await asyncio.gather(*flood, return_exceptions=True)
@@ -66,13 +99,13 @@ async def test_a_turn_that_doesnt_come_in_time_is_refused_as_our_own_limit(monke
     gate = HandshakeGate(4096)
     with pytest.raises(HandshakeError) as caught:
         for _ in range(100):
-            await gate.wait_turn("198.18.0.1", timeout_s=0.01)
+            await gate.wait_turn("198.18.0.1", is_member=nobodys, timeout_s=0.01)
     assert caught.value.reason is Reason.OVERLOADED
 
 
 async def test_known_addresses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_PROVEN", 2)
+    monkeypatch.setattr(module, "MAX_KNOWN", 2)
     gate = HandshakeGate(8)
     for last in (1, 2, 1, 3):
-        gate.note_proven(f"198.18.0.{last}")
-    assert list(gate._proven) == ["198.18.0.1", "198.18.0.3"]
+        gate.note_known(f"198.18.0.{last}")
+    assert list(gate._known) == ["198.18.0.1", "198.18.0.3"]
