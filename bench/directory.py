@@ -23,7 +23,8 @@ _LOOKS = 200_000
 
 
 async def measure(count: int) -> dict[str, float]:
-    """Return the figures for so many addresses; ``stall_ms`` is the longest time without the event loop."""
+    """Return the figures for so many addresses; ``stall_ms`` is the longest time without the
+    event loop, in CPU time."""
     session = Session(
         instance="bench", workload=Workload(namespace="bench", service_account="bench"), opened=time.time()
     )
@@ -56,19 +57,19 @@ async def measure(count: int) -> dict[str, float]:
             raise RuntimeError("an address was forgotten")
     look_us = (time.perf_counter() - started) / _LOOKS * 1e6
 
-    started = latest = time.perf_counter()
+    started, latest = time.perf_counter(), time.process_time()
     stall_s = 0.0
     directory.confirm_all()
     while directory.unconfirmed:
         _take(directory, await session.outbox.take())
         await asyncio.sleep(0)
-        now = time.perf_counter()
+        now = time.process_time()
         stall_s, latest = max(stall_s, now - latest), now
     return {
         "addresses": count,
         "mib": round((after - before - watched) / 2**20, 1),
         "look_us": round(look_us, 2),
-        "ask_again_s": round(latest - started, 2),
+        "ask_again_s": round(time.perf_counter() - started, 2),
         "stall_ms": round(stall_s * 1000, 1),
     }
 

@@ -27,7 +27,7 @@ class DirectoryCache:
     """Entries by address, the least recently used forgotten first. The CA tells every change of what was asked.
 
     While there was no stream, changes were missed. A new stream therefore asks for every known address again
-    (``confirm_all``), the most recently used first, a bounded number at a time. Until the CA has answered, an entry of
+    (``confirm_all``), a bounded number at a time. Until the CA has answered, an entry of
     a member is used as it is: its certificate proves it. One that lists nobody isn't, since it could lead to plaintext.
 
     Arguments:
@@ -130,7 +130,8 @@ class DirectoryCache:
         self._expected.clear()
         self._confirming.clear()
         self._confirmed.clear()
-        self._to_confirm = [*self._entries, *self._answers.keys()]
+        # In the order in which they were learnt: walking 100,000 by their use takes the loop a tenth of a second.
+        self._to_confirm = [*dict.keys(self._entries), *self._answers.keys()]
         self._confirm_more()
 
     def _must_be_confirmed(self, address: str, entry: DirectoryEntry) -> bool:
