@@ -83,6 +83,14 @@ def format_table(rules: RedirectRules) -> str:
     own = f"meta mark {rules.mark:#x}" if rules.mark is not None else f"meta skuid {rules.uid}"
     outbound = list_outbound_ports(rules.outbound_port, rules.inbound_port, rules.tunnel_port)
     targets = f"{outbound[0]}-{outbound[-1]}" if len(outbound) > 1 else f"{outbound[0]}"
+    not_captured = [
+        f"    {own} return",
+        # Loopback to loopback, and a pod's own addresses: the pod talks to itself. By the address, not by the device:
+        # a socket bound to `lo` may dial any address, and conntrack would remember that it isn't translated.
+        "    fib daddr type local return",
+        *_exclude_ports((*rules.exclude_ports, *rules.exclude_outbound_ports)),
+        *_exclude_networks(rules.exclude_outbound_networks),
+    ]
     lines = [
         f"table {TABLE}",
         f"delete table {TABLE}",
@@ -90,10 +98,7 @@ def format_table(rules: RedirectRules) -> str:
         "  chain output {",
         "    type nat hook output priority -100; policy accept;",
         "    meta l4proto != tcp return",
-        f"    {own} return",
-        '    oifname "lo" return',  # Loopback to loopback, and a pod's own addresses: the pod talks to itself.
-        *_exclude_ports((*rules.exclude_ports, *rules.exclude_outbound_ports)),
-        *_exclude_networks(rules.exclude_outbound_networks),
+        *not_captured,
         f"    meta l4proto tcp redirect to :{targets}",
         "  }",
         "  chain prerouting {",
@@ -105,6 +110,15 @@ def format_table(rules: RedirectRules) -> str:
         f"    tcp dport {rules.tunnel_port} return",
         *_exclude_ports((*rules.exclude_ports, *rules.exclude_inbound_ports)),
         f"    meta l4proto tcp redirect to :{rules.inbound_port}",
+        "  }",
+        # NAT rules see only what conntrack doesn't know yet. What leaves untranslated all the same is dropped.
+        "  chain escaping {",
+        *not_captured,
+        "    counter drop",
+        "  }",
+        "  chain escaped {",
+        "    type filter hook output priority 0; policy accept;",
+        "    tcp flags & (syn | ack) == syn jump escaping",
         "  }",
         "  chain rewritten {",
         # After every source translation, and before conntrack confirms the connection: a retransmitted SYN tries anew.

@@ -131,3 +131,80 @@ def test_a_connection_whose_source_port_the_redirect_would_change_is_dropped(
         ["unshare", "-n", sys.executable, "-c", EXHAUST, own, first, loopback], capture_output=True, text=True
     )
     assert done.stdout == "never changed\n", done.stderr
+
+
+# A pod and another host, which answers "outside"; where the sidecar would listen, the answer is "sidecar".
+OUTSIDE = """
+import socket
+server = socket.create_server(('198.18.0.9', 5432))
+print('up', flush=True)
+while True:
+    connection, _ = server.accept()
+    connection.sendall(b'outside')
+    connection.close()
+"""
+PROGRAM = """
+import os, socket
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+def make(port, device=b''):
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if device:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
+    made.bind(('198.18.0.2', port))
+    return made
+for port, device in ((40002, b''), (40003, b'lo'), (40004, b'pod')):
+    first = make(port, device)
+    if device:
+        first.setblocking(False)
+        first.connect_ex(('198.18.0.9', 5432))
+        first = make(port)
+    first.settimeout(30)
+    first.connect(('198.18.0.9', 5432))
+    print(device.decode(), first.recv(100).decode(), flush=True)
+"""
+POD_AND_HOST = """
+import socket, subprocess, sys, threading
+from sidecar.capture.redirect import install_redirect
+from sidecar.capture.redirect_table import RedirectRules, list_outbound_ports
+outside, program = sys.argv[1:]
+host = subprocess.Popen(['unshare', '-n', 'sh', '-c', 'echo up; exec sleep 600'], stdout=subprocess.PIPE)
+there = ['nsenter', '-t', str(host.pid), '-n']
+children = [host]
+try:
+    host.stdout.readline()
+    for command in (
+        'ip link set lo up', f'ip link add pod type veth peer name host netns {host.pid}',
+        'ip addr add 198.18.0.2/15 dev pod', 'ip link set pod up',
+        ' '.join(there) + ' ip addr add 198.18.0.9/15 dev host', ' '.join(there) + ' ip link set host up',
+    ):
+        subprocess.run(command.split(), check=True)
+    children.append(subprocess.Popen([*there, sys.executable, '-c', outside], stdout=subprocess.PIPE))
+    children[-1].stdout.readline()
+    with socket.create_connection(('198.18.0.9', 5432)) as uncaptured:
+        assert uncaptured.recv(100) == b'outside'
+    def serve(listener):
+        while True:
+            connection, _ = listener.accept()
+            connection.sendall(b'sidecar')
+            connection.close()
+    for port in list_outbound_ports(15001, 15006, 15008):
+        threading.Thread(target=serve, args=[socket.create_server(('127.0.0.1', port))], daemon=True).start()
+    install_redirect(RedirectRules(outbound_port=15001, inbound_port=15006, tunnel_port=15008, uid=1337))
+    subprocess.run([sys.executable, '-c', program], check=True)
+finally:
+    for child in children:
+        child.kill()
+        child.wait()
+"""
+
+
+@pytest.mark.needs_root
+def test_a_socket_bound_to_a_device_first_lets_no_other_one_past_the_redirect() -> None:
+    """Conntrack remembered the first one's addresses as untranslated, and the second one's packets as the same."""
+    done = subprocess.run(
+        ["unshare", "-n", sys.executable, "-c", POD_AND_HOST, OUTSIDE, PROGRAM], capture_output=True, text=True
+    )
+    assert done.stdout == " sidecar\nlo sidecar\npod sidecar\n", done.stderr
