@@ -147,7 +147,7 @@ def build_query(
 
 
 def advise_approvals(views: Iterable[DecisionView], *, in_cluster: bool) -> list[str]:
-    """Return the commands that approve the programs which were refused for want of an approval, newest first.
+    """Return the commands that approve the programs or loaded code which were refused for want of it, newest first.
 
     Each can be pasted into a shell; the path where the program was seen follows as a comment. The path is the process's
     own word: one that a shell might act on has a line of its own. A party that is no workload or program is left out.
@@ -160,6 +160,12 @@ def advise_approvals(views: Iterable[DecisionView], *, in_cluster: bool) -> list
     commands: dict[str, str] = {}
     for view in views:
         record = view.record
+        if record.answer == "deny" and record.reason is Reason.CODE_NOT_APPROVED:
+            own = record.source if record.direction is Direction.EGRESS else record.destination
+            if _is_workload(own.workload):
+                words = f"touchmark program update-code {own.workload} --from-decisions{' -k' if in_cluster else ''}"
+                commands[words] = commands.get(words) or record.process.path
+            continue
         if record.answer != "deny" or record.reason not in (Reason.PROGRAM_NOT_APPROVED, Reason.LISTENER_NOT_APPROVED):
             continue
         is_source = record.reason is Reason.PROGRAM_NOT_APPROVED
@@ -191,6 +197,16 @@ def _is_nameable(party: PartyRecord) -> bool:
     except TouchmarkError:
         return False
     return parsed == (party.workload, party.program)
+
+
+def _is_workload(text: str) -> bool:
+    from shared.model.errors import TouchmarkError
+    from shared.model.identity.identity import parse_workload
+
+    try:
+        return str(parse_workload(text)) == text
+    except TouchmarkError:
+        return False
 
 
 def _name(command: str, path: str) -> str:

@@ -85,6 +85,21 @@ def test_it_names_the_command_that_approves_what_was_refused(ca: FakeCA, capsys:
     assert capsys.readouterr().err == ""
 
 
+def test_loaded_code_that_was_refused_is_reviewed_by_one_command_for_the_workload(
+    ca: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = msgspec.structs.replace(
+        DENIAL.record, reason=Reason.CODE_NOT_APPROVED, source=PartyRecord(workload="shop/client")
+    )
+    forged = msgspec.structs.replace(refused, source=PartyRecord(workload="shop/web; reboot"))
+    views = tuple(DecisionView(id=number, record=each) for number, each in enumerate((refused, refused, forged), 1))
+    ca.answers["GET /v1/decisions"] = DecisionList(decisions=views)
+    assert run(["decisions", "--denied"]) == ExitCode.SUCCESS
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "  touchmark program update-code shop/client --from-decisions  # /tmp/intruder"
+    ]
+
+
 @pytest.mark.parametrize("path", ["/tmp/a\ntouchmark mode shop permissive --yes", "/tmp/\x1b[2J", "/tmp/a; reboot"])
 def test_a_path_that_a_shell_might_act_on_isnt_beside_the_command(
     ca: FakeCA, capsys: pytest.CaptureFixture[str], path: str
