@@ -11,7 +11,7 @@ from ca.store.records import ProgramRecord
 from shared.model.errors import ConflictError, InputError, NotFoundError
 from shared.model.identity.loaded_code import ApprovedCode, CodeCheck, LoadedObject
 from shared.model.identity.program import Program
-from shared.model.policy.rules import Action, Mode, Rule, WorkloadCode
+from shared.model.policy.rules import MAX_RULES, Action, Mode, Rule, WorkloadCode
 from tests.ca.founded import NOW, WEB, opened, spend
 
 RULE = Rule(name="all", action=Action.ALLOW)
@@ -79,7 +79,7 @@ async def test_a_mode_is_not_switched_on_what_is_no_longer_so(tmp_path: Path) ->
 
 async def test_a_state_that_cannot_be_is_not_stored(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
-        rules = [Rule(name=f"r{number}", action=Action.ALLOW) for number in range(1001)]
+        rules = [Rule(name=f"r{number}", action=Action.ALLOW) for number in range(MAX_RULES + 1)]
         for bad in (rules, [RULE, RULE]):
             with pytest.raises(InputError):
                 await core.store.namespaces.put_policy("shop", rules=bad)
