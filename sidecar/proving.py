@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
 from sidecar.attest.facts import AttestationError
+from sidecar.code_check import check_code
 from sidecar.connection.connection import Refused
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class Acceptance:
                 accepted = attestor.attest_accepted_now(found, listener)
         except AttestationError as error:
             self._lose(error)
-        if accepted is not None and not self._is_explicit:
+        if accepted is not None and accepted.execution == listener.execution and not self._is_explicit:
             self._connection.note_attestation(accepted)
             self._is_open = False
         if self._pump is not None and not self._is_open:
@@ -189,6 +190,8 @@ class Acceptance:
                 accepted = attestor.attest_accepted_now(found, listener)
                 if accepted is None:
                     accepted = await attestor.attest_accepted(found, listener)
+                if accepted.execution != listener.execution:  # Another process, which may have loaded other code.
+                    await check_code(self._sidecar, accepted)
                 self._connection.note_attestation(accepted)
                 if self._is_explicit and not attestor.is_clear(accepted):
                     await attestor.clear(accepted)

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -101,6 +102,7 @@ class FakeAttestor:
     acceptor: AttestationError | None = None
     accepts: bool = True
     accepts_after: int | None = None
+    acceptors_execution: Execution | None = None
     is_slow: bool = False
     changed: AttestationError | None = None
 
@@ -145,7 +147,8 @@ class FakeAttestor:
     def _accepted(self) -> Attestation:
         if self.acceptor is not None:
             raise self.acceptor
-        return self._attestation()
+        accepted = self._attestation()
+        return msgspec.structs.replace(accepted, execution=self.acceptors_execution or accepted.execution)
 
     def attest_now(self, source: Endpoint, destination: Endpoint) -> Attestation | None:
         return self._attestation()

@@ -10,7 +10,7 @@ import pytest
 from shared.model.policy.decision import Answer, Ending
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Mode
-from sidecar.attest.facts import AttestationError
+from sidecar.attest.facts import Attestation, AttestationError, Execution
 from sidecar.proving import _ACCEPTING_S, _ACCEPTING_TURNS
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Pair, approve, running_pair
@@ -129,3 +129,23 @@ async def test_a_listener_of_another_program_that_appears_before_the_dial_is_met
         monkeypatch.setattr(pair.server.attestor, "attest_listener", attest_listener, raising=False)
         await serve_one(pair, None)
         assert pair.server.records[0].reason is Reason.LISTENERS_DIFFER
+
+
+@pytest.mark.parametrize("is_worker", [True, False], ids=["a worker", "who listens"])
+@pytest.mark.parametrize("mode", list(Mode))
+async def test_the_loaded_code_of_a_worker_that_accepts_is_looked_at_as_well(
+    mode: Mode, monkeypatch: pytest.MonkeyPatch, *, is_worker: bool
+) -> None:
+    async def check_code(_: object, attestation: Attestation) -> str:
+        raise AttestationError("evil.so", reason=Reason.CODE_NOT_APPROVED)
+
+    monkeypatch.setattr("sidecar.proving.check_code", check_code)
+    async with running_pair(echo) as pair:
+        pair.set_state(approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM), mode=mode))
+        if is_worker:
+            pair.server.attestor.acceptors_execution = Execution(43, 1, 0, 0, 0, 0, 0)
+        is_refused = is_worker and mode is Mode.EXPLICIT
+        await serve_one(pair, None if is_refused else b"hi")
+        record = pair.server.records[0]
+        assert record.reason == (Reason.CODE_NOT_APPROVED if is_refused else Reason.SAME_GROUP)
+        assert record.detail == ("evil.so" if is_worker else "")
