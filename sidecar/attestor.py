@@ -337,7 +337,7 @@ class Attestor:
         Raises:
             AttestationError: as ``check_holders``.
         """
-        await self._holder_check.check(attestation, is_urgent=True)
+        await self._holder_check.clear(attestation)
 
     def look_at(self, attestation: Attestation) -> float:
         """See that an attested process still runs what was attested; return up to when that counts. Never waits.

@@ -7,14 +7,18 @@ here), or one to which the cleared program itself hands it (which the next passe
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
 
 from sidecar.attest.facts import Attestation, Execution
 from sidecar.attest.holding.glance import read_execution
-from sidecar.attest.holding.tables import PREFIX, HiddenError, NewTasks, inode_of, list_links, read_leader
+from sidecar.attest.holding.tables import PREFIX, HiddenError, NewTasks, inode_of, list_links, outranks, read_leader
 
 _MAX_CLEARED = 4_096
 _LIFE_S = 10.0
@@ -22,6 +26,22 @@ _LIFE_S = 10.0
 _MAX_NEW_TASKS = 64
 _MAX_NEW_DESCRIPTORS = 512
 _MAX_NEW_SOCKETS = 65_536
+# For a worker: beyond them a whole pass costs no more.
+_MAX_TASKS = 4_096
+_MAX_DESCRIPTORS = 16_384
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What new tasks hold.
+
+    Attributes:
+        held: by inode of a socket, the process IDs.
+        absent: tasks that weren't there (any more, or yet).
+    """
+
+    held: dict[int, set[int]]
+    absent: tuple[int, ...]
 
 
 class Clearance:
@@ -41,15 +61,20 @@ class Clearance:
         self._newly_held: dict[int, set[int]] = {}
         self._absent: tuple[int, ...] = ()
         self._is_blind = False
+        self._passes = 0
 
     def close(self) -> None:
         """Close the kept descriptor."""
         self._tasks.close()
 
+    def is_cleared(self, execution: Execution) -> bool:
+        """Tell whether a pass has cleared this process lately; tasks that came since are another matter."""
+        since = self._cleared.get(execution)
+        return since is not None and time.monotonic() - since <= _LIFE_S
+
     def is_clear(self, attestation: Attestation) -> bool:
         """Tell whether a socket of this process needs no pass before its first byte; never waits."""
-        since = self._cleared.get(attestation.execution)
-        if since is None or time.monotonic() - since > _LIFE_S:
+        if not self.is_cleared(attestation.execution):
             return False
         if (self._absent or self._tasks.has_news()) and not self._is_blind:
             self._look_at_new()
@@ -60,6 +85,22 @@ class Clearance:
             for inode in (attestation.inode, *attestation.others)
             for pid in self._newly_held.get(inode, ())
         )
+
+    async def catch_up(self, workers: Executor) -> None:
+        """Look at new tasks that are too many for the event loop, in a worker. One call at a time."""
+        before, new, passes = self._tasks.last, self._tasks.take(_MAX_TASKS), self._passes
+        if new is None:
+            self._tasks.last = before
+            return
+        self._is_blind = True
+        look = partial(look_at_tasks, self._absent, new, _MAX_DESCRIPTORS, own_pid=self._own_pid, proc=self._proc)
+        seen = await asyncio.get_running_loop().run_in_executor(workers, look)
+        if passes != self._passes:  # A pass has ended meanwhile, which has looked at them, or they count as new again.
+            return
+        if seen is None:
+            self._tasks.last = before
+        else:
+            self._merge(seen)
 
     def begin(self) -> int:
         """A pass begins: return its mark for ``note``."""
@@ -77,6 +118,7 @@ class Clearance:
         self._newly_held.clear()
         self._absent = ()
         self._is_blind = False
+        self._passes += 1
 
     def forget(self, execution: Execution) -> None:
         """A socket of this process is shared, or that couldn't be told."""
@@ -90,36 +132,56 @@ class Clearance:
         return execution is not None and execution.is_fork_of(attestation.execution)
 
     def _look_at_new(self) -> None:
-        new = self._tasks.take(_MAX_NEW_TASKS)
-        if new is None:
-            self._is_blind = True
-            return
-        absent, left = [], _MAX_NEW_DESCRIPTORS
-        for task in (*self._absent, *new):
-            try:
-                leader = read_leader(task, self._proc)
-                if not leader and task in new:
-                    absent.append(task)  # The kernel draws its number shortly before it shows it.
-                if leader == task and task != self._own_pid:
-                    left -= self._look_at(task, left)
-            except FileNotFoundError:  # It has ended.
-                continue
-            except (OSError, HiddenError):
-                left = -1
-            if left < 0 or len(self._newly_held) > _MAX_NEW_SOCKETS:
-                self._is_blind = True
+        before, new = self._tasks.last, self._tasks.take(_MAX_NEW_TASKS)
+        if new is not None:
+            seen = look_at_tasks(self._absent, new, _MAX_NEW_DESCRIPTORS, own_pid=self._own_pid, proc=self._proc)
+            if seen is not None:
+                self._merge(seen)
                 return
-        self._absent = tuple(absent)
+        self._tasks.last, self._is_blind = before, True
 
-    def _look_at(self, task: int, left: int) -> int:
-        """Note the sockets of a new process; return its descriptors, more than ``left`` if it isn't done."""
-        # Since Linux 6.2 the size of this directory is the number of descriptors; before that it is 0.
-        if (size := os.stat(f"{self._proc}/{task}/fd").st_size) > left:
-            return size
-        looked = 0
-        for looked, (_, link) in enumerate(list_links(task, str(task), self._proc), 1):
-            if looked > left:
-                break
-            if link.startswith(PREFIX):
-                self._newly_held.setdefault(inode_of(link), set()).add(task)
-        return looked
+    def _merge(self, seen: Seen) -> None:
+        for inode, pids in seen.held.items():
+            self._newly_held.setdefault(inode, set()).update(pids)
+        self._absent = seen.absent
+        self._is_blind = len(self._newly_held) > _MAX_NEW_SOCKETS
+
+
+def look_at_tasks(
+    again: Sequence[int], new: Sequence[int], left: int, *, own_pid: int, proc: str = "/proc"
+) -> Seen | None:
+    """Look at what new processes hold; threads hold what their process does.
+
+    Arguments:
+        again: those that weren't there at the look before.
+        left: descriptors to look at.
+
+    Returns:
+        None when there are more, or one can't be looked at.
+    """
+    held: dict[int, set[int]] = {}
+    absent: list[int] = []
+    for number, task in enumerate((*again, *new)):
+        try:
+            leader = read_leader(task, proc)
+            if not leader and number >= len(again):
+                absent.append(task)  # The kernel draws its number shortly before it shows it.
+            if leader != task or task == own_pid:
+                continue
+            # Since Linux 6.2 the size of this directory is the number of descriptors; before that it is 0.
+            if os.stat(f"{proc}/{task}/fd").st_size > left:
+                return None
+            for _, link in list_links(task, str(task), proc):
+                left -= 1
+                if link.startswith(PREFIX):
+                    held.setdefault(inode_of(link), set()).add(task)
+        except FileNotFoundError:  # It has ended.
+            continue
+        except HiddenError:
+            if not outranks(task, proc):
+                return None
+        except OSError:
+            return None
+        if left < 0:
+            return None
+    return Seen(held=held, absent=tuple(absent))

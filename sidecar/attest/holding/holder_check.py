@@ -69,12 +69,15 @@ class HolderCheck:
         self._waiting: list[_Request] = []
         self._runner: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
+        self._catching: asyncio.Task[None] | None = None
         self._ended = self._took_s = 0.0
 
     def close(self) -> None:
         """Stop; who still waits is cancelled."""
         if self._runner is not None:
             self._runner.cancel()
+        if self._catching is not None:
+            self._catching.cancel()
         for request in self._waiting:
             request.answer.cancel()
         self._waiting.clear()
@@ -83,6 +86,21 @@ class HolderCheck:
     def is_clear(self, attestation: Attestation) -> bool:
         """Tell whether a pass has cleared this process and no task that came since holds the socket; never waits."""
         return self._clearance.is_clear(attestation)
+
+    async def clear(self, attestation: Attestation) -> None:
+        """See before a socket's first byte that nobody else holds it: by the tasks that came since, or by a pass.
+
+        Raises:
+            AttestationError: as ``check``.
+        """
+        if self._clearance.is_cleared(attestation.execution):
+            if self._catching is None or self._catching.done():
+                work = self._clearance.catch_up(self._workers)
+                self._catching = asyncio.get_running_loop().create_task(work, name="attest-new-tasks")
+            await asyncio.shield(self._catching)
+            if self.is_clear(attestation):
+                return
+        await self.check(attestation, is_urgent=True)
 
     async def check(self, attestation: Attestation, *, is_urgent: bool = False) -> None:
         """Wait for the next pass and its answer.

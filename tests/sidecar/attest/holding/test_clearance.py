@@ -1,8 +1,10 @@
 """Whose sockets need no pass of their own."""
 
+import asyncio
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 
 import pytest
@@ -81,6 +83,7 @@ def test_too_many_new_tasks_are_left_to_the_next_pass(clearance: Clearance, monk
             assert not clearance.is_clear(attestation)
         monkeypatch.setattr(module, "_MAX_NEW_TASKS", 1_000_000)
         assert not clearance.is_clear(attestation)
+        assert clearance.is_cleared(attestation.execution)
         clear(clearance, attestation)
         assert clearance.is_clear(attestation)
 
@@ -94,3 +97,31 @@ def test_too_many_new_descriptors_are_left_to_the_next_pass(
         monkeypatch.setattr(module, "_MAX_NEW_DESCRIPTORS", 2)
         with running("import sys\n" + WAIT):
             assert not clearance.is_clear(attestation)
+
+
+async def test_what_is_too_much_for_the_loop_is_looked_at_in_a_worker(
+    clearance: Clearance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as held, socket.socket() as free, ThreadPoolExecutor(1) as workers:
+        attestations = [attest_own(held), attest_own(free)]
+        clear(clearance, attestations[0])
+        monkeypatch.setattr(module, "_MAX_NEW_DESCRIPTORS", 2)
+        monkeypatch.setattr(module, "_MAX_TASKS", 1_000_000)
+        monkeypatch.setattr(module, "_MAX_DESCRIPTORS", 1_000_000)
+        with running("import sys\n" + WAIT, pass_fds=(held.fileno(),)):
+            assert [clearance.is_clear(each) for each in attestations] == [False, False]
+            await clearance.catch_up(workers)
+            monkeypatch.setattr(module, "_MAX_NEW_DESCRIPTORS", 1_000_000)
+            assert [clearance.is_clear(each) for each in attestations] == [False, True]
+
+
+async def test_a_pass_that_ends_during_the_look_of_a_worker_counts_instead(clearance: Clearance) -> None:
+    with socket.socket() as one, ThreadPoolExecutor(1) as workers:
+        attestation = attest_own(one)
+        clear(clearance, attestation)
+        catching = asyncio.ensure_future(clearance.catch_up(workers))
+        await asyncio.sleep(0)
+        assert not clearance.is_clear(attestation)
+        clear(clearance, attestation)
+        await catching
+        assert clearance.is_clear(attestation)
