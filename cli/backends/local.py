@@ -7,11 +7,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from cli.admin.client import AdminClient
 from cli.backends.base import Applied, ModeState
-from shared.model.policy.documents import Document, MeshPolicyDocument, ProgramDocument, format_documents
+from shared.model.policy.documents import Document, MeshPolicyDocument, ProgramDocument, make_plain
 from shared.model.policy.rules import Mode
 from shared.model.wire.admin import DecisionList, ModeRequest, PolicyRequest, ProgramRequest, ProgramView, Readiness
 
@@ -71,7 +69,7 @@ class LocalPolicyBackend:
             )
             for p in programs
         ]
-        return list(yaml.safe_load_all(format_documents(documents))) if documents else []
+        return make_plain(documents)
 
     async def apply(self, documents: Sequence[Document]) -> list[Applied]:
         """Write documents one after the other: all have been read already, so that the CA has little to refuse."""

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-import yaml
-
 from cli.backends.base import ModeState
 from cli.cluster.connection import MESH_POLICIES, PROGRAMS, Kind, Object
 from shared.model.errors import DocumentError, TouchmarkError
@@ -22,7 +20,7 @@ from shared.model.policy.documents import (
     POLICY_NAME,
     Document,
     ProgramDocument,
-    format_documents,
+    make_plain,
     plain_code,
     read_code,
 )
@@ -60,7 +58,7 @@ def make_program(request: ProgramRequest) -> Object:
 
 def make_objects(documents: Sequence[Document]) -> list[tuple[Kind, Object]]:
     """Return what ``policy apply`` writes."""
-    plain = list(yaml.safe_load_all(format_documents(documents))) if documents else []
+    plain = make_plain(documents)
     return [
         (PROGRAMS if isinstance(document, ProgramDocument) else MESH_POLICIES, value)
         for document, value in zip(documents, plain, strict=True)

@@ -159,10 +159,13 @@ def read_document(plain: Mapping[str, Any], source: str = "") -> Document:
 
 def format_documents(documents: Sequence[Document]) -> str:
     """Write documents as YAML that ``parse_documents`` reads back as the same values."""
-    plain = [
-        _plain_policy(each) if isinstance(each, MeshPolicyDocument) else _plain_program(each) for each in documents
-    ]
+    plain = make_plain(documents)
     return yaml.safe_dump_all(plain, sort_keys=False, allow_unicode=True, width=120) if plain else ""
+
+
+def make_plain(documents: Sequence[Document]) -> list[dict[str, Any]]:
+    """Return documents as mappings, lists and strings, in the shape of the Kubernetes objects."""
+    return [_plain_policy(each) if isinstance(each, MeshPolicyDocument) else _plain_program(each) for each in documents]
 
 
 def parse_ports(text: str) -> PortRange:
@@ -450,6 +453,7 @@ __all__ = [
     "MeshPolicyDocument",
     "ProgramDocument",
     "format_documents",
+    "make_plain",
     "parse_documents",
     "parse_ports",
     "plain_code",

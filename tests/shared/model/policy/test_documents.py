@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from shared.model.policy.documents import (
     MeshPolicyDocument,
     ProgramDocument,
     format_documents,
+    make_plain,
     parse_documents,
     parse_ports,
     read_document,
@@ -253,6 +255,13 @@ def test_each_case_is_read_or_refused_as_the_api_server_does(case: Case) -> None
         with pytest.raises(DocumentError) as caught:
             attempt()
         assert caught.value.path == case.path
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.path is None], ids=lambda case: case.name)
+def test_plain_objects_are_what_their_yaml_says(case: Case) -> None:
+    documents = [read_document(case.document)]
+    assert list(yaml.safe_load_all(format_documents(documents))) == make_plain(documents)
+    assert make_plain([]) == []
 
 
 def test_an_object_of_an_api_server_is_read_with_paths_and_without_lines() -> None:
