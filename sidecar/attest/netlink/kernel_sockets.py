@@ -131,5 +131,5 @@ class KernelSockets:
             reply = parse_reply(data, sequence=number)
             found.extend(reply.sockets)
             if reply.is_done or (reply.sockets and not is_dump):
-                break
-        return found
+                return found
+        raise NetlinkError(f"sock_diag hasn't said all in {_MAX_REPLIES} messages")  # A part of a list proves nothing.

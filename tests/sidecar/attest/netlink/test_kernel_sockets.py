@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from sidecar.attest.netlink import kernel_sockets
 from sidecar.attest.netlink.kernel_sockets import KernelSockets
-from sidecar.attest.netlink.sock_diag import ESTABLISHED
+from sidecar.attest.netlink.sock_diag import ESTABLISHED, NetlinkError
 from sidecar.sockets.address import Endpoint
 from tests.sidecar.attest.twins import open_twins
 
@@ -146,3 +147,13 @@ def test_what_a_socket_has_received_is_told(kernel: KernelSockets) -> None:
             found = kernel.find(client.getsockname(), server.getsockname())
         assert [each.received for each in kernel.list_all(client.getsockname(), server.getsockname())] == [5]
         accepted.close()
+
+
+def test_a_list_that_isnt_read_to_its_end_is_none(kernel: KernelSockets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket that's missing may be the one that made the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        monkeypatch.setattr(kernel_sockets, "_MAX_REPLIES", 1)  # Sockets are in it; that these are all is in the next.
+        with pytest.raises(NetlinkError, match="hasn't said all"):
+            kernel.list_all(client.getsockname(), server.getsockname())
+        with pytest.raises(NetlinkError, match="hasn't said all"):
+            kernel.listeners(server.getsockname()[1])
