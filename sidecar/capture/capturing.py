@@ -187,14 +187,13 @@ class Capturing:
     def _begin_explicit_out(
         self, connection: socket.socket, source: Endpoint, local: Endpoint, fixed: Endpoint
     ) -> None:
-        if may_be_remote := not is_loopback(local[0]):
+        if not is_loopback(local[0]):
             try:
                 local = normalise_endpoint(connection.getsockname())  # The listener may have a wildcard.
             except OSError:
                 connection.close()
                 return
-            may_be_remote = not is_loopback(local[0])
-        self._begin_outbound(connection, source, fixed, local, may_be_remote=may_be_remote)
+        self._begin_outbound(connection, source, fixed, local, may_be_remote=may_be_remote(source, local))
 
     def _begin_explicit_in(self, connection: socket.socket, source: Endpoint, local: Endpoint, fixed: Endpoint) -> None:
         self._begin_inbound(connection, source, local, fixed)
@@ -257,6 +256,14 @@ class Capturing:
                 now=time.time(),
             )
         )
+
+
+def may_be_remote(source: Endpoint, local: Endpoint) -> bool:
+    """Tell whether a client may be outside the pod: loopback at both ends never is.
+
+    One end alone says nothing: with ``route_localnet``, which kube-proxy sets on nodes, neighbours reach 127.0.0.1.
+    """
+    return not (is_loopback(source[0]) and is_loopback(local[0]))
 
 
 async def _guard(connection: socket.socket, story: Coroutine[Any, Any, None], *held: Held) -> None:

@@ -14,7 +14,7 @@ from shared.model.policy.reasons import Reason
 from shared.runtime.tasks import Tasks
 from sidecar.capture.accept_loop import open_listener
 from sidecar.capture.captured import Captured
-from sidecar.capture.capturing import Capturing, Door, Entrance, Stories, _guard, close_doors, open_doors
+from sidecar.capture.capturing import Capturing, Door, Entrance, Stories, _guard, close_doors, may_be_remote, open_doors
 from sidecar.parts import Sidecar
 from sidecar.rooms import make_rooms
 from sidecar.settings.configuration import Configuration, OutboundListener
@@ -123,6 +123,20 @@ async def test_at_a_wildcard_a_client_has_the_address_at_which_it_arrived() -> N
         assert carried[0].app_destination == ("127.0.0.3", port)
         assert carried[0].destination == ("198.18.0.9", 5432)
         assert not carried[0].may_be_remote
+
+
+@pytest.mark.parametrize(
+    ("source", "local", "expected"),
+    [
+        ("127.0.0.1", "127.0.0.1", False),
+        ("::1", "::1", False),
+        ("198.18.0.9", "127.0.0.1", True),
+        ("198.18.0.2", "198.18.0.2", True),
+        ("127.0.0.1", "198.18.0.2", True),
+    ],
+)
+def test_only_between_loopback_addresses_a_client_is_surely_of_the_pod(source: str, local: str, expected: bool) -> None:
+    assert may_be_remote((source, 40000), (local, 5432)) is expected
 
 
 async def _none(*_: object) -> None:
