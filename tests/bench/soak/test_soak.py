@@ -1,0 +1,40 @@
+"""The soak itself, shortened: it runs, every byte and record is accounted for, and its report says so."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.soak.judgement import Kept
+from bench.soak.report import BEGIN, END, put_into_page, write_report
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_a_short_soak_holds_and_writes_its_report(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    command = [sys.executable, "-m", "bench.soak", "--seconds", "20", "--programs", "10", "--report", page]
+    ran = subprocess.run(
+        [*command, "--keep", tmp_path / "run"], cwd=ROOT, capture_output=True, timeout=600, check=False
+    )
+    assert ran.returncode == 0, (ran.stdout + ran.stderr).decode()[-4000:]
+    text = page.read_text()
+    assert "**held**" in text
+    assert "old" not in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+
+
+def test_a_report_names_what_is_wrong(tmp_path: Path) -> None:
+    report = write_report(
+        command="run", kept=Kept(connected=1, unknown=0, recorded=1, lost=0, events={}, reasons={}),
+        sums=[("left", {"short": 3}, 1000)], failures=[], windows=[], samples=[], faults=["memory grew"],
+    )  # fmt: skip
+    assert "**did not hold**" in report
+    assert "- memory grew" in report
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}{END}")
+    put_into_page(page, report)
+    assert "3 short" in page.read_text()
