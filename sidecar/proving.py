@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # A server at rest accepts within some turns of the loop; one that is busy within some milliseconds, or when it can.
 _ACCEPTING_TURNS = 4
 _ACCEPTING_S = (0.001, 0.002, 0.004, 0.008)
+# What a look at a server's socket comes to if the server closes it, or ends, while it is looked for.
+_CLOSED_SINCE = frozenset({Reason.NO_OWNER, Reason.PROCESS_VANISHED})
 _ESTABLISHED, _CLOSE_WAIT = 1, 8  # net/tcp_states.h
 
 
@@ -131,7 +133,7 @@ class Acceptance:
                 await asyncio.sleep(pause_s)
                 found = attestor.find_accepted(*self._endpoints)
             if found is not None and found.inode:
-                await self._attest(found, listener)
+                await self._find_acceptor(found)
         except AttestationError as error:
             raise Refused(error.reason, error.message) from error
 
@@ -154,14 +156,30 @@ class Acceptance:
         if self._is_settled(self._pump):
             return
         try:
-            if self._found is not None and self._found.inode:
-                await self._attest(self._found, self._listener)
-            elif self._is_explicit:
+            is_held = self._found is not None and self._found.inode and await self._find_acceptor(self._found)
+            if not is_held and self._is_explicit:
                 await self._sidecar.attestor.clear(self._listener)
         except AttestationError as error:
             self._lose(error)
         finally:
             self._pump.release_answers()
+
+    async def _find_acceptor(self, found: KernelSocket) -> bool:
+        """Attest who has accepted; return False if the server has closed the connection since it was found.
+
+        Raises:
+            AttestationError: another program has accepted it, or it can't be told who.
+        """
+        try:
+            await self._attest(found, self._listener)
+        except AttestationError as error:
+            if error.reason not in _CLOSED_SINCE:
+                raise
+            now = self._sidecar.attestor.find_accepted(*self._endpoints)
+            if now is not None and now.inode:
+                raise
+            return False
+        return True
 
     def _is_settled(self, pump: AnsweringPump) -> bool:
         return not self._is_open or pump.finished.done()

@@ -29,7 +29,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=600, help="of load (default: %(default)s)")
     parser.add_argument("--programs", type=float, default=200, help="short programs a second (default: %(default)s)")
-    parser.add_argument("--records", type=int, help="TLS records after which a key is worn out; default: as released")
+    parser.add_argument("--key-bytes", type=int, metavar="BYTES", help="renew TLS keys after it; default: as released")
     parser.add_argument("--report", type=Path, metavar="FILE", help="page whose marked part the report replaces")
     parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="where logs and records stay")
     given = parser.parse_args(arguments)
@@ -106,7 +106,7 @@ def sum_up(mesh: Mesh, sums: dict[str, int]) -> Kept:
 
 def soak(arguments: argparse.Namespace, directory: Path) -> tuple[str, list[str]]:
     """Run, and return the report and what is wrong."""
-    with running_mesh(directory, records=arguments.records) as mesh:
+    with running_mesh(directory, key_bytes=arguments.key_bytes) as mesh:
         mesh.approve()
         for side in ADDRESSES:
             mesh.start_load(side, arguments.programs / len(ADDRESSES))
@@ -124,7 +124,7 @@ def soak(arguments: argparse.Namespace, directory: Path) -> tuple[str, list[str]
     unexplained = find_unexplained(failures, run.windows)
     faults = find_faults(kept, unexplained, run.samples)
     command = f"python -m bench.soak --seconds {arguments.seconds:g} --programs {arguments.programs:g}"
-    command += f" --records {arguments.records}" if arguments.records is not None else ""
+    command += f" --key-bytes {arguments.key_bytes}" if arguments.key_bytes is not None else ""
     report = write_report(
         command=command,
         kept=kept,

@@ -12,7 +12,6 @@ import json
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -205,4 +204,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    _main()

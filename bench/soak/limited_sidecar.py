@@ -1,17 +1,15 @@
-"""``python -m sidecar``, except that TLS keys are worn out after few records: ``RECORDS`` in the environment."""
+"""``python -m sidecar``, except that a TLS key is renewed after few bytes: ``KEY_BYTES`` in the environment."""
 
 from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 
-import sidecar.pump.tls_pump
-import sidecar.tunnel.tunnel
+import sidecar.runtime.prepare
 from sidecar.__main__ import main
+from sidecar.parts import Limits
 
 if __name__ == "__main__":
-    for module in (sidecar.tunnel.tunnel, sidecar.pump.tls_pump):
-        if not hasattr(module, "MAX_RECORDS"):
-            raise SystemExit(f"{module.__name__} has no MAX_RECORDS to lower")
-        vars(module)["MAX_RECORDS"] = int(os.environ["RECORDS"])
+    vars(sidecar.runtime.prepare)["Limits"] = partial(Limits, key_bytes=int(os.environ["KEY_BYTES"]))
     raise SystemExit(main(sys.argv[1:]))

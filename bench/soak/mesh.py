@@ -52,11 +52,11 @@ class Mesh:
     """The running processes.
 
     Attributes:
-        records: TLS records after which a key is worn out; None: as released.
+        key_bytes: after so many a TLS key is renewed; None: as released.
     """
 
     directory: Path
-    records: int | None
+    key_bytes: int | None
     ports: dict[str, Ports] = field(default_factory=dict)
     _ca_port: int = 0
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -110,10 +110,10 @@ class Mesh:
         }
         path.touch(mode=0o600)
         path.write_text(json.dumps(settings))  # JSON is YAML.
-        limited = self.records is not None
+        limited = self.key_bytes is not None
         self._start(
             f"{side}-sidecar", "bench.soak.limited_sidecar" if limited else "sidecar", "--config", path,
-            variables={"RECORDS": str(self.records)} if limited else {},
+            variables={"KEY_BYTES": str(self.key_bytes)} if limited else {},
         )  # fmt: skip
         self._wait(f"the sidecar {side}", lambda: self.read_metrics(side).get("touchmark_sidecar_serving") == 1)
 
@@ -225,9 +225,9 @@ class Mesh:
 
 
 @contextmanager
-def running_mesh(directory: Path, *, records: int | None) -> Iterator[Mesh]:
+def running_mesh(directory: Path, *, key_bytes: int | None) -> Iterator[Mesh]:
     """Start CA, servers and sidecars, and end all of it."""
-    mesh = Mesh(directory=directory, records=records)
+    mesh = Mesh(directory=directory, key_bytes=key_bytes)
     try:
         mesh.start_ca()
         mesh.start_servers()

@@ -116,6 +116,36 @@ async def test_what_a_server_answered_that_has_closed_already_needs_its_listener
         assert pair.server.attestor.cleared == 1
 
 
+@pytest.mark.parametrize("accepts_after", [None, 1 + len(_ACCEPTING_S) + _ACCEPTING_TURNS], ids=["at once", "late"])
+@pytest.mark.parametrize("reason", [Reason.NO_OWNER, Reason.PROCESS_VANISHED])
+async def test_a_server_that_closes_while_it_is_looked_for_is_one_that_has_closed(
+    reason: Reason, accepts_after: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_pair(echo) as pair:
+        pair.set_state(EXPLICIT)
+        attestor = pair.server.attestor
+        attestor.is_slow, attestor.accepts_after = True, accepts_after
+
+        async def close_meanwhile(*_: object) -> Attestation:
+            attestor.accepts, attestor.accepts_after = False, None
+            raise AttestationError("no visible process holds it", reason=reason)
+
+        monkeypatch.setattr(attestor, "attest_accepted", close_meanwhile)
+        await serve_one(pair, b"hi")
+        assert pair.server.records[0].answer is Answer.ALLOW
+        assert attestor.cleared == 1
+
+
+@pytest.mark.parametrize("reason", [Reason.NO_OWNER, Reason.PROCESS_VANISHED])
+async def test_a_server_that_holds_the_connection_out_of_sight_is_refused(reason: Reason) -> None:
+    async with running_pair(echo) as pair:
+        pair.set_state(EXPLICIT)
+        pair.server.attestor.is_slow = True
+        pair.server.attestor.acceptor = AttestationError("no visible process holds it", reason=reason)
+        await serve_one(pair, None)
+        assert pair.server.records[0].reason is reason
+
+
 async def test_a_listener_of_another_program_that_appears_before_the_dial_is_met_after_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

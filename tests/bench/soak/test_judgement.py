@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -99,5 +100,5 @@ def test_growth_fails_the_run(found: list[Sample], word: str) -> None:
 
 
 def test_a_sides_failures_are_read_without_its_sums() -> None:
-    lines = [{"kind": "bulk", "began": 1.0, "ended": 2.0, "error": "reset"}, {"sums": {}}]
+    lines: list[dict[str, Any]] = [{"kind": "bulk", "began": 1.0, "ended": 2.0, "error": "reset"}, {"sums": {}}]
     assert read_failures("left", lines) == [failure("bulk", 1, 2)]

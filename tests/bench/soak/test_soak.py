@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[3]
 def test_a_short_soak_holds_and_writes_its_report(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    command = [sys.executable, "-m", "bench.soak", "--seconds", "20", "--programs", "10", "--report", page]
+    command = [sys.executable, "-m", "bench.soak", "--seconds", "20", "--programs", "10", "--report", str(page)]
     ran = subprocess.run(
-        [*command, "--keep", tmp_path / "run"], cwd=ROOT, capture_output=True, timeout=600, check=False
+        [*command, "--keep", str(tmp_path / "run")], cwd=ROOT, capture_output=True, timeout=600, check=False
     )
     assert ran.returncode == 0, (ran.stdout + ran.stderr).decode()[-4000:]
     text = page.read_text()
