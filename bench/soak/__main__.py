@@ -89,14 +89,14 @@ class Run:
         )
 
 
-def sum_up(mesh: Mesh, sums: dict[str, int]) -> Kept:
+def sum_up(mesh: Mesh, sums: Sequence[dict[str, int]]) -> Kept:
     """Say what the left sidecar, which was never killed, has recorded and lost. It has ended."""
     records = [line for line in mesh.read_lines("left.decisions") if line["phase"] == "end"]
     events = mesh.read_lines("left-sidecar.err")
     stopped = [line for line in events if line["event"] == "sidecar_stopped"]
     return Kept(
-        connected=sums["connected"],
-        unknown=sums["unknown"],
+        connected=sum(each["connected"] for each in sums),
+        unknown=sum(each["unknown"] for each in sums),
         recorded=sum(line["direction"] == "egress" for line in records),
         lost=int(stopped[0]["records_lost"]) if stopped else -1,
         events=dict(Counter(line["event"] for line in events)),
@@ -110,17 +110,18 @@ def soak(arguments: argparse.Namespace, directory: Path) -> tuple[str, list[str]
         mesh.approve()
         for side in ADDRESSES:
             mesh.start_load(side, arguments.programs / len(ADDRESSES))
+        loads = [f"{side}-{kind}" for side in ADDRESSES for kind in ("load", "programs")]
         run = Run(mesh, arguments.seconds)
         run.disturb()
-        for side in ADDRESSES:
-            mesh.stop(f"{side}-load")
+        for name in loads:
+            mesh.stop(name)
         run.wait(_SETTLE_S)
         for side in ADDRESSES:
             mesh.stop(f"{side}-sidecar")
-        outputs = {side: mesh.read_lines(f"{side}-load.out") for side in ADDRESSES}
-        sums = {side: lines[-1]["sums"] for side, lines in outputs.items()}
-        failures = [each for side, lines in outputs.items() for each in read_failures(side, lines)]
-        kept = sum_up(mesh, sums["left"])
+        outputs = {name: mesh.read_lines(f"{name}.out") for name in loads}
+        sums = {name: lines[-1]["sums"] for name, lines in outputs.items()}
+        failures = [each for name, lines in outputs.items() for each in read_failures(name, lines)]
+        kept = sum_up(mesh, [each for name, each in sums.items() if name.startswith("left-")])
     unexplained = find_unexplained(failures, run.windows)
     faults = find_faults(kept, unexplained, run.samples)
     command = f"python -m bench.soak --seconds {arguments.seconds:g} --programs {arguments.programs:g}"
@@ -128,7 +129,7 @@ def soak(arguments: argparse.Namespace, directory: Path) -> tuple[str, list[str]
     report = write_report(
         command=command,
         kept=kept,
-        sums=[(side, each["attempts"], each["verified_bytes"]) for side, each in sums.items()],
+        sums=[(name, each["attempts"], each["verified_bytes"]) for name, each in sums.items()],
         failures=failures,
         windows=run.windows,
         samples=run.samples,

@@ -54,15 +54,18 @@ class Load:
         self._over.set()
 
     async def run(self, programs_per_s: float) -> None:
-        """Run every worker until ``stop``."""
+        """Run every worker until ``stop``; or, at a rate of them, only short programs."""
+        if programs_per_s:
+            await self._start_programs(programs_per_s)
+            if self._programs:
+                await asyncio.wait(self._programs)
+            return
         workers: list[Awaitable[None]] = [self._repeat("short", self._exchange_once, 0.02) for _ in range(4)]
         workers += [self._repeat("kept", self._exchange_often, 0.05) for _ in range(4)]
         workers += [self._repeat("bulk", self._exchange_much, 0.2) for _ in range(2)]
         workers += [self._repeat("idle", self._stay, 0.1) for _ in range(4)]
         workers += [self._repeat("flip", lambda: self._exchange_once(self._flip_port), 0.1)]
-        await asyncio.gather(*workers, self._start_programs(programs_per_s))
-        if self._programs:
-            await asyncio.wait(self._programs)
+        await asyncio.gather(*workers)
 
     async def _repeat(self, kind: str, attempt: Callable[[], Awaitable[None]], pause_s: float) -> None:
         while not self._over.is_set():
@@ -199,7 +202,7 @@ def _main() -> None:
     parser.add_argument("--address", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--flip-port", type=int, required=True)
-    parser.add_argument("--programs-per-s", type=float, default=100)
+    parser.add_argument("--programs-per-s", type=float, default=0)
     asyncio.run(_run(parser.parse_args()))
 
 

@@ -118,12 +118,13 @@ class Mesh:
         self._wait(f"the sidecar {side}", lambda: self.read_metrics(side).get("touchmark_sidecar_serving") == 1)
 
     def start_load(self, side: str, programs_per_s: float) -> None:
-        """Start one side's clients."""
+        """Start one side's clients, and what starts its short programs."""
         ports = self.ports[side]
-        self._start(
-            f"{side}-load", "bench.soak.clients", "--address", "127.0.0.1", "--port", ports.out_echo, "--flip-port",
-            ports.out_flip, "--programs-per-s", programs_per_s,
-        )  # fmt: skip
+        for name, per_s in (("load", 0.0), ("programs", programs_per_s)):
+            self._start(
+                f"{side}-{name}", "bench.soak.clients", "--address", "127.0.0.1", "--port", ports.out_echo,
+                "--flip-port", ports.out_flip, "--programs-per-s", per_s,
+            )  # fmt: skip
 
     def approve(self) -> None:
         """Approve what the load runs: this interpreter and bash, which are weak."""

@@ -20,7 +20,7 @@ from sidecar.attest.facts import Attestation, Execution
 from sidecar.attest.holding.glance import read_execution
 from sidecar.attest.holding.tables import PREFIX, HiddenError, NewTasks, inode_of, list_links, outranks, read_leader
 
-_MAX_CLEARED = 4_096
+_MAX_CLEARED = 1_024
 _LIFE_S = 10.0
 # More at once are left to the next pass: the event loop has other work.
 _MAX_NEW_TASKS = 64
@@ -112,8 +112,12 @@ class Clearance:
         for execution in cleared:
             self._cleared[execution] = now
             self._cleared.move_to_end(execution)
-        while len(self._cleared) > _MAX_CLEARED:
-            self._cleared.popitem(last=False)
+        # Each keeps two descriptors of a process that has mostly ended: none is kept for longer than it counts.
+        while self._cleared:
+            execution, since = next(iter(self._cleared.items()))
+            if now - since <= _LIFE_S and len(self._cleared) <= _MAX_CLEARED:
+                break
+            del self._cleared[execution]
         self._tasks.last = mark
         self._newly_held.clear()
         self._absent = ()

@@ -64,6 +64,25 @@ def test_a_clearance_lasts_ten_seconds(clearance: Clearance, monkeypatch: pytest
         assert not clearance.is_clear(attestation)
 
 
+def test_processes_that_have_ended_keep_no_descriptors_once_their_clearance_is_over(
+    clearance: Clearance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("sidecar.attest.holding.clearance.time.monotonic", lambda: now)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with running(WAIT) as process:
+            execution = read_execution(process.pid)
+        assert execution is not None
+        clearance.note(clearance.begin(), [execution])
+        now += 8
+        del execution
+    assert len(os.listdir("/proc/self/fd")) <= before + 2 * 2, "the first one's are closed"
+    now += 11
+    clearance.note(clearance.begin(), [])
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_new_process_counts_if_it_holds_the_socket_and_is_no_fork(clearance: Clearance) -> None:
     with socket.socket() as held, socket.socket() as free:
         attestations = [attest_own(held), attest_own(free)]
