@@ -24,20 +24,25 @@ class ObjectChange:
     """One library or other file that may be loaded from now on.
 
     Attributes:
-        replaced: what is approved under the same name now, of any version; it goes only if that is asked for.
+        others: what is approved under the same name now, of any version.
         objects: names of the ``Program`` objects that name it then.
     """
 
     new: LoadedObject
-    replaced: tuple[LoadedObject, ...]
+    others: tuple[LoadedObject, ...]
     objects: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodeChange:
-    """What changes, and the requests that make it so: one for each ``Program`` object that is concerned."""
+    """What changes, and the requests that make it so: one for each ``Program`` object that is concerned.
+
+    Attributes:
+        removed: what mayn't be loaded any more.
+    """
 
     changes: tuple[ObjectChange, ...] = ()
+    removed: tuple[LoadedObject, ...] = ()
     requests: tuple[ProgramRequest, ...] = field(default=(), repr=False)
 
 
@@ -53,38 +58,43 @@ def plan_change(views: Sequence[ProgramView], found: Sequence[LoadedObject], *, 
 
     Arguments:
         views: the workload's ``Program`` objects that say something of loaded code; not empty.
-        replaces: whether other versions of the same library go.
+        replaces: whether versions of the same libraries that aren't among ``found`` go.
     """
+    measured = {each.digest: each for each in found if each.digest}
     approved = {each.digest for view in views for each in _objects(view)}
-    wanted = {each.digest: each for each in found if each.digest and each.digest not in approved}
-    names = {name_of(each) for each in wanted.values()}
     changes: list[ObjectChange] = []
     added: dict[str, list[LoadedObject]] = {}
-    for new in sorted(wanted.values(), key=lambda each: (each.path, each.digest)):
+    for new in sorted(measured.values(), key=lambda each: (each.path, each.digest)):
+        if new.digest in approved:
+            continue
         holders = [view for view in views if any(name_of(each) == name_of(new) for each in _objects(view))]
         for view in holders or views[:1]:
             added.setdefault(view.name, []).append(new)
-        old = {each.digest: each for view in holders for each in _objects(view) if name_of(each) == name_of(new)}
+        others = {each.digest: each for view in holders for each in _objects(view) if name_of(each) == name_of(new)}
         holding = tuple(view.name for view in holders or views[:1])
-        changes.append(ObjectChange(new=new, replaced=tuple(old.values()), objects=holding))
+        changes.append(ObjectChange(new=new, others=tuple(others.values()), objects=holding))
+    names = {name_of(each) for each in measured.values()} if replaces else set()
+    removed: dict[str, LoadedObject] = {}
     requests = []
     for view in views:
-        if view.name not in added:
-            continue
-        kept = [each for each in _objects(view) if not replaces or name_of(each) not in names]
-        code = msgspec.structs.replace(view.code or ApprovedCode(), objects=(*kept, *added[view.name]))
-        requests.append(
-            ProgramRequest(
-                namespace=view.namespace,
-                service_account=view.service_account,
-                programs=view.programs,
-                name=view.name,
-                weak=view.weak,
-                approved_by=view.approved_by,
-                code=code,
-            )
-        )
-    return CodeChange(changes=tuple(changes), requests=tuple(requests))
+        gone = [each for each in _objects(view) if name_of(each) in names and each.digest not in measured]
+        removed.update({each.digest: each for each in gone})
+        if gone or view.name in added:
+            kept = (*(each for each in _objects(view) if each not in gone), *added.get(view.name, ()))
+            requests.append(_rewrite(view, kept))
+    return CodeChange(changes=tuple(changes), removed=tuple(removed.values()), requests=tuple(requests))
+
+
+def _rewrite(view: ProgramView, objects: tuple[LoadedObject, ...]) -> ProgramRequest:
+    return ProgramRequest(
+        namespace=view.namespace,
+        service_account=view.service_account,
+        programs=view.programs,
+        name=view.name,
+        weak=view.weak,
+        approved_by=view.approved_by,
+        code=msgspec.structs.replace(view.code or ApprovedCode(), objects=objects),
+    )
 
 
 def _objects(view: ProgramView) -> tuple[LoadedObject, ...]:

@@ -212,7 +212,7 @@ def update_code(
     ] = False,
     since: options.Since = "24h",
     replace: Annotated[
-        bool, typer.Option("--replace", help="Other versions of the same libraries mayn't be loaded any more.")
+        bool, typer.Option("--replace", help="Versions of the same libraries that aren't among these mayn't be loaded.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     force_conflicts: options.ForceConflicts = False,
@@ -255,7 +255,7 @@ def update_code(
             seen = await approval.find_seen_code(backend, subject, programs=programs, since_s=since_s)
             found = seen.objects if seen is not None else ()
         change = plan_change(views, found, replaces=replace)
-        _confirm_change(change, subject, is_removal=replace, is_confirmed=yes, as_json=as_json)
+        _confirm_change(change, subject, is_confirmed=yes, as_json=as_json)
         for request in change.requests:
             await backend.approve_programs(request)
         return change
@@ -263,16 +263,13 @@ def update_code(
     change = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
     if as_json:
         added = tuple(each.new for each in change.changes)
-        removed = tuple(dict.fromkeys(old for each in change.changes for old in each.replaced)) if replace else ()
         names = tuple(request.name for request in change.requests)
-        _UPDATED.print(CodeUpdated(added=added, removed=removed, objects=names))
+        _UPDATED.print(CodeUpdated(added=added, removed=change.removed, objects=names))
     elif change.requests:
         print_line(f"updated for {subject}: {', '.join(request.name for request in change.requests)}")
 
 
-def _confirm_change(
-    change: CodeChange, workload: Workload, *, is_removal: bool, is_confirmed: bool, as_json: bool
-) -> None:
+def _confirm_change(change: CodeChange, workload: Workload, *, is_confirmed: bool, as_json: bool) -> None:
     """Show what changes, by library, and ask once.
 
     Raises:
@@ -281,18 +278,22 @@ def _confirm_change(
     from cli.text.output import print_line, print_note
     from shared.model.errors import RefusedError
 
-    if not change.changes:
-        print_note(f"nothing new: {workload}'s programs may load all of it already")
+    if not change.requests:
+        print_note(f"nothing changes: {workload}'s programs may load all of it already")
         return
-    for each in change.changes if not as_json else ():
-        print_line(f"+ {escape(each.new.path)}  sha256:{each.new.digest}  in {', '.join(each.objects)}")
-        for old in each.replaced:
-            print_line(f"{'-' if is_removal else ' '} {escape(old.path)}  sha256:{old.digest}")
+    if not as_json:
+        for each in change.changes:
+            print_line(f"+ {escape(each.new.path)}  sha256:{each.new.digest}  in {', '.join(each.objects)}")
+            for other in (each for each in each.others if each not in change.removed):
+                print_line(f"  {escape(other.path)}  sha256:{other.digest}")
+        for gone in change.removed:
+            print_line(f"- {escape(gone.path)}  sha256:{gone.digest}")
     if is_confirmed:
         return
+    count = len(change.changes) + len(change.removed)
     if as_json or not sys.stdin.isatty():
-        raise RefusedError(f"{len(change.changes)} files need a review", hint="review them, then repeat with --yes")
-    if not typer.confirm(f"May {workload}'s approved programs load these {len(change.changes)} files?", err=True):
+        raise RefusedError(f"{count} changes need a review", hint="review them, then repeat with --yes")
+    if not typer.confirm(f"Change what {workload}'s approved programs may load in {count} places?", err=True):
         raise RefusedError("nothing was changed")
 
 

@@ -26,7 +26,7 @@ MAX_AGE_S = 1.0
 _MAX_KEPT = 512
 _MAX_PENDING = 1_024
 _MAX_BACKGROUND = 64
-_TELL_PERIOD_S = 3_600.0
+_TELL_PERIOD_S = 1_800.0
 # The CA takes records of at most 64 KiB.
 _MAX_TOLD_CHARACTERS = 40_000
 _CHARACTERS_BESIDE_PATH = 90
@@ -120,7 +120,7 @@ class CodeLooks:
             self._told_of.pop(execution, None)
 
     def tell(self, attestation: Attestation) -> LoadedCode | None:
-        """Return the loaded code for one record an hour of each program and set of objects; else None."""
+        """Return the loaded code for one record in half an hour of each program and set of objects; else None."""
         execution = attestation.execution
         seen = self._seen.get(execution)
         if seen is None:

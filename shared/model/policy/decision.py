@@ -78,7 +78,7 @@ class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     Attributes:
         code: what it has mapped executable besides its program. The one field that isn't always there: only one record
-            an hour of each program and set of objects has it, and only for CAs of protocol 2.
+            in half an hour of each program and set of objects has it, and only for CAs of protocol 2.
     """
 
     pid: int = 0

@@ -45,7 +45,7 @@ def test_a_new_version_goes_to_every_object_that_names_the_library() -> None:
     views = [view("one", OLD, LIBC), view("two", LIBC), view("three", OLD, check=CodeCheck.REPORT)]
     change = plan_change(views, [NEW, LIBC], replaces=False)
     [only] = change.changes
-    assert (only.new, only.replaced, only.objects) == (NEW, (OLD,), ("one", "three"))
+    assert (only.new, only.others, only.objects) == (NEW, (OLD,), ("one", "three"))
     by_name = {request.name: request for request in change.requests}
     assert {name: request.code and request.code.objects for name, request in by_name.items()} == {
         "one": (OLD, LIBC, NEW),
@@ -64,6 +64,15 @@ def test_the_former_version_goes_where_that_is_asked_for() -> None:
     [request] = change.requests
     assert request.code is not None
     assert request.code.objects == (LIBC, NEW)
+    assert change.removed == (OLD,)
+
+
+def test_the_former_version_goes_later_as_well_when_both_are_approved() -> None:
+    change = plan_change([view("one", OLD, NEW, LIBC), view("two", LIBC)], [NEW], replaces=True)
+    [request] = change.requests
+    assert request.code is not None
+    assert (request.name, request.code.objects, change.removed) == ("one", (NEW, LIBC), (OLD,))
+    assert plan_change([view("one", OLD, NEW)], [OLD, NEW], replaces=True).requests == ()
 
 
 def test_what_is_new_altogether_goes_to_the_first_object() -> None:
@@ -74,4 +83,4 @@ def test_what_is_new_altogether_goes_to_the_first_object() -> None:
 
 def test_what_is_approved_or_could_not_be_measured_changes_nothing() -> None:
     change = plan_change([view("one", OLD)], [OLD, LoadedObject(path="/gone (deleted)")], replaces=True)
-    assert (change.changes, change.requests) == ((), ())
+    assert (change.changes, change.removed, change.requests) == ((), (), ())

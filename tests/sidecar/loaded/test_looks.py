@@ -1,4 +1,4 @@
-"""When loaded code is looked at: once for many who wait, again when the last look is old, told once an hour."""
+"""When loaded code is looked at: once for many who wait, again when the last look is old, told once in half an hour."""
 
 from __future__ import annotations
 
