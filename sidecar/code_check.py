@@ -35,7 +35,7 @@ async def check_code(sidecar: Sidecar, attestation: Attestation) -> str:
     """
     approval = find_checked(sidecar, attestation)
     if approval is None:
-        sidecar.code.look_unhurried(attestation.execution)
+        sidecar.code.look_unhurried(attestation)
         return ""
     try:
         seen = sidecar.code.get_fresh(attestation.execution) or await sidecar.code.look(attestation.execution)

@@ -26,6 +26,7 @@ MAX_AGE_S = 1.0
 _MAX_KEPT = 512
 _MAX_PENDING = 1_024
 _MAX_BACKGROUND = 64
+_UNHURRIED_PERIOD_S = 1.0
 _TELL_PERIOD_S = 1_800.0
 # The CA takes records of at most 64 KiB.
 _MAX_TOLD_CHARACTERS = 40_000
@@ -69,6 +70,7 @@ class CodeLooks:
         self._seen: OrderedDict[Execution, SeenCode] = OrderedDict()
         self._running: dict[Execution, asyncio.Task[SeenCode]] = {}
         self._background: dict[Execution, asyncio.Task[SeenCode]] = {}
+        self._unhurried_until: OrderedDict[Program, float] = OrderedDict()
         self._told: OrderedDict[tuple[Program, LoadedCode], float] = OrderedDict()
         self._told_of: OrderedDict[Execution, tuple[LoadedCode, float]] = OrderedDict()
 
@@ -107,10 +109,18 @@ class CodeLooks:
         except TimeoutError as error:
             raise AttestationError("measuring loaded code took too long", reason=Reason.DEADLINE_EXCEEDED) from error
 
-    def look_unhurried(self, execution: Execution) -> None:
-        """Have an execution looked at for the record alone, unless that was done or too many wait."""
+    def look_unhurried(self, attestation: Attestation) -> None:
+        """Have an execution looked at for the record alone, unless that was done or too many wait.
+
+        Of each program at most one execution a second: short ones that start by the hundreds load the same.
+        """
+        execution = attestation.execution
         if execution in self._seen or execution in self._background or len(self._background) >= _MAX_BACKGROUND:
             return
+        now = asyncio.get_running_loop().time()
+        if now < self._unhurried_until.get(attestation.program, 0.0):
+            return
+        _put(self._unhurried_until, attestation.program, now + _UNHURRIED_PERIOD_S)
         self._start(execution, self._unhurried, self._background)
 
     def forget_ended(self) -> None:

@@ -54,7 +54,7 @@ class FakeLooks:
     def forget_ended(self) -> None:
         """Nothing has ended."""
 
-    def look_unhurried(self, execution: Execution) -> None:
+    def look_unhurried(self, attestation: Attestation) -> None:
         self.unhurried += 1
 
 

@@ -56,7 +56,7 @@ async def test_a_look_that_fails_fails_for_all_and_leaves_nothing() -> None:
         found = await asyncio.gather(*(code.look(NOBODY) for _ in range(2)), return_exceptions=True)
         assert all(isinstance(each, AttestationError) and each.reason is Reason.PROGRAM_CHANGED for each in found)
         assert code.get(NOBODY) is None
-        code.look_unhurried(NOBODY)
+        code.look_unhurried(attested(NOBODY))
         await asyncio.sleep(0)
 
 
@@ -65,8 +65,8 @@ async def test_a_look_for_the_record_is_made_once_and_told_once(tmp_path: Path) 
         execution = execution_of(child.pid)
         async with looking() as code:
             assert code.tell(attested(execution)) is None
-            code.look_unhurried(execution)
-            code.look_unhurried(execution)
+            code.look_unhurried(attested(execution))
+            code.look_unhurried(attested(execution))
             await until(lambda: code.get(execution))
             told = code.tell(attested(execution))
             assert told is not None
@@ -74,6 +74,19 @@ async def test_a_look_for_the_record_is_made_once_and_told_once(tmp_path: Path) 
             assert code.tell(attested(execution)) is None
             await code.look(execution_of(other.pid))
             assert code.tell(attested(execution_of(other.pid))) != told
+
+
+async def test_of_many_processes_of_one_program_one_a_second_is_looked_at_for_the_record() -> None:
+    with sleeping() as first, sleeping() as second:
+        one, two = execution_of(first.pid), execution_of(second.pid)
+        async with looking() as code:
+            code.look_unhurried(attested(one))
+            code.look_unhurried(attested(two))
+            await until(lambda: code.get(one))
+            assert code.get(two) is None
+            other = msgspec.structs.replace(attested(two), program=Program(digest="b" * 64))
+            code.look_unhurried(other)
+            await until(lambda: code.get(two))
 
 
 async def test_what_has_ended_is_let_go() -> None:
