@@ -5,12 +5,14 @@ Authentication happens once a stream, in ``ca/authenticate``; what follows is he
 
 from __future__ import annotations
 
+import asyncio
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ca.authority.authorities import Authorities
 from ca.authority.sign import Details, check_lifetime, sign_leaf
@@ -28,6 +30,11 @@ from shared.model.policy.rules import Approval, Mode
 from shared.model.wire.messages import ProgramEvidence
 
 _MAX_COMPILED = 1_000
+# A lost answer is asked for again within seconds; by then as many others may have asked.
+_MAX_RECENT = 4_096
+_RECENT_S = 60.0
+# Instance, public key, identity, who approved it, and the authority that is active.
+_Asked = tuple[str, bytes, Identity, str, str]
 
 
 class IssuanceRefused(RefusedError):
@@ -64,6 +71,7 @@ class Issuance:
         self.authorities = authorities
         self.leaf_lifetime_s = check_lifetime(leaf_lifetime_s)
         self._compiled: dict[str, NamespacePolicy] = {}
+        self._recent: OrderedDict[_Asked, asyncio.Task[IssuedChain]] = OrderedDict()
 
     async def issue_sidecar(self, grant: JoinGrant, csr_der: bytes, now: float) -> IssuedChain:
         """Issue the certificate of a sidecar itself, to one that was authenticated.
@@ -74,7 +82,7 @@ class Issuance:
         """
         public_key = _check(csr_der)
         identity = Identity(trust_domain=self.store.trust_domain, workload=grant.workload, kind=IdentityKind.SIDECAR)
-        return await self._sign_and_record(
+        return await self._issue_once(
             public_key, identity, instance=grant.instance, evidence=ProgramEvidence(), approval=None, now=now
         )
 
@@ -103,7 +111,7 @@ class Issuance:
         identity = Identity(
             trust_domain=self.store.trust_domain, workload=sidecar_identity.workload, kind=kind, program=program
         )
-        return await self._sign_and_record(
+        return await self._issue_once(
             public_key, identity, instance=instance, evidence=evidence, approval=approval, now=now
         )
 
@@ -130,6 +138,46 @@ class Issuance:
                 hint=f"review it, then `touchmark program approve {sidecar.workload} {program}`",
             )
         return IdentityKind.OBSERVED, None
+
+    async def _issue_once(
+        self,
+        public_key: ec.EllipticCurvePublicKey,
+        identity: Identity,
+        *,
+        instance: str,
+        evidence: ProgramEvidence,
+        approval: Approval | None,
+        now: float,
+    ) -> IssuedChain:
+        """Issue, or give the same answer again: a sidecar asks again with the same key where an answer was lost.
+
+        What was decided anew must be the same: identity, approval and the authority that signs.
+        """
+        asked = (
+            instance,
+            public_key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint),
+            identity,
+            approval.approved_by if approval is not None else "",
+            self.authorities.active.authority_id,
+        )
+        issuing = self._recent.get(asked)
+        if issuing is not None and (not issuing.done() or self._may_be_repeated(issuing, now)):
+            return await asyncio.shield(issuing)
+        work = self._sign_and_record(
+            public_key, identity, instance=instance, evidence=evidence, approval=approval, now=now
+        )
+        # Not cancelled with the stream that asked: what is in the ledger then is what the next stream is given.
+        issuing = self._recent[asked] = asyncio.create_task(work, name=f"issue-once-{instance}")
+        issuing.add_done_callback(_note_outcome)
+        while len(self._recent) > _MAX_RECENT:
+            self._recent.popitem(last=False)
+        return await asyncio.shield(issuing)
+
+    @staticmethod
+    def _may_be_repeated(issued: asyncio.Task[IssuedChain], now: float) -> bool:
+        if issued.cancelled() or issued.exception() is not None:
+            return False
+        return 0 <= now - issued.result().record.issued < _RECENT_S
 
     async def _sign_and_record(
         self,
@@ -207,6 +255,11 @@ def _check_code(policy: NamespacePolicy, approval: Approval, evidence: ProgramEv
             reason=Reason.CODE_NOT_APPROVED,
             hint=f"review it, then `touchmark program update-code {workload} --from-decisions`",
         )
+
+
+def _note_outcome(issuing: asyncio.Task[IssuedChain]) -> None:
+    if not issuing.cancelled():
+        issuing.exception()  # Retrieved here as well: its waiter may have been cancelled.
 
 
 def _check(csr_der: bytes, evidence: ProgramEvidence | None = None) -> ec.EllipticCurvePublicKey:

@@ -10,8 +10,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ca.issuance import IssuanceRefused
-from ca.store.records import ProgramRecord
+from ca.issuance import IssuanceRefused, IssuedChain
+from ca.store.records import CertificateRecord, ProgramRecord
 from shared.model.identity.identity import Identity, IdentityKind
 from shared.model.identity.loaded_code import ApprovedCode, CodeCheck, LoadedCode, LoadedObject
 from shared.model.identity.program import Program
@@ -103,6 +103,42 @@ async def test_a_program_does_not_ask_for_programs(tmp_path: Path) -> None:
         asker = Identity(trust_domain=TRUST_DOMAIN, workload=WEB, kind=IdentityKind.PROGRAM, program=CURL)
         with pytest.raises(IssuanceRefused):
             await core.issuance.issue_program(asker, make_csr(), CURL, ProgramEvidence(), NOW)
+
+
+async def test_the_same_key_asking_again_gets_the_same_answer_once_it_is_decided_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer was lost with its stream, perhaps before it was written."""
+    async with opened(tmp_path / "d") as core:
+        csr, recorded = make_csr(), []
+        record, may_go_on = core.store.ledger.record, asyncio.Event()
+
+        async def wait_and_record(certificate: CertificateRecord) -> None:
+            recorded.append(certificate)
+            await may_go_on.wait()
+            await record(certificate)
+
+        monkeypatch.setattr(core.store.ledger, "record", wait_and_record)
+
+        async def ask(*, instance: str = "a", now: float = NOW, of: bytes = csr) -> IssuedChain:
+            return await core.issuance.issue_program(SIDECAR, of, CURL, ProgramEvidence(), now, instance=instance)
+
+        lost = asyncio.create_task(ask())
+        while not recorded:
+            await asyncio.sleep(0)
+        lost.cancel()
+        again = asyncio.create_task(ask(now=NOW + 1))
+        await asyncio.sleep(0)
+        may_go_on.set()
+        first = await again
+        assert await ask(now=NOW + 2) is first
+        assert len(recorded) == 1
+        assert await core.store.ledger.get(first.record.serial) == first.record
+        others = [await ask(instance="b"), await ask(of=make_csr()), await ask(now=NOW + 61)]
+        assert len({each.record.serial for each in (first, *others)}) == 4
+        await core.store.namespaces.set_mode("shop", Mode.EXPLICIT)
+        with pytest.raises(IssuanceRefused):
+            await ask(now=NOW + 62)
 
 
 async def test_many_at_once_are_all_in_the_ledger(tmp_path: Path) -> None:
