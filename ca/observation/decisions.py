@@ -7,6 +7,7 @@ the reporter's own end. What a record says of the other end is its reporter's wo
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -58,8 +59,19 @@ class Decisions:
         self._arrived = asyncio.Event()
         self.lost = 0
 
-    async def take_in(self, records: Sequence[DecisionRecord], *, instance: str, workload: Workload, lost: int) -> None:
-        """Store a batch durably, then wake the followers.
+    async def take_in(
+        self,
+        records: Sequence[DecisionRecord],
+        *,
+        instance: str,
+        workload: Workload,
+        lost: int,
+        batch: int | None = None,
+    ) -> None:
+        """Store a batch durably, then wake the followers. One that is stored already is taken for a repetition.
+
+        Arguments:
+            batch: the sidecar's number of it; None: it can't be a repetition.
 
         Raises:
             ProtocolError: a record says what can't be; none of the batch is stored.
@@ -71,12 +83,21 @@ class Decisions:
         self._metrics.decisions_corrected.inc(
             sum(before is not after for before, after in zip(records, corrected, strict=True))
         )
+        last_id: int | None = 0
+        if batch is not None:
+            content = msgspec.json.encode((batch, lost, corrected))
+            digest = hashlib.sha256(content).hexdigest()
+            last_id = await self._store.decisions.insert_batch(corrected, instance=instance, digest=digest)
+        elif corrected:
+            last_id = await self._store.decisions.insert(corrected)
+        if last_id is None:
+            return  # The acknowledgement was lost.
         if lost > 0:
             self.lost += lost
             self._metrics.decisions_lost.inc(lost)
         if not corrected:
             return
-        self._last_id = max(self._last_id, await self._store.decisions.insert(corrected))
+        self._last_id = max(self._last_id, last_id)
         self._metrics.decisions_stored.inc(len(corrected))
         self.note_arrival()
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.engine.database import DECISIONS, Database
 from ca.store.records import DecisionFilter, StoredDecision
-from ca.store.tables import REFUSED, decisions
+from ca.store.tables import REFUSED, decisions, sidecars
 from shared.model.errors import UnavailableError
 from shared.model.policy.decision import Answer, DecisionRecord
 
@@ -36,16 +38,42 @@ class DecisionLog:
         Raises:
             UnavailableError: the store fails, or its disk is full: what room is left belongs to the ledger.
         """
+        async with self._writing() as connection:
+            return await self._insert(connection, records)
+
+    async def insert_batch(self, records: Sequence[DecisionRecord], *, instance: str, digest: str) -> int | None:
+        """Store a sidecar's batch as ``insert``, unless it is the one that was stored last from it: return None then.
+
+        A sidecar has one batch on its way, and sends it again until it is acknowledged.
+
+        Arguments:
+            digest: of the batch's content and number.
+
+        Raises:
+            UnavailableError: as ``insert``.
+        """
+        mine = sidecars.c.instance == instance
+        async with self._writing() as connection:
+            if await connection.scalar(select(sidecars.c.last_batch).where(mine)) == digest:
+                return None
+            await connection.execute(update(sidecars).where(mine).values(last_batch=digest))
+            return await self._insert(connection, records)
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[AsyncConnection]:
         if self._database.is_disk_full:
             raise UnavailableError(
                 "the CA's disk is full: it takes no decisions", hint="give the store more room, or keep fewer decisions"
             )
         async with self._database.writing() as connection:
-            if records:
-                # IDs become visible in their order: who follows the log by ID would miss one that commits late.
-                await self._database.take_turn(connection, DECISIONS)
-                await connection.execute(insert(decisions), [_values(record) for record in records])
-            return int(await connection.scalar(select(func.max(decisions.c.decision_id))) or 0)
+            yield connection
+
+    async def _insert(self, connection: AsyncConnection, records: Sequence[DecisionRecord]) -> int:
+        if records:
+            # IDs become visible in their order: who follows the log by ID would miss one that commits late.
+            await self._database.take_turn(connection, DECISIONS)
+            await connection.execute(insert(decisions), [_values(record) for record in records])
+        return int(await connection.scalar(select(func.max(decisions.c.decision_id))) or 0)
 
     async def get_last_id(self) -> int:
         """Return the highest ID in the log; 0 when it is empty."""

@@ -117,6 +117,7 @@ sidecars: Final = Table(
     Column("installed_sequence", BigInteger, nullable=False),
     Column("pod_uid", Text, nullable=False, server_default=""),
     Column("replica", Text, nullable=False, server_default=""),
+    Column("last_batch", Text),
 )
 
 replicas: Final = Table(

@@ -101,7 +101,7 @@ class Recorder:
             self._settled.set()
 
     def reconnect(self) -> None:
-        """A new stream is there: send again what wasn't acknowledged. The CA may so store a batch twice, never none."""
+        """A new stream is there: send again what wasn't acknowledged; the CA knows a batch that it has stored."""
         if self._in_flight is not None:
             self._transmit(self._in_flight[1])
         else:

@@ -98,7 +98,11 @@ class SidecarMessages:
             raise ProtocolError(f"a message holds at most {MAX_DECISIONS_PER_MESSAGE} decisions")
         try:
             await self._decisions.take_in(
-                message.records, instance=session.instance, workload=session.workload, lost=message.lost
+                message.records,
+                instance=session.instance,
+                workload=session.workload,
+                lost=message.lost,
+                batch=message.batch,
             )
         except UnavailableError as error:
             # No acknowledgement: the sidecar keeps the batch and sends it again.

@@ -10,12 +10,12 @@ import pytest
 from ca.metrics import Metrics
 from ca.observation.decisions import MAX_RECORD_BYTES, Decisions, Retention
 from ca.store import decision_log
-from ca.store.records import DecisionFilter
+from ca.store.records import DecisionFilter, JoinGrant
 from shared.model.errors import ProtocolError, UnavailableError
 from shared.model.policy.decision import PartyRecord, ProcessRecord
 from shared.model.policy.rules import Direction
 from tests.ca.founded import NOW, WEB, Founded, opened
-from tests.ca.running import make_decision
+from tests.ca.running import make_decision, make_registration
 
 
 @pytest.fixture
@@ -109,6 +109,27 @@ async def test_a_follower_misses_nothing_between_two_pages(core: Founded) -> Non
     for number in range(3):
         await log.take_in([make_decision(f"c{number}")], instance="a", workload=WEB, lost=0)
     assert [one.record.connection for one in await anext(pages)] == ["c0", "c1", "c2"]
+
+
+async def test_a_batch_whose_acknowledgement_was_lost_is_stored_once(core: Founded) -> None:
+    metrics = Metrics()
+    log, registration = make_log(core, metrics), make_registration("a")
+    grant = JoinGrant(workload=WEB, addresses=(), instance="a")
+    async with core.store.database.writing() as connection:
+        await core.store.sidecars.enter(connection, grant, 1.0)
+        await core.store.sidecars.note_registration(connection, grant, registration, 1.0)
+    batch = [make_decision("one"), make_decision("two")]
+    for _ in range(2):
+        await log.take_in(batch, instance="a", workload=WEB, lost=3, batch=1)
+    restarted = make_log(core, metrics)
+    await restarted.take_in(batch, instance="a", workload=WEB, lost=3, batch=1)
+    assert len(await log.query(DecisionFilter())) == 2
+    assert (log.lost, restarted.lost) == (3, 0)
+    assert "touchmark_ca_decisions_stored_total 2.0" in metrics.render().decode()
+    await log.take_in(batch, instance="a", workload=WEB, lost=0, batch=2)
+    await log.take_in([], instance="a", workload=WEB, lost=4, batch=3)
+    await log.take_in([], instance="a", workload=WEB, lost=4, batch=3)
+    assert (len(await log.query(DecisionFilter())), log.lost) == (4, 7)
 
 
 async def test_a_store_that_fails_stores_nothing_and_says_so(core: Founded, monkeypatch: pytest.MonkeyPatch) -> None:
