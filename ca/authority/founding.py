@@ -28,7 +28,9 @@ from shared.model.trust.bundle import AuthorityPhase, public_key_digest
 DAY_S: Final = 86_400
 ROOT_LIFETIME_S: Final = 3650 * DAY_S
 ISSUER_LIFETIME_S: Final = 90 * DAY_S
-BACKDATED_S: Final = 60
+# What is signed is valid from so long before: peers' clocks may be behind. As Istio's ClockSkewGracePeriod (SPIRE's
+# NotBeforeCushion is 10 s). An authority must be older than its first leaf.
+BACKDATED_S: Final = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

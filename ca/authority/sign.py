@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from ca.authority.founding import Authority
+from ca.authority.founding import BACKDATED_S, Authority
 from shared.model.errors import InputError, UnavailableError, VerificationError
 from shared.model.identity.identity import Identity, format_ca_id, format_spiffe_id
 from shared.model.policy.reasons import Reason
@@ -27,7 +27,6 @@ from shared.model.trust.certificate import DETAILS_OID, check_leaf_profile
 
 MIN_LIFETIME_S: Final = 300.0
 MAX_LIFETIME_S: Final = 86_400.0
-BACKDATED_S: Final = 30.0  # A peer's clock may be a little behind ours.
 AUTHORITY_SHARE: Final = 6  # A leaf lives at most a sixth of its authority's life.
 MIN_REMAINING_S: Final = 60.0  # An authority that ends earlier signs nothing.
 _MAX_DETAILS_BYTES: Final = 2048

@@ -50,6 +50,12 @@ class Metrics:
         page.add_gauge(
             f"{_PREFIX}ca_stream_connected", "1 while there is a stream to the CA.", int(self._uplink.is_connected)
         )
+        if self._uplink.clock_offset_s is not None:
+            page.add_gauge(
+                f"{_PREFIX}clock_offset_seconds",
+                "By how much this machine's clock was ahead of the CA's when the stream was opened.",
+                self._uplink.clock_offset_s,
+            )
         page.add_counter(
             f"{_PREFIX}events_total",
             "Events, by name; ca_stream_lost counts streams to the CA that broke.",

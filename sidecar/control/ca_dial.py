@@ -27,10 +27,13 @@ from shared.model.trust.root_hint import format_root_hint
 from shared.model.wire.messages import MAX_MESSAGE_BYTES, STREAM_PATH
 from shared.model.wire.protocol import list_subprotocols
 from shared.runtime.memory import load_key
+from sidecar.control.clock import HINT
 from sidecar.credential.credential import Credential
 from sidecar.sockets.address import format_endpoint
 
 MAX_CHAIN = 8
+# X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED, x509_vfy.h.
+_TIME_ERRORS = frozenset({9, 10})
 # A Service's packets go on to the pod that its first one went to, though it is gone: the next dial gets another one.
 _CONNECT_S = 2.0
 
@@ -122,6 +125,12 @@ async def open_stream(
         )
     except ssl.SSLCertVerificationError as error:
         connection.close()
+        if error.verify_code in _TIME_ERRORS:
+            raise VerificationError(
+                await _explain_time(ca, server_name or ca[0], mark=mark, timeout_s=timeout_s),
+                reason=Reason.PEER_EXPIRED,
+                hint=HINT,
+            ) from error
         raise VerificationError(
             f"the CA's certificate doesn't hold: {error.verify_message}",
             reason=Reason.PEER_UNTRUSTED,
@@ -186,6 +195,27 @@ async def _connect(ca: tuple[str, int], *, mark: int, timeout_s: float) -> socke
     raise UnavailableError(
         f"the CA at {_name(ca)} can't be reached: {str(failure) or repr(failure)}", hint="`touchmark ca status`"
     ) from failure
+
+
+async def _explain_time(ca: tuple[str, int], server_name: str, *, mark: int, timeout_s: float) -> str:
+    """Say by how much the clocks differ at least, as far as the server's certificate can be had. Nothing is trusted."""
+    text, now = "the CA's certificate isn't valid by this machine's clock", time.time()
+    try:
+        connection = await _connect(ca, mark=mark, timeout_s=timeout_s)
+        try:
+            connection.setblocking(False)
+            chain = await asyncio.to_thread(_fetch_chain, connection, server_name, timeout_s)
+        finally:
+            connection.close()
+    except (SSL.Error, OSError, TimeoutError, UnavailableError):
+        return text
+    for certificate in chain:
+        begin, end = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+        if now < begin:
+            return f"{text}, which is at least {begin - now:.0f} s behind the CA's"
+        if now >= end:
+            return f"{text}: it ended {now - end:.0f} s ago, so the clock is ahead, or the CA's is behind"
+    return text
 
 
 def _fetch_chain(connection: socket.socket, server_name: str, timeout_s: float) -> list[x509.Certificate]:

@@ -18,6 +18,7 @@ from shared.model.wire.messages import CertificateIssued, CertificateRefused, Fr
 from sidecar.control import backoff as delays
 from sidecar.control.backoff import Backoff
 from sidecar.control.ca_dial import NoAnswerError
+from sidecar.control.clock import tell_offset
 from sidecar.control.link import Link
 from sidecar.control.opening import Opener
 from sidecar.credential.credential import Credential, KeyRequest, make_key_request
@@ -149,6 +150,7 @@ class Feed:
             return False
         self._silent_resumes = 0
         self._events.emit("joined_again", sequence=welcome.bundle.sequence)
+        tell_offset(self._uplink.clock_offset_s, self._events)
         self._ask_again()
         return True
 
@@ -164,6 +166,7 @@ class Feed:
             return False
         self._silent_resumes = 0
         self._events.emit("ca_stream_resumed", sequence=welcome.bundle.sequence, ca_version=self._uplink.ca_version)
+        tell_offset(self._uplink.clock_offset_s, self._events)
         self._receiver.resume(welcome)
         self._ask_again()
         return True

@@ -7,6 +7,7 @@ follows a loss (``feed.py``).
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,10 +19,11 @@ from shared.model.wire.messages import Enrol, EnrolPod, Refusal, Registration, R
 from shared.model.wire.protocol import read_chosen_protocol
 from sidecar.control.backoff import Backoff
 from sidecar.control.ca_dial import NoAnswerError, make_context, name_roots, open_stream
+from sidecar.control.clock import HINT, measure_offset, tell_offset
 from sidecar.control.joining import Joining
 from sidecar.control.link import Link
 from sidecar.control.uplink import Uplink
-from sidecar.credential.credential import Credential, KeyRequest, make_key_request
+from sidecar.credential.credential import ClockError, Credential, KeyRequest, make_key_request
 from sidecar.events import Events
 
 _DIAL_S = 10.0
@@ -61,8 +63,8 @@ class Opener:
             ProtocolError: it doesn't speak our protocol.
         """
         roots = await self._find_roots(())
-        link, welcome = await self._open(self.joining.introduce(request.csr, self.registration), roots, None)
-        self.uplink.attach(link, welcome)
+        link, welcome, offset_s = await self._open(self.joining.introduce(request.csr, self.registration), roots, None)
+        self.uplink.attach(link, welcome, clock_offset_s=offset_s)
         try:
             return welcome, accept(welcome, request)
         except TouchmarkError:
@@ -82,11 +84,11 @@ class Opener:
             UnavailableError, VerificationError, ProtocolError: as in ``enrol``.
         """
         message = Resume(registration=self.registration, installed_sequence=installed_sequence)
-        link, welcome = await self._open(message, await self._find_roots(roots), credential)
+        link, welcome, offset_s = await self._open(message, await self._find_roots(roots), credential)
         if self.joining.is_repeatable and welcome.bundle.sequence < installed_sequence:
             await link.stream.close()
             raise RefusedError("the CA's trust bundle is older than the one in force here: it was restored")
-        self.uplink.attach(link, welcome)
+        self.uplink.attach(link, welcome, clock_offset_s=offset_s)
         return welcome
 
     async def _find_roots(self, installed: tuple[bytes, ...]) -> tuple[bytes, ...]:
@@ -94,7 +96,7 @@ class Opener:
 
     async def _open(
         self, first: Enrol | EnrolPod | Resume, roots: tuple[bytes, ...], credential: Credential | None
-    ) -> tuple[Link, Welcome]:
+    ) -> tuple[Link, Welcome, float | None]:
         trust_domain = self.joining.trust_domain
         stream = await open_stream(
             self.ca, make_context(roots, credential), trust_domain, server_name=name_roots(roots), mark=self.mark,
@@ -103,8 +105,10 @@ class Opener:
         try:
             link = Link(stream=stream, protocol=read_chosen_protocol(stream.subprotocol))
             async with asyncio.timeout(_WELCOME_S):
+                asked = time.time()
                 await link.send(first)
                 welcome = _expect_welcome(await link.receive())
+            offset_s = measure_offset(welcome, asked=asked, answered=time.time())
             if self.uplink.is_closing:
                 raise UnavailableError("the sidecar stops")
             if welcome.trust_domain != trust_domain:
@@ -115,7 +119,7 @@ class Opener:
         except BaseException:
             await stream.close()
             raise
-        return link, welcome
+        return link, welcome, offset_s
 
 
 async def join(opener: Opener, accept: Callable[[Welcome, KeyRequest], _Accepted], events: Events) -> _Accepted:
@@ -136,10 +140,15 @@ async def join(opener: Opener, accept: Callable[[Welcome, KeyRequest], _Accepted
     while True:
         try:
             _, accepted = await opener.enrol(request, accept)
+            tell_offset(opener.uplink.clock_offset_s, events)
             return accepted
         except UnavailableError as error:
             fault, delay_s = error.message, backoff.next()
             events.emit("ca_unreachable", message=error.message, retry_s=round(delay_s, 3))
+        except ClockError as error:
+            # The same key may enrol again: once a clock is set the join token serves after all.
+            fault, delay_s = error.message, backoff.next()
+            events.emit("clock_differs", message=error.message, hint=HINT, retry_s=round(delay_s, 3))
         except TouchmarkError as error:
             if not opener.joining.is_repeatable:
                 raise

@@ -28,6 +28,7 @@ class Uplink:
 
     Attributes:
         fault: why there is no stream, while there is none; for people.
+        clock_offset_s: by how much this machine's clock was ahead of the CA's at the last welcome; None: not known.
         ca_version: of the CA's release at the last welcome; empty when it didn't say (0.1).
         must_join: the CA doesn't take this sidecar's certificate: the next stream begins by joining again.
         pending: certificate requests.
@@ -44,6 +45,7 @@ class Uplink:
         self.pending = PendingRequests()
         self.fault = ""
         self.ca_version = ""
+        self.clock_offset_s: float | None = None
         self.must_join = False
 
     @property
@@ -113,9 +115,10 @@ class Uplink:
             self.must_join = True
             self._move.set()
 
-    def attach(self, link: Link, welcome: Welcome) -> None:
+    def attach(self, link: Link, welcome: Welcome, *, clock_offset_s: float | None) -> None:
         """Send on this stream from now on: the CA has welcomed the sidecar on it."""
         self._link = link
+        self.clock_offset_s = clock_offset_s
         self.ca_version = welcome.ca_version
         self.must_join, self.fault = False, ""
         self._connected.set()

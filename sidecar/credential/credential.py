@@ -27,6 +27,12 @@ class CredentialError(TouchmarkError):
         self.reason = reason
 
 
+class ClockError(CredentialError):
+    """What the CA has just issued isn't valid by this machine's clock."""
+
+    code = "clock_differs"
+
+
 class IssuanceRefusedError(RefusedError):
     """The CA refused a certificate; ``reason`` is its code: a ``Reason`` where it is one."""
 
@@ -76,13 +82,17 @@ def accept_chain(
     """Make the credential of an issued chain, after verifying it as a peer would.
 
     Raises:
-        CredentialError: the chain can't be parsed, doesn't verify, or is about another key.
+        CredentialError: the chain can't be parsed, doesn't verify, or is about another key; ``ClockError``: it isn't
+            valid now.
 
     What this does *not* verify: that the identity is the one that was asked for.
     """
     try:
         certificates = [x509.load_der_x509_certificate(der) for der in chain]
+        _check_time(certificates, now)
         peer = verifier.verify_peer(certificates, now=now)
+    except ClockError:
+        raise
     except (TouchmarkError, ValueError) as error:
         raise CredentialError(f"the CA issued an unusable chain: {error}", reason=Reason.CA_UNAVAILABLE) from error
     leaf = certificates[0]
@@ -97,3 +107,17 @@ def accept_chain(
         not_after=peer.not_after,
         issuer=peer.issuer,
     )
+
+
+def _check_time(chain: Sequence[x509.Certificate], now: float) -> None:
+    """Say by how much the clocks differ at least, where a certificate of a fresh chain isn't valid now."""
+    for certificate in chain:
+        begin, end = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+        if not begin <= now < end:
+            behind_s = begin - now
+            differs = f"{behind_s:.0f} s behind" if behind_s > 0 else f"{now - end:.0f} s ahead of"
+            raise ClockError(
+                f"this machine's clock is at least {differs} the CA's: what the CA has just issued isn't valid by it;"
+                " set both clocks, for example by NTP",
+                reason=Reason.CA_UNAVAILABLE,
+            )

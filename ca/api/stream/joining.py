@@ -167,6 +167,7 @@ class Joining:
                 state=state,
                 foreign=self._foreign.domains,
                 ca_version=VERSION,
+                time_ms=int(self._clock() * 1000),
             )
         )
         self._hub.open(session)

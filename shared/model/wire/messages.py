@@ -179,6 +179,7 @@ class Welcome(_Message, frozen=True, tag="welcome"):
     Attributes:
         foreign: since protocol 2; the other trust domains that are known.
         ca_version: since protocol 2; for people.
+        time_ms: since protocol 2; the CA's clock, milliseconds since the epoch; 0: it isn't said.
     """
 
     trust_domain: str
@@ -189,6 +190,7 @@ class Welcome(_Message, frozen=True, tag="welcome"):
     state: NamespaceState
     foreign: tuple[ForeignDomain, ...] = ()
     ca_version: str = ""
+    time_ms: int = 0
 
 
 class Refusal(_Message, frozen=True, tag="refusal"):
@@ -330,7 +332,7 @@ def express_in(protocol: int, message: Message) -> Message | None:
     match message:
         case Welcome():
             state = _in_first_protocol(message.state)
-            return msgspec.structs.replace(message, state=state, foreign=(), ca_version="")
+            return msgspec.structs.replace(message, state=state, foreign=(), ca_version="", time_ms=0)
         case NamespaceChanged():
             return msgspec.structs.replace(message, state=_in_first_protocol(message.state))
         case ForeignTrustChanged():

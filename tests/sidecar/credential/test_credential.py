@@ -8,7 +8,7 @@ import pytest
 
 from shared.model.identity.identity import Identity, IdentityKind, Workload
 from shared.model.policy.reasons import Reason
-from sidecar.credential.credential import CredentialError, accept_chain, make_key_request
+from sidecar.credential.credential import ClockError, CredentialError, accept_chain, make_key_request
 from sidecar.mesh.trust import Trust
 from tests.sidecar.little_ca import TRUST_DOMAIN, LittleCA
 
@@ -34,3 +34,16 @@ def test_another_key_another_ca_and_rubbish_are_refused() -> None:
         with pytest.raises(CredentialError) as caught:
             accept_chain(request, chain, verifier=verifier, generation=1, now=time.time())
         assert caught.value.reason is Reason.CA_UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "said"), [(-300, "at least 270 s behind the CA's"), (7_200, "at least 3600 s ahead of the CA's")]
+)
+def test_a_fresh_chain_that_isnt_valid_now_means_that_the_clocks_differ(ahead_s: int, said: str) -> None:
+    ca, request, now = LittleCA(), make_key_request(), time.time()
+    chain = ca.issue(request.csr, IDENTITY)
+    with pytest.raises(ClockError) as caught:
+        accept_chain(request, chain, verifier=Trust(ca.bundle).verifier, generation=1, now=now + ahead_s)
+    assert caught.value.reason is Reason.CA_UNAVAILABLE
+    seconds = int(said.split()[2])
+    assert any(said.replace(str(seconds), str(seconds + late)) in caught.value.message for late in range(-2, 3))

@@ -102,6 +102,7 @@ FROM_CA: list[FromCA] = [
         state=STATE,
         foreign=(FOREIGN,),
         ca_version="0.2.0",
+        time_ms=1,
     ),
     messages.Refusal(code="refused", message="no"),
     messages.CertificateIssued(request=1, chain=(b"leaf", b"issuer")),
@@ -233,9 +234,9 @@ def test_a_sidecar_of_protocol_1_gets_no_foreign_peer_and_no_rule_that_would_mat
     assert express_in(1, messages.NamespaceChanged(state=state)) == messages.NamespaceChanged(state=told)
     welcome = messages.Welcome(
         trust_domain="td", namespace="shop", service_account="web", chain=(), bundle=BUNDLE, state=state,
-        foreign=(FOREIGN,), ca_version="0.2.0",
+        foreign=(FOREIGN,), ca_version="0.2.0", time_ms=1,
     )  # fmt: skip
-    assert express_in(1, welcome) == msgspec.structs.replace(welcome, state=told, foreign=(), ca_version="")
+    assert express_in(1, welcome) == msgspec.structs.replace(welcome, state=told, foreign=(), ca_version="", time_ms=0)
     assert express_in(1, messages.ForeignTrustChanged(domains=(FOREIGN,))) is None
 
 
