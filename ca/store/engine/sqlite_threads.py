@@ -1,12 +1,15 @@
 """The threads in which SQLite works, one for each connection: known from their start, waited for at the end. I/O.
 
 A transaction that is cancelled leaves its thread to finish by itself, and so does a connection that is cancelled while
-it opens. The pool doesn't wait for those; a thread that delivers its answer to an event loop that is gone fails.
+it opens. The pool doesn't wait for those; a thread that delivers its answer to an event loop that is gone fails. Nobody
+wants the answer of such a query: it is interrupted, since on a busy machine it may take longer than the wait.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import threading
 from typing import Any, Final
 
@@ -14,24 +17,29 @@ import aiosqlite
 from sqlalchemy import Engine, event
 
 END_S: Final = 5.0
+_INTERRUPT_S: Final = 0.1
 
 
 class SqliteThreads:
     """The threads of an engine's connections."""
 
     def __init__(self, engine: Engine) -> None:
-        self._threads: set[threading.Thread] = set()
+        self._threads: dict[threading.Thread, aiosqlite.Connection] = {}
 
         @event.listens_for(engine, "do_connect")
         def connect_here(_dialect: object, _record: object, _arguments: object, options: dict[str, Any]) -> None:
             options["async_creator_fn"] = self._connect
 
     async def join(self, *, timeout_s: float = END_S) -> int:
-        """Wait for the threads of connections that end; return how many haven't ended in time."""
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        for thread in list(self._threads):
-            left_s = max(0.0, deadline - asyncio.get_running_loop().time())
-            await asyncio.to_thread(thread.join, left_s)
+        """Interrupt what still runs, and wait for its threads; return how many haven't ended in time."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        for thread, connection in list(self._threads.items()):
+            while thread.is_alive() and (left_s := deadline - loop.time()) > 0:
+                # Again and again: it may not have begun yet.
+                with contextlib.suppress(ValueError, sqlite3.Error):  # It has been closed, or isn't open yet.
+                    await connection.interrupt()
+                await asyncio.to_thread(thread.join, min(left_s, _INTERRUPT_S))
         self._forget_ended()
         return len(self._threads)
 
@@ -40,9 +48,10 @@ class SqliteThreads:
         connection = aiosqlite.connect(*arguments, **options)
         # As SQLAlchemy does where it connects itself: a thread that hangs doesn't keep the process.
         connection._thread.daemon = True
-        self._threads.add(connection._thread)
+        self._threads[connection._thread] = connection
         return await connection
 
     def _forget_ended(self) -> None:
         # One that hasn't begun yet isn't alive either, and has no number.
-        self._threads = {thread for thread in self._threads if thread.is_alive() or thread.ident is None}
+        for thread in [each for each in self._threads if not each.is_alive() and each.ident is not None]:
+            del self._threads[thread]
