@@ -542,6 +542,7 @@ def _attestation(measured: Measured, found: KernelSocket, others: tuple[int, ...
         inode=found.inode,
         cookie=found.cookie,
         execution=measured.execution,
+        origin=measured.origin,
         others=others,
         uid=found.uid,
     )

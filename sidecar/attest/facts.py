@@ -12,6 +12,7 @@ import msgspec
 
 from shared.model.errors import TouchmarkError
 from shared.model.identity.program import Program
+from shared.model.policy.decision import Origin
 from shared.model.policy.reasons import Reason
 from sidecar.attest.memory import Memory
 
@@ -80,6 +81,7 @@ class Attestation(msgspec.Struct, frozen=True, kw_only=True):
         inode: of the socket, as in ``/proc/<pid>/fd``.
         cookie: the kernel's number of the socket, never reused.
         execution: the ``execve`` of that process that was measured.
+        origin: where the process came from when it was measured.
         others: inodes of the further listeners on the same destination, which run the same program.
         uid: who owns the socket; -1 where that isn't known.
     """
@@ -89,6 +91,7 @@ class Attestation(msgspec.Struct, frozen=True, kw_only=True):
     inode: int
     cookie: int
     execution: Execution
+    origin: Origin = Origin.UNKNOWN
     others: tuple[int, ...] = ()
     uid: int = -1
 

@@ -14,12 +14,14 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from shared.model.identity.program import NO_MAIN, Program
+from shared.model.policy.decision import Origin
 from shared.model.policy.reasons import Reason
 from sidecar.attest.claimed import refuse_claimed_executable
 from sidecar.attest.executable import Executables
 from sidecar.attest.facts import AttestationError, Execution
 from sidecar.attest.interpreter.loader import is_loader
 from sidecar.attest.interpreter.main_script import is_interpreter
+from sidecar.attest.origin import Origins
 from sidecar.attest.process import FileKey, Process
 from sidecar.attest.script_file import open_main_script
 
@@ -39,6 +41,7 @@ class Measured:
     key: FileKey
     program: Program
     execution: Execution
+    origin: Origin = Origin.UNKNOWN
 
     def is_current(self) -> bool:
         """Tell whether the process still runs that ``execve``.
@@ -89,6 +92,7 @@ class Measuring:
     def __init__(self, executables: Executables, workers: Executor) -> None:
         self._executables = executables
         self._workers = workers
+        self._origins = Origins()
 
     async def measure(self, find: Callable[[], Process], inode: int) -> Measured:
         """Measure what the process that ``find`` opens runs, and that it holds the socket.
@@ -122,7 +126,7 @@ class Measuring:
             try:
                 digest = (await self._executables.measure(sighting.executable, sighting.key)).digest
                 main = await self._measure_script(sighting)
-                await loop.run_in_executor(self._workers, _compare, sighting)
+                origin = await loop.run_in_executor(self._workers, self._compare, sighting)
             finally:
                 sighting.close_files()
         except BaseException as error:
@@ -131,7 +135,13 @@ class Measuring:
                 raise AttestationError(error.message, reason=error.reason, process=process.facts) from error
             raise
         program = Program(digest=digest, main=main)
-        return Measured(process=process, key=sighting.key, program=program, execution=_execution(sighting))
+        execution = _execution(sighting)
+        return Measured(process=process, key=sighting.key, program=program, execution=execution, origin=origin)
+
+    def _compare(self, sighting: Sighting) -> Origin:
+        origin = self._origins.read(sighting.process)
+        _compare(sighting)
+        return origin
 
     async def _measure_script(self, sighting: Sighting) -> str:
         if not sighting.runs_others:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from shared.model.identity.foreign import ForeignIdentity
 from shared.model.identity.identity import Identity
 from shared.model.identity.loaded_code import LoadedCode
-from shared.model.policy.decision import ProcessRecord
+from shared.model.policy.decision import Origin, ProcessRecord
 from shared.model.policy.evaluate import NamespacePolicy, Party, Verdict, evaluate
 from shared.model.policy.rules import Direction
 from shared.model.trust.certificate import VerifiedPeer
@@ -97,6 +97,8 @@ class Parties:
         """Remember which program opened or serves this connection."""
         self.attestation = attestation
         self.note_process(attestation.process, attestation.program.digest)
+        if attestation.origin is not Origin.UNKNOWN:
+            self.process = replace(self.process, origin=attestation.origin)
 
     def note_peer(self, peer: VerifiedPeer | ForeignPeer) -> None:
         """Remember what the other end's certificate proved."""

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.model.policy.decision import Answer, Ending
+from shared.model.policy.decision import Answer, Ending, Origin
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Action, Peer, Rule
+from shared.model.policy.rules import Action, Mode, Peer, Requirement, Rule
 from tests.e2e.harness.mesh import MAX_EXECUTABLE_BYTES
 from tests.e2e.harness.programs import Executable, make_executable
 from tests.e2e.harness.shop import Shop
@@ -219,6 +219,20 @@ def _touching(executable: Executable) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+@pytest.mark.proves(Reason.PROCESS_ORIGIN)
+def test_an_approved_program_of_an_exec_session_is_told_and_refused_where_that_is_required(shop: Shop) -> None:
+    """The tests' programs enter a pod from outside, as those of ``kubectl exec`` do."""
+    port = shop.sell()
+    actor = shop.buy()
+    assert actor.do("exchange", shop.address, port, "one") == "got one<end>"
+    record = shop.client.log.expect(Answer.ALLOW, Reason.SAME_GROUP, port=port)
+    assert record.process.origin is Origin.EXEC
+    shop.mesh.admin.set_policy("shop", (), Mode.PERMISSIVE, (Requirement.CONTAINER_ORIGIN,))
+    shop.mesh.wait_installed("shop")
+    assert actor.do("exchange", shop.address, port, "two") == "<ECONNRESET>"
+    shop.client.log.expect_denied(Reason.PROCESS_ORIGIN, port=port)
 
 
 @needs_forging

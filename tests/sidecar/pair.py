@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from shared.model.errors import UnavailableError
 from shared.model.identity.identity import Identity, IdentityKind, Workload, format_spiffe_id
 from shared.model.identity.program import Program
-from shared.model.policy.decision import DecisionRecord
+from shared.model.policy.decision import DecisionRecord, Origin
 from shared.model.policy.evaluate import NamespacePolicy, compile_namespace
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Approval, NamespaceState
@@ -104,13 +104,16 @@ class FakeAttestor:
     accepts_after: int | None = None
     acceptors_execution: Execution | None = None
     is_slow: bool = False
+    origin: Origin = Origin.CONTAINER
     changed: AttestationError | None = None
 
     def _attestation(self) -> Attestation:
         if self.program is None:
             raise AttestationError("ordered by the test", reason=self.reason)
         process = ProcessFacts(pid=42, start_time=1, uid=1000, path="/usr/bin/it")
-        return Attestation(program=self.program, process=process, inode=1, cookie=1, execution=EXECUTION)
+        return Attestation(
+            program=self.program, process=process, inode=1, cookie=1, execution=EXECUTION, origin=self.origin
+        )
 
     def attest_early(self, source: Endpoint, destination: Endpoint) -> None:
         return None

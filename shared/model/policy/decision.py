@@ -73,12 +73,27 @@ class PartyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     why: str = ""
 
 
+class Origin(StrEnum):
+    """Where a process comes from; evidence with limits (``sidecar/attest/origin.py``).
+
+    Attributes:
+        CONTAINER: it descends from its container's first process.
+        EXEC: from a session that was started in the container later, as by ``kubectl exec``.
+        UNKNOWN: neither is known; so it is outside Kubernetes, and where a parent has ended.
+    """
+
+    CONTAINER = "container"
+    EXEC = "exec"
+    UNKNOWN = "unknown"
+
+
 class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The local process: who opened (outbound) or serves (inbound) the connection. ``pid`` 0: none was found.
 
     Attributes:
-        code: what it has mapped executable besides its program. The one field that isn't always there: only one record
-            in half an hour of each program and set of objects has it, and only for CAs of protocol 2.
+        code: what it has mapped executable besides its program. Only one record in half an hour of each program and set
+            of objects has it, and only for CAs of protocol 2.
+        origin: where it comes from, where that is known; only for CAs of protocol 2.
     """
 
     pid: int = 0
@@ -86,6 +101,7 @@ class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     path: str = ""
     digest: str = ""
     code: LoadedCode | msgspec.UnsetType = msgspec.UNSET
+    origin: Origin | msgspec.UnsetType = msgspec.UNSET
 
 
 class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

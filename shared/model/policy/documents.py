@@ -222,13 +222,16 @@ def _read_policy(document: Value, metadata: Value, spec: Value, *, max_rules: in
         rules[rule.name] = rule
     mode = Mode(fields["mode"].choice([*Mode])) if "mode" in fields else None
     requires = fields["requires"].items(max_items=len(Requirement)) if "requires" in fields else []
+    required = tuple(Requirement(each.choice([*Requirement])) for each in requires)
+    if len(set(required)) < len(required):
+        raise fields["requires"].place.fault("a requirement is named twice")
     return document.build(
         lambda: MeshPolicyDocument(
             namespace=namespace,
             mode=mode,
             group_label=group_label,
             rules=tuple(rules.values()),
-            requires=tuple(dict.fromkeys(Requirement(each.choice([*Requirement])) for each in requires)),
+            requires=required,
         )
     )
 

@@ -195,7 +195,10 @@ def evaluate(
             if matching.denies_egress(rule):
                 return verdict(allowed=False, reason=Reason.DENY_RULE, rule=rule.qualified_name)
 
-    # What the namespace requires of every peer outweighs its allow rules.
+    # What the namespace requires of its own programs, and of every peer, outweighs its allow rules.
+    local = source if direction is Direction.EGRESS else destination
+    if local.why_unidentified is Reason.PROCESS_ORIGIN:
+        return verdict(allowed=False, reason=Reason.PROCESS_ORIGIN)
     if (
         direction is Direction.INGRESS
         and destination_policy is not None

@@ -38,6 +38,7 @@ class Reason(StrEnum):
     EXECUTABLE_CHANGED = "executable_changed"
     EXECUTABLE_FORGED = "executable_forged"
     USER_NAMESPACE_DIFFERS = "user_namespace_differs"
+    PROCESS_ORIGIN = "process_origin"
     SOCKET_SHARED = "socket_shared"
     PROGRAM_CHANGED = "program_changed"
     HOLDERS_UNKNOWN = "holders_unknown"
@@ -156,6 +157,13 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         cause="The process is in another user namespace than the sidecar, where it may name any executable as its own.",
         fix="Run it without a user namespace of its own (sandboxes, rootless containers, systemd's PrivateUsers).",
     ),
+    Reason.PROCESS_ORIGIN: Explanation(
+        cause=(
+            "The namespace requires programs to descend from their container's first process, and this one comes from"
+            " an exec session, or its parents have ended."
+        ),
+        fix="Start it from the container's own process, or remove `containerOrigin` from the MeshPolicy's `requires`.",
+    ),
     Reason.SOCKET_SHARED: Explanation(
         cause="A process of another program holds the same socket, or could receive it over a Unix socket.",
         fix="Close the descriptor in the other process (close-on-exec), or approve that program as well.",
@@ -264,6 +272,7 @@ _FIRST_CODES: Final = {
     Reason.SENDER_GONE: Reason.PROCESS_VANISHED,
     Reason.EXECUTABLE_FORGED: Reason.EXECUTABLE_UNREADABLE,
     Reason.USER_NAMESPACE_DIFFERS: Reason.EXECUTABLE_UNREADABLE,
+    Reason.PROCESS_ORIGIN: Reason.EXECUTABLE_UNREADABLE,
     Reason.CODE_NOT_APPROVED: Reason.PROGRAM_NOT_APPROVED,
     Reason.SOCKET_AMBIGUOUS: Reason.NO_OWNER,
     Reason.SHUTTING_DOWN: Reason.OVERLOADED,

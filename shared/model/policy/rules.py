@@ -192,6 +192,8 @@ class Requirement(StrEnum):
 
     # The directory must not list another workload at the address from which a certificate is shown.
     MATCHING_ADDRESS = "matchingAddress"
+    # The workload's own program must descend from its container's first process, whether it dials or serves.
+    CONTAINER_ORIGIN = "containerOrigin"
 
 
 class NamespaceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

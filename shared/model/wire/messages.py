@@ -350,13 +350,14 @@ def express_in(protocol: int, message: Message) -> Message | None:
 
 
 def _record_before(record: DecisionRecord) -> DecisionRecord:
-    """Write a record in the codes of protocol 1, without loaded code."""
+    """Write a record in the codes of protocol 1, without loaded code and origin."""
     reason = express_in_first_codes(record.reason)
     if reason is not record.reason:
         record = msgspec.structs.replace(record, reason=reason)
-    if record.process.code is msgspec.UNSET:
+    if record.process.code is msgspec.UNSET and record.process.origin is msgspec.UNSET:
         return record
-    return msgspec.structs.replace(record, process=msgspec.structs.replace(record.process, code=msgspec.UNSET))
+    process = msgspec.structs.replace(record.process, code=msgspec.UNSET, origin=msgspec.UNSET)
+    return msgspec.structs.replace(record, process=process)
 
 
 def _in_first_protocol(state: NamespaceState) -> NamespaceState:

@@ -11,7 +11,7 @@ import msgspec
 
 from shared.model.identity.loaded_code import ApprovedCode
 from shared.model.identity.program import Program
-from shared.model.policy.rules import Mode, Rule
+from shared.model.policy.rules import Mode, Requirement, Rule
 from shared.model.trust.bundle import RotationKind
 from shared.model.wire import admin
 
@@ -76,9 +76,11 @@ class Admin:
         """Switch a namespace's mode."""
         self.call("PUT", f"/v1/namespaces/{namespace}/mode", Any, admin.ModeRequest(mode=mode))
 
-    def set_policy(self, namespace: str, rules: tuple[Rule, ...], mode: Mode) -> None:
-        """Replace a namespace's rules and mode at once."""
-        request = admin.PolicyRequest(namespace=namespace, rules=rules, mode=mode)
+    def set_policy(
+        self, namespace: str, rules: tuple[Rule, ...], mode: Mode, requires: tuple[Requirement, ...] = ()
+    ) -> None:
+        """Replace a namespace's rules, mode and requirements at once."""
+        request = admin.PolicyRequest(namespace=namespace, rules=rules, mode=mode, requires=requires)
         self.call("PUT", "/v1/policies", admin.PolicyView, request)
 
     def approve(

@@ -17,7 +17,7 @@ def test_every_key_is_always_there() -> None:
     shown = msgspec.json.decode(msgspec.json.encode(make_record()))
     assert set(shown) == set(DecisionRecord.__struct_fields__)
     assert set(shown["source"]) == set(PartyRecord.__struct_fields__)
-    assert set(shown["process"]) == set(ProcessRecord.__struct_fields__) - {"code"}
+    assert set(shown["process"]) == set(ProcessRecord.__struct_fields__) - {"code", "origin"}
     assert shown["reason"] == "program_not_approved"
 
 
