@@ -25,6 +25,7 @@ from sidecar.attest.facts import Attestation, AttestationError, ProcessFacts
 from sidecar.attest.holding.holder_check import HolderCheck
 from sidecar.attest.holding.newest import find_among_newest
 from sidecar.attest.holding.owner import OwnerSearch, find_own
+from sidecar.attest.holding.tables import holds_any
 from sidecar.attest.known import KnownProcesses
 from sidecar.attest.measure import Measured, Measuring, Sighting, sight
 from sidecar.attest.netlink.kernel_sockets import KernelSockets
@@ -349,6 +350,13 @@ class Attestor:
             AttestationError: it runs another program, has ended (``process_vanished``), or can't be inspected any more.
         """
         return self._looks.look_at(attestation)
+
+    def has_let_go(self, attestation: Attestation) -> bool:
+        """Tell whether a process that executed another program hasn't the socket any more (close-on-exec).
+
+        Others may hold it, which ``check_holders`` sees. Never waits; counts as holding it where that can't be told.
+        """
+        return not holds_any(attestation.execution.pid, (attestation.inode, *attestation.others))
 
     def look_again(self, attestations: Sequence[Attestation]) -> Iterator[tuple[Attestation, AttestationError]]:
         """See that attested processes still run what was attested; yield those that don't. Never waits.

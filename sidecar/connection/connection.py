@@ -94,6 +94,9 @@ class Looker(Protocol):
     def look_at(self, attestation: Attestation) -> float:
         """Return up to when it counts that the program is the attested one; an ``AttestationError`` when it isn't."""
 
+    def has_let_go(self, attestation: Attestation) -> bool:
+        """Tell whether the attested process doesn't have the socket any more, since it executed another program."""
+
 
 class Carrier(Protocol):
     """What a connection needs of its sidecar: what decides about it, and where it is registered and recorded."""
@@ -307,7 +310,7 @@ class Connection:
         try:
             self.fresh_until = self._carrier.attestor.look_at(attestation)
         except AttestationError as error:
-            if error.reason is Reason.PROCESS_VANISHED:
+            if is_without(self._carrier.attestor, attestation, error):
                 self.be_orphaned()
             else:
                 self.fresh_until = time.monotonic() + MAX_AGE_S
@@ -315,7 +318,7 @@ class Connection:
         return not self.is_revoked
 
     def be_orphaned(self) -> None:
-        """The attested process has ended: the next search for holders says who goes on."""
+        """The attested process has ended, or let the socket go: the next search for holders says who goes on."""
         if not self.is_orphaned:
             self.is_orphaned, self.fresh_until = True, math.inf
             self._carrier.connections.check_soon(self)
@@ -431,6 +434,16 @@ class Connection:
                 duration_s=time.monotonic() - self._started,
             )
         )
+
+
+def is_without(looker: Looker, attestation: Attestation, error: AttestationError) -> bool:
+    """Tell whether the attested process merely hasn't the socket any more: it has ended, or executed a program without.
+
+    Such a process was the child of a program that starts another one: until then it has all that its parent has.
+    """
+    if error.reason is Reason.PROGRAM_CHANGED:
+        return looker.has_let_go(attestation)
+    return error.reason is Reason.PROCESS_VANISHED
 
 
 def record_refused(carrier: Carrier, parties: Parties, refused: Refused, *, transport: Transport) -> None:

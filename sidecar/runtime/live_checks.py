@@ -10,8 +10,8 @@ import time
 from typing import TYPE_CHECKING
 
 from shared.model.errors import TouchmarkError
-from shared.model.policy.reasons import Reason
 from sidecar.attest.facts import AttestationError
+from sidecar.connection.connection import is_without
 
 if TYPE_CHECKING:
     from sidecar.connection.connection import Connection
@@ -44,7 +44,8 @@ async def watch_programs(sidecar: Sidecar, events: Events) -> None:
         connections = sidecar.connections
         for attestation, error in sidecar.attestor.look_again(connections.list_attestations()):
             for connection in connections.list_of(attestation.execution):
-                if error.reason is Reason.PROCESS_VANISHED:
+                own = connection.parties.attestation or attestation
+                if is_without(sidecar.attestor, own, error):
                     connection.be_orphaned()
                 else:
                     _close_unproven(connection, error, events)

@@ -106,6 +106,7 @@ class FakeAttestor:
     is_slow: bool = False
     origin: Origin = Origin.CONTAINER
     changed: AttestationError | None = None
+    has_let_socket_go: bool = False
 
     def _attestation(self) -> Attestation:
         if self.program is None:
@@ -130,6 +131,9 @@ class FakeAttestor:
         if self.changed is not None:
             raise self.changed
         return time.monotonic()
+
+    def has_let_go(self, attestation: Attestation) -> bool:
+        return self.has_let_socket_go
 
     def has_listeners_of(self, address: str, port: int, listener: Attestation) -> bool:
         return True

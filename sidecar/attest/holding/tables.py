@@ -10,13 +10,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 PREFIX = "socket:["
 RING = "anon_inode:[io_uring]"
 MAX_RING_FDINFO_BYTES = 1 << 20
 MAX_FDINFO_BYTES = 4_096
 _STATUS_BYTES = 2_048
+# By ``holds_any``, on the event loop; a process with more counts as holding it.
+_MAX_LOOKED_AT = 4_096
 _DENIED = frozenset((errno.EACCES, errno.EPERM))
 # Whatever else goes wrong in a look at a process, it has ended or may not be inspected.
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
@@ -89,6 +91,21 @@ def list_tables(pid: int, proc: str = "/proc") -> Iterator[str]:
     for thread in map(int, threads):
         if thread != pid and _add_table(tables, thread):
             yield f"{pid}/task/{thread}"
+
+
+def holds_any(pid: int, inodes: Iterable[int], proc: str = "/proc") -> bool:
+    """Tell whether a process has one of these sockets in a table of its own; true where that can't be told."""
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    looked_at = 0
+    try:
+        for place in list_tables(pid, proc):
+            for _, link in list_links(pid, place, proc):
+                looked_at += 1
+                if link in wanted or looked_at > _MAX_LOOKED_AT:
+                    return True
+    except (HiddenError, OSError):
+        return True
+    return False
 
 
 def shares_table(one: int, other: int) -> bool:

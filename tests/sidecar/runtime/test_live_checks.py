@@ -35,6 +35,7 @@ class Scene:
         self.waiting = [self]
         self.revoked: list[Reason] = []
         self.unproven: frozenset[str] = frozenset()
+        self.is_without_socket = False
         self.checked = 0
 
     def next_unchecked(self, now: float) -> Scene | None:
@@ -65,6 +66,9 @@ class Scene:
 
     def be_orphaned(self) -> None:
         self.orphaned += 1
+
+    def has_let_go(self, attestation: object) -> bool:
+        return self.is_without_socket
 
     def revoke(self, reason: Reason, detail: str) -> None:
         self.revoked.append(reason)
@@ -129,3 +133,12 @@ async def test_what_goes_on_unproven_is_told_once_for_each_reason(watching: Any)
         scene.left, scene.waiting, scene.checked = [AttestationError("found", reason=found)], [scene], 0
         await watch(watching(scene, events), scene)
     assert told == [Reason.SOCKET_SHARED, Reason.PROGRAM_CHANGED]
+
+
+async def test_a_process_that_executed_a_program_without_the_socket_leaves_an_orphan() -> None:
+    """The child of ``vfork`` has its parent's descriptors until it executes; the look may have met it."""
+    async with told() as events:
+        scene = Scene(Reason.PROGRAM_CHANGED, Mode.EXPLICIT, OUT)
+        scene.is_without_socket = True
+        await watch(watch_programs(cast("Any", scene), events), scene)
+        assert (scene.orphaned, scene.revoked) == (1, [])

@@ -9,6 +9,7 @@ import pytest
 
 from sidecar.attest.holding.tables import (
     NewTasks,
+    holds_any,
     inode_of,
     list_links,
     outranks,
@@ -27,6 +28,15 @@ def test_the_newest_descriptor_can_come_first() -> None:
         links = dict(list_links(os.getpid(), "self"))
         assert inode_of(links[str(first.fileno())]) == os.fstat(first.fileno()).st_ino
         assert inode_of(links[str(second.fileno())]) == os.fstat(second.fileno()).st_ino
+
+
+def test_a_process_holds_what_any_of_its_tables_has_and_what_cant_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as one:
+        inode = os.fstat(one.fileno()).st_ino
+        assert holds_any(os.getpid(), [1, inode])
+    assert not holds_any(os.getpid(), [inode])
+    monkeypatch.setattr("sidecar.attest.holding.tables._MAX_LOOKED_AT", 1)
+    assert holds_any(os.getpid(), [inode])
 
 
 @pytest.mark.parametrize(
