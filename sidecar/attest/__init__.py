@@ -7,7 +7,8 @@ The sentence: connection → socket → processes → program. ``attestor.py`` t
   ``memory.py``: the memory that it has until its next ``execve``.
 - ``holding/``: which processes hold a socket: one of them quickly, or all of them.
 - ``executable.py``: an executable hashed through its descriptor, and the bounded cache of hashes.
-- ``claimed.py``: whether the executable that a process names is to be believed.
+- ``claimed.py``: whether the executable that a process names is to be believed; ``mounts.py``: whose file it is.
+- ``origin.py``: whether a process comes from its container or from an exec session.
 - ``interpreter/main_script.py`` (pure): what an interpreter says it runs; ``script_file.py``: that file, opened.
 
 A process ID alone proves nothing here: it is reused, and ``execve`` keeps it. Not verified by anything in this package:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from shared.model.identity.foreign import ForeignDomain
 from shared.model.identity.loaded_code import CodeCheck, LoadedCode, LoadedObject
 from shared.model.identity.program import Program
+from shared.model.policy.decision import Origin
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import (
     Action,
@@ -294,3 +295,9 @@ def test_a_ca_of_protocol_1_is_told_newer_reasons_by_older_names() -> None:
         told = express_in(1, decisions)
         assert isinstance(told, messages.Decisions)
         assert told.records[0].reason is old
+
+
+def test_a_ca_of_the_first_protocol_isnt_told_where_a_process_comes_from() -> None:
+    record = make_record()
+    told = msgspec.structs.replace(record, process=msgspec.structs.replace(record.process, origin=Origin.EXEC))
+    assert express_in(1, messages.Decisions(batch=1, records=(told,))) == messages.Decisions(batch=1, records=(record,))
