@@ -216,11 +216,12 @@ async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, sour
             connection.ending = Ending.REFUSED if connection.ending is Ending.NONE else connection.ending
             raise
         await acceptance.prove()
-        end = await pump.finished
+        end = await asyncio.shield(pump.finished)
         connection.note_end(end)
         note_listed(sidecar, connection)
         if end.ending is not Ending.FINISHED and connection.ending is not Ending.POLICY_CHANGED:
-            await reset_after_delivery(tunnel.loop, application, end.unsent, deadline_s=sidecar.limits.reset_s)
+            count = await reset_after_delivery(tunnel.loop, application, end.unsent, deadline_s=sidecar.limits.reset_s)
+            connection.note_delivery(count, to_application=True)
 
 
 def identify(sidecar: Sidecar, connection: Connection, tunnel: Tunnel, opening: Opening) -> None:

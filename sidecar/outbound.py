@@ -306,7 +306,7 @@ async def open_and_pump(sidecar: Sidecar, connection: Connection, tunnel: Tunnel
         has_ended=before.has_ended if before else False,
     )
     try:
-        return await pump.finished
+        return await asyncio.shield(pump.finished)  # Cancelled, it would count as done.
     except asyncio.CancelledError:
         pump.abort(Ending.SHUTDOWN)
         raise
@@ -319,9 +319,10 @@ async def finish(sidecar: Sidecar, connection: Connection, end: PumpEnd) -> None
     if application is None:
         return
     if end.ending is not Ending.FINISHED and end.refusal is None and connection.ending is not Ending.POLICY_CHANGED:
-        await reset_after_delivery(
+        count = await reset_after_delivery(
             asyncio.get_running_loop(), application, end.unsent, deadline_s=sidecar.limits.reset_s
         )
+        connection.note_delivery(count, to_application=True)
 
 
 async def carry_without_tunnel(sidecar: Sidecar, connection: Connection, detail: str) -> None:

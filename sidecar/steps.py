@@ -121,14 +121,16 @@ async def pump_plainly(sidecar: Sidecar, connection: Connection, destination: En
         acceptance.hold_answers(pump)
         pump.start()
         await acceptance.prove()
-        end = await pump.finished
+        end = await asyncio.shield(pump.finished)
         connection.note_end(end)
         if end.ending is Ending.FINISHED:
             onward.close()
         elif end.ending is Ending.RESET_BY_DESTINATION:
-            await reset_after_delivery(loop, source, end.unsent, deadline_s=sidecar.limits.reset_s)
+            count = await reset_after_delivery(loop, source, end.unsent, deadline_s=sidecar.limits.reset_s)
+            connection.note_delivery(count, to_application=True)
         elif end.ending is Ending.RESET_BY_SOURCE:
-            await reset_after_delivery(loop, onward, end.unsent, deadline_s=sidecar.limits.reset_s)
+            count = await reset_after_delivery(loop, onward, end.unsent, deadline_s=sidecar.limits.reset_s)
+            connection.note_delivery(count, to_application=False)
     finally:
         if onward.fileno() >= 0:
             reset(onward)
@@ -151,13 +153,15 @@ async def pump_through_tls(sidecar: Sidecar, connection: Connection, session: Se
     acceptance.hold_answers(pump)
     pump.start()
     await acceptance.prove()
-    end = await pump.finished
+    end = await asyncio.shield(pump.finished)
     connection.note_end(end)
     if connection.ending is Ending.FINISHED:
         peer.close()  # Both have said their last word, and it was read: the kernel delivers what it still holds.
     elif connection.is_revoked or connection.ending is Ending.SHUTDOWN:
         pass  # At once: nothing that is still on its way may arrive.
     elif pump.is_peer_to_blame or end.ending is Ending.RECORD_LIMIT:
-        await reset_after_delivery(loop, application, end.unsent, deadline_s=sidecar.limits.reset_s)
+        count = await reset_after_delivery(loop, application, end.unsent, deadline_s=sidecar.limits.reset_s)
+        connection.note_delivery(count, to_application=True)
     else:
-        await reset_after_delivery(loop, peer, deadline_s=sidecar.limits.reset_s)
+        count = await reset_after_delivery(loop, peer, deadline_s=sidecar.limits.reset_s)
+        connection.note_delivery(count, to_application=False)

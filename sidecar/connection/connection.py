@@ -26,7 +26,7 @@ from sidecar.attest.program_look import MAX_AGE_S
 from sidecar.connection.describe import RefusedAttempt, make_record
 from sidecar.connection.parties import Parties, PolicySource
 from sidecar.sockets.address import Endpoint
-from sidecar.sockets.ending import reset
+from sidecar.sockets.ending import count_untaken, reset
 from sidecar.tunnel.frames import CONNECTION_ID_BYTES
 
 if TYPE_CHECKING:
@@ -177,6 +177,8 @@ class Connection:
         "_carrier",
         "_is_recorded",
         "_pump",
+        "_received_later",
+        "_sent_later",
         "_started",
         "application",
         "detail",
@@ -221,17 +223,19 @@ class Connection:
         self.fresh_until = math.inf
         self.unproven: frozenset[str] = frozenset()
         self._pump: Pump | None = None
+        self._sent_later = 0
+        self._received_later = 0
         self._is_recorded = False
 
     @property
     def bytes_sent(self) -> int:
         """Bytes from source to destination."""
-        return 0 if self._pump is None else self._pump.sent
+        return 0 if self._pump is None else max(0, self._pump.sent + self._sent_later)
 
     @property
     def bytes_received(self) -> int:
         """Bytes from destination to source."""
-        return 0 if self._pump is None else self._pump.received
+        return 0 if self._pump is None else max(0, self._pump.received + self._received_later)
 
     # ---- deciding -------------------------------------------------------------------------------------------------
 
@@ -327,12 +331,14 @@ class Connection:
         """Called after every wait between a decision and the first byte, which passes on a fresh look at the program.
 
         Raises:
-            Refused: the connection was revoked.
+            Refused: the connection was revoked, or this sidecar stops.
         """
         if time.monotonic() > self.fresh_until:
             self.look_again()
         if self.is_revoked:
             raise Refused(self.refusal or Reason.NO_RULE, self.detail)
+        if self.ending is Ending.SHUTDOWN:
+            raise Refused(Reason.SHUTTING_DOWN)
 
     def abort(self, ending: Ending) -> None:
         """End this connection now, whatever step it is at; one that has an ending keeps it."""
@@ -354,7 +360,12 @@ class Connection:
         self._carrier.connections.watch(self)
 
     def note_pump(self, pump: Pump, transport: Transport) -> None:
-        """Bytes may flow now; the pump counts them."""
+        """Bytes may flow now; the pump counts them.
+
+        Raises:
+            Refused: the connection was revoked, or this sidecar stops.
+        """
+        self.check_not_revoked()
         self._pump = pump
         pump.guard_by(self)
         self.transport = transport
@@ -366,6 +377,14 @@ class Connection:
             self.detail = end.detail or self.detail
             if end.refusal is not None:
                 self.refusal = end.refusal
+
+    def note_delivery(self, count: int, *, to_application: bool) -> None:
+        """Count what was still delivered after pumping had ended; below zero where less arrived than was counted."""
+        is_source = self.parties.direction is Direction.EGRESS or self.transport is Transport.PLAINTEXT
+        if is_source is to_application:
+            self._received_later += count
+        else:
+            self._sent_later += count
 
     # ---- begin and end --------------------------------------------------------------------------------------------
 
@@ -383,6 +402,7 @@ class Connection:
             if self.ending in _LINGERING:
                 self.application.close()
             else:
+                self.note_delivery(-count_untaken(self.application), to_application=True)
                 reset(self.application)
         self._carrier.connections.remove(self)
         if not self._is_recorded:

@@ -14,6 +14,7 @@ from sidecar.pump.states import Flow, change_flow
 from sidecar.tunnel.tunnel import Tunnel
 
 _OPEN: Final = Flow.OPEN  # Looked up for all that comes.
+_MAX_IOV: Final = 1024  # More buffers in one call are an error: UIO_MAXIOV, include/uapi/linux/uio.h.
 
 
 class FromTunnel:
@@ -21,7 +22,7 @@ class FromTunnel:
 
     Attributes:
         flow: what this direction is doing. While it is NEW there is no application yet.
-        received: bytes for the application.
+        received: bytes that the application's kernel has taken.
         rest: what it hasn't taken yet; bounded by one read of the tunnel, or by ``MAX_EARLY_BYTES``.
     """
 
@@ -56,12 +57,15 @@ class FromTunnel:
             if len(payloads) == 1:
                 total = len(payloads[0])
                 count = application.send(payloads[0])
-            else:
+            elif len(payloads) <= _MAX_IOV:
                 total = sum(map(len, payloads))
                 count = application.sendmsg(payloads)
+            else:
+                joined = b"".join(payloads)
+                total, count = len(joined), application.send(joined)
         except (BlockingIOError, InterruptedError):
             total, count = sum(map(len, payloads)), 0
-        self.received += total
+        self.received += count
         if count < total:
             self.rest += b"".join(payloads)[count:]
             self.flow = change_flow(self.flow, Flow.BLOCKED)
@@ -70,7 +74,6 @@ class FromTunnel:
     def _keep(self, payloads: list[memoryview]) -> None:
         if self.flow is not Flow.DROPPED:
             for payload in payloads:
-                self.received += len(payload)
                 self.rest += payload
 
     def write_rest(self, application: socket.socket) -> bool:
@@ -83,6 +86,7 @@ class FromTunnel:
             count = application.send(self.rest)
         except (BlockingIOError, InterruptedError):
             return False
+        self.received += count
         del self.rest[:count]
         if self.rest:
             return False
@@ -101,8 +105,9 @@ class FromTunnel:
         return self.flow
 
     def drop(self) -> None:
-        """What came and what still comes isn't for the application: the connection was refused."""
-        self.flow = change_flow(self.flow, Flow.DROPPED)
+        """What came and what still comes isn't for the application: it was refused, or its connection broke."""
+        if self.flow is not Flow.DROPPED and self.flow is not Flow.ENDED:
+            self.flow = change_flow(self.flow, Flow.DROPPED)
         self.rest.clear()
 
     def stop(self) -> None:

@@ -15,7 +15,7 @@ from shared.model.policy.decision import Ending
 from sidecar.pump.ends import PumpEnd, end_writing, reset_by
 from sidecar.pump.guard import UNGUARDED, Guard
 from sidecar.pump.states import Flow, change_flow
-from sidecar.sockets.ending import DELIVERY_DEADLINE_S
+from sidecar.sockets.ending import DELIVERY_DEADLINE_S, count_untaken
 from sidecar.sockets.polling import Callback, Watch, poller_of
 
 # One buffer for the loop: every callback uses it up before it returns, or copies what it couldn't pass on.
@@ -115,6 +115,8 @@ class PlainPump:
             unsent = self._forth.rest
         elif ending is Ending.RESET_BY_DESTINATION:
             unsent = self._back.rest
+        if ending is not Ending.FINISHED and ending is not Ending.RESET_BY_SOURCE:
+            self._forth.forget_untaken()
         self.finished.set_result(PumpEnd(ending=ending, unsent=unsent))
 
 
@@ -123,7 +125,7 @@ class _Direction:
 
     Attributes:
         flow: what it is doing.
-        moved: bytes that came from its source.
+        moved: bytes that its sink's kernel has taken.
         rest: those that its sink hasn't taken yet; at most one read.
     """
 
@@ -158,6 +160,10 @@ class _Direction:
         self._writes.stop_writing()
         self.flow = change_flow(self.flow, Flow.DROPPED)
 
+    def forget_untaken(self) -> None:
+        """The sink broke, or is reset at once: what its kernel hasn't got wasn't moved."""
+        self.moved = max(0, self.moved - count_untaken(self._sink))
+
     def stop(self) -> None:
         """The pump has finished."""
         self.flow = change_flow(self.flow, Flow.STOPPED)
@@ -176,7 +182,6 @@ class _Direction:
         if not count:
             self._pump.on_source_ended(self)
             return
-        self.moved += count
         try:
             written = self._sink.send(_plain[:count])
         except (BlockingIOError, InterruptedError):
@@ -184,6 +189,7 @@ class _Direction:
         except OSError:
             self._pump.on_sink_broken(self)
             return
+        self.moved += written
         if written < count:
             self.rest = bytes(_plain[written:count])
             self.flow = change_flow(self.flow, Flow.BLOCKED)
@@ -201,6 +207,7 @@ class _Direction:
         except OSError:
             self._pump.on_sink_broken(self)
             return
+        self.moved += written
         self.rest = self.rest[written:]
         if not self.rest:
             self._writes.stop_writing()

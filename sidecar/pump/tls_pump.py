@@ -20,7 +20,7 @@ from shared.model.policy.decision import Ending
 from sidecar.pump.ends import PumpEnd, end_writing, reset_by
 from sidecar.pump.guard import UNGUARDED, Guard
 from sidecar.pump.states import Flow, change_flow
-from sidecar.sockets.ending import DELIVERY_DEADLINE_S
+from sidecar.sockets.ending import DELIVERY_DEADLINE_S, count_untaken
 from sidecar.sockets.polling import Callback, poller_of
 from sidecar.tls.foreign_handshake import describe_fault
 from sidecar.tls.key_limit import MAX_KEY_BYTES, RECORD_OVERHEAD_BYTES
@@ -33,6 +33,7 @@ _plain = memoryview(bytearray(_READ_BYTES))
 _buffer = Buffer(_READ_BYTES)
 # The flow to the plain side while the peer may be read: a rest must not be overtaken.
 _READING: Final = frozenset({Flow.OPEN, Flow.DROPPED})
+_CUT: Final = frozenset({Ending.POLICY_CHANGED, Ending.SHUTDOWN, Ending.RECORD_LIMIT})
 _BROKEN: Final = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT})
 
 
@@ -56,6 +57,7 @@ class TlsPump:
         "_guard",
         "_is_peer_source",
         "_loop",
+        "_peer",
         "_peer_watch",
         "_pinned",
         "_plain",
@@ -82,6 +84,7 @@ class TlsPump:
         self._loop = loop
         self._tls = tls
         self._tls_records = Records(tls)
+        self._peer = peer
         self._plain = plain
         poller = poller_of(loop)
         self._peer_watch = poller.watch(peer)
@@ -155,7 +158,6 @@ class TlsPump:
             self._to_peer = change_flow(self._to_peer, Flow.ENDING)
             self._say_end()
             return
-        self._from_plain += count
         self._write(_plain[:count])
 
     def _write(self, data: memoryview) -> bool:
@@ -171,6 +173,7 @@ class TlsPump:
                 self._judge_later(error)
                 return False
             start += count
+            self._from_plain += count
             self._encrypted += count + RECORD_OVERHEAD_BYTES
         if self._encrypted > MAX_KEY_BYTES:  # pyOpenSSL has no key update, and a foreign peer knows no REKEY.
             self._finish(Ending.RECORD_LIMIT)
@@ -255,7 +258,6 @@ class TlsPump:
 
     def _deliver(self, data: memoryview) -> bool:
         """Write to the plain side, and keep the rest; False when it broke."""
-        self._from_peer += len(data)
         if self._to_plain is Flow.DROPPED:
             return True
         try:
@@ -265,6 +267,7 @@ class TlsPump:
         except OSError:
             self._lose_plain()
             return False
+        self._from_peer += written
         if written < len(data):
             self._waiting = bytes(data[written:])
             self._to_plain = change_flow(self._to_plain, Flow.BLOCKED)
@@ -282,6 +285,7 @@ class TlsPump:
         except OSError:
             self._lose_plain()
             return
+        self._from_peer += written
         self._waiting = self._waiting[written:]
         if self._waiting:
             return
@@ -344,6 +348,13 @@ class TlsPump:
         if not self.finished.done():
             self._peer_watch.close()
             self._plain_watch.close()
+            if ending is not Ending.FINISHED:
+                self._forget_untaken(ending)
             self._to_peer = change_flow(self._to_peer, Flow.STOPPED)
             self._to_plain = change_flow(self._to_plain, Flow.STOPPED)
             self.finished.set_result(PumpEnd(ending=ending, unsent=self._waiting, detail=detail))
+
+    def _forget_untaken(self, ending: Ending) -> None:
+        """The peer broke, or is reset at once: what its kernel hasn't got wasn't sent."""
+        if self.is_peer_to_blame or ending in _CUT:
+            self._from_plain = max(0, self._from_plain - count_untaken(self._peer))

@@ -32,16 +32,18 @@ class ToTunnel:
 
     Attributes:
         flow: what this direction is doing.
-        sent: bytes from the application.
+        sent: bytes from the application that were handed to the tunnel.
+        is_broken: writing to the application has failed. That error is told once: an end that is read is none.
         early: what the initiator has sent before it knew the answer to OPEN; at most ``MAX_EARLY_BYTES``.
     """
 
-    __slots__ = ("_is_bulk", "_is_copying", "_tunnel", "early", "flow", "sent")
+    __slots__ = ("_is_bulk", "_is_copying", "_tunnel", "early", "flow", "is_broken", "sent")
 
     def __init__(self, tunnel: Tunnel) -> None:
         self._tunnel = tunnel
         self._is_bulk = False
         self._is_copying = False
+        self.is_broken = False
         self.flow = Flow.NEW
         self.sent = 0
         self.early = bytearray()
@@ -121,10 +123,12 @@ class ToTunnel:
         except (BlockingIOError, InterruptedError):
             return self.flow
         if not count:
+            if self.is_broken:
+                raise ConnectionResetError
             return self._end()
         self.sent += count
         self._is_bulk = count >= MAX_PAYLOAD_BYTES
-        if count <= MAX_PAYLOAD_BYTES - HEADER_BYTES and _has_ended(application, watch):
+        if count <= MAX_PAYLOAD_BYTES - HEADER_BYTES and watch.is_ending and self._has_ended(application):
             return self._end_with(count)
         tunnel = self._tunnel
         send, is_written = tunnel.turns.send, True
@@ -166,9 +170,17 @@ class ToTunnel:
 
     def drop(self) -> None:
         """Initiator: the responder refused. END ends the turn, though the application may go on."""
-        if not self.has_ended:
+        if not self.has_ended and self.flow is not Flow.CUT:
             self.flow = change_flow(self.flow, Flow.DROPPED)
             self._tunnel.send(FrameType.END)
+
+    def cut(self) -> None:
+        """The application's connection broke, and the tunnel hasn't taken yet what it said before."""
+        self.flow = change_flow(self.flow, Flow.CUT)
+
+    def forget_unwritten(self) -> None:
+        """The tunnel was lost: what it couldn't pass on wasn't sent."""
+        self.sent = max(0, self.sent - self._tunnel.unwritten)
 
     def stop(self) -> None:
         """The pump has finished."""
@@ -190,12 +202,12 @@ class ToTunnel:
         self.flow = change_flow(self.flow, Flow.ENDED if is_written else Flow.ENDING)
         return self.flow
 
-
-def _has_ended(application: socket.socket, watch: Watch) -> bool:
-    """Whether nothing comes after what was read just now, as far as that can be told without a vain call."""
-    if not watch.is_ending:
-        return False
-    try:
-        return not application.recv(1, socket.MSG_PEEK)
-    except OSError:
-        return False  # It broke: the next read tells, after what was read now has been sent.
+    def _has_ended(self, application: socket.socket) -> bool:
+        """Whether nothing comes after what was read just now."""
+        try:
+            return not application.recv(1, socket.MSG_PEEK) and not self.is_broken
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            self.is_broken = True  # The next read tells, after what was read now has been sent.
+            return False

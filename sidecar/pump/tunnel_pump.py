@@ -22,19 +22,22 @@ from sidecar.pump.from_tunnel import FromTunnel
 from sidecar.pump.guard import UNGUARDED, Guard
 from sidecar.pump.states import Answer, Flow, change_answer
 from sidecar.pump.to_tunnel import ToTunnel
+from sidecar.sockets.ending import DELIVERY_DEADLINE_S
 from sidecar.sockets.polling import Callback, Watch
 from sidecar.tls.role import Role
 from sidecar.tunnel.frames import MAX_PAYLOAD_BYTES, FrameType, Opening, decode_refusal, encode_reason
 from sidecar.tunnel.tunnel import Loss, Tunnel
 
 _OPEN: Final = Flow.OPEN  # Looked up for every read.
+# The flow to the tunnel while something of it may wait to be written.
+_WRITING: Final = frozenset({Flow.OPEN, Flow.BLOCKED, Flow.ENDING})
 
 
 class TunnelPump:
     """Pumps one turn of a tunnel. Made by the initiator before OPEN, by the responder when OPEN has come.
 
     Attributes:
-        sent, received: bytes from the application to the tunnel, and back.
+        sent, received: bytes from source to destination, and back.
         finished: the one future; done when nothing more will be moved.
     """
 
@@ -42,6 +45,7 @@ class TunnelPump:
         "_answer",
         "_answer_timer",
         "_application",
+        "_deadline",
         "_guard",
         "_incoming",
         "_loop",
@@ -61,6 +65,7 @@ class TunnelPump:
         self._incoming = FromTunnel(tunnel)
         self._answer = Answer.NONE
         self._answer_timer: asyncio.TimerHandle | None = None
+        self._deadline: asyncio.TimerHandle | None = None
         self._refusal: Reason | None = None
         self._refusal_detail = ""
         self._guard: Guard = UNGUARDED
@@ -72,13 +77,13 @@ class TunnelPump:
 
     @property
     def sent(self) -> int:
-        """Bytes from the application to the tunnel."""
-        return self._outgoing.sent
+        """Bytes from source to destination: the initiator's application is the source."""
+        return self._outgoing.sent if self._is_initiator else self._incoming.received
 
     @property
     def received(self) -> int:
-        """Bytes from the tunnel to the application."""
-        return self._incoming.received
+        """Bytes from destination to source."""
+        return self._incoming.received if self._is_initiator else self._outgoing.sent
 
     # ---- beginnings -----------------------------------------------------------------------------------------------
 
@@ -187,6 +192,9 @@ class TunnelPump:
 
     def on_drained(self) -> None:
         """The tunnel takes DATA again, and END has been written if it was sent."""
+        if self._outgoing.flow is Flow.CUT:
+            self._reset_now()
+            return
         if self._outgoing.unblock():
             self._watch_application()
         self._outgoing.note_written()
@@ -202,7 +210,7 @@ class TunnelPump:
         try:
             flow = self._incoming.take(payloads, self._application)
         except OSError:
-            self._reset_by_application()
+            self._lose_sink()
             return
         if flow is Flow.BLOCKED:
             self._wait_for_application()
@@ -221,7 +229,7 @@ class TunnelPump:
         try:
             is_written = self._incoming.write_rest(application)
         except OSError:
-            self._reset_by_application()
+            self._lose_sink()
             return
         if not is_written:
             self._wait_for_application()
@@ -299,7 +307,36 @@ class TunnelPump:
             self._answer_timer.cancel()
             self._answer_timer = None
 
+    def _lose_sink(self) -> None:
+        """The application takes no more. What it said before it broke is read to the end, within a deadline."""
+        self._incoming.drop()
+        self._outgoing.is_broken = True
+        if self._watch is not None:
+            self._watch.stop_writing()
+        if self._outgoing.flow is Flow.OPEN or self._outgoing.flow is Flow.BLOCKED:
+            self._set_deadline()
+            self._tunnel.resume()
+        else:
+            self._reset_by_application()
+
     def _reset_by_application(self) -> None:
+        """The application broke, and all that it said was read: the tunnel passes that on first."""
+        self._incoming.drop()
+        if self._watch is not None:
+            self._watch.stop_reading()
+        if self._tunnel.is_blocked and self._outgoing.flow in _WRITING:
+            self._outgoing.cut()
+            self._set_deadline()
+        else:
+            self._reset_now()
+
+    def _set_deadline(self) -> None:
+        if self._deadline is None:
+            self._deadline = self._loop.call_later(DELIVERY_DEADLINE_S, self._reset_now)
+
+    def _reset_now(self) -> None:
+        if self.finished.done():
+            return
         self._incoming.rest.clear()
         if not self._tunnel.turns.is_idle:
             self._tunnel.reset()
@@ -318,10 +355,14 @@ class TunnelPump:
         if self.finished.done():
             return
         self._stop_answer_timer()
+        if self._deadline is not None:
+            self._deadline.cancel()
         if self._watch is not None:
             self._watch.close()
         self._tunnel.detach()
         outgoing, incoming = self._outgoing, self._incoming
+        if ending is not Ending.FINISHED:
+            outgoing.forget_unwritten()
         self.finished.set_result(
             PumpEnd(
                 ending=ending,

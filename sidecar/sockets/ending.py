@@ -12,6 +12,8 @@ import struct
 import termios
 from typing import Final
 
+from sidecar.sockets.polling import poller_of
+
 DELIVERY_DEADLINE_S: Final = 5.0
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 _TCP_CLOSE: Final = 7  # include/net/tcp_states.h
@@ -32,17 +34,25 @@ async def reset_after_delivery(
     unsent: bytes = b"",
     *,
     deadline_s: float = DELIVERY_DEADLINE_S,
-) -> None:
+) -> int:
     """Close a connection by RST once its peer has what was written before: a finished response must not be lost.
 
     Arguments:
         unsent: is written first.
         deadline_s: after that the reset comes all the same.
+
+    Returns:
+        how many bytes of ``unsent`` the kernel took, less those that its peer's kernel has never got.
     """
+    written = 0
     try:
         async with asyncio.timeout(deadline_s):
-            if unsent:
-                await loop.sock_sendall(connection, unsent)
+            while written < len(unsent):
+                try:
+                    written += connection.send(memoryview(unsent)[written:])
+                except BlockingIOError:
+                    with poller_of(loop).watch(connection) as watch:
+                        await watch.wait_writable()
             pause_s = 0.001
             while count_undelivered(connection):
                 await asyncio.sleep(pause_s)
@@ -50,7 +60,9 @@ async def reset_after_delivery(
     except (TimeoutError, OSError):
         pass
     finally:
+        lost = count_untaken(connection)
         reset(connection)
+    return written - lost
 
 
 def close_after_delivery(loop: asyncio.AbstractEventLoop, connection: socket.socket, *, waited_s: float = 0.0) -> None:
@@ -68,6 +80,15 @@ def close_after_delivery(loop: asyncio.AbstractEventLoop, connection: socket.soc
     except OSError:
         pass  # It is gone already.
     connection.close()
+
+
+def count_untaken(connection: socket.socket) -> int:
+    """Return how many bytes of those written the peer's kernel hasn't acknowledged, or never will."""
+    try:
+        packed: bytes = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+    except (OSError, ValueError):
+        return 0  # It has been closed here.
+    return int(struct.unpack("i", packed)[0])
 
 
 def count_undelivered(connection: socket.socket) -> int:

@@ -20,7 +20,7 @@ from OpenSSL import SSL
 
 from shared.model.errors import ProtocolError, TouchmarkError
 from shared.model.trust.certificate import VerifiedPeer
-from sidecar.sockets.ending import DELIVERY_DEADLINE_S, close_after_delivery, count_undelivered
+from sidecar.sockets.ending import DELIVERY_DEADLINE_S, close_after_delivery, count_undelivered, count_untaken
 from sidecar.sockets.polling import poller_of
 from sidecar.tls.key_limit import MAX_KEY_BYTES, RECORD_OVERHEAD_BYTES, RENEWED_AT_BYTES
 from sidecar.tls.records import Buffer, Records
@@ -99,6 +99,7 @@ class Tunnel:
         opened_at: in the loop's time.
         poller: tells when the application's socket is ready, as it does for the tunnel's own.
         sent, received: bytes that used up this direction's key, records' overhead included.
+        unwritten: once it is closed: bytes that the peer's kernel hadn't taken by then, records' overhead included.
     """
 
     __slots__ = (
@@ -106,6 +107,7 @@ class Tunnel:
         "_held",
         "_hold_timer",
         "_is_closed",
+        "_is_parting",
         "_is_reading",
         "_later",
         "_on_closed",
@@ -129,6 +131,7 @@ class Tunnel:
         "received",
         "sent",
         "turns",
+        "unwritten",
         "user",
     )
 
@@ -163,6 +166,7 @@ class Tunnel:
         self._pinned: list[bytes] = []
         self.sent = 0
         self.received = 0
+        self.unwritten = 0
         self._renew_at = key_bytes
         self._rekey = rekey
         self._renewal = Renewal.NONE
@@ -172,6 +176,7 @@ class Tunnel:
         self._is_reading = False
         self._wants_reading = False
         self._is_closed = False
+        self._is_parting = False  # What is left to be written is its last word.
         self._on_closed: Callable[[], None] | None = None
 
     @property
@@ -292,9 +297,14 @@ class Tunnel:
         self.user = None
         self.write(HEADER.pack(FrameType.CLOSING, epoch, 0))
         if self.is_blocked:
-            self.loop.call_later(DELIVERY_DEADLINE_S, self.close)
+            self._is_parting = True
+            self.loop.call_later(DELIVERY_DEADLINE_S, self._part)
         else:
             self.close()
+
+    def _part(self) -> None:
+        self._is_parting = False
+        self.close()
 
     def write(self, record: bytes | memoryview) -> bool:
         """Write whole frames, which ``turns`` has allowed, as one TLS record: at most ``MAX_FRAME_BYTES``.
@@ -359,7 +369,9 @@ class Tunnel:
             else:
                 self._pinned[0] = record[count:]
         self._watch.stop_writing()
-        if self._renewal is Renewal.ANSWERED:
+        if self._is_parting and self._renewal is Renewal.NONE:
+            self._part()
+        elif self._renewal is Renewal.ANSWERED:
             self._begin_handshake()
         elif self._renewal is Renewal.NONE and self.user is not None:
             self.user.on_drained()
@@ -518,7 +530,9 @@ class Tunnel:
         later, self._later = self._later, []
         for record in later:
             self._write_record(record)
-        if not self.is_blocked and self.user is not None:
+        if self._is_parting and not self.is_blocked:
+            self._part()
+        elif not self.is_blocked and self.user is not None:
             self.user.on_drained()
 
     def _records_of(self, tls: SSL.Connection) -> Records:
@@ -535,7 +549,7 @@ class Tunnel:
         if self._is_closed:
             return
         user, self.user = self.user, None
-        self.close()
+        self._part()
         if user is not None:
             user.on_lost(loss, detail)
 
@@ -551,11 +565,12 @@ class Tunnel:
         self.close()
 
     def close(self) -> None:
-        """End the tunnel now. What the kernel holds is still delivered, within a deadline."""
-        if self._is_closed:
+        """End the tunnel now. What the kernel holds is still delivered, within a deadline, as is a last word."""
+        if self._is_closed or self._is_parting:
             return
         self._is_closed = True
         self._is_reading = False
+        self.unwritten = sum(map(len, self._pinned)) + sum(map(len, self._later)) + count_untaken(self.connection)
         self._watch.close()
         self._take_held()
         self._pinned.clear()

@@ -652,3 +652,23 @@ async def test_a_program_of_the_pod_has_its_identity_at_an_exposed_listener_as_w
         writer.close()
         await until(lambda: pair.client.records)
         assert pair.client.records[0].source.identity == str(identify(CLIENT, CLIENT_PROGRAM))
+
+
+@pytest.mark.parametrize("is_tunnel", [True, False], ids=["tunnel", "plain"])
+async def test_a_story_that_is_cancelled_in_the_middle_resets_both_its_ends(is_tunnel: bool) -> None:
+    """Awaiting a future and being cancelled cancels the future: its pump would count as finished."""
+    async with running_pair(echo) as pair:
+        if not is_tunnel:
+            pair.client.directory.entries.clear()
+        reader, writer = await pair.connect()
+        writer.write(b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        for story in [task for task in pair.tasks if "carry_outbound" in repr(task)]:
+            story.cancel()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        await until(lambda: pair.client.records and not pair.tasks)
+        assert pair.client.records[0].ending is Ending.SHUTDOWN
+        if is_tunnel:
+            assert pair.server.records[0].ending is Ending.RESET_BY_SOURCE

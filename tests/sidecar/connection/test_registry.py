@@ -11,7 +11,7 @@ from shared.model.identity.identity import Workload
 from shared.model.policy.decision import Answer, Ending, Phase
 from shared.model.policy.reasons import Reason
 from sidecar.attest.facts import Execution
-from sidecar.connection.connection import Connection
+from sidecar.connection.connection import Connection, Refused
 from sidecar.connection.registry import LiveConnections
 from sidecar.slices import SLICE_S
 from tests.sidecar.connection.test_connection import make
@@ -166,3 +166,14 @@ async def test_who_turns_out_to_have_accepted_is_watched_instead_of_who_listens(
             assert registry.list_of(listener.execution) == []
             assert [registry.next_unchecked(0.0) for _ in range(2)] == [connection, None]
         assert registry.list_attestations() == []
+
+
+async def test_what_is_closed_at_the_end_between_two_steps_goes_no_further() -> None:
+    async with running_pair(echo) as pair:
+        with make(pair) as connection:
+            connection.decide()
+            pair.client.sidecar.connections.close_all()
+            with pytest.raises(Refused) as caught:
+                connection.check_not_revoked()
+            assert caught.value.reason is Reason.SHUTTING_DOWN
+        assert [record.ending for record in pair.client.records] == [Ending.SHUTDOWN]

@@ -13,10 +13,12 @@ from OpenSSL import SSL
 
 from shared.model.policy.decision import Ending
 from shared.model.policy.reasons import Reason
+from sidecar.pump.states import Flow
 from sidecar.pump.tunnel_pump import TunnelPump
+from sidecar.sockets.ending import count_undelivered, reset
 from sidecar.tls.key_limit import RECORD_OVERHEAD_BYTES
 from sidecar.tls.records import Records
-from sidecar.tunnel.frames import HEADER_BYTES, MAX_PAYLOAD_BYTES, FrameType, Opening, encode_opening
+from sidecar.tunnel.frames import HEADER, HEADER_BYTES, MAX_PAYLOAD_BYTES, FrameType, Opening, encode_opening
 from sidecar.tunnel.tunnel import Loss, Tunnel
 from sidecar.tunnel.turns import SideState
 from tests.sidecar.little_ca import until
@@ -101,7 +103,7 @@ async def test_a_request_that_is_there_shares_the_record_of_open_and_its_answer_
         ends = [await asyncio.wait_for(pump.finished, 2) for pump in (turn.initiator, turn.responder)]
         assert [end.ending for end in ends] == [Ending.FINISHED, Ending.FINISHED]
         assert (turn.initiator.sent, turn.initiator.received) == (8, 6)
-        assert (turn.responder.sent, turn.responder.received) == (6, 8)
+        assert (turn.responder.sent, turn.responder.received) == (8, 6)
         assert turn.near.is_reusable
         assert turn.far.is_reusable
 
@@ -129,7 +131,7 @@ async def test_an_initiator_that_goes_on_sending_gets_its_accept_at_once() -> No
     async with opened_turn(b"part one") as turn:
         assert turn.far.is_holding
         turn.app.send(b"part two")
-        await until(lambda: turn.responder.received == 16)
+        await until(lambda: turn.responder.sent == 16)
         assert not turn.far.is_holding
 
 
@@ -223,3 +225,66 @@ async def test_a_turn_whose_last_record_is_never_written_isnt_finished(
         turn.far.close()
         end = await asyncio.wait_for(turn.initiator.finished, 5)
         assert end.ending is Ending.PEER_LOST
+
+
+async def test_a_reset_right_behind_the_last_bytes_is_no_end() -> None:
+    """Looking whether the application has ended takes its error away from the next read."""
+    loop = asyncio.get_running_loop()
+    async with opened_turn(b"question") as turn:
+        assert await loop.sock_recv(turn.server, 100) == b"question"
+        turn.server.send(b"half an answer")
+        reset(turn.server)  # Both wait in the kernel when the pump is called back.
+        assert await loop.sock_recv(turn.app, 100) == b"half an answer"
+        end = await asyncio.wait_for(turn.initiator.finished, 5)
+        assert end.ending is Ending.RESET_BY_DESTINATION
+        assert (await asyncio.wait_for(turn.responder.finished, 5)).ending is Ending.RESET_BY_DESTINATION
+
+
+async def test_an_answer_is_read_to_its_end_though_its_server_takes_no_more() -> None:
+    """A server that answers without reading all resets the connection behind its answer; writing meets that first."""
+    loop, answer = asyncio.get_running_loop(), b"a" * 100_000
+    async with opened_turn(b"question") as turn:
+        await until(lambda: turn.responder.sent == 8)
+        watch = turn.responder._watch
+        assert watch is not None
+        watch.stop_reading()
+        turn.server.send(answer)
+        await until(lambda: not count_undelivered(turn.server))
+        reset(turn.server)  # "question" is unread.
+        turn.app.send(b"another question")
+        await until(lambda: turn.responder._outgoing.is_broken)
+        watch.start_reading(turn.responder._read_application)
+        received = b""
+        while len(received) < len(answer):
+            received += await loop.sock_recv(turn.app, 100_000)
+        assert received == answer
+        assert (await asyncio.wait_for(turn.initiator.finished, 5)).ending is Ending.RESET_BY_DESTINATION
+
+
+async def test_what_was_said_before_a_reset_waits_for_a_full_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    async with opened_turn(b"question") as turn:
+        assert await loop.sock_recv(turn.server, 100) == b"question"
+        gate = Gate(monkeypatch, turn.far)
+        gate.failure = SSL.WantWriteError()
+        turn.server.send(b"answer")
+        await until(lambda: turn.far.is_blocked)
+        reset(turn.server)
+        turn.app.send(b"x")
+        await until(lambda: turn.responder._outgoing.flow is not Flow.OPEN)
+        gate.failure = None
+        assert await loop.sock_recv(turn.app, 100) == b"answer"
+        assert (await asyncio.wait_for(turn.initiator.finished, 5)).ending is Ending.RESET_BY_DESTINATION
+
+
+async def test_thousands_of_small_frames_in_one_record_are_passed_on() -> None:
+    """More buffers than one call of the kernel takes."""
+    loop = asyncio.get_running_loop()
+    async with opened_turn(b"x") as turn:
+        assert await loop.sock_recv(turn.server, 100) == b"x"
+        frames = [HEADER.pack(FrameType.DATA, turn.near.turns.send(FrameType.DATA, 1), 1) + b"y" for _ in range(3000)]
+        turn.near.write(b"".join(frames))
+        received = b""
+        while len(received) < 3000:
+            received += await loop.sock_recv(turn.server, 100_000)
+        assert received == b"y" * 3000

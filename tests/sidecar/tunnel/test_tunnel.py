@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from OpenSSL import SSL
 
 from sidecar.tls.key_limit import RECORD_OVERHEAD_BYTES
 from sidecar.tls.records import Records
@@ -153,6 +154,28 @@ async def test_after_a_disowned_open_nothing_is_processed_and_the_initiator_may_
     await until(lambda: FrameType.CLOSING in client.frames)
     assert first.turns.is_retry_allowed()
     assert second.is_closed
+    first.close()
+    await asyncio.sleep(0.05)
+
+
+async def test_a_closing_that_meets_a_full_tunnel_is_written_before_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = await make_tunnels(Mint())
+    client, server = Listener(), Listener()
+    first.attach(client)
+    second.attach(server)
+    first.write(first.begin_opening(OPENING))
+    await until(lambda: server.frames)
+    with monkeypatch.context() as patch:
+
+        def send_nothing(records: Records, data: bytes | memoryview) -> int:
+            raise SSL.WantWriteError
+
+        patch.setattr(Records, "send", send_nothing)
+        second.say_unprocessed()
+        second.close()  # As the story does at its end.
+    await until(lambda: FrameType.CLOSING in client.frames)
+    assert first.turns.is_retry_allowed()
+    await until(lambda: second.is_closed)
     first.close()
     await asyncio.sleep(0.05)
 
