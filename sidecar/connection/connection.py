@@ -408,7 +408,13 @@ class Connection:
         if not self._is_recorded:
             self._is_recorded = True
             self._record(Phase.END, self.ending)
+        self._let_go()
         return isinstance(error, Refused)
+
+    def _let_go(self) -> None:
+        """Keep nothing alive that lasts: the pump knows this connection, and an attestation has two descriptors."""
+        self._pump = None
+        self.parties.attestation = None
 
     def _settle(self, error: BaseException | None) -> None:
         """Say how the connection ended, by what its story raised, where that isn't said yet."""

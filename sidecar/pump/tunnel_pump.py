@@ -359,6 +359,7 @@ class TunnelPump:
             self._deadline.cancel()
         if self._watch is not None:
             self._watch.close()
+        self._on_answer = None
         self._tunnel.detach()
         outgoing, incoming = self._outgoing, self._incoming
         if ending is not Ending.FINISHED:

@@ -166,7 +166,7 @@ class Watch:
 
     def close(self) -> None:
         """Forget the socket. Closing it takes it out of epoll; should it live on, its next event does."""
-        self._on_readable = self._on_writable = self._held = None
+        self._on_readable = self._on_writable = self._held = self._on_held = None
         watches = self._poller._watches
         if watches.get(self._fd) is self:
             del watches[self._fd]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import fcntl
+import gc
 import socket
 import struct
 import termios
@@ -17,7 +18,9 @@ from shared.model.policy.decision import Answer, Ending, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Mode
 from shared.model.wire.messages import DirectoryEntry, ServiceEntry, ServicePort
+from sidecar.connection.connection import Connection
 from sidecar.parts import Limits
+from sidecar.pump.tunnel_pump import TunnelPump
 from sidecar.routing.service_endpoints import Endpoints
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import (
@@ -672,3 +675,24 @@ async def test_a_story_that_is_cancelled_in_the_middle_resets_both_its_ends(is_t
         assert pair.client.records[0].ending is Ending.SHUTDOWN
         if is_tunnel:
             assert pair.server.records[0].ending is Ending.RESET_BY_SOURCE
+
+
+async def test_a_connection_that_has_ended_leaves_nothing_for_the_cyclic_collector() -> None:
+    """Its objects hold descriptors of its program's process; the collector comes once in thousands of connections."""
+    async with running_pair(echo) as pair:
+        gc.collect()
+        gc.disable()
+        try:
+            for turn in range(20):
+                reader, writer = await pair.connect()
+                writer.write(b"x")
+                writer.write_eof()
+                assert await reader.read() == b"x"
+                writer.close()
+                await until(lambda turn=turn: len(pair.server.records) == turn + 1)  # type: ignore[misc]
+            left = [each for each in gc.get_objects() if isinstance(each, TunnelPump)]
+            assert len(left) <= 1  # The last turn's, until the next one comes.
+            ended = [each for each in gc.get_objects() if isinstance(each, Connection)]
+            assert all(each.parties.attestation is None for each in ended)
+        finally:
+            gc.enable()
