@@ -216,6 +216,8 @@ async def carry_through_tunnel(
             return
         identify_peer(connection, tunnel)
         route.unprocessed = end = await open_and_pump(sidecar, connection, tunnel, route.unprocessed)
+        if end.is_unanswered:
+            sidecar.connector.forget(key.destination[0])
         if not end.is_retry_allowed:
             sidecar.connector.release(key, tunnel)
             break

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from sidecar.capture.original_destination import normalise_endpoint
 from sidecar.sockets.address import Endpoint
+from sidecar.sockets.liveness import keep_alive
 
 BACKLOG = 4096
 _BATCH = 64
@@ -42,7 +43,8 @@ def open_listener(endpoint: Endpoint, *, mark: int = 0) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # Accepted sockets inherit it.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # Accepted sockets inherit both.
+        keep_alive(listener)
         if mark:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         listener.bind(endpoint)

@@ -22,13 +22,15 @@ from sidecar.pump.from_tunnel import FromTunnel
 from sidecar.pump.guard import UNGUARDED, Guard
 from sidecar.pump.states import Answer, Flow, change_answer
 from sidecar.pump.to_tunnel import ToTunnel
-from sidecar.sockets.ending import DELIVERY_DEADLINE_S
+from sidecar.sockets.ending import DELIVERY_DEADLINE_S, count_undelivered
 from sidecar.sockets.polling import Callback, Watch
 from sidecar.tls.role import Role
 from sidecar.tunnel.frames import MAX_PAYLOAD_BYTES, FrameType, Opening, decode_refusal, encode_reason
 from sidecar.tunnel.tunnel import Loss, Tunnel
 
 _OPEN: Final = Flow.OPEN  # Looked up for every read.
+# By then a living peer's kernel has acknowledged OPEN, with several retransmissions in between.
+ACKNOWLEDGED_S: Final = 3.0
 # The flow to the tunnel while something of it may wait to be written.
 _WRITING: Final = frozenset({Flow.OPEN, Flow.BLOCKED, Flow.ENDING})
 
@@ -102,7 +104,11 @@ class TunnelPump:
             answer_s: without ACCEPT or REFUSE by then the turn is lost.
         """
         self._answer = change_answer(self._answer, Answer.AWAITED)
-        self._answer_timer = self._loop.call_later(answer_s, self._expire_opening)
+        if self._tunnel.turns.epoch and answer_s > ACKNOWLEDGED_S:
+            # Reused: its peer may have gone meanwhile, without a word.
+            self._answer_timer = self._loop.call_later(ACKNOWLEDGED_S, self._check_acknowledged, answer_s)
+        else:
+            self._answer_timer = self._loop.call_later(answer_s, self._expire_opening)
         self._take_application(application)
         self._incoming.start(application)
         self._tunnel.attach(self)
@@ -296,6 +302,23 @@ class TunnelPump:
             self._refusal = Reason.PROTOCOL_ERROR
         self._finish(Ending.RECORD_LIMIT if loss is Loss.RECORD_LIMIT else Ending.PEER_LOST, detail=detail)
 
+    def _check_acknowledged(self, answer_s: float) -> None:
+        """Give a reused tunnel up whose peer's kernel has acknowledged nothing of OPEN.
+
+        It may have got it all the same, were only its acknowledgements lost: OPEN is repeated elsewhere only while no
+        byte of the application was sent with it.
+        """
+        self._answer_timer = self._loop.call_later(answer_s - ACKNOWLEDGED_S, self._expire_opening)
+        if count_undelivered(self._tunnel.connection):
+            is_harmless = not self._outgoing.sent and not self._outgoing.has_ended
+            self._tunnel.close(is_peer_gone=True)
+            self._finish(
+                Ending.PEER_LOST,
+                is_retry_allowed=is_harmless,
+                is_unanswered=True,
+                detail="an idle tunnel's peer has gone",
+            )
+
     def _expire_opening(self) -> None:
         self._answer_timer = None
         if self._answer is Answer.AWAITED:
@@ -351,7 +374,9 @@ class TunnelPump:
         elif self._outgoing.flow is not Flow.ENDING:
             self._finish(Ending.FINISHED)
 
-    def _finish(self, ending: Ending, *, is_retry_allowed: bool = False, detail: str = "") -> None:
+    def _finish(
+        self, ending: Ending, *, is_retry_allowed: bool = False, is_unanswered: bool = False, detail: str = ""
+    ) -> None:
         if self.finished.done():
             return
         self._stop_answer_timer()
@@ -369,6 +394,7 @@ class TunnelPump:
                 ending=ending,
                 refusal=self._refusal,
                 is_retry_allowed=is_retry_allowed,
+                is_unanswered=is_unanswered,
                 early=bytes(outgoing.early) if is_retry_allowed or self._refusal else b"",
                 has_ended=outgoing.has_ended,
                 unsent=bytes(incoming.rest),

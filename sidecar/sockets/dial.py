@@ -11,6 +11,7 @@ import os
 import socket
 
 from sidecar.sockets.address import Endpoint
+from sidecar.sockets.liveness import keep_alive
 from sidecar.sockets.polling import poller_of
 
 
@@ -25,7 +26,7 @@ async def dial(loop: asyncio.AbstractEventLoop, destination: Endpoint, *, mark: 
         mark: SO_MARK, by which the capture rules know the sidecar's own connections; 0 for none.
 
     Returns:
-        a connected, non-blocking socket with TCP_NODELAY.
+        a connected, non-blocking socket with TCP_NODELAY and keep-alive.
 
     Raises:
         DialError: it isn't connected within ``timeout_s``.
@@ -61,6 +62,7 @@ def dial_now(destination: Endpoint, *, mark: int) -> socket.socket:
     connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        keep_alive(connection)
         if mark:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         outcome = connection.connect_ex(destination)

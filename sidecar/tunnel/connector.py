@@ -152,6 +152,11 @@ class Connector:
         if tunnel.is_reusable:
             tunnel.attach(_IdleTunnel(self._pool, tunnel))
 
+    def forget(self, address: str) -> None:
+        """Close the idle tunnels to an address whose node has gone."""
+        for tunnel in self._pool.take_out(address):
+            tunnel.close()
+
     def reap(self, *, now: float) -> None:
         """Close what was idle for too long, and drop old failures; ``now`` is the loop's time."""
         for tunnel in self._pool.reap(now=now):

@@ -104,6 +104,13 @@ class TunnelPool:
         if not tunnels:
             del self._idle[key]
 
+    def take_out(self, address: str) -> list[Tunnel]:
+        """Take out every tunnel to one address: its node has gone; returns them for the caller to close."""
+        gone = [tunnel for tunnel, (key, _) in self._order.items() if key.destination[0] == address]
+        for tunnel in gone:
+            self.discard(tunnel)
+        return gone
+
     def reap(self, *, now: float) -> list[Tunnel]:
         """Take out what was idle for too long; returns the tunnels that the caller must close."""
         reaped: list[Tunnel] = []

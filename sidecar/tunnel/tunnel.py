@@ -20,7 +20,7 @@ from OpenSSL import SSL
 
 from shared.model.errors import ProtocolError, TouchmarkError
 from shared.model.trust.certificate import VerifiedPeer
-from sidecar.sockets.ending import DELIVERY_DEADLINE_S, close_after_delivery, count_undelivered, count_untaken
+from sidecar.sockets.ending import DELIVERY_DEADLINE_S, close_after_delivery, count_undelivered, count_untaken, reset
 from sidecar.sockets.polling import poller_of
 from sidecar.tls.key_limit import MAX_KEY_BYTES, RECORD_OVERHEAD_BYTES, RENEWED_AT_BYTES
 from sidecar.tls.records import Buffer, Records
@@ -564,8 +564,12 @@ class Tunnel:
                 pass  # The peer sees the connection's end, which is a reset to it as well.
         self.close()
 
-    def close(self) -> None:
-        """End the tunnel now. What the kernel holds is still delivered, within a deadline, as is a last word."""
+    def close(self, *, is_peer_gone: bool = False) -> None:
+        """End the tunnel now. What the kernel holds is still delivered, within a deadline, as is a last word.
+
+        Arguments:
+            is_peer_gone: nothing is delivered any more, should the peer come back.
+        """
         if self._is_closed or self._is_parting:
             return
         self._is_closed = True
@@ -579,7 +583,9 @@ class Tunnel:
             self._renewing.cancel()
         self.user = None
         self._reader.clear()
-        if self.turns.is_idle and not self.turns.is_closing and not count_undelivered(self.connection):
+        if is_peer_gone:
+            reset(self.connection)
+        elif self.turns.is_idle and not self.turns.is_closing and not count_undelivered(self.connection):
             self.connection.close()  # Nothing is under way, so nothing can be lost.
         else:
             close_after_delivery(self.loop, self.connection)
