@@ -62,11 +62,13 @@ async def watch_holders(sidecar: Sidecar, events: Events) -> None:
             await asyncio.sleep(_IDLE_PAUSE_S)
             continue
         # One pass over all processes serves every connection that waits for it.
-        async with asyncio.TaskGroup() as group:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for connection in batch:
+                    group.create_task(_check_holders(sidecar, connection, events), name="holders of one socket")
+        finally:  # After a fault of ours as well, or they would never be looked at again.
             for connection in batch:
-                group.create_task(_check_holders(sidecar, connection, events), name="holders of one socket")
-        for connection in batch:
-            sidecar.connections.note_checked(connection, loop.time())
+                sidecar.connections.note_checked(connection, loop.time())
 
 
 async def _check_holders(sidecar: Sidecar, connection: Connection, events: Events) -> None:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final
 
 from sidecar.control.feed import CertificateExpiredError, Feed
 from sidecar.events import Events
@@ -19,6 +22,7 @@ from sidecar.runtime.shutdown import Shutdown
 
 # Python's default is 700 objects, which live connections alone exceed: it would look for cycles all the time, in vain.
 _GC_THRESHOLD = 10_000
+_AFTER_FAULT_S: Final = 1.0
 
 
 async def serve(parts: Composition, prepared: Prepared, life: Life, events: Events, shutdown: Shutdown) -> None:
@@ -26,11 +30,15 @@ async def serve(parts: Composition, prepared: Prepared, life: Life, events: Even
     parts.dispatch.acknowledge(parts.welcome)
     background, sidecar = parts.background, parts.sidecar
     background.spawn(_keep_feeding(parts.feed, events, shutdown), name="feed")
-    background.spawn(parts.ahead.run(), name="credentials ahead of peers")
-    background.spawn(watch_ages(sidecar), name="ages")
-    background.spawn(watch_holders(sidecar, events), name="holders")
-    background.spawn(watch_programs(sidecar, events), name="programs")
-    background.spawn(watch_code(sidecar, events), name="loaded code")
+    looks: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+        "credentials ahead of peers": parts.ahead.run,
+        "ages": partial(watch_ages, sidecar),
+        "holders": partial(watch_holders, sidecar, events),
+        "programs": partial(watch_programs, sidecar, events),
+        "loaded code": partial(watch_code, sidecar, events),
+    }
+    for name, look in looks.items():
+        background.spawn(keep_looking(look, name, events), name=name)
     parts.capturing.start()
     life.begin_serving(sidecar, has_expired=parts.feed.has_expired)
     gc.collect()
@@ -46,6 +54,21 @@ async def serve(parts: Composition, prepared: Prepared, life: Life, events: Even
         ca_version=parts.opener.uplink.ca_version,
     )
     await shutdown.requested.wait()
+
+
+async def keep_looking(look: Callable[[], Coroutine[Any, Any, None]], name: str, events: Events) -> None:
+    """Look until cancelled: a fault of ours in one look must not end the later ones, which close what isn't proven.
+
+    Arguments:
+        look: looks again and again, until cancelled.
+        name: of the task, in events.
+    """
+    while True:
+        try:
+            await look()
+        except Exception as error:
+            events.fail(name, error)
+        await asyncio.sleep(_AFTER_FAULT_S)
 
 
 async def _keep_feeding(feed: Feed, events: Events, shutdown: Shutdown) -> None:

@@ -139,13 +139,18 @@ class _Lane:
         return True
 
     def has_waiting(self, who: str) -> bool:
-        """Return whether ``who`` waits."""
-        return who in self._waiting
+        """Return whether ``who`` waits, and has not left."""
+        turns = self._waiting.get(who)
+        return turns is not None and not turns[-1].done()
 
     def queue(self, who: str) -> asyncio.Future[None]:
         """Wait: the future is done when it is this one's turn."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(who, deque()).append(turn)
+        turns = self._waiting.setdefault(who, deque())
+        # Under a flood the newest come first, so that those that have left would stay: the oldest leave first.
+        while turns and turns[0].done():
+            turns.popleft()
+        turns.append(turn)
         return turn
 
     def grant(self, now: float) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from OpenSSL import SSL
 
-from shared.model.errors import ProtocolError, TouchmarkError
+from shared.model.errors import ProtocolError
 from shared.model.trust.certificate import VerifiedPeer
 from sidecar.sockets.ending import DELIVERY_DEADLINE_S, close_after_delivery, count_undelivered, count_untaken, reset
 from sidecar.sockets.polling import poller_of
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 _READ_BYTES: Final = 4 * MAX_FRAME_BYTES
 # Nothing waits for a held frame: it only must not stay for ever.
 _HOLD_S: Final = 0.02
+# For a user that takes no more, while the peer's REKEY is awaited: above what both kernels hold of one connection.
+_MAX_READ_AHEAD_BYTES: Final = 16 * 1024 * 1024
 # One buffer for the loop: every callback uses it up before it returns, or copies what it couldn't pass on.
 _buffer = Buffer(_READ_BYTES + 2 * MAX_FRAME_BYTES)
 _bytes = _buffer.view
@@ -103,37 +105,11 @@ class Tunnel:
     """
 
     __slots__ = (
-        "_has_renewed",
-        "_held",
-        "_hold_timer",
-        "_is_closed",
-        "_is_parting",
-        "_is_reading",
-        "_later",
-        "_on_closed",
-        "_pinned",
-        "_reader",
-        "_rekey",
-        "_renew_at",
-        "_renewal",
-        "_renewing",
-        "_tls",
-        "_trace",
-        "_wants_reading",
-        "_watch",
-        "connection",
-        "credential",
-        "id",
-        "loop",
-        "opened_at",
-        "peer",
-        "poller",
-        "received",
-        "sent",
-        "turns",
-        "unwritten",
-        "user",
-    )
+        "_asked_at", "_has_renewed", "_held", "_hold_timer", "_is_closed", "_is_parting", "_is_reading",
+        "_later", "_on_closed", "_pinned", "_reader", "_rekey", "_renew_at", "_renewal", "_renewing", "_tls",
+        "_trace", "_wants_reading", "_watch", "connection", "credential", "id", "loop", "opened_at", "peer",
+        "poller", "received", "sent", "turns", "unwritten", "user",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -170,6 +146,7 @@ class Tunnel:
         self._renew_at = key_bytes
         self._rekey = rekey
         self._renewal = Renewal.NONE
+        self._asked_at = 0
         self._renewing: asyncio.Task[None] | None = None
         self._has_renewed = False
         self._later: list[bytes] = []  # For the new keys.
@@ -227,8 +204,10 @@ class Tunnel:
     def pause(self) -> None:
         """Stop reading: the user can't take more. TCP's flow control tells the peer."""
         self._wants_reading = False
-        # The peer's REKEY is behind what waits in the kernel, and it lets this end write again: read on until it comes.
-        if self._is_reading and self._renewal is not Renewal.ASKED:
+        # The peer's REKEY is behind what waits in the kernel, and it lets this end write again: read on until it comes,
+        # but not for as long as a peer goes on that doesn't say it.
+        is_awaited = self._renewal is Renewal.ASKED and self.received - self._asked_at < _MAX_READ_AHEAD_BYTES
+        if self._is_reading and not is_awaited:
             self._is_reading = False
             self._watch.stop_reading()
 
@@ -437,6 +416,8 @@ class Tunnel:
                     if payloads:
                         user.on_data(payloads)
                         payloads = []
+                    if self._is_closed:
+                        return
                     self._on_rekey()
                     continue
                 turns.receive(frame, reader.epoch, len(payload))
@@ -455,6 +436,9 @@ class Tunnel:
         except ProtocolError as error:
             self.lose(Loss.PROTOCOL, error.message)
             return
+        except BaseException as error:  # A fault of ours: what its user has taken isn't known, so nothing may follow.
+            self.lose(Loss.BROKEN, f"{type(error).__name__}: {error}"[:300])
+            raise
         if self._is_closed:
             return
         reader.keep_rest()
@@ -477,7 +461,7 @@ class Tunnel:
             and not self.turns.is_idle
             and not self._is_closed
         ):
-            self._renewal = Renewal.ASKED
+            self._renewal, self._asked_at = Renewal.ASKED, self.received
             self._write_now(encode_frame(FrameType.REKEY, self.turns.epoch))
             self._read_on()
 
@@ -513,7 +497,7 @@ class Tunnel:
         assert self._rekey is not None
         try:
             renewed = await self._rekey()
-        except (TouchmarkError, OSError) as error:
+        except Exception as error:  # Whatever it is: nothing else ends the wait for new keys.
             self.lose(Loss.BROKEN, f"no new keys: {error}")
             return
         before, now = self.peer.identity, renewed.peer.identity
@@ -579,16 +563,22 @@ class Tunnel:
         self._take_held()
         self._pinned.clear()
         self._later.clear()
-        if self._renewing is not None:
-            self._renewing.cancel()
         self.user = None
         self._reader.clear()
+        if self._renewing is not None and not self._renewing.done():
+            # A handshake's step may be under way in a thread: closed now, its descriptor could be another's by then.
+            self._renewing.add_done_callback(lambda _: self._close_connection(is_peer_gone=is_peer_gone))
+            self._renewing.cancel()
+        else:
+            self._close_connection(is_peer_gone=is_peer_gone)
+        if self._on_closed is not None:
+            self._on_closed()
+            self._on_closed = None
+
+    def _close_connection(self, *, is_peer_gone: bool) -> None:
         if is_peer_gone:
             reset(self.connection)
         elif self.turns.is_idle and not self.turns.is_closing and not count_undelivered(self.connection):
             self.connection.close()  # Nothing is under way, so nothing can be lost.
         else:
             close_after_delivery(self.loop, self.connection)
-        if self._on_closed is not None:
-            self._on_closed()
-            self._on_closed = None

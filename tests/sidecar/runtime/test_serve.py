@@ -6,6 +6,11 @@ import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import pytest
+
+from shared.runtime.sinks import LineSink
+from sidecar.events import Events
+from sidecar.runtime import serve as module
 from tests.sidecar.little_ca import LittleCA, until
 from tests.sidecar.runtime.whole_sidecar import echo_back, free_port, pod_arguments, pod_variables, sidecar
 
@@ -60,3 +65,26 @@ async def test_a_pods_sidecar_outlives_an_outage_longer_than_its_certificate_and
             writer.close()
             assert await running.stop() == 0
     assert [record["ending"] for record in running.records if record["phase"] == "end"] == ["finished"]
+
+
+async def test_a_fault_in_one_look_doesnt_end_the_next_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "_AFTER_FAULT_S", 0.01)
+    looks = 0
+
+    async def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks < 3:
+            raise OSError("no descriptors left")
+        await asyncio.Event().wait()
+
+    with (tmp_path / "events").open("wb") as file:
+        sink = LineSink(file.fileno())
+        events = Events(sink)
+        task = asyncio.create_task(module.keep_looking(look, "holders", events))
+        await until(lambda: looks == 3)
+        assert events.counts == {"task_failed": 2}
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(sink.close, timeout_s=5)

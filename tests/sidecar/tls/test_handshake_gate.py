@@ -109,3 +109,15 @@ async def test_known_addresses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     for last in (1, 2, 1, 3):
         gate.note_known(f"198.18.0.{last}")
     assert list(gate._known) == ["198.18.0.1", "198.18.0.3"]
+
+
+async def test_who_left_a_flood_is_forgotten_while_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "UNKNOWN_PER_S", 0.001)
+    gate = HandshakeGate(4096)
+    for _ in range(20):
+        wave = [asyncio.create_task(gate.wait_turn("198.18.0.1", is_member=nobodys, timeout_s=30)) for _ in range(50)]
+        await asyncio.sleep(0)
+        for task in wave:
+            task.cancel()
+        await asyncio.gather(*wave, return_exceptions=True)
+    assert sum(map(len, gate._slow._waiting.values())) <= 50

@@ -214,3 +214,99 @@ async def test_a_tunnel_that_ends_while_it_makes_new_keys_leaves_nothing_behind(
     assert first._renewing is not None
     await asyncio.gather(first._renewing, return_exceptions=True)
     await asyncio.sleep(0.05)
+
+
+async def begin_turn(first: Tunnel, second: Tunnel, client: Listener, server: Listener) -> None:
+    first.attach(client)
+    second.attach(server)
+    first.write(first.begin_opening(OPENING))
+    await until(lambda: server.frames)
+    second.send(FrameType.ACCEPT)
+    await until(lambda: client.frames)
+
+
+async def close_both(*ends: Tunnel) -> None:
+    for each in ends:
+        each.close()
+    await until(lambda: all(each.connection.fileno() < 0 for each in ends))
+
+
+async def test_the_connection_stays_open_for_a_handshakes_step_that_is_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Closed, its descriptor would be the next connection's, whose bytes the step would take."""
+    first, second = await make_tunnels(Mint(), key_bytes=10_000)
+    client, server = Listener(), Listener()
+    await begin_turn(first, second, client, server)
+    seen: list[int] = []
+
+    async def rekey() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:  # As ``handshake_workers.compute`` does: a step that has begun is waited for.
+            await asyncio.sleep(0.1)
+            seen.append(first.connection.fileno())
+
+    monkeypatch.setattr(first, "_rekey", rekey)
+    write_data(first, bytes(11_000))
+    await until(lambda: first._renewing is not None)
+    await asyncio.sleep(0)
+    first.close()
+    await until(lambda: seen)
+    assert seen[0] >= 0
+    await close_both(first, second)
+
+
+async def test_a_fault_while_new_keys_are_made_ends_the_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = await make_tunnels(Mint(), key_bytes=10_000)
+    client, server = Listener(), Listener()
+    await begin_turn(first, second, client, server)
+
+    async def rekey() -> None:
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(first, "_rekey", rekey)
+    write_data(first, bytes(11_000))
+    await until(lambda: client.losses)
+    assert client.losses == [Loss.BROKEN]
+    await close_both(first, second)
+
+
+async def test_a_user_that_closes_the_tunnel_at_the_last_bytes_before_the_new_keys_ends_it_for_good() -> None:
+    first, second = await make_tunnels(Mint(), key_bytes=10_000)
+    server = Listener()
+
+    class Closing(Listener):
+        def on_data(self, payloads: list[memoryview]) -> None:
+            first.close()
+
+    client = Closing()
+    await begin_turn(first, second, client, server)
+    write_data(first, bytes(11_000))
+    data = bytes([FrameType.DATA, second.turns.epoch, 0, 1, 7])
+    first._process(memoryview(data + bytes([FrameType.REKEY, second.turns.epoch, 0, 0])))
+    assert first.is_closed and first._renewing is None
+    await close_both(first, second)
+
+
+async def test_a_peer_that_goes_on_without_new_keys_is_read_only_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tunnel, "_MAX_READ_AHEAD_BYTES", 100_000)
+    first, second = await make_tunnels(Mint(), key_bytes=10_000)
+
+    class Full(Listener):
+        def on_data(self, payloads: list[memoryview]) -> None:
+            super().on_data(payloads)
+            first.pause()
+
+    client, server = Full(), Listener()
+    await begin_turn(first, second, client, server)
+    second.pause()  # It doesn't see the question for new keys.
+    monkeypatch.setattr(second, "_renew_at", 1 << 40)
+    write_data(first, bytes(11_000))
+    for _ in range(100):
+        if not write_data(second, bytes(16_000)):
+            break
+        await asyncio.sleep(0)
+    await until(lambda: not first._is_reading)
+    assert 100_000 <= len(client.data) < 200_000
+    await close_both(first, second)

@@ -231,3 +231,26 @@ async def test_a_held_frame_doesnt_share_a_record_that_is_full() -> None:
     first.close()
     second.close()
     await asyncio.sleep(0.05)
+
+
+async def test_a_fault_of_the_user_ends_the_tunnel_instead_of_losing_bytes() -> None:
+    first, second = await make_tunnels(Mint())
+
+    class Faulty(Listener):
+        def on_data(self, payloads: list[memoryview]) -> None:
+            raise RuntimeError("a fault of ours")
+
+    client, server = Listener(), Faulty()
+    first.attach(client)
+    second.attach(server)
+    first.write(first.begin_opening(OPENING))
+    await until(lambda: server.frames)
+    epoch = second.turns.epoch
+    second.send(FrameType.ACCEPT)
+    await until(lambda: client.frames)
+    with pytest.raises(RuntimeError):
+        second._process(memoryview(bytes([FrameType.DATA, epoch, 0, 1, 7])))
+    assert second.is_closed
+    assert server.losses == [Loss.BROKEN]
+    first.close()
+    await until(lambda: first.connection.fileno() < 0 and second.connection.fileno() < 0)
