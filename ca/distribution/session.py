@@ -29,6 +29,7 @@ class Session:
         addresses: whose entries it watches; beyond ``MAX_ADDRESSES`` it gets every change (``watches_all``) instead of
             missing one, since a missed change could mean plaintext to a peer that has joined the mesh.
         reports: requests for live connections that it hasn't answered.
+        has_stopped: the sidecar closed the stream because it stops.
         ended: why the CA ends the stream; set once.
         protocol: of the stream; a message that isn't in it isn't sent.
         grant: of a pod's sidecar, by which its pod is looked up again; None outside a cluster.
@@ -44,6 +45,7 @@ class Session:
     addresses: set[str] = field(default_factory=set)
     watches_all: bool = False
     reports: dict[int, asyncio.Future[ConnectionsReport]] = field(default_factory=dict)
+    has_stopped: bool = False
     ended: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property

@@ -57,6 +57,7 @@ class Sidecars:
             "connected": False,
             "installed_sequence": 0,  # Its memory is new: it has installed nothing.
             "pod_uid": grant.pod_uid,
+            "has_stopped": False,
         }
         await connection.execute(self._database.upsert(sidecars, values))
         await connection.execute(delete(sidecar_addresses).where(sidecar_addresses.c.instance == instance))
@@ -122,6 +123,7 @@ class Sidecars:
                 capture=registration.capture,
                 last_seen=now,
                 connected=True,
+                has_stopped=False,
                 replica=self._replica,
             )
         )
@@ -131,8 +133,11 @@ class Sidecars:
         await raise_counter(self._database, connection, REGISTRATIONS)
         return record
 
-    async def mark_seen(self, instance: str, *, connected: bool, now: float) -> None:
+    async def mark_seen(self, instance: str, *, connected: bool, has_stopped: bool = False, now: float) -> None:
         """Note that the sidecar's stream with this replica is open, or has closed.
+
+        One that said that it stops (``has_stopped``) gives its addresses back: others may have them, although its
+        certificates haven't ended. Until then they stay listed as its own, so that nobody speaks plainly with them.
 
         A stream that has moved to another replica is left alone: it is open there.
         """
@@ -140,7 +145,7 @@ class Sidecars:
             changed = await connection.execute(
                 update(sidecars)
                 .where(sidecars.c.instance == instance, sidecars.c.replica.in_(("", self._replica)))
-                .values(last_seen=now, connected=connected)
+                .values(last_seen=now, connected=connected, has_stopped=has_stopped)
             )
             is_known = exists().where(sidecars.c.instance == instance)
             if changed.rowcount != 1 and not await connection.scalar(select(is_known)):
@@ -219,13 +224,18 @@ class Sidecars:
         taken = await connection.execute(
             select(sidecar_addresses.c.address, sidecars.c.namespace, sidecars.c.service_account)
             .join(sidecars, sidecars.c.instance == sidecar_addresses.c.instance)
-            .where(sidecar_addresses.c.address.in_(addresses), sidecars.c.instance != grant.instance, _is_live(now))
+            .where(
+                sidecar_addresses.c.address.in_(addresses),
+                sidecars.c.instance != grant.instance,
+                ~sidecars.c.has_stopped,
+                _is_live(now),
+            )
         )
         for row in taken if not grant.pod_uid else ():
             if (row.namespace, row.service_account) != (grant.workload.namespace, grant.workload.service_account):
                 raise ConflictError(
                     f"{row.address} belongs to a live sidecar of {row.namespace}/{row.service_account}",
-                    hint="stop that sidecar; the address is free once its certificates have expired",
+                    hint="stop that sidecar; if it was killed, the address is free once its certificates have expired",
                 )
         await connection.execute(
             delete(sidecar_addresses).where(

@@ -7,7 +7,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    false,
+    text,
+)
 
 metadata: Final = MetaData()
 BUNDLE_SEQUENCE: Final = "bundle_sequence"
@@ -118,6 +131,7 @@ sidecars: Final = Table(
     Column("pod_uid", Text, nullable=False, server_default=""),
     Column("replica", Text, nullable=False, server_default=""),
     Column("last_batch", Text),
+    Column("has_stopped", Boolean, nullable=False, server_default=false()),
 )
 
 replicas: Final = Table(

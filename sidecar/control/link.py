@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 from websockets.asyncio.client import ClientConnection
+from websockets.frames import CloseCode
 
 from shared.model.errors import ProtocolError
 from shared.model.wire.messages import FromCA, FromSidecar, decode_from_ca, encode_message, express_in
@@ -59,10 +60,10 @@ class Link:
                 await self.send(message)
 
     async def close(self, *, timeout_s: float) -> None:
-        """Close the stream properly, within a deadline."""
+        """Close the stream because this sidecar stops, within a deadline: its addresses are free for others then."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self.stream.close()
+                await self.stream.close(CloseCode.GOING_AWAY)
         except TimeoutError:
             self.abort()
 

@@ -68,6 +68,7 @@ class Conversation:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
         why = self._session.ended.result() if self._session.ended.done() else "peer"
+        self._session.has_stopped = why == "peer" and self._websocket.close_code == WSCloseCode.GOING_AWAY
         if why != "peer":
             self._metrics.streams_closed.labels(why=why).inc()
         _log.info("stream_closed", instance=name, why=why, close_code=self._websocket.close_code)

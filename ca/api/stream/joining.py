@@ -179,6 +179,8 @@ class Joining:
         if not was_current and (has_opened or self._hub.get(session.instance) is not None):
             return  # A newer stream of this instance has taken over: it is connected.
         try:
-            await self._store.sidecars.mark_seen(session.instance, connected=False, now=self._clock())
+            await self._store.sidecars.mark_seen(
+                session.instance, connected=False, has_stopped=session.has_stopped, now=self._clock()
+            )
         except TouchmarkError as error:
             _log.warning("sidecar_not_marked", instance=session.instance, code=error.code, message=error.message)

@@ -18,7 +18,7 @@ from shared.model.wire.messages import (
     Resume,
     Welcome,
 )
-from tests.ca.running import FakeSidecar, make_csr, make_registration, make_token
+from tests.ca.running import FakeSidecar, eventually, make_csr, make_registration, make_token
 
 
 async def test_a_join_token_is_good_once(services: RunningCA) -> None:
@@ -63,3 +63,25 @@ async def test_nothing_but_enrolment_and_resumption_opens_a_session(services: Ru
         with pytest.raises(ProtocolError, match=words):
             await joining.open(message, None, protocol=2)
     assert len(services.hub) == 0
+
+
+@pytest.mark.parametrize(("code", "is_free"), [(1001, True), (1000, False)])
+async def test_a_sidecar_that_says_that_it_stops_gives_its_address_back(
+    services: RunningCA, code: int, is_free: bool
+) -> None:
+    async with FakeSidecar(services) as first:
+        await first.enrol("web-1", "198.18.0.2")
+        await first.stream.close(code)
+
+    async def is_noted() -> bool:
+        record = await services.store.sidecars.get("web-1")
+        return record is not None and not record.connected
+
+    await eventually(is_noted)
+    _, csr = make_csr()
+    async with FakeSidecar(services) as second:
+        token = await make_token(services, "198.18.0.2", workload="shop/db")
+        await second.send(Enrol(token=token, csr=csr, registration=make_registration("db-1", "198.18.0.2")))
+        answer = await second.receive()
+        assert isinstance(answer, Refusal) is not is_free
+        assert services.hub.directory.get("198.18.0.2").service_account == ("db" if is_free else "web")
