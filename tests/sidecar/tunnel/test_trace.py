@@ -107,6 +107,7 @@ async def test_after_a_frame_out_of_bounds_that_direction_says_nothing_more() ->
     await until(lambda: user.losses)
     assert written.events == []
     first.close()
+    await until(lambda: first.connection.fileno() < 0 and second.connection.fileno() < 0)
 
 
 async def test_a_tunnel_that_isnt_traced_has_plain_records() -> None:
@@ -114,6 +115,7 @@ async def test_a_tunnel_that_isnt_traced_has_plain_records() -> None:
     assert type(first._tls) is Records
     first.close()
     second.close()
+    await until(lambda: first.connection.fileno() < 0 and second.connection.fileno() < 0)
 
 
 async def test_a_pair_writes_each_frame_of_a_connection_on_both_sides() -> None:
