@@ -31,6 +31,8 @@ _LEAVING = 8  # Tasks that were told to end and haven't yet.
 _MAX_HEADER_BYTES = 16 * 1024
 _REQUEST_S = 5.0
 _ANSWER_S = 5.0
+# Rendering looks at every connection and descriptor, on the event loop, for whoever asks.
+_PAGE_LIFE_S = 1.0
 
 # Every address of the pod: the kubelet asks its main one, loopback serves who looks from inside.
 _ADDRESSES = ("0.0.0.0", "::")
@@ -79,6 +81,7 @@ class ProbeServer:
         self._judge = judge
         self._perform = perform
         self._render_metrics = render_metrics
+        self._page: tuple[float, bytes] | None = None  # Rendered last, and when in the loop's time.
         self._tasks = tasks
         self._events = events
         self._waiting: dict[socket.socket, asyncio.Task[None]] = {}  # Without a request yet, the oldest first.
@@ -147,7 +150,10 @@ class ProbeServer:
         if path == "/healthz":
             return Outcome(status=200, body=b"alive\n")
         if path == "/metrics" and self._render_metrics is not None:
-            return Outcome(status=200, body=self._render_metrics(), content_type=CONTENT_TYPE)
+            now = loop.time()
+            if self._page is None or now - self._page[0] >= _PAGE_LIFE_S:
+                self._page = now, self._render_metrics()
+            return Outcome(status=200, body=self._page[1], content_type=CONTENT_TYPE)
         target = self._targets.get(path)
         if target is None:
             return Outcome(status=404, body=b"no such probe\n")

@@ -33,6 +33,7 @@ class Kubelet:
         self.outcome = Outcome(status=200, body=b"fine")
         self.performed: list[ProbeTarget] = []
         self.cancelled = 0
+        self.rendered = 0
         self.wait = asyncio.Event()
         self.wait.set()
         self.tasks = Tasks(lambda name, error: self.failures.append(f"{name}: {error!r}"))
@@ -47,6 +48,11 @@ class Kubelet:
             self.cancelled += 1
             raise
         return self.outcome
+
+    def render(self) -> bytes:
+        """Render the page of metrics."""
+        self.rendered += 1
+        return b"up 1\n" * 1000
 
     async def send(self, data: bytes) -> bytes:
         """Send bytes and return everything that comes."""
@@ -77,7 +83,7 @@ async def a_server(
     kubelet.port = listener.getsockname()[1]
     server = ProbeServer(
         [listener], targets=targets, judge=lambda: kubelet.ready, perform=kubelet.perform,
-        render_metrics=(lambda: b"up 1\n" * 1000) if has_metrics else None, tasks=kubelet.tasks, events=Events(sink),
+        render_metrics=kubelet.render if has_metrics else None, tasks=kubelet.tasks, events=Events(sink),
     )  # fmt: skip
     server.start()
     try:
@@ -179,11 +185,16 @@ async def test_without_the_pods_secret_a_hook_or_probe_is_not_found() -> None:
         assert await kubelet.get(f"/probe/{'ab' * 16}/app/liveness") == (200, b"fine")
 
 
-async def test_metrics_are_answered_whole_where_they_are_served() -> None:
+async def test_metrics_are_answered_whole_where_they_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
     async with a_server() as kubelet:
         assert await kubelet.get("/metrics") == (200, b"up 1\n" * 1000)
         answer = await kubelet.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n" in answer.lower()
+        kubelet.rendered = 0
+        monkeypatch.setattr(probe_server, "_PAGE_LIFE_S", 600)
+        for _ in range(3):
+            assert await kubelet.get("/metrics") == (200, b"up 1\n" * 1000)
+        assert kubelet.rendered == 0, "who asks often gets the last page"
     async with a_server(has_metrics=False) as kubelet:
         assert (await kubelet.get("/metrics"))[0] == 404
 
