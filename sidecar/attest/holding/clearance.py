@@ -18,7 +18,16 @@ from functools import partial
 
 from sidecar.attest.facts import Attestation, Execution
 from sidecar.attest.holding.glance import read_execution
-from sidecar.attest.holding.tables import PREFIX, HiddenError, NewTasks, inode_of, list_links, outranks, read_leader
+from sidecar.attest.holding.tables import (
+    PREFIX,
+    RING,
+    HiddenError,
+    NewTasks,
+    inode_of,
+    list_links,
+    outranks,
+    read_leader,
+)
 
 _MAX_CLEARED = 1_024
 _LIFE_S = 10.0
@@ -177,6 +186,8 @@ def look_at_tasks(
                 return None
             for _, link in list_links(task, str(task), proc):
                 left -= 1
+                if link == RING:  # It may hold any socket: a pass looks into it.
+                    return None
                 if link.startswith(PREFIX):
                     held.setdefault(inode_of(link), set()).add(task)
         except FileNotFoundError:  # It has ended.

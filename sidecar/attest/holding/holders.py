@@ -254,8 +254,11 @@ class _Search:
         self.left -= len(files)
         self.is_complete &= is_whole and len(text) < MAX_RING_FDINFO_BYTES
         for file in files:
-            if (inode := self._names.get(file)) is not None:
-                self.holders[inode].add(pid)
+            if (wanted := self._names.get(file)) is not None:
+                self.holders[wanted].add(pid)
+            if file.startswith(PREFIX):
+                # Which kind of socket isn't told here: what no table shows as TCP as well is shared with nobody.
+                self._note_tcp(inode_of(file), pid)
 
 
 def is_holder(pid: int, inode: int, proc: str = "/proc") -> bool:

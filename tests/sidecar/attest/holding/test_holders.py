@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.attest.holding import holders
+from sidecar.attest.holding.clearance import look_at_tasks
 from sidecar.attest.holding.holders import Passes, find_holdings
 from sidecar.attest.holding.owner import find_own, find_owners
 from sidecar.attest.holding.tables import NewTasks, list_tables
@@ -200,3 +201,14 @@ def test_who_shares_a_tcp_socket_is_told_and_other_sockets_dont_count() -> None:
         with running("import sys\n" + WAIT, pass_fds=(tcp.fileno(),)) as child:
             found = Passes(own_pid=0).find([], {child.pid})
             assert found.sharers == {child.pid: {os.getpid()}}
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="system call numbers of x86-64")
+def test_who_shares_a_tcp_socket_in_an_io_uring_instance_only_is_told() -> None:
+    """Else the program that holds it as well would count as cleared, and its first byte wouldn't wait for a pass."""
+    with socket.socket() as tcp:
+        code = _HIDE.replace("socket.socket()", f"socket.socket(fileno={tcp.fileno()})").format(_IN_A_RING, "input()")
+        with running(code, pass_fds=(tcp.fileno(),)) as child:
+            assert int(hear(child)) == os.fstat(tcp.fileno()).st_ino
+            assert Passes(own_pid=0).find([], {os.getpid()}).sharers == {os.getpid(): {child.pid}}
+            assert look_at_tasks((), (child.pid,), 100, own_pid=0) is None
