@@ -167,7 +167,13 @@ class Feed:
         self._silent_resumes = 0
         self._events.emit("ca_stream_resumed", sequence=welcome.bundle.sequence, ca_version=self._uplink.ca_version)
         tell_offset(self._uplink.clock_offset_s, self._events)
-        self._receiver.resume(welcome)
+        try:
+            self._receiver.resume(welcome)
+        except BaseException:  # Served without what its beginning asks anew, old answers would count as current.
+            if (link := self._uplink.link) is not None:
+                link.abort()
+            self._uplink.detach()
+            raise
         self._ask_again()
         return True
 

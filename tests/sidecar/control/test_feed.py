@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from shared.model.errors import RefusedError, UnavailableError, VerificationError
+from shared.model.errors import ProtocolError, RefusedError, UnavailableError, VerificationError
 from shared.model.identity.identity import Identity, IdentityKind, parse_workload
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
@@ -493,3 +494,21 @@ async def test_a_ca_that_opens_no_stream_yet_is_waited_for_and_then_resumed(tmp_
         ca.is_busy = False
         await until(lambda: ca.of_type(Resume), timeout_s=20)
         assert len(pod.enrolments()) == 1
+
+
+async def test_a_stream_whose_welcome_cant_be_taken_isnt_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    way = Uplink(is_join_repeatable=False)
+    current = Mock()
+
+    async def resume(*_: object) -> Mock:
+        way.attach(current, Mock(ca_version=""), clock_offset_s=0.0)
+        return Mock(bundle=Mock(sequence=1))
+
+    opener = Mock(uplink=way, resume=resume, joining=Mock(is_repeatable=False))
+    receiver = Mock(resume=Mock(side_effect=ProtocolError("a bundle that can't be used")))
+    feed = Feed(opener, trust=Mock(), credentials=Mock(), receiver=receiver, events=Mock())
+    monkeypatch.setattr(feed_module, "tell_offset", Mock())
+    with pytest.raises(ProtocolError):
+        await feed._resume()
+    assert way.link is None
+    current.abort.assert_called_once_with()
