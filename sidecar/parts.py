@@ -47,6 +47,7 @@ class Limits:
         attest_s: how long attestations, hashing included, may wait while none of their steps finishes.
         obtain_s: an answer of the CA that a connection waits for (credential, directory, policy).
         drain_s: how long live connections may finish after SIGTERM.
+        idle_timeout_s, max_duration_s: how long a connection may be idle, or live; 0: as long as the applications want.
         reset_s: how long a reset waits for the bytes before it to leave the kernel.
         idle_tunnel_s: an idle tunnel is closed after it.
         tunnel_age_s: a tunnel older than it isn't reused.
@@ -65,6 +66,8 @@ class Limits:
     attest_s: float = 10.0
     obtain_s: float = 10.0
     drain_s: float = 20.0
+    idle_timeout_s: float = 0.0
+    max_duration_s: float = 0.0
     reset_s: float = 5.0
     idle_tunnel_s: float = 60.0
     tunnel_age_s: float = 900.0

@@ -176,6 +176,8 @@ class Connection:
     __slots__ = (
         "_carrier",
         "_is_recorded",
+        "_moved",
+        "_moved_at",
         "_pump",
         "_received_later",
         "_sent_later",
@@ -223,6 +225,8 @@ class Connection:
         self.fresh_until = math.inf
         self.unproven: frozenset[str] = frozenset()
         self._pump: Pump | None = None
+        self._moved = -1  # As of the last look, and when that was new.
+        self._moved_at = self._started
         self._sent_later = 0
         self._received_later = 0
         self._is_recorded = False
@@ -346,6 +350,21 @@ class Connection:
             self.ending = ending
         if self._pump is not None:
             self._pump.abort(ending)
+
+    def end_if_overdue(self, now: float, *, idle_s: float, max_s: float) -> None:
+        """End this connection if no byte has passed for ``idle_s``, or it lives for ``max_s``; 0: never."""
+        if self._pump is None or self.ending is not Ending.NONE:
+            return
+        moved = self._pump.sent + self._pump.received
+        if moved != self._moved:
+            self._moved, self._moved_at = moved, now
+        if max_s and now - self._started >= max_s:
+            self.detail = f"it has lived for {max_s:g} s (limits.maxDurationSeconds)"
+        elif idle_s and now - self._moved_at >= idle_s:
+            self.detail = f"no byte has passed for {idle_s:g} s (limits.idleTimeoutSeconds)"
+        else:
+            return
+        self.abort(Ending.TIMED_OUT)
 
     # ---- what becomes known ---------------------------------------------------------------------------------------
 

@@ -95,6 +95,16 @@ class LiveConnections:
         for connection in self:
             connection.abort(ending)
 
+    def end_overdue(self, now: float, *, idle_s: float, max_s: float) -> None:
+        """End connections that have been idle, or have lived, for longer than this; 0: for as long as they want.
+
+        Arguments:
+            now: monotonic.
+        """
+        if idle_s or max_s:
+            for connection in self:
+                connection.end_if_overdue(now, idle_s=idle_s, max_s=max_s)
+
     def record_long_lived(self, now: float) -> None:
         """Write the start record of each connection that has become long-lived.
 

@@ -25,10 +25,13 @@ _PROGRAMS_PERIOD_S = 0.05
 
 
 async def watch_ages(sidecar: Sidecar) -> None:
-    """Write start records of long-lived connections and close tunnels that were idle for too long, until cancelled."""
+    """Write start records of long-lived connections, end what has lived or been idle for too long, until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         sidecar.connections.record_long_lived(time.time())
+        sidecar.connections.end_overdue(
+            time.monotonic(), idle_s=sidecar.limits.idle_timeout_s, max_s=sidecar.limits.max_duration_s
+        )
         sidecar.connector.reap(now=loop.time())
         await asyncio.sleep(_PERIOD_S)
 

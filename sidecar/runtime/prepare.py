@@ -121,7 +121,11 @@ def _limit(configuration: Configuration) -> Limits:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    limits = Limits(drain_s=configuration.drain_s)
+    limits = Limits(
+        drain_s=configuration.drain_s,
+        idle_timeout_s=configuration.idle_timeout_s,
+        max_duration_s=configuration.max_duration_s,
+    )
     most = hard // _FILES_PER_CONNECTION
     wanted = configuration.max_connections
     if wanted is not None and wanted > most:

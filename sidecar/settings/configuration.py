@@ -89,6 +89,7 @@ class Configuration:
         max_connections: connections of the pod's own at once; as many of peers, of strangers, and of unfinished
             handshakes. None is the default, less where the limit on open files is low.
         drain_s: how long live connections may finish after SIGTERM.
+        idle_timeout_s, max_duration_s: how long a connection may be idle, or live; 0: as long as the applications want.
         log_file: where decision records go; None is standard output.
         health_port: of the server for the kubelet's probes; None for none.
         probes: what the kubelet asks there in the application's place.
@@ -118,6 +119,8 @@ class Configuration:
     max_executable_bytes: int = 1024**3
     max_connections: int | None = None
     drain_s: float = 20.0
+    idle_timeout_s: float = 0.0
+    max_duration_s: float = 0.0
     log_file: Path | None = None
     pod: PodOptions | None = None
     health_port: int | None = None

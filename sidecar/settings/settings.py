@@ -47,6 +47,7 @@ MAX_ADDRESSES = 64
 MAX_LISTENERS = 256
 MAX_CONNECTIONS = 100_000
 MAX_DRAIN_S = 86_400
+_MAX_LIMIT_S = 366 * 86_400
 MIN_WATCHDOG_S = 5
 _MAX_TOKEN_BYTES = 8192
 _MAX_FILE_BYTES = 1024 * 1024
@@ -79,6 +80,10 @@ def parse_ports(text: str) -> tuple[int, ...]:
 
 def _parse_drain(text: str) -> float:
     return float(parse_natural(text, least=0, most=MAX_DRAIN_S))
+
+
+def _parse_limit(text: str) -> float:
+    return float(parse_natural(text, least=0, most=_MAX_LIMIT_S))
 
 
 def _parse_watchdog(text: str) -> float:
@@ -275,6 +280,14 @@ SETTINGS = (
     Setting(
         name="drain_s", options=("--drain-seconds", "--drain-s"), yaml="limits.drainSeconds", metavar="SECONDS",
         parse=_parse_drain, default=f"{_DEFAULTS.drain_s:g}", help="for live connections, after SIGTERM",
+    ),
+    Setting(
+        name="idle_timeout_s", options=("--idle-timeout-seconds",), yaml="limits.idleTimeoutSeconds", metavar="SECONDS",
+        parse=_parse_limit, default="none", help="end a connection on which no byte has passed for so long",
+    ),
+    Setting(
+        name="max_duration_s", options=("--max-duration-seconds",), yaml="limits.maxDurationSeconds", metavar="SECONDS",
+        parse=_parse_limit, default="none", help="end a connection that has lived for so long",
     ),
     Setting(
         name="log_file", options=("--log-file",), yaml="log.file", metavar="FILE", parse=Path, read=_read_path,

@@ -9,6 +9,7 @@ import gc
 import socket
 import struct
 import termios
+import time
 
 import msgspec
 import pytest
@@ -696,3 +697,31 @@ async def test_a_connection_that_has_ended_leaves_nothing_for_the_cyclic_collect
             assert all(each.parties.attestation is None for each in ended)
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize("limit", ["idle", "duration", "none"])
+async def test_a_connection_ends_after_a_time_only_where_that_is_asked_for(limit: str) -> None:
+    async with running_pair(echo) as pair:
+        reader, writer = await pair.connect()
+        connections, limits = pair.client.sidecar.connections, {"idle_s": 0.0, "max_s": 0.0}
+        limits |= {"idle": {"idle_s": 60.0}, "duration": {"max_s": 60.0}, "none": {}}[limit]
+        begun = time.monotonic()
+        for moment in (0.0, 50.0, 100.0, 150.0):  # A byte passes before each look: it is never idle.
+            writer.write(b"x")
+            assert await reader.readexactly(1) == b"x"
+            if limit != "duration":
+                connections.end_overdue(begun + moment, **limits)
+        connections.end_overdue(begun + 205.0, **limits)
+        if limit == "idle":
+            connections.end_overdue(begun + 211.0, **limits)
+        if limit == "none":
+            writer.write_eof()
+            assert await reader.read() == b""
+        else:
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+        writer.close()
+        await until(lambda: pair.client.records)
+        ending, detail = pair.client.records[0].ending, pair.client.records[0].detail
+        assert ending is (Ending.FINISHED if limit == "none" else Ending.TIMED_OUT)
+        assert {"idle": "no byte has passed for 60 s", "duration": "it has lived for 60 s", "none": ""}[limit] in detail

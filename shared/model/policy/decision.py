@@ -39,6 +39,7 @@ class Ending(StrEnum):
     PEER_LOST = "peer_lost"  # The tunnel broke.
     POLICY_CHANGED = "policy_changed"  # A live connection was decided again and denied.
     RECORD_LIMIT = "record_limit"  # As much was encrypted with one key as may be, and there was no new one.
+    TIMED_OUT = "timed_out"  # It was idle, or lived, for longer than this sidecar's settings allow.
     SHUTDOWN = "shutdown"  # This sidecar stopped.
 
 

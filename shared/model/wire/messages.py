@@ -21,7 +21,7 @@ from shared.model.errors import TouchmarkError
 from shared.model.identity.foreign import ForeignDomain
 from shared.model.identity.loaded_code import LoadedCode
 from shared.model.identity.program import Program
-from shared.model.policy.decision import DecisionRecord
+from shared.model.policy.decision import DecisionRecord, Ending
 from shared.model.policy.reasons import Reason, express_in_first_codes
 from shared.model.policy.rules import FIRST_MAX_RULES, Action, Direction, NamespaceState, Rule
 from shared.model.trust.bundle import TrustBundle
@@ -354,6 +354,8 @@ def _record_before(record: DecisionRecord) -> DecisionRecord:
     reason = express_in_first_codes(record.reason)
     if reason is not record.reason:
         record = msgspec.structs.replace(record, reason=reason)
+    if record.ending is Ending.TIMED_OUT:
+        record = msgspec.structs.replace(record, ending=Ending.SHUTDOWN)
     if record.process.code is msgspec.UNSET and record.process.origin is msgspec.UNSET:
         return record
     process = msgspec.structs.replace(record.process, code=msgspec.UNSET, origin=msgspec.UNSET)

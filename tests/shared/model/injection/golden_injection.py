@@ -19,12 +19,13 @@ from shared.model.injection.refusals import InjectionRefusedError
 from shared.model.injection.workloads import find_templates, inject_template
 
 FILES: Final = Path(__file__).parent / "golden"
+PATH_SECRET = "0123456789abcdef" * 2
 # Version and secret are fixed here, so that no golden file changes by itself.
 OPTIONS: Final = InjectionOptions(
     sidecar_image="registry.example/touchmark-sidecar@sha256:" + "0" * 64,
     trust_domain="example.org",
     version="1.2.3",
-    draw_path_secret=lambda: "0123456789abcdef" * 2,
+    draw_path_secret=lambda: PATH_SECRET,
 )
 
 
