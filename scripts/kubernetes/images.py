@@ -167,8 +167,8 @@ def _forget_old() -> None:
         buildah.remove(_tag(record.name))
         record.unlink()
     buildah.prune()
-    kept = (_directory() / "records").iterdir()
-    _layout().forget(record.read_text(encoding="ascii").strip() for record in kept)
+    kept = [record.read_text(encoding="ascii").strip() for record in (_directory() / "records").iterdir()]
+    _layout().forget(digest for digest in kept if digest)  # One whose writing was cut off names nothing.
 
 
 # ---- Building --------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ def _find_claims() -> Iterator[str]:
     for path in sorted(Path(__file__).parent.glob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                for mark in node.decorator_list:
+                # Also the marks of one parameter's cases: ``pytest.param(…, marks=pytest.mark.proves(…))``.
+                for mark in (each for decorator in node.decorator_list for each in ast.walk(decorator)):
                     if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.proves":
                         yield from (ast.unparse(each).removeprefix("Reason.") for each in mark.args)
