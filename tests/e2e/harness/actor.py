@@ -380,6 +380,7 @@ def _main() -> None:
     threading.stack_size(256 * 1024)
     for name, descriptor in json.loads(os.environ.pop("ACTOR_SOCKETS", "{}")).items():
         _sockets[name] = socket.socket(fileno=descriptor)
+        _sockets[name].settimeout(_DEADLINE_S)  # The descriptor is non-blocking, which a new object doesn't know.
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         verb, arguments, options = json.loads(line)
