@@ -155,7 +155,11 @@ class Executables:
             return found
         running = self._running.get(key)
         if running is None:
-            running = self._start(os.dup(descriptor), key)
+            try:
+                kept = os.dup(descriptor)
+            except OSError as error:
+                raise AttestationError("no descriptors left", reason=Reason.OVERLOADED) from error
+            running = self._start(kept, key)
         # One waiter that is cancelled must not take the measurement from the others.
         return await asyncio.shield(running)
 

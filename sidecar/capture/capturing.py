@@ -210,8 +210,13 @@ class Capturing:
         if (place := self._sidecar.rooms.outbound.enter("")) is None:
             self._refuse(connection, source, destination, Direction.EGRESS, Reason.OVERLOADED)
             return
-        self._sidecar.attestor.attest_early(source, app_destination)
-        claim = self._claims.enter(connection, source, app_destination)
+        try:
+            self._sidecar.attestor.attest_early(source, app_destination)
+            claim = self._claims.enter(connection, source, app_destination)
+        except BaseException:  # A fault of ours costs this connection, not a place for ever.
+            place.leave()
+            reset(connection)
+            raise
         captured = Captured(
             connection=connection,
             source=source,

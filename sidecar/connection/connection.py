@@ -376,6 +376,9 @@ class Connection:
 
     def watch_program(self) -> None:
         """Have the attested program on this side looked at again while the connection lives."""
+        if self.fresh_until == math.inf and not self.is_orphaned and self.parties.attestation is not None:
+            # A listener's, until it is known who accepts: it is looked at before the first byte as well.
+            self.fresh_until = time.monotonic() + MAX_AGE_S
         self._carrier.connections.watch(self)
 
     def note_pump(self, pump: Pump, transport: Transport) -> None:

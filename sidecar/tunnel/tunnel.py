@@ -44,6 +44,8 @@ _buffer = Buffer(_READ_BYTES + 2 * MAX_FRAME_BYTES)
 _bytes = _buffer.view
 _DATA = int(FrameType.DATA)
 _REKEY = int(FrameType.REKEY)
+# A peer that asks for new keys sooner is after this end's processor.
+_LEAST_BETWEEN_KEYS: Final = 128 * 1024
 
 
 class Loss(Enum):
@@ -475,6 +477,8 @@ class Tunnel:
         expected = Renewal.ASKED if is_initiator else Renewal.NONE
         if self._rekey is None or self._renewal is not expected or not self._reader.is_at_end:
             raise ProtocolError("REKEY may not come now")
+        if not is_initiator and max(self.sent, self.received) < min(self._renew_at, _LEAST_BETWEEN_KEYS):
+            raise ProtocolError("REKEY came too soon")  # Handshakes cost more than bytes.
         if is_initiator:
             self._begin_handshake()
             return

@@ -113,3 +113,29 @@ def _peek(connection: socket.socket) -> bytes:
         return connection.recv(100, socket.MSG_PEEK)
     except BlockingIOError:
         return b""
+
+
+async def test_a_listeners_program_is_looked_at_before_it_is_known_who_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.connection.connection.MAX_AGE_S", 0.0)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            got.append(await reader.read(100))
+        except ConnectionError:
+            pass
+        writer.close()
+
+    got: list[bytes] = []
+    async with running_pair(serve) as pair:
+        pair.set_state(approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM), mode=Mode.EXPLICIT))
+        pair.server.attestor.accepts = False  # Nobody has accepted yet, as far as can be told.
+        pair.server.attestor.changed = AttestationError("another program", reason=Reason.PROGRAM_CHANGED)
+        reader, writer = await pair.connect()
+        writer.write(b"secret")
+        try:
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+        finally:
+            writer.close()
+        await until(lambda: pair.server.records)
+    assert b"secret" not in got

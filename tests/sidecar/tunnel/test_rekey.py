@@ -14,7 +14,7 @@ from sidecar.tls import contexts
 from sidecar.tls.contexts import ALPN_BEFORE
 from sidecar.tunnel import tunnel
 from sidecar.tunnel.frames import FrameType
-from sidecar.tunnel.tunnel import Loss, Tunnel
+from sidecar.tunnel.tunnel import Loss, Renewal, Tunnel
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import Mint, running_pair
 from tests.sidecar.tls.test_handshake import make_tunnels
@@ -194,6 +194,21 @@ async def test_a_rekey_that_may_not_come_breaks_the_protocol(by: str) -> None:
     assert listener.losses == [Loss.PROTOCOL]
     for each in (first, second):
         each.close()
+    await asyncio.sleep(0.05)
+
+
+async def test_new_keys_without_bytes_in_between_are_refused() -> None:
+    first, second = await make_tunnels(Mint())
+    client, server = Listener(), Listener()
+    first.attach(client)
+    second.attach(server)
+    first.write(first.begin_opening(OPENING))
+    await until(lambda: server.frames)
+    first._renewal = Renewal.ASKED
+    first._write_now(bytes([FrameType.REKEY, first.turns.epoch, 0, 0]))
+    await until(lambda: server.losses)
+    assert server.losses == [Loss.PROTOCOL]
+    first.close()
     await asyncio.sleep(0.05)
 
 
