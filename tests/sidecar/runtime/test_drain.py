@@ -79,5 +79,5 @@ async def test_the_stream_is_closed_properly_at_the_end() -> None:
         stream = ca.streams[0]
         assert await echo.running.stop() == 0
         await until(lambda: not ca.streams)
-        assert stream.close_code == 1000
+        assert stream.close_code == 1001  # Going away
     assert not any(event["event"] == "ca_stream_lost" for event in echo.running.events)
