@@ -46,6 +46,7 @@ class LiveConnections:
         self._orphans: deque[tuple[float, Connection]] = deque()
         self._by_execution: dict[Execution, dict[Connection, Attestation]] = {}
         self.total = 0
+        self._prefers_due = True  # Turns before each answer.
 
     def __len__(self) -> int:
         return len(self._live)
@@ -155,15 +156,23 @@ class LiveConnections:
         return list(self._by_execution.get(execution, ()))
 
     def next_unchecked(self, now: float) -> Connection | None:
-        """Return a live connection whose socket's holders are to be looked for: new ones first, then who is due again.
+        """Return a live connection whose socket's holders are to be looked for: a new one and one due again, in turn.
+
+        However many are new, those that are due again don't wait for ever.
 
         Arguments:
             now: the loop's time.
         """
+        self._prefers_due = not self._prefers_due
+        if self._prefers_due and (due := self._next_due(now)) is not None:
+            return due
         while self._unchecked:
             connection = self._unchecked.popleft()
             if connection in self._live:
                 return connection
+        return None if self._prefers_due else self._next_due(now)
+
+    def _next_due(self, now: float) -> Connection | None:
         for checked in (self._orphans, self._checked):
             while checked and (checked[0][0] <= now or checked[0][1] not in self._live):
                 connection = checked.popleft()[1]

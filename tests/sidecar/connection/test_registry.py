@@ -54,6 +54,22 @@ async def test_holders_are_looked_for_at_once_and_then_again_and_again() -> None
             assert registry.next_unchecked(110.5) is first
 
 
+async def test_those_that_are_due_again_dont_wait_for_a_flood_of_new_ones() -> None:
+    async with running_pair(echo) as pair:
+        registry = LiveConnections(holders_period_s=5.0)
+        with make(pair) as old, make(pair) as one, make(pair) as two, make(pair) as three:
+            for connection in (old, one, two, three):
+                registry.add(connection)
+            registry.watch(old)
+            assert registry.next_unchecked(100.0) is old
+            registry.note_checked(old, 100.0)
+            for connection in (one, two, three):
+                registry.watch(connection)
+            found = [registry.next_unchecked(106.0) for _ in range(5)]
+            assert found.index(old) <= 1
+            assert set(found) == {old, one, two, three, None}
+
+
 async def test_connections_are_known_by_their_programs_execution_while_they_live() -> None:
     async with running_pair(echo) as pair:
         registry = pair.client.sidecar.connections
