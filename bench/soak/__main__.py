@@ -14,7 +14,7 @@ from typing import Final
 from bench.errors import BenchError
 from bench.processes import raise_descriptor_limit
 from bench.soak.disturbances import deny_and_allow, lose_ca, lose_peer
-from bench.soak.judgement import Kept, Sample, Window, find_faults, find_unexplained, read_failures
+from bench.soak.judgement import FAULT_REASONS, Kept, Sample, Window, find_faults, find_unexplained, read_failures
 from bench.soak.mesh import ADDRESSES, Mesh, running_mesh, sum_of
 from bench.soak.report import put_into_page, write_report
 
@@ -101,6 +101,9 @@ def sum_up(mesh: Mesh, sums: Sequence[dict[str, int]]) -> Kept:
         lost=int(stopped[0]["records_lost"]) if stopped else -1,
         events=dict(Counter(line["event"] for line in events)),
         reasons=dict(Counter(line["reason"] for line in records)),
+        details=dict(
+            Counter(f"{line['reason']}: {line['detail']}" for line in records if line["reason"] in FAULT_REASONS)
+        ),
     )
 
 

@@ -7,7 +7,7 @@ on purpose that breaks just this kind of connection; everything else fails the r
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 # Failures to dial are remembered for 5 s; a restarted sidecar takes its time to join, and records end later.
@@ -86,6 +86,7 @@ class Kept:
         lost: records that it counted as lost, anywhere.
         events: counts by name.
         reasons: counts of records by reason.
+        details: of those whose reason is a fault.
     """
 
     connected: int
@@ -94,6 +95,7 @@ class Kept:
     lost: int
     events: dict[str, int]
     reasons: dict[str, int]
+    details: dict[str, int] = field(default_factory=dict)
 
 
 def find_unexplained(failures: Iterable[Failure], windows: Sequence[Window]) -> list[Failure]:
@@ -112,6 +114,7 @@ def find_faults(kept: Kept, unexplained: Sequence[Failure], samples: Sequence[Sa
         faults.append(f"{kept.connected} connections, and {kept.recorded} records of them")
     faults += [f"event {name}: {count}" for name, count in kept.events.items() if name in FAULTS]
     faults += [f"reason {name}: {count}" for name, count in kept.reasons.items() if name in FAULT_REASONS]
+    faults += [f"{count} of {text}" for text, count in kept.details.items()]
     return faults + _find_growth(samples)
 
 
