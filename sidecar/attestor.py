@@ -5,6 +5,8 @@ Each look has two paths. The fast one runs on the event loop, never waits and co
 
 What holds: at the moment of the look, this process held this end of the socket and ran this file. What doesn't: that it
 was so a moment before, that no other process holds the socket (``check_holders``), that the process runs nothing else.
+
+Longer than most: it is the one door to ``attest/``, whose parts share the known processes and the looks under way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""``touchmark program``: approve, list, update-code, remove."""
+"""``touchmark program``: approve, list, update-code, remove.
+
+Longer than most: half of it is the options and the help of four commands.
+"""
 
 from __future__ import annotations
 

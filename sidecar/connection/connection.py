@@ -2,7 +2,8 @@
 
 Belongs here: ``Connection``, which owns the verdict, the ending and the one record on every exit path. Doesn't: what is
 known of its ends (``parties.py``), what a record says (``describe.py``), all live connections (``registry.py``), the
-order of steps (``sidecar/outbound.py``, ``sidecar/inbound.py``), moving bytes (``sidecar/pump/``).
+order of steps (``sidecar/outbound.py``, ``sidecar/inbound.py``), moving bytes (``sidecar/pump/``). Longer than most: a
+third of it says what a connection needs of its sidecar.
 """
 
 from __future__ import annotations

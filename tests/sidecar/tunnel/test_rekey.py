@@ -12,6 +12,7 @@ from shared.model.policy.decision import Ending
 from sidecar.parts import Limits
 from sidecar.tls import contexts
 from sidecar.tls.contexts import ALPN_BEFORE
+from sidecar.tls.key_limit import RENEWED_AT_BYTES
 from sidecar.tunnel import tunnel
 from sidecar.tunnel.frames import FrameType
 from sidecar.tunnel.tunnel import Loss, Renewal, Tunnel
@@ -20,11 +21,31 @@ from tests.sidecar.pair import Mint, running_pair
 from tests.sidecar.tls.test_handshake import make_tunnels
 from tests.sidecar.tunnel.test_tunnel import OPENING, Listener, write_data
 
-LIMITS = Limits(client_hello_s=10, handshake_s=10, open_s=10, dial_s=10, reset_s=10)
-
 
 def limit_keys(key_bytes: int) -> Limits:
     return Limits(client_hello_s=10, handshake_s=10, open_s=10, dial_s=10, reset_s=10, key_bytes=key_bytes)
+
+
+async def begin_turn(
+    first: Tunnel, second: Tunnel, client: Listener, server: Listener, *, is_accepted: bool = True
+) -> None:
+    first.attach(client)
+    second.attach(server)
+    first.write(first.begin_opening(OPENING))
+    await until(lambda: server.frames)
+    if is_accepted:
+        second.send(FrameType.ACCEPT)
+        await until(lambda: client.frames)
+
+
+async def make_turn(
+    *, key_bytes: int = RENEWED_AT_BYTES, is_accepted: bool = True
+) -> tuple[Tunnel, Tunnel, Listener, Listener]:
+    """Both ends of a tunnel in a turn, the initiator's first, and what listens to them."""
+    first, second = await make_tunnels(Mint(), key_bytes=key_bytes)
+    client, server = Listener(), Listener()
+    await begin_turn(first, second, client, server, is_accepted=is_accepted)
+    return first, second, client, server
 
 
 @pytest.fixture
@@ -135,14 +156,7 @@ async def test_an_application_that_reads_nothing_until_it_has_written_all_is_not
 
 
 async def test_a_renewed_tunnel_carries_no_further_connection() -> None:
-    first, second = await make_tunnels(Mint(), key_bytes=10_000)
-    client, server = Listener(), Listener()
-    first.attach(client)
-    second.attach(server)
-    first.write(first.begin_opening(OPENING))
-    await until(lambda: server.frames)
-    second.send(FrameType.ACCEPT)
-    await until(lambda: client.frames)
+    first, second, client, server = await make_turn(key_bytes=10_000)
     write_data(first, bytes(11_000))
     assert first.is_blocked
     await until(lambda: client.drained)
@@ -161,14 +175,7 @@ async def test_a_renewed_tunnel_carries_no_further_connection() -> None:
 async def test_an_earlier_releases_tunnel_ends_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contexts, "ALPN", ALPN_BEFORE)
     monkeypatch.setattr(tunnel, "MAX_KEY_BYTES", 10_000)
-    first, second = await make_tunnels(Mint(), key_bytes=10_000)
-    client, server = Listener(), Listener()
-    first.attach(client)
-    second.attach(server)
-    first.write(first.begin_opening(OPENING))
-    await until(lambda: server.frames)
-    second.send(FrameType.ACCEPT)
-    await until(lambda: client.frames)
+    first, second, client, _server = await make_turn(key_bytes=10_000)
     write_data(first, bytes(9_000))
     assert not first.is_blocked
     write_data(first, bytes(2_000))
@@ -180,12 +187,7 @@ async def test_an_earlier_releases_tunnel_ends_at_the_limit(monkeypatch: pytest.
 
 @pytest.mark.parametrize("by", ["initiator", "responder"])
 async def test_a_rekey_that_may_not_come_breaks_the_protocol(by: str) -> None:
-    first, second = await make_tunnels(Mint())
-    client, server = Listener(), Listener()
-    first.attach(client)
-    second.attach(server)
-    first.write(first.begin_opening(OPENING))
-    await until(lambda: server.frames)
+    first, second, client, server = await make_turn(is_accepted=False)
     sender, listener = (first, server) if by == "initiator" else (second, client)
     frame = bytes([FrameType.REKEY, first.turns.epoch, 0, 0])
     # The initiator's may come, but nothing behind it; the responder's only when it was asked for.
@@ -198,12 +200,7 @@ async def test_a_rekey_that_may_not_come_breaks_the_protocol(by: str) -> None:
 
 
 async def test_new_keys_without_bytes_in_between_are_refused() -> None:
-    first, second = await make_tunnels(Mint())
-    client, server = Listener(), Listener()
-    first.attach(client)
-    second.attach(server)
-    first.write(first.begin_opening(OPENING))
-    await until(lambda: server.frames)
+    first, _second, _client, server = await make_turn(is_accepted=False)
     first._renewal = Renewal.ASKED
     first._write_now(bytes([FrameType.REKEY, first.turns.epoch, 0, 0]))
     await until(lambda: server.losses)
@@ -213,14 +210,7 @@ async def test_new_keys_without_bytes_in_between_are_refused() -> None:
 
 
 async def test_a_tunnel_that_ends_while_it_makes_new_keys_leaves_nothing_behind() -> None:
-    first, second = await make_tunnels(Mint(), key_bytes=10_000)
-    client, server = Listener(), Listener()
-    first.attach(client)
-    second.attach(server)
-    first.write(first.begin_opening(OPENING))
-    await until(lambda: server.frames)
-    second.send(FrameType.ACCEPT)
-    await until(lambda: client.frames)
+    first, _second, _client, server = await make_turn(key_bytes=10_000)
     write_data(first, bytes(11_000))
     await until(lambda: first._renewing is not None)
     first.close()
@@ -229,15 +219,6 @@ async def test_a_tunnel_that_ends_while_it_makes_new_keys_leaves_nothing_behind(
     assert first._renewing is not None
     await asyncio.gather(first._renewing, return_exceptions=True)
     await asyncio.sleep(0.05)
-
-
-async def begin_turn(first: Tunnel, second: Tunnel, client: Listener, server: Listener) -> None:
-    first.attach(client)
-    second.attach(server)
-    first.write(first.begin_opening(OPENING))
-    await until(lambda: server.frames)
-    second.send(FrameType.ACCEPT)
-    await until(lambda: client.frames)
 
 
 async def close_both(*ends: Tunnel) -> None:
