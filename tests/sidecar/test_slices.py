@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import Iterator
 
+import pytest
+
 from sidecar.slices import SLICE_S, run_in_slices
 
 
@@ -16,19 +18,20 @@ def steps(count: int, done: list[int], *, step_s: float = 0.0) -> Iterator[None]
         yield
 
 
-def test_short_work_ends_at_once_even_without_a_loop() -> None:
+@pytest.mark.parametrize("step_s", [0.0, 2 * SLICE_S])
+def test_short_work_ends_at_once_even_without_a_loop_and_on_a_busy_machine(step_s: float) -> None:
     done: list[int] = []
-    run_in_slices(steps(10, done))
+    run_in_slices(steps(10, done, step_s=step_s))
     assert len(done) == 10
 
 
 async def test_long_work_goes_on_in_later_iterations_of_the_loop() -> None:
     done: list[int] = []
-    run_in_slices(steps(20, done, step_s=SLICE_S / 2))
-    assert 0 < len(done) < 20
+    run_in_slices(steps(60, done, step_s=SLICE_S / 2))
+    assert 0 < len(done) < 60
     between = 0
-    while len(done) < 20:
+    while len(done) < 60:
         await asyncio.sleep(0)
         between += 1
     assert between > 2
-    assert done == list(range(20))
+    assert done == list(range(60))
