@@ -66,6 +66,7 @@ class SidecarRecord:
         installed_sequence: of the trust bundle that it acknowledged last.
         namespace_versions: of the namespaces' states that it acknowledged last.
         pod_uid: of its pod; empty outside a cluster.
+        clock_offset_s: by how much its clock was ahead of the CA's when it opened its last stream; None: not known.
     """
 
     instance: str
@@ -82,6 +83,7 @@ class SidecarRecord:
     installed_sequence: int = 0
     namespace_versions: dict[str, int] = field(default_factory=dict)
     pod_uid: str = ""
+    clock_offset_s: float | None = None
 
     @property
     def grant(self) -> JoinGrant:

@@ -125,6 +125,7 @@ class Sidecars:
                 connected=True,
                 has_stopped=False,
                 replica=self._replica,
+                clock_offset_s=registration.time_ms / 1000 - now if registration.time_ms else None,
             )
         )
         if changed.rowcount != 1:
@@ -281,6 +282,7 @@ async def _read_sidecars(connection: AsyncConnection, instances: Sequence[str] |
             installed_sequence=row.installed_sequence,
             namespace_versions=installed.get(row.instance, {}),
             pod_uid=row.pod_uid,
+            clock_offset_s=row.clock_offset_s,
         )
         for row in await connection.execute(chosen.order_by(sidecars.c.instance))
         if wanted is None or row.instance in wanted

@@ -132,6 +132,7 @@ sidecars: Final = Table(
     Column("replica", Text, nullable=False, server_default=""),
     Column("last_batch", Text),
     Column("has_stopped", Boolean, nullable=False, server_default=false()),
+    Column("clock_offset_s", Double),
 )
 
 replicas: Final = Table(

@@ -7,7 +7,7 @@ what only a cluster's API server knows (``cli/cluster/examination.py``).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +25,7 @@ from shared.model.wire.admin import (
     PodView,
     SidecarView,
 )
+from shared.model.wire.clock_offset import NOTABLE_S, describe_offset, is_notable
 
 # A sidecar that lost its stream has it again in seconds.
 SILENT_AFTER_S: Final = 60.0
@@ -105,6 +106,7 @@ def examine(observed: Observation, *, own_version: str) -> list[Finding]:
         _examine_health(observed),
         _examine_versions(observed, own_version),
         _examine_streams(observed),
+        examine_sidecar_clocks(observed.sidecars),
         _examine_bundles(observed),
         _examine_policies(observed),
         _examine_authorities(observed.ca),
@@ -163,6 +165,21 @@ def _examine_streams(observed: Observation) -> Finding:
         observation=f"{sum(sidecar.connected for sidecar in live)} connected of {len(live)} live"
         + (f"; disconnected: {name_some(_name(s) for s in silent)}" if silent else ""),
         hint="their certificates will expire; check their logs, and whether they reach the CA" if silent else "",
+    )
+
+
+def examine_sidecar_clocks(sidecars: Iterable[SidecarView]) -> Finding:
+    """Return whether the clocks of live sidecars agree with the CA's, as measured when each opened its stream."""
+    known = [s for s in sidecars if s.live and s.clock_offset_s is not None]
+    far = sorted((s for s in known if is_notable(s.clock_offset_s)), key=lambda s: -abs(s.clock_offset_s or 0.0))
+    differing = name_some(describe_offset(f"{_name(s)}'s", s.clock_offset_s or 0.0) for s in far)
+    return Finding(
+        subject="sidecars' clocks",
+        is_well=not far,
+        observation=differing or (f"within {NOTABLE_S:.0f} s of the CA's" if known else "not measured yet"),
+        hint="certificates are only valid by a right clock: synchronise these machines' and the CA's with NTP"
+        if far
+        else "",
     )
 
 

@@ -138,7 +138,9 @@ def status(
 
 
 def _show_status(status: CAStatus, sidecars: SidecarList) -> None:
+    from cli.admin.overview import examine_sidecar_clocks
     from cli.text.duration import format_duration, format_time
+    from cli.text.findings import print_finding
     from cli.text.output import name_authority, print_line, print_table
 
     print_line(
@@ -168,8 +170,10 @@ def _show_status(status: CAStatus, sidecars: SidecarList) -> None:
         empty="no authorities",
     )
     print_line()
+    if not (clocks := examine_sidecar_clocks(sidecars.sidecars)).is_well:
+        print_finding(clocks)
     print_table(
-        ("SIDECAR", "WORKLOAD", "ADDRESSES", "CAPTURE", "CONNECTED", "BUNDLE", "LAST SEEN"),
+        ("SIDECAR", "WORKLOAD", "ADDRESSES", "CAPTURE", "CONNECTED", "BUNDLE", "CLOCK", "LAST SEEN"),
         (
             (
                 s.instance,
@@ -178,6 +182,7 @@ def _show_status(status: CAStatus, sidecars: SidecarList) -> None:
                 s.capture,
                 "yes" if s.connected else "no",
                 str(s.installed_sequence),
+                "-" if s.clock_offset_s is None else f"{s.clock_offset_s:+.0f} s",
                 format_time(s.last_seen),
             )
             for s in sidecars.sidecars

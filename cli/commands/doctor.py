@@ -74,16 +74,17 @@ def _examine_ca(target: Target) -> list[Finding]:
     import asyncio
 
     from cli.admin.client import AdminClient
+    from cli.admin.overview import examine_sidecar_clocks
     from cli.text.findings import Finding
     from shared.model.errors import TouchmarkError
-    from shared.model.wire.admin import CAStatus, Health
+    from shared.model.wire.admin import CAStatus, Health, SidecarList
 
-    async def ask() -> tuple[CAStatus, Health]:
+    async def ask() -> tuple[CAStatus, Health, SidecarList]:
         async with AdminClient(target.admin_socket, timeout_s=5) as client:
-            return await client.get_status(), await client.get_health()
+            return await client.get_status(), await client.get_health(), await client.list_sidecars()
 
     try:
-        status, health = asyncio.run(ask())
+        status, health, listed = asyncio.run(ask())
     except TouchmarkError as error:
         return [Finding(subject="CA", is_well=False, observation=error.message, hint=error.hint)]
     faults = [f"{name}: {fault}" for name, fault in health.checks.items() if fault != "ok"]
@@ -120,4 +121,5 @@ def _examine_ca(target: Target) -> list[Finding]:
             observation=f"{status.sidecars_connected} connected of {status.sidecars_live} live",
             hint="" if silent <= 0 else "`touchmark ca status` lists those that aren't connected",
         ),
+        examine_sidecar_clocks(listed.sidecars),
     ]

@@ -24,10 +24,10 @@ from shared.model.identity.identity import format_ca_id
 from shared.model.policy.reasons import Reason
 from shared.model.trust.bundle import public_key_digest
 from shared.model.trust.root_hint import format_root_hint
+from shared.model.wire.clock_offset import HINT
 from shared.model.wire.messages import MAX_MESSAGE_BYTES, STREAM_PATH
 from shared.model.wire.protocol import list_subprotocols
 from shared.runtime.memory import load_key
-from sidecar.control.clock import HINT
 from sidecar.credential.credential import Credential
 from sidecar.sockets.address import format_endpoint
 

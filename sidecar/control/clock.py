@@ -6,14 +6,9 @@ ahead by more than that, makes every one of them useless, and each peer's as wel
 
 from __future__ import annotations
 
-from typing import Final
-
+from shared.model.wire.clock_offset import HINT, describe_offset, is_notable
 from shared.model.wire.messages import Welcome
 from sidecar.events import Events
-
-# Less than the back-dating by far, more than a slow welcome: a difference worth a line in the log.
-NOTABLE_S: Final = 10.0
-HINT: Final = "set this machine's clock and the CA's, for example by NTP (`chronyc tracking`, `timedatectl`)"
 
 
 def measure_offset(welcome: Welcome, *, asked: float, answered: float) -> float | None:
@@ -28,12 +23,8 @@ def measure_offset(welcome: Welcome, *, asked: float, answered: float) -> float 
     return (asked + answered) / 2 - welcome.time_ms / 1000
 
 
-def describe_offset(offset_s: float) -> str:
-    """Write ``this machine's clock is 300 s behind the CA's``."""
-    return f"this machine's clock is {abs(offset_s):.0f} s {'behind' if offset_s < 0 else 'ahead of'} the CA's"
-
-
 def tell_offset(offset_s: float | None, events: Events) -> None:
     """Emit an event where the clocks differ notably."""
-    if offset_s is not None and abs(offset_s) >= NOTABLE_S:
-        events.emit("clock_differs", offset_s=round(offset_s, 3), message=describe_offset(offset_s), hint=HINT)
+    if offset_s is not None and is_notable(offset_s):
+        message = describe_offset("this machine's", offset_s)
+        events.emit("clock_differs", offset_s=round(offset_s, 3), message=message, hint=HINT)

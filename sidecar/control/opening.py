@@ -12,14 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
 from websockets.exceptions import ConnectionClosed
 
 from shared.model.errors import ProtocolError, RefusedError, TouchmarkError, UnavailableError, VerificationError
+from shared.model.wire.clock_offset import HINT
 from shared.model.wire.messages import Enrol, EnrolPod, Refusal, Registration, Resume, Welcome
 from shared.model.wire.protocol import read_chosen_protocol
 from sidecar.control.backoff import Backoff
 from sidecar.control.ca_dial import NoAnswerError, make_context, name_roots, open_stream
-from sidecar.control.clock import HINT, measure_offset, tell_offset
+from sidecar.control.clock import measure_offset, tell_offset
 from sidecar.control.joining import Joining
 from sidecar.control.link import Link
 from sidecar.control.uplink import Uplink
@@ -106,7 +108,8 @@ class Opener:
             link = Link(stream=stream, protocol=read_chosen_protocol(stream.subprotocol))
             async with asyncio.timeout(_WELCOME_S):
                 asked = time.time()
-                await link.send(first)
+                told = msgspec.structs.replace(first.registration, time_ms=int(asked * 1000))
+                await link.send(msgspec.structs.replace(first, registration=told))
                 welcome = _expect_welcome(await link.receive())
             offset_s = measure_offset(welcome, asked=asked, answered=time.time())
             if self.uplink.is_closing:

@@ -109,6 +109,7 @@ class SidecarsAdmin:
                 live=sidecar.instance in live,
                 installed_sequence=sidecar.installed_sequence,
                 namespace_versions=sidecar.namespace_versions,
+                clock_offset_s=sidecar.clock_offset_s,
             )
             for sidecar in await self._store.sidecars.list_all()
         ]

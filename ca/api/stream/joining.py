@@ -27,6 +27,7 @@ from shared.model.errors import ProtocolError, RefusedError, TouchmarkError
 from shared.model.identity.identity import IdentityKind
 from shared.model.trust.join_token import parse_join_token
 from shared.model.version import VERSION
+from shared.model.wire.clock_offset import HINT, describe_offset, is_notable
 from shared.model.wire.messages import Enrol, EnrolPod, FromSidecar, Registration, Resume, Welcome
 
 _log = structlog.get_logger("touchmark.ca")
@@ -147,6 +148,15 @@ class Joining:
             version=record.version,
             protocol=protocol,
         )
+        if record.clock_offset_s is not None and is_notable(record.clock_offset_s):
+            _log.warning(
+                "sidecar_clock_differs",
+                instance=session.instance,
+                workload=str(session.workload),
+                offset_s=round(record.clock_offset_s, 3),
+                message=describe_offset("its", record.clock_offset_s),
+                hint=HINT,
+            )
         return session
 
     async def _welcome(self, session: Session, grant: JoinGrant, csr: bytes | None) -> None:

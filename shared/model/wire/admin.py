@@ -293,7 +293,12 @@ class JoinTokenList(_Answer, frozen=True):
 
 
 class SidecarView(_Answer, frozen=True):
-    """One sidecar. ``connected``: its stream is open now. ``live``: that, or a certificate of it is unexpired."""
+    """One sidecar. ``connected``: its stream is open now. ``live``: that, or a certificate of it is unexpired.
+
+    Attributes:
+        clock_offset_s: by how much its clock was ahead of the CA's when it opened its last stream, to about a second;
+            None: the sidecar or the CA is too old to say.
+    """
 
     instance: str
     workload: str
@@ -309,6 +314,7 @@ class SidecarView(_Answer, frozen=True):
     live: bool
     installed_sequence: int
     namespace_versions: dict[str, int]
+    clock_offset_s: float | None = None
 
 
 class SidecarList(_Answer, frozen=True):

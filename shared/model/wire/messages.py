@@ -38,12 +38,13 @@ class _Message(
     pass
 
 
-class Registration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Registration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a sidecar reports about itself. Addresses beyond those of its join token are refused.
 
     Attributes:
         instance: chosen by the sidecar at start, 1 to 64 characters; names it in decisions.
         addresses: IP addresses at which its tunnel port answers.
+        time_ms: since protocol 2; its clock as it opens the stream, milliseconds since the epoch; 0: not said.
     """
 
     instance: str
@@ -51,6 +52,7 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     addresses: tuple[str, ...]
     tunnel_port: int
     capture: str
+    time_ms: int = 0
 
 
 # ---- sidecar → CA -------------------------------------------------------------------------------------------------
@@ -330,6 +332,10 @@ def express_in(protocol: int, message: Message) -> Message | None:
     if protocol >= PROTOCOL:
         return message
     match message:
+        case Enrol() | EnrolPod() | Resume():
+            return msgspec.structs.replace(
+                message, registration=msgspec.structs.replace(message.registration, time_ms=0)
+            )
         case Welcome():
             state = _in_first_protocol(message.state)
             return msgspec.structs.replace(message, state=state, foreign=(), ca_version="", time_ms=0)

@@ -19,6 +19,7 @@ MAX_LABELS: Final = 64
 MAX_LABEL_CHARACTERS: Final = 256
 _INSTANCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_WORD_CHARACTERS: Final = 64
+_MAX_TIME_MS: Final = 2**53
 
 
 def check_instance(instance: str) -> str:
@@ -44,6 +45,8 @@ def check_registration(registration: Registration, allowed: Sequence[str]) -> tu
         raise InputError(f"not a port: {registration.tunnel_port}")
     if max(len(registration.version), len(registration.capture)) > _MAX_WORD_CHARACTERS:
         raise InputError(f"version and capture are at most {_MAX_WORD_CHARACTERS} characters")
+    if not 0 <= registration.time_ms <= _MAX_TIME_MS:
+        raise InputError("not a time in milliseconds since the epoch")
     addresses = normalise_addresses(registration.addresses)
     foreign = sorted(set(addresses) - set(allowed))
     if foreign:

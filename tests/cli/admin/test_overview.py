@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from cli.admin.observation import Observation
-from cli.admin.overview import count_versions, examine, examine_skew, list_rows
+from cli.admin.overview import count_versions, examine, examine_sidecar_clocks, examine_skew, list_rows
 from cli.text.findings import Finding
 from cli.text.output import name_some
 from shared.model.version import VERSION
@@ -127,3 +127,12 @@ def test_many_names_are_cut() -> None:
 def test_clocks() -> None:
     assert examine_skew("a", "b", -3.0).is_well
     assert not examine_skew("a", "b", 16.0).is_well
+
+
+def test_a_sidecar_whose_clock_differs_is_named_with_a_hint() -> None:
+    assert find_faults(replace(OBSERVATION, sidecars=(change_sidecar(clock_offset_s=-9.0),))) == []
+    [finding] = find_faults(replace(OBSERVATION, sidecars=(change_sidecar(clock_offset_s=-300.0),)))
+    assert finding.subject == "sidecars' clocks"
+    assert finding.observation == "web-1.abcdef01 (shop/web)'s clock is 300 s behind the CA's"
+    assert "NTP" in finding.hint
+    assert examine_sidecar_clocks([change_sidecar(clock_offset_s=-300.0, live=False)]).is_well, "it has ended"

@@ -9,9 +9,11 @@ import pytest
 
 from cli.main import run
 from cli.text.exit_codes import ExitCode
+from shared.model.wire.admin import SidecarList
 from tests.cli.commands.test_status import answer_all
 from tests.cli.fake_api import FakeAPI
 from tests.cli.fake_ca import FakeCA
+from tests.cli.observations import change_sidecar
 
 
 def test_a_missing_ca_is_a_cross_with_a_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,6 +34,20 @@ def test_json_holds_the_same_findings(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_without_an_api_server_there_is_one_finding(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor", "--cluster"]) == ExitCode.CHECK_FAILED
     assert capsys.readouterr().out.startswith("✗ API server: no kubeconfig")
+
+
+def test_a_sidecar_whose_clock_differs_is_named_without_a_cluster_too(
+    ca: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer_all(ca)
+    ca.answers["GET /v1/sidecars"] = SidecarList(sidecars=(change_sidecar(clock_offset_s=7200.0),))
+    told = "✗ sidecars' clocks: web-1.abcdef01 (shop/web)'s clock is 7200 s ahead of the CA's"
+    for command, status in (["doctor"], ExitCode.CHECK_FAILED), (["ca", "status"], ExitCode.SUCCESS):
+        assert run(command) == status
+        lines = capsys.readouterr().out.splitlines()
+        cross = lines.index(told)
+        assert "NTP" in lines[cross + 1]
+    assert any("+7200 s" in line for line in lines)
 
 
 def test_a_cluster_is_examined_instead_of_this_machine(

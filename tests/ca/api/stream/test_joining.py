@@ -5,12 +5,14 @@ Pods' tokens: ``test_pods.py``.
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from ca.api.stream.joining import Joining
 from ca.authenticate.sidecar_certificate import CertificateAuthentication
 from ca.runtime.compose import RunningCA
 from shared.model.errors import ProtocolError
+from shared.model.wire import admin as api
 from shared.model.wire.messages import (
     Enrol,
     Lookup,
@@ -18,7 +20,7 @@ from shared.model.wire.messages import (
     Resume,
     Welcome,
 )
-from tests.ca.running import FakeSidecar, eventually, make_csr, make_registration, make_token
+from tests.ca.running import Admin, FakeSidecar, eventually, make_csr, make_registration, make_token
 
 
 async def test_a_join_token_is_good_once(services: RunningCA) -> None:
@@ -85,3 +87,26 @@ async def test_a_sidecar_that_says_that_it_stops_gives_its_address_back(
         answer = await second.receive()
         assert isinstance(answer, Refusal) is not is_free
         assert services.hub.directory.get("198.18.0.2").service_account == ("db" if is_free else "web")
+
+
+@pytest.mark.parametrize("ahead_s", [-300.0, 0.0, 7200.0])
+async def test_how_far_a_sidecars_clock_is_off_is_measured_and_listed(
+    services: RunningCA, admin: Admin, ahead_s: float
+) -> None:
+    _, csr = make_csr()
+    time_ms = int((services.clock() + ahead_s) * 1000)
+    registration = msgspec.structs.replace(make_registration("a"), time_ms=time_ms)
+    async with FakeSidecar(services) as client:
+        await client.send(Enrol(token=await make_token(services), csr=csr, registration=registration))
+        assert isinstance(await client.receive(), Welcome)
+        (seen,) = (await admin.get("/v1/sidecars", api.SidecarList)).sidecars
+        assert seen.clock_offset_s is not None
+        # What passes between sending and receiving counts as behind.
+        assert ahead_s - 60 < seen.clock_offset_s <= ahead_s
+
+
+async def test_a_sidecar_that_doesnt_say_its_time_has_no_known_offset(services: RunningCA, admin: Admin) -> None:
+    async with FakeSidecar(services) as client:
+        await client.enrol("a")
+        (seen,) = (await admin.get("/v1/sidecars", api.SidecarList)).sidecars
+        assert seen.clock_offset_s is None

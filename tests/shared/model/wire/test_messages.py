@@ -241,6 +241,22 @@ def test_a_sidecar_of_protocol_1_gets_no_foreign_peer_and_no_rule_that_would_mat
     assert express_in(1, messages.ForeignTrustChanged(domains=(FOREIGN,))) is None
 
 
+def test_a_ca_of_protocol_1_isnt_told_the_sidecars_time() -> None:
+    """It refuses fields that it doesn't know."""
+    timed = msgspec.structs.replace(REGISTRATION, time_ms=1_700_000_000_000)
+    resume = messages.Resume(registration=timed)
+    assert decode_from_sidecar(encode_message(resume)) == resume
+    for first in (
+        resume,
+        messages.Enrol(token="t", csr=b"", registration=timed),
+        messages.EnrolPod(token="t", csr=b"", registration=timed),
+    ):
+        told = express_in(1, first)
+        assert isinstance(told, type(first))
+        assert told.registration == REGISTRATION
+        assert b"time_ms" not in encode_message(told)
+
+
 def test_protocol_1_knows_nothing_of_loaded_code() -> None:
     """Neither end is sent a field that it would refuse, and a sidecar learns a reason that it knows."""
     code = LoadedCode(objects=(LoadedObject(path="/lib/c", digest="1" * 64),), anonymous=True)

@@ -18,9 +18,21 @@ from shared.model.wire.registration import (
 
 
 def said(
-    instance: str = "one", *, port: int = 15008, version: str = "0", addresses: tuple[str, ...] = ()
+    instance: str = "one",
+    *,
+    port: int = 15008,
+    version: str = "0",
+    addresses: tuple[str, ...] = (),
+    time_ms: int = 0,
 ) -> Registration:
-    return Registration(instance=instance, version=version, addresses=addresses, tunnel_port=port, capture="listeners")
+    return Registration(
+        instance=instance,
+        version=version,
+        addresses=addresses,
+        tunnel_port=port,
+        capture="listeners",
+        time_ms=time_ms,
+    )
 
 
 @pytest.mark.parametrize("name", ["web-0.1a2b", "A", "a" * 64])
@@ -49,7 +61,10 @@ def test_only_granted_addresses_are_registered() -> None:
         check_registration(said(addresses=("198.18.0.3",)), ("198.18.0.2",))
 
 
-@pytest.mark.parametrize("wrong", [said("a b"), said(port=65536), said(port=-1), said(version="v" * 65)])
+@pytest.mark.parametrize(
+    "wrong",
+    [said("a b"), said(port=65536), said(port=-1), said(version="v" * 65), said(time_ms=-1), said(time_ms=2**60)],
+)
 def test_values_that_cant_be_are_refused(wrong: Registration) -> None:
     with pytest.raises(InputError):
         check_registration(wrong, ())
