@@ -19,6 +19,7 @@ from sidecar.connection.describe import describe_live
 from sidecar.connection.parties import forget_verdicts
 from sidecar.slices import run_in_slices
 
+HOLDERS_PERIOD_S: Final = 5.0
 _LEAST_KEPT: Final = 1024
 # Whose attested process has ended is due so much earlier: nothing but the holders tells who goes on with its socket.
 _ORPHANS_SHARE: Final = 0.1
@@ -32,7 +33,7 @@ class LiveConnections:
         holders_period_s: how long after a look for a socket's holders the next one is due.
     """
 
-    def __init__(self, *, long_lived_s: float = 5.0, holders_period_s: float = 5.0) -> None:
+    def __init__(self, *, long_lived_s: float = 5.0, holders_period_s: float = HOLDERS_PERIOD_S) -> None:
         self._long_lived_s = long_lived_s
         self._holders_period_s = holders_period_s
         # With the execution that it is watched for.
