@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from ca.metrics import Metrics
+from ca.store.edges.edge import Report
 from ca.store.records import DecisionFilter, StoredDecision
 from ca.store.store import Store
 from shared.model.errors import IdentityError, ProtocolError
@@ -87,7 +88,14 @@ class Decisions:
         if batch is not None:
             content = msgspec.json.encode((batch, lost, corrected))
             digest = hashlib.sha256(content).hexdigest()
-            last_id = await self._store.decisions.insert_batch(corrected, instance=instance, digest=digest)
+            report = Report(
+                instance=instance,
+                namespace=workload.namespace,
+                service_account=workload.service_account,
+                lost=lost,
+                is_first=batch == 1,
+            )
+            last_id = await self._store.decisions.insert_batch(corrected, report, digest=digest)
         elif corrected:
             last_id = await self._store.decisions.insert(corrected)
         if last_id is None:
@@ -172,7 +180,7 @@ def _check(record: DecisionRecord) -> None:
             parse_program(record.process.digest)
     except IdentityError as error:
         raise ProtocolError(f"a decision with {error}") from error
-    for text in (record.rule, record.tunnel, record.connection):
+    for text in (record.rule, record.tunnel, record.connection, record.service or ""):
         _check_text(text)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -10,11 +11,14 @@ import msgspec
 from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ca.store.edges.edge import Report
+from ca.store.edges.edge_log import EdgeLog
 from ca.store.engine.database import DECISIONS, Database
 from ca.store.records import DecisionFilter, StoredDecision
 from ca.store.tables import REFUSED, decisions, sidecars
 from shared.model.errors import UnavailableError
 from shared.model.policy.decision import Answer, DecisionRecord
+from shared.model.policy.rules import Direction
 
 MAX_LISTED: Final = 10_000
 _decoder: Final = msgspec.json.Decoder(DecisionRecord)
@@ -29,19 +33,24 @@ _ROW_BYTES: Final = 700
 class DecisionLog:
     """What the sidecars reported."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, edges: EdgeLog, clock: Callable[[], float] = time.time) -> None:
         self._database = database
+        self._edges = edges
+        self._clock = clock
 
-    async def insert(self, records: Sequence[DecisionRecord]) -> int:
-        """Store a batch in one transaction; return the highest ID in the log.
+    async def insert(self, records: Sequence[DecisionRecord], report: Report | None = None) -> int:
+        """Store a batch and what it adds to the edges in one transaction; return the highest ID in the log.
+
+        Arguments:
+            report: whose records they are; None: each is its own end's.
 
         Raises:
             UnavailableError: the store fails, or its disk is full: what room is left belongs to the ledger.
         """
         async with self._writing() as connection:
-            return await self._insert(connection, records)
+            return await self._insert(connection, records, report)
 
-    async def insert_batch(self, records: Sequence[DecisionRecord], *, instance: str, digest: str) -> int | None:
+    async def insert_batch(self, records: Sequence[DecisionRecord], report: Report, *, digest: str) -> int | None:
         """Store a sidecar's batch as ``insert``, unless it is the one that was stored last from it: return None then.
 
         A sidecar has one batch on its way, and sends it again until it is acknowledged.
@@ -52,12 +61,12 @@ class DecisionLog:
         Raises:
             UnavailableError: as ``insert``.
         """
-        mine = sidecars.c.instance == instance
+        mine = sidecars.c.instance == report.instance
         async with self._writing() as connection:
             if await connection.scalar(select(sidecars.c.last_batch).where(mine)) == digest:
                 return None
             await connection.execute(update(sidecars).where(mine).values(last_batch=digest))
-            return await self._insert(connection, records)
+            return await self._insert(connection, records, report)
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[AsyncConnection]:
@@ -65,14 +74,24 @@ class DecisionLog:
             raise UnavailableError(
                 "the CA's disk is full: it takes no decisions", hint="give the store more room, or keep fewer decisions"
             )
+        await self._edges.prepare(now=self._clock())
         async with self._database.writing() as connection:
             yield connection
 
-    async def _insert(self, connection: AsyncConnection, records: Sequence[DecisionRecord]) -> int:
-        if records:
+    async def _insert(
+        self, connection: AsyncConnection, records: Sequence[DecisionRecord], report: Report | None
+    ) -> int:
+        if records or (report is not None and report.lost):
             # IDs become visible in their order: who follows the log by ID would miss one that commits late.
             await self._database.take_turn(connection, DECISIONS)
+        if records:
             await connection.execute(insert(decisions), [_values(record) for record in records])
+        now = self._clock()
+        if report is not None:
+            await self._edges.add(connection, records, report, now=now)
+        else:
+            for each, its_records in _group_by_reporter(records).items():
+                await self._edges.add(connection, its_records, each, now=now)
         return int(await connection.scalar(select(func.max(decisions.c.decision_id))) or 0)
 
     async def get_last_id(self) -> int:
@@ -154,6 +173,16 @@ class DecisionLog:
             return 0
         async with self._database.writing() as connection:
             return (await connection.execute(delete(decisions).where(columns.decision_id.in_(gone)))).rowcount
+
+
+def _group_by_reporter(records: Sequence[DecisionRecord]) -> dict[Report, list[DecisionRecord]]:
+    groups: dict[Report, list[DecisionRecord]] = {}
+    for record in records:
+        own = record.source if record.direction is Direction.EGRESS else record.destination
+        account = (own.workload or own.listed).partition("/")[2]
+        report = Report(instance=record.sidecar, namespace=record.namespace, service_account=account)
+        groups.setdefault(report, []).append(record)
+    return groups
 
 
 def _conditions(wanted: DecisionFilter) -> list[ColumnElement[bool]]:

@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from ca.store.authority_records import AuthorityRecords
 from ca.store.decision_log import DecisionLog
+from ca.store.edges.edge_log import EdgeLog
 from ca.store.engine.database import Database
 from ca.store.enrolment import Enrolment
 from ca.store.foreign_domains import ForeignDomains
@@ -37,6 +38,7 @@ class Store:
         authorities: keys, rotations and their journal.
         ledger: every certificate that was issued.
         decisions: what the sidecars reported.
+        edges: who talked to whom, by hour.
         foreign: other trust domains.
         replicas: who else works on this database.
     """
@@ -53,7 +55,8 @@ class Store:
         )
         self.authorities = AuthorityRecords(database)
         self.ledger = Ledger(database)
-        self.decisions = DecisionLog(database)
+        self.edges = EdgeLog(database)
+        self.decisions = DecisionLog(database, edges=self.edges)
         self.foreign = ForeignDomains(database, trust_domain=trust_domain)
         self.replicas = Replicas(database, replica=replica)
 

@@ -15,14 +15,22 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     Table,
     Text,
     false,
     text,
 )
 
-metadata: Final = MetaData()
+from ca.store.edges.tables import edge_hours, edge_reports, edges
+from ca.store.engine.schema import RowId, metadata
+
+__all__ = [
+    "BUNDLE_SEQUENCE", "FOREIGN_CHANGES", "NAMESPACE_CHANGES", "READINESS", "REFUSED", "REGISTRATIONS", "TRUST_DOMAIN",
+    "authorities", "certificates", "counters", "decisions", "edge_hours", "edge_reports", "edges", "foreign_domains",
+    "installed_namespaces", "join_tokens", "journal", "metadata", "namespaces", "programs", "replicas", "rotations",
+    "settings", "sidecar_addresses", "sidecars", "workload_labels",
+]  # fmt: skip
+
 BUNDLE_SEQUENCE: Final = "bundle_sequence"
 # Raised with every change of a namespace, and with every registration of a sidecar: what replicas look at.
 NAMESPACE_CHANGES: Final = "namespace_changes"
@@ -34,9 +42,6 @@ READINESS: Final = "readiness"
 
 # As an index's condition and a query's: SQLite uses such an index only for the very same text.
 REFUSED: Final = text("(would_deny OR answer = 'deny')")
-
-# SQLite counts rows only in a column of exactly this type.
-_RowId = BigInteger().with_variant(Integer(), "sqlite")
 
 counters: Final = Table(
     "counters",
@@ -73,7 +78,7 @@ authorities: Final = Table(
 rotations: Final = Table(
     "rotations",
     metadata,
-    Column("rotation_id", _RowId, primary_key=True, autoincrement=True),
+    Column("rotation_id", RowId, primary_key=True, autoincrement=True),
     Column("step", Text, nullable=False),
     Column("issuer_id", Text, nullable=False),
     Column("previous_id", Text, nullable=False),
@@ -88,7 +93,7 @@ rotations: Final = Table(
 journal: Final = Table(
     "journal",
     metadata,
-    Column("entry_id", _RowId, primary_key=True, autoincrement=True),
+    Column("entry_id", RowId, primary_key=True, autoincrement=True),
     Column("time", Double, nullable=False),
     Column("event", Text, nullable=False),
     Column("rotation_id", BigInteger),
@@ -225,7 +230,7 @@ workload_labels: Final = Table(
 decisions: Final = Table(
     "decisions",
     metadata,
-    Column("decision_id", _RowId, primary_key=True, autoincrement=True),
+    Column("decision_id", RowId, primary_key=True, autoincrement=True),
     Column("time", Double, nullable=False),
     Column("namespace", Text, nullable=False),
     Column("sidecar", Text, nullable=False),

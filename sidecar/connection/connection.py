@@ -176,6 +176,7 @@ class Connection:
 
     __slots__ = (
         "_carrier",
+        "_has_started",
         "_is_recorded",
         "_moved",
         "_moved_at",
@@ -230,6 +231,7 @@ class Connection:
         self._moved_at = self._started
         self._sent_later = 0
         self._received_later = 0
+        self._has_started = False
         self._is_recorded = False
 
     @property
@@ -462,6 +464,7 @@ class Connection:
         """Write the record of a connection that lives long."""
         if self.verdict is not None and self.ending is Ending.NONE:
             self._record(Phase.START, Ending.NONE)
+            self._has_started = True
 
     def forget(self) -> None:
         """Leave no record: the initiator was told that nothing was processed, and its retry has one."""
@@ -481,6 +484,7 @@ class Connection:
                 ending=ending,
                 now=time.time(),
                 duration_s=time.monotonic() - self._started,
+                has_started=self._has_started,
             )
         )
 

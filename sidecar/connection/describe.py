@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from shared.model.identity.foreign import ForeignIdentity
 from shared.model.identity.identity import Identity
 from shared.model.identity.program import format_program
@@ -86,6 +88,7 @@ def make_record(
     ending: Ending,
     now: float,
     duration_s: float,
+    has_started: bool = False,
 ) -> DecisionRecord:
     """Make a record.
 
@@ -93,6 +96,7 @@ def make_record(
         sidecar: the name of the one that writes it.
         ending: how it ended; ``Ending.NONE`` for one that lives.
         now: seconds since the epoch.
+        has_started: it has a start record.
     """
     verdict, parties = connection.verdict, connection.parties
     own = policies.own.state
@@ -127,6 +131,8 @@ def make_record(
         duration_s=round(duration_s, 6),
         ending=ending,
         detail=connection.detail[:MAX_DETAIL_CHARACTERS],
+        service=parties.service or msgspec.UNSET,
+        has_started=has_started or msgspec.UNSET,
     )
 
 

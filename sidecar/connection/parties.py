@@ -49,6 +49,7 @@ class Parties:
         attestation, process: of the local end.
         peer: what the other end's certificate proved.
         issuer: of that certificate; for the record.
+        service: ``namespace/name:port`` of the Service that was dialled; empty where it was none.
     """
 
     __slots__ = (
@@ -61,6 +62,7 @@ class Parties:
         "peer",
         "port",
         "process",
+        "service",
         "source",
         "source_endpoint",
         "source_identity",
@@ -73,6 +75,7 @@ class Parties:
         self.source_identity: Identity | ForeignIdentity | None = None
         self.attestation: Attestation | None = None
         self.process: ProcessRecord = _NO_PROCESS
+        self.service = ""
         self.turn_to(destination)
 
     def turn_to(self, destination: Endpoint) -> None:

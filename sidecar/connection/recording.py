@@ -18,7 +18,7 @@ from collections.abc import Callable
 import msgspec
 
 from shared.model.errors import UnavailableError
-from shared.model.policy.decision import Answer, DecisionRecord, Phase
+from shared.model.policy.decision import Answer, DecisionRecord, PartyRecord, Phase
 from shared.model.wire.messages import MAX_DECISIONS_PER_MESSAGE, Decisions, FromSidecar
 from shared.runtime.sinks import LineSink
 from sidecar.figures.counts import DecisionCounts
@@ -26,6 +26,7 @@ from sidecar.figures.counts import DecisionCounts
 MAX_WAITING_DENIALS = 8192
 MAX_WAITING_ALLOWS = 2048
 MAX_AGGREGATES = 2048
+MAX_NAMED_STRANGERS = 1024  # Beyond that many aggregates, those of strangers no longer name their addresses.
 MAX_COUNT = 1_000_000  # Of one aggregate: the CA takes no greater one.
 _ALLOWS_PER_WINDOW = 50
 _WINDOW_S = 1.0
@@ -142,6 +143,9 @@ class Recorder:
             self._waiting.append(record)
             return
         key = _cause(record)
+        if key not in self._aggregates and len(self._aggregates) >= MAX_NAMED_STRANGERS:
+            record = _without_stranger(record)
+            key = _cause(record)
         known = self._aggregates.get(key)
         if known is not None and known.count + record.count > MAX_COUNT and self._has_room():
             self._waiting.append(self._aggregates.pop(key))
@@ -195,11 +199,30 @@ class Recorder:
 
 
 def _cause(record: DecisionRecord) -> tuple[object, ...]:
+    """Return what equal records have in common: the CA's edges, hour by hour, are as exact as this key."""
     return (
         record.phase, record.direction, record.answer, record.would_deny, record.reason, record.rule,
-        record.policy_version, record.port, record.transport, record.ending,
-        record.source.workload, record.source.program, record.destination.workload, record.destination.program,
+        record.policy_version, record.mode, record.port, record.transport, record.ending, record.service,
+        record.has_started, record.time // 3600, *_end(record.source), *_end(record.destination),
     )  # fmt: skip
+
+
+def _end(party: PartyRecord) -> tuple[str, ...]:
+    host = party.address.rpartition(":")[0] if _is_stranger(party) else ""
+    return (party.workload, party.program, party.listed, party.identity, party.why, host)
+
+
+def _is_stranger(party: PartyRecord) -> bool:
+    return not (party.workload or party.listed or party.identity)
+
+
+def _without_stranger(record: DecisionRecord) -> DecisionRecord:
+    """Leave out the addresses of what has no other name: they are too many to be told apart."""
+    source, destination = (
+        msgspec.structs.replace(party, address="") if _is_stranger(party) else party
+        for party in (record.source, record.destination)
+    )
+    return msgspec.structs.replace(record, source=source, destination=destination)
 
 
 def _add(known: DecisionRecord, record: DecisionRecord) -> DecisionRecord:

@@ -108,6 +108,7 @@ class Route:
             Refused: the Service has no such port or no ready endpoint.
         """
         connection, self.service = self._connection, service
+        connection.parties.service = f"{service.namespace}/{service.name}:{self.dialled[1]}"
         try:
             endpoint = self._router.choose(
                 service,

@@ -1,6 +1,6 @@
 """The record of one connection on one side, as it is logged, sent to the CA and queried. Pure.
 
-Constant keys: every field but one is always present in JSON, so that a log pipeline needs no special cases.
+Constant keys: every field but a few is always present in JSON, so that a log pipeline needs no special cases.
 """
 
 from __future__ import annotations
@@ -113,6 +113,9 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         connection: the connection's id, the same on both sides; ``tunnel`` likewise.
         count: how many equal allows this record stands for (aggregates in the CA's copy); else 1.
         issuer: subject of the issuing authority of the peer's certificate; shows a rotation at work.
+        service: ``namespace/name:port`` of the Service that was dialled, in egress records; only for CAs of protocol 2.
+        has_started: this is the end of a connection that has a ``start`` record as well, so that one connection can be
+            counted once; only for CAs of protocol 2.
     """
 
     time: float
@@ -141,3 +144,5 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ending: Ending
     detail: str = ""
     count: int = 1
+    service: str | msgspec.UnsetType = msgspec.UNSET
+    has_started: bool | msgspec.UnsetType = msgspec.UNSET

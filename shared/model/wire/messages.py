@@ -356,12 +356,14 @@ def express_in(protocol: int, message: Message) -> Message | None:
 
 
 def _record_before(record: DecisionRecord) -> DecisionRecord:
-    """Write a record in the codes of protocol 1, without loaded code and origin."""
+    """Write a record in the codes of protocol 1, without loaded code, origin, Service and ``has_started``."""
     reason = express_in_first_codes(record.reason)
     if reason is not record.reason:
         record = msgspec.structs.replace(record, reason=reason)
     if record.ending is Ending.TIMED_OUT:
         record = msgspec.structs.replace(record, ending=Ending.SHUTDOWN)
+    if record.service is not msgspec.UNSET or record.has_started is not msgspec.UNSET:
+        record = msgspec.structs.replace(record, service=msgspec.UNSET, has_started=msgspec.UNSET)
     if record.process.code is msgspec.UNSET and record.process.origin is msgspec.UNSET:
         return record
     process = msgspec.structs.replace(record.process, code=msgspec.UNSET, origin=msgspec.UNSET)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from shared.model.errors import UnavailableError
-from shared.model.policy.decision import Answer, DecisionRecord, Ending
+from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, NamespaceState
 from shared.model.wire.messages import Decisions, FromSidecar
@@ -119,5 +119,33 @@ async def test_a_full_aggregate_is_followed_by_another(tmp_path: Path, monkeypat
     for _ in range(150):
         recorder.record(DENIAL)
     assert recorder.lost_total == 20 + 150 - 3 * 40
+    sink.close(timeout_s=1)
+    os.close(descriptor)
+
+
+async def test_aggregates_tell_hours_ends_and_services_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the CA counts for an edge and an hour is as exact as what became one record here."""
+    monkeypatch.setattr(module, "MAX_WAITING_DENIALS", 0)
+    monkeypatch.setattr(module, "MAX_NAMED_STRANGERS", 6)
+    descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    sink, ca = LineSink(descriptor), Listening()
+    recorder = Recorder(sink, send=ca.send)
+    kinds: list[dict[str, object]] = [
+        {},
+        {"time": 3601.0},
+        {"service": "shop/db:5432"},
+        {"has_started": True},
+        {"source": PartyRecord(address="198.18.0.1:7", listed="shop/web")},
+        {"source": PartyRecord(address="198.18.0.7:1")},
+    ]
+    for change in kinds:
+        for _ in range(2):
+            recorder.record(msgspec.structs.replace(DENIAL, **change))
+    for host in (8, 9):  # Too many to be told apart.
+        recorder.record(msgspec.structs.replace(DENIAL, source=PartyRecord(address=f"198.18.0.{host}:1")))
+    await recorder.close(timeout_s=0.1)
+    assert sorted(record.count for record in ca.records()) == [2] * 7
+    assert sum(record.source.address == "" for record in ca.records()) == 1
+    assert recorder.lost_total == 0
     sink.close(timeout_s=1)
     os.close(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -30,9 +31,12 @@ async def test_a_long_lived_connection_gets_one_start_record_and_a_young_one_non
             registry.record_long_lived(time.time() + 60)
             registry.record_long_lived(time.time() + 90)
             connection.ending = Ending.FINISHED
-        assert [(r.phase, r.answer) for r in pair.client.records] == [
-            (Phase.START, Answer.ALLOW),
-            (Phase.END, Answer.ALLOW),
+        with make(pair) as young:
+            young.decide()
+        assert [(r.phase, r.answer, r.has_started) for r in pair.client.records] == [
+            (Phase.START, Answer.ALLOW, msgspec.UNSET),
+            (Phase.END, Answer.ALLOW, True),  # So that who counts connections counts this one once.
+            (Phase.END, Answer.ALLOW, msgspec.UNSET),
         ]
 
 

@@ -43,6 +43,7 @@ def test_the_connection_is_turned_to_the_endpoint_and_nothing_of_the_one_before_
     parties = connection.parties
     assert (parties.peer, parties.destination_identity, parties.issuer, connection.tunnel) == (None, None, "", "")
     assert route.dialled == ("198.18.255.1", 80)
+    assert parties.service == "shop/api:80"  # The record's: by which Service, and its port.
 
 
 def test_no_more_than_three_endpoints_are_tried_each_once() -> None:

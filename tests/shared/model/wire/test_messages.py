@@ -313,6 +313,12 @@ def test_a_ca_of_protocol_1_is_told_newer_reasons_by_older_names() -> None:
         assert told.records[0].reason is old
 
 
+def test_a_ca_of_the_first_protocol_isnt_told_of_services_and_starts() -> None:
+    record = make_record()
+    told = msgspec.structs.replace(record, service="shop/db:5432", has_started=True)
+    assert express_in(1, messages.Decisions(batch=1, records=(told,))) == messages.Decisions(batch=1, records=(record,))
+
+
 def test_a_ca_of_the_first_protocol_isnt_told_where_a_process_comes_from() -> None:
     record = make_record()
     told = msgspec.structs.replace(record, process=msgspec.structs.replace(record.process, origin=Origin.EXEC))

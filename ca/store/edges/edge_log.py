@@ -1,0 +1,459 @@
+"""Edges in the store: what each batch adds, which edges a namespace has, what is forgotten. I/O.
+
+Belongs here: the tables of edges. Doesn't: what a record adds (``tally.py``), or how both sides' views are joined
+(``ca/observation/edge_view.py``). A batch is added in the transaction that stores it, which the store runs once for
+each batch and one after another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Executable, case, delete, func, insert, select, text, tuple_, union, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ca.store.edges.edge import EdgeEvidence, EdgeKey, EdgeWindow, Report, ReportHour, StoredEdge
+from ca.store.edges.tables import edge_hours, edge_reports, edges
+from ca.store.edges.tally import (
+    HOUR_S,
+    MAX_AHEAD_S,
+    MAX_BEHIND_S,
+    Addition,
+    count_connections,
+    digest_key,
+    make_evidence,
+    merge,
+    tally,
+    without_address,
+)
+from ca.store.engine.database import Database
+from shared.model.policy.decision import DecisionRecord
+from shared.model.policy.rules import Direction
+
+MAX_LISTED: Final = 20_000
+# Of one namespace. Beyond the first number, ends without a name are no longer told apart by their addresses; beyond the
+# second, what is new counts as lost.
+MAX_STRANGERS: Final = 25_000
+MAX_EDGES: Final = 50_000
+# Never seen before, from one sidecar in one hour: it must not use up its namespace's room at once.
+MAX_NEW_STRANGERS: Final = 100
+MAX_NEW_EDGES: Final = 2_000
+MAX_REPORTS: Final = 100_000
+MAX_LOSSY_HOURS: Final = 31 * 24
+_HIGHEST: Final = 2**62
+_DAY_HOURS: Final = 24
+_EVIDENCE_AGE_S: Final = 300.0
+_PRUNED_AT_ONCE: Final = 5_000
+# What rows take beside their texts, with their lines in indexes.
+_EDGE_BYTES: Final = 350
+_HOUR_BYTES: Final = 90
+_decode_key: Final = msgspec.json.Decoder(EdgeKey).decode
+_decode_evidence: Final = msgspec.json.Decoder(EdgeEvidence).decode
+
+
+class EdgeLog:
+    """Who talked to whom.
+
+    Attributes:
+        max_age_s: how long hours are kept at most; no record older than that is taken as of its own time.
+    """
+
+    def __init__(self, database: Database, *, max_age_s: float = 30 * 86_400.0) -> None:
+        self._database = database
+        self.max_age_s = max_age_s
+        self._days: set[int] = set()  # PostgreSQL's partitions that are there.
+
+    # ---- adding ---------------------------------------------------------------------------------------------------
+
+    async def prepare(self, *, now: float) -> None:
+        """Make PostgreSQL's partitions for what may be added around this time; SQLite needs none.
+
+        In a transaction of its own, so that what is remembered is committed.
+        """
+        if self._database.is_sqlite:
+            return
+        first = int((now - self._behind_s) // HOUR_S) // _DAY_HOURS
+        last = int((now + MAX_AHEAD_S) // HOUR_S) // _DAY_HOURS + 1
+        missing = [day for day in range(first, last + 1) if day not in self._days]
+        if not missing:
+            return
+        async with self._database.writing() as connection:
+            for day in missing:
+                await connection.execute(
+                    text(
+                        f"CREATE TABLE IF NOT EXISTS {_name_partition(day)} PARTITION OF edge_hours "
+                        f"FOR VALUES FROM ({day * _DAY_HOURS}) TO ({(day + 1) * _DAY_HOURS})"
+                    )
+                )
+        self._days = set(range(first, last + 1))
+
+    async def add(
+        self, connection: AsyncConnection, records: Sequence[DecisionRecord], report: Report, *, now: float
+    ) -> None:
+        """Add a batch, in the transaction that stores it; ``prepare`` was called before it began.
+
+        Arguments:
+            now: the CA's clock.
+        """
+        reporter = f"{report.namespace}/{report.service_account}"
+        added = tally(records, reporter=reporter, now=now, behind_s=self._behind_s)
+        known = await self._read_known(connection, added)
+        hour = int(now // HOUR_S)
+        fresh: dict[str, Addition] = {}
+        new = lost = 0
+        if len(known) < len(added):
+            added, fresh, lost = await self._admit(connection, added, known, report, hour=hour)
+            new = len(fresh)
+            known |= await self._insert_new(connection, fresh)
+        await self._renew(connection, {digest: each for digest, each in added.items() if digest not in fresh}, known)
+        rows = [
+            {
+                "edge_id": known[digest][0],
+                "hour": each_hour,
+                "opened": total.opened,
+                "ended": total.ended,
+                "bytes_sent": total.bytes_sent,
+                "bytes_received": total.bytes_received,
+                "first": total.first,
+                "last": total.last,
+            }
+            for digest, addition in added.items()
+            for each_hour, total in addition.sums.items()
+        ]
+        if rows:
+            await connection.execute(self._summing_hours(), sorted(rows, key=lambda row: (row["edge_id"], row["hour"])))
+        await self._note_report(connection, records, report, lost=lost, new=new, now=now)
+
+    async def _read_known(
+        self, connection: AsyncConnection, added: dict[str, Addition]
+    ) -> dict[str, tuple[int, int, EdgeEvidence]]:
+        if not added:
+            return {}
+        query = select(edges.c.digest, edges.c.edge_id, edges.c.last_hour, edges.c.evidence)
+        return {
+            row.digest: (row.edge_id, row.last_hour, _decode_evidence(row.evidence))
+            for row in await connection.execute(query.where(edges.c.digest.in_(added)))
+        }
+
+    async def _admit(
+        self,
+        connection: AsyncConnection,
+        added: dict[str, Addition],
+        known: dict[str, tuple[int, int, EdgeEvidence]],
+        report: Report,
+        *,
+        hour: int,
+    ) -> tuple[dict[str, Addition], dict[str, Addition], int]:
+        """Return what is added, which of it is new, and how many connections have no room."""
+        mine = (edge_reports.c.instance == _text(report.instance)) & (edge_reports.c.hour == hour)
+        before = int(await connection.scalar(select(edge_reports.c.new_edges).where(mine)) or 0)
+        count = await self._count_edges(connection, report.namespace)
+        admitted = {digest: each for digest, each in added.items() if digest in known}
+        fresh: dict[str, Addition] = {}
+        lost = 0
+        for digest, addition in added.items():
+            if digest in known:
+                continue
+            new = before + len(fresh)
+            collapsed = without_address(addition)
+            if collapsed is not None and (new >= MAX_NEW_STRANGERS or count + len(fresh) >= MAX_STRANGERS):
+                digest, addition = digest_key(collapsed.key), collapsed
+                if digest not in known:
+                    known |= await self._read_known(connection, {digest: addition})
+            if digest not in known and digest not in fresh:
+                if new >= MAX_NEW_EDGES or count + len(fresh) >= MAX_EDGES:
+                    lost += count_connections(addition)
+                    continue
+                fresh[digest] = addition
+            elif digest in fresh:
+                addition = fresh[digest] = merge(fresh[digest], addition)
+                admitted[digest] = addition
+                continue
+            admitted[digest] = merge(admitted[digest], addition) if digest in admitted else addition
+        return admitted, fresh, lost
+
+    async def _count_edges(self, connection: AsyncConnection, namespace: str) -> int:
+        of_source = select(func.count()).where(edges.c.source_namespace == namespace)
+        of_destination = select(func.count()).where(
+            edges.c.destination_namespace == namespace, edges.c.source_namespace != namespace
+        )
+        return int(await connection.scalar(of_source) or 0) + int(await connection.scalar(of_destination) or 0)
+
+    async def _insert_new(
+        self, connection: AsyncConnection, fresh: dict[str, Addition]
+    ) -> dict[str, tuple[int, int, EdgeEvidence]]:
+        if not fresh:
+            return {}
+        rows = []
+        for digest, addition in fresh.items():
+            key = addition.key
+            rows.append(
+                {
+                    "digest": digest,
+                    "source_namespace": _find_namespace(key, Direction.EGRESS),
+                    "destination_namespace": _find_namespace(key, Direction.INGRESS),
+                    "last_hour": max(addition.sums),
+                    "description": msgspec.json.encode(key).decode(),
+                    "evidence": msgspec.json.encode(make_evidence(addition, EdgeEvidence())).decode(),
+                }
+            )
+        await connection.execute(insert(edges), rows)
+        return await self._read_known(connection, fresh)
+
+    async def _renew(
+        self,
+        connection: AsyncConnection,
+        added: dict[str, Addition],
+        known: dict[str, tuple[int, int, EdgeEvidence]],
+    ) -> None:
+        """Renew what was seen last of edges: seldom, since each rewrites a row."""
+        for digest, addition in sorted(added.items(), key=lambda each: known[each[0]][0]):
+            edge_id, last_hour, before = known[digest]
+            newest = max(addition.sums)
+            is_new_pod = addition.newest.sidecar not in before.pods
+            if newest <= last_hour and not is_new_pod and addition.newest_time < before.time + _EVIDENCE_AGE_S:
+                continue
+            evidence = make_evidence(addition, before)
+            await connection.execute(
+                update(edges)
+                .where(edges.c.edge_id == edge_id)
+                .values(last_hour=max(newest, last_hour), evidence=msgspec.json.encode(evidence).decode())
+            )
+
+    async def _note_report(
+        self,
+        connection: AsyncConnection,
+        records: Sequence[DecisionRecord],
+        report: Report,
+        *,
+        lost: int,
+        new: int,
+        now: float,
+    ) -> None:
+        """Note what the sidecar reported. What it lost may be of any hour since its last report: each is marked."""
+        hour = int(now // HOUR_S)
+        instance = _text(report.instance)
+        row = {
+            "instance": instance,
+            "hour": hour,
+            "namespace": report.namespace,
+            "service_account": report.service_account,
+            "records": sum(record.count for record in records),
+            "lost": min(report.lost + lost, _HIGHEST),
+            "starts": int(report.is_first),
+            "new_edges": new,
+            "first": now,
+            "last": now,
+        }
+        rows = [row]
+        if report.lost:
+            mine = edge_reports.c.instance == instance
+            before = await connection.scalar(select(func.max(edge_reports.c.hour)).where(mine))
+            since = max(hour - MAX_LOSSY_HOURS, int(before)) if before is not None else hour
+            empty = {"records": 0, "starts": 0, "new_edges": 0}
+            rows += [{**row, **empty, "lost": 1, "hour": each} for each in range(since, hour)]
+        await connection.execute(self._summing_reports(), rows)
+
+    def _summing_hours(self) -> Executable:
+        return self._upsert_sums(
+            edge_hours, ("edge_id", "hour"), added=("opened", "ended", "bytes_sent", "bytes_received"), kept=()
+        )
+
+    def _summing_reports(self) -> Executable:
+        return self._upsert_sums(
+            edge_reports,
+            ("instance", "hour"),
+            added=("records", "lost", "starts", "new_edges"),
+            kept=("namespace", "service_account"),
+        )
+
+    def _upsert_sums(
+        self, table: Any, keys: tuple[str, ...], *, added: tuple[str, ...], kept: tuple[str, ...]
+    ) -> Executable:
+        statement: Any = sqlite.insert(table) if self._database.is_sqlite else postgresql.insert(table)
+        old, new = table.c, statement.excluded
+
+        def choose(smaller: bool, one: Any, other: Any) -> Any:
+            return case((one < other if smaller else one > other, one), else_=other)
+
+        values = {name: choose(True, old[name] + new[name], _HIGHEST) for name in added}
+        values |= {name: new[name] for name in kept}
+        values |= {"first": choose(True, old["first"], new["first"]), "last": choose(False, old["last"], new["last"])}
+        return statement.on_conflict_do_update(index_elements=list(keys), set_=values)  # type: ignore[no-any-return]
+
+    # ---- asking ---------------------------------------------------------------------------------------------------
+
+    async def list_edges(
+        self, namespace: str, *, since: float, until: float = math.inf, limit: int = MAX_LISTED
+    ) -> EdgeWindow:
+        """Return each side's view of the edges of which at least one end is in the namespace, summed over the window.
+
+        Arguments:
+            since, until: seconds since the epoch; the window is widened to whole hours.
+        """
+        first, last = _find_hours(since, until)
+        limit = max(0, min(limit, MAX_LISTED))
+        ours = union(
+            select(edges.c.edge_id).where(edges.c.source_namespace == namespace, edges.c.last_hour >= first),
+            select(edges.c.edge_id).where(edges.c.destination_namespace == namespace, edges.c.last_hour >= first),
+        )
+        columns = edge_hours.c
+        summed = (
+            select(
+                columns.edge_id,
+                *(func.sum(columns[name]).label(name) for name in ("opened", "ended", "bytes_sent", "bytes_received")),
+                func.min(columns["first"]).label("first"),
+                func.max(columns["last"]).label("last"),
+            )
+            .where(columns.edge_id.in_(ours), columns.hour >= first, columns.hour < last)
+            .group_by(columns.edge_id)
+            .order_by(func.max(columns["last"]).desc(), columns.edge_id)
+            .limit(limit + 1)
+            .subquery()
+        )
+        query = select(summed, edges.c.description, edges.c.evidence).join(edges, edges.c.edge_id == summed.c.edge_id)
+        async with self._database.reading() as connection:
+            rows = list(await connection.execute(query))
+            lossy = await _find_lossy(connection, first, last)
+        rows.sort(key=lambda row: (-row.last, row.edge_id))
+        found = [_make_edge(row, lossy) for row in rows[:limit]]
+        end = until if math.isinf(until) else last * HOUR_S
+        return EdgeWindow(
+            edges=tuple(found), since=float(first * HOUR_S), until=float(end), is_truncated=len(rows) > limit
+        )
+
+    async def list_reports(self, namespace: str, *, since: float) -> list[ReportHour]:
+        """Return what the namespace's sidecars reported, by instance and hour, at most ``MAX_REPORTS``."""
+        query = (
+            select(edge_reports)
+            .where(edge_reports.c.namespace == namespace, edge_reports.c.hour >= int(since // HOUR_S))
+            .order_by(edge_reports.c.hour.desc(), edge_reports.c.instance)
+            .limit(MAX_REPORTS)
+        )
+        async with self._database.reading() as connection:
+            return [
+                ReportHour(
+                    instance=row.instance,
+                    hour=row.hour,
+                    namespace=row.namespace,
+                    service_account=row.service_account,
+                    records=row.records,
+                    lost=row.lost,
+                    starts=row.starts,
+                    first=row.first,
+                    last=row.last,
+                )
+                for row in await connection.execute(query)
+            ]
+
+    # ---- forgetting -----------------------------------------------------------------------------------------------
+
+    async def estimate_bytes(self) -> tuple[int, int]:
+        """Return about how many bytes the edges take, and which hour is the oldest; 0 when there is none."""
+        texts = func.coalesce(func.sum(func.length(edges.c.description) + func.length(edges.c.evidence)), 0)
+        async with self._database.reading() as connection:
+            count, size = (await connection.execute(select(func.count(), texts).select_from(edges))).one()
+            hours, oldest = (await connection.execute(select(func.count(), func.min(edge_hours.c.hour)))).one()
+        return int(size) + int(count) * _EDGE_BYTES + int(hours) * _HOUR_BYTES, int(oldest or 0)
+
+    async def prune(self, *, max_bytes: int, now: float) -> int:
+        """Forget hours that are too old, or days that are too much, oldest first; return how many rows went.
+
+        One call forgets a bounded number on SQLite: call again while it returns more than 0.
+        """
+        before = int((now - self.max_age_s) // HOUR_S)
+        size, oldest = await self.estimate_bytes()
+        if size > max_bytes and oldest:
+            before = max(before, (oldest // _DAY_HOURS + 1) * _DAY_HOURS)
+        gone = await (self._prune_rows(before) if self._database.is_sqlite else self._drop_partitions(before))
+        async with self._database.writing() as connection:
+            old = select(edges.c.edge_id).where(edges.c.last_hour < before).limit(_PRUNED_AT_ONCE)
+            gone += (await connection.execute(delete(edges).where(edges.c.edge_id.in_(old)))).rowcount
+            mine = tuple_(edge_reports.c.instance, edge_reports.c.hour)
+            reports = select(edge_reports.c.instance, edge_reports.c.hour).where(edge_reports.c.hour < before)
+            gone += (
+                await connection.execute(delete(edge_reports).where(mine.in_(reports.limit(_PRUNED_AT_ONCE))))
+            ).rowcount
+        return gone
+
+    async def _prune_rows(self, before: int) -> int:
+        columns = edge_hours.c
+        # The table is clustered by edge: each edge's old hours are together.
+        old = select(edges.c.edge_id).join(edge_hours, columns.edge_id == edges.c.edge_id).where(columns.hour < before)
+        async with self._database.reading() as connection:
+            ids = list(await connection.scalars(old.distinct().limit(_PRUNED_AT_ONCE)))
+        if not ids:
+            return 0
+        async with self._database.writing() as connection:
+            chosen = delete(edge_hours).where(columns.edge_id.in_(ids), columns.hour < before)
+            return (await connection.execute(chosen)).rowcount
+
+    async def _drop_partitions(self, before: int) -> int:
+        last = before // _DAY_HOURS
+        query = text("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'edge_hours'::regclass")
+        async with self._database.writing() as connection:
+            names = [str(name) for name in await connection.scalars(query)]
+            old = [name for name in names if int(name.rpartition("_")[2]) < last]
+            for name in old:
+                await connection.execute(text(f"DROP TABLE {name}"))
+        self._days -= {int(name.rpartition("_")[2]) for name in old}
+        return len(old)
+
+    @property
+    def _behind_s(self) -> float:
+        # A partition is dropped a day later than anything is added to it, by clocks a day apart.
+        return max(0.0, min(MAX_BEHIND_S, self.max_age_s - 2 * 86_400.0))
+
+
+async def _find_lossy(connection: AsyncConnection, first: int, last: int) -> frozenset[str]:
+    """Return the workloads whose sidecars lost records in these hours."""
+    columns = edge_reports.c
+    query = (
+        select(columns.namespace, columns.service_account)
+        .where(columns.hour >= first, columns.hour < last, columns.lost > 0)
+        .distinct()
+    )
+    return frozenset(f"{row.namespace}/{row.service_account}" for row in await connection.execute(query))
+
+
+def _make_edge(row: Any, lossy: frozenset[str]) -> StoredEdge:
+    key = _decode_key(row.description)
+    own = key.source if key.side is Direction.EGRESS else key.destination
+    return StoredEdge(
+        edge_id=row.edge_id,
+        key=key,
+        evidence=_decode_evidence(row.evidence),
+        opened=int(row.opened),
+        ended=int(row.ended),
+        bytes_sent=int(row.bytes_sent),
+        bytes_received=int(row.bytes_received),
+        first=row.first,
+        last=row.last,
+        is_lossy=(own.workload or own.listed) in lossy,
+    )
+
+
+def _find_hours(since: float, until: float) -> tuple[int, int]:
+    far = 2**31 - 1
+    first = max(0, min(int(since // HOUR_S), far))
+    return first, far if math.isinf(until) else max(first, min(math.ceil(until / HOUR_S), far))
+
+
+def _find_namespace(key: EdgeKey, end: Direction) -> str:
+    if key.side is end:
+        return key.namespace
+    party = key.source if end is Direction.EGRESS else key.destination
+    return (party.workload or party.listed).partition("/")[0]
+
+
+def _name_partition(day: int) -> str:
+    return f"edge_hours_{day:d}"
+
+
+def _text(value: str) -> str:
+    """Return the text as PostgreSQL takes it: without NUL."""
+    return value.replace("\0", "\ufffd")
