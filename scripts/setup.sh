@@ -68,6 +68,23 @@ if ! "$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then
     packages+=("python$("$python" -c 'import sys; print(f"{sys.version_info[0]}.{sys.version_info[1]}")')-venv")
 fi
 
+# What the native engine is compiled with. Optional: without it Python moves the bytes.
+compilers=()
+if ! command -v "${CC:-cc}" >/dev/null; then
+    compilers+=(gcc libc6-dev)
+fi
+if ! "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'; then
+    compilers+=("python$("$python" -c 'import sys; print(f"{sys.version_info[0]}.{sys.version_info[1]}")')-dev")
+fi
+if ((${#compilers[@]})) && [[ "$(id -u)" == 0 ]] && command -v apt-get >/dev/null; then
+    say "installing a compiler with apt-get: ${compilers[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get install -y -qq --no-install-recommends "${compilers[@]}" >/dev/null 2>&1 || {
+        apt-get update -qq >/dev/null
+        apt-get install -y -qq --no-install-recommends "${compilers[@]}" >/dev/null
+    } || say "apt-get couldn't install: ${compilers[*]}"
+fi
+
 if ((${#packages[@]})); then
     if [[ "$(id -u)" == 0 ]] && command -v apt-get >/dev/null; then
         say "installing system packages with apt-get: ${packages[*]}"
@@ -104,6 +121,12 @@ if [[ "$(cat "$stamp" 2>/dev/null || true)" != "$current" ]]; then
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e . ||
         fail "pip couldn't install this clone; its message is above"
     echo "$current" >"$stamp"
+fi
+
+# ---- The native engine -----------------------------------------------------------------------------------------------
+# In a moment where it is current. Its own message says what is missing.
+if ! "$venv/bin/python" -m sidecar.native.build; then
+    say "Python moves the bytes instead, with the same behaviour and at more cost"
 fi
 
 # ---- What an ordinary user goes without ------------------------------------------------------------------------------

@@ -1,0 +1,60 @@
+from typing import final
+
+WAITING: int
+ENDED: int
+BROKEN: int
+BLOCKED: int
+LIMIT: int
+FAILED: int
+
+BUDGET_BYTES: int
+RECORD_BYTES: int
+HEADER_BYTES: int
+OVERHEAD_BYTES: int
+FRAME_DATA: int
+SOURCE_DIGEST: str  # Of what it was made from; `build.py` looks for it in the file.
+
+@final
+class Loop:
+    """OpenSSL's functions by their addresses, and what is done with them. No call waits for a socket."""
+
+    def __new__(cls, read: int, write: int, get_error: int, clear: int, /) -> Loop: ...
+    def send(
+        self, tls: int, source: int, epoch: int, room: int, /
+    ) -> tuple[int, int, int, list[bytes] | None, int, int]:
+        """Read ``source`` and write DATA frames of ``epoch``, or with -1 no frames, as TLS records.
+
+        Arguments:
+            tls: address of the SSL object.
+            room: bytes that may still be encrypted with this key; the record that passes it is the last.
+
+        Returns:
+            status: WAITING, ENDED, BROKEN (``errno``), BLOCKED, LIMIT, FAILED (``result`` of SSL_write, ``errno``).
+            taken: bytes that were read; after FAILED without those that weren't written.
+            used: bytes of the key, records' overhead included.
+            rest: records that weren't written, after BLOCKED or LIMIT; the first one perhaps without its beginning.
+        """
+
+    def receive(
+        self, tls: int, sink: int, epoch: int, room: int, /
+    ) -> tuple[int, int, bytes | None, bytes | None, int, int, int]:
+        """Read TLS records and write DATA frames of ``epoch``, or with -1 everything, to ``sink``.
+
+        Returns:
+            written: bytes that ``sink`` has taken.
+            used: bytes of the peer's key, records' overhead included.
+            rest: payload that ``sink`` didn't take.
+            left: what was read behind it: another frame, or a part of one, at its beginning.
+            broken: errno of ``sink``, which then got nothing of what came last; else 0.
+            result: of SSL_read where that failed, with ``errno``; else 1.
+        """
+
+    def forward(self, source: int, sink: int, /) -> tuple[int, int, bytes | None, int, int]:
+        """Read ``source`` and write to ``sink``.
+
+        Returns:
+            status: WAITING, ENDED or BROKEN (``errno``), of ``source``.
+            written: bytes that ``sink`` has taken.
+            rest: what it didn't.
+            broken: errno of ``sink``; else 0.
+        """

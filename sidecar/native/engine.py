@@ -1,0 +1,76 @@
+"""Which engine moves bytes: the compiled loop, or the Python beside it.
+
+Belongs here: loading the loop, giving it OpenSSL's functions, the process's choice. Doesn't: compiling it
+(``build.py``), calling it (``sidecar/tunnel/tunnel.py``, ``sidecar/pump/``).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+from cryptography.hazmat.bindings._rust import _openssl
+
+from shared.model.errors import InputError
+
+if TYPE_CHECKING:
+    from sidecar.native._loop import Loop
+
+# In the order of Loop's arguments; all four are in cryptography's bindings, which pyOpenSSL uses, too.
+_FUNCTIONS: Final = ("SSL_read", "SSL_write", "SSL_get_error", "ERR_clear_error")
+
+
+class Engine(Enum):
+    """What moves bytes."""
+
+    NATIVE = "native"
+    PYTHON = "python"
+
+
+class Wanted(Enum):
+    """What the settings ask for."""
+
+    AUTO = "auto"
+    NATIVE = "native"
+    PYTHON = "python"
+
+
+@cache
+def load() -> Loop | None:
+    """Return the compiled loop, bound to the OpenSSL that pyOpenSSL uses; None where it wasn't built."""
+    try:
+        from sidecar.native._loop import Loop
+    except ImportError:
+        return None
+    ffi, lib = _openssl.ffi, _openssl.lib
+    read, write, get_error, clear = (int(ffi.cast("uintptr_t", ffi.addressof(lib, name))) for name in _FUNCTIONS)
+    return Loop(read, write, get_error, clear)
+
+
+_chosen = Wanted.AUTO
+
+
+def choose(wanted: Wanted) -> Wanted:
+    """Have this process's connections from now on moved by this engine; return the choice before.
+
+    Raises:
+        InputError: the native one is asked for and isn't there.
+    """
+    global _chosen
+    if wanted is Wanted.NATIVE and load() is None:
+        raise InputError(
+            "the native engine isn't built here", hint="`make setup` builds it with a C compiler and Python's headers"
+        )
+    before, _chosen = _chosen, wanted
+    return before
+
+
+def current_loop() -> Loop | None:
+    """Return the loop for a new connection; None: Python moves its bytes."""
+    return None if _chosen is Wanted.PYTHON else load()
+
+
+def current_engine() -> Engine:
+    """Return which engine new connections use."""
+    return Engine.PYTHON if current_loop() is None else Engine.NATIVE

@@ -1,0 +1,45 @@
+"""Which engine is used, and what the settings change."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from shared.model.errors import InputError
+from sidecar.native import engine
+from sidecar.native.engine import Engine, Wanted, choose, current_engine, current_loop, load
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    before = choose(Wanted.AUTO)
+    yield
+    choose(before)
+
+
+def test_the_compiled_loop_is_used_where_it_is_there() -> None:
+    assert current_loop() is load()
+    assert current_engine() is (Engine.PYTHON if load() is None else Engine.NATIVE)
+
+
+def test_python_can_be_asked_for() -> None:
+    choose(Wanted.PYTHON)
+    assert current_loop() is None
+    assert current_engine() is Engine.PYTHON
+
+
+def test_without_the_compiled_loop_python_moves_the_bytes_unless_the_other_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "sidecar.native._loop", None)  # Importing it fails.
+    engine.load.cache_clear()
+    try:
+        assert load() is None
+        assert current_engine() is Engine.PYTHON
+        with pytest.raises(InputError, match="the native engine isn't built here"):
+            choose(Wanted.NATIVE)
+        assert current_engine() is Engine.PYTHON
+    finally:
+        engine.load.cache_clear()
