@@ -26,8 +26,9 @@ from sidecar.attest.executable import Executables
 from sidecar.attest.facts import Attestation, AttestationError, ProcessFacts
 from sidecar.attest.holding.holder_check import HolderCheck
 from sidecar.attest.holding.newest import find_among_newest
+from sidecar.attest.holding.own_socket import refuse_given
 from sidecar.attest.holding.owner import OwnerSearch, find_own
-from sidecar.attest.holding.tables import holds_any
+from sidecar.attest.holding.tables import count_descriptors, holds_any
 from sidecar.attest.known import KnownProcesses
 from sidecar.attest.measure import Measured, Measuring, Sighting, sight
 from sidecar.attest.netlink.kernel_sockets import KernelSockets
@@ -341,6 +342,22 @@ class Attestor:
             AttestationError: as ``check_holders``.
         """
         await self._holder_check.clear(attestation)
+
+    async def refuse_given(self, attestation: Attestation, listener: Attestation | None = None) -> None:
+        """Refuse a socket that who started the process's program may have made and may still use unseen.
+
+        Arguments:
+            attestation: of a socket that dialled, or was accepted.
+            listener: of an accepted socket, what listened when it was dialled.
+
+        Raises:
+            AttestationError: ``socket_not_own``, or the process does something else by now.
+        """
+        earlier = None if listener is None else listener.execution
+        if count_descriptors(attestation.process.pid) <= _MAX_FAST_DESCRIPTORS:  # A sender may be gone in a moment.
+            refuse_given(attestation, earlier)
+        else:
+            await asyncio.get_running_loop().run_in_executor(self._scanners, refuse_given, attestation, earlier)
 
     def look_at(self, attestation: Attestation) -> float:
         """See that an attested process still runs what was attested; return up to when that counts. Never waits.

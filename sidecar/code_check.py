@@ -1,7 +1,8 @@
-"""What a program has loaded and where it comes from, as conditions for its identity; the evidence for the CA.
+"""What a program has loaded, as a condition for its identity; the evidence for the CA.
 
 Belongs here: what follows for one connection or certificate. Doesn't: the looks (``sidecar/loaded``), the comparison
-with what is approved (``shared/model/identity/loaded_code.py``), looking again (``sidecar/runtime/live_checks.py``).
+with what is approved (``shared/model/identity/loaded_code.py``), looking again (``sidecar/runtime/live_code.py``), what
+else a namespace requires of its programs (``sidecar/connection/requirements.py``).
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from shared.model.identity.loaded_code import CodeCheck, ForeignCode
-from shared.model.policy.decision import Origin
 from shared.model.policy.evaluate import NamespacePolicy
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Approval, Requirement
+from shared.model.policy.rules import Approval
 from shared.model.wire.messages import ProgramEvidence
 from sidecar.attest.facts import AttestationError
 from sidecar.loaded.looks import SeenCode
@@ -88,17 +88,3 @@ def find_foreign(policy: NamespacePolicy, approval: Approval, seen: SeenCode) ->
 def _find_foreign(policy: NamespacePolicy, service_account: str, is_jit: bool, seen: SeenCode) -> ForeignCode | None:
     """Compare, or remember: a changed policy and a new look are other objects, and compare by identity."""
     return policy.find_foreign_code(service_account, seen.code, is_jit=is_jit)
-
-
-def check_origin(sidecar: Sidecar, attestation: Attestation) -> None:
-    """Refuse a program that doesn't descend from its container's first process, where its namespace requires that.
-
-    Raises:
-        AttestationError: it doesn't, or that isn't known (``process_origin``).
-    """
-    if Requirement.CONTAINER_ORIGIN not in sidecar.policies.own.state.requires:
-        return
-    if attestation.origin is not Origin.CONTAINER:
-        found = "an exec session" if attestation.origin is Origin.EXEC else "an unknown place"
-        message = f"process {attestation.process.pid} comes from {found}, not from its container's first process"
-        raise AttestationError(message, reason=Reason.PROCESS_ORIGIN, process=attestation.process)

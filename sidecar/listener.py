@@ -16,8 +16,9 @@ from shared.model.errors import TouchmarkError
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Mode
 from sidecar.attest.facts import Attestation, AttestationError
-from sidecar.code_check import check_code, check_origin, make_evidence
+from sidecar.code_check import check_code, make_evidence
 from sidecar.connection.parties import Parties
+from sidecar.connection.requirements import check_origin
 from sidecar.sockets.address import Endpoint
 from sidecar.tls.handshake import HandshakeError
 
@@ -60,7 +61,7 @@ async def attest_application(sidecar: Sidecar, application: Endpoint) -> Listene
         return Listener(application=application, why=error.reason, detail=error.message)
     sidecar.counts.attestations.observe(time.perf_counter() - began)
     try:
-        check_origin(sidecar, attestation)
+        check_origin(sidecar.policies.own, attestation)
         detail = await check_code(sidecar, attestation)
     except AttestationError as error:
         sidecar.counts.fail_attestation(error.reason)

@@ -21,8 +21,9 @@ from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
 from shared.model.wire.messages import DirectoryEntry
 from sidecar.attest.facts import AttestationError
-from sidecar.code_check import check_code, check_origin, make_evidence
+from sidecar.code_check import check_code, make_evidence
 from sidecar.connection.connection import Connection, Refused
+from sidecar.connection.requirements import check_origin, check_own_socket
 from sidecar.credential.credential import CredentialError
 from sidecar.foreign_outbound import carry_to_foreign
 from sidecar.mesh.directory_cache import listed_workload
@@ -112,7 +113,8 @@ async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -
         sidecar.counts.attestations.observe(time.perf_counter() - began)
         connection.note_attestation(attestation)
         try:
-            check_origin(sidecar, attestation)
+            check_origin(sidecar.policies.own, attestation)
+            await check_own_socket(sidecar.policies.own, sidecar.attestor, attestation)
             connection.detail = await check_code(sidecar, attestation)
             program = attestation.program
         except AttestationError as error:

@@ -11,11 +11,12 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, Protocol
 
-from shared.model.policy.reasons import Reason
+from shared.model.policy.reasons import REQUIRED, Reason
 from shared.model.policy.rules import Direction, Mode
 from sidecar.attest.facts import AttestationError
 from sidecar.code_check import check_code
 from sidecar.connection.connection import Refused
+from sidecar.connection.requirements import check_origin, check_own_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -208,7 +209,9 @@ class Acceptance:
                 accepted = attestor.attest_accepted_now(found, listener)
                 if accepted is None:
                     accepted = await attestor.attest_accepted(found, listener)
+                await check_own_socket(self._sidecar.policies.own, attestor, accepted, listener)
                 if accepted.execution != listener.execution:  # Another process, which may have loaded other code.
+                    check_origin(self._sidecar.policies.own, accepted)
                     await check_code(self._sidecar, accepted)
                 self._connection.note_attestation(accepted)
                 if self._is_explicit and not attestor.is_clear(accepted):
@@ -219,9 +222,9 @@ class Acceptance:
         self._is_open = False
 
     def _lose(self, error: AttestationError) -> None:
-        """Explicit mode closes the connection; permissive mode lets it pass, and the record says it."""
+        """Close it; permissive mode lets pass what its namespace doesn't require, and the record says so."""
         self._is_open = False
-        if self._is_explicit:
+        if self._is_explicit or error.reason in REQUIRED:
             self._connection.revoke(error.reason, error.message)
         else:
             self._connection.detail = error.message

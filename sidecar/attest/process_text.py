@@ -8,6 +8,7 @@ _TRACER = b"\nTracerPid:\t"
 _UID = b"\nUid:\t"
 _PARENT = b"\nPPid:\t"
 _MOUNT = b"\nmnt_id:\t"
+_FLAGS = b"\nflags:\t"
 _SCM_FDS = b"scm_fds:"
 _USER_FILES = b"\nUserFiles:\t"
 
@@ -80,6 +81,15 @@ def parse_mount_id(text: bytes) -> int:
     return _parse_number(text, _MOUNT)
 
 
+def parse_flags(text: bytes) -> int:
+    """Read a descriptor's ``flags`` from its fdinfo, among them O_CLOEXEC (fs/proc/fd.c, ``seq_show``).
+
+    Raises:
+        ProcessTextError: there is no such line, as where the descriptor has been closed.
+    """
+    return _parse_number(text, _FLAGS, 8)
+
+
 def parse_mounts(text: bytes) -> frozenset[int]:
     """Read the mount IDs from ``/proc/<pid>/mountinfo``.
 
@@ -127,9 +137,9 @@ def parse_arguments(text: bytes) -> list[bytes]:
     return text.removesuffix(b"\0").split(b"\0") if text else []
 
 
-def _parse_number(text: bytes, label: bytes) -> int:
+def _parse_number(text: bytes, label: bytes, base: int = 10) -> int:
     start = text.find(label)
     value = text[start + len(label) : start + len(label) + 20].split(None, 1) if start >= 0 else []
     if not value or not value[0].isdigit():
         raise ProcessTextError(f"no {label.decode().strip()} in the process status")
-    return int(value[0])
+    return int(value[0], base)

@@ -26,6 +26,7 @@ from sidecar.attest.facts import AttestationError
 from sidecar.attest.program_look import MAX_AGE_S
 from sidecar.connection.describe import RefusedAttempt, make_record
 from sidecar.connection.parties import Parties, PolicySource
+from sidecar.connection.requirements import check_origin
 from sidecar.sockets.address import Endpoint
 from sidecar.sockets.ending import count_untaken, reset
 from sidecar.tunnel.frames import CONNECTION_ID_BYTES
@@ -261,6 +262,13 @@ class Connection:
         """Something changed: close this connection if the answer is now no. Never raises, never waits."""
         if self.verdict is None or self.ending is not Ending.NONE or self.is_revoked:
             return
+        attestation = self.parties.attestation
+        if attestation is not None:
+            try:
+                check_origin(self._carrier.policies.own, attestation)
+            except AttestationError as error:
+                self.revoke(error.reason, error.message)
+                return
         before, self.verdict = self.verdict, self.parties.evaluate(self._carrier.policies)
         if not self.verdict.allowed:
             self.revoke(self.verdict.reason)

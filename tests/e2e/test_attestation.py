@@ -316,6 +316,25 @@ def test_an_intruder_that_lends_its_connection_to_an_approved_program_loses_it(s
     assert record.source.program == f"sha256:{shop.buyer.digest}"
 
 
+@pytest.mark.proves(Reason.SOCKET_NOT_OWN)
+@pytest.mark.parametrize("mode", list(Mode))
+def test_an_intruder_that_is_blocked_in_a_system_call_gets_no_byte_where_sockets_must_be_own(
+    shop: Shop, mode: Mode
+) -> None:
+    """It starts the approved program with its own socket, and no file of ``/proc`` shows that it goes on with it."""
+    port = shop.sell("echo")
+    shop.mesh.admin.set_policy("shop", (), mode, (Requirement.OWN_SOCKETS,))
+    shop.mesh.wait_installed("shop")
+    intruder = shop.buy(shop.intruder)
+    intruder.do("open_unconnected", "lent")
+    intruder.do("spawn", str(shop.buyer.path), "lent")
+    assert intruder.do("connect_and_let_go", "lent", shop.address, port) == "ECONNRESET"
+    record = shop.client.log.expect_denied(Reason.SOCKET_NOT_OWN, port=port)
+    assert (record.source.program, record.bytes_sent) == ("", 0)
+    # What the approved programs open and accept themselves is carried.
+    assert shop.buy().do("exchange", shop.address, port, "bread") == "bread<end>"
+
+
 @pytest.mark.proves(Reason.SOCKET_SHARED)
 def test_a_connection_that_is_passed_over_a_unix_socket_is_closed(shop: Shop, tmp_path: Path) -> None:
     port = shop.sell("echo")

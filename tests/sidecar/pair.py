@@ -107,6 +107,8 @@ class FakeAttestor:
     origin: Origin = Origin.CONTAINER
     changed: AttestationError | None = None
     has_let_socket_go: bool = False
+    given: AttestationError | None = None
+    is_given_dialled: bool = True
 
     def _attestation(self) -> Attestation:
         if self.program is None:
@@ -126,6 +128,10 @@ class FakeAttestor:
         self.cleared += 1
         if self.shared is not None:
             raise self.shared
+
+    async def refuse_given(self, attestation: Attestation, listener: Attestation | None = None) -> None:
+        if self.given is not None and (listener is None) is self.is_given_dialled:
+            raise self.given
 
     def look_at(self, attestation: Attestation) -> float:
         if self.changed is not None:

@@ -31,7 +31,7 @@ from shared.model.identity.program import Program
 from shared.model.policy.cidr import Address as Address
 from shared.model.policy.matching import Matcher, compile_rule
 from shared.model.policy.party import Party as Party
-from shared.model.policy.reasons import Reason
+from shared.model.policy.reasons import REQUIRED, Reason
 from shared.model.policy.rule_index import RuleIndex
 from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Requirement
 
@@ -197,8 +197,8 @@ def evaluate(
 
     # What the namespace requires of its own programs, and of every peer, outweighs its allow rules.
     local = source if direction is Direction.EGRESS else destination
-    if local.why_unidentified is Reason.PROCESS_ORIGIN:
-        return verdict(allowed=False, reason=Reason.PROCESS_ORIGIN)
+    if local.why_unidentified in REQUIRED:
+        return verdict(allowed=False, reason=local.why_unidentified)
     if (
         direction is Direction.INGRESS
         and destination_policy is not None

@@ -39,6 +39,7 @@ class Reason(StrEnum):
     EXECUTABLE_FORGED = "executable_forged"
     USER_NAMESPACE_DIFFERS = "user_namespace_differs"
     PROCESS_ORIGIN = "process_origin"
+    SOCKET_NOT_OWN = "socket_not_own"
     SOCKET_SHARED = "socket_shared"
     PROGRAM_CHANGED = "program_changed"
     HOLDERS_UNKNOWN = "holders_unknown"
@@ -164,6 +165,13 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         ),
         fix="Start it from the container's own process, or remove `containerOrigin` from the MeshPolicy's `requires`.",
     ),
+    Reason.SOCKET_NOT_OWN: Explanation(
+        cause=(
+            "The namespace requires programs to make their sockets themselves, and this one isn't close-on-exec: who"
+            " started the program may have made it, and may still use it unseen."
+        ),
+        fix="Have the program open it with SOCK_CLOEXEC, or remove `ownSockets` from the MeshPolicy's `requires`.",
+    ),
     Reason.SOCKET_SHARED: Explanation(
         cause="A process of another program holds the same socket, or could receive it over a Unix socket.",
         fix="Close the descriptor in the other process (close-on-exec), or approve that program as well.",
@@ -261,6 +269,9 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
 }
 
+# What a namespace requires of its own programs' processes and sockets: refused in either mode.
+REQUIRED: Final = frozenset({Reason.PROCESS_ORIGIN, Reason.SOCKET_NOT_OWN})
+
 # Codes that release 0.1 doesn't know, each with the nearest one that it does. Such a peer ends its tunnel or its stream
 # on a code that it doesn't know.
 _FIRST_CODES: Final = {
@@ -273,6 +284,7 @@ _FIRST_CODES: Final = {
     Reason.EXECUTABLE_FORGED: Reason.EXECUTABLE_UNREADABLE,
     Reason.USER_NAMESPACE_DIFFERS: Reason.EXECUTABLE_UNREADABLE,
     Reason.PROCESS_ORIGIN: Reason.EXECUTABLE_UNREADABLE,
+    Reason.SOCKET_NOT_OWN: Reason.SOCKET_SHARED,
     Reason.CODE_NOT_APPROVED: Reason.PROGRAM_NOT_APPROVED,
     Reason.SOCKET_AMBIGUOUS: Reason.NO_OWNER,
     Reason.SHUTTING_DOWN: Reason.OVERLOADED,

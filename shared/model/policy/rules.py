@@ -194,6 +194,8 @@ class Requirement(StrEnum):
     MATCHING_ADDRESS = "matchingAddress"
     # The workload's own program must descend from its container's first process, whether it dials or serves.
     CONTAINER_ORIGIN = "containerOrigin"
+    # Sockets that the workload's own program dials with or has accepted must be made by it, not given at its start.
+    OWN_SOCKETS = "ownSockets"
 
 
 class NamespaceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

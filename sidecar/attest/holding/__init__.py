@@ -2,6 +2,7 @@
 
 - ``tables.py``: where a process keeps sockets, read from ``/proc``; which tasks are new.
 - ``owner.py``: one holder for each of many sockets, in one walk for all that wait.
+- ``own_socket.py``: whether a program made its socket itself, or may have been given it.
 - ``holders.py``: one pass over all processes: every holder, what is in flight, who can't be looked at.
 - ``holder_check.py``: what a pass says about each socket that waits for it.
 - ``clearance.py``: which processes a pass has cleared, and which tasks have come since.

@@ -73,6 +73,14 @@ def list_links(pid: int, place: str, proc: str = "/proc", *, newest_first: bool 
         os.close(directory)
 
 
+def count_descriptors(pid: int, proc: str = "/proc") -> int:
+    """Count a process's descriptors without listing them; 0 where it has ended, and before Linux 6.2."""
+    try:
+        return os.stat(f"{proc}/{pid}/fd").st_size
+    except OSError:
+        return 0
+
+
 def list_tables(pid: int, proc: str = "/proc") -> Iterator[str]:
     """Yield the process, and each of its threads that doesn't share a descriptor table with those before it.
 

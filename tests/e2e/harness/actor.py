@@ -12,15 +12,20 @@ import errno
 import hashlib
 import json
 import os
+import queue
 import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 _DEADLINE_S = 60.0
+# write(2) and recvfrom(2), as /proc numbers them on x86-64 and arm64.
+_BLOCKING_CALLS = frozenset({"1", "45", "64", "207"})
 _sockets: dict[str, socket.socket] = {}
 _children: list[Any] = []
 _bulk: list[socket.socket] = []
@@ -237,6 +242,56 @@ def spawn(program: str, name: str) -> int:
     assert child.stdout is not None
     assert child.stdout.readline() == b"\n"
     return child.pid
+
+
+def open_unconnected(name: str) -> None:
+    """Open a socket and don't connect it."""
+    _sockets[name] = socket.socket()
+
+
+def connect_and_let_go(name: str, host: str, port: int) -> str:
+    """Connect, and close the only descriptor while threads are blocked in send(2) and recv(2) with it.
+
+    The kernel keeps the socket for as long as they are, and no descriptor table shows it. The answer is how many bytes
+    were received, or the error's name.
+    """
+    connection, outcomes = _sockets.pop(name), queue.SimpleQueue[str]()
+    connection.settimeout(None)
+    connection.connect((host, port))
+    descriptor, size = connection.detach(), 8 << 20
+
+    def receive_blocked() -> None:
+        held, got = socket.socket(fileno=descriptor), 0
+        try:
+            got = len(held.recv(size, socket.MSG_WAITALL))
+        except OSError as error:
+            outcomes.put(_name(error))
+        else:
+            outcomes.put(str(got))
+        held.detach()
+
+    def send_blocked() -> None:
+        with suppress(OSError):
+            os.write(descriptor, bytes(size))
+
+    threads = [threading.Thread(target=each, daemon=True) for each in (receive_blocked, send_blocked)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        _await_blocked(each)
+    os.close(descriptor)
+    return outcomes.get(timeout=_DEADLINE_S)
+
+
+def _await_blocked(thread: threading.Thread) -> None:
+    """Wait until a thread is in a system call with a socket, or has ended."""
+    deadline = time.monotonic() + _DEADLINE_S
+    while thread.is_alive() and time.monotonic() < deadline:
+        with suppress(OSError):
+            call = Path(f"/proc/self/task/{thread.native_id}/syscall").read_text().split(" ", 1)[0]
+            if call in _BLOCKING_CALLS:
+                return
+        time.sleep(0.001)
 
 
 def pass_on(name: str, path: str) -> None:

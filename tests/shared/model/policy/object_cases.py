@@ -72,7 +72,7 @@ def _cases() -> Iterator[Case]:
     yield good("group", policy({"group": {"label": "example.com/team"}}))
     yield good("group without a prefix", policy({"group": {"label": "Team_1"}}))
     yield good("requirement", policy({"requires": ["matchingAddress"]}))
-    yield good("requirements", policy({"requires": ["containerOrigin", "matchingAddress"]}))
+    yield good("requirements", policy({"requires": ["containerOrigin", "matchingAddress", "ownSockets"]}))
     yield good("no requirement", policy({"requires": []}))
     yield bad("unknown requirement", "spec.requires[0]", policy({"requires": ["listed"]}))
     yield bad("a requirement twice", "spec.requires", policy({"requires": ["matchingAddress"] * 2}))
