@@ -24,9 +24,11 @@ from shared.model.policy.rules import Direction, Requirement
 from sidecar.connection.connection import Connection, Refused, record_refused
 from sidecar.connection.parties import Parties
 from sidecar.listener import (
+    Listener,
     attest_application,
     attest_listener,
     choose_listener_credential,
+    is_approved,
     note_listener,
     serves_listener,
 )
@@ -72,7 +74,7 @@ async def serve_tunnel(sidecar: Sidecar, connection: socket.socket, source: Endp
     """
     try:
         with sidecar.handshakes.enter(source[0]):
-            tunnel, port = await terminate(sidecar, connection, source, local)
+            tunnel, port, listener = await terminate(sidecar, connection, source, local)
     except VerificationError as error:
         sidecar.counts.fail_handshake(Reason(error.reason))
         _record_refused_tunnel(sidecar, source, local, Refused(Reason(error.reason), error.message))
@@ -87,11 +89,15 @@ async def serve_tunnel(sidecar: Sidecar, connection: socket.socket, source: Endp
             await _say_closing(tunnel)  # Nothing was processed: another endpoint may be tried.
             raise Refused(Reason.OVERLOADED, "too many tunnels of peers")
         with place:
+            has_served = False
             while not tunnel.is_closed and not tunnel.turns.is_closing:
                 turn = await next_turn(sidecar, tunnel, place)
                 if turn is None:
                     break
+                has_served = True
                 await serve_connection(sidecar, tunnel, turn, source=source, local=(local[0], port))
+            if not has_served and not is_approved(sidecar, listener):
+                await record_unasked(sidecar, tunnel, listener, source=source, local=(local[0], port))
             await _say_closing(tunnel)
     except Refused as error:
         _record_refused_tunnel(sidecar, source, (local[0], port), error)
@@ -101,7 +107,7 @@ async def serve_tunnel(sidecar: Sidecar, connection: socket.socket, source: Endp
 
 async def terminate(
     sidecar: Sidecar, connection: socket.socket, source: Endpoint, local: Endpoint
-) -> tuple[Tunnel, int]:
+) -> tuple[Tunnel, int, Listener]:
     """Read the port from the peer's SNI, attest its listener, and do the TLS handshake with its credential.
 
     Raises:
@@ -131,7 +137,31 @@ async def terminate(
     )
     sidecar.handshakes.note_known(source[0])
     sidecar.counts.handshakes.observe(loop.time() - began)
-    return tunnel, port
+    if tunnel.credential.identity.program is None:
+        tunnel.say_why(listener.why or Reason.LISTENER_NOT_APPROVED)
+    return tunnel, port, listener
+
+
+async def record_unasked(
+    sidecar: Sidecar, tunnel: Tunnel, listener: Listener, *, source: Endpoint, local: Endpoint
+) -> None:
+    """Record a tunnel that was opened for a listener and then not used, because this listener isn't approved.
+
+    The initiator's record can't name the program that listens here, nor its path.
+    """
+    parties = Parties(Direction.INGRESS, source=source, destination=local)
+    parties.note_peer(tunnel.peer)
+    identity = tunnel.peer.identity
+    parties.source = replace(parties.source, workload=identity.workload, program=identity.program)
+    note_listener(sidecar, parties, listener)
+    parties.destination_identity = tunnel.credential.identity
+    await obtain_policy(sidecar, identity.workload.namespace)
+    verdict = parties.evaluate(sidecar.policies)
+    if verdict.reason is (listener.why or Reason.LISTENER_NOT_APPROVED):
+        if parties.attestation is not None and (code := sidecar.code.tell(parties.attestation)) is not None:
+            parties.note_code(code)
+        refused = Refused(verdict.reason, listener.detail or "the initiator was shown no approved program, and left")
+        record_refused(sidecar, parties, refused, transport=Transport.TUNNEL)
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):

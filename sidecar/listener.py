@@ -103,6 +103,14 @@ async def _obtain_own(sidecar: Sidecar) -> Credential:
         raise HandshakeError(str(error), reason=Reason.CA_UNAVAILABLE) from error
 
 
+def is_approved(sidecar: Sidecar, listener: Listener) -> bool:
+    """Tell whether an approved program listens there."""
+    attestation = listener.attestation
+    return attestation is not None and (
+        sidecar.policies.own.find_approval(sidecar.workload, attestation.program) is not None
+    )
+
+
 def serves_listener(sidecar: Sidecar, used: Credential, listener: Listener) -> bool:
     """Whether the credential in use is (still) the one to serve this listener with."""
     if time.time() >= used.not_after:

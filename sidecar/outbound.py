@@ -35,6 +35,7 @@ from sidecar.sockets.dial import DialError
 from sidecar.sockets.ending import reset_after_delivery
 from sidecar.steps import look_up, obtain_policy, pump_plainly
 from sidecar.tunnel.frames import Opening
+from sidecar.tunnel.no_program import learn_why
 from sidecar.tunnel.pool import TunnelKey
 from sidecar.tunnel.tunnel import Tunnel
 
@@ -216,7 +217,10 @@ async def carry_through_tunnel(
                 break
             await carry_without_tunnel(sidecar, connection, str(error))
             return
-        identify_peer(connection, tunnel)
+        why = await learn_why(tunnel)
+        if tunnel.is_closed:
+            raise Refused(Reason.MTLS_UNAVAILABLE, "the tunnel broke before it was used")
+        identify_peer(connection, tunnel, why)
         route.unprocessed = end = await open_and_pump(sidecar, connection, tunnel, route.unprocessed)
         if end.is_unanswered:
             sidecar.connector.forget(key.destination[0])
@@ -261,8 +265,8 @@ async def connect(
         raise Refused(Reason(error.reason), error.message) from error
 
 
-def identify_peer(connection: Connection, tunnel: Tunnel) -> None:
-    """Say who serves the destination, by the certificate of its sidecar."""
+def identify_peer(connection: Connection, tunnel: Tunnel, why: Reason | None) -> None:
+    """Say who serves the destination, by the certificate of its sidecar; or why that shows no program."""
     identity = tunnel.peer.identity
     connection.tunnel, parties = tunnel.id, connection.parties
     parties.note_peer(tunnel.peer)
@@ -271,7 +275,7 @@ def identify_peer(connection: Connection, tunnel: Tunnel) -> None:
         workload=identity.workload,
         program=identity.program,
         is_pending=False,
-        why_unidentified=None if identity.program else Reason.LISTENER_NOT_APPROVED,
+        why_unidentified=why,
     )
 
 

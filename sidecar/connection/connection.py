@@ -151,8 +151,8 @@ class Pump(Protocol):
     def received(self) -> int:
         """The other way."""
 
-    def abort(self, ending: Ending) -> None:
-        """Stop."""
+    def abort(self, ending: Ending, reason: Reason | None = None) -> None:
+        """Stop; the other side is told the reason where it can be."""
 
     def guard_by(self, guard: Guard) -> None:
         """Ask this guard before bytes are forwarded."""
@@ -304,7 +304,7 @@ class Connection:
         self.is_revoked = True
         self.refusal = reason
         self.detail = detail
-        self.abort(Ending.POLICY_CHANGED)
+        self.abort(Ending.POLICY_CHANGED, reason)
 
     def lose_proof(self, reason: Reason, detail: str) -> None:
         """Close this connection because its program isn't proven any more, if it is closed for that.
@@ -355,12 +355,12 @@ class Connection:
         if self.ending is Ending.SHUTDOWN:
             raise Refused(Reason.SHUTTING_DOWN)
 
-    def abort(self, ending: Ending) -> None:
+    def abort(self, ending: Ending, reason: Reason | None = None) -> None:
         """End this connection now, whatever step it is at; one that has an ending keeps it."""
         if self.ending is Ending.NONE:
             self.ending = ending
         if self._pump is not None:
-            self._pump.abort(ending)
+            self._pump.abort(ending, reason)
 
     def end_if_overdue(self, now: float, *, idle_s: float, max_s: float) -> None:
         """End this connection if no byte has passed for ``idle_s``, or it lives for ``max_s``; 0: never."""
@@ -408,8 +408,8 @@ class Connection:
         if self.ending is Ending.NONE:
             self.ending = end.ending
             self.detail = end.detail or self.detail
-            if end.refusal is not None:
-                self.refusal = end.refusal
+            if (reason := end.refusal or end.revoked) is not None:
+                self.refusal = reason
 
     def note_delivery(self, count: int, *, to_application: bool) -> None:
         """Count what was still delivered after pumping had ended; below zero where less arrived than was counted."""

@@ -20,6 +20,7 @@ class PumpEnd(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         ending: for the record.
         refusal: the responder's reason, when it said REFUSE.
+        revoked: the other side's reason, when it said RESET because it may not go on: bytes may have passed.
         is_retry_allowed: the OPEN was certainly not processed, and may be tried again.
         is_unanswered: the peer's kernel didn't even acknowledge OPEN: its node has gone, and its other tunnels too.
         early: where nothing was processed (so, too, after REFUSE): DATA that the application sent so far, at most
@@ -31,6 +32,7 @@ class PumpEnd(msgspec.Struct, frozen=True, kw_only=True):
 
     ending: Ending
     refusal: Reason | None = None
+    revoked: Reason | None = None
     is_retry_allowed: bool = False
     is_unanswered: bool = False
     early: bytes = b""

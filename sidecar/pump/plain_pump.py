@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Final
 
 from shared.model.policy.decision import Ending
+from shared.model.policy.reasons import Reason
 from sidecar.pump.ends import PumpEnd, end_writing, reset_by
 from sidecar.pump.guard import UNGUARDED, Guard
 from sidecar.pump.states import Flow, change_flow
@@ -70,7 +71,7 @@ class PlainPump:
         self._forth.start()
         self._back.start()
 
-    def abort(self, ending: Ending) -> None:
+    def abort(self, ending: Ending, reason: Reason | None = None) -> None:
         """Stop moving bytes; the caller resets both connections."""
         self._finish(ending)
 

@@ -17,6 +17,7 @@ from typing import Final
 from OpenSSL import SSL
 
 from shared.model.policy.decision import Ending
+from shared.model.policy.reasons import Reason
 from sidecar.pump.ends import PumpEnd, end_writing, reset_by
 from sidecar.pump.guard import UNGUARDED, Guard
 from sidecar.pump.states import Flow, change_flow
@@ -133,7 +134,7 @@ class TlsPump:
         self._read_plain()
         self._read_peer()
 
-    def abort(self, ending: Ending) -> None:
+    def abort(self, ending: Ending, reason: Reason | None = None) -> None:
         """Stop moving bytes; the caller resets both connections."""
         self._finish(ending)
 

@@ -55,6 +55,7 @@ class TunnelPump:
         "_outgoing",
         "_refusal",
         "_refusal_detail",
+        "_revoked",
         "_tunnel",
         "_watch",
         "finished",
@@ -70,6 +71,7 @@ class TunnelPump:
         self._deadline: asyncio.TimerHandle | None = None
         self._refusal: Reason | None = None
         self._refusal_detail = ""
+        self._revoked: Reason | None = None
         self._guard: Guard = UNGUARDED
         # The responder has them once it has dialled the application.
         self._application: socket.socket | None = None
@@ -162,11 +164,11 @@ class TunnelPump:
         """Ask this guard before bytes are forwarded, in either direction."""
         self._guard = guard
 
-    def abort(self, ending: Ending) -> None:
-        """End both ends by reset: policy changed, or this sidecar stops."""
+    def abort(self, ending: Ending, reason: Reason | None = None) -> None:
+        """End both ends by reset: policy changed, or this sidecar stops; the peer is told the reason."""
         if not self.finished.done():
             self._incoming.rest.clear()
-            self._tunnel.reset()
+            self._tunnel.reset(reason)
             self._finish(ending)
 
     def _take_application(self, application: socket.socket) -> None:
@@ -269,14 +271,21 @@ class TunnelPump:
             self._outgoing.drop()
             self._check_finished()
         elif frame == FrameType.RESET:
+            if payload:
+                self._note_revoked(payload)
             self._tunnel.close()
             self._finish(reset_by(is_source=not self._is_initiator))
         elif frame == FrameType.CLOSING:
             if self._tunnel.turns.is_retry_allowed():
                 self._tunnel.close()
                 self._finish(Ending.PEER_LOST, is_retry_allowed=True)
-        else:
+        elif frame != FrameType.WHY:
             raise ProtocolError(f"frame {frame} in the middle of a turn")
+
+    def _note_revoked(self, payload: bytes) -> None:
+        revoked = decode_refusal(payload)
+        self._revoked = revoked.reason
+        self._refusal_detail = revoked.detail or "closed by the other side"
 
     def _on_end(self) -> None:
         turns = self._tunnel.turns
@@ -393,6 +402,7 @@ class TunnelPump:
             PumpEnd(
                 ending=ending,
                 refusal=self._refusal,
+                revoked=self._revoked,
                 is_retry_allowed=is_retry_allowed,
                 is_unanswered=is_unanswered,
                 early=bytes(outgoing.early) if is_retry_allowed or self._refusal else b"",

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 MAX_ENDPOINTS_TRIED = 3  # Of what is known here; as many again of what the CA says when it is asked again.
 # What is answered at the address of an endpoint that has just gone: by its sidecar, or by who has the address now.
 PERHAPS_GONE = frozenset({
-    Reason.APPLICATION_UNREACHABLE, Reason.DESTINATION_NOT_SERVED, Reason.LISTENER_NOT_APPROVED,
-    Reason.PEER_WORKLOAD_MISMATCH,
+    Reason.APPLICATION_UNREACHABLE, Reason.DESTINATION_NOT_SERVED, Reason.LISTENER_NOT_APPROVED, Reason.NO_LISTENER,
+    Reason.LISTENERS_DIFFER, Reason.PEER_WORKLOAD_MISMATCH,
 })  # fmt: skip
 
 

@@ -41,6 +41,7 @@ class FrameType(IntEnum):
     RESET = 6
     CLOSING = 7
     REKEY = 8
+    WHY = 9
 
 
 # Stated bounds per type: a longer payload is a protocol error before it is looked at.
@@ -50,9 +51,10 @@ _MAX_PAYLOADS: dict[int, int] = {
     FrameType.REFUSE: _MAX_WHY_BYTES,
     FrameType.DATA: MAX_PAYLOAD_BYTES,
     FrameType.END: 0,
-    FrameType.RESET: 0,
+    FrameType.RESET: _MAX_WHY_BYTES,
     FrameType.CLOSING: 0,
     FrameType.REKEY: 0,
+    FrameType.WHY: _MAX_WHY_BYTES,
 }
 
 
@@ -124,7 +126,7 @@ def decode_opening(payload: bytes) -> Opening:
         connection=payload[:CONNECTION_ID_BYTES].hex(),
         destination=destination,
         source=source,
-        why=_decode_why(why),
+        why=decode_why(why),
     )
 
 
@@ -149,8 +151,15 @@ def encode_reason(reason: Reason) -> bytes:
     return express_in_first_codes(reason).value.encode()
 
 
+def encode_code(reason: Reason) -> bytes:
+    """Write a reason code for a peer of ``touchmark/2``, which reads what it doesn't know as such."""
+    return reason.value.encode()
+
+
 def decode_refusal(payload: bytes) -> Refusal:
-    """Read REFUSE's payload. A code that isn't known comes from a newer release, and refuses all the same.
+    """Read the payload of REFUSE, and of a RESET that has one.
+
+    A code that isn't known comes from a newer release, and refuses all the same.
 
     Raises:
         ProtocolError: it isn't a code at all.
@@ -162,8 +171,8 @@ def decode_refusal(payload: bytes) -> Refusal:
         return Refusal(reason=Reason.PROTOCOL_ERROR, detail=f"the peer refused with {code}, which isn't known here")
 
 
-def _decode_why(payload: bytes) -> Reason | None:
-    """Read OPEN's ``why``, a claim for the record only: None where there is none, or its code isn't known."""
+def decode_why(payload: bytes) -> Reason | None:
+    """Read OPEN's ``why`` or WHY, a claim for the record only: None where there is none, or its code isn't known."""
     if not payload:
         return None
     try:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
-from enum import Enum, auto
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from OpenSSL import SSL
 
 from shared.model.errors import ProtocolError
+from shared.model.policy.reasons import Reason
 from shared.model.trust.certificate import VerifiedPeer
 from sidecar.sockets.ending import DELIVERY_DEADLINE_S, close_after_delivery, count_undelivered, count_untaken, reset
 from sidecar.sockets.polling import poller_of
@@ -26,9 +26,21 @@ from sidecar.tls.key_limit import MAX_KEY_BYTES, RECORD_OVERHEAD_BYTES, RENEWED_
 from sidecar.tls.records import Buffer, Records
 from sidecar.tls.role import Role
 from sidecar.tunnel.frame_reader import FrameReader
-from sidecar.tunnel.frames import HEADER, MAX_FRAME_BYTES, FrameType, Opening, encode_frame, encode_opening
+from sidecar.tunnel.frames import (
+    HEADER,
+    MAX_FRAME_BYTES,
+    FrameType,
+    Opening,
+    decode_why,
+    encode_code,
+    encode_frame,
+    encode_opening,
+)
 from sidecar.tunnel.trace import FrameTrace
 from sidecar.tunnel.turns import Turns
+from sidecar.tunnel.user import Loss as Loss
+from sidecar.tunnel.user import Rekey, Renewal, TunnelUser
+from sidecar.tunnel.user import Renewed as Renewed
 
 if TYPE_CHECKING:
     from sidecar.credential.credential import Credential
@@ -44,52 +56,9 @@ _buffer = Buffer(_READ_BYTES + 2 * MAX_FRAME_BYTES)
 _bytes = _buffer.view
 _DATA = int(FrameType.DATA)
 _REKEY = int(FrameType.REKEY)
+_WHY = int(FrameType.WHY)
 # A peer that asks for new keys sooner is after this end's processor.
 _LEAST_BETWEEN_KEYS: Final = 128 * 1024
-
-
-class Loss(Enum):
-    """Why a tunnel was lost."""
-
-    BROKEN = auto()  # The connection ended or failed.
-    PROTOCOL = auto()  # The peer broke the protocol.
-    RECORD_LIMIT = auto()
-
-
-class Renewal(Enum):
-    """How far a tunnel has come with new keys. Frames that are sent meanwhile wait until it is done."""
-
-    NONE = auto()
-    ASKED = auto()  # Initiator: REKEY was sent, the last frame with the old keys; the responder's is awaited.
-    ANSWERED = auto()  # Responder: REKEY is its last frame with the old keys, and perhaps not yet written.
-    HANDSHAKE = auto()  # Both have said REKEY: the connection belongs to the handshake.
-
-
-class Renewed(NamedTuple):
-    """What a handshake gave."""
-
-    tls: SSL.Connection
-    peer: VerifiedPeer
-    credential: Credential
-
-
-Rekey = Callable[[], Awaitable[Renewed]]
-
-
-class TunnelUser(Protocol):
-    """Who is called back by a tunnel."""
-
-    def on_data(self, payloads: list[memoryview]) -> None:
-        """DATA came. The views are valid only during the call."""
-
-    def on_frame(self, frame: int, payload: bytes) -> None:
-        """Another frame came; the tunnel's turns have been advanced."""
-
-    def on_drained(self) -> None:
-        """What ``write`` couldn't write at once has been written."""
-
-    def on_lost(self, loss: Loss, detail: str) -> None:
-        """The tunnel is gone. Nothing comes after this."""
 
 
 class Tunnel:
@@ -104,13 +73,14 @@ class Tunnel:
         poller: tells when the application's socket is ready, as it does for the tunnel's own.
         sent, received: bytes that used up this direction's key, records' overhead included.
         unwritten: once it is closed: bytes that the peer's kernel hadn't taken by then, records' overhead included.
+        why: initiator: why the responder's certificate shows no program, once it has said so; for the record.
     """
 
     __slots__ = (
         "_asked_at", "_has_renewed", "_held", "_hold_timer", "_is_closed", "_is_parting", "_is_reading",
         "_later", "_on_closed", "_pinned", "_reader", "_rekey", "_renew_at", "_renewal", "_renewing", "_tls",
         "_trace", "_wants_reading", "_watch", "connection", "credential", "id", "loop", "opened_at", "peer",
-        "poller", "received", "sent", "turns", "unwritten", "user",
+        "poller", "received", "sent", "turns", "unwritten", "user", "why",
     )  # fmt: skip
 
     def __init__(
@@ -145,6 +115,7 @@ class Tunnel:
         self.sent = 0
         self.received = 0
         self.unwritten = 0
+        self.why: Reason | None = None
         self._renew_at = key_bytes
         self._rekey = rekey
         self._renewal = Renewal.NONE
@@ -175,6 +146,11 @@ class Tunnel:
             and self.turns.is_idle
             and not self.turns.is_closing
         )
+
+    @property
+    def says_why(self) -> bool:
+        """Whether the peer knows WHY, and RESET with a reason: what ``touchmark/2`` has beyond ``touchmark/1``."""
+        return self._rekey is not None
 
     @property
     def is_blocked(self) -> bool:
@@ -267,6 +243,11 @@ class Tunnel:
             self._hold_timer.cancel()
             self._hold_timer = None
         return held
+
+    def say_why(self, reason: Reason) -> None:
+        """Responder, before the first turn: say why its certificate shows no program. Nothing for ``touchmark/1``."""
+        if self.says_why:
+            self.write(encode_frame(FrameType.WHY, self.turns.epoch, encode_code(reason)))
 
     def say_unprocessed(self) -> None:
         """Responder: say CLOSING for an OPEN that has come and was not processed, and end the tunnel.
@@ -422,6 +403,10 @@ class Tunnel:
                         return
                     self._on_rekey()
                     continue
+                if frame == _WHY:
+                    self._on_why(bytes(payload))
+                    user.on_frame(frame, b"")
+                    continue
                 turns.receive(frame, reader.epoch, len(payload))
                 if frame == _DATA:
                     payloads.append(payload)
@@ -446,6 +431,16 @@ class Tunnel:
         reader.keep_rest()
         if self.received > self._renew_at:
             self._note_use()
+
+    def _on_why(self, payload: bytes) -> None:
+        """The responder says why its certificate shows no program.
+
+        Raises:
+            ProtocolError: it shows one, has said so before, or is the initiator.
+        """
+        if self.turns.role is not Role.INITIATOR or self.why is not None or self.peer.identity.program is not None:
+            raise ProtocolError("WHY may not come now")
+        self.why = decode_why(payload) or Reason.LISTENER_NOT_APPROVED
 
     # ---- new keys -------------------------------------------------------------------------------------------------
 
@@ -541,13 +536,19 @@ class Tunnel:
         if user is not None:
             user.on_lost(loss, detail)
 
-    def reset(self) -> None:
-        """End the tunnel in the middle of a turn: RESET where it can still be written, then the connection's end."""
+    def reset(self, reason: Reason | None = None) -> None:
+        """End the tunnel in the middle of a turn: RESET where it can still be written, then the connection's end.
+
+        Arguments:
+            reason: why this side may not go on, for the other one's record.
+        """
         if self._is_closed:
             return
         if not self.is_blocked and not self.turns.is_idle:
             try:
-                self._tls.send(self._take_held() + encode_frame(FrameType.RESET, self.turns.send(FrameType.RESET)))
+                payload = encode_code(reason) if reason is not None and self.says_why else b""
+                frame = encode_frame(FrameType.RESET, self.turns.send(FrameType.RESET), payload)
+                self._tls.send(self._take_held() + frame)
             except (SSL.Error, RuntimeError):
                 pass  # The peer sees the connection's end, which is a reset to it as well.
         self.close()

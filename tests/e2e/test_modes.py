@@ -60,6 +60,35 @@ def test_explicit_refuses_a_listener_that_nobody_approved(shop: Shop) -> None:
     shop.be_explicit()
     assert shop.buy().do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
     shop.client.log.expect_denied(Reason.LISTENER_NOT_APPROVED, port=port)
+    assert shop.buy().do("exchange", shop.address, port, "bread") == "<ECONNRESET>", "by a tunnel of its own"
+    # The listening side names the program, which the client was never shown: it is what an approval is made of.
+    record = shop.server.log.expect_denied(Reason.LISTENER_NOT_APPROVED, port=port)
+    assert record.destination.program == f"sha256:{shop.intruder.digest}"
+    assert record.process.path == str(shop.intruder.path)
+    assert (record.source.workload, record.source.program) == ("shop/client", f"sha256:{shop.buyer.digest}")
+
+
+@pytest.mark.proves(Reason.NO_LISTENER)
+def test_explicit_says_that_nothing_listens_on_a_closed_port_rather_than_that_it_isnt_approved(shop: Shop) -> None:
+    port = shop.mesh.take_port()
+    shop.be_explicit()
+    assert shop.buy().do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
+    shop.client.log.expect_denied(Reason.NO_LISTENER, port=port)
+    shop.server.log.expect_denied(Reason.NO_LISTENER, port=port)
+
+
+@pytest.mark.proves(Reason.DENY_RULE)
+def test_the_reason_of_a_reset_reaches_the_other_sides_record(shop: Shop, bank: Bank) -> None:
+    """A rule of the destination's namespace that only the destination's sidecar has by then, or has first."""
+    port = shop.sell("echo")
+    teller = shop.mesh.run(bank.teller, bank.sidecar.pod)
+    assert teller.do("connect", "live", shop.address, port) == "connected"
+    teller.do("send", "live", "one")
+    assert teller.do("receive", "live", 3) == "one"
+    shop.be_permissive(Rule(name="closed", action=Action.DENY, workloads=("server",)))
+    assert teller.do("receive_rest", "live") == "<ECONNRESET>"
+    for log in (shop.server.log, bank.sidecar.log):
+        log.expect_denied(Reason.DENY_RULE, port=port)
 
 
 @pytest.mark.proves(Reason.PEER_UNIDENTIFIED, Reason.ALLOW_RULE)

@@ -168,7 +168,7 @@ class FakeAttestor:
 
     def attest_listener_now(self, address: str, port: int) -> Attestation | None:
         if port in self.silent:
-            raise AttestationError("nobody listens there", reason=Reason.NO_OWNER)
+            raise AttestationError("nobody listens there", reason=Reason.NO_LISTENER)
         return self._attestation()
 
 

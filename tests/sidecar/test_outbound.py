@@ -459,7 +459,7 @@ async def test_an_endpoint_whose_program_has_ended_is_left_where_the_ca_says_tha
             assert (last.answer, last.port, last.detail) == (Answer.ALLOW, pair.application[1], "service shop/db")
             assert (last.bytes_sent, last.bytes_received) == (9, 9)
         else:
-            reason = Reason.LISTENER_NOT_APPROVED if mode is Mode.EXPLICIT else Reason.APPLICATION_UNREACHABLE
+            reason = Reason.NO_LISTENER if mode is Mode.EXPLICIT else Reason.APPLICATION_UNREACHABLE
             assert (last.answer, last.reason, last.ending) == (Answer.DENY, reason, Ending.REFUSED)
             assert (last.port, last.detail) == (ended[1], "service shop/db")
         assert pair.client.directory.refreshed == [SERVICE]

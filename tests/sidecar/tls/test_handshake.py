@@ -19,13 +19,13 @@ from tests.sidecar.pump.test_plain_pump import tcp_pair
 
 
 async def make_tunnels(
-    mint: Mint, *, server: Mint | None = None, key_bytes: int = RENEWED_AT_BYTES
+    mint: Mint, *, server: Mint | None = None, key_bytes: int = RENEWED_AT_BYTES, serves_program: bool = True
 ) -> tuple[Tunnel, Tunnel]:
     """Two ends of one tunnel: the initiator's and the responder's."""
     loop = asyncio.get_running_loop()
     near, far = tcp_pair()
     initiator = mint.issue(identify(CLIENT, CLIENT_PROGRAM))
-    responder = (server or mint).issue(identify(SERVER, SERVER_PROGRAM))
+    responder = (server or mint).issue(identify(SERVER, SERVER_PROGRAM if serves_program else None))
     verifier = BundleVerifier(mint.bundle)
 
     async def shake(role: Role) -> Tunnel:

@@ -88,7 +88,7 @@ def test_a_payload_is_a_slice_of_what_was_fed() -> None:
 
 @pytest.mark.parametrize(
     "header",
-    [(0, 1, 0), (9, 1, 0), (FrameType.DATA, 1, 0), (FrameType.DATA, 1, MAX_PAYLOAD_BYTES + 1), (FrameType.END, 1, 1)],
+    [(0, 1, 0), (10, 1, 0), (FrameType.DATA, 1, 0), (FrameType.DATA, 1, MAX_PAYLOAD_BYTES + 1), (FrameType.END, 1, 1)],
 )
 def test_a_frame_out_of_bounds_is_refused_by_its_header_alone(header: tuple[int, int, int]) -> None:
     shell = Shell(2 * MAX_FRAME_BYTES)

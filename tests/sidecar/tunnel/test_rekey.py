@@ -15,7 +15,8 @@ from sidecar.tls.contexts import ALPN_BEFORE
 from sidecar.tls.key_limit import RENEWED_AT_BYTES
 from sidecar.tunnel import tunnel
 from sidecar.tunnel.frames import FrameType
-from sidecar.tunnel.tunnel import Loss, Renewal, Tunnel
+from sidecar.tunnel.tunnel import Tunnel
+from sidecar.tunnel.user import Loss, Renewal
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import Mint, running_pair
 from tests.sidecar.tls.test_handshake import make_tunnels
