@@ -105,7 +105,7 @@ def measure(directory: Path, *, per_s: float, duration_s: float, rounds: int) ->
     Raises:
         BenchError: a part doesn't start, or the connection ended.
     """
-    figures: dict[str, list[list[float]]] = {"nobody": [], "elsewhere": [], "here": []}
+    figures: dict[str, list[list[float]]] = {"none": [], "elsewhere": [], "here": []}
     counts: list[dict[str, float]] = []
     with (
         socket.create_server(("127.0.0.1", 0)) as backend,
@@ -120,7 +120,7 @@ def measure(directory: Path, *, per_s: float, duration_s: float, rounds: int) ->
             here = (server["tunnel"]["addresses"][0], server["tunnel"]["port"])
             served = int(server["inbound"][0]["listen"].rpartition(":")[2])
             for _ in range(rounds):
-                figures["nobody"].append(exchange(*subject.http, duration_s))
+                figures["none"].append(exchange(*subject.http, duration_s))
                 for name, target in (("elsewhere", elsewhere.getsockname()), ("here", here)):
                     stranger = _start_stranger(target, served, per_s)
                     time.sleep(_STRANGER_START_S)
@@ -131,7 +131,7 @@ def measure(directory: Path, *, per_s: float, duration_s: float, rounds: int) ->
             subject.check()
     begun, answered, seconds = (sum(each[name] for each in counts) for name in ("begun", "answered", "seconds"))
     return [
-        {"stranger": "nobody", **_summarise(figures["nobody"])},
+        {"stranger": "none", **_summarise(figures["none"])},
         {"stranger": "elsewhere", **_summarise(figures["elsewhere"])},
         {
             "stranger": "here",

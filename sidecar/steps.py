@@ -63,11 +63,11 @@ async def wait_for_handshake(sidecar: Sidecar, address: str) -> None:
         HandshakeError: ``overloaded``.
     """
 
-    async def is_member() -> bool:
+    async def is_member() -> bool | None:
         try:
             return bool((await sidecar.directory.look_up(address)).namespace)
         except UnavailableError:
-            return False
+            return None
 
     await sidecar.handshakes.wait_turn(address, is_member=is_member, timeout_s=sidecar.limits.handshake_s)
 

@@ -5,7 +5,8 @@ Belongs here: queues, their bounds, aggregation, what is lost. Doesn't: what a r
 The local log takes every record until its sink is full: then allows are dropped and counted; denials have four times
 the room. The CA's copy takes denials one by one, and allows up to a rate; above it, equal allows become one record with
 a count. Beyond a bound denials are aggregated too, so that none goes missing; only when even the aggregates are too
-many is anything lost, and then it is counted.
+many is anything lost, and then it is counted. Denials of arriving peers that have proven nothing have a rate like
+allows: anybody may cause them, and would fill the CA's log with them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import msgspec
 
 from shared.model.errors import UnavailableError
 from shared.model.policy.decision import Answer, DecisionRecord, PartyRecord, Phase
+from shared.model.policy.rules import Direction
 from shared.model.wire.messages import MAX_DECISIONS_PER_MESSAGE, Decisions, FromSidecar
 from shared.runtime.sinks import LineSink
 from sidecar.figures.counts import DecisionCounts
@@ -29,6 +31,7 @@ MAX_AGGREGATES = 2048
 MAX_NAMED_STRANGERS = 1024  # Beyond that many aggregates, those of strangers no longer name their addresses.
 MAX_COUNT = 1_000_000  # Of one aggregate: the CA takes no greater one.
 _ALLOWS_PER_WINDOW = 50
+_STRANGERS_PER_WINDOW = 50
 _WINDOW_S = 1.0
 _FLUSH_S = 0.02
 _MAX_BUFFER_BYTES = 64 * 1024
@@ -57,6 +60,7 @@ class Recorder:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._window_timer: asyncio.TimerHandle | None = None
         self._window_allows = 0
+        self._window_strangers = 0
         self._waiting: deque[DecisionRecord] = deque()
         self._waiting_denials = 0
         self._aggregates: dict[tuple[object, ...], DecisionRecord] = {}
@@ -132,7 +136,11 @@ class Recorder:
 
     def _keep_for_ca(self, record: DecisionRecord, *, is_denial: bool) -> None:
         if is_denial:
-            if self._waiting_denials < MAX_WAITING_DENIALS:
+            is_stranger = record.direction is Direction.INGRESS and not record.source.identity
+            if self._waiting_denials < MAX_WAITING_DENIALS and not (
+                is_stranger and self._window_strangers >= _STRANGERS_PER_WINDOW
+            ):
+                self._window_strangers += is_stranger
                 self._waiting.append(record)
                 self._waiting_denials += 1
                 return
@@ -160,7 +168,7 @@ class Recorder:
 
     def _end_window(self) -> None:
         self._window_timer = None
-        self._window_allows = 0
+        self._window_allows = self._window_strangers = 0
         # Aggregates stay until the queue has room: a long outage costs memory for causes, not for connections.
         while self._aggregates and self._has_room():
             _, record = self._aggregates.popitem()

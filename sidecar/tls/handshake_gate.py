@@ -6,6 +6,7 @@ handshake (``handshake.py``), the threads that compute it (``handshake_workers.p
 A full handshake costs this side about a millisecond, most of it in OpenSSL, which anybody may cause who reaches the
 port. Addresses of which one handshake has held lately, or that the directory lists in the mesh, come first and quickly;
 all others share a rate, in turns, so that a flood from one address delays another's first handshake by a turn at most.
+Of those that the directory doesn't list only some may wait: what waits costs memory and the garbage collector's time.
 """
 
 from __future__ import annotations
@@ -23,10 +24,15 @@ MAX_KNOWN: Final = 4096
 # Beginnings a second: for unknown addresses a fifth of what one core can compute, for known ones more than it can.
 UNKNOWN_PER_S: Final = 200.0
 KNOWN_PER_S: Final = 2000.0
+# More than a second's worth: who waits longer than that has mostly left.
+MAX_STRANGERS_WAITING: Final = 256
 # More at once would keep the loop busy: each begins with the look at the program that listens.
 _UNKNOWN_BURST: Final = 8
 _KNOWN_BURST: Final = 16
 _TICK_S: Final = 0.002
+
+
+IsMember = Callable[[], Awaitable[bool | None]]
 
 
 class HandshakeGate:
@@ -66,15 +72,15 @@ class HandshakeGate:
             raise HandshakeError("too many handshakes are unfinished", reason=Reason.OVERLOADED)
         return place
 
-    async def wait_turn(self, address: str, *, is_member: Callable[[], Awaitable[bool]], timeout_s: float) -> None:
+    async def wait_turn(self, address: str, *, is_member: IsMember, timeout_s: float) -> None:
         """Wait until a handshake with this address may begin.
 
         Arguments:
-            is_member: finds out whether the directory lists it in the mesh; asked where it has to wait, once for all
-                that wait with this address. It must not raise.
+            is_member: finds out whether the directory lists it in the mesh, None if that can't be told now; asked where
+                it has to wait, once for all that wait with this address. It must not raise.
 
         Raises:
-            HandshakeError: ``overloaded``: that took too long.
+            HandshakeError: ``overloaded``: that took too long, or too many strangers wait.
         """
         who, loop = group_address(address), asyncio.get_running_loop()
         lane = self._fast if who in self._known else self._slow
@@ -84,17 +90,26 @@ class HandshakeGate:
         turn = lane.queue(who)
         self._arm(loop)
         try:
-            async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(timeout_s):
                 if is_first:
-                    finding = group.create_task(self._find_out(address, is_member), name="who wants a handshake")
-                    turn.add_done_callback(lambda _: finding.cancel())
-                await turn
+                    async with asyncio.TaskGroup() as group:
+                        finding = group.create_task(self._find_out(address, is_member), name="who wants a handshake")
+                        turn.add_done_callback(lambda _: finding.cancel())
+                        may_begin = await turn
+                else:
+                    may_begin = await turn
         except TimeoutError as error:
             raise HandshakeError("too many handshakes are wanted", reason=Reason.OVERLOADED) from error
+        if not may_begin:
+            raise HandshakeError("too many strangers want handshakes", reason=Reason.OVERLOADED)
 
-    async def _find_out(self, address: str, is_member: Callable[[], Awaitable[bool]]) -> None:
-        if await is_member():
+    async def _find_out(self, address: str, is_member: IsMember) -> None:
+        if (found := await is_member()) is None:
+            return
+        if found:
             self.note_known(address)
+        else:
+            self._slow.note_stranger(group_address(address))
 
     def note_known(self, address: str) -> None:
         """A handshake with this address has held, or it is a member's: those that wait and its next ones come first."""
@@ -125,7 +140,10 @@ class _Lane:
         self._most = most
         self._tokens = most
         self._refilled = 0.0
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        # What each waits for becomes True when it may begin, False when it has to leave.
+        self._waiting: OrderedDict[str, deque[asyncio.Future[bool]]] = OrderedDict()
+        # Those that wait and aren't listed in the mesh.
+        self._strangers: set[str] = set()
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -143,15 +161,39 @@ class _Lane:
         turns = self._waiting.get(who)
         return turns is not None and not turns[-1].done()
 
-    def queue(self, who: str) -> asyncio.Future[None]:
-        """Wait: the future is done when it is this one's turn."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def queue(self, who: str) -> asyncio.Future[bool]:
+        """Wait: the future is True when it is this one's turn, False when it can't wait any longer."""
+        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         turns = self._waiting.setdefault(who, deque())
         # Under a flood the newest come first, so that those that have left would stay: the oldest leave first.
         while turns and turns[0].done():
             turns.popleft()
         turns.append(turn)
+        if who in self._strangers:
+            self._shed()
         return turn
+
+    def note_stranger(self, who: str) -> None:
+        """Count those that wait with this address, now and until none does, as strangers, of whom only some may."""
+        if who in self._waiting:
+            self._strangers.add(who)
+            self._shed()
+
+    def _shed(self) -> None:
+        """Let the oldest leave, of the address with the most, until no more strangers wait than may."""
+        surplus = sum(len(self._waiting[who]) for who in self._strangers) - MAX_STRANGERS_WAITING
+        while surplus > 0:
+            most = max(self._strangers, key=lambda who: len(self._waiting[who]))
+            turn = self._waiting[most].popleft()
+            if not self._waiting[most]:
+                self._forget(most)
+            if not turn.done():
+                turn.set_result(False)
+            surplus -= 1
+
+    def _forget(self, who: str) -> deque[asyncio.Future[bool]] | None:
+        self._strangers.discard(who)
+        return self._waiting.pop(who, None)
 
     def grant(self, now: float) -> None:
         """Let those begin whose turn it is."""
@@ -162,13 +204,15 @@ class _Lane:
             turn = turns.pop()
             if turns:
                 self._waiting[who] = turns  # Behind the others.
+            else:
+                self._strangers.discard(who)
             if not turn.done():
-                turn.set_result(None)
+                turn.set_result(True)
                 self._tokens -= 1
 
     def take_over(self, who: str, other: _Lane) -> None:
         """Queue here what waits for ``who`` in another lane."""
-        if (turns := other._waiting.pop(who, None)) is not None:
+        if (turns := other._forget(who)) is not None:
             self._waiting.setdefault(who, deque()).extend(turns)
 
     def _refill(self, now: float) -> None:

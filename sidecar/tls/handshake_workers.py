@@ -36,6 +36,10 @@ async def compute(loop: asyncio.AbstractEventLoop, role: Role, step: Callable[[]
                 await _wait_undisturbed(result)
             result.exception()  # Seen, though of no interest any more.
         raise
+    finally:
+        # A failed step's traceback holds this frame. With them in it that were a cycle, and the collector, which then
+        # frees many failed handshakes at once, would hold the event loop up for milliseconds.
+        del running, result
 
 
 async def _wait_undisturbed(result: asyncio.Future[_T]) -> None:

@@ -21,7 +21,7 @@ from sidecar.connection import recording as module
 from sidecar.connection.recording import Recorder
 from tests.sidecar.little_ca import until
 
-DENIAL = record_refusal(
+STRANGER = record_refusal(
     direction=Direction.INGRESS,
     reason=Reason.OVERLOADED,
     source=("198.18.0.1", 1),
@@ -30,6 +30,9 @@ DENIAL = record_refusal(
     sidecar="one",
     connection="c",
     now=1.0,
+)
+DENIAL = msgspec.structs.replace(
+    STRANGER, source=msgspec.structs.replace(STRANGER.source, workload="shop/web", identity="spiffe://t/ns/shop/sa/web")
 )
 ALLOW = msgspec.structs.replace(DENIAL, answer=Answer.ALLOW, ending=Ending.FINISHED, bytes_sent=3)
 
@@ -140,12 +143,32 @@ async def test_aggregates_tell_hours_ends_and_services_apart(tmp_path: Path, mon
     ]
     for change in kinds:
         for _ in range(2):
-            recorder.record(msgspec.structs.replace(DENIAL, **change))
+            recorder.record(msgspec.structs.replace(STRANGER, **change))
     for host in (8, 9):  # Too many to be told apart.
-        recorder.record(msgspec.structs.replace(DENIAL, source=PartyRecord(address=f"198.18.0.{host}:1")))
+        recorder.record(msgspec.structs.replace(STRANGER, source=PartyRecord(address=f"198.18.0.{host}:1")))
     await recorder.close(timeout_s=0.1)
     assert sorted(record.count for record in ca.records()) == [2] * 7
     assert sum(record.source.address == "" for record in ca.records()) == 1
     assert recorder.lost_total == 0
     sink.close(timeout_s=1)
     os.close(descriptor)
+
+
+async def test_strangers_cant_fill_the_cas_log_and_each_stands_in_the_local_one(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    sink, ca = LineSink(descriptor), Listening()
+    recorder = Recorder(sink, send=ca.send)
+    for _ in range(400):
+        recorder.record(STRANGER)
+    recorder.record(DENIAL)
+    closing = asyncio.create_task(recorder.close(timeout_s=10))
+    await until(lambda: ca.batches)
+    recorder.acknowledge(1)
+    await closing
+    sink.close(timeout_s=2)
+    os.close(descriptor)
+    assert len((tmp_path / "log").read_text().splitlines()) == 401
+    strangers = [each for each in ca.records() if not each.source.workload]
+    assert (len(strangers), sum(each.count for each in strangers)) == (51, 400)
+    assert DENIAL in ca.records(), "a member's refusal isn't hidden among them"
+    assert recorder.lost_total == 0

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import pytest
 
 from shared.model.policy.reasons import Reason
 from sidecar.tls import handshake_gate as module
 from sidecar.tls.handshake import HandshakeError
-from sidecar.tls.handshake_gate import HandshakeGate
+from sidecar.tls.handshake_gate import HandshakeGate, IsMember
 
 
 async def nobodys() -> bool:
@@ -21,9 +20,7 @@ async def members() -> bool:
     return True
 
 
-async def begin(
-    gate: HandshakeGate, address: str, begun: list[str], is_member: Callable[[], Awaitable[bool]] = nobodys
-) -> None:
+async def begin(gate: HandshakeGate, address: str, begun: list[str], is_member: IsMember = nobodys) -> None:
     await gate.wait_turn(address, is_member=is_member, timeout_s=30)
     begun.append(address)
 
@@ -121,3 +118,42 @@ async def test_who_left_a_flood_is_forgotten_while_it_goes_on(monkeypatch: pytes
             task.cancel()
         await asyncio.gather(*wave, return_exceptions=True)
     assert sum(map(len, gate._slow._waiting.values())) <= 50
+
+
+async def test_of_strangers_only_some_wait_and_a_flood_makes_no_other_stranger_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "UNKNOWN_PER_S", 0.001)
+    monkeypatch.setattr(module, "MAX_STRANGERS_WAITING", 10)
+    gate, begun = HandshakeGate(4096), list[str]()
+    other = asyncio.create_task(begin(gate, "198.18.0.2", begun))
+    flood = [asyncio.create_task(begin(gate, "198.18.0.1", begun)) for _ in range(100)]
+    done, waiting = await asyncio.wait(flood, timeout=30, return_when=asyncio.FIRST_EXCEPTION)
+    while sum(map(len, gate._slow._waiting.values())) > 10:
+        await asyncio.sleep(0)
+    done, waiting = await asyncio.wait(flood, timeout=0)
+    refused = [each.exception() for each in done if each.exception() is not None]
+    assert all(isinstance(each, HandshakeError) and each.reason is Reason.OVERLOADED for each in refused)
+    assert len(refused) + begun.count("198.18.0.1") + len(waiting) == 100
+    assert len(waiting) <= 10
+    assert other.done() is ("198.18.0.2" in begun), "it wasn't refused"
+    for task in (*flood, other):
+        task.cancel()
+    await asyncio.gather(*flood, other, return_exceptions=True)
+    assert not gate._slow._strangers or gate._slow._waiting
+
+
+async def test_whoever_may_be_a_member_is_never_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the CA can't be asked, a member's burst looks like a flood."""
+    monkeypatch.setattr(module, "UNKNOWN_PER_S", 0.001)
+    monkeypatch.setattr(module, "MAX_STRANGERS_WAITING", 10)
+    gate, begun = HandshakeGate(4096), list[str]()
+
+    async def is_member() -> None:
+        return None
+
+    waiting = [asyncio.create_task(begin(gate, "198.18.0.1", begun, is_member)) for _ in range(100)]
+    await asyncio.sleep(0)
+    gate.note_known("198.18.0.1")
+    await asyncio.gather(*waiting)
+    assert len(begun) == 100
