@@ -102,7 +102,12 @@ def sum_up(mesh: Mesh, sums: Sequence[dict[str, int]]) -> Kept:
         events=dict(Counter(line["event"] for line in events)),
         reasons=dict(Counter(line["reason"] for line in records)),
         details=dict(
-            Counter(f"{line['reason']}: {line['detail']}" for line in records if line["reason"] in FAULT_REASONS)
+            Counter(
+                f"{side}: {line['reason']}: {line['detail']}"
+                for side in ADDRESSES
+                for line in mesh.read_lines(f"{side}.decisions")
+                if line["phase"] == "end" and line["reason"] in FAULT_REASONS
+            )
         ),
     )
 

@@ -86,7 +86,7 @@ class Kept:
         lost: records that it counted as lost, anywhere.
         events: counts by name.
         reasons: counts of records by reason.
-        details: of those whose reason is a fault.
+        details: of those whose reason is a fault, at the other sidecar too.
     """
 
     connected: int

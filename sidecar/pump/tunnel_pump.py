@@ -31,6 +31,8 @@ from sidecar.tunnel.tunnel import Loss, Tunnel
 _OPEN: Final = Flow.OPEN  # Looked up for every read.
 # By then a living peer's kernel has acknowledged OPEN, with several retransmissions in between.
 ACKNOWLEDGED_S: Final = 3.0
+# What a responder may say before it sees an OPEN that is on its way.
+_LAST_WORDS: Final = frozenset({FrameType.CLOSING, FrameType.RESET})
 # The flow to the tunnel while something of it may wait to be written.
 _WRITING: Final = frozenset({Flow.OPEN, Flow.BLOCKED, Flow.ENDING})
 
@@ -270,16 +272,15 @@ class TunnelPump:
                 self._watch.stop_reading()
             self._outgoing.drop()
             self._check_finished()
+        elif frame in _LAST_WORDS and self._tunnel.turns.is_retry_allowed():
+            self._tunnel.close()
+            self._finish(Ending.PEER_LOST, is_retry_allowed=True)
         elif frame == FrameType.RESET:
             if payload:
                 self._note_revoked(payload)
             self._tunnel.close()
             self._finish(reset_by(is_source=not self._is_initiator))
-        elif frame == FrameType.CLOSING:
-            if self._tunnel.turns.is_retry_allowed():
-                self._tunnel.close()
-                self._finish(Ending.PEER_LOST, is_retry_allowed=True)
-        elif frame != FrameType.WHY:
+        elif frame != FrameType.CLOSING and frame != FrameType.WHY:
             raise ProtocolError(f"frame {frame} in the middle of a turn")
 
     def _note_revoked(self, payload: bytes) -> None:

@@ -57,6 +57,7 @@ _bytes = _buffer.view
 _DATA = int(FrameType.DATA)
 _REKEY = int(FrameType.REKEY)
 _WHY = int(FrameType.WHY)
+_RESET = int(FrameType.RESET)
 # A peer that asks for new keys sooner is after this end's processor.
 _LEAST_BETWEEN_KEYS: Final = 128 * 1024
 
@@ -407,6 +408,9 @@ class Tunnel:
                     self._on_why(bytes(payload))
                     user.on_frame(frame, b"")
                     continue
+                if frame == _RESET and turns.is_over(reader.epoch):
+                    self.lose(Loss.BROKEN, "the peer reset a turn that had ended here")
+                    return
                 turns.receive(frame, reader.epoch, len(payload))
                 if frame == _DATA:
                     payloads.append(payload)

@@ -4,8 +4,9 @@ One ``Turns`` object a tunnel end holds both sides' states, as the websockets an
 faults (``RuntimeError``) and the peer's (``ProtocolError``) are told apart by the method that raised. Pure.
 
 A turn (epoch) begins with OPEN and ends when both sides have sent END; then both are idle again and the next OPEN may
-come. REFUSE is the responder's END. RESET ends the tunnel. CLOSING is outside the turns: it carries the epoch of the
-last OPEN that the responder processed, so that an initiator whose OPEN crossed it may retry elsewhere, once.
+come. REFUSE is the responder's END. RESET ends the tunnel; it may cross END, so that the turn has ended where it
+arrives. CLOSING is outside the turns: it carries the epoch of the last OPEN that the responder processed. An initiator
+whose OPEN crossed CLOSING, or the last turn's RESET, may retry elsewhere, once.
 """
 
 from __future__ import annotations
@@ -102,6 +103,10 @@ class Turns:
         if frame == FrameType.CLOSING:
             self._receive_closing(epoch)
             return
+        if frame == FrameType.RESET and self._has_crossed(epoch):
+            self.is_closing = True
+            self.responder = SideState.DEAD
+            return
         if frame == FrameType.OPEN:
             if epoch != (self.epoch + 1) & 0xFF:
                 raise ProtocolError(f"OPEN of epoch {epoch} after {self.epoch}")
@@ -109,6 +114,10 @@ class Turns:
             raise ProtocolError(f"a frame of epoch {epoch} in {self.epoch}")
         if not self._apply(peer, frame, size):
             raise ProtocolError(f"frame {frame} may not come in {self.initiator.name}/{self.responder.name}")
+
+    def is_over(self, epoch: int) -> bool:
+        """Whether this turn was the last one and has ended here: the peer's RESET crossed this end's END."""
+        return epoch == self.epoch and self.is_idle
 
     def disown(self) -> int:
         """Note that the responder says CLOSING instead of processing the OPEN that came; returns the epoch to write.
@@ -124,7 +133,7 @@ class Turns:
         return self.epoch
 
     def is_retry_allowed(self) -> bool:
-        """Whether the current turn's OPEN was certainly not processed: CLOSING named the epoch before it."""
+        """Whether the current turn's OPEN was certainly not processed: the peer's last word is of the epoch before."""
         return self.is_closing and self.role is Role.INITIATOR and self.responder is SideState.DEAD
 
     def _is_data_plain(self, sender: Role) -> bool:
@@ -139,10 +148,15 @@ class Turns:
         if epoch == self.epoch:
             self.is_closing = True
             return
-        if epoch != (self.epoch - 1) & 0xFF or self.responder is not SideState.DECIDING:
+        if not self._has_crossed(epoch):
             raise ProtocolError(f"CLOSING of epoch {epoch} in {self.epoch}")
         self.is_closing = True
         self.responder = SideState.DEAD
+
+    def _has_crossed(self, epoch: int) -> bool:
+        """Whether the responder said this before it saw the OPEN that waits for its answer."""
+        is_last = epoch == (self.epoch - 1) & 0xFF
+        return is_last and self.role is Role.INITIATOR and self.responder is SideState.DECIDING
 
     def _apply(self, sender: Role, frame: int, size: int) -> bool:
         if sender is Role.INITIATOR:

@@ -277,6 +277,25 @@ async def test_what_was_said_before_a_reset_waits_for_a_full_tunnel(monkeypatch:
         assert (await asyncio.wait_for(turn.initiator.finished, 5)).ending is Ending.RESET_BY_DESTINATION
 
 
+async def test_an_open_that_crosses_the_last_turns_reset_may_be_tried_again_with_its_early_bytes() -> None:
+    async with opened_turn(b"first", has_ended=True) as turn:
+        turn.far.pause()  # The responder sees neither END nor the next OPEN before its application breaks.
+        turn.near.turns.receive(FrameType.ACCEPT, 1)
+        turn.near.turns.receive(FrameType.END, 1)
+        turn.near.detach()
+        app, source = tcp_pair()
+        with app, source:
+            app.send(b"second")
+            await asyncio.sleep(0.01)
+            assert turn.near.turns.is_idle
+            second = TunnelPump(turn.near)
+            second.open(source, OPENING, answer_s=5)
+            turn.near.turns.receive(FrameType.RESET, 1)
+            second.on_frame(FrameType.RESET, b"")
+            end = await asyncio.wait_for(second.finished, 2)
+        assert (end.ending, end.is_retry_allowed, end.early) == (Ending.PEER_LOST, True, b"second")
+
+
 async def test_thousands_of_small_frames_in_one_record_are_passed_on() -> None:
     """More buffers than one call of the kernel takes."""
     loop = asyncio.get_running_loop()

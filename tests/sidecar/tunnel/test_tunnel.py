@@ -130,6 +130,25 @@ async def test_a_reset_in_a_turn_is_read_before_the_connections_end() -> None:
     await asyncio.sleep(0.05)
 
 
+async def test_a_reset_that_crosses_the_other_ends_end_is_the_tunnels_end_and_no_fault() -> None:
+    """The initiator's application breaks after it has ended, before the responder's END arrives."""
+    first, second = await make_tunnels(Mint())
+    user, other = Listener(), Listener()
+    first.attach(user)
+    second.attach(other)
+    first.write(first.begin_opening(OPENING))
+    await until(lambda: other.frames)
+    second.send(FrameType.ACCEPT)
+    first.send(FrameType.END)
+    await until(lambda: FrameType.END in other.frames)
+    first.pause()
+    second.send(FrameType.END)
+    first.reset()
+    await until(lambda: other.losses)
+    assert other.losses == [Loss.BROKEN]
+    await asyncio.sleep(0.05)
+
+
 async def test_what_comes_while_nobody_uses_the_tunnel_waits_for_the_next_user() -> None:
     first, second = await make_tunnels(Mint())
     first.attach(Listener())

@@ -89,6 +89,35 @@ def test_closing_of_the_turns_own_epoch_allows_none() -> None:
         ends.initiator.send(F.OPEN)
 
 
+def test_a_reset_of_the_last_turn_that_crossed_the_open_allows_a_retry() -> None:
+    """The responder had not seen the initiator's END yet when its application broke."""
+    ends = Ends()
+    ends.say(Role.INITIATOR, F.OPEN)
+    ends.say(Role.RESPONDER, F.ACCEPT)
+    ends.say(Role.RESPONDER, F.END)
+    ends.initiator.send(F.END)
+    epoch = ends.responder.send(F.RESET)
+    assert ends.initiator.is_over(epoch)
+    ends.initiator.send(F.OPEN)
+    assert not ends.initiator.is_over(epoch)
+    ends.initiator.receive(F.RESET, epoch)
+    assert ends.initiator.is_retry_allowed()
+
+
+def test_a_reset_of_the_last_turn_after_the_answer_is_a_fault() -> None:
+    ends = Ends()
+    for _ in range(2):
+        ends.say(Role.INITIATOR, F.OPEN)
+        ends.say(Role.RESPONDER, F.ACCEPT)
+        ends.say(Role.RESPONDER, F.END)
+        ends.say(Role.INITIATOR, F.END)
+    ends.say(Role.INITIATOR, F.OPEN)
+    ends.say(Role.RESPONDER, F.ACCEPT)
+    for epoch in (1, 2):
+        with pytest.raises(ProtocolError):
+            ends.initiator.receive(F.RESET, epoch)
+
+
 def test_closing_after_the_answer_cannot_disown_the_turn() -> None:
     ends = Ends()
     ends.say(Role.INITIATOR, F.OPEN)
