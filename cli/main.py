@@ -17,9 +17,12 @@ from typer.exceptions import TyperException
 from cli.commands import (
     ca,
     connections,
+    coverage,
     decisions,
     demo,
     doctor,
+    edges,
+    graph,
     identities,
     inject,
     mode,
@@ -54,6 +57,9 @@ app.add_typer(trust.app, name="trust")
 app.command("decisions", cls=TargetCommand)(decisions.decisions)
 app.command("identities", cls=TargetCommand)(identities.identities)
 app.command("connections", cls=TargetCommand)(connections.connections)
+app.command("edges", cls=TargetCommand)(edges.edges)
+app.command("coverage", cls=TargetCommand)(coverage.coverage)
+app.command("graph", cls=TargetCommand)(graph.graph)
 app.command("inject")(inject.inject)
 app.command("demo")(demo.demo)
 app.command("doctor", cls=TargetCommand)(doctor.doctor)

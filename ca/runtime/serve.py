@@ -13,6 +13,7 @@ from aiohttp import web
 from ca.api.admin.application import make_admin_application
 from ca.api.admin.authorities import About, AuthoritiesAdmin
 from ca.api.admin.cluster import ClusterAdmin
+from ca.api.admin.edges import EdgesAdmin
 from ca.api.admin.foreign import ForeignAdmin
 from ca.api.admin.namespaces import NamespacesAdmin
 from ca.api.admin.observation import ObservationAdmin
@@ -115,6 +116,7 @@ async def _serve_admin(
         SidecarsAdmin(store=store, clock=clock, listen=ca.listen),
         NamespacesAdmin(store=store, clock=clock, are_policies_objects=ca.configuration.kubernetes),
         ObservationAdmin(store=store, decisions=ca.decisions, hub=ca.hub, survey=survey, clock=clock),
+        EdgesAdmin(store=store, clock=clock),
         ClusterAdmin(store=store, cluster=ca.cluster),
         ForeignAdmin(store=store, authorities=ca.authorities, foreign=ca.foreign, clock=clock),
         health,

@@ -24,8 +24,10 @@ from shared.model.wire.admin import (
     CAStatus,
     ClusterStatus,
     ConnectionList,
+    CoverageList,
     DecisionList,
     DecisionView,
+    EdgeList,
     ErrorAnswer,
     ForeignDomainList,
     ForeignDomainRequest,
@@ -228,6 +230,14 @@ class AdminClient:
     async def list_connections(self, query: Mapping[str, str]) -> ConnectionList:
         """Return live connections of all sidecars that answer."""
         return await self._call("GET", "/v1/connections", ConnectionList, query=query)
+
+    async def list_edges(self, namespace: str, query: Mapping[str, str]) -> EdgeList:
+        """Return a page of a namespace's edges."""
+        return await self._call("GET", f"/v1/namespaces/{_part(namespace)}/edges", EdgeList, query=query)
+
+    async def get_coverage(self, namespace: str, query: Mapping[str, str]) -> CoverageList:
+        """Return how much of each workload of a namespace was observed."""
+        return await self._call("GET", f"/v1/namespaces/{_part(namespace)}/coverage", CoverageList, query=query)
 
     # ---- one call ------------------------------------------------------------------------------------------------
 

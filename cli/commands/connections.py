@@ -29,7 +29,8 @@ def connections(
 ) -> None:
     """List the live connections of all sidecars that answer.
 
-    In a cluster every replica of the CA is queried; otherwise only the one behind the admin socket.
+    `touchmark edges` sums up past ones by workload and program. In a cluster every replica of the CA is queried;
+    otherwise only the one behind the admin socket.
     """
     import asyncio
 

@@ -243,7 +243,7 @@ class EdgeLog:
             "namespace": report.namespace,
             "service_account": report.service_account,
             "records": sum(record.count for record in records),
-            "lost": min(report.lost + lost, _HIGHEST),
+            "lost": lost,
             "starts": int(report.is_first),
             "new_edges": new,
             "first": now,
@@ -255,7 +255,9 @@ class EdgeLog:
             before = await connection.scalar(select(func.max(edge_reports.c.hour)).where(mine))
             since = max(hour - MAX_LOSSY_HOURS, int(before)) if before is not None else hour
             empty = {"records": 0, "starts": 0, "new_edges": 0}
-            rows += [{**row, **empty, "lost": 1, "hour": each} for each in range(since, hour)]
+            rows = [{**row, **empty, "lost": 1, "hour": each} for each in range(since, hour)]
+            # The sum stays what was lost, where each hour's share is at least 1.
+            rows.append({**row, "lost": max(1, min(report.lost, _HIGHEST) - len(rows)) + lost})
         await connection.execute(self._summing_reports(), rows)
 
     def _summing_hours(self) -> Executable:

@@ -22,6 +22,8 @@ GET    /v1/namespaces/{ns}                                            ``Namespac
 GET    /v1/namespaces/{ns}/readiness        ``?since_s=``             ``Readiness``
 PUT    /v1/namespaces/{ns}/mode             ``ModeRequest``           ``NamespaceState``
 GET    /v1/namespaces/{ns}/acknowledgements                           ``Acknowledgements``
+GET    /v1/namespaces/{ns}/edges            query, see below          ``EdgeList``
+GET    /v1/namespaces/{ns}/coverage         ``?since=``               ``CoverageList``
 GET    /v1/programs                         ``?namespace=``           ``ProgramList``
 POST   /v1/programs                         ``ProgramRequest``        ``ProgramView``
 DELETE /v1/programs/{ns}/{name}                                       ``NamespaceState``
@@ -43,7 +45,8 @@ GET    /metrics                                                       Prometheus
 The query of ``/v1/decisions``: ``namespace``, ``workload``, ``program`` (a prefix of ``sha256:…`` is enough),
 ``reason``, ``denied`` and ``would_deny`` (``true`` or ``false``), ``since`` and ``until`` (seconds since the epoch),
 ``limit`` (1 to 10,000). Newest first; ``follow`` sends new ones, oldest first (with ``since``, first what
-was stored since then). ``/v1/cluster`` isn't found on a CA outside a cluster. Any other answer than 2xx is an
+was stored since then). That of edges: ``since``, ``until``, ``workload``, ``denied``, ``would_deny``, ``offset`` and
+``limit`` (1 to 5,000), by names. ``/v1/cluster`` isn't found on a CA outside a cluster. Any other answer than 2xx is an
 ``ErrorAnswer``.
 """
 
@@ -68,6 +71,14 @@ from shared.model.wire.admin_cluster import ClusterStatus as ClusterStatus
 from shared.model.wire.admin_cluster import PodView as PodView
 from shared.model.wire.admin_cluster import RefusedEnrolment as RefusedEnrolment
 from shared.model.wire.admin_cluster import WatchView as WatchView
+from shared.model.wire.admin_edges import DEFAULT_EDGES_LISTED as DEFAULT_EDGES_LISTED
+from shared.model.wire.admin_edges import MAX_EDGES_LISTED as MAX_EDGES_LISTED
+from shared.model.wire.admin_edges import CoverageList as CoverageList
+from shared.model.wire.admin_edges import EdgeEnd as EdgeEnd
+from shared.model.wire.admin_edges import EdgeList as EdgeList
+from shared.model.wire.admin_edges import EdgeOutcome as EdgeOutcome
+from shared.model.wire.admin_edges import EdgeView as EdgeView
+from shared.model.wire.admin_edges import WorkloadCoverage as WorkloadCoverage
 from shared.model.wire.admin_foreign import ForeignDomainList as ForeignDomainList
 from shared.model.wire.admin_foreign import ForeignDomainRequest as ForeignDomainRequest
 from shared.model.wire.admin_foreign import ForeignDomainView as ForeignDomainView

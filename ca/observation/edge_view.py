@@ -1,0 +1,149 @@
+"""Both sides' views of edges joined: who talks to whom, each connection counted once. Pure.
+
+The source's sidecar saw every connection of its own, the destination's only what reached it. So the source's numbers
+hold, and the destination's where no source reports. What doesn't name a program (a plaintext connection's other end, a
+destination that was refused before it was known) is joined with the other side's view where only one fits.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ca.store.edges.edge import StoredEdge
+from shared.model.policy.decision import Answer, PartyRecord
+from shared.model.policy.rules import Direction
+from shared.model.wire.admin_edges import EdgeEnd, EdgeOutcome, EdgeView
+
+_Pair = tuple[str, str, int]  # The ends' names, and the port.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """Views with the same programs at both ends, of both sides."""
+
+    source_program: str
+    destination_program: str
+    rows: list[StoredEdge] = field(default_factory=list)
+
+    def of(self, side: Direction) -> list[StoredEdge]:
+        return [row for row in self.rows if row.key.side is side]
+
+    def may_be(self, reported_by_source: _Group) -> bool:
+        """Tell whether these connections may be those, which the source's side reported."""
+        other = reported_by_source
+        return self.source_program in ("", other.source_program) and other.destination_program in (
+            "",
+            self.destination_program,
+        )
+
+
+def join_edges(rows: Iterable[StoredEdge]) -> list[EdgeView]:
+    """Join both sides' views; in the order of names, programs and ports."""
+    pairs: dict[_Pair, dict[tuple[str, str], _Group]] = defaultdict(dict)
+    for row in rows:
+        key = row.key
+        groups = pairs[name_party(key.source), name_party(key.destination), key.port]
+        programs = (key.source.program, key.destination.program)
+        group = groups.setdefault(programs, _Group(source_program=programs[0], destination_program=programs[1]))
+        group.rows.append(row)
+    views = [view for groups in pairs.values() for view in _join_pair(list(groups.values()))]
+    views.sort(
+        key=lambda view: (
+            view.source.name, view.destination.name, view.port, view.source.program, view.destination.program,
+        )
+    )  # fmt: skip
+    return views
+
+
+def name_party(party: PartyRecord) -> str:
+    """Return the name by which both sides know an end."""
+    return party.workload or party.identity or party.listed or party.address
+
+
+def _join_pair(groups: Sequence[_Group]) -> list[EdgeView]:
+    sources = [group for group in groups if group.of(Direction.EGRESS)]
+    lone = [group for group in groups if not group.of(Direction.EGRESS)]
+    fitting = {id(each): [source for source in sources if each.may_be(source)] for each in lone}
+    views, taken = [], set()
+    for source in sources:
+        fits = [each for each in lone if source in fitting[id(each)]]
+        if len(fits) == 1 and len(fitting[id(fits[0])]) == 1 and not source.of(Direction.INGRESS):
+            taken.add(id(fits[0]))
+            views.append(_make_view([*source.rows, *fits[0].rows]))
+        else:
+            views.append(_make_view(source.rows))
+    views += [_make_view(each.rows, is_counted=not fitting[id(each)]) for each in lone if id(each) not in taken]
+    return views
+
+
+def _make_view(rows: Sequence[StoredEdge], *, is_counted: bool = True) -> EdgeView:
+    of_source = [row for row in rows if row.key.side is Direction.EGRESS]
+    of_destination = [row for row in rows if row.key.side is Direction.INGRESS]
+    counting = of_source or of_destination
+    return EdgeView(
+        source=_make_end([row.key.source for row in rows], of_source),
+        destination=_make_end([row.key.destination for row in rows], of_destination),
+        port=rows[0].key.port,
+        connections=sum(row.opened for row in counting),
+        bytes_sent=sum(row.bytes_sent for row in counting),
+        bytes_received=sum(row.bytes_received for row in counting),
+        first=min(row.first for row in rows),
+        last=max(row.last for row in rows),
+        reported_by=tuple(
+            side for side, its in ((Direction.EGRESS, of_source), (Direction.INGRESS, of_destination)) if its
+        ),
+        outcomes=tuple(sorted(map(_make_outcome, rows), key=_order)),
+        is_counted=is_counted,
+        is_lossy=any(row.is_lossy for row in rows),
+    )
+
+
+def _make_end(parties: Sequence[PartyRecord], own: Sequence[StoredEdge]) -> EdgeEnd:
+    """Say who is at one end.
+
+    Arguments:
+        own: the views of this end's own sidecar.
+    """
+    newest = max(own, key=lambda row: row.evidence.time, default=None)
+
+    def find(name: str) -> str:
+        return next((str(getattr(party, name)) for party in parties if getattr(party, name)), "")
+
+    return EdgeEnd(
+        workload=find("workload"),
+        listed=find("listed"),
+        identity=find("identity"),
+        address=find("address"),
+        program=find("program"),
+        path="" if newest is None else newest.evidence.path,
+        pods=() if newest is None else tuple(sorted({pod for row in own for pod in row.evidence.pods})),
+    )
+
+
+def _make_outcome(row: StoredEdge) -> EdgeOutcome:
+    key = row.key
+    return EdgeOutcome(
+        side=key.side,
+        answer=key.answer,
+        would_deny=key.would_deny,
+        reason=key.reason,
+        rule=key.rule,
+        mode=key.mode,
+        transport=key.transport,
+        service=key.service,
+        connections=row.connections,
+        first=row.first,
+        last=row.last,
+        why_source=key.source.why,
+        why_destination=key.destination.why,
+        detail=row.evidence.detail,
+    )
+
+
+def _order(outcome: EdgeOutcome) -> tuple[object, ...]:
+    return (
+        outcome.answer is not Answer.DENY, not outcome.would_deny, outcome.side, outcome.reason, outcome.rule,
+        outcome.mode, outcome.transport, outcome.service, outcome.why_source, outcome.why_destination,
+    )  # fmt: skip

@@ -1,0 +1,54 @@
+"""``touchmark coverage``: how much of each workload was observed, and what wasn't."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.commands import options
+from cli.text.json_result import JsonResult, prints
+
+if TYPE_CHECKING:
+    from shared.model.wire.admin import CoverageList
+
+_COVERAGE: JsonResult[CoverageList] = JsonResult()
+
+
+@prints(_COVERAGE)
+def coverage(
+    context: typer.Context,
+    namespace: Annotated[str, typer.Argument(help="The namespace.")],
+    since: Annotated[str, typer.Option(help="How far back: 90s, 30m, 24h, 7d; widened to whole hours.")] = "7d",
+    as_json: options.Json = False,
+) -> None:
+    """Show how much of each workload was observed: what wasn't seen may still happen.
+
+    Pods whose sidecar reported since its start, restarts, records and losses, the age of the newest record, and hours
+    and weekdays at which nothing was ever seen. Jobs that didn't run in the window aren't known here.
+
+    Examples: `touchmark coverage shop`, `touchmark coverage shop --since 30d --json`.
+    """
+    import time
+
+    from cli.backends.session import ask_admin
+    from cli.commands.edges import build_query
+    from cli.text.edge import COVERAGE_COLUMNS, format_coverage
+    from cli.text.output import print_line, print_note, print_table
+
+    target = options.get_target(context)
+    query = {"since": build_query(since=since, limit=1)["since"]}
+    answer = ask_admin(target, lambda client: client.get_coverage(namespace, query))
+    if as_json:
+        _COVERAGE.print(answer)
+        return
+    print_table(
+        COVERAGE_COLUMNS,
+        format_coverage(answer.workloads, now=time.time()),
+        empty="no workload of this namespace has ever reported: nothing is known of it",
+    )
+    for workload in answer.workloads:
+        for gap in workload.gaps:
+            print_line(f"{workload.workload}: {gap}")
+    if answer.is_truncated:
+        print_note("only the newest reports were looked at; use a shorter --since")

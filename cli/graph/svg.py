@@ -1,0 +1,129 @@
+"""A graph as SVG. Pure.
+
+Verdicts are told by the line's shape and by a word, besides the colour: solid for allowed, dashed for what explicit
+mode would refuse, dotted with a cross for refused. No style sheet, script or link: every name comes from a
+peer and is text.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from xml.sax.saxutils import escape as escape_xml
+
+from cli.graph.graph import Graph, Link, Node
+from cli.graph.layout import Place, lay_out
+from cli.text.printable import escape
+
+_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _EDGE, _HEAD = 190, 34, 170, 26, 24, 64
+_MAX_NAME: Final = 27
+# Each is legible on white and on dark paper.
+_STYLES: Final = {
+    "allow": ("#2e7d32", ""),
+    "would deny": ("#b26a00", "8 5"),
+    "deny": ("#c62828", "2 4"),
+}
+
+
+def draw_svg(graph: Graph) -> str:
+    """Draw a graph; the same graph is always the same text."""
+    places = lay_out(graph)
+    columns = 1 + max((place.column for place in places.values()), default=0)
+    rows = 1 + max((place.row for place in places.values()), default=0)
+    width = 2 * _EDGE + columns * _WIDTH + (columns - 1) * _GAP_X
+    height = _HEAD + _EDGE + rows * (_HEIGHT + _GAP_Y)
+    title = f"Edges of {graph.namespace}"
+    lines = [
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {max(width, 620)} {height}" role="img" '
+            f'font-family="sans-serif" font-size="12">'
+        ),
+        f"<title>{_text(title)}</title>",
+        f"<desc>{len(graph.nodes)} workloads and addresses, {len(graph.links)} links</desc>",
+        f'<rect width="{max(width, 620)}" height="{height}" fill="#ffffff"/>',
+        f'<text x="{_EDGE}" y="24" font-size="15" font-weight="bold">{_text(title)}</text>',
+        *_draw_legend(),
+    ]
+    beside: dict[tuple[str, str], int] = {}
+    for link in graph.links:
+        pair = (link.source, link.destination)
+        lines += _draw_link(link, places, beside.get(pair, 0))
+        beside[pair] = beside.get(pair, 0) + 1
+    lines += [line for node in graph.nodes for line in _draw_node(node, places[node.name])]
+    return "\n".join([*lines, "</svg>", ""])
+
+
+def _draw_legend() -> list[str]:
+    lines = []
+    for number, (verdict, (colour, dashes)) in enumerate(_STYLES.items()):
+        x = _EDGE + number * 150
+        lines.append(f'<path d="M{x} 44h40" stroke="{colour}" stroke-width="2" stroke-dasharray="{dashes}"/>')
+        if verdict == "deny":
+            lines.append(_draw_cross(x + 20, 44, colour))
+        lines.append(f'<text x="{x + 48}" y="48">{verdict}</text>')
+    lines.append(f'<text x="{_EDGE + 450}" y="48">dashed box: not proven</text>')
+    return lines
+
+
+def _draw_node(node: Node, place: Place) -> list[str]:
+    x, y = _find_corner(place)
+    dashes = "" if node.is_proven else ' stroke-dasharray="5 3"'
+    fill = "#e3f2fd" if node.is_ours else "#f5f5f5"
+    short = node.name if len(node.name) <= _MAX_NAME else f"{node.name[: _MAX_NAME - 1]}…"
+    return [
+        (
+            f"<g><title>{_text(node.name)}{'' if node.is_proven else ' (not proven)'}</title>"
+            f'<rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="5" fill="{fill}" stroke="#37474f"{dashes}/>'
+            f'<text x="{x + _WIDTH // 2}" y="{y + 21}" text-anchor="middle">{_text(short)}</text></g>'
+        )
+    ]
+
+
+def _draw_link(link: Link, places: dict[str, Place], number: int) -> list[str]:
+    """Draw a curve with its port and verdict; several links of a pair beside one another."""
+    colour, dashes = _STYLES[link.verdict]
+    x1, y1 = _find_corner(places[link.source])
+    x2, y2 = _find_corner(places[link.destination])
+    shift = 7 * (number % 4)
+    y1, y2 = y1 + 10 + shift // 2, y2 + 10 + shift // 2
+    if places[link.source].column < places[link.destination].column:
+        x1, bend = x1 + _WIDTH, _GAP_X // 2
+        curve = f"M{x1} {y1}C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}"
+    else:  # Back, or within a column: around the right side.
+        x1, x2, bend = x1 + _WIDTH, x2 + _WIDTH, 60 + 8 * number
+        y2 += 8 if link.source == link.destination else 0
+        curve = f"M{x1} {y1}C{x1 + bend} {y1} {x2 + bend} {y2} {x2} {y2}"
+    middle_x = (x1 + x2) // 2 + (0 if places[link.source].column < places[link.destination].column else 45 + 6 * number)
+    middle_y = (y1 + y2) // 2
+    lossy = "+" if link.is_lossy else ""
+    services = f" by {', '.join(link.services)}" if link.services else ""
+    words = (
+        f"{link.source} to {link.destination}, port {link.port}{services}: {link.verdict} ({', '.join(link.reasons)}), "
+        f"{link.connections}{lossy} connections{', some in plaintext' if link.is_plaintext else ''}"
+    )
+    label = f":{link.port}" if link.verdict == "allow" else f":{link.port} {link.verdict}"
+    tip_x, tip_y, way = x2, y2, -1 if places[link.source].column < places[link.destination].column else 1
+    lines = [
+        f"<g><title>{_text(words)}</title>",
+        f'<path d="{curve}" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dashes}"/>',
+        f'<path d="M{tip_x} {tip_y}l{way * 9} -4v8z" fill="{colour}"/>',
+    ]
+    if link.verdict == "deny":
+        lines.append(_draw_cross(middle_x, middle_y, colour))
+    lines.append(
+        f'<text x="{middle_x}" y="{middle_y - 6 + 13 * (number % 4)}" text-anchor="middle" font-size="10" '
+        f'fill="{colour}" stroke="#ffffff" stroke-width="3" paint-order="stroke">{_text(label)}</text></g>'
+    )
+    return lines
+
+
+def _draw_cross(x: int, y: int, colour: str) -> str:
+    return f'<path d="M{x - 5} {y - 5}l10 10m0 -10l-10 10" stroke="{colour}" stroke-width="2.5"/>'
+
+
+def _find_corner(place: Place) -> tuple[int, int]:
+    return _EDGE + place.column * (_WIDTH + _GAP_X), _HEAD + place.row * (_HEIGHT + _GAP_Y)
+
+
+def _text(words: str) -> str:
+    """Write somebody else's words as text: nothing in them is markup, and nothing is invisible."""
+    return escape_xml(escape(words), {'"': "&quot;", "'": "&#39;"})

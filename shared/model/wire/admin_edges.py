@@ -1,0 +1,162 @@
+"""The admin API's answers about edges and coverage; ``admin.py`` has the others, and re-exports these. Pure.
+
+An edge is what equal connections have in common. Both ends' sidecars report each connection; the source's count holds,
+the destination's where no source reports. Hours are UTC.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from shared.model.policy.decision import Answer, Transport
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction, Mode
+
+MAX_EDGES_LISTED: Final = 5_000
+DEFAULT_EDGES_LISTED: Final = 1_000
+
+
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class EdgeEnd(_Answer, frozen=True):
+    """Who is at one end.
+
+    Attributes:
+        workload: proven by a certificate, or by the reporting sidecar's own.
+        listed: what the directory lists at the address; evidence.
+        identity: a foreign SPIFFE ID.
+        address: of an end that has no name, a host; empty with no name at all: several that weren't told apart.
+        program: ``sha256:…``; empty when there is none.
+        path: of the program, in its own words; only where this end's sidecar reports.
+        pods: instances that reported lately.
+    """
+
+    workload: str = ""
+    listed: str = ""
+    identity: str = ""
+    address: str = ""
+    program: str = ""
+    path: str = ""
+    pods: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The best name that there is."""
+        return self.workload or self.identity or self.listed or self.address or "several addresses"
+
+
+class EdgeOutcome(_Answer, frozen=True):
+    """What one side's sidecar decided of some of an edge's connections.
+
+    Attributes:
+        side: ``egress``: the source's sidecar, ``ingress``: the destination's.
+        service: ``namespace/name:port`` that was dialled; only the source's side knows.
+        why_source, why_destination: why an end has no program.
+        detail: of the newest record, for people.
+    """
+
+    side: Direction
+    answer: Answer
+    would_deny: bool
+    reason: Reason
+    rule: str
+    mode: Mode
+    transport: Transport
+    service: str
+    connections: int
+    first: float
+    last: float
+    why_source: str = ""
+    why_destination: str = ""
+    detail: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """``deny``, ``would deny`` or ``allow``."""
+        return "deny" if self.answer is Answer.DENY else "would deny" if self.would_deny else "allow"
+
+
+class EdgeView(_Answer, frozen=True):
+    """Who talked to whom.
+
+    Attributes:
+        connections: each counted once, in the hour in which it began.
+        bytes_sent: from source to destination, of connections that ended; ``bytes_received``: back.
+        reported_by: the sides that reported; one alone: the other end isn't in the mesh, or not seen.
+        is_counted: false: these connections are in the counts of other edges already, which know less of the
+            destination.
+        is_lossy: one of the reporting workloads lost records in the window: counts are lower bounds.
+    """
+
+    source: EdgeEnd
+    destination: EdgeEnd
+    port: int
+    connections: int
+    bytes_sent: int
+    bytes_received: int
+    first: float
+    last: float
+    reported_by: tuple[Direction, ...]
+    outcomes: tuple[EdgeOutcome, ...]
+    is_counted: bool = True
+    is_lossy: bool = False
+
+
+class EdgeList(_Answer, frozen=True):
+    """A namespace's edges in a window of whole hours, by names.
+
+    Attributes:
+        total: how many match; ``edges`` is a page of them.
+        is_truncated: the namespace has more than are ever looked at; those seen last were.
+    """
+
+    namespace: str
+    edges: tuple[EdgeView, ...]
+    since: float
+    until: float
+    total: int
+    is_truncated: bool = False
+
+
+class WorkloadCoverage(_Answer, frozen=True):
+    """How much of a workload was observed in the window.
+
+    Attributes:
+        pods: sidecars that reported or have a stream.
+        from_start: how many of them reported since they started; what came before is unknown of the others.
+        silent: how many have a stream and reported nothing.
+        restarts: starts beyond the first of each.
+        records, lost: connections' records that arrived, and that were lost or had no room.
+        lossy_hours: hours in which records may have been lost.
+        hours_seen: hours of the window in which anything was reported.
+        hours_of_day: 0 to 23; ``weekdays``: 0 is Monday.
+        newest: when it last reported, seconds since the epoch; 0: never.
+        gaps: what isn't known, in words; empty: nothing that is looked at here is missing.
+    """
+
+    workload: str
+    pods: int
+    from_start: int
+    silent: int
+    restarts: int
+    records: int
+    lost: int
+    lossy_hours: int
+    hours_seen: int
+    hours_of_day: tuple[int, ...]
+    weekdays: tuple[int, ...]
+    newest: float
+    gaps: tuple[str, ...] = ()
+
+
+class CoverageList(_Answer, frozen=True):
+    """By workload; ``since`` is the window's beginning."""
+
+    namespace: str
+    since: float
+    workloads: tuple[WorkloadCoverage, ...]
+    is_truncated: bool = False

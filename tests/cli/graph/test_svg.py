@@ -1,0 +1,54 @@
+"""The picture: verdicts by shape and word, names as text only, the same for the same edges."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from cli.graph.graph import make_graph
+from cli.graph.svg import draw_svg
+from shared.model.wire.admin_edges import EdgeEnd, EdgeView
+from tests.cli.edges import DB, DENY, WEB, WOULD_DENY, make_edge
+
+HOSTILE = (
+    "</text><script>alert(1)</script>",
+    "\"' onload='x",
+    "<!-- ]]> &lt; &#0;",
+    "\x1b[2J\x00\u202e\ud7ff",
+    "a" * 2000,
+)
+
+
+def draw(*edges: EdgeView) -> str:
+    return draw_svg(make_graph("shop", edges, since=0.0, until=1.0))
+
+
+def test_each_verdict_has_its_own_line_and_word() -> None:
+    text = draw(make_edge(), make_edge(WEB, DB, WOULD_DENY, port=2), make_edge(DB, WEB, DENY, port=3))
+    root = ElementTree.fromstring(text)
+    words = [each.text or "" for each in root.iter() if each.tag.endswith("text")]
+    assert {":5432", ":2 would deny", ":3 deny"} <= set(words)
+    assert len(set(re.findall(r'stroke-dasharray="([^"]*)"', text))) >= 3
+    titles = [each.text or "" for each in root.iter() if each.tag.endswith("title")]
+    assert "shop/web to shop/db, port 5432 by shop/db:5432: allow (allow_rule), 7 connections" in titles
+
+
+def test_the_same_edges_are_the_same_picture() -> None:
+    edges = [make_edge(), make_edge(DB, WEB), make_edge(WEB, WEB, port=9)]
+    assert draw(*edges) == draw(*reversed(edges))
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_what_a_peer_calls_itself_is_text(name: str) -> None:
+    text = draw(make_edge(EdgeEnd(identity=name), EdgeEnd(address=name)))
+    root = ElementTree.fromstring(text)
+    kinds = {each.tag.rpartition("}")[2] for each in root.iter()}
+    assert kinds <= {"svg", "title", "desc", "rect", "text", "path", "g"}
+    assert not any(key.startswith("on") or "href" in key for each in root.iter() for key in each.attrib)
+    assert "\x1b" not in text and "\u202e" not in text
+
+
+def test_an_empty_graph_is_a_picture_too() -> None:
+    assert ElementTree.fromstring(draw()) is not None
