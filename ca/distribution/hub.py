@@ -6,6 +6,7 @@ A message is encoded once for all its receivers that speak the same protocol.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from ca.distribution.directory import Directory
 from ca.distribution.session import Session
@@ -24,6 +25,10 @@ from shared.model.wire.messages import (
 )
 
 REPLACED = "replaced"
+# Each sidecar renews a handful of credentials; the spread keeps the CA below a tenth of what it can sign.
+_SPREAD_BY_SIDECAR_S: Final = 0.05
+_LEAST_SPREAD_S: Final = 1.0
+_MAX_SPREAD_S: Final = 300.0
 
 
 class Hub:
@@ -116,9 +121,16 @@ class Hub:
         """Push the other trust domains to everybody."""
         self._push(list(self), ForeignTrustChanged(domains=domains), key=("foreign", ""))
 
-    def publish_reissue(self, *, spread_s: float) -> None:
-        """Have everybody renew: another authority signs now."""
-        self._push(list(self), Reissue(spread_s=spread_s), key=("reissue", ""))
+    def publish_reissue(self) -> None:
+        """Have every sidecar renew: another authority signs now."""
+        self._push(list(self), self._make_reissue(), key=("reissue", ""))
+
+    def send_reissue(self, session: Session) -> None:
+        """Have one sidecar renew: its certificate is of an authority that no longer signs."""
+        session.send(self._make_reissue(), key=("reissue", ""))
+
+    def _make_reissue(self) -> Reissue:
+        return Reissue(spread_s=min(_MAX_SPREAD_S, max(_LEAST_SPREAD_S, len(self) * _SPREAD_BY_SIDECAR_S)))
 
     def publish_addresses(self, addresses: Iterable[str]) -> None:
         """Push the present entries of these addresses to those who watch them."""

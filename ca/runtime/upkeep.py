@@ -24,7 +24,6 @@ from shared.runtime.tasks import Tasks
 
 REFRESH_INTERVAL_S: Final = 15.0
 CERTIFICATE_CHECK_S: Final = 5.0
-MAX_REISSUE_SPREAD_S: Final = 300.0
 # What has ended (certificates, join tokens, sidecars) is shown that long; a ledger for ever would fill the disk.
 LEDGER_KEPT_S: Final = 30 * 86_400.0
 
@@ -75,8 +74,7 @@ class Publishing:
         signer = self._authorities.active.authority_id
         if signer != self._signer:
             self._signer = signer
-            # Each sidecar renews a handful of credentials; the spread keeps the CA below a tenth of what it can sign.
-            self._hub.publish_reissue(spread_s=min(MAX_REISSUE_SPREAD_S, max(1.0, len(self._hub) * 0.05)))
+            self._hub.publish_reissue()
             _log.info("signer_changed", issuer=signer)
 
     async def _publish_namespaces(self) -> None:

@@ -118,6 +118,9 @@ class Joining:
         if 0 < sequence <= self._authorities.bundle().sequence:
             await self._store.sidecars.mark_bundle_installed(session.instance, sequence)
             self._rotation.poke()
+        if leaf.issuer != self._authorities.active.certificate.subject:
+            # The order to renew was lost with its stream; or it is being followed, and begins again.
+            self._hub.send_reissue(session)
         return session
 
     async def _open(

@@ -49,5 +49,5 @@ async def _tells_an_old_sidecar_nothing(services: RunningCA) -> None:
     async with FakeSidecar(services, protocols=()) as old:
         assert (await old.enrol("c")).foreign == ()
         await services.foreign.put(OTHER, now=services.clock())
-        services.hub.publish_reissue(spread_s=1.0)
+        services.hub.publish_reissue()
         assert await old.receive() == Reissue(spread_s=1.0)

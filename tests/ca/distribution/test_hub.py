@@ -51,8 +51,8 @@ async def test_a_push_is_told_in_each_sessions_own_protocol(monkeypatch: pytest.
     old.protocol = 1
     hub = make_hub(old, new)
     monkeypatch.setattr(hub_module, "express_in", lambda protocol, message: message if protocol == 2 else None)
-    hub.publish_reissue(spread_s=5.0)
-    assert await received(new) == [Reissue(spread_s=5.0)]
+    hub.publish_reissue()
+    assert await received(new) == [Reissue(spread_s=1.0)]
     assert await received(old) == []
 
 
@@ -61,9 +61,9 @@ async def test_bundle_and_reissue_reach_everybody() -> None:
     hub = make_hub(*sessions)
     bundle = TrustBundle(trust_domain="touchmark.local", sequence=4, roots=(b"r",), issuers=(b"i",))
     hub.publish_bundle(bundle)
-    hub.publish_reissue(spread_s=5.0)
+    hub.publish_reissue()
     for session in sessions:
-        assert await received(session) == [BundleChanged(bundle=bundle), Reissue(spread_s=5.0)]
+        assert await received(session) == [BundleChanged(bundle=bundle), Reissue(spread_s=1.0)]
 
 
 async def test_a_watcher_hears_now_and_whenever_its_address_changes() -> None:

@@ -75,6 +75,22 @@ async def test_a_sidecar_joins_gets_a_certificate_and_hears_of_changes(services:
         assert isinstance(bundle, BundleChanged)
         await client.send(BundleInstalled(sequence=bundle.bundle.sequence))
         assert isinstance(await client.receive(), Reissue)
+    # Had that order been lost with its stream: the next one repeats it, until another authority's certificate comes.
+    async with FakeSidecar(services, context) as client:
+        await client.send(Resume(registration=registration, installed_sequence=bundle.bundle.sequence))
+        assert isinstance(await client.receive(), Welcome)
+        assert isinstance(await client.receive(), Reissue)
+        client.key, csr = make_csr()
+        await client.send(CertificateRequest(request=1, csr=csr))
+        issued = await client.receive()
+        assert isinstance(issued, CertificateIssued)
+        client.chain = issued.chain
+        context = make_client_context(services, client.write_pem(tmp_path / "b.pem"))
+    async with FakeSidecar(services, context) as client:
+        await client.send(Resume(registration=registration, installed_sequence=bundle.bundle.sequence))
+        assert isinstance(await client.receive(), Welcome)
+        await client.send(Lookup(address="198.18.0.2"))
+        assert isinstance(await client.receive(), DirectoryEntry)
 
 
 @pytest.mark.parametrize("data", [b"{}", b'{"type":"nonsense"}', b"\xff\xfe"])
