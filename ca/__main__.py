@@ -1,4 +1,7 @@
-"""``python -m ca``: run the CA until SIGTERM or SIGINT. Logs are JSON lines on standard error."""
+"""``python -m ca``: run the CA until SIGTERM or SIGINT. Logs are JSON lines on standard error.
+
+``python -m ca restore`` and ``rewrap`` work on the store of a CA that doesn't run.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,31 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 import structlog
 import uvloop
 
+from ca.runtime.offline import run_restore, run_rewrap
 from ca.runtime.run import run_ca
 from ca.settings.configuration import Configuration
 from ca.settings.settings import parse_arguments
 from shared.model.errors import TouchmarkError
 from shared.model.version import VERSION
 
+_OFFLINE: Final = {"restore": run_restore, "rewrap": run_rewrap}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the CA and return its exit code: that of the error's kind, 0 after a requested end."""
     os.umask(0o077)
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        configuration = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+        if given[:1] and (verb := _OFFLINE.get(given[0])):
+            _configure_logs("warning")
+            verb(given[1:])
+            return 0
+        configuration = parse_arguments(given)
         _configure_logs(configuration.log_level)
         uvloop.run(_run(configuration))
     except TouchmarkError as error:

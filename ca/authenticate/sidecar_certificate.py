@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import structlog
 from cryptography import x509
 
 from ca.authority.authorities import Authorities
-from ca.store.records import JoinGrant
+from ca.authority.founding import BACKDATED_S
+from ca.store.records import AuthorityRecord, CertificateRecord, JoinGrant
 from ca.store.store import Store
 from shared.model.errors import RefusedError
-from shared.model.identity.identity import IdentityKind
+from shared.model.identity.identity import Identity, IdentityKind
 from shared.model.trust.certificate import BundleVerifier
+
+_log = structlog.get_logger("touchmark.ca")
 
 
 class CertificateAuthentication:
@@ -28,8 +34,15 @@ class CertificateAuthentication:
             self._verifier = BundleVerifier(bundle)
         return self._verifier
 
-    async def authenticate(self, leaf: x509.Certificate, *, now: float) -> JoinGrant:
+    async def authenticate(self, leaf: x509.Certificate, *, claimed: str, now: float) -> JoinGrant:
         """Return what the holder of this certificate was granted when it joined.
+
+        After a backup took the store's place the ledger lacks what was issued since it was made. For a day a
+        certificate from that time counts nevertheless, and is entered: its chain is verified as always, and the sidecar
+        must be one of its workload that the store knows.
+
+        Arguments:
+            claimed: which instance the peer says that it is; believed only in that case.
 
         Raises:
             RefusedError: it isn't a sidecar's own certificate, the ledger doesn't hold it, or its sidecar is unknown.
@@ -47,6 +60,8 @@ class CertificateAuthentication:
         if peer.identity.kind is not IdentityKind.SIDECAR:
             raise RefusedError("a program's certificate doesn't speak for its sidecar")
         line = await self._store.ledger.get(peer.serial)
+        if line is None:
+            line = await self._enter_missing(leaf, peer.identity, claimed, now)
         if line is None or line.identity != peer.identity:
             raise RefusedError("the ledger doesn't hold this certificate", hint="join with a new join token")
         sidecar = await self._store.sidecars.get(line.instance)
@@ -55,3 +70,37 @@ class CertificateAuthentication:
         if line.issued < sidecar.joined:
             raise RefusedError("this sidecar has joined anew since", hint="only its newest key speaks for it")
         return sidecar.grant
+
+    async def _enter_missing(
+        self, leaf: x509.Certificate, identity: Identity, claimed: str, now: float
+    ) -> CertificateRecord | None:
+        """Enter a verified certificate that a restored ledger lacks; None: it should have been there."""
+        restoration = await self._store.authorities.get_restoration()
+        if restoration is None or not restoration.is_ledger_short(now):
+            return None
+        issued = leaf.not_valid_before_utc.timestamp() + BACKDATED_S
+        # A second, because certificates know no fractions. What is older than the backup is in it, or was never issued.
+        if not restoration.taken - 1 <= issued <= restoration.restored + 1:
+            return None
+        sidecar = await self._store.sidecars.get(claimed)
+        issuer = find_issuer(leaf, await self._store.authorities.list_all())
+        if sidecar is None or sidecar.workload != identity.workload or issuer is None:
+            return None
+        line = CertificateRecord(
+            serial=leaf.serial_number,
+            identity=identity,
+            authority_id=issuer.authority_id,
+            instance=claimed,
+            issued=issued,
+            not_before=leaf.not_valid_before_utc.timestamp(),
+            not_after=leaf.not_valid_after_utc.timestamp(),
+        )
+        await self._store.ledger.record(line)
+        _log.info("certificate_entered_after_restore", instance=claimed, serial=f"{leaf.serial_number:x}")
+        return line
+
+
+def find_issuer(leaf: x509.Certificate, records: Sequence[AuthorityRecord]) -> AuthorityRecord | None:
+    """Return the authority of a verified certificate: each has its own subject."""
+    name = leaf.issuer.rfc4514_string()
+    return next((record for record in records if record.subject == name), None)

@@ -110,6 +110,16 @@ def open_authority(record: AuthorityRecord, kek: KeyEncryptionKey) -> Authority:
     return Authority(record=record, certificate=certificate, key=key)
 
 
+def reseal_key(record: AuthorityRecord, old: KeyEncryptionKey, new: KeyEncryptionKey) -> bytes:
+    """Return a stored authority's key, sealed with another key-encryption key.
+
+    Raises:
+        KeyEncryptionError: ``old`` doesn't open it, or the store was tampered with.
+    """
+    context = _seal_context(record.authority_id, record.kind, record.public_key_digest)
+    return new.seal(old.open_sealed(record.sealed_key, context=context), context=context)
+
+
 def _subject(role: str, authority_id: str) -> x509.Name:
     return x509.Name(
         [

@@ -145,27 +145,84 @@ def load_key_encryption_key(
     """
     provided = environ.get(ENVIRONMENT_VARIABLE, "")
     if provided:
-        return KeyEncryptionKey(
-            key=_decode(provided, ENVIRONMENT_VARIABLE), origin=KekOrigin.ENVIRONMENT, source=f"${ENVIRONMENT_VARIABLE}"
+        # As a whole file or Secret has it, so that a pod can take the variable from the Secret.
+        return parse_key(provided, origin=KekOrigin.ENVIRONMENT, source=f"${ENVIRONMENT_VARIABLE}")
+    _check_outside(path, data_dir)
+    try:
+        found = _read(path)
+    except FileNotFoundError:
+        found = None
+    except OSError as error:
+        raise _unusable(path, error) from error
+    if sealed_by and (found is None or found.key_id != sealed_by) and name_next(path).exists():
+        raise KeyEncryptionError(
+            f"a change of the key-encryption key {path} was broken off", hint="finish it with `touchmark ca rewrap`"
         )
+    if found is not None:
+        return found
+    if sealed_by:
+        raise refuse_to_generate(str(path), sealed_by)
+    return make_key_file(path, data_dir)
+
+
+def make_key_file(path: Path, data_dir: Path) -> KeyEncryptionKey:
+    """Read the key in a file, which is made, mode 0600, if it is missing. Durable when it returns.
+
+    Raises:
+        KeyEncryptionError: as ``load_key_encryption_key``.
+    """
+    _check_outside(path, data_dir)
+    try:
+        if not path.exists():
+            _generate(path)
+        return _read(path)
+    except OSError as error:
+        raise _unusable(path, error) from error
+
+
+def name_next(path: Path) -> Path:
+    """Return where the key lies that is to take this one's place, while the store is sealed anew."""
+    return path.with_name(f"{path.name}.next")
+
+
+def exchange_key_files(path: Path, new: Path, *, old_id: str) -> Path | None:
+    """Put a new key in an old one's place once the store is sealed with it; return where the old one is kept.
+
+    Killed in between it leaves no key under ``path`` and the new one beside it, never two that could be confused.
+    Repeated it goes on.
+
+    Arguments:
+        old_id: the old key's ID; empty where the store was sealed before this run.
+    """
+    try:
+        kept = None
+        if path.exists() and new.exists():
+            old_id = old_id or _read(path).key_id
+            kept = path.with_name(f"{path.name}.old-{old_id}")
+            os.replace(path, kept)
+            _sync_directory(path)
+        if new.exists():
+            os.replace(new, path)
+            _sync_directory(path)
+    except OSError as error:
+        raise _unusable(path, error) from error
+    return kept
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_outside(path: Path, data_dir: Path) -> None:
     if path.resolve().is_relative_to(data_dir.resolve()):
         raise KeyEncryptionError(
             f"the key-encryption key {path} lies in the data directory {data_dir}, which it is to protect",
             hint="name a file elsewhere with --kek-file",
         )
-    try:
-        return _read(path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise _unusable(path, error) from error
-    if sealed_by:
-        raise refuse_to_generate(str(path), sealed_by)
-    try:
-        _generate(path)
-        return _read(path)
-    except OSError as error:
-        raise _unusable(path, error) from error
 
 
 def _read(path: Path) -> KeyEncryptionKey:
@@ -224,6 +281,7 @@ def _generate(path: Path) -> None:
             return
     finally:
         draft.unlink()
+    _sync_directory(path)
 
 
 def _decode(text: str, source: str) -> bytes:

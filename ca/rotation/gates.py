@@ -5,7 +5,7 @@
 | activation | each live sidecar has acknowledged the bundle, and the minimum wait is over | passes it |
 | activation of a root | besides: whatever names the CA's roots has the new one, and it was delivered | passes it |
 | either activation | at the latest when what it replaces has lived 5/6 of its life (``due.py``) | passes it |
-| retirement | no unexpired certificate of what goes is left | doesn't |
+| retirement | no unexpired certificate of what goes is left; a restored ledger tells that a day later | doesn't |
 | retirement of a root | besides: the new root was delivered, and no open join token pins the old one | doesn't |
 
 Belongs here: every condition. Doesn't: the steps (``rotation.py``), or what people are shown (``status.py``). Reads the
@@ -111,6 +111,9 @@ class RetirementGate:
 
     async def are_unneeded(self, authorities: Sequence[AuthorityRecord], now: float) -> bool:
         """Tell whether no unexpired certificate and no open join token needs one of these authorities."""
+        restoration = await self._store.authorities.get_restoration()
+        if restoration is not None and restoration.is_ledger_short(now):
+            return False
         alive = await self._store.ledger.count_alive(now=now)
         for record in authorities:
             if alive.get(record.authority_id):

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from ca.api.admin.application import make_admin_application
 from ca.api.admin.authorities import About, AuthoritiesAdmin
+from ca.api.admin.backup import BackupAdmin
 from ca.api.admin.cluster import ClusterAdmin
 from ca.api.admin.edges import EdgesAdmin
 from ca.api.admin.foreign import ForeignAdmin
@@ -119,6 +120,7 @@ async def _serve_admin(
         EdgesAdmin(store=store, clock=clock),
         ClusterAdmin(store=store, cluster=ca.cluster),
         ForeignAdmin(store=store, authorities=ca.authorities, foreign=ca.foreign, clock=clock),
+        BackupAdmin(store=store, clock=clock),
         health,
         metrics=ca.metrics,
     )

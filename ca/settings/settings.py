@@ -20,7 +20,8 @@ from shared.runtime.settings import Setting, make_parser, read_environment, read
 DATABASE_VARIABLE = "TOUCHMARK_DATABASE_URL"
 
 
-def _check_database(option: str) -> None:
+def check_database(option: str) -> None:
+    """Refuse a URL with a password among the options. Raises ``InputError``."""
     userinfo = option.partition("://")[2].partition("/")[0].rpartition("@")[0]
     if ":" in userinfo:
         raise InputError(
@@ -147,7 +148,7 @@ def parse_arguments(arguments: Sequence[str]) -> Configuration:
     options = read_options(SETTINGS, parser, arguments)
     if not options.get("database"):
         options.pop("database", None)  # An empty option counts as none.
-    _check_database(options.get("database", ""))
+    check_database(options.get("database", ""))
     values = read_environment(SETTINGS, os.environ) | options
     if not values.get("kubernetes"):
         values.pop("kubeconfig", None)

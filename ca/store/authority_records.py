@@ -6,10 +6,12 @@ bundle's sequence and the journal entry together. A CA that dies leaves the step
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,13 +20,23 @@ from ca.store.engine.database import Database
 from ca.store.join_tokens import open_tokens
 from ca.store.records import (
     FINISHED_STEPS,
+    MAX_LEAF_LIFETIME_S,
     AuthorityKind,
     AuthorityRecord,
     JournalEntry,
     RotationRecord,
     RotationStep,
 )
-from ca.store.tables import BUNDLE_SEQUENCE, authorities, certificates, join_tokens, journal, rotations
+from ca.store.tables import (
+    BUNDLE_SEQUENCE,
+    RESTORED,
+    authorities,
+    certificates,
+    join_tokens,
+    journal,
+    rotations,
+    settings,
+)
 from shared.model.errors import ConflictError
 from shared.model.trust.bundle import AUTHORITY_TRANSITIONS, AuthorityPhase, RotationKind
 
@@ -46,6 +58,21 @@ class PhaseChange:
             raise ValueError(f"no authority goes from {self.before} to {self.after}")
 
 
+class Restoration(msgspec.Struct, frozen=True, kw_only=True):
+    """A backup that took the store's place; times in seconds since the epoch.
+
+    Attributes:
+        taken: when the backup was made: the ledger lacks what was issued between then and ``restored``.
+    """
+
+    taken: float
+    restored: float
+
+    def is_ledger_short(self, now: float) -> bool:
+        """Tell whether a certificate that the ledger lacks may be alive."""
+        return now < self.restored + MAX_LEAF_LIFETIME_S
+
+
 class AuthorityRecords:
     """Which keys sign, which are accepted, and how that came about."""
 
@@ -55,10 +82,12 @@ class AuthorityRecords:
     async def list_all(self) -> list[AuthorityRecord]:
         """Return every authority, oldest first."""
         async with self._database.reading() as connection:
-            rows = await connection.execute(
-                select(authorities).order_by(authorities.c.created, authorities.c.kind.desc())
-            )
-            return [_authority(row) for row in rows]
+            return await read_authorities(connection)
+
+    async def get_restoration(self) -> Restoration | None:
+        """Return the last time that a backup took the store's place; None: never."""
+        async with self._database.reading() as connection:
+            return await _read_restoration(connection)
 
     async def get_sequence(self) -> int:
         """Return the sequence number of the trust bundle; 0 before the first authorities."""
@@ -199,6 +228,25 @@ class AuthorityRecords:
             assert record is not None
         return record
 
+    async def reseal(self, sealed: Mapping[str, bytes], *, now: float, detail: str) -> None:
+        """Replace sealed keys by the same keys, sealed anew, all at once.
+
+        Arguments:
+            sealed: by authority ID.
+
+        Raises:
+            ConflictError: an authority has retired meanwhile, or another one has come.
+        """
+        async with self._database.writing() as connection:
+            records = await read_authorities(connection)
+            if {r.authority_id for r in records if r.sealed_key} != set(sealed):
+                raise ConflictError("the authorities have changed meanwhile", hint="repeat")
+            for authority_id, key in sealed.items():
+                await connection.execute(
+                    update(authorities).where(authorities.c.authority_id == authority_id).values(sealed_key=key)
+                )
+                await _write_journal(connection, now, "resealed", authority_id=authority_id, detail=detail)
+
     async def change_phases(
         self, phases: Sequence[PhaseChange], *, now: float, event: str, distrusted: Sequence[str] = ()
     ) -> None:
@@ -243,12 +291,36 @@ class AuthorityRecords:
         return await read_counter(connection, BUNDLE_SEQUENCE)
 
 
+async def read_authorities(connection: AsyncConnection) -> list[AuthorityRecord]:
+    """Return every authority, oldest first, within a greater transaction."""
+    rows = await connection.execute(select(authorities).order_by(authorities.c.created, authorities.c.kind.desc()))
+    return [_authority(row) for row in rows]
+
+
+async def note_restoration(database: Database, connection: AsyncConnection, *, taken: float, now: float) -> None:
+    """Note within a greater transaction that a backup of that time takes the store's place."""
+    value = msgspec.json.encode(Restoration(taken=taken, restored=now)).decode()
+    await connection.execute(database.upsert(settings, {"name": RESTORED, "value": value}))
+    for record in await read_authorities(connection):
+        if record.phase is AuthorityPhase.ACTIVE:
+            detail = f"backup of {datetime.fromtimestamp(taken, UTC).isoformat(timespec='seconds')}"
+            await _write_journal(connection, now, "restored", authority_id=record.authority_id, detail=detail)
+
+
+async def _read_restoration(connection: AsyncConnection) -> Restoration | None:
+    value = await connection.scalar(select(settings.c.value).where(settings.c.name == RESTORED))
+    return None if value is None else msgspec.json.decode(value, type=Restoration)
+
+
 async def _check_unneeded(connection: AsyncConnection, change: PhaseChange, now: float) -> None:
     """Check that nothing needs an authority that retires. Its row is locked, so that nothing that does is added.
 
     Raises:
-        ConflictError: what it signed is alive; or below a root is an authority, or an open join token pins it.
+        ConflictError: what it signed is alive, or may be; below a root is an authority; an open join token pins it.
     """
+    restoration = await _read_restoration(connection)
+    if restoration is not None and restoration.is_ledger_short(now):
+        raise ConflictError(f"authority {change.authority_id} may have signed what the restored ledger doesn't hold")
     authority_id = change.authority_id
     alive = select(certificates.c.serial).where(
         certificates.c.authority_id == authority_id, certificates.c.not_after > now

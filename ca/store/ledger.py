@@ -9,15 +9,13 @@ from sqlalchemy import Row, delete, func, insert, select
 
 from ca.store.engine.database import Database
 from ca.store.engine.group_commit import GroupCommit
-from ca.store.records import CertificateRecord
+from ca.store.records import MAX_LEAF_LIFETIME_S, CertificateRecord
 from ca.store.tables import authorities, certificates
 from shared.model.errors import ConflictError, TouchmarkError
 from shared.model.identity.identity import Workload, parse_spiffe_id
 from shared.model.trust.bundle import AuthorityPhase
 
 MAX_LISTED: Final = 10_000
-# No leaf lives longer (``ca/authority/sign.py``): what was issued earlier needn't be looked at to find what is alive.
-_MAX_LIFE_S: Final = 86_400.0
 _SIGNING_PHASES: Final = (AuthorityPhase.ACTIVE.value, AuthorityPhase.OLD.value)
 
 
@@ -79,7 +77,10 @@ class Ledger:
         """Return lines, newest first; with ``alive_at`` only those unexpired then. At most ``MAX_LISTED``."""
         query = select(certificates).order_by(certificates.c.issued.desc()).limit(min(limit, MAX_LISTED))
         if alive_at is not None:
-            query = query.where(certificates.c.not_after > alive_at, certificates.c.issued > alive_at - _MAX_LIFE_S - 1)
+            # What was issued earlier needn't be looked at to find what is alive.
+            query = query.where(
+                certificates.c.not_after > alive_at, certificates.c.issued > alive_at - MAX_LEAF_LIFETIME_S - 1
+            )
         if workload is not None:
             query = query.where(
                 certificates.c.namespace == workload.namespace,

@@ -13,6 +13,8 @@ from shared.model.policy.reasons import Reason
 from shared.model.trust.bundle import AuthorityPhase, RotationKind
 
 DEFAULT_DECISIONS_LIMIT = 1000
+# No leaf lives longer (``ca/authority/sign.py``).
+MAX_LEAF_LIFETIME_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

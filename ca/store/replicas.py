@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.engine.database import Database
 from ca.store.tables import (
@@ -23,6 +24,7 @@ from ca.store.tables import (
     replicas,
     sidecars,
 )
+from shared.model.errors import ConflictError
 
 # A replica that hasn't written its sign of life for so long has ended, and its streams with it.
 REPLICA_DEAD_S: Final = 30.0
@@ -114,3 +116,19 @@ class Replicas:
         query = select(sidecars.c.instance).where(sidecars.c.connected, sidecars.c.replica != self._replica)
         async with self._database.reading() as connection:
             return [instance for instance in await connection.scalars(query) if instance in instances]
+
+
+async def check_unused(database: Database, connection: AsyncConnection) -> None:
+    """Check that no CA works on the database. Of SQLite the data directory's lock says it.
+
+    Raises:
+        ConflictError: one does, or was killed less than ``REPLICA_DEAD_S`` ago.
+    """
+    if database.is_sqlite:
+        return
+    since = await database.read_clock(connection) - REPLICA_DEAD_S
+    if alive := await connection.scalar(select(func.max(replicas.c.replica)).where(replicas.c.seen > since)):
+        raise ConflictError(
+            f"a CA works on this database: {alive}",
+            hint=f"stop every replica first; one that was killed counts for {REPLICA_DEAD_S:.0f} s",
+        )

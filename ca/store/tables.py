@@ -39,6 +39,8 @@ REGISTRATIONS: Final = "registrations"
 FOREIGN_CHANGES: Final = "foreign_changes"
 TRUST_DOMAIN: Final = "trust_domain"
 READINESS: Final = "readiness"
+# When a backup took the store's place (``authority_records.py``).
+RESTORED: Final = "restored"
 
 # As an index's condition and a query's: SQLite uses such an index only for the very same text.
 REFUSED: Final = text("(would_deny OR answer = 'deny')")

@@ -49,9 +49,11 @@ from shared.model.wire.admin import (
     SidecarList,
     to_error,
 )
+from shared.model.wire.backup import BACKUP_PATH, BackupRequest
 from shared.runtime.paths import default_admin_socket
 
 DEFAULT_TIMEOUT_S: Final = 15.0
+BACKUP_SILENCE_S: Final = 60.0
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 _MAX_LINE_BYTES: Final = 256 * 1024
 _HINT: Final = "start it with `touchmark ca serve`, or set its socket with --admin-socket or TOUCHMARK_ADMIN_SOCKET"
@@ -238,6 +240,26 @@ class AdminClient:
     async def get_coverage(self, namespace: str, query: Mapping[str, str]) -> CoverageList:
         """Return how much of each workload of a namespace was observed."""
         return await self._call("GET", f"/v1/namespaces/{_part(namespace)}/coverage", CoverageList, query=query)
+
+    # ---- backup ---------------------------------------------------------------------------------------------------
+
+    async def fetch_backup(self, request: BackupRequest) -> AsyncIterator[bytes]:
+        """Yield a backup's bytes as they come; one that is broken off raises ``UnavailableError``."""
+        deadline = asyncio.timeout(self._timeout_s)
+        try:
+            async with deadline, self._request("POST", BACKUP_PATH, body=request) as response:
+                if response.status >= 300:
+                    raise await self._read_error(response)
+                async for data in response.content.iter_any():
+                    yield data
+                    # Of silence, not of the whole: a backup may be large.
+                    deadline.reschedule(asyncio.get_running_loop().time() + max(self._timeout_s, BACKUP_SILENCE_S))
+        except TimeoutError as error:
+            raise UnavailableError("the CA stopped sending the backup", hint="check the CA's log") from error
+        except aiohttp.ClientPayloadError as error:
+            raise UnavailableError("the CA broke the backup off", hint="check the CA's log") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._explain(error) from error
 
     # ---- one call ------------------------------------------------------------------------------------------------
 

@@ -1,14 +1,13 @@
-"""``touchmark ca``: serve, join-token, status, rotate issuer, rotate root, taint."""
+"""``touchmark ca``: serve, join-token, status, rotate issuer, rotate root, taint, backup, restore, rewrap."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.commands import options, rotate, taint
+from cli.commands import backup, options, rotate, taint
 from cli.text.json_result import JsonResult, prints
 
 if TYPE_CHECKING:
@@ -25,6 +24,10 @@ app = typer.Typer(
 )
 app.add_typer(rotate.app, name="rotate")
 app.command("taint", cls=options.TargetCommand)(taint.taint)
+app.command("backup-key")(backup.backup_key)
+app.command("backup", cls=options.TargetCommand)(backup.backup)
+app.command("restore")(backup.restore)
+app.command("rewrap")(backup.rewrap)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -80,6 +83,7 @@ def join_token(
     """Create a single-use token that lets one sidecar join. It pins the CA's root key."""
     from cli.backends.session import ask_admin
     from cli.commands.shapes import JoinTokenFile
+    from cli.machine.new_files import writing_new_file
     from cli.text.duration import format_time, parse_duration
     from cli.text.output import print_line, print_note
     from shared.model.errors import InputError
@@ -101,7 +105,8 @@ def join_token(
     )
     created = ask_admin(options.get_target(context), lambda client: client.create_join_token(request))
     if output is not None:
-        _write_new_file(output, created.token + "\n")
+        with writing_new_file(output) as file:
+            file.write(f"{created.token}\n".encode())
     if as_json and output is None:
         _CREATED.print(created)
     elif as_json:
@@ -200,14 +205,3 @@ def _read_address(text: str) -> str:
         return str(ipaddress.ip_address(text))
     except ValueError as error:
         raise InputError(f"not an IP address: {text!r}", hint="use IP addresses, not host names") from error
-
-
-def _write_new_file(path: Path, text: str) -> None:
-    from shared.model.errors import InputError
-
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise InputError(f"can't write {path}: {error.strerror}", hint="name a file that doesn't exist yet") from error

@@ -24,6 +24,24 @@ class JoinTokenFile:
     file: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupKey:
+    """A key for backups; ``file`` holds the secret half, ``recipient`` is the public one."""
+
+    recipient: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupFile:
+    """A backup that was written; ``taken`` in seconds since the epoch."""
+
+    file: str
+    bytes: int
+    trust_domain: str
+    taken: float
+
+
 class CAStatusWithSidecars(CAStatus, frozen=True, kw_only=True):
     """The CA at a glance, and the sidecars that joined."""
 

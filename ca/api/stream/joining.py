@@ -112,7 +112,9 @@ class Joining:
     ) -> Session:
         if leaf is None:
             raise RefusedError("resume needs the sidecar's own certificate in the TLS handshake")
-        grant = self._cluster.check_alive(await self._certificates.authenticate(leaf, now=self._clock()))
+        grant = self._cluster.check_alive(
+            await self._certificates.authenticate(leaf, claimed=registration.instance, now=self._clock())
+        )
         record = await self._store.sidecars.register(grant, registration, now=self._clock())
         session = await self._open("resume", grant, record, protocol)
         if 0 < sequence <= self._authorities.bundle().sequence:

@@ -14,8 +14,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from alembic import command
-from alembic.config import Config
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Double, Executable, Table, cast, event, extract, func, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -24,13 +22,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ca.store.engine.disk import Disk, Space
+from ca.store.engine.revisions import upgrade
 from ca.store.engine.sqlite_threads import SqliteThreads
 from shared.model.errors import ConflictError, InputError, UnavailableError
 
 DATABASE_NAME: Final = "touchmark.db"
 STATEMENT_DEADLINE_S: Final = 20.0
 CONNECT_DEADLINE_S: Final = 5.0
-_MIGRATIONS: Final = Path(__file__).parents[1] / "migrations"
 # Advisory locks of PostgreSQL: the first number is ours ("TOUC"), the second says what for.
 _TURNS: Final = 0x544F5543
 MIGRATIONS: Final = 1
@@ -71,14 +69,18 @@ class Database:
             ConflictError: the database was made by a newer version.
             UnavailableError: it doesn't answer.
         """
-        url = await asyncio.to_thread(_prepare_directory, where) if isinstance(where, Path) else _parse_url(where)
-        database = cls(url)
+        database = await cls.make(where)
         try:
             await database._migrate()
         except BaseException:
             await database.close()
             raise
         return database
+
+    @classmethod
+    async def make(cls, where: str | Path) -> Database:
+        """Return a database as it is, without migrating it; arguments and errors are those of ``open``."""
+        return cls(await asyncio.to_thread(_prepare_directory, where) if isinstance(where, Path) else _parse_url(where))
 
     @property
     def place(self) -> str:
@@ -176,7 +178,7 @@ class Database:
         try:
             async with self.writing() as connection:
                 await self.take_turn(connection, MIGRATIONS)
-                await connection.run_sync(_upgrade)
+                await connection.run_sync(upgrade)
         except CommandError as error:
             raise ConflictError(
                 f"this database was made by another version of Touchmark: {error}",
@@ -208,14 +210,6 @@ def _create_engine(url: URL, *, is_sqlite: bool) -> AsyncEngine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writer else "BEGIN")
 
     return engine
-
-
-def _upgrade(connection: Connection) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
 
 
 def _prepare_directory(directory: Path) -> URL:

@@ -33,9 +33,9 @@ async def test_its_certificate_gives_back_the_grant_and_expired_it_does_not(tmp_
         grant = await join(core, "one", WEB, "198.18.0.2")
         leaf = load(await core.issuance.issue_sidecar(grant, make_csr(), NOW))
         certificates = make(core)
-        assert await certificates.authenticate(leaf, now=NOW) == grant
+        assert await certificates.authenticate(leaf, claimed="one", now=NOW) == grant
         with pytest.raises(VerificationError):
-            await certificates.authenticate(leaf, now=NOW + 3601)
+            await certificates.authenticate(leaf, claimed="one", now=NOW + 3601)
 
 
 async def test_a_programs_certificate_does_not_speak_for_the_sidecar(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ async def test_a_programs_certificate_does_not_speak_for_the_sidecar(tmp_path: P
             SIDECAR, make_csr(), Program(digest="a" * 64), ProgramEvidence(), NOW, instance="one"
         )
         with pytest.raises(RefusedError, match="speak"):
-            await make(core).authenticate(load(issued), now=NOW)
+            await make(core).authenticate(load(issued), claimed="one", now=NOW)
 
 
 async def test_a_certificate_that_the_ledger_does_not_hold_is_refused(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ async def test_a_certificate_that_the_ledger_does_not_hold_is_refused(tmp_path: 
         key = ec.generate_private_key(ec.SECP256R1()).public_key()
         leaf = sign_leaf(active, key, SIDECAR, serial=1 << 130, now=NOW, lifetime_s=3600)
         with pytest.raises(RefusedError, match="ledger"):
-            await make(core).authenticate(leaf, now=NOW)
+            await make(core).authenticate(leaf, claimed="one", now=NOW)
 
 
 async def test_after_joining_anew_the_old_key_speaks_no_more(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ async def test_after_joining_anew_the_old_key_speaks_no_more(tmp_path: Path) -> 
         leaf = load(await core.issuance.issue_sidecar(grant, make_csr(), NOW))
         await join(core, "one", now=NOW + 5)
         with pytest.raises(RefusedError, match="anew"):
-            await make(core).authenticate(leaf, now=NOW + 5)
+            await make(core).authenticate(leaf, claimed="one", now=NOW + 5)
 
 
 async def test_the_verifier_is_kept_until_the_bundle_changes(tmp_path: Path) -> None:
