@@ -42,6 +42,8 @@ from ca.backup.content import End, Manifest, Message, Rows, decode_all
 from ca.backup.export import count_rows
 from ca.backup.sealing import Opened
 from ca.store.authority_records import note_restoration, read_authorities
+from ca.store.edges.edge_log import find_day, make_partitions
+from ca.store.edges.tables import edge_hours
 from ca.store.engine.database import Database
 from ca.store.engine.revisions import list_revisions, upgrade
 from ca.store.tables import BUNDLE_SEQUENCE, counters, installed_namespaces, join_tokens, namespaces, sidecars
@@ -128,7 +130,10 @@ async def _fill(connection: AsyncConnection, tables: dict[str, Table], messages:
             raise InputError(f"the backup's table {message.table[:80]} has other columns than its version")
         if not message.rows or any(len(row) != len(names) for row in message.rows):
             raise InputError(f"the backup's table {message.table[:80]} has a damaged row")
-        await connection.execute(insert(table), [dict(zip(message.columns, row, strict=True)) for row in message.rows])
+        rows = [dict(zip(message.columns, row, strict=True)) for row in message.rows]
+        if message.table == edge_hours.name and connection.dialect.name == "postgresql":
+            await make_partitions(connection, sorted({find_day(row["hour"]) for row in rows}))
+        await connection.execute(insert(table), rows)
     raise InputError("the backup's content has no proper end")
 
 

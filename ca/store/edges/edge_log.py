@@ -8,7 +8,7 @@ each batch and one after another.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -82,13 +82,7 @@ class EdgeLog:
         if not missing:
             return
         async with self._database.writing() as connection:
-            for day in missing:
-                await connection.execute(
-                    text(
-                        f"CREATE TABLE IF NOT EXISTS {_name_partition(day)} PARTITION OF edge_hours "
-                        f"FOR VALUES FROM ({day * _DAY_HOURS}) TO ({(day + 1) * _DAY_HOURS})"
-                    )
-                )
+            await make_partitions(connection, missing)
         self._days = set(range(first, last + 1))
 
     async def add(
@@ -409,6 +403,22 @@ class EdgeLog:
     def _behind_s(self) -> float:
         # A partition is dropped a day later than anything is added to it, by clocks a day apart.
         return max(0.0, min(MAX_BEHIND_S, self.max_age_s - 2 * 86_400.0))
+
+
+async def make_partitions(connection: AsyncConnection, days: Iterable[int]) -> None:
+    """Make PostgreSQL's partitions of these days, unless they are there."""
+    for day in days:
+        await connection.execute(
+            text(
+                f"CREATE TABLE IF NOT EXISTS {_name_partition(day)} PARTITION OF edge_hours "
+                f"FOR VALUES FROM ({day * _DAY_HOURS}) TO ({(day + 1) * _DAY_HOURS})"
+            )
+        )
+
+
+def find_day(hour: int) -> int:
+    """Return the day, and so the partition, of an hour."""
+    return hour // _DAY_HOURS
 
 
 async def _find_lossy(connection: AsyncConnection, first: int, last: int) -> frozenset[str]:
