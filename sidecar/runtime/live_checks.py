@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from shared.model.errors import TouchmarkError
+from shared.model.policy.reasons import Reason
 from sidecar.attest.facts import AttestationError
 from sidecar.connection.connection import is_without
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _PERIOD_S = 1.0
 _HOLDERS_BATCH = 1024
 _IDLE_PAUSE_S = 0.2
+# Each makes up to three passes until one can tell. An earlier one could, or no byte would have passed.
+_MAX_CHECKS = 2
 _PROGRAMS_PERIOD_S = 0.05
 
 
@@ -79,9 +82,16 @@ async def _check_holders(sidecar: Sidecar, connection: Connection, events: Event
     if attestation is None:
         return
     try:
-        await sidecar.attestor.check_holders(attestation)
-    except AttestationError as error:
-        _close_unproven(connection, error, events)
+        for _ in range(_MAX_CHECKS):
+            try:
+                await sidecar.attestor.check_holders(attestation)
+                return
+            except AttestationError as error:
+                if error.reason is not Reason.HOLDERS_UNKNOWN or connection.is_revoked:
+                    _close_unproven(connection, error, events)
+                    return
+                unknown = error
+        _close_unproven(connection, unknown, events)
     except (TouchmarkError, OSError) as error:
         events.emit("holders_not_checked", connection=connection.id, reason="", message=str(error)[:300])
 

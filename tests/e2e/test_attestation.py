@@ -372,6 +372,20 @@ def test_where_not_all_holders_can_be_looked_for_explicit_mode_lets_nothing_flow
     shop.client.log.expect_denied(Reason.HOLDERS_UNKNOWN, port=port)
 
 
+def test_what_another_user_forks_all_the_time_costs_nobody_else_a_connection(shop: Shop) -> None:
+    port = shop.sell("echo")
+    shop.be_explicit()
+    code = "import os\nos.setuid(12345)\nwhile True:\n p = os.fork()\n if not p: os._exit(0)\n os.waitpid(p, 0)\n"
+    loops = [shop.client.pod.start([sys.executable, "-S", "-c", code]) for _ in range(4)]
+    try:
+        actor = shop.buy()
+        assert [actor.do("exchange", shop.address, port, "bread") for _ in range(10)] == ["bread<end>"] * 10
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
 @pytest.mark.parametrize(
     "is_known",
     [

@@ -181,7 +181,10 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         fix="Let the new program open a connection of its own, or close the descriptor (close-on-exec).",
     ),
     Reason.HOLDERS_UNKNOWN: Explanation(
-        cause="Some process that may hold the socket couldn't be looked at: too many, or not to be inspected.",
+        cause=(
+            "Some process that may hold the socket couldn't be looked at: too many, not to be inspected, or of its user"
+            " and ended too soon."
+        ),
         fix="Run the process that the detail names as another user; a million descriptors are the most.",
     ),
     Reason.CODE_NOT_APPROVED: Explanation(

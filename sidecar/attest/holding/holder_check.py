@@ -26,6 +26,8 @@ _MAX_REST_S = 2.0
 _FLIGHT_WAIT_S = 0.05
 _MAX_MEASURINGS = 3
 _MAX_PASSES = 3
+# Of whom root's processes may have got a socket isn't known.
+_ANYBODY = frozenset((0,))
 # Answers given in one go: the event loop has other work.
 _SLICE = 256
 
@@ -153,13 +155,13 @@ class HolderCheck:
                 pass
 
     async def _serve(self, batch: list[_Request]) -> None:
-        """Look until nothing that concerns a request is in flight, at most three times; answer the others at once.
+        """Look until nothing that concerns a request is in flight or was missed, at most three times.
 
-        A descriptor in flight shows its holder only later.
+        Others are answered at once. A descriptor in flight shows its holder only later.
         """
         mark, holdings = self._clearance.begin(), await self._look(batch, None)
         for number in range(_MAX_PASSES):
-            waiting = [request for request in batch if _find_in_flight(request, holdings)]
+            waiting = [request for request in batch if _is_undecided(request, holdings)]
             if number == _MAX_PASSES - 1:
                 waiting = []
             left = frozenset(map(id, waiting))
@@ -186,7 +188,8 @@ class HolderCheck:
             sharers=now.sharers,
             in_flight=now.in_flight,
             hidden={**before.hidden, **now.hidden},
-            is_complete=before.is_complete and now.is_complete,
+            missed=now.missed,
+            is_complete=now.is_complete,
             took_s=now.took_s,
         )
 
@@ -238,6 +241,9 @@ class HolderCheck:
         if not holdings.is_complete:
             return _unknown("not every process could be looked at", None)
         users = request.find_users(holdings)
+        if holdings.missed & users.union(_ANYBODY):
+            message = "processes of the same user, or of root, come and go faster than they can be looked at"
+            return _unknown(message, None)
         for pid, hidden in holdings.hidden.items():
             if hidden & users:
                 return _unknown(f"process {pid} of the same user may not be inspected", None)
@@ -322,6 +328,13 @@ def _find_in_flight(request: _Request, holdings: Holdings) -> bool:
         return False
     users = request.find_users(holdings)
     return any(users & holding for holding in holdings.in_flight.values())
+
+
+def _is_undecided(request: _Request, holdings: Holdings) -> bool:
+    """Tell whether another pass may tell more."""
+    if not holdings.is_complete or _find_in_flight(request, holdings):
+        return True
+    return bool(holdings.missed and holdings.missed & request.find_users(holdings).union(_ANYBODY))
 
 
 def _has_vanished(found: Found) -> bool:

@@ -2,8 +2,9 @@
 
 A pass looks wherever a process can keep a socket: in its descriptor table, in the tables that threads keep for
 themselves (``unshare(CLONE_FILES)``, or a main thread that has exited), and in the registered files of its io_uring
-instances. It goes on until no task has come that wasn't looked at, so that a holder which forks and exits faster than
-the pass moves is met as well, and in random order, so that nobody knows where it looks next.
+instances; in random order, so that nobody knows where it looks next. At its end it walks over the processes that have
+come since, until it has met nobody who wasn't looked at or whose users aren't known, so that a holder which forks and
+exits faster than the pass moves is met as well, or its users are told.
 
 Not seen: an io_uring instance that is itself only registered (``IORING_REGISTER_RING_FDS``) with its descriptor closed,
 for which ``/proc`` has no file; a descriptor that one process hands to another while the pass is between the two (each
@@ -25,26 +26,31 @@ from sidecar.attest.holding.tables import (
     HiddenError,
     NewTasks,
     inode_of,
+    is_running,
     list_links,
     list_processes,
     list_tables,
+    list_threads,
     outranks,
     read_fdinfo,
-    read_leader,
     read_protocol,
     read_users,
-    shares_table,
 )
+from sidecar.attest.holding.walk import Walk
 from sidecar.attest.process_text import parse_in_flight, parse_registered_files
 
 MAX_PROCESSES = 32_768
 MAX_DESCRIPTORS = 1_048_576
 _MAX_KINDS = 262_144
 _KINDS_LIFE_S = 60.0
-_MAX_NEW_TASKS = 4_096
-_MAX_ROUNDS = 32
-# A new task gets its number shortly before /proc shows it.
-_APPEARING_S = 0.001
+_MAX_NEW_PROCESSES = 4_096
+_MAX_WALKS = 64
+# Walks that know everybody's users, of which the one that has missed the fewest counts.
+_ENOUGH_WALKS = 8
+# A new task gets its number shortly before /proc shows it: so many that come meanwhile don't hide it.
+_INVISIBLE = 4_096
+# At a process whose threads come and go.
+_MAX_LOOKS = 3
 _OTHER, _TCP, _UNIX, _UNKNOWN = range(4)
 
 
@@ -59,6 +65,8 @@ class Holdings:
         in_flight: by inode of a Unix socket in which descriptors wait to be received, the users of who holds it.
         hidden: by ID of a process that mayn't be inspected, its user IDs; without those that have capabilities which
             the sidecar lacks: they are above whatever it attests.
+        missed: users of processes that came and went faster than they could be looked at: one of them may hold anything
+            that these users have had.
         is_complete: false when a bound was reached before the last process.
         took_s: CPU time.
     """
@@ -68,6 +76,7 @@ class Holdings:
     sharers: dict[int, frozenset[int]] = field(default_factory=dict)
     in_flight: dict[int, frozenset[int]] = field(default_factory=dict)
     hidden: dict[int, frozenset[int]] = field(default_factory=dict)
+    missed: frozenset[int] = frozenset()
     is_complete: bool = True
     took_s: float = 0.0
 
@@ -108,6 +117,8 @@ class Passes:
             random.shuffle(pids)
             search.look_at_all(pids[:MAX_PROCESSES])
             search.catch_up(tasks)
+        except OSError:  # Our own resources are used up, or the kernel doesn't list processes one by one.
+            search.is_complete = False
         finally:
             tasks.close()
         holders = {pid for each in search.holders.values() for pid in each}
@@ -120,6 +131,7 @@ class Passes:
                 for inode, holding in search.in_flight.items()
             },
             hidden={pid: read_users(pid, self._proc) for pid in search.hidden if not outranks(pid, self._proc)},
+            missed=search.missed | search.restless,
             is_complete=search.is_complete and search.left > 0 and len(pids) <= MAX_PROCESSES,
             took_s=time.thread_time() - started,
         )
@@ -139,6 +151,9 @@ class _Search:
         self.hidden: set[int] = set()
         self.left = MAX_DESCRIPTORS
         self.is_complete = True
+        # Users of processes that ended before they were looked at, and of those whose threads come and go all the time.
+        self.missed: frozenset[int] = frozenset()
+        self.restless: set[int] = set()
         self._names = {f"{PREFIX}{inode}]": inode for inode in wanted}
         self._kinds = kinds
         # Which process holds a TCP socket, and those that more than one process holds.
@@ -160,30 +175,67 @@ class _Search:
         """Look at every place where this process can hold a socket."""
         self._looked.add(pid)
         try:
-            for place in list_tables(pid, self._proc):
-                self._look_into(pid, place)
+            for _ in range(_MAX_LOOKS):
+                threads = list_threads(pid, self._proc)
+                for place in list_tables(pid, self._proc, threads=threads):
+                    self._look_into(pid, place)
+                # Threads with tables of their own may start one another and end, like processes.
+                if len(threads) <= 1 or set(threads).issuperset(list_threads(pid, self._proc)):
+                    return
+            self.restless |= read_users(pid, self._proc)
         except HiddenError:
             self.hidden.add(pid)
         except OSError:  # Our own resources are used up: it may hold anything.
             self.is_complete = False
 
     def catch_up(self, tasks: NewTasks) -> None:
-        """Look at the tasks that have come since the pass began, until there are no more."""
-        absent: set[int] = set()
-        for _ in range(_MAX_ROUNDS):
-            new = tasks.take(_MAX_NEW_TASKS)
-            if new is None or self.left <= 0:
-                break
-            if not new:
-                if not absent:
-                    return
-                time.sleep(_APPEARING_S)
-                for task in absent:
-                    self._look_at_task(task)
-                absent = set()
+        """Look at the processes that have come since the pass began, in walks, until one meets nobody unknown.
+
+        Arguments:
+            tasks: asked last when the pass began.
+        """
+        best: frozenset[int] | None = None
+        enough, last = _ENOUGH_WALKS, tasks.last
+        walk = Walk(last - _INVISIBLE, self._proc)
+        try:
+            for _ in range(_MAX_WALKS):
+                before, last = last, tasks.read()
+                if last < before:  # Numbers are given out anew: one of them may be another process by now.
+                    self._looked.clear()
+                    walk.begin_anew()
+                missed = self._walk(walk)
+                if missed is not None and tasks.read() >= last:
+                    best = missed if best is None or len(missed) < len(best) else best
+                    enough -= 1
+                if best == frozenset() or self.left <= 0 or not enough:
+                    break
+        finally:
+            walk.close()
+        self.missed = best or frozenset()
+        self.is_complete &= best is not None
+
+    def _walk(self, walk: Walk) -> frozenset[int] | None:
+        """Look at each process that wasn't looked at; return the users of those that ended before that.
+
+        Each chain of processes in which one starts the next and ends has shown one of its own to the walk, which either
+        was looked at while it lived, or is of these users.
+
+        Returns:
+            None when of one not even the users could be read, or there are too many.
+        """
+        left, missed, is_known = _MAX_NEW_PROCESSES, set[int](), True
+        for pid in walk:
+            if pid in self._looked or pid == self._own_pid:
                 continue
-            absent.update(task for task in new if not self._look_at_task(task))
-        self.is_complete = False
+            users = read_users(pid, self._proc)
+            self.look_at(pid)
+            if not is_running(pid, self._proc):
+                missed |= users
+                is_known &= bool(users)
+            left -= 1
+            if left <= 0 or self.left <= 0:
+                return None
+        return frozenset(missed) if is_known else None
 
     def find_sharers(self, of: Collection[int]) -> dict[int, frozenset[int]]:
         """Return, for each of these processes, the others that hold a TCP socket of it."""
@@ -193,24 +245,6 @@ class _Search:
                 if pid in found:
                     found[pid] |= pids
         return {pid: frozenset(others - {pid}) for pid, others in found.items()}
-
-    def _look_at_task(self, task: int) -> bool:
-        """Look at a new task; false when it isn't there (any more, or yet)."""
-        if task in self._looked:
-            return True
-        leader = read_leader(task, self._proc)
-        if not leader:
-            return False
-        if leader == task:
-            self.look_at_all((task,))
-        elif leader != self._own_pid and not shares_table(leader, task):
-            try:
-                self._look_into(leader, f"{leader}/task/{task}")
-            except HiddenError:
-                self.hidden.add(leader)
-            except OSError:
-                self.is_complete = False
-        return True
 
     def _look_into(self, pid: int, place: str) -> None:
         self.left -= 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 PREFIX = "socket:["
 RING = "anon_inode:[io_uring]"
@@ -81,22 +81,31 @@ def count_descriptors(pid: int, proc: str = "/proc") -> int:
         return 0
 
 
-def list_tables(pid: int, proc: str = "/proc") -> Iterator[str]:
+def list_threads(pid: int, proc: str = "/proc") -> list[str]:
+    """List a process's threads; none when it has ended.
+
+    Raises:
+        OSError: our own resources are used up.
+    """
+    try:
+        return os.listdir(f"{proc}/{pid}/task")
+    except OSError as error:
+        refuse_shortage(error)
+        return []
+
+
+def list_tables(pid: int, proc: str = "/proc", *, threads: Sequence[str] = ()) -> Iterator[str]:
     """Yield the process, and each of its threads that doesn't share a descriptor table with those before it.
+
+    Arguments:
+        threads: by ``list_threads``; empty: they are listed.
 
     Raises:
         OSError: our own resources are used up.
     """
     yield str(pid)
-    try:
-        threads = os.listdir(f"{proc}/{pid}/task")
-    except OSError as error:
-        refuse_shortage(error)
-        return  # It has ended.
-    if len(threads) == 1 and threads[0] == str(pid):
-        return
     tables = [pid]
-    for thread in map(int, threads):
+    for thread in map(int, threads or list_threads(pid, proc)):
         if thread != pid and _add_table(tables, thread):
             yield f"{pid}/task/{thread}"
 
@@ -114,11 +123,6 @@ def holds_any(pid: int, inodes: Iterable[int], proc: str = "/proc") -> bool:
     except (HiddenError, OSError):
         return True
     return False
-
-
-def shares_table(one: int, other: int) -> bool:
-    """Tell whether two tasks use one descriptor table; false where the kernel can't compare."""
-    return bool(_libc.syscall(_SYS_KCMP, one, other, _KCMP_FILES, 0, 0) == 0)
 
 
 def _add_table(tables: list[int], thread: int) -> bool:
@@ -180,6 +184,13 @@ def read_users(pid: int, proc: str = "/proc") -> frozenset[int]:
         if line.startswith(b"Uid:"):
             return frozenset(int(each) for each in line[4:].split() if each.isdigit())
     return frozenset()
+
+
+def is_running(pid: int, proc: str = "/proc") -> bool:
+    """Tell whether a process lives and has a main thread: one without has no descriptor table, but its threads may."""
+    return b"\nState:\t" in (status := _read_status(pid, proc)) and not any(
+        f"\nState:\t{state}".encode() in status for state in "ZX"
+    )
 
 
 def outranks(pid: int, proc: str = "/proc") -> bool:

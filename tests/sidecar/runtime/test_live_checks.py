@@ -36,7 +36,8 @@ class Scene:
         self.revoked: list[Reason] = []
         self.unproven: frozenset[str] = frozenset()
         self.is_without_socket = False
-        self.checked = 0
+        self.checked = self.asked = 0
+        self.tells_after = 9
 
     def next_unchecked(self, now: float) -> Scene | None:
         return self.waiting.pop() if self.waiting else None
@@ -45,7 +46,9 @@ class Scene:
         self.checked += 1
 
     async def check_holders(self, attestation: object) -> None:
-        raise self.left.pop()
+        self.asked += 1
+        if self.asked <= self.tells_after:
+            raise self.left[0]
 
     def list_attestations(self) -> list[object]:
         return [self.attestation]
@@ -111,6 +114,14 @@ async def test_explicit_mode_closes_whatever_isnt_proven(
             scene = Scene(found, mode, direction)
             await watch(watching(cast("Any", scene), events), scene)
             assert scene.revoked == ([found] if is_revoked else [])
+
+
+async def test_holders_that_one_pass_couldnt_tell_are_looked_for_once_more() -> None:
+    async with told() as events:
+        scene = Scene(Reason.HOLDERS_UNKNOWN, Mode.EXPLICIT, OUT)
+        scene.tells_after = 1
+        await watch(watch_holders(cast("Any", scene), events), scene)
+        assert (scene.asked, scene.revoked) == (2, [])
 
 
 async def test_where_the_attested_process_has_ended_the_connection_goes_on_as_an_orphan() -> None:

@@ -193,9 +193,18 @@ async def test_an_unapproved_parent_that_hides_its_copy_shares_the_socket(parent
         (Holdings(hidden={77: frozenset({1000})}), [Reason.HOLDERS_UNKNOWN, None]),
         (Holdings(in_flight={5: frozenset({1000})}), [Reason.SOCKET_SHARED, None]),
         (Holdings(in_flight={5: frozenset({3000})}, hidden={77: frozenset({3000})}), [None, None]),
+        (Holdings(missed=frozenset({1000})), [Reason.HOLDERS_UNKNOWN, None]),
+        (Holdings(missed=frozenset({0})), [Reason.HOLDERS_UNKNOWN, Reason.HOLDERS_UNKNOWN]),
         (Holdings(is_complete=False), [Reason.HOLDERS_UNKNOWN, Reason.HOLDERS_UNKNOWN]),
     ],
-    ids=["a hidden process", "a parked descriptor", "of other users", "an incomplete pass"],
+    ids=[
+        "a hidden process",
+        "a parked descriptor",
+        "of other users",
+        "processes come and go",
+        "root's processes come and go",
+        "an incomplete pass",
+    ],
 )
 async def test_what_cant_be_told_concerns_the_sockets_of_its_users_only(
     holdings: Holdings, reasons: list[Reason | None], monkeypatch: pytest.MonkeyPatch
@@ -213,6 +222,19 @@ async def test_what_cant_be_told_concerns_the_sockets_of_its_users_only(
         answers = await asyncio.gather(*(check.check(attestation(uid)) for uid in (1000, 2000)), return_exceptions=True)
         check.close()
     assert [getattr(answer, "reason", None) for answer in answers] == reasons
+
+
+async def test_where_a_pass_couldnt_tell_the_next_one_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holder_check, "_FLIGHT_WAIT_S", 0.0)
+    passes = [Holdings(), Holdings(missed=frozenset({0})), Holdings(is_complete=False)]
+    monkeypatch.setattr(Passes, "find", lambda *_: passes.pop())
+    process = ProcessFacts(pid=1, start_time=0, uid=0, path="/x")
+    attestation = Attestation(program=Program(digest="0" * 64), process=process, inode=1, cookie=0, execution=ELSEWHERE)
+    with ThreadPoolExecutor(2) as workers:
+        check = HolderCheck(Measuring(Executables(workers, max_bytes=1), workers), workers, own_pid=0)
+        await check.check(attestation)
+        check.close()
+    assert not passes
 
 
 async def test_who_waits_with_its_first_byte_doesnt_wait_for_the_rest_between_passes(

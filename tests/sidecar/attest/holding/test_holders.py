@@ -6,6 +6,8 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -138,7 +140,7 @@ while time.monotonic() < end and os.path.exists(sys.argv[1]):
 """
 
 
-def test_a_holder_that_forks_and_exits_all_the_time_is_met_or_the_pass_isnt_complete(tmp_path: Path) -> None:
+def test_a_holder_that_forks_and_exits_all_the_time_is_met_or_its_user_is_told(tmp_path: Path) -> None:
     goes_on = tmp_path / "goes on"
     goes_on.touch()
     with running(_CHAIN, str(goes_on)) as child:
@@ -146,9 +148,35 @@ def test_a_holder_that_forks_and_exits_all_the_time_is_met_or_the_pass_isnt_comp
             inode = int(hear(child))
             for _ in range(40):
                 found = find_holdings([inode], own_pid=os.getpid())
-                assert found.holders[inode] or not found.is_complete
+                assert found.holders[inode] or not found.is_complete or os.getuid() in found.missed
         finally:
             goes_on.unlink()
+
+
+_FORKS = """
+print('ready', flush=True)
+while True:
+    if not (child := os.fork()):
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.needs_root
+def test_what_another_user_forks_all_the_time_leaves_passes_complete_for_all_others() -> None:
+    with ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(running(AS_NOBODY + _FORKS))
+        found = [find_holdings([], own_pid=os.getpid()) for _ in range(10)]
+    assert sum(each.is_complete and each.missed <= {NOBODY} for each in found) >= 8
+
+
+def test_threads_that_come_and_go_are_their_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = count(1)
+    monkeypatch.setattr(holders, "list_threads", lambda *_: [str(os.getpid()), str(next(numbers))])
+    search = holders._Search([], {}, own_pid=0, proc="/proc")
+    search.look_at(os.getpid())
+    assert search.restless == {os.getuid()}
 
 
 def test_a_task_that_comes_during_a_pass_is_looked_at_as_well() -> None:

@@ -11,12 +11,12 @@ from sidecar.attest.holding.tables import (
     NewTasks,
     holds_any,
     inode_of,
+    is_running,
     list_links,
     outranks,
     read_leader,
     read_protocol,
     read_users,
-    shares_table,
 )
 from tests.sidecar.attest.processes import WAIT, running
 
@@ -97,16 +97,14 @@ def test_new_tasks_are_counted_on_after_the_last_number(monkeypatch: pytest.Monk
         tasks.close()
 
 
-def test_threads_share_a_table_and_processes_dont() -> None:
+def test_who_has_ended_or_only_has_an_end_to_be_waited_for_doesnt_run() -> None:
     with running("import sys\n" + WAIT) as child:
-        assert not shares_table(os.getpid(), child.pid)
-        waiting = threading.Event()
-        thread = threading.Thread(target=waiting.wait)
-        thread.start()
-        assert thread.native_id is not None
-        assert shares_table(os.getpid(), thread.native_id)
-        waiting.set()
-        thread.join()
+        assert is_running(child.pid)
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert not is_running(child.pid)
+        child.wait()
+        assert not is_running(child.pid)
 
 
 def test_users_are_those_of_the_process_and_nobody_outranks_itself() -> None:
