@@ -21,6 +21,7 @@ from ca.authority.kek import ENVIRONMENT_VARIABLE, KeyEncryptionKey, load_key_en
 from ca.distribution.replica_sync import ReplicaSync
 from ca.listening import SHUTDOWN_S
 from ca.metrics import Metrics
+from ca.observation.edge_retention import EdgeRetention
 from ca.runtime.compose import RunningCA, compose
 from ca.runtime.data_directory import lock_data_directory
 from ca.runtime.laggards import Laggards
@@ -111,6 +112,9 @@ async def _start(stack: contextlib.AsyncExitStack, ca: RunningCA, cluster: Clust
         server_certificate=ca.server_certificate,
         hub=ca.hub,
         decisions=ca.decisions,
+        edges=EdgeRetention(
+            ca.store, max_age_s=ca.configuration.edges_max_age_s, max_bytes=ca.configuration.edges_max_bytes
+        ),
         is_leader=lambda: ca.cluster.is_leader,
         laggards=Laggards(
             rotation=ca.rotation,

@@ -17,6 +17,7 @@ from ca.authority.server_certificate import ServerCertificate
 from ca.distribution.hub import Hub
 from ca.metrics import Metrics
 from ca.observation.decisions import PRUNE_INTERVAL_S, Decisions
+from ca.observation.edge_retention import EDGES_PRUNE_INTERVAL_S, EdgeRetention
 from ca.runtime.laggards import CHECK_INTERVAL_S, Laggards
 from ca.store.store import Store
 from shared.model.errors import TouchmarkError, UnavailableError
@@ -106,6 +107,7 @@ class Upkeep:
         server_certificate: ServerCertificate,
         hub: Hub,
         decisions: Decisions,
+        edges: EdgeRetention,
         is_leader: Callable[[], bool],
         laggards: Laggards,
         metrics: Metrics,
@@ -116,6 +118,7 @@ class Upkeep:
         self._server_certificate = server_certificate
         self._hub = hub
         self._decisions = decisions
+        self._edges = edges
         self._laggards = laggards
         self._is_leader = is_leader
         self._metrics = metrics
@@ -128,6 +131,7 @@ class Upkeep:
         tasks.spawn(self._repeat(REFRESH_INTERVAL_S, self._refresh_directory), name="directory")
         tasks.spawn(self._repeat(CHECK_INTERVAL_S, self._laggards.check), name="laggards")
         tasks.spawn(self._repeat(PRUNE_INTERVAL_S, self._prune), name="retention")
+        tasks.spawn(self._repeat(EDGES_PRUNE_INTERVAL_S, self._prune_edges), name="edges-retention")
 
     async def _repeat(self, interval_s: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -159,3 +163,7 @@ class Upkeep:
         await self._store.ledger.prune(expired_before=long_ago)
         await self._store.join_tokens.prune(expired_before=long_ago)
         await self._store.sidecars.delete_silent(silent_since=long_ago, now=now)
+
+    async def _prune_edges(self) -> None:
+        if self._is_leader():
+            await self._edges.prune(now=self._clock())

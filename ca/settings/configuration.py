@@ -34,6 +34,7 @@ class Configuration:
         names: further IP addresses and DNS names for the server certificate, beside ``host``.
         leaf_lifetime_s: of leaves, ``LEAF_LIFETIME_RANGE_S``.
         decisions_max_age_s, decisions_max_rows, decisions_max_bytes: what of the decisions is kept.
+        edges_max_age_s, edges_max_bytes: what of the edges (who talked to whom, by hour) is kept.
         max_streams: sidecars at once.
         database: URL of a PostgreSQL database that several replicas share; empty: SQLite in ``data_dir``.
         kubernetes: work in a cluster: pods join by their tokens, the directory is what the API server says.
@@ -61,6 +62,8 @@ class Configuration:
     decisions_max_age_s: float = 7 * 86_400.0
     decisions_max_rows: int = 2_000_000
     decisions_max_bytes: int = 512 * 1024 * 1024
+    edges_max_age_s: float = 30 * 86_400.0
+    edges_max_bytes: int = 256 * 1024 * 1024
     max_streams: int = 10_000
     log_level: str = "info"
     database: str = field(default="", repr=False)  # It may hold a password.
@@ -88,8 +91,8 @@ class Configuration:
             )
         if len(str(self.admin_socket).encode()) > _MAX_UNIX_PATH_BYTES:
             raise InputError(f"the admin socket's path is longer than {_MAX_UNIX_PATH_BYTES} bytes")
-        numbers = (self.decisions_max_rows, self.decisions_max_bytes, self.max_streams)
-        if not self.decisions_max_age_s > 0 or min(numbers) < 1:
+        numbers = (self.decisions_max_rows, self.decisions_max_bytes, self.edges_max_bytes, self.max_streams)
+        if not (self.decisions_max_age_s > 0 and self.edges_max_age_s > 0) or min(numbers) < 1:
             raise InputError("limits must be positive")
         for wait_s in (self.rotation_minimum_wait_s, self.trust_delay_s):
             if not 0 <= wait_s < math.inf:  # Also not a number that isn't one.

@@ -86,6 +86,15 @@ SETTINGS = (
         help="delete decisions beyond this size; with SQLite a tenth of the disk stays free besides",
     ),
     Setting(
+        name="edges_max_age_s", options=("--edges-max-age-s",), metavar="SECONDS", parse=float,
+        default=f"{_DEFAULTS['edges_max_age_s']:.0f}", help="delete edges (who talked to whom) older than this",
+    ),
+    Setting(
+        name="edges_max_bytes", options=("--edges-max-bytes",), metavar="BYTES", parse=int,
+        default=str(_DEFAULTS["edges_max_bytes"]),
+        help="delete the oldest days of edges beyond this size; with SQLite a tenth of the disk stays free besides",
+    ),
+    Setting(
         name="max_streams", options=("--max-streams",), metavar="NUMBER", parse=int,
         default=str(_DEFAULTS["max_streams"]), help="sidecars connected at once",
     ),

@@ -56,15 +56,10 @@ _decode_evidence: Final = msgspec.json.Decoder(EdgeEvidence).decode
 
 
 class EdgeLog:
-    """Who talked to whom.
+    """Who talked to whom."""
 
-    Attributes:
-        max_age_s: how long hours are kept at most; no record older than that is taken as of its own time.
-    """
-
-    def __init__(self, database: Database, *, max_age_s: float = 30 * 86_400.0) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self.max_age_s = max_age_s
         self._days: set[int] = set()  # PostgreSQL's partitions that are there.
 
     # ---- adding ---------------------------------------------------------------------------------------------------
@@ -76,7 +71,7 @@ class EdgeLog:
         """
         if self._database.is_sqlite:
             return
-        first = int((now - self._behind_s) // HOUR_S) // _DAY_HOURS
+        first = _find_first_day(now)
         last = int((now + MAX_AHEAD_S) // HOUR_S) // _DAY_HOURS + 1
         missing = [day for day in range(first, last + 1) if day not in self._days]
         if not missing:
@@ -94,7 +89,7 @@ class EdgeLog:
             now: the CA's clock.
         """
         reporter = f"{report.namespace}/{report.service_account}"
-        added = tally(records, reporter=reporter, now=now, behind_s=self._behind_s)
+        added = tally(records, reporter=reporter, now=now)
         known = await self._read_known(connection, added)
         hour = int(now // HOUR_S)
         fresh: dict[str, Addition] = {}
@@ -356,16 +351,16 @@ class EdgeLog:
             hours, oldest = (await connection.execute(select(func.count(), func.min(edge_hours.c.hour)))).one()
         return int(size) + int(count) * _EDGE_BYTES + int(hours) * _HOUR_BYTES, int(oldest or 0)
 
-    async def prune(self, *, max_bytes: int, now: float) -> int:
-        """Forget hours that are too old, or days that are too much, oldest first; return how many rows went.
+    async def prune(self, *, max_age_s: float, max_bytes: int, now: float) -> int:
+        """Forget hours that are too old, or a day that is too much, the oldest; return how much went.
 
         One call forgets a bounded number on SQLite: call again while it returns more than 0.
         """
-        before = int((now - self.max_age_s) // HOUR_S)
+        before = int((now - max_age_s) // HOUR_S)
         size, oldest = await self.estimate_bytes()
         if size > max_bytes and oldest:
             before = max(before, (oldest // _DAY_HOURS + 1) * _DAY_HOURS)
-        gone = await (self._prune_rows(before) if self._database.is_sqlite else self._drop_partitions(before))
+        gone = await (self._prune_rows(before) if self._database.is_sqlite else self._drop_partitions(before, now))
         async with self._database.writing() as connection:
             old = select(edges.c.edge_id).where(edges.c.last_hour < before).limit(_PRUNED_AT_ONCE)
             gone += (await connection.execute(delete(edges).where(edges.c.edge_id.in_(old)))).rowcount
@@ -388,21 +383,17 @@ class EdgeLog:
             chosen = delete(edge_hours).where(columns.edge_id.in_(ids), columns.hour < before)
             return (await connection.execute(chosen)).rowcount
 
-    async def _drop_partitions(self, before: int) -> int:
-        last = before // _DAY_HOURS
+    async def _drop_partitions(self, before: int, now: float) -> int:
+        """Drop whole days. One to which another replica may still add is emptied instead, by clocks a day apart."""
+        last, writable = before // _DAY_HOURS, _find_first_day(now) - 1
         query = text("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'edge_hours'::regclass")
         async with self._database.writing() as connection:
             names = [str(name) for name in await connection.scalars(query)]
             old = [name for name in names if int(name.rpartition("_")[2]) < last]
+            dropped = [name for name in old if int(name.rpartition("_")[2]) < writable]
             for name in old:
-                await connection.execute(text(f"DROP TABLE {name}"))
-        self._days -= {int(name.rpartition("_")[2]) for name in old}
-        return len(old)
-
-    @property
-    def _behind_s(self) -> float:
-        # A partition is dropped a day later than anything is added to it, by clocks a day apart.
-        return max(0.0, min(MAX_BEHIND_S, self.max_age_s - 2 * 86_400.0))
+                await connection.execute(text(f"{'DROP' if name in dropped else 'TRUNCATE'} TABLE {name}"))
+        return len(dropped)
 
 
 async def make_partitions(connection: AsyncConnection, days: Iterable[int]) -> None:
@@ -426,7 +417,7 @@ async def _find_lossy(connection: AsyncConnection, first: int, last: int) -> fro
     columns = edge_reports.c
     query = (
         select(columns.namespace, columns.service_account)
-        .where(columns.hour >= first, columns.hour < last, columns.lost > 0)
+        .where(columns.hour >= first, columns.hour < last, text("lost > 0"))
         .distinct()
     )
     return frozenset(f"{row.namespace}/{row.service_account}" for row in await connection.execute(query))
@@ -460,6 +451,11 @@ def _find_namespace(key: EdgeKey, end: Direction) -> str:
         return key.namespace
     party = key.source if end is Direction.EGRESS else key.destination
     return (party.workload or party.listed).partition("/")[0]
+
+
+def _find_first_day(now: float) -> int:
+    """Return the first day to which anything may be added: no record counts as older."""
+    return int((now - MAX_BEHIND_S) // HOUR_S) // _DAY_HOURS
 
 
 def _name_partition(day: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Double, Index, Integer, Table, Text
+from sqlalchemy import BigInteger, Column, Double, Index, Integer, Table, Text, text
 
 from ca.store.engine.schema import RowId, metadata
 
@@ -60,4 +60,12 @@ edge_reports: Final = Table(
     Column("last", Double, nullable=False),
     Index("ix_edge_reports_namespace", "namespace", "hour"),
     Index("ix_edge_reports_hour", "hour"),
+    Index(
+        "ix_edge_reports_lost",
+        "hour",
+        "namespace",
+        "service_account",
+        sqlite_where=text("lost > 0"),
+        postgresql_where=text("lost > 0"),
+    ),
 )

@@ -62,9 +62,7 @@ class Addition:
     sums: dict[int, Sum]
 
 
-def tally(
-    records: Sequence[DecisionRecord], *, reporter: str, now: float, behind_s: float = MAX_BEHIND_S
-) -> dict[str, Addition]:
+def tally(records: Sequence[DecisionRecord], *, reporter: str, now: float) -> dict[str, Addition]:
     """Return what the records add, by the edges' digests.
 
     What isn't a connection (a listener whose readiness is withheld) adds nothing.
@@ -72,13 +70,12 @@ def tally(
     Arguments:
         reporter: the workload whose sidecar reports; it is at its own end, where a record doesn't name it.
         now: the CA's clock; a record whose time can't be believed counts as of now.
-        behind_s: how far a record's time may be in the past.
     """
     by_key: dict[EdgeKey, Addition] = {}
     for record in records:
         if not (record.source.address or record.source.workload or record.source.listed or record.source.identity):
             continue
-        time = place_in_time(record.time, now=now, behind_s=behind_s)
+        time = place_in_time(record.time, now=now)
         key = make_key(record, reporter=reporter)
         addition = by_key.get(key)
         if addition is None:
@@ -137,9 +134,9 @@ def _bound(count: int) -> int:
     return max(0, min(count, MAX_BYTES))
 
 
-def place_in_time(time: float, *, now: float, behind_s: float = MAX_BEHIND_S) -> float:
+def place_in_time(time: float, *, now: float) -> float:
     """Return a record's time, or the CA's where the sidecar's clock can't be believed."""
-    return time if now - behind_s <= time <= now + MAX_AHEAD_S else now
+    return time if now - MAX_BEHIND_S <= time <= now + MAX_AHEAD_S else now
 
 
 def make_key(record: DecisionRecord, *, reporter: str) -> EdgeKey:

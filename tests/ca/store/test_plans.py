@@ -16,7 +16,7 @@ from tests.ca.founded import NOW
 from tests.ca.running import make_decision
 
 _WORKLOAD = Workload(namespace="shop", service_account="web")
-_GROWING = ("decisions", "certificates")
+_GROWING = ("decisions", "certificates", "edges", "edge_hours", "edge_reports")
 
 ASKED: dict[str, Callable[[Store], Awaitable[object]]] = {
     "live sidecars": lambda s: s.sidecars.list_live(now=NOW),
@@ -35,6 +35,8 @@ ASKED: dict[str, Callable[[Store], Awaitable[object]]] = {
     "a workload": lambda s: s.decisions.query(DecisionFilter(workload="shop/web", limit=9)),
     "since": lambda s: s.decisions.query(DecisionFilter(since=NOW, limit=9)),
     "following": lambda s: s.decisions.query(DecisionFilter(after_id=1, limit=9)),
+    "edges": lambda s: s.edges.list_edges("shop", since=NOW - 60),
+    "edges' reports": lambda s: s.edges.list_reports("shop", since=NOW - 60),
     "pruning": lambda s: s.decisions.prune(max_age_s=60, max_rows=1, now=NOW),
 }
 

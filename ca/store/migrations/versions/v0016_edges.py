@@ -57,6 +57,13 @@ def upgrade() -> None:
     )
     op.create_index("ix_edge_reports_namespace", "edge_reports", ["namespace", "hour"])
     op.create_index("ix_edge_reports_hour", "edge_reports", ["hour"])
+    op.create_index(
+        "ix_edge_reports_lost",
+        "edge_reports",
+        ["hour", "namespace", "service_account"],
+        sqlite_where=sa.text("lost > 0"),
+        postgresql_where=sa.text("lost > 0"),
+    )
 
 
 def downgrade() -> None:

@@ -318,13 +318,13 @@ async def test_what_is_old_is_forgotten_and_then_what_is_too_much(tmp_path: Path
         for day in range(40):
             now = NOW - (39 - day) * 86_400
             await add(store, [allow(now, port=day), allow(now, port=100)], now=now)
-        while await store.edges.prune(max_bytes=2**30, now=NOW):
+        while await store.edges.prune(max_age_s=30 * 86_400, max_bytes=2**30, now=NOW):
             pass
         kept = sorted(await list_ports(store))
         assert kept[-2:] == [39, 100] and kept[0] in (8, 9)  # PostgreSQL drops whole days.
         size, _ = await store.edges.estimate_bytes()
-        await store.edges.prune(max_bytes=size - 1, now=NOW)
-        while await store.edges.prune(max_bytes=size - 1, now=NOW):
+        await store.edges.prune(max_age_s=30 * 86_400, max_bytes=size - 1, now=NOW)
+        while await store.edges.prune(max_age_s=30 * 86_400, max_bytes=size - 1, now=NOW):
             pass
         smaller, _ = await store.edges.estimate_bytes()
         assert smaller < size
