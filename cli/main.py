@@ -15,6 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from cli.commands import (
+    audit,
     ca,
     connections,
     coverage,
@@ -54,6 +55,7 @@ app.command("mode", cls=TargetCommand)(mode.mode)
 app.add_typer(program.app, name="program")
 app.add_typer(policy.app, name="policy")
 app.add_typer(trust.app, name="trust")
+app.add_typer(audit.app, name="audit")
 app.command("decisions", cls=TargetCommand)(decisions.decisions)
 app.command("identities", cls=TargetCommand)(identities.identities)
 app.command("connections", cls=TargetCommand)(connections.connections)

@@ -39,7 +39,7 @@ PAGES = {
 }
 YAML = [(page, block) for page, text in PAGES.items() for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
 COMMANDS = sorted(set(re.findall(r"(?m)^\$ touchmark (.*?)(?: +#.*)?$", "\n".join(PAGES.values()))))
-VERBS_WITH_VERBS = {"ca", "sidecar", "program", "policy", "trust"}
+VERBS_WITH_VERBS = {"audit", "ca", "sidecar", "program", "policy", "trust"}
 
 
 @pytest.mark.parametrize(("page", "block"), YAML, ids=lambda text: text.splitlines()[0])

@@ -11,6 +11,7 @@ import socket
 from aiohttp import web
 
 from ca.api.admin.application import make_admin_application
+from ca.api.admin.audit import AuditAdmin
 from ca.api.admin.authorities import About, AuthoritiesAdmin
 from ca.api.admin.backup import BackupAdmin
 from ca.api.admin.cluster import ClusterAdmin
@@ -118,6 +119,7 @@ async def _serve_admin(
         NamespacesAdmin(store=store, clock=clock, are_policies_objects=ca.configuration.kubernetes),
         ObservationAdmin(store=store, decisions=ca.decisions, hub=ca.hub, survey=survey, clock=clock),
         EdgesAdmin(store=store, clock=clock),
+        AuditAdmin(store=store),
         ClusterAdmin(store=store, cluster=ca.cluster),
         ForeignAdmin(store=store, authorities=ca.authorities, foreign=ca.foreign, clock=clock),
         BackupAdmin(store=store, clock=clock),

@@ -15,6 +15,7 @@ import msgspec
 from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ca.store.audit.audit_log import append_audit
 from ca.store.counters import raise_counter, read_counter
 from ca.store.engine.database import Database
 from ca.store.join_tokens import open_tokens
@@ -123,6 +124,8 @@ class AuthorityRecords:
             for record in (root, issuer):
                 await connection.execute(insert(authorities).values(**_values(record, sequence=1)))
                 await _write_journal(connection, now, "founded", authority_id=record.authority_id)
+            for record in (root, issuer):
+                await self._audit(connection, "authority.found", record.authority_id, after={"kind": record.kind})
         return True
 
     async def begin_rotation(
@@ -168,6 +171,7 @@ class AuthorityRecords:
                 await _write_journal(
                     connection, now, "prepared", rotation_id=rotation.rotation_id, authority_id=record.authority_id
                 )
+            await self._audit(connection, "rotation.prepare", issuer.authority_id, after=_describe(rotation))
         return rotation
 
     async def mark_published(self, rotation: RotationRecord, *, now: float) -> None:
@@ -226,6 +230,13 @@ class AuthorityRecords:
             )
             record = await _read_rotation(connection)
             assert record is not None
+            await self._audit(
+                connection,
+                f"rotation.{step.value}",
+                rotation.issuer_id,
+                before=_describe(rotation),
+                after=_describe(record) | {"phases": {phase.authority_id: phase.after for phase in phases}},
+            )
         return record
 
     async def reseal(self, sealed: Mapping[str, bytes], *, now: float, detail: str) -> None:
@@ -266,6 +277,19 @@ class AuthorityRecords:
                 )
             for phase in phases:
                 await _write_journal(connection, now, event, authority_id=phase.authority_id)
+            for phase in phases:
+                await self._audit(
+                    connection,
+                    f"authority.{event}",
+                    phase.authority_id,
+                    before={"phase": phase.before},
+                    after={"phase": phase.after, "distrusted": distrusted},
+                )
+
+    async def _audit(
+        self, connection: AsyncConnection, act: str, subject: str, *, before: object = None, after: object
+    ) -> None:
+        await append_audit(self._database, connection, act, subject, before=before, after=after)
 
     async def _change_phases(self, connection: AsyncConnection, phases: Sequence[PhaseChange], now: float) -> None:
         if any(phase.after in (AuthorityPhase.RETIRED, AuthorityPhase.TAINTED) for phase in phases):
@@ -363,6 +387,16 @@ async def _read_rotation(connection: AsyncConnection) -> RotationRecord | None:
         kind=RotationKind(row.kind),
         published=row.published,
     )
+
+
+def _describe(rotation: RotationRecord) -> dict[str, Any]:
+    return {
+        "rotation": rotation.rotation_id,
+        "kind": rotation.kind,
+        "step": rotation.step,
+        "previous": rotation.previous_id,
+        "forced": rotation.forced,
+    }
 
 
 async def _write_journal(

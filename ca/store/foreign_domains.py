@@ -6,12 +6,15 @@ reading PEM.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ca.store.audit.audit_log import append_audit
 from ca.store.counters import raise_counter
 from ca.store.engine.database import Database
 from ca.store.tables import FOREIGN_CHANGES, foreign_domains
@@ -67,6 +70,8 @@ class ForeignDomains:
         check_roots(domain)
         roots = msgspec.json.encode(domain.roots).decode()
         async with self._database.writing() as connection:
+            await raise_counter(self._database, connection, FOREIGN_CHANGES)  # First: changes take turns.
+            before = await _describe(connection, domain.trust_domain)
             values = {"trust_domain": domain.trust_domain, "roots": roots, "changed": now}
             await connection.execute(self._database.upsert(foreign_domains, values))
             known = [_roots.decode(text) for text in await connection.scalars(select(foreign_domains.c.roots))]
@@ -75,7 +80,8 @@ class ForeignDomains:
                     f"at most {MAX_DOMAINS} trust domains and {MAX_TOTAL_BYTES} bytes of roots are known",
                     hint="remove one first: `touchmark trust remove DOMAIN`",
                 )
-            await raise_counter(self._database, connection, FOREIGN_CHANGES)
+            after = await _describe(connection, domain.trust_domain)
+            await append_audit(self._database, connection, "trust.put", domain.trust_domain, before=before, after=after)
 
     async def delete(self, trust_domain: str) -> None:
         """Forget a trust domain.
@@ -84,6 +90,8 @@ class ForeignDomains:
             NotFoundError: it isn't known.
         """
         async with self._database.writing() as connection:
+            await raise_counter(self._database, connection, FOREIGN_CHANGES)  # First: changes take turns.
+            before = await _describe(connection, trust_domain)
             gone = await connection.execute(
                 delete(foreign_domains).where(foreign_domains.c.trust_domain == trust_domain)
             )
@@ -91,4 +99,12 @@ class ForeignDomains:
                 raise NotFoundError(
                     f"the trust domain {trust_domain[:255]} isn't known", hint="`touchmark trust list` shows all"
                 )
-            await raise_counter(self._database, connection, FOREIGN_CHANGES)
+            await append_audit(self._database, connection, "trust.remove", trust_domain, before=before)
+
+
+async def _describe(connection: AsyncConnection, trust_domain: str) -> object:
+    """Return the SHA-256 of each root, as `touchmark trust list` shows them; None: the domain isn't known."""
+    roots = await connection.scalar(
+        select(foreign_domains.c.roots).where(foreign_domains.c.trust_domain == trust_domain)
+    )
+    return None if roots is None else {"roots": [hashlib.sha256(root).hexdigest() for root in _roots.decode(roots)]}

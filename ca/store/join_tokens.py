@@ -13,6 +13,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ca.store.audit.audit_log import append_audit
 from ca.store.engine.database import Database
 from ca.store.records import AuthorityKind, JoinGrant, JoinTokenRecord
 from ca.store.tables import authorities, join_tokens
@@ -71,6 +72,9 @@ class JoinTokens:
                     instance="",
                     root_pin=record.root_pin,
                 )
+            )
+            await append_audit(
+                self._database, connection, "join-token.create", record.token_id, after=_describe(record)
             )
         return record, secret
 
@@ -152,6 +156,16 @@ async def _read_active_root(connection: AsyncConnection) -> str:
         if (pin := await connection.scalar(query.with_for_update(read=True))) is not None:
             return str(pin)
     return ""
+
+
+def _describe(token: JoinTokenRecord) -> object:
+    """Return what the audit log says of a token: nothing of its secret."""
+    return {
+        "workload": str(token.workload),
+        "addresses": token.addresses,
+        "labels": token.labels,
+        "expires": token.expires,
+    }
 
 
 def _join_token(row: Row[Any]) -> JoinTokenRecord:

@@ -13,6 +13,7 @@ import msgspec
 from sqlalchemy import Row, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ca.store.audit.audit_log import append_audit
 from ca.store.counters import raise_counter
 from ca.store.engine.database import Database
 from ca.store.records import ProgramRecord
@@ -98,7 +99,7 @@ class Namespaces:
         async def change(connection: AsyncConnection) -> None:
             await self._write_namespace(connection, namespace, mode=mode.value)
 
-        return await self._change(namespace, change, expected_version=expected_version)
+        return await self._change(namespace, change, act="mode.set", expected_version=expected_version)
 
     async def put_policy(
         self,
@@ -136,7 +137,7 @@ class Namespaces:
         async def change(connection: AsyncConnection) -> None:
             await self._write_namespace(connection, namespace, **values)
 
-        return await self._change(namespace, change)
+        return await self._change(namespace, change, act="policy.put")
 
     async def delete_policy(self, namespace: str) -> NamespaceState:
         """Remove rules and group. The mode stays: nothing becomes more permissive by itself.
@@ -153,7 +154,7 @@ class Namespaces:
                 connection, namespace, has_policy=False, rules="[]", group_label="", requires="[]"
             )
 
-        return await self._change(namespace, change)
+        return await self._change(namespace, change, act="policy.delete")
 
     async def put_program(self, record: ProgramRecord) -> NamespaceState:
         """Add a ``Program`` object or replace the one of its name.
@@ -178,7 +179,7 @@ class Namespaces:
         async def change(connection: AsyncConnection) -> None:
             await connection.execute(self._database.upsert(programs, values))
 
-        return await self._change(workload.namespace, change)
+        return await self._change(workload.namespace, change, act="program.put", program=record.name)
 
     async def delete_program(self, namespace: str, name: str) -> NamespaceState:
         """Remove a ``Program`` object.
@@ -194,7 +195,7 @@ class Namespaces:
             if gone.rowcount != 1:
                 raise NotFoundError(f"no program {name} in namespace {namespace}")
 
-        return await self._change(namespace, change)
+        return await self._change(namespace, change, act="program.delete", program=name)
 
     async def get_program(self, namespace: str, name: str) -> ProgramRecord | None:
         """Return one ``Program`` object."""
@@ -253,14 +254,27 @@ class Namespaces:
         namespace: str,
         change: Callable[[AsyncConnection], Any],
         *,
+        act: str = "",
+        program: str = "",
         expected_version: int | None = None,
     ) -> NamespaceState:
+        """Make a change and, where it is an administrative act, its line in the audit log.
+
+        Arguments:
+            act: what the audit log calls it; empty: what pods say of themselves isn't one.
+            program: the name of the ``Program`` that it concerns; empty: the namespace itself.
+        """
         check_namespace(namespace)
         async with self._database.writing() as connection:
             await self._raise_version(connection, namespace, expected_version)
+            before = await _describe(connection, namespace, program) if act else None
             await change(connection)
             state = await _read_state(connection, namespace)
             await raise_counter(self._database, connection, NAMESPACE_CHANGES)
+            if act:
+                subject = f"{namespace}/{program}" if program else namespace
+                after = await _describe(connection, namespace, program)
+                await append_audit(self._database, connection, act, subject, before=before, after=after)
         self.announce(namespace)
         return state
 
@@ -321,6 +335,23 @@ class Namespaces:
         self._states.pop(namespace, None)
         for listener in self._listeners:
             listener(namespace)
+
+
+async def _describe(connection: AsyncConnection, namespace: str, program: str) -> object:
+    """Return what the audit log says of a ``Program``, or of a namespace itself; None: it isn't there."""
+    if program:
+        query = select(programs).where(programs.c.namespace == namespace, programs.c.name == program)
+        row = (await connection.execute(query)).first()
+        return None if row is None else _program(row)
+    row = (await connection.execute(select(namespaces).where(namespaces.c.namespace == namespace))).first()
+    if row is None:
+        return None
+    return {
+        "mode": row.mode,
+        "group": row.group_label,
+        "rules": _rules.decode(row.rules),
+        "requires": _requires.decode(row.requires),
+    }
 
 
 async def _read_state(connection: AsyncConnection, namespace: str) -> NamespaceState:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from ca.store.audit.audit_log import AuditLog
 from ca.store.authority_records import AuthorityRecords
 from ca.store.decision_log import DecisionLog
 from ca.store.edges.edge_log import EdgeLog
@@ -40,6 +41,7 @@ class Store:
         decisions: what the sidecars reported.
         edges: who talked to whom, by hour.
         foreign: other trust domains.
+        audit: who did what, in chained lines.
         replicas: who else works on this database.
     """
 
@@ -58,6 +60,7 @@ class Store:
         self.edges = EdgeLog(database)
         self.decisions = DecisionLog(database, edges=self.edges)
         self.foreign = ForeignDomains(database, trust_domain=trust_domain)
+        self.audit = AuditLog(database)
         self.replicas = Replicas(database, replica=replica)
 
     @classmethod

@@ -21,6 +21,7 @@ from shared.model.errors import InputError, TouchmarkError, UnavailableError
 from shared.model.policy.rules import NamespaceState
 from shared.model.wire.admin import (
     Acknowledgements,
+    AuditPage,
     CAStatus,
     ClusterStatus,
     ConnectionList,
@@ -149,6 +150,14 @@ class AdminClient:
     async def taint_authority(self, authority_id: str) -> CAStatus:
         """Distrust an old authority."""
         return await self._call("POST", f"/v1/authorities/{_part(authority_id)}/taint", CAStatus)
+
+    async def list_audit(self, query: Mapping[str, str]) -> AuditPage:
+        """Return a part of the audit log."""
+        return await self._call("GET", "/v1/audit", AuditPage, query=query)
+
+    async def prune_audit(self, through: str) -> AuditPage:
+        """Remove the audit log's lines up to this one (``NUMBER:SHA256``)."""
+        return await self._call("DELETE", "/v1/audit", AuditPage, query={"through": through})
 
     async def get_cluster(self) -> ClusterStatus:
         """Return what the CA sees of its cluster."""

@@ -14,6 +14,7 @@ from cli.text.findings import Finding
 from shared.model.identity.loaded_code import LoadedObject
 from shared.model.policy.rules import Mode
 from shared.model.wire.admin import CAStatus, Readiness, SidecarView
+from shared.model.wire.admin_audit import ChainFault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,3 +155,23 @@ class ObjectList:
     apiVersion: str  # noqa: N815  # The field's name in Kubernetes.
     kind: str
     items: list[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditChain:
+    """What `touchmark audit verify` found: which lines, between which marks (``NUMBER:SHA256``), and what is wrong."""
+
+    is_whole: bool
+    lines: int
+    anchor: str
+    head: str
+    faults: tuple[ChainFault, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditExport:
+    """An audit log that was written to a file; ``is_pruned``: its lines were removed from the CA."""
+
+    file: str
+    chain: AuditChain
+    is_pruned: bool

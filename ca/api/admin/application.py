@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from ca.api.admin.answers import error_middleware
+from ca.api.admin.caller import note_caller
 from ca.metrics import Metrics
 from shared.model.errors import RefusedError
 from shared.model.wire.admin import MAX_ADMIN_BODY_BYTES
@@ -33,7 +34,7 @@ class Routed(Protocol):
 def make_admin_application(*endpoints: Routed, metrics: Metrics) -> web.Application:
     """Return the application with the endpoints' routes."""
     application = web.Application(
-        middlewares=[error_middleware(metrics), refuse_browsers], client_max_size=MAX_ADMIN_BODY_BYTES
+        middlewares=[error_middleware(metrics), refuse_browsers, note_caller], client_max_size=MAX_ADMIN_BODY_BYTES
     )
     for endpoint in endpoints:
         application.add_routes(endpoint.routes())

@@ -28,6 +28,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from ca.store.audit.acting import acting_as
 from ca.store.records import ProgramRecord
 from ca.store.store import Store
 from shared.model.errors import DocumentError, NotFoundError, TouchmarkError, UnavailableError
@@ -40,6 +41,7 @@ from shared.model.policy.documents import (
     read_document,
 )
 from shared.model.policy.rules import NamespaceState
+from shared.model.wire.admin_audit import AuditActor
 
 MESH_POLICY: Final = "MeshPolicy"
 PROGRAM: Final = "Program"
@@ -49,9 +51,16 @@ DEFAULT_APPROVED_BY: Final = "Kubernetes"
 # What nothing has told (a restored database) is put right then.
 COMPARE_S: Final = 300.0
 RETRY_S: Final = 2.0
+_MAX_MANAGERS: Final = 4
 _log = structlog.get_logger("touchmark.ca")
 
 Key = tuple[str, str, str]  # kind, namespace, name
+
+
+class _Managed(msgspec.Struct):
+    manager: str = ""
+    time: str = ""
+    subresource: str = ""
 
 
 class _Metadata(msgspec.Struct, rename="camel"):
@@ -60,6 +69,7 @@ class _Metadata(msgspec.Struct, rename="camel"):
     uid: str = ""
     generation: int = 0
     annotations: dict[str, str] | None = None
+    managed_fields: tuple[_Managed, ...] | None = None
 
 
 class RawObject(msgspec.Struct):
@@ -78,6 +88,7 @@ class WatchedObject:
         document: what it says; None when it can't be read.
         fault: why, with the path.
         status: as the API server has it now.
+        managers: the field managers that wrote it, but for its status, newest first.
     """
 
     kind: str
@@ -89,6 +100,7 @@ class WatchedObject:
     fault: str = ""
     hint: str = ""
     approved_by: str = ""
+    managers: str = ""
     status: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -145,10 +157,17 @@ def read_object(kind: str) -> Callable[[RawObject], WatchedObject]:
             fault=fault,
             hint=hint,
             approved_by=(metadata.annotations or {}).get(APPROVED_BY, ""),
+            managers=_list_managers(metadata),
             status=raw.status if isinstance(raw.status, dict) else {},
         )
 
     return read
+
+
+def _list_managers(metadata: _Metadata) -> str:
+    written = [one for one in metadata.managed_fields or () if not one.subresource]
+    newest = sorted(written, key=lambda one: one.time, reverse=True)
+    return ", ".join(dict.fromkeys(one.manager[:128] for one in newest[:_MAX_MANAGERS]))
 
 
 class ObjectIndex:
@@ -312,7 +331,8 @@ class ObjectWriter:
         value = self._index.get(key)
         if value is None:
             self.outcomes.pop(key, None)
-            await self._delete(key)
+            with acting_as(AuditActor(kind="object", origin=f"{key[0]} {key[1]}/{key[2]}, deleted")):
+                await self._delete(key)
             return
         accepted, reason, message = True, "InForce", ""
         if value.document is None:
@@ -320,7 +340,8 @@ class ObjectWriter:
             message = f"{value.fault} ({value.hint})" if value.hint else value.fault
         else:
             try:
-                await self._put(value, value.document)
+                with acting_as(_actor(value)):
+                    await self._put(value, value.document)
             except UnavailableError:
                 raise
             except TouchmarkError as error:
@@ -364,6 +385,12 @@ class ObjectWriter:
                 _log.info("policy_deleted", namespace=namespace)
         except NotFoundError:
             pass  # It never was in force, or another leader deleted it.
+
+
+def _actor(value: WatchedObject) -> AuditActor:
+    """Who wrote an object, as far as the object says: field managers are programs and can be chosen freely."""
+    origin = f"{value.kind} {value.namespace}/{value.name}, generation {value.generation}"
+    return AuditActor(kind="object", name=value.managers, origin=origin)
 
 
 def _has_policy(state: NamespaceState) -> bool:

@@ -37,6 +37,8 @@ GET    /v1/connections                      ``?timeout_s=&limit=``    ``Connecti
 GET    /v1/foreign-domains                                            ``ForeignDomainList``
 PUT    /v1/foreign-domains/{domain}         ``ForeignDomainRequest``  ``ForeignDomainList``
 DELETE /v1/foreign-domains/{domain}                                   ``ForeignDomainList``
+GET    /v1/audit                            query, see below          ``AuditPage``
+DELETE /v1/audit                            ``?through=N:SHA256``     ``AuditPage``
 GET    /v1/cluster                                                    ``ClusterStatus``
 GET    /healthz, /readyz                                              ``Health``
 GET    /metrics                                                       Prometheus text
@@ -46,8 +48,9 @@ The query of ``/v1/decisions``: ``namespace``, ``workload``, ``program`` (a pref
 ``reason``, ``denied`` and ``would_deny`` (``true`` or ``false``), ``since`` and ``until`` (seconds since the epoch),
 ``limit`` (1 to 10,000). Newest first; ``follow`` sends new ones, oldest first (with ``since``, first what
 was stored since then). That of edges: ``since``, ``until``, ``workload``, ``denied``, ``would_deny``, ``offset`` and
-``limit`` (1 to 5,000), by names. ``/v1/cluster`` isn't found on a CA outside a cluster. Any other answer than 2xx is an
-``ErrorAnswer``.
+``limit`` (1 to 5,000), by names. That of ``/v1/audit``: ``after`` (a line's number), ``since``, ``until``, ``limit`` (1
+to 1,000), ``newest`` (the last ones instead of the first). ``/v1/cluster`` isn't found on a CA outside a cluster. Any
+other answer than 2xx is an ``ErrorAnswer``.
 """
 
 from __future__ import annotations
@@ -64,6 +67,8 @@ from shared.model.policy.decision import DecisionRecord
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Mode, NamespaceState, Requirement, Rule
 from shared.model.trust.bundle import AuthorityPhase, RotationKind
+from shared.model.wire.admin_audit import AuditEntry as AuditEntry
+from shared.model.wire.admin_audit import AuditPage as AuditPage
 from shared.model.wire.admin_cluster import MAX_PODS_SHOWN as MAX_PODS_SHOWN
 from shared.model.wire.admin_cluster import MAX_REFUSED_ENROLMENTS as MAX_REFUSED_ENROLMENTS
 from shared.model.wire.admin_cluster import ClusterNamespace as ClusterNamespace

@@ -1,0 +1,167 @@
+"""The audit log: one line for each administrative act, in the transaction of the act. I/O through ``Database``.
+
+Belongs here: appending, reading, explicit pruning. Doesn't: what a line holds and how a chain is checked
+(``shared/model/wire/admin_audit.py``), or who acts (``acting.py``).
+
+Nothing prunes it but an operator, who names the last line to go and its digest, and so has it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+import structlog
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ca.store.audit.acting import current_actor
+from ca.store.audit.tables import audit_lines, audit_marks
+from ca.store.engine.database import Database
+from shared.model.errors import ConflictError, NotFoundError
+from shared.model.wire.admin_audit import (
+    MAX_AUDIT_PAGE,
+    START,
+    AuditEntry,
+    AuditMark,
+    AuditPage,
+    digest_line,
+    encode_entry,
+)
+
+HEAD: Final = "head"
+ANCHOR: Final = "anchor"
+# Two states and the rest of a line stay below MAX_AUDIT_LINE_BYTES, also where a name's characters take three bytes.
+MAX_STATE_BYTES: Final = 6_000
+MAX_SUBJECT_CHARACTERS: Final = 600
+_log = structlog.get_logger("touchmark.audit")
+
+
+async def append_audit(
+    database: Database,
+    connection: AsyncConnection,
+    act: str,
+    subject: str,
+    *,
+    before: object = None,
+    after: object = None,
+) -> None:
+    """Append a line within the transaction of the act. Do it last: other acts wait for its row until the commit.
+
+    Arguments:
+        before, after: what msgspec can encode; no keys, secrets or tokens.
+    """
+    values = {"name": HEAD, "sequence": START.sequence, "digest": START.digest}
+    await connection.execute(database.upsert(audit_marks, values, update=()))
+    # Locked until the commit, so that the chain stays one line with several replicas on PostgreSQL.
+    head = await _read_mark(connection, HEAD, lock=True)
+    entry = AuditEntry(
+        sequence=head.sequence + 1,
+        previous=head.digest,
+        time=await database.read_clock(connection),
+        act=act,
+        subject=subject[:MAX_SUBJECT_CHARACTERS],
+        actor=current_actor(),
+        before=_bound(before),
+        after=_bound(after),
+    )
+    line = encode_entry(entry)
+    digest = digest_line(line)
+    await connection.execute(
+        insert(audit_lines).values(sequence=entry.sequence, time=entry.time, digest=digest, line=line)
+    )
+    await connection.execute(
+        update(audit_marks).where(audit_marks.c.name == HEAD).values(sequence=entry.sequence, digest=digest)
+    )
+    # A copy of the chain's head outside the database. The transaction may still fail; the number is given again then.
+    _log.info("audited", sequence=entry.sequence, digest=digest, act=act, subject=entry.subject)
+
+
+class AuditLog:
+    """What was done, by whom."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def list_lines(
+        self,
+        *,
+        after: int = 0,
+        since: float | None = None,
+        until: float | None = None,
+        limit: int = 100,
+        newest: bool = False,
+    ) -> AuditPage:
+        """Return lines, oldest first.
+
+        Arguments:
+            after: only lines of a higher number.
+            since, until: seconds since the epoch.
+            limit: 1 to ``MAX_AUDIT_PAGE``.
+            newest: the last ``limit`` lines that match, instead of the first.
+        """
+        bound = min(limit, MAX_AUDIT_PAGE)
+        query = select(audit_lines.c.line).where(audit_lines.c.sequence > after).limit(bound + 1)
+        if since is not None:
+            query = query.where(audit_lines.c.time >= since)
+        if until is not None:
+            query = query.where(audit_lines.c.time <= until)
+        query = query.order_by(audit_lines.c.sequence.desc() if newest else audit_lines.c.sequence)
+        async with self._database.reading() as connection:
+            lines = list(await connection.scalars(query))
+            anchor, head = await _read_mark(connection, ANCHOR), await _read_mark(connection, HEAD)
+        kept = tuple(lines[:bound])
+        return AuditPage(
+            lines=kept[::-1] if newest else kept, anchor=anchor, head=head, is_last=newest or len(lines) <= bound
+        )
+
+    async def prune(self, through: AuditMark) -> None:
+        """Remove every line up to this one, which becomes the chain's anchor, and record that.
+
+        Raises:
+            NotFoundError: there is no line of this number.
+            ConflictError: the line has another digest: what the operator has isn't what is here.
+        """
+        async with self._database.writing() as connection:
+            await connection.execute(
+                self._database.upsert(
+                    audit_marks, {"name": ANCHOR, "sequence": START.sequence, "digest": START.digest}, update=()
+                )
+            )
+            digest = await connection.scalar(
+                select(audit_lines.c.digest).where(audit_lines.c.sequence == through.sequence)
+            )
+            if digest is None:
+                raise NotFoundError(f"the audit log has no line {through.sequence}")
+            if digest != through.digest:
+                raise ConflictError(
+                    f"line {through.sequence} of the audit log isn't the exported one",
+                    hint="nothing was removed; `touchmark audit verify` checks the log",
+                )
+            # The row is locked as an append does, so that the two take turns.
+            before = await _read_mark(connection, ANCHOR, lock=True)
+            await connection.execute(delete(audit_lines).where(audit_lines.c.sequence <= through.sequence))
+            await connection.execute(
+                update(audit_marks)
+                .where(audit_marks.c.name == ANCHOR)
+                .values(sequence=through.sequence, digest=through.digest)
+            )
+            await append_audit(
+                self._database, connection, "audit.prune", str(through.sequence), before=before, after=through
+            )
+
+
+async def _read_mark(connection: AsyncConnection, name: str, *, lock: bool = False) -> AuditMark:
+    query = select(audit_marks).where(audit_marks.c.name == name)
+    row = (await connection.execute(query.with_for_update() if lock else query)).first()
+    return START if row is None else AuditMark(sequence=row.sequence, digest=row.digest)
+
+
+def _bound(state: object) -> Any:
+    """Return a state as plain values; in the place of one that is too long its length and SHA-256."""
+    if state is None:
+        return None
+    text = msgspec.json.encode(state)
+    if len(text) > MAX_STATE_BYTES:
+        return {"bytes": len(text), "sha256": digest_line(text.decode())}
+    return msgspec.json.decode(text)
