@@ -51,6 +51,14 @@ class Room:
         """Take a place; None where there is none for ``who``."""
         if not self.has_place(who):
             return None
+        return self._take(who)
+
+    def replace(self, place: Place, who: str) -> Place:
+        """Give ``who`` the place of another; no more are taken than before."""
+        place.leave()
+        return self._take(who)
+
+    def _take(self, who: str) -> Place:
         self._taken += 1
         self._held[who] = self._held.get(who, 0) + 1
         return Place(self, who)
@@ -115,10 +123,10 @@ class PeerRoom:
     def enter(self, address: str) -> Place | None:
         """Take a place for a peer that has proven itself; None where there is none, and no tunnel is idle."""
         who = group_address(address)
-        while (place := self._room.enter(who)) is None:
-            if not self._end_idle():
-                return None
-        return place
+        if (place := self._room.enter(who)) is not None:
+            return place
+        idle = self._end_idle()
+        return None if idle is None else self._room.replace(idle, who)
 
     def note_idle(self, waiter: Waiter, place: Place) -> None:
         """From now on this tunnel may have to make room."""
@@ -128,14 +136,13 @@ class PeerRoom:
         """From now on it doesn't."""
         self._idle.pop(waiter, None)
 
-    def _end_idle(self) -> bool:
+    def _end_idle(self) -> Place | None:
         while self._idle:
             waiter, place = self._idle.popitem(last=False)
             if waiter.is_waiting:
-                place.leave()
                 waiter.expire()
-                return True
-        return False
+                return place
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

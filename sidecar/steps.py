@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from sidecar.parts import Sidecar
 
 
-async def look_up(sidecar: Sidecar, address: str) -> DirectoryEntry:
+async def look_up(sidecar: Sidecar, address: str, *, is_stranger: bool = False) -> DirectoryEntry:
     """Return who the directory lists at an address, asking the CA where that isn't known here.
+
+    Arguments:
+        is_stranger: the address is that of a peer which has proven nothing yet.
 
     Raises:
         Refused: it didn't answer. An address that may be a member's must not pass as one outside the mesh.
@@ -40,19 +43,19 @@ async def look_up(sidecar: Sidecar, address: str) -> DirectoryEntry:
     if entry is None:
         try:
             async with asyncio.timeout(sidecar.limits.obtain_s):
-                entry = await sidecar.directory.look_up(address)
+                entry = await sidecar.directory.look_up(address, is_stranger=is_stranger)
         except (UnavailableError, TimeoutError) as error:
             raise Refused(Reason.CA_UNAVAILABLE, f"who is at {address} isn't known") from error
     return entry
 
 
 async def look_up_workload(sidecar: Sidecar, address: str) -> Workload | None:
-    """Return the workload that the directory lists at an address; None outside the mesh.
+    """Return the workload that the directory lists at a stranger's address; None outside the mesh.
 
     Raises:
         Refused: the CA didn't answer.
     """
-    entry = await look_up(sidecar, address)
+    entry = await look_up(sidecar, address, is_stranger=True)
     return listed_workload(entry) if entry.namespace else None
 
 
@@ -65,7 +68,7 @@ async def wait_for_handshake(sidecar: Sidecar, address: str) -> None:
 
     async def is_member() -> bool | None:
         try:
-            return bool((await sidecar.directory.look_up(address)).namespace)
+            return bool((await sidecar.directory.look_up(address, is_stranger=True)).namespace)
         except UnavailableError:
             return None
 

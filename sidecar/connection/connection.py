@@ -21,6 +21,7 @@ from shared.model.policy.decision import DecisionRecord, Ending, Phase, Transpor
 from shared.model.policy.evaluate import Verdict
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
+from shared.model.trust.certificate import VerifiedPeer
 from shared.model.trust.foreign_certificate import ForeignPeer
 from sidecar.attest.facts import AttestationError
 from sidecar.attest.program_look import MAX_AGE_S
@@ -150,6 +151,10 @@ class Pump(Protocol):
     @property
     def received(self) -> int:
         """The other way."""
+
+    @property
+    def peer(self) -> VerifiedPeer | None:
+        """Who the other end has proven to be since the connection began; None where it proves nothing later."""
 
     def abort(self, ending: Ending, reason: Reason | None = None) -> None:
         """Stop; the other side is told the reason where it can be."""
@@ -282,6 +287,10 @@ class Connection:
         an authority that retired, once nothing of it was valid any more, ends none either, unless it is distrusted.
         """
         peer, trust = self.parties.peer, self._carrier.trust
+        renewed = None if self._pump is None else self._pump.peer
+        if renewed is not None and isinstance(peer, VerifiedPeer) and renewed.serial != peer.serial:
+            self.parties.note_peer(renewed)
+            peer = renewed
         if peer is None:
             return
         now = time.time()

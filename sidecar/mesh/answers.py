@@ -19,15 +19,20 @@ class Answers(Generic[_K, _V]):
     def __init__(self) -> None:
         self._open: dict[_K, asyncio.Future[_V]] = {}
 
-    async def wait(self, key: _K, ask: Callable[[], Awaitable[None]], *, timeout_s: float) -> _V:
+    async def wait(
+        self, key: _K, ask: Callable[[], Awaitable[None]], *, timeout_s: float, most: int = MAX_QUESTIONS
+    ) -> _V:
         """Return the answer to ``key``; ``ask`` is awaited when it wasn't asked yet.
+
+        Arguments:
+            most: open questions of all kinds beyond which this one isn't asked.
 
         Raises:
             UnavailableError: ``ask`` failed, no answer in time, or too many questions are open.
         """
         future = self._open.get(key)
         if future is None:
-            if len(self._open) >= MAX_QUESTIONS:
+            if len(self._open) >= most:
                 raise UnavailableError("too many questions to the CA are open")
             future = asyncio.get_running_loop().create_future()
             self._open[key] = future

@@ -14,12 +14,14 @@ from itertools import islice
 from shared.model.errors import UnavailableError
 from shared.model.identity.identity import Workload
 from shared.model.wire.messages import DirectoryEntry, FromSidecar, Lookup
-from sidecar.mesh.answers import Answers
+from sidecar.mesh.answers import MAX_QUESTIONS, Answers
 
 # Those of a large cluster: about 40 MiB, by `python -m bench.directory`.
 MAX_ENTRIES = 131_072
 # Look-ups of known addresses that wait for their answers: fewer than the stream's queues hold, on both sides.
 MAX_CONFIRMING = 512
+# Strangers choose what is asked about them: the other questions are for what the pod itself dials.
+MAX_STRANGERS_QUESTIONS = MAX_QUESTIONS // 2
 _MAX_WORKLOADS = 8192
 
 
@@ -80,15 +82,18 @@ class DirectoryCache:
         """List known entries, the most recently used first, at most ``limit``."""
         return list(islice(reversed(self._entries.values()), limit))
 
-    async def look_up(self, address: str) -> DirectoryEntry:
+    async def look_up(self, address: str, *, is_stranger: bool = False) -> DirectoryEntry:
         """Return who is at the address; ``namespace`` is empty for addresses outside the mesh.
+
+        Arguments:
+            is_stranger: the address is that of a peer which has proven nothing yet.
 
         Raises:
             UnavailableError: it isn't known here and the CA didn't answer in time.
         """
         if (entry := self.get(address)) is not None:
             return entry
-        return await self._ask(address)
+        return await self._ask(address, most=MAX_STRANGERS_QUESTIONS if is_stranger else MAX_QUESTIONS)
 
     def ask_ahead(self, address: str) -> None:
         """Ask who is at an address that isn't known, without waiting; ``get`` knows it once the CA has answered."""
@@ -157,9 +162,9 @@ class DirectoryCache:
         # An answer to it is of no use any more; one that never comes would keep the others waiting.
         self._confirming.discard(address)
 
-    async def _ask(self, address: str) -> DirectoryEntry:
+    async def _ask(self, address: str, *, most: int = MAX_QUESTIONS) -> DirectoryEntry:
         return await self._answers.wait(
-            address, lambda: self._ask_ca(Lookup(address=address)), timeout_s=self._timeout_s
+            address, lambda: self._ask_ca(Lookup(address=address)), timeout_s=self._timeout_s, most=most
         )
 
 

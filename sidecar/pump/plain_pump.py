@@ -54,6 +54,11 @@ class PlainPump:
         """Bytes from destination to source."""
         return self._back.moved
 
+    @property
+    def peer(self) -> None:
+        """It proves nothing after its beginning."""
+        return None
+
     def guard_by(self, guard: Guard) -> None:
         """Ask this guard before bytes are forwarded, in either direction."""
         self.guard = guard

@@ -117,6 +117,11 @@ class TlsPump:
         """Bytes from destination to source."""
         return self._from_plain if self._is_peer_source else self._from_peer
 
+    @property
+    def peer(self) -> None:
+        """It proves nothing after its beginning."""
+        return None
+
     def guard_by(self, guard: Guard) -> None:
         """Ask this guard before bytes are forwarded, in either direction."""
         self._guard = guard

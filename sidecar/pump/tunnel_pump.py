@@ -17,6 +17,7 @@ from typing import Final
 from shared.model.errors import ProtocolError
 from shared.model.policy.decision import Ending
 from shared.model.policy.reasons import Reason
+from shared.model.trust.certificate import VerifiedPeer
 from sidecar.pump.ends import PumpEnd, reset_by
 from sidecar.pump.from_tunnel import FromTunnel
 from sidecar.pump.guard import UNGUARDED, Guard
@@ -161,6 +162,11 @@ class TunnelPump:
         self._incoming.drop()
         self._tunnel.send(FrameType.REFUSE, encode_reason(reason))
         self._check_finished()
+
+    @property
+    def peer(self) -> VerifiedPeer:
+        """Who the other end has proven to be by now: new keys come with its current certificate."""
+        return self._tunnel.peer
 
     def guard_by(self, guard: Guard) -> None:
         """Ask this guard before bytes are forwarded, in either direction."""

@@ -62,6 +62,19 @@ def test_a_full_room_of_peers_ends_the_tunnel_that_was_idle_longest_and_never_a_
     assert len(room) == 3
 
 
+def test_one_newcomer_ends_one_idle_tunnel_also_where_the_reserve_is_taken() -> None:
+    room = PeerRoom(64)
+    while room.enter("198.18.0.1") is not None:
+        pass
+    idle = [Idle() for _ in range(8)]
+    for number, waiter in enumerate(idle):
+        room.note_idle(waiter, take(room.enter(f"198.18.1.{number}")))
+    assert len(room) == 72
+    assert room.enter("198.18.0.1") is not None
+    assert [waiter.is_waiting for waiter in idle] == [False, *[True] * 7]
+    assert len(room) == 72
+
+
 def test_a_room_without_places_has_none() -> None:
     assert Room(0).enter("198.18.0.1") is None
     assert PeerRoom(0).enter("198.18.0.1") is None

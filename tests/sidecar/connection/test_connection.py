@@ -10,11 +10,14 @@ import pytest
 from cryptography import x509
 from msgspec.structs import replace
 
-from shared.model.policy.decision import Answer, Ending, Phase
+from shared.model.policy.decision import Answer, Ending, Phase, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
 from shared.model.trust.bundle import public_key_digest
+from shared.model.trust.certificate import VerifiedPeer
 from sidecar.connection.connection import Connection, Refused
+from sidecar.pump.ends import PumpEnd
+from sidecar.pump.guard import Guard
 from tests.sidecar.pair import (
     CLIENT,
     CLIENT_PROGRAM,
@@ -102,6 +105,48 @@ async def test_a_remembered_evaluation_never_answers_for_another_policy_or_anoth
             connection.parties.source = replace(connection.parties.source, program=SERVER_PROGRAM)
             with pytest.raises(Refused):
                 connection.decide()
+
+
+class Renewed:
+    """A pump whose tunnel has made new keys, with another certificate."""
+
+    sent = received = 0
+
+    def __init__(self, peer: VerifiedPeer) -> None:
+        self.peer = peer
+        self.finished: asyncio.Future[PumpEnd] = asyncio.get_running_loop().create_future()
+
+    def abort(self, ending: Ending, reason: Reason | None = None) -> None:
+        """Nothing moves."""
+
+    def guard_by(self, guard: Guard) -> None:
+        """Nothing moves."""
+
+
+async def test_what_a_peer_proved_with_new_keys_is_what_counts() -> None:
+    """Distrusted may be what signed its first certificate, or what signed its present one."""
+    async with running_pair(echo) as pair:
+        trust, first, second = pair.client.trust, pair.mint, Mint()
+        both = (*trust.bundle.issuers, *second.bundle.issuers)
+        roots = (*trust.bundle.roots, *second.bundle.roots)
+        trust.install(replace(trust.bundle, sequence=trust.bundle.sequence + 1, issuers=both, roots=roots))
+        old, new = (
+            trust.verifier.verify_peer(
+                [x509.load_der_x509_certificate(der) for der in mint.issue(identify(SERVER, SERVER_PROGRAM)).chain],
+                now=time.time(),
+            )
+            for mint in (first, second)
+        )
+        for signer, is_closed in ((first, False), (second, True)):
+            distrusted = tuple(public_key_digest(x509.load_der_x509_certificate(der)) for der in signer.bundle.issuers)
+            with make(pair) as connection:
+                connection.decide()
+                connection.parties.note_peer(old)
+                connection.note_pump(Renewed(new), Transport.TUNNEL)
+                trust.install(replace(trust.bundle, sequence=trust.bundle.sequence + 1, distrusted=distrusted))
+                connection.check_peer_again()
+                assert connection.is_revoked is is_closed
+                assert connection.parties.issuer == new.issuer
 
 
 async def test_an_unprocessed_open_leaves_no_record() -> None:

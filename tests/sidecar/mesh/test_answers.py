@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from shared.model.errors import UnavailableError
-from sidecar.mesh import answers as module
-from sidecar.mesh.answers import Answers
+from sidecar.mesh.answers import MAX_QUESTIONS, Answers
+from sidecar.mesh.directory_cache import MAX_STRANGERS_QUESTIONS
 
 
 async def test_a_cancelled_waiter_takes_nobody_with_it() -> None:
@@ -27,10 +27,21 @@ async def test_a_cancelled_waiter_takes_nobody_with_it() -> None:
     assert asked == ["x"]
 
 
-async def test_questions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_QUESTIONS", 0)
+async def test_questions_are_bounded_and_strangers_leave_room_for_others() -> None:
+    answers: Answers[str, int] = Answers()
+
+    async def ask() -> None:
+        """It stays open."""
+
+    first = asyncio.create_task(answers.wait("x", ask, timeout_s=1, most=1))
+    await asyncio.sleep(0)
     with pytest.raises(UnavailableError):
-        await Answers[str, int]().wait("x", pytest.fail, timeout_s=1)
+        await answers.wait("y", pytest.fail, timeout_s=1, most=1)
+    second = asyncio.create_task(answers.wait("y", ask, timeout_s=1))
+    await asyncio.sleep(0)
+    assert answers.give("x", 1) and answers.give("y", 2)
+    assert (await first, await second) == (1, 2)
+    assert MAX_STRANGERS_QUESTIONS < MAX_QUESTIONS
 
 
 async def test_whoever_waits_for_a_question_that_cannot_be_asked_is_told_and_the_next_one_asks_again() -> None:
