@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -176,8 +177,7 @@ def _check(record: DecisionRecord) -> None:
     try:
         for party in (record.source, record.destination):
             _check_party(party)
-        if record.process.digest:
-            parse_program(record.process.digest)
+        _check_names(record.process.digest, "", "")
     except IdentityError as error:
         raise ProtocolError(f"a decision with {error}") from error
     for text in (record.rule, record.tunnel, record.connection, record.service or ""):
@@ -185,12 +185,17 @@ def _check(record: DecisionRecord) -> None:
 
 
 def _check_party(party: PartyRecord) -> None:
-    if party.program:
-        parse_program(party.program)
-    for workload in filter(None, (party.workload, party.listed)):
-        parse_workload(workload)
+    _check_names(party.program, party.workload, party.listed)
     for text in (party.address, party.identity, party.why):
         _check_text(text)
+
+
+@lru_cache(maxsize=8192)  # The same few in most records; what is refused isn't remembered.
+def _check_names(program: str, *workloads: str) -> None:
+    if program:
+        parse_program(program)
+    for workload in filter(None, workloads):
+        parse_workload(workload)
 
 
 def _check_text(text: str) -> None:
@@ -221,6 +226,7 @@ def _correct_own(party: PartyRecord, workload: Workload) -> PartyRecord:
     )
 
 
+@lru_cache(maxsize=8192)
 def _is_identity_of(text: str, workload: Workload) -> bool:
     try:
         return parse_spiffe_id(text).workload == workload
