@@ -71,6 +71,14 @@ class FromTunnel:
             self.flow = change_flow(self.flow, Flow.BLOCKED)
         return self.flow
 
+    def note_passed(self, count: int, rest: bytes | None) -> Flow:
+        """So many bytes were written to the application, and these it didn't take; return the flow after that."""
+        self.received += count
+        if rest is not None:
+            self.rest += rest
+            self.flow = change_flow(self.flow, Flow.BLOCKED)
+        return self.flow
+
     def _keep(self, payloads: list[memoryview]) -> None:
         if self.flow is not Flow.DROPPED:
             for payload in payloads:

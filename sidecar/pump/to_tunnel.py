@@ -17,6 +17,7 @@ from typing import Final
 from sidecar.pump.states import Flow, change_flow
 from sidecar.sockets.polling import Watch
 from sidecar.tunnel.frames import HEADER, HEADER_BYTES, MAX_EARLY_BYTES, MAX_FRAME_BYTES, MAX_PAYLOAD_BYTES, FrameType
+from sidecar.tunnel.native_tunnel import Carried, NativeTunnel
 from sidecar.tunnel.tunnel import Tunnel
 
 _SLOTS: Final = 4
@@ -37,10 +38,11 @@ class ToTunnel:
         early: what the initiator has sent before it knew the answer to OPEN; at most ``MAX_EARLY_BYTES``.
     """
 
-    __slots__ = ("_is_bulk", "_is_copying", "_tunnel", "early", "flow", "is_broken", "sent")
+    __slots__ = ("_is_bulk", "_is_copying", "_native", "_tunnel", "early", "flow", "is_broken", "sent")
 
     def __init__(self, tunnel: Tunnel) -> None:
         self._tunnel = tunnel
+        self._native = tunnel if isinstance(tunnel, NativeTunnel) else None
         self._is_bulk = False
         self._is_copying = False
         self.is_broken = False
@@ -108,11 +110,15 @@ class ToTunnel:
     # ---- moving ---------------------------------------------------------------------------------------------------
 
     def read(self, application: socket.socket, watch: Watch) -> Flow:
-        """Read the application once, and write what it said; return the flow after that.
+        """Read the application once, or a budget by the compiled loop, and write what it said; return the flow then.
 
         Raises:
             OSError: the application's connection broke.
         """
+        # A short last word shares a record with END, and until the answer comes a copy is kept: neither is the loop's.
+        native = self._native
+        if native is not None and not self._is_copying and (self._is_bulk or not watch.is_ending) and native.can_carry:
+            return self._carry(native, application)
         try:
             if self._is_copying:
                 count = application.recv_into(_payloads[0], min(MAX_PAYLOAD_BYTES, MAX_EARLY_BYTES - len(self.early)))
@@ -145,6 +151,19 @@ class ToTunnel:
                 break
         if not is_written:
             self.flow = change_flow(self.flow, Flow.BLOCKED)
+        return self.flow
+
+    def _carry(self, native: NativeTunnel, application: socket.socket) -> Flow:
+        carried, taken = native.carry(application.fileno())
+        self.sent += taken
+        self._is_bulk = taken >= MAX_PAYLOAD_BYTES
+        if carried is Carried.OPEN:
+            return self.flow
+        if carried is Carried.BROKEN or (carried is Carried.ENDED and self.is_broken):
+            raise ConnectionResetError
+        if carried is Carried.ENDED:
+            return self._end()
+        self.flow = change_flow(self.flow, Flow.BLOCKED)
         return self.flow
 
     def unblock(self) -> bool:

@@ -27,6 +27,7 @@ from sidecar.sockets.ending import DELIVERY_DEADLINE_S, count_undelivered
 from sidecar.sockets.polling import Callback, Watch
 from sidecar.tls.role import Role
 from sidecar.tunnel.frames import MAX_PAYLOAD_BYTES, FrameType, Opening, decode_refusal, encode_reason
+from sidecar.tunnel.native_tunnel import NativeTunnel
 from sidecar.tunnel.tunnel import Loss, Tunnel
 
 _OPEN: Final = Flow.OPEN  # Looked up for every read.
@@ -182,6 +183,8 @@ class TunnelPump:
     def _take_application(self, application: socket.socket) -> None:
         self._application = application
         self._watch = self._tunnel.poller.watch(application)
+        if isinstance(self._tunnel, NativeTunnel):
+            self._tunnel.pass_to(self)
         if self._on_answer is not None:
             self._watch.hold_reading(self._on_answer)
 
@@ -229,6 +232,23 @@ class TunnelPump:
             self._lose_sink()
             return
         if flow is Flow.BLOCKED:
+            self._wait_for_application()
+
+    def find_sink(self) -> int:
+        """Return the application's descriptor while DATA may be written to it as it comes, on a fresh look; else -1."""
+        application, guard = self._application, self._guard
+        if application is None or self._incoming.flow is not _OPEN:
+            return -1
+        if monotonic() > guard.fresh_until and not guard.look_again():
+            return -1
+        return application.fileno()
+
+    def on_passed(self, count: int, rest: bytes | None, code: int) -> None:
+        """Note what the compiled loop wrote to the application."""
+        flow = self._incoming.note_passed(count, rest)
+        if code:
+            self._lose_sink()
+        elif flow is Flow.BLOCKED:
             self._wait_for_application()
 
     def _wait_for_application(self) -> None:

@@ -24,13 +24,17 @@ class Records:
 
     Arguments:
         tls: after its handshake; kept alive by this object.
+
+    Attributes:
+        address: of OpenSSL's object, for the compiled loop; valid as long as this object.
     """
 
-    __slots__ = ("_ssl", "_tls")
+    __slots__ = ("_ssl", "_tls", "address")
 
     def __init__(self, tls: SSL.Connection) -> None:
         self._tls: Any = tls
         self._ssl = self._tls._ssl
+        self.address = int(_ffi.cast("uintptr_t", self._ssl))
 
     def receive(self, buffer: Buffer, offset: int, most: int) -> int:
         """Read at most ``most`` bytes of one record to ``buffer``, from ``offset`` on; return how many.
@@ -62,6 +66,20 @@ class Records:
             self._tls._raise_ssl_error(self._ssl, count)
             raise SSL.Error(f"SSL_write returned {count} and no error")
         return count
+
+    def explain(self, result: int, code: int) -> SSL.Error:
+        """Return the error of a call that the compiled loop made, as pyOpenSSL tells it; its queue is empty then.
+
+        Arguments:
+            result: what ``SSL_read`` or ``SSL_write`` returned, in this thread, as its last call of OpenSSL.
+            code: errno after it.
+        """
+        _ffi.errno = code
+        try:
+            self._tls._raise_ssl_error(self._ssl, result)
+        except SSL.Error as error:
+            return error
+        return SSL.Error(f"OpenSSL returned {result} and no error")
 
 
 class Buffer:

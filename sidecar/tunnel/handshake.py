@@ -11,17 +11,20 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from OpenSSL import SSL
 
 from shared.model.policy.reasons import Reason
 from shared.model.trust.certificate import BundleVerifier, VerifiedPeer
+from sidecar.native.engine import current_loop
 from sidecar.tls.client_hello import format_port_name
 from sidecar.tls.contexts import ALPN, ALPN_BEFORE, VerificationNote
 from sidecar.tls.handshake import HandshakeError, drive_handshake, read_chain
 from sidecar.tls.key_limit import RENEWED_AT_BYTES
 from sidecar.tls.role import Role
+from sidecar.tunnel.native_tunnel import NativeTunnel
 from sidecar.tunnel.trace import FrameTrace
 from sidecar.tunnel.tunnel import Renewed, Tunnel
 
@@ -83,7 +86,9 @@ async def establish_tunnel(
         return await shake_hands(await renew())
 
     made = await shake_hands(keys)
-    return Tunnel(
+    native = current_loop() if trace is None else None  # A trace sees every frame, which the loop doesn't show.
+    make: Callable[..., Tunnel] = Tunnel if native is None else partial(NativeTunnel, native)
+    return make(
         loop=loop,
         connection=connection,
         tls=made.tls,

@@ -119,6 +119,12 @@ class Turns:
         """Whether this turn was the last one and has ended here: the peer's RESET crossed this end's END."""
         return epoch == self.epoch and self.is_idle
 
+    @property
+    def plain_epoch(self) -> int:
+        """The epoch of DATA that the peer may send now and that changes no state; -1 while there is none."""
+        peer = Role.RESPONDER if self.role is Role.INITIATOR else Role.INITIATOR
+        return self.epoch if self._is_data_plain(peer) else -1
+
     def disown(self) -> int:
         """Note that the responder says CLOSING instead of processing the OPEN that came; returns the epoch to write.
 

@@ -54,8 +54,12 @@ def _frame(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def _records(draw: st.DrawFn) -> list[bytes]:
-    """A stream of frames, cut into records anywhere."""
-    stream = b"".join(draw(st.lists(_frame(), max_size=12))) + draw(st.binary(max_size=9))
+    """A stream of frames, in full records or cut anywhere."""
+    size = draw(st.sampled_from((MAX_PAYLOAD_BYTES, 12_000)))
+    full = [HEADER.pack(_DATA, EPOCH, size) + bytes(size)] * draw(st.integers(0, 20))
+    stream = b"".join([*full, *draw(st.lists(_frame(), max_size=12))]) + draw(st.binary(max_size=9))
+    if draw(st.booleans()):
+        return [stream[at : at + MAX_FRAME_BYTES] for at in range(0, len(stream), MAX_FRAME_BYTES)]
     records: list[bytes] = []
     while stream:
         size = draw(st.sampled_from((MAX_FRAME_BYTES, MAX_FRAME_BYTES, 1, 3, 5, 512, 9_000)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterable
 
+from cryptography.hazmat.bindings._rust import _openssl
+
 WANT_READ = 2
 WANT_WRITE = 3
 SYSCALL = 5
@@ -81,3 +83,26 @@ class ScriptedTls:
 
     def _get_error(self, _tls: int, _result: int) -> int:
         return self._error
+
+
+class ShortRecords:
+    """OpenSSL itself, as it is when the peer has asked for short records (RFC 6066, section 4: max_fragment_length).
+
+    Arguments:
+        most: bytes of each record.
+
+    Attributes:
+        loop: that writes so; valid as long as this object.
+    """
+
+    def __init__(self, most: int) -> None:
+        ffi, lib = _openssl.ffi, _openssl.lib
+        names = ("SSL_read", "SSL_write", "SSL_get_error", "ERR_clear_error")
+        self._addresses = [int(ffi.cast("uintptr_t", ffi.addressof(lib, name))) for name in names]
+        kept = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, use_errno=True)
+        whole = kept(self._addresses[1])
+        self._write = kept(lambda tls, data, size: whole(tls, data, min(size, most)))
+        read, _, get_error, clear = self._addresses
+        from sidecar.native._loop import Loop
+
+        self.loop = Loop(read, ctypes.cast(self._write, ctypes.c_void_p).value or 0, get_error, clear)

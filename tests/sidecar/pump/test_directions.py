@@ -19,6 +19,8 @@ from tests.sidecar.pump.test_plain_pump import tcp_pair
 from tests.sidecar.tls.test_handshake import make_tunnels
 from tests.sidecar.tunnel.test_tunnel import Listener
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 OPENING = Opening(connection="00" * 8, destination=("198.18.0.2", 5432), source=("198.18.0.1", 1))
 
 

@@ -65,6 +65,7 @@ async def test_a_plain_pump_forwards_nothing_once_its_guard_has_said_no(directio
         assert (pump.sent, pump.received) == ((4, 0) if direction == "forth" else (0, 4))
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("side", ["client", "server"])
 @pytest.mark.parametrize("direction", ["request", "answer"])
 async def test_no_byte_of_a_tunnel_passes_once_the_program_has_changed(

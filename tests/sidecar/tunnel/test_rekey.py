@@ -22,6 +22,8 @@ from tests.sidecar.pair import Mint, running_pair
 from tests.sidecar.tls.test_handshake import make_tunnels
 from tests.sidecar.tunnel.test_tunnel import OPENING, Listener, write_data
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 
 def limit_keys(key_bytes: int) -> Limits:
     return Limits(client_hello_s=10, handshake_s=10, open_s=10, dial_s=10, reset_s=10, key_bytes=key_bytes)

@@ -15,6 +15,8 @@ from tests.sidecar.little_ca import until
 from tests.sidecar.pair import Mint
 from tests.sidecar.tls.test_handshake import make_tunnels
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 OPENING = Opening(connection="00" * 8, destination=("198.18.0.2", 5432), source=("198.18.0.1", 1))
 
 
