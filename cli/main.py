@@ -41,7 +41,7 @@ from shared.model.errors import InputError, TouchmarkError
 
 app = typer.Typer(
     name="touchmark",
-    help="Attested programs ask_admin mutual TLS; everything else is seen and refused.",
+    help="Attested programs speak mutual TLS; everything else is seen and refused.",
     epilog=format_exit_codes(),
     no_args_is_help=True,
     rich_markup_mode="rich",

@@ -80,7 +80,7 @@ class NetworkPolicies:
         self._applying: dict[tuple[str, str], list[Mapping[str, Any]]] = {}  # By group and side: asked for each pair.
 
     def find_tunnel_drops(self, groups: Sequence[PodGroup]) -> list[Drop]:
-        """Return where applications may ask_admin and the tunnel may not, among meshed pods."""
+        """Return where applications may speak and the tunnel may not, among meshed pods."""
         drops = []
         for source in groups:
             for destination in groups:
