@@ -29,6 +29,7 @@ from cli.commands import (
     mode,
     policy,
     program,
+    ready,
     sidecar,
     status,
     trust,
@@ -52,6 +53,7 @@ app.add_typer(ca.app, name="ca")
 app.add_typer(sidecar.app, name="sidecar")
 app.command("status", cls=TargetCommand)(status.status)
 app.command("mode", cls=TargetCommand)(mode.mode)
+app.command("ready", cls=TargetCommand)(ready.ready)
 app.add_typer(program.app, name="program")
 app.add_typer(policy.app, name="policy")
 app.add_typer(trust.app, name="trust")

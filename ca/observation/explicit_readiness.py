@@ -1,28 +1,28 @@
-"""Is ``explicit`` safe for a namespace? What its sidecars marked or refused, decided again by the current rules.
+"""Is ``explicit`` safe for a namespace? What its sidecars saw, decided again by the current rules.
 
-Belongs here: reading the refusals and grouping what remains by cause. Doesn't: the decision
-(``shared.model.policy.replay``). I/O through the store; replaying runs in a worker thread, because thousands of records
-would hold the loop up.
+Belongs here: reading what was seen (refusals from the decision log, which keeps them whole; what was allowed from the
+edges), and whether it is enough to say yes. Doesn't: what stands against it (``shared.model.adoption.blockers``). I/O
+through the store; judging runs in a worker thread, because thousands of records would hold the loop up.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ca.store.edges.edge import StoredEdge
+from ca.store.records import SidecarRecord
 from ca.store.store import Store
-from shared.model.errors import IdentityError
-from shared.model.policy.decision import DecisionRecord, Phase
-from shared.model.policy.evaluate import NamespacePolicy
-from shared.model.policy.reasons import Reason
-from shared.model.policy.replay import compile_as, party_namespaces, replay
-from shared.model.policy.rules import Direction, Mode
-from shared.model.wire.admin import Cause
+from shared.model.adoption.blockers import Blocker, Finding, find_blockers, find_namespaces
+from shared.model.adoption.seen import Seen, name_end, see_record
+from shared.model.policy.decision import Answer
+from shared.model.policy.rules import Mode
+from shared.model.wire.admin import Cause, Readiness, ReadinessCoverage, ReadinessVerdict
 
 MAX_REPLAYED: Final = 20_000
+_MAX_NAMED: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,112 +31,188 @@ class Refusals:
 
     Attributes:
         causes: most frequent first.
+        failures: what failed whatever the mode.
         settled: connections that were marked or refused then and would be allowed now.
-        is_truncated: there were more than ``MAX_REPLAYED`` records; the newest were looked at.
+        is_truncated: there were more than ``MAX_REPLAYED`` records, or more edges than are listed; the newest count.
+        edges: what the namespace's own sidecars saw.
     """
 
     causes: tuple[Cause, ...]
+    failures: tuple[Cause, ...] = ()
     settled: int
     is_truncated: bool
+    edges: tuple[StoredEdge, ...] = ()
 
 
-async def find_refusals(store: Store, namespace: str, *, since: float) -> Refusals:
-    """Decide again, as if the namespace were explicit, what its sidecars marked or refused since then.
+async def find_refusals(store: Store, namespace: str, *, since: float, workload: str = "") -> Refusals:
+    """Decide again, as if the namespace were explicit, what its sidecars saw since then.
 
     Deny rules don't count: they hold in every mode, as intended. Nor do failures that no mode would change.
+
+    Arguments:
+        workload: only what this workload's sidecars saw; empty: all of the namespace.
     """
     records = await store.decisions.list_refusals(namespace, since=since, limit=MAX_REPLAYED + 1)
-    is_truncated = len(records) > MAX_REPLAYED
-    concerned = [record for record in records[:MAX_REPLAYED] if record.would_deny or record.mode is Mode.EXPLICIT]
-    policies = {}
-    for name in sorted({namespace}.union(*map(_namespaces, concerned))):
-        state = await store.namespaces.get_state(name)
-        policies[name] = compile_as(state, Mode.EXPLICIT if name == namespace else state.mode)
-    causes, settled = await asyncio.to_thread(_group, concerned, policies)
-    return Refusals(causes=causes, settled=settled, is_truncated=is_truncated)
-
-
-def _namespaces(record: DecisionRecord) -> frozenset[str]:
-    try:
-        return party_namespaces(record)
-    except IdentityError:
-        return frozenset()
-
-
-class _Tally:
-    """Counts connections that several records speak of: both sides' records, starts and ends, aggregates.
-
-    A connection has one ID in all its records, but an aggregate names none. So each side's starts and ends are counted
-    for themselves, each exactly, and the greatest of these counts holds.
-    """
-
-    def __init__(self) -> None:
-        self._seen: dict[tuple[Direction, Phase], set[str]] = {}
-        self._aggregated: Counter[tuple[Direction, Phase]] = Counter()
-        self.last_seen = 0.0
-
-    def add(self, record: DecisionRecord) -> None:
-        side = (record.direction, record.phase)
-        seen = self._seen.setdefault(side, set())
-        if record.count == 1:
-            seen.add(record.connection)
-        else:
-            self._aggregated[side] += record.count
-        self.last_seen = max(self.last_seen, record.time)
-
-    def count(self) -> int:
-        sides = (len(seen) + self._aggregated[side] for side, seen in self._seen.items())
-        return max(len(set().union(*self._seen.values())), *sides) if self._seen else 0
-
-
-def _group(records: Sequence[DecisionRecord], policies: dict[str, NamespacePolicy]) -> tuple[tuple[Cause, ...], int]:
-    tallies: dict[tuple[Reason, str, str, str, str, int], _Tally] = {}
-    settled = _Tally()
-    for record in records:
-        reason = _decide_again(record, policies)
-        if reason is None:
-            settled.add(record)
-            continue
-        if reason is Reason.DENY_RULE:
-            continue
-        source, destination = record.source, record.destination
-        key = (
-            reason,
-            source.workload or source.identity or source.listed,
-            destination.workload or destination.identity or destination.listed,
-            source.program,
-            destination.program,
-            record.port,
-        )
-        tallies.setdefault(key, _Tally()).add(record)
-    causes = [
-        Cause(
-            reason=reason,
-            source_workload=source_workload,
-            destination_workload=destination_workload,
-            source_program=source_program,
-            destination_program=destination_program,
-            port=port,
-            connections=tally.count(),
-            last_seen=tally.last_seen,
-        )
-        for (
-            reason,
-            source_workload,
-            destination_workload,
-            source_program,
-            destination_program,
-            port,
-        ), tally in tallies.items()
+    window = await store.edges.list_edges(namespace, since=since)
+    own = tuple(edge for edge in window.edges if edge.key.namespace == namespace)
+    seen = [
+        each
+        for each in map(see_record, records[:MAX_REPLAYED])
+        if each.would_deny or each.mode is Mode.EXPLICIT or each.has_failed
     ]
-    causes.sort(key=lambda cause: (-cause.connections, -cause.last_seen))
-    return tuple(causes), settled.count()
+    seen += [see_edge(edge) for edge in own if edge.key.answer is Answer.ALLOW and not edge.key.would_deny]
+    if workload:
+        seen = [each for each in seen if workload in (each.own.workload, each.own.listed)]
+        own = tuple(edge for edge in own if workload == name_end(see_edge(edge).own))
+    states = {name: await store.namespaces.get_state(name) for name in sorted(find_namespaces(seen) | {namespace})}
+    found: Finding = await asyncio.to_thread(find_blockers, seen, states, namespace)
+    return Refusals(
+        causes=tuple(map(_make_cause, found.blockers)),
+        failures=tuple(map(_make_cause, found.failures)),
+        settled=found.settled,
+        is_truncated=len(records) > MAX_REPLAYED or window.is_truncated,
+        edges=own,
+    )
 
 
-def _decide_again(record: DecisionRecord, policies: dict[str, NamespacePolicy]) -> Reason | None:
-    """Return why the connection would be refused now; None when it would be allowed."""
-    try:
-        verdict = replay(record, policies)
-    except (IdentityError, KeyError):
-        return record.reason  # A record that can't be replayed counts as it was: never safer than it looked.
-    return None if verdict.allowed else verdict.reason
+def see_edge(edge: StoredEdge) -> Seen:
+    """Return what an edge says."""
+    key, evidence = edge.key, edge.evidence
+    return Seen(
+        direction=key.side,
+        namespace=key.namespace,
+        source=key.source,
+        destination=key.destination,
+        port=key.port,
+        answer=key.answer,
+        would_deny=key.would_deny,
+        reason=key.reason,
+        mode=key.mode,
+        count=max(edge.connections, 1),
+        connection=evidence.connection if edge.connections <= 1 else "",
+        service=key.service,
+        sidecars=evidence.pods,
+        path=evidence.path,
+        detail=evidence.detail,
+        source_address=evidence.source,
+        destination_address=evidence.destination,
+        first=edge.first,
+        last=edge.last,
+    )
+
+
+async def assess(store: Store, namespace: str, *, since: float, now: float, workload: str = "") -> Readiness:
+    """Say whether explicit mode is safe: what stands against it, and whether enough was seen to say that nothing does.
+
+    Arguments:
+        workload: of this workload alone; empty: of the namespace.
+    """
+    state = await store.namespaces.get_state(namespace)
+    found = await find_refusals(store, namespace, since=since, workload=workload)
+    live = [
+        each
+        for each in await store.sidecars.list_live(now=now)
+        if each.workload.namespace == namespace and workload in ("", str(each.workload))
+    ]
+    reporting = await store.decisions.list_reporting_sidecars(namespace, since=since)
+    silent = sorted(each.instance for each in live if each.instance not in reporting and not each.connected)
+    coverage = await _cover(store, namespace, live, found.edges, since=since, workload=workload)
+    unknowns = _find_unknowns(found, live, silent, coverage)
+    if found.causes:
+        verdict = ReadinessVerdict.BLOCKED
+    else:
+        verdict = ReadinessVerdict.UNKNOWN if unknowns else ReadinessVerdict.READY
+    return Readiness(
+        namespace=namespace,
+        mode=state.mode,
+        version=state.version,
+        since=since,
+        causes=found.causes,
+        settled=found.settled,
+        is_truncated=found.is_truncated,
+        sidecars_reported=len(live) - len(silent),
+        sidecars_total=len(live),
+        silent=tuple(silent),
+        is_safe=not found.causes and not found.is_truncated and not silent,
+        verdict=verdict,
+        unknowns=unknowns,
+        failures=found.failures,
+        coverage=coverage,
+        workload=workload,
+    )
+
+
+async def _cover(
+    store: Store,
+    namespace: str,
+    live: Sequence[SidecarRecord],
+    edges: Sequence[StoredEdge],
+    *,
+    since: float,
+    workload: str,
+) -> tuple[ReadinessCoverage, ...]:
+    lost: dict[str, int] = {}
+    for report in await store.edges.list_reports(namespace, since=since):
+        name = f"{report.namespace}/{report.service_account}"
+        lost[name] = lost.get(name, 0) + report.lost
+    by_workload: dict[str, list[StoredEdge]] = {}
+    for edge in edges:
+        own = see_edge(edge).own
+        by_workload.setdefault(own.workload or own.listed, []).append(edge)
+    names = sorted({str(each.workload) for each in live} | set(by_workload) | set(lost))
+    return tuple(
+        ReadinessCoverage(
+            workload=name,
+            sidecars=sum(str(each.workload) == name for each in live),
+            connections=sum(edge.connections for edge in by_workload.get(name, ())),
+            first=min((edge.first for edge in by_workload.get(name, ())), default=0.0),
+            last=max((edge.last for edge in by_workload.get(name, ())), default=0.0),
+            records_lost=lost.get(name, 0),
+        )
+        for name in names
+        if name and workload in ("", name)
+    )
+
+
+def _find_unknowns(
+    found: Refusals, live: Sequence[SidecarRecord], silent: Sequence[str], coverage: Sequence[ReadinessCoverage]
+) -> tuple[str, ...]:
+    """Say what is missing to say that nothing stands against explicit mode. Silence is never health."""
+    unknowns: list[str] = []
+    if not live:
+        unknowns.append("no live sidecar: nothing is observed")
+    if silent:
+        more = f" and {len(silent) - _MAX_NAMED} more" if len(silent) > _MAX_NAMED else ""
+        unknowns.append(f"not reporting: {', '.join(silent[:_MAX_NAMED])}{more}")
+    if found.is_truncated:
+        unknowns.append("more was seen than can be looked at; ask about a shorter time")
+    for each in coverage:
+        if each.records_lost:
+            unknowns.append(f"{each.workload} lost {each.records_lost} records: what they said isn't known")
+        if each.sidecars and not each.connections:
+            unknowns.append(f"{each.workload} had no connection in this time")
+    return tuple(unknowns)
+
+
+def _make_cause(blocker: Blocker) -> Cause:
+    seen = blocker.seen
+    return Cause(
+        reason=blocker.reason,
+        source_workload=seen.source.workload or seen.source.identity or seen.source.listed,
+        destination_workload=seen.destination.workload or seen.destination.identity or seen.destination.listed,
+        source_program=seen.source.program,
+        destination_program=seen.destination.program,
+        port=seen.port,
+        connections=blocker.count,
+        last_seen=blocker.last,
+        first_seen=blocker.first,
+        fix=blocker.fix,
+        is_next=blocker.is_next,
+        path=seen.path,
+        detail=seen.detail,
+        service=seen.service,
+        source_address=seen.source_address,
+        destination_address=seen.destination_address,
+        sidecars=blocker.sidecars,
+        side=str(seen.direction),
+    )

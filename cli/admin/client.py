@@ -173,10 +173,10 @@ class AdminClient:
         """Return one namespace's state."""
         return await self._call("GET", f"/v1/namespaces/{_part(namespace)}", NamespaceState)
 
-    async def get_readiness(self, namespace: str, *, since_s: float) -> Readiness:
+    async def get_readiness(self, namespace: str, *, since_s: float, workload: str = "") -> Readiness:
         """Return what ``explicit`` would have refused in the last ``since_s`` seconds."""
         path = f"/v1/namespaces/{_part(namespace)}/readiness"
-        return await self._call("GET", path, Readiness, query={"since_s": str(since_s)})
+        return await self._call("GET", path, Readiness, query={"since_s": str(since_s), "workload": workload})
 
     async def set_mode(self, namespace: str, request: ModeRequest) -> NamespaceState:
         """Switch a namespace's mode."""

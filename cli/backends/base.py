@@ -68,7 +68,7 @@ class Applied:
 class PolicyBackend(Protocol):
     """Reads and writes modes, policies and programs. Every method raises ``TouchmarkError``."""
 
-    async def get_readiness(self, namespace: str, *, since_s: float) -> Readiness:
+    async def get_readiness(self, namespace: str, *, since_s: float, workload: str = "") -> Readiness:
         """Return what ``explicit`` would have refused."""
 
     async def get_mode(self, namespace: str) -> ModeState:

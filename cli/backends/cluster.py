@@ -56,9 +56,9 @@ class ClusterPolicyBackend:
 
     # ---- what the CA knows -------------------------------------------------------------------------------------------
 
-    async def get_readiness(self, namespace: str, *, since_s: float) -> Readiness:
+    async def get_readiness(self, namespace: str, *, since_s: float, workload: str = "") -> Readiness:
         """Return what ``explicit`` would have refused."""
-        return await (await self._reach_admin()).get_readiness(namespace, since_s=since_s)
+        return await (await self._reach_admin()).get_readiness(namespace, since_s=since_s, workload=workload)
 
     async def list_decisions(self, query: Mapping[str, str]) -> DecisionList:
         """Return decisions."""

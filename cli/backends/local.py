@@ -20,9 +20,9 @@ class LocalPolicyBackend:
     def __init__(self, client: AdminClient) -> None:
         self._client = client
 
-    async def get_readiness(self, namespace: str, *, since_s: float) -> Readiness:
+    async def get_readiness(self, namespace: str, *, since_s: float, workload: str = "") -> Readiness:
         """Return what ``explicit`` would have refused."""
-        return await self._client.get_readiness(namespace, since_s=since_s)
+        return await self._client.get_readiness(namespace, since_s=since_s, workload=workload)
 
     async def get_mode(self, namespace: str) -> ModeState:
         """Return a namespace's mode."""

@@ -55,6 +55,7 @@ def mode(
     In Kubernetes it writes only the field spec.mode of the namespace's MeshPolicy, and creates one if there is none.
     """
     from cli.backends.session import work_on_policies
+    from cli.commands.ready import show_readiness
     from cli.text.duration import parse_duration
     from shared.model.identity.identity import check_namespace
 
@@ -70,7 +71,7 @@ def mode(
         if target is not Mode.PERMISSIVE:
             readiness = await _look_ahead(backend, namespace, since_s, is_needed=check or not yes)
             if readiness is not None and not as_json:
-                show_readiness(readiness, since)
+                show_readiness(readiness, since, in_cluster=options.get_target(context).in_cluster)
         if check:
             return _conclude_check(readiness, as_json=as_json)
         if readiness is not None and not readiness.is_safe and not yes:
@@ -80,46 +81,6 @@ def mode(
     code = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
     if code:
         raise typer.Exit(code)
-
-
-def show_readiness(readiness: Readiness, since: str) -> None:
-    """Print what explicit mode would have refused, grouped by cause, and how many sidecars reported."""
-    from cli.text.output import print_line, print_table, shorten
-    from shared.model.policy.reasons import EXPLANATIONS
-
-    total = sum(cause.connections for cause in readiness.causes)
-    print_line(
-        f"{readiness.sidecars_reported} of {readiness.sidecars_total} sidecars of {readiness.namespace} reported"
-        f" in the last {since}" + (f"; silent: {', '.join(readiness.silent)}" if readiness.silent else "")
-    )
-    if not readiness.sidecars_total:
-        print_line("no live sidecar in this namespace: there is nothing to predict from")
-    if readiness.settled:
-        print_line(f"settled: {readiness.settled} marked or refused then would be allowed by the current rules")
-    if readiness.is_truncated:
-        print_line("✗ too many records to check them all; use a shorter --since")
-    if not total:
-        print_line("✓ explicit mode would refuse none of the recorded connections")
-        return
-    print_line(f"✗ explicit mode would refuse {total} recorded connection{'s' if total > 1 else ''}:")
-    print_table(
-        ("CONNECTIONS", "REASON", "SOURCE", "PROGRAM", "DESTINATION", "PROGRAM", "PORT"),
-        (
-            (
-                str(cause.connections),
-                cause.reason,
-                cause.source_workload or "unidentified",
-                shorten(cause.source_program),
-                cause.destination_workload or "unidentified",
-                shorten(cause.destination_program),
-                str(cause.port),
-            )
-            for cause in readiness.causes
-        ),
-        empty="nothing",
-    )
-    for reason in dict.fromkeys(cause.reason for cause in readiness.causes):
-        print_line(f"  {reason}: {EXPLANATIONS[reason].fix}")
 
 
 async def _look_ahead(backend: PolicyBackend, namespace: str, since_s: float, *, is_needed: bool) -> Readiness | None:

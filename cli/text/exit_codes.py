@@ -19,6 +19,7 @@ class ExitCode(IntEnum):
     REFUSED = 7
     MACHINE = 8
     DEADLINE = 9
+    UNKNOWN = 10
     INTERRUPTED = 130
 
 
@@ -26,14 +27,17 @@ EXIT_CODES: Final[dict[ExitCode, str]] = {
     ExitCode.SUCCESS: "done",
     ExitCode.FAILURE: "failed; the message says why",
     ExitCode.BAD_INPUT: "an option, a file or a name is invalid",
-    ExitCode.CHECK_FAILED: "a check failed: "
-    "`mode --check`, `inject --check`, `status`, `doctor`, `demo` or `audit` found a ✗",
+    ExitCode.CHECK_FAILED: (
+        "a check failed: `ready`, `mode --check`, `policy lint`, `inject --check`, `status`, `doctor`, `demo` or `audit`"
+        " found a ✗"
+    ),
     ExitCode.NOT_FOUND: "the named thing doesn't exist",
     ExitCode.CONFLICT: "it was changed in the meantime, or its state doesn't allow this",
     ExitCode.UNAVAILABLE: "the CA is unreachable or didn't answer in time",
     ExitCode.REFUSED: "the CA refused the request, or you answered no",
     ExitCode.MACHINE: "this machine lacks a program, a capability or a kernel feature",
     ExitCode.DEADLINE: "the change is made, but not every sidecar confirmed it in time; the missing ones are listed",
+    ExitCode.UNKNOWN: "`ready`: nothing stands against explicit mode, but too little was seen to say so",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
 }
 

@@ -8,11 +8,11 @@ from aiohttp import web
 
 from ca.api.admin.answers import answer, check_query, read_body, read_number
 from ca.distribution.installs import count_acknowledgements, group_by_namespace
-from ca.observation.explicit_readiness import find_refusals
+from ca.observation.explicit_readiness import assess
 from ca.store.records import ProgramRecord
 from ca.store.store import Store
 from shared.model.errors import ConflictError, InputError
-from shared.model.identity.identity import check_namespace
+from shared.model.identity.identity import check_namespace, parse_workload
 from shared.model.policy.rules import NamespaceState
 from shared.model.wire import admin
 
@@ -54,8 +54,8 @@ class NamespacesAdmin:
         return answer(await self._store.namespaces.get_state(check_namespace(request.match_info["ns"])))
 
     async def readiness(self, request: web.Request) -> web.Response:
-        """Answer what explicit mode would refuse of what was seen, by the current rules, and who has reported."""
-        check_query(request, "since_s")
+        """Answer what explicit mode would refuse of what was seen, by the current rules, and how much that was."""
+        check_query(request, "since_s", "workload")
         namespace = check_namespace(request.match_info["ns"])
         since_s = read_number(
             request,
@@ -64,26 +64,15 @@ class NamespacesAdmin:
             low=0,
             high=366 * admin.DEFAULT_READINESS_SINCE_S,
         )
+        workload = request.query.get("workload", "")
         now = self._clock()
-        since = now - since_s
-        state = await self._store.namespaces.get_state(namespace)
-        found = await find_refusals(self._store, namespace, since=since)
-        live = [s for s in await self._store.sidecars.list_live(now=now) if s.workload.namespace == namespace]
-        reporting = await self._store.decisions.list_reporting_sidecars(namespace, since=since)
-        silent = sorted(s.instance for s in live if s.instance not in reporting and not s.connected)
         return answer(
-            admin.Readiness(
-                namespace=namespace,
-                mode=state.mode,
-                version=state.version,
-                since=since,
-                causes=found.causes,
-                settled=found.settled,
-                is_truncated=found.is_truncated,
-                sidecars_reported=len(live) - len(silent),
-                sidecars_total=len(live),
-                silent=tuple(silent),
-                is_safe=not found.causes and not found.is_truncated and not silent,
+            await assess(
+                self._store,
+                namespace,
+                since=now - since_s,
+                now=now,
+                workload=str(parse_workload(workload)) if workload else "",
             )
         )
 

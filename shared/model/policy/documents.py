@@ -374,11 +374,12 @@ def _plain_policy(document: MeshPolicyDocument) -> dict[str, Any]:
     if document.requires:
         spec["requires"] = [str(each) for each in document.requires]
     if document.rules:
-        spec["rules"] = [_plain_rule(rule) for rule in document.rules]
+        spec["rules"] = [plain_rule(rule) for rule in document.rules]
     return _plain_object("MeshPolicy", POLICY_NAME, document.namespace, spec)
 
 
-def _plain_rule(rule: Rule) -> dict[str, Any]:
+def plain_rule(rule: Rule) -> dict[str, Any]:
+    """Write a rule as its object has it."""
     plain: dict[str, Any] = {"name": rule.name, "action": str(rule.action), "direction": str(rule.direction)}
     if rule.workloads:
         plain["workloads"] = list(rule.workloads)
@@ -460,6 +461,7 @@ __all__ = [
     "parse_documents",
     "parse_ports",
     "plain_code",
+    "plain_rule",
     "read_code",
     "read_document",
 ]

@@ -10,6 +10,7 @@ failures are taken as they were.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 
 import msgspec
 
@@ -41,6 +42,56 @@ def party_namespaces(record: DecisionRecord) -> frozenset[str]:
     return frozenset(own)
 
 
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """A connection as one side judges it.
+
+    Attributes:
+        direction: ``EGRESS``: the source's side judges.
+        namespace: the judging side's own.
+    """
+
+    direction: Direction
+    namespace: str
+    source: Party
+    destination: Party
+    port: int
+
+
+def read_attempt(
+    direction: Direction, namespace: str, *, source: PartyRecord, destination: PartyRecord, port: int
+) -> Attempt:
+    """Return what one side judged, as its record shows both ends.
+
+    Raises:
+        IdentityError: an end names a malformed workload, program or foreign identity.
+    """
+    return Attempt(
+        direction=direction,
+        namespace=namespace,
+        source=_party(source, may_be_pending=False),
+        destination=_party(destination, may_be_pending=direction is Direction.EGRESS),
+        port=port,
+    )
+
+
+def judge(attempt: Attempt, policies: Mapping[str, NamespacePolicy]) -> Verdict:
+    """Decide from the attempt's side, as the sidecar there does.
+
+    Arguments:
+        policies: by namespace, at least the judging side's and those of both ends' workloads.
+    """
+    own = policies[attempt.namespace]
+    is_egress = attempt.direction is Direction.EGRESS
+    return evaluate(
+        direction=attempt.direction,
+        source=attempt.source,
+        destination=attempt.destination,
+        port=attempt.port,
+        source_policy=own if is_egress else _policy_of(attempt.source, policies),
+        destination_policy=_policy_of(attempt.destination, policies) if is_egress else own,
+    )
+
+
 def replay(record: DecisionRecord, policies: dict[str, NamespacePolicy]) -> Verdict:
     """Decide a recorded connection again, from the side that recorded it.
 
@@ -52,18 +103,10 @@ def replay(record: DecisionRecord, policies: dict[str, NamespacePolicy]) -> Verd
     """
     if not (record.source.address or record.source.workload):
         return _judge_listener(record, policies[record.namespace])
-    source = _party(record.source, may_be_pending=False)
-    destination = _party(record.destination, may_be_pending=record.direction is Direction.EGRESS)
-    own = policies[record.namespace]
-    is_egress = record.direction is Direction.EGRESS
-    return evaluate(
-        direction=record.direction,
-        source=source,
-        destination=destination,
-        port=record.port,
-        source_policy=own if is_egress else _policy_of(source, policies),
-        destination_policy=_policy_of(destination, policies) if is_egress else own,
+    attempt = read_attempt(
+        record.direction, record.namespace, source=record.source, destination=record.destination, port=record.port
     )
+    return judge(attempt, policies)
 
 
 def _judge_listener(record: DecisionRecord, own: NamespacePolicy) -> Verdict:
@@ -97,7 +140,7 @@ def _party(record: PartyRecord, *, may_be_pending: bool) -> Party:
     )
 
 
-def _policy_of(party: Party, policies: dict[str, NamespacePolicy]) -> NamespacePolicy | None:
+def _policy_of(party: Party, policies: Mapping[str, NamespacePolicy]) -> NamespacePolicy | None:
     workload = party.workload or party.listed
     return None if workload is None else policies[workload.namespace]
 

@@ -55,11 +55,13 @@ other answer than 2xx is an ``ErrorAnswer``.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final
 
 import msgspec
 
 from shared.model import errors
+from shared.model.adoption.fixes import Fix
 from shared.model.errors import TouchmarkError
 from shared.model.identity.loaded_code import ApprovedCode
 from shared.model.identity.program import Program
@@ -356,7 +358,17 @@ class ModeRequest(_Request, frozen=True):
 
 
 class Cause(_Answer, frozen=True):
-    """Connections that were refused or would be, of one cause; each connection counts once."""
+    """Connections that were refused or would be, of one cause; each connection counts once.
+
+    Attributes:
+        fix: what lets them pass; None from a CA of 0.1.
+        is_next: another refusal, of a program that isn't approved, comes first today.
+        path: of the reporter's own program; ``detail``: what its record says; both of the newest.
+        service: ``namespace/name:port`` that was dialled, where it is known.
+        source_address, destination_address: with ports, of the newest.
+        sidecars: some of the instances that reported it.
+        side: who reported the newest: ``egress`` is the source's sidecar; empty from a CA of 0.1.
+    """
 
     reason: Reason
     source_workload: str
@@ -366,6 +378,42 @@ class Cause(_Answer, frozen=True):
     port: int
     connections: int
     last_seen: float
+    first_seen: float = 0.0
+    fix: Fix | None = None
+    is_next: bool = False
+    path: str = ""
+    detail: str = ""
+    service: str = ""
+    source_address: str = ""
+    destination_address: str = ""
+    sidecars: tuple[str, ...] = ()
+    side: str = ""
+
+
+class ReadinessVerdict(StrEnum):
+    """What is said of a namespace."""
+
+    READY = "ready"
+    BLOCKED = "blocked"
+    UNKNOWN = "unknown"
+
+
+class ReadinessCoverage(_Answer, frozen=True):
+    """What was seen of one workload since then.
+
+    Attributes:
+        sidecars: live ones.
+        connections: that its sidecars reported.
+        first, last: when it reported one, seconds since the epoch; 0: never.
+        records_lost: that its sidecars had to drop.
+    """
+
+    workload: str
+    sidecars: int
+    connections: int = 0
+    first: float = 0.0
+    last: float = 0.0
+    records_lost: int = 0
 
 
 class Readiness(_Answer, frozen=True):
@@ -380,6 +428,11 @@ class Readiness(_Answer, frozen=True):
         sidecars_total: live sidecars of the namespace.
         silent: instances of those that didn't report.
         is_safe: no cause, nothing left out, and every live sidecar reported.
+        verdict: ``is_safe`` with coverage: ``unknown`` where nothing stands against explicit mode, but too little was
+            seen to say so; ``unknowns`` says what is missing. None from a CA of 0.1.
+        failures: connections that failed for reasons that no mode changes; nothing that stands against explicit mode.
+        coverage: by workload.
+        workload: the one that was asked about; empty: the whole namespace.
     """
 
     namespace: str
@@ -393,6 +446,11 @@ class Readiness(_Answer, frozen=True):
     sidecars_total: int
     silent: tuple[str, ...]
     is_safe: bool
+    verdict: ReadinessVerdict | None = None
+    unknowns: tuple[str, ...] = ()
+    failures: tuple[Cause, ...] = ()
+    coverage: tuple[ReadinessCoverage, ...] = ()
+    workload: str = ""
 
 
 class Acknowledgements(_Answer, frozen=True):

@@ -10,6 +10,7 @@ import pytest
 
 import ca.observation.explicit_readiness
 from ca.observation.explicit_readiness import find_refusals
+from ca.store.edges.edge import EdgeWindow
 from ca.store.store import Store
 from shared.model.policy.decision import Answer, DecisionRecord, PartyRecord, Phase
 from shared.model.policy.reasons import Reason
@@ -27,20 +28,25 @@ class FewRecords:
     async def list_refusals(self, _namespace: str, *, since: float, limit: int) -> list[DecisionRecord]:
         return [record for record in self.records if record.time >= since][:limit]
 
+    async def list_edges(self, _namespace: str, *, since: float) -> EdgeWindow:
+        return EdgeWindow(edges=(), since=since, until=since, is_truncated=False)
+
     async def get_state(self, namespace: str) -> NamespaceState:
         return self.state if namespace == "shop" else NamespaceState(namespace=namespace)
 
 
 def stored(*records: DecisionRecord, state: NamespaceState | None = None) -> Store:
     parts = FewRecords(list(records), state or NamespaceState(namespace="shop"))
-    return cast("Store", SimpleNamespace(decisions=parts, namespaces=parts))
+    return cast("Store", SimpleNamespace(decisions=parts, namespaces=parts, edges=parts))
 
 
 async def test_a_connection_counts_once_whichever_sides_report_it() -> None:
     records = [make_decision("c1"), make_decision("c1", sidecar="b"), make_decision("c2", time=1_790_000_009.0)]
     found = await find_refusals(stored(*records), "shop", since=0)
-    (cause,) = found.causes
-    assert (cause.reason, cause.connections, cause.last_seen) == (Reason.PROGRAM_NOT_APPROVED, 2, 1_790_000_009.0)
+    assert {(cause.reason, cause.connections, cause.last_seen) for cause in found.causes} == {
+        (Reason.PROGRAM_NOT_APPROVED, 2, 1_790_000_009.0),
+        (Reason.LISTENER_NOT_APPROVED, 2, 1_790_000_009.0),
+    }, "one round shows both"
     assert (found.settled, found.is_truncated) == (0, False)
 
 
@@ -52,7 +58,8 @@ async def test_aggregates_of_one_cause_add_up_whichever_side_and_phase_they_are_
     of_the_client = [make_decision("", count=1000, direction=Direction.EGRESS, sidecar="b")]
     starts = [make_decision("", count=20, phase=Phase.START)]
     found = await find_refusals(stored(*own, *aggregates, *also, *of_the_client, *starts), "shop", since=0)
-    assert [cause.connections for cause in found.causes] == [1000, 8]
+    causes = {(cause.reason, cause.fix and cause.fix.program[:12]): cause.connections for cause in found.causes}
+    assert sorted(count for (reason, _), count in causes.items() if reason is Reason.PROGRAM_NOT_APPROVED) == [8, 1000]
     assert (await find_refusals(stored(*own, *aggregates), "shop", since=0)).causes[0].connections == 1000
 
 
@@ -60,10 +67,32 @@ async def test_deny_rules_and_refusals_of_permissive_mode_do_not_stand_against_e
     deny = NamespaceState(namespace="shop", rules=(Rule(name="no", action=Action.DENY),))
     found = await find_refusals(stored(make_decision("c"), state=deny), "shop", since=0)
     assert (found.causes, found.settled) == ((), 0)
-    broken = make_decision("c", mode=Mode.PERMISSIVE, reason=Reason.APPLICATION_UNREACHABLE)
-    assert (await find_refusals(stored(broken), "shop", since=0)).causes == ()
+    for mode in Mode:
+        broken = make_decision("c", mode=mode, reason=Reason.APPLICATION_UNREACHABLE)
+        found = await find_refusals(stored(broken), "shop", since=0)
+        assert (found.causes, [each.reason for each in found.failures]) == ((), [Reason.APPLICATION_UNREACHABLE])
+
+
+async def test_a_service_without_endpoints_is_no_missing_egress_rule() -> None:
+    gone = make_decision(
+        "c",
+        mode=Mode.EXPLICIT,
+        direction=Direction.EGRESS,
+        reason=Reason.DESTINATION_UNREACHABLE,
+        destination=PartyRecord(address="198.18.9.9:80"),
+        detail="service shop/db has no ready endpoint",
+    )
+    found = await find_refusals(stored(gone), "shop", since=0)
+    assert found.causes == ()
+    (failure,) = found.failures
+    assert failure.fix is not None
+    assert "kubectl get endpointslices" in failure.fix.advice
+    assert "shop/db has no ready endpoint" in failure.fix.advice
+
+
+async def test_a_mark_stands_against_explicit_mode() -> None:
     marked = make_decision("c", mode=Mode.PERMISSIVE, answer=Answer.ALLOW, would_deny=True)
-    assert len((await find_refusals(stored(marked), "shop", since=0)).causes) == 1
+    assert len((await find_refusals(stored(marked), "shop", since=0)).causes) == 2
 
 
 async def test_a_record_that_cannot_be_replayed_counts_as_it_was() -> None:

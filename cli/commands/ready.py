@@ -1,0 +1,216 @@
+"""``touchmark ready``: is explicit mode safe for a namespace, and what is missing.
+
+Belongs here: the verb, and how a readiness and its fixes are printed, also for ``touchmark mode``. Doesn't: the answer,
+which is the CA's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.commands import options
+from cli.text.json_result import JsonResult, prints
+from cli.text.printable import escape, is_plain
+
+if TYPE_CHECKING:
+    from shared.model.adoption.fixes import Fix
+    from shared.model.wire.admin import Cause, Readiness
+
+_READINESS: JsonResult[Readiness] = JsonResult()
+_MAX_FAILURES = 5
+
+
+@prints(_READINESS)
+def ready(
+    context: typer.Context,
+    namespace: Annotated[str, typer.Argument(help="The namespace.")],
+    workload: Annotated[
+        str, typer.Option("--workload", "-w", help="Only this workload (its service account, or NAMESPACE/NAME).")
+    ] = "",
+    since: options.Since = "24h",
+    as_json: options.Json = False,
+) -> None:
+    """Say whether explicit mode is safe for a namespace: READY, BLOCKED or UNKNOWN, with everything that is missing.
+
+    Whatever was seen in this time is decided again by the current rules, as it is and as if every program that was seen
+    were approved: one round shows all approvals and all rules that are missing, each once, with what needs it and the
+    command or YAML that adds it. UNKNOWN: nothing stands against it, but sidecars were silent, records were lost, or a
+    workload had no connection.
+
+    Exit code 0: READY; 3: BLOCKED; 10: UNKNOWN.
+
+    Examples: touchmark ready shop · touchmark ready shop --workload web --since 7d · touchmark ready shop --json -k
+    """
+    from cli.backends.session import work_on_policies
+    from cli.text.duration import parse_duration
+    from cli.text.exit_codes import ExitCode
+    from cli.text.output import print_line
+    from shared.model.errors import UnavailableError
+    from shared.model.identity.identity import check_namespace, parse_workload
+    from shared.model.wire.admin import ReadinessVerdict
+
+    check_namespace(namespace)
+    subject = ""
+    if workload:
+        subject = str(parse_workload(workload if "/" in workload else f"{namespace}/{workload}"))
+    since_s = parse_duration(since)
+    target = options.get_target(context)
+    readiness = work_on_policies(
+        target, lambda backend: backend.get_readiness(namespace, since_s=since_s, workload=subject)
+    )
+    if readiness.verdict is None:
+        raise UnavailableError("this CA is too old to say", hint=f"use `touchmark mode {namespace} --check`")
+    if as_json:
+        _READINESS.print(readiness)
+    else:
+        print_line(f"{subject or namespace}: {readiness.verdict.upper()} (mode now: {readiness.mode})")
+        show_readiness(readiness, since, in_cluster=target.in_cluster)
+    code = {
+        ReadinessVerdict.READY: ExitCode.SUCCESS,
+        ReadinessVerdict.BLOCKED: ExitCode.CHECK_FAILED,
+        ReadinessVerdict.UNKNOWN: ExitCode.UNKNOWN,
+    }[readiness.verdict]
+    if code:
+        raise typer.Exit(code)
+
+
+def show_readiness(readiness: Readiness, since: str, *, in_cluster: bool) -> None:
+    """Print what explicit mode would refuse, each cause with its fix, and what was seen at all."""
+    from cli.text.output import print_line
+
+    print_line(
+        f"{readiness.sidecars_reported} of {readiness.sidecars_total} sidecars of {readiness.namespace} reported"
+        f" in the last {since}" + (f"; silent: {', '.join(readiness.silent)}" if readiness.silent else "")
+    )
+    if not readiness.sidecars_total:
+        print_line("no live sidecar in this namespace: there is nothing to predict from")
+    _show_coverage(readiness)
+    if readiness.settled:
+        print_line(f"settled: {readiness.settled} marked or refused then would be allowed by the current rules")
+    if readiness.is_truncated:
+        print_line("✗ too many records to check them all; use a shorter --since")
+    for unknown in readiness.unknowns:
+        print_line(f"? {unknown}")
+    if not readiness.causes:
+        print_line("✓ explicit mode would refuse none of the recorded connections")
+    else:
+        _show_causes(readiness.causes, in_cluster=in_cluster)
+    if readiness.failures:
+        print_line("failed in any mode, so nothing that explicit mode changes:")
+        for cause in readiness.failures[:_MAX_FAILURES]:
+            print_line(f"  {cause.reason}: {describe_cause(cause)}{_say_detail(cause)}")
+        if len(readiness.failures) > _MAX_FAILURES:
+            print_line(f"  … and {len(readiness.failures) - _MAX_FAILURES} more (--json has all)")
+
+
+def _show_coverage(readiness: Readiness) -> None:
+    from cli.text.duration import format_time
+    from cli.text.output import print_table
+
+    if not readiness.coverage:
+        return
+    print_table(
+        ("WORKLOAD", "SIDECARS", "CONNECTIONS", "FIRST", "LAST", "RECORDS LOST"),
+        (
+            (
+                each.workload,
+                str(each.sidecars),
+                str(each.connections),
+                format_time(each.first) if each.first else "-",
+                format_time(each.last) if each.last else "-",
+                str(each.records_lost),
+            )
+            for each in readiness.coverage
+        ),
+        empty="",
+    )
+
+
+def _show_causes(causes: tuple[Cause, ...], *, in_cluster: bool) -> None:
+    from cli.text.output import print_line
+
+    count = len(causes)
+    print_line(f"✗ {count} change{'s are' if count > 1 else ' is'} missing, or explicit mode would refuse connections:")
+    for cause in causes:
+        hidden = " (once the programs are approved)" if cause.is_next else ""
+        print_line()
+        print_line(f"{cause.reason}: {cause.connections} connection{'s' if cause.connections > 1 else ''}{hidden}")
+        print_line(f"  {describe_cause(cause)}{_say_detail(cause)}")
+        if cause.sidecars:
+            print_line(f"  seen by {escape(', '.join(cause.sidecars))}")
+        for line in describe_fix(cause, in_cluster=in_cluster):
+            print_line(f"  {line}")
+
+
+def describe_cause(cause: Cause) -> str:
+    """Say who connected to what: workloads, else addresses; programs, the path of the reporter's own; the Service."""
+    from cli.text.output import shorten
+
+    path = f" ({cause.path})" if cause.path else ""
+    source = cause.source_workload or _host(cause.source_address) or "unidentified"
+    if cause.source_program:
+        source += f" {shorten(cause.source_program)}"
+    if cause.side == "egress":
+        source += path
+    destination = cause.destination_workload or _host(cause.destination_address) or "unidentified"
+    if cause.destination_program:
+        destination += f" {shorten(cause.destination_program)}"
+    if cause.side == "ingress":
+        destination += path
+    service = f", Service {cause.service}" if cause.service else ""
+    return escape(f"{source} → {destination}, port {cause.port}{service}")
+
+
+def describe_fix(cause: Cause, *, in_cluster: bool) -> list[str]:
+    """Return the lines of what lets a cause's connections pass: a command, YAML, or advice."""
+    from shared.model.adoption.fixes import FixKind
+    from shared.model.policy.reasons import EXPLANATIONS
+
+    fix = cause.fix
+    if fix is None:
+        return [EXPLANATIONS[cause.reason].fix]
+    if fix.kind is FixKind.APPROVE:
+        return [write_approval(fix, path=_path_of(cause, fix), in_cluster=in_cluster)]
+    if fix.kind is FixKind.RULE and fix.rule is not None:
+        return write_rule(fix)
+    return [escape(fix.advice)]
+
+
+def write_approval(fix: Fix, *, path: str, in_cluster: bool) -> str:
+    """Write the command that approves a program; its path, which is the process's own word, as a comment."""
+    from cli.machine.executable import find_weakness
+
+    weak = " --weak" if "/main:" in fix.program or find_weakness(path) else ""
+    command = f"touchmark program approve {fix.workload} {fix.program}{weak}{' -k' if in_cluster else ''}"
+    if not path:
+        return command
+    return f"{command}  # {path}" if is_plain(path) else f"{command}\n    seen at {escape(path)}"
+
+
+def write_rule(fix: Fix) -> list[str]:
+    """Write a rule as YAML for the namespace's MeshPolicy."""
+    import yaml
+
+    from shared.model.policy.documents import plain_rule
+
+    if fix.rule is None:
+        return []
+    text = yaml.safe_dump([plain_rule(fix.rule)], sort_keys=False, allow_unicode=True, width=120)
+    return [f"add to spec.rules of MeshPolicy {fix.namespace}/default:", *(f"  {line}" for line in text.splitlines())]
+
+
+def _path_of(cause: Cause, fix: Fix) -> str:
+    """Return the path of the program to approve, if it is the reporter's own."""
+    own = cause.source_program if cause.side == "egress" else cause.destination_program
+    workload = cause.source_workload if cause.side == "egress" else cause.destination_workload
+    return cause.path if (workload, own) == (fix.workload, fix.program) else ""
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0].strip("[]")
+
+
+def _say_detail(cause: Cause) -> str:
+    return f": {escape(cause.detail)}" if cause.detail else ""

@@ -1,0 +1,256 @@
+"""What explicit mode would refuse of what was seen, all of it in one round: as it is, and with every program approved.
+
+A connection may need several changes: approvals of both programs, then a rule. Who sees only the first refusal comes
+again for each. Belongs here: which changes what was seen needs, each once. Doesn't: how a change is found and tried
+(``fixes.py``), reading what was seen. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from shared.model.adoption.fixes import Fix, FixKind, advise, approve, find_rule, with_approvals
+from shared.model.adoption.seen import Seen, Tally, name_end
+from shared.model.errors import IdentityError
+from shared.model.identity.identity import Workload, parse_workload
+from shared.model.identity.program import Program, parse_program
+from shared.model.policy.decision import Answer, PartyRecord
+from shared.model.policy.evaluate import NamespacePolicy, compile_namespace
+from shared.model.policy.reasons import Reason
+from shared.model.policy.replay import Attempt, judge, read_attempt
+from shared.model.policy.rules import Direction, Mode, NamespaceState
+
+_MAX_SIDECARS = 5
+
+
+class Blocker(msgspec.Struct, frozen=True, kw_only=True):
+    """One change that is missing, with what needs it.
+
+    Attributes:
+        reason: why connections are refused without it.
+        seen: the newest of them.
+        count: how many connections need it.
+        is_next: seen only with the programs approved: today another refusal comes first.
+    """
+
+    reason: Reason
+    fix: Fix
+    seen: Seen
+    count: int
+    first: float
+    last: float
+    sidecars: tuple[str, ...]
+    is_next: bool
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found.
+
+    Attributes:
+        blockers: most connections first.
+        failures: what failed for reasons that no mode changes, each once; nothing that stands against explicit mode.
+        settled: connections that were marked or refused when they were seen and would be allowed now.
+    """
+
+    blockers: tuple[Blocker, ...]
+    failures: tuple[Blocker, ...]
+    settled: int
+
+
+class _Group:
+    """What is known of one change."""
+
+    __slots__ = ("first", "fix", "is_next", "newest", "reason", "sidecars", "tally")
+
+    def __init__(self, reason: Reason, fix: Fix, seen: Seen) -> None:
+        self.reason = reason
+        self.fix = fix
+        self.newest = seen
+        self.first = seen.first
+        self.sidecars: dict[str, None] = {}
+        self.tally = Tally()
+        self.is_next = True
+
+    def add(self, seen: Seen, *, is_next: bool) -> None:
+        """Add connections that need this change."""
+        self.tally.add(seen)
+        self.is_next = self.is_next and is_next
+        self.first = min(self.first, seen.first)
+        if seen.last >= self.newest.last:
+            self.newest = seen
+        self.sidecars.update(dict.fromkeys(seen.sidecars))
+
+    def finish(self) -> Blocker:
+        return Blocker(
+            reason=self.reason,
+            fix=self.fix,
+            seen=self.newest,
+            count=self.tally.count(),
+            first=self.first,
+            last=self.newest.last,
+            sidecars=tuple(self.sidecars)[:_MAX_SIDECARS],
+            is_next=self.is_next,
+        )
+
+
+def find_namespaces(seen: Iterable[Seen]) -> frozenset[str]:
+    """Return the namespaces whose states are needed to judge this."""
+    found: set[str] = set()
+    for each in seen:
+        found.add(each.namespace)
+        for party in (each.source, each.destination):
+            for text in (party.workload, party.listed):
+                if (workload := _read_workload(text)) is not None:
+                    found.add(workload.namespace)
+    return frozenset(found)
+
+
+def find_blockers(seen: Sequence[Seen], states: Mapping[str, NamespaceState], namespace: str) -> Finding:
+    """Judge what a namespace's sidecars saw, as if the namespace were explicit and the others as they are.
+
+    Refusals by a deny rule are intended and no blocker.
+
+    Arguments:
+        states: at least those of ``find_namespaces``; others count as without objects.
+    """
+    current = {name: states.get(name, NamespaceState(namespace=name)) for name in find_namespaces(seen) | {namespace}}
+    current[namespace] = msgspec.structs.replace(current[namespace], mode=Mode.EXPLICIT)
+    judging = _Judging(current, seen)
+    groups: dict[tuple[object, ...], _Group] = {}
+    failures: dict[tuple[object, ...], _Group] = {}
+    settled = Tally()
+    for each in seen:
+        if each.has_failed:
+            failure = (each.reason, *_ends(each), each.service, each.destination.address.rpartition(":")[0])
+            failures.setdefault(failure, _Group(each.reason, advise(each.reason, each.detail), each)).add(
+                each, is_next=False
+            )
+            continue
+        missing = list(judging.find_missing(each))
+        if not missing and (each.would_deny or each.answer is Answer.DENY) and not judging.is_denied(each):
+            settled.add(each)
+        for reason, fix, is_next in missing:
+            key = (reason, fix) if fix.kind is not FixKind.ADVICE else (reason, *_ends(each))
+            groups.setdefault(key, _Group(reason, fix, each)).add(each, is_next=is_next)
+    return Finding(
+        blockers=_order(_drop_nameless(groups.values())), failures=_order(failures.values()), settled=settled.count()
+    )
+
+
+class _Judging:
+    """The policies to judge by: as they are, and with every program approved that was seen."""
+
+    def __init__(self, states: Mapping[str, NamespaceState], seen: Sequence[Seen]) -> None:
+        self._as_is = {name: compile_namespace(state) for name, state in states.items()}
+        programs: dict[str, list[tuple[str, Program]]] = {}
+        for each in seen:
+            for party in (each.source, each.destination):
+                if (known := _read_program(party)) is not None:
+                    programs.setdefault(known[0].namespace, []).append((known[0].service_account, known[1]))
+        self._approved = {
+            name: compile_namespace(with_approvals(state, programs[name])) if name in programs else self._as_is[name]
+            for name, state in states.items()
+        }
+
+    def is_denied(self, seen: Seen) -> bool:
+        """Tell whether a deny rule refuses it, as intended."""
+        if seen.is_withheld_readiness:
+            return False
+        return judge(_read(seen), self._as_is).reason is Reason.DENY_RULE
+
+    def find_missing(self, seen: Seen) -> Iterator[tuple[Reason, Fix, bool]]:
+        """Yield what is missing for connections to pass: why, what changes it, and whether another refusal hides it."""
+        if seen.is_withheld_readiness:
+            yield from self._find_approval(seen.destination, Reason.LISTENER_NOT_APPROVED, seen)
+            return
+        try:
+            attempt = _read(seen)
+            verdict = judge(attempt, self._as_is)
+        except (IdentityError, KeyError):
+            yield seen.reason, advise(seen.reason, seen.detail), False  # Never safer than it looked.
+            return
+        if verdict.allowed or verdict.reason is Reason.DENY_RULE:
+            return
+        then = judge(attempt, self._approved)
+        unapproved = [
+            *self._find_approval(seen.source, Reason.PROGRAM_NOT_APPROVED, seen),
+            *self._find_approval(seen.destination, Reason.LISTENER_NOT_APPROVED, seen),
+        ]
+        yield from unapproved
+        if not then.allowed and then.reason is not Reason.DENY_RULE:
+            yield then.reason, _find_fix(attempt, self._approved, then.reason, seen), bool(unapproved)
+        elif not unapproved:
+            yield verdict.reason, advise(verdict.reason, seen.detail), False
+
+    def _find_approval(self, party: PartyRecord, reason: Reason, seen: Seen) -> Iterator[tuple[Reason, Fix, bool]]:
+        known = _read_program(party)
+        if known is None:
+            if seen.is_withheld_readiness:
+                yield seen.reason, advise(seen.reason, seen.detail), False
+            return
+        workload, program = known
+        policy = self._as_is.get(workload.namespace)
+        if policy is None or policy.find_approval(workload, program) is None:
+            yield reason, approve(workload, program), False
+        elif seen.is_withheld_readiness and seen.reason not in (reason, Reason.PROGRAM_NOT_APPROVED):
+            yield seen.reason, advise(seen.reason, seen.detail), False
+
+
+def _read(seen: Seen) -> Attempt:
+    return read_attempt(
+        seen.direction, seen.namespace, source=seen.source, destination=seen.destination, port=seen.port
+    )
+
+
+def _find_fix(attempt: Attempt, policies: Mapping[str, NamespacePolicy], reason: Reason, seen: Seen) -> Fix:
+    fix = find_rule(attempt, policies, reason)
+    return advise(reason, seen.detail) if fix.kind is FixKind.ADVICE else fix
+
+
+def _read_program(party: PartyRecord) -> tuple[Workload, Program] | None:
+    workload = _read_workload(party.workload)
+    if workload is None or not party.program:
+        return None
+    try:
+        return workload, parse_program(party.program)
+    except IdentityError:
+        return None
+
+
+def _read_workload(text: str) -> Workload | None:
+    try:
+        return parse_workload(text) if text else None
+    except IdentityError:
+        return None
+
+
+def _ends(seen: Seen) -> tuple[str, ...]:
+    """Name both ends and the port, for what has no fix of its own; a stranger is as good as another."""
+    source = name_end(seen.source), seen.source.program
+    destination = name_end(seen.destination), seen.destination.program
+    return (*source, *destination, str(seen.port))
+
+
+def _drop_nameless(groups: Iterable[_Group]) -> list[_Group]:
+    """Leave out listeners that a client couldn't name where the listening side has named them."""
+    groups = list(groups)
+    named = {
+        (group.newest.destination.workload, group.newest.port)
+        for group in groups
+        if group.reason is Reason.LISTENER_NOT_APPROVED and group.fix.kind is FixKind.APPROVE
+    }
+    return [
+        group
+        for group in groups
+        if group.reason is not Reason.LISTENER_NOT_APPROVED
+        or group.fix.kind is FixKind.APPROVE
+        or (name_end(group.newest.destination), group.newest.port) not in named
+        or group.newest.direction is not Direction.EGRESS
+    ]
+
+
+def _order(groups: Iterable[_Group]) -> tuple[Blocker, ...]:
+    found = [group.finish() for group in groups]
+    return tuple(sorted(found, key=lambda each: (-each.count, -each.last, each.reason)))

@@ -1,0 +1,155 @@
+"""What would let a refused connection pass: an approval, a rule, or advice where policy can't help. Pure.
+
+Belongs here: the value and how one is found and tried. Doesn't: which connections are refused (``blockers.py``), or how
+a fix is printed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+import msgspec
+
+from shared.model.identity.foreign import ForeignIdentity
+from shared.model.identity.identity import Workload
+from shared.model.identity.program import Program, parse_program
+from shared.model.policy.evaluate import NamespacePolicy, Party, compile_namespace
+from shared.model.policy.reasons import EXPLANATIONS, Reason
+from shared.model.policy.replay import Attempt, judge
+from shared.model.policy.rules import Action, Approval, Direction, NamespaceState, Peer, PortRange, Rule
+
+_NOT_IN_A_NAME = re.compile(r"[^a-z0-9.-]+")
+_MAX_NAME = 128
+
+
+class FixKind(StrEnum):
+    """How a fix is applied."""
+
+    APPROVE = "approve"
+    RULE = "rule"
+    ADVICE = "advice"
+
+
+class Fix(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One change.
+
+    Attributes:
+        workload, program: of an approval.
+        namespace, rule: of a rule: the namespace whose MeshPolicy gets it.
+        advice: what a person has to do.
+    """
+
+    kind: FixKind
+    workload: str = ""
+    program: str = ""
+    namespace: str = ""
+    rule: Rule | None = None
+    advice: str = ""
+
+
+def approve(workload: Workload, program: Program) -> Fix:
+    """Return the approval of a program for a workload."""
+    return Fix(kind=FixKind.APPROVE, workload=str(workload), program=str(program))
+
+
+def advise(reason: Reason, detail: str = "") -> Fix:
+    """Return what people are told where no rule and no approval helps."""
+    text = EXPLANATIONS[reason].fix
+    return Fix(kind=FixKind.ADVICE, advice=f"{text} It said: {detail}" if detail else text)
+
+
+def apply(fixes: Iterable[Fix], states: Mapping[str, NamespaceState]) -> dict[str, NamespaceState]:
+    """Return the states with these fixes; advice changes nothing."""
+    changed = dict(states)
+    for fix in fixes:
+        if fix.kind is FixKind.APPROVE:
+            namespace, _, service_account = fix.workload.partition("/")
+            state = changed.get(namespace, NamespaceState(namespace=namespace))
+            changed[namespace] = with_approvals(state, ((service_account, parse_program(fix.program)),))
+        elif fix.kind is FixKind.RULE and fix.rule is not None:
+            state = changed.get(fix.namespace, NamespaceState(namespace=fix.namespace))
+            changed[fix.namespace] = msgspec.structs.replace(state, rules=(*state.rules, fix.rule))
+    return changed
+
+
+def with_approvals(state: NamespaceState, programs: Iterable[tuple[str, Program]]) -> NamespaceState:
+    """Return a namespace's state in which these programs are approved as well, by service account."""
+    known = {(each.service_account, each.program) for each in state.approvals}
+    added = tuple(
+        Approval(service_account=service_account, program=program, weak=bool(program.main))
+        for service_account, program in dict.fromkeys(programs)
+        if (service_account, program) not in known
+    )
+    return msgspec.structs.replace(state, approvals=(*state.approvals, *added))
+
+
+def find_rule(attempt: Attempt, policies: Mapping[str, NamespacePolicy], reason: Reason) -> Fix:
+    """Return the narrowest rule that lets this attempt pass, tried with the evaluator; advice where there is none.
+
+    Arguments:
+        policies: in which the programs of both ends are approved; no deny rule of theirs matches.
+    """
+    proposed = _propose(attempt)
+    if proposed is None:
+        return advise(reason)
+    namespace, rule = proposed
+    policy = policies.get(namespace)
+    if policy is None:
+        return advise(reason)
+    # Allow rules only add up, and no deny rule matches: what this rule allows alone it allows among the others.
+    alone = compile_namespace(msgspec.structs.replace(policy.state, rules=(rule,)))
+    if not judge(attempt, {**policies, namespace: alone}).allowed:
+        return advise(reason)
+    return Fix(kind=FixKind.RULE, namespace=namespace, rule=rule)
+
+
+def _propose(attempt: Attempt) -> tuple[str, Rule] | None:
+    source, destination = attempt.source, attempt.destination
+    target = destination.workload or destination.listed
+    if target is not None:
+        peer = _make_peer(source)
+        if peer is None:
+            return None
+        return target.namespace, Rule(
+            name=name_rule(describe_end(source), target.service_account, attempt.port),
+            action=Action.ALLOW,
+            direction=Direction.INGRESS,
+            workloads=(target.service_account,),
+            peers=(peer,),
+            ports=(PortRange(first=attempt.port, last=attempt.port),) if attempt.port else (),
+        )
+    peer = _make_peer(destination)
+    if peer is None or source.workload is None:
+        return None
+    return source.workload.namespace, Rule(
+        name=name_rule(source.workload.service_account, describe_end(destination), attempt.port),
+        action=Action.ALLOW,
+        direction=Direction.EGRESS,
+        workloads=(source.workload.service_account,),
+        peers=(peer,),
+        ports=(PortRange(first=attempt.port, last=attempt.port),) if attempt.port else (),
+    )
+
+
+def _make_peer(party: Party) -> Peer | None:
+    if party.foreign is not None:
+        return Peer(spiffe_id=str(party.foreign))
+    if party.workload is not None:
+        return Peer(namespace=party.workload.namespace, service_account=party.workload.service_account)
+    if party.listed is not None or party.address is None:
+        return None
+    return Peer(unidentified=True, cidrs=(f"{party.address}/{party.address.max_prefixlen}",))
+
+
+def describe_end(party: Party) -> str:
+    """Name an end for a rule's name."""
+    end: Workload | ForeignIdentity | None = party.workload or party.foreign or party.listed
+    return str(end if end is not None else party.address or "unknown")
+
+
+def name_rule(source: str, destination: str, port: int) -> str:
+    """Name a rule by what it allows."""
+    text = f"{source}-to-{destination}-{port}".lower().removeprefix("spiffe://").replace("/", "-").replace(":", "-")
+    return _NOT_IN_A_NAME.sub("-", text).strip("-.")[:_MAX_NAME]

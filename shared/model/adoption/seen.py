@@ -1,0 +1,133 @@
+"""What was seen: one side's view of equal connections, from a decision record or from a sum over many. Pure.
+
+Belongs here: the value, what it says of its ends, and counting. Doesn't: what the rules say of it (``blockers.py``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+import msgspec
+
+from shared.model.policy.decision import Answer, DecisionRecord, PartyRecord, Phase
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction, Mode
+
+# Refusals that every mode has: no rule and no approval changes them.
+_FAILURES: Final = frozenset({
+    Reason.DESTINATION_NOT_SERVED, Reason.DIRECT_CONNECTION, Reason.DESTINATION_UNREACHABLE,
+    Reason.APPLICATION_UNREACHABLE, Reason.PROTOCOL_ERROR, Reason.HANDSHAKE_FAILED, Reason.MTLS_REQUIRED,
+    Reason.DEADLINE_EXCEEDED, Reason.OVERLOADED, Reason.SHUTTING_DOWN, Reason.INTERNAL_ERROR, Reason.NO_LISTENER,
+    Reason.PEER_UNTRUSTED, Reason.PEER_EXPIRED, Reason.PEER_DISTRUSTED, Reason.PEER_WORKLOAD_MISMATCH,
+    Reason.TRUST_DOMAIN_UNKNOWN,
+})  # fmt: skip
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """Connections that one side saw alike.
+
+    Attributes:
+        direction: ``EGRESS``: the source's sidecar reports.
+        namespace: the reporter's.
+        service: ``namespace/name:port`` that was dialled; empty where it isn't known.
+        count: connections.
+        connection: where this is one record: its connection's ID, which both sides' records share; else empty.
+        sidecars: some of the instances that reported it.
+        path: of the reporter's own program, in its own words; ``detail`` likewise.
+        source_address, destination_address: with ports, of one of them.
+        first, last: seconds since the epoch.
+    """
+
+    direction: Direction
+    namespace: str
+    source: PartyRecord
+    destination: PartyRecord
+    port: int
+    answer: Answer
+    would_deny: bool
+    reason: Reason
+    mode: Mode
+    phase: Phase = Phase.END
+    count: int = 1
+    connection: str = ""
+    service: str = ""
+    sidecars: tuple[str, ...] = ()
+    path: str = ""
+    detail: str = ""
+    source_address: str = ""
+    destination_address: str = ""
+    first: float = 0.0
+    last: float = 0.0
+
+    @property
+    def own(self) -> PartyRecord:
+        """The reporter's end."""
+        return self.source if self.direction is Direction.EGRESS else self.destination
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it failed for a reason that has nothing to do with the mode."""
+        return self.answer is Answer.DENY and self.reason in _FAILURES
+
+    @property
+    def is_withheld_readiness(self) -> bool:
+        """Whether it is no connection, but a listener whose readiness was withheld."""
+        return not (self.source.address or name_end(self.source))
+
+
+def see_record(record: DecisionRecord) -> Seen:
+    """Return what a record says."""
+    return Seen(
+        direction=record.direction,
+        namespace=record.namespace,
+        source=record.source,
+        destination=record.destination,
+        port=record.port,
+        answer=record.answer,
+        would_deny=record.would_deny,
+        reason=record.reason,
+        mode=record.mode,
+        phase=record.phase,
+        count=record.count,
+        connection=record.connection if record.count == 1 else "",
+        service=record.service or "",
+        sidecars=(record.sidecar,),
+        path=record.process.path,
+        detail=record.detail,
+        source_address=record.source.address,
+        destination_address=record.destination.address,
+        first=record.time,
+        last=record.time,
+    )
+
+
+def name_end(party: PartyRecord) -> str:
+    """Return who an end is: its workload, foreign identity, or the workload listed at its address; else empty."""
+    return party.workload or party.identity or party.listed
+
+
+class Tally:
+    """Counts connections that several records speak of: both sides' records, starts and ends, aggregates.
+
+    A connection has one ID in all its records, but an aggregate names none. So each side's starts and ends are counted
+    for themselves, each exactly, and the greatest of these counts holds.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[Direction, Phase], set[str]] = {}
+        self._aggregated: Counter[tuple[Direction, Phase]] = Counter()
+
+    def add(self, seen: Seen) -> None:
+        """Add what was seen."""
+        side = (seen.direction, seen.phase)
+        named = self._seen.setdefault(side, set())
+        if seen.connection or seen.count == 1:
+            named.add(seen.connection)
+        else:
+            self._aggregated[side] += seen.count
+
+    def count(self) -> int:
+        """Return how many connections it were."""
+        sides = (len(named) + self._aggregated[side] for side, named in self._seen.items())
+        return max(len(set().union(*self._seen.values())), *sides) if self._seen else 0

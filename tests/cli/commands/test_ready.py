@@ -1,0 +1,132 @@
+"""READY, BLOCKED or UNKNOWN, by its exit code too, with what is missing and how it is added."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from cli.main import run
+from cli.text.exit_codes import ExitCode
+from shared.model.adoption.fixes import Fix, FixKind
+from shared.model.policy.documents import plain_rule
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Action, Mode, Peer, PortRange, Rule
+from shared.model.wire.admin import Cause, Readiness, ReadinessCoverage, ReadinessVerdict
+from tests.cli.fake_ca import FakeCA
+
+PROGRAM = f"sha256:{'ab' * 32}"
+RULE = Rule(
+    name="bank-teller-to-web-80",
+    action=Action.ALLOW,
+    workloads=("web",),
+    peers=(Peer(namespace="bank", service_account="teller"),),
+    ports=(PortRange(first=80, last=80),),
+)
+
+
+def make_cause(fix: Fix | None, reason: Reason = Reason.LISTENER_NOT_APPROVED, **changes: object) -> Cause:
+    cause = Cause(
+        reason=reason,
+        source_workload="bank/teller",
+        destination_workload="shop/web",
+        source_program=f"sha256:{'cd' * 32}",
+        destination_program=PROGRAM,
+        port=80,
+        connections=7,
+        last_seen=2.0,
+        first_seen=1.0,
+        fix=fix,
+        path="/usr/bin/python3.11",
+        service="shop/web:80",
+        detail="source claimed: 198.18.0.9",
+        sidecars=("web-0",),
+        side="ingress",
+    )
+    return msgspec.structs.replace(cause, **changes)
+
+
+def make_readiness(verdict: ReadinessVerdict | None, *causes: Cause, **changes: object) -> Readiness:
+    readiness = Readiness(
+        namespace="shop",
+        mode=Mode.PERMISSIVE,
+        version=3,
+        since=0.0,
+        causes=causes,
+        settled=2,
+        is_truncated=False,
+        sidecars_reported=1,
+        sidecars_total=1,
+        silent=(),
+        is_safe=not causes,
+        verdict=verdict,
+        coverage=(ReadinessCoverage(workload="shop/web", sidecars=1, connections=7, first=1.0, last=2.0),),
+    )
+    return msgspec.structs.replace(readiness, **changes)
+
+
+def ask(ca: FakeCA, readiness: Readiness, *arguments: str) -> int:
+    ca.answers["GET /v1/namespaces/shop/readiness"] = readiness
+    return run(["ready", "shop", *arguments])
+
+
+def test_ready_ends_with_0_and_shows_what_was_seen(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(ca, make_readiness(ReadinessVerdict.READY), "--workload", "web", "--since", "1h") == ExitCode.SUCCESS
+    printed = capsys.readouterr().out
+    assert "shop/web: READY (mode now: permissive)" in printed
+    assert "settled: 2" in printed
+    assert ca.requests[-1][1] == {"since_s": "3600.0", "workload": "shop/web"}
+
+
+def test_unknown_ends_with_10_and_says_why(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    readiness = make_readiness(ReadinessVerdict.UNKNOWN, unknowns=("shop/db had no connection in this time",))
+    assert ask(ca, readiness) == ExitCode.UNKNOWN
+    assert "? shop/db had no connection in this time" in capsys.readouterr().out
+
+
+def test_blocked_ends_with_3_and_names_each_change_with_evidence(
+    ca: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    causes = (
+        make_cause(Fix(kind=FixKind.APPROVE, workload="shop/web", program=PROGRAM)),
+        make_cause(Fix(kind=FixKind.RULE, namespace="shop", rule=RULE), Reason.NO_RULE, is_next=True),
+        make_cause(Fix(kind=FixKind.ADVICE, advice="Detach the debugger."), Reason.PROCESS_TRACED),
+        make_cause(None, Reason.PEER_UNIDENTIFIED, source_workload="", source_address="192.0.2.7:1", source_program=""),
+    )
+    gone = make_cause(
+        Fix(kind=FixKind.ADVICE), Reason.DESTINATION_UNREACHABLE, detail="service shop/db has no endpoint"
+    )
+    assert ask(ca, make_readiness(ReadinessVerdict.BLOCKED, *causes, failures=(gone,) * 7)) == ExitCode.CHECK_FAILED
+    printed = capsys.readouterr().out
+    assert f"touchmark program approve shop/web {PROGRAM} --weak  # /usr/bin/python3.11" in printed
+    assert (
+        "bank/teller cdcdcdcdcdcd → shop/web abababababab (/usr/bin/python3.11), port 80, Service shop/web:80"
+        in printed
+    )
+    assert "seen by web-0" in printed
+    assert "source claimed: 198.18.0.9" in printed
+    assert "add to spec.rules of MeshPolicy shop/default:" in printed
+    assert f"- name: {plain_rule(RULE)['name']}" in printed
+    assert "no_rule: 7 connections (once the programs are approved)" in printed
+    assert "Detach the debugger." in printed
+    assert "192.0.2.7 → shop/web" in printed
+    assert "destination_unreachable: " in printed
+    assert "service shop/db has no endpoint" in printed
+    assert "… and 2 more" in printed
+
+
+def test_a_path_that_a_shell_would_act_on_has_a_line_of_its_own(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    approve = Fix(kind=FixKind.APPROVE, workload="shop/web", program=PROGRAM)
+    ask(ca, make_readiness(ReadinessVerdict.BLOCKED, make_cause(approve, path="/tmp/a\n; rm -rf x")))
+    printed = capsys.readouterr().out
+    assert "\n; rm" not in printed
+    assert f"touchmark program approve shop/web {PROGRAM}\n" in printed
+
+
+def test_json_is_the_cas_answer(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(ca, make_readiness(ReadinessVerdict.READY), "--json") == ExitCode.SUCCESS
+    assert msgspec.json.decode(capsys.readouterr().out)["verdict"] == "ready"
+
+
+def test_an_older_ca_is_named(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(ca, make_readiness(None)) == ExitCode.UNAVAILABLE
+    assert "mode shop --check" in capsys.readouterr().err
