@@ -7,7 +7,8 @@ from typing import Final
 
 from cli.text.duration import format_time
 from cli.text.output import name_authority, shorten
-from shared.model.policy.decision import DecisionRecord, PartyRecord
+from shared.model.policy.decision import DecisionRecord, Origin, PartyRecord
+from shared.model.policy.rules import Direction
 from shared.model.wire.admin import DecisionView
 
 COLUMNS: Final = (
@@ -35,13 +36,23 @@ def format_rows(views: Iterable[DecisionView]) -> Iterable[tuple[str, ...]]:
             describe_verdict(record),
             record.reason,
             describe_party(record.source),
-            shorten(record.source.program),
+            describe_program(record, Direction.EGRESS),
             describe_party(record.destination),
-            shorten(record.destination.program),
+            describe_program(record, Direction.INGRESS),
             str(record.port),
             record.rule or "-",
             name_authority(record.issuer) or "-",
         )
+
+
+def describe_program(record: DecisionRecord, of: Direction) -> str:
+    """Shorten the program at one end; ``(exec)``: its process came from a session such as that of ``kubectl exec``.
+
+    Arguments:
+        of: the source's (egress) or the destination's. Only the side that recorded it knows its process.
+    """
+    program = shorten((record.source if of is Direction.EGRESS else record.destination).program)
+    return f"{program} (exec)" if of is record.direction and record.process.origin is Origin.EXEC else program
 
 
 def describe_verdict(record: DecisionRecord) -> str:

@@ -19,10 +19,10 @@ from sidecar.connection.describe import describe_live
 from sidecar.connection.parties import forget_verdicts
 from sidecar.slices import run_in_slices
 
-HOLDERS_PERIOD_S: Final = 5.0
+HOLDERS_PERIOD_S: Final = 2.0
 _LEAST_KEPT: Final = 1024
 # Whose attested process has ended is due so much earlier: nothing but the holders tells who goes on with its socket.
-_ORPHANS_SHARE: Final = 0.1
+_ORPHANS_SHARE: Final = 0.25
 
 
 class LiveConnections:

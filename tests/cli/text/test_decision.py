@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cli.text.decision import COLUMNS, describe_party, describe_verdict, format_rows
-from shared.model.policy.decision import Answer, PartyRecord, Phase, Transport
+from cli.text.decision import COLUMNS, describe_party, describe_program, describe_verdict, format_rows
+from shared.model.policy.decision import Answer, Origin, PartyRecord, Phase, ProcessRecord, Transport
+from shared.model.policy.rules import Direction
 from tests.cli.observations import DENIAL
 from tests.shared.model.policy.records import make_record
 
@@ -21,6 +22,13 @@ def test_a_party_is_its_proven_workload_or_its_address() -> None:
     assert describe_party(PartyRecord(identity="spiffe://a.example/b")) == "spiffe://a.example/b"
     assert describe_party(PartyRecord(address="198.18.0.2:1", listed="shop/web")) == "unidentified 198.18.0.2:1"
     assert describe_party(PartyRecord()) == "-"
+
+
+def test_a_program_of_an_exec_session_is_told_at_the_side_that_saw_its_process() -> None:
+    process = ProcessRecord(pid=7, origin=Origin.EXEC)
+    party = PartyRecord(program="sha256:" + "a" * 64)
+    record = make_record(source=party, destination=party, direction=Direction.INGRESS, process=process)
+    assert describe_program(record, Direction.INGRESS) == f"{describe_program(record, Direction.EGRESS)} (exec)"
 
 
 def test_a_row_has_a_cell_for_each_column() -> None:

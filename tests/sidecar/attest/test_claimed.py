@@ -152,3 +152,35 @@ async def test_a_script_is_its_interpreter(tmp_path: Path) -> None:
     with started([str(script)], os.path.realpath("/bin/sh")) as pid:
         program = await measure_program(pid)
     assert program == Program(digest=digest_of(os.path.realpath("/bin/sh")), main=digest_of(script))
+
+
+_REGISTER = """
+mount -t binfmt_misc none "$1" && echo ":touchmark:M::#TOUCHMARK::$2:" > "$1/register" && exec "$3"
+"""
+
+
+@contextmanager
+def waiting(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    child = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+async def test_what_binfmt_misc_starts_is_its_interpreter(tmp_path: Path) -> None:
+    """Since Linux 6.7 each user namespace has its own; that of the node takes root there to change."""
+    (mount := tmp_path / "binfmt").mkdir()
+    program = tmp_path / "program"
+    program.write_text("#TOUCHMARK\nimport sys\n" + WAIT)
+    program.chmod(0o755)
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", _REGISTER, "sh"]
+    command += [str(mount), PYTHON, str(program)]
+    with waiting(command) as child:
+        if hear(child) != "ready":
+            pytest.skip("no binfmt_misc in a user namespace")
+        assert executable_of(child.pid) == PYTHON
+        with pytest.raises(AttestationError) as caught:
+            await measure(child.pid)
+        assert caught.value.reason is Reason.USER_NAMESPACE_DIFFERS
