@@ -20,6 +20,11 @@ from shared.model.policy.rules import Direction
 from shared.model.wire.admin import ProgramRequest, ProgramView
 
 _INTERPRETER: Final = "an interpreter, since it has a main script"
+# ``-m``, ``-c``, standard input, a script that can't be found: all of these are told apart by nothing.
+ANY_CODE: Final = (
+    "main:none allows everything that this interpreter is told to run without a script file of its own: every `-m`"
+    " module, every `-c` text, standard input"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,10 +174,16 @@ def refuse_weakness(candidates: Sequence[Candidate], *, weak: bool) -> None:
             raise InputError(
                 f"{candidate.source or candidate.program} is {candidate.weakness}: "
                 "approving it approves any code that it runs",
-                hint=advise_on_weakness(candidate.source or str(candidate.program))
-                if not candidate.program.main
-                else "repeat with --weak to approve it anyway, for this main script only",
+                hint=_advise(candidate),
             )
+
+
+def _advise(candidate: Candidate) -> str:
+    if not candidate.program.main:
+        return advise_on_weakness(candidate.source or str(candidate.program))
+    if candidate.program.main == NO_MAIN:
+        return f"repeat with --weak to approve it anyway; {ANY_CODE}. A script started by its path is told apart"
+    return "repeat with --weak to approve it anyway, for this main script only"
 
 
 def make_request(

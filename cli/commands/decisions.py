@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
     from cli.admin.client import AdminClient
     from cli.text.summary import SummaryRow
+    from shared.model.adoption.fixes import Fix
+    from shared.model.adoption.seen import Seen
     from shared.model.policy.decision import PartyRecord
+    from shared.model.policy.reasons import Reason
+    from shared.model.policy.rules import NamespaceState
     from shared.model.wire.admin import DecisionList, DecisionView
 
 _LIMIT = 50
@@ -54,19 +58,31 @@ def decisions(
             "--summary", "-s", help="Group and count equal decisions: refused first, then marked, then allowed."
         ),
     ] = False,
+    detail: Annotated[
+        bool,
+        typer.Option(
+            "--detail",
+            "-d",
+            help="Say everything of each: ends, the program's path, pod, Service, detail, what would change it.",
+        ),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Show decisions, newest last. With --follow and --json: one JSON object per line, until Ctrl-C.
 
-    With --summary: each kind of decision once, with its number of connections.
+    With --summary: each kind of decision once, with its number of connections. With --detail: what would let refused or
+    marked connections pass, by the current rules.
+
+    Examples: touchmark decisions --denied --since 10m · touchmark decisions --denied --detail --namespace shop ·
+    touchmark decisions --follow --would-deny -k
     """
     from cli.backends.session import ask_admin
     from cli.text.output import print_note
     from cli.text.summary import group_decisions, print_summary
     from shared.model.errors import InputError
 
-    if summary and follow:
-        raise InputError("--summary and --follow can't be combined")
+    if summary + follow + detail > 1:
+        raise InputError("--summary, --follow and --detail can't be combined")
 
     target = options.get_target(context)
     query = build_query(
@@ -82,17 +98,62 @@ def decisions(
     if follow:
         ask_admin(target, lambda client: _follow(client, query, as_json=as_json))
         return
-    answer = ask_admin(target, lambda client: client.list_decisions(query))
+    answer, states = ask_admin(target, lambda client: _ask(client, query, needs_rules=detail and not as_json))
     if as_json and summary:
         _SUMMARY.print([group.as_row() for group in group_decisions(answer.decisions)])
     elif as_json:
         _LISTED.print(answer.decisions)
     elif summary:
         print_summary(answer.decisions)
+    elif detail:
+        _show_detail(answer, states, in_cluster=target.in_cluster)
     else:
         _show(answer, in_cluster=target.in_cluster)
     if answer.lost and not as_json:
         print_note(f"warning: {answer.lost} decisions were lost in transit (never denials)")
+
+
+async def _ask(
+    client: AdminClient, query: dict[str, str], *, needs_rules: bool
+) -> tuple[DecisionList, dict[str, NamespaceState]]:
+    answer = await client.list_decisions(query)
+    refused = any(view.record.would_deny or view.record.answer == "deny" for view in answer.decisions)
+    if not (needs_rules and refused):
+        return answer, {}
+    return answer, {state.namespace: state for state in (await client.list_namespaces()).namespaces}
+
+
+def _show_detail(answer: DecisionList, states: dict[str, NamespaceState], *, in_cluster: bool) -> None:
+    from cli.commands.ready import describe_fix
+    from cli.text.decision import describe_fully
+    from cli.text.output import print_line
+
+    for view in reversed(answer.decisions):
+        for line in describe_fully(view):
+            print_line(line)
+        for fix, reason, path in find_fixes([view], states):
+            for number, line in enumerate(describe_fix(fix, reason, path=path, in_cluster=in_cluster)):
+                print_line(f"  {'fix' if not number else '':12} {line}")
+        print_line()
+    if not answer.decisions:
+        print_line("no matching decisions")
+
+
+def find_fixes(views: Iterable[DecisionView], states: dict[str, NamespaceState]) -> list[tuple[Fix, Reason, str]]:
+    """Return what would let refused and marked connections pass by the current rules, each once: fix, reason, path."""
+    from shared.model.adoption.blockers import find_blockers
+    from shared.model.adoption.seen import see_record
+
+    by_namespace: dict[str, list[Seen]] = {}
+    for view in views:
+        if view.record.would_deny or view.record.answer == "deny":
+            by_namespace.setdefault(view.record.namespace, []).append(see_record(view.record))
+    found = [find_blockers(seen, states, namespace) for namespace, seen in by_namespace.items()]
+    blockers = [each for one in found for each in (*one.blockers, *one.failures)]
+    return [
+        (each.fix, each.reason, each.seen.path if each.fix.program == each.seen.own.program else "")
+        for each in blockers
+    ]
 
 
 def _show(answer: DecisionList, *, in_cluster: bool) -> None:

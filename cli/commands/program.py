@@ -149,11 +149,7 @@ def _show_approved(view: ProgramView, is_confirmed: bool, *, weak: bool, as_json
     from cli.text.output import print_line, print_note, shorten
 
     if weak:
-        print_note(
-            "warning: weak approval: the main script is the process's own claim"
-            if all(program.main for program in view.programs)
-            else "warning: weak approval: any code that this program runs gets the workload's identity"
-        )
+        print_note(f"warning: weak approval: {describe_weakness(view.programs)}")
     if as_json:
         _APPROVED.print(view)
     else:
@@ -165,6 +161,18 @@ def _show_approved(view: ProgramView, is_confirmed: bool, *, weak: bool, as_json
     if not is_confirmed:
         print_note("the approval is written, but the CA hasn't processed it yet; is it running?")
         raise typer.Exit(ExitCode.DEADLINE)
+
+
+def describe_weakness(programs: Sequence[Program]) -> str:
+    """Say in words what a weak approval of these programs allows."""
+    from cli.backends.approval import ANY_CODE
+    from shared.model.identity.program import NO_MAIN
+
+    if not all(program.main for program in programs):
+        return "any code that this program runs gets the workload's identity"
+    if any(program.main == NO_MAIN for program in programs):
+        return ANY_CODE
+    return "the main script is the process's own claim"
 
 
 @app.command("list", cls=options.TargetCommand)
@@ -190,7 +198,9 @@ def list_programs(
                 view.name,
                 f"{view.namespace}/{view.service_account}",
                 str(program),
-                "weak" if view.weak else "",
+                ("weak: any code" if not program.main or program.main == "none" else "weak: claimed script")
+                if view.weak
+                else "",
                 _describe_code(view),
                 format_time(view.approved),
                 view.approved_by or "-",

@@ -16,6 +16,7 @@ from cli.text.printable import escape, is_plain
 
 if TYPE_CHECKING:
     from shared.model.adoption.fixes import Fix
+    from shared.model.policy.reasons import Reason
     from shared.model.wire.admin import Cause, Readiness
 
 _READINESS: JsonResult[Readiness] = JsonResult()
@@ -140,7 +141,8 @@ def _show_causes(causes: tuple[Cause, ...], *, in_cluster: bool) -> None:
         print_line(f"  {describe_cause(cause)}{_say_detail(cause)}")
         if cause.sidecars:
             print_line(f"  seen by {escape(', '.join(cause.sidecars))}")
-        for line in describe_fix(cause, in_cluster=in_cluster):
+        path = _path_of(cause, cause.fix) if cause.fix is not None else ""
+        for line in describe_fix(cause.fix, cause.reason, path=path, in_cluster=in_cluster):
             print_line(f"  {line}")
 
 
@@ -163,16 +165,19 @@ def describe_cause(cause: Cause) -> str:
     return escape(f"{source} → {destination}, port {cause.port}{service}")
 
 
-def describe_fix(cause: Cause, *, in_cluster: bool) -> list[str]:
-    """Return the lines of what lets a cause's connections pass: a command, YAML, or advice."""
+def describe_fix(fix: Fix | None, reason: Reason, *, path: str, in_cluster: bool) -> list[str]:
+    """Return the lines of what lets connections pass that were refused for a reason: a command, YAML, or advice.
+
+    Arguments:
+        path: of the program to approve, in its own words; empty where it isn't known.
+    """
     from shared.model.adoption.fixes import FixKind
     from shared.model.policy.reasons import EXPLANATIONS
 
-    fix = cause.fix
     if fix is None:
-        return [EXPLANATIONS[cause.reason].fix]
+        return [EXPLANATIONS[reason].fix]
     if fix.kind is FixKind.APPROVE:
-        return [write_approval(fix, path=_path_of(cause, fix), in_cluster=in_cluster)]
+        return [write_approval(fix, path=path, in_cluster=in_cluster)]
     if fix.kind is FixKind.RULE and fix.rule is not None:
         return write_rule(fix)
     return [escape(fix.advice)]

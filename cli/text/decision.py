@@ -7,6 +7,7 @@ from typing import Final
 
 from cli.text.duration import format_time
 from cli.text.output import name_authority, shorten
+from cli.text.printable import escape
 from shared.model.policy.decision import DecisionRecord, Origin, PartyRecord
 from shared.model.policy.rules import Direction
 from shared.model.wire.admin import DecisionView
@@ -53,6 +54,40 @@ def describe_program(record: DecisionRecord, of: Direction) -> str:
     """
     program = shorten((record.source if of is Direction.EGRESS else record.destination).program)
     return f"{program} (exec)" if of is record.direction and record.process.origin is Origin.EXEC else program
+
+
+def describe_fully(view: DecisionView) -> Iterable[str]:
+    """Write everything of a decision that people ask for, a line each; what a process or peer chose is escaped."""
+    record, process = view.record, view.record.process
+    yield f"#{view.id}  {format_time(record.time)}  {record.direction}  {describe_verdict(record)}  {record.reason}"
+    pid = f" (pid {process.pid}, uid {process.uid})" if process.pid else ""
+    origin = ", from an exec session" if process.origin is Origin.EXEC else ""
+    service = f", Service {record.service}" if record.service else ""
+    lines = (
+        ("source", _describe_end(record.source)),
+        ("destination", f"{_describe_end(record.destination)}, port {record.port}{service}"),
+        ("program", f"{process.path or 'unknown'}{pid}{origin}" if process.pid or process.path else ""),
+        ("sidecar", record.sidecar),
+        ("rule", f"{record.rule or 'none'}, {record.mode} mode, version {record.policy_version} of {record.namespace}"),
+        ("transport", f"{record.transport}, ended: {record.ending}"),
+        ("detail", record.detail),
+    )
+    for name, text in lines:
+        if text:
+            yield f"  {name:12} {escape(text)}"
+
+
+def _describe_end(party: PartyRecord) -> str:
+    parts = [describe_party(party)]
+    if party.program:
+        parts.append(f"{party.program}{'' if party.approved else ' (not approved)'}")
+    elif party.why:
+        parts.append(f"no program: {party.why}")
+    if party.address and (party.workload or party.identity):
+        parts.append(f"at {party.address}")
+    if party.listed and party.listed != party.workload:
+        parts.append(f"the directory lists {party.listed}")
+    return ", ".join(parts)
 
 
 def describe_verdict(record: DecisionRecord) -> str:

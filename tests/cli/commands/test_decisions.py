@@ -9,8 +9,8 @@ from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.policy.decision import Answer, PartyRecord, Phase, ProcessRecord
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction
-from shared.model.wire.admin import DecisionList, DecisionView
+from shared.model.policy.rules import Direction, NamespaceState
+from shared.model.wire.admin import DecisionList, DecisionView, NamespaceList
 from tests.cli.fake_ca import FakeCA
 from tests.cli.observations import DENIAL
 
@@ -131,3 +131,45 @@ def test_the_commands_are_few(ca: FakeCA, capsys: pytest.CaptureFixture[str]) ->
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 7
     assert lines[-1] == "  … and 2 more"
+
+
+def test_detail_says_everything_of_a_refusal_and_what_would_change_it(
+    ca: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = msgspec.structs.replace(
+        DENIAL.record,
+        reason=Reason.NO_RULE,
+        source=PartyRecord(address="198.18.0.3:1", workload="bank/teller", program=f"sha256:{'ab' * 32}"),
+        destination=PartyRecord(address="198.18.0.2:80", workload="shop/web", program=f"sha256:{'ef' * 32}"),
+        direction=Direction.INGRESS,
+        namespace="shop",
+        sidecar="web-0",
+        service="shop/web:80",
+        detail="source claimed: 198.18.0.9\nno",
+        port=80,
+    )
+    gone = msgspec.structs.replace(
+        refused,
+        reason=Reason.DESTINATION_UNREACHABLE,
+        direction=Direction.EGRESS,
+        destination=PartyRecord(address="198.18.9.9:80"),
+        detail="service shop/db has no ready endpoint",
+    )
+    views = tuple(DecisionView(id=number, record=each) for number, each in enumerate((refused, gone), 1))
+    ca.answers["GET /v1/decisions"] = DecisionList(decisions=views)
+    ca.answers["GET /v1/namespaces"] = NamespaceList(namespaces=(NamespaceState(namespace="shop"),))
+    assert run(["decisions", "--detail"]) == ExitCode.SUCCESS
+    printed = capsys.readouterr().out
+    for part in (
+        "bank/teller, sha256:abab",
+        "(not approved), at 198.18.0.3:1",
+        "Service shop/web:80",
+        "program      /tmp/intruder (pid ",
+        "sidecar      web-0",
+        "source claimed: 198.18.0.9\\nno",
+        f"touchmark program approve bank/teller sha256:{'ab' * 32}",
+        "add to spec.rules of MeshPolicy shop/default:",
+        "kubectl get endpointslices",
+    ):
+        assert part in printed, part
+    assert run(["decisions", "--detail", "--summary"]) == ExitCode.BAD_INPUT

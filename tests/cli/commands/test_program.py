@@ -10,10 +10,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from cli.commands.program import describe_weakness
 from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.identity.loaded_code import ApprovedCode, CodeCheck, LoadedObject
-from shared.model.identity.program import Program
+from shared.model.identity.program import Program, parse_program
 from shared.model.policy.rules import NamespaceState
 from shared.model.wire.admin import ProgramList, ProgramView
 from tests.cli.fake_ca import FakeCA
@@ -166,3 +167,14 @@ def test_new_libraries_are_one_change_that_is_asked_about_once(
     assert (request["name"], len(request["code"]["objects"])) == ("web-1", 2)
     assert run(["program", "update-code", "shop/web"]) == ExitCode.BAD_INPUT
     assert run(["program", "update-code", "shop/api", str(library)]) == ExitCode.NOT_FOUND
+
+
+def test_an_approval_of_no_main_script_says_what_it_allows(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    """``python3 -m http.server`` has none, so that its approval is all of Python without a script."""
+    program = f"sha256:{'ab' * 32}/main:none"
+    assert run(["program", "approve", "shop/web", program]) == ExitCode.BAD_INPUT
+    refused = capsys.readouterr().err
+    assert "every `-m` module, every `-c` text, standard input" in refused
+    assert "this main script only" not in refused
+    assert describe_weakness([parse_program(program)]).startswith("main:none allows everything")
+    assert describe_weakness([parse_program(program.replace("none", "cd" * 32))]).startswith("the main script is")
