@@ -25,10 +25,8 @@ class _Group:
 
     source_program: str
     destination_program: str
-    rows: list[StoredEdge] = field(default_factory=list)
-
-    def of(self, side: Direction) -> list[StoredEdge]:
-        return [row for row in self.rows if row.key.side is side]
+    of_source: list[StoredEdge] = field(default_factory=list)
+    of_destination: list[StoredEdge] = field(default_factory=list)
 
     def may_be(self, reported_by_source: _Group) -> bool:
         """Tell whether these connections may be those, which the source's side reported."""
@@ -47,7 +45,7 @@ def join_edges(rows: Iterable[StoredEdge]) -> list[EdgeView]:
         groups = pairs[name_party(key.source), name_party(key.destination), key.port]
         programs = (key.source.program, key.destination.program)
         group = groups.setdefault(programs, _Group(source_program=programs[0], destination_program=programs[1]))
-        group.rows.append(row)
+        (group.of_source if key.side is Direction.EGRESS else group.of_destination).append(row)
     views = [view for groups in pairs.values() for view in _join_pair(list(groups.values()))]
     views.sort(
         key=lambda view: (
@@ -63,38 +61,42 @@ def name_party(party: PartyRecord) -> str:
 
 
 def _join_pair(groups: Sequence[_Group]) -> list[EdgeView]:
-    sources = [group for group in groups if group.of(Direction.EGRESS)]
-    lone = [group for group in groups if not group.of(Direction.EGRESS)]
+    if len(groups) == 1:
+        return [_make_view(groups[0].of_source, groups[0].of_destination)]
+    sources = [group for group in groups if group.of_source]
+    lone = [group for group in groups if not group.of_source]
     fitting = {id(each): [source for source in sources if each.may_be(source)] for each in lone}
     views, taken = [], set()
     for source in sources:
         fits = [each for each in lone if source in fitting[id(each)]]
-        if len(fits) == 1 and len(fitting[id(fits[0])]) == 1 and not source.of(Direction.INGRESS):
+        if len(fits) == 1 and len(fitting[id(fits[0])]) == 1 and not source.of_destination:
             taken.add(id(fits[0]))
-            views.append(_make_view([*source.rows, *fits[0].rows]))
+            views.append(_make_view(source.of_source, fits[0].of_destination))
         else:
-            views.append(_make_view(source.rows))
-    views += [_make_view(each.rows, is_counted=not fitting[id(each)]) for each in lone if id(each) not in taken]
+            views.append(_make_view(source.of_source, source.of_destination))
+    views += [
+        _make_view([], each.of_destination, is_counted=not fitting[id(each)]) for each in lone if id(each) not in taken
+    ]
     return views
 
 
-def _make_view(rows: Sequence[StoredEdge], *, is_counted: bool = True) -> EdgeView:
-    of_source = [row for row in rows if row.key.side is Direction.EGRESS]
-    of_destination = [row for row in rows if row.key.side is Direction.INGRESS]
+def _make_view(
+    of_source: Sequence[StoredEdge], of_destination: Sequence[StoredEdge], *, is_counted: bool = True
+) -> EdgeView:
+    rows = [*of_source, *of_destination]
     counting = of_source or of_destination
+    sides = ((Direction.EGRESS, of_source), (Direction.INGRESS, of_destination))
     return EdgeView(
         source=_make_end([row.key.source for row in rows], of_source),
         destination=_make_end([row.key.destination for row in rows], of_destination),
         port=rows[0].key.port,
-        connections=sum(row.opened for row in counting),
-        bytes_sent=sum(row.bytes_sent for row in counting),
-        bytes_received=sum(row.bytes_received for row in counting),
-        first=min(row.first for row in rows),
-        last=max(row.last for row in rows),
-        reported_by=tuple(
-            side for side, its in ((Direction.EGRESS, of_source), (Direction.INGRESS, of_destination)) if its
-        ),
-        outcomes=tuple(sorted(map(_make_outcome, rows), key=_order)),
+        connections=sum([row.opened for row in counting]),
+        bytes_sent=sum([row.bytes_sent for row in counting]),
+        bytes_received=sum([row.bytes_received for row in counting]),
+        first=min([row.first for row in rows]),
+        last=max([row.last for row in rows]),
+        reported_by=tuple([side for side, its in sides if its]),
+        outcomes=tuple(sorted([_make_outcome(row) for row in rows], key=_order)),
         is_counted=is_counted,
         is_lossy=any(row.is_lossy for row in rows),
     )
@@ -106,19 +108,17 @@ def _make_end(parties: Sequence[PartyRecord], own: Sequence[StoredEdge]) -> Edge
     Arguments:
         own: the views of this end's own sidecar.
     """
-    newest = max(own, key=lambda row: row.evidence.time, default=None)
-
-    def find(name: str) -> str:
-        return next((str(getattr(party, name)) for party in parties if getattr(party, name)), "")
-
+    workload = listed = identity = address = program = path = ""
+    for party in parties:
+        workload, listed = workload or party.workload, listed or party.listed
+        identity, address = identity or party.identity, address or party.address
+        program = program or party.program
+    pods: tuple[str, ...] = ()
+    if own:
+        path = max(own, key=lambda row: row.evidence.time).evidence.path
+        pods = tuple(sorted({pod for row in own for pod in row.evidence.pods}))
     return EdgeEnd(
-        workload=find("workload"),
-        listed=find("listed"),
-        identity=find("identity"),
-        address=find("address"),
-        program=find("program"),
-        path="" if newest is None else newest.evidence.path,
-        pods=() if newest is None else tuple(sorted({pod for row in own for pod in row.evidence.pods})),
+        workload=workload, listed=listed, identity=identity, address=address, program=program, path=path, pods=pods
     )
 
 

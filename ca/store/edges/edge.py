@@ -15,7 +15,7 @@ from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
 
 
-class EdgeKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class EdgeKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """What equal connections have in common, as the sidecar on one side reported them.
 
     Attributes:
@@ -40,7 +40,7 @@ class EdgeKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     mode: Mode
 
 
-class EdgeEvidence(msgspec.Struct, frozen=True, kw_only=True):
+class EdgeEvidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What was seen last of an edge, for people; a sample, renewed at most once in a while.
 
     Attributes:
@@ -58,8 +58,7 @@ class EdgeEvidence(msgspec.Struct, frozen=True, kw_only=True):
     time: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredEdge:
+class StoredEdge(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One side's view of an edge, summed over a window of whole hours.
 
     Attributes:

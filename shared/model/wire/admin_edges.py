@@ -18,11 +18,12 @@ MAX_EDGES_LISTED: Final = 5_000
 DEFAULT_EDGES_LISTED: Final = 1_000
 
 
+# ``gc=False``: thousands are made at once, and none can be part of a circle that the garbage collector would look for.
 class _Answer(msgspec.Struct, frozen=True, kw_only=True):
     pass
 
 
-class EdgeEnd(_Answer, frozen=True):
+class EdgeEnd(_Answer, frozen=True, gc=False):
     """Who is at one end.
 
     Attributes:
@@ -49,7 +50,7 @@ class EdgeEnd(_Answer, frozen=True):
         return self.workload or self.identity or self.listed or self.address or "several addresses"
 
 
-class EdgeOutcome(_Answer, frozen=True):
+class EdgeOutcome(_Answer, frozen=True, gc=False):
     """What one side's sidecar decided of some of an edge's connections.
 
     Attributes:
@@ -80,7 +81,7 @@ class EdgeOutcome(_Answer, frozen=True):
         return "deny" if self.answer is Answer.DENY else "would deny" if self.would_deny else "allow"
 
 
-class EdgeView(_Answer, frozen=True):
+class EdgeView(_Answer, frozen=True, gc=False):
     """Who talked to whom.
 
     Attributes:

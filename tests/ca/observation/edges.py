@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -45,7 +44,7 @@ def make_edge(
     *, opened: int = 1, ended: int = 1, is_lossy: bool = False, path: str = "/bin/x", **key: Any
 ) -> StoredEdge:
     """Return one side's view of shop/web's connection to shop/db, with these changes of its key."""
-    return replace(
+    return msgspec.structs.replace(
         _EDGE,
         key=msgspec.structs.replace(_KEY, **key),
         opened=opened,
