@@ -156,16 +156,16 @@ class Process:
         wanted = f"socket:[{inode}]"
         if hint and self._link(hint) == wanted:
             return self._remember(hint)
-        # A process with many connections closes about the oldest one and gets its descriptor for the next.
+        # A process that closes each connection gets the same descriptor again; one that keeps them, the next number.
+        if self._hints:
+            last = next(reversed(self._hints))
+            for name in (last, str(int(last) + 1)):
+                if self._link(name) == wanted:
+                    return self._remember(name)
+        # One with many connections closes about the oldest one and gets its descriptor for the next.
         for name in list(islice(self._hints, _MAX_HINTS_TRIED)):
             if self._link(name) == wanted:
                 return self._remember(name)
-        # One that opens connection after connection gets descriptors in sequence; one that closes each, the same again.
-        if self._hints:
-            last = next(reversed(self._hints))
-            for name in (str(int(last) + 1), last):
-                if self._link(name) == wanted:
-                    return self._remember(name)
         if not max_descriptors:
             return ""
         try:

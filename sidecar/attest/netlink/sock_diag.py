@@ -254,6 +254,7 @@ def _find_attribute(body: bytes, wanted: int) -> tuple[int, int]:
     return 0, 0
 
 
+@lru_cache(maxsize=4096)
 def _pack_address(address: str) -> tuple[int, bytes]:
     try:
         if ":" not in address:
@@ -266,6 +267,7 @@ def _pack_address(address: str) -> tuple[int, bytes]:
     return AF_INET6, packed
 
 
+@lru_cache(maxsize=4096)
 def _format_address(family: int, packed: bytes) -> str:
     if family == AF_INET:
         return inet_ntop(AF_INET, packed[:4])
