@@ -20,6 +20,7 @@ from aiohttp import web
 
 from ca.admission.review import Request, allow, decode_review, fail, refuse
 from ca.metrics import Metrics
+from ca.places import NoPlaceError, Places
 from shared.model.errors import InputError, TouchmarkError
 from shared.model.injection.checks import check_ephemeral_containers
 from shared.model.injection.containers import InjectionOptions
@@ -33,6 +34,9 @@ INJECT_NAMESPACE_PATH: Final = "/v1/inject/namespace"
 # An object has at most 1.5 MiB (etcd); an update brings the old one along. The API server itself reads 3 MiB.
 MAX_REVIEW_BYTES: Final = 4 * 1024 * 1024
 MAX_CONCURRENT: Final = 16
+# Bodies that haven't come whole. The API server sends one at once; strangers who trickle theirs take no slot.
+MAX_READING: Final = 64
+READ_DEADLINE_S: Final = 3.0
 # Below the webhook's own timeoutSeconds (8), so that the pod's creator reads our reason and not a timeout.
 DEADLINE_S: Final = 6.0
 _MAX_LOGGED_CHARACTERS: Final = 253
@@ -62,6 +66,7 @@ class InjectionWebhook:
         self._publish_trust = publish_trust
         self._metrics = metrics
         self._slots = asyncio.Semaphore(MAX_CONCURRENT)
+        self.readers = Places(MAX_READING)
 
     def make_application(self) -> web.Application:
         """Make the HTTP application."""
@@ -74,14 +79,20 @@ class InjectionWebhook:
         """Answer one AdmissionReview."""
         began = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(DEADLINE_S), self._slots:
-                try:
-                    review = decode_review(await request.read())
-                except InputError as error:
-                    # The API server takes this for a failing webhook: closed, for pods that asked.
-                    self._count("malformed")
-                    return web.json_response({"message": error.message}, status=400)
-                answer = await self._answer(review, is_asked_by_namespace=request.path == INJECT_NAMESPACE_PATH)
+            async with asyncio.timeout(DEADLINE_S):
+                async with self.readers.take(request.remote, deadline_s=READ_DEADLINE_S):
+                    body = await request.read()
+                async with self._slots:
+                    answer = await self._answer(
+                        decode_review(body), is_asked_by_namespace=request.path == INJECT_NAMESPACE_PATH
+                    )
+        except InputError as error:
+            # The API server takes this for a failing webhook: closed, for pods that asked.
+            self._count("malformed")
+            return web.json_response({"message": error.message}, status=400)
+        except NoPlaceError:
+            self._count("overloaded")
+            return web.json_response({"message": "overloaded"}, status=503)
         except TimeoutError:
             self._count("timeout")
             return web.json_response({"message": "not answered in time"}, status=503)

@@ -127,6 +127,7 @@ class FakeSidecar:
         *,
         protocols: Sequence[str] | None = None,
         server_name: str = "",
+        local_address: str = "",
     ) -> None:
         self.services = services
         self.key, self.csr = make_csr()
@@ -138,6 +139,7 @@ class FakeSidecar:
             or None,
             proxy=None,
             server_hostname=server_name or services.listen.rpartition(":")[0],
+            local_addr=(local_address, 0) if local_address else None,
         )
         self.stream: websockets.ClientConnection
 

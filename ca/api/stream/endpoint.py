@@ -26,13 +26,15 @@ from ca.api.stream.messages import SidecarMessages
 from ca.distribution.hub import Hub
 from ca.kubernetes.view import ClusterView
 from ca.metrics import Metrics
+from ca.places import NoPlaceError, Places
 from shared.model.errors import ProtocolError, TouchmarkError
 from shared.model.wire.messages import MAX_MESSAGE_BYTES, FromSidecar, Refusal, Resume, encode_message
 from shared.model.wire.protocol import choose_protocol, name_subprotocol
 
 FIRST_MESSAGE_DEADLINE_S: Final = 10.0
 HEARTBEAT_S: Final = 20.0
-# Streams whose first message hasn't been accepted yet: strangers take no more memory than this many messages.
+# Streams whose first message hasn't come yet: strangers take no more memory than this many messages. Those that showed a
+# certificate of the mesh in the handshake have as many places of their own.
 MAX_UNAUTHENTICATED: Final = 128
 
 _log = structlog.get_logger("touchmark.ca")
@@ -59,13 +61,13 @@ class StreamEndpoint:
         self._cluster = cluster
         self._max_streams = max_streams
         self._metrics = metrics
-        self._unauthenticated = 0
+        self._strangers = Places(MAX_UNAUTHENTICATED)
+        self._members = Places(MAX_UNAUTHENTICATED)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Serve one stream until it ends. Refuses with 503 when a stated limit is reached."""
-        if len(self._hub) >= self._max_streams or self._unauthenticated >= MAX_UNAUTHENTICATED:
-            self._metrics.streams_refused.labels(code="overloaded").inc()
-            return web.Response(status=503, text="overloaded\n", headers={"Retry-After": "5"})
+        if len(self._hub) >= self._max_streams:
+            return self._turn_away()
         if not self._cluster.is_synced:
             # A pod that isn't known would be refused as if it were gone: it has to wait for what isn't read yet.
             self._metrics.streams_refused.labels(code="unsynced").inc()
@@ -86,11 +88,12 @@ class StreamEndpoint:
         )
         if not websocket.can_prepare(request):
             return web.Response(status=426, text="a WebSocket, please\n", headers={"Upgrade": "websocket"})
-        await websocket.prepare(request)
         try:
-            message = await self._receive_first(websocket)
+            message = await self._receive_first(request, websocket)
             leaf = _peer_certificate(request) if isinstance(message, Resume) else None
             session = await self._joining.open(message, leaf, protocol=protocol)
+        except NoPlaceError:
+            return self._turn_away()
         except TouchmarkError as error:
             await self._refuse(websocket, error)
             return websocket
@@ -104,15 +107,18 @@ class StreamEndpoint:
             await self._joining.close(session)
         return websocket
 
-    async def _receive_first(self, websocket: web.WebSocketResponse) -> FromSidecar | None:
-        self._unauthenticated += 1
+    def _turn_away(self) -> web.Response:
+        self._metrics.streams_refused.labels(code="overloaded").inc()
+        return web.Response(status=503, text="overloaded\n", headers={"Retry-After": "5"})
+
+    async def _receive_first(self, request: web.Request, websocket: web.WebSocketResponse) -> FromSidecar | None:
+        places = self._strangers if _peer_certificate(request) is None else self._members
         try:
-            async with asyncio.timeout(FIRST_MESSAGE_DEADLINE_S):
+            async with places.take(request.remote, deadline_s=FIRST_MESSAGE_DEADLINE_S):
+                await websocket.prepare(request)
                 return await receive(websocket)
         except TimeoutError as error:
             raise ProtocolError("no first message in time") from error
-        finally:
-            self._unauthenticated -= 1
 
     async def _refuse(self, websocket: web.WebSocketResponse, error: TouchmarkError, *, instance: str = "") -> None:
         self._metrics.streams_refused.labels(code=error.code).inc()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -20,6 +21,7 @@ from shared.model.errors import UnavailableError
 from shared.model.injection import checks as injection_checks
 from shared.model.injection.containers import find_ca_host
 from tests.ca.admission.reviews import Json, apply_response, make_review, read_response
+from tests.ca.running import eventually
 from tests.shared.model.injection.golden_injection import FILES, OPTIONS
 from tests.shared.model.injection.pods import default, make_pod
 
@@ -189,3 +191,26 @@ async def test_pods_made_from_one_template_are_named_by_it(hook: Hook, capsys: p
 
 def test_the_capabilities_that_injection_refuses_are_those_that_keep_a_pod_from_joining() -> None:
     assert injection_checks.DANGEROUS_CAPABILITIES == pod.DANGEROUS_CAPABILITIES
+
+
+async def test_bodies_that_trickle_in_take_no_slot(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The API server's questions are answered while strangers hold as many connections as there are slots, and more."""
+    host, port = hook.url.removeprefix("http://").split(":")
+    head = f"POST {INJECT_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{{".encode()
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(2 * webhook_module.MAX_CONCURRENT):
+            _, writer = await asyncio.open_connection(host, int(port))
+            stack.callback(writer.close)
+            writer.write(head)
+        await eventually(lambda: len(hook.webhook.readers) == 2 * webhook_module.MAX_CONCURRENT)
+        assert (await hook.ask(make_pod()))["allowed"] is True
+
+
+async def test_a_body_that_does_not_come_whole_has_a_deadline(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook_module, "READ_DEADLINE_S", 0.05)
+    host, port = hook.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"POST {INJECT_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{{".encode())
+    assert b" 503 " in await reader.readline()
+    writer.close()
+    assert hook.count("timeout") == 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import aiohttp
 import pytest
+from websockets import InvalidStatus, State
 
 from ca.api.stream import endpoint
 from ca.runtime.compose import RunningCA
@@ -37,6 +39,7 @@ from tests.ca.running import (
     make_csr,
     make_registration,
     make_token,
+    running_ca,
 )
 
 EVERYTHING = DecisionFilter()
@@ -154,14 +157,35 @@ async def test_a_sidecar_whose_protocols_are_all_unknown_is_told_so(services: Ru
 
 
 async def test_strangers_beyond_the_bound_are_turned_away_at_once(
-    services: RunningCA, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint, "MAX_UNAUTHENTICATED", 1)
-    async with FakeSidecar(services), aiohttp.ClientSession() as session:
-        url, context = f"https://{services.listen}{STREAM_PATH}", make_client_context(services)
+    async with running_ca(tmp_path) as services, FakeSidecar(services):
 
         async def is_turned_away() -> bool:
-            async with session.get(url, ssl=context) as response:
-                return (response.status, response.headers.get("Retry-After")) == (503, "5")
+            try:
+                async with FakeSidecar(services):
+                    return False
+            except InvalidStatus as error:
+                return (error.response.status_code, error.response.headers.get("Retry-After")) == (503, "5")
 
         await eventually(is_turned_away)
+
+
+async def test_silent_strangers_keep_neither_other_addresses_nor_known_sidecars_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All places are one pod's: others come nevertheless, at once."""
+    monkeypatch.setattr(endpoint, "MAX_UNAUTHENTICATED", 3)
+    async with running_ca(tmp_path) as services, contextlib.AsyncExitStack() as stack:
+        async with FakeSidecar(services) as known:
+            await known.enrol("known", "198.18.0.2")
+        silent = [await stack.enter_async_context(FakeSidecar(services)) for _ in range(3)]
+        pem = known.write_pem(tmp_path / "known.pem")
+        async with FakeSidecar(services, make_client_context(services, pem)) as again:
+            await again.resume("known", "198.18.0.2")
+        assert all(each.stream.state is State.OPEN for each in silent)
+        async with FakeSidecar(services, local_address="127.0.0.2") as other:
+            await other.enrol("other", "198.18.0.3")
+            refusal = await silent[0].receive()  # The oldest made room.
+    assert isinstance(refusal, Refusal)
