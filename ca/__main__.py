@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 import uvloop
 
+from ca.runtime.data_directory import HeldDirectory
 from ca.runtime.offline import run_restore, run_rewrap
 from ca.runtime.run import run_ca
 from ca.settings.configuration import Configuration
@@ -62,9 +63,24 @@ async def _run(configuration: Configuration) -> None:
             root_pin=ca.authorities.root_pin,
             kek_generated=ca.kek.generated_at is not None,
         )
-        await stop.wait()
+        await _wait(stop, ca.directory)
         log.info("ca_stopping")
     log.info("ca_stopped")
+
+
+async def _wait(stop: asyncio.Event, directory: HeldDirectory | None) -> None:
+    """Wait for a signal. Raises ``UnavailableError`` when the data directory is gone."""
+    if directory is None:
+        await stop.wait()
+        return
+    waiting = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(directory.watch())]
+    try:
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 def _configure_logs(level: str) -> None:

@@ -1,9 +1,13 @@
-"""Is the CA alive, and can it do its work? Readiness signs a certificate and touches the store. I/O."""
+"""Is the CA alive, and can it do its work? Readiness signs a certificate, and says whether the store works. I/O.
+
+A store that fails doesn't make the CA unready: taken out of its Service, it would no longer answer the webhook (so that
+no pod that asks could be created) nor tell connected sidecars anything, and no other replica has another store.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -24,7 +28,11 @@ REMEMBER_S: Final = 1.0
 
 
 class HealthEndpoint:
-    """``/healthz``, ``/readyz`` and ``/metrics``, for sidecars' port and the admin API."""
+    """``/healthz``, ``/readyz`` and ``/metrics``, for sidecars' port and the admin API.
+
+    Arguments:
+        check_directory: raises where the data directory is gone; None: there is none.
+    """
 
     def __init__(
         self,
@@ -32,12 +40,14 @@ class HealthEndpoint:
         store: Store,
         authorities: Authorities,
         cluster: ClusterView,
+        check_directory: Callable[[], None] | None,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._authorities = authorities
         self._cluster = cluster
+        self._check_directory = check_directory
         self._metrics = metrics
         self._clock = clock
         self._checked_at = float("-inf")
@@ -57,7 +67,7 @@ class HealthEndpoint:
         return _answer(Health(status="ok"))
 
     async def readyz(self, _request: web.Request) -> web.Response:
-        """Answer 200 when a certificate could be signed and a row written just now, else 503."""
+        """Answer 200 when a certificate could be signed just now, else 503; ``degraded`` when no row can be written."""
         async with self._checking:
             loop = asyncio.get_running_loop()
             if loop.time() - self._checked_at > REMEMBER_S:
@@ -76,9 +86,22 @@ class HealthEndpoint:
         checks = {
             "store": await self._check_store(),
             "sign": self._check_signing(),
+            **self._check_data_directory(),
             **self._cluster.check_ready(),
         }
-        return Health(status="ok" if set(checks.values()) == {"ok"} else "failing", checks=checks)
+        failing = {name for name, fault in checks.items() if fault != "ok"}
+        status = "ok" if not failing else "degraded" if failing == {"store"} else "failing"
+        return Health(status=status, checks=checks)
+
+    def _check_data_directory(self) -> Mapping[str, str]:
+        """Return nothing where all is well."""
+        if self._check_directory is None:
+            return {}
+        try:
+            self._check_directory()
+        except TouchmarkError as error:
+            return {"directory": error.message}
+        return {}
 
     async def _check_store(self) -> str:
         try:
@@ -109,7 +132,9 @@ class HealthEndpoint:
 
 def _answer(health: Health) -> web.Response:
     response = web.Response(
-        status=200 if health.status == "ok" else 503, body=msgspec.json.encode(health), content_type="application/json"
+        status=503 if health.status == "failing" else 200,
+        body=msgspec.json.encode(health),
+        content_type="application/json",
     )
     response.force_close()
     return response

@@ -23,6 +23,7 @@ from ca.metrics import Metrics
 from ca.observation.decisions import Decisions, Retention
 from ca.rotation.gates import ActivationGate, Pace, RetirementGate
 from ca.rotation.rotation import Rotation
+from ca.runtime.data_directory import HeldDirectory
 from ca.runtime.listeners import Listeners
 from ca.settings.configuration import Configuration
 from ca.store.store import Store
@@ -44,6 +45,7 @@ class RunningCA:
         admin_listen: ``host:port`` of the admin API's loopback address; empty: there is none.
         clock: seconds since the epoch.
         started: likewise.
+        directory: the data directory that it holds; None with a database.
     """
 
     configuration: Configuration
@@ -51,6 +53,7 @@ class RunningCA:
     admin_listen: str
     clock: Callable[[], float]
     started: float
+    directory: HeldDirectory | None
     metrics: Metrics
     kek: KeyEncryptionKey
     store: Store
@@ -68,6 +71,7 @@ async def compose(
     configuration: Configuration,
     *,
     listeners: Listeners,
+    directory: HeldDirectory | None,
     kek: KeyEncryptionKey,
     store: Store,
     authorities: Authorities,
@@ -105,6 +109,7 @@ async def compose(
         admin_listen=listeners.admin_listen,
         clock=clock,
         started=now,
+        directory=directory,
         metrics=metrics,
         kek=kek,
         store=store,

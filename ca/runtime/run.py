@@ -23,7 +23,7 @@ from ca.listening import SHUTDOWN_S
 from ca.metrics import Metrics
 from ca.observation.edge_retention import EdgeRetention
 from ca.runtime.compose import RunningCA, compose
-from ca.runtime.data_directory import lock_data_directory
+from ca.runtime.data_directory import wait_for_data_directory
 from ca.runtime.laggards import Laggards
 from ca.runtime.listeners import bind_listeners
 from ca.runtime.serve import serve
@@ -51,8 +51,11 @@ async def run_ca(configuration: Configuration, *, clock: Callable[[], float] = t
         InputError, UnavailableError, ConflictError: a directory, port or socket can't be used; each says which.
     """
     async with contextlib.AsyncExitStack() as stack:
+        directory = None
         if not configuration.database:
-            stack.enter_context(lock_data_directory(configuration.data_dir))
+            directory = await stack.enter_async_context(
+                wait_for_data_directory(configuration.data_dir, wait_s=configuration.lock_wait_s)
+            )
         listeners = stack.enter_context(bind_listeners(configuration))
         store = await _open_store(stack, configuration)
         kek = await _load_key(configuration, store)
@@ -68,6 +71,7 @@ async def run_ca(configuration: Configuration, *, clock: Callable[[], float] = t
         ca = await compose(
             configuration,
             listeners=listeners,
+            directory=directory.with_store() if directory is not None else None,
             kek=kek,
             store=store,
             authorities=authorities,

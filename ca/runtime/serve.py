@@ -41,7 +41,12 @@ async def serve(stack: contextlib.AsyncExitStack, ca: RunningCA, listeners: List
         ConflictError, UnavailableError: the admin socket can't be made.
     """
     health = HealthEndpoint(
-        store=ca.store, authorities=ca.authorities, cluster=ca.cluster, metrics=ca.metrics, clock=ca.clock
+        store=ca.store,
+        authorities=ca.authorities,
+        cluster=ca.cluster,
+        check_directory=ca.directory.check if ca.directory is not None else None,
+        metrics=ca.metrics,
+        clock=ca.clock,
     )
     survey = Survey(ca.hub)
     await _serve_sidecars(stack, ca, survey, health, listeners.sidecars)

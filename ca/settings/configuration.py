@@ -17,7 +17,8 @@ from shared.model.injection.containers import DEFAULT_CA_ADDRESS
 from shared.model.kubernetes.contract import CA_SERVICE, SYSTEM_NAMESPACE
 
 DEFAULT_TRUST_DOMAIN = "touchmark.local"
-DEFAULT_LEAF_LIFETIME_S = 3600.0
+# Renewed at half of it, every certificate outlasts two hours without a store (docs/explanation/architecture.md).
+DEFAULT_LEAF_LIFETIME_S = 18_000.0
 # A leaf shorter than this renews all the time; one longer than a day makes every revocation wait that long.
 LEAF_LIFETIME_RANGE_S = (300.0, 86_400.0)  # As ca/authority/sign.py has it.
 MAX_SIDECAR_IMAGES = 16
@@ -36,6 +37,8 @@ class Configuration:
         decisions_max_age_s, decisions_max_rows, decisions_max_bytes: what of the decisions is kept.
         edges_max_age_s, edges_max_bytes: what of the edges (who talked to whom, by hour) is kept.
         max_streams: sidecars at once.
+        lock_wait_s: how long a start waits for another CA to leave the data directory. In a cluster a pod is replaced
+            while the former one ends (30 s), and the startup probe gives the new one 60 s.
         database: URL of a PostgreSQL database that several replicas share; empty: SQLite in ``data_dir``.
         kubernetes: work in a cluster: pods join by their tokens, the directory is what the API server says.
         kubeconfig: how to reach the API server; None: as the pod's own service account.
@@ -65,6 +68,7 @@ class Configuration:
     edges_max_age_s: float = 30 * 86_400.0
     edges_max_bytes: int = 256 * 1024 * 1024
     max_streams: int = 10_000
+    lock_wait_s: float = 45.0
     log_level: str = "info"
     database: str = field(default="", repr=False)  # It may hold a password.
     kubernetes: bool = False
@@ -94,9 +98,9 @@ class Configuration:
         numbers = (self.decisions_max_rows, self.decisions_max_bytes, self.edges_max_bytes, self.max_streams)
         if not (self.decisions_max_age_s > 0 and self.edges_max_age_s > 0) or min(numbers) < 1:
             raise InputError("limits must be positive")
-        for wait_s in (self.rotation_minimum_wait_s, self.trust_delay_s):
+        for wait_s in (self.rotation_minimum_wait_s, self.trust_delay_s, self.lock_wait_s):
             if not 0 <= wait_s < math.inf:  # Also not a number that isn't one.
-                raise InputError("the rotation's minimum wait and the trust delay must be 0 or more seconds")
+                raise InputError("waits and delays must be 0 or more seconds")
         self._check_kubernetes()
         if self.admin_host and not _is_loopback(self.admin_host):
             raise InputError(

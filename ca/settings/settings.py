@@ -99,6 +99,11 @@ SETTINGS = (
         default=str(_DEFAULTS["max_streams"]), help="sidecars connected at once",
     ),
     Setting(
+        name="lock_wait_s", options=("--lock-wait-s",), metavar="SECONDS", parse=float,
+        default=f"{_DEFAULTS['lock_wait_s']:g}",
+        help="how long a start waits for another CA to leave the data directory",
+    ),
+    Setting(
         name="log_level", options=("--log-level",), choices=("debug", "info", "warning", "error"),
         default=_DEFAULTS["log_level"], help="least level of log entries",
     ),

@@ -33,7 +33,7 @@ from shared.model.wire.protocol import choose_protocol, name_subprotocol
 
 FIRST_MESSAGE_DEADLINE_S: Final = 10.0
 HEARTBEAT_S: Final = 20.0
-# Streams whose first message hasn't come yet: strangers take no more memory than this many messages. Those that showed a
+# Streams whose first message hasn't come yet: strangers take no more memory than this many messages. Those that show a
 # certificate of the mesh in the handshake have as many places of their own.
 MAX_UNAUTHENTICATED: Final = 128
 

@@ -9,10 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from ca.authority.kek import KeyEncryptionError
 from shared.model.errors import ConflictError, InputError, UnavailableError
-from tests.ca.running import FakeSidecar, ShiftedClock, running_ca
+from shared.model.wire.admin import Health
+from shared.model.wire.messages import CertificateIssued, CertificateRefused, CertificateRequest
+from tests.ca.postgresql import PostgreSQL
+from tests.ca.running import Admin, FakeSidecar, ShiftedClock, eventually, running_ca
 
 
 async def test_a_port_in_use_leaves_no_store_behind(tmp_path: Path) -> None:
@@ -74,3 +78,38 @@ def test_outside_a_cluster_its_client_library_is_not_loaded() -> None:
     """It takes 20 MiB."""
     code = "import sys, ca.runtime.run; sys.exit('kubernetes' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+async def test_two_hours_without_the_store_end_no_certificate(tmp_path: Path, postgresql: PostgreSQL) -> None:
+    """It goes at the worst moment, when everything is about to be renewed. The CA stays ready and keeps its streams."""
+    clock = ShiftedClock()
+    url = postgresql.url("outage")
+    async with (
+        running_ca(tmp_path, clock=clock, database=url) as services,
+        Admin(services) as admin,
+        FakeSidecar(services) as sidecar,
+    ):
+        await sidecar.enrol("a", "198.18.0.2")
+        leaf = x509.load_der_x509_certificate(sidecar.chain[0])
+        ends = leaf.not_valid_after_utc.timestamp()
+        clock.shift_s = (ends - clock()) / 2 - 1
+        postgresql.stop()
+        try:
+            clock.shift_s += 2 * 3600
+            assert clock() < ends
+            ready = await admin.get("/readyz", Health)
+            assert ready.status == "degraded" and ready.checks["sign"] == "ok"
+            assert services.server_certificate.not_after > clock()
+            await sidecar.send(CertificateRequest(request=7, csr=sidecar.csr))
+            refused = await sidecar.expect(CertificateRefused)
+            assert (refused.request, refused.reason) == (7, "ca_unavailable")
+        finally:
+            postgresql.restart()
+
+        async def is_renewed() -> bool:
+            await sidecar.send(CertificateRequest(request=8, csr=sidecar.csr))
+            answer = await sidecar.receive()
+            return isinstance(answer, CertificateIssued)
+
+        await eventually(is_renewed)
+        assert (await admin.get("/readyz", Health)).status in ("ok", "degraded")  # It is remembered for a second.

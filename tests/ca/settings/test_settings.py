@@ -22,7 +22,7 @@ def test_without_options_everything_has_its_place(monkeypatch: pytest.MonkeyPatc
     configuration = parse_arguments([])
     assert configuration.listen == "127.0.0.1:15443"
     assert configuration.admin_socket == tmp_path / "admin.sock"
-    assert configuration.leaf_lifetime_s == 3600
+    assert configuration.leaf_lifetime_s == 18_000
 
 
 def test_each_option_arrives(tmp_path: Path) -> None:
