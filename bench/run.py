@@ -20,10 +20,15 @@ from bench.processes import Processes, free_ports, own_python, raise_descriptor_
 from bench.subjects.envoy import run_envoy
 from bench.subjects.nginx import run_nginx, start_web_server
 from bench.subjects.subject import Backends, RunningSubject, Starter
-from bench.subjects.touchmark import run_touchmark, run_touchmark_no_reuse
+from bench.subjects.touchmark import run_touchmark, run_touchmark_no_reuse, run_touchmark_python
 from bench.works import Scale, Task, Work, run_work, warm_up
 
-SUBJECTS: Final[Mapping[str, Starter]] = {"touchmark": run_touchmark, "envoy": run_envoy, "nginx": run_nginx}
+SUBJECTS: Final[Mapping[str, Starter]] = {
+    "touchmark": run_touchmark,
+    "touchmark-python": run_touchmark_python,
+    "envoy": run_envoy,
+    "nginx": run_nginx,
+}
 NO_REUSE: Final[Mapping[str, Starter]] = {**SUBJECTS, "touchmark": run_touchmark_no_reuse}
 
 Say = Callable[[str], None]

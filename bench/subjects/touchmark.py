@@ -86,6 +86,17 @@ def run_touchmark(directory: Path, backends: Backends) -> Iterator[RunningSubjec
 
 
 @contextmanager
+def run_touchmark_python(directory: Path, backends: Backends) -> Iterator[RunningSubject]:
+    """Start the same with no byte moved by the compiled loop.
+
+    Raises:
+        BenchError: a part doesn't start.
+    """
+    with _run_pair(directory, backends, ["-m", "sidecar", "--engine", "python"]) as subject:
+        yield subject
+
+
+@contextmanager
 def run_touchmark_no_reuse(directory: Path, backends: Backends) -> Iterator[RunningSubject]:
     """Start the same with no tunnel used twice.
 

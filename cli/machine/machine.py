@@ -5,6 +5,7 @@ Belongs here: facts that ``doctor`` shows and that the demo chooses by. Doesn't:
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import resource
@@ -22,6 +23,7 @@ _CAP_NET_ADMIN: Final = 12  # linux/capability.h
 _CAP_SYS_PTRACE: Final = 19
 _MIN_DESCRIPTORS: Final = 4096
 _PROBE_TIMEOUT_S: Final = 5
+_ENGINE: Final = "sidecar.native._loop"
 _SIDECAR_UID: Final = 1337  # The default of the sidecar's `redirect: {uid: …}`.
 SYSTEM_PATH: Final = ":/usr/local/sbin:/usr/sbin:/sbin"
 
@@ -74,7 +76,14 @@ def can_make_namespaces() -> bool:
 
 def examine_machine() -> list[Finding]:
     """Return what this machine offers, most basic first."""
-    return [_examine_python(), _examine_kernel(), _examine_sock_diag(), *_examine_programs(), *_examine_rights()]
+    return [
+        _examine_python(),
+        _examine_engine(),
+        _examine_kernel(),
+        _examine_sock_diag(),
+        *_examine_programs(),
+        *_examine_rights(),
+    ]
 
 
 def _examine_python() -> Finding:
@@ -84,6 +93,18 @@ def _examine_python() -> Finding:
         is_well=is_well,
         observation=platform.python_version(),
         hint="" if is_well else "Touchmark needs 3.11 or newer",
+    )
+
+
+def _examine_engine() -> Finding:
+    """The sidecar isn't imported here: what it would load is looked for."""
+    is_built = importlib.util.find_spec(_ENGINE) is not None
+    return Finding(
+        subject="sidecar's engine",
+        is_well=is_built,
+        is_optional=True,
+        observation="native: the compiled loop moves bytes" if is_built else "Python: the compiled loop isn't built",
+        hint="" if is_built else "apt install gcc libc6-dev python3-dev; then make setup, or install touchmark again",
     )
 
 

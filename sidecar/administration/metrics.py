@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from shared.model.policy.rules import Direction, Mode
 from shared.model.version import VERSION
 from sidecar.figures.exposition import Page
+from sidecar.native.engine import current_engine
 from sidecar.probing.life import Life, Serving
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class Metrics:
     def render(self) -> bytes:
         """Return the page in Prometheus' text format."""
         page, stage = Page(), self._life.stage
-        page.add_gauge(f"{_PREFIX}info", "The sidecar's release.", [({"version": VERSION}, 1)])
+        labels = {"version": VERSION, "engine": current_engine().value}
+        page.add_gauge(f"{_PREFIX}info", "The sidecar's release, and the engine that moves bytes.", [(labels, 1)])
         page.add_gauge(f"{_PREFIX}serving", "1 while connections are accepted.", int(isinstance(stage, Serving)))
         page.add_gauge(
             f"{_PREFIX}ca_stream_connected", "1 while there is a stream to the CA.", int(self._uplink.is_connected)

@@ -18,6 +18,7 @@ from sidecar.capture.capturing import Door, close_doors, open_doors
 from sidecar.capture.redirect import install_redirect
 from sidecar.capture.redirect_table import RedirectRules
 from sidecar.control.joining import ByJoinToken, ByPod, Joining
+from sidecar.native.engine import choose
 from sidecar.parts import Limits
 from sidecar.runtime.privileges import CAP_NET_ADMIN, KEPT, become_user, keep_only, keep_what_a_pod_gives
 from sidecar.settings.configuration import CaptureKind, Configuration
@@ -57,9 +58,10 @@ def prepare(configuration: Configuration) -> Prepared:
     """Do what needs privileges, then give them up. No thread may run yet: capabilities belong to threads.
 
     Raises:
-        InputError: the token or the log file can't be used.
+        InputError: the token or the log file can't be used, or the native engine is asked for and isn't there.
         MachineError: an address can't be had, the redirect can't be installed, privileges can't be dropped.
     """
+    choose(configuration.engine)
     joining, ca = _choose_joining(configuration)
     log = 1 if configuration.log_file is None else _open_log(configuration.log_file)
     limits = _limit(configuration)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from sidecar.control.feed import CertificateExpiredError, Feed
 from sidecar.events import Events
+from sidecar.native.engine import current_engine
 from sidecar.probing.life import Life
 from sidecar.runtime.compose import Composition
 from sidecar.runtime.live_checks import watch_ages, watch_holders, watch_programs
@@ -51,6 +52,7 @@ async def serve(parts: Composition, prepared: Prepared, life: Life, events: Even
         capture=prepared.configuration.capture.value,
         mode=sidecar.policies.own.state.mode.value,
         pages_locked=prepared.pages_locked,
+        engine=current_engine().value,
         ca_version=parts.opener.uplink.ca_version,
     )
     await shutdown.requested.wait()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shared.model.errors import InputError
 from shared.model.kubernetes.contract import ProbeTarget
+from sidecar.native.engine import Wanted
 from sidecar.settings.pod import Pod
 from sidecar.sockets.address import Endpoint, format_endpoint, is_loopback
 
@@ -97,6 +98,7 @@ class Configuration:
         serves_metrics: ``/metrics`` is answered on the health port.
         has_admin_socket: `touchmark sidecar` is answered.
         watchdog_s: how long the event loop may stand still before the sidecar ends; 0: for ever.
+        engine: what moves bytes.
         traces_frames: an event is written for each frame of a tunnel.
         mtls_ports: ports at which outsiders are served by plain mTLS only; with explicit listeners, of their `listen`.
         mtls_destination_ports: ports towards which plain mTLS is spoken outside the mesh; with explicit listeners, of
@@ -129,6 +131,7 @@ class Configuration:
     serves_metrics: bool = True
     has_admin_socket: bool = True
     watchdog_s: float = 30.0
+    engine: Wanted = Wanted.AUTO
     traces_frames: bool = False
     mtls_ports: tuple[int, ...] = ()
     mtls_destination_ports: tuple[int, ...] = ()

@@ -18,6 +18,7 @@ from shared.model.errors import IdentityError, InputError
 from shared.model.identity.identity import check_trust_domain
 from shared.runtime.settings import Setting, make_parser, read_environment, read_options
 from sidecar.events import LEVELS
+from sidecar.native.engine import Wanted
 from sidecar.settings.configuration import (
     TOKEN_VARIABLE,
     CaptureKind,
@@ -199,6 +200,11 @@ SETTINGS = (
         name="watchdog_s", options=("--watchdog-seconds",), yaml="limits.watchdogSeconds", metavar="SECONDS",
         parse=_parse_watchdog, default=f"{_DEFAULTS.watchdog_s:g}",
         help="end the sidecar when its event loop stands still for so long; 0: never",
+    ),
+    Setting(
+        name="engine", options=("--engine",), yaml="engine", choices=tuple(each.value for each in Wanted), parse=Wanted,
+        default=_DEFAULTS.engine.value,
+        help="what moves bytes: the compiled loop where it was built, that or no start, or Python",
     ),
     Setting(
         name="instance", options=("--instance",), yaml="instance", metavar="NAME", parse=parse_instance,

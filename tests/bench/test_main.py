@@ -11,7 +11,7 @@ from bench.works import Work
 def test_by_default_everything_runs() -> None:
     options = parse_arguments([])
     assert options.works == list(Work)
-    assert options.subjects == ["touchmark", "envoy", "nginx"]
+    assert options.subjects == ["touchmark", "touchmark-python", "envoy", "nginx"]
     assert options.rounds == 3
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from cli.machine.machine import examine_machine, find_program, is_sidecar_user_mapped
+from sidecar.native.engine import load
 
 
 def test_each_finding_that_isn_t_well_has_a_hint() -> None:
     findings = examine_machine()
     assert {"Python", "kernel", "sock_diag", "nft"} <= {finding.subject for finding in findings}
+    (engine,) = (finding for finding in findings if finding.subject == "sidecar's engine")
+    assert engine.is_well is (load() is not None)
     assert all(finding.hint for finding in findings if not finding.is_well)
 
 
