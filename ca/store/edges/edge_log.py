@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Executable, case, delete, func, insert, select, text, tuple_, union, update
+from sqlalchemy import Executable, case, delete, exists, func, insert, select, text, tuple_, union, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -354,18 +354,24 @@ class EdgeLog:
     async def prune(self, *, max_age_s: float, max_bytes: int, now: float) -> int:
         """Forget hours that are too old, or a day that is too much, the oldest; return how much went.
 
-        One call forgets a bounded number on SQLite: call again while it returns more than 0.
+        One call forgets a bounded number on SQLite: call again while it returns more than 0. Hours that went for their
+        size keep their reports, marked: something of them is lost.
         """
-        before = int((now - max_age_s) // HOUR_S)
+        too_old = before = int((now - max_age_s) // HOUR_S)
         size, oldest = await self.estimate_bytes()
         if size > max_bytes and oldest:
             before = max(before, (oldest // _DAY_HOURS + 1) * _DAY_HOURS)
         gone = await (self._prune_rows(before) if self._database.is_sqlite else self._drop_partitions(before, now))
+        columns = edge_reports.c
         async with self._database.writing() as connection:
             old = select(edges.c.edge_id).where(edges.c.last_hour < before).limit(_PRUNED_AT_ONCE)
+            if self._database.is_sqlite:  # Hours without their edge would be found by nothing; partitions go anyway.
+                old = old.where(~exists().where(edge_hours.c.edge_id == edges.c.edge_id))
             gone += (await connection.execute(delete(edges).where(edges.c.edge_id.in_(old)))).rowcount
-            mine = tuple_(edge_reports.c.instance, edge_reports.c.hour)
-            reports = select(edge_reports.c.instance, edge_reports.c.hour).where(edge_reports.c.hour < before)
+            marked = update(edge_reports).where(columns.hour >= too_old, columns.hour < before, columns.lost == 0)
+            await connection.execute(marked.values(lost=1))
+            mine = tuple_(columns.instance, columns.hour)
+            reports = select(columns.instance, columns.hour).where(columns.hour < too_old)
             gone += (
                 await connection.execute(delete(edge_reports).where(mine.in_(reports.limit(_PRUNED_AT_ONCE))))
             ).rowcount

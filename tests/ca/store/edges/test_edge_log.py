@@ -312,7 +312,10 @@ async def test_numbers_that_cannot_be_stop_nobody(tmp_path: Path) -> None:
         assert (edge.opened, edge.bytes_sent, edge.bytes_received) == (1500, 1500 * 2**50, 0)
 
 
-async def test_what_is_old_is_forgotten_and_then_what_is_too_much(tmp_path: Path) -> None:
+async def test_what_is_old_is_forgotten_and_then_what_is_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_log, "_PRUNED_AT_ONCE", 7)
     async with opened(tmp_path) as core:
         store = core.store
         for day in range(40):
@@ -322,6 +325,9 @@ async def test_what_is_old_is_forgotten_and_then_what_is_too_much(tmp_path: Path
             pass
         kept = sorted(await list_ports(store))
         assert kept[-2:] == [39, 100] and kept[0] in (8, 9)  # PostgreSQL drops whole days.
+        async with store.database.reading() as connection:
+            orphans = select(func.count()).where(edge_hours.c.edge_id.not_in(select(edges.c.edge_id)))
+            assert await connection.scalar(orphans) == 0
         size, _ = await store.edges.estimate_bytes()
         await store.edges.prune(max_age_s=30 * 86_400, max_bytes=size - 1, now=NOW)
         while await store.edges.prune(max_age_s=30 * 86_400, max_bytes=size - 1, now=NOW):
@@ -332,6 +338,18 @@ async def test_what_is_old_is_forgotten_and_then_what_is_too_much(tmp_path: Path
         assert ports[-2:] == [39, 100] and 10 < len(ports) < len(kept)
         await add(store, [allow(NOW, port=200)], now=NOW)
         assert 200 in await list_ports(store)
+
+
+async def test_what_went_for_its_size_counts_as_lost(tmp_path: Path) -> None:
+    """A namespace whose hours were dropped to make room must not look as if nothing had happened in them."""
+    async with opened(tmp_path) as core:
+        store = core.store
+        await add(store, [allow(NOW - 60, port=1)], now=NOW - 60)
+        await store.edges.prune(max_age_s=30 * 86_400, max_bytes=1, now=NOW)
+        assert await list_ports(store) == []
+        await add(store, [allow(NOW, port=2)], now=NOW)
+        (edge,) = (await store.edges.list_edges("shop", since=NOW - 90)).edges
+        assert edge.is_lossy
 
 
 async def test_postgresql_keeps_a_partition_for_each_day(tmp_path: Path, backend: str) -> None:
