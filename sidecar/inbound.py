@@ -41,7 +41,7 @@ from sidecar.sockets.ending import reset_after_delivery
 from sidecar.steps import (
     dial_application,
     look_up,
-    look_up_workload,
+    look_up_if_known,
     obtain_policy,
     pump_plainly,
     wait_for_handshake,
@@ -314,10 +314,11 @@ async def carry_plaintext(sidecar: Sidecar, captured: Captured, application: End
         destination=captured.destination,
         application=captured.connection,
     ) as connection:
+        entry = await look_up_if_known(sidecar, captured.source[0], Direction.INGRESS, is_stranger=True)
         connection.parties.source = replace(
             connection.parties.source,
-            listed=await look_up_workload(sidecar, captured.source[0]),
-            why_unidentified=Reason.PEER_UNIDENTIFIED,
+            listed=listed_workload(entry) if entry is not None and entry.namespace else None,
+            why_unidentified=Reason.CA_UNAVAILABLE if entry is None else Reason.PEER_UNIDENTIFIED,
         )
         connection.transport = Transport.PLAINTEXT
         listener = await attest_application(sidecar, application)

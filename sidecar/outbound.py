@@ -33,7 +33,7 @@ from sidecar.pump.tunnel_pump import TunnelPump
 from sidecar.routing.route import PERHAPS_GONE, Route
 from sidecar.sockets.dial import DialError
 from sidecar.sockets.ending import reset_after_delivery
-from sidecar.steps import look_up, obtain_policy, pump_plainly
+from sidecar.steps import look_up_if_known, obtain_policy, pump_plainly
 from sidecar.tunnel.frames import Opening
 from sidecar.tunnel.no_program import learn_why
 from sidecar.tunnel.pool import TunnelKey
@@ -134,14 +134,25 @@ async def identify(sidecar: Sidecar, connection: Connection, route: Route) -> Di
 
     Where the destination is a Service's address, one of its endpoints becomes the destination.
 
+    Where nothing is known of it and the CA doesn't answer, permissive mode goes on without mutual TLS, marked.
+
     Raises:
-        Refused: the CA didn't answer and nothing is known. A destination that may be in the mesh, under rules that
-            aren't known, is never reached plainly. Or the Service has no endpoint.
+        Refused: the CA didn't answer, nothing is known, and the mode is explicit or a deny rule may name the
+            destination. Or the Service has no endpoint.
     """
-    entry, parties = await look_up(sidecar, route.dialled[0]), connection.parties
-    if entry.service is not None:
+    parties = connection.parties
+    entry = await look_up_if_known(sidecar, route.dialled[0], Direction.EGRESS)
+    if entry is not None and entry.service is not None:
         route.take_endpoint(entry.service, now=asyncio.get_running_loop().time())
-        entry = await look_up(sidecar, parties.destination_endpoint[0])
+        entry = await look_up_if_known(sidecar, parties.destination_endpoint[0], Direction.EGRESS)
+    if entry is None:
+        address = parties.destination_endpoint[0]
+        detail = f"who is at {address} isn't known: the CA doesn't answer"
+        if route.dialled[1] in sidecar.mtls_destination_ports:
+            raise Refused(Reason.CA_UNAVAILABLE, detail)
+        connection.detail = detail
+        parties.destination = replace(parties.destination, why_unidentified=Reason.CA_UNAVAILABLE)
+        return DirectoryEntry(address=address)
     if entry.namespace:
         await obtain_policy(sidecar, entry.namespace)
         workload = listed_workload(entry)

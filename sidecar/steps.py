@@ -14,7 +14,7 @@ from shared.model.errors import UnavailableError
 from shared.model.identity.identity import Workload
 from shared.model.policy.decision import Ending, Transport
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction
+from shared.model.policy.rules import Direction, Mode
 from shared.model.wire.messages import DirectoryEntry
 from sidecar.connection.connection import Connection, Refused
 from sidecar.mesh.directory_cache import listed_workload
@@ -47,6 +47,29 @@ async def look_up(sidecar: Sidecar, address: str, *, is_stranger: bool = False) 
         except (UnavailableError, TimeoutError) as error:
             raise Refused(Reason.CA_UNAVAILABLE, f"who is at {address} isn't known") from error
     return entry
+
+
+async def look_up_if_known(
+    sidecar: Sidecar, address: str, direction: Direction, *, is_stranger: bool = False
+) -> DirectoryEntry | None:
+    """Return who the directory lists at an address; None where the CA doesn't say and the connection goes on, marked.
+
+    It goes on in permissive mode. Not where the own namespace has deny rules for this direction: one of them may name
+    who is there.
+
+    Raises:
+        Refused: the CA didn't answer.
+    """
+    own = sidecar.policies.own
+    may_go_on = own.state.mode is Mode.PERMISSIVE and not own.denies[direction].rules
+    if may_go_on and sidecar.directory.is_silent and sidecar.directory.get(address) is None:
+        return None
+    try:
+        return await look_up(sidecar, address, is_stranger=is_stranger)
+    except Refused:
+        if not may_go_on:
+            raise
+        return None
 
 
 async def look_up_workload(sidecar: Sidecar, address: str) -> Workload | None:

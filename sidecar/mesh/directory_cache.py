@@ -6,6 +6,7 @@ Belongs here: the entries, their bound, and which of them a new stream still has
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
@@ -20,6 +21,8 @@ from sidecar.mesh.answers import MAX_QUESTIONS, Answers
 MAX_ENTRIES = 131_072
 # Look-ups of known addresses that wait for their answers: fewer than the stream's queues hold, on both sides.
 MAX_CONFIRMING = 512
+# Who may go on without an answer doesn't wait for one again so soon.
+_SILENCE_S = 5.0
 # Strangers choose what is asked about them: the other questions are for what the pod itself dials.
 MAX_STRANGERS_QUESTIONS = MAX_QUESTIONS // 2
 _MAX_WORKLOADS = 8192
@@ -53,6 +56,7 @@ class DirectoryCache:
         self._timeout_s = timeout_s
         self._entries: OrderedDict[str, DirectoryEntry] = OrderedDict()
         self._answers: Answers[str, DirectoryEntry] = Answers()
+        self._silent_until = 0.0
         # Asked for without a waiter.
         self._expected: set[str] = set()
         # While a stream has to confirm what is known: addresses to ask for (the next one last), asked for, answered.
@@ -67,6 +71,11 @@ class DirectoryCache:
     def unconfirmed(self) -> int:
         """How many entries the CA hasn't confirmed yet on the present stream."""
         return len(self._to_confirm) + len(self._confirming)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether there is no stream, and the last question wasn't answered, a few seconds ago."""
+        return not self._is_connected() and time.monotonic() < self._silent_until
 
     def get(self, address: str) -> DirectoryEntry | None:
         """Return what is known here, or None when the CA has to be asked first."""
@@ -163,9 +172,13 @@ class DirectoryCache:
         self._confirming.discard(address)
 
     async def _ask(self, address: str, *, most: int = MAX_QUESTIONS) -> DirectoryEntry:
-        return await self._answers.wait(
-            address, lambda: self._ask_ca(Lookup(address=address)), timeout_s=self._timeout_s, most=most
-        )
+        try:
+            return await self._answers.wait(
+                address, lambda: self._ask_ca(Lookup(address=address)), timeout_s=self._timeout_s, most=most
+            )
+        except UnavailableError:
+            self._silent_until = time.monotonic() + _SILENCE_S
+            raise
 
 
 @lru_cache(maxsize=_MAX_WORKLOADS)

@@ -197,13 +197,17 @@ class FakeDirectory:
 
     entries: dict[str, DirectoryEntry]
     newer: dict[str, DirectoryEntry] = field(default_factory=dict)
+    unknown: set[str] = field(default_factory=set)
+    is_silent: bool = False
     refreshed: list[str] = field(default_factory=list)
     asked_ahead: list[str] = field(default_factory=list)
 
     def get(self, address: str) -> DirectoryEntry | None:
+        if address in self.unknown:
+            return None
         return self.entries.get(address, DirectoryEntry(address=address))
 
-    async def look_up(self, address: str) -> DirectoryEntry:
+    async def look_up(self, address: str, *, is_stranger: bool = False) -> DirectoryEntry:
         raise UnavailableError("ordered by the test")
 
     def ask_ahead(self, address: str) -> None:

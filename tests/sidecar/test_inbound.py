@@ -477,6 +477,16 @@ async def test_a_plain_connection_from_outside_needs_a_rule_in_explicit_mode() -
             (Answer.ALLOW, False, Reason.ALLOW_RULE),
         ]
         assert pair.server.records[0].transport is Transport.PLAINTEXT
+        # Who is there, when the CA doesn't say: perhaps a member, whom the rule isn't meant for.
+        pair.server.directory.unknown.add("203.0.113.7")
+        assert await ask() == b""
+        pair.set_state(approve((SERVER, SERVER_PROGRAM), rules=(outside_rule,)))
+        assert await ask() == b"hi"
+        await until(lambda: len(pair.server.records) == 5)
+        assert [(r.answer, r.would_deny, r.reason) for r in pair.server.records[3:]] == [
+            (Answer.DENY, False, Reason.CA_UNAVAILABLE),
+            (Answer.ALLOW, True, Reason.CA_UNAVAILABLE),
+        ]
 
 
 async def test_an_idle_tunnel_is_ended_by_closing_and_the_client_dials_anew() -> None:

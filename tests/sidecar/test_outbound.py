@@ -17,7 +17,7 @@ import pytest
 from shared.model.identity.program import Program
 from shared.model.policy.decision import Answer, Ending, Transport
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Mode
+from shared.model.policy.rules import Action, Direction, Mode, Peer, Rule
 from shared.model.wire.messages import DirectoryEntry, ServiceEntry, ServicePort
 from sidecar.connection.connection import Connection
 from sidecar.parts import Limits
@@ -248,6 +248,39 @@ async def test_a_program_that_cannot_be_attested_goes_by_the_sidecars_own_certif
         assert record.source.why == Reason.NO_OWNER
         assert record.source.identity.endswith("/sidecar")
         assert record.would_deny
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+async def test_an_address_that_the_ca_doesnt_tell_is_reached_plainly_and_marked_in_permissive_mode_alone(
+    *, is_silent: bool
+) -> None:
+    async with running_pair(echo) as pair:
+        pair.client.directory.unknown.add("127.0.0.1")
+        pair.client.directory.is_silent = is_silent
+        programs = (CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM)
+        outside = Rule(
+            name="outside",
+            action=Action.ALLOW,
+            direction=Direction.EGRESS,
+            peers=(Peer(unidentified=True, cidrs=("0.0.0.0/0",)),),
+        )
+        named = Rule(name="no-db", action=Action.DENY, direction=Direction.EGRESS, peers=(Peer(namespace="bank"),))
+        for mode, rules, answer in (
+            (Mode.PERMISSIVE, (), b"hello"),
+            (Mode.PERMISSIVE, (outside,), b"hello"),  # It may be a member: the rule isn't meant for that.
+            (Mode.PERMISSIVE, (named,), b""),
+            (Mode.EXPLICIT, (outside,), b""),
+        ):
+            pair.set_state(approve(*programs, mode=mode, rules=rules))
+            assert await ask(pair) == answer
+        await until(lambda: len(pair.client.records) == 4)
+        assert {record.reason for record in pair.client.records} == {Reason.CA_UNAVAILABLE}
+        plain = pair.client.records[1]
+        assert [(each.answer, each.would_deny) for each in pair.client.records] == [
+            (Answer.ALLOW, True), (Answer.ALLOW, True), (Answer.DENY, False), (Answer.DENY, False),
+        ]  # fmt: skip
+        assert (plain.transport, plain.destination.why) == (Transport.PLAINTEXT, Reason.CA_UNAVAILABLE)
+        assert "isn't known" in plain.detail
 
 
 async def test_without_a_sidecar_there_permissive_flows_plainly_and_explicit_refuses() -> None:

@@ -207,6 +207,12 @@ def evaluate(
     ):
         return verdict(allowed=False, reason=Reason.PEER_WORKLOAD_MISMATCH)
 
+    # Who is there isn't known: a rule that allows strangers may not be meant for a member.
+    peer = destination if direction is Direction.EGRESS else source
+    if peer.workload is None and peer.why_unidentified is Reason.CA_UNAVAILABLE:
+        is_permissive = own.state.mode is Mode.PERMISSIVE
+        return verdict(allowed=is_permissive, reason=Reason.CA_UNAVAILABLE, would_deny=is_permissive)
+
     # 2. Allow rules: the destination's ingress rules; where it has no namespace, the source's egress rules.
     if destination_policy is not None:
         for rule in destination_policy.allows[Direction.INGRESS].find_candidates(

@@ -20,7 +20,8 @@ class Party(msgspec.Struct, frozen=True, kw_only=True):
         address: where it is; None only in explanations that don't name one.
         listed: the workload that the directory lists at ``address``. Never grants anything.
         why_unidentified: why ``program`` is None, when the party is in the mesh and its sidecar said so;
-            ``MTLS_UNAVAILABLE`` for a destination in the mesh that no tunnel reaches.
+            ``MTLS_UNAVAILABLE`` for a destination in the mesh that no tunnel reaches; without a workload
+            ``CA_UNAVAILABLE`` for an address of which the CA didn't say who is there.
         is_pending: the program isn't known *yet* (before a tunnel is dialled; without a workload: before a foreign peer
             is): rules that depend on it are taken to allow, and the caller decides again once it is known, before any
             byte flows.

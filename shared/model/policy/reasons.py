@@ -203,7 +203,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         fix="Stop the other listener (SO_REUSEPORT, or a wildcard beside a specific address).",
     ),
     Reason.CA_UNAVAILABLE: Explanation(
-        cause="The sidecar holds no credential for this program and the CA didn't answer in time.",
+        cause="The CA didn't answer in time, and the sidecar holds no credential for this program, or doesn't know who "
+        "is at the other end's address. Permissive mode goes on, marked.",
         fix="Check that the CA runs and is reachable: `touchmark ca status`.",
     ),
     Reason.PEER_UNTRUSTED: Explanation(

@@ -54,6 +54,15 @@ async def test_silence_is_an_error_and_the_next_waiter_asks_again() -> None:
     assert len(sent) == 2
 
 
+@pytest.mark.parametrize("is_connected", [False, True])
+async def test_the_ca_is_silent_where_it_didnt_answer_lately_and_there_is_no_stream(*, is_connected: bool) -> None:
+    directory = make([], connected=lambda: is_connected, timeout_s=0.02)
+    assert not directory.is_silent
+    with pytest.raises(UnavailableError):
+        await directory.look_up("198.18.0.1")
+    assert directory.is_silent is not is_connected
+
+
 async def test_it_forgets_the_least_recently_used_and_a_change_is_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_ENTRIES", 3)
     directory = make([])
