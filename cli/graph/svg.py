@@ -14,7 +14,7 @@ from cli.graph.graph import Graph, Link, Node
 from cli.graph.layout import Place, lay_out
 from cli.text.printable import escape
 
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _EDGE, _HEAD = 190, 34, 170, 26, 24, 64
+_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _EDGE, _HEAD, _LOOP = 190, 34, 170, 26, 24, 64, 90
 _MAX_NAME: Final = 27
 # Each is legible on white and on dark paper.
 _STYLES: Final = {
@@ -29,7 +29,7 @@ def draw_svg(graph: Graph) -> str:
     places = lay_out(graph)
     columns = 1 + max((place.column for place in places.values()), default=0)
     rows = 1 + max((place.row for place in places.values()), default=0)
-    width = 2 * _EDGE + columns * _WIDTH + (columns - 1) * _GAP_X
+    width = 2 * _EDGE + columns * _WIDTH + (columns - 1) * _GAP_X + _LOOP
     height = _HEAD + _EDGE + rows * (_HEIGHT + _GAP_Y)
     title = f"Edges of {graph.namespace}"
     lines = [
@@ -44,11 +44,15 @@ def draw_svg(graph: Graph) -> str:
         *_draw_legend(),
     ]
     beside: dict[tuple[str, str], int] = {}
+    words = []
     for link in graph.links:
         pair = (link.source, link.destination)
-        lines += _draw_link(link, places, beside.get(pair, 0))
+        line, word = _draw_link(link, places, beside.get(pair, 0))
+        lines.append(line)
+        words.append(word)
         beside[pair] = beside.get(pair, 0) + 1
     lines += [line for node in graph.nodes for line in _draw_node(node, places[node.name])]
+    lines += words
     return "\n".join([*lines, "</svg>", ""])
 
 
@@ -78,42 +82,43 @@ def _draw_node(node: Node, place: Place) -> list[str]:
     ]
 
 
-def _draw_link(link: Link, places: dict[str, Place], number: int) -> list[str]:
-    """Draw a curve with its port and verdict; several links of a pair beside one another."""
+def _draw_link(link: Link, places: dict[str, Place], number: int) -> tuple[str, str]:
+    """Draw a curve, and its port and verdict, which stand above the boxes; several of a pair beside one another."""
     colour, dashes = _STYLES[link.verdict]
-    x1, y1 = _find_corner(places[link.source])
-    x2, y2 = _find_corner(places[link.destination])
-    shift = 7 * (number % 4)
-    y1, y2 = y1 + 10 + shift // 2, y2 + 10 + shift // 2
-    if places[link.source].column < places[link.destination].column:
-        x1, bend = x1 + _WIDTH, _GAP_X // 2
+    source, destination = places[link.source], places[link.destination]
+    x1, y1 = _find_corner(source)
+    x2, y2 = _find_corner(destination)
+    shift = 3 * (number % 4)
+    if source.column < destination.column:
+        x1, y1, y2, way, bend = x1 + _WIDTH, y1 + 8 + shift, y2 + 8 + shift, -1, _GAP_X // 2
+        middle_x = (x1 + x2) // 2
         curve = f"M{x1} {y1}C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}"
-    else:  # Back, or within a column: around the right side.
-        x1, x2, bend = x1 + _WIDTH, x2 + _WIDTH, 60 + 8 * number
-        y2 += 8 if link.source == link.destination else 0
+    elif source.column > destination.column:  # Back.
+        x2, y1, y2, way, bend = x2 + _WIDTH, y1 + 22 + shift, y2 + 22 + shift, 1, _GAP_X // 2
+        middle_x = (x1 + x2) // 2
+        curve = f"M{x1} {y1}C{x1 - bend} {y1} {x2 + bend} {y2} {x2} {y2}"
+    else:  # Around the right side.
+        x1, x2, y1, y2, way, bend = x1 + _WIDTH, x2 + _WIDTH, y1 + 8, y2 + 24, 1, 50 + 8 * (number % 4)
+        middle_x = x1 + bend * 3 // 4
         curve = f"M{x1} {y1}C{x1 + bend} {y1} {x2 + bend} {y2} {x2} {y2}"
-    middle_x = (x1 + x2) // 2 + (0 if places[link.source].column < places[link.destination].column else 45 + 6 * number)
     middle_y = (y1 + y2) // 2
-    lossy = "+" if link.is_lossy else ""
     services = f" by {', '.join(link.services)}" if link.services else ""
     words = (
         f"{link.source} to {link.destination}, port {link.port}{services}: {link.verdict} ({', '.join(link.reasons)}), "
-        f"{link.connections}{lossy} connections{', some in plaintext' if link.is_plaintext else ''}"
+        f"{link.connections}{'+' if link.is_lossy else ''} connections"
+        f"{', some in plaintext' if link.is_plaintext else ''}"
     )
     label = f":{link.port}" if link.verdict == "allow" else f":{link.port} {link.verdict}"
-    tip_x, tip_y, way = x2, y2, -1 if places[link.source].column < places[link.destination].column else 1
-    lines = [
-        f"<g><title>{_text(words)}</title>",
-        f'<path d="{curve}" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dashes}"/>',
-        f'<path d="M{tip_x} {tip_y}l{way * 9} -4v8z" fill="{colour}"/>',
-    ]
-    if link.verdict == "deny":
-        lines.append(_draw_cross(middle_x, middle_y, colour))
-    lines.append(
-        f'<text x="{middle_x}" y="{middle_y - 6 + 13 * (number % 4)}" text-anchor="middle" font-size="10" '
+    cross = _draw_cross(middle_x, middle_y, colour) if link.verdict == "deny" else ""
+    line = (
+        f'<g><title>{_text(words)}</title><path d="{curve}" fill="none" stroke="{colour}" stroke-width="2" '
+        f'stroke-dasharray="{dashes}"/><path d="M{x2} {y2}l{way * 9} -4v8z" fill="{colour}"/></g>'
+    )
+    word = (
+        f'<g>{cross}<text x="{middle_x}" y="{middle_y - 6 + 12 * (number % 4)}" text-anchor="middle" font-size="10" '
         f'fill="{colour}" stroke="#ffffff" stroke-width="3" paint-order="stroke">{_text(label)}</text></g>'
     )
-    return lines
+    return line, word
 
 
 def _draw_cross(x: int, y: int, colour: str) -> str:

@@ -35,6 +35,15 @@ def test_each_verdict_has_its_own_line_and_word() -> None:
     assert "shop/web to shop/db, port 5432 by shop/db:5432: allow (allow_rule), 7 connections" in titles
 
 
+def test_words_stand_above_the_boxes_and_nothing_is_outside() -> None:
+    """A line back, or around one box, stays inside the picture; a box hides no verdict."""
+    text = draw(make_edge(), make_edge(DB, WEB, DENY), make_edge(DB, DB, WOULD_DENY))
+    assert text.rindex(">:5432 deny<") > text.rindex(' rx="5"')
+    width = float(re.findall(r'viewBox="0 0 (\d+)', text)[0])
+    numbers = [float(each) for path in re.findall(r' d="(M[^"]*C[^"]*)"', text) for each in re.findall(r"\d+", path)]
+    assert max(numbers) < width
+
+
 def test_the_same_edges_are_the_same_picture() -> None:
     edges = [make_edge(), make_edge(DB, WEB), make_edge(WEB, WEB, port=9)]
     assert draw(*edges) == draw(*reversed(edges))
