@@ -257,6 +257,7 @@ class AuthorityRecords:
                     update(authorities).where(authorities.c.authority_id == authority_id).values(sealed_key=key)
                 )
                 await _write_journal(connection, now, "resealed", authority_id=authority_id, detail=detail)
+            await self._audit(connection, "authorities.reseal", "", after=detail)
 
     async def change_phases(
         self, phases: Sequence[PhaseChange], *, now: float, event: str, distrusted: Sequence[str] = ()
@@ -323,7 +324,9 @@ async def read_authorities(connection: AsyncConnection) -> list[AuthorityRecord]
 
 async def note_restoration(database: Database, connection: AsyncConnection, *, taken: float, now: float) -> None:
     """Note within a greater transaction that a backup of that time takes the store's place."""
-    value = msgspec.json.encode(Restoration(taken=taken, restored=now)).decode()
+    restoration = Restoration(taken=taken, restored=now)
+    value = msgspec.json.encode(restoration).decode()
+    await append_audit(database, connection, "store.restore", "", after=msgspec.to_builtins(restoration))
     await connection.execute(database.upsert(settings, {"name": RESTORED, "value": value}))
     for record in await read_authorities(connection):
         if record.phase is AuthorityPhase.ACTIVE:

@@ -54,6 +54,8 @@ class BackupAdmin:
                 taken=self._clock(),
                 ca_version=VERSION,
             )
+            # Whoever has a backup and the key-encryption key has the mesh: who took one is recorded before it leaves.
+            await self._store.audit.note("store.backup", body.recipient, after={"decisions": body.decisions})
             response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
             await response.prepare(request)
             try:

@@ -115,6 +115,11 @@ class AuditLog:
             lines=kept[::-1] if newest else kept, anchor=anchor, head=head, is_last=newest or len(lines) <= bound
         )
 
+    async def note(self, act: str, subject: str, *, after: object) -> None:
+        """Append the line of an act that changes nothing in the store. Raises ``UnavailableError`` when it fails."""
+        async with self._database.writing() as connection:
+            await append_audit(self._database, connection, act, subject, before=None, after=after)
+
     async def prune(self, through: AuditMark) -> None:
         """Remove every line up to this one, which becomes the chain's anchor, and record that.
 

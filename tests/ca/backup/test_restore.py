@@ -50,6 +50,7 @@ async def test_restored_elsewhere_it_is_the_same_ca(tmp_path: Path) -> None:
         sidecar = await core.store.sidecars.get_at("198.18.0.2")
         assert sidecar is not None and sidecar.instance == "one"
         assert (await core.store.authorities.list_journal())[0].event == "restored"
+        assert "store.restore" in (await core.store.audit.list_lines(limit=1, newest=True)).lines[0]
         # Whatever numbers its rows goes on behind what was restored.
         await fill(core)
 

@@ -74,6 +74,7 @@ async def test_a_new_key_encryption_key_takes_the_old_ones_place(
     async with running_ca(tmp_path) as services:
         assert services.authorities.root_pin == pin
         assert [entry.event for entry in await services.store.authorities.list_journal()][:2] == ["resealed"] * 2
+        assert any("authorities.reseal" in line for line in (await services.store.audit.list_lines()).lines)
     (tmp_path / "kek").unlink()
     kept.rename(tmp_path / "kek")
     with pytest.raises(KeyEncryptionError, match="were sealed with"):

@@ -26,6 +26,8 @@ async def test_what_it_sends_restores_while_sidecars_work(tmp_path: Path) -> Non
     async with running_ca(tmp_path) as services, Admin(services) as admin, FakeSidecar(services) as sidecar:
         await sidecar.enrol("a", "198.18.0.2")
         file = await fetch(admin, request)
+        taken = (await services.store.audit.list_lines(limit=1, newest=True)).lines[0]
+        assert "store.backup" in taken and request.recipient in taken
         loaded = await restore(file, tmp_path / "elsewhere", kek=services.kek, now=services.clock())
         await admin.fail("POST", BACKUP_PATH, 400, BackupRequest(recipient="nobody"))
     assert (loaded.counts["sidecars"], loaded.counts["certificates"]) == (1, 1)
