@@ -21,6 +21,9 @@ _FINDINGS: JsonResult[Findings] = JsonResult()
 def doctor(
     context: typer.Context,
     cluster: Annotated[bool, typer.Option("--cluster", help="Check the kubeconfig's cluster; the same as -k.")] = False,
+    before_uninstall: Annotated[
+        bool, typer.Option("--before-uninstall", help="Check only what would break without the CA, and how to leave.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Check this machine and the CA: one line per check, ✓ or ✗ with a hint. Exit code 3 if a required check fails.
@@ -33,7 +36,9 @@ def doctor(
     from cli.text.findings import make_findings, print_finding
 
     target = options.get_target(context)
-    if cluster or target.in_cluster:
+    if before_uninstall:
+        findings = _examine_leaving(replace(target, in_cluster=True) if cluster else target)
+    elif cluster or target.in_cluster:
         findings = _examine_cluster(replace(target, in_cluster=True))
     else:
         from cli.machine.machine import examine_machine
@@ -47,6 +52,18 @@ def doctor(
             print_finding(finding)
     if not found.is_well:
         raise typer.Exit(ExitCode.CHECK_FAILED)
+
+
+def _examine_leaving(target: Target) -> list[Finding]:
+    from cli.admin.client import AdminClient
+    from cli.admin.leaving import examine_leaving
+    from cli.backends.session import ask_admin
+
+    async def ask(client: AdminClient) -> list[Finding]:
+        namespaces, sidecars = await client.list_namespaces(), await client.list_sidecars()
+        return examine_leaving(namespaces.namespaces, sidecars.sidecars)
+
+    return ask_admin(target, ask)
 
 
 def _examine_cluster(target: Target) -> list[Finding]:

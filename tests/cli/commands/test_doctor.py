@@ -9,7 +9,8 @@ import pytest
 
 from cli.main import run
 from cli.text.exit_codes import ExitCode
-from shared.model.wire.admin import SidecarList
+from shared.model.policy.rules import Mode, NamespaceState
+from shared.model.wire.admin import NamespaceList, SidecarList
 from tests.cli.commands.test_status import answer_all
 from tests.cli.fake_api import FakeAPI
 from tests.cli.fake_ca import FakeCA
@@ -60,3 +61,24 @@ def test_a_cluster_is_examined_instead_of_this_machine(
         subjects = [finding["subject"] for finding in msgspec.json.decode(capsys.readouterr().out)["findings"]]
         assert {"API server", "webhook configuration", "CA's permissions", "trust bundle"} <= set(subjects)
         assert "Python" not in subjects
+
+
+def test_before_an_uninstallation_it_names_who_would_lose_the_ca(
+    ca: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer_all(ca)
+    ca.answers["GET /v1/namespaces"] = NamespaceList(
+        namespaces=(NamespaceState(namespace="bank"), NamespaceState(namespace="shop", mode=Mode.EXPLICIT))
+    )
+    sidecars = [change_sidecar(instance=f"i{number}") for number in range(4)]
+    sidecars += [change_sidecar(instance="b", workload="bank/db"), change_sidecar(instance="gone", live=False)]
+    ca.answers["GET /v1/sidecars"] = SidecarList(sidecars=tuple(sidecars))
+    assert run(["doctor", "--before-uninstall"]) == ExitCode.CHECK_FAILED
+    explicit, first, permissive, second = capsys.readouterr().out.splitlines()
+    assert explicit == "✗ namespace shop: explicit, with 4 live sidecars (i0, i1, i2, …)"
+    assert "touchmark mode shop permissive" in first
+    assert permissive == "✗ namespace bank: permissive, with 1 live sidecar (b)"
+    assert "touchmark mode" not in second
+    ca.answers["GET /v1/sidecars"] = SidecarList(sidecars=(change_sidecar(live=False),))
+    assert run(["doctor", "--before-uninstall"]) == ExitCode.SUCCESS
+    assert capsys.readouterr().out == "✓ sidecars: none is left: nothing breaks\n"

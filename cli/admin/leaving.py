@@ -1,0 +1,44 @@
+"""What would break if the CA were uninstalled now. Pure: judges what the CA listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cli.text.findings import Finding
+from shared.model.policy.rules import Mode, NamespaceState
+from shared.model.wire.admin import SidecarView
+
+
+def examine_leaving(namespaces: Iterable[NamespaceState], sidecars: Iterable[SidecarView]) -> list[Finding]:
+    """Return a finding for each namespace in which sidecars live, explicit ones first; one where nobody is left.
+
+    Without its CA a sidecar keeps what it has until its certificates end. In an explicit namespace connections of new
+    programs, and to addresses that were never looked up, are refused at once; in a permissive one the former travel
+    without identity.
+    """
+    modes = {state.namespace: state.mode for state in namespaces}
+    living: dict[str, list[str]] = {}
+    for sidecar in sidecars:
+        if sidecar.live:
+            living.setdefault(sidecar.workload.partition("/")[0], []).append(sidecar.instance)
+    found = [
+        Finding(
+            subject=f"namespace {namespace}",
+            is_well=False,
+            observation=f"{modes.get(namespace, Mode.PERMISSIVE).value}, with {_name(living[namespace])}",
+            hint=_say_how_to_leave(namespace, modes.get(namespace, Mode.PERMISSIVE)),
+        )
+        for namespace in sorted(living, key=lambda each: (modes.get(each) is not Mode.EXPLICIT, each))
+    ]
+    return found or [Finding(subject="sidecars", is_well=True, observation="none is left: nothing breaks")]
+
+
+def _name(instances: list[str]) -> str:
+    count = len(instances)
+    named = ", ".join(sorted(instances)[:3]) + (", …" if count > 3 else "")
+    return f"{count} live sidecar{'s' if count != 1 else ''} ({named})"
+
+
+def _say_how_to_leave(namespace: str, mode: Mode) -> str:
+    first = f"`touchmark mode {namespace} permissive`, then " if mode is Mode.EXPLICIT else ""
+    return f"{first}make its pods anew without the annotation or the namespace's label, or stop its sidecars"
