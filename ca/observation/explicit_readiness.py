@@ -15,6 +15,7 @@ from typing import Final
 from ca.store.edges.edge import StoredEdge
 from ca.store.records import SidecarRecord
 from ca.store.store import Store
+from shared.model.adoption.approved_code import restore_programs
 from shared.model.adoption.blockers import Blocker, Finding, find_blockers, find_namespaces
 from shared.model.adoption.seen import Seen, name_end, see_record
 from shared.model.policy.decision import Answer
@@ -53,12 +54,12 @@ async def find_refusals(store: Store, namespace: str, *, since: float, workload:
         workload: only what this workload's sidecars saw; empty: all of the namespace.
     """
     records = await store.decisions.list_refusals(namespace, since=since, limit=MAX_REPLAYED + 1)
+    state = await store.namespaces.get_state(namespace)
+    restored = await asyncio.to_thread(restore_programs, records[:MAX_REPLAYED], state)
     window = await store.edges.list_edges(namespace, since=since)
     own = tuple(edge for edge in window.edges if edge.key.namespace == namespace)
     seen = [
-        each
-        for each in map(see_record, records[:MAX_REPLAYED])
-        if each.would_deny or each.mode is Mode.EXPLICIT or each.has_failed
+        each for each in map(see_record, restored) if each.would_deny or each.mode is Mode.EXPLICIT or each.has_failed
     ]
     seen += [see_edge(edge) for edge in own if edge.key.answer is Answer.ALLOW and not edge.key.would_deny]
     if workload:
