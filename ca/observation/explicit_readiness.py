@@ -12,15 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from ca.store.edges.edge import StoredEdge
 from ca.store.records import SidecarRecord
 from ca.store.store import Store
 from shared.model.adoption.approved_code import restore_programs
 from shared.model.adoption.blockers import Blocker, Finding, find_blockers, find_namespaces
+from shared.model.adoption.fixes import with_approvals
 from shared.model.adoption.seen import Seen, name_end, see_record
 from shared.model.policy.decision import Answer
-from shared.model.policy.rules import Mode
-from shared.model.wire.admin import Cause, Readiness, ReadinessCoverage, ReadinessVerdict
+from shared.model.policy.rules import Mode, NamespaceState
+from shared.model.wire.admin import Cause, PolicyCandidate, Readiness, ReadinessCoverage, ReadinessVerdict
 
 MAX_REPLAYED: Final = 20_000
 _MAX_NAMED: Final = 5
@@ -45,13 +48,16 @@ class Refusals:
     edges: tuple[StoredEdge, ...] = ()
 
 
-async def find_refusals(store: Store, namespace: str, *, since: float, workload: str = "") -> Refusals:
+async def find_refusals(
+    store: Store, namespace: str, *, since: float, workload: str = "", candidate: PolicyCandidate | None = None
+) -> Refusals:
     """Decide again, as if the namespace were explicit, what its sidecars saw since then.
 
     Deny rules don't count: they hold in every mode, as intended. Nor do failures that no mode would change.
 
     Arguments:
         workload: only what this workload's sidecars saw; empty: all of the namespace.
+        candidate: rules and approvals to judge by instead of the current ones.
     """
     records = await store.decisions.list_refusals(namespace, since=since, limit=MAX_REPLAYED + 1)
     state = await store.namespaces.get_state(namespace)
@@ -66,6 +72,8 @@ async def find_refusals(store: Store, namespace: str, *, since: float, workload:
         seen = [each for each in seen if workload in (each.own.workload, each.own.listed)]
         own = tuple(edge for edge in own if workload == name_end(see_edge(edge).own))
     states = {name: await store.namespaces.get_state(name) for name in sorted(find_namespaces(seen) | {namespace})}
+    if candidate is not None:
+        states = _with_candidate(states, namespace, candidate)
     found: Finding = await asyncio.to_thread(find_blockers, seen, states, namespace)
     return Refusals(
         causes=tuple(map(_make_cause, found.blockers)),
@@ -74,6 +82,20 @@ async def find_refusals(store: Store, namespace: str, *, since: float, workload:
         is_truncated=len(records) > MAX_REPLAYED or window.is_truncated,
         edges=own,
     )
+
+
+def _with_candidate(
+    states: dict[str, NamespaceState], namespace: str, candidate: PolicyCandidate
+) -> dict[str, NamespaceState]:
+    changed = dict(states)
+    changed[namespace] = msgspec.structs.replace(
+        changed[namespace], rules=candidate.rules, group_label=candidate.group_label, requires=candidate.requires
+    )
+    for each in candidate.programs:
+        state = changed.get(each.namespace, NamespaceState(namespace=each.namespace))
+        programs = [(each.service_account, program) for program in each.programs]
+        changed[each.namespace] = with_approvals(state, programs)
+    return changed
 
 
 def see_edge(edge: StoredEdge) -> Seen:
@@ -102,14 +124,22 @@ def see_edge(edge: StoredEdge) -> Seen:
     )
 
 
-async def assess(store: Store, namespace: str, *, since: float, now: float, workload: str = "") -> Readiness:
+async def assess(
+    store: Store,
+    namespace: str,
+    *,
+    since: float,
+    now: float,
+    workload: str = "",
+    candidate: PolicyCandidate | None = None,
+) -> Readiness:
     """Say whether explicit mode is safe: what stands against it, and whether enough was seen to say that nothing does.
 
     Arguments:
         workload: of this workload alone; empty: of the namespace.
     """
     state = await store.namespaces.get_state(namespace)
-    found = await find_refusals(store, namespace, since=since, workload=workload)
+    found = await find_refusals(store, namespace, since=since, workload=workload, candidate=candidate)
     live = [
         each
         for each in await store.sidecars.list_live(now=now)

@@ -38,6 +38,7 @@ from shared.model.wire.admin import (
     JoinTokenRequest,
     ModeRequest,
     NamespaceList,
+    PolicyCandidate,
     PolicyList,
     PolicyRequest,
     PolicyView,
@@ -177,6 +178,11 @@ class AdminClient:
         """Return what ``explicit`` would have refused in the last ``since_s`` seconds."""
         path = f"/v1/namespaces/{_part(namespace)}/readiness"
         return await self._call("GET", path, Readiness, query={"since_s": str(since_s), "workload": workload})
+
+    async def assess_candidate(self, namespace: str, candidate: PolicyCandidate, *, since_s: float) -> Readiness:
+        """Return what ``explicit`` would refuse with these rules instead of the current ones."""
+        path = f"/v1/namespaces/{_part(namespace)}/readiness"
+        return await self._call("POST", path, Readiness, query={"since_s": str(since_s)}, body=candidate)
 
     async def set_mode(self, namespace: str, request: ModeRequest) -> NamespaceState:
         """Switch a namespace's mode."""

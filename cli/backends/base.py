@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from shared.model.policy.rules import Mode
 
 if TYPE_CHECKING:
+    from shared.model.adoption.lint import Surroundings
     from shared.model.policy.documents import Document
-    from shared.model.wire.admin import DecisionList, ProgramRequest, ProgramView, Readiness
+    from shared.model.wire.admin import DecisionList, PolicyCandidate, ProgramRequest, ProgramView, Readiness
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +95,12 @@ class PolicyBackend(Protocol):
 
     async def apply(self, documents: Sequence[Document]) -> list[Applied]:
         """Write documents; none when one of them is refused."""
+
+    async def look_around(self) -> Surroundings:
+        """Return what exists beside policies, as far as this user may see it; never fails."""
+
+    async def assess_candidate(self, namespace: str, candidate: PolicyCandidate, *, since_s: float) -> Readiness:
+        """Return what ``explicit`` would refuse with other rules than the current ones."""
 
     async def delete_policy(self, namespace: str) -> None:
         """Delete a namespace's policy; the mode stays."""

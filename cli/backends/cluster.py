@@ -17,14 +17,16 @@ from cli.admin.client import AdminClient
 from cli.backends import objects
 from cli.backends.base import Applied, ModeState
 from cli.backends.local import read_mode
+from cli.backends.surroundings import look_around_cluster
 from cli.cluster.connection import MESH_POLICIES, PROGRAMS, SELF_REVIEWS, Cluster, Kind, Object
 from cli.cluster.faults import ChangedError, ForbiddenError, NoCAPodError, OwnedElsewhereError
 from cli.cluster.port_forward import forward_admin
-from shared.model.errors import NotFoundError, RefusedError
+from shared.model.adoption.lint import Surroundings
+from shared.model.errors import NotFoundError, RefusedError, TouchmarkError
 from shared.model.kubernetes.contract import FIELD_MANAGER
 from shared.model.policy.documents import POLICY_NAME, Document
 from shared.model.policy.rules import Mode
-from shared.model.wire.admin import DecisionList, ProgramRequest, ProgramView, Readiness
+from shared.model.wire.admin import DecisionList, PolicyCandidate, ProgramRequest, ProgramView, Readiness
 
 ACCEPTANCE_DEADLINE_S: Final = 10.0
 _POLL_S: Final = 0.25
@@ -143,6 +145,18 @@ class ClusterPolicyBackend:
                 )
             )
         return applied
+
+    async def look_around(self) -> Surroundings:
+        """Return what exists beside policies, as far as this user may list it."""
+        try:
+            programs: Sequence[ProgramView] | None = await self.list_programs("")
+        except TouchmarkError:
+            programs = None
+        return await look_around_cluster(self._cluster, programs)
+
+    async def assess_candidate(self, namespace: str, candidate: PolicyCandidate, *, since_s: float) -> Readiness:
+        """Return what ``explicit`` would refuse with other rules."""
+        return await (await self._reach_admin()).assess_candidate(namespace, candidate, since_s=since_s)
 
     async def delete_policy(self, namespace: str) -> None:
         """Delete a namespace's MeshPolicy."""

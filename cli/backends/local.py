@@ -9,9 +9,19 @@ from typing import Any
 
 from cli.admin.client import AdminClient
 from cli.backends.base import Applied, ModeState
+from cli.backends.surroundings import look_around_locally
+from shared.model.adoption.lint import Surroundings
 from shared.model.policy.documents import Document, MeshPolicyDocument, ProgramDocument, make_plain
 from shared.model.policy.rules import Mode
-from shared.model.wire.admin import DecisionList, ModeRequest, PolicyRequest, ProgramRequest, ProgramView, Readiness
+from shared.model.wire.admin import (
+    DecisionList,
+    ModeRequest,
+    PolicyCandidate,
+    PolicyRequest,
+    ProgramRequest,
+    ProgramView,
+    Readiness,
+)
 
 
 class LocalPolicyBackend:
@@ -74,6 +84,14 @@ class LocalPolicyBackend:
     async def apply(self, documents: Sequence[Document]) -> list[Applied]:
         """Write documents one after the other: all have been read already, so that the CA has little to refuse."""
         return [await self._apply_one(document) for document in documents]
+
+    async def look_around(self) -> Surroundings:
+        """Return what exists beside policies."""
+        return await look_around_locally(self._client)
+
+    async def assess_candidate(self, namespace: str, candidate: PolicyCandidate, *, since_s: float) -> Readiness:
+        """Return what ``explicit`` would refuse with other rules."""
+        return await self._client.assess_candidate(namespace, candidate, since_s=since_s)
 
     async def delete_policy(self, namespace: str) -> None:
         """Delete a namespace's policy."""

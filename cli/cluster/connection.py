@@ -50,6 +50,8 @@ class Kind:
 
 PODS: Final = Kind(group="", version="v1", plural="pods")
 NAMESPACES: Final = Kind(group="", version="v1", plural="namespaces")
+SERVICES: Final = Kind(group="", version="v1", plural="services")
+SERVICE_ACCOUNTS: Final = Kind(group="", version="v1", plural="serviceaccounts")
 MESH_POLICIES: Final = Kind(group=GROUP, version="v1alpha1", plural="meshpolicies")
 PROGRAMS: Final = Kind(group=GROUP, version="v1alpha1", plural="programs")
 NETWORK_POLICIES: Final = Kind(group="networking.k8s.io", version="v1", plural="networkpolicies")

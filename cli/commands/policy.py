@@ -1,4 +1,4 @@
-"""``touchmark policy``: apply, get, delete, with YAML in the shape of the Kubernetes objects."""
+"""``touchmark policy``: lint, apply, get, delete, with YAML in the shape of the Kubernetes objects."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ if TYPE_CHECKING:
 
     from cli.backends.base import Applied, PolicyBackend
     from cli.commands.shapes import AppliedView, ObjectsDeleted
-    from shared.model.policy.documents import Document
+    from shared.model.adoption.lint import LintFinding
+    from shared.model.policy.documents import Document, MeshPolicyDocument
+    from shared.model.wire.admin import PolicyCandidate
 
+_LINTED: JsonResult[list[LintFinding]] = JsonResult()
 _APPLIED: JsonResult[list[AppliedView]] = JsonResult(
     note="in Kubernetes `version` is null for a Program, and until the CA has put a MeshPolicy in force"
 )
 _OBJECTS: JsonResult[list[dict[str, Any]]] = JsonResult(note="as in YAML: `{apiVersion, kind, metadata, spec}`")
 _DELETED: JsonResult[ObjectsDeleted] = JsonResult()
 
-app = typer.Typer(no_args_is_help=True, help="Apply, get and delete policies and approved programs as YAML.")
+app = typer.Typer(no_args_is_help=True, help="Lint, apply, get and delete policies and approved programs as YAML.")
 
 _File = Annotated[
     list[Path], typer.Option("--filename", "-f", help="A YAML file, or - for standard input; repeatable.")
@@ -31,14 +34,157 @@ _File = Annotated[
 
 
 @app.command(cls=options.TargetCommand)
+@prints(_LINTED)
+def lint(
+    context: typer.Context,
+    subjects: Annotated[
+        list[str] | None,
+        typer.Argument(help="YAML files (- for standard input), or namespaces; all that are in force by default."),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Also fail for warnings.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Find what policies say in vain: unknown names, rules that never match, are shadowed, redundant or contradictory.
+
+    References are compared with the namespaces, workloads, Services and approved programs that exist, as far as you may
+    list them. Exit code 3 if there is an error (with --strict: or a warning).
+
+    Examples: touchmark policy lint · touchmark policy lint shop · touchmark policy lint rules.yaml --strict -k
+    """
+    from cli.backends.session import work_on_policies
+    from cli.text.exit_codes import ExitCode
+    from cli.text.output import print_line
+    from shared.model.adoption.lint import Level
+
+    paths = [Path(each) for each in subjects or () if _is_file(each)]
+    names = [each for each in subjects or () if not _is_file(each)]
+    documents = _read_documents(paths)
+
+    async def converse(backend: PolicyBackend) -> list[LintFinding]:
+        judged = list(documents)
+        if names or not paths:
+            judged += await _read_current(backend, names)
+        return await _lint(backend, judged)
+
+    findings = work_on_policies(options.get_target(context), converse)
+    if as_json:
+        _LINTED.print(findings)
+    else:
+        for each in findings:
+            print_line(describe_finding(each))
+        if not findings:
+            print_line("✓ nothing found")
+    if any(strict or each.level is Level.ERROR for each in findings):
+        raise typer.Exit(ExitCode.CHECK_FAILED)
+
+
+def describe_finding(finding: LintFinding) -> str:
+    """Write a finding as a line."""
+    from cli.text.printable import escape
+    from shared.model.adoption.lint import Level
+
+    mark = "✗" if finding.level is Level.ERROR else "!"
+    hint = f" ({finding.hint})" if finding.hint else ""
+    return escape(f"{mark} {finding.namespace}/{finding.rule}: {finding.code}: {finding.message}{hint}")
+
+
+def _is_file(text: str) -> bool:
+    return text == "-" or "/" in text or text.endswith((".yaml", ".yml", ".json")) or Path(text).is_file()
+
+
+async def _read_current(backend: PolicyBackend, names: list[str]) -> list[Document]:
+    import yaml
+
+    from shared.model.policy.documents import parse_documents
+
+    found: list[Document] = []
+    for name in names or [""]:
+        plain = await backend.list_objects(name)
+        if plain:
+            found += parse_documents(yaml.safe_dump_all(plain), name or "the policies in force")
+    return found
+
+
+async def _lint(backend: PolicyBackend, documents: list[Document]) -> list[LintFinding]:
+    from cli.backends.surroundings import add_documents, read_states
+    from shared.model.adoption.lint import lint as find
+
+    states = read_states(documents)
+    if not any(state.rules for state in states):
+        return []
+    around = add_documents(await backend.look_around(), documents)
+    return [finding for state in states for finding in find(state, around)]
+
+
+async def _check_explicit(backend: PolicyBackend, documents: list[Document], *, is_forced: bool) -> None:
+    """Run the check of ``touchmark mode NAMESPACE explicit`` for each policy that would switch its namespace.
+
+    Raises:
+        RefusedError: connections would be refused, by the rules and approvals of these documents, or it isn't known.
+    """
+    from cli.text.output import print_note
+    from shared.model.errors import NotFoundError, RefusedError, UnavailableError
+    from shared.model.policy.documents import MeshPolicyDocument
+    from shared.model.policy.rules import Mode
+
+    for document in documents:
+        if not isinstance(document, MeshPolicyDocument) or document.mode is not Mode.EXPLICIT:
+            continue
+        namespace = document.namespace
+        try:
+            if (await backend.get_mode(namespace)).mode is Mode.EXPLICIT:
+                continue
+            readiness = await backend.assess_candidate(namespace, _make_candidate(document, documents), since_s=86_400)
+        except (NotFoundError, RefusedError, UnavailableError) as error:
+            if not is_forced:
+                raise RefusedError(
+                    f"nothing is applied: what explicit mode would refuse in {namespace} isn't known: {error.message}",
+                    hint="--force applies it without looking",
+                ) from error
+            print_note(f"can't tell what explicit mode would refuse in {namespace}: {error.message}")
+            continue
+        if not readiness.is_safe and not is_forced:
+            raise RefusedError(
+                f"nothing is applied: {namespace} would become explicit, which would refuse live traffic"
+                f" ({len(readiness.causes)} changes are missing), or not every sidecar has reported",
+                hint=f"`touchmark ready {namespace}` shows what is missing; --force applies it anyway",
+            )
+
+
+def _make_candidate(document: MeshPolicyDocument, documents: list[Document]) -> PolicyCandidate:
+    from shared.model.policy.documents import ProgramDocument
+    from shared.model.wire.admin import PolicyCandidate, ProgramRequest
+
+    return PolicyCandidate(
+        rules=document.rules,
+        group_label=document.group_label,
+        requires=document.requires,
+        programs=tuple(
+            ProgramRequest(
+                namespace=each.namespace, service_account=each.service_account, programs=each.programs, weak=each.weak
+            )
+            for each in documents
+            if isinstance(each, ProgramDocument)
+        ),
+    )
+
+
+@app.command(cls=options.TargetCommand)
 @prints(_APPLIED)
 def apply(
     context: typer.Context,
     filename: _File,
+    force: Annotated[
+        bool, typer.Option("--force", help="Switch to explicit mode although it would refuse live traffic.")
+    ] = False,
     force_conflicts: options.ForceConflicts = False,
     as_json: options.Json = False,
 ) -> None:
     """Create or replace objects from YAML files. If one of them is invalid, none is applied.
+
+    What `policy lint` finds in them is said. Where a MeshPolicy with `mode: explicit` would switch its namespace, the
+    check of `touchmark mode NAMESPACE explicit` is run first, by the rules and approvals in the files: exit code 7 if
+    it fails, and nothing is applied.
 
     In Kubernetes they are written by server-side apply, after a dry run of all of them. Exit code 9 if the CA hasn't
     put them in force yet.
@@ -48,9 +194,14 @@ def apply(
     from cli.text.output import print_line, print_note
 
     documents = _read_documents(filename)
-    results = work_on_policies(
-        options.get_target(context), lambda backend: backend.apply(documents), is_forced=force_conflicts
-    )
+
+    async def converse(backend: PolicyBackend) -> list[Applied]:
+        for finding in await _lint(backend, documents):
+            print_note(describe_finding(finding))
+        await _check_explicit(backend, documents, is_forced=force)
+        return await backend.apply(documents)
+
+    results = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
     if as_json:
         _APPLIED.print([_describe(each) for each in results])
     for each in results if not as_json else ():

@@ -35,6 +35,7 @@ class NamespacesAdmin:
             web.get("/v1/namespaces", self.namespaces),
             web.get("/v1/namespaces/{ns}", self.namespace),
             web.get("/v1/namespaces/{ns}/readiness", self.readiness),
+            web.post("/v1/namespaces/{ns}/readiness", self.candidate_readiness),
             web.put("/v1/namespaces/{ns}/mode", self.set_mode),
             web.get("/v1/namespaces/{ns}/acknowledgements", self.acknowledgements),
             web.get("/v1/programs", self.programs),
@@ -55,6 +56,13 @@ class NamespacesAdmin:
 
     async def readiness(self, request: web.Request) -> web.Response:
         """Answer what explicit mode would refuse of what was seen, by the current rules, and how much that was."""
+        return await self._assess(request, None)
+
+    async def candidate_readiness(self, request: web.Request) -> web.Response:
+        """Answer the same with other rules and approvals, which aren't put in force."""
+        return await self._assess(request, await read_body(request, admin.PolicyCandidate))
+
+    async def _assess(self, request: web.Request, candidate: admin.PolicyCandidate | None) -> web.Response:
         check_query(request, "since_s", "workload")
         namespace = check_namespace(request.match_info["ns"])
         since_s = read_number(
@@ -73,6 +81,7 @@ class NamespacesAdmin:
                 since=now - since_s,
                 now=now,
                 workload=str(parse_workload(workload)) if workload else "",
+                candidate=candidate,
             )
         )
 

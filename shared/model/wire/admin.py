@@ -487,6 +487,15 @@ class ProgramRequest(_Request, frozen=True):
     code: ApprovedCode | None = None
 
 
+class PolicyCandidate(_Request, frozen=True):
+    """Rules and approvals that aren't in force, for a readiness with them; ``programs`` come beside those that are."""
+
+    rules: tuple[Rule, ...] = ()
+    group_label: str = ""
+    requires: tuple[Requirement, ...] = ()
+    programs: tuple[ProgramRequest, ...] = ()
+
+
 class ProgramView(_Answer, frozen=True):
     """A ``Program`` object: approved programs of one workload. ``version``: of the namespace, after this change."""
 

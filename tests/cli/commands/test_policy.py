@@ -10,8 +10,17 @@ import pytest
 from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.policy.documents import parse_documents
-from shared.model.policy.rules import Mode, NamespaceState
-from shared.model.wire.admin import PolicyList, PolicyView, ProgramList
+from shared.model.policy.rules import Action, Mode, NamespaceState, Rule
+from shared.model.wire.admin import (
+    Acknowledgements,
+    NamespaceList,
+    PolicyList,
+    PolicyView,
+    ProgramList,
+    SidecarList,
+    SidecarView,
+)
+from tests.cli.commands.test_mode import CAUSE, make_readiness
 from tests.cli.fake_ca import FakeCA
 
 GOOD = """\
@@ -30,7 +39,9 @@ def test_apply_sends_the_policy(ca: FakeCA, tmp_path: Path) -> None:
     )
     file = tmp_path / "shop.yaml"
     file.write_text(GOOD)
-    assert run(["policy", "apply", "-f", str(file)]) == ExitCode.SUCCESS
+    assert run(["policy", "apply", "-f", str(file)]) == ExitCode.REFUSED, "what explicit mode refuses isn't known"
+    assert not ca.asked("PUT /v1/policies")
+    assert run(["policy", "apply", "-f", str(file), "--force"]) == ExitCode.SUCCESS
     [request] = ca.asked("PUT /v1/policies")
     assert (request["namespace"], request["mode"]) == ("shop", "explicit")
 
@@ -73,3 +84,89 @@ def test_get_prints_the_same_objects_as_yaml_and_as_json(ca: FakeCA, capsys: pyt
     assert run(["policy", "get", "--json"]) == ExitCode.SUCCESS
     [printed] = msgspec.json.decode(capsys.readouterr().out)
     assert (printed["kind"], printed["spec"]) == ("MeshPolicy", {"mode": "explicit"})
+
+
+RULES = """\
+apiVersion: touchmark.dev/v1alpha1
+kind: MeshPolicy
+metadata: {name: default, namespace: shop}
+spec:
+  rules:
+  - {name: in, action: allow, workloads: [wbe], peers: [{namespace: bnak}]}
+---
+apiVersion: touchmark.dev/v1alpha1
+kind: Program
+metadata: {name: web, namespace: shop}
+spec: {serviceAccount: web, digests: ["sha256:DIGEST"]}
+""".replace("DIGEST", "ab" * 32)
+
+
+@pytest.fixture
+def surrounded(ca: FakeCA) -> FakeCA:
+    ca.answers["GET /v1/sidecars"] = SidecarList(
+        sidecars=(
+            SidecarView(
+                instance="a", workload="shop/web", addresses=("198.18.0.2",), allowed_addresses=(), labels={},
+                tunnel_port=15008, version="0", capture="listeners", joined=0, last_seen=0, connected=True, live=True,
+                installed_sequence=1, namespace_versions={},
+            ),
+        )
+    )  # fmt: skip
+    ca.answers["GET /v1/namespaces"] = NamespaceList(
+        namespaces=(NamespaceState(namespace="shop"), NamespaceState(namespace="bank"))
+    )
+    return ca
+
+
+def test_lint_names_misspelt_references_and_ends_with_3(
+    surrounded: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(RULES)
+    assert run(["policy", "lint", str(file)]) == ExitCode.CHECK_FAILED
+    assert capsys.readouterr().out.splitlines() == [
+        "✗ shop/in: unknown_workload: there is no workload shop/wbe (did you mean web?)",
+        "✗ shop/in: unknown_namespace: there is no namespace bnak (did you mean bank?)",
+    ]
+    file.write_text(RULES.replace("wbe", "web").replace("bnak", "bank"))
+    assert run(["policy", "lint", str(file)]) == ExitCode.SUCCESS
+    assert run(["policy", "lint", str(file), "--json"]) == ExitCode.SUCCESS
+    assert capsys.readouterr().out.splitlines() == ["✓ nothing found", "[]"]
+
+
+def test_lint_judges_what_is_in_force(surrounded: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    rules = (Rule(name="in", action=Action.ALLOW), Rule(name="again", action=Action.ALLOW))
+    surrounded.answers["GET /v1/policies"] = PolicyList(
+        policies=(PolicyView(namespace="shop", version=1, mode=Mode.PERMISSIVE, group_label="", rules=rules),)
+    )
+    surrounded.answers["GET /v1/programs"] = ProgramList(programs=())
+    assert run(["policy", "lint", "shop"]) == ExitCode.SUCCESS
+    assert "! shop/again: redundant: in says all of it already" in capsys.readouterr().out
+    assert run(["policy", "lint", "--strict"]) == ExitCode.CHECK_FAILED
+
+
+def test_apply_says_what_lint_finds(surrounded: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(RULES.partition("---")[0])
+    surrounded.answers["PUT /v1/policies"] = PolicyView(
+        namespace="shop", version=2, mode=Mode.PERMISSIVE, group_label="", rules=()
+    )
+    assert run(["policy", "apply", "-f", str(file)]) == ExitCode.SUCCESS
+    assert "there is no namespace bnak" in capsys.readouterr().err
+
+
+def test_apply_with_mode_explicit_is_checked_by_the_files_own_rules(
+    ca: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "shop.yaml"
+    file.write_text(GOOD + RULES.partition("---")[2].join(["---", ""]))
+    ca.answers["GET /v1/namespaces/shop"] = NamespaceState(namespace="shop", version=1)
+    ca.answers["GET /v1/namespaces/shop/acknowledgements"] = Acknowledgements(
+        namespace="shop", version=1, installed=0, total=0, waiting=()
+    )
+    ca.answers["POST /v1/namespaces/shop/readiness"] = make_readiness(CAUSE)
+    assert run(["policy", "apply", "-f", str(file)]) == ExitCode.REFUSED
+    assert "touchmark ready shop" in capsys.readouterr().err
+    [candidate] = ca.asked("POST /v1/namespaces/shop/readiness")
+    assert [each["service_account"] for each in candidate["programs"]] == ["web"]
+    assert not ca.asked("PUT /v1/policies")

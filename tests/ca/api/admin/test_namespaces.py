@@ -157,6 +157,22 @@ async def test_what_was_approved_meanwhile_no_longer_stands_against_explicit(ser
     assert (after.is_safe, after.settled, after.causes) == (True, 3, ())
 
 
+async def test_other_rules_and_approvals_are_judged_by_without_being_put_in_force(
+    services: RunningCA, admin: Admin
+) -> None:
+    await services.store.decisions.insert([make_decision("c", time=services.clock())])
+    programs = tuple(
+        api.ProgramRequest(namespace="shop", service_account=account, programs=(program,))
+        for account, program in (("web", WEB), ("db", CURL))
+    )
+    path = "/v1/namespaces/shop/readiness"
+    then = await admin.ask("POST", path, api.Readiness, api.PolicyCandidate(programs=programs))
+    assert (then.is_safe, then.settled) == (True, 1)
+    deny = api.PolicyCandidate(programs=programs, rules=(Rule(name="no", action=Action.DENY),))
+    assert (await admin.ask("POST", path, api.Readiness, deny)).settled == 0, "a deny rule refuses it, as intended"
+    assert not (await admin.get(path, api.Readiness)).is_safe
+
+
 async def test_a_lonely_denial_makes_a_namespace_unsafe_although_all_reported(
     services: RunningCA, admin: Admin
 ) -> None:
