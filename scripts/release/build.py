@@ -25,9 +25,12 @@ _CHUNK = 1 << 20
 
 
 def build_packages(target: Path) -> None:
-    """Build wheel and source distribution."""
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-t", "sdist", "-d", str(target)]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=600)
+    """Build the wheel for any machine, the one with the compiled loop where a compiler is, and the source."""
+    for kinds, engine in ((("wheel", "sdist"), "python"), (("wheel",), "native")):
+        options = [option for kind in kinds for option in ("-t", kind)]
+        command = [sys.executable, "-m", "hatchling", "build", *options, "-d", str(target)]
+        variables = {**os.environ, "TOUCHMARK_ENGINE": engine}  # hatch_build.py
+        subprocess.run(command, cwd=ROOT, env=variables, check=True, stdout=subprocess.DEVNULL, timeout=600)
 
 
 def write_sboms(target: Path, *, made_at: float) -> None:

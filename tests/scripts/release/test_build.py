@@ -11,15 +11,31 @@ import pytest
 
 from scripts.release.build import LOCKS, ROOT, build_packages, main, write_sboms, write_sums
 from shared.model.version import VERSION
+from sidecar.native.engine import load
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The names in the wheel."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory with wheels and source distribution."""
     target = tmp_path_factory.mktemp("dist")
     build_packages(target)
     assert (target / f"touchmark-{VERSION}.tar.gz").is_file()
-    return zipfile.ZipFile(target / f"touchmark-{VERSION}-py3-none-any.whl").namelist()
+    return target
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> list[str]:
+    """The names in the wheel."""
+    return zipfile.ZipFile(built / f"touchmark-{VERSION}-py3-none-any.whl").namelist()
+
+
+def test_a_second_wheel_holds_the_compiled_loop_beside_the_same_files(built: Path, wheel: list[str]) -> None:
+    if load() is None:
+        pytest.skip("the native engine isn't built: it takes a C compiler and Python's headers")
+    (native,) = built.glob(f"touchmark-{VERSION}-cp311-abi3-linux_*.whl")
+    names = zipfile.ZipFile(native).namelist()
+    assert set(names) - set(wheel) == {"sidecar/native/_loop.abi3.so"}
+    assert set(wheel) <= set(names)
 
 
 def test_the_wheel_holds_the_four_packages_typed_and_nothing_else(wheel: list[str]) -> None:
