@@ -74,7 +74,7 @@ async def measure_look(*, count: int, directory: Path) -> list[float]:
     attestor = Attestor()
     seconds: list[float] = []
     try:
-        with _one_connection(own_python(), directory) as (source, place):
+        with one_connection(own_python(), directory) as (source, place):
             attestation = await attestor.attest(source, place)
             for _ in range(count):
                 started = time.perf_counter()
@@ -100,7 +100,7 @@ async def measure_beside(*, strangers: int, size: int, directory: Path) -> float
                 program = directory / f"program{number}"
                 shutil.copy(os.path.realpath(sys.executable), program)
                 os.truncate(program, program.stat().st_size + number + (size if number else 0))
-                sources.append(stack.enter_context(_one_connection(str(program), directory)))
+                sources.append(stack.enter_context(one_connection(str(program), directory)))
             running = [asyncio.create_task(attestor.attest(*each)) for each in sources[1:]]
             await asyncio.sleep(0.05)
             started = time.perf_counter()
@@ -115,7 +115,7 @@ async def measure_beside(*, strangers: int, size: int, directory: Path) -> float
 
 
 @contextmanager
-def _one_connection(program: str, directory: Path) -> Iterator[tuple[Endpoint, Endpoint]]:
+def one_connection(program: str, directory: Path) -> Iterator[tuple[Endpoint, Endpoint]]:
     """Run a Python under some name with one connection; yield its source and its destination."""
     code = "import socket, sys; c = socket.create_connection((sys.argv[1], int(sys.argv[2]))); c.recv(1)"
     with socket.create_server(("127.0.0.1", 0)) as listener, Processes(directory=directory) as processes:

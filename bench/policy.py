@@ -73,34 +73,35 @@ def time_decisions(policy: NamespacePolicy) -> dict[str, float]:
     return figures
 
 
-async def time_install(state: NamespaceState) -> dict[str, float]:
-    """Return the seconds until a state from the CA is compiled, and the longest stall of the loop meanwhile."""
+async def install(data: bytes) -> object:
+    """Decode a state as it comes from the CA, compile it and put it in force; return what then is."""
     from sidecar.control.link import decode
     from sidecar.mesh.policies import Policies
 
     async def ask(_: object) -> None:
         pass
 
-    data = encode_message(NamespaceChanged(state=state))
     policies = Policies(NamespaceState(namespace="shop"), ask=ask, timeout_s=60)
-    is_done, stall_s = asyncio.Event(), 0.0
+    is_done = asyncio.Event()
     policies.on_change(lambda _: is_done.set())
-
-    async def watch() -> None:
-        nonlocal stall_s
-        while not is_done.is_set():
-            before = time.process_time()
-            await asyncio.sleep(0)
-            stall_s = max(stall_s, time.process_time() - before)
-
-    started = time.perf_counter()
-    watching = asyncio.create_task(watch())
     message = await decode(data)
     if not isinstance(message, NamespaceChanged):
         raise TypeError(type(message).__name__)
     policies.install(message.state, acknowledge=lambda _: None)
     await is_done.wait()
-    await watching
+    return policies
+
+
+async def time_install(state: NamespaceState) -> dict[str, float]:
+    """Return the seconds until a state from the CA is compiled, and the longest stall of the loop until then."""
+    data = encode_message(NamespaceChanged(state=state))
+    started, stall_s = time.perf_counter(), 0.0
+    installing = asyncio.create_task(install(data))
+    while not installing.done():
+        before = time.process_time()
+        await asyncio.sleep(0)
+        stall_s = max(stall_s, time.process_time() - before)
+    await installing
     return {
         "message_mib": round(len(data) / 2**20, 1),
         "install_s": round(time.perf_counter() - started, 2),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -51,6 +52,8 @@ _MAX_HOLDERS = 4
 _MAX_FAST_LISTENERS = 16
 _MAX_LISTENERS = 1_024
 _MAX_OWN = 1_024
+# Looks among the newest processes that find nothing take at most a fifth of the event loop's time.
+_CATCHING_REST_FACTOR = 4
 _MAX_CAUGHT = 16
 
 
@@ -98,6 +101,7 @@ class Attestor:
         # Between ``attest_now`` and the ``attest`` that follows it.
         self._caught: dict[tuple[Endpoint, Endpoint], _Caught] = {}
         self._catching: set[Hashable] = set()
+        self._catching_rests_until = 0.0
         self._scanners = ThreadPoolExecutor(2, thread_name_prefix="attest-look")
         self._hashers = ThreadPoolExecutor(2, thread_name_prefix="attest-hash")
         self._measuring = Measuring(Executables(self._hashers, max_bytes=max_executable_bytes), self._scanners)
@@ -449,8 +453,14 @@ class Attestor:
         kind = (destination, found.uid)
         if kind in self._catching or any(each.kind == kind for each in self._caught.values()):
             return
+        began = time.monotonic()
+        if began < self._catching_rests_until:
+            return
         process = find_among_newest(found.inode, own_pid=self._own_pid)
         if process is None:
+            # Of many processes that have long been there and connect at once, none is among the newest.
+            ended = time.monotonic()
+            self._catching_rests_until = ended + _CATCHING_REST_FACTOR * (ended - began)
             return
         try:
             sighting = sight(process, found.inode)

@@ -14,6 +14,8 @@ from sidecar.attest.measure import Measured
 _MAX_KINDS = 4_096
 _MAX_TRIES = 4
 _MAX_GLANCES = 32
+# Where all of them live, whether one has ended isn't asked again at each new process: each costs a system call.
+_ALL_LIVE_S = 0.5
 
 
 class KnownProcesses:
@@ -28,6 +30,7 @@ class KnownProcesses:
         self._by_pid: OrderedDict[int, Measured] = OrderedDict()
         self._since: dict[int, float] = {}
         self._last: OrderedDict[Hashable, tuple[int, str]] = OrderedDict()
+        self._all_live_until = float("-inf")
 
     def __len__(self) -> int:
         return len(self._by_pid)
@@ -40,9 +43,12 @@ class KnownProcesses:
         """
         pid = measured.process.pid
         self.drop(pid)
-        if len(self._by_pid) >= self._max_processes:
-            for ended in [number for number, kept in self._by_pid.items() if kept.process.has_ended()]:
+        if len(self._by_pid) >= self._max_processes and now >= self._all_live_until:
+            gone = [number for number, kept in self._by_pid.items() if kept.process.has_ended()]
+            for ended in gone:
                 self.drop(ended)
+            if not gone:
+                self._all_live_until = now + _ALL_LIVE_S
         while len(self._by_pid) >= self._max_processes:
             self.drop(next(iter(self._by_pid)))
         self._by_pid[pid] = measured

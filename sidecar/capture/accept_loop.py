@@ -17,7 +17,7 @@ from sidecar.sockets.address import Endpoint
 from sidecar.sockets.liveness import keep_alive
 
 BACKLOG = 4096
-_BATCH = 64
+BATCH = 16
 _FIRST_PAUSE_S = 0.05
 _LAST_PAUSE_S = 1.0
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -89,7 +89,7 @@ class AcceptLoop:
         self._listener.close()
 
     def _accept(self) -> None:
-        for _ in range(_BATCH):
+        for _ in range(BATCH):
             try:
                 connection, name = self._listener.accept()
             except BlockingIOError:

@@ -32,6 +32,7 @@ from sidecar.probing.readiness import Readiness
 from sidecar.probing.readiness_gate import ReadinessGate
 from sidecar.runtime.compose import Joined, compose
 from sidecar.runtime.drain import LAST_RECORDS_S, TASKS_END_S, drain
+from sidecar.runtime.interpreter import share_lock
 from sidecar.runtime.log_faults import Watched, watch_output
 from sidecar.runtime.prepare import Prepared
 from sidecar.runtime.serve import serve
@@ -51,6 +52,7 @@ async def run(prepared: Prepared) -> None:
         RefusedError: the CA refuses the join token; or the sidecar's certificate ended (``CertificateExpiredError``).
         VerificationError: the server isn't the CA that made the token.
     """
+    share_lock()
     shutdown = Shutdown()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

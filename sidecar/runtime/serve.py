@@ -6,7 +6,6 @@ Belongs here: the order of starting. Doesn't: joining (``run.py``), ending (``dr
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
@@ -16,13 +15,12 @@ from sidecar.events import Events
 from sidecar.native.engine import current_engine
 from sidecar.probing.life import Life
 from sidecar.runtime.compose import Composition
+from sidecar.runtime.interpreter import settle_collector
 from sidecar.runtime.live_checks import watch_ages, watch_holders, watch_programs
 from sidecar.runtime.live_code import watch_code
 from sidecar.runtime.prepare import Prepared
 from sidecar.runtime.shutdown import Shutdown
 
-# Python's default is 700 objects, which live connections alone exceed: it would look for cycles all the time, in vain.
-_GC_THRESHOLD = 10_000
 _AFTER_FAULT_S: Final = 1.0
 
 
@@ -42,9 +40,7 @@ async def serve(parts: Composition, prepared: Prepared, life: Life, events: Even
         background.spawn(keep_looking(look, name, events), name=name)
     parts.capturing.start()
     life.begin_serving(sidecar, has_expired=parts.feed.has_expired)
-    gc.collect()
-    gc.freeze()  # What lives from the start needn't be walked by every collection.
-    gc.set_threshold(_GC_THRESHOLD)
+    settle_collector()
     events.emit(
         "sidecar_ready",
         workload=str(sidecar.workload),

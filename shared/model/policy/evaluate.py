@@ -113,8 +113,7 @@ def compile_in_steps(state: NamespaceState) -> Generator[None, None, NamespacePo
         indexes[rule.action, rule.direction].add(compile_rule(state.namespace, rule))
         yield
     for index in indexes.values():
-        index.freeze()
-        yield
+        yield from index.freeze_in_steps()
     return NamespacePolicy(
         state=state,
         approvals={(a.service_account, a.program): a for a in state.approvals},

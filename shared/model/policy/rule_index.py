@@ -53,12 +53,12 @@ class RuleIndex:
         if not rule.peers:
             self._peers.add(None, place)
 
-    def freeze(self) -> None:
-        """Make what many rules share as quick to find as the rest; after that no rule is added."""
+    def freeze_in_steps(self) -> Iterator[None]:
+        """Make what many rules share as quick to find as the rest, in short steps; after that no rule is added."""
         for places in (self._own, self._peers):
-            places.freeze()
+            yield from places.freeze_in_steps()
         for prefixes in (self._ports, *self._addresses.values()):
-            prefixes.freeze()
+            yield from prefixes.freeze_in_steps()
 
     def find_candidates(self, *, own: Party, peer: Party, port: int) -> Iterator[CompiledRule]:
         """Yield, in their order, all rules that could match, and some that don't.
@@ -127,7 +127,7 @@ class _Places:
         self._many: dict[Hashable, int] = {}
 
     def add(self, key: Hashable, place: int) -> None:
-        """File a place; after ``freeze`` no more."""
+        """File a place; none after ``freeze_in_steps``."""
         places = self._few.get(key)
         if places is None:
             self._few[key] = place
@@ -139,11 +139,12 @@ class _Places:
             if len(places) == _FEW + 1:
                 self._grown.append(key)
 
-    def freeze(self) -> None:
-        """Make keys with many places as quick to find as others."""
+    def freeze_in_steps(self) -> Iterator[None]:
+        """Make keys with many places as quick to find as others, one at a step."""
         for key in self._grown:
             if isinstance(places := self._few.pop(key), list):
                 self._many[key] = _make_bits(places)
+            yield
 
     def find(self, key: Hashable) -> int:
         """Return the places that are filed under a key."""
@@ -177,10 +178,10 @@ class _Prefixes:
         """File a place under all numbers."""
         self._any.add(None, place)
 
-    def freeze(self) -> None:
+    def freeze_in_steps(self) -> Iterator[None]:
         """File no more."""
         for places in (self._any, *self._by_shift.values()):
-            places.freeze()
+            yield from places.freeze_in_steps()
 
     def find(self, number: int) -> int:
         """Return the places under which a number is filed: one look-up for each length of prefix that there is."""

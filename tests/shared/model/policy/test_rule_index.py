@@ -89,7 +89,8 @@ def make_index(rules: Iterable[CompiledRule]) -> RuleIndex:
     index = RuleIndex()
     for rule in rules:
         index.add(rule)
-    index.freeze()
+    for _ in index.freeze_in_steps():
+        pass
     return index
 
 

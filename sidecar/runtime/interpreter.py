@@ -1,0 +1,34 @@
+"""How the interpreter is set up for one event loop beside which threads work.
+
+Belongs here: what is the same for the whole process. Doesn't: what the threads do, long work on the loop itself
+(``sidecar/slices.py``).
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from typing import Final
+
+# Python's default is 5 ms: for so long a thread that computes in Python (a large policy's checks, a search for holders)
+# keeps the interpreter's lock when the event loop comes back from a system call, each time.
+LOCK_S: Final = 0.0005
+# Python's default for the first is 700 objects, which live connections alone exceed: it would look for cycles all the
+# time, in vain. A collection holds the event loop up for about 0.3 µs an object: 2,000 young ones, or 10,000 of the
+# next generation, are some milliseconds at most; of 100,000 it was up to 30. The oldest are seldom looked at.
+_GC_THRESHOLDS: Final = (2_000, 5, 100)
+
+
+def share_lock() -> None:
+    """Let no thread keep the interpreter's lock for longer than half a millisecond while another one wants it.
+
+    A call that doesn't give it up in C still does (sys.setswitchinterval).
+    """
+    sys.setswitchinterval(LOCK_S)
+
+
+def settle_collector() -> None:
+    """Leave what lives from the start out of every collection, and collect less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
