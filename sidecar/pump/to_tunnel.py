@@ -197,6 +197,10 @@ class ToTunnel:
         """The application's connection broke, and the tunnel hasn't taken yet what it said before."""
         self.flow = change_flow(self.flow, Flow.CUT)
 
+    def forget_sent(self) -> None:
+        """Initiator: the responder refused, or never saw OPEN. It has discarded what came before that was known."""
+        self.sent = 0
+
     def forget_unwritten(self) -> None:
         """The tunnel was lost: what it couldn't pass on wasn't sent."""
         self.sent = max(0, self.sent - self._tunnel.unwritten)

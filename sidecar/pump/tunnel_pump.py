@@ -423,7 +423,9 @@ class TunnelPump:
         self._on_answer = None
         self._tunnel.detach()
         outgoing, incoming = self._outgoing, self._incoming
-        if ending is not Ending.FINISHED:
+        if self._answer is Answer.REFUSED or is_retry_allowed:
+            outgoing.forget_sent()
+        elif ending is not Ending.FINISHED:
             outgoing.forget_unwritten()
         self.finished.set_result(
             PumpEnd(

@@ -98,6 +98,7 @@ class FakeAttestor:
     reason: Reason = Reason.NO_OWNER
     silent: set[int] = field(default_factory=set)
     shared: AttestationError | None = None
+    clears_after_s: float = 0.0
     cleared: int = 0
     acceptor: AttestationError | None = None
     accepts: bool = True
@@ -126,6 +127,8 @@ class FakeAttestor:
 
     async def clear(self, attestation: Attestation) -> None:
         self.cleared += 1
+        if self.clears_after_s:
+            await asyncio.sleep(self.clears_after_s)
         if self.shared is not None:
             raise self.shared
 

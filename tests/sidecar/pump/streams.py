@@ -12,28 +12,32 @@ import random
 import socket
 import struct
 import termios
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any, Final, cast
 
 from OpenSSL import SSL
 
 from shared.model.policy.decision import DecisionRecord, Ending, Transport
-from shared.model.policy.rules import Direction
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction, Mode
+from sidecar.attest.facts import AttestationError
 from sidecar.capture.captured import Captured
 from sidecar.connection.connection import Connection
+from sidecar.draining import Draining
 from sidecar.parts import Sidecar
 from sidecar.sockets.dial import dial
 from sidecar.sockets.ending import reset
 from sidecar.steps import pump_through_tls
 from sidecar.tls.foreign_handshake import Session
 from tests.sidecar.little_ca import until
-from tests.sidecar.pair import Pair
+from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Pair, approve
 from tests.sidecar.partner import Partner, make_context
 
 _PARTNER: Final = Partner()
 _SIZES: Final = (1, 7, 100, 4000, 16_379, 16_380, 16_381, 40_000, 150_000)
 _PAUSES: Final = (0.0, 0.0, 0.0, 0.001, 0.01)
+_AFTER: Final = (0.0, 0.0, 0.01, 0.05)
 
 
 class Way(Enum):
@@ -45,6 +49,19 @@ class Way(Enum):
     TLS = auto()  # As towards foreign peers, in both roles.
 
 
+class Event(Enum):
+    """What happens to the sidecars while two applications talk."""
+
+    NONE = auto()
+    DRAIN = auto()  # The server's sidecar drains, and another one takes over.
+    FORGET = auto()  # The client's sidecar closes its idle tunnels, as after a change of trust.
+    CUT_NEAR = auto()  # The client's sidecar ends its live connections, as one that was drained for long enough.
+    CUT_FAR = auto()  # The server's does.
+
+
+_CUTS: Final = frozenset({Event.CUT_NEAR, Event.CUT_FAR})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
     """What one application does.
@@ -53,15 +70,17 @@ class Script:
         writes: a pause in seconds and a number of bytes, for each write.
         resets: it resets the connection after its last write, instead of ending its direction.
         chunk: bytes of each read; ``pauses`` in seconds between them.
+        reads_late: it reads nothing before it has written everything.
     """
 
     writes: tuple[tuple[float, int], ...]
     resets: bool
     chunk: int
     pauses: tuple[float, ...]
+    reads_late: bool = False
 
 
-def draw_script(rng: random.Random, *, may_reset: bool) -> Script:
+def draw_script(rng: random.Random, *, may_reset: bool, reads_late: bool = False) -> Script:
     """Draw what an application does."""
     count = rng.randrange(6)
     return Script(
@@ -69,6 +88,7 @@ def draw_script(rng: random.Random, *, may_reset: bool) -> Script:
         resets=may_reset and rng.random() < 0.3,
         chunk=rng.choice((1000, 10_000, 200_000)),
         pauses=tuple(rng.choice(_PAUSES) for _ in range(7)),
+        reads_late=reads_late,
     )
 
 
@@ -97,8 +117,12 @@ class Application:
 
     async def run(self, script: Script, rng: random.Random) -> None:
         """Do what the script says, to the end."""
-        reading = asyncio.ensure_future(self._read(script))
+        written = asyncio.Event()
+        if not script.reads_late:
+            written.set()
+        reading = asyncio.ensure_future(self._read(script, written))
         is_broken = not await self._write(script, rng)
+        written.set()
         # The error that a write met isn't told to the reader again, which would see an end.
         if script.resets and not is_broken:
             reading.cancel()
@@ -135,8 +159,9 @@ class Application:
                 data = data[count:]
         return True
 
-    async def _read(self, script: Script) -> None:
+    async def _read(self, script: Script, written: asyncio.Event) -> None:
         loop, turn = asyncio.get_running_loop(), 0
+        await written.wait()
         while True:
             try:
                 data = await loop.sock_recv(self.connection, script.chunk)
@@ -212,6 +237,7 @@ class Talk:
     client: Application
     server: Application
     scripts: tuple[Script, Script]
+    event: Event
     records: tuple[DecisionRecord, ...]
 
     def check(self) -> None:
@@ -225,10 +251,11 @@ class Talk:
         if client.saw == "end":
             assert len(client.read) == len(server.wrote), "the server's stream was cut, and ended as if whole"
             assert not self.scripts[1].resets, "the server's reset reached the client as an end"
-        if not any(script.resets for script in self.scripts):
+        if self.event not in _CUTS and not any(script.resets for script in self.scripts):
             assert (client.saw, server.saw) == ("end", "end")
             assert {record.ending for record in self.records} == {Ending.FINISHED}
         for record in self.records:
+            assert record.reason not in (Reason.PROTOCOL_ERROR, Reason.INTERNAL_ERROR)
             self._check_counts(record)
 
     def _check_counts(self, record: DecisionRecord) -> None:
@@ -239,38 +266,111 @@ class Talk:
             counts = (record.bytes_sent, record.bytes_received)
             assert counts == (len(client.wrote), len(server.wrote)), "a finished connection's counts"
         if record is not self.records[-1]:  # The client's sidecar, where the server has one as well.
-            _check_delivered(record.bytes_received, client)
+            self._check_delivered(record.bytes_received, client)
         elif len(self.records) == 1:
-            _check_delivered(record.bytes_received, client)
-            _check_delivered(record.bytes_sent, server)
+            self._check_delivered(record.bytes_received, client)
+            self._check_delivered(record.bytes_sent, server)
         else:
-            _check_delivered(record.bytes_sent, server)
+            self._check_delivered(record.bytes_sent, server)
+
+    def _check_delivered(self, count: int, application: Application) -> None:
+        """A record claims what the application's kernel has taken: all that it read, and no more than was there.
+
+        Where a sidecar cut the connection, an acknowledgement may have been on its way: the record then claims less.
+        """
+        if self.event in _CUTS:
+            assert count <= max(len(application.read), application.taken), "a record claims what wasn't delivered"
+        elif application.saw:
+            assert count == len(application.read), "a record's count isn't what the application got"
+        else:
+            assert len(application.read) <= count <= application.taken, "a record claims what wasn't delivered"
 
 
-def _check_delivered(count: int, application: Application) -> None:
-    """A record claims what the application's kernel has taken: all that it read, and no more than was there."""
-    if application.saw:
-        assert count == len(application.read), "a record's count isn't what the application got"
-    else:
-        assert len(application.read) <= count <= application.taken, "a record claims what wasn't delivered"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """One connection that the server's sidecar refused."""
+
+    client: Application
+    script: Script
+    records: tuple[DecisionRecord, ...]
+
+    def check(self) -> None:
+        """Nothing came to the client but a reset, and no record claims that anything was delivered."""
+        assert not self.client.read
+        if self.client.saw:
+            assert self.client.saw == "reset"
+            assert {record.reason for record in self.records} == {Reason.SOCKET_SHARED}
+        else:  # It has reset the connection before it knew, so that its sidecar can't know.
+            assert self.script.resets
+        for record in self.records:
+            claimed = record.bytes_sent if self.client.saw or record is self.records[-1] else 0
+            assert (claimed, record.bytes_received) == (0, 0), "what was refused was delivered"
 
 
-async def talk(pair: Pair, listener: socket.socket, rng: random.Random, *, may_reset: bool) -> Talk:
+async def talk(pair: Pair, listener: socket.socket, rng: random.Random, *, may_reset: bool, event: Event) -> Talk:
     """Have the two applications talk once by random scripts, and wait for both records."""
     loop = asyncio.get_running_loop()
-    near = socket.socket()
-    near.setblocking(False)
-    shrink_buffers(rng, near)
-    await loop.sock_connect(near, pair.entrance)
+    # Not both: each would wait for the other one to read. A sidecar that ends doesn't wait for a late one.
+    late = None if event in _CUTS else rng.choice((None, None, 0, 1))
+    scripts = (
+        draw_script(rng, may_reset=may_reset, reads_late=late == 0),
+        draw_script(rng, may_reset=may_reset, reads_late=late == 1),
+    )
+    after_s = rng.choice(_AFTER)
+    happening = None if event in _CUTS else asyncio.ensure_future(_happen(pair, event, after_s))
+    near = await _connect(pair, rng)
     port = near.getsockname()[1]
-    far, _ = await loop.sock_accept(listener)
+    async with asyncio.timeout(60):
+        far, _ = await loop.sock_accept(listener)
     far.setblocking(False)
-    scripts = draw_script(rng, may_reset=may_reset), draw_script(rng, may_reset=may_reset)
+    if happening is None:
+        happening = asyncio.ensure_future(_happen(pair, event, after_s))
     client, server = Application(connection=near), Application(connection=far)
     seeds = random.Random(rng.random()), random.Random(rng.random())
     async with asyncio.timeout(60):
-        await asyncio.gather(client.run(scripts[0], seeds[0]), server.run(scripts[1], seeds[1]))
-    return Talk(client=client, server=server, scripts=scripts, records=await _find_records(pair, port))
+        await asyncio.gather(client.run(scripts[0], seeds[0]), server.run(scripts[1], seeds[1]), happening)
+    records = await _find_records(pair, port)
+    return Talk(client=client, server=server, scripts=scripts, event=event, records=records)
+
+
+async def be_refused(pair: Pair, rng: random.Random, *, may_reset: bool) -> Refusal:
+    """Have the client be refused by the server's sidecar, early or late, whatever it writes meanwhile."""
+    script = draw_script(rng, may_reset=may_reset)
+    attestor, policies, states = pair.server.attestor, pair.server.policies, pair.server.policies.states
+    approvals = (CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM)
+    policies.states = {"shop": approve(*approvals, mode=Mode.EXPLICIT)}
+    attestor.shared = AttestationError("ordered by the test", reason=Reason.SOCKET_SHARED)
+    attestor.clears_after_s = rng.choice(_AFTER)
+    try:
+        near = await _connect(pair, rng)
+        port = near.getsockname()[1]
+        client = Application(connection=near)
+        async with asyncio.timeout(60):
+            await client.run(script, random.Random(rng.random()))
+        return Refusal(client=client, script=script, records=await _find_records(pair, port))
+    finally:
+        attestor.shared, policies.states = None, states
+
+
+async def _connect(pair: Pair, rng: random.Random) -> socket.socket:
+    near = socket.socket()
+    near.setblocking(False)
+    shrink_buffers(rng, near)
+    await asyncio.get_running_loop().sock_connect(near, pair.entrance)
+    return near
+
+
+async def _happen(pair: Pair, event: Event, after_s: float) -> None:
+    await asyncio.sleep(after_s)
+    if event is Event.DRAIN:
+        old = pair.server.sidecar
+        pair.server.sidecar = replace(old, draining=Draining())
+        old.draining.begin()
+    elif event is Event.FORGET:
+        pair.client.sidecar.connector.close()
+    elif event in _CUTS:
+        side = pair.client if event is Event.CUT_NEAR else pair.server
+        side.sidecar.connections.close_all()
 
 
 async def _find_records(pair: Pair, port: int) -> tuple[DecisionRecord, ...]:

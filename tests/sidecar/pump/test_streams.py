@@ -6,23 +6,27 @@ import asyncio
 import os
 import random
 import socket
+from collections.abc import Callable, Iterable
 
 import pytest
 
+from shared.model.policy.decision import DecisionRecord
 from sidecar.native.engine import load
 from sidecar.parts import Limits
 from sidecar.sockets import dial as dialling
+from sidecar.sockets import ending
 from sidecar.tls.records import Records
 from tests.sidecar import pair as pairs
+from tests.sidecar.little_ca import until
 from tests.sidecar.native.scripted_tls import ShortRecords
 from tests.sidecar.pair import Pair, running_pair
-from tests.sidecar.pump.streams import Way, carry_by_tls, shrink_buffers, talk
+from tests.sidecar.pump.streams import Application, Event, Way, be_refused, carry_by_tls, shrink_buffers, talk
 
 # RFC 6066, section 4; 0: the peer has asked for none.
 FRAGMENTS = (0, 512, 1024, 2048, 4096)
 # More of them, for a longer search: TOUCHMARK_SEEDS=200.
 SEEDS = range(int(os.environ.get("TOUCHMARK_SEEDS", "1")))
-TALKS = 5
+TALKS = 4
 # Without TLS there are no fragments; the compiled loop, which takes any length alike, gets three of them.
 CASES = [
     (engine, way, (fragment, seed))
@@ -44,6 +48,8 @@ def shrunk(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> r
     fragment, seed = request.param
     rng = random.Random(seed * 100_003 + fragment)
     listen, begin, send = pairs._listen, dialling.dial_now, Records.send
+    # Two that have given up may each wait for the other one to read, as long as they wait for anyone.
+    monkeypatch.setattr(ending, "DELIVERY_DEADLINE_S", 1.0)
 
     def listen_with_little(address: str) -> socket.socket:
         listener = listen(address)
@@ -83,15 +89,43 @@ async def test_streams_records_and_counts_agree(
                 pair.client.directory.entries.clear()
             elif way is Way.TLS:
                 monkeypatch.setattr(pairs, "carry_outbound", lambda _, captured: carry_by_tls(pair, captured))
-            await _talk_often(pair, listener, shrunk)
+            closing = _note_closing(monkeypatch)
+            await _talk_often(pair, listener, shrunk, way)
+            pair.client.sidecar.connector.close()
+            await until(lambda: not pair.tasks and all(each.fileno() < 0 for each in closing))
 
 
-async def _talk_often(pair: Pair, listener: socket.socket, rng: random.Random) -> None:
+def _note_closing(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
+    """Return the connections of tunnels that are closed after delivery from now on."""
+    closing: list[socket.socket] = []
+    close = ending.close_after_delivery
+
+    def note(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
+        closing.append(connection)
+        close(loop, connection)
+
+    monkeypatch.setattr("sidecar.tunnel.tunnel.close_after_delivery", note)
+    return closing
+
+
+async def _talk_often(pair: Pair, listener: socket.socket, rng: random.Random, way: Way) -> None:
     for number in range(TALKS):
-        ended = await talk(pair, listener, rng, may_reset=number % 2 == 1)
-        try:
-            ended.check()
-        except AssertionError as error:
-            sizes = [(len(each.wrote), len(each.read), each.saw, each.taken) for each in (ended.client, ended.server)]
-            counts = [(r.bytes_sent, r.bytes_received, r.ending, r.detail) for r in ended.records]
-            raise AssertionError(f"talk {number}: {error}; {ended.scripts}; {sizes}; {counts}") from error
+        may_reset = number % 2 == 1
+        if way in (Way.TUNNEL, Way.RENEWING) and rng.random() < 0.5:
+            refused = await be_refused(pair, rng, may_reset=rng.random() < 0.5)
+            _check(refused.check, f"refusal before talk {number}: {refused.script}", (refused.client,), refused.records)
+        event = Event.NONE if number == 0 else rng.choice(tuple(Event))
+        ended = await talk(pair, listener, rng, may_reset=may_reset, event=event)
+        told = f"talk {number}: {ended.event}; {ended.scripts}"
+        _check(ended.check, told, (ended.client, ended.server), ended.records)
+
+
+def _check(
+    check: Callable[[], None], told: str, ends: tuple[Application, ...], records: Iterable[DecisionRecord]
+) -> None:
+    try:
+        check()
+    except AssertionError as error:
+        sizes = [(len(each.wrote), len(each.read), each.saw, each.taken) for each in ends]
+        counts = [(r.bytes_sent, r.bytes_received, r.ending, r.reason, r.detail) for r in records]
+        raise AssertionError(f"{error}; {told}; {sizes}; {counts}") from error

@@ -154,6 +154,22 @@ async def test_a_refusal_with_a_newer_releases_reason_refuses_and_leaves_the_tun
     far.close()
 
 
+async def test_what_was_sent_before_a_refusal_isnt_counted_as_sent() -> None:
+    near, far = await make_tunnels(Mint())
+    app, source = tcp_pair()
+    user = Responder(far)
+    with app, source:
+        app.send(b"early")
+        initiator = TunnelPump(near)
+        initiator.open(source, OPENING, answer_s=5)
+        await until(lambda: user.pump is not None and initiator.sent == 5)
+        far.send(FrameType.REFUSE, Reason.PROGRAM_NOT_APPROVED.value.encode())
+        end = await asyncio.wait_for(initiator.finished, 5)
+        assert (end.ending, end.early, initiator.sent) == (Ending.REFUSED, b"early", 0)
+    near.close()
+    far.close()
+
+
 async def test_an_end_right_after_much_data_loses_none_of_it() -> None:
     loop = asyncio.get_running_loop()
     for size in (MAX_PAYLOAD_BYTES - 5, MAX_PAYLOAD_BYTES - 4, MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES + 1, 60_000):
