@@ -268,6 +268,8 @@ class CredentialStore:
         if identity.workload != self.own.identity.workload or identity.program != program:
             raise CredentialError("the CA issued another identity than asked for", reason=Reason.CA_UNAVAILABLE)
         if program is None:
+            if credential.issuer != self.own.issuer:
+                self._follow_issuer(credential.issuer)
             self.own = credential
             self._is_own_distrusted = False
             self._own_retry_s = _FIRST_RETRY_S
@@ -310,6 +312,15 @@ class CredentialStore:
         if entry.renewal is not None:
             entry.renewal.cancel()
         entry.renewal = asyncio.get_running_loop().call_later(delay_s, self._renew, program)
+
+    def _follow_issuer(self, issuer: str) -> None:
+        """Renew soon what another issuer has signed: the own one doesn't tell the CA any more that it's old."""
+        now = asyncio.get_running_loop().time()
+        for program, entry in self._entries.items():
+            delay_s = random.uniform(0, _SPREAD_AGAIN_S)
+            is_later = entry.renewal is not None and entry.renewal.when() > now + delay_s
+            if entry.credential.issuer != issuer and is_later:
+                self._schedule(program, entry, delay_s)
 
     def _schedule_own(self, delay_s: float) -> None:
         if self._own_renewal is not None:

@@ -210,6 +210,17 @@ async def test_an_answer_that_a_reissue_overtook_is_renewed_too() -> None:
         assert issuing.ca.issued == 3, "the sidecar's own and the program's, twice"
 
 
+async def test_programs_follow_the_sidecars_own_certificate_to_another_issuer() -> None:
+    """Its Reissue may have been lost, and once the own certificate is renewed the CA has nothing to tell that by."""
+    async with a_store() as (store, issuing, _):
+        first, ca = await store.obtain(PROGRAM, EVIDENCE), issuing.ca
+        old, ca.issuer, ca.sequence = ca.issuer, make_authority("next issuer", ca.root), ca.sequence + 1
+        assert issuing.trust.install(msgspec.structs.replace(ca.bundle, issuers=(old.der, ca.issuer.der)))
+        store._renew_own()
+        await until(lambda: store.get(PROGRAM) not in (None, first))
+        assert {store.own.issuer, (await store.obtain(PROGRAM, EVIDENCE)).issuer} == {"next issuer"}
+
+
 async def test_a_distrusted_issuers_credentials_are_neither_used_nor_kept() -> None:
     async with a_store() as (store, issuing, _):
         await store.obtain(PROGRAM, EVIDENCE)
