@@ -23,6 +23,7 @@ from cli.commands import (
     demo,
     doctor,
     edges,
+    explain,
     graph,
     identities,
     inject,
@@ -54,6 +55,7 @@ app.add_typer(sidecar.app, name="sidecar")
 app.command("status", cls=TargetCommand)(status.status)
 app.command("mode", cls=TargetCommand)(mode.mode)
 app.command("ready", cls=TargetCommand)(ready.ready)
+app.command("explain", cls=TargetCommand)(explain.explain)
 app.add_typer(program.app, name="program")
 app.add_typer(policy.app, name="policy")
 app.add_typer(trust.app, name="trust")

@@ -25,7 +25,7 @@ from cli.main import app
 from cli.text import findings, summary
 from cli.text.exit_codes import EXIT_CODES
 from cli.text.json_result import JsonResult, list_results
-from shared.model.adoption import lint
+from shared.model.adoption import explain, lint
 from shared.model.wire import admin, sidecar_admin
 
 _SHARED = ("help", "as_json", "kubernetes", "context", "kubeconfig", "system_namespace", "admin_socket")
@@ -99,7 +99,7 @@ def describe_result(verb: Callable[..., object], result: JsonResult[Any]) -> str
 
 
 def _own_types() -> dict[str, object]:
-    modules = (shapes, summary, findings, facts, version, graph, lint)
+    modules = (shapes, summary, findings, facts, version, graph, lint, explain)
     return {name: value for module in modules for name, value in vars(module).items() if isinstance(value, type)}
 
 

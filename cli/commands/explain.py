@@ -1,0 +1,188 @@
+"""``touchmark explain``: what both sides would say of a connection, and what would change it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.commands import options
+from cli.text.json_result import JsonResult, prints
+
+if TYPE_CHECKING:
+    from cli.admin.client import AdminClient
+    from shared.model.adoption.explain import Explained, SideAnswer
+    from shared.model.policy.decision import PartyRecord
+    from shared.model.policy.rules import NamespaceState
+    from shared.model.wire.admin import SidecarView
+
+_EXPLAINED: JsonResult[Explained] = JsonResult()
+_MAX_DECISIONS = 10_000
+
+
+@prints(_EXPLAINED)
+def explain(
+    context: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT[@PROGRAM], an address, a SPIFFE ID; or a decision's number."),
+    ],
+    destination: Annotated[str, typer.Argument(help="The same, with :PORT; not with a decision's number.")] = "",
+    as_json: options.Json = False,
+) -> None:
+    """Say what both ends' sidecars decide about a connection, by which rule, and what would change it.
+
+    It is the evaluator that sidecars enforce with, on the rules and approvals in force. Without @PROGRAM the workload's
+    only approved program is taken. An address is whoever the CA lists there. Attestation and whether anything
+    listens aren't looked at. Exit code 3: it is refused.
+
+    Examples: touchmark explain shop/web shop/db:5432 · touchmark explain bank/teller@sha256:DIGEST shop/web:80 ·
+    touchmark explain shop/web 192.0.2.7:443 · touchmark explain 4711 -k
+    """
+    from cli.backends.session import ask_admin
+    from cli.text.exit_codes import ExitCode
+    from cli.text.output import print_line
+
+    target = options.get_target(context)
+    explained = ask_admin(target, lambda client: _explain(client, source, destination))
+    if as_json:
+        _EXPLAINED.print(explained)
+    else:
+        for line in describe(explained, in_cluster=target.in_cluster):
+            print_line(line)
+    if not explained.allowed:
+        raise typer.Exit(ExitCode.CHECK_FAILED)
+
+
+async def _explain(client: AdminClient, source: str, destination: str) -> Explained:
+    from shared.model.adoption.explain import explain as ask
+
+    states = {state.namespace: state for state in (await client.list_namespaces()).namespaces}
+    if not destination:
+        return await _explain_decision(client, source, states)
+    sidecars = (await client.list_sidecars()).sidecars
+    name, port = split_port(destination)
+    return ask(read_end(source, states, sidecars), read_end(name, states, sidecars), port, states)
+
+
+async def _explain_decision(client: AdminClient, number: str, states: dict[str, NamespaceState]) -> Explained:
+    from shared.model.adoption.explain import explain as ask
+    from shared.model.errors import InputError, NotFoundError
+
+    if not number.removeprefix("#").isdigit():
+        raise InputError("give a source and a destination, or a decision's number", hint="touchmark explain --help")
+    wanted = int(number.removeprefix("#"))
+    found = await client.list_decisions({"limit": str(_MAX_DECISIONS)})
+    for view in found.decisions:
+        if view.id == wanted:
+            return ask(view.record.source, view.record.destination, view.record.port, states)
+    raise NotFoundError(
+        f"no decision {wanted} among the last {_MAX_DECISIONS}", hint="`touchmark decisions --detail` shows the numbers"
+    )
+
+
+def split_port(text: str) -> tuple[str, int]:
+    """Split ``END:PORT``; an IPv6 address is in brackets.
+
+    Raises:
+        InputError: there is no port of 1 to 65535.
+    """
+    from shared.model.errors import InputError
+
+    name, _, port = text.rpartition(":")
+    if not name or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise InputError(f"{text!r} names no port", hint="write shop/db:5432, 192.0.2.7:443 or [2001:db8::7]:443")
+    return name.strip("[]"), int(port)
+
+
+def read_end(text: str, states: dict[str, NamespaceState], sidecars: tuple[SidecarView, ...]) -> PartyRecord:
+    """Return an end as records show it: a workload with its program, whoever is listed at an address, or a foreigner.
+
+    Raises:
+        InputError: a workload has several approved programs, and none is named.
+    """
+    import ipaddress
+
+    from shared.model.identity.foreign import parse_foreign_id
+    from shared.model.identity.identity import parse_workload
+    from shared.model.policy.decision import PartyRecord
+
+    if text.startswith("spiffe://"):
+        return PartyRecord(identity=str(parse_foreign_id(text)))
+    name, _, program = text.partition("@")
+    try:
+        address = str(ipaddress.ip_address(name))
+    except ValueError:
+        return _read_workload(str(parse_workload(name)), program, states)
+    listed = next((each.workload for each in sidecars if address in each.addresses), "")
+    if listed:
+        return _read_workload(listed, program, states)
+    endpoint = f"[{address}]:0" if ":" in address else f"{address}:0"
+    return PartyRecord(address=endpoint, why="peer_unidentified")
+
+
+def _read_workload(workload: str, program: str, states: dict[str, NamespaceState]) -> PartyRecord:
+    from shared.model.errors import InputError
+    from shared.model.identity.program import parse_program
+    from shared.model.policy.decision import PartyRecord
+    from shared.model.policy.rules import NamespaceState
+
+    namespace, _, account = workload.partition("/")
+    state = states.get(namespace, NamespaceState(namespace=namespace))
+    approved = [str(each.program) for each in state.approvals if each.service_account == account]
+    if program:
+        chosen = str(parse_program(program))
+    elif len(approved) == 1:
+        chosen = approved[0]
+    elif approved:
+        raise InputError(
+            f"{workload} has {len(approved)} approved programs: which one?",
+            hint=f"write {workload}@{approved[0]}; `touchmark program list {namespace}` has all",
+        )
+    else:
+        chosen = ""
+    return PartyRecord(workload=workload, listed=workload, program=chosen, why="" if chosen else "peer_unidentified")
+
+
+def describe(explained: Explained, *, in_cluster: bool) -> list[str]:
+    """Write what both sides say, a line each."""
+    from cli.text.decision import describe_party
+    from cli.text.output import shorten
+    from cli.text.printable import escape
+
+    ends = [
+        f"{describe_party(end)} {shorten(end.program)}" if end.program else describe_party(end)
+        for end in (explained.source, explained.destination)
+    ]
+    verdict = "allowed" if explained.allowed else "REFUSED"
+    lines = [escape(f"{ends[0]} → {ends[1]}, port {explained.port}: {verdict}")]
+    if not explained.sides:
+        lines.append("neither end is in the mesh: no sidecar is asked")
+    for side in explained.sides:
+        lines += _describe_side(side, in_cluster=in_cluster)
+    return lines
+
+
+def _describe_side(side: SideAnswer, *, in_cluster: bool) -> list[str]:
+    from cli.commands.ready import describe_fix
+    from shared.model.policy.reasons import EXPLANATIONS
+
+    verdict = side.verdict
+    answer = "allow" if verdict.allowed else "DENY"
+    if verdict.would_deny:
+        answer += " (would deny)"
+    rule = f" by {verdict.rule}" if verdict.rule else ""
+    where = "source" if side.side == "egress" else "destination"
+    lines = [
+        (
+            f"  {where}'s side ({side.namespace}, {verdict.mode}, version {verdict.policy_version}): {answer},"
+            f" {verdict.reason}{rule}"
+        ),
+        f"    {EXPLANATIONS[verdict.reason].cause}",
+    ]
+    if verdict.allowed and side.in_explicit is not None:
+        lines.append(f"    explicit mode would refuse it: {side.in_explicit}")
+    for reason, fix in side.missing:
+        lines.append(f"    {reason}:")
+        lines += [f"      {line}" for line in describe_fix(fix, reason, path="", in_cluster=in_cluster)]
+    return lines

@@ -1,0 +1,76 @@
+"""Both sides' answers, for workloads, addresses and recorded decisions."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from cli.commands.explain import read_end, split_port
+from cli.main import run
+from cli.text.exit_codes import ExitCode
+from shared.model.errors import InputError
+from shared.model.identity.program import Program
+from shared.model.policy.rules import Approval, Mode, NamespaceState
+from shared.model.wire.admin import DecisionList, NamespaceList, SidecarList
+from tests.cli.fake_ca import FakeCA
+from tests.cli.observations import DENIAL
+
+WEB, DB = Program(digest="a" * 64), Program(digest="b" * 64)
+
+
+@pytest.fixture
+def shop(ca: FakeCA) -> FakeCA:
+    approvals = (Approval(service_account="web", program=WEB), Approval(service_account="db", program=DB))
+    ca.answers["GET /v1/namespaces"] = NamespaceList(
+        namespaces=(NamespaceState(namespace="shop", version=3, mode=Mode.EXPLICIT, approvals=approvals),)
+    )
+    ca.answers["GET /v1/sidecars"] = SidecarList(sidecars=())
+    return ca
+
+
+def test_two_approved_programs_of_one_namespace_are_allowed_by_both_sides(
+    shop: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["explain", "shop/web", "shop/db:5432"]) == ExitCode.SUCCESS
+    printed = capsys.readouterr().out
+    assert "port 5432: allowed" in printed
+    assert printed.count("allow, same_group") == 2
+    assert "source's side (shop, explicit, version 3)" in printed
+
+
+def test_a_refusal_ends_with_3_and_says_what_is_missing(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["explain", f"bank/teller@sha256:{'c' * 64}", "shop/web:80"]) == ExitCode.CHECK_FAILED
+    printed = capsys.readouterr().out
+    assert "destination's side (shop, explicit, version 3): DENY, program_not_approved" in printed
+    assert f"touchmark program approve bank/teller sha256:{'c' * 64}" in printed
+    assert "add to spec.rules of MeshPolicy shop/default:" in printed
+    assert run(["explain", "shop/web", "192.0.2.7:443", "--json"]) == ExitCode.CHECK_FAILED
+    (side,) = msgspec.json.decode(capsys.readouterr().out)["sides"]
+    assert (side["verdict"]["reason"], side["missing"][0][1]["rule"]["direction"]) == ("egress_not_allowed", "egress")
+
+
+def test_a_recorded_decision_is_explained_by_the_current_rules(
+    shop: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.answers["GET /v1/decisions"] = DecisionList(decisions=(DENIAL,))
+    assert run(["explain", str(DENIAL.id)]) == ExitCode.CHECK_FAILED
+    assert "program_not_approved" in capsys.readouterr().out
+    assert run(["explain", "99999"]) == ExitCode.NOT_FOUND
+    assert run(["explain", "shop/web"]) == ExitCode.BAD_INPUT
+
+
+def test_ends_are_read_as_records_show_them(shop: FakeCA) -> None:
+    states = {state.namespace: state for state in shop.answers["GET /v1/namespaces"].namespaces}
+    assert read_end("shop/web", states, ()).program == str(WEB)
+    assert read_end("2001:db8::7", states, ()).address == "[2001:db8::7]:0"
+    assert read_end("spiffe://elsewhere.example/x", states, ()).identity == "spiffe://elsewhere.example/x"
+    assert read_end("bank/teller", states, ()).why == "peer_unidentified"
+    two = NamespaceState(
+        namespace="shop", approvals=tuple(Approval(service_account="web", program=each) for each in (WEB, DB))
+    )
+    with pytest.raises(InputError, match="which one"):
+        read_end("shop/web", {"shop": two}, ())
+    assert split_port("[2001:db8::7]:443") == ("2001:db8::7", 443)
+    for text in ("shop/web", "shop/web:0", "shop/web:x"):
+        with pytest.raises(InputError):
+            split_port(text)
