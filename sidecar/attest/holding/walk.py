@@ -17,33 +17,38 @@ from collections.abc import Iterator
 _SYS_GETDENTS64 = {"x86_64": 217, "ppc64le": 202, "s390x": 220}.get(os.uname().machine, 61)
 # struct linux_dirent64 (getdents(2)): inode, next position, length, type, name. So small that one entry fits.
 _ENTRY_BYTES = 32
+# To skip processes: many entries at once.
+_SKIP_BYTES = 32_768
 _HEADER = struct.Struct("=QqHB")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Walk:
-    """Walks over live processes, again and again; from the second walk on only over those above a number.
+    """Walks over the live processes above a number, again and again.
 
     Arguments:
-        above: the first walk is over all processes, later ones over those above it.
+        above: 0 for all.
         proc: where ``proc(5)`` is mounted.
 
     Raises:
-        OSError: our own resources are used up.
+        OSError: our own resources are used up, or the kernel can't list processes.
     """
 
     def __init__(self, above: int, proc: str = "/proc") -> None:
-        self._above = above
-        self._position = 0
         self._directory = os.open(proc, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._buffer = ctypes.create_string_buffer(_ENTRY_BYTES)
+        self._buffer = ctypes.create_string_buffer(_SKIP_BYTES)
+        try:
+            self._position = self._find_position(above) if above > 0 else 0
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the kept descriptor."""
         os.close(self._directory)
 
     def begin_anew(self) -> None:
-        """Have the next walk be over all processes again."""
+        """Have the next walks be over all processes."""
         self._position = 0
 
     def __iter__(self) -> Iterator[int]:
@@ -53,21 +58,39 @@ class Walk:
             OSError: the kernel can't list them.
         """
         os.lseek(self._directory, self._position, os.SEEK_SET)
-        while True:
-            count = _libc.syscall(_SYS_GETDENTS64, self._directory, self._buffer, _ENTRY_BYTES)
-            if count == 0:
-                return
-            if count < 0:
-                number = ctypes.get_errno()
-                if number == errno.EINVAL:  # An entry with a longer name, which no process has.
-                    os.lseek(self._directory, 1, os.SEEK_CUR)
-                    continue
-                raise OSError(number, os.strerror(number))
-            entry = self._buffer.raw[:count]
-            _, position, length, _ = _HEADER.unpack_from(entry)
-            name = entry[_HEADER.size : length].split(b"\0", 1)[0]
-            if not name.isdigit():
+        while (count := self._read(_ENTRY_BYTES)) != 0:
+            if count < 0:  # An entry with a longer name, which no process has.
+                os.lseek(self._directory, 1, os.SEEK_CUR)
                 continue
-            if int(name) <= self._above:
-                self._position = position
-            yield int(name)
+            yield from (pid for pid, _ in self._parse(count))
+
+    def _find_position(self, above: int) -> int:
+        """Find where the walks begin: behind the last process that isn't above the number."""
+        found = 0
+        while (count := self._read(_SKIP_BYTES)) > 0:
+            for pid, position in self._parse(count):
+                if pid > above:
+                    return found
+                found = position
+        return found
+
+    def _read(self, size: int) -> int:
+        """Read entries into the buffer; return their bytes, -1 when not even one fits.
+
+        Raises:
+            OSError: the kernel can't list them.
+        """
+        count = int(_libc.syscall(_SYS_GETDENTS64, self._directory, self._buffer, size))
+        if count < 0 and (number := ctypes.get_errno()) != errno.EINVAL:
+            raise OSError(number, os.strerror(number))
+        return count
+
+    def _parse(self, count: int) -> Iterator[tuple[int, int]]:
+        """Yield each process ID that was read, and the position behind it."""
+        entries, offset = ctypes.string_at(self._buffer, count), 0
+        while offset < count:
+            _, position, length, _ = _HEADER.unpack_from(entries, offset)
+            name = entries[offset + _HEADER.size : offset + length].split(b"\0", 1)[0]
+            offset += length
+            if name.isdigit():
+                yield int(name), position
