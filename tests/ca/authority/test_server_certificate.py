@@ -200,7 +200,7 @@ async def test_a_token_and_a_certificate_of_the_old_root_open_the_door_until_it_
             assert isinstance(welcome, Welcome)
             issuer = x509.load_der_x509_certificate(welcome.chain[1])
             assert issuer.issuer == services.authorities.snapshot.root.certificate.subject
-        clock.shift_s = 3700
+        clock.shift_s = services.issuance.leaf_lifetime_s + 100
         await services.rotation.advance(services.clock())
         assert services.authorities.bundle().roots != (old,)
         with pytest.raises(ssl.SSLCertVerificationError):

@@ -38,7 +38,7 @@ async def test_what_ended_long_ago_is_forgotten(tmp_path: Path, monkeypatch: pyt
         clock.shift_s = upkeep.LEDGER_KEPT_S - 7200
         await asyncio.sleep(0.2)
         assert len(await services.store.ledger.list_lines()) == len(await services.store.join_tokens.list_all()) == 1
-        clock.shift_s = upkeep.LEDGER_KEPT_S + 7200
+        clock.shift_s = upkeep.LEDGER_KEPT_S + services.issuance.leaf_lifetime_s + 7200
 
         async def is_forgotten() -> bool:
             store = services.store

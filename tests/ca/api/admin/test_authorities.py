@@ -111,7 +111,7 @@ async def test_a_root_rotates_with_its_progress_and_an_older_token_is_named_unti
         await late.send(Enrol(token=token.token, csr=late.csr, registration=make_registration("late")))
         assert isinstance(await late.receive(), Welcome)
     assert (await admin.get("/v1/rotation", api.RotationStatus)).open_tokens == ()
-    clock.shift_s = 3700
+    clock.shift_s = services.issuance.leaf_lifetime_s + 100
     await services.rotation.advance(services.clock())
     status = await admin.get("/v1/status", api.CAStatus)
     assert (status.rotation.step, status.root_pin) == ("retired", services.authorities.root_pin)

@@ -220,7 +220,7 @@ async def test_the_ledger_shows_what_was_issued_and_what_is_alive(
             assert (len(few.identities), few.truncated) == (1, True)
             (bank,) = (await admin.get("/v1/identities", api.IdentityList, workload="bank/teller")).identities
             assert bank.workload == "bank/teller"
-    clock.shift_s = 7200
+    clock.shift_s = services.issuance.leaf_lifetime_s + 100
     assert (await admin.get("/v1/identities", api.IdentityList, alive="true")).identities == ()
     assert not any(one.alive for one in (await admin.get("/v1/identities", api.IdentityList)).identities)
     assert (await admin.fail("GET", "/v1/identities", 400, query={"alive": "si"})).code == "bad_input"
