@@ -25,6 +25,7 @@ from shared.model.wire.messages import (
 )
 
 REPLACED = "replaced"
+EVICTED = "evicted"
 # Each sidecar renews a handful of credentials; the spread keeps the CA below a tenth of what it can sign.
 _SPREAD_BY_SIDECAR_S: Final = 0.05
 _LEAST_SPREAD_S: Final = 1.0
@@ -138,6 +139,14 @@ class Hub:
             watchers = self._watchers.get(address, set()) | self._watching_all
             if watchers:
                 self._push(watchers, self.directory.get(address), key=("address", address))
+
+    def end_evicted(self, instances: Iterable[str]) -> None:
+        """End the streams of evicted sidecars; what waits for them isn't sent."""
+        for instance in instances:
+            session = self._sessions.get(instance)
+            if session is not None:
+                self.close(session)
+                session.end(EVICTED)
 
     def end_all(self, why: str) -> None:
         """Ask every stream to end."""

@@ -82,11 +82,12 @@ class ReplicaSync:
         """
         marks, seen = await self._store.replicas.read_marks(), self._seen
         if (marks.authorities, marks.bundle_sequence) != (seen.authorities, seen.bundle_sequence):
+            self._hub.end_evicted(await self._store.evictions.list_instances())
             await self._authorities.reload()  # Its listeners push.
         if marks.namespaces != seen.namespaces:
             await self._announce_namespaces()
         if marks.registrations != seen.registrations:
-            live = await self._store.sidecars.list_live(now=self._clock())
+            live = await self._store.sidecars.list_live(now=self._clock(), with_evicted=True)
             self._hub.publish_addresses(self._hub.directory.refresh(live))
             await self._end_moved()
         if marks.foreign != seen.foreign:

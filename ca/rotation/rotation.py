@@ -203,13 +203,13 @@ class Rotation:
         return status
 
     async def taint(self, authority_id: str, now: float | None = None) -> None:
-        """Distrust an old authority: everything that it signed is refused, and sidecars re-issue at once.
+        """Distrust an old or retired authority: everything that it signed is refused, and sidecars re-issue at once.
 
         With a root every issuing authority below it is distrusted, and join tokens that pin it are worth nothing.
 
         Raises:
             NotFoundError: there is no such authority.
-            ConflictError: it isn't old: the active one is rotated away first, by force.
+            ConflictError: it isn't old or retired: the active one is rotated away first, by force.
         """
         moment = self._clock() if now is None else now
         async with self._stepping:
@@ -217,23 +217,23 @@ class Rotation:
             record = next((r for r in records if r.authority_id == authority_id), None)
             if record is None:
                 raise NotFoundError(f"no authority {authority_id}")
-            if record.phase is not AuthorityPhase.OLD:
+            if record.phase not in (AuthorityPhase.OLD, AuthorityPhase.RETIRED):
                 verb = "issuer" if record.kind is AuthorityKind.ISSUING else "root"
                 raise ConflictError(
-                    f"authority {authority_id} is {record.phase}, and only an old one can be tainted",
+                    f"authority {authority_id} is {record.phase}, and only an old one or a retired one can be tainted",
                     hint=f"first `touchmark ca rotate {verb} --force`",
                 )
-            below = [r for r in records if r.root_id == authority_id != r.authority_id]
-            old = [*(r for r in below if r.phase is AuthorityPhase.OLD), record]
+            meant = [*(r for r in records if r.root_id == authority_id != r.authority_id), record]
+            old = [r for r in meant if r.phase is AuthorityPhase.OLD]
             # A connection may outlive its certificate: those of issuers that retired long ago are closed, too.
-            retired = [r.authority_id for r in below if r.phase is AuthorityPhase.RETIRED]
+            retired = [r.authority_id for r in meant if r.phase is AuthorityPhase.RETIRED]
             await self._store.authorities.change_phases(
                 _change(old, AuthorityPhase.OLD, AuthorityPhase.TAINTED),
                 now=moment,
                 event="tainted",
                 distrusted=retired,
             )
-            _log.warning("authority_tainted", authority=authority_id, kind=record.kind, below=len(below))
+            _log.warning("authority_tainted", authority=authority_id, kind=record.kind, below=len(meant) - 1)
             await self._authorities.reload()
 
     async def _replace_ended(self, rotation: RotationRecord | None, now: float) -> bool:

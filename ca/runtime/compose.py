@@ -102,7 +102,7 @@ async def compose(
     )
     server_certificate.renew(now=now)
     hub = Hub(directory=Directory(find_vouched=view.find_entry), metrics=metrics)
-    hub.directory.refresh(await store.sidecars.list_live(now=now))
+    hub.directory.refresh(await store.sidecars.list_live(now=now, with_evicted=True))
     return RunningCA(
         configuration=configuration,
         listen=listeners.listen,

@@ -120,7 +120,7 @@ async def _serve_admin(
             server_certificate=ca.server_certificate,
             clock=clock,
         ),
-        SidecarsAdmin(store=store, clock=clock, listen=ca.listen),
+        SidecarsAdmin(store=store, authorities=ca.authorities, hub=ca.hub, clock=clock, listen=ca.listen),
         NamespacesAdmin(store=store, clock=clock, are_policies_objects=ca.configuration.kubernetes),
         ObservationAdmin(store=store, decisions=ca.decisions, hub=ca.hub, survey=survey, clock=clock),
         EdgesAdmin(store=store, clock=clock),

@@ -151,7 +151,7 @@ class Upkeep:
         self._metrics.root_not_after.set(self._authorities.snapshot.root.record.not_after)
 
     async def _refresh_directory(self) -> None:
-        live = await self._store.sidecars.list_live(now=self._clock())
+        live = await self._store.sidecars.list_live(now=self._clock(), with_evicted=True)
         self._hub.publish_addresses(self._hub.directory.refresh(live))
 
     async def _prune(self) -> None:
@@ -162,6 +162,8 @@ class Upkeep:
         long_ago = now - LEDGER_KEPT_S
         await self._store.ledger.prune(expired_before=long_ago)
         await self._store.join_tokens.prune(expired_before=long_ago)
+        if await self._store.evictions.prune(now=now):
+            await self._authorities.reload()
         await self._store.sidecars.delete_silent(silent_since=long_ago, now=now)
 
     async def _prune_edges(self) -> None:

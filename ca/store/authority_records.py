@@ -16,7 +16,7 @@ from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.audit.audit_log import append_audit
-from ca.store.counters import raise_counter, read_counter
+from ca.store.engine.counters import raise_counter, read_counter
 from ca.store.engine.database import Database
 from ca.store.join_tokens import open_tokens
 from ca.store.records import (
@@ -273,19 +273,24 @@ class AuthorityRecords:
         async with self._database.writing() as connection:
             await self._change_phases(connection, phases, now)
             if distrusted:
+                if not phases:
+                    await self._raise_sequence(connection)  # Else a phase that leaves the bundle has.
                 await connection.execute(
                     update(authorities).where(authorities.c.authority_id.in_(distrusted)).values(is_tainted=True)
                 )
-            for phase in phases:
-                await _write_journal(connection, now, event, authority_id=phase.authority_id)
+            for authority_id in (*(phase.authority_id for phase in phases), *distrusted):
+                await _write_journal(connection, now, event, authority_id=authority_id)
             for phase in phases:
                 await self._audit(
                     connection,
                     f"authority.{event}",
                     phase.authority_id,
                     before={"phase": phase.before},
-                    after={"phase": phase.after, "distrusted": distrusted},
+                    after={"phase": phase.after},
                 )
+            for authority_id in distrusted:
+                retired = AuthorityPhase.RETIRED
+                await self._audit(connection, f"authority.{event}", authority_id, after={"phase": retired})
 
     async def _audit(
         self, connection: AsyncConnection, act: str, subject: str, *, before: object = None, after: object

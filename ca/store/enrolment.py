@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.engine.database import Database
+from ca.store.evictions import Evictions
 from ca.store.join_tokens import JoinTokens
 from ca.store.namespaces import Namespaces
 from ca.store.records import JoinGrant, SidecarRecord
@@ -17,12 +18,19 @@ class Enrolment:
     """The steps of an enrolment that hold together or not at all."""
 
     def __init__(
-        self, database: Database, *, join_tokens: JoinTokens, sidecars: Sidecars, namespaces: Namespaces
+        self,
+        database: Database,
+        *,
+        join_tokens: JoinTokens,
+        sidecars: Sidecars,
+        namespaces: Namespaces,
+        evictions: Evictions,
     ) -> None:
         self._database = database
         self._join_tokens = join_tokens
         self._sidecars = sidecars
         self._namespaces = namespaces
+        self._evictions = evictions
 
     async def enter_by_token(
         self, *, token_id: str, secret: str, key_digest: bytes, registration: Registration, now: float
@@ -73,6 +81,7 @@ class Enrolment:
         self, connection: AsyncConnection, grant: JoinGrant, registration: Registration, now: float
     ) -> tuple[SidecarRecord, bool]:
         """Return the sidecar, and whether its namespace's state changed."""
+        await self._evictions.readmit(connection, grant)
         await self._sidecars.enter(connection, grant, now)
         # Without labels a token says nothing of the workload's; a pod's grant says all of them.
         says_labels = bool(grant.labels or grant.pod_uid)

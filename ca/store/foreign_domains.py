@@ -15,7 +15,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.audit.audit_log import append_audit
-from ca.store.counters import raise_counter
+from ca.store.engine.counters import raise_counter
 from ca.store.engine.database import Database
 from ca.store.tables import FOREIGN_CHANGES, foreign_domains
 from shared.model.errors import InputError, NotFoundError

@@ -17,7 +17,7 @@ from ca.store.audit.audit_log import append_audit
 from ca.store.engine.database import Database
 from ca.store.records import AuthorityKind, JoinGrant, JoinTokenRecord
 from ca.store.tables import authorities, join_tokens
-from shared.model.errors import InputError, RefusedError
+from shared.model.errors import ConflictError, InputError, NotFoundError, RefusedError
 from shared.model.identity.identity import Workload
 from shared.model.trust.bundle import AuthorityPhase
 from shared.model.wire.registration import check_labels, normalise_addresses
@@ -97,7 +97,13 @@ class JoinTokens:
         if not hmac.compare_digest(_digest(secret), expected) or row is None:
             raise RefusedError("no such join token", hint="make a new one with `touchmark ca join-token`")
         token = _join_token(row)
-        grant = JoinGrant(workload=token.workload, addresses=token.addresses, labels=token.labels, instance=instance)
+        grant = JoinGrant(
+            workload=token.workload,
+            addresses=token.addresses,
+            labels=token.labels,
+            instance=instance,
+            granted=token.created,
+        )
         if token.spent is not None:
             is_same = token.instance == instance and hmac.compare_digest(row.spent_by or b"", key_digest)
             if is_same and now < max(token.expires, token.spent + REPEATABLE_S):
@@ -120,6 +126,35 @@ class JoinTokens:
             row = (await connection.execute(select(join_tokens).where(join_tokens.c.token_id == token_id))).first()
             return None if row is None else _join_token(row)
 
+    async def revoke(self, token_id: str, *, now: float) -> JoinTokenRecord:
+        """Make an open token worthless, and return it.
+
+        Raises:
+            NotFoundError: there is no such token.
+            ConflictError: it was spent or has expired.
+        """
+        async with self._database.writing() as connection:
+            # Deleted, not marked: what was never spent isn't evidence of anything but its audit line.
+            gone = await connection.execute(
+                delete(join_tokens).where(join_tokens.c.token_id == token_id, open_tokens(now)).returning(join_tokens)
+            )
+            if (row := gone.first()) is None:
+                known = select(join_tokens).where(join_tokens.c.token_id == token_id)
+                row = (await connection.execute(known)).first()
+                if row is None:
+                    raise NotFoundError(
+                        f"no join token {token_id[:64]}", hint="`touchmark ca join-token list` shows all"
+                    )
+                if row.spent is None:
+                    raise ConflictError(f"the join token {token_id} has expired")
+                raise ConflictError(
+                    f"the join token {token_id} was spent by the sidecar {row.instance}",
+                    hint=f"to lock that sidecar out: `touchmark ca evict {row.instance}`",
+                )
+            token = _join_token(row)
+            await append_audit(self._database, connection, "join-token.revoke", token_id, before=_describe(token))
+        return token
+
     async def list_all(self) -> list[JoinTokenRecord]:
         """Return every token, newest first."""
         async with self._database.reading() as connection:
@@ -139,6 +174,20 @@ class JoinTokens:
             return (
                 await connection.execute(delete(join_tokens).where(join_tokens.c.expires < expired_before))
             ).rowcount
+
+
+async def revoke_open(connection: AsyncConnection, workload: Workload, *, now: float) -> tuple[str, ...]:
+    """Make a workload's open tokens worthless within a greater transaction; return their IDs."""
+    gone = await connection.scalars(
+        delete(join_tokens)
+        .where(
+            open_tokens(now),
+            join_tokens.c.namespace == workload.namespace,
+            join_tokens.c.service_account == workload.service_account,
+        )
+        .returning(join_tokens.c.token_id)
+    )
+    return tuple(sorted(gone))
 
 
 def open_tokens(now: float) -> ColumnElement[bool]:

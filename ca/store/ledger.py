@@ -9,9 +9,10 @@ from sqlalchemy import Row, delete, func, insert, select
 
 from ca.store.engine.database import Database
 from ca.store.engine.group_commit import GroupCommit
+from ca.store.evictions import find_evicted
 from ca.store.records import MAX_LEAF_LIFETIME_S, CertificateRecord
 from ca.store.tables import authorities, certificates
-from shared.model.errors import ConflictError, TouchmarkError
+from shared.model.errors import ConflictError, RefusedError, TouchmarkError
 from shared.model.identity.identity import Workload, parse_spiffe_id
 from shared.model.trust.bundle import AuthorityPhase
 
@@ -42,9 +43,9 @@ class Ledger:
     async def write(self, records: Sequence[CertificateRecord]) -> Sequence[TouchmarkError | None]:
         """Write lines in one transaction; return for each None or why it isn't there.
 
-        A line whose authority neither is active nor was until lately is refused with ``ConflictError``: its
-        certificate must not leave. Retiring an authority counts what is alive in *its* transaction, so that no
-        certificate slips in between.
+        A line of an evicted sidecar is refused with ``RefusedError``, one whose authority neither is active nor was
+        until lately with ``ConflictError``: its certificate must not leave. Retiring an authority counts what is alive
+        in *its* transaction, and so does evicting, so that no certificate slips in between.
         """
         async with self._database.writing() as connection:
             named = {record.authority_id for record in records}
@@ -55,13 +56,12 @@ class Ledger:
                     .with_for_update(read=True)
                 )
             )
-            lines = [_values(record) for record in records if record.authority_id in signing]
+            evicted = await find_evicted(connection, sorted({record.instance for record in records}))
+            faults = [_find_fault(record, signing, evicted) for record in records]
+            lines = [_values(record) for record, fault in zip(records, faults, strict=True) if fault is None]
             if lines:
                 await connection.execute(insert(certificates), lines)
-        return [
-            None if record.authority_id in signing else ConflictError("the authority doesn't sign any more")
-            for record in records
-        ]
+        return faults
 
     async def get(self, serial: int) -> CertificateRecord | None:
         """Return the line of one serial number."""
@@ -105,6 +105,12 @@ class Ledger:
             return (
                 await connection.execute(delete(certificates).where(certificates.c.not_after < expired_before))
             ).rowcount
+
+
+def _find_fault(record: CertificateRecord, signing: frozenset[str], evicted: frozenset[str]) -> TouchmarkError | None:
+    if record.instance in evicted:
+        return RefusedError(f"the sidecar {record.instance[:100]} was evicted")
+    return None if record.authority_id in signing else ConflictError("the authority doesn't sign any more")
 
 
 def _serial(serial: int) -> str:

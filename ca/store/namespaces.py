@@ -14,7 +14,7 @@ from sqlalchemy import Row, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.audit.audit_log import append_audit
-from ca.store.counters import raise_counter
+from ca.store.engine.counters import raise_counter
 from ca.store.engine.database import Database
 from ca.store.records import ProgramRecord
 from ca.store.tables import NAMESPACE_CHANGES, namespaces, programs, sidecars, workload_labels

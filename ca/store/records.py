@@ -48,6 +48,7 @@ class JoinGrant:
 
     Attributes:
         pod_uid: of the pod for which the API server vouches; empty for a sidecar that joined by a join token.
+        granted: when its join token was made, in seconds since the epoch; 0: not by a join token.
     """
 
     workload: Workload
@@ -55,6 +56,7 @@ class JoinGrant:
     labels: dict[str, str] = field(default_factory=dict)
     instance: str
     pod_uid: str = ""
+    granted: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,7 @@ class SidecarRecord:
         installed_sequence: of the trust bundle that it acknowledged last.
         namespace_versions: of the namespaces' states that it acknowledged last.
         pod_uid: of its pod; empty outside a cluster.
+        evicted: when it was evicted, in seconds since the epoch; None: it wasn't.
         clock_offset_s: by how much its clock was ahead of the CA's when it opened its last stream; None: not known.
     """
 
@@ -86,6 +89,7 @@ class SidecarRecord:
     namespace_versions: dict[str, int] = field(default_factory=dict)
     pod_uid: str = ""
     clock_offset_s: float | None = None
+    evicted: float | None = None
 
     @property
     def grant(self) -> JoinGrant:

@@ -9,10 +9,18 @@ import msgspec
 from sqlalchemy import delete, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ca.store.counters import raise_counter
+from ca.store.engine.counters import raise_counter
 from ca.store.engine.database import Database
+from ca.store.evictions import check_not_evicted
 from ca.store.records import JoinGrant, SidecarRecord
-from ca.store.tables import REGISTRATIONS, certificates, installed_namespaces, sidecar_addresses, sidecars
+from ca.store.tables import (
+    REGISTRATIONS,
+    certificates,
+    evicted_sidecars,
+    installed_namespaces,
+    sidecar_addresses,
+    sidecars,
+)
 from shared.model.errors import ConflictError, NotFoundError, RefusedError
 from shared.model.identity.identity import Workload
 from shared.model.wire.messages import Registration
@@ -20,6 +28,7 @@ from shared.model.wire.registration import check_registration, normalise_address
 
 _addresses: Final = msgspec.json.Decoder(tuple[str, ...])
 _labels: Final = msgspec.json.Decoder(dict[str, str])
+_IS_POD: Final = evicted_sidecars.c.pod_uid != ""
 
 
 class Sidecars:
@@ -86,7 +95,7 @@ class Sidecars:
                     )
                 )
             )
-            for table in (sidecars, sidecar_addresses, installed_namespaces):
+            for table in (sidecars, sidecar_addresses, installed_namespaces, evicted_sidecars):
                 await connection.execute(delete(table).where(table.c.instance.in_(gone)))
             if gone:
                 await raise_counter(self._database, connection, REGISTRATIONS)
@@ -110,6 +119,7 @@ class Sidecars:
         self, connection: AsyncConnection, grant: JoinGrant, registration: Registration, now: float
     ) -> SidecarRecord:
         """Register a sidecar within a greater transaction; arguments and errors are those of ``register``."""
+        await check_not_evicted(connection, grant.instance)
         if registration.instance != grant.instance:
             raise RefusedError("the certificate belongs to another sidecar instance")
         addresses = check_registration(registration, grant.addresses)
@@ -193,10 +203,17 @@ class Sidecars:
         async with self._database.reading() as connection:
             return await _read_sidecars(connection, None)
 
-    async def list_live(self, *, now: float) -> list[SidecarRecord]:
-        """Return those whose stream is open or that still hold an unexpired certificate."""
+    async def list_live(self, *, now: float, with_evicted: bool = False) -> list[SidecarRecord]:
+        """Return those whose stream is open or that still hold an unexpired certificate.
+
+        Arguments:
+            with_evicted: also those that were evicted: nothing waits for them, but their addresses stay listed until
+                their certificates have ended, so that nobody speaks plainly with them.
+        """
         async with self._database.reading() as connection:
             live = select(sidecars.c.instance).where(_is_live(now))
+            if not with_evicted:
+                live = live.where(sidecars.c.instance.not_in(select(evicted_sidecars.c.instance)))
             return await _read_sidecars(connection, list(await connection.scalars(live)))
 
     async def delete_silent(self, *, silent_since: float, now: float) -> int:
@@ -204,10 +221,14 @@ class Sidecars:
         async with self._database.writing() as connection:
             gone = list(
                 await connection.scalars(
-                    select(sidecars.c.instance).where(~_is_live(now), sidecars.c.last_seen < silent_since).limit(500)
+                    select(sidecars.c.instance)
+                    .where(~_is_live(now), sidecars.c.last_seen < silent_since)
+                    # An evicted pod could join anew by its token: forgotten with its pod, not before.
+                    .where(sidecars.c.instance.not_in(select(evicted_sidecars.c.instance).where(_IS_POD)))
+                    .limit(500)
                 )
             )
-            for table in (sidecars, sidecar_addresses, installed_namespaces):
+            for table in (sidecars, sidecar_addresses, installed_namespaces, evicted_sidecars):
                 await connection.execute(delete(table).where(table.c.instance.in_(gone)))
             if gone:
                 await raise_counter(self._database, connection, REGISTRATIONS)
@@ -266,6 +287,10 @@ async def _read_sidecars(connection: AsyncConnection, instances: Sequence[str] |
     installed: dict[str, dict[str, int]] = {}
     for row in await connection.execute(versions):
         installed.setdefault(row.instance, {})[row.namespace] = row.version
+    evicted = select(evicted_sidecars)
+    if instances is not None and len(instances) == 1:
+        evicted = evicted.where(evicted_sidecars.c.instance == instances[0])
+    out = {row.instance: row.evicted for row in await connection.execute(evicted)}
     return [
         SidecarRecord(
             instance=row.instance,
@@ -283,6 +308,7 @@ async def _read_sidecars(connection: AsyncConnection, instances: Sequence[str] |
             namespace_versions=installed.get(row.instance, {}),
             pod_uid=row.pod_uid,
             clock_offset_s=row.clock_offset_s,
+            evicted=out.get(row.instance),
         )
         for row in await connection.execute(chosen.order_by(sidecars.c.instance))
         if wanted is None or row.instance in wanted

@@ -17,6 +17,7 @@ from ca.store.decision_log import DecisionLog
 from ca.store.edges.edge_log import EdgeLog
 from ca.store.engine.database import Database
 from ca.store.enrolment import Enrolment
+from ca.store.evictions import Evictions
 from ca.store.foreign_domains import ForeignDomains
 from ca.store.join_tokens import JoinTokens
 from ca.store.ledger import Ledger
@@ -40,6 +41,7 @@ class Store:
         ledger: every certificate that was issued.
         decisions: what the sidecars reported.
         edges: who talked to whom, by hour.
+        evictions: who was evicted, and which certificates are distrusted for it.
         foreign: other trust domains.
         audit: who did what, in chained lines.
         replicas: who else works on this database.
@@ -52,8 +54,13 @@ class Store:
         self.namespaces = Namespaces(database, trust_domain=trust_domain)
         self.join_tokens = JoinTokens(database)
         self.sidecars = Sidecars(database, replica=replica)
+        self.evictions = Evictions(database)
         self.enrolment = Enrolment(
-            database, join_tokens=self.join_tokens, sidecars=self.sidecars, namespaces=self.namespaces
+            database,
+            join_tokens=self.join_tokens,
+            sidecars=self.sidecars,
+            namespaces=self.namespaces,
+            evictions=self.evictions,
         )
         self.authorities = AuthorityRecords(database)
         self.ledger = Ledger(database)

@@ -23,14 +23,14 @@ from sqlalchemy import (
 
 from ca.store.audit.tables import audit_lines, audit_marks
 from ca.store.edges.tables import edge_hours, edge_reports, edges
-from ca.store.engine.schema import RowId, metadata
+from ca.store.engine.schema import RowId, counters, metadata
 
 __all__ = [
     "BUNDLE_SEQUENCE", "FOREIGN_CHANGES", "NAMESPACE_CHANGES", "READINESS", "REFUSED", "REGISTRATIONS",
     "TRUST_DOMAIN", "audit_lines", "audit_marks", "authorities", "certificates", "counters", "decisions",
-    "edge_hours", "edge_reports", "edges", "foreign_domains", "installed_namespaces", "join_tokens", "journal",
-    "metadata", "namespaces", "programs", "replicas", "rotations", "settings", "sidecar_addresses", "sidecars",
-    "workload_labels",
+    "edge_hours", "edge_reports", "edges", "evicted_certificates", "evicted_sidecars", "foreign_domains",
+    "installed_namespaces", "join_tokens", "journal", "metadata", "namespaces", "programs", "replicas", "rotations",
+    "settings", "sidecar_addresses", "sidecars", "workload_labels",
 ]  # fmt: skip
 
 BUNDLE_SEQUENCE: Final = "bundle_sequence"
@@ -46,13 +46,6 @@ RESTORED: Final = "restored"
 
 # As an index's condition and a query's: SQLite uses such an index only for the very same text.
 REFUSED: Final = text("(would_deny OR answer = 'deny')")
-
-counters: Final = Table(
-    "counters",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("value", BigInteger, nullable=False),
-)
 
 settings: Final = Table(
     "settings",
@@ -263,4 +256,20 @@ decisions: Final = Table(
     ),
     # An ID is never given twice, so that who follows the log by ID misses nothing after a pruning.
     sqlite_autoincrement=True,
+)
+
+evicted_sidecars: Final = Table(
+    "evicted_sidecars",
+    metadata,
+    Column("instance", Text, primary_key=True),
+    Column("pod_uid", Text, nullable=False),
+    Column("evicted", Double, nullable=False),
+)
+
+evicted_certificates: Final = Table(
+    "evicted_certificates",
+    metadata,
+    Column("serial", Text, primary_key=True),
+    Column("not_after", Double, nullable=False),
+    Index("ix_evicted_certificates_not_after", "not_after"),
 )

@@ -30,11 +30,14 @@ from shared.model.wire.admin import (
     DecisionView,
     EdgeList,
     ErrorAnswer,
+    Evicted,
+    EvictionRequest,
     ForeignDomainList,
     ForeignDomainRequest,
     Health,
     IdentityList,
     JoinTokenCreated,
+    JoinTokenList,
     JoinTokenRequest,
     ModeRequest,
     NamespaceList,
@@ -119,6 +122,18 @@ class AdminClient:
     async def create_join_token(self, request: JoinTokenRequest) -> JoinTokenCreated:
         """Make a join token."""
         return await self._call("POST", "/v1/join-tokens", JoinTokenCreated, body=request)
+
+    async def list_join_tokens(self) -> JoinTokenList:
+        """Return the join tokens, newest first."""
+        return await self._call("GET", "/v1/join-tokens", JoinTokenList)
+
+    async def revoke_join_token(self, token_id: str) -> JoinTokenList:
+        """Make an open join token worthless."""
+        return await self._call("DELETE", f"/v1/join-tokens/{_part(token_id)}", JoinTokenList)
+
+    async def evict(self, request: EvictionRequest) -> Evicted:
+        """Evict a sidecar, or all of a workload."""
+        return await self._call("POST", "/v1/evictions", Evicted, body=request)
 
     async def list_sidecars(self) -> SidecarList:
         """Return the sidecars that joined."""

@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.commands import backup, options, rotate, taint
+from cli.commands import backup, evict, join_token, options, rotate, taint
 from cli.text.json_result import JsonResult, prints
 
 if TYPE_CHECKING:
     from cli.admin.client import AdminClient
-    from cli.commands.shapes import CAStatusWithSidecars, JoinTokenFile
-    from shared.model.wire.admin import CAStatus, JoinTokenCreated, SidecarList
+    from cli.commands.shapes import CAStatusWithSidecars
+    from shared.model.wire.admin import CAStatus, SidecarList
 
-_CREATED: JsonResult[JoinTokenCreated] = JsonResult()
-_WRITTEN: JsonResult[JoinTokenFile] = JsonResult(when="--output")
 _STATUS: JsonResult[CAStatusWithSidecars] = JsonResult()
 
 app = typer.Typer(
     no_args_is_help=True, help="Run the certificate authority, let sidecars join, rotate its authorities."
 )
 app.add_typer(rotate.app, name="rotate")
+app.add_typer(join_token.app, name="join-token")
 app.command("taint", cls=options.TargetCommand)(taint.taint)
+app.command("evict", cls=options.TargetCommand)(evict.evict)
 app.command("backup-key")(backup.backup_key)
 app.command("backup", cls=options.TargetCommand)(backup.backup)
 app.command("restore")(backup.restore)
@@ -60,64 +60,6 @@ def serve(
     }
     named = [part for option, value in given.items() if value for part in (option, value)]
     become_component("ca", [*named, *context.args])
-
-
-@app.command("join-token", cls=options.TargetCommand)
-@prints(_CREATED, _WRITTEN)
-def join_token(
-    context: typer.Context,
-    workload: Annotated[str, typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT, such as shop/web.")],
-    address: Annotated[
-        list[str] | None, typer.Option("--address", help="An IP address that the sidecar may register; repeatable.")
-    ] = None,
-    label: Annotated[
-        list[str] | None, typer.Option("--label", help="A label KEY=VALUE that the CA vouches for; repeatable.")
-    ] = None,
-    ttl: Annotated[str, typer.Option(help="How long the token is valid: 10m, 1h.")] = "1h",
-    ca: Annotated[str, typer.Option("--ca", help="HOST:PORT at which the sidecar reaches the CA.")] = "",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the token to a new file (mode 0600) instead.")
-    ] = None,
-    as_json: options.Json = False,
-) -> None:
-    """Create a single-use token that lets one sidecar join. It pins the CA's root key."""
-    from cli.backends.session import ask_admin
-    from cli.commands.shapes import JoinTokenFile
-    from cli.machine.new_files import writing_new_file
-    from cli.text.duration import format_time, parse_duration
-    from cli.text.output import print_line, print_note
-    from shared.model.errors import InputError
-    from shared.model.identity.identity import parse_workload
-    from shared.model.wire.admin import JoinTokenRequest
-
-    labels = {}
-    for text in label or []:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise InputError(f"not a label: {text!r}", hint="write KEY=VALUE")
-        labels[key] = value
-    request = JoinTokenRequest(
-        workload=str(parse_workload(workload)),
-        addresses=tuple(_read_address(text) for text in address or []),
-        labels=labels,
-        ttl_s=parse_duration(ttl),
-        ca=ca,
-    )
-    created = ask_admin(options.get_target(context), lambda client: client.create_join_token(request))
-    if output is not None:
-        with writing_new_file(output) as file:
-            file.write(f"{created.token}\n".encode())
-    if as_json and output is None:
-        _CREATED.print(created)
-    elif as_json:
-        _WRITTEN.print(JoinTokenFile(token_id=created.token_id, file=str(output)))
-    else:
-        if output is None:
-            print_line(created.token)
-        print_note(
-            f"valid for one sidecar of {created.workload} until {format_time(created.expires)};"
-            f" it may register {', '.join(created.addresses) or 'no address'}"
-        )
 
 
 @app.command(cls=options.TargetCommand)
@@ -185,7 +127,7 @@ def _show_status(status: CAStatus, sidecars: SidecarList) -> None:
                 s.workload,
                 " ".join(s.addresses) or "-",
                 s.capture,
-                "yes" if s.connected else "no",
+                "evicted" if s.evicted is not None else "yes" if s.connected else "no",
                 str(s.installed_sequence),
                 "-" if s.clock_offset_s is None else f"{s.clock_offset_s:+.0f} s",
                 format_time(s.last_seen),
@@ -194,14 +136,3 @@ def _show_status(status: CAStatus, sidecars: SidecarList) -> None:
         ),
         empty="no sidecar has joined; create a token with `touchmark ca join-token`",
     )
-
-
-def _read_address(text: str) -> str:
-    import ipaddress
-
-    from shared.model.errors import InputError
-
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError as error:
-        raise InputError(f"not an IP address: {text!r}", hint="use IP addresses, not host names") from error

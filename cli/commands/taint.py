@@ -26,7 +26,7 @@ def taint(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Distrust an old authority at once, for example because its key has leaked.
+    """Distrust an old or retired authority at once, for example because its key has leaked.
 
     Certificates that it signed are refused from now on, and live connections that use them are closed; their sidecars
     request new certificates automatically. Tainting a root also taints every issuing authority below it and

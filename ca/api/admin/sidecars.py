@@ -7,12 +7,15 @@ from collections.abc import Callable
 from aiohttp import web
 
 from ca.api.admin.answers import answer, read_body
+from ca.authority.authorities import Authorities
+from ca.distribution.hub import Hub
 from ca.settings.configuration import parse_endpoint
 from ca.store.store import Store
 from shared.model.errors import InputError
 from shared.model.identity.identity import parse_workload
 from shared.model.trust.join_token import JoinToken, format_join_token
 from shared.model.wire import admin
+from shared.model.wire.registration import check_instance
 
 
 class SidecarsAdmin:
@@ -22,8 +25,12 @@ class SidecarsAdmin:
         listen: ``host:port`` at which sidecars find this CA, unless a request names another address.
     """
 
-    def __init__(self, *, store: Store, clock: Callable[[], float], listen: str) -> None:
+    def __init__(
+        self, *, store: Store, authorities: Authorities, hub: Hub, clock: Callable[[], float], listen: str
+    ) -> None:
         self._store = store
+        self._authorities = authorities
+        self._hub = hub
         self._clock = clock
         self._listen = listen
 
@@ -32,7 +39,9 @@ class SidecarsAdmin:
         return [
             web.get("/v1/join-tokens", self.join_tokens),
             web.post("/v1/join-tokens", self.create_join_token),
+            web.delete("/v1/join-tokens/{id}", self.revoke_join_token),
             web.get("/v1/sidecars", self.sidecars),
+            web.post("/v1/evictions", self.evict),
         ]
 
     async def join_tokens(self, _request: web.Request) -> web.Response:
@@ -90,6 +99,28 @@ class SidecarsAdmin:
             status=201,
         )
 
+    async def revoke_join_token(self, request: web.Request) -> web.Response:
+        """Make an open join token worthless."""
+        await self._store.join_tokens.revoke(request.match_info["id"], now=self._clock())
+        return await self.join_tokens(request)
+
+    async def evict(self, request: web.Request) -> web.Response:
+        """Evict a sidecar, or all of a workload: end their streams, and distrust their certificates."""
+        wanted = await read_body(request, admin.EvictionRequest)
+        whom = parse_workload(wanted.whom) if "/" in wanted.whom else check_instance(wanted.whom)
+        eviction = await self._store.evictions.evict(whom, now=self._clock())
+        self._hub.end_evicted(eviction.instances)
+        await self._authorities.reload()  # Its listeners push the bundle.
+        return answer(
+            admin.Evicted(
+                instances=eviction.instances,
+                certificates=eviction.certificates,
+                ends=eviction.ends,
+                tokens=eviction.tokens,
+                bundle_sequence=self._authorities.bundle().sequence,
+            )
+        )
+
     async def sidecars(self, _request: web.Request) -> web.Response:
         """Answer all sidecars."""
         live = {sidecar.instance for sidecar in await self._store.sidecars.list_live(now=self._clock())}
@@ -109,6 +140,7 @@ class SidecarsAdmin:
                 live=sidecar.instance in live,
                 installed_sequence=sidecar.installed_sequence,
                 namespace_versions=sidecar.namespace_versions,
+                evicted=sidecar.evicted,
                 clock_offset_s=sidecar.clock_offset_s,
             )
             for sidecar in await self._store.sidecars.list_all()

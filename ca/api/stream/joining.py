@@ -138,6 +138,8 @@ class Joining:
         try:
             await self._welcome(session, grant, csr)
             self._cluster.check_alive(grant)  # A pod that went while it was entered would never be told to end.
+            # One that was evicted while it was entered: its stream wasn't there to be ended.
+            await self._store.evictions.check(grant.instance)
             self._hub.publish_addresses(self._hub.directory.register(record))
             # A change between the reading for the welcome and the subscription would be missed otherwise.
             self._hub.send_state(session, await self._store.namespaces.get_state(grant.workload.namespace))

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+
+SERIAL_PREFIX: Final = "serial:"
+MAX_DISTRUSTED_LEAVES: Final = 4_096
 
 
 class AuthorityPhase(StrEnum):
@@ -45,7 +49,9 @@ class TrustBundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         roots: DER of the root certificates.
         issuers: DER of the issuing authorities in phase prepared, active or old. A leaf of another issuer is refused.
         distrusted: SHA-256 (hexadecimal) of the SubjectPublicKeyInfo of authorities that are refused anywhere in a
-            chain.
+            chain; and ``serial:`` with the serial number (hexadecimal, without leading zeros) of a leaf that is refused
+            until it ends, at most ``MAX_DISTRUSTED_LEAVES``. Serial numbers are random, so they name no other's leaf.
+            Release 0.1 takes these for keys that it never meets.
     """
 
     trust_domain: str
@@ -53,6 +59,11 @@ class TrustBundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     roots: tuple[bytes, ...]
     issuers: tuple[bytes, ...] = ()
     distrusted: tuple[str, ...] = ()
+
+
+def name_serial(serial: int) -> str:
+    """Return how ``TrustBundle.distrusted`` names a leaf's serial number."""
+    return f"{SERIAL_PREFIX}{serial:x}"
 
 
 def public_key_digest(certificate: x509.Certificate) -> str:

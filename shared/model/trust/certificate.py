@@ -23,7 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, ObjectIdent
 from shared.model.errors import IdentityError, VerificationError
 from shared.model.identity.identity import Identity, parse_spiffe_id
 from shared.model.policy.reasons import Reason
-from shared.model.trust.bundle import TrustBundle, public_key_digest
+from shared.model.trust.bundle import TrustBundle, name_serial, public_key_digest
 
 # Touchmark's details extension: evidence for people, never policy input. The arcs after 2554 are a UUID's, as anyone
 # may make them (Microsoft, "Obtaining an Object Identifier"). Rejected: the arc 2.25 of ITU-T X.667, whose one number
@@ -102,7 +102,7 @@ class BundleVerifier:
             raise VerificationError(f"the peer's chain can't be read: {error}", reason=Reason.PEER_UNTRUSTED) from error
 
     def check_not_distrusted(self, chain: Sequence[x509.Certificate]) -> None:
-        """Check that no key in a presented chain is distrusted.
+        """Check that no key in a presented chain is distrusted, nor its leaf by its serial number.
 
         Raises:
             VerificationError: ``peer_distrusted``.
@@ -111,6 +111,8 @@ class BundleVerifier:
         """
         if any(public_key_digest(certificate) in self._distrusted for certificate in chain):
             raise VerificationError("an authority in the peer's chain is distrusted", reason=Reason.PEER_DISTRUSTED)
+        if chain and name_serial(chain[0].serial_number) in self._distrusted:
+            raise VerificationError("the peer's sidecar was evicted", reason=Reason.PEER_DISTRUSTED)
 
     def _verify_peer(self, chain: Sequence[x509.Certificate], *, now: float) -> tuple[VerifiedPeer, float]:
         if not chain or len(chain) > MAX_CHAIN_CERTIFICATES:

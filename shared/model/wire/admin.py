@@ -11,6 +11,8 @@ Method Path                                 Request                   Answer
 GET    /v1/status                                                     ``CAStatus``
 GET    /v1/join-tokens                                                ``JoinTokenList``
 POST   /v1/join-tokens                      ``JoinTokenRequest``      ``JoinTokenCreated``
+DELETE /v1/join-tokens/{id}                                           ``JoinTokenList``
+POST   /v1/evictions                        ``EvictionRequest``       ``Evicted``
 GET    /v1/sidecars                                                   ``SidecarList``
 GET    /v1/rotation                                                   ``RotationStatus``
 POST   /v1/rotation                         ``RotationRequest``       ``RotationStatus``
@@ -90,6 +92,10 @@ from shared.model.wire.admin_foreign import ForeignDomainList as ForeignDomainLi
 from shared.model.wire.admin_foreign import ForeignDomainRequest as ForeignDomainRequest
 from shared.model.wire.admin_foreign import ForeignDomainView as ForeignDomainView
 from shared.model.wire.admin_foreign import ForeignRootView as ForeignRootView
+from shared.model.wire.admin_joining import Evicted as Evicted
+from shared.model.wire.admin_joining import EvictionRequest as EvictionRequest
+from shared.model.wire.admin_joining import JoinTokenList as JoinTokenList
+from shared.model.wire.admin_joining import JoinTokenView as JoinTokenView
 from shared.model.wire.messages import LiveConnection
 
 MAX_ADMIN_BODY_BYTES: Final = 8 * 1024 * 1024
@@ -292,30 +298,13 @@ class JoinTokenCreated(_Answer, frozen=True):
         return f"JoinTokenCreated(token_id={self.token_id!r}, workload={self.workload!r})"
 
 
-class JoinTokenView(_Answer, frozen=True):
-    """A token without its secret. ``state``: ``open``, ``spent`` or ``expired``."""
-
-    token_id: str
-    workload: str
-    addresses: tuple[str, ...]
-    state: str
-    created: float
-    expires: float
-    instance: str = ""
-
-
-class JoinTokenList(_Answer, frozen=True):
-    """Newest first."""
-
-    tokens: tuple[JoinTokenView, ...]
-
-
 class SidecarView(_Answer, frozen=True):
     """One sidecar. ``connected``: its stream is open now. ``live``: that, or a certificate of it is unexpired.
 
     Attributes:
         clock_offset_s: by how much its clock was ahead of the CA's when it opened its last stream, to about a second;
             None: the sidecar or the CA is too old to say.
+        evicted: when it was evicted; None: it wasn't.
     """
 
     instance: str
@@ -333,6 +322,7 @@ class SidecarView(_Answer, frozen=True):
     installed_sequence: int
     namespace_versions: dict[str, int]
     clock_offset_s: float | None = None
+    evicted: float | None = None
 
 
 class SidecarList(_Answer, frozen=True):

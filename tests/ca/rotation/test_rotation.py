@@ -194,3 +194,16 @@ async def test_who_does_not_lead_looks_and_does_what_an_operator_asks(
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_retired_issuer_can_be_tainted_since_connections_outlive_their_certificates(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        await join(core, "web-1")
+        rotation = make_rotation(core.store, core.authorities)
+        retired = core.authorities.active.record
+        await rotation.start(force=True, now=NOW)  # It has signed nothing, so it retires at once.
+        before = core.authorities.bundle()
+        await rotation.taint(retired.authority_id, NOW)
+        bundle = core.authorities.bundle()
+        assert bundle.distrusted == (retired.public_key_digest,)
+        assert bundle.sequence == before.sequence + 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ca.store.join_tokens import JoinTokens
-from shared.model.errors import InputError, RefusedError
+from shared.model.errors import ConflictError, InputError, NotFoundError, RefusedError
 from tests.ca.founded import NOW, WEB, opened, spend
 
 
@@ -49,3 +49,21 @@ async def test_unknown_and_wrong_are_told_alike_and_spend_nothing(tmp_path: Path
         with pytest.raises(RefusedError, match="expired"):
             await spend(core.store, record.token_id, secret, "a", now=NOW + 60)
         await spend(core.store, record.token_id, secret, "a", now=NOW)
+
+
+async def test_a_revoked_token_lets_nothing_join_and_a_spent_one_names_its_sidecar(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        create, revoke = core.store.join_tokens.create, core.store.join_tokens.revoke
+        token, secret = await create(workload=WEB, addresses=(), labels={}, expires=NOW + 60, now=NOW)
+        await revoke(token.token_id, now=NOW)
+        with pytest.raises(RefusedError):
+            await spend(core.store, token.token_id, secret, "a")
+        with pytest.raises(NotFoundError):
+            await revoke(token.token_id, now=NOW)
+        spent, secret = await create(workload=WEB, addresses=(), labels={}, expires=NOW + 60, now=NOW)
+        await spend(core.store, spent.token_id, secret, "a")
+        with pytest.raises(ConflictError, match="sidecar a"):
+            await revoke(spent.token_id, now=NOW)
+        ended, _ = await create(workload=WEB, addresses=(), labels={}, expires=NOW + 60, now=NOW)
+        with pytest.raises(ConflictError, match="expired"):
+            await revoke(ended.token_id, now=NOW + 60)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import websockets
+from cryptography import x509
 
 from ca.runtime.compose import RunningCA
+from shared.model.trust.bundle import name_serial
 from shared.model.trust.join_token import parse_join_token
 from shared.model.wire import admin as api
-from shared.model.wire.messages import Enrol, Welcome
-from tests.ca.running import Admin, FakeSidecar, ShiftedClock, eventually, make_registration
+from shared.model.wire.messages import BundleChanged, Enrol, Refusal, Resume, Welcome
+from tests.ca.running import Admin, FakeSidecar, ShiftedClock, eventually, make_client_context, make_registration
 
 
 async def test_a_token_made_here_joins_a_sidecar_and_is_listed_without_its_secret(
@@ -66,3 +71,55 @@ async def test_a_token_that_has_run_out_says_so(admin: Admin, clock: ShiftedCloc
 async def test_a_token_that_cannot_be_is_refused_and_none_is_made(admin: Admin, body: object) -> None:
     assert (await admin.fail("POST", "/v1/join-tokens", 400, body)).code in {"bad_input", "bad_identity"}
     assert (await admin.get("/v1/join-tokens", api.JoinTokenList)).tokens == ()
+
+
+async def test_an_evicted_sidecars_stream_ends_at_once_and_its_certificate_opens_no_other(
+    services: RunningCA, admin: Admin, tmp_path: Path
+) -> None:
+    async with FakeSidecar(services) as evil, FakeSidecar(services) as good:
+        await evil.enrol("evil", "198.18.0.2")
+        await good.enrol("good", "198.18.0.3")
+        pem = evil.write_pem(tmp_path / "evil.pem")
+        done = await admin.ask("POST", "/v1/evictions", api.Evicted, api.EvictionRequest(whom="evil"))
+        assert (done.instances, done.certificates) == (("evil",), 1)
+        bundle = (await good.expect(BundleChanged)).bundle
+        assert bundle.sequence == done.bundle_sequence
+        assert bundle.distrusted == (name_serial(x509.load_der_x509_certificate(evil.chain[0]).serial_number),)
+        with pytest.raises(websockets.ConnectionClosed):
+            while True:
+                # What tells the others isn't sent to it.
+                assert not isinstance(await evil.receive(), BundleChanged)
+        async with FakeSidecar(services, make_client_context(services, pem)) as again:
+            await again.send(Resume(registration=make_registration("evil", "198.18.0.2")))
+            refusal = await again.receive()
+            assert isinstance(refusal, Refusal) and refusal.code == "peer_distrusted"
+    (seen,) = (one for one in (await admin.get("/v1/sidecars", api.SidecarList)).sidecars if one.instance == "evil")
+    assert (seen.connected, seen.live) == (False, False) and seen.evicted is not None
+    async with FakeSidecar(services) as anew:
+        await anew.enrol("evil", "198.18.0.2")
+
+
+async def test_a_workload_is_evicted_by_its_name_and_what_is_neither_is_refused(
+    services: RunningCA, admin: Admin
+) -> None:
+    async with FakeSidecar(services) as first, FakeSidecar(services) as second:
+        await first.enrol("a", "198.18.0.2")
+        await second.enrol("b", "198.18.0.3")
+        done = await admin.ask("POST", "/v1/evictions", api.Evicted, api.EvictionRequest(whom="shop/web"))
+        assert done.instances == ("a", "b")
+    assert (await admin.fail("POST", "/v1/evictions", 404, {"whom": "nobody"})).code == "not_found"
+    for whom in ("", "a/b/c", "\x00", "/"):
+        assert (await admin.fail("POST", "/v1/evictions", 400, {"whom": whom})).code in {"bad_input", "bad_identity"}
+
+
+async def test_an_open_token_is_revoked_and_a_spent_one_is_not(services: RunningCA, admin: Admin) -> None:
+    created = await admin.ask(
+        "POST", "/v1/join-tokens", api.JoinTokenCreated, api.JoinTokenRequest(workload="shop/web"), status=201
+    )
+    path = f"/v1/join-tokens/{created.token_id}"
+    assert (await admin.ask("DELETE", path, api.JoinTokenList)).tokens == ()
+    assert (await admin.fail("DELETE", path, 404)).code == "not_found"
+    async with FakeSidecar(services) as sidecar:
+        await sidecar.enrol("a")
+    (spent,) = (await admin.get("/v1/join-tokens", api.JoinTokenList)).tokens
+    assert (await admin.fail("DELETE", f"/v1/join-tokens/{spent.token_id}", 409)).code == "conflict"

@@ -6,7 +6,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.engine.database import Database
-from ca.store.tables import counters
+from ca.store.engine.schema import counters
 
 
 async def raise_counter(database: Database, connection: AsyncConnection, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ca.store.counters import raise_counter, read_counter
+from ca.store.engine.counters import raise_counter, read_counter
 from tests.ca.founded import opened
 
 
