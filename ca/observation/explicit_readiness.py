@@ -23,7 +23,7 @@ from shared.model.adoption.fixes import with_approvals
 from shared.model.adoption.seen import Seen, name_end, see_record
 from shared.model.policy.decision import Answer
 from shared.model.policy.rules import Mode, NamespaceState
-from shared.model.wire.admin import Cause, PolicyCandidate, Readiness, ReadinessCoverage, ReadinessVerdict
+from shared.model.wire.admin import Cause, PolicyCandidateRequest, Readiness, ReadinessCoverage, ReadinessVerdict
 
 MAX_REPLAYED: Final = 20_000
 _MAX_NAMED: Final = 5
@@ -49,7 +49,7 @@ class Refusals:
 
 
 async def find_refusals(
-    store: Store, namespace: str, *, since: float, workload: str = "", candidate: PolicyCandidate | None = None
+    store: Store, namespace: str, *, since: float, workload: str = "", candidate: PolicyCandidateRequest | None = None
 ) -> Refusals:
     """Decide again, as if the namespace were explicit, what its sidecars saw since then.
 
@@ -85,7 +85,7 @@ async def find_refusals(
 
 
 def _with_candidate(
-    states: dict[str, NamespaceState], namespace: str, candidate: PolicyCandidate
+    states: dict[str, NamespaceState], namespace: str, candidate: PolicyCandidateRequest
 ) -> dict[str, NamespaceState]:
     changed = dict(states)
     changed[namespace] = msgspec.structs.replace(
@@ -131,7 +131,7 @@ async def assess(
     since: float,
     now: float,
     workload: str = "",
-    candidate: PolicyCandidate | None = None,
+    candidate: PolicyCandidateRequest | None = None,
 ) -> Readiness:
     """Say whether explicit mode is safe: what stands against it, and whether enough was seen to say that nothing does.
 

@@ -41,7 +41,7 @@ from shared.model.wire.admin import (
     JoinTokenRequest,
     ModeRequest,
     NamespaceList,
-    PolicyCandidate,
+    PolicyCandidateRequest,
     PolicyList,
     PolicyRequest,
     PolicyView,
@@ -194,7 +194,7 @@ class AdminClient:
         path = f"/v1/namespaces/{_part(namespace)}/readiness"
         return await self._call("GET", path, Readiness, query={"since_s": str(since_s), "workload": workload})
 
-    async def assess_candidate(self, namespace: str, candidate: PolicyCandidate, *, since_s: float) -> Readiness:
+    async def assess_candidate(self, namespace: str, candidate: PolicyCandidateRequest, *, since_s: float) -> Readiness:
         """Return what ``explicit`` would refuse with these rules instead of the current ones."""
         path = f"/v1/namespaces/{_part(namespace)}/readiness"
         return await self._call("POST", path, Readiness, query={"since_s": str(since_s)}, body=candidate)

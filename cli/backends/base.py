@@ -15,7 +15,7 @@ from shared.model.policy.rules import Mode
 if TYPE_CHECKING:
     from shared.model.adoption.lint import Surroundings
     from shared.model.policy.documents import Document
-    from shared.model.wire.admin import DecisionList, PolicyCandidate, ProgramRequest, ProgramView, Readiness
+    from shared.model.wire.admin import DecisionList, PolicyCandidateRequest, ProgramRequest, ProgramView, Readiness
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ class PolicyBackend(Protocol):
     async def look_around(self) -> Surroundings:
         """Return what exists beside policies, as far as this user may see it; never fails."""
 
-    async def assess_candidate(self, namespace: str, candidate: PolicyCandidate, *, since_s: float) -> Readiness:
+    async def assess_candidate(self, namespace: str, candidate: PolicyCandidateRequest, *, since_s: float) -> Readiness:
         """Return what ``explicit`` would refuse with other rules than the current ones."""
 
     async def delete_policy(self, namespace: str) -> None:

@@ -26,7 +26,7 @@ from shared.model.errors import NotFoundError, RefusedError, TouchmarkError
 from shared.model.kubernetes.contract import FIELD_MANAGER
 from shared.model.policy.documents import POLICY_NAME, Document
 from shared.model.policy.rules import Mode
-from shared.model.wire.admin import DecisionList, PolicyCandidate, ProgramRequest, ProgramView, Readiness
+from shared.model.wire.admin import DecisionList, PolicyCandidateRequest, ProgramRequest, ProgramView, Readiness
 
 ACCEPTANCE_DEADLINE_S: Final = 10.0
 _POLL_S: Final = 0.25
@@ -154,7 +154,7 @@ class ClusterPolicyBackend:
             programs = None
         return await look_around_cluster(self._cluster, programs)
 
-    async def assess_candidate(self, namespace: str, candidate: PolicyCandidate, *, since_s: float) -> Readiness:
+    async def assess_candidate(self, namespace: str, candidate: PolicyCandidateRequest, *, since_s: float) -> Readiness:
         """Return what ``explicit`` would refuse with other rules."""
         return await (await self._reach_admin()).assess_candidate(namespace, candidate, since_s=since_s)
 

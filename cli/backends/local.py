@@ -16,7 +16,7 @@ from shared.model.policy.rules import Mode
 from shared.model.wire.admin import (
     DecisionList,
     ModeRequest,
-    PolicyCandidate,
+    PolicyCandidateRequest,
     PolicyRequest,
     ProgramRequest,
     ProgramView,
@@ -89,7 +89,7 @@ class LocalPolicyBackend:
         """Return what exists beside policies."""
         return await look_around_locally(self._client)
 
-    async def assess_candidate(self, namespace: str, candidate: PolicyCandidate, *, since_s: float) -> Readiness:
+    async def assess_candidate(self, namespace: str, candidate: PolicyCandidateRequest, *, since_s: float) -> Readiness:
         """Return what ``explicit`` would refuse with other rules."""
         return await self._client.assess_candidate(namespace, candidate, since_s=since_s)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cli.commands.shapes import AppliedView, ObjectsDeleted
     from shared.model.adoption.lint import LintFinding
     from shared.model.policy.documents import Document, MeshPolicyDocument
-    from shared.model.wire.admin import PolicyCandidate
+    from shared.model.wire.admin import PolicyCandidateRequest
 
 _LINTED: JsonResult[list[LintFinding]] = JsonResult()
 _APPLIED: JsonResult[list[AppliedView]] = JsonResult(
@@ -151,11 +151,11 @@ async def _check_explicit(backend: PolicyBackend, documents: list[Document], *, 
             )
 
 
-def _make_candidate(document: MeshPolicyDocument, documents: list[Document]) -> PolicyCandidate:
+def _make_candidate(document: MeshPolicyDocument, documents: list[Document]) -> PolicyCandidateRequest:
     from shared.model.policy.documents import ProgramDocument
-    from shared.model.wire.admin import PolicyCandidate, ProgramRequest
+    from shared.model.wire.admin import PolicyCandidateRequest, ProgramRequest
 
-    return PolicyCandidate(
+    return PolicyCandidateRequest(
         rules=document.rules,
         group_label=document.group_label,
         requires=document.requires,

@@ -60,9 +60,9 @@ class NamespacesAdmin:
 
     async def candidate_readiness(self, request: web.Request) -> web.Response:
         """Answer the same with other rules and approvals, which aren't put in force."""
-        return await self._assess(request, await read_body(request, admin.PolicyCandidate))
+        return await self._assess(request, await read_body(request, admin.PolicyCandidateRequest))
 
-    async def _assess(self, request: web.Request, candidate: admin.PolicyCandidate | None) -> web.Response:
+    async def _assess(self, request: web.Request, candidate: admin.PolicyCandidateRequest | None) -> web.Response:
         check_query(request, "since_s", "workload")
         namespace = check_namespace(request.match_info["ns"])
         since_s = read_number(

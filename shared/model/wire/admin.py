@@ -477,7 +477,7 @@ class ProgramRequest(_Request, frozen=True):
     code: ApprovedCode | None = None
 
 
-class PolicyCandidate(_Request, frozen=True):
+class PolicyCandidateRequest(_Request, frozen=True):
     """Rules and approvals that aren't in force, for a readiness with them; ``programs`` come beside those that are."""
 
     rules: tuple[Rule, ...] = ()

@@ -166,9 +166,9 @@ async def test_other_rules_and_approvals_are_judged_by_without_being_put_in_forc
         for account, program in (("web", WEB), ("db", CURL))
     )
     path = "/v1/namespaces/shop/readiness"
-    then = await admin.ask("POST", path, api.Readiness, api.PolicyCandidate(programs=programs))
+    then = await admin.ask("POST", path, api.Readiness, api.PolicyCandidateRequest(programs=programs))
     assert (then.is_safe, then.settled) == (True, 1)
-    deny = api.PolicyCandidate(programs=programs, rules=(Rule(name="no", action=Action.DENY),))
+    deny = api.PolicyCandidateRequest(programs=programs, rules=(Rule(name="no", action=Action.DENY),))
     assert (await admin.ask("POST", path, api.Readiness, deny)).settled == 0, "a deny rule refuses it, as intended"
     assert not (await admin.get(path, api.Readiness)).is_safe
 
