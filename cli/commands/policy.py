@@ -170,6 +170,40 @@ def _make_candidate(document: MeshPolicyDocument, documents: list[Document]) -> 
 
 
 @app.command(cls=options.TargetCommand)
+def suggest(
+    context: typer.Context,
+    namespace: Annotated[str, typer.Argument(help="The namespace.")],
+    since: options.Since = "24h",
+) -> None:
+    """Print the MeshPolicies that a namespace's seen connections need: the rules in force, and those that are missing.
+
+    Each missing rule has its evidence in a comment; programs to approve are commands in comments, for review. What no
+    rule changes stands apart at the end. Nothing is applied.
+
+    Example: touchmark policy suggest shop --since 7d > shop.yaml && touchmark policy lint shop.yaml
+    """
+    from cli.backends.session import work_on_policies
+    from cli.commands.suggestion import write_suggestion
+    from cli.text.duration import parse_duration
+    from cli.text.output import print_line
+    from shared.model.identity.identity import check_namespace
+    from shared.model.policy.documents import MeshPolicyDocument
+
+    check_namespace(namespace)
+    since_s = parse_duration(since)
+    target = options.get_target(context)
+
+    async def converse(backend: PolicyBackend) -> str:
+        readiness = await backend.get_readiness(namespace, since_s=since_s)
+        names = {namespace} | {each.fix.namespace for each in readiness.causes if each.fix and each.fix.namespace}
+        current = await _read_current(backend, sorted(names))
+        policies = {each.namespace: each for each in current if isinstance(each, MeshPolicyDocument)}
+        return write_suggestion(readiness, policies, in_cluster=target.in_cluster)
+
+    print_line(work_on_policies(target, converse).rstrip())
+
+
+@app.command(cls=options.TargetCommand)
 @prints(_APPLIED)
 def apply(
     context: typer.Context,

@@ -1,0 +1,62 @@
+"""Suggested policies are policies: they are read again, and hold what is missing."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from cli.commands.suggestion import write_suggestion
+from cli.main import run
+from cli.text.exit_codes import ExitCode
+from shared.model.adoption.fixes import Fix, FixKind
+from shared.model.policy.documents import MeshPolicyDocument, parse_documents
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Mode, Requirement
+from shared.model.wire.admin import PolicyList, ProgramList, ReadinessVerdict
+from tests.cli.commands.test_ready import PROGRAM, RULE, make_cause, make_readiness
+from tests.cli.fake_ca import FakeCA
+
+NEEDS_RULE = make_cause(Fix(kind=FixKind.RULE, namespace="shop", rule=RULE), Reason.NO_RULE)
+NEEDS_APPROVAL = make_cause(Fix(kind=FixKind.APPROVE, workload="shop/web", program=PROGRAM), path="/a\n- name: x")
+ADVISED = make_cause(Fix(kind=FixKind.ADVICE, advice="Detach\nthe debugger."), Reason.PROCESS_TRACED)
+
+
+@pytest.mark.parametrize(
+    "current",
+    [
+        None,
+        MeshPolicyDocument(namespace="shop"),
+        MeshPolicyDocument(namespace="shop", mode=Mode.PERMISSIVE, requires=(Requirement.MATCHING_ADDRESS,)),
+        MeshPolicyDocument(namespace="shop", group_label="team", rules=(RULE,)),
+    ],
+)
+def test_what_is_written_is_the_policy_in_force_with_what_is_missing(current: MeshPolicyDocument | None) -> None:
+    readiness = make_readiness(
+        ReadinessVerdict.BLOCKED, ADVISED, NEEDS_RULE, NEEDS_APPROVAL, unknowns=("shop/db had no connection",)
+    )
+    text = write_suggestion(readiness, {"shop": current} if current else {}, in_cluster=False)
+    [document] = parse_documents(text, "suggested.yaml")
+    assert isinstance(document, MeshPolicyDocument)
+    kept = current or MeshPolicyDocument(namespace="shop")
+    assert (document.mode, document.group_label, document.requires) == (kept.mode, kept.group_label, kept.requires)
+    expected = RULE if not kept.rules else msgspec.structs.replace(RULE, name=f"{RULE.name}-2")
+    assert document.rules == (*kept.rules, expected)
+    for part in ("# 7 connections, such as bank/teller", f"# touchmark program approve shop/web {PROGRAM}"):
+        assert part in text
+    assert "# not known: shop/db had no connection" in text
+    assert "# process_traced: " in text
+
+
+def test_the_order_is_stable_and_nothing_missing_is_said() -> None:
+    one = write_suggestion(make_readiness(ReadinessVerdict.BLOCKED, NEEDS_RULE, ADVISED), {}, in_cluster=True)
+    other = write_suggestion(make_readiness(ReadinessVerdict.BLOCKED, ADVISED, NEEDS_RULE), {}, in_cluster=True)
+    assert one == other
+    assert write_suggestion(make_readiness(ReadinessVerdict.READY), {}, in_cluster=True).startswith("# nothing")
+
+
+def test_the_command_prints_it(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    ca.answers["GET /v1/namespaces/shop/readiness"] = make_readiness(ReadinessVerdict.BLOCKED, NEEDS_RULE)
+    ca.answers["GET /v1/policies"] = PolicyList(policies=())
+    ca.answers["GET /v1/programs"] = ProgramList(programs=())
+    assert run(["policy", "suggest", "shop"]) == ExitCode.SUCCESS
+    assert RULE.name in capsys.readouterr().out
