@@ -161,6 +161,9 @@ class TlsPump:
             return
         if not count:
             self._plain_watch.stop_reading()
+            if self._to_plain is Flow.DROPPED:  # Its error was told once, where writing met it: that end is none.
+                self._lose_plain()
+                return
             self._to_peer = change_flow(self._to_peer, Flow.ENDING)
             self._say_end()
             return
@@ -271,7 +274,7 @@ class TlsPump:
         except (BlockingIOError, InterruptedError):
             written = 0
         except OSError:
-            self._lose_plain()
+            self._lose_sink()
             return False
         self._from_peer += written
         if written < len(data):
@@ -289,7 +292,7 @@ class TlsPump:
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            self._lose_plain()
+            self._lose_sink()
             return
         self._from_peer += written
         self._waiting = self._waiting[written:]
@@ -312,6 +315,17 @@ class TlsPump:
         if self._to_peer is Flow.ENDED and self._to_plain is Flow.ENDED:
             self._finish(Ending.FINISHED)
 
+    def _lose_sink(self) -> None:
+        """The plain side takes no more. What it said before it broke is read to the end, within a deadline."""
+        if self._to_peer is not Flow.OPEN and self._to_peer is not Flow.BLOCKED:
+            self._lose_plain()
+            return
+        self._waiting = b""
+        self._plain_watch.stop_writing()
+        self._peer_watch.stop_reading()
+        self._to_plain = change_flow(self._to_plain, Flow.DROPPED)
+        self._loop.call_later(DELIVERY_DEADLINE_S, self._finish, self._reset_by_plain())
+
     def _lose_plain(self) -> None:
         """The plain side broke: what it said before is still written, within a deadline."""
         self._plain_watch.stop_reading()
@@ -320,7 +334,8 @@ class TlsPump:
             self._finish(self._reset_by_plain())
             return
         self._to_peer = change_flow(self._to_peer, Flow.CUT)
-        self._to_plain = change_flow(self._to_plain, Flow.DROPPED)
+        if self._to_plain is not Flow.DROPPED:
+            self._to_plain = change_flow(self._to_plain, Flow.DROPPED)
         self._peer_watch.stop_reading()
         self._loop.call_later(DELIVERY_DEADLINE_S, self._finish, self._reset_by_plain())
 

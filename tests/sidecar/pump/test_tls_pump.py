@@ -13,7 +13,9 @@ from OpenSSL import SSL
 
 from shared.model.policy.decision import Ending
 from sidecar.pump import tls_pump
+from sidecar.pump.states import Flow
 from sidecar.pump.tls_pump import TlsPump
+from sidecar.sockets.ending import count_undelivered, reset
 from tests.sidecar.little_ca import until
 from tests.sidecar.partner import Partner, make_context
 
@@ -195,3 +197,23 @@ async def test_nothing_moves_after_an_abort() -> None:
         with pytest.raises(BlockingIOError):
             made.near.recv(1)
         assert (pump.sent, pump.received) == (0, 0)
+
+
+async def test_an_answer_is_read_to_its_end_though_the_application_takes_no_more() -> None:
+    """A server that answers without reading all resets the connection behind its answer; writing meets that first."""
+    answer = b"a" * 100_000
+    with ends() as made:
+        pump = await made.begin()
+        await asyncio.to_thread(made.tls.sendall, b"question")
+        await until(lambda: pump.sent == 8)
+        pump._plain_watch.stop_reading()
+        made.near.send(answer)
+        await until(lambda: not count_undelivered(made.near))
+        reset(made.near)  # "question" is unread.
+        await asyncio.to_thread(made.tls.sendall, b"another question")
+        await until(lambda: pump._to_plain is Flow.DROPPED or pump.finished.done())
+        if not pump.finished.done():
+            pump._plain_watch.start_reading(pump._on_plain_readable)
+        assert await read_tls(made, len(answer)) == answer
+        assert (await asyncio.wait_for(pump.finished, 5)).ending is Ending.RESET_BY_DESTINATION
+        assert (pump.sent, pump.received) == (8, len(answer))
