@@ -70,6 +70,7 @@ class SidecarRecord:
         installed_sequence: of the trust bundle that it acknowledged last.
         namespace_versions: of the namespaces' states that it acknowledged last.
         pod_uid: of its pod; empty outside a cluster.
+        has_stopped: it said that it stops when it closed its last stream.
         evicted: when it was evicted, in seconds since the epoch; None: it wasn't.
         clock_offset_s: by how much its clock was ahead of the CA's when it opened its last stream; None: not known.
     """
@@ -90,6 +91,7 @@ class SidecarRecord:
     pod_uid: str = ""
     clock_offset_s: float | None = None
     evicted: float | None = None
+    has_stopped: bool = False
 
     @property
     def grant(self) -> JoinGrant:

@@ -309,6 +309,7 @@ async def _read_sidecars(connection: AsyncConnection, instances: Sequence[str] |
             pod_uid=row.pod_uid,
             clock_offset_s=row.clock_offset_s,
             evicted=out.get(row.instance),
+            has_stopped=row.has_stopped,
         )
         for row in await connection.execute(chosen.order_by(sidecars.c.instance))
         if wanted is None or row.instance in wanted

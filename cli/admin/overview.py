@@ -111,7 +111,7 @@ def examine(observed: Observation, *, own_version: str) -> list[Finding]:
         _examine_policies(observed),
         _examine_authorities(observed.ca),
         _examine_renewals(observed),
-        _examine_rotation(observed.ca),
+        _examine_rotation(observed),
     ]
     return findings + (_examine_cluster(observed.cluster, observed.ca.now) if observed.cluster else [])
 
@@ -159,6 +159,15 @@ def _is_near(version: str, other: str) -> bool:
 def _examine_streams(observed: Observation) -> Finding:
     live = [sidecar for sidecar in observed.sidecars if sidecar.live]
     silent = [s for s in live if not s.connected and observed.ca.now - s.last_seen > SILENT_AFTER_S]
+    # One that is gone beside others that live was taken away; where none lives any more, the mesh has gone down.
+    lost = [] if live else [s for s in observed.sidecars if s.evicted is None and not s.has_stopped]
+    if lost:
+        return Finding(
+            subject="sidecars",
+            is_well=False,
+            observation=f"none of {len(lost)} is live, their certificates have expired: {name_some(map(_name, lost))}",
+            hint="check that they run and reach the CA; outside Kubernetes they need new join tokens",
+        )
     return Finding(
         subject="sidecars",
         is_well=not silent,
@@ -259,8 +268,9 @@ def _examine_renewals(observed: Observation) -> Finding:
     )
 
 
-def _examine_rotation(ca: CAStatus) -> Finding:
-    rotation = ca.rotation
+def _examine_rotation(observed: Observation) -> Finding:
+    rotation = observed.ca.rotation
+    disconnected = {_name(sidecar) for sidecar in observed.sidecars if not sidecar.connected}
     is_waiting = rotation.step == "prepared"
     if is_waiting:
         awaited = name_some((*rotation.waiting_for, *rotation.unpublished))
@@ -275,7 +285,8 @@ def _examine_rotation(ca: CAStatus) -> Finding:
     return Finding(
         subject="rotation",
         is_well=not is_waiting,
-        is_optional=True,
+        # What is connected catches up in a moment, or is a fault of the bundle's; what isn't may never.
+        is_optional=disconnected.isdisjoint(rotation.waiting_for),
         observation=said,
         hint=f"`touchmark ca rotate {rotation.kind} --force` activates it without waiting" if is_waiting else "",
     )

@@ -141,6 +141,7 @@ class SidecarsAdmin:
                 installed_sequence=sidecar.installed_sequence,
                 namespace_versions=sidecar.namespace_versions,
                 evicted=sidecar.evicted,
+                has_stopped=sidecar.has_stopped,
                 clock_offset_s=sidecar.clock_offset_s,
             )
             for sidecar in await self._store.sidecars.list_all()

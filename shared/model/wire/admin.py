@@ -305,6 +305,7 @@ class SidecarView(_Answer, frozen=True):
         clock_offset_s: by how much its clock was ahead of the CA's when it opened its last stream, to about a second;
             None: the sidecar or the CA is too old to say.
         evicted: when it was evicted; None: it wasn't.
+        has_stopped: it said that it stops when it closed its last stream.
     """
 
     instance: str
@@ -323,6 +324,7 @@ class SidecarView(_Answer, frozen=True):
     namespace_versions: dict[str, int]
     clock_offset_s: float | None = None
     evicted: float | None = None
+    has_stopped: bool = False
 
 
 class SidecarList(_Answer, frozen=True):

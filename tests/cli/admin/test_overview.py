@@ -47,6 +47,11 @@ def test_nothing_is_wrong_where_nothing_is() -> None:
     [
         ("CA", "store: gone", {"health": Health(status="bad", checks={"store": "gone"})}),
         ("sidecars", "web-1.abcdef01 (shop/web)", {"sidecars": (change_sidecar(connected=False, last_seen=NOW - 90),)}),
+        (
+            "sidecars",
+            "none of 1 is live, their certificates have expired: web-1.abcdef01 (shop/web)",
+            {"sidecars": (change_sidecar(connected=False, live=False),)},
+        ),
         ("trust bundle", "number 4 isn't installed", {"sidecars": (change_sidecar(installed_sequence=3),)}),
         ("policies", "web-1.abcdef01", {"sidecars": (change_sidecar(namespace_versions={"shop": 6}),)}),
         ("authorities", "expiring soon: issuing 1", {"ca": change_ca(authorities=(make_authority(ends_in=86_400.0),))}),
@@ -75,6 +80,9 @@ def test_what_passes_by_itself_is_no_fault() -> None:
     just_gone = change_sidecar(connected=False, last_seen=NOW - 10)
     left_long_ago = change_sidecar(instance="gone", connected=False, live=False, installed_sequence=1)
     assert find_faults(replace(OBSERVATION, sidecars=(just_gone, left_long_ago))) == []
+    for why in ({"has_stopped": True}, {"evicted": NOW}):
+        stopped = change_sidecar(connected=False, live=False, **why)
+        assert find_faults(replace(OBSERVATION, sidecars=(stopped,))) == []
     newer = msgspec.structs.replace(CERTIFICATE, not_after=NOW + 9)
     assert find_faults(replace(OBSERVATION, identities=(CERTIFICATE, newer))) == []
     old = msgspec.structs.replace(REFUSED, time=NOW - 7200)
@@ -85,6 +93,13 @@ def test_a_rotation_that_waits_is_told_but_no_fault() -> None:
     [finding] = find_faults(replace(OBSERVATION, ca=change_ca(rotation=PREPARED)))
     assert finding.is_optional
     assert "b is prepared and waits for w (shop/web)" in finding.observation
+
+
+def test_a_rotation_that_waits_for_a_disconnected_sidecar_is_a_fault() -> None:
+    gone = change_sidecar(connected=False, last_seen=NOW - 10)
+    waiting = msgspec.structs.replace(PREPARED, waiting_for=(f"{gone.instance} ({gone.workload})",))
+    [finding] = find_faults(replace(OBSERVATION, sidecars=(gone,), ca=change_ca(rotation=waiting)))
+    assert (finding.subject, finding.is_optional) == ("rotation", False)
 
 
 def test_a_roots_rotation_names_what_lacks_it_and_the_tokens_that_pin_the_old_one() -> None:
