@@ -50,7 +50,7 @@ class Run:
         self.windows: list[Window] = []
 
     def wait(self, seconds: float) -> None:
-        """Let the load run, and look at the living sidecar meanwhile."""
+        """Let the load run, and look at the living sidecar while it does."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self._mesh.check()

@@ -35,7 +35,7 @@ class Window:
     Attributes:
         what: for the report.
         began, ended: seconds since the epoch; ``ended`` when it was whole again.
-        kinds: of connections that may fail meanwhile; empty: every kind.
+        kinds: of connections that may fail at that time; empty: every kind.
         after_s: how long its effects last.
     """
 

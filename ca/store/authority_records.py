@@ -246,7 +246,7 @@ class AuthorityRecords:
             sealed: by authority ID.
 
         Raises:
-            ConflictError: an authority has retired meanwhile, or another one has come.
+            ConflictError: an authority has retired since, or another one has come.
         """
         async with self._database.writing() as connection:
             records = await read_authorities(connection)

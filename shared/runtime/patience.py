@@ -29,7 +29,7 @@ class Patience:
         self._progressed = 0.0
 
     def note_progress(self) -> None:
-        """A piece of the work has finished, whoever waited for it."""
+        """A piece of the work has finished, no matter who waited for it."""
         self._progressed = asyncio.get_running_loop().time()
 
     @asynccontextmanager

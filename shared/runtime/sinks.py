@@ -142,7 +142,7 @@ class LineSink:
             self._dropped_lines += lines.count(b"\n", done)
 
     def _wait_or_reopen(self) -> bool:
-        """Wait before the next try; return whether the file was opened anew meanwhile."""
+        """Wait before the next try; return whether the file was opened anew in that time."""
         self._wake.clear()
         if self._path is not None and self._is_rotated():
             return self._reopen()

@@ -42,7 +42,7 @@ class Memory:
     Nothing that the process can set plays a part: start addresses and arguments may be moved (PR_SET_MM), or be the
     same again after the next ``execve`` where addresses aren't randomised; a memory isn't had again.
 
-    Whoever keeps it keeps both descriptors; they are closed with the last reference.
+    Its owner keeps both descriptors; they are closed with the last reference.
 
     Arguments:
         pid: in this PID namespace.

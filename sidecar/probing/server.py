@@ -31,7 +31,7 @@ _LEAVING = 8  # Tasks that were told to end and haven't yet.
 _MAX_HEADER_BYTES = 16 * 1024
 _REQUEST_S = 5.0
 _ANSWER_S = 5.0
-# Rendering looks at every connection and descriptor, on the event loop, for whoever asks.
+# Rendering looks at every connection and descriptor, on the event loop, for anybody who asks.
 _PAGE_LIFE_S = 1.0
 
 # Every address of the pod: the kubelet asks its main one, loopback serves who looks from inside.
@@ -102,7 +102,7 @@ class ProbeServer:
             reset(connection)
             return
         if len(self._tasks) >= MAX_CONNECTIONS:
-            # Whoever waits longest without a request makes room: idle strangers mustn't fail the kubelet's probes.
+            # The one that waits longest without a request makes room: idle strangers mustn't fail the kubelet's probes.
             oldest = next(iter(self._waiting), None)
             if oldest is None:
                 reset(connection)

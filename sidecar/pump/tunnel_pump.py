@@ -4,7 +4,8 @@ Belongs here: what frames mean to both directions, the answer to OPEN, how the t
 only, with one future for the end. Doesn't: moving bytes (``to_tunnel.py``, ``from_tunnel.py``), plain connections on
 both sides (``plain_pump.py``), decisions and records.
 
-ACCEPT and the answer to an early request share a record; what else does, ``to_tunnel.py`` says.
+ACCEPT and the answer to an early request share a record; what else does, ``to_tunnel.py`` says. Long, because one
+turn's states are shared by all of its callbacks.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class TunnelPump:
         """
         self._answer = change_answer(self._answer, Answer.AWAITED)
         if self._tunnel.turns.epoch and answer_s > ACKNOWLEDGED_S:
-            # Reused: its peer may have gone meanwhile, without a word.
+            # Reused: its peer may have gone since, without a word.
             self._answer_timer = self._loop.call_later(ACKNOWLEDGED_S, self._check_acknowledged, answer_s)
         else:
             self._answer_timer = self._loop.call_later(answer_s, self._expire_opening)

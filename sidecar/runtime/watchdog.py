@@ -93,4 +93,4 @@ class Watchdog:
             os.write(self._descriptor, msgspec.json.encode(event) + b"\n")
             faulthandler.dump_traceback(self._descriptor, all_threads=True)
         except OSError:
-            pass  # Nobody reads it. The end comes all the same.
+            pass  # Nothing reads it. The end comes all the same.

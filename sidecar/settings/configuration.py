@@ -181,7 +181,7 @@ class Configuration:
         return self
 
     def _check_remote_clients(self) -> None:
-        """Check that nobody outside the pod can dial through the sidecar without having been meant to."""
+        """Check that no client outside the pod can dial through the sidecar without having been meant to."""
         exposed = [each.listen for each in self.outbound if not is_loopback(each.listen[0])]
         if exposed and not self.takes_remote_clients:
             raise InputError(

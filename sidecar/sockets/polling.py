@@ -187,7 +187,7 @@ class Watch:
         if self._mask & ~wanted and self._poller._watches.get(self._fd) is self:
             self._wait_for(wanted)
         elif not wanted and not self._mask:
-            # An earlier watch has left the registration: what nobody reads yet would be reported again and again.
+            # An earlier watch has left the registration: what nothing reads yet would be reported again and again.
             with suppress(OSError):
                 self._poller._epoll.unregister(self._fd)
 

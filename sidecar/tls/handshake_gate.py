@@ -149,7 +149,7 @@ class _Lane:
         return bool(self._waiting)
 
     def take(self, now: float) -> bool:
-        """Begin at once, where nobody waits and the rate allows it."""
+        """Begin at once, where nothing waits and the rate allows it."""
         self._refill(now)
         if self._waiting or self._tokens < 1:
             return False

@@ -1,4 +1,4 @@
-"""The threads that compute handshakes beside the event loop: OpenSSL releases the interpreter's lock meanwhile.
+"""The threads that compute handshakes beside the event loop: OpenSSL releases the interpreter's lock.
 
 Belongs here: running one step in such a thread. Doesn't: when a handshake may begin (``handshake_gate.py``), its I/O
 (``handshake.py``).

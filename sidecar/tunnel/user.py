@@ -23,7 +23,7 @@ class Loss(Enum):
 
 
 class Renewal(Enum):
-    """How far a tunnel has come with new keys. Frames that are sent meanwhile wait until it is done."""
+    """How far a tunnel has come with new keys. Frames sent until then wait."""
 
     NONE = auto()
     ASKED = auto()  # Initiator: REKEY was sent, the last frame with the old keys; the responder's is awaited.

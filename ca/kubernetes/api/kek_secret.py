@@ -1,6 +1,6 @@
 """The key-encryption key in a Secret of the CA's own namespace: made once, by whichever replica is first. I/O.
 
-So the key lies neither on the CA's volume nor in its database, nor in their backups. Whoever has a key of their own
+So the key lies neither on the CA's volume nor in its database, nor in their backups. Those who have a key of their own
 creates the Secret beforehand, with the key in base64 under ``key``.
 
 What this does *not* protect from: whoever may read Secrets of the namespace, or etcd's disk where the cluster doesn't

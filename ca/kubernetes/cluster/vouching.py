@@ -1,6 +1,6 @@
 """Vouches for labels of pods' workloads: those of their *namespace* by which groups are made. I/O through the store.
 
-A ServiceAccount's own labels are left out: whoever may edit a namespace's content may write them, and could join
+A ServiceAccount's own labels are left out: anybody who may edit a namespace's content may write them, and could join
 another namespace's group by doing so. A namespace's labels take a right of the cluster's (``patch namespaces``). Only
 labels that some MeshPolicy groups by are looked at, so that other labels change no state.
 """

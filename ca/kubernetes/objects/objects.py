@@ -15,7 +15,8 @@ Program is deleted     its approvals go
 What was deleted while no CA looked is noticed at the start of each leader, which compares everything.
 
 Belongs here: reading objects, remembering them, and bringing the store in line. Doesn't: telling it back
-(``status.py``), or who may write (``ca/kubernetes/api/lease.py``).
+(``status.py``), or who may write (``ca/kubernetes/api/lease.py``). Long, because both kinds share the memory of what
+was read, and each row of the table is a method.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Two kinds, ``apiVersion: touchmark.dev/v1alpha1``: ``MeshPolicy`` (one per namespace, named ``default``) and ``Program``
 (approved digests of one workload). Belongs here: their notation and the documents' values. Doesn't: what a rule matches
-(``evaluate.py``), or where files come from. Pure.
+(``evaluate.py``), or where files come from. Pure. Long, because each field of both documents is read here, and written
+back beside it.
 """
 
 from __future__ import annotations

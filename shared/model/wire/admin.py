@@ -3,7 +3,8 @@
 Belongs here: the request and answer of each endpoint, and the encoding of errors. Doesn't: the routes' code
 (``ca/api``) or the client (``cli``). Times are seconds since the epoch, UTC; durations are seconds. Workloads are
 ``namespace/service-account``. Unknown fields of requests are refused; those of answers are passed over, and what a
-request leaves at its default isn't written, so that command and CA may be of different releases.
+request leaves at its default isn't written, so that command and CA may be of different releases. Long, because one
+table lists every endpoint; groups of values have modules of their own (``admin_*.py``).
 
 ====== ==================================== ========================= ==========================
 Method Path                                 Request                   Answer

@@ -6,7 +6,8 @@ any time. Binary values are base64 in JSON. Unknown fields and tags are refused.
 
 What an older peer understands (``protocol.py``): a field that a protocol adds has a default (one of ``""``, ``0``,
 ``False``, ``None``, ``()``, which msgspec knows by identity), and defaults aren't written; ``express_in`` gives it that
-default, or leaves out what can't be said without it. Nothing else may change.
+default, or leaves out what can't be said without it. Nothing else may change. Long, because it is one list of messages,
+and what each becomes for an older peer stands beside it.
 """
 
 from __future__ import annotations

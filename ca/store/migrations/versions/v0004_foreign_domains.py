@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the table; nobody is known at first."""
+    """Add the table; none is known at first."""
     op.create_table(
         "foreign_domains",
         sa.Column("trust_domain", sa.Text, primary_key=True),
