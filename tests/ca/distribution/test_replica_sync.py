@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from sqlalchemy import select
 
 from ca.authority.kek import KeyEncryptionError
 from ca.distribution import replica_sync as following_module
 from ca.runtime.compose import SETTLING_S, RunningCA
 from ca.store import replicas as replicas_module
+from ca.store.tables import replicas
 from shared.model.policy.decision import Answer
 from shared.model.policy.rules import Action, Mode, Rule
 from shared.model.trust.bundle import RotationKind, public_key_digest
@@ -233,7 +235,7 @@ async def test_a_database_that_is_away_is_waited_for(tmp_path: Path, url: str, p
         async with Admin(one) as admin:
             failed = await admin.fail("GET", "/v1/namespaces/shop", 503)
             assert failed.code == "unavailable" and postgresql.password not in failed.message
-            await asyncio.sleep(1.5)
+            await eventually(lambda: all(count_failures(each) for each in (one, other)))
             postgresql.restart()  # On this thread: it ends with the one that started it.
             policy = api.PolicyRequest(namespace="shop", rules=(RULE,))
             await admin.ask("PUT", "/v1/policies", api.PolicyView, policy)
@@ -266,16 +268,19 @@ async def test_a_killed_process_doesnt_keep_its_streams(
         assert process.stderr is not None
         try:
             listen = ""
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while not listen:
                     line = (await process.stderr.readline()).decode()
+                    assert line, "it has ended"
                     listen = line.partition('"listen": "')[2].partition('"')[0]
             other = Elsewhere(store=one.store, authorities=one.authorities, clock=one.clock, listen=listen)
             async with FakeSidecar(other) as web:  # type: ignore[arg-type]  # As far as it looks.
                 await web.enrol("web-1", "198.18.0.1")
                 await one.store.namespaces.put_policy("shop", rules=[RULE])
                 assert (await web.expect(NamespaceChanged)).state.rules == (RULE,)
-                await asyncio.sleep(6.0)
+                first = await read_last_beats(one)
+                assert first
+                await eventually(lambda: has_beaten(one, first), deadline_s=20)
                 assert await is_connected(one, "web-1")  # Its own beat keeps it.
                 process.send_signal(signal.SIGKILL)
                 await eventually(lambda: is_gone(one, "web-1"), deadline_s=20)
@@ -284,6 +289,24 @@ async def test_a_killed_process_doesnt_keep_its_streams(
                 process.kill()
             await process.wait()
         assert await one.store.replicas.list_alive() == [one.store.replica]
+
+
+def count_failures(services: RunningCA) -> float:
+    """Count how often it couldn't see what the other replica has changed."""
+    return float(services.metrics.failures.labels(where="following")._value.get())
+
+
+async def read_last_beats(services: RunningCA) -> dict[str, float]:
+    """Read the last sign of life of every other replica, by the database's clock."""
+    seen = select(replicas.c.replica, replicas.c.seen).where(replicas.c.replica != services.store.replica)
+    async with services.store.replicas._database.reading() as connection:
+        return {row.replica: row.seen for row in await connection.execute(seen)}
+
+
+async def has_beaten(services: RunningCA, before: dict[str, float]) -> bool:
+    """Whether every other replica has given a sign of life since then."""
+    beats = await read_last_beats(services)
+    return all(beats[name] > seen for name, seen in before.items())
 
 
 async def is_connected(services: RunningCA, instance: str) -> bool:
