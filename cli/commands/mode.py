@@ -40,7 +40,10 @@ def mode(
         ),
     ] = False,
     since: options.Since = "24h",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Switch without asking.")] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", "-y", "--force", help="Switch without asking, also where it would refuse live traffic."),
+    ] = False,
     timeout_s: options.TimeoutS = 30.0,
     force_conflicts: options.ForceConflicts = False,
     as_json: options.Json = False,

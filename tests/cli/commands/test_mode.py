@@ -81,7 +81,7 @@ def test_yes_switches_all_the_same_and_waits_for_both_sidecars(
 ) -> None:
     shop.answers["GET /v1/namespaces/shop/readiness"] = make_readiness(CAUSE)
     shop.answers["GET /v1/namespaces/shop/acknowledgements"] = [make_acknowledgements("web"), make_acknowledgements()]
-    assert run(["mode", "shop", "explicit", "--yes"]) == ExitCode.SUCCESS
+    assert run(["mode", "shop", "explicit", "--force"]) == ExitCode.SUCCESS
     assert shop.asked("PUT /v1/namespaces/shop/mode")[0]["mode"] == "explicit"
     printed = capsys.readouterr()
     assert "in force in 1 of 2 sidecars" in printed.err
@@ -122,5 +122,5 @@ def test_without_the_ca_s_look_ahead_only_yes_goes_on(shop: FakeCA, capsys: pyte
     assert run(["mode", "shop", "explicit"]) == ExitCode.UNAVAILABLE
     assert run(["mode", "shop", "--check"]) == ExitCode.UNAVAILABLE
     assert not shop.asked("PUT /v1/namespaces/shop/mode")
-    assert run(["mode", "shop", "explicit", "--yes"]) == ExitCode.SUCCESS
+    assert run(["mode", "shop", "explicit", "--force"]) == ExitCode.SUCCESS
     assert "explicit mode would refuse: the store is away" in capsys.readouterr().err
