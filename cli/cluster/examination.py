@@ -148,7 +148,7 @@ def _examine_rights(snapshot: ClusterSnapshot) -> Finding:
         subject=subject,
         is_well=not missing,
         observation=f"missing: {missing}" if missing else "complete",
-        hint="kubectl apply -k restores the installation's roles" if missing else "",
+        hint="kubectl apply -k with the overlay that you installed restores its roles" if missing else "",
     )
 
 

@@ -11,7 +11,10 @@ from typing import Any, Final
 from shared.model.errors import ConflictError, InputError, NotFoundError, RefusedError, TouchmarkError, UnavailableError
 from shared.model.kubernetes.contract import GROUP
 
-INSTALL_HINT: Final = "kubectl apply -k manifests/overlays/single installs Touchmark and its resources"
+INSTALL_HINT: Final = (
+    "kubectl apply -k with the overlay that you installed, or manifests/overlays/single for the first time, "
+    "installs Touchmark and its resources"
+)
 _MAX_TEXT: Final = 600
 
 

@@ -28,6 +28,7 @@ from ca.store.store import Store
 from shared.model.errors import UnavailableError
 from shared.model.identity.program import Program
 from shared.model.policy.rules import Mode
+from shared.model.wire.admin_audit import AuditActor, read_entry
 from tests.ca.founded import NOW, opened
 from tests.ca.running import eventually
 from tests.shared.model.policy.object_cases import A, B, policy, program
@@ -242,3 +243,21 @@ async def test_a_store_that_fails_is_tried_again(tmp_path: Path, monkeypatch: py
 
 async def _has_rules(w: Writing) -> bool:
     return bool((await w.store.namespaces.get_state("shop")).rules)
+
+
+async def test_the_audit_log_names_the_object_and_its_newest_field_managers(tmp_path: Path) -> None:
+    managers = [
+        {"manager": "first", "time": "2026-11-01T00:00:00Z", "fieldsV1": {}},
+        {"manager": "kubectl-edit", "time": "2026-11-02T00:00:00Z"},
+        {"manager": "touchmark-ca", "time": "2026-11-03T00:00:00Z", "subresource": "status"},
+    ]
+    async with writing(tmp_path / "d") as work:
+        await work.put(policy({"mode": "explicit", "rules": [RULE]}), managedFields=managers, generation=3)
+        await work.remove(policy({"mode": "explicit", "rules": [RULE]}))
+        lines = (await work.store.audit.list_lines(limit=2, newest=True)).lines
+    put, gone = (read_entry(line) for line in lines)
+    assert (put.act, gone.act) == ("policy.put", "policy.delete")
+    assert put.actor == AuditActor(
+        kind="object", name="kubectl-edit, first", origin="MeshPolicy shop/default, generation 3"
+    )
+    assert gone.actor == AuditActor(kind="object", origin="MeshPolicy shop/default, deleted")
