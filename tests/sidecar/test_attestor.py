@@ -8,7 +8,7 @@ import ctypes
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -470,6 +470,15 @@ def _steal(pid: int, inode: int) -> int:
     return int(taken)
 
 
+@contextmanager
+def reserving() -> Iterator[int]:
+    """A loopback port for listeners that share it; bound throughout, so that no connection gets it meanwhile."""
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(("127.0.0.1", 0))
+        yield int(reserved.getsockname()[1])
+
+
 LISTEN = (
     "import socket,sys\ns=socket.socket()\ns.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEPORT,1)\n"
     "s.bind((sys.argv[1],int(sys.argv[2])))\ns.listen()\n" + WAIT
@@ -482,9 +491,7 @@ ACCEPT = LISTEN.replace("print('ready'", "s.setblocking(True)\nprint('ready'") +
 async def test_who_accepted_is_told_from_who_listens(attestor: Attestor, tmp_path: Path) -> None:
     """Of two that share a port, the one that isn't approved wasn't there when the listeners were looked at."""
     other = copy_program(PYTHON, tmp_path / "other")
-    with listening() as probe:
-        port = probe.getsockname()[1]
-    with running(ACCEPT, "127.0.0.1", str(port)) as good:
+    with reserving() as port, running(ACCEPT, "127.0.0.1", str(port)) as good:
         listener = await attestor.attest_listener("127.0.0.1", port)
         with socket.create_connection(("127.0.0.1", port)) as ours:
             found = attestor.find_accepted(ours.getpeername(), ours.getsockname())
@@ -519,9 +526,7 @@ async def test_who_accepted_is_told_from_who_listens(attestor: Attestor, tmp_pat
 
 async def test_a_second_listener_of_another_program_is_refused(attestor: Attestor, tmp_path: Path) -> None:
     other = copy_program(PYTHON, tmp_path / "other")
-    with listening() as probe:
-        port = probe.getsockname()[1]
-    with running(LISTEN, "127.0.0.1", str(port)), running(LISTEN, "127.0.0.1", str(port)):
+    with reserving() as port, running(LISTEN, "127.0.0.1", str(port)), running(LISTEN, "127.0.0.1", str(port)):
         found = await attestor.attest_listener("127.0.0.1", port)
         assert found.program.digest == digest_of(PYTHON)
         assert len(found.others) == 1
@@ -535,9 +540,7 @@ async def test_a_second_listener_of_another_program_is_refused(attestor: Attesto
 
 async def test_one_look_at_the_listeners_serves_what_came_before_it_and_nothing_later(attestor: Attestor) -> None:
     loop = asyncio.get_running_loop()
-    with listening() as probe:
-        port = probe.getsockname()[1]
-    with running(LISTEN, "127.0.0.1", str(port)) as child:
+    with reserving() as port, running(LISTEN, "127.0.0.1", str(port)) as child:
         await attestor.attest_listener("127.0.0.1", port)
         await asyncio.sleep(0)
         seen: list[Attestation] = []
