@@ -21,7 +21,7 @@ async def test_why_nothing_was_attested_is_a_fact_and_no_failure() -> None:
     async with running_pair(echo) as pair:
         pair.server.attestor.silent.add(80)
         listener = await attest_listener(pair.server.sidecar, ("127.0.0.1", 80))
-        assert (listener.attestation, listener.why) == (None, Reason.NO_OWNER)
+        assert (listener.attestation, listener.why) == (None, Reason.NO_LISTENER)
         assert listener.detail
         assert await choose_listener_credential(pair.server.sidecar, listener) is pair.server.credentials.own
 
