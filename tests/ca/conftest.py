@@ -31,10 +31,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("backend", ["sqlite", "postgresql"], indirect=True)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Where ``opened`` finds its store: in the directory, or in a database that takes its place."""
-    kind = str(request.param)
+    kind = str(getattr(request, "param", "sqlite"))
     if kind == "postgresql":
         server: PostgreSQL = request.getfixturevalue("postgresql")
         monkeypatch.setattr(founded, "locate", server.url_for)

@@ -44,7 +44,7 @@ class Founded:
 
 @asynccontextmanager
 async def opened(
-    directory: Path, *, now: float = NOW, kek: KeyEncryptionKey = KEK, replica: str = ""
+    directory: Path, *, now: float = NOW - 1, kek: KeyEncryptionKey = KEK, replica: str = ""
 ) -> AsyncIterator[Founded]:
     """Open, or open again, the CA core in a directory."""
     store = await Store.open(locate(directory), trust_domain=TRUST_DOMAIN, replica=replica)
