@@ -57,15 +57,15 @@ def build(folder: Path = FOLDER, *, flags: Sequence[str] = ()) -> Path:
         BuildError: it can't be compiled.
     """
     target = folder / NAME
-    digest = _digest(flags)
+    name = digest(flags)
     # The digest is in the file, so that no second file can disagree with it.
-    if target.is_file() and digest.encode() in target.read_bytes():
+    if target.is_file() and name.encode() in target.read_bytes():
         return target
     compiler = find_compiler()
     made = target.with_suffix(f".{os.getpid()}")
     include = sysconfig.get_path("include")
     command = [
-        *compiler, *_FLAGS, *flags, f'-DSOURCE_DIGEST="{digest}"', f"-I{include}", f"-ffile-prefix-map={FOLDER}=.",
+        *compiler, *_FLAGS, *flags, f'-DSOURCE_DIGEST="{name}"', f"-I{include}", f"-ffile-prefix-map={FOLDER}=.",
         str(SOURCE), "-o", str(made),
     ]  # fmt: skip
     try:
@@ -79,7 +79,8 @@ def build(folder: Path = FOLDER, *, flags: Sequence[str] = ()) -> Path:
     return target
 
 
-def _digest(flags: Sequence[str]) -> str:
+def digest(flags: Sequence[str] = ()) -> str:
+    """Return what names this source and these flags in what is built from them."""
     made_of = [SOURCE.read_bytes(), *(flag.encode() for flag in (*_FLAGS, *flags))]
     return hashlib.sha256(b"\0".join(made_of)).hexdigest()
 

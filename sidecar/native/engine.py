@@ -38,14 +38,25 @@ class Wanted(Enum):
 
 @cache
 def load() -> Loop | None:
-    """Return the compiled loop, bound to the OpenSSL that pyOpenSSL uses; None where it wasn't built."""
+    """Return the compiled loop, bound to the OpenSSL that pyOpenSSL uses; None where it isn't there or is old."""
     try:
-        from sidecar.native._loop import Loop
+        from sidecar.native._loop import SOURCE_DIGEST, Loop
     except ImportError:
+        return None
+    if not _is_current(SOURCE_DIGEST):
         return None
     ffi, lib = _openssl.ffi, _openssl.lib
     read, write, get_error, clear = (int(ffi.cast("uintptr_t", ffi.addressof(lib, name))) for name in _FUNCTIONS)
     return Loop(read, write, get_error, clear)
+
+
+def _is_current(digest: str) -> bool:
+    """Tell whether the loop was built from the source beside it; an image and a wheel have only what was built."""
+    try:
+        from sidecar.native import build
+    except ImportError:
+        return True
+    return not build.SOURCE.is_file() or digest == build.digest()
 
 
 _chosen = Wanted.AUTO

@@ -335,7 +335,11 @@ class Tunnel:
         if self._is_parting and self._renewal is Renewal.NONE:
             self._part()
         elif self._renewal is Renewal.ANSWERED:
-            self._begin_handshake()
+            # What was written in front of REKEY may have been its user's last: the peer then closes instead.
+            if self.user is not None and not self._later:
+                self.user.on_drained()
+            if not self._is_closed:
+                self._begin_handshake()
         elif self._renewal is Renewal.NONE and self.user is not None:
             self.user.on_drained()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -41,5 +42,17 @@ def test_without_the_compiled_loop_python_moves_the_bytes_unless_the_other_was_a
         with pytest.raises(InputError, match="the native engine isn't built here"):
             choose(Wanted.NATIVE)
         assert current_engine() is Engine.PYTHON
+    finally:
+        engine.load.cache_clear()
+
+
+def test_a_loop_of_another_source_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The tree was pulled, and nothing was built since."""
+    newer = tmp_path / "loop.c"
+    newer.write_text("/* another one */")
+    monkeypatch.setattr("sidecar.native.build.SOURCE", newer)
+    engine.load.cache_clear()
+    try:
+        assert load() is None
     finally:
         engine.load.cache_clear()

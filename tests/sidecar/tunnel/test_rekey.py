@@ -212,6 +212,23 @@ async def test_new_keys_without_bytes_in_between_are_refused() -> None:
     await asyncio.sleep(0.05)
 
 
+async def test_a_responders_last_record_that_goes_out_with_its_rekey_is_told_before_the_handshake() -> None:
+    """The initiator has all that it waits for by then, and may close: that is no loss."""
+    first, second, _client, server = await make_turn()
+    first.send(FrameType.END)
+    await until(lambda: FrameType.END in server.frames)
+    first.pause()
+    while write_data(second, bytes(16_000)):
+        pass
+    assert not second.send(FrameType.END)
+    first._renew_at = 1
+    first._note_use()  # The initiator reads on from here, until the responder's REKEY.
+    await until(lambda: server.drained)
+    assert second._renewal in (Renewal.ANSWERED, Renewal.HANDSHAKE)
+    assert server.losses == []
+    await close_both(first, second)
+
+
 async def test_a_tunnel_that_ends_while_it_makes_new_keys_leaves_nothing_behind() -> None:
     first, _second, _client, server = await make_turn(key_bytes=10_000)
     write_data(first, bytes(11_000))
