@@ -22,6 +22,7 @@ from shared.model.wire.admin import (
     CAStatus,
     ClusterNamespace,
     ClusterStatus,
+    IdentityView,
     PodView,
     SidecarView,
 )
@@ -245,11 +246,14 @@ def _is_ending(authority: AuthorityView, now: float) -> bool:
 def _examine_renewals(observed: Observation) -> Finding:
     """Look at sidecars' own certificates: a program's is only renewed while the program has connections."""
     connected = {sidecar.instance for sidecar in observed.sidecars if sidecar.connected}
-    ends: dict[str, float] = {}
+    newest: dict[str, IdentityView] = {}
     for identity in observed.identities:
         if identity.kind == "sidecar" and identity.instance in connected:
-            ends[identity.instance] = max(ends.get(identity.instance, 0.0), identity.not_after)
-    late = sorted(name for name, end in ends.items() if end - observed.ca.now < observed.ca.leaf_lifetime_s / 4)
+            known = newest.get(identity.instance)
+            newest[identity.instance] = identity if known is None or identity.not_after > known.not_after else known
+    # By its own life: another release of the CA, or other settings, may have issued it for longer or shorter.
+    now = observed.ca.now
+    late = sorted(name for name, last in newest.items() if last.not_after - now < (last.not_after - last.issued) / 4)
     server_s = observed.ca.server_not_after - observed.ca.now
     if server_s <= 0:
         return Finding(

@@ -133,7 +133,7 @@ def test_a_library_loaded_while_a_connection_lives_ends_it(shop: Shop) -> None:
     assert actor.do("receive", "again", 5) == "bread"
 
 
-@pytest.mark.proves(Reason.CODE_NOT_APPROVED, Reason.LISTENER_NOT_APPROVED)
+@pytest.mark.proves(Reason.CODE_NOT_APPROVED)
 def test_a_listener_that_has_loaded_other_code_shows_no_program(shop: Shop) -> None:
     """Python loads modules of its own, which no loader names."""
     program = shop.mesh.make_program("server")
@@ -146,4 +146,4 @@ def test_a_listener_that_has_loaded_other_code_shows_no_program(shop: Shop) -> N
     assert (record.process.digest, record.destination.program) == (program.digest, "")
     shop.be_explicit()
     assert actor.do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
-    shop.client.log.expect_denied(Reason.LISTENER_NOT_APPROVED, port=port)
+    shop.client.log.expect_denied(Reason.CODE_NOT_APPROVED, port=port)

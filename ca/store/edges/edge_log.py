@@ -30,7 +30,7 @@ from ca.store.edges.tally import (
     tally,
     without_address,
 )
-from ca.store.engine.database import Database
+from ca.store.engine.database import PARTITIONS, Database
 from shared.model.policy.decision import DecisionRecord
 from shared.model.policy.rules import Direction
 
@@ -77,6 +77,8 @@ class EdgeLog:
         if not missing:
             return
         async with self._database.writing() as connection:
+            # IF NOT EXISTS fails where another replica makes the same table at this moment.
+            await self._database.take_turn(connection, PARTITIONS)
             await make_partitions(connection, missing)
         self._days = set(range(first, last + 1))
 

@@ -33,6 +33,7 @@ CONNECT_DEADLINE_S: Final = 5.0
 _TURNS: Final = 0x544F5543
 MIGRATIONS: Final = 1
 DECISIONS: Final = 2
+PARTITIONS: Final = 3
 _BUSY_TIMEOUT_MS: Final = 5_000
 _LOG_LIMIT: Final = "journal_size_limit = 8388608"  # The log keeps no more of the disk than that after a checkpoint.
 _WRITER: Final = "touchmark_writer"

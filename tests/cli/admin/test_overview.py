@@ -42,6 +42,13 @@ def test_nothing_is_wrong_where_nothing_is() -> None:
     assert find_faults(replace(OBSERVATION, cluster=None)) == []
 
 
+def test_a_certificate_of_another_lifetime_is_overdue_by_its_own() -> None:
+    """The CA was upgraded, and its certificates live longer now."""
+    certificate = msgspec.structs.replace(CERTIFICATE, issued=NOW - 1500, not_after=NOW + 2100)
+    longer = change_ca(leaf_lifetime_s=18_000.0)
+    assert find_faults(replace(OBSERVATION, identities=(certificate,), ca=longer)) == []
+
+
 @pytest.mark.parametrize(
     ("subject", "part", "changes"),
     [

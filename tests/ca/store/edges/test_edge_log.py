@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 import time
@@ -362,3 +363,11 @@ async def test_postgresql_keeps_a_partition_for_each_day(tmp_path: Path, backend
             names = set(await connection.scalars(text("SELECT tableoid::regclass::text FROM edge_hours")))
             assert names == {f"edge_hours_{500_000 // 24}"}
             assert await connection.scalar(select(func.count()).select_from(edge_hours)) == 1
+
+
+async def test_replicas_that_store_their_first_decisions_at_the_same_moment_all_succeed(tmp_path: Path) -> None:
+    """Each of them makes the day's partition on PostgreSQL."""
+    async with opened(tmp_path, replica="a") as one, opened(tmp_path, replica="b") as two:
+        for day in range(5):
+            now = NOW + day * 86_400
+            await asyncio.gather(*(each.store.edges.prepare(now=now) for each in (one, two)))
