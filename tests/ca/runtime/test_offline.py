@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from ca.__main__ import main
 from ca.authority.kek import KekOrigin, KeyEncryptionError, load_key_encryption_key, parse_key
@@ -15,6 +18,16 @@ from shared.model.wire.backup import format_secret
 from tests.ca.backup.backups import KEY, take
 from tests.ca.running import running_ca
 from tests.ca.runtime.killing import count_steps
+
+
+@pytest.fixture(autouse=True)
+def _logs_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """``main`` sets the process's logs up for good: later tests in this process read theirs from standard output."""
+    before, configure = structlog.get_config(), structlog.configure
+    configure(logger_factory=structlog.PrintLoggerFactory(file=sys.stderr), cache_logger_on_first_use=False)
+    monkeypatch.setattr("structlog.configure", lambda **_: None)
+    yield
+    configure(**before)
 
 
 async def make_ca(directory: Path) -> tuple[Path, str]:
