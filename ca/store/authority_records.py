@@ -2,6 +2,7 @@
 
 Every change is one transaction: phases by compare-and-swap along ``AUTHORITY_TRANSITIONS``, the rotation's step, the
 bundle's sequence and the journal entry together. A CA that dies leaves the step before or the one after, never between.
+Longer than most, because all of these write the same rows, and none may be written without the others.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Namespaces in the store: mode, policy, programs, vouched labels, assembled to versioned states. I/O.
 
 Each change is one transaction that raises the namespace's version, and assembles the new state before it commits: a
-state that can't be built (too many rules) is never stored.
+state that can't be built (too many rules) is never stored. Longer than most, because each kind of change ends in that
+one assembly.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Belongs here: the tables of edges. Doesn't: what a record adds (``tally.py``), or how both sides' views are joined
 (``ca/observation/edge_view.py``). A batch is added in the transaction that stores it, which the store runs once for
-each batch and one after another.
+each batch and one after another. Longer than most: what is added, listed and forgotten is said in the same tables, for
+SQLite and PostgreSQL side by side.
 """
 
 from __future__ import annotations
