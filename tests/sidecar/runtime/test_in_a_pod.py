@@ -52,7 +52,8 @@ for url in sys.argv[1:]:
     except urllib.error.HTTPError as error:
         print(error.code, error.read().decode().strip())
     except OSError as error:
-        print('none', type(error).__name__)
+        # A reset that comes while the request is written is wrapped, one that comes later isn't.
+        print('none', type(getattr(error, 'reason', error)).__name__)
 """
 WEB = """
 import http.server, sys
