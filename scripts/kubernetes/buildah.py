@@ -14,8 +14,8 @@ from scripts.kubernetes import cache, packages
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
-def build(dockerfile: Path, *, context: Path, tag: str, arguments: Mapping[str, str]) -> None:
-    """Build an image into buildah's own store; layers whose input is the same are taken from there.
+def build(dockerfile: Path, *, context: Path, tag: str, arguments: Mapping[str, str], stage: str | None = None) -> None:
+    """Build an image, or one stage of it, into buildah's own store; layers of the same input are taken from there.
 
     ``chroot`` isolation needs no control groups and uses the machine's network. pip's and apt's own configuration and
     the machine's CA bundle are mounted for the build and not kept in the image.
@@ -24,6 +24,7 @@ def build(dockerfile: Path, *, context: Path, tag: str, arguments: Mapping[str, 
         mounts = [f"--volume={source}:{target}:ro" for source, target in _mounts(Path(directory))]
         options = ["--isolation=chroot", "--network=host", "--pull-never", "--layers", "--format=oci", "--quiet"]
         options += [f"--build-arg={name}={value}" for name, value in arguments.items()]
+        options += [f"--target={stage}"] if stage is not None else []
         _run("bud", *options, *mounts, f"--file={dockerfile}", f"--tag={tag}", str(context))
 
 
@@ -50,7 +51,7 @@ def remove(tag: str) -> None:
 
 
 def prune() -> None:
-    """Drop layers that no tagged image uses, also those kept to build the next state of the code faster."""
+    """Drop layers that no tagged image uses; what builds the next state of the code faster needs a tag of its own."""
     _call(["rmi", "--prune"])
 
 

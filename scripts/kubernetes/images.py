@@ -43,19 +43,23 @@ class Image:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Recipe:
-    """How an image comes about: from ``inputs`` on top of image ``under``, by a Dockerfile or from a program alone."""
+    """How an image comes about: from ``inputs`` on top of image ``under``, by a Dockerfile or from a program alone.
+
+    ``kept_stage`` is the Dockerfile's stage that changes seldom and takes minutes: tagged, so that pruning leaves it.
+    """
 
     dockerfile: Path | None = None
     context: Path = cache.ROOT
     inputs: tuple[Path, ...] = ()
     under: str | None = None
     program: str | None = None
+    kept_stage: str | None = None
 
 
 def _ours(component: str, lock: str) -> _Recipe:
     dockerfile = cache.ROOT / f"Dockerfile.{component}"
     inputs = (cache.ROOT / ".dockerignore", cache.ROOT / lock, cache.ROOT / "shared", cache.ROOT / component)
-    return _Recipe(dockerfile=dockerfile, inputs=inputs, under="python")
+    return _Recipe(dockerfile=dockerfile, inputs=inputs, under="python", kept_stage="packages")
 
 
 def _of_tests(name: str, under: str = "python", inputs: tuple[str, ...] = ()) -> _Recipe:
@@ -208,7 +212,11 @@ def _build_dockerfile(short: str, recipe: _Recipe) -> str:
         assert digest is not None, "recipes come after their bases"
         _layout().name(digest, _record(recipe.under).name)
         buildah.take(_layout().directory, _record(recipe.under).name, tag=under)
-    buildah.build(recipe.dockerfile, context=recipe.context, tag=tag, arguments={"BASE": under})
+    arguments = {"BASE": under}
+    if recipe.kept_stage is not None:
+        kept = f"localhost/touchmark-build-{short}-{recipe.kept_stage}:latest"
+        buildah.build(recipe.dockerfile, context=recipe.context, tag=kept, arguments=arguments, stage=recipe.kept_stage)
+    buildah.build(recipe.dockerfile, context=recipe.context, tag=tag, arguments=arguments)
     with tempfile.TemporaryDirectory(dir=_directory(), prefix=_UNFINISHED) as directory:
         buildah.write(tag, Path(directory))
         return _layout().adopt(Path(directory))
