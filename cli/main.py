@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
@@ -70,6 +71,20 @@ app.command("inject")(inject.inject)
 app.command("demo")(demo.demo)
 app.command("doctor", cls=TargetCommand)(doctor.doctor)
 app.command("version")(version.version)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        version.version()
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the versions and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None: ...
 
 
 def run(arguments: Sequence[str]) -> int:
