@@ -8,12 +8,11 @@ import structlog
 from cryptography import x509
 
 from ca.authority.authorities import Authorities
-from ca.authority.founding import BACKDATED_S
-from ca.store.records import AuthorityRecord, CertificateRecord, JoinGrant
+from ca.store.records import BACKDATED_S, AuthorityRecord, CertificateRecord, JoinGrant
 from ca.store.store import Store
 from shared.model.errors import RefusedError
 from shared.model.identity.identity import Identity, IdentityKind
-from shared.model.trust.certificate import BundleVerifier
+from shared.model.trust.certificate import BundleVerifier, read_instance
 
 _log = structlog.get_logger("touchmark.ca")
 
@@ -77,6 +76,8 @@ class CertificateAuthentication:
         """Enter a verified certificate that a restored ledger lacks; None: it should have been there."""
         restoration = await self._store.authorities.get_restoration()
         if restoration is None or not restoration.is_ledger_short(now):
+            return None
+        if read_instance(leaf) != claimed:  # Nobody takes a neighbour's name.
             return None
         issued = leaf.not_valid_before_utc.timestamp() + BACKDATED_S
         # A second, because certificates know no fractions. What is older than the backup is in it, or was never issued.

@@ -14,7 +14,7 @@ from ca.authority.kek import KeyEncryptionKey
 from ca.store.records import AuthorityKind, AuthorityRecord
 from ca.store.store import Store
 from shared.model.errors import UnavailableError
-from shared.model.trust.bundle import SERIAL_PREFIX, AuthorityPhase, TrustBundle
+from shared.model.trust.bundle import AuthorityPhase, TrustBundle
 
 _ACCEPTED = (AuthorityPhase.PREPARED, AuthorityPhase.ACTIVE, AuthorityPhase.OLD)
 
@@ -119,17 +119,17 @@ class Authorities:
             # The sequence first: a change in between makes the bundle newer than its number, and is read again.
             sequence = await self.store.authorities.get_sequence()
             records = tuple(await self.store.authorities.list_all())
-            serials = await self.store.evictions.list_serials()
+            leaves = await self.store.evictions.list_distrusted()
             last = self._snapshot
             if last is not None and last.records == records and last.bundle.sequence == sequence:
                 return last
-            self._snapshot = snapshot = self._assemble(records, sequence, serials)
+            self._snapshot = snapshot = self._assemble(records, sequence, leaves)
         if last is None or (last.bundle, last.active.authority_id) != (snapshot.bundle, snapshot.active.authority_id):
             for listener in self._listeners:
                 listener()
         return snapshot
 
-    def _assemble(self, records: tuple[AuthorityRecord, ...], sequence: int, serials: tuple[str, ...]) -> Snapshot:
+    def _assemble(self, records: tuple[AuthorityRecord, ...], sequence: int, leaves: tuple[str, ...]) -> Snapshot:
         active = [r for r in records if r.kind is AuthorityKind.ISSUING and r.phase is AuthorityPhase.ACTIVE]
         roots = [r for r in records if r.kind is AuthorityKind.ROOT and r.phase in _ACCEPTED]
         root = next((r for r in roots if active and r.authority_id == active[0].root_id), None)
@@ -142,10 +142,7 @@ class Authorities:
             sequence=sequence,
             roots=tuple(r.certificate for r in roots),
             issuers=tuple(r.certificate for r in records if r.kind is AuthorityKind.ISSUING and r.phase in _ACCEPTED),
-            distrusted=(
-                *(r.public_key_digest for r in records if r.is_tainted),
-                *(f"{SERIAL_PREFIX}{serial}" for serial in serials),
-            ),
+            distrusted=(*(r.public_key_digest for r in records if r.is_tainted), *leaves),
         )
         signing = open_authority(active[0], self.kek)
         others = sorted((r for r in roots if r is not root), key=lambda r: r.created, reverse=True)

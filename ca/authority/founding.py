@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ca.authority.kek import KeyEncryptionError, KeyEncryptionKey
-from ca.store.records import AuthorityKind, AuthorityRecord
+from ca.store.records import BACKDATED_S, AuthorityKind, AuthorityRecord
 from shared.model.trust.bundle import AuthorityPhase, public_key_digest
 
 DAY_S: Final = 86_400
@@ -30,7 +30,6 @@ ROOT_LIFETIME_S: Final = 3650 * DAY_S
 ISSUER_LIFETIME_S: Final = 90 * DAY_S
 # What is signed is valid from so long before: peers' clocks may be behind. As Istio's ClockSkewGracePeriod (SPIRE's
 # NotBeforeCushion is 10 s). An authority must be older than its first leaf.
-BACKDATED_S: Final = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from ca.authority.founding import BACKDATED_S, Authority
+from ca.authority.founding import Authority
+from ca.store.records import BACKDATED_S
 from shared.model.errors import InputError, UnavailableError, VerificationError
 from shared.model.identity.identity import Identity, format_ca_id, format_spiffe_id
 from shared.model.policy.reasons import Reason
@@ -47,7 +48,7 @@ _PURPOSES: Final = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, Exten
 
 
 class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The details extension: evidence for people, never policy input."""
+    """The details extension: evidence for people, never policy input. Verifiers read ``instance``, to refuse."""
 
     path: str = ""
     approved_by: str = ""

@@ -267,7 +267,7 @@ def _tell_restored(loaded: Loaded, place: Place, *, is_check: bool) -> None:
         return
     print(f"restored {what}")
     print(f"open join tokens are void, since one may have been used after that: {loaded.voided_tokens}")
-    print("repeat what was done after that: taints, policies, withdrawn approvals, rotations")
+    print("repeat what was done after that: taints, evictions, policies, withdrawn approvals, rotations")
     kept = place.data_dir / KEPT
     if not place.database and kept.exists():
         print(f"what was there is kept as {kept}: delete it when all is well")

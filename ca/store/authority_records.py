@@ -89,7 +89,7 @@ class AuthorityRecords:
     async def get_restoration(self) -> Restoration | None:
         """Return the last time that a backup took the store's place; None: never."""
         async with self._database.reading() as connection:
-            return await _read_restoration(connection)
+            return await read_restoration(connection)
 
     async def get_sequence(self) -> int:
         """Return the sequence number of the trust bundle; 0 before the first authorities."""
@@ -340,7 +340,7 @@ async def note_restoration(database: Database, connection: AsyncConnection, *, t
             await _write_journal(connection, now, "restored", authority_id=record.authority_id, detail=detail)
 
 
-async def _read_restoration(connection: AsyncConnection) -> Restoration | None:
+async def read_restoration(connection: AsyncConnection) -> Restoration | None:
     value = await connection.scalar(select(settings.c.value).where(settings.c.name == RESTORED))
     return None if value is None else msgspec.json.decode(value, type=Restoration)
 
@@ -351,7 +351,7 @@ async def _check_unneeded(connection: AsyncConnection, change: PhaseChange, now:
     Raises:
         ConflictError: what it signed is alive, or may be; below a root is an authority; an open join token pins it.
     """
-    restoration = await _read_restoration(connection)
+    restoration = await read_restoration(connection)
     if restoration is not None and restoration.is_ledger_short(now):
         raise ConflictError(f"authority {change.authority_id} may have signed what the restored ledger doesn't hold")
     authority_id = change.authority_id

@@ -9,24 +9,35 @@ join token that was made after the eviction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import ColumnElement, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, Table, and_, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.audit.audit_log import append_audit
+from ca.store.authority_records import read_restoration
 from ca.store.engine.counters import raise_counter
 from ca.store.engine.database import Database
 from ca.store.join_tokens import revoke_open
-from ca.store.records import JoinGrant
+from ca.store.records import BACKDATED_S, MAX_LEAF_LIFETIME_S, JoinGrant
 from ca.store.tables import BUNDLE_SEQUENCE, certificates, evicted_certificates, evicted_sidecars, sidecars
 from shared.model.errors import ConflictError, NotFoundError, RefusedError
 from shared.model.identity.identity import Workload
-from shared.model.trust.bundle import MAX_DISTRUSTED_LEAVES
+from shared.model.trust.bundle import (
+    INSTANCE_PREFIX,
+    MAX_DISTRUSTED_LEAVES,
+    SERIAL_PREFIX,
+    list_instances,
+    name_instance,
+)
 
 MAX_EVICTED_AT_ONCE: Final = 1_000
+# Beyond it certificates are distrusted by their sidecar's name, which makes one entry of all that it could ever get.
+MAX_ONE_BY_ONE: Final = 256
+# A verifier whose clock is behind takes a certificate for valid that has ended here.
+CLOCKS_BEHIND_S: Final = 3_600.0
 _NAMED_IN_AUDIT: Final = 50
 
 
@@ -35,8 +46,8 @@ class Eviction:
     """What was evicted.
 
     Attributes:
-        instances: of the sidecars, by name.
-        certificates: how many unexpired ones are distrusted.
+        instances: of the sidecars, by name; also of those that are gone and had certificates left.
+        certificates: how many are distrusted.
         ends: when the last of them ends, in seconds since the epoch; 0: there was none.
         tokens: IDs of join tokens that were revoked with them.
     """
@@ -56,11 +67,14 @@ class Evictions:
     async def evict(self, whom: str | Workload, *, now: float) -> Eviction:
         """Evict one sidecar by its instance, or all of a workload with its open join tokens.
 
+        A sidecar that is gone, as that of a deleted pod, may have left its certificates in the wrong hands: they are
+        distrusted as well.
+
         Raises:
-            NotFoundError: there is no such sidecar.
+            NotFoundError: there is no such sidecar, and none has left certificates.
             ConflictError: there would be more distrusted certificates, or sidecars at once, than the bound.
         """
-        is_meant = sidecars.c.instance == whom if isinstance(whom, str) else _is_of(whom)
+        is_meant = _select(sidecars, whom)
         async with self._database.writing() as connection:
             # First, as a rotation's steps do: the two take turns, and neither waits for the other's authorities.
             await raise_counter(self._database, connection, BUNDLE_SEQUENCE)
@@ -68,15 +82,20 @@ class Evictions:
             await connection.execute(update(sidecars).where(is_meant).values(connected=False))
             query = select(sidecars.c.instance, sidecars.c.pod_uid).where(is_meant).order_by(sidecars.c.instance)
             rows = list(await connection.execute(query.limit(MAX_EVICTED_AT_ONCE + 1)))
-            if not rows:
+            held = await _list_held(connection, whom, now)
+            names = sorted({row.instance for row in rows}.union(held))
+            restoration = await read_restoration(connection)
+            is_short = restoration is not None and restoration.is_ledger_short(now)
+            if not names and is_short and isinstance(whom, str):
+                names = [whom]  # It may have joined after the backup that was restored.
+            if not names:
                 raise NotFoundError(f"no sidecar has joined as {whom}", hint="`touchmark ca status` lists them")
-            if len(rows) > MAX_EVICTED_AT_ONCE:
+            if len(names) > MAX_EVICTED_AT_ONCE:
                 raise _too_many(f"{whom} has more than {MAX_EVICTED_AT_ONCE} sidecars")
-            names = [row.instance for row in rows]
             for row in rows:
                 values = {"instance": row.instance, "pod_uid": row.pod_uid, "evicted": now}
                 await connection.execute(self._database.upsert(evicted_sidecars, values))
-            count, ends = await self._distrust(connection, names, now)
+            count, ends = await self._distrust(connection, names, held, now, is_short=is_short)
             tokens = await revoke_open(connection, whom, now=now) if isinstance(whom, Workload) else ()
             after = {
                 "sidecars": len(names),
@@ -87,25 +106,48 @@ class Evictions:
             await append_audit(self._database, connection, "sidecar.evict", str(whom), after=after)
         return Eviction(instances=tuple(names), certificates=count, ends=ends, tokens=tokens)
 
-    async def _distrust(self, connection: AsyncConnection, instances: Sequence[str], now: float) -> tuple[int, float]:
-        """Distrust what the sidecars hold; return how many certificates that are, and when the last one ends."""
-        query = select(certificates.c.serial, certificates.c.not_after).where(
-            certificates.c.instance.in_(instances), certificates.c.not_after > now
-        )
-        lines = list(await connection.execute(query.limit(MAX_DISTRUSTED_LEAVES + 1)))
-        for line in lines:
-            values = {"serial": line.serial, "not_after": line.not_after}
+    async def _distrust(
+        self,
+        connection: AsyncConnection,
+        instances: Sequence[str],
+        held: Mapping[str, _Held],
+        now: float,
+        *,
+        is_short: bool,
+    ) -> tuple[int, float]:
+        """Distrust what the sidecars hold; return how many certificates that are, and when the last one ends.
+
+        Arguments:
+            is_short: the ledger may lack some of them.
+        """
+        count = sum(each.count for each in held.values())
+        ends = max((each.ends for each in held.values()), default=0.0)
+        entries: dict[str, float] = {}
+        if count <= MAX_ONE_BY_ONE:
+            query = select(certificates.c.serial, certificates.c.not_after).where(
+                certificates.c.instance.in_(held), certificates.c.not_after > now - CLOCKS_BEHIND_S
+            )
+            entries.update({line.serial: line.not_after for line in await connection.execute(query)})
+        if count > MAX_ONE_BY_ONE or is_short:
+            # What the ledger lacks after a restore ends within the longest life that a certificate can have.
+            last = max(ends, now + MAX_LEAF_LIFETIME_S) if is_short else ends
+            entries.update({name_instance(instance, until=int(now)): last for instance in instances})
+        for serial, not_after in entries.items():
+            values = {"serial": serial, "not_after": not_after}
             await connection.execute(self._database.upsert(evicted_certificates, values, update=()))
         total = await connection.scalar(select(func.count()).select_from(evicted_certificates))
         if int(total or 0) > MAX_DISTRUSTED_LEAVES:
             raise _too_many(f"more than {MAX_DISTRUSTED_LEAVES} certificates would be distrusted one by one")
-        return len(lines), max((line.not_after for line in lines), default=0.0)
+        return count, ends
 
-    async def list_serials(self) -> tuple[str, ...]:
-        """Return the serial numbers that are distrusted, in hexadecimal."""
+    async def list_distrusted(self) -> tuple[str, ...]:
+        """Return what is distrusted, as a trust bundle says it."""
         async with self._database.reading() as connection:
             query = select(evicted_certificates.c.serial).order_by(evicted_certificates.c.serial)
-            return tuple(await connection.scalars(query))
+            return tuple(
+                entry if entry.startswith(INSTANCE_PREFIX) else f"{SERIAL_PREFIX}{entry}"
+                for entry in await connection.scalars(query)
+            )
 
     async def list_instances(self) -> frozenset[str]:
         """Return the instances of evicted sidecars."""
@@ -122,8 +164,8 @@ class Evictions:
             await check_not_evicted(connection, instance)
 
     async def prune(self, *, now: float) -> int:
-        """Take certificates that have ended out of the trust bundle; return how many."""
-        has_ended = evicted_certificates.c.not_after <= now
+        """Take certificates that ended some time ago out of the trust bundle; return how many."""
+        has_ended = evicted_certificates.c.not_after <= now - CLOCKS_BEHIND_S
         async with self._database.reading() as connection:
             if (
                 await connection.execute(select(evicted_certificates.c.serial).where(has_ended).limit(1))
@@ -146,6 +188,14 @@ class Evictions:
         is_same_pod = bool(grant.pod_uid) and grant.pod_uid == row.pod_uid
         if is_same_pod or (not grant.pod_uid and grant.granted <= row.evicted):
             raise _refusal(grant.instance, is_pod=is_same_pod)
+        # Its new certificates are backdated: those of the first moments would be among the distrusted ones.
+        query = select(evicted_certificates.c.serial).where(evicted_certificates.c.serial.startswith(INSTANCE_PREFIX))
+        until = list_instances(await connection.scalars(query)).get(grant.instance)
+        if until is not None and not grant.pod_uid and grant.granted <= until + BACKDATED_S + 1:
+            raise RefusedError(
+                f"the sidecar {grant.instance[:100]} was evicted a moment ago",
+                hint="join with a join token that is made two minutes after the eviction, or under another name",
+            )
         await connection.execute(delete(evicted_sidecars).where(evicted_sidecars.c.instance == grant.instance))
         await append_audit(self._database, connection, "sidecar.readmit", grant.instance)
 
@@ -171,8 +221,30 @@ async def find_evicted(connection: AsyncConnection, instances: Sequence[str]) ->
     return frozenset(await connection.scalars(query))
 
 
-def _is_of(workload: Workload) -> ColumnElement[bool]:
-    return and_(sidecars.c.namespace == workload.namespace, sidecars.c.service_account == workload.service_account)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """A sidecar's certificates that may count somewhere: how many, and when the last one ends."""
+
+    count: int
+    ends: float
+
+
+async def _list_held(connection: AsyncConnection, whom: str | Workload, now: float) -> dict[str, _Held]:
+    """Return what sidecars hold, by instance, also of those that are gone; at most one more than may be evicted."""
+    query = (
+        select(certificates.c.instance, func.count(), func.max(certificates.c.not_after))
+        .where(_select(certificates, whom), certificates.c.not_after > now - CLOCKS_BEHIND_S)
+        .group_by(certificates.c.instance)
+        .limit(MAX_EVICTED_AT_ONCE + 1)
+    )
+    return {row[0]: _Held(count=row[1], ends=row[2]) for row in await connection.execute(query)}
+
+
+def _select(table: Table, whom: str | Workload) -> ColumnElement[bool]:
+    """The condition of rows about a sidecar, or about all of a workload."""
+    if isinstance(whom, str):
+        return table.c.instance == whom
+    return and_(table.c.namespace == whom.namespace, table.c.service_account == whom.service_account)
 
 
 def _refusal(instance: str, *, is_pod: bool) -> RefusedError:

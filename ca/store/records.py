@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from shared.model.identity.identity import Identity, Workload
 from shared.model.identity.loaded_code import ApprovedCode
@@ -15,6 +16,8 @@ from shared.model.trust.bundle import AuthorityPhase, RotationKind
 DEFAULT_DECISIONS_LIMIT = 1000
 # No leaf lives longer (``ca/authority/sign.py``).
 MAX_LEAF_LIFETIME_S = 86_400.0
+# How much earlier than its signing a certificate becomes valid (``ca/authority/sign.py``).
+BACKDATED_S: Final = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

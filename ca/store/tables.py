@@ -266,6 +266,7 @@ evicted_sidecars: Final = Table(
     Column("evicted", Double, nullable=False),
 )
 
+# By the number of one, or all of a sidecar: what follows ``serial:`` in a trust bundle, or its whole entry.
 evicted_certificates: Final = Table(
     "evicted_certificates",
     metadata,

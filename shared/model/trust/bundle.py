@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
 
@@ -11,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 SERIAL_PREFIX: Final = "serial:"
+INSTANCE_PREFIX: Final = "instance:"
 MAX_DISTRUSTED_LEAVES: Final = 4_096
 
 
@@ -49,9 +51,10 @@ class TrustBundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         roots: DER of the root certificates.
         issuers: DER of the issuing authorities in phase prepared, active or old. A leaf of another issuer is refused.
         distrusted: SHA-256 (hexadecimal) of the SubjectPublicKeyInfo of authorities that are refused anywhere in a
-            chain; and ``serial:`` with the serial number (hexadecimal, without leading zeros) of a leaf that is refused
-            until it ends, at most ``MAX_DISTRUSTED_LEAVES``. Serial numbers are random, so they name no other's leaf.
-            Release 0.1 takes these for keys that it never meets.
+            chain; ``serial:`` with the serial number (hexadecimal, without leading zeros) of a leaf that is refused
+            until it ends; ``instance:SECONDS:NAME`` for all leaves of a sidecar that became valid up to then (seconds
+            since the epoch). Of both together at most ``MAX_DISTRUSTED_LEAVES``. Serial numbers are random, so they
+            name no other's leaf. Release 0.1 takes these for keys that it never meets.
     """
 
     trust_domain: str
@@ -64,6 +67,29 @@ class TrustBundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 def name_serial(serial: int) -> str:
     """Return how ``TrustBundle.distrusted`` names a leaf's serial number."""
     return f"{SERIAL_PREFIX}{serial:x}"
+
+
+def name_instance(instance: str, *, until: int) -> str:
+    """Return how ``TrustBundle.distrusted`` names all leaves of a sidecar that became valid until then.
+
+    Arguments:
+        until: seconds since the epoch.
+    """
+    return f"{INSTANCE_PREFIX}{until}:{instance}"
+
+
+def list_instances(distrusted: Iterable[str]) -> dict[str, int]:
+    """Return, by sidecar, until when its leaves became valid that are distrusted, in seconds since the epoch.
+
+    Raises:
+        ValueError: an entry can't be read.
+    """
+    found: dict[str, int] = {}
+    for entry in distrusted:
+        if entry.startswith(INSTANCE_PREFIX):
+            until, _, instance = entry.removeprefix(INSTANCE_PREFIX).partition(":")
+            found[instance] = max(int(until), found.get(instance, 0))
+    return found
 
 
 def public_key_digest(certificate: x509.Certificate) -> str:

@@ -9,10 +9,12 @@ Source: SPIFFE X509-SVID, sections 2 to 5; RFC 5280, sections 4.2 and 6.
 from __future__ import annotations
 
 import datetime
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,11 +25,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, ObjectIdent
 from shared.model.errors import IdentityError, VerificationError
 from shared.model.identity.identity import Identity, parse_spiffe_id
 from shared.model.policy.reasons import Reason
-from shared.model.trust.bundle import TrustBundle, name_serial, public_key_digest
+from shared.model.trust.bundle import TrustBundle, list_instances, name_serial, public_key_digest
 
-# Touchmark's details extension: evidence for people, never policy input. The arcs after 2554 are a UUID's, as anyone
-# may make them (Microsoft, "Obtaining an Object Identifier"). Rejected: the arc 2.25 of ITU-T X.667, whose one number
-# of 128 bits Go doesn't read, so that its programs (ghostunnel, go-spiffe) refuse the whole certificate.
+# Touchmark's details extension: evidence for people, never policy input; it names the sidecar, by which an evicted
+# one's leaves are refused. The arcs after 2554 are a UUID's, as anyone may make them (Microsoft, "Obtaining an Object
+# Identifier"). Rejected: the arc 2.25 of ITU-T X.667, whose one number of 128 bits Go doesn't read, so that its
+# programs (ghostunnel, go-spiffe) refuse the whole certificate.
 DETAILS_OID = ObjectIdentifier("1.2.840.113556.1.8000.2554.54147.29978.42637.11035.47349.11483911.11341315")
 MAX_CHAIN_CERTIFICATES = 4
 _MAX_REMEMBERED_CHAINS = 1024
@@ -61,7 +64,7 @@ class BundleVerifier:
     again while every certificate of it is valid. Peers come back with every new tunnel.
 
     Raises:
-        ValueError: a certificate in the bundle can't be parsed.
+        ValueError: a certificate or an entry in the bundle can't be parsed.
     """
 
     def __init__(self, bundle: TrustBundle) -> None:
@@ -69,6 +72,7 @@ class BundleVerifier:
         roots = [x509.load_der_x509_certificate(der) for der in bundle.roots]
         self._issuers = frozenset(bundle.issuers)
         self._distrusted = frozenset(bundle.distrusted)
+        self._distrusted_instances = list_instances(bundle.distrusted)
         self._builder = verification.PolicyBuilder().store(verification.Store(roots)).max_chain_depth(1)
         # Chain → since when all of it is valid, and what it proves.
         self._remembered: OrderedDict[tuple[x509.Certificate, ...], tuple[float, VerifiedPeer]] = OrderedDict()
@@ -102,10 +106,10 @@ class BundleVerifier:
             raise VerificationError(f"the peer's chain can't be read: {error}", reason=Reason.PEER_UNTRUSTED) from error
 
     def check_not_distrusted(self, chain: Sequence[x509.Certificate]) -> None:
-        """Check that no key in a presented chain is distrusted, nor its leaf by its serial number.
+        """Check that no key in a presented chain is distrusted, nor its leaf by its serial number or its sidecar.
 
         Raises:
-            VerificationError: ``peer_distrusted``.
+            VerificationError: ``peer_distrusted``; ``peer_untrusted``: who it was issued to can't be read.
 
         What this does *not* verify: anything else; it is for a chain that was verified, and has ended since.
         """
@@ -113,6 +117,10 @@ class BundleVerifier:
             raise VerificationError("an authority in the peer's chain is distrusted", reason=Reason.PEER_DISTRUSTED)
         if chain and name_serial(chain[0].serial_number) in self._distrusted:
             raise VerificationError("the peer's sidecar was evicted", reason=Reason.PEER_DISTRUSTED)
+        if chain and self._distrusted_instances:
+            until = self._distrusted_instances.get(read_instance(chain[0]), -math.inf)
+            if chain[0].not_valid_before_utc.timestamp() <= until:
+                raise VerificationError("the peer's sidecar was evicted", reason=Reason.PEER_DISTRUSTED)
 
     def _verify_peer(self, chain: Sequence[x509.Certificate], *, now: float) -> tuple[VerifiedPeer, float]:
         if not chain or len(chain) > MAX_CHAIN_CERTIFICATES:
@@ -193,6 +201,40 @@ def check_leaf_profile(leaf: x509.Certificate) -> Identity:
         return parse_spiffe_id(uris[0])
     except IdentityError as error:
         raise fail(error.message) from error
+
+
+def read_instance(leaf: x509.Certificate) -> str:
+    """Return the sidecar that a leaf was issued to, as its details extension says; empty: it doesn't say.
+
+    Raises:
+        VerificationError: ``peer_untrusted``: the extension can't be read. The CA writes none such.
+
+    What this does *not* verify: that the CA has signed it. It must only ever restrict.
+    """
+    try:
+        value = leaf.extensions.get_extension_for_oid(DETAILS_OID).value
+        if not isinstance(value, x509.UnrecognizedExtension):
+            raise ValueError("not an extension of ours")
+        return msgspec.json.decode(_read_utf8_string(value.value), type=_Issued).instance
+    except x509.ExtensionNotFound:
+        return ""
+    except (ValueError, x509.DuplicateExtension, msgspec.DecodeError) as error:
+        raise VerificationError(f"the leaf's details can't be read: {error}", reason=Reason.PEER_UNTRUSTED) from error
+
+
+class _Issued(msgspec.Struct, frozen=True, kw_only=True):
+    instance: str = ""
+
+
+def _read_utf8_string(der: bytes) -> bytes:
+    """Return the content of a DER UTF8String (X.690, sections 8.1.3 and 8.23)."""
+    if len(der) < 2 or der[0] != 0x0C:
+        raise ValueError("no UTF8String")
+    count = der[1] & 0x7F if der[1] & 0x80 else 0
+    size = int.from_bytes(der[2 : 2 + count]) if count else der[1]
+    if len(der) != 2 + count + size:
+        raise ValueError("a UTF8String of another length")
+    return der[2 + count :]
 
 
 def common_name(name: x509.Name) -> str:

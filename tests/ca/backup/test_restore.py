@@ -218,6 +218,20 @@ async def test_another_workloads_sidecar_cannot_be_claimed_with_it(tmp_path: Pat
             await certificates.authenticate(x509.load_der_x509_certificate(issued.chain[0]), claimed="db", now=LATER)
 
 
+async def test_a_neighbour_of_the_same_workload_cannot_be_claimed_with_it(tmp_path: Path) -> None:
+    """A sidecar that joined after the backup has a certificate that says its own name."""
+    async with opened(tmp_path / "d") as core:
+        await join(core, "one", WEB)
+        file = await take(core.store)
+        later = await join(core, "later", WEB)
+        issued = await core.issuance.issue_sidecar(later, make_csr(), NOW + 100)
+    await restore(file, tmp_path / "d", may_replace=True)
+    async with opened(tmp_path / "d", now=LATER) as core:
+        certificates = CertificateAuthentication(store=core.store, authorities=core.authorities)
+        with pytest.raises(RefusedError, match="ledger"):
+            await certificates.authenticate(x509.load_der_x509_certificate(issued.chain[0]), claimed="one", now=LATER)
+
+
 async def test_no_authority_retires_while_the_ledger_may_lack_what_it_signed(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
         grant = await join(core, "one")

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from sqlalchemy import delete
 
 from ca.authenticate.sidecar_certificate import CertificateAuthentication
 from ca.issuance import IssuedChain
 from ca.store import evictions
+from ca.store.authority_records import note_restoration
 from ca.store.records import JoinGrant
+from ca.store.tables import certificates
 from shared.model.errors import ConflictError, NotFoundError, RefusedError, VerificationError
 from shared.model.policy.reasons import Reason
 from shared.model.trust.bundle import name_serial
+from shared.model.trust.certificate import BundleVerifier
 from shared.model.wire.admin_audit import read_entry
 from tests.ca.founded import DATABASE, NOW, WEB, Founded, join, make_csr, make_rotation, opened, registration, spend
 
@@ -61,7 +65,9 @@ async def test_it_gets_no_certificate_any_more_also_not_one_that_is_being_signed
         )
         issued = [one.record.serial for one in results if isinstance(one, IssuedChain)]
         assert len(issued) + sum(isinstance(one, RefusedError) for one in results) == 10
-        assert {f"{serial:x}" for serial in issued} <= set(await core.store.evictions.list_serials())
+        assert {f"{serial:x}" for serial in issued} <= {
+            each.removeprefix("serial:") for each in await core.store.evictions.list_distrusted()
+        }
         assert isinstance(done, evictions.Eviction) and done.certificates == len(issued) + 1
         assert isinstance(await issue(), RefusedError)
 
@@ -139,15 +145,79 @@ async def test_the_list_prunes_itself_after_the_certificates_ends(tmp_path: Path
         _, evil = await join_and_issue(core, "evil")
         await core.store.evictions.evict("evil", now=NOW)
         sequence = await core.store.authorities.get_sequence()
-        assert await core.store.evictions.prune(now=evil.record.not_after - 1) == 0
+        # Not at once: a verifier whose clock is behind would take it for valid again.
+        last = evil.record.not_after + evictions.CLOCKS_BEHIND_S
+        assert await core.store.evictions.prune(now=last - 1) == 0
         assert await core.store.authorities.get_sequence() == sequence
-        assert await core.store.evictions.prune(now=evil.record.not_after) == 1
+        assert await core.store.evictions.prune(now=last) == 1
         assert await core.store.authorities.get_sequence() == sequence + 1
         await core.authorities.reload()
         assert core.authorities.bundle().distrusted == ()
         # It stays out nevertheless.
         with pytest.raises(RefusedError):
             await core.store.evictions.check("evil")
+
+
+async def test_what_a_pod_that_is_gone_has_left_is_distrusted_as_well(tmp_path: Path) -> None:
+    """Who has its keys still has them when the pod was deleted."""
+    async with opened(tmp_path / "d") as core:
+        grant = JoinGrant(workload=WEB, addresses=(), instance="web-0", pod_uid="1")
+        await core.store.enrolment.enter_pod(grant, registration("web-0"), now=NOW)
+        stolen = await core.issuance.issue_sidecar(grant, make_csr(), NOW)
+        assert await core.store.sidecars.delete_of_pods(["1"]) == 1
+        done = await core.store.evictions.evict("web-0", now=NOW)
+        assert (done.instances, done.certificates) == (("web-0",), 1)
+        assert await core.store.evictions.list_distrusted() == (name_serial(stolen.record.serial),)
+        # Of a workload as well, beside sidecars that are there.
+        grant = JoinGrant(workload=DATABASE, addresses=(), instance="db-0", pod_uid="2")
+        await core.store.enrolment.enter_pod(grant, registration("db-0"), now=NOW)
+        await core.issuance.issue_sidecar(grant, make_csr(), NOW)
+        assert await core.store.sidecars.delete_of_pods(["2"]) == 1
+        await join(core, "db-1", DATABASE)
+        done = await core.store.evictions.evict(DATABASE, now=NOW)
+        assert (done.instances, done.certificates) == (("db-0", "db-1"), 1)
+        # Nothing of it is kept for ever.
+        assert await core.store.evictions.list_instances() == {"db-1"}
+
+
+async def test_a_sidecar_cannot_get_so_many_certificates_that_it_cannot_be_evicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evictions, "MAX_ONE_BY_ONE", 2)
+    monkeypatch.setattr(evictions, "MAX_DISTRUSTED_LEAVES", 2)
+    async with opened(tmp_path / "d") as core:
+        grant, _ = await join_and_issue(core, "evil")
+        chains = [(await core.issuance.issue_sidecar(grant, make_csr(), NOW + i)).chain for i in range(3)]
+        _, good = await join_and_issue(core, "good")
+        done = await core.store.evictions.evict("evil", now=NOW + 3)
+        assert (done.certificates, len(await core.store.evictions.list_distrusted())) == (4, 1)
+        await core.authorities.reload()
+        verifier = BundleVerifier(core.authorities.bundle())
+        for chain in chains:
+            with pytest.raises(VerificationError, match="evicted"):
+                verifier.verify_peer([x509.load_der_x509_certificate(der) for der in chain], now=NOW + 3)
+        verifier.verify_peer([x509.load_der_x509_certificate(der) for der in good.chain], now=NOW + 3)
+        # Its next certificates would be backdated to before its eviction.
+        with pytest.raises(RefusedError, match="a moment ago"):
+            await join(core, "evil", now=NOW + 100)
+        later = NOW + 200
+        grant = await join(core, "evil", now=later)
+        fresh = await core.issuance.issue_sidecar(grant, make_csr(), later)
+        verifier.verify_peer([x509.load_der_x509_certificate(der) for der in fresh.chain], now=later)
+
+
+async def test_after_a_restore_a_sidecar_is_evicted_with_certificates_that_the_ledger_lacks(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        _, unknown = await join_and_issue(core, "evil")
+        async with core.store.database.writing() as connection:
+            await note_restoration(core.store.database, connection, taken=NOW - 1, now=NOW)
+            await connection.execute(delete(certificates))
+        await core.store.evictions.evict("evil", now=NOW + 1)
+        await core.store.evictions.evict("joined-after-the-backup", now=NOW + 1)
+        await core.authorities.reload()
+        with pytest.raises(VerificationError, match="evicted"):
+            chain = [x509.load_der_x509_certificate(der) for der in unknown.chain]
+            BundleVerifier(core.authorities.bundle()).verify_peer(chain, now=NOW + 1)
 
 
 @pytest.mark.parametrize("bound", ["MAX_DISTRUSTED_LEAVES", "MAX_EVICTED_AT_ONCE"])

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from shared.model.trust.bundle import TrustBundle, public_key_digest
+from shared.model.trust.certificate import DETAILS_OID
 
 NOW = 1_800_000_000.0
 IDENTITY = "spiffe://touchmark.local/ns/shop/sa/web/sha256/" + "a" * 64
@@ -91,8 +92,13 @@ def mint_leaf(
     key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None,
     from_s: float = -30.0,
     to_s: float = 3600.0,
+    details: bytes | None = None,
 ) -> x509.Certificate:
-    """Make a leaf of the profile; each argument breaks it in one way. ``san_critical`` None leaves the SAN out."""
+    """Make a leaf of the profile; each argument breaks it in one way. ``san_critical`` None leaves the SAN out.
+
+    Arguments:
+        details: what the details extension holds; None: there is none.
+    """
     key = key or ec.generate_private_key(ec.SECP256R1())
     builder = (
         x509.CertificateBuilder()
@@ -125,6 +131,8 @@ def mint_leaf(
         builder = builder.add_extension(
             x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
         ).add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key()), critical=False)
+    if details is not None:
+        builder = builder.add_extension(x509.UnrecognizedExtension(DETAILS_OID, details), critical=False)
     return builder.sign(issuer.key, hashes.SHA256())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -14,8 +15,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from shared.model.errors import VerificationError
 from shared.model.identity.identity import IdentityKind
 from shared.model.policy.reasons import Reason
-from shared.model.trust.bundle import TrustBundle
-from shared.model.trust.certificate import BundleVerifier, check_leaf_profile, common_name
+from shared.model.trust.bundle import TrustBundle, name_instance
+from shared.model.trust.certificate import BundleVerifier, check_leaf_profile, common_name, read_instance
 from tests.shared.model.trust.minting import (
     IDENTITY,
     NOW,
@@ -52,6 +53,43 @@ def test_a_good_chain_proves_its_identity() -> None:
 def test_a_chain_that_carries_the_root_is_good_as_well() -> None:
     peer = VERIFIER.verify_peer([mint_leaf(ISSUER), ISSUER.certificate, ROOT.certificate], now=NOW)
     assert str(peer.identity) == IDENTITY
+
+
+def test_a_leaf_says_which_sidecar_it_was_issued_to_or_cannot_be_read() -> None:
+    def with_details(value: bytes) -> x509.Certificate:
+        return mint_leaf(ISSUER, details=value)
+
+    assert read_instance(with_details(b'\x0c\x14{"instance":"web-1"}')) == "web-1"
+    long = b'{"path":"' + b"x" * 300 + b'","instance":"web-1"}'
+    assert read_instance(with_details(b"\x0c\x82" + len(long).to_bytes(2) + long)) == "web-1"
+    assert read_instance(with_details(b"\x0c\x02{}")) == read_instance(mint_leaf(ISSUER)) == ""
+    for damaged in (
+        b"",
+        b"\x0c",
+        b"\x0c\x02{",
+        b"\x0c\x02{}}",
+        b"\x04\x02{}",
+        b"\x0c\x01{",
+        b"\x0c\x80",
+        b"\x0c\x02[]",
+    ):
+        with pytest.raises(VerificationError) as caught:
+            read_instance(with_details(damaged))
+        assert caught.value.reason == Reason.PEER_UNTRUSTED
+
+
+def test_all_leaves_of_an_evicted_sidecar_are_refused_that_became_valid_before() -> None:
+    def issue(instance: str, from_s: int) -> x509.Certificate:
+        text = b'{"instance":"%s"}' % instance.encode()
+        return mint_leaf(ISSUER, from_s=from_s, details=bytes([0x0C, len(text)]) + text)
+
+    entries = (name_instance("evil", until=int(NOW) - 10), name_instance("evil", until=int(NOW) - 5))
+    verifier = BundleVerifier(msgspec.structs.replace(make_bundle(ROOT, ISSUER), distrusted=entries))
+    assert refusal(verifier, issue("evil", -5), ISSUER.certificate).reason == Reason.PEER_DISTRUSTED
+    verifier.verify_peer([issue("evil", -4), ISSUER.certificate], now=NOW)
+    verifier.verify_peer([issue("evil-2", -5), ISSUER.certificate], now=NOW)
+    with pytest.raises(ValueError, match="x"):
+        BundleVerifier(msgspec.structs.replace(make_bundle(ROOT, ISSUER), distrusted=("instance:x:evil",)))
 
 
 def test_a_chain_ends_with_its_earliest_certificate() -> None:
