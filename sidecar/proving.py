@@ -227,7 +227,7 @@ class Acceptance:
         if self._is_explicit or error.reason in REQUIRED:
             self._connection.revoke(error.reason, error.message)
         else:
-            self._connection.detail = error.message
+            self._connection.note_unproven(error.reason, error.message)
 
     @property
     def _listener(self) -> Attestation:

@@ -81,6 +81,8 @@ def _describe_end(party: PartyRecord) -> str:
     parts = [describe_party(party)]
     if party.program:
         parts.append(f"{party.program}{'' if party.approved else ' (not approved)'}")
+        if party.why:
+            parts.append(f"not proven: {party.why}")
     elif party.why:
         parts.append(f"no program: {party.why}")
     if party.address and (party.workload or party.identity):

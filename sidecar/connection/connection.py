@@ -177,6 +177,7 @@ class Connection:
         fresh_until: up to when (``time.monotonic``) bytes may pass without another look at the local program.
         is_orphaned: the attested process has ended: others may hold its socket.
         unproven: why its program isn't proven any more, where it goes on all the same.
+        refused_in_explicit: the first of these reasons for which explicit mode would have closed it.
         since: seconds since the epoch.
     """
 
@@ -199,6 +200,7 @@ class Connection:
         "is_revoked",
         "parties",
         "refusal",
+        "refused_in_explicit",
         "since",
         "transport",
         "tunnel",
@@ -232,6 +234,7 @@ class Connection:
         self.is_orphaned = False
         self.fresh_until = math.inf
         self.unproven: frozenset[str] = frozenset()
+        self.refused_in_explicit: Reason | None = None
         self._pump: Pump | None = None
         self._moved = -1  # As of the last look, and when that was new.
         self._moved_at = self._started
@@ -325,6 +328,14 @@ class Connection:
         is_explicit = self._carrier.policies.own.state.mode is Mode.EXPLICIT
         if is_explicit or (is_client and reason not in _NOT_CHECKED):
             self.revoke(reason, detail)
+        else:
+            self.note_unproven(reason, detail)
+
+    def note_unproven(self, reason: Reason, detail: str) -> None:
+        """Have the record say that explicit mode would have closed this connection, which goes on."""
+        if self.refused_in_explicit is None:
+            self.refused_in_explicit = reason
+            self.detail = self.detail or detail
 
     def look_again(self) -> bool:
         """See that the local program is still the attested one, before bytes are forwarded; false when this closed it.

@@ -17,6 +17,7 @@ from shared.model.identity.program import format_program
 from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, Transport
 from shared.model.policy.evaluate import NamespacePolicy, Party, Verdict
 from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction
 from shared.model.wire.messages import LiveConnection
 from sidecar.connection.parties import Parties, PolicySource
 from sidecar.sockets.address import Endpoint, format_endpoint
@@ -42,6 +43,10 @@ class Described(Protocol):
     @property
     def refusal(self) -> Reason | None:
         """Why it was refused for another reason than the verdict's."""
+
+    @property
+    def refused_in_explicit(self) -> Reason | None:
+        """Why explicit mode would have closed it, where permissive mode let it go on."""
 
     @property
     def detail(self) -> str:
@@ -74,6 +79,7 @@ class RefusedAttempt:
     detail: str
     transport: Transport
     verdict: None = None
+    refused_in_explicit: None = None
     tunnel: str = ""
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -103,6 +109,7 @@ def make_record(
     source_policy, destination_policy = parties.find_policies(policies)
     is_denied = connection.refusal is not None or verdict is None or not verdict.allowed
     reason = choose_reason(connection, ending)
+    unproven = None if is_denied else connection.refused_in_explicit
     return DecisionRecord(
         time=now,
         namespace=own.namespace,
@@ -110,15 +117,25 @@ def make_record(
         phase=phase,
         direction=parties.direction,
         answer=Answer.DENY if is_denied else Answer.ALLOW,
-        would_deny=False if is_denied or verdict is None else verdict.would_deny,
+        would_deny=False if is_denied or verdict is None else verdict.would_deny or unproven is not None,
         reason=reason,
         rule="" if verdict is None or reason is not verdict.reason else verdict.rule,
         policy_version=own.version if verdict is None else verdict.policy_version,
         mode=own.mode if verdict is None else verdict.mode,
         weak=False if verdict is None else verdict.weak,
-        source=_describe_party(parties.source, parties.source_endpoint, parties.source_identity, source_policy),
+        source=_describe_party(
+            parties.source,
+            parties.source_endpoint,
+            parties.source_identity,
+            source_policy,
+            unproven if parties.direction is Direction.EGRESS else None,
+        ),
         destination=_describe_party(
-            parties.destination, parties.destination_endpoint, parties.destination_identity, destination_policy
+            parties.destination,
+            parties.destination_endpoint,
+            parties.destination_identity,
+            destination_policy,
+            unproven if parties.direction is Direction.INGRESS else None,
         ),
         process=parties.process,
         port=parties.port,
@@ -141,6 +158,8 @@ def choose_reason(connection: Described, ending: Ending) -> Reason:
     if connection.refusal is not None:
         return connection.refusal
     if connection.verdict is not None:
+        if connection.refused_in_explicit is not None and not connection.verdict.would_deny:
+            return connection.refused_in_explicit
         return connection.verdict.reason
     return Reason.SHUTTING_DOWN if ending is Ending.SHUTDOWN else Reason.DEADLINE_EXCEEDED
 
@@ -174,8 +193,13 @@ def describe_live(connection: Described, *, since: float) -> LiveConnection:
 
 
 def _describe_party(
-    party: Party, endpoint: Endpoint, identity: Identity | ForeignIdentity | None, policy: NamespacePolicy | None
+    party: Party,
+    endpoint: Endpoint,
+    identity: Identity | ForeignIdentity | None,
+    policy: NamespacePolicy | None,
+    unproven: Reason | None,
 ) -> PartyRecord:
+    """Describe an end; where its program was told and isn't proven any more, with both the program and the reason."""
     approved = (
         policy is not None
         and party.workload is not None
@@ -192,5 +216,5 @@ def _describe_party(
         program=format_program(party.program) if party.program else "",
         identity=str(identity) if identity else "",
         approved=approved,
-        why=why.value if why and party.program is None else "",
+        why=why.value if why and party.program is None else unproven.value if unproven is not None else "",
     )

@@ -64,6 +64,8 @@ def _close(sidecar: Sidecar, attestation: Attestation, reason: Reason, message: 
     """Close the program's connections in explicit mode; in permissive mode they go on, and it is told."""
     if sidecar.policies.own.state.mode is not Mode.EXPLICIT:
         _tell(sidecar, attestation, reason, message, events)
+        for connection in sidecar.connections.list_of(attestation.execution):
+            connection.note_unproven(reason, message)
         return
     for connection in sidecar.connections.list_of(attestation.execution):
         connection.revoke(reason, message)

@@ -18,7 +18,8 @@ import pytest
 from shared.model.policy.decision import Answer, Ending, Origin
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Mode, Peer, Requirement, Rule
-from tests.e2e.harness.mesh import MAX_EXECUTABLE_BYTES
+from shared.model.wire import admin
+from tests.e2e.harness.mesh import MAX_EXECUTABLE_BYTES, wait_until
 from tests.e2e.harness.programs import Executable, make_executable
 from tests.e2e.harness.shop import Shop
 from tests.sidecar.attest.forging import FORGE, needs_forging
@@ -447,6 +448,34 @@ def test_an_intruder_that_lends_its_listener_to_an_approved_program_serves_nobod
     assert actor.do("receive_rest", "c") == "<ECONNRESET>"
     record = shop.server.log.expect_denied(Reason.SOCKET_SHARED, port=port)
     assert record.destination.program == f"sha256:{shop.seller.digest}"
+
+
+def test_what_another_program_accepts_goes_on_in_permissive_mode_and_stands_against_explicit(shop: Shop) -> None:
+    port = shop.mesh.take_port()
+    intruder = shop.mesh.run(shop.intruder, shop.server.pod)
+    assert intruder.do("listen", shop.address, port, "echo") == "listening"
+    intruder.do("spawn", str(shop.seller.path), f"listener {port}")
+    shop.be_permissive()
+    actor = shop.buy()
+
+    def is_marked() -> bool:
+        """One of both accepts: sooner or later it is the intruder."""
+        assert actor.do("exchange", shop.address, port, "x") == "x<end>"
+        return any(
+            each.port == port and each.would_deny and each.destination.program and each.destination.why
+            for each in shop.server.log.read()
+        )
+
+    wait_until(is_marked, "a record that explicit mode would have refused it")
+
+    def stands_against() -> bool:
+        found = shop.mesh.admin.call("GET", "/v1/namespaces/shop/readiness?since_s=3600", admin.Readiness)
+        return any(
+            each.port == port and each.reason in (Reason.LISTENERS_DIFFER, Reason.SOCKET_SHARED)
+            for each in found.causes
+        )
+
+    wait_until(stands_against, "a cause that stands against explicit mode")
 
 
 @pytest.mark.proves(Reason.NO_LISTENER)

@@ -127,9 +127,15 @@ def find_blockers(seen: Sequence[Seen], states: Mapping[str, NamespaceState], na
             failures.setdefault(failure, _Group(each.reason, advise(each.reason, each.detail), each)).add(
                 each, is_next=False
             )
-            continue
-        missing = list(judging.find_missing(each))
-        if not missing and (each.would_deny or each.answer is Answer.DENY) and not judging.is_denied(each):
+            missing = list(judging.find_missing_program(each))
+        else:
+            missing = list(judging.find_missing(each))
+        if (
+            not each.has_failed
+            and not missing
+            and (each.would_deny or each.answer is Answer.DENY)
+            and not judging.is_denied(each)
+        ):
             settled.add(each)
         for reason, fix, is_next in missing:
             key = (reason, fix) if fix.kind is not FixKind.ADVICE else (reason, *_ends(each))
@@ -171,6 +177,8 @@ class _Judging:
         except (IdentityError, KeyError):
             yield seen.reason, advise(seen.reason, seen.detail), False  # Never safer than it looked.
             return
+        if verdict.reason is not Reason.DENY_RULE and (unproven := seen.find_unproven()) is not None:
+            yield unproven, advise(unproven, seen.detail), False
         if verdict.allowed or verdict.reason is Reason.DENY_RULE:
             return
         then = judge(attempt, self._approved)
@@ -183,6 +191,11 @@ class _Judging:
             yield then.reason, _find_fix(attempt, self._approved, then.reason, seen), bool(unapproved)
         elif not unapproved:
             yield verdict.reason, advise(verdict.reason, seen.detail), False
+
+    def find_missing_program(self, seen: Seen) -> Iterator[tuple[Reason, Fix, bool]]:
+        """Yield the approval that a program lacks which tried to connect and met a failure: it will try again."""
+        if seen.direction is Direction.EGRESS:
+            yield from self._find_approval(seen.source, Reason.PROGRAM_NOT_APPROVED, seen)
 
     def _find_approval(self, party: PartyRecord, reason: Reason, seen: Seen) -> Iterator[tuple[Reason, Fix, bool]]:
         known = _read_program(party)

@@ -108,6 +108,6 @@ def _ask(
         side=side,
         namespace=namespace,
         verdict=verdict,
-        in_explicit=None if then.allowed else then.reason,
+        in_explicit=seen.find_unproven() if then.allowed else then.reason,
         missing=tuple((each.reason, each.fix) for each in blockers),
     )

@@ -70,6 +70,15 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it failed for a reason that has nothing to do with the mode."""
         return self.answer is Answer.DENY and self.reason in _FAILURES
 
+    def find_unproven(self) -> Reason | None:
+        """Return why explicit mode would have closed it whatever policy says: its program was no longer proven."""
+        if not self.own.program or not self.own.why:
+            return None
+        try:
+            return Reason(self.own.why)
+        except ValueError:  # A newer sidecar's.
+            return self.reason
+
     @property
     def is_withheld_readiness(self) -> bool:
         """Whether it is no connection, but a listener whose readiness was withheld."""

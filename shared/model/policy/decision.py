@@ -62,7 +62,8 @@ class PartyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         program: ``sha256:…``; empty when there is none.
         identity: the SPIFFE ID; empty when there is none.
         approved: whether the program is approved now.
-        why: why there is no identity; empty when there is one.
+        why: why there is no identity; beside a program: why explicit mode would have closed this connection, which went
+            on, because it was no longer proven that this program alone holds it. Else empty.
     """
 
     address: str = ""

@@ -35,6 +35,7 @@ class Scene:
         self.waiting = [self]
         self.revoked: list[Reason] = []
         self.unproven: frozenset[str] = frozenset()
+        self.refused_in_explicit: list[Reason] = []
         self.is_without_socket = False
         self.checked = self.asked = 0
         self.tells_after = 9
@@ -76,6 +77,9 @@ class Scene:
     def revoke(self, reason: Reason, detail: str) -> None:
         self.revoked.append(reason)
 
+    def note_unproven(self, reason: Reason, detail: str) -> None:
+        self.refused_in_explicit.append(reason)
+
 
 @asynccontextmanager
 async def told() -> AsyncIterator[Events]:
@@ -114,6 +118,7 @@ async def test_explicit_mode_closes_whatever_isnt_proven(
             scene = Scene(found, mode, direction)
             await watch(watching(cast("Any", scene), events), scene)
             assert scene.revoked == ([found] if is_revoked else [])
+            assert scene.refused_in_explicit == ([] if is_revoked else [found])
 
 
 async def test_holders_that_one_pass_couldnt_tell_are_looked_for_once_more() -> None:

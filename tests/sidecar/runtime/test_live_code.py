@@ -30,6 +30,7 @@ class Scene:
         self.id, self.detail = "c", ""
         self.unproven: frozenset[str] = frozenset()
         self.revoked: list[Reason] = []
+        self.refused_in_explicit: list[Reason] = []
         self.shown: list[LoadedCode] = []
         self.told: list[object] = []
         self.rounds = 0
@@ -43,6 +44,9 @@ class Scene:
 
     def revoke(self, reason: Reason, detail: str) -> None:
         self.revoked.append(reason)
+
+    def note_unproven(self, reason: Reason, detail: str) -> None:
+        self.refused_in_explicit.append(reason)
 
     def note_code(self, program: Program, code: LoadedCode) -> None:
         self.shown.append(code)
@@ -85,6 +89,8 @@ async def test_other_code_closes_in_explicit_mode_and_is_else_told_once(
     scene, looks = await watch(monkeypatch, found, check, mode)
     assert set(scene.revoked) == ({revoked} if revoked else set())
     assert scene.told == told
+    is_let_go = mode is Mode.PERMISSIVE and check is CodeCheck.ENFORCE
+    assert set(scene.refused_in_explicit) == ({Reason.CODE_NOT_APPROVED} if is_let_go else set())
     assert bool(looks.looks) is (check is not None)
 
 

@@ -123,6 +123,37 @@ def test_a_connection_that_failed_whatever_the_mode_is_told_apart(mode: Mode) ->
     assert failure.fix.advice.endswith("It said: connection refused")
 
 
+def test_a_program_whose_destination_was_down_is_missing_all_the_same() -> None:
+    """It will try again, and explicit mode refuses it then."""
+    failed = see(answer=Answer.DENY, reason=Reason.DESTINATION_UNREACHABLE, direction=Direction.EGRESS)
+    failed = msgspec.structs.replace(failed, namespace="bank")
+    found = find_blockers([failed], {}, "bank")
+    assert [(each.reason, each.fix.workload) for each in found.blockers] == [
+        (Reason.PROGRAM_NOT_APPROVED, "bank/teller")
+    ]
+    assert len(found.failures) == 1
+    approved = NamespaceState(namespace="bank", approvals=(Approval(service_account="teller", program=CURL),))
+    assert find_blockers([failed], {"bank": approved}, "bank").blockers == ()
+
+
+def test_a_server_whose_listener_another_program_holds_stands_against_explicit_mode() -> None:
+    """Permissive mode lets it go on; its program is approved, and a rule changes nothing."""
+    shared = msgspec.structs.replace(WEB, why="socket_shared")
+    states = {
+        "shop": NamespaceState(
+            namespace="shop",
+            approvals=(Approval(service_account="web", program=NGINX),),
+            rules=(Rule(name="all", action=Action.ALLOW),),
+        ),
+        "bank": NamespaceState(namespace="bank", approvals=(Approval(service_account="teller", program=CURL),)),
+    }
+    unproven = see(destination=shared, would_deny=True, reason=Reason.SOCKET_SHARED, detail="process 7 holds it")
+    found = find_blockers([unproven], states, "shop")
+    assert [(each.reason, each.fix.kind) for each in found.blockers] == [(Reason.SOCKET_SHARED, FixKind.ADVICE)]
+    assert found.settled == 0
+    assert find_blockers([see()], states, "shop").blockers == ()
+
+
 def test_a_record_that_names_no_workload_counts_as_it_was() -> None:
     odd = msgspec.structs.replace(see(), source=PartyRecord(workload="no workload"), reason=Reason.NO_RULE)
     (blocker,) = find_blockers([odd], {}, "shop").blockers
