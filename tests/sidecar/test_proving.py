@@ -177,5 +177,7 @@ async def test_the_loaded_code_of_a_worker_that_accepts_is_looked_at_as_well(
         is_refused = is_worker and mode is Mode.EXPLICIT
         await serve_one(pair, None if is_refused else b"hi")
         record = pair.server.records[0]
-        assert record.reason == (Reason.CODE_NOT_APPROVED if is_refused else Reason.SAME_GROUP)
+        assert record.reason == (Reason.CODE_NOT_APPROVED if is_worker else Reason.SAME_GROUP)
+        # What permissive mode lets pass is marked: explicit mode wouldn't.
+        assert record.would_deny is (is_worker and not is_refused)
         assert record.detail == ("evil.so" if is_worker else "")
