@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from ca.allowance import Allowance
 from ca.authority.authorities import Authorities
 from ca.authority.sign import Details, check_lifetime, sign_leaf
 from ca.evidence.csr import check_csr
@@ -70,6 +71,7 @@ class Issuance:
         self.store = store
         self.authorities = authorities
         self.leaf_lifetime_s = check_lifetime(leaf_lifetime_s)
+        self._allowance = Allowance(self.leaf_lifetime_s)
         self._compiled: dict[str, NamespacePolicy] = {}
         self._recent: OrderedDict[_Asked, asyncio.Task[IssuedChain]] = OrderedDict()
 
@@ -152,6 +154,9 @@ class Issuance:
         """Issue, or give the same answer again: a sidecar asks again with the same key where an answer was lost.
 
         What was decided anew must be the same: identity, approval and the authority that signs.
+
+        Raises:
+            AllowanceUsedError: the sidecar has asked for too many.
         """
         asked = (
             instance,
@@ -163,6 +168,7 @@ class Issuance:
         issuing = self._recent.get(asked)
         if issuing is not None and (not issuing.done() or self._may_be_repeated(issuing, now)):
             return await asyncio.shield(issuing)
+        self._allowance.take(instance, now=now)
         work = self._sign_and_record(
             public_key, identity, instance=instance, evidence=evidence, approval=approval, now=now
         )
