@@ -14,16 +14,17 @@ from typing import Final
 
 import msgspec
 
+from ca.observation.coverage import cover
 from ca.store.edges.edge import StoredEdge
 from ca.store.records import SidecarRecord
 from ca.store.store import Store
 from shared.model.adoption.approved_code import restore_programs
 from shared.model.adoption.blockers import Blocker, Finding, find_blockers, find_namespaces
 from shared.model.adoption.fixes import with_approvals
-from shared.model.adoption.seen import Seen, name_end, see_record
+from shared.model.adoption.seen import Seen, see_record
 from shared.model.policy.decision import Answer
 from shared.model.policy.rules import Mode, NamespaceState
-from shared.model.wire.admin import Cause, PolicyCandidateRequest, Readiness, ReadinessCoverage, ReadinessVerdict
+from shared.model.wire.admin import Cause, PolicyCandidateRequest, Readiness, ReadinessVerdict, WorkloadCoverage
 
 MAX_REPLAYED: Final = 20_000
 _MAX_NAMED: Final = 5
@@ -38,14 +39,12 @@ class Refusals:
         failures: what failed whatever the mode.
         settled: connections that were marked or refused then and would be allowed now.
         is_truncated: there were more than ``MAX_REPLAYED`` records, or more edges than are listed; the newest count.
-        edges: what the namespace's own sidecars saw.
     """
 
     causes: tuple[Cause, ...]
     failures: tuple[Cause, ...] = ()
     settled: int
     is_truncated: bool
-    edges: tuple[StoredEdge, ...] = ()
 
 
 async def find_refusals(
@@ -63,14 +62,13 @@ async def find_refusals(
     state = await store.namespaces.get_state(namespace)
     restored = await asyncio.to_thread(restore_programs, records[:MAX_REPLAYED], state)
     window = await store.edges.list_edges(namespace, since=since)
-    own = tuple(edge for edge in window.edges if edge.key.namespace == namespace)
+    own = [edge for edge in window.edges if edge.key.namespace == namespace]
     seen = [
         each for each in map(see_record, restored) if each.would_deny or each.mode is Mode.EXPLICIT or each.has_failed
     ]
     seen += [see_edge(edge) for edge in own if edge.key.answer is Answer.ALLOW and not edge.key.would_deny]
     if workload:
         seen = [each for each in seen if workload in (each.own.workload, each.own.listed)]
-        own = tuple(edge for edge in own if workload == name_end(see_edge(edge).own))
     states = {name: await store.namespaces.get_state(name) for name in sorted(find_namespaces(seen) | {namespace})}
     if candidate is not None:
         states = _with_candidate(states, namespace, candidate)
@@ -80,7 +78,6 @@ async def find_refusals(
         failures=tuple(map(_make_cause, found.failures)),
         settled=found.settled,
         is_truncated=len(records) > MAX_REPLAYED or window.is_truncated,
-        edges=own,
     )
 
 
@@ -91,6 +88,8 @@ def _with_candidate(
     changed[namespace] = msgspec.structs.replace(
         changed[namespace], rules=candidate.rules, group_label=candidate.group_label, requires=candidate.requires
     )
+    if candidate.replaces_programs:
+        changed[namespace] = msgspec.structs.replace(changed[namespace], approvals=())
     for each in candidate.programs:
         state = changed.get(each.namespace, NamespaceState(namespace=each.namespace))
         programs = [(each.service_account, program) for program in each.programs]
@@ -147,7 +146,7 @@ async def assess(
     ]
     reporting = await store.decisions.list_reporting_sidecars(namespace, since=since)
     silent = sorted(each.instance for each in live if each.instance not in reporting and not each.connected)
-    coverage = await _cover(store, namespace, live, found.edges, since=since, workload=workload)
+    coverage = await _cover(store, namespace, live, since=since, now=now, workload=workload)
     unknowns = _find_unknowns(found, live, silent, coverage)
     if found.causes:
         verdict = ReadinessVerdict.BLOCKED
@@ -174,39 +173,15 @@ async def assess(
 
 
 async def _cover(
-    store: Store,
-    namespace: str,
-    live: Sequence[SidecarRecord],
-    edges: Sequence[StoredEdge],
-    *,
-    since: float,
-    workload: str,
-) -> tuple[ReadinessCoverage, ...]:
-    lost: dict[str, int] = {}
-    for report in await store.edges.list_reports(namespace, since=since):
-        name = f"{report.namespace}/{report.service_account}"
-        lost[name] = lost.get(name, 0) + report.lost
-    by_workload: dict[str, list[StoredEdge]] = {}
-    for edge in edges:
-        own = see_edge(edge).own
-        by_workload.setdefault(own.workload or own.listed, []).append(edge)
-    names = sorted({str(each.workload) for each in live} | set(by_workload) | set(lost))
-    return tuple(
-        ReadinessCoverage(
-            workload=name,
-            sidecars=sum(str(each.workload) == name for each in live),
-            connections=sum(edge.connections for edge in by_workload.get(name, ())),
-            first=min((edge.first for edge in by_workload.get(name, ())), default=0.0),
-            last=max((edge.last for edge in by_workload.get(name, ())), default=0.0),
-            records_lost=lost.get(name, 0),
-        )
-        for name in names
-        if name and workload in ("", name)
-    )
+    store: Store, namespace: str, live: Sequence[SidecarRecord], *, since: float, now: float, workload: str
+) -> tuple[WorkloadCoverage, ...]:
+    reports = await store.edges.list_reports(namespace, since=since)
+    covered = await asyncio.to_thread(cover, reports, live, namespace=namespace, now=now)
+    return tuple(each for each in covered if workload in ("", each.workload))
 
 
 def _find_unknowns(
-    found: Refusals, live: Sequence[SidecarRecord], silent: Sequence[str], coverage: Sequence[ReadinessCoverage]
+    found: Refusals, live: Sequence[SidecarRecord], silent: Sequence[str], coverage: Sequence[WorkloadCoverage]
 ) -> tuple[str, ...]:
     """Say what is missing to say that nothing stands against explicit mode. Silence is never health."""
     unknowns: list[str] = []
@@ -218,9 +193,9 @@ def _find_unknowns(
     if found.is_truncated:
         unknowns.append("more was seen than can be looked at; ask about a shorter time")
     for each in coverage:
-        if each.records_lost:
-            unknowns.append(f"{each.workload} lost {each.records_lost} records: what they said isn't known")
-        if each.sidecars and not each.connections:
+        if each.lost:
+            unknowns.append(f"{each.workload} lost {each.lost} records: what they said isn't known")
+        if each.pods and not each.records:
             unknowns.append(f"{each.workload} had no connection in this time")
     return tuple(unknowns)
 

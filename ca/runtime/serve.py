@@ -17,6 +17,7 @@ from ca.api.admin.backup import BackupAdmin
 from ca.api.admin.cluster import ClusterAdmin
 from ca.api.admin.edges import EdgesAdmin
 from ca.api.admin.foreign import ForeignAdmin
+from ca.api.admin.history import HistoryAdmin
 from ca.api.admin.namespaces import NamespacesAdmin
 from ca.api.admin.observation import ObservationAdmin
 from ca.api.admin.sidecars import SidecarsAdmin
@@ -122,6 +123,7 @@ async def _serve_admin(
         ),
         SidecarsAdmin(store=store, authorities=ca.authorities, hub=ca.hub, clock=clock, listen=ca.listen),
         NamespacesAdmin(store=store, clock=clock, are_policies_objects=ca.configuration.kubernetes),
+        HistoryAdmin(store=store, are_policies_objects=ca.configuration.kubernetes),
         ObservationAdmin(store=store, decisions=ca.decisions, hub=ca.hub, survey=survey, clock=clock),
         EdgesAdmin(store=store, clock=clock),
         AuditAdmin(store=store),

@@ -25,6 +25,7 @@ from shared.runtime.tasks import Tasks
 
 REFRESH_INTERVAL_S: Final = 15.0
 CERTIFICATE_CHECK_S: Final = 5.0
+TRIALS_CHECK_S: Final = 1.0
 # What has ended (certificates, join tokens, sidecars) is shown that long; a ledger for ever would fill the disk.
 LEDGER_KEPT_S: Final = 30 * 86_400.0
 
@@ -128,6 +129,7 @@ class Upkeep:
         """Begin; ends with the tasks."""
         self._metrics.bundle_sequence.set(self._authorities.bundle().sequence)
         tasks.spawn(self._repeat(CERTIFICATE_CHECK_S, self._renew_certificate), name="server-certificate")
+        tasks.spawn(self._repeat(TRIALS_CHECK_S, self._end_trials), name="mode-trials")
         tasks.spawn(self._repeat(REFRESH_INTERVAL_S, self._refresh_directory), name="directory")
         tasks.spawn(self._repeat(CHECK_INTERVAL_S, self._laggards.check), name="laggards")
         tasks.spawn(self._repeat(PRUNE_INTERVAL_S, self._prune), name="retention")
@@ -149,6 +151,10 @@ class Upkeep:
         issuer = self._authorities.active.certificate
         self._metrics.issuer_not_after.set(issuer.not_valid_after_utc.timestamp())
         self._metrics.root_not_after.set(self._authorities.snapshot.root.record.not_after)
+
+    async def _end_trials(self) -> None:
+        if self._is_leader():
+            await self._store.history.end_due_trials(now=self._clock())
 
     async def _refresh_directory(self) -> None:
         live = await self._store.sidecars.list_live(now=self._clock(), with_evicted=True)

@@ -17,6 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ca.store.audit.audit_log import append_audit
 from ca.store.engine.counters import raise_counter
 from ca.store.engine.database import Database
+from ca.store.history.generations import Content, append_generation
+from ca.store.namespace_history import UNDO, end_trial, read_content, read_trial
 from ca.store.records import ProgramRecord
 from ca.store.tables import NAMESPACE_CHANGES, namespaces, programs, sidecars, workload_labels
 from shared.model.errors import ConflictError, InputError, NotFoundError
@@ -88,7 +90,7 @@ class Namespaces:
             return {row.namespace: (row.version, Mode(row.mode)) for row in await connection.execute(query)}
 
     async def set_mode(self, namespace: str, mode: Mode, *, expected_version: int | None = None) -> NamespaceState:
-        """Switch the namespace's mode.
+        """Switch the namespace's mode, and keep it where it was on trial.
 
         Arguments:
             expected_version: the version that the operator looked at; None: whatever it is.
@@ -98,9 +100,10 @@ class Namespaces:
         """
 
         async def change(connection: AsyncConnection) -> None:
+            await end_trial(connection, namespace)
             await self._write_namespace(connection, namespace, mode=mode.value)
 
-        return await self._change(namespace, change, act="mode.set", expected_version=expected_version)
+        return await self.change(namespace, change, act="mode.set", expected_version=expected_version)
 
     async def put_policy(
         self,
@@ -136,9 +139,11 @@ class Namespaces:
             values["mode"] = mode.value
 
         async def change(connection: AsyncConnection) -> None:
+            if mode is not None:
+                await end_trial(connection, namespace)
             await self._write_namespace(connection, namespace, **values)
 
-        return await self._change(namespace, change, act="policy.put")
+        return await self.change(namespace, change, act="policy.put")
 
     async def delete_policy(self, namespace: str) -> NamespaceState:
         """Remove rules and group. The mode stays: nothing becomes more permissive by itself.
@@ -155,7 +160,7 @@ class Namespaces:
                 connection, namespace, has_policy=False, rules="[]", group_label="", requires="[]"
             )
 
-        return await self._change(namespace, change, act="policy.delete")
+        return await self.change(namespace, change, act="policy.delete")
 
     async def put_program(self, record: ProgramRecord) -> NamespaceState:
         """Add a ``Program`` object or replace the one of its name.
@@ -180,7 +185,7 @@ class Namespaces:
         async def change(connection: AsyncConnection) -> None:
             await connection.execute(self._database.upsert(programs, values))
 
-        return await self._change(workload.namespace, change, act="program.put", program=record.name)
+        return await self.change(workload.namespace, change, act="program.put", program=record.name)
 
     async def delete_program(self, namespace: str, name: str) -> NamespaceState:
         """Remove a ``Program`` object.
@@ -196,7 +201,7 @@ class Namespaces:
             if gone.rowcount != 1:
                 raise NotFoundError(f"no program {name} in namespace {namespace}")
 
-        return await self._change(namespace, change, act="program.delete", program=name)
+        return await self.change(namespace, change, act="program.delete", program=name)
 
     async def get_program(self, namespace: str, name: str) -> ProgramRecord | None:
         """Return one ``Program`` object."""
@@ -248,9 +253,9 @@ class Namespaces:
         async def change(connection: AsyncConnection) -> None:
             await self._write_labels(connection, workload, labels)
 
-        return await self._change(workload.namespace, change)
+        return await self.change(workload.namespace, change)
 
-    async def _change(
+    async def change(
         self,
         namespace: str,
         change: Callable[[AsyncConnection], Any],
@@ -259,7 +264,7 @@ class Namespaces:
         program: str = "",
         expected_version: int | None = None,
     ) -> NamespaceState:
-        """Make a change and, where it is an administrative act, its line in the audit log.
+        """Make a change and, where it is an administrative act, its generation and its line in the audit log.
 
         Arguments:
             act: what the audit log calls it; empty: what pods say of themselves isn't one.
@@ -268,14 +273,20 @@ class Namespaces:
         check_namespace(namespace)
         async with self._database.writing() as connection:
             await self._raise_version(connection, namespace, expected_version)
-            before = await _describe(connection, namespace, program) if act else None
+            before = await read_content(connection, namespace) if act else None
+            described = await _describe(connection, namespace, program, before if act == UNDO else None)
             await change(connection)
             state = await _read_state(connection, namespace)
             await raise_counter(self._database, connection, NAMESPACE_CHANGES)
-            if act:
+            if before is not None:
                 subject = f"{namespace}/{program}" if program else namespace
-                after = await _describe(connection, namespace, program)
-                await append_audit(self._database, connection, act, subject, before=before, after=after)
+                after = await read_content(connection, namespace)
+                await append_generation(
+                    self._database, connection, namespace,
+                    version=state.version, act=act, subject=subject, before=before, after=after,
+                )  # fmt: skip
+                now = await _describe(connection, namespace, program, after if act == UNDO else None)
+                await append_audit(self._database, connection, act, subject, before=described, after=now)
         self.announce(namespace)
         return state
 
@@ -338,8 +349,16 @@ class Namespaces:
             listener(namespace)
 
 
-async def _describe(connection: AsyncConnection, namespace: str, program: str) -> object:
-    """Return what the audit log says of a ``Program``, or of a namespace itself; None: it isn't there."""
+async def _describe(
+    connection: AsyncConnection, namespace: str, program: str, content: Content | None = None
+) -> object:
+    """Return what the audit log says of a ``Program``, or of a namespace itself; None: it isn't there.
+
+    Arguments:
+        content: all of the namespace, where an act changes more than one part of it.
+    """
+    if content is not None:
+        return content
     if program:
         query = select(programs).where(programs.c.namespace == namespace, programs.c.name == program)
         row = (await connection.execute(query)).first()
@@ -347,12 +366,15 @@ async def _describe(connection: AsyncConnection, namespace: str, program: str) -
     row = (await connection.execute(select(namespaces).where(namespaces.c.namespace == namespace))).first()
     if row is None:
         return None
-    return {
+    described = {
         "mode": row.mode,
         "group": row.group_label,
         "rules": _rules.decode(row.rules),
         "requires": _requires.decode(row.requires),
     }
+    if (trial := await read_trial(connection, namespace)) is not None:
+        described["trial"] = {"back_to": trial.back_to, "until": trial.until}
+    return described
 
 
 async def _read_state(connection: AsyncConnection, namespace: str) -> NamespaceState:

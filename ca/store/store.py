@@ -21,6 +21,7 @@ from ca.store.evictions import Evictions
 from ca.store.foreign_domains import ForeignDomains
 from ca.store.join_tokens import JoinTokens
 from ca.store.ledger import Ledger
+from ca.store.namespace_history import NamespaceHistory
 from ca.store.namespaces import Namespaces
 from ca.store.replicas import Replicas
 from ca.store.sidecars import Sidecars
@@ -34,6 +35,7 @@ class Store:
 
     Attributes:
         namespaces: modes, policies, programs, vouched labels.
+        history: what namespaces said before, and modes that go back by themselves.
         join_tokens: who may join outside Kubernetes.
         sidecars: who has joined, and what each has installed.
         enrolment: the transactions over these three.
@@ -52,6 +54,7 @@ class Store:
         self.trust_domain = trust_domain
         self.replica = replica
         self.namespaces = Namespaces(database, trust_domain=trust_domain)
+        self.history = NamespaceHistory(database, change=self.namespaces.change)
         self.join_tokens = JoinTokens(database)
         self.sidecars = Sidecars(database, replica=replica)
         self.evictions = Evictions(database)

@@ -34,7 +34,9 @@ from shared.model.wire.admin import (
     EvictionRequest,
     ForeignDomainList,
     ForeignDomainRequest,
+    GenerationContent,
     Health,
+    History,
     IdentityList,
     JoinTokenCreated,
     JoinTokenList,
@@ -52,6 +54,7 @@ from shared.model.wire.admin import (
     RotationRequest,
     RotationStatus,
     SidecarList,
+    UndoRequest,
     to_error,
 )
 from shared.model.wire.backup import BACKUP_PATH, BackupRequest
@@ -202,6 +205,24 @@ class AdminClient:
     async def set_mode(self, namespace: str, request: ModeRequest) -> NamespaceState:
         """Switch a namespace's mode."""
         return await self._call("PUT", f"/v1/namespaces/{_part(namespace)}/mode", NamespaceState, body=request)
+
+    async def confirm_mode(self, namespace: str) -> NamespaceState:
+        """Keep the mode that is on trial."""
+        return await self._call("POST", f"/v1/namespaces/{_part(namespace)}/mode/confirm", NamespaceState)
+
+    async def list_history(self, namespace: str, *, limit: int) -> History:
+        """Return a namespace's generations, newest first, and whether its mode is on trial."""
+        path = f"/v1/namespaces/{_part(namespace)}/history"
+        return await self._call("GET", path, History, query={"limit": str(limit)})
+
+    async def get_generation(self, namespace: str, generation: int) -> GenerationContent:
+        """Return all that one generation says."""
+        path = f"/v1/namespaces/{_part(namespace)}/history/{generation}"
+        return await self._call("GET", path, GenerationContent)
+
+    async def undo(self, namespace: str, request: UndoRequest) -> NamespaceState:
+        """Go back to an earlier generation."""
+        return await self._call("POST", f"/v1/namespaces/{_part(namespace)}/undo", NamespaceState, body=request)
 
     async def get_acknowledgements(self, namespace: str) -> Acknowledgements:
         """Return which sidecars have installed the namespace's current version."""

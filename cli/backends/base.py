@@ -15,7 +15,15 @@ from shared.model.policy.rules import Mode
 if TYPE_CHECKING:
     from shared.model.adoption.lint import Surroundings
     from shared.model.policy.documents import Document
-    from shared.model.wire.admin import DecisionList, PolicyCandidateRequest, ProgramRequest, ProgramView, Readiness
+    from shared.model.wire.admin import (
+        DecisionList,
+        GenerationContent,
+        History,
+        PolicyCandidateRequest,
+        ProgramRequest,
+        ProgramView,
+        Readiness,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +38,7 @@ class ModeState:
         waiting: instances of some that haven't.
         is_observed: the CA has seen what is written.
         fault: why the CA refuses what is written; empty when it doesn't.
+        back_to: the mode to which it goes back by itself ``until`` (seconds since the epoch); None: it stays.
     """
 
     namespace: str
@@ -41,6 +50,8 @@ class ModeState:
     waiting: tuple[str, ...]
     is_observed: bool = True
     fault: str = ""
+    back_to: Mode | None = None
+    until: float = 0.0
 
     @property
     def is_complete(self) -> bool:
@@ -75,8 +86,28 @@ class PolicyBackend(Protocol):
     async def get_mode(self, namespace: str) -> ModeState:
         """Return a namespace's mode."""
 
-    async def set_mode(self, namespace: str, mode: Mode) -> None:
-        """Write a namespace's mode; nothing else of its policy changes."""
+    async def set_mode(self, namespace: str, mode: Mode, *, for_s: float | None = None) -> None:
+        """Write a namespace's mode; nothing else of its policy changes.
+
+        Arguments:
+            for_s: seconds after which the CA goes back by itself, unless it is confirmed; None: it stays.
+        """
+
+    async def confirm_mode(self, namespace: str) -> None:
+        """Keep the mode that would go back by itself."""
+
+    async def list_history(self, namespace: str, *, limit: int) -> History:
+        """Return a namespace's generations, newest first."""
+
+    async def get_generation(self, namespace: str, generation: int) -> GenerationContent:
+        """Return all that one generation says."""
+
+    async def restore(self, content: GenerationContent, *, newest: int) -> Sequence[str]:
+        """Give a namespace what it said in a generation; return what couldn't be given back, in words.
+
+        Arguments:
+            newest: the newest generation that the user has seen.
+        """
 
     async def list_decisions(self, query: Mapping[str, str]) -> DecisionList:
         """Return decisions."""

@@ -17,16 +17,25 @@ from cli.admin.client import AdminClient
 from cli.backends import objects
 from cli.backends.base import Applied, ModeState
 from cli.backends.local import read_mode
+from cli.backends.restoring import plan
 from cli.backends.surroundings import look_around_cluster
 from cli.cluster.connection import MESH_POLICIES, PROGRAMS, SELF_REVIEWS, Cluster, Kind, Object
 from cli.cluster.faults import ChangedError, ForbiddenError, NoCAPodError, OwnedElsewhereError
 from cli.cluster.port_forward import forward_admin
 from shared.model.adoption.lint import Surroundings
-from shared.model.errors import NotFoundError, RefusedError, TouchmarkError
+from shared.model.errors import ConflictError, InputError, NotFoundError, RefusedError, TouchmarkError
 from shared.model.kubernetes.contract import FIELD_MANAGER
 from shared.model.policy.documents import POLICY_NAME, Document
 from shared.model.policy.rules import Mode
-from shared.model.wire.admin import DecisionList, PolicyCandidateRequest, ProgramRequest, ProgramView, Readiness
+from shared.model.wire.admin import (
+    DecisionList,
+    GenerationContent,
+    History,
+    PolicyCandidateRequest,
+    ProgramRequest,
+    ProgramView,
+    Readiness,
+)
 
 ACCEPTANCE_DEADLINE_S: Final = 10.0
 _POLL_S: Final = 0.25
@@ -93,9 +102,56 @@ class ClusterPolicyBackend:
             waiting=state.waiting,
         )
 
-    async def set_mode(self, namespace: str, mode: Mode) -> None:
-        """Write the mode alone: whatever else the MeshPolicy says stays, and one is made where there is none."""
+    async def set_mode(self, namespace: str, mode: Mode, *, for_s: float | None = None) -> None:
+        """Write the mode alone: whatever else the MeshPolicy says stays, and one is made where there is none.
+
+        Raises:
+            InputError: it should go back by itself, which a MeshPolicy can't say.
+        """
+        if for_s is not None:
+            raise InputError(
+                "in a cluster a mode doesn't go back by itself: it is what the MeshPolicy says",
+                hint=f"`touchmark mode {namespace} undo -k` goes back",
+            )
         await self._write(MESH_POLICIES, objects.make_mode(namespace, mode), manager=objects.MODE_MANAGER)
+
+    async def confirm_mode(self, namespace: str) -> None:
+        """Refuse: no mode of a cluster goes back by itself."""
+        raise InputError(f"the mode of {namespace} is what its MeshPolicy says: it doesn't go back by itself")
+
+    # ---- history -----------------------------------------------------------------------------------------------------
+
+    async def list_history(self, namespace: str, *, limit: int) -> History:
+        """Return what the CA has put in force in this namespace, newest first."""
+        return await (await self._reach_admin()).list_history(namespace, limit=limit)
+
+    async def get_generation(self, namespace: str, generation: int) -> GenerationContent:
+        """Return all that one generation says."""
+        return await (await self._reach_admin()).get_generation(namespace, generation)
+
+    async def restore(self, content: GenerationContent, *, newest: int) -> Sequence[str]:
+        """Write the objects as they were then, after the API server has tried all of them.
+
+        Raises:
+            OwnedElsewhereError: another tool owns some of it; nothing is written.
+            ConflictError: the namespace has changed since.
+        """
+        namespace = content.namespace
+        steps = plan(content, await self._cluster.list(PROGRAMS, namespace), is_forced=self._is_forced)
+        writes = [*((PROGRAMS, value) for value in steps.programs), (MESH_POLICIES, steps.policy)]
+        for kind, value in writes:
+            await self._write(kind, value, manager=FIELD_MANAGER, dry_run=True)
+        listed = (await self.list_history(namespace, limit=1)).generations
+        if not listed or listed[0].generation != newest:
+            raise ConflictError(f"{namespace} has changed since", hint="look again, then repeat")
+        left = []
+        for kind, value in writes:
+            kept = await self._write(kind, value, manager=FIELD_MANAGER)
+            if kind is MESH_POLICIES and (said := objects.describe_strangers(kept, value)):
+                left.append(f"MeshPolicy {namespace}/{POLICY_NAME}: {said}")
+        for name in steps.deleted:
+            await self._cluster.delete(PROGRAMS, namespace, name)
+        return left
 
     # ---- programs ----------------------------------------------------------------------------------------------------
 

@@ -5,22 +5,27 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cli.admin.client import AdminClient
 from cli.backends.base import Applied, ModeState
 from cli.backends.surroundings import look_around_locally
 from shared.model.adoption.lint import Surroundings
+from shared.model.errors import NotFoundError
 from shared.model.policy.documents import Document, MeshPolicyDocument, ProgramDocument, make_plain
 from shared.model.policy.rules import Mode
 from shared.model.wire.admin import (
     DecisionList,
+    GenerationContent,
+    History,
     ModeRequest,
     PolicyCandidateRequest,
     PolicyRequest,
     ProgramRequest,
     ProgramView,
     Readiness,
+    UndoRequest,
 )
 
 
@@ -36,11 +41,28 @@ class LocalPolicyBackend:
 
     async def get_mode(self, namespace: str) -> ModeState:
         """Return a namespace's mode."""
-        return await read_mode(self._client, namespace)
+        return await read_trial(self._client, await read_mode(self._client, namespace))
 
-    async def set_mode(self, namespace: str, mode: Mode) -> None:
+    async def set_mode(self, namespace: str, mode: Mode, *, for_s: float | None = None) -> None:
         """Switch a namespace's mode."""
-        await self._client.set_mode(namespace, ModeRequest(mode=mode))
+        await self._client.set_mode(namespace, ModeRequest(mode=mode, for_s=for_s))
+
+    async def confirm_mode(self, namespace: str) -> None:
+        """Keep the mode that would go back by itself."""
+        await self._client.confirm_mode(namespace)
+
+    async def list_history(self, namespace: str, *, limit: int) -> History:
+        """Return a namespace's generations, newest first."""
+        return await self._client.list_history(namespace, limit=limit)
+
+    async def get_generation(self, namespace: str, generation: int) -> GenerationContent:
+        """Return all that one generation says."""
+        return await self._client.get_generation(namespace, generation)
+
+    async def restore(self, content: GenerationContent, *, newest: int) -> Sequence[str]:
+        """Have the CA restore it, all in one transaction."""
+        await self._client.undo(content.namespace, UndoRequest(to=content.generation, expected=newest))
+        return ()
 
     async def list_decisions(self, query: Mapping[str, str]) -> DecisionList:
         """Return decisions."""
@@ -143,3 +165,12 @@ async def read_mode(client: AdminClient, namespace: str) -> ModeState:
         total=acknowledgements.total,
         waiting=acknowledgements.waiting,
     )
+
+
+async def read_trial(client: AdminClient, state: ModeState) -> ModeState:
+    """Add whether the mode is on trial; an older CA knows no trials."""
+    try:
+        trial = (await client.list_history(state.namespace, limit=1)).trial
+    except NotFoundError:
+        return state
+    return state if trial is None else replace(state, back_to=trial.back_to, until=trial.until)

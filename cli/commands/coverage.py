@@ -10,7 +10,9 @@ from cli.commands import options
 from cli.text.json_result import JsonResult, prints
 
 if TYPE_CHECKING:
-    from shared.model.wire.admin import CoverageList
+    from collections.abc import Sequence
+
+    from shared.model.wire.admin import CoverageList, WorkloadCoverage
 
 _COVERAGE: JsonResult[CoverageList] = JsonResult()
 
@@ -33,8 +35,7 @@ def coverage(
 
     from cli.backends.session import ask_admin
     from cli.commands.edges import build_query
-    from cli.text.edge import COVERAGE_COLUMNS, format_coverage
-    from cli.text.output import print_line, print_note, print_table
+    from cli.text.output import print_note
 
     target = options.get_target(context)
     query = {"since": build_query(since=since, limit=1)["since"]}
@@ -42,13 +43,21 @@ def coverage(
     if as_json:
         _COVERAGE.print(answer)
         return
-    print_table(
-        COVERAGE_COLUMNS,
-        format_coverage(answer.workloads, now=time.time()),
-        empty="no workload of this namespace has ever reported: nothing is known of it",
-    )
-    for workload in answer.workloads:
-        for gap in workload.gaps:
-            print_line(f"{workload.workload}: {gap}")
+    show_coverage(answer.workloads, now=time.time())
     if answer.is_truncated:
         print_note("only the newest reports were looked at; use a shorter --since")
+
+
+def show_coverage(workloads: Sequence[WorkloadCoverage], *, now: float) -> None:
+    """Print coverage as a table, and below it what isn't known of each workload."""
+    from cli.text.edge import COVERAGE_COLUMNS, format_coverage
+    from cli.text.output import print_line, print_table
+
+    print_table(
+        COVERAGE_COLUMNS,
+        format_coverage(workloads, now=now),
+        empty="no workload of this namespace has ever reported: nothing is known of it",
+    )
+    for workload in workloads:
+        for gap in workload.gaps:
+            print_line(f"{workload.workload}: {gap}")

@@ -1,37 +1,57 @@
-"""``touchmark mode``: show a namespace's mode, say what ``explicit`` would refuse, switch."""
+"""``touchmark mode``: show a namespace's mode, say what ``explicit`` would refuse, switch, confirm, go back.
+
+Belongs here: the verb, its options and what each word does. Doesn't: the steps of a switch (``mode_switch.py``), or the
+past (``mode_history.py``).
+"""
 
 from __future__ import annotations
 
-import asyncio
-import sys
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.commands import options
 from cli.text.json_result import JsonResult, prints
-from shared.model.errors import InputError, RefusedError, UnavailableError
+from shared.model.errors import BlockedError, InputError
 from shared.model.policy.rules import Mode
 
 if TYPE_CHECKING:
     from cli.backends.base import ModeState, PolicyBackend
-    from cli.commands.shapes import ModeSwitch, ModeView
-    from shared.model.wire.admin import Readiness
+    from cli.commands.mode_switch import Consent
+    from cli.commands.shapes import ModeSwitch, ModeView, Undone
+    from shared.model.wire.admin import History, Readiness
 
-_POLL_S = 0.2
 _MODE: JsonResult[ModeView] = JsonResult(
     note="`mode` is in force in the CA (null: not reported yet), `wanted` is set (null: none)"
 )
-_SWITCHED: JsonResult[ModeSwitch] = JsonResult(when="a switch")
-_READINESS: JsonResult[Readiness | None] = JsonResult(when="--check")
+_SWITCHED: JsonResult[ModeSwitch] = JsonResult(when="a switch or confirm")
+_READINESS: JsonResult[Readiness | None] = JsonResult(when="--check, or a blocked switch")
+_HISTORY: JsonResult[History] = JsonResult(when="history")
+_UNDONE: JsonResult[Undone] = JsonResult(when="undo")
 
 
-@prints(_MODE, _SWITCHED, _READINESS)
+class Word(StrEnum):
+    """What is done."""
+
+    PERMISSIVE = "permissive"
+    EXPLICIT = "explicit"
+    CONFIRM = "confirm"
+    HISTORY = "history"
+    UNDO = "undo"
+
+
+@prints(_MODE, _SWITCHED, _READINESS, _HISTORY, _UNDONE)
 def mode(
     context: typer.Context,
     namespace: Annotated[str, typer.Argument(help="The namespace.")],
-    target: Annotated[
-        Mode | None, typer.Argument(help="The mode to switch to; without it, show the current one.")
+    word: Annotated[
+        Word | None,
+        typer.Argument(
+            metavar="[permissive|explicit|confirm|history|undo]",
+            help="The mode to switch to; or confirm one that would go back by itself, list what the namespace said"
+            " before, go back. Without it, show the current mode.",
+        ),
     ] = None,
     check: Annotated[
         bool,
@@ -42,64 +62,134 @@ def mode(
     since: options.Since = "24h",
     yes: Annotated[
         bool,
-        typer.Option("--yes", "-y", "--force", help="Switch without asking, also where it would refuse live traffic."),
+        typer.Option("--yes", "-y", help="Don't ask where too little was seen to say that explicit mode is safe."),
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Switch although explicit mode would refuse connections that were seen.")
+    ] = False,
+    for_: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            help="Let the CA go back by itself after 90s, 10m, 2h, unless `mode NAMESPACE confirm` comes first.",
+        ),
+    ] = "",
+    to: Annotated[
+        int, typer.Option("--to", min=0, help="With undo: to this generation.", show_default="the one before")
+    ] = 0,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="With history: how many.")] = 20,
     timeout_s: options.TimeoutS = 30.0,
     force_conflicts: options.ForceConflicts = False,
     as_json: options.Json = False,
 ) -> None:
     """Show or switch a namespace's mode. Permissive allows and marks what no rule allows; explicit refuses it.
 
-    Before a switch to explicit, it shows which recorded connections the current rules would refuse, grouped by cause,
-    and how many sidecars have reported.
-    Exit code 3: --check found something; 7: you answered no (or there was no terminal to ask on); 9: switched, but not
-    every sidecar has confirmed.
+    A switch to explicit first runs `touchmark ready`: BLOCKED refuses it (error code `blocked`, with what is missing;
+    --force switches anyway), UNKNOWN asks (--yes). Then it waits until every sidecar has confirmed. With --for the CA
+    goes back to the mode before when the time is up, whatever has become of this command, unless
+    `touchmark mode NAMESPACE confirm` comes first: a switch to try out, or a break-glass that ends.
 
-    In Kubernetes it writes only the field spec.mode of the namespace's MeshPolicy, and creates one if there is none.
+    history lists each change of mode, rules and approvals: when, by whom, what. undo gives all three back as they were
+    in the generation before (or --to), as a new generation: undo again takes it back.
+
+    Exit code 3: --check found something; 7: blocked, or you answered no (or there was no terminal to ask on); 9:
+    switched, but not every sidecar has confirmed.
+
+    In Kubernetes it writes only the field spec.mode of the namespace's MeshPolicy, and creates one if there is none;
+    undo writes MeshPolicy and Programs with your rights, all or none of those that another tool owns
+    (--force-conflicts).
+
+    Examples: touchmark mode shop · touchmark mode shop --check · touchmark mode shop explicit --for 10m ·
+    touchmark mode shop confirm · touchmark mode shop permissive --for 1h · touchmark mode shop history ·
+    touchmark mode shop undo · touchmark mode shop undo --to 3
     """
     from cli.backends.session import work_on_policies
-    from cli.commands.ready import show_readiness
+    from cli.commands.mode_switch import Consent
     from cli.text.duration import parse_duration
     from shared.model.identity.identity import check_namespace
 
     check_namespace(namespace)
+    consent = Consent(to_unknown=yes, to_blocked=force, can_ask=not as_json)
     since_s = parse_duration(since)
-    if check and target is Mode.PERMISSIVE:
-        raise InputError("--check applies to explicit mode: permissive mode refuses only what a deny rule matches")
+    target = Mode(word) if word in (Word.PERMISSIVE, Word.EXPLICIT) else None
+    _check_options(word, is_check=check, for_=for_, to=to)
+    if check:
+        target = Mode.EXPLICIT
+    for_s = parse_duration(for_) if for_ else None
+    in_cluster = options.get_target(context).in_cluster
 
     async def converse(backend: PolicyBackend) -> int:
-        if target is None and not check:
+        from cli.commands.mode_history import show_history, undo
+
+        if word is Word.HISTORY:
+            history = await backend.list_history(namespace, limit=limit)
+            _HISTORY.print(history) if as_json else show_history(history)
+            return 0
+        if word is Word.UNDO:
+            undone = await undo(backend, namespace, to=to, consent=consent, since_s=since_s)
+            return await _conclude_undo(backend, undone, timeout_s, as_json=as_json)
+        if word is Word.CONFIRM:
+            await backend.confirm_mode(namespace)
+            return await _await_sidecars(backend, namespace, None, None, timeout_s, as_json=as_json)
+        if target is None:
             return _show(await backend.get_mode(namespace), as_json=as_json)
         readiness = None
-        if target is not Mode.PERMISSIVE:
-            readiness = await _look_ahead(backend, namespace, since_s, is_needed=check or not yes)
-            if readiness is not None and not as_json:
-                show_readiness(readiness, since, in_cluster=options.get_target(context).in_cluster)
+        if target is Mode.EXPLICIT:
+            readiness = await _look_ahead(
+                backend, namespace, since, consent, is_check=check, in_cluster=in_cluster, as_json=as_json
+            )
         if check:
             return _conclude_check(readiness, as_json=as_json)
-        if readiness is not None and not readiness.is_safe and not yes:
-            _ask(namespace, as_json=as_json)
-        return await _switch(backend, namespace, target or Mode.EXPLICIT, readiness, timeout_s, as_json=as_json)
+        await backend.set_mode(namespace, target, for_s=for_s)
+        return await _await_sidecars(backend, namespace, target, readiness, timeout_s, as_json=as_json)
 
     code = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
     if code:
         raise typer.Exit(code)
 
 
-async def _look_ahead(backend: PolicyBackend, namespace: str, since_s: float, *, is_needed: bool) -> Readiness | None:
-    """Ask what explicit mode would refuse. With --yes the CA's answer is optional, and its absence is reported."""
-    from cli.text.output import print_note
+def _check_options(word: Word | None, *, is_check: bool, for_: str, to: int) -> None:
+    if is_check and word not in (None, Word.EXPLICIT):
+        raise InputError("--check applies to explicit mode: permissive mode refuses only what a deny rule matches")
+    if for_ and (is_check or word not in (Word.PERMISSIVE, Word.EXPLICIT)):
+        raise InputError("--for needs a mode to switch to", hint="touchmark mode shop explicit --for 10m")
+    if to and word is not Word.UNDO:
+        raise InputError("--to needs undo", hint="touchmark mode shop undo --to 3")
 
-    try:
-        return await backend.get_readiness(namespace, since_s=since_s)
-    except (UnavailableError, RefusedError) as error:
-        if is_needed:
-            raise
-        print_note(f"can't tell what explicit mode would refuse: {error.message}")
+
+async def _look_ahead(
+    backend: PolicyBackend,
+    namespace: str,
+    since: str,
+    consent: Consent,
+    *,
+    is_check: bool,
+    in_cluster: bool,
+    as_json: bool,
+) -> Readiness | None:
+    """Show what explicit mode would refuse and, unless that is all, require consent."""
+    from cli.commands.mode_switch import look_ahead, require_consent
+    from cli.commands.ready import show_readiness
+    from cli.text.duration import parse_duration
+
+    is_needed = is_check or not (consent.to_unknown or consent.to_blocked)
+    readiness = await look_ahead(backend, namespace, parse_duration(since), is_needed=is_needed)
+    if readiness is None:
         return None
+    if not as_json:
+        show_readiness(readiness, since, in_cluster=in_cluster)
+    if not is_check:
+        try:
+            require_consent(readiness, consent)
+        except BlockedError:
+            if as_json:
+                _READINESS.print(readiness)
+            raise
+    return readiness
 
 
 def _show(state: ModeState, *, as_json: bool) -> int:
+    from cli.commands.mode_switch import describe_trial
     from cli.commands.shapes import ModeView
     from cli.text.output import print_line, print_note
 
@@ -115,6 +205,7 @@ def _show(state: ModeState, *, as_json: bool) -> int:
         )
         if state.wanted not in (None, state.mode):
             print_line(f"set is {state.wanted}")
+    describe_trial(state)
     if state.fault:
         print_line(f"✗ the CA refuses the MeshPolicy: {state.fault}")
     elif not state.is_observed:
@@ -137,6 +228,8 @@ def _describe(state: ModeState) -> dict[str, Any]:
         "wanted": state.wanted,
         "is_observed": state.is_observed,
         "fault": state.fault,
+        "back_to": state.back_to,
+        "until": state.until,
     }
 
 
@@ -148,73 +241,47 @@ def _conclude_check(readiness: Readiness | None, *, as_json: bool) -> int:
     return ExitCode.SUCCESS if readiness is not None and readiness.is_safe else ExitCode.CHECK_FAILED
 
 
-def _ask(namespace: str, *, as_json: bool) -> None:
-    """Ask for confirmation.
-
-    Raises:
-        RefusedError: the answer is no, or this isn't a terminal.
-    """
-    if as_json or not sys.stdin.isatty():
-        raise RefusedError(
-            f"{namespace} is unchanged: explicit mode would refuse live traffic, or not every sidecar has reported",
-            hint=f"see `touchmark mode {namespace} --check`; use --yes to switch anyway",
-        )
-    if not typer.confirm(f"Switch {namespace} to explicit anyway?", err=True):
-        raise RefusedError(f"{namespace} is unchanged")
-
-
-async def _switch(
+async def _await_sidecars(
     backend: PolicyBackend,
     namespace: str,
-    target: Mode,
+    target: Mode | None,
     readiness: Readiness | None,
     timeout_s: float,
     *,
     as_json: bool,
 ) -> int:
+    """Wait until what is written is in force everywhere, and say so."""
+    from cli.commands.mode_switch import describe_switch, wait_for_sidecars
     from cli.commands.shapes import ModeSwitch
     from cli.text.exit_codes import ExitCode
-    from cli.text.output import print_line, print_note
 
-    await backend.set_mode(namespace, target)
-    state = await _wait_for_sidecars(backend, namespace, timeout_s, quiet=as_json)
+    state = await wait_for_sidecars(backend, namespace, timeout_s, quiet=as_json)
     if as_json:
         _SWITCHED.print(ModeSwitch(**_describe(state), readiness=readiness))
-    elif state.is_complete:
-        print_line(f"{namespace} is {state.mode}: version {state.version} is in force in all {state.total} sidecars")
-    elif not state.is_observed:
-        print_line(f"{target} is set for {namespace}, but the CA hasn't processed it within {timeout_s:.0f} s")
-        print_note("  hint: is a CA running? check with `touchmark doctor -k`")
     else:
-        print_line(f"{namespace} is {state.mode} in the CA (version {state.version}), but not in every sidecar:")
-        for laggard in state.waiting:
-            print_note(f"  ✗ {laggard} hasn't confirmed within {timeout_s:.0f} s")
-        if (unnamed := state.total - state.installed - len(state.waiting)) > 0:
-            print_note(f"  ✗ and {unnamed} more")
+        describe_switch(state, target, timeout_s)
     return ExitCode.SUCCESS if state.is_complete else ExitCode.DEADLINE
 
 
-async def _wait_for_sidecars(backend: PolicyBackend, namespace: str, timeout_s: float, *, quiet: bool) -> ModeState:
-    """Wait until the mode is in force in every sidecar, or the time is up.
+async def _conclude_undo(
+    backend: PolicyBackend, undone: tuple[str, int, int, tuple[str, ...]], timeout_s: float, *, as_json: bool
+) -> int:
+    from cli.commands.mode_switch import describe_switch, wait_for_sidecars
+    from cli.commands.shapes import Undone
+    from cli.text.exit_codes import ExitCode
+    from cli.text.output import print_line, print_note
 
-    Raises:
-        RefusedError: the CA refuses what is written.
-    """
-    from cli.text.output import print_note
-
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    said = -1
-    while True:
-        state = await backend.get_mode(namespace)
-        if state.fault:
-            raise RefusedError(
-                f"the mode is set, but the CA refuses {namespace}'s MeshPolicy: {state.fault}",
-                hint="the previous policy stays in force; fix the MeshPolicy first",
-            )
-        if not quiet and state.is_observed and not state.is_complete and state.installed != said:
-            said = state.installed
-            names = ", ".join(state.waiting[:3]) + (" …" if state.total - said > 3 else "")
-            print_note(f"  in force in {said} of {state.total} sidecars; waiting for {names}")
-        if state.is_complete or asyncio.get_running_loop().time() >= deadline:
-            return state
-        await asyncio.sleep(_POLL_S)
+    namespace, newest, restored, left = undone
+    state = await wait_for_sidecars(backend, namespace, timeout_s, quiet=as_json)
+    if as_json:
+        _UNDONE.print(Undone(**_describe(state), undone=newest, restored=restored, left=left))
+    else:
+        describe_switch(state, None, timeout_s)
+        print_line(
+            f"generation {restored} is in force again; `touchmark mode {namespace} undo --to {newest}` takes it back"
+        )
+        for each in left:
+            print_note(f"  ✗ {each}")
+    if left:
+        return ExitCode.CONFLICT
+    return ExitCode.SUCCESS if state.is_complete else ExitCode.DEADLINE

@@ -123,7 +123,7 @@ async def _check_explicit(backend: PolicyBackend, documents: list[Document], *, 
         RefusedError: connections would be refused, by the rules and approvals of these documents, or it isn't known.
     """
     from cli.text.output import print_note
-    from shared.model.errors import NotFoundError, RefusedError, UnavailableError
+    from shared.model.errors import BlockedError, NotFoundError, RefusedError, UnavailableError
     from shared.model.policy.documents import MeshPolicyDocument
     from shared.model.policy.rules import Mode
 
@@ -144,7 +144,8 @@ async def _check_explicit(backend: PolicyBackend, documents: list[Document], *, 
             print_note(f"can't tell what explicit mode would refuse in {namespace}: {error.message}")
             continue
         if not readiness.is_safe and not is_forced:
-            raise RefusedError(
+            kind = BlockedError if readiness.causes else RefusedError
+            raise kind(
                 f"nothing is applied: {namespace} would become explicit, which would refuse live traffic"
                 f" ({len(readiness.causes)} changes are missing), or not every sidecar has reported",
                 hint=f"`touchmark ready {namespace}` shows what is missing; --force applies it anyway",

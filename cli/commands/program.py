@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from shared.model.identity.program import Program
     from shared.model.wire.admin import ProgramView
 
-_APPROVED: JsonResult[ProgramView] = JsonResult(note="nothing if no program was chosen")
+_APPROVED: JsonResult[ProgramView] = JsonResult(note="nothing if no program was found or chosen: exit code 11")
 _LISTED: JsonResult[Sequence[ProgramView]] = JsonResult()
 _UPDATED: JsonResult[CodeUpdated] = JsonResult()
 _REMOVED: JsonResult[ProgramsRemoved] = JsonResult()
@@ -100,11 +100,16 @@ def approve(
 
     The approval also lists what the program loads: for a file what its loader says, from decisions what was seen. Other
     code is then refused; it is only reported of weak programs, and where not all of it is known.
+
+    Exit code 11: --from-decisions found nothing, or you chose nothing.
+
+    Examples: touchmark program approve shop/web /usr/sbin/nginx · touchmark program approve shop/web --from-decisions
     """
     from cli.backends import approval
     from cli.backends.session import work_on_policies
     from cli.machine.loaded_objects import read_objects
     from cli.text.duration import parse_duration
+    from cli.text.exit_codes import ExitCode
     from cli.text.output import print_note
     from shared.model.errors import InputError
     from shared.model.identity.identity import parse_workload
@@ -140,7 +145,7 @@ def approve(
     approved = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
     if approved is None:
         print_note("nothing approved")
-        return
+        raise typer.Exit(ExitCode.NOTHING)
     _show_approved(*approved, weak=weak, as_json=as_json)
 
 

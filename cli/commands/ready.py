@@ -79,6 +79,9 @@ def ready(
 
 def show_readiness(readiness: Readiness, since: str, *, in_cluster: bool) -> None:
     """Print what explicit mode would refuse, each cause with its fix, and what was seen at all."""
+    import time
+
+    from cli.commands.coverage import show_coverage
     from cli.text.output import print_line
 
     print_line(
@@ -87,7 +90,8 @@ def show_readiness(readiness: Readiness, since: str, *, in_cluster: bool) -> Non
     )
     if not readiness.sidecars_total:
         print_line("no live sidecar in this namespace: there is nothing to predict from")
-    _show_coverage(readiness)
+    if readiness.coverage:
+        show_coverage(readiness.coverage, now=time.time())
     if readiness.settled:
         print_line(f"settled: {readiness.settled} marked or refused then would be allowed by the current rules")
     if readiness.is_truncated:
@@ -104,29 +108,6 @@ def show_readiness(readiness: Readiness, since: str, *, in_cluster: bool) -> Non
             print_line(f"  {cause.reason}: {describe_cause(cause)}{_say_detail(cause)}")
         if len(readiness.failures) > _MAX_FAILURES:
             print_line(f"  … and {len(readiness.failures) - _MAX_FAILURES} more (--json has all)")
-
-
-def _show_coverage(readiness: Readiness) -> None:
-    from cli.text.duration import format_time
-    from cli.text.output import print_table
-
-    if not readiness.coverage:
-        return
-    print_table(
-        ("WORKLOAD", "SIDECARS", "CONNECTIONS", "FIRST", "LAST", "RECORDS LOST"),
-        (
-            (
-                each.workload,
-                str(each.sidecars),
-                str(each.connections),
-                format_time(each.first) if each.first else "-",
-                format_time(each.last) if each.last else "-",
-                str(each.records_lost),
-            )
-            for each in readiness.coverage
-        ),
-        empty="",
-    )
 
 
 def _show_causes(causes: tuple[Cause, ...], *, in_cluster: bool) -> None:

@@ -86,6 +86,23 @@ class ModeView:
     wanted: Mode | None
     is_observed: bool
     fault: str
+    back_to: Mode | None
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undone(ModeView):
+    """A namespace that went back; see ``cli.backends.base.ModeState``.
+
+    Attributes:
+        undone: the generation that was in force.
+        restored: the earlier one that is in force again, as a new one.
+        left: what couldn't be given back.
+    """
+
+    undone: int
+    restored: int
+    left: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

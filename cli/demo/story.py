@@ -142,7 +142,7 @@ class Story:
     def _switch_to_explicit(self) -> None:
         self._narrator.step("What would explicit mode refuse? Check it before the switch.")
         self._touchmark("mode", NAMESPACE, "explicit", "--check", may_end_with=(0, 3))
-        self._touchmark("mode", NAMESPACE, "explicit", "--yes")
+        self._touchmark("mode", NAMESPACE, "explicit", "--force")
 
     def _show_explicit(self) -> None:
         self._narrator.step("Explicit mode: the approved program still works, the modified one is refused.")

@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     MACHINE = 8
     DEADLINE = 9
     UNKNOWN = 10
+    NOTHING = 11
     INTERRUPTED = 130
 
 
@@ -38,6 +39,7 @@ EXIT_CODES: Final[dict[ExitCode, str]] = {
     ExitCode.MACHINE: "this machine lacks a program, a capability or a kernel feature",
     ExitCode.DEADLINE: "the change is made, but not every sidecar confirmed it in time; the missing ones are listed",
     ExitCode.UNKNOWN: "`ready`: nothing stands against explicit mode, but too little was seen to say so",
+    ExitCode.NOTHING: "`program approve --from-decisions`: nothing was found, or nothing chosen",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
 }
 

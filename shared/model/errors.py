@@ -91,6 +91,12 @@ class RefusedError(TouchmarkError):
     exit_code = 7
 
 
+class BlockedError(RefusedError):
+    """Explicit mode would refuse connections that were seen, so the switch isn't made."""
+
+    code = "blocked"
+
+
 class MachineError(TouchmarkError):
     """This machine lacks something: a capability, a program, a kernel feature."""
 

@@ -9,6 +9,7 @@ from aiohttp import web
 from ca.api.admin.answers import answer, check_query, read_body, read_number
 from ca.distribution.installs import count_acknowledgements, group_by_namespace
 from ca.observation.explicit_readiness import assess
+from ca.store.namespace_history import MAX_TRIAL_S, MIN_TRIAL_S
 from ca.store.records import ProgramRecord
 from ca.store.store import Store
 from shared.model.errors import ConflictError, InputError
@@ -86,13 +87,21 @@ class NamespacesAdmin:
         )
 
     async def set_mode(self, request: web.Request) -> web.Response:
-        """Switch the mode."""
+        """Switch the mode, for good or for a while."""
         self._check_source()
         wanted = await read_body(request, admin.ModeRequest)
         namespace = check_namespace(request.match_info["ns"])
-        return answer(
-            await self._store.namespaces.set_mode(namespace, wanted.mode, expected_version=wanted.expected_version)
+        if wanted.for_s is None:
+            state = await self._store.namespaces.set_mode(
+                namespace, wanted.mode, expected_version=wanted.expected_version
+            )
+            return answer(state)
+        if not MIN_TRIAL_S <= wanted.for_s <= MAX_TRIAL_S:
+            raise InputError(f"a mode goes back after {MIN_TRIAL_S:.0f} s to {MAX_TRIAL_S / 86_400:.0f} days")
+        state = await self._store.history.try_mode(
+            namespace, wanted.mode, for_s=wanted.for_s, now=self._clock(), expected_version=wanted.expected_version
         )
+        return answer(state)
 
     async def acknowledgements(self, request: web.Request) -> web.Response:
         """Answer which sidecars have installed the present version."""

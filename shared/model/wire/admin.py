@@ -93,6 +93,14 @@ from shared.model.wire.admin_foreign import ForeignDomainList as ForeignDomainLi
 from shared.model.wire.admin_foreign import ForeignDomainRequest as ForeignDomainRequest
 from shared.model.wire.admin_foreign import ForeignDomainView as ForeignDomainView
 from shared.model.wire.admin_foreign import ForeignRootView as ForeignRootView
+from shared.model.wire.admin_history import DEFAULT_GENERATIONS_LISTED as DEFAULT_GENERATIONS_LISTED
+from shared.model.wire.admin_history import MAX_GENERATIONS_LISTED as MAX_GENERATIONS_LISTED
+from shared.model.wire.admin_history import GenerationContent as GenerationContent
+from shared.model.wire.admin_history import GenerationView as GenerationView
+from shared.model.wire.admin_history import History as History
+from shared.model.wire.admin_history import ModeTrial as ModeTrial
+from shared.model.wire.admin_history import PastProgram as PastProgram
+from shared.model.wire.admin_history import UndoRequest as UndoRequest
 from shared.model.wire.admin_joining import Evicted as Evicted
 from shared.model.wire.admin_joining import EvictionRequest as EvictionRequest
 from shared.model.wire.admin_joining import JoinTokenList as JoinTokenList
@@ -344,10 +352,15 @@ class NamespaceList(_Answer, frozen=True):
 
 
 class ModeRequest(_Request, frozen=True):
-    """Switch a namespace's mode. With ``expected_version`` only if nothing changed since that version."""
+    """Switch a namespace's mode. With ``expected_version`` only if nothing changed since that version.
+
+    Attributes:
+        for_s: seconds after which it goes back by itself, unless it is confirmed; None: it stays.
+    """
 
     mode: Mode
     expected_version: int | None = None
+    for_s: float | None = None
 
 
 class Cause(_Answer, frozen=True):
@@ -391,24 +404,6 @@ class ReadinessVerdict(StrEnum):
     UNKNOWN = "unknown"
 
 
-class ReadinessCoverage(_Answer, frozen=True):
-    """What was seen of one workload since then.
-
-    Attributes:
-        sidecars: live ones.
-        connections: that its sidecars reported.
-        first, last: when it reported one, seconds since the epoch; 0: never.
-        records_lost: that its sidecars had to drop.
-    """
-
-    workload: str
-    sidecars: int
-    connections: int = 0
-    first: float = 0.0
-    last: float = 0.0
-    records_lost: int = 0
-
-
 class Readiness(_Answer, frozen=True):
     """Is ``explicit`` safe for this namespace? What the current rules would refuse of what was seen since then.
 
@@ -424,7 +419,7 @@ class Readiness(_Answer, frozen=True):
         verdict: ``is_safe`` with coverage: ``unknown`` where nothing stands against explicit mode, but too little was
             seen to say so; ``unknowns`` says what is missing. None from a CA of 0.1.
         failures: connections that failed for reasons that no mode changes; nothing that stands against explicit mode.
-        coverage: by workload.
+        coverage: by workload, as `/coverage` answers it.
         workload: the one that was asked about; empty: the whole namespace.
     """
 
@@ -442,7 +437,7 @@ class Readiness(_Answer, frozen=True):
     verdict: ReadinessVerdict | None = None
     unknowns: tuple[str, ...] = ()
     failures: tuple[Cause, ...] = ()
-    coverage: tuple[ReadinessCoverage, ...] = ()
+    coverage: tuple[WorkloadCoverage, ...] = ()
     workload: str = ""
 
 
@@ -481,12 +476,17 @@ class ProgramRequest(_Request, frozen=True):
 
 
 class PolicyCandidateRequest(_Request, frozen=True):
-    """Rules and approvals that aren't in force, for a readiness with them; ``programs`` come beside those that are."""
+    """Rules and approvals that aren't in force, for a readiness with them.
+
+    Attributes:
+        replaces_programs: ``programs`` come in the place of the namespace's approvals, and not beside them.
+    """
 
     rules: tuple[Rule, ...] = ()
     group_label: str = ""
     requires: tuple[Requirement, ...] = ()
     programs: tuple[ProgramRequest, ...] = ()
+    replaces_programs: bool = False
 
 
 class ProgramView(_Answer, frozen=True):

@@ -36,6 +36,16 @@ def test_what_decisions_saw_is_approved_once_with_yes(shop: FakeCA) -> None:
     assert request["programs"] == [{"digest": "ab" * 32, "main": ""}]
 
 
+@pytest.mark.parametrize("options", [[], ["--yes"], ["--yes", "--json"]])
+def test_where_nothing_is_found_the_exit_code_says_that_nothing_is_approved(
+    shop: FakeCA, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.answers["GET /v1/decisions"] = DecisionList(decisions=())
+    assert run(["program", "approve", "shop/client", "--from-decisions", *options]) == ExitCode.NOTHING
+    assert "no decision shows an unapproved program of shop/client" in capsys.readouterr().err
+    assert not shop.asked("POST /v1/programs")
+
+
 def test_without_a_terminal_nothing_is_approved(shop: FakeCA) -> None:
     assert run(["program", "approve", "shop/client", "--from-decisions", "--json"]) == ExitCode.REFUSED
     assert not shop.asked("POST /v1/programs")

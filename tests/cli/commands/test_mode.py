@@ -7,9 +7,10 @@ import pytest
 
 from cli.main import run
 from cli.text.exit_codes import ExitCode
+from shared.model.adoption.fixes import Fix, FixKind
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Mode, NamespaceState
-from shared.model.wire.admin import Acknowledgements, Cause, ErrorAnswer, Readiness
+from shared.model.wire.admin import Acknowledgements, Cause, ErrorAnswer, Readiness, ReadinessVerdict
 from tests.cli.fake_ca import FakeCA
 
 PROGRAM = f"sha256:{'ab' * 32}"
@@ -69,14 +70,36 @@ def test_check_ends_with_0_when_nothing_would_be_refused(shop: FakeCA) -> None:
     assert run(["mode", "shop", "--check", "--json"]) == ExitCode.SUCCESS
 
 
-def test_an_unsafe_switch_without_a_terminal_changes_nothing(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
-    shop.answers["GET /v1/namespaces/shop/readiness"] = make_readiness(CAUSE)
-    assert run(["mode", "shop", "explicit", "--json"]) == ExitCode.REFUSED
-    assert msgspec.json.decode(capsys.readouterr().err)["code"] == "refused"
+def test_a_blocked_switch_changes_nothing_and_lists_the_fixes(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    approve = Fix(kind=FixKind.APPROVE, workload="shop/client", program=PROGRAM)
+    cause = msgspec.structs.replace(CAUSE, fix=approve)
+    for verdict in (ReadinessVerdict.BLOCKED, None):
+        readiness = msgspec.structs.replace(make_readiness(cause), verdict=verdict)
+        shop.answers["GET /v1/namespaces/shop/readiness"] = readiness
+        assert run(["mode", "shop", "explicit", "--yes"]) == ExitCode.REFUSED
+        printed = capsys.readouterr()
+        assert f"touchmark program approve shop/client {PROGRAM}" in printed.out
+        assert "error[blocked]: shop is unchanged" in printed.err
+        assert run(["mode", "shop", "explicit", "--yes", "--json"]) == ExitCode.REFUSED
+        printed = capsys.readouterr()
+        assert msgspec.json.decode(printed.err)["code"] == "blocked"
+        assert msgspec.json.decode(printed.out, type=Readiness).causes == (cause,)
     assert not shop.asked("PUT /v1/namespaces/shop/mode")
 
 
-def test_yes_switches_all_the_same_and_waits_for_both_sidecars(
+def test_unknown_asks_and_without_a_terminal_only_yes_goes_on(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    unknown = msgspec.structs.replace(make_readiness(), verdict=ReadinessVerdict.UNKNOWN, unknowns=("shop/db is new",))
+    shop.answers["GET /v1/namespaces/shop/readiness"] = unknown
+    assert run(["mode", "shop", "explicit"]) == ExitCode.REFUSED
+    printed = capsys.readouterr()
+    assert "? shop/db is new" in printed.out
+    assert "error[refused]: shop is unchanged: too little was seen" in printed.err
+    assert not shop.asked("PUT /v1/namespaces/shop/mode")
+    assert run(["mode", "shop", "explicit", "--yes"]) == ExitCode.SUCCESS
+    assert shop.asked("PUT /v1/namespaces/shop/mode")
+
+
+def test_force_switches_all_the_same_and_waits_for_both_sidecars(
     shop: FakeCA, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shop.answers["GET /v1/namespaces/shop/readiness"] = make_readiness(CAUSE)

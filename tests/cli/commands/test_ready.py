@@ -11,10 +11,26 @@ from shared.model.adoption.fixes import Fix, FixKind
 from shared.model.policy.documents import plain_rule
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Mode, Peer, PortRange, Rule
-from shared.model.wire.admin import Cause, Readiness, ReadinessCoverage, ReadinessVerdict
+from shared.model.wire.admin import Cause, Readiness, ReadinessVerdict
+from shared.model.wire.admin_edges import CoverageList, WorkloadCoverage
 from tests.cli.fake_ca import FakeCA
 
 PROGRAM = f"sha256:{'ab' * 32}"
+COVERAGE = WorkloadCoverage(
+    workload="shop/web",
+    pods=3,
+    from_start=2,
+    silent=0,
+    restarts=1,
+    records=7,
+    lost=0,
+    lossy_hours=0,
+    hours_seen=1,
+    hours_of_day=(9,),
+    weekdays=(0,),
+    newest=2.0,
+    gaps=("1 of 3 pods weren't observed from their start",),
+)
 RULE = Rule(
     name="bank-teller-to-web-80",
     action=Action.ALLOW,
@@ -59,7 +75,7 @@ def make_readiness(verdict: ReadinessVerdict | None, *causes: Cause, **changes: 
         silent=(),
         is_safe=not causes,
         verdict=verdict,
-        coverage=(ReadinessCoverage(workload="shop/web", sidecars=1, connections=7, first=1.0, last=2.0),),
+        coverage=(COVERAGE,),
     )
     return msgspec.structs.replace(readiness, **changes)
 
@@ -75,6 +91,17 @@ def test_ready_ends_with_0_and_shows_what_was_seen(ca: FakeCA, capsys: pytest.Ca
     assert "shop/web: READY (mode now: permissive)" in printed
     assert "settled: 2" in printed
     assert ca.requests[-1][1] == {"since_s": "3600.0", "workload": "shop/web"}
+
+
+def test_ready_shows_the_same_coverage_as_coverage(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    ca.answers["GET /v1/namespaces/shop/coverage"] = CoverageList(namespace="shop", since=0.0, workloads=(COVERAGE,))
+    assert run(["coverage", "shop"]) == ExitCode.SUCCESS
+    table = capsys.readouterr().out.rpartition(" ago")[0]
+    assert "FROM START" in table
+    assert ask(ca, make_readiness(ReadinessVerdict.READY)) == ExitCode.SUCCESS
+    printed = capsys.readouterr().out
+    assert table in printed
+    assert f"shop/web: {COVERAGE.gaps[0]}" in printed
 
 
 def test_unknown_ends_with_10_and_says_why(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:

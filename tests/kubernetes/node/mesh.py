@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cli.text.exit_codes import ExitCode
 from shared.model.kubernetes.contract import INJECT, SIDECAR_CONTAINER, SYSTEM_NAMESPACE
 from tests.kubernetes.harness.cluster import Cluster
 from tests.kubernetes.harness.kubectl import Kubectl
@@ -225,14 +227,22 @@ class Mesh:
         return path
 
     def approve_what_was_seen(self, *workloads: str) -> None:
-        """Approve the programs that the decisions saw each workload run, as a reviewer would."""
+        """Approve the programs that the decisions saw each workload run, as a reviewer would.
+
+        Decisions arrive a moment after their connections: until one does, the command says that it found nothing.
+        """
         for workload in workloads:
-            self.touchmark("program", "approve", workload, "--from-decisions", "--weak", "--yes")
+            eventually(partial(self._has_approved, workload), f"a decision about a program of {workload}")
+
+    def _has_approved(self, workload: str) -> bool:
+        done = self.run("program", "approve", workload, "--from-decisions", "--weak", "--yes")
+        assert done.returncode in (ExitCode.SUCCESS, ExitCode.NOTHING), done.stdout + done.stderr
+        return done.returncode == ExitCode.SUCCESS
 
     def be_explicit(self, *namespaces: str) -> None:
         """Switch to explicit and wait until every sidecar has said so."""
         for namespace in namespaces:
-            self.touchmark("mode", namespace, "explicit", "--yes", "--timeout", "60")
+            self.touchmark("mode", namespace, "explicit", "--force", "--timeout", "60")
 
 
 def clear(kubectl: Kubectl) -> None:

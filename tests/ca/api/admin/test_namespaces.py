@@ -125,7 +125,7 @@ async def test_readiness_groups_causes_and_names_who_said_nothing(services: Runn
             (Reason.LISTENER_NOT_APPROVED, 5),
         }
         assert (seen.verdict, seen.unknowns) == (api.ReadinessVerdict.BLOCKED, ())
-        assert [(one.workload, one.sidecars, one.connections) for one in seen.coverage] == [("shop/web", 1, 6)]
+        assert [(one.workload, one.pods, one.records) for one in seen.coverage] == [("shop/web", 1, 7)]
         assert (seen.causes[0].source_workload, seen.causes[0].source_program) == ("shop/web", f"sha256:{WEB.digest}")
         assert (seen.sidecars_reported, seen.sidecars_total, seen.silent) == (1, 1, ())
         assert not seen.is_safe

@@ -1,0 +1,269 @@
+"""Going back: a namespace's earlier modes, rules and approvals, and modes that go back by themselves. I/O.
+
+Belongs here: reading and restoring what a namespace says, undo, modes on trial. Doesn't: which generations are kept
+(``history/generations.py``), or how a change is made (``namespaces.py``, which hands its ``change`` over).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ca.store.engine.database import Database
+from ca.store.history.generations import Content, Generation, StoredProgram, find_generation, list_generations
+from ca.store.tables import mode_trials, namespaces, programs
+from shared.model.errors import ConflictError, NotFoundError
+from shared.model.policy.rules import Mode, NamespaceState
+
+MIN_TRIAL_S: Final = 1.0
+MAX_TRIAL_S: Final = 30 * 86_400.0
+UNDO: Final = "namespace.undo"
+_NOTHING: Final = msgspec.Raw(b"[]")
+_NULL: Final = msgspec.Raw(b"null")
+_log = structlog.get_logger("touchmark.ca")
+
+
+class Change(Protocol):
+    """How a namespace is changed: ``Namespaces.change``."""
+
+    async def __call__(
+        self,
+        namespace: str,
+        change: Callable[[AsyncConnection], Awaitable[None]],
+        *,
+        act: str,
+        expected_version: int | None = None,
+    ) -> NamespaceState:
+        """Make a change within one transaction that raises the version."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A mode that goes back by itself.
+
+    Attributes:
+        started, until: seconds since the epoch, by the CA's clock.
+    """
+
+    namespace: str
+    mode: Mode
+    back_to: Mode
+    started: float
+    until: float
+
+
+async def read_content(connection: AsyncConnection, namespace: str) -> Content:
+    """Return what a namespace says at present."""
+    row = (await connection.execute(select(namespaces).where(namespaces.c.namespace == namespace))).first()
+    listed = await connection.execute(
+        select(programs).where(programs.c.namespace == namespace).order_by(programs.c.name)
+    )
+    records = tuple(
+        StoredProgram(
+            name=each.name,
+            service_account=each.service_account,
+            programs=msgspec.Raw(each.programs),
+            weak=each.weak,
+            approved_by=each.approved_by,
+            approved=each.approved,
+            code=msgspec.Raw("null" if each.code is None else each.code),
+        )
+        for each in listed
+    )
+    if row is None:
+        return Content(
+            mode=Mode.PERMISSIVE.value, has_policy=False, group_label="", rules=_NOTHING, requires=_NOTHING,
+            programs=records,
+        )  # fmt: skip
+    return Content(
+        mode=row.mode,
+        has_policy=row.has_policy,
+        group_label=row.group_label,
+        rules=msgspec.Raw(row.rules),
+        requires=msgspec.Raw(row.requires),
+        programs=records,
+    )
+
+
+async def end_trial(connection: AsyncConnection, namespace: str) -> bool:
+    """Forget that the mode is on trial; return whether it was."""
+    gone = await connection.execute(delete(mode_trials).where(mode_trials.c.namespace == namespace))
+    return gone.rowcount == 1
+
+
+class NamespaceHistory:
+    """What namespaces said before, and which mode is on trial.
+
+    Arguments:
+        change: ``Namespaces.change``.
+    """
+
+    def __init__(self, database: Database, *, change: Change) -> None:
+        self._database = database
+        self._change = change
+
+    async def list_generations(self, namespace: str, *, limit: int) -> list[Generation]:
+        """Return the newest generations, newest first."""
+        async with self._database.reading() as connection:
+            return await list_generations(connection, namespace, limit=limit)
+
+    async def get_generation(self, namespace: str, generation: int) -> Generation:
+        """Return one generation.
+
+        Raises:
+            NotFoundError: there is none of this number, or no longer.
+        """
+        async with self._database.reading() as connection:
+            return await _require_generation(connection, namespace, generation)
+
+    async def undo(self, namespace: str, *, to: int | None = None, expected: int | None = None) -> NamespaceState:
+        """Give a namespace the mode, rules and approvals of an earlier generation, as a new one.
+
+        Arguments:
+            to: the generation; None: the one before the newest.
+            expected: the newest generation that the operator looked at; None: whichever it is.
+
+        Raises:
+            NotFoundError: there is no such generation.
+            ConflictError: the namespace has changed since, or there is nothing before.
+        """
+
+        async def change(connection: AsyncConnection) -> None:
+            newest = await list_generations(connection, namespace, limit=2)
+            if expected is not None and (not newest or newest[0].generation != expected):
+                raise ConflictError(f"{namespace} has changed since", hint="look again, then repeat")
+            if to is None and len(newest) < 2:
+                raise ConflictError(f"{namespace} has no earlier generation: there is nothing to undo")
+            wanted = newest[1] if to is None else await _require_generation(connection, namespace, to)
+            await self._restore(connection, namespace, wanted.content)
+            await end_trial(connection, namespace)
+
+        return await self._change(namespace, change, act=UNDO)
+
+    async def get_trial(self, namespace: str) -> Trial | None:
+        """Return the namespace's mode on trial; None: its mode stays."""
+        async with self._database.reading() as connection:
+            return await read_trial(connection, namespace)
+
+    async def try_mode(
+        self, namespace: str, mode: Mode, *, for_s: float, now: float, expected_version: int | None = None
+    ) -> NamespaceState:
+        """Switch a mode that goes back to the present one by itself; of a mode on trial, set its end anew.
+
+        Raises:
+            ConflictError: the namespace has another version by now, or is in this mode already, and not on trial.
+        """
+
+        async def change(connection: AsyncConnection) -> None:
+            present = Mode((await read_content(connection, namespace)).mode)
+            known = await read_trial(connection, namespace)
+            back_to = present if known is None else known.back_to
+            if mode is back_to:
+                raise ConflictError(
+                    f"{namespace} is {mode} already: there is nothing to go back to"
+                    if known is None
+                    else f"{namespace} goes back to {mode} by itself",
+                    hint=f"without --for, `touchmark mode {namespace} {mode}` keeps it",
+                )
+            await end_trial(connection, namespace)
+            values = {"mode": mode.value, "back_to": back_to.value, "started": now, "until": now + for_s}
+            await connection.execute(insert(mode_trials).values(namespace=namespace, **values))
+            await _set_mode(connection, namespace, mode)
+
+        return await self._change(namespace, change, act="mode.try", expected_version=expected_version)
+
+    async def confirm_mode(self, namespace: str) -> NamespaceState:
+        """Keep the mode that is on trial.
+
+        Raises:
+            ConflictError: none is.
+        """
+
+        async def change(connection: AsyncConnection) -> None:
+            if not await end_trial(connection, namespace):
+                raise ConflictError(
+                    f"the mode of {namespace} isn't on trial: there is nothing to confirm",
+                    hint=f"`touchmark mode {namespace} history` shows whether it went back",
+                )
+
+        return await self._change(namespace, change, act="mode.confirm")
+
+    async def end_due_trials(self, *, now: float) -> list[str]:
+        """Let the modes go back whose time is up; return the namespaces. Several replicas may do so at once."""
+        async with self._database.reading() as connection:
+            due = list(await connection.scalars(select(mode_trials.c.namespace).where(mode_trials.c.until <= now)))
+        ended = []
+        for namespace in due:
+            try:
+                await self._go_back(namespace, now=now)
+            except ConflictError:
+                continue  # It was confirmed, ended or prolonged a moment ago.
+            ended.append(namespace)
+            _log.info("mode_went_back", namespace=namespace)
+        return ended
+
+    async def _go_back(self, namespace: str, *, now: float) -> NamespaceState:
+        async def change(connection: AsyncConnection) -> None:
+            trial = await read_trial(connection, namespace)
+            if trial is None or trial.until > now:
+                raise ConflictError(f"the mode of {namespace} isn't on trial any more")
+            await end_trial(connection, namespace)
+            await _set_mode(connection, namespace, trial.back_to)
+
+        return await self._change(namespace, change, act="mode.return")
+
+    async def _restore(self, connection: AsyncConnection, namespace: str, content: Content) -> None:
+        values = {
+            "mode": content.mode,
+            "has_policy": content.has_policy,
+            "group_label": content.group_label,
+            "rules": bytes(content.rules).decode(),
+            "requires": bytes(content.requires).decode(),
+        }
+        await connection.execute(update(namespaces).where(namespaces.c.namespace == namespace).values(**values))
+        kept = [each.name for each in content.programs]
+        await connection.execute(
+            delete(programs).where(programs.c.namespace == namespace, programs.c.name.not_in(kept))
+        )
+        for each in content.programs:
+            row = {
+                "namespace": namespace,
+                "name": each.name,
+                "service_account": each.service_account,
+                "programs": bytes(each.programs).decode(),
+                "weak": each.weak,
+                "approved_by": each.approved_by,
+                "approved": each.approved,
+                "code": None if each.code == _NULL else bytes(each.code).decode(),
+            }
+            await connection.execute(self._database.upsert(programs, row))
+
+
+async def _set_mode(connection: AsyncConnection, namespace: str, mode: Mode) -> None:
+    await connection.execute(update(namespaces).where(namespaces.c.namespace == namespace).values(mode=mode.value))
+
+
+async def read_trial(connection: AsyncConnection, namespace: str) -> Trial | None:
+    """Return the namespace's mode on trial; None: its mode stays."""
+    row = (await connection.execute(select(mode_trials).where(mode_trials.c.namespace == namespace))).first()
+    if row is None:
+        return None
+    return Trial(
+        namespace=namespace, mode=Mode(row.mode), back_to=Mode(row.back_to), started=row.started, until=row.until
+    )
+
+
+async def _require_generation(connection: AsyncConnection, namespace: str, generation: int) -> Generation:
+    found = await find_generation(connection, namespace, generation)
+    if found is None:
+        raise NotFoundError(
+            f"{namespace} has no generation {generation}", hint=f"`touchmark mode {namespace} history` lists them"
+        )
+    return found

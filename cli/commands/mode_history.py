@@ -1,0 +1,118 @@
+"""A namespace's past: what ``touchmark mode NAMESPACE history`` prints, and the steps of ``undo``.
+
+Belongs here: showing generations, what an undo needs first. Doesn't: how a generation is restored (the backends do it).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shared.model.errors import ConflictError
+
+if TYPE_CHECKING:
+    from cli.backends.base import PolicyBackend
+    from cli.commands.mode_switch import Consent
+    from shared.model.wire.admin import GenerationContent, GenerationView, History, PolicyCandidateRequest
+
+_MAX_CHANGES = 5
+
+
+def show_history(history: History) -> None:
+    """Print generations, newest first, and whether the mode is on trial."""
+    from cli.text.duration import format_time
+    from cli.text.output import print_line, print_table
+
+    print_table(
+        ("GENERATION", "WHEN", "WHO", "MODE", "ACT", "WHAT"),
+        (
+            (
+                str(each.generation),
+                format_time(each.time),
+                describe_actor(each),
+                str(each.mode),
+                each.act,
+                _join_changes(each.changes),
+            )
+            for each in history.generations
+        ),
+        empty=f"nothing has changed in {history.namespace} since histories are kept",
+    )
+    if history.trial is not None:
+        print_line(
+            f"{history.trial.mode} is on trial: back to {history.trial.back_to} at {format_time(history.trial.until)},"
+            f" unless `touchmark mode {history.namespace} confirm`"
+        )
+
+
+def describe_actor(view: GenerationView) -> str:
+    """Name who made a change, as far as the CA knows."""
+    from cli.text.printable import escape
+
+    actor = view.actor
+    if actor.kind == "ca":
+        return "the CA"
+    return escape(actor.name or actor.origin or (f"uid {actor.uid}" if actor.uid is not None else "-"))
+
+
+async def undo(
+    backend: PolicyBackend, namespace: str, *, to: int, consent: Consent, since_s: float
+) -> tuple[str, int, int, tuple[str, ...]]:
+    """Give a namespace back what it said in an earlier generation.
+
+    Where that makes it explicit, this needs what a switch to explicit needs.
+
+    Returns:
+        The namespace, the generation that was in force, the restored one, and what couldn't be given back.
+
+    Raises:
+        ConflictError: there is no earlier generation, or somebody else changed the namespace.
+        BlockedError: the restored rules and approvals would refuse connections that were seen.
+        RefusedError: too little was seen, and the answer is no.
+        NotFoundError: there is no such generation.
+    """
+    listed = (await backend.list_history(namespace, limit=2)).generations
+    if not listed or (len(listed) < 2 and not to):
+        raise ConflictError(f"{namespace} has no earlier generation: there is nothing to undo")
+    newest, wanted = listed[0], to or listed[1].generation
+    if wanted == newest.generation:
+        raise ConflictError(f"generation {wanted} of {namespace} is in force already")
+    content = await backend.get_generation(namespace, wanted)
+    await _check_explicit(backend, content, consent, since_s)
+    left = await backend.restore(content, newest=newest.generation)
+    return namespace, newest.generation, wanted, tuple(left)
+
+
+async def _check_explicit(backend: PolicyBackend, content: GenerationContent, consent: Consent, since_s: float) -> None:
+    from cli.commands.mode_switch import require_consent
+    from shared.model.policy.rules import Mode
+
+    if content.mode is not Mode.EXPLICIT or consent.to_blocked:
+        return
+    readiness = await backend.assess_candidate(content.namespace, _make_candidate(content), since_s=since_s)
+    require_consent(readiness, consent)
+
+
+def _make_candidate(content: GenerationContent) -> PolicyCandidateRequest:
+    from shared.model.wire.admin import PolicyCandidateRequest, ProgramRequest
+
+    return PolicyCandidateRequest(
+        rules=content.rules,
+        group_label=content.group_label,
+        requires=content.requires,
+        programs=tuple(
+            ProgramRequest(
+                namespace=content.namespace,
+                service_account=each.service_account,
+                programs=each.programs,
+                name=each.name,
+                weak=each.weak,
+            )
+            for each in content.programs
+        ),
+        replaces_programs=True,
+    )
+
+
+def _join_changes(changes: tuple[str, ...]) -> str:
+    rest = f", … {len(changes) - _MAX_CHANGES} more" if len(changes) > _MAX_CHANGES else ""
+    return ", ".join(changes[:_MAX_CHANGES]) + rest or "-"

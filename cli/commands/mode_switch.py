@@ -1,0 +1,149 @@
+"""The switch of a namespace's mode: what stands against it, who must say yes, waiting until it is in force.
+
+Belongs here: the steps of ``touchmark mode NAMESPACE permissive|explicit``. Doesn't: the verb and its options
+(``mode.py``), or how a readiness is printed (``ready.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import typer
+
+from shared.model.errors import BlockedError, RefusedError, UnavailableError
+
+if TYPE_CHECKING:
+    from cli.backends.base import ModeState, PolicyBackend
+    from shared.model.policy.rules import Mode
+    from shared.model.wire.admin import Readiness, ReadinessVerdict
+
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consent:
+    """What the user has said yes to beforehand.
+
+    Attributes:
+        to_unknown: switch although too little was seen to say that it is safe.
+        to_blocked: switch although it would refuse connections that were seen.
+        can_ask: whether the user can be asked.
+    """
+
+    to_unknown: bool
+    to_blocked: bool
+    can_ask: bool
+
+
+async def look_ahead(backend: PolicyBackend, namespace: str, since_s: float, *, is_needed: bool) -> Readiness | None:
+    """Ask what explicit mode would refuse; where it isn't needed, its absence is reported."""
+    from cli.text.output import print_note
+
+    try:
+        return await backend.get_readiness(namespace, since_s=since_s)
+    except (UnavailableError, RefusedError) as error:
+        if is_needed:
+            raise
+        print_note(f"can't tell what explicit mode would refuse: {error.message}")
+        return None
+
+
+def judge(readiness: Readiness) -> ReadinessVerdict:
+    """Return a readiness's verdict, also where a CA of 0.1 has given none."""
+    from shared.model.wire.admin import ReadinessVerdict
+
+    if readiness.verdict is not None:
+        return readiness.verdict
+    if readiness.causes:
+        return ReadinessVerdict.BLOCKED
+    return ReadinessVerdict.READY if readiness.is_safe else ReadinessVerdict.UNKNOWN
+
+
+def require_consent(readiness: Readiness, consent: Consent) -> None:
+    """Refuse a switch to explicit mode that is blocked, and ask where it isn't known to be safe.
+
+    Raises:
+        BlockedError: it would refuse connections that were seen.
+        RefusedError: too little was seen, and the answer is no or nobody can be asked.
+    """
+    from shared.model.wire.admin import ReadinessVerdict
+
+    namespace, verdict = readiness.namespace, judge(readiness)
+    if verdict is ReadinessVerdict.BLOCKED and not consent.to_blocked:
+        count = len(readiness.causes)
+        raise BlockedError(
+            f"{namespace} is unchanged: explicit mode would refuse connections that were seen"
+            f" ({count} change{'s are' if count != 1 else ' is'} missing)",
+            hint=f"`touchmark ready {namespace}` lists what adds them; --force switches anyway",
+        )
+    if verdict is not ReadinessVerdict.UNKNOWN or consent.to_unknown or consent.to_blocked:
+        return
+    if not consent.can_ask or not sys.stdin.isatty():
+        raise RefusedError(
+            f"{namespace} is unchanged: too little was seen to say that explicit mode is safe",
+            hint=f"`touchmark ready {namespace}` says what is missing; --yes switches anyway",
+        )
+    if not typer.confirm(f"Too little was seen to be sure. Switch {namespace} to explicit?", err=True):
+        raise RefusedError(f"{namespace} is unchanged")
+
+
+async def wait_for_sidecars(backend: PolicyBackend, namespace: str, timeout_s: float, *, quiet: bool) -> ModeState:
+    """Wait until the mode is in force in every sidecar, or the time is up.
+
+    Raises:
+        RefusedError: the CA refuses what is written.
+    """
+    from cli.text.output import print_note
+
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    said = -1
+    while True:
+        state = await backend.get_mode(namespace)
+        if state.fault:
+            raise RefusedError(
+                f"the mode is set, but the CA refuses {namespace}'s MeshPolicy: {state.fault}",
+                hint="the previous policy stays in force; fix the MeshPolicy first",
+            )
+        if not quiet and state.is_observed and not state.is_complete and state.installed != said:
+            said = state.installed
+            names = ", ".join(state.waiting[:3]) + (" …" if state.total - said > 3 else "")
+            print_note(f"  in force in {said} of {state.total} sidecars; waiting for {names}")
+        if state.is_complete or asyncio.get_running_loop().time() >= deadline:
+            return state
+        await asyncio.sleep(_POLL_S)
+
+
+def describe_trial(state: ModeState) -> None:
+    """Print when the mode goes back by itself; nothing where it stays."""
+    from cli.text.duration import format_time
+    from cli.text.output import print_line
+
+    if state.back_to is not None:
+        print_line(
+            f"the CA goes back to {state.back_to} at {format_time(state.until)}, unless"
+            f" `touchmark mode {state.namespace} confirm`"
+        )
+
+
+def describe_switch(state: ModeState, wanted: Mode | None, timeout_s: float) -> None:
+    """Print how far a switch has come."""
+    from cli.text.output import print_line, print_note
+
+    namespace = state.namespace
+    if state.is_complete:
+        print_line(f"{namespace} is {state.mode}: version {state.version} is in force in all {state.total} sidecars")
+    elif not state.is_observed:
+        print_line(
+            f"{wanted or state.wanted} is set for {namespace}, but the CA hasn't processed it within {timeout_s:.0f} s"
+        )
+        print_note("  hint: is a CA running? check with `touchmark doctor -k`")
+    else:
+        print_line(f"{namespace} is {state.mode} in the CA (version {state.version}), but not in every sidecar:")
+        for laggard in state.waiting:
+            print_note(f"  ✗ {laggard} hasn't confirmed within {timeout_s:.0f} s")
+        if (unnamed := state.total - state.installed - len(state.waiting)) > 0:
+            print_note(f"  ✗ and {unnamed} more")
+    describe_trial(state)

@@ -1,0 +1,97 @@
+"""The admin API's answers about what a namespace said before; ``admin.py`` has the others, and re-exports these. Pure.
+
+A generation is one state of a namespace's mode, rules and approvals. Each change makes one; what changes nothing makes
+none.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from shared.model.identity.loaded_code import ApprovedCode
+from shared.model.identity.program import Program
+from shared.model.policy.rules import Mode, Requirement, Rule
+from shared.model.wire.admin_audit import AuditActor
+
+MAX_GENERATIONS_LISTED: Final = 100
+DEFAULT_GENERATIONS_LISTED: Final = 20
+
+
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class GenerationView(_Answer, frozen=True):
+    """One generation.
+
+    Attributes:
+        version: of the namespace's state, when it got this one.
+        time: seconds since the epoch, by the database's clock.
+        act: what made it, as in the audit log; ``before``: what was there when the history began.
+        subject: what the act was about: the namespace, or ``namespace/program``.
+        changes: what differs from the generation before, in words.
+    """
+
+    generation: int
+    version: int
+    time: float
+    act: str
+    subject: str
+    actor: AuditActor
+    mode: Mode
+    changes: tuple[str, ...] = ()
+
+
+class ModeTrial(_Answer, frozen=True):
+    """A mode that goes back by itself at ``until``, unless it is confirmed; seconds since the epoch, the CA's clock."""
+
+    mode: Mode
+    back_to: Mode
+    started: float
+    until: float
+
+
+class History(_Answer, frozen=True):
+    """A namespace's generations, newest first; none: nothing has changed since histories are kept.
+
+    Attributes:
+        trial: whether its mode is on trial; in a cluster the MeshPolicy says that.
+    """
+
+    namespace: str
+    generations: tuple[GenerationView, ...]
+    trial: ModeTrial | None = None
+
+
+class PastProgram(_Answer, frozen=True):
+    """A ``Program`` object of a generation."""
+
+    name: str
+    service_account: str
+    programs: tuple[Program, ...]
+    weak: bool
+    approved_by: str
+    approved: float
+    code: ApprovedCode | None = None
+
+
+class GenerationContent(_Answer, frozen=True):
+    """What a namespace said in one generation; ``has_policy``: it had a MeshPolicy."""
+
+    namespace: str
+    generation: int
+    mode: Mode
+    has_policy: bool
+    group_label: str
+    rules: tuple[Rule, ...]
+    requires: tuple[Requirement, ...]
+    programs: tuple[PastProgram, ...]
+
+
+class UndoRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Go back: to the generation before, or to this one; with ``expected`` only if that is the newest."""
+
+    to: int | None = None
+    expected: int | None = None

@@ -1,0 +1,31 @@
+"""Generations are stored as they are read, with who made them (``ca.store.history.tables``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ca.store.audit.acting import acting_as
+from ca.store.history.generations import BEFORE, find_generation
+from ca.store.history.tables import mode_trials, namespace_generations
+from ca.store.tables import metadata
+from shared.model.policy.rules import Mode
+from shared.model.wire.admin_audit import AuditActor
+from tests.ca.founded import opened
+
+ANN = AuditActor(kind="socket", name="ann", uid=1000, gid=1000, pid=7)
+
+
+async def test_a_generation_names_who_made_it_and_the_first_one_nobody(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        with acting_as(ANN):
+            state = await core.store.namespaces.set_mode("shop", Mode.EXPLICIT)
+        newest, first = await core.store.history.list_generations("shop", limit=9)
+        assert (newest.actor, newest.version, newest.subject) == (ANN, state.version, "shop")
+        assert (first.act, first.actor.kind, first.generation, newest.generation) == (BEFORE, "", 1, 2)
+        async with core.store.database.reading() as connection:
+            assert await find_generation(connection, "shop", 2) == newest
+            assert await find_generation(connection, "shop", 3) is None
+
+
+def test_both_tables_are_the_stores() -> None:
+    assert {mode_trials, namespace_generations} <= set(metadata.tables.values())

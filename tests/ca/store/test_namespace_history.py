@@ -1,0 +1,152 @@
+"""A namespace goes back to what it said before, and a mode on trial goes back by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from ca.store import namespace_history
+from ca.store.history import generations
+from ca.store.records import ProgramRecord
+from shared.model.errors import ConflictError, NotFoundError
+from shared.model.identity.loaded_code import ApprovedCode
+from shared.model.identity.program import Program
+from shared.model.policy.rules import Action, Mode, NamespaceState, Requirement, Rule
+from shared.model.wire.admin_audit import read_entry
+from tests.ca.founded import NOW, Founded, opened
+
+RULE = Rule(name="all", action=Action.ALLOW)
+CURL = ProgramRecord(
+    namespace="shop",
+    name="curl",
+    service_account="web",
+    programs=(Program(digest="c" * 64),),
+    approved_by="ann",
+    approved=NOW,
+    code=ApprovedCode(jit=True),
+)
+
+
+def what(state: NamespaceState) -> tuple[object, ...]:
+    return state.mode, state.group_label, state.rules, state.requires, state.approvals
+
+
+async def list_acts(core: Founded) -> list[tuple[str, Mode]]:
+    listed = await core.store.history.list_generations("shop", limit=100)
+    return [(each.act, Mode(each.content.mode)) for each in listed]
+
+
+async def test_undo_gives_rules_approvals_and_mode_back_together_and_can_be_undone(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        store = core.store
+        states = [await store.namespaces.get_state("shop")]
+        states.append(await store.namespaces.put_program(CURL))
+        states.append(
+            await store.namespaces.put_policy(
+                "shop", rules=[RULE], group_label="team", mode=Mode.EXPLICIT, requires=[Requirement.OWN_SOCKETS]
+            )
+        )
+        states.append(await store.namespaces.delete_program("shop", "curl"))
+        assert what(await store.history.undo("shop")) == what(states[2])
+        assert (await store.namespaces.list_programs("shop")) == [CURL], "as it was approved, by whom and when"
+        assert what(await store.history.undo("shop")) == what(states[3]), "the undo is undone"
+        for generation, state in enumerate(states, start=1):
+            restored = await store.history.undo("shop", to=generation)
+            assert what(restored) == what(state)
+            assert restored.version > state.version, "sidecars take a newer version only"
+        (line,) = (await store.audit.list_lines(limit=1, newest=True)).lines
+        entry = read_entry(line)
+        assert (entry.act, entry.before["mode"], entry.after["programs"]) == ("namespace.undo", "explicit", [])
+        assert [each["name"] for each in entry.before["programs"]] == ["curl"]
+    async with opened(tmp_path / "d") as core:
+        assert what(await core.store.namespaces.get_state("shop")) == what(states[3])
+
+
+async def test_what_changes_nothing_is_no_generation_and_the_first_one_is_what_was_there(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        for _ in range(3):
+            await core.store.namespaces.set_mode("shop", Mode.EXPLICIT)
+        assert await list_acts(core) == [("mode.set", Mode.EXPLICIT), ("before", Mode.PERMISSIVE)]
+        assert await core.store.history.list_generations("bank", limit=5) == []
+        with pytest.raises(ConflictError, match="nothing to undo"):
+            await core.store.history.undo("bank")
+        with pytest.raises(NotFoundError):
+            await core.store.history.undo("shop", to=9)
+        with pytest.raises(ConflictError, match="changed since"):
+            await core.store.history.undo("shop", expected=1)
+        assert (await core.store.namespaces.get_state("bank")).version == 0
+
+
+async def test_the_oldest_generations_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generations, "MAX_GENERATIONS", 3)
+    async with opened(tmp_path / "d") as core:
+        for number in range(6):
+            await core.store.namespaces.set_mode("shop", list(Mode)[number % 2])
+        listed = await core.store.history.list_generations("shop", limit=100)
+        assert len(listed) == 3
+        newest = listed[0].generation
+        monkeypatch.setattr(generations, "MAX_BYTES", 1)
+        await core.store.namespaces.put_policy("shop", rules=[RULE])
+        listed = await core.store.history.list_generations("shop", limit=100)
+        assert [each.generation for each in listed] == [newest + 1, newest], "an undo is always there"
+
+
+async def test_a_mode_on_trial_goes_back_by_itself_also_after_a_restart(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        await core.store.namespaces.put_program(CURL)
+        state = await core.store.history.try_mode("shop", Mode.EXPLICIT, for_s=600, now=NOW)
+        assert state.mode is Mode.EXPLICIT
+        assert await core.store.history.end_due_trials(now=NOW + 599) == []
+    async with opened(tmp_path / "d") as core:
+        trial = await core.store.history.get_trial("shop")
+        assert trial is not None
+        assert (trial.mode, trial.back_to, trial.until) == (Mode.EXPLICIT, Mode.PERMISSIVE, NOW + 600)
+        await core.store.namespaces.put_policy("shop", rules=[RULE])
+        ended = await asyncio.gather(*(core.store.history.end_due_trials(now=NOW + 600) for _ in range(3)))
+        assert [name for names in ended for name in names] == ["shop"], "one of several replicas"
+        state = await core.store.namespaces.get_state("shop")
+        assert (state.mode, state.rules, len(state.approvals)) == (Mode.PERMISSIVE, (RULE,), 1), "the mode alone"
+        assert await core.store.history.get_trial("shop") is None
+        (line,) = (await core.store.audit.list_lines(limit=1, newest=True)).lines
+        entry = read_entry(line)
+        assert (entry.act, entry.actor.kind, entry.before["mode"]) == ("mode.return", "ca", "explicit")
+        assert entry.before["trial"] == {"back_to": "permissive", "until": NOW + 600}
+        assert "trial" not in entry.after
+
+
+@pytest.mark.parametrize("how", ["confirm", "set", "policy", "undo"])
+async def test_a_mode_that_was_confirmed_or_set_stays(tmp_path: Path, how: str) -> None:
+    async with opened(tmp_path / "d") as core:
+        await core.store.namespaces.set_mode("shop", Mode.EXPLICIT)
+        await core.store.history.try_mode("shop", Mode.PERMISSIVE, for_s=60, now=NOW)
+        if how == "confirm":
+            await core.store.history.confirm_mode("shop")
+        elif how == "set":
+            await core.store.namespaces.set_mode("shop", Mode.PERMISSIVE)
+        elif how == "policy":
+            await core.store.namespaces.put_policy("shop", rules=[RULE], mode=Mode.PERMISSIVE)
+        else:
+            await core.store.history.undo("shop")
+        assert await core.store.history.end_due_trials(now=NOW + 10_000) == []
+        mode = (await core.store.namespaces.get_state("shop")).mode
+        assert mode is (Mode.EXPLICIT if how == "undo" else Mode.PERMISSIVE)
+        with pytest.raises(ConflictError, match="nothing to confirm"):
+            await core.store.history.confirm_mode("shop")
+
+
+async def test_a_trial_is_prolonged_and_one_that_changes_nothing_is_refused(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        with pytest.raises(ConflictError, match="nothing to go back to"):
+            await core.store.history.try_mode("shop", Mode.PERMISSIVE, for_s=60, now=NOW)
+        await core.store.history.try_mode("shop", Mode.EXPLICIT, for_s=60, now=NOW)
+        await core.store.history.try_mode("shop", Mode.EXPLICIT, for_s=60, now=NOW + 50)
+        trial = await core.store.history.get_trial("shop")
+        assert trial is not None
+        assert (trial.back_to, trial.until) == (Mode.PERMISSIVE, NOW + 110)
+        with pytest.raises(ConflictError, match="goes back to permissive by itself"):
+            await core.store.history.try_mode("shop", Mode.PERMISSIVE, for_s=60, now=NOW)
+        with pytest.raises(ConflictError):
+            await core.store.history.try_mode("shop", Mode.EXPLICIT, for_s=60, now=NOW, expected_version=1)
+        assert namespace_history.MIN_TRIAL_S <= 60 <= namespace_history.MAX_TRIAL_S

@@ -1,0 +1,97 @@
+"""An undo in a cluster writes the objects of that generation, and takes nothing from other tools unasked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cli.backends.restoring import find_strangers, plan
+from cli.cluster.faults import OwnedElsewhereError
+from cli.main import run
+from cli.text.exit_codes import ExitCode
+from shared.model.identity.program import Program
+from shared.model.policy.rules import Action, Mode, Rule
+from shared.model.wire.admin import GenerationContent, GenerationView, History, PastProgram
+from shared.model.wire.admin_audit import AuditActor
+from tests.cli.backends.test_cluster import MESH_POLICY, PROGRAMS, make_conflict
+from tests.cli.backends.test_objects import make_policy
+from tests.cli.fake_api import FakeAPI
+from tests.cli.fake_ca import FakeCA
+
+DIGEST = "ab" * 32
+CONTENT = GenerationContent(
+    namespace="shop",
+    generation=2,
+    mode=Mode.PERMISSIVE,
+    has_policy=True,
+    group_label="",
+    rules=(Rule(name="a", action=Action.DENY),),
+    requires=(),
+    programs=(
+        PastProgram(
+            name="web", service_account="web", programs=(Program(digest=DIGEST),), weak=False, approved_by="ann",
+            approved=1.0,
+        ),
+    ),
+)  # fmt: skip
+SPEC = {"serviceAccount": "web", "digests": [f"sha256:{DIGEST}"]}
+
+
+def make_program(name: str, *managers: str) -> dict[str, Any]:
+    entries = [{"manager": each} for each in managers] + [{"manager": "touchmark-ca", "subresource": "status"}]
+    return {"metadata": {"name": name, "namespace": "shop", "managedFields": entries}, "spec": SPEC}
+
+
+def test_what_is_as_it_was_is_not_written_and_what_is_new_goes() -> None:
+    steps = plan(CONTENT, [make_program("web"), make_program("new", "touchmark")], is_forced=False)
+    assert (steps.programs, steps.deleted) == ((), ("new",))
+    assert steps.policy["spec"]["mode"] == "permissive"
+    assert [rule["name"] for rule in steps.policy["spec"]["rules"]] == ["a"]
+    (again,) = plan(CONTENT, [], is_forced=False).programs
+    assert (again["spec"], again["metadata"]["annotations"]) == (SPEC, {"touchmark.dev/approved-by": "ann"})
+
+
+def test_another_tools_program_is_deleted_only_by_force() -> None:
+    theirs = make_program("new", "helm", "touchmark")
+    assert find_strangers(theirs) == ["helm"]
+    with pytest.raises(OwnedElsewhereError) as caught:
+        plan(CONTENT, [theirs], is_forced=False)
+    assert "new (helm)" in caught.value.message
+    assert plan(CONTENT, [theirs], is_forced=True).deleted == ("new",)
+
+
+@pytest.fixture
+def past(cluster_ca: FakeCA, api: FakeAPI) -> FakeAPI:
+    generations = tuple(
+        GenerationView(
+            generation=number, version=number, time=1.0, act="policy.put", subject="shop",
+            actor=AuditActor(kind="object", name="touchmark"), mode=Mode.PERMISSIVE,
+        )
+        for number in (3, 2)
+    )  # fmt: skip
+    cluster_ca.answers["GET /v1/namespaces/shop/history"] = History(namespace="shop", generations=generations)
+    cluster_ca.answers["GET /v1/namespaces/shop/history/2"] = CONTENT
+    api.answers[f"GET {PROGRAMS}"] = {"items": [make_program("web"), make_program("new", "touchmark")]}
+    api.answers[f"PATCH {MESH_POLICY}"] = make_policy()
+    api.answers[f"GET {MESH_POLICY}"] = make_policy(installed=3, waiting=[])
+    api.answers[f"DELETE {PROGRAMS}/new"] = {}
+    return api
+
+
+def test_undo_tries_everything_writes_the_policy_and_deletes_last(
+    past: FakeAPI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["mode", "shop", "undo", "-k"]) == ExitCode.SUCCESS
+    writes = [key.partition(" ")[0] for key, _, _ in past.requests if not key.startswith("GET")]
+    assert writes == ["PATCH", "PATCH", "DELETE"]
+    assert past.asked(f"PATCH {MESH_POLICY}")[1]["spec"]["mode"] == "permissive"
+    assert "generation 2 is in force again" in capsys.readouterr().out
+
+
+def test_what_another_tool_owns_stops_the_undo_before_anything_is_written(past: FakeAPI) -> None:
+    past.answers[f"PATCH {MESH_POLICY}"] = make_conflict("argocd")
+    assert run(["mode", "shop", "undo", "-k"]) == ExitCode.CONFLICT
+    assert not past.asked(f"DELETE {PROGRAMS}/new")
+    (query,) = [query for key, query, _ in past.requests if key == f"PATCH {MESH_POLICY}"]
+    assert query["dryRun"] == "All"
