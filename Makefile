@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := ca cli sidecar shared tests bench scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types contracts unit coverage test-kubernetes test-node test-peers bench soak format docs refusal site release lock clean
+.PHONY: help setup browser demo test lint types contracts unit coverage test-kubernetes test-node test-peers bench soak format docs refusal site release lock clean
 
 help: ## Show these commands.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,10 +29,13 @@ types: setup ## Check types, strictly.
 contracts: setup ## Check who may import whom.
 	$(BIN)/lint-imports
 
-unit: setup ## Run the tests, JOBS=3 at a time. PYTEST="-k name" narrows them.
+browser: setup ## As root on Debian: install Chromium, in which the page of `touchmark ui` is tested.
+	@scripts/setup.sh browser
+
+unit: setup browser ## Run the tests, JOBS=3 at a time. PYTEST="-k name" narrows them.
 	$(BIN)/pytest -n $(JOBS) $(PYTEST)
 
-coverage: setup ## The same, and show which lines and branches they don't reach. Takes half as long again.
+coverage: setup browser ## The same, and show which lines and branches they don't reach. Takes half as long again.
 	$(BIN)/pytest -n $(JOBS) --cov --cov-report=term:skip-covered $(PYTEST)
 
 test-kubernetes: setup ## Run the tests against a real API server. PYTEST="-k name" narrows them.

@@ -35,6 +35,7 @@ from cli.commands import (
     sidecar,
     status,
     trust,
+    ui,
     version,
 )
 from cli.commands.options import TargetCommand
@@ -67,6 +68,7 @@ app.command("connections", cls=TargetCommand)(connections.connections)
 app.command("edges", cls=TargetCommand)(edges.edges)
 app.command("coverage", cls=TargetCommand)(coverage.coverage)
 app.command("graph", cls=TargetCommand)(graph.graph)
+app.command("ui", cls=TargetCommand)(ui.ui)
 app.command("inject")(inject.inject)
 app.command("demo")(demo.demo)
 app.command("doctor", cls=TargetCommand)(doctor.doctor)

@@ -2,6 +2,7 @@
 # Set this machine up for `make demo`, `make test` and `make bench`: .venv with the locked dependencies, checked by
 # hash, and, where root and apt are there, the system packages that the tests and the demo use. Runs in a moment when
 # nothing has changed. Argument `bench`: also what the comparison with other proxies needs.
+# Argument `browser`: Chromium alone, for the tests of `touchmark ui`; without it they are left out.
 # Downloads are cached by pip and apt themselves, outside the clone.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -13,6 +14,21 @@ say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { printf 'setup: ✗ %s\n' "$*" >&2; exit 1; }
 
 [[ "$(uname -s)" == Linux ]] || fail "Touchmark's data path needs Linux (sock_diag, nftables, /proc); this is $(uname -s)"
+
+# ---- A browser -------------------------------------------------------------------------------------------------------
+# Debian's own: Ubuntu's package of that name is a snap, which doesn't start in a container.
+if [[ "$purpose" == browser ]]; then
+    if ! command -v chromium >/dev/null; then
+        if [[ "$(id -u)" == 0 ]] && grep -qs '^ID=debian' /etc/os-release; then
+            say "installing Chromium with apt-get, for the tests of touchmark ui"
+            export DEBIAN_FRONTEND=noninteractive
+            { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } \
+                >/dev/null 2>&1 || say "apt-get couldn't install chromium"
+        fi
+        command -v chromium >/dev/null || say "no Chromium: the page's tests in a browser are left out, and named"
+    fi
+    exit 0
+fi
 
 # ---- Python ----------------------------------------------------------------------------------------------------------
 is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }

@@ -69,6 +69,18 @@ def make_graph(namespace: str, edges: Iterable[EdgeView], *, since: float, until
     Raises:
         InputError: there is more than a picture can show.
     """
+    graph = join_edges(namespace, edges, since=since, until=until)
+    if len(graph.nodes) > MAX_NODES or len(graph.links) > MAX_LINKS:
+        raise InputError(
+            f"{len(graph.nodes)} nodes and {len(graph.links)} links: a picture shows at most {MAX_NODES} and"
+            f" {MAX_LINKS}",
+            hint="use --workload, --denied or a shorter --since; `touchmark edges` lists everything",
+        )
+    return graph
+
+
+def join_edges(namespace: str, edges: Iterable[EdgeView], *, since: float, until: float) -> Graph:
+    """Draw edges together, however many there are."""
     nodes: dict[str, Node] = {}
     bundles: dict[tuple[str, str, int], list[EdgeView]] = {}
     for edge in edges:
@@ -81,11 +93,6 @@ def make_graph(namespace: str, edges: Iterable[EdgeView], *, since: float, until
                 is_ours=node.is_ours,
             )
         bundles.setdefault((edge.source.name, edge.destination.name, edge.port), []).append(edge)
-    if len(nodes) > MAX_NODES or len(bundles) > MAX_LINKS:
-        raise InputError(
-            f"{len(nodes)} nodes and {len(bundles)} links: a picture shows at most {MAX_NODES} and {MAX_LINKS}",
-            hint="use --workload, --denied or a shorter --since; `touchmark edges` lists everything",
-        )
     links = tuple(_make_link(*key, bundle) for key, bundle in sorted(bundles.items()))
     return Graph(namespace=namespace, since=since, until=until, nodes=tuple(sorted(nodes.values())), links=links)
 

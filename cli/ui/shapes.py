@@ -1,0 +1,202 @@
+"""What the page's server answers, as JSON. Pure values.
+
+Where the admin API's own answer is enough, it is passed on; these are what the server adds: places in the picture,
+words and commands. Times are seconds since the epoch, UTC.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from shared.model.wire.admin import EdgeView, Readiness, WorkloadCoverage
+
+
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class ReasonWords(_Answer, frozen=True):
+    """A reason explained."""
+
+    cause: str
+    fix: str
+
+
+class Start(_Answer, frozen=True):
+    """What the page begins with.
+
+    Attributes:
+        target: where the CA is, in words.
+        options: what shown commands need to reach the same CA, such as ``-k``.
+    """
+
+    version: str
+    ca_version: str
+    trust_domain: str
+    target: str
+    options: str
+    reasons: dict[str, ReasonWords]
+
+
+class NamespaceRow(_Answer, frozen=True):
+    """One namespace at a glance."""
+
+    name: str
+    mode: str
+    version: int
+    rules: int
+    programs: int
+
+
+class NamespaceRows(_Answer, frozen=True):
+    """By name."""
+
+    namespaces: tuple[NamespaceRow, ...]
+
+
+class ShownFix(_Answer, frozen=True):
+    """What lets a refused connection pass.
+
+    Attributes:
+        kind: ``approve``, ``rule`` or ``advice``.
+        lines: as the commands print it.
+        copied: the lines to paste: into a shell, or into the MeshPolicy; none of advice.
+    """
+
+    kind: str
+    lines: tuple[str, ...]
+    copied: tuple[str, ...] = ()
+
+
+class ShownCause(_Answer, frozen=True):
+    """One thing that explicit mode would refuse. ``text``: who connected to what."""
+
+    reason: str
+    text: str
+    connections: int
+    last_seen: float
+    is_next: bool
+    source: str
+    destination: str
+    port: int
+    fix: ShownFix
+
+
+class ShownReadiness(_Answer, frozen=True):
+    """Is explicit mode safe; ``readiness`` without its causes and failures, which are written out."""
+
+    readiness: Readiness
+    causes: tuple[ShownCause, ...]
+    failures: tuple[ShownCause, ...]
+
+
+class ShownCoverage(_Answer, frozen=True):
+    """How much was observed; ``now`` is the CA's clock's, as far as this machine knows."""
+
+    namespace: str
+    now: float
+    workloads: tuple[WorkloadCoverage, ...]
+    is_truncated: bool
+
+
+class PlacedNode(_Answer, frozen=True):
+    """One end in the picture. ``neighbours``: how many others it has links with."""
+
+    name: str
+    is_proven: bool
+    is_ours: bool
+    column: int
+    row: int
+    neighbours: int
+
+
+class ShownLink(_Answer, frozen=True):
+    """Connections between two ends to one port, as ``cli.graph.graph.Link``, and both ends' programs."""
+
+    source: str
+    destination: str
+    port: int
+    verdict: str
+    reasons: tuple[str, ...]
+    services: tuple[str, ...]
+    connections: int
+    is_lossy: bool
+    is_plaintext: bool
+    source_programs: tuple[str, ...]
+    destination_programs: tuple[str, ...]
+    last: float
+
+
+class ShownEdges(_Answer, frozen=True):
+    """A namespace's edges: every link that matches, and a picture of them.
+
+    Attributes:
+        links: the strictest verdict first, then the most connections.
+        drawn: the links of the picture, by their place in ``links``.
+        hidden: names of hubs that the picture leaves out.
+        undrawn: why there is no picture; empty: there is one.
+        total: edges (links by program) of the namespace; ``read``: how many of them this is made of.
+    """
+
+    namespace: str
+    since: float
+    until: float
+    links: tuple[ShownLink, ...]
+    nodes: tuple[PlacedNode, ...]
+    drawn: tuple[int, ...]
+    hidden: tuple[str, ...]
+    undrawn: str
+    total: int
+    read: int
+    is_truncated: bool
+
+
+class ShownDecision(_Answer, frozen=True):
+    """One decision; ``lines`` as ``touchmark decisions --detail`` prints them."""
+
+    id: int
+    time: float
+    verdict: str
+    reason: str
+    lines: tuple[str, ...]
+
+
+class ShownEdge(_Answer, frozen=True):
+    """Everything of one link: its edges by program, its latest decisions, and what would let refused ones pass.
+
+    Attributes:
+        fixes: by reason.
+        is_partial: there are more decisions in this time than were looked at.
+    """
+
+    source: str
+    destination: str
+    port: int
+    edges: tuple[EdgeView, ...]
+    decisions: tuple[ShownDecision, ...]
+    fixes: tuple[tuple[str, ShownFix], ...]
+    is_partial: bool
+
+
+class AuditRow(_Answer, frozen=True):
+    """One administrative act."""
+
+    sequence: int
+    time: float
+    act: str
+    subject: str
+    actor: str
+
+
+class AuditRows(_Answer, frozen=True):
+    """The newest acts, newest first."""
+
+    acts: tuple[AuditRow, ...]
+
+
+class Failure(_Answer, frozen=True):
+    """What went wrong, as the admin API says it."""
+
+    code: str
+    message: str
+    hint: str = ""

@@ -1,0 +1,86 @@
+// One namespace and its neighbours: the picture, and a table that says all that the picture says.
+
+import { html, useEffect } from "./vendor/preact.js";
+import { useAnswer } from "./api.js";
+import { change, makeLink } from "./route.js";
+import { Check, Fault, Pages, paginate, Select, SINCE, Table } from "./pieces.js";
+import { describeLink, Picture, ZOOMS } from "./picture.js";
+import { count, Mark, writeTime } from "./words.js";
+import { Coverage, Ready } from "./readiness.js";
+
+const SHOW = [
+  ["open", "what isn't settled"],
+  ["denied", "refused"],
+  ["would_deny", "what explicit mode would refuse"],
+  ["all", "everything"],
+];
+const VIEWS = [["", "Who talks to whom"], ["ready", "Is explicit mode safe?"], ["coverage", "How much was observed"]];
+
+export function Namespace({ name, query, tick, start, say }) {
+  const view = query.view ?? "";
+  const since = query.since ?? "24h";
+  const shared = { name, query, since, tick, start, say };
+  return html`
+    <nav class="views" aria-label=${`Views of ${name}`}>${VIEWS.map(([key, words]) => html`
+      <a href=${makeLink(["ns", name], { ...query, view: key, page: "" })} aria-current=${key === view ? "page" : null}>${words}</a>`)}</nav>
+    ${view === "ready" ? html`<${Ready} ...${shared} />` : view === "coverage" ? html`<${Coverage} ...${shared} />` : html`<${Edges} ...${shared} />`}
+  `;
+}
+
+export function linkToEdge(namespace, since, link) {
+  return makeLink(["ns", namespace, "edge"], { from: link.source, to: link.destination, port: String(link.port), since });
+}
+
+function Edges({ name, query, since, tick, say }) {
+  const show = query.show ?? "open";
+  const node = query.node ?? "";
+  const hubs = query.hubs ?? "";
+  const zoom = ZOOMS.includes(query.zoom) ? query.zoom : "100";
+  const { data, error, isLoading } = useAnswer("edges", { namespace: name, since, show, node, hubs }, tick);
+  const refused = data?.links.filter((link) => link.verdict === "deny").length ?? 0;
+  const summary = data ? `${count(data.links.length, "link")} shown, ${refused} refused` : "";
+  useEffect(() => {
+    if (summary && !isLoading) say(summary);
+  }, [summary, isLoading]);
+  const { page, pages, shown } = paginate(data?.links ?? [], query);
+  return html`
+    <div class="controls">
+      <${Select} label="Seen in the" name="since" value=${since} options=${SINCE} />
+      <${Select} label="Show" name="show" value=${show} options=${SHOW} />
+      <${Select} label="Size" name="zoom" value=${zoom} options=${ZOOMS.map((each) => [each, `${each} %`])} />
+      <${Check} label="Hide hubs in the picture" name="hubs" isOn=${hubs === "hide"} on="hide" />
+      <${Check} label="Ask again every 10 s" name="live" isOn=${query.live === "1"} />
+      ${node ? html`<button type="button" class="chip" onClick=${() => change({ node: "", page: "" })}>Only ${node} <span aria-hidden="true">✕</span><span class="unseen">: show all</span></button>` : null}
+    </div>
+    ${error ? html`<${Fault} error=${error} />` : null}
+    ${data ? html`
+      <p class="summary">${summary}${data.read < data.total ? `; made of ${data.read} of ${data.total} edges: shorten the time` : ""}${data.is_truncated ? "; there are more than are looked at" : ""}${data.hidden.length ? `; hubs not in the picture: ${data.hidden.join(", ")}` : ""}</p>
+      ${data.undrawn ? html`<p class="hint">${data.undrawn}</p>` : null}
+      ${data.nodes.length ? html`
+        <${Legend} />
+        <${Picture} answer=${data} selected=${node} zoom=${zoom} open=${(link) => { location.hash = linkToEdge(name, since, link); }} select=${(to) => change({ node: to, page: "" })} />` : null}
+      <h2>Links</h2>
+      <${Table} label=${`Links of ${name}`} empty=${show === "all" ? "Nothing was seen in this time, which isn't that nothing is." : "Nothing of this kind was seen in this time."}
+        columns=${["Verdict", "From", "To", "Port", "Why", "Connections", "Last seen"]}
+        rows=${shown.map((link) => ({ key: `${link.source}\n${link.destination}\n${link.port}`, cells: describe(link, name, since) }))} />
+      <${Pages} page=${page} pages=${pages} total=${data.links.length} />` : error ? null : html`<p>Loading…</p>`}
+  `;
+}
+
+function describe(link, namespace, since) {
+  const end = (name, programs) => html`<span class="name">${name}</span>${programs.length ? html`<span class="programs">${programs.join(", ")}</span>` : null}`;
+  return [
+    html`<a href=${linkToEdge(namespace, since, link)}><${Mark} word=${link.verdict} /><span class="unseen">: ${describeLink(link)}</span></a>`,
+    end(link.source, link.source_programs),
+    end(link.destination, link.destination_programs),
+    html`${link.port}${link.services.length ? html`<span class="programs">${link.services.join(", ")}</span>` : null}`,
+    `${link.reasons.join(", ")}${link.is_plaintext ? ", plaintext" : ""}`,
+    `${link.connections}${link.is_lossy ? "+" : ""}`,
+    writeTime(link.last),
+  ];
+}
+
+function Legend() {
+  const sample = (kind) => html`<svg width="44" height="14" aria-hidden="true"><g class=${`link ${kind}`}><path class="line" d="M2 7h40" /></g>${kind === "deny" ? html`<g class="label deny"><path class="cross" d="M17 2l10 10m0 -10l-10 10" /></g>` : null}</svg>`;
+  return html`<p class="legend"><span>${sample("allow")} allow</span> <span>${sample("would-deny")} would deny</span> <span>${sample("deny")} deny</span> <span><span class="dashed" aria-hidden="true"></span> not proven</span></p>`;
+}

@@ -1,0 +1,116 @@
+// The picture of a namespace's edges: boxes at the server's places, a curve for each link. The table beside it says the
+// same, so that links are no stops of the keyboard here; boxes are, one at a time, by arrow keys.
+
+import { html, useState } from "./vendor/preact.js";
+
+const WIDTH = 180, HEIGHT = 36, GAP_X = 130, GAP_Y = 26, EDGE = 18, LOOP = 80;
+const MAX_LABELLED = 300;
+const MAX_NAME = 25;
+export const ZOOMS = ["50", "75", "100", "150"];
+
+const corner = (node) => [EDGE + node.column * (WIDTH + GAP_X), EDGE + node.row * (HEIGHT + GAP_Y)];
+const kind = (verdict) => verdict.replace(" ", "-");
+
+function curve(link, source, destination, number) {
+  let [x1, y1] = corner(source);
+  let [x2, y2] = corner(destination);
+  const shift = 3 * (number % 4);
+  let way = source.column < destination.column ? 1 : -1;
+  let bend = GAP_X / 2;
+  if (source.column === destination.column) {
+    // Around the right side.
+    bend = 44 + 8 * (number % 4);
+    [x1, x2, y1, y2] = [x1 + WIDTH, x2 + WIDTH, y1 + 9, y2 + 26];
+    return { path: `M${x1} ${y1}C${x1 + bend} ${y1} ${x2 + bend} ${y2} ${x2} ${y2}`, x: x1 + bend * 0.75, y: (y1 + y2) / 2, tip: `M${x2} ${y2}l9 -4v8z` };
+  }
+  if (way > 0) [x1, y1, y2] = [x1 + WIDTH, y1 + 9 + shift, y2 + 9 + shift];
+  else [x2, y1, y2] = [x2 + WIDTH, y1 + 24 + shift, y2 + 24 + shift];
+  bend *= way;
+  const [x, y] = findLabel([x1, x1 + bend, x2 - bend, x2], [y1, y1, y2, y2], x1 + bend);
+  return { path: `M${x1} ${y1}C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}`, x, y, tip: `M${x2} ${y2}l${-9 * way} -4v8z` };
+}
+
+// Where the curve is in the gap beside its source, which no box covers.
+function findLabel(xs, ys, wanted) {
+  const at = ([a, b, c, d], t) => a * (1 - t) ** 3 + 3 * b * t * (1 - t) ** 2 + 3 * c * t * t * (1 - t) + d * t ** 3;
+  let [low, high] = [0, 1];
+  for (let step = 0; step < 12; step++) {
+    const middle = (low + high) / 2;
+    if ((at(xs, middle) < wanted) === (xs[3] > xs[0])) low = middle;
+    else high = middle;
+  }
+  return [wanted, Math.round(at(ys, low))];
+}
+
+export function describeLink(link) {
+  const services = link.services.length ? ` by ${link.services.join(", ")}` : "";
+  return `${link.source} to ${link.destination}, port ${link.port}${services}: ${link.verdict} (${link.reasons.join(", ")}), ${link.connections}${link.is_lossy ? "+" : ""} connections`;
+}
+
+// The nearest box in a direction: farther along the other axis counts double.
+function findNext(nodes, from, key) {
+  const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  if (key === "Home") return nodes[0];
+  if (key === "End") return nodes[nodes.length - 1];
+  const [dx, dy] = steps[key] ?? [0, 0];
+  if (!dx && !dy) return null;
+  let best = null;
+  for (const node of nodes) {
+    const along = (node.column - from.column) * dx + (node.row - from.row) * dy;
+    const across = Math.abs(dx ? node.row - from.row : node.column - from.column);
+    if (along <= 0) continue;
+    const distance = along + 2 * across;
+    if (best === null || distance < best.distance) best = { node, distance };
+  }
+  return best?.node ?? null;
+}
+
+export function Picture({ answer, selected, zoom, open, select }) {
+  const { nodes, links, drawn } = answer;
+  const [current, setCurrent] = useState("");
+  const byName = new Map(nodes.map((node) => [node.name, node]));
+  const entry = byName.has(current) ? current : byName.has(selected) ? selected : nodes[0]?.name;
+  const width = 2 * EDGE + LOOP + Math.max(...nodes.map((node) => node.column + 1)) * (WIDTH + GAP_X) - GAP_X;
+  const height = 2 * EDGE + Math.max(...nodes.map((node) => node.row + 1)) * (HEIGHT + GAP_Y) - GAP_Y;
+  const pairs = new Map();
+  const isLabelled = drawn.length <= MAX_LABELLED;
+  const shapes = drawn.map((index) => {
+    const link = links[index];
+    const pair = `${link.source}\n${link.destination}`;
+    const number = pairs.get(pair) ?? 0;
+    pairs.set(pair, number + 1);
+    return { link, number, ...curve(link, byName.get(link.source), byName.get(link.destination), number) };
+  });
+  const move = (event, node) => {
+    if (event.key === "Enter" || event.key === " ") select(node.name === selected ? "" : node.name);
+    else if (event.key === "Escape" && selected) select("");
+    else {
+      const next = findNext(nodes, node, event.key);
+      if (!next) return;
+      setCurrent(next.name);
+      const boxes = event.currentTarget.ownerSVGElement.querySelectorAll("[data-box]");
+      boxes[nodes.indexOf(next)]?.focus();
+    }
+    event.preventDefault();
+  };
+  const scale = Number(zoom) / 100;
+  return html`<div class="picture" role="region" aria-label="Picture of who talks to whom" tabindex="0">
+    <svg width=${width * scale} height=${height * scale} viewBox=${`0 0 ${width} ${height}`} role="group" aria-label=${`${nodes.length} ends, ${drawn.length} links; arrow keys go from box to box`}>
+      <g aria-hidden="true">${shapes.map(({ link, path, tip }) => html`<g class=${`link ${kind(link.verdict)}`} onClick=${() => open(link)}>
+        <title>${describeLink(link)}</title><path class="hit" d=${path} /><path class="line" d=${path} /><path class="tip" d=${tip} /></g>`)}</g>
+      ${nodes.map((node) => {
+        const [x, y] = corner(node);
+        const name = node.name.length > MAX_NAME ? `${node.name.slice(0, MAX_NAME - 1)}…` : node.name;
+        return html`<g key=${node.name} data-box class=${`node ${node.is_ours ? "ours" : ""} ${node.is_proven ? "" : "unproven"}`} role="button"
+          tabindex=${node.name === entry ? 0 : -1} aria-pressed=${node.name === selected ? "true" : "false"}
+          aria-label=${`${node.name}${node.is_proven ? "" : ", not proven"}, ${node.neighbours} neighbours`}
+          onClick=${() => select(node.name === selected ? "" : node.name)} onKeyDown=${(event) => move(event, node)} onFocus=${() => setCurrent(node.name)}>
+          <title>${node.name}${node.is_proven ? "" : " (not proven)"}</title>
+          <rect x=${x} y=${y} width=${WIDTH} height=${HEIGHT} rx="6" /><text x=${x + WIDTH / 2} y=${y + 22} text-anchor="middle">${name}</text></g>`;
+      })}
+      <g aria-hidden="true" class="labels">${isLabelled ? shapes.map(({ link, number, x, y }) => html`<g class=${`label ${kind(link.verdict)}`}>
+        ${link.verdict === "deny" ? html`<path class="cross" d=${`M${x - 5} ${y - 5}l10 10m0 -10l-10 10`} />` : null}
+        <text x=${x} y=${y - 7 + 12 * (number % 4)} text-anchor="middle">:${link.port}${link.verdict === "allow" ? "" : ` ${link.verdict}`}</text></g>`) : null}</g>
+    </svg>
+  </div>`;
+}

@@ -1,0 +1,1 @@
+"""Bundles what the page of ``touchmark ui`` uses of other people's code."""

@@ -1,0 +1,119 @@
+"""What the page may ask: reading alone, in the commands' words, and nobody's control characters."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from cli.ui import shapes
+from cli.ui.answers import MAX_EDGES, write
+from shared.model.adoption.fixes import FixKind
+from shared.model.policy.reasons import Reason
+from shared.model.wire.admin import MAX_EDGES_LISTED
+from tests.cli.edges import DENY, list_edges, make_edge
+from tests.cli.ui.conftest import Served
+from tests.cli.ui.test_server import SESSION, ask
+from tests.cli.ui.world import HOSTILE, INTRUDER
+
+PATHS = (
+    "start", "namespaces", "readiness?namespace=shop", "coverage?namespace=shop", "edges?namespace=shop&show=all",
+    "edge?namespace=shop&source=shop/cron&destination=shop/db&port=5432", "sidecars", "ca", "audit",
+)  # fmt: skip
+
+
+def get(page: Served, path: str) -> Any:
+    with ask(page, f"/api/{path}", **SESSION) as response:
+        body = json.load(response)
+        assert response.status == 200, body
+        return body
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_answer_is_printable_and_only_reads(page: Served, path: str) -> None:
+    def check(value: Any) -> None:
+        if isinstance(value, str):
+            assert value.isprintable()
+        elif isinstance(value, dict):
+            for key, each in value.items():
+                check(key)
+                check(each)
+        elif isinstance(value, list):
+            for each in value:
+                check(each)
+
+    check(get(page, path))
+    assert {key.partition(" ")[0] for key, _, _ in page.ca.requests} == {"GET"}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_a_question_doesnt_know_is_refused(page: Served, path: str) -> None:
+    with ask(page, f"/api/{path}{'&' if '?' in path else '?'}limit=1", **SESSION) as response:
+        assert response.status == 400
+        assert "limit" in json.load(response)["message"]
+    assert page.ca.requests == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "edges?namespace=../secrets", "edges?namespace=", "edges?namespace=shop&since=never",
+        "edge?namespace=shop&port=x", "edges?namespace=shop&show=some",
+        "edge?namespace=shop&port=²", f"edges?namespace=shop&node={'x' * 3000}",
+    ],
+)  # fmt: skip
+def test_values_that_cannot_be_are_refused(page: Served, path: str) -> None:
+    with ask(page, "/api/" + path.replace("²", "%C2%B2"), **SESSION) as response:
+        assert response.status == 400
+    assert page.ca.requests == []
+
+
+def test_a_cause_has_the_command_or_the_yaml_that_fixes_it(page: Served) -> None:
+    answer = get(page, "readiness?namespace=shop&since=7d")
+    rule, approval = answer["causes"]
+    assert rule["fix"]["kind"] == FixKind.RULE
+    assert rule["fix"]["lines"][0] == "add to spec.rules of MeshPolicy shop/default:"
+    assert rule["fix"]["copied"][:2] == ["- name: bank-teller-to-api-8080", "  action: allow"]
+    assert approval["fix"]["copied"] == [f"touchmark program approve shop/cron {INTRUDER.program}"]
+    assert "\\x1b[31m" in approval["text"]
+    assert answer["failures"][0]["fix"]["lines"] == ["Start it."]
+    assert answer["readiness"]["causes"] == []
+
+
+def test_a_link_has_its_programs_decisions_and_fixes(page: Served) -> None:
+    answer = get(page, "edge?namespace=shop&source=shop/cron&destination=shop/db&port=5432")
+    assert [edge["source"]["workload"] for edge in answer["edges"]] == ["shop/cron"]
+    assert [decision["id"] for decision in answer["decisions"]] == [4711]
+    assert (Reason.PROGRAM_NOT_APPROVED, "approve") in [(reason, fix["kind"]) for reason, fix in answer["fixes"]]
+    assert get(page, "edge?namespace=shop&source=shop/cron&destination=shop/db&port=1")["decisions"] == []
+    [query] = [query for key, query, _ in page.ca.requests if key == "GET /v1/decisions"][:1]
+    assert query["workload"] == "shop/cron"
+
+
+def test_edges_are_read_in_pages_to_a_bound(page: Served) -> None:
+    part = [make_edge(outcome, port=n + 1) for n, outcome in enumerate([INTRUDER] * 3)]
+    page.ca.answers["GET /v1/namespaces/shop/edges"] = list_edges(*part, total=7)
+    answer = get(page, "edges?namespace=shop&show=all")
+    assert (answer["total"], answer["read"]) == (7, 9)
+    offsets = [query.get("offset") for key, query, _ in page.ca.requests if key.endswith("/edges")]
+    assert offsets == [None, "3", "6"]
+    assert MAX_EDGES == 2 * MAX_EDGES_LISTED
+    page.ca.answers["GET /v1/namespaces/shop/edges"] = [list_edges(*part, total=7), list_edges(total=7)]
+    assert get(page, "edges?namespace=shop&show=all")["read"] == 3, "a page that is empty is the last"
+
+
+def test_the_start_has_every_reason_and_where_the_ca_is(page: Served) -> None:
+    start = get(page, "start")
+    assert set(start["reasons"]) == {reason.value for reason in Reason}
+    assert (start["target"], start["options"]) == ("CA on this machine", "")
+
+
+def test_writing_escapes_every_string_and_key() -> None:
+    failure = shapes.Failure(code="x", message=HOSTILE)
+    written = json.loads(write(failure))
+    assert written["message"].startswith("/tmp/<img")
+    assert "\\u202e" in written["message"]
+    assert json.loads(write({"\x1b": [DENY.detail, 1, None, True]})) == {"\\x1b": ["", 1, None, True]}
+    assert msgspec.json.decode(write((1.5,))) == [1.5]

@@ -1,0 +1,168 @@
+"""The page in Debian's Chromium: nothing against its policy, usable by keyboard and screen reader, at any size."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from shared.model.wire.admin_edges import EdgeEnd
+from tests.cli.edges import ALLOW, DENY, WOULD_DENY, make_edge
+from tests.cli.ui.browser import Tab, find_chromium, running_browser
+from tests.cli.ui.conftest import TOKEN, Served
+from tests.cli.ui.world import fill
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+EDGE = "/ns/shop/edge?from=shop%2Fcron&to=shop%2Fdb&port=5432"
+# Each view, and what is there once it is complete.
+VIEWS = {
+    "/": "document.querySelectorAll('.mark').length === 2",
+    "/ns/shop": "document.querySelector('.picture') && document.querySelectorAll('tbody tr').length === 4",
+    "/ns/shop?view=ready": "document.querySelectorAll('.causes > li').length === 3",
+    "/ns/shop?view=coverage": "document.querySelector('td ul')",
+    EDGE: "document.querySelector('.decisions')",
+    "/sidecars": "document.querySelector('tbody')",
+    "/ca": "document.querySelector('tbody')",
+    "/audit": "document.querySelector('tbody')",
+}
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Tab]:
+    if find_chromium() is None:
+        pytest.skip("needs Chromium (Debian: apt install chromium)")
+    async with running_browser(tmp_path_factory.mktemp("browser")) as tab:
+        yield tab
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def tab(browser: Tab, page: Served) -> AsyncIterator[Tab]:
+    """The page at its beginning, wide and light; afterwards nothing was reported against its policy."""
+    browser.reports.clear()
+    browser.faults.clear()
+    await browser.show_as(width=1280, height=900, scheme="light")
+    await browser.open(f"{page.url}#token={TOKEN}", VIEWS["/"])
+    yield browser
+    assert browser.reports == []
+    assert browser.faults == []
+
+
+async def go(tab: Tab, view: str, wanted: str = "") -> None:
+    await tab.run(f"location.hash = '#{view}'")
+    await tab.wait_for(wanted or VIEWS[view])
+
+
+async def press_until(tab: Tab, key: str, wanted: str) -> None:
+    """Press a key until the focus is where it is wanted."""
+    for _ in range(80):
+        if await tab.run(f"Boolean(document.activeElement.matches({wanted!r}))"):
+            return
+        await tab.press(key)
+    pytest.fail(f"{key} never came to {wanted}")
+
+
+async def test_the_token_leaves_the_url_and_survives_a_reload(tab: Tab) -> None:
+    assert await tab.run("location.hash") == "#/"
+    await tab.call("Page.reload")
+    await tab.wait_for(f"performance.getEntriesByType('navigation')[0].type === 'reload' && ({VIEWS['/']})")
+    assert await tab.run("document.cookie") == ""
+
+
+async def test_what_is_against_the_policy_is_reported(tab: Tab) -> None:
+    """The other tests' silence means something."""
+    await tab.run("document.body.setAttribute('style', 'color: red')")
+    async with asyncio.timeout(60):
+        while not tab.reports:
+            await asyncio.sleep(0.02)
+    tab.reports.clear()
+    tab.faults.clear()
+    with pytest.raises(AssertionError, match="TrustedHTML"):
+        await tab.run("document.body.innerHTML = '<p>markup'")
+    tab.reports.clear()
+    tab.faults.clear()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_nothing_is_in_the_way_of_a_screen_reader(tab: Tab, scheme: str) -> None:
+    await tab.show_as(width=1280, height=900, scheme=scheme)
+    for view in ("/", "/ns/shop", "/ns/shop?view=ready", EDGE):
+        await go(tab, view)
+        assert await tab.check_access() == [], view
+
+
+async def test_the_whole_path_by_keyboard(tab: Tab) -> None:
+    """From the list of namespaces to the command that fixes a refusal, and back."""
+    await press_until(tab, "Tab", "tbody tr:nth-child(2) td:first-child a")
+    await tab.press("Enter")
+    await tab.wait_for(VIEWS["/ns/shop"])
+    await tab.wait_for("document.activeElement.tagName === 'H1'")
+    await tab.wait_for("document.querySelector('[role=status]').textContent === '4 links shown, 1 refused'")
+    await press_until(tab, "Tab", "[data-box]")
+    await tab.press("End")
+    first = await tab.run("document.activeElement.getAttribute('aria-label')")
+    await tab.press("Home")
+    assert await tab.run("document.activeElement.getAttribute('aria-label')") != first
+    await tab.press("ArrowRight")
+    await tab.press("Enter")
+    await tab.wait_for("location.hash.includes('node=') && document.querySelector('.chip')")
+    await tab.wait_for("document.activeElement.matches('[data-box][aria-pressed=true]')")
+    await tab.press("Escape")
+    await tab.wait_for(f"!location.hash.includes('node=') && ({VIEWS['/ns/shop']})")
+    await press_until(tab, "Tab", "tbody tr:first-child a")
+    await tab.press("Enter")
+    await tab.wait_for(VIEWS[EDGE])
+    await press_until(tab, "Tab", ".fix button")
+    await tab.press("Enter")
+    await tab.wait_for("/^Copied|selected$/.test(document.querySelector('[role=status]').textContent)")
+
+
+async def test_what_a_peer_calls_itself_is_text(tab: Tab) -> None:
+    await tab.run("window.alert = () => { document.title = 'attacked'; }")
+    for view in ("/ns/shop", "/ns/shop?view=ready", EDGE, "/audit"):
+        await go(tab, view)
+        assert not await tab.run("document.querySelector('main img, main script')")
+    assert "<img src=x onerror=alert(1)>\\x1b[31m\\u202e</script>" in await tab.text()
+    assert await tab.run("document.title") != "attacked"
+
+
+async def test_the_url_holds_the_whole_state(tab: Tab) -> None:
+    await go(tab, "/ns/shop")
+    await tab.run(
+        "{ const show = document.querySelector('select[name=show]'); show.value = 'all';"
+        " show.dispatchEvent(new Event('change', {bubbles: true})); }"
+    )
+    await tab.wait_for("document.querySelectorAll('tbody tr').length === 7")
+    await tab.run("document.querySelector('input[name=hubs]').click()")
+    await tab.wait_for("location.hash === '#/ns/shop?show=all&hubs=hide'")
+    await tab.run("history.back()")
+    await tab.wait_for("location.hash === '#/ns/shop?show=all'")
+    assert not await tab.run("document.querySelector('input[name=hubs]').checked")
+
+
+@pytest.mark.parametrize(("width", "height"), [(320, 640), (3840, 2160)])
+async def test_nothing_leaves_the_screen(tab: Tab, width: int, height: int) -> None:
+    await tab.show_as(width=width, height=height, scheme="dark")
+    for view in VIEWS:
+        await go(tab, view)
+        assert await tab.run("document.documentElement.scrollWidth") <= width, view
+
+
+async def test_three_hundred_ends_and_three_thousand_links_can_be_used(tab: Tab, page: Served) -> None:
+    kinds = (ALLOW, WOULD_DENY, DENY)
+    ends = [EdgeEnd(workload=f"shop/w{number:03}") for number in range(300)]
+    edges = [
+        make_edge(ends[number % 300], ends[(number * 7 + number // 300 + 1) % 300], kinds[number % 3], port=1 + number)
+        for number in range(3000)
+    ]
+    fill(page.ca, *edges)
+    await go(tab, "/ns/shop?show=all", "document.querySelectorAll('[data-box]').length === 300")
+    assert await tab.run("document.querySelectorAll('.picture .link').length") == 3000
+    assert await tab.run("document.querySelector('.pages span').textContent") == "Page 1 of 30 (3000 rows)"
+    await tab.run("document.querySelector('[data-box][tabindex=\"0\"]').focus()")
+    await tab.press("ArrowDown")
+    await tab.wait_for("document.activeElement === document.querySelector('[data-box][tabindex=\"0\"]')")
+    await tab.press("Enter")
+    await tab.wait_for("document.querySelector('.chip') && document.querySelectorAll('[data-box]').length < 300")

@@ -1,0 +1,133 @@
+"""A mesh for the page's tests: one namespace that is blocked, one that is ready, and records that peers wrote."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shared.model.adoption.fixes import Fix, FixKind
+from shared.model.policy.decision import PartyRecord, ProcessRecord
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Action, Direction, Mode, NamespaceState, Peer, PortRange, Rule
+from shared.model.wire.admin import (
+    AuditEntry,
+    AuditPage,
+    Cause,
+    CoverageList,
+    DecisionList,
+    DecisionView,
+    NamespaceList,
+    Readiness,
+    ReadinessVerdict,
+    SidecarList,
+    WorkloadCoverage,
+)
+from shared.model.wire.admin_audit import START, AuditActor
+from shared.model.wire.admin_edges import EdgeEnd, EdgeOutcome, EdgeView
+from tests.cli.edges import ALLOW, DB, DENY, TAKEN, WEB, WOULD_DENY, list_edges, make_edge
+from tests.cli.fake_ca import FakeCA
+from tests.cli.observations import CA, SIDECAR
+from tests.shared.model.policy.records import make_record
+
+# What a process could call itself: markup, a terminal's escape, a change of the writing direction.
+HOSTILE = "/tmp/<img src=x onerror=alert(1)>\x1b[31m\u202e</script>"
+PROGRAM = "sha256:" + "ef" * 32
+TELLER = EdgeEnd(workload="bank/teller", program=PROGRAM, path="/usr/local/bin/teller")
+API = EdgeEnd(workload="shop/api", program="sha256:" + "12" * 32, path="/usr/bin/api")
+STRANGER = EdgeEnd(address="192.0.2.7")
+INTRUDER = EdgeEnd(workload="shop/cron", program="sha256:" + "99" * 32, path=HOSTILE)
+UNPROVEN = EdgeEnd(listed="shop/legacy", address="198.18.0.9")
+RULE = Rule(
+    name="bank-teller-to-api-8080",
+    action=Action.ALLOW,
+    direction=Direction.INGRESS,
+    workloads=("api",),
+    peers=(Peer(namespace="bank", service_account="teller"),),
+    ports=(PortRange(first=8080, last=8080),),
+)
+
+
+def _by(outcome: EdgeOutcome, reason: Reason) -> EdgeOutcome:
+    return msgspec.structs.replace(outcome, reason=reason, rule="", service="")
+
+
+EDGES = (
+    make_edge(WEB, DB),
+    make_edge(WEB, API, ALLOW, TAKEN, port=8080, connections=9210),
+    make_edge(API, DB, ALLOW, TAKEN, connections=811),
+    make_edge(TELLER, API, _by(WOULD_DENY, Reason.NO_RULE), port=8080, connections=42),
+    make_edge(INTRUDER, DB, _by(DENY, Reason.PROGRAM_NOT_APPROVED), connections=3, is_lossy=True),
+    make_edge(API, STRANGER, _by(WOULD_DENY, Reason.EGRESS_NOT_ALLOWED), port=443, connections=17),
+    make_edge(UNPROVEN, WEB, _by(WOULD_DENY, Reason.PEER_UNIDENTIFIED), port=8080, connections=5),
+)
+CAUSES = (
+    Cause(
+        reason=Reason.NO_RULE, source_workload="bank/teller", destination_workload="shop/api", source_program=PROGRAM,
+        destination_program=API.program, port=8080, connections=42, last_seen=ALLOW.last, side="ingress",
+        fix=Fix(kind=FixKind.RULE, namespace="shop", rule=RULE), service="shop/api:8080",
+    ),
+    Cause(
+        reason=Reason.PROGRAM_NOT_APPROVED, source_workload="shop/cron", destination_workload="shop/db",
+        source_program=INTRUDER.program, destination_program=DB.program, port=5432, connections=3,
+        last_seen=ALLOW.last, path=HOSTILE, detail=HOSTILE, side="egress",
+        fix=Fix(kind=FixKind.APPROVE, workload="shop/cron", program=INTRUDER.program),
+    ),
+)  # fmt: skip
+READINESS = Readiness(
+    namespace="shop", mode=Mode.PERMISSIVE, version=7, since=0.0, causes=CAUSES, settled=1, is_truncated=False,
+    sidecars_reported=3, sidecars_total=4, silent=("web-2",), is_safe=False, verdict=ReadinessVerdict.BLOCKED,
+    unknowns=("web-2 is silent",),
+    failures=(
+        msgspec.structs.replace(
+            CAUSES[0], reason=Reason.NO_LISTENER, connections=2, fix=Fix(kind=FixKind.ADVICE, advice="Start it.")
+        ),
+    ),
+)  # fmt: skip
+READY = msgspec.structs.replace(
+    READINESS, namespace="bank", mode=Mode.EXPLICIT, causes=(), unknowns=(), failures=(), is_safe=True,
+    verdict=ReadinessVerdict.READY, sidecars_reported=4, silent=(),
+)  # fmt: skip
+DENIAL = DecisionView(
+    id=4711,
+    record=make_record(
+        namespace="shop",
+        sidecar="cron-1",
+        reason=Reason.PROGRAM_NOT_APPROVED,
+        source=PartyRecord(workload="shop/cron", program=INTRUDER.program, address="198.18.0.4:40000"),
+        destination=PartyRecord(address="198.18.0.2:5432", listed="shop/db"),
+        process=ProcessRecord(pid=7, uid=0, path=HOSTILE, digest="99" * 32),
+        port=5432,
+        detail=HOSTILE,
+    ),
+)
+COVERAGE = WorkloadCoverage(
+    workload="shop/web", pods=2, from_start=1, silent=1, restarts=0, records=9_217, lost=3, lossy_hours=1,
+    hours_seen=20, hours_of_day=tuple(range(20)), weekdays=(5,), newest=ALLOW.last, gaps=("seen on Saturdays only",),
+)  # fmt: skip
+ACT = AuditEntry(
+    sequence=1, previous=START.digest, time=ALLOW.last, act="mode.set", subject="shop",
+    actor=AuditActor(kind="socket", name=HOSTILE, uid=0),
+)  # fmt: skip
+
+
+def fill(ca: FakeCA, *edges: EdgeView) -> None:
+    """Give a fake CA this mesh; with these edges in ``shop`` instead."""
+    ca.answers.update(
+        {
+            "GET /v1/status": CA,
+            "GET /v1/namespaces": NamespaceList(
+                namespaces=(
+                    NamespaceState(namespace="bank", version=2, mode=Mode.EXPLICIT),
+                    NamespaceState(namespace="shop", version=7, rules=(RULE,)),
+                )
+            ),
+            "GET /v1/namespaces/shop/readiness": READINESS,
+            "GET /v1/namespaces/bank/readiness": READY,
+            "GET /v1/namespaces/shop/edges": list_edges(*(edges or EDGES)),
+            "GET /v1/namespaces/shop/coverage": CoverageList(namespace="shop", since=0.0, workloads=(COVERAGE,)),
+            "GET /v1/decisions": DecisionList(decisions=(DENIAL,)),
+            "GET /v1/sidecars": SidecarList(sidecars=(SIDECAR,)),
+            "GET /v1/audit": AuditPage(
+                lines=(msgspec.json.encode(ACT).decode(),), anchor=START, head=START, is_last=True
+            ),
+        }
+    )
