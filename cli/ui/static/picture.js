@@ -11,35 +11,30 @@ export const ZOOMS = ["50", "75", "100", "150"];
 const corner = (node) => [EDGE + node.column * (WIDTH + GAP_X), EDGE + node.row * (HEIGHT + GAP_Y)];
 const kind = (verdict) => verdict.replace(" ", "-");
 
-function curve(link, source, destination, number) {
+// A link to the next column is one curve. A longer one runs between two rows, where no box is: behind a box it would seem
+// to end there. `number` tells links of one pair apart, `lane` all that share a row's gap.
+function curve(link, source, destination, number, lane) {
   let [x1, y1] = corner(source);
   let [x2, y2] = corner(destination);
   const shift = 3 * (number % 4);
-  let way = source.column < destination.column ? 1 : -1;
-  let bend = GAP_X / 2;
+  const way = source.column < destination.column ? 1 : -1;
+  const bend = (way * GAP_X) / 2;
   if (source.column === destination.column) {
-    // Around the right side.
-    bend = 44 + 8 * (number % 4);
+    const around = 44 + 8 * (number % 4);
     [x1, x2, y1, y2] = [x1 + WIDTH, x2 + WIDTH, y1 + 9, y2 + 26];
-    return { path: `M${x1} ${y1}C${x1 + bend} ${y1} ${x2 + bend} ${y2} ${x2} ${y2}`, x: x1 + bend * 0.75, y: (y1 + y2) / 2, tip: `M${x2} ${y2}l9 -4v8z` };
+    return { path: `M${x1} ${y1}C${x1 + around} ${y1} ${x2 + around} ${y2} ${x2} ${y2}`, x: x1 + around * 0.75, y: (y1 + y2) / 2, tip: `M${x2} ${y2}l9 -4v8z` };
   }
   if (way > 0) [x1, y1, y2] = [x1 + WIDTH, y1 + 9 + shift, y2 + 9 + shift];
   else [x2, y1, y2] = [x2 + WIDTH, y1 + 24 + shift, y2 + 24 + shift];
-  bend *= way;
-  const [x, y] = findLabel([x1, x1 + bend, x2 - bend, x2], [y1, y1, y2, y2], x1 + bend);
-  return { path: `M${x1} ${y1}C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}`, x, y, tip: `M${x2} ${y2}l${-9 * way} -4v8z` };
-}
-
-// Where the curve is in the gap beside its source, which no box covers.
-function findLabel(xs, ys, wanted) {
-  const at = ([a, b, c, d], t) => a * (1 - t) ** 3 + 3 * b * t * (1 - t) ** 2 + 3 * c * t * t * (1 - t) + d * t ** 3;
-  let [low, high] = [0, 1];
-  for (let step = 0; step < 12; step++) {
-    const middle = (low + high) / 2;
-    if ((at(xs, middle) < wanted) === (xs[3] > xs[0])) low = middle;
-    else high = middle;
+  const tip = `M${x2} ${y2}l${-9 * way} -4v8z`;
+  if (Math.abs(source.column - destination.column) === 1) {
+    return { path: `M${x1} ${y1}C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}`, x: x1 + bend, y: (y1 + y2) / 2, tip };
   }
-  return [wanted, Math.round(at(ys, low))];
+  const row = destination.row < source.row ? source.row - 1 : source.row;
+  const between = corner({ column: 0, row })[1] + HEIGHT + GAP_Y / 2 + 4 * ((lane % 5) - 2);
+  const path = `M${x1} ${y1}C${x1 + bend} ${y1} ${x1 + bend} ${between} ${x1 + 2 * bend} ${between}`
+    + `L${x2 - 2 * bend} ${between}C${x2 - bend} ${between} ${x2 - bend} ${y2} ${x2} ${y2}`;
+  return { path, x: x1 + bend, y: (y1 + between) / 2, tip };
 }
 
 export function describeLink(link) {
@@ -79,7 +74,7 @@ export function Picture({ answer, selected, zoom, open, select }) {
     const pair = `${link.source}\n${link.destination}`;
     const number = pairs.get(pair) ?? 0;
     pairs.set(pair, number + 1);
-    return { link, number, ...curve(link, byName.get(link.source), byName.get(link.destination), number) };
+    return { link, number, ...curve(link, byName.get(link.source), byName.get(link.destination), number, index) };
   });
   const move = (event, node) => {
     if (event.key === "Enter" || event.key === " ") select(node.name === selected ? "" : node.name);

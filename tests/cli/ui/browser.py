@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -138,7 +139,9 @@ async def running_browser(directory: Path) -> AsyncIterator[Tab]:
         *(["--no-sandbox"] if os.geteuid() == 0 else []),
     ]  # fmt: skip
     with (directory / "chromium.log").open("wb") as log:
-        process = subprocess.Popen([program, *options, "about:blank"], stdout=log, stderr=log)  # noqa: ASYNC220  # Short.
+        process = subprocess.Popen(  # noqa: ASYNC220  # Short.
+            [program, *options, "about:blank"], stdout=log, stderr=log, start_new_session=True
+        )
         try:
             async with (
                 aiohttp.ClientSession() as http,
@@ -162,6 +165,8 @@ async def running_browser(directory: Path) -> AsyncIterator[Tab]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            with suppress(ProcessLookupError):  # Its helpers, which would otherwise still write into the profile.
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 async def _find_endpoint(file: Path, process: subprocess.Popen[bytes]) -> str:

@@ -166,3 +166,16 @@ async def test_three_hundred_ends_and_three_thousand_links_can_be_used(tab: Tab,
     await tab.wait_for("document.activeElement === document.querySelector('[data-box][tabindex=\"0\"]')")
     await tab.press("Enter")
     await tab.wait_for("document.querySelector('.chip') && document.querySelectorAll('[data-box]').length < 300")
+
+
+async def test_no_link_passes_behind_a_box(tab: Tab) -> None:
+    """It would seem to end there."""
+    await go(tab, "/ns/shop?show=all", "document.querySelectorAll('.picture .link').length === 7")
+    hidden = await tab.run(
+        "(() => { const boxes = [...document.querySelectorAll('[data-box] rect')].map((each) => each.getBBox());"
+        " return [...document.querySelectorAll('.picture .line')].filter((line) =>"
+        "  Array.from({length: 101}, (_, part) => line.getPointAtLength(line.getTotalLength() * part / 100))"
+        "  .some((at) => boxes.some((box) => at.x > box.x + 1 && at.x < box.x + box.width - 1"
+        "   && at.y > box.y + 1 && at.y < box.y + box.height - 1))).length; })()"
+    )
+    assert hidden == 0

@@ -1,0 +1,48 @@
+"""Takes the documentation's pictures of the page, in Chromium: ``python -m tests.cli.ui.photograph docs/pictures``."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from shared.model.wire.admin_edges import EdgeView
+from tests.cli.fake_ca import running_ca
+from tests.cli.ui.browser import running_browser
+from tests.cli.ui.conftest import TOKEN, served_page
+from tests.cli.ui.world import EDGES, HOSTILE, fill
+
+_WIDTH, _HEIGHT = 1280, 760
+
+
+def _be_kind(edge: EdgeView) -> EdgeView:
+    """Return the edge with an ordinary name in the place of what no reader would understand."""
+    if edge.source.path != HOSTILE:
+        return edge
+    return msgspec.structs.replace(edge, source=msgspec.structs.replace(edge.source, path="/tmp/curl"))
+
+
+async def photograph(url: str, folder: Path, directory: Path) -> None:
+    """Take the namespace's page in both schemes."""
+    async with running_browser(directory) as tab:
+        for scheme in ("light", "dark"):
+            await tab.show_as(width=_WIDTH, height=_HEIGHT, scheme=scheme)
+            await tab.open(f"{url}#token={TOKEN}", "document.querySelector('tbody')")
+            await tab.run("location.hash = '#/ns/shop?show=all'")
+            await tab.wait_for("document.querySelector('.picture')")
+            (folder / f"ui-{scheme}.png").write_bytes(await tab.photograph())
+
+
+def main(folder: Path) -> None:
+    """Serve the tests' mesh and photograph it."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory, running_ca(Path(directory)) as ca:
+        fill(ca, *map(_be_kind, EDGES))
+        with served_page(ca) as served:
+            asyncio.run(photograph(served.url, folder, Path(directory)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
