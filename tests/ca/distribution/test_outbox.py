@@ -74,4 +74,4 @@ async def test_a_taker_waits_until_something_comes() -> None:
     await asyncio.sleep(0)
     assert not taker.done()
     outbox.put(b"1")
-    assert await asyncio.wait_for(taker, 1) == b"1"
+    assert await asyncio.wait_for(taker, 30) == b"1"

@@ -82,5 +82,5 @@ def hear(child: subprocess.Popen[str]) -> str:
 def listening() -> Iterator[socket.socket]:
     """Listen on a loopback port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(10)
+        server.settimeout(60)
         yield server

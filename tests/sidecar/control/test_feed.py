@@ -459,7 +459,7 @@ async def test_a_pods_sidecar_never_gives_up_joining_and_says_why_it_waits(tmp_p
             pod.trust_file.write_bytes(ca.roots_pem)
             await until(lambda: "not a pod's token" in pod.uplink.fault)
             ca.pod_tokens["first"] = "shop/web"
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await joining
             assert pod.uplink.fault == ""
         finally:

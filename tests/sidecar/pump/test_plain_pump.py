@@ -39,7 +39,7 @@ async def test_bytes_half_closes_and_counts_pass_in_both_directions() -> None:
         server.shutdown(socket.SHUT_WR)
         assert await loop.sock_recv(app, 100) == b"answer!"
         assert await loop.sock_recv(app, 100) == b""
-        assert (await asyncio.wait_for(pump.finished, 2)).ending is Ending.FINISHED
+        assert (await asyncio.wait_for(pump.finished, 30)).ending is Ending.FINISHED
         assert (pump.sent, pump.received) == (8, 7)
 
 
@@ -71,7 +71,7 @@ async def test_a_reset_is_told_from_an_end_and_from_whom(who: int, ending: Endin
         pump = PlainPump(loop, source, destination)
         pump.start()
         reset((app, server)[who])
-        assert (await asyncio.wait_for(pump.finished, 2)).ending is ending
+        assert (await asyncio.wait_for(pump.finished, 30)).ending is ending
 
 
 async def answer_until_blocked(pump: PlainPump, server: socket.socket) -> int:
@@ -99,7 +99,7 @@ async def test_an_answer_that_waits_is_delivered_though_its_server_has_reset() -
         while len(got) < sent:
             got += await loop.sock_recv(app, 300_000)
         assert got.endswith(b"the end of the answer")
-        end = await asyncio.wait_for(pump.finished, 4)
+        end = await asyncio.wait_for(pump.finished, 30)
         assert (end.ending, end.unsent) == (Ending.RESET_BY_DESTINATION, b"")
         with pytest.raises(BlockingIOError):  # No end came: the caller resets it.
             app.recv(1)
@@ -114,7 +114,7 @@ async def test_an_answer_that_isnt_read_is_waited_for_within_a_deadline(monkeypa
         await answer_until_blocked(pump, server)
         reset(server)
         app.send(b"another question")
-        end = await asyncio.wait_for(pump.finished, 4)
+        end = await asyncio.wait_for(pump.finished, 30)
         assert end.ending is Ending.RESET_BY_DESTINATION
         assert end.unsent
 
@@ -129,5 +129,5 @@ async def test_of_two_resets_the_first_one_counts() -> None:
         app.send(b"another question")
         await until(lambda: pump._forth.flow is Flow.DROPPED)
         reset(app)
-        end = await asyncio.wait_for(pump.finished, 4)
+        end = await asyncio.wait_for(pump.finished, 30)
         assert end.ending is Ending.RESET_BY_DESTINATION

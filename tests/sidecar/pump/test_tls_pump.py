@@ -215,5 +215,5 @@ async def test_an_answer_is_read_to_its_end_though_the_application_takes_no_more
         if not pump.finished.done():
             pump._plain_watch.start_reading(pump._on_plain_readable)
         assert await read_tls(made, len(answer)) == answer
-        assert (await asyncio.wait_for(pump.finished, 5)).ending is Ending.RESET_BY_DESTINATION
+        assert (await asyncio.wait_for(pump.finished, 30)).ending is Ending.RESET_BY_DESTINATION
         assert (pump.sent, pump.received) == (8, len(answer))

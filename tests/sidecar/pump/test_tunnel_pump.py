@@ -102,7 +102,7 @@ async def test_a_request_that_is_there_shares_the_record_of_open_and_its_answer_
         # ACCEPT, DATA and END in one record.
         assert turn.far.sent == RECORD_OVERHEAD_BYTES + 3 * HEADER_BYTES + len(b"answer")
         turn.app.shutdown(socket.SHUT_WR)
-        ends = [await asyncio.wait_for(pump.finished, 2) for pump in (turn.initiator, turn.responder)]
+        ends = [await asyncio.wait_for(pump.finished, 30) for pump in (turn.initiator, turn.responder)]
         assert [end.ending for end in ends] == [Ending.FINISHED, Ending.FINISHED]
         assert (turn.initiator.sent, turn.initiator.received) == (8, 6)
         assert (turn.responder.sent, turn.responder.received) == (8, 6)
@@ -146,7 +146,7 @@ async def test_a_refusal_with_a_newer_releases_reason_refuses_and_leaves_the_tun
         initiator.open(source, OPENING, answer_s=5)
         await until(lambda: user.pump is not None)
         far.send(FrameType.REFUSE, b"moon_is_full")
-        end = await asyncio.wait_for(initiator.finished, 5)
+        end = await asyncio.wait_for(initiator.finished, 30)
         assert (end.ending, end.refusal) == (Ending.REFUSED, Reason.PROTOCOL_ERROR)
         assert "moon_is_full" in end.detail
         assert near.is_reusable
@@ -164,7 +164,7 @@ async def test_what_was_sent_before_a_refusal_isnt_counted_as_sent() -> None:
         initiator.open(source, OPENING, answer_s=5)
         await until(lambda: user.pump is not None and initiator.sent == 5)
         far.send(FrameType.REFUSE, Reason.PROGRAM_NOT_APPROVED.value.encode())
-        end = await asyncio.wait_for(initiator.finished, 5)
+        end = await asyncio.wait_for(initiator.finished, 30)
         assert (end.ending, end.early, initiator.sent) == (Ending.REFUSED, b"early", 0)
     near.close()
     far.close()
@@ -225,8 +225,8 @@ async def test_a_turn_is_finished_only_when_its_last_record_is_written(
         while chunk := await loop.sock_recv(turn.server, 100_000):
             received += chunk
         assert received == payload
-        assert (await asyncio.wait_for(turn.initiator.finished, 5)).ending is Ending.FINISHED
-        assert (await asyncio.wait_for(turn.responder.finished, 5)).ending is Ending.FINISHED
+        assert (await asyncio.wait_for(turn.initiator.finished, 30)).ending is Ending.FINISHED
+        assert (await asyncio.wait_for(turn.responder.finished, 30)).ending is Ending.FINISHED
         assert turn.near.is_reusable
 
 
@@ -241,7 +241,7 @@ async def test_a_turn_whose_last_record_is_never_written_isnt_finished(
         turn.app.shutdown(socket.SHUT_WR)
         await until(lambda: turn.near.turns.is_idle)
         turn.far.close()
-        end = await asyncio.wait_for(turn.initiator.finished, 5)
+        end = await asyncio.wait_for(turn.initiator.finished, 30)
         assert end.ending is Ending.PEER_LOST
 
 
@@ -253,9 +253,9 @@ async def test_a_reset_right_behind_the_last_bytes_is_no_end() -> None:
         turn.server.send(b"half an answer")
         reset(turn.server)  # Both wait in the kernel when the pump is called back.
         assert await loop.sock_recv(turn.app, 100) == b"half an answer"
-        end = await asyncio.wait_for(turn.initiator.finished, 5)
+        end = await asyncio.wait_for(turn.initiator.finished, 30)
         assert end.ending is Ending.RESET_BY_DESTINATION
-        assert (await asyncio.wait_for(turn.responder.finished, 5)).ending is Ending.RESET_BY_DESTINATION
+        assert (await asyncio.wait_for(turn.responder.finished, 30)).ending is Ending.RESET_BY_DESTINATION
 
 
 async def test_an_answer_is_read_to_its_end_though_its_server_takes_no_more() -> None:
@@ -276,7 +276,7 @@ async def test_an_answer_is_read_to_its_end_though_its_server_takes_no_more() ->
         while len(received) < len(answer):
             received += await loop.sock_recv(turn.app, 100_000)
         assert received == answer
-        assert (await asyncio.wait_for(turn.initiator.finished, 5)).ending is Ending.RESET_BY_DESTINATION
+        assert (await asyncio.wait_for(turn.initiator.finished, 30)).ending is Ending.RESET_BY_DESTINATION
 
 
 async def test_what_was_said_before_a_reset_waits_for_a_full_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +292,7 @@ async def test_what_was_said_before_a_reset_waits_for_a_full_tunnel(monkeypatch:
         await until(lambda: turn.responder._outgoing.flow is not Flow.OPEN)
         gate.failure = None
         assert await loop.sock_recv(turn.app, 100) == b"answer"
-        assert (await asyncio.wait_for(turn.initiator.finished, 5)).ending is Ending.RESET_BY_DESTINATION
+        assert (await asyncio.wait_for(turn.initiator.finished, 30)).ending is Ending.RESET_BY_DESTINATION
 
 
 async def test_an_open_that_crosses_the_last_turns_reset_may_be_tried_again_with_its_early_bytes() -> None:
@@ -310,7 +310,7 @@ async def test_an_open_that_crosses_the_last_turns_reset_may_be_tried_again_with
             second.open(source, OPENING, answer_s=5)
             turn.near.turns.receive(FrameType.RESET, 1)
             second.on_frame(FrameType.RESET, b"")
-            end = await asyncio.wait_for(second.finished, 2)
+            end = await asyncio.wait_for(second.finished, 30)
         assert (end.ending, end.is_retry_allowed, end.early) == (Ending.PEER_LOST, True, b"second")
 
 

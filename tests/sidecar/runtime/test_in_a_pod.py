@@ -298,7 +298,7 @@ async def test_while_it_joins_a_sidecar_says_that_it_is_not_ready_and_ends_at_si
                 async with asyncio.timeout(1):
                     await run_client(5432, "x", address="198.18.0.1", namespace=right)
             running.process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 assert await running.process.wait() == 0
             await running.stop()
 
@@ -314,7 +314,7 @@ async def test_root_or_a_plain_interpreter_is_refused_in_one_clear_sentence(tmp_
                 "", "--capture", "redirect", "--redirect-installed", *pod_arguments(ca, tmp_path), namespace=right,
                 variables=environment, interpreter=interpreter,
             ) as running:  # fmt: skip
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     assert await running.process.wait() == 8
                 await running.stop()
                 assert any(says in event.get("text", "") for event in running.events)

@@ -14,7 +14,7 @@ from sidecar.sockets.dial import DialError, dial
 async def test_a_listener_is_reached_with_a_ready_non_blocking_socket(address: str) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.create_server((address, 0), family=family) as listener:
-        connection = await dial(asyncio.get_running_loop(), listener.getsockname()[:2], mark=0, timeout_s=2)
+        connection = await dial(asyncio.get_running_loop(), listener.getsockname()[:2], mark=0, timeout_s=30)
         assert connection.gettimeout() == 0
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         connection.send(b"x")
@@ -25,7 +25,7 @@ async def test_a_refusal_is_a_dial_error_that_names_the_destination() -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     with pytest.raises(DialError, match=f"127.0.0.1:{port}.*refused"):
-        await dial(asyncio.get_running_loop(), ("127.0.0.1", port), mark=0, timeout_s=2)
+        await dial(asyncio.get_running_loop(), ("127.0.0.1", port), mark=0, timeout_s=30)
 
 
 async def test_a_silent_destination_is_given_up_at_the_deadline() -> None:

@@ -19,7 +19,7 @@ from shared.model.policy.rule_index import RuleIndex
 from shared.model.policy.rules import Action, Direction, NamespaceState, Peer, PortRange, Rule
 from tests.shared.model.policy.scenarios import NAMESPACES, Scenario, rules, scenarios, states
 
-many = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+many = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class Plain:
