@@ -57,6 +57,12 @@ PROGRAMS: Final = Kind(group=GROUP, version="v1alpha1", plural="programs")
 NETWORK_POLICIES: Final = Kind(group="networking.k8s.io", version="v1", plural="networkpolicies")
 DEFINITIONS: Final = Kind(group="apiextensions.k8s.io", version="v1", plural="customresourcedefinitions")
 WEBHOOKS: Final = Kind(group="admissionregistration.k8s.io", version="v1", plural="mutatingwebhookconfigurations")
+ADMISSION_POLICIES: Final = Kind(
+    group="admissionregistration.k8s.io", version="v1", plural="validatingadmissionpolicies"
+)
+ADMISSION_BINDINGS: Final = Kind(
+    group="admissionregistration.k8s.io", version="v1", plural="validatingadmissionpolicybindings"
+)
 CONFIG_MAPS: Final = Kind(group="", version="v1", plural="configmaps")
 SELF_REVIEWS: Final = Kind(group="authentication.k8s.io", version="v1", plural="selfsubjectreviews")
 ACCESS_REVIEWS: Final = Kind(group="authorization.k8s.io", version="v1", plural="subjectaccessreviews")

@@ -32,6 +32,7 @@ def examine_cluster(snapshot: ClusterSnapshot, *, own_version: str) -> list[Find
         *([] if snapshot.ca_skew_s is None else [examine_skew("this machine", "the CA", snapshot.ca_skew_s)]),
         _examine_definitions(snapshot),
         _examine_webhook(snapshot),
+        _examine_admission_policies(snapshot),
         _examine_ca_pods(snapshot),
         _examine_rights(snapshot),
         _examine_trial(snapshot),
@@ -100,6 +101,29 @@ def _examine_webhook(snapshot: ClusterSnapshot) -> Finding:
         is_well=not fault,
         observation=fault or f"{len(webhooks)} webhooks, and the API server trusts their certificate",
         hint="the CA maintains caBundle: check its log and permissions; for the rest: " + INSTALL_HINT if fault else "",
+    )
+
+
+def _examine_admission_policies(snapshot: ClusterSnapshot) -> Finding:
+    subject = "admission policies"
+    if isinstance(snapshot.admission_policies, TouchmarkError):
+        return describe_unknown(subject, snapshot.admission_policies)
+    faults = []
+    for name, (policy, binding) in snapshot.admission_policies.items():
+        if policy is None or binding is None:
+            faults.append(f"{name} {'has no binding' if policy is not None else 'is missing'}")
+        elif (policy.get("spec") or {}).get("failurePolicy", "Fail") != "Fail":
+            faults.append(f"{name} doesn't fail closed")
+        elif "Deny" not in ((binding.get("spec") or {}).get("validationActions") or ()):
+            faults.append(f"{name} is bound without Deny")
+    return Finding(
+        subject=subject,
+        is_well=not faults,
+        observation="; ".join(faults) or f"{', '.join(snapshot.admission_policies)} in force",
+        hint="without them, who may exec into pods or make service accounts' tokens can act as a pod's sidecar; "
+        + INSTALL_HINT
+        if faults
+        else "",
     )
 
 

@@ -16,6 +16,8 @@ from cli.cluster.ca_pod import list_ca_pods
 from cli.cluster.ca_rights import RIGHTS, Right, make_review
 from cli.cluster.connection import (
     ACCESS_REVIEWS,
+    ADMISSION_BINDINGS,
+    ADMISSION_POLICIES,
     DEFINITIONS,
     MESH_POLICIES,
     NAMESPACES,
@@ -28,6 +30,7 @@ from cli.cluster.connection import (
 )
 from cli.cluster.port_forward import forward_admin
 from shared.model.errors import TouchmarkError
+from shared.model.kubernetes import contract
 from shared.model.kubernetes.contract import GROUP, INJECT, SIDECAR_CONTAINER, WEBHOOK_CONFIGURATION
 
 ADMIN_TIMEOUT_S: Final = 10.0
@@ -46,6 +49,7 @@ class ClusterSnapshot:
         api_skew_s: the API server's clock minus this machine's, to about a second.
         definitions: our CustomResourceDefinitions by name; None: not there.
         webhook: the MutatingWebhookConfiguration; None: not there.
+        admission_policies: our ValidatingAdmissionPolicies by name, each with its binding; None: not there.
         ca_pods, namespaces, pods, network_policies: as they are. ``pods``: of the whole cluster.
         missing_rights: of the CA's service account.
         trial: whether a pod that asks for injection got it, on trial in ``trial_namespace``.
@@ -58,6 +62,7 @@ class ClusterSnapshot:
     api_skew_s: float | None
     definitions: dict[str, Object | None] | TouchmarkError
     webhook: Object | TouchmarkError | None
+    admission_policies: dict[str, tuple[Object | None, Object | None]] | TouchmarkError
     ca_pods: list[Object] | TouchmarkError
     namespaces: list[Object] | TouchmarkError
     pods: list[Object] | TouchmarkError
@@ -86,6 +91,7 @@ async def take_snapshot(cluster: Cluster, system_namespace: str) -> ClusterSnaps
         ca_pods = group.create_task(_try(list_ca_pods(cluster, system_namespace)), name="CA pods")
         definitions = group.create_task(_try(_find_definitions(cluster)), name="definitions")
         webhook = group.create_task(_try(cluster.find(WEBHOOKS, "", WEBHOOK_CONFIGURATION)), name="webhook")
+        admission = group.create_task(_try(_find_admission_policies(cluster)), name="admission policies")
         rights = group.create_task(_try(_find_missing_rights(cluster, system_namespace)), name="rights")
         from_ca = group.create_task(_try(_ask_ca(cluster, system_namespace)), name="CA")
     trial_namespace = _choose_trial_namespace(namespaces.result(), pods.result(), system_namespace)
@@ -97,6 +103,7 @@ async def take_snapshot(cluster: Cluster, system_namespace: str) -> ClusterSnaps
         api_skew_s=api_skew_s,
         definitions=definitions.result(),
         webhook=webhook.result(),
+        admission_policies=admission.result(),
         ca_pods=ca_pods.result(),
         namespaces=namespaces.result(),
         pods=pods.result(),
@@ -119,6 +126,13 @@ async def _try(question: Awaitable[T]) -> T | TouchmarkError:
 async def _find_definitions(cluster: Cluster) -> dict[str, Object | None]:
     names = [f"{kind.plural}.{GROUP}" for kind in (MESH_POLICIES, PROGRAMS)]
     return {name: await cluster.find(DEFINITIONS, "", name) for name in names}
+
+
+async def _find_admission_policies(cluster: Cluster) -> dict[str, tuple[Object | None, Object | None]]:
+    return {
+        name: (await cluster.find(ADMISSION_POLICIES, "", name), await cluster.find(ADMISSION_BINDINGS, "", name))
+        for name in contract.ADMISSION_POLICIES
+    }
 
 
 async def _find_missing_rights(cluster: Cluster, namespace: str) -> list[Right]:

@@ -42,6 +42,9 @@ CLUSTER_ROLE: Final = "touchmark-ca"
 TRUST_CONFIG_MAP: Final = "touchmark-trust"
 TRUST_KEY: Final = "roots.pem"
 TOKEN_AUDIENCE: Final = "touchmark-ca"
+# ValidatingAdmissionPolicies, each with a binding of its name: against exec into sidecars, and against tokens of that
+# audience for anybody but nodes.
+ADMISSION_POLICIES: Final = ("touchmark-sidecar-exec", "touchmark-token-requests")
 
 CAPTURE_CONTAINER: Final = "touchmark-capture"
 SIDECAR_CONTAINER: Final = "touchmark-sidecar"

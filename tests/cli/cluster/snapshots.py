@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cli.cluster.snapshot import ClusterSnapshot
 from shared.model.errors import TouchmarkError
+from shared.model.kubernetes.contract import ADMISSION_POLICIES
 from tests.cli.fake_api import make_pod
 from tests.cli.observations import OBSERVATION
 
@@ -50,6 +51,14 @@ def make_webhook(**changes: Any) -> dict[str, Any]:
     return {"metadata": {"name": "touchmark"}, "webhooks": [webhook]}
 
 
+def make_admission_policy(**spec: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "policy"}, "spec": {"failurePolicy": "Fail", **spec}}
+
+
+def make_binding(*actions: str) -> dict[str, Any]:
+    return {"metadata": {"name": "policy"}, "spec": {"validationActions": list(actions or ("Deny",))}}
+
+
 def make_namespace(name: str, **labels: str) -> dict[str, Any]:
     return {"metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name, **labels}}}
 
@@ -68,6 +77,7 @@ SNAPSHOT = ClusterSnapshot(
     api_skew_s=0.0,
     definitions={name: make_definition(name) for name in ("meshpolicies.touchmark.dev", "programs.touchmark.dev")},
     webhook=make_webhook(),
+    admission_policies={name: (make_admission_policy(), make_binding()) for name in ADMISSION_POLICIES},
     ca_pods=[make_pod("ca-0", spec={"containers": [{"name": "ca", "image": "touchmark/ca:0.1.0"}]})],
     namespaces=[make_namespace("shop", **{"touchmark.dev/inject": "true"}), make_namespace("touchmark-system")],
     pods=[make_meshed_pod("web-1"), make_pod("ca-0")],

@@ -14,12 +14,23 @@ from cli.text.findings import Finding
 from shared.model.errors import TouchmarkError
 from shared.model.version import VERSION
 from shared.model.wire.admin import PodView
-from tests.cli.cluster.snapshots import BUNDLE, ERROR, PIN, SNAPSHOT, change, make_definition, make_webhook
+from tests.cli.cluster.snapshots import (
+    BUNDLE,
+    ERROR,
+    PIN,
+    SNAPSHOT,
+    change,
+    make_admission_policy,
+    make_binding,
+    make_definition,
+    make_webhook,
+)
 from tests.cli.fake_api import make_pod
 from tests.cli.observations import OBSERVATION, change_cluster
 
 NEWER = {"spec": {"versions": [{"name": "v1", "served": True}]}}
 HALF = {**make_definition("x"), "status": {}}
+TOKENS = "touchmark-token-requests"
 FAILED_CALL = TouchmarkError('failed calling webhook "pods": connection refused')
 DENIED = TouchmarkError("refused: create pods: admission webhook denied the request: pod_security: baseline")
 
@@ -50,6 +61,22 @@ def test_nothing_is_wrong_where_nothing_is() -> None:
         ("CA's pods", "none in touchmark-system", {"ca_pods": []}),
         ("CA's pods", "0 of 1 ready", {"ca_pods": [make_pod("ca-0", ready=False)]}),
         ("CA's permissions", "missing: get pods", {"missing_rights": [RIGHTS[0]]}),
+        ("admission policies", "touchmark-token-requests is missing", {"admission_policies": {TOKENS: (None, None)}}),
+        (
+            "admission policies",
+            "touchmark-token-requests has no binding",
+            {"admission_policies": {TOKENS: (make_admission_policy(), None)}},
+        ),
+        (
+            "admission policies",
+            "doesn't fail closed",
+            {"admission_policies": {TOKENS: (make_admission_policy(failurePolicy="Ignore"), make_binding())}},
+        ),
+        (
+            "admission policies",
+            "bound without Deny",
+            {"admission_policies": {TOKENS: (make_admission_policy(), make_binding("Audit"))}},
+        ),
         ("webhook", "got no sidecar", {"trial": False}),
         ("webhook", "the API server can't reach it: failed calling webhook", {"trial": FAILED_CALL}),
         ("clocks of this machine and the API server", "60 s apart", {"api_skew_s": 60.0}),
@@ -66,7 +93,9 @@ def test_each_fault_is_found_alone_with_a_hint(subject: str, part: str, changes:
     assert not finding.is_optional
 
 
-@pytest.mark.parametrize("field", ["definitions", "webhook", "missing_rights", "trial", "network_policies"])
+@pytest.mark.parametrize(
+    "field", ["definitions", "webhook", "admission_policies", "missing_rights", "trial", "network_policies"]
+)
 def test_what_may_not_be_asked_is_unknown_and_no_fault(field: str) -> None:
     [finding] = find_faults(change(**{field: ERROR}))
     assert finding.is_optional

@@ -35,6 +35,7 @@ def test_what_is_installed_is_seen(mesh: Mesh, member: str) -> None:
         "CustomResourceDefinition.apiextensions.k8s.io /meshpolicies.touchmark.dev",
         "MutatingWebhookConfiguration.admissionregistration.k8s.io /touchmark",
         "ValidatingAdmissionPolicyBinding.admissionregistration.k8s.io /touchmark-sidecar-exec",
+        "ValidatingAdmissionPolicyBinding.admissionregistration.k8s.io /touchmark-token-requests",
         "ClusterRole.rbac.authorization.k8s.io /touchmark-operator",
         f"Lease.coordination.k8s.io {SYSTEM_NAMESPACE}/touchmark-ca",
         f"Secret {SYSTEM_NAMESPACE}/touchmark-kek",
