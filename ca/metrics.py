@@ -20,6 +20,12 @@ class Metrics:
         self.streams_opened = Counter("touchmark_ca_streams_opened", "Streams authenticated.", ["how"], registry=r)
         self.streams_refused = Counter("touchmark_ca_streams_refused", "Streams refused.", ["code"], registry=r)
         self.streams_closed = Counter("touchmark_ca_streams_closed", "Streams ended by the CA.", ["why"], registry=r)
+        self.second_sidecars = Counter(
+            "touchmark_ca_second_sidecars",
+            "Sidecars refused because one of their name was alive: an incident.",
+            ["how"],
+            registry=r,
+        )
         self.issued = Counter("touchmark_ca_certificates_issued", "Certificates issued.", ["kind"], registry=r)
         self.issue_refused = Counter("touchmark_ca_certificates_refused", "Requests refused.", ["reason"], registry=r)
         self.issue_seconds = Histogram(

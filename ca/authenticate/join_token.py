@@ -16,7 +16,14 @@ from shared.model.wire.messages import Registration
 
 
 async def authenticate_join_token(
-    store: Store, token: JoinToken, csr_der: bytes, registration: Registration, *, root_pins: Set[str], now: float
+    store: Store,
+    token: JoinToken,
+    csr_der: bytes,
+    registration: Registration,
+    *,
+    root_pins: Set[str],
+    now: float,
+    replaces: bool = False,
 ) -> tuple[JoinGrant, SidecarRecord]:
     """Spend a join token and register its sidecar; return what it grants, and the sidecar.
 
@@ -24,8 +31,10 @@ async def authenticate_join_token(
 
     Arguments:
         root_pins: of the roots of the trust bundle.
+        replaces: whether it takes the place of a connected sidecar of this name.
 
     Raises:
+        SecondSidecarError: such a sidecar is connected.
         RefusedError: the token is unknown, wrong, expired, spent, for another CA, or doesn't name an address.
         ConflictError: a live sidecar of another workload holds an address.
         VerificationError: the certificate request doesn't hold.
@@ -36,11 +45,21 @@ async def authenticate_join_token(
             "this join token is for another CA, or for a root that this one has replaced",
             hint="make one with this CA's `touchmark ca join-token`",
         )
-    key = check_csr(csr_der).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return await store.enrolment.enter_by_token(
         token_id=token.token_id,
         secret=token.secret,
-        key_digest=hashlib.sha256(key).digest(),
+        key_digest=digest_key(csr_der),
         registration=registration,
         now=now,
+        replaces=replaces,
     )
+
+
+def digest_key(csr_der: bytes) -> bytes:
+    """Return the SHA-256 of the public key that a request proves the possession of.
+
+    Raises:
+        VerificationError: the certificate request doesn't hold.
+    """
+    key = check_csr(csr_der).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(key).digest()

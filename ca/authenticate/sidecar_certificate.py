@@ -17,6 +17,14 @@ from shared.model.trust.certificate import BundleVerifier, read_instance
 _log = structlog.get_logger("touchmark.ca")
 
 
+class OlderKeyError(RefusedError):
+    """A sidecar shows the certificate of a key from before it joined anew; it, or another one, has a newer one."""
+
+    def __init__(self, instance: str) -> None:
+        super().__init__("this sidecar has joined anew since", hint="only its newest key speaks for it")
+        self.instance = instance
+
+
 class CertificateAuthentication:
     """Turns sidecars' certificates into grants."""
 
@@ -67,7 +75,7 @@ class CertificateAuthentication:
         if sidecar is None or sidecar.workload != peer.identity.workload:
             raise RefusedError("no such sidecar has joined", hint="join with a new join token")
         if line.issued < sidecar.joined:
-            raise RefusedError("this sidecar has joined anew since", hint="only its newest key speaks for it")
+            raise OlderKeyError(line.instance)
         return sidecar.grant
 
     async def _enter_missing(

@@ -71,6 +71,27 @@ class Survey:
             connections=tuple(found[:limit]), silent=tuple(sorted(silent)), truncated=truncated or len(found) > limit
         )
 
+    async def is_answering(self, session: Session, *, timeout_s: float) -> bool:
+        """Return whether the sidecar behind a session answers in time. False as soon as its stream has ended.
+
+        One that hasn't answered ``MAX_OPEN_REPORTS`` others yet isn't asked, and counts as answering.
+        """
+        if session.ended.done():
+            return False
+        if len(session.reports) >= MAX_OPEN_REPORTS:
+            return True
+        self._request += 1
+        request = self._request
+        report = session.reports[request] = asyncio.get_running_loop().create_future()
+        session.send(ConnectionsQuery(request=request, limit=1))
+        try:
+            await asyncio.wait({report, session.ended}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            # Cancelled: the hub has forgotten the session.
+            return report.done() and not report.cancelled()
+        finally:
+            session.reports.pop(request, None)
+            report.cancel()
+
     @staticmethod
     def take_report(session: Session, report: ConnectionsReport) -> None:
         """Hand a session's answer to the survey that asked; one that comes too late is dropped."""

@@ -26,6 +26,7 @@ from ca.api.stream.certificate_requests import CertificateRequests
 from ca.api.stream.endpoint import StreamEndpoint
 from ca.api.stream.joining import Joining
 from ca.api.stream.messages import SidecarMessages
+from ca.api.stream.second_sidecar import SecondSidecars
 from ca.authenticate.sidecar_certificate import CertificateAuthentication
 from ca.distribution.live_connections import Survey
 from ca.listening import serve_tls
@@ -61,6 +62,7 @@ async def _serve_sidecars(
         store=ca.store,
         authorities=ca.authorities,
         certificates=CertificateAuthentication(store=ca.store, authorities=ca.authorities),
+        seconds=SecondSidecars(store=ca.store, hub=ca.hub, survey=survey, metrics=ca.metrics, clock=ca.clock),
         issuance=ca.issuance,
         rotation=ca.rotation,
         hub=ca.hub,

@@ -33,7 +33,14 @@ class Enrolment:
         self._evictions = evictions
 
     async def enter_by_token(
-        self, *, token_id: str, secret: str, key_digest: bytes, registration: Registration, now: float
+        self,
+        *,
+        token_id: str,
+        secret: str,
+        key_digest: bytes,
+        registration: Registration,
+        now: float,
+        replaces: bool = False,
     ) -> tuple[JoinGrant, SidecarRecord]:
         """Spend a token, enter its sidecar and register it: of many keys that try at once exactly one succeeds.
 
@@ -41,8 +48,10 @@ class Enrolment:
 
         Arguments:
             key_digest: SHA-256 of the public key that asks, whose possession was proven.
+            replaces: as in ``Sidecars.enter``.
 
         Raises:
+            SecondSidecarError: a sidecar of this name is connected.
             RefusedError: the token is unknown, its secret is wrong (the same message for both), it has expired or
                 another key has spent it; it doesn't name an address; or the instance's name belongs to a sidecar of
                 another workload. Only success spends it.
@@ -54,24 +63,40 @@ class Enrolment:
             grant = await self._join_tokens.spend(
                 connection, token_id, secret, instance=instance, key_digest=key_digest, now=now
             )
+            await self._evictions.readmit(connection, grant)
+            await self._sidecars.enter(connection, grant, now, key_digest=key_digest, replaces=replaces)
             record, changed = await self._enter(connection, grant, registration, now)
         if changed:
             self._namespaces.announce(grant.workload.namespace)
         return grant, record
 
-    async def enter_pod(self, grant: JoinGrant, registration: Registration, *, now: float) -> SidecarRecord:
+    async def enter_pod(
+        self,
+        grant: JoinGrant,
+        registration: Registration,
+        *,
+        key_digest: bytes,
+        now: float,
+        replaces: bool = False,
+    ) -> SidecarRecord:
         """Enter and register the sidecar of a pod that was authenticated; an earlier one has no say from now on.
 
         One key per pod at a time: what was issued before is refused at the next resumption, and the new stream ends the
         one before.
 
+        Arguments:
+            key_digest, replaces: as in ``Sidecars.enter``.
+
         Raises:
+            SecondSidecarError: the pod's sidecar is connected.
             RefusedError: the instance's name belongs to a sidecar of another workload, or the grant doesn't name an
                 address.
             InputError: a value of the registration can't be.
         """
         check_instance(grant.instance)
         async with self._database.writing() as connection:
+            await self._evictions.readmit(connection, grant)
+            await self._sidecars.enter(connection, grant, now, key_digest=key_digest, replaces=replaces)
             record, changed = await self._enter(connection, grant, registration, now)
         if changed:
             self._namespaces.announce(grant.workload.namespace)
@@ -80,9 +105,7 @@ class Enrolment:
     async def _enter(
         self, connection: AsyncConnection, grant: JoinGrant, registration: Registration, now: float
     ) -> tuple[SidecarRecord, bool]:
-        """Return the sidecar, and whether its namespace's state changed."""
-        await self._evictions.readmit(connection, grant)
-        await self._sidecars.enter(connection, grant, now)
+        """Return the sidecar that has been entered, and whether its namespace's state changed."""
         # Without labels a token says nothing of the workload's; a pod's grant says all of them.
         says_labels = bool(grant.labels or grant.pod_uid)
         changed = says_labels and await self._namespaces.vouch_for_labels(connection, grant.workload, grant.labels)

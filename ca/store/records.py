@@ -76,6 +76,8 @@ class SidecarRecord:
         has_stopped: it said that it stops when it closed its last stream.
         evicted: when it was evicted, in seconds since the epoch; None: it wasn't.
         clock_offset_s: by how much its clock was ahead of the CA's when it opened its last stream; None: not known.
+        second_count: how often another sidecar came under its name while it was alive; ``second_at``: when last, in
+            seconds since the epoch, ``second_from``: from which address.
     """
 
     instance: str
@@ -95,6 +97,9 @@ class SidecarRecord:
     clock_offset_s: float | None = None
     evicted: float | None = None
     has_stopped: bool = False
+    second_count: int = 0
+    second_at: float | None = None
+    second_from: str = ""
 
     @property
     def grant(self) -> JoinGrant:

@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import delete, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ca.store.audit.audit_log import append_audit
 from ca.store.engine.counters import raise_counter
 from ca.store.engine.database import Database
 from ca.store.evictions import check_not_evicted
@@ -18,17 +19,31 @@ from ca.store.tables import (
     certificates,
     evicted_sidecars,
     installed_namespaces,
+    replicas,
     sidecar_addresses,
     sidecars,
 )
 from shared.model.errors import ConflictError, NotFoundError, RefusedError
-from shared.model.identity.identity import Workload
+from shared.model.identity.identity import IdentityKind, Workload
 from shared.model.wire.messages import Registration
 from shared.model.wire.registration import check_registration, normalise_address
 
 _addresses: Final = msgspec.json.Decoder(tuple[str, ...])
 _labels: Final = msgspec.json.Decoder(dict[str, str])
 _IS_POD: Final = evicted_sidecars.c.pod_uid != ""
+# Of a replica whose last sign of life is older than two of its beats it isn't known whether its streams are open.
+_REPLICA_BEATS_S: Final = 12.0
+
+
+class SecondSidecarError(RefusedError):
+    """A sidecar joins, or resumes by an older key, under the name of one whose stream is open."""
+
+    def __init__(self, instance: str) -> None:
+        super().__init__(
+            f"a sidecar called {instance[:100]} is connected already",
+            hint="one of both isn't genuine: `touchmark status` says more; replace the pod, or `touchmark ca evict` it",
+        )
+        self.reason = "second_sidecar"
 
 
 class Sidecars:
@@ -42,16 +57,29 @@ class Sidecars:
         self._database = database
         self._replica = replica
 
-    async def enter(self, connection: AsyncConnection, grant: JoinGrant, now: float) -> None:
+    async def enter(
+        self, connection: AsyncConnection, grant: JoinGrant, now: float, *, key_digest: bytes, replaces: bool
+    ) -> None:
         """Enter a sidecar within a greater transaction; an earlier one of the same name has no say from now on.
+
+        Arguments:
+            key_digest: SHA-256 of the public key that asks. The one that has joined may repeat it: its answer may have
+                been lost.
+            replaces: whether it takes the place of one whose stream is noted as open and whose certificate is valid.
 
         Raises:
             RefusedError: the instance's name belongs to a sidecar of another workload.
+            SecondSidecarError: it would take the place of such a one.
         """
         workload, instance = grant.workload, grant.instance
-        row = (await connection.execute(select(sidecars).where(sidecars.c.instance == instance))).first()
+        # With a lock, so that of two that join with two replicas one sees the other.
+        query = select(sidecars).where(sidecars.c.instance == instance).with_for_update()
+        row = (await connection.execute(query)).first()
         if row is not None and (row.namespace, row.service_account) != (workload.namespace, workload.service_account):
             raise RefusedError(f"another workload's sidecar is called {instance}", hint="choose another instance name")
+        is_open = row is not None and row.connected and row.key_digest != key_digest
+        if is_open and not replaces and await connection.scalar(select(_holds_certificate(instance, now))):
+            raise SecondSidecarError(instance)
         values = {
             "instance": instance,
             "namespace": workload.namespace,
@@ -67,6 +95,7 @@ class Sidecars:
             "installed_sequence": 0,  # Its memory is new: it has installed nothing.
             "pod_uid": grant.pod_uid,
             "has_stopped": False,
+            "key_digest": key_digest,
         }
         await connection.execute(self._database.upsert(sidecars, values))
         await connection.execute(delete(sidecar_addresses).where(sidecar_addresses.c.instance == instance))
@@ -169,6 +198,40 @@ class Sidecars:
                 update(sidecars).where(sidecars.c.replica.in_(("", self._replica))).values(connected=False)
             )
 
+    async def is_open_elsewhere(self, instance: str, *, now: float) -> bool:
+        """Return whether the sidecar holds a valid certificate and its stream is open with another, living replica."""
+        async with self._database.reading() as connection:
+            clock = await self._database.read_clock(connection)
+            query = (
+                select(sidecars.c.instance)
+                .join(replicas, replicas.c.replica == sidecars.c.replica)
+                .where(
+                    sidecars.c.instance == instance,
+                    sidecars.c.connected,
+                    sidecars.c.replica != self._replica,
+                    replicas.c.seen > clock - _REPLICA_BEATS_S,
+                    _holds_certificate(instance, now),
+                )
+            )
+            return (await connection.execute(query)).first() is not None
+
+    async def note_second(self, instance: str, *, origin: str, now: float) -> int:
+        """Note that another sidecar came under the name of one that is alive; return how often that has happened.
+
+        The first time is entered in the audit log as well; not each, since it is an attacker who decides how many.
+
+        Arguments:
+            origin: the address that it came from.
+        """
+        async with self._database.writing() as connection:
+            values = {"second_count": sidecars.c.second_count + 1, "second_at": now, "second_from": origin[:100]}
+            await connection.execute(update(sidecars).where(sidecars.c.instance == instance).values(**values))
+            query = select(sidecars.c.second_count).where(sidecars.c.instance == instance)
+            number = int(await connection.scalar(query) or 0)
+            if number == 1:
+                await append_audit(self._database, connection, "sidecar.second", instance, after={"from": origin[:100]})
+        return number
+
     async def mark_bundle_installed(self, instance: str, sequence: int) -> None:
         """Note that the sidecar has installed the trust bundle of this sequence."""
         await self._update(instance, installed_sequence=sequence)
@@ -269,6 +332,15 @@ class Sidecars:
             await connection.execute(self._database.upsert(sidecar_addresses, values))
 
 
+def _holds_certificate(instance: str, now: float) -> Any:
+    """Return whether the sidecar's own certificate is valid: else it couldn't go on anyway."""
+    return exists().where(
+        certificates.c.instance == instance,
+        certificates.c.not_after > now,
+        certificates.c.kind == IdentityKind.SIDECAR.value,
+    )
+
+
 def _is_live(now: float) -> Any:
     holds_certificate = exists().where(certificates.c.instance == sidecars.c.instance, certificates.c.not_after > now)
     return or_(sidecars.c.connected, holds_certificate)
@@ -310,6 +382,9 @@ async def _read_sidecars(connection: AsyncConnection, instances: Sequence[str] |
             clock_offset_s=row.clock_offset_s,
             evicted=out.get(row.instance),
             has_stopped=row.has_stopped,
+            second_count=row.second_count,
+            second_at=row.second_at,
+            second_from=row.second_from,
         )
         for row in await connection.execute(chosen.order_by(sidecars.c.instance))
         if wanted is None or row.instance in wanted

@@ -136,6 +136,10 @@ sidecars: Final = Table(
     Column("last_batch", Text),
     Column("has_stopped", Boolean, nullable=False, server_default=false()),
     Column("clock_offset_s", Double),
+    Column("key_digest", LargeBinary),
+    Column("second_count", BigInteger, nullable=False, server_default="0"),
+    Column("second_at", Double),
+    Column("second_from", Text, nullable=False, server_default=""),
 )
 
 replicas: Final = Table(

@@ -33,6 +33,7 @@ SILENT_AFTER_S: Final = 60.0
 ENDING_S: Final = 30 * 86_400.0
 MAX_SKEW_S: Final = 15.0
 RECENT_S: Final = 3600.0
+INCIDENT_S: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +108,7 @@ def examine(observed: Observation, *, own_version: str) -> list[Finding]:
         _examine_health(observed),
         _examine_versions(observed, own_version),
         _examine_streams(observed),
+        _examine_seconds(observed),
         examine_sidecar_clocks(observed.sidecars),
         _examine_bundles(observed),
         _examine_policies(observed),
@@ -175,6 +177,26 @@ def _examine_streams(observed: Observation) -> Finding:
         observation=f"{sum(sidecar.connected for sidecar in live)} connected of {len(live)} live"
         + (f"; disconnected: {name_some(_name(s) for s in silent)}" if silent else ""),
         hint="their certificates will expire; check their logs, and whether they reach the CA" if silent else "",
+    )
+
+
+def _examine_seconds(observed: Observation) -> Finding:
+    """Look for sidecars under whose name a second one came while they were alive."""
+    since = observed.ca.now - INCIDENT_S
+    met = sorted((s for s in observed.sidecars if (s.second_at or 0.0) > since), key=lambda s: -(s.second_at or 0.0))
+    return Finding(
+        subject="second sidecars",
+        is_well=not met,
+        observation="; ".join(
+            f"{s.second_count} refused under the name of {_name(s)}, which was connected:"
+            f" last {format_time(s.second_at or 0)} from {s.second_from or 'an unknown address'}"
+            for s in met[:MAX_NAMED]
+        )
+        or "none in the last 24 hours",
+        hint="one of both isn't genuine: find out who can make or read the pod's token; delete the pod, or"
+        " `touchmark ca evict` its sidecar"
+        if met
+        else "",
     )
 
 

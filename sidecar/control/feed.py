@@ -27,6 +27,7 @@ from sidecar.events import Events
 # A part that needs the CA ends a longer backoff, and waits that long for the stream that is opened then.
 _SOONEST_S = 1.0
 _CLOCK_LOOK_S = 60.0
+_LEAVE_S = 3.0
 # A CA that doesn't know our certificate's authority ends TLS without a word: so often in a row, then join again.
 _MAX_SILENT_RESUMES = 2
 
@@ -142,6 +143,9 @@ class Feed:
         return await self._resume()
 
     async def _join_again(self) -> bool:
+        if (link := self._uplink.link) is not None:
+            # With it open the CA would take this for a second sidecar. What serves the link notices its end.
+            await link.close(timeout_s=_LEAVE_S, is_stopping=False)
         try:
             welcome, _ = await self._opener.enrol(make_key_request(), self._receiver.join_again)
         except TouchmarkError as error:

@@ -59,11 +59,11 @@ class Link:
             async with asyncio.timeout(_SEND_S):
                 await self.send(message)
 
-    async def close(self, *, timeout_s: float) -> None:
-        """Close the stream because this sidecar stops, within a deadline: its addresses are free for others then."""
+    async def close(self, *, timeout_s: float, is_stopping: bool = True) -> None:
+        """Close the stream within a deadline. If this sidecar stops, its addresses are free for others then."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self.stream.close(CloseCode.GOING_AWAY)
+                await self.stream.close(CloseCode.GOING_AWAY if is_stopping else CloseCode.NORMAL_CLOSURE)
         except TimeoutError:
             self.abort()
 

@@ -31,6 +31,8 @@ from shared.model.trust.join_token import JoinToken, format_join_token
 from shared.model.wire.admin import ErrorAnswer
 from shared.model.wire.messages import (
     STREAM_PATH,
+    ConnectionsQuery,
+    ConnectionsReport,
     Enrol,
     FromCA,
     FromSidecar,
@@ -166,6 +168,23 @@ class FakeSidecar:
             message = await self.receive()
             if isinstance(message, kind):
                 return message
+
+    @contextlib.asynccontextmanager
+    async def answering(self) -> AsyncIterator[None]:
+        """Read and answer as long as the context lasts, as a sidecar that lives: nothing else may read."""
+
+        async def answer() -> None:
+            while True:
+                message = decode_from_ca(await self.stream.recv(decode=False))
+                if isinstance(message, ConnectionsQuery):
+                    await self.send(ConnectionsReport(request=message.request, connections=()))
+
+        task = asyncio.create_task(answer(), name="fake-sidecar-answers")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
 
     async def enrol(self, instance: str, *addresses: str, workload: str = "shop/web") -> Welcome:
         """Join by a token made for it."""

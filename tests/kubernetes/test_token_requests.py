@@ -23,6 +23,9 @@ def bound(api_server: ApiServer, namespace: str) -> Iterator[list[str]]:
     """What asks for a token of a pod on the node, while the policy is in force."""
     document = pod(namespace, "web")
     document["spec"]["nodeName"] = NODE
+    # A node gets tokens of those audiences only that its pods mount.
+    token = {"serviceAccountToken": {"audience": TOKEN_AUDIENCE, "path": "token"}}
+    document["spec"]["volumes"] = [{"name": "token", "projected": {"sources": [token]}}]
     api_server.kubectl.apply(document)
     uid = api_server.kubectl.get("pod", "web", "-n", namespace)["metadata"]["uid"]
     api_server.kubectl("apply", "--server-side", "-f", str(POLICY))

@@ -143,6 +143,9 @@ class SidecarsAdmin:
                 evicted=sidecar.evicted,
                 has_stopped=sidecar.has_stopped,
                 clock_offset_s=sidecar.clock_offset_s,
+                second_count=sidecar.second_count,
+                second_at=sidecar.second_at,
+                second_from=sidecar.second_from,
             )
             for sidecar in await self._store.sidecars.list_all()
         ]

@@ -91,7 +91,7 @@ class StreamEndpoint:
         try:
             message = await self._receive_first(request, websocket)
             leaf = _peer_certificate(request) if isinstance(message, Resume) else None
-            session = await self._joining.open(message, leaf, protocol=protocol)
+            session = await self._joining.open(message, leaf, protocol=protocol, origin=request.remote or "")
         except NoPlaceError:
             return self._turn_away()
         except TouchmarkError as error:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import structlog
 from cryptography import x509
 
-from ca.authenticate.join_token import authenticate_join_token
-from ca.authenticate.sidecar_certificate import CertificateAuthentication
+from ca.api.stream.second_sidecar import SecondSidecars
+from ca.authenticate.join_token import authenticate_join_token, digest_key
+from ca.authenticate.sidecar_certificate import CertificateAuthentication, OlderKeyError
 from ca.authority.authorities import Authorities
 from ca.distribution.foreign_trust import ForeignTrust
 from ca.distribution.hub import Hub
@@ -29,6 +30,7 @@ from shared.model.trust.join_token import parse_join_token
 from shared.model.version import VERSION
 from shared.model.wire.clock_offset import HINT, describe_offset, is_notable
 from shared.model.wire.messages import Enrol, EnrolPod, FromSidecar, Registration, Resume, Welcome
+from shared.model.wire.registration import check_instance
 
 _log = structlog.get_logger("touchmark.ca")
 
@@ -42,6 +44,7 @@ class Joining:
         store: Store,
         authorities: Authorities,
         certificates: CertificateAuthentication,
+        seconds: SecondSidecars,
         issuance: Issuance,
         rotation: Rotation,
         hub: Hub,
@@ -53,6 +56,7 @@ class Joining:
         self._store = store
         self._authorities = authorities
         self._certificates = certificates
+        self._seconds = seconds
         self._issuance = issuance
         self._rotation = rotation
         self._hub = hub
@@ -61,23 +65,26 @@ class Joining:
         self._metrics = metrics
         self._clock = clock
 
-    async def open(self, message: FromSidecar | None, leaf: x509.Certificate | None, *, protocol: int) -> Session:
+    async def open(
+        self, message: FromSidecar | None, leaf: x509.Certificate | None, *, protocol: int, origin: str
+    ) -> Session:
         """Open the session that a stream's first message asks for, with the ``Welcome`` first in its outbox.
 
         Arguments:
             message: None when the peer has left.
             leaf: the client certificate of the TLS handshake.
+            origin: the peer's address.
 
         Raises:
             TouchmarkError: the peer is to be refused.
         """
         match message:
             case Enrol(token=token, csr=csr, registration=registration):
-                return await self._enrol(token, csr, registration, protocol)
+                return await self._enrol(token, csr, registration, protocol, origin)
             case EnrolPod(token=token, csr=csr, registration=registration):
-                return await self._enrol_pod(token, csr, registration, protocol)
+                return await self._enrol_pod(token, csr, registration, protocol, origin)
             case Resume(registration=registration, installed_sequence=sequence):
-                return await self._resume(leaf, registration, sequence, protocol)
+                return await self._resume(leaf, registration, sequence, protocol, origin)
             case None:
                 raise ProtocolError("the stream ended before its first message")
             case _:
@@ -87,34 +94,54 @@ class Joining:
         """Close a session whose stream has ended."""
         await self._leave(session, has_opened=True)
 
-    async def _enrol(self, token: str, csr: bytes, registration: Registration, protocol: int) -> Session:
-        grant, record = await authenticate_join_token(
-            self._store,
-            parse_join_token(token),
-            csr,
-            registration,
-            root_pins=self._authorities.accepted_pins,
-            now=self._clock(),
-        )
-        return await self._open("enrol", grant, record, protocol, csr=csr)
+    async def _enrol(self, token: str, csr: bytes, registration: Registration, protocol: int, origin: str) -> Session:
+        shown = parse_join_token(token)
 
-    async def _enrol_pod(self, token: str, csr: bytes, registration: Registration, protocol: int) -> Session:
+        async def enter(replaces: bool) -> tuple[JoinGrant, SidecarRecord]:
+            return await authenticate_join_token(
+                self._store,
+                shown,
+                csr,
+                registration,
+                root_pins=self._authorities.accepted_pins,
+                now=self._clock(),
+                replaces=replaces,
+            )
+
+        instance = check_instance(registration.instance)
+        async with self._seconds.take_turn(instance):
+            grant, record = await self._seconds.enter(instance, enter, how="enrol", origin=origin)
+            return await self._open("enrol", grant, record, protocol, csr=csr)
+
+    async def _enrol_pod(
+        self, token: str, csr: bytes, registration: Registration, protocol: int, origin: str
+    ) -> Session:
         try:
             grant = await self._cluster.authenticate(token, csr, registration)
-            record = await self._store.enrolment.enter_pod(grant, registration, now=self._clock())
-            return await self._open("enrol_pod", grant, record, protocol, csr=csr)
+
+            async def enter(replaces: bool) -> SidecarRecord:
+                return await self._store.enrolment.enter_pod(
+                    grant, registration, key_digest=digest_key(csr), now=self._clock(), replaces=replaces
+                )
+
+            async with self._seconds.take_turn(grant.instance):
+                record = await self._seconds.enter(grant.instance, enter, how="enrol_pod", origin=origin)
+                return await self._open("enrol_pod", grant, record, protocol, csr=csr)
         except TouchmarkError as error:
             self._cluster.note_refusal(error, claimed=registration.instance, now=self._clock())
             raise
 
     async def _resume(
-        self, leaf: x509.Certificate | None, registration: Registration, sequence: int, protocol: int
+        self, leaf: x509.Certificate | None, registration: Registration, sequence: int, protocol: int, origin: str
     ) -> Session:
         if leaf is None:
             raise RefusedError("resume needs the sidecar's own certificate in the TLS handshake")
-        grant = self._cluster.check_alive(
-            await self._certificates.authenticate(leaf, claimed=registration.instance, now=self._clock())
-        )
+        try:
+            known = await self._certificates.authenticate(leaf, claimed=registration.instance, now=self._clock())
+        except OlderKeyError as error:
+            await self._seconds.check_older(error, origin=origin)
+            raise
+        grant = self._cluster.check_alive(known)
         record = await self._store.sidecars.register(grant, registration, now=self._clock())
         session = await self._open("resume", grant, record, protocol)
         if 0 < sequence <= self._authorities.bundle().sequence:

@@ -105,6 +105,8 @@ from shared.model.wire.admin_joining import Evicted as Evicted
 from shared.model.wire.admin_joining import EvictionRequest as EvictionRequest
 from shared.model.wire.admin_joining import JoinTokenList as JoinTokenList
 from shared.model.wire.admin_joining import JoinTokenView as JoinTokenView
+from shared.model.wire.admin_joining import SidecarList as SidecarList
+from shared.model.wire.admin_joining import SidecarView as SidecarView
 from shared.model.wire.messages import LiveConnection
 
 MAX_ADMIN_BODY_BYTES: Final = 8 * 1024 * 1024
@@ -305,41 +307,6 @@ class JoinTokenCreated(_Answer, frozen=True):
 
     def __repr__(self) -> str:
         return f"JoinTokenCreated(token_id={self.token_id!r}, workload={self.workload!r})"
-
-
-class SidecarView(_Answer, frozen=True):
-    """One sidecar. ``connected``: its stream is open now. ``live``: that, or a certificate of it is unexpired.
-
-    Attributes:
-        clock_offset_s: by how much its clock was ahead of the CA's when it opened its last stream, to about a second;
-            None: the sidecar or the CA is too old to say.
-        evicted: when it was evicted; None: it wasn't.
-        has_stopped: it said that it stops when it closed its last stream.
-    """
-
-    instance: str
-    workload: str
-    addresses: tuple[str, ...]
-    allowed_addresses: tuple[str, ...]
-    labels: dict[str, str]
-    tunnel_port: int
-    version: str
-    capture: str
-    joined: float
-    last_seen: float
-    connected: bool
-    live: bool
-    installed_sequence: int
-    namespace_versions: dict[str, int]
-    clock_offset_s: float | None = None
-    evicted: float | None = None
-    has_stopped: bool = False
-
-
-class SidecarList(_Answer, frozen=True):
-    """By workload and instance."""
-
-    sidecars: tuple[SidecarView, ...]
 
 
 # ---- namespaces, programs, policies -------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The admin API's answers about join tokens and evictions; ``admin.py`` has the others, and re-exports these. Pure."""
+"""The admin API's answers about join tokens, sidecars and evictions; re-exported by ``admin.py``. Pure."""
 
 from __future__ import annotations
 
@@ -29,6 +29,46 @@ class JoinTokenList(_Answer, frozen=True):
     """Newest first."""
 
     tokens: tuple[JoinTokenView, ...]
+
+
+class SidecarView(_Answer, frozen=True):
+    """One sidecar. ``connected``: its stream is open now. ``live``: that, or a certificate of it is unexpired.
+
+    Attributes:
+        clock_offset_s: by how much its clock was ahead of the CA's when it opened its last stream, to about a second;
+            None: the sidecar or the CA is too old to say.
+        evicted: when it was evicted; None: it wasn't.
+        has_stopped: it said that it stops when it closed its last stream.
+        second_count: how often another sidecar came under its name while it was alive, and was refused;
+            ``second_at``: when last, ``second_from``: from which address.
+    """
+
+    instance: str
+    workload: str
+    addresses: tuple[str, ...]
+    allowed_addresses: tuple[str, ...]
+    labels: dict[str, str]
+    tunnel_port: int
+    version: str
+    capture: str
+    joined: float
+    last_seen: float
+    connected: bool
+    live: bool
+    installed_sequence: int
+    namespace_versions: dict[str, int]
+    clock_offset_s: float | None = None
+    evicted: float | None = None
+    has_stopped: bool = False
+    second_count: int = 0
+    second_at: float | None = None
+    second_from: str = ""
+
+
+class SidecarList(_Answer, frozen=True):
+    """By workload and instance."""
+
+    sidecars: tuple[SidecarView, ...]
 
 
 class EvictionRequest(_Request, frozen=True):

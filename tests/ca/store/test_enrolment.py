@@ -90,16 +90,18 @@ async def test_a_pod_s_sidecar_is_entered_anew_each_time(tmp_path: Path) -> None
     async with opened(tmp_path / "d") as core:
         grant = make_pod_grant("web-0.00000001", "uid-1")
         said = registration("web-0.00000001")
-        await core.store.enrolment.enter_pod(grant, registration("web-0.00000001", "198.18.0.2"), now=NOW)
+        await core.store.enrolment.enter_pod(
+            grant, registration("web-0.00000001", "198.18.0.2"), key_digest=b"key", now=NOW
+        )
         await core.store.sidecars.mark_bundle_installed("web-0.00000001", 3)
-        await core.store.enrolment.enter_pod(grant, said, now=NOW + 5)
+        await core.store.enrolment.enter_pod(grant, said, key_digest=b"key", now=NOW + 5)
         record = await core.store.sidecars.get("web-0.00000001")
         assert record is not None
         assert (record.joined, record.installed_sequence, record.addresses, record.pod_uid) == (NOW + 5, 0, (), "uid-1")
         assert record.grant == grant
         other = replace(grant, workload=Workload(namespace="bank", service_account="web"))
         with pytest.raises(RefusedError, match="another workload"):
-            await core.store.enrolment.enter_pod(other, said, now=NOW)
+            await core.store.enrolment.enter_pod(other, said, key_digest=b"key", now=NOW)
 
 
 async def test_a_pod_takes_its_address_from_whoever_had_it(tmp_path: Path) -> None:
@@ -107,7 +109,9 @@ async def test_a_pod_takes_its_address_from_whoever_had_it(tmp_path: Path) -> No
         old = make_pod_grant("db-0.00000001", "uid-1", account="db")
         new = make_pod_grant("web-0.00000002", "uid-2")
         for grant in (old, new):
-            await core.store.enrolment.enter_pod(grant, registration(grant.instance, "198.18.0.2"), now=NOW)
+            await core.store.enrolment.enter_pod(
+                grant, registration(grant.instance, "198.18.0.2"), key_digest=b"key", now=NOW
+            )
         record = await core.store.sidecars.get_at("198.18.0.2")
         assert record is not None and record.instance == "web-0.00000002"
 
@@ -117,7 +121,7 @@ async def test_sidecars_of_pods_are_listed_and_forgotten_by_their_pods(tmp_path:
         for number in (1, 2):
             grant = make_pod_grant(f"web-0.0000000{number}", f"uid-{number}")
             said = registration(grant.instance, "198.18.0.2")
-            await core.store.enrolment.enter_pod(grant, said, now=NOW + number)
+            await core.store.enrolment.enter_pod(grant, said, key_digest=b"key", now=NOW + number)
         assert await core.store.sidecars.list_of_pods(joined_before=NOW + 2) == {"web-0.00000001": "uid-1"}
         assert await core.store.sidecars.delete_of_pods(["uid-2", "", "unknown"]) == 1
         assert [record.pod_uid for record in await core.store.sidecars.list_all()] == ["uid-1"]

@@ -98,14 +98,14 @@ async def test_an_evicted_pods_sidecar_never_comes_back_and_a_new_pod_of_its_nam
 
     async with opened(tmp_path / "d") as core:
         enter = core.store.enrolment.enter_pod
-        await enter(make_grant("1"), registration("web-0"), now=NOW)
+        await enter(make_grant("1"), registration("web-0"), key_digest=b"key", now=NOW)
         await core.store.evictions.evict("web-0", now=NOW)
         # Nor is the eviction forgotten for its silence.
         assert await core.store.sidecars.delete_silent(silent_since=NOW + 9e6, now=NOW + 9e6) == 0
         with pytest.raises(RefusedError, match="evicted") as caught:
-            await enter(make_grant("1"), registration("web-0"), now=NOW + 9e6)
+            await enter(make_grant("1"), registration("web-0"), key_digest=b"key", now=NOW + 9e6)
         assert "delete the pod" in caught.value.hint
-        await enter(make_grant("2"), registration("web-0"), now=NOW)
+        await enter(make_grant("2"), registration("web-0"), key_digest=b"key", now=NOW)
         await core.store.evictions.evict("web-0", now=NOW)
         assert await core.store.sidecars.delete_of_pods(["2"]) == 1
         assert await core.store.evictions.list_instances() == frozenset()

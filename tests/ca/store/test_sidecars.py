@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ca.store.sidecars import Sidecars
+from ca.store import sidecars as sidecars_module
+from ca.store.sidecars import SecondSidecarError, Sidecars
 from shared.model.errors import ConflictError, RefusedError
-from tests.ca.founded import DATABASE, NOW, WEB, join, opened, registration
+from tests.ca.founded import DATABASE, NOW, WEB, join, make_csr, opened, registration
 from tests.ca.rotation.test_rotation import issue
 
 
@@ -54,3 +55,34 @@ async def test_who_stops_properly_gives_its_addresses_back_at_once_and_who_vanis
         await sidecars.mark_seen("web-1", connected=False, now=NOW)
         with pytest.raises(ConflictError):  # It is back, and stopped is forgotten.
             await join(core, "db-2", DATABASE, "198.18.0.3")
+
+
+async def test_a_stream_with_another_replica_keeps_a_second_sidecar_out_while_that_replica_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path / "d", replica="one") as one, opened(tmp_path / "d", replica="two") as two:
+        await one.store.replicas.beat()
+        grant = await join(one, "web-1")
+        assert not await two.store.sidecars.is_open_elsewhere("web-1", now=NOW)  # It has no certificate yet.
+        await one.issuance.issue_sidecar(grant, make_csr(), NOW)
+        assert await two.store.sidecars.is_open_elsewhere("web-1", now=NOW)
+        assert not await one.store.sidecars.is_open_elsewhere("web-1", now=NOW)
+        async with two.store.database.writing() as connection:
+            with pytest.raises(SecondSidecarError):
+                await two.store.sidecars.enter(connection, grant, NOW, key_digest=b"another", replaces=False)
+            await two.store.sidecars.enter(connection, grant, NOW, key_digest=b"another", replaces=True)
+        monkeypatch.setattr(sidecars_module, "_REPLICA_BEATS_S", -1.0)  # Its last sign of life is too old.
+        assert not await two.store.sidecars.is_open_elsewhere("web-1", now=NOW)
+
+
+async def test_a_second_sidecar_is_counted_and_audited_once(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        await join(core, "web-1")
+        for number in (1, 2, 3):
+            assert await core.store.sidecars.note_second("web-1", origin="198.18.0.9", now=NOW + number) == number
+        record = await core.store.sidecars.get("web-1")
+        assert record is not None
+        assert (record.second_count, record.second_at, record.second_from) == (3, NOW + 3, "198.18.0.9")
+        lines = (await core.store.audit.list_lines()).lines
+        assert sum('"sidecar.second"' in line for line in lines) == 1
+        assert await core.store.sidecars.note_second("unknown", origin="198.18.0.9", now=NOW) == 0

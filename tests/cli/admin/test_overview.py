@@ -59,6 +59,11 @@ def test_a_certificate_of_another_lifetime_is_overdue_by_its_own() -> None:
             "none of 1 is live, their certificates have expired: web-1.abcdef01 (shop/web)",
             {"sidecars": (change_sidecar(connected=False, live=False),)},
         ),
+        (
+            "second sidecars",
+            "2 refused under the name of web-1.abcdef01 (shop/web), which was connected: last",
+            {"sidecars": (change_sidecar(second_count=2, second_at=NOW - 90, second_from="198.18.0.9"),)},
+        ),
         ("trust bundle", "number 4 isn't installed", {"sidecars": (change_sidecar(installed_sequence=3),)}),
         ("policies", "web-1.abcdef01", {"sidecars": (change_sidecar(namespace_versions={"shop": 6}),)}),
         ("authorities", "expiring soon: issuing 1", {"ca": change_ca(authorities=(make_authority(ends_in=86_400.0),))}),

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from websockets.asyncio.server import ServerConnection
 
 from shared.model.errors import ProtocolError, RefusedError, UnavailableError, VerificationError
 from shared.model.identity.identity import Identity, IdentityKind, parse_workload
@@ -27,6 +28,7 @@ from shared.model.wire.messages import (
     CertificateRequest,
     EnrolPod,
     FromCA,
+    FromSidecar,
     Lookup,
     Message,
     ProgramEvidence,
@@ -478,11 +480,23 @@ async def test_a_welcome_that_is_of_no_use_is_given_up_and_asked_for_again(tmp_p
         await pod.close()
 
 
-async def test_a_pod_that_is_not_renewed_proves_itself_again(tmp_path: Path) -> None:
+async def test_a_pod_that_is_not_renewed_proves_itself_again_and_leaves_its_stream_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the first stream open the CA would take it for a second sidecar."""
     async with LittleCA().serving() as ca, a_pod(ca, tmp_path) as pod:
+        greet = ca._greet
+        open_then: list[int] = []
+
+        def note(stream: ServerConnection, first: FromSidecar) -> FromCA:
+            open_then.append(len(ca.streams))
+            return greet(stream, first)
+
+        monkeypatch.setattr(ca, "_greet", note)
         pod.uplink.prove_again()
         await until(lambda: len(pod.credentials) == 2)
-        assert pod.uplink.is_connected
+        await until(lambda: pod.uplink.is_connected)
+        assert open_then == [0]
 
 
 async def test_a_ca_that_opens_no_stream_yet_is_waited_for_and_then_resumed(tmp_path: Path) -> None:

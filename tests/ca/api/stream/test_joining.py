@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from ca.api.stream.joining import Joining
+from ca.api.stream.second_sidecar import SecondSidecars
 from ca.authenticate.sidecar_certificate import CertificateAuthentication
+from ca.distribution.live_connections import Survey
 from ca.runtime.compose import RunningCA
 from shared.model.errors import ProtocolError
 from shared.model.wire import admin as api
@@ -53,6 +55,13 @@ async def test_nothing_but_enrolment_and_resumption_opens_a_session(services: Ru
         store=services.store,
         authorities=services.authorities,
         certificates=CertificateAuthentication(store=services.store, authorities=services.authorities),
+        seconds=SecondSidecars(
+            store=services.store,
+            hub=services.hub,
+            survey=Survey(services.hub),
+            metrics=services.metrics,
+            clock=services.clock,
+        ),
         issuance=services.issuance,
         rotation=services.rotation,
         hub=services.hub,
@@ -63,7 +72,7 @@ async def test_nothing_but_enrolment_and_resumption_opens_a_session(services: Ru
     )
     for message, words in ((None, "ended before"), (Lookup(address="198.18.0.2"), "must be enrol or resume")):
         with pytest.raises(ProtocolError, match=words):
-            await joining.open(message, None, protocol=2)
+            await joining.open(message, None, protocol=2, origin="127.0.0.1")
     assert len(services.hub) == 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from ca.api.stream import second_sidecar
 from ca.runtime import cluster as cluster_module
 from ca.runtime import cluster_upkeep
 from ca.runtime.compose import RunningCA
@@ -152,9 +153,10 @@ async def test_it_resumes_while_its_pod_lives(services: RunningCA, tmp_path: Pat
         assert isinstance(refusal, Refusal) and refusal.code == "pod_gone"
 
 
-async def test_a_second_enrolment_of_a_pod_supersedes_the_first_key_and_stream(
-    services: RunningCA, tmp_path: Path
+async def test_where_nobody_answers_a_second_enrolment_of_a_pod_supersedes_the_first_key_and_stream(
+    services: RunningCA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(second_sidecar, "ANSWER_DEADLINE_S", 0.1)
     async with FakeSidecar(services) as first, FakeSidecar(services) as second:
         await enrol_pod(first, WEB, INSTANCE, ADDRESS)
         pem = first.write_pem(tmp_path / "first.pem")

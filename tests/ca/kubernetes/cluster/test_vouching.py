@@ -35,7 +35,7 @@ async def enter(store: Store, vouching: Vouching, namespace: str, account: str =
         instance=f"{namespace}-{account}.{number:08x}",
         pod_uid=f"{namespace}-{account}-{number}",
     )
-    await store.enrolment.enter_pod(grant, registration(grant.instance), now=NOW)
+    await store.enrolment.enter_pod(grant, registration(grant.instance), key_digest=b"key", now=NOW)
 
 
 async def vouched(store: Store, namespace: str) -> dict[str, dict[str, str]]:

@@ -1,0 +1,89 @@
+"""A second sidecar under the name of one that lives: the first stays, the second is refused and reported. I/O.
+
+Belongs here: whether the first one lives, and what is reported of the second. Doesn't: who may join (``joining.py``),
+or the transaction in which both would meet (``ca/store/sidecars.py``).
+
+A sidecar that was restarted comes with another key as well. It differs in this: the stream of the one before has ended,
+or nobody answers on it. Which of two that live is genuine the CA can't tell. It keeps the one that it has, because the
+other way round whoever gets hold of a pod's token would take its place at any time; this way only while the pod's own
+sidecar has no stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+from weakref import WeakValueDictionary
+
+import structlog
+
+from ca.authenticate.sidecar_certificate import OlderKeyError
+from ca.distribution.hub import Hub
+from ca.distribution.live_connections import Survey
+from ca.metrics import Metrics
+from ca.store.sidecars import SecondSidecarError
+from ca.store.store import Store
+
+# The second one waits for its welcome that long at least: 15 s (``sidecar/control/opening.py``).
+ANSWER_DEADLINE_S: Final = 5.0
+
+_T = TypeVar("_T")
+_log = structlog.get_logger("touchmark.ca")
+
+
+class SecondSidecars:
+    """Decides between a sidecar that is connected and one that comes under its name."""
+
+    def __init__(self, *, store: Store, hub: Hub, survey: Survey, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._hub = hub
+        self._survey = survey
+        self._metrics = metrics
+        self._clock = clock
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def take_turn(self, instance: str) -> asyncio.Lock:
+        """Return the lock to hold until the session is open: else of two that join at once none would see the other."""
+        return self._turns.setdefault(instance, asyncio.Lock())
+
+    async def enter(self, instance: str, enter: Callable[[bool], Awaitable[_T]], *, how: str, origin: str) -> _T:
+        """Enter a sidecar, in the place of one whose stream is noted as open only if nobody answers on it.
+
+        Arguments:
+            enter: enters it; its argument says whether in another one's place.
+            origin: the address that it comes from.
+
+        Raises:
+            SecondSidecarError: the first one lives. It is noted.
+            TouchmarkError: as ``enter``.
+        """
+        try:
+            return await enter(False)
+        except SecondSidecarError:
+            if await self._is_alive(instance):
+                await self._note(instance, how=how, origin=origin)
+                raise
+        _log.info("sidecar_replaced", instance=instance, how=how, origin=origin)
+        return await enter(True)
+
+    async def check_older(self, error: OlderKeyError, *, origin: str) -> None:
+        """Note that a sidecar came back by an older key, if one with the newer key lives: both have lived at once.
+
+        Raises:
+            SecondSidecarError: it does.
+        """
+        if await self._is_alive(error.instance):
+            await self._note(error.instance, how="resume", origin=origin)
+            raise SecondSidecarError(error.instance) from error
+
+    async def _is_alive(self, instance: str) -> bool:
+        session = self._hub.get(instance)
+        if session is not None:
+            return await self._survey.is_answering(session, timeout_s=ANSWER_DEADLINE_S)
+        return await self._store.sidecars.is_open_elsewhere(instance, now=self._clock())
+
+    async def _note(self, instance: str, *, how: str, origin: str) -> None:
+        self._metrics.second_sidecars.labels(how=how).inc()
+        number = await self._store.sidecars.note_second(instance, origin=origin, now=self._clock())
+        _log.warning("second_sidecar", instance=instance, how=how, origin=origin, number=number)
