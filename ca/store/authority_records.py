@@ -101,10 +101,17 @@ class AuthorityRecords:
         async with self._database.reading() as connection:
             return await _read_rotation(connection)
 
-    async def list_journal(self, *, limit: int = 100) -> list[JournalEntry]:
-        """Return the last entries, newest first."""
+    async def list_journal(
+        self, *, limit: int = 100, since: float | None = None, until: float | None = None
+    ) -> list[JournalEntry]:
+        """Return the last entries, newest first; of the time from ``since`` to ``until`` (seconds since the epoch)."""
+        query = select(journal).order_by(journal.c.entry_id.desc()).limit(limit)
+        if since is not None:
+            query = query.where(journal.c.time >= since)
+        if until is not None:
+            query = query.where(journal.c.time <= until)
         async with self._database.reading() as connection:
-            rows = await connection.execute(select(journal).order_by(journal.c.entry_id.desc()).limit(limit))
+            rows = await connection.execute(query)
             return [
                 JournalEntry(
                     time=row.time,

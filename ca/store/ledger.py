@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Row, delete, func, insert, select
+from sqlalchemy import ColumnElement, Row, Select, delete, func, insert, select
 
 from ca.store.engine.database import Database
 from ca.store.engine.group_commit import GroupCommit
 from ca.store.evictions import find_evicted
-from ca.store.records import MAX_LEAF_LIFETIME_S, CertificateRecord
+from ca.store.records import MAX_LEAF_LIFETIME_S, CertificateRecord, LedgerFilter
 from ca.store.tables import authorities, certificates
 from shared.model.errors import ConflictError, RefusedError, TouchmarkError
-from shared.model.identity.identity import Workload, parse_spiffe_id
+from shared.model.identity.identity import parse_spiffe_id
 from shared.model.trust.bundle import AuthorityPhase
 
 MAX_LISTED: Final = 10_000
+EVERYTHING: Final = LedgerFilter()
 _SIGNING_PHASES: Final = (AuthorityPhase.ACTIVE.value, AuthorityPhase.OLD.value)
 
 
@@ -71,21 +72,9 @@ class Ledger:
             ).first()
             return None if row is None else _record(row)
 
-    async def list_lines(
-        self, *, alive_at: float | None = None, workload: Workload | None = None, limit: int = 1000
-    ) -> list[CertificateRecord]:
-        """Return lines, newest first; with ``alive_at`` only those unexpired then. At most ``MAX_LISTED``."""
-        query = select(certificates).order_by(certificates.c.issued.desc()).limit(min(limit, MAX_LISTED))
-        if alive_at is not None:
-            # What was issued earlier needn't be looked at to find what is alive.
-            query = query.where(
-                certificates.c.not_after > alive_at, certificates.c.issued > alive_at - MAX_LEAF_LIFETIME_S - 1
-            )
-        if workload is not None:
-            query = query.where(
-                certificates.c.namespace == workload.namespace,
-                certificates.c.service_account == workload.service_account,
-            )
+    async def list_lines(self, wanted: LedgerFilter = EVERYTHING) -> list[CertificateRecord]:
+        """Return the lines that match, newest first. At most ``MAX_LISTED``."""
+        query = make_query(wanted)
         async with self._database.reading() as connection:
             return [_record(row) for row in await connection.execute(query)]
 
@@ -105,6 +94,38 @@ class Ledger:
             return (
                 await connection.execute(delete(certificates).where(certificates.c.not_after < expired_before))
             ).rowcount
+
+
+def make_query(wanted: LedgerFilter) -> Select[Any]:
+    """Return the query of a search; apart, so that its plan can be asked for."""
+    query = select(certificates).where(*_list_conditions(wanted))
+    return query.order_by(certificates.c.issued.desc()).limit(min(wanted.limit, MAX_LISTED))
+
+
+def _list_conditions(wanted: LedgerFilter) -> Iterator[ColumnElement[bool]]:
+    column = certificates.c
+    if wanted.serial:
+        # Hexadecimal has no letter behind f: a range of the key, whatever the database's collation.
+        yield column.serial >= wanted.serial
+        yield column.serial < wanted.serial + "g"
+    for known, value in (
+        (column.digest, wanted.digest),
+        (column.authority_id, wanted.authority_id),
+        (column.instance, wanted.instance),
+    ):
+        if value:
+            yield known == value
+    if wanted.workload is not None:
+        yield column.namespace == wanted.workload.namespace
+        yield column.service_account == wanted.workload.service_account
+    if wanted.alive_at is not None:
+        # What was issued earlier needn't be looked at to find what is alive.
+        yield column.not_after > wanted.alive_at
+        yield column.issued > wanted.alive_at - MAX_LEAF_LIFETIME_S - 1
+    if wanted.since is not None:
+        yield column.issued >= wanted.since
+    if wanted.until is not None:
+        yield column.issued <= wanted.until
 
 
 def _find_fault(record: CertificateRecord, signing: frozenset[str], evicted: frozenset[str]) -> TouchmarkError | None:
@@ -133,6 +154,7 @@ def _values(record: CertificateRecord) -> dict[str, Any]:
         "pid": record.pid,
         "uid": record.uid,
         "approved_by": record.approved_by,
+        "digest": record.identity.program.digest if record.identity.program is not None else "",
     }
 
 

@@ -241,6 +241,27 @@ class ProgramRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerFilter:
+    """Which certificates to show, newest first; empty fields don't filter.
+
+    Attributes:
+        serial: hexadecimal; a prefix is enough.
+        digest: the SHA-256 of the program, in hexadecimal.
+        alive_at: only what has not ended then; ``since``, ``until``: when it was issued. Seconds since the epoch.
+    """
+
+    serial: str = ""
+    digest: str = ""
+    authority_id: str = ""
+    instance: str = ""
+    workload: Workload | None = None
+    alive_at: float | None = None
+    since: float | None = None
+    until: float | None = None
+    limit: int = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionFilter:
     """Which decisions to show; empty fields don't filter. Newest first, unless ``after_id`` follows the log.
 

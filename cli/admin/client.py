@@ -41,6 +41,7 @@ from shared.model.wire.admin import (
     JoinTokenCreated,
     JoinTokenList,
     JoinTokenRequest,
+    JournalList,
     ModeRequest,
     NamespaceList,
     PolicyCandidateRequest,
@@ -279,6 +280,10 @@ class AdminClient:
     async def list_identities(self, query: Mapping[str, str]) -> IdentityList:
         """Return the ledger's certificates, newest first."""
         return await self._call("GET", "/v1/identities", IdentityList, query=query)
+
+    async def list_journal(self, query: Mapping[str, str]) -> JournalList:
+        """Return what happened to the authorities, newest first."""
+        return await self._call("GET", "/v1/journal", JournalList, query=query)
 
     async def list_connections(self, query: Mapping[str, str]) -> ConnectionList:
         """Return live connections of all sidecars that answer."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.commands import backup, evict, join_token, options, rotate, taint
+from cli.commands import backup, evict, join_token, journal, options, rotate, taint
 from cli.text.json_result import JsonResult, prints
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.add_typer(rotate.app, name="rotate")
 app.add_typer(join_token.app, name="join-token")
 app.command("taint", cls=options.TargetCommand)(taint.taint)
+app.command("journal", cls=options.TargetCommand)(journal.journal)
 app.command("evict", cls=options.TargetCommand)(evict.evict)
 app.command("backup-key")(backup.backup_key)
 app.command("backup", cls=options.TargetCommand)(backup.backup)

@@ -62,6 +62,7 @@ Kubeconfig = Annotated[
     ),
 ]
 SystemNamespace = Annotated[str, typer.Option("--system-namespace", help="The CA's namespace; implies -k.")]
+MOMENT_HELP: Final = "Only what was {} then: 2026-11-28, 2026-11-28T14:30 (UTC), or 90m, 7d ago."
 Since = Annotated[str, typer.Option("--since", help="How far back: 90s, 30m, 24h, 7d.")]
 TimeoutS = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait for every sidecar to confirm.")]
 ForceConflicts = Annotated[

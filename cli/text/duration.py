@@ -1,8 +1,9 @@
-"""Durations and moments as people write and read them. Pure."""
+"""Durations and moments as people write and read them. Reads the clock for moments."""
 
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime
 
 from shared.model.errors import InputError
@@ -21,6 +22,27 @@ def parse_duration(text: str) -> float:
     if not match or float(match[1]) == 0:
         raise InputError(f"not a duration: {text[:40]!r}", hint="write a number and a unit, such as 30m or 24h")
     return float(match[1]) * _SECONDS[match[2] or "s"]
+
+
+def parse_moment(text: str, *, now: float) -> float:
+    """Read a day or a time in UTC (``2026-11-28``, ``2026-11-28T14:30``), or how long ago (``90m``, ``7d``).
+
+    Returns:
+        Seconds since the epoch.
+
+    Raises:
+        InputError: the text has another shape.
+    """
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return now - parse_duration(text)
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def format_moment(text: str) -> str:
+    """Return what ``parse_moment`` reads for a query of the admin API; empty where nothing was given."""
+    return str(parse_moment(text, now=time.time())) if text else ""
 
 
 def format_duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.issuance import IssuanceRefused, IssuedChain
-from ca.store.records import CertificateRecord, ProgramRecord
+from ca.store.records import CertificateRecord, LedgerFilter, ProgramRecord
 from shared.model.identity.identity import Identity, IdentityKind
 from shared.model.identity.loaded_code import ApprovedCode, CodeCheck, LoadedCode, LoadedObject
 from shared.model.identity.program import Program
@@ -147,4 +147,6 @@ async def test_many_at_once_are_all_in_the_ledger(tmp_path: Path) -> None:
         issued = await asyncio.gather(
             *(core.issuance.issue_program(SIDECAR, csr, CURL, ProgramEvidence(), NOW) for _ in range(40))
         )
-        assert {c.serial for c in await core.store.ledger.list_lines(alive_at=NOW)} == {i.record.serial for i in issued}
+        assert {c.serial for c in await core.store.ledger.list_lines(LedgerFilter(alive_at=NOW))} == {
+            i.record.serial for i in issued
+        }

@@ -31,6 +31,7 @@ _STATUS: Final[tuple[tuple[type[TouchmarkError], int], ...]] = (
     (RefusedError, 403),
     (UnavailableError, 503),
 )
+_FAR: Final = 1e15
 _log = structlog.get_logger("touchmark.ca")
 
 
@@ -68,6 +69,15 @@ def read_number(request: web.Request, name: str, *, default: float, low: float, 
     if not low <= value <= high:
         raise InputError(f"{name} must be {low:g} to {high:g}")
     return value
+
+
+def read_time(request: web.Request, name: str) -> float | None:
+    """Read a time of the query, in seconds since the epoch; None when it isn't there.
+
+    Raises:
+        InputError: it isn't one.
+    """
+    return read_number(request, name, default=0, low=0, high=_FAR) if request.query.get(name) else None
 
 
 def read_flag(request: web.Request, name: str) -> bool | None:

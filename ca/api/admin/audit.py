@@ -6,7 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
-from ca.api.admin.answers import answer, check_query, read_flag, read_number
+from ca.api.admin.answers import answer, check_query, read_flag, read_number, read_time
 from ca.store.store import Store
 from shared.model.errors import InputError
 from shared.model.wire.admin_audit import MAX_AUDIT_PAGE, parse_mark
@@ -27,11 +27,10 @@ class AuditAdmin:
     async def list_lines(self, request: web.Request) -> web.Response:
         """Answer a part of the log."""
         check_query(request, "after", "since", "until", "limit", "newest")
-        query = request.query
         page = await self._store.audit.list_lines(
             after=int(read_number(request, "after", default=0, low=0, high=_FAR)),
-            since=read_number(request, "since", default=0, low=0, high=_FAR) if "since" in query else None,
-            until=read_number(request, "until", default=0, low=0, high=_FAR) if "until" in query else None,
+            since=read_time(request, "since"),
+            until=read_time(request, "until"),
             limit=int(read_number(request, "limit", default=100, low=1, high=MAX_AUDIT_PAGE)),
             newest=bool(read_flag(request, "newest")),
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aiohttp import web
 from cryptography import x509
 
-from ca.api.admin.answers import answer, check_query, read_body, read_number
+from ca.api.admin.answers import answer, check_query, read_body, read_number, read_time
 from ca.authority.authorities import Authorities
 from ca.authority.server_certificate import ServerCertificate
 from ca.rotation.rotation import Rotation
@@ -96,9 +96,12 @@ class AuthoritiesAdmin:
 
     async def journal(self, request: web.Request) -> web.Response:
         """Answer what happened to the authorities."""
-        check_query(request, "limit")
-        limit = int(read_number(request, "limit", default=100, low=1, high=1000))
-        entries = await self._store.authorities.list_journal(limit=limit)
+        check_query(request, "limit", "since", "until")
+        entries = await self._store.authorities.list_journal(
+            limit=int(read_number(request, "limit", default=100, low=1, high=1000)),
+            since=read_time(request, "since"),
+            until=read_time(request, "until"),
+        )
         return answer(
             admin.JournalList(
                 entries=tuple(

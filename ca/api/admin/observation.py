@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Final
 
 import msgspec
 import structlog
 from aiohttp import web
 
-from ca.api.admin.answers import answer, check_query, read_flag, read_number
+from ca.api.admin.answers import answer, check_query, read_flag, read_number, read_time
 from ca.distribution.hub import Hub
 from ca.distribution.live_connections import Survey
 from ca.observation.decisions import Decisions
-from ca.store.records import DEFAULT_DECISIONS_LIMIT, DecisionFilter, StoredDecision
+from ca.store.records import DEFAULT_DECISIONS_LIMIT, DecisionFilter, LedgerFilter, StoredDecision
 from ca.store.store import Store
 from shared.model.errors import InputError, UnavailableError
 from shared.model.identity.identity import check_namespace, parse_workload
@@ -23,6 +24,9 @@ from shared.model.wire import admin
 
 SEND_DEADLINE_S: Final = 30.0
 MAX_FOLLOWERS: Final = 32
+_HEXADECIMAL: Final = frozenset("0123456789abcdef")
+_MAX_SERIAL: Final = 40
+_MAX_NAME: Final = 200
 _FILTERS: Final = (
     "namespace", "workload", "program", "reason", "denied", "would_deny", "since", "until", "limit",
 )  # fmt: skip
@@ -89,15 +93,10 @@ class ObservationAdmin:
 
     async def identities(self, request: web.Request) -> web.Response:
         """Answer the ledger."""
-        check_query(request, "alive", "workload", "limit")
         now = self._clock()
-        limit = int(read_number(request, "limit", default=1000, low=1, high=10_000))
-        workload = request.query.get("workload")
-        records = await self._store.ledger.list_lines(
-            alive_at=now if read_flag(request, "alive") else None,
-            workload=parse_workload(workload) if workload else None,
-            limit=limit + 1,
-        )
+        wanted = _read_ledger_filter(request, now)
+        limit = wanted.limit
+        records = await self._store.ledger.list_lines(replace(wanted, limit=limit + 1))
         subjects = {one.authority_id: one.subject for one in await self._store.authorities.list_all()}
         return answer(
             admin.IdentityList(
@@ -148,6 +147,25 @@ class ObservationAdmin:
                 truncated=result.truncated,
             )
         )
+
+
+def _read_ledger_filter(request: web.Request, now: float) -> LedgerFilter:
+    check_query(request, "alive", "workload", "limit", "serial", "digest", "authority", "sidecar", "since", "until")
+    query = request.query
+    serial, digest = (query.get(name, "").lower() for name in ("serial", "digest"))
+    if not set(serial + digest) <= _HEXADECIMAL or len(serial) > _MAX_SERIAL or len(digest) not in (0, 64):
+        raise InputError("serial and digest are hexadecimal, a digest has 64 digits")
+    return LedgerFilter(
+        serial=serial,
+        digest=digest,
+        authority_id=query.get("authority", "")[:_MAX_NAME],
+        instance=query.get("sidecar", "")[:_MAX_NAME],
+        workload=parse_workload(query["workload"]) if query.get("workload") else None,
+        alive_at=now if read_flag(request, "alive") else None,
+        since=read_time(request, "since"),
+        until=read_time(request, "until"),
+        limit=int(read_number(request, "limit", default=1000, low=1, high=10_000)),
+    )
 
 
 def _read_filter(request: web.Request) -> DecisionFilter:

@@ -19,7 +19,7 @@ GET    /v1/rotation                                                   ``Rotation
 POST   /v1/rotation                         ``RotationRequest``       ``RotationStatus``
 POST   /v1/rotation/revert                                            ``RotationStatus``
 POST   /v1/authorities/{id}/taint                                     ``CAStatus``
-GET    /v1/journal?limit=                                             ``JournalList``
+GET    /v1/journal                          ``?since=&until=&limit=`` ``JournalList``
 GET    /v1/namespaces                                                 ``NamespaceList``
 GET    /v1/namespaces/{ns}                                            ``NamespaceState``
 GET    /v1/namespaces/{ns}/readiness        ``?since_s=``             ``Readiness``
@@ -35,7 +35,7 @@ PUT    /v1/policies                         ``PolicyRequest``         ``PolicyVi
 DELETE /v1/policies/{ns}                                              ``NamespaceState``
 GET    /v1/decisions                        query, see below          ``DecisionList``
 GET    /v1/decisions/follow                 query, see below          NDJSON of ``DecisionView``
-GET    /v1/identities                       ``?alive=true&workload=`` ``IdentityList``
+GET    /v1/identities                       query, see below          ``IdentityList``
 GET    /v1/connections                      ``?timeout_s=&limit=``    ``ConnectionList``
 GET    /v1/foreign-domains                                            ``ForeignDomainList``
 PUT    /v1/foreign-domains/{domain}         ``ForeignDomainRequest``  ``ForeignDomainList``
@@ -52,8 +52,10 @@ The query of ``/v1/decisions``: ``namespace``, ``workload``, ``program`` (a pref
 ``limit`` (1 to 10,000). Newest first; ``follow`` sends new ones, oldest first (with ``since``, first what
 was stored since then). That of edges: ``since``, ``until``, ``workload``, ``denied``, ``would_deny``, ``offset`` and
 ``limit`` (1 to 5,000), by names. That of ``/v1/audit``: ``after`` (a line's number), ``since``, ``until``, ``limit`` (1
-to 1,000), ``newest`` (the last ones instead of the first). ``/v1/cluster`` isn't found on a CA outside a cluster. Any
-other answer than 2xx is an ``ErrorAnswer``.
+to 1,000), ``newest`` (the last ones instead of the first). That of ``/v1/identities``: ``alive``, ``workload``,
+``serial`` (hexadecimal, a prefix is enough), ``digest`` (of the program), ``authority`` (its ID), ``sidecar`` (its
+instance), ``since`` and ``until`` (when it was issued), ``limit``. ``/v1/cluster`` isn't found on a CA outside a
+cluster. Any other answer than 2xx is an ``ErrorAnswer``.
 """
 
 from __future__ import annotations

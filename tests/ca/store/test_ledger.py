@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, text
+
+from bench.ledger import explain_search, fill_ledger
 from ca.store.ledger import Ledger
-from shared.model.identity.identity import IdentityKind
+from ca.store.migrations.versions import v0023_ledger_search
+from ca.store.records import LedgerFilter
+from ca.store.store import Store
+from shared.model.identity.identity import Identity, IdentityKind
+from shared.model.wire.messages import ProgramEvidence
 from tests.ca.founded import DATABASE, NOW, WEB, join, make_csr, opened
+from tests.ca.running import CURL
 
 
 async def test_alive_is_counted_by_authority_until_it_expires_and_is_pruned(tmp_path: Path) -> None:
@@ -18,7 +30,95 @@ async def test_alive_is_counted_by_authority_until_it_expires_and_is_pruned(tmp_
         active = core.authorities.active.authority_id
         assert await core.store.ledger.count_alive(now=NOW) == {active: 1}
         assert await core.store.ledger.count_alive(now=NOW + 3600) == {}
-        assert await core.store.ledger.list_lines(workload=WEB) == [issued.record]
-        assert await core.store.ledger.list_lines(workload=DATABASE) == []
+        assert await core.store.ledger.list_lines(LedgerFilter(workload=WEB)) == [issued.record]
+        assert await core.store.ledger.list_lines(LedgerFilter(workload=DATABASE)) == []
         assert await core.store.ledger.prune(expired_before=NOW + 3601) == 1
         assert await core.store.ledger.get(issued.record.serial) is None
+
+
+async def test_a_search_finds_by_each_of_its_fields_and_by_all_together(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        one, two = await join(core, "one"), await join(core, "two", DATABASE)
+        sidecar = Identity(trust_domain=core.store.trust_domain, workload=WEB, kind=IdentityKind.SIDECAR)
+        program = await core.issuance.issue_program(
+            sidecar, make_csr(), CURL, ProgramEvidence(path="/usr/bin/curl"), NOW, instance="one"
+        )
+        first = await core.issuance.issue_sidecar(one, make_csr(), NOW + 10)
+        second = await core.issuance.issue_sidecar(two, make_csr(), NOW + 20)
+        lines = {"program": program.record, "first": first.record, "second": second.record}
+
+        async def find(wanted: LedgerFilter) -> list[str]:
+            found = await core.store.ledger.list_lines(wanted)
+            return [name for line in found for name, known in lines.items() if known == line]
+
+        assert await find(LedgerFilter(limit=1)) == ["second"]
+        everything = LedgerFilter(authority_id=core.authorities.active.authority_id)
+        assert await find(everything) == ["second", "first", "program"]
+        for wanted, names in (
+            (LedgerFilter(serial=f"{first.record.serial:x}"), ["first"]),
+            (LedgerFilter(serial=f"{first.record.serial:x}"[:12]), ["first"]),
+            (LedgerFilter(serial="0" * 40), []),
+            (LedgerFilter(digest=CURL.digest), ["program"]),
+            (LedgerFilter(digest="cc" * 32), []),
+            (LedgerFilter(instance="one"), ["first", "program"]),
+            (LedgerFilter(workload=DATABASE), ["second"]),
+            (LedgerFilter(since=NOW + 10), ["second", "first"]),
+            (LedgerFilter(until=NOW + 10), ["first", "program"]),
+            (LedgerFilter(since=NOW + 1, until=NOW + 19), ["first"]),
+            (LedgerFilter(alive_at=NOW + 9e6), []),
+            (LedgerFilter(authority_id="unknown"), []),
+        ):
+            assert await find(wanted) == names, wanted
+            both = [name for name in names if name == "program"]
+            assert await find(replace(wanted, digest=wanted.digest or CURL.digest)) == both, wanted
+
+
+SEARCHES = {
+    "serial": LedgerFilter(serial="00000000000000aa"),
+    "digest": LedgerFilter(digest=f"{7:064x}"),
+    "authority": LedgerFilter(authority_id="a7"),
+    "authority and time": LedgerFilter(authority_id="a7", since=NOW - 90, until=NOW),
+    "sidecar": LedgerFilter(instance="s7"),
+    "sidecar, alive": LedgerFilter(instance="s7", alive_at=NOW),
+    "time": LedgerFilter(since=NOW - 90, until=NOW - 80),
+    "workload": LedgerFilter(workload=WEB),
+}
+
+
+async def test_every_search_reads_an_index_where_the_ledger_is_large(
+    tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20,000 lines: both databases choose their plans by then as they do at a million (``python -m bench.ledger``)."""
+    async with opened(tmp_path / "d") as core:
+        await fill_ledger(core.store.database, 20_000, now=NOW)
+        plans = {name: await explain_search(core.store.database, wanted) for name, wanted in SEARCHES.items()}
+        assert backend == ("sqlite" if core.store.database.is_sqlite else "postgresql")
+        for name, plan in plans.items():
+            assert "Seq Scan" not in plan and "SCAN certificates\n" not in f"{plan}\n", (name, plan)
+            assert "INDEX" in plan.upper(), (name, plan)
+
+
+async def test_lines_of_before_are_found_by_their_programs_digest(tmp_path: Path) -> None:
+    """The migration takes it from the identity."""
+    store = await Store.open(tmp_path, trust_domain="touchmark.local")
+    try:
+        async with store.database.writing() as connection:
+            await connection.execute(
+                text(
+                    "INSERT INTO certificates (serial, identity, namespace, service_account, kind, authority_id,"
+                    " instance, issued, not_before, not_after, path, pid, uid, approved_by) VALUES ('1',"
+                    f" 'spiffe://touchmark.local/ns/shop/sa/web/sha256/{CURL.digest}/main/none', 'shop', 'web',"
+                    " 'program', 'a', 'one', 1, 1, 2, '', 0, 0, '')"
+                )
+            )
+            await connection.run_sync(_migrate_again)
+        (line,) = await store.ledger.list_lines(LedgerFilter(digest=CURL.digest))
+        assert line.serial == 1
+    finally:
+        await store.close()
+
+
+def _migrate_again(connection: Connection) -> None:
+    with Operations.context(MigrationContext.configure(connection)):
+        v0023_ledger_search.downgrade()
+        v0023_ledger_search.upgrade()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from ca.store.records import DecisionFilter
+from ca.store.records import DecisionFilter, LedgerFilter
 from ca.store.store import Store
 from shared.model.identity.identity import Workload
 from tests.ca.founded import NOW
@@ -23,9 +23,14 @@ ASKED: dict[str, Callable[[Store], Awaitable[object]]] = {
     "silent sidecars": lambda s: s.sidecars.delete_silent(silent_since=NOW, now=NOW),
     "one serial": lambda s: s.ledger.get(1),
     "the ledger": lambda s: s.ledger.list_lines(),
-    "the living": lambda s: s.ledger.list_lines(alive_at=NOW),
-    "a workload's ledger": lambda s: s.ledger.list_lines(workload=_WORKLOAD),
-    "a workload's living": lambda s: s.ledger.list_lines(workload=_WORKLOAD, alive_at=NOW),
+    "the living": lambda s: s.ledger.list_lines(LedgerFilter(alive_at=NOW)),
+    "a workload's ledger": lambda s: s.ledger.list_lines(LedgerFilter(workload=_WORKLOAD)),
+    "a workload's living": lambda s: s.ledger.list_lines(LedgerFilter(workload=_WORKLOAD, alive_at=NOW)),
+    "a serial's beginning": lambda s: s.ledger.list_lines(LedgerFilter(serial="ab12")),
+    "a digest's ledger": lambda s: s.ledger.list_lines(LedgerFilter(digest="ab" * 32, since=NOW - 60)),
+    "an authority's ledger": lambda s: s.ledger.list_lines(LedgerFilter(authority_id="a", until=NOW)),
+    "a sidecar's ledger": lambda s: s.ledger.list_lines(LedgerFilter(instance="web-1", since=NOW - 60, until=NOW)),
+    "a time's ledger": lambda s: s.ledger.list_lines(LedgerFilter(since=NOW - 60, until=NOW)),
     "number alive": lambda s: s.ledger.count_alive(now=NOW),
     "expired": lambda s: s.ledger.prune(expired_before=NOW),
     "refusals": lambda s: s.decisions.list_refusals("shop", since=NOW - 60, limit=9),

@@ -57,6 +57,9 @@ async def test_a_rotation_waits_names_whom_and_goes_on_when_they_have_installed(
     assert events[:2] == ["active", "prepared"]
     (newest,) = (await admin.get("/v1/journal", api.JournalList, limit="1")).entries
     assert newest.event == "active"
+    later = await admin.get("/v1/journal", api.JournalList, since=str(services.clock() + 60))
+    until = await admin.get("/v1/journal", api.JournalList, until=str(services.clock() + 60))
+    assert (later.entries, [one.event for one in until.entries]) == ((), events)
 
 
 async def test_a_rotation_is_reverted_and_what_is_old_can_be_tainted(services: RunningCA, admin: Admin) -> None:
@@ -132,6 +135,8 @@ async def test_a_token_of_a_root_that_is_gone_is_told_so(services: RunningCA, ad
         assert "a root that this one has replaced" in refusal.message and "join-token" in refusal.hint
 
 
-@pytest.mark.parametrize("query", [{"limit": "0"}, {"limit": "many"}, {"limit": "nan"}, {"lines": "1"}], ids=repr)
+@pytest.mark.parametrize(
+    "query", [{"limit": "0"}, {"limit": "many"}, {"limit": "nan"}, {"lines": "1"}, {"since": "now"}], ids=repr
+)
 async def test_the_journal_takes_no_nonsense(admin: Admin, query: dict[str, str]) -> None:
     assert (await admin.fail("GET", "/v1/journal", 400, query=query)).code == "bad_input"

@@ -218,12 +218,24 @@ async def test_the_ledger_shows_what_was_issued_and_what_is_alive(
             assert seen.alive
             few = await admin.get("/v1/identities", api.IdentityList, limit="1")
             assert (len(few.identities), few.truncated) == (1, True)
+            for query, kinds in (
+                ({"serial": seen.serial[:10]}, ["observed"]),
+                ({"digest": WEB.digest}, ["observed"]),
+                ({"sidecar": "b"}, ["sidecar"]),
+                ({"authority": services.authorities.active.authority_id}, ["sidecar", "observed", "sidecar"]),
+                ({"authority": "another"}, []),
+                ({"since": str(services.clock() + 60)}, []),
+                ({"until": str(services.clock() + 60), "sidecar": "a"}, ["observed", "sidecar"]),
+            ):
+                found = (await admin.get("/v1/identities", api.IdentityList, **query)).identities
+                assert [one.kind for one in found] == kinds, query
             (bank,) = (await admin.get("/v1/identities", api.IdentityList, workload="bank/teller")).identities
             assert bank.workload == "bank/teller"
     clock.shift_s = services.issuance.leaf_lifetime_s + 100
     assert (await admin.get("/v1/identities", api.IdentityList, alive="true")).identities == ()
     assert not any(one.alive for one in (await admin.get("/v1/identities", api.IdentityList)).identities)
-    assert (await admin.fail("GET", "/v1/identities", 400, query={"alive": "si"})).code == "bad_input"
+    for wrong in ({"alive": "si"}, {"serial": "xyz"}, {"digest": "ab"}, {"since": "yesterday"}, {"serial": "a" * 41}):
+        assert (await admin.fail("GET", "/v1/identities", 400, query=wrong)).code == "bad_input"
     assert (await admin.fail("GET", "/v1/identities", 400, query={"workload": "bank"})).code == "bad_identity"
 
 
