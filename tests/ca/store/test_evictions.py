@@ -162,7 +162,7 @@ async def test_what_a_pod_that_is_gone_has_left_is_distrusted_as_well(tmp_path: 
     """Who has its keys still has them when the pod was deleted."""
     async with opened(tmp_path / "d") as core:
         grant = JoinGrant(workload=WEB, addresses=(), instance="web-0", pod_uid="1")
-        await core.store.enrolment.enter_pod(grant, registration("web-0"), now=NOW)
+        await core.store.enrolment.enter_pod(grant, registration("web-0"), key_digest=b"key", now=NOW)
         stolen = await core.issuance.issue_sidecar(grant, make_csr(), NOW)
         assert await core.store.sidecars.delete_of_pods(["1"]) == 1
         done = await core.store.evictions.evict("web-0", now=NOW)
@@ -170,7 +170,7 @@ async def test_what_a_pod_that_is_gone_has_left_is_distrusted_as_well(tmp_path: 
         assert await core.store.evictions.list_distrusted() == (name_serial(stolen.record.serial),)
         # Of a workload as well, beside sidecars that are there.
         grant = JoinGrant(workload=DATABASE, addresses=(), instance="db-0", pod_uid="2")
-        await core.store.enrolment.enter_pod(grant, registration("db-0"), now=NOW)
+        await core.store.enrolment.enter_pod(grant, registration("db-0"), key_digest=b"key", now=NOW)
         await core.issuance.issue_sidecar(grant, make_csr(), NOW)
         assert await core.store.sidecars.delete_of_pods(["2"]) == 1
         await join(core, "db-1", DATABASE)
