@@ -20,8 +20,10 @@ from ca.store.records import SidecarRecord
 from ca.store.store import Store
 from shared.model.adoption.approved_code import restore_programs
 from shared.model.adoption.blockers import Blocker, Finding, find_blockers, find_namespaces
-from shared.model.adoption.fixes import with_approvals
+from shared.model.adoption.fixes import FixKind, with_approvals
 from shared.model.adoption.seen import Seen, see_record
+from shared.model.identity.identity import Identity, IdentityKind, parse_workload
+from shared.model.identity.program import parse_program
 from shared.model.policy.decision import Answer
 from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.wire.admin import Cause, PolicyCandidateRequest, Readiness, ReadinessVerdict, WorkloadCoverage
@@ -73,12 +75,27 @@ async def find_refusals(
     if candidate is not None:
         states = _with_candidate(states, namespace, candidate)
     found: Finding = await asyncio.to_thread(find_blockers, seen, states, namespace)
+    blockers = [each if await _is_told(store, each) else each.doubt() for each in found.blockers]
     return Refusals(
-        causes=tuple(map(_make_cause, found.blockers)),
+        causes=tuple(map(_make_cause, blockers)),
         failures=tuple(map(_make_cause, found.failures)),
         settled=found.settled,
         is_truncated=len(records) > MAX_REPLAYED or window.is_truncated,
     )
+
+
+async def _is_told(store: Store, blocker: Blocker) -> bool:
+    """Tell whether a program that is to be approved was ever named by a sidecar of its own workload.
+
+    The ledger has what that sidecar was issued for the program; whoever meets it knows it by such a certificate.
+    """
+    fix = blocker.fix
+    if blocker.is_own_word or fix.kind is not FixKind.APPROVE:
+        return True
+    workload, program = parse_workload(fix.workload), parse_program(fix.program)
+    kinds = (IdentityKind.PROGRAM, IdentityKind.OBSERVED)
+    identities = [Identity(trust_domain=store.trust_domain, workload=workload, kind=k, program=program) for k in kinds]
+    return await store.ledger.has_any(workload, identities)
 
 
 def _with_candidate(

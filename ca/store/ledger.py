@@ -13,7 +13,7 @@ from ca.store.evictions import find_evicted
 from ca.store.records import MAX_LEAF_LIFETIME_S, CertificateRecord, LedgerFilter
 from ca.store.tables import authorities, certificates
 from shared.model.errors import ConflictError, RefusedError, TouchmarkError
-from shared.model.identity.identity import parse_spiffe_id
+from shared.model.identity.identity import Identity, Workload, parse_spiffe_id
 from shared.model.trust.bundle import AuthorityPhase
 
 MAX_LISTED: Final = 10_000
@@ -77,6 +77,16 @@ class Ledger:
         query = make_query(wanted)
         async with self._database.reading() as connection:
             return [_record(row) for row in await connection.execute(query)]
+
+    async def has_any(self, workload: Workload, identities: Sequence[Identity]) -> bool:
+        """Tell whether one of a workload's identities was ever issued, as far as the ledger goes back."""
+        query = select(certificates.c.serial).where(
+            certificates.c.namespace == workload.namespace,
+            certificates.c.service_account == workload.service_account,
+            certificates.c.identity.in_([str(identity) for identity in identities]),
+        )
+        async with self._database.reading() as connection:
+            return (await connection.execute(query.limit(1))).first() is not None
 
     async def count_alive(self, *, now: float) -> dict[str, int]:
         """Return how many unexpired certificates each authority has signed, by its ID."""

@@ -149,7 +149,7 @@ def find_fixes(views: Iterable[DecisionView], states: dict[str, NamespaceState])
         if view.record.would_deny or view.record.answer == "deny":
             by_namespace.setdefault(view.record.namespace, []).append(see_record(view.record))
     found = [find_blockers(seen, states, namespace) for namespace, seen in by_namespace.items()]
-    blockers = [each for one in found for each in (*one.blockers, *one.failures)]
+    blockers = [each if each.is_own_word else each.doubt() for one in found for each in (*one.blockers, *one.failures)]
     return [
         (each.fix, each.reason, each.seen.path if each.fix.program == each.seen.own.program else "")
         for each in blockers

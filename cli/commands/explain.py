@@ -75,7 +75,8 @@ async def _explain_decision(client: AdminClient, number: str, states: dict[str, 
     found = await client.list_decisions({"limit": str(_MAX_DECISIONS)})
     for view in found.decisions:
         if view.id == wanted:
-            return ask(view.record.source, view.record.destination, view.record.port, states)
+            record = view.record
+            return ask(record.source, record.destination, record.port, states, reporter=record.direction)
     raise NotFoundError(
         f"no decision {wanted} among the last {_MAX_DECISIONS}", hint="`touchmark decisions --detail` shows the numbers"
     )

@@ -33,6 +33,8 @@ class Blocker(msgspec.Struct, frozen=True, kw_only=True):
         seen: the newest of them.
         count: how many connections need it.
         is_next: seen only with the programs approved: today another refusal comes first.
+        is_own_word: a sidecar of the workload whose program is to be approved has named it itself. Another one's word
+            may be a lie, by which a program would be approved that nobody has seen there (``doubt``).
     """
 
     reason: Reason
@@ -43,6 +45,15 @@ class Blocker(msgspec.Struct, frozen=True, kw_only=True):
     last: float
     sidecars: tuple[str, ...]
     is_next: bool
+    is_own_word: bool = True
+
+    def doubt(self) -> Blocker:
+        """Return the same without the approval: only another workload's sidecar says that there is such a program."""
+        advice = (
+            f"only the other end's sidecar names this program of {self.fix.workload}: see what its own sidecar has seen"
+            f" with `touchmark program approve {self.fix.workload} --from-decisions`"
+        )
+        return msgspec.structs.replace(self, fix=Fix(kind=FixKind.ADVICE, advice=advice))
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +73,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 class _Group:
     """What is known of one change."""
 
-    __slots__ = ("first", "fix", "is_next", "newest", "reason", "sidecars", "tally")
+    __slots__ = ("first", "fix", "is_next", "is_own_word", "newest", "reason", "sidecars", "tally")
 
     def __init__(self, reason: Reason, fix: Fix, seen: Seen) -> None:
         self.reason = reason
@@ -72,11 +83,13 @@ class _Group:
         self.sidecars: dict[str, None] = {}
         self.tally = Tally()
         self.is_next = True
+        self.is_own_word = fix.kind is not FixKind.APPROVE
 
     def add(self, seen: Seen, *, is_next: bool) -> None:
         """Add connections that need this change."""
         self.tally.add(seen)
         self.is_next = self.is_next and is_next
+        self.is_own_word = self.is_own_word or self.fix.workload in (seen.own.workload, seen.own.listed)
         self.first = min(self.first, seen.first)
         if seen.last >= self.newest.last:
             self.newest = seen
@@ -92,6 +105,7 @@ class _Group:
             last=self.newest.last,
             sidecars=tuple(self.sidecars)[:_MAX_SIDECARS],
             is_next=self.is_next,
+            is_own_word=self.is_own_word,
         )
 
 

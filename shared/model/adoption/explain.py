@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from shared.model.adoption.blockers import find_blockers
-from shared.model.adoption.fixes import Fix
+from shared.model.adoption.fixes import Fix, FixKind
 from shared.model.adoption.seen import Seen
 from shared.model.policy.decision import Answer, PartyRecord
 from shared.model.policy.evaluate import Verdict, compile_namespace
@@ -48,19 +48,25 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def explain(
-    source: PartyRecord, destination: PartyRecord, port: int, states: Mapping[str, NamespaceState]
+    source: PartyRecord,
+    destination: PartyRecord,
+    port: int,
+    states: Mapping[str, NamespaceState],
+    *,
+    reporter: Direction | None = None,
 ) -> Explained:
     """Say what each end's sidecar decides.
 
     Arguments:
         source, destination: as records show ends.
         states: of all namespaces that have one.
+        reporter: whose record the ends are from; None: not from a record.
 
     Raises:
         IdentityError: an end is malformed.
     """
     sides = tuple(
-        _ask(side, party.workload.partition("/")[0], source, destination, port, states)
+        _ask(side, party.workload.partition("/")[0], source, destination, port, states, reporter)
         for side, party in ((Direction.EGRESS, source), (Direction.INGRESS, destination))
         if party.workload
     )
@@ -80,6 +86,7 @@ def _ask(
     destination: PartyRecord,
     port: int,
     states: Mapping[str, NamespaceState],
+    reporter: Direction | None,
 ) -> SideAnswer:
     attempt = read_attempt(side, namespace, source=source, destination=destination, port=port)
     names = {namespace} | {
@@ -104,6 +111,11 @@ def _ask(
         mode=verdict.mode,
     )
     blockers = find_blockers([msgspec.structs.replace(seen, answer=Answer.ALLOW)], current, namespace).blockers
+    if reporter is not None:
+        own = source if reporter is Direction.EGRESS else destination
+        known = (own.workload, own.listed)
+        is_doubtful = [each.fix.kind is FixKind.APPROVE and each.fix.workload not in known for each in blockers]
+        blockers = tuple(each.doubt() if doubt else each for each, doubt in zip(blockers, is_doubtful, strict=True))
     return SideAnswer(
         side=side,
         namespace=namespace,

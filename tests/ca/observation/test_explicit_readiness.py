@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import cast
 
+import msgspec
 import pytest
 
 import ca.observation.explicit_readiness
 from ca.observation.explicit_readiness import find_refusals
 from ca.store.edges.edge import EdgeWindow
 from ca.store.store import Store
+from shared.model.adoption.fixes import FixKind
+from shared.model.identity.identity import Identity, Workload
 from shared.model.policy.decision import Answer, DecisionRecord, PartyRecord, Phase
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Action, Direction, Mode, NamespaceState, Rule
-from tests.ca.running import make_decision
+from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Rule
+from tests.ca.running import WEB, make_decision
 
 
 @dataclass
 class FewRecords:
-    """The two questions that readiness asks the store."""
+    """What readiness asks the store."""
 
     records: list[DecisionRecord]
     state: NamespaceState
+    issued: bool
 
     async def list_refusals(self, _namespace: str, *, since: float, limit: int) -> list[DecisionRecord]:
         return [record for record in self.records if record.time >= since][:limit]
@@ -34,10 +39,32 @@ class FewRecords:
     async def get_state(self, namespace: str) -> NamespaceState:
         return self.state if namespace == "shop" else NamespaceState(namespace=namespace)
 
+    async def has_any(self, _workload: Workload, _identities: Sequence[Identity]) -> bool:
+        return self.issued
 
-def stored(*records: DecisionRecord, state: NamespaceState | None = None) -> Store:
-    parts = FewRecords(list(records), state or NamespaceState(namespace="shop"))
-    return cast("Store", SimpleNamespace(decisions=parts, namespaces=parts, edges=parts))
+
+def stored(*records: DecisionRecord, state: NamespaceState | None = None, issued: bool = True) -> Store:
+    parts = FewRecords(list(records), state or NamespaceState(namespace="shop"), issued)
+    return cast(
+        "Store",
+        SimpleNamespace(decisions=parts, namespaces=parts, edges=parts, ledger=parts, trust_domain="touchmark.local"),
+    )
+
+
+async def test_a_program_that_only_the_other_ends_sidecar_names_is_not_proposed_for_approval() -> None:
+    """It may be compromised, and the program its own."""
+    marked = make_decision("c", mode=Mode.PERMISSIVE, answer=Answer.ALLOW, would_deny=True)
+    found = await find_refusals(stored(marked, issued=False), "shop", since=0)
+    fixes = {cause.reason: cause.fix for cause in found.causes}
+    own, others = fixes[Reason.LISTENER_NOT_APPROVED], fixes[Reason.PROGRAM_NOT_APPROVED]
+    assert own is not None and (own.kind, own.workload) == (FixKind.APPROVE, "shop/db")
+    assert others is not None and (others.kind, others.program) == (FixKind.ADVICE, "")
+    assert "touchmark program approve shop/web --from-decisions" in others.advice
+    # Its own sidecar has said so as well; or has asked for the program's certificate.
+    both = (marked, msgspec.structs.replace(marked, direction=Direction.EGRESS, sidecar="b"))
+    for store in (stored(*both, issued=False), stored(marked)):
+        found = await find_refusals(store, "shop", since=0)
+        assert {cause.fix.kind for cause in found.causes if cause.fix is not None} == {FixKind.APPROVE}
 
 
 async def test_a_connection_counts_once_whichever_sides_report_it() -> None:
@@ -82,7 +109,8 @@ async def test_a_service_without_endpoints_is_no_missing_egress_rule() -> None:
         destination=PartyRecord(address="198.18.9.9:80"),
         detail="service shop/db has no ready endpoint",
     )
-    found = await find_refusals(stored(gone), "shop", since=0)
+    state = NamespaceState(namespace="shop", approvals=(Approval(service_account="web", program=WEB),))
+    found = await find_refusals(stored(gone, state=state), "shop", since=0)
     assert found.causes == ()
     (failure,) = found.failures
     assert failure.fix is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
@@ -122,3 +123,13 @@ def _migrate_again(connection: Connection) -> None:
     with Operations.context(MigrationContext.configure(connection)):
         v0023_ledger_search.downgrade()
         v0023_ledger_search.upgrade()
+
+
+async def test_it_tells_whether_a_workload_was_ever_issued_an_identity(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        grant = await join(core, "one")
+        issued = (await core.issuance.issue_sidecar(grant, make_csr(), NOW)).record.identity
+        other = msgspec.structs.replace(issued, workload=DATABASE)
+        assert await core.store.ledger.has_any(WEB, [other, issued])
+        assert not await core.store.ledger.has_any(WEB, [other])
+        assert not await core.store.ledger.has_any(DATABASE, [issued])

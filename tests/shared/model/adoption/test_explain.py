@@ -72,6 +72,13 @@ def test_it_says_what_is_missing_for_explicit_mode_and_applying_it_helps() -> No
     assert then.sides[0].verdict.reason is Reason.SAME_GROUP
 
 
+def test_of_a_record_only_the_reporters_own_program_is_proposed_for_approval() -> None:
+    explained = explain(WEB, DB, 5432, {"shop": NamespaceState(namespace="shop")}, reporter=Direction.INGRESS)
+    for side in explained.sides:
+        assert {fix.workload for _, fix in side.missing if fix.kind is FixKind.APPROVE} == {DB.workload}
+        assert [fix.kind for _, fix in side.missing if WEB.workload in fix.advice] == [FixKind.ADVICE]
+
+
 def test_a_deny_rule_is_named_and_nothing_is_missing() -> None:
     approvals = tuple(
         Approval(service_account=name, program=program) for name, program in (("web", PROGRAMS[0]), ("db", PROGRAMS[1]))
