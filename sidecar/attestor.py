@@ -13,25 +13,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 
 from shared.model.policy.reasons import Reason
 from shared.runtime.patience import Patience
-from sidecar.attest.dialled import check_dialled, find_dialled, refuse_orphan
+from sidecar.attest.dialled import Dialling, check_dialled, find_dialled, find_dialling, refuse_orphan
 from sidecar.attest.executable import Executables
 from sidecar.attest.facts import Attestation, AttestationError, ProcessFacts
+from sidecar.attest.holding.caught import Caught, CaughtHolders
 from sidecar.attest.holding.holder_check import HolderCheck
-from sidecar.attest.holding.newest import find_among_newest
 from sidecar.attest.holding.own_socket import refuse_given
 from sidecar.attest.holding.owner import OwnerSearch, find_own
 from sidecar.attest.holding.tables import count_descriptors, holds_any
 from sidecar.attest.known import KnownProcesses
-from sidecar.attest.measure import Measured, Measuring, Sighting, sight
+from sidecar.attest.measure import Measured, Measuring
 from sidecar.attest.netlink.kernel_sockets import KernelSockets
 from sidecar.attest.netlink.sock_diag import (
     LISTEN,
@@ -52,18 +50,6 @@ _MAX_HOLDERS = 4
 _MAX_FAST_LISTENERS = 16
 _MAX_LISTENERS = 1_024
 _MAX_OWN = 1_024
-# Looks among the newest processes that find nothing take at most a fifth of the event loop's time.
-_CATCHING_REST_FACTOR = 4
-_MAX_CAUGHT = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Caught:
-    """A holder that was looked at when its connection was accepted."""
-
-    found: KernelSocket
-    sighting: Sighting
-    kind: Hashable
 
 
 class Attestor:
@@ -99,9 +85,8 @@ class Attestor:
         # Between a connection's accept and the beginning of its story: within two turns of the event loop.
         self._early: dict[tuple[Endpoint, Endpoint], Attestation | AttestationError | None] = {}
         # Between ``attest_now`` and the ``attest`` that follows it.
-        self._caught: dict[tuple[Endpoint, Endpoint], _Caught] = {}
-        self._catching: set[Hashable] = set()
-        self._catching_rests_until = 0.0
+        self._caught = CaughtHolders(own_pid=self._own_pid)
+        self._dialling = Dialling()
         self._scanners = ThreadPoolExecutor(2, thread_name_prefix="attest-look")
         self._hashers = ThreadPoolExecutor(2, thread_name_prefix="attest-hash")
         self._measuring = Measuring(Executables(self._hashers, max_bytes=max_executable_bytes), self._scanners)
@@ -118,9 +103,7 @@ class Attestor:
         self._scanners.shutdown(wait=False, cancel_futures=True)
         self._hashers.shutdown(wait=False, cancel_futures=True)
         self._known.close()
-        for caught in self._caught.values():
-            caught.sighting.close()
-        self._caught.clear()
+        self._caught.close()
         self._kernel.close()
 
     def attest_now(self, source: Endpoint, destination: Endpoint) -> Attestation | None:
@@ -164,11 +147,51 @@ class Attestor:
         if found is None:
             return None
         check_dialled(found)
-        measured = self._recognise(found, (destination, found.uid))
+        if (kept := self._dialling.take(found)) is not None:
+            return kept
+        refuse_orphan(found)
+        measured = self._recognise(found, _kind_of(found))
         if measured is None:
-            self._catch(source, destination, found)
+            if self._caught.catch(source, destination, found, _kind_of(found)):
+                loop = asyncio.get_running_loop()
+                loop.call_soon(loop.call_soon, self._forget, source, destination)
             return None
         return _attestation(measured, found)
+
+    def find_dialling(self, source: Endpoint, destination: Endpoint) -> KernelSocket | None:
+        """Find the socket whose ``connect()`` sent the first packet of a connection and waits; never waits itself."""
+        return find_dialling(self._kernel, source, destination)
+
+    def attest_dialling_now(self, found: KernelSocket) -> Attestation | None:
+        """Attest a socket of ``find_dialling`` if its program is known; never waits.
+
+        Returns:
+            None when only ``attest_dialling`` can tell.
+
+        Raises:
+            AttestationError: the process is traced.
+        """
+        measured = self._recognise(found, _kind_of(found))
+        return None if measured is None else _attestation(measured, found)
+
+    async def attest_dialling(self, found: KernelSocket) -> Attestation:
+        """Attest a socket of ``find_dialling``, looking and hashing as far as it takes.
+
+        Raises:
+            AttestationError: as ``attest``.
+        """
+        kind = _kind_of(found)
+        async with self._deadline():
+            if (caught := self._caught.look_at(found, kind)) is None:
+                return _attestation(await self._measure(found, kind), found)
+            return _attestation(await self._measure_caught(caught), found)
+
+    def keep_dialling(self, attestation: Attestation) -> None:
+        """Keep what was attested of a socket that dials, for when its connection is accepted: at most two seconds.
+
+        By then the program may have sent what it had to send, and be gone.
+        """
+        self._dialling.keep(attestation)
 
     async def attest(self, source: Endpoint, destination: Endpoint) -> Attestation:
         """Attest a connection, looking and hashing as far as it takes; arguments as for ``attest_now``.
@@ -178,14 +201,12 @@ class Attestor:
                 process did something else meanwhile), ``no_owner``, ``process_traced``, ``executable_*``;
                 ``deadline_exceeded`` or ``overloaded`` when our own limits were reached.
         """
-        if (source, destination) not in self._caught and (known := self.attest_now(source, destination)) is not None:
+        if not self._caught.has(source, destination) and (known := self.attest_now(source, destination)) is not None:
             return known
         async with self._deadline():
-            if (caught := self._caught.pop((source, destination), None)) is not None:
+            if (caught := self._caught.take(source, destination)) is not None:
                 try:
-                    return _attestation(
-                        await self._measure_caught(caught, (destination, caught.found.uid)), caught.found
-                    )
+                    return _attestation(await self._measure_caught(caught), caught.found)
                 except AttestationError as error:
                     if error.reason is not Reason.PROCESS_VANISHED:
                         raise
@@ -193,8 +214,9 @@ class Attestor:
             found = await loop.run_in_executor(self._scanners, find_dialled, source, destination)
             self._patience.note_progress()
             check_dialled(found)
+            refuse_orphan(found)
             try:
-                return _attestation(await self._measure(found, (destination, found.uid)), found)
+                return _attestation(await self._measure(found, _kind_of(found)), found)
             except AttestationError as error:
                 if error.reason in {Reason.PROCESS_VANISHED, Reason.NO_OWNER}:
                     now = await loop.run_in_executor(self._scanners, find_dialled, source, destination)
@@ -445,55 +467,23 @@ class Attestor:
         self._known.remember(kind, process.pid, descriptor if found.state == LISTEN else "")
         return True
 
-    def _catch(self, source: Endpoint, destination: Endpoint, found: KernelSocket) -> None:
-        """Look at the socket's holder at once if it is a new process: it may be gone before a worker looks.
-
-        Not while another one that goes to the same place is measured: a program may start with a burst of connections.
-        """
-        kind = (destination, found.uid)
-        if kind in self._catching or any(each.kind == kind for each in self._caught.values()):
-            return
-        began = time.monotonic()
-        if began < self._catching_rests_until:
-            return
-        process = find_among_newest(found.inode, own_pid=self._own_pid)
-        if process is None:
-            # Of many processes that have long been there and connect at once, none is among the newest.
-            ended = time.monotonic()
-            self._catching_rests_until = ended + _CATCHING_REST_FACTOR * (ended - began)
-            return
-        try:
-            sighting = sight(process, found.inode)
-        except AttestationError:  # Whatever it is: the full search tells.
-            process.close()
-            return
-        if len(self._caught) >= _MAX_CAUGHT:
-            self._caught.pop(next(iter(self._caught))).sighting.close()
-        loop = asyncio.get_running_loop()
-        loop.call_soon(loop.call_soon, self._forget, source, destination)
-        self._caught[source, destination] = _Caught(found=found, sighting=sighting, kind=kind)
-
     def _forget(self, source: Endpoint, destination: Endpoint) -> None:
         """Forget what was seen when a connection was accepted: its story has begun, or never will."""
         self._early.pop((source, destination), None)
-        if (caught := self._caught.pop((source, destination), None)) is not None:
-            caught.sighting.close()
+        self._caught.forget(source, destination)
 
-    async def _measure_caught(self, caught: _Caught, kind: Hashable) -> Measured:
-        """Measure a process that was looked at when its connection was accepted; it may have ended since."""
-        process, running = caught.sighting.process, None
+    async def _measure_caught(self, caught: Caught) -> Measured:
+        """Measure a process that was looked at when its connection began; it may have ended since."""
+        process = caught.sighting.process
         if process.pid in self._running or self._known.get(process.pid) is not None:
             caught.sighting.close()
-            return await self._measure(caught.found, kind)
-        self._catching.add(kind)
-        try:
+            return await self._measure(caught.found, caught.kind)
+        with self._caught.measuring(caught):
             work = self._measuring.measure_sighting(caught.sighting)
             running = asyncio.get_running_loop().create_task(work, name=f"attest-{process.pid}")
             self._running[process.pid] = running
             running.add_done_callback(partial(self._finish, process.pid))
             return await asyncio.shield(running)
-        finally:
-            self._catching.discard(kind)
 
     async def _measure(self, found: KernelSocket, kind: Hashable) -> Measured:
         """Find the holder of a socket and measure it; one walk over the processes serves all who wait for it.
@@ -570,6 +560,11 @@ class Attestor:
         # Retrieved here as well: every waiter may have been cancelled.
         if not done.cancelled() and done.exception() is None:
             self._known.add(done.result(), now=asyncio.get_running_loop().time())
+
+
+def _kind_of(dialled: KernelSocket) -> Hashable:
+    """Return what connections to one destination by one user have in common: mostly one process makes them."""
+    return dialled.peer, dialled.uid
 
 
 def _attestation(measured: Measured, found: KernelSocket, others: tuple[int, ...] = ()) -> Attestation:

@@ -44,9 +44,10 @@ def install_redirect(rules: RedirectRules) -> None:
         raise MachineError(f"nft can't be run: {error}") from error
     if done.returncode != 0:
         message = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[0]
-        raise MachineError(
-            f"nft refused the redirect: {message}", hint="it needs NET_ADMIN in a network namespace of its own"
-        )
+        hint = "it needs NET_ADMIN in a network namespace of its own"
+        if rules.holds_connects:
+            hint += "; redirect.holdConnects also a kernel with nftables' queue (NFT_QUEUE)"
+        raise MachineError(f"nft refused the redirect: {message}", hint=hint)
 
 
 def refuse_host_namespace() -> None:

@@ -40,6 +40,7 @@ class RedirectRules:
         tunnel_port: peers' sidecars arrive here; not redirected.
         uid: the sidecar's user, whose own connections go out as they are; ignored when ``mark`` is set.
         mark: where every process has the same user: the sidecar's sockets carry this SO_MARK.
+        holds_connects: a connection's first packet waits in the queue ``outbound_port`` until the sidecar lets it pass.
         health_port: where the sidecar answers the kubelet; not redirected. None: there is none.
         exclude_ports: destination ports that are never captured, in either direction.
         exclude_inbound_ports: ports of the pod that are reached without the sidecar.
@@ -55,6 +56,7 @@ class RedirectRules:
     tunnel_port: int
     uid: int
     mark: int | None = None
+    holds_connects: bool = False
     health_port: int | None = None
     exclude_ports: tuple[int, ...] = ()
     exclude_inbound_ports: tuple[int, ...] = ()
@@ -120,6 +122,7 @@ def format_table(rules: RedirectRules) -> str:
         "    type filter hook output priority 0; policy accept;",
         "    tcp flags & (syn | ack) == syn jump escaping",
         "  }",
+        *_hold(rules, not_captured),
         "  chain rewritten {",
         # After every source translation, and before conntrack confirms the connection: a retransmitted SYN tries anew.
         "    type filter hook postrouting priority 150; policy accept;",
@@ -128,6 +131,26 @@ def format_table(rules: RedirectRules) -> str:
         "}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _hold(rules: RedirectRules, not_captured: Iterable[str]) -> list[str]:
+    """Queue what begins a captured connection, before it is translated: the packet has the socket's own addresses.
+
+    ``bypass``: where the queue isn't open the packet passes. That costs a program that exits at once its identity, and
+    loosens nothing: whatever arrives is attested by the same rules.
+    """
+    if not rules.holds_connects:
+        return []
+    return [
+        "  chain holding {",
+        *not_captured,
+        f"    queue num {rules.outbound_port} bypass",
+        "  }",
+        "  chain held {",
+        "    type filter hook output priority -150; policy accept;",
+        "    tcp flags & (syn | ack) == syn jump holding",
+        "  }",
+    ]
 
 
 def _exclude_ports(ports: Iterable[int]) -> list[str]:

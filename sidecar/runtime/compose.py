@@ -39,6 +39,7 @@ from sidecar.parts import Limits, Sidecar
 from sidecar.rooms import make_rooms
 from sidecar.routing.route import Router
 from sidecar.routing.service_endpoints import Endpoints
+from sidecar.runtime.held_connects import HeldConnects
 from sidecar.runtime.prepare import Prepared
 from sidecar.settings.configuration import CaptureKind, Configuration
 from sidecar.sockets.address import Endpoint
@@ -72,6 +73,7 @@ class Composition:
         background: tasks that live as long as the sidecar.
         connection_tasks: the pod's connections.
         tunnel_tasks: accepted tunnels and foreign peers.
+        held_connects: None where programs' connections don't wait.
     """
 
     welcome: Welcome
@@ -81,6 +83,7 @@ class Composition:
     dispatch: Dispatch
     ahead: AheadOfPeers
     capturing: Capturing
+    held_connects: HeldConnects | None
     background: Tasks
     connection_tasks: Tasks
     tunnel_tasks: Tasks
@@ -141,6 +144,7 @@ def compose(prepared: Prepared, opener: Opener, joined: Joined, events: Events, 
         capturing=Capturing(
             sidecar, prepared.doors, stories, tasks=connection_tasks, tunnels=tunnel_tasks, events=events
         ),
+        held_connects=_hold_connects(prepared.configuration, sidecar, background, events),
         background=background,
         connection_tasks=connection_tasks,
         tunnel_tasks=tunnel_tasks,
@@ -215,6 +219,13 @@ def _make_connector(
         trace=trace,
         key_bytes=limits.key_bytes,
     )
+
+
+def _hold_connects(configuration: Configuration, sidecar: Sidecar, tasks: Tasks, events: Events) -> HeldConnects | None:
+    redirect = configuration.redirect
+    if configuration.capture is not CaptureKind.REDIRECT or not redirect.holds_connects:
+        return None
+    return HeldConnects(sidecar, redirect.outbound_port, tasks=tasks, events=events)
 
 
 def _own_ports(configuration: Configuration) -> frozenset[int]:

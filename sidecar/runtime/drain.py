@@ -26,6 +26,8 @@ async def drain(parts: Composition, life: Life, events: Events, log_sink: LineSi
     sidecar = parts.sidecar
     life.begin_draining()
     events.emit("sidecar_draining", connections=len(sidecar.connections))
+    if parts.held_connects is not None:
+        parts.held_connects.close()
     parts.capturing.close()
     sidecar.draining.begin()
     await _wait_for_connections(sidecar.connections, sidecar.limits.drain_s, shutdown.hurried)

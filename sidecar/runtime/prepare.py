@@ -150,11 +150,13 @@ def _redirect(configuration: Configuration) -> None:
         tunnel_port=configuration.tunnel_port,
         uid=options.uid,
         mark=options.mark,
+        holds_connects=options.holds_connects,
         health_port=configuration.health_port,
         exclude_ports=options.exclude_ports,
     )
     install_redirect(rules)
     if options.mark is None:
-        become_user(options.uid)
+        # The kernel asks for it whenever a connection that waits is let pass.
+        become_user(options.uid, KEPT | 1 << CAP_NET_ADMIN if options.holds_connects else KEPT)
     else:
         keep_only(KEPT | 1 << CAP_NET_ADMIN)  # SO_MARK asks for it at every socket.

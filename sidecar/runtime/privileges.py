@@ -1,8 +1,9 @@
 """Gives up root: becomes the sidecar's own user and keeps exactly what attestation needs. In a pod, where it starts as
 that user with file capabilities on its interpreter, checks that it has that and nothing more.
 
-CAP_SYS_PTRACE reads another user's ``/proc/<pid>/exe``, CAP_DAC_READ_SEARCH lists its descriptors. Nothing else stays,
-in no set: programs that this process would start get nothing. Source: ``capabilities(7)``, ``capset(2)``, ``prctl(2)``.
+CAP_SYS_PTRACE reads another user's ``/proc/<pid>/exe``, CAP_DAC_READ_SEARCH lists its descriptors; CAP_NET_ADMIN stays
+only where connections wait (``redirect.holdConnects``) or sockets get a mark. Nothing else stays, in no set: programs
+that this process would start get nothing. Source: ``capabilities(7)``, ``capset(2)``, ``prctl(2)``.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ _DATA = struct.Struct("=6I")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def become_user(uid: int) -> None:
-    """Change from root to ``uid`` (and the group of that number), keeping ``KEPT`` as permitted and effective.
+def become_user(uid: int, kept: int = KEPT) -> None:
+    """Change from root to ``uid`` (and the group of that number); ``kept`` stays permitted and effective.
 
     Raises:
         MachineError: a step fails. The process must then end: it may hold more than it should.
     """
-    _drop_bounding_set()
+    _drop_bounding_set(kept)
     _call("keep capabilities", _libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
     try:
         os.setgroups([])
@@ -47,7 +48,7 @@ def become_user(uid: int) -> None:
         os.setresuid(uid, uid, uid)
     except OSError as error:
         raise MachineError(f"can't become user {uid}: {error.strerror}") from error
-    keep_only(KEPT)
+    keep_only(kept)
 
 
 def keep_what_a_pod_gives(uid: int) -> None:
@@ -107,10 +108,10 @@ def _read_capabilities() -> tuple[int, ...]:
     return _DATA.unpack(data.raw)
 
 
-def _drop_bounding_set() -> None:
+def _drop_bounding_set(kept: int) -> None:
     capability = 0
     while _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:
-        if not KEPT & 1 << capability:
+        if not kept & 1 << capability:
             _call("shrink the bounding set", _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0))
         capability += 1
 

@@ -25,7 +25,11 @@ _AFTER_FAULT_S: Final = 1.0
 
 
 async def serve(parts: Composition, prepared: Prepared, life: Life, events: Events, shutdown: Shutdown) -> None:
-    """Accept connections until a stop is requested, or the sidecar's certificate has ended for good."""
+    """Accept connections until a stop is requested, or the sidecar's certificate has ended for good.
+
+    Raises:
+        MachineError: connections are to be held, and the kernel gives no queue for it.
+    """
     parts.dispatch.acknowledge(parts.welcome)
     background, sidecar = parts.background, parts.sidecar
     background.spawn(_keep_feeding(parts.feed, events, shutdown), name="feed")
@@ -39,6 +43,8 @@ async def serve(parts: Composition, prepared: Prepared, life: Life, events: Even
     for name, look in looks.items():
         background.spawn(keep_looking(look, name, events), name=name)
     parts.capturing.start()
+    if parts.held_connects is not None:
+        parts.held_connects.start()
     life.begin_serving(sidecar, has_expired=parts.feed.has_expired)
     settle_collector()
     events.emit(

@@ -48,6 +48,7 @@ class RedirectOptions:
     Attributes:
         uid: the user that the sidecar becomes; its connections aren't captured.
         mark: where there is only one user (``unshare -Urn``): connections with this SO_MARK aren't captured instead.
+        holds_connects: a program's ``connect()`` waits until the program was looked at.
         is_installed: somebody else has installed the table (``capture.install``), and this process has its user.
     """
 
@@ -56,6 +57,7 @@ class RedirectOptions:
     uid: int = 1337
     exclude_ports: tuple[int, ...] = ()
     mark: int | None = None
+    holds_connects: bool = False
     is_installed: bool = False
 
 
@@ -166,6 +168,11 @@ class Configuration:
                 raise InputError("outbound, inbound, tunnel and health ports must differ")
             if self.redirect.is_installed and self.redirect.mark is not None:
                 raise InputError("--redirect-installed goes by the user: it takes no mark")
+            if self.redirect.is_installed and self.redirect.holds_connects:
+                raise InputError(
+                    "connections can't be held where the redirect is installed already",
+                    hint="redirect.holdConnects needs NET_ADMIN in the sidecar, which it doesn't have in a pod",
+                )
         elif self.redirect.is_installed:
             raise InputError("--redirect-installed belongs to `capture: redirect`")
         elif not self.outbound and not self.inbound:

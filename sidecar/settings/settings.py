@@ -243,6 +243,11 @@ SETTINGS = (
         help="exempt this SO_MARK instead of the user",
     ),
     Setting(
+        name="redirect.holds_connects", options=("--hold-connects",), yaml="redirect.holdConnects", is_flag=True,
+        read=_read_flag,
+        help="let a program's `connect()` wait until the program was looked at; keeps NET_ADMIN",
+    ),
+    Setting(
         name="redirect.is_installed", options=("--redirect-installed",), is_flag=True,
         help="the nftables table is installed and this process has its user: install nothing",
     ),

@@ -18,6 +18,7 @@ from sidecar.sockets.address import Endpoint
 
 # include/net/tcp_states.h
 ESTABLISHED = 1
+SYN_SENT = 2
 FIN_WAIT1 = 4
 FIN_WAIT2 = 5
 TIME_WAIT = 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import subprocess
 
 import pytest
 
@@ -102,3 +103,33 @@ def test_the_health_port_is_never_captured_on_the_way_in() -> None:
     assert "tcp dport { 15020 } return" in prerouting
     with pytest.raises(InputError):
         RedirectRules(outbound_port=15001, inbound_port=15006, tunnel_port=15008, uid=1337, health_port=15006)
+
+
+def test_what_begins_a_captured_connection_waits_where_that_is_wanted() -> None:
+    wanted = RedirectRules(
+        outbound_port=15001, inbound_port=15006, tunnel_port=15008, uid=1337, exclude_ports=(22,), holds_connects=True
+    )
+    text = format_table(wanted)
+    exempt = [line for line in chains(text)[0].splitlines() if line.endswith(" return")][1:]  # The first: not TCP.
+    holding = text.partition("chain holding {\n")[2].partition("  }\n")[0].splitlines()
+    assert holding == [*exempt, "    queue num 15001 bypass"]
+    # Before the translation at -100: the packet still has the destination that the program dialled.
+    held = text.partition("chain held {\n")[2].partition("  }\n")[0]
+    assert "hook output priority -150" in held
+    assert "tcp flags & (syn | ack) == syn jump holding" in held
+    assert "queue" not in format_table(rules())
+
+
+@pytest.mark.needs_root
+def test_nft_reads_the_rule_for_the_queue() -> None:
+    """Whether the kernel has it is another matter: not each is built with NFT_QUEUE."""
+    wanted = RedirectRules(outbound_port=15001, inbound_port=15006, tunnel_port=15008, uid=1337, holds_connects=True)
+    done = subprocess.run(
+        ["unshare", "-n", "nft", "-c", "-f", "-"],
+        input=format_table(wanted),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "syntax error" not in done.stderr
+    assert done.returncode == 0 or "queue num 15001 bypass" in done.stderr

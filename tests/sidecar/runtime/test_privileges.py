@@ -33,6 +33,17 @@ def test_only_two_capabilities_stay_and_there_is_no_way_back() -> None:
     assert done.stdout.endswith("no way back\n")
 
 
+@pytest.mark.needs_root
+def test_a_third_stays_where_connections_are_held() -> None:
+    code = DROP.replace("become_user(1337)", "become_user(1337, KEPT | 1 << 12)").replace(
+        "== KEPT", "== KEPT | 1 << 12"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("True")
+    assert "CapEff:\t0000000000081004" in done.stdout
+    assert "CapBnd:\t0000000000081004" in done.stdout
+
+
 IN_A_POD = """
 import sys
 from shared.model.errors import MachineError

@@ -165,6 +165,7 @@ def test_in_a_pod_the_downward_api_says_who_and_where_it_is() -> None:
         (IN_A_POD, {**POD, "TOUCHMARK_JOIN_TOKEN": "x"}, "exclude one another"),
         ([each for each in IN_A_POD if "ca" not in each.split("-")[:4] and ".svc" not in each], POD, "needs --ca"),
         ([*IN_A_POD, "--redirect-mark", "1"], POD, "takes no mark"),
+        ([*IN_A_POD, "--hold-connects"], POD, "can't be held"),
         ([*IN_A_POD, "--capture", "listeners"], POD, "belongs to `capture: redirect`"),
         ([*IN_A_POD, "--health-port", "15006"], POD, "must differ"),
         ([*IN_A_POD, "--trust-domain", "No Domain"], POD, "trust domain"),

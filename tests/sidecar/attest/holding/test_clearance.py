@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 
@@ -64,23 +64,43 @@ def test_a_clearance_lasts_ten_seconds(clearance: Clearance, monkeypatch: pytest
         assert not clearance.is_clear(attestation)
 
 
+def watch(descriptor: int) -> Callable[[], bool]:
+    """Tell whether a descriptor is still open for the same file: how many there are says nothing about these."""
+
+    def identify() -> tuple[int, int]:
+        status = os.fstat(descriptor)
+        return status.st_dev, status.st_ino
+
+    opened = identify()
+
+    def is_open() -> bool:
+        try:
+            return identify() == opened
+        except OSError:
+            return False
+
+    return is_open
+
+
 def test_processes_that_have_ended_keep_no_descriptors_once_their_clearance_is_over(
     clearance: Clearance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
     monkeypatch.setattr("sidecar.attest.holding.clearance.time.monotonic", lambda: now)
-    before = len(os.listdir("/proc/self/fd"))
+    are_open: list[Callable[[], bool]] = []
     for _ in range(3):
         with running(WAIT) as process:
             execution = read_execution(process.pid)
         assert execution is not None
+        assert execution.memory is not None
+        are_open.append(watch(execution.memory.directory))
         clearance.note(clearance.begin(), [execution])
         now += 8
         del execution
-    assert len(os.listdir("/proc/self/fd")) <= before + 2 * 2, "the first one's are closed"
+    assert [is_open() for is_open in are_open] == [False, True, True], "the first one's are closed"
     now += 11
     clearance.note(clearance.begin(), [])
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert [is_open() for is_open in are_open] == [False, False, False]
 
 
 def test_a_new_process_counts_if_it_holds_the_socket_and_is_no_fork(clearance: Clearance) -> None:

@@ -1,0 +1,117 @@
+"""A program's ``connect()`` waits, before its first packet leaves, until it is known which program dials.
+
+One that sends something and exits at once is often gone before its connection is accepted. While it waits it is there:
+who holds the socket is attested, and the answer is kept for when the connection is accepted.
+
+Belongs here: for how long which packet waits. Doesn't: the queue (``sidecar/capture/connect_queue.py``), attestation
+(``sidecar/attestor.py``). Nothing depends on it: a packet that passes without an answer makes a connection whose
+program is looked at when it is accepted, by the same rules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from shared.runtime.tasks import Tasks
+from sidecar.attest.facts import Attestation, AttestationError
+from sidecar.attest.netlink.sock_diag import KernelSocket
+from sidecar.capture.connect_queue import ConnectQueue
+from sidecar.capture.queue_messages import QueuedPacket, QueueMessageError
+from sidecar.code_check import check_code, find_checked
+from sidecar.events import Events
+from sidecar.parts import Sidecar
+
+# Less than the second after which a kernel sends the packet again.
+_MAX_HELD_S = 0.8
+_MAX_HELD = 256
+
+
+class HeldConnects:
+    """Attests sockets while their ``connect()`` waits.
+
+    Arguments:
+        number: of the queue, as in the redirect table.
+        tasks: of what takes longer than a look on the event loop.
+    """
+
+    def __init__(self, sidecar: Sidecar, number: int, *, tasks: Tasks, events: Events) -> None:
+        self._sidecar = sidecar
+        self._number = number
+        self._tasks = tasks
+        self._events = events
+        self._queue: ConnectQueue | None = None
+        self._held: dict[int, QueuedPacket] = {}
+
+    def start(self) -> None:
+        """Open the queue: from now on connections wait.
+
+        Raises:
+            MachineError: there is none to be had.
+        """
+        self._queue = ConnectQueue(self._number)
+        asyncio.get_running_loop().add_reader(self._queue.fileno(), self._take)
+
+    def close(self) -> None:
+        """Let pass what waits, and whatever comes from now on."""
+        if self._queue is None:
+            return
+        asyncio.get_running_loop().remove_reader(self._queue.fileno())
+        for number in list(self._held):
+            self._let_pass(number)
+        self._queue.close()
+        self._queue = None
+
+    def _take(self) -> None:
+        if self._queue is None:
+            return
+        try:
+            packets = self._queue.take()
+        except (OSError, QueueMessageError) as error:
+            self._events.fail("held connects", error)
+            self.close()
+            return
+        for packet in packets:
+            self._held[packet.number] = packet
+            if not self._is_waiting(packet):
+                self._let_pass(packet.number)
+
+    def _is_waiting(self, packet: QueuedPacket) -> bool:
+        """Look at who dials; tell whether the packet waits for a longer look."""
+        attestor = self._sidecar.attestor
+        if packet.ends is None or (found := attestor.find_dialling(*packet.ends)) is None:
+            return False
+        try:
+            attestation = attestor.attest_dialling_now(found)
+        except AttestationError:  # It is said when the connection is accepted.
+            return False
+        if attestation is not None and not self._needs_code(attestation):
+            attestor.keep_dialling(attestation)
+            return False
+        if len(self._held) > _MAX_HELD:
+            return False
+        self._tasks.spawn(self._look(packet, found, attestation), name="held-connect")
+        return True
+
+    def _needs_code(self, attestation: Attestation) -> bool:
+        """Tell whether what the program has loaded must be looked at, and wasn't lately."""
+        if find_checked(self._sidecar, attestation) is None:
+            return False
+        return self._sidecar.code.get_fresh(attestation.execution) is None
+
+    async def _look(self, packet: QueuedPacket, found: KernelSocket, attestation: Attestation | None) -> None:
+        attestor = self._sidecar.attestor
+        try:
+            with contextlib.suppress(AttestationError, TimeoutError):
+                async with asyncio.timeout(_MAX_HELD_S):
+                    attestation = attestation or await attestor.attest_dialling(found)
+                    with contextlib.suppress(AttestationError):  # What it found is kept, and told on accept.
+                        await check_code(self._sidecar, attestation)
+                attestor.keep_dialling(attestation)
+        finally:
+            self._let_pass(packet.number)
+
+    def _let_pass(self, number: int) -> None:
+        packet = self._held.pop(number, None)
+        if packet is not None and self._queue is not None:
+            self._queue.let_pass(packet)

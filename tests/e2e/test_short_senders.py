@@ -1,0 +1,90 @@
+"""Programs that send something and exit at once, beside a sidecar that lets their ``connect()`` wait."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from shared.model.policy.decision import Answer, Phase
+from shared.model.policy.reasons import Reason
+from tests.e2e.harness.mesh import Sidecar, wait_until
+from tests.e2e.harness.programs import Executable
+from tests.e2e.harness.shop import CLIENT, Shop
+
+pytestmark = pytest.mark.needs_root
+
+# Nothing is awaited after the send: like `logger -T`.
+SEND = """
+import os, socket, sys
+c = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
+print("dialling", flush=True)
+c.connect((sys.argv[1], int(sys.argv[2])))
+c.sendall(b"bread")
+os._exit(0)
+"""
+# Each look counts for 50 ms, which a busy machine may let pass before the connection is accepted.
+_TRIES = 20
+
+
+@pytest.fixture(scope="module")
+def holding(whole_shop: Shop) -> Sidecar:
+    """Another sidecar of the client's workload: connections wait for its look."""
+    settings = "capture: redirect\nredirect: {holdConnects: true}"
+    return whole_shop.mesh.add_sidecar(CLIENT, settings=settings, main="tests.e2e.harness.holding_sidecar")
+
+
+@pytest.fixture(autouse=True)
+def _clean(shop: Shop, holding: Sidecar) -> Iterator[None]:
+    del shop
+    holding.log.skip()
+    yield
+    holding.resume()
+
+
+def send(sidecar: Sidecar, executable: Executable, address: str, port: int) -> subprocess.Popen[str]:
+    """Start a sender; return when it is about to dial."""
+    command = [str(executable.path), "-S", "-c", SEND, address, str(port)]
+    environment = {**os.environ, "PYTHONHOME": sys.base_prefix}
+    process = sidecar.pod.start(command, stdout=subprocess.PIPE, env=environment)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "dialling\n"
+    return process
+
+
+def is_dialling(sidecar: Sidecar) -> bool:
+    """Tell whether a connection in the pod waits for its first answer."""
+    found = sidecar.pod.run("ss", "-Htn", "state", "syn-sent")
+    return bool(found.stdout.strip())
+
+
+def wait_gone(process: subprocess.Popen[str]) -> None:
+    assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_sender_waits_for_the_look_and_is_known_although_it_is_gone(
+    shop: Shop, holding: Sidecar, family: int
+) -> None:
+    """The sidecar stands still while the sender dials: without a queue it would be gone before any look."""
+    address = shop.address if family == 4 else shop.server.pod.address6
+    port = shop.mesh.serve(shop.seller, shop.server.pod, "answer", address=address)
+    shop.be_explicit()
+    for _ in range(_TRIES):
+        holding.pause()
+        sender = send(holding, shop.buyer, address, port)
+        wait_until(lambda: is_dialling(holding), "the sender dials")
+        assert sender.poll() is None
+        holding.resume()
+        wait_gone(sender)
+        record = holding.log.wait_for(lambda each: each.port == port and each.phase is Phase.END, "the sender")
+        if record.answer is Answer.ALLOW:
+            break
+        assert record.reason is Reason.SENDER_GONE
+        holding.log.skip()
+    assert record.reason is Reason.SAME_GROUP
+    assert record.source.program == f"sha256:{shop.buyer.digest}"

@@ -1,0 +1,211 @@
+"""How long a ``connect()`` waits, and what is kept of who dials. End to end: ``tests/e2e/test_short_senders.py``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from shared.model.policy.reasons import Reason
+from shared.runtime.tasks import Tasks
+from sidecar.attest.facts import AttestationError
+from sidecar.capture.queue_messages import QueuedPacket
+from sidecar.runtime import held_connects as module
+from sidecar.runtime.held_connects import HeldConnects
+from tests.sidecar.little_ca import until
+
+ENDS = (("198.18.0.1", 54_714), ("198.18.0.2", 5_432))
+
+
+class FakeQueue:
+    """A queue whose packets the test puts in."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        self._waiting: list[QueuedPacket] = []
+        self.fault: OSError | None = None
+        self.passed: list[int] = []
+        self.is_closed = False
+
+    def put(self, *packets: QueuedPacket) -> None:
+        self._waiting += packets
+        os.write(self._writer, b"x")
+
+    def fileno(self) -> int:
+        return self._reader
+
+    def take(self) -> list[QueuedPacket]:
+        os.read(self._reader, 1)
+        if self.fault is not None:
+            raise self.fault
+        taken, self._waiting = self._waiting, []
+        return taken
+
+    def let_pass(self, packet: QueuedPacket) -> None:
+        assert not self.is_closed
+        self.passed.append(packet.number)
+
+    def close(self) -> None:
+        self.is_closed = True
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+@dataclass(kw_only=True)
+class FakeAttestor:
+    """Says what the test wants; ``found`` is whatever dials."""
+
+    now: object = None
+    later: asyncio.Future[Any] | None = None
+    found: object = "socket"
+    kept: list[object] = field(default_factory=list)
+
+    def find_dialling(self, *_: object) -> object:
+        return self.found
+
+    def attest_dialling_now(self, _: object) -> object:
+        if isinstance(self.now, AttestationError):
+            raise self.now
+        return self.now
+
+    async def attest_dialling(self, _: object) -> object:
+        assert self.later is not None
+        return await asyncio.shield(self.later)
+
+    def keep_dialling(self, attestation: object) -> None:
+        self.kept.append(attestation)
+
+
+class Held:
+    """The part with its fakes."""
+
+    def __init__(self, queue: FakeQueue) -> None:
+        self.queue, self.attestor, self.failures = queue, FakeAttestor(), list[str]()
+        self.tasks = Tasks(lambda name, _: self.failures.append(name))
+        sidecar: Any = SimpleNamespace(attestor=self.attestor)
+        events: Any = SimpleNamespace(fail=lambda name, _: self.failures.append(name))
+        self.connects = HeldConnects(sidecar, 7, tasks=self.tasks, events=events)
+
+    async def put(self, *numbers: int, ends: tuple[Any, Any] | None = ENDS) -> None:
+        self.queue.put(*(QueuedPacket(number=number, ends=ends) for number in numbers))
+        await until(lambda: not self.queue._waiting)
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Whose loaded code was looked at; none is checked unless ``find_checked`` is replaced."""
+    seen: list[object] = []
+
+    async def check_code(_: object, attestation: object) -> str:
+        seen.append(attestation)
+        return ""
+
+    monkeypatch.setattr(module, "check_code", check_code)
+    monkeypatch.setattr(module, "find_checked", lambda *_: None)
+    return seen
+
+
+@pytest.fixture
+async def held(monkeypatch: pytest.MonkeyPatch, looked_at: list[object]) -> Any:
+    del looked_at
+    queue = FakeQueue()
+    monkeypatch.setattr(module, "ConnectQueue", lambda number: queue if number == 7 else None)
+    made = Held(queue)
+    made.connects.start()
+    yield made
+    made.connects.close()
+    assert queue.is_closed
+    await made.tasks.close(timeout_s=60)
+
+
+@pytest.mark.parametrize("ends", [None, ENDS])
+async def test_what_nobody_dials_passes_at_once(held: Held, ends: tuple[Any, Any] | None) -> None:
+    held.attestor.found = None
+    await held.put(1, 2, ends=ends)
+    assert held.queue.passed == [1, 2]
+    assert held.attestor.kept == []
+
+
+async def test_a_known_program_passes_at_once_and_is_kept(held: Held) -> None:
+    held.attestor.now = "known"
+    await held.put(1)
+    assert (held.queue.passed, held.attestor.kept) == ([1], ["known"])
+
+
+async def test_a_traced_one_passes_and_is_told_on_accept(held: Held) -> None:
+    held.attestor.now = AttestationError("traced", reason=Reason.PROCESS_TRACED)
+    await held.put(1)
+    assert (held.queue.passed, held.attestor.kept) == ([1], [])
+
+
+async def test_an_unknown_program_waits_for_its_look_and_others_dont_wait_for_it(
+    held: Held, looked_at: list[object]
+) -> None:
+    held.attestor.later = asyncio.get_running_loop().create_future()
+    await held.put(1)
+    held.attestor.now = "known"
+    await held.put(2)
+    assert (held.queue.passed, held.attestor.kept) == ([2], ["known"])
+    held.attestor.later.set_result("new")
+    await until(lambda: held.queue.passed == [2, 1])
+    assert held.attestor.kept == ["known", "new"]
+    assert looked_at == ["new"]
+
+
+async def test_one_that_cannot_be_attested_passes(held: Held) -> None:
+    held.attestor.later = asyncio.get_running_loop().create_future()
+    held.attestor.later.set_exception(AttestationError("no", reason=Reason.NO_OWNER))
+    await held.put(1)
+    await until(lambda: held.queue.passed == [1])
+    assert held.attestor.kept == []
+    assert held.failures == []
+
+
+async def test_a_look_that_takes_long_holds_nothing_for_a_second(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_HELD_S", 0.001)
+    held.attestor.later = asyncio.get_running_loop().create_future()
+    await held.put(1)
+    await until(lambda: held.queue.passed == [1])
+    assert held.attestor.kept == []
+
+
+async def test_beyond_a_number_nothing_waits(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_HELD", 2)
+    held.attestor.later = asyncio.get_running_loop().create_future()
+    await held.put(1, 2, 3)
+    assert held.queue.passed == [3]
+
+
+async def test_loaded_code_that_is_checked_is_looked_at_while_the_program_is_there(
+    held: Held, monkeypatch: pytest.MonkeyPatch, looked_at: list[object]
+) -> None:
+    monkeypatch.setattr(module, "find_checked", lambda *_: "an approval")
+    monkeypatch.setattr(HeldConnects, "_needs_code", lambda *_: True)
+    held.attestor.now = "known"
+    await held.put(1)
+    await until(lambda: held.queue.passed == [1])
+    assert looked_at == held.attestor.kept == ["known"]
+
+
+async def test_at_the_end_everything_passes(held: Held) -> None:
+    held.attestor.later = asyncio.get_running_loop().create_future()
+    await held.put(1, 2)
+    held.connects.close()
+    assert held.queue.passed == [1, 2]
+    held.attestor.later.set_result("too late")
+    await until(lambda: not len(held.tasks))
+    assert held.failures == []
+
+
+async def test_a_queue_that_fails_is_given_back_and_said(held: Held) -> None:
+    held.attestor.later = asyncio.get_running_loop().create_future()
+    await held.put(1)
+    held.queue.fault = PermissionError(1, "Operation not permitted")
+    held.queue.put()
+    await until(lambda: held.queue.is_closed)
+    assert held.queue.passed == [1]
+    assert held.failures == ["held connects"]
