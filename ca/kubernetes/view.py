@@ -7,6 +7,7 @@ library, so that a CA outside a cluster can import it.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ca.store.records import JoinGrant
@@ -15,8 +16,47 @@ from shared.model.wire.admin import ClusterStatus
 from shared.model.wire.messages import DirectoryEntry, Registration
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterUser:
+    """A user as the API server knows it (authentication.k8s.io/v1, UserInfo)."""
+
+    name: str
+    uid: str = ""
+    groups: tuple[str, ...] = ()
+    extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class ClusterUsers(Protocol):
+    """What is asked of the cluster about its users. Every method raises ``UnavailableError`` when it can't be asked."""
+
+    async def review_token(self, token: str) -> ClusterUser:
+        """Return whose bearer token it is.
+
+        Raises:
+            NotAuthenticatedError: nobody's.
+        """
+        ...
+
+    async def check_allowed(self, user: ClusterUser, *, verb: str, group: str, resource: str, namespace: str) -> None:
+        """Check that the cluster's authorisation lets a user do this; ``namespace`` empty: in all of them.
+
+        Raises:
+            NotAllowedError: it doesn't.
+        """
+        ...
+
+    async def read_client_roots(self) -> bytes:
+        """Return the roots of the API server's client certificates, PEM; empty: it takes none."""
+        ...
+
+
 class ClusterView(Protocol):
     """What the CA's endpoints and upkeep ask of the cluster."""
+
+    @property
+    def users(self) -> ClusterUsers | None:
+        """Who may do what by the cluster's authorisation; None: there is no cluster."""
+        ...
 
     @property
     def is_leader(self) -> bool:
@@ -84,6 +124,7 @@ class NoCluster:
 
     is_leader = True
     is_synced = True
+    users = None
 
     def check_ready(self) -> Mapping[str, str]:
         """Return no check."""

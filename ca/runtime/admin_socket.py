@@ -15,14 +15,17 @@ from shared.model.errors import ConflictError, TouchmarkError, UnavailableError
 
 
 @contextlib.contextmanager
-def bind_admin_socket(path: Path) -> Iterator[socket.socket]:
-    """Make the socket, readable by the CA's user alone, for as long as the context lasts.
+def bind_admin_socket(path: Path, *, readers_gid: int | None = None) -> Iterator[socket.socket]:
+    """Make the socket for as long as the context lasts, for the CA's user and a group.
+
+    Arguments:
+        readers_gid: the group that may connect as well; None: the CA's user alone.
 
     Raises:
         ConflictError: another CA serves it.
         UnavailableError: it can't be made.
     """
-    listener = _bind(path)
+    listener = _bind(path, readers_gid)
     inode = os.stat(path).st_ino
     try:
         yield listener
@@ -32,7 +35,7 @@ def bind_admin_socket(path: Path) -> Iterator[socket.socket]:
                 path.unlink()
 
 
-def _bind(path: Path) -> socket.socket:
+def _bind(path: Path, readers_gid: int | None) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -43,6 +46,9 @@ def _bind(path: Path) -> socket.socket:
             listener.bind(str(path))
         finally:
             os.umask(before)
+        if readers_gid is not None:
+            os.chown(path, -1, readers_gid)
+            os.chmod(path, 0o660)
         listener.setblocking(False)
     except OSError as error:
         listener.close()

@@ -20,6 +20,7 @@ from ca.authority.authorities import Authorities
 from ca.authority.published_roots import NotPublished, PublishedRoots
 from ca.distribution.hub import Hub
 from ca.kubernetes.api.client import ClusterClient
+from ca.kubernetes.api.user_reviews import UserReviews
 from ca.kubernetes.api.watch import Watch
 from ca.kubernetes.cluster.changes import ClusterChanges
 from ca.kubernetes.cluster.cluster_services import ServiceIndex
@@ -59,6 +60,7 @@ class Cluster:
         leading: the policy objects, and whether this replica leads.
         admission: the webhook and what it needs; None without ``--webhook-listen``.
         watches: by name, without those of the policy objects.
+        users: who may do what, by the API server.
     """
 
     configuration: Configuration
@@ -75,6 +77,7 @@ class Cluster:
     leading: Leading
     admission: Admission | None
     watches: Mapping[str, Watch[Any, Any]]
+    users: UserReviews
 
     @property
     def published(self) -> PublishedRoots:
@@ -260,6 +263,7 @@ async def open_cluster(
             leading=leading,
             admission=admission,
             watches=watches,
+            users=UserReviews(client),
         )
 
 

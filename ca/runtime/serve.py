@@ -10,10 +10,12 @@ import socket
 
 from aiohttp import web
 
+from ca.api.access.callers import Callers, find_gid
 from ca.api.admin.application import make_admin_application
 from ca.api.admin.audit import AuditAdmin
 from ca.api.admin.authorities import About, AuthoritiesAdmin
 from ca.api.admin.backup import BackupAdmin
+from ca.api.admin.challenge import ChallengeAdmin
 from ca.api.admin.cluster import ClusterAdmin
 from ca.api.admin.edges import EdgesAdmin
 from ca.api.admin.foreign import ForeignAdmin
@@ -33,6 +35,7 @@ from ca.listening import serve_tls
 from ca.runtime.admin_socket import bind_admin_socket
 from ca.runtime.compose import RunningCA
 from ca.runtime.listeners import Listeners
+from shared.model.wire.admin_access import MAX_AUTHORIZATION_CHARACTERS
 from shared.model.wire.messages import STREAM_PATH
 
 
@@ -41,6 +44,7 @@ async def serve(stack: contextlib.AsyncExitStack, ca: RunningCA, listeners: List
 
     Raises:
         ConflictError, UnavailableError: the admin socket can't be made.
+        InputError: the group of its readers doesn't exist.
     """
     health = HealthEndpoint(
         store=ca.store,
@@ -105,8 +109,11 @@ async def _serve_admin(
     health: HealthEndpoint,
     admin_listener: socket.socket | None,
 ) -> None:
-    listener = stack.enter_context(bind_admin_socket(ca.configuration.admin_socket))
+    readers = ca.configuration.admin_readers
+    readers_gid = find_gid(readers) if readers else None
+    listener = stack.enter_context(bind_admin_socket(ca.configuration.admin_socket, readers_gid=readers_gid))
     store, clock = ca.store, ca.clock
+    callers = Callers(users=ca.cluster.users, readers_gid=readers_gid, clock=clock)
     about = About(
         configuration=ca.configuration,
         listen=ca.listen,
@@ -132,10 +139,18 @@ async def _serve_admin(
         ClusterAdmin(store=store, cluster=ca.cluster),
         ForeignAdmin(store=store, authorities=ca.authorities, foreign=ca.foreign, clock=clock),
         BackupAdmin(store=store, clock=clock),
+        ChallengeAdmin(callers.certificates),
         health,
+        callers=callers,
         metrics=ca.metrics,
     )
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        shutdown_timeout=1.0,
+        handler_cancellation=True,
+        max_field_size=MAX_AUTHORIZATION_CHARACTERS + 64,
+    )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     await web.SockSite(runner, listener).start()

@@ -45,6 +45,7 @@ class Configuration:
         sidecar_images: image references of sidecars that may join, as they stand in the pods' specs; several while an
             upgrade runs. Named by digest they are exact; a tag means whatever it points to.
         kek_secret: the Secret in the CA's namespace that holds the key-encryption key; empty: ``kek_file`` does.
+        admin_readers: group (name or number) that reads on the admin socket; empty: only root and the CA's user use it.
         admin_host, admin_port: loopback TCP door of the admin API beside its Unix socket; empty: there is none.
         webhook_host, webhook_port: where the API server asks about new pods; empty: there is no webhook.
         sidecar_pull_policy: of the injected containers, which have the first of ``sidecar_images``.
@@ -75,6 +76,7 @@ class Configuration:
     kubeconfig: Path | None = None
     sidecar_images: tuple[str, ...] = ()
     kek_secret: str = ""
+    admin_readers: str = ""
     admin_host: str = ""
     admin_port: int = 0
     webhook_host: str = ""

@@ -59,6 +59,10 @@ SETTINGS = (
         default="/run/touchmark/admin.sock as root", help="the admin API's Unix socket",
     ),
     Setting(
+        name="admin_readers", options=("--admin-readers",), metavar="GROUP", default="none",
+        help="group that may read on the admin socket; changes take root or the CA's user",
+    ),
+    Setting(
         name="trust_domain", options=("--trust-domain",), metavar="NAME", default=_DEFAULTS["trust_domain"],
         help="the domain of all SPIFFE IDs that this CA issues",
     ),
@@ -129,7 +133,8 @@ SETTINGS = (
     ),
     Setting(
         name="admin_listen", options=("--admin-listen",), metavar="HOST:PORT", parse=_parse_optional_endpoint,
-        default="none", help="also serve the admin API on this loopback address",
+        default="none",
+        help="also serve the admin API on this loopback address, to the cluster's users by their rights",
     ),
     Setting(
         name="webhook_listen", options=("--webhook-listen",), metavar="HOST:PORT", parse=_parse_optional_endpoint,

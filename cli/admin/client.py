@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -16,6 +17,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
+from cli.admin.credentials import Authorization, Credentials
 from cli.machine.kubeconfig_files import list_kubeconfig_files
 from shared.model.errors import InputError, TouchmarkError, UnavailableError
 from shared.model.policy.rules import NamespaceState
@@ -78,6 +80,7 @@ class AdminClient:
         socket_path: the Unix socket; None: where ``touchmark ca serve`` puts it by default.
         timeout_s: deadline of one call.
         explain: says why a call failed, where the socket is only a forward; None: by the socket itself.
+        credentials: of the user, for a CA that doesn't know it by the socket; None: there are none.
 
     Raises (every method):
         UnavailableError: the socket doesn't answer, or not in time.
@@ -90,10 +93,12 @@ class AdminClient:
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         explain: Callable[[Exception], UnavailableError] | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self._path = str(socket_path or default_admin_socket())
         self._explain = explain or self._explain_by_socket
         self._timeout_s = timeout_s
+        self._authorization = Authorization(credentials) if credentials is not None else None
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -319,15 +324,19 @@ class AdminClient:
 
     # ---- one call ------------------------------------------------------------------------------------------------
 
-    def _request(
+    @asynccontextmanager
+    async def _request(
         self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: object = None
-    ) -> aiohttp.client._BaseRequestContextManager[aiohttp.ClientResponse]:
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
             raise RuntimeError("AdminClient is used outside its context")
         data = None if body is None else msgspec.json.encode(body)
         parameters = {key: value for key, value in (query or {}).items() if value}
         headers = {"Content-Type": "application/json"} if data is not None else {}
-        return self._session.request(method, path, params=parameters, data=data, headers=headers)
+        if self._authorization is not None:
+            headers |= await self._authorization.make_headers(self._session)
+        async with self._session.request(method, path, params=parameters, data=data, headers=headers) as response:
+            yield response
 
     async def _call(
         self,

@@ -13,6 +13,7 @@ from shared.model.kubernetes.contract import CLUSTER_ROLE, GROUP, LEASE, TRUST_C
 
 SERVICE_ACCOUNT: Final = "touchmark-ca"
 KEK_SECRET: Final = "touchmark-kek"
+CLIENT_ROOTS_CONFIG_MAP: Final = "extension-apiserver-authentication"  # In kube-system, by the API server itself.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,8 @@ RIGHTS: Final[tuple[Right, ...]] = (
     *_rights("list watch", "", "services"),
     *_rights("list watch", "discovery.k8s.io", "endpointslices"),
     *_rights("create", "authentication.k8s.io", "tokenreviews"),
+    *_rights("create", "authorization.k8s.io", "subjectaccessreviews"),
+    *_rights("get", "", "configmaps", name=CLIENT_ROOTS_CONFIG_MAP),
     *_rights("list watch", GROUP, "meshpolicies programs"),
     *_rights("patch", GROUP, "meshpolicies/status programs/status"),
     *_rights("create list watch patch delete", "", "configmaps", name=TRUST_CONFIG_MAP),

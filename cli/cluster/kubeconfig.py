@@ -35,6 +35,7 @@ class Access:
         context: of the kubeconfig; empty for a pod's own service account.
         tls: None for ``http://``.
         authorization: the header's value; empty for a client certificate.
+        certificate, key: the client certificate with its intermediates, and its key, PEM; empty: there is none.
         server_name: expected in the server's certificate; empty: its host.
         proxy: URL; empty: what the environment says.
     """
@@ -43,6 +44,8 @@ class Access:
     context: str
     tls: ssl.SSLContext | None = field(repr=False)
     authorization: str = field(repr=False, default="")
+    certificate: bytes = field(repr=False, default=b"")
+    key: bytes = field(repr=False, default=b"")
     server_name: str = ""
     proxy: str = ""
 
@@ -155,11 +158,14 @@ def _load_own_account() -> Access:
 
 def _make_access(configuration: Configuration, context: str) -> Access:
     keys = configuration.api_key
+    certificate, key = configuration.cert_file, configuration.key_file
     return Access(
         server=configuration.host.rstrip("/"),
         context=context,
         tls=_make_tls(configuration) if configuration.host.startswith("https:") else None,
         authorization=keys.get("BearerToken") or keys.get("authorization") or "",
+        certificate=Path(certificate).read_bytes() if certificate and key else b"",
+        key=Path(key).read_bytes() if certificate and key else b"",
         server_name=configuration.tls_server_name or "",
         proxy=configuration.proxy or "",
     )

@@ -1,8 +1,9 @@
 """The CA's admin API through a port-forward: a Unix socket here whose connections end at a CA pod's loopback. Does I/O.
 
 A socket in a directory of this user alone, not a port on loopback, which any user of this machine could use. Each
-connection is a WebSocket of its own to ``pods/portforward``. Any user who may open one in the CA's namespace
-administers the CA: the API server's authorisation is the only check.
+connection is a WebSocket of its own to ``pods/portforward``. Each request carries the user's own credentials of the
+kubeconfig: the CA asks the API server who that is, and whether it may (``ca/api/access``). So they are shown to
+whatever runs behind the CA's label in its namespace, which the API server's authorisation keeps to its administrators.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cli.admin.client import AdminClient
+from cli.admin.credentials import Credentials
 from cli.cluster.ca_pod import find_ready_pods
 from cli.cluster.channels import MAX_MESSAGE_BYTES, PROTOCOL, ForwardedPort
 from cli.cluster.connection import PODS, Cluster
 from cli.cluster.faults import Action, ForbiddenError, NoCAPodError, UnauthorizedError
+from cli.cluster.kubeconfig import Access
 from shared.model.errors import ProtocolError, TouchmarkError, UnavailableError
 from shared.model.kubernetes.contract import ADMIN_PORT
 from shared.runtime.tasks import Tasks
@@ -76,11 +79,17 @@ async def _forward(
         server = await asyncio.start_unix_server(forward.accept, str(path), limit=CHUNK_BYTES)
         options = {} if timeout_s is None else {"timeout_s": timeout_s}
         try:
-            async with AdminClient(path, explain=forward.explain, **options) as client:
+            async with AdminClient(
+                path, explain=forward.explain, credentials=_read_credentials(cluster.access), **options
+            ) as client:
                 yield client
         finally:
             server.close()
             await forward.close()
+
+
+def _read_credentials(access: Access) -> Credentials:
+    return Credentials(authorization=access.authorization, certificate=access.certificate, key=access.key)
 
 
 async def _open_any(cluster: Cluster, namespace: str) -> tuple[str, aiohttp.ClientWebSocketResponse]:

@@ -159,6 +159,8 @@ def describe_actor(entry: AuditEntry) -> str:
     match actor.kind:
         case "socket":
             return f"{actor.name or '?'} (uid {actor.uid}, pid {actor.pid})"
+        case "user":
+            return f"{actor.name}, by the admin port"
         case "port":
             return f"unknown, by the admin port from {actor.origin}"
         case "object":

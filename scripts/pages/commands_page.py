@@ -41,9 +41,9 @@ everything else to standard error. `touchmark --install-completion` sets up shel
 In Kubernetes, `-k` (`--kubernetes`, or `TOUCHMARK_KUBERNETES=1`) uses your kubeconfig and your rights. `--context` and
 `--kubeconfig` choose a cluster as for `kubectl`, and `--system-namespace` names the CA's namespace if it isn't
 `touchmark-system`; each of them implies `-k`. Policies, programs and modes are then read and written as Kubernetes
-objects; everything else goes to the CA through a port-forward to one of its pods (verbs `get` and `create` on
-`pods/portforward`, `list` on `pods` in its namespace). Options win over the environment; `--admin-socket` means a CA on
-this machine.
+objects; everything else goes to the CA through a port-forward to one of its pods (the Role `touchmark-connect`), which
+asks the API server [what you may](../how-to/kubernetes.md#rights). Options win over the environment; `--admin-socket`
+means a CA on this machine.
 
 With `--json` a command prints exactly one JSON value on one line of standard output. An error is one object on standard
 error, `{"code", "message", "hint"}`, whose code is stable. Times are seconds since the epoch in UTC, durations seconds.

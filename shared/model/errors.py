@@ -97,6 +97,18 @@ class BlockedError(RefusedError):
     code = "blocked"
 
 
+class NotAuthenticatedError(RefusedError):
+    """The CA doesn't know who asks on its admin port: no credentials, or none that hold."""
+
+    code = "not_authenticated"
+
+
+class NotAllowedError(RefusedError):
+    """The CA knows who asks, and that user doesn't have the role that the request needs."""
+
+    code = "not_allowed"
+
+
 class MachineError(TouchmarkError):
     """This machine lacks something: a capability, a program, a kernel feature."""
 

@@ -47,9 +47,9 @@ class FakeAPI:
     """Gives canned answers, and remembers its requests.
 
     ``answers``: ``"GET /api/v1/..."`` → an object, a response, a (coroutine) function of the request, or a list of
-    such, the last of which stays. Forwarding: ``forward_to``: a Unix socket; ``forward_error``: said on the error
-    channel instead; ``forward_status``: the answer to the handshake instead of 101; ``first_frames``: what the two
-    channels begin with.
+    such, the last of which stays. Forwarding: ``forward_to``: a Unix socket, or a port of 127.0.0.1; ``forward_error``:
+    said on the error channel instead; ``forward_status``: the answer to the handshake instead of 101; ``first_frames``:
+    what the two channels begin with.
     """
 
     kubeconfig: Path
@@ -57,7 +57,7 @@ class FakeAPI:
     answers: dict[str, Any] = field(default_factory=dict)
     requests: list[tuple[str, dict[str, str], Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
-    forward_to: Path | None = None
+    forward_to: Path | int | None = None
     forward_error: str = ""
     forward_status: int = 101
     forward_protocol: str = "v4.channel.k8s.io"
@@ -101,7 +101,10 @@ class FakeAPI:
             await websocket.send_bytes(b"\1" + self.forward_error.encode())
             await websocket.close()
             return websocket
-        reader, writer = await asyncio.open_unix_connection(str(self.forward_to))
+        if isinstance(self.forward_to, int):
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.forward_to)
+        else:
+            reader, writer = await asyncio.open_unix_connection(str(self.forward_to))
 
         async def pump_up() -> None:
             async for message in websocket:

@@ -27,11 +27,13 @@ class FakeCA:
     socket: Path
     answers: dict[str, Any] = field(default_factory=dict)
     requests: list[tuple[str, dict[str, str], Any]] = field(default_factory=list)
+    headers: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
     async def handle(self, request: web.Request) -> web.Response:
         key = f"{request.method} {request.path}"
         body = await request.read()
         self.requests.append((key, dict(request.query), msgspec.json.decode(body) if body else None))
+        self.headers.append((key, dict(request.headers)))
         answer = self.answers.get(key, ErrorAnswer(code="not_found", message=f"nothing at {key}"))
         if isinstance(answer, list):
             answer = answer.pop(0) if len(answer) > 1 else answer[0]

@@ -153,7 +153,7 @@ def test_an_operator_learns_what_the_role_lets_see_and_the_rest_is_unknown(
 ) -> None:
     subject = "--user=olga"
     installed.kubectl("create", "clusterrolebinding", "olga", "--clusterrole=touchmark-operator", subject)
-    installed.kubectl("create", "rolebinding", "olga", "-n", "touchmark-system", "--role=touchmark-operator", subject)
+    installed.kubectl("create", "rolebinding", "olga", "-n", "touchmark-system", "--role=touchmark-connect", subject)
     monkeypatch.setenv("KUBECONFIG", str(installed.kubeconfig("olga")))
     found = examine(capsys)
     assert found["resources"]["is_well"]

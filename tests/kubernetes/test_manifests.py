@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cli.cluster.ca_rights import CLIENT_ROOTS_CONFIG_MAP
 from shared.model.kubernetes import contract as names
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.harness.kubectl import KubectlError
@@ -81,13 +82,14 @@ def test_rights_to_single_objects_name_those_that_the_code_uses(api_server: ApiS
         if document["kind"] in ("Role", "ClusterRole") and document["metadata"]["name"] == "touchmark-ca"
         for rule in document["rules"]
     ]
-    found = {
-        resource: rule["resourceNames"] for rule in rules if "resourceNames" in rule for resource in rule["resources"]
-    }
+    found: dict[str, list[str]] = {}
+    for rule in rules:
+        for resource in rule["resources"] if "resourceNames" in rule else ():
+            found.setdefault(resource, []).extend(rule["resourceNames"])
     assert found == {
         "leases": [names.LEASE],
         "secrets": ["touchmark-kek"],
-        "configmaps": [names.TRUST_CONFIG_MAP],
+        "configmaps": [CLIENT_ROOTS_CONFIG_MAP, names.TRUST_CONFIG_MAP],
         "clusterroles": [names.CLUSTER_ROLE],
         "mutatingwebhookconfigurations": [names.WEBHOOK_CONFIGURATION],
     }

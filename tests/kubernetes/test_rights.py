@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from ca.kubernetes.webhook_objects import trust_config
 from ca.runtime.compose import RunningCA
+from cli.admin.credentials import Authorization, Credentials
 from shared.model.kubernetes.contract import CA_SERVICE, INJECT, SYSTEM_NAMESPACE, TRUST_CONFIG_MAP, name_instance
 from shared.model.wire.messages import Welcome
 from tests.ca.kubernetes.faked_cluster import enrol_pod
@@ -78,7 +80,12 @@ async def test_what_the_roles_allow_is_what_the_ca_does(
     kubeconfig = server.service_account_kubeconfig(SYSTEM_NAMESPACE, CA_SERVICE)
     port = free_port()
     server.kubectl.apply(read_configuration(f"https://127.0.0.1:{port}"))
-    options = {"webhook_host": "127.0.0.1", "webhook_port": port, "kek_secret": "touchmark-kek"}
+    options: dict[str, Any] = {
+        "admin_host": "127.0.0.1",
+        "webhook_host": "127.0.0.1",
+        "webhook_port": port,
+        "kek_secret": "touchmark-kek",
+    }
     # Begun twice: the key-encryption key is made, then found.
     for _ in range(2):
         async with (
@@ -122,6 +129,7 @@ async def play(services: RunningCA, server: ApiServer, objects: Objects) -> None
     async with FakeSidecar(services) as sidecar:
         welcome = await enrol_pod(sidecar, token, name_instance("web-0", uid), ADDRESS)
         assert isinstance(welcome, Welcome), welcome
+    await ask_as_a_user(services, server)
     for pod in ("asked", "web-0"):
         await objects.delete_pod(pod)
 
@@ -129,6 +137,17 @@ async def play(services: RunningCA, server: ApiServer, objects: Objects) -> None
         return not await has_roots(server)
 
     await eventually(is_gone, deadline_s=60)
+
+
+async def ask_as_a_user(services: RunningCA, server: ApiServer) -> None:
+    """A user with a client certificate asks on the admin port: its roots are read, and its rights asked for."""
+    pair = server.ca.issue("stranger")
+    own = Authorization(Credentials(certificate=pair.certificate, key=pair.key))
+    async with (
+        aiohttp.ClientSession(f"http://{services.admin_listen}") as session,
+        session.get("/v1/status", headers=await own.make_headers(session)) as response,
+    ):
+        assert response.status == 403, await response.text()
 
 
 async def has_roots(server: ApiServer) -> bool:

@@ -77,7 +77,7 @@ class WebhookCA:
         self.api_server = api_server
         self.options = options
         self.directory = directory
-        self.port = _free_port()
+        self.port = free_port()
         self.kubeconfig = api_server.service_account_kubeconfig("default", ACCOUNT)
         self._program: Program | None = None
         self._grant()
@@ -93,7 +93,7 @@ class WebhookCA:
         self.api_server.kubectl.apply(read_configuration(self.url))
         environment = [f"KUBECONFIG={self.kubeconfig}", f"PYTHONPATH={ROOT}"]
         command = [sys.executable, "-m", "ca", "--kubernetes", "--sidecar-image", IMAGE]
-        command += ["--listen", f"127.0.0.1:{_free_port()}", "--webhook-listen", f"127.0.0.1:{self.port}"]
+        command += ["--listen", f"127.0.0.1:{free_port()}", "--webhook-listen", f"127.0.0.1:{self.port}"]
         command += ["--data-dir", str(self.directory / "data"), "--kek-file", str(self.directory / "kek")]
         command += ["--admin-socket", str(self.directory / "admin.sock"), *self.options]
         self._program = Program(
@@ -160,7 +160,8 @@ def touchmark(ca: WebhookCA, *arguments: str) -> str:
     ).stdout  # fmt: skip
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
     return port

@@ -15,6 +15,7 @@ from shared.model.errors import (
     ConflictError,
     IdentityError,
     InputError,
+    NotAuthenticatedError,
     NotFoundError,
     RefusedError,
     TouchmarkError,
@@ -28,6 +29,7 @@ _STATUS: Final[tuple[tuple[type[TouchmarkError], int], ...]] = (
     (IdentityError, 400),
     (NotFoundError, 404),
     (ConflictError, 409),
+    (NotAuthenticatedError, 401),
     (RefusedError, 403),
     (UnavailableError, 503),
 )

@@ -1,9 +1,7 @@
 """The admin API's application: all routes of ``shared.model.wire.admin``, for the Unix socket and a loopback port. I/O.
 
-What this does *not* check: who asks. The socket's mode (0600) does; of the loopback port whoever may reach it: other
-containers of the CA's pod (there are none), and in Kubernetes those who may ``create pods/portforward`` there. A
-browser on an administrator's machine reaches a forwarded port, too, and runs strangers' pages: its requests are
-refused.
+Who may ask what is checked by the guard (``ca/api/access``). A browser on an operator's machine reaches a forwarded
+port, too, and runs strangers' pages: its requests are refused.
 """
 
 from __future__ import annotations
@@ -13,8 +11,9 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
+from ca.api.access.callers import Callers
+from ca.api.access.guard import make_guard
 from ca.api.admin.answers import error_middleware
-from ca.api.admin.caller import note_caller
 from ca.metrics import Metrics
 from shared.model.errors import RefusedError
 from shared.model.wire.admin import MAX_ADMIN_BODY_BYTES
@@ -31,10 +30,11 @@ class Routed(Protocol):
         ...
 
 
-def make_admin_application(*endpoints: Routed, metrics: Metrics) -> web.Application:
-    """Return the application with the endpoints' routes."""
+def make_admin_application(*endpoints: Routed, callers: Callers, metrics: Metrics) -> web.Application:
+    """Return the application with the endpoints' routes, each behind the guard."""
     application = web.Application(
-        middlewares=[error_middleware(metrics), refuse_browsers, note_caller], client_max_size=MAX_ADMIN_BODY_BYTES
+        middlewares=[error_middleware(metrics), refuse_browsers, make_guard(callers)],
+        client_max_size=MAX_ADMIN_BODY_BYTES,
     )
     for endpoint in endpoints:
         application.add_routes(endpoint.routes())

@@ -55,7 +55,7 @@ was stored since then). That of edges: ``since``, ``until``, ``workload``, ``den
 to 1,000), ``newest`` (the last ones instead of the first). That of ``/v1/identities``: ``alive``, ``workload``,
 ``serial`` (hexadecimal, a prefix is enough), ``digest`` (of the program), ``authority`` (its ID), ``sidecar`` (its
 instance), ``since`` and ``until`` (when it was issued), ``limit``. ``/v1/cluster`` isn't found on a CA outside a
-cluster. Any other answer than 2xx is an ``ErrorAnswer``.
+cluster. Any other answer than 2xx is an ``ErrorAnswer``. Who may ask: ``ca/api/access``.
 """
 
 from __future__ import annotations
@@ -146,6 +146,8 @@ _ERRORS: Final[dict[str, type[TouchmarkError]]] = {
         errors.ConflictError,
         errors.UnavailableError,
         errors.RefusedError,
+        errors.NotAuthenticatedError,
+        errors.NotAllowedError,
         errors.MachineError,
     )
 }

@@ -27,12 +27,13 @@ class AuditActor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Who did something, as far as the CA knows.
 
     Attributes:
-        kind: ``socket`` (a process on the admin socket, by its peer credentials), ``port`` (whoever reached the admin
-            port, such as by a port-forward: the CA knows no user), ``object`` (an object of the cluster), ``ca`` (the
-            CA by itself).
-        name: the user's name for ``socket``; for ``object`` the field managers that wrote its spec, newest first, which
-            name programs, not users: the API server's audit log has those; empty where nothing is known.
-        origin: where from: the client's address for ``port``, the object and its generation for ``object``.
+        kind: ``socket`` (a process on the admin socket, by its peer credentials), ``user`` (a user of the cluster on
+            the admin port, by its token or client certificate), ``object`` (an object of the cluster), ``ca`` (the
+            CA by itself). Earlier CAs wrote ``port`` for whoever reached the admin port.
+        name: the user's name for ``socket`` and ``user``; for ``object`` the field managers that wrote its spec, newest
+            first, which name programs, not users: the API server's audit log has those; empty where nothing is known.
+        origin: where from: the client's address for ``user`` and ``port``; the object and its generation for
+            ``object``.
         uid, gid, pid: for ``socket``, as the kernel said when the connection was made (unix(7), SO_PEERCRED).
     """
 

@@ -21,9 +21,12 @@ CA_NAME = "touchmark-ca.touchmark-system.svc"
 
 
 class FakeCluster:
-    """Pods by name; a token is its pod's name."""
+    """Pods by name; a token is its pod's name, or a user's. ``rights``: (user, verb, resource.group, namespace)."""
 
     def __init__(self) -> None:
+        self.users: set[str] = set()
+        self.rights: set[tuple[str, str, str, str]] = set()
+        self.client_roots = ""
         self.pods: dict[str, dict[str, Any]] = {}
         self.namespaces: dict[str, bool] = {}
         self.is_away = False
@@ -46,12 +49,25 @@ class FakeCluster:
                 return web.json_response({"gitVersion": "v1.36.2"})
             case "/apis/authentication.k8s.io/v1/tokenreviews":
                 return self._review((await request.json())["spec"]["token"])
+            case "/apis/authorization.k8s.io/v1/subjectaccessreviews":
+                return self._review_access((await request.json())["spec"])
+            case "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication":
+                return web.json_response({"data": {"client-ca-file": self.client_roots}})
         name = request.path.rpartition("/")[2]
         if name in self.pods:
             return web.json_response(self.pods[name])
         return _list([])
 
+    def _review_access(self, spec: dict[str, Any]) -> web.Response:
+        asked = spec["resourceAttributes"]
+        namespaces = {asked.get("namespace", ""), ""}
+        wanted = {(spec["user"], asked["verb"], f"{asked['resource']}.{asked['group']}", name) for name in namespaces}
+        return web.json_response({"status": {"allowed": bool(self.rights & wanted)}})
+
     def _review(self, token: str) -> web.Response:
+        if token in self.users:
+            known = {"username": token, "groups": ["system:authenticated"]}
+            return web.json_response({"status": {"authenticated": True, "user": known}})
         pod = self.pods.get(token)
         if pod is None:
             return web.json_response({"status": {"error": "[invalid bearer token]"}})

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from ca.runtime.compose import RunningCA
-from shared.model.wire.admin import CAStatus, ClusterNamespace, ClusterStatus, ErrorAnswer, PodView
+from shared.model.wire.admin import ClusterNamespace, ClusterStatus, ErrorAnswer, Health, PodView
 from shared.model.wire.messages import Refusal, Welcome
 from tests.ca.kubernetes.faked_cluster import FakeCluster, enrol_pod, running_in_cluster
 from tests.ca.kubernetes.making import make_pod_json, make_uid
@@ -102,7 +102,7 @@ async def test_the_loopback_door_serves_the_command_and_no_browser(
     tmp_path: Path, headers: dict[str, str], status: int
 ) -> None:
     async with running_ca(tmp_path, admin_host="127.0.0.1") as services, aiohttp.ClientSession() as session:
-        url = f"http://{services.admin_listen}/v1/status"
+        url = f"http://{services.admin_listen}/readyz"
         async with session.get(url, headers=headers) as response:
             assert response.status == status
-            msgspec.json.decode(await response.read(), type=CAStatus if status == 200 else ErrorAnswer)
+            msgspec.json.decode(await response.read(), type=Health if status == 200 else ErrorAnswer)

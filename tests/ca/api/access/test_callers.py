@@ -1,13 +1,16 @@
-"""Who asked is known by peer credentials, and where it isn't known that is said (``ca.api.admin.caller``)."""
+"""Who asked on the socket is known by peer credentials (``ca.api.access.callers``)."""
 
 from __future__ import annotations
 
-import asyncio
+import grp
 import os
 import pwd
 
-from ca.api.admin.caller import identify_caller
+import pytest
+
+from ca.api.access.callers import find_gid
 from ca.runtime.compose import RunningCA
+from shared.model.errors import InputError
 from shared.model.wire import admin as api
 from shared.model.wire.admin_audit import AuditActor, read_entry
 from tests.ca.founded import WEB
@@ -34,18 +37,8 @@ async def test_what_the_ca_does_after_a_request_is_not_recorded_as_its_callers(
     assert read_entry(line).actor == AuditActor(kind="ca")
 
 
-async def test_a_port_tells_an_address_and_no_user() -> None:
-    seen: asyncio.Future[AuditActor] = asyncio.get_running_loop().create_future()
-
-    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        seen.set_result(await identify_caller(writer.transport))
-        writer.close()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
-        port = writer.get_extra_info("sockname")[1]
-        assert await seen == AuditActor(kind="port", origin=f"127.0.0.1 port {port}")
-        await reader.read()
-        writer.close()
-        await writer.wait_closed()
-    assert (await identify_caller(None)).kind == "socket"
+def test_a_group_is_found_by_name_or_number() -> None:
+    assert find_gid(grp.getgrgid(0).gr_name) == 0
+    assert find_gid("41001") == 41_001
+    with pytest.raises(InputError, match="no group"):
+        find_gid("no-such-group")
