@@ -15,6 +15,8 @@ from typing import Final
 from cli.graph.graph import Graph
 
 MAX_ROWS: Final = 20
+# Where many call one another the longest way leads through most of them: a picture of as many columns shows nothing.
+MAX_LAYERS: Final = 12
 _SWEEPS: Final = 6
 
 
@@ -27,10 +29,13 @@ class Place:
 
 
 def lay_out(graph: Graph) -> dict[str, Place]:
-    """Return each node's place, by name. A layer of more than ``MAX_ROWS`` nodes takes several columns."""
+    """Return each node's place, by name. A layer of more than ``MAX_ROWS`` nodes takes several columns.
+
+    Of more than ``MAX_LAYERS`` layers neighbouring ones are put together.
+    """
     names = [node.name for node in graph.nodes]
     follows = _open_circles(names, graph)
-    layers = _fill_layers(names, follows)
+    layers = _fold(_fill_layers(names, follows))
     neighbours: dict[str, set[str]] = defaultdict(set)
     for link in graph.links:
         if link.source != link.destination:
@@ -98,6 +103,15 @@ def _fill_layers(names: Sequence[str], follows: Mapping[str, Sequence[str]]) -> 
     for name in sorted(names):
         layers[depth[name]].append(name)
     return layers
+
+
+def _fold(layers: list[list[str]]) -> list[list[str]]:
+    if len(layers) <= MAX_LAYERS:
+        return layers
+    folded: list[list[str]] = [[] for _ in range(MAX_LAYERS)]
+    for number, layer in enumerate(layers):
+        folded[number * MAX_LAYERS // len(layers)] += layer
+    return folded
 
 
 def _sweep(layers: list[list[str]], order: Sequence[int], neighbours: Mapping[str, set[str]]) -> None:

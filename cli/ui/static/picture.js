@@ -1,7 +1,7 @@
 // The picture of a namespace's edges: boxes at the server's places, a curve for each link. The table beside it says the
 // same, so that links are no stops of the keyboard here; boxes are, one at a time, by arrow keys.
 
-import { html, useState } from "./vendor/preact.js";
+import { html, useMemo, useState } from "./vendor/preact.js";
 
 const WIDTH = 180, HEIGHT = 36, GAP_X = 130, GAP_Y = 26, EDGE = 18, LOOP = 80;
 const MAX_LABELLED = 300;
@@ -60,15 +60,8 @@ function findNext(nodes, from, key) {
   return best?.node ?? null;
 }
 
-export function Picture({ answer, selected, zoom, open, select }) {
-  const { nodes, links, drawn } = answer;
-  const [current, setCurrent] = useState("");
-  const byName = new Map(nodes.map((node) => [node.name, node]));
-  const entry = byName.has(current) ? current : byName.has(selected) ? selected : nodes[0]?.name;
-  const width = 2 * EDGE + LOOP + Math.max(...nodes.map((node) => node.column + 1)) * (WIDTH + GAP_X) - GAP_X;
-  const height = 2 * EDGE + Math.max(...nodes.map((node) => node.row + 1)) * (HEIGHT + GAP_Y) - GAP_Y;
+function drawLinks(links, drawn, byName, open) {
   const pairs = new Map();
-  const isLabelled = drawn.length <= MAX_LABELLED;
   const shapes = drawn.map((index) => {
     const link = links[index];
     const pair = `${link.source}\n${link.destination}`;
@@ -76,6 +69,24 @@ export function Picture({ answer, selected, zoom, open, select }) {
     pairs.set(pair, number + 1);
     return { link, number, ...curve(link, byName.get(link.source), byName.get(link.destination), number, index) };
   });
+  // The strictest come first, and are drawn last: on top.
+  const lines = html`<g aria-hidden="true">${[...shapes].reverse().map(({ link, path, tip }) => html`<g class=${`link ${kind(link.verdict)}`} onClick=${() => open(link)}>
+    <title>${describeLink(link)}</title><path class="hit" d=${path} /><path class="line" d=${path} /><path class="tip" d=${tip} /></g>`)}</g>`;
+  const labels = html`<g aria-hidden="true" class="labels">${drawn.length > MAX_LABELLED ? null : shapes.map(({ link, number, x, y }) => html`<g class=${`label ${kind(link.verdict)}`}>
+    ${link.verdict === "deny" ? html`<path class="cross" d=${`M${x - 5} ${y - 5}l10 10m0 -10l-10 10`} />` : null}
+    <text x=${x} y=${y - 7 + 12 * (number % 4)} text-anchor="middle">:${link.port}${link.verdict === "allow" ? "" : ` ${link.verdict}`}</text></g>`)}</g>`;
+  return { lines, labels };
+}
+
+export function Picture({ answer, selected, zoom, open, select }) {
+  const { nodes, links, drawn } = answer;
+  const [current, setCurrent] = useState("");
+  const byName = new Map(nodes.map((node) => [node.name, node]));
+  const entry = byName.has(current) ? current : byName.has(selected) ? selected : nodes[0]?.name;
+  const width = 2 * EDGE + LOOP + Math.max(...nodes.map((node) => node.column + 1)) * (WIDTH + GAP_X) - GAP_X;
+  const height = 2 * EDGE + Math.max(...nodes.map((node) => node.row + 1)) * (HEIGHT + GAP_Y) - GAP_Y;
+  // Made once for an answer: with thousands of links, comparing them again at each step of the focus would be felt.
+  const { lines, labels } = useMemo(() => drawLinks(links, drawn, byName, open), [answer]);
   const move = (event, node) => {
     if (event.key === "Enter" || event.key === " ") select(node.name === selected ? "" : node.name);
     else if (event.key === "Escape" && selected) select("");
@@ -91,8 +102,7 @@ export function Picture({ answer, selected, zoom, open, select }) {
   const scale = Number(zoom) / 100;
   return html`<div class="picture" role="region" aria-label="Picture of who talks to whom" tabindex="0">
     <svg width=${width * scale} height=${height * scale} viewBox=${`0 0 ${width} ${height}`} role="group" aria-label=${`${nodes.length} ends, ${drawn.length} links; arrow keys go from box to box`}>
-      <g aria-hidden="true">${shapes.map(({ link, path, tip }) => html`<g class=${`link ${kind(link.verdict)}`} onClick=${() => open(link)}>
-        <title>${describeLink(link)}</title><path class="hit" d=${path} /><path class="line" d=${path} /><path class="tip" d=${tip} /></g>`)}</g>
+      ${lines}
       ${nodes.map((node) => {
         const [x, y] = corner(node);
         const name = node.name.length > MAX_NAME ? `${node.name.slice(0, MAX_NAME - 1)}…` : node.name;
@@ -103,9 +113,7 @@ export function Picture({ answer, selected, zoom, open, select }) {
           <title>${node.name}${node.is_proven ? "" : " (not proven)"}</title>
           <rect x=${x} y=${y} width=${WIDTH} height=${HEIGHT} rx="6" /><text x=${x + WIDTH / 2} y=${y + 22} text-anchor="middle">${name}</text></g>`;
       })}
-      <g aria-hidden="true" class="labels">${isLabelled ? shapes.map(({ link, number, x, y }) => html`<g class=${`label ${kind(link.verdict)}`}>
-        ${link.verdict === "deny" ? html`<path class="cross" d=${`M${x - 5} ${y - 5}l10 10m0 -10l-10 10`} />` : null}
-        <text x=${x} y=${y - 7 + 12 * (number % 4)} text-anchor="middle">:${link.port}${link.verdict === "allow" ? "" : ` ${link.verdict}`}</text></g>`) : null}</g>
+      ${labels}
     </svg>
   </div>`;
 }

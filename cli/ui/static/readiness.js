@@ -24,7 +24,7 @@ export function Ready({ name, since, tick, start, say }) {
     ${readiness.unknowns.length ? html`<h2>Not known</h2><ul>${readiness.unknowns.map((each) => html`<li>${each}</li>`)}</ul>` : null}
     ${causes.length ? html`<h2>${count(causes.length, "change is", "changes are")} missing, or explicit mode would refuse connections</h2>` : html`<p>Explicit mode would refuse none of the recorded connections.</p>`}
     <ol class="causes">${causes.map((cause) => html`<${Cause} cause=${cause} name=${name} since=${since} say=${say} />`)}</ol>
-    ${readiness.mode === "explicit" ? null : html`<h2>Switch</h2><${Fix} say=${say} fix=${{ kind: "command", lines: [command], copied: [command] }} />`}
+    ${readiness.mode === "explicit" || verdict === "blocked" ? null : html`<h2>Switch</h2><${Fix} say=${say} fix=${{ kind: "command", lines: [command], copied: [command] }} />`}
     ${failures.length ? html`<h2>Failed in any mode</h2><p class="hint">No rule and no approval changes these.</p>
       <ol class="causes">${failures.map((cause) => html`<${Cause} cause=${cause} name=${name} since=${since} say=${say} />`)}</ol>` : null}
   `;

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from cli.graph.graph import make_graph
-from cli.graph.layout import MAX_ROWS, Place, lay_out
+from cli.graph.layout import MAX_LAYERS, MAX_ROWS, Place, lay_out
 from shared.model.wire.admin_edges import EdgeEnd
 from tests.cli.edges import make_edge
 
@@ -41,3 +42,12 @@ def test_neighbours_stand_at_the_same_height() -> None:
     places = place("a>z", "b>y", "c>x")
     assert [places[name].row for name in "abc"] == [places[name].row for name in "zyx"]
     assert place() == {}
+
+
+def test_a_long_way_is_folded_into_as_many_layers_as_a_picture_shows() -> None:
+    chain = [f"n{number:02}" for number in range(40)]
+    places = place(*(f"{one}>{other}" for one, other in pairwise(chain)))
+    columns = [places[name].column for name in chain]
+    assert columns == sorted(columns), "callers still stand left of what they call, or beside it"
+    assert columns[-1] == MAX_LAYERS - 1
+    assert len(set(places.values())) == len(places)
