@@ -52,6 +52,7 @@ from sidecar.tls.handshake import peek_client_hello
 from sidecar.tls.role import Role
 from sidecar.tunnel.frames import FrameType, Opening, decode_opening
 from sidecar.tunnel.handshake import Keys, establish_tunnel
+from sidecar.tunnel.no_program import choose_why
 from sidecar.tunnel.tunnel import Loss, Tunnel
 
 if TYPE_CHECKING:
@@ -272,7 +273,7 @@ def identify(sidecar: Sidecar, connection: Connection, tunnel: Tunnel, opening: 
         parties.source,
         workload=identity.workload,
         program=identity.program,
-        why_unidentified=None if identity.program else opening.why or Reason.PEER_UNIDENTIFIED,
+        why_unidentified=None if identity.program else choose_why(opening.why),
     )
 
 

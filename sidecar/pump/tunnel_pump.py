@@ -292,7 +292,7 @@ class TunnelPump:
             self._on_end()
         elif frame == FrameType.REFUSE:
             refusal = decode_refusal(payload)
-            self._refusal, self._refusal_detail = refusal.reason, refusal.detail
+            self._refusal, self._refusal_detail = refusal.reason, refusal.detail or "refused by the other side"
             self._answer = change_answer(self._answer, Answer.REFUSED)
             self._incoming.drop()
             if self._watch is not None:

@@ -14,7 +14,7 @@ from functools import lru_cache
 import msgspec
 
 from shared.model.errors import ProtocolError
-from shared.model.policy.reasons import Reason, express_in_first_codes
+from shared.model.policy.reasons import ALLOWING, Reason, express_in_first_codes
 from sidecar.sockets.address import Endpoint
 
 HEADER = struct.Struct("!BBH")
@@ -159,16 +159,19 @@ def encode_code(reason: Reason) -> bytes:
 def decode_refusal(payload: bytes) -> Refusal:
     """Read the payload of REFUSE, and of a RESET that has one.
 
-    A code that isn't known comes from a newer release, and refuses all the same.
+    A code that isn't known comes from a newer release, and refuses all the same; so does one that is no refusal.
 
     Raises:
         ProtocolError: it isn't a code at all.
     """
     code = _decode_code(payload)
     try:
-        return Refusal(reason=Reason(code))
+        reason = Reason(code)
     except ValueError:
         return Refusal(reason=Reason.PROTOCOL_ERROR, detail=f"the peer refused with {code}, which isn't known here")
+    if reason in ALLOWING:
+        return Refusal(reason=Reason.PROTOCOL_ERROR, detail=f"the peer refused with {code}, which is no refusal")
+    return Refusal(reason=reason)
 
 
 def decode_why(payload: bytes) -> Reason | None:

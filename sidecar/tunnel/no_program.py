@@ -1,7 +1,7 @@
-"""Why a responder's certificate shows no program: awaited before the first turn, for the record and its reason.
+"""Why a peer's certificate shows no program: a responder's is awaited before the first turn; for the record's reason.
 
-Belongs here: waiting for WHY, and which reasons count. Doesn't: the frame (``frames.py``, ``tunnel.py``), the verdict:
-a destination without a program is unidentified whatever its sidecar says of the cause.
+Belongs here: waiting for WHY, and which reasons count of WHY and of OPEN. Doesn't: the frames (``frames.py``,
+``tunnel.py``), the verdict: an end without a program is unidentified whatever its sidecar says of the cause.
 """
 
 from __future__ import annotations
@@ -22,6 +22,21 @@ _CAUSES: Final = frozenset({
     Reason.USER_NAMESPACE_DIFFERS, Reason.PROCESS_ORIGIN, Reason.SOCKET_SHARED, Reason.PROGRAM_CHANGED,
     Reason.HOLDERS_UNKNOWN, Reason.CODE_NOT_APPROVED, Reason.SOCKET_AMBIGUOUS, Reason.DESTINATION_NOT_SERVED,
 })  # fmt: skip
+
+# Of an initiator: what attestation or the CA may have said of the program that dials, also in release 0.1's codes. A
+# policy's reason, or one that allows, would be taken for this side's own decision.
+_CAUSES_OF_CLIENTS: Final = frozenset({
+    Reason.NO_OWNER, Reason.PROCESS_VANISHED, Reason.SENDER_GONE, Reason.PROCESS_TRACED, Reason.EXECUTABLE_UNREADABLE,
+    Reason.EXECUTABLE_TOO_LARGE, Reason.EXECUTABLE_CHANGED, Reason.EXECUTABLE_FORGED, Reason.USER_NAMESPACE_DIFFERS,
+    Reason.PROCESS_ORIGIN, Reason.SOCKET_NOT_OWN, Reason.SOCKET_SHARED, Reason.PROGRAM_CHANGED, Reason.HOLDERS_UNKNOWN,
+    Reason.CODE_NOT_APPROVED, Reason.SOCKET_AMBIGUOUS, Reason.PROGRAM_NOT_APPROVED, Reason.CA_UNAVAILABLE,
+    Reason.OVERLOADED, Reason.DEADLINE_EXCEEDED,
+})  # fmt: skip
+
+
+def choose_why(claimed: Reason | None) -> Reason:
+    """Return why an initiator shows no program, as its OPEN says; ``peer_unidentified`` where that can't be a cause."""
+    return claimed if claimed in _CAUSES_OF_CLIENTS else Reason.PEER_UNIDENTIFIED
 
 
 async def learn_why(tunnel: Tunnel) -> Reason | None:

@@ -274,6 +274,9 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
 }
 
+# No refusal: a peer that says one of them all the same wants to look harmless in the record.
+ALLOWING: Final = frozenset({Reason.ALLOW_RULE, Reason.SAME_GROUP})
+
 # What a namespace requires of its own programs' processes and sockets: refused in either mode.
 REQUIRED: Final = frozenset({Reason.PROCESS_ORIGIN, Reason.SOCKET_NOT_OWN})
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.model.errors import ProtocolError
-from shared.model.policy.reasons import Reason, express_in_first_codes
+from shared.model.policy.reasons import ALLOWING, Reason, express_in_first_codes
 from sidecar.tunnel.frames import (
     HEADER,
     MAX_PAYLOAD_BYTES,
@@ -102,6 +102,13 @@ def test_an_unknown_why_in_open_opens_all_the_same() -> None:
         decode_opening(payload[:-1] + b"\x02\xff\xff")
 
 
-@pytest.mark.parametrize("reason", Reason, ids=str)
+@pytest.mark.parametrize("reason", sorted(ALLOWING))
+def test_a_peer_that_refuses_with_a_reason_that_allows_broke_the_protocol(reason: Reason) -> None:
+    refusal = decode_refusal(reason.value.encode())
+    assert refusal.reason is Reason.PROTOCOL_ERROR
+    assert reason.value in refusal.detail
+
+
+@pytest.mark.parametrize("reason", sorted(set(Reason) - ALLOWING), ids=str)
 def test_every_reason_is_written_in_the_first_releases_codes(reason: Reason) -> None:
     assert decode_refusal(encode_reason(reason)) == Refusal(reason=express_in_first_codes(reason))

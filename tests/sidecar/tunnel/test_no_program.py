@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from shared.model.policy.reasons import Reason
+from shared.model.policy.reasons import Reason, express_in_first_codes
 from sidecar.tls import contexts
 from sidecar.tls.contexts import ALPN_BEFORE
 from sidecar.tunnel import no_program
 from sidecar.tunnel.frames import FrameType
-from sidecar.tunnel.no_program import learn_why
+from sidecar.tunnel.no_program import choose_why, learn_why
 from sidecar.tunnel.tunnel import Loss
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import Mint
@@ -50,6 +50,22 @@ async def test_a_reason_that_is_not_about_a_listener_counts_as_not_approved(said
     assert await learn_why(first) is Reason.LISTENER_NOT_APPROVED
     first.close()
     second.close()
+
+
+def test_of_an_initiators_word_only_what_can_be_a_cause_counts() -> None:
+    """Each of the others would read as this side's own decision, or as none."""
+    for reason in (
+        Reason.ALLOW_RULE,
+        Reason.SAME_GROUP,
+        Reason.DENY_RULE,
+        Reason.NO_RULE,
+        Reason.MTLS_UNAVAILABLE,
+        None,
+    ):
+        assert choose_why(reason) is Reason.PEER_UNIDENTIFIED
+    for reason in (Reason.CODE_NOT_APPROVED, Reason.SOCKET_SHARED, Reason.PROGRAM_NOT_APPROVED, Reason.CA_UNAVAILABLE):
+        assert choose_why(reason) is reason
+        assert choose_why(express_in_first_codes(reason)) is express_in_first_codes(reason)
 
 
 async def test_a_peer_that_does_not_say_it_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
