@@ -47,6 +47,8 @@ from shared.model.wire.admin import (
     ModeRequest,
     NamespaceList,
     PolicyCandidateRequest,
+    PolicyDifference,
+    PolicyDifferenceRequest,
     PolicyList,
     PolicyRequest,
     PolicyView,
@@ -253,6 +255,11 @@ class AdminClient:
     async def put_policy(self, request: PolicyRequest) -> PolicyView:
         """Replace a namespace's policy."""
         return await self._call("PUT", "/v1/policies", PolicyView, body=request)
+
+    async def compare_policies(self, proposed: PolicyDifferenceRequest, *, since_s: float) -> PolicyDifference:
+        """Return what other policies would change for what was seen in the last ``since_s`` seconds."""
+        path, query = "/v1/policies/difference", {"since_s": str(since_s)}
+        return await self._call("POST", path, PolicyDifference, query=query, body=proposed)
 
     async def delete_policy(self, namespace: str) -> NamespaceState:
         """Delete a namespace's policy: its rules and its group; the mode stays."""

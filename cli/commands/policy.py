@@ -1,4 +1,4 @@
-"""``touchmark policy``: lint, apply, get, delete, with YAML in the shape of the Kubernetes objects."""
+"""``touchmark policy``: lint, diff, suggest, apply, get, delete, with YAML in the shape of the Kubernetes objects."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from cli.commands.shapes import AppliedView, ObjectsDeleted
     from shared.model.adoption.lint import LintFinding
     from shared.model.policy.documents import Document, MeshPolicyDocument
-    from shared.model.wire.admin import PolicyCandidateRequest
+    from shared.model.wire.admin import PolicyCandidateRequest, PolicyDifference
 
+_DIFFERENCE: JsonResult[PolicyDifference] = JsonResult()
 _LINTED: JsonResult[list[LintFinding]] = JsonResult()
 _APPLIED: JsonResult[list[AppliedView]] = JsonResult(
     note="in Kubernetes `version` is null for a Program, and until the CA has put a MeshPolicy in force"
@@ -26,7 +27,9 @@ _APPLIED: JsonResult[list[AppliedView]] = JsonResult(
 _OBJECTS: JsonResult[list[dict[str, Any]]] = JsonResult(note="as in YAML: `{apiVersion, kind, metadata, spec}`")
 _DELETED: JsonResult[ObjectsDeleted] = JsonResult()
 
-app = typer.Typer(no_args_is_help=True, help="Lint, apply, get and delete policies and approved programs as YAML.")
+app = typer.Typer(
+    no_args_is_help=True, help="Lint, compare, apply, get and delete policies and approved programs as YAML."
+)
 
 _File = Annotated[
     list[Path], typer.Option("--filename", "-f", help="A YAML file, or - for standard input; repeatable.")
@@ -168,6 +171,50 @@ def _make_candidate(document: MeshPolicyDocument, documents: list[Document]) -> 
             if isinstance(each, ProgramDocument)
         ),
     )
+
+
+@app.command(cls=options.TargetCommand)
+@prints(_DIFFERENCE)
+def diff(
+    context: typer.Context,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="YAML files, or - for standard input (the default).", metavar="FILE…")
+    ] = None,
+    since: options.Since = "24h",
+    as_json: options.Json = False,
+) -> None:
+    """Show what policies in files would change for connections that were seen, before they are applied.
+
+    What was seen of their namespaces is decided by the policies in force and by those in the files, with the
+    evaluator that sidecars enforce with: newly denied, newly allowed, and how many connections stay as they are. In a
+    permissive namespace a connection is newly denied when it would be marked. A Program in a file replaces the one of
+    its name.
+
+    Exit code 0: nothing is newly denied; 3: something is; 10: nothing is, but some of it isn't known.
+
+    Examples: touchmark policy diff rules.yaml · touchmark policy suggest shop | touchmark policy diff ·
+    touchmark policy diff rules.yaml --since 7d --json -k
+    """
+    from cli.backends.session import ask_admin
+    from cli.commands.difference import make_request, show_difference
+    from cli.text.duration import parse_duration
+    from cli.text.exit_codes import ExitCode
+    from shared.model.errors import InputError
+
+    documents = _read_documents(files or [Path("-")])
+    since_s = parse_duration(since)
+    if not documents:
+        raise InputError("the files hold no MeshPolicy and no Program", hint="touchmark policy diff rules.yaml")
+    request = make_request(documents)
+    found = ask_admin(options.get_target(context), lambda client: client.compare_policies(request, since_s=since_s))
+    if as_json:
+        _DIFFERENCE.print(found)
+    else:
+        show_difference(found)
+    if found.denied:
+        raise typer.Exit(ExitCode.CHECK_FAILED)
+    if found.unknown or found.unknowns:
+        raise typer.Exit(ExitCode.UNKNOWN)
 
 
 @app.command(cls=options.TargetCommand)

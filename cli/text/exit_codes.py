@@ -29,8 +29,8 @@ EXIT_CODES: Final[dict[ExitCode, str]] = {
     ExitCode.FAILURE: "failed; the message says why",
     ExitCode.BAD_INPUT: "an option, a file or a name is invalid",
     ExitCode.CHECK_FAILED: (
-        "a check failed: `ready`, `mode --check`, `policy lint`, `inject --check`, `status`, `doctor`, `demo` or"
-        " `audit` found a ✗"
+        "a check failed: `ready`, `mode --check`, `policy lint`, `policy diff`, `inject --check`, `status`, `doctor`,"
+        " `demo` or `audit` found a ✗"
     ),
     ExitCode.NOT_FOUND: "the named thing doesn't exist",
     ExitCode.CONFLICT: "it was changed in the meantime, or its state doesn't allow this",
@@ -38,7 +38,7 @@ EXIT_CODES: Final[dict[ExitCode, str]] = {
     ExitCode.REFUSED: "the CA refused the request, or you answered no",
     ExitCode.MACHINE: "this machine lacks a program, a capability or a kernel feature",
     ExitCode.DEADLINE: "the change is made, but not every sidecar confirmed it in time; the missing ones are listed",
-    ExitCode.UNKNOWN: "`ready`: nothing stands against explicit mode, but too little was seen to say so",
+    ExitCode.UNKNOWN: "`ready`, `policy diff`: nothing stands against it, but too little was seen to say so",
     ExitCode.NOTHING: "`program approve --from-decisions`: nothing was found, or nothing chosen",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
 }

@@ -9,6 +9,7 @@ from aiohttp import web
 from ca.api.admin.answers import answer, check_query, read_body, read_number
 from ca.distribution.installs import count_acknowledgements, group_by_namespace
 from ca.observation.explicit_readiness import assess
+from ca.observation.policy_difference import find_difference
 from ca.store.namespace_history import MAX_TRIAL_S, MIN_TRIAL_S
 from ca.store.records import ProgramRecord
 from ca.store.store import Store
@@ -44,6 +45,7 @@ class NamespacesAdmin:
             web.delete("/v1/programs/{ns}/{name}", self.delete_program),
             web.get("/v1/policies", self.policies),
             web.put("/v1/policies", self.put_policy),
+            web.post("/v1/policies/difference", self.difference),
             web.delete("/v1/policies/{ns}", self.delete_policy),
         ]
 
@@ -66,13 +68,7 @@ class NamespacesAdmin:
     async def _assess(self, request: web.Request, candidate: admin.PolicyCandidateRequest | None) -> web.Response:
         check_query(request, "since_s", "workload")
         namespace = check_namespace(request.match_info["ns"])
-        since_s = read_number(
-            request,
-            "since_s",
-            default=admin.DEFAULT_READINESS_SINCE_S,
-            low=0,
-            high=366 * admin.DEFAULT_READINESS_SINCE_S,
-        )
+        since_s = _read_since(request)
         workload = request.query.get("workload", "")
         now = self._clock()
         return answer(
@@ -162,6 +158,12 @@ class NamespacesAdmin:
         )
         return answer(_view_policy(state))
 
+    async def difference(self, request: web.Request) -> web.Response:
+        """Answer what these policies and programs would change for what was seen; they aren't put in force."""
+        check_query(request, "since_s")
+        proposed = await read_body(request, admin.PolicyDifferenceRequest)
+        return answer(await find_difference(self._store, proposed, since=self._clock() - _read_since(request)))
+
     async def delete_policy(self, request: web.Request) -> web.Response:
         """Remove rules and group; the mode stays."""
         self._check_source()
@@ -174,6 +176,11 @@ class NamespacesAdmin:
                 "in a cluster, modes, policies and programs are what its MeshPolicy and Program objects say",
                 hint="use `kubectl`, or the same command with --kubernetes",
             )
+
+
+def _read_since(request: web.Request) -> float:
+    default = admin.DEFAULT_READINESS_SINCE_S
+    return read_number(request, "since_s", default=default, low=0, high=366 * default)
 
 
 def _read_namespace(request: web.Request) -> str:

@@ -83,6 +83,8 @@ from shared.model.wire.admin_cluster import ClusterStatus as ClusterStatus
 from shared.model.wire.admin_cluster import PodView as PodView
 from shared.model.wire.admin_cluster import RefusedEnrolment as RefusedEnrolment
 from shared.model.wire.admin_cluster import WatchView as WatchView
+from shared.model.wire.admin_difference import DecidedOtherwise as DecidedOtherwise
+from shared.model.wire.admin_difference import PolicyDifference as PolicyDifference
 from shared.model.wire.admin_edges import DEFAULT_EDGES_LISTED as DEFAULT_EDGES_LISTED
 from shared.model.wire.admin_edges import MAX_EDGES_LISTED as MAX_EDGES_LISTED
 from shared.model.wire.admin_edges import CoverageList as CoverageList
@@ -488,6 +490,13 @@ class PolicyRequest(_Request, frozen=True):
     group_label: str = ""
     mode: Mode | None = None
     requires: tuple[Requirement, ...] = ()
+
+
+class PolicyDifferenceRequest(_Request, frozen=True):
+    """Policies and programs as ``policy apply`` would write them, to compare with those in force."""
+
+    policies: tuple[PolicyRequest, ...] = ()
+    programs: tuple[ProgramRequest, ...] = ()
 
 
 class PolicyView(_Answer, frozen=True):
