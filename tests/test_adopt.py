@@ -1,0 +1,123 @@
+"""docs/how-to/adopt.md works as written: its commands, typed at a real CA to which three sidecars report.
+
+The sidecars are the other end of the CA's stream alone: what they report is what the demonstration's would. The
+tutorial's test has real sidecars, the node's tests the demonstration in a cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import shlex
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.main import run
+from shared.model.identity.program import Program
+from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord, ProcessRecord
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction, Mode
+from shared.model.wire.messages import Decisions, DecisionsStored, NamespaceChanged, NamespaceInstalled, decode_from_ca
+from tests.ca.running import DEADLINE_S, FakeSidecar, make_decision, running_ca
+
+PAGE = (Path(__file__).parents[1] / "docs/how-to/adopt.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"(?m)^\$ touchmark (.*?)(?: +#.*)?$", PAGE)
+CLIENT, WEB, DB = "demo-client/client", "demo/web", "demo/db"
+PATHS = {CLIENT: "/usr/bin/curl", WEB: "/usr/sbin/nginx", DB: "/usr/lib/postgresql/bin/postgres"}
+PROGRAMS = {workload: Program(digest=digit * 64) for workload, digit in zip(PATHS, "abc", strict=True)}
+
+
+def see(workload: str, time: float) -> list[DecisionRecord]:
+    """Return what a workload's sidecar reports: the client asks the web application, and that the database."""
+    records = []
+    for source, destination, port in ((CLIENT, WEB, 8080), (WEB, DB, 5432)):
+        if workload in (source, destination):
+            ends = [
+                PartyRecord(address=f"198.18.0.{number}:{port}", workload=each, program=str(PROGRAMS[each]))
+                for number, each in enumerate((source, destination), start=2)
+            ]
+            records.append(
+                make_decision(
+                    f"{source}-{port}",
+                    time=time,
+                    direction=Direction.EGRESS if workload == source else Direction.INGRESS,
+                    answer=Answer.ALLOW,
+                    would_deny=True,
+                    reason=Reason.PROGRAM_NOT_APPROVED,
+                    mode=Mode.PERMISSIVE,
+                    source=ends[0],
+                    destination=ends[1],
+                    port=port,
+                    process=ProcessRecord(path=PATHS[workload], digest=PROGRAMS[workload].digest),
+                    ending=Ending.FINISHED,
+                )
+            )
+    return records
+
+
+async def serve(directory: Path, is_ready: threading.Event, is_over: threading.Event) -> None:
+    async with running_ca(directory) as services, contextlib.AsyncExitStack() as stack:
+        tasks = []
+        for workload in PATHS:
+            sidecar = await stack.enter_async_context(FakeSidecar(services))
+            await sidecar.enrol(workload.partition("/")[2], workload=workload)
+            await sidecar.send(Decisions(batch=1, records=tuple(see(workload, services.clock()))))
+            await sidecar.expect(DecisionsStored)
+            tasks.append(asyncio.create_task(install(sidecar)))
+        is_ready.set()
+        await asyncio.to_thread(is_over.wait)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def install(sidecar: FakeSidecar) -> None:
+    """Confirm each state that the CA sends, as a sidecar does once it is in force."""
+    async for data in sidecar.stream:
+        assert isinstance(data, bytes)
+        message = decode_from_ca(data)
+        if isinstance(message, NamespaceChanged):
+            await sidecar.send(NamespaceInstalled(namespace=message.state.namespace, version=message.state.version))
+
+
+@pytest.fixture
+def demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    is_ready, is_over = threading.Event(), threading.Event()
+    thread = threading.Thread(target=lambda: asyncio.run(serve(tmp_path, is_ready, is_over)))
+    thread.start()
+    try:
+        assert is_ready.wait(2.0 * DEADLINE_S)
+        monkeypatch.setenv("TOUCHMARK_ADMIN_SOCKET", str(tmp_path / "admin.sock"))
+        monkeypatch.delenv("TOUCHMARK_KUBERNETES", raising=False)
+        monkeypatch.chdir(tmp_path)
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+@pytest.mark.usefixtures("demonstration")
+def test_the_page_takes_the_demonstration_to_explicit_mode(capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[tuple[str, int, str]] = []
+    for command in COMMANDS:
+        words, _, file = command.partition(" > ")
+        code = run(shlex.split(words))
+        printed = capsys.readouterr()
+        if file:
+            Path(file).write_text(printed.out, encoding="utf-8")
+        told.append((command, code, printed.out + printed.err))
+    said = "\n".join(f"{command}: {code}\n{text}" for command, code, text in told)
+    assert [code for _, code, _ in told] == [3] + [0] * (len(COMMANDS) - 1), said
+    assert "demo: BLOCKED" in told[0][2]
+    assert "add to spec.rules of MeshPolicy demo/default" in told[0][2]
+    texts = {command: text for command, _, text in told}
+    assert "nothing that was seen would be newly denied" in texts["policy diff demo.yaml"]
+    assert "demo: READY" in said
+    assert "demo is explicit" in texts["mode demo explicit --for 10m"]
+    assert "the CA goes back to permissive at" in texts["mode demo explicit --for 10m"]
+    assert "goes back" not in texts["mode demo confirm"]
+    assert "mode permissive → explicit" in texts["mode demo history"]
