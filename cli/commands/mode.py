@@ -26,7 +26,7 @@ _MODE: JsonResult[ModeView] = JsonResult(
     note="`mode` is in force in the CA (null: not reported yet), `wanted` is set (null: none)"
 )
 _SWITCHED: JsonResult[ModeSwitch] = JsonResult(when="a switch or confirm")
-_READINESS: JsonResult[Readiness | None] = JsonResult(when="--check, or a blocked switch")
+_READINESS: JsonResult[Readiness | None] = JsonResult(when="a check or a blocked switch")
 _HISTORY: JsonResult[History] = JsonResult(when="history")
 _UNDONE: JsonResult[Undone] = JsonResult(when="undo")
 
