@@ -45,6 +45,26 @@ class Metrics:
         self.rotation_laggards = Gauge(
             "touchmark_ca_rotation_laggards", "Sidecars that a prepared rotation waits for.", registry=r
         )
+        self.rotation_step = Gauge(
+            "touchmark_ca_rotation_step", "1 for the step in which the last rotation is.", ["step"], registry=r
+        )
+        self.rotation_changed = Gauge(
+            "touchmark_ca_rotation_changed_seconds", "When the last rotation came to its step.", registry=r
+        )
+        self.store_up = Gauge("touchmark_ca_store_up", "1 if a row could be written lately, else 0.", registry=r)
+        self.store_seconds = Histogram(
+            "touchmark_ca_store_seconds",
+            "To write a row and read the audit log's end, every 15 seconds.",
+            buckets=_LATENCY_BUCKETS_S,
+            registry=r,
+        )
+        self.ledger_waiting = Gauge(
+            "touchmark_ca_ledger_waiting", "Certificates that wait to be entered in the ledger.", registry=r
+        )
+        self.stream_messages_waiting = Gauge(
+            "touchmark_ca_stream_messages_waiting", "Messages that wait to be sent to sidecars.", registry=r
+        )
+        self.audit_lines = Gauge("touchmark_ca_audit_lines", "Number of the audit log's last line.", registry=r)
         self.issuer_not_after = Gauge(
             "touchmark_ca_issuer_not_after_seconds", "End of the active issuing authority.", registry=r
         )

@@ -59,6 +59,9 @@ class Laggards:
         is_waiting = status is not None and status.step is RotationStep.PREPARED
         awaited = status.waiting_for if status is not None and is_waiting else ()
         self._metrics.rotation_laggards.set(len(awaited))
+        for step in RotationStep:
+            self._metrics.rotation_step.labels(step=step.value).set(status is not None and status.step is step)
+        self._metrics.rotation_changed.set(status.changed if status is not None else 0.0)
         self._reopened_at = {name: when for name, when in self._reopened_at.items() if name in awaited}
         if status is None or not awaited or now - status.started < REOPENED_AFTER_S:
             return

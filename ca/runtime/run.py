@@ -24,6 +24,7 @@ from ca.metrics import Metrics
 from ca.observation.edge_retention import EdgeRetention
 from ca.runtime.compose import RunningCA, compose
 from ca.runtime.data_directory import wait_for_data_directory
+from ca.runtime.gauges import Gauges
 from ca.runtime.laggards import Laggards
 from ca.runtime.listeners import bind_listeners
 from ca.runtime.serve import serve
@@ -127,6 +128,7 @@ async def _start(stack: contextlib.AsyncExitStack, ca: RunningCA, cluster: Clust
             is_leader=lambda: ca.cluster.is_leader,
             clock=ca.clock,
         ),
+        gauges=Gauges(store=ca.store, hub=ca.hub, metrics=ca.metrics),
         metrics=ca.metrics,
         clock=ca.clock,
     )

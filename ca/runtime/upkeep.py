@@ -18,6 +18,7 @@ from ca.distribution.hub import Hub
 from ca.metrics import Metrics
 from ca.observation.decisions import PRUNE_INTERVAL_S, Decisions
 from ca.observation.edge_retention import EDGES_PRUNE_INTERVAL_S, EdgeRetention
+from ca.runtime.gauges import LOOK_INTERVAL_S, Gauges
 from ca.runtime.laggards import CHECK_INTERVAL_S, Laggards
 from ca.store.store import Store
 from shared.model.errors import TouchmarkError, UnavailableError
@@ -111,6 +112,7 @@ class Upkeep:
         edges: EdgeRetention,
         is_leader: Callable[[], bool],
         laggards: Laggards,
+        gauges: Gauges,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
@@ -121,6 +123,7 @@ class Upkeep:
         self._decisions = decisions
         self._edges = edges
         self._laggards = laggards
+        self._gauges = gauges
         self._is_leader = is_leader
         self._metrics = metrics
         self._clock = clock
@@ -132,6 +135,7 @@ class Upkeep:
         tasks.spawn(self._repeat(TRIALS_CHECK_S, self._end_trials), name="mode-trials")
         tasks.spawn(self._repeat(REFRESH_INTERVAL_S, self._refresh_directory), name="directory")
         tasks.spawn(self._repeat(CHECK_INTERVAL_S, self._laggards.check), name="laggards")
+        tasks.spawn(self._repeat(LOOK_INTERVAL_S, self._gauges.look), name="gauges")
         tasks.spawn(self._repeat(PRUNE_INTERVAL_S, self._prune), name="retention")
         tasks.spawn(self._repeat(EDGES_PRUNE_INTERVAL_S, self._prune_edges), name="edges-retention")
 

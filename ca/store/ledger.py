@@ -28,6 +28,10 @@ class Ledger:
         self._database = database
         self._lines = GroupCommit(self.write)
 
+    def __len__(self) -> int:
+        """Return how many lines wait to be written."""
+        return len(self._lines)
+
     async def close(self) -> None:
         """Write what waits; take nothing more."""
         await self._lines.close()

@@ -32,6 +32,10 @@ class GroupCommit(Generic[Line]):
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
 
+    def __len__(self) -> int:
+        """Return how many lines wait."""
+        return len(self._waiting)
+
     async def add(self, line: Line) -> None:
         """Return when the line is durable.
 

@@ -20,6 +20,7 @@ async def test_a_silent_sidecar_is_named_and_its_stream_opened_anew(
         await silent.enrol("silent")
         await services.rotation.start()
         await eventually(lambda: b"touchmark_ca_rotation_laggards 1.0" in services.metrics.render())
+        assert b'touchmark_ca_rotation_step{step="prepared"} 1.0' in services.metrics.render()
         assert services.hub.get("silent") is not None
         clock.shift_s = laggards.REOPENED_AFTER_S + 1
         await asyncio.wait_for(silent.stream.wait_closed(), 20)
