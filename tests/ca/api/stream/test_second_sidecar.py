@@ -28,6 +28,12 @@ from tests.ca.running import (
 ADDRESS = "198.18.0.2"
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, who answers is taken for alive."""
+    monkeypatch.setattr(second_sidecar, "ANSWER_DEADLINE_S", 60.0)
+
+
 async def join(sidecar: FakeSidecar, *, token: str = "") -> FromCA:
     """Join as web-1 by a token, one that is made for it where none is given."""
     token = token or await make_token(sidecar.services, ADDRESS)
