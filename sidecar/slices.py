@@ -21,8 +21,13 @@ def run_in_slices(steps: Iterator[None]) -> None:
     Arguments:
         steps: each short; a generator that acts between its ``yield``s. Up to 16 end before this returns.
     """
+    _run(steps, _LEAST_STEPS)
+
+
+def _run(steps: Iterator[None], least: int) -> None:
     until = time.perf_counter() + SLICE_S
     for number, _ in enumerate(steps, 1):
-        if number >= _LEAST_STEPS and time.perf_counter() >= until:
-            asyncio.get_running_loop().call_soon(run_in_slices, steps)
+        if number >= least and time.perf_counter() >= until:
+            # What goes on is long work: from now on a slice ends when its time does.
+            asyncio.get_running_loop().call_soon(_run, steps, 1)
             return

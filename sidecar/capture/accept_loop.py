@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import time
 from collections.abc import Callable
 
 from sidecar.capture.original_destination import normalise_endpoint
+from sidecar.slices import SLICE_S
 from sidecar.sockets.address import Endpoint
 from sidecar.sockets.liveness import keep_alive
 
@@ -89,7 +91,10 @@ class AcceptLoop:
         self._listener.close()
 
     def _accept(self) -> None:
-        for _ in range(BATCH):
+        until = time.perf_counter() + SLICE_S
+        for number in range(BATCH):
+            if number and time.perf_counter() >= until:
+                return  # The rest wait in the kernel, which says so again: first looks at programs take their time.
             try:
                 connection, name = self._listener.accept()
             except BlockingIOError:

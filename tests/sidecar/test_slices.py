@@ -35,3 +35,11 @@ async def test_long_work_goes_on_in_later_iterations_of_the_loop() -> None:
         between += 1
     assert between > 2
     assert done == list(range(60))
+
+
+async def test_what_goes_on_later_takes_no_more_than_its_slice_or_one_step() -> None:
+    done: list[int] = []
+    run_in_slices(steps(19, done, step_s=2 * SLICE_S))
+    for count in (16, 17, 18, 19):
+        assert len(done) == count
+        await asyncio.sleep(0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from sidecar.attest.holding.glance import glance_at_all
 from sidecar.attest.holding.holders import Holdings, Passes, is_holder
 from sidecar.attest.measure import Measured, Measuring
 from sidecar.attest.process import Process
+from sidecar.slices import SLICE_S
 
 _MAX_WAITING = 16_384
 _REST_FACTOR = 20
@@ -28,8 +30,6 @@ _MAX_MEASURINGS = 3
 _MAX_PASSES = 3
 # Of whom root's processes may have got a socket isn't known.
 _ANYBODY = frozenset((0,))
-# Answers given in one go: the event loop has other work.
-_SLICE = 256
 
 Found = Measured | Execution | AttestationError
 
@@ -161,7 +161,7 @@ class HolderCheck:
         """
         mark, holdings = self._clearance.begin(), await self._look(batch, None)
         for number in range(_MAX_PASSES):
-            waiting = [request for request in batch if _is_undecided(request, holdings)]
+            waiting = [request async for request in _in_slices(batch) if _is_undecided(request, holdings)]
             if number == _MAX_PASSES - 1:
                 waiting = []
             left = frozenset(map(id, waiting))
@@ -197,14 +197,16 @@ class HolderCheck:
         """Judge each request, and remember which processes are clear."""
         if not batch:
             return
-        pids = {pid for request in batch for pid, _ in request.find_holders(holdings)}
-        pids.update(pid for request in batch for pid in holdings.sharers.get(request.attestation.process.pid, ()))
+        pids: set[int] = set()
+        async for request in _in_slices(batch):
+            pids.update(pid for pid, _ in request.find_holders(holdings))
+            pids.update(holdings.sharers.get(request.attestation.process.pid, ()))
         loop = asyncio.get_running_loop()
         found: dict[int, Found] = dict(await loop.run_in_executor(self._workers, partial(glance_at_all, pids)))
         cleared: set[Execution] = set()
         suspected: set[Execution] = set()
         try:
-            for number, request in enumerate(batch, 1):
+            async for request in _in_slices(batch):
                 error = await self._judge(request, holdings, found)
                 execution = request.attestation.execution
                 if error is None and _is_unshared(request, holdings, found):
@@ -216,8 +218,6 @@ class HolderCheck:
                         request.answer.set_result(None)
                     else:
                         request.answer.set_exception(error)
-                if not number % _SLICE:
-                    await asyncio.sleep(0)
         finally:
             for each in found.values():
                 if isinstance(each, Measured):
@@ -286,6 +286,16 @@ class HolderCheck:
                 return error
             raise
         return found
+
+
+async def _in_slices(batch: Iterable[_Request]) -> AsyncIterator[_Request]:
+    """Yield each request, and let the event loop do its other work in between: there may be thousands."""
+    until = time.perf_counter() + SLICE_S
+    for each in batch:
+        yield each
+        if time.perf_counter() >= until:
+            await asyncio.sleep(0)
+            until = time.perf_counter() + SLICE_S
 
 
 def _compare(attestation: Attestation, pid: int, found: Found) -> AttestationError | None:

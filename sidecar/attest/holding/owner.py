@@ -17,6 +17,7 @@ from sidecar.attest.facts import AttestationError
 from sidecar.attest.holding.tables import PREFIX, HiddenError, inode_of, list_links, list_processes
 
 _MAX_WAITING = 16_384
+_ANSWERS_AT_ONCE = 16
 
 
 def find_owners(wanted: Mapping[int, int], *, own_pid: int, proc: str = "/proc") -> dict[int, int]:
@@ -112,14 +113,30 @@ class OwnerSearch:
                 for _, answer in batch.values():
                     answer.cancel()
                 raise
-            for inode, (_, answer) in batch.items():
-                if answer.done():
-                    continue
-                if inode in found:
-                    answer.set_result((found[inode], began))
-                else:
-                    message = f"no visible process holds socket {inode}"
-                    answer.set_exception(failure or AttestationError(message, reason=Reason.NO_OWNER))
+            try:
+                await _answer(batch, found, began, failure)
+            finally:
+                for _, answer in batch.values():
+                    answer.cancel()  # Only who has no answer yet, as this ends.
+
+
+async def _answer(
+    batch: Mapping[int, tuple[int, asyncio.Future[tuple[int, float]]]],
+    found: Mapping[int, int],
+    began: float,
+    failure: AttestationError | None,
+) -> None:
+    """Tell each who waits; a few at once, since each goes on with work of its own on the event loop."""
+    for number, (inode, (_, answer)) in enumerate(batch.items(), 1):
+        if not number % _ANSWERS_AT_ONCE:
+            await asyncio.sleep(0)
+        if answer.done():
+            continue
+        if inode in found:
+            answer.set_result((found[inode], began))
+        else:
+            message = f"no visible process holds socket {inode}"
+            answer.set_exception(failure or AttestationError(message, reason=Reason.NO_OWNER))
 
 
 def _retrieve(answer: asyncio.Future[tuple[int, float]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import socket
@@ -9,6 +10,7 @@ import time
 
 import pytest
 
+from sidecar.capture import accept_loop as module
 from sidecar.capture.accept_loop import AcceptLoop, open_listener
 from sidecar.sockets.address import Endpoint
 from tests.sidecar.little_ca import until
@@ -33,6 +35,32 @@ async def test_many_connections_are_accepted_non_blocking_and_without_delay(addr
     loop.close()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(loop.local)
+
+
+async def test_connections_whose_first_look_takes_long_are_accepted_in_several_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "SLICE_S", 0.0)
+    running, turns, accepted = asyncio.get_running_loop(), [0], list[tuple[int, socket.socket]]()
+
+    def turn() -> None:
+        turns[0] += 1
+        if len(accepted) < 5:
+            running.call_soon(turn)
+
+    loop = AcceptLoop(
+        open_listener(("127.0.0.1", 0)),
+        lambda one, _: accepted.append((turns[0], one)),
+        on_pause=lambda *_: None,
+    )
+    clients = [socket.create_connection(loop.local) for _ in range(5)]
+    loop.start()
+    turn()
+    await until(lambda: len(accepted) == 5)
+    assert len({number for number, _ in accepted}) == 5
+    for each in (*clients, *(one for _, one in accepted)):
+        each.close()
+    loop.close()
 
 
 async def test_without_descriptors_it_pauses_instead_of_spinning_and_then_goes_on() -> None:

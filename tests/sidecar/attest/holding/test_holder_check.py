@@ -25,7 +25,9 @@ from tests.sidecar.attest.processes import WAIT, hear, running
 ELSEWHERE = Execution(1, 0, 0, 0, 0, 0, 0)
 
 
-async def test_each_waiter_gets_its_own_answer() -> None:
+@pytest.mark.parametrize("slice_s", [0.002, 0.0], ids=["in one slice", "each in its own"])
+async def test_each_waiter_gets_its_own_answer(monkeypatch: pytest.MonkeyPatch, slice_s: float) -> None:
+    monkeypatch.setattr(holder_check, "SLICE_S", slice_s)
     with ThreadPoolExecutor(2) as workers, socket.socket() as held, socket.socket() as free:
         measuring = Measuring(Executables(workers, max_bytes=1 << 30), workers)
         check = HolderCheck(measuring, workers, own_pid=os.getpid())
