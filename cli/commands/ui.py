@@ -44,6 +44,7 @@ def ui(
 
 async def _serve(target: Target, *, port: int, opens_browser: bool) -> None:
     import asyncio
+    import contextlib
     import secrets
     import signal
 
@@ -54,13 +55,15 @@ async def _serve(target: Target, *, port: int, opens_browser: bool) -> None:
     from cli.ui.files import load_files
     from cli.ui.guard import TOKEN_BYTES
     from cli.ui.server import Page, serving
+    from shared.model.errors import NotAllowedError
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     token = secrets.token_urlsafe(TOKEN_BYTES)
     async with Connection(lambda: open_admin(target)) as connection:
-        await connection.ask(AdminClient.get_status)  # What is wrong is said here, not in the browser.
+        with contextlib.suppress(NotAllowedError):  # Who reads one namespace only may use the page for it.
+            await connection.ask(AdminClient.get_status)  # What is wrong is said here, not in the browser.
         answers = make_answers(connection, target)
         async with serving(Page(load_files(), answers.routes(), token=token), port=port) as base:
             url = f"{base}#token={token}"

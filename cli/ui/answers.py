@@ -38,7 +38,7 @@ from cli.ui.shapes import (
 )
 from shared.model.adoption.fixes import Fix, FixKind
 from shared.model.adoption.seen import name_end
-from shared.model.errors import InputError, TouchmarkError
+from shared.model.errors import InputError, NotAllowedError, TouchmarkError
 from shared.model.identity.identity import check_namespace, parse_workload
 from shared.model.policy.decision import PartyRecord
 from shared.model.policy.reasons import EXPLANATIONS, Reason
@@ -49,6 +49,7 @@ from shared.model.wire.admin import (
     AuditEntry,
     CAStatus,
     Cause,
+    DecisionList,
     DecisionView,
     EdgeList,
     SidecarList,
@@ -110,11 +111,14 @@ class Answers:
     async def start(self, query: Query) -> Start:
         """Answer what the page begins with."""
         _check(query)
-        status = await self._connection.ask(AdminClient.get_status)
+        try:
+            status = await self._connection.ask(AdminClient.get_status)
+        except NotAllowedError:  # A reader of one namespace.
+            status = None
         return Start(
             version=VERSION,
-            ca_version=status.version,
-            trust_domain=status.trust_domain,
+            ca_version=status.version if status is not None else "",
+            trust_domain=status.trust_domain if status is not None else "",
             target=self._target,
             options=self._options,
             reasons={reason: ReasonWords(cause=each.cause, fix=each.fix) for reason, each in EXPLANATIONS.items()},
@@ -177,8 +181,7 @@ class Answers:
 
         async def ask(client: AdminClient) -> ShownEdge:
             edges = (await _list_edges(client, namespace, since, workload=workload)).edges
-            filters = {"workload": workload} if workload else {"namespace": namespace}
-            listed = await client.list_decisions({**filters, "since": since, "limit": str(MAX_DECISIONS_READ)})
+            listed, states = await _read_decisions(client, namespace, workload, since)
             views = [
                 view
                 for view in listed.decisions
@@ -186,7 +189,6 @@ class Answers:
                 and _name(view.record.source) == source
                 and _name(view.record.destination) == destination
             ]
-            states = {state.namespace: state for state in (await client.list_namespaces()).namespaces}
             return ShownEdge(
                 source=source,
                 destination=destination,
@@ -310,6 +312,21 @@ async def _list_edges(client: AdminClient, namespace: str, since: str, *, worklo
             break
         found = msgspec.structs.replace(found, edges=found.edges + page.edges)
     return found
+
+
+async def _read_decisions(
+    client: AdminClient, namespace: str, workload: str, since: str
+) -> tuple[DecisionList, dict[str, NamespaceState]]:
+    """Read decisions and rules of both ends' namespaces; those of the one alone, where the user may see no more."""
+    bounds = {"since": since, "limit": str(MAX_DECISIONS_READ)}
+    filters = {"workload": workload} if workload else {"namespace": namespace}
+    try:
+        listed = await client.list_decisions({**filters, **bounds})
+        states = (await client.list_namespaces()).namespaces
+    except NotAllowedError:
+        listed = await client.list_decisions({"namespace": namespace, **bounds})
+        states = (await client.get_namespace(namespace),)
+    return listed, {state.namespace: state for state in states}
 
 
 def _find_workload(*names: str) -> str:

@@ -1,6 +1,7 @@
 """The connection to the CA that the page's requests share: opened when it is needed, anew after it broke. I/O.
 
-A page stays open for hours, and a CA's pod doesn't: a port-forward ends with it.
+A page stays open for hours, and a CA's pod doesn't: a port-forward ends with it. A user's token doesn't live as long
+either: the next connection reads the kubeconfig anew.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from cli.admin.client import AdminClient
-from shared.model.errors import UnavailableError
+from shared.model.errors import NotAuthenticatedError, UnavailableError
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ class Connection:
         client = await self._get_client()
         try:
             return await work(client)
-        except UnavailableError:
+        except (UnavailableError, NotAuthenticatedError):
             await self._close(client)
             raise
 

@@ -49,7 +49,7 @@ function App() {
   return html`
     <a class="skip" href="#content" onClick=${skip}>Skip to the content</a>
     <header>
-      <p class="brand">Touchmark${start ? html` <span class="where">${start.trust_domain}, ${start.target}</span>` : null}</p>
+      <p class="brand">Touchmark${start ? html` <span class="where">${start.trust_domain ? `${start.trust_domain}, ` : ""}${start.target}</span>` : null}</p>
       <nav aria-label="Places">${PLACES.map(([key, words]) => html`<a href=${makeLink(key ? [key] : [])} aria-current=${key === place ? "page" : null}>${words}</a>`)}</nav>
       <button type="button" onClick=${() => setTick((old) => old + 1)}>Refresh</button>
     </header>

@@ -45,7 +45,7 @@ export function Namespaces({ query, tick, say }) {
   useEffect(() => {
     if (data && answered.length === names.length) say(summary);
   }, [summary, answered.length, names.length]);
-  if (error) return html`<${Fault} error=${error} />`;
+  if (error) return html`<${Fault} error=${error} /><${Go} />`;
   return html`
     <p class="lead">May explicit mode be switched on, and what would it refuse?</p>
     <div class="controls"><${Select} label="Seen in the" name="since" value=${since} options=${SINCE} /></div>
@@ -53,6 +53,18 @@ export function Namespaces({ query, tick, say }) {
       columns=${["Namespace", "Mode", "Explicit mode is", "It would refuse", "Observed", "Rules", "Programs"]}
       rows=${(data?.namespaces ?? []).map((row) => ({ key: row.name, cells: describe(row, found[row.name], since) }))} />
   `;
+}
+
+// Who may see one namespace only names it.
+function Go() {
+  const go = (event) => {
+    event.preventDefault();
+    const name = event.target.elements.namespace.value.trim();
+    if (name) location.hash = makeLink(["ns", name]);
+  };
+  return html`<form class="controls" onSubmit=${go}>
+    <label>Namespace <input name="namespace" autocomplete="off" /></label> <button type="submit">Open</button>
+  </form>`;
 }
 
 function describe(row, answer, since) {

@@ -12,7 +12,7 @@ from cli.ui import shapes
 from cli.ui.answers import MAX_EDGES, write
 from shared.model.adoption.fixes import FixKind
 from shared.model.policy.reasons import Reason
-from shared.model.wire.admin import MAX_EDGES_LISTED
+from shared.model.wire.admin import MAX_EDGES_LISTED, ErrorAnswer
 from tests.cli.edges import DENY, list_edges, make_edge
 from tests.cli.ui.conftest import Served
 from tests.cli.ui.test_server import SESSION, ask
@@ -117,3 +117,21 @@ def test_writing_escapes_every_string_and_key() -> None:
     assert "\\u202e" in written["message"]
     assert json.loads(write({"\x1b": [DENY.detail, 1, None, True]})) == {"\\x1b": ["", 1, None, True]}
     assert msgspec.json.decode(write((1.5,))) == [1.5]
+
+
+def test_who_may_see_one_namespace_sees_it_whole(page: Served) -> None:
+    """What the CA tells about the whole mesh is refused; the namespace's own links, decisions and rules are not."""
+    refused = ErrorAnswer(code="not_allowed", message="no")
+    everything = page.ca.answers["GET /v1/decisions"]
+    states = page.ca.answers["GET /v1/namespaces"].namespaces
+    page.ca.answers |= {"GET /v1/status": refused, "GET /v1/namespaces": refused}
+    page.ca.answers |= {"GET /v1/decisions": [refused, everything], "GET /v1/namespaces/shop": states[1]}
+    assert get(page, "start")["trust_domain"] == ""
+    answer = get(page, "edge?namespace=shop&source=shop/cron&destination=shop/db&port=5432")
+    assert [decision["id"] for decision in answer["decisions"]] == [4711]
+    assert [query.get("namespace") for key, query, _ in page.ca.requests if key == "GET /v1/decisions"] == [
+        None,
+        "shop",
+    ]
+    with ask(page, "/api/namespaces", **SESSION) as response:
+        assert (response.status, json.load(response)["code"]) == (403, "not_allowed")

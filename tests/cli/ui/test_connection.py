@@ -10,7 +10,8 @@ import pytest
 
 from cli.admin.client import AdminClient
 from cli.ui.connection import Connection
-from shared.model.errors import NotFoundError, UnavailableError
+from shared.model.errors import NotAuthenticatedError, NotFoundError, UnavailableError
+from shared.model.wire.admin import ErrorAnswer
 from tests.cli.fake_ca import FakeCA
 from tests.cli.observations import CA
 
@@ -50,6 +51,16 @@ async def test_after_a_broken_one_the_next_request_opens_another(ca: FakeCA) -> 
     opened = Opened(ca, broken=1)
     async with Connection(opened.open) as connection:
         with pytest.raises(UnavailableError):
+            await connection.ask(AdminClient.get_status)
+        await connection.ask(AdminClient.get_status)
+    assert (opened.opened, opened.closed) == (2, 2)
+
+
+async def test_credentials_that_have_expired_are_read_anew(ca: FakeCA) -> None:
+    ca.answers["GET /v1/status"] = [ErrorAnswer(code="not_authenticated", message="expired"), CA]
+    opened = Opened(ca, broken=0)
+    async with Connection(opened.open) as connection:
+        with pytest.raises(NotAuthenticatedError):
             await connection.ask(AdminClient.get_status)
         await connection.ask(AdminClient.get_status)
     assert (opened.opened, opened.closed) == (2, 2)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from shared.model.wire.admin import ErrorAnswer
 from shared.model.wire.admin_edges import EdgeEnd
 from tests.cli.edges import ALLOW, DENY, WOULD_DENY, make_edge
 from tests.cli.ui.browser import Tab, find_chromium, running_browser
@@ -179,3 +180,17 @@ async def test_no_link_passes_behind_a_box(tab: Tab) -> None:
         "   && at.y > box.y + 1 && at.y < box.y + box.height - 1))).length; })()"
     )
     assert hidden == 0
+
+
+async def test_who_may_see_one_namespace_only_names_it(tab: Tab, page: Served) -> None:
+    page.ca.answers["GET /v1/namespaces"] = ErrorAnswer(code="not_allowed", message="only some namespaces")
+    await tab.call("Page.reload")
+    await tab.wait_for("document.querySelector('form input')")
+    assert "only some namespaces" in await tab.text()
+    await tab.run("document.querySelector('form input').focus()")
+    await tab.call("Input.insertText", text="shop")
+    await tab.press("Enter")
+    await tab.wait_for(f"location.hash === '#/ns/shop' && ({VIEWS['/ns/shop']})")
+    browser_says = [fault for fault in tab.faults if "403" not in fault]
+    tab.faults.clear()
+    assert browser_says == []
