@@ -141,12 +141,16 @@ class _Refusing(asyncio.Protocol):
 def _bound(make_protocol: web.Server, silent: set[object]) -> Callable[[], asyncio.BaseProtocol]:
     """Bound how many connections there are, and how long one may take until it has asked something."""
     loop = asyncio.get_running_loop()
+    # Of many that come at once all are made before the first of them counts as a connection.
+    starting: set[object] = set()
 
     def make() -> asyncio.BaseProtocol:
-        if len(make_protocol.connections) >= MAX_CONNECTIONS:
+        if len(make_protocol.connections) + len(starting) >= MAX_CONNECTIONS:
             return _Refusing()
         protocol = make_protocol()
         silent.add(protocol)
+        starting.add(protocol)
+        loop.call_soon(loop.call_soon, starting.discard, protocol)
 
         def end_if_silent() -> None:
             if protocol in silent:

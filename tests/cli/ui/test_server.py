@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from urllib.parse import quote, urlencode
 
 import pytest
@@ -144,3 +145,33 @@ async def test_a_port_that_is_taken_is_named() -> None:
             async with serving(Page({}, {}, token=TOKEN), port=other.getsockname()[1]):
                 pass
     assert "--port" in caught.value.hint
+
+
+async def test_many_that_come_at_once_are_bounded_as_well() -> None:
+    """They are connected before the server's loop has accepted one of them."""
+    async with serving(Page({}, {}, token=TOKEN)) as url:
+        port = int(url.rstrip("/").rpartition(":")[2])
+        sockets = [socket.socket() for _ in range(MAX_CONNECTIONS + 20)]
+        try:
+            for each in sockets:
+                each.setblocking(False)
+                with suppress(BlockingIOError):
+                    each.connect(("127.0.0.1", port))
+            loop = asyncio.get_running_loop()
+            waiting = [loop.create_task(_ask_for_nothing(each)) for each in sockets]
+            async with asyncio.timeout(60):
+                answered = await asyncio.gather(*waiting)
+            assert sum(answered) <= MAX_CONNECTIONS
+        finally:
+            for each in sockets:
+                each.close()
+
+
+async def _ask_for_nothing(connection: socket.socket) -> bool:
+    """Tell whether a request is answered: who is refused reads an end or a reset."""
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.sock_sendall(connection, b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        return bool(await loop.sock_recv(connection, 1))
+    except (ConnectionError, OSError):
+        return False
