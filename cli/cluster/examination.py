@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from typing import Final
 
 from cli.admin.observation import Observation
@@ -22,12 +23,14 @@ from shared.model.errors import TouchmarkError
 from shared.model.kubernetes.contract import WEBHOOK_CONFIGURATION
 
 API_VERSION: Final = "v1alpha1"
+# ValidatingAdmissionPolicy and webhooks' matchConditions are in v1 from it on; native sidecars from 1.29 on.
+OLDEST_KUBERNETES: Final = (1, 30)
 
 
 def examine_cluster(snapshot: ClusterSnapshot, *, own_version: str) -> list[Finding]:
     """Return all findings, the installation first."""
     findings = [
-        Finding(subject="API server", is_well=True, observation=f"answers, {snapshot.version}"),
+        examine_version(snapshot.version),
         *([] if snapshot.api_skew_s is None else [examine_skew("this machine", "the API server", snapshot.api_skew_s)]),
         *([] if snapshot.ca_skew_s is None else [examine_skew("this machine", "the CA", snapshot.ca_skew_s)]),
         _examine_definitions(snapshot),
@@ -45,6 +48,19 @@ def examine_cluster(snapshot: ClusterSnapshot, *, own_version: str) -> list[Find
         if finding.subject != "injection" or not has_pods:  # Else the pods themselves have just shown it.
             findings.append(finding)
     return findings
+
+
+def examine_version(version: str) -> Finding:
+    """Return whether an API server is new enough; a version that can't be read counts as one that is."""
+    found = re.match(r"v?(\d+)\.(\d+)", version)
+    is_well = found is None or (int(found[1]), int(found[2])) >= OLDEST_KUBERNETES
+    oldest = ".".join(map(str, OLDEST_KUBERNETES))
+    return Finding(
+        subject="API server",
+        is_well=is_well,
+        observation=f"answers, {version}" if is_well else f"is {version}, older than {oldest}",
+        hint="" if is_well else f"upgrade to Kubernetes {oldest} or newer: older ones lack admission policies",
+    )
 
 
 # ---- the installation ------------------------------------------------------------------------------------------------
@@ -120,7 +136,7 @@ def _examine_admission_policies(snapshot: ClusterSnapshot) -> Finding:
         subject=subject,
         is_well=not faults,
         observation="; ".join(faults) or f"{', '.join(snapshot.admission_policies)} in force",
-        hint="without them, who may exec into pods or make service accounts' tokens can act as a pod's sidecar; "
+        hint="without them, who may exec into pods or make service accounts' tokens can act as a sidecar or the CA; "
         + INSTALL_HINT
         if faults
         else "",

@@ -13,7 +13,10 @@ from cli.text.exit_codes import ExitCode
 from tests.kubernetes.forwarding import NAMESPACE, running_ca_pod
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.harness.kubectl import KubectlError
+from tests.kubernetes.harness.processes import wait_until
+from tests.kubernetes.test_crds import placed
 from tests.kubernetes.webhook_ca import WebhookCA, free_port
+from tests.shared.model.policy.object_cases import policy
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 
@@ -118,3 +121,23 @@ def test_nobody_executes_anything_in_the_ca(server: ApiServer, ca: WebhookCA) ->
         ):
             with pytest.raises(KubectlError, match=r"the pod is Touchmark's certificate authority"):
                 server.kubectl(*command[:1], "-n", NAMESPACE, *command[1:])
+
+
+def test_a_port_range_from_the_higher_port_is_refused_at_once(server: ApiServer) -> None:
+    """By an admission policy: a CRD's own rule would be too expensive for API servers before 1.34."""
+    server.create_namespace("ranges")
+
+    def is_refused() -> bool:  # The API server learns of a policy a moment after it was made.
+        try:
+            server.kubectl.apply(placed(policy({"rules": [{**rule, "ports": ["1000-999"]}]}), "ranges"))
+        except KubectlError as error:
+            assert "a port range begins with the lower port" in str(error)
+            return True
+        return False
+
+    rule = {"name": "r", "action": "deny"}
+    wait_until(is_refused, timeout_s=120.0)
+    for ports in (["999-1000", 80, "7-7", "443"], None):
+        spec = {"rules": [rule if ports is None else {**rule, "ports": ports}]}
+        server.kubectl.apply(placed(policy(spec), "ranges"))
+    server.kubectl.apply(placed(policy({}), "ranges"))

@@ -44,7 +44,7 @@ TRUST_KEY: Final = "roots.pem"
 TOKEN_AUDIENCE: Final = "touchmark-ca"
 # ValidatingAdmissionPolicies, each with a binding of its name: against exec into sidecars, and against tokens of that
 # audience for anybody but nodes.
-ADMISSION_POLICIES: Final = ("touchmark-sidecar-exec", "touchmark-token-requests")
+ADMISSION_POLICIES: Final = ("touchmark-sidecar-exec", "touchmark-token-requests", "touchmark-ca-exec")
 
 CAPTURE_CONTAINER: Final = "touchmark-capture"
 SIDECAR_CONTAINER: Final = "touchmark-sidecar"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cli.cluster.ca_rights import RIGHTS
-from cli.cluster.examination import examine_cluster, read_pins
+from cli.cluster.examination import examine_cluster, examine_version, read_pins
 from cli.cluster.snapshot import ClusterSnapshot
 from cli.text.findings import Finding
 from shared.model.errors import TouchmarkError
@@ -125,3 +125,20 @@ def test_the_ca_s_view_of_missing_sidecars_stands_in_where_pods_may_not_be_liste
 def test_pins_are_read_from_a_bundle_and_nonsense_has_none() -> None:
     assert read_pins(BUNDLE) == {PIN}
     assert read_pins("") == read_pins("bm8gUEVN") == read_pins("!") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("version", "is_well"),
+    [
+        ("v1.30.0", True),
+        ("v1.36.2+k3s1", True),
+        ("v2.0.0", True),
+        ("v1.29.15", False),
+        ("v1.9.1-gke.3", False),
+        ("", True),
+    ],
+)
+def test_an_api_server_that_is_too_old_is_said_first(version: str, is_well: bool) -> None:
+    finding = examine_version(version)
+    assert finding.is_well is is_well
+    assert is_well or (finding.subject, "older than 1.30" in finding.observation) == ("API server", True)
