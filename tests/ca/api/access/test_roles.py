@@ -50,7 +50,7 @@ def test_what_is_not_in_the_table_needs_a_ca_operator() -> None:
 
 def test_no_reader_changes_anything() -> None:
     changing = {key for key, need in NEEDS.items() if key[0] != "GET" and need.role is Role.READER}
-    assert changing == {("POST", "/v1/namespaces/{ns}/readiness")}
+    assert changing == {("POST", "/v1/namespaces/{ns}/readiness"), ("POST", "/v1/policies/difference")}
     assert all(need.role is Role.READER for (method, _), need in NEEDS.items() if method == "GET")
 
 
