@@ -15,7 +15,7 @@ from shared.model.policy.replay import judge
 from shared.model.policy.rules import Action, Mode, NamespaceState, Rule
 from tests.shared.model.adoption.worlds import NAMESPACES, attempt_of, draw_world
 
-WORLDS = 300
+WORLDS = 100
 
 
 def decide(seen: list[Seen], states: dict[str, NamespaceState]) -> dict[str, Outcome]:
