@@ -28,7 +28,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ca.kubernetes.view import ClusterUser
 from shared.model.errors import NotAuthenticatedError
-from shared.model.wire.admin_access import CertificateProof, Challenge, encode_part, make_signed_part
+from shared.model.trust.admin_access import CertificateProof, Challenge, encode_part, make_signed_part
 
 CHALLENGE_LIFETIME_S: Final = 300.0
 _HINT: Final = "does `kubectl` work with this kubeconfig? a bearer token will do as well"

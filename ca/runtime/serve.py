@@ -35,7 +35,7 @@ from ca.listening import serve_tls
 from ca.runtime.admin_socket import bind_admin_socket
 from ca.runtime.compose import RunningCA
 from ca.runtime.listeners import Listeners
-from shared.model.wire.admin_access import MAX_AUTHORIZATION_CHARACTERS
+from shared.model.trust.admin_access import MAX_AUTHORIZATION_CHARACTERS
 from shared.model.wire.messages import STREAM_PATH
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from shared.model.errors import InputError
-from shared.model.wire.admin_access import (
+from shared.model.trust.admin_access import (
     CHALLENGE_PATH,
     MAX_CERTIFICATES,
     CertificateProof,

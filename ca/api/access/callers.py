@@ -26,7 +26,7 @@ from ca.api.access.roles import Need, Role
 from ca.authenticate.user_certificate import UserCertificates
 from ca.kubernetes.view import ClusterUser, ClusterUsers
 from shared.model.errors import InputError, NotAllowedError, NotAuthenticatedError
-from shared.model.wire.admin_access import BEARER, CERTIFICATE_SCHEME, MAX_AUTHORIZATION_CHARACTERS, parse_proof
+from shared.model.trust.admin_access import BEARER, CERTIFICATE_SCHEME, MAX_AUTHORIZATION_CHARACTERS, parse_proof
 from shared.model.wire.admin_audit import AuditActor
 
 _UCRED: Final = struct.Struct("3i")  # unix(7), SO_PEERCRED: pid, uid, gid.

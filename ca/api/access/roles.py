@@ -20,7 +20,7 @@ from enum import IntEnum
 from typing import Final
 
 from shared.model.identity.identity import check_namespace, parse_workload
-from shared.model.wire.admin_access import CHALLENGE_PATH
+from shared.model.trust.admin_access import CHALLENGE_PATH
 
 VIEW_GROUP: Final = "view.touchmark.dev"
 OPERATE_GROUP: Final = "operate.touchmark.dev"

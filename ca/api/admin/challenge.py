@@ -7,7 +7,7 @@ from aiohttp import web
 from ca.api.admin.answers import answer
 from ca.authenticate.user_certificate import UserCertificates
 from shared.model.errors import NotFoundError
-from shared.model.wire.admin_access import CHALLENGE_PATH
+from shared.model.trust.admin_access import CHALLENGE_PATH
 
 
 class ChallengeAdmin:

@@ -17,7 +17,7 @@ from ca.authenticate.user_certificate import CHALLENGE_LIFETIME_S, UserCertifica
 from ca.kubernetes.view import ClusterUser
 from cli.admin.credentials import Credentials, sign
 from shared.model.errors import InputError, NotAuthenticatedError
-from shared.model.wire.admin_access import decode_part
+from shared.model.trust.admin_access import decode_part
 from tests.ca.running import ShiftedClock
 from tests.kubernetes.harness import pki
 

@@ -6,8 +6,8 @@ import pytest
 
 from cli.admin.client import AdminClient
 from cli.admin.credentials import Authorization, Credentials
+from shared.model.trust.admin_access import CERTIFICATE_SCHEME, CHALLENGE_PATH, Challenge, encode_part, parse_proof
 from shared.model.wire.admin import Health
-from shared.model.wire.admin_access import CERTIFICATE_SCHEME, CHALLENGE_PATH, Challenge, encode_part, parse_proof
 from tests.cli.fake_ca import FakeCA
 from tests.kubernetes.harness import pki
 

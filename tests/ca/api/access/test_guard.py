@@ -19,8 +19,8 @@ from ca.runtime.compose import RunningCA
 from cli.admin.client import AdminClient
 from cli.admin.credentials import Credentials, sign
 from shared.model.errors import InputError, NotAllowedError, NotAuthenticatedError, NotFoundError
+from shared.model.trust.admin_access import CHALLENGE_PATH, Challenge, decode_part, format_proof
 from shared.model.wire.admin import ErrorAnswer, JoinTokenRequest
-from shared.model.wire.admin_access import CHALLENGE_PATH, Challenge, decode_part, format_proof
 from shared.model.wire.admin_audit import read_entry
 from tests.ca.kubernetes.faked_cluster import FakeCluster, running_in_cluster
 from tests.ca.running import running_ca

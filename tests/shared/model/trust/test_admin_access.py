@@ -1,11 +1,11 @@
-"""The header of a caller's own credentials (``shared.model.wire.admin_access``)."""
+"""The header of a caller's own credentials (``shared.model.trust.admin_access``)."""
 
 from __future__ import annotations
 
 import pytest
 
 from shared.model.errors import InputError
-from shared.model.wire.admin_access import (
+from shared.model.trust.admin_access import (
     CERTIFICATE_SCHEME,
     CertificateProof,
     format_proof,
