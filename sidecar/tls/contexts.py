@@ -63,11 +63,18 @@ def make_context(credential: Credential, bundle: TrustBundle, role: Role) -> SSL
 
     OpenSSL still offers a stateful session, which finds no cache: each handshake is a whole one, with its checks.
 
-    What this does *not* verify: the peer's SPIFFE ID, profile, issuer and the distrusted authorities.
+    What this does *not* verify: the peer's SPIFFE ID, profile, issuer and the distrusted authorities, nor that the
+    bundle's issuers are valid and signed by its roots.
     """
-    context = make_base_context(credential, bundle.roots)
+    # The bundle's issuers are ends of a chain as well, so that OpenSSL verifies a leaf's signature only: who signed an
+    # issuer is verified once for each chain and bundle, by ``BundleVerifier``, which follows every handshake.
+    context = make_base_context(credential, (*bundle.roots, *bundle.issuers))
+    store = context.get_cert_store()
+    if store is None:
+        raise RuntimeError("a new context has no certificate store")
+    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
     context.set_verify_depth(_MAX_CHAIN)
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _note_verification)
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
     if role is Role.INITIATOR:
         context.set_alpn_protos([ALPN, ALPN_BEFORE])
     else:
@@ -101,26 +108,9 @@ def make_base_context(credential: Credential, roots: Iterable[bytes]) -> SSL.Con
     return context
 
 
-class VerificationNote:
-    """Where OpenSSL's verification error is noted, as a connection's application data."""
-
-    __slots__ = ("error",)
-
-    def __init__(self) -> None:
-        self.error = 0
-
-    @property
-    def is_about_time(self) -> bool:
-        """Whether a certificate was expired or not yet valid."""
-        return self.error in _TIME_ERRORS
-
-
-def _note_verification(connection: SSL.Connection, _certificate: object, error: int, _depth: int, ok: int) -> bool:
-    if not ok:
-        note = connection.get_app_data()
-        if isinstance(note, VerificationNote):
-            note.error = error
-    return bool(ok)
+def is_about_time(error: int) -> bool:
+    """Tell whether OpenSSL's verification error says that a certificate was expired or not yet valid."""
+    return error in _TIME_ERRORS
 
 
 def _select_alpn(_connection: SSL.Connection, offered: list[bytes]) -> bytes:

@@ -24,8 +24,9 @@ from shared.model.trust.bundle import TrustBundle
 from shared.model.trust.certificate import VerifiedPeer
 from shared.model.trust.foreign_certificate import MAX_CHAIN_CERTIFICATES, ForeignPeer
 from sidecar.mesh.foreign_trust import ForeignRoots, explain_refusal, verify_anybody
-from sidecar.tls.contexts import VerificationNote, make_base_context
-from sidecar.tls.handshake import HandshakeError, drive_handshake, read_chain
+from sidecar.tls.contexts import is_about_time, make_base_context
+from sidecar.tls.handshake import HandshakeError, drive_handshake
+from sidecar.tls.presented import read_presented
 from sidecar.tls.role import Role
 
 if TYPE_CHECKING:
@@ -129,15 +130,30 @@ async def establish_session(
             refusal = explain_refusal(note.leaf, own=trust.bundle, foreign=foreign) if note.leaf is not None else None
             if refusal is not None:
                 raise refusal from error
-            reason = Reason.PEER_EXPIRED if note.is_about_time else Reason.PEER_UNTRUSTED
+            reason = Reason.PEER_EXPIRED if is_about_time(note.error) else Reason.PEER_UNTRUSTED
             raise HandshakeError(f"the peer's certificate: OpenSSL error {note.error}", reason=reason) from error
         what = describe_fault(error)
         reason = Reason.MTLS_REQUIRED if what in _NO_MTLS else Reason.HANDSHAKE_FAILED
         raise HandshakeError(f"the handshake failed: {what}", reason=reason) from error
     if note.error:  # The callback has refused it: TLS must have ended.
         raise HandshakeError(f"the peer's certificate: OpenSSL error {note.error}", reason=Reason.PEER_UNTRUSTED)
-    peer = verify_anybody(read_chain(tls), verifier=trust.verifier, foreign=foreign, now=time.time())
+    peer = verify_anybody(_read_chain(tls), verifier=trust.verifier, foreign=foreign, now=time.time())
     return Session(tls=tls, peer=peer)
+
+
+def _read_chain(tls: SSL.Connection) -> list[x509.Certificate]:
+    """Return what the peer presented, leaf first; empty when it presented nothing.
+
+    Raises:
+        HandshakeError: ``peer_untrusted``: a certificate in it can't be parsed. OpenSSL passes over one that it doesn't
+            need.
+    """
+    try:
+        return [x509.load_der_x509_certificate(der) for der in read_presented(tls)]
+    except (ValueError, x509.InvalidVersion) as error:
+        raise HandshakeError(
+            f"a certificate of the peer can't be read: {error}", reason=Reason.PEER_UNTRUSTED
+        ) from error
 
 
 def describe_fault(error: BaseException) -> str:
@@ -150,13 +166,13 @@ def describe_fault(error: BaseException) -> str:
     return str(error)
 
 
-class PeerNote(VerificationNote):
-    """OpenSSL's first verification error, and the leaf that it was about."""
+class PeerNote:
+    """OpenSSL's first verification error, and the leaf that it was about; a connection's application data."""
 
-    __slots__ = ("leaf",)
+    __slots__ = ("error", "leaf")
 
     def __init__(self) -> None:
-        super().__init__()
+        self.error = 0
         self.leaf: x509.Certificate | None = None
 
 

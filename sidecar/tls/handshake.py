@@ -1,8 +1,8 @@
 """The steps of a TLS handshake on a raw non-blocking socket, with deadlines and reason codes for failures.
 
-Belongs here: the peek at the ClientHello, the handshake's I/O, what the peer presented. Doesn't: what the contexts
-demand (``contexts.py``), and whole handshakes: a tunnel's (``sidecar/tunnel/handshake.py``), plain mTLS
-(``foreign_handshake.py``).
+Belongs here: the peek at the ClientHello, the handshake's I/O. Doesn't: what the contexts demand (``contexts.py``),
+what the peer presented (``presented.py``), and whole handshakes: a tunnel's (``sidecar/tunnel/handshake.py``), plain
+mTLS (``foreign_handshake.py``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import socket
 from enum import Enum, auto
 
-from cryptography import x509
 from OpenSSL import SSL
 
 from shared.model.errors import ProtocolError, VerificationError
@@ -106,22 +105,3 @@ class _Wants(Enum):
     NOTHING = auto()
     READ = auto()
     WRITE = auto()
-
-
-def read_chain(tls: SSL.Connection) -> list[x509.Certificate]:
-    """Return what the peer presented, leaf first; empty when it presented nothing.
-
-    Raises:
-        HandshakeError: ``peer_untrusted``: a certificate in it can't be parsed. OpenSSL passes over one that it doesn't
-            need.
-    """
-    try:
-        chain = tls.get_peer_cert_chain(as_cryptography=True) or []
-        # A client's chain begins with its leaf on both sides (SSL_get_peer_cert_chain(3) leaves it out at a server only
-        # before OpenSSL 1.1; pyOpenSSL's list is checked against the leaf all the same).
-        leaf = tls.get_peer_certificate(as_cryptography=True)
-    except (ValueError, x509.InvalidVersion) as error:
-        raise HandshakeError(
-            f"a certificate of the peer can't be read: {error}", reason=Reason.PEER_UNTRUSTED
-        ) from error
-    return chain if leaf is None or chain[:1] == [leaf] else [leaf, *chain]

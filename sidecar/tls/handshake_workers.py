@@ -1,49 +1,121 @@
 """The threads that compute handshakes beside the event loop: OpenSSL releases the interpreter's lock.
 
 Belongs here: running one step in such a thread. Doesn't: when a handshake may begin (``handshake_gate.py``), its I/O
-(``handshake.py``).
+(``handshake.py``). A handshake has four steps of a few hundred microseconds. Handing one over costs half of what a
+``ThreadPoolExecutor`` with its futures takes: there is one queue, and one call back to the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any, Final, TypeVar
 
 from sidecar.tls.role import Role
 
 _T = TypeVar("_T")
-
-# One thread for each role: what this pod dials never waits behind what strangers ask for. They start when first used.
-_workers: Final = {
-    role: ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"tls-{role.name.lower()}") for role in Role
-}
+# By then a step has ended, whatever it computes.
+_LAST_STEP_S: Final = 5.0
 
 
-async def compute(loop: asyncio.AbstractEventLoop, role: Role, step: Callable[[], _T]) -> _T:
+class _Step:
+    """One step that was handed over."""
+
+    __slots__ = ("_ended", "_error", "_has_begun", "_has_ended", "_is_cancelled", "_lock", "_loop", "_result", "_work")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, work: Callable[[], Any]) -> None:
+        self._loop = loop
+        self._work = work
+        self._lock = threading.Lock()
+        self._has_begun = self._has_ended = self._is_cancelled = False
+        self._ended: asyncio.Future[None] = loop.create_future()
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Run it, in the worker's thread."""
+        with self._lock:
+            if self._is_cancelled:
+                return
+            self._has_begun = True
+        try:
+            self._result = self._work()
+        except BaseException as error:  # Whatever it is: it is raised where the step is awaited.
+            self._error = error
+        with suppress(RuntimeError):  # The loop has been closed: nothing waits for it.
+            self._loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        self._has_ended = True
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    async def wait(self) -> Any:
+        """Return the step's result, or raise its error; cancelled, wait all the same for one that has begun."""
+        try:
+            await self._ended
+        except asyncio.CancelledError:
+            with self._lock:
+                self._is_cancelled = True
+            while self._has_begun and not self._has_ended:
+                self._ended = self._loop.create_future()
+                with suppress(asyncio.CancelledError):  # The first one is raised on, once the step has ended.
+                    await self._ended
+            self._error = None  # Of no interest any more, and it holds this step.
+            raise
+        # A failed step's traceback holds the frames that it passed. With the error in them that were a cycle, and the
+        # collector, which then frees many failed handshakes at once, would hold the event loop up for milliseconds.
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+            return self._result
+        finally:
+            del error
+
+
+class _Worker:
+    """One thread, started when it is first used, and ended with the interpreter."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._steps: SimpleQueue[_Step | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, step: _Step) -> None:
+        """Run a step after those that were handed over before. Called by one thread."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self._thread.start()
+            # OpenSSL must not be computing while the process's exit takes it down.
+            atexit.register(self._stop)
+        self._steps.put(step)
+
+    def _work(self) -> None:
+        while (step := self._steps.get()) is not None:
+            step.run()
+            del step  # It holds a connection, and the next one may be long in coming.
+
+    def _stop(self) -> None:
+        self._steps.put(None)
+        if self._thread is not None:
+            self._thread.join(_LAST_STEP_S)
+
+
+# One thread for each role: what this pod dials never waits behind what strangers ask for.
+_workers: Final = {role: _Worker(f"tls-{role.name.lower()}") for role in Role}
+
+
+async def compute(loop: asyncio.AbstractEventLoop, role: Role, work: Callable[[], _T]) -> _T:
     """Run one step in its role's thread; return its result or raise its error.
 
     Cancelled, it still waits for a step that has begun: that uses the connection's descriptor, which its owner closes.
     """
-    running = _workers[role].submit(step)
-    result = asyncio.wrap_future(running, loop=loop)
-    try:
-        return await asyncio.shield(result)
-    except asyncio.CancelledError:
-        if not running.cancel():
-            while not result.done():
-                await _wait_undisturbed(result)
-            result.exception()  # Seen, though of no interest any more.
-        raise
-    finally:
-        # A failed step's traceback holds this frame. With them in it that were a cycle, and the collector, which then
-        # frees many failed handshakes at once, would hold the event loop up for milliseconds.
-        del running, result
-
-
-async def _wait_undisturbed(result: asyncio.Future[_T]) -> None:
-    try:
-        await asyncio.wait({result})
-    except asyncio.CancelledError:
-        return  # The first cancellation is raised on, once the step has ended.
+    step = _Step(loop, work)
+    _workers[role].submit(step)
+    result: _T = await step.wait()
+    return result

@@ -20,9 +20,10 @@ from shared.model.policy.reasons import Reason
 from shared.model.trust.certificate import BundleVerifier, VerifiedPeer
 from sidecar.native.engine import current_loop
 from sidecar.tls.client_hello import format_port_name
-from sidecar.tls.contexts import ALPN, ALPN_BEFORE, VerificationNote
-from sidecar.tls.handshake import HandshakeError, drive_handshake, read_chain
+from sidecar.tls.contexts import ALPN, ALPN_BEFORE, is_about_time
+from sidecar.tls.handshake import HandshakeError, drive_handshake
 from sidecar.tls.key_limit import RENEWED_AT_BYTES
+from sidecar.tls.presented import read_presented, read_verification_error
 from sidecar.tls.role import Role
 from sidecar.tunnel.native_tunnel import NativeTunnel
 from sidecar.tunnel.trace import FrameTrace
@@ -103,7 +104,6 @@ async def establish_tunnel(
 
 def _make_connection(context: SSL.Context, connection: socket.socket, role: Role, port: int) -> SSL.Connection:
     tls = SSL.Connection(context, connection)
-    tls.set_app_data(VerificationNote())
     if role is Role.INITIATOR:
         tls.set_tlsext_host_name(format_port_name(port).encode())
         tls.set_connect_state()
@@ -121,19 +121,18 @@ async def _shake_hands(
     *,
     timeout_s: float,
 ) -> VerifiedPeer:
-    note = tls.get_app_data()
     try:
         await drive_handshake(loop, connection, tls, role, timeout_s=timeout_s)
     except TimeoutError as error:
         raise HandshakeError("the handshake wasn't finished in time", reason=Reason.DEADLINE_EXCEEDED) from error
     except (SSL.Error, ValueError, OSError) as error:
-        if isinstance(note, VerificationNote) and note.error:
-            reason = Reason.PEER_EXPIRED if note.is_about_time else Reason.PEER_UNTRUSTED
-            raise HandshakeError(f"the peer's certificate: OpenSSL error {note.error}", reason=reason) from error
+        if fault := read_verification_error(tls):
+            reason = Reason.PEER_EXPIRED if is_about_time(fault) else Reason.PEER_UNTRUSTED
+            raise HandshakeError(f"the peer's certificate: OpenSSL error {fault}", reason=reason) from error
         raise HandshakeError(f"the handshake failed: {error}", reason=Reason.HANDSHAKE_FAILED) from error
     if tls.get_alpn_proto_negotiated() not in (ALPN, ALPN_BEFORE):
         raise HandshakeError("the peer speaks no tunnel's protocol", reason=Reason.HANDSHAKE_FAILED)
-    chain = read_chain(tls)
+    chain = read_presented(tls)
     if not chain:
         raise HandshakeError("the peer showed no certificate", reason=Reason.HANDSHAKE_FAILED)
-    return verifier.verify_peer(chain, now=time.time())
+    return verifier.verify_presented(chain, now=time.time())

@@ -60,8 +60,8 @@ class VerifiedPeer:
 class BundleVerifier:
     """A trust bundle made ready to verify chains. Build one for each sequence number.
 
-    A chain that held is remembered, byte by byte: verification is a function of chain, bundle and time, so it holds
-    again while every certificate of it is valid. Peers come back with every new tunnel.
+    A chain that held is remembered, byte by byte: verification is a function of chain, bundle (with its distrust list)
+    and time, so it holds again while every certificate of it is valid. Peers come back with every new tunnel.
 
     Raises:
         ValueError: a certificate or an entry in the bundle can't be parsed.
@@ -69,13 +69,13 @@ class BundleVerifier:
 
     def __init__(self, bundle: TrustBundle) -> None:
         self.bundle = bundle
-        roots = [x509.load_der_x509_certificate(der) for der in bundle.roots]
+        self._roots = roots = [x509.load_der_x509_certificate(der) for der in bundle.roots]
         self._issuers = frozenset(bundle.issuers)
         self._distrusted = frozenset(bundle.distrusted)
         self._distrusted_instances = list_instances(bundle.distrusted)
         self._builder = verification.PolicyBuilder().store(verification.Store(roots)).max_chain_depth(1)
         # Chain → since when all of it is valid, and what it proves.
-        self._remembered: OrderedDict[tuple[x509.Certificate, ...], tuple[float, VerifiedPeer]] = OrderedDict()
+        self._remembered: OrderedDict[tuple[bytes, ...], tuple[float, VerifiedPeer]] = OrderedDict()
 
     def verify_peer(self, chain: Sequence[x509.Certificate], *, now: float) -> VerifiedPeer:
         """Verify a presented chain, leaf first, and return what it proves.
@@ -90,18 +90,34 @@ class BundleVerifier:
         What this does *not* verify: that the peer holds the key (the TLS handshake does), that its program is approved
         or that the workload is the expected one (policy does).
         """
-        key = tuple(chain)
+        return self._verify(tuple(each.public_bytes(Encoding.DER) for each in chain), chain, now=now)
+
+    def verify_presented(self, chain: Sequence[bytes], *, now: float) -> VerifiedPeer:
+        """Verify a chain as it came, DER by DER: as ``verify_peer``, but a known one isn't parsed again.
+
+        Raises:
+            VerificationError: as ``verify_peer``; ``peer_untrusted`` where a certificate can't be parsed.
+        """
+        return self._verify(tuple(chain), None, now=now)
+
+    def _verify(self, key: tuple[bytes, ...], chain: Sequence[x509.Certificate] | None, *, now: float) -> VerifiedPeer:
         known = self._remembered.get(key)
         if known is not None and known[0] <= now < known[1].not_after:
             self._remembered.move_to_end(key)
             return known[1]
         try:
+            if not key or len(key) > MAX_CHAIN_CERTIFICATES:
+                raise VerificationError(
+                    "the peer sent no certificate chain, or one that is too long", reason=Reason.PEER_UNTRUSTED
+                )
+            if chain is None:
+                chain = [x509.load_der_x509_certificate(der) for der in key]
             peer, not_before = self._verify_peer(chain, now=now)
             self._remembered[key] = (not_before, peer)
             if len(self._remembered) > _MAX_REMEMBERED_CHAINS:
                 self._remembered.popitem(last=False)
             return peer
-        except (ValueError, UnsupportedAlgorithm) as error:
+        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
             # The peer chooses what it presents: a key or an extension that can't even be parsed is its fault.
             raise VerificationError(f"the peer's chain can't be read: {error}", reason=Reason.PEER_UNTRUSTED) from error
 
@@ -123,17 +139,15 @@ class BundleVerifier:
                 raise VerificationError("the peer's sidecar was evicted", reason=Reason.PEER_DISTRUSTED)
 
     def _verify_peer(self, chain: Sequence[x509.Certificate], *, now: float) -> tuple[VerifiedPeer, float]:
-        if not chain or len(chain) > MAX_CHAIN_CERTIFICATES:
-            raise VerificationError(
-                "the peer sent no certificate chain, or one that is too long", reason=Reason.PEER_UNTRUSTED
-            )
         leaf = chain[0]
         self.check_not_distrusted(chain)
         moment = datetime.datetime.fromtimestamp(now, tz=datetime.UTC)
         try:
             verified = self._builder.time(moment).build_client_verifier().verify(leaf, list(chain[1:])).chain
         except verification.VerificationError as error:
-            if any(not (c.not_valid_before_utc <= moment <= c.not_valid_after_utc) for c in chain):
+            signers = {certificate.issuer for certificate in chain}
+            above = [root for root in self._roots if root.subject in signers]
+            if any(not (c.not_valid_before_utc <= moment <= c.not_valid_after_utc) for c in (*chain, *above)):
                 raise VerificationError(
                     "a certificate in the peer's chain is not valid now", reason=Reason.PEER_EXPIRED
                 ) from error

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import subprocess
+import sys
 import threading
+import weakref
 
 import pytest
 
@@ -48,3 +52,43 @@ async def test_a_cancelled_step_that_has_begun_is_waited_for_and_one_that_hasnt_
     with pytest.raises(asyncio.CancelledError):
         await running
     assert done == ["first"]
+
+
+async def test_a_failed_step_leaves_no_cycle_for_the_collector() -> None:
+    class Fault(Exception):
+        pass
+
+    def fail() -> None:
+        raise Fault
+
+    async def catch() -> weakref.ref[Fault]:
+        try:
+            await compute(asyncio.get_running_loop(), Role.INITIATOR, fail)
+        except Fault as error:
+            return weakref.ref(error)
+        raise AssertionError("it was to fail")
+
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        fault = await catch()
+        # The worker lets go of its last step a moment after the loop was told.
+        deadline = asyncio.get_running_loop().time() + 30
+        while fault() is not None and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.001)
+        assert fault() is None
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def test_a_process_ends_though_its_workers_wait() -> None:
+    program = (
+        "import asyncio\n"
+        "from sidecar.tls.handshake_workers import compute\n"
+        "from sidecar.tls.role import Role\n"
+        "async def main():\n"
+        "    return [await compute(asyncio.get_running_loop(), role, lambda: 1) for role in Role]\n"
+        "assert asyncio.run(main()) == [1, 1]\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0

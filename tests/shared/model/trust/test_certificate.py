@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from shared.model.errors import VerificationError
 from shared.model.identity.identity import IdentityKind
 from shared.model.policy.reasons import Reason
-from shared.model.trust.bundle import TrustBundle, name_instance
+from shared.model.trust.bundle import TrustBundle, name_instance, name_serial
 from shared.model.trust.certificate import BundleVerifier, check_leaf_profile, common_name, read_instance
 from tests.shared.model.trust.minting import (
     IDENTITY,
@@ -265,3 +265,59 @@ def test_a_remembered_leaf_doesnt_vouch_for_another_chain() -> None:
     verifier.verify_peer([leaf, ISSUER.certificate], now=NOW)
     assert refusal(verifier, leaf).reason == Reason.PEER_UNTRUSTED
     assert refusal(verifier, leaf, NEXT.certificate).reason == Reason.PEER_UNTRUSTED
+
+
+def test_a_presented_chain_is_parsed_and_verified_once_and_its_time_checked_each_time() -> None:
+    verifier = BundleVerifier(make_bundle(ROOT, ISSUER))
+    leaf = mint_leaf(ISSUER)
+    presented = [leaf.public_bytes(Encoding.DER), ISSUER.certificate.public_bytes(Encoding.DER)]
+    peer = verifier.verify_presented(presented, now=NOW)
+    assert peer.chain == (leaf, ISSUER.certificate)
+    assert verifier.verify_presented([bytes(each) for each in presented], now=NOW) is peer
+    assert verifier.verify_peer([leaf, ISSUER.certificate], now=NOW) is peer
+    for now in (peer.not_after + 1, leaf.not_valid_before_utc.timestamp() - 1):
+        with pytest.raises(VerificationError) as caught:
+            verifier.verify_presented(presented, now=now)
+        assert caught.value.reason == Reason.PEER_EXPIRED
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda chain: chain[:1],
+        lambda chain: [],
+        lambda chain: [*chain, *chain, *chain],
+        lambda chain: [chain[0], b"rubbish"],
+        lambda chain: [b"", *chain],
+        lambda chain: [chain[0][:-1] + bytes([chain[0][-1] ^ 1]), *chain[1:]],
+        lambda chain: [chain[0], NEXT.certificate.public_bytes(Encoding.DER)],
+    ],
+    ids=["no issuer", "nothing", "too long", "rubbish", "empty", "a bit of the signature", "another issuer"],
+)
+def test_a_known_chain_vouches_for_no_other_bytes(change: Callable[[list[bytes]], list[bytes]]) -> None:
+    verifier = BundleVerifier(make_bundle(ROOT, ISSUER))
+    presented = [mint_leaf(ISSUER).public_bytes(Encoding.DER), ISSUER.certificate.public_bytes(Encoding.DER)]
+    verifier.verify_presented(presented, now=NOW)
+    with pytest.raises(VerificationError) as caught:
+        verifier.verify_presented(change(presented), now=NOW)
+    assert caught.value.reason == Reason.PEER_UNTRUSTED
+
+
+def test_a_known_chain_is_refused_under_a_bundle_that_distrusts_it() -> None:
+    presented = [mint_leaf(ISSUER).public_bytes(Encoding.DER), ISSUER.certificate.public_bytes(Encoding.DER)]
+    BundleVerifier(make_bundle(ROOT, ISSUER)).verify_presented(presented, now=NOW)
+    leaf = x509.load_der_x509_certificate(presented[0])
+    bundle = msgspec.structs.replace(make_bundle(ROOT, ISSUER), distrusted=(name_serial(leaf.serial_number),))
+    evicted = BundleVerifier(bundle)
+    with pytest.raises(VerificationError) as caught:
+        evicted.verify_presented(presented, now=NOW)
+    assert caught.value.reason == Reason.PEER_DISTRUSTED
+
+
+def test_a_chain_under_a_root_that_has_ended_is_expired() -> None:
+    root = mint_authority("old root", path_length=1, to_s=50)
+    issuer = mint_authority("old issuer", root, path_length=0)
+    verifier = BundleVerifier(make_bundle(root, issuer))
+    leaf = mint_leaf(issuer)
+    assert verifier.verify_peer([leaf, issuer.certificate], now=NOW).not_after == NOW + 50
+    assert refusal(verifier, leaf, issuer.certificate, now=NOW + 60).reason == Reason.PEER_EXPIRED

@@ -1,0 +1,167 @@
+"""What a tunnel's full handshake costs, and what its cryptography alone: ``python -m bench.handshakes``. Does I/O.
+
+Both ends run in this process, with the contexts and verifiers that a sidecar keeps: what is counted is the processor
+time of all its threads, kernel included. ``tls`` is the same handshake by OpenSSL alone, in memory. The two take turns.
+Below are parts of it, the least of all rounds: what other load adds to a processor's time is left out that way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import uvloop
+from OpenSSL import SSL
+
+from shared.model.trust.certificate import BundleVerifier
+from sidecar.credential.credential import Credential
+from sidecar.tls.contexts import Contexts
+from sidecar.tls.handshake_workers import compute
+from sidecar.tls.presented import read_presented
+from sidecar.tls.role import Role
+from sidecar.tunnel.handshake import Keys, establish_tunnel
+from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Mint, identify
+from tests.sidecar.pump.test_plain_pump import tcp_pair
+
+_FLIGHT_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """What both ends keep between handshakes."""
+
+    mint: Mint
+    credentials: dict[Role, Credential]
+    contexts: Contexts
+    verifier: BundleVerifier
+
+    def keys_of(self, role: Role) -> Keys:
+        """Return what one end makes its next handshake with."""
+        credential = self.credentials[role]
+        context = self.contexts.get(credential, self.mint.bundle, role)
+        return Keys(context=context, credential=credential, verifier=self.verifier)
+
+
+def make_ends() -> Ends:
+    """Issue a certificate for each end."""
+    mint = Mint()
+    return Ends(
+        mint=mint,
+        credentials={
+            Role.INITIATOR: mint.issue(identify(CLIENT, CLIENT_PROGRAM)),
+            Role.RESPONDER: mint.issue(identify(SERVER, SERVER_PROGRAM)),
+        },
+        contexts=Contexts(),
+        verifier=BundleVerifier(mint.bundle),
+    )
+
+
+async def shake_hands(ends: Ends) -> None:
+    """Make one tunnel over TCP, and close it."""
+    near, far = tcp_pair()
+
+    async def establish(role: Role) -> None:
+        async def renew() -> Keys:
+            return ends.keys_of(role)
+
+        tunnel = await establish_tunnel(
+            loop=asyncio.get_running_loop(),
+            connection=near if role is Role.INITIATOR else far,
+            keys=ends.keys_of(role),
+            renew=renew,
+            role=role,
+            timeout_s=20,
+            port=5432,
+        )
+        tunnel.close()
+
+    await asyncio.gather(*(establish(role) for role in Role))
+
+
+def shake_hands_in_memory(ends: Ends) -> SSL.Connection:
+    """Make one handshake by OpenSSL alone; return the client's end, which hasn't read the server's offers yet."""
+    client, server = (SSL.Connection(ends.keys_of(role).context) for role in (Role.INITIATOR, Role.RESPONDER))
+    client.set_connect_state()
+    server.set_accept_state()
+    for end, other in ((client, server), (server, client), (client, server), (server, client)):
+        with suppress(SSL.WantReadError):
+            end.do_handshake()
+        with suppress(SSL.WantReadError):
+            other.bio_write(end.bio_read(_FLIGHT_BYTES))
+    return client
+
+
+def _read_offers(ends: Ends) -> None:
+    """Make one handshake by OpenSSL alone, and read the two sessions that its server offers, which nothing resumes."""
+    with suppress(SSL.WantReadError):
+        shake_hands_in_memory(ends).recv(1)
+
+
+async def _measure(ends: Ends, count: int) -> tuple[float, float]:
+    """Make ``count`` handshakes of each kind; return the processor time of one, in µs: a tunnel's, OpenSSL's."""
+    began = time.process_time()
+    for _ in range(count):
+        await shake_hands(ends)
+    between = time.process_time()
+    for _ in range(count):
+        shake_hands_in_memory(ends)
+    return (between - began) / count * 1e6, (time.process_time() - between) / count * 1e6
+
+
+async def _measure_parts(ends: Ends, *, rounds: int, count: int) -> dict[str, float]:
+    """Return the least processor time of each part, in µs."""
+    loop, client = asyncio.get_running_loop(), shake_hands_in_memory(ends)
+    known: dict[str, Callable[[], object]] = {
+        "tls": lambda: shake_hands_in_memory(ends),
+        "tls, offers of sessions read": lambda: _read_offers(ends),
+        "a known chain read and verified": lambda: ends.verifier.verify_presented(
+            read_presented(client), now=time.time()
+        ),
+    }
+    least = dict.fromkeys((*known, "a step handed to its thread"), math.inf)
+    for _ in range(rounds):
+        for name, part in known.items():
+            began = time.process_time()
+            for _ in range(count):
+                part()
+            least[name] = min(least[name], (time.process_time() - began) / count * 1e6)
+        began = time.process_time()
+        for _ in range(count):
+            await compute(loop, Role.INITIATOR, lambda: None)
+        *_, last = least
+        least[last] = min(least[last], (time.process_time() - began) / count * 1e6)
+    return least
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the medians and the range of the rounds."""
+    parser = argparse.ArgumentParser(prog="python -m bench.handshakes", description=__doc__.partition(":")[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--count", type=int, default=300, help="handshakes of each kind in a round")
+    options = parser.parse_args(arguments)
+    ends = make_ends()
+
+    async def measure() -> tuple[list[tuple[float, float]], dict[str, float]]:
+        await _measure(ends, 20)
+        rounds = [await _measure(ends, options.count) for _ in range(options.rounds)]
+        return rounds, await _measure_parts(ends, rounds=options.rounds, count=options.count // 5 + 1)
+
+    rounds, parts = uvloop.run(measure())
+    for name, values in (("tunnel", [each[0] for each in rounds]), ("tls", [each[1] for each in rounds])):
+        print(f"{name:7} {statistics.median(values):8.0f} us CPU, both ends ({min(values):.0f} to {max(values):.0f})")
+    ratios = [tunnel / tls for tunnel, tls in rounds]
+    for name, least in parts.items():
+        print(f"{least:8.1f} us CPU at least: {name}")
+    print(f"tunnel / tls: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,18 @@
+"""What is measured are whole handshakes: both ends end up with a tunnel, or with an established connection."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.handshakes import main, make_ends, shake_hands, shake_hands_in_memory
+
+
+async def test_both_kinds_are_made_to_the_end() -> None:
+    ends = make_ends()
+    await shake_hands(ends)
+    shake_hands_in_memory(ends)
+
+
+def test_it_prints_both_and_their_ratio(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--rounds", "1", "--count", "2"]) == 0
+    assert "tunnel / tls:" in capsys.readouterr().out
