@@ -89,8 +89,9 @@ class _Worker:
     def submit(self, step: _Step) -> None:
         """Run a step after those that were handed over before. Called by one thread."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            thread.start()  # It may fail, where a pod may have no more threads, and is tried again then.
+            self._thread = thread
             # OpenSSL must not be computing while the process's exit takes it down.
             atexit.register(self._stop)
         self._steps.put(step)
