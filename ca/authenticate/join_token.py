@@ -23,7 +23,7 @@ async def authenticate_join_token(
     *,
     root_pins: Set[str],
     now: float,
-    replaces: bool = False,
+    replaces: float | None = None,
 ) -> tuple[JoinGrant, SidecarRecord]:
     """Spend a join token and register its sidecar; return what it grants, and the sidecar.
 
@@ -31,7 +31,7 @@ async def authenticate_join_token(
 
     Arguments:
         root_pins: of the roots of the trust bundle.
-        replaces: whether it takes the place of a connected sidecar of this name.
+        replaces: as in ``Sidecars.enter``.
 
     Raises:
         SecondSidecarError: such a sidecar is connected.

@@ -74,6 +74,7 @@ class Survey:
     async def is_answering(self, session: Session, *, timeout_s: float) -> bool:
         """Return whether the sidecar behind a session answers in time. False as soon as its stream has ended.
 
+        Its answer may wait unread while the CA works on what came before: that isn't silence.
         One that hasn't answered ``MAX_OPEN_REPORTS`` others yet isn't asked, and counts as answering.
         """
         if session.ended.done():
@@ -86,8 +87,9 @@ class Survey:
         session.send(ConnectionsQuery(request=request, limit=1))
         try:
             await asyncio.wait({report, session.ended}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            # Cancelled: the hub has forgotten the session.
-            return report.done() and not report.cancelled()
+            if session.ended.done() or report.cancelled():  # Cancelled: the hub has forgotten the session.
+                return False
+            return report.done() or not session.is_read
         finally:
             session.reports.pop(request, None)
             report.cancel()

@@ -30,6 +30,7 @@ class Session:
             missing one, since a missed change could mean plaintext to a peer that has joined the mesh.
         reports: requests for live connections that it hasn't answered.
         has_stopped: the sidecar closed the stream because it stops.
+        is_read: False while the CA works on a message, and reads no further one.
         ended: why the CA ends the stream; set once.
         protocol: of the stream; a message that isn't in it isn't sent.
         grant: of a pod's sidecar, by which its pod is looked up again; None outside a cluster.
@@ -46,6 +47,7 @@ class Session:
     watches_all: bool = False
     reports: dict[int, asyncio.Future[ConnectionsReport]] = field(default_factory=dict)
     has_stopped: bool = False
+    is_read: bool = True
     ended: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property

@@ -40,7 +40,7 @@ class Enrolment:
         key_digest: bytes,
         registration: Registration,
         now: float,
-        replaces: bool = False,
+        replaces: float | None = None,
     ) -> tuple[JoinGrant, SidecarRecord]:
         """Spend a token, enter its sidecar and register it: of many keys that try at once exactly one succeeds.
 
@@ -77,7 +77,7 @@ class Enrolment:
         *,
         key_digest: bytes,
         now: float,
-        replaces: bool = False,
+        replaces: float | None = None,
     ) -> SidecarRecord:
         """Enter and register the sidecar of a pod that was authenticated; an earlier one has no say from now on.
 

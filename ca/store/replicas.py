@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import and_, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.engine.database import Database
@@ -77,7 +77,8 @@ class Replicas:
 
         Arguments:
             open_streams: the instances whose stream with this replica is open: noted again, should another replica
-                have taken this one for dead.
+                have taken this one for dead. Others that are noted as open with this one for ``REPLICA_DEAD_S`` are
+                noted as closed: they ended meanwhile, or their end couldn't be noted.
 
         Returns:
             How many streams had ended with their replica.
@@ -94,6 +95,16 @@ class Replicas:
             taken = select(sidecars.c.instance).where(~sidecars.c.connected, sidecars.c.replica == self._replica)
             for instance in [name for name in await connection.scalars(taken) if name in open_streams]:
                 await connection.execute(update(sidecars).where(sidecars.c.instance == instance).values(connected=True))
+            is_noted = and_(
+                sidecars.c.connected,
+                sidecars.c.replica == self._replica,
+                sidecars.c.last_seen < now - REPLICA_DEAD_S,
+            )
+            noted = await connection.scalars(select(sidecars.c.instance).where(is_noted))
+            for instance in [name for name in noted if name not in open_streams]:
+                await connection.execute(
+                    update(sidecars).where(sidecars.c.instance == instance, is_noted).values(connected=False)
+                )
             return closed.rowcount
 
     async def leave(self) -> None:

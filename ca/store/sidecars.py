@@ -36,14 +36,19 @@ _REPLICA_BEATS_S: Final = 12.0
 
 
 class SecondSidecarError(RefusedError):
-    """A sidecar joins, or resumes by an older key, under the name of one whose stream is open."""
+    """A sidecar joins, or resumes by an older key, under the name of one whose stream is open.
 
-    def __init__(self, instance: str) -> None:
+    Attributes:
+        registered: when that one was last seen, by which it is replaced; 0 where it can't be.
+    """
+
+    def __init__(self, instance: str, *, registered: float = 0.0) -> None:
         super().__init__(
             f"a sidecar called {instance[:100]} is connected already",
             hint="one of both isn't genuine: `touchmark status` says more; replace the pod, or `touchmark ca evict` it",
         )
         self.reason = "second_sidecar"
+        self.registered = registered
 
 
 class Sidecars:
@@ -58,14 +63,15 @@ class Sidecars:
         self._replica = replica
 
     async def enter(
-        self, connection: AsyncConnection, grant: JoinGrant, now: float, *, key_digest: bytes, replaces: bool
+        self, connection: AsyncConnection, grant: JoinGrant, now: float, *, key_digest: bytes, replaces: float | None
     ) -> None:
         """Enter a sidecar within a greater transaction; an earlier one of the same name has no say from now on.
 
         Arguments:
             key_digest: SHA-256 of the public key that asks. The one that has joined may repeat it: its answer may have
                 been lost.
-            replaces: whether it takes the place of one whose stream is noted as open and whose certificate is valid.
+            replaces: it takes the place of one whose stream is noted as open and whose certificate is valid, if that
+                one was last seen then: a ``SecondSidecarError`` says when. A later stream isn't replaced.
 
         Raises:
             RefusedError: the instance's name belongs to a sidecar of another workload.
@@ -77,9 +83,9 @@ class Sidecars:
         row = (await connection.execute(query)).first()
         if row is not None and (row.namespace, row.service_account) != (workload.namespace, workload.service_account):
             raise RefusedError(f"another workload's sidecar is called {instance}", hint="choose another instance name")
-        is_open = row is not None and row.connected and row.key_digest != key_digest
-        if is_open and not replaces and await connection.scalar(select(_holds_certificate(instance, now))):
-            raise SecondSidecarError(instance)
+        is_kept = row is not None and row.connected and row.key_digest != key_digest and row.last_seen != replaces
+        if row is not None and is_kept and await connection.scalar(select(_holds_certificate(instance, now))):
+            raise SecondSidecarError(instance, registered=row.last_seen)
         values = {
             "instance": instance,
             "namespace": workload.namespace,
@@ -197,6 +203,17 @@ class Sidecars:
             await connection.execute(
                 update(sidecars).where(sidecars.c.replica.in_(("", self._replica))).values(connected=False)
             )
+
+    async def is_open_here(self, instance: str, *, now: float) -> bool:
+        """Return whether the sidecar holds a valid certificate and its stream is noted as open with this replica."""
+        query = select(sidecars.c.instance).where(
+            sidecars.c.instance == instance,
+            sidecars.c.connected,
+            sidecars.c.replica.in_(("", self._replica)),
+            _holds_certificate(instance, now),
+        )
+        async with self._database.reading() as connection:
+            return (await connection.execute(query)).first() is not None
 
     async def is_open_elsewhere(self, instance: str, *, now: float) -> bool:
         """Return whether the sidecar holds a valid certificate and its stream is open with another, living replica."""

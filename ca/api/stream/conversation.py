@@ -84,10 +84,13 @@ class Conversation:
 
     async def _read(self) -> None:
         while (message := await receive(self._websocket)) is not None:
+            self._session.is_read = False
             if not isinstance(message, CertificateRequest):
                 await self._messages.answer(self._session, message)
+                self._session.is_read = True
                 continue
             await self._slots.acquire()
+            self._session.is_read = True
             task = asyncio.create_task(
                 self._requests.answer(self._session, message), name=f"issue-{self._session.instance}"
             )

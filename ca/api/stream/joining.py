@@ -97,7 +97,7 @@ class Joining:
     async def _enrol(self, token: str, csr: bytes, registration: Registration, protocol: int, origin: str) -> Session:
         shown = parse_join_token(token)
 
-        async def enter(replaces: bool) -> tuple[JoinGrant, SidecarRecord]:
+        async def enter(replaces: float | None) -> tuple[JoinGrant, SidecarRecord]:
             return await authenticate_join_token(
                 self._store,
                 shown,
@@ -119,7 +119,7 @@ class Joining:
         try:
             grant = await self._cluster.authenticate(token, csr, registration)
 
-            async def enter(replaces: bool) -> SidecarRecord:
+            async def enter(replaces: float | None) -> SidecarRecord:
                 return await self._store.enrolment.enter_pod(
                     grant, registration, key_digest=digest_key(csr), now=self._clock(), replaces=replaces
                 )

@@ -21,12 +21,16 @@ import structlog
 from ca.authenticate.sidecar_certificate import OlderKeyError
 from ca.distribution.hub import Hub
 from ca.distribution.live_connections import Survey
+from ca.distribution.session import Session
 from ca.metrics import Metrics
 from ca.store.sidecars import SecondSidecarError
 from ca.store.store import Store
 
 # The second one waits for its welcome that long at least: 15 s (``sidecar/control/opening.py``).
 ANSWER_DEADLINE_S: Final = 5.0
+_LOOK_AGAIN_S: Final = 0.2
+# A sidecar that opens more streams than this during the question lives.
+_ROUNDS: Final = 3
 
 _T = TypeVar("_T")
 _log = structlog.get_logger("touchmark.ca")
@@ -47,25 +51,35 @@ class SecondSidecars:
         """Return the lock to hold until the session is open: else of two that join at once none would see the other."""
         return self._turns.setdefault(instance, asyncio.Lock())
 
-    async def enter(self, instance: str, enter: Callable[[bool], Awaitable[_T]], *, how: str, origin: str) -> _T:
+    async def enter(
+        self, instance: str, enter: Callable[[float | None], Awaitable[_T]], *, how: str, origin: str
+    ) -> _T:
         """Enter a sidecar, in the place of one whose stream is noted as open only if nobody answers on it.
 
+        The one that didn't answer is replaced, and no stream that it opened since: then it is asked again.
+
         Arguments:
-            enter: enters it; its argument says whether in another one's place.
+            enter: enters it; its argument is ``replaces`` of ``Sidecars.enter``.
             origin: the address that it comes from.
 
         Raises:
             SecondSidecarError: the first one lives. It is noted.
             TouchmarkError: as ``enter``.
         """
-        try:
-            return await enter(False)
-        except SecondSidecarError:
-            if await self._is_alive(instance):
-                await self._note(instance, how=how, origin=origin)
-                raise
-        _log.info("sidecar_replaced", instance=instance, how=how, origin=origin)
-        return await enter(True)
+        replaces: float | None = None
+        for is_last in (*[False] * _ROUNDS, True):
+            try:
+                entered = await enter(replaces)
+            except SecondSidecarError as error:
+                if is_last or await self._is_alive(instance):
+                    await self._note(instance, how=how, origin=origin)
+                    raise
+                replaces = error.registered
+            else:
+                break
+        if replaces is not None:
+            _log.info("sidecar_replaced", instance=instance, how=how, origin=origin)
+        return entered
 
     async def check_older(self, error: OlderKeyError, *, origin: str) -> None:
         """Note that a sidecar came back by an older key, if one with the newer key lives: both have lived at once.
@@ -78,10 +92,30 @@ class SecondSidecars:
             raise SecondSidecarError(error.instance) from error
 
     async def _is_alive(self, instance: str) -> bool:
-        session = self._hub.get(instance)
-        if session is not None:
-            return await self._survey.is_answering(session, timeout_s=ANSWER_DEADLINE_S)
-        return await self._store.sidecars.is_open_elsewhere(instance, now=self._clock())
+        asked: Session | None = None
+        for _ in range(_ROUNDS):
+            session = await self._find_session(instance)
+            if session is None or session is asked:
+                return await self._store.sidecars.is_open_elsewhere(instance, now=self._clock())
+            if await self._survey.is_answering(session, timeout_s=ANSWER_DEADLINE_S):
+                return True
+            asked = session  # It may have opened another stream since, which ends the one that was asked.
+        return True
+
+    async def _find_session(self, instance: str) -> Session | None:
+        """Return the open session. Where the store alone says that there is one, look again for a while.
+
+        It may be about to open, or its end isn't noted yet.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + ANSWER_DEADLINE_S
+        while (session := self._hub.get(instance)) is None and loop.time() < until:
+            now = self._clock()
+            is_here = await self._store.sidecars.is_open_here(instance, now=now)
+            if not is_here and not await self._store.sidecars.is_open_elsewhere(instance, now=now):
+                return self._hub.get(instance)
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        return session
 
     async def _note(self, instance: str, *, how: str, origin: str) -> None:
         self._metrics.second_sidecars.labels(how=how).inc()

@@ -46,6 +46,16 @@ async def test_a_stream_has_a_bounded_number_of_open_questions() -> None:
     assert {result.silent for result in await asyncio.gather(*asked)} == {("a",)}
 
 
+async def test_an_answer_that_the_ca_hasnt_read_isnt_silence() -> None:
+    session = make_session("a")
+    survey = Survey(make_hub(session))
+    assert not await survey.is_answering(session, timeout_s=0.02)
+    session.is_read = False
+    assert await survey.is_answering(session, timeout_s=0.02)
+    session.end("replaced")
+    assert not await survey.is_answering(session, timeout_s=60)
+
+
 async def test_an_operator_that_gives_up_leaves_nothing_behind() -> None:
     session = make_session("a")
     asked = asyncio.create_task(Survey(make_hub(session)).ask_connections(limit=1, timeout_s=60))

@@ -116,7 +116,7 @@ async def test_a_batch_whose_acknowledgement_was_lost_is_stored_once(core: Found
     log, registration = make_log(core, metrics), make_registration("a")
     grant = JoinGrant(workload=WEB, addresses=(), instance="a")
     async with core.store.database.writing() as connection:
-        await core.store.sidecars.enter(connection, grant, 1.0, key_digest=b"key", replaces=False)
+        await core.store.sidecars.enter(connection, grant, 1.0, key_digest=b"key", replaces=None)
         await core.store.sidecars.note_registration(connection, grant, registration, 1.0)
     batch = [make_decision("one"), make_decision("two")]
     for _ in range(2):

@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from ca.store import replicas as replicas_module
 from ca.store.replicas import Marks
-from ca.store.tables import replicas
+from ca.store.tables import replicas, sidecars
 from shared.model.policy.rules import Mode
 from shared.model.wire.messages import Registration
 from tests.ca.founded import NOW, WEB, Founded, join, opened, spend
@@ -66,7 +66,10 @@ async def test_streams_end_with_their_replica(tmp_path: Path) -> None:
     async with opened(place, replica="one") as core, opened(place, replica="two") as other:
         await join(core, "web-1")
         await join(other, "web-2")
-        assert (await core.store.replicas.beat(), await other.store.replicas.beat()) == (1, 0)  # No sign of "two" yet.
+        assert (await core.store.replicas.beat({"web-1"}), await other.store.replicas.beat()) == (
+            1,
+            0,
+        )  # No sign of "two" yet.
         assert await core.store.replicas.list_alive() == ["one", "two"]
         assert await is_connected(core, "web-1")
         # It was taken for dead, and is not: its open streams are noted again.
@@ -76,11 +79,29 @@ async def test_streams_end_with_their_replica(tmp_path: Path) -> None:
         async with core.store.database.writing() as connection:
             old = replicas.c.seen - replicas_module.REPLICA_DEAD_S - 1
             await connection.execute(update(replicas).where(replicas.c.replica == "two").values(seen=old))
-        assert await core.store.replicas.beat() == 1
+        assert await core.store.replicas.beat({"web-1"}) == 1
         assert await core.store.replicas.list_alive() == ["one"]
         await core.store.replicas.leave()
         assert not await is_connected(core, "web-1")
         assert await core.store.replicas.list_alive() == []
+
+
+async def test_a_stream_whose_end_was_never_noted_is_closed_after_a_while(tmp_path: Path) -> None:
+    place = tmp_path / "d"
+    async with opened(place, replica="one") as core, opened(place, replica="two") as other:
+        await other.store.replicas.beat()
+        for name in ("ended", "open", "just-opened"):
+            await join(core, name)
+        await join(other, "elsewhere")
+        async with core.store.database.writing() as connection:
+            clock = await core.store.database.read_clock(connection)
+            old = update(sidecars).values(last_seen=clock - replicas_module.REPLICA_DEAD_S - 1)
+            await connection.execute(old)
+            new = update(sidecars).where(sidecars.c.instance == "just-opened").values(last_seen=clock + 3600)
+            await connection.execute(new)
+        assert await core.store.replicas.beat({"open"}) == 0
+        names = ("ended", "open", "just-opened", "elsewhere")
+        assert [await is_connected(core, name) for name in names] == [False, True, True, True]
 
 
 async def test_only_this_replicas_streams_are_closed_at_its_start_and_by_its_word(tmp_path: Path) -> None:

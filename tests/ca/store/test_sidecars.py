@@ -67,10 +67,14 @@ async def test_a_stream_with_another_replica_keeps_a_second_sidecar_out_while_th
         await one.issuance.issue_sidecar(grant, make_csr(), NOW)
         assert await two.store.sidecars.is_open_elsewhere("web-1", now=NOW)
         assert not await one.store.sidecars.is_open_elsewhere("web-1", now=NOW)
+        assert await one.store.sidecars.is_open_here("web-1", now=NOW)
+        assert not await two.store.sidecars.is_open_here("web-1", now=NOW)
         async with two.store.database.writing() as connection:
-            with pytest.raises(SecondSidecarError):
-                await two.store.sidecars.enter(connection, grant, NOW, key_digest=b"another", replaces=False)
-            await two.store.sidecars.enter(connection, grant, NOW, key_digest=b"another", replaces=True)
+            for replaces in (None, NOW - 1):  # A stream from before isn't the one that is open.
+                with pytest.raises(SecondSidecarError) as refused:
+                    await two.store.sidecars.enter(connection, grant, NOW, key_digest=b"another", replaces=replaces)
+            assert refused.value.registered == NOW
+            await two.store.sidecars.enter(connection, grant, NOW, key_digest=b"another", replaces=NOW)
         monkeypatch.setattr(sidecars_module, "_REPLICA_BEATS_S", -1.0)  # Its last sign of life is too old.
         assert not await two.store.sidecars.is_open_elsewhere("web-1", now=NOW)
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from ca.api.stream import conversation, endpoint
+from ca.api.stream.messages import SidecarMessages
+from ca.distribution.session import Session
 from ca.runtime.compose import RunningCA
 from shared.model.wire.messages import (
     DecisionsStored,
+    FromSidecar,
+    Subscribe,
 )
 from tests.ca.running import FakeSidecar, eventually
 
@@ -40,3 +46,24 @@ async def test_an_outbox_that_overflows_ends_the_stream(services: RunningCA, mon
         assert session.ended.result() == "slow"
         await eventually(lambda: services.hub.get("a") is None)
         client.stream.transport.abort()
+
+
+async def test_a_session_says_that_its_messages_wait_for_the_ca(
+    services: RunningCA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def answer(self: SidecarMessages, session: Session, message: FromSidecar) -> None:
+        begun.set()
+        await goes_on.wait()
+
+    monkeypatch.setattr(SidecarMessages, "answer", answer)
+    async with FakeSidecar(services) as client:
+        await client.enrol("a")
+        session = services.hub.get("a")
+        assert session is not None
+        await client.send(Subscribe(namespace="shop"))
+        await begun.wait()
+        assert not session.is_read
+        goes_on.set()
+        await eventually(lambda: session.is_read)

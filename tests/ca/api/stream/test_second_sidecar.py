@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from ca.api.stream import second_sidecar
+from ca.api.stream.second_sidecar import SecondSidecars
+from ca.distribution.live_connections import Survey
 from ca.runtime.compose import RunningCA
+from ca.store.sidecars import SecondSidecarError
+from ca.store.tables import replicas, sidecars
 from shared.model.wire import admin as api
 from shared.model.wire.messages import CertificateIssued, CertificateRequest, Enrol, FromCA, Refusal, Resume, Welcome
 from tests.ca.kubernetes.faked_cluster import FakeCluster, enrol_pod, running_in_cluster
@@ -127,6 +133,83 @@ async def test_where_nobody_answers_the_second_takes_the_place(
         await join(dead)
         assert isinstance(await join(restarted), Welcome)
     assert await list_noted(services) == []
+
+
+async def test_the_first_that_opens_another_stream_while_it_is_asked_stays(services: RunningCA, tmp_path: Path) -> None:
+    async with FakeSidecar(services) as first:
+        await join(first)
+        pem = first.write_pem(tmp_path / "first.pem")
+        asked = services.hub.get("web-1")
+        assert asked is not None
+        async with FakeSidecar(services) as second:
+            joining = asyncio.create_task(join(second))
+            await eventually(lambda: bool(asked.reports))
+            async with FakeSidecar(services, make_client_context(services, pem)) as renewed:
+                await renewed.resume("web-1", ADDRESS)
+                async with renewed.answering():
+                    refusal = await joining
+            assert isinstance(refusal, Refusal) and refusal.code == "second_sidecar"
+    assert await list_noted(services) == [("web-1", 1, "127.0.0.1")]
+
+
+@pytest.mark.parametrize(("streams", "expected"), [(2, "entered"), (99, "second_sidecar")])
+async def test_a_later_stream_than_the_one_that_was_silent_isnt_replaced(
+    services: RunningCA, streams: int, expected: str
+) -> None:
+    seconds = SecondSidecars(
+        store=services.store,
+        hub=services.hub,
+        survey=Survey(services.hub),
+        metrics=services.metrics,
+        clock=time.time,
+    )
+    tried: list[float | None] = []
+
+    async def enter(replaces: float | None) -> str:
+        tried.append(replaces)
+        if len(tried) > streams:
+            return "entered"
+        raise SecondSidecarError("web-1", registered=float(len(tried)))
+
+    try:
+        result = await seconds.enter("web-1", enter, how="enrol", origin="127.0.0.1")
+    except SecondSidecarError as error:
+        result = error.reason
+    assert result == expected
+    assert tried == [None, 1.0, 2.0, 3.0][: len(tried)]
+
+
+async def test_a_stream_elsewhere_whose_end_isnt_noted_yet_keeps_nobody_out(
+    services: RunningCA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, looks = services.store, 0
+    async with FakeSidecar(services) as first:
+        await join(first)
+    await eventually(lambda: services.hub.get("web-1") is None)
+    is_open_elsewhere = store.sidecars.is_open_elsewhere
+
+    async def look(instance: str, *, now: float) -> bool:
+        nonlocal looks
+        looks += 1
+        is_open = await is_open_elsewhere(instance, now=now)
+        await note_elsewhere(services, connected=False)
+        return is_open
+
+    await note_elsewhere(services, connected=True)
+    monkeypatch.setattr(type(store.sidecars), "is_open_elsewhere", staticmethod(look))
+    async with FakeSidecar(services) as restarted:
+        assert isinstance(await join(restarted), Welcome)
+    assert looks > 1
+    assert await list_noted(services) == []
+
+
+async def note_elsewhere(services: RunningCA, *, connected: bool) -> None:
+    """Note that the sidecar's stream is open with another replica, which is alive."""
+    database = services.store.database
+    async with database.writing() as connection:
+        values = {"replica": "another", "seen": await database.read_clock(connection)}
+        await connection.execute(database.upsert(replicas, values))
+        await connection.execute(update(sidecars).values(connected=connected, replica="another"))
 
 
 async def test_the_same_key_again_is_the_same_sidecar(services: RunningCA) -> None:

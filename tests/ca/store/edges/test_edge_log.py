@@ -99,7 +99,7 @@ async def register(store: Store, instance: str, workload: str) -> None:
     namespace, _, account = workload.partition("/")
     grant = JoinGrant(workload=Workload(namespace=namespace, service_account=account), addresses=(), instance=instance)
     async with store.database.writing() as connection:
-        await store.sidecars.enter(connection, grant, 1.0, key_digest=b"key", replaces=False)
+        await store.sidecars.enter(connection, grant, 1.0, key_digest=b"key", replaces=None)
         await store.sidecars.note_registration(connection, grant, make_registration(instance), 1.0)
 
 
