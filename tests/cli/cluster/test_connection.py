@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import json
+import socket
+import ssl
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -11,8 +18,9 @@ from aiohttp import web
 from cli.cluster import connection
 from cli.cluster.connection import MESH_POLICIES, PODS, connect, is_missing
 from cli.cluster.faults import Action, ForbiddenError, NotInstalledError, UnreachableError
+from cli.cluster.port_forward import open_forward
 from shared.model.errors import UnavailableError
-from tests.cli.fake_api import FakeAPI, make_pod, make_status
+from tests.cli.fake_api import FakeAPI, make_kubeconfig, make_pod, make_status, running_api
 
 FORWARD = Action(verb="create", group="", resource="pods/portforward", namespace="x", name="p")
 
@@ -111,3 +119,46 @@ async def test_an_answer_that_is_an_error_is_explained(api: FakeAPI) -> None:
     async with connect() as cluster:
         with pytest.raises(ForbiddenError, match="you may not list pods"):
             await cluster.list(PODS)
+
+
+def make_tls(directory: Path) -> ssl.SSLContext:
+    """A server's context with a certificate that signed itself."""
+    subprocess.run(
+        [
+            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
+            "-subj", "/CN=api", "-keyout", directory / "api.key", "-out", directory / "api.crt",
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "api.crt", directory / "api.key")
+    return context
+
+
+def find_open(port: int) -> list[socket.socket]:
+    """Return this process's sockets that are connected to a port of loopback."""
+    found = []
+    for each in gc.get_objects():
+        if type(each) is socket.socket and each.fileno() != -1 and each.family is socket.AF_INET:
+            with contextlib.suppress(OSError):
+                if each.getpeername()[1] == port:
+                    found.append(each)
+    return found
+
+
+def test_nothing_stays_open_behind_a_websocket(tmp_path: Path) -> None:
+    """Its TLS connection closes when the server has answered; a command that ended before left its socket open."""
+    with running_api(tmp_path, tls=make_tls(tmp_path)) as api, socket.create_server(("127.0.0.1", 0)) as forwarded:
+        api.forward_to = forwarded.getsockname()[1]
+        config = make_kubeconfig(f"https://127.0.0.1:{api.port}")
+        config["clusters"][0]["cluster"]["insecure-skip-tls-verify"] = True
+        api.kubeconfig.write_text(json.dumps(config))
+
+        async def use() -> None:
+            async with connect(str(api.kubeconfig)) as cluster:
+                websocket = await open_forward(cluster, "x", "p")
+                await websocket.close()
+            assert find_open(api.port) == []
+
+        for _ in range(20):
+            asyncio.run(use())
