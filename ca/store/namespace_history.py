@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ca.store.engine.database import Database
 from ca.store.history.generations import Content, Generation, StoredProgram, find_generation, list_generations
 from ca.store.tables import mode_trials, namespaces, programs
-from shared.model.errors import ConflictError, NotFoundError
+from shared.model.errors import ConflictError, NotFoundError, TouchmarkError
 from shared.model.policy.rules import Mode, NamespaceState
 
 MIN_TRIAL_S: Final = 1.0
@@ -126,6 +126,8 @@ class NamespaceHistory:
     async def undo(self, namespace: str, *, to: int | None = None, expected: int | None = None) -> NamespaceState:
         """Give a namespace the mode, rules and approvals of an earlier generation, as a new one.
 
+        A mode on trial that this leaves as it is stays on trial.
+
         Arguments:
             to: the generation; None: the one before the newest.
             expected: the newest generation that the operator looked at; None: whichever it is.
@@ -143,7 +145,9 @@ class NamespaceHistory:
                 raise ConflictError(f"{namespace} has no earlier generation: there is nothing to undo")
             wanted = newest[1] if to is None else await _require_generation(connection, namespace, to)
             await self._restore(connection, namespace, wanted.content)
-            await end_trial(connection, namespace)
+            trial = await read_trial(connection, namespace)
+            if trial is not None and wanted.content.mode != trial.mode.value:  # Otherwise it still goes back.
+                await end_trial(connection, namespace)
 
         return await self._change(namespace, change, act=UNDO)
 
@@ -205,6 +209,9 @@ class NamespaceHistory:
                 await self._go_back(namespace, now=now)
             except ConflictError:
                 continue  # It was confirmed, ended or prolonged a moment ago.
+            except TouchmarkError as error:  # The others go back all the same; this one is tried again.
+                _log.warning("mode_did_not_go_back", namespace=namespace, code=error.code, error=error.message)
+                continue
             ended.append(namespace)
             _log.info("mode_went_back", namespace=namespace)
         return ended

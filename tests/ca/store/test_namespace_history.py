@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ca.store import namespace_history
 from ca.store.history import generations
 from ca.store.records import ProgramRecord
-from shared.model.errors import ConflictError, NotFoundError
+from shared.model.errors import ConflictError, NotFoundError, UnavailableError
 from shared.model.identity.loaded_code import ApprovedCode
 from shared.model.identity.program import Program
 from shared.model.policy.rules import Action, Mode, NamespaceState, Requirement, Rule
@@ -134,6 +135,32 @@ async def test_a_mode_that_was_confirmed_or_set_stays(tmp_path: Path, how: str) 
         assert mode is (Mode.EXPLICIT if how == "undo" else Mode.PERMISSIVE)
         with pytest.raises(ConflictError, match="nothing to confirm"):
             await core.store.history.confirm_mode("shop")
+
+
+async def test_an_undo_that_leaves_the_mode_on_trial_as_it_is_leaves_it_on_trial(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        await core.store.namespaces.set_mode("shop", Mode.EXPLICIT)
+        await core.store.history.try_mode("shop", Mode.PERMISSIVE, for_s=60, now=NOW)
+        await core.store.namespaces.put_policy("shop", rules=[RULE])
+        undone = await core.store.history.undo("shop")
+        assert (undone.mode, undone.rules) == (Mode.PERMISSIVE, ())
+        assert await core.store.history.end_due_trials(now=NOW + 60) == ["shop"]
+        assert (await core.store.namespaces.get_state("shop")).mode is Mode.EXPLICIT
+
+
+async def test_a_namespace_that_cannot_go_back_keeps_no_other_from_it(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        for namespace in ("bank", "shop"):
+            await core.store.history.try_mode(namespace, Mode.EXPLICIT, for_s=60, now=NOW)
+
+        async def change(namespace: str, change: Any, **options: Any) -> NamespaceState:
+            if namespace == "bank":
+                raise UnavailableError("the store doesn't answer")
+            return await core.store.namespaces.change(namespace, change, **options)
+
+        faulty = namespace_history.NamespaceHistory(core.store.database, change=change)
+        assert await faulty.end_due_trials(now=NOW + 60) == ["shop"]
+        assert await core.store.history.end_due_trials(now=NOW + 60) == ["bank"], "tried again"
 
 
 async def test_a_trial_is_prolonged_and_one_that_changes_nothing_is_refused(tmp_path: Path) -> None:
