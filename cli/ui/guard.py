@@ -21,6 +21,7 @@ TOKEN_HEADER: Final = "X-Touchmark-Session"
 TOKEN_BYTES: Final = 32
 # A page whose name was rebound to 127.0.0.1 sends its own name. The port may differ: it may have been forwarded.
 _HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_NAVIGATION: Final = ("navigate", "document")
 # A page may not be told that this server is there, nor a frame show it; and no text ever becomes markup or a script.
 POLICY: Final = "; ".join((
     "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self'", "connect-src 'self'",
@@ -39,8 +40,12 @@ HEADERS: Final[Mapping[str, str]] = {
 }
 
 
-def check_origin(headers: Mapping[str, str]) -> None:
+def check_origin(headers: Mapping[str, str], *, is_page: bool = False) -> None:
     """Refuse a request by a name that was rebound, or from a page of another origin.
+
+    Arguments:
+        is_page: it is a GET of the page itself, which holds nothing. A tab may be led there from anywhere: the file
+            that opens it is another site (Fetch Metadata, 2.1 to 2.3).
 
     Raises:
         RefusedError: it is such a request.
@@ -49,7 +54,8 @@ def check_origin(headers: Mapping[str, str]) -> None:
     name = host if host.endswith("]") else host.rpartition(":")[0] or host
     if name.lower() not in _HOSTS:
         raise RefusedError(f"this server isn't {host[:80]!r}", hint="open the URL that `touchmark ui` printed")
-    if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+    is_opening = is_page and (headers.get("Sec-Fetch-Mode"), headers.get("Sec-Fetch-Dest")) == _NAVIGATION
+    if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin") and not is_opening:
         raise RefusedError("another page asks", hint="open the URL that `touchmark ui` printed")
     origin = headers.get("Origin")
     if origin is not None and origin != f"http://{host}":

@@ -54,7 +54,7 @@ class Page:
     async def handle(self, request: web.BaseRequest) -> web.Response:
         """Answer one request; what fails is an answer as well."""
         try:
-            check_origin(request.headers)
+            check_origin(request.headers, is_page=request.method == "GET" and request.path == "/")
             if request.method != "GET":
                 raise InputError("this server only answers GET")
             file = self._files.get(request.path)

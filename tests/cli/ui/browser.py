@@ -23,6 +23,11 @@ import aiohttp
 
 AXE = Path(__file__).with_name("axe.min.js")
 DEADLINE_S = 120.0
+_NAVIGATED = (
+    "Inspected target navigated or closed",
+    "Execution context was destroyed",
+    "Cannot find default execution context",
+)
 _KEYS = {
     "Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38,
     "ArrowRight": 39, "ArrowDown": 40,
@@ -32,6 +37,10 @@ _KEYS = {
 def find_chromium() -> str | None:
     """Return Debian's Chromium, or another one of that name."""
     return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+class NavigatedError(AssertionError):
+    """The page that was asked is gone, and another one comes."""
 
 
 class Tab:
@@ -67,6 +76,8 @@ class Tab:
         await self._socket.send_json({"id": number, "sessionId": self._session, "method": method, "params": parameters})
         async with asyncio.timeout(DEADLINE_S):
             said = await waiting
+        if said.get("error", {}).get("message", "").rstrip(".") in _NAVIGATED:
+            raise NavigatedError(said)
         assert "error" not in said, said
         result: dict[str, Any] = said["result"]
         return result
@@ -81,10 +92,15 @@ class Tab:
         """Wait until an expression is true."""
         try:
             async with asyncio.timeout(DEADLINE_S):
-                while not await self.run(f"Boolean({script})"):
+                while not await self._is_true(script):
                     await asyncio.sleep(0.02)
         except TimeoutError:
             raise AssertionError(f"never true: {script}; the page: {await self.text()}; {self.faults}") from None
+
+    async def _is_true(self, script: str) -> bool:
+        with suppress(NavigatedError):
+            return bool(await self.run(f"Boolean({script})"))
+        return False
 
     async def text(self) -> str:
         """Return the page's text."""

@@ -37,6 +37,23 @@ def test_another_pages_request_is_refused(headers: dict[str, str]) -> None:
         check_origin({"Host": "127.0.0.1:8123", **headers})
 
 
+OPENING = {
+    "Host": "127.0.0.1:8123",
+    "Sec-Fetch-Site": "cross-site",
+    "Sec-Fetch-Mode": "navigate",
+    "Sec-Fetch-Dest": "document",
+}
+
+
+def test_a_tab_may_be_led_to_the_page_from_anywhere_and_to_nothing_else() -> None:
+    check_origin(OPENING, is_page=True)
+    with pytest.raises(RefusedError, match="another page"):
+        check_origin(OPENING)
+    for other in ({"Sec-Fetch-Mode": "no-cors"}, {"Sec-Fetch-Dest": "iframe"}, {"Origin": "null"}, {"Host": "evil"}):
+        with pytest.raises(RefusedError):
+            check_origin(OPENING | other, is_page=True)
+
+
 @pytest.mark.parametrize("given", [{}, {TOKEN_HEADER: ""}, {TOKEN_HEADER: "tokem"}, {TOKEN_HEADER: "tök\udcff"}])
 def test_only_the_sessions_token_is_taken(given: dict[str, str]) -> None:
     check_token({TOKEN_HEADER: "token"}, "token")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from cli.commands.ui import written_opening
 from shared.model.wire.admin import ErrorAnswer
 from shared.model.wire.admin_edges import EdgeEnd
 from tests.cli.edges import ALLOW, DENY, WOULD_DENY, make_edge
@@ -70,6 +71,14 @@ async def test_the_token_leaves_the_url_and_survives_a_reload(tab: Tab) -> None:
     await tab.call("Page.reload")
     await tab.wait_for(f"performance.getEntriesByType('navigation')[0].type === 'reload' && ({VIEWS['/']})")
     assert await tab.run("document.cookie") == ""
+
+
+async def test_the_file_that_the_browser_is_given_leads_to_the_page(tab: Tab, page: Served) -> None:
+    with written_opening(f"{page.url}#token={TOKEN}") as file:
+        await tab.open(file.as_uri(), VIEWS["/"])
+    assert await tab.run("location.hash") == "#/"
+    await tab.call("Page.reload")
+    await tab.wait_for(f"performance.getEntriesByType('navigation')[0].type === 'reload' && ({VIEWS['/']})")
 
 
 async def test_what_is_against_the_policy_is_reported(tab: Tab) -> None:
