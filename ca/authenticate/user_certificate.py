@@ -32,6 +32,7 @@ from shared.model.trust.admin_access import CertificateProof, Challenge, encode_
 
 CHALLENGE_LIFETIME_S: Final = 300.0
 _HINT: Final = "does `kubectl` work with this kubeconfig? a bearer token will do as well"
+_PURPOSES: Final = frozenset({ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE})
 _RANDOM_BYTES: Final = 16
 _EXPIRY: Final = struct.Struct(">d")
 _MAC_BYTES: Final = 32
@@ -91,7 +92,7 @@ class UserCertificates:
 def _load(der: bytes) -> x509.Certificate:
     try:
         return x509.load_der_x509_certificate(der)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise NotAuthenticatedError("the client certificate can't be read", hint=_HINT) from error
 
 
@@ -112,7 +113,7 @@ def _check_signature(leaf: x509.Certificate, proof: CertificateProof) -> None:
 def _check_chain(leaf: x509.Certificate, others: list[x509.Certificate], roots: bytes, *, now: float) -> None:
     try:
         trusted = x509.load_pem_x509_certificates(roots) if roots.strip() else []
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         trusted = []
     if not trusted:
         raise NotAuthenticatedError("this cluster's API server takes no client certificates", hint=_HINT)
@@ -142,16 +143,16 @@ def _check_authority(
 ) -> None:
     if not constraints.ca:
         raise ValueError("it was issued by a certificate that is no authority")
-    try:
-        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound:
-        return
-    if not usage.key_cert_sign:
-        raise ValueError("it was issued by a certificate that may not sign others")
+    for extension in certificate.extensions:
+        if isinstance(extension.value, x509.KeyUsage) and not extension.value.key_cert_sign:
+            raise ValueError("it was issued by a certificate that may not sign others")
+        # An authority's purposes bound those of what it issues (crypto/x509, checkChainForKeyUsage).
+        if isinstance(extension.value, x509.ExtendedKeyUsage) and not _PURPOSES & set(extension.value):
+            raise ValueError("it was issued by an authority that isn't for client authentication")
 
 
 def _check_purpose(
     _policy: verification.Policy, _certificate: x509.Certificate, purposes: x509.ExtendedKeyUsage
 ) -> None:
-    if not {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(purposes):
+    if not _PURPOSES & set(purposes):
         raise ValueError("it isn't for client authentication")

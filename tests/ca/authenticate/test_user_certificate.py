@@ -115,6 +115,55 @@ async def test_a_certificate_that_a_user_signed_is_nobodys_with_that_users_in_it
         await Doorkeeper().admit(dataclasses.replace(forged, certificate=forged.certificate + user.certificate))
 
 
+def issue_authority(*purposes: x509.ObjectIdentifier, issuer: pki.KeyPair | None = None) -> pki.KeyPair:
+    """An authority below another one; a root without ``issuer``."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "root" if issuer is None else "below")])
+    signer = key if issuer is None else load_pem_private_key(issuer.key, password=None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name if issuer is None else x509.load_pem_x509_certificate(issuer.certificate).subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    )
+    if purposes:
+        builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return pki.KeyPair(certificate=builder.sign(signer, hashes.SHA256()).public_bytes(Encoding.PEM), key=pem)
+
+
+async def test_an_authoritys_purposes_bound_those_of_what_it_issues() -> None:
+    client, server = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
+
+    async def admit(root: pki.KeyPair, below: pki.KeyPair) -> str:
+        chain = issue(issuer=below)
+        chain = dataclasses.replace(chain, certificate=chain.certificate + below.certificate)
+        return (await Doorkeeper(root.certificate).admit(chain)).name
+
+    root, narrow = issue_authority(), issue_authority(server)
+    for purposes in ((), (client, server), (ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,)):
+        assert await admit(root, issue_authority(*purposes, issuer=root)) == "olga"
+    for above, below in ((root, issue_authority(server, issuer=root)), (narrow, issue_authority(issuer=narrow))):
+        with pytest.raises(NotAuthenticatedError, match="isn't for client authentication"):
+            await admit(above, below)
+
+
+async def test_a_certificate_of_an_unknown_version_cannot_be_read() -> None:
+    door = Doorkeeper()
+    proof = sign(as_credentials(issue()), door.challenge())
+    version = bytes.fromhex("a003020102")  # RFC 5280, 4.1: [0] EXPLICIT INTEGER, 2 for version 3.
+    assert version in proof.chain[0]
+    changed = proof.chain[0].replace(version, bytes.fromhex("a003020104"), 1)
+    with pytest.raises(NotAuthenticatedError, match="can't be read"):
+        await door.certificates.authenticate(msgspec.structs.replace(proof, chain=(changed,)))
+
+
 async def test_an_expired_certificate_is_nobodys() -> None:
     door = Doorkeeper()
     door.clock.shift_s = 30 * 86_400.0
