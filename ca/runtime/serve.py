@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from typing import Final
 
 from aiohttp import web
 
@@ -37,6 +38,8 @@ from ca.runtime.compose import RunningCA
 from ca.runtime.listeners import Listeners
 from shared.model.trust.admin_access import MAX_AUTHORIZATION_CHARACTERS
 from shared.model.wire.messages import STREAM_PATH
+
+KEEPALIVE_S: Final = 30.0  # Of the admin API's connections between two requests.
 
 
 async def serve(stack: contextlib.AsyncExitStack, ca: RunningCA, listeners: Listeners) -> None:
@@ -149,6 +152,7 @@ async def _serve_admin(
         access_log=None,
         shutdown_timeout=1.0,
         handler_cancellation=True,
+        keepalive_timeout=KEEPALIVE_S,
         max_field_size=MAX_AUTHORIZATION_CHARACTERS + 64,
     )
     await runner.setup()

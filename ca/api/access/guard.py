@@ -5,7 +5,9 @@ Belongs here: the middleware. Doesn't: the table (``roles.py``), or the answers 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import structlog
 from aiohttp import web
@@ -14,8 +16,9 @@ from aiohttp.typedefs import Middleware
 from ca.api.access.callers import Callers
 from ca.api.access.roles import find_need
 from ca.store.audit.acting import acting_as
-from shared.model.errors import RefusedError
+from shared.model.errors import InputError, RefusedError
 
+BODY_DEADLINE_S: Final = 30.0
 _log = structlog.get_logger("touchmark.ca")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -45,7 +48,21 @@ def make_guard(callers: Callers) -> Middleware:
             raise
         if request.method in ("GET", "HEAD"):
             return await handler(request)
+        await _read_body(request)
         with acting_as(caller.actor):
             return await handler(request)
 
     return guard
+
+
+async def _read_body(request: web.Request) -> None:
+    """Read the body, which aiohttp keeps for the handler: a right is checked once, and mustn't be used hours later.
+
+    Raises:
+        InputError: it doesn't come in time.
+    """
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_S):
+            await request.read()
+    except TimeoutError as error:
+        raise InputError("the request's body didn't come in time", hint="send it again") from error

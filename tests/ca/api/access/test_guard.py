@@ -15,6 +15,8 @@ import aiohttp
 import msgspec
 import pytest
 
+from ca.api.access import guard
+from ca.runtime import serve
 from ca.runtime.compose import RunningCA
 from cli.admin.client import AdminClient
 from cli.admin.credentials import Credentials, sign
@@ -109,6 +111,36 @@ async def test_a_ca_operator_is_named_in_the_audit_log(door: Door) -> None:
     (line,) = (await door.services.store.audit.list_lines(limit=1, newest=True)).lines
     actor = read_entry(line).actor
     assert (actor.kind, actor.name, actor.origin.partition(" ")[0]) == ("user", "olga", "127.0.0.1")
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its right was checked before it, and may be taken away while it is awaited."""
+    monkeypatch.setattr(guard, "BODY_DEADLINE_S", 0.1)
+    door.cluster.rights = {("olga", "update", f"ca.{OPERATE}", "")}
+    host, _, port = door.services.admin_listen.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        writer.write(
+            f"POST {TOKENS} HTTP/1.1\r\nHost: ca\r\nAuthorization: Bearer olga\r\nContent-Length: 99\r\n\r\n{{".encode()
+        )
+        async with asyncio.timeout(60):
+            assert (await reader.readline()).split()[1] == b"400"
+            assert b"didn't come in time" in await reader.readuntil(b"}")
+    finally:
+        writer.close()
+    assert await door.services.store.join_tokens.list_all() == []
+
+
+async def test_a_connection_that_asks_nothing_more_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "KEEPALIVE_S", 0.1)
+    async with running_ca(tmp_path) as services:
+        reader, writer = await asyncio.open_unix_connection(str(services.configuration.admin_socket))
+        try:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: ca\r\n\r\n")
+            async with asyncio.timeout(60):
+                assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        finally:
+            writer.close()
 
 
 async def test_a_namespaces_operator_may_what_the_objects_say_there(door: Door) -> None:
