@@ -15,6 +15,7 @@ import asyncio
 import grp
 import os
 import pwd
+import shlex
 import socket
 import struct
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from shared.model.wire.admin_audit import AuditActor
 _UCRED: Final = struct.Struct("3i")  # unix(7), SO_PEERCRED: pid, uid, gid.
 _SO_PEERGROUPS: Final = 59  # asm-generic/socket.h; the same on x86 and ARM.
 _MAX_GROUPS: Final = 256  # What Python's getsockopt takes, 1,024 bytes; whoever is in more groups has no role by one.
-_MAX_NAME_CHARACTERS: Final = 128
+_MAX_NAME_CHARACTERS: Final = 400  # A service account of the cluster has up to 339.
 
 
 class Caller(Protocol):
@@ -163,7 +164,9 @@ class Callers:
 
 
 def _hint_at_grant(need: Need, user: ClusterUser) -> str:
-    whom = f"--user={user.name[:_MAX_NAME_CHARACTERS]}"
+    # The command is copied into a shell. A name that can't be written there, or not whole, is the reader's to fill in.
+    is_writable = user.name.isprintable() and len(user.name) <= _MAX_NAME_CHARACTERS
+    whom = f"--user={shlex.quote(user.name) if is_writable else 'NAME'}"
     if need.role is Role.CA_OPERATOR:
         return (
             "a cluster administrator can grant it: kubectl create clusterrolebinding NAME"
