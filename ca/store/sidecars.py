@@ -95,7 +95,8 @@ class Sidecars:
             "tunnel_port": 0,
             "version": "",
             "capture": "",
-            "joined": now,
+            # The same key: what was issued to it before stays its own, as an answer that arrives after all.
+            "joined": row.joined if row is not None and row.key_digest == key_digest else now,
             "last_seen": now,
             "connected": False,
             "installed_sequence": 0,  # Its memory is new: it has installed nothing.

@@ -121,7 +121,7 @@ class Dialling:
         A process that has ended since counts if it was looked at 50 ms ago at most, as between two looks at a live one.
         """
         kept = self._kept.pop(found.cookie, None)
-        if kept is None:
+        if kept is None or time.monotonic() - kept.at > _KEPT_S:
             return None
         is_running = _runs(kept.attestation)
         if is_running is None:

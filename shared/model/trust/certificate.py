@@ -33,6 +33,8 @@ from shared.model.trust.bundle import TrustBundle, list_instances, name_serial, 
 # programs (ghostunnel, go-spiffe) refuse the whole certificate.
 DETAILS_OID = ObjectIdentifier("1.2.840.113556.1.8000.2554.54147.29978.42637.11035.47349.11483911.11341315")
 MAX_CHAIN_CERTIFICATES = 4
+# Altogether; ours take 2 KiB. Who is remembered fills no more of the verifier's memory than it has to.
+MAX_CHAIN_BYTES = 16 * 1024
 _MAX_REMEMBERED_CHAINS = 1024
 
 
@@ -81,7 +83,8 @@ class BundleVerifier:
         """Verify a presented chain, leaf first, and return what it proves.
 
         Arguments:
-            chain: the certificates that the peer sent, at most ``MAX_CHAIN_CERTIFICATES``.
+            chain: the certificates that the peer sent, at most ``MAX_CHAIN_CERTIFICATES`` of ``MAX_CHAIN_BYTES``
+                altogether.
             now: seconds since the epoch.
 
         Raises:
@@ -106,7 +109,7 @@ class BundleVerifier:
             self._remembered.move_to_end(key)
             return known[1]
         try:
-            if not key or len(key) > MAX_CHAIN_CERTIFICATES:
+            if not key or len(key) > MAX_CHAIN_CERTIFICATES or sum(map(len, key)) > MAX_CHAIN_BYTES:
                 raise VerificationError(
                     "the peer sent no certificate chain, or one that is too long", reason=Reason.PEER_UNTRUSTED
                 )

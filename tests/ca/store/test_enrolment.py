@@ -94,7 +94,7 @@ async def test_a_pod_s_sidecar_is_entered_anew_each_time(tmp_path: Path) -> None
             grant, registration("web-0.00000001", "198.18.0.2"), key_digest=b"key", now=NOW
         )
         await core.store.sidecars.mark_bundle_installed("web-0.00000001", 3)
-        await core.store.enrolment.enter_pod(grant, said, key_digest=b"key", now=NOW + 5)
+        await core.store.enrolment.enter_pod(grant, said, key_digest=b"another", now=NOW + 5)
         record = await core.store.sidecars.get("web-0.00000001")
         assert record is not None
         assert (record.joined, record.installed_sequence, record.addresses, record.pod_uid) == (NOW + 5, 0, (), "uid-1")
@@ -102,6 +102,18 @@ async def test_a_pod_s_sidecar_is_entered_anew_each_time(tmp_path: Path) -> None
         other = replace(grant, workload=Workload(namespace="bank", service_account="web"))
         with pytest.raises(RefusedError, match="another workload"):
             await core.store.enrolment.enter_pod(other, said, key_digest=b"key", now=NOW)
+
+
+async def test_the_same_key_again_keeps_what_was_issued_to_it(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        grant, said = make_pod_grant("web-0.00000001", "uid-1"), registration("web-0.00000001")
+        for key, now, joined in (
+            (b"key", NOW, NOW), (b"key", NOW + 5, NOW), (b"another", NOW + 9, NOW + 9), (b"key", NOW + 12, NOW + 12),
+        ):  # fmt: skip
+            await core.store.enrolment.enter_pod(grant, said, key_digest=key, now=now)
+            record = await core.store.sidecars.get("web-0.00000001")
+            assert record is not None and record.joined == joined
+            await core.store.sidecars.mark_seen("web-0.00000001", connected=False, now=now)
 
 
 async def test_a_pod_takes_its_address_from_whoever_had_it(tmp_path: Path) -> None:

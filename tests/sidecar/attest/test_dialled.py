@@ -89,6 +89,9 @@ def test_what_was_attested_while_it_dialled_counts_once_for_that_socket_alone(cl
         clock[0] += 1.9
         assert dialling.take(SOCKET) is attestation
         assert dialling.take(SOCKET) is None
+        dialling.keep(attestation)
+        clock[0] += 2.1
+        assert dialling.take(SOCKET) is None, "too old, although nothing else was kept since"
     dialling.keep(attestation)
     assert dialling.take(SOCKET) is None, "it had ended when it was to be kept"
 

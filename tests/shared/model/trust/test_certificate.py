@@ -16,7 +16,13 @@ from shared.model.errors import VerificationError
 from shared.model.identity.identity import IdentityKind
 from shared.model.policy.reasons import Reason
 from shared.model.trust.bundle import TrustBundle, name_instance, name_serial
-from shared.model.trust.certificate import BundleVerifier, check_leaf_profile, common_name, read_instance
+from shared.model.trust.certificate import (
+    MAX_CHAIN_BYTES,
+    BundleVerifier,
+    check_leaf_profile,
+    common_name,
+    read_instance,
+)
 from tests.shared.model.trust.minting import (
     IDENTITY,
     NOW,
@@ -100,6 +106,16 @@ def test_a_chain_ends_with_its_earliest_certificate() -> None:
 def test_an_empty_or_overlong_chain_is_refused() -> None:
     assert refusal(VERIFIER).reason == Reason.PEER_UNTRUSTED
     assert refusal(VERIFIER, mint_leaf(ISSUER), *[ISSUER.certificate] * 4).reason == Reason.PEER_UNTRUSTED
+
+
+def test_a_good_chain_with_junk_behind_it_that_fills_memory_is_refused() -> None:
+    def chain_with(size: int) -> list[x509.Certificate]:
+        junk = mint_leaf(ISSUER, details=bytes(size))
+        return [mint_leaf(ISSUER), ISSUER.certificate, junk]
+
+    assert VERIFIER.verify_peer(chain_with(1_000), now=NOW).issuer == "issuer 1"
+    refused = refusal(VERIFIER, *chain_with(MAX_CHAIN_BYTES))
+    assert refused.reason == Reason.PEER_UNTRUSTED and "too long" in refused.message
 
 
 @pytest.mark.parametrize("now", [NOW - 31, NOW + 3601])
