@@ -15,6 +15,7 @@ from typing import Final
 
 import structlog
 import uvloop
+from structlog.tracebacks import ExceptionDictTransformer
 
 from ca.runtime.data_directory import HeldDirectory
 from ca.runtime.offline import run_restore, run_rewrap
@@ -89,7 +90,8 @@ def _configure_logs(level: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks,
+            # Without local variables: those hold tokens and keys.
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 import stat
@@ -10,6 +11,10 @@ import sys
 from pathlib import Path
 
 import aiohttp
+import pytest
+import structlog
+
+from ca.__main__ import _configure_logs
 
 
 async def start(tmp_path: Path, *options: str) -> asyncio.subprocess.Process:
@@ -60,3 +65,23 @@ async def test_an_unusable_data_directory_is_a_clear_error(tmp_path: Path) -> No
     assert code == 2
     assert "the data directory can't be used" in errors
     assert "Traceback" not in errors
+
+
+def test_a_fault_is_logged_without_what_the_functions_held(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail_with(token: str) -> None:
+        raise RuntimeError(f"{len(token)} characters")
+
+    before = structlog.get_config()
+    try:
+        _configure_logs("info")
+        try:
+            fail_with("t0" + "ken")
+        except RuntimeError:
+            structlog.get_logger("test").exception("failed")
+    finally:
+        structlog.configure(**before)
+    line = capsys.readouterr().err
+    [fault] = json.loads(line)["exception"]
+    assert fault["exc_value"] == "5 characters"
+    assert [frame["name"] for frame in fault["frames"]][-1] == "fail_with"
+    assert "t0ken" not in line
