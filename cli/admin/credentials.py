@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from shared.model.errors import InputError
+from shared.model.errors import InputError, UnavailableError
 from shared.model.trust.admin_access import (
     CHALLENGE_PATH,
     MAX_CERTIFICATES,
@@ -59,6 +59,7 @@ class Authorization:
 
         Raises:
             InputError: the key can't be used.
+            UnavailableError: the CA gives no challenge now.
             aiohttp.ClientError, OSError: the CA can't be reached.
         """
         if self._credentials.authorization:
@@ -104,8 +105,13 @@ async def _ask_challenge(session: aiohttp.ClientSession) -> bytes | None:
     """Return a challenge; None: this CA has none, as those of 0.1."""
     async with asyncio.timeout(CHALLENGE_DEADLINE_S), session.get(CHALLENGE_PATH) as response:
         content = await response.content.read(_MAX_CHALLENGE_BYTES)
-        if response.status != 200:
+        if response.status == 404:
             return None
+        if response.status != 200:  # An answer like that of 0.1 would have the request go on without credentials.
+            raise UnavailableError(
+                f"the CA gave no challenge for the client certificate: HTTP status {response.status}",
+                hint="try again; the CA's log says more",
+            )
     try:
         return decode_part(msgspec.json.decode(content, type=Challenge).challenge)
     except (msgspec.DecodeError, InputError):

@@ -15,13 +15,15 @@ from aiohttp import web
 
 from shared.model.wire.admin import ErrorAnswer
 
+_STATUS = {"not_found": 404, "unavailable": 503}
+
 
 @dataclass
 class FakeCA:
     """Gives canned answers, and remembers its requests.
 
-    ``answers``: ``"GET /v1/status"`` → an answer, an ``ErrorAnswer`` (HTTP 400), or a list of answers, the last of
-    which stays.
+    ``answers``: ``"GET /v1/status"`` → an answer, an ``ErrorAnswer`` (HTTP 400, 404 or 503), or a list of answers, the
+    last of which stays.
     """
 
     socket: Path
@@ -39,7 +41,9 @@ class FakeCA:
             answer = answer.pop(0) if len(answer) > 1 else answer[0]
         if isinstance(answer, bytes):
             return web.Response(body=answer)
-        status = 400 if isinstance(answer, ErrorAnswer) else 200
+        status = 200
+        if isinstance(answer, ErrorAnswer):
+            status = _STATUS.get(answer.code, 400)
         return web.Response(body=msgspec.json.encode(answer), status=status, content_type="application/json")
 
     def asked(self, key: str) -> list[Any]:

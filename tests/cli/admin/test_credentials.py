@@ -6,8 +6,9 @@ import pytest
 
 from cli.admin.client import AdminClient
 from cli.admin.credentials import Authorization, Credentials
+from shared.model.errors import UnavailableError
 from shared.model.trust.admin_access import CERTIFICATE_SCHEME, CHALLENGE_PATH, Challenge, encode_part, parse_proof
-from shared.model.wire.admin import Health
+from shared.model.wire.admin import ErrorAnswer, Health
 from tests.cli.fake_ca import FakeCA
 from tests.kubernetes.harness import pki
 
@@ -49,6 +50,17 @@ async def test_a_ca_without_challenges_is_shown_nothing(ca: FakeCA, own: Credent
     async with AdminClient(ca.socket, credentials=own) as client:
         assert (await client.get_health()).status == "ok"
     assert not any("Authorization" in each for _, each in ca.headers)
+
+
+async def test_a_ca_that_gives_no_challenge_now_is_asked_nothing_without_it(ca: FakeCA, own: Credentials) -> None:
+    ca.answers[ASKED] = [ErrorAnswer(code="unavailable", message="not now"), Challenge(challenge="YQ", expires=1.0)]
+    ca.answers["GET /readyz"] = Health(status="ok")
+    async with AdminClient(ca.socket, credentials=own) as client:
+        with pytest.raises(UnavailableError, match=r"gave no challenge.*503"):
+            await client.get_health()
+        assert ca.asked("GET /readyz") == []
+        assert (await client.get_health()).status == "ok", "asked again"
+    assert all("Authorization" in each for key, each in ca.headers if key == "GET /readyz")
 
 
 def test_secrets_do_not_show_themselves(own: Credentials) -> None:
