@@ -25,13 +25,14 @@ def view_generations(generations: Iterable[Generation]) -> Iterator[GenerationVi
     Arguments:
         generations: newest first; the last one has no changes.
     """
-    newer: Generation | None = None
+    newer: tuple[Generation, Content] | None = None
     for each in generations:
+        content = each.content  # Two are decoded at a time.
         if newer is not None:
-            yield _view(newer, describe_changes(each.content, newer.content))
-        newer = each
+            yield _view(*newer, describe_changes(content, newer[1]))
+        newer = each, content
     if newer is not None:
-        yield _view(newer, ())
+        yield _view(*newer, ())
 
 
 def view_content(generation: Generation) -> GenerationContent:
@@ -87,7 +88,7 @@ def _compare(kind: str, before: Mapping[str, object], after: Mapping[str, object
     return [*gone, *new, *(f"~ {kind} {name}" for name in after if name in before and before[name] != after[name])]
 
 
-def _view(generation: Generation, changes: tuple[str, ...]) -> GenerationView:
+def _view(generation: Generation, content: Content, changes: tuple[str, ...]) -> GenerationView:
     return GenerationView(
         generation=generation.generation,
         version=generation.version,
@@ -95,6 +96,6 @@ def _view(generation: Generation, changes: tuple[str, ...]) -> GenerationView:
         act=generation.act,
         subject=generation.subject,
         actor=generation.actor,
-        mode=Mode(generation.content.mode),
+        mode=Mode(content.mode),
         changes=changes,
     )

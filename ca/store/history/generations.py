@@ -60,6 +60,7 @@ class Generation:
         time: seconds since the epoch, by the database's clock.
         act: what made it, as in the audit log; ``before``: it is what the history began with.
         subject: what the act was about: the namespace, or ``namespace/program``.
+        compressed: the content, as its row has it: a few kB that may be some MB decoded.
     """
 
     namespace: str
@@ -69,7 +70,12 @@ class Generation:
     act: str
     subject: str
     actor: AuditActor
-    content: Content
+    compressed: bytes
+
+    @property
+    def content(self) -> Content:
+        """What the namespace said; decoded at each call, so that many generations don't lie decoded at once."""
+        return _decoder.decode(zlib.decompress(self.compressed))
 
 
 async def append_generation(
@@ -153,5 +159,5 @@ def _read(row: Row[Any]) -> Generation:
         act=row.act,
         subject=row.subject,
         actor=_actor.decode(row.actor),
-        content=_decoder.decode(zlib.decompress(row.content)),
+        compressed=row.content,
     )

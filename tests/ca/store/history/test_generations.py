@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
+
+import pytest
+from sqlalchemy import update
 
 from ca.store.audit.acting import acting_as
 from ca.store.history.generations import BEFORE, find_generation
@@ -25,6 +29,17 @@ async def test_a_generation_names_who_made_it_and_the_first_one_nobody(tmp_path:
         async with core.store.database.reading() as connection:
             assert await find_generation(connection, "shop", 2) == newest
             assert await find_generation(connection, "shop", 3) is None
+
+
+async def test_listed_generations_are_decoded_when_they_are_looked_at(tmp_path: Path) -> None:
+    """A few kB may be some MB decoded, and a hundred of them are listed."""
+    async with opened(tmp_path / "d") as core:
+        await core.store.namespaces.set_mode("shop", Mode.EXPLICIT)
+        async with core.store.database.writing() as connection:
+            await connection.execute(update(namespace_generations).values(content=b"-"))
+        newest, _ = await core.store.history.list_generations("shop", limit=9)
+        with pytest.raises(zlib.error):
+            _ = newest.content
 
 
 def test_both_tables_are_the_stores() -> None:
