@@ -183,19 +183,23 @@ class Evictions:
         """
         query = select(evicted_sidecars).where(evicted_sidecars.c.instance == grant.instance)
         row = (await connection.execute(query)).first()
-        if row is None:
-            return
-        is_same_pod = bool(grant.pod_uid) and grant.pod_uid == row.pod_uid
-        if is_same_pod or (not grant.pod_uid and grant.granted <= row.evicted):
-            raise _refusal(grant.instance, is_pod=is_same_pod)
-        # Its new certificates are backdated: those of the first moments would be among the distrusted ones.
+        if row is not None:
+            is_same_pod = bool(grant.pod_uid) and grant.pod_uid == row.pod_uid
+            if is_same_pod or (not grant.pod_uid and grant.granted <= row.evicted):
+                raise _refusal(grant.instance, is_pod=is_same_pod)
         query = select(evicted_certificates.c.serial).where(evicted_certificates.c.serial.startswith(INSTANCE_PREFIX))
         until = list_instances(await connection.scalars(query)).get(grant.instance)
+        if row is None and until is not None and grant.pod_uid:
+            # The store that was restored didn't know it. A pod's instance names the pod itself.
+            raise _refusal(grant.instance, is_pod=True)
+        # Its new certificates are backdated: those of the first moments would be among the distrusted ones.
         if until is not None and not grant.pod_uid and grant.granted <= until + BACKDATED_S + 1:
             raise RefusedError(
                 f"the sidecar {grant.instance[:100]} was evicted a moment ago",
                 hint="join with a join token that is made two minutes after the eviction, or under another name",
             )
+        if row is None:
+            return
         await connection.execute(delete(evicted_sidecars).where(evicted_sidecars.c.instance == grant.instance))
         await append_audit(self._database, connection, "sidecar.readmit", grant.instance)
 

@@ -30,7 +30,13 @@ from sidecar.events import Events
 
 _DIAL_S = 10.0
 _WELCOME_S = 15.0
+# The CA may not have noticed yet that the stream of the one before a restart has ended.
+_SECOND_S = 60.0
 _Accepted = TypeVar("_Accepted")
+
+
+class _SecondSidecarError(RefusedError):
+    """For the CA a sidecar of this name lives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +134,8 @@ class Opener:
 async def join(opener: Opener, accept: Callable[[Welcome, KeyRequest], _Accepted], events: Events) -> _Accepted:
     """Enrol, trying again while the CA can't be reached; return what ``accept`` makes of its welcome and our key.
 
-    Where joining can be repeated, no error is raised: a pod that the CA doesn't know yet is known soon.
+    Where joining can be repeated, no error is raised: a pod that the CA doesn't know yet is known soon. That a sidecar
+    of this name lives (``second_sidecar``) is taken for final after a minute: being refused doesn't spend a join token.
 
     Arguments:
         accept: raises ``TouchmarkError`` when the welcome is of no use.
@@ -140,6 +147,7 @@ async def join(opener: Opener, accept: Callable[[Welcome, KeyRequest], _Accepted
     """
     request = make_key_request()  # One key for all tries.
     backoff = Backoff()
+    started = asyncio.get_running_loop().time()
     while True:
         try:
             _, accepted = await opener.enrol(request, accept)
@@ -153,7 +161,8 @@ async def join(opener: Opener, accept: Callable[[Welcome, KeyRequest], _Accepted
             fault, delay_s = error.message, backoff.next()
             events.emit("clock_differs", message=error.message, hint=HINT, retry_s=round(delay_s, 3))
         except TouchmarkError as error:
-            if not opener.joining.is_repeatable:
+            is_young = asyncio.get_running_loop().time() - started < _SECOND_S
+            if not opener.joining.is_repeatable and not (isinstance(error, _SecondSidecarError) and is_young):
                 raise
             fault, delay_s = error.message, backoff.next()
             events.emit(
@@ -169,5 +178,6 @@ def _expect_welcome(answer: object) -> Welcome:
     if isinstance(answer, Refusal):
         if answer.code in ("unavailable", "overloaded"):
             raise UnavailableError(answer.message, hint=answer.hint)
-        raise RefusedError(f"the CA refuses this sidecar: {answer.message}", hint=answer.hint)
+        kind = _SecondSidecarError if answer.code == "second_sidecar" else RefusedError
+        raise kind(f"the CA refuses this sidecar: {answer.message}", hint=answer.hint)
     raise ProtocolError("the CA's first message is no welcome")

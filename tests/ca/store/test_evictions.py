@@ -220,6 +220,23 @@ async def test_after_a_restore_a_sidecar_is_evicted_with_certificates_that_the_l
             BundleVerifier(core.authorities.bundle()).verify_peer(chain, now=NOW + 1)
 
 
+async def test_after_a_restore_an_evicted_sidecar_that_the_store_doesnt_know_cannot_join(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        early = await core.store.join_tokens.create(workload=WEB, addresses=(), labels={}, expires=NOW + 999, now=NOW)
+        async with core.store.database.writing() as connection:
+            await note_restoration(core.store.database, connection, taken=NOW - 1, now=NOW)
+        await core.store.evictions.evict("joined-after-the-backup", now=NOW + 1)
+        await core.store.evictions.evict("web-0.00000001", now=NOW + 1)
+        with pytest.raises(RefusedError, match="evicted"):
+            await spend(core.store, early[0].token_id, early[1], "joined-after-the-backup", now=NOW + 2)
+        grant = JoinGrant(workload=WEB, addresses=(), instance="web-0.00000001", pod_uid="00000001-x")
+        with pytest.raises(RefusedError, match="evicted") as caught:
+            said = registration("web-0.00000001")
+            await core.store.enrolment.enter_pod(grant, said, key_digest=b"key", now=NOW + 9)
+        assert "delete the pod" in caught.value.hint
+        await join(core, "joined-after-the-backup", now=NOW + 200)
+
+
 @pytest.mark.parametrize("bound", ["MAX_DISTRUSTED_LEAVES", "MAX_EVICTED_AT_ONCE"])
 async def test_the_list_is_bounded_and_beyond_it_nothing_is_evicted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str

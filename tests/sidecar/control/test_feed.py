@@ -38,7 +38,7 @@ from shared.model.wire.messages import (
     express_in,
 )
 from shared.runtime.sinks import LineSink
-from sidecar.control import backoff, link, uplink
+from sidecar.control import backoff, link, opening, uplink
 from sidecar.control import feed as feed_module
 from sidecar.control.ca_dial import make_context, open_stream
 from sidecar.control.feed import CertificateExpiredError, Feed
@@ -154,6 +154,24 @@ async def test_a_spent_token_is_refused_for_good() -> None:
         async with parts_of(ca, token) as parts:
             with pytest.raises(RefusedError, match="spent"):
                 await parts.join()
+
+
+async def test_a_second_sidecar_by_a_token_tries_again_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with LittleCA().serving() as ca, parts_of(ca) as parts:
+        ca.refuse_with = "second_sidecar"
+        joining = asyncio.create_task(parts.join())
+        try:
+            await until(lambda: joining.done() or "refuses this sidecar" in parts.uplink.fault)
+            ca.refuse_with = ""
+            await joining
+            assert parts.uplink.fault == ""
+        finally:
+            joining.cancel()
+            await asyncio.wait({joining})
+        ca.refuse_with = "second_sidecar"
+        monkeypatch.setattr(opening, "_SECOND_S", 0.0)
+        with pytest.raises(RefusedError, match="refuses this sidecar"):
+            await parts.join()
 
 
 async def test_the_token_is_not_sent_to_a_ca_with_another_root() -> None:
