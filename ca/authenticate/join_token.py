@@ -15,6 +15,16 @@ from shared.model.trust.join_token import JoinToken
 from shared.model.wire.messages import Registration
 
 
+async def check_join_token(store: Store, token: JoinToken, *, root_pins: Set[str]) -> None:
+    """Check that a join token is one of this CA's, before anybody waits for it. It may be expired or spent.
+
+    Raises:
+        RefusedError: it is unknown, wrong, or for another CA.
+    """
+    _check_origin(store, token, root_pins)
+    await store.join_tokens.check(token.token_id, token.secret)
+
+
 async def authenticate_join_token(
     store: Store,
     token: JoinToken,
@@ -40,11 +50,7 @@ async def authenticate_join_token(
         VerificationError: the certificate request doesn't hold.
         InputError: the registration can't be.
     """
-    if token.root_pin not in root_pins or token.trust_domain != store.trust_domain:
-        raise RefusedError(
-            "this join token is for another CA, or for a root that this one has replaced",
-            hint="make one with this CA's `touchmark ca join-token`",
-        )
+    _check_origin(store, token, root_pins)
     return await store.enrolment.enter_by_token(
         token_id=token.token_id,
         secret=token.secret,
@@ -63,3 +69,11 @@ def digest_key(csr_der: bytes) -> bytes:
     """
     key = check_csr(csr_der).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(key).digest()
+
+
+def _check_origin(store: Store, token: JoinToken, root_pins: Set[str]) -> None:
+    if token.root_pin not in root_pins or token.trust_domain != store.trust_domain:
+        raise RefusedError(
+            "this join token is for another CA, or for a root that this one has replaced",
+            hint="make one with this CA's `touchmark ca join-token`",
+        )

@@ -78,6 +78,16 @@ class JoinTokens:
             )
         return record, secret
 
+    async def check(self, token_id: str, secret: str) -> None:
+        """Check that there is such a token, of whatever age, and that its secret is right; in constant time.
+
+        Raises:
+            RefusedError: there isn't, or it is wrong (the same message for both).
+        """
+        async with self._database.reading() as connection:
+            row = (await connection.execute(select(join_tokens).where(join_tokens.c.token_id == token_id))).first()
+        _check_secret(row, secret)
+
     async def spend(
         self, connection: AsyncConnection, token_id: str, secret: str, *, instance: str, key_digest: bytes, now: float
     ) -> JoinGrant:
@@ -93,9 +103,7 @@ class JoinTokens:
                 has spent it.
         """
         row = (await connection.execute(select(join_tokens).where(join_tokens.c.token_id == token_id))).first()
-        expected = row.secret_digest if row is not None else bytes(32)
-        if not hmac.compare_digest(_digest(secret), expected) or row is None:
-            raise RefusedError("no such join token", hint="make a new one with `touchmark ca join-token`")
+        row = _check_secret(row, secret)
         token = _join_token(row)
         grant = JoinGrant(
             workload=token.workload,
@@ -229,6 +237,18 @@ def _join_token(row: Row[Any]) -> JoinTokenRecord:
         instance=row.instance,
         root_pin=row.root_pin,
     )
+
+
+def _check_secret(row: Row[Any] | None, secret: str) -> Row[Any]:
+    """Return a token's row if the secret is its own.
+
+    Raises:
+        RefusedError: it isn't, or there is no such token.
+    """
+    expected = row.secret_digest if row is not None else bytes(32)
+    if not hmac.compare_digest(_digest(secret), expected) or row is None:
+        raise RefusedError("no such join token", hint="make a new one with `touchmark ca join-token`")
+    return row
 
 
 def _digest(secret: str) -> bytes:

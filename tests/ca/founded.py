@@ -90,12 +90,14 @@ def registration(instance: str, *addresses: str) -> Registration:
     return Registration(instance=instance, version="0.1", addresses=addresses, tunnel_port=15008, capture="listeners")
 
 
-async def join(core: Founded, instance: str, workload: Workload = WEB, *addresses: str, now: float = NOW) -> JoinGrant:
+async def join(
+    core: Founded, instance: str, workload: Workload = WEB, *addresses: str, key: bytes = b"key", now: float = NOW
+) -> JoinGrant:
     """Join a sidecar by a token and register its addresses."""
     record, secret = await core.store.join_tokens.create(
         workload=workload, addresses=addresses, labels={}, expires=now + 600, now=now
     )
-    return await spend(core.store, record.token_id, secret, instance, *addresses, now=now)
+    return await spend(core.store, record.token_id, secret, instance, *addresses, key=key, now=now)
 
 
 async def spend(

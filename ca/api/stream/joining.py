@@ -12,7 +12,7 @@ import structlog
 from cryptography import x509
 
 from ca.api.stream.second_sidecar import SecondSidecars
-from ca.authenticate.join_token import authenticate_join_token, digest_key
+from ca.authenticate.join_token import authenticate_join_token, check_join_token, digest_key
 from ca.authenticate.sidecar_certificate import CertificateAuthentication, OlderKeyError
 from ca.authority.authorities import Authorities
 from ca.distribution.foreign_trust import ForeignTrust
@@ -109,6 +109,8 @@ class Joining:
             )
 
         instance = check_instance(registration.instance)
+        # Who has no token of ours makes nobody wait for this instance's turn.
+        await check_join_token(self._store, shown, root_pins=self._authorities.accepted_pins)
         async with self._seconds.take_turn(instance):
             grant, record = await self._seconds.enter(instance, enter, how="enrol", origin=origin)
             return await self._open("enrol", grant, record, protocol, csr=csr)

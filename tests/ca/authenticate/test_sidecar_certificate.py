@@ -62,7 +62,8 @@ async def test_after_joining_anew_the_old_key_speaks_no_more(tmp_path: Path) -> 
     async with opened(tmp_path / "d") as core:
         grant = await join(core, "one")
         leaf = load(await core.issuance.issue_sidecar(grant, make_csr(), NOW))
-        await join(core, "one", now=NOW + 5)
+        await core.store.sidecars.mark_seen("one", connected=False, now=NOW)
+        await join(core, "one", key=b"another", now=NOW + 5)
         with pytest.raises(RefusedError, match="anew"):
             await make(core).authenticate(leaf, claimed="one", now=NOW + 5)
 

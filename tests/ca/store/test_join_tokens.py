@@ -45,7 +45,11 @@ async def test_unknown_and_wrong_are_told_alike_and_spend_nothing(tmp_path: Path
             with pytest.raises(RefusedError) as caught:
                 await spend(core.store, token_id, wrong, "a", now=NOW)
             messages.append(caught.value.message)
-        assert messages[0] == messages[1]
+            with pytest.raises(RefusedError) as caught:
+                await core.store.join_tokens.check(token_id, wrong)
+            messages.append(caught.value.message)
+        assert len(set(messages)) == 1
+        await core.store.join_tokens.check(record.token_id, secret)
         with pytest.raises(RefusedError, match="expired"):
             await spend(core.store, record.token_id, secret, "a", now=NOW + 60)
         await spend(core.store, record.token_id, secret, "a", now=NOW)

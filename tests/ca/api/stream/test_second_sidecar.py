@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from sqlalchemy import update
 
@@ -16,6 +17,7 @@ from ca.distribution.live_connections import Survey
 from ca.runtime.compose import RunningCA
 from ca.store.sidecars import SecondSidecarError
 from ca.store.tables import replicas, sidecars
+from shared.model.trust.join_token import format_join_token, parse_join_token
 from shared.model.wire import admin as api
 from shared.model.wire.messages import CertificateIssued, CertificateRequest, Enrol, FromCA, Refusal, Resume, Welcome
 from tests.ca.kubernetes.faked_cluster import FakeCluster, enrol_pod, running_in_cluster
@@ -150,6 +152,24 @@ async def test_the_first_that_opens_another_stream_while_it_is_asked_stays(servi
                     refusal = await joining
             assert isinstance(refusal, Refusal) and refusal.code == "second_sidecar"
     assert await list_noted(services) == [("web-1", 1, "127.0.0.1")]
+
+
+async def test_a_wrong_token_waits_for_no_turn(services: RunningCA) -> None:
+    async with FakeSidecar(services) as first, FakeSidecar(services) as second, FakeSidecar(services) as third:
+        await join(first)
+        asked = services.hub.get("web-1")
+        assert asked is not None
+        joining = asyncio.create_task(join(second))
+        try:
+            await eventually(lambda: bool(asked.reports))  # The second has the turn.
+            token = parse_join_token(await make_token(services, ADDRESS))
+            wrong = msgspec.structs.replace(token, secret="x" * len(token.secret))
+            refusal = await join(third, token=format_join_token(wrong))
+            assert isinstance(refusal, Refusal) and "no such join token" in refusal.message
+            assert not joining.done()
+        finally:
+            joining.cancel()
+            await asyncio.wait({joining})
 
 
 @pytest.mark.parametrize(("streams", "expected"), [(2, "entered"), (99, "second_sidecar")])
