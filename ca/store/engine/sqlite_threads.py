@@ -20,6 +20,21 @@ END_S: Final = 5.0
 _INTERRUPT_S: Final = 0.1
 
 
+class RollingBack(sqlite3.Connection):
+    """Gives its lock back when it is closed.
+
+    SQLite keeps a closed connection, with its transaction and its lock, until its last statement is finalised
+    (https://sqlite.org/c3ref/close.html), and a cancelled query's cursor lives for as long as its traceback does.
+    """
+
+    def close(self) -> None:
+        """Roll back, and close."""
+        with contextlib.suppress(sqlite3.Error):
+            if self.in_transaction:
+                self.rollback()
+        super().close()
+
+
 class SqliteThreads:
     """The threads of an engine's connections."""
 
@@ -45,7 +60,7 @@ class SqliteThreads:
 
     async def _connect(self, *arguments: Any, **options: Any) -> aiosqlite.Connection:
         self._forget_ended()
-        connection = aiosqlite.connect(*arguments, **options)
+        connection = aiosqlite.connect(*arguments, factory=RollingBack, **options)
         # As SQLAlchemy does where it connects itself: a thread that hangs doesn't keep the process.
         connection._thread.daemon = True
         self._threads[connection._thread] = connection

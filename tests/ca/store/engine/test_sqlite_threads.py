@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from ca.store.engine.database import Database
+from ca.store.engine.sqlite_threads import RollingBack
 
 # About a second of work in SQLite itself.
 SLOW_QUERY = text(
@@ -68,3 +70,21 @@ async def test_a_connection_that_was_cancelled_while_it_opened_is_waited_for(
         await asyncio.wait({reading})
     await database.close()
     assert workers() == []
+
+
+@pytest.mark.parametrize(("kind", "is_free"), [(RollingBack, True), (sqlite3.Connection, False)])
+def test_a_closed_connection_keeps_no_lock_by_a_cursor_that_still_lives(
+    tmp_path: Path, kind: type[sqlite3.Connection], is_free: bool
+) -> None:
+    """A successor said that the database is locked, once in some hundred cancelled transactions."""
+    first = sqlite3.connect(tmp_path / "db", factory=kind, isolation_level=None)
+    first.execute("CREATE TABLE numbers(n)")
+    first.execute("BEGIN IMMEDIATE")
+    first.execute("INSERT INTO numbers VALUES (1), (2), (3)")
+    cursor = first.execute("SELECT n FROM numbers")
+    cursor.fetchone()
+    first.close()
+    is_locked = contextlib.nullcontext() if is_free else pytest.raises(sqlite3.OperationalError, match="locked")
+    with contextlib.closing(sqlite3.connect(tmp_path / "db", timeout=0, isolation_level=None)) as second, is_locked:
+        second.execute("BEGIN IMMEDIATE")
+    del cursor
