@@ -1,4 +1,7 @@
-"""Sidecars in the store: who has joined, at which addresses, and what each has installed. I/O through ``Database``."""
+"""Sidecars in the store: who has joined, at which addresses, and what each has installed. I/O through ``Database``.
+
+Longer than most: each way in which a sidecar's one row changes is here, and which of two sidecars it belongs to.
+"""
 
 from __future__ import annotations
 

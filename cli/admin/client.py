@@ -1,6 +1,7 @@
 """The client of the CA's admin API: typed calls over its Unix socket, each with a deadline. Does I/O.
 
 Belongs here: one method per endpoint of ``shared.model.wire.admin``, and its errors. Doesn't: printing.
+Longer than most by the number of endpoints: a method is a few lines.
 """
 
 from __future__ import annotations
