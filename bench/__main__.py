@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,9 @@ def _positive(text: str) -> int:
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the options; ends the process with status 2 and a message when they are at fault."""
     scale = Scale()
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Compare Touchmark, Envoy and nginx, in turn.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Compare Touchmark with other proxies, in turn."
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there, as a list of objects")
     parser.add_argument(
         "--works", type=lambda text: _words(list(Work), text), default=list(Work), help="comma-separated; default: all"
@@ -45,8 +48,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--subjects",
         type=lambda text: _words(list(SUBJECTS), text),
-        default=list(SUBJECTS),
-        help="comma-separated; default: all",
+        help=f"comma-separated, of {', '.join(SUBJECTS)}; default: all, ghostunnel only where it is on PATH",
     )
     parser.add_argument("--rounds", type=_positive, default=3, help="each starts every subject afresh (default: 3)")
     parser.add_argument("--duration", type=_positive, default=scale.duration_s, help="seconds a request work runs")
@@ -54,7 +56,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--keep", type=Path, metavar="DIRECTORY", help="keep configurations and logs in a new directory"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.subjects is None:
+        # The only one that no package registry has.
+        options.subjects = [name for name in SUBJECTS if name != "ghostunnel" or shutil.which(name)]
+    return options
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,8 +1,9 @@
 """Load generators with few moving parts, each run as a process of its own: ``python -m bench.load KIND HOST PORT N``.
 
-Kinds: ``bulk`` (N MiB over one connection), ``first-byte`` (N fresh connections, one after another), ``idle`` (N
-connections that each carried one request and stay open until standard input ends). Blocking sockets: with one
-connection at a time nothing is faster. Each prints one JSON object; any fault ends it with a message and status 1.
+Kinds: ``bulk`` (N MiB over one connection, or over as many at once as a further number says), ``first-byte`` (N fresh
+connections, one after another), ``idle`` (N connections that each carried one request and stay open until standard
+input ends). Blocking sockets: with one connection at a time nothing is faster. Each prints
+one JSON object; any fault ends it with a message and status 1.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import socket
 import struct
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 COUNT: Final = struct.Struct("!Q")
@@ -26,20 +28,33 @@ class LoadError(Exception):
     """The subject lost or refused something."""
 
 
-def send_bulk(address: str, port: int, mebibytes: int) -> dict[str, float]:
-    """Announce and send that many MiB, and wait for the backend's count."""
+def send_bulk(address: str, port: int, mebibytes: int, streams: int = 1) -> dict[str, float]:
+    """Send that many MiB, divided among ``streams`` connections at once, and wait for the backend's counts.
+
+    Returns:
+        ``bytes`` and ``seconds``, from the first connection's start to the last one's answer.
+    """
+    started = time.perf_counter()
+    with ThreadPoolExecutor(max_workers=streams) as senders:
+        # A thread waits in the kernel nearly all the time, without the interpreter's lock.
+        counts = [
+            sender.result()
+            for sender in [senders.submit(_send_stream, address, port, mebibytes // streams) for _ in range(streams)]
+        ]
+    return {"bytes": sum(counts), "seconds": time.perf_counter() - started}
+
+
+def _send_stream(address: str, port: int, mebibytes: int) -> int:
     block = memoryview(bytes(MIB))
     with _connect(address, port) as connection:
-        started = time.perf_counter()
         connection.sendall(COUNT.pack(mebibytes * MIB))
         for _ in range(mebibytes):
             connection.sendall(block)
         answer = _receive_exactly(connection, COUNT.size)
-        seconds = time.perf_counter() - started
     (count,) = COUNT.unpack(answer)
     if count != mebibytes * MIB:
         raise LoadError(f"{mebibytes * MIB} bytes were sent, {count} arrived")
-    return {"bytes": count, "seconds": seconds}
+    return int(count)
 
 
 def time_first_bytes(address: str, port: int, count: int) -> dict[str, list[float]]:
@@ -101,7 +116,7 @@ def main(arguments: list[str]) -> None:
     """Run one kind of load."""
     kind, address, port, count = arguments[0], arguments[1], int(arguments[2]), int(arguments[3])
     if kind == "bulk":
-        print(json.dumps(send_bulk(address, port, count)))
+        print(json.dumps(send_bulk(address, port, count, *map(int, arguments[4:]))))
     elif kind == "first-byte":
         print(json.dumps(time_first_bytes(address, port, count)))
     elif kind == "idle":

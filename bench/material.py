@@ -83,6 +83,13 @@ def write_material(directory: Path) -> Material:
     return material
 
 
+def write_combined(path: Path, chain: Path, key: Path) -> Path:
+    """Write a chain and its key into one new file, as HAProxy wants them, and return its path."""
+    path.touch(mode=0o600)
+    path.write_bytes(chain.read_bytes() + key.read_bytes())
+    return path
+
+
 def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (

@@ -18,7 +18,10 @@ from bench.errors import BenchError
 from bench.figures import Sample
 from bench.processes import Processes, free_ports, own_python, raise_descriptor_limit
 from bench.subjects.envoy import run_envoy
+from bench.subjects.ghostunnel import run_ghostunnel
+from bench.subjects.haproxy import run_haproxy
 from bench.subjects.nginx import run_nginx, start_web_server
+from bench.subjects.stunnel import run_stunnel
 from bench.subjects.subject import Backends, RunningSubject, Starter
 from bench.subjects.touchmark import run_touchmark, run_touchmark_no_reuse, run_touchmark_python
 from bench.works import Scale, Task, Work, run_work, warm_up
@@ -28,6 +31,9 @@ SUBJECTS: Final[Mapping[str, Starter]] = {
     "touchmark-python": run_touchmark_python,
     "envoy": run_envoy,
     "nginx": run_nginx,
+    "haproxy": run_haproxy,
+    "stunnel": run_stunnel,
+    "ghostunnel": run_ghostunnel,
 }
 NO_REUSE: Final[Mapping[str, Starter]] = {**SUBJECTS, "touchmark": run_touchmark_no_reuse}
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ from bench.subjects.subject import Address, RunningSubject
 from bench.wrk import parse_report, write_script, wrk_command
 
 CLIENTS: Final = 32
+MANY_CLIENTS: Final = 256
+STREAMS: Final = 8
 IDLE_CONNECTIONS: Final = 1000
 FIRST_BYTES: Final = 500
 _MIB: Final = 1024 * 1024
@@ -37,7 +40,10 @@ class Work(StrEnum):
     """
 
     BULK = "bulk"
+    BULK_STREAMS = "bulk_8_streams"
     SMALL_REQUESTS = "small_requests"
+    SMALL_REQUESTS_ALONE = "small_requests_1"
+    SMALL_REQUESTS_MANY = "small_requests_256"
     NEW_CONNECTIONS = "new_connections"
     NEW_CONNECTIONS_NO_REUSE = "new_connections_no_reuse"
     FIRST_BYTE = "first_byte"
@@ -99,9 +105,9 @@ def warm_up(subject: RunningSubject) -> None:
     _load("bulk", subject.sink, 1)
 
 
-def _bulk(task: Task) -> list[Sample]:
+def _bulk(task: Task, *, streams: int = 1) -> list[Sample]:
     before = task.usage()
-    result = _load("bulk", task.subject.sink, task.scale.bulk_mib)
+    result = _load("bulk", task.subject.sink, task.scale.bulk_mib, streams)
     after = task.usage()
     mebibytes = result["bytes"] / _MIB
     return [
@@ -110,14 +116,14 @@ def _bulk(task: Task) -> list[Sample]:
     ]
 
 
-def _requests(task: Task, *, keeps_alive: bool, unit: str) -> list[Sample]:
+def _requests(task: Task, *, keeps_alive: bool, unit: str, clients: int = CLIENTS) -> list[Sample]:
     script = write_script(task.directory)
     address, port = task.subject.http
     command = wrk_command(
         script=script,
         address=address,
         port=port,
-        connections=CLIENTS,
+        connections=clients,
         duration_s=task.scale.duration_s,
         keeps_alive=keeps_alive,
     )
@@ -132,8 +138,8 @@ def _requests(task: Task, *, keeps_alive: bool, unit: str) -> list[Sample]:
     ]
 
 
-def _small_requests(task: Task) -> list[Sample]:
-    return _requests(task, keeps_alive=True, unit="request")
+def _small_requests(task: Task, *, clients: int = CLIENTS) -> list[Sample]:
+    return _requests(task, keeps_alive=True, unit="request", clients=clients)
 
 
 def _new_connections(task: Task) -> list[Sample]:
@@ -189,9 +195,10 @@ def _usage_samples(task: Task, before: Usage, after: Usage, count: float, unit: 
     ]
 
 
-def _load(kind: str, address: Address, count: int) -> dict[str, Any]:
+def _load(kind: str, address: Address, *numbers: int) -> dict[str, Any]:
     output = run_tool(
-        [own_python(), "-m", "bench.load", kind, address[0], str(address[1]), str(count)], timeout_s=_TOOL_TIMEOUT_S
+        [own_python(), "-m", "bench.load", kind, address[0], str(address[1]), *map(str, numbers)],
+        timeout_s=_TOOL_TIMEOUT_S,
     )
     result: dict[str, Any] = json.loads(output)
     return result
@@ -199,7 +206,10 @@ def _load(kind: str, address: Address, count: int) -> dict[str, Any]:
 
 _WORKS: Final[dict[Work, Callable[[Task], list[Sample]]]] = {
     Work.BULK: _bulk,
+    Work.BULK_STREAMS: partial(_bulk, streams=STREAMS),
     Work.SMALL_REQUESTS: _small_requests,
+    Work.SMALL_REQUESTS_ALONE: partial(_small_requests, clients=1),
+    Work.SMALL_REQUESTS_MANY: partial(_small_requests, clients=MANY_CLIENTS),
     Work.NEW_CONNECTIONS: _new_connections,
     Work.NEW_CONNECTIONS_NO_REUSE: _new_connections,
     Work.FIRST_BYTE: _first_byte,

@@ -64,7 +64,7 @@ missing_packages() {
 # No nginx for the demo: Debian's package starts a server on port 80. The demo takes it where it is, else Python's.
 tools=(nft:nftables iptables:iptables ip:iproute2 sysctl:procps curl:curl openssl:openssl unshare:util-linux)
 if [[ "$purpose" == bench ]]; then
-    tools+=(nginx:nginx wrk:wrk)
+    tools+=(nginx:nginx haproxy:haproxy stunnel:stunnel4 wrk:wrk)
 fi
 export PATH="$PATH:/usr/sbin:/sbin"
 mapfile -t packages < <(missing_packages "${tools[@]}")

@@ -16,7 +16,7 @@ from typing import Final
 from bench.errors import BenchError
 from bench.material import SERVER_NAME, Material, write_material
 from bench.processes import Processes, free_ports
-from bench.subjects.subject import Address, Backends, RunningSubject
+from bench.subjects.subject import Address, Backends, RunningSubject, address_text
 
 _STREAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 _MAX_CONNECTIONS: Final = 8192
@@ -69,7 +69,7 @@ def start_web_server(processes: Processes, directory: Path, listen: Address) -> 
     scratch = "".join(f"{name}_temp_path scratch; " for name in _SCRATCH_USERS)
     block = (
         f"http {{ {scratch}access_log off; keepalive_requests 1000000000; keepalive_timeout 600s; "
-        f"server {{ listen {_text(listen)} backlog=4096; location / {{ return 200 'ok'; }} }} }}\n"
+        f"server {{ listen {address_text(listen)} backlog=4096; location / {{ return 200 'ok'; }} }} }}\n"
     )
     pid = _start(processes, directory, "web-server", block, loads_stream=False)
     processes.wait_until_listening(*listen)
@@ -91,7 +91,7 @@ def _start(processes: Processes, directory: Path, name: str, block: str, *, load
 
 def _client_server(listen: Address, tunnel: Address, material: Material) -> str:
     return (
-        f"  server {{ listen {_text(listen)} backlog=4096; tcp_nodelay on; proxy_pass {_text(tunnel)};\n"
+        f"  server {{ listen {address_text(listen)} backlog=4096; tcp_nodelay on; proxy_pass {address_text(tunnel)};\n"
         "    proxy_ssl on; proxy_ssl_protocols TLSv1.3; proxy_ssl_verify on; proxy_ssl_server_name on;\n"
         "    proxy_ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; proxy_ssl_conf_command Groups X25519;\n"
         f"    proxy_ssl_name {SERVER_NAME}; proxy_ssl_trusted_certificate {material.root};\n"
@@ -102,14 +102,11 @@ def _client_server(listen: Address, tunnel: Address, material: Material) -> str:
 
 def _server_server(tunnel: Address, backend: Address, material: Material) -> str:
     return (
-        f"  server {{ listen {_text(tunnel)} ssl backlog=4096; tcp_nodelay on; proxy_pass {_text(backend)};\n"
+        f"  server {{ listen {address_text(tunnel)} ssl backlog=4096; tcp_nodelay on;\n"
+        f"    proxy_pass {address_text(backend)};\n"
         "    ssl_protocols TLSv1.3; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;\n"
         "    ssl_ecdh_curve X25519; ssl_session_cache shared:SSL:4m; ssl_verify_client on;\n"
         f"    ssl_client_certificate {material.root};\n"
         f"    ssl_certificate {material.server_chain}; ssl_certificate_key {material.server_key};\n"
         "  }\n"
     )
-
-
-def _text(address: Address) -> str:
-    return f"{address[0]}:{address[1]}"

@@ -13,6 +13,11 @@ from pathlib import Path
 Address = tuple[str, int]
 
 
+def address_text(address: Address) -> str:
+    """Return ``HOST:PORT``."""
+    return f"{address[0]}:{address[1]}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backends:
     """What stands behind every subject: a web server and a sink for bulk data."""

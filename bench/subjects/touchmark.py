@@ -16,7 +16,7 @@ from typing import Final
 
 from bench.errors import BenchError
 from bench.processes import START_TIMEOUT_S, Processes, free_ports, own_python, run_tool
-from bench.subjects.subject import Address, Backends, RunningSubject
+from bench.subjects.subject import Address, Backends, RunningSubject, address_text
 
 _SERVER_ADDRESS: Final = "127.0.0.41"
 _CLIENT_ADDRESS: Final = "127.0.0.42"
@@ -116,16 +116,16 @@ def _run_pair(directory: Path, backends: Backends, sidecar: Sequence[str]) -> It
         "capture": "listeners",
         "tunnel": {"addresses": [_SERVER_ADDRESS], "port": server_tunnel},
         "inbound": [
-            {"listen": f"{_SERVER_ADDRESS}:{http_served}", "application": _text(backends.http)},
-            {"listen": f"{_SERVER_ADDRESS}:{sink_served}", "application": _text(backends.sink)},
+            {"listen": f"{_SERVER_ADDRESS}:{http_served}", "application": address_text(backends.http)},
+            {"listen": f"{_SERVER_ADDRESS}:{sink_served}", "application": address_text(backends.sink)},
         ],
     }
     client = {
         "capture": "listeners",
         "tunnel": {"addresses": [_CLIENT_ADDRESS], "port": client_tunnel},
         "outbound": [
-            {"listen": _text(http_in), "destination": f"{_SERVER_ADDRESS}:{http_served}"},
-            {"listen": _text(sink_in), "destination": f"{_SERVER_ADDRESS}:{sink_served}"},
+            {"listen": address_text(http_in), "destination": f"{_SERVER_ADDRESS}:{http_served}"},
+            {"listen": address_text(sink_in), "destination": f"{_SERVER_ADDRESS}:{sink_served}"},
         ],
     }
     with run_ca(directory) as ca, Processes(directory=directory) as processes:
@@ -162,7 +162,3 @@ def _wait_until_ready(processes: Processes, log: Path, name: str) -> None:
         if time.monotonic() > deadline:
             raise BenchError(f"{name} isn't ready after {START_TIMEOUT_S:.0f} s")
         time.sleep(0.05)
-
-
-def _text(address: Address) -> str:
-    return f"{address[0]}:{address[1]}"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from bench.__main__ import parse_arguments
 from bench.works import Work
 
 
-def test_by_default_everything_runs() -> None:
+def test_by_default_everything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     options = parse_arguments([])
     assert options.works == list(Work)
-    assert options.subjects == ["touchmark", "touchmark-python", "envoy", "nginx"]
+    assert options.subjects == ["touchmark", "touchmark-python", "envoy", "nginx", "haproxy", "stunnel"]
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/local/bin/{name}")
+    assert parse_arguments([]).subjects[-1] == "ghostunnel"
     assert options.rounds == 3
 
 

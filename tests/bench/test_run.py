@@ -39,7 +39,7 @@ def test_a_subject_that_fails_has_no_figures_and_the_others_do(monkeypatch: pyte
     said: list[str] = []
     outcome = run_rounds(
         ["direct", "broken"],
-        [Work.BULK, Work.FIRST_BYTE, Work.MEMORY_IDLE],
+        [Work.BULK, Work.BULK_STREAMS, Work.FIRST_BYTE, Work.MEMORY_IDLE],
         rounds=2,
         scale=Scale(bulk_mib=8),
         say=said.append,
@@ -54,6 +54,9 @@ def test_a_subject_that_fails_has_no_figures_and_the_others_do(monkeypatch: pyte
         ("bulk", Metric.RATE),
         ("bulk", Metric.CPU),
         ("bulk", Metric.RSS),
+        ("bulk_8_streams", Metric.RATE),
+        ("bulk_8_streams", Metric.CPU),
+        ("bulk_8_streams", Metric.RSS),
         ("first_byte", Metric.LATENCY_P50),
         ("first_byte", Metric.LATENCY_P99),
         ("first_byte", Metric.CPU),

@@ -1,0 +1,30 @@
+"""ghostunnel's arguments: each side checks the other's name, and nothing is accepted without."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bench.errors import BenchError
+from bench.material import CLIENT_NAME, SERVER_NAME, write_material
+from bench.subjects import ghostunnel
+
+
+def test_both_sides_verify_each_other(tmp_path: Path) -> None:
+    material = write_material(tmp_path)
+    server = ghostunnel.server_arguments(material, ("127.0.0.1", 1001), ("127.0.0.1", 1002))
+    client = ghostunnel.client_arguments(material, ("127.0.0.1", 1003), ("127.0.0.1", 1001))
+    assert server[server.index("--allow-dns") + 1] == CLIENT_NAME
+    assert client[client.index("--verify-dns") + 1] == SERVER_NAME
+    for arguments in (server, client):
+        assert arguments[arguments.index("--cacert") + 1] == str(material.root)
+        assert not any(argument.startswith("--disable") for argument in arguments)
+
+
+def test_where_it_is_missing_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(BenchError) as caught:
+        ghostunnel.ghostunnel_binary()
+    assert "source" in caught.value.hint
