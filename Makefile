@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := ca cli sidecar shared tests bench scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test lint types contracts unit coverage test-kubernetes test-node test-peers bench soak format docs refusal site release lock clean
+.PHONY: help setup browser demo test lint types contracts unit coverage test-kubernetes test-node test-peers bench bench-growth soak format docs refusal site release lock clean
 
 help: ## Show these commands.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ test-peers: setup ## Run the tests against Envoy and go-spiffe (root, Go). PYTES
 bench: setup ## Compare with Envoy and other proxies on this machine, in one run.
 	@VENV="$(VENV)" scripts/setup.sh bench
 	$(BIN)/python -m bench $(BENCH)
+
+bench-growth: setup ## Measure how costs grow with connections, processes, rules and more; draws docs/pictures/growth.svg.
+	@VENV="$(VENV)" scripts/setup.sh bench
+	$(BIN)/python -m bench.growth --json docs/pictures/growth.json --picture docs/pictures/growth.svg $(GROWTH)
 
 soak: setup ## Ten minutes of mixed load while policy flips and the CA and a peer are killed; writes its report.
 	$(BIN)/python -m bench.soak --key-bytes 4000000 --report docs/explanation/reliability.md $(SOAK)

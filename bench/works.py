@@ -101,13 +101,13 @@ def warm_up(subject: RunningSubject) -> None:
     Raises:
         BenchError: the subject doesn't carry them.
     """
-    _load("first-byte", subject.http, 2)
-    _load("bulk", subject.sink, 1)
+    load("first-byte", subject.http, 2)
+    load("bulk", subject.sink, 1)
 
 
 def _bulk(task: Task, *, streams: int = 1) -> list[Sample]:
     before = task.usage()
-    result = _load("bulk", task.subject.sink, task.scale.bulk_mib, streams)
+    result = load("bulk", task.subject.sink, task.scale.bulk_mib, streams)
     after = task.usage()
     mebibytes = result["bytes"] / _MIB
     return [
@@ -148,7 +148,7 @@ def _new_connections(task: Task) -> list[Sample]:
 
 def _first_byte(task: Task) -> list[Sample]:
     before = task.usage()
-    seconds = _load("first-byte", task.subject.http, FIRST_BYTES)["seconds"]
+    seconds = load("first-byte", task.subject.http, FIRST_BYTES)["seconds"]
     after = task.usage()
     return [
         task.sample(Metric.LATENCY_P50, "ms", percentile(seconds, 0.5) * 1e3),
@@ -195,7 +195,12 @@ def _usage_samples(task: Task, before: Usage, after: Usage, count: float, unit: 
     ]
 
 
-def _load(kind: str, address: Address, *numbers: int) -> dict[str, Any]:
+def load(kind: str, address: Address, *numbers: int) -> dict[str, Any]:
+    """Run one of ``load.py``'s generators against an address and return its result.
+
+    Raises:
+        BenchError: a connection was lost or refused.
+    """
     output = run_tool(
         [own_python(), "-m", "bench.load", kind, address[0], str(address[1]), *map(str, numbers)],
         timeout_s=_TOOL_TIMEOUT_S,

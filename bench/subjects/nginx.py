@@ -19,7 +19,7 @@ from bench.processes import Processes, free_ports
 from bench.subjects.subject import Address, Backends, RunningSubject, address_text
 
 _STREAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
-_MAX_CONNECTIONS: Final = 8192
+_MAX_CONNECTIONS: Final = 9900
 _SCRATCH_USERS: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 

@@ -7,6 +7,7 @@ sidecar``; decision records go to a file and to the CA. Needs no root when clien
 from __future__ import annotations
 
 import json
+import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from bench.subjects.subject import Address, Backends, RunningSubject, address_te
 
 _SERVER_ADDRESS: Final = "127.0.0.41"
 _CLIENT_ADDRESS: Final = "127.0.0.42"
+# What the sidecar demands of `ulimit -n`.
+_FILES_PER_CONNECTION: Final = 4
 _CLIENT_WORKLOAD: Final = "bench/client"
 _SERVER_WORKLOAD: Final = "bench/server"
 
@@ -45,6 +48,12 @@ class RunningCA:
             ],
             timeout_s=START_TIMEOUT_S,
         )  # fmt: skip
+
+
+def max_connections() -> int:
+    """Return for how many connections the sidecars are set up: 9,500, or what the limit on open files allows."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(9500, soft // _FILES_PER_CONNECTION)
 
 
 @contextmanager
@@ -144,8 +153,7 @@ def _run_pair(directory: Path, backends: Backends, sidecar: Sequence[str]) -> It
                         **configuration,
                         "tokenFile": str(token),
                         "log": {"file": str(directory / f"{name}.decisions")},
-                        # As where the limit on open files isn't as low as on a developer's machine.
-                        "limits": {"maxConnections": 4096},
+                        "limits": {"maxConnections": max_connections()},
                     }
                 )
             )
