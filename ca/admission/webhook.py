@@ -130,6 +130,10 @@ class InjectionWebhook:
         if injection is None:
             self._count("not_asked")
             return allow(review.uid)
+        if injection.passed_over is not None:
+            self._count("passed_over")
+            _log.info("pod_passed_over", code=str(injection.passed_over), dry_run=review.dry_run, **_name(review))
+            return allow(review.uid, warnings=injection.warnings)
         if not review.dry_run:
             # Before the pod: its sidecar trusts no CA without it, and the kubelet would wait for the volume.
             await self._publish_trust(review.namespace)

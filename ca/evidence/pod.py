@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from shared.model.injection.refusals import InjectionRefusal
 from shared.model.kubernetes.contract import (
     CAPTURE_CONTAINER,
     SIDECAR_CONTAINER,
@@ -194,6 +195,24 @@ class Pod(_Fields, frozen=True):
     def has_sidecar(self) -> bool:
         """A container has our sidecar's name: the pod is, or claims to be, in the mesh."""
         return any(container.name == SIDECAR_CONTAINER for container in self.spec.init_containers)
+
+
+def find_node_trait(pod: Pod) -> str:
+    """Return why a pod that only its namespace wants injected is passed over, as a refusal's code; empty when it isn't.
+
+    As ``shared/model/injection/checks.py`` decides it at admission; a test compares both.
+    """
+    spec = pod.spec
+    containers = (*spec.init_containers, *spec.containers)
+    if any(container.name in (CAPTURE_CONTAINER, SIDECAR_CONTAINER) for container in containers):
+        return ""
+    if spec.host_network:
+        return str(InjectionRefusal.HOST_NETWORK)
+    if spec.host_pid:
+        return str(InjectionRefusal.HOST_PID)
+    if any(each.security_context is not None and each.security_context.privileged for each in containers):
+        return str(InjectionRefusal.PRIVILEGED)
+    return ""
 
 
 def find_fault(pod: Pod, *, images: Sequence[str], ca_names: Iterable[str]) -> str:

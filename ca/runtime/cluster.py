@@ -144,6 +144,7 @@ class Cluster:
             services=len(self.services),
             not_injected=census.not_injected,
             unfit=census.unfit,
+            passed_over=census.passed_over,
             refused=self.refusals.list_newest(),
             refused_total=self.refusals.total,
         )

@@ -15,6 +15,7 @@ from cli.admin.observation import Observation
 from cli.text.duration import format_duration, format_time
 from cli.text.findings import Finding
 from cli.text.output import MAX_NAMED, name_authority, name_some
+from shared.model.kubernetes.contract import INJECT
 from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.trust.bundle import AuthorityPhase
 from shared.model.wire.admin import (
@@ -330,6 +331,7 @@ def _examine_cluster(cluster: ClusterStatus, now: float) -> list[Finding]:
             else "can't join: " + "; ".join(f"{_name_pod(p)}: {p.message}" for p in cluster.unfit[:MAX_NAMED]),
             hint="recreate these pods from their template" if cluster.unfit else "",
         ),
+        *_examine_passed_over(cluster.passed_over),
         _examine_refusals(cluster, now),
         *_examine_skew(cluster),
     ]
@@ -356,6 +358,19 @@ def _examine_missing_sidecars(pods: Sequence[PodView]) -> Finding:
         if pods
         else "",
     )
+
+
+def _examine_passed_over(pods: Sequence[PodView]) -> Iterator[Finding]:
+    """Say which pods a namespace's wish passes over: nothing is wrong, but they stay outside the mesh."""
+    if pods:
+        yield Finding(
+            subject="pods passed over",
+            is_well=False,
+            is_optional=True,
+            observation="without a sidecar in namespaces that ask for one: "
+            + name_some(f"{_name_pod(pod)} ({pod.message})" for pod in pods),
+            hint=f'they are the node\'s own; {INJECT}: "false" on their template says that this is meant',
+        )
 
 
 def _examine_refusals(cluster: ClusterStatus, now: float) -> Finding:

@@ -13,6 +13,7 @@ from cli.cluster.snapshot import ClusterSnapshot, has_sidecar
 from cli.text.findings import Finding
 from cli.text.output import name_some
 from shared.model.errors import TouchmarkError
+from shared.model.injection.checks import find_node_trait
 from shared.model.kubernetes.contract import INJECT, SIDECAR_CONTAINER, TUNNEL_PORT
 
 _PRIVILEGED: Final = "privileged"
@@ -180,7 +181,9 @@ def _examine_pods(snapshot: ClusterSnapshot) -> Iterator[Finding]:
 
 def _asks(pod: Object, namespace_labels: Mapping[str, str]) -> bool:
     own = (pod["metadata"].get("annotations") or {}).get(INJECT)
-    return namespace_labels.get(INJECT) == "true" if own is None else own == "true"
+    if own is not None:
+        return bool(own == "true")
+    return namespace_labels.get(INJECT) == "true" and find_node_trait(pod) is None
 
 
 def _is_over(pod: Object) -> bool:

@@ -181,8 +181,11 @@ def trim_pod(pod: Object) -> Object:
     trimmed = {
         "metadata": _pick(metadata, "name", "namespace", "labels", "creationTimestamp", "deletionTimestamp"),
         "spec": {
-            part: [_pick(container, "name", "image", "ports") for container in spec.get(part) or ()]
-            for part in ("initContainers", "containers")
+            **_pick(spec, "hostNetwork", "hostPID"),
+            **{
+                part: [_trim_container(each) for each in spec.get(part) or ()]
+                for part in ("initContainers", "containers")
+            },
         },
         "status": {
             **_pick(status, "phase", "reason", "podIPs"),
@@ -194,6 +197,13 @@ def trim_pod(pod: Object) -> Object:
         },
     }
     trimmed["metadata"]["annotations"] = _pick(metadata.get("annotations") or {}, INJECT)
+    return trimmed
+
+
+def _trim_container(container: Object) -> Object:
+    trimmed = _pick(container, "name", "image", "ports")
+    if (container.get("securityContext") or {}).get("privileged"):
+        trimmed["securityContext"] = {"privileged": True}
     return trimmed
 
 

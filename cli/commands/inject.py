@@ -103,7 +103,14 @@ def _conclude_check(work: _Work, *, as_json: bool) -> None:
     from cli.text.output import print_note
 
     if as_json:
-        _REPORT.print(InjectionReport(injected=work.injected, not_asked=work.not_asked, refused=work.refused))
+        _REPORT.print(
+            InjectionReport(
+                injected=work.injected,
+                not_asked=work.not_asked,
+                refused=work.refused,
+                passed_over=work.passed_over,
+            )
+        )
     else:
         print_note(work.summarise())
     if work.refused:
@@ -119,11 +126,12 @@ class _Work:
         self._is_asked_for_all = is_asked_for_all
         self.injected: list[str] = []
         self.not_asked: list[str] = []
+        self.passed_over: list[str] = []
         self.refused: list[RefusedObject] = []
 
     @property
     def count(self) -> int:
-        return len(self.injected) + len(self.not_asked) + len(self.refused)
+        return len(self.injected) + len(self.not_asked) + len(self.passed_over) + len(self.refused)
 
     def inject(self, document: StreamDocument) -> Any:
         """Return the document's value with what asked injected; the very same object when nothing did."""
@@ -153,9 +161,9 @@ class _Work:
             if outcome is None:
                 self.not_asked.append(where)
                 continue
-            self.injected.append(where)
-            value, warnings = outcome
-            for warning in warnings:
+            value, injection = outcome
+            (self.injected if injection.passed_over is None else self.passed_over).append(where)
+            for warning in injection.warnings:
                 print_note(f"! {where}: {warning}")
         return value
 
@@ -164,6 +172,8 @@ class _Work:
         text = f"{len(self.injected)} of {self.count} injected"
         if self.refused:
             text += f", {len(self.refused)} refused"
+        if self.passed_over:
+            text += f", {len(self.passed_over)} passed over"
         if self.not_asked:
             hint = "" if self._is_asked_for_all else ' (annotation touchmark.dev/inject: "true"; --all includes them)'
             text += f", {len(self.not_asked)} didn't ask{hint}"

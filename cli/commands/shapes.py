@@ -6,7 +6,7 @@ print, so that ``--help`` stays quick.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cli.admin.overview import NamespaceRow
@@ -158,11 +158,12 @@ class RefusedObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InjectionReport:
-    """What injection would do, by place."""
+    """What injection would do, by place. ``passed_over``: asked for by the namespace alone, and the node's own."""
 
     injected: list[str]
     not_asked: list[str]
     refused: list[RefusedObject]
+    passed_over: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,11 +20,13 @@ class PodCensus:
     Attributes:
         not_injected: pods that ask for injection and have no sidecar.
         unfit: pods whose sidecar may not join.
+        passed_over: pods of the node's own in namespaces that ask.
     """
 
     namespaces: tuple[ClusterNamespace, ...]
     not_injected: tuple[PodView, ...]
     unfit: tuple[PodView, ...]
+    passed_over: tuple[PodView, ...]
 
 
 def count_pods(pods: PodIndex, namespaces: NamespaceIndex, *, connected: Collection[str]) -> PodCensus:
@@ -39,6 +41,7 @@ def count_pods(pods: PodIndex, namespaces: NamespaceIndex, *, connected: Collect
     streams: Counter[str] = Counter()
     missing: list[PodRecord] = []
     unfit: list[PodRecord] = []
+    passed_over: list[PodRecord] = []
     for pod in pods:
         is_wanted = namespaces.is_wanted(pod)
         totals[pod.namespace] += 1
@@ -49,6 +52,8 @@ def count_pods(pods: PodIndex, namespaces: NamespaceIndex, *, connected: Collect
             missing.append(pod)
         if pod.has_sidecar and pod.fault:
             unfit.append(pod)
+        if namespaces.is_passed_over(pod):
+            passed_over.append(pod)
     return PodCensus(
         namespaces=tuple(
             ClusterNamespace(
@@ -63,6 +68,7 @@ def count_pods(pods: PodIndex, namespaces: NamespaceIndex, *, connected: Collect
         ),
         not_injected=_view(missing),
         unfit=_view(unfit),
+        passed_over=_view(passed_over),
     )
 
 
@@ -74,7 +80,7 @@ def _view(pods: Iterable[PodRecord]) -> tuple[PodView, ...]:
             name=pod.name,
             service_account=pod.service_account,
             node=pod.node,
-            message=pod.fault,
+            message=pod.trait or pod.fault,
         )
         for pod in chosen
     )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
-from ca.evidence.pod import Pod, find_fault
+from ca.evidence.pod import Pod, find_fault, find_node_trait
 from shared.model.errors import InputError
 from shared.model.kubernetes.contract import INJECT, TUNNEL_PORT, name_instance
 from shared.model.wire.messages import DirectoryEntry
@@ -31,6 +31,7 @@ class PodRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         asks: its annotation: ``true``, ``false`` or empty.
         has_sidecar: it has a container of our sidecar's name: it is in the mesh, or can't be reached.
         fault: why its sidecar, if it has one, may not join; empty when it may.
+        trait: why its namespace's wish passes it over (``host_network``, …); empty when it doesn't.
     """
 
     uid: str
@@ -46,6 +47,7 @@ class PodRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     asks: str
     has_sidecar: bool
     fault: str
+    trait: str = ""
 
 
 class PodIndex:
@@ -205,6 +207,7 @@ def trim_pod(pod: Pod, *, images: Sequence[str], ca_names: Iterable[str]) -> Pod
         asks=intern(metadata.annotations.inject if metadata.annotations is not None else ""),
         has_sidecar=pod.has_sidecar,
         fault=intern(find_fault(pod, images=images, ca_names=ca_names)),
+        trait=intern(find_node_trait(pod)),
     )
 
 
@@ -283,8 +286,15 @@ class NamespaceIndex:
         return [record.name for record in self._namespaces.values() if record.is_labelled]
 
     def is_wanted(self, pod: PodRecord) -> bool:
-        """Tell whether a pod asks for injection: by its own word or, without one, by its namespace's."""
-        return pod.asks == "true" or (pod.asks != "false" and self.is_labelled(pod.namespace))
+        """Tell whether a pod asks for injection: by its own word or, without one, by its namespace's.
+
+        A namespace asks for its applications, not for pods of the node's own.
+        """
+        return pod.asks == "true" or (pod.asks != "false" and not pod.trait and self.is_labelled(pod.namespace))
+
+    def is_passed_over(self, pod: PodRecord) -> bool:
+        """Tell whether a namespace's wish passes over this pod: it can't have a sidecar, and didn't ask itself."""
+        return bool(pod.trait) and not pod.asks and self.is_labelled(pod.namespace)
 
     def replace(self, values: Sequence[NamespaceRecord]) -> None:
         """These are all there are."""

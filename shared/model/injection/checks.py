@@ -69,6 +69,27 @@ def check_namespace(namespace: str, labels: Mapping[str, str] | None) -> None:
         )
 
 
+def find_node_trait(pod: Json) -> tuple[InjectionRefusal, str] | None:
+    """Return what makes a pod one of its node's own, such as a node exporter; None for every other pod.
+
+    Such a pod can't be injected: it shares the node's network or processes, or has all privileges there. One with a
+    container of our name is none: its capture would redirect the node's connections, and ``check_pod`` refuses it.
+    """
+    spec = get_object(pod, "spec", "pod")
+    containers = [each for kind in ("initContainers", "containers") for each in list_containers(pod, kind)]
+    if any(container.name in OWN_CONTAINERS for container in containers):
+        return None
+    if get_flag(spec, "hostNetwork", "spec"):
+        return InjectionRefusal.HOST_NETWORK, "shares the node's network"
+    if get_flag(spec, "hostPID", "spec"):
+        return InjectionRefusal.HOST_PID, "shares the node's process namespace"
+    for container in containers:
+        security = get_object(container.body, "securityContext", container.path)
+        if get_flag(security, "privileged", f"{container.path}.securityContext"):
+            return InjectionRefusal.PRIVILEGED, f"has a privileged container, {container.name}"
+    return None
+
+
 def check_pod(pod: Json, *, ca_host: str) -> None:
     """Check a pod as it was before injection.
 

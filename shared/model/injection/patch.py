@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from shared.model.injection.checks import check_namespace, check_pod, check_targets
+from shared.model.injection.checks import check_namespace, check_pod, check_targets, find_node_trait
 from shared.model.injection.containers import (
     OWN_CONTAINERS,
     OWN_VOLUMES,
@@ -43,12 +43,14 @@ class Injection(msgspec.Struct, frozen=True, kw_only=True):
     """What injection does to a pod.
 
     Attributes:
-        patch: the operations; none when the pod is injected already, exactly so.
+        patch: the operations; none when the pod is injected already, exactly so, or is passed over.
         warnings: sentences for the user who creates the pod.
+        passed_over: why the pod gets no sidecar though its namespace asks for one; None: it gets it.
     """
 
     patch: tuple[Operation, ...]
     warnings: tuple[str, ...] = ()
+    passed_over: InjectionRefusal | None = None
 
 
 def is_asked(pod: Json, namespace_labels: Mapping[str, str] | None) -> bool:
@@ -90,6 +92,9 @@ def inject(
         return None
     check_namespace(namespace, namespace_labels)
     settings = read_settings(get_annotations(pod))
+    # A namespace asks for its applications. A pod of the node's own (a DaemonSet's) can't be one, unless it says so.
+    if INJECT not in get_annotations(pod) and (trait := find_node_trait(pod)) is not None:
+        return Injection(patch=(), warnings=(_say_passed_over(*trait),), passed_over=trait[0])
     former = _find_targets(pod)
     injected = restore(pod)
     check_pod(injected, ca_host=find_ca_host(options))
@@ -168,6 +173,13 @@ def _place(injected: Json, found: Json, own: list[Json], volumes: list[Json]) ->
             placed.append(wanted.pop(name))
     spec["volumes"] = [*copy.deepcopy(placed), *wanted.values()]
     spec["shareProcessNamespace"] = True
+
+
+def _say_passed_over(refusal: InjectionRefusal, trait: str) -> str:
+    return (
+        f"touchmark: the pod {trait} and gets no sidecar ({refusal}): explicit namespaces refuse it."
+        f' {INJECT}: "false" on its template says so for good'
+    )
 
 
 def _warn(pod: Json, options: InjectionOptions) -> tuple[str, ...]:

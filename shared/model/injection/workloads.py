@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from shared.model.injection.containers import InjectionOptions
 from shared.model.injection.json_patch import apply_patch
-from shared.model.injection.patch import inject
+from shared.model.injection.patch import Injection, inject
 from shared.model.injection.pod_json import Json, get_object, get_text
 from shared.model.injection.refusals import InjectionRefusal, InjectionRefusedError
 from shared.model.kubernetes.contract import INJECT
@@ -96,8 +96,8 @@ def find_templates(document: Any, place: tuple[str | int, ...] = ()) -> Iterator
 
 def inject_template(
     document: Json, template: Template, *, namespace: str, is_asked_for_all: bool, options: InjectionOptions
-) -> tuple[Json, tuple[str, ...]] | None:
-    """Return the document with this template injected, and warnings; None when the template didn't ask.
+) -> tuple[Json, Injection] | None:
+    """Return the document with this template injected, and what was done; None when the template didn't ask.
 
     Arguments:
         namespace: where the template names none.
@@ -113,7 +113,7 @@ def inject_template(
     if injection is None:
         return None
     if not injection.patch:
-        return document, injection.warnings
+        return document, injection
     injected = copy.deepcopy(document)
     pod = apply_patch(template.pod, injection.patch)
     target: Any = injected
@@ -121,7 +121,7 @@ def inject_template(
         target = target[part]
     # Only these two change; a typed copy of a list's item mustn't bring its type along.
     target["metadata"], target["spec"] = pod["metadata"], pod["spec"]
-    return injected, injection.warnings
+    return injected, injection
 
 
 def _lacks_type(item: Any) -> bool:

@@ -97,6 +97,8 @@ class ClusterStatus(_Answer, frozen=True):
         not_injected: pods that ask for injection and don't have it, at most ``MAX_PODS_SHOWN``.
         unfit: injected pods that would be refused, with the reason, at most ``MAX_PODS_SHOWN``.
         refused: the last refused enrolments of this CA process, newest first; ``refused_total`` counts all.
+        passed_over: pods in namespaces that ask for injection which can't have it, being the node's own, and didn't ask
+            themselves; with the reason's code, at most ``MAX_PODS_SHOWN``.
     """
 
     server_version: str
@@ -111,3 +113,4 @@ class ClusterStatus(_Answer, frozen=True):
     refused_total: int
     leader: str = ""
     is_leader: bool = False
+    passed_over: tuple[PodView, ...] = ()

@@ -104,6 +104,15 @@ async def test_a_namespaces_word_needs_no_look_at_its_labels(hook: Hook) -> None
     assert "patch" not in await hook.ask(no, INJECT_NAMESPACE_PATH)
 
 
+async def test_a_pod_of_the_nodes_own_in_a_namespace_that_asks_passes_with_a_warning(hook: Hook) -> None:
+    exporter = {**make_pod(hostNetwork=True), "metadata": {"name": "exporter"}}
+    response = await hook.ask(exporter, INJECT_NAMESPACE_PATH)
+    assert response["allowed"] and "patch" not in response
+    assert "host_network" in response["warnings"][0]
+    assert hook.published == []
+    assert hook.count("passed_over") == 1
+
+
 async def test_a_dry_run_has_no_side_effect(hook: Hook) -> None:
     assert "patch" in await hook.ask(make_pod(), dryRun=True)
     assert hook.published == []

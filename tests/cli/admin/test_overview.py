@@ -49,6 +49,13 @@ def test_a_certificate_of_another_lifetime_is_overdue_by_its_own() -> None:
     assert find_faults(replace(OBSERVATION, identities=(certificate,), ca=longer)) == []
 
 
+def test_pods_that_a_namespaces_wish_passes_over_are_named_and_nothing_is_wrong() -> None:
+    passed = change_cluster(passed_over=(msgspec.structs.replace(POD, message="host_network"),))
+    [finding] = find_faults(replace(OBSERVATION, cluster=passed))
+    assert (finding.subject, finding.is_optional) == ("pods passed over", True)
+    assert "shop/old-1 (host_network)" in finding.observation
+
+
 @pytest.mark.parametrize(
     ("subject", "part", "changes"),
     [

@@ -46,6 +46,8 @@ def test_a_level_matters_where_a_pod_asks_too() -> None:
         (make_pod("plain", namespace="bank"), False),
         (make_pod("plain", namespace="shop"), True),
         (make_pod("own-word", namespace="shop", metadata={"annotations": {"touchmark.dev/inject": "false"}}), False),
+        (make_pod("exporter", namespace="shop", spec={"hostNetwork": True}), False),
+        (make_pod("agent", namespace="bank", metadata={"annotations": INJECT}, spec={"hostPID": True}), True),
         (make_pod("done", namespace="shop", status={"phase": "Succeeded"}), False),
         (make_pod("ours", namespace="touchmark-system", metadata={"annotations": INJECT}), False),
         (make_pod("system", namespace="kube-system", metadata={"annotations": INJECT}), False),

@@ -122,8 +122,11 @@ def test_of_a_pod_only_what_is_looked_at_is_kept() -> None:
     pod["spec"]["containers"] = [
         {"name": "app", "image": "a", "env": [{}], "ports": [{"name": "h", "containerPort": 1}]}
     ]
+    pod["spec"]["containers"][0]["securityContext"] = {"privileged": True, "runAsUser": 0}
     trimmed = trim_pod(pod)
     assert len(str(trimmed)) < 1000
+    assert trimmed["spec"]["containers"][0]["securityContext"] == {"privileged": True}
+    assert trim_pod({"metadata": {}, "spec": {"hostNetwork": True}})["spec"]["hostNetwork"] is True
     assert trimmed["metadata"]["annotations"] == {"touchmark.dev/inject": "true"}
     assert has_sidecar(trimmed)
     for look in (group_pods, lambda pods: [is_ready(pods[0]), describe_state(pods[0]), list_images(pods[0], ("app",))]):

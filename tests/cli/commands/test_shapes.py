@@ -15,6 +15,7 @@ def test_a_report_is_one_object_with_nested_refusals() -> None:
         "injected": ["b:1"],
         "not_asked": [],
         "refused": [{"where": "a:1", "code": "host_network", "message": "no", "hint": "remove it"}],
+        "passed_over": [],
     }
 
 

@@ -7,10 +7,13 @@ import secrets
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ca.evidence.pod import Pod
+from ca.evidence.pod import find_node_trait as find_pods_trait
 from shared.model.injection.containers import OWN_CONTAINERS
 from shared.model.injection.json_patch import apply_patch
 from shared.model.injection.patch import Injection, inject, is_asked, restore
@@ -87,6 +90,41 @@ def test_a_pod_that_a_kubelet_runs_from_a_file_is_left_alone() -> None:
 def test_who_did_not_ask_is_left_alone_whatever_it_is() -> None:
     assert inject(make_pod(hostNetwork=True) | {"metadata": {}}, namespace="kube-system", namespace_labels={},
                   options=OPTIONS) is None  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spec", "container", "refusal"),
+    [
+        ({"hostNetwork": True}, {}, "host_network"),
+        ({"hostPID": True}, {}, "host_pid"),
+        ({}, {"securityContext": {"privileged": True}}, "privileged"),
+    ],
+)
+def test_a_namespace_passes_over_the_nodes_own_pods_and_says_so_but_refuses_those_that_ask(
+    spec: Json, container: Json, refusal: str
+) -> None:
+    asking = make_pod_of(**container)
+    asking["spec"] |= spec
+    silent = {**asking, "metadata": {}}
+    labels = {"touchmark.dev/inject": "true"}
+    passed = inject(silent, namespace="shop", namespace_labels=labels, options=OPTIONS)
+    assert passed is not None
+    assert (passed.patch, passed.passed_over) == ((), refusal)
+    assert refusal in passed.warnings[0] and len(passed.warnings[0]) <= 240
+    assert find_pods_trait(msgspec.convert(silent, Pod)) == refusal, "the CA counts the same pods"
+    with pytest.raises(InjectionRefusedError) as caught:
+        inject(asking, namespace="shop", namespace_labels=labels, options=OPTIONS)
+    assert caught.value.refusal == refusal
+
+
+def test_a_pod_that_came_by_the_nodes_network_after_its_injection_is_not_passed_over() -> None:
+    """Its capture would redirect the node's connections."""
+    injected = _injected(make_pod())
+    del injected["metadata"]["annotations"]["touchmark.dev/inject"]
+    injected["spec"]["hostNetwork"] = True
+    assert find_pods_trait(msgspec.convert(injected, Pod)) == ""
+    with pytest.raises(InjectionRefusedError):
+        inject(injected, namespace="shop", namespace_labels={"touchmark.dev/inject": "true"}, options=OPTIONS)
 
 
 @given(pod=pods())
