@@ -21,7 +21,7 @@ from typing import Final, Self
 
 from bench.errors import BenchError
 
-START_TIMEOUT_S: Final = 30.0
+START_TIMEOUT_S: Final = 90.0
 _END_TIMEOUT_S: Final = 10.0
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 

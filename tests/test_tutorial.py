@@ -72,7 +72,9 @@ def test_the_tutorial_works_as_written(tmp_path: Path) -> None:
     assert "./intruder http://127.0.0.1:8080/" in refused, done.stdout
     assert "program_not_approved" in printed["touchmark decisions --would-deny"]
     assert "✓ explicit mode would refuse" in printed["touchmark mode shop --check"]
-    assert "Connection reset by peer" in printed["./intruder http://127.0.0.1:8080/"]
+    # As curl calls it when the reset comes after it has noticed that it is connected, and before.
+    refusal = printed["./intruder http://127.0.0.1:8080/"]
+    assert "Connection reset by peer" in refusal or "Failed to connect" in refusal
     assert "program_not_approved" in printed["touchmark decisions --denied"]
     assert "touchmark program approve shop/web sha256:" in printed["touchmark decisions --denied"]
     # Nothing of the page was passed over: what isn't told of is set-up, or serves in the background.

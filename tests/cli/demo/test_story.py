@@ -17,7 +17,7 @@ from tests.cli.demo.interruption import interrupt_starts
 from tests.cli.demo.telling import assert_nothing_stays, start_demo
 from tests.cli.demo.waiting import wait_until
 
-TIMEOUT_S = 150.0
+TIMEOUT_S = 240.0
 FACTS = [
     "capture",
     "approved_permissive",
@@ -34,8 +34,8 @@ FACTS = [
 
 
 def tell(directory: Path, *options: str) -> tuple[dict[str, Any], str]:
-    """Run the demo to its end; return its facts and what it said."""
-    demo = start_demo(directory, "--json", *options)
+    """Run the demo to its end as root; return its facts and what it said."""
+    demo = start_demo(directory, "--json", *options, is_apart=True)
     try:
         code = demo.wait(TIMEOUT_S)
     finally:
