@@ -24,6 +24,7 @@ from sidecar.attest.dialled import Dialling, check_dialled, find_dialled, find_d
 from sidecar.attest.executable import Executables
 from sidecar.attest.facts import Attestation, AttestationError, ProcessFacts
 from sidecar.attest.holding.caught import Caught, CaughtHolders
+from sidecar.attest.holding.fellows import Fellows
 from sidecar.attest.holding.holder_check import HolderCheck
 from sidecar.attest.holding.own_socket import refuse_given
 from sidecar.attest.holding.owner import OwnerSearch, find_own
@@ -31,13 +32,7 @@ from sidecar.attest.holding.tables import count_descriptors, holds_any
 from sidecar.attest.known import KnownProcesses
 from sidecar.attest.measure import Measured, Measuring
 from sidecar.attest.netlink.kernel_sockets import KernelSockets
-from sidecar.attest.netlink.sock_diag import (
-    LISTEN,
-    KernelSocket,
-    NetlinkError,
-    covers,
-    normalise_address,
-)
+from sidecar.attest.netlink.sock_diag import LISTEN, KernelSocket, NetlinkError, covers, normalise_address
 from sidecar.attest.process import Process
 from sidecar.attest.program_look import ProgramLooks
 from sidecar.sockets.address import Endpoint
@@ -86,6 +81,7 @@ class Attestor:
         self._early: dict[tuple[Endpoint, Endpoint], Attestation | AttestationError | None] = {}
         # Between ``attest_now`` and the ``attest`` that follows it.
         self._caught = CaughtHolders(own_pid=self._own_pid)
+        self._fellows = Fellows()
         self._dialling = Dialling()
         self._scanners = ThreadPoolExecutor(2, thread_name_prefix="attest-look")
         self._hashers = ThreadPoolExecutor(2, thread_name_prefix="attest-hash")
@@ -98,6 +94,7 @@ class Attestor:
         """End the background work and close every descriptor. Call it from the event loop's thread."""
         self._holder_check.close()
         self._owners.close()
+        self._fellows.close()
         for running in self._running.values():
             running.cancel()
         self._scanners.shutdown(wait=False, cancel_futures=True)
@@ -140,11 +137,7 @@ class Attestor:
             self._early[source, destination] = error
 
     def _attest_now(self, source: Endpoint, destination: Endpoint) -> Attestation | None:
-        try:
-            found = self._kernel.find(source, destination)
-        except (NetlinkError, OSError, ValueError):
-            return None
-        if found is None:
+        if (found := self._find(source, destination)) is None:
             return None
         check_dialled(found)
         if (kept := self._dialling.take(found)) is not None:
@@ -156,7 +149,7 @@ class Attestor:
                 loop = asyncio.get_running_loop()
                 loop.call_soon(loop.call_soon, self._forget, source, destination)
             return None
-        return _attestation(measured, found)
+        return measured.attest(found)
 
     def find_dialling(self, source: Endpoint, destination: Endpoint) -> KernelSocket | None:
         """Find the socket whose ``connect()`` sent the first packet of a connection and waits; never waits itself."""
@@ -172,7 +165,7 @@ class Attestor:
             AttestationError: the process is traced.
         """
         measured = self._recognise(found, _kind_of(found))
-        return None if measured is None else _attestation(measured, found)
+        return None if measured is None else measured.attest(found)
 
     async def attest_dialling(self, found: KernelSocket) -> Attestation:
         """Attest a socket of ``find_dialling``, looking and hashing as far as it takes.
@@ -183,8 +176,8 @@ class Attestor:
         kind = _kind_of(found)
         async with self._deadline():
             if (caught := self._caught.look_at(found, kind)) is None:
-                return _attestation(await self._measure(found, kind), found)
-            return _attestation(await self._measure_caught(caught), found)
+                return (await self._measure(found, kind)).attest(found)
+            return (await self._measure_caught(caught)).attest(found)
 
     def keep_dialling(self, attestation: Attestation) -> None:
         """Keep what was attested of a socket that dials, for when its connection is accepted: at most two seconds.
@@ -204,19 +197,21 @@ class Attestor:
         if not self._caught.has(source, destination) and (known := self.attest_now(source, destination)) is not None:
             return known
         async with self._deadline():
-            if (caught := self._caught.take(source, destination)) is not None:
-                try:
-                    return _attestation(await self._measure_caught(caught), caught.found)
-                except AttestationError as error:
-                    if error.reason is not Reason.PROCESS_VANISHED:
-                        raise
+            try:
+                if (caught := self._caught.take(source, destination)) is not None:
+                    return (await self._measure_caught(caught)).attest(caught.found)
+                if (fellow := await self._join(source, destination)) is not None:
+                    return fellow
+            except AttestationError as error:
+                if error.reason is not Reason.PROCESS_VANISHED:
+                    raise
             loop = asyncio.get_running_loop()
             found = await loop.run_in_executor(self._scanners, find_dialled, source, destination)
             self._patience.note_progress()
             check_dialled(found)
             refuse_orphan(found)
             try:
-                return _attestation(await self._measure(found, _kind_of(found)), found)
+                return (await self._measure(found, _kind_of(found))).attest(found)
             except AttestationError as error:
                 if error.reason in {Reason.PROCESS_VANISHED, Reason.NO_OWNER}:
                     now = await loop.run_in_executor(self._scanners, find_dialled, source, destination)
@@ -286,10 +281,7 @@ class Attestor:
             application: what was dialled.
             local: our own end.
         """
-        try:
-            return self._kernel.find(application, local)
-        except (NetlinkError, OSError, ValueError):
-            return None
+        return self._find(application, local)
 
     def has_listeners_of(self, address: str, port: int, listener: Attestation) -> bool:
         """Tell whether nothing listens on an address and port but what was attested; never waits.
@@ -333,7 +325,7 @@ class Attestor:
 
     @staticmethod
     def _agree_with(listener: Attestation, measured: Measured, found: KernelSocket) -> Attestation:
-        attestation = _attestation(measured, found, (listener.inode, *listener.others))
+        attestation = measured.attest(found, (listener.inode, *listener.others))
         if attestation.program != listener.program:
             process = attestation.process
             message = f"process {process.pid} accepted the connection and runs another program than the listener's"
@@ -413,6 +405,12 @@ class Attestor:
         """
         return self._looks.look_again(attestations)
 
+    def _find(self, source: Endpoint, destination: Endpoint) -> KernelSocket | None:
+        try:
+            return self._kernel.find(source, destination)
+        except (NetlinkError, OSError, ValueError):
+            return None
+
     def _list_listeners(self, address: str, port: int) -> list[KernelSocket]:
         try:
             address = normalise_address(address)
@@ -484,6 +482,26 @@ class Attestor:
             self._running[process.pid] = running
             running.add_done_callback(partial(self._finish, process.pid))
             return await asyncio.shield(running)
+
+    async def _join(self, source: Endpoint, destination: Endpoint) -> Attestation | None:
+        """Wait for a process that is measured already and holds this socket as well: one that begins with a burst.
+
+        It is seen to hold the socket while it runs what is measured, as by ``attest_now``; it may end while this waits.
+
+        Returns:
+            None when another process holds the socket, or none is measured: this waits for no stranger.
+
+        Raises:
+            AttestationError: as ``attest``.
+        """
+        found = self._find(source, destination)
+        caught = None if found is None else self._caught.find_measured(_kind_of(found))
+        running = None if caught is None else self._running.get(caught.sighting.process.pid)
+        # One that is done may have closed the process.
+        if found is None or caught is None or running is None or running.done() or not caught.is_fellow(found):
+            return None
+        check_dialled(found)
+        return running.result().attest(found) if await self._fellows.wait(caught.sighting.process.pid, found) else None
 
     async def _measure(self, found: KernelSocket, kind: Hashable) -> Measured:
         """Find the holder of a socket and measure it; one walk over the processes serves all who wait for it.
@@ -560,24 +578,12 @@ class Attestor:
         # Retrieved here as well: every waiter may have been cancelled.
         if not done.cancelled() and done.exception() is None:
             self._known.add(done.result(), now=asyncio.get_running_loop().time())
+        self._fellows.answer(pid)
 
 
 def _kind_of(dialled: KernelSocket) -> Hashable:
     """Return what connections to one destination by one user have in common: mostly one process makes them."""
     return dialled.peer, dialled.uid
-
-
-def _attestation(measured: Measured, found: KernelSocket, others: tuple[int, ...] = ()) -> Attestation:
-    return Attestation(
-        program=measured.program,
-        process=measured.process.facts,
-        inode=found.inode,
-        cookie=found.cookie,
-        execution=measured.execution,
-        origin=measured.origin,
-        others=others,
-        uid=found.uid,
-    )
 
 
 def _agree(found: list[tuple[Measured, KernelSocket]], port: int) -> Attestation:
@@ -589,4 +595,4 @@ def _agree(found: list[tuple[Measured, KernelSocket]], port: int) -> Attestation
         if other.program != first.program:
             message = f"processes {first.process.pid} and {other.process.pid} listen on port {port} with two programs"
             raise AttestationError(message, reason=Reason.LISTENERS_DIFFER, process=other.process.facts)
-    return _attestation(first, listener, tuple(one.inode for _, one in found[1:]))
+    return first.attest(listener, tuple(one.inode for _, one in found[1:]))

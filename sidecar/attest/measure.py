@@ -18,9 +18,10 @@ from shared.model.policy.decision import Origin
 from shared.model.policy.reasons import Reason
 from sidecar.attest.claimed import refuse_claimed_executable
 from sidecar.attest.executable import Executables
-from sidecar.attest.facts import AttestationError, Execution
+from sidecar.attest.facts import Attestation, AttestationError, Execution
 from sidecar.attest.interpreter.loader import is_loader
 from sidecar.attest.interpreter.main_script import is_interpreter
+from sidecar.attest.netlink.sock_diag import KernelSocket
 from sidecar.attest.origin import Origins
 from sidecar.attest.process import FileKey, Process
 from sidecar.attest.script_file import open_main_script
@@ -50,6 +51,23 @@ class Measured:
             AttestationError: it is gone.
         """
         return not self.process.has_executed() and self.process.read_executable() == self.key
+
+    def attest(self, found: KernelSocket, others: tuple[int, ...] = ()) -> Attestation:
+        """Say that this process holds a socket, as the caller has seen.
+
+        Arguments:
+            others: as of ``Attestation``.
+        """
+        return Attestation(
+            program=self.program,
+            process=self.process.facts,
+            inode=found.inode,
+            cookie=found.cookie,
+            execution=self.execution,
+            origin=self.origin,
+            others=others,
+            uid=found.uid,
+        )
 
 
 @dataclass(slots=True, kw_only=True)

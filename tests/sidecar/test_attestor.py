@@ -15,6 +15,7 @@ import pytest
 
 from shared.model.policy.reasons import Reason
 from sidecar.attest.holding import clearance, newest
+from sidecar.attest.holding.owner import OwnerSearch
 from sidecar.attest.measure import Measured, Measuring, Sighting
 from sidecar.attestor import Attestation, AttestationError, Attestor
 from tests.sidecar.attest.processes import (
@@ -146,6 +147,91 @@ async def test_a_burst_of_a_new_program_is_measured_once(
         assert len({one.inode for one in found}) == 8
         assert {one.process.pid for one in found} == {child.pid}
         assert measured == [child.pid]
+
+
+async def test_a_burst_of_a_new_program_waits_for_its_measurement_and_searches_for_nobody(
+    attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it is attested though the program has ended by then."""
+    monkeypatch.setattr(newest, "_MAX_PROCESSES", 10_000)  # Whatever else this machine starts meanwhile.
+    monkeypatch.setattr(OwnerSearch, "find", None)
+    original, has_ended = Measuring.measure_sighting, asyncio.Event()
+
+    async def wait(measuring: Measuring, sighting: Sighting) -> Measured:
+        await has_ended.wait()
+        return await original(measuring, sighting)
+
+    monkeypatch.setattr(Measuring, "measure_sighting", wait)
+    monkeypatch.setattr("sidecar.attest.measure._MAX_UNSEEN_S", 600.0)  # This may take its time.
+    place = server.getsockname()
+    code = "import socket,sys\nc=[socket.create_connection(('127.0.0.1',int(sys.argv[1]))) for _ in range(40)]\n" + WAIT
+    with running(code, port_of(server)) as child:
+        sources = [take(server) for _ in range(40)]
+        attestor.attest_early(sources[0], place)
+        attesting = [asyncio.create_task(attestor.attest(source, place)) for source in sources]
+        await asyncio.sleep(0)
+        child.kill()
+        child.wait()
+        has_ended.set()
+        found = await asyncio.gather(*attesting)
+    assert {(one.process.pid, one.program.digest) for one in found} == {(child.pid, digest_of(PYTHON))}
+    assert len({one.inode for one in found}) == 40
+
+
+async def test_a_connection_of_another_process_doesnt_wait_for_the_one_that_is_measured(
+    attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(newest, "_MAX_PROCESSES", 10_000)
+    original, may_go_on = Measuring.measure_sighting, asyncio.Event()
+
+    async def wait(measuring: Measuring, sighting: Sighting) -> Measured:
+        if sighting.process.pid == first.pid:
+            await may_go_on.wait()
+        return await original(measuring, sighting)
+
+    monkeypatch.setattr(Measuring, "measure_sighting", wait)
+    other = copy_program(PYTHON, tmp_path / "other")
+    place = server.getsockname()
+    with running(CONNECT + WAIT, port_of(server)) as first:
+        source = take(server)
+        with running(CONNECT + WAIT, port_of(server), program=str(other)) as second:
+            attestor.attest_early(source, place)
+            waiting = asyncio.create_task(attestor.attest(source, place))
+            await asyncio.sleep(0)
+            found = await attestor.attest(take(server), place)
+            assert (found.process.pid, found.program.digest) == (second.pid, digest_of(other))
+            assert not waiting.done()
+            may_go_on.set()
+            assert (await waiting).process.pid == first.pid
+
+
+async def test_what_executed_another_program_while_it_was_measured_lends_its_next_socket_nothing(
+    attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newest, "_MAX_PROCESSES", 10_000)
+    original, may_go_on = Measuring.measure_sighting, asyncio.Event()
+
+    async def wait(measuring: Measuring, sighting: Sighting) -> Measured:
+        await may_go_on.wait()
+        return await original(measuring, sighting)
+
+    monkeypatch.setattr(Measuring, "measure_sighting", wait)
+    place = server.getsockname()
+    code = CONNECT + "d=socket.create_connection(('127.0.0.1',int(sys.argv[1])))\nos.set_inheritable(d.fileno(),True)\n"
+    with running(code + WAIT + "os.execv('/bin/sleep',['sleep','600'])", port_of(server)) as child:
+        sources = [take(server) for _ in range(2)]
+        attestor.attest_early(sources[0], place)
+        first = asyncio.create_task(attestor.attest(sources[0], place))
+        await asyncio.sleep(0)
+        tell(child)
+        while os.readlink(f"/proc/{child.pid}/exe") != os.path.realpath("/bin/sleep"):
+            pass
+        second = asyncio.create_task(attestor.attest(sources[1], place))
+        await asyncio.sleep(0)
+        may_go_on.set()
+        assert (await second).program.digest == digest_of("/bin/sleep")
+        with pytest.raises(AttestationError):
+            await first
 
 
 async def test_sockets_of_one_kind_but_two_programs_are_told_apart(

@@ -20,6 +20,8 @@ from sidecar.sockets.address import Endpoint
 # Looks among the newest processes that find nothing take at most a fifth of the event loop's time.
 _REST_FACTOR = 4
 _MAX_CAUGHT = 16
+# A larger table is searched where sockets were found, and for its newest ones.
+_MAX_DESCRIPTORS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,21 @@ class Caught:
     sighting: Sighting
     kind: Hashable
 
+    def is_fellow(self, found: KernelSocket) -> bool:
+        """Tell whether the process holds another socket as well, and runs what was looked at.
+
+        Raises:
+            AttestationError: it is traced, or gone.
+        """
+        process = self.sighting.process
+        # The very same socket behind a second connection: the full search tells.
+        if not found.inode or found.cookie == self.found.cookie:
+            return False
+        if not process.find_descriptor(found.inode, max_descriptors=_MAX_DESCRIPTORS):
+            return False
+        process.refuse_tracer(all_threads=False)
+        return not process.has_executed() and process.read_executable() == self.sighting.key
+
 
 class CaughtHolders:
     """Belongs to the event loop's thread.
@@ -45,7 +62,7 @@ class CaughtHolders:
     def __init__(self, *, own_pid: int) -> None:
         self._own_pid = own_pid
         self._caught: dict[tuple[Endpoint, Endpoint], Caught] = {}
-        self._measured: set[Hashable] = set()
+        self._measured: dict[Hashable, Caught] = {}
         self._rests_until = 0.0
 
     def close(self) -> None:
@@ -103,8 +120,12 @@ class CaughtHolders:
     @contextmanager
     def measuring(self, caught: Caught) -> Iterator[None]:
         """While it is measured, no other one of its kind is looked at."""
-        self._measured.add(caught.kind)
+        self._measured[caught.kind] = caught
         try:
             yield
         finally:
-            self._measured.discard(caught.kind)
+            del self._measured[caught.kind]
+
+    def find_measured(self, kind: Hashable) -> Caught | None:
+        """Return the one of this kind that is measured now: it may hold another one's socket as well."""
+        return self._measured.get(kind)
