@@ -1,4 +1,4 @@
-"""``touchmark policy``: lint, diff, suggest, apply, get, delete, with YAML in the shape of the Kubernetes objects."""
+"""``touchmark policy``: lint, diff, suggest, apply, get, delete, export; YAML as the Kubernetes objects."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.commands import options
+from cli.commands.export import export
 from cli.text.json_result import JsonResult, prints
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ _OBJECTS: JsonResult[list[dict[str, Any]]] = JsonResult(note="as in YAML: `{apiV
 _DELETED: JsonResult[ObjectsDeleted] = JsonResult()
 
 app = typer.Typer(
-    no_args_is_help=True, help="Lint, compare, apply, get and delete policies and approved programs as YAML."
+    no_args_is_help=True, help="Lint, compare, apply, get, delete and export policies and approved programs as YAML."
 )
+app.command(cls=options.TargetCommand)(export)
 
 _File = Annotated[
     list[Path], typer.Option("--filename", "-f", help="A YAML file, or - for standard input; repeatable.")

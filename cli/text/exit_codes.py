@@ -29,8 +29,8 @@ EXIT_CODES: Final[dict[ExitCode, str]] = {
     ExitCode.FAILURE: "failed; the message says why",
     ExitCode.BAD_INPUT: "an option, a file or a name is invalid",
     ExitCode.CHECK_FAILED: (
-        "a check failed: `ready`, `mode --check`, `policy lint`, `policy diff`, `inject --check`, `status`, `doctor`,"
-        " `demo` or `audit` found a ✗"
+        "a check failed: `ready`, `mode --check`, `policy lint`, `policy diff`, `policy export`, `inject --check`,"
+        " `status`, `doctor`, `demo` or `audit` found a ✗"
     ),
     ExitCode.NOT_FOUND: "the named thing doesn't exist",
     ExitCode.CONFLICT: "it was changed in the meantime, or its state doesn't allow this",

@@ -20,6 +20,7 @@ import typer
 
 from cli.commands import shapes, version
 from cli.demo import facts
+from cli.export import report
 from cli.graph import graph
 from cli.main import app
 from cli.text import findings, summary
@@ -99,7 +100,7 @@ def describe_result(verb: Callable[..., object], result: JsonResult[Any]) -> str
 
 
 def _own_types() -> dict[str, object]:
-    modules = (shapes, summary, findings, facts, version, graph, lint, explain)
+    modules = (shapes, summary, findings, facts, version, graph, lint, explain, report)
     return {name: value for module in modules for name, value in vars(module).items() if isinstance(value, type)}
 
 

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from cli.backends import cluster as backend
+from cli.export.engine import Engine
 from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.wire.admin import DecisionList, IdentityList
+from tests.cli.export.world import export_all
 from tests.cli.fake_api import FakeAPI
 from tests.cli.fake_ca import FakeCA, running_ca
 from tests.kubernetes.forwarding import running_ca_pod
@@ -305,3 +307,15 @@ def test_without_the_definitions_the_error_says_how_to_install_them(
     finally:
         api_server.kubectl("wait", "--for=delete", "--timeout=30s", "crd", *DEFINITIONS)
         api_server.install_definitions()
+
+
+def test_exported_network_policies_are_valid_to_the_api_server(api_server: ApiServer, namespace: str) -> None:
+    """Other engines' kinds aren't installed here."""
+    objects = export_all(Engine.NETWORK_POLICY, as_explicit=True).objects
+    for each in objects:
+        each["metadata"]["namespace"] = namespace
+    items = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+    printed = api_server.kubectl(
+        "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", stdin=items
+    )
+    assert printed.count("serverside-applied") == len(objects) > 10

@@ -1,0 +1,133 @@
+"""CiliumNetworkPolicy (cilium.io/v2): allows and refuses, by service accounts, addresses and ports. Pure.
+
+Source: https://docs.cilium.io/en/stable/security/policy/. Meant to stand beside the mesh: the tunnel's port, the CA,
+probes from the node and DNS are let through.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cli.export.plan import Effect, End, Flow, Loss
+from cli.export.resolving import (
+    CA_LABELS,
+    DEFAULT_NAME,
+    DNS_LABELS,
+    DNS_NAMESPACE,
+    Object,
+    Resolver,
+    chunk,
+    make_object,
+    name_flow,
+)
+from shared.model.kubernetes.contract import HEALTH_PORT, STREAM_PORT, SYSTEM_NAMESPACE, TUNNEL_PORT
+from shared.model.policy.rules import Direction
+
+_API: Final = "cilium.io/v2"
+_NAMESPACE: Final = "k8s:io.kubernetes.pod.namespace"
+_ACCOUNT: Final = "k8s:io.cilium.k8s.policy.serviceaccount"
+_EVERY_POD: Final = {"matchExpressions": [{"key": _NAMESPACE, "operator": "Exists"}]}
+_MAX_PORTS: Final = 40  # The definition's bound of one list of ports.
+_SIDES: Final = {Direction.INGRESS: "from", Direction.EGRESS: "to"}
+
+
+def write_cilium_policies(resolver: Resolver, system_namespace: str = SYSTEM_NAMESPACE) -> list[Object]:
+    """Return CiliumNetworkPolicies for a plan."""
+    plan = resolver.plan
+    objects: list[Object] = []
+    if plan.is_closed:
+        _note(resolver)
+        objects.append(_make_default(plan.namespace, system_namespace))
+    for flow in plan.flows:
+        rules = _make_rules(resolver, flow)
+        if not rules:
+            continue
+        for own in flow.own or ("",):
+            section = f"{flow.direction}{'Deny' if flow.denies else ''}"
+            spec: Object = {"endpointSelector": {"matchLabels": {_ACCOUNT: own}} if own else {}, section: rules}
+            if flow.denies and not plan.is_closed:
+                spec["enableDefaultDeny"] = {"ingress": False, "egress": False}
+            name = name_flow(flow, *([own] if own else []))
+            objects.append(
+                make_object(_API, "CiliumNetworkPolicy", name, spec, namespace=plan.namespace, rule=flow.rule)
+            )
+    return objects
+
+
+def _note(resolver: Resolver) -> None:
+    name = resolver.plan.namespace
+    notes = [
+        f"pods of the mesh reach each other on port {TUNNEL_PORT}, which carries every application's port",
+        "pods without a sidecar are matched by the same service accounts; no program is looked at",
+        "addresses of pods and nodes of the cluster aren't matched by CIDRs in Cilium",
+        f"probes: port {HEALTH_PORT} is open to the pod's own node",
+    ]
+    resolver.losses.extend(Loss(rule=name, effect=Effect.NOTE, message=each) for each in notes)
+    resolver.lose(name, Effect.NOTE, "UDP and SCTP are refused but for DNS; Touchmark leaves them alone")
+    if count := resolver.selectors.outside.get(name):
+        resolver.lose(name, Effect.STRICTER, f"{count} pods without a sidecar are isolated as well")
+
+
+def _make_default(namespace: str, system_namespace: str) -> Object:
+    dns = {"matchLabels": {_NAMESPACE: DNS_NAMESPACE, **{f"k8s:{k}": v for k, v in DNS_LABELS.items()}}}
+    ca = {"matchLabels": {_NAMESPACE: system_namespace, **{f"k8s:{k}": v for k, v in CA_LABELS.items()}}}
+    spec = {
+        "endpointSelector": {},
+        "enableDefaultDeny": {"ingress": True, "egress": True},
+        "ingress": [{"fromEntities": ["host"], "toPorts": _list_ports([(HEALTH_PORT, 0)])}],
+        "egress": [
+            {"toEndpoints": [dns], "toPorts": [{"ports": [{"port": "53", "protocol": "ANY"}]}]},
+            {"toEndpoints": [ca], "toPorts": _list_ports([(STREAM_PORT, 0)])},
+        ],
+    }
+    return make_object(_API, "CiliumNetworkPolicy", DEFAULT_NAME, spec, namespace=namespace)
+
+
+def _make_rules(resolver: Resolver, flow: Flow) -> list[Object]:
+    side = _SIDES[flow.direction]
+    endpoints: list[Object] = []
+    cidrs: list[str] = []
+    entities: list[str] = []
+    for end in flow.ends:
+        if end.spiffe_id:
+            resolver.skip(flow, end)
+        elif end.is_everyone:
+            endpoints.append(dict(_EVERY_POD))
+            entities.append("world")
+        elif end.cidrs:
+            cidrs += end.cidrs
+        else:
+            endpoints.append(_select(end))
+    ports = [(each.first, each.last) for each in flow.ports]
+    if flow.denies and ports and endpoints:
+        message = f"refuses its ports, which pods of the mesh reach through port {TUNNEL_PORT}"
+        resolver.lose(flow.rule, Effect.LOOSER, message)
+    through = [*ports, (TUNNEL_PORT, 0)] if ports and not flow.denies else ports
+    rules: list[Object] = []
+    for field, peers, some in (
+        (f"{side}Endpoints", endpoints, through),
+        (f"{side}CIDR", cidrs, ports),
+        (f"{side}Entities", entities, ports),
+    ):
+        if peers:
+            rules.append({field: peers, "toPorts": _list_ports(some)} if some else {field: peers})
+    return rules
+
+
+def _select(end: End) -> Object:
+    if not end.namespace:
+        return dict(_EVERY_POD)
+    labels = {_NAMESPACE: end.namespace}
+    if end.service_account:
+        labels[_ACCOUNT] = end.service_account
+    return {"matchLabels": labels}
+
+
+def _list_ports(ports: list[tuple[int, int]]) -> list[Object]:
+    written: list[Object] = []
+    for first, last in ports:
+        port: Object = {"port": str(first), "protocol": "TCP"}
+        if last > first:
+            port["endPort"] = last
+        written.append(port)
+    return [{"ports": some} for some in chunk(written, _MAX_PORTS)]
