@@ -18,8 +18,11 @@ _encoder = msgspec.json.Encoder()
 LEVELS: Final = ("debug", "info", "warning", "error")
 # What is said when nothing is wrong, and what is a fault that doesn't mend itself; everything else is a warning.
 _INFO: Final = frozenset(
-    {"sidecar_ready", "sidecar_draining", "sidecar_stopped", "ca_stream_resumed", "joined_again", "output_recovered"}
-)
+    {
+        "sidecar_ready", "sidecar_draining", "sidecar_stopped", "ca_stream_resumed", "joined_again", "output_recovered",
+        "connect_queue_reopened",
+    }
+)  # fmt: skip
 _ERROR: Final = frozenset({"task_failed", "certificate_expired"})
 # Written at every level: it was asked for by itself.
 _ASKED_FOR: Final = frozenset({"tunnel_frame"})

@@ -155,6 +155,12 @@ def _add_steps(page: Page, sidecar: Sidecar) -> None:
             ({"outcome": "failed"}, connector.failed),
         ],
     )
+    if stories.holds_connects is not None:
+        page.add_gauge(
+            f"{_PREFIX}connects_held",
+            "1 while programs' connect() waits for the look at them; 0 while the queue is away.",
+            int(stories.holds_connects),
+        )
     page.add_gauge(f"{_PREFIX}idle_tunnels", "Tunnels in the pool.", len(connector))
     page.add_counter(
         f"{_PREFIX}peers_elsewhere_total",

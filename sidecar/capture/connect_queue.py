@@ -31,7 +31,6 @@ MAX_PACKETS = 1_024
 _NETLINK_NETFILTER = 12
 _ANSWER_TIMEOUT_S = 5.0
 _MAX_ANSWERS = 64
-_BATCH = 64
 
 
 class ConnectQueue:
@@ -70,30 +69,32 @@ class ConnectQueue:
         """Give the queue back."""
         self._socket.close()
 
-    def take(self) -> list[QueuedPacket]:
-        """Take packets that have come, at most 64; never waits. Each waits on until ``let_pass``.
+    def take(self) -> list[QueuedPacket] | None:
+        """Take the packets of one message of the kernel's, mostly one; never waits. Each waits on until ``let_pass``.
+
+        Returns:
+            None where no message waits; nothing for one that is no packet, after which others may wait.
 
         Raises:
             OSError: the queue is of no use any more, such as without CAP_NET_ADMIN.
             QueueMessageError: what came can't be read.
         """
+        try:
+            data, (port, _groups) = self._socket.recvfrom(MAX_MESSAGE_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:  # What didn't fit was let pass.
+                return []
+            raise
+        if port != 0:  # Only the kernel speaks from port 0; other processes may write to this socket as well.
+            return []
         found: list[QueuedPacket] = []
-        for _ in range(_BATCH):
-            try:
-                data, (port, _groups) = self._socket.recvfrom(MAX_MESSAGE_BYTES)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno == errno.ENOBUFS:  # What didn't fit was let pass.
-                    continue
-                raise
-            if port != 0:  # Only the kernel speaks from port 0; other processes may write to this socket as well.
-                continue
-            for each in parse_messages(data):
-                if isinstance(each, QueuedPacket):
-                    found.append(each)
-                elif each.errno not in (0, errno.ENOENT):  # ENOENT: the packet went with its network device.
-                    raise OSError(each.errno, os.strerror(each.errno))
+        for each in parse_messages(data):
+            if isinstance(each, QueuedPacket):
+                found.append(each)
+            elif each.errno not in (0, errno.ENOENT):  # ENOENT: the packet went with its network device.
+                raise OSError(each.errno, os.strerror(each.errno))
         return found
 
     def let_pass(self, packet: QueuedPacket) -> None:

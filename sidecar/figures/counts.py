@@ -73,15 +73,17 @@ class StoryCounts:
         attestations_failed: by reason.
         handshakes: seconds of each handshake with a peer that arrived, from its ClientHello, that held.
         handshakes_failed: by reason.
+        holds_connects: programs' ``connect()`` waits for the look at them; None where it isn't asked for.
     """
 
-    __slots__ = ("attestations", "attestations_failed", "handshakes", "handshakes_failed")
+    __slots__ = ("attestations", "attestations_failed", "handshakes", "handshakes_failed", "holds_connects")
 
     def __init__(self) -> None:
         self.attestations = Histogram(ATTESTATION_BUCKETS_S)
         self.attestations_failed: dict[Reason, int] = {}
         self.handshakes = Histogram(HANDSHAKE_BUCKETS_S)
         self.handshakes_failed: dict[Reason, int] = {}
+        self.holds_connects: bool | None = None
 
     def fail_attestation(self, reason: Reason) -> None:
         """Count an attestation that gave no program."""

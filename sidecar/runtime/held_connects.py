@@ -12,19 +12,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
+from shared.model.errors import MachineError
 from shared.runtime.tasks import Tasks
 from sidecar.attest.facts import Attestation, AttestationError
 from sidecar.attest.netlink.sock_diag import KernelSocket
 from sidecar.capture.connect_queue import ConnectQueue
 from sidecar.capture.queue_messages import QueuedPacket, QueueMessageError
 from sidecar.code_check import check_code, find_checked
+from sidecar.control.backoff import Backoff
 from sidecar.events import Events
 from sidecar.parts import Sidecar
+from sidecar.slices import SLICE_S
 
 # Less than the second after which a kernel sends the packet again.
 _MAX_HELD_S = 0.8
 _MAX_HELD = 256
+# A queue that was open for so long isn't one that can't be opened.
+_SETTLED_S = 30.0
 
 
 class HeldConnects:
@@ -42,18 +48,28 @@ class HeldConnects:
         self._events = events
         self._queue: ConnectQueue | None = None
         self._held: dict[int, QueuedPacket] = {}
+        self._opened_at = 0.0
+        self._backoff = Backoff()
+        self._opening: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Open the queue: from now on connections wait.
+        """Open the queue: from now on connections wait. When it breaks it is opened again.
 
         Raises:
             MachineError: there is none to be had.
         """
-        self._queue = ConnectQueue(self._number)
-        asyncio.get_running_loop().add_reader(self._queue.fileno(), self._take)
+        queue = ConnectQueue(self._number)
+        asyncio.get_running_loop().add_reader(queue.fileno(), self._take)
+        self._queue = queue
+        self._opened_at = time.monotonic()
+        self._sidecar.counts.holds_connects = True
 
     def close(self) -> None:
         """Let pass what waits, and whatever comes from now on."""
+        if self._opening is not None:
+            self._opening.cancel()
+            self._opening = None
+        self._sidecar.counts.holds_connects = False
         if self._queue is None:
             return
         asyncio.get_running_loop().remove_reader(self._queue.fileno())
@@ -63,18 +79,42 @@ class HeldConnects:
         self._queue = None
 
     def _take(self) -> None:
-        if self._queue is None:
-            return
+        """Look at what waits, for 2 ms at most between two packets; the loop comes back while others wait."""
+        until = time.monotonic() + SLICE_S
+        while self._queue is not None:
+            try:
+                packets = self._queue.take()
+            except (OSError, QueueMessageError) as error:
+                self._lose(str(error))
+                return
+            if packets is None:
+                return
+            for packet in packets:
+                self._held[packet.number] = packet
+                if not self._is_waiting(packet):
+                    self._let_pass(packet.number)
+            if time.monotonic() >= until:
+                return
+
+    def _lose(self, why: str) -> None:
+        self.close()
+        if time.monotonic() - self._opened_at > _SETTLED_S:
+            self._backoff = Backoff()
+        self._events.emit("connect_queue_lost", message=why[:500])
+        self._open_later()
+
+    def _open_later(self) -> None:
+        """Packets pass meanwhile, and programs are looked at when their connection is accepted."""
+        self._opening = asyncio.get_running_loop().call_later(self._backoff.next(), self._open_again)
+
+    def _open_again(self) -> None:
+        self._opening = None
         try:
-            packets = self._queue.take()
-        except (OSError, QueueMessageError) as error:
-            self._events.fail("held connects", error)
-            self.close()
-            return
-        for packet in packets:
-            self._held[packet.number] = packet
-            if not self._is_waiting(packet):
-                self._let_pass(packet.number)
+            self.start()
+        except MachineError:  # It was said that there is none; that hasn't changed.
+            self._open_later()
+        else:
+            self._events.emit("connect_queue_reopened")
 
     def _is_waiting(self, packet: QueuedPacket) -> bool:
         """Look at who dials; tell whether the packet waits for a longer look."""

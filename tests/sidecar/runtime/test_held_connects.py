@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from shared.model.errors import MachineError
 from shared.model.policy.reasons import Reason
 from shared.runtime.tasks import Tasks
 from sidecar.attest.facts import AttestationError
 from sidecar.capture.queue_messages import QueuedPacket
+from sidecar.figures.counts import StoryCounts
 from sidecar.runtime import held_connects as module
 from sidecar.runtime.held_connects import HeldConnects
 from tests.sidecar.little_ca import until
@@ -38,12 +40,13 @@ class FakeQueue:
     def fileno(self) -> int:
         return self._reader
 
-    def take(self) -> list[QueuedPacket]:
-        os.read(self._reader, 1)
+    def take(self) -> list[QueuedPacket] | None:
         if self.fault is not None:
             raise self.fault
-        taken, self._waiting = self._waiting, []
-        return taken
+        if not self._waiting:
+            os.read(self._reader, 1)
+            return None
+        return [self._waiting.pop(0)]
 
     def let_pass(self, packet: QueuedPacket) -> None:
         assert not self.is_closed
@@ -85,9 +88,12 @@ class Held:
 
     def __init__(self, queue: FakeQueue) -> None:
         self.queue, self.attestor, self.failures = queue, FakeAttestor(), list[str]()
+        self.queue_again = FakeQueue()
+        self.said: list[str] = []
+        self.counts = StoryCounts()
         self.tasks = Tasks(lambda name, _: self.failures.append(name))
-        sidecar: Any = SimpleNamespace(attestor=self.attestor)
-        events: Any = SimpleNamespace(fail=lambda name, _: self.failures.append(name))
+        sidecar: Any = SimpleNamespace(attestor=self.attestor, counts=self.counts)
+        events: Any = SimpleNamespace(emit=lambda name, **_: self.said.append(name))
         self.connects = HeldConnects(sidecar, 7, tasks=self.tasks, events=events)
 
     async def put(self, *numbers: int, ends: tuple[Any, Any] | None = ENDS) -> None:
@@ -119,6 +125,8 @@ async def held(monkeypatch: pytest.MonkeyPatch, looked_at: list[object]) -> Any:
     yield made
     made.connects.close()
     assert queue.is_closed
+    if not made.queue_again.is_closed:
+        made.queue_again.close()
     await made.tasks.close(timeout_s=60)
 
 
@@ -201,11 +209,59 @@ async def test_at_the_end_everything_passes(held: Held) -> None:
     assert held.failures == []
 
 
-async def test_a_queue_that_fails_is_given_back_and_said(held: Held) -> None:
+async def test_a_burst_is_looked_at_in_slices(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two slices the loop has its turn; here each slice ends after one packet."""
+    monkeypatch.setattr(module, "SLICE_S", 0.0)
+    held.attestor.now = "known"
+    turns: list[int] = []
+
+    def count() -> None:
+        turns.append(len(held.queue.passed))
+        if len(held.queue.passed) < 64:
+            asyncio.get_running_loop().call_soon(count)
+
+    count()
+    await held.put(*range(64))
+    await until(lambda: len(held.queue.passed) == 64)
+    assert {1, 32, 63} <= set(turns)
+
+
+async def test_a_queue_that_fails_is_given_back_said_and_opened_again(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is away the kernel lets connections pass, and what waited goes on."""
+    opened: list[object] = [MachineError("still away"), held.queue_again]
+
+    def open_queue(_: int) -> FakeQueue:
+        made = opened.pop(0)
+        if isinstance(made, MachineError):
+            raise made
+        assert isinstance(made, FakeQueue)
+        return made
+
+    monkeypatch.setattr(module, "ConnectQueue", open_queue)
     held.attestor.later = asyncio.get_running_loop().create_future()
     await held.put(1)
     held.queue.fault = PermissionError(1, "Operation not permitted")
     held.queue.put()
     await until(lambda: held.queue.is_closed)
     assert held.queue.passed == [1]
-    assert held.failures == ["held connects"]
+    assert (held.said, held.counts.holds_connects) == (["connect_queue_lost"], False)
+    await until(lambda: not opened)
+    assert (held.said, held.counts.holds_connects) == (["connect_queue_lost", "connect_queue_reopened"], True)
+    held.attestor.now = "known"
+    held.queue_again.put(QueuedPacket(number=2, ends=ENDS))
+    await until(lambda: held.queue_again.passed == [2])
+    held.attestor.later.cancel()
+
+
+async def test_one_that_is_away_at_the_end_isnt_opened_again(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> FakeQueue:
+        raise AssertionError
+
+    monkeypatch.setattr(module, "ConnectQueue", fail)
+    held.queue.fault = OSError(105, "No buffer space available")
+    held.queue.put()
+    await until(lambda: held.queue.is_closed)
+    held.connects.close()
+    assert held.connects._opening is None
