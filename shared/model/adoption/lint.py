@@ -14,6 +14,7 @@ from enum import StrEnum
 import msgspec
 
 from shared.model.identity.program import Program
+from shared.model.policy.cidr import METADATA_ADDRESSES, Address, is_named, parse_cidr
 from shared.model.policy.rules import Action, Direction, NamespaceState, Peer, PortRange, Rule
 
 # Comparing each rule with each other one; an object in Kubernetes holds no more.
@@ -225,7 +226,15 @@ def _covers_peers(one: Rule, other: Rule) -> bool:
         if one.action is Action.DENY:
             return True
         return all(not (peer.unidentified or peer.spiffe_id) for peer in other.peers)
-    return bool(other.peers) and all(any(_covers_peer(wide, peer) for wide in one.peers) for peer in other.peers)
+    if not other.peers or not all(any(_covers_peer(wide, peer) for wide in one.peers) for peer in other.peers):
+        return False
+    # A wide network of an allow rule doesn't mean the metadata address, which a narrow one names.
+    return one.action is Action.DENY or _list_named(other) <= _list_named(one)
+
+
+def _list_named(rule: Rule) -> set[Address]:
+    networks = [parse_cidr(each) for peer in rule.peers for each in peer.cidrs]
+    return {address for address in METADATA_ADDRESSES if any(is_named(each, address) for each in networks)}
 
 
 def _covers_peer(wide: Peer, narrow: Peer) -> bool:

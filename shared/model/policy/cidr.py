@@ -18,6 +18,11 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _OCTET: Final = "(0|[1-9][0-9]{0,2})"
 _IPV4: Final = re.compile(rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}/([0-9]{{1,2}})")
 
+# Where clouds give a node's credentials to any program that asks; the latter two are AWS's and Google's by IPv6.
+METADATA_ADDRESSES: Final = frozenset(map(ipaddress.ip_address, ("169.254.169.254", "fd00:ec2::254", "fd20:ce::254")))
+# A network names such an address if it is no wider than link-local (RFC 3927), or than the cloud's own /32.
+_METADATA_SHIFTS: Final = {4: 16, 6: 96}
+
 
 class Cidr(msgspec.Struct, frozen=True, gc=False):
     """A network: the IP version, the number of its bits that aren't given, and the bits that are.
@@ -57,6 +62,17 @@ def unmap(address: Address) -> Address:
 def is_within(cidr: Cidr, address: Address) -> bool:
     """Return whether an address, which isn't a v4-mapped one, lies in a network."""
     return address.version == cidr.version and int(address) >> cidr.shift == cidr.prefix
+
+
+def is_named(cidr: Cidr, address: Address) -> bool:
+    """Return whether an allow rule's network means an address that lies in it.
+
+    A cloud's metadata address is only meant by a network about as narrow as itself: who writes ``0.0.0.0/0`` means the
+    internet, and not the node's credentials.
+    """
+    return is_within(cidr, address) and (
+        address not in METADATA_ADDRESSES or cidr.shift <= _METADATA_SHIFTS[address.version]
+    )
 
 
 def split_range(first: int, last: int) -> Iterator[tuple[int, int]]:

@@ -6,11 +6,13 @@ which rules are asked (``rule_index.py``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from shared.model.identity.foreign import is_matched
 from shared.model.identity.program import Program
-from shared.model.policy.cidr import Address, Cidr, is_within, parse_cidr, unmap
+from shared.model.policy.cidr import Address, Cidr, is_named, is_within, parse_cidr, unmap
 from shared.model.policy.party import Party
 from shared.model.policy.rules import Peer, Rule
 
@@ -130,7 +132,7 @@ def _peer_denied(compiled: CompiledPeer, party: Party) -> bool:
         return party.foreign is not None and is_matched(peer.spiffe_id, party.foreign)
     if peer.unidentified:
         is_unmarked = party.program is None and party.foreign is None and not party.is_pending
-        return is_unmarked and _address_matches(compiled, party.address)
+        return is_unmarked and _address_matches(compiled, party.address, is_within)
     workload = party.workload or party.listed
     if workload is None:
         return not peer.namespace
@@ -158,7 +160,7 @@ def _peer_allowed(compiled: CompiledPeer, party: Party, *, identified: bool) -> 
     if peer.unidentified:
         is_proven = party.workload is not None or party.program is not None or party.foreign is not None
         is_stranger = not is_proven and party.listed is None and not party.is_pending
-        return is_stranger and _address_matches(compiled, party.address)
+        return is_stranger and _address_matches(compiled, party.address, is_named)
     if not identified or party.workload is None:
         return False
     if peer.namespace and peer.namespace != party.workload.namespace:
@@ -168,8 +170,10 @@ def _peer_allowed(compiled: CompiledPeer, party: Party, *, identified: bool) -> 
     return peer.program is None or peer.program == party.program
 
 
-def _address_matches(compiled: CompiledPeer, address: Address | None) -> bool:
+def _address_matches(
+    compiled: CompiledPeer, address: Address | None, is_meant: Callable[[Cidr, Address], bool]
+) -> bool:
     if address is None:
         return False
     address = unmap(address)
-    return any(is_within(network, address) for network in compiled.networks)
+    return any(is_meant(network, address) for network in compiled.networks)

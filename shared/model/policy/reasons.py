@@ -109,8 +109,15 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         fix="Add the peer to the mesh, or allow its addresses with a rule for `unidentified` peers.",
     ),
     Reason.EGRESS_NOT_ALLOWED: Explanation(
-        cause="The destination is outside the mesh and no egress rule of the source's namespace names it.",
-        fix="Add an egress rule with the destination's CIDR and port to the source's namespace.",
+        cause=(
+            "The destination is outside the mesh and no egress rule of the source's namespace names it."
+            " A cloud's metadata address (169.254.169.254, fd00:ec2::254, fd20:ce::254) isn't"
+            " named by a network as wide as 0.0.0.0/0."
+        ),
+        fix=(
+            "Add an egress rule with the destination's CIDR and port to the source's namespace; for a metadata address,"
+            " the address itself, such as 169.254.169.254/32."
+        ),
     ),
     Reason.FOREIGN_NOT_ALLOWED: Explanation(
         cause="The other end belongs to another trust domain, and no allow rule names its SPIFFE ID with `spiffeID`.",

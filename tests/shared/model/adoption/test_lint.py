@@ -114,3 +114,9 @@ def _matches(states: dict[str, NamespaceState], rule: Rule, each: object) -> boo
     assert isinstance(each, Seen)
     policies = {name: compile_namespace(msgspec.structs.replace(states[name], rules=(rule,))) for name in NAMESPACES}
     return bool(judge(attempt_of(each), policies).rule)
+
+
+def test_a_rule_for_the_metadata_address_isnt_redundant_beside_one_for_the_internet() -> None:
+    everywhere = outward("0.0.0.0/0", "::/0", name="internet")
+    assert find(everywhere, outward("169.254.169.254/32", name="metadata")) == []
+    assert find(everywhere, outward("198.51.100.7/32", name="host")) == [(Level.WARNING, LintCode.REDUNDANT)]

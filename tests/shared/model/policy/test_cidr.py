@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.model.policy.cidr import is_within, parse_cidr, split_range, unmap
+from shared.model.policy.cidr import is_named, is_within, parse_cidr, split_range, unmap
 
 addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
 
@@ -60,3 +60,22 @@ def test_a_v4_mapped_address_is_its_ipv4_address() -> None:
     assert str(unmap(ipaddress.ip_address("::ffff:198.18.0.1"))) == "198.18.0.1"
     for text in ("198.18.0.1", "2001:db8::1"):
         assert str(unmap(ipaddress.ip_address(text))) == text
+
+
+@pytest.mark.parametrize(
+    ("network", "address", "is_meant"),
+    [
+        ("0.0.0.0/0", "169.254.169.254", False),
+        ("169.0.0.0/8", "169.254.169.254", False),
+        ("169.254.0.0/16", "169.254.169.254", True),
+        ("169.254.169.254/32", "169.254.169.254", True),
+        ("0.0.0.0/0", "169.254.169.253", True),
+        ("::/0", "fd00:ec2::254", False),
+        ("fd00::/8", "fd20:ce::254", False),
+        ("fd00:ec2::254/128", "fd00:ec2::254", True),
+        ("::/0", "fd00:ec2::253", True),
+        ("169.254.169.254/32", "169.254.169.1", False),
+    ],
+)
+def test_a_metadata_address_is_only_named_by_a_narrow_network(network: str, address: str, is_meant: bool) -> None:
+    assert is_named(parse_cidr(network), ipaddress.ip_address(address)) is is_meant

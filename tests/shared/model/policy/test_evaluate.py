@@ -761,3 +761,37 @@ def test_a_certificate_from_another_workloads_address_is_refused_where_that_is_r
     assert (verdict.reason is Reason.PEER_WORKLOAD_MISMATCH) is (is_elsewhere and is_required)
     if is_elsewhere and is_required:
         assert not verdict.allowed
+
+
+# ---- the cloud's metadata address ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "::ffff:169.254.169.254", "fd00:ec2::254"])
+@pytest.mark.parametrize("mode", Mode)
+def test_the_metadata_address_is_refused_unless_a_rule_names_it(address: str, mode: Mode) -> None:
+    """Permissive mode marks it, so that ``touchmark ready`` tells before the switch. A wide deny rule means it."""
+    program = Program(digest="ab" * 32)
+
+    def decide(action: Action, *cidrs: str) -> Verdict:
+        peer = Peer(unidentified=True, cidrs=cidrs)
+        rule = Rule(name="out", action=action, direction=Direction.EGRESS, peers=(peer,))
+        approval = Approval(service_account="web", program=program)
+        state = NamespaceState(namespace="shop", mode=mode, rules=(rule,), approvals=(approval,))
+        return evaluate(
+            direction=Direction.EGRESS,
+            source=Party(workload=Workload(namespace="shop", service_account="web"), program=program),
+            destination=Party(address=ipaddress.ip_address(address)),
+            port=80,
+            source_policy=compile_namespace(state),
+            destination_policy=None,
+        )
+
+    wide = decide(Action.ALLOW, "0.0.0.0/0", "::/0")
+    assert (wide.allowed, wide.would_deny, wide.reason) == (
+        mode is Mode.PERMISSIVE,
+        mode is Mode.PERMISSIVE,
+        Reason.EGRESS_NOT_ALLOWED,
+    )
+    named = decide(Action.ALLOW, "0.0.0.0/0", "169.254.169.254/32", "fd00:ec2::254/128")
+    assert (named.allowed, named.reason) == (True, Reason.ALLOW_RULE)
+    assert decide(Action.DENY, "0.0.0.0/0", "::/0").reason is Reason.DENY_RULE
