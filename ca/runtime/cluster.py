@@ -39,7 +39,7 @@ from ca.store.records import JoinGrant
 from ca.store.store import Store
 from shared.model.errors import TouchmarkError, UnavailableError
 from shared.model.injection.containers import InjectionOptions
-from shared.model.kubernetes.contract import CA_SERVICE, SYSTEM_NAMESPACE
+from shared.model.kubernetes.contract import CA_SERVICE
 from shared.model.wire.admin import ClusterStatus
 from shared.model.wire.messages import DirectoryEntry, Registration
 from shared.runtime.tasks import Tasks
@@ -232,7 +232,9 @@ async def open_cluster(
         vouching = Vouching(store, namespaces, is_stale=has_new_labels)
         await vouching.load()
         store.namespaces.on_change(vouching.note_policy)
-        leading = Leading(client, store=store, metrics=metrics, clock=clock)
+        leading = Leading(
+            client, namespace=configuration.namespace, store=store, metrics=metrics, clock=clock
+        )
         names, images = list_ca_names(configuration), configuration.sidecar_images
         watches = make_directory_watches(
             client,
@@ -291,6 +293,7 @@ def _make_admission(
             pull_policy=configuration.sidecar_pull_policy,
             ca_address=configuration.sidecar_ca,
             trust_domain=configuration.trust_domain,
+            own_namespace=configuration.namespace,
         ),
         read_bundle=authorities.bundle,
         list_needing=needing,
@@ -303,7 +306,7 @@ def _make_admission(
 
 def list_ca_names(configuration: Configuration) -> frozenset[str]:
     """Return the host names and addresses to which a sidecar of this CA may be sent."""
-    service = f"{CA_SERVICE}.{SYSTEM_NAMESPACE}"
+    service = f"{CA_SERVICE}.{configuration.namespace}"
     told = parse_endpoint(configuration.sidecar_ca)[0]
     return frozenset({service, f"{service}.svc", f"{service}.svc.cluster.local", told, *configuration.names})
 

@@ -32,7 +32,6 @@ from ca.runtime.upkeep import Publishing, Upkeep
 from ca.settings.configuration import Configuration
 from ca.store.store import Store
 from shared.model.errors import TouchmarkError
-from shared.model.kubernetes.contract import SYSTEM_NAMESPACE
 from shared.runtime.tasks import Tasks
 
 if TYPE_CHECKING:  # Its client library takes 20 MiB, and is loaded in clusters only.
@@ -162,7 +161,7 @@ async def _load_key(configuration: Configuration, store: Store) -> KeyEncryption
     try:
         return await load_key_secret(
             client,
-            namespace=SYSTEM_NAMESPACE,
+            namespace=configuration.namespace,
             name=configuration.kek_secret,
             sealed_by=sealed_by,
             now=time.time(),

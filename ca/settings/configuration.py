@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.model.errors import InputError
-from shared.model.identity.identity import check_trust_domain
+from shared.model.identity.identity import check_namespace, check_trust_domain
 from shared.model.injection.containers import DEFAULT_CA_ADDRESS
 from shared.model.kubernetes.contract import CA_SERVICE, SYSTEM_NAMESPACE
 
@@ -41,6 +41,7 @@ class Configuration:
             while the former one ends (30 s), and the startup probe gives the new one 60 s.
         database: URL of a PostgreSQL database that several replicas share; empty: SQLite in ``data_dir``.
         kubernetes: work in a cluster: pods join by their tokens, the directory is what the API server says.
+        namespace: the CA's own, with its Service, its Lease and the Secret of its key.
         kubeconfig: how to reach the API server; None: as the pod's own service account.
         sidecar_images: image references of sidecars that may join, as they stand in the pods' specs; several while an
             upgrade runs. Named by digest they are exact; a tag means whatever it points to.
@@ -73,6 +74,7 @@ class Configuration:
     log_level: str = "info"
     database: str = field(default="", repr=False)  # It may hold a password.
     kubernetes: bool = False
+    namespace: str = SYSTEM_NAMESPACE
     kubeconfig: Path | None = None
     sidecar_images: tuple[str, ...] = ()
     kek_secret: str = ""
@@ -118,6 +120,7 @@ class Configuration:
         if not self.kubernetes and self.webhook_host:
             raise InputError("--webhook-listen means nothing without --kubernetes")
         parse_endpoint(self.sidecar_ca)
+        check_namespace(self.namespace)
         if len(self.sidecar_images) > MAX_SIDECAR_IMAGES or any(
             not image or len(image) > 512 or image != image.strip() for image in self.sidecar_images
         ):
@@ -126,7 +129,7 @@ class Configuration:
     @property
     def server_names(self) -> tuple[str, ...]:
         """Further names and addresses in the server's certificate; in a cluster also its Service's."""
-        service = f"{CA_SERVICE}.{SYSTEM_NAMESPACE}"
+        service = f"{CA_SERVICE}.{self.namespace}"
         of_service = (service, f"{service}.svc", f"{service}.svc.cluster.local")
         return (*self.names, *of_service) if self.kubernetes else self.names
 

@@ -14,10 +14,12 @@ from typing import Any
 
 from ca.settings.configuration import Configuration, format_endpoint, parse_endpoint
 from shared.model.errors import InputError
+from shared.model.kubernetes.contract import CA_SERVICE, STREAM_PORT
 from shared.runtime.paths import ADMIN_SOCKET_VARIABLE, default_admin_socket, default_data_dir, default_kek_file
 from shared.runtime.settings import Setting, make_parser, read_environment, read_options
 
 DATABASE_VARIABLE = "TOUCHMARK_DATABASE_URL"
+NAMESPACE_VARIABLE = "TOUCHMARK_NAMESPACE"
 
 
 def check_database(option: str) -> None:
@@ -120,6 +122,10 @@ SETTINGS = (
         help="work in a cluster, through KUBECONFIG or the pod's service account",
     ),
     Setting(
+        name="namespace", options=("--namespace",), environment=NAMESPACE_VARIABLE, metavar="NAME",
+        default=_DEFAULTS["namespace"], help="with `--kubernetes`: the CA's own namespace",
+    ),
+    Setting(
         name="kubeconfig", environment="KUBECONFIG", parse=Path, default="the pod's service account",
         help="with `--kubernetes`: how to reach the API server",
     ),
@@ -129,7 +135,7 @@ SETTINGS = (
     ),
     Setting(
         name="kek_secret", options=("--kek-secret",), metavar="NAME",
-        help="keep the key-encryption key in this Secret of touchmark-system",
+        help="keep the key-encryption key in this Secret of the CA's namespace",
     ),
     Setting(
         name="admin_listen", options=("--admin-listen",), metavar="HOST:PORT", parse=_parse_optional_endpoint,
@@ -150,7 +156,8 @@ SETTINGS = (
         help="how late a kubelet may show pods a changed ConfigMap: a new root waits as long",
     ),
     Setting(
-        name="sidecar_ca", options=("--sidecar-ca",), metavar="HOST:PORT", default=_DEFAULTS["sidecar_ca"],
+        name="sidecar_ca", options=("--sidecar-ca",), metavar="HOST:PORT",
+        default=f"{CA_SERVICE}.NAMESPACE.svc:{STREAM_PORT}",
         help="this CA's address for injected sidecars",
     ),
 )  # fmt: skip
@@ -171,6 +178,8 @@ def parse_arguments(arguments: Sequence[str]) -> Configuration:
     values = read_environment(SETTINGS, os.environ) | options
     if not values.get("kubernetes"):
         values.pop("kubeconfig", None)
+    if "namespace" in values:
+        values.setdefault("sidecar_ca", f"{CA_SERVICE}.{values['namespace']}.svc:{STREAM_PORT}")
     for name, prefix in (("listen", ""), ("admin_listen", "admin_"), ("webhook_listen", "webhook_")):
         if name in values:
             values[f"{prefix}host"], values[f"{prefix}port"] = values.pop(name)

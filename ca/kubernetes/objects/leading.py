@@ -30,6 +30,7 @@ from ca.kubernetes.objects.objects import (
 from ca.kubernetes.objects.status import StatusWriter
 from ca.metrics import Metrics
 from ca.store.store import Store
+from shared.model.kubernetes.contract import SYSTEM_NAMESPACE
 from shared.runtime.tasks import Tasks
 
 KINDS: Final = (MESH_POLICY, PROGRAM)
@@ -44,8 +45,16 @@ class Leading:
         watches: of the two kinds, for people.
     """
 
-    def __init__(self, client: ClusterClient, *, store: Store, metrics: Metrics, clock: Callable[[], float]) -> None:
-        self.leadership = Leadership(client)
+    def __init__(
+        self,
+        client: ClusterClient,
+        *,
+        store: Store,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        namespace: str = SYSTEM_NAMESPACE,
+    ) -> None:
+        self.leadership = Leadership(client, namespace=namespace)
         self.index = ObjectIndex()
         self.watches: tuple[Watch[RawObject, WatchedObject], ...] = tuple(
             Watch(

@@ -35,7 +35,7 @@ from shared.model.kubernetes.contract import (
     ProbeTarget,
 )
 
-NEVER_INJECTED: Final = (SYSTEM_NAMESPACE, "kube-system", "kube-public", "kube-node-lease")
+NEVER_INJECTED: Final = ("kube-system", "kube-public", "kube-node-lease")  # And Touchmark's own.
 ENFORCE_LABEL: Final = "pod-security.kubernetes.io/enforce"
 _FORBIDDING_LEVELS: Final = ("baseline", "restricted")
 # They undo capture (the first four), reach the sidecar's memory, or reach around the container's borders.
@@ -48,16 +48,19 @@ DANGEROUS_CAPABILITIES: Final = frozenset(
 _INIT_PROGRAMS: Final = ("/sbin/init", "/usr/sbin/init", "/init", "systemd", "s6-svscan", "runsvdir", "runit")
 
 
-def check_namespace(namespace: str, labels: Mapping[str, str] | None) -> None:
+def check_namespace(
+    namespace: str, labels: Mapping[str, str] | None, *, own_namespace: str = SYSTEM_NAMESPACE
+) -> None:
     """Check that the namespace may have injected pods.
 
     Arguments:
+        own_namespace: the CA's.
         labels: of the namespace; None when they aren't known, which leaves its Pod Security level to the API server.
 
     Raises:
         InjectionRefusedError: it is one of the cluster's or Touchmark's own, or its Pod Security level forbids it.
     """
-    if namespace in NEVER_INJECTED:
+    if namespace == own_namespace or namespace in NEVER_INJECTED:
         raise InjectionRefusedError(
             InjectionRefusal.SYSTEM_NAMESPACE, f"pods in the namespace {namespace} are never injected"
         )

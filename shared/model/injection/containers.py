@@ -75,6 +75,7 @@ class InjectionOptions:
         trust_domain: of the CA.
         token_lifetime_s: 600 to 3600; the kubelet renews the token at four fifths of it.
         version: written into the pod's annotation.
+        own_namespace: the CA's, whose pods are never injected.
 
     Raises:
         InputError: one of them is invalid.
@@ -87,6 +88,7 @@ class InjectionOptions:
     pull_policy: str = "IfNotPresent"
     token_lifetime_s: int = MAX_TOKEN_LIFETIME_S
     version: str = VERSION
+    own_namespace: str = SYSTEM_NAMESPACE
 
     def __post_init__(self) -> None:
         image = self.sidecar_image

@@ -90,7 +90,7 @@ def inject(
     """
     if not is_asked(pod, namespace_labels):
         return None
-    check_namespace(namespace, namespace_labels)
+    check_namespace(namespace, namespace_labels, own_namespace=options.own_namespace)
     settings = read_settings(get_annotations(pod))
     # A namespace asks for its applications. A pod of the node's own (a DaemonSet's) can't be one, unless it says so.
     if INJECT not in get_annotations(pod) and (trait := find_node_trait(pod)) is not None:

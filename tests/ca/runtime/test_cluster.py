@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,4 @@ def test_a_sidecar_may_be_sent_to_the_ca_s_own_names_only(tmp_path: Path) -> Non
     names = list_ca_names(configuration)
     assert {"touchmark-ca.touchmark-system.svc", "ca.example.test"} <= names
     assert "127.0.0.1" not in names
+    assert "touchmark-ca.mesh.svc" in list_ca_names(replace(configuration, namespace="mesh"))

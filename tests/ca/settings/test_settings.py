@@ -173,6 +173,17 @@ def test_in_a_cluster_the_servers_certificate_names_its_service() -> None:
     assert parse_arguments(["--name", "ca.test"]).server_names == ("ca.test",)
 
 
+def test_the_cas_namespace_has_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOUCHMARK_NAMESPACE", "mesh")
+    configuration = parse_arguments(["--kubernetes", "--sidecar-image", "a.test/s:1"])
+    assert configuration.sidecar_ca == "touchmark-ca.mesh.svc:15443"
+    assert "touchmark-ca.mesh.svc" in configuration.server_names
+    named = parse_arguments(["--kubernetes", "--sidecar-image", "a.test/s:1", "--sidecar-ca", "ca.test:1"])
+    assert named.sidecar_ca == "ca.test:1"
+    with pytest.raises(IdentityError):
+        parse_arguments(["--kubernetes", "--sidecar-image", "a.test/s:1", "--namespace", "Not a name"])
+
+
 def test_options_win_over_the_environment_and_an_empty_one_counts_as_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

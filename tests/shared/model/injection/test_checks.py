@@ -37,6 +37,12 @@ def test_the_clusters_and_our_own_namespaces_are_left_alone(namespace: str) -> N
     assert _refusal(check_namespace, namespace, None).refusal is InjectionRefusal.SYSTEM_NAMESPACE
 
 
+def test_our_own_namespace_has_any_name() -> None:
+    with pytest.raises(InjectionRefusedError, match="mesh are never injected"):
+        check_namespace("mesh", None, own_namespace="mesh")
+    check_namespace("touchmark-system", None, own_namespace="mesh")
+
+
 @pytest.mark.parametrize("level", ["baseline", "restricted"])
 def test_a_pod_security_level_that_forbids_the_sidecar_is_named(level: str) -> None:
     error = _refusal(check_namespace, "shop", {ENFORCE_LABEL: level})

@@ -1,0 +1,1 @@
+"""The Helm chart, made from the same manifests that Kustomize builds. ``python -m scripts.chart`` writes it again."""
