@@ -73,6 +73,9 @@ class Metrics:
             "touchmark_ca_server_not_after_seconds", "End of the CA's own server certificate.", registry=r
         )
         self.admin_requests = Counter("touchmark_ca_admin_requests", "Admin requests.", ["status"], registry=r)
+        self.admin_connections_closed = Counter(
+            "touchmark_ca_admin_connections_closed", "Admin connections closed to make room for others.", registry=r
+        )
         self.injections = Counter("touchmark_ca_injections", "Pods that asked the webhook.", ["result"], registry=r)
         self.injection_seconds = Histogram(
             "touchmark_ca_injection_seconds", "From review to answer.", buckets=_LATENCY_BUCKETS_S, registry=r

@@ -60,14 +60,17 @@ class UserCertificates:
         body = os.urandom(_RANDOM_BYTES) + _EXPIRY.pack(expires)
         return Challenge(challenge=encode_part(body + self._mac(body)), expires=expires)
 
-    async def authenticate(self, proof: CertificateProof) -> ClusterUser:
+    async def authenticate(self, proof: CertificateProof, *, is_again: bool = False) -> ClusterUser:
         """Return who answered a challenge.
+
+        Arguments:
+            is_again: it was authenticated while the challenge held; only the certificate's end counts now.
 
         Raises:
             NotAuthenticatedError: the challenge, the signature or the certificate doesn't hold.
             UnavailableError: the roots can't be read.
         """
-        self._check_challenge(proof.challenge)
+        self._check_challenge(proof.challenge, is_again=is_again)
         leaf, *others = [_load(der) for der in proof.chain]
         _check_signature(leaf, proof)
         roots = await self._read_roots()
@@ -81,11 +84,11 @@ class UserCertificates:
     def _mac(self, body: bytes) -> bytes:
         return hmac.new(self._secret, body, hashlib.sha256).digest()
 
-    def _check_challenge(self, challenge: bytes) -> None:
+    def _check_challenge(self, challenge: bytes, *, is_again: bool) -> None:
         body, mac = challenge[:-_MAC_BYTES], challenge[-_MAC_BYTES:]
         if len(body) != _RANDOM_BYTES + _EXPIRY.size or not hmac.compare_digest(self._mac(body), mac):
             raise NotAuthenticatedError("the challenge isn't this CA's", hint="run the command again")
-        if _EXPIRY.unpack(body[_RANDOM_BYTES:])[0] <= self._clock():
+        if not is_again and _EXPIRY.unpack(body[_RANDOM_BYTES:])[0] <= self._clock():
             raise NotAuthenticatedError("the challenge has expired", hint="run the command again")
 
 

@@ -7,7 +7,6 @@ through the store; judging runs in a worker thread, because thousands of records
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +14,7 @@ from typing import Final
 import msgspec
 
 from ca.observation.coverage import cover
+from ca.observation.judging import judge
 from ca.store.edges.edge import StoredEdge
 from ca.store.records import SidecarRecord
 from ca.store.store import Store
@@ -62,7 +62,7 @@ async def find_refusals(
     """
     records = await store.decisions.list_refusals(namespace, since=since, limit=MAX_REPLAYED + 1)
     state = await store.namespaces.get_state(namespace)
-    restored = await asyncio.to_thread(restore_programs, records[:MAX_REPLAYED], state)
+    restored = await judge(lambda _: restore_programs(records[:MAX_REPLAYED], state))
     window = await store.edges.list_edges(namespace, since=since)
     own = [edge for edge in window.edges if edge.key.namespace == namespace]
     seen = [
@@ -74,7 +74,7 @@ async def find_refusals(
     states = {name: await store.namespaces.get_state(name) for name in sorted(find_namespaces(seen) | {namespace})}
     if candidate is not None:
         states = _with_candidate(states, namespace, candidate)
-    found: Finding = await asyncio.to_thread(find_blockers, seen, states, namespace)
+    found: Finding = await judge(lambda check: find_blockers(seen, states, namespace, check=check))
     blockers = [each if await _is_told(store, each) else each.doubt() for each in found.blockers]
     return Refusals(
         causes=tuple(map(_make_cause, blockers)),
@@ -193,7 +193,7 @@ async def _cover(
     store: Store, namespace: str, live: Sequence[SidecarRecord], *, since: float, now: float, workload: str
 ) -> tuple[WorkloadCoverage, ...]:
     reports = await store.edges.list_reports(namespace, since=since)
-    covered = await asyncio.to_thread(cover, reports, live, namespace=namespace, now=now)
+    covered = await judge(lambda _: cover(reports, live, namespace=namespace, now=now))
     return tuple(each for each in covered if workload in ("", each.workload))
 
 

@@ -6,12 +6,12 @@ Belongs here: what is read, and the documents put in the place of those in force
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from ca.observation.explicit_readiness import see_edge
+from ca.observation.judging import judge
 from ca.store.store import Store
 from shared.model.adoption.blockers import find_namespaces
 from shared.model.adoption.difference import Changed, compare
@@ -46,7 +46,8 @@ async def find_difference(store: Store, proposed: PolicyDifferenceRequest, *, si
             unknowns.append(f"nothing was seen of {namespace} in this time")
     names = sorted(find_namespaces(seen.values()) | set(namespaces))
     states = {name: await store.namespaces.get_state(name) for name in names}
-    found = await asyncio.to_thread(compare, list(seen.values()), states, propose(states, proposed))
+    changed = propose(states, proposed)
+    found = await judge(lambda check: compare(list(seen.values()), states, changed, check=check))
     return PolicyDifference(
         namespaces=tuple(namespaces),
         since=begin,

@@ -5,6 +5,7 @@ Belongs here: which endpoints there are, and where. Doesn't: what they answer (`
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from typing import Final
@@ -31,6 +32,7 @@ from ca.api.stream.joining import Joining
 from ca.api.stream.messages import SidecarMessages
 from ca.api.stream.second_sidecar import SecondSidecars
 from ca.authenticate.sidecar_certificate import CertificateAuthentication
+from ca.connections import ConnectionRoom, make_request_marker
 from ca.distribution.live_connections import Survey
 from ca.listening import serve_tls
 from ca.runtime.admin_socket import bind_admin_socket
@@ -39,7 +41,10 @@ from ca.runtime.listeners import Listeners
 from shared.model.trust.admin_access import MAX_AUTHORIZATION_CHARACTERS
 from shared.model.wire.messages import STREAM_PATH
 
-KEEPALIVE_S: Final = 30.0  # Of the admin API's connections between two requests.
+# How long a connection of the admin API may take to its first request's complete head, and from an answer to the next.
+KEEPALIVE_S: Final = 30.0
+# Of each of its two doors. At the limit the oldest that asks nothing makes room.
+MAX_ADMIN_CONNECTIONS: Final = 256
 
 
 async def serve(stack: contextlib.AsyncExitStack, ca: RunningCA, listeners: Listeners) -> None:
@@ -155,8 +160,16 @@ async def _serve_admin(
         keepalive_timeout=KEEPALIVE_S,
         max_field_size=MAX_AUTHORIZATION_CHARACTERS + 64,
     )
+    rooms = [
+        (each, ConnectionRoom(MAX_ADMIN_CONNECTIONS, note_closed=ca.metrics.admin_connections_closed.inc))
+        for each in (listener, admin_listener)
+        if each is not None
+    ]
+    application.middlewares.insert(0, make_request_marker(*(room for _, room in rooms)))
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    await web.SockSite(runner, listener).start()
-    if admin_listener is not None:
-        await web.SockSite(runner, admin_listener).start()
+    make_protocol = runner.server
+    assert make_protocol is not None
+    for each, room in rooms:
+        server = await asyncio.get_running_loop().create_server(room.admit(make_protocol), sock=each)
+        stack.callback(server.close)

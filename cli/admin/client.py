@@ -35,6 +35,7 @@ from shared.model.wire.admin import (
     ErrorAnswer,
     Evicted,
     EvictionRequest,
+    FollowEnd,
     ForeignDomainList,
     ForeignDomainRequest,
     GenerationContent,
@@ -67,6 +68,7 @@ from shared.model.wire.backup import BACKUP_PATH, BackupRequest
 from shared.runtime.paths import default_admin_socket
 
 DEFAULT_TIMEOUT_S: Final = 15.0
+_FOLLOW_END: Final = b'{"ended"'
 BACKUP_SILENCE_S: Final = 60.0
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 _MAX_LINE_BYTES: Final = 256 * 1024
@@ -273,7 +275,7 @@ class AdminClient:
         return await self._call("GET", "/v1/decisions", DecisionList, query=query)
 
     async def follow_decisions(self, query: Mapping[str, str]) -> AsyncIterator[DecisionView]:
-        """Yield new decisions until the CA ends the stream."""
+        """Yield new decisions until the CA ends the stream. Raises what the CA says it has ended for, too."""
         decoder = msgspec.json.Decoder(DecisionView)
         try:
             async with self._request("GET", "/v1/decisions/follow", query=query) as response:
@@ -281,6 +283,8 @@ class AdminClient:
                     raise await self._read_error(response)
                 # No deadline between lines: following means waiting for what may never come.
                 async for line in response.content:
+                    if line.startswith(_FOLLOW_END):
+                        raise to_error(msgspec.json.decode(line, type=FollowEnd).ended)
                     if line.strip():
                         yield decoder.decode(line)
         except aiohttp.ClientConnectionError as error:

@@ -73,6 +73,12 @@ async def load_access(kubeconfig: str = "", context: str = "") -> Access:
             f"no kubeconfig: {named} doesn't exist", hint="set --kubeconfig or the variable KUBECONFIG"
         )
     chosen, user = _look_into(files, context)
+    if impersonated := sorted(name for name in user if name == "as" or name.startswith("as-")):
+        # Passed over, requests would go out with the user's own rights, which are often the greater ones.
+        raise KubeconfigError(
+            f"the user of context {chosen!r} impersonates another ({', '.join(impersonated)}), which touchmark can't",
+            hint="select with --context one whose user has the credentials itself",
+        )
     return await _load_files(files, chosen, user)
 
 

@@ -84,6 +84,12 @@ class UnavailableError(TouchmarkError):
     exit_code = 6
 
 
+class TooManyRequestsError(UnavailableError):
+    """The CA answers as many questions as it does at once, in all or of this caller."""
+
+    code = "too_many_requests"
+
+
 class RefusedError(TouchmarkError):
     """The other side understood and refused: a join token that was spent, a certificate that policy denies."""
 

@@ -111,8 +111,11 @@ class Callers:
             UserCertificates(read_roots=users.read_client_roots, clock=clock) if users is not None else None
         )
 
-    async def identify(self, request: web.Request) -> Caller:
+    async def identify(self, request: web.Request, *, is_again: bool = False) -> Caller:
         """Return who sent a request.
+
+        Arguments:
+            is_again: the request was authenticated before: a challenge that has ended since then still holds.
 
         Raises:
             NotAuthenticatedError: it doesn't say, or not credibly, or the connection has ended.
@@ -125,7 +128,7 @@ class Callers:
         if peer.family == socket.AF_UNIX:
             return await self._identify_process(peer)
         address = transport.get_extra_info("peername") or ("", 0)
-        user = await self._identify_user(request.headers.get("Authorization", ""))
+        user = await self._identify_user(request.headers.get("Authorization", ""), is_again=is_again)
         assert self._users is not None
         return UserCaller(user, self._users, origin=f"{address[0]} port {address[1]}")
 
@@ -141,7 +144,7 @@ class Callers:
         readers = "" if self._readers_gid is None else await asyncio.to_thread(_find_group, self._readers_gid)
         return LocalCaller(actor, role=role, readers=readers)
 
-    async def _identify_user(self, authorization: str) -> ClusterUser:
+    async def _identify_user(self, authorization: str, *, is_again: bool) -> ClusterUser:
         if self._users is None or self.certificates is None:
             raise NotAuthenticatedError(
                 "nobody has a role on the admin port of a CA outside a cluster", hint="use the admin socket"
@@ -156,7 +159,7 @@ class Callers:
                 proof = parse_proof(value)
             except InputError as error:
                 raise NotAuthenticatedError(error.message, hint=error.hint) from error
-            return await self.certificates.authenticate(proof)
+            return await self.certificates.authenticate(proof, is_again=is_again)
         raise NotAuthenticatedError(
             "the CA's admin port wants the caller's own credentials for the cluster",
             hint="use `touchmark -k` of 0.2, with a kubeconfig that has a bearer token or a client certificate",

@@ -19,8 +19,12 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+import msgspec
+
+from shared.model.errors import InputError
 from shared.model.identity.identity import check_namespace, parse_workload
 from shared.model.trust.admin_access import CHALLENGE_PATH
+from shared.model.wire.admin import PolicyDifferenceRequest, PolicyRequest, ProgramRequest
 
 VIEW_GROUP: Final = "view.touchmark.dev"
 OPERATE_GROUP: Final = "operate.touchmark.dev"
@@ -99,7 +103,7 @@ NEEDS: Final[Mapping[tuple[str, str], Need]] = {
     ("POST", "/v1/namespaces/{ns}/readiness"): _read("decisions"),  # A question with a long body.
     ("GET", "/v1/namespaces/{namespace}/edges"): _read("edges"),
     ("GET", "/v1/namespaces/{namespace}/coverage"): _read("edges"),
-    ("POST", "/v1/policies/difference"): _read("decisions"),  # Likewise; its namespaces stand in the body.
+    ("POST", "/v1/policies/difference"): _read("decisions"),  # Likewise.
     ("GET", "/v1/programs"): _read("namespaces"),
     ("GET", "/v1/policies"): _read("namespaces"),
     ("GET", "/v1/namespaces/{ns}/history"): _read("namespaces"),
@@ -107,7 +111,6 @@ NEEDS: Final[Mapping[tuple[str, str], Need]] = {
     ("PUT", "/v1/namespaces/{ns}/mode"): _NAMESPACE,
     ("POST", "/v1/namespaces/{ns}/mode/confirm"): _NAMESPACE,
     ("POST", "/v1/namespaces/{ns}/undo"): _NAMESPACE,
-    # Their namespace stands in their bodies, which aren't read for this: they need the role in the whole mesh.
     ("POST", "/v1/programs"): _NAMESPACE,
     ("PUT", "/v1/policies"): _NAMESPACE,
     ("DELETE", "/v1/programs/{ns}/{name}"): _NAMESPACE,
@@ -123,6 +126,14 @@ NEEDS: Final[Mapping[tuple[str, str], Need]] = {
     ("DELETE", "/v1/foreign-domains/{domain}"): _CA,
     ("POST", "/v1/backup"): _CA,
 }
+# Their namespaces stand in their bodies.
+_NAMED_IN_BODY: Final[Mapping[tuple[str, str], type[ProgramRequest | PolicyRequest | PolicyDifferenceRequest]]] = {
+    ("POST", "/v1/programs"): ProgramRequest,
+    ("PUT", "/v1/policies"): PolicyRequest,
+    ("POST", "/v1/policies/difference"): PolicyDifferenceRequest,
+}
+# A body that names more of them needs the role in the whole mesh: each is a question to the API server.
+MAX_NAMESPACES_IN_BODY: Final = 8
 # What their query narrows to one namespace.
 _NARROWED: Final = frozenset(
     {"/v1/decisions", "/v1/decisions/follow", "/v1/identities", "/v1/programs", "/v1/policies"}
@@ -147,6 +158,38 @@ def find_need(method: str, path: str, names: Mapping[str, str], query: Mapping[s
     if need is _CA:
         return need
     return Need(role=need.role, resource=need.resource, namespace=_find_namespace(path, names, query))
+
+
+def is_question(method: str, path: str) -> bool:
+    """Tell whether a request changes nothing, so that it may be given up when its caller goes."""
+    return method in ("GET", "HEAD") or NEEDS.get((method, path), _CA).role is Role.READER
+
+
+def is_named_in_body(method: str, path: str) -> bool:
+    """Tell whether a request's namespaces stand in its body."""
+    return (method, path) in _NAMED_IN_BODY
+
+
+def find_needs_in_body(method: str, path: str, body: bytes) -> list[Need]:
+    """Return what a request needs whose namespaces stand in its body: the role in each of them, or in the whole mesh.
+
+    Raises:
+        InputError: the body can't be read.
+        IdentityError: a namespace isn't one.
+    """
+    need = NEEDS[method, path]
+    try:
+        said = msgspec.json.decode(body or b"{}", type=_NAMED_IN_BODY[method, path])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"the request can't be read: {error}") from error
+    if isinstance(said, PolicyDifferenceRequest):
+        named = [each.namespace for each in said.policies] + [each.namespace for each in said.programs]
+    else:
+        named = [said.namespace]
+    namespaces = sorted({check_namespace(each) for each in named})
+    if not 0 < len(namespaces) <= MAX_NAMESPACES_IN_BODY:
+        return [need]
+    return [Need(role=need.role, resource=need.resource, namespace=each) for each in namespaces]
 
 
 def _find_namespace(path: str, names: Mapping[str, str], query: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from ca.api.access.roles import is_question
 from ca.metrics import Metrics
 from shared.model.errors import (
     ConflictError,
@@ -18,6 +19,7 @@ from shared.model.errors import (
     NotAuthenticatedError,
     NotFoundError,
     RefusedError,
+    TooManyRequestsError,
     TouchmarkError,
     UnavailableError,
 )
@@ -31,6 +33,7 @@ _STATUS: Final[tuple[tuple[type[TouchmarkError], int], ...]] = (
     (ConflictError, 409),
     (NotAuthenticatedError, 401),
     (RefusedError, 403),
+    (TooManyRequestsError, 429),
     (UnavailableError, 503),
 )
 _FAR: Final = 1e15
@@ -123,7 +126,8 @@ def error_middleware(metrics: Metrics) -> Callable[..., Awaitable[web.StreamResp
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         try:
-            if request.method in ("GET", "HEAD"):
+            resource = request.match_info.route.resource
+            if is_question(request.method, resource.canonical if resource is not None else ""):
                 response = await handler(request)
             else:
                 change = asyncio.ensure_future(_run(handler, request))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -11,6 +10,7 @@ from aiohttp import web
 from ca.api.admin.answers import answer, check_query, read_flag, read_number
 from ca.observation.coverage import cover
 from ca.observation.edge_view import join_edges
+from ca.observation.judging import judge
 from ca.store.edges.edge_log import MAX_REPORTS
 from ca.store.store import Store
 from shared.model.identity.identity import check_namespace, parse_workload
@@ -51,7 +51,7 @@ class EdgesAdmin:
         denied, would_deny = read_flag(request, "denied"), read_flag(request, "would_deny")
         window = await self._store.edges.list_edges(namespace, since=since, until=until)
 
-        def choose() -> list[admin.EdgeView]:
+        def choose(_check: Callable[[], None]) -> list[admin.EdgeView]:
             return [
                 edge
                 for edge in join_edges(window.edges)
@@ -61,7 +61,7 @@ class EdgesAdmin:
                 and (would_deny is None or would_deny is any(each.would_deny for each in edge.outcomes))
             ]  # fmt: skip
 
-        chosen = await asyncio.to_thread(choose)
+        chosen = await judge(choose)
         return answer(
             admin.EdgeList(
                 namespace=namespace,
@@ -81,7 +81,7 @@ class EdgesAdmin:
         since = read_number(request, "since", default=now - 7 * _DAY_S, low=0, high=_FAR_S)
         reports = await self._store.edges.list_reports(namespace, since=since)
         sidecars = await self._store.sidecars.list_all()
-        workloads = await asyncio.to_thread(cover, reports, sidecars, namespace=namespace, now=now)
+        workloads = await judge(lambda _: cover(reports, sidecars, namespace=namespace, now=now))
         return answer(
             admin.CoverageList(
                 namespace=namespace,

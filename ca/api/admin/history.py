@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from aiohttp import web
 
 from ca.api.admin.answers import answer, check_query, read_body, read_number
+from ca.observation.judging import judge
 from ca.observation.namespace_changes import view_content, view_generations
 from ca.store.store import Store
 from shared.model.errors import ConflictError, InputError
@@ -43,7 +42,7 @@ class HistoryAdmin:
         trial = await self._store.history.get_trial(namespace)
         # One more: what the last one changed is told by the one before it.
         generations = await self._store.history.list_generations(namespace, limit=limit + 1)
-        views = await asyncio.to_thread(lambda: tuple(view_generations(generations)))
+        views = await judge(lambda _: tuple(view_generations(generations)))
         return answer(
             admin.History(
                 namespace=namespace,
@@ -61,7 +60,7 @@ class HistoryAdmin:
         if not text.isascii() or not text.isdecimal() or len(text) > 18:
             raise InputError(f"not a generation: {text[:40]!r}", hint="a number, as the history lists them")
         found = await self._store.history.get_generation(namespace, int(text))
-        return answer(await asyncio.to_thread(view_content, found))
+        return answer(await judge(lambda _: view_content(found)))
 
     async def undo(self, request: web.Request) -> web.Response:
         """Go back to an earlier generation."""

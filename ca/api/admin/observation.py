@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Final
@@ -11,19 +13,23 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from ca.api.access.guard import CALLER, RECHECK
 from ca.api.admin.answers import answer, check_query, read_flag, read_number, read_time
 from ca.distribution.hub import Hub
 from ca.distribution.live_connections import Survey
 from ca.observation.decisions import Decisions
 from ca.store.records import DEFAULT_DECISIONS_LIMIT, DecisionFilter, LedgerFilter, StoredDecision
 from ca.store.store import Store
-from shared.model.errors import InputError, UnavailableError
+from shared.model.errors import InputError, RefusedError, TooManyRequestsError, UnavailableError
 from shared.model.identity.identity import check_namespace, parse_workload
 from shared.model.policy.reasons import Reason
 from shared.model.wire import admin
 
 SEND_DEADLINE_S: Final = 30.0
 MAX_FOLLOWERS: Final = 32
+MAX_FOLLOWERS_OF_ONE: Final = 8
+# How long somebody whose right was taken away still follows, at most.
+RECHECK_INTERVAL_S: Final = 30.0
 _HEXADECIMAL: Final = frozenset("0123456789abcdef")
 _MAX_SERIAL: Final = 40
 _MAX_NAME: Final = 200
@@ -44,7 +50,7 @@ class ObservationAdmin:
         self._hub = hub
         self._survey = survey
         self._clock = clock
-        self._followers = 0
+        self._followers: Counter[str] = Counter()
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
@@ -63,30 +69,44 @@ class ObservationAdmin:
     async def follow(self, request: web.Request) -> web.StreamResponse:
         """Send the decisions that match as they come, one JSON object a line; an empty line shows that it lives."""
         wanted = _read_filter(request)
-        if self._followers >= MAX_FOLLOWERS:
-            raise UnavailableError(f"at most {MAX_FOLLOWERS} followers at once", hint="end one of them first")
+        who = request[CALLER]
+        if self._followers[who] >= MAX_FOLLOWERS_OF_ONE:
+            raise TooManyRequestsError(
+                f"at most {MAX_FOLLOWERS_OF_ONE} followers of one caller at once", hint="end one of them first"
+            )
+        if self._followers.total() >= MAX_FOLLOWERS:
+            raise TooManyRequestsError(f"at most {MAX_FOLLOWERS} followers at once", hint="end one of them first")
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        self._followers += 1
+        self._followers[who] += 1
         try:
             # Before the answer begins: what is decided after it has begun is never missed.
             pages = await self._decisions.follow(wanted)
             await self._send_pages(request, response, pages)
         finally:
-            self._followers -= 1
+            self._followers[who] -= 1
+            self._followers += Counter()  # Forgets who has none.
         return response
 
     async def _send_pages(
         self, request: web.Request, response: web.StreamResponse, pages: AsyncIterator[list[StoredDecision]]
     ) -> None:
+        loop = asyncio.get_running_loop()
+        checked = loop.time()
         try:
             await response.prepare(request)
             async for page in pages:
-                lines = b"".join(msgspec.json.encode(_view(one)) + b"\n" for one in page) or b"\n"
-                async with asyncio.timeout(SEND_DEADLINE_S):
-                    await response.write(lines)
+                if loop.time() - checked >= RECHECK_INTERVAL_S:
+                    await request[RECHECK].check()
+                    checked = loop.time()
+                await _send(response, b"".join(msgspec.json.encode(_view(one)) + b"\n" for one in page) or b"\n")
+        except RefusedError as error:
+            _log.info("follower_ended", reason=error.reason, caller=request[CALLER])
+            ended = admin.FollowEnd(ended=admin.ErrorAnswer(code=error.code, message=error.message, hint=error.hint))
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                await _send(response, msgspec.json.encode(ended) + b"\n")
         except (ConnectionError, TimeoutError, UnavailableError) as error:
-            # The reader has gone or doesn't read, or the store fails. The answer has begun: only breaking it off
-            # tells the reader that it isn't complete.
+            # The reader has gone or doesn't read, or the store or the API server fails. The answer has begun: only
+            # breaking it off tells the reader that it isn't complete.
             _log.info("follower_dropped", error=repr(error))
             if request.transport is not None:
                 request.transport.abort()
@@ -147,6 +167,11 @@ class ObservationAdmin:
                 truncated=result.truncated,
             )
         )
+
+
+async def _send(response: web.StreamResponse, lines: bytes) -> None:
+    async with asyncio.timeout(SEND_DEADLINE_S):
+        await response.write(lines)
 
 
 def _read_ledger_filter(request: web.Request, now: float) -> LedgerFilter:

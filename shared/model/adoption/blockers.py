@@ -7,7 +7,7 @@ again for each. Belongs here: which changes what was seen needs, each once. Does
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -121,13 +121,20 @@ def find_namespaces(seen: Iterable[Seen]) -> frozenset[str]:
     return frozenset(found)
 
 
-def find_blockers(seen: Sequence[Seen], states: Mapping[str, NamespaceState], namespace: str) -> Finding:
+def find_blockers(
+    seen: Sequence[Seen],
+    states: Mapping[str, NamespaceState],
+    namespace: str,
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> Finding:
     """Judge what a namespace's sidecars saw, as if the namespace were explicit and the others as they are.
 
     Refusals by a deny rule are intended and no blocker.
 
     Arguments:
         states: at least those of ``find_namespaces``; others count as without objects.
+        check: called for each that was seen; what it raises ends this.
     """
     current = {name: states.get(name, NamespaceState(namespace=name)) for name in find_namespaces(seen) | {namespace}}
     current[namespace] = msgspec.structs.replace(current[namespace], mode=Mode.EXPLICIT)
@@ -136,6 +143,7 @@ def find_blockers(seen: Sequence[Seen], states: Mapping[str, NamespaceState], na
     failures: dict[tuple[object, ...], _Group] = {}
     settled = Tally()
     for each in seen:
+        check()
         if each.has_failed:
             failure = (each.reason, *_ends(each), each.service, each.destination.address.rpartition(":")[0])
             failures.setdefault(failure, _Group(each.reason, advise(each.reason, each.detail), each)).add(

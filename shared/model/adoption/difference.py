@@ -9,7 +9,7 @@ doesn't say enough. Holders, labels and loaded code of that moment count as they
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 
 import msgspec
@@ -81,12 +81,17 @@ class _Edge:
 
 
 def compare(
-    seen: Sequence[Seen], current: Mapping[str, NamespaceState], proposed: Mapping[str, NamespaceState]
+    seen: Sequence[Seen],
+    current: Mapping[str, NamespaceState],
+    proposed: Mapping[str, NamespaceState],
+    *,
+    check: Callable[[], None] = lambda: None,
 ) -> Difference:
     """Decide what was seen by both sets of policies.
 
     Arguments:
         current, proposed: at least the states of ``blockers.find_namespaces``.
+        check: called for each edge; what it raises ends this.
     """
     now = {name: compile_namespace(state) for name, state in current.items()}
     then = {name: compile_namespace(state) for name, state in proposed.items()}
@@ -97,6 +102,7 @@ def compare(
     changed: list[Changed] = []
     unchanged = unknown = 0
     for edge in edges.values():
+        check()
         count = edge.tally.count()
         decided = _decide(edge.seen, now, then)
         if decided is None:

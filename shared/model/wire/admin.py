@@ -49,13 +49,14 @@ GET    /metrics                                                       Prometheus
 
 The query of ``/v1/decisions``: ``namespace``, ``workload``, ``program`` (a prefix of ``sha256:…`` is enough),
 ``reason``, ``denied`` and ``would_deny`` (``true`` or ``false``), ``since`` and ``until`` (seconds since the epoch),
-``limit`` (1 to 10,000). Newest first; ``follow`` sends new ones, oldest first (with ``since``, first what
-was stored since then). That of edges: ``since``, ``until``, ``workload``, ``denied``, ``would_deny``, ``offset`` and
-``limit`` (1 to 5,000), by names. That of ``/v1/audit``: ``after`` (a line's number), ``since``, ``until``, ``limit`` (1
-to 1,000), ``newest`` (the last ones instead of the first). That of ``/v1/identities``: ``alive``, ``workload``,
-``serial`` (hexadecimal, a prefix is enough), ``digest`` (of the program), ``authority`` (its ID), ``sidecar`` (its
-instance), ``since`` and ``until`` (when it was issued), ``limit``. ``/v1/cluster`` isn't found on a CA outside a
-cluster. Any other answer than 2xx is an ``ErrorAnswer``. Who may ask: ``ca/api/access``.
+``limit`` (1 to 10,000). Newest first; ``follow`` sends new ones, oldest first (with ``since``, first what was stored
+since then), and at the end, if the caller may no longer read them, one ``FollowEnd``. That of edges: ``since``,
+``until``, ``workload``, ``denied``, ``would_deny``, ``offset`` and ``limit`` (1 to 5,000), by names. That of
+``/v1/audit``: ``after`` (a line's number), ``since``, ``until``, ``limit`` (1 to 1,000), ``newest`` (the last ones
+instead of the first). That of ``/v1/identities``: ``alive``, ``workload``, ``serial`` (hexadecimal, a prefix is
+enough), ``digest`` (of the program), ``authority`` (its ID), ``sidecar`` (its instance), ``since`` and ``until`` (when
+it was issued), ``limit``. ``/v1/cluster`` isn't found on a CA outside a cluster. Any other answer than 2xx is an
+``ErrorAnswer``. Who may ask: ``ca/api/access``.
 """
 
 from __future__ import annotations
@@ -147,6 +148,7 @@ _ERRORS: Final[dict[str, type[TouchmarkError]]] = {
         errors.NotFoundError,
         errors.ConflictError,
         errors.UnavailableError,
+        errors.TooManyRequestsError,
         errors.RefusedError,
         errors.NotAuthenticatedError,
         errors.NotAllowedError,
@@ -524,6 +526,12 @@ class DecisionView(_Answer, frozen=True):
 
     id: int
     record: DecisionRecord
+
+
+class FollowEnd(_Answer, frozen=True):
+    """The last line of ``/v1/decisions/follow`` where the CA ends it: why. A command of 0.1 can't read it, and ends."""
+
+    ended: ErrorAnswer
 
 
 class DecisionList(_Answer, frozen=True):

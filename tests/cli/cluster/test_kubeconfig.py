@@ -66,6 +66,17 @@ async def test_a_kubeconfig_that_lacks_its_cluster_can_t_be_used(tmp_path: Path)
         await load_access(path)
 
 
+@pytest.mark.parametrize("said", [{"as": "admin"}, {"as": "admin", "as-groups": ["system:masters"]}, {"as-uid": "7"}])
+async def test_a_user_that_impersonates_another_is_refused_instead_of_taken_for_itself(
+    tmp_path: Path, said: dict[str, Any]
+) -> None:
+    content = make_kubeconfig("http://x")
+    content["users"][0]["user"] |= said
+    with pytest.raises(KubeconfigError, match=rf"impersonates another \({', '.join(said)}\)") as caught:
+        await load_access(write(tmp_path / "k", content))
+    assert "--context" in caught.value.hint
+
+
 def make_plugin(tmp_path: Path, code: str) -> dict[str, Any]:
     script = tmp_path / "plugin.py"
     script.write_text(code)

@@ -15,9 +15,12 @@ import aiohttp
 import msgspec
 import pytest
 
-from ca.api.access import guard
+from ca.api.access import guard, turns
+from ca.api.admin import observation
+from ca.observation import decisions
 from ca.runtime import serve
 from ca.runtime.compose import RunningCA
+from ca.store.records import DecisionFilter
 from cli.admin.client import AdminClient
 from cli.admin.credentials import Credentials, sign
 from shared.model.errors import InputError, NotAllowedError, NotAuthenticatedError, NotFoundError
@@ -144,12 +147,106 @@ async def test_a_connection_that_asks_nothing_more_is_closed(tmp_path: Path, mon
 
 
 async def test_a_namespaces_operator_may_what_the_objects_say_there(door: Door) -> None:
-    """In a cluster the objects say it, so that the request ends after the check; elsewhere it isn't even read."""
+    """In a cluster the objects say it, so that the request ends after the check."""
     door.cluster.rights = {("olga", "update", f"namespaces.{OPERATE}", "shop")}
-    body = {"mode": "explicit"}
-    assert (await door.ask("/v1/namespaces/shop/mode", "Bearer olga", method="PUT", body=body))[1] == "conflict"
-    assert (await door.ask("/v1/namespaces/bank/mode", "Bearer olga", method="PUT", body=body))[1] == "not_allowed"
-    assert (await door.ask("/v1/policies", "Bearer olga", method="PUT", body=body))[1] == "not_allowed"
+    program = {"service_account": "web", "programs": [{"digest": "a" * 64}]}
+    for method, path, body in (
+        ("PUT", "/v1/namespaces/{}/mode", {"mode": "explicit"}),
+        ("PUT", "/v1/policies", {"namespace": "{}"}),
+        ("POST", "/v1/programs", {"namespace": "{}", **program}),
+    ):
+        for namespace, code in (("shop", "conflict"), ("bank", "not_allowed"), ("No_Name", "bad_identity")):
+            asked = {**body, "namespace": namespace} if "namespace" in body else body
+            answered = await door.ask(path.format(namespace), "Bearer olga", method=method, body=asked)
+            assert answered[1] == code, (path, namespace)
+    assert (await door.ask("/v1/policies", "Bearer olga", method="PUT", body={"name": 7}))[1] == "bad_input"
+
+
+async def test_a_reader_compares_policies_of_the_namespaces_that_it_reads(door: Door) -> None:
+    door.cluster.rights = {("rita", "get", f"decisions.{VIEW}", name) for name in ("shop", "till")}
+
+    async def compare(*namespaces: str) -> tuple[int, str, str]:
+        body = {"policies": [{"namespace": name} for name in namespaces]}
+        return await door.ask("/v1/policies/difference", "Bearer rita", method="POST", body=body)
+
+    assert (await compare("shop"))[0] == (await compare("till", "shop"))[0] == 200
+    for asked in (("shop", "bank"), (), tuple(f"ns{number}" for number in range(9))):
+        assert (await compare(*asked))[1] == "not_allowed", asked
+
+
+async def test_one_caller_asks_few_questions_at_once_and_the_others_are_answered(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door.cluster.rights = {(user, "get", f"decisions.{VIEW}", "") for user in ("rita", "olga")}
+    asked, answering = 0, asyncio.Event()
+
+    async def query(wanted: DecisionFilter) -> list[object]:
+        nonlocal asked
+        if wanted.namespace == "shop":
+            asked += 1
+            await answering.wait()
+        return []
+
+    monkeypatch.setattr(door.services.decisions, "query", query)
+    slow = "/v1/decisions?namespace=shop"
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(door.ask(slow, "Bearer rita")) for _ in range(turns.MAX_ASKED_OF_ONE + 1)]
+        (refused,), _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        assert refused.result() == (429, "too_many_requests", "wait for one of them to be answered")
+        assert (await door.ask("/v1/decisions", "Bearer olga"))[0] == 200
+        assert asked == turns.AT_ONCE_OF_ONE
+        answering.set()
+    assert sorted(task.result()[0] for task in tasks) == [200] * turns.MAX_ASKED_OF_ONE + [429]
+
+
+async def test_a_question_ends_with_its_caller_also_one_with_a_body(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door.cluster.rights = {("rita", "get", f"decisions.{VIEW}", "")}
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    async def get_state(_namespace: str) -> None:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(door.services.store.namespaces, "get_state", get_state)
+    for method, path in (("GET", "/v1/namespaces/shop/readiness"), ("POST", "/v1/policies/difference")):
+        asked.clear()
+        ended.clear()
+        body = {"policies": [{"namespace": "shop"}]}
+        asking = asyncio.create_task(door.ask(path, "Bearer rita", method=method, body=body))
+        async with asyncio.timeout(60):
+            await asked.wait()
+            asking.cancel()
+            await asyncio.wait({asking})
+            await ended.wait()
+
+
+async def test_a_follower_whose_right_is_taken_away_is_told_and_ended(
+    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observation, "RECHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(decisions, "FOLLOW_IDLE_S", 0.05)
+    cluster = pki.ClusterCA()
+    door.cluster.client_roots = cluster.certificate.decode()
+    pair = cluster.issue("rita")
+    async with forwarded(door.services, tmp_path / "forward.sock") as path:
+        for own in (
+            Credentials(authorization="Bearer rita"),
+            Credentials(certificate=pair.certificate, key=pair.key),
+        ):
+            door.cluster.rights = {("rita", "get", f"decisions.{VIEW}", "shop")}
+            async with AdminClient(path, credentials=own) as client:
+                following = asyncio.create_task(anext(client.follow_decisions({"namespace": "shop"}), None))
+                done, _ = await asyncio.wait({following}, timeout=0.3)
+                assert not done
+                door.cluster.rights = set()
+                with pytest.raises(NotAllowedError, match=r"rita may not get decisions\.view\.touchmark\.dev"):
+                    async with asyncio.timeout(60):
+                        await following
 
 
 async def test_a_client_certificate_is_as_good_as_a_token(door: Door) -> None:

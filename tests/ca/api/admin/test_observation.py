@@ -140,7 +140,10 @@ async def test_followers_are_bounded_and_one_that_leaves_frees_its_place(
     monkeypatch.setattr(observation, "MAX_FOLLOWERS", 1)
     first = follow(admin)
     assert await anext(first) == "begun"
-    assert (await admin.fail("GET", "/v1/decisions/follow", 503)).code == "unavailable"
+    assert (await admin.fail("GET", "/v1/decisions/follow", 429)).code == "too_many_requests"
+    monkeypatch.setattr(observation, "MAX_FOLLOWERS_OF_ONE", 1)
+    refused = await admin.fail("GET", "/v1/decisions/follow", 429)
+    assert "of one caller" in refused.message
     await first.aclose()  # type: ignore[attr-defined]
 
     async def is_free() -> bool:

@@ -1,0 +1,98 @@
+"""A listener's connections are bounded, and who asks nothing makes room (``ca.connections``)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from ca.connections import ConnectionRoom
+from ca.runtime import serve
+from ca.runtime.compose import RunningCA
+from shared.model.wire import admin as api
+from tests.ca.running import Admin, eventually, running_ca
+
+
+@pytest.fixture
+async def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RunningCA]:
+    monkeypatch.setattr(serve, "MAX_ADMIN_CONNECTIONS", 4)
+    async with running_ca(tmp_path, admin_host="127.0.0.1") as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def silent(services: RunningCA, number: int) -> AsyncIterator[list[asyncio.StreamReader]]:
+    path = str(services.configuration.admin_socket)
+    opened = [await asyncio.open_unix_connection(path) for _ in range(number)]
+    try:
+        yield [reader for reader, _ in opened]
+    finally:
+        for _, writer in opened:
+            writer.transport.abort()
+
+
+async def test_connections_that_ask_nothing_make_room_the_oldest_first(small: RunningCA) -> None:
+    async with silent(small, 10) as readers, Admin(small) as admin:
+        for reader in readers[:6]:
+            async with asyncio.timeout(60):
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+        assert (await admin.get("/v1/status", api.CAStatus)).version
+        text = await (await admin.session.get("/metrics")).text()
+        # The administrator's own connection needed the place of a seventh.
+        assert "touchmark_ca_admin_connections_closed_total 7.0" in text
+
+
+async def test_one_whose_request_is_answered_keeps_its_place(small: RunningCA) -> None:
+    async with Admin(small) as admin, admin.session.get("/v1/decisions/follow") as followed:
+        async with silent(small, 10), Admin(small) as other:
+            await other.get("/v1/status", api.CAStatus)
+        assert followed.connection is not None
+        assert not followed.connection.transport.is_closing()  # type: ignore[union-attr]
+
+
+async def test_what_is_opened_at_the_port_keeps_nobody_out_at_the_socket(small: RunningCA) -> None:
+    host, _, port = small.admin_listen.rpartition(":")
+    opened = [await asyncio.open_connection(host, int(port)) for _ in range(8)]
+    try:
+        async with Admin(small) as admin, asyncio.timeout(60):
+            with contextlib.suppress(ConnectionError):
+                assert await opened[0][0].read() == b""
+            text = await (await admin.session.get("/metrics")).text()
+            assert "touchmark_ca_admin_connections_closed_total 4.0" in text
+    finally:
+        for _, writer in opened:
+            writer.transport.abort()
+
+
+class Quiet(asyncio.Protocol):
+    """A protocol that says nothing."""
+
+
+async def test_a_room_full_of_requests_closes_the_newcomer() -> None:
+    closed: list[None] = []
+    room = ConnectionRoom(1, note_closed=lambda: closed.append(None))
+    inner = Quiet()
+    server = await asyncio.get_running_loop().create_server(room.admit(lambda: inner), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    first = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        await eventually(lambda: len(room) == 1)
+        with room.asking(inner):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            async with asyncio.timeout(60):
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+            writer.close()
+            assert (len(room), len(closed)) == (1, 1)
+        with room.asking(object()):  # One of another room.
+            assert len(room) == 1
+        first[1].close()
+        await eventually(lambda: len(room) == 0)
+    finally:
+        first[1].transport.abort()
+        server.close()
+        await server.wait_closed()
