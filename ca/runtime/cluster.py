@@ -232,9 +232,7 @@ async def open_cluster(
         vouching = Vouching(store, namespaces, is_stale=has_new_labels)
         await vouching.load()
         store.namespaces.on_change(vouching.note_policy)
-        leading = Leading(
-            client, namespace=configuration.namespace, store=store, metrics=metrics, clock=clock
-        )
+        leading = Leading(client, namespace=configuration.namespace, store=store, metrics=metrics, clock=clock)
         names, images = list_ca_names(configuration), configuration.sidecar_images
         watches = make_directory_watches(
             client,

@@ -24,6 +24,9 @@ def doctor(
     before_uninstall: Annotated[
         bool, typer.Option("--before-uninstall", help="Check only what would break without the CA, and how to leave.")
     ] = False,
+    before_installation: Annotated[
+        bool, typer.Option("--pre", help="Check whether the kubeconfig's cluster is ready for an installation.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Check this machine and the CA: one line per check, ✓ or ✗ with a hint. Exit code 3 if a required check fails.
@@ -31,12 +34,17 @@ def doctor(
     With -k, check the cluster instead: the installation, the CA's permissions and pods, the webhook (with a dry-run
     pod), what keeps pods out of the mesh or from reaching each other, refused enrolments, clocks and versions. Checks
     that you lack permissions for are reported as unknown.
+
+    With --pre, check before an installation or upgrade: the API server's version, your permissions, the admission API,
+    an existing installation, limits and quotas, Pod Security, nodes, storage, and the API server's port.
     """
     from cli.text.exit_codes import ExitCode
     from cli.text.findings import make_findings, print_finding
 
     target = options.get_target(context)
-    if before_uninstall:
+    if before_installation:
+        findings = _examine_before(replace(target, in_cluster=True))
+    elif before_uninstall:
         findings = _examine_leaving(replace(target, in_cluster=True) if cluster else target)
     elif cluster or target.in_cluster:
         findings = _examine_cluster(replace(target, in_cluster=True))
@@ -64,6 +72,27 @@ def _examine_leaving(target: Target) -> list[Finding]:
         return examine_leaving(namespaces.namespaces, sidecars.sidecars)
 
     return ask_admin(target, ask)
+
+
+def _examine_before(target: Target) -> list[Finding]:
+    """Ask and judge a cluster that has no installation yet. Without an API server there is one finding."""
+    import asyncio
+
+    from cli.backends.session import open_cluster
+    from cli.cluster.preflight.judgement import judge
+    from cli.cluster.preflight.questions import Answers, ask
+    from cli.text.findings import Finding
+    from shared.model.errors import TouchmarkError
+    from shared.model.version import VERSION
+
+    async def run() -> Answers:
+        async with open_cluster(target) as cluster:
+            return await ask(cluster, target.system_namespace)
+
+    try:
+        return judge(asyncio.run(run()), own_version=VERSION)
+    except TouchmarkError as error:
+        return [Finding(subject="API server", is_well=False, observation=error.message, hint=error.hint)]
 
 
 def _examine_cluster(target: Target) -> list[Finding]:

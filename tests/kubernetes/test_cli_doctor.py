@@ -12,6 +12,7 @@ import pytest
 from cli.main import run
 from cli.text.exit_codes import ExitCode
 from tests.kubernetes.harness.api_server import ApiServer
+from tests.kubernetes.harness.kubectl import KubectlError
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 SIDECAR = {"name": "touchmark-sidecar", "image": "touchmark/sidecar:0.1.0", "restartPolicy": "Always"}
@@ -167,3 +168,45 @@ def test_status_without_a_ca_says_what_is_missing(administrator: ApiServer, caps
     capsys.readouterr()
     assert run(["status", "-k"]) == ExitCode.UNAVAILABLE
     assert "error[no_ca_pod]: no CA runs in namespace touchmark-system" in capsys.readouterr().err
+
+
+def test_what_an_installation_would_meet_is_told_before_it(
+    administrator: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`doctor --pre`; what it says of a LimitRange, the API server's admission says, too."""
+    administrator.create_namespace("tight", labels={"touchmark.dev/inject": "true"})
+    limits = [{"type": "Container", "max": {"memory": "256Mi"}}]
+    metadata = {"name": "small", "namespace": "tight"}
+    administrator.kubectl.apply(
+        {"apiVersion": "v1", "kind": "LimitRange", "metadata": metadata, "spec": {"limits": limits}}
+    )
+    resources = {"requests": {"memory": "64Mi"}, "limits": {"memory": "512Mi"}}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "like-a-sidecar", "namespace": "tight", "annotations": {"touchmark.dev/inject": "false"}},
+        "spec": {"containers": [{"name": "app", "image": "app", "resources": resources}]},
+    }
+    with pytest.raises(KubectlError, match="maximum memory usage per Container is 256Mi"):
+        administrator.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
+    capsys.readouterr()
+    assert run(["doctor", "--pre", "--json"]) == ExitCode.CHECK_FAILED
+    found = {each["subject"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
+    assert "tight wouldn't admit a sidecar: a LimitRange allows 256Mi" in found["limits and quotas"]["observation"]
+    for subject in ("API server", "admission API", "your permissions", "existing installation", "priority class"):
+        assert found[subject]["is_well"], found[subject]
+    assert "the same again" in found["existing installation"]["observation"]
+    assert run(["doctor", "--pre", "--system-namespace", "mesh", "--json"]) == ExitCode.CHECK_FAILED
+    found = {each["subject"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
+    assert "in the namespace touchmark-system" in found["existing installation"]["observation"]
+    assert "will be made" in found["namespace mesh"]["observation"]
+
+
+def test_who_may_not_install_is_told_what_is_missing(
+    installed: ApiServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(installed.kubeconfig("nobody")))
+    assert run(["doctor", "--pre", "--json"]) == ExitCode.CHECK_FAILED
+    found = {each["subject"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
+    assert "create namespaces" in found["your permissions"]["observation"]
+    assert found["limits and quotas"]["observation"].startswith("unknown: you may not list")

@@ -48,9 +48,7 @@ DANGEROUS_CAPABILITIES: Final = frozenset(
 _INIT_PROGRAMS: Final = ("/sbin/init", "/usr/sbin/init", "/init", "systemd", "s6-svscan", "runsvdir", "runit")
 
 
-def check_namespace(
-    namespace: str, labels: Mapping[str, str] | None, *, own_namespace: str = SYSTEM_NAMESPACE
-) -> None:
+def check_namespace(namespace: str, labels: Mapping[str, str] | None, *, own_namespace: str = SYSTEM_NAMESPACE) -> None:
     """Check that the namespace may have injected pods.
 
     Arguments:
