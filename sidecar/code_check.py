@@ -34,6 +34,8 @@ async def check_code(sidecar: Sidecar, attestation: Attestation) -> str:
     Raises:
         AttestationError: it has loaded other code (``code_not_approved``), or it can't be told what.
     """
+    if sidecar.sightings is not None:
+        sidecar.sightings.note(attestation)
     approval = find_checked(sidecar, attestation)
     if approval is None:
         sidecar.code.look_unhurried(attestation)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sidecar.mesh.policies import Policies
     from sidecar.mesh.trust import Trust
     from sidecar.routing.route import Router
+    from sidecar.sightings.reporting import Sightings
     from sidecar.tunnel.connector import Connector
     from sidecar.tunnel.trace import FrameTrace
 
@@ -103,6 +104,7 @@ class Sidecar:
         rooms: how many connections of each class may live.
         counts: of what the stories do.
         handshakes: of peers that arrive.
+        sightings: tells the CA of programs; None: nobody is told.
     """
 
     workload: Workload
@@ -133,6 +135,7 @@ class Sidecar:
     foreign_contexts: ForeignContexts = field(default_factory=ForeignContexts)
     draining: Draining = field(default_factory=Draining)
     trace: FrameTrace | None = None
+    sightings: Sightings | None = None
 
     def application_of(self, address: str, port: int) -> Endpoint | None:
         """Return where the application that answers at ``address:port`` listens; None when it isn't served here."""

@@ -169,8 +169,18 @@ class PodIP(_Fields, frozen=True):
     ip: str = ""
 
 
+class ContainerStatus(_Fields, frozen=True):
+    name: str = ""
+    image: str = ""
+    image_id: str = msgspec.field(name="imageID", default="")
+    container_id: str = msgspec.field(name="containerID", default="")
+
+
 class PodStatus(_Fields, frozen=True):
     phase: str = ""
+    container_statuses: tuple[ContainerStatus, ...] = ()
+    init_container_statuses: tuple[ContainerStatus, ...] = ()
+    ephemeral_container_statuses: tuple[ContainerStatus, ...] = ()
     pod_ips: tuple[PodIP, ...] = msgspec.field(name="podIPs", default=())
 
 

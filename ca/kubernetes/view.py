@@ -76,6 +76,10 @@ class ClusterView(Protocol):
         """Return what the API server says of a (normalised) address; None: nothing."""
         ...
 
+    def find_image(self, pod_uid: str, container: str) -> str:
+        """Return the image of a pod's container, by the container's ID; empty: not known."""
+        ...
+
     async def authenticate(self, token: str, csr: bytes, registration: Registration) -> JoinGrant:
         """Return what a pod's sidecar is granted.
 
@@ -133,6 +137,10 @@ class NoCluster:
     def find_entry(self, _address: str) -> DirectoryEntry | None:
         """Return None."""
         return None
+
+    def find_image(self, _pod_uid: str, _container: str) -> str:
+        """Return nothing."""
+        return ""
 
     async def authenticate(self, _token: str, _csr: bytes, _registration: Registration) -> JoinGrant:
         """Refuse."""

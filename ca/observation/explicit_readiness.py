@@ -7,7 +7,7 @@ through the store; judging runs in a worker thread, because thousands of records
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +20,8 @@ from ca.store.records import SidecarRecord
 from ca.store.store import Store
 from shared.model.adoption.approved_code import restore_programs
 from shared.model.adoption.blockers import Blocker, Finding, find_blockers, find_namespaces
-from shared.model.adoption.fixes import FixKind, with_approvals
+from shared.model.adoption.fixes import Fix, FixKind, with_approvals
+from shared.model.adoption.program_queue import ProgramRefusal
 from shared.model.adoption.seen import Seen, see_record
 from shared.model.identity.identity import Identity, IdentityKind, parse_workload
 from shared.model.identity.program import parse_program
@@ -40,11 +41,13 @@ class Refusals:
         causes: most frequent first.
         failures: what failed whatever the mode.
         settled: connections that were marked or refused then and would be allowed now.
+        refused: connections of programs that somebody has refused; nothing that stands against explicit mode.
         is_truncated: there were more than ``MAX_REPLAYED`` records, or more edges than are listed; the newest count.
     """
 
     causes: tuple[Cause, ...]
     failures: tuple[Cause, ...] = ()
+    refused: tuple[Cause, ...] = ()
     settled: int
     is_truncated: bool
 
@@ -74,14 +77,54 @@ async def find_refusals(
     states = {name: await store.namespaces.get_state(name) for name in sorted(find_namespaces(seen) | {namespace})}
     if candidate is not None:
         states = _with_candidate(states, namespace, candidate)
+    refusals = {(each.workload, str(each.program)): each for each in await store.refusals.list_all()}
+    meant = [each for each in seen if find_refused(each, refusals, states)] if refusals else []
+    if meant:
+        seen = [each for each in seen if not find_refused(each, refusals, states)]
+    closed = await judge(lambda _: _describe_refused(meant, refusals, states, namespace)) if meant else []
     found: Finding = await judge(lambda check: find_blockers(seen, states, namespace, check=check))
     blockers = [each if await _is_told(store, each) else each.doubt() for each in found.blockers]
     return Refusals(
         causes=tuple(map(_make_cause, blockers)),
         failures=tuple(map(_make_cause, found.failures)),
+        refused=tuple(map(_make_cause, closed)),
         settled=found.settled,
         is_truncated=len(records) > MAX_REPLAYED or window.is_truncated,
     )
+
+
+def find_refused(
+    seen: Seen, refusals: Mapping[tuple[str, str], ProgramRefusal], states: Mapping[str, NamespaceState]
+) -> tuple[str, str] | None:
+    """Return the workload and the program of an end that somebody has refused, and that isn't approved; else None."""
+    for party in (seen.source, seen.destination):
+        key = (party.workload or party.listed, party.program)
+        if party.program and key in refusals:
+            namespace, _, service_account = key[0].partition("/")
+            state = states.get(namespace)
+            approvals = state.approvals if state is not None else ()
+            if not any(a.service_account == service_account and str(a.program) == key[1] for a in approvals):
+                return key
+    return None
+
+
+def _describe_refused(
+    meant: Sequence[Seen],
+    refusals: Mapping[tuple[str, str], ProgramRefusal],
+    states: Mapping[str, NamespaceState],
+    namespace: str,
+) -> list[Blocker]:
+    """Say which refused programs explicit mode would close connections of."""
+    described = []
+    for each in find_blockers(meant, states, namespace).blockers:
+        refusal = refusals.get((each.fix.workload, each.fix.program))
+        if each.fix.kind is FixKind.APPROVE and refusal is not None:
+            advice = (
+                f"{refusal.refused_by or 'somebody'} has refused this program; to ask again:"
+                f" touchmark program refuse {refusal.workload} {refusal.program} --take-back"
+            )
+            described.append(msgspec.structs.replace(each, fix=Fix(kind=FixKind.ADVICE, advice=advice)))
+    return described
 
 
 async def _is_told(store: Store, blocker: Blocker) -> bool:
@@ -184,6 +227,7 @@ async def assess(
         verdict=verdict,
         unknowns=unknowns,
         failures=found.failures,
+        refused=found.refused,
         coverage=coverage,
         workload=workload,
     )

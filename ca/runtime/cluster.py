@@ -104,6 +104,11 @@ class Cluster:
         """Return what the API server says of a (normalised) address; None: nothing."""
         return self.pods.get_entry(address) or self.services.get_entry(address)
 
+    def find_image(self, pod_uid: str, container: str) -> str:
+        """Return the image of a pod's container, by the container's ID; empty: not known."""
+        pod = self.pods.get(pod_uid)
+        return pod.find_image(container) if pod is not None else ""
+
     async def authenticate(self, token: str, csr: bytes, registration: Registration) -> JoinGrant:
         """Return what a pod's sidecar is granted. Raises as ``PodAuthentication.authenticate``."""
         self._check_fresh()

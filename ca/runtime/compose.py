@@ -21,6 +21,7 @@ from ca.issuance import Issuance
 from ca.kubernetes.view import ClusterView, NoCluster
 from ca.metrics import Metrics
 from ca.observation.decisions import Decisions, Retention
+from ca.observation.programs_seen import ProgramsSeen
 from ca.rotation.gates import ActivationGate, Pace, RetirementGate
 from ca.rotation.rotation import Rotation
 from ca.runtime.data_directory import HeldDirectory
@@ -64,6 +65,7 @@ class RunningCA:
     hub: Hub
     foreign: ForeignTrust
     decisions: Decisions
+    programs: ProgramsSeen
     cluster: ClusterView
 
 
@@ -128,6 +130,7 @@ async def compose(
                 max_bytes=configuration.decisions_max_bytes,
             ),
         ),
+        programs=ProgramsSeen(store, clock=clock),
         cluster=view,
     )
 

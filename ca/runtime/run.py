@@ -116,6 +116,7 @@ async def _start(stack: contextlib.AsyncExitStack, ca: RunningCA, cluster: Clust
         server_certificate=ca.server_certificate,
         hub=ca.hub,
         decisions=ca.decisions,
+        programs=ca.programs,
         edges=EdgeRetention(
             ca.store, max_age_s=ca.configuration.edges_max_age_s, max_bytes=ca.configuration.edges_max_bytes
         ),

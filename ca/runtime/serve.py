@@ -24,6 +24,7 @@ from ca.api.admin.foreign import ForeignAdmin
 from ca.api.admin.history import HistoryAdmin
 from ca.api.admin.namespaces import NamespacesAdmin
 from ca.api.admin.observation import ObservationAdmin
+from ca.api.admin.queue import QueueAdmin
 from ca.api.admin.sidecars import SidecarsAdmin
 from ca.api.health import HealthEndpoint
 from ca.api.stream.certificate_requests import CertificateRequests
@@ -90,10 +91,17 @@ async def _serve_sidecars(
         hub=ca.hub,
         survey=survey,
         decisions=ca.decisions,
+        programs=ca.programs,
+        cluster=ca.cluster,
         metrics=ca.metrics,
     )
     requests = CertificateRequests(
-        store=ca.store, issuance=ca.issuance, cluster=ca.cluster, metrics=ca.metrics, clock=ca.clock
+        store=ca.store,
+        issuance=ca.issuance,
+        cluster=ca.cluster,
+        programs=ca.programs,
+        metrics=ca.metrics,
+        clock=ca.clock,
     )
     stream = StreamEndpoint(
         joining=joining,
@@ -143,6 +151,7 @@ async def _serve_admin(
         HistoryAdmin(store=store, are_policies_objects=ca.configuration.kubernetes),
         ObservationAdmin(store=store, decisions=ca.decisions, hub=ca.hub, survey=survey, clock=clock),
         EdgesAdmin(store=store, clock=clock),
+        QueueAdmin(store=store, programs=ca.programs, clock=clock),
         AuditAdmin(store=store),
         ClusterAdmin(store=store, cluster=ca.cluster),
         ForeignAdmin(store=store, authorities=ca.authorities, foreign=ca.foreign, clock=clock),

@@ -18,6 +18,7 @@ from ca.distribution.hub import Hub
 from ca.metrics import Metrics
 from ca.observation.decisions import PRUNE_INTERVAL_S, Decisions
 from ca.observation.edge_retention import EDGES_PRUNE_INTERVAL_S, EdgeRetention
+from ca.observation.programs_seen import FLUSH_INTERVAL_S, ProgramsSeen
 from ca.runtime.gauges import LOOK_INTERVAL_S, Gauges
 from ca.runtime.laggards import CHECK_INTERVAL_S, Laggards
 from ca.store.store import Store
@@ -109,6 +110,7 @@ class Upkeep:
         server_certificate: ServerCertificate,
         hub: Hub,
         decisions: Decisions,
+        programs: ProgramsSeen,
         edges: EdgeRetention,
         is_leader: Callable[[], bool],
         laggards: Laggards,
@@ -121,6 +123,7 @@ class Upkeep:
         self._server_certificate = server_certificate
         self._hub = hub
         self._decisions = decisions
+        self._programs = programs
         self._edges = edges
         self._laggards = laggards
         self._gauges = gauges
@@ -133,6 +136,7 @@ class Upkeep:
         self._metrics.bundle_sequence.set(self._authorities.bundle().sequence)
         tasks.spawn(self._repeat(CERTIFICATE_CHECK_S, self._renew_certificate), name="server-certificate")
         tasks.spawn(self._repeat(TRIALS_CHECK_S, self._end_trials), name="mode-trials")
+        tasks.spawn(self._repeat(FLUSH_INTERVAL_S, self._programs.flush), name="programs-seen")
         tasks.spawn(self._repeat(REFRESH_INTERVAL_S, self._refresh_directory), name="directory")
         tasks.spawn(self._repeat(CHECK_INTERVAL_S, self._laggards.check), name="laggards")
         tasks.spawn(self._repeat(LOOK_INTERVAL_S, self._gauges.look), name="gauges")
@@ -170,6 +174,7 @@ class Upkeep:
         now = self._clock()
         await self._decisions.prune(now=now)
         long_ago = now - LEDGER_KEPT_S
+        await self._store.sightings.prune(now=now)
         await self._store.ledger.prune(expired_before=long_ago)
         await self._store.join_tokens.prune(expired_before=long_ago)
         if await self._store.evictions.prune(now=now):

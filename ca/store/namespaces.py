@@ -19,6 +19,7 @@ from ca.store.engine.counters import raise_counter
 from ca.store.engine.database import Database
 from ca.store.history.generations import Content, append_generation
 from ca.store.namespace_history import UNDO, end_trial, read_content, read_trial
+from ca.store.programs_seen.refusals import forget_refusals
 from ca.store.records import ProgramRecord
 from ca.store.tables import NAMESPACE_CHANGES, namespaces, programs, sidecars, workload_labels
 from shared.model.errors import ConflictError, InputError, NotFoundError
@@ -184,6 +185,7 @@ class Namespaces:
 
         async def change(connection: AsyncConnection) -> None:
             await connection.execute(self._database.upsert(programs, values))
+            await forget_refusals(connection, workload, record.programs)
 
         return await self.change(workload.namespace, change, act="program.put", program=record.name)
 

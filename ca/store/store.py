@@ -23,6 +23,8 @@ from ca.store.join_tokens import JoinTokens
 from ca.store.ledger import Ledger
 from ca.store.namespace_history import NamespaceHistory
 from ca.store.namespaces import Namespaces
+from ca.store.programs_seen.refusals import Refusals
+from ca.store.programs_seen.sightings import Sightings
 from ca.store.replicas import Replicas
 from ca.store.sidecars import Sidecars
 from ca.store.tables import READINESS, TRUST_DOMAIN, settings
@@ -43,6 +45,8 @@ class Store:
         ledger: every certificate that was issued.
         decisions: what the sidecars reported.
         edges: who talked to whom, by hour.
+        sightings: programs that sidecars have seen.
+        refusals: programs that somebody refused.
         evictions: who was evicted, and which certificates are distrusted for it.
         foreign: other trust domains.
         audit: who did what, in chained lines.
@@ -69,6 +73,8 @@ class Store:
         self.ledger = Ledger(database)
         self.edges = EdgeLog(database)
         self.decisions = DecisionLog(database, edges=self.edges)
+        self.sightings = Sightings(database)
+        self.refusals = Refusals(database)
         self.foreign = ForeignDomains(database, trust_domain=trust_domain)
         self.audit = AuditLog(database)
         self.replicas = Replicas(database, replica=replica)

@@ -25,13 +25,15 @@ from ca.store.audit.tables import audit_lines, audit_marks
 from ca.store.edges.tables import edge_hours, edge_reports, edges
 from ca.store.engine.schema import RowId, counters, metadata
 from ca.store.history.tables import mode_trials, namespace_generations
+from ca.store.programs_seen.tables import program_refusals, program_sightings
 
 __all__ = [
     "BUNDLE_SEQUENCE", "FOREIGN_CHANGES", "NAMESPACE_CHANGES", "READINESS", "REFUSED", "REGISTRATIONS",
     "TRUST_DOMAIN", "audit_lines", "audit_marks", "authorities", "certificates", "counters", "decisions",
     "edge_hours", "edge_reports", "edges", "evicted_certificates", "evicted_sidecars", "foreign_domains",
     "installed_namespaces", "join_tokens", "journal", "metadata", "mode_trials", "namespace_generations", "namespaces",
-    "programs", "replicas", "rotations", "settings", "sidecar_addresses", "sidecars", "workload_labels",
+    "program_refusals", "program_sightings", "programs", "replicas", "rotations", "settings", "sidecar_addresses",
+    "sidecars", "workload_labels",
 ]  # fmt: skip
 
 BUNDLE_SEQUENCE: Final = "bundle_sequence"

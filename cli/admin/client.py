@@ -20,6 +20,7 @@ import msgspec
 
 from cli.admin.credentials import Authorization, Credentials
 from cli.machine.kubeconfig_files import list_kubeconfig_files
+from shared.model.adoption.program_queue import ProgramQueue, RefusalRequest
 from shared.model.errors import InputError, TouchmarkError, UnavailableError
 from shared.model.policy.rules import NamespaceState
 from shared.model.wire.admin import (
@@ -250,6 +251,14 @@ class AdminClient:
     async def remove_program(self, namespace: str, name: str) -> NamespaceState:
         """Remove a ``Program`` object."""
         return await self._call("DELETE", f"/v1/programs/{_part(namespace)}/{_part(name)}", NamespaceState)
+
+    async def get_queue(self, namespace: str = "") -> ProgramQueue:
+        """Return what waits for an approval and what was refused."""
+        return await self._call("GET", "/v1/programs/queue", ProgramQueue, query={"namespace": namespace})
+
+    async def refuse_programs(self, namespace: str, request: RefusalRequest) -> ProgramQueue:
+        """Refuse programs, or take refusals back."""
+        return await self._call("POST", f"/v1/namespaces/{_part(namespace)}/refusals", ProgramQueue, body=request)
 
     async def list_policies(self, namespace: str = "") -> PolicyList:
         """Return the policies, of one namespace or of all."""

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from cli.backends.base import PolicyBackend
+from cli.machine.allowance import ANY_CODE
 from cli.machine.executable import advise_on_weakness, digest_file, find_weakness, read_executable
 from cli.machine.loaded_objects import list_loaded
-from shared.model.errors import InputError
+from shared.model.errors import InputError, NotFoundError
 from shared.model.identity.identity import Workload
 from shared.model.identity.loaded_code import MAX_OBJECTS, ApprovedCode, CodeCheck, LoadedCode, LoadedObject
 from shared.model.identity.program import NO_MAIN, Program, parse_program
@@ -20,11 +21,6 @@ from shared.model.policy.rules import Direction
 from shared.model.wire.admin import ProgramRequest, ProgramView
 
 _INTERPRETER: Final = "an interpreter, since it has a main script"
-# ``-m``, ``-c``, standard input, a script that can't be found: all of these are told apart by nothing.
-ANY_CODE: Final = (
-    "main:none allows everything that this interpreter is told to run without a script file of its own: every `-m`"
-    " module, every `-c` text, standard input"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,17 +75,29 @@ def _read_main(text: str) -> str:
 
 
 async def find_seen(backend: PolicyBackend, workload: Workload, *, since_s: float) -> list[Candidate]:
-    """Return the programs of a workload that decisions name as not approved, most recent first."""
+    """Return the programs of a workload that decisions name as not approved, most recent first; no refused ones."""
     found: dict[Program, Candidate] = {}
     records = await _list_own(backend, workload, since_s=since_s)
+    refused = await list_refused(backend, workload)
     for record, own in records:
         if own.approved or not own.program:
             continue
         program = parse_program(own.program)
+        if program in refused:
+            continue
         weakness = find_weakness(record.process.path) or (_INTERPRETER if program.main else "")
         code = _gather_code(each for each, _ in records if each.process.digest == program.digest)
         found.setdefault(program, Candidate(program=program, source=record.process.path, weakness=weakness, code=code))
     return list(found.values())
+
+
+async def list_refused(backend: PolicyBackend, workload: Workload) -> frozenset[Program]:
+    """Return the programs that somebody has refused for a workload; none from a CA of 0.1, which has no queue."""
+    try:
+        queue = await backend.get_queue(workload.namespace)
+    except NotFoundError:
+        return frozenset()
+    return frozenset(each.program for each in queue.refused if each.workload == str(workload))
 
 
 async def find_seen_code(

@@ -14,6 +14,7 @@ from shared.model.policy.rules import Mode
 
 if TYPE_CHECKING:
     from shared.model.adoption.lint import Surroundings
+    from shared.model.adoption.program_queue import ProgramQueue, RefusalRequest
     from shared.model.policy.documents import Document
     from shared.model.wire.admin import (
         DecisionList,
@@ -120,6 +121,16 @@ class PolicyBackend(Protocol):
 
     async def remove_program(self, namespace: str, name: str) -> None:
         """Delete a ``Program``."""
+
+    async def get_queue(self, namespace: str) -> ProgramQueue:
+        """Return what waits for an approval and what was refused, in one namespace or (empty) in all.
+
+        Raises:
+            NotFoundError: the CA is of 0.1.
+        """
+
+    async def refuse_programs(self, namespace: str, request: RefusalRequest) -> ProgramQueue:
+        """Refuse programs, or take refusals back; return the namespace's queue after it."""
 
     async def list_objects(self, namespace: str) -> list[dict[str, Any]]:
         """Return policies and programs in the shape of their YAML."""

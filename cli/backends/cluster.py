@@ -23,6 +23,7 @@ from cli.cluster.connection import MESH_POLICIES, PROGRAMS, SELF_REVIEWS, Cluste
 from cli.cluster.faults import ChangedError, ForbiddenError, NoCAPodError, OwnedElsewhereError
 from cli.cluster.port_forward import forward_admin
 from shared.model.adoption.lint import Surroundings
+from shared.model.adoption.program_queue import ProgramQueue, RefusalRequest
 from shared.model.errors import ConflictError, InputError, NotFoundError, RefusedError, TouchmarkError
 from shared.model.kubernetes.contract import FIELD_MANAGER
 from shared.model.policy.documents import POLICY_NAME, Document
@@ -169,6 +170,14 @@ class ClusterPolicyBackend:
     async def remove_program(self, namespace: str, name: str) -> None:
         """Delete a ``Program``."""
         await self._cluster.delete(PROGRAMS, namespace, name)
+
+    async def get_queue(self, namespace: str) -> ProgramQueue:
+        """Return what waits for an approval and what was refused: the CA keeps that, no object does."""
+        return await (await self._reach_admin()).get_queue(namespace)
+
+    async def refuse_programs(self, namespace: str, request: RefusalRequest) -> ProgramQueue:
+        """Refuse programs, or take refusals back, at the CA (``ca/store/programs_seen/refusals.py`` says why there)."""
+        return await (await self._reach_admin()).refuse_programs(namespace, request)
 
     # ---- policies ----------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from cli.admin.client import AdminClient
 from cli.backends.base import Applied, ModeState
 from cli.backends.surroundings import look_around_locally
 from shared.model.adoption.lint import Surroundings
+from shared.model.adoption.program_queue import ProgramQueue, RefusalRequest
 from shared.model.errors import NotFoundError
 from shared.model.policy.documents import Document, MeshPolicyDocument, ProgramDocument, make_plain
 from shared.model.policy.rules import Mode
@@ -79,6 +80,14 @@ class LocalPolicyBackend:
     async def remove_program(self, namespace: str, name: str) -> None:
         """Delete a ``Program``."""
         await self._client.remove_program(namespace, name)
+
+    async def get_queue(self, namespace: str) -> ProgramQueue:
+        """Return what waits for an approval and what was refused."""
+        return await self._client.get_queue(namespace)
+
+    async def refuse_programs(self, namespace: str, request: RefusalRequest) -> ProgramQueue:
+        """Refuse programs, or take refusals back."""
+        return await self._client.refuse_programs(namespace, request)
 
     async def list_objects(self, namespace: str) -> list[dict[str, Any]]:
         """Return policies and programs in the shape of their YAML."""

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from cli.commands import options
+from cli.commands import options, program_queue
 from cli.text.json_result import JsonResult, prints
 from cli.text.printable import escape
+from shared.model.errors import InputError, NotFoundError, TouchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,16 +25,20 @@ if TYPE_CHECKING:
     from cli.backends.base import PolicyBackend
     from cli.backends.code_change import CodeChange
     from cli.commands.shapes import CodeUpdated, ProgramsRemoved
+    from shared.model.adoption.program_queue import ProgramQueue
     from shared.model.identity.identity import Workload
     from shared.model.identity.program import Program
     from shared.model.wire.admin import ProgramView
 
 _APPROVED: JsonResult[ProgramView] = JsonResult(note="nothing if no program was found or chosen: exit code 11")
-_LISTED: JsonResult[Sequence[ProgramView]] = JsonResult()
+_ALL_APPROVED: JsonResult[Sequence[ProgramView]] = JsonResult(when="programs of the queue")
+_LISTED: JsonResult[Sequence[ProgramView]] = JsonResult(note="approved ones; `program queue` has the others")
 _UPDATED: JsonResult[CodeUpdated] = JsonResult()
 _REMOVED: JsonResult[ProgramsRemoved] = JsonResult()
 
 app = typer.Typer(no_args_is_help=True, help="Approve the programs that may use a workload's identity.")
+app.command("queue", cls=options.TargetCommand)(program_queue.queue)
+app.command("refuse", cls=options.TargetCommand)(program_queue.refuse)
 
 _UNLISTED: Final = "unlisted"
 
@@ -50,14 +55,18 @@ _DIGEST = re.compile(r"(sha256:)?[0-9a-fA-F]{64}(/main:(none|(sha256:)?[0-9a-fA-
 
 
 @app.command(cls=options.TargetCommand)
-@prints(_APPROVED)
+@prints(_APPROVED, _ALL_APPROVED)
 def approve(
     context: typer.Context,
-    workload: Annotated[str, typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT, such as shop/web.")],
+    workload: Annotated[
+        str,
+        typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT, such as shop/web. Or a digest that waits in the queue."),
+    ] = "",
     programs: Annotated[
         list[str] | None,
         typer.Argument(help="Paths of executables, or digests (sha256:…).", metavar="PROGRAM…"),
     ] = None,
+    image: program_queue.Image = "",
     from_decisions: Annotated[
         bool,
         typer.Option(
@@ -67,7 +76,7 @@ def approve(
     ] = False,
     since: options.Since = "24h",
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="With --from-decisions: approve all without asking.")
+        bool, typer.Option("--yes", "-y", help="With --from-decisions or from the queue: approve all without asking.")
     ] = False,
     weak: Annotated[
         bool,
@@ -93,7 +102,7 @@ def approve(
     force_conflicts: options.ForceConflicts = False,
     as_json: options.Json = False,
 ) -> None:
-    """Approve programs for a workload: by file, by digest, or from recorded decisions.
+    """Approve programs for a workload: by file, by digest, from recorded decisions, or from the queue.
 
     An interpreter or multi-call binary runs any code that it is given, so it is refused without --weak. With --main
     SCRIPT an interpreter is approved for that script only; which script it runs is the process's own claim.
@@ -101,20 +110,33 @@ def approve(
     The approval also lists what the program loads: for a file what its loader says, from decisions what was seen. Other
     code is then refused; it is only reported of weak programs, and where not all of it is known.
 
+    Without a workload, digests (or their first eight digits) and --image mean what `program queue` lists: approved for
+    the workloads that it was seen in, after confirmation, and those that need --weak only with it.
+
     Exit code 11: --from-decisions found nothing, or you chose nothing.
 
-    Examples: touchmark program approve shop/web /usr/sbin/nginx · touchmark program approve shop/web --from-decisions
+    Examples: touchmark program approve shop/web /usr/sbin/nginx · touchmark program approve shop/web --from-decisions ·
+    touchmark program approve 3f9a81c2 · touchmark program approve --image registry.example/shop/web:1.4
     """
     from cli.backends import approval
+    from cli.backends.program_choice import is_digest
     from cli.backends.session import work_on_policies
     from cli.machine.loaded_objects import read_objects
     from cli.text.duration import parse_duration
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_note
-    from shared.model.errors import InputError
     from shared.model.identity.identity import parse_workload
     from shared.model.identity.loaded_code import CodeCheck
 
+    if image or is_digest(workload):
+        if from_decisions or main or loads or code or jit or name:
+            raise InputError("programs of the queue are approved with what was seen of them: without further options")
+        views = program_queue.approve_waiting(
+            options.get_target(context), [*filter(None, (workload,)), *(programs or ())],
+            image=image, weak=weak, yes=yes, as_json=as_json, is_forced=force_conflicts,
+        )  # fmt: skip
+        _show_all_approved(views, as_json=as_json)
+        return
     subject = parse_workload(workload)
     if bool(programs) == from_decisions:
         raise InputError(
@@ -149,6 +171,21 @@ def approve(
     _show_approved(*approved, weak=weak, as_json=as_json)
 
 
+def _show_all_approved(views: Sequence[tuple[ProgramView, bool]], *, as_json: bool) -> None:
+    """Show what was approved of the queue; the exit code is that of the one that isn't confirmed, if there is one."""
+    from cli.text.exit_codes import ExitCode
+    from cli.text.output import print_note
+
+    if as_json:
+        _ALL_APPROVED.print([view for view, _ in views])
+    else:
+        for view, _ in views:
+            _show_approved(view, True, weak=view.weak, as_json=False)
+    if not all(is_confirmed for _, is_confirmed in views):
+        print_note("an approval is written, but the CA hasn't processed it yet; is it running?")
+        raise typer.Exit(ExitCode.DEADLINE)
+
+
 def _show_approved(view: ProgramView, is_confirmed: bool, *, weak: bool, as_json: bool) -> None:
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_line, print_note, shorten
@@ -170,7 +207,7 @@ def _show_approved(view: ProgramView, is_confirmed: bool, *, weak: bool, as_json
 
 def describe_weakness(programs: Sequence[Program]) -> str:
     """Say in words what a weak approval of these programs allows."""
-    from cli.backends.approval import ANY_CODE
+    from cli.machine.allowance import ANY_CODE
     from shared.model.identity.program import NO_MAIN
 
     if not all(program.main for program in programs):
@@ -187,15 +224,43 @@ def list_programs(
     namespace: Annotated[str, typer.Argument(help="Only this namespace.")] = "",
     as_json: options.Json = False,
 ) -> None:
-    """List approved programs."""
+    """List approved programs, those that wait for an approval, and those that were refused."""
     from cli.backends.session import work_on_policies
-    from cli.text.duration import format_time
-    from cli.text.output import print_table
+    from cli.text.output import print_line, print_note
 
-    views = work_on_policies(options.get_target(context), lambda backend: backend.list_programs(namespace))
+    async def ask(backend: PolicyBackend) -> tuple[Sequence[ProgramView], ProgramQueue | TouchmarkError | None]:
+        views = await backend.list_programs(namespace)
+        return views, None if as_json else await _find_queue(backend, namespace)
+
+    views, queue = work_on_policies(options.get_target(context), ask)
     if as_json:
         _LISTED.print(views)
         return
+    _show_programs(views)
+    if isinstance(queue, TouchmarkError):
+        print_note(f"what waits and what was refused isn't known: {queue.message}")
+    elif queue is not None:
+        if queue.waiting:
+            print_line()
+            print_line("seen, and neither approved nor refused:")
+            program_queue.show_waiting(queue.waiting)
+        program_queue.show_refused(queue.refused)
+
+
+async def _find_queue(backend: PolicyBackend, namespace: str) -> ProgramQueue | TouchmarkError | None:
+    """Return the queue, or why it can't be read: who may list a cluster's objects mayn't always ask the CA."""
+    try:
+        return await backend.get_queue(namespace)
+    except NotFoundError:  # A CA of 0.1 has none.
+        return None
+    except TouchmarkError as error:
+        return error
+
+
+def _show_programs(views: Sequence[ProgramView]) -> None:
+    from cli.text.duration import format_time
+    from cli.text.output import print_table
+
     print_table(
         ("NAME", "WORKLOAD", "PROGRAM", "WEAK", "LOADED CODE", "APPROVED", "APPROVED BY"),
         (
@@ -248,7 +313,6 @@ def update_code(
     from cli.machine.loaded_objects import read_objects
     from cli.text.duration import parse_duration
     from cli.text.output import print_line
-    from shared.model.errors import InputError, NotFoundError
     from shared.model.identity.identity import parse_workload
 
     subject, since_s = parse_workload(workload), parse_duration(since)
@@ -336,7 +400,6 @@ def remove(
     from cli.backends.session import work_on_policies
     from cli.commands.shapes import ProgramsRemoved
     from cli.text.output import print_line
-    from shared.model.errors import NotFoundError
     from shared.model.identity.identity import parse_workload
 
     subject = parse_workload(workload)

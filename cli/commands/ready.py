@@ -102,6 +102,13 @@ def show_readiness(readiness: Readiness, since: str, *, in_cluster: bool) -> Non
         print_line("✓ explicit mode would refuse none of the recorded connections")
     else:
         _show_causes(readiness.causes, in_cluster=in_cluster)
+    if readiness.refused:
+        print_line("of refused programs, so meant to be closed:")
+        for cause in readiness.refused[:_MAX_FAILURES]:
+            advice = f"; {cause.fix.advice}" if cause.fix is not None else ""
+            print_line(f"  {cause.connections} × {describe_cause(cause)}{escape(advice)}")
+        if len(readiness.refused) > _MAX_FAILURES:
+            print_line(f"  … and {len(readiness.refused) - _MAX_FAILURES} more (--json has all)")
     if readiness.failures:
         print_line("failed in any mode, so nothing that explicit mode changes:")
         for cause in readiness.failures[:_MAX_FAILURES]:

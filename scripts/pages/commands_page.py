@@ -26,7 +26,7 @@ from cli.main import app
 from cli.text import findings, summary
 from cli.text.exit_codes import EXIT_CODES
 from cli.text.json_result import JsonResult, list_results
-from shared.model.adoption import explain, lint
+from shared.model.adoption import explain, lint, program_queue
 from shared.model.wire import admin, sidecar_admin
 
 _SHARED = ("help", "as_json", "kubernetes", "context", "kubeconfig", "system_namespace", "admin_socket")
@@ -49,7 +49,8 @@ means a CA on this machine.
 With `--json` a command prints exactly one JSON value on one line of standard output. An error is one object on standard
 error, `{"code", "message", "hint"}`, whose code is stable. Times are seconds since the epoch in UTC, durations seconds.
 The named structs, field by field, are in `shared/model/wire/admin.py`, a decision's in
-`shared/model/policy/decision.py`, its reasons in [reasons.md](reasons.md).
+`shared/model/policy/decision.py`, the queue's in `shared/model/adoption/program_queue.py`, reasons in
+[reasons.md](reasons.md).
 """
 
 
@@ -100,7 +101,7 @@ def describe_result(verb: Callable[..., object], result: JsonResult[Any]) -> str
 
 
 def _own_types() -> dict[str, object]:
-    modules = (shapes, summary, findings, facts, version, graph, lint, explain, report)
+    modules = (shapes, summary, findings, facts, version, graph, lint, explain, report, program_queue)
     return {name: value for module in modules for name, value in vars(module).items() if isinstance(value, type)}
 
 

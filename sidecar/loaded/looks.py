@@ -92,6 +92,11 @@ class CodeLooks:
             return None
         return seen
 
+    def describe(self, attestation: Attestation) -> LoadedCode | None:
+        """Return what the last look saw, as far as a message has room for it; None: there was none."""
+        seen = self._seen.get(attestation.execution)
+        return None if seen is None else _cut(seen.code)
+
     async def look(self, execution: Execution) -> SeenCode:
         """Look now; everybody who asks while a look is under way gets its answer.
 

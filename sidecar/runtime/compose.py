@@ -6,11 +6,11 @@ Belongs here: who knows whom. Doesn't: starting the parts (``serve.py``) and end
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from shared.model.wire.messages import Welcome
+from shared.model.wire.messages import FromSidecar, Welcome
 from shared.runtime.sinks import LineSink
 from shared.runtime.tasks import Tasks
 from sidecar.attestor import Attestor
@@ -42,6 +42,7 @@ from sidecar.routing.service_endpoints import Endpoints
 from sidecar.runtime.held_connects import HeldConnects
 from sidecar.runtime.prepare import Prepared
 from sidecar.settings.configuration import CaptureKind, Configuration
+from sidecar.sightings.reporting import Sightings
 from sidecar.sockets.address import Endpoint
 from sidecar.tls.handshake_gate import HandshakeGate
 from sidecar.tunnel.connector import Connector
@@ -108,6 +109,7 @@ def compose(prepared: Prepared, opener: Opener, joined: Joined, events: Events, 
         policies=policies,
         directory=directory,
         recorder=Recorder(log_sink, send=uplink.send),
+        send=uplink.send,
         trace=FrameTrace(events) if prepared.configuration.traces_frames else None,
     )
     dispatch = Dispatch(
@@ -159,16 +161,18 @@ def _make_sidecar(
     policies: Policies,
     directory: DirectoryCache,
     recorder: Recorder,
+    send: Callable[[FromSidecar], None],
     trace: FrameTrace | None,
 ) -> Sidecar:
     configuration, limits = prepared.configuration, prepared.limits
+    code = CodeLooks(max_bytes=configuration.max_executable_bytes)
     dial_failures = DialFailures(memory_s=limits.dial_failure_memory_s)
     return Sidecar(
         workload=joined.own.identity.workload,
         trust_domain=joined.own.identity.trust_domain,
         instance=configuration.instance,
         attestor=Attestor(max_executable_bytes=configuration.max_executable_bytes, deadline_s=limits.attest_s),
-        code=CodeLooks(max_bytes=configuration.max_executable_bytes),
+        code=code,
         credentials=credentials,
         directory=directory,
         policies=policies,
@@ -195,6 +199,7 @@ def _make_sidecar(
         mtls_destination_ports=frozenset(configuration.mtls_destination_ports),
         foreign=ForeignRoots(),
         trace=trace,
+        sightings=Sightings(send=send, tell_code=code.describe),
     )
 
 

@@ -40,6 +40,8 @@ async def serve(parts: Composition, prepared: Prepared, life: Life, events: Even
         "programs": partial(watch_programs, sidecar, events),
         "loaded code": partial(watch_code, sidecar, events),
     }
+    if sidecar.sightings is not None:
+        looks["sightings"] = sidecar.sightings.run
     for name, look in looks.items():
         background.spawn(keep_looking(look, name, events), name=name)
     parts.capturing.start()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from shared.model.adoption.program_queue import ProgramQueue, QueuedProgram
+from shared.model.identity.program import Program
 from shared.model.policy.decision import Answer, Ending, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Direction, Mode, Peer, PortRange, Rule
+from tests.e2e.harness.mesh import wait_until
 from tests.e2e.harness.records import expect_denied_on_either
 from tests.e2e.harness.shop import Bank, Shop
 
@@ -50,6 +53,17 @@ def test_explicit_serves_the_approved_program_and_resets_the_intruder(shop: Shop
     assert record.source.program == f"sha256:{shop.intruder.digest}"
     assert record.process.path == str(shop.intruder.path)
     assert record.mode is Mode.EXPLICIT
+    # The CA lists it for those who approve, although no certificate was asked for.
+    waiting: list[QueuedProgram] = []
+
+    def is_listed() -> bool:
+        queue = shop.mesh.admin.call("GET", "/v1/programs/queue?namespace=shop", ProgramQueue)
+        waiting[:] = [each for each in queue.waiting if each.seen.path == str(shop.intruder.path)]
+        return bool(waiting)
+
+    wait_until(is_listed, "the intruder is in the queue")
+    assert waiting[0].seen.program == Program(digest=shop.intruder.digest)
+    assert waiting[0].seen.pods == (shop.client.instance,)
 
 
 @pytest.mark.proves(Reason.LISTENER_NOT_APPROVED)

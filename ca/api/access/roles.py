@@ -106,11 +106,13 @@ NEEDS: Final[Mapping[tuple[str, str], Need]] = {
     ("POST", "/v1/policies/difference"): _read("decisions"),  # Likewise.
     ("GET", "/v1/programs"): _read("namespaces"),
     ("GET", "/v1/policies"): _read("namespaces"),
+    ("GET", "/v1/programs/queue"): _read("decisions"),
     ("GET", "/v1/namespaces/{ns}/history"): _read("namespaces"),
     ("GET", "/v1/namespaces/{ns}/history/{generation}"): _read("namespaces"),
     ("PUT", "/v1/namespaces/{ns}/mode"): _NAMESPACE,
     ("POST", "/v1/namespaces/{ns}/mode/confirm"): _NAMESPACE,
     ("POST", "/v1/namespaces/{ns}/undo"): _NAMESPACE,
+    ("POST", "/v1/namespaces/{ns}/refusals"): _NAMESPACE,  # Also in a cluster: they are in the CA's own store.
     ("POST", "/v1/programs"): _NAMESPACE,
     ("PUT", "/v1/policies"): _NAMESPACE,
     ("DELETE", "/v1/programs/{ns}/{name}"): _NAMESPACE,
@@ -136,7 +138,7 @@ _NAMED_IN_BODY: Final[Mapping[tuple[str, str], type[ProgramRequest | PolicyReque
 MAX_NAMESPACES_IN_BODY: Final = 8
 # What their query narrows to one namespace.
 _NARROWED: Final = frozenset(
-    {"/v1/decisions", "/v1/decisions/follow", "/v1/identities", "/v1/programs", "/v1/policies"}
+    {"/v1/decisions", "/v1/decisions/follow", "/v1/identities", "/v1/programs", "/v1/programs/queue", "/v1/policies"}
 )
 
 

@@ -11,9 +11,11 @@ from collections.abc import Callable
 import structlog
 
 from ca.distribution.session import Session
+from ca.evidence.process import check_process
 from ca.issuance import Issuance, IssuedChain
 from ca.kubernetes.view import ClusterView
 from ca.metrics import Metrics
+from ca.observation.programs_seen import ProgramsSeen
 from ca.store.store import Store
 from shared.model.errors import RefusedError, TouchmarkError, UnavailableError
 from shared.model.identity.identity import Identity, IdentityKind
@@ -32,12 +34,14 @@ class CertificateRequests:
         store: Store,
         issuance: Issuance,
         cluster: ClusterView,
+        programs: ProgramsSeen,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._issuance = issuance
         self._cluster = cluster
+        self._programs = programs
         self._metrics = metrics
         self._clock = clock
 
@@ -65,6 +69,10 @@ class CertificateRequests:
             return await self._issuance.issue_sidecar(self._cluster.check_alive(record.grant), request.csr, now)
         if session.grant is not None:
             self._cluster.check_alive(session.grant)
+        check_process(request.evidence)
+        self._programs.note_request(
+            request.program, request.evidence, instance=session.instance, workload=session.workload
+        )
         sidecar = Identity(trust_domain=self._store.trust_domain, workload=session.workload, kind=IdentityKind.SIDECAR)
         return await self._issuance.issue_program(
             sidecar, request.csr, request.program, request.evidence, now, instance=session.instance

@@ -14,8 +14,10 @@ from ca.authority.authorities import Authorities
 from ca.distribution.hub import Hub
 from ca.distribution.live_connections import Survey
 from ca.distribution.session import Session
+from ca.kubernetes.view import ClusterView
 from ca.metrics import Metrics
 from ca.observation.decisions import Decisions as DecisionLog
+from ca.observation.programs_seen import ProgramsSeen
 from ca.rotation.rotation import Rotation
 from ca.store.store import Store
 from shared.model.errors import ProtocolError, UnavailableError
@@ -29,6 +31,7 @@ from shared.model.wire.messages import (
     FromSidecar,
     Lookup,
     NamespaceInstalled,
+    ProgramSeen,
     Subscribe,
 )
 from shared.model.wire.registration import normalise_address
@@ -49,6 +52,8 @@ class SidecarMessages:
         hub: Hub,
         survey: Survey,
         decisions: DecisionLog,
+        programs: ProgramsSeen,
+        cluster: ClusterView,
         metrics: Metrics,
     ) -> None:
         self._store = store
@@ -57,6 +62,8 @@ class SidecarMessages:
         self._hub = hub
         self._survey = survey
         self._decisions = decisions
+        self._programs = programs
+        self._cluster = cluster
         self._metrics = metrics
 
     async def answer(self, session: Session, message: FromSidecar) -> None:
@@ -90,6 +97,9 @@ class SidecarMessages:
                 self._hub.watch(session, normal)
             case ConnectionsReport():
                 self._survey.take_report(session, message)
+            case ProgramSeen(container=container):
+                image = self._cluster.find_image(session.pod_uid, container)
+                self._programs.take(message, instance=session.instance, workload=session.workload, image=image)
             case _:
                 raise ProtocolError("the stream is authenticated already")
 

@@ -12,18 +12,28 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
 
 import msgspec
 
-from ca.evidence.pod import Pod, find_fault, find_node_trait
+from ca.evidence.pod import ContainerStatus, Pod, find_fault, find_node_trait
 from shared.model.errors import InputError
-from shared.model.kubernetes.contract import INJECT, TUNNEL_PORT, name_instance
+from shared.model.kubernetes.contract import (
+    CAPTURE_CONTAINER,
+    INJECT,
+    SIDECAR_CONTAINER,
+    TUNNEL_PORT,
+    name_instance,
+)
 from shared.model.wire.messages import DirectoryEntry
 from shared.model.wire.registration import normalise_address
 
+_MAX_IMAGES: Final = 32
+_MAX_IMAGE_CHARACTERS: Final = 512
+
 
 class PodRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What is remembered of a pod, some 500 bytes.
+    """What is remembered of a pod, some 700 bytes.
 
     Attributes:
         instance: its sidecar's name.
@@ -32,6 +42,7 @@ class PodRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         has_sidecar: it has a container of our sidecar's name: it is in the mesh, or can't be reached.
         fault: why its sidecar, if it has one, may not join; empty when it may.
         trait: why its namespace's wish passes it over (``host_network``, …); empty when it doesn't.
+        images: of each container that has started, but our own: its ID, and what it runs.
     """
 
     uid: str
@@ -48,6 +59,14 @@ class PodRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     has_sidecar: bool
     fault: str
     trait: str = ""
+    images: tuple[tuple[str, str], ...] = ()
+
+    def find_image(self, container: str) -> str:
+        """Return the image of the container with this ID, or of the only one that it can be; empty: not known."""
+        named = dict(self.images)
+        if container:
+            return named.get(container, "")
+        return next(iter(named.values())) if len(set(named.values())) == 1 else ""
 
 
 class PodIndex:
@@ -208,7 +227,25 @@ def trim_pod(pod: Pod, *, images: Sequence[str], ca_names: Iterable[str]) -> Pod
         has_sidecar=pod.has_sidecar,
         fault=intern(find_fault(pod, images=images, ca_names=ca_names)),
         trait=intern(find_node_trait(pod)),
+        images=_read_images(pod) if pod.has_sidecar else (),
     )
+
+
+def _read_images(pod: Pod) -> tuple[tuple[str, str], ...]:
+    status = pod.status
+    statuses = (*status.init_container_statuses, *status.container_statuses, *status.ephemeral_container_statuses)
+    return tuple(
+        # ``containerd://ID``. The image's digest stands in the image's ID, where the runtime knows it.
+        (each.container_id.rpartition("//")[2], sys.intern(_name_image(each)))
+        for each in statuses
+        if each.container_id and each.name not in (SIDECAR_CONTAINER, CAPTURE_CONTAINER)
+    )[:_MAX_IMAGES]
+
+
+def _name_image(status: ContainerStatus) -> str:
+    image, (_, at, digest) = status.image, status.image_id.rpartition("@")
+    name = f"{image}@{digest}" if image and at and "@" not in image else image
+    return name if len(name) <= _MAX_IMAGE_CHARACTERS and name.isprintable() else ""
 
 
 def _read_addresses(pod: Pod) -> tuple[str, ...]:

@@ -396,6 +396,7 @@ class Readiness(_Answer, frozen=True):
         failures: connections that failed for reasons that no mode changes; nothing that stands against explicit mode.
         coverage: by workload, as `/coverage` answers it.
         workload: the one that was asked about; empty: the whole namespace.
+        refused: connections of programs that somebody has refused: explicit mode would refuse them, as intended.
     """
 
     namespace: str
@@ -414,6 +415,7 @@ class Readiness(_Answer, frozen=True):
     failures: tuple[Cause, ...] = ()
     coverage: tuple[WorkloadCoverage, ...] = ()
     workload: str = ""
+    refused: tuple[Cause, ...] = ()
 
 
 class Acknowledgements(_Answer, frozen=True):

@@ -30,6 +30,7 @@ from shared.model.wire.protocol import PROTOCOL
 
 MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
 MAX_DECISIONS_PER_MESSAGE: Final = 500
+MAX_PARENTS: Final = 8
 STREAM_PATH: Final = "/v1/stream"
 
 
@@ -109,6 +110,25 @@ class CertificateRequest(_Message, frozen=True, tag="certificate_request"):
     csr: bytes
     program: Program | None = None
     evidence: ProgramEvidence = ProgramEvidence()
+
+
+class ProgramSeen(_Message, frozen=True, tag="program_seen"):
+    """A program of this sidecar's own workload was seen; evidence for the people who approve it. Since protocol 2.
+
+    Attributes:
+        path: of the executable.
+        package: name and version of its package, by the database of its own root file system; empty: not known.
+        container: the ID of its container, as its control group names it; empty: not known.
+        parents: paths of its ancestors' executables, the nearest first, at most ``MAX_PARENTS``.
+        code: what it has loaded; None: not known.
+    """
+
+    program: Program
+    path: str = ""
+    package: str = ""
+    container: str = ""
+    parents: tuple[str, ...] = ()
+    code: LoadedCode | None = None
 
 
 class BundleInstalled(_Message, frozen=True, tag="bundle_installed"):
@@ -302,6 +322,7 @@ FromSidecar = (
     | Subscribe
     | Decisions
     | ConnectionsReport
+    | ProgramSeen
 )
 FromCA = (
     Welcome
@@ -342,7 +363,7 @@ def express_in(protocol: int, message: Message) -> Message | None:
             return msgspec.structs.replace(message, state=state, foreign=(), ca_version="", time_ms=0)
         case NamespaceChanged():
             return msgspec.structs.replace(message, state=_in_first_protocol(message.state))
-        case ForeignTrustChanged():
+        case ForeignTrustChanged() | ProgramSeen():
             return None
         case Decisions():
             return msgspec.structs.replace(message, records=tuple(_record_before(each) for each in message.records))

@@ -15,6 +15,7 @@ from ca.observation.explicit_readiness import find_refusals
 from ca.store.edges.edge import EdgeWindow
 from ca.store.store import Store
 from shared.model.adoption.fixes import FixKind
+from shared.model.adoption.program_queue import ProgramRefusal
 from shared.model.identity.identity import Identity, Workload
 from shared.model.policy.decision import Answer, DecisionRecord, PartyRecord, Phase
 from shared.model.policy.reasons import Reason
@@ -39,6 +40,9 @@ class FewRecords:
     async def get_state(self, namespace: str) -> NamespaceState:
         return self.state if namespace == "shop" else NamespaceState(namespace=namespace)
 
+    async def list_all(self) -> list[ProgramRefusal]:
+        return []
+
     async def has_any(self, _workload: Workload, _identities: Sequence[Identity]) -> bool:
         return self.issued
 
@@ -47,7 +51,9 @@ def stored(*records: DecisionRecord, state: NamespaceState | None = None, issued
     parts = FewRecords(list(records), state or NamespaceState(namespace="shop"), issued)
     return cast(
         "Store",
-        SimpleNamespace(decisions=parts, namespaces=parts, edges=parts, ledger=parts, trust_domain="touchmark.local"),
+        SimpleNamespace(
+            decisions=parts, namespaces=parts, edges=parts, ledger=parts, refusals=parts, trust_domain="touchmark.local"
+        ),
     )
 
 

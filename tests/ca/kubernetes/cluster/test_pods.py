@@ -16,6 +16,7 @@ from ca.kubernetes.cluster.pods import (
     trim_namespace,
     trim_pod,
 )
+from shared.model.kubernetes.contract import SIDECAR_CONTAINER
 from shared.model.wire.messages import DirectoryEntry
 from tests.ca.kubernetes.making import UID, changed, decode_pod, make_pod_index, make_pod_json, make_record, make_uid
 
@@ -208,3 +209,23 @@ def test_only_changes_of_a_namespace_s_labels_are_told() -> None:
 def account(index: PodIndex) -> str:
     entry = index.get_entry("198.18.0.2")
     return entry.service_account if entry is not None else ""
+
+
+def test_a_container_is_found_by_its_id_and_its_image_has_its_digest() -> None:
+    pod = make_pod_json("web-0", "198.18.0.2")
+    digest = f"sha256:{'1' * 64}"
+    pod["status"]["containerStatuses"] = [
+        {"name": "web", "image": "web:2", "imageID": f"web@{digest}", "containerID": f"containerd://{'a' * 64}"},
+        {"name": "late", "image": "late:1", "imageID": "", "containerID": ""},
+    ]
+    pod["status"]["initContainerStatuses"] = [
+        {"name": SIDECAR_CONTAINER, "image": "touchmark", "imageID": "", "containerID": f"containerd://{'b' * 64}"}
+    ]
+    record = trim_pod(decode_pod(pod), images=[], ca_names=[])
+    assert record.find_image("a" * 64) == f"web:2@{digest}"
+    assert record.find_image("") == f"web:2@{digest}", "there is only one that it can be"
+    assert record.find_image("b" * 64) == record.find_image("c" * 64) == ""
+    second = {"name": "log", "image": "log:1", "imageID": "", "containerID": f"containerd://{'d' * 64}"}
+    pod["status"]["containerStatuses"].append(second)
+    several = trim_pod(decode_pod(pod), images=[], ca_names=[])
+    assert (several.find_image("d" * 64), several.find_image("")) == ("log:1", "")

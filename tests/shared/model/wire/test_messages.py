@@ -92,6 +92,9 @@ FROM_SIDECAR: list[FromSidecar] = [
     messages.Subscribe(namespace="shop"),
     messages.Decisions(batch=1, records=(make_record(),), lost=2),
     messages.ConnectionsReport(request=1, connections=(CONNECTION,)),
+    messages.ProgramSeen(
+        program=Program(digest="a" * 64), path="/srv/web", package="web 1 (apk)", container="c" * 64, parents=("/init",)
+    ),
 ]
 FROM_CA: list[FromCA] = [
     messages.Welcome(
@@ -278,6 +281,11 @@ def test_protocol_1_knows_nothing_of_loaded_code() -> None:
     decisions = messages.Decisions(batch=1, records=(with_code,))
     assert express_in(1, decisions) == messages.Decisions(batch=1, records=(record,))
     assert decode_from_sidecar(encode_message(decisions)) == decisions
+
+
+def test_a_ca_of_protocol_1_isnt_told_of_programs_that_were_seen() -> None:
+    seen = messages.ProgramSeen(program=Program(digest="a" * 64))
+    assert (messages.express_in(1, seen), messages.express_in(2, seen)) == (None, seen)
 
 
 def test_a_sidecar_of_protocol_1_gets_no_more_rules_than_it_takes_and_none_is_loosened() -> None:

@@ -1,0 +1,1 @@
+"""Programs that sidecars have seen, and those that were refused, in the store."""

@@ -1,0 +1,90 @@
+"""What waits for an approval, what doesn't, and which image a program is new since."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from shared.model.adoption.program_queue import (
+    MAX_IMAGES,
+    MAX_PODS,
+    ImageSeen,
+    Sighting,
+    find_waiting,
+    is_of_image,
+    merge_sightings,
+    name_repository,
+)
+from shared.model.identity.loaded_code import LoadedCode
+from shared.model.identity.program import Program
+
+WEB, CURL = Program(digest="aa" * 32), Program(digest="bb" * 32)
+OLD, NEW = "registry.example:5000/shop/web:1@sha256:" + "1" * 64, "registry.example:5000/shop/web:2@sha256:" + "2" * 64
+
+
+def see(program: Program = WEB, *images: ImageSeen, **changes: object) -> Sighting:
+    seen = Sighting(namespace="shop", service_account="web", program=program, images=images, first=1.0, last=2.0)
+    return msgspec.structs.replace(seen, **changes)
+
+
+def in_image(image: str, first: float) -> ImageSeen:
+    return ImageSeen(image=image, first=first, last=first + 1)
+
+
+def test_what_is_approved_or_refused_doesnt_wait_and_the_newest_comes_first() -> None:
+    seen = [see(WEB), see(CURL, last=5.0), see(CURL, service_account="db")]
+    waiting = find_waiting(seen, approved=set(), refused=set())
+    assert [(each.seen.workload, each.seen.program) for each in waiting] == [
+        ("shop/web", CURL), ("shop/db", CURL), ("shop/web", WEB),
+    ]  # fmt: skip
+    key = ("shop", "web", CURL)
+    for known in ({"approved": {key}, "refused": set()}, {"approved": set(), "refused": {key}}):
+        assert {each.seen.key for each in find_waiting(seen, **known)} == {("shop", "web", WEB), ("shop", "db", CURL)}
+
+
+def test_a_program_is_new_since_the_image_that_ran_before_and_lacked_it() -> None:
+    seen = [see(WEB, in_image(OLD, 1), in_image(NEW, 9)), see(CURL, in_image(NEW, 9)), see(Program(digest="cc" * 32))]
+    new_since = {each.seen.program: each.new_since for each in find_waiting(seen, approved=set(), refused=set())}
+    assert new_since == {WEB: "", CURL: OLD, Program(digest="cc" * 32): ""}
+    # Another container of the pod is no earlier version; nor is another workload's image.
+    others = [
+        see(WEB, in_image("registry.example/log/agent:1", 1)),
+        see(WEB, in_image(OLD, 1), service_account="db"),
+        see(CURL, in_image(NEW, 9)),
+    ]
+    assert {each.new_since for each in find_waiting(others, approved=set(), refused=set())} == {""}
+
+
+def test_sightings_add_up_and_what_an_older_release_doesnt_say_stays_known() -> None:
+    code = LoadedCode(anonymous=True)
+    full = see(
+        WEB, in_image(OLD, 1), path="/srv/web", package="web 1 (dpkg)", pods=("a",), parents=("/init",), code=code
+    )
+    merged = merge_sightings(full, see(WEB, pods=("b",), first=0.5, last=7.0))
+    assert (merged.path, merged.package, merged.parents, merged.code) == ("/srv/web", "web 1 (dpkg)", ("/init",), code)
+    assert (merged.pods, merged.first, merged.last) == (("b", "a"), 0.5, 7.0)
+    again = merge_sightings(merged, see(WEB, in_image(OLD, 9), in_image(NEW, 8)))
+    assert [(each.image, each.first, each.last) for each in again.images] == [(OLD, 1, 10), (NEW, 8, 9)]
+
+
+def test_images_and_pods_are_bounded_the_latest_stay() -> None:
+    known = None
+    for number in range(40):
+        known = merge_sightings(known, see(WEB, in_image(f"web:{number}", number), pods=(f"pod-{number}",)))
+    assert known is not None
+    assert [each.image for each in known.images] == [f"web:{number}" for number in range(40 - MAX_IMAGES, 40)]
+    assert known.pods == tuple(f"pod-{number}" for number in range(39, 39 - MAX_PODS, -1))
+
+
+@pytest.mark.parametrize(
+    ("image", "repository"),
+    [(OLD, "registry.example:5000/shop/web"), ("web", "web"), ("localhost:5000/web", "localhost:5000/web")],
+)
+def test_a_repository_is_the_name_without_tag_and_digest(image: str, repository: str) -> None:
+    assert name_repository(image) == repository
+
+
+def test_an_image_is_named_in_full_or_without_its_digest() -> None:
+    seen = see(WEB, in_image(OLD, 1))
+    assert is_of_image(seen, OLD) and is_of_image(seen, OLD.partition("@")[0])
+    assert not is_of_image(seen, "registry.example:5000/shop/web")

@@ -1,0 +1,94 @@
+"""A file's package, by databases that anybody may have written: found, bounded, never outside the root."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sidecar.sightings import packages
+from sidecar.sightings.packages import find_package
+
+STATUS = "Package: other\nVersion: 9\n\nPackage: curl\nStatus: install ok installed\nVersion: 7.88.1-10+deb12u8\n"
+APK = "C:Q1x=\nP:busybox\nV:1.36.1-r2\nF:bin\nR:busybox\n\nP:curl\nV:8.5.0-r0\nF:usr\nF:usr/bin\nR:curl\na:0:0:755\n\n"
+
+
+def write(root: Path, path: str, text: str) -> None:
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+@contextmanager
+def opened(root: Path) -> Iterator[int]:
+    descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def find(root: Path, path: str) -> str:
+    with opened(root) as descriptor:
+        return find_package(descriptor, path)
+
+
+@pytest.mark.parametrize(
+    ("files", "path", "package"),
+    [
+        (
+            {"var/lib/dpkg/info/curl:amd64.list": "/.\n/usr/bin/curl\n", "var/lib/dpkg/status": STATUS},
+            "/usr/bin/curl", "curl 7.88.1-10+deb12u8 (dpkg)",
+        ),
+        (
+            {"var/lib/dpkg/info/curl.list": "/.\n/bin/curl\n", "var/lib/dpkg/status": STATUS},
+            "/usr/bin/curl", "curl 7.88.1-10+deb12u8 (dpkg)",
+        ),
+        ({"var/lib/dpkg/info/curl.list": "/usr/bin/curl\n"}, "/bin/curl", "curl (dpkg)"),
+        ({"var/lib/dpkg/info/curl.list": "/usr/bin/curl2\n/usr/usr/bin/curl\n"}, "/usr/bin/curl", ""),
+        (
+            {"var/lib/dpkg/status.d/curl.md5sums": "0123  usr/bin/curl\n", "var/lib/dpkg/status.d/curl": STATUS},
+            "/usr/bin/curl", "curl 7.88.1-10+deb12u8 (dpkg)",
+        ),
+        ({"lib/apk/db/installed": APK}, "/usr/bin/curl", "curl 8.5.0-r0 (apk)"),
+        ({"usr/lib/apk/db/installed": APK}, "/bin/busybox", "busybox 1.36.1-r2 (apk)"),
+        ({"lib/apk/db/installed": APK}, "/usr/sbin/curl", ""),
+        ({}, "/usr/bin/curl", ""),
+    ],
+    ids=["dpkg", "usrmerge", "no version", "another file", "distroless", "apk", "apk 3", "another folder", "nothing"],
+)  # fmt: skip
+def test_the_package_that_names_the_file_is_found(
+    tmp_path: Path, files: dict[str, str], path: str, package: str
+) -> None:
+    for name, text in files.items():
+        write(tmp_path, name, text)
+    assert find(tmp_path, path) == package
+
+
+def test_databases_that_lie_in_wait_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe would block, a link could lead to the sidecar's own files, a huge file would fill its memory."""
+    outside, root = tmp_path / "outside", tmp_path / "root"
+    write(outside, "curl.list", "/usr/bin/curl\n")
+    (root / "var/lib/dpkg").mkdir(parents=True)
+    (root / "var/lib/dpkg/info").symlink_to(outside)
+    assert find(root, "/usr/bin/curl") == ""
+    (root / "var/lib/dpkg/info").unlink()
+    (root / "var/lib/dpkg/info").mkdir()
+    os.mkfifo(root / "var/lib/dpkg/info/curl.list")
+    assert find(root, "/usr/bin/curl") == ""
+    monkeypatch.setattr(packages, "MAX_FILE_BYTES", 10)
+    write(root, "var/lib/dpkg/info/big.list", "/usr/bin/curl\n")
+    assert find(root, "/usr/bin/curl") == ""
+    monkeypatch.setattr(packages, "MAX_FILE_BYTES", 100)
+    write(root, "var/lib/dpkg/info/big.list", "/usr/bin/curl\n")
+    assert find(root, "/usr/bin/curl") == "big (dpkg)"
+    monkeypatch.setattr(packages, "MAX_LISTS", 0)
+    assert find(root, "/usr/bin/curl") == ""
+
+
+def test_a_name_that_would_write_on_a_terminal_isnt_told(tmp_path: Path) -> None:
+    write(tmp_path, "var/lib/dpkg/info/\x1b[2J.list", "/usr/bin/curl\n")
+    assert find(tmp_path, "/usr/bin/curl") == ""

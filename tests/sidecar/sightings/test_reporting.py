@@ -1,0 +1,100 @@
+"""The CA is told of each program once, again after a while, and again where it couldn't be told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
+
+import pytest
+
+from shared.model.errors import UnavailableError
+from shared.model.identity.loaded_code import LoadedCode
+from shared.model.identity.program import Program
+from shared.model.wire.messages import FromSidecar, ProgramSeen
+from sidecar.attest.facts import Attestation, ProcessFacts
+from sidecar.sightings import reporting
+from sidecar.sightings.reporting import Sightings
+from sidecar.sightings.surroundings import Surroundings
+
+AROUND = Surroundings(package="web 1 (apk)", container="c" * 64, parents=("/init",))
+
+
+def attest(digits: str = "aa") -> Attestation:
+    facts = ProcessFacts(pid=1, start_time=1, uid=0, path="/srv/web (deleted)")
+    return Attestation(
+        program=Program(digest=digits * 32), process=facts, inode=1, cookie=1, execution=cast("Any", None)
+    )
+
+
+class Told:
+    """What is sent; fails as long as there is no stream."""
+
+    def __init__(self) -> None:
+        self.messages: asyncio.Queue[FromSidecar] = asyncio.Queue()
+        self.is_connected = True
+        self.refused = asyncio.Event()
+
+    def send(self, message: FromSidecar) -> None:
+        if not self.is_connected:
+            self.refused.set()
+            raise UnavailableError("no stream")
+        self.messages.put_nowait(message)
+
+    async def next(self) -> FromSidecar:
+        async with asyncio.timeout(60):
+            return await self.messages.get()
+
+
+@asynccontextmanager
+async def running(told: Told) -> AsyncIterator[Sightings]:
+    sightings = Sightings(send=told.send, tell_code=lambda _: LoadedCode(anonymous=True), look=lambda _process: AROUND)
+    task = asyncio.create_task(sightings.run())
+    try:
+        yield sightings
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_each_program_is_told_once_and_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told()
+    async with running(told) as sightings:
+        for _ in range(3):
+            sightings.note(attest())
+        assert await told.next() == ProgramSeen(
+            program=attest().program, path="/srv/web", package=AROUND.package, container=AROUND.container,
+            parents=AROUND.parents, code=LoadedCode(anonymous=True),
+        )  # fmt: skip
+        sightings.note(attest())
+        sightings.note(attest("bb"))
+        second = await told.next()
+        assert isinstance(second, ProgramSeen)
+        assert second.program == attest("bb").program, "the first one was told already"
+        monkeypatch.setattr(reporting, "REPEAT_S", -1.0)
+        sightings.note(attest("cc"))
+        await told.next()
+        sightings.note(attest("cc"))
+        assert isinstance(await told.next(), ProgramSeen)
+
+
+async def test_what_couldnt_be_told_is_told_with_the_programs_next_connection() -> None:
+    told = Told()
+    async with running(told) as sightings:
+        told.is_connected = False
+        sightings.note(attest())
+        async with asyncio.timeout(60):
+            await told.refused.wait()
+        told.is_connected = True
+        sightings.note(attest())
+        assert isinstance(await told.next(), ProgramSeen)
+
+
+def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting, "MAX_WAITING", 2)
+    sightings = Sightings(send=lambda _: None)
+    for digits in ("aa", "bb", "cc"):
+        sightings.note(attest(digits))
+    assert [program.digest[:2] for program in sightings._waiting] == ["aa", "bb"]
