@@ -17,34 +17,22 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ca.authority.founding import Authority
+from ca.authority.leaf_template import PURPOSES, USAGE, LeafTemplate, make_template, write_certificate, write_tbs
 from ca.store.records import BACKDATED_S
 from shared.model.errors import InputError, UnavailableError, VerificationError
 from shared.model.identity.identity import Identity, format_ca_id, format_spiffe_id
 from shared.model.policy.reasons import Reason
-from shared.model.trust.certificate import DETAILS_OID, check_leaf_profile
+from shared.model.trust.certificate import check_leaf_profile
 
 MIN_LIFETIME_S: Final = 300.0
 MAX_LIFETIME_S: Final = 86_400.0
 AUTHORITY_SHARE: Final = 6  # A leaf lives at most a sixth of its authority's life.
 MIN_REMAINING_S: Final = 60.0  # An authority that ends earlier signs nothing.
 _MAX_DETAILS_BYTES: Final = 2048
+_SIGNATURE: Final = ec.ECDSA(hashes.SHA256())
 _log = structlog.get_logger(__name__)
-
-_USAGE: Final = x509.KeyUsage(
-    digital_signature=True,
-    content_commitment=False,
-    key_encipherment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    key_cert_sign=False,
-    crl_sign=False,
-    encipher_only=False,
-    decipher_only=False,
-)
-_PURPOSES: Final = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
 
 
 class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -89,10 +77,45 @@ def sign_leaf(
 
     What this does *not* verify: that the asker holds the key (``evidence.csr``) or may have the identity.
     """
-    names = [x509.UniformResourceIdentifier(format_spiffe_id(identity))]
-    leaf = _sign(authority, public_key, names, serial=serial, now=now, lifetime_s=lifetime_s, details=details)
+    if not isinstance(public_key.curve, ec.SECP256R1):
+        raise VerificationError("the key must be ECDSA P-256", reason=Reason.PEER_UNTRUSTED)
+    end = int(_find_end(authority, now, check_lifetime(lifetime_s)))
+    start = int(max(now - BACKDATED_S, authority.record.not_before))
+    template = make_template(authority.record.certificate)
+    tbs = write_tbs(
+        template,
+        public_key,
+        serial=serial,
+        start=start,
+        end=end,
+        uri=format_spiffe_id(identity),
+        details=_encode_details(details) if details is not None else None,
+    )
+    leaf = _load(write_certificate(tbs, authority.key.sign(tbs, _SIGNATURE)), template)
     if check_leaf_profile(leaf) != identity:
         raise VerificationError("the signed certificate says another identity", reason=Reason.PEER_UNTRUSTED)
+    if (
+        leaf.public_key() != public_key
+        or leaf.serial_number != serial
+        or (leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()) != (start, end)
+    ):
+        raise VerificationError("the signed certificate says something else", reason=Reason.PEER_UNTRUSTED)
+    return leaf
+
+
+def _load(der: bytes, template: LeafTemplate) -> x509.Certificate:
+    """Read what was signed as a peer would, and verify its signature by the authority's certificate.
+
+    Raises:
+        VerificationError: it can't be read, or the signature is wrong.
+    """
+    try:
+        leaf = x509.load_der_x509_certificate(der)
+        template.verifying_key.verify(leaf.signature, leaf.tbs_certificate_bytes, _SIGNATURE)
+    except (InvalidSignature, ValueError, TypeError) as error:
+        raise VerificationError(
+            "the signed certificate doesn't verify against its authority", reason=Reason.PEER_UNTRUSTED
+        ) from error
     return leaf
 
 
@@ -118,7 +141,7 @@ def sign_server(
     alternatives += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
     alternatives += [x509.DNSName(name) for name in names]
     number = x509.random_serial_number() if serial is None else serial
-    return _sign(authority, public_key, alternatives, serial=number, now=now, lifetime_s=lifetime_s, details=None)
+    return _sign(authority, public_key, alternatives, serial=number, now=now, lifetime_s=lifetime_s)
 
 
 def _sign(
@@ -129,7 +152,6 @@ def _sign(
     serial: int,
     now: float,
     lifetime_s: float,
-    details: Details | None,
 ) -> x509.Certificate:
     if not isinstance(public_key.curve, ec.SECP256R1):
         raise VerificationError("the key must be ECDSA P-256", reason=Reason.PEER_UNTRUSTED)
@@ -144,17 +166,12 @@ def _sign(
         .not_valid_before(datetime.datetime.fromtimestamp(int(start), tz=datetime.UTC))
         .not_valid_after(datetime.datetime.fromtimestamp(int(end), tz=datetime.UTC))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_USAGE, critical=True)
-        .add_extension(_PURPOSES, critical=False)
-        # Critical, for the subject is empty (RFC 5280, section 4.2.1.6).
+        .add_extension(USAGE, critical=True)
+        .add_extension(PURPOSES, critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False)
     )
-    if details is not None:
-        builder = builder.add_extension(
-            x509.UnrecognizedExtension(DETAILS_OID, _encode_details(details)), critical=False
-        )
     leaf = builder.sign(authority.key, hashes.SHA256())
     try:
         leaf.verify_directly_issued_by(authority.certificate)
