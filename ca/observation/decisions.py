@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
@@ -51,12 +51,21 @@ class Decisions:
 
     Arguments:
         limits: what retention keeps.
+        on_stored: told of each batch that is stored, once.
     """
 
-    def __init__(self, store: Store, *, metrics: Metrics, limits: Retention) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        metrics: Metrics,
+        limits: Retention,
+        on_stored: Callable[[Sequence[DecisionRecord]], None] = lambda _: None,
+    ) -> None:
         self._store = store
         self._metrics = metrics
         self._limits = limits
+        self._on_stored = on_stored
         self._last_id = 0
         self._arrived = asyncio.Event()
         self.lost = 0
@@ -109,6 +118,7 @@ class Decisions:
         self._last_id = max(self._last_id, last_id)
         self._metrics.decisions_stored.inc(len(corrected))
         self.note_arrival()
+        self._on_stored(corrected)
 
     def note_arrival(self) -> None:
         """Wake the followers: there is more in the store, here or from another replica."""

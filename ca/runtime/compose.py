@@ -6,7 +6,8 @@ parts of a cluster (``cluster.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,8 @@ from ca.authority.server_certificate import ServerCertificate
 from ca.distribution.directory import Directory
 from ca.distribution.foreign_trust import ForeignTrust
 from ca.distribution.hub import Hub
+from ca.forwarding.forwarder import Forwarder
+from ca.forwarding.targets import make_forwarders
 from ca.issuance import Issuance
 from ca.kubernetes.view import ClusterView, NoCluster
 from ca.metrics import Metrics
@@ -28,6 +31,7 @@ from ca.runtime.data_directory import HeldDirectory
 from ca.runtime.listeners import Listeners
 from ca.settings.configuration import Configuration
 from ca.store.store import Store
+from shared.model.policy.decision import DecisionRecord
 
 if TYPE_CHECKING:  # Its client library takes 20 MiB, and is loaded in clusters only.
     from ca.runtime.cluster import Cluster
@@ -66,6 +70,7 @@ class RunningCA:
     foreign: ForeignTrust
     decisions: Decisions
     programs: ProgramsSeen
+    forwarders: tuple[Forwarder, ...]
     cluster: ClusterView
 
 
@@ -105,6 +110,7 @@ async def compose(
     server_certificate.renew(now=now)
     hub = Hub(directory=Directory(find_vouched=view.find_entry), metrics=metrics)
     hub.directory.refresh(await store.sidecars.list_live(now=now, with_evicted=True))
+    forwarders = make_forwarders(configuration, metrics=metrics, instance=socket.gethostname())
     return RunningCA(
         configuration=configuration,
         listen=listeners.listen,
@@ -129,10 +135,17 @@ async def compose(
                 max_rows=configuration.decisions_max_rows,
                 max_bytes=configuration.decisions_max_bytes,
             ),
+            on_stored=lambda records: _forward(forwarders, records),
         ),
         programs=ProgramsSeen(store, clock=clock),
+        forwarders=forwarders,
         cluster=view,
     )
+
+
+def _forward(forwarders: Sequence[Forwarder], records: Sequence[DecisionRecord]) -> None:
+    for each in forwarders:
+        each.offer(records)
 
 
 def _make_rotation(

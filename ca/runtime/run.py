@@ -134,6 +134,8 @@ async def _start(stack: contextlib.AsyncExitStack, ca: RunningCA, cluster: Clust
     )
     upkeep.start(tasks)
     tasks.spawn(ca.rotation.run(), name="rotation")
+    for each in ca.forwarders:
+        tasks.spawn(each.run(), name="forwarding")
     if ca.configuration.database:
         sync = ReplicaSync(
             store=ca.store,

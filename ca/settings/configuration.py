@@ -22,6 +22,7 @@ DEFAULT_LEAF_LIFETIME_S = 18_000.0
 # A leaf shorter than this renews all the time; one longer than a day makes every revocation wait that long.
 LEAF_LIFETIME_RANGE_S = (300.0, 86_400.0)  # As ca/authority/sign.py has it.
 MAX_SIDECAR_IMAGES = 16
+MAX_SAMPLING = 1_000_000
 DEFAULT_TRUST_DELAY_S = 120.0
 _MAX_UNIX_PATH_BYTES = 107  # unix(7): sun_path holds 108 bytes with the final zero.
 
@@ -53,6 +54,11 @@ class Configuration:
         sidecar_ca: ``host:port`` at which injected sidecars find this CA.
         trust_delay_s: how late a kubelet may show a pod a changed ConfigMap (its ``syncFrequency``, a minute by
             default, and what its cache adds): a new root's activation waits as long after it was published.
+        otlp_logs: URL of an OpenTelemetry collector that gets the decisions; empty: none.
+        otlp_headers: sent to it, as OpenTelemetry writes them: ``name=value,name=value``.
+        syslog: ``host:port`` of a syslog server with TLS that gets the decisions as CEF; empty: none.
+        forward_roots: file with the root certificates that vouch for both; None: the system's.
+        forward_allows: one of so many allowed connections is sent to them; 0: none. The others always are.
     """
 
     data_dir: Path
@@ -86,6 +92,11 @@ class Configuration:
     sidecar_pull_policy: str = "IfNotPresent"
     sidecar_ca: str = DEFAULT_CA_ADDRESS
     trust_delay_s: float = DEFAULT_TRUST_DELAY_S
+    otlp_logs: str = ""
+    otlp_headers: str = field(default="", repr=False)  # They may hold a token.
+    syslog: str = ""
+    forward_roots: Path | None = None
+    forward_allows: int = 1
 
     def __post_init__(self) -> None:
         check_trust_domain(self.trust_domain)
@@ -105,6 +116,10 @@ class Configuration:
         for wait_s in (self.rotation_minimum_wait_s, self.trust_delay_s, self.lock_wait_s):
             if not 0 <= wait_s < math.inf:  # Also not a number that isn't one.
                 raise InputError("waits and delays must be 0 or more seconds")
+        if not 0 <= self.forward_allows <= MAX_SAMPLING:
+            raise InputError(f"--forward-allows is 0 to {MAX_SAMPLING}")
+        if self.syslog:
+            parse_endpoint(self.syslog)
         self._check_kubernetes()
         if self.admin_host and not _is_loopback(self.admin_host):
             raise InputError(

@@ -160,6 +160,27 @@ SETTINGS = (
         default=f"{CA_SERVICE}.NAMESPACE.svc:{STREAM_PORT}",
         help="this CA's address for injected sidecars",
     ),
+    Setting(
+        name="otlp_logs", options=("--otlp-logs",), metavar="URL", default="none",
+        help="send decisions to this OpenTelemetry collector (OTLP over HTTPS, JSON)",
+    ),
+    Setting(
+        name="otlp_headers", environment="OTEL_EXPORTER_OTLP_HEADERS", default="none",
+        help="headers for the collector, such as `authorization=Bearer%20TOKEN`",
+    ),
+    Setting(
+        name="syslog", options=("--syslog",), metavar="HOST:PORT", default="none",
+        help="send decisions to this syslog server (CEF over TLS, RFC 5425)",
+    ),
+    Setting(
+        name="forward_roots", options=("--forward-roots",), metavar="FILE", parse=Path, default="the system's",
+        help="root certificates that vouch for the collector and the syslog server",
+    ),
+    Setting(
+        name="forward_allows", options=("--forward-allows",), metavar="NUMBER", parse=int,
+        default=str(_DEFAULTS["forward_allows"]),
+        help="send one of so many allowed connections, 0: none; what is refused or would be is always sent",
+    ),
 )  # fmt: skip
 
 

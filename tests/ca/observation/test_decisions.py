@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,9 +25,11 @@ async def core(tmp_path: Path) -> AsyncIterator[Founded]:
         yield founded
 
 
-def make_log(core: Founded, metrics: Metrics | None = None, *, rows: int = 1000, size: int = 2**30) -> Decisions:
+def make_log(
+    core: Founded, metrics: Metrics | None = None, *, rows: int = 1000, size: int = 2**30, **options: Any
+) -> Decisions:
     limits = Retention(max_age_s=3600, max_rows=rows, max_bytes=size)
-    return Decisions(core.store, metrics=metrics or Metrics(), limits=limits)
+    return Decisions(core.store, metrics=metrics or Metrics(), limits=limits, **options)
 
 
 async def test_a_sidecar_speaks_for_itself_alone(core: Founded) -> None:
@@ -111,9 +114,11 @@ async def test_a_follower_misses_nothing_between_two_pages(core: Founded) -> Non
     assert [one.record.connection for one in await anext(pages)] == ["c0", "c1", "c2"]
 
 
-async def test_a_batch_whose_acknowledgement_was_lost_is_stored_once(core: Founded) -> None:
+async def test_a_batch_whose_acknowledgement_was_lost_is_stored_and_forwarded_once(core: Founded) -> None:
     metrics = Metrics()
-    log, registration = make_log(core, metrics), make_registration("a")
+    forwarded: list[int] = []
+    log = make_log(core, metrics, on_stored=lambda records: forwarded.append(len(records)))
+    registration = make_registration("a")
     grant = JoinGrant(workload=WEB, addresses=(), instance="a")
     async with core.store.database.writing() as connection:
         await core.store.sidecars.enter(connection, grant, 1.0, key_digest=b"key", replaces=None)
@@ -124,7 +129,7 @@ async def test_a_batch_whose_acknowledgement_was_lost_is_stored_once(core: Found
     restarted = make_log(core, metrics)
     await restarted.take_in(batch, instance="a", workload=WEB, lost=3, batch=1)
     assert len(await log.query(DecisionFilter())) == 2
-    assert (log.lost, restarted.lost) == (3, 0)
+    assert (log.lost, restarted.lost, forwarded) == (3, 0, [2])
     assert "touchmark_ca_decisions_stored_total 2.0" in metrics.render().decode()
     await log.take_in(batch, instance="a", workload=WEB, lost=0, batch=2)
     await log.take_in([], instance="a", workload=WEB, lost=4, batch=3)

@@ -1,0 +1,101 @@
+"""OTLP over HTTP, in JSON, to an OpenTelemetry collector. I/O.
+
+Source: https://opentelemetry.io/docs/specs/otlp/ (OTLP/HTTP: which answers are tried again, Retry-After, partial
+success). The collector's certificate is verified; without TLS only a loopback address is spoken to.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import aiohttp
+import msgspec
+
+from ca.forwarding.forwarder import MAX_DELAY_S, LaterError, RefusedBatchError
+from shared.model.formats.otlp import make_request
+from shared.model.policy.decision import DecisionRecord
+
+DEADLINE_S: Final = 10.0
+MAX_ANSWER_BYTES: Final = 65_536
+_LATER: Final = frozenset({429, 502, 503, 504})
+
+
+class OtlpStore:
+    """One collector.
+
+    Arguments:
+        url: with its path, such as ``https://collector.example:4318/v1/logs``.
+        headers: sent with each request; they may hold a token.
+        context: verifies the collector.
+        instance: of this CA.
+    """
+
+    name = "otlp"
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        context: ssl.SSLContext,
+        instance: str,
+        every: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._url = url
+        self._headers = headers
+        self._context = context
+        self._instance = instance
+        self._every = every
+        self._clock = clock
+        self._session: aiohttp.ClientSession | None = None
+
+    async def send(self, records: Sequence[DecisionRecord]) -> int:
+        """Send a batch; return how many records the collector rejected. Raises as ``LogStore`` says."""
+        request = make_request(records, instance=self._instance, observed=self._clock(), every=self._every)
+        session = self._open()
+        try:
+            async with session.post(
+                self._url,
+                data=msgspec.json.encode(request),
+                headers={"Content-Type": "application/json", **self._headers},
+                ssl=self._context,
+                allow_redirects=False,
+            ) as response:
+                status, wish = response.status, response.headers.get("Retry-After", "")
+                body = await response.content.read(MAX_ANSWER_BYTES)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:  # ValueError: an impossible name.
+            raise LaterError(f"the collector can't be reached: {str(error) or type(error).__name__}") from error
+        if status in _LATER:
+            raise LaterError(f"the collector answered {status}", after_s=_read_delay(wish))
+        if status // 100 != 2:
+            raise RefusedBatchError(f"the collector answered {status}: {body[:200].decode(errors='replace')}")
+        return min(_read_rejected(body), len(records))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=DEADLINE_S), connector=aiohttp.TCPConnector(limit=1)
+            )
+        return self._session
+
+
+def _read_delay(text: str) -> float:
+    return min(float(text), MAX_DELAY_S) if text.isascii() and text.isdigit() else 0.0
+
+
+def _read_rejected(body: bytes) -> int:
+    """Return ``partialSuccess.rejectedLogRecords``; what can't be read rejects nothing."""
+    try:
+        answer = msgspec.json.decode(body) if body else {}
+        return max(0, int((answer.get("partialSuccess") or {}).get("rejectedLogRecords") or 0))
+    except (msgspec.DecodeError, ValueError, AttributeError, TypeError):
+        return 0
