@@ -1,4 +1,4 @@
-"""Records decisions: JSON Lines on standard output, written off the loop, and batches to the CA.
+"""Records decisions: lines on standard output, written off the loop, and batches to the CA.
 
 Belongs here: queues, their bounds, aggregation, what is lost. Doesn't: what a record says (the stories).
 
@@ -46,15 +46,23 @@ class Recorder:
     Arguments:
         sink: the local log.
         send: queues a message to the CA; raises ``UnavailableError`` without a stream.
+        write: makes a line of the local log, without its newline.
 
     Attributes:
         counts: of every record that was taken.
         lost_total: records that neither the CA nor an aggregate has.
     """
 
-    def __init__(self, sink: LineSink, *, send: Callable[[FromSidecar], None]) -> None:
+    def __init__(
+        self,
+        sink: LineSink,
+        *,
+        send: Callable[[FromSidecar], None],
+        write: Callable[[DecisionRecord], bytes] = _encoder.encode,
+    ) -> None:
         self._sink = sink
         self._send = send
+        self._write = write
         self.counts = DecisionCounts()
         self._lines = {True: bytearray(), False: bytearray()}  # By urgency: denials keep their own buffer.
         self._flush_timer: asyncio.TimerHandle | None = None
@@ -77,7 +85,7 @@ class Recorder:
         self.counts.count(record)
         is_denial = record.answer is Answer.DENY
         buffer = self._lines[is_denial]
-        buffer += _encoder.encode(record)
+        buffer += self._write(record)
         buffer += b"\n"
         if len(buffer) > _MAX_BUFFER_BYTES:
             self._flush()

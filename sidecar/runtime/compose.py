@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from shared.model.formats.line import choose_writer
 from shared.model.wire.messages import FromSidecar, Welcome
 from shared.runtime.sinks import LineSink
 from shared.runtime.tasks import Tasks
@@ -108,7 +109,7 @@ def compose(prepared: Prepared, opener: Opener, joined: Joined, events: Events, 
         credentials=credentials,
         policies=policies,
         directory=directory,
-        recorder=Recorder(log_sink, send=uplink.send),
+        recorder=Recorder(log_sink, send=uplink.send, write=choose_writer(prepared.configuration.log_format)),
         send=uplink.send,
         trace=FrameTrace(events) if prepared.configuration.traces_frames else None,
     )

@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from shared.model.errors import InputError
+from shared.model.formats.line import LineFormat
 from shared.model.kubernetes.contract import ProbeTarget
 from sidecar.native.engine import Wanted
 from sidecar.settings.pod import Pod
@@ -94,6 +95,7 @@ class Configuration:
         drain_s: how long live connections may finish after SIGTERM.
         idle_timeout_s, max_duration_s: how long a connection may be idle, or live; 0: as long as the applications want.
         log_file: where decision records go; None is standard output.
+        log_format: how they are written there.
         health_port: of the server for the kubelet's probes; None for none.
         probes: what the kubelet asks there in the application's place.
         log_level: the least level of the sidecar's own events.
@@ -126,6 +128,7 @@ class Configuration:
     idle_timeout_s: float = 0.0
     max_duration_s: float = 0.0
     log_file: Path | None = None
+    log_format: LineFormat = LineFormat.JSON
     pod: PodOptions | None = None
     health_port: int | None = None
     probes: tuple[ProbeTarget, ...] = ()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shared.model.errors import IdentityError, InputError
+from shared.model.formats.line import LineFormat
 from shared.model.identity.identity import check_trust_domain
 from shared.runtime.settings import Setting, make_parser, read_environment, read_options
 from sidecar.events import LEVELS
@@ -303,6 +304,11 @@ SETTINGS = (
     Setting(
         name="log_file", options=("--log-file",), yaml="log.file", metavar="FILE", parse=Path, read=_read_path,
         takes_null=True, default="standard output", help="decision records",
+    ),
+    Setting(
+        name="log_format", options=("--log-format",), yaml="log.format",
+        choices=tuple(each.value for each in LineFormat), parse=LineFormat, default=_DEFAULTS.log_format.value,
+        help="lines of decision records: our own JSON, OCSF's Network Activity, or CEF",
     ),
     Setting(
         name="log_level", options=("--log-level",), choices=LEVELS, default=_DEFAULTS.log_level,

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from shared.model.errors import UnavailableError
+from shared.model.formats.line import LineFormat, choose_writer
 from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, NamespaceState
@@ -61,7 +62,7 @@ def test_a_refusal_names_both_ends() -> None:
 async def test_each_record_is_one_line_and_nothing_is_sent_ahead_of_its_acknowledgement(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
     sink, ca = LineSink(descriptor), Listening()
-    recorder = Recorder(sink, send=ca.send)
+    recorder = Recorder(sink, send=ca.send, write=choose_writer(LineFormat.OCSF))
     for _ in range(200):
         recorder.record(ALLOW)
     for _ in range(600):
@@ -75,7 +76,8 @@ async def test_each_record_is_one_line_and_nothing_is_sent_ahead_of_its_acknowle
     await recorder.close(timeout_s=1)
     sink.close(timeout_s=2)
     os.close(descriptor)
-    assert len([json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]) == 800
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [each["class_uid"] for each in lines] == [4001] * 800
     allows = [record for record in ca.records() if record.answer is Answer.ALLOW]
     assert sum(record.count for record in allows) == 200
     assert len(allows) == 51
