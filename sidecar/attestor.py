@@ -453,17 +453,14 @@ class Attestor:
         Raises:
             AttestationError: it is traced, or has ended.
         """
-        process = measured.process
-        descriptor = process.find_descriptor(found.inode, hint=hint, max_descriptors=max_descriptors)
+        descriptor, is_current = measured.process.find_and_compare(
+            found.inode, measured.key, hint=hint, max_descriptors=max_descriptors
+        )
         if not descriptor:
             return None
-        process.refuse_tracer(all_threads=False)
-        # After the descriptor, and only then: the same ``execve`` as when it was measured is the one that ran all the
-        # time between, so the descriptor was seen in this program's table.
-        if not measured.is_current():
-            return False
-        self._known.remember(kind, process.pid, descriptor if found.state == LISTEN else "")
-        return True
+        if is_current:
+            self._known.remember(kind, measured.process.pid, descriptor if found.state == LISTEN else "")
+        return is_current
 
     def _forget(self, source: Endpoint, destination: Endpoint) -> None:
         """Forget what was seen when a connection was accepted: its story has begun, or never will."""

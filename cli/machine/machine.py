@@ -103,7 +103,9 @@ def _examine_engine() -> Finding:
         subject="sidecar's engine",
         is_well=is_built,
         is_optional=True,
-        observation="native: the compiled loop moves bytes" if is_built else "Python: the compiled loop isn't built",
+        observation="native: what is compiled moves bytes and looks at processes"
+        if is_built
+        else "Python: the compiled loop isn't built",
         hint="" if is_built else "apt install gcc libc6-dev python3-dev; then make setup, or install touchmark again",
     )
 

@@ -50,20 +50,21 @@ class Memory:
 
     Attributes:
         directory: ``/proc/<pid>``, path only.
+        maps: its ``maps``.
 
     Raises:
         OSError: the process is gone, or mayn't be looked at.
     """
 
-    __slots__ = ("_maps", "directory")
+    __slots__ = ("directory", "maps")
 
     def __init__(self, pid: int, *, proc: str = "/proc") -> None:
-        self._maps = self.directory = -1
+        self.maps = self.directory = -1
         self.directory = os.open(f"{proc}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._maps = os.open("maps", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.directory)
+        self.maps = os.open("maps", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.directory)
 
     def __del__(self) -> None:
-        for descriptor in (self.directory, self._maps):
+        for descriptor in (self.directory, self.maps):
             if descriptor >= 0:
                 os.close(descriptor)
 
@@ -76,7 +77,7 @@ class Memory:
         Raises:
             ProcessLookupError: it has ended.
         """
-        return bool(os.pread(self._maps, 1, 0))
+        return bool(os.pread(self.maps, 1, 0))
 
     def has_executable(self, device: int, inode: int) -> bool:
         """Tell whether this memory is in use and ``/proc/<pid>/exe`` is that file.
@@ -103,7 +104,7 @@ class Memory:
         Raises:
             OSError: the process has ended.
         """
-        return _find_mapping(self._maps, address)
+        return _find_mapping(self.maps, address)
 
 
 def _find_mapping(descriptor: int, address: int) -> Mapping | None:

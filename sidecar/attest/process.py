@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
@@ -17,6 +18,7 @@ from shared.model.policy.reasons import Reason
 from sidecar.attest.facts import AttestationError, ProcessFacts
 from sidecar.attest.memory import Memory
 from sidecar.attest.process_text import ProcessTextError, parse_stat, parse_tracer, parse_uid
+from sidecar.native.engine import current_look
 
 _MAX_HINTS = 256
 _MAX_HINTS_TRIED = 4
@@ -139,8 +141,7 @@ class Process:
         except (OSError, ProcessTextError) as error:
             raise _explain(error, self.pid, self.facts) from error
         if tracer:
-            message = f"process {self.pid} is traced by process {tracer}"
-            raise AttestationError(message, reason=Reason.PROCESS_TRACED, process=self.facts)
+            raise self._traced(tracer)
 
     def find_descriptor(self, inode: int, *, hint: str = "", max_descriptors: int = 0) -> str:
         """Look for a socket among its descriptors: where one was found before, then the newest first.
@@ -154,23 +155,71 @@ class Process:
             The descriptor's number as text; empty when it isn't found.
         """
         wanted = f"socket:[{inode}]"
-        if hint and self._link(hint) == wanted:
-            return self._remember(hint)
+        for name in self._list_hints(hint):
+            if self._link(name) == wanted:
+                return self._remember(name)
+        return self._search(inode, max_descriptors) if max_descriptors else ""
+
+    def find_and_compare(
+        self, inode: int, key: FileKey, *, hint: str = "", max_descriptors: int = 0
+    ) -> tuple[str, bool]:
+        """Look for a socket as ``find_descriptor``; then see that nobody traces it, and whether it runs what it did.
+
+        Only in this order: the same ``execve`` as when it was opened is the one that ran all the time between, so the
+        descriptor was seen in this program's table.
+
+        Arguments:
+            key: of the executable.
+
+        Returns:
+            The descriptor, empty when it isn't found; and whether it has executed nothing since, and the file is as it
+            was.
+
+        Raises:
+            AttestationError: it is traced (``process_traced``), or gone.
+        """
+        if (look := current_look()) is None:
+            descriptor = self.find_descriptor(inode, hint=hint, max_descriptors=max_descriptors)
+            if not descriptor:
+                return "", False
+            self.refuse_tracer(all_threads=False)
+            return descriptor, not self.has_executed() and self.read_executable() == key
+        names = array("I", map(int, self._list_hints(hint))).tobytes()
+        files = self._status, self.memory.maps, self._directory
+        found = look.look(self._descriptors, inode, names, *files)
+        if found is None and max_descriptors and (name := self._search(inode, max_descriptors)):
+            found = look.look(self._descriptors, inode, array("I", (int(name),)).tobytes(), *files)
+        if found is None:
+            return "", False
+        number, code, tracer, is_in_use, executable = found
+        if code:
+            error = OSError(code, os.strerror(code))
+            raise _explain(error, self.pid, self.facts) from error
+        if tracer:
+            raise self._traced(tracer)
+        return self._remember(str(number)), bool(is_in_use) and executable == key
+
+    def _list_hints(self, hint: str) -> list[str]:
+        """List the descriptors to look at before all others."""
+        names = [hint] if hint else []
         # A process that closes each connection gets the same descriptor again; one that keeps them, the next number.
         if self._hints:
             last = next(reversed(self._hints))
-            for name in (last, str(int(last) + 1)):
-                if self._link(name) == wanted:
-                    return self._remember(name)
+            names += last, str(int(last) + 1)
         # One with many connections closes about the oldest one and gets its descriptor for the next.
-        for name in list(islice(self._hints, _MAX_HINTS_TRIED)):
-            if self._link(name) == wanted:
-                return self._remember(name)
-        if not max_descriptors:
-            return ""
+        names += islice(self._hints, _MAX_HINTS_TRIED)
+        return names
+
+    def _search(self, inode: int, max_descriptors: int) -> str:
+        """Search its table, the newest descriptors first; of one that is larger only these."""
+        wanted = f"socket:[{inode}]"
         try:
             # Since Linux 6.2 the size of this directory is the number of descriptors; before that it is 0.
-            if (count := os.fstat(self._descriptors).st_size) > max_descriptors:
+            count = os.fstat(self._descriptors).st_size
+            if count <= max_descriptors and (look := current_look()) is not None:
+                _, _, found = look.find(self._descriptors, array("Q", (inode,)).tobytes(), max_descriptors)
+                return self._remember(str(array("I", found)[2])) if found else ""
+            if count > max_descriptors:
                 # A new descriptor gets the lowest free number: near the count in a table without many gaps.
                 names = [str(number) for number in range(count + _MAX_NEWEST, count - 2 * _MAX_NEWEST, -1)]
             else:
@@ -222,6 +271,10 @@ class Process:
             OSError: it is gone.
         """
         return self._read("cmdline", max_bytes)
+
+    def _traced(self, tracer: int) -> AttestationError:
+        message = f"process {self.pid} is traced by process {tracer}"
+        return AttestationError(message, reason=Reason.PROCESS_TRACED, process=self.facts)
 
     def _open(self, name: str, opened: list[int], flags: int = 0) -> int:
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | flags, dir_fd=self._directory)

@@ -14,6 +14,49 @@ OVERHEAD_BYTES: int
 FRAME_DATA: int
 SOURCE_DIGEST: str  # Of what it was made from; `build.py` looks for it in the file.
 
+def scan(directory: int, limit: int, /) -> tuple[int, int, bytes, bytes]:
+    """Read the descriptor table behind an open ``/proc/<pid>/fd``, as many descriptors as the limit says.
+
+    Returns:
+        errno: 0, or why the table couldn't be read to its end.
+        looked: descriptors looked at.
+        sockets: of each socket its inode and descriptor, ``=QI4x``.
+        rings: descriptors of io_uring instances, ``=I``.
+    """
+
+def find(directory: int, inodes: bytes, limit: int, /) -> tuple[int, int, bytes]:
+    """Find sockets in such a table, the newest descriptors first; it isn't looked at if it has more than the limit.
+
+    Arguments:
+        inodes: ``=Q`` each, ascending, none twice.
+
+    Returns:
+        errno: as of ``scan``.
+        looked: descriptors looked at, or more than the limit.
+        sockets: those that were found, as of ``scan``.
+    """
+
+def look(
+    descriptors: int, inode: int, hints: bytes, status: int, maps: int, directory: int, /
+) -> tuple[int, int, int, int, tuple[int, int, int, int, int]] | None:
+    """Look whether a process has a socket at one of these descriptors (``=I`` each), and then what it runs.
+
+    Arguments:
+        descriptors, status, maps, directory: open ``/proc/<pid>/fd`` and so on.
+
+    Returns:
+        None when the socket isn't there; else its descriptor, errno (EPROTO: no status), who traces the process,
+        whether its memory is in use, and its executable: device, inode, size, mtime and ctime in ns. What wasn't looked
+        at after an errno or a tracer is 0.
+    """
+
+def ask(netlink: int, request: bytes, /) -> bytes:
+    """Send a request to sock_diag and receive the kernel's first answer.
+
+    Raises:
+        OSError: BlockingIOError where there is none.
+    """
+
 @final
 class Loop:
     """OpenSSL's functions by their addresses, and what is done with them. No call waits for a socket."""

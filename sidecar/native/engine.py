@@ -1,11 +1,13 @@
-"""Which engine moves bytes: the compiled loop, or the Python beside it.
+"""Which engine moves bytes and looks at processes: what is compiled, or the Python beside it.
 
 Belongs here: loading the loop, giving it OpenSSL's functions, the process's choice. Doesn't: compiling it
-(``build.py``), calling it (``sidecar/tunnel/tunnel.py``, ``sidecar/pump/``).
+(``build.py``), calling it (``sidecar/tunnel/tunnel.py``, ``sidecar/pump/``, ``sidecar/attest/``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from typing import TYPE_CHECKING, Final
@@ -36,6 +38,16 @@ class Wanted(Enum):
     PYTHON = "python"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """The compiled looks at processes and sockets; ``_loop.pyi`` describes them."""
+
+    scan: Callable[[int, int], tuple[int, int, bytes, bytes]]
+    find: Callable[[int, bytes, int], tuple[int, int, bytes]]
+    look: Callable[[int, int, bytes, int, int, int], tuple[int, int, int, int, tuple[int, int, int, int, int]] | None]
+    ask: Callable[[int, bytes], bytes]
+
+
 @cache
 def load() -> Loop | None:
     """Return the compiled loop, bound to the OpenSSL that pyOpenSSL uses; None where it isn't there or is old."""
@@ -48,6 +60,15 @@ def load() -> Loop | None:
     ffi, lib = _openssl.ffi, _openssl.lib
     read, write, get_error, clear = (int(ffi.cast("uintptr_t", ffi.addressof(lib, name))) for name in _FUNCTIONS)
     return Loop(read, write, get_error, clear)
+
+
+@cache
+def _load_look() -> Look | None:
+    if load() is None:
+        return None
+    from sidecar.native import _loop
+
+    return Look(scan=_loop.scan, find=_loop.find, look=_loop.look, ask=_loop.ask)
 
 
 def _is_current(digest: str) -> bool:
@@ -80,6 +101,11 @@ def choose(wanted: Wanted) -> Wanted:
 def current_loop() -> Loop | None:
     """Return the loop for a new connection; None: Python moves its bytes."""
     return None if _chosen is Wanted.PYTHON else load()
+
+
+def current_look() -> Look | None:
+    """Return the compiled looks; None: Python makes them."""
+    return None if _chosen is Wanted.PYTHON or load() is None else _load_look()
 
 
 def current_engine() -> Engine:

@@ -551,10 +551,13 @@ static PyModuleDef_Slot module_slots[] = {
     {0, NULL},
 };
 
+extern PyMethodDef look_methods[]; /* look.c */
+
 static struct PyModuleDef module_definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_loop",
-    .m_doc = "The inner loop of the data path.",
+    .m_doc = "The inner loop of the data path, and attestation's looks.",
+    .m_methods = look_methods,
     .m_slots = module_slots,
 };
 

@@ -205,7 +205,7 @@ SETTINGS = (
     Setting(
         name="engine", options=("--engine",), yaml="engine", choices=tuple(each.value for each in Wanted), parse=Wanted,
         default=_DEFAULTS.engine.value,
-        help="what moves bytes: the compiled loop where it was built, that or no start, or Python",
+        help="what moves bytes and looks at processes: what was compiled if it is there, that or no start, or Python",
     ),
     Setting(
         name="instance", options=("--instance",), yaml="instance", metavar="NAME", parse=parse_instance,

@@ -18,16 +18,7 @@ from functools import partial
 
 from sidecar.attest.facts import Attestation, Execution
 from sidecar.attest.holding.glance import read_execution
-from sidecar.attest.holding.tables import (
-    PREFIX,
-    RING,
-    HiddenError,
-    NewTasks,
-    inode_of,
-    list_links,
-    outranks,
-    read_leader,
-)
+from sidecar.attest.holding.tables import HiddenError, NewTasks, outranks, read_leader, read_table
 
 _MAX_CLEARED = 1_024
 _LIFE_S = 10.0
@@ -184,12 +175,12 @@ def look_at_tasks(
             # Since Linux 6.2 the size of this directory is the number of descriptors; before that it is 0.
             if os.stat(f"{proc}/{task}/fd").st_size > left:
                 return None
-            for _, link in list_links(task, str(task), proc):
-                left -= 1
-                if link == RING:  # It may hold any socket: a pass looks into it.
-                    return None
-                if link.startswith(PREFIX):
-                    held.setdefault(inode_of(link), set()).add(task)
+            table = read_table(task, str(task), left + 1, proc)
+            left -= table.looked
+            if table.rings:  # One may hold any socket: a pass looks into it.
+                return None
+            for inode, _ in table.sockets:
+                held.setdefault(inode, set()).add(task)
         except FileNotFoundError:  # It has ended.
             continue
         except HiddenError:

@@ -22,18 +22,17 @@ from sidecar.attest.holding.tables import (
     MAX_FDINFO_BYTES,
     MAX_RING_FDINFO_BYTES,
     PREFIX,
-    RING,
     HiddenError,
     NewTasks,
     inode_of,
     is_running,
-    list_links,
     list_processes,
     list_tables,
     list_threads,
     outranks,
     read_fdinfo,
     read_protocol,
+    read_table,
     read_users,
 )
 from sidecar.attest.holding.walk import Walk
@@ -51,7 +50,7 @@ _ENOUGH_WALKS = 8
 _INVISIBLE = 4_096
 # At a process whose threads come and go.
 _MAX_LOOKS = 3
-_OTHER, _TCP, _UNIX, _UNKNOWN = range(4)
+_OTHER, _TCP, _UNIX, _UNKNOWN = range(1, 5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,30 +247,25 @@ class _Search:
 
     def _look_into(self, pid: int, place: str) -> None:
         self.left -= 1
-        for name, link in list_links(pid, place, self._proc):
-            self.left -= 1
-            if self.left <= 0:
-                return
-            if link.startswith(PREFIX):
-                if (wanted := self._names.get(link)) is not None:
-                    self.holders[wanted].add(pid)
-                inode = inode_of(link)
-                kind = self._kind(inode, place, name)
-                if kind == _TCP:
-                    self._note_tcp(inode, pid)
-                elif kind in (_UNIX, _UNKNOWN) and self._has_in_flight(place, name):
-                    self.in_flight.setdefault(inode, set()).add(pid)
-            elif link == RING:
-                self._look_into_ring(pid, place, name)
+        table = read_table(pid, place, self.left, self._proc)
+        self.left -= table.looked
+        for inode, descriptor in table.sockets:
+            if inode in self.holders:
+                self.holders[inode].add(pid)
+            kind = self._kinds.get(inode) or self._read_kind(inode, place, str(descriptor))
+            if kind == _TCP:
+                self._note_tcp(inode, pid)
+            elif kind in (_UNIX, _UNKNOWN) and self._has_in_flight(place, str(descriptor)):
+                self.in_flight.setdefault(inode, set()).add(pid)
+        for descriptor in table.rings:
+            self._look_into_ring(pid, place, str(descriptor))
 
-    def _kind(self, inode: int, place: str, name: str) -> int:
-        kind = self._kinds.get(inode)
-        if kind is None:
-            protocol = read_protocol(place, name, self._proc)
-            if not protocol:
-                return _UNKNOWN
-            kind = _UNIX if protocol.startswith("UNIX") else _TCP if "TCP" in protocol else _OTHER
-            self._kinds[inode] = kind
+    def _read_kind(self, inode: int, place: str, name: str) -> int:
+        protocol = read_protocol(place, name, self._proc)
+        if not protocol:
+            return _UNKNOWN
+        kind = _UNIX if protocol.startswith("UNIX") else _TCP if "TCP" in protocol else _OTHER
+        self._kinds[inode] = kind
         return kind
 
     def _note_tcp(self, inode: int, pid: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from sidecar.attest.facts import AttestationError
-from sidecar.attest.holding.tables import PREFIX, HiddenError, list_links
+from sidecar.attest.holding.tables import HiddenError, find_in_table
 from sidecar.attest.process import Process
 
 _MAX_PROCESSES = 8
@@ -24,23 +24,22 @@ def find_among_newest(inode: int, *, own_pid: int, proc: str = "/proc") -> Proce
     Returns:
         The process, which the caller closes; None when another search has to tell.
     """
-    wanted = f"{PREFIX}{inode}]"
     try:
         with open(f"{proc}/loadavg", "rb", buffering=0) as file:
             last = int(file.read(128).rsplit(None, 1)[-1])
         for pid in range(last, max(last - _MAX_PROCESSES, 0), -1):
-            if pid != own_pid and _holds(pid, wanted, proc):
+            if pid != own_pid and _holds(pid, inode, proc):
                 return Process(pid, proc=proc)
     except (OSError, ValueError, HiddenError, AttestationError):
         pass
     return None
 
 
-def _holds(pid: int, wanted: str, proc: str) -> bool:
+def _holds(pid: int, inode: int, proc: str) -> bool:
     try:
         # Since Linux 6.2 the size of this directory is the number of descriptors; before that it is 0.
         if os.stat(f"{proc}/{pid}/fd").st_size > _MAX_DESCRIPTORS:
             return False
     except OSError:
         return False
-    return any(link == wanted for _, link in list_links(pid, str(pid), proc, newest_first=True))
+    return bool(find_in_table(pid, (inode,), proc))

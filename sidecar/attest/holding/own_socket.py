@@ -15,9 +15,10 @@ import os
 
 from shared.model.policy.reasons import Reason
 from sidecar.attest.facts import Attestation, AttestationError, Execution
-from sidecar.attest.holding.tables import MAX_FDINFO_BYTES, PREFIX, HiddenError, list_links, read_fdinfo
+from sidecar.attest.holding.tables import MAX_FDINFO_BYTES, HiddenError, read_fdinfo, read_table
 from sidecar.attest.process_text import ProcessTextError, parse_flags
 
+_MAX_DESCRIPTORS = 1 << 22
 _NO_RANDOMIZE = 0x0040000  # linux/personality.h, ADDR_NO_RANDOMIZE
 
 
@@ -60,9 +61,9 @@ def _read_flags(pid: int, inode: int, proc: str) -> list[int]:
 
     The whole table is read: a copy that is close-on-exec (``F_DUPFD_CLOEXEC``) may lie beside the one that isn't.
     """
-    wanted = f"{PREFIX}{inode}]"
-    names = [name for name, link in list_links(pid, str(pid), proc) if link == wanted]
-    texts = [read_fdinfo(str(pid), name, MAX_FDINFO_BYTES, proc) for name in names]
+    table = read_table(pid, str(pid), _MAX_DESCRIPTORS, proc)
+    names = [descriptor for each, descriptor in table.sockets if each == inode]
+    texts = [read_fdinfo(str(pid), str(name), MAX_FDINFO_BYTES, proc) for name in names]
     return [parse_flags(text) for text in texts if text]  # Without those that were closed since.
 
 

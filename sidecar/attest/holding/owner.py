@@ -14,10 +14,11 @@ from functools import partial
 
 from shared.model.policy.reasons import Reason
 from sidecar.attest.facts import AttestationError
-from sidecar.attest.holding.tables import PREFIX, HiddenError, inode_of, list_links, list_processes
+from sidecar.attest.holding.tables import HiddenError, find_in_table, list_processes, read_table
 
 _MAX_WAITING = 16_384
 _ANSWERS_AT_ONCE = 16
+_MAX_OWN = 1 << 22
 
 
 def find_owners(wanted: Mapping[int, int], *, own_pid: int, proc: str = "/proc") -> dict[int, int]:
@@ -34,16 +35,14 @@ def find_owners(wanted: Mapping[int, int], *, own_pid: int, proc: str = "/proc")
         OSError: our own resources are used up.
     """
     found: dict[int, int] = {}
+    left = set(wanted)
     for pid in _order_by_user(frozenset(wanted.values()), own_pid, proc):
         try:
-            for _, link in list_links(pid, str(pid), proc, newest_first=True):
-                if not link.startswith(PREFIX):
-                    continue
-                inode = inode_of(link)
-                if inode in wanted and inode not in found:
-                    found[inode] = pid
-                    if len(found) == len(wanted):
-                        return found
+            for inode in find_in_table(pid, left, proc):
+                found[inode] = pid
+                left.discard(inode)
+            if not left:
+                return found
         except HiddenError:
             continue
     return found
@@ -51,8 +50,7 @@ def find_owners(wanted: Mapping[int, int], *, own_pid: int, proc: str = "/proc")
 
 def find_own(proc: str = "/proc") -> set[int]:
     """List the inodes of this process's own sockets."""
-    links = list_links(os.getpid(), "self", proc)
-    return {inode_of(link) for _, link in links if link.startswith(PREFIX)}
+    return {inode for inode, _ in read_table(os.getpid(), "self", _MAX_OWN, proc).sockets}
 
 
 class OwnerSearch:

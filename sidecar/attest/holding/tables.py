@@ -10,7 +10,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import struct
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from sidecar.native.engine import current_look
 
 PREFIX = "socket:["
 RING = "anon_inode:[io_uring]"
@@ -26,6 +31,26 @@ _PROTOCOL = "system.sockprotoname"
 _SYS_KCMP = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine, -1)
 _KCMP_FILES = 2  # linux/kcmp.h
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+# As sidecar/native/look.c gives them: inode and descriptor.
+_SOCKET = struct.Struct("=QI4x")
+_MAX_SEARCHED = 1 << 22
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """What a descriptor table holds.
+
+    Attributes:
+        looked: how many descriptors were looked at.
+        sockets: inode and descriptor of each, to be iterated once: a list of a million would hold the lock.
+        rings: descriptors of io_uring instances.
+    """
+
+    looked: int
+    sockets: Iterable[tuple[int, int]]
+    rings: Sequence[int]
 
 
 class HiddenError(Exception):
@@ -53,10 +78,7 @@ def list_links(pid: int, place: str, proc: str = "/proc", *, newest_first: bool 
         HiddenError: the process mayn't be inspected.
         OSError: our own resources are used up.
     """
-    try:
-        directory = os.open(f"{proc}/{place}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        _refuse_unseen(error, pid)
+    if (directory := _open_table(pid, place, proc)) is None:
         return
     try:
         names = os.listdir(directory)
@@ -71,6 +93,79 @@ def list_links(pid: int, place: str, proc: str = "/proc", *, newest_first: bool 
         _refuse_unseen(error, pid)
     finally:
         os.close(directory)
+
+
+def read_table(pid: int, place: str, limit: int, proc: str = "/proc") -> Table:
+    """Read which sockets a table holds; the place as for ``list_links``. Without the interpreter's lock where compiled.
+
+    Arguments:
+        limit: descriptors to look at.
+
+    Raises:
+        HiddenError, OSError: as ``list_links``.
+    """
+    if (look := current_look()) is None:
+        return _read_table(pid, place, limit, proc)
+    if (directory := _open_table(pid, place, proc)) is None:
+        return Table(looked=0, sockets=(), rings=())
+    try:
+        code, looked, sockets, rings = look.scan(directory, max(limit, 0))
+    finally:
+        os.close(directory)
+    if code:
+        _refuse_unseen(OSError(code, os.strerror(code)), pid)
+    return Table(looked=looked, sockets=_SOCKET.iter_unpack(sockets), rings=array("I", rings).tolist())
+
+
+def find_in_table(pid: int, inodes: Collection[int], proc: str = "/proc") -> dict[int, int]:
+    """Find sockets in a process's own table, the newest descriptors first; without the lock as well.
+
+    Returns:
+        By inode, the descriptor of each that was found.
+
+    Raises:
+        HiddenError, OSError: as ``list_links``.
+    """
+    place = str(pid)
+    if (look := current_look()) is None:
+        found: dict[int, int] = {}
+        for name, link in list_links(pid, place, proc, newest_first=True):
+            if link.startswith(PREFIX) and (inode := inode_of(link)) in inodes and inode not in found:
+                found[inode] = int(name)
+                if len(found) == len(inodes):
+                    break
+        return found
+    if (directory := _open_table(pid, place, proc)) is None:
+        return {}
+    try:
+        code, _, sockets = look.find(directory, array("Q", sorted(inodes)).tobytes(), _MAX_SEARCHED)
+    finally:
+        os.close(directory)
+    if code:
+        _refuse_unseen(OSError(code, os.strerror(code)), pid)
+    return dict(_SOCKET.iter_unpack(sockets))
+
+
+def _read_table(pid: int, place: str, limit: int, proc: str) -> Table:
+    looked, sockets, rings = 0, list[tuple[int, int]](), list[int]()
+    for name, link in list_links(pid, place, proc) if limit > 0 else ():
+        looked += 1
+        if link.startswith(PREFIX):
+            sockets.append((inode_of(link), int(name)))
+        elif link == RING:
+            rings.append(int(name))
+        if looked >= limit:
+            break
+    return Table(looked=looked, sockets=sockets, rings=rings)
+
+
+def _open_table(pid: int, place: str, proc: str) -> int | None:
+    """Open a descriptor table; None where the process has ended."""
+    try:
+        return os.open(f"{proc}/{place}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        _refuse_unseen(error, pid)
+        return None
 
 
 def count_descriptors(pid: int, proc: str = "/proc") -> int:
@@ -112,14 +207,13 @@ def list_tables(pid: int, proc: str = "/proc", *, threads: Sequence[str] = ()) -
 
 def holds_any(pid: int, inodes: Iterable[int], proc: str = "/proc") -> bool:
     """Tell whether a process has one of these sockets in a table of its own; true where that can't be told."""
-    wanted = {f"socket:[{inode}]" for inode in inodes}
-    looked_at = 0
+    wanted, left = frozenset(inodes), _MAX_LOOKED_AT + 1
     try:
         for place in list_tables(pid, proc):
-            for _, link in list_links(pid, place, proc):
-                looked_at += 1
-                if link in wanted or looked_at > _MAX_LOOKED_AT:
-                    return True
+            table = read_table(pid, place, left, proc)
+            left -= table.looked
+            if left <= 0 or any(inode in wanted for inode, _ in table.sockets):
+                return True
     except (HiddenError, OSError):
         return True
     return False

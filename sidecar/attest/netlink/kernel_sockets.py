@@ -22,6 +22,7 @@ from sidecar.attest.netlink.sock_diag import (
     normalise_address,
     parse_reply,
 )
+from sidecar.native.engine import current_look
 from sidecar.sockets.address import Endpoint
 
 _NETLINK_SOCK_DIAG = 4
@@ -119,11 +120,16 @@ class KernelSockets:
             raise
 
     def _ask(self, request: bytes, number: int, *, is_dump: bool) -> list[KernelSocket]:
-        self._socket.sendto(request, (0, 0))
         found: list[KernelSocket] = []
-        for _ in range(_MAX_REPLIES):
+        look = current_look()
+        if look is None:
+            self._socket.sendto(request, (0, 0))
+        for turn in range(_MAX_REPLIES):
             try:
-                data, (port, _groups) = self._socket.recvfrom(MAX_REPLY_BYTES)
+                if look is not None and not turn:
+                    data, port = look.ask(self._socket.fileno(), request), 0
+                else:
+                    data, (port, _groups) = self._socket.recvfrom(MAX_REPLY_BYTES)
             except BlockingIOError as error:
                 raise NetlinkError("sock_diag gave no answer") from error
             if port != 0:  # Only the kernel speaks from port 0; other processes may write to this socket as well.

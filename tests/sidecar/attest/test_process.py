@@ -7,8 +7,11 @@ import pytest
 
 from shared.model.policy.reasons import Reason
 from sidecar.attest.facts import AttestationError
-from sidecar.attest.process import Process
-from tests.sidecar.attest.processes import PYTHON, WAIT, running
+from sidecar.attest.holding.tables import list_links
+from sidecar.attest.process import FileKey, Process
+from tests.sidecar.attest.processes import CONNECT, PYTHON, WAIT, listening, running, tell
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 def test_a_held_process_is_never_mistaken_for_its_successor() -> None:
@@ -56,3 +59,31 @@ def test_the_newest_of_many_descriptors_is_found_without_a_list_or_a_memory() ->
         process.close()
         for each in servers:
             each.close()
+
+
+def test_a_process_that_holds_a_socket_is_compared_with_what_it_ran() -> None:
+    code = CONNECT + "os.set_inheritable(c.fileno(), True)\n" + WAIT + "os.execv('/bin/sleep', ['sleep', '600'])"
+    with listening() as server, running(code, str(server.getsockname()[1])) as child:
+        process = Process(child.pid)
+        try:
+            inode = next(
+                int(link[8:-1]) for _, link in list_links(child.pid, str(child.pid)) if link.startswith("sock")
+            )
+            key = process.read_executable()
+            assert process.find_and_compare(inode, key) == ("", False), "it was never seen to hold one"
+            assert process.find_and_compare(inode + 1, key, max_descriptors=256) == ("", False)
+            descriptor, is_current = process.find_and_compare(inode, key, max_descriptors=256)
+            assert os.readlink(f"/proc/{child.pid}/fd/{descriptor}") == f"socket:[{inode}]"
+            assert is_current
+            assert process.find_and_compare(inode, key) == (descriptor, True), "found where it was found"
+            assert process.find_and_compare(inode, FileKey((*key[:4], 0))) == (descriptor, False)
+            assert process.find_and_compare(inode, key, hint="4000000000") == (descriptor, True)
+            tell(child)
+            while not process.has_executed():
+                pass
+            assert process.find_and_compare(inode, key) == (descriptor, False)
+            child.kill()
+            child.wait()
+            assert process.find_and_compare(inode, key) == ("", False)
+        finally:
+            process.close()

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from sidecar.native.build import NAME
 from sidecar.tls.key_limit import RECORD_OVERHEAD_BYTES
 from sidecar.tunnel.frames import HEADER, HEADER_BYTES, MAX_FRAME_BYTES, MAX_PAYLOAD_BYTES, FrameType
+from tests.sidecar.native.looks import run_looks
 from tests.sidecar.native.scripted_tls import SYSCALL, TLS, WANT_READ, WANT_WRITE, ScriptedTls
 
 EPOCH = 7
@@ -206,4 +207,6 @@ def run_all(module: ModuleType) -> None:
 
 
 if __name__ == "__main__":
-    run_all(load_from(Path(sys.argv[1])))
+    loaded = load_from(Path(sys.argv[1]))
+    run_all(loaded)
+    run_looks(loaded)

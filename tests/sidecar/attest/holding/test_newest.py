@@ -11,6 +11,8 @@ from sidecar.attest.holding import newest
 from sidecar.attest.holding.newest import find_among_newest
 from tests.sidecar.attest.processes import WAIT, running
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 
 def test_a_new_process_is_found_and_the_sidecar_never(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(newest, "_MAX_PROCESSES", 10_000)  # Whatever else this machine starts meanwhile.

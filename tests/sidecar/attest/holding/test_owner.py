@@ -14,6 +14,8 @@ from sidecar.attest.holding import owner
 from sidecar.attest.holding.owner import OwnerSearch, find_owners
 from tests.sidecar.attest.processes import WAIT, running
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 
 async def test_one_walk_serves_all_who_wait_and_tells_who_has_no_owner(monkeypatch: pytest.MonkeyPatch) -> None:
     walks: list[int] = []

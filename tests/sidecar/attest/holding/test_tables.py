@@ -9,6 +9,7 @@ import pytest
 
 from sidecar.attest.holding.tables import (
     NewTasks,
+    find_in_table,
     holds_any,
     inode_of,
     is_running,
@@ -16,9 +17,12 @@ from sidecar.attest.holding.tables import (
     outranks,
     read_leader,
     read_protocol,
+    read_table,
     read_users,
 )
 from tests.sidecar.attest.processes import WAIT, running
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 def test_the_newest_descriptor_can_come_first() -> None:
@@ -28,6 +32,31 @@ def test_the_newest_descriptor_can_come_first() -> None:
         links = dict(list_links(os.getpid(), "self"))
         assert inode_of(links[str(first.fileno())]) == os.fstat(first.fileno()).st_ino
         assert inode_of(links[str(second.fileno())]) == os.fstat(second.fileno()).st_ino
+
+
+def test_a_table_is_read_as_far_as_the_limit_and_a_socket_found_at_its_newest_descriptor() -> None:
+    with socket.socket() as first, socket.socket() as second:
+        inodes = [os.fstat(each.fileno()).st_ino for each in (first, second)]
+        copy = os.dup(first.fileno())
+        try:
+            table = read_table(os.getpid(), "self", 10_000)
+            assert table.looked < 10_000
+            sockets = list(table.sockets)
+            assert {(inodes[0], first.fileno()), (inodes[1], second.fileno()), (inodes[0], copy)} <= set(sockets)
+            assert list(table.rings) == []
+            assert find_in_table(os.getpid(), [1, *inodes]) == {inodes[0]: copy, inodes[1]: second.fileno()}
+        finally:
+            os.close(copy)
+    assert read_table(os.getpid(), "self", 2).looked == 2
+    nothing = read_table(os.getpid(), "self", 0)
+    assert (nothing.looked, list(nothing.sockets)) == (0, [])
+
+
+def test_who_has_ended_has_no_table() -> None:
+    with running("import sys\n" + WAIT) as child:
+        pass
+    assert read_table(child.pid, str(child.pid), 10).looked == 0
+    assert find_in_table(child.pid, [1]) == {}
 
 
 def test_a_process_holds_what_any_of_its_tables_has_and_what_cant_be_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,8 @@ from sidecar.attest.netlink.sock_diag import ESTABLISHED, NetlinkError
 from sidecar.sockets.address import Endpoint
 from tests.sidecar.attest.twins import open_twins
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 _CLONE_NEWNET = 0x40000000
 
 
