@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, Select, delete, func, insert, select
+from sqlalchemy.dialects import sqlite
 
 from ca.store.engine.database import Database
 from ca.store.engine.group_commit import GroupCommit
 from ca.store.evictions import find_evicted
 from ca.store.records import MAX_LEAF_LIFETIME_S, CertificateRecord, LedgerFilter
-from ca.store.tables import authorities, certificates
+from ca.store.tables import authorities, certificates, evicted_sidecars
 from shared.model.errors import ConflictError, RefusedError, TouchmarkError
 from shared.model.identity.identity import Identity, Workload, parse_spiffe_id
 from shared.model.trust.bundle import AuthorityPhase
@@ -52,6 +54,8 @@ class Ledger:
         until lately with ``ConflictError``: its certificate must not leave. Retiring an authority counts what is alive
         in *its* transaction, and so does evicting, so that no certificate slips in between.
         """
+        if self._database.is_sqlite:
+            return await self._database.write_in_thread(lambda driver: _write_lines(driver, records))
         async with self._database.writing() as connection:
             named = {record.authority_id for record in records}
             signing = frozenset(
@@ -108,6 +112,30 @@ class Ledger:
             return (
                 await connection.execute(delete(certificates).where(certificates.c.not_after < expired_before))
             ).rowcount
+
+
+# The statements of ``Ledger.write`` for SQLite's thread; its writers wait for each other, so that no row is locked.
+_INSERT: Final = insert(certificates).compile(dialect=sqlite.dialect())
+_INSERTED: Final = tuple(_INSERT.positiontup or ())
+
+
+def _write_lines(driver: sqlite3.Connection, records: Sequence[CertificateRecord]) -> list[TouchmarkError | None]:
+    def select_known(statement: str, values: set[str]) -> Iterator[tuple[str, ...]]:
+        return driver.execute(f"{statement} IN ({', '.join('?' * len(values))})", sorted(values))
+
+    phases = select_known(
+        f"SELECT authority_id, phase FROM {authorities.name} WHERE authority_id",
+        {record.authority_id for record in records},
+    )
+    signing = frozenset(authority_id for authority_id, phase in phases if phase in _SIGNING_PHASES)
+    gone = select_known(
+        f"SELECT instance FROM {evicted_sidecars.name} WHERE instance", {record.instance for record in records}
+    )
+    evicted = frozenset(instance for (instance,) in gone)
+    faults = [_find_fault(record, signing, evicted) for record in records]
+    written = (_values(record) for record, fault in zip(records, faults, strict=True) if fault is None)
+    driver.executemany(str(_INSERT), ([values[name] for name in _INSERTED] for values in written))
+    return faults
 
 
 def make_query(wanted: LedgerFilter) -> Select[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sqlite3
 import time
 from pathlib import Path
 
@@ -165,3 +166,36 @@ async def test_the_servers_certificate_is_checked_where_the_url_says_so(postgres
     ):
         with pytest.raises(UnavailableError):
             await Database.open(bad)
+
+
+async def test_a_transaction_in_sqlites_thread_is_whole_or_not_there(tmp_path: Path) -> None:
+    def count(driver: sqlite3.Connection) -> int:
+        (found,) = driver.execute("SELECT count(*) FROM namespaces_seen").fetchone()
+        return int(found)
+
+    def add(driver: sqlite3.Connection) -> int:
+        driver.execute("CREATE TABLE IF NOT EXISTS namespaces_seen (name TEXT PRIMARY KEY)")
+        driver.execute("INSERT INTO namespaces_seen VALUES ('shop')")
+        return count(driver)
+
+    def add_and_fail(driver: sqlite3.Connection) -> None:
+        driver.execute("INSERT INTO namespaces_seen VALUES ('bank')")
+        raise InputError("no")
+
+    database = await Database.open(tmp_path)
+    try:
+        assert await database.write_in_thread(add) == 1
+        with pytest.raises(InputError):
+            await database.write_in_thread(add_and_fail)
+        with pytest.raises(UnavailableError, match="UNIQUE"):
+            await database.write_in_thread(add)
+        assert await database.write_in_thread(count) == 1
+        # Both kinds of writers take turns.
+        async with database.writing() as connection:
+            waiting = asyncio.create_task(database.write_in_thread(count))
+            await connection.execute(text("INSERT INTO namespaces_seen VALUES ('bank')"))
+            await asyncio.sleep(0)
+            assert not waiting.done()
+        assert await waiting == 2
+    finally:
+        await database.close()
