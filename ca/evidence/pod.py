@@ -21,6 +21,7 @@ import msgspec
 from shared.model.injection.refusals import InjectionRefusal
 from shared.model.kubernetes.contract import (
     CAPTURE_CONTAINER,
+    HOLDING_COMMAND,
     SIDECAR_CONTAINER,
     SIDECAR_UID,
     TOKEN_AUDIENCE,
@@ -40,7 +41,7 @@ DANGEROUS_CAPABILITIES: Final = frozenset(
     }
 )  # fmt: skip
 _ENDED: Final = frozenset({"Succeeded", "Failed"})
-_FLAGS: Final = frozenset({"--redirect-installed"})
+_FLAGS: Final = frozenset({"--redirect-installed", "--hold-connects"})
 # What a sidecar may be told. Anything else could lead it elsewhere: another configuration file, another CA.
 _OPTIONS: Final = frozenset(
     {
@@ -261,7 +262,7 @@ def _find_sidecar_fault(sidecar: Container, images: Sequence[str], ca_names: fro
         return f"has a sidecar that doesn't run as the unprivileged user {SIDECAR_UID}"
     # A working directory is where Python looks for modules first: in a mounted one lies somebody else's code.
     if (
-        sidecar.command
+        sidecar.command not in ((), HOLDING_COMMAND)
         or sidecar.working_dir
         or sidecar.lifecycle is not None
         or sidecar.env_from

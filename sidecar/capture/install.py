@@ -43,9 +43,14 @@ def read_rules(arguments: Sequence[str]) -> RedirectRules:
         InputError: one is unknown or wrong, or they don't fit together.
     """
     options = _make_parser().parse_args(list(arguments))
-    for given in (options.exclude_inbound_port, options.exclude_outbound_port, options.exclude_outbound_cidr):
+    for given in (
+        options.exclude_inbound_port,
+        options.exclude_outbound_port,
+        options.exclude_outbound_cidr,
+        options.hold_port,
+    ):
         if len(given) > MAX_EXCLUSIONS:
-            raise InputError(f"more than {MAX_EXCLUSIONS} exclusions of one kind")
+            raise InputError(f"more than {MAX_EXCLUSIONS} values of one option")
     return RedirectRules(
         outbound_port=parse_port(options.outbound_port),
         inbound_port=parse_port(options.inbound_port),
@@ -55,6 +60,8 @@ def read_rules(arguments: Sequence[str]) -> RedirectRules:
         exclude_inbound_ports=tuple(parse_port(each) for each in options.exclude_inbound_port),
         exclude_outbound_ports=tuple(parse_port(each) for each in options.exclude_outbound_port),
         exclude_outbound_networks=tuple(parse_network(each) for each in options.exclude_outbound_cidr),
+        holds_connects=options.hold_connects,
+        hold_ports=tuple(parse_port(each) for each in options.hold_port),
     )
 
 
@@ -82,6 +89,15 @@ def _make_parser() -> argparse.ArgumentParser:
             name, f"{name}s", action="extend", default=[], type=_split, metavar=f"{metavar}[,{metavar}…]",
             help=f"{what}; may be repeated",
         )  # fmt: skip
+    parser.add_argument(
+        "--hold-connects",
+        action="store_true",
+        help="let connect() wait until the sidecar, which has NET_ADMIN, lets it",
+    )
+    parser.add_argument(
+        "--hold-port", action="extend", default=[], type=_split, metavar="PORT[,PORT…]",
+        help="only towards these ports; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--uid", default=str(SIDECAR_UID), help="the sidecar's user, not captured (%(default)s)")
     for name, default in (
         ("--outbound-port", OUTBOUND_PORT),

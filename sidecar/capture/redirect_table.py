@@ -41,6 +41,7 @@ class RedirectRules:
         uid: the sidecar's user, whose own connections go out as they are; ignored when ``mark`` is set.
         mark: where every process has the same user: the sidecar's sockets carry this SO_MARK.
         holds_connects: a connection's first packet waits in the queue ``outbound_port`` until the sidecar lets it pass.
+        hold_ports: towards these destination ports only; empty for all.
         health_port: where the sidecar answers the kubelet; not redirected. None: there is none.
         exclude_ports: destination ports that are never captured, in either direction.
         exclude_inbound_ports: ports of the pod that are reached without the sidecar.
@@ -57,6 +58,7 @@ class RedirectRules:
     uid: int
     mark: int | None = None
     holds_connects: bool = False
+    hold_ports: tuple[int, ...] = ()
     health_port: int | None = None
     exclude_ports: tuple[int, ...] = ()
     exclude_inbound_ports: tuple[int, ...] = ()
@@ -66,7 +68,9 @@ class RedirectRules:
     def __post_init__(self) -> None:
         own = [self.outbound_port, self.inbound_port, self.tunnel_port]
         own += [] if self.health_port is None else [self.health_port]
-        excluded = (*self.exclude_ports, *self.exclude_inbound_ports, *self.exclude_outbound_ports)
+        if self.hold_ports and not self.holds_connects:
+            raise InputError("ports are given whose connections are held, and none are", hint="redirect.holdConnects")
+        excluded = (*self.hold_ports, *self.exclude_ports, *self.exclude_inbound_ports, *self.exclude_outbound_ports)
         for port in (*own, *excluded):
             if not 1 <= port <= 65535:
                 raise InputError(f"not a port: {port}", hint="ports are 1 to 65535")
@@ -141,10 +145,11 @@ def _hold(rules: RedirectRules, not_captured: Iterable[str]) -> list[str]:
     """
     if not rules.holds_connects:
         return []
+    towards = f"tcp dport {{ {', '.join(map(str, sorted(set(rules.hold_ports))))} }} " if rules.hold_ports else ""
     return [
         "  chain holding {",
         *not_captured,
-        f"    queue num {rules.outbound_port} bypass",
+        f"    {towards}queue num {rules.outbound_port} bypass",
         "  }",
         "  chain held {",
         "    type filter hook output priority -150; policy accept;",

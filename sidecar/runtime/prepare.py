@@ -141,8 +141,10 @@ def _limit(configuration: Configuration) -> Limits:
 
 def _redirect(configuration: Configuration) -> None:
     options = configuration.redirect
+    # The kernel asks for it whenever a connection that waits is let pass.
+    kept = KEPT | 1 << CAP_NET_ADMIN if options.holds_connects else KEPT
     if options.is_installed:
-        keep_what_a_pod_gives(options.uid)
+        keep_what_a_pod_gives(options.uid, kept)
         return
     rules = RedirectRules(
         outbound_port=options.outbound_port,
@@ -151,12 +153,12 @@ def _redirect(configuration: Configuration) -> None:
         uid=options.uid,
         mark=options.mark,
         holds_connects=options.holds_connects,
+        hold_ports=options.hold_ports,
         health_port=configuration.health_port,
         exclude_ports=options.exclude_ports,
     )
     install_redirect(rules)
     if options.mark is None:
-        # The kernel asks for it whenever a connection that waits is let pass.
-        become_user(options.uid, KEPT | 1 << CAP_NET_ADMIN if options.holds_connects else KEPT)
+        become_user(options.uid, kept)
     else:
         keep_only(KEPT | 1 << CAP_NET_ADMIN)  # SO_MARK asks for it at every socket.

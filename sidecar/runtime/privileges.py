@@ -19,7 +19,7 @@ CAP_NET_ADMIN = 12
 CAP_SYS_PTRACE = 19
 KEPT = (1 << CAP_DAC_READ_SEARCH) | (1 << CAP_SYS_PTRACE)
 
-_NAMES = {CAP_SYS_PTRACE: "SYS_PTRACE", CAP_DAC_READ_SEARCH: "DAC_READ_SEARCH"}
+_NAMES = {CAP_SYS_PTRACE: "SYS_PTRACE", CAP_DAC_READ_SEARCH: "DAC_READ_SEARCH", CAP_NET_ADMIN: "NET_ADMIN"}
 
 _PR_SET_KEEPCAPS = 8
 _PR_CAPBSET_READ = 23
@@ -51,8 +51,8 @@ def become_user(uid: int, kept: int = KEPT) -> None:
     keep_only(kept)
 
 
-def keep_what_a_pod_gives(uid: int) -> None:
-    """Check that this process is the sidecar's user and has ``KEPT`` as effective; give up whatever else there is.
+def keep_what_a_pod_gives(uid: int, kept: int = KEPT) -> None:
+    """Check that this process is the sidecar's user and has ``kept`` as effective; give up whatever else there is.
 
     Raises:
         MachineError: it is root or another user, or a capability is missing; the hint says where to give it.
@@ -64,14 +64,16 @@ def keep_what_a_pod_gives(uid: int) -> None:
             f"the sidecar runs as user {os.getuid()}, and the redirect exempts user {uid}: it would capture itself",
             hint=f"securityContext: runAsUser: {uid}",
         )
-    missing = [name for number, name in _NAMES.items() if not effective() & 1 << number]
+    wanted = {number: name for number, name in _NAMES.items() if kept & 1 << number}
+    missing = [name for number, name in wanted.items() if not effective() & 1 << number]
     if missing:
+        what = "--hold-connects" if missing == [_NAMES[CAP_NET_ADMIN]] else "attestation"
         raise MachineError(
-            f"the sidecar lacks the capabilities that attestation needs: {', '.join(missing)}",
-            hint="securityContext: capabilities: {drop: [ALL], add: [SYS_PTRACE, DAC_READ_SEARCH]}, and an image whose "
-            "interpreter has them as file capabilities",
+            f"the sidecar lacks the capabilities that {what} needs: {', '.join(missing)}",
+            hint=f"securityContext: capabilities: {{drop: [ALL], add: [{', '.join(wanted.values())}]}}, and an image "
+            "whose interpreter has them as file capabilities",
         )
-    keep_only(KEPT)
+    keep_only(kept)
 
 
 def keep_only(capabilities: int) -> None:

@@ -50,6 +50,7 @@ class RedirectOptions:
         uid: the user that the sidecar becomes; its connections aren't captured.
         mark: where there is only one user (``unshare -Urn``): connections with this SO_MARK aren't captured instead.
         holds_connects: a program's ``connect()`` waits until the program was looked at.
+        hold_ports: towards these destination ports only; empty for all.
         is_installed: somebody else has installed the table (``capture.install``), and this process has its user.
     """
 
@@ -59,6 +60,7 @@ class RedirectOptions:
     exclude_ports: tuple[int, ...] = ()
     mark: int | None = None
     holds_connects: bool = False
+    hold_ports: tuple[int, ...] = ()
     is_installed: bool = False
 
 
@@ -171,11 +173,13 @@ class Configuration:
                 raise InputError("outbound, inbound, tunnel and health ports must differ")
             if self.redirect.is_installed and self.redirect.mark is not None:
                 raise InputError("--redirect-installed goes by the user: it takes no mark")
-            if self.redirect.is_installed and self.redirect.holds_connects:
+            if self.redirect.hold_ports and not self.redirect.holds_connects:
                 raise InputError(
-                    "connections can't be held where the redirect is installed already",
-                    hint="redirect.holdConnects needs NET_ADMIN in the sidecar, which it doesn't have in a pod",
+                    "redirect.holdPorts says which connections are held, and none are",
+                    hint="redirect.holdConnects: true",
                 )
+            if self.redirect.is_installed and self.redirect.hold_ports:
+                raise InputError("where the redirect is installed already, `sidecar.capture.install` takes --hold-port")
         elif self.redirect.is_installed:
             raise InputError("--redirect-installed belongs to `capture: redirect`")
         elif not self.outbound and not self.inbound:

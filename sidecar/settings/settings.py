@@ -249,6 +249,11 @@ SETTINGS = (
         help="let a program's `connect()` wait until the program was looked at; keeps NET_ADMIN",
     ),
     Setting(
+        name="redirect.hold_ports", options=("--hold-port",), yaml="redirect.holdPorts", metavar="PORT",
+        parse=parse_port, read=_read_ports, repeatable=True,
+        help="`--hold-connects` towards these destination ports only",
+    ),
+    Setting(
         name="redirect.is_installed", options=("--redirect-installed",), is_flag=True,
         help="the nftables table is installed and this process has its user: install nothing",
     ),

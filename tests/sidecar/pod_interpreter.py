@@ -14,8 +14,8 @@ KEPT = (1 << 2) | (1 << 19)
 _START = """
 import os, sys
 from sidecar.runtime.privileges import become_user
-become_user(int(sys.argv[1]))
-os.execv(sys.argv[2], sys.argv[2:])
+become_user(int(sys.argv[1]), int(sys.argv[2]))
+os.execv(sys.argv[3], sys.argv[3:])
 """
 
 
@@ -29,9 +29,9 @@ def make_interpreter(directory: Path, capabilities: int = KEPT) -> Path:
     return copy
 
 
-def start_in_pod(interpreter: Path, *arguments: str, uid: int = 1337) -> list[str]:
-    """Return the command; run it as root with ``variables``."""
-    return [sys.executable, "-c", _START, str(uid), str(interpreter), *arguments]
+def start_in_pod(interpreter: Path, *arguments: str, uid: int = 1337, capabilities: int = KEPT) -> list[str]:
+    """Return the command; run it as root with ``variables``. The container has these capabilities."""
+    return [sys.executable, "-c", _START, str(uid), str(capabilities), str(interpreter), *arguments]
 
 
 def variables() -> dict[str, str]:

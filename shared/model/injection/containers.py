@@ -21,6 +21,7 @@ from shared.model.kubernetes.contract import (
     CA_SERVICE,
     CAPTURE_CONTAINER,
     HEALTH_PORT,
+    HOLDING_COMMAND,
     POD_IPS_VARIABLE,
     POD_NAME_VARIABLE,
     POD_NAMESPACE_VARIABLE,
@@ -119,6 +120,10 @@ def make_capture_container(settings: Settings, options: InjectionOptions) -> Jso
     ):
         for value in values:
             arguments += [name, str(value)]
+    if settings.holds_connects:
+        arguments.append("--hold-connects")
+        for port in settings.hold_ports:
+            arguments += ["--hold-port", str(port)]
     return {
         "name": CAPTURE_CONTAINER,
         "command": ["python3"],
@@ -146,8 +151,14 @@ def make_sidecar_container(settings: Settings, options: InjectionOptions, target
             arguments += [name, ",".join(str(port) for port in ports)]
     if settings.log_level:
         arguments += ["--log-level", settings.log_level]
+    capabilities = ["SYS_PTRACE", "DAC_READ_SEARCH"]
+    if settings.holds_connects:
+        # The kernel asks for it whenever a connection that waits is let pass.
+        capabilities.append("NET_ADMIN")
+        arguments.append("--hold-connects")
     return {
         "name": SIDECAR_CONTAINER,
+        **({"command": list(HOLDING_COMMAND)} if settings.holds_connects else {}),
         "args": arguments,
         "restartPolicy": "Always",
         "env": [
@@ -157,7 +168,7 @@ def make_sidecar_container(settings: Settings, options: InjectionOptions, target
             ),
             {"name": PROBES_VARIABLE, "value": encode_targets(targets)},
         ],
-        "securityContext": _secure(user=SIDECAR_UID, capabilities=["SYS_PTRACE", "DAC_READ_SEARCH"]),
+        "securityContext": _secure(user=SIDECAR_UID, capabilities=capabilities),
         "startupProbe": {
             "httpGet": {"path": "/ready", "port": HEALTH_PORT, "scheme": "HTTP"},
             "periodSeconds": 1,

@@ -20,6 +20,7 @@ from shared.model.kubernetes.contract import (
     EXCLUDE_OUTBOUND_CIDRS,
     EXCLUDE_OUTBOUND_PORTS,
     GROUP,
+    HOLD_CONNECTS,
     INJECT,
     INJECTED,
     LOG_LEVEL,
@@ -33,7 +34,7 @@ from shared.model.kubernetes.quantity import parse_quantity
 
 KNOWN: Final = (
     INJECT, INJECTED, EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, MTLS_PORTS,
-    MTLS_DESTINATION_PORTS, LOG_LEVEL, CPU_REQUEST, CPU_LIMIT, MEMORY_REQUEST, MEMORY_LIMIT,
+    MTLS_DESTINATION_PORTS, HOLD_CONNECTS, LOG_LEVEL, CPU_REQUEST, CPU_LIMIT, MEMORY_REQUEST, MEMORY_LIMIT,
 )  # fmt: skip
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 MAX_EXCLUSIONS: Final = 64  # Each is an element of an nftables set, and a word on a command line.
@@ -55,6 +56,8 @@ class Settings:
         exclude_inbound_ports, exclude_outbound_ports: ports that are never captured, sorted.
         exclude_outbound_cidrs: networks towards which nothing is captured, in their canonical form.
         mtls_ports, mtls_destination_ports: ports of plain mTLS with foreign peers, served and dialled, sorted.
+        holds_connects: programs' ``connect()`` waits until the sidecar has looked at them.
+        hold_ports: towards these ports only, sorted; empty for all.
         log_level: of the sidecar; empty for its own default.
         cpu_request, memory_request, memory_limit: quantities as written.
         cpu_limit: the same; empty for none, so that a burst isn't throttled.
@@ -65,6 +68,8 @@ class Settings:
     exclude_outbound_cidrs: tuple[str, ...] = ()
     mtls_ports: tuple[int, ...] = ()
     mtls_destination_ports: tuple[int, ...] = ()
+    holds_connects: bool = False
+    hold_ports: tuple[int, ...] = ()
     log_level: str = ""
     cpu_request: str = DEFAULT_CPU_REQUEST
     cpu_limit: str = ""
@@ -87,12 +92,15 @@ def read_settings(annotations: Mapping[str, str]) -> Settings:
                 path=_path(name),
                 hint=f"did you mean {close[0]}?" if close else "",
             )
+    holds_connects, hold_ports = _read_hold(annotations)
     return Settings(
         exclude_inbound_ports=_read_ports(annotations, EXCLUDE_INBOUND_PORTS),
         exclude_outbound_ports=_read_ports(annotations, EXCLUDE_OUTBOUND_PORTS),
         exclude_outbound_cidrs=_read_cidrs(annotations, EXCLUDE_OUTBOUND_CIDRS),
         mtls_ports=_read_mtls_ports(annotations, MTLS_PORTS, EXCLUDE_INBOUND_PORTS),
         mtls_destination_ports=_read_mtls_ports(annotations, MTLS_DESTINATION_PORTS, EXCLUDE_OUTBOUND_PORTS),
+        holds_connects=holds_connects,
+        hold_ports=hold_ports,
         log_level=_read_log_level(annotations),
         **_read_resources(annotations),
     )
@@ -115,6 +123,17 @@ def _read_mtls_ports(annotations: Mapping[str, str], name: str, exclusions: str)
     if excluded := sorted(set(ports).intersection(_read_ports(annotations, exclusions))):
         raise _bad(name, f"port {excluded[0]} is also in {exclusions}", "a port can't be both mTLS and excluded")
     return ports
+
+
+def _read_hold(annotations: Mapping[str, str]) -> tuple[bool, tuple[int, ...]]:
+    word = annotations.get(HOLD_CONNECTS, "").strip()
+    if word in ("", "true", "false"):
+        return word == "true", ()
+    ports = _read_ports(annotations, HOLD_CONNECTS)
+    if excluded := sorted(set(ports).intersection(_read_ports(annotations, EXCLUDE_OUTBOUND_PORTS))):
+        hint = "what isn't captured isn't looked at"
+        raise _bad(HOLD_CONNECTS, f"port {excluded[0]} is also in {EXCLUDE_OUTBOUND_PORTS}", hint)
+    return True, ports
 
 
 def _read_cidrs(annotations: Mapping[str, str], name: str) -> tuple[str, ...]:

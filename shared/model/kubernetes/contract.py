@@ -27,6 +27,8 @@ EXCLUDE_OUTBOUND_CIDRS: Final = "touchmark.dev/exclude-outbound-cidrs"
 # Ports of plain mutual TLS with foreign SPIFFE peers: served here, and dialled outside the mesh.
 MTLS_PORTS: Final = "touchmark.dev/mtls-ports"
 MTLS_DESTINATION_PORTS: Final = "touchmark.dev/mtls-destination-ports"
+# "true", or destination ports: programs' connect() waits for the look at them, for which the sidecar keeps NET_ADMIN.
+HOLD_CONNECTS: Final = "touchmark.dev/hold-connects"
 LOG_LEVEL: Final = "touchmark.dev/log-level"
 # On a Program: who approved it, as the API server named the user to the command that wrote it. For people; no proof.
 APPROVED_BY: Final = "touchmark.dev/approved-by"
@@ -53,6 +55,8 @@ TRUST_VOLUME: Final = "touchmark-trust"
 TOKEN_DIRECTORY: Final = "/var/run/touchmark/token"
 TRUST_DIRECTORY: Final = "/var/run/touchmark/trust"
 SIDECAR_UID: Final = 1337
+# The sidecar's entry point by the interpreter whose file capabilities include NET_ADMIN (Dockerfile.sidecar).
+HOLDING_COMMAND: Final = ("/usr/local/bin/touchmark-python-net-admin", "-m", "sidecar")
 
 STREAM_PORT: Final = 15443
 WEBHOOK_PORT: Final = 15444

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ca.evidence.pod import find_fault
+from shared.model.kubernetes.contract import HOLDING_COMMAND
 from tests.ca.kubernetes.making import CA_NAMES, IMAGE, changed, decode_pod, make_pod_json
 
 SIDECAR = "spec.initContainers.1"
@@ -20,6 +21,12 @@ def look(pod: dict[str, Any]) -> str:
 def test_what_injection_makes_may_join() -> None:
     assert look(make_pod_json()) == ""
     assert look(make_pod_json(image="registry.test/new:2")) == ""
+
+
+def test_one_whose_connections_wait_may_join_by_the_one_other_entry_point_of_the_image() -> None:
+    pod = changed(make_pod_json(), f"{SIDECAR}.command", list(HOLDING_COMMAND))
+    assert look(changed(pod, f"{SIDECAR}.args.+", "--hold-connects")) == ""
+    assert "command" in look(changed(pod, f"{SIDECAR}.command", [HOLDING_COMMAND[0], "-c", "evil"]))
 
 
 def test_containers_before_and_beside_it_may_be_anything_harmless() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import struct
 from typing import Any
 
 import pytest
 
+from shared.model.kubernetes.contract import HOLDING_COMMAND
 from tests.kubernetes.harness.cluster import Cluster
 from tests.kubernetes.harness.kubectl import KubectlError
 
@@ -80,6 +82,11 @@ def test_the_sidecar_holds_two_capabilities_and_nothing_else(node: Cluster, name
     assert "--capture" in node.execute(namespace, "sidecar", _INTERPRETER, "-m", "sidecar", "--help")
     permissions = node.execute(namespace, "sidecar", "stat", "-c", "%a %u:%g", _INTERPRETER)
     assert permissions.strip() == "750 0:1337"
+    look_at = f"import os; print(os.getxattr({HOLDING_COMMAND[0]!r}, 'security.capability').hex())"
+    for_held_connections = node.execute(namespace, "sidecar", "python3", "-c", look_at).strip()
+    assert for_held_connections == struct.pack("<5I", 0x02000001, 1 << 2 | 1 << 12 | 1 << 19, 0, 0, 0).hex()
+    with pytest.raises(KubectlError, match="not permitted"):
+        node.execute(namespace, "sidecar", HOLDING_COMMAND[0], "-c", "print()")
 
 
 def test_the_sidecar_does_not_start_without_its_capabilities(node: Cluster, namespace: str) -> None:

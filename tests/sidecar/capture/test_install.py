@@ -28,6 +28,12 @@ def test_the_defaults_are_those_that_injection_counts_on() -> None:
     assert not rules.exclude_ports
 
 
+def test_what_waits_is_wanted_by_name() -> None:
+    assert not read_rules([]).holds_connects
+    rules = read_rules(["--hold-connects", "--hold-port", "514,601"])
+    assert (rules.holds_connects, rules.hold_ports) == (True, (514, 601))
+
+
 def test_exclusions_may_be_repeated_or_listed() -> None:
     rules = read_rules(
         ["--exclude-inbound-port", "1", "--exclude-inbound-port", "2", "--exclude-outbound-ports", "3,4",
@@ -46,6 +52,7 @@ def test_exclusions_may_be_repeated_or_listed() -> None:
         ["--exclude-outbound-cidr", "10.0.0.1/8"],
         ["--uid", "0"],
         ["--health-port", "15008"],
+        ["--hold-port", "514"],
         ["--exclude-inbound-port", "1"] * (MAX_EXCLUSIONS + 1),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -118,6 +119,10 @@ def test_what_begins_a_captured_connection_waits_where_that_is_wanted() -> None:
     assert "hook output priority -150" in held
     assert "tcp flags & (syn | ack) == syn jump holding" in held
     assert "queue" not in format_table(rules())
+    towards = format_table(replace(wanted, hold_ports=(601, 514)))
+    assert "    tcp dport { 514, 601 } queue num 15001 bypass\n" in towards
+    with pytest.raises(InputError, match="none are"):
+        replace(rules(), hold_ports=(514,))
 
 
 @pytest.mark.needs_root

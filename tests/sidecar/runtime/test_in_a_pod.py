@@ -25,7 +25,7 @@ from shared.model.identity.program import parse_program
 from shared.model.policy.rules import Approval, Mode, NamespaceState
 from shared.model.wire.messages import DirectoryEntry, NamespaceInstalled, ServiceEntry, ServicePort
 from tests.sidecar.little_ca import LittleCA, until
-from tests.sidecar.pod_interpreter import make_interpreter, start_in_pod, variables
+from tests.sidecar.pod_interpreter import KEPT, make_interpreter, start_in_pod, variables
 from tests.sidecar.runtime.whole_sidecar import (
     SERVER,
     Running,
@@ -55,6 +55,14 @@ for url in sys.argv[1:]:
         # A reset that comes while the request is written is wrapped, one that comes later isn't.
         print('none', type(getattr(error, 'reason', error)).__name__)
 """
+# Nothing is awaited after the send: like `logger -T`.
+SEND = """
+import os, socket
+client = socket.socket()
+client.connect(("198.18.0.2", 5432))
+client.sendall(b"bread")
+os._exit(0)
+"""
 WEB = """
 import http.server, sys
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -75,6 +83,20 @@ def install(namespace: str, *arguments: str) -> None:
     subprocess.run(
         [*enter(namespace), *command, "sidecar.capture.install", *arguments], check=True, capture_output=True, text=True
     )
+
+
+def install_holding(namespace: str, *arguments: str) -> None:
+    """The same where connections wait; without NFT_QUEUE in the kernel `iptables` adds the one rule."""
+    try:
+        install(namespace, "--hold-connects", *arguments)
+    except subprocess.CalledProcessError as error:
+        assert "NFT_QUEUE" in error.stderr
+        install(namespace, *arguments)
+        rule = (
+            "iptables -w -t mangle -A OUTPUT -p tcp --syn -m owner ! --uid-owner 1337 -m addrtype ! --dst-type LOCAL "
+            "-j NFQUEUE --queue-num 15001 --queue-bypass"
+        )
+        subprocess.run([*enter(namespace), *rule.split()], check=True, capture_output=True)
 
 
 @contextmanager
@@ -131,13 +153,16 @@ class Pods:
 
 
 @asynccontextmanager
-async def pods(directory: Path, *, probes: list[dict[str, Any]], drain_s: int = 20) -> AsyncIterator[Pods]:
-    interpreter = make_interpreter(directory)
+async def pods(
+    directory: Path, *, probes: list[dict[str, Any]], drain_s: int = 20, holds_connects: bool = False
+) -> AsyncIterator[Pods]:
+    capabilities = KEPT | 1 << 12 if holds_connects else KEPT  # NET_ADMIN
+    interpreter = make_interpreter(directory, capabilities)
     with two_pods() as (left, right):
         little = LittleCA(host="198.18.0.1", port=15443, open_socket=lambda: open_socket_in(left))
         async with little.serving() as ca:
-            install(left, "--exclude-inbound-port", "15443")
-            install(right)
+            for namespace in (left, right):
+                (install_holding if holds_connects else install)(namespace, "--exclude-inbound-port", "15443")
 
             def pod(name: str, address: str, namespace: str) -> Any:
                 home = directory / name
@@ -148,8 +173,9 @@ async def pods(directory: Path, *, probes: list[dict[str, Any]], drain_s: int = 
                 environment = {**variables(), **pod_variables(name, address), "TOUCHMARK_PROBES": json.dumps(probes)}
                 return sidecar(
                     "", "--capture", "redirect", "--redirect-installed", "--health-port", "15020",
-                    "--drain-seconds", str(drain_s), *arguments, namespace=namespace, variables=environment,
-                    interpreter=start_in_pod(interpreter),
+                    "--drain-seconds", str(drain_s), *(["--hold-connects"] if holds_connects else []), *arguments,
+                    namespace=namespace, variables=environment,
+                    interpreter=start_in_pod(interpreter, capabilities=capabilities),
                 )  # fmt: skip
 
             async with (
@@ -202,6 +228,35 @@ async def test_pods_reach_a_service_and_themselves_behind_it_through_tunnels(tmp
         assert len({record["connection"] for record in itself}) == 1
         # Nobody of ours was captured: neither the streams to the CA, nor the tunnel to itself.
         assert len(mesh.db.records) == 3
+
+
+async def test_a_sender_that_exits_at_once_is_known_where_its_pod_holds_connections(tmp_path: Path) -> None:
+    """The sidecar stands still while the sender dials, which otherwise would be gone before any look."""
+    async with (
+        pods(tmp_path, probes=[], holds_connects=True) as mesh,
+        a_program(mesh.right, SERVER, "5432", "198.18.0.2"),
+    ):
+        status = Path(f"/proc/{mesh.web.process.pid}/status").read_text(encoding="ascii")
+        assert "CapEff:\t0000000000081004" in status
+
+        def is_dialling() -> bool:
+            command = [*enter(mesh.left), "ss", "-Htn", "state", "syn-sent"]
+            return bool(subprocess.run(command, capture_output=True, check=True).stdout.strip())
+
+        for tries in range(1, 21):  # What was seen counts for 50 ms, which a busy machine may let pass.
+            mesh.web.process.send_signal(signal.SIGSTOP)
+            try:
+                sender = await asyncio.create_subprocess_exec(*enter(mesh.left), sys.executable, "-c", SEND)
+                await until(is_dialling, timeout_s=60)
+                assert sender.returncode is None
+            finally:
+                mesh.web.process.send_signal(signal.SIGCONT)
+            assert await sender.wait() == 0
+            await until(lambda: len(mesh.web.records) >= tries, timeout_s=60)  # noqa: B023
+            if mesh.web.records[-1]["source"]["program"]:
+                return
+            assert "had ended or closed its socket" in mesh.web.records[-1]["detail"]
+        raise AssertionError(mesh.web.records)
 
 
 async def test_in_explicit_mode_a_pod_is_nobody_to_itself_until_its_program_is_approved(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ from shared.model.errors import MachineError
 from shared.runtime.memory import forbid_dumps
 from sidecar.runtime.privileges import keep_what_a_pod_gives
 try:
-    keep_what_a_pod_gives(int(sys.argv[1]))
+    keep_what_a_pod_gives(*map(int, sys.argv[1:]))
     forbid_dumps()
 except MachineError as error:
     print(error.message, '|', error.hint)
@@ -89,3 +89,16 @@ def test_in_a_pod_what_is_missing_or_too_much_is_named(tmp_path: Path) -> None:
     )
     assert "must not run as root in a pod | securityContext: runAsUser: 1337" in done.stdout
     assert KEPT == 0x80004
+
+
+@pytest.mark.needs_root
+def test_in_a_pod_that_holds_connections_net_admin_stays_and_is_asked_for(tmp_path: Path) -> None:
+    kept = KEPT | 1 << 12
+    command = start_in_pod(make_interpreter(tmp_path, kept), "-c", IN_A_POD, "1337", str(kept), capabilities=kept)
+    done = subprocess.run(command, env=variables(), capture_output=True, text=True, check=True)
+    assert "lacks" not in done.stdout
+    assert "CapEff:\t0000000000081004" in done.stdout
+    plain = start_in_pod(make_interpreter(tmp_path), "-c", IN_A_POD, "1337", str(kept))
+    done = subprocess.run(plain, env=variables(), capture_output=True, text=True, check=True)
+    assert "lacks the capabilities that --hold-connects needs: NET_ADMIN | " in done.stdout
+    assert "add: [SYS_PTRACE, DAC_READ_SEARCH, NET_ADMIN]" in done.stdout
