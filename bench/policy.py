@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from statistics import median
+from typing import TYPE_CHECKING
 
 from shared.model.identity.identity import Workload
 from shared.model.identity.program import Program
@@ -22,6 +23,9 @@ from shared.model.policy.evaluate import NamespacePolicy, compile_namespace, eva
 from shared.model.policy.party import Party
 from shared.model.policy.rules import Action, Approval, Direction, NamespaceState, Peer, PortRange, Rule
 from shared.model.wire.messages import NamespaceChanged, encode_message
+
+if TYPE_CHECKING:
+    from sidecar.mesh.policies import Policies
 
 _PROGRAM = Program(digest="a" * 64)
 _WEB = Workload(namespace="shop", service_account="web")
@@ -73,21 +77,21 @@ def time_decisions(policy: NamespacePolicy) -> dict[str, float]:
     return figures
 
 
-async def install(data: bytes) -> object:
-    """Decode a state as it comes from the CA, compile it and put it in force; return what then is."""
+async def install(data: bytes, policies: Policies | None = None) -> Policies:
+    """Decode a state as it comes from the CA, compile it and put it in force, in place of what ``policies`` has."""
     from sidecar.control.link import decode
     from sidecar.mesh.policies import Policies
 
     async def ask(_: object) -> None:
         pass
 
-    policies = Policies(NamespaceState(namespace="shop"), ask=ask, timeout_s=60)
+    policies = policies or Policies(NamespaceState(namespace="shop"), ask=ask, timeout_s=60)
     is_done = asyncio.Event()
-    policies.on_change(lambda _: is_done.set())
     message = await decode(data)
     if not isinstance(message, NamespaceChanged):
         raise TypeError(type(message).__name__)
-    policies.install(message.state, acknowledge=lambda _: None)
+    policies.install(message.state, acknowledge=lambda _: is_done.set())
+    del message
     await is_done.wait()
     return policies
 

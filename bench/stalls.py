@@ -9,7 +9,8 @@ the busier the machine, the longer.
 
 The work: a search for the holders of sockets beside a program with 10,000 connections (``holders``), the hash of a
 program of 1 GB (``hash``), first looks at 500 processes and later ones at all their live connections (``looks``), and a
-policy of 10,000 rules that is decoded, compiled and put in force (``policy``).
+policy of 10,000 rules that is decoded, compiled and put in force in place of another one of as many, and comes once
+more (``policy``).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import uvloop
 
 from bench.attestation import one_connection
@@ -167,8 +169,17 @@ async def measure_looks(*, processes: int, seconds: float, directory: Path) -> F
 
 async def measure_policy(*, rules: int) -> Figures:
     """Put a namespace's state in force, as it comes from the CA."""
-    await install(encode_message(NamespaceChanged(state=make_state(1))))  # It imports what a sidecar has loaded.
-    return await watch(install(encode_message(NamespaceChanged(state=make_state(rules)))))
+    state = make_state(rules)
+    policies = await install(encode_message(NamespaceChanged(state=state)))
+    data = encode_message(NamespaceChanged(state=msgspec.structs.replace(state, version=state.version + 1)))
+    del state
+
+    async def replace() -> None:
+        for _ in range(2):  # What is in force already is only compared.
+            await install(data, policies)
+        await asyncio.sleep(_LOOK_PERIOD_S)  # What was replaced is given up.
+
+    return await watch(replace())
 
 
 async def measure_nothing(*, seconds: float) -> Figures:

@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-SLICE_S: Final = 0.002
+# Two slices and a collection of garbage may come between two turns of a connection: 5 ms at most.
+SLICE_S: Final = 0.001
 _LEAST_STEPS: Final = 16  # Short work isn't put off because the machine was busy with something else.
 
 

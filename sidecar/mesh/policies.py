@@ -1,20 +1,30 @@
 """The policy of the namespaces that this sidecar has to do with, as the CA last said. Keeps what it has on loss.
 
 A state is compiled in slices, so that a large one doesn't keep the event loop from serving connections: until it is
-compiled, what was in force stays.
+compiled, what was in force stays. What is replaced is given up in slices as well: freeing 10,000 rules at once takes 20
+milliseconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+import sys
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from typing import Final
+
+import msgspec
 
 from shared.model.policy.evaluate import NamespacePolicy, compile_in_steps, compile_namespace
-from shared.model.policy.rules import NamespaceState
+from shared.model.policy.rules import NamespaceState, Rule
 from shared.model.wire.messages import FromSidecar, NamespaceInstalled, Subscribe
 from sidecar.mesh.answers import Answers
 from sidecar.slices import run_in_slices
 
 MAX_NAMESPACES = 1024
+# Compared or freed in one step.
+_AT_ONCE: Final = 64
+# References to an object that one variable holds, as sys.getrefcount counts them. A policy that somebody still decides
+# by isn't taken apart.
+_ONLY_HERE: Final = 2
 
 
 class Policies:
@@ -72,18 +82,22 @@ class Policies:
             acknowledge: called once the state is in force; never for a namespace that is one too many here.
         """
         name = state.namespace
-        known = self._by_name.get(name)
-        if known is None and len(self._by_name) >= MAX_NAMESPACES:
-            return
-        if known is not None and known.state == state:
-            self._compiling.pop(name, None)
-            acknowledge(NamespaceInstalled(namespace=name, version=state.version))
+        if name not in self._by_name and len(self._by_name) >= MAX_NAMESPACES:
             return
         self._compiling[name] = state
         run_in_slices(self._compile(state, acknowledge))
 
     def _compile(self, state: NamespaceState, acknowledge: Callable[[NamespaceInstalled], None]) -> Iterator[None]:
-        name, steps = state.namespace, compile_in_steps(state)
+        name = state.namespace
+        if (known := self._by_name.get(name)) is not None and (yield from _is_equal_in_steps(known.state, state)):
+            if self._compiling.get(name) is state:
+                del self._compiling[name]
+                acknowledge(NamespaceInstalled(namespace=name, version=state.version))
+            known, rules = None, list(state.rules)
+            del state
+            yield from _give_up_in_steps(rules)
+            return
+        known, steps = None, compile_in_steps(state)
         while True:
             try:
                 next(steps)
@@ -94,6 +108,7 @@ class Policies:
             if self._compiling.get(name) is not state:
                 return  # The CA has said something newer.
         del self._compiling[name]
+        known = self._by_name.get(name)
         self._by_name[name] = policy
         if name == self.own.state.namespace:
             self.own = policy
@@ -102,6 +117,13 @@ class Policies:
         for callback in self._callbacks:
             callback(name)
         acknowledge(NamespaceInstalled(namespace=name, version=state.version))
+        del steps, policy
+        if known is not None and sys.getrefcount(known) == _ONLY_HERE:
+            rules, indexes = list(known.state.rules), [*known.denies.values(), *known.allows.values()]
+            known = None
+            for index in indexes:
+                yield from index.clear_in_steps()
+            yield from _give_up_in_steps(rules)
 
     def list_in_force(self) -> list[NamespaceState]:
         """List every namespace's state that is known here."""
@@ -111,3 +133,25 @@ class Policies:
         """Return what a new stream has to ask for again; the own namespace comes with the welcome."""
         names = {*self._by_name, *self._answers.keys()} - {self.own.state.namespace}
         return [Subscribe(namespace=name) for name in sorted(names)]
+
+
+def _is_equal_in_steps(known: NamespaceState, state: NamespaceState) -> Generator[None, None, bool]:
+    """Tell whether two states say the same: rules are compared some at a step."""
+    if known is state:
+        return True
+    if len(known.rules) != len(state.rules):
+        return False
+    if msgspec.structs.replace(known, rules=()) != msgspec.structs.replace(state, rules=()):
+        return False
+    for first in range(0, len(state.rules), _AT_ONCE):
+        if known.rules[first : first + _AT_ONCE] != state.rules[first : first + _AT_ONCE]:
+            return False
+        yield
+    return True
+
+
+def _give_up_in_steps(rules: list[Rule]) -> Iterator[None]:
+    """Free the rules of a state that is gone, some at a step."""
+    while rules:
+        del rules[-_AT_ONCE:]
+        yield

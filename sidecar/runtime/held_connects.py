@@ -79,7 +79,7 @@ class HeldConnects:
         self._queue = None
 
     def _take(self) -> None:
-        """Look at what waits, for 2 ms at most between two packets; the loop comes back while others wait."""
+        """Look at what waits, for 1 ms at most and one packet; the loop comes back while others wait."""
         until = time.monotonic() + SLICE_S
         while self._queue is not None:
             try:
