@@ -333,9 +333,18 @@ class Connection:
 
     def note_unproven(self, reason: Reason, detail: str) -> None:
         """Have the record say that explicit mode would have closed this connection, which goes on."""
-        if self.refused_in_explicit is None:
+        if self.refused_in_explicit is None or self.refused_in_explicit in _NOT_CHECKED:
             self.refused_in_explicit = reason
             self.detail = self.detail or detail
+
+    def note_cleared(self) -> None:
+        """A complete search has found no other holder: that earlier ones couldn't be completed doesn't count any more.
+
+        They tell of the machine's load at that time, which is no reason to say of this program, or of who it talks to,
+        that explicit mode would refuse it. What was found, such as another holder, stays in the record.
+        """
+        if self.refused_in_explicit in _NOT_CHECKED:
+            self.refused_in_explicit = None
 
     def look_again(self) -> bool:
         """See that the local program is still the attested one, before bytes are forwarded; false when this closed it.

@@ -85,6 +85,7 @@ async def _check_holders(sidecar: Sidecar, connection: Connection, events: Event
         for _ in range(_MAX_CHECKS):
             try:
                 await sidecar.attestor.check_holders(attestation)
+                connection.note_cleared()
                 return
             except AttestationError as error:
                 if error.reason is not Reason.HOLDERS_UNKNOWN or connection.is_revoked:

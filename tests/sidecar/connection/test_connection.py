@@ -149,6 +149,18 @@ async def test_what_a_peer_proved_with_new_keys_is_what_counts() -> None:
                 assert connection.parties.issuer == new.issuer
 
 
+async def test_a_complete_search_takes_back_that_one_was_incomplete_and_nothing_that_was_found() -> None:
+    async with running_pair(echo) as pair:
+        with make(pair) as connection:
+            connection.note_unproven(Reason.HOLDERS_UNKNOWN, "too many processes")
+            connection.note_cleared()
+            assert connection.refused_in_explicit is None
+            connection.note_unproven(Reason.HOLDERS_UNKNOWN, "too many processes")
+            connection.note_unproven(Reason.SOCKET_SHARED, "process 7 holds it")
+            connection.note_cleared()
+            assert connection.refused_in_explicit is Reason.SOCKET_SHARED
+
+
 async def test_an_unprocessed_open_leaves_no_record() -> None:
     async with running_pair(echo) as pair:
         with make(pair) as connection:

@@ -80,6 +80,9 @@ class Scene:
     def note_unproven(self, reason: Reason, detail: str) -> None:
         self.refused_in_explicit.append(reason)
 
+    def note_cleared(self) -> None:
+        self.refused_in_explicit.clear()
+
 
 @asynccontextmanager
 async def told() -> AsyncIterator[Events]:
@@ -127,6 +130,16 @@ async def test_holders_that_one_pass_couldnt_tell_are_looked_for_once_more() -> 
         scene.tells_after = 1
         await watch(watch_holders(cast("Any", scene), events), scene)
         assert (scene.asked, scene.revoked) == (2, [])
+
+
+async def test_a_search_that_is_complete_later_takes_the_mark_of_incomplete_ones_away() -> None:
+    async with told() as events:
+        scene = Scene(Reason.HOLDERS_UNKNOWN, Mode.PERMISSIVE, OUT)
+        await watch(watch_holders(cast("Any", scene), events), scene)
+        assert scene.refused_in_explicit == [Reason.HOLDERS_UNKNOWN]
+        scene.tells_after, scene.waiting, scene.checked = scene.asked, [scene], 0
+        await watch(watch_holders(cast("Any", scene), events), scene)
+        assert (scene.refused_in_explicit, scene.revoked) == ([], [])
 
 
 async def test_where_the_attested_process_has_ended_the_connection_goes_on_as_an_orphan() -> None:
