@@ -96,6 +96,7 @@ class Metrics:
         self.watch_restarts = Counter("touchmark_ca_watch_restarts", "Watches that were lost.", ["watch"], registry=r)
         self.watch_lists = Counter("touchmark_ca_watch_lists", "Full lists.", ["watch"], registry=r)
         self.watched = Gauge("touchmark_ca_watched_objects", "Objects remembered.", ["watch"], registry=r)
+        self.pod_events = Counter("touchmark_ca_pod_events", "Events about pods.", ["result"], registry=r)
         self.enrolments_refused = Counter(
             "touchmark_ca_enrolments_refused", "Pods' sidecars refused.", ["reason"], registry=r
         )

@@ -6,12 +6,13 @@ library, so that a CA outside a cluster can import it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from ca.store.records import JoinGrant
 from shared.model.errors import NotFoundError, RefusedError, TouchmarkError
+from shared.model.policy.decision import DecisionRecord
 from shared.model.wire.admin import ClusterStatus
 from shared.model.wire.messages import DirectoryEntry, Registration
 
@@ -108,6 +109,18 @@ class ClusterView(Protocol):
         """
         ...
 
+    def tell_refusals(self, records: Sequence[DecisionRecord]) -> None:
+        """Tell people of refused connections, on the pods that they concern."""
+        ...
+
+    def tell_pod(self, instance: str, reason: str, note: str) -> None:
+        """Tell people something about a sidecar, on its pod.
+
+        Arguments:
+            reason: one word in CamelCase.
+        """
+        ...
+
     async def describe(self, connected: Collection[str]) -> ClusterStatus:
         """Return what is watched, how pods stand, and who was refused.
 
@@ -137,6 +150,12 @@ class NoCluster:
     def find_entry(self, _address: str) -> DirectoryEntry | None:
         """Return None."""
         return None
+
+    def tell_refusals(self, _records: Sequence[DecisionRecord]) -> None:
+        """Tell nobody."""
+
+    def tell_pod(self, _instance: str, _reason: str, _note: str) -> None:
+        """Tell nobody."""
 
     def find_image(self, _pod_uid: str, _container: str) -> str:
         """Return nothing."""

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -25,6 +25,7 @@ from ca.kubernetes.api.watch import Watch
 from ca.kubernetes.cluster.changes import ClusterChanges
 from ca.kubernetes.cluster.cluster_services import ServiceIndex
 from ca.kubernetes.cluster.description import count_pods
+from ca.kubernetes.cluster.pod_events import PodEvents
 from ca.kubernetes.cluster.pods import NamespaceIndex, PodIndex, trim_pod
 from ca.kubernetes.cluster.refusals import Refusals
 from ca.kubernetes.cluster.vouching import Vouching
@@ -40,6 +41,7 @@ from ca.store.store import Store
 from shared.model.errors import TouchmarkError, UnavailableError
 from shared.model.injection.containers import InjectionOptions
 from shared.model.kubernetes.contract import CA_SERVICE
+from shared.model.policy.decision import DecisionRecord
 from shared.model.wire.admin import ClusterStatus
 from shared.model.wire.messages import DirectoryEntry, Registration
 from shared.runtime.tasks import Tasks
@@ -61,6 +63,7 @@ class Cluster:
         admission: the webhook and what it needs; None without ``--webhook-listen``.
         watches: by name, without those of the policy objects.
         users: who may do what, by the API server.
+        events: what people are told on pods.
     """
 
     configuration: Configuration
@@ -78,6 +81,7 @@ class Cluster:
     admission: Admission | None
     watches: Mapping[str, Watch[Any, Any]]
     users: UserReviews
+    events: PodEvents
 
     @property
     def published(self) -> PublishedRoots:
@@ -129,6 +133,14 @@ class Cluster:
     def note_refusal(self, error: TouchmarkError, *, claimed: str, now: float) -> None:
         """Remember that a pod's sidecar was refused."""
         self.refusals.note(error, claimed=claimed, now=now)
+
+    def tell_refusals(self, records: Sequence[DecisionRecord]) -> None:
+        """Tell people of refused connections, by Events on their pods."""
+        self.events.tell_refusals(records)
+
+    def tell_pod(self, instance: str, reason: str, note: str) -> None:
+        """Tell people something about a sidecar, by an Event on its pod."""
+        self.events.tell(instance, reason, note)
 
     async def describe(self, connected: Collection[str]) -> ClusterStatus:
         """Return what is watched, how pods stand, and who was refused."""
@@ -197,6 +209,7 @@ class Cluster:
         async with run_leading(self.leading):
             watches = [self.watches[name] for name in DIRECTORY_WATCHES]
             running = [tasks.spawn(watch.run(), name=f"watch-{watch.name}") for watch in watches]
+            running.append(tasks.spawn(self.events.run(), name="pod-events"))
             running += [tasks.spawn(self.vouching.run(), name="vouch-for-labels"), *upkeep.start(tasks)]
             try:
                 async with contextlib.AsyncExitStack() as parts:
@@ -270,6 +283,7 @@ async def open_cluster(
             admission=admission,
             watches=watches,
             users=UserReviews(client),
+            events=PodEvents(client, find_pod=pods.find_instance, metrics=metrics, clock=clock),
         )
 
 

@@ -135,7 +135,7 @@ async def compose(
                 max_rows=configuration.decisions_max_rows,
                 max_bytes=configuration.decisions_max_bytes,
             ),
-            on_stored=lambda records: _forward(forwarders, records),
+            on_stored=lambda records: _tell(view, forwarders, records),
         ),
         programs=ProgramsSeen(store, clock=clock),
         forwarders=forwarders,
@@ -143,7 +143,8 @@ async def compose(
     )
 
 
-def _forward(forwarders: Sequence[Forwarder], records: Sequence[DecisionRecord]) -> None:
+def _tell(view: ClusterView, forwarders: Sequence[Forwarder], records: Sequence[DecisionRecord]) -> None:
+    view.tell_refusals(records)
     for each in forwarders:
         each.offer(records)
 

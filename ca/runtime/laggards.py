@@ -29,6 +29,7 @@ class Laggards:
 
     Arguments:
         is_leader: whether this replica names them; each replica opens its own streams anew.
+        tell_pod: tells people of a sidecar, on its pod: instance, reason, note.
     """
 
     def __init__(
@@ -39,7 +40,9 @@ class Laggards:
         metrics: Metrics,
         is_leader: Callable[[], bool],
         clock: Callable[[], float],
+        tell_pod: Callable[[str, str, str], None] = lambda *_: None,
     ) -> None:
+        self._tell_pod = tell_pod
         self._rotation = rotation
         self._hub = hub
         self._metrics = metrics
@@ -74,6 +77,9 @@ class Laggards:
                 number=len(awaited),
                 waited_s=round(now - status.started),
             )
+            for name in awaited:
+                note = "An authority's rotation waits for this pod's sidecar, which hasn't installed the trust bundle"
+                self._tell_pod(name, "RotationWaits", note)
         for name in awaited:
             session = self._hub.get(name)
             if session is not None and now - self._reopened_at.get(name, 0.0) >= REPEATED_AFTER_S:

@@ -127,6 +127,7 @@ async def _start(stack: contextlib.AsyncExitStack, ca: RunningCA, cluster: Clust
             metrics=ca.metrics,
             is_leader=lambda: ca.cluster.is_leader,
             clock=ca.clock,
+            tell_pod=ca.cluster.tell_pod,
         ),
         gauges=Gauges(store=ca.store, hub=ca.hub, metrics=ca.metrics),
         metrics=ca.metrics,

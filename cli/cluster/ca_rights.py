@@ -54,6 +54,7 @@ RIGHTS: Final[tuple[Right, ...]] = (
     *_rights("list watch", "discovery.k8s.io", "endpointslices"),
     *_rights("create", "authentication.k8s.io", "tokenreviews"),
     *_rights("create", "authorization.k8s.io", "subjectaccessreviews"),
+    *_rights("create", "events.k8s.io", "events"),
     *_rights("get", "", "configmaps", name=CLIENT_ROOTS_CONFIG_MAP),
     *_rights("list watch", GROUP, "meshpolicies programs"),
     *_rights("patch", GROUP, "meshpolicies/status programs/status"),

@@ -16,6 +16,7 @@ from ca.runtime.compose import RunningCA
 from cli.admin.credentials import Authorization, Credentials
 from shared.model.kubernetes.contract import CA_SERVICE, INJECT, SYSTEM_NAMESPACE, TRUST_CONFIG_MAP, name_instance
 from shared.model.wire.messages import Welcome
+from tests.ca.founded import WEB
 from tests.ca.kubernetes.faked_cluster import enrol_pod
 from tests.ca.running import FakeSidecar, eventually
 from tests.kubernetes.cluster_objects import Objects, running_ca_in_cluster
@@ -25,6 +26,7 @@ from tests.kubernetes.test_crds import placed
 from tests.kubernetes.test_manifests import render
 from tests.kubernetes.webhook_ca import read_configuration
 from tests.shared.model.policy.object_cases import policy, program
+from tests.shared.model.policy.records import make_record
 
 SHOP = "shop"
 ADDRESS = "198.18.0.2"
@@ -129,6 +131,15 @@ async def play(services: RunningCA, server: ApiServer, objects: Objects) -> None
     async with FakeSidecar(services) as sidecar:
         welcome = await enrol_pod(sidecar, token, name_instance("web-0", uid), ADDRESS)
         assert isinstance(welcome, Welcome), welcome
+    instance = name_instance("web-0", uid)
+    await services.decisions.take_in([make_record()], instance=instance, workload=WEB, lost=0)
+
+    async def is_told() -> bool:  # What was refused is an Event on the pod.
+        found = await asyncio.to_thread(server.kubectl.get, "events.events.k8s.io", "-n", SHOP)
+        told = [each for each in found["items"] if each["regarding"].get("uid") == uid]
+        return [each["reason"] for each in told] == ["ConnectionRefused"]
+
+    await eventually(is_told, deadline_s=60)
     await ask_as_a_user(services, server)
     for pod in ("asked", "web-0"):
         await objects.delete_pod(pod)

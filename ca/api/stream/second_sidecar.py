@@ -39,7 +39,17 @@ _log = structlog.get_logger("touchmark.ca")
 class SecondSidecars:
     """Decides between a sidecar that is connected and one that comes under its name."""
 
-    def __init__(self, *, store: Store, hub: Hub, survey: Survey, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        hub: Hub,
+        survey: Survey,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        tell_pod: Callable[[str, str, str], None] = lambda *_: None,
+    ) -> None:
+        self._tell_pod = tell_pod
         self._store = store
         self._hub = hub
         self._survey = survey
@@ -120,4 +130,6 @@ class SecondSidecars:
     async def _note(self, instance: str, *, how: str, origin: str) -> None:
         self._metrics.second_sidecars.labels(how=how).inc()
         number = await self._store.sidecars.note_second(instance, origin=origin, now=self._clock())
+        note = f"A second sidecar with this pod's token, from {origin}, was refused: the token may be in other hands"
+        self._tell_pod(instance, "SecondSidecar", note)
         _log.warning("second_sidecar", instance=instance, how=how, origin=origin, number=number)
