@@ -68,6 +68,7 @@ ADMISSION_BINDINGS: Final = Kind(
     group="admissionregistration.k8s.io", version="v1", plural="validatingadmissionpolicybindings"
 )
 CONFIG_MAPS: Final = Kind(group="", version="v1", plural="configmaps")
+SELF_ACCESS_REVIEWS: Final = Kind(group="authorization.k8s.io", version="v1", plural="selfsubjectaccessreviews")
 SELF_REVIEWS: Final = Kind(group="authentication.k8s.io", version="v1", plural="selfsubjectreviews")
 ACCESS_REVIEWS: Final = Kind(group="authorization.k8s.io", version="v1", plural="subjectaccessreviews")
 

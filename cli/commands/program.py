@@ -74,6 +74,10 @@ def approve(
             help="Approve the programs that decisions recorded for this workload, after confirmation.",
         ),
     ] = False,
+    from_queue: Annotated[
+        bool,
+        typer.Option("--from-queue", help="The digests wait in the queue: approve what was seen to be loaded too."),
+    ] = False,
     since: options.Since = "24h",
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="With --from-decisions or from the queue: approve all without asking.")
@@ -128,7 +132,7 @@ def approve(
     from shared.model.identity.identity import parse_workload
     from shared.model.identity.loaded_code import CodeCheck
 
-    if image or is_digest(workload):
+    if image or from_queue or is_digest(workload):
         if from_decisions or main or loads or code or jit or name:
             raise InputError("programs of the queue are approved with what was seen of them: without further options")
         views = program_queue.approve_waiting(

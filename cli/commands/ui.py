@@ -13,6 +13,7 @@ from cli.commands import options
 
 if TYPE_CHECKING:
     from cli.backends.target import Target
+    from cli.ui.actions import Actions
     from cli.ui.answers import Answers
     from cli.ui.connection import Connection
 
@@ -32,8 +33,8 @@ def ui(
     """Open a page in your browser: namespaces, who talks to whom, what explicit mode would refuse, and each fix.
 
     This command serves it on 127.0.0.1 until Ctrl-C, and asks the CA with your rights. The printed URL holds the
-    session's secret: on this machine, who has it sees what you see. The page only reads; each fix is a command or YAML
-    to copy.
+    session's secret: on this machine, who has it sees what you see, and may do what you may. The page approves and
+    refuses programs and switches modes after a confirmation that shows the command; other fixes are YAML to copy.
 
     Examples: `touchmark ui`, `touchmark ui -k`, `touchmark ui --no-browser --port 8123`.
     """
@@ -65,7 +66,9 @@ async def _serve(target: Target, *, port: int, opens_browser: bool) -> None:
         with contextlib.suppress(NotAllowedError):  # Who reads one namespace only may use the page for it.
             await connection.ask(AdminClient.get_status)  # What is wrong is said here, not in the browser.
         answers = make_answers(connection, target)
-        async with serving(Page(load_files(), answers.routes(), token=token), port=port) as base:
+        actions = make_actions(target)
+        routes = {**answers.routes(), **actions.questions()}
+        async with serving(Page(load_files(), routes, token=token, act=actions.act), port=port) as base:
             url = f"{base}#token={token}"
             print_line(url)
             print_note("open it in your browser; it is for you alone, and ends with Ctrl-C")
@@ -108,6 +111,23 @@ def _open_browser(url: str) -> bool:
     import webbrowser
 
     return webbrowser.open(url)
+
+
+def make_actions(target: Target) -> Actions:
+    """Return what the page may change, by the same steps as the commands."""
+    from cli.backends.rights import find_rights
+    from cli.backends.session import open_policies
+    from cli.commands.mode_switch import Consent, require_consent
+    from cli.ui.actions import Actions
+
+    return Actions(
+        lambda: open_policies(target),
+        lambda namespace: find_rights(target, namespace),
+        lambda readiness, accepts: require_consent(
+            readiness, Consent(to_unknown=accepts, to_blocked=False, can_ask=False)
+        ),
+        options="-k" if target.in_cluster else "",
+    )
 
 
 def make_answers(connection: Connection, target: Target) -> Answers:

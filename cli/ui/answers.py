@@ -110,7 +110,7 @@ class Answers:
 
     async def start(self, query: Query) -> Start:
         """Answer what the page begins with."""
-        _check(query)
+        check_query(query)
         try:
             status = await self._connection.ask(AdminClient.get_status)
         except NotAllowedError:  # A reader of one namespace.
@@ -126,7 +126,7 @@ class Answers:
 
     async def namespaces(self, query: Query) -> NamespaceRows:
         """Answer all namespaces."""
-        _check(query)
+        check_query(query)
         states = (await self._connection.ask(AdminClient.list_namespaces)).namespaces
         return NamespaceRows(
             namespaces=tuple(
@@ -143,7 +143,7 @@ class Answers:
 
     async def readiness(self, query: Query) -> ShownReadiness:
         """Answer whether explicit mode is safe for a namespace, with what is missing."""
-        _check(query, "namespace", "since")
+        check_query(query, "namespace", "since")
         namespace, since_s = check_namespace(query.get("namespace", "")), parse_duration(query.get("since", _DAY))
         found = await self._connection.ask(lambda client: client.get_readiness(namespace, since_s=since_s))
         return ShownReadiness(
@@ -154,7 +154,7 @@ class Answers:
 
     async def coverage(self, query: Query) -> ShownCoverage:
         """Answer how much of each workload was observed."""
-        _check(query, "namespace", "since")
+        check_query(query, "namespace", "since")
         namespace, since = check_namespace(query.get("namespace", "")), _read_since(query, "7d")
         found = await self._connection.ask(lambda client: client.get_coverage(namespace, {"since": since}))
         return ShownCoverage(
@@ -163,7 +163,7 @@ class Answers:
 
     async def edges(self, query: Query) -> ShownEdges:
         """Answer a namespace's edges, chosen and placed."""
-        _check(query, "namespace", "since", "show", "node", "hubs")
+        check_query(query, "namespace", "since", "show", "node", "hubs")
         namespace, since = check_namespace(query.get("namespace", "")), _read_since(query, _DAY)
         show = query.get("show", Show.OPEN)
         if show not in list(Show):
@@ -173,7 +173,7 @@ class Answers:
 
     async def edge(self, query: Query) -> ShownEdge:
         """Answer everything of one link."""
-        _check(query, "namespace", "since", "source", "destination", "port")
+        check_query(query, "namespace", "since", "source", "destination", "port")
         namespace, since = check_namespace(query.get("namespace", "")), _read_since(query, _DAY)
         source, destination = query.get("source", ""), query.get("destination", "")
         port = _read_port(query.get("port", ""))
@@ -210,17 +210,17 @@ class Answers:
 
     async def sidecars(self, query: Query) -> SidecarList:
         """Answer the sidecars that joined."""
-        _check(query)
+        check_query(query)
         return await self._connection.ask(AdminClient.list_sidecars)
 
     async def ca(self, query: Query) -> CAStatus:
         """Answer the CA at a glance: authorities, rotation."""
-        _check(query)
+        check_query(query)
         return await self._connection.ask(AdminClient.get_status)
 
     async def audit(self, query: Query) -> AuditRows:
         """Answer the newest administrative acts."""
-        _check(query)
+        check_query(query)
         page = await self._connection.ask(lambda client: client.list_audit({"newest": "true", "limit": str(MAX_ACTS)}))
         entries = [msgspec.json.decode(line, type=AuditEntry) for line in page.lines]
         return AuditRows(
@@ -279,7 +279,7 @@ def _escape(value: Any) -> Any:
     return value
 
 
-def _check(query: Query, *known: str) -> None:
+def check_query(query: Query, *known: str) -> None:
     """Refuse what this question doesn't know: a misspelled filter must not show everything.
 
     Raises:

@@ -62,6 +62,23 @@ def check_origin(headers: Mapping[str, str], *, is_page: bool = False) -> None:
         raise RefusedError("another origin asks", hint="open the URL that `touchmark ui` printed")
 
 
+def check_change(headers: Mapping[str, str]) -> None:
+    """Refuse a change that a page of another origin could have sent: beside the token, whatever a browser says counts.
+
+    A browser names the origin of every POST, and asks before it sends JSON or a header of our own to another one; this
+    server answers no such question.
+
+    Raises:
+        RefusedError: the request's origin isn't this server, or isn't named; or it isn't JSON.
+    """
+    if headers.get("Origin") != f"http://{headers.get('Host', '')}":
+        raise RefusedError("another origin asks", hint="open the URL that `touchmark ui` printed")
+    if headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
+        raise RefusedError("another page asks", hint="open the URL that `touchmark ui` printed")
+    if headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
+        raise RefusedError("a change is sent as JSON")
+
+
 def check_token(headers: Mapping[str, str], token: str) -> None:
     """Refuse a request without the session's token.
 

@@ -15,13 +15,23 @@ from typing import Final
 
 from aiohttp import web
 
+from cli.ui.actions import MAX_BODY_BYTES
 from cli.ui.answers import Query, write
 from cli.ui.files import StaticFile
-from cli.ui.guard import HEADERS, check_origin, check_token
+from cli.ui.guard import HEADERS, check_change, check_origin, check_token
 from cli.ui.shapes import Failure
-from shared.model.errors import IdentityError, InputError, NotFoundError, RefusedError, TouchmarkError, UnavailableError
+from shared.model.errors import (
+    ConflictError,
+    IdentityError,
+    InputError,
+    NotFoundError,
+    RefusedError,
+    TouchmarkError,
+    UnavailableError,
+)
 
 HOST: Final = "127.0.0.1"
+ACT_PATH: Final = "/api/act"
 MAX_CONNECTIONS: Final = 32
 MAX_RUNNING: Final = 4
 REQUEST_DEADLINE_S: Final = 60.0
@@ -32,10 +42,12 @@ _STATUS: Final[tuple[tuple[type[TouchmarkError], int], ...]] = (
     (InputError, 400),
     (IdentityError, 400),
     (RefusedError, 403),
+    (ConflictError, 409),
     (NotFoundError, 404),
 )
 
 Handler = Callable[[Query], Awaitable[object]]
+Act = Callable[[bytes], Awaitable[object]]
 
 
 class Page:
@@ -43,18 +55,25 @@ class Page:
 
     Arguments:
         token: what each question must bring.
+        act: makes a change; None: nothing is changed.
     """
 
-    def __init__(self, files: Mapping[str, StaticFile], handlers: Mapping[str, Handler], *, token: str) -> None:
+    def __init__(
+        self, files: Mapping[str, StaticFile], handlers: Mapping[str, Handler], *, token: str, act: Act | None = None
+    ) -> None:
         self._files = files
         self._handlers = handlers
         self._token = token
         self._running = asyncio.Semaphore(MAX_RUNNING)
+        self._act = act
+        self._changing = asyncio.Lock()  # One after the other, as a person confirms them.
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
         """Answer one request; what fails is an answer as well."""
         try:
             check_origin(request.headers, is_page=request.method == "GET" and request.path == "/")
+            if request.method == "POST" and request.path == ACT_PATH and self._act is not None:
+                return _respond(write(await self._change(request, self._act)), "application/json")
             if request.method != "GET":
                 raise InputError("this server only answers GET")
             file = self._files.get(request.path)
@@ -65,6 +84,20 @@ class Page:
             status = next((status for kind, status in _STATUS if isinstance(error, kind)), 502)
             failure = Failure(code=error.code, message=error.message, hint=error.hint)
             return _respond(write(failure), "application/json", status=status)
+
+    async def _change(self, request: web.BaseRequest, act: Act) -> object:
+        check_change(request.headers)
+        check_token(request.headers, self._token)
+        try:
+            async with asyncio.timeout(REQUEST_DEADLINE_S), self._changing:
+                body = await request.content.read(MAX_BODY_BYTES + 1)
+                while len(body) <= MAX_BODY_BYTES and (more := await request.content.read(MAX_BODY_BYTES)):
+                    body += more
+                if len(body) > MAX_BODY_BYTES:
+                    raise InputError("the request is too long")
+                return await act(body)
+        except TimeoutError as error:
+            raise UnavailableError("no answer in time: it may have been done", hint="refresh the page") from error
 
     async def _answer(self, request: web.BaseRequest) -> object:
         handler = self._handlers.get(request.path)

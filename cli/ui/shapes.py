@@ -6,8 +6,11 @@ words and commands. Times are seconds since the epoch, UTC.
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import msgspec
 
+from shared.model.policy.rules import Mode
 from shared.model.wire.admin import EdgeView, Readiness, WorkloadCoverage
 
 
@@ -176,6 +179,87 @@ class ShownEdge(_Answer, frozen=True):
     decisions: tuple[ShownDecision, ...]
     fixes: tuple[tuple[str, ShownFix], ...]
     is_partial: bool
+
+
+class Command(_Answer, frozen=True):
+    """The command line that does the same as a button."""
+
+    line: str
+
+
+class ShownWaiting(_Answer, frozen=True):
+    """A program that waits for an answer (``shared.model.adoption.program_queue``).
+
+    Attributes:
+        loaded: paths of what it had loaded.
+        weakness: what its approval allows beyond the program itself; empty: nothing that is known of.
+    """
+
+    workload: str
+    program: str
+    path: str
+    package: str
+    images: tuple[str, ...]
+    new_since: str
+    parents: tuple[str, ...]
+    pods: tuple[str, ...]
+    loaded: tuple[str, ...]
+    first: float
+    last: float
+    weakness: str
+    approve: Command
+    refuse: Command
+
+
+class ShownRefusal(_Answer, frozen=True):
+    """A program that was refused."""
+
+    workload: str
+    program: str
+    path: str
+    refused_by: str
+    refused: float
+    take_back: Command
+
+
+class ShownQueue(_Answer, frozen=True):
+    """A namespace's queue; ``total``: how many wait, of which these were seen last."""
+
+    waiting: tuple[ShownWaiting, ...]
+    refused: tuple[ShownRefusal, ...]
+    total: int
+
+
+class ActKind(StrEnum):
+    """What is done."""
+
+    APPROVE = "approve"
+    REFUSE = "refuse"
+    TAKE_BACK = "take_back"
+    MODE = "mode"
+
+
+class ActRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the user has confirmed.
+
+    Attributes:
+        workload, program: of an answer about a program.
+        mode: to switch to.
+        accepts: also what needs a word of its own: a weak approval, a switch although too little was seen.
+    """
+
+    act: ActKind
+    namespace: str
+    workload: str = ""
+    program: str = ""
+    mode: Mode | None = None
+    accepts: bool = False
+
+
+class Done(_Answer, frozen=True):
+    """What was done, for people."""
+
+    text: str
 
 
 class AuditRow(_Answer, frozen=True):

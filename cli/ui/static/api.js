@@ -28,6 +28,23 @@ export async function ask(path, query = {}, signal = undefined) {
   return answer;
 }
 
+// Makes a change that the user has confirmed. The token goes in a header of its own, which no other origin can add.
+export async function act(request) {
+  let response;
+  try {
+    response = await fetch("/api/act", {
+      method: "POST",
+      headers: { "Content-Type": "application/json", "X-Touchmark-Session": token },
+      body: JSON.stringify(request),
+    });
+  } catch {
+    throw { message: "touchmark ui doesn't answer: it may have been done", hint: "refresh the page" };
+  }
+  const answer = await response.json();
+  if (!response.ok) throw answer;
+  return answer;
+}
+
 // Returns {data, error, isLoading}; asks again when the question or `tick` changes, and shows the old answer until then.
 export function useAnswer(path, query, tick = 0) {
   const key = JSON.stringify([path, query]);

@@ -6,6 +6,7 @@ import { change, makeLink } from "./route.js";
 import { Check, Fault, Pages, paginate, Select, SINCE, Table } from "./pieces.js";
 import { describeLink, Picture, ZOOMS } from "./picture.js";
 import { count, Mark, writeTime } from "./words.js";
+import { Queue } from "./queue.js";
 import { Coverage, Ready } from "./readiness.js";
 
 const SHOW = [
@@ -14,7 +15,7 @@ const SHOW = [
   ["would_deny", "what explicit mode would refuse"],
   ["all", "everything"],
 ];
-const VIEWS = [["", "Who talks to whom"], ["ready", "Is explicit mode safe?"], ["coverage", "How much was observed"]];
+const VIEWS = [["", "Who talks to whom"], ["ready", "Is explicit mode safe?"], ["coverage", "How much was observed"], ["queue", "Programs to approve"]];
 
 export function Namespace({ name, query, tick, start, say }) {
   const view = query.view ?? "";
@@ -23,7 +24,7 @@ export function Namespace({ name, query, tick, start, say }) {
   return html`
     <nav class="views" aria-label=${`Views of ${name}`}>${VIEWS.map(([key, words]) => html`
       <a href=${makeLink(["ns", name], { ...query, view: key, page: "" })} aria-current=${key === view ? "page" : null}>${words}</a>`)}</nav>
-    ${view === "ready" ? html`<${Ready} ...${shared} />` : view === "coverage" ? html`<${Coverage} ...${shared} />` : html`<${Edges} ...${shared} />`}
+    ${view === "queue" ? html`<${Queue} ...${shared} />` : view === "ready" ? html`<${Ready} ...${shared} />` : view === "coverage" ? html`<${Coverage} ...${shared} />` : html`<${Edges} ...${shared} />`}
   `;
 }
 

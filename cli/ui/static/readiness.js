@@ -1,13 +1,16 @@
 // Is explicit mode safe for a namespace, what is missing, each with its fix; and how much was observed.
 
-import { html, useEffect } from "./vendor/preact.js";
+import { html, useEffect, useState } from "./vendor/preact.js";
+import { Act } from "./act.js";
 import { useAnswer } from "./api.js";
 import { makeLink } from "./route.js";
 import { Fault, Fix, Select, SINCE, Table } from "./pieces.js";
 import { count, Mark, writeAge, writeTime } from "./words.js";
 
 export function Ready({ name, since, tick, start, say }) {
-  const { data, error, isLoading } = useAnswer("readiness", { namespace: name, since }, tick);
+  const [turn, setTurn] = useState(0);
+  const { data, error, isLoading } = useAnswer("readiness", { namespace: name, since }, tick + turn);
+  const { data: rights } = useAnswer("rights", { namespace: name }, tick);
   const verdict = data?.readiness.verdict ?? "unknown";
   const summary = data ? `${name} is ${verdict}, ${count(data.causes.length, "change")} missing` : "";
   useEffect(() => {
@@ -17,14 +20,20 @@ export function Ready({ name, since, tick, start, say }) {
   if (error) return html`${controls}<${Fault} error=${error} />`;
   if (!data) return html`${controls}<p>Loading…</p>`;
   const { readiness, causes, failures } = data;
-  const command = `touchmark mode ${name} explicit${start?.options ? ` ${start.options}` : ""}`;
+  const wanted = readiness.mode === "explicit" ? "permissive" : "explicit";
+  const command = `touchmark mode ${name} ${wanted}${start?.options ? ` ${start.options}` : ""}`;
   return html`
     ${controls}
     <p class="lead"><${Mark} word=${verdict} shown=${verdict.toUpperCase()} /> The mode is ${readiness.mode}. ${readiness.sidecars_reported} of ${count(readiness.sidecars_total, "sidecar")} reported.</p>
     ${readiness.unknowns.length ? html`<h2>Not known</h2><ul>${readiness.unknowns.map((each) => html`<li>${each}</li>`)}</ul>` : null}
     ${causes.length ? html`<h2>${count(causes.length, "change is", "changes are")} missing, or explicit mode would refuse connections</h2>` : html`<p>Explicit mode would refuse none of the recorded connections.</p>`}
     <ol class="causes">${causes.map((cause) => html`<${Cause} cause=${cause} name=${name} since=${since} say=${say} />`)}</ol>
-    ${readiness.mode === "explicit" || verdict === "blocked" ? null : html`<h2>Switch</h2><${Fix} say=${say} fix=${{ kind: "command", lines: [command], copied: [command] }} />`}
+    ${readiness.mode !== "explicit" && verdict === "blocked" ? null : html`<h2>Switch</h2>
+      <${Fix} say=${say} fix=${{ kind: "command", lines: [command], copied: [command] }} />
+      ${rights?.switches ? html`<p class="buttons"><${Act} what=${`Switch to ${wanted}`} about=${name} say=${say} done=${() => setTurn((old) => old + 1)} command=${command}
+        text=${wanted === "explicit" ? "What isn't allowed is refused from then on." : "What isn't allowed goes on, marked."}
+        accept=${wanted === "explicit" && verdict === "unknown" ? "Too little was seen to be sure. Switch all the same" : ""}
+        request=${{ act: "mode", namespace: name, mode: wanted }} /></p>` : null}`}
     ${failures.length ? html`<h2>Failed in any mode</h2><p class="hint">No rule and no approval changes these.</p>
       <ol class="causes">${failures.map((cause) => html`<${Cause} cause=${cause} name=${name} since=${since} say=${say} />`)}</ol>` : null}
   `;

@@ -77,6 +77,8 @@ def test_one_program_is_approved_by_its_digest_with_what_was_seen(shop: FakeCA) 
     [request] = shop.asked("POST /v1/programs")
     assert (request["namespace"], request["service_account"]) == ("shop", "web")
     assert [each["digest"] for each in request["programs"]] == [NGINX]
+    assert run(["program", "approve", "shop/web", NGINX, "--from-queue"]) == ExitCode.SUCCESS
+    assert run(["program", "approve", "shop/db", NGINX, "--from-queue"]) == ExitCode.NOT_FOUND
 
 
 def test_first_digits_and_images_are_asked_about(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from cli.admin.client import AdminClient
 from cli.backends.target import Target
-from cli.commands.ui import make_answers
+from cli.commands.ui import make_actions, make_answers
 from cli.ui.connection import Connection
 from cli.ui.files import load_files
 from cli.ui.server import Page, serving
@@ -45,7 +45,9 @@ def served_page(ca: FakeCA) -> Iterator[Served]:
 
     async def serve() -> None:
         async with Connection(lambda: AdminClient(ca.socket)) as connection:
-            page = Page(load_files(), make_answers(connection, target).routes(), token=TOKEN)
+            actions = make_actions(target)
+            routes = {**make_answers(connection, target).routes(), **actions.questions()}
+            page = Page(load_files(), routes, token=TOKEN, act=actions.act)
             async with serving(page) as url:
                 urls.append(url)
                 ready.set()

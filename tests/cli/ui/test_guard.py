@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cli.ui.guard import HEADERS, POLICY, TOKEN_HEADER, check_origin, check_token
+from cli.ui.guard import HEADERS, POLICY, TOKEN_HEADER, check_change, check_origin, check_token
 from shared.model.errors import RefusedError
 
 
@@ -70,3 +70,29 @@ def test_the_policy_lets_nothing_in_but_the_servers_own_files() -> None:
     assert HEADERS["X-Content-Type-Options"] == "nosniff"
     assert HEADERS["Referrer-Policy"] == "no-referrer"
     assert "Set-Cookie" not in HEADERS
+
+
+OWN = {"Host": "127.0.0.1:8123", "Origin": "http://127.0.0.1:8123", "Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"Origin": ""},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:9000"},
+        {"Origin": "http://localhost:8123"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "none"},
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": ""},
+    ],
+    ids=str,
+)
+def test_a_change_names_this_origin_and_is_json(changed: dict[str, str]) -> None:
+    """What a form, another port of this machine, or a page that hides its origin can send is no change."""
+    check_change(OWN)
+    check_change({**OWN, "Sec-Fetch-Site": "same-origin", "Content-Type": "application/json; charset=utf-8"})
+    with pytest.raises(RefusedError):
+        check_change({**OWN, **changed})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -127,6 +128,51 @@ async def test_the_whole_path_by_keyboard(tab: Tab) -> None:
     await press_until(tab, "Tab", ".fix button")
     await tab.press("Enter")
     await tab.wait_for("/^Copied|selected$/.test(document.querySelector('[role=status]').textContent)")
+
+
+QUEUE = "document.querySelectorAll('.queue > li').length === 3 && document.querySelector('.buttons button')"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_a_program_is_refused_by_keyboard_after_its_command_was_shown(
+    tab: Tab, page: Served, scheme: str
+) -> None:
+    await tab.show_as(width=1280, height=900, scheme=scheme)
+    await go(tab, "/ns/shop?view=queue", QUEUE)
+    assert await tab.check_access() == []
+    await press_until(tab, "Tab", ".queue li:first-child .buttons button:nth-of-type(2)")
+    await tab.press("Enter")
+    await tab.wait_for("document.querySelector('dialog[open] pre')")
+    assert "touchmark program refuse shop/web sha256:1a1a" in await tab.run(
+        "document.querySelector('dialog pre').textContent"
+    )
+    assert await tab.check_access() == []
+    await tab.press("Escape")
+    await tab.wait_for("!document.querySelector('dialog') && document.activeElement.matches('.buttons button')")
+    assert not page.ca.asked("POST /v1/namespaces/shop/refusals")
+    await tab.press("Enter")
+    await press_until(tab, "Tab", "dialog .buttons button:first-child")
+    await tab.press("Enter")
+    await tab.wait_for("document.querySelector('[role=status]').textContent === 'refused for shop/web'")
+    assert len(page.ca.asked("POST /v1/namespaces/shop/refusals")) == 1
+
+
+async def test_a_weak_approval_waits_for_a_tick_and_who_may_not_sees_no_button(
+    tab: Tab, page: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await go(tab, "/ns/shop?view=queue", QUEUE)
+    await tab.run("document.querySelector('.queue li:nth-child(2) .buttons button').click()")
+    await tab.wait_for("document.querySelector('dialog[open] input')")
+    assert await tab.run("document.querySelector('dialog .buttons button').disabled") is True
+    assert "any Python program" in await tab.run("document.querySelector('dialog .check').textContent")
+    await tab.press("Escape")
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    await go(tab, "/ns/bank?view=ready", "document.querySelector('.lead')")
+    await go(
+        tab,
+        "/ns/shop?view=queue",
+        "document.querySelectorAll('.queue > li').length === 3 && !document.querySelector('.buttons button')",
+    )
 
 
 async def test_what_a_peer_calls_itself_is_text(tab: Tab) -> None:

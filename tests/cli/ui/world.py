@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from shared.model.adoption.fixes import Fix, FixKind
+from shared.model.adoption.program_queue import ImageSeen, ProgramQueue, ProgramRefusal, QueuedProgram, Sighting
+from shared.model.identity.program import Program
 from shared.model.policy.decision import PartyRecord, ProcessRecord
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Direction, Mode, NamespaceState, Peer, PortRange, Rule
@@ -109,6 +111,33 @@ ACT = AuditEntry(
 )  # fmt: skip
 
 
+QUEUE = ProgramQueue(
+    waiting=(
+        QueuedProgram(
+            seen=Sighting(
+                namespace="shop", service_account="web", program=Program(digest="1a" * 32), path="/usr/sbin/nginx",
+                package="nginx 1.22.1-9 (dpkg)",
+                images=(ImageSeen(image="registry.example/shop/web:2", first=1.0, last=2.0),),
+                pods=("web-0",), parents=("/usr/bin/dumb-init",), first=ALLOW.first, last=ALLOW.last,
+            ),
+            new_since="registry.example/shop/web:1",
+        ),
+        QueuedProgram(
+            seen=Sighting(
+                namespace="shop", service_account="web", program=Program(digest="2b" * 32, main="none"),
+                path="/usr/bin/python3.11", package=HOSTILE, first=ALLOW.first, last=ALLOW.last,
+            )
+        ),
+    ),
+    refused=(
+        ProgramRefusal(
+            namespace="shop", service_account="db", program=Program(digest="3c" * 32), refused_by="alice",
+            refused=ALLOW.last, path="/tmp/miner",
+        ),
+    ),
+)  # fmt: skip
+
+
 def fill(ca: FakeCA, *edges: EdgeView) -> None:
     """Give a fake CA this mesh; with these edges in ``shop`` instead."""
     ca.answers.update(
@@ -125,6 +154,8 @@ def fill(ca: FakeCA, *edges: EdgeView) -> None:
             "GET /v1/namespaces/shop/edges": list_edges(*(edges or EDGES)),
             "GET /v1/namespaces/shop/coverage": CoverageList(namespace="shop", since=0.0, workloads=(COVERAGE,)),
             "GET /v1/decisions": DecisionList(decisions=(DENIAL,)),
+            "GET /v1/programs/queue": QUEUE,
+            "POST /v1/namespaces/shop/refusals": QUEUE,
             "GET /v1/sidecars": SidecarList(sidecars=(SIDECAR,)),
             "GET /v1/audit": AuditPage(
                 lines=(msgspec.json.encode(ACT).decode(),), anchor=START, head=START, is_last=True

@@ -1,0 +1,115 @@
+"""What the page changes (``cli.ui.actions``), and for whom it offers it: as the commands do, and for no other page."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from cli.ui.actions import MAX_BODY_BYTES
+from cli.ui.guard import TOKEN_HEADER
+from shared.model.identity.program import Program
+from shared.model.policy.rules import Mode, NamespaceState
+from shared.model.wire.admin import ProgramView
+from tests.cli.ui.conftest import TOKEN, Served
+from tests.cli.ui.test_answers import get
+
+NGINX, PYTHON, MINER = "1a" * 32, "2b" * 32, "3c" * 32
+APPROVE = {"act": "approve", "namespace": "shop", "workload": "shop/web", "program": f"sha256:{NGINX}"}
+
+
+def change(page: Served, request: Any, **headers: str) -> tuple[int, dict[str, Any]]:
+    own = {
+        TOKEN_HEADER: TOKEN, "Origin": f"http://127.0.0.1:{page.port}", "Content-Type": "application/json",
+        "Sec-Fetch-Site": "same-origin",
+    }  # fmt: skip
+    sent = {name: value for name, value in {**own, **headers}.items() if value}
+    with closing(http.client.HTTPConnection("127.0.0.1", page.port, timeout=60)) as connection:
+        connection.request("POST", "/api/act", body=json.dumps(request).encode(), headers=sent)
+        response = connection.getresponse()
+        return response.status, json.load(response)
+
+
+def changes(page: Served) -> list[str]:
+    return [key for key, _, _ in page.ca.requests if not key.startswith("GET")]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {TOKEN_HEADER: ""},
+        {TOKEN_HEADER: "another"},
+        {"Origin": ""},
+        {"Origin": "http://evil.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Content-Type": "text/plain"},
+        {TOKEN_HEADER: "", "Cookie": f"{TOKEN_HEADER}={TOKEN}"},
+    ],
+    ids=str,
+)
+def test_another_page_changes_nothing(page: Served, headers: dict[str, str]) -> None:
+    assert change(page, APPROVE, **headers)[0] == 403
+    assert page.ca.requests == []
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        "x", {}, {**APPROVE, "act": "evict"}, {**APPROVE, "more": 1}, {**APPROVE, "namespace": "../x"},
+        {**APPROVE, "namespace": "bank"}, {**APPROVE, "program": "curl"}, {**APPROVE, "workload": "x" * MAX_BODY_BYTES},
+        {"act": "mode", "namespace": "shop"},
+    ],
+    ids=lambda value: str(value)[:40],
+)  # fmt: skip
+def test_what_cannot_be_done_is_refused(page: Served, request_: Any) -> None:
+    assert change(page, request_)[0] == 400
+    assert changes(page) == []
+
+
+def test_a_program_is_approved_with_what_was_seen_and_a_weak_one_only_with_consent(page: Served) -> None:
+    page.ca.answers["POST /v1/programs"] = ProgramView(
+        namespace="shop", name="web-1", service_account="web", programs=(Program(digest=NGINX),), weak=False,
+        approved_by="me", approved=1.0,
+    )  # fmt: skip
+    assert change(page, APPROVE) == (200, {"text": "approved for shop/web"})
+    weak = {**APPROVE, "program": f"sha256:{PYTHON}/main:none"}
+    status, failure = change(page, weak)
+    assert (status, "any Python program" in failure["message"]) == (400, True)
+    assert change(page, {**weak, "accepts": True})[0] == 200
+    assert [each.get("weak", False) for each in page.ca.asked("POST /v1/programs")] == [False, True]
+    assert change(page, {**APPROVE, "program": "sha256:" + "77" * 32})[0] == 409, "it doesn't wait"
+
+
+def test_a_program_is_refused_and_taken_back(page: Served) -> None:
+    assert change(page, {**APPROVE, "act": "refuse"})[0] == 200
+    taken = {"act": "take_back", "namespace": "shop", "workload": "shop/db", "program": f"sha256:{MINER}"}
+    assert change(page, taken) == (200, {"text": "may be proposed again for shop/db"})
+    asked = page.ca.asked("POST /v1/namespaces/shop/refusals")
+    assert [each.get("takes_back", False) for each in asked] == [False, True]
+
+
+def test_a_mode_is_switched_unless_it_is_blocked(page: Served) -> None:
+    page.ca.answers["PUT /v1/namespaces/bank/mode"] = NamespaceState(namespace="bank", mode=Mode.EXPLICIT)
+    status, failure = change(page, {"act": "mode", "namespace": "shop", "mode": "explicit", "accepts": True})
+    assert (status, failure["code"]) == (403, "blocked")
+    assert changes(page) == []
+    assert change(page, {"act": "mode", "namespace": "bank", "mode": "explicit"})[0] == 200
+    assert [each["mode"] for each in page.ca.asked("PUT /v1/namespaces/bank/mode")] == ["explicit"]
+
+
+def test_the_queue_has_the_command_of_each_act(page: Served) -> None:
+    queue = get(page, "queue?namespace=shop")
+    first, second = queue["waiting"]
+    assert first["approve"]["line"] == f"touchmark program approve shop/web sha256:{NGINX} --from-queue"
+    assert second["approve"]["line"].endswith(f"sha256:{PYTHON}/main:none --from-queue --weak")
+    assert queue["refused"][0]["take_back"]["line"].endswith("--take-back")
+
+
+def test_who_may_change_nothing_is_offered_nothing(page: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(get(page, "rights?namespace=shop").values()) == {True}, "the CA's own user"
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert set(get(page, "rights?namespace=shop").values()) == {False}
