@@ -50,12 +50,25 @@ def look(
         at after an errno or a tracer is 0.
     """
 
-def ask(netlink: int, request: bytes, /) -> bytes:
-    """Send a request to sock_diag and receive the kernel's first answer.
+def lookup(
+    netlink: int, request: bytes, sequence: int, /
+) -> tuple[int, int, bytes, int, bytes, int, int, int, int, int] | None:
+    """Ask sock_diag for one socket.
+
+    Arguments:
+        sequence: of the request.
+
+    Returns:
+        Family, state, own address and port, peer's address and port, user, inode, cookie, bytes received or -1. None
+        when 64 messages came and none of them is the answer.
 
     Raises:
-        OSError: BlockingIOError where there is none.
+        OSError: the kernel's error (ENOENT: there is no such socket); EBADMSG: its answer can't be read;
+            BlockingIOError: there is none.
     """
+
+def parse(reply: bytes, sequence: int, /) -> tuple[int, int, bytes, int, bytes, int, int, int, int, int] | None:
+    """Read one reply as ``lookup`` does; for tests."""
 
 @final
 class Loop:

@@ -45,7 +45,7 @@ class Look:
     scan: Callable[[int, int], tuple[int, int, bytes, bytes]]
     find: Callable[[int, bytes, int], tuple[int, int, bytes]]
     look: Callable[[int, int, bytes, int, int, int], tuple[int, int, int, int, tuple[int, int, int, int, int]] | None]
-    ask: Callable[[int, bytes], bytes]
+    lookup: Callable[[int, bytes, int], tuple[int, int, bytes, int, bytes, int, int, int, int, int] | None]
 
 
 @cache
@@ -68,7 +68,7 @@ def _load_look() -> Look | None:
         return None
     from sidecar.native import _loop
 
-    return Look(scan=_loop.scan, find=_loop.find, look=_loop.look, ask=_loop.ask)
+    return Look(scan=_loop.scan, find=_loop.find, look=_loop.look, lookup=_loop.lookup)
 
 
 def _is_current(digest: str) -> bool:

@@ -10,10 +10,13 @@
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/inet_diag.h>
 #include <linux/netlink.h>
+#include <linux/sock_diag.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -30,7 +33,7 @@ enum {
     STATUS_BYTES = 8192,
     REPLY_BYTES = 65536,       /* MAX_REPLY_BYTES of sidecar/attest/netlink/sock_diag.py. */
     MAX_LOOKED_AT = 1 << 24,   /* Descriptors in one call, whatever is asked for. */
-    MAX_STRANGERS = 64,        /* Messages that aren't the kernel's, before its answer. */
+    MAX_STRANGERS = 64,        /* Messages before the answer that aren't it. */
 };
 
 /* getdents(2). */
@@ -293,13 +296,14 @@ struct question {
     int code;
 };
 
-static void ask_once(struct question *question) {
+static void ask(struct question *question) {
     struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
     if (sendto(question->netlink, question->request, question->size, MSG_DONTWAIT, (struct sockaddr *)&kernel,
-               sizeof kernel) < 0) {
+               sizeof kernel) < 0)
         question->code = errno;
-        return;
-    }
+}
+
+static void receive(struct question *question) {
     for (int tries = 0; tries < MAX_STRANGERS; tries++) {
         struct sockaddr_nl sender = {0};
         socklen_t size = sizeof sender;
@@ -314,6 +318,70 @@ static void ask_once(struct question *question) {
             return;
     }
     question->code = EAGAIN;
+}
+
+/* What `find_socket` reads from a reply, its layout as sidecar/attest/netlink/sock_diag.py has it. */
+struct socket_found {
+    struct inet_diag_msg message;
+    long long received; /* tcpi_bytes_received of struct tcp_info, or -1. */
+    int is_found, code; /* The kernel's errno; EBADMSG for a malformed reply. */
+};
+
+enum { RECEIVED_AT = 128 };
+
+/* Read an attribute of a socket's message. False: malformed. */
+static int read_received(const char *body, size_t size, long long *received) {
+    for (size_t offset = sizeof(struct inet_diag_msg); offset + sizeof(struct nlattr) < size;) {
+        struct nlattr attribute;
+        memcpy(&attribute, body + offset, sizeof attribute);
+        if (attribute.nla_len < sizeof attribute || attribute.nla_len > size - offset)
+            return 0;
+        if (attribute.nla_type == INET_DIAG_INFO) {
+            if (attribute.nla_len >= sizeof attribute + RECEIVED_AT + sizeof *received)
+                memcpy(received, body + offset + sizeof attribute + RECEIVED_AT, sizeof *received);
+            return 1;
+        }
+        offset += ((size_t)attribute.nla_len + 3) & ~(size_t)3;
+    }
+    return 1;
+}
+
+/* Read the first socket of this request's answer. */
+static void find_socket(const char *reply, size_t length, uint32_t sequence, struct socket_found *found) {
+    found->received = -1;
+    found->code = EBADMSG;
+    for (size_t offset = 0; offset < length;) {
+        struct nlmsghdr header;
+        if (length - offset < sizeof header)
+            return;
+        memcpy(&header, reply + offset, sizeof header);
+        if (header.nlmsg_len < sizeof header || header.nlmsg_len > length - offset)
+            return;
+        const char *body = reply + offset + sizeof header;
+        size_t size = header.nlmsg_len - sizeof header;
+        offset += ((size_t)header.nlmsg_len + 3) & ~(size_t)3;
+        if (header.nlmsg_seq != sequence)
+            continue;
+        if (header.nlmsg_type == NLMSG_ERROR) {
+            int code;
+            if (size >= sizeof code) {
+                memcpy(&code, body, sizeof code);
+                found->code = code < 0 && code > -4096 ? -code : EBADMSG;
+            }
+            return;
+        }
+        if (header.nlmsg_type == NLMSG_DONE)
+            break;
+        if (header.nlmsg_type != SOCK_DIAG_BY_FAMILY && header.nlmsg_type != TCPDIAG_GETSOCK)
+            continue;
+        if (size < sizeof found->message)
+            return;
+        memcpy(&found->message, body, sizeof found->message);
+        found->is_found = read_received(body, size, &found->received);
+        found->code = found->is_found ? 0 : EBADMSG;
+        return;
+    }
+    found->code = 0;
 }
 
 /* ---- Python ----------------------------------------------------------------------------------------------------- */
@@ -436,26 +504,62 @@ static PyObject *look_look(PyObject *self, PyObject *const *arguments, Py_ssize_
                          (long long)file->st_ctim.tv_sec * second + file->st_ctim.tv_nsec);
 }
 
-PyDoc_STRVAR(ask_doc, "ask(netlink, request) -> reply");
+static PyObject *result_of(int code, const struct socket_found *found) {
+    if (code != 0) {
+        errno = code;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (!found->is_found)
+        return Py_NewRef(Py_None);
+    const struct inet_diag_msg *message = &found->message;
+    unsigned long long cookie;
+    memcpy(&cookie, message->id.idiag_cookie, sizeof cookie);
+    return Py_BuildValue("iiy#Iy#IIIKL", message->idiag_family, message->idiag_state, message->id.idiag_src,
+                         (Py_ssize_t)16, ntohs(message->id.idiag_sport), message->id.idiag_dst, (Py_ssize_t)16,
+                         ntohs(message->id.idiag_dport), message->idiag_uid, message->idiag_inode, cookie,
+                         found->received);
+}
 
-static PyObject *look_ask(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+PyDoc_STRVAR(parse_doc, "parse(reply, sequence) -> None or a socket");
+
+static PyObject *look_parse(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    char *reply;
+    Py_ssize_t size;
+    long long sequence;
+    struct socket_found found = {0};
+    (void)self;
+    if (!has_count(count, 2) || PyBytes_AsStringAndSize(arguments[0], &reply, &size) < 0 ||
+        !read_number(arguments[1], UINT32_MAX, &sequence))
+        return NULL;
+    find_socket(reply, (size_t)size, (uint32_t)sequence, &found);
+    return result_of(found.code, &found);
+}
+
+PyDoc_STRVAR(lookup_doc, "lookup(netlink, request, sequence) -> None or a socket");
+
+static PyObject *look_lookup(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
     char reply[REPLY_BYTES], *request;
     Py_ssize_t size;
+    long long sequence;
     struct question question = {.reply = reply};
+    struct socket_found found = {0};
     (void)self;
-    if (!has_count(count, 2) || !read_descriptor(arguments[0], &question.netlink) ||
-        PyBytes_AsStringAndSize(arguments[1], &request, &size) < 0)
+    if (!has_count(count, 3) || !read_descriptor(arguments[0], &question.netlink) ||
+        PyBytes_AsStringAndSize(arguments[1], &request, &size) < 0 ||
+        !read_number(arguments[2], UINT32_MAX, &sequence))
         return NULL;
     question.request = request;
     question.size = (size_t)size;
     Py_BEGIN_ALLOW_THREADS
-    ask_once(&question);
-    Py_END_ALLOW_THREADS
-    if (question.code != 0) {
-        errno = question.code;
-        return PyErr_SetFromErrno(PyExc_OSError);
+    ask(&question);
+    /* What an earlier question left over comes first. */
+    for (int tries = 0; tries < MAX_STRANGERS && question.code == 0 && found.code == 0 && !found.is_found; tries++) {
+        receive(&question);
+        if (question.code == 0)
+            find_socket(reply, (size_t)question.length, (uint32_t)sequence, &found);
     }
-    return PyBytes_FromStringAndSize(reply, question.length);
+    Py_END_ALLOW_THREADS
+    return result_of(question.code != 0 ? question.code : found.code, &found);
 }
 
 #define FUNCTION(name) (PyCFunction)(void (*)(void))(name)
@@ -464,6 +568,7 @@ PyMethodDef look_methods[] = {
     {"scan", FUNCTION(look_scan), METH_FASTCALL, scan_doc},
     {"find", FUNCTION(look_find), METH_FASTCALL, find_doc},
     {"look", FUNCTION(look_look), METH_FASTCALL, look_doc},
-    {"ask", FUNCTION(look_ask), METH_FASTCALL, ask_doc},
+    {"parse", FUNCTION(look_parse), METH_FASTCALL, parse_doc},
+    {"lookup", FUNCTION(look_lookup), METH_FASTCALL, lookup_doc},
     {NULL, NULL, 0, NULL},
 };

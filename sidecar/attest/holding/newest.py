@@ -10,13 +10,15 @@ import os
 from sidecar.attest.facts import AttestationError
 from sidecar.attest.holding.tables import HiddenError, find_in_table
 from sidecar.attest.process import Process
+from sidecar.native.engine import current_look
 
 _MAX_PROCESSES = 8
 _MAX_DESCRIPTORS = 64
+_COMPILED_FACTOR = 4
 
 
 def find_among_newest(inode: int, *, own_pid: int, proc: str = "/proc") -> Process | None:
-    """Open the process that holds a socket if it is one of the newest eight and has few descriptors.
+    """Open the process that holds a socket if it is one of the newest eight (compiled: 32) and has few descriptors.
 
     Arguments:
         own_pid: the sidecar, which is left out.
@@ -27,7 +29,8 @@ def find_among_newest(inode: int, *, own_pid: int, proc: str = "/proc") -> Proce
     try:
         with open(f"{proc}/loadavg", "rb", buffering=0) as file:
             last = int(file.read(128).rsplit(None, 1)[-1])
-        for pid in range(last, max(last - _MAX_PROCESSES, 0), -1):
+        most = _MAX_PROCESSES * (1 if current_look() is None else _COMPILED_FACTOR)
+        for pid in range(last, max(last - most, 0), -1):
             if pid != own_pid and _holds(pid, inode, proc):
                 return Process(pid, proc=proc)
     except (OSError, ValueError, HiddenError, AttestationError):

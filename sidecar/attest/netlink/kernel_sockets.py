@@ -19,6 +19,7 @@ from sidecar.attest.netlink.sock_diag import (
     build_dump,
     build_listener_dump,
     build_lookup,
+    make_socket,
     normalise_address,
     parse_reply,
 )
@@ -59,8 +60,9 @@ class KernelSockets:
             NetlinkError: the kernel refused, or its reply is malformed.
         """
         number = next(self._numbers) & 0xFFFFFFFF
+        request = build_lookup(source, destination, sequence=number)
         try:
-            found = self._ask(build_lookup(source, destination, sequence=number), number, is_dump=False)
+            found = self._look_up(request, number)
         except NetlinkError as error:
             if error.errno == errno.ENOENT:
                 return None
@@ -119,17 +121,28 @@ class KernelSockets:
                 return []
             raise
 
+    def _look_up(self, request: bytes, number: int) -> list[KernelSocket]:
+        """Ask for one socket: compiled, or as for a dump."""
+        if (look := current_look()) is None:
+            return self._ask(request, number, is_dump=False)
+        try:
+            found = look.lookup(self._socket.fileno(), request, number)
+        except BlockingIOError as error:
+            raise NetlinkError("sock_diag gave no answer") from error
+        except OSError as error:
+            if error.errno == errno.EBADMSG:
+                raise NetlinkError("malformed answer of sock_diag") from error
+            raise NetlinkError(f"sock_diag failed with error {error.errno}", errno=error.errno or 0) from error
+        if found is None:
+            raise NetlinkError("sock_diag gave no answer")
+        return [make_socket(*found)]
+
     def _ask(self, request: bytes, number: int, *, is_dump: bool) -> list[KernelSocket]:
+        self._socket.sendto(request, (0, 0))
         found: list[KernelSocket] = []
-        look = current_look()
-        if look is None:
-            self._socket.sendto(request, (0, 0))
-        for turn in range(_MAX_REPLIES):
+        for _ in range(_MAX_REPLIES):
             try:
-                if look is not None and not turn:
-                    data, port = look.ask(self._socket.fileno(), request), 0
-                else:
-                    data, (port, _groups) = self._socket.recvfrom(MAX_REPLY_BYTES)
+                data, (port, _groups) = self._socket.recvfrom(MAX_REPLY_BYTES)
             except BlockingIOError as error:
                 raise NetlinkError("sock_diag gave no answer") from error
             if port != 0:  # Only the kernel speaks from port 0; other processes may write to this socket as well.

@@ -165,6 +165,37 @@ def parse_reply(data: bytes, *, sequence: int) -> Reply:
     return Reply(sockets=tuple(sockets), is_done=False)
 
 
+def make_socket(
+    family: int,
+    state: int,
+    local: bytes,
+    port: int,
+    peer: bytes,
+    peer_port: int,
+    uid: int,
+    inode: int,
+    cookie: int,
+    received: int,
+) -> KernelSocket:
+    """Make a connected socket of what ``sidecar/native/look.c`` has parsed: addresses of 16 bytes, ports as they are.
+
+    Raises:
+        NetlinkError: it is of another family.
+    """
+    if family not in (AF_INET, AF_INET6):
+        raise NetlinkError(f"inet_diag message of an unknown family: {family}")
+    return KernelSocket(
+        family=family,
+        state=state,
+        local=(_format_address(family, local), port),
+        peer=(_format_address(family, peer), peer_port),
+        uid=uid,
+        inode=inode,
+        cookie=cookie,
+        received=-1 if state == LISTEN else received,
+    )
+
+
 def covers(listener: KernelSocket, address: str) -> bool:
     """Tell whether a listener can be handed a connection to this (normalised) address: its own, or a wildcard."""
     own = listener.local[0]

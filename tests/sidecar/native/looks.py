@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -13,6 +14,8 @@ from types import ModuleType
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from sidecar.attest.netlink.sock_diag import NetlinkError, make_socket, parse_reply
 
 KINDS = ("tcp", "udp", "unix", "copy", "far copy", "file", "long name", "pipe", "ring")
 _bounded = settings(
@@ -118,6 +121,45 @@ def check_look(module: ModuleType, hints: list[int], is_there: bool) -> None:
     assert found == ((numbers[-1], 0, 0, 1, key) if is_there else None)
 
 
+@st.composite
+def _message(draw: st.DrawFn) -> bytes:
+    """A netlink message: mostly a socket with attributes, of whatever length it says it has."""
+    kind = draw(st.sampled_from((20, 20, 20, 18, 2, 3, 7)))
+    sequence = draw(st.sampled_from((7, 7, 7, 8)))
+    if kind == 2:
+        body = struct.pack("=i", draw(st.sampled_from((-2, -22, -95)))) + bytes(16)
+    else:
+        body = bytes((draw(st.sampled_from((2, 10, 1))), 1)) + draw(st.binary(min_size=70, max_size=70))
+        for _ in range(draw(st.integers(0, 3))):
+            value = draw(st.binary(max_size=4)) * draw(st.sampled_from((1, 40)))
+            length = 4 + len(value) + draw(st.sampled_from((0, 0, 0, 0, -3, 9)))
+            attribute = struct.pack("=HH", max(length, 0), draw(st.sampled_from((2, 2, 5, 11)))) + value
+            body += attribute + bytes(-len(attribute) % 4)
+    body = body[: len(body) - draw(st.sampled_from((0, 0, 0, 0, 1, 60)))]
+    length = 16 + len(body) + draw(st.sampled_from((0, 0, 0, 0, 0, -20, 1)))
+    message = struct.pack("=IHHII", max(length, 0), kind, 0, sequence, 0) + body
+    return message + bytes(-len(message) % 4)
+
+
+def check_parse(module: ModuleType, reply: bytes) -> None:
+    """The first socket of a reply is the one that Python reads, and what Python refuses is refused."""
+    try:
+        found = module.parse(reply, 7)
+        made = None if found is None else make_socket(*found)
+    except (OSError, NetlinkError) as error:
+        try:
+            parse_reply(reply, sequence=7)
+        except NetlinkError as refused:
+            if isinstance(error, OSError) and error.errno != errno.EBADMSG:
+                assert refused.errno == error.errno
+            return
+        raise AssertionError("Python takes what is refused here") from error
+    # What comes behind the first socket isn't read here.
+    with contextlib.suppress(NetlinkError):
+        sockets = parse_reply(reply, sequence=7).sockets
+        assert made == (sockets[0] if sockets else None)
+
+
 def run_looks(module: ModuleType) -> None:
     """Drive the looks with some hundred random cases each; the same ones at each run."""
     kinds = st.lists(st.sampled_from(KINDS), max_size=24)
@@ -138,6 +180,13 @@ def run_looks(module: ModuleType) -> None:
     def look(hints: list[int], is_there: bool) -> None:
         check_look(module, hints, is_there)
 
+    @_bounded
+    @given(st.lists(_message(), max_size=4), st.integers(0, 12))
+    def parse(messages: list[bytes], cut: int) -> None:
+        reply = b"".join(messages)
+        check_parse(module, reply[: len(reply) - cut])
+
     scan()
     find()
     look()
+    parse()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.attest.netlink.sock_diag import build_lookup
+from sidecar.attest.netlink.sock_diag import build_lookup, make_socket, parse_reply
 from sidecar.native.engine import Wanted, choose, current_look, load
 from tests.sidecar.native.looks import run_looks
 
@@ -104,21 +104,27 @@ def test_a_tracer_is_told(module: ModuleType) -> None:
             os.close(each)
 
 
-def test_the_kernels_answer_is_the_one_that_python_gets(module: ModuleType) -> None:
+def test_a_socket_is_looked_up_as_python_does_it(module: ModuleType) -> None:
     with (
-        socket.create_server(("127.0.0.1", 0)) as server,
-        socket.create_connection(server.getsockname()) as client,
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as server,
+        socket.create_connection(server.getsockname()[:2]) as client,
         socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4) as netlink,
     ):
-        request = build_lookup(client.getsockname(), server.getsockname(), sequence=7)
-        answer = module.ask(netlink.fileno(), request)
+        server.accept()[0].close()
+        ends = client.getsockname()[:2], server.getsockname()[:2]
+        request = build_lookup(*ends, sequence=7)
+        netlink.sendto(build_lookup(*ends, sequence=6), (0, 0))  # An answer that was left over.
+        found = make_socket(*module.lookup(netlink.fileno(), request, 7))
         netlink.sendto(request, (0, 0))
-        # Both name it alike, its cookie included: header, family, state, addresses and ports, interface, cookie.
-        assert answer[:72] == netlink.recv(65_536)[:72]
+        (python,) = parse_reply(netlink.recv(65_536), sequence=7).sockets
+        assert found == python
+        assert (found.local, found.peer, found.inode) == (*ends, os.fstat(client.fileno()).st_ino)
+        with pytest.raises(FileNotFoundError):
+            module.lookup(netlink.fileno(), build_lookup(("192.0.2.1", 9), ("192.0.2.2", 9), sequence=8), 8)
         with pytest.raises(BlockingIOError):
-            module.ask(netlink.fileno(), struct.pack("=IHHII", 16, 0x10, 0, 7, 0))  # Not even a request.
+            module.lookup(netlink.fileno(), struct.pack("=IHHII", 16, 0x10, 0, 7, 0), 7)  # Not even a request.
     with pytest.raises(OSError, match="Bad file descriptor"):
-        module.ask(1 << 30, request)
+        module.lookup(1 << 30, request, 7)
 
 
 @pytest.mark.parametrize(
@@ -136,8 +142,11 @@ def test_the_kernels_answer_is_the_one_that_python_gets(module: ModuleType) -> N
         ("look", (0, 1, b"123", 0, 0, 0)),
         ("look", (0, -1, b"", 0, 0, 0)),
         ("look", (0, 1, b"", 0, 0)),
-        ("ask", (0, "text")),
-        ("ask", (0,)),
+        ("lookup", (0, "text", 1)),
+        ("lookup", (0, b"", 1 << 32)),
+        ("lookup", (0,)),
+        ("parse", (b"", -1)),
+        ("parse", ("", 1)),
     ],
 )
 def test_arguments_of_another_kind_or_range_are_refused(
