@@ -119,7 +119,8 @@ async def _search(attestor: Attestor, attestation: Attestation) -> None:
     try:
         await attestor.check_holders(attestation)
     except AttestationError as error:
-        if error.reason != Reason.HOLDERS_UNKNOWN:
+        # Or whether other programs of this user have descriptors in flight just now.
+        if error.reason not in {Reason.HOLDERS_UNKNOWN, Reason.SOCKET_SHARED}:
             raise
 
 
