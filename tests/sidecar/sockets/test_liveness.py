@@ -6,7 +6,7 @@ import socket
 
 from sidecar.capture.accept_loop import open_listener
 from sidecar.sockets.dial import dial_now
-from sidecar.sockets.liveness import IDLE_S, INTERVAL_S, PROBES
+from sidecar.sockets.liveness import IDLE_S, INTERVAL_S, PROBES, RTO_MAX_MS, bounds_retransmissions
 
 
 def test_dialled_and_accepted_connections_are_kept_alive() -> None:
@@ -20,5 +20,7 @@ def test_dialled_and_accepted_connections_are_kept_alive() -> None:
                 values = [each.getsockopt(socket.IPPROTO_TCP, option) for option in options]
                 assert values == [IDLE_S, INTERVAL_S, PROBES]
                 assert each.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                if bounds_retransmissions():
+                    assert each.getsockopt(socket.IPPROTO_TCP, 44) == RTO_MAX_MS  # TCP_RTO_MAX_MS
                 # It would end a connection whose application reads nothing for a while.
                 assert not each.getsockopt(socket.IPPROTO_TCP, 18)  # TCP_USER_TIMEOUT

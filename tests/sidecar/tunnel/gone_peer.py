@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 from shared.model.policy.decision import Ending
 from sidecar.pump import tunnel_pump
@@ -23,6 +24,11 @@ async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     writer.write(b"220 hello")
     await reader.read()
     writer.close()
+
+
+async def _greet_and_read_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"220 hello")
+    await asyncio.Event().wait()
 
 
 def _cut_off(tunnels: Iterable[Tunnel]) -> None:
@@ -98,11 +104,35 @@ async def idle() -> None:
         os._exit(0)
 
 
+async def unacknowledged() -> None:
+    """What is under way to a dead node ends; a living peer that reads nothing is kept."""
+    liveness.RTO_MAX_MS = 1_000  # type: ignore[misc]
+    Path("/proc/sys/net/ipv4/tcp_retries2").write_text("8", encoding="ascii")  # 7 s; 102 s without the bound.
+    async with running_pair(_greet_and_read_nothing) as pair:
+        reader, writer = await _hold(pair)
+        (dead,) = [pump._tunnel for pump in _pumps(pair)]
+        other, kept = await _hold(pair)
+        kept.write(bytes(32 * 1024 * 1024))  # More than buffers on the way hold: windows are shut.
+        _cut_off([dead])
+        writer.write(b"lost")
+        try:
+            await reader.read()
+        except ConnectionResetError:
+            pass
+        await until(lambda: pair.client.records, timeout_s=60)
+        assert [record.ending for record in pair.client.records] == [Ending.PEER_LOST]
+        assert not other.at_eof()
+        assert not kept.is_closing()
+        os._exit(0)
+
+
 def _pumps(pair: Pair) -> list[tunnel_pump.TunnelPump]:
     pumps = [connection._pump for connection in pair.client.sidecar.connections]
     return [pump for pump in pumps if isinstance(pump, tunnel_pump.TunnelPump)]
 
 
+SCENARIOS = {"reuse": reuse, "early-data": early_data, "idle": idle, "unacknowledged": unacknowledged}
+
 if __name__ == "__main__":
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    asyncio.run({"reuse": reuse, "early-data": early_data, "idle": idle}[sys.argv[1]]())
+    asyncio.run(SCENARIOS[sys.argv[1]]())

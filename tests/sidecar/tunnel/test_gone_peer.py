@@ -11,8 +11,8 @@ import pytest
 from tests.sidecar.tunnel import gone_peer
 
 
+@pytest.mark.parametrize("scenario", ["reuse", "early-data", "idle", "unacknowledged"])
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a network namespace")
-@pytest.mark.parametrize("scenario", ["reuse", "early-data", "idle"])
 def test_a_peer_that_has_gone(scenario: str) -> None:
     """``gone_peer.py`` says what each shows."""
     ran = subprocess.run(
