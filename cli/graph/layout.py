@@ -2,7 +2,7 @@
 
 Layers by the longest way from a source of calls, with circles opened where a search in the order of names finds them;
 the order within a layer by the middle of the neighbours, a fixed number of sweeps (Sugiyama's method, without the
-dummy nodes that would route links around others: links are curves behind the nodes).
+dummy nodes that would route links around others: long links run between two rows, ``svg.py``).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ peer and is text.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 from xml.sax.saxutils import escape as escape_xml
 
@@ -44,10 +45,11 @@ def draw_svg(graph: Graph) -> str:
         *_draw_legend(),
     ]
     beside: dict[tuple[str, str], int] = {}
+    lanes: dict[int, int] = {}
     words = []
     for link in graph.links:
         pair = (link.source, link.destination)
-        line, word = _draw_link(link, places, beside.get(pair, 0))
+        line, word = _draw_link(link, places, beside.get(pair, 0), lanes)
         lines.append(line)
         words.append(word)
         beside[pair] = beside.get(pair, 0) + 1
@@ -82,26 +84,11 @@ def _draw_node(node: Node, place: Place) -> list[str]:
     ]
 
 
-def _draw_link(link: Link, places: dict[str, Place], number: int) -> tuple[str, str]:
+def _draw_link(link: Link, places: dict[str, Place], number: int, lanes: dict[int, int]) -> tuple[str, str]:
     """Draw a curve, and its port and verdict, which stand above the boxes; several of a pair beside one another."""
     colour, dashes = _STYLES[link.verdict]
     source, destination = places[link.source], places[link.destination]
-    x1, y1 = _find_corner(source)
-    x2, y2 = _find_corner(destination)
-    shift = 3 * (number % 4)
-    if source.column < destination.column:
-        x1, y1, y2, way, bend = x1 + _WIDTH, y1 + 8 + shift, y2 + 8 + shift, -1, _GAP_X // 2
-        middle_x = (x1 + x2) // 2
-        curve = f"M{x1} {y1}C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}"
-    elif source.column > destination.column:  # Back.
-        x2, y1, y2, way, bend = x2 + _WIDTH, y1 + 22 + shift, y2 + 22 + shift, 1, _GAP_X // 2
-        middle_x = (x1 + x2) // 2
-        curve = f"M{x1} {y1}C{x1 - bend} {y1} {x2 + bend} {y2} {x2} {y2}"
-    else:  # Around the right side.
-        x1, x2, y1, y2, way, bend = x1 + _WIDTH, x2 + _WIDTH, y1 + 8, y2 + 24, 1, 50 + 8 * (number % 4)
-        middle_x = x1 + bend * 3 // 4
-        curve = f"M{x1} {y1}C{x1 + bend} {y1} {x2 + bend} {y2} {x2} {y2}"
-    middle_y = (y1 + y2) // 2
+    route = _find_route(source, destination, number, lanes)
     services = f" by {', '.join(link.services)}" if link.services else ""
     words = (
         f"{link.source} to {link.destination}, port {link.port}{services}: {link.verdict} ({', '.join(link.reasons)}), "
@@ -109,16 +96,62 @@ def _draw_link(link: Link, places: dict[str, Place], number: int) -> tuple[str, 
         f"{', some in plaintext' if link.is_plaintext else ''}"
     )
     label = f":{link.port}" if link.verdict == "allow" else f":{link.port} {link.verdict}"
-    cross = _draw_cross(middle_x, middle_y, colour) if link.verdict == "deny" else ""
+    cross = _draw_cross(route.middle_x, route.middle_y, colour) if link.verdict == "deny" else ""
+    arrow = f'<path d="M{route.end_x} {route.end_y}l{route.way * 9} -4v8z" fill="{colour}"/>'
     line = (
-        f'<g><title>{_text(words)}</title><path d="{curve}" fill="none" stroke="{colour}" stroke-width="2" '
-        f'stroke-dasharray="{dashes}"/><path d="M{x2} {y2}l{way * 9} -4v8z" fill="{colour}"/></g>'
+        f'<g><title>{_text(words)}</title><path d="{route.curve}" fill="none" stroke="{colour}" stroke-width="2" '
+        f'stroke-dasharray="{dashes}"/>{arrow}</g>'
     )
     word = (
-        f'<g>{cross}<text x="{middle_x}" y="{middle_y - 6 + 12 * (number % 4)}" text-anchor="middle" font-size="10" '
-        f'fill="{colour}" stroke="#ffffff" stroke-width="3" paint-order="stroke">{_text(label)}</text></g>'
+        f'<g>{cross}<text x="{route.middle_x}" y="{route.middle_y - 6 + 12 * (number % 4)}" text-anchor="middle" '
+        f'font-size="10" fill="{colour}" stroke="#ffffff" stroke-width="3" paint-order="stroke">{_text(label)}'
+        "</text></g>"
     )
     return line, word
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Route:
+    """How a link runs: its path, its end with the arrow's way (-1: from the left), and where its words stand."""
+
+    curve: str
+    end_x: int
+    end_y: int
+    way: int
+    middle_x: int
+    middle_y: int
+
+
+def _find_route(source: Place, destination: Place, number: int, lanes: dict[int, int]) -> _Route:
+    x1, y1 = _find_corner(source)
+    x2, y2 = _find_corner(destination)
+    shift = 3 * (number % 4)
+    if source.column == destination.column:  # Around the right side.
+        x1, x2, y1, y2, bend = x1 + _WIDTH, x2 + _WIDTH, y1 + 8, y2 + 24, 50 + 8 * (number % 4)
+        curve = f"M{x1} {y1}C{x1 + bend} {y1} {x2 + bend} {y2} {x2} {y2}"
+        return _Route(curve=curve, end_x=x2, end_y=y2, way=1, middle_x=x1 + bend * 3 // 4, middle_y=(y1 + y2) // 2)
+    is_forward = source.column < destination.column
+    y1, y2 = (y1 + 8 + shift, y2 + 8 + shift) if is_forward else (y1 + 22 + shift, y2 + 22 + shift)
+    x1, x2 = (x1 + _WIDTH, x2) if is_forward else (x1, x2 + _WIDTH)
+    bend = _GAP_X // 2 if is_forward else -_GAP_X // 2
+    if abs(source.column - destination.column) == 1:
+        curve, middle_x, middle_y = (
+            f"M{x1} {y1}C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}",
+            (x1 + x2) // 2,
+            (y1 + y2) // 2,
+        )
+    else:
+        # Boxes stand between both: the link runs along the space between two rows of them, beside others that do.
+        lane = max(1, round((y1 + y2 - 2 * _HEAD) / (2 * (_HEIGHT + _GAP_Y))))
+        lanes[lane] = lanes.get(lane, 0) + 1
+        middle_y = _HEAD + lane * (_HEIGHT + _GAP_Y) - _GAP_Y // 2 + 3 * (lanes[lane] % 7 - 3)
+        first, last = x1 + 2 * bend, x2 - 2 * bend
+        curve = (
+            f"M{x1} {y1}C{x1 + bend} {y1} {first - bend} {middle_y} {first} {middle_y}H{last}"
+            f"C{last + bend} {middle_y} {x2 - bend} {y2} {x2} {y2}"
+        )
+        middle_x = (first + last) // 2
+    return _Route(curve=curve, end_x=x2, end_y=y2, way=-1 if is_forward else 1, middle_x=middle_x, middle_y=middle_y)
 
 
 def _draw_cross(x: int, y: int, colour: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 
 from cli.graph.graph import make_graph
@@ -61,3 +63,30 @@ def test_what_a_peer_calls_itself_is_text(name: str) -> None:
 
 def test_an_empty_graph_is_a_picture_too() -> None:
     assert ElementTree.fromstring(draw()) is not None
+
+
+def make_end(name: str) -> EdgeEnd:
+    return msgspec.structs.replace(WEB, workload=f"shop/{name}")
+
+
+def test_a_long_link_runs_between_boxes_and_not_behind_them() -> None:
+    """Each caller calls the next and the last one: all but the neighbours' links pass columns of boxes, also back."""
+    names = [f"s{number}" for number in range(6)]
+    pairs = [*pairwise(names), *((name, names[-1]) for name in names[:-2]), (names[0], names[3]), (names[-1], names[0])]
+    root = ElementTree.fromstring(draw(*(make_edge(make_end(one), make_end(other)) for one, other in pairs)))
+    boxes = [
+        [float(each.attrib[key]) for key in ("x", "y", "width", "height")]
+        for each in root.iter()
+        if each.tag.endswith("rect") and "rx" in each.attrib
+    ]
+    assert len(boxes) == len(names)
+    lanes = [
+        [float(number) for number in found.groups()]
+        for each in root.iter()
+        if (found := re.search(r" (-?\d+) (-?\d+)H(-?\d+)C", each.attrib.get("d", "")))
+    ]
+    assert len(lanes) == 6
+    for first, y, last in lanes:
+        for left, top, width, height in boxes:
+            is_beside = max(first, last) <= left or left + width <= min(first, last)
+            assert is_beside or y < top or top + height < y
