@@ -12,7 +12,7 @@ one effect, a ConfigMap with public certificates in an existing namespace, is ta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -51,6 +51,7 @@ class InjectionWebhook:
         find_labels: the labels of a namespace, None when they can't be had in time. They only serve an early, clearer
             refusal: the API server enforces Pod Security itself.
         publish_trust: puts the trust ConfigMap into a namespace unless it is there.
+        list_warnings: what whoever makes an injected pod is told besides.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class InjectionWebhook:
         find_labels: Callable[[str], Awaitable[Mapping[str, str] | None]],
         publish_trust: Callable[[str], Awaitable[None]],
         metrics: Metrics,
+        list_warnings: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._options = options
         self._find_labels = find_labels
         self._publish_trust = publish_trust
         self._metrics = metrics
+        self._list_warnings = list_warnings
         self._slots = asyncio.Semaphore(MAX_CONCURRENT)
         self.readers = Places(MAX_READING)
 
@@ -139,7 +142,7 @@ class InjectionWebhook:
             await self._publish_trust(review.namespace)
         self._count("injected" if injection.patch else "unchanged")
         _log.info("pod_injected", operations=len(injection.patch), dry_run=review.dry_run, **_name(review))
-        return allow(review.uid, patch=injection.patch, warnings=injection.warnings)
+        return allow(review.uid, patch=injection.patch, warnings=(*injection.warnings, *self._list_warnings()))
 
     def _count(self, result: str) -> None:
         self._metrics.injections.labels(result=result).inc()

@@ -11,13 +11,15 @@ What this does *not* verify: that the token comes from that pod's sidecar and no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Final
 
 import msgspec
 
 from ca.evidence.csr import check_csr
+from ca.evidence.former_images import FormerImages
 from ca.evidence.pod import Pod, find_fault
 from ca.kubernetes.api.client import ClusterClient, quote_name
 from ca.kubernetes.cluster.pods import PodIndex, PodRecord, trim_pod
@@ -110,15 +112,25 @@ class PodAuthentication:
     Arguments:
         images: of sidecars that may join.
         ca_names: host names and addresses to which a sidecar of ours is sent.
+        former: images that were taken out of ``images``, whose pods stay for a grace.
     """
 
     def __init__(
-        self, client: ClusterClient, pods: PodIndex, *, images: tuple[str, ...], ca_names: Iterable[str]
+        self,
+        client: ClusterClient,
+        pods: PodIndex,
+        *,
+        images: tuple[str, ...],
+        ca_names: Iterable[str],
+        former: FormerImages | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
         self._pods = pods
         self._images = images
         self._ca_names = frozenset(ca_names)
+        self._former = former or FormerImages()
+        self._clock = clock
         self._turn = asyncio.Semaphore(REVIEWS_AT_ONCE)
         self._waiting = 0
 
@@ -146,7 +158,8 @@ class PodAuthentication:
             subject = await self._review(token)
             pod = await self._read_pod(subject)
         self._check_pod(pod, subject)
-        record = trim_pod(pod, images=self._images, ca_names=self._ca_names)
+        record = trim_pod(pod, images=self._images, ca_names=self._ca_names, former=self._former)
+        check_image(record, self._former, now=self._clock(), subject=subject)
         if instance != record.instance:
             raise EnrolmentRefused(
                 EnrolmentRefusal.INSTANCE,
@@ -237,7 +250,8 @@ class PodAuthentication:
             raise EnrolmentRefused(
                 EnrolmentRefusal.POD_TERMINATING, f"the pod {subject} is being deleted", subject=subject
             )
-        if fault := find_fault(pod, images=self._images, ca_names=self._ca_names):
+        leaving = self._former.list_for(pod.metadata.creation_timestamp or "")
+        if fault := find_fault(pod, images=(*self._images, *leaving), ca_names=self._ca_names):
             raise EnrolmentRefused(
                 EnrolmentRefusal.POD_NOT_INJECTED,
                 f"the pod {subject} {fault}",
@@ -255,6 +269,21 @@ class PodAuthentication:
             raise UnavailableError(
                 f"the pod {record.namespace}/{record.name} {what}", hint="the sidecar tries again by itself"
             ) from error
+
+
+def check_image(record: PodRecord, former: FormerImages, *, now: float, subject: Subject) -> None:
+    """Check that the grace of a pod's sidecar image isn't over.
+
+    Raises:
+        EnrolmentRefused: it is.
+    """
+    if record.former_image and now >= former.end_of(record.former_image):
+        raise EnrolmentRefused(
+            EnrolmentRefusal.POD_NOT_INJECTED,
+            f"the pod {subject} has a sidecar of an image whose grace is over: {record.former_image[:200]}",
+            hint="recreate the pod, or name the image in --sidecar-image again",
+            subject=subject,
+        )
 
 
 def check_alive(pods: PodIndex, grant: JoinGrant) -> JoinGrant:

@@ -15,16 +15,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from ca.authenticate.pod import PodAuthentication, check_alive
+import structlog
+
+from ca.authenticate.pod import PodAuthentication, Subject, check_alive, check_image
 from ca.authority.authorities import Authorities
 from ca.authority.published_roots import NotPublished, PublishedRoots
 from ca.distribution.hub import Hub
+from ca.evidence.former_images import FormerImages, note_images
 from ca.kubernetes.api.client import ClusterClient
 from ca.kubernetes.api.user_reviews import UserReviews
 from ca.kubernetes.api.watch import Watch
 from ca.kubernetes.cluster.changes import ClusterChanges
 from ca.kubernetes.cluster.cluster_services import ServiceIndex
-from ca.kubernetes.cluster.description import count_pods
+from ca.kubernetes.cluster.description import count_former, count_pods, warn_of_former
 from ca.kubernetes.cluster.pod_events import PodEvents
 from ca.kubernetes.cluster.pods import NamespaceIndex, PodIndex, trim_pod
 from ca.kubernetes.cluster.refusals import Refusals
@@ -51,6 +54,8 @@ from shared.runtime.tasks import Tasks
 MAX_STALE_S: Final = 6 * 3600.0
 VERSION_DEADLINE_S: Final = 3.0
 
+_log = structlog.get_logger("touchmark.ca")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Cluster:
@@ -64,6 +69,7 @@ class Cluster:
         watches: by name, without those of the policy objects.
         users: who may do what, by the API server.
         events: what people are told on pods.
+        former: sidecar images that were taken out of the configuration's, whose pods stay for a grace.
     """
 
     configuration: Configuration
@@ -82,6 +88,7 @@ class Cluster:
     watches: Mapping[str, Watch[Any, Any]]
     users: UserReviews
     events: PodEvents
+    former: FormerImages
 
     @property
     def published(self) -> PublishedRoots:
@@ -128,7 +135,11 @@ class Cluster:
         if not grant.pod_uid:
             return grant
         self._check_fresh()
-        return self._vouch(check_alive(self.pods, grant))
+        alive = check_alive(self.pods, grant)
+        if (known := self.pods.get(grant.pod_uid)) is not None and known.former_image:
+            subject = Subject(namespace=known.namespace, pod=known.name, uid=known.uid)
+            check_image(known, self.former, now=self.clock(), subject=subject)
+        return self._vouch(alive)
 
     def note_refusal(self, error: TouchmarkError, *, claimed: str, now: float) -> None:
         """Remember that a pod's sidecar was refused."""
@@ -162,6 +173,7 @@ class Cluster:
             not_injected=census.not_injected,
             unfit=census.unfit,
             passed_over=census.passed_over,
+            former_images=count_former(self.pods, self.former),
             refused=self.refusals.list_newest(),
             refused_total=self.refusals.total,
         )
@@ -205,6 +217,7 @@ class Cluster:
             hub=hub,
             rotation=rotation,
             clock=self.clock,
+            former=self.former,
         )
         async with run_leading(self.leading):
             watches = [self.watches[name] for name in DIRECTORY_WATCHES]
@@ -252,12 +265,13 @@ async def open_cluster(
         store.namespaces.on_change(vouching.note_policy)
         leading = Leading(client, namespace=configuration.namespace, store=store, metrics=metrics, clock=clock)
         names, images = list_ca_names(configuration), configuration.sidecar_images
+        former = await find_former_images(configuration, store, now=clock())
         watches = make_directory_watches(
             client,
             pods,
             namespaces,
             services,
-            trim_pod=partial(trim_pod, images=images, ca_names=names),
+            trim_pod=partial(trim_pod, images=images, ca_names=names, former=former),
             metrics=metrics,
         )
         for watch in watches.values():
@@ -265,7 +279,9 @@ async def open_cluster(
         admission = None
         if configuration.webhook_host:
             needing = partial(list_needing, pods, watches["pods"])
-            admission = _make_admission(configuration, client, authorities, leading, needing, metrics)
+            admission = _make_admission(
+                configuration, client, authorities, leading, needing, partial(warn_of_former, pods, former), metrics
+            )
             watches |= {watch.name: watch for watch in admission.watches}
         yield Cluster(
             configuration=configuration,
@@ -276,7 +292,7 @@ async def open_cluster(
             namespaces=namespaces,
             services=services,
             changes=changes,
-            authentication=PodAuthentication(client, pods, images=images, ca_names=names),
+            authentication=PodAuthentication(client, pods, images=images, ca_names=names, former=former, clock=clock),
             vouching=vouching,
             refusals=Refusals(metrics),
             leading=leading,
@@ -284,7 +300,24 @@ async def open_cluster(
             watches=watches,
             users=UserReviews(client),
             events=PodEvents(client, find_pod=pods.find_instance, metrics=metrics, clock=clock),
+            former=former,
         )
+
+
+async def find_former_images(configuration: Configuration, store: Store, *, now: float) -> FormerImages:
+    """Remember the list of sidecar images, and return those that it had before.
+
+    Raises:
+        UnavailableError: the store fails.
+    """
+    grace_s = configuration.image_grace_s
+    known = await store.change_images(
+        lambda known: note_images(known, configuration.sidecar_images, now=now, grace_s=grace_s)
+    )
+    removed = {image: since for image, since in known.items() if since}
+    for image, since in removed.items():
+        _log.warning("sidecar_image_removed", image=image, removed=since, until=since + grace_s)
+    return FormerImages(removed=removed, grace_s=grace_s)
 
 
 def list_needing(pods: PodIndex, watch: Watch[Any, Any]) -> set[str] | None:
@@ -300,6 +333,7 @@ def _make_admission(
     authorities: Authorities,
     leading: Leading,
     needing: Callable[[], set[str] | None],
+    list_warnings: Callable[[], tuple[str, ...]],
     metrics: Metrics,
 ) -> Admission:
     admission = make_admission(
@@ -315,6 +349,7 @@ def _make_admission(
         read_bundle=authorities.bundle,
         list_needing=needing,
         is_leader=lambda: leading.leadership.is_leader,
+        list_warnings=list_warnings,
         metrics=metrics,
     )
     authorities.on_change(admission.note_bundle)

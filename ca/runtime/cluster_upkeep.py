@@ -12,6 +12,7 @@ from typing import Any, Final
 import structlog
 
 from ca.distribution.hub import Hub
+from ca.evidence.former_images import FormerImages
 from ca.kubernetes.api.watch import Watch
 from ca.kubernetes.cluster.changes import ClusterChanges
 from ca.kubernetes.cluster.pods import PodIndex
@@ -23,8 +24,10 @@ from shared.runtime.tasks import Tasks
 # Changes that come together (a rollout, a list) are pushed together.
 COALESCE_S: Final = 0.05
 RECONCILE_S: Final = 60.0
+GRACES_S: Final = 10.0
 MAX_FORGOTTEN_AT_ONCE: Final = 500
 POD_GONE: Final = "pod_gone"
+IMAGE_REMOVED: Final = "image_removed"
 
 _log = structlog.get_logger("touchmark.ca")
 
@@ -34,6 +37,7 @@ class ClusterUpkeep:
 
     Arguments:
         watch: of the pods.
+        former: sidecar images whose pods stay for a grace.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class ClusterUpkeep:
         hub: Hub,
         rotation: Rotation,
         clock: Callable[[], float],
+        former: FormerImages | None = None,
     ) -> None:
         self._changes = changes
         self._pods = pods
@@ -54,6 +59,7 @@ class ClusterUpkeep:
         self._hub = hub
         self._rotation = rotation
         self._clock = clock
+        self._former = former or FormerImages()
 
     def start(self, tasks: Tasks) -> list[asyncio.Task[None]]:
         """Begin, and return what runs."""
@@ -62,6 +68,7 @@ class ClusterUpkeep:
             tasks.spawn(self._end_streams(), name="end-pods-streams"),
             tasks.spawn(self._forget_gone(), name="forget-pods"),
             tasks.spawn(self._reconcile(), name="reconcile-pods"),
+            tasks.spawn(self._end_graces(), name="end-graces-of-images"),
         ]
 
     async def _publish_addresses(self) -> None:
@@ -93,6 +100,20 @@ class ClusterUpkeep:
                 self._rotation.poke()  # It may have waited for one of them alone.
         except TouchmarkError as error:  # The next reconciliation finds them again.
             _log.warning("pods_not_forgotten", pods=len(uids), code=error.code, message=error.message)
+
+    async def _end_graces(self) -> None:
+        """End the streams of pods whose sidecar's image was taken out and whose grace is over."""
+        while True:
+            now = self._clock()
+            for pod in list(self._pods):
+                session = (
+                    self._hub.get(pod.instance)
+                    if pod.former_image and now >= self._former.end_of(pod.former_image)
+                    else None
+                )
+                if session is not None and session.pod_uid == pod.uid:
+                    session.end(IMAGE_REMOVED)
+            await asyncio.sleep(GRACES_S)
 
     async def _reconcile(self) -> None:
         """Forget sidecars whose pods went unseen: while this CA, or the API server, was down."""

@@ -46,6 +46,7 @@ class Configuration:
         kubeconfig: how to reach the API server; None: as the pod's own service account.
         sidecar_images: image references of sidecars that may join, as they stand in the pods' specs; several while an
             upgrade runs. Named by digest they are exact; a tag means whatever it points to.
+        image_grace_s: how long pods stay whose sidecar's image was taken out of ``sidecar_images``; 0: not at all.
         kek_secret: the Secret in the CA's namespace that holds the key-encryption key; empty: ``kek_file`` does.
         admin_readers: group (name or number) that reads on the admin socket; empty: only root and the CA's user use it.
         admin_host, admin_port: loopback TCP door of the admin API beside its Unix socket; empty: there is none.
@@ -83,6 +84,7 @@ class Configuration:
     namespace: str = SYSTEM_NAMESPACE
     kubeconfig: Path | None = None
     sidecar_images: tuple[str, ...] = ()
+    image_grace_s: float = 86_400.0
     kek_secret: str = ""
     admin_readers: str = ""
     admin_host: str = ""
@@ -113,7 +115,7 @@ class Configuration:
         numbers = (self.decisions_max_rows, self.decisions_max_bytes, self.edges_max_bytes, self.max_streams)
         if not (self.decisions_max_age_s > 0 and self.edges_max_age_s > 0) or min(numbers) < 1:
             raise InputError("limits must be positive")
-        for wait_s in (self.rotation_minimum_wait_s, self.trust_delay_s, self.lock_wait_s):
+        for wait_s in (self.rotation_minimum_wait_s, self.trust_delay_s, self.lock_wait_s, self.image_grace_s):
             if not 0 <= wait_s < math.inf:  # Also not a number that isn't one.
                 raise InputError("waits and delays must be 0 or more seconds")
         if not 0 <= self.forward_allows <= MAX_SAMPLING:

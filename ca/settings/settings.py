@@ -134,6 +134,11 @@ SETTINGS = (
         help="images of sidecars that may join; pods get the first",
     ),
     Setting(
+        name="image_grace_s", options=("--image-grace-s",), metavar="SECONDS", parse=float,
+        default=f"{_DEFAULTS['image_grace_s']:.0f}",
+        help="how long pods stay whose sidecar's image was taken out of --sidecar-image; 0 for not at all",
+    ),
+    Setting(
         name="kek_secret", options=("--kek-secret",), metavar="NAME",
         help="keep the key-encryption key in this Secret of the CA's namespace",
     ),

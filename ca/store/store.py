@@ -7,8 +7,10 @@ its connection to the parts.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 from sqlalchemy import select
 
 from ca.store.audit.audit_log import AuditLog
@@ -27,7 +29,7 @@ from ca.store.programs_seen.refusals import Refusals
 from ca.store.programs_seen.sightings import Sightings
 from ca.store.replicas import Replicas
 from ca.store.sidecars import Sidecars
-from ca.store.tables import READINESS, TRUST_DOMAIN, settings
+from ca.store.tables import READINESS, SIDECAR_IMAGES, TRUST_DOMAIN, settings
 from shared.model.errors import ConflictError
 from shared.model.identity.identity import check_trust_domain
 
@@ -114,6 +116,15 @@ class Store:
         """Write what waits and close every connection."""
         await self.ledger.close()
         await self.database.close()
+
+    async def change_images(self, change: Callable[[dict[str, float]], dict[str, float]]) -> dict[str, float]:
+        """Replace what is remembered of sidecar images by what ``change`` makes of it, and return that."""
+        async with self.database.writing() as connection:
+            text = await connection.scalar(select(settings.c.value).where(settings.c.name == SIDECAR_IMAGES))
+            known = change(msgspec.json.decode(text or "{}", type=dict[str, float]))
+            values = {"name": SIDECAR_IMAGES, "value": msgspec.json.encode(known).decode()}
+            await connection.execute(self.database.upsert(settings, values))
+        return known
 
     async def check(self) -> None:
         """Write a row and read it again: for readiness."""

@@ -46,6 +46,8 @@ TRUST_DOMAIN: Final = "trust_domain"
 READINESS: Final = "readiness"
 # When a backup took the store's place (``authority_records.py``).
 RESTORED: Final = "restored"
+# Sidecar images of the CA's list, and those that were in it (`ca/evidence/former_images.py`).
+SIDECAR_IMAGES: Final = "sidecar_images"
 
 # As an index's condition and a query's: SQLite uses such an index only for the very same text.
 REFUSED: Final = text("(would_deny OR answer = 'deny')")

@@ -23,6 +23,7 @@ from shared.model.wire.admin import (
     CAStatus,
     ClusterNamespace,
     ClusterStatus,
+    FormerImage,
     IdentityView,
     PodView,
     SidecarView,
@@ -332,6 +333,7 @@ def _examine_cluster(cluster: ClusterStatus, now: float) -> list[Finding]:
             hint="recreate these pods from their template" if cluster.unfit else "",
         ),
         *_examine_passed_over(cluster.passed_over),
+        *_examine_former_images(cluster.former_images, now),
         _examine_refusals(cluster, now),
         *_examine_skew(cluster),
     ]
@@ -370,6 +372,18 @@ def _examine_passed_over(pods: Sequence[PodView]) -> Iterator[Finding]:
             observation="without a sidecar in namespaces that ask for one: "
             + name_some(f"{_name_pod(pod)} ({pod.message})" for pod in pods),
             hint=f'they are the node\'s own; {INJECT}: "false" on their template says that this is meant',
+        )
+
+
+def _examine_former_images(images: Sequence[FormerImage], now: float) -> Iterator[Finding]:
+    for each in images:
+        is_over = each.ends <= now
+        yield Finding(
+            subject=f"sidecar image {each.image}",
+            is_well=False,
+            observation=f"--sidecar-image no longer names it, and {each.pods} pods run it: they "
+            + ("have lost the mesh" if is_over else f"lose the mesh in {format_duration(each.ends - now)}"),
+            hint="name it behind the new one (TOUCHMARK_SIDECAR_IMAGE) until their pods are recreated",
         )
 
 

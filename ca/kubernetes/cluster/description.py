@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
+from ca.evidence.former_images import FormerImages
 from ca.kubernetes.cluster.pods import NamespaceIndex, PodIndex, PodRecord
-from shared.model.wire.admin import MAX_PODS_SHOWN, ClusterNamespace, PodView
+from shared.model.wire.admin import MAX_PODS_SHOWN, ClusterNamespace, FormerImage, PodView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,23 @@ def count_pods(pods: PodIndex, namespaces: NamespaceIndex, *, connected: Collect
         not_injected=_view(missing),
         unfit=_view(unfit),
         passed_over=_view(passed_over),
+    )
+
+
+def count_former(pods: PodIndex, former: FormerImages) -> tuple[FormerImage, ...]:
+    """Count the pods of each image that was taken out of the CA's list; images that none has are left out."""
+    counts = Counter(pod.former_image for pod in pods if pod.former_image)
+    return tuple(
+        FormerImage(image=image, pods=count, ends=former.end_of(image)) for image, count in sorted(counts.items())
+    )
+
+
+def warn_of_former(pods: PodIndex, former: FormerImages) -> tuple[str, ...]:
+    """Return a sentence for each image that was taken out while pods run it, for whoever makes a pod."""
+    return tuple(
+        f"touchmark: {each.pods} pods run {each.image[:90]}, which --sidecar-image no longer names:"
+        f" they lose the mesh at {datetime.fromtimestamp(each.ends, UTC).isoformat(timespec='minutes')}"
+        for each in count_former(pods, former)
     )
 
 

@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from ca.evidence.former_images import FormerImages
 from ca.evidence.pod import ContainerStatus, Pod, find_fault, find_node_trait
 from shared.model.errors import InputError
 from shared.model.kubernetes.contract import (
@@ -30,6 +31,7 @@ from shared.model.wire.registration import normalise_address
 
 _MAX_IMAGES: Final = 32
 _MAX_IMAGE_CHARACTERS: Final = 512
+_NONE: Final = FormerImages()
 
 
 class PodRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -41,6 +43,7 @@ class PodRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         asks: its annotation: ``true``, ``false`` or empty.
         has_sidecar: it has a container of our sidecar's name: it is in the mesh, or can't be reached.
         fault: why its sidecar, if it has one, may not join; empty when it may.
+        former_image: its sidecar's, where that is one which was taken out of the CA's list; else empty.
         trait: why its namespace's wish passes it over (``host_network``, …); empty when it doesn't.
         images: of each container that has started, but our own: its ID, and what it runs.
     """
@@ -59,6 +62,7 @@ class PodRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     has_sidecar: bool
     fault: str
     trait: str = ""
+    former_image: str = ""
     images: tuple[tuple[str, str], ...] = ()
 
     def find_image(self, container: str) -> str:
@@ -207,9 +211,10 @@ def _nobody(address: str) -> DirectoryEntry:
     return DirectoryEntry(address=address)
 
 
-def trim_pod(pod: Pod, *, images: Sequence[str], ca_names: Iterable[str]) -> PodRecord:
-    """Make what is remembered of a pod."""
+def trim_pod(pod: Pod, *, images: Sequence[str], ca_names: Iterable[str], former: FormerImages = _NONE) -> PodRecord:
+    """Make what is remembered of a pod. When the grace of a former image is over isn't looked at here."""
     metadata, spec = pod.metadata, pod.spec
+    leaving = former.list_for(metadata.creation_timestamp or "") if pod.has_sidecar else ()
     intern = sys.intern  # The same few names and faults stand in thousands of records.
     addresses = () if spec.host_network else _read_addresses(pod)
     return PodRecord(
@@ -225,7 +230,8 @@ def trim_pod(pod: Pod, *, images: Sequence[str], ca_names: Iterable[str]) -> Pod
         is_terminating=pod.is_terminating,
         asks=intern(metadata.annotations.inject if metadata.annotations is not None else ""),
         has_sidecar=pod.has_sidecar,
-        fault=intern(find_fault(pod, images=images, ca_names=ca_names)),
+        fault=intern(find_fault(pod, images=(*images, *leaving), ca_names=ca_names)),
+        former_image=intern(_find_former(pod, leaving)),
         trait=intern(find_node_trait(pod)),
         images=_read_images(pod) if pod.has_sidecar else (),
     )
@@ -246,6 +252,11 @@ def _name_image(status: ContainerStatus) -> str:
     image, (_, at, digest) = status.image, status.image_id.rpartition("@")
     name = f"{image}@{digest}" if image and at and "@" not in image else image
     return name if len(name) <= _MAX_IMAGE_CHARACTERS and name.isprintable() else ""
+
+
+def _find_former(pod: Pod, leaving: Sequence[str]) -> str:
+    own = (each.image for each in pod.spec.init_containers if each.name == SIDECAR_CONTAINER)
+    return next((image for image in own if image in leaving), "")
 
 
 def _read_addresses(pod: Pod) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -70,6 +70,7 @@ def make_admission(
     list_needing: Callable[[], Iterable[str] | None],
     is_leader: Callable[[], bool],
     metrics: Metrics,
+    list_warnings: Callable[[], Sequence[str]] = tuple,
 ) -> Admission:
     """Make the parts. Nothing runs yet.
 
@@ -77,6 +78,7 @@ def make_admission(
         read_bundle: the current trust bundle.
         list_needing: namespaces with injected pods; None while that isn't known.
         is_leader: whether this replica keeps the cluster's objects.
+        list_warnings: what whoever makes an injected pod is told besides.
     """
 
     def read_roots() -> str:
@@ -115,7 +117,11 @@ def make_admission(
     )
     return Admission(
         webhook=InjectionWebhook(
-            options=options, find_labels=NamespaceLabels(client).find, publish_trust=trust.publish, metrics=metrics
+            options=options,
+            find_labels=NamespaceLabels(client).find,
+            publish_trust=trust.publish,
+            metrics=metrics,
+            list_warnings=list_warnings,
         ),
         trust=trust,
         configuration=configuration,

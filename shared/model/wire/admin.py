@@ -81,6 +81,7 @@ from shared.model.wire.admin_cluster import MAX_PODS_SHOWN as MAX_PODS_SHOWN
 from shared.model.wire.admin_cluster import MAX_REFUSED_ENROLMENTS as MAX_REFUSED_ENROLMENTS
 from shared.model.wire.admin_cluster import ClusterNamespace as ClusterNamespace
 from shared.model.wire.admin_cluster import ClusterStatus as ClusterStatus
+from shared.model.wire.admin_cluster import FormerImage as FormerImage
 from shared.model.wire.admin_cluster import PodView as PodView
 from shared.model.wire.admin_cluster import RefusedEnrolment as RefusedEnrolment
 from shared.model.wire.admin_cluster import WatchView as WatchView

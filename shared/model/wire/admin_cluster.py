@@ -83,6 +83,19 @@ class ClusterNamespace(_Answer, frozen=True):
     connected: int
 
 
+class FormerImage(_Answer, frozen=True):
+    """A sidecar image that was taken out of the CA's list.
+
+    Attributes:
+        pods: that run it.
+        ends: when they are disconnected, in seconds since the epoch.
+    """
+
+    image: str
+    pods: int
+    ends: float
+
+
 class ClusterStatus(_Answer, frozen=True):
     """What the CA sees of its cluster.
 
@@ -99,6 +112,7 @@ class ClusterStatus(_Answer, frozen=True):
         refused: the last refused enrolments of this CA process, newest first; ``refused_total`` counts all.
         passed_over: pods in namespaces that ask for injection which can't have it, being the node's own, and didn't ask
             themselves; with the reason's code, at most ``MAX_PODS_SHOWN``.
+        former_images: sidecar images that were taken out of the list and that pods run.
     """
 
     server_version: str
@@ -114,3 +128,4 @@ class ClusterStatus(_Answer, frozen=True):
     leader: str = ""
     is_leader: bool = False
     passed_over: tuple[PodView, ...] = ()
+    former_images: tuple[FormerImage, ...] = ()

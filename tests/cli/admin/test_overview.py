@@ -13,7 +13,7 @@ from cli.admin.overview import count_versions, examine, examine_sidecar_clocks, 
 from cli.text.findings import Finding
 from cli.text.output import name_some
 from shared.model.version import VERSION
-from shared.model.wire.admin import Health, PodView, RefusedEnrolment, RotationStatus, WatchView
+from shared.model.wire.admin import FormerImage, Health, PodView, RefusedEnrolment, RotationStatus, WatchView
 from tests.cli.observations import (
     CERTIFICATE,
     NOW,
@@ -83,6 +83,11 @@ def test_pods_that_a_namespaces_wish_passes_over_are_named_and_nothing_is_wrong(
         ("CA's view of the cluster", "pods: forbidden", {"cluster": change_cluster(watches=(LOST_WATCH,))}),
         ("injection", "shop/old-1", {"cluster": change_cluster(not_injected=(POD,))}),
         ("injected pods", "shop/old-1: another image", {"cluster": change_cluster(unfit=(POD,))}),
+        (
+            "sidecar image a/s:1",
+            "2 pods run it: they lose the mesh in 2 h",
+            {"cluster": change_cluster(former_images=(FormerImage(image="a/s:1", pods=2, ends=NOW + 7300),))},
+        ),
         ("refused enrolments", "1× pod_not_injected", {"cluster": change_cluster(refused=(REFUSED,), refused_total=1)}),
         ("clocks of the CA and the API server", "90 s apart", {"cluster": change_cluster(clock_skew_s=-90.0)}),
     ],
