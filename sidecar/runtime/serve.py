@@ -57,6 +57,7 @@ async def serve(parts: Composition, prepared: Prepared, life: Life, events: Even
         mode=sidecar.policies.own.state.mode.value,
         pages_locked=prepared.pages_locked,
         engine=current_engine().value,
+        holds_connects=parts.held_connects is not None,
         ca_version=parts.opener.uplink.ca_version,
     )
     await shutdown.requested.wait()
