@@ -1,6 +1,6 @@
 """The CA's Prometheus metrics, in a registry of their own. Counts only; no I/O.
 
-No label's values come from a peer: cardinality is bounded by our own enumerations.
+Cardinality is bounded: labels are our own enumerations, but for workloads in ``connections``, which have a bound.
 """
 
 from __future__ import annotations
@@ -36,6 +36,13 @@ class Metrics:
         self.decisions_lost = Counter("touchmark_ca_decisions_lost", "Decisions that sidecars dropped.", registry=r)
         self.decisions_corrected = Counter(
             "touchmark_ca_decisions_corrected", "Decisions that named another sidecar than their sender.", registry=r
+        )
+        # Its labels are bounded by ``ca/observation/edge_counts.py``.
+        self.connections = Counter(
+            "touchmark_ca_connections",
+            "Connections that ended, as reported by the side of the direction.",
+            ["source", "destination", "direction", "verdict"],
+            registry=r,
         )
         self.forwarded = Counter(
             "touchmark_ca_forwarded", "Decisions that a log store has taken.", ["target"], registry=r

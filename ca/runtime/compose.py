@@ -24,6 +24,7 @@ from ca.issuance import Issuance
 from ca.kubernetes.view import ClusterView, NoCluster
 from ca.metrics import Metrics
 from ca.observation.decisions import Decisions, Retention
+from ca.observation.edge_counts import EdgeCounts
 from ca.observation.programs_seen import ProgramsSeen
 from ca.rotation.gates import ActivationGate, Pace, RetirementGate
 from ca.rotation.rotation import Rotation
@@ -110,6 +111,7 @@ async def compose(
     server_certificate.renew(now=now)
     hub = Hub(directory=Directory(find_vouched=view.find_entry), metrics=metrics)
     hub.directory.refresh(await store.sidecars.list_live(now=now, with_evicted=True))
+    counts = EdgeCounts(metrics) if configuration.edge_metrics else None
     forwarders = make_forwarders(configuration, metrics=metrics, instance=socket.gethostname())
     return RunningCA(
         configuration=configuration,
@@ -135,7 +137,7 @@ async def compose(
                 max_rows=configuration.decisions_max_rows,
                 max_bytes=configuration.decisions_max_bytes,
             ),
-            on_stored=lambda records: _tell(view, forwarders, records),
+            on_stored=lambda records: _tell(view, forwarders, counts, records),
         ),
         programs=ProgramsSeen(store, clock=clock),
         forwarders=forwarders,
@@ -143,7 +145,11 @@ async def compose(
     )
 
 
-def _tell(view: ClusterView, forwarders: Sequence[Forwarder], records: Sequence[DecisionRecord]) -> None:
+def _tell(
+    view: ClusterView, forwarders: Sequence[Forwarder], counts: EdgeCounts | None, records: Sequence[DecisionRecord]
+) -> None:
+    if counts is not None:
+        counts.count(records)
     view.tell_refusals(records)
     for each in forwarders:
         each.offer(records)

@@ -59,6 +59,7 @@ class Configuration:
         otlp_headers: sent to it, as OpenTelemetry writes them: ``name=value,name=value``.
         syslog: ``host:port`` of a syslog server with TLS that gets the decisions as CEF; empty: none.
         forward_roots: file with the root certificates that vouch for both; None: the system's.
+        edge_metrics: ``/metrics`` counts connections by workload; whoever reaches the port reads it.
         forward_allows: one of so many allowed connections is sent to them; 0: none. The others always are.
     """
 
@@ -99,6 +100,7 @@ class Configuration:
     syslog: str = ""
     forward_roots: Path | None = None
     forward_allows: int = 1
+    edge_metrics: bool = False
 
     def __post_init__(self) -> None:
         check_trust_domain(self.trust_domain)

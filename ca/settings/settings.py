@@ -186,6 +186,10 @@ SETTINGS = (
         default=str(_DEFAULTS["forward_allows"]),
         help="send one of so many allowed connections, 0: none; what is refused or would be is always sent",
     ),
+    Setting(
+        name="edge_metrics", options=("--edge-metrics",), is_flag=True,
+        help="count connections by workload in `/metrics`, where whoever reaches the port reads who talks to whom",
+    ),
 )  # fmt: skip
 
 
