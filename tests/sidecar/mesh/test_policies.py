@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from shared.model.policy.rules import Action, Mode, NamespaceState, Peer, Rule
+from shared.model.policy.rules import Action, Direction, Mode, NamespaceState, Peer, Rule
 from shared.model.wire.messages import FromSidecar, NamespaceInstalled, Subscribe
 from sidecar.mesh.policies import Policies
-from tests.sidecar.little_ca import ask_into
+from tests.sidecar.little_ca import ask_into, until
 
 
 def many_rules(count: int) -> tuple[Rule, ...]:
@@ -59,6 +59,31 @@ async def test_a_newer_state_overtakes_one_that_is_being_compiled() -> None:
     for _ in range(50):
         await asyncio.sleep(0)
     assert policies.own.state is newest
+
+
+async def test_a_replaced_state_is_given_up_in_slices_unless_somebody_decides_by_it() -> None:
+    policies = Policies(NamespaceState(namespace="shop", version=1), ask=ask_into([]), timeout_s=1)
+    told: list[NamespaceInstalled] = []
+
+    async def install(version: int) -> None:
+        state = NamespaceState(namespace="shop", version=version, rules=many_rules(200))
+        policies.install(state, acknowledge=told.append)
+        await until(lambda: NamespaceInstalled(namespace="shop", version=version) in told)
+
+    await install(2)
+    index = policies.own.allows[Direction.INGRESS]
+    await install(3)
+    await until(lambda: not index.rules)
+    kept = policies.own
+    await install(4)
+    for _ in range(300):
+        await asyncio.sleep(0)
+    assert len(kept.allows[Direction.INGRESS].rules) == 200
+    del kept
+    in_force, generation = policies.own, policies.generation
+    told.clear()
+    await install(4)  # As it is already: only compared.
+    assert (policies.own, policies.generation) == (in_force, generation)
 
 
 async def test_no_more_namespaces_are_kept_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,6 +132,17 @@ def test_candidates_come_in_the_rules_order_however_many_share_a_key() -> None:
     assert candidates(make_index([]), Party()) == []
 
 
+def test_an_index_that_is_given_up_holds_nothing_after_short_steps() -> None:
+    peers = (Peer(unidentified=True, cidrs=("10.0.0.0/8",)), Peer(namespace="bank"))
+    index = make_index([compile_rule("shop", Rule(name=f"r{n}", action=Action.ALLOW, peers=peers)) for n in range(600)])
+    assert candidates(index, Party(address=ipaddress.ip_address("10.0.0.1")))
+    assert sum(1 for _ in index.clear_in_steps()) >= 3
+    assert index.rules == []
+    for table in (index._own, index._peers, index._addresses[4]._by_shift[24]):
+        assert not table._few
+        assert not table._many
+
+
 def test_a_policy_is_compiled_into_one_index_for_each_action_and_direction() -> None:
     state = NamespaceState(namespace="shop", rules=(Rule(name="r", action=Action.DENY, direction=Direction.EGRESS),))
     policy = compile_namespace(state)
