@@ -34,6 +34,7 @@ from cli.commands import (
     ready,
     sidecar,
     status,
+    top,
     trust,
     ui,
     version,
@@ -66,6 +67,7 @@ app.command("decisions", cls=TargetCommand)(decisions.decisions)
 app.command("identities", cls=TargetCommand)(identities.identities)
 app.command("connections", cls=TargetCommand)(connections.connections)
 app.command("edges", cls=TargetCommand)(edges.edges)
+app.command("top", cls=TargetCommand)(top.top)
 app.command("coverage", cls=TargetCommand)(coverage.coverage)
 app.command("graph", cls=TargetCommand)(graph.graph)
 app.command("ui", cls=TargetCommand)(ui.ui)

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import typer
 
-from cli.commands import shapes, version
+from cli.commands import shapes, top, version
 from cli.demo import facts
 from cli.export import report
 from cli.graph import graph
@@ -101,7 +101,7 @@ def describe_result(verb: Callable[..., object], result: JsonResult[Any]) -> str
 
 
 def _own_types() -> dict[str, object]:
-    modules = (shapes, summary, findings, facts, version, graph, lint, explain, report, program_queue)
+    modules = (shapes, summary, findings, facts, version, graph, lint, explain, report, program_queue, top)
     return {name: value for module in modules for name, value in vars(module).items() if isinstance(value, type)}
 
 
