@@ -12,9 +12,9 @@ import socket
 from typing import TYPE_CHECKING, Protocol
 
 from shared.model.policy.reasons import REQUIRED, Reason
-from shared.model.policy.rules import Direction, Mode
+from shared.model.policy.rules import Direction, Mode, Requirement
 from sidecar.attest.facts import AttestationError
-from sidecar.code_check import check_code
+from sidecar.code_check import check_code, find_checked
 from sidecar.connection.connection import Refused
 from sidecar.connection.requirements import check_origin, check_own_socket
 
@@ -189,18 +189,35 @@ class Acceptance:
         """The first byte was answered: mostly it is known at once who has accepted."""
         attestor, listener = self._sidecar.attestor, self._listener
         self._found = found = attestor.find_accepted(*self._endpoints)
-        accepted = None
         try:
-            if found is not None and found.inode:
-                accepted = attestor.attest_accepted_now(found, listener)
+            accepted = attestor.attest_accepted_now(found, listener) if found is not None and found.inode else None
+            if accepted is not None and self._is_proven_now(accepted):
+                self._connection.note_attestation(accepted)
+                self._is_open = False
         except AttestationError as error:
             self._lose(error)
-        if accepted is not None and accepted.execution == listener.execution and not self._is_explicit:
-            self._connection.note_attestation(accepted)
-            self._is_open = False
         if self._pump is not None and not self._is_open:
             self._pump.release_answers()
         self._tell()
+
+    def _is_proven_now(self, accepted: Attestation) -> bool:
+        """Tell whether nothing about who has accepted is left to be waited for, as in permissive mode by default.
+
+        Servers that accept in processes of their own (nginx, PostgreSQL) do it in another one than listens.
+
+        Raises:
+            AttestationError: the namespace refuses it.
+        """
+        policy = self._sidecar.policies.own
+        if self._is_explicit:
+            return False
+        if accepted.execution == self._listener.execution:
+            return True
+        if Requirement.OWN_SOCKETS in policy.state.requires or find_checked(self._sidecar, accepted) is not None:
+            return False
+        check_origin(policy, accepted)
+        self._sidecar.code.look_unhurried(accepted)
+        return True
 
     async def _attest(self, found: KernelSocket, listener: Attestation) -> None:
         attestor = self._sidecar.attestor

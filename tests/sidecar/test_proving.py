@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import msgspec
 import pytest
 
-from shared.model.policy.decision import Answer, Ending
+from shared.model.policy.decision import Answer, Ending, Origin
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Mode
+from shared.model.policy.rules import Mode, Requirement
 from sidecar.attest.facts import Attestation, AttestationError, Execution
+from sidecar.attest.netlink.sock_diag import KernelSocket
 from sidecar.proving import _ACCEPTING_S, _ACCEPTING_TURNS
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Pair, approve, running_pair
@@ -170,6 +172,7 @@ async def test_the_loaded_code_of_a_worker_that_accepts_is_looked_at_as_well(
         raise AttestationError("evil.so", reason=Reason.CODE_NOT_APPROVED)
 
     monkeypatch.setattr("sidecar.proving.check_code", check_code)
+    monkeypatch.setattr("sidecar.proving.find_checked", lambda *_: object())  # Its approval asks for that.
     async with running_pair(echo) as pair:
         pair.set_state(approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM), mode=mode))
         if is_worker:
@@ -181,3 +184,26 @@ async def test_the_loaded_code_of_a_worker_that_accepts_is_looked_at_as_well(
         # What permissive mode lets pass is marked: explicit mode wouldn't.
         assert record.would_deny is (is_worker and not is_refused)
         assert record.detail == ("evil.so" if is_worker else "")
+
+
+@pytest.mark.parametrize("origin", [Origin.CONTAINER, Origin.EXEC])
+async def test_permissive_mode_looks_once_at_a_worker_that_accepts(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is another process of the listener's program: what its namespace requires is checked in that one look."""
+    async with running_pair(echo) as pair:
+        state = approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM), mode=Mode.PERMISSIVE)
+        pair.set_state(msgspec.structs.replace(state, requires=(Requirement.CONTAINER_ORIGIN,)))
+        attestor, looks = pair.server.attestor, list[Attestation | None]()
+        attestor.acceptors_execution = Execution(43, 1, 0, 0, 0, 0, 0)
+        look = attestor.attest_accepted_now
+
+        def count(found: KernelSocket, listener: Attestation) -> Attestation | None:
+            looks.append(look(found, listener))
+            return None if looks[-1] is None else msgspec.structs.replace(looks[-1], origin=origin)
+
+        monkeypatch.setattr(attestor, "attest_accepted_now", count)
+        await serve_one(pair, b"hi" if origin is Origin.CONTAINER else None)
+        assert len(looks) == 1
+        reason = Reason.SAME_GROUP if origin is Origin.CONTAINER else Reason.PROCESS_ORIGIN
+        assert pair.server.records[0].reason is reason
