@@ -28,7 +28,7 @@ from sidecar.credential.credential import CredentialError
 from sidecar.foreign_outbound import carry_to_foreign
 from sidecar.mesh.directory_cache import listed_workload
 from sidecar.proving import await_clearance
-from sidecar.pump.ends import PumpEnd
+from sidecar.pump.ends import PumpEnd, wait_for_end
 from sidecar.pump.tunnel_pump import TunnelPump
 from sidecar.routing.route import PERHAPS_GONE, Route
 from sidecar.sockets.dial import DialError
@@ -325,7 +325,7 @@ async def open_and_pump(sidecar: Sidecar, connection: Connection, tunnel: Tunnel
         has_ended=before.has_ended if before else False,
     )
     try:
-        return await asyncio.shield(pump.finished)  # Cancelled, it would count as done.
+        return await wait_for_end(pump.finished)
     except asyncio.CancelledError:
         pump.abort(Ending.SHUTDOWN)
         raise

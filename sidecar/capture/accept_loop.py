@@ -68,6 +68,8 @@ class AcceptLoop:
 
     def __init__(self, listener: socket.socket, on_accept: Accepted, *, on_pause: Paused) -> None:
         self._listener = listener
+        # ``socket.accept`` makes enumeration members of these two for each connection.
+        self._kind = int(listener.family), int(listener.type)
         self._on_accept = on_accept
         self._on_pause = on_pause
         self._pause_s = _FIRST_PAUSE_S
@@ -92,11 +94,12 @@ class AcceptLoop:
 
     def _accept(self) -> None:
         until = time.perf_counter() + SLICE_S
+        accept = self._listener._accept  # type: ignore[attr-defined]  # What ``socket.accept`` calls; typeshed omits it.
         for number in range(BATCH):
             if number and time.perf_counter() >= until:
                 return  # The rest wait in the kernel, which says so again: first looks at programs take their time.
             try:
-                connection, name = self._listener.accept()
+                descriptor, name = accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -107,6 +110,7 @@ class AcceptLoop:
                     continue
                 raise
             self._pause_s = _FIRST_PAUSE_S
+            connection = socket.socket(*self._kind, fileno=descriptor)
             connection.setblocking(False)
             self._on_accept(connection, normalise_endpoint(name))
 

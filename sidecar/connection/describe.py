@@ -7,13 +7,14 @@ Pure: times are arguments.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import msgspec
 
 from shared.model.identity.foreign import ForeignIdentity
-from shared.model.identity.identity import Identity
-from shared.model.identity.program import format_program
+from shared.model.identity.identity import Identity, Workload
+from shared.model.identity.program import Program, format_program
 from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, Transport
 from shared.model.policy.evaluate import NamespacePolicy, Party, Verdict
 from shared.model.policy.reasons import Reason
@@ -23,6 +24,7 @@ from sidecar.connection.parties import Parties, PolicySource
 from sidecar.sockets.address import Endpoint, format_endpoint
 
 MAX_DETAIL_CHARACTERS = 500
+_REMEMBERED_NAMES = 1024
 
 
 class Described(Protocol):
@@ -200,21 +202,40 @@ def _describe_party(
     unproven: Reason | None,
 ) -> PartyRecord:
     """Describe an end; where its program was told and isn't proven any more, with both the program and the reason."""
+    program, why = party.program, party.why_unidentified
     approved = (
         policy is not None
         and party.workload is not None
-        and party.program is not None
-        and policy.find_approval(party.workload, party.program) is not None
+        and program is not None
+        and policy.find_approval(party.workload, program) is not None
     )
-    why = party.why_unidentified
-    if why is None and party.program is None and party.foreign is None and not party.is_pending:
-        why = Reason.PEER_UNIDENTIFIED
+    if program is not None:
+        why = unproven
+    elif why is None:
+        why = Reason.PEER_UNIDENTIFIED if party.foreign is None and not party.is_pending else unproven
+    workload, listed, name, identified = _name(party.workload, party.listed, program, identity)
     return PartyRecord(
         address=format_endpoint(endpoint),
-        workload=str(party.workload) if party.workload else "",
-        listed=str(party.listed) if party.listed else "",
-        program=format_program(party.program) if party.program else "",
-        identity=str(identity) if identity else "",
+        workload=workload,
+        listed=listed,
+        program=name,
+        identity=identified,
         approved=approved,
-        why=why.value if why and party.program is None else unproven.value if unproven is not None else "",
+        why="" if why is None else why.value,
+    )
+
+
+@lru_cache(maxsize=_REMEMBERED_NAMES)
+def _name(
+    workload: Workload | None,
+    listed: Workload | None,
+    program: Program | None,
+    identity: Identity | ForeignIdentity | None,
+) -> tuple[str, str, str, str]:
+    """Write what proves an end: the same for most connections, which differ in their ports."""
+    return (
+        str(workload) if workload else "",
+        str(listed) if listed else "",
+        format_program(program) if program else "",
+        str(identity) if identity else "",
     )

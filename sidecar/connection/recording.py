@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -34,7 +34,7 @@ _ALLOWS_PER_WINDOW = 50
 _STRANGERS_PER_WINDOW = 50
 _WINDOW_S = 1.0
 _FLUSH_S = 0.02
-_MAX_BUFFER_BYTES = 64 * 1024
+_MAX_UNWRITTEN = 64  # About 80 KiB, and 0.4 ms of the event loop's time.
 _ACK_TIMEOUT_S = 30.0
 
 _encoder = msgspec.json.Encoder()
@@ -46,7 +46,7 @@ class Recorder:
     Arguments:
         sink: the local log.
         send: queues a message to the CA; raises ``UnavailableError`` without a stream.
-        write: makes a line of the local log, without its newline.
+        write: makes lines of the local log.
 
     Attributes:
         counts: of every record that was taken.
@@ -58,13 +58,14 @@ class Recorder:
         sink: LineSink,
         *,
         send: Callable[[FromSidecar], None],
-        write: Callable[[DecisionRecord], bytes] = _encoder.encode,
+        write: Callable[[Sequence[DecisionRecord]], bytes] = _encoder.encode_lines,
     ) -> None:
         self._sink = sink
         self._send = send
         self._write = write
         self.counts = DecisionCounts()
-        self._lines = {True: bytearray(), False: bytearray()}  # By urgency: denials keep their own buffer.
+        # By urgency, to be encoded together: denials keep their own.
+        self._unwritten: dict[bool, list[DecisionRecord]] = {True: [], False: []}
         self._flush_timer: asyncio.TimerHandle | None = None
         self._window_timer: asyncio.TimerHandle | None = None
         self._window_allows = 0
@@ -84,10 +85,9 @@ class Recorder:
         loop = asyncio.get_running_loop()
         self.counts.count(record)
         is_denial = record.answer is Answer.DENY
-        buffer = self._lines[is_denial]
-        buffer += self._write(record)
-        buffer += b"\n"
-        if len(buffer) > _MAX_BUFFER_BYTES:
+        unwritten = self._unwritten[is_denial]
+        unwritten.append(record)
+        if len(unwritten) >= _MAX_UNWRITTEN:
             self._flush()
         elif self._flush_timer is None:
             self._flush_timer = loop.call_later(_FLUSH_S, self._flush)
@@ -137,10 +137,10 @@ class Recorder:
         if self._flush_timer is not None:
             self._flush_timer.cancel()
             self._flush_timer = None
-        for is_urgent, buffer in self._lines.items():
-            if buffer:
-                self._sink.write(bytes(buffer), is_urgent=is_urgent)
-                buffer.clear()
+        for is_urgent, unwritten in self._unwritten.items():
+            if unwritten:
+                self._sink.write(self._write(unwritten), is_urgent=is_urgent)
+                unwritten.clear()
 
     def _keep_for_ca(self, record: DecisionRecord, *, is_denial: bool) -> None:
         if is_denial:

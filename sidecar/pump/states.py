@@ -22,6 +22,9 @@ class Flow(Enum):
     DROPPED = auto()  # The sink wants nothing more: what the source still says is discarded.
     STOPPED = auto()  # The pump has finished: nothing moves any more.
 
+    # By identity, as members are compared: ``Enum``'s own is a Python function, and each change looks two up.
+    __hash__ = object.__hash__
+
 
 _F = Flow
 
@@ -44,6 +47,8 @@ class Answer(Enum):
     AWAITED = auto()  # The initiator has sent OPEN.
     ACCEPTED = auto()
     REFUSED = auto()
+
+    __hash__ = object.__hash__
 
 
 _A = Answer

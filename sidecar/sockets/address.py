@@ -31,6 +31,7 @@ def parse_ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | No
     return ipaddress.ip_address(address) if address else None
 
 
+@lru_cache(maxsize=_REMEMBERED_ADDRESSES)
 def is_loopback(address: str) -> bool:
     """Tell whether only this network namespace reaches the address; a wildcard is reached from elsewhere."""
     parsed = parse_ip(address)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from functools import lru_cache
 
 import msgspec
 
@@ -21,6 +22,8 @@ _TRUST_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,253}[a-z0-9])?")
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _DNS_SUBDOMAIN = re.compile(rf"(?=.{{1,253}}\Z){_DNS_LABEL.pattern}(?:\.{_DNS_LABEL.pattern})*")
 _MAX_SPIFFE_ID_BYTES = 2048  # SPIFFE-ID, section 2.3
+# Each connection's record names identities that the one before named.
+_REMEMBERED = 4096
 
 
 class IdentityKind(StrEnum):
@@ -107,6 +110,7 @@ def parse_workload(text: str) -> Workload:
     return Workload(namespace=namespace, service_account=service_account)
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def format_spiffe_id(identity: Identity) -> str:
     """Write the identity as its SPIFFE ID."""
     base = f"spiffe://{identity.trust_domain}/ns/{identity.workload.namespace}/sa/{identity.workload.service_account}"
