@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from bench.handshakes import main, make_ends, shake_hands, shake_hands_in_memory
+from bench.handshakes import main, make_ends, measure_memory, shake_hands, shake_hands_in_memory
 
 
 async def test_both_kinds_are_made_to_the_end() -> None:
     ends = make_ends()
     await shake_hands(ends)
     shake_hands_in_memory(ends)
+
+
+def test_a_connection_keeps_more_after_its_handshake_than_before() -> None:
+    made, kept = measure_memory(make_ends(), 4)
+    assert 0 < made < kept
 
 
 def test_it_prints_both_and_their_ratio(capsys: pytest.CaptureFixture[str]) -> None:
