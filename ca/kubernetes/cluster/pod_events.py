@@ -30,6 +30,9 @@ PAUSE_S: Final = 0.2  # Between two events: five a second at most.
 CONTROLLER: Final = "touchmark.dev/ca"
 _MAX_NOTE: Final = 1024  # The API's own bound.
 _MAX_NAME: Final = 200
+_MAX_PATH: Final = (
+    200  # A sidecar's word, which terminals print: printable, and no longer than leaves room for the rest.
+)
 
 _log = structlog.get_logger("touchmark.ca")
 
@@ -142,7 +145,8 @@ def _describe(record: DecisionRecord) -> str:
     source = record.source.workload or record.source.listed or record.source.address or "unknown"
     destination = record.destination.workload or record.destination.listed or record.destination.address or "unknown"
     side = "from" if record.direction is Direction.EGRESS else "to"
-    program = f" of {record.process.path}" if record.process.path else ""
+    path = "".join(each if each.isprintable() else "?" for each in record.process.path[:_MAX_PATH])
+    program = f" of {path}" if path else ""
     text = f"A connection {side} this pod{program} was refused: {source} to {destination}, port {record.port}"
     rule = f" by rule {record.rule}" if record.rule else ""
     return f"{text}: {record.reason}{rule}. One event an hour at most tells of this reason; touchmark decisions has all"

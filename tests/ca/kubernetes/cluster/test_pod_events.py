@@ -112,3 +112,12 @@ async def test_what_cant_be_sent_or_has_no_room_is_counted(monkeypatch: pytest.M
         told.events.tell(POD.instance, f"Reason{number}", "")
     await told.wait(lambda: 'result="failed"} 2.0' in told.metrics.render().decode())
     assert 'touchmark_ca_pod_events_total{result="dropped"} 2.0' in told.metrics.render().decode()
+
+
+async def test_a_programs_path_neither_hides_the_reason_nor_writes_to_a_terminal() -> None:
+    told = Told()
+    told.events.tell_refusals([make_record(process=ProcessRecord(pid=1, path="/\x1b[2J" + "a" * 4000))])
+    await told.wait(lambda: told.client.posted)
+    note = told.client.posted[0][1]["note"]
+    assert note.isprintable()
+    assert "program_not_approved" in note
