@@ -67,12 +67,12 @@ async def look_and_describe(sidecar: Sidecar, attestation: Attestation) -> Progr
 def make_evidence(sidecar: Sidecar, attestation: Attestation) -> ProgramEvidence:
     """Return what was seen of a process, for the CA: with its loaded code, if the CA will compare it."""
     process = attestation.process
-    evidence = ProgramEvidence(path=process.path, pid=process.pid, uid=process.uid)
+    evidence = ProgramEvidence(path=process.shown_path, pid=process.pid, uid=process.uid)
     approval = find_checked(sidecar, attestation)
     seen = sidecar.code.get(attestation.execution)
     if approval is None or approval.code is not CodeCheck.ENFORCE or seen is None:
         return evidence
-    return ProgramEvidence(path=process.path, pid=process.pid, uid=process.uid, code=seen.code)
+    return ProgramEvidence(path=process.shown_path, pid=process.pid, uid=process.uid, code=seen.code)
 
 
 def find_checked(sidecar: Sidecar, attestation: Attestation) -> Approval | None:

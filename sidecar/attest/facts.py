@@ -6,7 +6,7 @@ Pure, but for the descriptors of the memory that an execution keeps.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -15,6 +15,9 @@ from shared.model.identity.program import Program
 from shared.model.policy.decision import Origin
 from shared.model.policy.reasons import Reason
 from sidecar.attest.memory import Memory
+
+# What a CA takes of a path (ca/evidence/process.py).
+MAX_SHOWN_CHARACTERS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,13 +28,29 @@ class ProcessFacts:
         pid: in the sidecar's own PID namespace.
         start_time: clock ticks after boot, ``proc(5)``; together with ``pid`` it is unique.
         uid: the real user ID.
-        path: the link of ``/proc/<pid>/exe``; it ends with `` (deleted)`` when the file has lost its name.
+        path: the link of ``/proc/<pid>/exe``; it ends with `` (deleted)`` when the file has lost its name. It may hold
+            any character, and bytes that are none (``os.fsdecode``): outside attestation ``shown_path`` is used.
     """
 
     pid: int
     start_time: int
     uid: int
     path: str
+
+    @property
+    def shown_path(self) -> str:
+        """The path for records, messages and the CA: what isn't printable as escapes, the end of what is too long."""
+        path = self.path
+        if not path.isprintable():
+            path = "".join(each if each.isprintable() else _escape(each) for each in path)
+        return path if len(path) <= MAX_SHOWN_CHARACTERS else f"...{path[3 - MAX_SHOWN_CHARACTERS :]}"
+
+
+def _escape(character: str) -> str:
+    number = ord(character)
+    if 0xDC80 <= number <= 0xDCFF:  # A byte that isn't UTF-8, as os.fsdecode reads it.
+        return f"\\x{number & 0xFF:02x}"
+    return character.encode("unicode_escape").decode("ascii")
 
 
 class Execution(msgspec.Struct, frozen=True):

@@ -90,7 +90,7 @@ class Parties:
     def note_process(self, process: ProcessFacts | None, digest: str = "") -> None:
         """Remember the local process for the record."""
         if process is not None:
-            self.process = ProcessRecord(pid=process.pid, uid=process.uid, path=process.path, digest=digest)
+            self.process = ProcessRecord(pid=process.pid, uid=process.uid, path=process.shown_path, digest=digest)
 
     def note_code(self, code: LoadedCode) -> None:
         """Have the record say what the local process has loaded."""

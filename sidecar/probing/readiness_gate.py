@@ -85,4 +85,4 @@ def _describe(sidecar: Sidecar, listener: Listener, reason: Reason) -> str:
         return f"{reason}: {listener.detail}" if listener.detail else reason
     attestation = listener.attestation
     program = format_program(attestation.program)
-    return f"{attestation.process.path} isn't approved; touchmark program approve {sidecar.workload} {program}"
+    return f"{attestation.process.shown_path} isn't approved; touchmark program approve {sidecar.workload} {program}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from shared.model.adoption.program_queue import ProgramQueue, QueuedProgram
@@ -10,8 +12,9 @@ from shared.model.policy.decision import Answer, Ending, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Direction, Mode, Peer, PortRange, Rule
 from tests.e2e.harness.mesh import wait_until
+from tests.e2e.harness.programs import Executable
 from tests.e2e.harness.records import expect_denied_on_either
-from tests.e2e.harness.shop import Bank, Shop
+from tests.e2e.harness.shop import CLIENT, Bank, Shop
 
 pytestmark = pytest.mark.needs_root
 
@@ -41,6 +44,18 @@ def test_permissive_lets_an_unapproved_program_flow_and_marks_it(shop: Shop) -> 
         record = log.expect(Answer.ALLOW, Reason.PROGRAM_NOT_APPROVED, port=port, would_deny=True)
         assert record.source.program == f"sha256:{shop.intruder.digest}"
         assert "/observed/" in record.source.identity
+
+
+def test_a_program_at_an_unprintable_path_gets_its_certificate_and_its_records(shop: Shop) -> None:
+    program = shop.mesh.make_program("strange")
+    program = Executable(path=program.path.rename(program.path.with_name(os.fsdecode(b"a\n\x1b[31m\xff"))))
+    shop.mesh.approve(CLIENT, program)
+    port = shop.sell()
+    shop.be_explicit()
+    assert shop.buy(program).do("exchange", shop.address, port, "bread") == "got bread<end>"
+    record = shop.client.log.expect(Answer.ALLOW, Reason.SAME_GROUP, port=port)
+    assert record.source.program == f"sha256:{program.digest}"
+    assert record.process.path == f"{program.path.parent}/a\\n\\x1b[31m\\xff"
 
 
 @pytest.mark.proves(Reason.PROGRAM_NOT_APPROVED)

@@ -68,4 +68,4 @@ def make_state(check: CodeCheck | None, mode: Mode = Mode.EXPLICIT, *, jit: bool
 def make_sidecar(looks: FakeLooks, state: NamespaceState, **others: Any) -> Sidecar:
     """Make what has the parts that the checks use."""
     policies = SimpleNamespace(own=compile_namespace(state))
-    return cast("Sidecar", SimpleNamespace(workload=WEB, policies=policies, code=looks, **others))
+    return cast("Sidecar", SimpleNamespace(workload=WEB, policies=policies, code=looks, sightings=None, **others))

@@ -314,7 +314,7 @@ def _compare(attestation: Attestation, pid: int, found: Found) -> AttestationErr
     if isinstance(found, Measured) and found.program == attestation.program:
         return None
     if is_attested:
-        message = f"process {pid} executed another program{f': {process.path}' if process else ''}"
+        message = f"process {pid} executed another program{f': {process.shown_path}' if process else ''}"
         return AttestationError(message, reason=Reason.PROGRAM_CHANGED, process=process)
     message = f"process {pid} holds the socket as well and runs another program"
     return AttestationError(message, reason=Reason.SOCKET_SHARED, process=process)
