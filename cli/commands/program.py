@@ -452,6 +452,7 @@ def _choose(candidates: Sequence[Candidate], workload: Workload, *, everything: 
     Raises:
         RefusedError: there are some, and this isn't a terminal.
     """
+    from cli.machine.allowance import describe_allowance
     from cli.text.output import print_line, print_note
     from shared.model.errors import RefusedError
 
@@ -459,7 +460,10 @@ def _choose(candidates: Sequence[Candidate], workload: Workload, *, everything: 
         print_note(f"no decision shows an unapproved program of {workload}")
         return []
     for candidate in candidates if not as_json else ():
-        weakness = f"  weak: {candidate.weakness}" if candidate.weakness else ""
+        allows = describe_allowance(candidate.program, candidate.source)
+        weakness = (
+            f"  weak: {candidate.weakness}" + (f"; allows {allows}" if allows else "") if candidate.weakness else ""
+        )
         print_line(f"seen: {candidate.program}  {escape(candidate.source) or 'path unknown'}{weakness}")
         for each in candidate.code.objects if candidate.code else ():
             print_line(f"  loads {escape(each.path)}  {f'sha256:{each.digest}' if each.digest else 'not measured'}")
@@ -472,7 +476,13 @@ def _choose(candidates: Sequence[Candidate], workload: Workload, *, everything: 
             f"{len(candidates)} programs of {workload} need a review",
             hint="review them, then approve their digests, or repeat with --yes",
         )
-    return [each for each in candidates if typer.confirm(f"Approve {escape(each.source) or each.program}?", err=True)]
+
+    def ask(each: Candidate) -> bool:
+        allows = describe_allowance(each.program, each.source)
+        which = f", which allows {allows}" if allows else ""
+        return typer.confirm(f"Approve {escape(each.source) or each.program}{which}?", err=True)
+
+    return [each for each in candidates if ask(each)]
 
 
 def _describe_code(view: ProgramView) -> str:

@@ -12,8 +12,10 @@ from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.adoption.program_queue import ImageSeen, ProgramQueue, ProgramRefusal, QueuedProgram, Sighting
 from shared.model.identity.program import Program
-from shared.model.wire.admin import DecisionList, ProgramList, ProgramView
+from shared.model.policy.decision import PartyRecord, ProcessRecord
+from shared.model.wire.admin import DecisionList, DecisionView, ProgramList, ProgramView
 from tests.cli.fake_ca import FakeCA
+from tests.shared.model.policy.records import make_record
 
 NGINX, PYTHON, CURL = "ab" * 32, "cd" * 32, "ef" * 32
 IMAGE = "registry.example/shop/web:2"
@@ -118,10 +120,24 @@ def test_programs_are_refused_and_refusals_taken_back(shop: FakeCA, capsys: pyte
     assert "refused for shop/web" in capsys.readouterr().out
 
 
-def test_decisions_dont_propose_what_was_refused(shop: FakeCA) -> None:
-    shop.answers["GET /v1/decisions"] = DecisionList(decisions=())
-    assert run(["program", "approve", "shop/web", "--from-decisions"]) == ExitCode.NOTHING
-    assert shop.asked("GET /v1/programs/queue")
+def test_decisions_dont_propose_what_was_refused_and_say_what_a_weak_one_allows(
+    shop: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused, weak = (
+        make_record(
+            source=PartyRecord(address="198.18.0.2:40000", workload="shop/web", program=program),
+            process=ProcessRecord(path=path),
+        )
+        for program, path in ((f"sha256:{CURL}", "/usr/bin/curl"), (f"sha256:{PYTHON}/main:none", "/usr/bin/python3"))
+    )
+    shop.answers["GET /v1/decisions"] = DecisionList(decisions=(DecisionView(id=1, record=refused),))
+    assert run(["program", "approve", "shop/web", "--from-decisions", "--yes"]) == ExitCode.NOTHING
+    both = (DecisionView(id=1, record=refused), DecisionView(id=2, record=weak))
+    shop.answers["GET /v1/decisions"] = DecisionList(decisions=both)
+    assert run(["program", "approve", "shop/web", "--from-decisions"]) == ExitCode.REFUSED
+    shown = capsys.readouterr().out
+    assert "allows any Python program that is given by -m, -c or standard input" in shown
+    assert CURL not in shown
 
 
 def test_an_images_digest_is_shortened() -> None:
