@@ -87,11 +87,17 @@ class PolicyBackend(Protocol):
     async def get_mode(self, namespace: str) -> ModeState:
         """Return a namespace's mode."""
 
-    async def set_mode(self, namespace: str, mode: Mode, *, for_s: float | None = None) -> None:
+    async def set_mode(
+        self, namespace: str, mode: Mode, *, for_s: float | None = None, expected_version: int | None = None
+    ) -> None:
         """Write a namespace's mode; nothing else of its policy changes.
 
         Arguments:
             for_s: seconds after which the CA goes back by itself, unless it is confirmed; None: it stays.
+            expected_version: the version of the namespace's state that was looked at; None: whichever it is.
+
+        Raises:
+            ConflictError: the namespace has another version by now.
         """
 
     async def confirm_mode(self, namespace: str) -> None:

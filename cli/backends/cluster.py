@@ -103,10 +103,15 @@ class ClusterPolicyBackend:
             waiting=state.waiting,
         )
 
-    async def set_mode(self, namespace: str, mode: Mode, *, for_s: float | None = None) -> None:
+    async def set_mode(
+        self, namespace: str, mode: Mode, *, for_s: float | None = None, expected_version: int | None = None
+    ) -> None:
         """Write the mode alone: whatever else the MeshPolicy says stays, and one is made where there is none.
 
+        What changes between the look at the version and the write isn't noticed: no object holds a version of all.
+
         Raises:
+            ConflictError: the namespace has another version by now.
             InputError: it should go back by itself, which a MeshPolicy can't say.
         """
         if for_s is not None:
@@ -114,6 +119,12 @@ class ClusterPolicyBackend:
                 "in a cluster a mode doesn't go back by itself: it is what the MeshPolicy says",
                 hint=f"`touchmark mode {namespace} undo -k` goes back",
             )
+        if expected_version is not None:
+            state = await (await self._reach_admin()).get_namespace(namespace)
+            if state.version != expected_version:
+                raise ConflictError(
+                    f"namespace {namespace} is no longer at version {expected_version}", hint="look again, then repeat"
+                )
         await self._write(MESH_POLICIES, objects.make_mode(namespace, mode), manager=objects.MODE_MANAGER)
 
     async def confirm_mode(self, namespace: str) -> None:
@@ -142,6 +153,8 @@ class ClusterPolicyBackend:
         writes = [*((PROGRAMS, value) for value in steps.programs), (MESH_POLICIES, steps.policy)]
         for kind, value in writes:
             await self._write(kind, value, manager=FIELD_MANAGER, dry_run=True)
+        for name in steps.deleted:
+            await self._cluster.delete(PROGRAMS, namespace, name, dry_run=True)
         listed = (await self.list_history(namespace, limit=1)).generations
         if not listed or listed[0].generation != newest:
             raise ConflictError(f"{namespace} has changed since", hint="look again, then repeat")

@@ -44,9 +44,12 @@ class LocalPolicyBackend:
         """Return a namespace's mode."""
         return await read_trial(self._client, await read_mode(self._client, namespace))
 
-    async def set_mode(self, namespace: str, mode: Mode, *, for_s: float | None = None) -> None:
+    async def set_mode(
+        self, namespace: str, mode: Mode, *, for_s: float | None = None, expected_version: int | None = None
+    ) -> None:
         """Switch a namespace's mode."""
-        await self._client.set_mode(namespace, ModeRequest(mode=mode, for_s=for_s))
+        request = ModeRequest(mode=mode, for_s=for_s, expected_version=expected_version)
+        await self._client.set_mode(namespace, request)
 
     async def confirm_mode(self, namespace: str) -> None:
         """Keep the mode that would go back by itself."""

@@ -162,9 +162,10 @@ class Cluster:
         action = _name("create", kind, namespace)
         return await self._call("POST", kind.path(namespace), action, query=query, body=value)
 
-    async def delete(self, kind: Kind, namespace: str, name: str) -> None:
+    async def delete(self, kind: Kind, namespace: str, name: str, *, dry_run: bool = False) -> None:
         """Delete one object."""
-        await self._call("DELETE", kind.path(namespace, name), _name("delete", kind, namespace, name))
+        query = {"dryRun": "All"} if dry_run else {}
+        await self._call("DELETE", kind.path(namespace, name), _name("delete", kind, namespace, name), query=query)
 
     async def get_path(self, path: str) -> Object:
         """Return what a path outside the resources answers, such as ``/version``."""

@@ -140,7 +140,9 @@ def mode(
             )
         if check:
             return _conclude_check(readiness, as_json=as_json)
-        await backend.set_mode(namespace, target, for_s=for_s)
+        # What was READY is what is switched. Who forces it, or never saw it, means whatever is there.
+        seen = None if readiness is None or force else readiness.version
+        await backend.set_mode(namespace, target, for_s=for_s, expected_version=seen)
         return await _await_sidecars(backend, namespace, target, readiness, timeout_s, as_json=as_json)
 
     code = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)

@@ -94,10 +94,12 @@ class Actions:
     async def _switch(self, backend: PolicyBackend, namespace: str, request: ActRequest) -> Done:
         if request.mode is None:
             raise InputError("no mode is named")
+        seen = None
         if request.mode is Mode.EXPLICIT:
             readiness = await backend.get_readiness(namespace, since_s=DEFAULT_READINESS_SINCE_S)
             self._require_safe(readiness, request.accepts)
-        await backend.set_mode(namespace, request.mode)
+            seen = readiness.version
+        await backend.set_mode(namespace, request.mode, expected_version=seen)
         return Done(text=f"{namespace} is set to {request.mode}")
 
     async def _answer_program(self, backend: PolicyBackend, namespace: str, request: ActRequest) -> Done:

@@ -62,7 +62,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_switch_asks_the_ca_writes_only_the_mode_and_waits_for_every_sidecar(
     cluster_ca: FakeCA, api: FakeAPI, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cluster_ca.answers["GET /v1/namespaces/shop/readiness"] = make_readiness()
+    readiness = make_readiness()
+    cluster_ca.answers["GET /v1/namespaces/shop/readiness"] = readiness
+    cluster_ca.answers["GET /v1/namespaces/shop"] = NamespaceState(namespace="shop", version=readiness.version)
     api.answers[f"PATCH {MESH_POLICY}"] = make_policy()
     api.answers[f"GET {MESH_POLICY}"] = [
         make_policy(observed=1),
@@ -77,6 +79,16 @@ def test_the_switch_asks_the_ca_writes_only_the_mode_and_waits_for_every_sidecar
     assert written["spec"] == {"mode": "explicit"}
     query = next(query for key, query, _ in api.requests if key == f"PATCH {MESH_POLICY}")
     assert query == {"fieldManager": "touchmark-mode", "fieldValidation": "Strict"}
+
+
+def test_what_was_looked_at_is_what_is_switched(
+    cluster_ca: FakeCA, api: FakeAPI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster_ca.answers["GET /v1/namespaces/shop/readiness"] = make_readiness()
+    cluster_ca.answers["GET /v1/namespaces/shop"] = NamespaceState(namespace="shop", version=99)
+    assert run(["mode", "shop", "explicit", "-k"]) == ExitCode.CONFLICT
+    assert "is no longer at version" in capsys.readouterr().err
+    assert not api.asked(f"PATCH {MESH_POLICY}")
 
 
 def test_laggards_end_with_9_and_a_ca_that_sees_nothing_does_so_too(

@@ -16,7 +16,7 @@ from shared.model.wire.admin import GenerationContent, GenerationView, History, 
 from shared.model.wire.admin_audit import AuditActor
 from tests.cli.backends.test_cluster import MESH_POLICY, PROGRAMS, make_conflict
 from tests.cli.backends.test_objects import make_policy
-from tests.cli.fake_api import FakeAPI
+from tests.cli.fake_api import FakeAPI, make_status
 from tests.cli.fake_ca import FakeCA
 
 DIGEST = "ab" * 32
@@ -83,8 +83,8 @@ def test_undo_tries_everything_writes_the_policy_and_deletes_last(
     past: FakeAPI, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["mode", "shop", "undo", "-k"]) == ExitCode.SUCCESS
-    writes = [key.partition(" ")[0] for key, _, _ in past.requests if not key.startswith("GET")]
-    assert writes == ["PATCH", "PATCH", "DELETE"]
+    writes = [(key.partition(" ")[0], query.get("dryRun")) for key, query, _ in past.requests if key[:3] != "GET"]
+    assert writes == [("PATCH", "All"), ("DELETE", "All"), ("PATCH", None), ("DELETE", None)]
     assert past.asked(f"PATCH {MESH_POLICY}")[1]["spec"]["mode"] == "permissive"
     assert "generation 2 is in force again" in capsys.readouterr().out
 
@@ -95,3 +95,9 @@ def test_what_another_tool_owns_stops_the_undo_before_anything_is_written(past: 
     assert not past.asked(f"DELETE {PROGRAMS}/new")
     (query,) = [query for key, query, _ in past.requests if key == f"PATCH {MESH_POLICY}"]
     assert query["dryRun"] == "All"
+
+
+def test_a_deletion_that_the_api_server_refuses_stops_the_undo_before_anything_is_written(past: FakeAPI) -> None:
+    past.answers[f"DELETE {PROGRAMS}/new"] = make_status(403, "Forbidden", "no")
+    assert run(["mode", "shop", "undo", "-k"]) == ExitCode.REFUSED
+    assert [query.get("dryRun") for key, query, _ in past.requests if key[:3] != "GET"] == ["All", "All"]

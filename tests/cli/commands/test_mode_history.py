@@ -94,7 +94,7 @@ def test_a_mode_for_a_while_says_when_the_ca_goes_back_and_is_confirmed(
     history = History(namespace="shop", generations=(), trial=trial)
     shop.answers["GET /v1/namespaces/shop/history"] = history
     assert run(["mode", "shop", "explicit", "--for", "10m"]) == ExitCode.SUCCESS
-    assert shop.asked("PUT /v1/namespaces/shop/mode") == [{"mode": "explicit", "for_s": 600.0}]
+    assert shop.asked("PUT /v1/namespaces/shop/mode") == [{"mode": "explicit", "expected_version": 3, "for_s": 600.0}]
     said = "the CA goes back to permissive at 1970-01-01 00:10:00Z, unless `touchmark mode shop confirm`"
     assert said in capsys.readouterr().out
     assert run(["mode", "shop"]) == ExitCode.SUCCESS
