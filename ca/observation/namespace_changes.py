@@ -41,7 +41,8 @@ def view_content(generation: Generation) -> GenerationContent:
     return GenerationContent(
         namespace=generation.namespace,
         generation=generation.generation,
-        mode=Mode(content.mode),
+        mode=Mode(content.settled_mode),
+        tried=Mode(content.mode) if content.back_to else None,
         has_policy=content.has_policy,
         group_label=content.group_label,
         rules=_rules.decode(content.rules),
@@ -66,6 +67,8 @@ def describe_changes(before: Content, after: Content) -> tuple[str, ...]:
     words = []
     if before.mode != after.mode:
         words.append(f"mode {before.mode} → {after.mode}")
+    if before.back_to != after.back_to:
+        words.append(f"on trial, back to {after.back_to}" if after.back_to else f"{before.mode} not on trial any more")
     if before.group_label != after.group_label:
         words.append(f"group {before.group_label or 'namespace'} → {after.group_label or 'namespace'}")
     if before.requires != after.requires:

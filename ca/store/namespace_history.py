@@ -24,6 +24,7 @@ from shared.model.policy.rules import Mode, NamespaceState
 MIN_TRIAL_S: Final = 1.0
 MAX_TRIAL_S: Final = 30 * 86_400.0
 UNDO: Final = "namespace.undo"
+RETURN: Final = "mode.return"
 _NOTHING: Final = msgspec.Raw(b"[]")
 _NULL: Final = msgspec.Raw(b"null")
 _log = structlog.get_logger("touchmark.ca")
@@ -77,6 +78,7 @@ async def read_content(connection: AsyncConnection, namespace: str) -> Content:
         )
         for each in listed
     )
+    trial = await read_trial(connection, namespace)
     if row is None:
         return Content(
             mode=Mode.PERMISSIVE.value, has_policy=False, group_label="", rules=_NOTHING, requires=_NOTHING,
@@ -89,6 +91,7 @@ async def read_content(connection: AsyncConnection, namespace: str) -> Content:
         rules=msgspec.Raw(row.rules),
         requires=msgspec.Raw(row.requires),
         programs=records,
+        back_to="" if trial is None else trial.back_to.value,
     )
 
 
@@ -126,7 +129,8 @@ class NamespaceHistory:
     async def undo(self, namespace: str, *, to: int | None = None, expected: int | None = None) -> NamespaceState:
         """Give a namespace the mode, rules and approvals of an earlier generation, as a new one.
 
-        A mode on trial that this leaves as it is stays on trial.
+        A mode on trial that this leaves as it is stays on trial. Of a generation whose mode was on trial, the mode to
+        which it was to go back is given back: a trial that is over never becomes permanent.
 
         Arguments:
             to: the generation; None: the one before the newest.
@@ -134,7 +138,8 @@ class NamespaceHistory:
 
         Raises:
             NotFoundError: there is no such generation.
-            ConflictError: the namespace has changed since, or there is nothing before.
+            ConflictError: the namespace has changed since, or there is nothing before, or what was before was a trial
+                that has gone back.
         """
 
         async def change(connection: AsyncConnection) -> None:
@@ -143,11 +148,18 @@ class NamespaceHistory:
                 raise ConflictError(f"{namespace} has changed since", hint="look again, then repeat")
             if to is None and len(newest) < 2:
                 raise ConflictError(f"{namespace} has no earlier generation: there is nothing to undo")
-            wanted = newest[1] if to is None else await _require_generation(connection, namespace, to)
-            await self._restore(connection, namespace, wanted.content)
+            wanted = (newest[1] if to is None else await _require_generation(connection, namespace, to)).content
             trial = await read_trial(connection, namespace)
-            if trial is not None and wanted.content.mode != trial.mode.value:  # Otherwise it still goes back.
-                await end_trial(connection, namespace)
+            if to is None and trial is None and newest[0].act == RETURN and wanted.back_to:
+                raise ConflictError(
+                    f"{wanted.mode} was on trial in {namespace} and has gone back: there is nothing to undo",
+                    hint=f"`touchmark mode {namespace} history` lists what was before; --to goes there",
+                )
+            if trial is not None and wanted.mode == trial.mode.value:
+                await self._restore(connection, namespace, wanted, mode=wanted.mode)  # It still goes back.
+                return
+            await self._restore(connection, namespace, wanted, mode=wanted.settled_mode)
+            await end_trial(connection, namespace)
 
         return await self._change(namespace, change, act=UNDO)
 
@@ -224,11 +236,11 @@ class NamespaceHistory:
             await end_trial(connection, namespace)
             await _set_mode(connection, namespace, trial.back_to)
 
-        return await self._change(namespace, change, act="mode.return")
+        return await self._change(namespace, change, act=RETURN)
 
-    async def _restore(self, connection: AsyncConnection, namespace: str, content: Content) -> None:
+    async def _restore(self, connection: AsyncConnection, namespace: str, content: Content, *, mode: str) -> None:
         values = {
-            "mode": content.mode,
+            "mode": mode,
             "has_policy": content.has_policy,
             "group_label": content.group_label,
             "rules": bytes(content.rules).decode(),

@@ -77,6 +77,11 @@ async def undo(
     if wanted == newest.generation:
         raise ConflictError(f"generation {wanted} of {namespace} is in force already")
     content = await backend.get_generation(namespace, wanted)
+    if not to and newest.act == "mode.return" and content.tried is not None:
+        raise ConflictError(
+            f"{content.tried} was on trial in {namespace} and has gone back: there is nothing to undo",
+            hint=f"`touchmark mode {namespace} history` lists what was before; --to goes there",
+        )
     await _check_explicit(backend, content, consent, since_s)
     left = await backend.restore(content, newest=newest.generation)
     return namespace, newest.generation, wanted, tuple(left)

@@ -37,7 +37,11 @@ class StoredProgram(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Content(msgspec.Struct, frozen=True, kw_only=True):
-    """What a namespace says; rules and programs as JSON, as their rows have it."""
+    """What a namespace says; rules and programs as JSON, as their rows have it.
+
+    Attributes:
+        back_to: the mode to which ``mode``, which is on trial, goes back by itself; empty: it stays.
+    """
 
     mode: str
     has_policy: bool
@@ -45,6 +49,12 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     rules: msgspec.Raw
     requires: msgspec.Raw
     programs: tuple[StoredProgram, ...] = ()
+    back_to: str = ""
+
+    @property
+    def settled_mode(self) -> str:
+        """The mode that stays: what an undo gives back."""
+        return self.back_to or self.mode
 
 
 _decoder: Final = msgspec.json.Decoder(Content)

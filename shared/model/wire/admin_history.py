@@ -78,7 +78,13 @@ class PastProgram(_Answer, frozen=True):
 
 
 class GenerationContent(_Answer, frozen=True):
-    """What a namespace said in one generation; ``has_policy``: it had a MeshPolicy."""
+    """What a namespace said in one generation.
+
+    Attributes:
+        mode: the one that an undo gives back; of a mode on trial, the one to which that was to go back.
+        has_policy: it had a MeshPolicy.
+        tried: the mode that was on trial; None: none was.
+    """
 
     namespace: str
     generation: int
@@ -88,6 +94,7 @@ class GenerationContent(_Answer, frozen=True):
     rules: tuple[Rule, ...]
     requires: tuple[Requirement, ...]
     programs: tuple[PastProgram, ...]
+    tried: Mode | None = None
 
 
 class UndoRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

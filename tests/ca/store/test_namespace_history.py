@@ -148,6 +148,25 @@ async def test_an_undo_that_leaves_the_mode_on_trial_as_it_is_leaves_it_on_trial
         assert (await core.store.namespaces.get_state("shop")).mode is Mode.EXPLICIT
 
 
+@pytest.mark.parametrize("trial", list(Mode))
+async def test_an_undo_never_makes_a_trial_that_has_gone_back_permanent(tmp_path: Path, trial: Mode) -> None:
+    settled = next(mode for mode in Mode if mode is not trial)
+    async with opened(tmp_path / "d") as core:
+        store = core.store
+        await store.namespaces.put_policy("shop", rules=[], mode=settled)
+        await store.history.try_mode("shop", trial, for_s=60, now=NOW)
+        await store.namespaces.put_policy("shop", rules=[RULE])
+        assert await store.history.end_due_trials(now=NOW + 60) == ["shop"]
+        with pytest.raises(ConflictError, match="was on trial in shop and has gone back"):
+            await store.history.undo("shop")
+        newest, tried, first = (await store.history.list_generations("shop", limit=3))[:3]
+        assert (newest.act, tried.content.back_to, first.act) == ("mode.return", settled.value, "mode.try")
+        undone = await store.history.undo("shop", to=first.generation)
+        assert (undone.mode, undone.rules) == (settled, ()), "the rules of that time, and the mode that stays"
+        confirmed = await store.history.undo("shop", to=tried.generation)
+        assert (confirmed.mode, confirmed.rules) == (settled, (RULE,))
+
+
 async def test_a_namespace_that_cannot_go_back_keeps_no_other_from_it(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
         for namespace in ("bank", "shop"):

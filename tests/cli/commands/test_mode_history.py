@@ -87,6 +87,16 @@ def test_undo_without_a_past_is_a_conflict(shop: FakeCA) -> None:
     assert not shop.asked("POST /v1/namespaces/shop/undo")
 
 
+def test_undo_right_after_a_trial_has_gone_back_is_a_conflict(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    gone_back = msgspec.structs.replace(GENERATIONS[0], act="mode.return")
+    shop.answers["GET /v1/namespaces/shop/history"] = History(namespace="shop", generations=(gone_back, GENERATIONS[1]))
+    tried = msgspec.structs.replace(CONTENT, mode=Mode.PERMISSIVE, tried=Mode.EXPLICIT)
+    shop.answers["GET /v1/namespaces/shop/history/2"] = tried
+    assert run(["mode", "shop", "undo"]) == ExitCode.CONFLICT
+    assert "explicit was on trial in shop and has gone back" in capsys.readouterr().err
+    assert run(["mode", "shop", "undo", "--to", "2"]) == ExitCode.SUCCESS
+
+
 def test_a_mode_for_a_while_says_when_the_ca_goes_back_and_is_confirmed(
     shop: FakeCA, capsys: pytest.CaptureFixture[str]
 ) -> None:
