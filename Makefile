@@ -38,7 +38,7 @@ unit: setup browser ## Run the tests, JOBS=3 at a time. PYTEST="-k name" narrows
 coverage: setup browser ## The same, and show which lines and branches they don't reach. Takes half as long again.
 	$(BIN)/pytest -n $(JOBS) --cov --cov-report=term:skip-covered $(PYTEST)
 
-test-kubernetes: setup ## Run the tests against a real API server. PYTEST="-k name" narrows them.
+test-kubernetes: setup ## Run the tests against a real API server. PYTEST="-k name" narrows them, K8S=1.30 takes the oldest.
 	@$(BIN)/python -m scripts.kubernetes api
 	$(BIN)/pytest -n 2 -m kubernetes -o faulthandler_timeout=900 tests/kubernetes $(PYTEST)
 

@@ -32,7 +32,7 @@ def prepare_api() -> None:
             binaries.locate(program)
         return
     packages.ensure(packages.API)
-    binaries.build(binaries.API)
+    binaries.build(binaries.list_api())
 
 
 def prepare_node() -> None:

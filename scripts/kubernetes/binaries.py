@@ -1,8 +1,9 @@
 """Kubernetes' own programs: built once from their Go modules, found again by stamps. Does I/O.
 
-`components/` and `coredns/` are small Go modules with one main package a program; their ``go.sum`` pins everything by
-hash. k8s.io/kubernetes names its staging modules by paths that hold only in its own tree, so that ``go.mod`` replaces
-each by the published module of the same release.
+`components/`, `oldest/` and `coredns/` are small Go modules with one main package a program; their ``go.sum`` pins
+everything by hash. `oldest/` is the API server of the oldest release that Touchmark supports: `make test-kubernetes
+K8S=1.30`. k8s.io/kubernetes names its staging modules by paths that hold only in its own tree, so that ``go.mod``
+replaces each by the published module of the same release.
 """
 
 from __future__ import annotations
@@ -18,13 +19,28 @@ from scripts.kubernetes import cache, packages
 
 HERE = Path(__file__).parent
 API = ("kube-apiserver", "kubectl")
+OLDEST_API = "oldest-kube-apiserver"
 NODE = (*API, "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "coredns", "pause")
 _GO_AT_LEAST = (1, 24)
 
 
-def version() -> str:
-    """The release that ``components/go.mod`` pins, such as ``1.34.4``."""
-    text = (HERE / "components/go.mod").read_text(encoding="utf-8")
+def list_api() -> tuple[str, ...]:
+    """The programs of the API level, by ``K8S`` in the environment: a minor version, or empty for the newest.
+
+    Raises:
+        cache.SetupError: there is no such version here.
+    """
+    wanted, oldest = os.environ.get("K8S", ""), version("oldest").rpartition(".")[0]
+    if wanted in ("", version().rpartition(".")[0]):
+        return API
+    if wanted == oldest:
+        return (OLDEST_API, "kubectl")
+    raise cache.SetupError(f"K8S={wanted}: there are {oldest} and {version().rpartition('.')[0]}")
+
+
+def version(module: str = "components") -> str:
+    """The release that a module's ``go.mod`` pins, such as ``1.34.4``."""
+    text = (HERE / module / "go.mod").read_text(encoding="utf-8")
     found = re.search(r"^\tk8s\.io/kubernetes v(\S+)$", text, re.MULTILINE)
     assert found is not None
     return found[1]
@@ -36,6 +52,8 @@ def locate(program: str) -> Path:
     Raises `cache.SetupError` when it is missing; nothing is built here.
     """
     assets = os.environ.get("KUBEBUILDER_ASSETS")
+    if program == "kube-apiserver" and not assets:
+        [program] = [each for each in list_api() if each.endswith("kube-apiserver")]
     if assets and program in {"etcd", *API}:
         path: Path | None = Path(assets).absolute() / program
     elif program == "etcd":
@@ -54,14 +72,14 @@ def build(programs: Sequence[str]) -> None:
         if not stale:
             return
         go = _find_go()
-        cache.say(f"building {', '.join(stale)} (Kubernetes {version()}; minutes from empty caches)")
+        cache.say(f"building {', '.join(stale)} (Kubernetes {_release(stale[0])}; minutes from empty caches)")
         (cache.directory() / "bin").mkdir(exist_ok=True)
         for module in dict.fromkeys(map(_module, stale)):
             _build(go, module, [program for program in stale if _module(program) == module])
 
 
 def _module(program: str) -> Path:
-    return HERE / ("coredns" if program == "coredns" else "components")
+    return HERE / {"coredns": "coredns", OLDEST_API: "oldest"}.get(program, "components")
 
 
 def sources(program: str) -> list[Path]:
@@ -84,14 +102,18 @@ def _is_current(program: str) -> bool:
 
 def key(program: str) -> str:
     """What the stamp of a current program says."""
-    return cache.digest(sources(program), *_linker_flags())
+    return cache.digest(sources(program), *_linker_flags(_release(program)))
 
 
-def _linker_flags() -> list[str]:
-    major, minor, _ = version().split(".")
+def _release(program: str) -> str:
+    return version("oldest") if program == OLDEST_API else version()
+
+
+def _linker_flags(release: str) -> list[str]:
+    major, minor, _ = release.split(".")
     place = "k8s.io/component-base/version"
     values = {
-        "gitVersion": f"v{version()}",
+        "gitVersion": f"v{release}",
         "gitMajor": major,
         "gitMinor": minor,
         "gitTreeState": "clean",
@@ -105,7 +127,11 @@ def _build(go: Path, module: Path, programs: Sequence[str]) -> None:
     directory = cache.directory() / "bin"
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=directory) as unfinished:
         command = ["nice", str(go), "build", "-mod=readonly", "-buildvcs=false", "-o", f"{unfinished}/"]
-        command += ["-ldflags", " ".join(_linker_flags()), *(_package(program) for program in programs)]
+        command += [
+            "-ldflags",
+            " ".join(_linker_flags(_release(programs[0]))),
+            *(_package(program) for program in programs),
+        ]
         # Static, so that no C compiler is needed; by this machine's Go, never by one that Go would download.
         env = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "", "GOWORK": "off"}
         if subprocess.run(command, cwd=module, env=env, check=False, stdin=subprocess.DEVNULL).returncode != 0:

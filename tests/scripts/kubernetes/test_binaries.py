@@ -27,6 +27,21 @@ def test_the_release_is_the_one_that_go_mod_pins() -> None:
     assert re.fullmatch(r"1\.\d+\.\d+", binaries.version())
 
 
+def test_the_oldest_api_server_takes_the_newest_ones_place_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    newest = put(tmp_path / "kubernetes/bin/kube-apiserver")
+    oldest = put(tmp_path / "kubernetes/bin/oldest-kube-apiserver")
+    monkeypatch.delenv("K8S", raising=False)
+    assert binaries.locate("kube-apiserver") == newest
+    monkeypatch.setenv("K8S", "1.30")
+    assert binaries.locate("kube-apiserver") == oldest
+    assert binaries.list_api() == ("oldest-kube-apiserver", "kubectl")
+    monkeypatch.setenv("K8S", "1.2")
+    with pytest.raises(cache.SetupError, match=r"there are 1\.30 and 1\.\d+"):
+        binaries.list_api()
+
+
 def test_a_program_that_is_not_there_is_said_so() -> None:
     with pytest.raises(cache.SetupError, match="kube-apiserver not found"):
         binaries.locate("kube-apiserver")
