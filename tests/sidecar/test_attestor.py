@@ -681,7 +681,8 @@ async def test_a_program_doesnt_wait_while_strangers_to_the_same_place_are_hashe
         found = await attestor.attest(sources[0], place)
         assert not any(each.done() for each in strangers)
         assert found.program.digest == digest_of(tmp_path / "program0")
-        await asyncio.gather(*strangers)
+        # On a busy machine their own deadline may come first.
+        await asyncio.gather(*strangers, return_exceptions=True)
 
 
 async def test_too_large_an_executable_is_not_hashed(server: socket.socket) -> None:
