@@ -13,6 +13,8 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Final, Self
 
+import msgspec
+
 from cli.admin.client import AdminClient
 from cli.backends import objects
 from cli.backends.base import Applied, ModeState
@@ -22,6 +24,7 @@ from cli.backends.surroundings import look_around_cluster
 from cli.cluster.connection import MESH_POLICIES, PROGRAMS, SELF_REVIEWS, Cluster, Kind, Object
 from cli.cluster.faults import ChangedError, ForbiddenError, NoCAPodError, OwnedElsewhereError
 from cli.cluster.port_forward import forward_admin
+from shared.model.adoption.approval_name import choose_name, list_names
 from shared.model.adoption.lint import Surroundings
 from shared.model.adoption.program_queue import ProgramQueue, RefusalRequest
 from shared.model.errors import ConflictError, InputError, NotFoundError, RefusedError, TouchmarkError
@@ -176,9 +179,20 @@ class ClusterPolicyBackend:
 
     async def approve_programs(self, request: ProgramRequest) -> tuple[ProgramView, bool]:
         """Write a ``Program`` and wait a while for the CA."""
+        if not request.name:
+            request = msgspec.structs.replace(request, name=await self._choose_name(request))
         written = await self._write(PROGRAMS, objects.make_program(request), manager=FIELD_MANAGER)
         seen = await self._wait_for_acceptance(PROGRAMS, written)
         return objects.view_program(seen), objects.is_accepted(seen)
+
+    async def _choose_name(self, request: ProgramRequest) -> str:
+        kept = {}
+        for name in list_names(request.service_account, request.programs):
+            value = await self._cluster.find(PROGRAMS, request.namespace, name)
+            if value is not None:
+                view = objects.view_program(value)
+                kept[name] = (view.service_account, view.programs)
+        return choose_name(request.service_account, request.programs, kept)
 
     async def remove_program(self, namespace: str, name: str) -> None:
         """Delete a ``Program``."""

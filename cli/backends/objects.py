@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from cli.backends.base import ModeState
 from cli.cluster.connection import MESH_POLICIES, PROGRAMS, Kind, Object
+from shared.model.adoption.approval_name import list_names
 from shared.model.errors import DocumentError, TouchmarkError
 from shared.model.identity.program import parse_program
 from shared.model.kubernetes.contract import APPROVED_BY, FIELD_MANAGER
@@ -31,7 +32,6 @@ from shared.model.wire.admin import ProgramRequest, ProgramView
 # server-side apply removes what its manager no longer names.
 MODE_MANAGER: Final = f"{FIELD_MANAGER}-mode"
 OWN_MANAGERS: Final = frozenset({FIELD_MANAGER, MODE_MANAGER})
-_MAX_NAME: Final = 253
 
 
 def make_mode(namespace: str, mode: Mode) -> Object:
@@ -41,7 +41,7 @@ def make_mode(namespace: str, mode: Mode) -> Object:
 
 def make_program(request: ProgramRequest) -> Object:
     """Return what ``program approve`` writes."""
-    name = request.name or f"{request.service_account[: _MAX_NAME - 13]}-{request.programs[0].digest[:12]}"
+    name = request.name or list_names(request.service_account, request.programs)[0]
     spec: dict[str, Any] = {
         "serviceAccount": request.service_account,
         "digests": [str(program) for program in request.programs],

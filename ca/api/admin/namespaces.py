@@ -13,6 +13,7 @@ from ca.observation.policy_difference import find_difference
 from ca.store.namespace_history import MAX_TRIAL_S, MIN_TRIAL_S
 from ca.store.records import ProgramRecord
 from ca.store.store import Store
+from shared.model.adoption.approval_name import choose_name
 from shared.model.errors import ConflictError, InputError
 from shared.model.identity.identity import check_namespace, parse_workload
 from shared.model.policy.rules import NamespaceState
@@ -120,7 +121,7 @@ class NamespacesAdmin:
             raise InputError("a Program names at least one digest")
         record = ProgramRecord(
             namespace=wanted.namespace,
-            name=wanted.name or f"{wanted.service_account}-{wanted.programs[0].digest[:12]}",
+            name=wanted.name or await self._choose_name(wanted),
             service_account=wanted.service_account,
             programs=wanted.programs,
             weak=wanted.weak,
@@ -130,6 +131,11 @@ class NamespacesAdmin:
         )
         state = await self._store.namespaces.put_program(record)
         return answer(_view_program(record, version=state.version))
+
+    async def _choose_name(self, wanted: admin.ProgramRequest) -> str:
+        records = await self._store.namespaces.list_programs(wanted.namespace)
+        kept = {record.name: (record.service_account, record.programs) for record in records}
+        return choose_name(wanted.service_account, wanted.programs, kept)
 
     async def delete_program(self, request: web.Request) -> web.Response:
         """Take an approval back."""

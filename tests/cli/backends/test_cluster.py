@@ -11,6 +11,8 @@ import pytest
 from cli.backends import cluster as backend
 from cli.main import run
 from cli.text.exit_codes import ExitCode
+from shared.model.adoption.approval_name import list_names
+from shared.model.identity.program import Program
 from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.wire.admin import Acknowledgements, DecisionList, Readiness
 from tests.cli.backends.test_objects import POLICY, make_policy
@@ -219,6 +221,19 @@ def test_an_approval_from_decisions_is_in_the_user_s_name(cluster_ca: FakeCA, ap
     assert run(["program", "approve", "shop/client", "--from-decisions", "--yes", "-k"]) == ExitCode.SUCCESS
     [written] = api.asked(f"PATCH {PROGRAMS}/client-{DIGEST[:12]}")
     assert written["metadata"]["annotations"] == {"touchmark.dev/approved-by": "alice@example.test"}
+
+
+def test_an_approval_doesn_t_replace_one_that_also_approves_others(api: FakeAPI) -> None:
+    """0.1 named objects after the first of their programs."""
+    api.answers[REVIEW] = {"status": {}}
+    kept = make_program()
+    kept["spec"]["digests"].append("sha256:" + "77" * 32)
+    api.answers[f"GET {PROGRAMS}/client-{DIGEST[:12]}"] = kept
+    other = list_names("client", [Program(digest=DIGEST)])[1]
+    api.answers[f"PATCH {PROGRAMS}/{other}"] = make_program()
+    api.answers[f"GET {PROGRAMS}/client-1"] = make_program(**ACCEPTED)
+    assert run(["program", "approve", "shop/client", DIGEST, "-k"]) == ExitCode.SUCCESS
+    assert [key for key, _, _ in api.requests if key.startswith("PATCH")] == [f"PATCH {PROGRAMS}/{other}"]
 
 
 @pytest.mark.usefixtures("impatient")

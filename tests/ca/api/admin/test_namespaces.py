@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ca.runtime.compose import RunningCA
+from shared.model.identity.program import Program
 from shared.model.policy.decision import Answer
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Mode, NamespaceState, PortRange, Requirement, Rule
@@ -84,6 +86,23 @@ async def test_programs_are_approved_listed_replaced_and_removed(services: Runni
     assert (left.version, left.approvals) == (3, ())
     assert (await admin.fail("DELETE", "/v1/programs/bank/curl", 404)).code == "not_found"
     assert (await admin.fail("GET", "/v1/programs", 400, query={"name": "curl"})).code == "bad_input"
+
+
+async def test_an_approval_without_a_name_takes_no_other_away(admin: Admin) -> None:
+    """0.1 named the object after the digest of its first program: the next script of it replaced all of them."""
+    scripts = [Program(digest=WEB.digest, main=digits * 32) for digits in ("aa", "bb")]
+    for programs in ((scripts[0], CURL), (scripts[1],), (WEB, CURL), (WEB,)):
+        wanted = api.ProgramRequest(namespace="shop", service_account="web", programs=programs)
+        await admin.ask("POST", "/v1/programs", api.ProgramView, wanted)
+    listed = await admin.get("/v1/programs", api.ProgramList)
+    assert sorted(len(one.programs) for one in listed.programs) == [1, 1, 2, 2]
+    old = api.ProgramRequest(
+        namespace="old", service_account="web", programs=(WEB, CURL), name=f"web-{WEB.digest[:12]}"
+    )
+    for wanted in (old, msgspec.structs.replace(old, programs=(WEB,), name="")):
+        await admin.ask("POST", "/v1/programs", api.ProgramView, wanted)
+    state = await admin.get("/v1/namespaces/old", NamespaceState)
+    assert {one.program for one in state.approvals} == {WEB, CURL}
 
 
 async def test_a_policy_is_replaced_pushed_and_removed_and_the_mode_stays(services: RunningCA, admin: Admin) -> None:
