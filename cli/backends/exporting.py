@@ -35,7 +35,7 @@ async def read_sources(target: Target, namespace: str) -> ExportSources:
     async with open_admin(target) as client:
         states, notes = await _read_states(client, namespace)
     if namespace and namespace not in states:
-        raise NotFoundError(f"the CA knows no namespace {namespace}", hint="touchmark mode lists them")
+        raise NotFoundError(f"the CA knows no namespace {namespace}", hint="`touchmark status` lists them")
     pods: list[Object] = []
     if target.in_cluster:
         async with open_cluster(target) as cluster:

@@ -14,19 +14,25 @@ from cli.export.resolving import (
     DEFAULT_NAME,
     DNS_LABELS,
     DNS_NAMESPACE,
+    DNS_PORT,
     Object,
     Resolver,
     chunk,
+    is_among,
+    list_exceptions,
     make_object,
     name_flow,
+    reaches,
 )
+from cli.export.selectors import Labels
 from shared.model.kubernetes.contract import HEALTH_PORT, STREAM_PORT, SYSTEM_NAMESPACE, TUNNEL_PORT
 from shared.model.policy.rules import Direction
 
 _API: Final = "cilium.io/v2"
 _NAMESPACE: Final = "k8s:io.kubernetes.pod.namespace"
 _ACCOUNT: Final = "k8s:io.cilium.k8s.policy.serviceaccount"
-_EVERY_POD: Final = {"matchExpressions": [{"key": _NAMESPACE, "operator": "Exists"}]}
+_IS_POD: Final[Object] = {"key": _NAMESPACE, "operator": "Exists"}
+_EVERY_POD: Final[Object] = {"matchExpressions": [_IS_POD]}
 _MAX_PORTS: Final = 40  # The definition's bound of one list of ports.
 _SIDES: Final = {Direction.INGRESS: "from", Direction.EGRESS: "to"}
 
@@ -39,7 +45,7 @@ def write_cilium_policies(resolver: Resolver, system_namespace: str = SYSTEM_NAM
         _note(resolver)
         objects.append(_make_default(plan.namespace, system_namespace))
     for flow in plan.flows:
-        rules = _make_rules(resolver, flow)
+        rules = _make_rules(resolver, flow, system_namespace)
         if not rules:
             continue
         for own in flow.own or ("",):
@@ -83,8 +89,9 @@ def _make_default(namespace: str, system_namespace: str) -> Object:
     return make_object(_API, "CiliumNetworkPolicy", DEFAULT_NAME, spec, namespace=namespace)
 
 
-def _make_rules(resolver: Resolver, flow: Flow) -> list[Object]:
+def _make_rules(resolver: Resolver, flow: Flow, system_namespace: str) -> list[Object]:
     side = _SIDES[flow.direction]
+    kept = _list_kept(resolver, flow, system_namespace)
     endpoints: list[Object] = []
     cidrs: list[str] = []
     entities: list[str] = []
@@ -92,21 +99,24 @@ def _make_rules(resolver: Resolver, flow: Flow) -> list[Object]:
         if end.spiffe_id:
             resolver.skip(flow, end)
         elif end.is_everyone:
-            endpoints.append(dict(_EVERY_POD))
+            endpoints += _select(End(), kept)
             entities.append("world")
         elif end.cidrs:
             cidrs += end.cidrs
         else:
-            endpoints.append(_select(end))
+            endpoints += _select(end, kept)
     ports = [(each.first, each.last) for each in flow.ports]
     if flow.denies and ports and endpoints:
         message = f"refuses its ports, which pods of the mesh reach through port {TUNNEL_PORT}"
         resolver.lose(flow.rule, Effect.LOOSER, message)
     through = [*ports, (TUNNEL_PORT, 0)] if ports and not flow.denies else ports
+    found = {} if flow.denies else {each: list_exceptions(each) for each in cidrs}
+    excepted = {cidr: some for cidr, some in found.items() if some}
     rules: list[Object] = []
     for field, peers, some in (
         (f"{side}Endpoints", endpoints, through),
-        (f"{side}CIDR", cidrs, ports),
+        (f"{side}CIDR", [each for each in cidrs if each not in excepted], ports),
+        (f"{side}CIDRSet", [{"cidr": cidr, "except": some} for cidr, some in excepted.items()], ports),
         (f"{side}Entities", entities, ports),
     ):
         if peers:
@@ -114,13 +124,39 @@ def _make_rules(resolver: Resolver, flow: Flow) -> list[Object]:
     return rules
 
 
-def _select(end: End) -> Object:
+def _list_kept(resolver: Resolver, flow: Flow, system_namespace: str) -> dict[str, dict[str, str]]:
+    """Return by namespace the labels of pods that a refusal leaves out: in Cilium it stands above what is let out."""
+    kept: dict[str, dict[str, str]] = {}
+    if not flow.denies or flow.direction is Direction.INGRESS:
+        return kept
+    found: tuple[tuple[int, str, Labels], ...] = (
+        (DNS_PORT, DNS_NAMESPACE, DNS_LABELS),
+        (STREAM_PORT, system_namespace, CA_LABELS),
+    )
+    for port, namespace, labels in found:
+        if reaches(flow, port) and any(is_among(namespace, each) for each in flow.ends):
+            kept.setdefault(namespace, {}).update(labels)
+            resolver.describe_kept(flow, port)
+    return kept
+
+
+def _select(end: End, kept: dict[str, dict[str, str]]) -> list[Object]:
+    """Return selectors of an end's pods, any of which may match; ``kept`` are left out."""
     if not end.namespace:
-        return dict(_EVERY_POD)
+        if not kept:
+            return [dict(_EVERY_POD)]
+        others = {"key": _NAMESPACE, "operator": "NotIn", "values": sorted(kept)}
+        within = (selector for namespace in sorted(kept) for selector in _select(End(namespace=namespace), kept))
+        return [{"matchExpressions": [_IS_POD, others]}, *within]
     labels = {_NAMESPACE: end.namespace}
     if end.service_account:
         labels[_ACCOUNT] = end.service_account
-    return {"matchLabels": labels}
+    selector: Object = {"matchLabels": labels}
+    if left := kept.get(end.namespace):
+        selector["matchExpressions"] = [
+            {"key": f"k8s:{key}", "operator": "NotIn", "values": [value]} for key, value in left.items()
+        ]
+    return [selector]
 
 
 def _list_ports(ports: list[tuple[int, int]]) -> list[Object]:

@@ -1,8 +1,8 @@
 """ClusterNetworkPolicy (policy.networking.k8s.io/v1alpha2): refuses too, within the cluster's own pods. Pure.
 
-Source: https://network-policy-api.sigs.k8s.io/. What is refused goes into the tier Admin, ahead of everything; what is
-allowed, and the end of the list, into Baseline, so that an administrator's export never overrules a namespace's own
-NetworkPolicies.
+Source: https://network-policy-api.sigs.k8s.io/. What is refused goes into the tier Admin, ahead of everything but what
+sidecars need, which passes on to the next tier; what is allowed, and the end of the list, into Baseline, so that an
+administrator's export never overrules a namespace's own NetworkPolicies.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from cli.export.resolving import (
     DEFAULT_NAME,
     DNS_LABELS,
     DNS_NAMESPACE,
+    DNS_PORT,
     NAMESPACE_LABEL,
     Object,
     Resolver,
     chunk,
+    cut_exceptions,
+    is_among,
     make_object,
     name_flow,
     name_object,
+    reaches,
 )
 from cli.export.selectors import Labels
 from shared.model.kubernetes.contract import HEALTH_PORT, STREAM_PORT, SYSTEM_NAMESPACE, TUNNEL_PORT
@@ -31,15 +35,22 @@ from shared.model.policy.rules import Direction, PortRange
 _API: Final = "policy.networking.k8s.io/v1alpha2"
 # The definition's bounds of rules, of peers, of protocols and of networks.
 _MAX_ITEMS: Final = 25
-_DENY, _ALLOW, _NEEDED, _LAST = 100, 200, 300, 400
+_KEPT, _DENY, _ALLOW, _NEEDED, _LAST = 50, 100, 200, 300, 400
 
 
 def write_cluster_network_policies(resolver: Resolver, system_namespace: str = SYSTEM_NAMESPACE) -> list[Object]:
     """Return ClusterNetworkPolicies for a plan."""
     plan = resolver.plan
     objects: list[Object] = []
+    if any(flow.denies for flow in plan.flows):
+        spec = {"tier": "Admin", "priority": _KEPT, **_list_needed(plan.namespace, system_namespace, "Pass")}
+        objects.append(
+            make_object(_API, "ClusterNetworkPolicy", name_object("touchmark", plan.namespace, "kept"), spec)
+        )
     for flow in plan.flows:
         rules = _make_rules(resolver, flow)
+        if rules and flow.denies:
+            _describe_kept(resolver, flow, system_namespace)
         for number, labels in enumerate(resolver.find_own(flow) if rules else ()):
             for part, some in enumerate(chunk(rules, _MAX_ITEMS)):
                 name = name_flow(flow, plan.namespace, str(number), str(part))
@@ -71,30 +82,43 @@ def _note(resolver: Resolver) -> None:
         resolver.lose(name, Effect.STRICTER, f"{count} pods without a sidecar are isolated as well")
 
 
-def _make_default(namespace: str, system_namespace: str) -> list[Object]:
-    subject = _name_pods(namespace, {})
-    needed = {
-        "tier": "Baseline",
-        "priority": _NEEDED,
-        "subject": subject,
+def _list_needed(namespace: str, system_namespace: str, action: str) -> Object:
+    """Return a subject and rules of what its sidecars need."""
+    return {
+        "subject": _name_pods(namespace, {}),
         "ingress": [
-            {"name": "probes", "action": "Accept", "from": [{"namespaces": {}}], "protocols": [_tcp(HEALTH_PORT)]}
+            {"name": "probes", "action": action, "from": [{"namespaces": {}}], "protocols": [_tcp(HEALTH_PORT)]}
         ],
         "egress": [
             {
                 "name": "dns",
-                "action": "Accept",
+                "action": action,
                 "to": [_name_pods(DNS_NAMESPACE, DNS_LABELS)],
-                "protocols": [{"udp": {"destinationPort": {"number": 53}}}, _tcp(53)],
+                "protocols": [{"udp": {"destinationPort": {"number": DNS_PORT}}}, _tcp(DNS_PORT)],
             },
             {
                 "name": "touchmark-ca",
-                "action": "Accept",
+                "action": action,
                 "to": [_name_pods(system_namespace, CA_LABELS)],
                 "protocols": [_tcp(STREAM_PORT)],
             },
         ],
     }
+
+
+def _describe_kept(resolver: Resolver, flow: Flow, system_namespace: str) -> None:
+    if flow.direction is Direction.INGRESS:
+        if reaches(flow, HEALTH_PORT):
+            resolver.describe_kept(flow, HEALTH_PORT)
+        return
+    for port, namespace in ((DNS_PORT, DNS_NAMESPACE), (STREAM_PORT, system_namespace)):
+        if reaches(flow, port) and any(each.cidrs or is_among(namespace, each) for each in flow.ends):
+            resolver.describe_kept(flow, port)
+
+
+def _make_default(namespace: str, system_namespace: str) -> list[Object]:
+    subject = _name_pods(namespace, {})
+    needed = {"tier": "Baseline", "priority": _NEEDED, **_list_needed(namespace, system_namespace, "Accept")}
     last = {
         "tier": "Baseline",
         "priority": _LAST,
@@ -123,9 +147,11 @@ def _make_rules(resolver: Resolver, flow: Flow) -> list[Object]:
             if is_ingress:
                 resolver.lose(flow.rule, Effect.LOOSER, "refuses pods only, not what comes from outside the cluster")
         elif end.cidrs:
-            networks += end.cidrs
+            networks += end.cidrs if flow.denies else [part for cidr in end.cidrs for part in cut_exceptions(cidr)]
         else:
             members += _list_members(resolver, flow, end)
+    if networks:
+        resolver.describe_addresses(flow)
     outside: list[Object] = [{"networks": some} for some in chunk(networks, _MAX_ITEMS)]
     rules: list[Object] = []
     for peers, extra in ((members, [TUNNEL_PORT]), (outside, [])):

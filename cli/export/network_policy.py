@@ -18,6 +18,7 @@ from cli.export.resolving import (
     NAMESPACE_LABEL,
     Object,
     Resolver,
+    list_exceptions,
     make_object,
     name_flow,
 )
@@ -81,7 +82,8 @@ def _make_default(namespace: str, system_namespace: str) -> Object:
 def _make_rules(resolver: Resolver, flow: Flow) -> list[Object]:
     end = "from" if flow.direction is Direction.INGRESS else "to"
     members = [peer for each in flow.ends if each.is_member for peer in _list_members(resolver, flow, each)]
-    blocks = [{"ipBlock": {"cidr": cidr}} for each in flow.ends for cidr in each.cidrs]
+    blocks = [{"ipBlock": _write_block(cidr)} for each in flow.ends for cidr in each.cidrs]
+    resolver.describe_addresses(flow)
     for each in flow.ends:
         if each.spiffe_id:
             resolver.skip(flow, each)
@@ -94,6 +96,11 @@ def _make_rules(resolver: Resolver, flow: Flow) -> list[Object]:
                 rule["ports"] += [{"protocol": "TCP", "port": port} for port in extra]
             rules.append(rule)
     return rules
+
+
+def _write_block(cidr: str) -> Object:
+    exceptions = list_exceptions(cidr)
+    return {"cidr": cidr, "except": exceptions} if exceptions else {"cidr": cidr}
 
 
 def _list_members(resolver: Resolver, flow: Flow, end: End) -> list[Object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from typing import Any, Final, TypeVar
 
 from cli.export.plan import Effect, End, Flow, Loss, Plan
 from cli.export.selectors import Labels, Selectors
+from shared.model.kubernetes.contract import HEALTH_PORT, STREAM_PORT
+from shared.model.policy.cidr import list_unmeant, parse_cidr, split_range
 from shared.model.policy.rules import Direction, PortRange
 
 Object = dict[str, Any]
@@ -21,6 +24,9 @@ DNS_NAMESPACE: Final = "kube-system"
 DNS_LABELS: Final[Labels] = {"k8s-app": "kube-dns"}
 CA_LABELS: Final[Labels] = {"app.kubernetes.io/name": "touchmark-ca"}
 ANYWHERE: Final = ("0.0.0.0/0", "::/0")
+DNS_PORT: Final = 53
+_NEEDS: Final = {DNS_PORT: "the cluster's DNS", STREAM_PORT: "the CA", HEALTH_PORT: f"port {HEALTH_PORT} for probes"}
+_BITS: Final = {4: 32, 6: 128}
 _MAX_NAME: Final = 60
 
 
@@ -59,6 +65,16 @@ class Resolver:
             self.lose(flow.rule, effect, f"the labels of {workload}'s pods select pods of {found.others} as well")
         return list(found.selectors)
 
+    def describe_addresses(self, flow: Flow) -> None:
+        """Record that an engine matches addresses of pods of the mesh as well, where Touchmark asks for strangers."""
+        if any(each.cidrs for each in flow.ends):
+            effect = Effect.STRICTER if flow.denies else Effect.LOOSER
+            self.lose(flow.rule, effect, "an address is matched although the peer shows an identity")
+
+    def describe_kept(self, flow: Flow, port: int) -> None:
+        """Record that a refusal leaves a port open that sidecars need."""
+        self.lose(flow.rule, Effect.LOOSER, f"leaves out what sidecars need: {_NEEDS[port]}")
+
     def skip(self, flow: Flow, end: End, *, what: str = "") -> None:
         """Record that one end of a flow can't be said."""
         effect = Effect.LOOSER if flow.denies else Effect.STRICTER
@@ -74,6 +90,34 @@ def describe_end(end: End) -> str:
     if end.is_everyone:
         return "everyone"
     return f"{end.namespace or 'every namespace'}/{end.service_account or '*'}"
+
+
+def reaches(flow: Flow, port: int) -> bool:
+    """Return whether a port is among a flow's."""
+    return not flow.ports or any(each.first <= port <= each.last for each in flow.ports)
+
+
+def is_among(namespace: str, end: End) -> bool:
+    """Return whether pods of a namespace may be among an end's, by what they are and not by address."""
+    return end.is_everyone or (end.is_member and end.namespace in ("", namespace))
+
+
+def list_exceptions(cidr: str) -> list[str]:
+    """Return the networks within an allow rule's network that it doesn't mean: clouds' metadata addresses."""
+    return [str(ipaddress.ip_network(each)) for each in list_unmeant(parse_cidr(cidr))]
+
+
+def cut_exceptions(cidr: str) -> list[str]:
+    """Return an allow rule's network as the networks around its exceptions, for an engine that has no exceptions."""
+    found = parse_cidr(cidr)
+    start, bits = found.prefix << found.shift, _BITS[found.version]
+    end, parts = start + (1 << found.shift), list[tuple[int, int]]()
+    for exception in list_unmeant(found):
+        parts += split_range(start, int(exception) - 1)
+        start = int(exception) + 1
+    parts += split_range(start, end - 1)
+    address = ipaddress.IPv4Address if found.version == 4 else ipaddress.IPv6Address
+    return [f"{address(prefix << shift)}/{bits - shift}" for shift, prefix in parts]
 
 
 def name_object(*parts: str) -> str:

@@ -75,6 +75,12 @@ def is_named(cidr: Cidr, address: Address) -> bool:
     )
 
 
+def list_unmeant(cidr: Cidr) -> list[Address]:
+    """Return the metadata addresses that lie in an allow rule's network, and that it doesn't mean; sorted."""
+    found = [each for each in METADATA_ADDRESSES if is_within(cidr, each) and not is_named(cidr, each)]
+    return sorted(found, key=int)
+
+
 def split_range(first: int, last: int) -> Iterator[tuple[int, int]]:
     """Yield the fewest prefixes, as shift and prefix, that cover the numbers ``first`` to ``last`` and no others."""
     while first <= last:

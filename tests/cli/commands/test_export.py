@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+
 import msgspec
 import pytest
 import yaml
@@ -9,10 +12,11 @@ import yaml
 from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.policy.rules import Mode, NamespaceState
-from shared.model.wire.admin import NamespaceList
+from shared.model.wire.admin import IdentityList, NamespaceList, SidecarList
 from tests.cli.export.world import PODS, STATES
 from tests.cli.fake_api import FakeAPI
 from tests.cli.fake_ca import FakeCA
+from tests.cli.observations import OBSERVATION
 
 ALL = NamespaceList(namespaces=tuple(STATES.values()))
 
@@ -42,6 +46,20 @@ def test_nothing_lost_is_success(ca: FakeCA, capsys: pytest.CaptureFixture[str])
     ca.answers["GET /v1/namespaces"] = NamespaceList(namespaces=(NamespaceState(namespace="a", mode=Mode.EXPLICIT),))
     assert run(["policy", "export", "cilium"]) == ExitCode.SUCCESS
     assert "touchmark-default" in capsys.readouterr().out
+
+
+def test_a_namespace_that_isnt_known_is_told_with_the_command_that_lists_them(
+    ca: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ca.answers["GET /v1/namespaces"] = ALL
+    assert run(["policy", "export", "cilium", "nowhere"]) == ExitCode.NOT_FOUND
+    [command] = re.findall("`touchmark (.*?)`", capsys.readouterr().err)
+    ca.answers["GET /v1/status"] = OBSERVATION.ca
+    ca.answers["GET /readyz"] = OBSERVATION.health
+    ca.answers["GET /v1/sidecars"] = SidecarList(sidecars=())
+    ca.answers["GET /v1/identities"] = IdentityList(identities=())
+    run(shlex.split(command))
+    assert "bank" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["nothing"], ["istio", "not a namespace"], ["istio", "a", "--pods", "x"]])

@@ -5,19 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 
+from cli.cluster.network_policies import is_selected
 from cli.export.cilium import write_cilium_policies
-from cli.export.plan import make_plan
+from cli.export.plan import Effect, Loss, make_plan
 from cli.export.resolving import Resolver
 from cli.export.selectors import Selectors
-from shared.model.policy.rules import Mode
-from tests.cli.export.world import SHOP, STATES, make_resolver, make_selectors
+from shared.model.kubernetes.contract import STREAM_PORT
+from shared.model.policy.rules import Action, Mode, Peer, PortRange
+from tests.cli.export.world import INTERNET, SHOP, STATES, find_specs, make_outward, make_resolver, make_selectors
 
+NAMESPACE = "k8s:io.kubernetes.pod.namespace"
 ACCOUNT = "k8s:io.cilium.k8s.policy.serviceaccount"
 
 
 def find(objects: list[Any], rule: str) -> Any:
-    [found] = [each["spec"] for each in objects if each["metadata"].get("annotations") == {"touchmark.dev/rule": rule}]
+    [found] = find_specs(objects, rule)
     return found
 
 
@@ -42,6 +46,63 @@ def test_what_is_refused_in_a_permissive_namespace_doesnt_close_it() -> None:
     objects = write_cilium_policies(Resolver(plan=make_plan("shop", states), selectors=make_selectors()))
     assert objects
     assert all(each["spec"]["enableDefaultDeny"] == {"ingress": False, "egress": False} for each in objects)
+
+
+def test_a_wide_network_doesnt_allow_metadata_addresses() -> None:
+    resolver = make_outward(Action.ALLOW, INTERNET, Peer(unidentified=True, cidrs=("192.0.2.0/24",)))
+    [spec] = find_specs(write_cilium_policies(resolver))
+    [plain, excepted] = spec["egress"]
+    assert plain == {"toCIDR": ["192.0.2.0/24"]}
+    assert excepted["toCIDRSet"][0] == {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}
+    assert len(excepted["toCIDRSet"][1]["except"]) == 2
+    [spec] = find_specs(write_cilium_policies(make_outward(Action.DENY, INTERNET)))
+    assert spec["egressDeny"] == [{"toCIDR": ["0.0.0.0/0", "::/0"]}]
+
+
+DNS = {NAMESPACE: "kube-system", "k8s:k8s-app": "kube-dns"}
+CA = {NAMESPACE: "touchmark-system", "k8s:app.kubernetes.io/name": "touchmark-ca"}
+OTHERS = ({NAMESPACE: "bank"}, {NAMESPACE: "kube-system"}, {NAMESPACE: "touchmark-system", "k8s:k8s-app": "kube-dns"})
+
+
+@pytest.mark.parametrize(
+    ("peers", "ports", "kept"),
+    [
+        ((), (), [DNS, CA]),
+        ((Peer(),), (), [DNS, CA]),
+        ((), (53,), [DNS]),
+        ((), (STREAM_PORT,), [CA]),
+        ((), (22,), []),
+        ((Peer(namespace="kube-system"),), (), [DNS]),
+        ((Peer(namespace="touchmark-system", service_account="touchmark-ca"),), (), [CA]),
+        ((Peer(namespace="bank"),), (), []),
+    ],
+)
+def test_what_is_refused_never_holds_dns_or_the_ca(
+    peers: tuple[Peer, ...], ports: tuple[int, ...], kept: list[dict[str, str]]
+) -> None:
+    resolver = make_outward(Action.DENY, *peers, ports=tuple(PortRange(first=each, last=each) for each in ports))
+    [spec] = find_specs(write_cilium_policies(resolver))
+    selectors = [each for rule in spec["egressDeny"] for each in rule.get("toEndpoints", ())]
+    assert not [each for each in kept if any(is_selected(one, each) for one in selectors)]
+    assert [loss for loss in resolver.losses if "sidecars need" in loss.message] == [
+        Loss(rule="shop/out", effect=Effect.LOOSER, message=f"leaves out what sidecars need: {what}")
+        for labels, what in ((DNS, "the cluster's DNS"), (CA, "the CA"))
+        if labels in kept
+    ]
+    if not peers:
+        others = [*OTHERS, *(each for each in (DNS, CA) if each not in kept)]
+        assert all(any(is_selected(one, each) for one in selectors) for each in others)
+        assert spec["egressDeny"][-1]["toEntities"] == ["world"]
+
+
+def test_dns_and_the_ca_may_be_in_one_namespace() -> None:
+    [spec] = find_specs(write_cilium_policies(make_outward(Action.DENY), "kube-system"))
+    [selectors] = [rule["toEndpoints"] for rule in spec["egressDeny"] if "toEndpoints" in rule]
+    assert not [
+        each
+        for each in (DNS, {**CA, NAMESPACE: "kube-system"})
+        if any(is_selected(selector, each) for selector in selectors)
+    ]
 
 
 def test_the_default_closes_both_sides_and_keeps_dns() -> None:

@@ -8,7 +8,8 @@ from cli.cluster.network_policies import NetworkPolicies, PodGroup, group_pods
 from cli.export.network_policy import write_network_policies
 from cli.export.plan import Effect
 from shared.model.kubernetes.contract import STREAM_PORT, TUNNEL_PORT
-from tests.cli.export.world import PODS, STATES, list_losses, make_resolver
+from shared.model.policy.rules import Action, Peer
+from tests.cli.export.world import INTERNET, PODS, STATES, find_specs, list_losses, make_outward, make_resolver
 
 NAMESPACES = {name: {"kubernetes.io/metadata.name": name} for name in (*STATES, "touchmark-system", "kube-system")}
 CA = PodGroup(namespace="touchmark-system", example="ca", labels={"app.kubernetes.io/name": "touchmark-ca"})
@@ -61,6 +62,17 @@ def test_what_cant_be_refused_or_named_is_said() -> None:
     write_network_policies(resolver)
     assert {"shop/nobody", "shop/not-the-batch", "shop/not-out"} <= set(list_losses(resolver, Effect.LOOSER))
     assert "spiffe://partner.example" in list_losses(resolver, Effect.STRICTER)["shop/partner"]
+
+
+def test_a_wide_network_doesnt_allow_metadata_addresses_and_pods_within_are_said() -> None:
+    resolver = make_outward(Action.ALLOW, INTERNET, Peer(unidentified=True, cidrs=("169.254.169.254/32",)))
+    [spec] = find_specs(write_network_policies(resolver))
+    assert [each["ipBlock"] for each in spec["egress"][0]["to"]] == [
+        {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]},
+        {"cidr": "::/0", "except": ["fd00:ec2::254/128", "fd20:ce::254/128"]},
+        {"cidr": "169.254.169.254/32"},
+    ]
+    assert "although the peer shows an identity" in list_losses(resolver, Effect.LOOSER)["shop/out"]
 
 
 def test_a_permissive_namespace_has_none() -> None:

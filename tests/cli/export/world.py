@@ -146,6 +146,19 @@ def list_losses(resolver: Resolver, effect: Effect) -> dict[str, str]:
     return {each.rule: each.message for each in resolver.losses if each.effect is effect}
 
 
+def make_outward(action: Action, *peers: Peer, ports: tuple[PortRange, ...] = ()) -> Resolver:
+    """Return an explicit namespace of one egress rule, ``shop/out``."""
+    rule = Rule(name="out", action=action, direction=Direction.EGRESS, peers=peers, ports=ports)
+    state = NamespaceState(namespace="shop", mode=Mode.EXPLICIT, rules=(rule,))
+    return Resolver(plan=make_plan("shop", {"shop": state}), selectors=make_selectors())
+
+
+def find_specs(objects: list[Any], rule: str = "shop/out") -> list[Any]:
+    """Return the specs of the objects that a rule is behind."""
+    return [each["spec"] for each in objects if each["metadata"].get("annotations") == {"touchmark.dev/rule": rule}]
+
+
+INTERNET = Peer(unidentified=True, cidrs=("0.0.0.0/0", "::/0"))
 LABELLED = NamespaceState(
     namespace="red",
     mode=Mode.EXPLICIT,

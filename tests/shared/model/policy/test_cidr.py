@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.model.policy.cidr import is_named, is_within, parse_cidr, split_range, unmap
+from shared.model.policy.cidr import is_named, is_within, list_unmeant, parse_cidr, split_range, unmap
 
 addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
 
@@ -78,4 +78,7 @@ def test_a_v4_mapped_address_is_its_ipv4_address() -> None:
     ],
 )
 def test_a_metadata_address_is_only_named_by_a_narrow_network(network: str, address: str, is_meant: bool) -> None:
-    assert is_named(parse_cidr(network), ipaddress.ip_address(address)) is is_meant
+    parsed = ipaddress.ip_address(address)
+    assert is_named(parse_cidr(network), parsed) is is_meant
+    is_unmeant = parsed in list_unmeant(parse_cidr(network))
+    assert is_unmeant is (not is_meant and is_within(parse_cidr(network), parsed))
