@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Final
 
 import msgspec
+import structlog
 
 from ca.metrics import Metrics
 from ca.store.edges.edge import Report
@@ -24,17 +25,18 @@ from shared.model.identity.identity import Workload, parse_spiffe_id, parse_work
 from shared.model.identity.program import parse_program
 from shared.model.policy.decision import DecisionRecord, PartyRecord
 from shared.model.policy.rules import Direction
+from shared.model.wire.messages import MAX_DECISION_BYTES
 
 FOLLOW_PAGE: Final = 500
 FOLLOW_IDLE_S: Final = 15.0
-# A record holds a path and a dozen names; 2,000,000 of this size bound the store.
-MAX_RECORD_BYTES: Final = 65_536
 PRUNE_INTERVAL_S: Final = 60.0
 _KEPT_FREE_SHARE: Final = 0.1
 # Of one record. A sidecar starts another aggregate long before; a greater count of an older one is cut.
 _MAX_COUNT: Final = 1_000_000
 _MAX_TEXT_CHARACTERS: Final = 2048  # SPIFFE-ID, section 2.3: the longest of these texts.
 _MAX_TIME_S: Final = 10.0**11
+
+_log = structlog.get_logger("touchmark.ca")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,18 +83,20 @@ class Decisions:
     ) -> None:
         """Store a batch durably, then wake the followers. One that is stored already is taken for a repetition.
 
+        A record that says what can't be is left out and counted as lost. Refusing its batch would have the sidecar send
+        it again for ever, and no other decision of its pod would arrive: a program has a part in what a record says.
+
         Arguments:
             batch: the sidecar's number of it; None: it can't be a repetition.
 
         Raises:
-            ProtocolError: a record says what can't be; none of the batch is stored.
             UnavailableError: the store failed; the sidecar keeps the batch and sends it again.
         """
-        for record in records:
-            _check(record)
-        corrected = [_correct(record, instance=instance, workload=workload) for record in records]
+        possible, impossible = _separate(records, instance)
+        lost += sum(max(1, min(each.count, _MAX_COUNT)) for each in impossible)
+        corrected = [_correct(record, instance=instance, workload=workload) for record in possible]
         self._metrics.decisions_corrected.inc(
-            sum(before is not after for before, after in zip(records, corrected, strict=True))
+            sum(before is not after for before, after in zip(possible, corrected, strict=True))
         )
         last_id: int | None = 0
         if batch is not None:
@@ -179,11 +183,29 @@ class Decisions:
         return max(1, min(self._limits.max_rows, int(max_bytes / row_bytes)))
 
 
+def _separate(records: Sequence[DecisionRecord], instance: str) -> tuple[list[DecisionRecord], list[DecisionRecord]]:
+    """Return the records that can be, and those that can't."""
+    possible: list[DecisionRecord] = []
+    impossible: list[DecisionRecord] = []
+    fault = ""
+    for record in records:
+        try:
+            _check(record)
+        except ProtocolError as error:
+            impossible.append(record)
+            fault = fault or error.message
+        else:
+            possible.append(record)
+    if impossible:
+        _log.warning("decisions_impossible", instance=instance, count=len(impossible), message=fault)
+    return possible, impossible
+
+
 def _check(record: DecisionRecord) -> None:
     if not 0 <= record.port <= 65535 or record.count < 1 or not 0 <= record.time <= _MAX_TIME_S:
         raise ProtocolError("a decision with a port, count or time that can't be")
-    if len(msgspec.json.encode(record)) > MAX_RECORD_BYTES:
-        raise ProtocolError(f"a decision of more than {MAX_RECORD_BYTES} bytes")
+    if len(msgspec.json.encode(record)) > MAX_DECISION_BYTES:
+        raise ProtocolError(f"a decision of more than {MAX_DECISION_BYTES} bytes")
     try:
         for party in (record.source, record.destination):
             _check_party(party)

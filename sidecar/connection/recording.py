@@ -21,7 +21,13 @@ import msgspec
 from shared.model.errors import UnavailableError
 from shared.model.policy.decision import Answer, DecisionRecord, PartyRecord, Phase
 from shared.model.policy.rules import Direction
-from shared.model.wire.messages import MAX_DECISIONS_PER_MESSAGE, Decisions, FromSidecar
+from shared.model.wire.messages import (
+    MAX_DECISION_BYTES,
+    MAX_DECISIONS_PER_MESSAGE,
+    MAX_MESSAGE_BYTES,
+    Decisions,
+    FromSidecar,
+)
 from shared.runtime.sinks import LineSink
 from sidecar.figures.counts import DecisionCounts
 
@@ -36,6 +42,8 @@ _WINDOW_S = 1.0
 _FLUSH_S = 0.02
 _MAX_UNWRITTEN = 64  # About 80 KiB, and 0.4 ms of the event loop's time.
 _ACK_TIMEOUT_S = 30.0
+# Records of programs that have loaded much are large: the CA ends a stream with a message that is too large.
+_MAX_BATCH_BYTES = MAX_MESSAGE_BYTES // 2
 
 _encoder = msgspec.json.Encoder()
 
@@ -190,13 +198,31 @@ class Recorder:
     def _send_batch(self) -> None:
         if self._in_flight is not None or not (self._waiting or self._lost):
             return
-        records = tuple(self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_DECISIONS_PER_MESSAGE)))
-        self._waiting_denials -= sum(record.answer is Answer.DENY for record in records)
+        records = self._take_batch()
         self._batches += 1
         message = Decisions(batch=self._batches, records=records, lost=self._lost)
         self._lost = 0
         self._in_flight = (self._batches, message)
         self._transmit(message)
+
+    def _take_batch(self) -> tuple[DecisionRecord, ...]:
+        """Take as many records as fit into one message; one that the CA wouldn't take is lost."""
+        records: list[DecisionRecord] = []
+        room = _MAX_BATCH_BYTES
+        while self._waiting and len(records) < MAX_DECISIONS_PER_MESSAGE:
+            record = self._waiting[0]
+            size = len(_encoder.encode(record))
+            if MAX_DECISION_BYTES >= size > room:
+                break
+            self._waiting.popleft()
+            self._waiting_denials -= record.answer is Answer.DENY
+            if size > MAX_DECISION_BYTES:
+                self._lost += record.count
+                self.lost_total += record.count
+                continue
+            records.append(record)
+            room -= size + 1
+        return tuple(records)
 
     def _transmit(self, message: Decisions) -> None:
         if self._ack_timer is not None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+import msgspec
+
 from shared.model.identity.loaded_code import LoadedCode
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
@@ -28,9 +30,10 @@ _MAX_PENDING = 1_024
 _MAX_BACKGROUND = 64
 _UNHURRIED_PERIOD_S = 1.0
 _TELL_PERIOD_S = 1_800.0
-# The CA takes records of at most 64 KiB.
-_MAX_TOLD_CHARACTERS = 40_000
-_CHARACTERS_BESIDE_PATH = 90
+# The CA takes records, and descriptions of loaded code, of at most 64 KiB; this many are for the objects.
+_MAX_TOLD_BYTES = 40_000
+
+_encode = msgspec.json.Encoder().encode
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -180,9 +183,9 @@ def _has_ended(execution: Execution) -> bool:
 
 def _cut(code: LoadedCode) -> LoadedCode:
     """Leave out objects that a record has no room for."""
-    room = _MAX_TOLD_CHARACTERS
+    room = _MAX_TOLD_BYTES
     for number, each in enumerate(code.objects):
-        room -= len(each.path) + _CHARACTERS_BESIDE_PATH
+        room -= len(_encode(each)) + 1  # As it is sent: a path may consist of quotes, two bytes each.
         if room < 0:
             omitted = code.omitted + len(code.objects) - number
             return LoadedCode(objects=code.objects[:number], anonymous=code.anonymous, omitted=omitted)

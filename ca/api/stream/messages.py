@@ -97,11 +97,19 @@ class SidecarMessages:
                 self._hub.watch(session, normal)
             case ConnectionsReport():
                 self._survey.take_report(session, message)
-            case ProgramSeen(container=container):
-                image = self._cluster.find_image(session.pod_uid, container)
-                self._programs.take(message, instance=session.instance, workload=session.workload, image=image)
+            case ProgramSeen():
+                self._take_program(session, message)
             case _:
                 raise ProtocolError("the stream is authenticated already")
+
+    def _take_program(self, session: Session, message: ProgramSeen) -> None:
+        image = self._cluster.find_image(session.pod_uid, message.container)
+        try:
+            self._programs.take(message, instance=session.instance, workload=session.workload, image=image)
+        except ProtocolError as error:
+            # A program has a part in what is said of it: it mustn't end its sidecar's stream.
+            self._metrics.failures.labels(where="programs_seen").inc()
+            _log.warning("program_seen_impossible", instance=session.instance, message=error.message)
 
     async def _take_decisions(self, session: Session, message: Decisions) -> None:
         if len(message.records) > MAX_DECISIONS_PER_MESSAGE or not 0 <= message.lost <= _MAX_LOST:

@@ -30,6 +30,7 @@ from shared.model.wire.protocol import PROTOCOL
 
 MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
 MAX_DECISIONS_PER_MESSAGE: Final = 500
+MAX_DECISION_BYTES: Final = 65_536  # Of one record; the CA keeps up to 2,000,000.
 MAX_PARENTS: Final = 8
 STREAM_PATH: Final = "/v1/stream"
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from ca.metrics import Metrics
-from ca.observation.decisions import MAX_RECORD_BYTES, Decisions, Retention
+from ca.observation.decisions import Decisions, Retention
 from ca.store import decision_log
 from ca.store.records import DecisionFilter, JoinGrant
-from shared.model.errors import ProtocolError, UnavailableError
+from shared.model.errors import UnavailableError
 from shared.model.policy.decision import PartyRecord, ProcessRecord
 from shared.model.policy.rules import Direction
+from shared.model.wire.messages import MAX_DECISION_BYTES
 from tests.ca.founded import NOW, WEB, Founded, opened
 from tests.ca.running import make_decision, make_registration
 
@@ -57,7 +58,7 @@ async def test_a_sidecar_speaks_for_itself_alone(core: Founded) -> None:
         {"count": 0},
         {"time": -1.0},
         {"time": 1e15},
-        {"detail": "x" * MAX_RECORD_BYTES},
+        {"detail": "x" * MAX_DECISION_BYTES},
         {"source": PartyRecord(program="sha256:abc")},
         {"source": PartyRecord(workload="no workload")},
         {"destination": PartyRecord(listed="shop/web\x1b[2J")},
@@ -68,14 +69,15 @@ async def test_a_sidecar_speaks_for_itself_alone(core: Founded) -> None:
     ],
     ids=str,
 )
-async def test_what_cannot_be_is_refused_and_nothing_of_its_batch_is_stored(
+async def test_what_cannot_be_is_counted_as_lost_and_the_rest_of_its_batch_is_stored(
     core: Founded, impossible: dict[str, object]
 ) -> None:
+    """A refused batch would be sent for ever, and keep every other decision of its sidecar from the CA."""
     log = make_log(core)
-    with pytest.raises(ProtocolError):
-        batch = [make_decision("fine"), make_decision("impossible", **impossible)]
-        await log.take_in(batch, instance="a", workload=WEB, lost=0)
-    assert await log.query(DecisionFilter()) == []
+    batch = [make_decision("fine"), make_decision("impossible", **impossible), make_decision("fine too")]
+    await log.take_in(batch, instance="a", workload=WEB, lost=2)
+    assert [each.record.connection for each in await log.query(DecisionFilter())] == ["fine too", "fine"]
+    assert log.lost == 3
 
 
 async def test_the_reporters_own_end_is_who_the_ca_knows_it_is(core: Founded) -> None:

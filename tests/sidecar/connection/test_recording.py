@@ -15,7 +15,7 @@ from shared.model.formats.line import LineFormat, choose_writer
 from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, NamespaceState
-from shared.model.wire.messages import Decisions, FromSidecar
+from shared.model.wire.messages import MAX_DECISION_BYTES, MAX_MESSAGE_BYTES, Decisions, FromSidecar, encode_message
 from shared.runtime.sinks import LineSink
 from sidecar.capture.refusal import record_refusal
 from sidecar.connection import recording as module
@@ -174,3 +174,24 @@ async def test_strangers_cant_fill_the_cas_log_and_each_stands_in_the_local_one(
     assert (len(strangers), sum(each.count for each in strangers)) == (51, 400)
     assert DENIAL in ca.records(), "a member's refusal isn't hidden among them"
     assert recorder.lost_total == 0
+
+
+async def test_a_batch_is_never_more_than_the_ca_takes(tmp_path: Path) -> None:
+    """Else programs that have loaded much would end the stream again and again, and no decision would arrive."""
+    descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    sink, ca = LineSink(descriptor), Listening()
+    recorder = Recorder(sink, send=ca.send)
+    large = msgspec.structs.replace(DENIAL, detail="x" * (MAX_DECISION_BYTES - 2_000))
+    for _ in range(150):
+        recorder.record(large)
+    recorder.record(msgspec.structs.replace(DENIAL, detail="x" * MAX_DECISION_BYTES))
+    recorder.record(DENIAL)
+    await until(lambda: ca.batches)
+    while recorder.waiting:
+        recorder.acknowledge(ca.batches[-1].batch)
+    assert all(len(encode_message(each)) < MAX_MESSAGE_BYTES for each in ca.batches)
+    assert [each.detail == large.detail for each in ca.records()] == [True] * 150 + [False]
+    assert (sum(each.lost for each in ca.batches), recorder.lost_total) == (1, 1)
+    await recorder.close(timeout_s=1)
+    sink.close(timeout_s=2)
+    os.close(descriptor)

@@ -114,8 +114,11 @@ async def test_looks_under_way_are_bounded_and_end_with_the_sidecar(monkeypatch:
             await first
 
 
-def test_a_record_gets_no_more_objects_than_it_has_room_for() -> None:
-    objects = tuple(LoadedObject(path=f"/{number:0>255}", digest=f"{number:0>64x}") for number in range(500))
+@pytest.mark.parametrize("character", ["0", '"', "\\"])
+def test_a_record_gets_no_more_objects_than_it_has_room_for(character: str) -> None:
+    """What counts is what is sent: in JSON a quote and a backslash take two bytes."""
+    paths = (f"/{number:{character}>255}" for number in range(500))
+    objects = tuple(LoadedObject(path=path, digest=f"{number:0>64x}") for number, path in enumerate(paths))
     cut = looks._cut(LoadedCode(objects=objects))
     assert 0 < len(cut.objects) < 200
     assert len(cut.objects) + cut.omitted == 500
