@@ -12,6 +12,7 @@ Sources: dpkg(1), dpkg-query(1) ``info/*.list``; distroless' ``status.d``; apk-t
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from itertools import islice
@@ -35,19 +36,21 @@ class _Budget:
     def read(self, directory: int, path: str) -> bytes:
         """Return a regular file's content; nothing where it isn't one, is too large, or isn't there."""
         try:
-            descriptor = open_in_root(directory, os.fsencode(path), os.O_RDONLY | os.O_NONBLOCK)
+            found = open_in_root(directory, os.fsencode(path), os.O_PATH)
         except OSError:
             return b""
         try:
-            status = os.fstat(descriptor)
+            # Only a path-only descriptor so far: opening a pipe or a device could wait or have effects, and a terminal
+            # would become the one whose signals this process gets.
+            status = os.fstat(found)
             if not stat.S_ISREG(status.st_mode) or status.st_size > min(MAX_FILE_BYTES, self.left):
                 return b""
             self.left -= status.st_size
-            return _read_all(descriptor, status.st_size)
+            return _read_all(found, status.st_size)
         except OSError:
             return b""
         finally:
-            os.close(descriptor)
+            os.close(found)
 
 
 def find_package(root: int, path: str) -> str:
@@ -109,29 +112,58 @@ def _describe(name: str, status: bytes, kind: str) -> str:
 
 def _find_apk(root: int, paths: list[str], budget: _Budget) -> str:
     for database in _APK:
-        content = b"\n" + budget.read(root, database)
+        content = budget.read(root, database)
         for path in paths:
-            folder, _, base = path.lstrip("/").rpartition("/")
-            place = -1
-            # ``F:`` names a folder of the package, ``R:`` a file in the folder named last.
-            while (place := content.find(b"\nR:" + os.fsencode(base) + b"\n", place + 1)) >= 0:
-                begin = max(content.rfind(b"\n\n", 0, place), 0)
-                in_folder = content.rfind(b"\nF:", begin, place)
-                if in_folder >= 0 and content.startswith(b"\nF:" + os.fsencode(folder) + b"\n", in_folder):
-                    package = content[begin : in_folder + 1]
-                    name, version = _read_field(package, b"\nP:"), _read_field(package, b"\nV:")
-                    return " ".join(filter(None, (name, version, "(apk)"))) if name else ""
+            folder, _, base = os.fsencode(path.lstrip("/")).rpartition(b"/")
+            if (found := _search_apk(content, folder, base)) is not None:
+                name, version = found
+                return " ".join(filter(None, (name, version, "(apk)"))) if name else ""
     return ""
+
+
+def _search_apk(content: bytes, folder: bytes, base: bytes) -> tuple[str, str] | None:
+    """Return name and version of the package that has a file, in one pass: the content may be as an attacker likes it.
+
+    An empty line ends a package; ``F:`` names a folder of it, ``R:`` a file in the folder named last.
+    """
+    wanted_folder, wanted_file = b"F:" + folder, b"R:" + base
+    if b"\n" + wanted_file + b"\n" not in content:
+        return None
+    name = version = b""
+    is_in_folder = False
+    for line in io.BytesIO(content):
+        line = line.removesuffix(b"\n")
+        if not line:
+            name = version = b""
+            is_in_folder = False
+        elif line.startswith(b"F:"):
+            is_in_folder = line == wanted_folder
+        elif is_in_folder and line == wanted_file:
+            return _decode(name), _decode(version)
+        elif line.startswith(b"P:"):
+            name = name or line[2:]
+        elif line.startswith(b"V:"):
+            version = version or line[2:]
+    return None
 
 
 def _read_field(text: bytes, label: bytes) -> str:
     _, found, rest = text.partition(label)
-    return rest.partition(b"\n")[0].decode(errors="replace").strip() if found else ""
+    return _decode(rest.partition(b"\n")[0]) if found else ""
 
 
-def _read_all(descriptor: int, size: int) -> bytes:
-    parts = []
-    while size > 0 and (part := os.read(descriptor, min(size, 1 << 20))):
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
+def _decode(text: bytes) -> str:
+    return text.decode(errors="replace").strip()
+
+
+def _read_all(found: int, size: int) -> bytes:
+    """Read a regular file through its path-only descriptor."""
+    descriptor = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        parts = []
+        while size > 0 and (part := os.read(descriptor, min(size, 1 << 20))):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,6 +89,32 @@ def test_databases_that_lie_in_wait_are_left_alone(tmp_path: Path, monkeypatch: 
     assert find(root, "/usr/bin/curl") == "big (dpkg)"
     monkeypatch.setattr(packages, "MAX_LISTS", 0)
     assert find(root, "/usr/bin/curl") == ""
+
+
+def test_a_terminal_in_a_databases_place_isnt_opened() -> None:
+    """It would become the terminal of a sidecar that has none, and its other end could have the kernel signal it."""
+    main, terminal = os.openpty()
+    name = os.path.basename(os.ttyname(terminal))
+    code = (
+        "import os, sys\n"
+        "from sidecar.sightings.packages import _Budget\n"
+        "print(_Budget().read(os.open('/dev/pts', os.O_PATH | os.O_DIRECTORY), sys.argv[1]))\n"
+        "os.open('/dev/tty', os.O_RDONLY)\n"
+    )
+    try:
+        arguments = [sys.executable, "-c", code, name]
+        done = subprocess.run(arguments, start_new_session=True, capture_output=True, text=True, check=False)
+    finally:
+        os.close(main)
+        os.close(terminal)
+    assert done.stdout == "b''\n"
+    assert "No such device or address: '/dev/tty'" in done.stderr
+
+
+def test_a_database_of_one_line_many_times_takes_one_pass(tmp_path: Path) -> None:
+    """A search back to the beginning for each line would hold the interpreter's lock for days."""
+    write(tmp_path, "lib/apk/db/installed", "P:web\nV:1\nF:srv\n" + "R:a\n" * 200_000 + "\nP:b\nF:\nR:a\n")
+    assert find(tmp_path, "/a") == "b (apk)"
 
 
 def test_a_name_that_would_write_on_a_terminal_isnt_told(tmp_path: Path) -> None:
