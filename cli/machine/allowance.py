@@ -5,11 +5,10 @@ Belongs here: the words. Doesn't: finding out what a file is (``executable.py``)
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Final
 
-from cli.machine.executable import find_weakness
+from cli.machine.executable import find_weakness, name_executable
 from shared.model.identity.program import NO_MAIN, Program
 
 # How people call what an interpreter runs.
@@ -32,7 +31,7 @@ ANY_CODE: Final = (
 
 def name_language(path: str) -> str:
     """Return what an interpreter runs, by its file's name: ``Python``, ``shell``; empty: not known."""
-    name = os.path.basename(path).lower()
+    name = name_executable(path).lower()
     if _SHELL.fullmatch(name):
         return "shell"
     return next((language for pattern, language in _LANGUAGES if pattern.match(name)), "")

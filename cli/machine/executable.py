@@ -82,9 +82,14 @@ def digest_file(path: Path) -> str:
     return _read(os.path.realpath(path))[1]
 
 
+def name_executable(path: str) -> str:
+    """Return the last part of a path as decisions show it, also of a deleted file (``proc(5)``)."""
+    return os.path.basename(path.removesuffix(" (deleted)"))
+
+
 def find_weakness(path: str) -> str:
     """Say by the path's last part alone what makes an approval weak; empty when nothing is known."""
-    name = os.path.basename(path)
+    name = name_executable(path)
     return f"{name}, an interpreter or multi-call binary" if _WEAK_NAMES.fullmatch(name) else ""
 
 

@@ -39,11 +39,15 @@ class ProcessFacts:
 
     @property
     def shown_path(self) -> str:
-        """The path for records, messages and the CA: what isn't printable as escapes, the end of what is too long."""
-        path = self.path
-        if not path.isprintable():
-            path = "".join(each if each.isprintable() else _escape(each) for each in path)
-        return path if len(path) <= MAX_SHOWN_CHARACTERS else f"...{path[3 - MAX_SHOWN_CHARACTERS :]}"
+        """The path for records, messages and the CA."""
+        return show_path(self.path)
+
+
+def show_path(path: str) -> str:
+    """Return a path as people and the CA get it: what isn't printable as escapes, the end of what is too long."""
+    if not path.isprintable():
+        path = "".join(each if each.isprintable() else _escape(each) for each in path)
+    return path if len(path) <= MAX_SHOWN_CHARACTERS else f"...{path[3 - MAX_SHOWN_CHARACTERS :]}"
 
 
 def _escape(character: str) -> str:

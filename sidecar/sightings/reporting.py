@@ -19,12 +19,12 @@ from shared.model.identity.loaded_code import LoadedCode
 from shared.model.identity.program import Program
 from shared.model.wire.messages import FromSidecar, ProgramSeen
 from sidecar.attest.facts import Attestation
-from sidecar.sightings.surroundings import Surroundings, look_around, make_printable
+from sidecar.sightings.surroundings import Surroundings, look_around
 
 REPEAT_S: Final = 1_800.0
+RETRY_S: Final = 30.0  # A look costs much more than a connection: without the CA not each connection causes one.
 MAX_PROGRAMS: Final = 1_024
 MAX_WAITING: Final = 64
-_DELETED: Final = " (deleted)"
 
 
 class Sightings:
@@ -75,7 +75,7 @@ class Sightings:
                 try:
                     await self._report(attestation)
                 except UnavailableError:
-                    self._due.pop(program, None)
+                    self._due[program] = time.monotonic() + RETRY_S
             self._has_work.clear()
 
     async def _report(self, attestation: Attestation) -> None:
@@ -83,7 +83,7 @@ class Sightings:
         self._send(
             ProgramSeen(
                 program=attestation.program,
-                path=make_printable(attestation.process.path.removesuffix(_DELETED)),
+                path=attestation.process.shown_path,
                 package=around.package,
                 container=around.container,
                 parents=around.parents,

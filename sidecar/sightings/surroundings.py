@@ -11,11 +11,10 @@ import re
 from dataclasses import dataclass
 
 from shared.model.wire.messages import MAX_PARENTS
-from sidecar.attest.facts import ProcessFacts
+from sidecar.attest.facts import ProcessFacts, show_path
 from sidecar.attest.process_text import ProcessTextError, parse_parent, parse_stat
 from sidecar.sightings.packages import find_package
 
-MAX_PATH_CHARACTERS = 1_024
 _MAX_BYTES = 16_384
 _DELETED = " (deleted)"
 # ``…/cri-containerd-ID.scope``, ``…/pod…/ID``: cgroups(7); the runtimes' containers have IDs of 64 digits.
@@ -58,21 +57,15 @@ def look_around(process: ProcessFacts, *, proc: str = "/proc") -> Surroundings:
         os.close(directory)
 
 
-def make_printable(path: str) -> str:
-    """Return a path as the CA takes it."""
-    text = "".join(each if each.isprintable() else "?" for each in path)
-    return text[:MAX_PATH_CHARACTERS]
-
-
 def _find_package(directory: int, path: str) -> str:
-    if not path.startswith("/"):
+    if not path.startswith("/") or path.endswith(_DELETED):  # A deleted file's place may be another's by now.
         return ""
     try:
         root = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
     except OSError:
         return ""
     try:
-        return find_package(root, path.removesuffix(_DELETED))
+        return find_package(root, path)
     finally:
         os.close(root)
 
@@ -103,9 +96,9 @@ def _list_parents(directory: int, proc: str) -> tuple[str, ...]:
 def _name_executable(directory: int) -> str:
     """Return the path of what a process executes; of one that mayn't be looked at its name in brackets, as ``ps``."""
     try:
-        return make_printable(os.readlink("exe", dir_fd=directory))
+        return show_path(os.readlink("exe", dir_fd=directory))
     except PermissionError:
-        return make_printable(f"[{_read(directory, 'comm').decode(errors='replace').strip()}]")
+        return show_path(f"[{_read(directory, 'comm').decode(errors='replace').strip()}]")
 
 
 def _read(directory: int, name: str) -> bytes:

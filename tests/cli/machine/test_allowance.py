@@ -18,6 +18,8 @@ DIGEST = "ab" * 32
         ("", "/usr/bin/python3", "any Python program"),
         ("", "/bin/busybox", "any program that it is told to run"),
         ("", "/bin/bash", "any shell program"),
+        ("", "/bin/bash (deleted)", "any shell program"),
+        ("", "/usr/bin/python3.11 (deleted)", "any Python program"),
         ("cd" * 32, "/usr/bin/node", "the script that its process names, which is only its claim"),
         ("", "/usr/sbin/nginx", ""),
         ("", "", ""),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -17,6 +18,7 @@ from sidecar.attest.facts import Attestation, ProcessFacts
 from sidecar.sightings import reporting
 from sidecar.sightings.reporting import Sightings
 from sidecar.sightings.surroundings import Surroundings
+from tests.sidecar.little_ca import until
 
 AROUND = Surroundings(package="web 1 (apk)", container="c" * 64, parents=("/init",))
 
@@ -35,9 +37,12 @@ class Told:
         self.messages: asyncio.Queue[FromSidecar] = asyncio.Queue()
         self.is_connected = True
         self.refused = asyncio.Event()
+        self.not_sent: list[Program] = []
 
     def send(self, message: FromSidecar) -> None:
         if not self.is_connected:
+            assert isinstance(message, ProgramSeen)
+            self.not_sent.append(message.program)
             self.refused.set()
             raise UnavailableError("no stream")
         self.messages.put_nowait(message)
@@ -65,7 +70,7 @@ async def test_each_program_is_told_once_and_again_after_a_while(monkeypatch: py
         for _ in range(3):
             sightings.note(attest())
         assert await told.next() == ProgramSeen(
-            program=attest().program, path="/srv/web", package=AROUND.package, container=AROUND.container,
+            program=attest().program, path="/srv/web (deleted)", package=AROUND.package, container=AROUND.container,
             parents=AROUND.parents, code=LoadedCode(anonymous=True),
         )  # fmt: skip
         sightings.note(attest())
@@ -80,8 +85,9 @@ async def test_each_program_is_told_once_and_again_after_a_while(monkeypatch: py
         assert isinstance(await told.next(), ProgramSeen)
 
 
-async def test_what_couldnt_be_told_is_told_with_the_programs_next_connection() -> None:
+async def test_what_couldnt_be_told_is_told_with_a_later_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     told = Told()
+    monkeypatch.setattr(reporting, "RETRY_S", -1.0)
     async with running(told) as sightings:
         told.is_connected = False
         sightings.note(attest())
@@ -90,6 +96,16 @@ async def test_what_couldnt_be_told_is_told_with_the_programs_next_connection() 
         told.is_connected = True
         sightings.note(attest())
         assert isinstance(await told.next(), ProgramSeen)
+
+
+async def test_without_the_ca_not_each_connection_causes_a_look() -> None:
+    told = Told()
+    told.is_connected = False
+    async with running(told) as sightings:
+        for digits in ("aa", "aa", "bb"):
+            sightings.note(attest(digits))
+            await until(partial(told.not_sent.__contains__, attest(digits).program))
+    assert told.not_sent == [attest("aa").program, attest("bb").program]
 
 
 def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

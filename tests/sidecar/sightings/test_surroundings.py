@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sidecar.attest.facts import ProcessFacts
 from sidecar.attest.process_text import parse_stat
-from sidecar.sightings.surroundings import MAX_PATH_CHARACTERS, Surroundings, look_around, make_printable
+from sidecar.sightings.surroundings import Surroundings, look_around
 
 
 def facts_of(pid: int, path: str = "", *, later: int = 0) -> ProcessFacts:
@@ -47,6 +47,33 @@ def test_the_container_is_the_last_one_that_the_control_group_names(tmp_path: Pa
     assert look_around(facts, proc=str(tmp_path)) == Surroundings(container=container)
 
 
-def test_a_path_is_told_as_the_ca_takes_it() -> None:
-    assert make_printable("/srv/\x1bweb") == "/srv/?web"
-    assert len(make_printable("/" * 5_000)) == MAX_PATH_CHARACTERS
+def test_a_deleted_file_has_no_package_though_another_stands_in_its_place(tmp_path: Path) -> None:
+    process, root = tmp_path / "7", tmp_path / "root"
+    (root / "var/lib/dpkg/info").mkdir(parents=True)
+    (root / "var/lib/dpkg/info/web.list").write_text("/srv/web\n")
+    process.mkdir()
+    (process / "root").symlink_to(root)
+    (process / "stat").write_bytes(Path(f"/proc/{os.getpid()}/stat").read_bytes())
+    (process / "status").write_text("Name:\tweb\nPPid:\t0\n")
+    (process / "cgroup").write_text("0::/\n")
+    start = parse_stat((process / "stat").read_bytes()).start_time
+    packages = [
+        look_around(ProcessFacts(pid=7, start_time=start, uid=0, path=path), proc=str(tmp_path)).package
+        for path in ("/srv/web", "/srv/web (deleted)")
+    ]
+    assert packages == ["web (dpkg)", ""]
+
+
+def test_an_ancestor_at_an_unprintable_path_is_shown_as_records_show_paths(tmp_path: Path) -> None:
+    program = tmp_path / "\x1bweb"
+    program.symlink_to("/bin/sh")
+    for number, parent in ((7, 8), (8, 0)):
+        process = tmp_path / str(number)
+        process.mkdir()
+        (process / "exe").symlink_to(program)
+        (process / "stat").write_bytes(Path(f"/proc/{os.getpid()}/stat").read_bytes())
+        (process / "status").write_text(f"Name:\tweb\nPPid:\t{parent}\n")
+        (process / "cgroup").write_text("0::/\n")
+    start = parse_stat((tmp_path / "7" / "stat").read_bytes()).start_time
+    facts = ProcessFacts(pid=7, start_time=start, uid=0, path="")
+    assert look_around(facts, proc=str(tmp_path)).parents == (f"{tmp_path}/\\x1bweb",)
