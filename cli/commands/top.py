@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cli.graph.graph import Graph
     from shared.model.wire.admin import EdgeList
 
-_COLUMNS: Final = ("SOURCE", "DESTINATION", "PORT", "VERDICT", "REASON", "PER SECOND", "LAST HOUR")
+_COLUMNS: Final = ("SOURCE", "DESTINATION", "PORT", "VERDICT", "REASON", "PER SECOND")
 _CLEAR: Final = "\x1b[H\x1b[2J"
 _WINDOW: Final = "1h"
 
@@ -58,7 +58,8 @@ def top(
 ) -> None:
     """Show live who talks to whom, with verdicts and rates; the busiest first, until Ctrl-C.
 
-    Rates are of connections that ended or were refused since the look before; the first look has none. Where the output
+    Rates are of connections that ended or were refused since the look before; the first look has none. Numbers are of
+    whole hours: of the current one and of the one before. Where the output
     isn't a terminal, and with --json, it looks once.
 
     Examples: `touchmark top shop`, `touchmark top shop --once`, `touchmark top shop --json -k`.
@@ -128,6 +129,7 @@ def _count(graph: Graph) -> Mapping[tuple[str, str, int], int]:
 
 
 def _show(links: list[TopLink], answer: EdgeList, *, is_live: bool, as_json: bool) -> None:
+    from cli.text.duration import format_time
     from cli.text.output import print_note, print_table
 
     if as_json:
@@ -148,6 +150,7 @@ def _show(links: list[TopLink], answer: EdgeList, *, is_live: bool, as_json: boo
         )
         for each in links
     ]
-    print_table(_COLUMNS, rows, empty="nothing was seen in the last hour; that isn't that nothing is")
+    since = f"SINCE {format_time(answer.since)}"
+    print_table((*_COLUMNS, since), rows, empty="nothing was seen in the last hour; that isn't that nothing is")
     if answer.is_truncated or len(answer.edges) < answer.total:
         print_note("the namespace has more edges than are looked at")

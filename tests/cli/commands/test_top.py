@@ -10,6 +10,7 @@ import pytest
 
 from cli.commands.top import rank
 from cli.main import run
+from cli.text.duration import format_time
 from cli.text.exit_codes import ExitCode
 from shared.model.wire.admin import ErrorAnswer
 from tests.cli.edges import DB, DENY, WEB, list_edges, make_edge
@@ -37,6 +38,7 @@ def test_without_a_terminal_it_looks_once(ca: FakeCA, capsys: pytest.CaptureFixt
     assert run(["top", "shop"]) == ExitCode.SUCCESS
     printed = capsys.readouterr().out
     assert "DENY" in printed
+    assert f"SINCE {format_time(list_edges().since)}" in printed
     assert "\x1b" not in printed
     assert len(ca.requests) == 1
 
