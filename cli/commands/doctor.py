@@ -27,6 +27,12 @@ def doctor(
     before_installation: Annotated[
         bool, typer.Option("--pre", help="Check whether the kubeconfig's cluster is ready for an installation.")
     ] = False,
+    no_volume: Annotated[
+        bool,
+        typer.Option(
+            "--no-volume", help="With --pre: the CA gets PostgreSQL, or a volume that names its storage class."
+        ),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Check this machine and the CA: one line per check, ✓ or ✗ with a hint. Exit code 3 if a required check fails.
@@ -43,7 +49,7 @@ def doctor(
 
     target = options.get_target(context)
     if before_installation:
-        findings = _examine_before(replace(target, in_cluster=True))
+        findings = _examine_before(replace(target, in_cluster=True), with_volume=not no_volume)
     elif before_uninstall:
         findings = _examine_leaving(replace(target, in_cluster=True) if cluster else target)
     elif cluster or target.in_cluster:
@@ -74,7 +80,7 @@ def _examine_leaving(target: Target) -> list[Finding]:
     return ask_admin(target, ask)
 
 
-def _examine_before(target: Target) -> list[Finding]:
+def _examine_before(target: Target, *, with_volume: bool) -> list[Finding]:
     """Ask and judge a cluster that has no installation yet. Without an API server there is one finding."""
     import asyncio
 
@@ -90,7 +96,7 @@ def _examine_before(target: Target) -> list[Finding]:
             return await ask(cluster, target.system_namespace)
 
     try:
-        return judge(asyncio.run(run()), own_version=VERSION)
+        return judge(asyncio.run(run()), own_version=VERSION, with_volume=with_volume)
     except TouchmarkError as error:
         return [Finding(subject="API server", is_well=False, observation=error.message, hint=error.hint)]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 from cli.cluster.connection import Object
@@ -30,25 +31,31 @@ API_SERVER_PORTS: Final = (443, 6443)
 OLDEST_KERNEL: Final = (5, 10)
 OLDEST_KUBELET: Final = (1, 29)  # Native sidecars are on by default from it on.
 PRIORITY_CLASS: Final = "system-cluster-critical"
+# Kubernetes takes both (component-helpers, IsDefaultAnnotation).
+_DEFAULT_CLASS: Final = tuple(f"storageclass.{each}kubernetes.io/is-default-class" for each in ("", "beta."))
 _ENFORCE: Final = "pod-security.kubernetes.io/enforce"
 _RELEASE: Final = re.compile(r":v?(\d+)\.(\d+)\.(\d+)")
 
 
-def judge(answers: Answers, *, own_version: str) -> list[Finding]:
+def judge(answers: Answers, *, own_version: str, with_volume: bool = True) -> list[Finding]:
     """Return all findings, the API server's version first.
 
     Arguments:
         own_version: of the command, and so of what it would install.
+        with_volume: the CA's store is on a volume of the default class. One that is installed already has its store.
     """
+    is_new = answers.deployment is None
+    needs_volume = with_volume and is_new
+    counted = {**limits.POD, **(limits.VOLUME if needs_volume else {})} if is_new else {}
     return [
         examine_version(answers.version),
         _judge_admission(answers),
         _judge_rights(answers),
         _judge_existing(answers, own_version),
         _judge_namespace(answers),
-        *_judge_limits(answers),
+        *_judge_limits(answers, replace(limits.CA, counted=counted)),
         _judge_priority(answers),
-        _judge_storage(answers),
+        _judge_storage(answers, needs_volume=needs_volume),
         *_judge_nodes(answers),
         _judge_ports(answers),
     ]
@@ -159,7 +166,7 @@ def _judge_namespace(answers: Answers) -> Finding:
     )
 
 
-def _judge_limits(answers: Answers) -> Iterator[Finding]:
+def _judge_limits(answers: Answers, ca: limits.Demand) -> Iterator[Finding]:
     """Judge LimitRanges, quotas and Pod Security levels of the CA's namespace and of those that ask for injection."""
     subject = "limits and quotas"
     for answer in (answers.limit_ranges, answers.quotas, answers.namespaces):
@@ -172,7 +179,7 @@ def _judge_limits(answers: Answers) -> Iterator[Finding]:
     labels = {each["metadata"]["name"]: each["metadata"].get("labels") or {} for each in answers.namespaces}
     asking = sorted(name for name, each in labels.items() if each.get(INJECT) == "true" and name != answers.namespace)
     faults = []
-    for namespace, demand in [(answers.namespace, limits.CA), *((name, limits.SIDECAR) for name in asking)]:
+    for namespace, demand in [(answers.namespace, ca), *((name, limits.SIDECAR) for name in asking)]:
         faults += [
             f"{namespace} wouldn't admit {demand.what}: {fault}"
             for fault in limits.find_faults(
@@ -229,22 +236,23 @@ def _judge_priority(answers: Answers) -> Finding:
     )
 
 
-def _judge_storage(answers: Answers) -> Finding:
+def _judge_storage(answers: Answers, *, needs_volume: bool) -> Finding:
     subject = "storage class"
     if isinstance(answers.storage_classes, TouchmarkError):
         return describe_unknown(subject, answers.storage_classes)
-    key = "storageclass.kubernetes.io/is-default-class"
     default = [
         each["metadata"]["name"]
         for each in answers.storage_classes
-        if (each["metadata"].get("annotations") or {}).get(key) == "true"
+        if any((each["metadata"].get("annotations") or {}).get(key) == "true" for key in _DEFAULT_CLASS)
     ]
     return Finding(
         subject=subject,
         is_well=bool(default),
-        is_optional=True,
-        observation=f"{default[0]} is the default" if default else "no default: the CA's volume would stay pending",
-        hint="" if default else "name a class in the claim (storage.className of the chart), or use PostgreSQL",
+        is_optional=not needs_volume,
+        observation=f"{default[0]} is the default" if default else "no default: a CA's new volume would stay pending",
+        hint=""
+        if default
+        else "name a class in the claim (storage.className of the chart), or use PostgreSQL; then --no-volume",
     )
 
 

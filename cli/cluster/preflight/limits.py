@@ -18,14 +18,21 @@ from shared.model.kubernetes.quantity import parse_quantity
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What a container asks for: ``requests`` and ``limits`` by resource, as Kubernetes writes quantities."""
+    """What a container asks for: ``requests`` and ``limits`` by resource, as Kubernetes writes quantities.
+
+    Attributes:
+        counted: what is made besides, by a quota's name for it.
+    """
 
     what: str
     requests: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, str] = field(default_factory=dict)
+    counted: Mapping[str, str] = field(default_factory=dict)
 
 
-# As manifests/base/deployment.yaml asks, and as injection does by default.
+# As deployment.yaml of manifests/base and volume-claim.yaml of overlays/single ask, and as injection does by default.
+POD: Final = {"pods": "1", "count/pods": "1"}
+VOLUME: Final = {"persistentvolumeclaims": "1", "count/persistentvolumeclaims": "1", "requests.storage": "1Gi"}
 CA: Final = Demand(what="the CA", requests={"cpu": "100m", "memory": "128Mi"}, limits={"memory": "512Mi"})
 SIDECAR: Final = Demand(
     what="a sidecar",
@@ -50,7 +57,7 @@ def find_faults(demand: Demand, *, limit_ranges: Iterable[Object], quotas: Itera
     requests = {**limits, **_merge(ranges, "defaultRequest"), **demand.requests}
     return [
         *(fault for item in ranges for fault in _find_range_faults(item, requests, limits)),
-        *(fault for quota in quotas for fault in _find_quota_faults(quota, requests, limits)),
+        *(fault for quota in quotas for fault in _find_quota_faults(quota, requests, limits, demand.counted)),
     ]
 
 
@@ -72,7 +79,9 @@ def _find_range_faults(item: Object, requests: Mapping[str, str], limits: Mappin
             yield f"a LimitRange allows a limit of {ratio} times the request of {name}"
 
 
-def _find_quota_faults(quota: Object, requests: Mapping[str, str], limits: Mapping[str, str]) -> Iterator[str]:
+def _find_quota_faults(
+    quota: Object, requests: Mapping[str, str], limits: Mapping[str, str], counted: Mapping[str, str]
+) -> Iterator[str]:
     spec, status = quota.get("spec") or {}, quota.get("status") or {}
     if spec.get("scopes") or spec.get("scopeSelector"):
         return
@@ -80,9 +89,12 @@ def _find_quota_faults(quota: Object, requests: Mapping[str, str], limits: Mappi
     name = quota["metadata"]["name"]
     for key, hard in (spec.get("hard") or {}).items():
         kind, _, resource = key.rpartition(".")
-        if resource not in ("cpu", "memory") or kind not in ("", "requests", "limits"):
+        if key in counted:
+            asked = counted.get(key)
+        elif resource in ("cpu", "memory") and kind in ("", "requests", "limits"):
+            asked = (limits if kind == "limits" else requests).get(resource)
+        else:
             continue
-        asked = (limits if kind == "limits" else requests).get(resource)
         if asked is None:
             yield f"the quota {name} counts {key}, so that each container has to name it"
         elif _read(asked) > _read(hard) - _read(used.get(key, "0")):

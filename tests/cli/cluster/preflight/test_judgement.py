@@ -52,6 +52,11 @@ TIGHT = {
     "metadata": {"name": "l", "namespace": "shop"},
     "spec": {"limits": [{"type": "Container", "max": {"memory": "64Mi"}}]},
 }
+FULL = {
+    "metadata": {"name": "q", "namespace": "touchmark-system"},
+    "spec": {"hard": {"pods": "1"}},
+    "status": {"used": {"pods": "1"}},
+}
 
 
 def find_faults(**changes: Any) -> list[Finding]:
@@ -84,6 +89,12 @@ def test_nothing_is_wrong_where_nothing_is() -> None:
             "Pod Security",
             "shop enforces baseline",
         ),
+        ({"storage_classes": []}, "storage class", "would stay pending"),
+        (
+            {"quotas": [FULL]},
+            "limits and quotas",
+            "touchmark-system wouldn't admit the CA: the quota q has 1 of 1 pods",
+        ),
         ({"nodes": [node(operatingSystem="windows")]}, "nodes", "none with Linux"),
         ({"slices": [{"ports": [{"port": 8443}]}]}, "API server's port", "8443"),
     ],
@@ -99,7 +110,7 @@ def test_each_fault_is_found_alone_with_a_hint(changes: dict[str, Any], subject:
     ("changes", "subject"),
     [
         ({"priority_classes": []}, "priority class"),
-        ({"storage_classes": []}, "storage class"),
+        ({"storage_classes": [], "deployment": deployment("a/ca:0.2.0")}, "storage class"),
         ({"nodes": [node(kernelVersion="4.19.0")]}, "nodes"),
         ({"deployment": deployment("a/ca@sha256:0")}, "existing installation"),
         ({"quotas": UnavailableError("no")}, "limits and quotas"),
@@ -109,6 +120,19 @@ def test_each_fault_is_found_alone_with_a_hint(changes: dict[str, Any], subject:
 def test_what_isnt_known_or_only_narrows_doesnt_forbid_an_installation(changes: dict[str, Any], subject: str) -> None:
     [finding] = find_faults(**changes)
     assert (finding.subject, finding.is_optional) == (subject, True)
+
+
+def test_what_is_installed_or_needs_no_volume_isnt_asked_for_room_for_one() -> None:
+    quotas = [{**FULL, "spec": {"hard": {"persistentvolumeclaims": "0"}}}]
+    assert [each.subject for each in find_faults(quotas=quotas)] == ["limits and quotas"]
+    assert find_faults(quotas=[*quotas, FULL], deployment=deployment("a/ca:0.2.0")) == []
+    found = judge(replace(ANSWERS, quotas=quotas, storage_classes=[]), own_version="0.2.0", with_volume=False)
+    assert [(each.subject, each.is_optional) for each in found if not each.is_well] == [("storage class", True)]
+
+
+def test_the_older_annotation_makes_a_default_class_too() -> None:
+    beta = {"storageclass.beta.kubernetes.io/is-default-class": "true"}
+    assert find_faults(storage_classes=[{"metadata": {"name": "local", "annotations": beta}}]) == []
 
 
 @pytest.mark.parametrize("image", ["a/ca:0.2.0", "a/ca:0.1.3"])

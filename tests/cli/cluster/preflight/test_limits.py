@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from cli.cluster.preflight.limits import CA, SIDECAR, find_faults
+from cli.cluster.preflight.limits import CA, POD, SIDECAR, VOLUME, Demand, find_faults
 
-DEPLOYMENT = Path(__file__).parents[4] / "manifests/base/deployment.yaml"
+MANIFESTS = Path(__file__).parents[4] / "manifests"
 
 
 def limit_range(**item: Any) -> dict[str, Any]:
@@ -24,9 +24,30 @@ def quota(hard: dict[str, str], used: dict[str, str] | None = None, **spec: Any)
 
 
 def test_the_demand_is_that_of_the_manifest() -> None:
-    deployment = yaml.safe_load(DEPLOYMENT.read_text(encoding="utf-8"))
+    deployment = yaml.safe_load((MANIFESTS / "base/deployment.yaml").read_text(encoding="utf-8"))
     [container] = deployment["spec"]["template"]["spec"]["containers"]
     assert container["resources"] == {"requests": CA.requests, "limits": CA.limits}
+    claim = yaml.safe_load((MANIFESTS / "overlays/single/volume-claim.yaml").read_text(encoding="utf-8"))
+    assert claim["spec"]["resources"]["requests"]["storage"] == VOLUME["requests.storage"]
+
+
+@pytest.mark.parametrize(
+    ("hard", "used"),
+    [
+        ({"pods": "1"}, {"pods": "1"}),
+        ({"count/pods": "0"}, {}),
+        ({"persistentvolumeclaims": "2"}, {"persistentvolumeclaims": "2"}),
+        ({"count/persistentvolumeclaims": "0"}, {}),
+        ({"requests.storage": "10Gi"}, {"requests.storage": "9728Mi"}),
+    ],
+)
+def test_a_pod_and_a_volume_are_counted_where_they_are_made(hard: dict[str, str], used: dict[str, str]) -> None:
+    made = Demand(what="the CA", counted={**POD, **VOLUME})
+    [fault] = find_faults(made, limit_ranges=[], quotas=[quota(hard, used)])
+    [(key, most)] = hard.items()
+    assert f"has {used.get(key, '0')} of {most} {key} in use" in fault
+    assert find_faults(made, limit_ranges=[], quotas=[quota(hard={key: "20Gi"}, used=used)]) == []
+    assert find_faults(Demand(what="a sidecar"), limit_ranges=[], quotas=[quota(hard, used)]) == []
 
 
 @pytest.mark.parametrize(
