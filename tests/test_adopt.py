@@ -105,7 +105,8 @@ def test_the_page_takes_the_demonstration_to_explicit_mode(capsys: pytest.Captur
     told: list[tuple[str, int, str]] = []
     for command in COMMANDS:
         words, _, file = command.partition(" > ")
-        code = run(shlex.split(words))
+        asked = ["--yes"] if "--from-decisions" in words else []  # Not a terminal.
+        code = run([*shlex.split(words), *asked])
         printed = capsys.readouterr()
         if file:
             Path(file).write_text(printed.out, encoding="utf-8")
