@@ -78,12 +78,23 @@ async def find_refusals(
     if candidate is not None:
         states = _with_candidate(states, namespace, candidate)
     refusals = {(each.workload, str(each.program)): each for each in await store.refusals.list_all()}
-    meant = [each for each in seen if find_refused(each, refusals, states)] if refusals else []
-    if meant:
-        seen = [each for each in seen if not find_refused(each, refusals, states)]
-    closed = await judge(lambda _: _describe_refused(meant, refusals, states, namespace)) if meant else []
     found: Finding = await judge(lambda check: find_blockers(seen, states, namespace, check=check))
-    blockers = [each if await _is_told(store, each) else each.doubt() for each in found.blockers]
+    blockers, closed = list(found.blockers), []
+    # Who may edit another namespace refuses nothing of this one's.
+    own_refusals = {key: each for key, each in refusals.items() if each.namespace == namespace}
+    others = [each for each in seen if not find_refused(each, own_refusals, states)] if own_refusals else seen
+    if len(others) < len(seen):
+        closed = [_describe_refused(each, own_refusals) for each in blockers if _key(each) in own_refusals]
+        approvals = [each for each in blockers if each.fix.kind is FixKind.APPROVE and _key(each) not in own_refusals]
+        found = await judge(lambda check: find_blockers(others, states, namespace, check=check))
+        needed = {(each.reason, each.fix) for each in found.blockers}
+        blockers = [each for each in found.blockers if each.fix.kind is not FixKind.APPROVE]
+        for each in approvals:  # The other end of a refused program's connection needs its own approval all the same.
+            if (each.reason, each.fix) in needed or await _is_told(store, each):
+                blockers.append(each)
+        blockers.sort(key=lambda each: (-each.count, -each.last, each.reason))
+    blockers = [each if await _is_told(store, each) else each.doubt() for each in blockers]
+    blockers = [_describe_refused(each, refusals) if _key(each) in refusals else each for each in blockers]
     return Refusals(
         causes=tuple(map(_make_cause, blockers)),
         failures=tuple(map(_make_cause, found.failures)),
@@ -108,23 +119,19 @@ def find_refused(
     return None
 
 
-def _describe_refused(
-    meant: Sequence[Seen],
-    refusals: Mapping[tuple[str, str], ProgramRefusal],
-    states: Mapping[str, NamespaceState],
-    namespace: str,
-) -> list[Blocker]:
-    """Say which refused programs explicit mode would close connections of."""
-    described = []
-    for each in find_blockers(meant, states, namespace).blockers:
-        refusal = refusals.get((each.fix.workload, each.fix.program))
-        if each.fix.kind is FixKind.APPROVE and refusal is not None:
-            advice = (
-                f"{refusal.refused_by or 'somebody'} has refused this program; to ask again:"
-                f" touchmark program refuse {refusal.workload} {refusal.program} --take-back"
-            )
-            described.append(msgspec.structs.replace(each, fix=Fix(kind=FixKind.ADVICE, advice=advice)))
-    return described
+def _key(blocker: Blocker) -> tuple[str, str]:
+    """Return the workload and the program that an approval is missing of; else empty."""
+    return (blocker.fix.workload, blocker.fix.program) if blocker.fix.kind is FixKind.APPROVE else ("", "")
+
+
+def _describe_refused(blocker: Blocker, refusals: Mapping[tuple[str, str], ProgramRefusal]) -> Blocker:
+    """Return the same without the approval: somebody has refused this program."""
+    refusal = refusals[_key(blocker)]
+    advice = (
+        f"{refusal.refused_by or 'somebody'} has refused this program; to ask again:"
+        f" touchmark program refuse {refusal.workload} {refusal.program} --take-back"
+    )
+    return msgspec.structs.replace(blocker, fix=Fix(kind=FixKind.ADVICE, advice=advice))
 
 
 async def _is_told(store: Store, blocker: Blocker) -> bool:

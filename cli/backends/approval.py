@@ -148,7 +148,8 @@ def decide_code(
     Arguments:
         extra: what the programs may load besides.
         check: what the user has chosen. Without it other code is refused; it is only reported where not all that a
-            program loads is known, and of weak programs: an interpreter loads what it is told to.
+            program loads is known, where it was seen to make code at run time and ``is_jit`` isn't said, and of weak
+            programs: an interpreter loads what it is told to.
 
     Raises:
         InputError: there are too many objects.
@@ -161,7 +162,8 @@ def decide_code(
         if not known and not extra:
             return ApprovedCode(jit=True) if is_jit else None
         is_complete = len(known) == len(candidates) and all(
-            not code.omitted and all(each.digest for each in code.objects) for code in known
+            not code.omitted and (is_jit or not code.anonymous) and all(each.digest for each in code.objects)
+            for code in known
         )
         check = CodeCheck.ENFORCE if is_complete and not weak else CodeCheck.REPORT
     if len(objects) > MAX_OBJECTS:

@@ -6,21 +6,44 @@ queue, asking, printing (``cli/commands/program_queue.py``).
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from cli.backends.approval import Candidate, decide_code, make_request
 from cli.machine.allowance import describe_allowance
 from shared.model.adoption.program_queue import ProgramQueue, QueuedProgram, is_of_image
 from shared.model.errors import InputError, NotFoundError
 from shared.model.identity.identity import Workload, parse_workload
+from shared.model.identity.loaded_code import CodeCheck
 from shared.model.identity.program import Program, parse_program
 from shared.model.wire.admin import ProgramRequest
 
 # Eight digits are one program among the thousands of a mesh; what is ambiguous is refused.
 _DIGITS: Final = re.compile(r"(sha256:)?[0-9a-fA-F]{8,64}(/main:(none|(sha256:)?[0-9a-fA-F]{8,64}))?")
 _WHOLE: Final = re.compile(r"(sha256:)?[0-9a-fA-F]{64}(/main:(none|(sha256:)?[0-9a-fA-F]{64}))?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeWish:
+    """What is to be approved of what programs were seen to load.
+
+    Attributes:
+        is_listed: False: what is loaded isn't looked at.
+        check: what follows from other code; None: as ``decide_code`` says.
+        is_jit: they make code at run time.
+    """
+
+    is_listed: bool = True
+    check: CodeCheck | None = None
+    is_jit: bool = False
+
+
+AS_SEEN: Final = CodeWish()
 
 
 def is_digest(text: str) -> bool:
@@ -106,7 +129,37 @@ def describe_weakness(entry: QueuedProgram) -> str:
     return describe_allowance(entry.seen.program, entry.seen.path)
 
 
-def make_requests(entries: Sequence[QueuedProgram], *, approved_by: str) -> list[ProgramRequest]:
+def has_loaded(entry: QueuedProgram) -> bool:
+    """Tell whether an approval says something of loaded code, as it was seen."""
+    code = entry.seen.code
+    return code is not None and bool(code.objects or code.anonymous or code.omitted)
+
+
+def list_loaded(entry: QueuedProgram) -> list[str]:
+    """Return what a program had loaded, as lines; the digests' first 12 digits."""
+    objects = entry.seen.code.objects if entry.seen.code is not None else ()
+    return [f"{each.path} ({f'sha256:{each.digest[:12]}' if each.digest else 'not measured'})" for each in objects]
+
+
+def note_loaded(entry: QueuedProgram) -> str:
+    """Say what else is to be known of the loaded code; empty: nothing."""
+    code = entry.seen.code
+    if code is None:
+        return ""
+    notes = [f"{code.omitted} more files"] if code.omitted else []
+    if code.anonymous:
+        notes.append("anonymous executable memory: other code is only reported, unless --jit says that it makes code")
+    return "; ".join(notes)
+
+
+def digest_code(entry: QueuedProgram) -> str:
+    """Return a digest of what a program had loaded; empty: not known."""
+    return hashlib.sha256(msgspec.json.encode(entry.seen.code)).hexdigest() if entry.seen.code is not None else ""
+
+
+def make_requests(
+    entries: Sequence[QueuedProgram], *, approved_by: str, wish: CodeWish = AS_SEEN
+) -> list[ProgramRequest]:
     """Return what approves entries: for each workload one ``Program``, and one apart for its weak programs.
 
     So nothing is approved as weak because something else is.
@@ -120,7 +173,9 @@ def make_requests(entries: Sequence[QueuedProgram], *, approved_by: str) -> list
             Candidate(program=each.seen.program, source=each.seen.path, weakness="", code=each.seen.code)
             for each in group
         ]
-        code = decide_code(candidates, (), check=None, is_jit=False, weak=weak)
+        code = None
+        if wish.is_listed:
+            code = decide_code(candidates, (), check=wish.check, is_jit=wish.is_jit, weak=weak)
         requests.append(
             make_request(parse_workload(workload), candidates, name="", weak=weak, approved_by=approved_by, code=code)
         )

@@ -6,6 +6,7 @@ Belongs here: the value and the choice. Doesn't: the command line's options (``c
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,20 @@ class Target:
     context: str = ""
     kubeconfig: str = ""
     system_namespace: str = SYSTEM_NAMESPACE
+
+
+def write_options(target: Target) -> str:
+    """Return what a command line needs to reach the same CA, quoted for a shell; empty: nothing."""
+    if not target.in_cluster:
+        return shlex.join(["--admin-socket", str(target.admin_socket)]) if target.admin_socket is not None else ""
+    words = ["-k"]
+    if target.context:
+        words += ["--context", target.context]
+    if target.kubeconfig:
+        words += ["--kubeconfig", target.kubeconfig]
+    if target.system_namespace != SYSTEM_NAMESPACE:
+        words += ["--system-namespace", target.system_namespace]
+    return shlex.join(words)
 
 
 def choose_target(

@@ -80,7 +80,12 @@ def approve(
     ] = False,
     since: options.Since = "24h",
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="With --from-decisions or from the queue: approve all without asking.")
+        bool,
+        typer.Option(
+            "--yes",
+            "-y",
+            help="With --from-decisions or from the queue: approve all, with what was loaded, without asking.",
+        ),
     ] = False,
     weak: Annotated[
         bool,
@@ -112,10 +117,13 @@ def approve(
     SCRIPT an interpreter is approved for that script only; which script it runs is the process's own claim.
 
     The approval also lists what the program loads: for a file what its loader says, from decisions what was seen. Other
-    code is then refused; it is only reported of weak programs, and where not all of it is known.
+    code is then refused; it is only reported of weak programs, where not all of it is known, and of programs that were
+    seen to make code at run time, without --jit.
 
     Without a workload, digests (or their first eight digits) and --image mean what `program queue` lists: approved for
-    the workloads that it was seen in, after confirmation, and those that need --weak only with it.
+    the workloads that it was seen in, after confirmation (of a whole digest only if loaded code is approved with it),
+    and those that need --weak only with it. That takes the right to read all namespaces: otherwise put yours in front,
+    such as shop/web, with --from-queue.
 
     Exit code 11: --from-decisions found nothing, or you chose nothing.
 
@@ -123,7 +131,7 @@ def approve(
     touchmark program approve 3f9a81c2 · touchmark program approve --image registry.example/shop/web:1.4
     """
     from cli.backends import approval
-    from cli.backends.program_choice import is_digest
+    from cli.backends.program_choice import CodeWish, is_digest
     from cli.backends.session import work_on_policies
     from cli.machine.loaded_objects import read_objects
     from cli.text.duration import parse_duration
@@ -133,11 +141,19 @@ def approve(
     from shared.model.identity.loaded_code import CodeCheck
 
     if image or from_queue or is_digest(workload):
-        if from_decisions or main or loads or code or jit or name:
-            raise InputError("programs of the queue are approved with what was seen of them: without further options")
+        if from_decisions or main or loads or name:
+            raise InputError(
+                "programs of the queue are approved with what was seen of them: of the options for files and decisions"
+                " only --code, --jit and --weak are for them"
+            )
+        wish = CodeWish(
+            is_listed=code is not CodeChoice.OFF,
+            check=None if code is None or code is CodeChoice.OFF else CodeCheck(code.value),
+            is_jit=jit,
+        )
         views = program_queue.approve_waiting(
             options.get_target(context), [*filter(None, (workload,)), *(programs or ())],
-            image=image, weak=weak, yes=yes, as_json=as_json, is_forced=force_conflicts,
+            image=image, weak=weak, yes=yes, as_json=as_json, is_forced=force_conflicts, wish=wish,
         )  # fmt: skip
         _show_all_approved(views, as_json=as_json)
         return

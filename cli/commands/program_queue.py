@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cli.backends.base import PolicyBackend
+    from cli.backends.program_choice import CodeWish
     from cli.backends.target import Target
     from shared.model.adoption.program_queue import ProgramQueue, ProgramRefusal, QueuedProgram
     from shared.model.identity.identity import Workload
@@ -44,7 +45,8 @@ def queue(
     """List the programs that were seen and are neither approved nor refused, and those that were refused.
 
     All but the digest is the word of the workload's own sidecar: where the program's file is, its package, its image,
-    what started it, what it had loaded. NEW SINCE is the image that ran before, and didn't have it.
+    what started it, what it had loaded. NEW SINCE is the image that ran before, and didn't have it. Programs of all
+    namespaces take the right to read all of them: name yours otherwise.
 
     Examples: touchmark program queue shop · touchmark program queue --image registry.example/shop/web:1.4
     """
@@ -64,6 +66,7 @@ def queue(
         _QUEUE.print(found)
         return
     show_waiting(found.waiting)
+    show_loaded(found.waiting)
     show_refused(found.refused)
     if found.is_truncated:
         print_note("a workload has run more programs than are remembered: those seen last are here")
@@ -76,7 +79,19 @@ def show_waiting(waiting: Sequence[QueuedProgram]) -> None:
     from cli.text.output import name_some, print_table, shorten
 
     print_table(
-        ("WORKLOAD", "PROGRAM", "PATH", "PACKAGE", "IMAGE", "NEW SINCE", "STARTED BY", "PODS", "SEEN", "APPROVAL"),
+        (
+            "WORKLOAD",
+            "PROGRAM",
+            "PATH",
+            "PACKAGE",
+            "IMAGE",
+            "NEW SINCE",
+            "STARTED BY",
+            "PODS",
+            "SEEN",
+            "LOADED",
+            "APPROVAL",
+        ),
         (
             (
                 each.seen.workload,
@@ -88,11 +103,43 @@ def show_waiting(waiting: Sequence[QueuedProgram]) -> None:
                 each.seen.parents[0] if each.seen.parents else "-",
                 name_some(each.seen.pods, most=_MAX_SHOWN),
                 f"{format_time(each.seen.first)} to {format_time(each.seen.last)}",
+                _count_loaded(each),
                 f"--weak: {weakness}" if (weakness := describe_weakness(each)) else "plain",
             )
             for each in waiting
         ),
         empty="no program waits for an approval",
+    )
+
+
+def _count_loaded(entry: QueuedProgram) -> str:
+    from cli.backends.program_choice import list_loaded, note_loaded
+
+    if entry.seen.code is None:
+        return "-"
+    count = len(list_loaded(entry))
+    return f"{count} object{'' if count == 1 else 's'}" + (f"; {note}" if (note := note_loaded(entry)) else "")
+
+
+def show_loaded(waiting: Sequence[QueuedProgram]) -> None:
+    """Print what programs had loaded, which is approved with them: what the fewest of them had comes first."""
+    from cli.backends.program_choice import has_loaded
+    from cli.text.output import name_some, print_line, print_table, shorten
+
+    users: dict[tuple[str, str], list[str]] = {}
+    for entry in waiting:
+        for each in entry.seen.code.objects if entry.seen.code is not None else ():
+            users.setdefault((each.path, each.digest), []).append(shorten(str(entry.seen.program)))
+    if not any(map(has_loaded, waiting)):
+        return
+    print_line()
+    print_table(
+        ("LOADED OBJECT", "DIGEST", "BY"),
+        (
+            (path, f"sha256:{digest}" if digest else "not measured", name_some(by, most=_MAX_SHOWN))
+            for (path, digest), by in sorted(users.items(), key=lambda item: (len(item[1]), item[0]))
+        ),
+        empty="no object is known",
     )
 
 
@@ -143,7 +190,8 @@ def refuse(
     """Refuse programs: nothing proposes them again, and `program queue` shows who refused them.
 
     A refusal closes nothing: a program without an approval has no identity in explicit mode anyway. It is remembered by
-    the CA, also in a cluster, and ends with an approval or with --take-back.
+    the CA, also in a cluster, and ends with an approval or with --take-back. A digest alone means every workload that
+    it was seen in, which takes the right to read all namespaces: otherwise put yours in front, such as shop/web.
 
     Examples: touchmark program refuse 3f9a81c2 · touchmark program refuse shop/web sha256:… · touchmark program refuse
     --image registry.example/shop/web:1.4
@@ -222,6 +270,7 @@ def confirm(entries: Sequence[QueuedProgram], verb: str, *, is_confirmed: bool, 
         return
     if not as_json:
         show_waiting(entries)
+        show_loaded(entries)
     if as_json or not sys.stdin.isatty():
         raise RefusedError(f"{len(entries)} programs need a review", hint="review them, then repeat with --yes")
     what = escape(entries[0].seen.path) or str(entries[0].seen.program) if len(entries) == 1 else "these programs"
@@ -230,15 +279,32 @@ def confirm(entries: Sequence[QueuedProgram], verb: str, *, is_confirmed: bool, 
 
 
 def approve_waiting(
-    target: Target, words: Sequence[str], *, image: str, weak: bool, yes: bool, as_json: bool, is_forced: bool
+    target: Target,
+    words: Sequence[str],
+    *,
+    image: str,
+    weak: bool,
+    yes: bool,
+    as_json: bool,
+    is_forced: bool,
+    wish: CodeWish,
 ) -> list[tuple[ProgramView, bool]]:
     """Approve programs of the queue, with what was seen of them; those that need --weak only with it.
+
+    A whole digest isn't asked about, unless something is approved with it that the command line doesn't name.
 
     Raises:
         InputError: all that is meant needs --weak.
         RefusedError: it wasn't confirmed.
     """
-    from cli.backends.program_choice import choose, describe_weakness, make_requests, name_whole, read_words
+    from cli.backends.program_choice import (
+        choose,
+        describe_weakness,
+        has_loaded,
+        make_requests,
+        name_whole,
+        read_words,
+    )
     from cli.backends.session import work_on_policies
     from cli.text.output import print_note, shorten
     from shared.model.errors import InputError
@@ -257,11 +323,12 @@ def approve_waiting(
             )
         entries = tuple(each for each in entries if each not in left)
         is_plain = name_whole(names) is not None and len(entries) == 1 and not image
+        is_plain = is_plain and not (wish.is_listed and any(map(has_loaded, entries)))
         confirm(entries, "Approve", is_confirmed=yes or is_plain, as_json=as_json)
         for each in left:
             name = f"{shorten(str(each.seen.program))} {each.seen.path}"
             print_note(f"left: {name} needs --weak: it allows {describe_weakness(each)}")
-        requests = make_requests(entries, approved_by=await backend.name_user())
+        requests = make_requests(entries, approved_by=await backend.name_user(), wish=wish)
         return [await backend.approve_programs(request) for request in requests]
 
     return work_on_policies(target, converse, is_forced=is_forced)

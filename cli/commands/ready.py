@@ -99,7 +99,8 @@ def show_readiness(readiness: Readiness, since: str, *, in_cluster: bool) -> Non
     for unknown in readiness.unknowns:
         print_line(f"? {unknown}")
     if not readiness.causes:
-        print_line("✓ explicit mode would refuse none of the recorded connections")
+        but = " but those of refused programs" if readiness.refused else ""
+        print_line(f"✓ explicit mode would refuse none of the recorded connections{but}")
     else:
         _show_causes(readiness.causes, in_cluster=in_cluster)
     if readiness.refused:
@@ -153,11 +154,14 @@ def describe_cause(cause: Cause) -> str:
     return escape(f"{source} → {destination}, port {cause.port}{service}")
 
 
-def describe_fix(fix: Fix | None, reason: Reason, *, path: str, in_cluster: bool) -> list[str]:
+def describe_fix(
+    fix: Fix | None, reason: Reason, *, path: str, in_cluster: bool, target_options: str = ""
+) -> list[str]:
     """Return the lines of what lets connections pass that were refused for a reason: a command, YAML, or advice.
 
     Arguments:
         path: of the program to approve, in its own words; empty where it isn't known.
+        target_options: what a command needs to reach the same CA, where ``-k`` isn't enough.
     """
     from shared.model.adoption.fixes import FixKind
     from shared.model.policy.reasons import EXPLANATIONS
@@ -165,18 +169,21 @@ def describe_fix(fix: Fix | None, reason: Reason, *, path: str, in_cluster: bool
     if fix is None:
         return [EXPLANATIONS[reason].fix]
     if fix.kind is FixKind.APPROVE:
-        return [write_approval(fix, path=path, in_cluster=in_cluster)]
+        options = target_options or ("-k" if in_cluster else "")
+        return [write_approval(fix, path=path, target_options=options)]
     if fix.kind is FixKind.RULE and fix.rule is not None:
         return write_rule(fix)
     return [escape(fix.advice)]
 
 
-def write_approval(fix: Fix, *, path: str, in_cluster: bool) -> str:
+def write_approval(fix: Fix, *, path: str, target_options: str) -> str:
     """Write the command that approves a program; its path, which is the process's own word, as a comment."""
     from cli.machine.executable import find_weakness
 
     weak = " --weak" if "/main:" in fix.program or find_weakness(path) else ""
-    command = f"touchmark program approve {fix.workload} {fix.program}{weak}{' -k' if in_cluster else ''}"
+    command = (
+        f"touchmark program approve {fix.workload} {fix.program}{weak}{f' {target_options}' if target_options else ''}"
+    )
     if not path:
         return command
     return f"{command}  # {path}" if is_plain(path) else f"{command}\n    seen at {escape(path)}"

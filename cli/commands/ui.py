@@ -117,6 +117,7 @@ def make_actions(target: Target) -> Actions:
     """Return what the page may change, by the same steps as the commands."""
     from cli.backends.rights import find_rights
     from cli.backends.session import open_policies
+    from cli.backends.target import write_options
     from cli.commands.mode_switch import Consent, require_consent
     from cli.ui.actions import Actions
 
@@ -126,19 +127,23 @@ def make_actions(target: Target) -> Actions:
         lambda readiness, accepts: require_consent(
             readiness, Consent(to_unknown=accepts, to_blocked=False, can_ask=False)
         ),
-        options="-k" if target.in_cluster else "",
+        options=write_options(target),
     )
 
 
 def make_answers(connection: Connection, target: Target) -> Answers:
     """Return what the page may ask, in the words of the commands."""
+    from cli.backends.target import write_options
     from cli.commands.decisions import find_fixes
     from cli.commands.ready import describe_cause, describe_fix
     from cli.ui.answers import Answers, Words
 
+    options = write_options(target)
     words = Words(
         cause=describe_cause,
-        fix=lambda fix, reason, path: describe_fix(fix, reason, path=path, in_cluster=target.in_cluster),
+        fix=lambda fix, reason, path: describe_fix(
+            fix, reason, path=path, in_cluster=target.in_cluster, target_options=options
+        ),
         fixes=find_fixes,
     )
-    return Answers(connection, words, target=describe_target(target), options="-k" if target.in_cluster else "")
+    return Answers(connection, words, target=describe_target(target), options=options)

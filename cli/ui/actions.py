@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from cli.backends.base import PolicyBackend
-from cli.backends.program_choice import describe_weakness, make_requests
+from cli.backends.program_choice import describe_weakness, digest_code, list_loaded, make_requests, note_loaded
 from cli.backends.rights import Rights
 from cli.ui.answers import Query, check_query
 from cli.ui.shapes import ActKind, ActRequest, Command, Done, ShownQueue, ShownRefusal, ShownWaiting
@@ -78,7 +78,7 @@ class Actions:
 
         Raises:
             InputError: it can't be read.
-            ConflictError: the program doesn't wait any more.
+            ConflictError: the program doesn't wait any more, or has loaded other code than was shown.
             TouchmarkError: as the backend.
         """
         try:
@@ -112,6 +112,10 @@ class Actions:
             entry = next((each for each in queue.waiting if each.seen.key == key), None)
             if entry is None:
                 raise ConflictError(f"{program} doesn't wait for {workload} any more", hint="look again")
+            if digest_code(entry) != request.code_digest:
+                raise ConflictError(
+                    f"{program} has loaded other code than was shown, which would be approved too", hint="look again"
+                )
             if (weakness := describe_weakness(entry)) and not request.accepts:
                 raise InputError(f"a weak approval has to be confirmed: it allows {weakness}")
             for each in make_requests([entry], approved_by=await backend.name_user()):
@@ -142,7 +146,9 @@ class Actions:
             new_since=entry.new_since,
             parents=seen.parents,
             pods=seen.pods,
-            loaded=tuple(each.path for each in seen.code.objects) if seen.code is not None else (),
+            loaded=tuple(list_loaded(entry)),
+            loaded_note=note_loaded(entry),
+            code_digest=digest_code(entry),
             first=seen.first,
             last=seen.last,
             weakness=weakness,

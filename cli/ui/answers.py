@@ -147,9 +147,10 @@ class Answers:
         namespace, since_s = check_namespace(query.get("namespace", "")), parse_duration(query.get("since", _DAY))
         found = await self._connection.ask(lambda client: client.get_readiness(namespace, since_s=since_s))
         return ShownReadiness(
-            readiness=msgspec.structs.replace(found, causes=(), failures=()),
+            readiness=msgspec.structs.replace(found, causes=(), failures=(), refused=()),
             causes=tuple(self._show_cause(cause) for cause in found.causes),
             failures=tuple(self._show_cause(cause) for cause in found.failures),
+            refused=tuple(self._show_cause(cause) for cause in found.refused),
         )
 
     async def coverage(self, query: Query) -> ShownCoverage:

@@ -86,11 +86,12 @@ class ShownCause(_Answer, frozen=True):
 
 
 class ShownReadiness(_Answer, frozen=True):
-    """Is explicit mode safe; ``readiness`` without its causes and failures, which are written out."""
+    """Is explicit mode safe; ``readiness`` without its causes, failures and refused, which are written out."""
 
     readiness: Readiness
     causes: tuple[ShownCause, ...]
     failures: tuple[ShownCause, ...]
+    refused: tuple[ShownCause, ...]
 
 
 class ShownCoverage(_Answer, frozen=True):
@@ -191,7 +192,9 @@ class ShownWaiting(_Answer, frozen=True):
     """A program that waits for an answer (``shared.model.adoption.program_queue``).
 
     Attributes:
-        loaded: paths of what it had loaded.
+        loaded: what it had loaded: paths, with the first digits of their digests.
+        loaded_note: what else is to be known of that; may be empty.
+        code_digest: of all of it; an approval names it, so that what was shown is what is approved.
         weakness: what its approval allows beyond the program itself; empty: nothing that is known of.
     """
 
@@ -204,6 +207,8 @@ class ShownWaiting(_Answer, frozen=True):
     parents: tuple[str, ...]
     pods: tuple[str, ...]
     loaded: tuple[str, ...]
+    loaded_note: str
+    code_digest: str
     first: float
     last: float
     weakness: str
@@ -244,6 +249,7 @@ class ActRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         workload, program: of an answer about a program.
+        code_digest: of what the program to approve had loaded, as it was shown.
         mode: to switch to.
         accepts: also what needs a word of its own: a weak approval, a switch although too little was seen.
     """
@@ -252,6 +258,7 @@ class ActRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     namespace: str
     workload: str = ""
     program: str = ""
+    code_digest: str = ""
     mode: Mode | None = None
     accepts: bool = False
 

@@ -4,15 +4,16 @@ import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import { act } from "./api.js";
 import { Fault } from "./pieces.js";
 
-// `what` is the button's word, `about` what a screen reader hears besides; `accept` a sentence that must be ticked.
-export function Act({ what, about, text, command, accept = "", request, done, say }) {
+// `what` is the button's word, `about` what a screen reader hears besides; `accept` a sentence that must be ticked;
+// `loaded` what is approved with a program.
+export function Act({ what, about, text, command, accept = "", loaded = [], note = "", request, done, say }) {
   const [isOpen, open] = useState(false);
   return html`<button type="button" onClick=${() => open(true)}>${what}…<span class="unseen">: ${about}</span></button>
-    ${isOpen ? html`<${Confirm} what=${what} about=${about} text=${text} command=${command} accept=${accept} request=${request} say=${say}
+    ${isOpen ? html`<${Confirm} what=${what} about=${about} text=${text} command=${command} accept=${accept} loaded=${loaded} note=${note} request=${request} say=${say}
       close=${(isDone) => { open(false); if (isDone) done(); }} />` : null}`;
 }
 
-function Confirm({ what, about, text, command, accept, request, close, say }) {
+function Confirm({ what, about, text, command, accept, loaded, note, request, close, say }) {
   const dialog = useRef(null);
   const [accepted, setAccepted] = useState(false);
   const [isRunning, setRunning] = useState(false);
@@ -39,6 +40,8 @@ function Confirm({ what, about, text, command, accept, request, close, say }) {
     <p>${text}</p>
     <p class="hint">The same as</p>
     <pre tabindex="0" role="group" aria-label="Command">${command}</pre>
+    ${loaded.length || note ? html`<p class="hint">Approved with it, since it had loaded this${note ? ` (${note})` : ""}</p>
+      <pre class="loaded" tabindex="0" role="group" aria-label="Loaded code">${loaded.join("\n")}</pre>` : null}
     ${accept ? html`<label class="check"><input type="checkbox" checked=${accepted} onChange=${(event) => setAccepted(event.target.checked)} /> ${accept}</label>` : null}
     ${error ? html`<${Fault} error=${error} />` : null}
     <p class="buttons"><button type="button" disabled=${isRunning || Boolean(accept && !accepted)} onClick=${confirm}>${what}</button>

@@ -33,7 +33,7 @@ function label(each) {
 function Waiting({ each, name, rights, done, say }) {
   const facts = [
     ["Digest", each.program], ["Package", each.package], ["Images", each.images.join(", ")], ["New since", each.new_since],
-    ["Started by", each.parents.join(" ← ")], ["Pods", each.pods.join(", ")], ["Had loaded", each.loaded.length ? count(each.loaded.length, "object") : ""],
+    ["Started by", each.parents.join(" ← ")], ["Pods", each.pods.join(", ")], ["Had loaded", [each.loaded.length ? count(each.loaded.length, "object") : "", each.loaded_note].filter(Boolean).join("; ")],
     ["Seen", `${writeTime(each.first)} to ${writeTime(each.last)}`], ["Approving it allows", each.weakness],
   ].filter(([, value]) => value);
   const request = { namespace: name, workload: each.workload, program: each.program };
@@ -43,7 +43,7 @@ function Waiting({ each, name, rights, done, say }) {
     <dl class="facts">${facts.map(([key, value]) => html`<div><dt>${key}</dt><dd>${value}</dd></div>`)}</dl>
     <p class="buttons">
       ${rights.approves ? html`<${Act} ...${shared} what="Approve" text="The program may use the workload's identity." command=${each.approve.line}
-        accept=${each.weakness ? `I know that this allows ${each.weakness}` : ""} request=${{ ...request, act: "approve" }} />` : null}
+        accept=${each.weakness ? `I know that this allows ${each.weakness}` : ""} loaded=${each.loaded} note=${each.loaded_note} request=${{ ...request, code_digest: each.code_digest, act: "approve" }} />` : null}
       ${rights.refuses ? html`<${Act} ...${shared} what="Refuse" text="Nothing proposes it again. That is remembered with your name." command=${each.refuse.line}
         request=${{ ...request, act: "refuse" }} />` : null}
     </p>

@@ -19,19 +19,22 @@ export function Ready({ name, since, tick, start, say }) {
   const controls = html`<div class="controls"><${Select} label="Seen in the" name="since" value=${since} options=${SINCE} /></div>`;
   if (error) return html`${controls}<${Fault} error=${error} />`;
   if (!data) return html`${controls}<p>Loading…</p>`;
-  const { readiness, causes, failures } = data;
+  const { readiness, causes, failures, refused } = data;
+  const closed = refused.reduce((sum, each) => sum + each.connections, 0);
   const wanted = readiness.mode === "explicit" ? "permissive" : "explicit";
   const command = `touchmark mode ${name} ${wanted}${start?.options ? ` ${start.options}` : ""}`;
   return html`
     ${controls}
     <p class="lead"><${Mark} word=${verdict} shown=${verdict.toUpperCase()} /> The mode is ${readiness.mode}. ${readiness.sidecars_reported} of ${count(readiness.sidecars_total, "sidecar")} reported.</p>
     ${readiness.unknowns.length ? html`<h2>Not known</h2><ul>${readiness.unknowns.map((each) => html`<li>${each}</li>`)}</ul>` : null}
-    ${causes.length ? html`<h2>${count(causes.length, "change is", "changes are")} missing, or explicit mode would refuse connections</h2>` : html`<p>Explicit mode would refuse none of the recorded connections.</p>`}
+    ${causes.length ? html`<h2>${count(causes.length, "change is", "changes are")} missing, or explicit mode would refuse connections</h2>` : html`<p>Explicit mode would refuse none of the recorded connections${refused.length ? " but those of refused programs" : ""}.</p>`}
     <ol class="causes">${causes.map((cause) => html`<${Cause} cause=${cause} name=${name} since=${since} say=${say} />`)}</ol>
+    ${refused.length ? html`<h2>Of refused programs</h2><p class="hint">Explicit mode closes these, as somebody wants.</p>
+      <ol class="causes">${refused.map((cause) => html`<${Cause} cause=${cause} name=${name} since=${since} say=${say} />`)}</ol>` : null}
     ${readiness.mode !== "explicit" && verdict === "blocked" ? null : html`<h2>Switch</h2>
       <${Fix} say=${say} fix=${{ kind: "command", lines: [command], copied: [command] }} />
       ${rights?.switches ? html`<p class="buttons"><${Act} what=${`Switch to ${wanted}`} about=${name} say=${say} done=${() => setTurn((old) => old + 1)} command=${command}
-        text=${wanted === "explicit" ? "What isn't allowed is refused from then on." : "What isn't allowed goes on, marked."}
+        text=${wanted === "explicit" ? `What isn't allowed is refused from then on${closed ? `, such as what was seen of refused programs: ${count(closed, "connection")}` : ""}.` : "What isn't allowed goes on, marked."}
         accept=${wanted === "explicit" && verdict === "unknown" ? "Too little was seen to be sure. Switch all the same" : ""}
         request=${{ act: "mode", namespace: name, mode: wanted }} /></p>` : null}`}
     ${failures.length ? html`<h2>Failed in any mode</h2><p class="hint">No rule and no approval changes these.</p>

@@ -30,6 +30,7 @@ class FewRecords:
     records: list[DecisionRecord]
     state: NamespaceState
     issued: bool
+    refused: tuple[ProgramRefusal, ...] = ()
 
     async def list_refusals(self, _namespace: str, *, since: float, limit: int) -> list[DecisionRecord]:
         return [record for record in self.records if record.time >= since][:limit]
@@ -41,14 +42,19 @@ class FewRecords:
         return self.state if namespace == "shop" else NamespaceState(namespace=namespace)
 
     async def list_all(self) -> list[ProgramRefusal]:
-        return []
+        return list(self.refused)
 
     async def has_any(self, _workload: Workload, _identities: Sequence[Identity]) -> bool:
         return self.issued
 
 
-def stored(*records: DecisionRecord, state: NamespaceState | None = None, issued: bool = True) -> Store:
-    parts = FewRecords(list(records), state or NamespaceState(namespace="shop"), issued)
+def stored(
+    *records: DecisionRecord,
+    state: NamespaceState | None = None,
+    issued: bool = True,
+    refused: tuple[ProgramRefusal, ...] = (),
+) -> Store:
+    parts = FewRecords(list(records), state or NamespaceState(namespace="shop"), issued, refused)
     return cast(
         "Store",
         SimpleNamespace(
@@ -71,6 +77,25 @@ async def test_a_program_that_only_the_other_ends_sidecar_names_is_not_proposed_
     for store in (stored(*both, issued=False), stored(marked)):
         found = await find_refusals(store, "shop", since=0)
         assert {cause.fix.kind for cause in found.causes if cause.fix is not None} == {FixKind.APPROVE}
+
+
+@pytest.mark.parametrize("namespace", ["bank", "shop"])
+async def test_a_refusal_of_a_client_doesnt_hide_what_its_server_lacks(namespace: str) -> None:
+    """Who may edit bank doesn't say that shop is ready: shop/db would get no certificate."""
+    client = PartyRecord(address="198.18.0.3:41000", workload=f"{namespace}/web", program=str(WEB))
+    marked = make_decision("c", mode=Mode.PERMISSIVE, answer=Answer.ALLOW, would_deny=True, source=client)
+    refusal = ProgramRefusal(namespace=namespace, service_account="web", program=WEB, refused_by="mallory", refused=1.0)
+    found = await find_refusals(stored(marked, refused=(refusal,)), "shop", since=0)
+    needed = {cause.reason: cause.fix for cause in found.causes if cause.fix is not None}
+    assert needed[Reason.LISTENER_NOT_APPROVED].workload == "shop/db"
+    assert not any(fix.program == str(WEB) for fix in needed.values()), "nothing proposes what was refused"
+    assert (Reason.PROGRAM_NOT_APPROVED in needed, len(found.refused)) == (
+        (True, 0) if namespace == "bank" else (False, 1)
+    )
+    named_by_the_peer = msgspec.structs.replace(marked, direction=Direction.EGRESS, sidecar="b")
+    if namespace == "shop":
+        found = await find_refusals(stored(named_by_the_peer, refused=(refusal,), issued=False), "shop", since=0)
+        assert (found.causes, len(found.refused)) == ((), 1), "a refused client's word about others"
 
 
 async def test_a_connection_counts_once_whichever_sides_report_it() -> None:

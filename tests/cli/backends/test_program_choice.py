@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from cli.backends.program_choice import choose, find_refused, make_requests, name_whole, read_words
+from cli.backends.program_choice import (
+    CodeWish,
+    choose,
+    digest_code,
+    find_refused,
+    list_loaded,
+    make_requests,
+    name_whole,
+    note_loaded,
+    read_words,
+)
 from shared.model.adoption.program_queue import ImageSeen, ProgramQueue, ProgramRefusal, QueuedProgram, Sighting
 from shared.model.errors import IdentityError, InputError, NotFoundError
 from shared.model.identity.identity import Workload
@@ -69,6 +80,30 @@ def test_weak_programs_are_approved_apart_and_the_others_keep_their_code() -> No
     assert (weak.weak, weak.programs) == (True, (PYTHON.seen.program,))
     assert weak.code is not None and weak.code.check is CodeCheck.REPORT
     assert [each.service_account for each in make_requests([ONE, OF_DB], approved_by="a")] == ["web", "db"]
+
+
+def test_a_program_that_makes_code_is_only_reported_unless_that_is_said() -> None:
+    """It was approved with ``enforce`` and no JIT: refused at its next connection."""
+    seen = msgspec.structs.replace(TWO.seen, code=msgspec.structs.replace(LOADED, anonymous=True))
+    node = msgspec.structs.replace(TWO, seen=seen)
+    [request] = make_requests([node], approved_by="a")
+    assert request.code is not None and (request.code.check, request.code.jit) == (CodeCheck.REPORT, False)
+    [request] = make_requests([node], approved_by="a", wish=CodeWish(is_jit=True))
+    assert request.code is not None and (request.code.check, request.code.jit) == (CodeCheck.ENFORCE, True)
+    [request] = make_requests([node], approved_by="a", wish=CodeWish(check=CodeCheck.ENFORCE))
+    assert request.code is not None and (request.code.check, request.code.jit) == (CodeCheck.ENFORCE, False)
+    assert make_requests([node], approved_by="a", wish=CodeWish(is_listed=False))[0].code is None
+    assert "only reported" in note_loaded(node)
+    assert note_loaded(TWO) == ""
+
+
+def test_what_was_loaded_is_told_and_has_a_digest() -> None:
+    assert list_loaded(ONE) == ["/lib/libc.so.6 (sha256:cccccccccccc)"]
+    unknown = msgspec.structs.replace(ONE, seen=msgspec.structs.replace(ONE.seen, code=None))
+    assert (list_loaded(unknown), note_loaded(unknown), digest_code(unknown)) == ([], "", "")
+    other = LoadedCode(objects=(*LOADED.objects, LoadedObject(path="/tmp/evil.so", digest="dd" * 32)))
+    changed = msgspec.structs.replace(ONE, seen=msgspec.structs.replace(ONE.seen, code=other))
+    assert digest_code(ONE) == digest_code(TWO) != digest_code(changed)
 
 
 def test_a_refusal_is_found_by_its_digits() -> None:

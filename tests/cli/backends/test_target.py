@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.backends.target import Target, choose_target
+from cli.backends.target import Target, choose_target, write_options
 from shared.model.errors import InputError
 
 NOTHING = {
@@ -45,3 +45,11 @@ def test_what_is_typed_wins_over_the_environment() -> None:
 def test_both_typed_is_a_mistake() -> None:
     with pytest.raises(InputError, match="can't be combined"):
         choose_with("kubernetes", "admin_socket", kubernetes=True, admin_socket=Path("/s"))
+
+
+def test_a_shown_command_reaches_the_same_ca() -> None:
+    assert write_options(Target()) == ""
+    assert write_options(Target(admin_socket=Path("/run/my ca/admin.sock"))) == "--admin-socket '/run/my ca/admin.sock'"
+    assert write_options(Target(in_cluster=True)) == "-k"
+    prod = Target(in_cluster=True, context="prod; rm", kubeconfig="/etc/kube", system_namespace="mesh")
+    assert write_options(prod) == "-k --context 'prod; rm' --kubeconfig /etc/kube --system-namespace mesh"

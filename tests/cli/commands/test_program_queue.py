@@ -11,6 +11,7 @@ from cli.commands.program_queue import shorten_image
 from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.adoption.program_queue import ImageSeen, ProgramQueue, ProgramRefusal, QueuedProgram, Sighting
+from shared.model.identity.loaded_code import LoadedCode, LoadedObject
 from shared.model.identity.program import Program
 from shared.model.policy.decision import PartyRecord, ProcessRecord
 from shared.model.wire.admin import DecisionList, DecisionView, ProgramList, ProgramView
@@ -81,6 +82,33 @@ def test_one_program_is_approved_by_its_digest_with_what_was_seen(shop: FakeCA) 
     assert [each["digest"] for each in request["programs"]] == [NGINX]
     assert run(["program", "approve", "shop/web", NGINX, "--from-queue"]) == ExitCode.SUCCESS
     assert run(["program", "approve", "shop/db", NGINX, "--from-queue"]) == ExitCode.NOT_FOUND
+
+
+EVIL = LoadedCode(objects=(LoadedObject(path="/tmp/evil.so", digest="66" * 32),), anonymous=True)
+
+
+def test_what_would_be_approved_with_a_program_is_shown_and_asked_about(
+    shop: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An LD_PRELOAD'ed object was approved without a word."""
+    nginx = QUEUE.waiting[0]
+    nginx = msgspec.structs.replace(nginx, seen=msgspec.structs.replace(nginx.seen, code=EVIL))
+    shop.answers["GET /v1/programs/queue"] = msgspec.structs.replace(QUEUE, waiting=(nginx, QUEUE.waiting[1]))
+    assert run(["program", "queue", "shop"]) == ExitCode.SUCCESS
+    assert "/tmp/evil.so" in capsys.readouterr().out
+    assert run(["program", "approve", NGINX]) == ExitCode.REFUSED, "a whole digest doesn't name what it loads"
+    shown = capsys.readouterr().out
+    for part in ("/tmp/evil.so", "66" * 32, "1 object; anonymous executable memory", "only reported"):
+        assert part in shown
+    assert not shop.asked("POST /v1/programs")
+    assert run(["program", "approve", NGINX, "--code", "off"]) == ExitCode.SUCCESS, "nothing else is approved"
+    assert run(["program", "approve", NGINX, "--yes"]) == ExitCode.SUCCESS
+    assert run(["program", "approve", NGINX, "--yes", "--jit"]) == ExitCode.SUCCESS
+    assert run(["program", "approve", NGINX, "--yes", "--loads", "/bin/true"]) == ExitCode.BAD_INPUT
+    codes = [each.get("code") or {} for each in shop.asked("POST /v1/programs")]
+    assert [(each.get("check"), each.get("jit", False)) for each in codes] == [
+        (None, False), ("report", False), ("enforce", True),
+    ]  # fmt: skip
 
 
 def test_first_digits_and_images_are_asked_about(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:

@@ -157,3 +157,13 @@ def test_json_is_the_cas_answer(ca: FakeCA, capsys: pytest.CaptureFixture[str]) 
 def test_an_older_ca_is_named(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask(ca, make_readiness(None)) == ExitCode.UNAVAILABLE
     assert "mode shop --check" in capsys.readouterr().err
+
+
+def test_what_somebody_refused_is_not_said_to_be_refused_by_nobody(
+    ca: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = make_cause(Fix(kind=FixKind.ADVICE, advice="alice has refused this program"))
+    ask(ca, msgspec.structs.replace(make_readiness(ReadinessVerdict.READY), refused=(refused,)))
+    printed = capsys.readouterr().out
+    assert "would refuse none of the recorded connections but those of refused programs\n" in printed
+    assert "alice has refused this program" in printed

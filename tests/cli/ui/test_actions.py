@@ -5,13 +5,16 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shlex
 from contextlib import closing
 from typing import Any
 
+import msgspec
 import pytest
 
 from cli.ui.actions import MAX_BODY_BYTES
 from cli.ui.guard import TOKEN_HEADER
+from shared.model.identity.loaded_code import LoadedCode, LoadedObject
 from shared.model.identity.program import Program
 from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.wire.admin import ProgramView
@@ -84,6 +87,26 @@ def test_a_program_is_approved_with_what_was_seen_and_a_weak_one_only_with_conse
     assert change(page, {**APPROVE, "program": "sha256:" + "77" * 32})[0] == 409, "it doesn't wait"
 
 
+def test_only_what_was_shown_is_approved(page: Served) -> None:
+    page.ca.answers["POST /v1/programs"] = ProgramView(
+        namespace="shop", name="web-1", service_account="web", programs=(Program(digest=NGINX),), weak=False,
+        approved_by="me", approved=1.0,
+    )  # fmt: skip
+    queue = page.ca.answers["GET /v1/programs/queue"]
+    nginx = queue.waiting[0]
+    code = LoadedCode(objects=(LoadedObject(path="/tmp/evil.so", digest="66" * 32),), anonymous=True)
+    loaded = msgspec.structs.replace(nginx, seen=msgspec.structs.replace(nginx.seen, code=code))
+    page.ca.answers["GET /v1/programs/queue"] = msgspec.structs.replace(queue, waiting=(loaded, *queue.waiting[1:]))
+    assert change(page, APPROVE)[0] == 409, "it had loaded nothing when the page showed it"
+    assert changes(page) == []
+    shown = get(page, "queue?namespace=shop")["waiting"][0]
+    assert shown["loaded"] == ["/tmp/evil.so (sha256:666666666666)"]
+    assert "only reported" in shown["loaded_note"]
+    assert change(page, {**APPROVE, "code_digest": shown["code_digest"]})[0] == 200
+    [request] = page.ca.asked("POST /v1/programs")
+    assert request["code"]["check"] == "report"
+
+
 def test_a_program_is_refused_and_taken_back(page: Served) -> None:
     assert change(page, {**APPROVE, "act": "refuse"})[0] == 200
     taken = {"act": "take_back", "namespace": "shop", "workload": "shop/db", "program": f"sha256:{MINER}"}
@@ -104,9 +127,10 @@ def test_a_mode_is_switched_unless_it_is_blocked(page: Served) -> None:
 def test_the_queue_has_the_command_of_each_act(page: Served) -> None:
     queue = get(page, "queue?namespace=shop")
     first, second = queue["waiting"]
-    assert first["approve"]["line"] == f"touchmark program approve shop/web sha256:{NGINX} --from-queue"
-    assert second["approve"]["line"].endswith(f"sha256:{PYTHON}/main:none --from-queue --weak")
-    assert queue["refused"][0]["take_back"]["line"].endswith("--take-back")
+    there = f" --admin-socket {shlex.quote(str(page.ca.socket))}"
+    assert first["approve"]["line"] == f"touchmark program approve shop/web sha256:{NGINX} --from-queue{there}"
+    assert second["approve"]["line"].endswith(f"sha256:{PYTHON}/main:none --from-queue --weak{there}")
+    assert queue["refused"][0]["take_back"]["line"].endswith(f"--take-back{there}")
 
 
 def test_who_may_change_nothing_is_offered_nothing(page: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 import msgspec
@@ -76,8 +77,11 @@ def test_a_cause_has_the_command_or_the_yaml_that_fixes_it(page: Served) -> None
     assert rule["fix"]["kind"] == FixKind.RULE
     assert rule["fix"]["lines"][0] == "add to spec.rules of MeshPolicy shop/default:"
     assert rule["fix"]["copied"][:2] == ["- name: bank-teller-to-api-8080", "  action: allow"]
-    assert approval["fix"]["copied"] == [f"touchmark program approve shop/cron {INTRUDER.program}"]
+    there = f"--admin-socket {shlex.quote(str(page.ca.socket))}"
+    assert approval["fix"]["copied"] == [f"touchmark program approve shop/cron {INTRUDER.program} {there}"]
     assert "\\x1b[31m" in approval["text"]
+    [refused] = answer["refused"]
+    assert refused["fix"]["lines"] == ["alice has refused this program"]
     assert answer["failures"][0]["fix"]["lines"] == ["Start it."]
     assert answer["readiness"]["causes"] == []
 
@@ -107,7 +111,9 @@ def test_edges_are_read_in_pages_to_a_bound(page: Served) -> None:
 def test_the_start_has_every_reason_and_where_the_ca_is(page: Served) -> None:
     start = get(page, "start")
     assert set(start["reasons"]) == {reason.value for reason in Reason}
-    assert (start["target"], start["options"]) == ("CA on this machine", "")
+    assert (start["target"], start["options"]) == (
+        "CA on this machine", f"--admin-socket {shlex.quote(str(page.ca.socket))}",
+    )  # fmt: skip
 
 
 def test_writing_escapes_every_string_and_key() -> None:

@@ -24,7 +24,7 @@ EDGE = "/ns/shop/edge?from=shop%2Fcron&to=shop%2Fdb&port=5432"
 VIEWS = {
     "/": "document.querySelectorAll('.mark').length === 2",
     "/ns/shop": "document.querySelector('.picture') && document.querySelectorAll('tbody tr').length === 4",
-    "/ns/shop?view=ready": "document.querySelectorAll('.causes > li').length === 3",
+    "/ns/shop?view=ready": "document.querySelectorAll('.causes > li').length === 4",
     "/ns/shop?view=coverage": "document.querySelector('td ul')",
     EDGE: "document.querySelector('.decisions')",
     "/sidecars": "document.querySelector('tbody')",

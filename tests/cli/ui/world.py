@@ -84,6 +84,14 @@ READINESS = Readiness(
         ),
     ),
 )  # fmt: skip
+READINESS = msgspec.structs.replace(
+    READINESS,
+    refused=(
+        msgspec.structs.replace(
+            CAUSES[1], connections=5, fix=Fix(kind=FixKind.ADVICE, advice="alice has refused this program")
+        ),
+    ),
+)
 READY = msgspec.structs.replace(
     READINESS, namespace="bank", mode=Mode.EXPLICIT, causes=(), unknowns=(), failures=(), is_safe=True,
     verdict=ReadinessVerdict.READY, sidecars_reported=4, silent=(),
