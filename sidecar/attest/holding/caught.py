@@ -119,12 +119,13 @@ class CaughtHolders:
 
     @contextmanager
     def measuring(self, caught: Caught) -> Iterator[None]:
-        """While it is measured, no other one of its kind is looked at."""
+        """While it is measured, no other one of its kind is looked at, except one that was caught before."""
         self._measured[caught.kind] = caught
         try:
             yield
         finally:
-            del self._measured[caught.kind]
+            if self._measured.get(caught.kind) is caught:
+                del self._measured[caught.kind]
 
     def find_measured(self, kind: Hashable) -> Caught | None:
         """Return the one of this kind that is measured now: it may hold another one's socket as well."""

@@ -58,6 +58,26 @@ def test_a_new_process_is_kept_once_until_it_is_taken_or_forgotten(caught: Caugh
     assert not caught.has(source(2), DESTINATION)
 
 
+def test_two_of_one_kind_may_be_measured_at_once(caught: CaughtHolders, child_inode: int) -> None:
+    """One is looked at when it dials, the other when its connection is accepted."""
+    found = describe(child_inode)
+    first, second = caught.look_at(found, "one kind"), caught.look_at(found, "one kind")
+    assert first is not None
+    assert second is not None
+    with caught.measuring(first):
+        with caught.measuring(second):
+            assert caught.find_measured("one kind") is second
+        assert caught.find_measured("one kind") is None
+    ended_first, ended_last = caught.measuring(first), caught.measuring(second)
+    ended_first.__enter__()
+    ended_last.__enter__()
+    ended_first.__exit__(None, None, None)
+    assert caught.find_measured("one kind") is second
+    ended_last.__exit__(None, None, None)
+    for each in (first, second):
+        each.sighting.close()
+
+
 def test_no_more_are_kept_than_have_room(
     caught: CaughtHolders, child_inode: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
