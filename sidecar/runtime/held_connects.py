@@ -73,8 +73,8 @@ class HeldConnects:
         if self._queue is None:
             return
         asyncio.get_running_loop().remove_reader(self._queue.fileno())
-        for number in list(self._held):
-            self._let_pass(number)
+        for packet in list(self._held.values()):
+            self._let_pass(packet)
         self._queue.close()
         self._queue = None
 
@@ -92,7 +92,7 @@ class HeldConnects:
             for packet in packets:
                 self._held[packet.number] = packet
                 if not self._is_waiting(packet):
-                    self._let_pass(packet.number)
+                    self._let_pass(packet)
             if time.monotonic() >= until:
                 return
 
@@ -149,9 +149,12 @@ class HeldConnects:
                         await check_code(self._sidecar, attestation)
                 attestor.keep_dialling(attestation)
         finally:
-            self._let_pass(packet.number)
+            self._let_pass(packet)
 
-    def _let_pass(self, number: int) -> None:
-        packet = self._held.pop(number, None)
-        if packet is not None and self._queue is not None:
+    def _let_pass(self, packet: QueuedPacket) -> None:
+        """A queue that is opened again counts from 1: another packet may have the number of one of the queue before."""
+        if self._held.get(packet.number) is not packet:
+            return
+        del self._held[packet.number]
+        if self._queue is not None:
             self._queue.let_pass(packet)

@@ -255,6 +255,27 @@ async def test_a_queue_that_fails_is_given_back_said_and_opened_again(
     held.attestor.later.cancel()
 
 
+async def test_a_look_from_before_the_queue_was_opened_again_lets_no_other_packet_pass(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel counts a queue's packets from 1."""
+    monkeypatch.setattr(module, "ConnectQueue", lambda _: held.queue_again)
+    monkeypatch.setattr(module, "_MAX_HELD_S", 600)
+    before = held.attestor.later = asyncio.get_running_loop().create_future()
+    await held.put(1)
+    held.queue.fault = PermissionError(1, "Operation not permitted")
+    held.queue.put()
+    await until(lambda: held.said == ["connect_queue_lost", "connect_queue_reopened"])
+    held.attestor.later = asyncio.get_running_loop().create_future()
+    held.queue_again.put(QueuedPacket(number=1, ends=ENDS))
+    await until(lambda: len(held.tasks) == 2)
+    before.set_result("the one before")
+    await until(lambda: len(held.tasks) == 1)
+    assert held.queue_again.passed == []
+    held.attestor.later.set_result("new")
+    await until(lambda: held.queue_again.passed == [1])
+
+
 async def test_one_that_is_away_at_the_end_isnt_opened_again(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: int) -> FakeQueue:
         raise AssertionError
