@@ -7,7 +7,7 @@ milliseconds.
 
 from __future__ import annotations
 
-import sys
+import weakref
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import Final
 
@@ -22,9 +22,6 @@ from sidecar.slices import run_in_slices
 MAX_NAMESPACES = 1024
 # Compared or freed in one step.
 _AT_ONCE: Final = 64
-# References to an object that one variable holds, as sys.getrefcount counts them. A policy that somebody still decides
-# by isn't taken apart.
-_ONLY_HERE: Final = 2
 
 
 class Policies:
@@ -118,12 +115,13 @@ class Policies:
             callback(name)
         acknowledge(NamespaceInstalled(namespace=name, version=state.version))
         del steps, policy
-        if known is not None and sys.getrefcount(known) == _ONLY_HERE:
+        if known is not None:
             rules, indexes = list(known.state.rules), [*known.denies.values(), *known.allows.values()]
-            known = None
-            for index in indexes:
-                yield from index.clear_in_steps()
-            yield from _give_up_in_steps(rules)
+            there, known = weakref.ref(known), None
+            if there() is None:  # A policy that somebody still decides by isn't taken apart.
+                for index in indexes:
+                    yield from index.clear_in_steps()
+                yield from _give_up_in_steps(rules)
 
     def list_in_force(self) -> list[NamespaceState]:
         """List every namespace's state that is known here."""
