@@ -9,6 +9,7 @@ _UID = b"\nUid:\t"
 _PARENT = b"\nPPid:\t"
 _MOUNT = b"\nmnt_id:\t"
 _FLAGS = b"\nflags:\t"
+_INODE = b"\nino:\t"
 _SCM_FDS = b"scm_fds:"
 _USER_FILES = b"\nUserFiles:\t"
 
@@ -111,18 +112,24 @@ def parse_in_flight(text: bytes) -> int:
     return int(value[0]) if value and value[0].isdigit() else 0
 
 
-def parse_registered_files(text: bytes) -> tuple[list[str], bool]:
+def parse_inode(text: bytes) -> int:
+    """Read ``ino`` from a descriptor's fdinfo: of the file that the other lines are about; 0 before Linux 5.14."""
+    return _parse_number(text, _INODE) if _INODE in text else 0
+
+
+def parse_registered_files(text: bytes) -> tuple[list[str], bool] | None:
     """Read an io_uring instance's registered files from its fdinfo.
 
     The kernel writes a path for each, ``socket:[<inode>]`` for a socket; before Linux 5.12 a mere name.
     Source: io_uring/fdinfo.c.
 
     Returns:
-        The files' links, and whether each of them could be read.
+        The files' links, and whether each of them could be read. None when the text doesn't tell: the descriptor isn't
+        an io_uring instance any more, or a system call held the instance's lock.
     """
     start = text.find(_USER_FILES)
-    if start < 0:  # The descriptor has been closed, or it is no such instance.
-        return [], True
+    if start < 0:
+        return None
     files = []
     for line in text[start + len(_USER_FILES) :].split(b"\n")[1:]:  # After the count, which includes empty places.
         number, separator, name = line.partition(b": ")

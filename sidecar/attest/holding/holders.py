@@ -24,8 +24,10 @@ from sidecar.attest.holding.tables import (
     PREFIX,
     HiddenError,
     NewTasks,
+    Table,
     inode_of,
     is_running,
+    is_socket,
     list_processes,
     list_tables,
     list_threads,
@@ -36,7 +38,7 @@ from sidecar.attest.holding.tables import (
     read_users,
 )
 from sidecar.attest.holding.walk import Walk
-from sidecar.attest.process_text import parse_in_flight, parse_registered_files
+from sidecar.attest.process_text import parse_in_flight, parse_inode, parse_registered_files
 
 MAX_PROCESSES = 32_768
 MAX_DESCRIPTORS = 1_048_576
@@ -48,9 +50,9 @@ _MAX_WALKS = 64
 _ENOUGH_WALKS = 8
 # A new task gets its number shortly before /proc shows it: so many that come meanwhile don't hide it.
 _INVISIBLE = 4_096
-# At a process whose threads come and go.
+# At a process whose threads come and go; again at a table whose descriptors do.
 _MAX_LOOKS = 3
-_OTHER, _TCP, _UNIX, _UNKNOWN = range(1, 5)
+_OTHER, _TCP, _UNIX, _UNKNOWN, _MOVED = range(1, 6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +66,8 @@ class Holdings:
         in_flight: by inode of a Unix socket in which descriptors wait to be received, the users of who holds it.
         hidden: by ID of a process that mayn't be inspected, its user IDs; without those that have capabilities which
             the sidecar lacks: they are above whatever it attests.
-        missed: users of processes that came and went faster than they could be looked at: one of them may hold anything
-            that these users have had.
+        missed: users of processes that came and went, or changed their descriptors' places, faster than they could be
+            looked at: one of them may hold anything that these users have had.
         is_complete: false when a bound was reached before the last process.
         took_s: CPU time.
     """
@@ -150,7 +152,8 @@ class _Search:
         self.hidden: set[int] = set()
         self.left = MAX_DESCRIPTORS
         self.is_complete = True
-        # Users of processes that ended before they were looked at, and of those whose threads come and go all the time.
+        # Users of processes that ended before they were looked at; of those whose threads come and go all the time, or
+        # whose descriptors change places.
         self.missed: frozenset[int] = frozenset()
         self.restless: set[int] = set()
         self._names = {f"{PREFIX}{inode}]": inode for inode in wanted}
@@ -246,24 +249,61 @@ class _Search:
         return {pid: frozenset(others - {pid}) for pid, others in found.items()}
 
     def _look_into(self, pid: int, place: str) -> None:
+        """Look at a table, and again at what was moved or closed between the table's reading and its own.
+
+        A process can swap two descriptors all the time. What is moved under each look counts as a socket that it shares
+        and its users as missed; what a new reading doesn't show any more was closed.
+        """
+        table = self._read_table(pid, place)
+        moved = self._look_at_sockets(pid, place, table.sockets)
+        is_whole = self._look_into_rings(pid, place, table.rings)
+        restless: set[int] = set()
+        for _ in range(_MAX_LOOKS):
+            if not moved and is_whole:
+                return
+            table = self._read_table(pid, place)
+            there = [each for each in table.sockets if each[0] in moved]
+            still = self._look_at_sockets(pid, place, there)
+            moved -= {inode for inode, _ in there} - still
+            restless = (restless | still) & moved
+            is_whole = is_whole or self._look_into_rings(pid, place, table.rings)
+        if restless or not is_whole:
+            self.restless |= read_users(pid, self._proc)
+        for inode in restless:
+            self._note_tcp(inode, pid)
+
+    def _read_table(self, pid: int, place: str) -> Table:
         self.left -= 1
         table = read_table(pid, place, self.left, self._proc)
         self.left -= table.looked
-        for inode, descriptor in table.sockets:
+        return table
+
+    def _look_at_sockets(self, pid: int, place: str, sockets: Iterable[tuple[int, int]]) -> set[int]:
+        """Note who holds which socket; return the inodes that none of the given descriptors has any more."""
+        moved, read = set[int](), set[int]()
+        for inode, descriptor in sockets:
             if inode in self.holders:
                 self.holders[inode].add(pid)
             kind = self._kinds.get(inode) or self._read_kind(inode, place, str(descriptor))
             if kind == _TCP:
                 self._note_tcp(inode, pid)
-            elif kind in (_UNIX, _UNKNOWN) and self._has_in_flight(place, str(descriptor)):
-                self.in_flight.setdefault(inode, set()).add(pid)
-        for descriptor in table.rings:
-            self._look_into_ring(pid, place, str(descriptor))
+            elif kind == _MOVED:
+                moved.add(inode)
+                continue
+            elif kind in (_UNIX, _UNKNOWN):
+                if (in_flight := self._count_in_flight(inode, place, str(descriptor))) is None:
+                    moved.add(inode)
+                    continue
+                if in_flight:
+                    self.in_flight.setdefault(inode, set()).add(pid)
+            if moved:
+                read.add(inode)
+        return moved - read
 
     def _read_kind(self, inode: int, place: str, name: str) -> int:
-        protocol = read_protocol(place, name, self._proc)
+        protocol = read_protocol(place, name, inode, self._proc)
         if not protocol:
-            return _UNKNOWN
+            return _MOVED if protocol is None else _UNKNOWN
         kind = _UNIX if protocol.startswith("UNIX") else _TCP if "TCP" in protocol else _OTHER
         self._kinds[inode] = kind
         return kind
@@ -273,12 +313,23 @@ class _Search:
         if first != pid:
             self._shared.setdefault(inode, {first}).add(pid)
 
-    def _has_in_flight(self, place: str, name: str) -> bool:
-        return bool(parse_in_flight(read_fdinfo(place, name, MAX_FDINFO_BYTES, self._proc)))
+    def _count_in_flight(self, inode: int, place: str, name: str) -> int | None:
+        """Return how many descriptors wait in a socket; None when the descriptor isn't this socket any more."""
+        text = read_fdinfo(place, name, MAX_FDINFO_BYTES, self._proc)
+        # Before Linux 5.14 the text doesn't tell whose it is.
+        is_same = shown == inode if (shown := parse_inode(text)) else is_socket(place, name, inode, self._proc)
+        return parse_in_flight(text) if is_same else None
 
-    def _look_into_ring(self, pid: int, place: str, name: str) -> None:
+    def _look_into_rings(self, pid: int, place: str, rings: Iterable[int]) -> bool:
+        """Look at the registered files of each; tell whether each was an io_uring instance that showed them."""
+        shown = [self._look_into_ring(pid, place, str(descriptor)) for descriptor in rings]
+        return all(shown)
+
+    def _look_into_ring(self, pid: int, place: str, name: str) -> bool:
         text = read_fdinfo(place, name, MAX_RING_FDINFO_BYTES, self._proc)
-        files, is_whole = parse_registered_files(text)
+        if (registered := parse_registered_files(text)) is None:
+            return False
+        files, is_whole = registered
         self.left -= len(files)
         self.is_complete &= is_whole and len(text) < MAX_RING_FDINFO_BYTES
         for file in files:
@@ -287,6 +338,7 @@ class _Search:
             if file.startswith(PREFIX):
                 # Which kind of socket isn't told here: what no table shows as TCP as well is shared with nobody.
                 self._note_tcp(inode_of(file), pid)
+        return True
 
 
 def is_holder(pid: int, inode: int, proc: str = "/proc") -> bool:
@@ -296,4 +348,5 @@ def is_holder(pid: int, inode: int, proc: str = "/proc") -> bool:
     """
     search = _Search([inode], {}, own_pid=0, proc=proc)
     search.look_at(pid)
-    return bool(search.holders[inode]) or bool(search.hidden) or not search.is_complete
+    is_whole = search.is_complete and search.left > 0 and not search.hidden and not search.restless
+    return bool(search.holders[inode]) or not is_whole

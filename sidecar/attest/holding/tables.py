@@ -238,16 +238,37 @@ def _add_table(tables: list[int], thread: int) -> bool:
     return True
 
 
-def read_protocol(place: str, descriptor: str, proc: str = "/proc") -> str:
+def read_protocol(place: str, descriptor: str, inode: int, proc: str = "/proc") -> str | None:
     """Read a socket's protocol, such as ``TCPv6`` or ``UNIX-STREAM``: net/socket.c, ``sockfs_xattr_get``.
 
-    Empty where it has been closed, or the kernel doesn't tell.
+    The file is kept open (O_PATH) meanwhile: its process may put another one at the descriptor at any time.
+
+    Returns:
+        None where the descriptor isn't this socket any more; empty where the kernel doesn't tell.
     """
     try:
-        return os.getxattr(f"{proc}/{place}/fd/{descriptor}", _PROTOCOL).rstrip(b"\0").decode("ascii", "replace")
+        kept = os.open(f"{proc}/{place}/fd/{descriptor}", os.O_PATH | os.O_CLOEXEC)
+    except OSError as error:
+        refuse_shortage(error)
+        return None
+    try:
+        if os.readlink(f"{proc}/self/fd/{kept}") != f"{PREFIX}{inode}]":
+            return None
+        return os.getxattr(f"{proc}/self/fd/{kept}", _PROTOCOL).rstrip(b"\0").decode("ascii", "replace")
     except OSError as error:
         refuse_shortage(error)
         return ""
+    finally:
+        os.close(kept)
+
+
+def is_socket(place: str, descriptor: str, inode: int, proc: str = "/proc") -> bool:
+    """Tell whether a descriptor is this socket now."""
+    try:
+        return os.readlink(f"{proc}/{place}/fd/{descriptor}") == f"{PREFIX}{inode}]"
+    except OSError as error:
+        refuse_shortage(error)
+        return False
 
 
 def read_fdinfo(place: str, name: str, max_bytes: int, proc: str = "/proc") -> bytes:

@@ -6,6 +6,7 @@ from sidecar.attest.process_text import (
     ProcessTextError,
     parse_arguments,
     parse_in_flight,
+    parse_inode,
     parse_registered_files,
     parse_stat,
     parse_tracer,
@@ -38,6 +39,11 @@ def test_descriptors_in_flight_are_counted() -> None:
     assert parse_in_flight(b"pos:\t0\n") == 0
 
 
+def test_fdinfo_tells_whose_it_is_since_linux_5_14() -> None:
+    assert parse_inode(b"pos:\t0\nflags:\t02\nmnt_id:\t10\nino:\t714627\nscm_fds: 3\n") == 714627
+    assert parse_inode(b"pos:\t0\nflags:\t02\nmnt_id:\t10\nscm_fds: 3\n") == 0
+
+
 def test_arguments_are_split_at_their_ends() -> None:
     assert parse_arguments(b"a\0\0b\0") == [b"a", b"", b"b"]
     assert parse_arguments(b"") == []
@@ -50,8 +56,8 @@ def test_arguments_are_split_at_their_ends() -> None:
         (b"UserFiles:\t2\n    0: <none>\n    1: pipe:[9]\n", (["<none>", "pipe:[9]"], True)),
         (b"UserFiles:\t1\n    0: TCP\nUserBufs:\t0\n", (["TCP"], False)),  # Before Linux 5.12.
         (b"UserFiles:\t0\nUserBufs:\t0\n", ([], True)),
-        (b"SqThread:\t-1\n", ([], True)),
+        (b"SqThread:\t-1\n", None),
     ],
 )
-def test_an_io_uring_instance_names_its_registered_files(lines: bytes, expected: tuple[list[str], bool]) -> None:
+def test_an_io_uring_instance_names_its_registered_files(lines: bytes, expected: tuple[list[str], bool] | None) -> None:
     assert parse_registered_files(b"pos:\t0\n" + lines) == expected

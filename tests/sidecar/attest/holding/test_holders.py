@@ -16,7 +16,7 @@ from sidecar.attest.holding import holders
 from sidecar.attest.holding.clearance import look_at_tasks
 from sidecar.attest.holding.holders import Passes, find_holdings
 from sidecar.attest.holding.owner import find_own, find_owners
-from sidecar.attest.holding.tables import NewTasks, list_tables
+from sidecar.attest.holding.tables import NewTasks, Table, list_tables, read_table
 from tests.sidecar.attest.processes import AS_HIDDEN_NOBODY, AS_NOBODY, NOBODY, WAIT, hear, running
 
 
@@ -240,3 +240,98 @@ def test_who_shares_a_tcp_socket_in_an_io_uring_instance_only_is_told() -> None:
             assert int(hear(child)) == os.fstat(tcp.fileno()).st_ino
             assert Passes(own_pid=0).find([], {os.getpid()}).sharers == {os.getpid(): {child.pid}}
             assert look_at_tasks((), (child.pid,), 100, own_pid=0) is None
+
+
+def _swap(*, times: int, descriptors: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process's descriptors change places after each of so many readings of its table."""
+    left = iter(range(times))
+
+    def read(pid: int, place: str, limit: int, proc: str) -> Table:
+        table = read_table(pid, place, limit, proc)
+        sockets = list(table.sockets)
+        if next(left, None) is not None:
+            first, second = descriptors
+            kept = os.dup(first)
+            os.dup2(second, first)
+            os.dup2(kept, second)
+            os.close(kept)
+        return Table(looked=table.looked, sockets=sockets, rings=table.rings)
+
+    monkeypatch.setattr(holders, "read_table", read)
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_socket_that_changes_places_under_the_look_hides_no_descriptor_in_flight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, socket.socket() as parked, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        socket.send_fds(ours, [b"x"], [parked.fileno()])
+        inode = os.fstat(theirs.fileno()).st_ino
+        kinds: dict[int, int] = {}
+        _swap(times=1, descriptors=(theirs.fileno(), udp.fileno()), monkeypatch=monkeypatch)
+        search = holders._Search([], kinds, own_pid=0, proc="/proc")
+        search.look_at(os.getpid())
+        assert search.in_flight == {inode: {os.getpid()}}
+        assert kinds[inode] == holders._UNIX
+        assert not search.restless
+        # Its kind is known now: fdinfo alone tells of another socket.
+        _swap(times=1, descriptors=(theirs.fileno(), udp.fileno()), monkeypatch=monkeypatch)
+        search = holders._Search([], kinds, own_pid=0, proc="/proc")
+        search.look_at(os.getpid())
+        assert search.in_flight == {inode: {os.getpid()}}
+        _swap(times=100, descriptors=(theirs.fileno(), udp.fileno()), monkeypatch=monkeypatch)
+        for known in ({}, kinds):
+            search = holders._Search([], known, own_pid=0, proc="/proc")
+            search.look_at(os.getpid())
+            assert search.restless == {os.getuid()}
+            assert holders.is_holder(os.getpid(), 1)
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_tcp_socket_that_changes_places_under_the_look_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        inode = os.fstat(tcp.fileno()).st_ino
+        for times in (1, 100):
+            kinds: dict[int, int] = {}
+            _swap(times=times, descriptors=(tcp.fileno(), udp.fileno()), monkeypatch=monkeypatch)
+            search = holders._Search([], kinds, own_pid=0, proc="/proc")
+            search._note_tcp(inode, 1)
+            search.look_at(os.getpid())
+            assert search.find_sharers([1]) == {1: {os.getpid()}}
+            assert kinds.get(inode, holders._TCP) == holders._TCP
+
+
+@pytest.mark.usefixtures("engine")
+def test_sockets_that_are_closed_under_the_look_make_nobody_suspect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server's connections end all the time."""
+    opened: list[socket.socket] = []
+
+    def read(pid: int, place: str, limit: int, proc: str) -> Table:
+        opened.append(socket.socket())
+        table = read_table(pid, place, limit, proc)
+        sockets = list(table.sockets)
+        opened.pop().close()
+        return Table(looked=table.looked, sockets=sockets, rings=table.rings)
+
+    monkeypatch.setattr(holders, "read_table", read)
+    search = holders._Search([], {}, own_pid=0, proc="/proc")
+    search.look_at(os.getpid())
+    assert not search.restless
+    assert search.is_complete
+
+
+@pytest.mark.usefixtures("engine")
+def test_an_io_uring_instance_that_is_something_else_by_then_may_hold_anything(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with open(tmp_path / "file", "rb") as file:
+
+        def read(pid: int, place: str, limit: int, proc: str) -> Table:
+            return Table(looked=1, sockets=(), rings=(file.fileno(),))
+
+        monkeypatch.setattr(holders, "read_table", read)
+        search = holders._Search([], {}, own_pid=0, proc="/proc")
+        search.look_at(os.getpid())
+    assert search.restless == {os.getuid()}

@@ -13,6 +13,7 @@ from sidecar.attest.holding.tables import (
     holds_any,
     inode_of,
     is_running,
+    is_socket,
     list_links,
     outranks,
     read_leader,
@@ -80,9 +81,14 @@ def test_a_process_holds_what_any_of_its_tables_has_and_what_cant_be_told(monkey
 def test_the_kernel_tells_a_sockets_protocol_also_before_it_is_bound(
     make: Callable[[], socket.socket], protocol: str
 ) -> None:
-    with make() as one:
-        assert read_protocol("self", str(one.fileno())) == protocol
-    assert read_protocol("self", "1048575") == ""
+    with make() as one, socket.socket() as other:
+        inode = os.fstat(one.fileno()).st_ino
+        assert is_socket("self", str(one.fileno()), inode)
+        assert read_protocol("self", str(one.fileno()), inode) == protocol
+        assert not is_socket("self", str(other.fileno()), inode)
+        assert read_protocol("self", str(other.fileno()), inode) is None
+    assert not is_socket("self", "1048575", inode)
+    assert read_protocol("self", "1048575", inode) is None
 
 
 def test_new_tasks_are_told_once_processes_and_threads_alike() -> None:
