@@ -1,5 +1,7 @@
 """How many certificates each sidecar may have: a burst, and as many again in each lifetime of a certificate. Pure.
 
+Reports of programs are counted in the same way (``ca/observation/programs_seen.py``).
+
 Belongs here: counting. Doesn't: what is signed (``issuance.py``). A sidecar holds at most 1,024 programs' certificates
 and renews each about twice in a lifetime; one that asks for more fills the ledger, and keeps the signer from others.
 """
@@ -28,11 +30,13 @@ class Allowance:
     """A token bucket for each sidecar.
 
     Arguments:
-        lifetime_s: of a certificate: in this time as many more as ``BURST`` are allowed.
+        lifetime_s: of a certificate: in this time as many more as ``burst`` are allowed.
+        burst: None: ``BURST``.
     """
 
-    def __init__(self, lifetime_s: float) -> None:
-        self._per_s = BURST / lifetime_s
+    def __init__(self, lifetime_s: float, *, burst: int | None = None) -> None:
+        self._burst = BURST if burst is None else burst
+        self._per_s = self._burst / lifetime_s
         # What each has left, and as of when; the one that asked longest ago first.
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
@@ -45,8 +49,8 @@ class Allowance:
         Raises:
             AllowanceUsedError: the sidecar has had too many.
         """
-        left, since = self._left.get(instance, (float(BURST), now))
-        left = min(BURST, left + max(0.0, now - since) * self._per_s)
+        left, since = self._left.get(instance, (float(self._burst), now))
+        left = min(self._burst, left + max(0.0, now - since) * self._per_s)
         if left < 1:
             raise AllowanceUsedError(
                 f"the sidecar {instance[:100]} has asked for too many certificates",

@@ -4,7 +4,8 @@ Belongs here: what a sidecar may say, and the queue of what waits for an answer.
 (``ca/store/programs_seen``).
 
 Gathered, because a rollout makes a thousand sidecars say the same within seconds. What a CA that crashes loses is said
-again with the program's next certificate, or half an hour later.
+again with the program's next certificate, or half an hour later. A sidecar may lie: what it says is bounded by sidecar
+and by workload, so that it takes the room of its own workload alone.
 """
 
 from __future__ import annotations
@@ -16,18 +17,26 @@ from typing import Final
 
 import msgspec
 
+from ca.allowance import Allowance, AllowanceUsedError
 from ca.observation.judging import judge
-from ca.store.programs_seen.sightings import MAX_PER_WORKLOAD
+from ca.store.programs_seen.sightings import MAX_PER_WORKLOAD, MAX_PER_WRITE
 from ca.store.store import Store
 from shared.model.adoption.program_queue import ImageSeen, ProgramQueue, Sighting, find_waiting, merge_sightings
 from shared.model.errors import ProtocolError
 from shared.model.identity.identity import Workload
+from shared.model.identity.loaded_code import LoadedCode
 from shared.model.identity.program import Program
 from shared.model.wire.messages import MAX_PARENTS, ProgramEvidence, ProgramSeen
 
 FLUSH_INTERVAL_S: Final = 2.0
 MAX_GATHERED: Final = 4_096
+MAX_GATHERED_PER_WORKLOAD: Final = MAX_PER_WORKLOAD
 MAX_CODE_BYTES: Final = 65_536
+MAX_CODE_GATHERED: Final = 16 * 1024 * 1024
+MAX_CODE_PER_WORKLOAD: Final = 1024 * 1024
+# What a sidecar says: twice as many programs as are kept of its workload (a certificate request and a report for each),
+# then one a second.
+BURST: Final = 2 * MAX_PER_WORKLOAD
 _MAX_PATH_CHARACTERS: Final = 1_024
 _MAX_PACKAGE_CHARACTERS: Final = 200
 _CONTAINER: Final = re.compile(r"[0-9a-f]{64}")
@@ -43,10 +52,11 @@ class ProgramsSeen:
     def __init__(self, store: Store, *, clock: Callable[[], float]) -> None:
         self._store = store
         self._clock = clock
-        self._gathered: OrderedDict[tuple[str, str, Program], Sighting] = OrderedDict()
+        self._gathered = _Gathered()
+        self._allowance = Allowance(float(BURST), burst=BURST)
 
     def take(self, message: ProgramSeen, *, instance: str, workload: Workload, image: str) -> None:
-        """Take in what a sidecar says of a program of its own workload.
+        """Take in what a sidecar says of a program of its own workload; beyond its allowance nothing.
 
         Arguments:
             image: of the container that it names, by the cluster; empty: not known.
@@ -93,37 +103,85 @@ class ProgramsSeen:
 
     async def flush(self) -> None:
         """Write what was gathered; what can't be written is kept for the next time, as far as there is room."""
-        if not self._gathered:
-            return
-        gathered, self._gathered = self._gathered, OrderedDict()
+        gathered, self._gathered = self._gathered.list_all(), _Gathered()
+        written = 0
         try:
-            await self._store.sightings.add(gathered.values())
+            for begin in range(0, len(gathered), MAX_PER_WRITE):
+                await self._store.sightings.add(gathered[begin : begin + MAX_PER_WRITE])
+                written = begin + MAX_PER_WRITE
         except BaseException:
-            for sighting in gathered.values():
-                self._gather(sighting)
+            for sighting in gathered[written:]:
+                self._gathered.add(sighting)
             raise
 
     async def list_queue(self, namespace: str = "") -> ProgramQueue:
         """Return what waits for an answer and what was refused, in a namespace or (empty) everywhere."""
         await self.flush()
-        sightings = await self._store.sightings.list_all(namespace)
         records = await self._store.namespaces.list_programs(namespace)
         approved = {(each.namespace, each.service_account, program) for each in records for program in each.programs}
         refused = [each for each in await self._store.refusals.list_all(namespace) if each.key not in approved]
+        refused_keys = {each.key for each in refused}
+        listed = await self._store.sightings.list_newest(namespace, answered=approved | refused_keys)
         counts: dict[str, int] = {}
-        for each in sightings:
+        for each in listed.sightings:
             counts[each.workload] = counts.get(each.workload, 0) + 1
-        waiting = await judge(lambda _: find_waiting(sightings, approved, {each.key for each in refused}))
+        waiting = await judge(lambda _: find_waiting(listed.sightings, approved, refused_keys))
         return ProgramQueue(
             waiting=waiting,
             refused=tuple(refused),
-            is_truncated=any(count >= MAX_PER_WORKLOAD for count in counts.values()),
+            is_truncated=listed.is_truncated or any(count >= MAX_PER_WORKLOAD for count in counts.values()),
         )
 
     def _gather(self, sighting: Sighting) -> None:
-        self._gathered[sighting.key] = merge_sightings(self._gathered.get(sighting.key), sighting)
-        while len(self._gathered) > MAX_GATHERED:
-            self._gathered.popitem(last=False)
+        try:
+            self._allowance.take(sighting.pods[0], now=sighting.last)
+        except AllowanceUsedError:
+            return  # No fault of the stream's: what is true is said again.
+        self._gathered.add(sighting)
+
+
+class _Gathered:
+    """Sightings that aren't written yet, by workload: none takes the room of another, unless it has more."""
+
+    def __init__(self) -> None:
+        self._workloads: dict[str, OrderedDict[Program, Sighting]] = {}
+        self._count = 0
+        self._used: dict[str, int] = {}  # Bytes of loaded code.
+
+    def list_all(self) -> list[Sighting]:
+        """Return them by key: replicas that write in one order don't deadlock."""
+        return sorted((each for of in self._workloads.values() for each in of.values()), key=lambda each: each.key)
+
+    def add(self, sighting: Sighting) -> None:
+        """Add one; beyond the bounds those go that were seen longest ago, of the workload that has most."""
+        programs = self._workloads.setdefault(sighting.workload, OrderedDict())
+        known = programs.get(sighting.program)
+        if known is not None:
+            self._remove(known)
+        self._insert(merge_sightings(known, sighting))
+        if len(programs) > MAX_GATHERED_PER_WORKLOAD:
+            self._remove(next(iter(programs.values())))
+        if self._count > MAX_GATHERED:
+            fullest = max(self._workloads.values(), key=len)
+            self._remove(next(iter(fullest.values())))
+
+    def _insert(self, sighting: Sighting) -> None:
+        used = self._used.get(sighting.workload, 0)
+        size = _measure(sighting.code)
+        if used + size > MAX_CODE_PER_WORKLOAD or sum(self._used.values()) + size > MAX_CODE_GATHERED:
+            sighting, size = msgspec.structs.replace(sighting, code=None), 0
+        self._used[sighting.workload] = used + size
+        self._workloads[sighting.workload][sighting.program] = sighting
+        self._count += 1
+
+    def _remove(self, sighting: Sighting) -> None:
+        del self._workloads[sighting.workload][sighting.program]
+        self._used[sighting.workload] -= _measure(sighting.code)
+        self._count -= 1
+
+
+def _measure(code: LoadedCode | None) -> int:
+    return 0 if code is None else len(msgspec.json.encode(code))
 
 
 def _check(message: ProgramSeen) -> None:
@@ -131,7 +189,7 @@ def _check(message: ProgramSeen) -> None:
     texts += [(each, _MAX_PATH_CHARACTERS) for each in message.parents]
     if any(len(text) > limit or not text.isprintable() for text, limit in texts) or len(message.parents) > MAX_PARENTS:
         raise ProtocolError("a program with a path or a package that can't be")
-    if message.code is not None and len(msgspec.json.encode(message.code)) > MAX_CODE_BYTES:
+    if _measure(message.code) > MAX_CODE_BYTES:
         raise ProtocolError(f"more than {MAX_CODE_BYTES} bytes of loaded code")
     if message.container and not _CONTAINER.fullmatch(message.container):
         raise ProtocolError("a container with an ID that can't be")

@@ -7,7 +7,8 @@ answer (``shared/model/adoption/program_queue.py``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -17,12 +18,31 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ca.store.engine.database import Database
 from ca.store.programs_seen.tables import program_sightings
 from shared.model.adoption.program_queue import Sighting, merge_sightings
+from shared.model.identity.program import Program
 
 # A machine that builds programs runs new ones without end; what was seen last is what somebody asks about.
 MAX_PER_WORKLOAD: Final = 256
+# A transaction keeps all other writers waiting.
+MAX_PER_WRITE: Final = 100
 KEPT_S: Final = 30 * 86_400.0
-_MAX_LISTED: Final = 5_000
+MAX_LISTED: Final = 5_000
+MAX_READ: Final = 20_000
+MAX_CODE_LISTED: Final = 16 * 1024 * 1024
+MAX_CODE_PER_WORKLOAD: Final = 1024 * 1024
+_PAGE: Final = 200
 _records: Final = msgspec.json.Decoder(Sighting)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedSightings:
+    """Sightings, seen last first.
+
+    Attributes:
+        is_truncated: there are more.
+    """
+
+    sightings: tuple[Sighting, ...]
+    is_truncated: bool
 
 
 class Sightings:
@@ -32,41 +52,64 @@ class Sightings:
         self._database = database
 
     async def add(self, sightings: Iterable[Sighting]) -> None:
-        """Add to what is known; beyond ``MAX_PER_WORKLOAD`` those of a workload that were seen longest ago go."""
+        """Add to what is known; beyond ``MAX_PER_WORKLOAD`` those of a workload that were seen longest ago go.
+
+        Arguments:
+            sightings: of different programs, at most ``MAX_PER_WRITE`` or other writers wait too long.
+        """
         table = program_sightings
-        workloads = {}
+        new = {(each.namespace, each.service_account, str(each.program)): each for each in sightings}
+        if not new:
+            return
+        key = tuple_(table.c.namespace, table.c.service_account, table.c.program)
         async with self._database.writing() as connection:
-            for each in sorted(
-                sightings, key=lambda sighting: sighting.key
-            ):  # In one order: replicas mustn't deadlock.
-                key = (
-                    table.c.namespace == each.namespace,
-                    table.c.service_account == each.service_account,
-                    table.c.program == str(each.program),
+            rows = await connection.execute(
+                select(table.c.namespace, table.c.service_account, table.c.program, table.c.record).where(key.in_(new))
+            )
+            known = {(row[0], row[1], row[2]): _records.decode(row[3]) for row in rows}
+            values = []
+            for each in sorted(new):  # In one order: replicas mustn't deadlock.
+                merged = merge_sightings(known.get(each), new[each])
+                values.append(
+                    {
+                        "namespace": each[0],
+                        "service_account": each[1],
+                        "program": each[2],
+                        "last": merged.last,
+                        "record": msgspec.json.encode(merged).decode(),
+                    }
                 )
-                known = await connection.scalar(select(table.c.record).where(*key))
-                merged = merge_sightings(None if known is None else _records.decode(known), each)
-                values = {
-                    "namespace": each.namespace,
-                    "service_account": each.service_account,
-                    "program": str(each.program),
-                    "last": merged.last,
-                    "record": msgspec.json.encode(merged).decode(),
-                }
-                await connection.execute(self._database.upsert(table, values))
-                if known is None:
-                    workloads[each.namespace, each.service_account] = True
-            for namespace, service_account in sorted(workloads):
-                await _keep_newest(connection, namespace, service_account)
+            await connection.execute(self._database.upsert(table, values[0]), values)
+            await _keep_newest(connection, {each[:2] for each in new if each not in known})
 
     async def list_all(self, namespace: str = "") -> list[Sighting]:
         """Return the sightings of a namespace, or of all, seen last first; at most 5,000."""
-        query = select(program_sightings.c.record).order_by(program_sightings.c.last.desc()).limit(_MAX_LISTED)
+        return list((await self.list_newest(namespace)).sightings)
+
+    async def list_newest(
+        self, namespace: str = "", *, answered: Collection[tuple[str, str, Program]] = frozenset()
+    ) -> ListedSightings:
+        """Return the sightings of a namespace, or of all, seen last first, until ``MAX_LISTED`` wait for an answer.
+
+        Loaded code is left out (not known) of those that were answered, and of a workload's beyond a bound of bytes.
+
+        Arguments:
+            answered: programs that somebody approved or refused: returned as well, but take no place.
+        """
+        query = select(program_sightings.c.record).order_by(program_sightings.c.last.desc()).limit(MAX_READ + 1)
         if namespace:
             query = query.where(program_sightings.c.namespace == namespace)
+        reading = _Reading(answered)
         async with self._database.reading() as connection:
-            texts = list(await connection.scalars(query))
-        return await asyncio.to_thread(lambda: [_records.decode(text) for text in texts])
+            result = await connection.stream(query)
+            try:
+                async for page in result.partitions(_PAGE):
+                    await asyncio.to_thread(reading.take, [row[0] for row in page])
+                    if reading.is_truncated:
+                        break
+            finally:
+                await result.close()
+        return ListedSightings(sightings=tuple(reading.sightings), is_truncated=reading.is_truncated)
 
     async def prune(self, *, now: float) -> int:
         """Forget what wasn't seen for ``KEPT_S``; return how many that were."""
@@ -75,14 +118,53 @@ class Sightings:
             return gone.rowcount
 
 
-async def _keep_newest(connection: AsyncConnection, namespace: str, service_account: str) -> None:
+class _Reading:
+    """What was read so far."""
+
+    def __init__(self, answered: Collection[tuple[str, str, Program]]) -> None:
+        self.sightings: list[Sighting] = []
+        self.is_truncated = False
+        self._answered = answered
+        self._waiting = 0
+        self._total = 0
+        self._used: dict[str, int] = {}  # Bytes of records with loaded code, by workload.
+
+    def take(self, texts: Sequence[str]) -> None:
+        """Read a page's records."""
+        for text in texts:
+            sighting = _records.decode(text)
+            is_answered = sighting.key in self._answered
+            if len(self.sightings) >= MAX_READ or (not is_answered and self._waiting >= MAX_LISTED):
+                self.is_truncated = True
+                return
+            self._waiting += not is_answered
+            self.sightings.append(self._bound_code(sighting, len(text), is_answered=is_answered))
+
+    def _bound_code(self, sighting: Sighting, size: int, *, is_answered: bool) -> Sighting:
+        if sighting.code is None:
+            return sighting
+        used = self._used.get(sighting.workload, 0) + size
+        if is_answered or used > MAX_CODE_PER_WORKLOAD or self._total + size > MAX_CODE_LISTED:
+            return msgspec.structs.replace(sighting, code=None)
+        self._used[sighting.workload] = used
+        self._total += size
+        return sighting
+
+
+async def _keep_newest(connection: AsyncConnection, workloads: Collection[tuple[str, str]]) -> None:
     table = program_sightings
-    is_meant = (table.c.namespace == namespace, table.c.service_account == service_account)
-    count = await connection.scalar(select(func.count()).select_from(table).where(*is_meant))
-    over = int(count or 0) - MAX_PER_WORKLOAD
-    if over > 0:
+    workload = tuple_(table.c.namespace, table.c.service_account)
+    counts = await connection.execute(
+        select(table.c.namespace, table.c.service_account, func.count())
+        .where(workload.in_(sorted(workloads)))
+        .group_by(table.c.namespace, table.c.service_account)
+        .order_by(table.c.namespace, table.c.service_account)
+    )
+    for namespace, service_account, count in counts.all():
+        over = count - MAX_PER_WORKLOAD
+        if over <= 0:
+            continue
+        is_meant = (table.c.namespace == namespace, table.c.service_account == service_account)
         oldest = select(table.c.program).where(*is_meant).order_by(table.c.last, table.c.program).limit(over)
-        programs = [(namespace, service_account, each) for each in await connection.scalars(oldest)]
-        await connection.execute(
-            delete(table).where(tuple_(table.c.namespace, table.c.service_account, table.c.program).in_(programs))
-        )
+        programs = list(await connection.scalars(oldest))
+        await connection.execute(delete(table).where(*is_meant, table.c.program.in_(programs)))

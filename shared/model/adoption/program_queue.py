@@ -113,7 +113,8 @@ class ProgramQueue(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         waiting: seen last first.
         refused: by workload and program.
-        is_truncated: a workload had more programs than are remembered; those that were seen last are there.
+        is_truncated: a workload had more programs than are remembered, or more wait than are listed; those that were
+            seen last are there.
     """
 
     waiting: tuple[QueuedProgram, ...]

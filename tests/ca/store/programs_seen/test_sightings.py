@@ -11,6 +11,7 @@ from ca.store.programs_seen import sightings
 from ca.store.programs_seen.sightings import KEPT_S
 from ca.store.programs_seen.tables import program_sightings
 from shared.model.adoption.program_queue import Sighting
+from shared.model.identity.loaded_code import LoadedCode, LoadedObject
 from shared.model.identity.program import Program
 from tests.ca.founded import NOW, opened
 
@@ -55,3 +56,21 @@ async def test_what_wasnt_seen_for_a_month_is_forgotten(tmp_path: Path) -> None:
         assert await core.store.sightings.prune(now=NOW) == 1
         assert [each.program for each in await core.store.sightings.list_all()] == [see(2).program]
     assert [column.name for column in program_sightings.primary_key] == ["namespace", "service_account", "program"]
+
+
+async def test_loaded_code_is_listed_within_a_bound_of_bytes_and_not_of_what_was_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = LoadedCode(objects=(LoadedObject(path="/lib/x", digest="aa" * 32),))
+    size = len(msgspec.json.encode(see(1, code=code)))
+    monkeypatch.setattr(sightings, "MAX_CODE_PER_WORKLOAD", 2 * size + size // 2)
+    async with opened(tmp_path / "d") as core:
+        await core.store.sightings.add([see(number, code=code, last=NOW + number) for number in range(5)])
+        await core.store.sightings.add([see(0, service_account="db", code=code, last=NOW - 1)])
+        listed = await core.store.sightings.list_newest(answered={see(4).key})
+        assert [each.code is not None for each in listed.sightings] == [False, True, True, False, False, True]
+        assert not listed.is_truncated
+        monkeypatch.setattr(sightings, "MAX_READ", 3)
+        assert len((await core.store.sightings.list_newest()).sightings) == 3
+        assert (await core.store.sightings.list_newest()).is_truncated
+        assert not (await core.store.sightings.list_newest("bank")).is_truncated
