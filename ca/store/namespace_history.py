@@ -130,7 +130,8 @@ class NamespaceHistory:
         """Give a namespace the mode, rules and approvals of an earlier generation, as a new one.
 
         A mode on trial that this leaves as it is stays on trial. Of a generation whose mode was on trial, the mode to
-        which it was to go back is given back: a trial that is over never becomes permanent.
+        which it was to go back is given back: a trial that is over never becomes permanent. A mode that was tried and
+        is now the namespace's own, since it was confirmed or switched, stays.
 
         Arguments:
             to: the generation; None: the one before the newest.
@@ -158,7 +159,9 @@ class NamespaceHistory:
             if trial is not None and wanted.mode == trial.mode.value:
                 await self._restore(connection, namespace, wanted, mode=wanted.mode)  # It still goes back.
                 return
-            await self._restore(connection, namespace, wanted, mode=wanted.settled_mode)
+            has_stayed = trial is None and wanted.mode == newest[0].content.mode
+            mode = wanted.mode if has_stayed else wanted.settled_mode
+            await self._restore(connection, namespace, wanted, mode=mode)
             await end_trial(connection, namespace)
 
         return await self._change(namespace, change, act=UNDO)

@@ -167,6 +167,20 @@ async def test_an_undo_never_makes_a_trial_that_has_gone_back_permanent(tmp_path
         assert (confirmed.mode, confirmed.rules) == (settled, (RULE,))
 
 
+async def test_an_undo_after_a_confirmed_trial_keeps_the_mode_that_was_confirmed(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        history = core.store.history
+        await history.try_mode("shop", Mode.EXPLICIT, for_s=60, now=NOW)
+        (tried,) = await history.list_generations("shop", limit=1)
+        await core.store.namespaces.put_policy("shop", rules=[RULE])
+        await history.confirm_mode("shop")
+        assert (await history.undo("shop")).mode is Mode.EXPLICIT
+        undone = await history.undo("shop", to=tried.generation)
+        assert (undone.mode, undone.rules) == (Mode.EXPLICIT, ())
+        await core.store.namespaces.set_mode("shop", Mode.PERMISSIVE)
+        assert (await history.undo("shop", to=tried.generation)).mode is Mode.PERMISSIVE
+
+
 async def test_a_namespace_that_cannot_go_back_keeps_no_other_from_it(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
         for namespace in ("bank", "shop"):
