@@ -10,7 +10,7 @@ import asyncio
 import datetime
 import secrets
 import socket
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
@@ -64,7 +64,7 @@ class PodEvents:
         self._find_pod = find_pod
         self._metrics = metrics
         self._clock = clock
-        self._told: dict[tuple[str, str, str], float] = {}
+        self._told: OrderedDict[tuple[str, str, str], float] = OrderedDict()  # What was told longest ago first.
         self._waiting: deque[tuple[PodRecord, str, str]] = deque()
         self._arrived = asyncio.Event()
 
@@ -87,12 +87,13 @@ class PodEvents:
         now, key = self._clock(), (pod.uid, reason, subject)
         if now - self._told.get(key, -EVERY_S) < EVERY_S:
             return
-        if len(self._told) >= MAX_REMEMBERED:
-            self._told = {each: when for each, when in self._told.items() if now - when < EVERY_S}
+        while self._told and now - next(iter(self._told.values())) >= EVERY_S:
+            self._told.popitem(last=False)
         if len(self._told) >= MAX_REMEMBERED or len(self._waiting) >= MAX_WAITING:
             self._metrics.pod_events.labels(result="dropped").inc()
             return
         self._told[key] = now
+        self._told.move_to_end(key)
         self._waiting.append((pod, reason, note))
         self._arrived.set()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -121,3 +122,26 @@ async def test_a_programs_path_neither_hides_the_reason_nor_writes_to_a_terminal
     note = told.client.posted[0][1]["note"]
     assert note.isprintable()
     assert "program_not_approved" in note
+
+
+async def test_a_full_table_forgets_what_is_an_hour_old_and_isnt_gone_through_for_each_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Remembered(OrderedDict[Any, float]):
+        def items(self) -> Any:
+            raise AssertionError("the whole table is gone through")
+
+    monkeypatch.setattr(module, "MAX_REMEMBERED", 2)
+    told = Told()
+    monkeypatch.setattr(told.events, "_told", Remembered())
+    told.events.tell(POD.instance, "First", "")
+    told.now += 10
+    for number in range(4):
+        told.events.tell(POD.instance, f"Reason{number}", "")
+    assert 'touchmark_ca_pod_events_total{result="dropped"} 3.0' in told.metrics.render().decode()
+    told.now += module.EVERY_S - 10
+    told.events.tell(POD.instance, "First", "")
+    told.events.tell(POD.instance, "Reason1", "")
+    assert 'touchmark_ca_pod_events_total{result="dropped"} 4.0' in told.metrics.render().decode()
+    await told.wait(lambda: len(told.client.posted) == 3)
+    assert [event["reason"] for _, event in told.client.posted] == ["First", "Reason0", "First"]
