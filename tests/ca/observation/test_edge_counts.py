@@ -7,7 +7,8 @@ import pytest
 from ca.metrics import Metrics
 from ca.observation import edge_counts as module
 from ca.observation.edge_counts import EdgeCounts
-from shared.model.policy.decision import Answer, PartyRecord, Phase
+from shared.model.policy.decision import Answer, DecisionRecord, PartyRecord, Phase
+from shared.model.policy.rules import Direction
 from tests.shared.model.policy.records import make_record
 
 
@@ -37,3 +38,25 @@ def test_beyond_the_bound_there_is_one_series_for_the_rest(monkeypatch: pytest.M
     lines = read(metrics)
     assert len(lines) == 3
     assert any('source="other"' in line and line.endswith(" 6.0") for line in lines)
+
+
+@pytest.mark.parametrize("direction", list(Direction))
+def test_a_sidecar_that_invents_other_ends_takes_no_place_of_other_workloads(
+    monkeypatch: pytest.MonkeyPatch, direction: Direction
+) -> None:
+    monkeypatch.setattr(module, "MAX_EDGES", 4)
+    monkeypatch.setattr(module, "MAX_EDGES_PER_REPORTER", 2)
+    metrics = Metrics()
+    counts = EdgeCounts(metrics)
+
+    def report(own: str, other: str) -> DecisionRecord:
+        ends = PartyRecord(workload=own), PartyRecord(listed=other)
+        source, destination = ends if direction is Direction.EGRESS else ends[::-1]
+        return make_record(source=source, destination=destination, direction=direction)
+
+    counts.count([report("shop/evil", f"shop/invented{number}") for number in range(9)])
+    counts.count([report("shop/web", "shop/db")])
+    lines = read(metrics)
+    assert len(lines) == 4
+    assert any('"shop/web"' in line and '"shop/db"' in line for line in lines)
+    assert any('source="other"' in line and line.endswith(" 7.0") for line in lines)
