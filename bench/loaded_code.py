@@ -120,7 +120,7 @@ def _make_sidecar(looks: CodeLooks, digests: tuple[str, ...]) -> Any:
     approval = Approval(service_account="web", program=_PROGRAM, code=CodeCheck.ENFORCE)
     code = (WorkloadCode(service_account="web", digests=digests),)
     own = compile_namespace(NamespaceState(namespace="shop", version=1, approvals=(approval,), code=code))
-    return SimpleNamespace(workload=workload, policies=SimpleNamespace(own=own), code=looks)
+    return SimpleNamespace(workload=workload, policies=SimpleNamespace(own=own), code=looks, sightings=None)
 
 
 def main(arguments: Sequence[str]) -> int:
