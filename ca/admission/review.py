@@ -83,8 +83,12 @@ def allow(uid: str, *, patch: Sequence[Operation] = (), warnings: Sequence[str] 
 
 def refuse(uid: str, error: InjectionRefusedError) -> bytes:
     """Write the answer that refuses the object; its creator reads code, place, message and hint."""
-    status = {"code": 403, "reason": "Forbidden", "message": error.describe()}
-    return _encode({"uid": uid, "allowed": False, "status": status})
+    return forbid(uid, error.describe())
+
+
+def forbid(uid: str, message: str) -> bytes:
+    """Write the answer that refuses the object; its writer reads the message."""
+    return _encode({"uid": uid, "allowed": False, "status": {"code": 403, "reason": "Forbidden", "message": message}})
 
 
 def fail(uid: str, message: str) -> bytes:

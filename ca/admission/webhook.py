@@ -1,4 +1,4 @@
-"""The mutating webhook: AdmissionReview in, patch or refusal out. I/O.
+"""The webhook: AdmissionReview in, patch, admission or refusal out. I/O.
 
 Belongs here: the HTTP side, its bounds, and what a failure means. Doesn't: what is done to a pod
 (``shared/model/injection/patch.py``), the wire format (``review.py``), or which pods come here at all: that is decided
@@ -18,6 +18,7 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 
+from ca.admission.policy_review import JudgePolicy, review_policy
 from ca.admission.review import Request, allow, decode_review, fail, refuse
 from ca.metrics import Metrics
 from ca.places import NoPlaceError, Places
@@ -26,11 +27,12 @@ from shared.model.injection.checks import check_ephemeral_containers
 from shared.model.injection.containers import InjectionOptions
 from shared.model.injection.patch import inject
 from shared.model.injection.refusals import InjectionRefusedError
-from shared.model.kubernetes.contract import INJECT
+from shared.model.kubernetes.contract import GROUP, INJECT
 
 INJECT_PATH: Final = "/v1/inject"
 # The same for pods whose namespace asks: the API server has matched its label, and no later look is as good.
 INJECT_NAMESPACE_PATH: Final = "/v1/inject/namespace"
+POLICY_PATH: Final = "/v1/review/policy"
 # An object has at most 1.5 MiB (etcd); an update brings the old one along. The API server itself reads 3 MiB.
 MAX_REVIEW_BYTES: Final = 4 * 1024 * 1024
 MAX_CONCURRENT: Final = 16
@@ -51,6 +53,7 @@ class InjectionWebhook:
         find_labels: the labels of a namespace, None when they can't be had in time. They only serve an early, clearer
             refusal: the API server enforces Pod Security itself.
         publish_trust: puts the trust ConfigMap into a namespace unless it is there.
+        judge_policy: refuses a MeshPolicy that would refuse connections that were seen.
         list_warnings: what whoever makes an injected pod is told besides.
     """
 
@@ -60,9 +63,11 @@ class InjectionWebhook:
         options: InjectionOptions,
         find_labels: Callable[[str], Awaitable[Mapping[str, str] | None]],
         publish_trust: Callable[[str], Awaitable[None]],
+        judge_policy: JudgePolicy,
         metrics: Metrics,
         list_warnings: Callable[[], Sequence[str]] = tuple,
     ) -> None:
+        self._judge_policy = judge_policy
         self._options = options
         self._find_labels = find_labels
         self._publish_trust = publish_trust
@@ -76,6 +81,7 @@ class InjectionWebhook:
         application = web.Application(client_max_size=MAX_REVIEW_BYTES)
         application.router.add_post(INJECT_PATH, self.serve)
         application.router.add_post(INJECT_NAMESPACE_PATH, self.serve)
+        application.router.add_post(POLICY_PATH, self.serve)
         return application
 
     async def serve(self, request: web.Request) -> web.Response:
@@ -86,9 +92,12 @@ class InjectionWebhook:
                 async with self.readers.take(request.remote, deadline_s=READ_DEADLINE_S):
                     body = await request.read()
                 async with self._slots:
-                    answer = await self._answer(
-                        decode_review(body), is_asked_by_namespace=request.path == INJECT_NAMESPACE_PATH
-                    )
+                    review = decode_review(body)
+                    if request.path == POLICY_PATH:
+                        answer = await self._review_policy(review)
+                    else:
+                        is_asked_by_namespace = request.path == INJECT_NAMESPACE_PATH
+                        answer = await self._answer(review, is_asked_by_namespace=is_asked_by_namespace)
         except InputError as error:
             # The API server takes this for a failing webhook: closed, for pods that asked.
             self._count("malformed")
@@ -121,6 +130,15 @@ class InjectionWebhook:
             self._count("failed")
             _log.warning("pod_not_injected", code=error.code, message=error.message, **_name(review))
             return fail(review.uid, f"Touchmark can't inject this pod now: {error.message}")
+
+    async def _review_policy(self, review: Request) -> bytes:
+        if (review.kind.group, review.kind.kind) != (GROUP, "MeshPolicy"):
+            raise InputError(f"a {review.kind.kind[:80]} is no MeshPolicy")
+        try:
+            return await review_policy(review, self._judge_policy)
+        except TouchmarkError as error:
+            _log.warning("policy_not_reviewed", code=error.code, message=error.message, namespace=review.namespace)
+            return fail(review.uid, f"Touchmark can't judge this MeshPolicy now: {error.message}")
 
     async def _inject(self, review: Request, *, is_asked_by_namespace: bool) -> bytes:
         labels = await self._find_labels(review.namespace)

@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
 import structlog
 
+from ca.admission.policy_review import JudgePolicy
 from ca.authenticate.pod import PodAuthentication, Subject, check_alive, check_image
 from ca.authority.authorities import Authorities
 from ca.authority.published_roots import NotPublished, PublishedRoots
@@ -36,6 +37,7 @@ from ca.kubernetes.cluster.watches import DIRECTORY_WATCHES, make_directory_watc
 from ca.kubernetes.objects.leading import Leading, run_leading
 from ca.kubernetes.webhook_objects.admission import Admission, make_admission, run_admission
 from ca.metrics import Metrics
+from ca.observation.explicit_guard import judge_policy
 from ca.rotation.rotation import Rotation
 from ca.runtime.cluster_upkeep import ClusterUpkeep
 from ca.settings.configuration import Configuration, parse_endpoint
@@ -45,6 +47,7 @@ from shared.model.errors import TouchmarkError, UnavailableError
 from shared.model.injection.containers import InjectionOptions
 from shared.model.kubernetes.contract import CA_SERVICE
 from shared.model.policy.decision import DecisionRecord
+from shared.model.policy.documents import MeshPolicyDocument
 from shared.model.wire.admin import ClusterStatus
 from shared.model.wire.messages import DirectoryEntry, Registration
 from shared.runtime.tasks import Tasks
@@ -279,8 +282,19 @@ async def open_cluster(
         admission = None
         if configuration.webhook_host:
             needing = partial(list_needing, pods, watches["pods"])
+
+            def judge(document: MeshPolicyDocument) -> Awaitable[object]:
+                return judge_policy(store, document, now=clock())
+
             admission = _make_admission(
-                configuration, client, authorities, leading, needing, partial(warn_of_former, pods, former), metrics
+                configuration,
+                client,
+                authorities,
+                leading,
+                needing,
+                partial(warn_of_former, pods, former),
+                metrics,
+                judge_policy=judge,
             )
             watches |= {watch.name: watch for watch in admission.watches}
         yield Cluster(
@@ -335,6 +349,8 @@ def _make_admission(
     needing: Callable[[], set[str] | None],
     list_warnings: Callable[[], tuple[str, ...]],
     metrics: Metrics,
+    *,
+    judge_policy: JudgePolicy,
 ) -> Admission:
     admission = make_admission(
         client,
@@ -348,6 +364,7 @@ def _make_admission(
         ),
         read_bundle=authorities.bundle,
         list_needing=needing,
+        judge_policy=judge_policy,
         is_leader=lambda: leading.leadership.is_leader,
         list_warnings=list_warnings,
         metrics=metrics,

@@ -155,7 +155,7 @@ async def _serve_admin(
         ),
         SidecarsAdmin(store=store, authorities=ca.authorities, hub=ca.hub, clock=clock, listen=ca.listen),
         NamespacesAdmin(store=store, clock=clock, are_policies_objects=ca.configuration.kubernetes),
-        HistoryAdmin(store=store, are_policies_objects=ca.configuration.kubernetes),
+        HistoryAdmin(store=store, clock=ca.clock, are_policies_objects=ca.configuration.kubernetes),
         ObservationAdmin(store=store, decisions=ca.decisions, hub=ca.hub, survey=survey, clock=clock),
         EdgesAdmin(store=store, clock=clock),
         QueueAdmin(store=store, programs=ca.programs, clock=clock),

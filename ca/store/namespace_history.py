@@ -40,6 +40,7 @@ class Change(Protocol):
         *,
         act: str,
         expected_version: int | None = None,
+        is_forced: bool = False,
     ) -> NamespaceState:
         """Make a change within one transaction that raises the version."""
         ...
@@ -101,6 +102,12 @@ async def end_trial(connection: AsyncConnection, namespace: str) -> bool:
     return gone.rowcount == 1
 
 
+async def begin_trial(connection: AsyncConnection, trial: Trial) -> None:
+    """Remember that a mode, which the caller sets, goes back by itself. None is on trial."""
+    values = {"mode": trial.mode.value, "back_to": trial.back_to.value, "started": trial.started, "until": trial.until}
+    await connection.execute(insert(mode_trials).values(namespace=trial.namespace, **values))
+
+
 class NamespaceHistory:
     """What namespaces said before, and which mode is on trial.
 
@@ -126,7 +133,9 @@ class NamespaceHistory:
         async with self._database.reading() as connection:
             return await _require_generation(connection, namespace, generation)
 
-    async def undo(self, namespace: str, *, to: int | None = None, expected: int | None = None) -> NamespaceState:
+    async def undo(
+        self, namespace: str, *, to: int | None = None, expected: int | None = None, is_forced: bool = False
+    ) -> NamespaceState:
         """Give a namespace the mode, rules and approvals of an earlier generation, as a new one.
 
         A mode on trial that this leaves as it is stays on trial. Of a generation whose mode was on trial, the mode to
@@ -136,6 +145,7 @@ class NamespaceHistory:
         Arguments:
             to: the generation; None: the one before the newest.
             expected: the newest generation that the operator looked at; None: whichever it is.
+            is_forced: recorded in the audit log: what explicit mode would refuse didn't matter.
 
         Raises:
             NotFoundError: there is no such generation.
@@ -164,7 +174,7 @@ class NamespaceHistory:
             await self._restore(connection, namespace, wanted, mode=mode)
             await end_trial(connection, namespace)
 
-        return await self._change(namespace, change, act=UNDO)
+        return await self._change(namespace, change, act=UNDO, is_forced=is_forced)
 
     async def get_trial(self, namespace: str) -> Trial | None:
         """Return the namespace's mode on trial; None: its mode stays."""
@@ -172,7 +182,14 @@ class NamespaceHistory:
             return await read_trial(connection, namespace)
 
     async def try_mode(
-        self, namespace: str, mode: Mode, *, for_s: float, now: float, expected_version: int | None = None
+        self,
+        namespace: str,
+        mode: Mode,
+        *,
+        for_s: float,
+        now: float,
+        expected_version: int | None = None,
+        is_forced: bool = False,
     ) -> NamespaceState:
         """Switch a mode that goes back to the present one by itself; of a mode on trial, set its end anew.
 
@@ -192,11 +209,13 @@ class NamespaceHistory:
                     hint=f"without --for, `touchmark mode {namespace} {mode}` keeps it",
                 )
             await end_trial(connection, namespace)
-            values = {"mode": mode.value, "back_to": back_to.value, "started": now, "until": now + for_s}
-            await connection.execute(insert(mode_trials).values(namespace=namespace, **values))
+            trial = Trial(namespace=namespace, mode=mode, back_to=back_to, started=now, until=now + for_s)
+            await begin_trial(connection, trial)
             await _set_mode(connection, namespace, mode)
 
-        return await self._change(namespace, change, act="mode.try", expected_version=expected_version)
+        return await self._change(
+            namespace, change, act="mode.try", expected_version=expected_version, is_forced=is_forced
+        )
 
     async def confirm_mode(self, namespace: str) -> NamespaceState:
         """Keep the mode that is on trial.

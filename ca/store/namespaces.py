@@ -18,7 +18,7 @@ from ca.store.audit.audit_log import append_audit
 from ca.store.engine.counters import raise_counter
 from ca.store.engine.database import Database
 from ca.store.history.generations import Content, append_generation
-from ca.store.namespace_history import UNDO, end_trial, read_content, read_trial
+from ca.store.namespace_history import UNDO, Trial, begin_trial, end_trial, read_content, read_trial
 from ca.store.programs_seen.refusals import forget_refusals
 from ca.store.records import ProgramRecord
 from ca.store.tables import NAMESPACE_CHANGES, namespaces, programs, sidecars, workload_labels
@@ -90,11 +90,14 @@ class Namespaces:
         async with self._database.reading() as connection:
             return {row.namespace: (row.version, Mode(row.mode)) for row in await connection.execute(query)}
 
-    async def set_mode(self, namespace: str, mode: Mode, *, expected_version: int | None = None) -> NamespaceState:
+    async def set_mode(
+        self, namespace: str, mode: Mode, *, expected_version: int | None = None, is_forced: bool = False
+    ) -> NamespaceState:
         """Switch the namespace's mode, and keep it where it was on trial.
 
         Arguments:
             expected_version: the version that the operator looked at; None: whatever it is.
+            is_forced: recorded in the audit log: what explicit mode would refuse didn't matter.
 
         Raises:
             ConflictError: the namespace has another version by now.
@@ -104,7 +107,9 @@ class Namespaces:
             await end_trial(connection, namespace)
             await self._write_namespace(connection, namespace, mode=mode.value)
 
-        return await self.change(namespace, change, act="mode.set", expected_version=expected_version)
+        return await self.change(
+            namespace, change, act="mode.set", expected_version=expected_version, is_forced=is_forced
+        )
 
     async def put_policy(
         self,
@@ -114,8 +119,15 @@ class Namespaces:
         group_label: str = "",
         mode: Mode | None = None,
         requires: Sequence[Requirement] = (),
+        expected_version: int | None = None,
+        is_forced: bool = False,
+        trial: Trial | None = None,
     ) -> NamespaceState:
         """Replace the namespace's policy; ``mode`` None keeps the present mode.
+
+        Arguments:
+            trial: how ``mode`` goes back by itself; None: it stays.
+            expected_version, is_forced: as for ``set_mode``.
 
         Raises:
             InputError: too many rules, two of one name, or a foreign peer that would be one of our own.
@@ -142,9 +154,13 @@ class Namespaces:
         async def change(connection: AsyncConnection) -> None:
             if mode is not None:
                 await end_trial(connection, namespace)
+            if trial is not None:
+                await begin_trial(connection, trial)
             await self._write_namespace(connection, namespace, **values)
 
-        return await self.change(namespace, change, act="policy.put")
+        return await self.change(
+            namespace, change, act="policy.put", expected_version=expected_version, is_forced=is_forced
+        )
 
     async def delete_policy(self, namespace: str) -> NamespaceState:
         """Remove rules and group. The mode stays: nothing becomes more permissive by itself.
@@ -265,12 +281,14 @@ class Namespaces:
         act: str = "",
         program: str = "",
         expected_version: int | None = None,
+        is_forced: bool = False,
     ) -> NamespaceState:
         """Make a change and, where it is an administrative act, its generation and its line in the audit log.
 
         Arguments:
             act: what the audit log calls it; empty: what pods say of themselves isn't one.
             program: the name of the ``Program`` that it concerns; empty: the namespace itself.
+            is_forced: the audit log says ``forced`` of it.
         """
         check_namespace(namespace)
         async with self._database.writing() as connection:
@@ -288,6 +306,8 @@ class Namespaces:
                     version=state.version, act=act, subject=subject, before=before, after=after,
                 )  # fmt: skip
                 now = await _describe(connection, namespace, program, after if act == UNDO else None)
+                if is_forced:
+                    now = {**(msgspec.structs.asdict(now) if isinstance(now, Content) else now), "forced": True}
                 await append_audit(self._database, connection, act, subject, before=described, after=now)
         self.announce(namespace)
         return state
@@ -351,9 +371,7 @@ class Namespaces:
             listener(namespace)
 
 
-async def _describe(
-    connection: AsyncConnection, namespace: str, program: str, content: Content | None = None
-) -> object:
+async def _describe(connection: AsyncConnection, namespace: str, program: str, content: Content | None = None) -> Any:
     """Return what the audit log says of a ``Program``, or of a namespace itself; None: it isn't there.
 
     Arguments:

@@ -78,6 +78,23 @@ class Applied:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchTerms:
+    """What holds for a switch of a mode.
+
+    Attributes:
+        for_s: seconds after which the CA goes back by itself, unless it is confirmed; None: it stays.
+        expected_version: the version of the namespace's state that was looked at; None: whichever it is.
+        is_forced: switch to explicit although that would refuse connections that were seen.
+        since_s: explicit is judged by what was seen in so many seconds; None: in a day.
+    """
+
+    for_s: float | None = None
+    expected_version: int | None = None
+    is_forced: bool = False
+    since_s: float | None = None
+
+
 class PolicyBackend(Protocol):
     """Reads and writes modes, policies and programs. Every method raises ``TouchmarkError``."""
 
@@ -87,17 +104,12 @@ class PolicyBackend(Protocol):
     async def get_mode(self, namespace: str) -> ModeState:
         """Return a namespace's mode."""
 
-    async def set_mode(
-        self, namespace: str, mode: Mode, *, for_s: float | None = None, expected_version: int | None = None
-    ) -> None:
+    async def set_mode(self, namespace: str, mode: Mode, terms: SwitchTerms) -> None:
         """Write a namespace's mode; nothing else of its policy changes.
 
-        Arguments:
-            for_s: seconds after which the CA goes back by itself, unless it is confirmed; None: it stays.
-            expected_version: the version of the namespace's state that was looked at; None: whichever it is.
-
         Raises:
-            ConflictError: the namespace has another version by now.
+            BlockedError: the CA knows of connections that explicit mode would refuse.
+            ConflictError: the namespace has changed since it was looked at.
         """
 
     async def confirm_mode(self, namespace: str) -> None:
@@ -109,11 +121,12 @@ class PolicyBackend(Protocol):
     async def get_generation(self, namespace: str, generation: int) -> GenerationContent:
         """Return all that one generation says."""
 
-    async def restore(self, content: GenerationContent, *, newest: int) -> Sequence[str]:
+    async def restore(self, content: GenerationContent, *, newest: int, terms: SwitchTerms) -> Sequence[str]:
         """Give a namespace what it said in a generation; return what couldn't be given back, in words.
 
         Arguments:
             newest: the newest generation that the user has seen.
+            terms: of a switch to explicit that this includes.
         """
 
     async def list_decisions(self, query: Mapping[str, str]) -> DecisionList:
@@ -141,8 +154,12 @@ class PolicyBackend(Protocol):
     async def list_objects(self, namespace: str) -> list[dict[str, Any]]:
         """Return policies and programs in the shape of their YAML."""
 
-    async def apply(self, documents: Sequence[Document]) -> list[Applied]:
-        """Write documents; none when one of them is refused."""
+    async def apply(self, documents: Sequence[Document], *, is_forced: bool = False) -> list[Applied]:
+        """Write documents; none when one of them is refused.
+
+        Arguments:
+            is_forced: also where explicit mode would refuse connections that were seen.
+        """
 
     async def look_around(self) -> Surroundings:
         """Return what exists beside policies, as far as this user may see it; never fails."""

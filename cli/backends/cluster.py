@@ -8,8 +8,11 @@ opened when it is first needed.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -17,7 +20,7 @@ import msgspec
 
 from cli.admin.client import AdminClient
 from cli.backends import objects
-from cli.backends.base import Applied, ModeState
+from cli.backends.base import Applied, ModeState, SwitchTerms
 from cli.backends.local import read_mode
 from cli.backends.restoring import plan
 from cli.backends.surroundings import look_around_cluster
@@ -29,7 +32,7 @@ from shared.model.adoption.lint import Surroundings
 from shared.model.adoption.program_queue import ProgramQueue, RefusalRequest
 from shared.model.errors import ConflictError, InputError, NotFoundError, RefusedError, TouchmarkError
 from shared.model.kubernetes.contract import FIELD_MANAGER
-from shared.model.policy.documents import POLICY_NAME, Document
+from shared.model.policy.documents import POLICY_NAME, Document, ModeTrial
 from shared.model.policy.rules import Mode
 from shared.model.wire.admin import (
     DecisionList,
@@ -43,6 +46,9 @@ from shared.model.wire.admin import (
 
 ACCEPTANCE_DEADLINE_S: Final = 10.0
 _POLL_S: Final = 0.25
+# As in the CA (ca/store/namespace_history.py).
+MIN_TRIAL_S: Final = 1.0
+MAX_TRIAL_S: Final = 30 * 86_400.0
 _MAX_ATTEMPTS: Final = 3
 
 
@@ -106,33 +112,89 @@ class ClusterPolicyBackend:
             waiting=state.waiting,
         )
 
-    async def set_mode(
-        self, namespace: str, mode: Mode, *, for_s: float | None = None, expected_version: int | None = None
-    ) -> None:
+    async def set_mode(self, namespace: str, mode: Mode, terms: SwitchTerms) -> None:
         """Write the mode alone: whatever else the MeshPolicy says stays, and one is made where there is none.
 
-        What changes between the look at the version and the write isn't noticed: no object holds a version of all.
+        The API server refuses what the CA's webhook finds blocked. What changes between the look at the version and the
+        write is judged there as well.
+        """
+        if terms.expected_version is not None:
+            await self._check_version(namespace, terms.expected_version)
+        trial = None if terms.for_s is None else await self._plan_trial(namespace, mode, terms.for_s)
+        value = objects.make_mode(namespace, mode, trial)
+        if terms.is_forced:
+            value = objects.force_explicit(value, mark=_draw_mark())
+        await self._write(MESH_POLICIES, value, manager=objects.MODE_MANAGER)
+
+    async def _check_version(self, namespace: str, expected: int) -> None:
+        state = await (await self._reach_admin()).get_namespace(namespace)
+        if state.version != expected:
+            raise ConflictError(
+                f"namespace {namespace} is no longer at version {expected}", hint="look again, then repeat"
+            )
+
+    async def _plan_trial(self, namespace: str, mode: Mode, for_s: float) -> ModeTrial:
+        """Return when a mode is to go back, by the API server's clock, and to what.
 
         Raises:
-            ConflictError: the namespace has another version by now.
-            InputError: it should go back by itself, which a MeshPolicy can't say.
+            InputError: that isn't possible.
+            ConflictError: there is nothing to go back to.
         """
-        if for_s is not None:
-            raise InputError(
-                "in a cluster a mode doesn't go back by itself: it is what the MeshPolicy says",
-                hint=f"`touchmark mode {namespace} undo -k` goes back",
+        if not MIN_TRIAL_S <= for_s <= MAX_TRIAL_S:
+            raise InputError(f"a mode goes back after {MIN_TRIAL_S:.0f} s to {MAX_TRIAL_S / 86_400:.0f} days")
+        state = await self._get_mode_in_force(namespace)
+        back_to = state.back_to or state.mode or Mode.PERMISSIVE
+        if mode is back_to:
+            raise ConflictError(
+                f"{namespace} is {mode} already: there is nothing to go back to"
+                if state.back_to is None
+                else f"{namespace} goes back to {mode} by itself",
+                hint=f"without --for, `touchmark mode {namespace} {mode} -k` keeps it",
             )
-        if expected_version is not None:
-            state = await (await self._reach_admin()).get_namespace(namespace)
-            if state.version != expected_version:
-                raise ConflictError(
-                    f"namespace {namespace} is no longer at version {expected_version}", hint="look again, then repeat"
-                )
-        await self._write(MESH_POLICIES, objects.make_mode(namespace, mode), manager=objects.MODE_MANAGER)
+        now = self._cluster.server_time or time.time()
+        return ModeTrial(back_to=back_to, until=float(math.ceil(now + for_s)))
+
+    async def _get_mode_in_force(self, namespace: str) -> ModeState:
+        """Return a namespace's mode; that of the CA itself while no MeshPolicy says it."""
+        state = await self.get_mode(namespace)
+        return state if state.mode is not None else await read_mode(await self._reach_admin(), namespace)
 
     async def confirm_mode(self, namespace: str) -> None:
-        """Refuse: no mode of a cluster goes back by itself."""
-        raise InputError(f"the mode of {namespace} is what its MeshPolicy says: it doesn't go back by itself")
+        """Keep the mode that would go back by itself: its trial is taken out of the MeshPolicy.
+
+        Raises:
+            ConflictError: none is on trial, or it has gone back.
+            OwnedElsewhereError: another tool wrote the trial.
+        """
+        policy = await self._cluster.find(MESH_POLICIES, namespace, POLICY_NAME)
+        state = None if policy is None else objects.read_mode(namespace, policy)
+        now = self._cluster.server_time or time.time()
+        if policy is None or state is None or state.wanted is None or state.back_to is None or state.until <= now:
+            raise ConflictError(
+                f"the mode of {namespace} isn't on trial: there is nothing to confirm",
+                hint=f"`touchmark mode {namespace} history -k` shows whether it went back",
+            )
+        await self._settle(namespace, state.wanted, seen=policy)
+
+    async def _settle(self, namespace: str, mode: Mode, *, seen: Object | None = None, is_forced: bool = False) -> None:
+        """Write the mode without a trial.
+
+        Arguments:
+            seen: only if the object is still this one; None: whichever it is.
+            is_forced: also where explicit mode would refuse connections that were seen.
+        """
+        value = objects.make_mode(namespace, mode)
+        if seen is not None:
+            value["metadata"]["uid"] = seen["metadata"].get("uid")
+        if is_forced:
+            value = objects.force_explicit(value, mark=_draw_mark())
+        kept = await self._write(MESH_POLICIES, value, manager=objects.MODE_MANAGER)
+        if objects.has_trial(kept):
+            raise OwnedElsewhereError(
+                f"the trial in MeshPolicy {namespace}/{POLICY_NAME} was written by another tool",
+                owners={},
+                hint="remove spec.trial there",
+            )
 
     # ---- history -----------------------------------------------------------------------------------------------------
 
@@ -144,7 +206,7 @@ class ClusterPolicyBackend:
         """Return all that one generation says."""
         return await (await self._reach_admin()).get_generation(namespace, generation)
 
-    async def restore(self, content: GenerationContent, *, newest: int) -> Sequence[str]:
+    async def restore(self, content: GenerationContent, *, newest: int, terms: SwitchTerms) -> Sequence[str]:
         """Write the objects as they were then, after the API server has tried all of them.
 
         Raises:
@@ -152,8 +214,16 @@ class ClusterPolicyBackend:
             ConflictError: the namespace has changed since.
         """
         namespace = content.namespace
+        present = await self._cluster.find(MESH_POLICIES, namespace, POLICY_NAME)
+        is_tried = present is not None and objects.has_trial(present)
+        if present is not None and is_tried and content.tried is not None:
+            state = objects.read_mode(namespace, present)
+            if state.back_to is not None and content.tried is state.wanted:
+                # The mode on trial stays as it is, and still goes back.
+                content, is_tried = msgspec.structs.replace(content, mode=content.tried), False
         steps = plan(content, await self._cluster.list(PROGRAMS, namespace), is_forced=self._is_forced)
-        writes = [*((PROGRAMS, value) for value in steps.programs), (MESH_POLICIES, steps.policy)]
+        policy = objects.force_explicit(steps.policy, mark=_draw_mark()) if terms.is_forced else steps.policy
+        writes = [*((PROGRAMS, value) for value in steps.programs), (MESH_POLICIES, policy)]
         for kind, value in writes:
             await self._write(kind, value, manager=FIELD_MANAGER, dry_run=True)
         for name in steps.deleted:
@@ -164,8 +234,12 @@ class ClusterPolicyBackend:
         left = []
         for kind, value in writes:
             kept = await self._write(kind, value, manager=FIELD_MANAGER)
+            if kind is PROGRAMS:
+                await self._wait_for_acceptance(kind, kept)  # The mode is judged by the approvals that it needs.
             if kind is MESH_POLICIES and (said := objects.describe_strangers(kept, value)):
                 left.append(f"MeshPolicy {namespace}/{POLICY_NAME}: {said}")
+        if is_tried:
+            await self._settle(namespace, content.mode, is_forced=terms.is_forced)
         for name in steps.deleted:
             await self._cluster.delete(PROGRAMS, namespace, name)
         return left
@@ -216,27 +290,42 @@ class ClusterPolicyBackend:
             found += [objects.strip({**value, "kind": name}) for value in values]
         return found
 
-    async def apply(self, documents: Sequence[Document]) -> list[Applied]:
-        """Write documents, after the API server has tried all of them, and wait a while for the CA."""
+    async def apply(self, documents: Sequence[Document], *, is_forced: bool = False) -> list[Applied]:
+        """Write documents, after the API server has tried all of them, and wait a while for the CA.
+
+        Programs first: a policy that makes its namespace explicit is judged by the approvals that come with it.
+        """
         made = objects.make_objects(documents)
+        if is_forced:
+            made = [(kind, objects.force_explicit(value, mark=_draw_mark())) for kind, value in made]
         for kind, value in made:
             await self._write(kind, value, manager=FIELD_MANAGER, dry_run=True)
-        written = [await self._write(kind, value, manager=FIELD_MANAGER) for kind, value in made]
-        applied = []
-        for (kind, value), kept in zip(made, written, strict=True):
-            seen = await self._wait_for_acceptance(kind, kept)
-            version = (seen.get("status") or {}).get("version")
-            applied.append(
-                Applied(
-                    kind=value["kind"],
-                    namespace=value["metadata"]["namespace"],
-                    name=value["metadata"]["name"],
-                    version=version if objects.is_accepted(seen) else None,
-                    is_confirmed=objects.is_accepted(seen),
-                    note=objects.describe_strangers(kept, value),
-                )
-            )
-        return applied
+        applied: dict[int, Applied] = {}
+        for wanted in (PROGRAMS, MESH_POLICIES):
+            written = {
+                index: await self._write(kind, value, manager=FIELD_MANAGER)
+                for index, (kind, value) in enumerate(made)
+                if kind is wanted
+            }
+            for index, kept in written.items():
+                value = made[index][1]
+                if objects.has_trial(kept) and "mode" in value["spec"] and "trial" not in value["spec"]:
+                    await self._settle(value["metadata"]["namespace"], Mode(value["spec"]["mode"]), is_forced=is_forced)
+                applied[index] = await self._conclude(wanted, value, kept)
+        return [applied[index] for index in range(len(made))]
+
+    async def _conclude(self, kind: Kind, value: Object, kept: Object) -> Applied:
+        """Wait a while for the CA, and say what became of a written object."""
+        seen = await self._wait_for_acceptance(kind, kept)
+        version = (seen.get("status") or {}).get("version")
+        return Applied(
+            kind=value["kind"],
+            namespace=value["metadata"]["namespace"],
+            name=value["metadata"]["name"],
+            version=version if objects.is_accepted(seen) else None,
+            is_confirmed=objects.is_accepted(seen),
+            note=objects.describe_strangers(kept, value),
+        )
 
     async def look_around(self) -> Surroundings:
         """Return what exists beside policies, as far as this user may list it."""
@@ -318,6 +407,10 @@ class ClusterPolicyBackend:
             await asyncio.sleep(_POLL_S)
             seen = await self._cluster.get(kind, metadata["namespace"], metadata["name"])
         return seen
+
+
+def _draw_mark() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def _refuse_others(error: OwnedElsewhereError) -> None:

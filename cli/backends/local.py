@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from cli.admin.client import AdminClient
-from cli.backends.base import Applied, ModeState
+from cli.backends.base import Applied, ModeState, SwitchTerms
 from cli.backends.surroundings import look_around_locally
 from shared.model.adoption.lint import Surroundings
 from shared.model.adoption.program_queue import ProgramQueue, RefusalRequest
-from shared.model.errors import NotFoundError
+from shared.model.errors import InputError, NotFoundError
 from shared.model.policy.documents import Document, MeshPolicyDocument, ProgramDocument, make_plain
 from shared.model.policy.rules import Mode
 from shared.model.wire.admin import (
@@ -44,11 +44,15 @@ class LocalPolicyBackend:
         """Return a namespace's mode."""
         return await read_trial(self._client, await read_mode(self._client, namespace))
 
-    async def set_mode(
-        self, namespace: str, mode: Mode, *, for_s: float | None = None, expected_version: int | None = None
-    ) -> None:
+    async def set_mode(self, namespace: str, mode: Mode, terms: SwitchTerms) -> None:
         """Switch a namespace's mode."""
-        request = ModeRequest(mode=mode, for_s=for_s, expected_version=expected_version)
+        request = ModeRequest(
+            mode=mode,
+            for_s=terms.for_s,
+            expected_version=terms.expected_version,
+            force=terms.is_forced,
+            since_s=terms.since_s,
+        )
         await self._client.set_mode(namespace, request)
 
     async def confirm_mode(self, namespace: str) -> None:
@@ -63,9 +67,10 @@ class LocalPolicyBackend:
         """Return all that one generation says."""
         return await self._client.get_generation(namespace, generation)
 
-    async def restore(self, content: GenerationContent, *, newest: int) -> Sequence[str]:
+    async def restore(self, content: GenerationContent, *, newest: int, terms: SwitchTerms) -> Sequence[str]:
         """Have the CA restore it, all in one transaction."""
-        await self._client.undo(content.namespace, UndoRequest(to=content.generation, expected=newest))
+        request = UndoRequest(to=content.generation, expected=newest, force=terms.is_forced, since_s=terms.since_s)
+        await self._client.undo(content.namespace, request)
         return ()
 
     async def list_decisions(self, query: Mapping[str, str]) -> DecisionList:
@@ -115,9 +120,19 @@ class LocalPolicyBackend:
         ]
         return make_plain(documents)
 
-    async def apply(self, documents: Sequence[Document]) -> list[Applied]:
-        """Write documents one after the other: all have been read already, so that the CA has little to refuse."""
-        return [await self._apply_one(document) for document in documents]
+    async def apply(self, documents: Sequence[Document], *, is_forced: bool = False) -> list[Applied]:
+        """Write documents one after the other: all have been read already, so that the CA has little to refuse.
+
+        Programs first: a policy that makes its namespace explicit is judged by the approvals that come with it.
+        """
+        for document in documents:
+            if isinstance(document, MeshPolicyDocument) and document.trial is not None:
+                raise InputError(
+                    "spec.trial is for clusters", hint=f"touchmark mode {document.namespace} {document.mode} --for 10m"
+                )
+        order = sorted(range(len(documents)), key=lambda index: isinstance(documents[index], MeshPolicyDocument))
+        applied = {index: await self._apply_one(documents[index], is_forced=is_forced) for index in order}
+        return [applied[index] for index in range(len(documents))]
 
     async def look_around(self) -> Surroundings:
         """Return what exists beside policies."""
@@ -138,7 +153,7 @@ class LocalPolicyBackend:
         except (KeyError, OSError):
             return f"uid {os.getuid()}"
 
-    async def _apply_one(self, document: Document) -> Applied:
+    async def _apply_one(self, document: Document, *, is_forced: bool) -> Applied:
         if isinstance(document, ProgramDocument):
             program = await self._client.approve_programs(
                 ProgramRequest(
@@ -159,6 +174,7 @@ class LocalPolicyBackend:
                 group_label=document.group_label,
                 mode=document.mode,
                 requires=document.requires,
+                force=is_forced,
             )
         )
         return Applied(kind="MeshPolicy", namespace=policy.namespace, name="default", version=policy.version)

@@ -15,14 +15,16 @@ from cli.cluster.connection import MESH_POLICIES, PROGRAMS, Kind, Object
 from shared.model.adoption.approval_name import list_names
 from shared.model.errors import DocumentError, TouchmarkError
 from shared.model.identity.program import parse_program
-from shared.model.kubernetes.contract import APPROVED_BY, FIELD_MANAGER
+from shared.model.kubernetes.contract import APPROVED_BY, FIELD_MANAGER, FORCE_EXPLICIT
 from shared.model.policy.documents import (
     API_VERSION,
     POLICY_NAME,
     Document,
+    ModeTrial,
     ProgramDocument,
     make_plain,
     plain_code,
+    plain_trial,
     read_code,
 )
 from shared.model.policy.rules import Mode
@@ -34,9 +36,30 @@ MODE_MANAGER: Final = f"{FIELD_MANAGER}-mode"
 OWN_MANAGERS: Final = frozenset({FIELD_MANAGER, MODE_MANAGER})
 
 
-def make_mode(namespace: str, mode: Mode) -> Object:
-    """Return what ``mode`` writes: the mode alone."""
-    return _make_object("MeshPolicy", namespace, POLICY_NAME, {"mode": str(mode)})
+def make_mode(namespace: str, mode: Mode, trial: ModeTrial | None = None) -> Object:
+    """Return what ``mode`` writes: the mode alone, and whether it goes back by itself."""
+    spec: dict[str, Any] = {"mode": str(mode)}
+    if trial is not None:
+        spec["trial"] = plain_trial(trial)
+    return _make_object("MeshPolicy", namespace, POLICY_NAME, spec)
+
+
+def has_trial(value: Object) -> bool:
+    """Return whether a ``MeshPolicy`` says that its mode is on trial, be it over or not."""
+    return (value.get("spec") or {}).get("trial") is not None
+
+
+def force_explicit(value: Object, *, mark: str) -> Object:
+    """Have the CA admit a MeshPolicy that makes its namespace explicit although that would refuse what was seen.
+
+    Arguments:
+        mark: a value that was never used before.
+    """
+    if value["kind"] != "MeshPolicy" or value["spec"].get("mode") != Mode.EXPLICIT:
+        return value
+    metadata = value["metadata"]
+    annotations = {**metadata.get("annotations", {}), FORCE_EXPLICIT: mark}
+    return {**value, "metadata": {**metadata, "annotations": annotations}}
 
 
 def make_program(request: ProgramRequest) -> Object:
@@ -113,7 +136,20 @@ def read_mode(namespace: str, value: Object) -> ModeState:
         waiting=tuple(str(instance) for instance in status.get("waiting") or ()),
         is_observed=is_observed(value),
         fault=read_fault(value),
+        **_read_trial(spec, status),
     )
+
+
+def _read_trial(spec: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a mode on trial goes back to, and when; nothing where none is, or where it is over."""
+    trial = spec.get("trial") or {}
+    back_to = _read_mode(trial.get("backTo"))
+    if back_to is None or status.get("mode") == back_to:
+        return {}
+    try:
+        return {"back_to": back_to, "until": datetime.fromisoformat(str(trial.get("until"))).timestamp()}
+    except ValueError:
+        return {}
 
 
 def is_observed(value: Object) -> bool:

@@ -20,7 +20,7 @@ from cli.cluster.snapshot import ClusterSnapshot
 from cli.text.findings import Finding
 from cli.text.output import name_some
 from shared.model.errors import TouchmarkError
-from shared.model.kubernetes.contract import WEBHOOK_CONFIGURATION
+from shared.model.kubernetes.contract import POLICY_WEBHOOK, WEBHOOK_CONFIGURATION
 
 API_VERSION: Final = "v1alpha1"
 # ValidatingAdmissionPolicy and webhooks' matchConditions are in v1 from it on; native sidecars from 1.29 on.
@@ -102,7 +102,11 @@ def _examine_webhook(snapshot: ClusterSnapshot) -> Finding:
         )
     webhooks = snapshot.webhook.get("webhooks") or []
     pins = [read_pins((each.get("clientConfig") or {}).get("caBundle") or "") for each in webhooks]
-    lax = [str(each.get("name")) for each in webhooks if each.get("failurePolicy") == "Ignore"]
+    lax = [
+        str(each.get("name"))
+        for each in webhooks
+        if each.get("failurePolicy") == "Ignore" and each.get("name") != POLICY_WEBHOOK
+    ]
     fault = ""
     if not webhooks:
         fault = "contains no webhook"

@@ -95,8 +95,8 @@ def mode(
     Exit code 3: --check found something; 7: blocked, or you answered no (or there was no terminal to ask on); 9:
     switched, but not every sidecar has confirmed.
 
-    In Kubernetes it writes only the field spec.mode of the namespace's MeshPolicy, and creates one if there is none;
-    undo writes MeshPolicy and Programs with your rights, all or none of those that another tool owns
+    In Kubernetes it writes only the fields spec.mode and spec.trial of the namespace's MeshPolicy, and creates one if
+    there is none; undo writes MeshPolicy and Programs with your rights, all or none of those that another tool owns
     (--force-conflicts).
 
     Examples: touchmark mode shop · touchmark mode shop --check · touchmark mode shop explicit --for 10m ·
@@ -104,7 +104,7 @@ def mode(
     touchmark mode shop undo · touchmark mode shop undo --to 3
     """
     from cli.backends.session import work_on_policies
-    from cli.commands.mode_switch import Consent
+    from cli.commands.mode_switch import Consent, make_terms
     from cli.text.duration import parse_duration
     from shared.model.identity.identity import check_namespace
 
@@ -140,9 +140,7 @@ def mode(
             )
         if check:
             return _conclude_check(readiness, as_json=as_json)
-        # What was READY is what is switched. Who forces it, or never saw it, means whatever is there.
-        seen = None if readiness is None or force else readiness.version
-        await backend.set_mode(namespace, target, for_s=for_s, expected_version=seen)
+        await backend.set_mode(namespace, target, make_terms(consent, since_s, for_s=for_s, readiness=readiness))
         return await _await_sidecars(backend, namespace, target, readiness, timeout_s, as_json=as_json)
 
     code = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)

@@ -12,7 +12,7 @@ from shared.model.errors import ConflictError
 if TYPE_CHECKING:
     from cli.backends.base import PolicyBackend
     from cli.commands.mode_switch import Consent
-    from shared.model.wire.admin import GenerationContent, GenerationView, History, PolicyCandidateRequest
+    from shared.model.wire.admin import GenerationContent, GenerationView, History
 
 _MAX_CHANGES = 5
 
@@ -70,6 +70,8 @@ async def undo(
         RefusedError: too little was seen, and the answer is no.
         NotFoundError: there is no such generation.
     """
+    from cli.commands.mode_switch import make_terms
+
     listed = (await backend.list_history(namespace, limit=2)).generations
     if not listed or (len(listed) < 2 and not to):
         raise ConflictError(f"{namespace} has no earlier generation: there is nothing to undo")
@@ -83,39 +85,20 @@ async def undo(
             hint=f"`touchmark mode {namespace} history` lists what was before; --to goes there",
         )
     await _check_explicit(backend, content, consent, since_s)
-    left = await backend.restore(content, newest=newest.generation)
+    left = await backend.restore(content, newest=newest.generation, terms=make_terms(consent, since_s))
     return namespace, newest.generation, wanted, tuple(left)
 
 
 async def _check_explicit(backend: PolicyBackend, content: GenerationContent, consent: Consent, since_s: float) -> None:
     from cli.commands.mode_switch import require_consent
     from shared.model.policy.rules import Mode
+    from shared.model.wire.admin import PolicyCandidateRequest
 
     if content.mode is not Mode.EXPLICIT or consent.to_blocked:
         return
-    readiness = await backend.assess_candidate(content.namespace, _make_candidate(content), since_s=since_s)
+    candidate = PolicyCandidateRequest.from_generation(content)
+    readiness = await backend.assess_candidate(content.namespace, candidate, since_s=since_s)
     require_consent(readiness, consent)
-
-
-def _make_candidate(content: GenerationContent) -> PolicyCandidateRequest:
-    from shared.model.wire.admin import PolicyCandidateRequest, ProgramRequest
-
-    return PolicyCandidateRequest(
-        rules=content.rules,
-        group_label=content.group_label,
-        requires=content.requires,
-        programs=tuple(
-            ProgramRequest(
-                namespace=content.namespace,
-                service_account=each.service_account,
-                programs=each.programs,
-                name=each.name,
-                weak=each.weak,
-            )
-            for each in content.programs
-        ),
-        replaces_programs=True,
-    )
 
 
 def _join_changes(changes: tuple[str, ...]) -> str:

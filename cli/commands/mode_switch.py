@@ -16,7 +16,7 @@ import typer
 from shared.model.errors import BlockedError, RefusedError, UnavailableError
 
 if TYPE_CHECKING:
-    from cli.backends.base import ModeState, PolicyBackend
+    from cli.backends.base import ModeState, PolicyBackend, SwitchTerms
     from shared.model.policy.rules import Mode
     from shared.model.wire.admin import Readiness, ReadinessVerdict
 
@@ -36,6 +36,25 @@ class Consent:
     to_unknown: bool
     to_blocked: bool
     can_ask: bool
+
+
+def make_terms(
+    consent: Consent, since_s: float, *, for_s: float | None = None, readiness: Readiness | None = None
+) -> SwitchTerms:
+    """Return what the CA is told of a switch.
+
+    Arguments:
+        readiness: what was looked at: what was READY is what is switched. None: whatever is there.
+    """
+    from cli.backends.base import SwitchTerms
+    from shared.model.wire.admin import DEFAULT_READINESS_SINCE_S
+
+    return SwitchTerms(
+        for_s=for_s,
+        expected_version=None if readiness is None or consent.to_blocked else readiness.version,
+        is_forced=consent.to_blocked,
+        since_s=None if since_s == DEFAULT_READINESS_SINCE_S else since_s,
+    )
 
 
 async def look_ahead(backend: PolicyBackend, namespace: str, since_s: float, *, is_needed: bool) -> Readiness | None:

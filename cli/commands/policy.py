@@ -283,7 +283,7 @@ def apply(
         for finding in await _lint(backend, documents):
             print_note(describe_finding(finding))
         await _check_explicit(backend, documents, is_forced=force)
-        return await backend.apply(documents)
+        return await backend.apply(documents, is_forced=force)
 
     results = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
     if as_json:

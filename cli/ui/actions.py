@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from cli.backends.base import PolicyBackend
+from cli.backends.base import PolicyBackend, SwitchTerms
 from cli.backends.program_choice import describe_weakness, digest_code, list_loaded, make_requests, note_loaded
 from cli.backends.rights import Rights
 from cli.ui.answers import Query, check_query
@@ -94,12 +94,12 @@ class Actions:
     async def _switch(self, backend: PolicyBackend, namespace: str, request: ActRequest) -> Done:
         if request.mode is None:
             raise InputError("no mode is named")
-        seen = None
+        terms = SwitchTerms()
         if request.mode is Mode.EXPLICIT:
             readiness = await backend.get_readiness(namespace, since_s=DEFAULT_READINESS_SINCE_S)
             self._require_safe(readiness, request.accepts)
-            seen = readiness.version
-        await backend.set_mode(namespace, request.mode, expected_version=seen)
+            terms = SwitchTerms(expected_version=readiness.version)
+        await backend.set_mode(namespace, request.mode, terms)
         return Done(text=f"{namespace} is set to {request.mode}")
 
     async def _answer_program(self, backend: PolicyBackend, namespace: str, request: ActRequest) -> Done:

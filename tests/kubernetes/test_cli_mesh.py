@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -112,3 +113,29 @@ def test_every_verb_that_asks_the_ca_reaches_it(capsys: pytest.CaptureFixture[st
     assert run(["ca", "rotate", "issuer", "--json"]) == ExitCode.SUCCESS
     assert json.loads(capsys.readouterr().out)["step"] in ("active", "retired")
     assert run(["mode", "shop", "--check"]) == ExitCode.SUCCESS
+
+
+def test_a_mode_on_trial_goes_back_by_what_its_object_says(server: ApiServer) -> None:
+    """With the installation's own rights, which don't include writing MeshPolicies."""
+    namespace = f"tried-{uuid.uuid4().hex[:8]}"
+    server.create_namespace(namespace)
+
+    def policy() -> dict[str, Any]:
+        found: dict[str, Any] = server.kubectl.get("meshpolicy", "default", "-n", namespace)
+        return found
+
+    assert run(["mode", namespace, "explicit", "--yes", "--for", "1h", "--timeout", "120"]) == ExitCode.SUCCESS
+    assert (policy()["spec"]["trial"]["backTo"], policy()["status"]["mode"]) == ("permissive", "explicit")
+    assert run(["mode", namespace, "confirm", "--timeout", "120"]) == ExitCode.SUCCESS
+    assert policy()["spec"] == {"mode": "explicit"}
+    run(["mode", namespace, "permissive", "--for", "1s", "--timeout", "120"])
+
+    def is_back() -> bool:
+        found = policy()
+        status = found.get("status", {})
+        is_observed = status.get("observedGeneration") == found["metadata"]["generation"]
+        return bool(is_observed and status["mode"] == "explicit")
+
+    wait_until(is_back, timeout_s=150)
+    assert policy()["spec"]["trial"]["backTo"] == "explicit"
+    assert run(["mode", namespace, "confirm"]) == ExitCode.CONFLICT

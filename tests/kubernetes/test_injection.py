@@ -11,11 +11,13 @@ from typing import Any, cast
 import pytest
 import yaml
 
+from shared.model.kubernetes.contract import FORCE_EXPLICIT
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.harness.kubectl import KubectlError
 from tests.kubernetes.webhook_ca import IMAGE, ROOT, WebhookCA, touchmark, wait_until
 from tests.shared.model.injection.golden_injection import FILES, PATH_SECRET
 from tests.shared.model.injection.pods import Json, annotate, make_pod, make_pod_of
+from tests.shared.model.policy.object_cases import policy
 
 
 @pytest.fixture(scope="module")
@@ -299,3 +301,15 @@ def test_nobody_executes_anything_in_a_sidecar(ca: WebhookCA, api_server: ApiSer
 def test_the_manifest_itself_is_taken_as_it_stands(api_server: ApiServer) -> None:
     api_server.kubectl("apply", "--server-side", "--dry-run=server", "--force-conflicts", "-f",
                        str(ROOT / "manifests/base/webhook.yaml"))  # fmt: skip
+
+
+def test_a_policy_that_says_explicit_is_judged_by_the_webhook(
+    ca: WebhookCA, api_server: ApiServer, namespace: str
+) -> None:
+    """The warning that a forced one gets tells that the API server asked; an installation's MeshPolicies all are."""
+    api_server.install_definitions()
+    document = policy({"mode": "explicit"})
+    document["metadata"] = {"name": "default", "namespace": namespace, "annotations": {FORCE_EXPLICIT: "1"}}
+    done = api_server.kubectl.run("apply", "-f", "-", stdin=json.dumps(document))
+    api_server.kubectl("delete", "meshpolicies.touchmark.dev", "default", "-n", namespace)
+    assert (done.returncode, f"{namespace} becomes explicit unjudged" in done.stderr) == (0, True), done.stderr

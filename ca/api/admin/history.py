@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aiohttp import web
 
 from ca.api.admin.answers import answer, check_query, read_body, read_number
+from ca.observation.explicit_guard import check_window, require_unblocked
 from ca.observation.judging import judge
 from ca.observation.namespace_changes import view_content, view_generations
 from ca.store.store import Store
 from shared.model.errors import ConflictError, InputError
 from shared.model.identity.identity import check_namespace
+from shared.model.policy.rules import Mode
 from shared.model.wire import admin
 
 
@@ -20,8 +24,9 @@ class HistoryAdmin:
         are_policies_objects: whether the objects of a cluster say what modes, policies and programs are.
     """
 
-    def __init__(self, *, store: Store, are_policies_objects: bool) -> None:
+    def __init__(self, *, store: Store, clock: Callable[[], float], are_policies_objects: bool) -> None:
         self._store = store
+        self._clock = clock
         self._are_policies_objects = are_policies_objects
 
     def routes(self) -> list[web.RouteDef]:
@@ -67,7 +72,35 @@ class HistoryAdmin:
         self._check_source("written again from here with --kubernetes")
         wanted = await read_body(request, admin.UndoRequest)
         namespace = check_namespace(request.match_info["ns"])
-        return answer(await self._store.history.undo(namespace, to=wanted.to, expected=wanted.expected))
+        expected = wanted.expected
+        if not wanted.force:
+            expected = await self._check_undo(namespace, wanted)
+        state = await self._store.history.undo(namespace, to=wanted.to, expected=expected, is_forced=wanted.force)
+        return answer(state)
+
+    async def _check_undo(self, namespace: str, wanted: admin.UndoRequest) -> int | None:
+        """Return the newest generation, which is the one that the undo is judged from.
+
+        Raises:
+            BlockedError: it would make the namespace explicit, and refuse connections that were seen.
+        """
+        newest = await self._store.history.list_generations(namespace, limit=2)
+        if not newest or (len(newest) < 2 and wanted.to is None):
+            return wanted.expected  # The store says what is wrong.
+        if wanted.to is None:
+            found = newest[1]
+        else:
+            found = await self._store.history.get_generation(namespace, wanted.to)
+        content = await judge(lambda _: view_content(found))
+        if content.mode is Mode.EXPLICIT:
+            await require_unblocked(
+                self._store,
+                namespace,
+                now=self._clock(),
+                since_s=check_window(wanted.since_s),
+                candidate=admin.PolicyCandidateRequest.from_generation(content),
+            )
+        return newest[0].generation if wanted.expected is None else wanted.expected
 
     async def confirm(self, request: web.Request) -> web.Response:
         """Keep the mode that is on trial."""

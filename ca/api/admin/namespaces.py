@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
 
 from aiohttp import web
 
 from ca.api.admin.answers import answer, check_query, read_body, read_number
 from ca.distribution.installs import count_acknowledgements, group_by_namespace
+from ca.observation.explicit_guard import check_window, require_unblocked
 from ca.observation.explicit_readiness import assess
 from ca.observation.policy_difference import find_difference
 from ca.store.namespace_history import MAX_TRIAL_S, MIN_TRIAL_S
@@ -16,8 +19,11 @@ from ca.store.store import Store
 from shared.model.adoption.approval_name import choose_name
 from shared.model.errors import ConflictError, InputError
 from shared.model.identity.identity import check_namespace, parse_workload
-from shared.model.policy.rules import NamespaceState
+from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.wire import admin
+
+# A version also rises when a pod's labels are vouched for: the switch is judged again then.
+_MAX_ATTEMPTS: Final = 3
 
 
 class NamespacesAdmin:
@@ -88,17 +94,51 @@ class NamespacesAdmin:
         self._check_source()
         wanted = await read_body(request, admin.ModeRequest)
         namespace = check_namespace(request.match_info["ns"])
-        if wanted.for_s is None:
-            state = await self._store.namespaces.set_mode(
-                namespace, wanted.mode, expected_version=wanted.expected_version
-            )
-            return answer(state)
-        if not MIN_TRIAL_S <= wanted.for_s <= MAX_TRIAL_S:
+        if wanted.for_s is not None and not MIN_TRIAL_S <= wanted.for_s <= MAX_TRIAL_S:
             raise InputError(f"a mode goes back after {MIN_TRIAL_S:.0f} s to {MAX_TRIAL_S / 86_400:.0f} days")
-        state = await self._store.history.try_mode(
-            namespace, wanted.mode, for_s=wanted.for_s, now=self._clock(), expected_version=wanted.expected_version
+
+        async def switch(version: int | None) -> NamespaceState:
+            expected = version if wanted.expected_version is None else wanted.expected_version
+            if wanted.for_s is None:
+                return await self._store.namespaces.set_mode(
+                    namespace, wanted.mode, expected_version=expected, is_forced=wanted.force
+                )
+            return await self._store.history.try_mode(
+                namespace, wanted.mode, for_s=wanted.for_s, now=self._clock(), expected_version=expected,
+                is_forced=wanted.force,
+            )  # fmt: skip
+
+        is_judged = wanted.mode is Mode.EXPLICIT and not wanted.force
+        judge = partial(
+            require_unblocked, self._store, namespace, now=self._clock(), since_s=check_window(wanted.since_s)
         )
-        return answer(state)
+        return answer(await self._switch(namespace, switch, judge if is_judged else None))
+
+    async def _switch(
+        self,
+        namespace: str,
+        switch: Callable[[int | None], Awaitable[NamespaceState]],
+        judge: Callable[[], Awaitable[int]] | None,
+    ) -> NamespaceState:
+        """Make a switch; one that is judged only from the version that was judged.
+
+        Arguments:
+            switch: makes it, from this version or (None) from whichever it is.
+            judge: returns the version that it judged; None: nothing is to be judged.
+
+        Raises:
+            BlockedError: it would refuse connections that were seen.
+        """
+        if judge is None:
+            return await switch(None)
+        for _ in range(_MAX_ATTEMPTS - 1):
+            version = await judge()
+            try:
+                return await switch(version)
+            except ConflictError:
+                if (await self._store.namespaces.get_state(namespace)).version == version:
+                    raise  # Another version was asked for, or there is nothing to switch.
+        return await switch(await judge())
 
     async def acknowledgements(self, request: web.Request) -> web.Response:
         """Answer which sidecars have installed the present version."""
@@ -155,14 +195,25 @@ class NamespacesAdmin:
         """Replace a policy."""
         self._check_source()
         wanted = await read_body(request, admin.PolicyRequest)
-        state = await self._store.namespaces.put_policy(
-            check_namespace(wanted.namespace),
-            rules=wanted.rules,
-            group_label=wanted.group_label,
-            mode=wanted.mode,
-            requires=wanted.requires,
+        namespace = check_namespace(wanted.namespace)
+
+        async def put(version: int | None) -> NamespaceState:
+            return await self._store.namespaces.put_policy(
+                namespace,
+                rules=wanted.rules,
+                group_label=wanted.group_label,
+                mode=wanted.mode,
+                requires=wanted.requires,
+                expected_version=version,
+                is_forced=wanted.force,
+            )
+
+        candidate = admin.PolicyCandidateRequest(
+            rules=wanted.rules, group_label=wanted.group_label, requires=wanted.requires
         )
-        return answer(_view_policy(state))
+        judge = partial(require_unblocked, self._store, namespace, now=self._clock(), candidate=candidate)
+        is_judged = wanted.mode is Mode.EXPLICIT and not wanted.force
+        return answer(_view_policy(await self._switch(namespace, put, judge if is_judged else None)))
 
     async def difference(self, request: web.Request) -> web.Response:
         """Answer what these policies and programs would change for what was seen; they aren't put in force."""

@@ -9,6 +9,8 @@ is made or changed     takes its place, with one new version of the namespace; n
 can't be read          what was in force under its name stays; ``Accepted`` is False, with the fault and its path
 MeshPolicy is deleted  rules and group go. The mode stays: a deletion never loosens anything by itself
 ``spec.mode`` is left  the mode stays, too: back to permissive only by saying so
+``spec.trial`` is due  its ``backTo`` is in force, whatever ``spec.mode`` says, as ``status.mode`` shows; the object
+                       itself isn't written, so that no other tool's field is taken over, and needs no right
 Program is deleted     its approvals go
 =====================  ===========================================================================================
 
@@ -30,9 +32,11 @@ import msgspec
 import structlog
 
 from ca.store.audit.acting import acting_as
+from ca.store.namespace_history import Trial
 from ca.store.records import ProgramRecord
 from ca.store.store import Store
 from shared.model.errors import DocumentError, NotFoundError, TouchmarkError, UnavailableError
+from shared.model.kubernetes.contract import FORCE_EXPLICIT
 from shared.model.policy.documents import (
     API_VERSION,
     POLICY_NAME,
@@ -41,7 +45,7 @@ from shared.model.policy.documents import (
     ProgramDocument,
     read_document,
 )
-from shared.model.policy.rules import NamespaceState
+from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.wire.admin_audit import AuditActor
 
 MESH_POLICY: Final = "MeshPolicy"
@@ -52,6 +56,7 @@ DEFAULT_APPROVED_BY: Final = "Kubernetes"
 # What nothing has told (a restored database) is put right then.
 COMPARE_S: Final = 300.0
 RETRY_S: Final = 2.0
+_TRIAL_MARGIN_S: Final = 0.1
 _MAX_MANAGERS: Final = 4
 _log = structlog.get_logger("touchmark.ca")
 
@@ -89,6 +94,7 @@ class WatchedObject:
         document: what it says; None when it can't be read.
         fault: why, with the path.
         status: as the API server has it now.
+        force_mark: its annotation that makes a namespace explicit whatever that refuses.
         managers: the field managers that wrote it, but for its status, newest first.
     """
 
@@ -101,6 +107,7 @@ class WatchedObject:
     fault: str = ""
     hint: str = ""
     approved_by: str = ""
+    force_mark: str = ""
     managers: str = ""
     status: Mapping[str, Any] = field(default_factory=dict)
 
@@ -158,6 +165,7 @@ def read_object(kind: str) -> Callable[[RawObject], WatchedObject]:
             fault=fault,
             hint=hint,
             approved_by=(metadata.annotations or {}).get(APPROVED_BY, ""),
+            force_mark=(metadata.annotations or {}).get(FORCE_EXPLICIT, ""),
             managers=_list_managers(metadata),
             status=raw.status if isinstance(raw.status, dict) else {},
         )
@@ -289,15 +297,27 @@ class ObjectWriter:
         while True:
             try:
                 await self.compare_all()
-                async with asyncio.timeout(COMPARE_S):
+                async with asyncio.timeout(self.seconds_until_look()):
                     while True:
                         await self._index.wait_for_changes()
                         await self.write_changes()
+                        if self.seconds_until_look() < COMPARE_S:
+                            break  # Perhaps sooner than when this began to wait.
             except TimeoutError:
                 continue
             except UnavailableError as error:
                 _log.warning("objects_not_written", message=error.message)
                 await asyncio.sleep(RETRY_S)
+
+    def seconds_until_look(self) -> float:
+        """Return when all is compared again: at the latest when the time of a mode on trial is up."""
+        now = self._clock()
+        due = [
+            each.document.trial.until - now
+            for each in self._index
+            if isinstance(each.document, MeshPolicyDocument) and each.document.trial is not None
+        ]
+        return min([COMPARE_S, *(seconds + _TRIAL_MARGIN_S for seconds in due if seconds > 0)])
 
     async def compare_all(self) -> None:
         """Look at every object, and at everything in the store that no object says any more."""
@@ -342,7 +362,7 @@ class ObjectWriter:
         else:
             try:
                 with acting_as(_actor(value)):
-                    await self._put(value, value.document)
+                    message = await self._put(value, value.document)
             except UnavailableError:
                 raise
             except TouchmarkError as error:
@@ -356,24 +376,45 @@ class ObjectWriter:
             )
         self.outcomes[key] = outcome
 
-    async def _put(self, value: WatchedObject, document: Document) -> None:
+    async def _put(self, value: WatchedObject, document: Document) -> str:
+        """Bring the store in line with one object; return what people should know of it."""
         if isinstance(document, MeshPolicyDocument):
-            state = await self._store.namespaces.get_state(document.namespace)
-            if not _says_the_same(document, state):
-                await self._store.namespaces.put_policy(
-                    document.namespace,
-                    rules=document.rules,
-                    group_label=document.group_label,
-                    mode=document.mode,
-                    requires=document.requires,
-                )
-                _log.info("policy_written", namespace=document.namespace, generation=value.generation)
-            return
+            return await self._put_policy(value, document)
         record = _make_record(document, value.approved_by, self._clock())
         known = await self._store.namespaces.get_program(document.namespace, document.name)
         if known is None or _content(known) != _content(record):
             await self._store.namespaces.put_program(record)
             _log.info("program_written", namespace=document.namespace, name=document.name, generation=value.generation)
+        return ""
+
+    async def _put_policy(self, value: WatchedObject, document: MeshPolicyDocument) -> str:
+        now, message, tried = self._clock(), "", document.trial
+        if tried is not None and tried.until <= now:
+            message = f"the trial of {document.mode} is over: {tried.back_to} is in force while spec.trial is there"
+            document = msgspec.structs.replace(document, mode=tried.back_to, trial=None)
+        state = await self._store.namespaces.get_state(document.namespace)
+        known = await self._store.history.get_trial(document.namespace)
+        if not _says_the_same(document, state) or not _is_same_trial(document, known):
+            trial = None
+            if document.trial is not None and document.mode is not None:
+                trial = Trial(
+                    namespace=document.namespace,
+                    mode=document.mode,
+                    back_to=document.trial.back_to,
+                    started=now,
+                    until=document.trial.until,
+                )
+            await self._store.namespaces.put_policy(
+                document.namespace,
+                rules=document.rules,
+                group_label=document.group_label,
+                mode=document.mode,
+                requires=document.requires,
+                is_forced=bool(value.force_mark) and document.mode is Mode.EXPLICIT is not state.mode,
+                trial=trial,
+            )
+            _log.info("policy_written", namespace=document.namespace, generation=value.generation)
+        return message
 
     async def _delete(self, key: Key) -> None:
         kind, namespace, name = key
@@ -402,6 +443,12 @@ def _says_the_same(document: MeshPolicyDocument, state: NamespaceState) -> bool:
     mode = document.mode if document.mode is not None else state.mode
     wanted = (document.rules, document.group_label, document.requires, mode)
     return wanted == (state.rules, state.group_label, state.requires, state.mode)
+
+
+def _is_same_trial(document: MeshPolicyDocument, known: Trial | None) -> bool:
+    if document.mode is None or document.trial is None or known is None:
+        return document.mode is None or (document.trial is None) == (known is None)
+    return (document.trial.back_to, document.trial.until) == (known.back_to, known.until)
 
 
 def _make_record(document: ProgramDocument, approved_by: str, now: float) -> ProgramRecord:

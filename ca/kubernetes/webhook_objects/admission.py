@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from ca.admission.policy_review import JudgePolicy
 from ca.admission.webhook import InjectionWebhook
 from ca.kubernetes.api.client import ClusterClient, quote_name
 from ca.kubernetes.api.watch import Watch
@@ -68,6 +69,7 @@ def make_admission(
     options: InjectionOptions,
     read_bundle: Callable[[], TrustBundle],
     list_needing: Callable[[], Iterable[str] | None],
+    judge_policy: JudgePolicy,
     is_leader: Callable[[], bool],
     metrics: Metrics,
     list_warnings: Callable[[], Sequence[str]] = tuple,
@@ -77,6 +79,7 @@ def make_admission(
     Arguments:
         read_bundle: the current trust bundle.
         list_needing: namespaces with injected pods; None while that isn't known.
+        judge_policy: refuses a MeshPolicy that would refuse connections that were seen.
         is_leader: whether this replica keeps the cluster's objects.
         list_warnings: what whoever makes an injected pod is told besides.
     """
@@ -120,6 +123,7 @@ def make_admission(
             options=options,
             find_labels=NamespaceLabels(client).find,
             publish_trust=trust.publish,
+            judge_policy=judge_policy,
             metrics=metrics,
             list_warnings=list_warnings,
         ),

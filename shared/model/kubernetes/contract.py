@@ -32,6 +32,9 @@ HOLD_CONNECTS: Final = "touchmark.dev/hold-connects"
 LOG_LEVEL: Final = "touchmark.dev/log-level"
 # On a Program: who approved it, as the API server named the user to the command that wrote it. For people; no proof.
 APPROVED_BY: Final = "touchmark.dev/approved-by"
+# Of a MeshPolicy: make its namespace explicit although that would refuse connections that were seen. It counts in the
+# write that brings a new value.
+FORCE_EXPLICIT: Final = "touchmark.dev/force-explicit"
 CPU_REQUEST: Final = "touchmark.dev/sidecar-cpu"
 CPU_LIMIT: Final = "touchmark.dev/sidecar-cpu-limit"
 MEMORY_REQUEST: Final = "touchmark.dev/sidecar-memory"
@@ -39,6 +42,8 @@ MEMORY_LIMIT: Final = "touchmark.dev/sidecar-memory-limit"
 
 CA_SERVICE: Final = "touchmark-ca"
 WEBHOOK_CONFIGURATION: Final = "touchmark"
+# The one of its webhooks that fails open: without a CA, what a MeshPolicy says comes into force unjudged.
+POLICY_WEBHOOK: Final = "policies.review.touchmark.dev"
 LEASE: Final = "touchmark-ca"
 CLUSTER_ROLE: Final = "touchmark-ca"
 TRUST_CONFIG_MAP: Final = "touchmark-trust"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import msgspec
@@ -45,6 +46,7 @@ MAX_PORTS = 100
 _OBJECT_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _LABEL_KEY = re.compile(r"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _PORTS = re.compile(r"([1-9][0-9]{0,4})(?:-([1-9][0-9]{0,4}))?")
+_MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _CIDR = re.compile(r"[0-9a-fA-F:.]+/[0-9]{1,3}")
 # Written by Kubernetes into objects that it hands out; of no meaning here.
 _KUBERNETES_METADATA = (
@@ -64,6 +66,13 @@ _KUBERNETES_METADATA = (
 )
 
 
+class ModeTrial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A mode that isn't to stay: from ``until`` on (seconds since the epoch, whole) ``back_to`` is in force."""
+
+    back_to: Mode
+    until: float
+
+
 class MeshPolicyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="MeshPolicy"):
     """The policy of one namespace.
 
@@ -71,6 +80,7 @@ class MeshPolicyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         mode: None leaves the namespace's mode as it is.
         group_label: when not empty, the mesh group is the workload's value of this label; else the namespace.
         requires: what is asked of every connection to the namespace's workloads.
+        trial: ``mode`` goes back by itself; None: it stays.
 
     Raises:
         InputError: the namespace isn't one, the label isn't one, or two rules share a name.
@@ -81,9 +91,12 @@ class MeshPolicyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     group_label: str = ""
     rules: tuple[Rule, ...] = ()
     requires: tuple[Requirement, ...] = ()
+    trial: ModeTrial | None = None
 
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
+        if self.trial is not None and self.mode is None:
+            raise InputError("a trial needs the `mode` that is tried")
         if self.group_label and not _LABEL_KEY.fullmatch(self.group_label):
             raise InputError(f"not a label key: {self.group_label[:80]!r}")
         if len(self.rules) > MAX_RULES:
@@ -169,6 +182,12 @@ def make_plain(documents: Sequence[Document]) -> list[dict[str, Any]]:
     return [_plain_policy(each) if isinstance(each, MeshPolicyDocument) else _plain_program(each) for each in documents]
 
 
+def plain_trial(trial: ModeTrial) -> dict[str, Any]:
+    """Return a trial as an object has it."""
+    until = datetime.fromtimestamp(trial.until, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"backTo": str(trial.back_to), "until": until}
+
+
 def parse_ports(text: str) -> PortRange:
     """Read ``8080`` or ``9000-9100``.
 
@@ -208,7 +227,7 @@ def _read_policy(document: Value, metadata: Value, spec: Value, *, max_rules: in
         )
     if spec.is_null():
         return MeshPolicyDocument(namespace=namespace)
-    fields = spec.fields(optional=("mode", "group", "requires", "rules"))
+    fields = spec.fields(optional=("mode", "trial", "group", "requires", "rules"))
     group_label = ""
     if "group" in fields:
         label = fields["group"].fields(required=("label",))["label"]
@@ -222,6 +241,9 @@ def _read_policy(document: Value, metadata: Value, spec: Value, *, max_rules: in
             raise item.entries()["name"].place.fault(f"two rules have the name {rule.name!r}")
         rules[rule.name] = rule
     mode = Mode(fields["mode"].choice([*Mode])) if "mode" in fields else None
+    trial = _read_trial(fields["trial"]) if "trial" in fields else None
+    if trial is not None and mode is None:
+        raise fields["trial"].place.fault("a trial needs the `mode` that is tried")
     requires = fields["requires"].items(max_items=len(Requirement)) if "requires" in fields else []
     required = tuple(Requirement(each.choice([*Requirement])) for each in requires)
     if len(set(required)) < len(required):
@@ -233,8 +255,21 @@ def _read_policy(document: Value, metadata: Value, spec: Value, *, max_rules: in
             group_label=group_label,
             rules=tuple(rules.values()),
             requires=required,
+            trial=trial,
         )
     )
+
+
+def _read_trial(value: Value) -> ModeTrial:
+    fields = value.fields(required=("backTo", "until"))
+    back_to, until = Mode(fields["backTo"].choice([*Mode])), fields["until"].text()
+    if not _MOMENT.fullmatch(until):
+        raise fields["until"].place.fault(f"not a time: {until[:80]!r}", hint="in UTC, such as 2026-01-31T12:00:00Z")
+    try:
+        moment = datetime.fromisoformat(until)
+    except ValueError as error:
+        raise fields["until"].place.fault(f"not a time: {until!r} ({error})") from error
+    return ModeTrial(back_to=back_to, until=moment.timestamp())
 
 
 def _read_rule(item: Value) -> Rule:
@@ -370,6 +405,8 @@ def _plain_policy(document: MeshPolicyDocument) -> dict[str, Any]:
     spec: dict[str, Any] = {}
     if document.mode is not None:
         spec["mode"] = str(document.mode)
+    if document.trial is not None:
+        spec["trial"] = plain_trial(document.trial)
     if document.group_label:
         spec["group"] = {"label": document.group_label}
     if document.requires:

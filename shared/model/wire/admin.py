@@ -62,7 +62,7 @@ it was issued), ``limit``. ``/v1/cluster`` isn't found on a CA outside a cluster
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 
@@ -104,6 +104,7 @@ from shared.model.wire.admin_history import MAX_GENERATIONS_LISTED as MAX_GENERA
 from shared.model.wire.admin_history import GenerationContent as GenerationContent
 from shared.model.wire.admin_history import GenerationView as GenerationView
 from shared.model.wire.admin_history import History as History
+from shared.model.wire.admin_history import ModeRequest as ModeRequest
 from shared.model.wire.admin_history import ModeTrial as ModeTrial
 from shared.model.wire.admin_history import PastProgram as PastProgram
 from shared.model.wire.admin_history import UndoRequest as UndoRequest
@@ -327,18 +328,6 @@ class NamespaceList(_Answer, frozen=True):
     namespaces: tuple[NamespaceState, ...]
 
 
-class ModeRequest(_Request, frozen=True):
-    """Switch a namespace's mode. With ``expected_version`` only if nothing changed since that version.
-
-    Attributes:
-        for_s: seconds after which it goes back by itself, unless it is confirmed; None: it stays.
-    """
-
-    mode: Mode
-    expected_version: int | None = None
-    for_s: float | None = None
-
-
 class Cause(_Answer, frozen=True):
     """Connections that were refused or would be, of one cause; each connection counts once.
 
@@ -466,6 +455,22 @@ class PolicyCandidateRequest(_Request, frozen=True):
     programs: tuple[ProgramRequest, ...] = ()
     replaces_programs: bool = False
 
+    @classmethod
+    def from_generation(cls, content: GenerationContent) -> Self:
+        """Return what a namespace said in an earlier generation, to be judged in the place of what it says now."""
+        return cls(
+            rules=content.rules,
+            group_label=content.group_label,
+            requires=content.requires,
+            programs=tuple(
+                ProgramRequest(
+                    namespace=content.namespace, service_account=each.service_account, programs=each.programs
+                )
+                for each in content.programs
+            ),
+            replaces_programs=True,
+        )
+
 
 class ProgramView(_Answer, frozen=True):
     """A ``Program`` object: approved programs of one workload. ``version``: of the namespace, after this change."""
@@ -488,13 +493,18 @@ class ProgramList(_Answer, frozen=True):
 
 
 class PolicyRequest(_Request, frozen=True):
-    """Replace a namespace's ``MeshPolicy``. ``mode`` None keeps the present one."""
+    """Replace a namespace's ``MeshPolicy``. ``mode`` None keeps the present one.
+
+    Attributes:
+        force: make it explicit although that would refuse connections that were seen.
+    """
 
     namespace: str
     rules: tuple[Rule, ...] = ()
     group_label: str = ""
     mode: Mode | None = None
     requires: tuple[Requirement, ...] = ()
+    force: bool = False
 
 
 class PolicyDifferenceRequest(_Request, frozen=True):

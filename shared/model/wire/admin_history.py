@@ -1,4 +1,4 @@
-"""The admin API's answers about what a namespace said before; ``admin.py`` has the others, and re-exports these. Pure.
+"""The admin API about a namespace's mode and what it said before; ``admin.py`` has the rest, and re-exports this. Pure.
 
 A generation is one state of a namespace's mode, rules and approvals. Each change makes one; what changes nothing makes
 none.
@@ -57,7 +57,7 @@ class History(_Answer, frozen=True):
     """A namespace's generations, newest first; none: nothing has changed since histories are kept.
 
     Attributes:
-        trial: whether its mode is on trial; in a cluster the MeshPolicy says that.
+        trial: whether its mode is on trial.
     """
 
     namespace: str
@@ -97,8 +97,31 @@ class GenerationContent(_Answer, frozen=True):
     tried: Mode | None = None
 
 
+class ModeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Switch a namespace's mode. With ``expected_version`` only if nothing changed since that version.
+
+    Attributes:
+        for_s: seconds after which it goes back by itself, unless it is confirmed; None: it stays.
+        force: switch to explicit although that would refuse connections that were seen.
+        since_s: judge explicit by what was seen in so many seconds; None: ``DEFAULT_READINESS_SINCE_S``.
+    """
+
+    mode: Mode
+    expected_version: int | None = None
+    for_s: float | None = None
+    force: bool = False
+    since_s: float | None = None
+
+
 class UndoRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Go back: to the generation before, or to this one; with ``expected`` only if that is the newest."""
+    """Go back: to the generation before, or to this one; with ``expected`` only if that is the newest.
+
+    Attributes:
+        force: also where that makes the namespace explicit and would refuse connections that were seen.
+        since_s: judge that by what was seen in so many seconds; None: ``DEFAULT_READINESS_SINCE_S``.
+    """
 
     to: int | None = None
     expected: int | None = None
+    force: bool = False
+    since_s: float | None = None

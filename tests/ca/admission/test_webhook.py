@@ -13,17 +13,19 @@ import yaml
 from aiohttp import ClientSession, web
 
 from ca.admission import webhook as webhook_module
-from ca.admission.webhook import INJECT_NAMESPACE_PATH, INJECT_PATH, MAX_REVIEW_BYTES, InjectionWebhook
+from ca.admission.webhook import INJECT_NAMESPACE_PATH, INJECT_PATH, MAX_REVIEW_BYTES, POLICY_PATH, InjectionWebhook
 from ca.evidence import pod
 from ca.evidence.pod import Pod, find_fault
 from ca.metrics import Metrics
-from shared.model.errors import UnavailableError
+from shared.model.errors import BlockedError, UnavailableError
 from shared.model.injection import checks as injection_checks
 from shared.model.injection.containers import find_ca_host
+from shared.model.policy.documents import MeshPolicyDocument
 from tests.ca.admission.reviews import Json, apply_response, make_review, read_response
 from tests.ca.running import eventually
 from tests.shared.model.injection.golden_injection import FILES, OPTIONS
 from tests.shared.model.injection.pods import default, make_pod
+from tests.shared.model.policy.object_cases import policy
 
 
 class Hook:
@@ -36,7 +38,11 @@ class Hook:
         self.fault: Exception | None = None
         self.delay_s = 0.0
         self.webhook = InjectionWebhook(
-            options=OPTIONS, find_labels=self._find_labels, publish_trust=self._publish, metrics=self.metrics
+            options=OPTIONS,
+            find_labels=self._find_labels,
+            publish_trust=self._publish,
+            judge_policy=self._judge,
+            metrics=self.metrics,
         )
         self.url = ""
         self.session: ClientSession
@@ -49,6 +55,9 @@ class Hook:
         if self.fault is not None:
             raise self.fault
         self.published.append(namespace)
+
+    async def _judge(self, document: MeshPolicyDocument) -> object:
+        raise self.fault or BlockedError(f"{document.namespace} is unchanged")
 
     async def post(self, body: bytes | io.BytesIO, path: str = INJECT_PATH) -> tuple[int, bytes]:
         async with self.session.post(self.url + path, data=body) as response:
@@ -223,3 +232,15 @@ async def test_a_body_that_does_not_come_whole_has_a_deadline(hook: Hook, monkey
     assert b" 503 " in await reader.readline()
     writer.close()
     assert hook.count("timeout") == 1
+
+
+async def test_a_policy_is_judged_and_what_is_no_policy_or_cannot_be_judged_fails(hook: Hook) -> None:
+    """The API server passes over a review that fails (``failurePolicy: Ignore``)."""
+    kind = {"group": "touchmark.dev", "version": "v1alpha1", "kind": "MeshPolicy"}
+    explicit = policy({"mode": "explicit"})
+    refused = await hook.ask(explicit, POLICY_PATH, kind=kind)
+    assert refused["status"]["message"].startswith("blocked: ")
+    hook.fault = UnavailableError("the store is away")
+    assert (await hook.ask(explicit, POLICY_PATH, kind=kind))["status"]["code"] == 503
+    status, _ = await hook.post(json.dumps(make_review(make_pod())).encode(), POLICY_PATH)
+    assert status == 400

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.adoption.approval_name import list_names
 from shared.model.identity.program import Program
+from shared.model.kubernetes.contract import FORCE_EXPLICIT
 from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.wire.admin import Acknowledgements, DecisionList, Readiness
 from tests.cli.backends.test_objects import POLICY, make_policy
@@ -83,14 +85,20 @@ def test_the_switch_asks_the_ca_writes_only_the_mode_and_waits_for_every_sidecar
     assert query == {"fieldManager": "touchmark-mode", "fieldValidation": "Strict"}
 
 
-def test_what_was_looked_at_is_what_is_switched(
+def test_what_was_looked_at_is_what_is_switched_and_force_is_said_in_the_object(
     cluster_ca: FakeCA, api: FakeAPI, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster_ca.answers["GET /v1/namespaces/shop/readiness"] = make_readiness()
     cluster_ca.answers["GET /v1/namespaces/shop"] = NamespaceState(namespace="shop", version=99)
+    api.answers[f"PATCH {MESH_POLICY}"] = make_policy()
+    api.answers[f"GET {MESH_POLICY}"] = make_policy(installed=3, waiting=[])
     assert run(["mode", "shop", "explicit", "-k"]) == ExitCode.CONFLICT
     assert "is no longer at version" in capsys.readouterr().err
     assert not api.asked(f"PATCH {MESH_POLICY}")
+    for _ in range(2):
+        assert run(["mode", "shop", "explicit", "-k", "--force"]) == ExitCode.SUCCESS
+    marks = [each["metadata"]["annotations"][FORCE_EXPLICIT] for each in api.asked(f"PATCH {MESH_POLICY}")]
+    assert len(set(marks)) == 2, "each counts once"
 
 
 def test_laggards_end_with_9_and_a_ca_that_sees_nothing_does_so_too(
@@ -270,3 +278,38 @@ def test_a_policy_s_writing_names_strangers_rules_and_what_isn_t_in_force(
     assert "hasn't put it in force yet" in errors
     api.answers[f"GET {MESH_POLICY}"] = make_policy(accepted="False")
     assert run(["policy", "apply", "-k", "-f", str(file)]) == ExitCode.REFUSED
+
+
+def test_a_mode_for_a_while_says_in_the_object_when_it_goes_back_and_confirm_takes_that_out(
+    cluster_ca: FakeCA, api: FakeAPI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.answers[f"PATCH {MESH_POLICY}"] = make_policy()
+    tried = make_policy(mode="permissive", installed=3, waiting=[])
+    tried["spec"] = {"mode": "permissive", "trial": {"backTo": "explicit", "until": "2999-01-01T00:00:00Z"}}
+    api.answers[f"GET {MESH_POLICY}"] = [make_policy(), tried]
+    assert run(["mode", "shop", "permissive", "--for", "1h", "-k"]) == ExitCode.SUCCESS
+    [written] = api.asked(f"PATCH {MESH_POLICY}")
+    assert (written["spec"]["mode"], written["spec"]["trial"]["backTo"]) == ("permissive", "explicit")
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", written["spec"]["trial"]["until"])
+    assert "the CA goes back to explicit at 2999-01-01 00:00:00Z" in capsys.readouterr().out
+    for mode, for_s in (("explicit", "1h"), ("permissive", "40d")):
+        assert run(["mode", "shop", mode, "--for", for_s, "-k", "--force"]) != ExitCode.SUCCESS
+    assert len(api.asked(f"PATCH {MESH_POLICY}")) == 1
+    assert run(["mode", "shop", "confirm", "-k"]) == ExitCode.SUCCESS
+    assert api.asked(f"PATCH {MESH_POLICY}")[1]["spec"] == {"mode": "permissive"}
+
+
+def test_a_trial_that_is_over_or_of_another_tool_is_not_confirmed(
+    api: FakeAPI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    over = make_policy(mode="permissive")
+    over["spec"]["trial"] = {"backTo": "permissive", "until": "2020-01-01T00:00:00Z"}
+    for found in (make_policy(), over):
+        api.answers[f"GET {MESH_POLICY}"] = found
+        assert run(["mode", "shop", "confirm", "-k"]) == ExitCode.CONFLICT
+        assert "nothing to confirm" in capsys.readouterr().err
+    theirs = make_policy()
+    theirs["spec"]["trial"] = {"backTo": "permissive", "until": "2999-01-01T00:00:00Z"}
+    api.answers |= {f"GET {MESH_POLICY}": theirs, f"PATCH {MESH_POLICY}": theirs}
+    assert run(["mode", "shop", "confirm", "-k"]) == ExitCode.CONFLICT
+    assert "written by another tool" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from cli.backends.restoring import find_strangers, plan
@@ -101,3 +102,18 @@ def test_a_deletion_that_the_api_server_refuses_stops_the_undo_before_anything_i
     past.answers[f"DELETE {PROGRAMS}/new"] = make_status(403, "Forbidden", "no")
     assert run(["mode", "shop", "undo", "-k"]) == ExitCode.REFUSED
     assert [query.get("dryRun") for key, query, _ in past.requests if key[:3] != "GET"] == ["All", "All"]
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_an_undo_ends_a_trial_unless_it_leaves_that_mode(past: FakeAPI, cluster_ca: FakeCA, stays: bool) -> None:
+    tried = make_policy(installed=3, waiting=[])
+    tried["spec"]["trial"] = {"backTo": "permissive", "until": "2999-01-01T00:00:00Z"}
+    past.answers[f"GET {MESH_POLICY}"] = tried
+    past.answers[f"PATCH {MESH_POLICY}"] = [tried, tried, make_policy()]
+    if stays:
+        content = msgspec.structs.replace(CONTENT, tried=Mode.EXPLICIT)
+        cluster_ca.answers["GET /v1/namespaces/shop/history/2"] = content
+    assert run(["mode", "shop", "undo", "-k"]) == ExitCode.SUCCESS
+    _, written, *settled = past.asked(f"PATCH {MESH_POLICY}")
+    assert written["spec"]["mode"] == ("explicit" if stays else "permissive")
+    assert [each["spec"] for each in settled] == ([] if stays else [{"mode": "permissive"}])

@@ -105,7 +105,7 @@ def test_force_switches_all_the_same_and_waits_for_both_sidecars(
     shop.answers["GET /v1/namespaces/shop/readiness"] = make_readiness(CAUSE)
     shop.answers["GET /v1/namespaces/shop/acknowledgements"] = [make_acknowledgements("web"), make_acknowledgements()]
     assert run(["mode", "shop", "explicit", "--force"]) == ExitCode.SUCCESS
-    assert shop.asked("PUT /v1/namespaces/shop/mode") == [{"mode": "explicit"}]
+    assert shop.asked("PUT /v1/namespaces/shop/mode") == [{"mode": "explicit", "force": True}]
     printed = capsys.readouterr()
     assert "in force in 1 of 2 sidecars" in printed.err
     assert "in force in all 2 sidecars" in printed.out
@@ -114,9 +114,11 @@ def test_force_switches_all_the_same_and_waits_for_both_sidecars(
 def test_what_was_looked_at_is_what_is_switched(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
     late = "namespace shop is no longer at version 3"
     shop.answers["PUT /v1/namespaces/shop/mode"] = ErrorAnswer(code="conflict", message=late)
-    assert run(["mode", "shop", "explicit"]) == ExitCode.CONFLICT
+    assert run(["mode", "shop", "explicit", "--since", "2h"]) == ExitCode.CONFLICT
     assert f"error[conflict]: {late}" in capsys.readouterr().err
-    assert shop.asked("PUT /v1/namespaces/shop/mode") == [{"mode": "explicit", "expected_version": 3}]
+    assert shop.asked("PUT /v1/namespaces/shop/mode") == [
+        {"mode": "explicit", "expected_version": 3, "since_s": 7200.0}
+    ]
 
 
 def test_where_every_sidecar_has_confirmed_at_once_no_progress_is_shown(

@@ -76,6 +76,7 @@ def test_undo_goes_to_the_generation_before_if_explicit_mode_would_refuse_nothin
     assert run(["mode", "shop", "undo", "--to", "2", "--yes"]) == ExitCode.REFUSED
     assert "error[blocked]" in capsys.readouterr().err
     assert run(["mode", "shop", "undo", "--to", "2", "--force", "--json"]) == ExitCode.SUCCESS
+    assert shop.asked("POST /v1/namespaces/shop/undo")[-1] == {"to": 2, "expected": 3, "force": True}
     assert msgspec.json.decode(capsys.readouterr().out)["restored"] == 2
     assert mode_switch.judge(blocked) is ReadinessVerdict.BLOCKED
 
@@ -104,7 +105,7 @@ def test_a_mode_for_a_while_says_when_the_ca_goes_back_and_is_confirmed(
     history = History(namespace="shop", generations=(), trial=trial)
     shop.answers["GET /v1/namespaces/shop/history"] = history
     assert run(["mode", "shop", "explicit", "--for", "10m"]) == ExitCode.SUCCESS
-    assert shop.asked("PUT /v1/namespaces/shop/mode") == [{"mode": "explicit", "expected_version": 3, "for_s": 600.0}]
+    assert shop.asked("PUT /v1/namespaces/shop/mode") == [{"mode": "explicit", "for_s": 600.0, "expected_version": 3}]
     said = "the CA goes back to permissive at 1970-01-01 00:10:00Z, unless `touchmark mode shop confirm`"
     assert said in capsys.readouterr().out
     assert run(["mode", "shop"]) == ExitCode.SUCCESS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,6 +14,7 @@ from shared.model.policy.decision import Answer
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Mode, NamespaceState, PortRange, Requirement, Rule
 from shared.model.wire import admin as api
+from shared.model.wire.admin_audit import read_entry
 from shared.model.wire.messages import Decisions, DecisionsStored, NamespaceChanged, NamespaceInstalled, Subscribe
 from tests.ca.kubernetes.faked_cluster import FakeCluster, running_in_cluster
 from tests.ca.running import CURL, WEB, Admin, FakeSidecar, eventually, make_decision
@@ -32,6 +34,49 @@ async def test_a_mode_is_switched_where_nothing_was_said_before(admin: Admin) ->
     assert (await admin.get("/v1/namespaces", api.NamespaceList)).namespaces == (switched,)
     late = await admin.fail("PUT", "/v1/namespaces/shop/mode", 409, wanted)
     assert late.code == "conflict"
+
+
+async def test_the_ca_itself_refuses_a_switch_that_would_refuse_what_was_seen(
+    services: RunningCA, admin: Admin
+) -> None:
+    """By whichever way it is asked for, and whether or not a command looked first."""
+    marked = make_decision("c1", time=services.clock(), answer=Answer.ALLOW, would_deny=True, mode=Mode.PERMISSIVE)
+    explicit = api.PolicyRequest(namespace="shop", mode=Mode.EXPLICIT)
+    await admin.ask("PUT", "/v1/policies", api.PolicyView, explicit)  # Nothing was seen yet.
+    back = api.ModeRequest(mode=Mode.PERMISSIVE)
+    state = await admin.ask("PUT", "/v1/namespaces/shop/mode", NamespaceState, back)
+    async with FakeSidecar(services) as sidecar:
+        await sidecar.enrol("a")
+        await sidecar.send(Decisions(batch=1, records=(marked,)))
+        await sidecar.expect(DecisionsStored)
+    for method, path, body in (
+        ("PUT", "/v1/namespaces/shop/mode", api.ModeRequest(mode=Mode.EXPLICIT)),
+        ("PUT", "/v1/namespaces/shop/mode", api.ModeRequest(mode=Mode.EXPLICIT, for_s=60)),
+        ("PUT", "/v1/namespaces/shop/mode", api.ModeRequest(mode=Mode.EXPLICIT, expected_version=state.version)),
+        ("PUT", "/v1/policies", explicit),
+        ("POST", "/v1/namespaces/shop/undo", api.UndoRequest()),
+        ("POST", "/v1/namespaces/shop/undo", api.UndoRequest(to=2)),
+    ):
+        refused = await admin.fail(method, path, 403, body)
+        assert refused.code == "blocked"
+        assert "shop/web → shop/" in refused.message
+    assert (await admin.get("/v1/namespaces/shop", NamespaceState)).version == state.version
+    odd = api.ModeRequest(mode=Mode.EXPLICIT, since_s=-1)
+    assert (await admin.fail("PUT", "/v1/namespaces/shop/mode", 400, odd)).code == "bad_input"
+
+    forced = api.ModeRequest(mode=Mode.EXPLICIT, force=True)
+    for method, path, body in (
+        ("PUT", "/v1/namespaces/shop/mode", forced),
+        ("PUT", "/v1/policies", msgspec.structs.replace(explicit, force=True)),
+        ("POST", "/v1/namespaces/shop/undo", api.UndoRequest(to=2, force=True)),
+        ("PUT", "/v1/namespaces/shop/mode", msgspec.structs.replace(forced, for_s=60)),
+    ):
+        await admin.ask(method, path, Any, body)
+        (line,) = (await services.store.audit.list_lines(limit=1, newest=True)).lines
+        assert read_entry(line).after["forced"] is True
+        await admin.ask("PUT", "/v1/namespaces/shop/mode", NamespaceState, back)
+    (line,) = (await services.store.audit.list_lines(limit=1, newest=True)).lines
+    assert "forced" not in read_entry(line).after
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from ca.kubernetes.objects import objects as objects_module
 from ca.kubernetes.objects.objects import (
     APPROVED_BY,
+    COMPARE_S,
     MESH_POLICY,
     PROGRAM,
     ObjectIndex,
@@ -27,6 +29,7 @@ from ca.store.records import ProgramRecord
 from ca.store.store import Store
 from shared.model.errors import UnavailableError
 from shared.model.identity.program import Program
+from shared.model.kubernetes.contract import FORCE_EXPLICIT
 from shared.model.policy.rules import Mode
 from shared.model.wire.admin_audit import AuditActor, read_entry
 from tests.ca.founded import NOW, opened
@@ -50,7 +53,8 @@ class Writing:
         self.store = store
         self.leads = True
         self.index = ObjectIndex()
-        self.writer = ObjectWriter(store, self.index, may_write=lambda: self.leads, clock=lambda: NOW)
+        self.now = NOW
+        self.writer = ObjectWriter(store, self.index, may_write=lambda: self.leads, clock=lambda: self.now)
 
     async def put(self, document: dict[str, Any], **metadata: Any) -> None:
         value = make_object(document, **metadata)
@@ -112,6 +116,66 @@ async def test_neither_leaving_the_mode_out_nor_deleting_the_policy_loosens(tmp_
         assert w.writer.outcomes == {}
         await w.put(policy({"mode": "permissive"}), uid="u2")
         assert (await w.store.namespaces.get_state("shop")).mode is Mode.PERMISSIVE
+
+
+async def test_a_mode_on_trial_goes_back_whichever_leader_looks_when_its_time_is_up(tmp_path: Path) -> None:
+    """The object says all that is needed, and nothing writes it: a leader that comes later knows the same."""
+    until = datetime.datetime.fromtimestamp(NOW + 600, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    tried = policy({"mode": "explicit", "trial": {"backTo": "permissive", "until": until}, "rules": [RULE]})
+    async with writing(tmp_path) as first:
+        store = first.store
+        await first.put(tried)
+        trial = await store.history.get_trial("shop")
+        assert trial is not None
+        assert (trial.mode, trial.back_to) == (Mode.EXPLICIT, Mode.PERMISSIVE)
+        assert first.writer.seconds_until_look() == COMPARE_S
+        first.now = trial.until - 10
+        assert 10 <= first.writer.seconds_until_look() < 11
+        await first.writer.compare_all()
+        assert (await store.namespaces.get_state("shop")).mode is Mode.EXPLICIT
+        assert await first.version() == 1, "nothing was to be done"
+
+        second = Writing(store)
+        second.now = trial.until
+        await second.put(tried)
+        state = await store.namespaces.get_state("shop")
+        assert (state.mode, [rule.name for rule in state.rules]) == (Mode.PERMISSIVE, ["web"])
+        assert await store.history.get_trial("shop") is None
+        outcome = second.writer.outcomes[MESH_POLICY, "shop", "default"]
+        assert (outcome.is_accepted, outcome.message) == (
+            True, "the trial of explicit is over: permissive is in force while spec.trial is there",
+        )  # fmt: skip
+        version = await second.version()
+        await second.writer.compare_all()
+        assert await second.version() == version
+        assert second.writer.seconds_until_look() == COMPARE_S
+
+
+async def test_a_trial_that_is_taken_out_of_the_object_or_prolonged_is_confirmed_or_prolonged(tmp_path: Path) -> None:
+    def make(until: float) -> dict[str, Any]:
+        text = datetime.datetime.fromtimestamp(until, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return policy({"mode": "explicit", "trial": {"backTo": "permissive", "until": text}})
+
+    async with writing(tmp_path) as w:
+        await w.put(make(NOW + 60))
+        await w.put(make(NOW + 120), generation=2)
+        trial = await w.store.history.get_trial("shop")
+        assert trial is not None
+        assert trial.until >= NOW + 119
+        assert trial.back_to is Mode.PERMISSIVE
+        await w.put(policy({"mode": "explicit"}), generation=3)
+        assert await w.store.history.get_trial("shop") is None
+        assert await w.store.history.end_due_trials(now=NOW + 600) == []
+        assert (await w.store.namespaces.get_state("shop")).mode is Mode.EXPLICIT
+        (line,) = (await w.store.audit.list_lines(limit=1, newest=True)).lines
+        assert "trial" in read_entry(line).before
+
+
+async def test_a_forced_switch_is_recorded(tmp_path: Path) -> None:
+    async with writing(tmp_path) as w:
+        await w.put(policy({"mode": "explicit"}), annotations={FORCE_EXPLICIT: "1"})
+        (line,) = (await w.store.audit.list_lines(limit=1, newest=True)).lines
+        assert read_entry(line).after["forced"] is True
 
 
 async def test_an_object_that_cannot_be_read_keeps_what_was_in_force(tmp_path: Path) -> None:

@@ -85,6 +85,13 @@ def _cases() -> Iterator[Case]:
     yield bad("unknown mode", "spec.mode", policy({"mode": "strict"}))
     yield bad("mode of another type", "spec.mode", policy({"mode": True}))
     yield bad("null mode", "spec.mode", policy({"mode": None}), "drops")
+    trial = {"backTo": "permissive", "until": "2026-01-31T12:00:00Z"}
+    yield good("trial", policy({"mode": "explicit", "trial": trial}))
+    yield bad("trial without a mode", "spec.trial", policy({"trial": trial}), "accepts")
+    yield bad("trial without an end", "spec.trial", policy({"mode": "explicit", "trial": {"backTo": "permissive"}}))
+    for until in ("2026-02-31T12:00:00Z", "2026-01-31T12:00:00", "tomorrow"):
+        wrong = {**trial, "until": until}
+        yield bad(f"trial until {until}", "spec.trial.until", policy({"mode": "explicit", "trial": wrong}))
     yield bad("null group", "spec.group", policy({"group": None}), "drops")
     yield bad("group without a label", "spec.group", policy({"group": {}}))
     yield bad("label with a space", "spec.group.label", policy({"group": {"label": "no label"}}))

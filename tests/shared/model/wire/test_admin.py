@@ -43,7 +43,7 @@ def test_each_answer_of_the_table_exists() -> None:
 
 def test_a_mode_that_doesnt_exist_is_refused() -> None:
     assert msgspec.json.decode(b'{"mode":"explicit"}', type=admin.ModeRequest).mode is Mode.EXPLICIT
-    for text in (b'{"mode":"strict"}', b'{"mode":"explicit","force":true}', b"{}"):
+    for text in (b'{"mode":"strict"}', b'{"mode":"explicit","forced":true}', b"{}"):
         with pytest.raises(msgspec.ValidationError):
             msgspec.json.decode(text, type=admin.ModeRequest)
 
