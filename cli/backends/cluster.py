@@ -216,10 +216,10 @@ class ClusterPolicyBackend:
         namespace = content.namespace
         present = await self._cluster.find(MESH_POLICIES, namespace, POLICY_NAME)
         is_tried = present is not None and objects.has_trial(present)
-        if present is not None and is_tried and content.tried is not None:
+        if present is not None and content.tried is not None:
             state = objects.read_mode(namespace, present)
-            if state.back_to is not None and content.tried is state.wanted:
-                # The mode on trial stays as it is, and still goes back.
+            if content.tried is state.wanted and (state.back_to is not None or not is_tried):
+                # The mode on trial stays as it is, and still goes back; one that was confirmed stays, too.
                 content, is_tried = msgspec.structs.replace(content, mode=content.tried), False
         steps = plan(content, await self._cluster.list(PROGRAMS, namespace), is_forced=self._is_forced)
         policy = objects.force_explicit(steps.policy, mark=_draw_mark()) if terms.is_forced else steps.policy

@@ -117,3 +117,11 @@ def test_an_undo_ends_a_trial_unless_it_leaves_that_mode(past: FakeAPI, cluster_
     _, written, *settled = past.asked(f"PATCH {MESH_POLICY}")
     assert written["spec"]["mode"] == ("explicit" if stays else "permissive")
     assert [each["spec"] for each in settled] == ([] if stays else [{"mode": "permissive"}])
+
+
+def test_an_undo_after_a_confirmed_trial_keeps_the_mode_that_was_confirmed(past: FakeAPI, cluster_ca: FakeCA) -> None:
+    content = msgspec.structs.replace(CONTENT, tried=Mode.EXPLICIT)
+    cluster_ca.answers["GET /v1/namespaces/shop/history/2"] = content
+    assert run(["mode", "shop", "undo", "-k"]) == ExitCode.SUCCESS
+    _, written = past.asked(f"PATCH {MESH_POLICY}")
+    assert written["spec"]["mode"] == "explicit"
