@@ -56,9 +56,9 @@ bench: setup ## Compare with Envoy and other proxies on this machine, in one run
 	@VENV="$(VENV)" scripts/setup.sh bench
 	$(BIN)/python -m bench $(BENCH)
 
-bench-growth: setup ## Measure how costs grow with connections, processes, rules and more; draws docs/pictures/growth.svg.
+bench-growth: setup ## Measure how costs grow with connections, processes, rules and more; draws docs/pictures/growth.png.
 	@VENV="$(VENV)" scripts/setup.sh bench
-	$(BIN)/python -m bench.growth --json docs/pictures/growth.json --picture docs/pictures/growth.svg $(GROWTH)
+	$(BIN)/python -m bench.growth --json docs/pictures/growth.json --picture docs/pictures/growth.png $(GROWTH)
 
 soak: setup ## Ten minutes of mixed load while policy flips and the CA and a peer are killed; writes its report.
 	$(BIN)/python -m bench.soak --key-bytes 4000000 --report docs/explanation/reliability.md $(SOAK)

@@ -15,7 +15,7 @@ _COLUMNS: Final = 3
 # A cost that doubles fills a fifth of a plot: what grows is seen, and noise isn't.
 _DECADES: Final = 1.5
 # Numbers nearer than that would be printed over each other.
-_APART: Final = 1.15
+_APART: Final = 1.2
 _COLOUR: Final = "#2f6f9f"
 
 
