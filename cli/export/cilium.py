@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cli.export.plan import Effect, End, Flow, Loss
+from cli.export.plan import Effect, End, Flow
 from cli.export.resolving import (
     CA_LABELS,
     DEFAULT_NAME,
@@ -61,17 +61,13 @@ def write_cilium_policies(resolver: Resolver, system_namespace: str = SYSTEM_NAM
 
 
 def _note(resolver: Resolver) -> None:
-    name = resolver.plan.namespace
     notes = [
         f"pods of the mesh reach each other on port {TUNNEL_PORT}, which carries every application's port",
         "pods without a sidecar are matched by the same service accounts; no program is looked at",
         "addresses of pods and nodes of the cluster aren't matched by CIDRs in Cilium",
         f"probes: port {HEALTH_PORT} is open to the pod's own node",
     ]
-    resolver.losses.extend(Loss(rule=name, effect=Effect.NOTE, message=each) for each in notes)
-    resolver.lose(name, Effect.NOTE, "UDP and SCTP are refused but for DNS; Touchmark leaves them alone")
-    if count := resolver.selectors.outside.get(name):
-        resolver.lose(name, Effect.STRICTER, f"{count} pods without a sidecar are isolated as well")
+    resolver.note(notes)
 
 
 def _make_default(namespace: str, system_namespace: str) -> Object:

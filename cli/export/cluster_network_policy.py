@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from cli.export.plan import Effect, End, Flow, Loss
+from cli.export.plan import Effect, End, Flow
 from cli.export.resolving import (
     ANYWHERE,
     CA_LABELS,
@@ -68,18 +68,14 @@ def write_cluster_network_policies(resolver: Resolver, system_namespace: str = S
 
 
 def _note(resolver: Resolver) -> None:
-    name = resolver.plan.namespace
     notes = [
         f"pods of the mesh reach each other on port {TUNNEL_PORT}, which carries every application's port",
         "pods without a sidecar are matched by the same labels; nothing is proven",
         "the kubelet's probes aren't from a pod: they pass",
         "what a namespace's own NetworkPolicies isolate isn't looked at by the tier Baseline",
     ]
-    resolver.losses.extend(Loss(rule=name, effect=Effect.NOTE, message=each) for each in notes)
-    resolver.lose(name, Effect.LOOSER, "what comes in from outside the cluster isn't restricted")
-    resolver.lose(name, Effect.NOTE, "UDP and SCTP are refused but for DNS; Touchmark leaves them alone")
-    if count := resolver.selectors.outside.get(name):
-        resolver.lose(name, Effect.STRICTER, f"{count} pods without a sidecar are isolated as well")
+    resolver.note(notes)
+    resolver.lose(resolver.plan.namespace, Effect.LOOSER, "what comes in from outside the cluster isn't restricted")
 
 
 def _list_needed(namespace: str, system_namespace: str, action: str) -> Object:

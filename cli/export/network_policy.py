@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cli.export.plan import Effect, End, Flow, Loss
+from cli.export.plan import Effect, End, Flow
 from cli.export.resolving import (
     ANYWHERE,
     CA_LABELS,
@@ -52,17 +52,13 @@ def write_network_policies(resolver: Resolver, system_namespace: str = SYSTEM_NA
 
 
 def _note(resolver: Resolver) -> None:
-    name = resolver.plan.namespace
     notes = [
         f"pods of the mesh reach each other on port {TUNNEL_PORT}, which carries every application's port",
         "pods without a sidecar are matched by the same labels; nothing is proven",
         "traffic between a pod and its own node passes, as Kubernetes defines it; not every plugin holds to that",
         f"probes: port {HEALTH_PORT} is open to every address",
     ]
-    resolver.losses.extend(Loss(rule=name, effect=Effect.NOTE, message=each) for each in notes)
-    resolver.lose(name, Effect.NOTE, "UDP and SCTP are refused but for DNS; Touchmark leaves them alone")
-    if count := resolver.selectors.outside.get(name):
-        resolver.lose(name, Effect.STRICTER, f"{count} pods without a sidecar are isolated as well")
+    resolver.note(notes)
 
 
 def _make_default(namespace: str, system_namespace: str) -> Object:

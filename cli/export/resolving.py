@@ -44,6 +44,14 @@ class Resolver:
         if loss not in self.losses:
             self.losses.append(loss)
 
+    def note(self, messages: Sequence[str]) -> None:
+        """Record what holds for the whole namespace: the engine's own limits, then what all have."""
+        name = self.plan.namespace
+        for each in (*messages, "UDP and SCTP are refused but for DNS; Touchmark leaves them alone"):
+            self.lose(name, Effect.NOTE, each)
+        if count := self.selectors.outside.get(name):
+            self.lose(name, Effect.STRICTER, f"{count} pods without a sidecar are isolated as well")
+
     def find_own(self, flow: Flow) -> list[Labels]:
         """Return labels of the flow's own pods, each on its own; ``{}``: all of the namespace."""
         if not flow.own:
