@@ -2,6 +2,7 @@
 
 Belongs here: rows and findings made of the admin API's answers. Doesn't: the requests (``observation.py``), or
 what only a cluster's API server knows (``cli/cluster/examination.py``).
+Longer than most by the number of findings: each is a few lines.
 """
 
 from __future__ import annotations

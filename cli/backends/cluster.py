@@ -2,7 +2,7 @@
 
 Belongs here: the requests, who owns which fields, waiting for the CA. Doesn't: the objects' fields
 (``objects.py``). What needs the CA's own store (decisions, readiness) is asked by a port-forward that is
-opened when it is first needed.
+opened when it is first needed. Longer than most: one class answers the whole of ``PolicyBackend`` (``base.py``).
 """
 
 from __future__ import annotations
