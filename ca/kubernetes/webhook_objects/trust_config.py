@@ -108,6 +108,7 @@ class TrustConfigMaps:
         self._found: dict[str, str] = {}
         self._needed: dict[str, float] = {}  # Namespace → when it was last known to need one.
         self._retry: dict[str, float] = {}  # Namespace → not before.
+        self._writing: set[str] = set()  # Namespaces whose write the watch has told nothing since.
         self._changed = asyncio.Event()
 
     # ---- the watch's sink ---------------------------------------------------------------------------------------
@@ -117,16 +118,19 @@ class TrustConfigMaps:
     def replace(self, values: Sequence[TrustRecord]) -> None:
         """These are all there are."""
         self._found = {value.namespace: value.roots for value in values}
+        self._writing.clear()
         self._changed.set()
 
     def apply(self, value: TrustRecord) -> None:
         """This one is new or has changed."""
         self._found[value.namespace] = value.roots
+        self._writing.discard(value.namespace)
         self._changed.set()
 
     def remove(self, value: TrustRecord) -> None:
         """This one has been deleted."""
         self._found.pop(value.namespace, None)
+        self._writing.discard(value.namespace)
         self._changed.set()
 
     def list_without(self, root: bytes) -> list[str]:
@@ -215,6 +219,18 @@ class TrustConfigMaps:
     # ---- one namespace ------------------------------------------------------------------------------------------
     async def _write(self, namespace: str) -> None:
         roots = self._read_roots()
+        self._writing.add(namespace)
+        try:
+            await self._put(namespace, roots)
+            if (
+                namespace in self._writing
+            ):  # Else what the watch has told is newer than the answer: it may be deleted again.
+                self._found[namespace] = roots
+        finally:
+            self._writing.discard(namespace)
+        _log.info("trust_published", namespace=namespace)
+
+    async def _put(self, namespace: str, roots: str) -> None:
         # Asked each time: a role that was deleted and made again is another owner, and they went with the old one.
         body = _make(namespace, roots, owner_uid=await self._find_owner())
         try:
@@ -227,8 +243,6 @@ class TrustConfigMaps:
             # What others applied beside our key stays: they would go on deciding what the pods see there.
             surplus = {name: None for name in written.data or {} if name != TRUST_KEY}
             await self._client.patch(_path(namespace), {"data": surplus}, ConfigMap, deadline_s=CALL_DEADLINE_S)
-        self._found[namespace] = roots
-        _log.info("trust_published", namespace=namespace)
 
     async def _find_owner(self) -> str:
         try:

@@ -166,7 +166,10 @@ class WebhookConfiguration:
             content_type="application/json-patch+json",
             deadline_s=CALL_DEADLINE_S,
         )
-        self._take(msgspec.json.decode(answer, type=Configuration))
+        if (
+            self._found is found
+        ):  # Else the watch has told something since: this answer may be older, even of one deleted.
+            self._take(msgspec.json.decode(answer, type=Configuration))
         _log.info("webhook_configuration_kept", webhooks=len(operations) - 1)
 
     def _take(self, found: Configuration | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,7 @@ class Namespaces:
         self.asked: list[str] = []
         self.owner_uid = "first"
         self.owners: dict[str, str] = {}
+        self.before_answer: Callable[[], None] = lambda: None
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         if request.path == OWNER_PATH:
@@ -55,6 +56,7 @@ class Namespaces:
         data |= {name: text for name, text in body["data"].items() if text is not None}
         for name in [name for name, text in body["data"].items() if text is None]:
             data.pop(name)
+        self.before_answer()
         return web.json_response({"metadata": {"namespace": namespace}, "data": data})
 
 
@@ -140,6 +142,20 @@ async def test_its_owner_is_the_role_of_now(keeper: Keeper) -> None:
     keeper.api.owner_uid = "second"
     keeper.trust.remove(TrustRecord("shop", "one"))
     await eventually(lambda: keeper.api.owners == {"shop": "second"})
+
+
+async def test_one_that_is_deleted_before_the_answer_to_its_write_is_made_again(keeper: Keeper) -> None:
+    """The watch has told both changes by then: the answer is older."""
+
+    def delete() -> None:
+        keeper.api.before_answer = lambda: None
+        del keeper.api.data["shop"]
+        keeper.trust.apply(TrustRecord("shop", "one"))
+        keeper.trust.remove(TrustRecord("shop", "one"))
+
+    keeper.api.before_answer = delete
+    await keeper.trust.publish("shop")
+    await eventually(lambda: keeper.api.data == {"shop": {"roots.pem": "one"}})
 
 
 async def test_without_its_owner_none_is_written(keeper: Keeper) -> None:

@@ -79,6 +79,26 @@ async def test_only_what_differs_is_written_and_only_if_nobody_else_wrote(
         assert len(patches) == written, "what is current is left alone"
 
 
+async def test_what_the_watch_told_during_a_write_is_newer_than_the_answer(tmp_path: Path) -> None:
+    """It was deleted and made again before the answer came: that is written, and the answer isn't believed."""
+    written: list[str] = []
+    may_answer = asyncio.Event()
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        written.append((await request.json())[0]["value"])
+        await may_answer.wait()
+        return web.json_response(make_object(BUNDLE, version=f"{written[-1]}0"))
+
+    async with faked(tmp_path, serve) as client, running(client) as keeper:
+        keeper.apply(read(make_object("old", version="1")))
+        await eventually(lambda: written == ["1"])
+        keeper.remove(read(make_object(BUNDLE, version="10")))
+        keeper.apply(read(make_object("old", version="2")))
+        may_answer.set()
+        await eventually(lambda: keeper.is_current)
+        assert written == ["1", "2"]
+
+
 async def test_a_failure_is_tried_again_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhook_config, "_FIRST_BACKOFF_S", 0.01)
     answers = iter([500, 503, 200])
