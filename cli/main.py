@@ -34,6 +34,7 @@ from cli.commands import (
     ready,
     sidecar,
     status,
+    timeline,
     top,
     trust,
     ui,
@@ -69,6 +70,7 @@ app.command("connections", cls=TargetCommand)(connections.connections)
 app.command("edges", cls=TargetCommand)(edges.edges)
 app.command("top", cls=TargetCommand)(top.top)
 app.command("coverage", cls=TargetCommand)(coverage.coverage)
+app.command("timeline", cls=TargetCommand)(timeline.timeline)
 app.command("graph", cls=TargetCommand)(graph.graph)
 app.command("ui", cls=TargetCommand)(ui.ui)
 app.command("inject")(inject.inject)

@@ -62,6 +62,7 @@ from shared.model.wire.admin import (
     RotationRequest,
     RotationStatus,
     SidecarList,
+    Timeline,
     UndoRequest,
     to_error,
 )
@@ -322,6 +323,10 @@ class AdminClient:
     async def get_coverage(self, namespace: str, query: Mapping[str, str]) -> CoverageList:
         """Return how much of each workload of a namespace was observed."""
         return await self._call("GET", f"/v1/namespaces/{_part(namespace)}/coverage", CoverageList, query=query)
+
+    async def get_timeline(self, namespace: str, query: Mapping[str, str]) -> Timeline:
+        """Return what a namespace's own sidecars decided, by the hour."""
+        return await self._call("GET", f"/v1/namespaces/{_part(namespace)}/timeline", Timeline, query=query)
 
     # ---- backup ---------------------------------------------------------------------------------------------------
 

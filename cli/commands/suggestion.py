@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from shared.model.adoption.fixes import FixKind
+from shared.model.adoption.fixes import FixKind, add_rule
 from shared.model.policy.documents import MeshPolicyDocument, format_documents, plain_rule
-from shared.model.policy.rules import Rule
 from shared.model.wire.admin import Cause, Readiness
 
 
@@ -52,37 +51,19 @@ def _write_policy(namespace: str, current: MeshPolicyDocument | None, causes: li
     from cli.commands.ready import describe_cause
 
     kept = current or MeshPolicyDocument(namespace=namespace)
-    evidence: dict[str, str] = {}
-    rules: list[Rule] = []
-    taken = {rule.name for rule in kept.rules}
+    whole, evidence = kept, {}
     for each in causes:
-        if each.fix is None or each.fix.rule is None:
-            continue
-        rule = each.fix.rule
-        number = 2
-        while rule.name in taken:
-            rule = msgspec.structs.replace(rule, name=f"{each.fix.rule.name}-{number}")
-            number += 1
-        taken.add(rule.name)
-        rules.append(rule)
-        evidence[rule.name] = f"{each.connections} connections, such as {describe_cause(each)}"
-    head = format_documents([_without_rules(kept)]).rstrip()
+        if each.fix is not None and each.fix.rule is not None:
+            whole = add_rule(whole, each.fix.rule)
+            evidence[whole.rules[-1].name] = f"{each.connections} connections, such as {describe_cause(each)}"
+    head = format_documents([msgspec.structs.replace(kept, rules=(), trial=None)]).rstrip()
     lines = [f"{head.removesuffix(' {}')}\n  rules:"]
-    for rule in (*kept.rules, *rules):
+    for rule in whole.rules:
         if rule.name in evidence:
             lines.append(_comment(evidence[rule.name], indent="  "))
         text = yaml.safe_dump([plain_rule(rule)], sort_keys=False, allow_unicode=True, width=120)
         lines += [f"  {line}" for line in text.splitlines()]
     return "\n".join(lines)
-
-
-def _without_rules(document: MeshPolicyDocument) -> MeshPolicyDocument:
-    return MeshPolicyDocument(
-        namespace=document.namespace,
-        mode=document.mode,
-        group_label=document.group_label,
-        requires=document.requires,
-    )
 
 
 def _is_of(cause: Cause, namespace: str) -> bool:

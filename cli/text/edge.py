@@ -9,7 +9,7 @@ from typing import Final
 from cli.text.duration import format_duration, format_time
 from cli.text.output import shorten
 from shared.model.policy.rules import Direction
-from shared.model.wire.admin_edges import EdgeEnd, EdgeOutcome, EdgeView, WorkloadCoverage
+from shared.model.wire.admin_edges import EdgeEnd, EdgeOutcome, EdgeView, TimelineHour, WorkloadCoverage
 
 COLUMNS: Final = (
     "SOURCE", "PROGRAM", "DESTINATION", "PROGRAM", "SERVICE", "PORT", "TRANSPORT", "VERDICT", "REASON", "RULE", "SIDE",
@@ -18,6 +18,7 @@ COLUMNS: Final = (
 COVERAGE_COLUMNS: Final = (
     "WORKLOAD", "PODS", "FROM START", "SILENT", "RESTARTS", "RECORDS", "LOST", "HOURS SEEN", "NEWEST",
 )  # fmt: skip
+TIMELINE_COLUMNS: Final = ("HOUR", "ALLOWED", "WOULD DENY", "DENIED", "SIDECARS", "LOST")
 _SIDES: Final[dict[tuple[Direction, ...], str]] = {(Direction.EGRESS,): "source", (Direction.INGRESS,): "destination"}
 
 
@@ -83,3 +84,10 @@ def format_coverage(workloads: Iterable[WorkloadCoverage], *, now: float) -> Ite
             str(one.hours_seen),
             f"{format_duration(max(0.0, now - one.newest))} ago" if one.newest else "never",
         )
+
+
+def format_timeline(hours: Iterable[TimelineHour]) -> Iterator[tuple[str, ...]]:
+    """Write hours as table rows under ``TIMELINE_COLUMNS``."""
+    for hour in hours:
+        counts = (hour.allowed, hour.would_deny, hour.denied, hour.sidecars, hour.lost)
+        yield (format_time(hour.start), *map(str, counts))

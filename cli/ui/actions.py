@@ -15,8 +15,10 @@ import msgspec
 from cli.backends.base import PolicyBackend, SwitchTerms
 from cli.backends.program_choice import describe_weakness, digest_code, list_loaded, make_requests, note_loaded
 from cli.backends.rights import Rights
-from cli.ui.answers import Query, check_query
-from cli.ui.shapes import ActKind, ActRequest, Command, Done, ShownQueue, ShownRefusal, ShownWaiting
+from cli.ui.answers import Query, check_query, read_since_s
+from cli.ui.rules import list_missing, plan_policy, read_policy, write_command
+from cli.ui.shapes import ActKind, ActRequest, Command, Done, ShownQueue, ShownRefusal, ShownRules, ShownWaiting
+from shared.model.adoption.fixes import add_rule
 from shared.model.adoption.program_queue import ProgramRefusal, QueuedProgram, RefusalRequest
 from shared.model.errors import ConflictError, InputError
 from shared.model.identity.identity import check_namespace, parse_workload
@@ -54,7 +56,7 @@ class Actions:
 
     def questions(self) -> Mapping[str, Callable[[Query], Awaitable[object]]]:
         """Return the handler of each path that only reads."""
-        return {"/api/queue": self.queue, "/api/rights": self.rights}
+        return {"/api/queue": self.queue, "/api/rights": self.rights, "/api/rules": self.rules}
 
     async def rights(self, query: Query) -> Rights:
         """Answer what the user may change in a namespace."""
@@ -73,6 +75,20 @@ class Actions:
             total=len(found.waiting),
         )
 
+    async def rules(self, query: Query) -> ShownRules:
+        """Answer the rules that the namespace's policy lacks, each with the command that writes it."""
+        check_query(query, "namespace", "since")
+        namespace, since_s = check_namespace(query.get("namespace", "")), read_since_s(query)
+        async with self._open_backend() as backend:
+            readiness = await backend.get_readiness(namespace, since_s=since_s)
+            policy = await read_policy(backend, namespace)
+        return ShownRules(
+            rules={
+                digest: write_command(add_rule(policy, rule), options=self._options)
+                for digest, rule in list_missing(readiness).items()
+            }
+        )
+
     async def act(self, body: bytes) -> Done:
         """Do what a confirmed request says.
 
@@ -89,6 +105,11 @@ class Actions:
         async with self._open_backend() as backend:
             if request.act is ActKind.MODE:
                 return await self._switch(backend, namespace, request)
+            if request.act is ActKind.RULE:
+                readiness = await backend.get_readiness(namespace, since_s=read_since_s({"since": request.since}))
+                policy = await plan_policy(backend, readiness, request.rule)
+                await backend.apply([policy])
+                return Done(text=f"{policy.rules[-1].name} is written into {namespace}")
             return await self._answer_program(backend, namespace, request)
 
     async def _switch(self, backend: PolicyBackend, namespace: str, request: ActRequest) -> Done:

@@ -21,6 +21,7 @@ from cli.text.duration import parse_duration
 from cli.text.printable import escape
 from cli.ui.connection import Connection
 from cli.ui.picture import Show, show_edges
+from cli.ui.rules import digest_rule
 from cli.ui.shapes import (
     AuditRow,
     AuditRows,
@@ -30,19 +31,22 @@ from cli.ui.shapes import (
     ShownCause,
     ShownCoverage,
     ShownDecision,
+    ShownDecisions,
     ShownEdge,
     ShownEdges,
     ShownFix,
+    ShownLine,
     ShownReadiness,
+    ShownTimeline,
     Start,
 )
 from shared.model.adoption.fixes import Fix, FixKind
 from shared.model.adoption.seen import name_end
 from shared.model.errors import InputError, NotAllowedError, TouchmarkError
 from shared.model.identity.identity import check_namespace, parse_workload
-from shared.model.policy.decision import PartyRecord
+from shared.model.policy.decision import Answer, PartyRecord
 from shared.model.policy.reasons import EXPLANATIONS, Reason
-from shared.model.policy.rules import NamespaceState
+from shared.model.policy.rules import Direction, NamespaceState
 from shared.model.version import VERSION
 from shared.model.wire.admin import (
     MAX_EDGES_LISTED,
@@ -58,6 +62,7 @@ from shared.model.wire.admin import (
 MAX_EDGES: Final = 2 * MAX_EDGES_LISTED
 MAX_DECISIONS_READ: Final = 2_000
 MAX_DECISIONS_SHOWN: Final = 20
+MAX_DECISIONS_LIVE: Final = 100
 MAX_ACTS: Final = 200
 MAX_QUERY_CHARACTERS: Final = 2_048
 _DAY: Final = "24h"
@@ -101,6 +106,8 @@ class Answers:
             "/api/namespaces": self.namespaces,
             "/api/readiness": self.readiness,
             "/api/coverage": self.coverage,
+            "/api/timeline": self.timeline,
+            "/api/decisions": self.decisions,
             "/api/edges": self.edges,
             "/api/edge": self.edge,
             "/api/sidecars": self.sidecars,
@@ -144,7 +151,7 @@ class Answers:
     async def readiness(self, query: Query) -> ShownReadiness:
         """Answer whether explicit mode is safe for a namespace, with what is missing."""
         check_query(query, "namespace", "since")
-        namespace, since_s = check_namespace(query.get("namespace", "")), parse_duration(query.get("since", _DAY))
+        namespace, since_s = check_namespace(query.get("namespace", "")), read_since_s(query)
         found = await self._connection.ask(lambda client: client.get_readiness(namespace, since_s=since_s))
         return ShownReadiness(
             readiness=msgspec.structs.replace(found, causes=(), failures=(), refused=()),
@@ -160,6 +167,26 @@ class Answers:
         found = await self._connection.ask(lambda client: client.get_coverage(namespace, {"since": since}))
         return ShownCoverage(
             namespace=namespace, now=time.time(), workloads=found.workloads, is_truncated=found.is_truncated
+        )
+
+    async def timeline(self, query: Query) -> ShownTimeline:
+        """Answer what the namespace's own sidecars decided, by the hour."""
+        check_query(query, "namespace", "since")
+        namespace, since = check_namespace(query.get("namespace", "")), _read_since(query, _DAY)
+        found = await self._connection.ask(lambda client: client.get_timeline(namespace, {"since": since}))
+        return ShownTimeline(since=float(since), now=time.time(), hours=found.hours)
+
+    async def decisions(self, query: Query) -> ShownDecisions:
+        """Answer the newest decisions of the namespace's sidecars, newest first."""
+        check_query(query, "namespace", "show")
+        namespace, show = check_namespace(query.get("namespace", "")), query.get("show", Show.ALL)
+        filters = {Show.ALL: {}, Show.DENIED: {"denied": "true"}, Show.WOULD_DENY: {"would_deny": "true"}}
+        if show not in filters:
+            raise InputError(f"unknown filter: {show[:40]!r}", hint=f"one of: {', '.join(filters)}")
+        asked = {"namespace": namespace, "limit": str(MAX_DECISIONS_LIVE), **filters[Show(show)]}
+        found = await self._connection.ask(lambda client: client.list_decisions(asked))
+        return ShownDecisions(
+            decisions=tuple(_show_line(view) for view in sorted(found.decisions, key=lambda each: -each.id))
         )
 
     async def edges(self, query: Query) -> ShownEdges:
@@ -262,7 +289,8 @@ class Answers:
             copied = tuple(line.removeprefix("  ") for line in lines[1:])
         else:
             copied = ()
-        return ShownFix(kind=kind, lines=lines, copied=copied)
+        rule = "" if fix is None or fix.rule is None else digest_rule(fix.namespace, fix.rule)
+        return ShownFix(kind=kind, lines=lines, copied=copied, rule=rule)
 
 
 def write(value: object) -> bytes:
@@ -291,6 +319,15 @@ def check_query(query: Query, *known: str) -> None:
         raise InputError(f"unknown parameter {unknown[0][:40]!r}")
     if any(len(each) > MAX_QUERY_CHARACTERS for each in query.values()):
         raise InputError("a parameter is too long")
+
+
+def read_since_s(query: Query) -> float:
+    """Return how far back a question goes, in seconds; a day where it doesn't say.
+
+    Raises:
+        InputError: that isn't a duration.
+    """
+    return parse_duration(query.get("since") or _DAY)
 
 
 def _read_since(query: Query, default: str) -> str:
@@ -350,6 +387,24 @@ def _host(address: str) -> str:
         return str(ipaddress.ip_address(host))
     except ValueError:
         return host
+
+
+def _show_line(view: DecisionView) -> ShownLine:
+    record = view.record
+    return ShownLine(
+        id=view.id,
+        time=record.time,
+        verdict="deny" if record.answer is Answer.DENY else "would deny" if record.would_deny else "allow",
+        reason=record.reason,
+        rule=record.rule,
+        side=record.direction,
+        source=_name(record.source),
+        source_path=record.process.path if record.direction is Direction.EGRESS else "",
+        destination=_name(record.destination),
+        port=record.port,
+        service=record.service or "",
+        count=record.count,
+    )
 
 
 def _show_decision(view: DecisionView) -> ShownDecision:

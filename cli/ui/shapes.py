@@ -12,6 +12,7 @@ import msgspec
 
 from shared.model.policy.rules import Mode
 from shared.model.wire.admin import EdgeView, Readiness, WorkloadCoverage
+from shared.model.wire.admin_edges import TimelineHour
 
 
 class _Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,11 +65,13 @@ class ShownFix(_Answer, frozen=True):
         kind: ``approve``, ``rule`` or ``advice``.
         lines: as the commands print it.
         copied: the lines to paste: into a shell, or into the MeshPolicy; none of advice.
+        rule: the digest of a missing rule; empty: it is no rule.
     """
 
     kind: str
     lines: tuple[str, ...]
     copied: tuple[str, ...] = ()
+    rule: str = ""
 
 
 class ShownCause(_Answer, frozen=True):
@@ -155,6 +158,37 @@ class ShownEdges(_Answer, frozen=True):
     is_truncated: bool
 
 
+class ShownTimeline(_Answer, frozen=True):
+    """What the namespace's own sidecars decided; hours in which none reported aren't there. ``now`` as in coverage."""
+
+    since: float
+    now: float
+    hours: tuple[TimelineHour, ...]
+
+
+class ShownLine(_Answer, frozen=True):
+    """One decision in one line; ``side``: whose sidecar decided. ``source_path``: where that sidecar says it."""
+
+    id: int
+    time: float
+    verdict: str
+    reason: str
+    rule: str
+    side: str
+    source: str
+    source_path: str
+    destination: str
+    port: int
+    service: str
+    count: int
+
+
+class ShownDecisions(_Answer, frozen=True):
+    """The newest decisions, newest first."""
+
+    decisions: tuple[ShownLine, ...]
+
+
 class ShownDecision(_Answer, frozen=True):
     """One decision; ``lines`` as ``touchmark decisions --detail`` prints them."""
 
@@ -235,6 +269,12 @@ class ShownQueue(_Answer, frozen=True):
     total: int
 
 
+class ShownRules(_Answer, frozen=True):
+    """The rules that a namespace's policy lacks: by digest, the lines of the command that writes each."""
+
+    rules: dict[str, tuple[str, ...]]
+
+
 class ActKind(StrEnum):
     """What is done."""
 
@@ -242,6 +282,7 @@ class ActKind(StrEnum):
     REFUSE = "refuse"
     TAKE_BACK = "take_back"
     MODE = "mode"
+    RULE = "rule"
 
 
 class ActRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -251,6 +292,7 @@ class ActRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         workload, program: of an answer about a program.
         code_digest: of what the program to approve had loaded, as it was shown.
         mode: to switch to.
+        rule: the digest of a missing rule; ``since``: how far back it was looked for, such as ``24h``.
         accepts: also what needs a word of its own: a weak approval, a switch although too little was seen.
     """
 
@@ -260,6 +302,8 @@ class ActRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     program: str = ""
     code_digest: str = ""
     mode: Mode | None = None
+    rule: str = ""
+    since: str = ""
     accepts: bool = False
 
 

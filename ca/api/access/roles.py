@@ -103,6 +103,7 @@ NEEDS: Final[Mapping[tuple[str, str], Need]] = {
     ("POST", "/v1/namespaces/{ns}/readiness"): _read("decisions"),  # A question with a long body.
     ("GET", "/v1/namespaces/{namespace}/edges"): _read("edges"),
     ("GET", "/v1/namespaces/{namespace}/coverage"): _read("edges"),
+    ("GET", "/v1/namespaces/{namespace}/timeline"): _read("edges"),
     ("POST", "/v1/policies/difference"): _read("decisions"),  # Likewise.
     ("GET", "/v1/programs"): _read("namespaces"),
     ("GET", "/v1/policies"): _read("namespaces"),

@@ -12,6 +12,7 @@ from ca.observation.coverage import cover
 from ca.observation.edge_view import join_edges
 from ca.observation.judging import judge
 from ca.store.edges.edge_log import MAX_REPORTS
+from ca.store.edges.tally import HOUR_S
 from ca.store.store import Store
 from shared.model.identity.identity import check_namespace, parse_workload
 from shared.model.policy.decision import Answer
@@ -33,6 +34,7 @@ class EdgesAdmin:
         return [
             web.get("/v1/namespaces/{namespace}/edges", self.edges),
             web.get("/v1/namespaces/{namespace}/coverage", self.coverage),
+            web.get("/v1/namespaces/{namespace}/timeline", self.timeline),
         ]
 
     async def edges(self, request: web.Request) -> web.Response:
@@ -88,5 +90,30 @@ class EdgesAdmin:
                 since=since,
                 workloads=tuple(workloads),
                 is_truncated=len(reports) >= MAX_REPORTS,
+            )
+        )
+
+    async def timeline(self, request: web.Request) -> web.Response:
+        """Answer what a namespace's own sidecars decided, by the hour."""
+        check_query(request, "since", "until")
+        namespace = check_namespace(request.match_info["namespace"])
+        now = self._clock()
+        since = read_number(request, "since", default=now - _DAY_S, low=0, high=_FAR_S)
+        until = read_number(request, "until", default=now, low=0, high=_FAR_S)
+        found = await self._store.edges.list_timeline(namespace, since=since, until=min(until, now + _DAY_S))
+        return answer(
+            admin.Timeline(
+                namespace=namespace,
+                hours=tuple(
+                    admin.TimelineHour(
+                        start=each.hour * HOUR_S,
+                        sidecars=each.sidecars,
+                        lost=each.lost,
+                        allowed=each.allowed,
+                        would_deny=each.would_deny,
+                        denied=each.denied,
+                    )
+                    for each in found
+                ),
             )
         )

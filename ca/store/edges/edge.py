@@ -101,6 +101,23 @@ class EdgeWindow:
     is_truncated: bool
 
 
+class HourOfNamespace(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a namespace's own sidecars decided in one hour.
+
+    Attributes:
+        hour: since the epoch.
+        sidecars: how many reported; ``lost``: records that they lost.
+        allowed, would_deny, denied: connections, each counted in the hour of its first record.
+    """
+
+    hour: int
+    sidecars: int
+    lost: int
+    allowed: int = 0
+    would_deny: int = 0
+    denied: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Whose batch it is, and what it says of itself.

@@ -17,7 +17,7 @@ from sqlalchemy import Executable, case, delete, exists, func, insert, select, t
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ca.store.edges.edge import EdgeEvidence, EdgeKey, EdgeWindow, Report, ReportHour, StoredEdge
+from ca.store.edges.edge import EdgeEvidence, EdgeKey, EdgeWindow, HourOfNamespace, Report, ReportHour, StoredEdge
 from ca.store.edges.tables import edge_hours, edge_reports, edges
 from ca.store.edges.tally import (
     HOUR_S,
@@ -31,6 +31,7 @@ from ca.store.edges.tally import (
     tally,
     without_address,
 )
+from ca.store.edges.timeline import read_timeline
 from ca.store.engine.database import PARTITIONS, Database
 from shared.model.policy.decision import DecisionRecord
 from shared.model.policy.rules import Direction
@@ -319,6 +320,11 @@ class EdgeLog:
         return EdgeWindow(
             edges=tuple(found), since=float(first * HOUR_S), until=float(end), is_truncated=len(rows) > limit
         )
+
+    async def list_timeline(self, namespace: str, *, since: float, until: float) -> list[HourOfNamespace]:
+        """Return what the namespace's own sidecars decided, by the hour, oldest first (``timeline.py``)."""
+        first, last = _find_hours(since, until)
+        return await read_timeline(self._database, namespace, first=first, last=last)
 
     async def list_reports(self, namespace: str, *, since: float) -> list[ReportHour]:
         """Return what the namespace's sidecars reported, by instance and hour, at most ``MAX_REPORTS``."""

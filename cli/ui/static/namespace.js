@@ -8,6 +8,7 @@ import { describeLink, Picture, ZOOMS } from "./picture.js";
 import { count, Mark, writeTime } from "./words.js";
 import { Queue } from "./queue.js";
 import { Coverage, Ready } from "./readiness.js";
+import { Live, Timeline } from "./timeline.js";
 
 const SHOW = [
   ["open", "what isn't settled"],
@@ -15,7 +16,8 @@ const SHOW = [
   ["would_deny", "what explicit mode would refuse"],
   ["all", "everything"],
 ];
-const VIEWS = [["", "Who talks to whom"], ["ready", "Is explicit mode safe?"], ["coverage", "How much was observed"], ["queue", "Programs to approve"]];
+const VIEWS = [["", "Who talks to whom"], ["ready", "Is explicit mode safe?"], ["coverage", "How much was observed"], ["queue", "Programs to approve"], ["time", "By the hour"], ["live", "Live"]];
+const OF_VIEW = { queue: Queue, ready: Ready, coverage: Coverage, time: Timeline, live: Live };
 
 export function Namespace({ name, query, tick, start, say }) {
   const view = query.view ?? "";
@@ -24,7 +26,7 @@ export function Namespace({ name, query, tick, start, say }) {
   return html`
     <nav class="views" aria-label=${`Views of ${name}`}>${VIEWS.map(([key, words]) => html`
       <a href=${makeLink(["ns", name], { ...query, view: key, page: "" })} aria-current=${key === view ? "page" : null}>${words}</a>`)}</nav>
-    ${view === "queue" ? html`<${Queue} ...${shared} />` : view === "ready" ? html`<${Ready} ...${shared} />` : view === "coverage" ? html`<${Coverage} ...${shared} />` : html`<${Edges} ...${shared} />`}
+    <${OF_VIEW[view] ?? Edges} ...${shared} />
   `;
 }
 

@@ -11,6 +11,7 @@ export function Ready({ name, since, tick, start, say }) {
   const [turn, setTurn] = useState(0);
   const { data, error, isLoading } = useAnswer("readiness", { namespace: name, since }, tick + turn);
   const { data: rights } = useAnswer("rights", { namespace: name }, tick);
+  const { data: written } = useAnswer("rules", { namespace: name, since }, tick + turn);
   const verdict = data?.readiness.verdict ?? "unknown";
   const summary = data ? `${name} is ${verdict}, ${count(data.causes.length, "change")} missing` : "";
   useEffect(() => {
@@ -28,7 +29,8 @@ export function Ready({ name, since, tick, start, say }) {
     <p class="lead"><${Mark} word=${verdict} shown=${verdict.toUpperCase()} /> The mode is ${readiness.mode}. ${readiness.sidecars_reported} of ${count(readiness.sidecars_total, "sidecar")} reported.</p>
     ${readiness.unknowns.length ? html`<h2>Not known</h2><ul>${readiness.unknowns.map((each) => html`<li>${each}</li>`)}</ul>` : null}
     ${causes.length ? html`<h2>${count(causes.length, "change is", "changes are")} missing, or explicit mode would refuse connections</h2>` : html`<p>Explicit mode would refuse none of the recorded connections${refused.length ? " but those of refused programs" : ""}.</p>`}
-    <ol class="causes">${causes.map((cause) => html`<${Cause} cause=${cause} name=${name} since=${since} say=${say} />`)}</ol>
+    <ol class="causes">${causes.map((cause) => html`<${Cause} cause=${cause} name=${name} since=${since} say=${say}
+      command=${rights?.switches ? written?.rules[cause.fix.rule]?.join("\n") : ""} done=${() => setTurn((old) => old + 1)} />`)}</ol>
     ${refused.length ? html`<h2>Of refused programs</h2><p class="hint">Explicit mode closes these, as somebody wants.</p>
       <ol class="causes">${refused.map((cause) => html`<${Cause} cause=${cause} name=${name} since=${since} say=${say} />`)}</ol>` : null}
     ${readiness.mode !== "explicit" && verdict === "blocked" ? null : html`<h2>Switch</h2>
@@ -42,12 +44,15 @@ export function Ready({ name, since, tick, start, say }) {
   `;
 }
 
-function Cause({ cause, name, since, say }) {
+// `command` writes the missing rule; there is none where the user may not.
+function Cause({ cause, name, since, say, command = "", done = null }) {
   const edge = cause.source && cause.destination ? makeLink(["ns", name, "edge"], { from: cause.source, to: cause.destination, port: String(cause.port), since }) : "";
   return html`<li>
     <p><strong>${cause.reason}</strong>: ${count(cause.connections, "connection")}${cause.is_next ? " (once the programs are approved)" : ""}, last ${writeTime(cause.last_seen)}</p>
     <p>${cause.text}${edge ? html` <a href=${edge}>see it<span class="unseen">: ${cause.text}</span></a>` : null}</p>
     <${Fix} fix=${cause.fix} say=${say} />
+    ${command ? html`<p class="buttons"><${Act} what="Write the rule" about=${cause.text} text=${`The policy of ${name} gets this rule; nothing else of it changes.`} command=${command}
+      request=${{ act: "rule", namespace: name, rule: cause.fix.rule, since }} say=${say} done=${done} /></p>` : null}
   </li>`;
 }
 

@@ -15,6 +15,7 @@ import msgspec
 from shared.model.identity.foreign import ForeignIdentity
 from shared.model.identity.identity import Workload
 from shared.model.identity.program import Program, parse_program
+from shared.model.policy.documents import MeshPolicyDocument
 from shared.model.policy.evaluate import NamespacePolicy, Party, compile_namespace
 from shared.model.policy.reasons import EXPLANATIONS, Reason
 from shared.model.policy.replay import Attempt, judge
@@ -72,6 +73,14 @@ def apply(fixes: Iterable[Fix], states: Mapping[str, NamespaceState]) -> dict[st
             state = changed.get(fix.namespace, NamespaceState(namespace=fix.namespace))
             changed[fix.namespace] = msgspec.structs.replace(state, rules=(*state.rules, fix.rule))
     return changed
+
+
+def add_rule(document: MeshPolicyDocument, rule: Rule) -> MeshPolicyDocument:
+    """Return a policy with one more rule, the last; where its name is taken, with a number behind it."""
+    taken, name, number = {each.name for each in document.rules}, rule.name, 2
+    while name in taken:
+        name, number = f"{rule.name}-{number}", number + 1
+    return msgspec.structs.replace(document, rules=(*document.rules, msgspec.structs.replace(rule, name=name)))
 
 
 def with_approvals(state: NamespaceState, programs: Iterable[tuple[str, Program]]) -> NamespaceState:

@@ -27,6 +27,7 @@ PUT    /v1/namespaces/{ns}/mode             ``ModeRequest``           ``Namespac
 GET    /v1/namespaces/{ns}/acknowledgements                           ``Acknowledgements``
 GET    /v1/namespaces/{ns}/edges            query, see below          ``EdgeList``
 GET    /v1/namespaces/{ns}/coverage         ``?since=``               ``CoverageList``
+GET    /v1/namespaces/{ns}/timeline         ``?since=&until=``        ``Timeline``
 GET    /v1/programs                         ``?namespace=``           ``ProgramList``
 POST   /v1/programs                         ``ProgramRequest``        ``ProgramView``
 DELETE /v1/programs/{ns}/{name}                                       ``NamespaceState``
@@ -61,18 +62,15 @@ it was issued), ``limit``. ``/v1/cluster`` isn't found on a CA outside a cluster
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Final, Self
 
 import msgspec
 
 from shared.model import errors
-from shared.model.adoption.fixes import Fix
 from shared.model.errors import TouchmarkError
 from shared.model.identity.loaded_code import ApprovedCode
 from shared.model.identity.program import Program
 from shared.model.policy.decision import DecisionRecord
-from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Mode, NamespaceState, Requirement, Rule
 from shared.model.trust.bundle import AuthorityPhase, RotationKind
 from shared.model.wire.admin_audit import AuditEntry as AuditEntry
@@ -89,11 +87,16 @@ from shared.model.wire.admin_difference import DecidedOtherwise as DecidedOtherw
 from shared.model.wire.admin_difference import PolicyDifference as PolicyDifference
 from shared.model.wire.admin_edges import DEFAULT_EDGES_LISTED as DEFAULT_EDGES_LISTED
 from shared.model.wire.admin_edges import MAX_EDGES_LISTED as MAX_EDGES_LISTED
+from shared.model.wire.admin_edges import Cause as Cause
 from shared.model.wire.admin_edges import CoverageList as CoverageList
 from shared.model.wire.admin_edges import EdgeEnd as EdgeEnd
 from shared.model.wire.admin_edges import EdgeList as EdgeList
 from shared.model.wire.admin_edges import EdgeOutcome as EdgeOutcome
 from shared.model.wire.admin_edges import EdgeView as EdgeView
+from shared.model.wire.admin_edges import Readiness as Readiness
+from shared.model.wire.admin_edges import ReadinessVerdict as ReadinessVerdict
+from shared.model.wire.admin_edges import Timeline as Timeline
+from shared.model.wire.admin_edges import TimelineHour as TimelineHour
 from shared.model.wire.admin_edges import WorkloadCoverage as WorkloadCoverage
 from shared.model.wire.admin_foreign import ForeignDomainList as ForeignDomainList
 from shared.model.wire.admin_foreign import ForeignDomainRequest as ForeignDomainRequest
@@ -326,86 +329,6 @@ class NamespaceList(_Answer, frozen=True):
     """By name. Namespaces with objects, or in which a sidecar lives."""
 
     namespaces: tuple[NamespaceState, ...]
-
-
-class Cause(_Answer, frozen=True):
-    """Connections that were refused or would be, of one cause; each connection counts once.
-
-    Attributes:
-        fix: what lets them pass; None from a CA of 0.1.
-        is_next: another refusal, of a program that isn't approved, comes first today.
-        path: of the reporter's own program; ``detail``: what its record says; both of the newest.
-        service: ``namespace/name:port`` that was dialled, where it is known.
-        source_address, destination_address: with ports, of the newest.
-        sidecars: some of the instances that reported it.
-        side: who reported the newest: ``egress`` is the source's sidecar; empty from a CA of 0.1.
-    """
-
-    reason: Reason
-    source_workload: str
-    destination_workload: str
-    source_program: str
-    destination_program: str
-    port: int
-    connections: int
-    last_seen: float
-    first_seen: float = 0.0
-    fix: Fix | None = None
-    is_next: bool = False
-    path: str = ""
-    detail: str = ""
-    service: str = ""
-    source_address: str = ""
-    destination_address: str = ""
-    sidecars: tuple[str, ...] = ()
-    side: str = ""
-
-
-class ReadinessVerdict(StrEnum):
-    """What is said of a namespace."""
-
-    READY = "ready"
-    BLOCKED = "blocked"
-    UNKNOWN = "unknown"
-
-
-class Readiness(_Answer, frozen=True):
-    """Is ``explicit`` safe for this namespace? What the current rules would refuse of what was seen since then.
-
-    Attributes:
-        causes: grouped, most frequent first.
-        settled: connections that were marked or refused when they were seen and would be allowed now.
-        is_truncated: there were too many records to look at all; a shorter ``since_s`` answers in full.
-        sidecars_reported: live sidecars of the namespace that sent at least one decision since then, or whose stream is
-            open (a sidecar without connections has nothing to report).
-        sidecars_total: live sidecars of the namespace.
-        silent: instances of those that didn't report.
-        is_safe: no cause, nothing left out, and every live sidecar reported.
-        verdict: ``is_safe`` with coverage: ``unknown`` where nothing stands against explicit mode, but too little was
-            seen to say so; ``unknowns`` says what is missing. None from a CA of 0.1.
-        failures: connections that failed for reasons that no mode changes; nothing that stands against explicit mode.
-        coverage: by workload, as `/coverage` answers it.
-        workload: the one that was asked about; empty: the whole namespace.
-        refused: connections of programs that somebody has refused: explicit mode would refuse them, as intended.
-    """
-
-    namespace: str
-    mode: Mode
-    version: int
-    since: float
-    causes: tuple[Cause, ...]
-    settled: int
-    is_truncated: bool
-    sidecars_reported: int
-    sidecars_total: int
-    silent: tuple[str, ...]
-    is_safe: bool
-    verdict: ReadinessVerdict | None = None
-    unknowns: tuple[str, ...] = ()
-    failures: tuple[Cause, ...] = ()
-    coverage: tuple[WorkloadCoverage, ...] = ()
-    workload: str = ""
-    refused: tuple[Cause, ...] = ()
 
 
 class Acknowledgements(_Answer, frozen=True):

@@ -1,4 +1,4 @@
-"""The admin API's answers about edges and coverage; ``admin.py`` has the others, and re-exports these. Pure.
+"""The admin API's answers about edges, coverage and readiness; ``admin.py`` has the others, and re-exports these. Pure.
 
 An edge is what equal connections have in common. Both ends' sidecars report each connection; the source's count holds,
 the destination's where no source reports. Hours are UTC.
@@ -6,10 +6,12 @@ the destination's where no source reports. Hours are UTC.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final
 
 import msgspec
 
+from shared.model.adoption.fixes import Fix
 from shared.model.policy.decision import Answer, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
@@ -161,3 +163,108 @@ class CoverageList(_Answer, frozen=True):
     since: float
     workloads: tuple[WorkloadCoverage, ...]
     is_truncated: bool = False
+
+
+class TimelineHour(_Answer, frozen=True, gc=False):
+    """What a namespace's own sidecars decided in one hour.
+
+    Attributes:
+        start: of the hour, seconds since the epoch.
+        sidecars: how many reported; ``lost``: records that they lost: counts are lower bounds where there are any.
+        allowed, would_deny, denied: connections by verdict, each in the hour in which it began. One between two of
+            the namespace's workloads counts at each.
+    """
+
+    start: float
+    sidecars: int
+    lost: int
+    allowed: int = 0
+    would_deny: int = 0
+    denied: int = 0
+
+
+class Timeline(_Answer, frozen=True):
+    """The hours in which one of the namespace's sidecars reported, oldest first, 744 at most."""
+
+    namespace: str
+    hours: tuple[TimelineHour, ...] = ()
+
+
+class Cause(_Answer, frozen=True):
+    """Connections that were refused or would be, of one cause; each connection counts once.
+
+    Attributes:
+        fix: what lets them pass; None from a CA of 0.1.
+        is_next: another refusal, of a program that isn't approved, comes first today.
+        path: of the reporter's own program; ``detail``: what its record says; both of the newest.
+        service: ``namespace/name:port`` that was dialled, where it is known.
+        source_address, destination_address: with ports, of the newest.
+        sidecars: some of the instances that reported it.
+        side: who reported the newest: ``egress`` is the source's sidecar; empty from a CA of 0.1.
+    """
+
+    reason: Reason
+    source_workload: str
+    destination_workload: str
+    source_program: str
+    destination_program: str
+    port: int
+    connections: int
+    last_seen: float
+    first_seen: float = 0.0
+    fix: Fix | None = None
+    is_next: bool = False
+    path: str = ""
+    detail: str = ""
+    service: str = ""
+    source_address: str = ""
+    destination_address: str = ""
+    sidecars: tuple[str, ...] = ()
+    side: str = ""
+
+
+class ReadinessVerdict(StrEnum):
+    """What is said of a namespace."""
+
+    READY = "ready"
+    BLOCKED = "blocked"
+    UNKNOWN = "unknown"
+
+
+class Readiness(_Answer, frozen=True):
+    """Is ``explicit`` safe for this namespace? What the current rules would refuse of what was seen since then.
+
+    Attributes:
+        causes: grouped, most frequent first.
+        settled: connections that were marked or refused when they were seen and would be allowed now.
+        is_truncated: there were too many records to look at all; a shorter ``since_s`` answers in full.
+        sidecars_reported: live sidecars of the namespace that sent at least one decision since then, or whose stream is
+            open (a sidecar without connections has nothing to report).
+        sidecars_total: live sidecars of the namespace.
+        silent: instances of those that didn't report.
+        is_safe: no cause, nothing left out, and every live sidecar reported.
+        verdict: ``is_safe`` with coverage: ``unknown`` where nothing stands against explicit mode, but too little was
+            seen to say so; ``unknowns`` says what is missing. None from a CA of 0.1.
+        failures: connections that failed for reasons that no mode changes; nothing that stands against explicit mode.
+        coverage: by workload, as `/coverage` answers it.
+        workload: the one that was asked about; empty: the whole namespace.
+        refused: connections of programs that somebody has refused: explicit mode would refuse them, as intended.
+    """
+
+    namespace: str
+    mode: Mode
+    version: int
+    since: float
+    causes: tuple[Cause, ...]
+    settled: int
+    is_truncated: bool
+    sidecars_reported: int
+    sidecars_total: int
+    silent: tuple[str, ...]
+    is_safe: bool
+    verdict: ReadinessVerdict | None = None
+    unknowns: tuple[str, ...] = ()
+    failures: tuple[Cause, ...] = ()
+    coverage: tuple[WorkloadCoverage, ...] = ()
+    workload: str = ""
+    refused: tuple[Cause, ...] = ()

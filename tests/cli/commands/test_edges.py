@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from cli.commands import coverage, edges, graph
+from cli.commands import coverage, edges, graph, timeline
 from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.wire.admin import CoverageList, WorkloadCoverage
+from shared.model.wire.admin_edges import Timeline, TimelineHour
 from tests.cli.edges import list_edges, make_edge
 from tests.cli.fake_ca import FakeCA
 
@@ -78,6 +79,20 @@ def test_a_graph_is_written_in_each_language(
     assert ca.requests[0][1]["limit"] == "5000"
 
 
+def test_a_timeline_has_a_line_an_hour(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    path = "GET /v1/namespaces/shop/timeline"
+    hour = TimelineHour(start=7200.0, sidecars=2, lost=5, allowed=11, would_deny=12, denied=13)
+    ca.answers[path] = Timeline(namespace="shop", hours=(hour,))
+    assert run(["timeline", "shop", "--since", "7d"]) == ExitCode.SUCCESS
+    assert capsys.readouterr().out.splitlines()[1].split()[-5:] == ["11", "12", "13", "2", "5"]
+    assert set(ca.requests[0][1]) == {"since"}
+    assert run(["timeline", "shop", "--json"]) == ExitCode.SUCCESS
+    assert json.loads(capsys.readouterr().out)["hours"][0]["denied"] == 13
+    ca.answers[path] = Timeline(namespace="shop")
+    assert run(["timeline", "shop"]) == ExitCode.SUCCESS
+    assert "nothing is known" in capsys.readouterr().out
+
+
 def test_each_has_an_example_in_its_help() -> None:
-    for verb in (edges.edges, coverage.coverage, graph.graph):
+    for verb in (edges.edges, coverage.coverage, graph.graph, timeline.timeline):
         assert "Examples: `touchmark " in (verb.__doc__ or "")

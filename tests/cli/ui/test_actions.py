@@ -124,6 +124,19 @@ def test_a_mode_is_switched_unless_it_is_blocked(page: Served) -> None:
     assert [each["mode"] for each in page.ca.asked("PUT /v1/namespaces/bank/mode")] == ["explicit"]
 
 
+def test_a_missing_rule_is_written_if_it_is_the_one_that_was_shown(page: Served) -> None:
+    page.ca.answers["PUT /v1/policies"] = page.ca.answers["GET /v1/policies"].policies[0]
+    digest = get(page, "readiness?namespace=shop")["causes"][0]["fix"]["rule"]
+    request = {"act": "rule", "namespace": "shop", "rule": digest, "since": "7d"}
+    assert change(page, {**request, "rule": "00" * 32})[0] == 409
+    assert change(page, {**request, "since": "never"})[0] == 400
+    assert changes(page) == []
+    assert change(page, request) == (200, {"text": "bank-teller-to-api-8080-2 is written into shop"})
+    [written] = page.ca.asked("PUT /v1/policies")
+    assert [rule["name"] for rule in written["rules"]] == ["bank-teller-to-api-8080", "bank-teller-to-api-8080-2"]
+    assert written["group_label"] == "team"
+
+
 def test_the_queue_has_the_command_of_each_act(page: Served) -> None:
     queue = get(page, "queue?namespace=shop")
     first, second = queue["waiting"]

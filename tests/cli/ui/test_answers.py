@@ -12,6 +12,7 @@ import pytest
 from cli.ui import shapes
 from cli.ui.answers import MAX_EDGES, write
 from shared.model.adoption.fixes import FixKind
+from shared.model.policy.documents import MeshPolicyDocument, parse_documents
 from shared.model.policy.reasons import Reason
 from shared.model.wire.admin import MAX_EDGES_LISTED, ErrorAnswer
 from tests.cli.edges import DENY, list_edges, make_edge
@@ -22,6 +23,7 @@ from tests.cli.ui.world import HOSTILE, INTRUDER
 PATHS = (
     "start", "namespaces", "readiness?namespace=shop", "coverage?namespace=shop", "edges?namespace=shop&show=all",
     "edge?namespace=shop&source=shop/cron&destination=shop/db&port=5432", "sidecars", "ca", "audit",
+    "timeline?namespace=shop&since=7d", "decisions?namespace=shop&show=denied", "rules?namespace=shop&since=7d",
 )  # fmt: skip
 
 
@@ -61,6 +63,7 @@ def test_what_a_question_doesnt_know_is_refused(page: Served, path: str) -> None
     "path",
     [
         "edges?namespace=../secrets", "edges?namespace=", "edges?namespace=shop&since=never",
+        "decisions?namespace=shop&show=open", "rules?namespace=shop&since=never", "timeline?since=1h",
         "edge?namespace=shop&port=x", "edges?namespace=shop&show=some",
         "edge?namespace=shop&port=²", f"edges?namespace=shop&node={'x' * 3000}",
     ],
@@ -84,6 +87,34 @@ def test_a_cause_has_the_command_or_the_yaml_that_fixes_it(page: Served) -> None
     assert refused["fix"]["lines"] == ["alice has refused this program"]
     assert answer["failures"][0]["fix"]["lines"] == ["Start it."]
     assert answer["readiness"]["causes"] == []
+
+
+def test_the_newest_decisions_are_asked_for_by_their_verdict(page: Served) -> None:
+    [line] = get(page, "decisions?namespace=shop&show=denied")["decisions"]
+    assert (line["verdict"], line["source"], line["destination"], line["port"]) == (
+        "deny",
+        "shop/cron",
+        "shop/db",
+        5432,
+    )
+    get(page, "decisions?namespace=shop")
+    asked = [query for key, query, _ in page.ca.requests if key == "GET /v1/decisions"]
+    assert [(query.get("denied"), query["namespace"], query["limit"]) for query in asked] == [
+        ("true", "shop", "100"), (None, "shop", "100"),
+    ]  # fmt: skip
+
+
+def test_a_missing_rule_has_the_command_that_writes_it(page: Served) -> None:
+    """The whole policy with the rule, whose name is taken here: what it says is applied by the command itself."""
+    digest = get(page, "readiness?namespace=shop")["causes"][0]["fix"]["rule"]
+    rules = get(page, "rules?namespace=shop")["rules"]
+    assert list(rules) == [digest]
+    command, *lines, end = rules[digest]
+    assert command == f"touchmark policy apply -f - --admin-socket {shlex.quote(str(page.ca.socket))} <<'EOF'"
+    [document] = parse_documents("\n".join(lines))
+    assert isinstance(document, MeshPolicyDocument)
+    assert [rule.name for rule in document.rules] == ["bank-teller-to-api-8080", "bank-teller-to-api-8080-2"]
+    assert (document.group_label, end) == ("team", "EOF")
 
 
 def test_a_link_has_its_programs_decisions_and_fixes(page: Served) -> None:

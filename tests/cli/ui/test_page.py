@@ -6,11 +6,12 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 import pytest_asyncio
 
 from cli.commands.ui import written_opening
-from shared.model.wire.admin import ErrorAnswer
+from shared.model.wire.admin import DecisionList, ErrorAnswer
 from shared.model.wire.admin_edges import EdgeEnd
 from tests.cli.edges import ALLOW, DENY, WOULD_DENY, make_edge
 from tests.cli.ui.browser import Tab, find_chromium, running_browser
@@ -26,6 +27,8 @@ VIEWS = {
     "/ns/shop": "document.querySelector('.picture') && document.querySelectorAll('tbody tr').length === 4",
     "/ns/shop?view=ready": "document.querySelectorAll('.causes > li').length === 4",
     "/ns/shop?view=coverage": "document.querySelector('td ul')",
+    "/ns/shop?view=time": "document.querySelectorAll('.bars').length === 3 && document.querySelector('tbody')",
+    "/ns/shop?view=live": "document.querySelector('tbody a')",
     EDGE: "document.querySelector('.decisions')",
     "/sidecars": "document.querySelector('tbody')",
     "/ca": "document.querySelector('tbody')",
@@ -99,7 +102,7 @@ async def test_what_is_against_the_policy_is_reported(tab: Tab) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_nothing_is_in_the_way_of_a_screen_reader(tab: Tab, scheme: str) -> None:
     await tab.show_as(width=1280, height=900, scheme=scheme)
-    for view in ("/", "/ns/shop", "/ns/shop?view=ready", EDGE):
+    for view in ("/", "/ns/shop", "/ns/shop?view=ready", "/ns/shop?view=time", "/ns/shop?view=live", EDGE):
         await go(tab, view)
         assert await tab.check_access() == [], view
 
@@ -175,9 +178,32 @@ async def test_a_weak_approval_waits_for_a_tick_and_who_may_not_sees_no_button(
     )
 
 
+async def test_a_missing_rule_is_written_by_keyboard_after_its_command_was_shown(tab: Tab, page: Served) -> None:
+    page.ca.answers["PUT /v1/policies"] = page.ca.answers["GET /v1/policies"].policies[0]
+    await go(tab, "/ns/shop?view=ready", "document.querySelector('.causes .buttons button')")
+    await press_until(tab, "Tab", ".causes .buttons button")
+    await tab.press("Enter")
+    await tab.wait_for("document.querySelector('dialog[open] pre')")
+    assert "touchmark policy apply -f -" in await tab.run("document.querySelector('dialog pre').textContent")
+    assert await tab.check_access() == []
+    await press_until(tab, "Tab", "dialog .buttons button:first-child")
+    await tab.press("Enter")
+    await tab.wait_for("/ is written into shop$/.test(document.querySelector('[role=status]').textContent)")
+    assert len(page.ca.asked("PUT /v1/policies")) == 1
+
+
+async def test_live_decisions_are_asked_for_until_it_is_paused(tab: Tab, page: Served) -> None:
+    await go(tab, "/ns/shop?view=live")
+    changed = page.ca.answers["GET /v1/decisions"].decisions[0]
+    page.ca.answers["GET /v1/decisions"] = DecisionList(decisions=(msgspec.structs.replace(changed, id=4712), changed))
+    await tab.wait_for("document.querySelectorAll('tbody tr').length === 2")
+    await tab.run("document.querySelector('.controls button').click()")
+    await tab.wait_for("document.querySelector('[role=status]').textContent === 'Paused'")
+
+
 async def test_what_a_peer_calls_itself_is_text(tab: Tab) -> None:
     await tab.run("window.alert = () => { document.title = 'attacked'; }")
-    for view in ("/ns/shop", "/ns/shop?view=ready", EDGE, "/audit"):
+    for view in ("/ns/shop", "/ns/shop?view=ready", "/ns/shop?view=live", EDGE, "/audit"):
         await go(tab, view)
         assert not await tab.run("document.querySelector('main img, main script')")
     assert "<img src=x onerror=alert(1)>\\x1b[31m\\u202e</script>" in await tab.text()

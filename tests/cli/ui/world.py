@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 
 from shared.model.adoption.fixes import Fix, FixKind
@@ -18,13 +20,16 @@ from shared.model.wire.admin import (
     DecisionList,
     DecisionView,
     NamespaceList,
+    PolicyList,
+    PolicyView,
+    ProgramList,
     Readiness,
     ReadinessVerdict,
     SidecarList,
     WorkloadCoverage,
 )
 from shared.model.wire.admin_audit import START, AuditActor
-from shared.model.wire.admin_edges import EdgeEnd, EdgeOutcome, EdgeView
+from shared.model.wire.admin_edges import EdgeEnd, EdgeOutcome, EdgeView, Timeline, TimelineHour
 from tests.cli.edges import ALLOW, DB, DENY, TAKEN, WEB, WOULD_DENY, list_edges, make_edge
 from tests.cli.fake_ca import FakeCA
 from tests.cli.observations import CA, SIDECAR
@@ -113,6 +118,26 @@ COVERAGE = WorkloadCoverage(
     workload="shop/web", pods=2, from_start=1, silent=1, restarts=0, records=9_217, lost=3, lossy_hours=1,
     hours_seen=20, hours_of_day=tuple(range(20)), weekdays=(5,), newest=ALLOW.last, gaps=("seen on Saturdays only",),
 )  # fmt: skip
+_HOUR = int(time.time() // 3600) * 3600.0
+TIMELINE = Timeline(
+    namespace="shop",
+    hours=tuple(
+        TimelineHour(
+            start=_HOUR - 3600 * hour, sidecars=4, lost=int(hour % 7 == 3), allowed=9000 - 350 * hour,
+            would_deny=40 if hour < 5 else 0, denied=3 if hour in (1, 2) else 0,
+        )
+        for hour in range(20, -1, -1)
+        if hour not in (11, 12)
+    ),
+)  # fmt: skip
+# A rule has the missing one's name already.
+POLICY = PolicyView(
+    namespace="shop",
+    mode=Mode.PERMISSIVE,
+    group_label="team",
+    rules=(msgspec.structs.replace(RULE, ports=()),),
+    version=7,
+)
 ACT = AuditEntry(
     sequence=1, previous=START.digest, time=ALLOW.last, act="mode.set", subject="shop",
     actor=AuditActor(kind="socket", name=HOSTILE, uid=0),
@@ -161,6 +186,9 @@ def fill(ca: FakeCA, *edges: EdgeView) -> None:
             "GET /v1/namespaces/bank/readiness": READY,
             "GET /v1/namespaces/shop/edges": list_edges(*(edges or EDGES)),
             "GET /v1/namespaces/shop/coverage": CoverageList(namespace="shop", since=0.0, workloads=(COVERAGE,)),
+            "GET /v1/namespaces/shop/timeline": TIMELINE,
+            "GET /v1/policies": PolicyList(policies=(POLICY,)),
+            "GET /v1/programs": ProgramList(programs=()),
             "GET /v1/decisions": DecisionList(decisions=(DENIAL,)),
             "GET /v1/programs/queue": QUEUE,
             "POST /v1/namespaces/shop/refusals": QUEUE,

@@ -9,6 +9,7 @@ from shared.model.policy.decision import Answer, PartyRecord
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction
 from shared.model.wire import admin as api
+from shared.model.wire.admin_edges import Timeline
 from tests.ca.running import Admin, make_decision
 
 A, B = ("sha256:" + letter * 64 for letter in "ab")
@@ -57,5 +58,20 @@ async def test_edges_and_coverage_are_asked_by_namespace(services: RunningCA, ad
     ]
     assert all(one.gaps for one in covered.workloads)
     assert (await admin.get("/v1/namespaces/none/coverage", api.CoverageList)).workloads == ()
-    for wrong in ("edges?limit=0", "edges?limit=5001", "edges?who=me", "edges?workload=x", "coverage?x=1"):
+    (hour,) = (await admin.get("/v1/namespaces/shop/timeline", Timeline)).hours
+    assert (hour.allowed, hour.would_deny, hour.denied, hour.sidecars, hour.lost) == (2, 1, 1, 2, 0), (
+        "both ends decided c0"
+    )
+    assert 0 <= time.time() - hour.start < 7200
+    assert (await admin.get("/v1/namespaces/shop/timeline", Timeline, until="1")).hours == ()
+    assert (await admin.get("/v1/namespaces/none/timeline", Timeline)).hours == ()
+    for wrong in (
+        "timeline?x=1",
+        "timeline?since=x",
+        "edges?limit=0",
+        "edges?limit=5001",
+        "edges?who=me",
+        "edges?workload=x",
+        "coverage?x=1",
+    ):
         await admin.fail("GET", f"/v1/namespaces/shop/{wrong}", 400)

@@ -1,0 +1,69 @@
+"""The missing rules of a namespace, each with the command that writes it. I/O: through the backend.
+
+Belongs here: finding a rule again that the page has shown, and the policy with it. Doesn't: which rules are missing
+(the CA's readiness says that), or who may write them (``actions.py``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import msgspec
+
+from cli.backends.base import PolicyBackend
+from shared.model.adoption.fixes import add_rule
+from shared.model.errors import ConflictError
+from shared.model.policy.documents import (
+    POLICY_NAME,
+    MeshPolicyDocument,
+    format_documents,
+    read_document,
+)
+from shared.model.policy.rules import Rule
+from shared.model.wire.admin import Readiness
+
+_END: Final = "EOF"
+
+
+def list_missing(readiness: Readiness) -> dict[str, Rule]:
+    """Return the rules that the namespace's own policy lacks, by their digests."""
+    fixes = (cause.fix for cause in readiness.causes)
+    rules = (fix.rule for fix in fixes if fix is not None and fix.namespace == readiness.namespace)
+    return {digest_rule(readiness.namespace, rule): rule for rule in rules if rule is not None}
+
+
+def digest_rule(namespace: str, rule: Rule) -> str:
+    """Return what names a rule of a namespace, wherever it is found: hex."""
+    return hashlib.sha256(msgspec.json.encode((namespace, rule))).hexdigest()
+
+
+async def plan_policy(backend: PolicyBackend, readiness: Readiness, digest: str) -> MeshPolicyDocument:
+    """Return the namespace's policy with a rule that is missing.
+
+    Raises:
+        ConflictError: the rule isn't missing, or is another than was shown.
+    """
+    rule = list_missing(readiness).get(digest)
+    if rule is None:
+        raise ConflictError("that rule isn't missing any more", hint="look again")
+    return add_rule(await read_policy(backend, readiness.namespace), rule)
+
+
+async def read_policy(backend: PolicyBackend, namespace: str) -> MeshPolicyDocument:
+    """Return the namespace's policy; an empty one where there is none.
+
+    A mode on trial isn't part of it: whoever wrote the trial keeps it.
+    """
+    for plain in await backend.list_objects(namespace):
+        if plain["kind"] == "MeshPolicy" and plain["metadata"]["name"] == POLICY_NAME:
+            found = read_document(plain)
+            if isinstance(found, MeshPolicyDocument):
+                return msgspec.structs.replace(found, trial=None)
+    return MeshPolicyDocument(namespace=namespace)
+
+
+def write_command(document: MeshPolicyDocument, *, options: str) -> tuple[str, ...]:
+    """Return the shell's lines that apply a policy."""
+    text = format_documents([document]).rstrip()
+    return (f"touchmark policy apply -f -{options} <<'{_END}'", *text.splitlines(), _END)
