@@ -24,6 +24,7 @@ from sidecar.attest.facts import AttestationError
 from sidecar.code_check import check_code, make_evidence
 from sidecar.connection.connection import Connection, Refused
 from sidecar.connection.requirements import check_origin, check_own_socket
+from sidecar.connection.short_senders import GONE
 from sidecar.credential.credential import CredentialError
 from sidecar.foreign_outbound import carry_to_foreign
 from sidecar.mesh.directory_cache import listed_workload
@@ -122,6 +123,8 @@ async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -
             connection.detail, why = error.message, error.reason
     if why is not None:
         sidecar.counts.fail_attestation(why)
+        if why in GONE:
+            sidecar.short_senders.note(captured.destination[1])
     if captured.may_be_remote and program is None:
         # Not this workload; but deny rules for the workload match what arrives by its sidecar.
         parties.source = replace(parties.source, listed=sidecar.workload, why_unidentified=why)

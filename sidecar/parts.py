@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sidecar.connection.short_senders import ShortSenders
 from sidecar.draining import Draining
 from sidecar.figures.counts import StoryCounts
 from sidecar.mesh.foreign_trust import ForeignRoots
@@ -105,6 +106,7 @@ class Sidecar:
         counts: of what the stories do.
         handshakes: of peers that arrive.
         sightings: tells the CA of programs; None: nobody is told.
+        short_senders: where programs were gone before they could be looked at.
     """
 
     workload: Workload
@@ -136,6 +138,7 @@ class Sidecar:
     draining: Draining = field(default_factory=Draining)
     trace: FrameTrace | None = None
     sightings: Sightings | None = None
+    short_senders: ShortSenders = field(default_factory=ShortSenders)
 
     def application_of(self, address: str, port: int) -> Endpoint | None:
         """Return where the application that answers at ``address:port`` listens; None when it isn't served here."""

@@ -31,6 +31,7 @@ class Setting:
         choices: the only texts allowed.
         repeatable: each use of the option adds an entry; the value is a tuple.
         is_flag: the option takes no text and means true.
+        bare: the text that the option means without one; empty: it needs one.
         takes_null: null in the file leaves the default.
     """
 
@@ -46,6 +47,7 @@ class Setting:
     choices: tuple[str, ...] | None = None
     repeatable: bool = False
     is_flag: bool = False
+    bare: str = ""
     takes_null: bool = False
 
     @property
@@ -78,6 +80,8 @@ def make_parser(settings: Sequence[Setting], *, prog: str, description: str, epi
                 choices=setting.choices,
                 metavar=setting.metavar,
                 help=text,
+                nargs="?" if setting.bare else None,
+                const=setting.bare or None,
             )
     return parser
 

@@ -42,7 +42,7 @@ from sidecar.routing.route import Router
 from sidecar.routing.service_endpoints import Endpoints
 from sidecar.runtime.held_connects import HeldConnects
 from sidecar.runtime.prepare import Prepared
-from sidecar.settings.configuration import CaptureKind, Configuration
+from sidecar.settings.configuration import CaptureKind, Configuration, Hold
 from sidecar.sightings.reporting import Sightings
 from sidecar.sockets.address import Endpoint
 from sidecar.tls.handshake_gate import HandshakeGate
@@ -147,7 +147,7 @@ def compose(prepared: Prepared, opener: Opener, joined: Joined, events: Events, 
         capturing=Capturing(
             sidecar, prepared.doors, stories, tasks=connection_tasks, tunnels=tunnel_tasks, events=events
         ),
-        held_connects=_hold_connects(prepared.configuration, sidecar, background, events),
+        held_connects=_hold_connects(prepared, sidecar, background, events),
         background=background,
         connection_tasks=connection_tasks,
         tunnel_tasks=tunnel_tasks,
@@ -227,11 +227,11 @@ def _make_connector(
     )
 
 
-def _hold_connects(configuration: Configuration, sidecar: Sidecar, tasks: Tasks, events: Events) -> HeldConnects | None:
-    redirect = configuration.redirect
-    if configuration.capture is not CaptureKind.REDIRECT or not redirect.holds_connects:
+def _hold_connects(prepared: Prepared, sidecar: Sidecar, tasks: Tasks, events: Events) -> HeldConnects | None:
+    if prepared.hold is Hold.NEVER:
         return None
-    return HeldConnects(sidecar, redirect.outbound_port, tasks=tasks, events=events)
+    number = prepared.configuration.redirect.outbound_port
+    return HeldConnects(sidecar, number, always=prepared.hold is Hold.ALWAYS, tasks=tasks, events=events)
 
 
 def _own_ports(configuration: Configuration) -> frozenset[int]:

@@ -3,6 +3,9 @@
 One that sends something and exits at once is often gone before its connection is accepted. While it waits it is there:
 who holds the socket is attested, and the answer is kept for when the connection is accepted.
 
+It costs each connection something, so that by default it is done for the ports alone whose programs were gone before
+(``sidecar/connection/short_senders.py``); until there are such the queue isn't even open.
+
 Belongs here: for how long which packet waits. Doesn't: the queue (``sidecar/capture/connect_queue.py``), attestation
 (``sidecar/attestor.py``). Nothing depends on it: a packet that passes without an answer makes a connection whose
 program is looked at when it is accepted, by the same rules.
@@ -21,6 +24,7 @@ from sidecar.attest.netlink.sock_diag import KernelSocket
 from sidecar.capture.connect_queue import ConnectQueue
 from sidecar.capture.queue_messages import QueuedPacket, QueueMessageError
 from sidecar.code_check import check_code, find_checked
+from sidecar.connection.short_senders import REMEMBERED_S
 from sidecar.control.backoff import Backoff
 from sidecar.events import Events
 from sidecar.parts import Sidecar
@@ -38,12 +42,14 @@ class HeldConnects:
 
     Arguments:
         number: of the queue, as in the redirect table.
+        always: whichever port is dialled.
         tasks: of what takes longer than a look on the event loop.
     """
 
-    def __init__(self, sidecar: Sidecar, number: int, *, tasks: Tasks, events: Events) -> None:
+    def __init__(self, sidecar: Sidecar, number: int, *, always: bool, tasks: Tasks, events: Events) -> None:
         self._sidecar = sidecar
         self._number = number
+        self._always = always
         self._tasks = tasks
         self._events = events
         self._queue: ConnectQueue | None = None
@@ -51,9 +57,52 @@ class HeldConnects:
         self._opened_at = 0.0
         self._backoff = Backoff()
         self._opening: asyncio.TimerHandle | None = None
+        self._resting: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Open the queue: from now on connections wait. When it breaks it is opened again.
+        """Have connections wait from now on, or from when a program was gone too early.
+
+        Raises:
+            MachineError: there is no queue to be had, and every connection is to wait.
+        """
+        self._sidecar.counts.holds_connects = False
+        if self._always:
+            self._open()
+            return
+        self._sidecar.short_senders.on_note(self._wake)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Open the queue if a port is known; it is closed when the last one is forgotten."""
+        if self._queue is not None or self._opening is not None:
+            return
+        self._rest_later()
+        if self._resting is None:
+            return
+        try:
+            self._open()
+        except MachineError as error:
+            self._events.emit("connects_not_held", message=error.message[:500])
+            self._open_later()
+        else:
+            self._events.emit("connects_held", until_s=round(REMEMBERED_S))
+
+    def _rest_later(self) -> None:
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
+        end_s = self._sidecar.short_senders.find_end()
+        if end_s is not None:
+            self._resting = asyncio.get_running_loop().call_later(end_s + 1.0, self._rest)
+
+    def _rest(self) -> None:
+        """Give the queue back, unless another port was noted since."""
+        self._rest_later()
+        if self._resting is None:
+            self._stop()
+
+    def _open(self) -> None:
+        """Open the queue; when it breaks it is opened again.
 
         Raises:
             MachineError: there is none to be had.
@@ -66,6 +115,14 @@ class HeldConnects:
 
     def close(self) -> None:
         """Let pass what waits, and whatever comes from now on."""
+        if not self._always:
+            self._sidecar.short_senders.on_note(None)
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
+        self._stop()
+
+    def _stop(self) -> None:
         if self._opening is not None:
             self._opening.cancel()
             self._opening = None
@@ -97,7 +154,7 @@ class HeldConnects:
                 return
 
     def _lose(self, why: str) -> None:
-        self.close()
+        self._stop()
         if time.monotonic() - self._opened_at > _SETTLED_S:
             self._backoff = Backoff()
         self._events.emit("connect_queue_lost", message=why[:500])
@@ -110,7 +167,7 @@ class HeldConnects:
     def _open_again(self) -> None:
         self._opening = None
         try:
-            self.start()
+            self._open()
         except MachineError:  # It was said that there is none; that hasn't changed.
             self._open_later()
         else:
@@ -119,7 +176,9 @@ class HeldConnects:
     def _is_waiting(self, packet: QueuedPacket) -> bool:
         """Look at who dials; tell whether the packet waits for a longer look."""
         attestor = self._sidecar.attestor
-        if packet.ends is None or (found := attestor.find_dialling(*packet.ends)) is None:
+        if packet.ends is None or not (self._always or self._sidecar.short_senders.is_dialled(packet.ends[1][1])):
+            return False
+        if (found := attestor.find_dialling(*packet.ends)) is None:
             return False
         try:
             attestation = attestor.attest_dialling_now(found)

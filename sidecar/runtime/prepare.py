@@ -20,8 +20,8 @@ from sidecar.capture.redirect_table import RedirectRules
 from sidecar.control.joining import ByJoinToken, ByPod, Joining
 from sidecar.native.engine import choose
 from sidecar.parts import Limits
-from sidecar.runtime.privileges import CAP_NET_ADMIN, KEPT, become_user, keep_only, keep_what_a_pod_gives
-from sidecar.settings.configuration import CaptureKind, Configuration
+from sidecar.runtime.privileges import CAP_NET_ADMIN, KEPT, become_user, effective, keep_only, keep_what_a_pod_gives
+from sidecar.settings.configuration import CaptureKind, Configuration, Hold
 from sidecar.settings.parsing import parse_host_port
 
 # A connection of the pod's own needs up to three descriptors; with the default limit every room may be full at once.
@@ -36,6 +36,8 @@ class Prepared:
     Attributes:
         probe_listeners: where the kubelet asks; none without a health port.
         log: descriptor of the decision log.
+        hold: when programs' ``connect()`` waits, as far as that can be had here.
+        unheld_because: why it can't; empty where it can, or isn't asked for.
     """
 
     configuration: Configuration
@@ -46,6 +48,8 @@ class Prepared:
     probe_listeners: list[socket.socket]
     log: int
     pages_locked: bool
+    hold: Hold = Hold.NEVER
+    unheld_because: str = ""
 
     @property
     def mark(self) -> int:
@@ -67,13 +71,14 @@ def prepare(configuration: Configuration) -> Prepared:
     limits = _limit(configuration)
     doors = open_doors(configuration)
     probe_listeners: list[socket.socket] = []
+    hold, unheld_because = Hold.NEVER, ""
     try:
         if configuration.health_port is not None:
             from sidecar.probing.server import open_probe_listeners  # An HTTP library: only where it is wanted.
 
             probe_listeners = open_probe_listeners(configuration.health_port)
         if configuration.capture is CaptureKind.REDIRECT:
-            _redirect(configuration)
+            hold, unheld_because = _redirect(configuration)
         forbid_dumps()
     except BaseException:
         close_doors(doors)
@@ -88,6 +93,8 @@ def prepare(configuration: Configuration) -> Prepared:
         doors=doors,
         probe_listeners=probe_listeners,
         log=log,
+        hold=hold,
+        unheld_because=unheld_because,
         pages_locked=lock_pages(),
     )
 
@@ -139,26 +146,42 @@ def _limit(configuration: Configuration) -> Limits:
     return replace(limits, max_connections=default if wanted is None else wanted)
 
 
-def _redirect(configuration: Configuration) -> None:
+def _redirect(configuration: Configuration) -> tuple[Hold, str]:
+    """Install the table unless somebody has, and become its user.
+
+    Returns:
+        When programs' ``connect()`` can wait, and why not more, where that was left to this process.
+    """
     options = configuration.redirect
     # The kernel asks for it whenever a connection that waits is let pass.
-    kept = KEPT | 1 << CAP_NET_ADMIN if options.holds_connects else KEPT
+    holding = KEPT | 1 << CAP_NET_ADMIN
     if options.is_installed:
-        keep_what_a_pod_gives(options.uid, kept)
-        return
+        hold = options.hold
+        if hold is Hold.AUTO and not effective() & 1 << CAP_NET_ADMIN:
+            hold = Hold.NEVER  # As in every pod that doesn't ask for it.
+        keep_what_a_pod_gives(options.uid, KEPT if hold is Hold.NEVER else holding)
+        return hold, ""
     rules = RedirectRules(
         outbound_port=options.outbound_port,
         inbound_port=options.inbound_port,
         tunnel_port=configuration.tunnel_port,
         uid=options.uid,
         mark=options.mark,
-        holds_connects=options.holds_connects,
+        holds_connects=options.hold is not Hold.NEVER,
         hold_ports=options.hold_ports,
         health_port=configuration.health_port,
         exclude_ports=options.exclude_ports,
     )
-    install_redirect(rules)
+    hold, why = options.hold, ""
+    try:
+        install_redirect(rules)
+    except MachineError as error:
+        if hold is not Hold.AUTO:
+            raise
+        install_redirect(replace(rules, holds_connects=False))
+        hold, why = Hold.NEVER, error.message
     if options.mark is None:
-        become_user(options.uid, kept)
+        become_user(options.uid, KEPT if hold is Hold.NEVER else holding)
     else:
-        keep_only(KEPT | 1 << CAP_NET_ADMIN)  # SO_MARK asks for it at every socket.
+        keep_only(holding)  # SO_MARK asks for it at every socket.
+    return hold, why

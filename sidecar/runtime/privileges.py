@@ -2,8 +2,8 @@
 that user with file capabilities on its interpreter, checks that it has that and nothing more.
 
 CAP_SYS_PTRACE reads another user's ``/proc/<pid>/exe``, CAP_DAC_READ_SEARCH lists its descriptors; CAP_NET_ADMIN stays
-only where connections wait (``redirect.holdConnects``) or sockets get a mark. Nothing else stays, in no set: programs
-that this process would start get nothing. Source: ``capabilities(7)``, ``capset(2)``, ``prctl(2)``.
+only where connections may wait (``redirect.holdConnects``) or sockets get a mark. Nothing else stays, in no set:
+programs that this process would start get nothing. Source: ``capabilities(7)``, ``capset(2)``, ``prctl(2)``.
 """
 
 from __future__ import annotations

@@ -47,6 +47,8 @@ async def serve(parts: Composition, prepared: Prepared, life: Life, events: Even
     parts.capturing.start()
     if parts.held_connects is not None:
         parts.held_connects.start()
+    elif prepared.unheld_because:
+        events.emit("connects_not_held", message=prepared.unheld_because[:500])
     life.begin_serving(sidecar, has_expired=parts.feed.has_expired)
     settle_collector()
     events.emit(
@@ -57,7 +59,7 @@ async def serve(parts: Composition, prepared: Prepared, life: Life, events: Even
         mode=sidecar.policies.own.state.mode.value,
         pages_locked=prepared.pages_locked,
         engine=current_engine().value,
-        holds_connects=parts.held_connects is not None,
+        holds_connects=prepared.hold.value,
         ca_version=parts.opener.uplink.ca_version,
     )
     await shutdown.requested.wait()

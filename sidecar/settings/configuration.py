@@ -42,6 +42,17 @@ class InboundListener:
     application: Endpoint
 
 
+class Hold(StrEnum):
+    """When a program's ``connect()`` waits until the program was looked at.
+
+    ``AUTO``: towards ports whose programs were gone before they could be looked at, for a day.
+    """
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedirectOptions:
     """Capture by nftables.
@@ -49,7 +60,7 @@ class RedirectOptions:
     Attributes:
         uid: the user that the sidecar becomes; its connections aren't captured.
         mark: where there is only one user (``unshare -Urn``): connections with this SO_MARK aren't captured instead.
-        holds_connects: a program's ``connect()`` waits until the program was looked at.
+        hold: when a program's ``connect()`` waits until the program was looked at.
         hold_ports: towards these destination ports only; empty for all.
         is_installed: somebody else has installed the table (``capture.install``), and this process has its user.
     """
@@ -59,7 +70,7 @@ class RedirectOptions:
     uid: int = 1337
     exclude_ports: tuple[int, ...] = ()
     mark: int | None = None
-    holds_connects: bool = False
+    hold: Hold = Hold.AUTO
     hold_ports: tuple[int, ...] = ()
     is_installed: bool = False
 
@@ -173,10 +184,10 @@ class Configuration:
                 raise InputError("outbound, inbound, tunnel and health ports must differ")
             if self.redirect.is_installed and self.redirect.mark is not None:
                 raise InputError("--redirect-installed goes by the user: it takes no mark")
-            if self.redirect.hold_ports and not self.redirect.holds_connects:
+            if self.redirect.hold_ports and self.redirect.hold is not Hold.ALWAYS:
                 raise InputError(
-                    "redirect.holdPorts says which connections are held, and none are",
-                    hint="redirect.holdConnects: true",
+                    "redirect.holdPorts says which connections are always held",
+                    hint="redirect.holdConnects: always",
                 )
             if self.redirect.is_installed and self.redirect.hold_ports:
                 raise InputError("where the redirect is installed already, `sidecar.capture.install` takes --hold-port")

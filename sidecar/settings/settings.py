@@ -24,6 +24,7 @@ from sidecar.settings.configuration import (
     TOKEN_VARIABLE,
     CaptureKind,
     Configuration,
+    Hold,
     InboundListener,
     OutboundListener,
     PodOptions,
@@ -93,6 +94,13 @@ def _parse_watchdog(text: str) -> float:
     if 0 < seconds < MIN_WATCHDOG_S:
         raise InputError(f"{seconds} s are too few for a busy machine", hint=f"0, or at least {MIN_WATCHDOG_S}")
     return float(seconds)
+
+
+def _parse_hold(text: str) -> Hold:
+    word = {"true": Hold.ALWAYS.value, "false": Hold.NEVER.value}.get(text, text)
+    if word not in list(Hold):
+        raise InputError(f"not a time to hold connections: {text[:40]!r}", hint=f"one of {', '.join(Hold)}")
+    return Hold(word)
 
 
 def _parse_pair(text: str, option: str) -> tuple[Endpoint, Endpoint]:
@@ -244,9 +252,10 @@ SETTINGS = (
         help="exempt this SO_MARK instead of the user",
     ),
     Setting(
-        name="redirect.holds_connects", options=("--hold-connects",), yaml="redirect.holdConnects", is_flag=True,
-        read=_read_flag,
-        help="let a program's `connect()` wait until the program was looked at; keeps NET_ADMIN",
+        name="redirect.hold", options=("--hold-connects",), yaml="redirect.holdConnects", metavar="WHEN",
+        bare=Hold.ALWAYS.value, parse=_parse_hold, default=_DEFAULTS.redirect.hold.value,
+        help="`auto`, `always` or `never` let a program's `connect()` wait until the program was looked at: `auto` "
+        "towards ports whose programs were gone too early for that, for a day; keeps NET_ADMIN where it isn't `never`",
     ),
     Setting(
         name="redirect.hold_ports", options=("--hold-port",), yaml="redirect.holdPorts", metavar="PORT",

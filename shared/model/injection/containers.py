@@ -120,7 +120,7 @@ def make_capture_container(settings: Settings, options: InjectionOptions) -> Jso
     ):
         for value in values:
             arguments += [name, str(value)]
-    if settings.holds_connects:
+    if settings.holds_connects != "never":
         arguments.append("--hold-connects")
         for port in settings.hold_ports:
             arguments += ["--hold-port", str(port)]
@@ -152,13 +152,13 @@ def make_sidecar_container(settings: Settings, options: InjectionOptions, target
     if settings.log_level:
         arguments += ["--log-level", settings.log_level]
     capabilities = ["SYS_PTRACE", "DAC_READ_SEARCH"]
-    if settings.holds_connects:
+    if settings.holds_connects != "never":
         # The kernel asks for it whenever a connection that waits is let pass.
         capabilities.append("NET_ADMIN")
-        arguments.append("--hold-connects")
+        arguments += ["--hold-connects", settings.holds_connects]
     return {
         "name": SIDECAR_CONTAINER,
-        **({"command": list(HOLDING_COMMAND)} if settings.holds_connects else {}),
+        **({"command": list(HOLDING_COMMAND)} if settings.holds_connects != "never" else {}),
         "args": arguments,
         "restartPolicy": "Always",
         "env": [

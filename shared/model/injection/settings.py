@@ -56,7 +56,8 @@ class Settings:
         exclude_inbound_ports, exclude_outbound_ports: ports that are never captured, sorted.
         exclude_outbound_cidrs: networks towards which nothing is captured, in their canonical form.
         mtls_ports, mtls_destination_ports: ports of plain mTLS with foreign peers, served and dialled, sorted.
-        holds_connects: programs' ``connect()`` waits until the sidecar has looked at them.
+        holds_connects: when programs' ``connect()`` waits until the sidecar has looked at them: ``always``, ``auto``
+            (where programs were gone too early for that) or ``never``.
         hold_ports: towards these ports only, sorted; empty for all.
         log_level: of the sidecar; empty for its own default.
         cpu_request, memory_request, memory_limit: quantities as written.
@@ -68,7 +69,7 @@ class Settings:
     exclude_outbound_cidrs: tuple[str, ...] = ()
     mtls_ports: tuple[int, ...] = ()
     mtls_destination_ports: tuple[int, ...] = ()
-    holds_connects: bool = False
+    holds_connects: str = "never"
     hold_ports: tuple[int, ...] = ()
     log_level: str = ""
     cpu_request: str = DEFAULT_CPU_REQUEST
@@ -125,15 +126,16 @@ def _read_mtls_ports(annotations: Mapping[str, str], name: str, exclusions: str)
     return ports
 
 
-def _read_hold(annotations: Mapping[str, str]) -> tuple[bool, tuple[int, ...]]:
+def _read_hold(annotations: Mapping[str, str]) -> tuple[str, tuple[int, ...]]:
     word = annotations.get(HOLD_CONNECTS, "").strip()
-    if word in ("", "true", "false"):
-        return word == "true", ()
+    known = {"": "never", "false": "never", "true": "always", "auto": "auto"}
+    if word in known:
+        return known[word], ()
     ports = _read_ports(annotations, HOLD_CONNECTS)
     if excluded := sorted(set(ports).intersection(_read_ports(annotations, EXCLUDE_OUTBOUND_PORTS))):
         hint = "what isn't captured isn't looked at"
         raise _bad(HOLD_CONNECTS, f"port {excluded[0]} is also in {EXCLUDE_OUTBOUND_PORTS}", hint)
-    return True, ports
+    return "always", ports
 
 
 def _read_cidrs(annotations: Mapping[str, str], name: str) -> tuple[str, ...]:

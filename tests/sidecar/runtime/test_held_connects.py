@@ -15,6 +15,7 @@ from shared.model.policy.reasons import Reason
 from shared.runtime.tasks import Tasks
 from sidecar.attest.facts import AttestationError
 from sidecar.capture.queue_messages import QueuedPacket
+from sidecar.connection.short_senders import REMEMBERED_S, ShortSenders
 from sidecar.figures.counts import StoryCounts
 from sidecar.runtime import held_connects as module
 from sidecar.runtime.held_connects import HeldConnects
@@ -86,15 +87,17 @@ class FakeAttestor:
 class Held:
     """The part with its fakes."""
 
-    def __init__(self, queue: FakeQueue) -> None:
+    def __init__(self, queue: FakeQueue, *, always: bool = True) -> None:
+        self.now = 100.0
+        self.short_senders = ShortSenders(lambda: self.now)
         self.queue, self.attestor, self.failures = queue, FakeAttestor(), list[str]()
         self.queue_again = FakeQueue()
         self.said: list[str] = []
         self.counts = StoryCounts()
         self.tasks = Tasks(lambda name, _: self.failures.append(name))
-        sidecar: Any = SimpleNamespace(attestor=self.attestor, counts=self.counts)
+        sidecar: Any = SimpleNamespace(attestor=self.attestor, counts=self.counts, short_senders=self.short_senders)
         events: Any = SimpleNamespace(emit=lambda name, **_: self.said.append(name))
-        self.connects = HeldConnects(sidecar, 7, tasks=self.tasks, events=events)
+        self.connects = HeldConnects(sidecar, 7, always=always, tasks=self.tasks, events=events)
 
     async def put(self, *numbers: int, ends: tuple[Any, Any] | None = ENDS) -> None:
         self.queue.put(*(QueuedPacket(number=number, ends=ends) for number in numbers))
@@ -286,3 +289,66 @@ async def test_one_that_is_away_at_the_end_isnt_opened_again(held: Held, monkeyp
     await until(lambda: held.queue.is_closed)
     held.connects.close()
     assert held.connects._opening is None
+
+
+@pytest.fixture
+async def waking(monkeypatch: pytest.MonkeyPatch, looked_at: list[object]) -> Any:
+    """It holds nothing until a program was gone too early."""
+    del looked_at
+    queue = FakeQueue()
+    made = Held(queue, always=False)
+    monkeypatch.setattr(module, "ConnectQueue", lambda _: queue)
+    made.connects.start()
+    yield made
+    made.connects.close()
+    for each in (queue, made.queue_again):
+        if not each.is_closed:
+            each.close()
+    await made.tasks.close(timeout_s=60)
+
+
+async def test_the_queue_is_opened_once_a_program_was_gone_and_only_its_port_is_looked_at(waking: Held) -> None:
+    assert (waking.said, waking.counts.holds_connects) == ([], False)
+    waking.short_senders.note(5_432)
+    waking.short_senders.note(5_432)
+    assert (waking.said, waking.counts.holds_connects) == (["connects_held"], True)
+    waking.attestor.now = "known"
+    await waking.put(1, ends=(ENDS[0], ("198.18.0.2", 80)))
+    assert (waking.queue.passed, waking.attestor.kept) == ([1], [])
+    await waking.put(2)
+    assert (waking.queue.passed, waking.attestor.kept) == ([1, 2], ["known"])
+
+
+async def test_the_queue_is_given_back_when_the_last_port_is_forgotten(waking: Held) -> None:
+    waking.short_senders.note(5_432)
+    waking.now += REMEMBERED_S - 1
+    closed = []
+    for _ in range(2):
+        waking.connects._rest()
+        closed.append(waking.queue.is_closed)
+        waking.now += 2
+    assert closed == [False, True]
+    assert (waking.counts.holds_connects, waking.connects._resting) == (False, None)
+
+
+async def test_a_queue_that_cannot_be_had_is_said_and_tried_again(
+    waking: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = [MachineError("no queue"), MachineError("no queue"), waking.queue_again]
+
+    def open_queue(_: int) -> FakeQueue:
+        made = opened.pop(0)
+        if isinstance(made, MachineError):
+            raise made
+        assert isinstance(made, FakeQueue)
+        return made
+
+    monkeypatch.setattr(module, "ConnectQueue", open_queue)
+    waking.short_senders.note(5_432)
+    waking.short_senders.note(5_432)
+    assert waking.said == ["connects_not_held"]
+    await until(lambda: not opened)
+    assert (waking.said, waking.counts.holds_connects) == (["connects_not_held", "connect_queue_reopened"], True)
+    waking.connects.close()
+    waking.short_senders.note(80)
+    assert waking.counts.holds_connects is False, "at the end nothing is opened again"

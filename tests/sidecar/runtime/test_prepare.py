@@ -12,6 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from shared.model.errors import MachineError
+from sidecar.capture.redirect_table import RedirectRules
+from sidecar.runtime import prepare
+from sidecar.runtime.privileges import CAP_NET_ADMIN, KEPT
+from sidecar.settings.configuration import Configuration, Hold, RedirectOptions
 from tests.sidecar.little_ca import LittleCA, until
 from tests.sidecar.runtime.whole_sidecar import (
     SERVER,
@@ -23,6 +28,8 @@ from tests.sidecar.runtime.whole_sidecar import (
     sidecar,
     two_namespaces,
 )
+
+HOLDING = KEPT | 1 << CAP_NET_ADMIN
 
 
 @pytest.mark.needs_root
@@ -38,7 +45,9 @@ async def test_redirected_programs_talk_through_a_tunnel_without_knowing_it(web:
             try:
                 assert server.stdout is not None
                 await server.stdout.readline()
-                common = ("--capture", "redirect", "--exclude-port", "15443", "--tunnel-address")
+                common = (
+                    "--capture", "redirect", "--hold-connects", "never", "--exclude-port", "15443", "--tunnel-address",
+                )  # fmt: skip
                 async with (
                     sidecar(ca.make_token("shop/db"), *common, db, "--instance", "db", namespace=right) as there,
                     sidecar(ca.make_token("shop/web"), *common, web, "--instance", "web", namespace=left) as here,
@@ -147,3 +156,52 @@ async def test_where_there_is_one_user_only_a_mark_exempts_the_sidecar() -> None
     assert outbound["transport"] == inbound["transport"] == "tunnel"
     assert outbound["connection"] == inbound["connection"]
     assert len(web.records) == len(there.records) == 1  # The sidecars' own connections weren't captured.
+
+
+class Machine:
+    """What ``_redirect`` does to a machine: the tables that were asked for, and the capabilities that stayed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, has_queue: bool = True, capabilities: int = KEPT) -> None:
+        self.holding: list[bool] = []
+        self.kept: list[int] = []
+        self._has_queue = has_queue
+        monkeypatch.setattr(prepare, "install_redirect", self._install)
+        monkeypatch.setattr(prepare, "become_user", lambda _, kept: self.kept.append(kept))
+        monkeypatch.setattr(prepare, "keep_what_a_pod_gives", lambda _, kept: self.kept.append(kept))
+        monkeypatch.setattr(prepare, "effective", lambda: capabilities)
+
+    def _install(self, rules: RedirectRules) -> None:
+        self.holding.append(rules.holds_connects)
+        if rules.holds_connects and not self._has_queue:
+            raise MachineError("nft refused the redirect: no queue")
+
+
+def redirect(hold: Hold, *, is_installed: bool = False) -> tuple[Hold, str]:
+    return prepare._redirect(Configuration(redirect=RedirectOptions(hold=hold, is_installed=is_installed)))
+
+
+@pytest.mark.parametrize("hold", list(Hold))
+def test_connections_can_wait_where_the_kernel_has_a_queue(monkeypatch: pytest.MonkeyPatch, hold: Hold) -> None:
+    machine = Machine(monkeypatch)
+    assert redirect(hold) == (hold, "")
+    is_held = hold is not Hold.NEVER
+    assert (machine.holding, machine.kept) == ([is_held], [HOLDING if is_held else KEPT])
+
+
+def test_without_a_queue_the_rest_is_installed_unless_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, has_queue=False)
+    assert redirect(Hold.AUTO) == (Hold.NEVER, "nft refused the redirect: no queue")
+    assert (machine.holding, machine.kept) == ([True, False], [KEPT])
+    with pytest.raises(MachineError, match="no queue"):
+        redirect(Hold.ALWAYS)
+    assert machine.kept == [KEPT]
+
+
+def test_in_a_pod_connections_wait_where_it_has_the_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch)
+    assert redirect(Hold.AUTO, is_installed=True) == (Hold.NEVER, "")
+    assert redirect(Hold.ALWAYS, is_installed=True) == (Hold.ALWAYS, ""), "what is missing is refused by privileges.py"
+    monkeypatch.setattr(prepare, "effective", lambda: HOLDING)
+    assert redirect(Hold.AUTO, is_installed=True) == (Hold.AUTO, "")
+    assert redirect(Hold.NEVER, is_installed=True) == (Hold.NEVER, "")
+    assert (machine.holding, machine.kept) == ([], [KEPT, HOLDING, HOLDING, KEPT])

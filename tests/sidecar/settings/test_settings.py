@@ -10,7 +10,7 @@ import pytest
 from shared.model.errors import DocumentError, InputError
 from shared.model.identity.identity import Workload
 from sidecar.parts import Limits
-from sidecar.settings.configuration import CaptureKind, Configuration, InboundListener, OutboundListener
+from sidecar.settings.configuration import CaptureKind, Configuration, Hold, InboundListener, OutboundListener
 from sidecar.settings.settings import SETTINGS, parse_arguments, read_configuration
 
 WHOLE = """
@@ -166,7 +166,8 @@ def test_in_a_pod_the_downward_api_says_who_and_where_it_is() -> None:
         ([each for each in IN_A_POD if "ca" not in each.split("-")[:4] and ".svc" not in each], POD, "needs --ca"),
         ([*IN_A_POD, "--redirect-mark", "1"], POD, "takes no mark"),
         ([*IN_A_POD, "--hold-connects", "--hold-port", "514"], POD, "sidecar.capture.install"),
-        ([*IN_A_POD, "--hold-port", "514"], POD, "none are"),
+        ([*IN_A_POD, "--hold-port", "514"], POD, "always held"),
+        ([*IN_A_POD, "--hold-connects", "sometimes"], POD, "not a time to hold"),
         ([*IN_A_POD, "--capture", "listeners"], POD, "belongs to `capture: redirect`"),
         ([*IN_A_POD, "--health-port", "15006"], POD, "must differ"),
         ([*IN_A_POD, "--trust-domain", "No Domain"], POD, "trust domain"),
@@ -177,6 +178,26 @@ def test_what_does_not_fit_together_in_a_pod_is_said(
 ) -> None:
     with pytest.raises(InputError, match=says):
         parse_arguments(arguments, environment)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hold"),
+    [
+        ([], Hold.AUTO),
+        (["--hold-connects"], Hold.ALWAYS),
+        (["--hold-connects", "auto"], Hold.AUTO),
+        (["--hold-connects=never"], Hold.NEVER),
+    ],
+)
+def test_when_connections_wait_is_said_with_or_without_a_word(arguments: list[str], hold: Hold) -> None:
+    assert parse_arguments([*IN_A_POD, *arguments], POD).redirect.hold is hold
+
+
+@pytest.mark.parametrize(
+    ("word", "hold"), [("true", Hold.ALWAYS), ("false", Hold.NEVER), ("auto", Hold.AUTO), ("always", Hold.ALWAYS)]
+)
+def test_in_the_file_it_may_be_a_yes_or_no(word: str, hold: Hold) -> None:
+    assert read_configuration(f"redirect: {{holdConnects: {word}}}\n", "x.yaml").redirect.hold is hold
 
 
 REDIRECT = ("--capture", "redirect", "--tunnel-address", "198.18.0.2")

@@ -52,15 +52,18 @@ def test_only_the_sidecar_mounts_the_token() -> None:
 
 
 def test_a_pod_whose_connections_wait_has_the_right_to_it_and_the_interpreter_that_uses_it() -> None:
-    settings = Settings(holds_connects=True, hold_ports=(514, 601))
+    settings = Settings(holds_connects="always", hold_ports=(514, 601))
     sidecar = make_sidecar_container(settings, OPTIONS, ())
     assert sidecar["securityContext"]["capabilities"]["add"] == ["SYS_PTRACE", "DAC_READ_SEARCH", "NET_ADMIN"]
     assert sidecar["command"] == ["/usr/local/bin/touchmark-python-net-admin", "-m", "sidecar"]
-    assert sidecar["args"][-1] == "--hold-connects"
+    assert sidecar["args"][-2:] == ["--hold-connects", "always"]
     assert make_capture_container(settings, OPTIONS)["args"][2:] == [
         "--hold-connects", "--hold-port", "514", "--hold-port", "601",
     ]  # fmt: skip
     assert "command" not in _sidecar()
+    auto = Settings(holds_connects="auto")
+    assert make_sidecar_container(auto, OPTIONS, ())["args"][-2:] == ["--hold-connects", "auto"]
+    assert make_capture_container(auto, OPTIONS)["args"][2:] == ["--hold-connects"]
 
 
 def test_settings_become_arguments() -> None:
