@@ -6,9 +6,7 @@ Belongs here: one method per kind of request, and its errors. Doesn't: what the 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -22,11 +20,11 @@ from cli.cluster.faults import Action, NotInstalledError, UnreachableError, expl
 from cli.cluster.kubeconfig import Access, load_access
 from shared.model.errors import NotFoundError, UnavailableError
 from shared.model.kubernetes.contract import GROUP
+from shared.runtime.open_sockets import OpenSockets
 
 CONNECT_DEADLINE_S: Final = 10.0
 REQUEST_DEADLINE_S: Final = 30.0
 CLOSE_DEADLINE_S: Final = 10.0  # Two seconds were too few for a starved machine.
-_CLOSE_POLL_S: Final = 0.005
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 MAX_OBJECTS: Final = 50_000
 PAGE: Final = 500
@@ -279,15 +277,9 @@ async def connect(kubeconfig: str = "", context: str = "") -> AsyncIterator[Clus
         UnauthorizedError: no credentials.
     """
     access = await load_access(kubeconfig, context)
-    sockets: list[socket.socket] = []
-
-    def open_socket(address: tuple[Any, ...]) -> socket.socket:
-        opened = socket.socket(*address[:3])
-        sockets[:] = [*(each for each in sockets if each.fileno() != -1), opened]
-        return opened
-
+    sockets = OpenSockets()
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(socket_factory=open_socket),
+        connector=aiohttp.TCPConnector(socket_factory=sockets.open),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_DEADLINE_S),
         trust_env=True,  # HTTPS_PROXY and NO_PROXY, as for kubectl.
         max_field_size=_MAX_TEXT_FIELD,
@@ -296,19 +288,7 @@ async def connect(kubeconfig: str = "", context: str = "") -> AsyncIterator[Clus
         async with session:
             yield Cluster(access=access, session=session)
     finally:
-        await _wait_closed(sockets)
-
-
-async def _wait_closed(sockets: Sequence[socket.socket]) -> None:
-    """Wait a moment for what the session leaves behind.
-
-    The TLS connection of a WebSocket closes only once the server has answered its end (RFC 8446 §6.1), and aiohttp
-    doesn't wait for that: where the event loop ended before, the socket stayed open.
-    """
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(CLOSE_DEADLINE_S):
-            while any(each.fileno() != -1 for each in sockets):  # noqa: ASYNC110  # Nothing tells of a transport's end.
-                await asyncio.sleep(_CLOSE_POLL_S)
+        await sockets.wait_closed(timeout_s=CLOSE_DEADLINE_S)
 
 
 def is_missing(error: Exception) -> bool:

@@ -22,6 +22,7 @@ import aiohttp
 import msgspec
 import yaml
 from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from shared.model.errors import (
@@ -34,8 +35,10 @@ from shared.model.errors import (
 )
 from shared.model.kubernetes.contract import FIELD_MANAGER
 from shared.model.version import VERSION
+from shared.runtime.open_sockets import OpenSockets
 
 CALL_DEADLINE_S: Final = 15.0
+CLOSE_DEADLINE_S: Final = 5.0
 # A page of 250 large pods is about 5 MB; the API server's own limit of one object is 1.5 MiB (etcd's).
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 MAX_LINE_BYTES: Final = 8 * 1024 * 1024
@@ -51,6 +54,17 @@ class ExpiredError(ConflictError):
     """The API server no longer has this resource version or page (410 Gone): list again."""
 
     code = "expired"
+
+
+class _Transport(RESTClientObject):
+    """``kubernetes.aio``'s transport, whose sockets are known."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        super().__init__(configuration)
+        self.sockets = OpenSockets()
+
+    def _create_connector(self) -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector(limit=self.maxsize, ssl=self.ssl_context, socket_factory=self.sockets.open)
 
 
 class _Status(msgspec.Struct):
@@ -76,6 +90,7 @@ class ClusterClient:
     def __init__(self, configuration: Configuration) -> None:
         configuration.connection_pool_maxsize = MAX_CONNECTIONS
         self.api = ApiClient(configuration)
+        self._transport = self.api.rest_client = _Transport(configuration)
         self.api.user_agent = f"touchmark-ca/{VERSION}"
         self.clock_skew_s: float | None = None
 
@@ -101,8 +116,9 @@ class ClusterClient:
             ) from error
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, and wait a while for those that the API server has to agree to."""
         await self.api.close()
+        await self._transport.sockets.wait_closed(timeout_s=CLOSE_DEADLINE_S)
 
     async def get(
         self,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
+from base64 import b64encode
 from pathlib import Path
 
 import msgspec
@@ -21,6 +23,7 @@ from shared.model.errors import (
     UnavailableError,
 )
 from tests.ca.kubernetes.faking import faked, write_kubeconfig
+from tests.kubernetes.harness import pki
 
 
 class Thing(msgspec.Struct):
@@ -159,3 +162,31 @@ async def test_a_configuration_that_cannot_be_used_says_which(tmp_path: Path, mo
 
 def test_no_name_leads_elsewhere_in_a_path() -> None:
     assert quote_name("../secrets?x") == "..%2Fsecrets%3Fx"
+
+
+async def test_nothing_stays_open_behind_a_watch_that_is_broken_off(tmp_path: Path) -> None:
+    """Its TLS connection closes when the server has answered; an event loop that ended before left its socket open."""
+    authority = pki.ClusterCA()
+    pair = authority.issue("server", names=["127.0.0.1"])
+    (tmp_path / "server.pem").write_bytes(pair.certificate + pair.key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{}\n\r\n")
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
+        address = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", address)
+        document = json.loads(kubeconfig.read_text())
+        document["clusters"][0]["cluster"]["certificate-authority-data"] = b64encode(authority.certificate).decode()
+        kubeconfig.write_text(json.dumps(document))
+        client = await ClusterClient.open(kubeconfig)
+        async with client.follow("/w", query={"watch": "1"}, idle_s=600, deadline_s=60) as lines:
+            assert await anext(lines) == b"{}"
+            [opened] = client._transport.sockets._sockets
+        await client.close()
+        assert opened.fileno() == -1
