@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _PERIOD_S = 1.0
 _HOLDERS_BATCH = 1024
+_STARTED_AT_ONCE = 64
 _IDLE_PAUSE_S = 0.2
 # Each makes up to three passes until one can tell. An earlier one could, or no byte would have passed.
 _MAX_CHECKS = 2
@@ -70,8 +71,10 @@ async def watch_holders(sidecar: Sidecar, events: Events) -> None:
         # One pass over all processes serves every connection that waits for it.
         try:
             async with asyncio.TaskGroup() as group:
-                for connection in batch:
+                for number, connection in enumerate(batch, 1):
                     group.create_task(_check_holders(sidecar, connection, events), name="holders of one socket")
+                    if not number % _STARTED_AT_ONCE:
+                        await asyncio.sleep(0)  # What was started begins now, and others have their turn.
         finally:  # After a fault of ours as well, or they would never be looked at again.
             for connection in batch:
                 sidecar.connections.note_checked(connection, loop.time())
