@@ -9,9 +9,9 @@ would refuse the last ones for no fault of theirs, after having spent as much on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 # A wait ends after so many times the patience, whatever else makes progress: nothing that hangs is kept for ever.
 _MOST: Final = 12
@@ -43,17 +43,17 @@ class Patience:
         began = loop.time()
         timer: asyncio.TimerHandle | None = None
         async with asyncio.timeout(None) as deadline:
-
-            def look() -> None:
+            # Given to itself: referring to itself it would be garbage in a circle, for each connection.
+            def look(again: Callable[[Any], None]) -> None:
                 nonlocal timer
                 now = loop.time()
                 due = min(max(began, self._progressed) + self._seconds, began + self._seconds * _MOST)
                 if due <= now:
                     deadline.reschedule(now)
                 else:
-                    timer = loop.call_at(due, look)
+                    timer = loop.call_at(due, again, again)
 
-            timer = loop.call_at(began + self._seconds, look)
+            timer = loop.call_at(began + self._seconds, look, look)
             try:
                 yield
             finally:

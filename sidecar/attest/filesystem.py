@@ -11,6 +11,7 @@ _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_IN_ROOT = 0x10
 _MAX_STATFS_BYTES = 256
+_Statfs = ctypes.c_char * _MAX_STATFS_BYTES  # Kept: a type that is made for each call is garbage in a circle.
 
 # linux/magic.h. On tmpfs a page that was mapped by reading is written through the mapping without a new ctime (seen on
 # Linux 6.18), and FUSE and network file systems say what their server likes: their times prove nothing.
@@ -78,7 +79,7 @@ def open_in_root(root: int, path: bytes, flags: int) -> int:
 
 
 def _read_kind(descriptor: int) -> int | None:
-    buffer = ctypes.create_string_buffer(_MAX_STATFS_BYTES)
+    buffer = _Statfs()
     if _libc.fstatfs(descriptor, buffer) != 0:
         return None
     return int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder) & 0xFFFFFFFF

@@ -16,7 +16,7 @@ from sidecar.attest.facts import Attestation, AttestationError, Execution
 # No byte is forwarded on a look that is older.
 MAX_AGE_S = 0.05
 # A pass that takes longer goes on at the next one: the event loop has other work.
-_MAX_PASS_S = 0.002
+_MAX_PASS_S = 0.001
 
 
 class ProgramLooks:

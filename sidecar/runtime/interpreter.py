@@ -14,10 +14,10 @@ from typing import Final
 # keeps the interpreter's lock when the event loop comes back from a system call, each time.
 LOCK_S: Final = 0.0005
 # Python's default for the first is 700 objects, which live connections alone exceed: it would look for cycles all the
-# time, in vain. A collection holds the event loop up for about 0.3 µs an object: 2,000 young ones, or 6,000 of the
-# next generation, are up to 2 ms, beside a slice of other work; of 100,000 it was up to 30. The oldest are seldom
+# time, in vain. A collection holds the event loop up for 0.3 to 0.8 µs an object: 1,000 young ones, or 3,000 of the
+# next generation, are up to 2.5 ms, beside a slice of other work; of 100,000 it was up to 30. The oldest are seldom
 # looked at.
-_GC_THRESHOLDS: Final = (2_000, 2, 200)
+_GC_THRESHOLDS: Final = (1_000, 2, 400)
 
 
 def share_lock() -> None:

@@ -19,6 +19,7 @@ _SYS_GETDENTS64 = {"x86_64": 217, "ppc64le": 202, "s390x": 220}.get(os.uname().m
 _ENTRY_BYTES = 32
 # To skip processes: many entries at once.
 _SKIP_BYTES = 32_768
+_Buffer = ctypes.c_char * _SKIP_BYTES  # Kept: a type that is made for each walk is garbage in a circle.
 _HEADER = struct.Struct("=QqHB")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -36,7 +37,7 @@ class Walk:
 
     def __init__(self, above: int, proc: str = "/proc") -> None:
         self._directory = os.open(proc, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._buffer = ctypes.create_string_buffer(_SKIP_BYTES)
+        self._buffer = _Buffer()
         try:
             self._position = self._find_position(above) if above > 0 else 0
         except BaseException:

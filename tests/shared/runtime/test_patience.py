@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -62,3 +63,16 @@ async def test_a_cancelled_wait_is_cancelled_and_an_error_passes() -> None:
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+async def test_nothing_is_left_for_the_collector() -> None:
+    """It bounds each attestation."""
+    patience = Patience(600)
+    gc.collect()
+    gc.disable()
+    try:
+        async with patience.wait():
+            pass
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
