@@ -48,6 +48,11 @@ def write_options(target: Target) -> str:
     return shlex.join(words)
 
 
+def write_cluster_options(target: Target) -> str:
+    """Return the same for commands that are printed beside a result; empty on this machine, where they need nothing."""
+    return write_options(target) if target.in_cluster else ""
+
+
 def choose_target(
     *,
     typed: frozenset[str],

@@ -77,6 +77,7 @@ def decisions(
     touchmark decisions --follow --would-deny -k
     """
     from cli.backends.session import ask_admin
+    from cli.backends.target import write_cluster_options
     from cli.text.output import print_note
     from cli.text.summary import group_decisions, print_summary
     from shared.model.errors import InputError
@@ -106,9 +107,9 @@ def decisions(
     elif summary:
         print_summary(answer.decisions)
     elif detail:
-        _show_detail(answer, states, in_cluster=target.in_cluster)
+        _show_detail(answer, states, target_options=write_cluster_options(target))
     else:
-        _show(answer, in_cluster=target.in_cluster)
+        _show(answer, target_options=write_cluster_options(target))
     if answer.lost and not as_json:
         print_note(f"warning: {answer.lost} decisions were lost in transit (never denials)")
 
@@ -123,7 +124,7 @@ async def _ask(
     return answer, {state.namespace: state for state in (await client.list_namespaces()).namespaces}
 
 
-def _show_detail(answer: DecisionList, states: dict[str, NamespaceState], *, in_cluster: bool) -> None:
+def _show_detail(answer: DecisionList, states: dict[str, NamespaceState], *, target_options: str) -> None:
     from cli.commands.ready import describe_fix
     from cli.text.decision import describe_fully
     from cli.text.output import print_line
@@ -132,7 +133,7 @@ def _show_detail(answer: DecisionList, states: dict[str, NamespaceState], *, in_
         for line in describe_fully(view):
             print_line(line)
         for fix, reason, path in find_fixes([view], states):
-            for number, line in enumerate(describe_fix(fix, reason, path=path, in_cluster=in_cluster)):
+            for number, line in enumerate(describe_fix(fix, reason, path=path, target_options=target_options)):
                 print_line(f"  {'fix' if not number else '':12} {line}")
         print_line()
     if not answer.decisions:
@@ -156,12 +157,12 @@ def find_fixes(views: Iterable[DecisionView], states: dict[str, NamespaceState])
     ]
 
 
-def _show(answer: DecisionList, *, in_cluster: bool) -> None:
+def _show(answer: DecisionList, *, target_options: str) -> None:
     from cli.text.decision import COLUMNS, format_rows
     from cli.text.output import print_note, print_table
 
     print_table(COLUMNS, format_rows(reversed(answer.decisions)), empty="no matching decisions")
-    for advice in advise_approvals(answer.decisions, in_cluster=in_cluster):
+    for advice in advise_approvals(answer.decisions, target_options=target_options):
         print_note(advice)
 
 
@@ -207,7 +208,7 @@ def build_query(
     }
 
 
-def advise_approvals(views: Iterable[DecisionView], *, in_cluster: bool) -> list[str]:
+def advise_approvals(views: Iterable[DecisionView], *, target_options: str) -> list[str]:
     """Return the commands that approve the programs or loaded code which were refused for want of it, newest first.
 
     Each can be pasted into a shell; the path where the program was seen follows as a comment. The path is the process's
@@ -219,12 +220,13 @@ def advise_approvals(views: Iterable[DecisionView], *, in_cluster: bool) -> list
     from shared.model.policy.rules import Direction
 
     commands: dict[str, str] = {}
+    options = f" {target_options}" if target_options else ""
     for view in views:
         record = view.record
         if record.answer == "deny" and record.reason is Reason.CODE_NOT_APPROVED:
             own = record.source if record.direction is Direction.EGRESS else record.destination
             if _is_workload(own.workload):
-                words = f"touchmark program update-code {own.workload} --from-decisions{' -k' if in_cluster else ''}"
+                words = f"touchmark program update-code {own.workload} --from-decisions{options}"
                 commands[words] = commands.get(words) or record.process.path
             continue
         if record.answer != "deny" or record.reason not in (Reason.PROGRAM_NOT_APPROVED, Reason.LISTENER_NOT_APPROVED):
@@ -236,7 +238,7 @@ def advise_approvals(views: Iterable[DecisionView], *, in_cluster: bool) -> list
         is_own = is_source is (record.direction is Direction.EGRESS)  # Else the process is the other party's.
         path = record.process.path if is_own else ""
         weak = " --weak" if parse_program(party.program).main or find_weakness(path) else ""
-        command = f"touchmark program approve {party.workload} {party.program}{weak}{' -k' if in_cluster else ''}"
+        command = f"touchmark program approve {party.workload} {party.program}{weak}{options}"
         commands[command] = commands.get(command) or path
     if not commands:
         return []

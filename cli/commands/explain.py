@@ -40,6 +40,7 @@ def explain(
     touchmark explain shop/web 192.0.2.7:443 · touchmark explain 4711 -k
     """
     from cli.backends.session import ask_admin
+    from cli.backends.target import write_cluster_options
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_line
 
@@ -48,7 +49,7 @@ def explain(
     if as_json:
         _EXPLAINED.print(explained)
     else:
-        for line in describe(explained, in_cluster=target.in_cluster):
+        for line in describe(explained, target_options=write_cluster_options(target)):
             print_line(line)
     if not explained.allowed:
         raise typer.Exit(ExitCode.CHECK_FAILED)
@@ -145,7 +146,7 @@ def _read_workload(workload: str, program: str, states: dict[str, NamespaceState
     return PartyRecord(workload=workload, listed=workload, program=chosen, why="" if chosen else "peer_unidentified")
 
 
-def describe(explained: Explained, *, in_cluster: bool) -> list[str]:
+def describe(explained: Explained, *, target_options: str) -> list[str]:
     """Write what both sides say, a line each."""
     from cli.text.decision import describe_party
     from cli.text.output import shorten
@@ -160,11 +161,11 @@ def describe(explained: Explained, *, in_cluster: bool) -> list[str]:
     if not explained.sides:
         lines.append("neither end is in the mesh: no sidecar is asked")
     for side in explained.sides:
-        lines += _describe_side(side, in_cluster=in_cluster)
+        lines += _describe_side(side, target_options=target_options)
     return lines
 
 
-def _describe_side(side: SideAnswer, *, in_cluster: bool) -> list[str]:
+def _describe_side(side: SideAnswer, *, target_options: str) -> list[str]:
     from cli.commands.ready import describe_fix
     from shared.model.policy.reasons import EXPLANATIONS
 
@@ -185,5 +186,5 @@ def _describe_side(side: SideAnswer, *, in_cluster: bool) -> list[str]:
         lines.append(f"    explicit mode would refuse it: {side.in_explicit}")
     for reason, fix in side.missing:
         lines.append(f"    {reason}:")
-        lines += [f"      {line}" for line in describe_fix(fix, reason, path="", in_cluster=in_cluster)]
+        lines += [f"      {line}" for line in describe_fix(fix, reason, path="", target_options=target_options)]
     return lines

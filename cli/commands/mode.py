@@ -104,6 +104,7 @@ def mode(
     touchmark mode shop undo · touchmark mode shop undo --to 3
     """
     from cli.backends.session import work_on_policies
+    from cli.backends.target import write_cluster_options
     from cli.commands.mode_switch import Consent, make_terms
     from cli.text.duration import parse_duration
     from shared.model.identity.identity import check_namespace
@@ -116,7 +117,7 @@ def mode(
     if check:
         target = Mode.EXPLICIT
     for_s = parse_duration(for_) if for_ else None
-    in_cluster = options.get_target(context).in_cluster
+    target_options = write_cluster_options(options.get_target(context))
 
     async def converse(backend: PolicyBackend) -> int:
         from cli.commands.mode_history import show_history, undo
@@ -136,7 +137,7 @@ def mode(
         readiness = None
         if target is Mode.EXPLICIT:
             readiness = await _look_ahead(
-                backend, namespace, since, consent, is_check=check, in_cluster=in_cluster, as_json=as_json
+                backend, namespace, since, consent, is_check=check, target_options=target_options, as_json=as_json
             )
         if check:
             return _conclude_check(readiness, as_json=as_json)
@@ -164,7 +165,7 @@ async def _look_ahead(
     consent: Consent,
     *,
     is_check: bool,
-    in_cluster: bool,
+    target_options: str,
     as_json: bool,
 ) -> Readiness | None:
     """Show what explicit mode would refuse and, unless that is all, require consent."""
@@ -177,7 +178,7 @@ async def _look_ahead(
     if readiness is None:
         return None
     if not as_json:
-        show_readiness(readiness, since, in_cluster=in_cluster)
+        show_readiness(readiness, since, target_options=target_options)
     if not is_check:
         try:
             require_consent(readiness, consent)

@@ -45,6 +45,7 @@ def ready(
     Examples: touchmark ready shop · touchmark ready shop --workload web --since 7d · touchmark ready shop --json -k
     """
     from cli.backends.session import work_on_policies
+    from cli.backends.target import write_cluster_options
     from cli.text.duration import parse_duration
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_line
@@ -67,7 +68,7 @@ def ready(
         _READINESS.print(readiness)
     else:
         print_line(f"{subject or namespace}: {readiness.verdict.upper()} (mode now: {readiness.mode})")
-        show_readiness(readiness, since, in_cluster=target.in_cluster)
+        show_readiness(readiness, since, target_options=write_cluster_options(target))
     code = {
         ReadinessVerdict.READY: ExitCode.SUCCESS,
         ReadinessVerdict.BLOCKED: ExitCode.CHECK_FAILED,
@@ -77,7 +78,7 @@ def ready(
         raise typer.Exit(code)
 
 
-def show_readiness(readiness: Readiness, since: str, *, in_cluster: bool) -> None:
+def show_readiness(readiness: Readiness, since: str, *, target_options: str) -> None:
     """Print what explicit mode would refuse, each cause with its fix, and what was seen at all."""
     import time
 
@@ -102,7 +103,7 @@ def show_readiness(readiness: Readiness, since: str, *, in_cluster: bool) -> Non
         but = " but those of refused programs" if readiness.refused else ""
         print_line(f"✓ explicit mode would refuse none of the recorded connections{but}")
     else:
-        _show_causes(readiness.causes, in_cluster=in_cluster)
+        _show_causes(readiness.causes, target_options=target_options)
     if readiness.refused:
         print_line("of refused programs, so meant to be closed:")
         for cause in readiness.refused[:_MAX_FAILURES]:
@@ -118,7 +119,7 @@ def show_readiness(readiness: Readiness, since: str, *, in_cluster: bool) -> Non
             print_line(f"  … and {len(readiness.failures) - _MAX_FAILURES} more (--json has all)")
 
 
-def _show_causes(causes: tuple[Cause, ...], *, in_cluster: bool) -> None:
+def _show_causes(causes: tuple[Cause, ...], *, target_options: str) -> None:
     from cli.text.output import print_line
 
     count = len(causes)
@@ -131,7 +132,7 @@ def _show_causes(causes: tuple[Cause, ...], *, in_cluster: bool) -> None:
         if cause.sidecars:
             print_line(f"  seen by {escape(', '.join(cause.sidecars))}")
         path = _path_of(cause, cause.fix) if cause.fix is not None else ""
-        for line in describe_fix(cause.fix, cause.reason, path=path, in_cluster=in_cluster):
+        for line in describe_fix(cause.fix, cause.reason, path=path, target_options=target_options):
             print_line(f"  {line}")
 
 
@@ -154,14 +155,12 @@ def describe_cause(cause: Cause) -> str:
     return escape(f"{source} → {destination}, port {cause.port}{service}")
 
 
-def describe_fix(
-    fix: Fix | None, reason: Reason, *, path: str, in_cluster: bool, target_options: str = ""
-) -> list[str]:
+def describe_fix(fix: Fix | None, reason: Reason, *, path: str, target_options: str) -> list[str]:
     """Return the lines of what lets connections pass that were refused for a reason: a command, YAML, or advice.
 
     Arguments:
         path: of the program to approve, in its own words; empty where it isn't known.
-        target_options: what a command needs to reach the same CA, where ``-k`` isn't enough.
+        target_options: what a command needs to reach the same CA.
     """
     from shared.model.adoption.fixes import FixKind
     from shared.model.policy.reasons import EXPLANATIONS
@@ -169,8 +168,7 @@ def describe_fix(
     if fix is None:
         return [EXPLANATIONS[reason].fix]
     if fix.kind is FixKind.APPROVE:
-        options = target_options or ("-k" if in_cluster else "")
-        return [write_approval(fix, path=path, target_options=options)]
+        return [write_approval(fix, path=path, target_options=target_options)]
     if fix.kind is FixKind.RULE and fix.rule is not None:
         return write_rule(fix)
     return [escape(fix.advice)]

@@ -12,7 +12,7 @@ from shared.model.policy.documents import MeshPolicyDocument, format_documents, 
 from shared.model.wire.admin import Cause, Readiness
 
 
-def write_suggestion(readiness: Readiness, policies: Mapping[str, MeshPolicyDocument], *, in_cluster: bool) -> str:
+def write_suggestion(readiness: Readiness, policies: Mapping[str, MeshPolicyDocument], *, target_options: str) -> str:
     """Write the policies with the rules that are missing, in a stable order: evidence and approvals as comments.
 
     Arguments:
@@ -26,7 +26,7 @@ def write_suggestion(readiness: Readiness, policies: Mapping[str, MeshPolicyDocu
     if approvals:
         parts.append("# Programs that were seen and aren't approved. Review, then run:")
         for each in approvals:
-            lines = describe_fix(each.fix, each.reason, path="", in_cluster=in_cluster)
+            lines = describe_fix(each.fix, each.reason, path="", target_options=target_options)
             parts += [_comment(f"{line}  # {describe_cause(each)}") for line in lines]
     rules = [each for each in causes if each.fix is not None and each.fix.rule is not None]
     for namespace in sorted({each.fix.namespace for each in rules if each.fix is not None}):
@@ -38,7 +38,7 @@ def write_suggestion(readiness: Readiness, policies: Mapping[str, MeshPolicyDocu
     if others:
         parts.append("# No rule and no approval changes these:")
         for each in others:
-            for line in describe_fix(each.fix, each.reason, path="", in_cluster=in_cluster):
+            for line in describe_fix(each.fix, each.reason, path="", target_options=target_options):
                 parts.append(_comment(f"{each.reason}: {describe_cause(each)}: {line}"))
     parts += [_comment(f"not known: {each}") for each in readiness.unknowns]
     return "\n".join(parts) if parts else "# nothing is missing for what was seen"

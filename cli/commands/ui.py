@@ -141,9 +141,7 @@ def make_answers(connection: Connection, target: Target) -> Answers:
     options = write_options(target)
     words = Words(
         cause=describe_cause,
-        fix=lambda fix, reason, path: describe_fix(
-            fix, reason, path=path, in_cluster=target.in_cluster, target_options=options
-        ),
+        fix=lambda fix, reason, path: describe_fix(fix, reason, path=path, target_options=options),
         fixes=find_fixes,
     )
     return Answers(connection, words, target=describe_target(target), options=options)

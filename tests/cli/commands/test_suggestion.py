@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
+from cli.backends.target import Target, write_cluster_options
 from cli.commands.suggestion import write_suggestion
 from cli.main import run
 from cli.text.exit_codes import ExitCode
@@ -34,7 +37,7 @@ def test_what_is_written_is_the_policy_in_force_with_what_is_missing(current: Me
     readiness = make_readiness(
         ReadinessVerdict.BLOCKED, ADVISED, NEEDS_RULE, NEEDS_APPROVAL, unknowns=("shop/db had no connection",)
     )
-    text = write_suggestion(readiness, {"shop": current} if current else {}, in_cluster=False)
+    text = write_suggestion(readiness, {"shop": current} if current else {}, target_options="")
     [document] = parse_documents(text, "suggested.yaml")
     assert isinstance(document, MeshPolicyDocument)
     kept = current or MeshPolicyDocument(namespace="shop")
@@ -47,11 +50,20 @@ def test_what_is_written_is_the_policy_in_force_with_what_is_missing(current: Me
     assert "# process_traced: " in text
 
 
+def test_a_command_reaches_the_same_cluster() -> None:
+    target = Target(in_cluster=True, context="the other", kubeconfig="/k 1")
+    text = write_suggestion(
+        make_readiness(ReadinessVerdict.BLOCKED, NEEDS_APPROVAL), {}, target_options=write_cluster_options(target)
+    )
+    assert f"# touchmark program approve shop/web {PROGRAM} -k --context 'the other' --kubeconfig '/k 1'" in text
+    assert write_cluster_options(Target(admin_socket=Path("/s"))) == ""
+
+
 def test_the_order_is_stable_and_nothing_missing_is_said() -> None:
-    one = write_suggestion(make_readiness(ReadinessVerdict.BLOCKED, NEEDS_RULE, ADVISED), {}, in_cluster=True)
-    other = write_suggestion(make_readiness(ReadinessVerdict.BLOCKED, ADVISED, NEEDS_RULE), {}, in_cluster=True)
+    one = write_suggestion(make_readiness(ReadinessVerdict.BLOCKED, NEEDS_RULE, ADVISED), {}, target_options="-k")
+    other = write_suggestion(make_readiness(ReadinessVerdict.BLOCKED, ADVISED, NEEDS_RULE), {}, target_options="-k")
     assert one == other
-    assert write_suggestion(make_readiness(ReadinessVerdict.READY), {}, in_cluster=True).startswith("# nothing")
+    assert write_suggestion(make_readiness(ReadinessVerdict.READY), {}, target_options="-k").startswith("# nothing")
 
 
 def test_the_command_prints_it(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
