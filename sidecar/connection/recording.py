@@ -33,6 +33,7 @@ from sidecar.figures.counts import DecisionCounts
 
 MAX_WAITING_DENIALS = 8192
 MAX_WAITING_ALLOWS = 2048
+MAX_WAITING_CODE_BYTES = 16 * 1024 * 1024  # Of lists of loaded code: a program chooses what its files are called.
 MAX_AGGREGATES = 2048
 MAX_NAMED_STRANGERS = 1024  # Beyond that many aggregates, those of strangers no longer name their addresses.
 MAX_COUNT = 1_000_000  # Of one aggregate: the CA takes no greater one.
@@ -80,6 +81,7 @@ class Recorder:
         self._window_strangers = 0
         self._waiting: deque[DecisionRecord] = deque()
         self._waiting_denials = 0
+        self._waiting_code_bytes = 0
         self._aggregates: dict[tuple[object, ...], DecisionRecord] = {}
         self._batches = 0
         self._in_flight: tuple[int, Decisions] | None = None
@@ -151,29 +153,30 @@ class Recorder:
                 unwritten.clear()
 
     def _keep_for_ca(self, record: DecisionRecord, *, is_denial: bool) -> None:
+        if self._waiting_code_bytes + _count_code_bytes(record) > MAX_WAITING_CODE_BYTES:
+            record = _without_code(record)
         if is_denial:
             is_stranger = record.direction is Direction.INGRESS and not record.source.identity
             if self._waiting_denials < MAX_WAITING_DENIALS and not (
                 is_stranger and self._window_strangers >= _STRANGERS_PER_WINDOW
             ):
                 self._window_strangers += is_stranger
-                self._waiting.append(record)
-                self._waiting_denials += 1
+                self._wait(record)
                 return
         elif (self._window_allows < _ALLOWS_PER_WINDOW or record.process.code is not msgspec.UNSET) and len(
             self._waiting
         ) < MAX_WAITING_ALLOWS:
             self._window_allows += 1
-            self._waiting.append(record)
+            self._wait(record)
             return
+        record = _without_code(record)
         key = _cause(record)
         if key not in self._aggregates and len(self._aggregates) >= MAX_NAMED_STRANGERS:
             record = _without_stranger(record)
             key = _cause(record)
         known = self._aggregates.get(key)
         if known is not None and known.count + record.count > MAX_COUNT and self._has_room():
-            self._waiting.append(self._aggregates.pop(key))
-            self._waiting_denials += is_denial
+            self._wait(self._aggregates.pop(key))
             known = None
         is_full = len(self._aggregates) >= MAX_AGGREGATES if known is None else known.count + record.count > MAX_COUNT
         if is_full:
@@ -187,10 +190,13 @@ class Recorder:
         self._window_allows = self._window_strangers = 0
         # Aggregates stay until the queue has room: a long outage costs memory for causes, not for connections.
         while self._aggregates and self._has_room():
-            _, record = self._aggregates.popitem()
-            self._waiting.append(record)
-            self._waiting_denials += record.answer is Answer.DENY
+            self._wait(self._aggregates.popitem()[1])
         self._send_batch()
+
+    def _wait(self, record: DecisionRecord) -> None:
+        self._waiting.append(record)
+        self._waiting_denials += record.answer is Answer.DENY
+        self._waiting_code_bytes += _count_code_bytes(record)
 
     def _has_room(self) -> bool:
         return len(self._waiting) < MAX_WAITING_ALLOWS + MAX_WAITING_DENIALS
@@ -216,6 +222,7 @@ class Recorder:
                 break
             self._waiting.popleft()
             self._waiting_denials -= record.answer is Answer.DENY
+            self._waiting_code_bytes -= _count_code_bytes(record)
             if size > MAX_DECISION_BYTES:
                 self._lost += record.count
                 self.lost_total += record.count
@@ -238,6 +245,20 @@ class Recorder:
         if self._ack_timer is not None:
             self._ack_timer.cancel()
             self._ack_timer = None
+
+
+def _count_code_bytes(record: DecisionRecord) -> int:
+    code = record.process.code
+    if code is msgspec.UNSET:
+        return 0
+    return sum(len(each.path) + len(each.digest) for each in code.objects)
+
+
+def _without_code(record: DecisionRecord) -> DecisionRecord:
+    """Leave out what the program has loaded; a later record has it."""
+    if record.process.code is msgspec.UNSET:
+        return record
+    return msgspec.structs.replace(record, process=msgspec.structs.replace(record.process, code=msgspec.UNSET))
 
 
 def _cause(record: DecisionRecord) -> tuple[object, ...]:

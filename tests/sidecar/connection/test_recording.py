@@ -12,6 +12,7 @@ import pytest
 
 from shared.model.errors import UnavailableError
 from shared.model.formats.line import LineFormat, choose_writer
+from shared.model.identity.loaded_code import LoadedCode, LoadedObject
 from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, NamespaceState
@@ -194,4 +195,31 @@ async def test_a_batch_is_never_more_than_the_ca_takes(tmp_path: Path) -> None:
     assert (sum(each.lost for each in ca.batches), recorder.lost_total) == (1, 1)
     await recorder.close(timeout_s=1)
     sink.close(timeout_s=2)
+    os.close(descriptor)
+
+
+async def test_lists_of_loaded_code_wait_in_bounded_memory_and_records_go_on_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program chooses what the files are called that it loads, and the CA may be away for hours."""
+    code = LoadedCode(objects=(LoadedObject(path="/" + "x" * 200, digest="ab" * 32),))
+    large = msgspec.structs.replace(DENIAL, process=msgspec.structs.replace(DENIAL.process, code=code))
+    monkeypatch.setattr(module, "MAX_WAITING_CODE_BYTES", 3 * 265)
+    descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    sink, ca = LineSink(descriptor), Listening()
+    ca.is_away = True
+    recorder = Recorder(sink, send=ca.send)
+    for _ in range(9):
+        recorder.record(large)
+    ca.is_away = False
+    recorder.reconnect()
+    await until(lambda: len(ca.records()) == 9)
+    assert [each.process.code is not msgspec.UNSET for each in ca.records()] == [True] * 3 + [False] * 6
+    recorder.acknowledge(ca.batches[-1].batch)
+    recorder.record(large)
+    await until(lambda: len(ca.records()) == 10)
+    assert ca.records()[-1].process.code == code, "there is room again"
+    recorder.acknowledge(ca.batches[-1].batch)
+    await recorder.close(timeout_s=30)
+    sink.close(timeout_s=30)
     os.close(descriptor)
