@@ -15,7 +15,7 @@ from cli.machine.loaded_objects import list_loaded
 from shared.model.errors import InputError, NotFoundError
 from shared.model.identity.identity import Workload
 from shared.model.identity.loaded_code import MAX_OBJECTS, ApprovedCode, CodeCheck, LoadedCode, LoadedObject
-from shared.model.identity.program import NO_MAIN, Program, parse_program
+from shared.model.identity.program import NO_MAIN, Program, parse_program, weak_kind
 from shared.model.policy.decision import DecisionRecord, PartyRecord
 from shared.model.policy.rules import Direction
 from shared.model.wire.admin import ProgramRequest, ProgramView
@@ -177,9 +177,15 @@ def refuse_weakness(candidates: Sequence[Candidate], *, weak: bool) -> None:
     Passing this check doesn't prove that a program is strong: it knows common names and strings only.
 
     Raises:
-        InputError: one of them is weak, and ``weak`` isn't given.
+        InputError: one of them is weak, and ``weak`` isn't given; or no process would ever match it.
     """
     for candidate in candidates:
+        if not candidate.program.main and weak_kind(candidate.source) == "interpreter":
+            # A process of it always has one, if it is `none`.
+            raise InputError(
+                f"{candidate.source} is approved for a main script: without one no process of it matches",
+                hint=_advise(candidate),
+            )
         if candidate.weakness and not weak:
             raise InputError(
                 f"{candidate.source or candidate.program} is {candidate.weakness}: "

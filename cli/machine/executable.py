@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from shared.model.errors import InputError
+from shared.model.identity.program import weak_kind
 
 _WEAK_NAMES: Final = re.compile(
     r"(python|pypy|perl|ruby|node|nodejs|deno|bun|php|lua|luajit|java|tclsh|wish|guile|erl|beam\.smp|julia|Rscript|R"
@@ -67,10 +68,13 @@ def read_executable(path: Path) -> Executable:
 
 def advise_on_weakness(executable: str, *, script: str = "SCRIPT") -> str:
     """Say how an interpreter or multi-call binary is approved anyway: the hint for all such cases."""
-    return (
-        f"touchmark program approve WORKLOAD {executable} --weak approves it anyway;"
-        f" an interpreter with --main {script} for that script only"
-    )
+    command = f"touchmark program approve WORKLOAD {executable} --weak"
+    if weak_kind(executable) == "interpreter":
+        return (
+            f"{command} --main {script} approves it for that script only;"
+            " --main none for code of its command line, a module (-m) or its standard input"
+        )
+    return f"{command} approves it anyway"
 
 
 def digest_file(path: Path) -> str:

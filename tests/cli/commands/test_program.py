@@ -76,6 +76,17 @@ def test_weak_with_a_main_script_narrows_the_interpreter_and_warns(
     assert "warning" in capsys.readouterr().err
 
 
+def test_an_interpreter_without_a_main_script_would_match_nothing(
+    shop: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["program", "approve", "shop/web", sys.executable, "--weak"]) == ExitCode.BAD_INPUT
+    said = capsys.readouterr().err
+    assert "no process of it matches" in said
+    assert "--weak --main SCRIPT" in said and "--main none" in said
+    assert not shop.asked("POST /v1/programs")
+    assert run(["program", "approve", "shop/web", sys.executable, "--weak", "--main", "none"]) == ExitCode.SUCCESS
+
+
 def test_a_script_is_not_a_program_and_the_hint_names_its_interpreter(
     shop: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
