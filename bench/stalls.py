@@ -45,7 +45,7 @@ from shared.model.wire.messages import NamespaceChanged, encode_message
 from sidecar.attest.facts import Attestation, AttestationError
 from sidecar.attestor import Attestor
 from sidecar.capture.accept_loop import BATCH
-from sidecar.native.engine import Wanted, choose
+from sidecar.native.engine import current_engine
 from sidecar.runtime.interpreter import settle_collector, share_lock
 from sidecar.slices import SLICE_S
 from sidecar.sockets.address import Endpoint
@@ -209,7 +209,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     raise_descriptor_limit()
     share_lock()
-    choose(Wanted.AUTO)  # As a sidecar does before it serves; the first use would load it.
+    current_engine()  # Loads the native one, as a sidecar does before it serves.
     works: dict[str, Callable[[Path], Coroutine[object, object, Figures]]] = {
         "none": lambda _: measure_nothing(seconds=2.0),
         "holders": lambda directory: measure_holders(held=9_900, passes=20, directory=directory),
