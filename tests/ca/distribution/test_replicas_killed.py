@@ -26,7 +26,7 @@ from tests.ca.running import FakeSidecar, make_client_context, make_csr, running
 
 PROGRAM = Program(digest="ab" * 32)
 _CLIENTS = 3
-_KILLS = 3
+_KILLS = 2
 _DEADLINE_S = 240.0
 
 
@@ -103,7 +103,7 @@ class Client:
                     assert not isinstance(answer, CertificateRefused), answer
                 leaf = x509.load_der_x509_certificate(answer.chain[0])
                 self.received[waiting.pop()] = leaf.serial_number
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)
 
 
 @pytest.fixture
@@ -142,8 +142,8 @@ async def test_nothing_is_missing_from_the_ledger_and_nothing_is_there_twice(
     async def kill_some() -> None:
         for _ in range(_KILLS):
             before = sum(len(each.received) for each in clients)
-            while sum(len(each.received) for each in clients) < before + 20:
-                await asyncio.sleep(0.01)
+            while sum(len(each.received) for each in clients) < before + 15:
+                await asyncio.sleep(0.05)
             killed = chance.choice(processes)
             await killed.kill()
             await killed.start()
@@ -155,5 +155,5 @@ async def test_nothing_is_missing_from_the_ledger_and_nothing_is_there_twice(
     lines = await one.store.ledger.list_lines(LedgerFilter(limit=10_000))
     entered = [line.serial for line in lines if line.identity.program == PROGRAM]
     received = [serial for each in clients for serial in each.received.values()]
-    assert len(received) == len(set(received)) >= 20 * _KILLS
+    assert len(received) == len(set(received)) >= 15 * _KILLS
     assert sorted(entered) == sorted(received), "each key has one certificate, whoever was asked and however often"
