@@ -7,7 +7,8 @@ Belongs here: the value and the choice. Doesn't: the command line's options (``c
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shared.model.errors import InputError
@@ -48,9 +49,13 @@ def write_options(target: Target) -> str:
     return shlex.join(words)
 
 
-def write_cluster_options(target: Target) -> str:
-    """Return the same for commands that are printed beside a result; empty on this machine, where they need nothing."""
-    return write_options(target) if target.in_cluster else ""
+def write_shell_options(target: Target, environment: Mapping[str, str]) -> str:
+    """Return the same for a command that is pasted where this one ran: without what its environment says already."""
+    if target.kubeconfig == environment.get("KUBECONFIG"):
+        target = replace(target, kubeconfig="")
+    if str(target.admin_socket) == environment.get("TOUCHMARK_ADMIN_SOCKET"):
+        target = replace(target, admin_socket=None)
+    return write_options(target)
 
 
 def choose_target(

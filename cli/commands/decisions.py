@@ -76,8 +76,10 @@ def decisions(
     Examples: touchmark decisions --denied --since 10m · touchmark decisions --denied --detail --namespace shop ·
     touchmark decisions --follow --would-deny -k
     """
+    import os
+
     from cli.backends.session import ask_admin
-    from cli.backends.target import write_cluster_options
+    from cli.backends.target import write_shell_options
     from cli.text.output import print_note
     from cli.text.summary import group_decisions, print_summary
     from shared.model.errors import InputError
@@ -107,9 +109,9 @@ def decisions(
     elif summary:
         print_summary(answer.decisions)
     elif detail:
-        _show_detail(answer, states, target_options=write_cluster_options(target))
+        _show_detail(answer, states, target_options=write_shell_options(target, os.environ))
     else:
-        _show(answer, target_options=write_cluster_options(target))
+        _show(answer, target_options=write_shell_options(target, os.environ))
     if answer.lost and not as_json:
         print_note(f"warning: {answer.lost} decisions were lost in transit (never denials)")
 

@@ -39,8 +39,10 @@ def explain(
     Examples: touchmark explain shop/web shop/db:5432 · touchmark explain bank/teller@sha256:DIGEST shop/web:80 ·
     touchmark explain shop/web 192.0.2.7:443 · touchmark explain 4711 -k
     """
+    import os
+
     from cli.backends.session import ask_admin
-    from cli.backends.target import write_cluster_options
+    from cli.backends.target import write_shell_options
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_line
 
@@ -49,7 +51,7 @@ def explain(
     if as_json:
         _EXPLAINED.print(explained)
     else:
-        for line in describe(explained, target_options=write_cluster_options(target)):
+        for line in describe(explained, target_options=write_shell_options(target, os.environ)):
             print_line(line)
     if not explained.allowed:
         raise typer.Exit(ExitCode.CHECK_FAILED)

@@ -103,8 +103,10 @@ def mode(
     touchmark mode shop confirm · touchmark mode shop permissive --for 1h · touchmark mode shop history ·
     touchmark mode shop undo · touchmark mode shop undo --to 3
     """
+    import os
+
     from cli.backends.session import work_on_policies
-    from cli.backends.target import write_cluster_options
+    from cli.backends.target import write_shell_options
     from cli.commands.mode_switch import Consent, make_terms
     from cli.text.duration import parse_duration
     from shared.model.identity.identity import check_namespace
@@ -117,7 +119,7 @@ def mode(
     if check:
         target = Mode.EXPLICIT
     for_s = parse_duration(for_) if for_ else None
-    target_options = write_cluster_options(options.get_target(context))
+    target_options = write_shell_options(options.get_target(context), os.environ)
 
     async def converse(backend: PolicyBackend) -> int:
         from cli.commands.mode_history import show_history, undo

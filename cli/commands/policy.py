@@ -232,8 +232,10 @@ def suggest(
 
     Example: touchmark policy suggest shop --since 7d > shop.yaml && touchmark policy lint shop.yaml
     """
+    import os
+
     from cli.backends.session import work_on_policies
-    from cli.backends.target import write_cluster_options
+    from cli.backends.target import write_shell_options
     from cli.commands.suggestion import write_suggestion
     from cli.text.duration import parse_duration
     from cli.text.output import print_line
@@ -249,7 +251,7 @@ def suggest(
         names = {namespace} | {each.fix.namespace for each in readiness.causes if each.fix and each.fix.namespace}
         current = await _read_current(backend, sorted(names))
         policies = {each.namespace: each for each in current if isinstance(each, MeshPolicyDocument)}
-        return write_suggestion(readiness, policies, target_options=write_cluster_options(target))
+        return write_suggestion(readiness, policies, target_options=write_shell_options(target, os.environ))
 
     print_line(work_on_policies(target, converse).rstrip())
 

@@ -44,8 +44,10 @@ def ready(
 
     Examples: touchmark ready shop · touchmark ready shop --workload web --since 7d · touchmark ready shop --json -k
     """
+    import os
+
     from cli.backends.session import work_on_policies
-    from cli.backends.target import write_cluster_options
+    from cli.backends.target import write_shell_options
     from cli.text.duration import parse_duration
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_line
@@ -68,7 +70,7 @@ def ready(
         _READINESS.print(readiness)
     else:
         print_line(f"{subject or namespace}: {readiness.verdict.upper()} (mode now: {readiness.mode})")
-        show_readiness(readiness, since, target_options=write_cluster_options(target))
+        show_readiness(readiness, since, target_options=write_shell_options(target, os.environ))
     code = {
         ReadinessVerdict.READY: ExitCode.SUCCESS,
         ReadinessVerdict.BLOCKED: ExitCode.CHECK_FAILED,

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cli.backends.target import Target, write_cluster_options
+from cli.backends.target import Target, write_shell_options
 from cli.commands.suggestion import write_suggestion
 from cli.main import run
 from cli.text.exit_codes import ExitCode
@@ -52,11 +52,14 @@ def test_what_is_written_is_the_policy_in_force_with_what_is_missing(current: Me
 
 def test_a_command_reaches_the_same_cluster() -> None:
     target = Target(in_cluster=True, context="the other", kubeconfig="/k 1")
-    text = write_suggestion(
-        make_readiness(ReadinessVerdict.BLOCKED, NEEDS_APPROVAL), {}, target_options=write_cluster_options(target)
-    )
+    options = write_shell_options(target, {"KUBECONFIG": "/another"})
+    text = write_suggestion(make_readiness(ReadinessVerdict.BLOCKED, NEEDS_APPROVAL), {}, target_options=options)
     assert f"# touchmark program approve shop/web {PROGRAM} -k --context 'the other' --kubeconfig '/k 1'" in text
-    assert write_cluster_options(Target(admin_socket=Path("/s"))) == ""
+    assert write_shell_options(target, {"KUBECONFIG": "/k 1"}) == "-k --context 'the other'"
+    here = Target(admin_socket=Path("/s"))
+    assert write_shell_options(here, {}) == "--admin-socket /s"
+    assert write_shell_options(here, {"TOUCHMARK_ADMIN_SOCKET": "/s"}) == ""
+    assert write_shell_options(Target(), {"KUBECONFIG": ""}) == ""
 
 
 def test_the_order_is_stable_and_nothing_missing_is_said() -> None:
