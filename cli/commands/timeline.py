@@ -24,8 +24,9 @@ def timeline(
 ) -> None:
     """Show what a namespace's own sidecars decided, by the hour: since when is something refused, when was it quiet?
 
-    A connection between two workloads of the namespace counts at each. An hour without a line: no sidecar reported.
-    Where records were lost, the counts are lower bounds.
+    A connection between two workloads of the namespace counts at each. An hour without a line: no sidecar reported,
+    or it is older than what the CA keeps (30 days by default, 31 at most). Where records were lost, the counts are
+    lower bounds.
 
     Examples: `touchmark timeline shop`, `touchmark timeline shop --since 7d --json`.
     """

@@ -128,6 +128,7 @@ def make_actions(target: Target) -> Actions:
             readiness, Consent(to_unknown=accepts, to_blocked=False, can_ask=False)
         ),
         options=write_options(target),
+        in_cluster=target.in_cluster,
     )
 
 

@@ -39,6 +39,7 @@ class Actions:
         require_safe: raises where a switch to explicit mode would be refused or has to be confirmed; its second
             argument says that the user has confirmed that too little was seen.
         options: what shown commands need to reach the same CA.
+        in_cluster: policies are a cluster's objects.
     """
 
     def __init__(
@@ -48,11 +49,13 @@ class Actions:
         require_safe: Callable[[Readiness, bool], None],
         *,
         options: str,
+        in_cluster: bool,
     ) -> None:
         self._open_backend = open_backend
         self._find_rights = find_rights
         self._require_safe = require_safe
         self._options = f" {options}" if options else ""
+        self._in_cluster = in_cluster
 
     def questions(self) -> Mapping[str, Callable[[Query], Awaitable[object]]]:
         """Return the handler of each path that only reads."""
@@ -81,7 +84,10 @@ class Actions:
         namespace, since_s = check_namespace(query.get("namespace", "")), read_since_s(query)
         async with self._open_backend() as backend:
             readiness = await backend.get_readiness(namespace, since_s=since_s)
-            policy = await read_policy(backend, namespace)
+            try:
+                policy = await read_policy(backend, namespace, in_cluster=self._in_cluster)
+            except ConflictError:
+                return ShownRules(rules={})
         return ShownRules(
             rules={
                 digest: write_command(add_rule(policy, rule), options=self._options)
@@ -107,7 +113,7 @@ class Actions:
                 return await self._switch(backend, namespace, request)
             if request.act is ActKind.RULE:
                 readiness = await backend.get_readiness(namespace, since_s=read_since_s({"since": request.since}))
-                policy = await plan_policy(backend, readiness, request.rule)
+                policy = await plan_policy(backend, readiness, request.rule, in_cluster=self._in_cluster)
                 await backend.apply([policy])
                 return Done(text=f"{policy.rules[-1].name} is written into {namespace}")
             return await self._answer_program(backend, namespace, request)

@@ -38,29 +38,41 @@ def digest_rule(namespace: str, rule: Rule) -> str:
     return hashlib.sha256(msgspec.json.encode((namespace, rule))).hexdigest()
 
 
-async def plan_policy(backend: PolicyBackend, readiness: Readiness, digest: str) -> MeshPolicyDocument:
+async def plan_policy(
+    backend: PolicyBackend, readiness: Readiness, digest: str, *, in_cluster: bool
+) -> MeshPolicyDocument:
     """Return the namespace's policy with a rule that is missing.
 
     Raises:
-        ConflictError: the rule isn't missing, or is another than was shown.
+        ConflictError: the rule isn't missing, or is another than was shown; or as ``read_policy``.
     """
     rule = list_missing(readiness).get(digest)
     if rule is None:
         raise ConflictError("that rule isn't missing any more", hint="look again")
-    return add_rule(await read_policy(backend, readiness.namespace), rule)
+    return add_rule(await read_policy(backend, readiness.namespace, in_cluster=in_cluster), rule)
 
 
-async def read_policy(backend: PolicyBackend, namespace: str) -> MeshPolicyDocument:
-    """Return the namespace's policy; an empty one where there is none.
+async def read_policy(backend: PolicyBackend, namespace: str, *, in_cluster: bool) -> MeshPolicyDocument:
+    """Return the namespace's policy as it can be written again; an empty one where there is none.
 
-    A mode on trial isn't part of it: whoever wrote the trial keeps it.
+    In a cluster with its mode, which whoever wrote the object may own; else without, which leaves the mode as it is.
+
+    Raises:
+        ConflictError: its mode is on trial, or was: written without the trial it would stay for good.
     """
+    state = await backend.get_mode(namespace)
+    found = MeshPolicyDocument(namespace=namespace)
     for plain in await backend.list_objects(namespace):
         if plain["kind"] == "MeshPolicy" and plain["metadata"]["name"] == POLICY_NAME:
-            found = read_document(plain)
-            if isinstance(found, MeshPolicyDocument):
-                return msgspec.structs.replace(found, trial=None)
-    return MeshPolicyDocument(namespace=namespace)
+            document = read_document(plain)
+            if isinstance(document, MeshPolicyDocument):
+                found = document
+    if found.trial is not None or state.back_to is not None:
+        raise ConflictError(
+            f"the mode of {namespace} is on trial, or was: a rule isn't written meanwhile",
+            hint=f"`touchmark mode {namespace} confirm` keeps the mode; in a cluster remove spec.trial once it is over",
+        )
+    return found if in_cluster else msgspec.structs.replace(found, mode=None)
 
 
 def write_command(document: MeshPolicyDocument, *, options: str) -> tuple[str, ...]:

@@ -22,11 +22,16 @@ _OF_THE_FIRST_ONLY = "netdev_max_backlog"
 _OF_EVERY_NAMESPACE = "somaxconn"
 
 
+class RedirectRefusedError(MachineError):
+    """The kernel, or ``nft``, takes no such table."""
+
+
 def install_redirect(rules: RedirectRules) -> None:
     """Put the table into this network namespace, in place of an older one.
 
     Raises:
-        MachineError: this is the host's network namespace, ``nft`` is missing, or the kernel refuses.
+        MachineError: this is the host's network namespace, or ``nft`` is missing.
+        RedirectRefusedError: the kernel refuses.
     """
     refuse_host_namespace()
     try:
@@ -47,7 +52,7 @@ def install_redirect(rules: RedirectRules) -> None:
         hint = "it needs NET_ADMIN in a network namespace of its own"
         if rules.holds_connects:
             hint += "; redirect.holdConnects also a kernel with nftables' queue (NFT_QUEUE)"
-        raise MachineError(f"nft refused the redirect: {message}", hint=hint)
+        raise RedirectRefusedError(f"nft refused the redirect: {message}", hint=hint)
 
 
 def refuse_host_namespace() -> None:

@@ -157,8 +157,10 @@ class Recorder:
             record = _without_code(record)
         if is_denial:
             is_stranger = record.direction is Direction.INGRESS and not record.source.identity
+            # What a program has loaded is told once in half an hour: no stranger's haste may use that up.
+            is_limited = is_stranger and record.process.code is msgspec.UNSET
             if self._waiting_denials < MAX_WAITING_DENIALS and not (
-                is_stranger and self._window_strangers >= _STRANGERS_PER_WINDOW
+                is_limited and self._window_strangers >= _STRANGERS_PER_WINDOW
             ):
                 self._window_strangers += is_stranger
                 self._wait(record)
@@ -255,7 +257,7 @@ def _count_code_bytes(record: DecisionRecord) -> int:
 
 
 def _without_code(record: DecisionRecord) -> DecisionRecord:
-    """Leave out what the program has loaded; a later record has it."""
+    """Leave out what the program has loaded; a record half an hour later has it again."""
     if record.process.code is msgspec.UNSET:
         return record
     return msgspec.structs.replace(record, process=msgspec.structs.replace(record.process, code=msgspec.UNSET))

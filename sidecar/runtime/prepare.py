@@ -15,7 +15,7 @@ from shared.model.trust.join_token import parse_join_token
 from shared.runtime.memory import forbid_dumps, lock_pages
 from shared.runtime.sinks import open_file
 from sidecar.capture.capturing import Door, close_doors, open_doors
-from sidecar.capture.redirect import install_redirect
+from sidecar.capture.redirect import RedirectRefusedError, install_redirect
 from sidecar.capture.redirect_table import RedirectRules
 from sidecar.control.joining import ByJoinToken, ByPod, Joining
 from sidecar.native.engine import choose
@@ -175,7 +175,7 @@ def _redirect(configuration: Configuration) -> tuple[Hold, str]:
     hold, why = options.hold, ""
     try:
         install_redirect(rules)
-    except MachineError as error:
+    except RedirectRefusedError as error:
         if hold is not Hold.AUTO:
             raise
         install_redirect(replace(rules, holds_connects=False))

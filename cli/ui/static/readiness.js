@@ -51,7 +51,7 @@ function Cause({ cause, name, since, say, command = "", done = null }) {
     <p><strong>${cause.reason}</strong>: ${count(cause.connections, "connection")}${cause.is_next ? " (once the programs are approved)" : ""}, last ${writeTime(cause.last_seen)}</p>
     <p>${cause.text}${edge ? html` <a href=${edge}>see it<span class="unseen">: ${cause.text}</span></a>` : null}</p>
     <${Fix} fix=${cause.fix} say=${say} />
-    ${command ? html`<p class="buttons"><${Act} what="Write the rule" about=${cause.text} text=${`The policy of ${name} gets this rule; nothing else of it changes.`} command=${command}
+    ${command ? html`<p class="buttons"><${Act} what="Write the rule" about=${cause.text} text=${`The policy of ${name} is written as it is now, with this rule added.`} command=${command}
       request=${{ act: "rule", namespace: name, rule: cause.fix.rule, since }} say=${say} done=${done} /></p>` : null}
   </li>`;
 }

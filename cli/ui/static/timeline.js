@@ -21,7 +21,7 @@ export function Timeline({ name, since, query, tick, say }) {
   if (!data) return html`${controls}<p>Loading…</p>`;
   const { page, pages, shown } = paginate([...data.hours].reverse(), query);
   return html`${controls}
-    <p class="lead">What this namespace's own sidecars decided, by the hour. Where there is no bar and no mark, none of them reported.</p>
+    <p class="lead">What this namespace's own sidecars decided, by the hour. Where there is no bar and no mark, none of them reported, or the CA no longer keeps it.</p>
     <p class="summary">${summary}</p>
     ${data.hours.length ? html`<${Bars} hours=${data.hours} since=${data.since} now=${data.now} />` : null}
     <${Table} label=${`Decisions of ${name} by the hour`} empty="No sidecar of this namespace reported in this time: nothing is known of it."

@@ -184,7 +184,7 @@ class TimelineHour(_Answer, frozen=True, gc=False):
 
 
 class Timeline(_Answer, frozen=True):
-    """The hours in which one of the namespace's sidecars reported, oldest first, 744 at most."""
+    """The hours in which one of the namespace's sidecars reported, oldest first: the newest 744 at most."""
 
     namespace: str
     hours: tuple[TimelineHour, ...] = ()

@@ -73,6 +73,7 @@ class Client:
     address: str
     pem: Path
     chance: random.Random
+    listen: str = ""  # Of the replica that it asks.
     received: dict[bytes, int] = field(default_factory=dict)  # Key of a request → serial.
     repeated: int = 0
 
@@ -91,8 +92,8 @@ class Client:
         if not alive:
             raise ConnectionRefusedError
         one = self.one
-        listen = self.chance.choice(alive)
-        there = Elsewhere(store=one.store, authorities=one.authorities, clock=one.clock, listen=listen)
+        self.listen = self.chance.choice(alive)
+        there = Elsewhere(store=one.store, authorities=one.authorities, clock=one.clock, listen=self.listen)
         async with FakeSidecar(there, make_client_context(one, self.pem)) as web:  # type: ignore[arg-type]
             await web.resume(self.instance, self.address)
             while waiting or not is_over.is_set():
@@ -144,7 +145,8 @@ async def test_nothing_is_missing_from_the_ledger_and_nothing_is_there_twice(
             before = sum(len(each.received) for each in clients)
             while sum(len(each.received) for each in clients) < before + 15:
                 await asyncio.sleep(0.05)
-            killed = chance.choice(processes)
+            asked = chance.choice(clients).listen
+            killed = next(each for each in processes if each.listen == asked)
             await killed.kill()
             await killed.start()
         is_over.set()

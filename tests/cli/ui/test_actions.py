@@ -17,7 +17,8 @@ from cli.ui.guard import TOKEN_HEADER
 from shared.model.identity.loaded_code import LoadedCode, LoadedObject
 from shared.model.identity.program import Program
 from shared.model.policy.rules import Mode, NamespaceState
-from shared.model.wire.admin import ProgramView
+from shared.model.wire.admin import History, ProgramView
+from shared.model.wire.admin_history import ModeTrial
 from tests.cli.ui.conftest import TOKEN, Served
 from tests.cli.ui.test_answers import get
 
@@ -134,7 +135,16 @@ def test_a_missing_rule_is_written_if_it_is_the_one_that_was_shown(page: Served)
     assert change(page, request) == (200, {"text": "bank-teller-to-api-8080-2 is written into shop"})
     [written] = page.ca.asked("PUT /v1/policies")
     assert [rule["name"] for rule in written["rules"]] == ["bank-teller-to-api-8080", "bank-teller-to-api-8080-2"]
-    assert written["group_label"] == "team"
+    assert (written["group_label"], written.get("mode")) == ("team", None)
+
+
+def test_while_a_mode_is_on_trial_no_rule_is_offered_or_written(page: Served) -> None:
+    trial = ModeTrial(mode=Mode.PERMISSIVE, back_to=Mode.EXPLICIT, started=1.0, until=1.9e9)
+    page.ca.answers["GET /v1/namespaces/shop/history"] = History(namespace="shop", generations=(), trial=trial)
+    digest = get(page, "readiness?namespace=shop")["causes"][0]["fix"]["rule"]
+    assert get(page, "rules?namespace=shop")["rules"] == {}
+    assert change(page, {"act": "rule", "namespace": "shop", "rule": digest})[0] == 409
+    assert changes(page) == []
 
 
 def test_the_queue_has_the_command_of_each_act(page: Served) -> None:

@@ -13,12 +13,14 @@ from shared.model.policy.decision import PartyRecord, ProcessRecord
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Direction, Mode, NamespaceState, Peer, PortRange, Rule
 from shared.model.wire.admin import (
+    Acknowledgements,
     AuditEntry,
     AuditPage,
     Cause,
     CoverageList,
     DecisionList,
     DecisionView,
+    History,
     NamespaceList,
     PolicyList,
     PolicyView,
@@ -171,6 +173,17 @@ QUEUE = ProgramQueue(
 )  # fmt: skip
 
 
+def _describe_mode(namespace: str, version: int) -> dict[str, msgspec.Struct]:
+    path = f"GET /v1/namespaces/{namespace}"
+    return {
+        path: NamespaceState(namespace=namespace, version=version),
+        f"{path}/acknowledgements": Acknowledgements(
+            namespace=namespace, version=version, installed=1, total=1, waiting=()
+        ),
+        f"{path}/history": History(namespace=namespace, generations=()),
+    }
+
+
 def fill(ca: FakeCA, *edges: EdgeView) -> None:
     """Give a fake CA this mesh; with these edges in ``shop`` instead."""
     ca.answers.update(
@@ -187,6 +200,8 @@ def fill(ca: FakeCA, *edges: EdgeView) -> None:
             "GET /v1/namespaces/shop/edges": list_edges(*(edges or EDGES)),
             "GET /v1/namespaces/shop/coverage": CoverageList(namespace="shop", since=0.0, workloads=(COVERAGE,)),
             "GET /v1/namespaces/shop/timeline": TIMELINE,
+            **_describe_mode("shop", 7),
+            **_describe_mode("bank", 2),
             "GET /v1/policies": PolicyList(policies=(POLICY,)),
             "GET /v1/programs": ProgramList(programs=()),
             "GET /v1/decisions": DecisionList(decisions=(DENIAL,)),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from shared.model.errors import MachineError
+from sidecar.capture.redirect import RedirectRefusedError
 from sidecar.capture.redirect_table import RedirectRules
 from sidecar.runtime import prepare
 from sidecar.runtime.privileges import CAP_NET_ADMIN, KEPT
@@ -173,7 +174,7 @@ class Machine:
     def _install(self, rules: RedirectRules) -> None:
         self.holding.append(rules.holds_connects)
         if rules.holds_connects and not self._has_queue:
-            raise MachineError("nft refused the redirect: no queue")
+            raise RedirectRefusedError("nft refused the redirect: no queue")
 
 
 def redirect(hold: Hold, *, is_installed: bool = False) -> tuple[Hold, str]:
@@ -195,6 +196,15 @@ def test_without_a_queue_the_rest_is_installed_unless_it_was_asked_for(monkeypat
     with pytest.raises(MachineError, match="no queue"):
         redirect(Hold.ALWAYS)
     assert machine.kept == [KEPT]
+
+
+def test_what_says_nothing_of_the_queue_is_no_reason_to_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    def install(_: RedirectRules) -> None:
+        raise MachineError("nft can't be run: it timed out")
+
+    monkeypatch.setattr(prepare, "install_redirect", install)
+    with pytest.raises(MachineError, match="timed out"):
+        redirect(Hold.AUTO)
 
 
 def test_in_a_pod_connections_wait_where_it_has_the_right(monkeypatch: pytest.MonkeyPatch) -> None:
