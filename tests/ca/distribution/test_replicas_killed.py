@@ -37,22 +37,25 @@ class Replica:
     directory: Path
     url: str
     listen: str = ""
+    starts: int = 0
     process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         self.directory.mkdir(exist_ok=True)
-        self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "ca", "--listen", "127.0.0.1:0", "--kek-file", self.directory.parent / "kek"),
-            *("--data-dir", self.directory / "data", "--admin-socket", self.directory / "admin.sock"),
-            env={**os.environ, "TOUCHMARK_DATABASE_URL": self.url},
-            stderr=asyncio.subprocess.PIPE,
-        )
-        assert self.process.stderr is not None
+        self.starts += 1
+        said = self.directory / f"log-{self.starts}"  # A file: nobody reads a pipe to its end.
+        with said.open("wb") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "ca", "--listen", "127.0.0.1:0", "--kek-file", self.directory.parent / "kek"),
+                *("--data-dir", self.directory / "data", "--admin-socket", self.directory / "admin.sock"),
+                env={**os.environ, "TOUCHMARK_DATABASE_URL": self.url},
+                stderr=log,
+            )
         listen = ""
         while not listen:
-            line = (await self.process.stderr.readline()).decode()
-            assert line, "it has ended"
-            listen = line.partition('"listen": "')[2].partition('"')[0]
+            assert self.process.returncode is None, said.read_text()
+            listen = said.read_text().partition('"listen": "')[2].partition('"')[0]
+            await asyncio.sleep(0.05)
         self.listen = listen
 
     async def kill(self) -> None:
@@ -60,7 +63,7 @@ class Replica:
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGKILL)
-            await self.process.communicate()
+            await self.process.wait()
 
 
 @dataclass(slots=True, kw_only=True)
