@@ -11,6 +11,10 @@ import pytest
 from tests.kubernetes.harness import pki
 from tests.kubernetes.harness.cluster import Cluster
 from tests.kubernetes.harness.node import Node
+from tests.kubernetes.node.mesh import eventually
+
+# So long only where the machine is very busy.
+CURL = ("curl", "-s", "-m30")
 
 
 def web(cluster: Cluster) -> list[dict[str, Any]]:
@@ -62,8 +66,12 @@ def shop(node: Cluster, namespace: str) -> list[dict[str, Any]]:
     """The pods of `web`, ready."""
     node.kubectl.apply(*web(node), namespace=namespace)
     node.wait_for_rollout("deployment/web", namespace=namespace)
-    pods: list[dict[str, Any]] = node.kubectl.get("pods", "-n", namespace, "-l", "app=web")["items"]
-    return sorted(pods, key=lambda pod: str(pod["metadata"]["name"]))
+    found: list[dict[str, Any]] = node.kubectl.get("pods", "-n", namespace, "-l", "app=web")["items"]
+    pods = sorted(found, key=lambda pod: str(pod["metadata"]["name"]))
+    # Ready pods are a Service's endpoints some time later, when kube-proxy has heard of them.
+    asking = ("exec", "-n", namespace, name(pods[0]), "--", *CURL, f"http://web.{namespace}.svc.cluster.local/")
+    eventually(lambda: node.kubectl.run(*asking).returncode == 0, "the Service")
+    return pods
 
 
 def name(pod: dict[str, Any]) -> str:
@@ -73,7 +81,7 @@ def name(pod: dict[str, Any]) -> str:
 def test_pods_run_and_reach_one_another(node: Cluster, namespace: str, shop: list[dict[str, Any]]) -> None:
     first, second = shop
     assert "serving" in node.logs(namespace, name(first))
-    answer = node.execute(namespace, name(first), "curl", "-s", "-m5", f"http://{second['status']['podIP']}:8080/")
+    answer = node.execute(namespace, name(first), *CURL, f"http://{second['status']['podIP']}:8080/")
     assert answer.strip() == name(second)
 
 
@@ -81,7 +89,7 @@ def test_a_service_is_reached_by_name_from_a_pod_also_by_its_own_backends(
     node: Cluster, namespace: str, shop: list[dict[str, Any]]
 ) -> None:
     """DNS, kube-proxy, and a pod that is sent to itself (the bridge's hairpin)."""
-    command = f"for i in 1 2 3 4 5 6 7 8; do curl -s -m5 http://web.{namespace}.svc.cluster.local/ || exit 1; done"
+    command = f"for i in 1 2 3 4 5 6 7 8; do {' '.join(CURL)} http://web.{namespace}.svc.cluster.local/ || exit 1; done"
     answers = node.execute(namespace, name(shop[0]), "sh", "-c", command).split()
     assert len(answers) == 8
     assert set(answers) <= {name(pod) for pod in shop}
@@ -91,14 +99,14 @@ def test_a_process_on_the_node_reaches_a_service(own_node: Node, namespace: str,
     """The tests stand in the node's network namespace."""
     address = own_node.kubectl.get("service", "web", "-n", namespace)["spec"]["clusterIP"]
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://{address}/", timeout=5) as answer:
+    with opener.open(f"http://{address}/", timeout=30) as answer:
         assert answer.read().decode().strip() in {name(pod) for pod in shop}
 
 
 def test_a_pod_reaches_the_api_server(node: Cluster, namespace: str, shop: list[dict[str, Any]]) -> None:
     """With the CA's certificate of its service account, without rights: 403."""
     account = "/var/run/secrets/kubernetes.io/serviceaccount"
-    command = f"curl -s -m5 -o /dev/null -w '%{{http_code}}' --cacert {account}/ca.crt"
+    command = f"curl -s -m30 -o /dev/null -w '%{{http_code}}' --cacert {account}/ca.crt"
     command += f' -H "Authorization: Bearer $(cat {account}/token)"'
     command += " https://kubernetes.default.svc.cluster.local/api/v1/pods"
     assert node.execute(namespace, name(shop[0]), "sh", "-c", command) == "403"
