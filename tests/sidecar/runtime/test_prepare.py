@@ -49,20 +49,23 @@ async def test_redirected_programs_talk_through_a_tunnel_without_knowing_it(web:
                 common = (
                     "--capture", "redirect", "--hold-connects", "never", "--exclude-port", "15443", "--tunnel-address",
                 )  # fmt: skip
-                async with (
-                    sidecar(ca.make_token("shop/db"), *common, db, "--instance", "db", namespace=right) as there,
-                    sidecar(ca.make_token("shop/web"), *common, web, "--instance", "web", namespace=left) as here,
-                ):
-                    await there.wait_ready()
+                # First the one beside the CA: its redirect would break a connection to the CA that is there already.
+                async with sidecar(
+                    ca.make_token("shop/web"), *common, web, "--instance", "web", namespace=left
+                ) as here:
                     await here.wait_ready()
-                    status = Path(f"/proc/{here.process.pid}/status").read_text(encoding="ascii")
-                    await until(lambda: ca.issued >= 3)
-                    assert await run_client(5432, "hello", address=db, namespace=left) == "echo hello"
-                    await until(lambda: here.records and there.records)
-                    assert await run_client(15001, "x", namespace=left) == ""  # Straight to the capture port: reset.
-                    await until(lambda: len(here.records) > 1)
-                    assert await here.stop() == 0
-                    assert await there.stop() == 0
+                    async with sidecar(
+                        ca.make_token("shop/db"), *common, db, "--instance", "db", namespace=right
+                    ) as there:
+                        await there.wait_ready()
+                        status = Path(f"/proc/{here.process.pid}/status").read_text(encoding="ascii")
+                        await until(lambda: ca.issued >= 3)
+                        assert await run_client(5432, "hello", address=db, namespace=left) == "echo hello"
+                        await until(lambda: here.records and there.records)
+                        assert await run_client(15001, "x", namespace=left) == ""  # To the capture port: reset.
+                        await until(lambda: len(here.records) > 1)
+                        assert await here.stop() == 0
+                        assert await there.stop() == 0
             finally:
                 server.kill()
                 await server.wait()
