@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
@@ -43,15 +44,26 @@ READ_DEADLINE_S: Final = 3.0
 DEADLINE_S: Final = 6.0
 _MAX_LOGGED_CHARACTERS: Final = 253
 
+_UNREAD: Final = "touchmark: the namespace couldn't be read in time; its defaults aren't applied"
+
 _log = structlog.get_logger("touchmark.ca")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceMarks:
+    """What a namespace says: what it asks for by labels, and its defaults for pods by annotations."""
+
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
 
 
 class InjectionWebhook:
     """Answers the API server's questions.
 
     Arguments:
-        find_labels: the labels of a namespace, None when they can't be had in time. They only serve an early, clearer
-            refusal: the API server enforces Pod Security itself.
+        find_namespace: the labels and annotations of a namespace, None when they can't be had in time. The labels only
+            serve an early, clearer refusal: the API server enforces Pod Security itself. Without the annotations a pod
+            gets the built-in defaults, and its maker is told.
         publish_trust: puts the trust ConfigMap into a namespace unless it is there.
         judge_policy: refuses a MeshPolicy that would refuse connections that were seen.
         list_warnings: what whoever makes an injected pod is told besides.
@@ -61,7 +73,7 @@ class InjectionWebhook:
         self,
         *,
         options: InjectionOptions,
-        find_labels: Callable[[str], Awaitable[Mapping[str, str] | None]],
+        find_namespace: Callable[[str], Awaitable[NamespaceMarks | None]],
         publish_trust: Callable[[str], Awaitable[None]],
         judge_policy: JudgePolicy,
         metrics: Metrics,
@@ -69,7 +81,7 @@ class InjectionWebhook:
     ) -> None:
         self._judge_policy = judge_policy
         self._options = options
-        self._find_labels = find_labels
+        self._find_namespace = find_namespace
         self._publish_trust = publish_trust
         self._metrics = metrics
         self._list_warnings = list_warnings
@@ -141,13 +153,18 @@ class InjectionWebhook:
             return fail(review.uid, f"Touchmark can't judge this MeshPolicy now: {error.message}")
 
     async def _inject(self, review: Request, *, is_asked_by_namespace: bool) -> bytes:
-        labels = await self._find_labels(review.namespace)
+        marks = await self._find_namespace(review.namespace)
+        labels = None if marks is None else marks.labels
         if is_asked_by_namespace:
             labels = {**(labels or {}), INJECT: "true"}
         assert review.object is not None
         injection = inject(
-            review.object, namespace=review.namespace, namespace_labels=labels, options=self._options
-        )  # fmt: skip
+            review.object,
+            namespace=review.namespace,
+            namespace_labels=labels,
+            namespace_annotations=None if marks is None else marks.annotations,
+            options=self._options,
+        )
         if injection is None:
             self._count("not_asked")
             return allow(review.uid)
@@ -160,7 +177,9 @@ class InjectionWebhook:
             await self._publish_trust(review.namespace)
         self._count("injected" if injection.patch else "unchanged")
         _log.info("pod_injected", operations=len(injection.patch), dry_run=review.dry_run, **_name(review))
-        return allow(review.uid, patch=injection.patch, warnings=(*injection.warnings, *self._list_warnings()))
+        unread = () if marks is not None else (_UNREAD,)
+        warnings = (*injection.warnings, *unread, *self._list_warnings())
+        return allow(review.uid, patch=injection.patch, warnings=warnings)
 
     def _count(self, result: str) -> None:
         self._metrics.injections.labels(result=result).inc()

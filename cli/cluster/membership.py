@@ -14,6 +14,7 @@ from cli.text.findings import Finding
 from cli.text.output import name_some
 from shared.model.errors import TouchmarkError
 from shared.model.injection.checks import find_node_trait
+from shared.model.injection.defaults import read_defaults
 from shared.model.kubernetes.contract import INJECT, SIDECAR_CONTAINER, TUNNEL_PORT
 
 _PRIVILEGED: Final = "privileged"
@@ -27,6 +28,7 @@ def examine_membership(snapshot: ClusterSnapshot) -> list[Finding]:
     return [
         _examine_pod_security(snapshot),
         _examine_requests(snapshot),
+        _examine_defaults(snapshot),
         *_examine_pods(snapshot),
         *_examine_network(snapshot),
     ]
@@ -116,6 +118,29 @@ def _examine_requests(snapshot: ClusterSnapshot) -> Finding:
         observation="; ".join(f"{text}{name_some(names)}" for names, text in faults if names)
         or "all namespaces use the label and all pods the annotation",
         hint="; ".join(text for names, text in hints if names),
+    )
+
+
+def _examine_defaults(snapshot: ClusterSnapshot) -> Finding:
+    """Look for annotations of namespaces that can't be used: of a controller's pod nobody reads the warning."""
+    subject = "defaults of namespaces"
+    if isinstance(snapshot.namespaces, TouchmarkError):
+        return describe_unknown(subject, snapshot.namespaces)
+    faults, saying = [], 0
+    for namespace in snapshot.namespaces:
+        defaults = read_defaults(namespace["metadata"].get("annotations") or {})
+        saying += bool(defaults.applied)
+        faults += [f"{namespace['metadata']['name']}: {fault}" for fault in defaults.faults]
+    return Finding(
+        subject=subject,
+        is_well=not faults,
+        observation=f"not applied: {name_some(faults)}"
+        if faults
+        else f"{saying} namespaces have defaults for sidecars",
+        hint="correct them (kubectl annotate namespace NAMESPACE --overwrite NAME=VALUE); pods that are created then"
+        " get them"
+        if faults
+        else "",
     )
 
 

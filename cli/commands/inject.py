@@ -13,16 +13,18 @@ from cli.commands import options
 from cli.text.json_result import JsonResult, prints
 
 if TYPE_CHECKING:
-    from cli.commands.shapes import InjectionReport, ObjectList, RefusedObject
+    from cli.commands.shapes import ExplainedSettings, InjectionExplanation, InjectionReport, ObjectList, RefusedObject
     from cli.text.yaml_stream import StreamDocument
     from shared.model.injection.containers import InjectionOptions
     from shared.model.injection.refusals import InjectionRefusedError
+    from shared.model.injection.workloads import Template
 
 _OBJECTS: JsonResult[ObjectList] = JsonResult(note="a `List` of all documents")
 _REPORT: JsonResult[InjectionReport] = JsonResult(when="--check")
+_EXPLAINED: JsonResult[InjectionExplanation] = JsonResult(when="--explain")
 
 
-@prints(_OBJECTS, _REPORT)
+@prints(_OBJECTS, _REPORT, _EXPLAINED)
 def inject(
     filename: Annotated[list[Path], typer.Option("--filename", "-f", help="A YAML file, or - for standard input.")],
     sidecar_image: Annotated[
@@ -53,6 +55,10 @@ def inject(
     check: Annotated[
         bool, typer.Option("--check", help="Only report what would be refused; print no documents.")
     ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Only list each pod's settings and whose word each is; print no documents."),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Inject the sidecar into Pods, Deployments and other objects with a pod template, as the webhook would.
@@ -60,6 +66,8 @@ def inject(
     Other documents pass through unchanged. If any object is refused, nothing is printed, so that `kubectl apply -f -`
     never gets half of the output. What is injected already keeps its probes' paths. With --check, refusals end with
     exit code 3.
+
+    A Namespace among the documents gives its pods the defaults that its annotations say, as it does in the cluster.
     """
     from cli.commands.shapes import ObjectList
     from cli.text.output import print_note
@@ -76,7 +84,13 @@ def inject(
         draw_path_secret=_choose_secret(probe_secret_file),
     )
     work = _Work(options=made, namespace=namespace, is_asked_for_all=everything)
-    documents = [(document, work.inject(document)) for document in _read(filename)]
+    read = _read(filename)
+    for document in read:
+        work.note_namespaces(document)
+    documents = [(document, work.inject(document)) for document in read]
+    if explain:
+        _conclude_explanation(work, as_json=as_json)
+        return
     if not (check and as_json):
         for each in work.refused:
             print_note(f"✗ {each.where}: {each.code}: {each.message}\n  hint: {each.hint}")
@@ -117,6 +131,26 @@ def _conclude_check(work: _Work, *, as_json: bool) -> None:
         raise typer.Exit(ExitCode.CHECK_FAILED)
 
 
+def _conclude_explanation(work: _Work, *, as_json: bool) -> None:
+    from cli.commands.shapes import InjectionExplanation
+    from cli.text.exit_codes import ExitCode
+    from cli.text.output import print_note, print_table
+
+    if as_json:
+        _EXPLAINED.print(InjectionExplanation(pods=work.explained, refused=work.refused))
+    else:
+        for each in work.refused:
+            print_note(f"✗ {each.where}: {each.code}: {each.message}\n  hint: {each.hint}")
+        rows = [
+            (each.where, setting["annotation"], setting["value"], setting["source"])
+            for each in work.explained
+            for setting in each.settings
+        ]
+        print_table(("WHERE", "SETTING", "VALUE", "FROM"), rows, empty="no pod asks for injection")
+    if work.refused:
+        raise typer.Exit(ExitCode.CHECK_FAILED)
+
+
 class _Work:
     """What has been done so far, by place."""
 
@@ -128,10 +162,22 @@ class _Work:
         self.not_asked: list[str] = []
         self.passed_over: list[str] = []
         self.refused: list[RefusedObject] = []
+        self.explained: list[ExplainedSettings] = []
+        self._namespaces: dict[str, dict[str, str]] = {}
 
     @property
     def count(self) -> int:
         return len(self.injected) + len(self.not_asked) + len(self.passed_over) + len(self.refused)
+
+    def note_namespaces(self, document: StreamDocument) -> None:
+        """Take the defaults of the Namespaces in a document."""
+        from shared.model.injection.refusals import InjectionRefusedError
+        from shared.model.injection.workloads import find_namespaces
+
+        try:
+            self._namespaces |= dict(find_namespaces(document.value))
+        except InjectionRefusedError as error:
+            self._refuse(f"{document.source}:{document.line}", error)
 
     def inject(self, document: StreamDocument) -> Any:
         """Return the document's value with what asked injected; the very same object when nothing did."""
@@ -152,6 +198,7 @@ class _Work:
                     value,
                     template,
                     namespace=self._namespace,
+                    namespace_annotations=self._namespaces,
                     is_asked_for_all=self._is_asked_for_all,
                     options=self._options,
                 )
@@ -163,9 +210,28 @@ class _Work:
                 continue
             value, injection = outcome
             (self.injected if injection.passed_over is None else self.passed_over).append(where)
+            if injection.passed_over is None:
+                self.explained.append(self._explain(where, template))
             for warning in injection.warnings:
                 print_note(f"! {where}: {warning}")
         return value
+
+    def _explain(self, where: str, template: Template) -> ExplainedSettings:
+        import dataclasses
+
+        from cli.commands.shapes import ExplainedSettings
+        from shared.model.injection.defaults import explain_settings, read_defaults
+        from shared.model.injection.pod_json import get_annotations
+
+        namespace = template.namespace or self._namespace
+        defaults = read_defaults(self._namespaces.get(namespace, {}))
+        settings = explain_settings(get_annotations(template.pod), defaults)
+        return ExplainedSettings(
+            where=where,
+            namespace=namespace,
+            settings=[dataclasses.asdict(each) for each in settings],
+            faults=list(defaults.faults),
+        )
 
     def summarise(self) -> str:
         """Say it in one line."""

@@ -167,6 +167,28 @@ class InjectionReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedSettings:
+    """The settings that one pod's sidecar gets.
+
+    ``settings``: annotation (without the prefix), value, and source: pod, namespace, built-in, or adapted to others.
+    ``faults``: what its namespace says and can't be used.
+    """
+
+    where: str
+    namespace: str
+    settings: list[dict[str, str]]
+    faults: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InjectionExplanation:
+    """What each pod gets, and whose word it is."""
+
+    pods: list[ExplainedSettings]
+    refused: list[RefusedObject]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectList:
     """A Kubernetes ``List``."""
 

@@ -72,6 +72,22 @@ def test_a_label_asks_for_a_whole_namespace_but_for_pods_that_say_no(ca: Webhook
     assert list_init_containers(create(api_server, no, namespace)) == []
 
 
+def test_a_namespaces_annotations_are_its_pods_defaults(ca: WebhookCA, api_server: ApiServer, namespace: str) -> None:
+    annotations = ("touchmark.dev/drain-seconds=7", "touchmark.dev/sidecar-memory=70Mi", "touchmark.dev/log-level=loud")
+    api_server.kubectl("annotate", "namespace", namespace, *annotations)
+    pod = make_pod()
+
+    def is_applied() -> bool:
+        """The CA keeps what it read of a namespace for a second."""
+        sidecar = create(api_server, pod, namespace)["spec"]["initContainers"][1]
+        memory = sidecar["resources"]["requests"]["memory"]
+        return (*sidecar["args"][-2:], memory) == ("--drain-seconds", "7", "70Mi")
+
+    wait_until(is_applied, timeout_s=30.0)
+    own = annotate(pod, **{"touchmark.dev/drain-seconds": "9"})
+    assert create(api_server, own, namespace)["spec"]["initContainers"][1]["args"][-2:] == ["--drain-seconds", "9"]
+
+
 def test_who_did_not_ask_is_never_sent(ca: WebhookCA, api_server: ApiServer, namespace: str) -> None:
     before = len([event for event in ca.read_log() if event["event"].startswith("pod_")])
     assert list_init_containers(create(api_server, plain_pod(), namespace)) == []

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from ca.admission.policy_review import JudgePolicy
-from ca.admission.webhook import InjectionWebhook
+from ca.admission.webhook import InjectionWebhook, NamespaceMarks
 from ca.kubernetes.api.client import ClusterClient, quote_name
 from ca.kubernetes.api.watch import Watch
 from ca.kubernetes.webhook_objects import trust_config, webhook_config
@@ -29,14 +29,15 @@ from ca.metrics import Metrics
 from ca.settings.configuration import format_endpoint
 from shared.model.errors import TouchmarkError
 from shared.model.injection.containers import InjectionOptions
+from shared.model.kubernetes.contract import GROUP
 from shared.model.trust.bundle import TrustBundle
 from shared.runtime.tasks import Tasks
 
 # Longer than the API server keeps an idle connection (90 s), so that it never uses one that we have just closed.
 KEEPALIVE_S: Final = 120.0
-LABELS_DEADLINE_S: Final = 1.0
-LABELS_AGE_S: Final = 1.0  # A namespace that was just relabelled is judged by its new labels.
-MAX_LABELS: Final = 1024
+NAMESPACE_DEADLINE_S: Final = 1.0
+NAMESPACE_AGE_S: Final = 1.0  # A namespace that was just changed is judged by what it says now.
+MAX_NAMESPACES: Final = 1024
 _STOP_S: Final = 5.0
 
 _log = structlog.get_logger("touchmark.ca")
@@ -121,7 +122,7 @@ def make_admission(
     return Admission(
         webhook=InjectionWebhook(
             options=options,
-            find_labels=NamespaceLabels(client).find,
+            find_namespace=Namespaces(client).find,
             publish_trust=trust.publish,
             judge_policy=judge_policy,
             metrics=metrics,
@@ -167,34 +168,39 @@ async def _end(running: list[asyncio.Task[None]]) -> None:
 
 class _Metadata(msgspec.Struct, frozen=True):
     labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
 
 
 class _Namespace(msgspec.Struct, frozen=True):
     metadata: _Metadata
 
 
-class NamespaceLabels:
-    """Labels of namespaces, asked for when they are needed and kept for a moment."""
+class Namespaces:
+    """What namespaces say, asked for when it is needed and kept for a moment."""
 
     def __init__(self, client: ClusterClient) -> None:
         self._client = client
-        self._known: dict[str, tuple[float, dict[str, str]]] = {}
+        self._known: dict[str, tuple[float, NamespaceMarks]] = {}
 
-    async def find(self, namespace: str) -> Mapping[str, str] | None:
-        """Return a namespace's labels; None when they can't be had in time."""
+    async def find(self, namespace: str) -> NamespaceMarks | None:
+        """Return what a namespace says, or said last; None when it was never had, and can't be in time."""
         now = time.monotonic()
         known = self._known.get(namespace)
-        if known is not None and now - known[0] < LABELS_AGE_S:
+        if known is not None and now - known[0] < NAMESPACE_AGE_S:
             return known[1]
         try:
             path = f"/api/v1/namespaces/{quote_name(namespace)}"
-            found = await self._client.get(path, _Namespace, deadline_s=LABELS_DEADLINE_S)
+            found = await self._client.get(path, _Namespace, deadline_s=NAMESPACE_DEADLINE_S)
         except TouchmarkError as error:
             _log.warning("namespace_not_read", namespace=namespace, code=error.code, message=error.message)
-            return None
-        labels = found.metadata.labels or {}
+            return None if known is None else known[1]
+        metadata = found.metadata
+        annotations = {
+            name: text for name, text in (metadata.annotations or {}).items() if name.startswith(f"{GROUP}/")
+        }
+        marks = NamespaceMarks(labels=metadata.labels or {}, annotations=annotations)
         self._known.pop(namespace, None)
-        while len(self._known) >= MAX_LABELS:
+        while len(self._known) >= MAX_NAMESPACES:
             self._known.pop(next(iter(self._known)))
-        self._known[namespace] = (now, labels)
-        return labels
+        self._known[namespace] = (now, marks)
+        return marks

@@ -149,6 +149,8 @@ def make_sidecar_container(settings: Settings, options: InjectionOptions, target
     ):
         if ports:
             arguments += [name, ",".join(str(port) for port in ports)]
+    if settings.drain_s is not None:
+        arguments += ["--drain-seconds", str(settings.drain_s)]
     if settings.log_level:
         arguments += ["--log-level", settings.log_level]
     capabilities = ["SYS_PTRACE", "DAC_READ_SEARCH"]

@@ -28,15 +28,25 @@ from shared.model.injection.containers import (
     make_sidecar_container,
     make_volumes,
 )
+from shared.model.injection.defaults import read_defaults
 from shared.model.injection.json_patch import Operation, make_patch
-from shared.model.injection.pod_json import Json, get_annotations, get_object, get_objects, get_text, list_containers
+from shared.model.injection.pod_json import (
+    Json,
+    get_annotations,
+    get_number,
+    get_object,
+    get_objects,
+    get_text,
+    list_containers,
+)
 from shared.model.injection.probes import Targets, decode_targets, find_secret, restore_probes, rewrite_probes
 from shared.model.injection.refusals import InjectionRefusal, InjectionRefusedError
-from shared.model.injection.settings import read_settings
-from shared.model.kubernetes.contract import INJECT, INJECTED, PROBES_VARIABLE, SIDECAR_CONTAINER
+from shared.model.injection.settings import Settings, read_settings
+from shared.model.kubernetes.contract import DRAIN_SECONDS, INJECT, INJECTED, PROBES_VARIABLE, SIDECAR_CONTAINER
 
 # The API server's picture of a pod that a kubelet runs from a file: changing it would change nothing.
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
+DEFAULT_GRACE_S = 30  # Of pods that don't say it: Kubernetes' own default.
 
 
 class Injection(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +86,12 @@ def is_asked(pod: Json, namespace_labels: Mapping[str, str] | None) -> bool:
 
 
 def inject(
-    pod: Json, *, namespace: str, namespace_labels: Mapping[str, str] | None, options: InjectionOptions
+    pod: Json,
+    *,
+    namespace: str,
+    namespace_labels: Mapping[str, str] | None,
+    namespace_annotations: Mapping[str, str] | None = None,
+    options: InjectionOptions,
 ) -> Injection | None:
     """Make the patch that puts the sidecar into a pod; None when the pod didn't ask for it.
 
@@ -84,6 +99,7 @@ def inject(
         pod: a pod, or a pod's template: ``metadata`` and ``spec`` as JSON. It isn't changed.
         namespace: in which it is created.
         namespace_labels: that namespace's; None when they aren't known.
+        namespace_annotations: the same; those of ours are defaults for the pod's own.
 
     Raises:
         InjectionRefusedError: the pod asked, and can't or mustn't have it.
@@ -91,7 +107,8 @@ def inject(
     if not is_asked(pod, namespace_labels):
         return None
     check_namespace(namespace, namespace_labels, own_namespace=options.own_namespace)
-    settings = read_settings(get_annotations(pod))
+    defaults = read_defaults(namespace_annotations or {})
+    settings = read_settings(get_annotations(pod), defaults.settings)
     # A namespace asks for its applications. A pod of the node's own (a DaemonSet's) can't be one, unless it says so.
     if INJECT not in get_annotations(pod) and (trait := find_node_trait(pod)) is not None:
         return Injection(patch=(), warnings=(_say_passed_over(*trait),), passed_over=trait[0])
@@ -111,7 +128,13 @@ def inject(
         **get_object(injected, "metadata", "pod"),
         "annotations": {**get_annotations(injected), INJECTED: options.version},
     }
-    return Injection(patch=make_patch(pod, injected), warnings=_warn(pod, options))
+    return Injection(
+        patch=make_patch(pod, injected),
+        warnings=(
+            *_warn(pod, settings, options),
+            *(f"touchmark: not applied from the namespace {namespace}: {fault}" for fault in defaults.faults),
+        ),
+    )
 
 
 def restore(pod: Json) -> Json:
@@ -182,10 +205,18 @@ def _say_passed_over(refusal: InjectionRefusal, trait: str) -> str:
     )
 
 
-def _warn(pod: Json, options: InjectionOptions) -> tuple[str, ...]:
+def _warn(pod: Json, settings: Settings, options: InjectionOptions) -> tuple[str, ...]:
     spec = get_object(pod, "spec", "pod")
+    warnings = []
     policy = get_text(spec, "dnsPolicy", "spec")
     host = find_ca_host(options)
     if policy in {"Default", "None"} and host.endswith(".svc"):
-        return (f"touchmark: with dnsPolicy {policy} the sidecar may not resolve its CA's name, {host}",)
-    return ()
+        warnings.append(f"touchmark: with dnsPolicy {policy} the sidecar may not resolve its CA's name, {host}")
+    grace = get_number(spec, "terminationGracePeriodSeconds", "spec")
+    grace_s = DEFAULT_GRACE_S if grace is None else grace
+    if settings.drain_s is not None and settings.drain_s >= grace_s:
+        warnings.append(
+            f"touchmark: {DRAIN_SECONDS} is {settings.drain_s}, but the pod is killed after"
+            f" {grace_s} s (terminationGracePeriodSeconds)"
+        )
+    return tuple(warnings)

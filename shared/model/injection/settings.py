@@ -1,6 +1,7 @@
 """The injection settings in a pod's annotations, read and checked. Pure.
 
-Belongs here: each annotation's syntax, bounds and default. Doesn't: how they are used (``containers.py``).
+Belongs here: each annotation's syntax, bounds and default. Doesn't: how they are used (``containers.py``), or where a
+namespace says what holds for its pods (``defaults.py``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from shared.model.injection.refusals import InjectionRefusal, InjectionRefusedEr
 from shared.model.kubernetes.contract import (
     CPU_LIMIT,
     CPU_REQUEST,
+    DRAIN_SECONDS,
     EXCLUDE_INBOUND_PORTS,
     EXCLUDE_OUTBOUND_CIDRS,
     EXCLUDE_OUTBOUND_PORTS,
@@ -34,7 +36,8 @@ from shared.model.kubernetes.quantity import parse_quantity
 
 KNOWN: Final = (
     INJECT, INJECTED, EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, MTLS_PORTS,
-    MTLS_DESTINATION_PORTS, HOLD_CONNECTS, LOG_LEVEL, CPU_REQUEST, CPU_LIMIT, MEMORY_REQUEST, MEMORY_LIMIT,
+    MTLS_DESTINATION_PORTS, HOLD_CONNECTS, DRAIN_SECONDS, LOG_LEVEL, CPU_REQUEST, CPU_LIMIT, MEMORY_REQUEST,
+    MEMORY_LIMIT,
 )  # fmt: skip
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 MAX_EXCLUSIONS: Final = 64  # Each is an element of an nftables set, and a word on a command line.
@@ -46,6 +49,8 @@ DEFAULT_MEMORY_LIMIT: Final = "512Mi"
 MIN_MEMORY_LIMIT: Final = "64Mi"
 MAX_CPU: Final = "64"
 MAX_MEMORY: Final = "64Gi"
+MAX_DRAIN_S: Final = 3600
+NO_LIMIT: Final = "none"  # Of CPU, where the namespace has a default for it.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,7 @@ class Settings:
         holds_connects: when programs' ``connect()`` waits until the sidecar has looked at them: ``always``, ``auto``
             (where programs were gone too early for that) or ``never``.
         hold_ports: towards these ports only, sorted; empty for all.
+        drain_s: how long live connections may finish when the pod ends; None for the sidecar's own default.
         log_level: of the sidecar; empty for its own default.
         cpu_request, memory_request, memory_limit: quantities as written.
         cpu_limit: the same; empty for none, so that a burst isn't throttled.
@@ -71,6 +77,7 @@ class Settings:
     mtls_destination_ports: tuple[int, ...] = ()
     holds_connects: str = "never"
     hold_ports: tuple[int, ...] = ()
+    drain_s: int | None = None
     log_level: str = ""
     cpu_request: str = DEFAULT_CPU_REQUEST
     cpu_limit: str = ""
@@ -78,8 +85,14 @@ class Settings:
     memory_limit: str = DEFAULT_MEMORY_LIMIT
 
 
-def read_settings(annotations: Mapping[str, str]) -> Settings:
+BUILT_IN: Final = Settings()
+
+
+def read_settings(annotations: Mapping[str, str], defaults: Settings = BUILT_IN) -> Settings:
     """Read a pod's annotations; those of others are left alone.
+
+    Arguments:
+        defaults: where the pod says nothing. What contradicts the pod's own word gives way.
 
     Raises:
         InjectionRefusedError: one of ours is unknown, malformed, or contradicts another one.
@@ -94,17 +107,43 @@ def read_settings(annotations: Mapping[str, str]) -> Settings:
                 hint=f"did you mean {close[0]}?" if close else "",
             )
     holds_connects, hold_ports = _read_hold(annotations)
+    inbound = _read_ports(annotations, EXCLUDE_INBOUND_PORTS)
+    outbound = _read_ports(annotations, EXCLUDE_OUTBOUND_PORTS)
+    served = _read_mtls_ports(annotations, MTLS_PORTS, EXCLUDE_INBOUND_PORTS)
+    dialled = _read_mtls_ports(annotations, MTLS_DESTINATION_PORTS, EXCLUDE_OUTBOUND_PORTS)
+    if HOLD_CONNECTS not in annotations:
+        holds_connects, hold_ports = defaults.holds_connects, _leave_out(defaults.hold_ports, outbound)
+        if defaults.hold_ports and not hold_ports:  # No ports would mean all of them.
+            holds_connects = "never"
+    if EXCLUDE_INBOUND_PORTS not in annotations:
+        inbound = _leave_out(defaults.exclude_inbound_ports, served)
+    if EXCLUDE_OUTBOUND_PORTS not in annotations:
+        own = hold_ports if HOLD_CONNECTS in annotations else ()
+        outbound = _leave_out(defaults.exclude_outbound_ports, (*dialled, *own))
+    if MTLS_PORTS not in annotations:
+        served = _leave_out(defaults.mtls_ports, inbound)
+    if MTLS_DESTINATION_PORTS not in annotations:
+        dialled = _leave_out(defaults.mtls_destination_ports, outbound)
+    has_cidrs = EXCLUDE_OUTBOUND_CIDRS in annotations
     return Settings(
-        exclude_inbound_ports=_read_ports(annotations, EXCLUDE_INBOUND_PORTS),
-        exclude_outbound_ports=_read_ports(annotations, EXCLUDE_OUTBOUND_PORTS),
-        exclude_outbound_cidrs=_read_cidrs(annotations, EXCLUDE_OUTBOUND_CIDRS),
-        mtls_ports=_read_mtls_ports(annotations, MTLS_PORTS, EXCLUDE_INBOUND_PORTS),
-        mtls_destination_ports=_read_mtls_ports(annotations, MTLS_DESTINATION_PORTS, EXCLUDE_OUTBOUND_PORTS),
+        exclude_inbound_ports=inbound,
+        exclude_outbound_ports=outbound,
+        exclude_outbound_cidrs=(
+            _read_cidrs(annotations, EXCLUDE_OUTBOUND_CIDRS) if has_cidrs else defaults.exclude_outbound_cidrs
+        ),
+        mtls_ports=served,
+        mtls_destination_ports=dialled,
         holds_connects=holds_connects,
         hold_ports=hold_ports,
-        log_level=_read_log_level(annotations),
-        **_read_resources(annotations),
+        drain_s=_read_drain(annotations) if DRAIN_SECONDS in annotations else defaults.drain_s,
+        log_level=_read_log_level(annotations) if LOG_LEVEL in annotations else defaults.log_level,
+        **_read_resources(annotations, defaults),
     )
+
+
+def _leave_out(inherited: tuple[int, ...], own: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the namespace's ports but for those of which the pod itself says the contrary."""
+    return tuple(port for port in inherited if port not in own)
 
 
 def _read_ports(annotations: Mapping[str, str], name: str) -> tuple[int, ...]:
@@ -164,10 +203,23 @@ def _read_log_level(annotations: Mapping[str, str]) -> str:
     return level
 
 
-def _read_resources(annotations: Mapping[str, str]) -> dict[str, str]:
-    cpu_request, cpu_limit = _read_pair(annotations, CPU_REQUEST, CPU_LIMIT, DEFAULT_CPU_REQUEST, "", MAX_CPU)
+def _read_drain(annotations: Mapping[str, str]) -> int:
+    text = annotations[DRAIN_SECONDS]
+    if not (text.isascii() and text.isdigit() and len(text) <= 4 and int(text) <= MAX_DRAIN_S):
+        raise _bad(DRAIN_SECONDS, f"not seconds: {text[:80]!r}", f"a whole number from 0 to {MAX_DRAIN_S}")
+    return int(text)
+
+
+def _read_resources(annotations: Mapping[str, str], defaults: Settings) -> dict[str, str]:
+    cpu_default = defaults.cpu_limit
+    if annotations.get(CPU_LIMIT) == NO_LIMIT:
+        annotations = {name: text for name, text in annotations.items() if name != CPU_LIMIT}
+        cpu_default = ""
+    cpu_request, cpu_limit = _read_pair(
+        annotations, CPU_REQUEST, CPU_LIMIT, defaults.cpu_request, cpu_default, MAX_CPU
+    )  # fmt: skip
     memory_request, memory_limit = _read_pair(
-        annotations, MEMORY_REQUEST, MEMORY_LIMIT, DEFAULT_MEMORY_REQUEST, DEFAULT_MEMORY_LIMIT, MAX_MEMORY
+        annotations, MEMORY_REQUEST, MEMORY_LIMIT, defaults.memory_request, defaults.memory_limit, MAX_MEMORY
     )
     if parse_quantity(memory_limit) < parse_quantity(MIN_MEMORY_LIMIT):
         raise _bad(MEMORY_LIMIT, f"a sidecar can't start in {memory_limit}", f"{MIN_MEMORY_LIMIT} or more")

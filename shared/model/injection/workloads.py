@@ -6,14 +6,14 @@ Belongs here: where in each kind the template stands. Doesn't: injection itself,
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from shared.model.injection.containers import InjectionOptions
 from shared.model.injection.json_patch import apply_patch
 from shared.model.injection.patch import Injection, inject
-from shared.model.injection.pod_json import Json, get_object, get_text
+from shared.model.injection.pod_json import Json, get_annotations, get_object, get_text
 from shared.model.injection.refusals import InjectionRefusal, InjectionRefusedError
 from shared.model.kubernetes.contract import INJECT
 
@@ -94,21 +94,47 @@ def find_templates(document: Any, place: tuple[str | int, ...] = ()) -> Iterator
     )
 
 
+def find_namespaces(document: Any) -> Iterator[tuple[str, dict[str, str]]]:
+    """Find the Namespaces in a document: each one's name and annotations.
+
+    Raises:
+        InjectionRefusedError: one hasn't its shape.
+    """
+    if not isinstance(document, dict) or document.get("apiVersion") != "v1":
+        return
+    items = document.get("items") if document.get("kind") in {"List", "NamespaceList"} else [document]
+    for item in items if isinstance(items, list) else []:
+        if isinstance(item, dict) and item.get("kind", "Namespace") == "Namespace":
+            yield get_text(get_object(item, "metadata", ""), "name", "metadata"), get_annotations(item)
+
+
 def inject_template(
-    document: Json, template: Template, *, namespace: str, is_asked_for_all: bool, options: InjectionOptions
+    document: Json,
+    template: Template,
+    *,
+    namespace: str,
+    is_asked_for_all: bool,
+    options: InjectionOptions,
+    namespace_annotations: Mapping[str, Mapping[str, str]] | None = None,
 ) -> tuple[Json, Injection] | None:
     """Return the document with this template injected, and what was done; None when the template didn't ask.
 
     Arguments:
         namespace: where the template names none.
         is_asked_for_all: as if the namespace had the label ``touchmark.dev/inject: "true"``.
+        namespace_annotations: by the namespace's name; the defaults for its pods.
 
     Raises:
         InjectionRefusedError: it asked, and can't or mustn't have it.
     """
     labels = {INJECT: "true"} if is_asked_for_all else None
+    name = template.namespace or namespace
     injection = inject(
-        template.pod, namespace=template.namespace or namespace, namespace_labels=labels, options=options
+        template.pod,
+        namespace=name,
+        namespace_labels=labels,
+        namespace_annotations=(namespace_annotations or {}).get(name),
+        options=options,
     )
     if injection is None:
         return None

@@ -29,6 +29,8 @@ MTLS_PORTS: Final = "touchmark.dev/mtls-ports"
 MTLS_DESTINATION_PORTS: Final = "touchmark.dev/mtls-destination-ports"
 # "true", or destination ports: programs' connect() waits for the look at them, for which the sidecar keeps NET_ADMIN.
 HOLD_CONNECTS: Final = "touchmark.dev/hold-connects"
+# How long live connections may finish once the pod is told to end.
+DRAIN_SECONDS: Final = "touchmark.dev/drain-seconds"
 LOG_LEVEL: Final = "touchmark.dev/log-level"
 # On a Program: who approved it, as the API server named the user to the command that wrote it. For people; no proof.
 APPROVED_BY: Final = "touchmark.dev/approved-by"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import itertools
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -13,7 +14,14 @@ import yaml
 from aiohttp import ClientSession, web
 
 from ca.admission import webhook as webhook_module
-from ca.admission.webhook import INJECT_NAMESPACE_PATH, INJECT_PATH, MAX_REVIEW_BYTES, POLICY_PATH, InjectionWebhook
+from ca.admission.webhook import (
+    INJECT_NAMESPACE_PATH,
+    INJECT_PATH,
+    MAX_REVIEW_BYTES,
+    POLICY_PATH,
+    InjectionWebhook,
+    NamespaceMarks,
+)
 from ca.evidence import pod
 from ca.evidence.pod import Pod, find_fault
 from ca.metrics import Metrics
@@ -34,12 +42,13 @@ class Hook:
     def __init__(self) -> None:
         self.metrics = Metrics()
         self.labels: Mapping[str, str] | None = {}
+        self.annotations: dict[str, str] = {}
         self.published: list[str] = []
         self.fault: Exception | None = None
         self.delay_s = 0.0
         self.webhook = InjectionWebhook(
             options=OPTIONS,
-            find_labels=self._find_labels,
+            find_namespace=self._find_namespace,
             publish_trust=self._publish,
             judge_policy=self._judge,
             metrics=self.metrics,
@@ -47,8 +56,8 @@ class Hook:
         self.url = ""
         self.session: ClientSession
 
-    async def _find_labels(self, _namespace: str) -> Mapping[str, str] | None:
-        return self.labels
+    async def _find_namespace(self, _namespace: str) -> NamespaceMarks | None:
+        return None if self.labels is None else NamespaceMarks(labels=self.labels, annotations=self.annotations)
 
     async def _publish(self, namespace: str) -> None:
         await asyncio.sleep(self.delay_s)
@@ -111,6 +120,40 @@ async def test_a_namespaces_word_needs_no_look_at_its_labels(hook: Hook) -> None
     assert hook.count("not_asked") == 1
     no = {**make_pod(), "metadata": {"annotations": {"touchmark.dev/inject": "false"}}}
     assert "patch" not in await hook.ask(no, INJECT_NAMESPACE_PATH)
+
+
+async def test_a_namespaces_annotations_are_defaults_and_one_that_cannot_be_used_is_a_warning(hook: Hook) -> None:
+    hook.annotations = {"touchmark.dev/drain-seconds": "7", "touchmark.dev/log-level": "loud"}
+    response = await hook.ask(make_pod())
+    _, sidecar = apply_response(make_pod(), response)["spec"]["initContainers"]
+    assert ("--drain-seconds", "7") in itertools.pairwise(sidecar["args"])
+    assert "--log-level" not in sidecar["args"]
+    [warning] = response["warnings"]
+    assert warning.startswith("touchmark: not applied from the namespace shop: bad_annotation:")
+    own = {
+        **make_pod(),
+        "metadata": {"annotations": {"touchmark.dev/inject": "true", "touchmark.dev/drain-seconds": "9"}},
+    }
+    _, sidecar = apply_response(own, await hook.ask(own))["spec"]["initContainers"]
+    assert ("--drain-seconds", "9") in itertools.pairwise(sidecar["args"])
+
+
+async def test_the_sidecar_with_its_namespaces_defaults_may_join(hook: Hook) -> None:
+    hook.annotations = {
+        "touchmark.dev/exclude-outbound-ports": "53",
+        "touchmark.dev/hold-connects": "auto",
+        "touchmark.dev/drain-seconds": "7",
+        "touchmark.dev/log-level": "debug",
+    }
+    injected = default(apply_response(make_pod(), await hook.ask(make_pod())))
+    names = [find_ca_host(OPTIONS)]
+    assert find_fault(msgspec.convert(injected, Pod), images=[OPTIONS.sidecar_image], ca_names=names) == ""
+
+
+async def test_whoever_makes_a_pod_reads_that_the_namespaces_defaults_are_unknown(hook: Hook) -> None:
+    hook.labels = None
+    [warning] = (await hook.ask(make_pod()))["warnings"]
+    assert "its defaults aren't applied" in warning
 
 
 async def test_a_pod_of_the_nodes_own_in_a_namespace_that_asks_passes_with_a_warning(hook: Hook) -> None:

@@ -75,6 +75,17 @@ def test_a_namespace_that_asks_by_another_word_or_by_an_annotation_is_named() ->
     assert "kubectl label namespace NAMESPACE --overwrite touchmark.dev/inject=true" in finding.hint
 
 
+def test_a_namespaces_default_that_cannot_be_used_is_named() -> None:
+    shop, bank = make_namespace("shop"), make_namespace("bank")
+    shop["metadata"]["annotations"] = {"touchmark.dev/log-level": "loud", "touchmark.dev/sidecar-cpu": "1"}
+    bank["metadata"]["annotations"] = {"touchmark.dev/drain-seconds": "5"}
+    [finding] = find_faults(change(namespaces=[shop, bank]))
+    assert (finding.subject, finding.is_optional) == ("defaults of namespaces", False)
+    assert finding.observation.startswith("not applied: shop: bad_annotation:")
+    assert "bank" not in finding.observation
+    assert find_faults(change(namespaces=[bank])) == []
+
+
 @pytest.mark.parametrize(
     ("metadata", "is_meshed", "is_named"),
     [

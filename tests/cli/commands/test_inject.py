@@ -159,3 +159,39 @@ def test_a_given_secret_makes_repeated_runs_print_the_same(tmp_path: Path, capsy
     secret.write_text("guess")
     assert inject(tmp_path, PROBED, "--probe-secret-file", str(secret)) == ExitCode.BAD_INPUT
     assert "openssl rand -hex 16" in capsys.readouterr().err
+
+
+NAMESPACE = """\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, annotations: {touchmark.dev/log-level: debug, touchmark.dev/drain-seconds: "5 s"}}
+"""
+
+
+def test_a_namespace_in_the_stream_gives_its_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert inject(tmp_path, f"{NAMESPACE}---\n{DEPLOYMENT}", "-n", "shop") == ExitCode.SUCCESS
+    printed = capsys.readouterr()
+    _, deployment = yaml.safe_load_all(printed.out)
+    assert deployment["spec"]["template"]["spec"]["initContainers"][1]["args"][-2:] == ["--log-level", "debug"]
+    assert "not applied from the namespace shop" in printed.err
+    inject(tmp_path, f"{NAMESPACE}---\n{DEPLOYMENT}", "-n", "other")
+    assert "--log-level" not in capsys.readouterr().out
+
+
+def test_explain_lists_each_setting_with_its_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = f"{NAMESPACE}---\n{DEPLOYMENT}"
+    assert inject(tmp_path, text, "-n", "shop", "--explain", "--json") == ExitCode.SUCCESS
+    [pod] = json.loads(capsys.readouterr().out)["pods"]
+    assert (pod["namespace"], len(pod["faults"])) == ("shop", 1)
+    assert {"annotation": "log-level", "value": "debug", "source": "namespace"} in pod["settings"]
+    assert {"annotation": "sidecar-memory", "value": "64Mi", "source": "built-in"} in pod["settings"]
+    assert inject(tmp_path, text, "-n", "shop", "--explain") == ExitCode.SUCCESS
+    printed = capsys.readouterr().out
+    assert "log-level" in printed and "kind: Deployment" not in printed
+    assert inject(tmp_path, REFUSED, "--explain") == ExitCode.CHECK_FAILED
+
+
+def test_a_namespace_without_its_shape_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, annotations: {touchmark.dev/drain-seconds: 5}}\n"
+    assert inject(tmp_path, f"{odd}---\n{DEPLOYMENT}") == ExitCode.REFUSED
+    assert "malformed_pod" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from aiohttp import web
 from ca.authority.authorities import Authorities
 from ca.kubernetes.api.client import ClusterClient
 from ca.kubernetes.webhook_objects import admission
-from ca.kubernetes.webhook_objects.admission import Admission, NamespaceLabels, make_admission, run_admission
+from ca.kubernetes.webhook_objects.admission import Admission, Namespaces, make_admission, run_admission
 from ca.metrics import Metrics
 from shared.model.errors import UnavailableError
 from shared.runtime.tasks import Tasks
@@ -91,27 +91,39 @@ async def test_the_webhook_answers_under_the_services_name_with_a_chain_to_the_r
     assert len(tasks) == 0, "what was started has ended"
 
 
-async def test_labels_are_asked_for_once_in_a_moment_and_none_are_none(
+NAMESPACE = {"labels": {"team": "shop"}, "annotations": {"touchmark.dev/log-level": "debug", "other": "x"}}
+
+
+async def test_a_namespace_is_asked_for_once_in_a_moment_and_what_it_said_last_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission, "MAX_LABELS", 2)
+    monkeypatch.setattr(admission, "MAX_NAMESPACES", 2)
     asked: list[str] = []
+    is_down = False
 
     async def serve(request: web.Request) -> web.StreamResponse:
         asked.append(request.path)
         answers: dict[str, tuple[int, Any]] = {"/api/v1/namespaces/gone": (404, {"message": "gone"})}
-        status, body = answers.get(request.path, (200, {"metadata": {"labels": {"team": "shop"}}}))
+        status, body = answers.get(request.path, (200, {"metadata": NAMESPACE}))
+        if is_down:
+            status = 503
         return web.json_response(body, status=status)
 
     async with faked(tmp_path, serve) as client:
-        labels = NamespaceLabels(client)
+        namespaces = Namespaces(client)
         for _ in range(2):
-            assert await labels.find("a") == {"team": "shop"}
+            found = await namespaces.find("a")
+            assert found is not None
+            assert found.labels == {"team": "shop"}
+            assert found.annotations == {"touchmark.dev/log-level": "debug"}
         assert asked == ["/api/v1/namespaces/a"]
-        assert await labels.find("gone") is None
+        assert await namespaces.find("gone") is None
         for name in ("b", "c"):
-            await labels.find(name)
-        assert len(labels._known) == 2
-        monkeypatch.setattr(admission, "LABELS_AGE_S", 0.0)
-        await labels.find("c")
+            await namespaces.find(name)
+        assert len(namespaces._known) == 2
+        monkeypatch.setattr(admission, "NAMESPACE_AGE_S", 0.0)
+        await namespaces.find("c")
         assert asked.count("/api/v1/namespaces/c") == 2
+        is_down = True
+        found = await namespaces.find("c")
+        assert found is not None and found.labels == {"team": "shop"}

@@ -19,6 +19,7 @@ def test_each_annotation_is_read() -> None:
         P + "exclude-inbound-ports": "9090, 80,9090",
         P + "exclude-outbound-ports": " ",
         P + "exclude-outbound-cidrs": "10.0.0.0/8,2001:DB8::/32, 192.0.2.1",
+        P + "drain-seconds": "60",
         P + "log-level": "debug",
         P + "sidecar-cpu": "0.2",
         P + "sidecar-cpu-limit": "1",
@@ -28,6 +29,7 @@ def test_each_annotation_is_read() -> None:
     assert read_settings(annotations) == Settings(
         exclude_inbound_ports=(80, 9090),
         exclude_outbound_cidrs=("10.0.0.0/8", "2001:db8::/32", "192.0.2.1/32"),
+        drain_s=60,
         log_level="debug",
         cpu_request="0.2",
         cpu_limit="1",
@@ -45,6 +47,7 @@ def test_each_annotation_is_read() -> None:
         ("exclude-outbound-cidrs", "example.org"), ("exclude-outbound-cidrs", "fe80::1%eth0/64"),
         ("log-level", "loud"), ("sidecar-cpu", "much"), ("sidecar-cpu", "0"), ("sidecar-cpu-limit", "65"),
         ("sidecar-memory", "1Pi"), ("sidecar-memory-limit", "1Mi"), ("sidecar-memory-limit", ""),
+        ("drain-seconds", "-1"), ("drain-seconds", "3601"), ("drain-seconds", "1.5"), ("drain-seconds", ""),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_used_is_refused_with_the_annotations_name(name: str, value: str) -> None:

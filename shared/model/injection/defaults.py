@@ -1,0 +1,130 @@
+"""What a namespace's annotations say for all its pods, and where each setting of a pod comes from. Pure.
+
+Belongs here: how a namespace's word is read, and the explanation. Doesn't: each annotation's syntax
+(``settings.py``), or how a namespace is found (``ca/kubernetes/webhook_objects/admission.py``).
+
+On a namespace the annotations have the names that they have on a pod. One that can't be used isn't applied, with a
+warning, while the same on a pod refuses it: a misspelt default mustn't keep a whole namespace's pods from starting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from shared.model.injection.refusals import InjectionRefusedError
+from shared.model.injection.settings import BUILT_IN, KNOWN, NO_LIMIT, Settings, read_settings
+from shared.model.kubernetes.contract import (
+    CPU_LIMIT,
+    CPU_REQUEST,
+    DRAIN_SECONDS,
+    EXCLUDE_INBOUND_PORTS,
+    EXCLUDE_OUTBOUND_CIDRS,
+    EXCLUDE_OUTBOUND_PORTS,
+    GROUP,
+    HOLD_CONNECTS,
+    INJECT,
+    INJECTED,
+    LOG_LEVEL,
+    MEMORY_LIMIT,
+    MEMORY_REQUEST,
+    MTLS_DESTINATION_PORTS,
+    MTLS_PORTS,
+)
+
+# ``touchmark.dev/inject`` is a namespace's label, and no default; `touchmark doctor` reports it as an annotation.
+_NO_DEFAULTS: Final = (INJECT, INJECTED)
+MAX_FAULTS: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceDefaults:
+    """What a namespace says for its pods.
+
+    Attributes:
+        settings: with the built-in values where it says nothing, or nothing that can be used.
+        applied: the annotations that count, by name.
+        faults: the annotations that don't, each with its reason; the first ``MAX_FAULTS``.
+    """
+
+    settings: Settings = BUILT_IN
+    applied: Mapping[str, str]
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedSetting:
+    """One setting of a pod's sidecar.
+
+    Attributes:
+        annotation: its name without our prefix.
+        value: as it would be written; empty for none.
+        source: ``pod``, ``namespace``, ``built-in``; ``adapted`` where the default would contradict the pod's others.
+    """
+
+    annotation: str
+    value: str
+    source: str
+
+
+def read_defaults(annotations: Mapping[str, str]) -> NamespaceDefaults:
+    """Read a namespace's annotations; those of others are left alone."""
+    applied = {
+        name: text for name, text in annotations.items() if name.startswith(f"{GROUP}/") and name not in _NO_DEFAULTS
+    }
+    faults: list[str] = []
+    while True:
+        try:
+            settings = read_settings(applied)
+        except InjectionRefusedError as error:
+            name = error.path.removeprefix('metadata.annotations["').removesuffix('"]')
+            del applied[name]  # There is one less each time.
+            faults.append(f"{error.refusal}: {error.message}; {error.hint}")
+        else:
+            return NamespaceDefaults(settings=settings, applied=applied, faults=tuple(faults[:MAX_FAULTS]))
+
+
+def explain_settings(annotations: Mapping[str, str], defaults: NamespaceDefaults) -> tuple[ExplainedSetting, ...]:
+    """Return each setting that a pod's sidecar gets, and whose word it is.
+
+    Raises:
+        InjectionRefusedError: one of the pod's own annotations can't be used.
+    """
+    values = _write(read_settings(annotations, defaults.settings))
+    inherited = _write(defaults.settings)
+    explained = []
+    for name in KNOWN:
+        if name not in values:
+            continue
+        if name in annotations:
+            source = "pod"
+        elif values[name] != inherited[name]:
+            source = "adapted"
+        else:
+            source = "namespace" if name in defaults.applied else "built-in"
+        short = name.removeprefix(f"{GROUP}/")
+        explained.append(ExplainedSetting(annotation=short, value=values[name], source=source))
+    return tuple(explained)
+
+
+def _write(settings: Settings) -> dict[str, str]:
+    hold = {"never": "false", "always": "true", "auto": "auto"}[settings.holds_connects]
+    return {
+        EXCLUDE_INBOUND_PORTS: _join(settings.exclude_inbound_ports),
+        EXCLUDE_OUTBOUND_PORTS: _join(settings.exclude_outbound_ports),
+        EXCLUDE_OUTBOUND_CIDRS: ",".join(settings.exclude_outbound_cidrs),
+        MTLS_PORTS: _join(settings.mtls_ports),
+        MTLS_DESTINATION_PORTS: _join(settings.mtls_destination_ports),
+        HOLD_CONNECTS: _join(settings.hold_ports) or hold,
+        DRAIN_SECONDS: "" if settings.drain_s is None else str(settings.drain_s),
+        LOG_LEVEL: settings.log_level,
+        CPU_REQUEST: settings.cpu_request,
+        CPU_LIMIT: settings.cpu_limit or NO_LIMIT,
+        MEMORY_REQUEST: settings.memory_request,
+        MEMORY_LIMIT: settings.memory_limit,
+    }
+
+
+def _join(ports: tuple[int, ...]) -> str:
+    return ",".join(str(port) for port in ports)
