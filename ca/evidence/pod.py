@@ -41,7 +41,10 @@ DANGEROUS_CAPABILITIES: Final = frozenset(
     }
 )  # fmt: skip
 _ENDED: Final = frozenset({"Succeeded", "Failed"})
-_FLAGS: Final = frozenset({"--redirect-installed", "--hold-connects"})
+_FLAGS: Final = frozenset({"--redirect-installed"})
+# Alone or with a word: both have been injected.
+_HOLD: Final = "--hold-connects"
+_HOLD_WORDS: Final = frozenset({"always", "auto", "never"})
 # What a sidecar may be told. Anything else could lead it elsewhere: another configuration file, another CA.
 _OPTIONS: Final = frozenset(
     {
@@ -288,7 +291,11 @@ def _list_probes(container: Container) -> tuple[Probe | None, ...]:
 def _find_option_fault(arguments: Sequence[str], ca_names: frozenset[str]) -> str:
     options: dict[str, str] = {}
     words = iter(arguments)
+    before = ""
     for word in words:
+        follows, before = before == _HOLD, word
+        if word == _HOLD or (follows and word in _HOLD_WORDS):
+            continue
         name, equals, value = word.partition("=")
         if name in _FLAGS and not equals:
             continue

@@ -26,6 +26,12 @@ def test_what_injection_makes_may_join() -> None:
 def test_one_whose_connections_wait_may_join_by_the_one_other_entry_point_of_the_image() -> None:
     pod = changed(make_pod_json(), f"{SIDECAR}.command", list(HOLDING_COMMAND))
     assert look(changed(pod, f"{SIDECAR}.args.+", "--hold-connects")) == ""
+    for when in ("always", "auto"):
+        said = changed(changed(pod, f"{SIDECAR}.args.+", "--hold-connects"), f"{SIDECAR}.args.+", when)
+        assert look(said) == ""
+    assert "strange option: auto" in look(changed(pod, f"{SIDECAR}.args.+", "auto"))
+    elsewhere = changed(changed(pod, f"{SIDECAR}.args.+", "--hold-connects"), f"{SIDECAR}.args.+", "other")
+    assert "strange option: other" in look(elsewhere)
     assert "command" in look(changed(pod, f"{SIDECAR}.command", [HOLDING_COMMAND[0], "-c", "evil"]))
 
 
