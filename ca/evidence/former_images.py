@@ -45,7 +45,8 @@ def note_images(
 ) -> dict[str, float]:
     """Return what is remembered from now on: image → 0 while it is in the list, else since when it isn't.
 
-    Those whose grace is over are forgotten; of too many the oldest.
+    Those whose grace is over are forgotten; of too many the oldest. A restart lengthens no grace. One that was in the
+    list again begins anew when it leaves: pods have been made with it meanwhile, which mustn't be disconnected at once.
     """
     former = {image: since or now for image, since in known.items() if image not in current}
     kept = sorted(

@@ -154,11 +154,17 @@ class PolicyBackend(Protocol):
     async def list_objects(self, namespace: str) -> list[dict[str, Any]]:
         """Return policies and programs in the shape of their YAML."""
 
-    async def apply(self, documents: Sequence[Document], *, is_forced: bool = False) -> list[Applied]:
+    async def apply(
+        self, documents: Sequence[Document], *, is_forced: bool = False, expected_version: int | None = None
+    ) -> list[Applied]:
         """Write documents; none when one of them is refused.
 
         Arguments:
             is_forced: also where explicit mode would refuse connections that were seen.
+            expected_version: of the policies' namespace, as ``get_mode`` says it; None: whichever it is.
+
+        Raises:
+            ConflictError: the namespace has changed since it was looked at.
         """
 
     async def look_around(self) -> Surroundings:

@@ -290,7 +290,9 @@ class ClusterPolicyBackend:
             found += [objects.strip({**value, "kind": name}) for value in values]
         return found
 
-    async def apply(self, documents: Sequence[Document], *, is_forced: bool = False) -> list[Applied]:
+    async def apply(
+        self, documents: Sequence[Document], *, is_forced: bool = False, expected_version: int | None = None
+    ) -> list[Applied]:
         """Write documents, after the API server has tried all of them, and wait a while for the CA.
 
         Programs first: a policy that makes its namespace explicit is judged by the approvals that come with it.
@@ -303,7 +305,11 @@ class ClusterPolicyBackend:
         applied: dict[int, Applied] = {}
         for wanted in (PROGRAMS, MESH_POLICIES):
             written = {
-                index: await self._write(kind, value, manager=FIELD_MANAGER)
+                index: await (
+                    self._write(kind, value, manager=FIELD_MANAGER)
+                    if kind is PROGRAMS or expected_version is None
+                    else self._write_expected(value, expected_version)
+                )
                 for index, (kind, value) in enumerate(made)
                 if kind is wanted
             }
@@ -372,19 +378,57 @@ class ClusterPolicyBackend:
             # Forcing would take over what others write in between. Pinned to a version in which no other manager has
             # a part, it can't.
             current = await self._cluster.get(kind, metadata["namespace"], metadata["name"])
-            pinned = {**value, "metadata": {**metadata, "resourceVersion": current["metadata"]["resourceVersion"]}}
             try:
-                return await self._cluster.apply(kind, pinned, manager=manager, dry_run=dry_run)
-            except OwnedElsewhereError as error:
-                _refuse_others(error)
-            except ChangedError:
-                continue
-            try:
-                return await self._cluster.apply(kind, pinned, manager=manager, force=True, dry_run=dry_run)
+                return await self._write_pinned(kind, value, current, manager=manager, dry_run=dry_run)
             except ChangedError:
                 if attempt == _MAX_ATTEMPTS - 1:
                     raise
-        raise ChangedError(f"{kind.plural} {metadata['name']!r} keeps changing", hint="try again")
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _write_pinned(
+        self, kind: Kind, value: Object, current: Object, *, manager: str, dry_run: bool = False
+    ) -> Object:
+        """Write only over this version of the object.
+
+        Raises:
+            ChangedError: it is another one by now.
+            OwnedElsewhereError: others own fields of it.
+        """
+        version = current["metadata"]["resourceVersion"]
+        pinned = {**value, "metadata": {**value["metadata"], "resourceVersion": version}}
+        try:
+            return await self._cluster.apply(kind, pinned, manager=manager, force=self._is_forced, dry_run=dry_run)
+        except OwnedElsewhereError as error:
+            _refuse_others(error)
+        return await self._cluster.apply(kind, pinned, manager=manager, force=True, dry_run=dry_run)
+
+    async def _write_expected(self, policy: Object, expected: int) -> Object:
+        """Write a MeshPolicy over the one that the CA has put in force as this version of its namespace.
+
+        What the CA says of it in between doesn't matter, what others write does. A policy that doesn't exist yet and is
+        made by somebody else at the very same moment isn't noticed.
+
+        Raises:
+            ConflictError: it is another one, or one that the CA hasn't seen.
+        """
+        metadata = policy["metadata"]
+        namespace = metadata["namespace"]
+        for _ in range(_MAX_ATTEMPTS):
+            current = await self._cluster.find(MESH_POLICIES, namespace, metadata["name"])
+            state = await self.get_mode(namespace) if current is None else objects.read_mode(namespace, current)
+            if state.version != expected or not state.is_observed:
+                found = f"at version {state.version}" if state.is_observed else "changed, and the CA hasn't seen it"
+                raise ConflictError(
+                    f"namespace {namespace} is {found}, no longer at version {expected}",
+                    hint="look again, then repeat",
+                )
+            if current is None:
+                return await self._write(MESH_POLICIES, policy, manager=FIELD_MANAGER)
+            try:
+                return await self._write_pinned(MESH_POLICIES, policy, current, manager=FIELD_MANAGER)
+            except ChangedError:
+                continue
+        raise ChangedError(f"the MeshPolicy of {namespace} keeps changing", hint="try again")
 
     async def _wait_for_acceptance(self, kind: Kind, written: Object) -> Object:
         """Return the object once the CA has looked at it, or as it is when the deadline passes.

@@ -120,7 +120,9 @@ class LocalPolicyBackend:
         ]
         return make_plain(documents)
 
-    async def apply(self, documents: Sequence[Document], *, is_forced: bool = False) -> list[Applied]:
+    async def apply(
+        self, documents: Sequence[Document], *, is_forced: bool = False, expected_version: int | None = None
+    ) -> list[Applied]:
         """Write documents one after the other: all have been read already, so that the CA has little to refuse.
 
         Programs first: a policy that makes its namespace explicit is judged by the approvals that come with it.
@@ -131,7 +133,10 @@ class LocalPolicyBackend:
                     "spec.trial is for clusters", hint=f"touchmark mode {document.namespace} {document.mode} --for 10m"
                 )
         order = sorted(range(len(documents)), key=lambda index: isinstance(documents[index], MeshPolicyDocument))
-        applied = {index: await self._apply_one(documents[index], is_forced=is_forced) for index in order}
+        applied = {
+            index: await self._apply_one(documents[index], is_forced=is_forced, expected_version=expected_version)
+            for index in order
+        }
         return [applied[index] for index in range(len(documents))]
 
     async def look_around(self) -> Surroundings:
@@ -153,7 +158,7 @@ class LocalPolicyBackend:
         except (KeyError, OSError):
             return f"uid {os.getuid()}"
 
-    async def _apply_one(self, document: Document, *, is_forced: bool) -> Applied:
+    async def _apply_one(self, document: Document, *, is_forced: bool, expected_version: int | None) -> Applied:
         if isinstance(document, ProgramDocument):
             program = await self._client.approve_programs(
                 ProgramRequest(
@@ -175,6 +180,7 @@ class LocalPolicyBackend:
                 mode=document.mode,
                 requires=document.requires,
                 force=is_forced,
+                expected_version=expected_version,
             )
         )
         return Applied(kind="MeshPolicy", namespace=policy.namespace, name="default", version=policy.version)

@@ -265,6 +265,15 @@ def apply(
         bool, typer.Option("--force", help="Switch to explicit mode although it would refuse live traffic.")
     ] = False,
     force_conflicts: options.ForceConflicts = False,
+    if_version: Annotated[
+        int | None,
+        typer.Option(
+            "--if-version",
+            min=0,
+            help="Only over this version of the namespace, as `policy apply`, `mode` and `ready` say it; for one"
+            " MeshPolicy alone.",
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Create or replace objects from YAML files. If one of them is invalid, none is applied.
@@ -275,18 +284,22 @@ def apply(
 
     In Kubernetes they are written by server-side apply, after a dry run of all of them. Exit code 9 if the CA hasn't
     put them in force yet.
+
+    A policy is replaced as a whole: --if-version fails (exit code 5) if somebody else has changed the namespace since.
     """
     from cli.backends.session import work_on_policies
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_line, print_note
 
     documents = _read_documents(filename)
+    if if_version is not None:
+        _require_one_policy(documents)
 
     async def converse(backend: PolicyBackend) -> list[Applied]:
         for finding in await _lint(backend, documents):
             print_note(describe_finding(finding))
         await _check_explicit(backend, documents, is_forced=force)
-        return await backend.apply(documents, is_forced=force)
+        return await backend.apply(documents, is_forced=force, expected_version=if_version)
 
     results = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
     if as_json:
@@ -300,6 +313,17 @@ def apply(
             print_note("  the CA hasn't put it in force yet; is it running?")
     if not all(each.is_confirmed for each in results):
         raise typer.Exit(ExitCode.DEADLINE)
+
+
+def _require_one_policy(documents: list[Document]) -> None:
+    from shared.model.errors import InputError
+    from shared.model.policy.documents import MeshPolicyDocument
+
+    if len(documents) != 1 or not isinstance(documents[0], MeshPolicyDocument):
+        raise InputError(
+            "--if-version is for one MeshPolicy alone: the version is its namespace's, which each object raises",
+            hint="apply the other objects by themselves",
+        )
 
 
 @app.command(cls=options.TargetCommand)

@@ -85,12 +85,12 @@ class Actions:
         async with self._open_backend() as backend:
             readiness = await backend.get_readiness(namespace, since_s=since_s)
             try:
-                policy = await read_policy(backend, namespace, in_cluster=self._in_cluster)
+                policy, version = await read_policy(backend, namespace, in_cluster=self._in_cluster)
             except ConflictError:
                 return ShownRules(rules={})
         return ShownRules(
             rules={
-                digest: write_command(add_rule(policy, rule), options=self._options)
+                digest: write_command(add_rule(policy, rule), version=version, options=self._options)
                 for digest, rule in list_missing(readiness).items()
             }
         )
@@ -113,8 +113,8 @@ class Actions:
                 return await self._switch(backend, namespace, request)
             if request.act is ActKind.RULE:
                 readiness = await backend.get_readiness(namespace, since_s=read_since_s({"since": request.since}))
-                policy = await plan_policy(backend, readiness, request.rule, in_cluster=self._in_cluster)
-                await backend.apply([policy])
+                policy, version = await plan_policy(backend, readiness, request.rule, in_cluster=self._in_cluster)
+                await backend.apply([policy], expected_version=version)
                 return Done(text=f"{policy.rules[-1].name} is written into {namespace}")
             return await self._answer_program(backend, namespace, request)
 

@@ -40,8 +40,8 @@ def digest_rule(namespace: str, rule: Rule) -> str:
 
 async def plan_policy(
     backend: PolicyBackend, readiness: Readiness, digest: str, *, in_cluster: bool
-) -> MeshPolicyDocument:
-    """Return the namespace's policy with a rule that is missing.
+) -> tuple[MeshPolicyDocument, int]:
+    """Return the namespace's policy with a rule that is missing, and the version over which it may be written.
 
     Raises:
         ConflictError: the rule isn't missing, or is another than was shown; or as ``read_policy``.
@@ -49,11 +49,14 @@ async def plan_policy(
     rule = list_missing(readiness).get(digest)
     if rule is None:
         raise ConflictError("that rule isn't missing any more", hint="look again")
-    return add_rule(await read_policy(backend, readiness.namespace, in_cluster=in_cluster), rule)
+    policy, version = await read_policy(backend, readiness.namespace, in_cluster=in_cluster)
+    return add_rule(policy, rule), version
 
 
-async def read_policy(backend: PolicyBackend, namespace: str, *, in_cluster: bool) -> MeshPolicyDocument:
-    """Return the namespace's policy as it can be written again; an empty one where there is none.
+async def read_policy(backend: PolicyBackend, namespace: str, *, in_cluster: bool) -> tuple[MeshPolicyDocument, int]:
+    """Return the namespace's policy as it can be written again, and its version; an empty one where there is none.
+
+    The version is read first: what somebody else writes meanwhile raises it, and the write over it fails.
 
     In a cluster with its mode, which whoever wrote the object may own; else without, which leaves the mode as it is.
 
@@ -72,10 +75,10 @@ async def read_policy(backend: PolicyBackend, namespace: str, *, in_cluster: boo
             f"the mode of {namespace} is on trial, or was: a rule isn't written meanwhile",
             hint=f"`touchmark mode {namespace} confirm` keeps the mode; in a cluster remove spec.trial once it is over",
         )
-    return found if in_cluster else msgspec.structs.replace(found, mode=None)
+    return (found if in_cluster else msgspec.structs.replace(found, mode=None)), state.version
 
 
-def write_command(document: MeshPolicyDocument, *, options: str) -> tuple[str, ...]:
-    """Return the shell's lines that apply a policy."""
+def write_command(document: MeshPolicyDocument, *, version: int, options: str) -> tuple[str, ...]:
+    """Return the shell's lines that apply a policy over the version that was looked at."""
     text = format_documents([document]).rstrip()
-    return (f"touchmark policy apply -f -{options} <<'{_END}'", *text.splitlines(), _END)
+    return (f"touchmark policy apply -f - --if-version {version}{options} <<'{_END}'", *text.splitlines(), _END)

@@ -198,13 +198,14 @@ class NamespacesAdmin:
         namespace = check_namespace(wanted.namespace)
 
         async def put(version: int | None) -> NamespaceState:
+            expected = version if wanted.expected_version is None else wanted.expected_version
             return await self._store.namespaces.put_policy(
                 namespace,
                 rules=wanted.rules,
                 group_label=wanted.group_label,
                 mode=wanted.mode,
                 requires=wanted.requires,
-                expected_version=version,
+                expected_version=expected,
                 is_forced=wanted.force,
             )
 

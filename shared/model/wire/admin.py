@@ -420,6 +420,7 @@ class PolicyRequest(_Request, frozen=True):
 
     Attributes:
         force: make it explicit although that would refuse connections that were seen.
+        expected_version: the version of the namespace's state that was looked at; None: whichever it is.
     """
 
     namespace: str
@@ -428,6 +429,7 @@ class PolicyRequest(_Request, frozen=True):
     mode: Mode | None = None
     requires: tuple[Requirement, ...] = ()
     force: bool = False
+    expected_version: int | None = None
 
 
 class PolicyDifferenceRequest(_Request, frozen=True):

@@ -18,6 +18,12 @@ def test_what_leaves_the_list_is_remembered_since_then_and_forgotten_after_its_g
     assert note_images(known, ("a:3",), now=30.0, grace_s=0.0) == {"a:3": 0.0}
 
 
+def test_an_image_that_came_back_into_the_list_has_its_grace_anew_when_it_goes() -> None:
+    """Also when it was a replica with the former list that started again: pods may have been made by it meanwhile."""
+    known = note_images({"a:2": 0.0, "a:1": 20.0}, ("a:1", "a:2"), now=60.0, grace_s=100.0)
+    assert note_images(known, ("a:2",), now=70.0, grace_s=100.0) == {"a:2": 0.0, "a:1": 70.0}
+
+
 def test_of_too_many_the_oldest_are_forgotten() -> None:
     known = {f"a:{number}": float(number + 1) for number in range(MAX_FORMER + 5)}
     kept = note_images(known, ("b",), now=80.0, grace_s=1000.0)

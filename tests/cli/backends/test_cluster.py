@@ -262,6 +262,47 @@ def test_a_policy_is_tried_whole_before_anything_is_written(api: FakeAPI, tmp_pa
     assert [query.get("dryRun") for asked, query, _ in api.requests if asked.startswith("PATCH")] == ["All", "All"]
 
 
+def apply_policy(tmp_path: Path, *arguments: str) -> int:
+    file = tmp_path / "p.yaml"
+    file.write_text(POLICY.split("---")[0])
+    return run(["policy", "apply", "-k", "-f", str(file), "--force", *arguments])
+
+
+def list_writes(api: FakeAPI) -> list[tuple[str | None, str | None]]:
+    """Version and force of each write that was no dry run."""
+    return [
+        (body["metadata"].get("resourceVersion"), query.get("force"))
+        for key, query, body in api.requests
+        if key.startswith("PATCH") and not query.get("dryRun")
+    ]
+
+
+def test_a_policy_is_written_over_the_version_that_was_looked_at_whatever_the_ca_says_meanwhile(
+    api: FakeAPI, tmp_path: Path
+) -> None:
+    current = make_policy(version=7)
+    current["metadata"]["resourceVersion"] = "41"
+    later = make_policy(version=7)
+    later["metadata"]["resourceVersion"] = "42"
+    api.answers[f"GET {MESH_POLICY}"] = [current, later]
+    api.answers[f"PATCH {MESH_POLICY}"] = [current, make_status(409, "Conflict", "modified"), later]
+    assert apply_policy(tmp_path, "--if-version", "7") == ExitCode.SUCCESS
+    assert list_writes(api) == [("41", None), ("42", None)]
+
+
+@pytest.mark.parametrize("state", [{"version": 8}, {"version": 7, "observed": 1}], ids=repr)
+def test_a_policy_that_somebody_else_has_changed_is_not_written(
+    api: FakeAPI, tmp_path: Path, capsys: pytest.CaptureFixture[str], state: dict[str, Any]
+) -> None:
+    current = make_policy(**state)
+    current["metadata"]["resourceVersion"] = "41"
+    api.answers[f"GET {MESH_POLICY}"] = current
+    api.answers[f"PATCH {MESH_POLICY}"] = current
+    assert apply_policy(tmp_path, "--if-version", "7") == ExitCode.CONFLICT
+    assert "no longer at version 7" in capsys.readouterr().err
+    assert list_writes(api) == []
+
+
 @pytest.mark.usefixtures("impatient")
 def test_a_policy_s_writing_names_strangers_rules_and_what_isn_t_in_force(
     api: FakeAPI, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -46,6 +46,24 @@ def test_apply_sends_the_policy(ca: FakeCA, tmp_path: Path) -> None:
     assert (request["namespace"], request["mode"]) == ("shop", "explicit")
 
 
+def test_a_version_that_was_looked_at_is_sent_for_one_policy_alone(
+    ca: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ca.answers["PUT /v1/policies"] = PolicyView(
+        namespace="shop", version=3, mode=Mode.EXPLICIT, group_label="", rules=()
+    )
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    one.write_text(GOOD)
+    two.write_text(GOOD.replace("shop", "bank"))
+    arguments = ["policy", "apply", "-f", str(one), "--force", "--if-version", "2"]
+    assert run(arguments) == ExitCode.SUCCESS
+    [request] = ca.asked("PUT /v1/policies")
+    assert request["expected_version"] == 2
+    assert run([*arguments, "-f", str(two)]) == ExitCode.BAD_INPUT
+    assert "one MeshPolicy alone" in capsys.readouterr().err
+    assert len(ca.asked("PUT /v1/policies")) == 1
+
+
 def test_a_fault_in_the_second_file_applies_nothing_and_names_its_line(
     ca: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -136,6 +136,7 @@ def test_a_missing_rule_is_written_if_it_is_the_one_that_was_shown(page: Served)
     [written] = page.ca.asked("PUT /v1/policies")
     assert [rule["name"] for rule in written["rules"]] == ["bank-teller-to-api-8080", "bank-teller-to-api-8080-2"]
     assert (written["group_label"], written.get("mode")) == ("team", None)
+    assert written["expected_version"] == page.ca.answers["GET /v1/namespaces/shop"].version
 
 
 def test_while_a_mode_is_on_trial_no_rule_is_offered_or_written(page: Served) -> None:

@@ -110,7 +110,10 @@ def test_a_missing_rule_has_the_command_that_writes_it(page: Served) -> None:
     rules = get(page, "rules?namespace=shop")["rules"]
     assert list(rules) == [digest]
     command, *lines, end = rules[digest]
-    assert command == f"touchmark policy apply -f - --admin-socket {shlex.quote(str(page.ca.socket))} <<'EOF'"
+    assert (
+        command
+        == f"touchmark policy apply -f - --if-version 7 --admin-socket {shlex.quote(str(page.ca.socket))} <<'EOF'"
+    )
     [document] = parse_documents("\n".join(lines))
     assert isinstance(document, MeshPolicyDocument)
     assert [rule.name for rule in document.rules] == ["bank-teller-to-api-8080", "bank-teller-to-api-8080-2"]

@@ -49,13 +49,14 @@ async def test_a_policy_keeps_all_that_it_says(in_cluster: bool) -> None:
     """On a machine its mode isn't part of it: what is in force stays, and may have changed since it was read."""
     kept = MeshPolicyDocument(namespace="shop", mode=Mode.EXPLICIT, group_label="team")
     digest = digest_rule("shop", RULE)
-    planned = await plan_policy(keep(kept), READINESS, digest, in_cluster=in_cluster)
+    planned, version = await plan_policy(keep(kept), READINESS, digest, in_cluster=in_cluster)
     mode = Mode.EXPLICIT if in_cluster else None
     assert (planned.rules, planned.group_label, planned.mode) == ((RULE,), "team", mode)
-    lines = write_command(planned, options=" -k")
-    assert (lines[0], lines[-1]) == ("touchmark policy apply -f - -k <<'EOF'", "EOF")
+    assert version == 1
+    lines = write_command(planned, version=version, options=" -k")
+    assert (lines[0], lines[-1]) == ("touchmark policy apply -f - --if-version 1 -k <<'EOF'", "EOF")
     assert parse_documents("\n".join(lines[1:-1])) == [planned]
-    assert await read_policy(keep(), "shop", in_cluster=in_cluster) == MeshPolicyDocument(namespace="shop")
+    assert await read_policy(keep(), "shop", in_cluster=in_cluster) == (MeshPolicyDocument(namespace="shop"), 1)
 
 
 @pytest.mark.parametrize("is_over", [True, False])

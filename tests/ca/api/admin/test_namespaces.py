@@ -170,6 +170,18 @@ async def test_a_policy_is_replaced_pushed_and_removed_and_the_mode_stays(servic
     assert (await admin.fail("DELETE", "/v1/policies/shop", 404)).code == "not_found"
 
 
+async def test_a_policy_is_only_written_over_the_version_that_was_looked_at(admin: Admin) -> None:
+    first = await admin.ask("PUT", "/v1/policies", api.PolicyView, api.PolicyRequest(namespace="shop", rules=(RULE,)))
+    stale = api.PolicyRequest(namespace="shop", expected_version=first.version - 1)
+    assert (await admin.fail("PUT", "/v1/policies", 409, stale)).code == "conflict"
+    (kept,) = (await admin.get("/v1/policies", api.PolicyList)).policies
+    assert kept == first, "nothing is lost"
+    current = msgspec.structs.replace(stale, expected_version=first.version)
+    assert (await admin.ask("PUT", "/v1/policies", api.PolicyView, current)).rules == ()
+    judged = api.PolicyRequest(namespace="shop", mode=Mode.EXPLICIT, expected_version=first.version)
+    assert (await admin.fail("PUT", "/v1/policies", 409, judged)).code == "conflict"
+
+
 async def test_readiness_groups_causes_and_names_who_said_nothing(services: RunningCA, admin: Admin) -> None:
     now = services.clock()
     async with FakeSidecar(services) as reporter:
