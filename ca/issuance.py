@@ -21,6 +21,7 @@ from ca.evidence.csr import check_csr
 from ca.evidence.process import check_process
 from ca.store.records import CertificateRecord, JoinGrant
 from ca.store.store import Store
+from ca.tracing import step
 from shared.model.errors import ConflictError, RefusedError, VerificationError
 from shared.model.identity.identity import Identity, IdentityKind
 from shared.model.identity.loaded_code import CodeCheck
@@ -108,8 +109,9 @@ class Issuance:
         """
         if sidecar_identity.kind is not IdentityKind.SIDECAR:
             raise IssuanceRefused("only a sidecar asks for its programs", reason=Reason.PEER_UNTRUSTED)
-        public_key = _check(csr_der, evidence)
-        kind, approval = await self._decide(sidecar_identity, program, evidence)
+        with step("policy check"):
+            public_key = _check(csr_der, evidence)
+            kind, approval = await self._decide(sidecar_identity, program, evidence)
         identity = Identity(
             trust_domain=self.store.trust_domain, workload=sidecar_identity.workload, kind=kind, program=program
         )
@@ -196,12 +198,24 @@ class Issuance:
         now: float,
     ) -> IssuedChain:
         try:
-            issued = self._sign(public_key, identity, instance, evidence, approval, now)
-            await self.store.ledger.record(issued.record)
+            return await self._sign_then_record(public_key, identity, instance, evidence, approval, now)
         except ConflictError:
             # The authority was retired or tainted since it was read. Nothing of it has left; sign with today's.
             await self.authorities.reload()
+            return await self._sign_then_record(public_key, identity, instance, evidence, approval, now)
+
+    async def _sign_then_record(
+        self,
+        public_key: ec.EllipticCurvePublicKey,
+        identity: Identity,
+        instance: str,
+        evidence: ProgramEvidence,
+        approval: Approval | None,
+        now: float,
+    ) -> IssuedChain:
+        with step("sign"):
             issued = self._sign(public_key, identity, instance, evidence, approval, now)
+        with step("ledger commit"):
             await self.store.ledger.record(issued.record)
         return issued
 

@@ -45,16 +45,16 @@ class Metrics:
             registry=r,
         )
         self.forwarded = Counter(
-            "touchmark_ca_forwarded", "Decisions that a log store has taken.", ["target"], registry=r
+            "touchmark_ca_forwarded", "Decisions or spans that a target has taken.", ["target"], registry=r
         )
         self.forwarding_lost = Counter(
-            "touchmark_ca_forwarding_lost", "Decisions that a log store never got.", ["target"], registry=r
+            "touchmark_ca_forwarding_lost", "Decisions or spans that a target never got.", ["target"], registry=r
         )
         self.forwarding_waiting = Gauge(
-            "touchmark_ca_forwarding_waiting", "Decisions that wait for a log store.", ["target"], registry=r
+            "touchmark_ca_forwarding_waiting", "Decisions or spans that wait for a target.", ["target"], registry=r
         )
         self.forwarding_up = Gauge(
-            "touchmark_ca_forwarding_up", "1 if the log store took the last batch, else 0.", ["target"], registry=r
+            "touchmark_ca_forwarding_up", "1 if the target took the last batch, else 0.", ["target"], registry=r
         )
         self.decisions_pruned = Counter("touchmark_ca_decisions_pruned", "Decisions deleted by retention.", registry=r)
         self.store_free_bytes = Gauge(

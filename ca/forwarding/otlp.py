@@ -9,13 +9,14 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import msgspec
 
-from ca.forwarding.forwarder import MAX_DELAY_S, LaterError, RefusedBatchError
+from ca.forwarding.courier import MAX_DELAY_S, LaterError, RefusedBatchError
 from shared.model.formats.otlp import make_request
+from shared.model.formats.otlp_traces import Span, make_trace_request
 from shared.model.policy.decision import DecisionRecord
 
 DEADLINE_S: Final = 10.0
@@ -23,39 +24,30 @@ MAX_ANSWER_BYTES: Final = 65_536
 _LATER: Final = frozenset({429, 502, 503, 504})
 
 
-class OtlpStore:
-    """One collector.
+class Collector:
+    """One address of a collector.
 
     Arguments:
         url: with its path, such as ``https://collector.example:4318/v1/logs``.
         headers: sent with each request; they may hold a token.
         context: verifies the collector.
-        instance: of this CA.
     """
 
-    name = "otlp"
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        headers: Mapping[str, str],
-        context: ssl.SSLContext,
-        instance: str,
-        every: int,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, url: str, *, headers: Mapping[str, str], context: ssl.SSLContext) -> None:
         self._url = url
         self._headers = headers
         self._context = context
-        self._instance = instance
-        self._every = every
-        self._clock = clock
         self._session: aiohttp.ClientSession | None = None
 
-    async def send(self, records: Sequence[DecisionRecord]) -> int:
-        """Send a batch; return how many records the collector rejected. Raises as ``LogStore`` says."""
-        request = make_request(records, instance=self._instance, observed=self._clock(), every=self._every)
+    async def post(self, request: Mapping[str, Any], *, rejected: str) -> int:
+        """Send a request; return how many of its records the collector rejected.
+
+        Arguments:
+            rejected: the field of ``partialSuccess`` that says so.
+
+        Raises:
+            LaterError, RefusedBatchError.
+        """
         session = self._open()
         try:
             async with session.post(
@@ -73,7 +65,7 @@ class OtlpStore:
             raise LaterError(f"the collector answered {status}", after_s=_read_delay(wish))
         if status // 100 != 2:
             raise RefusedBatchError(f"the collector answered {status}: {body[:200].decode(errors='replace')}")
-        return min(_read_rejected(body), len(records))
+        return _read_rejected(body, rejected)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -88,14 +80,65 @@ class OtlpStore:
         return self._session
 
 
+class OtlpStore:
+    """One collector of decisions.
+
+    Arguments:
+        instance: of this CA.
+        every: one of so many allowed connections is sent.
+    """
+
+    name = "otlp"
+
+    def __init__(
+        self, collector: Collector, *, instance: str, every: int, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._collector = collector
+        self._instance = instance
+        self._every = every
+        self._clock = clock
+
+    async def send(self, records: Sequence[DecisionRecord]) -> int:
+        """Send a batch; return how many records the collector rejected. Raises as ``Destination`` says."""
+        request = make_request(records, instance=self._instance, observed=self._clock(), every=self._every)
+        return min(await self._collector.post(request, rejected="rejectedLogRecords"), len(records))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._collector.close()
+
+
+class OtlpTraceStore:
+    """One collector of spans.
+
+    Arguments:
+        instance: of this CA.
+    """
+
+    name = "otlp_traces"
+
+    def __init__(self, collector: Collector, *, instance: str) -> None:
+        self._collector = collector
+        self._instance = instance
+
+    async def send(self, records: Sequence[Span]) -> int:
+        """Send a batch; return how many spans the collector rejected. Raises as ``Destination`` says."""
+        request = make_trace_request(records, instance=self._instance)
+        return min(await self._collector.post(request, rejected="rejectedSpans"), len(records))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._collector.close()
+
+
 def _read_delay(text: str) -> float:
     return min(float(text), MAX_DELAY_S) if text.isascii() and text.isdigit() else 0.0
 
 
-def _read_rejected(body: bytes) -> int:
-    """Return ``partialSuccess.rejectedLogRecords``; what can't be read rejects nothing."""
+def _read_rejected(body: bytes, field: str) -> int:
+    """Return this field of ``partialSuccess``; what can't be read rejects nothing."""
     try:
         answer = msgspec.json.decode(body) if body else {}
-        return max(0, int((answer.get("partialSuccess") or {}).get("rejectedLogRecords") or 0))
+        return max(0, int((answer.get("partialSuccess") or {}).get(field) or 0))
     except (msgspec.DecodeError, ValueError, AttributeError, TypeError):
         return 0

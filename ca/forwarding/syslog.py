@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Sequence
 from typing import Final
 
-from ca.forwarding.forwarder import LaterError
+from ca.forwarding.courier import LaterError
 from shared.model.formats.cef import write_line
 from shared.model.formats.endpoint import Gravity, weigh
 from shared.model.policy.decision import DecisionRecord

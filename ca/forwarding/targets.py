@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from ca.forwarding.forwarder import Forwarder, LogStore
-from ca.forwarding.otlp import OtlpStore
+from ca.forwarding.courier import Destination
+from ca.forwarding.forwarder import Forwarder
+from ca.forwarding.otlp import Collector, OtlpStore, OtlpTraceStore
+from ca.forwarding.spans import SpanForwarder
 from ca.forwarding.syslog import SyslogStore
 from ca.metrics import Metrics
 from ca.settings.configuration import Configuration, parse_endpoint
 from shared.model.errors import InputError
+from shared.model.policy.decision import DecisionRecord
 
 _LOGS_PATH: Final = "/v1/logs"
+_TRACES_PATH: Final = "/v1/traces"
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
@@ -33,17 +37,11 @@ def make_forwarders(configuration: Configuration, *, metrics: Metrics, instance:
     Raises:
         InputError: an address or a header can't be used, or the roots can't be read.
     """
-    stores: list[LogStore] = []
+    stores: list[Destination[DecisionRecord]] = []
     every = configuration.forward_allows
     if configuration.otlp_logs:
         stores.append(
-            OtlpStore(
-                read_url(configuration.otlp_logs),
-                headers=read_headers(configuration.otlp_headers),
-                context=_make_context(configuration.forward_roots),
-                instance=instance,
-                every=every,
-            )
+            OtlpStore(_make_collector(configuration, configuration.otlp_logs), instance=instance, every=every)
         )
     if configuration.syslog:
         host, port = parse_endpoint(configuration.syslog)
@@ -51,8 +49,34 @@ def make_forwarders(configuration: Configuration, *, metrics: Metrics, instance:
     return tuple(Forwarder(store, every=every, metrics=metrics) for store in stores)
 
 
-def read_url(text: str) -> str:
+def make_span_forwarder(configuration: Configuration, *, metrics: Metrics, instance: str) -> SpanForwarder | None:
+    """Return what sends spans, None when the settings name no collector for them; nothing is connected to yet.
+
+    Raises:
+        InputError: as ``make_forwarders``.
+    """
+    if not configuration.otlp_traces:
+        return None
+    collector = _make_collector(configuration, configuration.otlp_traces, option="--otlp-traces", path=_TRACES_PATH)
+    return SpanForwarder(OtlpTraceStore(collector, instance=instance), metrics=metrics)
+
+
+def _make_collector(
+    configuration: Configuration, url: str, *, option: str = "--otlp-logs", path: str = _LOGS_PATH
+) -> Collector:
+    return Collector(
+        read_url(url, option=option, path=path),
+        headers=read_headers(configuration.otlp_headers),
+        context=_make_context(configuration.forward_roots),
+    )
+
+
+def read_url(text: str, *, option: str = "--otlp-logs", path: str = _LOGS_PATH) -> str:
     """Return the collector's URL with its path.
+
+    Arguments:
+        option: by which it was given.
+        path: where it names none.
 
     Raises:
         InputError: it isn't one, holds a password, or would send decisions in the clear to another machine.
@@ -65,12 +89,13 @@ def read_url(text: str) -> str:
     if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
         raise InputError(f"not a collector's URL: {text[:120]!r}", hint="such as https://collector.example:4318")
     if parts.username is not None or parts.password is not None:
-        raise InputError("--otlp-logs holds a user or password", hint="put headers into OTEL_EXPORTER_OTLP_HEADERS")
+        raise InputError(f"{option} holds a user or password", hint="put headers into OTEL_EXPORTER_OTLP_HEADERS")
     if parts.scheme == "http" and not _is_loopback(host):
         raise InputError(
-            "--otlp-logs would send decisions in the clear", hint="use https, or a collector on this machine's loopback"
+            f"{option} would send in the clear who talks to whom",
+            hint="use https, or a collector on this machine's loopback",
         )
-    return parts._replace(path=parts.path if parts.path.strip("/") else _LOGS_PATH).geturl()
+    return parts._replace(path=parts.path if parts.path.strip("/") else path).geturl()
 
 
 def read_headers(text: str) -> dict[str, str]:

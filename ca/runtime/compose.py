@@ -19,7 +19,8 @@ from ca.distribution.directory import Directory
 from ca.distribution.foreign_trust import ForeignTrust
 from ca.distribution.hub import Hub
 from ca.forwarding.forwarder import Forwarder
-from ca.forwarding.targets import make_forwarders
+from ca.forwarding.spans import SpanForwarder
+from ca.forwarding.targets import make_forwarders, make_span_forwarder
 from ca.issuance import Issuance
 from ca.kubernetes.view import ClusterView, NoCluster
 from ca.metrics import Metrics
@@ -32,6 +33,7 @@ from ca.runtime.data_directory import HeldDirectory
 from ca.runtime.listeners import Listeners
 from ca.settings.configuration import Configuration
 from ca.store.store import Store
+from ca.tracing import Tracer
 from shared.model.policy.decision import DecisionRecord
 
 if TYPE_CHECKING:  # Its client library takes 20 MiB, and is loaded in clusters only.
@@ -72,6 +74,8 @@ class RunningCA:
     decisions: Decisions
     programs: ProgramsSeen
     forwarders: tuple[Forwarder, ...]
+    spans: SpanForwarder | None
+    tracer: Tracer
     cluster: ClusterView
 
 
@@ -113,6 +117,7 @@ async def compose(
     hub.directory.refresh(await store.sidecars.list_live(now=now, with_evicted=True))
     counts = EdgeCounts(metrics) if configuration.edge_metrics else None
     forwarders = make_forwarders(configuration, metrics=metrics, instance=socket.gethostname())
+    spans = make_span_forwarder(configuration, metrics=metrics, instance=socket.gethostname())
     return RunningCA(
         configuration=configuration,
         listen=listeners.listen,
@@ -141,6 +146,8 @@ async def compose(
         ),
         programs=ProgramsSeen(store, clock=clock),
         forwarders=forwarders,
+        spans=spans,
+        tracer=Tracer(None if spans is None else spans.offer, every=configuration.trace_every),
         cluster=view,
     )
 

@@ -137,6 +137,8 @@ async def _start(stack: contextlib.AsyncExitStack, ca: RunningCA, cluster: Clust
     tasks.spawn(ca.rotation.run(), name="rotation")
     for each in ca.forwarders:
         tasks.spawn(each.run(), name="forwarding")
+    if ca.spans is not None:
+        tasks.spawn(ca.spans.run(), name="tracing")
     if ca.configuration.database:
         sync = ReplicaSync(
             store=ca.store,

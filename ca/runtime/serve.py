@@ -108,6 +108,7 @@ async def _serve_sidecars(
         cluster=ca.cluster,
         programs=ca.programs,
         metrics=ca.metrics,
+        tracer=ca.tracer,
         clock=ca.clock,
     )
     stream = StreamEndpoint(
@@ -167,6 +168,7 @@ async def _serve_admin(
         health,
         callers=callers,
         metrics=ca.metrics,
+        tracer=ca.tracer,
     )
     runner = web.AppRunner(
         application,

@@ -56,7 +56,9 @@ class Configuration:
         trust_delay_s: how late a kubelet may show a pod a changed ConfigMap (its ``syncFrequency``, a minute by
             default, and what its cache adds): a new root's activation waits as long after it was published.
         otlp_logs: URL of an OpenTelemetry collector that gets the decisions; empty: none.
-        otlp_headers: sent to it, as OpenTelemetry writes them: ``name=value,name=value``.
+        otlp_traces: URL of one that gets traces of issuances and admin acts; empty: none.
+        trace_every: one of so many is traced whose caller says nothing of traces; 0: none.
+        otlp_headers: sent to both, as OpenTelemetry writes them: ``name=value,name=value``.
         syslog: ``host:port`` of a syslog server with TLS that gets the decisions as CEF; empty: none.
         forward_roots: file with the root certificates that vouch for both; None: the system's.
         edge_metrics: ``/metrics`` counts connections by workload; whoever reaches the port reads it.
@@ -96,6 +98,8 @@ class Configuration:
     sidecar_ca: str = DEFAULT_CA_ADDRESS
     trust_delay_s: float = DEFAULT_TRUST_DELAY_S
     otlp_logs: str = ""
+    otlp_traces: str = ""
+    trace_every: int = 1
     otlp_headers: str = field(default="", repr=False)  # They may hold a token.
     syslog: str = ""
     forward_roots: Path | None = None
@@ -122,6 +126,8 @@ class Configuration:
                 raise InputError("waits and delays must be 0 or more seconds")
         if not 0 <= self.forward_allows <= MAX_SAMPLING:
             raise InputError(f"--forward-allows is 0 to {MAX_SAMPLING}")
+        if not 0 <= self.trace_every <= MAX_SAMPLING:
+            raise InputError(f"--trace-every is 0 to {MAX_SAMPLING}")
         if self.syslog:
             parse_endpoint(self.syslog)
         self._check_kubernetes()

@@ -170,6 +170,15 @@ SETTINGS = (
         help="send decisions to this OpenTelemetry collector (OTLP over HTTPS, JSON)",
     ),
     Setting(
+        name="otlp_traces", options=("--otlp-traces",), metavar="URL", default="none",
+        help="send traces of issuances and admin acts to this OpenTelemetry collector (OTLP over HTTPS, JSON)",
+    ),
+    Setting(
+        name="trace_every", options=("--trace-every",), metavar="NUMBER", parse=int,
+        default=str(_DEFAULTS["trace_every"]),
+        help="trace one of so many issuances and admin acts, 0: none but those whose caller traces them",
+    ),
+    Setting(
         name="otlp_headers", environment="OTEL_EXPORTER_OTLP_HEADERS", default="none",
         help="headers for the collector, such as `authorization=Bearer%20TOKEN`",
     ),

@@ -18,6 +18,7 @@ from ca.api.access.callers import Callers
 from ca.api.access.roles import Need, find_need, find_needs_in_body, is_named_in_body, is_question
 from ca.api.access.turns import Turns
 from ca.store.audit.acting import acting_as
+from ca.tracing import step
 from shared.model.errors import InputError, RefusedError
 
 BODY_DEADLINE_S: Final = 30.0
@@ -86,18 +87,20 @@ def make_guard(callers: Callers) -> Middleware:
         if need is None:
             return await handler(request)
         try:
-            caller = await callers.identify(request)
-            who = caller.actor.name or str(caller.actor.uid)
+            with step("authenticate") as traced:
+                caller = await callers.identify(request)
+                who = caller.actor.name or str(caller.actor.uid)
+                if traced is not None:
+                    traced.note(touchmark_actor=who, touchmark_actor_kind=caller.actor.kind)
             rooms = doors[caller.actor.kind]
             is_named = is_named_in_body(method, path)
             if is_named or (request.can_read_body and is_question(method, path)):
                 async with rooms.bodies.take(who):
                     await _read_body(request)
-            if is_named:
-                for each in find_needs_in_body(method, path, await request.read()):
+            with step("authorize"):
+                needs = find_needs_in_body(method, path, await request.read()) if is_named else (need,)
+                for each in needs:
                     await caller.check(each)
-            else:
-                await caller.check(need)
         except RefusedError as error:
             _log.warning("admin_request_refused", caller=who, method=method, path=path, reason=error.reason)
             raise
@@ -108,7 +111,7 @@ def make_guard(callers: Callers) -> Middleware:
             if is_question(method, path):
                 return await handler(request)
             await _read_body(request)
-            with acting_as(caller.actor):
+            with acting_as(caller.actor), step("act"):
                 return await handler(request)
 
     return guard

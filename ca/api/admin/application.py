@@ -10,11 +10,14 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from ca.api.access.callers import Callers
 from ca.api.access.guard import make_guard
+from ca.api.access.roles import is_question
 from ca.api.admin.answers import error_middleware
 from ca.metrics import Metrics
+from ca.tracing import Tracer
 from shared.model.errors import RefusedError
 from shared.model.wire.admin import MAX_ADMIN_BODY_BYTES
 
@@ -30,15 +33,36 @@ class Routed(Protocol):
         ...
 
 
-def make_admin_application(*endpoints: Routed, callers: Callers, metrics: Metrics) -> web.Application:
+def make_admin_application(*endpoints: Routed, callers: Callers, metrics: Metrics, tracer: Tracer) -> web.Application:
     """Return the application with the endpoints' routes, each behind the guard."""
     application = web.Application(
-        middlewares=[error_middleware(metrics), refuse_browsers, make_guard(callers)],
+        middlewares=[error_middleware(metrics), refuse_browsers, make_tracing(tracer), make_guard(callers)],
         client_max_size=MAX_ADMIN_BODY_BYTES,
     )
     for endpoint in endpoints:
         application.add_routes(endpoint.routes())
     return application
+
+
+def make_tracing(tracer: Tracer) -> Middleware:
+    """Return the middleware that traces acts, and questions whose caller traces them (W3C's ``traceparent``)."""
+
+    @web.middleware
+    async def trace(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        resource = request.match_info.route.resource
+        if not tracer.is_on or resource is None:
+            return await handler(request)
+        method, path = request.method, resource.canonical
+        traceparent = request.headers.get("traceparent", "")
+        is_act = not is_question(method, path)
+        with tracer.begin(f"{method} {path}", traceparent=traceparent, is_sampled=is_act) as traced:
+            if traced is not None:
+                traced.attributes.update({"http.request.method": method, "http.route": path})
+            return await handler(request)
+
+    return trace
 
 
 @web.middleware

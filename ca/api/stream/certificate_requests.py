@@ -17,6 +17,7 @@ from ca.kubernetes.view import ClusterView
 from ca.metrics import Metrics
 from ca.observation.programs_seen import ProgramsSeen
 from ca.store.store import Store
+from ca.tracing import Tracer, step
 from shared.model.errors import RefusedError, TouchmarkError, UnavailableError
 from shared.model.identity.identity import Identity, IdentityKind
 from shared.model.policy.reasons import Reason
@@ -36,6 +37,7 @@ class CertificateRequests:
         cluster: ClusterView,
         programs: ProgramsSeen,
         metrics: Metrics,
+        tracer: Tracer,
         clock: Callable[[], float],
     ) -> None:
         self._store = store
@@ -43,13 +45,18 @@ class CertificateRequests:
         self._cluster = cluster
         self._programs = programs
         self._metrics = metrics
+        self._tracer = tracer
         self._clock = clock
 
     async def answer(self, session: Session, request: CertificateRequest) -> None:
         """Put the certificate, or why there is none, into the session's outbox."""
         begin = time.perf_counter()
         try:
-            issued = await self._issue(session, request)
+            with self._tracer.begin("issue certificate") as traced:
+                if traced is not None:
+                    traced.note(touchmark_workload=str(session.workload), touchmark_sidecar=session.instance)
+                    traced.note(touchmark_program="" if request.program is None else str(request.program))
+                issued = await self._issue(session, request)
         except TouchmarkError as error:
             reason = str(Reason.CA_UNAVAILABLE if isinstance(error, UnavailableError) else error.reason)
             self._metrics.issue_refused.labels(reason=reason).inc()
@@ -63,13 +70,16 @@ class CertificateRequests:
     async def _issue(self, session: Session, request: CertificateRequest) -> IssuedChain:
         now = self._clock()
         if request.program is None:
-            record = await self._store.sidecars.get(session.instance)
-            if record is None:
-                raise RefusedError("this sidecar is no longer known", hint="join with a new join token")
-            return await self._issuance.issue_sidecar(self._cluster.check_alive(record.grant), request.csr, now)
-        if session.grant is not None:
-            self._cluster.check_alive(session.grant)
-        check_process(request.evidence)
+            with step("authenticate"):
+                record = await self._store.sidecars.get(session.instance)
+                if record is None:
+                    raise RefusedError("this sidecar is no longer known", hint="join with a new join token")
+                grant = self._cluster.check_alive(record.grant)
+            return await self._issuance.issue_sidecar(grant, request.csr, now)
+        with step("authenticate"):
+            if session.grant is not None:
+                self._cluster.check_alive(session.grant)
+            check_process(request.evidence)
         self._programs.note_request(
             request.program, request.evidence, instance=session.instance, workload=session.workload
         )

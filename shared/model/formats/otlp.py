@@ -7,7 +7,7 @@ conventions 1.37 for ``source.*``, ``destination.*``, ``network.*``, ``process.*
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from shared.model.formats.endpoint import Gravity, name_verdict, split_address, weigh
@@ -31,22 +31,27 @@ def make_request(
         observed: when it took them, in seconds since the epoch.
         every: one of so many allowed connections is sent.
     """
+    scope = {"name": "touchmark.decisions", "version": VERSION}
+    logs = [_make_log(record, observed=observed, every=every) for record in records]
+    return {
+        "resourceLogs": [
+            {
+                "resource": make_resource(instance),
+                "scopeLogs": [{"scope": scope, "logRecords": logs}],
+            }
+        ]
+    }
+
+
+def make_resource(instance: str) -> dict[str, Any]:
+    """Return who sends: this CA."""
     resource = {
         "service.name": "touchmark-ca",
         "service.namespace": "touchmark",
         "service.version": VERSION,
         "service.instance.id": instance,
     }
-    scope = {"name": "touchmark.decisions", "version": VERSION}
-    logs = [_make_log(record, observed=observed, every=every) for record in records]
-    return {
-        "resourceLogs": [
-            {
-                "resource": {"attributes": _write_attributes(resource)},
-                "scopeLogs": [{"scope": scope, "logRecords": logs}],
-            }
-        ]
-    }
+    return {"attributes": write_attributes(resource)}
 
 
 def _make_log(record: DecisionRecord, *, observed: float, every: int) -> dict[str, Any]:
@@ -60,7 +65,7 @@ def _make_log(record: DecisionRecord, *, observed: float, every: int) -> dict[st
         "severityText": text,
         "eventName": EVENT_NAME,
         "body": {"stringValue": f"{name_verdict(record)} {source} -> {destination}:{record.port} ({record.reason})"},
-        "attributes": _write_attributes(_list_attributes(record, every=every)),
+        "attributes": write_attributes(_list_attributes(record, every=every)),
     }
 
 
@@ -121,7 +126,8 @@ def _list_end(name: str, party: PartyRecord) -> dict[str, str | int | float | bo
     }
 
 
-def _write_attributes(attributes: dict[str, Any]) -> list[Attribute]:
+def write_attributes(attributes: Mapping[str, str | int | float | bool]) -> list[Attribute]:
+    """Write attributes as OTLP's list of keys and typed values."""
     return [{"key": key, "value": _write_value(value)} for key, value in attributes.items()]
 
 

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from ca.forwarding.forwarder import LaterError, RefusedBatchError
-from ca.forwarding.otlp import OtlpStore
+from ca.forwarding.courier import LaterError, RefusedBatchError
+from ca.forwarding.otlp import Collector as Door
+from ca.forwarding.otlp import OtlpStore, OtlpTraceStore
 from tests.ca.forwarding.certified import Certified, make_certified
 from tests.shared.model.formats.examples import ALLOWED, DENIED
+from tests.shared.model.formats.test_otlp_traces import make_span
 
 
 @dataclass
@@ -53,14 +55,11 @@ async def collector(certified: Certified) -> AsyncIterator[Collector]:
 
 
 def make_store(collector: Collector, context: ssl.SSLContext) -> OtlpStore:
-    return OtlpStore(
-        collector.url,
-        headers={"authorization": "Bearer x"},
-        context=context,
-        instance="ca-1",
-        every=1,
-        clock=lambda: 1.0,
-    )
+    return OtlpStore(open_collector(collector, context), instance="ca-1", every=1, clock=lambda: 1.0)
+
+
+def open_collector(collector: Collector, context: ssl.SSLContext) -> Door:
+    return Door(collector.url, headers={"authorization": "Bearer x"}, context=context)
 
 
 async def test_a_batch_is_one_request_with_the_headers(collector: Collector, certified: Certified) -> None:
@@ -121,3 +120,14 @@ async def test_what_a_collector_rejects_is_told(
     store = make_store(collector, certified.knowing)
     assert await store.send([DENIED, ALLOWED]) == rejected
     await store.close()
+
+
+async def test_spans_go_the_same_way(collector: Collector, certified: Certified) -> None:
+    store = OtlpTraceStore(open_collector(collector, certified.knowing), instance="ca-1")
+    assert await store.send([make_span(), make_span()]) == 0
+    collector.body = {"partialSuccess": {"rejectedSpans": "9", "rejectedLogRecords": "1"}}
+    assert await store.send([make_span()]) == 1
+    await store.close()
+    [(_, headers, body), _] = collector.requests
+    assert headers["authorization"] == "Bearer x"
+    assert len(body["resourceSpans"][0]["scopeSpans"][0]["spans"]) == 2

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from ca.forwarding.forwarder import LaterError
+from ca.forwarding.courier import LaterError
 from ca.forwarding.syslog import SyslogStore, frame
 from shared.model.formats.cef import write_line
 from tests.ca.forwarding.certified import Certified, make_certified

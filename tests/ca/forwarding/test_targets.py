@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ca.forwarding.targets import make_forwarders, read_headers, read_url
+from ca.forwarding.targets import make_forwarders, make_span_forwarder, read_headers, read_url
 from ca.metrics import Metrics
 from ca.settings.configuration import Configuration
 from shared.model.errors import InputError
@@ -25,6 +25,7 @@ from shared.model.errors import InputError
 )
 def test_a_url_gets_its_path(text: str, expected: str) -> None:
     assert read_url(text) == expected
+    assert read_url("https://c.example", path="/v1/traces") == "https://c.example/v1/traces"
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,14 @@ def test_each_named_store_has_a_forwarder_and_unreadable_roots_are_refused(tmp_p
     both = Configuration(**paths, otlp_logs="https://c.example", syslog="s.example:6514")
     assert len(make_forwarders(both, metrics=Metrics(), instance="ca")) == 2
     assert make_forwarders(Configuration(**paths), metrics=Metrics(), instance="ca") == ()
+    traced = Configuration(**paths, otlp_traces="https://c.example")
+    assert make_span_forwarder(traced, metrics=Metrics(), instance="ca") is not None
+    assert make_span_forwarder(both, metrics=Metrics(), instance="ca") is None
+    clear = Configuration(**paths, otlp_traces="http://c.example")
+    with pytest.raises(InputError, match="--otlp-traces would send in the clear"):
+        make_span_forwarder(clear, metrics=Metrics(), instance="ca")
+    with pytest.raises(InputError, match="--trace-every"):
+        Configuration(**paths, trace_every=-1)
     wrong = Configuration(**paths, syslog="s.example:6514", forward_roots=tmp_path / "none")
     with pytest.raises(InputError, match="none"):
         make_forwarders(wrong, metrics=Metrics(), instance="ca")
