@@ -28,6 +28,7 @@ from cli.commands import (
     graph,
     identities,
     inject,
+    install,
     mode,
     policy,
     program,
@@ -38,6 +39,8 @@ from cli.commands import (
     top,
     trust,
     ui,
+    uninstall,
+    upgrade,
     version,
 )
 from cli.commands.options import TargetCommand
@@ -75,6 +78,9 @@ app.command("graph", cls=TargetCommand)(graph.graph)
 app.command("ui", cls=TargetCommand)(ui.ui)
 app.command("inject")(inject.inject)
 app.command("demo")(demo.demo)
+app.command("install", cls=TargetCommand)(install.install)
+app.command("upgrade", cls=TargetCommand)(upgrade.upgrade)
+app.command("uninstall", cls=TargetCommand)(uninstall.uninstall)
 app.command("doctor", cls=TargetCommand)(doctor.doctor)
 app.command("version")(version.version)
 

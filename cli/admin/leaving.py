@@ -1,8 +1,8 @@
-"""What would break if the CA were uninstalled now. Pure: judges what the CA listed."""
+"""What would break if the CA were uninstalled now. Pure: judges what the CA, or its cluster, listed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from cli.text.findings import Finding
 from shared.model.policy.rules import Mode, NamespaceState
@@ -10,17 +10,31 @@ from shared.model.wire.admin import SidecarView
 
 
 def examine_leaving(namespaces: Iterable[NamespaceState], sidecars: Iterable[SidecarView]) -> list[Finding]:
+    """Return what ``judge_leaving`` says of what a CA listed."""
+    modes = {state.namespace: state.mode for state in namespaces}
+    return judge_leaving(modes, list_living(sidecars))
+
+
+def list_living(sidecars: Iterable[SidecarView]) -> dict[str, list[str]]:
+    """Return the names of the live sidecars of each namespace."""
+    living: dict[str, list[str]] = {}
+    for sidecar in sidecars:
+        if sidecar.live:
+            living.setdefault(sidecar.workload.partition("/")[0], []).append(sidecar.instance)
+    return living
+
+
+def judge_leaving(modes: Mapping[str, Mode], living: Mapping[str, Sequence[str]]) -> list[Finding]:
     """Return a finding for each namespace in which sidecars live, explicit ones first; one where nobody is left.
 
     Without its CA a sidecar keeps what it has until its certificates end. In an explicit namespace connections of new
     programs, and to addresses that were never looked up, are refused at once; in a permissive one the former travel
     without identity.
+
+    Arguments:
+        modes: of namespaces; one without is permissive.
+        living: names of sidecars or their pods by namespace.
     """
-    modes = {state.namespace: state.mode for state in namespaces}
-    living: dict[str, list[str]] = {}
-    for sidecar in sidecars:
-        if sidecar.live:
-            living.setdefault(sidecar.workload.partition("/")[0], []).append(sidecar.instance)
     found = [
         Finding(
             subject=f"namespace {namespace}",
@@ -33,7 +47,7 @@ def examine_leaving(namespaces: Iterable[NamespaceState], sidecars: Iterable[Sid
     return found or [Finding(subject="sidecars", is_well=True, observation="none is left: nothing breaks")]
 
 
-def _name(instances: list[str]) -> str:
+def _name(instances: Sequence[str]) -> str:
     count = len(instances)
     named = ", ".join(sorted(instances)[:3]) + (", …" if count > 3 else "")
     return f"{count} live sidecar{'s' if count != 1 else ''} ({named})"

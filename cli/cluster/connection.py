@@ -132,12 +132,12 @@ class Cluster:
         """Write the fields of ``value`` by server-side apply, strictly, and return the whole object.
 
         Arguments:
-            value: with ``metadata.name`` and ``metadata.namespace``.
+            value: with ``metadata.name``, and ``metadata.namespace`` unless its kind is of the whole cluster.
             manager: the field manager that owns these fields from now on.
             force: take fields over that other managers own.
         """
         metadata = value["metadata"]
-        namespace, name = metadata["namespace"], metadata["name"]
+        namespace, name = metadata.get("namespace", ""), metadata["name"]
         query = {
             "fieldManager": manager,
             "fieldValidation": "Strict",

@@ -192,7 +192,9 @@ def _examine_rights(snapshot: ClusterSnapshot) -> Finding:
         subject=subject,
         is_well=not missing,
         observation=f"missing: {missing}" if missing else "complete",
-        hint="kubectl apply -k with the overlay that you installed restores its roles" if missing else "",
+        hint="`touchmark upgrade` (or what you installed it with: kubectl apply -k, Helm) restores its roles"
+        if missing
+        else "",
     )
 
 

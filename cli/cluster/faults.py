@@ -12,8 +12,8 @@ from shared.model.errors import ConflictError, InputError, NotFoundError, Refuse
 from shared.model.kubernetes.contract import GROUP
 
 INSTALL_HINT: Final = (
-    "kubectl apply -k with the overlay that you installed, or manifests/overlays/single for the first time, "
-    "installs Touchmark and its resources"
+    "`touchmark install` installs Touchmark and its resources for the first time, `touchmark upgrade` (or what you "
+    "installed it with: kubectl apply -k, Helm) restores them"
 )
 _MAX_TEXT: Final = 600
 
@@ -84,6 +84,26 @@ class ChangedError(ConflictError):
     """Somebody changed the object in between."""
 
     code = "changed"
+
+
+class PreflightError(RefusedError):
+    """The cluster isn't ready for an installation or upgrade."""
+
+    code = "preflight_failed"
+    exit_code = 3
+
+
+class InstalledError(ConflictError):
+    """Touchmark is installed there already."""
+
+    code = "already_installed"
+
+
+class StillNeededError(RefusedError):
+    """Sidecars would lose their CA."""
+
+    code = "still_needed"
+    exit_code = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,9 +184,10 @@ def _explain_forbidden(message: str, action: Action) -> TouchmarkError:
 
 
 def _explain_ownership(owners: dict[str, list[str]], action: Action) -> OwnedElsewhereError:
+    place = f" in namespace {action.namespace}" if action.namespace else ""
     owned = "; ".join(f"{owner!r} owns {', '.join(fields)}" for owner, fields in owners.items())
     return OwnedElsewhereError(
-        f"{action.resource} {action.name!r} in namespace {action.namespace} is also written by another tool: {owned}",
+        f"{action.resource} {action.name!r}{place} is also written by another tool: {owned}",
         owners=owners,
         hint="change it with that tool, or take over these fields with --force-conflicts",
     )

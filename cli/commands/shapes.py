@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cli.admin.overview import NamespaceRow
+from cli.cluster.installation.planning import Change
+from cli.cluster.installation.removal import Part
 from cli.text.findings import Finding
 from shared.model.identity.loaded_code import LoadedObject
 from shared.model.policy.rules import Mode
@@ -215,3 +217,38 @@ class AuditExport:
     file: str
     chain: AuditChain
     is_pruned: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """What ``install`` or ``upgrade`` did, or would do.
+
+    Attributes:
+        is_applied: false on trial.
+        is_ready: the CA serves; false also where nobody waited for it.
+        laggards: pods whose sidecar isn't the one that new pods get.
+    """
+
+    namespace: str
+    version: str
+    changes: list[Change]
+    is_applied: bool
+    is_ready: bool
+    laggards: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uninstallation:
+    """What ``uninstall`` did, or would do.
+
+    Attributes:
+        kept: ours, and left on purpose.
+        foreign: what else is in the namespace, for which it stays.
+        remaining: deleted, and not gone yet.
+    """
+
+    deleted: list[Part]
+    kept: list[Part]
+    foreign: list[str]
+    remaining: list[Part]
+    is_applied: bool

@@ -30,14 +30,17 @@ EXIT_CODES: Final[dict[ExitCode, str]] = {
     ExitCode.BAD_INPUT: "an option, a file or a name is invalid",
     ExitCode.CHECK_FAILED: (
         "a check failed: `ready`, `mode --check`, `policy lint`, `policy diff`, `policy export`, `inject --check`,"
-        " `status`, `doctor`, `demo` or `audit` found a ✗"
+        " `status`, `doctor`, `install`, `upgrade`, `uninstall`, `demo` or `audit` found a ✗"
     ),
     ExitCode.NOT_FOUND: "the named thing doesn't exist",
     ExitCode.CONFLICT: "it was changed in the meantime, or its state doesn't allow this",
     ExitCode.UNAVAILABLE: "the CA is unreachable or didn't answer in time",
     ExitCode.REFUSED: "the CA refused the request, or you answered no",
     ExitCode.MACHINE: "this machine lacks a program, a capability or a kernel feature",
-    ExitCode.DEADLINE: "the change is made, but not every sidecar confirmed it in time; the missing ones are listed",
+    ExitCode.DEADLINE: (
+        "the change is made, but not every sidecar confirmed it in time (the missing ones are listed), or the CA isn't"
+        " ready in time (`install`, `upgrade`), or not everything is gone (`uninstall`)"
+    ),
     ExitCode.UNKNOWN: "`ready`, `policy diff`: nothing stands against it, but too little was seen to say so",
     ExitCode.NOTHING: "`program approve --from-decisions`: nothing was found, or nothing chosen",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",

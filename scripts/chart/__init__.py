@@ -1,1 +1,1 @@
-"""The Helm chart, made from the same manifests that Kustomize builds. ``python -m scripts.chart`` writes it again."""
+"""The Helm chart and the installer's objects, made from what Kustomize builds: ``python -m scripts.chart``."""

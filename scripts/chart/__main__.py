@@ -1,4 +1,6 @@
-"""Writes the chart's generated files: ``python -m scripts.chart``; ``--check`` says which differ. Needs kubectl.
+"""Writes what is made from manifests/: the chart, and what ``touchmark install`` renders. Needs kubectl.
+
+``python -m scripts.chart`` writes, ``--check`` says which files differ.
 
 ``--render HELM`` has that program lint and render the chart, and compares each object with what Kustomize builds.
 """
@@ -12,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from scripts.chart.bundle import make_bundle
 from scripts.chart.rendering import SEVERAL, SINGLE, compare, render
 from scripts.chart.templates import HEAD, make_templates
 from scripts.kubernetes import binaries, cache
@@ -19,6 +22,7 @@ from shared.model.version import VERSION
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 CHART = MANIFESTS / "chart"
+BUNDLE = MANIFESTS.parent / "cli" / "cluster" / "installation" / "objects"
 # Written by hand, as the values are.
 OWN = frozenset({"_names.tpl", "monitoring.yaml"})
 
@@ -31,25 +35,27 @@ def build(overlay: str) -> list[dict[str, Any]]:
 
 
 def make_files() -> dict[Path, str]:
-    """Return every generated file of the chart, by its path in it."""
-    templates = make_templates(build("overlays/single"), build("overlays/ha"), build("openshift"))
-    files = {Path("templates") / name: text for name, text in templates.items()}
-    files[Path("Chart.yaml")] = HEAD + (
+    """Return every generated file by its path."""
+    single, several = build("overlays/single"), build("overlays/ha")
+    templates = make_templates(single, several, build("openshift"))
+    files = {CHART / "templates" / name: text for name, text in templates.items()}
+    files |= {BUNDLE / name: text for name, text in make_bundle(single, several).items()}
+    files[CHART / "Chart.yaml"] = HEAD + (
         "apiVersion: v2\nname: touchmark\ntype: application\n"
         "description: Mutual TLS in which certificates are bound to the program that opened the socket\n"
         f'version: {VERSION}\nappVersion: "{VERSION}"\nkubeVersion: ">=1.30.0-0"\n'
     )
     for name in ("rules.yaml", "dashboard.json"):
-        files[Path("monitoring") / name] = (MANIFESTS / "monitoring" / name).read_text(encoding="utf-8")
+        files[CHART / "monitoring" / name] = (MANIFESTS / "monitoring" / name).read_text(encoding="utf-8")
     return files
 
 
 def find_differences() -> list[str]:
     """Name the files that aren't as they should be, and those that shouldn't be there."""
     files = make_files()
-    wrong = [path for path, text in files.items() if _read(CHART / path) != text]
-    there = {path.relative_to(CHART) for path in (CHART / "templates").glob("*") if path.name not in OWN}
-    return sorted(map(str, {*wrong, *(there - files.keys())}))
+    wrong = [path for path, text in files.items() if _read(path) != text]
+    there = {path for path in (CHART / "templates").glob("*") if path.name not in OWN}
+    return sorted(str(path.relative_to(MANIFESTS.parent)) for path in {*wrong, *(there - files.keys())})
 
 
 def _read(path: Path) -> str:
@@ -60,11 +66,11 @@ def write() -> None:
     """Write every generated file, and remove those of former objects."""
     files = make_files()
     for path in (CHART / "templates").glob("*"):
-        if path.name not in OWN and path.relative_to(CHART) not in files:
+        if path.name not in OWN and path not in files:
             path.unlink()
     for path, text in files.items():
-        (CHART / path).parent.mkdir(parents=True, exist_ok=True)
-        (CHART / path).write_text(text, encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
 
 def find_rendered_differences(helm: Path) -> list[str]:

@@ -7,7 +7,7 @@ Belongs here: what can be seen before anything is installed. Doesn't: an install
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -33,16 +33,24 @@ OLDEST_KUBELET: Final = (1, 29)  # Native sidecars are on by default from it on.
 PRIORITY_CLASS: Final = "system-cluster-critical"
 # Kubernetes takes both (component-helpers, IsDefaultAnnotation).
 _DEFAULT_CLASS: Final = tuple(f"storageclass.{each}kubernetes.io/is-default-class" for each in ("", "beta."))
+EXISTING: Final = "existing installation"
 _ENFORCE: Final = "pod-security.kubernetes.io/enforce"
 _RELEASE: Final = re.compile(r":v?(\d+)\.(\d+)\.(\d+)")
 
 
-def judge(answers: Answers, *, own_version: str, with_volume: bool = True) -> list[Finding]:
+def judge(
+    answers: Answers,
+    *,
+    own_version: str,
+    with_volume: bool = True,
+    api_server_ports: Collection[int] = API_SERVER_PORTS,
+) -> list[Finding]:
     """Return all findings, the API server's version first.
 
     Arguments:
         own_version: of the command, and so of what it would install.
         with_volume: the CA's store is on a volume of the default class. One that is installed already has its store.
+        api_server_ports: on which the CA may reach the API server.
     """
     is_new = answers.deployment is None
     needs_volume = with_volume and is_new
@@ -57,7 +65,7 @@ def judge(answers: Answers, *, own_version: str, with_volume: bool = True) -> li
         _judge_priority(answers),
         _judge_storage(answers, needs_volume=needs_volume),
         *_judge_nodes(answers),
-        _judge_ports(answers),
+        _judge_ports(answers, api_server_ports),
     ]
 
 
@@ -92,7 +100,7 @@ def _judge_rights(answers: Answers) -> Finding:
 
 
 def _judge_existing(answers: Answers, own_version: str) -> Finding:
-    subject = "existing installation"
+    subject = EXISTING
     for answer in (answers.webhook, answers.deployment):
         if isinstance(answer, TouchmarkError):
             return describe_unknown(subject, answer)
@@ -116,10 +124,10 @@ def _judge_existing(answers: Answers, own_version: str) -> Finding:
             hint="" if answers.webhook is None else "kubectl delete mutatingwebhookconfiguration touchmark",
         )
     pod = (answers.deployment.get("spec") or {}).get("template") or {}
-    return _judge_version(subject, ", ".join(list_images(pod, ("ca",))), own_version)
+    return judge_version(subject, ", ".join(list_images(pod, ("ca",))), own_version)
 
 
-def _judge_version(subject: str, image: str, own_version: str) -> Finding:
+def judge_version(subject: str, image: str, own_version: str) -> Finding:
     """Compare the release in an image's tag with ours: a CA is upgraded by one minor version at a time."""
     found, ours = _RELEASE.search(image), _RELEASE.search(f":{own_version}")
     if found is None or ours is None:
@@ -232,7 +240,7 @@ def _judge_priority(answers: Answers) -> Finding:
         else f"there is no {PRIORITY_CLASS}: the CA is evicted like any other pod",
         hint=""
         if has_it
-        else "make a PriorityClass, and name it in the CA's Deployment (priorityClassName of the chart)",
+        else "make a PriorityClass, and name it: `touchmark install --priority-class`, priorityClassName of the chart",
     )
 
 
@@ -252,7 +260,8 @@ def _judge_storage(answers: Answers, *, needs_volume: bool) -> Finding:
         observation=f"{default[0]} is the default" if default else "no default: a CA's new volume would stay pending",
         hint=""
         if default
-        else "name a class in the claim (storage.className of the chart), or use PostgreSQL; then --no-volume",
+        else "name a class (`touchmark install --storage-class`, storage.className of the chart), or use PostgreSQL;"
+        " then `doctor --pre --no-volume`",
     )
 
 
@@ -290,12 +299,12 @@ def _is_older(version: str, oldest: tuple[int, int]) -> bool:
     return found is not None and (int(found[1]), int(found[2])) < oldest
 
 
-def _judge_ports(answers: Answers) -> Finding:
+def _judge_ports(answers: Answers, allowed: Collection[int]) -> Finding:
     subject = "API server's port"
     if isinstance(answers.slices, TouchmarkError):
         return describe_unknown(subject, answers.slices)
     ports: set[Any] = {port.get("port") for each in answers.slices for port in each.get("ports") or ()}
-    other = sorted(port for port in ports if isinstance(port, int) and port not in API_SERVER_PORTS)
+    other = sorted(port for port in ports if isinstance(port, int) and port not in allowed)
     named = ", ".join(map(str, other))
     return Finding(
         subject=subject,
@@ -303,7 +312,8 @@ def _judge_ports(answers: Answers) -> Finding:
         observation=f"{named}, where the CA's NetworkPolicy lets nothing out"
         if other
         else f"{', '.join(str(port) for port in sorted(filter(None, ports))) or 'unknown'}; the CA may reach it",
-        hint=f"networkPolicy.apiServerPorts={{443,{other[0]}}} of the chart, or patch the NetworkPolicy touchmark-ca"
+        hint=f"`touchmark install --api-server-port {other[0]}`, networkPolicy.apiServerPorts={{443,{other[0]}}} of the"
+        " chart, or patch the NetworkPolicy touchmark-ca"
         if other
         else "",
     )
