@@ -2,13 +2,19 @@
 
 Who sends nothing must not keep others out: when every place is taken, a newcomer gets the oldest place of the source
 that holds the most, unless its own source holds as many.
+
+At a door with a line, that of sidecars with a certificate, a place is taken from a source only if it still holds as
+many as the newcomer's then; else the newcomer waits. Thousands of sidecars that come at once hold one place each: they
+would take them from one another, and none would come to speak.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -16,7 +22,7 @@ _V6_PREFIX: Final = 64  # One host may have as many addresses.
 
 
 class NoPlaceError(Exception):
-    """Every place is taken, and no source holds more of them than this one."""
+    """Every place is taken, and no source holds more of them than this one; or the line is full or too slow."""
 
 
 class Places:
@@ -24,15 +30,24 @@ class Places:
 
     Arguments:
         limit: of all sources together.
+        line: how many may wait for a place, half of them of one source; 0: none.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, line: int = 0) -> None:
         self.limit = limit
+        self._line = line
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting_of: Counter[str] = Counter()
         self._taken: dict[str, dict[asyncio.Timeout, None]] = {}  # Each source's in the order of their coming.
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def waiting(self) -> int:
+        """How many wait in the line."""
+        return self._waiting_of.total()
 
     @contextlib.asynccontextmanager
     async def take(self, address: str | None, *, deadline_s: float) -> AsyncIterator[None]:
@@ -40,39 +55,87 @@ class Places:
 
         Arguments:
             address: the peer's IP address.
+            deadline_s: for which it is held, and for which a place is waited for.
 
         Raises:
             NoPlaceError: there is none.
             TimeoutError: the deadline is over, or somebody else needed the place.
         """
         source = name_source(address)
-        if self._count >= self.limit:
-            self._make_room(source)
+        if self._count >= self.limit and not self._make_room(source):
+            await self._wait(source, deadline_s)
+        else:
+            self._count += 1
         async with asyncio.timeout(deadline_s) as deadline:
             mine = self._taken.setdefault(source, {})
             mine[deadline] = None
-            self._count += 1
             try:
                 yield
             finally:
                 if deadline in mine:  # Else it was given away.
                     self._give_back(source, deadline)
 
-    def _make_room(self, source: str) -> None:
-        biggest = max(self._taken, key=lambda name: len(self._taken[name]))
-        if len(self._taken[biggest]) <= len(self._taken.get(source, ())):
-            raise NoPlaceError
+    def _make_room(self, source: str) -> bool:
+        """Take a place from another source; False: a newcomer of this one has to wait.
+
+        Raises:
+            NoPlaceError: nobody waits here.
+        """
+        biggest = max(self._taken, key=lambda name: len(self._taken[name]), default="")
+        least = len(self._taken.get(source, ())) + bool(self._line)
+        if len(self._taken.get(biggest, ())) <= least:
+            if not self._line:
+                raise NoPlaceError
+            return False
         oldest = next(iter(self._taken[biggest]))
-        self._give_back(biggest, oldest)
+        self._remove(biggest, oldest)
+        self._count -= 1
         oldest.reschedule(asyncio.get_running_loop().time())
+        return True
+
+    async def _wait(self, source: str, deadline_s: float) -> None:
+        """Wait until a place is handed over to this newcomer: it is counted all the time."""
+        if self.waiting >= self._line or self._waiting_of[source] >= max(1, self._line // 2):
+            raise NoPlaceError
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._waiting_of[source] += 1
+        try:
+            async with asyncio.timeout(deadline_s):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                self._hand_over()  # It had been handed over to this one, which has gone.
+            elif turn in self._waiting:
+                self._waiting.remove(turn)
+            if isinstance(error, TimeoutError):
+                raise NoPlaceError from error
+            raise
+        finally:
+            self._waiting_of[source] -= 1
+            if not self._waiting_of[source]:
+                del self._waiting_of[source]
 
     def _give_back(self, source: str, deadline: asyncio.Timeout) -> None:
+        self._remove(source, deadline)
+        self._hand_over()
+
+    def _remove(self, source: str, deadline: asyncio.Timeout) -> None:
         del self._taken[source][deadline]
-        self._count -= 1
         if not self._taken[source]:
             del self._taken[source]
 
+    def _hand_over(self) -> None:
+        """Give a place that is counted to the first in the line, or to nobody."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._count -= 1
 
+
+@functools.lru_cache(maxsize=4_096)
 def name_source(address: str | None) -> str:
     """Return what counts as one source: an IPv4 address, or an IPv6 /64; of what has no address all is one."""
     try:

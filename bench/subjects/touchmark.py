@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import resource
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -75,12 +76,18 @@ def run_ca(directory: Path) -> Iterator[RunningCA]:
         )  # fmt: skip
         processes.wait_until_listening("127.0.0.1", port)
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not admin_socket.exists():
+        while not _answers(admin_socket):
             processes.check()
             if time.monotonic() > deadline:
                 raise BenchError("the CA's admin socket didn't appear")
             time.sleep(0.05)
         yield RunningCA(listen=("127.0.0.1", port), admin_socket=admin_socket, pid=pid)
+
+
+def _answers(path: Path) -> bool:
+    """Return whether somebody listens on a Unix socket: between its making and that is a moment."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 @contextmanager

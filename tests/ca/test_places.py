@@ -48,6 +48,84 @@ async def test_who_holds_as_many_as_anybody_gets_no_more() -> None:
     await end(tasks)
 
 
+async def wait_for(places: Places, waiting: int) -> None:
+    while places.waiting != waiting:  # Tasks have to come to their places.
+        await asyncio.sleep(0)
+
+
+async def test_in_a_line_each_gets_its_turn_and_nobody_loses_a_place() -> None:
+    """Sidecars that come at once: a hundred for two places, one from each address."""
+    places = Places(2, line=200)
+    order: list[int] = []
+
+    async def come(number: int) -> None:
+        async with places.take(f"198.18.0.{number}", deadline_s=300):
+            assert len(places) <= 2
+            await asyncio.sleep(0)
+            order.append(number)
+
+    await asyncio.gather(*(come(number) for number in range(100)))
+    assert order == list(range(100))
+    assert (len(places), places.waiting) == (0, 0)
+
+
+async def test_beside_a_line_a_source_keeps_no_more_than_one_place_more_than_a_newcomers() -> None:
+    places = Places(3, line=10)
+    tasks = await fill(places, "198.18.0.1", "198.18.0.1", "198.18.0.1")
+    async with places.take("198.18.0.2", deadline_s=300):
+        with pytest.raises(TimeoutError):
+            await tasks[0]
+        third = asyncio.create_task(hold(places, "198.18.0.3"))
+        await asyncio.gather(tasks[1], return_exceptions=True)
+        fourth = asyncio.create_task(hold(places, "198.18.0.4"))
+        await wait_for(places, 1)
+        assert len(places) == 3
+    assert not fourth.done()
+    await wait_for(places, 0)
+    await end([*tasks, third, fourth])
+    assert len(places) == 0
+
+
+async def test_a_line_has_an_end_for_one_source_and_for_all() -> None:
+    places = Places(1, line=2)
+    tasks = [asyncio.create_task(hold(places, f"198.18.0.{number}")) for number in (1, 1, 2)]
+    await wait_for(places, 2)
+    for address in ("198.18.0.1", "198.18.0.3"):
+        with pytest.raises(NoPlaceError):
+            await hold(places, address)
+    await end(tasks)
+    assert (len(places), places.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize("is_called", [True, False])
+async def test_who_leaves_the_line_keeps_no_place(is_called: bool) -> None:
+    places = Places(1, line=5)
+    first = asyncio.create_task(hold(places, "198.18.0.1"))
+    gone = asyncio.create_task(hold(places, "198.18.0.2"))
+    await wait_for(places, 1)
+    if is_called:
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+    await end([gone])
+    last = asyncio.create_task(hold(places, "198.18.0.3"))
+    await end([first])
+    while not len(places):
+        await asyncio.sleep(0)
+    assert (len(places), places.waiting) == (1, 0)
+    await end([last])
+    assert len(places) == 0
+
+
+async def test_who_waits_too_long_gets_no_place() -> None:
+    places = Places(1, line=5)
+    tasks = await fill(places, "198.18.0.1")
+    with pytest.raises(NoPlaceError):
+        async with places.take("198.18.0.2", deadline_s=0.01):
+            pass
+    assert (len(places), places.waiting) == (1, 0)
+    await end(tasks)
+
+
 async def test_a_place_has_a_deadline() -> None:
     places = Places(1)
     with pytest.raises(TimeoutError):

@@ -34,8 +34,10 @@ from shared.model.wire.protocol import choose_protocol, name_subprotocol
 FIRST_MESSAGE_DEADLINE_S: Final = 10.0
 HEARTBEAT_S: Final = 20.0
 # Streams whose first message hasn't come yet: strangers take no more memory than this many messages. Those that show a
-# certificate of the mesh in the handshake have as many places of their own.
+# certificate of the mesh in the handshake have as many places of their own, and a line: after a restart of the CA all
+# sidecars come at once, and one that was turned away costs another handshake.
 MAX_UNAUTHENTICATED: Final = 128
+MAX_MEMBERS_WAITING: Final = 8_192
 
 _log = structlog.get_logger("touchmark.ca")
 
@@ -62,7 +64,7 @@ class StreamEndpoint:
         self._max_streams = max_streams
         self._metrics = metrics
         self._strangers = Places(MAX_UNAUTHENTICATED)
-        self._members = Places(MAX_UNAUTHENTICATED)
+        self._members = Places(MAX_UNAUTHENTICATED, line=MAX_MEMBERS_WAITING)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Serve one stream until it ends. Refuses with 503 when a stated limit is reached."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from websockets import InvalidStatus, State
 
 from ca.api.stream import endpoint
+from ca.places import Places
 from ca.runtime.compose import RunningCA
 from ca.store.records import DecisionFilter
 from shared.model.identity.program import Program
@@ -170,6 +172,36 @@ async def test_strangers_beyond_the_bound_are_turned_away_at_once(
                 return (error.response.status_code, error.response.headers.get("Retry-After")) == (503, "5")
 
         await eventually(is_turned_away)
+
+
+async def test_known_sidecars_wait_for_their_turn_and_take_no_place_from_one_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restart of the CA all come at once: one that lost its place would come again and take another's."""
+    doors: list[Places] = []
+
+    class Door(Places):
+        def __init__(self, limit: int, *, line: int = 0) -> None:
+            super().__init__(limit, line=line)
+            doors.append(self)
+
+    monkeypatch.setattr(endpoint, "Places", Door)
+    monkeypatch.setattr(endpoint, "MAX_UNAUTHENTICATED", 1)
+    async with running_ca(tmp_path) as services:
+        contexts = []
+        for name in ("a", "b"):
+            async with FakeSidecar(services) as joining:
+                await joining.enrol(name)
+            contexts.append(make_client_context(services, joining.write_pem(tmp_path / f"{name}.pem")))
+        _, members = doors
+        second = FakeSidecar(services, contexts[1], local_address="127.0.0.2")
+        async with FakeSidecar(services, contexts[0]) as first, contextlib.AsyncExitStack() as stack:
+            opening = asyncio.create_task(stack.enter_async_context(second))
+            await eventually(lambda: members.waiting == 1)
+            await first.resume("a")
+            await opening
+            await second.resume("b")
+            assert (len(members), members.waiting) == (0, 0)
 
 
 async def test_silent_strangers_keep_neither_other_addresses_nor_known_sidecars_out(
