@@ -84,7 +84,7 @@ def test_a_namespaces_annotations_are_its_pods_defaults(ca: WebhookCA, api_serve
         return (*sidecar["args"][-2:], memory) == ("--drain-seconds", "7", "70Mi")
 
     wait_until(is_applied, timeout_s=30.0)
-    own = annotate(pod, **{"touchmark.dev/drain-seconds": "9"})
+    own = annotate(pod, drain_seconds="9")
     assert create(api_server, own, namespace)["spec"]["initContainers"][1]["args"][-2:] == ["--drain-seconds", "9"]
 
 
