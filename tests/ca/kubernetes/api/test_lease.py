@@ -15,7 +15,7 @@ from ca.kubernetes.api import lease as lease_module
 from ca.kubernetes.api.client import ClusterClient
 from ca.kubernetes.api.lease import Leadership
 from tests.ca.kubernetes.faking import faked
-from tests.ca.running import eventually
+from tests.ca.running import DEADLINE_S, eventually
 
 # The periods of the real thing, divided: a busy machine that stops this process for a second loses no Lease by it.
 FACTOR = 8.0
@@ -25,6 +25,13 @@ FACTOR = 8.0
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LEASE_S", "RENEW_DEADLINE_S", "RETRY_S", "CALL_S"):
         monkeypatch.setattr(lease_module, name, getattr(lease_module, name) / FACTOR)
+
+
+@pytest.fixture
+def _long_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What happens within the time that the test waits happens without waiting for a Lease's end."""
+    monkeypatch.setattr(lease_module, "LEASE_S", 10 * DEADLINE_S)
+    monkeypatch.setattr(lease_module, "RENEW_DEADLINE_S", 5 * DEADLINE_S)
 
 
 class Leases:
@@ -108,7 +115,7 @@ async def standing(replica: Replica) -> AsyncIterator[asyncio.Task[None]]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_the_first_leads_and_gives_the_lease_back_for_the_next(tmp_path: Path) -> None:
+async def test_the_first_leads_and_gives_the_lease_back(tmp_path: Path) -> None:
     leases = Leases()
     async with faked(tmp_path, leases.serve) as client:
         one, two = Replica(client, "one"), Replica(client, "two")
@@ -122,9 +129,18 @@ async def test_the_first_leads_and_gives_the_lease_back_for_the_next(tmp_path: P
                 assert leases.writes > 3
         assert leases.holder == ""
         assert leases.lease is not None and leases.lease["spec"]["leaseDurationSeconds"] == 1
+
+
+@pytest.mark.usefixtures("_long_leases")
+async def test_a_lease_that_was_given_back_is_taken_without_waiting(tmp_path: Path) -> None:
+    leases = Leases()
+    async with faked(tmp_path, leases.serve) as client:
+        one, two = Replica(client, "one"), Replica(client, "two")
+        async with standing(one):
+            await eventually(lambda: one.working)
         async with standing(two):
-            await eventually(lambda: two.working, deadline_s=3 * lease_module.RETRY_S)
-            assert leases.lease["spec"]["leaseTransitions"] == 1
+            await eventually(lambda: two.working)
+            assert leases.lease is not None and leases.lease["spec"]["leaseTransitions"] == 1
 
 
 async def test_a_silent_holder_is_replaced_after_its_time_and_not_before(tmp_path: Path) -> None:
@@ -177,6 +193,7 @@ async def test_a_leader_that_cannot_renew_stops_before_another_may_begin(tmp_pat
             assert not overlapped and not (first.working and second.working)
 
 
+@pytest.mark.usefixtures("_long_leases")
 async def test_a_lease_that_another_took_is_given_up_at_once(tmp_path: Path) -> None:
     leases = Leases()
     async with faked(tmp_path, leases.serve) as client:
@@ -186,7 +203,7 @@ async def test_a_lease_that_another_took_is_given_up_at_once(tmp_path: Path) -> 
             assert leases.lease is not None
             leases.lease["spec"]["holderIdentity"] = "two"
             leases.touch()
-            await eventually(lambda: not replica.working, deadline_s=3 * lease_module.RETRY_S)
+            await eventually(lambda: not replica.working)
             assert not replica.leadership.is_leader
         assert leases.holder == "two"  # Nor is what belongs to another given back.
 
@@ -203,6 +220,7 @@ async def test_somebodys_annotation_on_the_lease_changes_nothing(tmp_path: Path)
             assert replica.working and replica.started == 1
 
 
+@pytest.mark.usefixtures("_long_leases")
 async def test_an_answer_that_got_lost_costs_no_waiting(tmp_path: Path) -> None:
     leases = Leases()
     leases.lossy = True
@@ -211,7 +229,7 @@ async def test_an_answer_that_got_lost_costs_no_waiting(tmp_path: Path) -> None:
         async with standing(replica):
             await eventually(lambda: leases.holder == "one")
             leases.lossy = False
-            await eventually(lambda: replica.working, deadline_s=lease_module.LEASE_S)
+            await eventually(lambda: replica.working)
 
 
 async def test_a_deleted_lease_is_taken_anew(tmp_path: Path) -> None:
