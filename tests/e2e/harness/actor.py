@@ -27,6 +27,7 @@ _DEADLINE_S = 60.0
 # write(2) and recvfrom(2), as /proc numbers them on x86-64 and arm64.
 _BLOCKING_CALLS = frozenset({"1", "45", "64", "207"})
 _sockets: dict[str, socket.socket] = {}
+_reset: set[str] = set()  # Connections whose reset was told to ``send``: the kernel tells it once.
 _children: list[Any] = []
 _bulk: list[socket.socket] = []
 
@@ -45,6 +46,7 @@ def connect(name: str, host: str, port: int, *, source_port: int = 0, deadline_s
         connection.close()
         return _name(error)
     _sockets[name] = connection
+    _reset.discard(name)
     return "connected"
 
 
@@ -60,6 +62,8 @@ def send(name: str, text: str) -> str:
     try:
         _sockets[name].sendall(text.encode())
     except OSError as error:
+        if isinstance(error, ConnectionResetError):
+            _reset.add(name)
         return _name(error)
     return "sent"
 
@@ -71,7 +75,7 @@ def receive(name: str, count: int) -> str:
         while len(got) < count:
             more = _sockets[name].recv(count - len(got))
             if not more:
-                return got.decode() + "<end>"
+                return got.decode() + _end(name)
             got += more
     except OSError as error:
         return got.decode() + f"<{_name(error)}>"
@@ -86,7 +90,12 @@ def receive_rest(name: str) -> str:
             got += more
     except OSError as error:
         return got.decode() + f"<{_name(error)}>"
-    return got.decode() + "<end>"
+    return got.decode() + _end(name)
+
+
+def _end(name: str) -> str:
+    """Return how a connection ended that has no more to read."""
+    return "<ECONNRESET>" if name in _reset else "<end>"
 
 
 def finish(name: str) -> None:
