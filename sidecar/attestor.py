@@ -55,7 +55,8 @@ class Attestor:
     Arguments:
         max_executable_bytes: a larger file isn't hashed.
         own_pid: the sidecar's process; None means this one.
-        deadline_s: how long slow looks may wait while none of their steps finishes; hashing 1 GiB takes about a second.
+        deadline_s: how long slow looks, and searches for holders, may wait while none of their steps finishes; hashing
+            1 GiB takes about a second.
         max_pending: slow looks under way at once.
         max_processes: measured processes that are held.
     """
@@ -88,7 +89,9 @@ class Attestor:
         self._measuring = Measuring(Executables(self._hashers, max_bytes=max_executable_bytes), self._scanners)
         self._looks = ProgramLooks()
         self._owners = OwnerSearch(self._scanners, own_pid=self._own_pid)
-        self._holder_check = HolderCheck(self._measuring, self._scanners, own_pid=self._own_pid)
+        self._holder_check = HolderCheck(
+            self._measuring, self._scanners, own_pid=self._own_pid, patience=Patience(deadline_s)
+        )
 
     def close(self) -> None:
         """End the background work and close every descriptor. Call it from the event loop's thread."""

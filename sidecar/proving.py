@@ -50,12 +50,9 @@ async def await_clearance(sidecar: Sidecar, connection: Connection) -> None:
     if sidecar.attestor.is_clear(attestation):
         return
     try:
-        async with asyncio.timeout(sidecar.limits.attest_s):
-            await sidecar.attestor.clear(attestation)
+        await sidecar.attestor.clear(attestation)
     except AttestationError as error:
         raise Refused(error.reason, error.message) from error
-    except TimeoutError as error:
-        raise Refused(Reason.HOLDERS_UNKNOWN, "the search for other holders of the socket took too long") from error
     connection.check_not_revoked()
 
 
@@ -231,11 +228,11 @@ class Acceptance:
                     check_origin(self._sidecar.policies.own, accepted)
                     await check_code(self._sidecar, accepted)
                 self._connection.note_attestation(accepted)
-                if self._is_explicit and not attestor.is_clear(accepted):
-                    await attestor.clear(accepted)
         except TimeoutError as error:
             message = "finding out who accepted the connection took too long"
             raise AttestationError(message, reason=Reason.DEADLINE_EXCEEDED) from error
+        if self._is_explicit and not attestor.is_clear(accepted):
+            await attestor.clear(accepted)
         self._is_open = False
 
     def _lose(self, error: AttestationError) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import msgspec
 import pytest
@@ -53,23 +52,6 @@ async def test_permissive_mode_waits_for_no_search() -> None:
         assert await reader.read() == b"hi"
         writer.close()
         assert pair.client.attestor.cleared == 0
-
-
-async def test_a_search_that_takes_too_long_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with running_pair(echo) as pair:
-        pair.set_state(EXPLICIT)
-        pair.client.attestor.shared = AttestationError("never told", reason=Reason.SOCKET_SHARED)
-
-        async def wait(_: object) -> None:
-            await asyncio.sleep(60)
-
-        monkeypatch.setattr(pair.client.attestor, "clear", wait)
-        pair.client.sidecar.limits = replace(pair.client.sidecar.limits, attest_s=0.01)
-        reader, _ = await pair.connect()
-        with pytest.raises(ConnectionResetError):
-            await reader.read()
-        await until(lambda: pair.client.records)
-        assert pair.client.records[0].reason is Reason.HOLDERS_UNKNOWN
 
 
 async def serve_one(pair: Pair, answer: bytes | None) -> None:

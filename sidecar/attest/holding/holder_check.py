@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from shared.model.policy.reasons import Reason
+from shared.runtime.patience import Patience
 from sidecar.attest.facts import Attestation, AttestationError, Execution
 from sidecar.attest.holding.clearance import Clearance
 from sidecar.attest.holding.glance import glance_at_all
@@ -61,11 +62,13 @@ class HolderCheck:
         measuring: measures the other holders of a socket.
         workers: threads for the passes.
         own_pid: left out of every pass.
+        patience: how long a connection's first byte may wait while no pass ends.
     """
 
-    def __init__(self, measuring: Measuring, workers: Executor, *, own_pid: int) -> None:
+    def __init__(self, measuring: Measuring, workers: Executor, *, own_pid: int, patience: Patience) -> None:
         self._measuring = measuring
         self._workers = workers
+        self._patience = patience
         self._passes = Passes(own_pid=own_pid)
         self._clearance = Clearance(own_pid=own_pid)
         self._waiting: list[_Request] = []
@@ -93,13 +96,21 @@ class HolderCheck:
         """See before a socket's first byte that nobody else holds it: by the tasks that came since, or by a pass.
 
         Raises:
-            AttestationError: as ``check``.
+            AttestationError: as ``check``; ``holders_unknown`` as well when the search stands still.
         """
+        try:
+            async with self._patience.wait():
+                await self._clear(attestation)
+        except TimeoutError as error:
+            raise _unknown("the search for other holders of the socket took too long", error) from error
+
+    async def _clear(self, attestation: Attestation) -> None:
         if self._clearance.is_cleared(attestation.execution):
             if self._catching is None or self._catching.done():
                 work = self._clearance.catch_up(self._workers)
                 self._catching = asyncio.get_running_loop().create_task(work, name="attest-new-tasks")
             await asyncio.shield(self._catching)
+            self._patience.note_progress()
             if self.is_clear(attestation):
                 return
         await self.check(attestation, is_urgent=True)
@@ -178,6 +189,7 @@ class HolderCheck:
         find = partial(self._passes.find, wanted, {request.attestation.process.pid for request in batch})
         now = await asyncio.get_running_loop().run_in_executor(self._workers, find)
         self._took_s = now.took_s
+        self._patience.note_progress()
         if before is None:
             return now
         for inode, pids in now.holders.items():
@@ -262,6 +274,7 @@ class HolderCheck:
         for _ in range(_MAX_MEASURINGS):
             try:
                 found = await self._measuring.measure(partial(Process, pid), 0)
+                self._patience.note_progress()
                 break
             except AttestationError as error:
                 if error.reason is not Reason.PROCESS_VANISHED:

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
+from shared.runtime.patience import Patience
 from sidecar.attest.executable import Executables
 from sidecar.attest.facts import Attestation, AttestationError, Execution, ProcessFacts
 from sidecar.attest.holding import holder_check
@@ -30,7 +32,7 @@ async def test_each_waiter_gets_its_own_answer(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(holder_check, "SLICE_S", slice_s)
     with ThreadPoolExecutor(2) as workers, socket.socket() as held, socket.socket() as free:
         measuring = Measuring(Executables(workers, max_bytes=1 << 30), workers)
-        check = HolderCheck(measuring, workers, own_pid=os.getpid())
+        check = HolderCheck(measuring, workers, own_pid=os.getpid(), patience=Patience(30))
         with running("import sys\n" + WAIT, pass_fds=(held.fileno(),)) as child:
             process = Process(child.pid)
             facts = process.facts
@@ -61,7 +63,12 @@ async def test_each_waiter_gets_its_own_answer(monkeypatch: pytest.MonkeyPatch, 
 
 async def test_who_has_let_go_of_one_socket_is_still_looked_at_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadPoolExecutor(2) as workers, socket.socket() as gone, socket.socket() as held:
-        check = HolderCheck(Measuring(Executables(workers, max_bytes=1 << 30), workers), workers, own_pid=os.getpid())
+        check = HolderCheck(
+            Measuring(Executables(workers, max_bytes=1 << 30), workers),
+            workers,
+            own_pid=os.getpid(),
+            patience=Patience(30),
+        )
         gone_inode, held_inode = (os.fstat(each.fileno()).st_ino for each in (gone, held))
 
         def is_holder(pid: int, inode: int) -> bool:
@@ -92,7 +99,9 @@ async def test_who_has_let_go_of_one_socket_is_still_looked_at_for_another(monke
 
 async def test_closing_cancels_who_still_waits() -> None:
     with ThreadPoolExecutor(2) as workers:
-        check = HolderCheck(Measuring(Executables(workers, max_bytes=1), workers), workers, own_pid=0)
+        check = HolderCheck(
+            Measuring(Executables(workers, max_bytes=1), workers), workers, own_pid=0, patience=Patience(30)
+        )
         facts = Process(os.getpid())
         waiting = asyncio.ensure_future(
             check.check(
@@ -163,7 +172,7 @@ async def test_an_unapproved_parent_that_hides_its_copy_shares_the_socket(parent
     assert sleep is not None
     with ThreadPoolExecutor(2) as workers, socket.socket() as held:
         measuring = Measuring(Executables(workers, max_bytes=1 << 30), workers)
-        check = HolderCheck(measuring, workers, own_pid=os.getpid())
+        check = HolderCheck(measuring, workers, own_pid=os.getpid(), patience=Patience(30))
         with running(parent_code, str(held.fileno()), sleep, pass_fds=(held.fileno(),)) as parent:
             child = int(hear(parent))
             # ``Popen`` returns while the child's ``execve`` still goes on.
@@ -220,7 +229,9 @@ async def test_what_cant_be_told_concerns_the_sockets_of_its_users_only(
         return Attestation(program=program, process=process, inode=1, cookie=0, execution=ELSEWHERE, uid=uid)
 
     with ThreadPoolExecutor(2) as workers:
-        check = HolderCheck(Measuring(Executables(workers, max_bytes=1), workers), workers, own_pid=0)
+        check = HolderCheck(
+            Measuring(Executables(workers, max_bytes=1), workers), workers, own_pid=0, patience=Patience(30)
+        )
         answers = await asyncio.gather(*(check.check(attestation(uid)) for uid in (1000, 2000)), return_exceptions=True)
         check.close()
     assert [getattr(answer, "reason", None) for answer in answers] == reasons
@@ -233,7 +244,9 @@ async def test_where_a_pass_couldnt_tell_the_next_one_may(monkeypatch: pytest.Mo
     process = ProcessFacts(pid=1, start_time=0, uid=0, path="/x")
     attestation = Attestation(program=Program(digest="0" * 64), process=process, inode=1, cookie=0, execution=ELSEWHERE)
     with ThreadPoolExecutor(2) as workers:
-        check = HolderCheck(Measuring(Executables(workers, max_bytes=1), workers), workers, own_pid=0)
+        check = HolderCheck(
+            Measuring(Executables(workers, max_bytes=1), workers), workers, own_pid=0, patience=Patience(30)
+        )
         await check.check(attestation)
         check.close()
     assert not passes
@@ -246,7 +259,9 @@ async def test_who_waits_with_its_first_byte_doesnt_wait_for_the_rest_between_pa
     process = ProcessFacts(pid=1, start_time=0, uid=0, path="/x")
     attestation = Attestation(program=Program(digest="0" * 64), process=process, inode=1, cookie=0, execution=ELSEWHERE)
     with ThreadPoolExecutor(2) as workers:
-        check = HolderCheck(Measuring(Executables(workers, max_bytes=1), workers), workers, own_pid=0)
+        check = HolderCheck(
+            Measuring(Executables(workers, max_bytes=1), workers), workers, own_pid=0, patience=Patience(30)
+        )
         monkeypatch.setattr(holder_check, "_REST_FACTOR", 1_000_000)
         monkeypatch.setattr(holder_check, "_MAX_REST_S", 1_000_000.0)
         await check.check(attestation)
@@ -255,3 +270,46 @@ async def test_who_waits_with_its_first_byte_doesnt_wait_for_the_rest_between_pa
         await check.check(attestation, is_urgent=True)
         await resting
         check.close()
+
+
+def _anybody() -> Attestation:
+    process = ProcessFacts(pid=1, start_time=0, uid=0, path="/x")
+    return Attestation(program=Program(digest="0" * 64), process=process, inode=1, cookie=0, execution=ELSEWHERE)
+
+
+async def test_a_search_that_stands_still_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_over = threading.Event()
+
+    def find(*_: object) -> Holdings:
+        is_over.wait(30)
+        return Holdings()
+
+    monkeypatch.setattr(Passes, "find", find)
+    with ThreadPoolExecutor(2) as workers:
+        measuring = Measuring(Executables(workers, max_bytes=1), workers)
+        check = HolderCheck(measuring, workers, own_pid=0, patience=Patience(0.05))
+        with pytest.raises(AttestationError, match="took too long") as raised:
+            await check.clear(_anybody())
+        is_over.set()
+        check.close()
+    assert raised.value.reason is Reason.HOLDERS_UNKNOWN
+
+
+async def test_a_search_of_many_passes_is_waited_for_as_long_as_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counted(Patience):
+        count = 0
+
+        def note_progress(self) -> None:
+            self.count += 1
+            super().note_progress()
+
+    monkeypatch.setattr(holder_check, "_FLIGHT_WAIT_S", 0.0)
+    passes = [Holdings(), Holdings(missed=frozenset({0})), Holdings(is_complete=False)]
+    monkeypatch.setattr(Passes, "find", lambda *_: passes.pop())
+    patience = Counted(30)
+    with ThreadPoolExecutor(2) as workers:
+        measuring = Measuring(Executables(workers, max_bytes=1), workers)
+        check = HolderCheck(measuring, workers, own_pid=0, patience=patience)
+        await check.clear(_anybody())
+        check.close()
+    assert patience.count == 3
