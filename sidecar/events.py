@@ -20,7 +20,7 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 _INFO: Final = frozenset(
     {
         "sidecar_ready", "sidecar_draining", "sidecar_stopped", "ca_stream_resumed", "joined_again", "output_recovered",
-        "connect_queue_reopened",
+        "connect_queue_reopened", "host_resolved",
     }
 )  # fmt: skip
 _ERROR: Final = frozenset({"task_failed", "certificate_expired"})

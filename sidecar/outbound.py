@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 # A stale idle tunnel, then a fresh one whose responder says CLOSING: each costs a try; the OPEN itself is retried once.
 _MAX_OPENINGS = 2
+# What no name of the destination changes any more.
+_SETTLED = frozenset({Reason.ALLOW_RULE, Reason.DENY_RULE})
 
 
 async def carry_outbound(sidecar: Sidecar, captured: Captured) -> None:
@@ -162,7 +164,32 @@ async def identify(sidecar: Sidecar, connection: Connection, route: Route) -> Di
         parties.destination = replace(parties.destination, workload=workload, listed=workload, is_pending=True)
     elif route.dialled[1] in sidecar.mtls_destination_ports:
         parties.destination = replace(parties.destination, is_pending=True)  # Its certificate will tell.
+    else:
+        await name_destination(sidecar, connection)
     return entry
+
+
+async def name_destination(sidecar: Sidecar, connection: Connection) -> None:
+    """Say which hosts of the egress rules have the destination's address, asking for them again before a refusal.
+
+    What the program asked a nameserver for doesn't count. Where one of the hosts can't be asked for, the destination
+    may be that one: the record says so instead of blaming the rules.
+    """
+    hosts, parties = sidecar.hosts, connection.parties
+    candidates = () if hosts is None else hosts.list_candidates(parties.port)
+    if hosts is None or not candidates or parties.source.workload is None:
+        return
+    address = parties.destination_endpoint[0]
+    parties.destination = replace(parties.destination, hosts=hosts.find(address))
+    if parties.evaluate(sidecar.policies).reason in _SETTLED:
+        return
+    await hosts.look_up(candidates, timeout_s=sidecar.limits.host_s)
+    parties.destination = replace(parties.destination, hosts=hosts.find(address))
+    if parties.evaluate(sidecar.policies).reason not in _SETTLED and (
+        failures := hosts.describe_failures(candidates, address)
+    ):
+        parties.destination = replace(parties.destination, why_unidentified=Reason.HOST_NOT_RESOLVED)
+        connection.detail = connection.detail or f"couldn't resolve {failures}"
 
 
 async def choose_credential(sidecar: Sidecar, connection: Connection) -> Credential:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sidecar.connection.recording import Recorder
     from sidecar.connection.registry import LiveConnections
     from sidecar.credential.store import CredentialStore
+    from sidecar.hostnames.host_names import HostNames
     from sidecar.loaded.looks import CodeLooks
     from sidecar.mesh.directory_cache import DirectoryCache
     from sidecar.mesh.policies import Policies
@@ -47,6 +48,7 @@ class Limits:
         dial_s: TCP connect to a sidecar, an application or a destination outside the mesh.
         open_s: OPEN to ACCEPT or REFUSE.
         attest_s: how long attestations, hashing included, may wait while none of their steps finishes.
+        host_s: how long a connection that no rule allows yet waits for what the rules' host names resolve to.
         obtain_s: an answer of the CA that a connection waits for (credential, directory, policy).
         drain_s: how long live connections may finish after SIGTERM.
         idle_timeout_s, max_duration_s: how long a connection may be idle, or live; 0: as long as the applications want.
@@ -66,6 +68,7 @@ class Limits:
     dial_s: float = 10.0
     open_s: float = 15.0
     attest_s: float = 10.0
+    host_s: float = 3.0
     obtain_s: float = 10.0
     drain_s: float = 20.0
     idle_timeout_s: float = 0.0
@@ -106,6 +109,7 @@ class Sidecar:
         counts: of what the stories do.
         handshakes: of peers that arrive.
         sightings: tells the CA of programs; None: nobody is told.
+        hosts: what the names in egress rules resolve to; None: no name does.
         short_senders: where programs were gone before they could be looked at.
     """
 
@@ -138,6 +142,7 @@ class Sidecar:
     draining: Draining = field(default_factory=Draining)
     trace: FrameTrace | None = None
     sightings: Sightings | None = None
+    hosts: HostNames | None = None
     short_senders: ShortSenders = field(default_factory=ShortSenders)
 
     def application_of(self, address: str, port: int) -> Endpoint | None:

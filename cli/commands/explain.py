@@ -25,7 +25,7 @@ def explain(
     context: typer.Context,
     source: Annotated[
         str,
-        typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT[@PROGRAM], an address, a SPIFFE ID; or a decision's number."),
+        typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT[@PROGRAM], address, host, SPIFFE ID; or a decision's number."),
     ],
     destination: Annotated[str, typer.Argument(help="The same, with :PORT; not with a decision's number.")] = "",
     as_json: options.Json = False,
@@ -33,11 +33,13 @@ def explain(
     """Say what both ends' sidecars decide about a connection, by which rule, and what would change it.
 
     It is the evaluator that sidecars enforce with, on the rules and approvals in force. Without @PROGRAM the workload's
-    only approved program is taken. An address is whoever the CA lists there. Attestation and whether anything
-    listens aren't looked at. Exit code 3: it is refused.
+    only approved program is taken. An address is whoever the CA lists there. A host name matches rules that name that
+    host; what it resolves to isn't looked up, and an address matches no rule's host. Attestation and whether
+    anything listens aren't looked at. Exit code 3: it is refused.
 
     Examples: touchmark explain shop/web shop/db:5432 · touchmark explain bank/teller@sha256:DIGEST shop/web:80 ·
-    touchmark explain shop/web 192.0.2.7:443 · touchmark explain 4711 -k
+    touchmark explain shop/web 192.0.2.7:443 · touchmark explain shop/web api.example.com:443 ·
+    touchmark explain 4711 -k
     """
     import os
 
@@ -100,16 +102,17 @@ def split_port(text: str) -> tuple[str, int]:
 
 
 def read_end(text: str, states: dict[str, NamespaceState], sidecars: tuple[SidecarView, ...]) -> PartyRecord:
-    """Return an end as records show it: a workload with its program, whoever is listed at an address, or a foreigner.
+    """Return an end as records show it: a workload with its program, whoever is at an address, a host, or a foreigner.
 
     Raises:
-        InputError: a workload has several approved programs, and none is named.
+        InputError: a workload has several approved programs, and none is named; a host's name isn't one.
     """
     import ipaddress
 
     from shared.model.identity.foreign import parse_foreign_id
     from shared.model.identity.identity import parse_workload
     from shared.model.policy.decision import PartyRecord
+    from shared.model.policy.host_name import check_host
 
     if text.startswith("spiffe://"):
         return PartyRecord(identity=str(parse_foreign_id(text)))
@@ -117,6 +120,8 @@ def read_end(text: str, states: dict[str, NamespaceState], sidecars: tuple[Sidec
     try:
         address = str(ipaddress.ip_address(name))
     except ValueError:
+        if "/" not in name and "." in name:
+            return PartyRecord(hosts=(check_host(name),), why="peer_unidentified")
         return _read_workload(str(parse_workload(name)), program, states)
     listed = next((each.workload for each in sidecars if address in each.addresses), "")
     if listed:

@@ -43,7 +43,8 @@ def write_cilium_policies(resolver: Resolver, system_namespace: str = SYSTEM_NAM
     objects: list[Object] = []
     if plan.is_closed:
         _note(resolver)
-        objects.append(_make_default(plan.namespace, system_namespace))
+        has_hosts = any(end.hosts for flow in plan.flows for end in flow.ends)
+        objects.append(_make_default(plan.namespace, system_namespace, has_hosts=has_hosts))
     for flow in plan.flows:
         rules = _make_rules(resolver, flow, system_namespace)
         if not rules:
@@ -70,7 +71,10 @@ def _note(resolver: Resolver) -> None:
     resolver.note(notes)
 
 
-def _make_default(namespace: str, system_namespace: str) -> Object:
+def _make_default(namespace: str, system_namespace: str, *, has_hosts: bool) -> Object:
+    asked: Object = {"ports": [{"port": "53", "protocol": "ANY"}]}
+    if has_hosts:  # Cilium goes by the answers that its proxy has seen.
+        asked["rules"] = {"dns": [{"matchPattern": "*"}]}
     dns = {"matchLabels": {_NAMESPACE: DNS_NAMESPACE, **{f"k8s:{k}": v for k, v in DNS_LABELS.items()}}}
     ca = {"matchLabels": {_NAMESPACE: system_namespace, **{f"k8s:{k}": v for k, v in CA_LABELS.items()}}}
     spec = {
@@ -78,7 +82,7 @@ def _make_default(namespace: str, system_namespace: str) -> Object:
         "enableDefaultDeny": {"ingress": True, "egress": True},
         "ingress": [{"fromEntities": ["host"], "toPorts": _list_ports([(HEALTH_PORT, 0)])}],
         "egress": [
-            {"toEndpoints": [dns], "toPorts": [{"ports": [{"port": "53", "protocol": "ANY"}]}]},
+            {"toEndpoints": [dns], "toPorts": [asked]},
             {"toEndpoints": [ca], "toPorts": _list_ports([(STREAM_PORT, 0)])},
         ],
     }
@@ -90,6 +94,7 @@ def _make_rules(resolver: Resolver, flow: Flow, system_namespace: str) -> list[O
     kept = _list_kept(resolver, flow, system_namespace)
     endpoints: list[Object] = []
     cidrs: list[str] = []
+    hosts: list[str] = []
     entities: list[str] = []
     for end in flow.ends:
         if end.spiffe_id:
@@ -99,6 +104,10 @@ def _make_rules(resolver: Resolver, flow: Flow, system_namespace: str) -> list[O
             entities.append("world")
         elif end.cidrs:
             cidrs += end.cidrs
+        elif end.hosts:
+            hosts += end.hosts
+            message = "goes by the answers that the pods' own DNS queries get, where Touchmark's sidecar asks itself"
+            resolver.lose(flow.rule, Effect.LOOSER, message)
         else:
             endpoints += _select(end, kept)
     ports = [(each.first, each.last) for each in flow.ports]
@@ -114,6 +123,7 @@ def _make_rules(resolver: Resolver, flow: Flow, system_namespace: str) -> list[O
         (f"{side}CIDR", [each for each in cidrs if each not in excepted], ports),
         (f"{side}CIDRSet", [{"cidr": cidr, "except": some} for cidr, some in excepted.items()], ports),
         (f"{side}Entities", entities, ports),
+        (f"{side}FQDNs", [{"matchName": host} for host in dict.fromkeys(hosts)], ports),
     ):
         if peers:
             rules.append({field: peers, "toPorts": _list_ports(some)} if some else {field: peers})

@@ -135,7 +135,7 @@ def _make_rules(resolver: Resolver, flow: Flow) -> list[Object]:
     for end in flow.ends:
         if is_ingress and end.cidrs and not flow.denies:
             continue  # It passes: what comes from outside the cluster isn't restricted.
-        if end.spiffe_id or (is_ingress and end.cidrs):
+        if end.spiffe_id or end.hosts or (is_ingress and end.cidrs):
             resolver.skip(flow, end)
         elif end.is_everyone:
             members.append({"namespaces": {}})

@@ -26,7 +26,7 @@ def write_istio_policies(resolver: Resolver) -> list[Object]:
         objects.append(make_object(_API, "AuthorizationPolicy", DEFAULT_NAME, {}, namespace=plan.namespace))
     for flow in plan.flows:
         if flow.direction is Direction.EGRESS:
-            if flow.denies or any(each.cidrs or each.spiffe_id for each in flow.ends):
+            if flow.denies or any(each.cidrs or each.hosts or each.spiffe_id for each in flow.ends):
                 resolver.lose(flow.rule, Effect.LOOSER, "egress isn't decided at the source")
             continue
         rule = _make_rule(resolver, flow)

@@ -27,7 +27,7 @@ def write_linkerd_policies(resolver: Resolver) -> list[Object]:
         if flow.denies:
             resolver.lose(flow.rule, Effect.LOOSER, "Linkerd can't refuse: what allows the same stays allowed")
         elif flow.direction is Direction.EGRESS:
-            if any(each.cidrs or each.spiffe_id for each in flow.ends):
+            if any(each.cidrs or each.hosts or each.spiffe_id for each in flow.ends):
                 resolver.lose(flow.rule, Effect.LOOSER, "egress isn't decided at the source")
         else:
             names = _add_servers(resolver, flow, servers)

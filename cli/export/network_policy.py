@@ -81,7 +81,7 @@ def _make_rules(resolver: Resolver, flow: Flow) -> list[Object]:
     blocks = [{"ipBlock": _write_block(cidr)} for each in flow.ends for cidr in each.cidrs]
     resolver.describe_addresses(flow)
     for each in flow.ends:
-        if each.spiffe_id:
+        if each.spiffe_id or each.hosts:
             resolver.skip(flow, each)
     rules: list[Object] = []
     for peers, extra in ((members, (TUNNEL_PORT,)), (blocks, ())):

@@ -44,6 +44,7 @@ class End(msgspec.Struct, frozen=True, kw_only=True, order=True):
     """The other end of a flow. All empty: any workload of the mesh.
 
     Attributes:
+        hosts: names of what is outside the mesh.
         spiffe_id: of another trust domain; may end with ``/*``.
         is_everyone: members, strangers and addresses alike; only of what is refused.
     """
@@ -53,11 +54,12 @@ class End(msgspec.Struct, frozen=True, kw_only=True, order=True):
     cidrs: tuple[str, ...] = ()
     spiffe_id: str = ""
     is_everyone: bool = False
+    hosts: tuple[str, ...] = ()
 
     @property
     def is_member(self) -> bool:
         """Whether this is one or more workloads of the mesh, and nothing else."""
-        return not (self.cidrs or self.spiffe_id or self.is_everyone)
+        return not (self.cidrs or self.hosts or self.spiffe_id or self.is_everyone)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +158,7 @@ def _read_peer(peer: Peer) -> End:
         namespace=peer.namespace,
         service_account=peer.service_account,
         cidrs=tuple(sorted(peer.cidrs)),
+        hosts=tuple(sorted(peer.hosts)),
         spiffe_id=peer.spiffe_id,
     )
 

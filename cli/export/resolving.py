@@ -95,6 +95,8 @@ def describe_end(end: End) -> str:
         return end.spiffe_id
     if end.cidrs:
         return ", ".join(end.cidrs)
+    if end.hosts:
+        return f"the host{'s' if len(end.hosts) > 1 else ''} {', '.join(end.hosts)}"
     if end.is_everyone:
         return "everyone"
     return f"{end.namespace or 'every namespace'}/{end.service_account or '*'}"

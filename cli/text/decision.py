@@ -114,6 +114,7 @@ def describe_party(party: PartyRecord) -> str:
     """Name the proven workload or foreign identity, or the address; ``-`` for none (readiness was withheld)."""
     if party.workload or party.identity:
         return party.workload or party.identity
+    hosts = ", ".join(party.hosts or ())
     if not party.address:
-        return "-"
-    return f"unidentified {party.address}".strip()
+        return hosts or "-"
+    return f"unidentified {party.address}{f' ({hosts})' if hosts else ''}"

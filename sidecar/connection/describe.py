@@ -15,7 +15,15 @@ import msgspec
 from shared.model.identity.foreign import ForeignIdentity
 from shared.model.identity.identity import Identity, Workload
 from shared.model.identity.program import Program, format_program
-from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, Transport
+from shared.model.policy.decision import (
+    MAX_HOSTS_RECORDED,
+    Answer,
+    DecisionRecord,
+    Ending,
+    PartyRecord,
+    Phase,
+    Transport,
+)
 from shared.model.policy.evaluate import NamespacePolicy, Party, Verdict
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction
@@ -222,6 +230,7 @@ def _describe_party(
         identity=identified,
         approved=approved,
         why="" if why is None else why.value,
+        hosts=party.hosts[:MAX_HOSTS_RECORDED] or msgspec.UNSET,
     )
 
 

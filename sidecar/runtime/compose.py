@@ -29,6 +29,8 @@ from sidecar.credential.listening import list_listening
 from sidecar.credential.store import CredentialStore
 from sidecar.events import Events
 from sidecar.foreign_inbound import serve_foreign
+from sidecar.hostnames.host_names import HostNames
+from sidecar.hostnames.resolver import Resolver
 from sidecar.inbound import carry_plaintext, serve_tunnel
 from sidecar.loaded.looks import CodeLooks
 from sidecar.mesh.directory_cache import DirectoryCache
@@ -103,6 +105,13 @@ def compose(prepared: Prepared, opener: Opener, joined: Joined, events: Events, 
         joined.own, issuer=uplink, policies=policies, trust=joined.trust, tasks=background, events=events,
         timeout_s=limits.obtain_s,
     )  # fmt: skip
+    hosts = HostNames(
+        policies,
+        service_account=joined.own.identity.workload.service_account,
+        resolve=Resolver(nameservers=prepared.nameservers, mark=prepared.mark).resolve,
+        tasks=background,
+        events=events,
+    )
     sidecar = _make_sidecar(
         prepared,
         joined,
@@ -112,6 +121,7 @@ def compose(prepared: Prepared, opener: Opener, joined: Joined, events: Events, 
         recorder=Recorder(log_sink, send=uplink.send, write=choose_writer(prepared.configuration.log_format)),
         send=uplink.send,
         trace=FrameTrace(events) if prepared.configuration.traces_frames else None,
+        hosts=hosts,
     )
     dispatch = Dispatch(
         uplink=uplink,
@@ -129,6 +139,7 @@ def compose(prepared: Prepared, opener: Opener, joined: Joined, events: Events, 
     )  # fmt: skip
     policies.on_change(sidecar.connections.decide_again)
     policies.on_change(lambda _: ahead.wake())
+    policies.on_change(lambda _: hosts.wake())
     joined.trust.on_change(sidecar.connections.check_peers_again)
     sidecar.foreign.on_change(sidecar.connections.check_peers_again)
     stories = Stories(
@@ -164,6 +175,7 @@ def _make_sidecar(
     recorder: Recorder,
     send: Callable[[FromSidecar], None],
     trace: FrameTrace | None,
+    hosts: HostNames,
 ) -> Sidecar:
     configuration, limits = prepared.configuration, prepared.limits
     code = CodeLooks(max_bytes=configuration.max_executable_bytes)
@@ -201,6 +213,7 @@ def _make_sidecar(
         foreign=ForeignRoots(),
         trace=trace,
         sightings=Sightings(send=send, tell_code=code.describe),
+        hosts=hosts,
     )
 
 

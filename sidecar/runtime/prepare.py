@@ -18,11 +18,13 @@ from sidecar.capture.capturing import Door, close_doors, open_doors
 from sidecar.capture.redirect import RedirectRefusedError, install_redirect
 from sidecar.capture.redirect_table import RedirectRules
 from sidecar.control.joining import ByJoinToken, ByPod, Joining
+from sidecar.hostnames.nameservers import read_nameservers
 from sidecar.native.engine import choose
 from sidecar.parts import Limits
 from sidecar.runtime.privileges import CAP_NET_ADMIN, KEPT, become_user, effective, keep_only, keep_what_a_pod_gives
 from sidecar.settings.configuration import CaptureKind, Configuration, Hold
 from sidecar.settings.parsing import parse_host_port
+from sidecar.sockets.address import Endpoint
 
 # A connection of the pod's own needs up to three descriptors; with the default limit every room may be full at once.
 _FILES_PER_CONNECTION = 4
@@ -37,6 +39,7 @@ class Prepared:
         probe_listeners: where the kubelet asks; none without a health port.
         log: descriptor of the decision log.
         hold: when programs' ``connect()`` waits, as far as that can be had here.
+        nameservers: who is asked for the host names of egress rules.
         unheld_because: why it can't; empty where it can, or isn't asked for.
     """
 
@@ -50,6 +53,7 @@ class Prepared:
     pages_locked: bool
     hold: Hold = Hold.NEVER
     unheld_because: str = ""
+    nameservers: tuple[Endpoint, ...] = ()
 
     @property
     def mark(self) -> int:
@@ -96,6 +100,7 @@ def prepare(configuration: Configuration) -> Prepared:
         hold=hold,
         unheld_because=unheld_because,
         pages_locked=lock_pages(),
+        nameservers=configuration.nameservers or read_nameservers(),
     )
 
 

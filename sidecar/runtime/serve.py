@@ -42,6 +42,8 @@ async def serve(parts: Composition, prepared: Prepared, life: Life, events: Even
     }
     if sidecar.sightings is not None:
         looks["sightings"] = sidecar.sightings.run
+    if sidecar.hosts is not None:
+        looks["host names"] = sidecar.hosts.run
     for name, look in looks.items():
         background.spawn(keep_looking(look, name, events), name=name)
     parts.capturing.start()

@@ -17,6 +17,7 @@ from sidecar.settings.pod import Pod
 from sidecar.sockets.address import Endpoint, format_endpoint, is_loopback
 
 TOKEN_VARIABLE = "TOUCHMARK_JOIN_TOKEN"
+MAX_NAMESERVERS = 3
 
 
 class CaptureKind(StrEnum):
@@ -117,6 +118,7 @@ class Configuration:
         watchdog_s: how long the event loop may stand still before the sidecar ends; 0: for ever.
         engine: what moves bytes.
         traces_frames: an event is written for each frame of a tunnel.
+        nameservers: who is asked for the host names of egress rules; empty: those of ``/etc/resolv.conf`` at the start.
         mtls_ports: ports at which outsiders are served by plain mTLS only; with explicit listeners, of their `listen`.
         mtls_destination_ports: ports towards which plain mTLS is spoken outside the mesh; with explicit listeners, of
             their `destination`.
@@ -151,6 +153,7 @@ class Configuration:
     watchdog_s: float = 30.0
     engine: Wanted = Wanted.AUTO
     traces_frames: bool = False
+    nameservers: tuple[Endpoint, ...] = ()
     mtls_ports: tuple[int, ...] = ()
     mtls_destination_ports: tuple[int, ...] = ()
 
@@ -196,6 +199,8 @@ class Configuration:
         elif not self.outbound and not self.inbound:
             raise InputError("capture by listeners needs at least one of `outbound` and `inbound`")
         self._check_mtls()
+        if len(self.nameservers) > MAX_NAMESERVERS:
+            raise InputError(f"{len(self.nameservers)} nameservers; at most {MAX_NAMESERVERS} are asked")
         listens = [each.listen for each in self.outbound] + [each.listen for each in self.inbound]
         for endpoint in listens:
             if listens.count(endpoint) > 1:

@@ -13,6 +13,7 @@ from pathlib import Path
 from shared.model.errors import InputError
 from sidecar.sockets.address import Endpoint, Network
 
+_DNS_PORT = 53
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -60,6 +61,17 @@ def parse_address(text: str) -> str:
         if address.scope_id is not None:
             raise InputError(f"an address with a scope can't be used: {text[:80]!r}")
     return str(address)
+
+
+def parse_nameserver(text: str) -> Endpoint:
+    """Read a nameserver's IP address, with or without its port; an IPv6 address with a port stands in brackets.
+
+    Raises:
+        InputError: it isn't one.
+    """
+    if text.count(":") == 1 or text.startswith("["):
+        return parse_endpoint(text)
+    return parse_address(text), _DNS_PORT
 
 
 def parse_port(text: str) -> int:

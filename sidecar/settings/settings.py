@@ -21,6 +21,7 @@ from shared.runtime.settings import Setting, make_parser, read_environment, read
 from sidecar.events import LEVELS
 from sidecar.native.engine import Wanted
 from sidecar.settings.configuration import (
+    MAX_NAMESERVERS,
     TOKEN_VARIABLE,
     CaptureKind,
     Configuration,
@@ -35,6 +36,7 @@ from sidecar.settings.parsing import (
     parse_endpoint,
     parse_host_port,
     parse_instance,
+    parse_nameserver,
     parse_natural,
     parse_port,
     read_small_file,
@@ -142,6 +144,10 @@ def _read_addresses(value: Value) -> tuple[str, ...]:
 
 def _read_ports(value: Value) -> tuple[int, ...]:
     return tuple(dict.fromkeys(_read_scalar(each, parse_port) for each in value.items(max_items=MAX_LISTENERS)))
+
+
+def _read_nameservers(value: Value) -> tuple[Endpoint, ...]:
+    return tuple(_read_scalar(each, parse_nameserver) for each in value.items(max_items=MAX_NAMESERVERS))
 
 
 def _read_pairs(value: Value, other: str) -> list[tuple[Endpoint, Endpoint]]:
@@ -278,6 +284,11 @@ SETTINGS = (
         name="mtls_destination_ports", options=("--mtls-destination-ports",), yaml="mtls.destinationPorts",
         metavar="PORT,PORT", parse=parse_ports, read=_read_ports,
         help="speak plain mTLS to these ports outside the mesh",
+    ),
+    Setting(
+        name="nameservers", options=("--nameserver",), yaml="dns.nameservers", metavar="ADDRESS[:PORT]",
+        parse=parse_nameserver, read=_read_nameservers, repeatable=True, default="those of /etc/resolv.conf",
+        help="whom the sidecar asks for the host names of egress rules; at most three",
     ),
     Setting(
         name="outbound", options=("--outbound",), yaml="outbound", metavar="LISTEN=DESTINATION",

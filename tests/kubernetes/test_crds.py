@@ -68,7 +68,7 @@ async def test_each_case_is_judged_as_the_reader_does(api: kubernetes.aio.client
 
 def test_a_fault_is_told_in_our_words(api_server: ApiServer, namespace: str) -> None:
     wrong = placed(policy({"rules": [{"name": "r", "action": "allow", "peers": [{"unidentified": True}]}]}), namespace)
-    with pytest.raises(KubectlError, match="`cidrs` and `unidentified: true` go together") as caught:
+    with pytest.raises(KubectlError, match="`unidentified: true` goes together with `cidrs` or `hosts`") as caught:
         api_server.kubectl.apply(wrong)
     assert "spec.rules[0].peers[0]" in str(caught.value)
 

@@ -189,4 +189,5 @@ def _name_end(party: PartyRecord, reporter: str) -> PartyRecord:
         # Of our own workloads the identity says nothing that isn't said.
         identity="" if party.workload else party.identity,
         why=party.why,
+        hosts=party.hosts,
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from shared.model.adoption.fixes import Fix, FixKind, advise, approve, find_rule, with_approvals
-from shared.model.adoption.seen import Seen, Tally, name_end
+from shared.model.adoption.seen import Seen, Tally, fill_in_hosts, name_end
 from shared.model.errors import IdentityError
 from shared.model.identity.identity import Workload, parse_workload
 from shared.model.identity.program import Program, parse_program
@@ -138,6 +138,7 @@ def find_blockers(
     """
     current = {name: states.get(name, NamespaceState(namespace=name)) for name in find_namespaces(seen) | {namespace}}
     current[namespace] = msgspec.structs.replace(current[namespace], mode=Mode.EXPLICIT)
+    seen = fill_in_hosts(seen)
     judging = _Judging(current, seen)
     groups: dict[tuple[object, ...], _Group] = {}
     failures: dict[tuple[object, ...], _Group] = {}

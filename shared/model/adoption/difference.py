@@ -14,7 +14,7 @@ from enum import IntEnum
 
 import msgspec
 
-from shared.model.adoption.seen import Seen, Tally, name_end
+from shared.model.adoption.seen import Seen, Tally, fill_in_hosts, name_end
 from shared.model.errors import IdentityError
 from shared.model.policy.evaluate import NamespacePolicy, Verdict, compile_namespace
 from shared.model.policy.reasons import Reason
@@ -96,7 +96,7 @@ def compare(
     now = {name: compile_namespace(state) for name, state in current.items()}
     then = {name: compile_namespace(state) for name, state in proposed.items()}
     edges: dict[tuple[object, ...], _Edge] = {}
-    for each in seen:
+    for each in fill_in_hosts(seen):
         if not each.is_withheld_readiness:
             edges.setdefault(_name_edge(each), _Edge()).add(each)
     changed: list[Changed] = []

@@ -101,7 +101,7 @@ def find_rule(attempt: Attempt, policies: Mapping[str, NamespacePolicy], reason:
         policies: in which the programs of both ends are approved; no deny rule of theirs matches.
     """
     proposed = _propose(attempt)
-    if proposed is None:
+    if proposed is None or reason is Reason.HOST_NOT_RESOLVED:  # The rule is there: its name is to be resolved.
         return advise(reason)
     namespace, rule = proposed
     policy = policies.get(namespace)
@@ -147,15 +147,18 @@ def _make_peer(party: Party) -> Peer | None:
         return Peer(spiffe_id=str(party.foreign))
     if party.workload is not None:
         return Peer(namespace=party.workload.namespace, service_account=party.workload.service_account)
-    if party.listed is not None or party.address is None:
+    if party.listed is not None:
         return None
+    if party.address is None:  # A question about a host, not a connection.
+        return Peer(unidentified=True, hosts=party.hosts[:1]) if party.hosts else None
     return Peer(unidentified=True, cidrs=(f"{party.address}/{party.address.max_prefixlen}",))
 
 
 def describe_end(party: Party) -> str:
     """Name an end for a rule's name."""
     end: Workload | ForeignIdentity | None = party.workload or party.foreign or party.listed
-    return str(end if end is not None else party.address or "unknown")
+    host = party.hosts[0] if party.hosts else "unknown"
+    return str(end if end is not None else party.address or host)
 
 
 def name_rule(source: str, destination: str, port: int) -> str:

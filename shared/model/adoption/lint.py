@@ -19,6 +19,8 @@ from shared.model.policy.rules import Action, Direction, NamespaceState, Peer, P
 
 # Comparing each rule with each other one; an object in Kubernetes holds no more.
 _MAX_COMPARED = 1_000
+# Kubernetes' own zone, by its usual name.
+_CLUSTER_ZONES = (".cluster.local", ".svc")
 
 
 class Level(StrEnum):
@@ -36,6 +38,8 @@ class LintCode(StrEnum):
     UNAPPROVED_PROGRAM = "unapproved_program"
     SERVICE_ADDRESS = "service_address"
     MEMBER_ADDRESS = "member_address"
+    CLUSTER_HOST = "cluster_host"
+    SINGLE_LABEL_HOST = "single_label_host"
     NEVER_MATCHES = "never_matches"
     CONTRADICTORY = "contradictory"
     SHADOWED = "shadowed"
@@ -82,6 +86,7 @@ def lint(state: NamespaceState, around: Surroundings) -> tuple[LintFinding, ...]
         say = _Saying(state.namespace, rule)
         findings += _check_names(say, rule, around)
         findings += _check_addresses(say, rule, around)
+        findings += _check_hosts(say, rule)
         findings += _check_direction(say, rule)
         if len(state.rules) <= _MAX_COMPARED:
             findings += _check_others(say, rule, number, state.rules)
@@ -169,6 +174,25 @@ def _check_addresses(say: _Saying, rule: Rule, around: Surroundings) -> Iterator
                     )
 
 
+def _check_hosts(say: _Saying, rule: Rule) -> Iterator[LintFinding]:
+    for host in dict.fromkeys(host for peer in rule.peers for host in peer.hosts):
+        if host.endswith(_CLUSTER_ZONES):
+            yield say(
+                Level.WARNING,
+                LintCode.CLUSTER_HOST,
+                f"{host} is a name inside the cluster: a Service's own address is never what is judged, and no egress"
+                " rule matches a workload of the mesh",
+                "name the workload behind it in a rule of its own namespace",
+            )
+        elif "." not in host:
+            yield say(
+                Level.WARNING,
+                LintCode.SINGLE_LABEL_HOST,
+                f"{host} is asked for as it is, without the search domains of /etc/resolv.conf",
+                "write the whole name, such as api.example.com",
+            )
+
+
 def _find_inside(network: ipaddress.IPv4Network | ipaddress.IPv6Network, addresses: Iterable[str]) -> Iterator[str]:
     for address in addresses:
         if ipaddress.ip_address(address) in network:
@@ -243,12 +267,18 @@ def _covers_peer(wide: Peer, narrow: Peer) -> bool:
             wide.spiffe_id.endswith("/*") and narrow.spiffe_id.startswith(wide.spiffe_id[:-1])
         )
     if wide.unidentified or narrow.unidentified:
-        return wide.unidentified and narrow.unidentified and _covers_networks(wide.cidrs, narrow.cidrs)
+        return wide.unidentified and narrow.unidentified and _covers_strangers(wide, narrow)
     return (
         wide.namespace in ("", narrow.namespace)
         and wide.service_account in ("", narrow.service_account)
         and wide.program in (None, narrow.program)
     )
+
+
+def _covers_strangers(wide: Peer, narrow: Peer) -> bool:
+    if narrow.hosts:  # They may resolve to any address.
+        return set(narrow.hosts) <= set(wide.hosts) or _covers_networks(wide.cidrs, ("0.0.0.0/0", "::/0"))
+    return _covers_networks(wide.cidrs, narrow.cidrs)
 
 
 def _covers_networks(wide: Iterable[str], narrow: Iterable[str]) -> bool:

@@ -6,6 +6,7 @@ Belongs here: the value, what it says of its ends, and counting. Doesn't: what t
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -114,6 +115,33 @@ def see_record(record: DecisionRecord) -> Seen:
 def name_end(party: PartyRecord) -> str:
     """Return who an end is: its workload, foreign identity, or the workload listed at its address; else empty."""
     return party.workload or party.identity or party.listed
+
+
+def fill_in_hosts(seen: Sequence[Seen]) -> Sequence[Seen]:
+    """Have what was seen at an address before a rule named its host say what was seen of that address since.
+
+    Whether the host had the address then isn't known; that a sidecar has found it there within the same window is.
+    """
+    found: dict[tuple[str, str], set[str]] = {}
+    for each in seen:
+        if each.destination.hosts:
+            found.setdefault(_place(each), set()).update(each.destination.hosts)
+    if not found:
+        return seen
+    filled = []
+    for each in seen:
+        if each.direction is Direction.EGRESS and (hosts := found.get(_place(each))) is not None:
+            destination = msgspec.structs.replace(each.destination, hosts=tuple(sorted(hosts)))
+            each = msgspec.structs.replace(each, destination=destination)
+        filled.append(each)
+    return filled
+
+
+def _place(seen: Seen) -> tuple[str, str]:
+    """Return whose sidecar saw which address; a record's has a port, an edge's hasn't."""
+    address = seen.destination.address
+    bare = address.rpartition(":")[0] if address.startswith("[") or address.count(":") == 1 else address
+    return seen.namespace, bare.strip("[]")
 
 
 class Tally:

@@ -87,6 +87,8 @@ def _describe_end(party: PartyRecord, *, port: int = 0, service: str = "") -> di
         end["name"] = name
     if party.identity:
         end["uid"] = party.identity
+    if party.hosts:
+        end["hostname"] = party.hosts[0]
     if service:
         end["svc_name"] = service
     return end

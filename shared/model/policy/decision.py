@@ -6,12 +6,16 @@ Constant keys: every field but a few is always present in JSON, so that a log pi
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
 from shared.model.identity.loaded_code import LoadedCode
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
+
+# Of one destination: many sites share an address.
+MAX_HOSTS_RECORDED: Final = 16
 
 
 class Answer(StrEnum):
@@ -64,6 +68,8 @@ class PartyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         approved: whether the program is approved now.
         why: why there is no identity; beside a program: why explicit mode would have closed this connection, which went
             on, because it was no longer proven that this program alone holds it. Else empty.
+        hosts: of a destination: names of egress rules that resolved to ``address`` when the connection began, at most
+            ``MAX_HOSTS_RECORDED``; it isn't written where there are none, and only for CAs of protocol 2.
     """
 
     address: str = ""
@@ -73,6 +79,7 @@ class PartyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     identity: str = ""
     approved: bool = False
     why: str = ""
+    hosts: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Origin(StrEnum):

@@ -22,6 +22,7 @@ from shared.model.identity.identity import Workload, check_namespace
 from shared.model.identity.loaded_code import MAX_OBJECTS, ApprovedCode, CodeCheck, LoadedObject
 from shared.model.identity.program import Program, format_program, parse_program
 from shared.model.policy.document_nodes import Value, read_nodes, read_plain
+from shared.model.policy.host_name import MAX_HOSTS, check_host
 from shared.model.policy.rules import (
     MAX_PROGRAMS,
     MAX_RULES,
@@ -32,6 +33,7 @@ from shared.model.policy.rules import (
     PortRange,
     Requirement,
     Rule,
+    list_hosts,
 )
 
 API_VERSION = "touchmark.dev/v1alpha1"
@@ -106,6 +108,8 @@ class MeshPolicyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
             if rule.name in names:
                 raise InputError(f"two rules have the name {rule.name!r}")
             names.add(rule.name)
+        if (count := len(list_hosts(self.rules))) > MAX_HOSTS:
+            raise InputError(f"{count} different hosts; a namespace's rules name at most {MAX_HOSTS}")
 
 
 class ProgramDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="Program"):
@@ -286,6 +290,15 @@ def _read_rule(item: Value) -> Rule:
             "an allow rule for egress is for peers outside the mesh: each must be `unidentified` or have a spiffeID",
             hint="connections inside the mesh are allowed by an ingress rule in the destination's namespace",
         )
+    if action is Action.DENY or direction is Direction.INGRESS:
+        for peer in _items(fields, "peers", max_items=MAX_PEERS):
+            if (hosts := peer.entries().get("hosts")) is not None:
+                hint = (
+                    "a refusal would end where the name doesn't resolve: use `cidrs`"
+                    if direction is Direction.EGRESS
+                    else "a peer isn't who its address's name says: use `cidrs`"
+                )
+                raise hosts.place.fault("only a rule that allows egress can name hosts", hint=hint)
     name = fields["name"].text()
     return item.build(
         lambda: Rule(
@@ -301,7 +314,9 @@ def _read_rule(item: Value) -> Rule:
 
 
 def _read_peer(item: Value) -> Peer:
-    fields = item.fields(optional=("namespace", "serviceAccount", "program", "unidentified", "cidrs", "spiffeID"))
+    fields = item.fields(
+        optional=("namespace", "serviceAccount", "program", "unidentified", "cidrs", "hosts", "spiffeID")
+    )
     if "spiffeID" in fields:
         spiffe_id = fields["spiffeID"]
         spiffe_id.build(lambda: check_id_pattern(spiffe_id.text()))
@@ -315,6 +330,10 @@ def _read_peer(item: Value) -> Peer:
             raise each.place.fault(f"not a CIDR: {each.text()[:80]!r}", hint=hint)
         with each.blame():
             Peer(unidentified=True, cidrs=(each.text(),))
+    hosts = _items(fields, "hosts", max_items=MAX_HOSTS)
+    for each in hosts:
+        with each.blame():
+            check_host(each.text())
     return item.build(
         lambda: Peer(
             namespace=namespace,
@@ -323,6 +342,7 @@ def _read_peer(item: Value) -> Peer:
             unidentified=fields["unidentified"].flag() if "unidentified" in fields else False,
             cidrs=tuple(each.text() for each in cidrs),
             spiffe_id=fields["spiffeID"].text() if "spiffeID" in fields else "",
+            hosts=tuple(each.text() for each in hosts),
         )
     )
 
@@ -440,7 +460,7 @@ def _plain_peer(peer: Peer) -> dict[str, Any]:
         plain["program"] = format_program(peer.program)
     if peer.unidentified:
         plain["unidentified"] = True
-        plain["cidrs"] = list(peer.cidrs)
+        plain |= {"hosts": list(peer.hosts)} if peer.hosts else {"cidrs": list(peer.cidrs)}
     if peer.spiffe_id:
         plain["spiffeID"] = peer.spiffe_id
     return plain

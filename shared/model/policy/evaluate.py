@@ -7,7 +7,8 @@ Order (the first that applies answers):
 3. both ends identified (approved programs) and in the same mesh group: allow;
 4. otherwise: permissive allows and marks ``would_deny``, explicit denies.
 
-Addresses only ever restrict. A peer that shows no program is *unidentified*: ``deny`` rules match it by the workload
+Addresses only ever restrict. A name in an egress rule stands for the addresses to which the source's own sidecar
+resolves it. A peer that shows no program is *unidentified*: ``deny`` rules match it by the workload
 that its sidecar's certificate proves or, failing that, that the directory lists at its address; ``allow`` rules match
 it only when they name ``unidentified`` and the directory lists no workload at its address. So a member of the mesh that
 drops its certificate gains nothing.
@@ -274,4 +275,8 @@ def _why_not(matching: Matcher, destination_policy: NamespacePolicy | None) -> R
         return source.why_unidentified or Reason.PEER_UNIDENTIFIED
     if destination.foreign is not None or (destination.is_pending and destination.workload is None):
         return Reason.FOREIGN_NOT_ALLOWED
-    return Reason.NO_RULE if destination_policy is not None else Reason.EGRESS_NOT_ALLOWED
+    if destination_policy is not None:
+        return Reason.NO_RULE
+    if destination.why_unidentified is Reason.HOST_NOT_RESOLVED:
+        return Reason.HOST_NOT_RESOLVED  # One of the rules' names may mean this address.
+    return Reason.EGRESS_NOT_ALLOWED

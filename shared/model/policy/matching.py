@@ -13,6 +13,7 @@ import msgspec
 from shared.model.identity.foreign import is_matched
 from shared.model.identity.program import Program
 from shared.model.policy.cidr import Address, Cidr, is_named, is_within, parse_cidr, unmap
+from shared.model.policy.host_name import can_mean
 from shared.model.policy.party import Party
 from shared.model.policy.rules import Peer, Rule
 
@@ -160,7 +161,7 @@ def _peer_allowed(compiled: CompiledPeer, party: Party, *, identified: bool) -> 
     if peer.unidentified:
         is_proven = party.workload is not None or party.program is not None or party.foreign is not None
         is_stranger = not is_proven and party.listed is None and not party.is_pending
-        return is_stranger and _address_matches(compiled, party.address, is_named)
+        return is_stranger and (_host_matches(peer, party) or _address_matches(compiled, party.address, is_named))
     if not identified or party.workload is None:
         return False
     if peer.namespace and peer.namespace != party.workload.namespace:
@@ -168,6 +169,13 @@ def _peer_allowed(compiled: CompiledPeer, party: Party, *, identified: bool) -> 
     if peer.service_account and peer.service_account != party.workload.service_account:
         return False
     return peer.program is None or peer.program == party.program
+
+
+def _host_matches(peer: Peer, party: Party) -> bool:
+    """Return whether one of a peer's names resolves to the party's address, which a name can mean."""
+    if not party.hosts or (party.address is not None and not can_mean(unmap(party.address))):
+        return False
+    return any(host in party.hosts for host in peer.hosts)
 
 
 def _address_matches(

@@ -25,6 +25,7 @@ class Reason(StrEnum):
     LISTENER_NOT_APPROVED = "listener_not_approved"
     PEER_UNIDENTIFIED = "peer_unidentified"
     EGRESS_NOT_ALLOWED = "egress_not_allowed"
+    HOST_NOT_RESOLVED = "host_not_resolved"
     FOREIGN_NOT_ALLOWED = "foreign_not_allowed"
     MTLS_UNAVAILABLE = "mtls_unavailable"
 
@@ -115,8 +116,18 @@ EXPLANATIONS: dict[Reason, Explanation] = {
             " named by a network as wide as 0.0.0.0/0."
         ),
         fix=(
-            "Add an egress rule with the destination's CIDR and port to the source's namespace; for a metadata address,"
-            " the address itself, such as 169.254.169.254/32."
+            "Add an egress rule with the destination's CIDR, or its host name, and port to the source's namespace; for"
+            " a metadata address, the address itself, such as 169.254.169.254/32."
+        ),
+    ),
+    Reason.HOST_NOT_RESOLVED: Explanation(
+        cause=(
+            "An egress rule names hosts of which the sidecar couldn't learn the addresses, so that this destination may"
+            " be one of them; the detail says which and why."
+        ),
+        fix=(
+            "Check the nameservers of the sidecar's /etc/resolv.conf (or `dns.nameservers`) and the name in the rule."
+            " Where names can't be resolved, allow the addresses by `cidrs`."
         ),
     ),
     Reason.FOREIGN_NOT_ALLOWED: Explanation(
@@ -292,6 +303,7 @@ REQUIRED: Final = frozenset({Reason.PROCESS_ORIGIN, Reason.SOCKET_NOT_OWN})
 # on a code that it doesn't know.
 _FIRST_CODES: Final = {
     Reason.FOREIGN_NOT_ALLOWED: Reason.NO_RULE,
+    Reason.HOST_NOT_RESOLVED: Reason.EGRESS_NOT_ALLOWED,
     Reason.TRUST_DOMAIN_UNKNOWN: Reason.PEER_UNTRUSTED,
     Reason.MTLS_REQUIRED: Reason.HANDSHAKE_FAILED,
     Reason.PROGRAM_CHANGED: Reason.PROCESS_VANISHED,

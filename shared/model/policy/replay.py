@@ -3,8 +3,8 @@
 ``touchmark mode NAMESPACE explicit`` asks with it, so that a cause that was settled since (a program approved, a
 rule added) no longer counts, and a removed rule counts again. It is the evaluator that sidecars enforce with.
 
-What a replay does *not* know: labels, addresses and holders of that moment beyond what the record says; attestation
-failures are taken as they were.
+What a replay does *not* know: labels, addresses and holders of that moment, and what hosts in rules resolved to, beyond
+what the record says; attestation failures are taken as they were.
 """
 
 from __future__ import annotations
@@ -137,6 +137,7 @@ def _party(record: PartyRecord, *, may_be_pending: bool) -> Party:
         listed=_workload(record.listed),
         why_unidentified=_reason(record.why) if program is None else None,
         is_pending=may_be_pending and workload is not None and program is None and not record.why,
+        hosts=record.hosts or (),
     )
 
 

@@ -18,6 +18,7 @@ from shared.model.policy.matching import CompiledPeer, CompiledRule
 from shared.model.policy.party import Party
 
 _ANY: Final = "/*"
+_HOST: Final = "host:"
 # More places under one key are kept as a number.
 _FEW: Final = 32
 # Freed in one step: some ten microseconds.
@@ -29,12 +30,14 @@ class RuleIndex:
 
     Attributes:
         rules: in the order in which they are asked.
+        naming_hosts: those that name hosts.
     """
 
-    __slots__ = ("_addresses", "_own", "_peers", "_ports", "rules")
+    __slots__ = ("_addresses", "_own", "_peers", "_ports", "naming_hosts", "rules")
 
     def __init__(self) -> None:
         self.rules: list[CompiledRule] = []
+        self.naming_hosts: list[CompiledRule] = []
         self._own, self._peers = _Places(), _Places()
         self._ports = _Prefixes()
         self._addresses = {4: _Prefixes(), 6: _Prefixes()}
@@ -43,6 +46,8 @@ class RuleIndex:
         """Add a rule behind the others."""
         place = len(self.rules)
         self.rules.append(rule)
+        if any(peer.peer.hosts for peer in rule.peers):
+            self.naming_hosts.append(rule)
         for account in rule.workloads or (None,):
             self._own.add(account, place)
         for ports in rule.rule.ports:
@@ -64,6 +69,9 @@ class RuleIndex:
 
     def clear_in_steps(self) -> Iterator[None]:
         """Give up what an index holds that nobody asks any more, in short steps."""
+        while self.naming_hosts:
+            del self.naming_hosts[-_CLEARED:]
+            yield
         while self.rules:
             del self.rules[-_CLEARED:]
             yield
@@ -102,6 +110,8 @@ class RuleIndex:
         elif peer.unidentified:
             for cidr in compiled.networks:
                 self._addresses[cidr.version].add(cidr.shift, cidr.prefix, place)
+            for host in peer.hosts:
+                self._peers.add(_HOST + host, place)
         elif peer.namespace:
             self._peers.add((peer.namespace, peer.service_account), place)
         else:
@@ -121,6 +131,8 @@ class RuleIndex:
                     found |= peers.find(spiffe_id[:end] + _ANY)
         elif party.is_pending:
             found |= peers.find(_ANY)  # A foreign peer perhaps: its certificate will tell.
+        for host in party.hosts:
+            found |= peers.find(_HOST + host)
         if party.program is None and party.address is not None:
             address = unmap(party.address)
             found |= self._addresses[address.version].find(int(address))

@@ -9,6 +9,7 @@ event loop for long (``gc=False``).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 import msgspec
@@ -19,6 +20,7 @@ from shared.model.identity.identity import check_namespace
 from shared.model.identity.loaded_code import CodeCheck
 from shared.model.identity.program import Program
 from shared.model.policy.cidr import parse_cidr
+from shared.model.policy.host_name import check_host
 
 # A namespace's. An object in Kubernetes holds fewer (``documents.py``), and so do the states that 0.1 takes.
 MAX_RULES = 10_000
@@ -76,8 +78,12 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_f
 
     Either identified: any of ``namespace``, ``service_account``, ``program`` narrow it (a program never stands alone),
     all empty means every identified program of our own trust domain. Or ``unidentified``, narrowed by ``cidrs`` (never
-    empty: addresses are named, or everything by ``0.0.0.0/0`` and ``::/0``). Or ``spiffe_id`` alone: a peer of another
-    trust domain, exactly, or all below a last segment ``*``.
+    empty: addresses are named, or everything by ``0.0.0.0/0`` and ``::/0``) or, where a rule allows egress, by
+    ``hosts``: what these names resolve to. Or ``spiffe_id`` alone: a peer of another trust domain, exactly, or all
+    below a last segment ``*``.
+
+    Attributes:
+        hosts: since protocol 2.
 
     Raises:
         InputError: the combination is invalid.
@@ -89,17 +95,22 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_f
     unidentified: bool = False
     cidrs: tuple[str, ...] = ()
     spiffe_id: str = ""
+    hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.spiffe_id:
-            if self.namespace or self.service_account or self.program or self.unidentified or self.cidrs:
+            others = self.namespace, self.service_account, self.program, self.unidentified, self.cidrs, self.hosts
+            if any(others):
                 raise InputError("a spiffeID can't be combined with a namespace, program or addresses")
             check_id_pattern(self.spiffe_id)
         if self.unidentified and (self.namespace or self.service_account or self.program):
             raise InputError("an unidentified peer has no namespace, service account or program")
-        if self.unidentified != bool(self.cidrs):
+        if self.cidrs and self.hosts:
+            raise InputError("a peer has `cidrs` or `hosts`", hint="write two peers: either is enough for a connection")
+        if self.unidentified != bool(self.cidrs or self.hosts):
             raise InputError(
-                "`cidrs` and `unidentified: true` go together", hint='for any address: ["0.0.0.0/0", "::/0"]'
+                "`unidentified: true` goes together with `cidrs` or `hosts`",
+                hint='for any address: cidrs: ["0.0.0.0/0", "::/0"]',
             )
         if self.program is not None and not (self.namespace and self.service_account):
             raise InputError("a program needs its namespace and service account")
@@ -109,6 +120,8 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_f
             check_namespace(self.namespace)
         for cidr in self.cidrs:
             _check_cidr(cidr)
+        for host in self.hosts:
+            check_host(host)
 
 
 def _check_cidr(cidr: str) -> None:
@@ -151,6 +164,17 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_f
             raise InputError("a rule needs a name of 1 to 128 characters")
         if self.programs and not self.workloads:
             raise InputError("programs need `workloads`: name the service account")
+        if (self.action is Action.DENY or self.direction is Direction.INGRESS) and any(p.hosts for p in self.peers):
+            raise InputError(
+                "only a rule that allows egress can name hosts",
+                hint="a refusal would end where the name doesn't resolve, and a peer isn't who its address's name says:"
+                " use `cidrs`",
+            )
+
+
+def list_hosts(rules: Iterable[Rule]) -> list[str]:
+    """Return the different host names in rules, sorted."""
+    return sorted({host for rule in rules for peer in rule.peers for host in peer.hosts})
 
 
 class Approval(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True, omit_defaults=True):

@@ -379,12 +379,15 @@ def express_in(protocol: int, message: Message) -> Message | None:
 
 
 def _record_before(record: DecisionRecord) -> DecisionRecord:
-    """Write a record in the codes of protocol 1, without loaded code, origin, Service and ``has_started``."""
+    """Write a record in the codes of protocol 1, without what that lacks: loaded code, Service, hosts and so on."""
     reason = express_in_first_codes(record.reason)
     if reason is not record.reason:
         record = msgspec.structs.replace(record, reason=reason)
     if record.ending is Ending.TIMED_OUT:
         record = msgspec.structs.replace(record, ending=Ending.SHUTDOWN)
+    if record.destination.hosts is not msgspec.UNSET:
+        destination = msgspec.structs.replace(record.destination, hosts=msgspec.UNSET)
+        record = msgspec.structs.replace(record, destination=destination)
     if record.service is not msgspec.UNSET or record.has_started is not msgspec.UNSET:
         record = msgspec.structs.replace(record, service=msgspec.UNSET, has_started=msgspec.UNSET)
     if record.process.code is msgspec.UNSET and record.process.origin is msgspec.UNSET:
@@ -394,7 +397,7 @@ def _record_before(record: DecisionRecord) -> DecisionRecord:
 
 
 def _in_first_protocol(state: NamespaceState) -> NamespaceState:
-    """Leave out what names foreign peers, which a sidecar of protocol 1 never meets, and loaded code.
+    """Leave out what names foreign peers, which a sidecar of protocol 1 never meets, hosts, and loaded code.
 
     A rule without remaining peers is left out: without peers it would match every peer. A program that may only load
     certain objects gets no certificate through a sidecar that can't say what is loaded (``ca/issuance.py``). What a
@@ -402,7 +405,7 @@ def _in_first_protocol(state: NamespaceState) -> NamespaceState:
     """
     rules = []
     for rule in state.rules:
-        peers = tuple(peer for peer in rule.peers if not peer.spiffe_id)
+        peers = tuple(peer for peer in rule.peers if not peer.spiffe_id and not peer.hosts)
         if len(peers) == len(rule.peers):
             rules.append(rule)
         elif peers:

@@ -49,6 +49,15 @@ def test_a_refusal_ends_with_3_and_says_what_is_missing(shop: FakeCA, capsys: py
     assert (side["verdict"]["reason"], side["missing"][0][1]["rule"]["direction"]) == ("egress_not_allowed", "egress")
 
 
+def test_a_host_is_explained_by_the_rules_that_name_it(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["explain", "shop/web", "api.example.com:443"]) == ExitCode.CHECK_FAILED
+    printed = capsys.readouterr().out
+    assert "→ api.example.com, port 443: REFUSED" in printed
+    assert "hosts:\n" in printed
+    assert run(["explain", "shop/web", "*.example.com:443"]) == ExitCode.BAD_INPUT
+    assert "wildcard" in capsys.readouterr().err
+
+
 def test_a_recorded_decision_is_explained_by_the_current_rules(
     shop: FakeCA, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -109,3 +109,13 @@ def test_the_default_closes_both_sides_and_keeps_dns() -> None:
     [default, *_] = write_cilium_policies(make_resolver())
     assert default["spec"]["enableDefaultDeny"] == {"ingress": True, "egress": True}
     assert default["spec"]["egress"][0]["toPorts"][0]["ports"] == [{"port": "53", "protocol": "ANY"}]
+
+
+def test_hosts_are_told_by_the_answers_that_ciliums_proxy_sees() -> None:
+    resolver = make_outward(Action.ALLOW, Peer(unidentified=True, hosts=("api.example.com", "b.example")))
+    objects = write_cilium_policies(resolver)
+    [spec] = find_specs(objects)
+    assert spec["egress"] == [{"toFQDNs": [{"matchName": "api.example.com"}, {"matchName": "b.example"}]}]
+    assert [loss.effect for loss in resolver.losses if loss.rule == "shop/out"] == [Effect.LOOSER]
+    [default] = [each["spec"] for each in objects if "enableDefaultDeny" in each["spec"]]
+    assert default["egress"][0]["toPorts"][0]["rules"] == {"dns": [{"matchPattern": "*"}]}

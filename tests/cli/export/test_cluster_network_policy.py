@@ -89,3 +89,10 @@ def test_a_wide_network_doesnt_allow_metadata_addresses() -> None:
 
 def test_a_permissive_namespace_only_refuses() -> None:
     assert write_cluster_network_policies(make_resolver("bank")) == []
+
+
+def test_hosts_cant_be_said() -> None:
+    resolver = make_outward(Action.ALLOW, Peer(unidentified=True, hosts=("api.example.com",)))
+    assert not find_specs(write_cluster_network_policies(resolver))
+    [loss] = [each for each in resolver.losses if each.rule == "shop/out"]
+    assert (loss.effect, loss.message) == (Effect.STRICTER, "the host api.example.com can't be said: left out")

@@ -77,3 +77,10 @@ def test_a_wide_network_doesnt_allow_metadata_addresses_and_pods_within_are_said
 
 def test_a_permissive_namespace_has_none() -> None:
     assert write_network_policies(make_resolver("bank")) == []
+
+
+def test_hosts_cant_be_said() -> None:
+    resolver = make_outward(Action.ALLOW, Peer(unidentified=True, hosts=("api.example.com",)))
+    assert not find_specs(write_network_policies(resolver))
+    [loss] = [each for each in resolver.losses if each.rule == "shop/out"]
+    assert (loss.effect, loss.message) == (Effect.STRICTER, "the host api.example.com can't be said: left out")

@@ -274,3 +274,16 @@ def test_each_setting_is_an_attribute_of_the_configuration() -> None:
         assert setting.options or setting.yaml or setting.environment
         if setting.name not in elsewhere:
             attrgetter(setting.name)(Configuration())
+
+
+def test_nameservers_are_addresses_with_or_without_a_port_and_win_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text('dns: {nameservers: [198.18.0.53, "[2001:db8::53]:5353", "2001:db8::54"]}')
+    read = read_mtls(*REDIRECT, "--config", str(file))
+    assert read.nameservers == (("198.18.0.53", 53), ("2001:db8::53", 5353), ("2001:db8::54", 53))
+    read = read_mtls(*REDIRECT, "--config", str(file), "--nameserver", "127.0.0.1:5353")
+    assert read.nameservers == (("127.0.0.1", 5353),)
+    with pytest.raises(InputError, match="at most 3"):
+        read_mtls(*REDIRECT, *(f"--nameserver=198.18.0.{number}" for number in range(4)))
+    with pytest.raises(InputError, match="not an IP address"):
+        read_mtls(*REDIRECT, "--nameserver", "ns.example.com")

@@ -62,3 +62,10 @@ def test_evidence_names_the_last_pods() -> None:
         evidence = make_evidence(addition, make_evidence(addition, evidence))
     assert evidence.pods == tuple(f"web-{number}" for number in range(2, MAX_PODS + 2))
     assert len(evidence.detail) == 200
+
+
+def test_an_edge_keeps_the_hosts_of_its_destination_and_older_edges_keep_their_names() -> None:
+    plain = make_record()
+    named = make_record(destination=PartyRecord(address="192.0.2.7:443", hosts=("api.example.com",)))
+    assert make_key(named, reporter="shop/web").destination.hosts == ("api.example.com",)
+    assert b"hosts" not in msgspec.json.encode(make_key(plain, reporter="shop/web"))

@@ -33,6 +33,10 @@ def outward(*cidrs: str, **parts: Any) -> Rule:
     return allow(direction=Direction.EGRESS, peers=(Peer(unidentified=True, cidrs=cidrs),), **parts)
 
 
+def named(*hosts: str, **parts: Any) -> Rule:
+    return allow(direction=Direction.EGRESS, peers=(Peer(unidentified=True, hosts=hosts),), **parts)
+
+
 def find(*rules: Rule, around: Surroundings = AROUND) -> list[tuple[Level, LintCode]]:
     return [(each.level, each.code) for each in lint(NamespaceState(namespace="shop", rules=rules), around)]
 
@@ -56,6 +60,10 @@ def find(*rules: Rule, around: Surroundings = AROUND) -> list[tuple[Level, LintC
         (outward("198.18.9.0/24"), (Level.WARNING, LintCode.SERVICE_ADDRESS)),
         (outward("192.0.2.0/24"), None),
         (outward("0.0.0.0/0"), None),
+        (named("api.example.com"), None),
+        (named("db.shop.svc.cluster.local"), (Level.WARNING, LintCode.CLUSTER_HOST)),
+        (named("db.shop.svc"), (Level.WARNING, LintCode.CLUSTER_HOST)),
+        (named("intranet"), (Level.WARNING, LintCode.SINGLE_LABEL_HOST)),
         (
             allow(peers=(Peer(unidentified=True, cidrs=("198.18.0.2/32",)),)),
             (Level.ERROR, LintCode.MEMBER_ADDRESS),
@@ -120,3 +128,13 @@ def test_a_rule_for_the_metadata_address_isnt_redundant_beside_one_for_the_inter
     everywhere = outward("0.0.0.0/0", "::/0", name="internet")
     assert find(everywhere, outward("169.254.169.254/32", name="metadata")) == []
     assert find(everywhere, outward("198.51.100.7/32", name="host")) == [(Level.WARNING, LintCode.REDUNDANT)]
+
+
+def test_hosts_are_covered_by_the_same_hosts_or_by_every_address_and_never_by_some() -> None:
+    api, both = named("api.example.com"), named("api.example.com", "other.example")
+    assert _covers(both, api)
+    assert not _covers(api, both)
+    assert _covers(outward("0.0.0.0/0", "::/0"), api)
+    assert not _covers(outward("0.0.0.0/0"), api)
+    assert not _covers(outward("192.0.2.0/24"), api)
+    assert not _covers(api, outward("192.0.2.7/32"))

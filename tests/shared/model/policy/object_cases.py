@@ -229,6 +229,29 @@ def _cases() -> Iterator[Case]:
     yield bad("allow egress anywhere", f"{rule}.direction", ruled(direction="egress"))
     yield bad("allow egress inside", f"{rule}.direction", ruled(direction="egress", peers=[{"namespace": "bank"}]))
     yield bad("allow egress half inside", f"{rule}.direction", ruled(direction="egress", peers=[EVERYWHERE, {}]))
+    # ---- hosts
+    names = ["api.example.com", "a", "_x.b-1.example", "xn--bcher-kva.example", ".".join(["y" * 63] * 3 + ["z" * 61])]
+
+    def named(*hosts: str, **rule: Any) -> dict[str, Any]:
+        return ruled(**{"direction": "egress", "peers": [{"unidentified": True, "hosts": list(hosts)}], **rule})
+
+    hosts = f"{rule}.peers[0].hosts"
+    yield good("hosts", named(*names))
+    yield good("256 hosts", named(*(f"h{number}.example.com" for number in range(256))))
+    yield bad("257 hosts", hosts, named(*(f"h{number}.example.com" for number in range(257))))
+    yield good("hosts beside addresses", named(peers=[EVERYWHERE, {"unidentified": True, "hosts": names}]))
+    yield bad("no hosts", hosts, named())
+    for text in (
+        "*.example.com", "api.example.com.", "Api.example.com", "192.0.2.7", "api..example", "-a.example", "a-.example",
+        "a.example/x", "https://a.example", "a.example:443", "bücher.example", " a.example", "a.example\n", "", "1",
+        "x" * 64 + ".example", ".".join(["y" * 63] * 3 + ["z" * 62]), "2001:db8::7",
+    ):  # fmt: skip
+        yield bad(f"not a host {text[:40]!r}", f"{hosts}[0]", named(text))
+    yield bad("hosts and addresses", f"{rule}.peers[0]", named(peers=[{**EVERYWHERE, "hosts": names}]))
+    yield bad("hosts of the identified", f"{rule}.peers[0]", named(peers=[{"unidentified": False, "hosts": names}]))
+    yield bad("hosts of a foreign peer", f"{rule}.peers[0]", named(peers=[{"hosts": names, **partner}]))
+    yield bad("hosts that are refused", hosts, named(*names, action="deny"))
+    yield bad("hosts that come in", hosts, named(*names, direction="ingress"))
     # ---- ports
     yield good("ports", ruled(ports=[1, 65535, "443", "9000-9100", "7-7", "1-65535", "999-1000"]))
     yield bad("no ports", f"{rule}.ports", ruled(ports=[]))

@@ -177,7 +177,7 @@ FAULTS: list[tuple[str, str, int, str, str]] = [
     ("    - namespace: bank\n", "    - namespace: B_\n", 18, "spec.rules[0].peers[0].namespace", "not a namespace"),
     ("      serviceAccount: teller\n", "", 18, "spec.rules[0].peers[0]", "a program needs its namespace"),
     ("unidentified: true\n", "unidentified: yes\n", 21, "spec.rules[0].peers[1].unidentified", "true or false"),
-    ("unidentified: true\n", "unidentified: false\n", 21, "spec.rules[0].peers[1]", "go together"),
+    ("unidentified: true\n", "unidentified: false\n", 21, "spec.rules[0].peers[1]", "goes together"),
     ("198.18.0.0/15,", "198.18.0.1/15,", 22, "spec.rules[0].peers[1].cidrs[0]", "host bits"),
     ("[5432,", "[0,", 23, "spec.rules[0].ports[0]", "not a port"),
     ("[5432,", "[65536,", 23, "spec.rules[0].ports[0]", "65536"),

@@ -1,0 +1,211 @@
+"""The host names of the own namespace's egress rules: kept resolved, and looked up afresh before a refusal.
+
+Belongs here: which names there are, when each is asked for, which of them has an address. Doesn't: asking
+(``resolver.py``), what an answer is worth (``known.py``), what a rule means (``shared/model/policy/matching.py``).
+
+Names come from the CA's rules alone: what a program asks a nameserver for adds none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Final, Protocol
+
+from shared.model.policy.host_name import MAX_HOSTS
+from shared.model.policy.rules import Direction
+from sidecar.hostnames.known import KnownName
+from sidecar.hostnames.resolver import Resolved
+
+if TYPE_CHECKING:
+    from shared.model.policy.evaluate import NamespacePolicy
+    from shared.runtime.tasks import Tasks
+    from sidecar.events import Events
+
+# A name is asked for again when its answer's TTL ends, but not sooner or later than this; sooner after a failure.
+MIN_REFRESH_S: Final = 30.0
+MAX_REFRESH_S: Final = 300.0
+RETRY_S: Final = 10.0
+# Sidecars that got the same rule at the same moment don't ask at the same moment for ever.
+_LEAST_SHARE: Final = 0.8
+# A connection doesn't have a name asked for that was asked for so lately.
+AGAIN_S: Final = 1.0
+_MAX_AT_ONCE: Final = 16
+_MAX_PORTS: Final = 256
+_MAX_NAMES_IN_DETAIL: Final = 3
+
+Resolve = Callable[[str], Awaitable[Resolved]]
+
+
+class Rules(Protocol):
+    """The policies in force here."""
+
+    @property
+    def own(self) -> NamespacePolicy:
+        """Of the sidecar's own namespace."""
+
+
+class HostNames:
+    """What the names in the egress rules for one workload resolve to.
+
+    Arguments:
+        service_account: the workload's; rules for others aren't its concern.
+        resolve: asks the nameservers.
+        tasks: where look-ups run.
+    """
+
+    def __init__(
+        self, rules: Rules, *, service_account: str, resolve: Resolve, tasks: Tasks, events: Events | None = None
+    ) -> None:
+        self._rules = rules
+        self._service_account = service_account
+        self._resolve = resolve
+        self._tasks = tasks
+        self._events = events
+        self._policy: NamespacePolicy | None = None
+        self._wanted: frozenset[str] = frozenset()
+        self._by_port: dict[int, tuple[str, ...]] = {}
+        self._known: dict[str, KnownName] = {}
+        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._asked_at: dict[str, float] = {}
+        self._due: dict[str, float] = {}
+        self._places = asyncio.Semaphore(_MAX_AT_ONCE)
+        self._woken = asyncio.Event()
+
+    # ---- which names ------------------------------------------------------------------------------------------------
+
+    def list_names(self) -> frozenset[str]:
+        """Return the names in the rules for this workload, at most ``MAX_HOSTS``."""
+        self._read_rules()
+        return self._wanted
+
+    def list_candidates(self, port: int) -> tuple[str, ...]:
+        """Return the names in rules that could match a connection of this workload to a port."""
+        self._read_rules()
+        if not self._wanted:
+            return ()
+        found = self._by_port.get(port)
+        if found is None:
+            if len(self._by_port) >= _MAX_PORTS:
+                self._by_port.clear()
+            found = self._by_port[port] = tuple(sorted(self._find_names(port) & self._wanted))
+        return found
+
+    def _read_rules(self) -> None:
+        own = self._rules.own
+        if own is not self._policy:
+            self._policy = own
+            self._by_port = {}
+            self._wanted = frozenset(sorted(self._find_names(None))[:MAX_HOSTS])
+            for name in [name for name in self._known if name not in self._wanted]:
+                del self._known[name]
+                self._due.pop(name, None)
+                self._asked_at.pop(name, None)
+
+    def _find_names(self, port: int | None) -> set[str]:
+        policy = self._policy
+        if policy is None:
+            return set()
+        return {
+            host
+            for rule in policy.allows[Direction.EGRESS].naming_hosts
+            if not rule.workloads or self._service_account in rule.workloads
+            if port is None or not rule.rule.ports or any(each.first <= port <= each.last for each in rule.rule.ports)
+            for peer in rule.peers
+            for host in peer.peer.hosts
+        }
+
+    # ---- what they resolve to ---------------------------------------------------------------------------------------
+
+    def find(self, address: str) -> tuple[str, ...]:
+        """Return the names that have an address now, sorted; never waits."""
+        self._read_rules()
+        if not self._known:
+            return ()
+        now = asyncio.get_running_loop().time()
+        return tuple(sorted(name for name, known in self._known.items() if known.holds(address, now)))
+
+    async def look_up(self, names: Iterable[str], *, timeout_s: float) -> None:
+        """Have names asked for, but those that were a moment ago; return when all are answered, or time is up."""
+        now = asyncio.get_running_loop().time()
+        waiting = [
+            self._ask(name)
+            for name in names
+            if name in self._asking or now - self._asked_at.get(name, -AGAIN_S) >= AGAIN_S
+        ]
+        if waiting:
+            await asyncio.wait(waiting, timeout=timeout_s)
+
+    def describe_failures(self, names: Iterable[str], address: str) -> str:
+        """Say which names couldn't be asked for an address of this kind, and why; empty when all could.
+
+        A name that doesn't exist was answered.
+        """
+        version = 6 if ":" in address else 4
+        failed = []
+        for name in names:
+            known = self._known.get(name)
+            failure = "" if known is None else known.failures.get(version, "")
+            if not failure and (known is None or name in self._asking):
+                failure = "no answer in time"
+            if failure:
+                failed.append(f"{name} ({failure})")
+        more = len(failed) - _MAX_NAMES_IN_DETAIL
+        shown = ", ".join(failed[:_MAX_NAMES_IN_DETAIL])
+        return f"{shown} and {more} more" if more > 0 else shown
+
+    def wake(self) -> None:
+        """The rules have changed: ask for new names now, and let go of the rules that were."""
+        self._read_rules()
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Keep all names resolved, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._woken.clear()
+            now = loop.time()
+            names = self.list_names()
+            for name in names:
+                if self._due.get(name, now) <= now:
+                    self._ask(name)
+            ends = [self._due[name] for name in names if name in self._due and name not in self._asking]
+            try:
+                async with asyncio.timeout(max(0.0, min(ends) - now) if ends else MIN_REFRESH_S):
+                    await self._woken.wait()
+            except TimeoutError:
+                pass
+
+    def _ask(self, name: str) -> asyncio.Task[None]:
+        """Ask for a name, or join who is asking."""
+        task = self._asking.get(name)
+        if task is None:
+            task = self._asking[name] = self._tasks.spawn(self._ask_now(name), name="host name")
+        return task
+
+    async def _ask_now(self, name: str) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with self._places:
+                resolved = await self._resolve(name)
+        finally:
+            self._asking.pop(name, None)
+        if name not in self.list_names():
+            return  # The rule has gone meanwhile.
+        now = loop.time()
+        known = self._known.setdefault(name, KnownName())
+        before = dict(known.failures)
+        known.take(resolved, now)
+        self._asked_at[name] = now
+        if known.failures:
+            self._due[name] = now + RETRY_S
+        else:
+            lasts_s = min(max(float(resolved.ttl_s), MIN_REFRESH_S), MAX_REFRESH_S)
+            self._due[name] = now + lasts_s * random.uniform(_LEAST_SHARE, 1.0)
+        self._woken.set()
+        if self._events is not None and bool(before) is not bool(known.failures):
+            if known.failures:
+                self._events.emit("host_unresolved", host=name, message="; ".join(known.failures.values())[:500])
+            else:
+                self._events.emit("host_resolved", host=name)

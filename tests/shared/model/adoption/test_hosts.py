@@ -1,0 +1,66 @@
+"""Hosts in what was seen: a rule that names one counts for the addresses at which sidecars found it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from shared.model.adoption.blockers import find_blockers
+from shared.model.adoption.difference import compare
+from shared.model.adoption.fixes import FixKind
+from shared.model.adoption.seen import Seen, fill_in_hosts, see_record
+from shared.model.identity.program import Program
+from shared.model.policy.decision import Answer, PartyRecord
+from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Peer, Rule
+from tests.shared.model.policy.records import make_record
+
+API = "api.example.com"
+PROGRAM = Program(digest="a" * 64)
+RULE = Rule(name="out", action=Action.ALLOW, direction=Direction.EGRESS, peers=(Peer(unidentified=True, hosts=(API,)),))
+
+
+def make_state(*rules: Rule) -> NamespaceState:
+    approvals = (Approval(service_account="web", program=PROGRAM),)
+    return NamespaceState(namespace="shop", version=1, mode=Mode.PERMISSIVE, rules=rules, approvals=approvals)
+
+
+def see(address: str, *hosts: str, **changes: Any) -> Seen:
+    source = PartyRecord(address="198.18.0.2:40000", workload="shop/web", program=str(PROGRAM))
+    destination = PartyRecord(address=address, hosts=hosts or msgspec.UNSET, why="peer_unidentified")
+    record = make_record(
+        source=source, destination=destination, port=443, answer=Answer.ALLOW, would_deny=not hosts,
+        reason=Reason.EGRESS_NOT_ALLOWED, mode=Mode.PERMISSIVE, connection=address, **changes,
+    )  # fmt: skip
+    return see_record(record)
+
+
+def test_what_was_seen_before_the_rule_gets_the_names_that_were_seen_since() -> None:
+    seen = [see("192.0.2.7:443"), see("192.0.2.8:443"), see("192.0.2.7", API), see("[2001:db8::7]:443", API)]
+    seen.append(see("2001:db8::7"))
+    hosts = [each.destination.hosts for each in fill_in_hosts(seen)]
+    assert hosts == [(API,), msgspec.UNSET, (API,), (API,), (API,)]
+    assert list(fill_in_hosts(seen[:2])) == seen[:2]
+
+
+def test_ready_counts_the_rule_for_addresses_at_which_the_host_was_found_and_for_no_others() -> None:
+    states = {"shop": make_state(RULE)}
+    assert find_blockers([see("192.0.2.7:443"), see("192.0.2.7:443", API)], states, "shop").blockers == ()
+    (blocker,) = find_blockers([see("192.0.2.8:443"), see("192.0.2.7:443", API)], states, "shop").blockers
+    assert blocker.seen.destination_address == "192.0.2.8:443"
+
+
+def test_a_difference_counts_a_removed_rule() -> None:
+    seen = [see("192.0.2.7:443"), see("192.0.2.7:443", API)]
+    found = compare(seen, {"shop": make_state(RULE)}, {"shop": make_state()})
+    assert [(each.count, each.reason) for each in found.denied] == [(1, Reason.EGRESS_NOT_ALLOWED)]
+
+
+def test_a_name_that_couldnt_be_resolved_is_no_reason_to_write_another_rule() -> None:
+    each = see("192.0.2.7:443", detail="couldn't resolve api.example.com")
+    destination = msgspec.structs.replace(each.destination, why=Reason.HOST_NOT_RESOLVED.value)
+    each = msgspec.structs.replace(each, destination=destination, reason=Reason.HOST_NOT_RESOLVED)
+    (blocker,) = find_blockers([each], {"shop": make_state(RULE)}, "shop").blockers
+    assert (blocker.reason, blocker.fix.kind) == (Reason.HOST_NOT_RESOLVED, FixKind.ADVICE)
+    assert "couldn't resolve api.example.com" in blocker.fix.advice
