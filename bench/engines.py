@@ -18,6 +18,7 @@ from typing import Final
 
 from shared.model.policy.decision import Ending
 from sidecar.native.engine import Wanted, choose
+from sidecar.runtime.interpreter import quicken_enumerations
 from tests.sidecar.pump.test_tunnel_pump import opened_turn
 
 _MIB: Final = 1024 * 1024
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--mib", type=int, default=256, help="MiB of each bulk run")
     parser.add_argument("--requests", type=int, default=10_000, help="of each run of requests, one after the other")
     options = parser.parse_args(arguments)
+    quicken_enumerations()  # As a sidecar does.
     works = {
         "bulk": (options.mib * _MIB, options.mib, "MiB"),
         "requests": (options.requests, options.requests, "request"),

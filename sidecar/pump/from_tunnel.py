@@ -71,13 +71,10 @@ class FromTunnel:
             self.flow = change_flow(self.flow, Flow.BLOCKED)
         return self.flow
 
-    def note_passed(self, count: int, rest: bytes | None) -> Flow:
-        """So many bytes were written to the application, and these it didn't take; return the flow after that."""
-        self.received += count
-        if rest is not None:
-            self.rest += rest
-            self.flow = change_flow(self.flow, Flow.BLOCKED)
-        return self.flow
+    def keep_unwritten(self, rest: bytes) -> None:
+        """Keep what the compiled loop has read and the application didn't take."""
+        self.rest += rest
+        self.flow = change_flow(self.flow, Flow.BLOCKED)
 
     def _keep(self, payloads: list[memoryview]) -> None:
         if self.flow is not Flow.DROPPED:

@@ -25,6 +25,8 @@ _slots = [memoryview(bytearray(MAX_FRAME_BYTES)) for _ in range(_SLOTS)]
 _payloads = [slot[HEADER_BYTES:] for slot in _slots]
 _DATA = int(FrameType.DATA)
 _END = int(FrameType.END)
+# Looked up for every read: a global is found sooner than an enumeration's member.
+_CARRIED_ALL: Final = Carried.OPEN
 _pack_header = HEADER.pack_into
 
 
@@ -157,7 +159,7 @@ class ToTunnel:
         carried, taken = native.carry(application.fileno())
         self.sent += taken
         self._is_bulk = taken >= MAX_PAYLOAD_BYTES
-        if carried is Carried.OPEN:
+        if carried is _CARRIED_ALL:
             return self.flow
         if carried is Carried.BROKEN or (carried is Carried.ENDED and self.is_broken):
             raise ConnectionResetError

@@ -246,10 +246,12 @@ class TunnelPump:
 
     def on_passed(self, count: int, rest: bytes | None, code: int) -> None:
         """Note what the compiled loop wrote to the application."""
-        flow = self._incoming.note_passed(count, rest)
+        self._incoming.received += count
+        if rest is not None:
+            self._incoming.keep_unwritten(rest)
         if code:
             self._lose_sink()
-        elif flow is Flow.BLOCKED:
+        elif rest is not None:
             self._wait_for_application()
 
     def _wait_for_application(self) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gc
 import sys
+from contextlib import suppress
+from enum import EnumType
 from typing import Final
 
 # Python's default is 5 ms: for so long a thread that computes in Python (a large policy's checks, a search for holders)
@@ -33,3 +35,14 @@ def settle_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
+
+
+def quicken_enumerations() -> None:
+    """Let members of enumerations be looked up as any class's attributes are: in 20 ns instead of 250.
+
+    Python 3.11 keeps members in their class, but its metaclass still has the ``__getattr__`` of releases that didn't,
+    and a class whose metaclass has one is looked up the slow way, whether or not it is called. A small request takes
+    27 such look-ups in both sidecars, a new connection 260. Python 3.12 has removed the method (gh-95083).
+    """
+    with suppress(AttributeError):
+        delattr(EnumType, "__getattr__")

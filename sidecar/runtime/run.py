@@ -32,7 +32,7 @@ from sidecar.probing.readiness import Readiness
 from sidecar.probing.readiness_gate import ReadinessGate
 from sidecar.runtime.compose import Joined, compose
 from sidecar.runtime.drain import LAST_RECORDS_S, TASKS_END_S, drain
-from sidecar.runtime.interpreter import share_lock
+from sidecar.runtime.interpreter import quicken_enumerations, share_lock
 from sidecar.runtime.log_faults import Watched, watch_output
 from sidecar.runtime.prepare import Prepared
 from sidecar.runtime.serve import serve
@@ -53,6 +53,7 @@ async def run(prepared: Prepared) -> None:
         VerificationError: the server isn't the CA that made the token.
     """
     share_lock()
+    quicken_enumerations()
     shutdown = Shutdown()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

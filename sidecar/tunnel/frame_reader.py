@@ -29,21 +29,17 @@ class FrameReader:
     Attributes:
         epoch: of the frame that ``next_frame`` returned last.
         payload: its payload; a slice of what was fed, valid as long as that is.
+        rest: what a read before left over: a part of a frame, or frames that weren't asked for.
     """
 
-    __slots__ = ("_data", "_offset", "_rest", "epoch", "payload")
+    __slots__ = ("_data", "_offset", "epoch", "payload", "rest")
 
     def __init__(self) -> None:
         self._data = _NOTHING
         self._offset = 0
-        self._rest = b""
+        self.rest = b""
         self.epoch = 0
         self.payload = _NOTHING
-
-    @property
-    def has_rest(self) -> bool:
-        """Whether a read before left something over: a part of a frame, or frames that weren't asked for."""
-        return bool(self._rest)
 
     def restore(self, buffer: memoryview) -> int:
         """Write what was left over to the start of ``buffer``; return how many bytes that is.
@@ -51,10 +47,10 @@ class FrameReader:
         Raises:
             ValueError: it doesn't fit.
         """
-        size = len(self._rest)
+        size = len(self.rest)
         if size:
-            buffer[:size] = self._rest
-            self._rest = b""
+            buffer[:size] = self.rest
+            self.rest = b""
         return size
 
     def feed(self, data: memoryview) -> None:
@@ -91,7 +87,7 @@ class FrameReader:
     def keep_rest(self) -> None:
         """Copy what no frame was cut from, for the next read; what was fed isn't used any more."""
         if self._offset < len(self._data):
-            self._rest = bytes(self._data[self._offset :])
+            self.rest = bytes(self._data[self._offset :])
         self._data = self.payload = _NOTHING
         self._offset = 0
 
@@ -99,4 +95,4 @@ class FrameReader:
         """Forget everything: the tunnel has ended."""
         self._data = self.payload = _NOTHING
         self._offset = 0
-        self._rest = b""
+        self.rest = b""

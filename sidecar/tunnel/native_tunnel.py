@@ -32,6 +32,8 @@ class Carried(Enum):
 # What the loop returns (`sidecar/native/loop.c`): WAITING, ENDED, BROKEN, BLOCKED, LIMIT, FAILED.
 _BLOCKED: Final = 3
 _FAILED: Final = 5
+# Looked up for every call: a global is found sooner than an enumeration's member.
+_NO_RENEWAL: Final = Renewal.NONE
 _CARRIED: Final = (Carried.OPEN, Carried.ENDED, Carried.BROKEN, Carried.FULL, Carried.OPEN, Carried.FULL)
 
 
@@ -75,7 +77,7 @@ class NativeTunnel(Tunnel):
     @property
     def can_carry(self) -> bool:
         """Whether ``carry`` may be called: nothing waits that goes before its DATA."""
-        return not (self._pinned or self._held or self._is_closed) and self._renewal is Renewal.NONE
+        return not (self._pinned or self._held or self._is_closed) and self._renewal is _NO_RENEWAL
 
     def carry(self, source: int) -> tuple[Carried, int]:
         """Read a socket and write DATA, at most one budget; return how that ended, and how many bytes were taken.
@@ -86,7 +88,11 @@ class NativeTunnel(Tunnel):
         Raises:
             RuntimeError: this end may not send DATA now. A fault of ours.
         """
-        epoch, room = self.turns.send(FrameType.DATA), self._room_after(self.sent)
+        epoch, room = self.turns.own_plain_epoch, self._renew_at - self.sent
+        if epoch < 0:
+            epoch = self.turns.send(FrameType.DATA)
+        if room < 0:
+            room = self._find_room(self.sent)
         status, taken, used, rest, result, code = self._native.send(self._tls.address, source, epoch, room)
         self.sent += used
         if status == _BLOCKED:  # Before all else: OpenSSL has encrypted the first of it already.
@@ -110,22 +116,28 @@ class NativeTunnel(Tunnel):
         self._passing = user
 
     def _on_readable(self) -> None:
-        if self._renewal is not Renewal.NONE or not self._pass():
-            super()._on_readable()
-
-    def _pass(self) -> bool:
-        """Pass on what comes, at most one budget; false when nothing can pass this way now."""
+        """Pass on what comes, at most one budget; as ``Tunnel`` does where nothing can pass this way now."""
         user, epoch = self._passing, self.turns.plain_epoch
-        if user is None or user is not self.user or epoch < 0 or self._held or self._reader.has_rest:
-            return False
+        if (
+            user is None
+            or user is not self.user
+            or epoch < 0
+            or self._held
+            or self._reader.rest
+            or self._renewal is not _NO_RENEWAL
+        ):
+            super()._on_readable()
+            return
         sink = user.find_sink()
         if self._is_closed:
-            return True
+            return
         if sink < 0:
-            return False
-        count, used, rest, left, broken, result, code = self._native.receive(
-            self._tls.address, sink, epoch, self._room_after(self.received)
-        )
+            super()._on_readable()
+            return
+        room = self._renew_at - self.received
+        if room < 0:
+            room = self._find_room(self.received)
+        count, used, rest, left, broken, result, code = self._native.receive(self._tls.address, sink, epoch, room)
         self.received += used
         failure = self._explain(result, code) if result <= 0 else None
         try:
@@ -139,12 +151,11 @@ class NativeTunnel(Tunnel):
             self._note_use()
         if failure is not None:
             self.lose(Loss.BROKEN, failure)
-        return True
 
     def _explain(self, result: int, code: int) -> str:
         error = self._tls.explain(result, code)
         return "the peer closed the tunnel" if isinstance(error, SSL.ZeroReturnError) else f"the tunnel broke: {error}"
 
-    def _room_after(self, used: int) -> int:
-        """How much may go through a key at once: up to its renewal, or, if that wasn't possible, up to its limit."""
-        return max(0, (self._renew_at if used <= self._renew_at else MAX_KEY_BYTES) - used)
+    def _find_room(self, used: int) -> int:
+        """How much may go through a key at once whose renewal wasn't possible in time: up to its limit."""
+        return max(0, MAX_KEY_BYTES - used)

@@ -171,7 +171,7 @@ class Tunnel:
     def attach(self, user: TunnelUser) -> None:
         """Make ``user`` the one who is called back, and go on reading."""
         self.user = user
-        if self._reader.has_rest:
+        if self._reader.rest:
             # Called soon rather than now, so that the user is complete before its first callback.
             self.loop.call_soon(self._process_rest)
         self.resume()
@@ -388,7 +388,7 @@ class Tunnel:
 
     def _process_rest(self) -> None:
         """Call the new user back with what came while there was none."""
-        if self._reader.has_rest and not self._is_closed:
+        if self._reader.rest and not self._is_closed:
             self._process(_bytes[: self._reader.restore(_bytes)])
 
     def _process(self, data: memoryview) -> None:

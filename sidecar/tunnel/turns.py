@@ -31,6 +31,8 @@ class SideState(IntEnum):
 _S = SideState
 _F = FrameType
 _DATA = int(FrameType.DATA)
+# Looked up for every frame: a global is found sooner than an enumeration's member.
+_INITIATOR, _DECIDING, _SENDING = Role.INITIATOR, SideState.DECIDING, SideState.SENDING
 
 # (state of the sender, frame) → its next state. What isn't here is a protocol error.
 INITIATOR_TRANSITIONS: dict[tuple[SideState, int], SideState] = {
@@ -80,8 +82,8 @@ class Turns:
         Raises:
             RuntimeError: this end may not send it now. A fault of ours.
         """
-        if frame is FrameType.DATA and self._is_data_plain(self.role):
-            return self.epoch
+        if frame == _DATA and (epoch := self.own_plain_epoch) >= 0:
+            return epoch
         if frame is FrameType.CLOSING:
             if self.role is not Role.RESPONDER or self.is_closing:
                 raise RuntimeError("only a responder says CLOSING, once")
@@ -97,9 +99,9 @@ class Turns:
         Raises:
             ProtocolError: it may not send it now, or the epoch is another.
         """
-        peer = Role.RESPONDER if self.role is Role.INITIATOR else Role.INITIATOR
-        if frame == _DATA and epoch == self.epoch and self._is_data_plain(peer):
+        if frame == _DATA and epoch == self.plain_epoch:
             return
+        peer = Role.RESPONDER if self.role is Role.INITIATOR else Role.INITIATOR
         if frame == FrameType.CLOSING:
             self._receive_closing(epoch)
             return
@@ -121,9 +123,20 @@ class Turns:
 
     @property
     def plain_epoch(self) -> int:
-        """The epoch of DATA that the peer may send now and that changes no state; -1 while there is none."""
-        peer = Role.RESPONDER if self.role is Role.INITIATOR else Role.INITIATOR
-        return self.epoch if self._is_data_plain(peer) else -1
+        """The epoch of DATA that the peer may send now and that changes no state; -1 while there is none.
+
+        Most frames by far are such DATA, so they are spared the tables.
+        """
+        if self.role is _INITIATOR:
+            return self.epoch if self.responder is _SENDING else -1
+        return self.epoch if self.initiator is _SENDING and self.responder is not _DECIDING else -1
+
+    @property
+    def own_plain_epoch(self) -> int:
+        """The same of DATA that this end may send."""
+        if self.role is _INITIATOR:
+            return self.epoch if self.initiator is _SENDING and self.responder is not _DECIDING else -1
+        return self.epoch if self.responder is _SENDING else -1
 
     def disown(self) -> int:
         """Note that the responder says CLOSING instead of processing the OPEN that came; returns the epoch to write.
@@ -141,12 +154,6 @@ class Turns:
     def is_retry_allowed(self) -> bool:
         """Whether the current turn's OPEN was certainly not processed: the peer's last word is of the epoch before."""
         return self.is_closing and self.role is Role.INITIATOR and self.responder is SideState.DEAD
-
-    def _is_data_plain(self, sender: Role) -> bool:
-        """Whether DATA may come and changes no state: most frames by far, so they are spared the table."""
-        if sender is Role.INITIATOR:
-            return self.initiator is _S.SENDING and self.responder is not _S.DECIDING
-        return self.responder is _S.SENDING
 
     def _receive_closing(self, epoch: int) -> None:
         if self.role is not Role.INITIATOR or self.is_closing:

@@ -1,4 +1,7 @@
-"""The interpreter is set up so that neither a thread nor the garbage collector holds the event loop up for long."""
+"""The interpreter is set up so that neither a thread nor the garbage collector holds the event loop up for long.
+
+Members of enumerations, which the hot paths look up all the time, are found as any class's attributes are.
+"""
 
 from __future__ import annotations
 
@@ -23,3 +26,30 @@ print(collected.count(0) >= 5 and 1 in collected and 2 not in collected)
 def test_the_lock_goes_round_quickly_and_collections_are_small() -> None:
     found = subprocess.run([sys.executable, "-c", _LOOK], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.split() == ["True"] * 3
+
+
+_LOOK_UP = """
+from enum import Enum, EnumType, StrEnum
+from sidecar.runtime.interpreter import quicken_enumerations
+from sidecar.pump.states import Flow
+class Named(StrEnum):
+    title = "a"
+    name = "b"
+    other = title
+quicken_enumerations()
+quicken_enumerations()
+print("__getattr__" not in vars(EnumType))
+print(Flow.OPEN is Flow["OPEN"] is getattr(Flow, "OPEN"))
+print([Named.title.value, Named["name"].value, Named.other.value, Named("b").name] == ["a", "b", "a", "name"])
+print(not hasattr(Flow, "NOWHERE") and not hasattr(Flow, "__nothing__"))
+print(Enum("Made", ["ONE", "TWO"]).TWO.value == 2)
+try:
+    Flow.OPEN = 1
+except AttributeError:
+    print(True)
+"""
+
+
+def test_members_of_enumerations_are_the_same_when_they_are_looked_up_quickly() -> None:
+    found = subprocess.run([sys.executable, "-c", _LOOK_UP], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.split() == ["True"] * 6

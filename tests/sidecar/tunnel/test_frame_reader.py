@@ -64,7 +64,7 @@ def test_any_split_of_any_frames_gives_the_same_frames(sequence: list[Frame], da
     for start, end in pairwise(edges):
         found += shell.read(encoded[start:end])
     assert found == sequence
-    assert not shell.reader.has_rest
+    assert not shell.reader.rest
 
 
 @given(st.lists(frames, max_size=8), st.lists(st.integers(0, 3), max_size=8))
@@ -103,5 +103,5 @@ def test_after_clear_nothing_is_left() -> None:
     shell = Shell(64)
     shell.read(encode_frame(FrameType.DATA, 1, b"abc")[:5])
     shell.reader.clear()
-    assert not shell.reader.has_rest
+    assert not shell.reader.rest
     assert shell.read(encode_frame(FrameType.END, 1)) == [(FrameType.END, 1, b"")]
