@@ -85,7 +85,7 @@ async def install(data: bytes, policies: Policies | None = None) -> Policies:
     async def ask(_: object) -> None:
         pass
 
-    policies = policies or Policies(NamespaceState(namespace="shop"), ask=ask, timeout_s=60)
+    policies = policies or Policies(NamespaceState(namespace="shop"), workload=_WEB, ask=ask, timeout_s=60)
     is_done = asyncio.Event()
     message = await decode(data)
     if not isinstance(message, NamespaceChanged):

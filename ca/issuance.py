@@ -27,6 +27,7 @@ from shared.model.identity.identity import Identity, IdentityKind
 from shared.model.identity.loaded_code import CodeCheck
 from shared.model.identity.program import Program
 from shared.model.policy.evaluate import NamespacePolicy, compile_namespace
+from shared.model.policy.modes import effective_mode
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Approval, Mode
 from shared.model.wire.messages import ProgramEvidence
@@ -102,7 +103,7 @@ class Issuance:
         """Issue a certificate for a program of the sidecar's own workload, and of no other.
 
         Raises:
-            IssuanceRefused: the request or evidence doesn't hold; the namespace is explicit and the program not
+            IssuanceRefused: the request or evidence doesn't hold; the workload is explicit and the program not
                 approved (``program_not_approved``); it has loaded code that isn't approved, or the sidecar doesn't say
                 what it has loaded (``code_not_approved``).
             UnavailableError: the store or the authority doesn't work.
@@ -135,7 +136,7 @@ class Issuance:
             if approval.code is CodeCheck.ENFORCE:
                 _check_code(policy, approval, evidence)
             return IdentityKind.PROGRAM, approval
-        if state.mode is Mode.EXPLICIT:
+        if effective_mode(state, sidecar.workload) is Mode.EXPLICIT:
             raise IssuanceRefused(
                 f"{program} is not approved for {sidecar.workload}",
                 reason=Reason.PROGRAM_NOT_APPROVED,

@@ -86,7 +86,7 @@ async def choose_listener_credential(sidecar: Sidecar, listener: Listener) -> Cr
         return credential
     policy = sidecar.policies.own
     is_approved = policy.find_approval(sidecar.workload, attestation.program) is not None
-    if not is_approved and policy.state.mode is Mode.EXPLICIT:
+    if not is_approved and sidecar.policies.mode is Mode.EXPLICIT:
         return await _obtain_own(sidecar)
     try:
         async with asyncio.timeout(sidecar.limits.obtain_s):

@@ -209,7 +209,7 @@ async def choose_credential(sidecar: Sidecar, connection: Connection) -> Credent
                 credential = await sidecar.credentials.obtain(program, make_evidence(sidecar, attestation))
         except (TouchmarkError, TimeoutError) as error:
             reason = error.reason if isinstance(error, CredentialError) else Reason.CA_UNAVAILABLE
-            if sidecar.policies.own.state.mode is Mode.EXPLICIT:
+            if sidecar.policies.mode is Mode.EXPLICIT:
                 raise Refused(reason, str(error)) from error
             connection.detail = str(error)
             parties.source = replace(parties.source, program=None, why_unidentified=reason)

@@ -45,7 +45,7 @@ async def await_clearance(sidecar: Sidecar, connection: Connection) -> None:
         Refused: another program holds it as well (``socket_shared``), or that couldn't be told (``holders_unknown``).
     """
     attestation = connection.parties.attestation
-    if attestation is None or sidecar.policies.own.state.mode is not Mode.EXPLICIT:
+    if attestation is None or sidecar.policies.mode is not Mode.EXPLICIT:
         return
     if sidecar.attestor.is_clear(attestation):
         return
@@ -251,7 +251,7 @@ class Acceptance:
 
     @property
     def _is_explicit(self) -> bool:
-        return self._sidecar.policies.own.state.mode is Mode.EXPLICIT
+        return self._sidecar.policies.mode is Mode.EXPLICIT
 
     def _tell(self, _: object = None) -> None:
         if not self._answered.done():

@@ -62,7 +62,7 @@ async def look_up_if_known(
         Refused: the CA didn't answer.
     """
     own = sidecar.policies.own
-    may_go_on = own.state.mode is Mode.PERMISSIVE and not own.denies[direction].rules
+    may_go_on = sidecar.policies.mode is Mode.PERMISSIVE and not own.denies[direction].rules
     if may_go_on and sidecar.directory.is_silent and sidecar.directory.get(address) is None:
         return None
     try:

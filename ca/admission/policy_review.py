@@ -29,13 +29,13 @@ class JudgePolicy(Protocol):
 
 
 async def review_policy(review: Request, judge: JudgePolicy) -> bytes:
-    """Answer the API server's question about a MeshPolicy.
+    """Answer the API server's question about a MeshPolicy: whether it makes workloads explicit that weren't, in time.
 
     An object that can't be read is let pass: its status says why it isn't in force. A dry run is warned of, since the
     Programs that come with the policy aren't there yet.
     """
     document = _read(review.object)
-    if document is None or document.mode is not Mode.EXPLICIT:
+    if document is None or (document.mode is not Mode.EXPLICIT and document.workload_modes is None):
         return allow(review.uid)
     mark = _read_mark(review.object)
     if mark and mark != _read_mark(review.old_object):

@@ -12,6 +12,7 @@ from ca.distribution.directory import Directory
 from ca.distribution.session import Session
 from ca.metrics import Metrics
 from shared.model.identity.foreign import ForeignDomain
+from shared.model.identity.identity import Workload
 from shared.model.policy.rules import NamespaceState
 from shared.model.trust.bundle import TrustBundle
 from shared.model.wire.messages import (
@@ -20,6 +21,7 @@ from shared.model.wire.messages import (
     FromCA,
     NamespaceChanged,
     Reissue,
+    depends_on_reader,
     encode_message,
     express_in,
 )
@@ -154,14 +156,15 @@ class Hub:
             session.end(why)
 
     def _push(self, sessions: Iterable[Session], message: FromCA, *, key: tuple[str, str]) -> None:
-        encoded: dict[int, bytes | None] = {}
+        encoded: dict[tuple[int, Workload | None], bytes | None] = {}
         pushes = self._metrics.pushes.labels(kind=key[0])
         for session in sessions:
             protocol = session.protocol
-            if protocol not in encoded:
-                known = express_in(protocol, message)
-                encoded[protocol] = None if known is None else encode_message(known)
-            if (data := encoded[protocol]) is not None:
+            variant = protocol, session.workload if depends_on_reader(protocol, message) else None
+            if variant not in encoded:
+                known = express_in(protocol, message, reader=session.workload)
+                encoded[variant] = None if known is None else encode_message(known)
+            if (data := encoded[variant]) is not None:
                 session.send_encoded(data, key=key)
                 pushes.inc()
 

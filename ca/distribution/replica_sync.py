@@ -68,7 +68,7 @@ class ReplicaSync:
         """
         await self._store.replicas.beat()
         self._seen = await self._store.replicas.read_marks()
-        self._versions = {name: version for name, (version, _) in (await self._list_versions()).items()}
+        self._versions = await self._list_versions()
 
     async def run(self) -> None:
         """Follow until cancelled. Failures are logged and made up for."""
@@ -97,7 +97,7 @@ class ReplicaSync:
         self._seen = marks
 
     async def _announce_namespaces(self) -> None:
-        for namespace, (version, _) in (await self._list_versions()).items():
+        for namespace, version in (await self._list_versions()).items():
             if version != self._versions.get(namespace):
                 self._versions[namespace] = version
                 self._store.namespaces.announce(namespace)
@@ -116,8 +116,8 @@ class ReplicaSync:
         if closed:
             _log.warning("replica_ended", streams=closed)
 
-    async def _list_versions(self) -> dict[str, tuple[int, object]]:
-        return dict(await self._store.namespaces.list_versions())
+    async def _list_versions(self) -> dict[str, int]:
+        return {name: version for name, (version, *_) in (await self._store.namespaces.list_versions()).items()}
 
     async def _repeat(self, interval_s: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -57,7 +57,7 @@ class Session:
 
     def send(self, message: FromCA, *, key: Hashable = None) -> None:
         """Queue a message; a full outbox ends the stream."""
-        if (known := express_in(self.protocol, message)) is not None:
+        if (known := express_in(self.protocol, message, reader=self.workload)) is not None:
             self.send_encoded(encode_message(known), key=key)
 
     def send_encoded(self, data: bytes, *, key: Hashable = None) -> None:

@@ -26,6 +26,7 @@ from shared.model.adoption.seen import Seen, see_record
 from shared.model.identity.identity import Identity, IdentityKind, parse_workload
 from shared.model.identity.program import parse_program
 from shared.model.policy.decision import Answer
+from shared.model.policy.modes import effective_mode, read_modes
 from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.wire.admin import Cause, PolicyCandidateRequest, Readiness, ReadinessVerdict, WorkloadCoverage
 
@@ -60,7 +61,7 @@ async def find_refusals(
     Deny rules don't count: they hold in every mode, as intended. Nor do failures that no mode would change.
 
     Arguments:
-        workload: only what this workload's sidecars saw; empty: all of the namespace.
+        workload: only what this workload's sidecars saw; empty: those of all workloads without a mode of their own.
         candidate: rules and approvals to judge by instead of the current ones.
     """
     records = await store.decisions.list_refusals(namespace, since=since, limit=MAX_REPLAYED + 1)
@@ -72,8 +73,11 @@ async def find_refusals(
         each for each in map(see_record, restored) if each.would_deny or each.mode is Mode.EXPLICIT or each.has_failed
     ]
     seen += [see_edge(edge) for edge in own if edge.key.answer is Answer.ALLOW and not edge.key.would_deny]
+    own_modes = find_own_modes(state, candidate)
     if workload:
         seen = [each for each in seen if workload in (each.own.workload, each.own.listed)]
+    elif own_modes:
+        seen = [each for each in seen if (each.own.workload or each.own.listed) not in own_modes]
     states = {name: await store.namespaces.get_state(name) for name in sorted(find_namespaces(seen) | {namespace})}
     if candidate is not None:
         states = _with_candidate(states, namespace, candidate)
@@ -102,6 +106,13 @@ async def find_refusals(
         settled=found.settled,
         is_truncated=len(records) > MAX_REPLAYED or window.is_truncated,
     )
+
+
+def find_own_modes(state: NamespaceState, candidate: PolicyCandidateRequest | None = None) -> dict[str, Mode]:
+    """Return the workloads that have a mode of their own, which their namespace's doesn't change."""
+    wanted = None if candidate is None else candidate.workload_modes
+    modes = state.workload_modes if wanted is None else wanted
+    return {f"{state.namespace}/{name}": mode for name, mode in read_modes(modes).items()}
 
 
 def find_refused(
@@ -155,6 +166,8 @@ def _with_candidate(
     changed[namespace] = msgspec.structs.replace(
         changed[namespace], rules=candidate.rules, group_label=candidate.group_label, requires=candidate.requires
     )
+    if candidate.workload_modes is not None:
+        changed[namespace] = msgspec.structs.replace(changed[namespace], workload_modes=candidate.workload_modes)
     if candidate.replaces_programs:
         changed[namespace] = msgspec.structs.replace(changed[namespace], approvals=())
     for each in candidate.programs:
@@ -202,18 +215,20 @@ async def assess(
     """Say whether explicit mode is safe: what stands against it, and whether enough was seen to say that nothing does.
 
     Arguments:
-        workload: of this workload alone; empty: of the namespace.
+        workload: of this workload alone; empty: of the namespace, that is of those that inherit its mode.
     """
     state = await store.namespaces.get_state(namespace)
+    own_modes = find_own_modes(state, candidate)
     found = await find_refusals(store, namespace, since=since, workload=workload, candidate=candidate)
     live = [
         each
         for each in await store.sidecars.list_live(now=now)
-        if each.workload.namespace == namespace and workload in ("", str(each.workload))
+        if each.workload.namespace == namespace and _is_asked_about(str(each.workload), workload, own_modes)
     ]
     reporting = await store.decisions.list_reporting_sidecars(namespace, since=since)
     silent = sorted(each.instance for each in live if each.instance not in reporting and not each.connected)
-    coverage = await _cover(store, namespace, live, since=since, now=now, workload=workload)
+    covered = await _cover(store, namespace, live, since=since, now=now)
+    coverage = tuple(each for each in covered if _is_asked_about(each.workload, workload, own_modes))
     unknowns = _find_unknowns(found, live, silent, coverage)
     if found.causes:
         verdict = ReadinessVerdict.BLOCKED
@@ -221,7 +236,7 @@ async def assess(
         verdict = ReadinessVerdict.UNKNOWN if unknowns else ReadinessVerdict.READY
     return Readiness(
         namespace=namespace,
-        mode=state.mode,
+        mode=effective_mode(state, parse_workload(workload)) if workload else state.mode,
         version=state.version,
         since=since,
         causes=found.causes,
@@ -237,15 +252,19 @@ async def assess(
         refused=found.refused,
         coverage=coverage,
         workload=workload,
+        workload_modes=state.workload_modes,
     )
 
 
+def _is_asked_about(workload: str, asked: str, own_modes: Mapping[str, Mode]) -> bool:
+    return workload == asked if asked else workload not in own_modes
+
+
 async def _cover(
-    store: Store, namespace: str, live: Sequence[SidecarRecord], *, since: float, now: float, workload: str
+    store: Store, namespace: str, live: Sequence[SidecarRecord], *, since: float, now: float
 ) -> tuple[WorkloadCoverage, ...]:
     reports = await store.edges.list_reports(namespace, since=since)
-    covered = await judge(lambda _: cover(reports, live, namespace=namespace, now=now))
-    return tuple(each for each in covered if workload in ("", each.workload))
+    return tuple(await judge(lambda _: cover(reports, live, namespace=namespace, now=now)))
 
 
 def _find_unknowns(

@@ -10,6 +10,7 @@ import msgspec
 from ca.store.history.generations import Content, Generation
 from shared.model.identity.loaded_code import ApprovedCode
 from shared.model.identity.program import Program
+from shared.model.policy.modes import read_modes
 from shared.model.policy.rules import Mode, Requirement, Rule
 from shared.model.wire.admin import GenerationContent, GenerationView, PastProgram
 
@@ -43,6 +44,7 @@ def view_content(generation: Generation) -> GenerationContent:
         generation=generation.generation,
         mode=Mode(content.settled_mode),
         tried=Mode(content.mode) if content.back_to else None,
+        workload_modes=content.settled_workload_modes,
         has_policy=content.has_policy,
         group_label=content.group_label,
         rules=_rules.decode(content.rules),
@@ -69,6 +71,7 @@ def describe_changes(before: Content, after: Content) -> tuple[str, ...]:
         words.append(f"mode {before.mode} → {after.mode}")
     if before.back_to != after.back_to:
         words.append(f"on trial, back to {after.back_to}" if after.back_to else f"{before.mode} not on trial any more")
+    words += _compare_modes(before, after)
     if before.group_label != after.group_label:
         words.append(f"group {before.group_label or 'namespace'} → {after.group_label or 'namespace'}")
     if before.requires != after.requires:
@@ -79,6 +82,19 @@ def describe_changes(before: Content, after: Content) -> tuple[str, ...]:
     names = ({each.name: each for each in content.programs} for content in (before, after))
     words += _compare("program", *names)
     return tuple(words)
+
+
+def _compare_modes(before: Content, after: Content) -> list[str]:
+    was, is_now = read_modes(before.workload_modes), read_modes(after.workload_modes)
+    words = [
+        f"mode of {name} {was.get(name, 'inherited')} → {is_now.get(name, 'inherited')}"
+        for name in sorted({*was, *is_now})
+        if was.get(name) != is_now.get(name)
+    ]
+    if (after.workload_modes_back_to is None) is not (before.workload_modes_back_to is None):
+        is_tried = after.workload_modes_back_to is not None
+        words.append("workloads' modes on trial" if is_tried else "workloads' modes not on trial any more")
+    return words
 
 
 def _name_rules(content: Content) -> Mapping[str, object]:
@@ -101,4 +117,5 @@ def _view(generation: Generation, content: Content, changes: tuple[str, ...]) ->
         actor=generation.actor,
         mode=Mode(content.mode),
         changes=changes,
+        workload_modes=content.workload_modes,
     )

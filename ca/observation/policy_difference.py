@@ -80,6 +80,7 @@ def propose(states: Mapping[str, NamespaceState], proposed: PolicyDifferenceRequ
             rules=policy.rules,
             group_label=policy.group_label,
             requires=policy.requires,
+            workload_modes=state.workload_modes if policy.workload_modes is None else policy.workload_modes,
         )
     for program in proposed.programs:
         state = changed.get(program.namespace, NamespaceState(namespace=program.namespace))

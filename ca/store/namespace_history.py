@@ -1,12 +1,13 @@
 """Going back: a namespace's earlier modes, rules and approvals, and modes that go back by themselves. I/O.
 
 Belongs here: reading and restoring what a namespace says, undo, modes on trial. Doesn't: which generations are kept
-(``history/generations.py``), or how a change is made (``namespaces.py``, which hands its ``change`` over).
+(``history/generations.py``), or how a change is made (``namespaces.py``, which hands its ``change`` over). Longer than
+most: an undo and a trial each concern the namespace's mode and its workloads' own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -19,7 +20,8 @@ from ca.store.engine.database import Database
 from ca.store.history.generations import Content, Generation, StoredProgram, find_generation, list_generations
 from ca.store.tables import mode_trials, namespaces, programs
 from shared.model.errors import ConflictError, NotFoundError, TouchmarkError
-from shared.model.policy.rules import Mode, NamespaceState
+from shared.model.policy.modes import change_modes
+from shared.model.policy.rules import Mode, NamespaceState, WorkloadMode
 
 MIN_TRIAL_S: Final = 1.0
 MAX_TRIAL_S: Final = 30 * 86_400.0
@@ -27,6 +29,7 @@ UNDO: Final = "namespace.undo"
 RETURN: Final = "mode.return"
 _NOTHING: Final = msgspec.Raw(b"[]")
 _NULL: Final = msgspec.Raw(b"null")
+_workload_modes: Final = msgspec.json.Decoder(tuple[WorkloadMode, ...])
 _log = structlog.get_logger("touchmark.ca")
 
 
@@ -48,10 +51,12 @@ class Change(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A mode that goes back by itself.
+    """A mode that goes back by itself: the namespace's, or those of workloads.
 
     Attributes:
         started, until: seconds since the epoch, by the CA's clock.
+        workload_modes: the workloads' own modes go back to these, and the namespace's stays; None: the namespace's
+            goes back, from ``mode`` to ``back_to``, and the workloads' stay.
     """
 
     namespace: str
@@ -59,6 +64,12 @@ class Trial:
     back_to: Mode
     started: float
     until: float
+    workload_modes: tuple[WorkloadMode, ...] | None = None
+
+    @property
+    def is_of_workloads(self) -> bool:
+        """Whether workloads' own modes are on trial."""
+        return self.workload_modes is not None
 
 
 async def read_content(connection: AsyncConnection, namespace: str) -> Content:
@@ -92,20 +103,48 @@ async def read_content(connection: AsyncConnection, namespace: str) -> Content:
         rules=msgspec.Raw(row.rules),
         requires=msgspec.Raw(row.requires),
         programs=records,
-        back_to="" if trial is None else trial.back_to.value,
+        back_to="" if trial is None or trial.is_of_workloads else trial.back_to.value,
+        workload_modes=read_workload_modes(row.workload_modes),
+        workload_modes_back_to=None if trial is None else trial.workload_modes,
     )
 
 
-async def end_trial(connection: AsyncConnection, namespace: str) -> bool:
-    """Forget that the mode is on trial; return whether it was."""
-    gone = await connection.execute(delete(mode_trials).where(mode_trials.c.namespace == namespace))
-    return gone.rowcount == 1
+def read_workload_modes(column: str) -> tuple[WorkloadMode, ...]:
+    """Return the workloads' own modes, as a row has them."""
+    return _workload_modes.decode(column)
+
+
+async def write_workload_modes(connection: AsyncConnection, namespace: str, modes: Sequence[WorkloadMode]) -> None:
+    """Replace the modes that workloads have of their own."""
+    values = {"workload_modes": msgspec.json.encode(tuple(modes)).decode()}
+    await connection.execute(update(namespaces).where(namespaces.c.namespace == namespace).values(**values))
+
+
+async def end_trial(connection: AsyncConnection, namespace: str, *, of_workloads: bool | None = None) -> bool:
+    """Forget that a mode is on trial; return whether one was.
+
+    Arguments:
+        of_workloads: only a trial of workloads' modes, or only one of the namespace's; None: either.
+    """
+    query = delete(mode_trials).where(mode_trials.c.namespace == namespace)
+    if of_workloads is not None:
+        column = mode_trials.c.workload_modes
+        query = query.where(column.is_not(None) if of_workloads else column.is_(None))
+    return (await connection.execute(query)).rowcount == 1
 
 
 async def begin_trial(connection: AsyncConnection, trial: Trial) -> None:
     """Remember that a mode, which the caller sets, goes back by itself. None is on trial."""
-    values = {"mode": trial.mode.value, "back_to": trial.back_to.value, "started": trial.started, "until": trial.until}
-    await connection.execute(insert(mode_trials).values(namespace=trial.namespace, **values))
+    await connection.execute(
+        insert(mode_trials).values(
+            namespace=trial.namespace,
+            mode=trial.mode.value,
+            back_to=trial.back_to.value,
+            started=trial.started,
+            until=trial.until,
+            workload_modes=None if trial.workload_modes is None else msgspec.json.encode(trial.workload_modes).decode(),
+        )
+    )
 
 
 class NamespaceHistory:
@@ -161,18 +200,29 @@ class NamespaceHistory:
                 raise ConflictError(f"{namespace} has no earlier generation: there is nothing to undo")
             wanted = (newest[1] if to is None else await _require_generation(connection, namespace, to)).content
             trial = await read_trial(connection, namespace)
-            if to is None and trial is None and newest[0].act == RETURN and wanted.back_to:
+            was_tried = wanted.back_to or wanted.workload_modes_back_to is not None
+            if to is None and trial is None and newest[0].act == RETURN and was_tried:
+                tried = wanted.mode if wanted.back_to else "another mode of workloads"
                 raise ConflictError(
-                    f"{wanted.mode} was on trial in {namespace} and has gone back: there is nothing to undo",
+                    f"{tried} was on trial in {namespace} and has gone back: there is nothing to undo",
                     hint=f"`touchmark mode {namespace} history` lists what was before; --to goes there",
                 )
-            if trial is not None and wanted.mode == trial.mode.value:
-                await self._restore(connection, namespace, wanted, mode=wanted.mode)  # It still goes back.
-                return
-            has_stayed = trial is None and wanted.mode == newest[0].content.mode
-            mode = wanted.mode if has_stayed else wanted.settled_mode
-            await self._restore(connection, namespace, wanted, mode=mode)
-            await end_trial(connection, namespace)
+            present = await read_content(connection, namespace)
+            is_same_mode = wanted.mode == present.mode
+            are_same_modes = wanted.workload_modes == present.workload_modes
+            # A mode that is on trial in both still goes back by itself; one that was confirmed since stays.
+            goes_back = trial is not None and (are_same_modes if trial.is_of_workloads else is_same_mode)
+            keeps_mode = is_same_mode and (trial is None or trial.is_of_workloads or goes_back)
+            keeps_modes = are_same_modes and (trial is None or not trial.is_of_workloads or goes_back)
+            await self._restore(
+                connection,
+                namespace,
+                wanted,
+                mode=wanted.mode if keeps_mode else wanted.settled_mode,
+                workload_modes=wanted.workload_modes if keeps_modes else wanted.settled_workload_modes,
+            )
+            if not goes_back:
+                await end_trial(connection, namespace)
 
         return await self._change(namespace, change, act=UNDO, is_forced=is_forced)
 
@@ -200,6 +250,7 @@ class NamespaceHistory:
         async def change(connection: AsyncConnection) -> None:
             present = Mode((await read_content(connection, namespace)).mode)
             known = await read_trial(connection, namespace)
+            _check_kind(known, namespace, of_workloads=False)
             back_to = present if known is None else known.back_to
             if mode is back_to:
                 raise ConflictError(
@@ -212,6 +263,51 @@ class NamespaceHistory:
             trial = Trial(namespace=namespace, mode=mode, back_to=back_to, started=now, until=now + for_s)
             await begin_trial(connection, trial)
             await _set_mode(connection, namespace, mode)
+
+        return await self._change(
+            namespace, change, act="mode.try", expected_version=expected_version, is_forced=is_forced
+        )
+
+    async def try_workload_modes(
+        self,
+        namespace: str,
+        service_accounts: Sequence[str],
+        mode: Mode | None,
+        *,
+        for_s: float,
+        now: float,
+        expected_version: int | None = None,
+        is_forced: bool = False,
+    ) -> NamespaceState:
+        """Give workloads a mode of their own that goes back by itself; of modes on trial, set their end anew.
+
+        Arguments:
+            mode: None: that of their namespace.
+
+        Raises:
+            ConflictError: the namespace has another version by now, or its own mode is on trial, or nothing changes.
+        """
+
+        async def change(connection: AsyncConnection) -> None:
+            content = await read_content(connection, namespace)
+            known = await read_trial(connection, namespace)
+            _check_kind(known, namespace, of_workloads=True)
+            back_to = content.settled_workload_modes
+            wanted = change_modes(content.workload_modes, service_accounts, mode)
+            if wanted == back_to:
+                raise ConflictError(
+                    f"{', '.join(service_accounts)}: {mode or 'inherit'} already, or when the trial ends: there is"
+                    " nothing to go back to",
+                    hint="without --for the same command keeps it",
+                )
+            await end_trial(connection, namespace)
+            present = Mode(content.mode)
+            trial = Trial(
+                namespace=namespace, mode=present, back_to=present, started=now, until=now + for_s,
+                workload_modes=back_to,
+            )  # fmt: skip
+            await begin_trial(connection, trial)
+            await write_workload_modes(connection, namespace, wanted)
 
         return await self._change(
             namespace, change, act="mode.try", expected_version=expected_version, is_forced=is_forced
@@ -256,11 +352,23 @@ class NamespaceHistory:
             if trial is None or trial.until > now:
                 raise ConflictError(f"the mode of {namespace} isn't on trial any more")
             await end_trial(connection, namespace)
-            await _set_mode(connection, namespace, trial.back_to)
+            if trial.workload_modes is None:
+                await _set_mode(connection, namespace, trial.back_to)
+            else:
+                await write_workload_modes(connection, namespace, trial.workload_modes)
 
         return await self._change(namespace, change, act=RETURN)
 
-    async def _restore(self, connection: AsyncConnection, namespace: str, content: Content, *, mode: str) -> None:
+    async def _restore(
+        self,
+        connection: AsyncConnection,
+        namespace: str,
+        content: Content,
+        *,
+        mode: str,
+        workload_modes: Sequence[WorkloadMode],
+    ) -> None:
+        await write_workload_modes(connection, namespace, workload_modes)
         values = {
             "mode": mode,
             "has_policy": content.has_policy,
@@ -297,8 +405,23 @@ async def read_trial(connection: AsyncConnection, namespace: str) -> Trial | Non
     if row is None:
         return None
     return Trial(
-        namespace=namespace, mode=Mode(row.mode), back_to=Mode(row.back_to), started=row.started, until=row.until
+        namespace=namespace,
+        mode=Mode(row.mode),
+        back_to=Mode(row.back_to),
+        started=row.started,
+        until=row.until,
+        workload_modes=None if row.workload_modes is None else read_workload_modes(row.workload_modes),
     )
+
+
+def _check_kind(known: Trial | None, namespace: str, *, of_workloads: bool) -> None:
+    """Refuse a second trial of another kind: only one goes back by itself."""
+    if known is not None and known.is_of_workloads is not of_workloads:
+        what = f"modes of workloads of {namespace} are" if known.is_of_workloads else f"the mode of {namespace} is"
+        raise ConflictError(
+            f"{what} on trial already",
+            hint=f"`touchmark mode {namespace} confirm` keeps that, `touchmark mode {namespace} undo` takes it back",
+        )
 
 
 async def _require_generation(connection: AsyncConnection, namespace: str, generation: int) -> Generation:

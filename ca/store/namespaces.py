@@ -18,7 +18,16 @@ from ca.store.audit.audit_log import append_audit
 from ca.store.engine.counters import raise_counter
 from ca.store.engine.database import Database
 from ca.store.history.generations import Content, append_generation
-from ca.store.namespace_history import UNDO, Trial, begin_trial, end_trial, read_content, read_trial
+from ca.store.namespace_history import (
+    UNDO,
+    Trial,
+    begin_trial,
+    end_trial,
+    read_content,
+    read_trial,
+    read_workload_modes,
+    write_workload_modes,
+)
 from ca.store.programs_seen.refusals import forget_refusals
 from ca.store.records import ProgramRecord
 from ca.store.tables import NAMESPACE_CHANGES, namespaces, programs, sidecars, workload_labels
@@ -27,6 +36,7 @@ from shared.model.identity.foreign import pattern_domain
 from shared.model.identity.identity import Workload, check_namespace
 from shared.model.identity.loaded_code import ApprovedCode
 from shared.model.identity.program import Program
+from shared.model.policy.modes import change_modes
 from shared.model.policy.rules import (
     Approval,
     Mode,
@@ -35,6 +45,7 @@ from shared.model.policy.rules import (
     Rule,
     WorkloadCode,
     WorkloadLabels,
+    WorkloadMode,
 )
 
 MAX_NAMESPACES: Final = 10_000
@@ -84,16 +95,20 @@ class Namespaces:
             names = list(await connection.scalars(select(namespaces.c.namespace).order_by(namespaces.c.namespace)))
             return [await _read_state(connection, name) for name in names]
 
-    async def list_versions(self) -> dict[str, tuple[int, Mode]]:
-        """Return each listed namespace's version and mode, without the rest."""
-        query = select(namespaces.c.namespace, namespaces.c.version, namespaces.c.mode)
+    async def list_versions(self) -> dict[str, tuple[int, Mode, tuple[WorkloadMode, ...]]]:
+        """Return each listed namespace's version and modes, without the rest."""
+        columns = namespaces.c
+        query = select(columns.namespace, columns.version, columns.mode, columns.workload_modes)
         async with self._database.reading() as connection:
-            return {row.namespace: (row.version, Mode(row.mode)) for row in await connection.execute(query)}
+            return {
+                row.namespace: (row.version, Mode(row.mode), read_workload_modes(row.workload_modes))
+                for row in await connection.execute(query)
+            }
 
     async def set_mode(
         self, namespace: str, mode: Mode, *, expected_version: int | None = None, is_forced: bool = False
     ) -> NamespaceState:
-        """Switch the namespace's mode, and keep it where it was on trial.
+        """Switch the namespace's mode, and keep it where it was on trial. Workloads' own modes stay.
 
         Arguments:
             expected_version: the version that the operator looked at; None: whatever it is.
@@ -104,8 +119,35 @@ class Namespaces:
         """
 
         async def change(connection: AsyncConnection) -> None:
-            await end_trial(connection, namespace)
+            await end_trial(connection, namespace, of_workloads=False)
             await self._write_namespace(connection, namespace, mode=mode.value)
+
+        return await self.change(
+            namespace, change, act="mode.set", expected_version=expected_version, is_forced=is_forced
+        )
+
+    async def set_workload_modes(
+        self,
+        namespace: str,
+        service_accounts: Sequence[str],
+        mode: Mode | None,
+        *,
+        expected_version: int | None = None,
+        is_forced: bool = False,
+    ) -> NamespaceState:
+        """Give workloads a mode of their own, and keep those that were on trial; None: they inherit the namespace's.
+
+        Arguments:
+            expected_version, is_forced: as for ``set_mode``.
+
+        Raises:
+            InputError: too many workloads have one.
+        """
+
+        async def change(connection: AsyncConnection) -> None:
+            present = (await read_content(connection, namespace)).workload_modes
+            await end_trial(connection, namespace, of_workloads=True)
+            await write_workload_modes(connection, namespace, change_modes(present, service_accounts, mode))
 
         return await self.change(
             namespace, change, act="mode.set", expected_version=expected_version, is_forced=is_forced
@@ -122,8 +164,9 @@ class Namespaces:
         expected_version: int | None = None,
         is_forced: bool = False,
         trial: Trial | None = None,
+        workload_modes: Sequence[WorkloadMode] | None = None,
     ) -> NamespaceState:
-        """Replace the namespace's policy; ``mode`` None keeps the present mode.
+        """Replace the namespace's policy; ``mode`` None keeps the present mode, and so ``workload_modes`` None.
 
         Arguments:
             trial: how ``mode`` goes back by itself; None: it stays.
@@ -153,7 +196,10 @@ class Namespaces:
 
         async def change(connection: AsyncConnection) -> None:
             if mode is not None:
-                await end_trial(connection, namespace)
+                await end_trial(connection, namespace, of_workloads=False)
+            if workload_modes is not None:
+                await end_trial(connection, namespace, of_workloads=True)
+                await write_workload_modes(connection, namespace, workload_modes)
             if trial is not None:
                 await begin_trial(connection, trial)
             await self._write_namespace(connection, namespace, **values)
@@ -163,7 +209,7 @@ class Namespaces:
         )
 
     async def delete_policy(self, namespace: str) -> NamespaceState:
-        """Remove rules and group. The mode stays: nothing becomes more permissive by itself.
+        """Remove rules and group. The modes stay: nothing becomes more permissive by itself.
 
         Raises:
             NotFoundError: the namespace has no policy.
@@ -334,6 +380,7 @@ class Namespaces:
             "group_label": "",
             "rules": "[]",
             "requires": "[]",
+            "workload_modes": "[]",
         }
         await connection.execute(self._database.upsert(namespaces, values, update=()))
 
@@ -392,8 +439,13 @@ async def _describe(connection: AsyncConnection, namespace: str, program: str, c
         "rules": _rules.decode(row.rules),
         "requires": _requires.decode(row.requires),
     }
+    if modes := read_workload_modes(row.workload_modes):
+        described["workload_modes"] = {each.service_account: each.mode for each in modes}
     if (trial := await read_trial(connection, namespace)) is not None:
         described["trial"] = {"back_to": trial.back_to, "until": trial.until}
+        if trial.workload_modes is not None:
+            back_to = {each.service_account: each.mode for each in trial.workload_modes}
+            described["trial"] = {"workload_modes": back_to, "until": trial.until}
     return described
 
 
@@ -418,6 +470,7 @@ async def _read_state(connection: AsyncConnection, namespace: str) -> NamespaceS
         group_label=row.group_label,
         rules=_rules.decode(row.rules),
         requires=_requires.decode(row.requires),
+        workload_modes=read_workload_modes(row.workload_modes),
         approvals=approvals,
         code=_gather_code(records),
         labels=tuple(

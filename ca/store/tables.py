@@ -205,6 +205,7 @@ namespaces: Final = Table(
     Column("group_label", Text, nullable=False),
     Column("rules", Text, nullable=False),
     Column("requires", Text, nullable=False, server_default="[]"),
+    Column("workload_modes", Text, nullable=False, server_default="[]"),
 )
 
 programs: Final = Table(

@@ -11,8 +11,12 @@ from shared.model.wire.admin import SidecarView
 
 def examine_leaving(namespaces: Iterable[NamespaceState], sidecars: Iterable[SidecarView]) -> list[Finding]:
     """Return what ``judge_leaving`` says of what a CA listed."""
-    modes = {state.namespace: state.mode for state in namespaces}
-    return judge_leaving(modes, list_living(sidecars))
+    states = list(namespaces)
+    own = {
+        state.namespace: [each.service_account for each in state.workload_modes if each.mode is Mode.EXPLICIT]
+        for state in states
+    }
+    return judge_leaving({state.namespace: state.mode for state in states}, list_living(sidecars), own)
 
 
 def list_living(sidecars: Iterable[SidecarView]) -> dict[str, list[str]]:
@@ -24,7 +28,9 @@ def list_living(sidecars: Iterable[SidecarView]) -> dict[str, list[str]]:
     return living
 
 
-def judge_leaving(modes: Mapping[str, Mode], living: Mapping[str, Sequence[str]]) -> list[Finding]:
+def judge_leaving(
+    modes: Mapping[str, Mode], living: Mapping[str, Sequence[str]], own: Mapping[str, Sequence[str]] | None = None
+) -> list[Finding]:
     """Return a finding for each namespace in which sidecars live, explicit ones first; one where nobody is left.
 
     Without its CA a sidecar keeps what it has until its certificates end. In an explicit namespace connections of new
@@ -34,15 +40,18 @@ def judge_leaving(modes: Mapping[str, Mode], living: Mapping[str, Sequence[str]]
     Arguments:
         modes: of namespaces; one without is permissive.
         living: names of sidecars or their pods by namespace.
+        own: service accounts of workloads that are explicit by a mode of their own, by namespace.
     """
+    own = own or {}
+    explicit = {name for name, mode in modes.items() if mode is Mode.EXPLICIT} | {name for name in own if own[name]}
     found = [
         Finding(
             subject=f"namespace {namespace}",
             is_well=False,
-            observation=f"{modes.get(namespace, Mode.PERMISSIVE).value}, with {_name(living[namespace])}",
-            hint=_say_how_to_leave(namespace, modes.get(namespace, Mode.PERMISSIVE)),
+            observation=f"{'explicit' if namespace in explicit else 'permissive'}, with {_name(living[namespace])}",
+            hint=_say_how_to_leave(namespace, modes.get(namespace, Mode.PERMISSIVE), own.get(namespace, ())),
         )
-        for namespace in sorted(living, key=lambda each: (modes.get(each) is not Mode.EXPLICIT, each))
+        for namespace in sorted(living, key=lambda each: (each not in explicit, each))
     ]
     return found or [Finding(subject="sidecars", is_well=True, observation="none is left: nothing breaks")]
 
@@ -53,6 +62,9 @@ def _name(instances: Sequence[str]) -> str:
     return f"{count} live sidecar{'s' if count != 1 else ''} ({named})"
 
 
-def _say_how_to_leave(namespace: str, mode: Mode) -> str:
-    first = f"`touchmark mode {namespace} permissive`, then " if mode is Mode.EXPLICIT else ""
-    return f"{first}make its pods anew without the annotation or the namespace's label, or stop its sidecars"
+def _say_how_to_leave(namespace: str, mode: Mode, own: Sequence[str]) -> str:
+    command = f"touchmark mode {namespace} permissive"
+    first = [f"`{command}`"] if mode is Mode.EXPLICIT else []
+    first += [f"`{command} --workload {' --workload '.join(own)}`"] if own else []
+    before = f"{', '.join(first)}, then " if first else ""
+    return f"{before}make its pods anew without the annotation or the namespace's label, or stop its sidecars"

@@ -17,7 +17,7 @@ from cli.text.duration import format_duration, format_time
 from cli.text.findings import Finding
 from cli.text.output import MAX_NAMED, name_authority, name_some
 from shared.model.kubernetes.contract import INJECT
-from shared.model.policy.rules import Mode, NamespaceState
+from shared.model.policy.rules import Mode, NamespaceState, WorkloadMode
 from shared.model.trust.bundle import AuthorityPhase
 from shared.model.wire.admin import (
     AuthorityView,
@@ -49,6 +49,7 @@ class NamespaceRow:
         installed: live ones that have the namespace's current version.
         injected, not_injected: pods; None outside a cluster. ``not_injected`` ask for a sidecar and have none.
         versions: of its live sidecars.
+        workload_modes: of workloads with a mode of their own.
     """
 
     namespace: str
@@ -60,6 +61,7 @@ class NamespaceRow:
     injected: int | None
     not_injected: int | None
     versions: tuple[str, ...]
+    workload_modes: tuple[WorkloadMode, ...] = ()
 
 
 def list_rows(observed: Observation) -> list[NamespaceRow]:
@@ -97,6 +99,7 @@ def _make_row(
         injected=injected if is_in_cluster else None,
         not_injected=not_injected if is_in_cluster else None,
         versions=tuple(sorted({sidecar.version for sidecar in sidecars})),
+        workload_modes=state.workload_modes if state else (),
     )
 
 

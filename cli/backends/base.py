@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from shared.model.policy.rules import Mode
+from shared.model.policy.rules import Mode, WorkloadMode
 
 if TYPE_CHECKING:
     from shared.model.adoption.lint import Surroundings
@@ -40,6 +40,8 @@ class ModeState:
         is_observed: the CA has seen what is written.
         fault: why the CA refuses what is written; empty when it doesn't.
         back_to: the mode to which it goes back by itself ``until`` (seconds since the epoch); None: it stays.
+        workload_modes: of workloads with a mode of their own, as set or (where nothing is) in force.
+        workload_modes_back_to: those to which these go back ``until``; None: they stay.
     """
 
     namespace: str
@@ -53,6 +55,8 @@ class ModeState:
     fault: str = ""
     back_to: Mode | None = None
     until: float = 0.0
+    workload_modes: tuple[WorkloadMode, ...] = ()
+    workload_modes_back_to: tuple[WorkloadMode, ...] | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -95,6 +99,19 @@ class SwitchTerms:
     since_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadSwitch:
+    """A switch of workloads' own modes.
+
+    Attributes:
+        service_accounts: theirs, at least one.
+        mode: None: they inherit their namespace's.
+    """
+
+    service_accounts: tuple[str, ...]
+    mode: Mode | None
+
+
 class PolicyBackend(Protocol):
     """Reads and writes modes, policies and programs. Every method raises ``TouchmarkError``."""
 
@@ -111,6 +128,9 @@ class PolicyBackend(Protocol):
             BlockedError: the CA knows of connections that explicit mode would refuse.
             ConflictError: the namespace has changed since it was looked at.
         """
+
+    async def set_workload_modes(self, namespace: str, switch: WorkloadSwitch, terms: SwitchTerms) -> None:
+        """Write the modes that workloads have of their own; nothing else of the policy changes. Raises likewise."""
 
     async def confirm_mode(self, namespace: str) -> None:
         """Keep the mode that would go back by itself."""

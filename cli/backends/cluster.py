@@ -20,7 +20,7 @@ import msgspec
 
 from cli.admin.client import AdminClient
 from cli.backends import objects
-from cli.backends.base import Applied, ModeState, SwitchTerms
+from cli.backends.base import Applied, ModeState, SwitchTerms, WorkloadSwitch
 from cli.backends.local import read_mode
 from cli.backends.restoring import plan
 from cli.backends.surroundings import look_around_cluster
@@ -33,6 +33,7 @@ from shared.model.adoption.program_queue import ProgramQueue, RefusalRequest
 from shared.model.errors import ConflictError, InputError, NotFoundError, RefusedError, TouchmarkError
 from shared.model.kubernetes.contract import FIELD_MANAGER
 from shared.model.policy.documents import POLICY_NAME, Document, ModeTrial
+from shared.model.policy.modes import change_modes, make_modes, read_modes
 from shared.model.policy.rules import Mode
 from shared.model.wire.admin import (
     DecisionList,
@@ -110,6 +111,7 @@ class ClusterPolicyBackend:
             installed=state.installed,
             total=state.total,
             waiting=state.waiting,
+            workload_modes=state.workload_modes,
         )
 
     async def set_mode(self, namespace: str, mode: Mode, terms: SwitchTerms) -> None:
@@ -125,6 +127,47 @@ class ClusterPolicyBackend:
         if terms.is_forced:
             value = objects.force_explicit(value, mark=_draw_mark())
         await self._write(MESH_POLICIES, value, manager=objects.MODE_MANAGER)
+
+    async def set_workload_modes(self, namespace: str, switch: WorkloadSwitch, terms: SwitchTerms) -> None:
+        """Write workloads' own modes alone, as ``set_mode`` writes the namespace's.
+
+        Raises:
+            OwnedElsewhereError: another tool has written a mode that is to be taken away.
+        """
+        if terms.for_s is not None:
+            raise InputError(
+                "in a cluster only a namespace's mode goes back by itself", hint="leave out --for, or --workload"
+            )
+        if terms.expected_version is not None:
+            await self._check_version(namespace, terms.expected_version)
+        is_inherited, kept = switch.mode is None, None
+        for _ in range(_MAX_ATTEMPTS):
+            present = await self._cluster.find(MESH_POLICIES, namespace, POLICY_NAME)
+            # Where there is no object, one that was deleted may have left modes in force.
+            if present is None:
+                known = (await self.get_mode(namespace)).workload_modes
+            else:
+                known = make_modes(objects.read_workload_modes(present))
+            wanted = read_modes(change_modes(known, switch.service_accounts, switch.mode))
+            value = objects.make_workload_modes(namespace, present, wanted, switch.service_accounts)
+            if terms.is_forced:
+                value = objects.force_explicit(value, mark=_draw_mark(), is_inherited=is_inherited)
+            if present is not None and (version := present["metadata"].get("resourceVersion")):
+                value["metadata"]["resourceVersion"] = version  # What was read is what is changed.
+            try:
+                kept = await self._write(MESH_POLICIES, value, manager=objects.WORKLOAD_MODES_MANAGER)
+                break
+            except ChangedError:
+                continue
+        if kept is None:
+            raise ChangedError(f"MeshPolicy {namespace}/{POLICY_NAME} keeps changing", hint="try again")
+        left = sorted({*(kept["spec"].get("workloadModes") or {})} & {*switch.service_accounts})
+        if left and is_inherited:
+            raise OwnedElsewhereError(
+                f"the mode of {', '.join(left)} in MeshPolicy {namespace}/{POLICY_NAME} was written by another tool",
+                owners={},
+                hint="remove it from spec.workloadModes there",
+            )
 
     async def _check_version(self, namespace: str, expected: int) -> None:
         state = await (await self._reach_admin()).get_namespace(namespace)
@@ -240,9 +283,24 @@ class ClusterPolicyBackend:
                 left.append(f"MeshPolicy {namespace}/{POLICY_NAME}: {said}")
         if is_tried:
             await self._settle(namespace, content.mode, is_forced=terms.is_forced)
+        left += await self._drop_workload_modes(namespace, read_modes(content.workload_modes), terms)
         for name in steps.deleted:
             await self._cluster.delete(PROGRAMS, namespace, name)
         return left
+
+    async def _drop_workload_modes(self, namespace: str, wanted: Mapping[str, Mode], terms: SwitchTerms) -> list[str]:
+        """Take away workloads' own modes that aren't wanted; return which couldn't be, in words."""
+        present = await self._cluster.find(MESH_POLICIES, namespace, POLICY_NAME)
+        known = {} if present is None else objects.read_workload_modes(present)
+        if not (surplus := tuple(sorted({*known} - {*wanted}))):
+            return []
+        try:
+            await self.set_workload_modes(
+                namespace, WorkloadSwitch(service_accounts=surplus, mode=None), SwitchTerms(is_forced=terms.is_forced)
+            )
+        except OwnedElsewhereError as error:
+            return [f"{error.message} ({error.hint})"]
+        return []
 
     # ---- programs ----------------------------------------------------------------------------------------------------
 

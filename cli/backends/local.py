@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from cli.admin.client import AdminClient
-from cli.backends.base import Applied, ModeState, SwitchTerms
+from cli.backends.base import Applied, ModeState, SwitchTerms, WorkloadSwitch
 from cli.backends.surroundings import look_around_locally
 from shared.model.adoption.lint import Surroundings
 from shared.model.adoption.program_queue import ProgramQueue, RefusalRequest
@@ -48,6 +48,18 @@ class LocalPolicyBackend:
         """Switch a namespace's mode."""
         request = ModeRequest(
             mode=mode,
+            for_s=terms.for_s,
+            expected_version=terms.expected_version,
+            force=terms.is_forced,
+            since_s=terms.since_s,
+        )
+        await self._client.set_mode(namespace, request)
+
+    async def set_workload_modes(self, namespace: str, switch: WorkloadSwitch, terms: SwitchTerms) -> None:
+        """Switch workloads' own modes."""
+        request = ModeRequest(
+            mode=switch.mode,
+            workloads=switch.service_accounts,
             for_s=terms.for_s,
             expected_version=terms.expected_version,
             force=terms.is_forced,
@@ -103,7 +115,12 @@ class LocalPolicyBackend:
         programs = (await self._client.list_programs(namespace)).programs
         documents: list[Document] = [
             MeshPolicyDocument(
-                namespace=p.namespace, mode=p.mode, group_label=p.group_label, rules=p.rules, requires=p.requires
+                namespace=p.namespace,
+                mode=p.mode,
+                group_label=p.group_label,
+                rules=p.rules,
+                requires=p.requires,
+                workload_modes=p.workload_modes or None,
             )
             for p in policies
         ]
@@ -181,6 +198,7 @@ class LocalPolicyBackend:
                 requires=document.requires,
                 force=is_forced,
                 expected_version=expected_version,
+                workload_modes=document.workload_modes,
             )
         )
         return Applied(kind="MeshPolicy", namespace=policy.namespace, name="default", version=policy.version)
@@ -198,6 +216,7 @@ async def read_mode(client: AdminClient, namespace: str) -> ModeState:
         installed=acknowledgements.installed,
         total=acknowledgements.total,
         waiting=acknowledgements.waiting,
+        workload_modes=state.workload_modes,
     )
 
 
@@ -207,4 +226,8 @@ async def read_trial(client: AdminClient, state: ModeState) -> ModeState:
         trial = (await client.list_history(state.namespace, limit=1)).trial
     except NotFoundError:
         return state
-    return state if trial is None else replace(state, back_to=trial.back_to, until=trial.until)
+    if trial is None:
+        return state
+    if trial.workload_modes is not None:
+        return replace(state, workload_modes_back_to=trial.workload_modes, until=trial.until)
+    return replace(state, back_to=trial.back_to, until=trial.until)

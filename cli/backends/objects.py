@@ -6,7 +6,7 @@ Belongs here: their fields, the CA's words in ``status``, who wrote what. Doesn'
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -27,13 +27,15 @@ from shared.model.policy.documents import (
     plain_trial,
     read_code,
 )
+from shared.model.policy.modes import make_modes
 from shared.model.policy.rules import Mode
 from shared.model.wire.admin import ProgramRequest, ProgramView
 
-# The mode has an owner of its own. With one for both, a `mode` after a `policy apply` would drop the policy's rules:
-# server-side apply removes what its manager no longer names.
+# The mode has an owner of its own, and so have workloads' modes. With one for all, a `mode` after a `policy apply`
+# would drop the policy's rules: server-side apply removes what its manager no longer names.
 MODE_MANAGER: Final = f"{FIELD_MANAGER}-mode"
-OWN_MANAGERS: Final = frozenset({FIELD_MANAGER, MODE_MANAGER})
+WORKLOAD_MODES_MANAGER: Final = f"{FIELD_MANAGER}-workload-modes"
+OWN_MANAGERS: Final = frozenset({FIELD_MANAGER, MODE_MANAGER, WORKLOAD_MODES_MANAGER})
 
 
 def make_mode(namespace: str, mode: Mode, trial: ModeTrial | None = None) -> Object:
@@ -44,18 +46,61 @@ def make_mode(namespace: str, mode: Mode, trial: ModeTrial | None = None) -> Obj
     return _make_object("MeshPolicy", namespace, POLICY_NAME, spec)
 
 
+def make_workload_modes(
+    namespace: str, present: Object | None, modes: Mapping[str, Mode], changed: Iterable[str]
+) -> Object:
+    """Return what ``mode --workload`` writes: workloads' own modes alone.
+
+    Server-side apply removes what its manager no longer names: what it has written before is named again. What another
+    tool has written isn't, so that it stays the tool's; but where nothing is written, all that is in force is.
+
+    Arguments:
+        present: the object as it is; None: there is none.
+        modes: all that are wanted, by service account.
+        changed: the service accounts that are meant.
+    """
+    written = ((present or {}).get("spec") or {}).get("workloadModes")
+    kept = {*_list_own_workload_modes(present), *changed}
+    named = {name: str(modes[name]) for name in sorted(modes) if not isinstance(written, dict) or name in kept}
+    return _make_object("MeshPolicy", namespace, POLICY_NAME, {"workloadModes": named})
+
+
+def read_workload_modes(value: Object) -> dict[str, Mode]:
+    """Return the modes that workloads have of their own: as set; where nothing is set, as the CA says that they are."""
+    spec, status = value.get("spec") or {}, value.get("status") or {}
+    modes = spec.get("workloadModes")
+    if not isinstance(modes, dict):
+        modes = status.get("workloadModes")
+    found = {str(name): _read_mode(text) for name, text in modes.items()} if isinstance(modes, dict) else {}
+    return {name: mode for name, mode in found.items() if mode is not None}
+
+
+def _list_own_workload_modes(value: Object | None) -> set[str]:
+    """Return the service accounts whose modes ``mode`` has written."""
+    own: set[str] = set()
+    for entry in ((value or {}).get("metadata") or {}).get("managedFields") or ():
+        if entry.get("manager") == WORKLOAD_MODES_MANAGER and not entry.get("subresource"):
+            fields = (entry.get("fieldsV1") or {}).get("f:spec") or {}
+            own |= {name.removeprefix("f:") for name in fields.get("f:workloadModes") or () if name.startswith("f:")}
+    return own
+
+
 def has_trial(value: Object) -> bool:
     """Return whether a ``MeshPolicy`` says that its mode is on trial, be it over or not."""
     return (value.get("spec") or {}).get("trial") is not None
 
 
-def force_explicit(value: Object, *, mark: str) -> Object:
-    """Have the CA admit a MeshPolicy that makes its namespace explicit although that would refuse what was seen.
+def force_explicit(value: Object, *, mark: str, is_inherited: bool = False) -> Object:
+    """Have the CA admit a MeshPolicy that makes workloads explicit although that would refuse what was seen.
 
     Arguments:
         mark: a value that was never used before.
+        is_inherited: some may become so because their own mode is taken away.
     """
-    if value["kind"] != "MeshPolicy" or value["spec"].get("mode") != Mode.EXPLICIT:
+    if value["kind"] != "MeshPolicy":
+        return value
+    spec = value["spec"]
+    if Mode.EXPLICIT not in (spec.get("mode"), *(spec.get("workloadModes") or {}).values()) and not is_inherited:
         return value
     metadata = value["metadata"]
     annotations = {**metadata.get("annotations", {}), FORCE_EXPLICIT: mark}
@@ -136,6 +181,7 @@ def read_mode(namespace: str, value: Object) -> ModeState:
         waiting=tuple(str(instance) for instance in status.get("waiting") or ()),
         is_observed=is_observed(value),
         fault=read_fault(value),
+        workload_modes=make_modes(read_workload_modes(value)),
         **_read_trial(spec, status),
     )
 

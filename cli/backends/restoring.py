@@ -73,6 +73,7 @@ def plan(content: GenerationContent, present: Sequence[Object], *, is_forced: bo
         group_label=content.group_label,
         rules=content.rules,
         requires=content.requires,
+        workload_modes=content.workload_modes,
     )
     approved_by = {each.name: each.approved_by for each in content.programs}
     programs = tuple(_annotate(value, approved_by) for _, value in objects.make_objects(documents))

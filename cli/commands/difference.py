@@ -25,6 +25,7 @@ def make_request(documents: Sequence[Document]) -> PolicyDifferenceRequest:
                     rules=each.rules,
                     group_label=each.group_label,
                     mode=each.mode,
+                    workload_modes=each.workload_modes,
                     requires=each.requires,
                 )
             )

@@ -17,6 +17,8 @@ from shared.model.errors import BlockedError, InputError
 from shared.model.policy.rules import Mode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cli.backends.base import ModeState, PolicyBackend
     from cli.commands.mode_switch import Consent
     from cli.commands.shapes import ModeSwitch, ModeView, Undone
@@ -36,6 +38,7 @@ class Word(StrEnum):
 
     PERMISSIVE = "permissive"
     EXPLICIT = "explicit"
+    INHERIT = "inherit"
     CONFIRM = "confirm"
     HISTORY = "history"
     UNDO = "undo"
@@ -48,9 +51,18 @@ def mode(
     word: Annotated[
         Word | None,
         typer.Argument(
-            metavar="[permissive|explicit|confirm|history|undo]",
-            help="The mode to switch to; or confirm one that would go back by itself, list what the namespace said"
-            " before, go back. Without it, show the current mode.",
+            metavar="[permissive|explicit|inherit|confirm|history|undo]",
+            help="The mode to switch to; inherit: a workload gives its own mode up; or confirm one that would go back"
+            " by itself, list what the namespace said before, go back. Without it, show the current mode.",
+        ),
+    ] = None,
+    workload: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--workload",
+            "-w",
+            help="Only the mode of this workload (its service account, or NAMESPACE/NAME); repeat it for more.",
+            show_default=False,
         ),
     ] = None,
     check: Annotated[
@@ -84,6 +96,10 @@ def mode(
 ) -> None:
     """Show or switch a namespace's mode. Permissive allows and marks what no rule allows; explicit refuses it.
 
+    With --workload a workload gets a mode of its own, which counts for its side of connections in the place of the
+    namespace's: so one can switch workload by workload. A switch of the namespace doesn't change it; inherit takes it
+    back.
+
     A switch to explicit first runs `touchmark ready`: BLOCKED refuses it (error code `blocked`, with what is missing;
     --force switches anyway), UNKNOWN asks (--yes). Then it waits until every sidecar has confirmed. With --for the CA
     goes back to the mode before when the time is up, whatever has become of this command, unless
@@ -95,11 +111,12 @@ def mode(
     Exit code 3: --check found something; 7: blocked, or you answered no (or there was no terminal to ask on); 9:
     switched, but not every sidecar has confirmed.
 
-    In Kubernetes it writes only the fields spec.mode and spec.trial of the namespace's MeshPolicy, and creates one if
-    there is none; undo writes MeshPolicy and Programs with your rights, all or none of those that another tool owns
-    (--force-conflicts).
+    In Kubernetes it writes only the fields spec.mode, spec.workloadModes and spec.trial of the namespace's MeshPolicy,
+    and creates one if there is none; undo writes MeshPolicy and Programs with your rights, all or none of those that
+    another tool owns (--force-conflicts).
 
     Examples: touchmark mode shop · touchmark mode shop --check · touchmark mode shop explicit --for 10m ·
+    touchmark mode shop explicit --workload db · touchmark mode shop inherit --workload db ·
     touchmark mode shop confirm · touchmark mode shop permissive --for 1h · touchmark mode shop history ·
     touchmark mode shop undo · touchmark mode shop undo --to 3
     """
@@ -112,16 +129,18 @@ def mode(
     from shared.model.identity.identity import check_namespace
 
     check_namespace(namespace)
+    workloads = _read_workloads(namespace, workload or ())
     consent = Consent(to_unknown=yes, to_blocked=force, can_ask=not as_json)
     since_s = parse_duration(since)
     target = Mode(word) if word in (Word.PERMISSIVE, Word.EXPLICIT) else None
-    _check_options(word, is_check=check, for_=for_, to=to)
+    _check_options(word, is_check=check, for_=for_, to=to, count=len(workloads), as_json=as_json)
     if check:
         target = Mode.EXPLICIT
     for_s = parse_duration(for_) if for_ else None
     target_options = write_shell_options(options.get_target(context), os.environ)
 
     async def converse(backend: PolicyBackend) -> int:
+        from cli.backends.base import WorkloadSwitch
         from cli.commands.mode_history import show_history, undo
 
         if word is Word.HISTORY:
@@ -133,28 +152,59 @@ def mode(
             return await _conclude_undo(backend, undone, timeout_s, as_json=as_json)
         if word is Word.CONFIRM:
             await backend.confirm_mode(namespace)
-            return await _await_sidecars(backend, namespace, None, None, timeout_s, as_json=as_json)
-        if target is None:
+            return await _await_sidecars(backend, namespace, None, (), timeout_s, as_json=as_json)
+        if target is None and word is not Word.INHERIT:
             return _show(await backend.get_mode(namespace), as_json=as_json)
-        readiness = None
-        if target is Mode.EXPLICIT:
-            readiness = await _look_ahead(
-                backend, namespace, since, consent, is_check=check, target_options=target_options, as_json=as_json
-            )
+        becomes = target or (await backend.get_mode(namespace)).mode or Mode.EXPLICIT
+        readiness: list[Readiness] = []
+        for asked in workloads or ("",) if becomes is Mode.EXPLICIT else ():
+            found = await _look_ahead(
+                backend, namespace, asked, since, consent, is_check=check, target_options=target_options,
+                as_json=as_json,
+            )  # fmt: skip
+            readiness += [found] if found is not None else []
         if check:
             return _conclude_check(readiness, as_json=as_json)
-        await backend.set_mode(namespace, target, make_terms(consent, since_s, for_s=for_s, readiness=readiness))
-        return await _await_sidecars(backend, namespace, target, readiness, timeout_s, as_json=as_json)
+        terms = make_terms(consent, since_s, for_s=for_s, readiness=readiness[0] if readiness else None)
+        if workloads:
+            switch = WorkloadSwitch(service_accounts=workloads, mode=target)
+            await backend.set_workload_modes(namespace, switch, terms)
+        elif target is not None:
+            await backend.set_mode(namespace, target, terms)
+        return await _await_sidecars(
+            backend, namespace, target, readiness, timeout_s, workloads=workloads, as_json=as_json
+        )
 
     code = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
     if code:
         raise typer.Exit(code)
 
 
-def _check_options(word: Word | None, *, is_check: bool, for_: str, to: int) -> None:
+def _read_workloads(namespace: str, texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the service accounts of workloads of this namespace, each once."""
+    from shared.model.identity.identity import parse_workload
+
+    found = []
+    for text in texts:
+        workload = parse_workload(text if "/" in text else f"{namespace}/{text}")
+        if workload.namespace != namespace:
+            raise InputError(f"{workload} isn't in {namespace}", hint=f"touchmark mode {workload.namespace} …")
+        found.append(workload.service_account)
+    return tuple(dict.fromkeys(found))
+
+
+def _check_options(word: Word | None, *, is_check: bool, for_: str, to: int, count: int, as_json: bool) -> None:
+    if word is Word.INHERIT and not count:
+        raise InputError("inherit needs --workload", hint="touchmark mode shop inherit --workload db")
+    if count and not is_check and word not in (Word.PERMISSIVE, Word.EXPLICIT, Word.INHERIT):
+        raise InputError(
+            "--workload needs a mode, inherit or --check", hint="touchmark mode shop explicit --workload db"
+        )
     if is_check and word not in (None, Word.EXPLICIT):
         raise InputError("--check applies to explicit mode: permissive mode refuses only what a deny rule matches")
-    if for_ and (is_check or word not in (Word.PERMISSIVE, Word.EXPLICIT)):
+    if is_check and as_json and count > 1:
+        raise InputError("--check --json answers about one workload at a time")
+    if for_ and (is_check or word not in (Word.PERMISSIVE, Word.EXPLICIT, Word.INHERIT)):
         raise InputError("--for needs a mode to switch to", hint="touchmark mode shop explicit --for 10m")
     if to and word is not Word.UNDO:
         raise InputError("--to needs undo", hint="touchmark mode shop undo --to 3")
@@ -163,6 +213,7 @@ def _check_options(word: Word | None, *, is_check: bool, for_: str, to: int) -> 
 async def _look_ahead(
     backend: PolicyBackend,
     namespace: str,
+    workload: str,
     since: str,
     consent: Consent,
     *,
@@ -176,7 +227,8 @@ async def _look_ahead(
     from cli.text.duration import parse_duration
 
     is_needed = is_check or not (consent.to_unknown or consent.to_blocked)
-    readiness = await look_ahead(backend, namespace, parse_duration(since), is_needed=is_needed)
+    subject = f"{namespace}/{workload}" if workload else ""
+    readiness = await look_ahead(backend, namespace, parse_duration(since), is_needed=is_needed, workload=subject)
     if readiness is None:
         return None
     if not as_json:
@@ -192,7 +244,7 @@ async def _look_ahead(
 
 
 def _show(state: ModeState, *, as_json: bool) -> int:
-    from cli.commands.mode_switch import describe_trial
+    from cli.commands.mode_switch import describe_trial, describe_workload_modes
     from cli.commands.shapes import ModeView
     from cli.text.output import print_line, print_note
 
@@ -206,8 +258,9 @@ def _show(state: ModeState, *, as_json: bool) -> int:
             f"{state.namespace} is {state.mode} (version {state.version}, in force in {state.installed} of"
             f" {state.total} sidecars)"
         )
-        if state.wanted not in (None, state.mode):
-            print_line(f"set is {state.wanted}")
+    describe_workload_modes(state)
+    if state.mode is not None and state.wanted not in (None, state.mode):
+        print_line(f"set is {state.wanted}")
     describe_trial(state)
     if state.fault:
         print_line(f"✗ the CA refuses the MeshPolicy: {state.fault}")
@@ -233,24 +286,29 @@ def _describe(state: ModeState) -> dict[str, Any]:
         "fault": state.fault,
         "back_to": state.back_to,
         "until": state.until,
+        "workload_modes": state.workload_modes,
+        "workload_modes_back_to": state.workload_modes_back_to,
     }
 
 
-def _conclude_check(readiness: Readiness | None, *, as_json: bool) -> int:
+def _conclude_check(readiness: Sequence[Readiness], *, as_json: bool) -> int:
     from cli.text.exit_codes import ExitCode
 
     if as_json:
-        _READINESS.print(readiness)
-    return ExitCode.SUCCESS if readiness is not None and readiness.is_safe else ExitCode.CHECK_FAILED
+        for each in readiness or (None,):
+            _READINESS.print(each)
+    is_safe = bool(readiness) and all(each.is_safe for each in readiness)
+    return ExitCode.SUCCESS if is_safe else ExitCode.CHECK_FAILED
 
 
 async def _await_sidecars(
     backend: PolicyBackend,
     namespace: str,
     target: Mode | None,
-    readiness: Readiness | None,
+    readiness: Sequence[Readiness],
     timeout_s: float,
     *,
+    workloads: Sequence[str] = (),
     as_json: bool,
 ) -> int:
     """Wait until what is written is in force everywhere, and say so."""
@@ -260,9 +318,9 @@ async def _await_sidecars(
 
     state = await wait_for_sidecars(backend, namespace, timeout_s, quiet=as_json)
     if as_json:
-        _SWITCHED.print(ModeSwitch(**_describe(state), readiness=readiness))
+        _SWITCHED.print(ModeSwitch(**_describe(state), readiness=readiness[0] if readiness else None))
     else:
-        describe_switch(state, target, timeout_s)
+        describe_switch(state, target, timeout_s, workloads=workloads)
     return ExitCode.SUCCESS if state.is_complete else ExitCode.DEADLINE
 
 

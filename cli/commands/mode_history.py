@@ -21,6 +21,7 @@ def show_history(history: History) -> None:
     """Print generations, newest first, and whether the mode is on trial."""
     from cli.text.duration import format_time
     from cli.text.output import print_line, print_table
+    from shared.model.policy.modes import name_modes
 
     print_table(
         ("GENERATION", "WHEN", "WHO", "MODE", "ACT", "WHAT"),
@@ -37,9 +38,12 @@ def show_history(history: History) -> None:
         ),
         empty=f"nothing has changed in {history.namespace} since histories are kept",
     )
-    if history.trial is not None:
+    if (trial := history.trial) is not None:
+        tried, back_to = str(trial.mode), str(trial.back_to)
+        if trial.workload_modes is not None:
+            tried, back_to = "another mode of workloads", name_modes(trial.workload_modes) or "none of their own"
         print_line(
-            f"{history.trial.mode} is on trial: back to {history.trial.back_to} at {format_time(history.trial.until)},"
+            f"{tried} is on trial: back to {back_to} at {format_time(trial.until)},"
             f" unless `touchmark mode {history.namespace} confirm`"
         )
 
@@ -94,7 +98,8 @@ async def _check_explicit(backend: PolicyBackend, content: GenerationContent, co
     from shared.model.policy.rules import Mode
     from shared.model.wire.admin import PolicyCandidateRequest
 
-    if content.mode is not Mode.EXPLICIT or consent.to_blocked:
+    modes = [content.mode, *(each.mode for each in content.workload_modes)]
+    if Mode.EXPLICIT not in modes or consent.to_blocked:
         return
     candidate = PolicyCandidateRequest.from_generation(content)
     readiness = await backend.assess_candidate(content.namespace, candidate, since_s=since_s)

@@ -16,6 +16,8 @@ import typer
 from shared.model.errors import BlockedError, RefusedError, UnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from cli.backends.base import ModeState, PolicyBackend, SwitchTerms
     from shared.model.policy.rules import Mode
     from shared.model.wire.admin import Readiness, ReadinessVerdict
@@ -57,12 +59,14 @@ def make_terms(
     )
 
 
-async def look_ahead(backend: PolicyBackend, namespace: str, since_s: float, *, is_needed: bool) -> Readiness | None:
+async def look_ahead(
+    backend: PolicyBackend, namespace: str, since_s: float, *, is_needed: bool, workload: str = ""
+) -> Readiness | None:
     """Ask what explicit mode would refuse; where it isn't needed, its absence is reported."""
     from cli.text.output import print_note
 
     try:
-        return await backend.get_readiness(namespace, since_s=since_s)
+        return await backend.get_readiness(namespace, since_s=since_s, workload=workload)
     except (UnavailableError, RefusedError) as error:
         if is_needed:
             raise
@@ -90,23 +94,26 @@ def require_consent(readiness: Readiness, consent: Consent) -> None:
     """
     from shared.model.wire.admin import ReadinessVerdict
 
-    namespace, verdict = readiness.namespace, judge(readiness)
+    subject, verdict = readiness.workload or readiness.namespace, judge(readiness)
+    command = f"touchmark ready {readiness.namespace}"
+    if readiness.workload:
+        command += f" --workload {readiness.workload.partition('/')[2]}"
     if verdict is ReadinessVerdict.BLOCKED and not consent.to_blocked:
         count = len(readiness.causes)
         raise BlockedError(
-            f"{namespace} is unchanged: explicit mode would refuse connections that were seen"
+            f"{subject} is unchanged: explicit mode would refuse connections that were seen"
             f" ({count} change{'s are' if count != 1 else ' is'} missing)",
-            hint=f"`touchmark ready {namespace}` lists what adds them; --force switches anyway",
+            hint=f"`{command}` lists what adds them; --force switches anyway",
         )
     if verdict is not ReadinessVerdict.UNKNOWN or consent.to_unknown or consent.to_blocked:
         return
     if not consent.can_ask or not sys.stdin.isatty():
         raise RefusedError(
-            f"{namespace} is unchanged: too little was seen to say that explicit mode is safe",
-            hint=f"`touchmark ready {namespace}` says what is missing; --yes switches anyway",
+            f"{subject} is unchanged: too little was seen to say that explicit mode is safe",
+            hint=f"`{command}` says what is missing; --yes switches anyway",
         )
-    if not typer.confirm(f"Too little was seen to be sure. Switch {namespace} to explicit?", err=True):
-        raise RefusedError(f"{namespace} is unchanged")
+    if not typer.confirm(f"Too little was seen to be sure. Switch {subject} to explicit?", err=True):
+        raise RefusedError(f"{subject} is unchanged")
 
 
 async def wait_for_sidecars(backend: PolicyBackend, namespace: str, timeout_s: float, *, quiet: bool) -> ModeState:
@@ -135,11 +142,25 @@ async def wait_for_sidecars(backend: PolicyBackend, namespace: str, timeout_s: f
         await asyncio.sleep(_POLL_S)
 
 
+def _describe_workloads(state: ModeState, workloads: Sequence[str]) -> Iterator[str]:
+    own = {each.service_account: each.mode for each in state.workload_modes}
+    for name in workloads:
+        said = f"is {own[name]}, a mode of its own" if name in own else f"inherits {state.mode or 'the mode'}"
+        yield f"{state.namespace}/{name} {said}"
+
+
 def describe_trial(state: ModeState) -> None:
     """Print when the mode goes back by itself; nothing where it stays."""
     from cli.text.duration import format_time
     from cli.text.output import print_line
+    from shared.model.policy.modes import name_modes
 
+    if state.workload_modes_back_to is not None:
+        print_line(
+            f"the CA takes workloads' modes back at {format_time(state.until)}, to"
+            f" {name_modes(state.workload_modes_back_to) or 'none of their own'}, unless"
+            f" `touchmark mode {state.namespace} confirm`"
+        )
     if state.back_to is not None:
         print_line(
             f"the CA goes back to {state.back_to} at {format_time(state.until)}, unless"
@@ -147,11 +168,27 @@ def describe_trial(state: ModeState) -> None:
         )
 
 
-def describe_switch(state: ModeState, wanted: Mode | None, timeout_s: float) -> None:
-    """Print how far a switch has come."""
+def describe_workload_modes(state: ModeState) -> None:
+    """Print which workloads have a mode of their own."""
+    from cli.text.output import print_line
+    from shared.model.policy.modes import name_modes
+
+    if state.workload_modes:
+        print_line(f"workloads with a mode of their own: {name_modes(state.workload_modes)}")
+
+
+def describe_switch(state: ModeState, wanted: Mode | None, timeout_s: float, *, workloads: Sequence[str] = ()) -> None:
+    """Print how far a switch has come.
+
+    Arguments:
+        workloads: service accounts that were switched; none: the namespace was.
+    """
     from cli.text.output import print_line, print_note
 
     namespace = state.namespace
+    if workloads:
+        for line in _describe_workloads(state, workloads):
+            print_line(line)
     if state.is_complete:
         print_line(f"{namespace} is {state.mode}: version {state.version} is in force in all {state.total} sidecars")
     elif not state.is_observed:

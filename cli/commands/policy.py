@@ -165,6 +165,7 @@ def _make_candidate(document: MeshPolicyDocument, documents: list[Document]) -> 
         rules=document.rules,
         group_label=document.group_label,
         requires=document.requires,
+        workload_modes=document.workload_modes,
         programs=tuple(
             ProgramRequest(
                 namespace=each.namespace, service_account=each.service_account, programs=each.programs, weak=each.weak

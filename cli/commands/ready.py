@@ -101,6 +101,12 @@ def show_readiness(readiness: Readiness, since: str, *, target_options: str) -> 
         print_line("✗ too many records to check them all; use a shorter --since")
     for unknown in readiness.unknowns:
         print_line(f"? {unknown}")
+    if readiness.workload_modes and not readiness.workload:
+        named = ", ".join(f"{each.service_account} ({each.mode})" for each in readiness.workload_modes)
+        print_line(
+            f"with a mode of their own, so not looked at here: {named};"
+            f" `touchmark ready {readiness.namespace} --workload NAME`"
+        )
     if not readiness.causes:
         but = " but those of refused programs" if readiness.refused else ""
         print_line(f"✓ explicit mode would refuse none of the recorded connections{but}")

@@ -14,7 +14,7 @@ from cli.cluster.installation.planning import Change
 from cli.cluster.installation.removal import Part
 from cli.text.findings import Finding
 from shared.model.identity.loaded_code import LoadedObject
-from shared.model.policy.rules import Mode
+from shared.model.policy.rules import Mode, WorkloadMode
 from shared.model.wire.admin import CAStatus, Readiness, SidecarView
 from shared.model.wire.admin_audit import ChainFault
 
@@ -90,6 +90,8 @@ class ModeView:
     fault: str
     back_to: Mode | None
     until: float
+    workload_modes: tuple[WorkloadMode, ...]
+    workload_modes_back_to: tuple[WorkloadMode, ...] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,7 +91,7 @@ def _show(observed: Observation, rows: list[NamespaceRow], problems: list[Findin
 def _format_row(row: NamespaceRow) -> list[str]:
     cells = [
         row.namespace,
-        row.mode or "permissive (default)",
+        _name_mode(row),
         str(row.version),
         f"{row.connected}/{row.live}",
         f"{row.installed}/{row.live}",
@@ -100,3 +100,10 @@ def _format_row(row: NamespaceRow) -> list[str]:
     if row.injected is not None:
         cells += [str(row.injected), str(row.not_injected) if row.not_injected else "-"]
     return cells
+
+
+def _name_mode(row: NamespaceRow) -> str:
+    from shared.model.policy.modes import name_modes
+
+    own = name_modes(row.workload_modes)
+    return f"{row.mode} ({own})" if own else row.mode or "permissive (default)"

@@ -218,6 +218,11 @@ def _describe_losses(state: NamespaceState, *, is_closed: bool) -> list[Loss]:
     if state.requires:
         required = ", ".join(state.requires)
         losses.append(Loss(rule=name, effect=Effect.LOOSER, message=f"requires {required}, which can't be said"))
+    for each in state.workload_modes:
+        if (each.mode is Mode.EXPLICIT) is not is_closed:
+            effect = Effect.STRICTER if is_closed else Effect.LOOSER
+            message = f"{each.service_account} is {each.mode} by a mode of its own, which isn't exported"
+            losses.append(Loss(rule=name, effect=effect, message=message))
     if is_closed:
         message = f"only {len(state.approvals)} approved programs are let through; which program it is can't be said"
         losses.append(Loss(rule=name, effect=Effect.NOTE, message=message))

@@ -45,6 +45,7 @@ from shared.model.adoption.seen import name_end
 from shared.model.errors import InputError, NotAllowedError, TouchmarkError
 from shared.model.identity.identity import check_namespace, parse_workload
 from shared.model.policy.decision import Answer, PartyRecord
+from shared.model.policy.modes import name_modes
 from shared.model.policy.reasons import EXPLANATIONS, Reason
 from shared.model.policy.rules import Direction, NamespaceState
 from shared.model.version import VERSION
@@ -139,7 +140,7 @@ class Answers:
             namespaces=tuple(
                 NamespaceRow(
                     name=state.namespace,
-                    mode=state.mode,
+                    mode=f"{state.mode} ({own})" if (own := name_modes(state.workload_modes)) else state.mode,
                     version=state.version,
                     rules=len(state.rules),
                     programs=len(state.approvals),

@@ -43,7 +43,7 @@ class Start(_Answer, frozen=True):
 
 
 class NamespaceRow(_Answer, frozen=True):
-    """One namespace at a glance."""
+    """One namespace at a glance. ``mode`` in words, with those of workloads that have one of their own."""
 
     name: str
     mode: str

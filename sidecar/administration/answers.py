@@ -109,7 +109,7 @@ def _complete(bare: Dump, sidecar: Sidecar, limit: int) -> Dump:
         records_waiting=recorder.waiting,
         records_lost=recorder.lost_total + recorder.lost_lines,
         bounds=tuple(Bound(name=name, used=used, limit=most) for name, used, most in list_bounds(sidecar)),
-        namespaces=tuple(_describe_namespace(each) for each in sidecar.policies.list_in_force()[:limit]),
+        namespaces=tuple(_describe_namespace(each, sidecar) for each in sidecar.policies.list_in_force()[:limit]),
         credentials=tuple(
             _describe_credential(each) for each in islice((credentials.own, *credentials.list_held()), limit)
         ),
@@ -118,11 +118,12 @@ def _complete(bare: Dump, sidecar: Sidecar, limit: int) -> Dump:
     )
 
 
-def _describe_namespace(state: NamespaceState) -> NamespaceInForce:
+def _describe_namespace(state: NamespaceState, sidecar: Sidecar) -> NamespaceInForce:
+    is_own = state.namespace == sidecar.workload.namespace
     return NamespaceInForce(
         namespace=state.namespace,
         version=state.version,
-        mode=state.mode.value,
+        mode=sidecar.policies.mode.value if is_own else state.mode.value,
         rules=len(state.rules),
         approvals=len(state.approvals),
     )

@@ -182,7 +182,8 @@ def _add_mesh(page: Page, sidecar: Sidecar) -> None:
     page.add_gauge(f"{_PREFIX}bundle_sequence", "Of the trust bundle in force.", sidecar.trust.bundle.sequence)
     own = sidecar.policies.own.state
     page.add_gauge(f"{_PREFIX}policy_version", "Of the own namespace's policy in force.", own.version)
-    page.add_gauge(f"{_PREFIX}explicit", "1 where the own namespace is explicit.", int(own.mode is Mode.EXPLICIT))
+    is_explicit = sidecar.policies.mode is Mode.EXPLICIT
+    page.add_gauge(f"{_PREFIX}explicit", "1 where the own workload is explicit.", int(is_explicit))
     page.add_gauge(f"{_PREFIX}directory_entries", "Known addresses.", len(sidecar.directory))
 
 

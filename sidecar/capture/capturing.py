@@ -256,6 +256,7 @@ class Capturing:
                 source=source,
                 destination=destination,
                 state=self._sidecar.policies.own.state,
+                mode=self._sidecar.policies.mode,
                 sidecar=self._sidecar.instance,
                 connection=secrets.token_hex(8),
                 now=time.time(),

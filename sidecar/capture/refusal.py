@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord, Phase, ProcessRecord, Transport
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction, NamespaceState
+from shared.model.policy.rules import Direction, Mode, NamespaceState
 from sidecar.sockets.address import Endpoint, format_endpoint
 
 
 def record_refusal(
     *, direction: Direction, reason: Reason, source: Endpoint, destination: Endpoint, state: NamespaceState,
-    sidecar: str, connection: str, now: float,
+    mode: Mode, sidecar: str, connection: str, now: float,
 ) -> DecisionRecord:  # fmt: skip
     """Make the one record of a refused connection.
 
     Arguments:
         state: of the sidecar's own namespace.
+        mode: of its own workload.
         destination: as far as it is known.
     """
     return DecisionRecord(
@@ -29,7 +30,7 @@ def record_refusal(
         reason=reason,
         rule="",
         policy_version=state.version,
-        mode=state.mode,
+        mode=mode,
         weak=False,
         source=PartyRecord(address=format_endpoint(source), why=reason),
         destination=PartyRecord(address=format_endpoint(destination)),

@@ -325,7 +325,7 @@ class Connection:
         whose listener another program holds as well: supervisors that open the listener are common.
         """
         is_client = self.parties.direction is Direction.EGRESS
-        is_explicit = self._carrier.policies.own.state.mode is Mode.EXPLICIT
+        is_explicit = self._carrier.policies.mode is Mode.EXPLICIT
         if is_explicit or (is_client and reason not in _NOT_CHECKED):
             self.revoke(reason, detail)
         else:

@@ -131,7 +131,7 @@ def make_record(
         reason=reason,
         rule="" if verdict is None or reason is not verdict.reason else verdict.rule,
         policy_version=own.version if verdict is None else verdict.policy_version,
-        mode=own.mode if verdict is None else verdict.mode,
+        mode=policies.mode if verdict is None else verdict.mode,
         weak=False if verdict is None else verdict.weak,
         source=_describe_party(
             parties.source,

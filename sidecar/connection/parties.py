@@ -16,7 +16,7 @@ from shared.model.identity.identity import Identity
 from shared.model.identity.loaded_code import LoadedCode
 from shared.model.policy.decision import Origin, ProcessRecord
 from shared.model.policy.evaluate import NamespacePolicy, Party, Verdict, evaluate
-from shared.model.policy.rules import Direction
+from shared.model.policy.rules import Direction, Mode
 from shared.model.trust.certificate import VerifiedPeer
 from shared.model.trust.foreign_certificate import ForeignPeer
 from sidecar.sockets.address import Endpoint, parse_ip
@@ -33,6 +33,10 @@ class PolicySource(Protocol):
     @property
     def own(self) -> NamespacePolicy:
         """Of the sidecar's own namespace."""
+
+    @property
+    def mode(self) -> Mode:
+        """The mode of the sidecar's own workload."""
 
     def get(self, namespace: str) -> NamespacePolicy | None:
         """Of any namespace; None where it isn't known."""

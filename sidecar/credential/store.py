@@ -227,7 +227,7 @@ class CredentialStore:
         policy = self._policies.own
         if policy.find_approval(self.own.identity.workload, program) is not None:
             return IdentityKind.PROGRAM
-        return IdentityKind.OBSERVED if policy.state.mode is Mode.PERMISSIVE else None
+        return IdentityKind.OBSERVED if self._policies.mode is Mode.PERMISSIVE else None
 
     async def _fetch_once(self, program: Program | None, evidence: ProgramEvidence) -> None:
         task = self._in_flight.get(program)

@@ -13,8 +13,10 @@ from typing import Final
 
 import msgspec
 
+from shared.model.identity.identity import Workload
 from shared.model.policy.evaluate import NamespacePolicy, compile_in_steps, compile_namespace
-from shared.model.policy.rules import NamespaceState, Rule
+from shared.model.policy.modes import effective_mode
+from shared.model.policy.rules import Mode, NamespaceState, Rule
 from shared.model.wire.messages import FromSidecar, NamespaceInstalled, Subscribe
 from sidecar.mesh.answers import Answers
 from sidecar.slices import run_in_slices
@@ -29,6 +31,7 @@ class Policies:
 
     Arguments:
         state: of the own namespace, from the CA's welcome.
+        workload: the sidecar's own, whose mode counts here.
         ask: sends the CA a question; raises ``UnavailableError`` without a stream.
         timeout_s: how long ``obtain`` waits.
 
@@ -38,10 +41,16 @@ class Policies:
     """
 
     def __init__(
-        self, state: NamespaceState, *, ask: Callable[[FromSidecar], Awaitable[None]], timeout_s: float
+        self,
+        state: NamespaceState,
+        *,
+        workload: Workload,
+        ask: Callable[[FromSidecar], Awaitable[None]],
+        timeout_s: float,
     ) -> None:
         self.own = compile_namespace(state)
         self.generation = 1
+        self._workload = workload
         self._ask_ca = ask
         self._timeout_s = timeout_s
         self._by_name: dict[str, NamespacePolicy] = {state.namespace: self.own}
@@ -49,6 +58,11 @@ class Policies:
         self._callbacks: list[Callable[[str], None]] = []
         # The newest state of each namespace whose compilation hasn't ended.
         self._compiling: dict[str, NamespaceState] = {}
+
+    @property
+    def mode(self) -> Mode:
+        """The mode of the sidecar's own workload."""
+        return effective_mode(self.own.state, self._workload)
 
     def get(self, namespace: str) -> NamespacePolicy | None:
         """Return what is in force here, or None when it was never asked for."""

@@ -59,7 +59,7 @@ class ReadinessGate:
         policy, path = sidecar.policies.own, target.request_path
         is_approved = program is not None and policy.find_approval(sidecar.workload, program) is not None
         was_ready = path in self._ready and program in (None, self._ready[path])
-        if is_approved or was_ready or policy.state.mode is Mode.PERMISSIVE:
+        if is_approved or was_ready or sidecar.policies.mode is Mode.PERMISSIVE:
             self._ready[path] = program or self._ready.get(path)
             self._said.pop(path, None)
             return outcome

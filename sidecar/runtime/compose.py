@@ -97,7 +97,9 @@ def compose(prepared: Prepared, opener: Opener, joined: Joined, events: Events, 
     """Make all parts. Nothing runs yet but the timers of the sidecar's own credential."""
     uplink, limits = opener.uplink, prepared.limits
     background, connection_tasks, tunnel_tasks = Tasks(events.fail), Tasks(events.fail), Tasks(events.fail)
-    policies = Policies(joined.welcome.state, ask=uplink.ask, timeout_s=limits.obtain_s)
+    policies = Policies(
+        joined.welcome.state, workload=joined.own.identity.workload, ask=uplink.ask, timeout_s=limits.obtain_s
+    )
     directory = DirectoryCache(
         ask=uplink.ask, send=uplink.send, is_connected=lambda: uplink.is_connected, timeout_s=limits.obtain_s
     )

@@ -62,7 +62,7 @@ async def _look_again(sidecar: Sidecar, attestation: Attestation, events: Events
 
 def _close(sidecar: Sidecar, attestation: Attestation, reason: Reason, message: str, events: Events) -> None:
     """Close the program's connections in explicit mode; in permissive mode they go on, and it is told."""
-    if sidecar.policies.own.state.mode is not Mode.EXPLICIT:
+    if sidecar.policies.mode is not Mode.EXPLICIT:
         _tell(sidecar, attestation, reason, message, events)
         for connection in sidecar.connections.list_of(attestation.execution):
             connection.note_unproven(reason, message)

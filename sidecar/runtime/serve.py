@@ -58,7 +58,7 @@ async def serve(parts: Composition, prepared: Prepared, life: Life, events: Even
         workload=str(sidecar.workload),
         instance=sidecar.instance,
         capture=prepared.configuration.capture.value,
-        mode=sidecar.policies.own.state.mode.value,
+        mode=sidecar.policies.mode.value,
         pages_locked=prepared.pages_locked,
         engine=current_engine().value,
         holds_connects=prepared.hold.value,

@@ -21,6 +21,7 @@ import pytest
 
 from ca.runtime.compose import RunningCA
 from ca.store.records import DecisionFilter
+from shared.model.identity.identity import Workload
 from shared.model.identity.program import Program
 from shared.model.trust.join_token import format_join_token, parse_join_token
 from shared.model.wire.messages import ProgramEvidence, Welcome
@@ -147,7 +148,9 @@ async def live(instance: str, token_text: str, sink: LineSink) -> None:
         return welcome, trust, own
 
     welcome, trust, own = await join(opener, accept, events)
-    policies = Policies(welcome.state, ask=uplink.ask, timeout_s=10)
+    policies = Policies(
+        welcome.state, workload=Workload(namespace="shop", service_account="web"), ask=uplink.ask, timeout_s=10
+    )
     failed: list[BaseException] = []
     tasks = Tasks(lambda _, error: failed.append(error))
     store = CredentialStore(

@@ -81,6 +81,29 @@ def test_explicit_serves_the_approved_program_and_resets_the_intruder(shop: Shop
     assert waiting[0].seen.pods == (shop.client.instance,)
 
 
+@pytest.mark.proves(Reason.PROGRAM_NOT_APPROVED)
+def test_each_side_decides_by_its_own_workloads_mode(shop: Shop) -> None:
+    port = shop.sell()
+    shop.switch_workload("server", Mode.EXPLICIT)
+    assert shop.buy().do("exchange", shop.address, port, "bread") == "got bread<end>"
+    sent = shop.client.log.expect(Answer.ALLOW, Reason.SAME_GROUP, port=port)
+    got = shop.server.log.expect(Answer.ALLOW, Reason.SAME_GROUP, port=port)
+    assert (sent.mode, got.mode) == (Mode.PERMISSIVE, Mode.EXPLICIT)
+    assert shop.buy(shop.intruder).do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
+    refused = shop.server.log.expect_denied(Reason.PROGRAM_NOT_APPROVED, port=port)
+    assert refused.mode is Mode.EXPLICIT
+    # Now the other way round: permissive by a mode of its own, in an explicit namespace.
+    port = shop.sell()
+    shop.be_explicit()
+    shop.switch_workload("server", Mode.PERMISSIVE)
+    shop.switch_workload("client", Mode.PERMISSIVE)
+    assert shop.buy(shop.intruder).do("exchange", shop.address, port, "bread") == "got bread<end>"
+    shop.server.log.expect(Answer.ALLOW, Reason.PROGRAM_NOT_APPROVED, port=port, would_deny=True)
+    shop.switch_workload("client", None)
+    assert shop.buy(shop.intruder).do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
+    assert shop.client.log.expect_denied(Reason.PROGRAM_NOT_APPROVED, port=port).mode is Mode.EXPLICIT
+
+
 @pytest.mark.proves(Reason.LISTENER_NOT_APPROVED)
 def test_explicit_refuses_a_listener_that_nobody_approved(shop: Shop) -> None:
     port = shop.mesh.serve(shop.intruder, shop.server.pod, "answer")

@@ -21,8 +21,9 @@ from shared.model.identity.identity import Identity, IdentityKind, Workload, for
 from shared.model.identity.program import Program
 from shared.model.policy.decision import DecisionRecord, Origin
 from shared.model.policy.evaluate import NamespacePolicy, compile_namespace
+from shared.model.policy.modes import effective_mode
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Approval, NamespaceState
+from shared.model.policy.rules import Approval, Mode, NamespaceState
 from shared.model.trust.bundle import TrustBundle
 from shared.model.trust.certificate import BundleVerifier
 from shared.model.wire.messages import DirectoryEntry, ProgramEvidence
@@ -224,13 +225,18 @@ class FakeDirectory:
 
 
 class FakePolicies:
-    def __init__(self, namespace: str, states: dict[str, NamespaceState]) -> None:
+    def __init__(self, namespace: str, states: dict[str, NamespaceState], workload: Workload | None = None) -> None:
         self._namespace = namespace
+        self._workload = workload
         self.states = states
 
     @property
     def own(self) -> NamespacePolicy:
         return compile_namespace(self.states[self._namespace])
+
+    @property
+    def mode(self) -> Mode:
+        return effective_mode(self.states[self._namespace], self._workload)
 
     def get(self, namespace: str) -> NamespacePolicy | None:
         state = self.states.get(namespace)
@@ -336,7 +342,7 @@ def _make_side(
         own=mint.issue(identify(workload)), by_program={program: mint.issue(identify(workload, program))}
     )
     directory = FakeDirectory(entries={})
-    policies = FakePolicies(workload.namespace, states)
+    policies = FakePolicies(workload.namespace, states, workload)
     trust = FakeTrust(mint.bundle)
     recorder = FakeRecorder()
     failures = DialFailures(memory_s=limits.dial_failure_memory_s)

@@ -54,7 +54,13 @@ class HistoryAdmin:
                 generations=views[:limit],
                 trial=None
                 if trial is None
-                else admin.ModeTrial(mode=trial.mode, back_to=trial.back_to, started=trial.started, until=trial.until),
+                else admin.ModeTrial(
+                    mode=trial.mode,
+                    back_to=trial.back_to,
+                    started=trial.started,
+                    until=trial.until,
+                    workload_modes=trial.workload_modes,
+                ),
             )
         )
 
@@ -92,11 +98,13 @@ class HistoryAdmin:
         else:
             found = await self._store.history.get_generation(namespace, wanted.to)
         content = await judge(lambda _: view_content(found))
-        if content.mode is Mode.EXPLICIT:
+        if content.mode is Mode.EXPLICIT or content.workload_modes:
             await require_unblocked(
                 self._store,
                 namespace,
                 now=self._clock(),
+                mode=content.mode,
+                workload_modes=content.workload_modes,
                 since_s=check_window(wanted.since_s),
                 candidate=admin.PolicyCandidateRequest.from_generation(content),
             )

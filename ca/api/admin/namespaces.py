@@ -18,7 +18,8 @@ from ca.store.records import ProgramRecord
 from ca.store.store import Store
 from shared.model.adoption.approval_name import choose_name
 from shared.model.errors import ConflictError, InputError
-from shared.model.identity.identity import check_namespace, parse_workload
+from shared.model.identity.identity import check_namespace, check_service_account, parse_workload
+from shared.model.policy.modes import change_modes
 from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.wire import admin
 
@@ -90,29 +91,57 @@ class NamespacesAdmin:
         )
 
     async def set_mode(self, request: web.Request) -> web.Response:
-        """Switch the mode, for good or for a while."""
+        """Switch the mode of the namespace or of workloads, for good or for a while."""
         self._check_source()
         wanted = await read_body(request, admin.ModeRequest)
         namespace = check_namespace(request.match_info["ns"])
         if wanted.for_s is not None and not MIN_TRIAL_S <= wanted.for_s <= MAX_TRIAL_S:
             raise InputError(f"a mode goes back after {MIN_TRIAL_S:.0f} s to {MAX_TRIAL_S / 86_400:.0f} days")
 
+        for name in wanted.workloads:
+            check_service_account(name)
+        since_s = check_window(wanted.since_s)
+        if wanted.mode is None and not wanted.workloads:
+            raise InputError("a namespace has a mode of its own: only workloads inherit one", hint="name `workloads`")
+
         async def switch(version: int | None) -> NamespaceState:
             expected = version if wanted.expected_version is None else wanted.expected_version
-            if wanted.for_s is None:
-                return await self._store.namespaces.set_mode(
-                    namespace, wanted.mode, expected_version=expected, is_forced=wanted.force
-                )
-            return await self._store.history.try_mode(
-                namespace, wanted.mode, for_s=wanted.for_s, now=self._clock(), expected_version=expected,
-                is_forced=wanted.force,
-            )  # fmt: skip
+            return await self._write_mode(namespace, wanted, expected)
 
-        is_judged = wanted.mode is Mode.EXPLICIT and not wanted.force
-        judge = partial(
-            require_unblocked, self._store, namespace, now=self._clock(), since_s=check_window(wanted.since_s)
-        )
+        async def judge() -> int:
+            state = await self._store.namespaces.get_state(namespace)
+            modes = change_modes(state.workload_modes, wanted.workloads, wanted.mode) if wanted.workloads else None
+            return await require_unblocked(
+                self._store,
+                namespace,
+                now=self._clock(),
+                mode=None if wanted.workloads else wanted.mode,
+                workload_modes=modes,
+                since_s=since_s,
+            )
+
+        is_judged = wanted.mode is not Mode.PERMISSIVE and not wanted.force
         return answer(await self._switch(namespace, switch, judge if is_judged else None))
+
+    async def _write_mode(self, namespace: str, wanted: admin.ModeRequest, expected: int | None) -> NamespaceState:
+        states, history, forced = self._store.namespaces, self._store.history, wanted.force
+        if wanted.workloads:
+            names, mode = wanted.workloads, wanted.mode
+            if wanted.for_s is None:
+                return await states.set_workload_modes(
+                    namespace, names, mode, expected_version=expected, is_forced=forced
+                )
+            return await history.try_workload_modes(
+                namespace, names, mode, for_s=wanted.for_s, now=self._clock(), expected_version=expected,
+                is_forced=forced,
+            )  # fmt: skip
+        if wanted.mode is None:
+            raise InputError("a namespace has a mode of its own")
+        if wanted.for_s is None:
+            return await states.set_mode(namespace, wanted.mode, expected_version=expected, is_forced=forced)
+        return await history.try_mode(
+            namespace, wanted.mode, for_s=wanted.for_s, now=self._clock(), expected_version=expected, is_forced=forced
+        )
 
     async def _switch(
         self,
@@ -207,13 +236,17 @@ class NamespacesAdmin:
                 requires=wanted.requires,
                 expected_version=expected,
                 is_forced=wanted.force,
+                workload_modes=wanted.workload_modes,
             )
 
         candidate = admin.PolicyCandidateRequest(
             rules=wanted.rules, group_label=wanted.group_label, requires=wanted.requires
         )
-        judge = partial(require_unblocked, self._store, namespace, now=self._clock(), candidate=candidate)
-        is_judged = wanted.mode is Mode.EXPLICIT and not wanted.force
+        judge = partial(
+            require_unblocked, self._store, namespace, now=self._clock(), mode=wanted.mode,
+            workload_modes=wanted.workload_modes, candidate=candidate,
+        )  # fmt: skip
+        is_judged = not wanted.force and (wanted.mode is Mode.EXPLICIT or wanted.workload_modes is not None)
         return answer(_view_policy(await self._switch(namespace, put, judge if is_judged else None)))
 
     async def difference(self, request: web.Request) -> web.Response:
@@ -269,4 +302,5 @@ def _view_policy(state: NamespaceState) -> admin.PolicyView:
         group_label=state.group_label,
         rules=state.rules,
         requires=state.requires,
+        workload_modes=state.workload_modes,
     )

@@ -8,7 +8,7 @@ An object              In the store
 is made or changed     takes its place, with one new version of the namespace; nothing when it says the same
 can't be read          what was in force under its name stays; ``Accepted`` is False, with the fault and its path
 MeshPolicy is deleted  rules and group go. The mode stays: a deletion never loosens anything by itself
-``spec.mode`` is left  the mode stays, too: back to permissive only by saying so
+``spec.mode`` is left  the mode stays, too: back to permissive only by saying so; likewise ``spec.workloadModes``
 ``spec.trial`` is due  its ``backTo`` is in force, whatever ``spec.mode`` says, as ``status.mode`` shows; the object
                        itself isn't written, so that no other tool's field is taken over, and needs no right
 Program is deleted     its approvals go
@@ -45,7 +45,8 @@ from shared.model.policy.documents import (
     ProgramDocument,
     read_document,
 )
-from shared.model.policy.rules import Mode, NamespaceState
+from shared.model.policy.modes import find_newly_explicit
+from shared.model.policy.rules import NamespaceState
 from shared.model.wire.admin_audit import AuditActor
 
 MESH_POLICY: Final = "MeshPolicy"
@@ -410,8 +411,9 @@ class ObjectWriter:
                 group_label=document.group_label,
                 mode=document.mode,
                 requires=document.requires,
-                is_forced=bool(value.force_mark) and document.mode is Mode.EXPLICIT is not state.mode,
+                is_forced=bool(value.force_mark) and _makes_explicit(document, state),
                 trial=trial,
+                workload_modes=document.workload_modes,
             )
             _log.info("policy_written", namespace=document.namespace, generation=value.generation)
         return message
@@ -441,8 +443,15 @@ def _has_policy(state: NamespaceState) -> bool:
 
 def _says_the_same(document: MeshPolicyDocument, state: NamespaceState) -> bool:
     mode = document.mode if document.mode is not None else state.mode
-    wanted = (document.rules, document.group_label, document.requires, mode)
-    return wanted == (state.rules, state.group_label, state.requires, state.mode)
+    modes = document.workload_modes if document.workload_modes is not None else state.workload_modes
+    wanted = (document.rules, document.group_label, document.requires, mode, modes)
+    return wanted == (state.rules, state.group_label, state.requires, state.mode, state.workload_modes)
+
+
+def _makes_explicit(document: MeshPolicyDocument, state: NamespaceState) -> bool:
+    mode = document.mode if document.mode is not None else state.mode
+    modes = document.workload_modes if document.workload_modes is not None else state.workload_modes
+    return bool(find_newly_explicit(state, mode, modes))
 
 
 def _is_same_trial(document: MeshPolicyDocument, known: Trial | None) -> bool:

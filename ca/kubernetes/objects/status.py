@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -21,8 +21,8 @@ from ca.kubernetes.api.client import ClusterClient, quote_name
 from ca.kubernetes.objects.objects import MESH_POLICY, PLURALS, Key, ObjectIndex, Outcome, WatchedObject
 from ca.store.store import Store
 from shared.model.errors import ConflictError, NotFoundError, TouchmarkError
-from shared.model.policy.documents import API_VERSION
-from shared.model.policy.rules import Mode
+from shared.model.policy.documents import API_VERSION, plain_workload_modes
+from shared.model.policy.rules import Mode, WorkloadMode
 from shared.model.wire.admin import Acknowledgements
 
 MAX_WAITING: Final = 20
@@ -42,6 +42,7 @@ def make_status(
     outcome: Outcome,
     *,
     mode: Mode | None = None,
+    workload_modes: Sequence[WorkloadMode] = (),
     acknowledgements: Acknowledgements | None = None,
     now: str,
 ) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def make_status(
 
     Arguments:
         outcome: of the generation that was looked at last.
-        mode, acknowledgements: of a MeshPolicy's namespace.
+        mode, workload_modes, acknowledgements: of a MeshPolicy's namespace.
         now: RFC 3339; the time of the condition's last change where it changes.
     """
     condition = {
@@ -71,6 +72,11 @@ def make_status(
             "installed": acknowledgements.installed,
             "waiting": list(acknowledgements.waiting[:MAX_WAITING]),
         }
+        # In a merge patch (RFC 7396) what is left out stays, and null removes.
+        if workload_modes or "workloadModes" in value.status:
+            known_modes = value.status.get("workloadModes")
+            gone = dict.fromkeys(known_modes) if isinstance(known_modes, dict) else {}
+            status["workloadModes"] = {**gone, **plain_workload_modes(workload_modes)}
     return status
 
 
@@ -163,10 +169,10 @@ class StatusWriter:
             if outcome is None or outcome.uid != value.uid:
                 continue  # It hasn't been looked at yet.
             if value.kind == MESH_POLICY:
-                version, mode = namespaces.get(value.namespace, (0, Mode.PERMISSIVE))
+                version, mode, modes = namespaces.get(value.namespace, (0, Mode.PERMISSIVE, ()))
                 found = count_acknowledgements(value.namespace, version, users.get(value.namespace, ()))
                 is_waiting |= bool(found.waiting)
-                status = make_status(value, outcome, mode=mode, acknowledgements=found, now=now)
+                status = make_status(value, outcome, mode=mode, workload_modes=modes, acknowledgements=found, now=now)
             else:
                 status = make_status(value, outcome, now=now)
             wanted[value.key] = (value, status)

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ca.store.audit.acting import current_actor
 from ca.store.engine.database import Database
 from ca.store.history.tables import namespace_generations
+from shared.model.policy.rules import WorkloadMode
 from shared.model.wire.admin_audit import AuditActor
 
 MAX_GENERATIONS: Final = 100
@@ -41,6 +42,8 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         back_to: the mode to which ``mode``, which is on trial, goes back by itself; empty: it stays.
+        workload_modes: the modes of workloads that have one of their own.
+        workload_modes_back_to: those to which ``workload_modes``, which are on trial, go back; None: they stay.
     """
 
     mode: str
@@ -50,11 +53,18 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     requires: msgspec.Raw
     programs: tuple[StoredProgram, ...] = ()
     back_to: str = ""
+    workload_modes: tuple[WorkloadMode, ...] = ()
+    workload_modes_back_to: tuple[WorkloadMode, ...] | None = None
 
     @property
     def settled_mode(self) -> str:
         """The mode that stays: what an undo gives back."""
         return self.back_to or self.mode
+
+    @property
+    def settled_workload_modes(self) -> tuple[WorkloadMode, ...]:
+        """The workloads' modes that stay."""
+        return self.workload_modes if self.workload_modes_back_to is None else self.workload_modes_back_to
 
 
 _decoder: Final = msgspec.json.Decoder(Content)
@@ -117,7 +127,9 @@ async def append_generation(
     if newest is None:
         first = {"generation": 1, "version": version - 1, "act": BEFORE, "subject": namespace, "actor": '{"kind":""}'}
         await connection.execute(insert(namespace_generations).values(**values, **first, content=zlib.compress(known)))
-    if (data := _encode(after)) == known:
+    data = _encode(after)
+    # A content that an earlier release has written lacks fields that this one writes.
+    if data == known or data == _encode(_decoder.decode(known)):
         return
     added = {"generation": number + 1, "version": version, "act": act, "subject": subject, "actor": actor}
     await connection.execute(insert(namespace_generations).values(**values, **added, content=zlib.compress(data)))

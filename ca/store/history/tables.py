@@ -31,4 +31,6 @@ mode_trials: Final = Table(
     Column("back_to", Text, nullable=False),
     Column("started", Double, nullable=False),
     Column("until", Double, nullable=False),
+    # The workloads' own modes to go back to; NULL: they stay.
+    Column("workload_modes", Text),
 )

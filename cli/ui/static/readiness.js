@@ -27,6 +27,7 @@ export function Ready({ name, since, tick, start, say }) {
   return html`
     ${controls}
     <p class="lead"><${Mark} word=${verdict} shown=${verdict.toUpperCase()} /> The mode is ${readiness.mode}. ${readiness.sidecars_reported} of ${count(readiness.sidecars_total, "sidecar")} reported.</p>
+    ${readiness.workload_modes?.length ? html`<p class="hint">With a mode of their own, so not looked at here: ${readiness.workload_modes.map((each) => `${each.service_account} (${each.mode})`).join(", ")}. The command <code>touchmark ready ${name} --workload NAME</code> does.</p>` : null}
     ${readiness.unknowns.length ? html`<h2>Not known</h2><ul>${readiness.unknowns.map((each) => html`<li>${each}</li>`)}</ul>` : null}
     ${causes.length ? html`<h2>${count(causes.length, "change is", "changes are")} missing, or explicit mode would refuse connections</h2>` : html`<p>Explicit mode would refuse none of the recorded connections${refused.length ? " but those of refused programs" : ""}.</p>`}
     <ol class="causes">${causes.map((cause) => html`<${Cause} cause=${cause} name=${name} since=${since} say=${say}

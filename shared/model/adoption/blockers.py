@@ -18,9 +18,10 @@ from shared.model.identity.identity import Workload, parse_workload
 from shared.model.identity.program import Program, parse_program
 from shared.model.policy.decision import Answer, PartyRecord
 from shared.model.policy.evaluate import NamespacePolicy, compile_namespace
+from shared.model.policy.modes import as_explicit
 from shared.model.policy.reasons import Reason
 from shared.model.policy.replay import Attempt, judge, read_attempt
-from shared.model.policy.rules import Direction, Mode, NamespaceState
+from shared.model.policy.rules import Direction, NamespaceState
 
 _MAX_SIDECARS = 5
 
@@ -128,7 +129,7 @@ def find_blockers(
     *,
     check: Callable[[], None] = lambda: None,
 ) -> Finding:
-    """Judge what a namespace's sidecars saw, as if the namespace were explicit and the others as they are.
+    """Judge what a namespace's sidecars saw, as if all its workloads were explicit and other namespaces as they are.
 
     Refusals by a deny rule are intended and no blocker.
 
@@ -137,7 +138,7 @@ def find_blockers(
         check: called for each that was seen; what it raises ends this.
     """
     current = {name: states.get(name, NamespaceState(namespace=name)) for name in find_namespaces(seen) | {namespace}}
-    current[namespace] = msgspec.structs.replace(current[namespace], mode=Mode.EXPLICIT)
+    current[namespace] = as_explicit(current[namespace])
     seen = fill_in_hosts(seen)
     judging = _Judging(current, seen)
     groups: dict[tuple[object, ...], _Group] = {}

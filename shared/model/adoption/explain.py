@@ -15,9 +15,10 @@ from shared.model.adoption.fixes import Fix, FixKind
 from shared.model.adoption.seen import Seen
 from shared.model.policy.decision import Answer, PartyRecord
 from shared.model.policy.evaluate import Verdict, compile_namespace
+from shared.model.policy.modes import as_explicit
 from shared.model.policy.reasons import Reason
 from shared.model.policy.replay import judge, read_attempt
-from shared.model.policy.rules import Direction, Mode, NamespaceState
+from shared.model.policy.rules import Direction, NamespaceState
 
 
 class SideAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +27,7 @@ class SideAnswer(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         side: ``egress``: the source's.
         namespace: its own.
-        in_explicit: why it would be refused if this namespace were explicit; None: it wouldn't.
+        in_explicit: why it would be refused if this side's workload were explicit; None: it wouldn't.
         missing: what would let it pass in explicit mode, with the reason that each removes.
     """
 
@@ -97,7 +98,7 @@ def _ask(
     }
     current = {name: states.get(name, NamespaceState(namespace=name)) for name in names}
     verdict = judge(attempt, {name: compile_namespace(state) for name, state in current.items()})
-    explicit = {**current, namespace: msgspec.structs.replace(current[namespace], mode=Mode.EXPLICIT)}
+    explicit = {**current, namespace: as_explicit(current[namespace])}
     then = judge(attempt, {name: compile_namespace(state) for name, state in explicit.items()})
     seen = Seen(
         direction=side,

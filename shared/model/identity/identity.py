@@ -46,8 +46,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, order=True):
 
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
-        if not _DNS_SUBDOMAIN.fullmatch(self.service_account):
-            raise IdentityError(f"not a service account name: {self.service_account[:80]!r}")
+        check_service_account(self.service_account)
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.service_account}"
@@ -95,6 +94,17 @@ def check_namespace(name: str) -> str:
         raise IdentityError(
             f"not a namespace name: {name[:80]!r}", hint="lower-case letters, digits and '-', at most 63 characters"
         )
+    return name
+
+
+def check_service_account(name: str) -> str:
+    """Return the service account's name unchanged.
+
+    Raises:
+        IdentityError: it isn't an RFC 1123 subdomain.
+    """
+    if not _DNS_SUBDOMAIN.fullmatch(name):
+        raise IdentityError(f"not a service account name: {name[:80]!r}")
     return name
 
 

@@ -9,8 +9,9 @@ back beside it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeAlias
 
 import msgspec
@@ -33,6 +34,8 @@ from shared.model.policy.rules import (
     PortRange,
     Requirement,
     Rule,
+    WorkloadMode,
+    check_workload_modes,
     list_hosts,
 )
 
@@ -83,6 +86,7 @@ class MeshPolicyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         group_label: when not empty, the mesh group is the workload's value of this label; else the namespace.
         requires: what is asked of every connection to the namespace's workloads.
         trial: ``mode`` goes back by itself; None: it stays.
+        workload_modes: of workloads with a mode of their own, by service account; None leaves them as they are.
 
     Raises:
         InputError: the namespace isn't one, the label isn't one, or two rules share a name.
@@ -94,9 +98,11 @@ class MeshPolicyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     rules: tuple[Rule, ...] = ()
     requires: tuple[Requirement, ...] = ()
     trial: ModeTrial | None = None
+    workload_modes: tuple[WorkloadMode, ...] | None = None
 
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
+        check_workload_modes(self.workload_modes or ())
         if self.trial is not None and self.mode is None:
             raise InputError("a trial needs the `mode` that is tried")
         if self.group_label and not _LABEL_KEY.fullmatch(self.group_label):
@@ -231,7 +237,7 @@ def _read_policy(document: Value, metadata: Value, spec: Value, *, max_rules: in
         )
     if spec.is_null():
         return MeshPolicyDocument(namespace=namespace)
-    fields = spec.fields(optional=("mode", "trial", "group", "requires", "rules"))
+    fields = spec.fields(optional=("mode", "trial", "workloadModes", "group", "requires", "rules"))
     group_label = ""
     if "group" in fields:
         label = fields["group"].fields(required=("label",))["label"]
@@ -260,8 +266,19 @@ def _read_policy(document: Value, metadata: Value, spec: Value, *, max_rules: in
             rules=tuple(rules.values()),
             requires=required,
             trial=trial,
+            workload_modes=_read_workload_modes(fields["workloadModes"]) if "workloadModes" in fields else None,
         )
     )
+
+
+def _read_workload_modes(value: Value) -> tuple[WorkloadMode, ...]:
+    found = [
+        each.build(partial(WorkloadMode, service_account=name, mode=Mode(each.choice([*Mode]))))
+        for name, each in value.entries().items()
+    ]
+    modes = tuple(sorted(found, key=lambda each: each.service_account))
+    value.build(partial(check_workload_modes, modes))
+    return modes
 
 
 def _read_trial(value: Value) -> ModeTrial:
@@ -427,6 +444,8 @@ def _plain_policy(document: MeshPolicyDocument) -> dict[str, Any]:
         spec["mode"] = str(document.mode)
     if document.trial is not None:
         spec["trial"] = plain_trial(document.trial)
+    if document.workload_modes is not None:
+        spec["workloadModes"] = plain_workload_modes(document.workload_modes)
     if document.group_label:
         spec["group"] = {"label": document.group_label}
     if document.requires:
@@ -434,6 +453,11 @@ def _plain_policy(document: MeshPolicyDocument) -> dict[str, Any]:
     if document.rules:
         spec["rules"] = [plain_rule(rule) for rule in document.rules]
     return _plain_object("MeshPolicy", POLICY_NAME, document.namespace, spec)
+
+
+def plain_workload_modes(modes: Iterable[WorkloadMode]) -> dict[str, str]:
+    """Write workloads' own modes as an object has them."""
+    return {each.service_account: str(each.mode) for each in modes}
 
 
 def plain_rule(rule: Rule) -> dict[str, Any]:

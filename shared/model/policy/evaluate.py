@@ -5,7 +5,8 @@ Order (the first that applies answers):
 1. a ``deny`` rule that matches, or a requirement of the destination's namespace that isn't met: deny, in every mode;
 2. an ``allow`` rule that matches: allow;
 3. both ends identified (approved programs) and in the same mesh group: allow;
-4. otherwise: permissive allows and marks ``would_deny``, explicit denies.
+4. otherwise: permissive allows and marks ``would_deny``, explicit denies. The mode is that of the deciding side's own
+   workload (``modes.py``).
 
 Addresses only ever restrict. A name in an egress rule stands for the addresses to which the source's own sidecar
 resolves it. A peer that shows no program is *unidentified*: ``deny`` rules match it by the workload
@@ -31,6 +32,7 @@ from shared.model.identity.loaded_code import ForeignCode, LoadedCode, find_fore
 from shared.model.identity.program import Program
 from shared.model.policy.cidr import Address as Address
 from shared.model.policy.matching import Matcher, compile_rule
+from shared.model.policy.modes import effective_mode
 from shared.model.policy.party import Party as Party
 from shared.model.policy.reasons import REQUIRED, Reason
 from shared.model.policy.rule_index import RuleIndex
@@ -52,7 +54,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         allowed: whether it is allowed.
-        would_deny: allowed only because the namespace is permissive.
+        would_deny: allowed only because the workload that decided is permissive.
         reason: why; for ``would_deny`` why it would be denied.
         rule: ``namespace/name`` of the rule that decided; empty when none did.
         mode: the mode of the side that decided.
@@ -148,7 +150,7 @@ def evaluate(
     Arguments:
         direction: the side that decides: ``EGRESS`` at the source (its own namespace's deny and egress rules, and the
             destination's ingress rules), ``INGRESS`` at the destination (its own ingress rules). The mode is that of
-            the deciding side's own namespace; a connection lives only if both sides allow.
+            the deciding side's own workload; a connection lives only if both sides allow.
         source, destination: the ends, as far as they are proven.
         port: the backend's port, 1 to 65535.
         source_policy, destination_policy: the namespaces of both ends; the policy of the deciding side is required,
@@ -160,6 +162,8 @@ def evaluate(
     if own is None:
         raise ValueError("the deciding side's own namespace policy is required")
 
+    local = source if direction is Direction.EGRESS else destination
+    mode = effective_mode(own.state, local.workload or local.listed)
     source_approval = _approval(source, source_policy)
     destination_approval = _approval(destination, destination_policy)
     weak = bool((source_approval and source_approval.weak) or (destination_approval and destination_approval.weak))
@@ -170,7 +174,7 @@ def evaluate(
             would_deny=would_deny,
             reason=reason,
             rule=rule,
-            mode=own.state.mode,
+            mode=mode,
             policy_version=own.state.version,
             weak=weak,
         )
@@ -196,7 +200,6 @@ def evaluate(
                 return verdict(allowed=False, reason=Reason.DENY_RULE, rule=rule.qualified_name)
 
     # What the namespace requires of its own programs, and of every peer, outweighs its allow rules.
-    local = source if direction is Direction.EGRESS else destination
     if local.why_unidentified in REQUIRED:
         return verdict(allowed=False, reason=local.why_unidentified)
     if (
@@ -210,7 +213,7 @@ def evaluate(
     # Who is there isn't known: a rule that allows strangers may not be meant for a member.
     peer = destination if direction is Direction.EGRESS else source
     if peer.workload is None and peer.why_unidentified is Reason.CA_UNAVAILABLE:
-        is_permissive = own.state.mode is Mode.PERMISSIVE
+        is_permissive = mode is Mode.PERMISSIVE
         return verdict(allowed=is_permissive, reason=Reason.CA_UNAVAILABLE, would_deny=is_permissive)
 
     # 2. Allow rules: the destination's ingress rules; where it has no namespace, the source's egress rules.
@@ -240,9 +243,9 @@ def evaluate(
 
     # 4. The mode; without mutual TLS between members of the mesh, the stricter of both modes.
     reason = _why_not(matching, destination_policy)
-    modes = {own.state.mode}
+    modes = {mode}
     if destination.why_unidentified is Reason.MTLS_UNAVAILABLE and destination_policy is not None:
-        modes.add(destination_policy.state.mode)
+        modes.add(effective_mode(destination_policy.state, destination.workload or destination.listed))
     if Mode.EXPLICIT in modes:
         return verdict(allowed=False, reason=reason)
     return verdict(allowed=True, reason=reason, would_deny=True)

@@ -19,13 +19,14 @@ from shared.model.identity.identity import Workload, parse_workload
 from shared.model.identity.program import parse_program
 from shared.model.policy.decision import DecisionRecord, PartyRecord
 from shared.model.policy.evaluate import Address, NamespacePolicy, Party, Verdict, compile_namespace, evaluate
+from shared.model.policy.modes import effective_mode
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode, NamespaceState
 
 
 def compile_as(state: NamespaceState, mode: Mode) -> NamespacePolicy:
-    """Prepare a namespace's state for evaluation as if it were in this mode."""
-    return compile_namespace(msgspec.structs.replace(state, mode=mode))
+    """Prepare a namespace's state for evaluation as if it and all its workloads were in this mode."""
+    return compile_namespace(msgspec.structs.replace(state, mode=mode, workload_modes=()))
 
 
 def party_namespaces(record: DecisionRecord) -> frozenset[str]:
@@ -115,11 +116,12 @@ def _judge_listener(record: DecisionRecord, own: NamespacePolicy) -> Verdict:
     approval = None
     if listener.workload is not None and listener.program is not None:
         approval = own.find_approval(listener.workload, listener.program)
+    mode = effective_mode(own.state, listener.workload)
     return Verdict(
-        allowed=approval is not None or own.state.mode is Mode.PERMISSIVE,
-        would_deny=approval is None and own.state.mode is Mode.PERMISSIVE,
+        allowed=approval is not None or mode is Mode.PERMISSIVE,
+        would_deny=approval is None and mode is Mode.PERMISSIVE,
         reason=record.reason,
-        mode=own.state.mode,
+        mode=mode,
         policy_version=own.state.version,
         weak=approval is not None and approval.weak,
     )

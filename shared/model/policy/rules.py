@@ -16,7 +16,7 @@ import msgspec
 
 from shared.model.errors import InputError
 from shared.model.identity.foreign import check_id_pattern
-from shared.model.identity.identity import check_namespace
+from shared.model.identity.identity import check_namespace, check_service_account
 from shared.model.identity.loaded_code import CodeCheck
 from shared.model.identity.program import Program
 from shared.model.policy.cidr import parse_cidr
@@ -26,6 +26,8 @@ from shared.model.policy.host_name import check_host
 MAX_RULES = 10_000
 FIRST_MAX_RULES = 1000
 MAX_PROGRAMS = 10_000
+# Workloads of a namespace with a mode of their own; manifests/crds says the same.
+MAX_WORKLOAD_MODES = 250
 # A digest costs a sidecar about 100 bytes, and 67 in the message that holds the whole state.
 MAX_LOADED_DIGESTS = 16_384
 # RFC 4291, section 2.5.5.2: ::ffff:0:0/96.
@@ -35,7 +37,7 @@ _MAPPED_PREFIX = 0xFFFF
 
 
 class Mode(StrEnum):
-    """How a namespace treats what no rule allows: permissive allows and marks it, explicit refuses it."""
+    """How a workload treats what no rule allows: permissive allows and marks it, explicit refuses it."""
 
     PERMISSIVE = "permissive"
     EXPLICIT = "explicit"
@@ -211,6 +213,20 @@ class WorkloadLabels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     labels: dict[str, str] = {}
 
 
+class WorkloadMode(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
+    """A workload's own mode, in the place of its namespace's.
+
+    Raises:
+        IdentityError: the service account isn't one.
+    """
+
+    service_account: str
+    mode: Mode
+
+    def __post_init__(self) -> None:
+        check_service_account(self.service_account)
+
+
 class Requirement(StrEnum):
     """What a namespace asks of every connection to its workloads, in either mode."""
 
@@ -230,6 +246,7 @@ class NamespaceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         group_label: when not empty, the mesh group is the workload's value of this vouched label; else the namespace.
         code: since protocol 2; at most one entry of each workload.
         requires: since protocol 2; without repetition.
+        workload_modes: since protocol 2; by service account, at most one of each (``modes.py`` reads them).
     """
 
     namespace: str
@@ -241,10 +258,28 @@ class NamespaceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     labels: tuple[WorkloadLabels, ...] = ()
     code: tuple[WorkloadCode, ...] = ()
     requires: tuple[Requirement, ...] = ()
+    workload_modes: tuple[WorkloadMode, ...] = ()
 
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
+        check_workload_modes(self.workload_modes)
         if sum(len(each.digests) for each in self.code) > MAX_LOADED_DIGESTS:
             raise InputError(f"a namespace's programs name at most {MAX_LOADED_DIGESTS} different loaded objects")
         if len(self.rules) > MAX_RULES or len(self.approvals) > MAX_PROGRAMS:
             raise InputError(f"a namespace holds at most {MAX_RULES} rules and {MAX_PROGRAMS} approved programs")
+
+
+def check_workload_modes(modes: tuple[WorkloadMode, ...]) -> None:
+    """Refuse too many modes of workloads, or two of one workload.
+
+    Raises:
+        InputError: there are.
+    """
+    if len(modes) > MAX_WORKLOAD_MODES:
+        raise InputError(
+            f"{len(modes)} workloads have a mode of their own; at most {MAX_WORKLOAD_MODES} may",
+            hint="set the namespace's mode, and let the others inherit it",
+        )
+    names = [each.service_account for each in modes]
+    if len(set(names)) != len(names):
+        raise InputError("a workload has two modes of its own")

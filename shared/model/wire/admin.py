@@ -71,7 +71,7 @@ from shared.model.errors import TouchmarkError
 from shared.model.identity.loaded_code import ApprovedCode
 from shared.model.identity.program import Program
 from shared.model.policy.decision import DecisionRecord
-from shared.model.policy.rules import Mode, NamespaceState, Requirement, Rule
+from shared.model.policy.rules import Mode, NamespaceState, Requirement, Rule, WorkloadMode
 from shared.model.trust.bundle import AuthorityPhase, RotationKind
 from shared.model.wire.admin_audit import AuditEntry as AuditEntry
 from shared.model.wire.admin_audit import AuditPage as AuditPage
@@ -369,6 +369,7 @@ class PolicyCandidateRequest(_Request, frozen=True):
     """Rules and approvals that aren't in force, for a readiness with them.
 
     Attributes:
+        workload_modes: workloads' own modes; None: the present ones.
         replaces_programs: ``programs`` come in the place of the namespace's approvals, and not beside them.
     """
 
@@ -377,6 +378,7 @@ class PolicyCandidateRequest(_Request, frozen=True):
     requires: tuple[Requirement, ...] = ()
     programs: tuple[ProgramRequest, ...] = ()
     replaces_programs: bool = False
+    workload_modes: tuple[WorkloadMode, ...] | None = None
 
     @classmethod
     def from_generation(cls, content: GenerationContent) -> Self:
@@ -392,6 +394,7 @@ class PolicyCandidateRequest(_Request, frozen=True):
                 for each in content.programs
             ),
             replaces_programs=True,
+            workload_modes=content.workload_modes,
         )
 
 
@@ -419,6 +422,7 @@ class PolicyRequest(_Request, frozen=True):
     """Replace a namespace's ``MeshPolicy``. ``mode`` None keeps the present one.
 
     Attributes:
+        workload_modes: workloads' own modes; None: the present ones stay.
         force: make it explicit although that would refuse connections that were seen.
         expected_version: the version of the namespace's state that was looked at; None: whichever it is.
     """
@@ -430,6 +434,7 @@ class PolicyRequest(_Request, frozen=True):
     requires: tuple[Requirement, ...] = ()
     force: bool = False
     expected_version: int | None = None
+    workload_modes: tuple[WorkloadMode, ...] | None = None
 
 
 class PolicyDifferenceRequest(_Request, frozen=True):
@@ -448,6 +453,7 @@ class PolicyView(_Answer, frozen=True):
     group_label: str
     rules: tuple[Rule, ...]
     requires: tuple[Requirement, ...] = ()
+    workload_modes: tuple[WorkloadMode, ...] = ()
 
 
 class PolicyList(_Answer, frozen=True):

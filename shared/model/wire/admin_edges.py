@@ -14,7 +14,7 @@ import msgspec
 from shared.model.adoption.fixes import Fix
 from shared.model.policy.decision import Answer, Transport
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction, Mode
+from shared.model.policy.rules import Direction, Mode, WorkloadMode
 
 MAX_EDGES_LISTED: Final = 5_000
 DEFAULT_EDGES_LISTED: Final = 1_000
@@ -249,6 +249,8 @@ class Readiness(_Answer, frozen=True):
         coverage: by workload, as `/coverage` answers it.
         workload: the one that was asked about; empty: the whole namespace.
         refused: connections of programs that somebody has refused: explicit mode would refuse them, as intended.
+        workload_modes: workloads with a mode of their own. Asked about the whole namespace, the answer is about the
+            others: a switch of the namespace's mode doesn't change these.
     """
 
     namespace: str
@@ -268,3 +270,4 @@ class Readiness(_Answer, frozen=True):
     coverage: tuple[WorkloadCoverage, ...] = ()
     workload: str = ""
     refused: tuple[Cause, ...] = ()
+    workload_modes: tuple[WorkloadMode, ...] = ()

@@ -12,7 +12,7 @@ import msgspec
 
 from shared.model.identity.loaded_code import ApprovedCode
 from shared.model.identity.program import Program
-from shared.model.policy.rules import Mode, Requirement, Rule
+from shared.model.policy.rules import Mode, Requirement, Rule, WorkloadMode
 from shared.model.wire.admin_audit import AuditActor
 
 MAX_GENERATIONS_LISTED: Final = 100
@@ -42,15 +42,22 @@ class GenerationView(_Answer, frozen=True):
     actor: AuditActor
     mode: Mode
     changes: tuple[str, ...] = ()
+    workload_modes: tuple[WorkloadMode, ...] = ()
 
 
 class ModeTrial(_Answer, frozen=True):
-    """A mode that goes back by itself at ``until``, unless it is confirmed; seconds since the epoch, the CA's clock."""
+    """A mode that goes back by itself at ``until``, unless it is confirmed; seconds since the epoch, the CA's clock.
+
+    Attributes:
+        workload_modes: workloads' own modes go back to these, and the namespace's stays; None: the namespace's goes
+            back to ``back_to``.
+    """
 
     mode: Mode
     back_to: Mode
     started: float
     until: float
+    workload_modes: tuple[WorkloadMode, ...] | None = None
 
 
 class History(_Answer, frozen=True):
@@ -84,6 +91,7 @@ class GenerationContent(_Answer, frozen=True):
         mode: the one that an undo gives back; of a mode on trial, the one to which that was to go back.
         has_policy: it had a MeshPolicy.
         tried: the mode that was on trial; None: none was.
+        workload_modes: the workloads' own, likewise.
     """
 
     namespace: str
@@ -95,18 +103,22 @@ class GenerationContent(_Answer, frozen=True):
     requires: tuple[Requirement, ...]
     programs: tuple[PastProgram, ...]
     tried: Mode | None = None
+    workload_modes: tuple[WorkloadMode, ...] = ()
 
 
 class ModeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Switch a namespace's mode. With ``expected_version`` only if nothing changed since that version.
+    """Switch a namespace's mode, or that of workloads. With ``expected_version`` only from that version.
 
     Attributes:
+        mode: None: workloads inherit their namespace's.
+        workloads: service accounts whose own mode it is; none: the namespace's.
         for_s: seconds after which it goes back by itself, unless it is confirmed; None: it stays.
         force: switch to explicit although that would refuse connections that were seen.
         since_s: judge explicit by what was seen in so many seconds; None: ``DEFAULT_READINESS_SINCE_S``.
     """
 
-    mode: Mode
+    mode: Mode | None
+    workloads: tuple[str, ...] = ()
     expected_version: int | None = None
     for_s: float | None = None
     force: bool = False

@@ -20,9 +20,11 @@ import msgspec
 
 from shared.model.errors import TouchmarkError
 from shared.model.identity.foreign import ForeignDomain
+from shared.model.identity.identity import Workload
 from shared.model.identity.loaded_code import LoadedCode
 from shared.model.identity.program import Program
 from shared.model.policy.decision import DecisionRecord, Ending
+from shared.model.policy.modes import effective_mode
 from shared.model.policy.reasons import Reason, express_in_first_codes
 from shared.model.policy.rules import FIRST_MAX_RULES, Action, Direction, NamespaceState, Rule
 from shared.model.trust.bundle import TrustBundle
@@ -350,8 +352,19 @@ def encode_message(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
-def express_in(protocol: int, message: Message) -> Message | None:
-    """Return what is sent to a peer of this protocol instead of a message; None: nothing is sent."""
+def depends_on_reader(protocol: int, message: Message) -> bool:
+    """Tell whether readers of this protocol are sent different things instead of a message, each by its workload."""
+    if protocol >= PROTOCOL or not isinstance(message, Welcome | NamespaceChanged):
+        return False
+    return bool(message.state.workload_modes)
+
+
+def express_in(protocol: int, message: Message, *, reader: Workload | None = None) -> Message | None:
+    """Return what is sent to a peer of this protocol instead of a message; None: nothing is sent.
+
+    Arguments:
+        reader: the workload of the sidecar that it is sent to; None: it isn't known, or doesn't matter.
+    """
     if protocol >= PROTOCOL:
         return message
     match message:
@@ -360,10 +373,10 @@ def express_in(protocol: int, message: Message) -> Message | None:
                 message, registration=msgspec.structs.replace(message.registration, time_ms=0)
             )
         case Welcome():
-            state = _in_first_protocol(message.state)
+            state = _in_first_protocol(message.state, reader)
             return msgspec.structs.replace(message, state=state, foreign=(), ca_version="", time_ms=0)
         case NamespaceChanged():
-            return msgspec.structs.replace(message, state=_in_first_protocol(message.state))
+            return msgspec.structs.replace(message, state=_in_first_protocol(message.state, reader))
         case ForeignTrustChanged() | ProgramSeen():
             return None
         case Decisions():
@@ -396,12 +409,13 @@ def _record_before(record: DecisionRecord) -> DecisionRecord:
     return msgspec.structs.replace(record, process=process)
 
 
-def _in_first_protocol(state: NamespaceState) -> NamespaceState:
+def _in_first_protocol(state: NamespaceState, reader: Workload | None) -> NamespaceState:
     """Leave out what names foreign peers, which a sidecar of protocol 1 never meets, hosts, and loaded code.
 
     A rule without remaining peers is left out: without peers it would match every peer. A program that may only load
     certain objects gets no certificate through a sidecar that can't say what is loaded (``ca/issuance.py``). What a
-    namespace requires isn't enforced by such a sidecar.
+    namespace requires isn't enforced by such a sidecar. It knows no workload's own mode, and is told the one of its own
+    workload as its namespace's; as another namespace's the strictest there.
     """
     rules = []
     for rule in state.rules:
@@ -415,8 +429,9 @@ def _in_first_protocol(state: NamespaceState) -> NamespaceState:
         for each in state.approvals
     )
     return msgspec.structs.replace(
-        state, rules=_fit_in_first_protocol(rules), approvals=approvals, code=(), requires=()
-    )
+        state, rules=_fit_in_first_protocol(rules), approvals=approvals, code=(), requires=(),
+        mode=effective_mode(state, reader), workload_modes=(),
+    )  # fmt: skip
 
 
 def _fit_in_first_protocol(rules: list[Rule]) -> tuple[Rule, ...]:

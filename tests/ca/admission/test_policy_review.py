@@ -80,3 +80,12 @@ async def test_force_counts_in_the_write_that_brings_it() -> None:
     assert (await ask(judge, make(explicit, "2"), make({}, "1")))["allowed"] is True
     assert not judge.asked
     assert (await ask(judge, make(explicit, "1"), make({}, "1")))["allowed"] is False, "it was there before"
+
+
+async def test_a_policy_with_workloads_modes_is_judged_whatever_the_namespaces_mode() -> None:
+    """Taking a mode away may make a workload explicit as well: the judge compares with what is in force."""
+    for modes in ({"db": "explicit"}, {}):
+        judge = Judge()
+        assert (await ask(judge, make({"workloadModes": modes})))["allowed"] is False
+        (document,) = judge.asked
+        assert {each.service_account: each.mode.value for each in document.workload_modes or ()} == modes

@@ -12,7 +12,8 @@ from ca.distribution.session import Session
 from ca.kubernetes.view import NoCluster
 from ca.metrics import Metrics
 from shared.model.identity.identity import Workload
-from shared.model.policy.rules import NamespaceState
+from shared.model.policy.modes import make_modes
+from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.trust.bundle import TrustBundle
 from shared.model.wire.messages import BundleChanged, DirectoryEntry, FromCA, NamespaceChanged, Reissue, decode_from_ca
 from tests.ca.distribution.test_directory import make_sidecar
@@ -50,10 +51,32 @@ async def test_a_push_is_told_in_each_sessions_own_protocol(monkeypatch: pytest.
     old, new = make_session("old"), make_session("new")
     old.protocol = 1
     hub = make_hub(old, new)
-    monkeypatch.setattr(hub_module, "express_in", lambda protocol, message: message if protocol == 2 else None)
+    monkeypatch.setattr(hub_module, "express_in", lambda protocol, message, **_: message if protocol == 2 else None)
     hub.publish_reissue()
     assert await received(new) == [Reissue(spread_s=1.0)]
     assert await received(old) == []
+
+
+async def test_a_sidecar_of_protocol_1_is_told_the_mode_of_its_own_workload_as_its_namespaces() -> None:
+    """It knows no workload's own mode."""
+    names = ("web", "db", "job")
+    sessions = [make_session(name) for name in (*names, "new")]
+    for session, name in zip(sessions, (*names, "web"), strict=True):
+        session.workload = Workload(namespace="shop", service_account=name)
+        session.protocol = 2 if session.instance == "new" else 1
+    abroad = make_session("abroad")
+    abroad.workload, abroad.protocol = Workload(namespace="bank", service_account="web"), 1
+    hub = make_hub(*sessions, abroad)
+    for session in (*sessions, abroad):
+        hub.subscribe(session, "shop")
+    modes = make_modes({"web": Mode.EXPLICIT, "db": Mode.PERMISSIVE})
+    state = NamespaceState(namespace="shop", version=2, workload_modes=modes)
+    hub.publish_namespace(state)
+    told = {session.instance: await received(session) for session in (*sessions, abroad)}
+    assert told["new"] == [NamespaceChanged(state=state)]
+    expected = {"web": Mode.EXPLICIT, "db": Mode.PERMISSIVE, "job": Mode.PERMISSIVE, "abroad": Mode.EXPLICIT}
+    for name, mode in expected.items():
+        assert told[name] == [NamespaceChanged(state=NamespaceState(namespace="shop", version=2, mode=mode))], name
 
 
 async def test_bundle_and_reissue_reach_everybody() -> None:

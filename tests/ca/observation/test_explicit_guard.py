@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from ca.observation.explicit_guard import MAX_WINDOW_S, check_window, require_unblocked
+from ca.observation.explicit_readiness import assess
 from shared.model.errors import BlockedError, InputError
 from shared.model.policy.decision import Answer
+from shared.model.policy.modes import make_modes
 from shared.model.policy.rules import Action, Mode, Rule
 from shared.model.wire.admin import PolicyCandidateRequest
 from tests.ca.founded import NOW, opened
@@ -37,3 +39,40 @@ def test_a_window_has_bounds(since_s: float) -> None:
         check_window(since_s)
     assert check_window(None) is None
     assert check_window(60.0) == 60.0
+
+
+async def test_each_workload_is_judged_when_it_becomes_explicit_and_by_what_its_own_side_saw(tmp_path: Path) -> None:
+    """The connection goes from shop/web to shop/db; the record is the server's."""
+    marked = make_decision("c1", time=NOW, answer=Answer.ALLOW, would_deny=True, mode=Mode.PERMISSIVE)
+    db, web = make_modes({"db": Mode.EXPLICIT}), make_modes({"web": Mode.EXPLICIT})
+    loose = make_modes({"db": Mode.PERMISSIVE})
+    async with opened(tmp_path / "d") as core:
+        store = core.store
+        await store.decisions.insert([marked])
+        for modes in (db, (*db, *web)):
+            with pytest.raises(BlockedError, match="shop/db") as caught:
+                await require_unblocked(store, "shop", now=NOW + 1, mode=None, workload_modes=modes)
+            assert "`touchmark ready shop --workload db`" in caught.value.hint
+        await require_unblocked(store, "shop", now=NOW + 1, mode=None, workload_modes=web)
+        # With a mode of its own it isn't changed by its namespace's.
+        await require_unblocked(store, "shop", now=NOW + 1, mode=Mode.EXPLICIT, workload_modes=loose)
+        await store.namespaces.set_workload_modes("shop", ["db"], Mode.PERMISSIVE)
+        await require_unblocked(store, "shop", now=NOW + 1)
+        explicit = await store.namespaces.set_mode("shop", Mode.EXPLICIT)
+        with pytest.raises(BlockedError, match="shop/db"):
+            await require_unblocked(store, "shop", now=NOW + 1, mode=None, workload_modes=())  # It would inherit.
+        refused = PolicyCandidateRequest(rules=(Rule(name="none", action=Action.DENY),))
+        version = await require_unblocked(store, "shop", now=NOW + 1, mode=None, workload_modes=(), candidate=refused)
+        assert version == explicit.version
+
+
+async def test_a_readiness_says_who_was_left_out_and_of_a_workload_its_own_mode(tmp_path: Path) -> None:
+    marked = make_decision("c1", time=NOW, answer=Answer.ALLOW, would_deny=True, mode=Mode.PERMISSIVE)
+    async with opened(tmp_path / "d") as core:
+        store = core.store
+        await store.decisions.insert([marked])
+        state = await store.namespaces.set_workload_modes("shop", ["db"], Mode.EXPLICIT)
+        others = await assess(store, "shop", since=0, now=NOW + 1)
+        assert (others.causes, others.mode, others.workload_modes) == ((), Mode.PERMISSIVE, state.workload_modes)
+        found = await assess(store, "shop", since=0, now=NOW + 1, workload="shop/db")
+        assert (len(found.causes) > 0, found.mode) == (True, Mode.EXPLICIT)

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from ca.store import namespace_history
+from ca.store.audit.acting import acting_as
 from ca.store.history import generations
 from ca.store.records import ProgramRecord
 from shared.model.errors import ConflictError, NotFoundError, UnavailableError
 from shared.model.identity.loaded_code import ApprovedCode
 from shared.model.identity.program import Program
+from shared.model.policy.modes import make_modes
 from shared.model.policy.rules import Action, Mode, NamespaceState, Requirement, Rule
-from shared.model.wire.admin_audit import read_entry
+from shared.model.wire.admin_audit import AuditActor, read_entry
 from tests.ca.founded import NOW, Founded, opened
 
 RULE = Rule(name="all", action=Action.ALLOW)
@@ -210,3 +212,75 @@ async def test_a_trial_is_prolonged_and_one_that_changes_nothing_is_refused(tmp_
         with pytest.raises(ConflictError):
             await core.store.history.try_mode("shop", Mode.EXPLICIT, for_s=60, now=NOW, expected_version=1)
         assert namespace_history.MIN_TRIAL_S <= 60 <= namespace_history.MAX_TRIAL_S
+
+
+DB_EXPLICIT = make_modes({"db": Mode.EXPLICIT})
+
+
+async def test_workloads_modes_are_kept_told_and_given_back(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        store = core.store
+        with acting_as(AuditActor(kind="user", name="ann")):
+            state = await store.namespaces.set_workload_modes("shop", ["db"], Mode.EXPLICIT)
+        assert (state.mode, state.workload_modes) == (Mode.PERMISSIVE, DB_EXPLICIT)
+        same = await store.namespaces.set_workload_modes("shop", ["db"], Mode.EXPLICIT)
+        assert same.workload_modes == DB_EXPLICIT
+        assert [act for act, _ in await list_acts(core)] == ["mode.set", "before"], "what changes nothing is none"
+        (newest, _) = await store.history.list_generations("shop", limit=2)
+        assert (newest.actor.name, newest.content.workload_modes) == ("ann", DB_EXPLICIT)
+        explicit = await store.namespaces.set_mode("shop", Mode.EXPLICIT)
+        assert explicit.workload_modes == DB_EXPLICIT, "a switch of the namespace leaves them"
+        gone = await store.namespaces.set_workload_modes("shop", ["db"], None)
+        assert gone.workload_modes == ()
+        assert (await store.history.undo("shop")).workload_modes == DB_EXPLICIT
+        (line,) = (await store.audit.list_lines(limit=1, newest=True)).lines
+        assert read_entry(line).after["workload_modes"] == [{"service_account": "db", "mode": "explicit"}]
+        put = await store.namespaces.put_policy("shop", rules=[RULE])
+        assert put.workload_modes == DB_EXPLICIT, "a policy that doesn't name them leaves them"
+        assert (await store.namespaces.put_policy("shop", rules=[], workload_modes=())).workload_modes == ()
+        assert (await store.history.undo("shop", to=1)).workload_modes == ()
+    async with opened(tmp_path / "d") as core:
+        assert (await core.store.namespaces.get_state("shop")).workload_modes == ()
+
+
+async def test_workloads_modes_on_trial_go_back_and_the_namespaces_stays(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        store, history = core.store, core.store.history
+        await store.namespaces.set_workload_modes("shop", ["web"], Mode.PERMISSIVE)
+        tried = await history.try_workload_modes("shop", ["db"], Mode.EXPLICIT, for_s=10, now=NOW)
+        web = make_modes({"web": Mode.PERMISSIVE})
+        assert tried.workload_modes == make_modes({"db": Mode.EXPLICIT, "web": Mode.PERMISSIVE})
+        trial = await history.get_trial("shop")
+        assert trial is not None
+        assert (trial.workload_modes, trial.until) == (web, NOW + 10)
+        with pytest.raises(ConflictError, match="on trial already"):
+            await history.try_mode("shop", Mode.EXPLICIT, for_s=10, now=NOW)
+        await store.namespaces.set_mode("shop", Mode.EXPLICIT)
+        assert await history.get_trial("shop") is not None, "a switch of the namespace is another matter"
+        assert await history.end_due_trials(now=NOW + 9) == []
+        assert await history.end_due_trials(now=NOW + 10) == ["shop"]
+        state = await store.namespaces.get_state("shop")
+        assert (state.mode, state.workload_modes) == (Mode.EXPLICIT, web)
+        with pytest.raises(ConflictError, match="nothing to undo"):
+            await history.undo("shop")
+        with pytest.raises(ConflictError, match="nothing to go back to"):
+            await history.try_workload_modes("shop", ["web"], Mode.PERMISSIVE, for_s=10, now=NOW)
+
+
+async def test_workloads_modes_on_trial_are_confirmed_undone_or_kept(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        store, history = core.store, core.store.history
+        await history.try_workload_modes("shop", ["db"], Mode.EXPLICIT, for_s=10, now=NOW)
+        assert (await history.confirm_mode("shop")).workload_modes == DB_EXPLICIT
+        await history.try_workload_modes("shop", ["db"], None, for_s=10, now=NOW)
+        await store.namespaces.put_program(CURL)
+        assert (await history.undo("shop")).workload_modes == (), "the program goes, the modes on trial stay"
+        assert await history.get_trial("shop") is not None
+        assert (await history.undo("shop", to=3)).workload_modes == DB_EXPLICIT
+        assert await history.get_trial("shop") is None
+        await history.try_workload_modes("shop", ["db"], None, for_s=10, now=NOW)
+        assert (await store.namespaces.set_workload_modes("shop", ["db"], None)).workload_modes == ()
+        assert await history.get_trial("shop") is None, "set is kept"
+        await history.try_mode("shop", Mode.EXPLICIT, for_s=10, now=NOW)
+        with pytest.raises(ConflictError, match="the mode of shop is on trial already"):
+            await history.try_workload_modes("shop", ["db"], Mode.EXPLICIT, for_s=10, now=NOW)

@@ -354,3 +354,32 @@ def test_a_trial_that_is_over_or_of_another_tool_is_not_confirmed(
     api.answers |= {f"GET {MESH_POLICY}": theirs, f"PATCH {MESH_POLICY}": theirs}
     assert run(["mode", "shop", "confirm", "-k"]) == ExitCode.CONFLICT
     assert "written by another tool" in capsys.readouterr().err
+
+
+def test_a_workloads_mode_is_written_alone_from_what_was_read(
+    cluster_ca: FakeCA, api: FakeAPI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster_ca.answers["GET /v1/namespaces/shop/readiness"] = make_readiness()
+    cluster_ca.answers["GET /v1/namespaces/shop"] = NamespaceState(namespace="shop", version=3)
+    current = make_policy(installed=3, waiting=[], workloadModes={"db": "explicit"})
+    current["metadata"]["resourceVersion"] = "41"
+    api.answers[f"GET {MESH_POLICY}"] = current
+    api.answers[f"PATCH {MESH_POLICY}"] = [make_status(409, "Conflict", "modified"), current]
+    assert run(["mode", "shop", "explicit", "--workload", "web", "-k"]) == ExitCode.SUCCESS
+    first, second = api.asked(f"PATCH {MESH_POLICY}")
+    assert first == second
+    assert second["spec"] == {"workloadModes": {"db": "explicit", "web": "explicit"}}
+    assert second["metadata"]["resourceVersion"] == "41"
+    query = next(query for key, query, _ in api.requests if key == f"PATCH {MESH_POLICY}")
+    assert query["fieldManager"] == "touchmark-workload-modes"
+    assert run(["mode", "shop", "explicit", "--workload", "web", "--for", "10m", "-k"]) == ExitCode.BAD_INPUT
+    assert "only a namespace's mode goes back" in capsys.readouterr().err
+
+
+def test_a_workloads_mode_of_another_tool_is_not_taken_away(api: FakeAPI, capsys: pytest.CaptureFixture[str]) -> None:
+    current = make_policy(installed=3, waiting=[], mode="permissive")
+    current["spec"]["workloadModes"] = {"db": "explicit"}
+    api.answers[f"GET {MESH_POLICY}"] = current
+    api.answers[f"PATCH {MESH_POLICY}"] = current
+    assert run(["mode", "shop", "inherit", "--workload", "db", "-k"]) == ExitCode.CONFLICT
+    assert "db in MeshPolicy shop/default was written by another tool" in capsys.readouterr().err

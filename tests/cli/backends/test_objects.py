@@ -124,3 +124,46 @@ def test_rules_that_others_wrote_are_named() -> None:
     kept = {"spec": {"rules": [{"name": "a"}, {"name": "b"}]}}
     assert objects.describe_strangers(kept, {"spec": {"rules": [{"name": "a"}]}}).endswith("another tool: b")
     assert objects.describe_strangers(kept, kept) == ""
+
+
+def own_modes(value: dict[str, Any], *names: str) -> dict[str, Any]:
+    fields: dict[str, Any] = {"f:spec": {"f:workloadModes": {f"f:{name}": {} for name in names}}}
+    entries = [
+        {"manager": "helm", "fieldsV1": {"f:spec": {"f:workloadModes": {"f:web": {}}}}},
+        {"manager": objects.WORKLOAD_MODES_MANAGER, "fieldsV1": fields},
+    ]
+    return {**value, "metadata": {**value["metadata"], "managedFields": entries}}
+
+
+def test_a_workloads_mode_is_written_with_those_that_were_written_before_and_no_other_tools() -> None:
+    present = own_modes(make_policy(), "db")
+    present["spec"]["workloadModes"] = {"db": "explicit", "web": "permissive"}
+    modes = {"db": Mode.EXPLICIT, "job": Mode.EXPLICIT, "web": Mode.PERMISSIVE}
+    value = objects.make_workload_modes("shop", present, modes, ["job"])
+    assert value["spec"] == {"workloadModes": {"db": "explicit", "job": "explicit"}}
+    gone = objects.make_workload_modes("shop", present, {"web": Mode.PERMISSIVE}, ["db"])
+    assert gone["spec"] == {"workloadModes": {}}, "and not left out, which would leave them as they are"
+
+
+def test_what_is_in_force_and_nowhere_written_is_written_with_the_first_mode() -> None:
+    """The CA takes what the object says for all there is."""
+    modes = {"db": Mode.EXPLICIT, "web": Mode.PERMISSIVE}
+    for present in (None, make_policy()):
+        value = objects.make_workload_modes("shop", present, modes, ["db"])
+        assert value["spec"] == {"workloadModes": {"db": "explicit", "web": "permissive"}}
+
+
+def test_workloads_modes_are_read_as_written_and_else_as_they_are_in_force() -> None:
+    policy = make_policy(workloadModes={"db": "explicit", "odd": 3})
+    assert objects.read_workload_modes(policy) == {"db": Mode.EXPLICIT}
+    policy["spec"]["workloadModes"] = {}
+    assert objects.read_workload_modes(policy) == {}
+    assert objects.read_mode("shop", policy).workload_modes == ()
+
+
+def test_an_explicit_workload_is_forced_as_an_explicit_namespace_is() -> None:
+    value = objects.make_workload_modes("shop", None, {"db": Mode.EXPLICIT}, ["db"])
+    assert "annotations" in objects.force_explicit(value, mark="1")["metadata"]
+    value = objects.make_workload_modes("shop", None, {"db": Mode.PERMISSIVE}, ["db"])
+    assert "annotations" not in objects.force_explicit(value, mark="1")["metadata"]
+    assert "annotations" in objects.force_explicit(value, mark="1", is_inherited=True)["metadata"]

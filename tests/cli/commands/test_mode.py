@@ -8,6 +8,7 @@ import pytest
 from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.adoption.fixes import Fix, FixKind
+from shared.model.policy.modes import make_modes
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.wire.admin import Acknowledgements, Cause, ErrorAnswer, Readiness, ReadinessVerdict
@@ -157,3 +158,62 @@ def test_without_the_ca_s_look_ahead_only_yes_goes_on(shop: FakeCA, capsys: pyte
     assert not shop.asked("PUT /v1/namespaces/shop/mode")
     assert run(["mode", "shop", "explicit", "--force"]) == ExitCode.SUCCESS
     assert "explicit mode would refuse: the store is away" in capsys.readouterr().err
+
+
+OWN = make_modes({"db": Mode.EXPLICIT})
+
+
+def test_a_workload_is_asked_about_switched_and_named(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    ready = msgspec.structs.replace(make_readiness(), workload="shop/db", verdict=ReadinessVerdict.READY)
+    shop.answers["GET /v1/namespaces/shop/readiness"] = ready
+    shop.answers["GET /v1/namespaces/shop"] = NamespaceState(namespace="shop", version=4, workload_modes=OWN)
+    assert run(["mode", "shop", "explicit", "--workload", "db"]) == ExitCode.SUCCESS
+    assert shop.asked("PUT /v1/namespaces/shop/mode") == [
+        {"mode": "explicit", "workloads": ["db"], "expected_version": 3}
+    ]
+    printed = capsys.readouterr().out
+    assert "shop/db is explicit, a mode of its own" in printed
+    assert "shop is permissive: version 4 is in force in all 2 sidecars" in printed
+    assert run(["mode", "shop"]) == ExitCode.SUCCESS
+    assert "workloads with a mode of their own: db explicit" in capsys.readouterr().out
+    assert run(["mode", "shop", "--json"]) == ExitCode.SUCCESS
+    assert msgspec.json.decode(capsys.readouterr().out)["workload_modes"] == [
+        {"service_account": "db", "mode": "explicit"}
+    ]
+
+
+def test_a_blocked_workload_is_named_with_its_own_command(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    blocked = msgspec.structs.replace(make_readiness(CAUSE), workload="shop/db", verdict=ReadinessVerdict.BLOCKED)
+    shop.answers["GET /v1/namespaces/shop/readiness"] = blocked
+    assert run(["mode", "shop", "explicit", "-w", "shop/db"]) == ExitCode.REFUSED
+    said = capsys.readouterr().err
+    assert "shop/db is unchanged" in said
+    assert "`touchmark ready shop --workload db`" in said
+    assert run(["mode", "shop", "--check", "-w", "db"]) == ExitCode.CHECK_FAILED
+    assert not shop.asked("PUT /v1/namespaces/shop/mode")
+
+
+def test_to_inherit_permissive_asks_nothing_and_explicit_asks_first(shop: FakeCA) -> None:
+    blocked = msgspec.structs.replace(make_readiness(CAUSE), workload="shop/db", verdict=ReadinessVerdict.BLOCKED)
+    shop.answers["GET /v1/namespaces/shop/readiness"] = blocked
+    assert run(["mode", "shop", "inherit", "-w", "db"]) == ExitCode.REFUSED, "shop is explicit"
+    shop.answers["GET /v1/namespaces/shop"] = NamespaceState(namespace="shop", version=4, workload_modes=OWN)
+    assert run(["mode", "shop", "inherit", "-w", "db", "-w", "web", "--for", "10m"]) == ExitCode.SUCCESS
+    assert shop.asked("PUT /v1/namespaces/shop/mode") == [{"mode": None, "workloads": ["db", "web"], "for_s": 600.0}]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inherit"],
+        ["history", "--workload", "db"],
+        ["confirm", "--workload", "db"],
+        ["explicit", "--workload", "bank/db"],
+        ["explicit", "--workload", "No Name"],
+        ["--workload", "db"],
+        ["--check", "--json", "--workload", "db", "--workload", "web"],
+    ],
+)
+def test_what_a_workload_has_no_meaning_for_is_refused(shop: FakeCA, words: list[str]) -> None:
+    assert run(["mode", "shop", *words]) == ExitCode.BAD_INPUT
+    assert not shop.asked("PUT /v1/namespaces/shop/mode")

@@ -7,6 +7,8 @@ import pytest
 
 from cli.main import run
 from cli.text.exit_codes import ExitCode
+from shared.model.policy.modes import make_modes
+from shared.model.policy.rules import Mode
 from shared.model.version import VERSION
 from shared.model.wire.admin import IdentityList, NamespaceList, SidecarList
 from tests.cli.fake_ca import FakeCA
@@ -66,3 +68,12 @@ def test_mixed_versions_are_marked_and_end_with_0(ca: FakeCA, capsys: pytest.Cap
     printed = capsys.readouterr().out
     assert "sidecars 0.1.9 (mixed)" in printed
     assert "– versions" in printed
+
+
+def test_workloads_with_a_mode_of_their_own_are_named(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    answer_all(ca)
+    modes = make_modes({"web": Mode.PERMISSIVE})
+    state = msgspec.structs.replace(OBSERVATION.namespaces[0], workload_modes=modes)
+    ca.answers["GET /v1/namespaces"] = NamespaceList(namespaces=(state,))
+    assert run(["status"]) == ExitCode.SUCCESS
+    assert "explicit (web permissive)" in capsys.readouterr().out

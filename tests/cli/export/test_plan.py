@@ -8,6 +8,7 @@ import pytest
 from cli.export.plan import SAME_GROUP, Effect, End, Flow, make_plan
 from shared.model.identity.identity import Workload
 from shared.model.policy.evaluate import Party, compile_namespace, evaluate
+from shared.model.policy.modes import make_modes
 from shared.model.policy.rules import Direction, Mode, NamespaceState
 from tests.cli.export.world import BANK, LABELLED, PROGRAM, SHOP, STATES
 
@@ -106,3 +107,15 @@ def test_what_the_evaluator_allows_between_members_a_flow_allows(account: str, p
 def test_a_namespace_without_a_policy_is_permissive() -> None:
     plan = make_plan("empty", {"empty": NamespaceState(namespace="empty")})
     assert (plan.flows, plan.is_closed) == ((), False)
+
+
+def test_a_workloads_own_mode_that_differs_is_a_loss() -> None:
+    modes = make_modes({"db": Mode.EXPLICIT, "web": Mode.PERMISSIVE})
+    for mode, as_explicit, expected in (
+        (Mode.PERMISSIVE, False, [(Effect.LOOSER, "db is explicit by a mode of its own, which isn't exported")]),
+        (Mode.EXPLICIT, False, [(Effect.STRICTER, "web is permissive by a mode of its own, which isn't exported")]),
+        (Mode.PERMISSIVE, True, [(Effect.STRICTER, "web is permissive by a mode of its own, which isn't exported")]),
+    ):
+        state = NamespaceState(namespace="shop", mode=mode, workload_modes=modes)
+        losses = make_plan("shop", {"shop": state}, as_explicit=as_explicit).losses
+        assert [(each.effect, each.message) for each in losses if "of its own" in each.message] == expected

@@ -76,6 +76,10 @@ class Admin:
         """Switch a namespace's mode, whatever that would refuse."""
         self._put(f"/v1/namespaces/{namespace}/mode", admin.ModeRequest(mode=mode))
 
+    def set_workload_mode(self, namespace: str, service_account: str, mode: Mode | None) -> None:
+        """Give a workload a mode of its own, whatever that would refuse; None: it inherits its namespace's."""
+        self._put(f"/v1/namespaces/{namespace}/mode", admin.ModeRequest(mode=mode, workloads=(service_account,)))
+
     def set_policy(
         self, namespace: str, rules: tuple[Rule, ...], mode: Mode, requires: tuple[Requirement, ...] = ()
     ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shared.model.policy.rules import Mode, Rule
-from tests.e2e.harness.mesh import MAX_EXECUTABLE_BYTES, Mesh
+from tests.e2e.harness.mesh import MAX_EXECUTABLE_BYTES, NAMESPACE, Mesh
 from tests.e2e.harness.programs import Actor, Executable
 
 CLIENT = "shop/client"
@@ -47,6 +47,11 @@ class Shop:
     def be_permissive(self, *rules: Rule) -> None:
         """Switch to permissive mode, with these rules."""
         self.mesh.set_policy(Mode.PERMISSIVE, *rules)
+
+    def switch_workload(self, service_account: str, mode: Mode | None) -> None:
+        """Give a workload of the shop a mode of its own, or (None) its namespace's."""
+        self.mesh.admin.set_workload_mode(NAMESPACE, service_account, mode)
+        self.mesh.wait_installed(NAMESPACE)
 
     def sell(self, kind: str = "answer") -> int:
         """Have the approved server program serve a fresh port; return the port."""

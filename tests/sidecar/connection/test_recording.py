@@ -15,7 +15,7 @@ from shared.model.formats.line import LineFormat, choose_writer
 from shared.model.identity.loaded_code import LoadedCode, LoadedObject
 from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction, NamespaceState
+from shared.model.policy.rules import Direction, Mode, NamespaceState
 from shared.model.wire.messages import MAX_DECISION_BYTES, MAX_MESSAGE_BYTES, Decisions, FromSidecar, encode_message
 from shared.runtime.sinks import LineSink
 from sidecar.capture.refusal import record_refusal
@@ -29,6 +29,7 @@ STRANGER = record_refusal(
     source=("198.18.0.1", 1),
     destination=("fd00::1", 2),
     state=NamespaceState(namespace="shop"),
+    mode=Mode.PERMISSIVE,
     sidecar="one",
     connection="c",
     now=1.0,

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from shared.model.errors import ProtocolError
-from shared.model.identity.identity import Identity, IdentityKind, parse_workload
+from shared.model.identity.identity import Identity, IdentityKind, Workload, parse_workload
 from shared.model.policy.rules import NamespaceState
 from shared.model.trust.certificate import BundleVerifier
 from shared.model.wire.messages import (
@@ -31,6 +31,8 @@ from sidecar.mesh.policies import Policies
 from sidecar.mesh.trust import Trust
 from tests.sidecar.little_ca import TRUST_DOMAIN, LittleCA
 from tests.sidecar.partner import Partner
+
+WEB = Workload(namespace="shop", service_account="web")
 
 
 class Parts:
@@ -68,7 +70,12 @@ def test_each_message_reaches_its_part_and_installs_are_acknowledged() -> None:
     parts, bundle = Parts(), LittleCA().bundle
     trust = Trust(bundle)
     anything = cast("Any", parts)
-    policies = Policies(NamespaceState(namespace="shop"), ask=anything.ask, timeout_s=1)
+    policies = Policies(
+        NamespaceState(namespace="shop"),
+        workload=WEB,
+        ask=anything.ask,
+        timeout_s=1,
+    )
     dispatch = Dispatch(
         uplink=anything, trust=trust, foreign=ForeignRoots(), policies=policies, directory=anything,
         credentials=anything, recorder=anything, list_connections=lambda limit: ((), limit == 5),
@@ -89,7 +96,12 @@ def test_a_repeated_enrolments_welcome_stands_in_for_everything_before() -> None
     before, after, parts = LittleCA(), LittleCA(), Parts()
     before.sequence = 7
     anything = cast("Any", parts)
-    policies = Policies(NamespaceState(namespace="shop"), ask=anything.ask, timeout_s=1)
+    policies = Policies(
+        NamespaceState(namespace="shop"),
+        workload=WEB,
+        ask=anything.ask,
+        timeout_s=1,
+    )
     trust = Trust(before.bundle)
     dispatch = Dispatch(
         uplink=anything, trust=trust, foreign=ForeignRoots(), policies=policies, directory=anything,
@@ -122,7 +134,7 @@ def test_other_trust_domains_are_those_that_a_welcome_or_a_push_names_and_an_old
     roots = ForeignRoots()
     dispatch = Dispatch(
         uplink=anything, trust=Trust(ca.bundle), foreign=roots, directory=anything, credentials=anything,
-        policies=Policies(NamespaceState(namespace="shop"), ask=anything.ask, timeout_s=1),
+        policies=Policies(NamespaceState(namespace="shop"), workload=WEB, ask=anything.ask, timeout_s=1),
         recorder=anything, list_connections=lambda limit: ((), False),
     )  # fmt: skip
     partner, other = Partner().roots, Partner(domain="other.example").roots

@@ -83,7 +83,7 @@ async def a_store(life_s: float = 3600) -> AsyncIterator[tuple[CredentialStore, 
     own = accept_chain(request, chain, verifier=trust.verifier, generation=1, now=time.time())
     issuing.ca.issued = 0
     issuing.shown.clear()
-    policies = Policies(NamespaceState(namespace="shop", version=1), ask=ask_into([]), timeout_s=1)
+    policies = Policies(NamespaceState(namespace="shop", version=1), workload=WEB, ask=ask_into([]), timeout_s=1)
     null = os.open("/dev/null", os.O_WRONLY)
     sink, failures = LineSink(null), list[str]()
     tasks = Tasks(lambda _, error: failures.append(repr(error)))

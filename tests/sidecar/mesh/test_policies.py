@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from shared.model.identity.identity import Workload
+from shared.model.policy.modes import make_modes
 from shared.model.policy.rules import Action, Direction, Mode, NamespaceState, Peer, Rule
 from shared.model.wire.messages import FromSidecar, NamespaceInstalled, Subscribe
 from sidecar.mesh.policies import Policies
@@ -20,7 +22,12 @@ def many_rules(count: int) -> tuple[Rule, ...]:
 
 
 async def test_a_change_is_in_force_at_once_and_told() -> None:
-    policies = Policies(NamespaceState(namespace="shop", version=1), ask=ask_into([]), timeout_s=1)
+    policies = Policies(
+        NamespaceState(namespace="shop", version=1),
+        workload=Workload(namespace="shop", service_account="web"),
+        ask=ask_into([]),
+        timeout_s=1,
+    )
     told: list[object] = []
     policies.on_change(lambda namespace: told.append((namespace, policies.generation)))
     changed = NamespaceState(namespace="shop", version=2, mode=Mode.EXPLICIT)
@@ -32,7 +39,12 @@ async def test_a_change_is_in_force_at_once_and_told() -> None:
 
 
 async def test_a_large_state_is_compiled_while_other_things_happen_and_the_old_one_holds_until_then() -> None:
-    policies = Policies(NamespaceState(namespace="shop", version=1), ask=ask_into([]), timeout_s=1)
+    policies = Policies(
+        NamespaceState(namespace="shop", version=1),
+        workload=Workload(namespace="shop", service_account="web"),
+        ask=ask_into([]),
+        timeout_s=1,
+    )
     told: list[NamespaceInstalled] = []
     large = NamespaceState(namespace="shop", version=2, rules=many_rules(1000))
     policies.install(large, acknowledge=told.append)
@@ -46,7 +58,12 @@ async def test_a_large_state_is_compiled_while_other_things_happen_and_the_old_o
 
 
 async def test_a_newer_state_overtakes_one_that_is_being_compiled() -> None:
-    policies = Policies(NamespaceState(namespace="shop", version=1), ask=ask_into([]), timeout_s=1)
+    policies = Policies(
+        NamespaceState(namespace="shop", version=1),
+        workload=Workload(namespace="shop", service_account="web"),
+        ask=ask_into([]),
+        timeout_s=1,
+    )
     told: list[NamespaceInstalled] = []
     policies.install(NamespaceState(namespace="shop", version=2, rules=many_rules(1000)), acknowledge=told.append)
     newest = NamespaceState(namespace="shop", version=3, mode=Mode.EXPLICIT)
@@ -69,7 +86,12 @@ async def test_a_replaced_state_is_given_up_in_slices_unless_somebody_decides_by
     """From Python 3.14 on a variable's reference isn't counted twice where it is passed."""
     count = sys.getrefcount
     monkeypatch.setattr(sys, "getrefcount", lambda each: count(each) - 1 - borrowed)
-    policies = Policies(NamespaceState(namespace="shop", version=1), ask=ask_into([]), timeout_s=1)
+    policies = Policies(
+        NamespaceState(namespace="shop", version=1),
+        workload=Workload(namespace="shop", service_account="web"),
+        ask=ask_into([]),
+        timeout_s=1,
+    )
     told: list[NamespaceInstalled] = []
 
     async def install(version: int) -> None:
@@ -95,7 +117,12 @@ async def test_a_replaced_state_is_given_up_in_slices_unless_somebody_decides_by
 
 async def test_no_more_namespaces_are_kept_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sidecar.mesh.policies.MAX_NAMESPACES", 1)
-    policies = Policies(NamespaceState(namespace="shop"), ask=ask_into([]), timeout_s=1)
+    policies = Policies(
+        NamespaceState(namespace="shop"),
+        workload=Workload(namespace="shop", service_account="web"),
+        ask=ask_into([]),
+        timeout_s=1,
+    )
     told: list[NamespaceInstalled] = []
     policies.install(NamespaceState(namespace="bank"), acknowledge=told.append)
     assert policies.get("bank") is None
@@ -104,9 +131,33 @@ async def test_no_more_namespaces_are_kept_than_the_bound(monkeypatch: pytest.Mo
 
 async def test_another_namespace_is_subscribed_to_once_and_again_on_a_new_stream() -> None:
     sent: list[FromSidecar] = []
-    policies = Policies(NamespaceState(namespace="shop"), ask=ask_into(sent), timeout_s=1)
+    policies = Policies(
+        NamespaceState(namespace="shop"),
+        workload=Workload(namespace="shop", service_account="web"),
+        ask=ask_into(sent),
+        timeout_s=1,
+    )
     waiting = [asyncio.create_task(policies.obtain("bank")) for _ in range(3)]
     await asyncio.sleep(0)
     policies.install(NamespaceState(namespace="bank", version=4), acknowledge=lambda _: None)
     assert {policy.state.version for policy in await asyncio.gather(*waiting)} == {4}
     assert sent == policies.subscriptions() == [Subscribe(namespace="bank")]
+
+
+async def test_the_own_workloads_mode_counts_and_follows_each_change() -> None:
+    web = Workload(namespace="shop", service_account="web")
+    policies = Policies(NamespaceState(namespace="shop", version=1), workload=web, ask=ask_into([]), timeout_s=1)
+    assert policies.mode is Mode.PERMISSIVE
+    for version, (mode, own, counts) in enumerate(
+        [
+            (Mode.PERMISSIVE, {"web": Mode.EXPLICIT}, Mode.EXPLICIT),
+            (Mode.EXPLICIT, {"web": Mode.PERMISSIVE}, Mode.PERMISSIVE),
+            (Mode.PERMISSIVE, {"db": Mode.EXPLICIT}, Mode.PERMISSIVE),
+            (Mode.EXPLICIT, {}, Mode.EXPLICIT),
+        ],
+        start=2,
+    ):
+        installed: list[NamespaceInstalled] = []
+        state = NamespaceState(namespace="shop", version=version, mode=mode, workload_modes=make_modes(own))
+        policies.install(state, acknowledge=installed.append)
+        assert (policies.mode, installed) == (counts, [NamespaceInstalled(namespace="shop", version=version)])

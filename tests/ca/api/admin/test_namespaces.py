@@ -11,6 +11,7 @@ import pytest
 from ca.runtime.compose import RunningCA
 from shared.model.identity.program import Program
 from shared.model.policy.decision import Answer
+from shared.model.policy.modes import make_modes, read_modes
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Mode, NamespaceState, PortRange, Requirement, Rule
 from shared.model.wire import admin as api
@@ -307,3 +308,52 @@ async def _refuses_changes(admin: Admin) -> None:
         refused = await admin.fail(method, path, 409, body)
         assert "MeshPolicy" in refused.message and "--kubernetes" in refused.hint
     assert (await admin.get("/v1/namespaces", api.NamespaceList)).namespaces == ()
+
+
+async def test_workloads_get_modes_of_their_own_for_good_or_for_a_while(services: RunningCA, admin: Admin) -> None:
+    path = "/v1/namespaces/shop/mode"
+
+    async def switch(mode: Mode | None, *names: str, **terms: Any) -> NamespaceState:
+        return await admin.ask("PUT", path, NamespaceState, api.ModeRequest(mode=mode, workloads=names, **terms))
+
+    switched = await switch(Mode.EXPLICIT, "db", "web")
+    assert (switched.mode, read_modes(switched.workload_modes)) == (
+        Mode.PERMISSIVE,
+        {"db": Mode.EXPLICIT, "web": Mode.EXPLICIT},
+    )
+    assert read_modes((await switch(None, "web")).workload_modes) == {"db": Mode.EXPLICIT}
+    assert (await switch(None, "db", for_s=60)).workload_modes == ()
+    history = await admin.get("/v1/namespaces/shop/history", api.History)
+    assert history.trial is not None
+    assert history.trial.workload_modes == make_modes({"db": Mode.EXPLICIT})
+    assert history.generations[0].changes == ("mode of db explicit → inherited", "workloads' modes on trial")
+    assert [each.act for each in history.generations] == ["mode.try", "mode.set", "mode.set", "before"]
+    undone = await admin.ask("POST", "/v1/namespaces/shop/undo", NamespaceState, api.UndoRequest())
+    assert read_modes(undone.workload_modes) == {"db": Mode.EXPLICIT}
+    view = (await admin.get("/v1/policies", api.PolicyList)).policies[0]
+    assert view.workload_modes == undone.workload_modes
+    policy = api.PolicyRequest(namespace="shop", workload_modes=())
+    assert (await admin.ask("PUT", "/v1/policies", api.PolicyView, policy)).workload_modes == ()
+    for body in (
+        api.ModeRequest(mode=None),
+        api.ModeRequest(mode=Mode.EXPLICIT, workloads=("No Name",)),
+        {"mode": "explicit", "workload": "db"},
+    ):
+        assert (await admin.fail("PUT", path, 400, body)).code in ("bad_input", "bad_identity")
+
+
+async def test_the_ca_refuses_to_make_a_workload_explicit_that_would_refuse_what_it_saw(
+    services: RunningCA, admin: Admin
+) -> None:
+    await services.store.decisions.insert([make_decision("c", time=services.clock())])
+    wanted = api.ModeRequest(mode=Mode.EXPLICIT, workloads=("db",))
+    policy = api.PolicyRequest(namespace="shop", workload_modes=make_modes({"db": Mode.EXPLICIT}))
+    for path, body in (("/v1/namespaces/shop/mode", wanted), ("/v1/policies", policy)):
+        assert (await admin.fail("PUT", path, 403, body)).code == "blocked"
+    other = msgspec.structs.replace(wanted, workloads=("job",))
+    await admin.ask("PUT", "/v1/namespaces/shop/mode", NamespaceState, other)
+    forced = msgspec.structs.replace(wanted, force=True)
+    await admin.ask("PUT", "/v1/namespaces/shop/mode", NamespaceState, forced)
+    (line,) = (await services.store.audit.list_lines(limit=1, newest=True)).lines
+    after = read_entry(line).after
+    assert (after["forced"], after["workload_modes"]) == (True, {"db": "explicit", "job": "explicit"})

@@ -30,6 +30,7 @@ from ca.store.store import Store
 from shared.model.errors import UnavailableError
 from shared.model.identity.program import Program
 from shared.model.kubernetes.contract import FORCE_EXPLICIT
+from shared.model.policy.modes import make_modes
 from shared.model.policy.rules import Mode
 from shared.model.wire.admin_audit import AuditActor, read_entry
 from tests.ca.founded import NOW, opened
@@ -325,3 +326,17 @@ async def test_the_audit_log_names_the_object_and_its_newest_field_managers(tmp_
         kind="object", name="kubectl-edit, first", origin="MeshPolicy shop/default, generation 3"
     )
     assert gone.actor == AuditActor(kind="object", origin="MeshPolicy shop/default, deleted")
+
+
+async def test_workloads_modes_are_what_the_object_says_and_stay_where_it_leaves_them_out(tmp_path: Path) -> None:
+    async with writing(tmp_path) as w:
+        await w.put(policy({"mode": "permissive", "workloadModes": {"db": "explicit", "web": "permissive"}}))
+        modes = make_modes({"db": Mode.EXPLICIT, "web": Mode.PERMISSIVE})
+        assert (await w.store.namespaces.get_state("shop")).workload_modes == modes
+        await w.put(policy({"workloadModes": {"web": "permissive", "db": "explicit"}}), generation=2)
+        await w.put(policy({}), generation=3)
+        assert await w.version() == 1, "nothing of this says anything else"
+        await w.remove(policy({}))
+        assert (await w.store.namespaces.get_state("shop")).workload_modes == modes
+        await w.put(policy({"workloadModes": {}}), uid="u2")
+        assert (await w.store.namespaces.get_state("shop")).workload_modes == ()

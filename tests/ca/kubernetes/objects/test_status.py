@@ -14,6 +14,7 @@ from aiohttp import web
 from ca.kubernetes.objects import status as status_module
 from ca.kubernetes.objects.objects import MESH_POLICY, PROGRAM, Outcome
 from ca.kubernetes.objects.status import StatusWriter, make_status
+from shared.model.policy.modes import make_modes
 from shared.model.policy.rules import Mode
 from shared.model.wire.admin import Acknowledgements
 from tests.ca.founded import NOW, Founded, join, opened
@@ -213,3 +214,22 @@ async def test_objects_that_have_gone_and_servers_that_fail_are_no_end(
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+def test_workloads_modes_are_said_and_one_that_is_gone_is_removed_by_null() -> None:
+    outcome = Outcome(uid="u1", generation=1, is_accepted=True, reason="InForce", message="")
+    found = Acknowledgements(namespace="shop", version=7, installed=0, total=0, waiting=())
+
+    def make(document: dict[str, object], *names: str) -> object:
+        modes = make_modes(dict.fromkeys(names, Mode.EXPLICIT))
+        value = make_object(document)
+        status = make_status(
+            value, outcome, mode=Mode.PERMISSIVE, workload_modes=modes, acknowledgements=found, now=THEN
+        )
+        return status.get("workloadModes")
+
+    assert make(policy({})) is None
+    assert make(policy({}), "db") == {"db": "explicit"}
+    was = {**policy({}), "status": {"workloadModes": {"db": "explicit", "web": "explicit"}}}
+    assert make(was, "db") == {"db": "explicit", "web": None}
+    assert make({**policy({}), "status": {"workloadModes": {}}}) == {}, "what is written is what is wanted: no more"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from shared.model.adoption.explain import explain
 from shared.model.adoption.fixes import FixKind, apply
+from shared.model.identity.identity import parse_workload
 from shared.model.policy.decision import PartyRecord
 from shared.model.policy.evaluate import NamespacePolicy, Verdict, compile_namespace
+from shared.model.policy.modes import effective_mode
 from shared.model.policy.reasons import Reason
 from shared.model.policy.replay import Attempt, replay
 from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Rule
@@ -18,25 +20,29 @@ DB = PartyRecord(workload="shop/db", program=str(PROGRAMS[1]))
 
 
 class Policies:
-    """What a sidecar of one namespace has."""
+    """What a sidecar of one workload has."""
 
-    def __init__(self, namespace: str, policies: dict[str, NamespacePolicy]) -> None:
-        self.own = policies[namespace]
+    def __init__(self, workload: str, policies: dict[str, NamespacePolicy]) -> None:
+        self.own = policies[workload.partition("/")[0]]
+        self.mode = effective_mode(self.own.state, parse_workload(workload))
         self._policies = policies
 
     def get(self, namespace: str) -> NamespacePolicy | None:
         return self._policies.get(namespace)
 
 
-def enforce(namespace: str, direction: Direction, attempt: Attempt, policies: dict[str, NamespacePolicy]) -> Verdict:
-    """Decide as a sidecar's connection does."""
+def enforce(workload: str, direction: Direction, attempt: Attempt, policies: dict[str, NamespacePolicy]) -> Verdict:
+    """Decide as a connection of a workload's sidecar does."""
     parties = Parties(direction, source=("198.18.0.2", 1), destination=("198.18.0.3", attempt.port))
     parties.source, parties.destination = attempt.source, attempt.destination
-    return parties.evaluate(Policies(namespace, policies))
+    source = Policies(workload, policies)
+    verdict = parties.evaluate(source)
+    assert verdict.mode is source.mode, "what the sidecar acts by and what it decides by is one mode"
+    return verdict
 
 
 def test_explain_is_enforce_is_replay_on_both_sides() -> None:
-    asked = 0
+    asked, modes = 0, set()
     for seed in range(120):
         world = draw_world(seed)
         policies = {name: compile_namespace(state) for name, state in world.states.items()}
@@ -50,11 +56,14 @@ def test_explain_is_enforce_is_replay_on_both_sides() -> None:
                 destination=seen.destination,
                 port=seen.port,
             )
-            enforced = enforce(seen.namespace, seen.direction, attempt_of(seen), policies)
+            own = seen.own.workload or seen.own.listed
+            enforced = enforce(own, seen.direction, attempt_of(seen), policies)
+            modes.add((world.states[seen.namespace].mode, enforced.mode))
             assert side.verdict == enforced == replay(record, policies), f"world {seed}"
             assert explained.allowed == all(each.verdict.allowed for each in explained.sides)
             asked += 1
     assert asked > 300
+    assert len(modes) == 4, "workloads with their namespace's mode and with the other one, of both"
 
 
 def test_it_says_what_is_missing_for_explicit_mode_and_applying_it_helps() -> None:

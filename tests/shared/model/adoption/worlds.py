@@ -11,6 +11,8 @@ import msgspec
 from shared.model.adoption.seen import Seen
 from shared.model.identity.program import Program
 from shared.model.policy.decision import Answer, PartyRecord
+from shared.model.policy.evaluate import compile_namespace
+from shared.model.policy.modes import change_modes, make_modes
 from shared.model.policy.reasons import Reason
 from shared.model.policy.replay import Attempt, compile_as, judge, read_attempt
 from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Peer, PortRange, Rule
@@ -25,6 +27,7 @@ WHYS = ("no_owner", "process_traced", "holders_unknown", "ca_unavailable", "code
 
 
 compiled = lru_cache(maxsize=64)(compile_as)
+compiled_as_is = lru_cache(maxsize=64)(compile_namespace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +55,8 @@ def _draw_state(rng: random.Random, name: str) -> NamespaceState:
     )
     rules = tuple(_draw_rule(rng, number) for number in range(rng.randrange(4)))
     mode = rng.choice(list(Mode))
-    return NamespaceState(namespace=name, version=1, mode=mode, approvals=approvals, rules=rules)
+    modes = make_modes({account: rng.choice(list(Mode)) for account in ACCOUNTS if rng.random() < 0.3})
+    return NamespaceState(namespace=name, version=1, mode=mode, approvals=approvals, rules=rules, workload_modes=modes)
 
 
 def _draw_rule(rng: random.Random, number: int) -> Rule:
@@ -150,7 +154,9 @@ def attempt_of(seen: Seen) -> Attempt:
 
 
 def refuses(states: dict[str, NamespaceState], namespace: str, seen: Seen) -> Reason | None:
-    """Return why a side refuses the connection when its namespace is explicit; None when it lets it pass."""
-    explicit = {**states, namespace: msgspec.structs.replace(states[namespace], mode=Mode.EXPLICIT)}
-    verdict = judge(attempt_of(seen), {name: compiled(state, state.mode) for name, state in explicit.items()})
+    """Return why a side refuses the connection when its workload is explicit; None when it lets it pass."""
+    name = (seen.own.workload or seen.own.listed).partition("/")[2]
+    modes = change_modes(states[namespace].workload_modes, [name], Mode.EXPLICIT)
+    explicit = {**states, namespace: msgspec.structs.replace(states[namespace], workload_modes=modes)}
+    verdict = judge(attempt_of(seen), {name: compiled_as_is(state) for name, state in explicit.items()})
     return None if verdict.allowed else verdict.reason

@@ -92,6 +92,14 @@ def _cases() -> Iterator[Case]:
     for until in ("2026-02-31T12:00:00Z", "2026-01-31T12:00:00", "tomorrow"):
         wrong = {**trial, "until": until}
         yield bad(f"trial until {until}", "spec.trial.until", policy({"mode": "explicit", "trial": wrong}))
+    yield good("workloads' modes", policy({"workloadModes": {"db": "explicit", "a.b-1": "permissive"}}))
+    yield good("no workload's mode", policy({"mode": "explicit", "workloadModes": {}}))
+    yield bad("unknown mode of a workload", "spec.workloadModes.db", policy({"workloadModes": {"db": "inherit"}}))
+    yield bad(
+        "a mode of no workload", 'spec.workloadModes."D B"', policy({"workloadModes": {"D B": "explicit"}}), "accepts"
+    )
+    crowd = {f"w{number}": "explicit" for number in range(251)}
+    yield bad("too many workloads' modes", "spec.workloadModes", policy({"workloadModes": crowd}))
     yield bad("null group", "spec.group", policy({"group": None}), "drops")
     yield bad("group without a label", "spec.group", policy({"group": {}}))
     yield bad("label with a space", "spec.group.label", policy({"group": {"label": "no label"}}))

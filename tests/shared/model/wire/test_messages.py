@@ -12,14 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.model.identity.foreign import ForeignDomain
+from shared.model.identity.identity import Workload
 from shared.model.identity.loaded_code import CodeCheck, LoadedCode, LoadedObject
 from shared.model.identity.program import Program
 from shared.model.policy.decision import Origin
+from shared.model.policy.modes import make_modes
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import (
     Action,
     Approval,
     Direction,
+    Mode,
     NamespaceState,
     Peer,
     PortRange,
@@ -331,3 +334,15 @@ def test_a_ca_of_the_first_protocol_isnt_told_where_a_process_comes_from() -> No
     record = make_record()
     told = msgspec.structs.replace(record, process=msgspec.structs.replace(record.process, origin=Origin.EXEC))
     assert express_in(1, messages.Decisions(batch=1, records=(told,))) == messages.Decisions(batch=1, records=(record,))
+
+
+def test_protocol_1_is_told_the_readers_own_mode_and_where_it_is_unknown_the_strictest() -> None:
+    state = NamespaceState(namespace="shop", workload_modes=make_modes({"web": Mode.EXPLICIT}))
+    message = messages.NamespaceChanged(state=state)
+    assert messages.express_in(2, message) == message
+    assert [messages.depends_on_reader(protocol, message) for protocol in (1, 2)] == [True, False]
+    assert not messages.depends_on_reader(1, messages.NamespaceChanged(state=NamespaceState(namespace="shop")))
+    for reader, mode in ((None, Mode.EXPLICIT), ("web", Mode.EXPLICIT), ("db", Mode.PERMISSIVE)):
+        workload = None if reader is None else Workload(namespace="shop", service_account=reader)
+        told = messages.express_in(1, message, reader=workload)
+        assert told == messages.NamespaceChanged(state=NamespaceState(namespace="shop", mode=mode))
