@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from shared.model.errors import ProtocolError
 from sidecar.tls.role import Role
 from sidecar.tunnel.frames import FrameType as F
-from sidecar.tunnel.turns import SideState, Turns
+from sidecar.tunnel.turns import INITIATOR_TRANSITIONS, RESPONDER_TRANSITIONS, SideState, Turns
 
 
 class Ends:
@@ -164,3 +164,19 @@ def test_whatever_a_peer_says_the_states_stay_sound(frames: list[tuple[F, int]])
         except ProtocolError:
             break
         assert responder.responder in (SideState.IDLE, SideState.DECIDING)
+
+
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("initiator", SideState)
+@pytest.mark.parametrize("responder", SideState)
+def test_plain_data_is_what_the_tables_allow_and_what_counts_nothing(
+    role: Role, initiator: SideState, responder: SideState
+) -> None:
+    turns = Turns(role)
+    turns.initiator, turns.responder, turns.epoch = initiator, responder, 7
+    # Before the answer the initiator's DATA is counted, so that it isn't plain.
+    from_initiator = INITIATOR_TRANSITIONS.get((initiator, F.DATA)) is initiator and responder is not SideState.DECIDING
+    from_responder = RESPONDER_TRANSITIONS.get((responder, F.DATA)) is responder
+    own, peers = (from_initiator, from_responder) if role is Role.INITIATOR else (from_responder, from_initiator)
+    assert turns.own_plain_epoch == (7 if own else -1)
+    assert turns.plain_epoch == (7 if peers else -1)
