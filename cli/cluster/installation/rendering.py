@@ -49,7 +49,8 @@ def name_settings(settings: Object) -> str:
 
     Source: Kustomize, api/hasher: the same settings have the same name there.
     """
-    hashed = {"data": settings["data"], "kind": "ConfigMap", "name": settings["metadata"]["name"]}
+    # Kustomize looks the name up under a path that is never there, so that it is always empty.
+    hashed = {"data": settings["data"], "kind": "ConfigMap", "name": ""}
     text = json.dumps(hashed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     digest = hashlib.sha256(text.encode()).hexdigest()[:_HASH_LENGTH]
     return f"{settings['metadata']['name']}-{digest.translate(_HASH_LETTERS)}"

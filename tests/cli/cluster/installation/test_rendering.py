@@ -9,8 +9,8 @@ from cli.cluster.installation.choices import Choices
 from cli.cluster.installation.planning import compare
 from cli.cluster.installation.rendering import name_settings, render
 
-# Names of the settings' ConfigMap that `kubectl kustomize` gives for these values.
-DEFAULT_NAME = "touchmark-settings-7b8thhg47b"
+# As `kubectl kustomize` names the settings' ConfigMap of manifests/overlays/single.
+DEFAULT_NAME = "touchmark-settings-bb7cc9b727"
 
 
 def find(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
