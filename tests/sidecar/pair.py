@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import random
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -419,6 +420,7 @@ async def running_pair(
     Arguments:
         traces: of the client's and the server's tunnel frames.
     """
+    opened_before = _list_sockets()
     mint = Mint()
     states = {"shop": approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM))}
     bounds = limits or Limits(client_hello_s=10, handshake_s=10, open_s=10, dial_s=10, reset_s=10)
@@ -472,11 +474,31 @@ async def running_pair(
                 while pair.tasks:
                     await asyncio.gather(*pair.tasks)
                     await asyncio.sleep(0)
-            await asyncio.sleep(0.02)  # What is closed after delivery is closed by then.
         finally:
             server.close()
             tunnels.close()
             entrances.close()
+        await _closed_since(opened_before)
+
+
+def _list_sockets() -> set[str]:
+    """List this process's sockets by their inodes."""
+    links = set()
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # The listing's own descriptor.
+            links.add(os.readlink(f"/proc/self/fd/{name}"))
+    return {link for link in links if link.startswith("socket:")}
+
+
+async def _closed_since(before: set[str]) -> None:
+    """Wait until what was opened since is closed: after its delivery, or by its transport in the loop's next turns.
+
+    What a test leaves open is waited for as well, and then blamed on it.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(5):
+            while _list_sockets() - before:
+                await asyncio.sleep(0.005)
 
 
 __all__ = ["Captured", "carry_outbound", "carry_plaintext", "serve_tunnel"]
