@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 import structlog
+from msgspec import UNSET
 
 from ca.metrics import Metrics
 from ca.store.edges.edge import Report
@@ -214,6 +215,11 @@ def _check(record: DecisionRecord) -> None:
         raise ProtocolError(f"a decision with {error}") from error
     for text in (record.rule, record.tunnel, record.connection, record.service or ""):
         _check_text(text)
+    if record.draft is not UNSET:
+        if len(record.draft.drafts) > 2:
+            raise ProtocolError("a decision with more than two drafts")
+        for text in (record.draft.rule, *record.draft.drafts):
+            _check_text(text)
 
 
 def _check_party(party: PartyRecord) -> None:

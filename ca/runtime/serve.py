@@ -27,6 +27,7 @@ from ca.api.admin.observation import ObservationAdmin
 from ca.api.admin.queue import QueueAdmin
 from ca.api.admin.sidecars import SidecarsAdmin
 from ca.api.health import HealthEndpoint
+from ca.api.policies.drafts import DraftsAdmin
 from ca.api.stream.certificate_requests import CertificateRequests
 from ca.api.stream.endpoint import StreamEndpoint
 from ca.api.stream.joining import Joining
@@ -156,6 +157,7 @@ async def _serve_admin(
         ),
         SidecarsAdmin(store=store, authorities=ca.authorities, hub=ca.hub, clock=clock, listen=ca.listen),
         NamespacesAdmin(store=store, clock=clock, are_policies_objects=ca.configuration.kubernetes),
+        DraftsAdmin(store=store, clock=clock, are_policies_objects=ca.configuration.kubernetes),
         HistoryAdmin(store=store, clock=ca.clock, are_policies_objects=ca.configuration.kubernetes),
         ObservationAdmin(store=store, decisions=ca.decisions, hub=ca.hub, survey=survey, clock=clock),
         EdgesAdmin(store=store, clock=clock),

@@ -8,16 +8,16 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, TextClause, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.edges.edge import Report
 from ca.store.edges.edge_log import EdgeLog
 from ca.store.engine.database import DECISIONS, Database
 from ca.store.records import DecisionFilter, StoredDecision
-from ca.store.tables import REFUSED, decisions, sidecars
+from ca.store.tables import DRAFTED, REFUSED, decisions, sidecars
 from shared.model.errors import UnavailableError
-from shared.model.policy.decision import Answer, DecisionRecord
+from shared.model.policy.decision import Answer, DecisionRecord, DraftChange, compare_draft
 from shared.model.policy.rules import Direction
 
 MAX_LISTED: Final = 10_000
@@ -142,6 +142,36 @@ class DecisionLog:
         async with self._database.reading() as connection:
             return [_decoder.decode(record) for record in await connection.scalars(query)]
 
+    async def list_drafted(self, namespace: str, *, since: float, limit: int) -> list[DecisionRecord]:
+        """Return what drafts would have decided otherwise since then, where one of the ends is the namespace's.
+
+        Newest first, at most ``limit`` of those that its own sidecars reported, and of the others.
+        """
+        columns = decisions.c
+        differs = (DRAFTED, columns.draft != DraftChange.SAME.value, columns.time >= since)
+        # What begins with "namespace/": "0" is the character after "/".
+        ends = or_(
+            *(
+                (end >= f"{namespace}/") & (end < f"{namespace}0")
+                for end in (columns.source_workload, columns.destination_workload)
+            )
+        )
+        found: list[DecisionRecord] = []
+        async with self._database.reading() as connection:
+            for where in (columns.namespace == namespace, (columns.namespace != namespace) & ends):
+                query = select(columns.record).where(*differs, where).order_by(columns.time.desc()).limit(limit)
+                found += [_decoder.decode(record) for record in await connection.scalars(query)]
+        return found
+
+    async def count_drafted(self, namespace: str, *, since: float) -> int:
+        """Return how many decisions of this namespace's sidecars a draft would have left as they were since then."""
+        columns = decisions.c
+        query = select(func.sum(columns.count)).where(
+            DRAFTED, columns.namespace == namespace, columns.draft == DraftChange.SAME.value, columns.time >= since
+        )
+        async with self._database.reading() as connection:
+            return int(await connection.scalar(query) or 0)
+
     async def list_reporting_sidecars(self, namespace: str, *, since: float) -> frozenset[str]:
         """Return the instances that reported any decision for the namespace since then."""
         query = (
@@ -195,10 +225,10 @@ def _group_by_reporter(records: Sequence[DecisionRecord]) -> dict[Report, list[D
     return groups
 
 
-def _conditions(wanted: DecisionFilter) -> list[ColumnElement[bool]]:
+def _conditions(wanted: DecisionFilter) -> list[ColumnElement[bool] | TextClause]:
     """Return what the filter asks, but for the workload."""
     columns = decisions.c
-    conditions: list[ColumnElement[bool]] = []
+    conditions: list[ColumnElement[bool] | TextClause] = []
     if wanted.namespace:
         conditions.append(columns.namespace == wanted.namespace)
     if wanted.program:
@@ -215,6 +245,9 @@ def _conditions(wanted: DecisionFilter) -> list[ColumnElement[bool]]:
         conditions.append(is_denied if wanted.denied else ~is_denied)
     if wanted.would_deny is not None:
         conditions.append(columns.would_deny == wanted.would_deny)
+    if wanted.draft_differs is not None:
+        differs = columns.draft.in_([DraftChange.DENIED.value, DraftChange.ALLOWED.value])
+        conditions += [DRAFTED, differs] if wanted.draft_differs else [~differs]
     if wanted.since is not None:
         conditions.append(columns.time >= wanted.since)
     if wanted.until is not None:
@@ -240,6 +273,7 @@ def _values(record: DecisionRecord) -> dict[str, Any]:
         "connection": _text(record.connection),
         "count": record.count,
         "record": _encoder.encode(record).decode(),  # JSON escapes what PostgreSQL doesn't take.
+        "draft": compare_draft(record).value,
     }
 
 

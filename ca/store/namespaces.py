@@ -15,6 +15,8 @@ from sqlalchemy import Row, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.audit.audit_log import append_audit
+from ca.store.drafts.drafts import drop_draft, no_draft, read_draft
+from ca.store.drafts.tables import policy_drafts
 from ca.store.engine.counters import raise_counter
 from ca.store.engine.database import Database
 from ca.store.history.generations import Content, append_generation
@@ -32,7 +34,6 @@ from ca.store.programs_seen.refusals import forget_refusals
 from ca.store.records import ProgramRecord
 from ca.store.tables import NAMESPACE_CHANGES, namespaces, programs, sidecars, workload_labels
 from shared.model.errors import ConflictError, InputError, NotFoundError
-from shared.model.identity.foreign import pattern_domain
 from shared.model.identity.identity import Workload, check_namespace
 from shared.model.identity.loaded_code import ApprovedCode
 from shared.model.identity.program import Program
@@ -46,6 +47,7 @@ from shared.model.policy.rules import (
     WorkloadCode,
     WorkloadLabels,
     WorkloadMode,
+    check_rules,
 )
 
 MAX_NAMESPACES: Final = 10_000
@@ -165,26 +167,20 @@ class Namespaces:
         is_forced: bool = False,
         trial: Trial | None = None,
         workload_modes: Sequence[WorkloadMode] | None = None,
+        draft: int | None = None,
     ) -> NamespaceState:
         """Replace the namespace's policy; ``mode`` None keeps the present mode, and so ``workload_modes`` None.
 
         Arguments:
             trial: how ``mode`` goes back by itself; None: it stays.
+            draft: the number of the draft that it was, which is dropped; None: it was none.
             expected_version, is_forced: as for ``set_mode``.
 
         Raises:
             InputError: too many rules, two of one name, or a foreign peer that would be one of our own.
+            NotFoundError: there is no draft; ConflictError: it is another one by now.
         """
-        for rule in rules:
-            for peer in rule.peers:
-                if peer.spiffe_id and pattern_domain(peer.spiffe_id) == self._trust_domain:
-                    raise InputError(
-                        f"rule {rule.name}: {peer.spiffe_id} is of this mesh's own trust domain",
-                        hint="name its namespace, serviceAccount and program instead of a spiffeID",
-                    )
-        names = [rule.name for rule in rules]
-        if len(set(names)) != len(names):
-            raise InputError("two rules of a policy have the same name", hint="decisions name rules: give each its own")
+        check_rules(rules, trust_domain=self._trust_domain)
         values = {
             "has_policy": True,
             "rules": msgspec.json.encode(tuple(rules)).decode(),
@@ -202,11 +198,12 @@ class Namespaces:
                 await write_workload_modes(connection, namespace, workload_modes)
             if trial is not None:
                 await begin_trial(connection, trial)
+            if draft is not None and not await drop_draft(connection, namespace, draft):
+                raise no_draft(namespace)
             await self._write_namespace(connection, namespace, **values)
 
-        return await self.change(
-            namespace, change, act="policy.put", expected_version=expected_version, is_forced=is_forced
-        )
+        act = "policy.put" if draft is None else "draft.promote"
+        return await self.change(namespace, change, act=act, expected_version=expected_version, is_forced=is_forced)
 
     async def delete_policy(self, namespace: str) -> NamespaceState:
         """Remove rules and group. The modes stay: nothing becomes more permissive by itself.
@@ -286,10 +283,12 @@ class Namespaces:
             return [_program(row) for row in await connection.execute(query)]
 
     async def list_group_labels(self) -> frozenset[str]:
-        """Return the labels by which namespaces make their mesh groups."""
-        query = select(namespaces.c.group_label).where(namespaces.c.group_label != "").distinct()
+        """Return the labels by which namespaces make their mesh groups, or would by their drafts."""
+        labels: set[str] = set()
         async with self._database.reading() as connection:
-            return frozenset(await connection.scalars(query))
+            for column in (namespaces.c.group_label, policy_drafts.c.group_label):
+                labels.update(await connection.scalars(select(column).where(column != "").distinct()))
+        return frozenset(labels)
 
     async def list_pod_workloads(self) -> dict[Workload, dict[str, str]]:
         """Return the workloads of pods that have joined, with the labels that are vouched for."""
@@ -446,6 +445,8 @@ async def _describe(connection: AsyncConnection, namespace: str, program: str, c
         if trial.workload_modes is not None:
             back_to = {each.service_account: each.mode for each in trial.workload_modes}
             described["trial"] = {"workload_modes": back_to, "until": trial.until}
+    if (known := await read_draft(connection, namespace)) is not None:
+        described["draft"] = known.draft
     return described
 
 
@@ -458,6 +459,7 @@ async def _read_state(connection: AsyncConnection, namespace: str) -> NamespaceS
     )
     records = [_program(row) for row in listed]
     approvals = tuple(_approval(record, program) for record in records for program in record.programs)
+    drafted = await read_draft(connection, namespace)
     vouched = await connection.execute(
         select(workload_labels)
         .where(workload_labels.c.namespace == namespace)
@@ -477,6 +479,7 @@ async def _read_state(connection: AsyncConnection, namespace: str) -> NamespaceS
             WorkloadLabels(service_account=label.service_account, labels=_labels.decode(label.labels))
             for label in vouched
         ),
+        draft=drafted.draft if drafted is not None and drafted.fits_beside(row.rules) else None,
     )
 
 

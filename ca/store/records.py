@@ -278,6 +278,7 @@ class DecisionFilter:
     reason: Reason | None = None
     denied: bool | None = None
     would_deny: bool | None = None
+    draft_differs: bool | None = None
     since: float | None = None
     until: float | None = None
     after_id: int | None = None

@@ -16,6 +16,7 @@ from sqlalchemy import select
 from ca.store.audit.audit_log import AuditLog
 from ca.store.authority_records import AuthorityRecords
 from ca.store.decision_log import DecisionLog
+from ca.store.drafts.drafts import Drafts
 from ca.store.edges.edge_log import EdgeLog
 from ca.store.engine.database import Database
 from ca.store.enrolment import Enrolment
@@ -40,6 +41,7 @@ class Store:
     Attributes:
         namespaces: modes, policies, programs, vouched labels.
         history: what namespaces said before, and modes that go back by themselves.
+        drafts: policies that are evaluated and not enforced.
         join_tokens: who may join outside Kubernetes.
         sidecars: who has joined, and what each has installed.
         enrolment: the transactions over these three.
@@ -61,6 +63,7 @@ class Store:
         self.replica = replica
         self.namespaces = Namespaces(database, trust_domain=trust_domain)
         self.history = NamespaceHistory(database, change=self.namespaces.change)
+        self.drafts = Drafts(database, change=self.namespaces.change, trust_domain=trust_domain)
         self.join_tokens = JoinTokens(database)
         self.sidecars = Sidecars(database, replica=replica)
         self.evictions = Evictions(database)

@@ -22,18 +22,19 @@ from sqlalchemy import (
 )
 
 from ca.store.audit.tables import audit_lines, audit_marks
+from ca.store.drafts.tables import policy_drafts
 from ca.store.edges.tables import edge_hours, edge_reports, edges
 from ca.store.engine.schema import RowId, counters, metadata
 from ca.store.history.tables import mode_trials, namespace_generations
 from ca.store.programs_seen.tables import program_refusals, program_sightings
 
 __all__ = [
-    "BUNDLE_SEQUENCE", "FOREIGN_CHANGES", "NAMESPACE_CHANGES", "READINESS", "REFUSED", "REGISTRATIONS",
+    "BUNDLE_SEQUENCE", "DRAFTED", "FOREIGN_CHANGES", "NAMESPACE_CHANGES", "READINESS", "REFUSED", "REGISTRATIONS",
     "TRUST_DOMAIN", "audit_lines", "audit_marks", "authorities", "certificates", "counters", "decisions",
     "edge_hours", "edge_reports", "edges", "evicted_certificates", "evicted_sidecars", "foreign_domains",
     "installed_namespaces", "join_tokens", "journal", "metadata", "mode_trials", "namespace_generations", "namespaces",
-    "program_refusals", "program_sightings", "programs", "replicas", "rotations", "settings", "sidecar_addresses",
-    "sidecars", "workload_labels",
+    "policy_drafts", "program_refusals", "program_sightings", "programs", "replicas", "rotations", "settings",
+    "sidecar_addresses", "sidecars", "workload_labels",
 ]  # fmt: skip
 
 BUNDLE_SEQUENCE: Final = "bundle_sequence"
@@ -51,6 +52,7 @@ SIDECAR_IMAGES: Final = "sidecar_images"
 
 # As an index's condition and a query's: SQLite uses such an index only for the very same text.
 REFUSED: Final = text("(would_deny OR answer = 'deny')")
+DRAFTED: Final = text("draft <> ''")
 
 settings: Final = Table(
     "settings",
@@ -255,6 +257,7 @@ decisions: Final = Table(
     Column("connection", Text, nullable=False),
     Column("count", Integer, nullable=False),
     Column("record", Text, nullable=False),
+    Column("draft", Text, nullable=False, server_default=""),
     Index("ix_decisions_time", "time", "decision_id"),
     Index("ix_decisions_namespace_time", "namespace", "time", "decision_id"),
     Index("ix_decisions_source", "source_workload", "time", "decision_id"),
@@ -266,6 +269,14 @@ decisions: Final = Table(
         "decision_id",
         sqlite_where=REFUSED,
         postgresql_where=REFUSED,
+    ),
+    Index(
+        "ix_decisions_draft",
+        "namespace",
+        "time",
+        "decision_id",
+        sqlite_where=DRAFTED,
+        postgresql_where=DRAFTED,
     ),
     # An ID is never given twice, so that who follows the log by ID misses nothing after a pruning.
     sqlite_autoincrement=True,

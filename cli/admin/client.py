@@ -32,6 +32,8 @@ from shared.model.wire.admin import (
     CoverageList,
     DecisionList,
     DecisionView,
+    DraftRequest,
+    DraftView,
     EdgeList,
     ErrorAnswer,
     Evicted,
@@ -58,6 +60,7 @@ from shared.model.wire.admin import (
     ProgramList,
     ProgramRequest,
     ProgramView,
+    PromoteRequest,
     Readiness,
     RotationRequest,
     RotationStatus,
@@ -277,6 +280,22 @@ class AdminClient:
     async def delete_policy(self, namespace: str) -> NamespaceState:
         """Delete a namespace's policy: its rules and its group; the mode stays."""
         return await self._call("DELETE", f"/v1/policies/{_part(namespace)}", NamespaceState)
+
+    async def get_draft(self, namespace: str) -> DraftView:
+        """Return a namespace's draft, and how connections would have gone by it."""
+        return await self._call("GET", f"/v1/namespaces/{_part(namespace)}/draft", DraftView)
+
+    async def put_draft(self, namespace: str, request: DraftRequest) -> NamespaceState:
+        """Write a namespace's draft."""
+        return await self._call("PUT", f"/v1/namespaces/{_part(namespace)}/draft", NamespaceState, body=request)
+
+    async def drop_draft(self, namespace: str) -> NamespaceState:
+        """Drop a namespace's draft."""
+        return await self._call("DELETE", f"/v1/namespaces/{_part(namespace)}/draft", NamespaceState)
+
+    async def promote_draft(self, namespace: str, request: PromoteRequest) -> PolicyView:
+        """Put a namespace's draft in force."""
+        return await self._call("POST", f"/v1/namespaces/{_part(namespace)}/draft/promote", PolicyView, body=request)
 
     # ---- decisions, identities, connections ----------------------------------------------------------------------
 

@@ -15,9 +15,11 @@ from shared.model.policy.rules import Mode, WorkloadMode
 if TYPE_CHECKING:
     from shared.model.adoption.lint import Surroundings
     from shared.model.adoption.program_queue import ProgramQueue, RefusalRequest
-    from shared.model.policy.documents import Document
+    from shared.model.policy.documents import Document, MeshPolicyDocument
+    from shared.model.policy.rules import NamespaceState
     from shared.model.wire.admin import (
         DecisionList,
+        DraftView,
         GenerationContent,
         History,
         PolicyCandidateRequest,
@@ -195,6 +197,27 @@ class PolicyBackend(Protocol):
 
     async def delete_policy(self, namespace: str) -> None:
         """Delete a namespace's policy; the mode stays."""
+
+    async def get_draft(self, namespace: str) -> DraftView:
+        """Return a namespace's draft, and how connections would have gone by it.
+
+        Raises:
+            NotFoundError: it has none.
+        """
+
+    async def put_draft(self, document: MeshPolicyDocument) -> NamespaceState:
+        """Write a policy as its namespace's draft, which nothing enforces; return the namespace's state."""
+
+    async def drop_draft(self, namespace: str) -> None:
+        """Drop a namespace's draft."""
+
+    async def promote_draft(self, view: DraftView, *, is_forced: bool = False) -> Applied:
+        """Put a draft in force, and drop it.
+
+        Arguments:
+            view: the draft that was looked at.
+            is_forced: also where explicit mode would refuse connections that were seen.
+        """
 
     async def name_user(self) -> str:
         """Return who asks, as approvals record it."""

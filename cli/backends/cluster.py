@@ -21,7 +21,7 @@ import msgspec
 from cli.admin.client import AdminClient
 from cli.backends import objects
 from cli.backends.base import Applied, ModeState, SwitchTerms, WorkloadSwitch
-from cli.backends.local import read_mode
+from cli.backends.local import make_draft, read_mode
 from cli.backends.restoring import plan
 from cli.backends.surroundings import look_around_cluster
 from cli.cluster.connection import MESH_POLICIES, PROGRAMS, SELF_REVIEWS, Cluster, Kind, Object
@@ -32,11 +32,12 @@ from shared.model.adoption.lint import Surroundings
 from shared.model.adoption.program_queue import ProgramQueue, RefusalRequest
 from shared.model.errors import ConflictError, InputError, NotFoundError, RefusedError, TouchmarkError
 from shared.model.kubernetes.contract import FIELD_MANAGER
-from shared.model.policy.documents import POLICY_NAME, Document, ModeTrial
+from shared.model.policy.documents import POLICY_NAME, Document, MeshPolicyDocument, ModeTrial
 from shared.model.policy.modes import change_modes, make_modes, read_modes
-from shared.model.policy.rules import Mode
+from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.wire.admin import (
     DecisionList,
+    DraftView,
     GenerationContent,
     History,
     PolicyCandidateRequest,
@@ -406,6 +407,35 @@ class ClusterPolicyBackend:
     async def delete_policy(self, namespace: str) -> None:
         """Delete a namespace's MeshPolicy."""
         await self._cluster.delete(MESH_POLICIES, namespace, POLICY_NAME)
+
+    # ---- drafts ------------------------------------------------------------------------------------------------------
+
+    async def get_draft(self, namespace: str) -> DraftView:
+        """Return a namespace's draft: the CA keeps it, no object does (``ca/api/policies/drafts.py`` says why)."""
+        return await (await self._reach_admin()).get_draft(namespace)
+
+    async def put_draft(self, document: MeshPolicyDocument) -> NamespaceState:
+        """Write a policy as its namespace's draft, at the CA."""
+        return await (await self._reach_admin()).put_draft(document.namespace, make_draft(document))
+
+    async def drop_draft(self, namespace: str) -> None:
+        """Drop a namespace's draft."""
+        await (await self._reach_admin()).drop_draft(namespace)
+
+    async def promote_draft(self, view: DraftView, *, is_forced: bool = False) -> Applied:
+        """Write the draft as the namespace's MeshPolicy, and drop it once the CA has put that in force."""
+        draft = view.draft
+        document = MeshPolicyDocument(
+            namespace=view.namespace,
+            mode=draft.mode,
+            group_label=draft.group_label,
+            rules=draft.rules,
+            requires=draft.requires,
+        )
+        (applied,) = await self.apply([document], is_forced=is_forced)
+        if applied.is_confirmed:
+            await self.drop_draft(view.namespace)
+        return applied
 
     async def name_user(self) -> str:
         """Return who the API server takes this user for (authentication.k8s.io/v1 SelfSubjectReview)."""

@@ -15,9 +15,11 @@ from shared.model.adoption.lint import Surroundings
 from shared.model.adoption.program_queue import ProgramQueue, RefusalRequest
 from shared.model.errors import InputError, NotFoundError
 from shared.model.policy.documents import Document, MeshPolicyDocument, ProgramDocument, make_plain
-from shared.model.policy.rules import Mode
+from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.wire.admin import (
     DecisionList,
+    DraftRequest,
+    DraftView,
     GenerationContent,
     History,
     ModeRequest,
@@ -25,6 +27,7 @@ from shared.model.wire.admin import (
     PolicyRequest,
     ProgramRequest,
     ProgramView,
+    PromoteRequest,
     Readiness,
     UndoRequest,
 )
@@ -168,6 +171,24 @@ class LocalPolicyBackend:
         """Delete a namespace's policy."""
         await self._client.delete_policy(namespace)
 
+    async def get_draft(self, namespace: str) -> DraftView:
+        """Return a namespace's draft."""
+        return await self._client.get_draft(namespace)
+
+    async def put_draft(self, document: MeshPolicyDocument) -> NamespaceState:
+        """Write a policy as its namespace's draft."""
+        return await self._client.put_draft(document.namespace, make_draft(document))
+
+    async def drop_draft(self, namespace: str) -> None:
+        """Drop a namespace's draft."""
+        await self._client.drop_draft(namespace)
+
+    async def promote_draft(self, view: DraftView, *, is_forced: bool = False) -> Applied:
+        """Have the CA put the draft in force and drop it, in one transaction."""
+        request = PromoteRequest(number=view.draft.number, force=is_forced)
+        policy = await self._client.promote_draft(view.namespace, request)
+        return Applied(kind="MeshPolicy", namespace=policy.namespace, name="default", version=policy.version)
+
     async def name_user(self) -> str:
         """Return this user, or the user who called sudo."""
         try:
@@ -202,6 +223,13 @@ class LocalPolicyBackend:
             )
         )
         return Applied(kind="MeshPolicy", namespace=policy.namespace, name="default", version=policy.version)
+
+
+def make_draft(document: MeshPolicyDocument) -> DraftRequest:
+    """Return a policy as the CA takes a draft."""
+    return DraftRequest(
+        rules=document.rules, group_label=document.group_label, mode=document.mode, requires=document.requires
+    )
 
 
 async def read_mode(client: AdminClient, namespace: str) -> ModeState:

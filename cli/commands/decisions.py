@@ -38,6 +38,9 @@ def decisions(
     would_deny: Annotated[
         bool, typer.Option("--would-deny", help="Only connections that explicit mode would refuse.")
     ] = False,
+    draft_differs: Annotated[
+        bool, typer.Option("--draft-differs", help="Only what draft policies would have decided otherwise.")
+    ] = False,
     namespace: Annotated[str, typer.Option(help="Only this namespace.")] = "",
     workload: Annotated[str, typer.Option(help="Only with this workload at either end.")] = "",
     program: Annotated[str, typer.Option(help="Only with this program at either end (a prefix of its digest).")] = "",
@@ -91,6 +94,7 @@ def decisions(
     query = build_query(
         denied=denied,
         would_deny=would_deny,
+        draft_differs=draft_differs,
         namespace=namespace,
         workload=workload,
         program=program,
@@ -172,6 +176,7 @@ def build_query(
     *,
     denied: bool = False,
     would_deny: bool = False,
+    draft_differs: bool = False,
     namespace: str = "",
     workload: str = "",
     program: str = "",
@@ -205,6 +210,7 @@ def build_query(
         "reason": reason,
         "denied": "true" if denied else "",
         "would_deny": "true" if would_deny else "",
+        "draft_differs": "true" if draft_differs else "",
         "since": str(time.time() - parse_duration(since)) if since else "",
         "limit": str(limit),
     }

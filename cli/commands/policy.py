@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.commands import options
+from cli.commands.applying import APPLIED, check_explicit, report_applied
+from cli.commands.draft import draft
 from cli.commands.export import export
 from cli.text.json_result import JsonResult, prints
 
@@ -15,16 +17,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cli.backends.base import Applied, PolicyBackend
-    from cli.commands.shapes import AppliedView, ObjectsDeleted
+    from cli.commands.shapes import ObjectsDeleted
     from shared.model.adoption.lint import LintFinding
-    from shared.model.policy.documents import Document, MeshPolicyDocument
-    from shared.model.wire.admin import PolicyCandidateRequest, PolicyDifference
+    from shared.model.policy.documents import Document
+    from shared.model.wire.admin import PolicyDifference
 
 _DIFFERENCE: JsonResult[PolicyDifference] = JsonResult()
 _LINTED: JsonResult[list[LintFinding]] = JsonResult()
-_APPLIED: JsonResult[list[AppliedView]] = JsonResult(
-    note="in Kubernetes `version` is null for a Program, and until the CA has put a MeshPolicy in force"
-)
 _OBJECTS: JsonResult[list[dict[str, Any]]] = JsonResult(note="as in YAML: `{apiVersion, kind, metadata, spec}`")
 _DELETED: JsonResult[ObjectsDeleted] = JsonResult()
 
@@ -32,6 +31,7 @@ app = typer.Typer(
     no_args_is_help=True, help="Lint, compare, apply, get, delete and export policies and approved programs as YAML."
 )
 app.command(cls=options.TargetCommand)(export)
+app.command(cls=options.TargetCommand)(draft)
 
 _File = Annotated[
     list[Path], typer.Option("--filename", "-f", help="A YAML file, or - for standard input; repeatable.")
@@ -121,61 +121,6 @@ async def _lint(backend: PolicyBackend, documents: list[Document]) -> list[LintF
     return [finding for state in states for finding in find(state, around)]
 
 
-async def _check_explicit(backend: PolicyBackend, documents: list[Document], *, is_forced: bool) -> None:
-    """Run the check of ``touchmark mode NAMESPACE explicit`` for each policy that would switch its namespace.
-
-    Raises:
-        RefusedError: connections would be refused, by the rules and approvals of these documents, or it isn't known.
-    """
-    from cli.text.output import print_note
-    from shared.model.errors import BlockedError, NotFoundError, RefusedError, UnavailableError
-    from shared.model.policy.documents import MeshPolicyDocument
-    from shared.model.policy.rules import Mode
-
-    for document in documents:
-        if not isinstance(document, MeshPolicyDocument) or document.mode is not Mode.EXPLICIT:
-            continue
-        namespace = document.namespace
-        try:
-            if (await backend.get_mode(namespace)).mode is Mode.EXPLICIT:
-                continue
-            readiness = await backend.assess_candidate(namespace, _make_candidate(document, documents), since_s=86_400)
-        except (NotFoundError, RefusedError, UnavailableError) as error:
-            if not is_forced:
-                raise RefusedError(
-                    f"nothing is applied: what explicit mode would refuse in {namespace} isn't known: {error.message}",
-                    hint="--force applies it without looking",
-                ) from error
-            print_note(f"can't tell what explicit mode would refuse in {namespace}: {error.message}")
-            continue
-        if not readiness.is_safe and not is_forced:
-            kind = BlockedError if readiness.causes else RefusedError
-            raise kind(
-                f"nothing is applied: {namespace} would become explicit, which would refuse live traffic"
-                f" ({len(readiness.causes)} changes are missing), or not every sidecar has reported",
-                hint=f"`touchmark ready {namespace}` shows what is missing; --force applies it anyway",
-            )
-
-
-def _make_candidate(document: MeshPolicyDocument, documents: list[Document]) -> PolicyCandidateRequest:
-    from shared.model.policy.documents import ProgramDocument
-    from shared.model.wire.admin import PolicyCandidateRequest, ProgramRequest
-
-    return PolicyCandidateRequest(
-        rules=document.rules,
-        group_label=document.group_label,
-        requires=document.requires,
-        workload_modes=document.workload_modes,
-        programs=tuple(
-            ProgramRequest(
-                namespace=each.namespace, service_account=each.service_account, programs=each.programs, weak=each.weak
-            )
-            for each in documents
-            if isinstance(each, ProgramDocument)
-        ),
-    )
-
-
 @app.command(cls=options.TargetCommand)
 @prints(_DIFFERENCE)
 def diff(
@@ -258,12 +203,15 @@ def suggest(
 
 
 @app.command(cls=options.TargetCommand)
-@prints(_APPLIED)
+@prints(APPLIED)
 def apply(
     context: typer.Context,
     filename: _File,
     force: Annotated[
         bool, typer.Option("--force", help="Switch to explicit mode although it would refuse live traffic.")
+    ] = False,
+    as_draft: Annotated[
+        bool, typer.Option("--draft", help="Write MeshPolicies as drafts, which sidecars evaluate and don't enforce.")
     ] = False,
     force_conflicts: options.ForceConflicts = False,
     if_version: Annotated[
@@ -287,33 +235,32 @@ def apply(
     put them in force yet.
 
     A policy is replaced as a whole: --if-version fails (exit code 5) if somebody else has changed the namespace since.
+
+    With --draft nothing is put in force: `touchmark policy draft NAMESPACE` shows what would be decided otherwise. A
+    namespace has at most one draft; another one takes its place. The CA keeps it, also in Kubernetes.
     """
     from cli.backends.session import work_on_policies
-    from cli.text.exit_codes import ExitCode
-    from cli.text.output import print_line, print_note
+    from cli.commands.draft import apply_drafts, check_drafts
+    from cli.text.output import print_note
+    from shared.model.errors import InputError
 
     documents = _read_documents(filename)
     if if_version is not None:
         _require_one_policy(documents)
+    if as_draft and (force or if_version is not None):
+        raise InputError("--draft goes without --force and --if-version: nothing is put in force")
+    drafts = check_drafts(documents) if as_draft else []
 
     async def converse(backend: PolicyBackend) -> list[Applied]:
         for finding in await _lint(backend, documents):
             print_note(describe_finding(finding))
-        await _check_explicit(backend, documents, is_forced=force)
+        if as_draft:
+            return await apply_drafts(backend, drafts)
+        await check_explicit(backend, documents, is_forced=force)
         return await backend.apply(documents, is_forced=force, expected_version=if_version)
 
     results = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
-    if as_json:
-        _APPLIED.print([_describe(each) for each in results])
-    for each in results if not as_json else ():
-        version = "" if each.version is None else f" (version {each.version})"
-        print_line(f"{each.kind} {each.namespace}/{each.name} applied{version}")
-        if each.note:
-            print_note(f"  {each.note}")
-        if not each.is_confirmed:
-            print_note("  the CA hasn't put it in force yet; is it running?")
-    if not all(each.is_confirmed for each in results):
-        raise typer.Exit(ExitCode.DEADLINE)
+    report_applied(results, as_json=as_json)
 
 
 def _require_one_policy(documents: list[Document]) -> None:
@@ -398,15 +345,3 @@ def _read_documents(paths: list[Path]) -> list[Document]:
     from shared.model.policy.documents import parse_documents
 
     return [document for text, source in read_texts(paths) for document in parse_documents(text, source)]
-
-
-def _describe(applied: Applied) -> AppliedView:
-    from cli.commands.shapes import AppliedView
-
-    return AppliedView(
-        kind=applied.kind,
-        namespace=applied.namespace,
-        name=applied.name,
-        version=applied.version,
-        is_confirmed=applied.is_confirmed,
-    )

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from msgspec import UNSET
+
 from cli.text.duration import format_time
 from cli.text.output import name_authority, shorten
 from cli.text.printable import escape
-from shared.model.policy.decision import DecisionRecord, Origin, PartyRecord
+from shared.model.policy.decision import DecisionRecord, DraftChange, Origin, PartyRecord, compare_draft
 from shared.model.policy.rules import Direction
 from shared.model.wire.admin import DecisionView
 
@@ -69,6 +71,7 @@ def describe_fully(view: DecisionView) -> Iterable[str]:
         ("program", f"{process.path or 'unknown'}{pid}{origin}" if process.pid or process.path else ""),
         ("sidecar", record.sidecar),
         ("rule", f"{record.rule or 'none'}, {record.mode} mode, version {record.policy_version} of {record.namespace}"),
+        ("draft", _describe_draft(record)),
         ("transport", f"{record.transport}, ended: {record.ending}"),
         ("detail", record.detail),
     )
@@ -97,7 +100,17 @@ def describe_verdict(record: DecisionRecord) -> str:
     verdict = describe_answer(record)
     if record.phase == "start":
         verdict += " (start)"
+    if compare_draft(record) in (DraftChange.DENIED, DraftChange.ALLOWED):
+        verdict += f"; draft: {_describe_draft(record)}"
     return f"{verdict} ×{record.count}" if record.count > 1 else verdict
+
+
+def _describe_draft(record: DecisionRecord) -> str:
+    draft = record.draft
+    if draft is UNSET:
+        return ""
+    answer = "DENY" if draft.answer == "deny" else "allow (would deny)" if draft.would_deny else "allow"
+    return f"{answer} {draft.reason}{f' by {draft.rule}' if draft.rule else ''}"
 
 
 def describe_answer(record: DecisionRecord) -> str:

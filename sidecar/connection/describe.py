@@ -28,6 +28,7 @@ from shared.model.policy.evaluate import NamespacePolicy, Party, Verdict
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction
 from shared.model.wire.messages import LiveConnection
+from sidecar.connection.drafts import judge_by_drafts
 from sidecar.connection.parties import Parties, PolicySource
 from sidecar.sockets.address import Endpoint, format_endpoint
 
@@ -160,6 +161,7 @@ def make_record(
         detail=connection.detail[:MAX_DETAIL_CHARACTERS],
         service=parties.service or msgspec.UNSET,
         has_started=has_started or msgspec.UNSET,
+        draft=judge_by_drafts(connection, policies),
     )
 
 

@@ -118,7 +118,9 @@ class Parties:
     def evaluate(self, policies: PolicySource) -> Verdict:
         """Return the verdict of the current policies on what is known."""
         source_policy, destination_policy = self.find_policies(policies)
-        return _evaluate(self.direction, self.source, self.destination, self.port, source_policy, destination_policy)
+        return evaluate_once(
+            self.direction, self.source, self.destination, self.port, source_policy, destination_policy
+        )
 
     def concerns(self, namespace: str) -> bool:
         """Return whether a namespace's policy takes part in the verdict."""
@@ -142,11 +144,11 @@ def _policy_of(party: Party, policies: PolicySource) -> NamespacePolicy | None:
 
 def forget_verdicts() -> None:
     """Drop remembered verdicts: they would be right still, but they keep old policies in memory."""
-    _evaluate.cache_clear()
+    evaluate_once.cache_clear()
 
 
 @lru_cache(maxsize=1024)
-def _evaluate(
+def evaluate_once(
     direction: Direction,
     source: Party,
     destination: Party,

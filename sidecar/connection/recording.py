@@ -268,7 +268,7 @@ def _cause(record: DecisionRecord) -> tuple[object, ...]:
     return (
         record.phase, record.direction, record.answer, record.would_deny, record.reason, record.rule,
         record.policy_version, record.mode, record.port, record.transport, record.ending, record.service,
-        record.has_started, record.time // 3600, *_end(record.source), *_end(record.destination),
+        record.has_started, record.draft, record.time // 3600, *_end(record.source), *_end(record.destination),
     )  # fmt: skip
 
 

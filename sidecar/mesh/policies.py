@@ -104,7 +104,7 @@ class Policies:
             if self._compiling.get(name) is state:
                 del self._compiling[name]
                 acknowledge(NamespaceInstalled(namespace=name, version=state.version))
-            known, rules = None, list(state.rules)
+            known, rules = None, [*state.rules, *_rules_of_draft(state)]
             del state
             yield from _give_up_in_steps(rules)
             return
@@ -131,6 +131,9 @@ class Policies:
         del steps, policy
         if known is not None:
             rules, indexes = list(known.state.rules), [*known.denies.values(), *known.allows.values()]
+            if known.draft is not None:
+                rules += known.draft.state.rules
+                indexes += [*known.draft.denies.values(), *known.draft.allows.values()]
             there, known = weakref.ref(known), None
             if there() is None:  # A policy that somebody still decides by isn't taken apart.
                 for index in indexes:
@@ -151,15 +154,25 @@ def _is_equal_in_steps(known: NamespaceState, state: NamespaceState) -> Generato
     """Tell whether two states say the same: rules are compared some at a step."""
     if known is state:
         return True
-    if len(known.rules) != len(state.rules):
+    if _without_rules(known) != _without_rules(state):
         return False
-    if msgspec.structs.replace(known, rules=()) != msgspec.structs.replace(state, rules=()):
-        return False
-    for first in range(0, len(state.rules), _AT_ONCE):
-        if known.rules[first : first + _AT_ONCE] != state.rules[first : first + _AT_ONCE]:
+    for before, now in ((known.rules, state.rules), (_rules_of_draft(known), _rules_of_draft(state))):
+        if len(before) != len(now):
             return False
-        yield
+        for first in range(0, len(now), _AT_ONCE):
+            if before[first : first + _AT_ONCE] != now[first : first + _AT_ONCE]:
+                return False
+            yield
     return True
+
+
+def _without_rules(state: NamespaceState) -> NamespaceState:
+    draft = None if state.draft is None else msgspec.structs.replace(state.draft, rules=())
+    return msgspec.structs.replace(state, rules=(), draft=draft)
+
+
+def _rules_of_draft(state: NamespaceState) -> tuple[Rule, ...]:
+    return () if state.draft is None else state.draft.rules
 
 
 def _give_up_in_steps(rules: list[Rule]) -> Iterator[None]:

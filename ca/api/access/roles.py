@@ -110,6 +110,10 @@ NEEDS: Final[Mapping[tuple[str, str], Need]] = {
     ("GET", "/v1/programs/queue"): _read("decisions"),
     ("GET", "/v1/namespaces/{ns}/history"): _read("namespaces"),
     ("GET", "/v1/namespaces/{ns}/history/{generation}"): _read("namespaces"),
+    ("GET", "/v1/namespaces/{ns}/draft"): _read("decisions"),
+    ("PUT", "/v1/namespaces/{ns}/draft"): _NAMESPACE,  # Also in a cluster, as refusals: nothing is enforced by it.
+    ("DELETE", "/v1/namespaces/{ns}/draft"): _NAMESPACE,
+    ("POST", "/v1/namespaces/{ns}/draft/promote"): _NAMESPACE,
     ("PUT", "/v1/namespaces/{ns}/mode"): _NAMESPACE,
     ("POST", "/v1/namespaces/{ns}/mode/confirm"): _NAMESPACE,
     ("POST", "/v1/namespaces/{ns}/undo"): _NAMESPACE,

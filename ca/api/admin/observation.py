@@ -34,7 +34,8 @@ _HEXADECIMAL: Final = frozenset("0123456789abcdef")
 _MAX_SERIAL: Final = 40
 _MAX_NAME: Final = 200
 _FILTERS: Final = (
-    "namespace", "workload", "program", "reason", "denied", "would_deny", "since", "until", "limit",
+    "namespace", "workload", "program", "reason", "denied", "would_deny", "draft_differs", "since", "until",
+    "limit",
 )  # fmt: skip
 _log = structlog.get_logger("touchmark.ca")
 
@@ -211,6 +212,7 @@ def _read_filter(request: web.Request) -> DecisionFilter:
         reason=reason,
         denied=read_flag(request, "denied"),
         would_deny=read_flag(request, "would_deny"),
+        draft_differs=read_flag(request, "draft_differs"),
         since=read_number(request, "since", default=0, low=0, high=far) if "since" in query else None,
         until=read_number(request, "until", default=0, low=0, high=far) if "until" in query else None,
         limit=int(

@@ -113,6 +113,21 @@ class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     origin: Origin | msgspec.UnsetType = msgspec.UNSET
 
 
+class DraftVerdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the drafts of the ends' namespaces would have said in the place of the policies in force; enforced by none.
+
+    Attributes:
+        answer, would_deny, reason, rule: as of ``DecisionRecord``.
+        drafts: which drafts took part: ``namespace@number``, at most two.
+    """
+
+    answer: Answer
+    would_deny: bool
+    reason: Reason
+    rule: str
+    drafts: tuple[str, ...]
+
+
 class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One decision. Times in seconds since the epoch, UTC; durations in seconds; sizes in bytes.
 
@@ -124,6 +139,7 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         service: ``namespace/name:port`` of the Service that was dialled, in egress records; only for CAs of protocol 2.
         has_started: this is the end of a connection that has a ``start`` record as well, so that one connection can be
             counted once; only for CAs of protocol 2.
+        draft: the drafts' verdict, where there are any and all that it needs is known; only for CAs of protocol 2.
     """
 
     time: float
@@ -154,3 +170,29 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     count: int = 1
     service: str | msgspec.UnsetType = msgspec.UNSET
     has_started: bool | msgspec.UnsetType = msgspec.UNSET
+    draft: DraftVerdict | msgspec.UnsetType = msgspec.UNSET
+
+
+class DraftChange(StrEnum):
+    """How a record's verdict by the drafts compares with what happened."""
+
+    NONE = ""  # There is no such verdict.
+    SAME = "same"
+    DENIED = "denied"  # Stricter: denied, or marked, where it wasn't.
+    ALLOWED = "allowed"  # Less strict.
+
+
+def compare_draft(record: DecisionRecord) -> DraftChange:
+    """Return how the drafts would have changed a decision."""
+    draft = record.draft
+    if draft is msgspec.UNSET:
+        return DraftChange.NONE
+    before, after = (2 if each.answer is Answer.DENY else int(each.would_deny) for each in (record, draft))
+    if before == after:
+        return DraftChange.SAME
+    return DraftChange.DENIED if after > before else DraftChange.ALLOWED
+
+
+def name_draft(namespace: str, number: int) -> str:
+    """Name a draft as records do."""
+    return f"{namespace}@{number}"

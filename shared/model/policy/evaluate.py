@@ -22,7 +22,7 @@ particular, or by the workload that the directory lists at its address.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import msgspec
@@ -36,7 +36,15 @@ from shared.model.policy.modes import effective_mode
 from shared.model.policy.party import Party as Party
 from shared.model.policy.reasons import REQUIRED, Reason
 from shared.model.policy.rule_index import RuleIndex
-from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Requirement
+from shared.model.policy.rules import (
+    Action,
+    Approval,
+    Direction,
+    Mode,
+    NamespaceState,
+    Requirement,
+    put_draft_in_force,
+)
 
 
 def is_elsewhere(party: Party) -> bool:
@@ -76,6 +84,9 @@ class NamespacePolicy:
     """A ``NamespaceState`` made ready for evaluation: rules by direction, approvals, code and labels by key.
 
     Two are equal only when they are the same object, so that one can be part of a key.
+
+    Attributes:
+        draft: the same with the namespace's draft in the place of its policy; None: it has none.
     """
 
     state: NamespaceState
@@ -84,6 +95,7 @@ class NamespacePolicy:
     code: Mapping[str, frozenset[str]] = field(repr=False)
     denies: Mapping[Direction, RuleIndex] = field(repr=False)
     allows: Mapping[Direction, RuleIndex] = field(repr=False)
+    draft: NamespacePolicy | None = field(default=None, repr=False)
 
     def find_approval(self, workload: Workload, program: Program) -> Approval | None:
         """Return the approval of exactly this program (digest and main) for this workload, or None.
@@ -110,21 +122,36 @@ def compile_namespace(state: NamespaceState) -> NamespacePolicy:
 
 
 def compile_in_steps(state: NamespaceState) -> Generator[None, None, NamespacePolicy]:
-    """Compile a state, one rule at a step: a generator that returns the policy."""
+    """Compile a state and its draft, one rule at a step: a generator that returns the policy."""
+    denies, allows = yield from _index_in_steps(state)
+    policy = NamespacePolicy(
+        state=state,
+        approvals={(a.service_account, a.program): a for a in state.approvals},
+        labels={entry.service_account: entry.labels for entry in state.labels},
+        code={entry.service_account: frozenset(entry.digests) for entry in state.code},
+        denies=denies,
+        allows=allows,
+    )
+    if state.draft is None:
+        return policy
+    # Approvals, labels and code are the same in both.
+    drafted = put_draft_in_force(state, state.draft)
+    denies, allows = yield from _index_in_steps(drafted)
+    return replace(policy, draft=replace(policy, state=drafted, denies=denies, allows=allows))
+
+
+def _index_in_steps(
+    state: NamespaceState,
+) -> Generator[None, None, tuple[Mapping[Direction, RuleIndex], Mapping[Direction, RuleIndex]]]:
+    """Index a state's rules: what denies, and what allows."""
     indexes = {(action, direction): RuleIndex() for action in Action for direction in Direction}
     for rule in state.rules:
         indexes[rule.action, rule.direction].add(compile_rule(state.namespace, rule))
         yield
     for index in indexes.values():
         yield from index.freeze_in_steps()
-    return NamespacePolicy(
-        state=state,
-        approvals={(a.service_account, a.program): a for a in state.approvals},
-        labels={entry.service_account: entry.labels for entry in state.labels},
-        code={entry.service_account: frozenset(entry.digests) for entry in state.code},
-        denies={direction: indexes[Action.DENY, direction] for direction in Direction},
-        allows={direction: indexes[Action.ALLOW, direction] for direction in Direction},
-    )
+    denies = {direction: indexes[Action.DENY, direction] for direction in Direction}
+    return denies, {direction: indexes[Action.ALLOW, direction] for direction in Direction}
 
 
 def mesh_group(policy: NamespacePolicy, workload: Workload) -> tuple[str, ...] | None:

@@ -9,13 +9,13 @@ event loop for long (``gc=False``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 import msgspec
 
 from shared.model.errors import InputError
-from shared.model.identity.foreign import check_id_pattern
+from shared.model.identity.foreign import check_id_pattern, pattern_domain
 from shared.model.identity.identity import check_namespace, check_service_account
 from shared.model.identity.loaded_code import CodeCheck
 from shared.model.identity.program import Program
@@ -238,6 +238,29 @@ class Requirement(StrEnum):
     OWN_SOCKETS = "ownSockets"
 
 
+class PolicyDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A policy that is evaluated beside the one in force, and never enforced.
+
+    Attributes:
+        number: of this draft among those of its namespace, which grows; records name it.
+        mode: None: that which is in force.
+        group_label, rules, requires: as of ``NamespaceState``.
+
+    Raises:
+        InputError: there are too many rules.
+    """
+
+    number: int
+    mode: Mode | None = None
+    group_label: str = ""
+    rules: tuple[Rule, ...] = ()
+    requires: tuple[Requirement, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.rules) > MAX_RULES:
+            raise InputError(f"a draft holds at most {MAX_RULES} rules")
+
+
 class NamespaceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a sidecar needs to know about one namespace: mode, rules, approvals, vouched labels, at one version.
 
@@ -247,6 +270,7 @@ class NamespaceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         code: since protocol 2; at most one entry of each workload.
         requires: since protocol 2; without repetition.
         workload_modes: since protocol 2; by service account, at most one of each (``modes.py`` reads them).
+        draft: since protocol 2; evaluated beside the rest, which alone is enforced.
     """
 
     namespace: str
@@ -259,6 +283,7 @@ class NamespaceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     code: tuple[WorkloadCode, ...] = ()
     requires: tuple[Requirement, ...] = ()
     workload_modes: tuple[WorkloadMode, ...] = ()
+    draft: PolicyDraft | None = None
 
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
@@ -283,3 +308,36 @@ def check_workload_modes(modes: tuple[WorkloadMode, ...]) -> None:
     names = [each.service_account for each in modes]
     if len(set(names)) != len(names):
         raise InputError("a workload has two modes of its own")
+
+
+def put_draft_in_force(state: NamespaceState, draft: PolicyDraft) -> NamespaceState:
+    """Return the state that a namespace would have if this were its policy, and there was no draft."""
+    return msgspec.structs.replace(
+        state,
+        mode=state.mode if draft.mode is None else draft.mode,
+        group_label=draft.group_label,
+        rules=draft.rules,
+        requires=draft.requires,
+        draft=None,
+    )
+
+
+def check_rules(rules: Sequence[Rule], *, trust_domain: str) -> None:
+    """Check what no rule says of itself.
+
+    Arguments:
+        trust_domain: our own.
+
+    Raises:
+        InputError: two have the same name, or a foreign peer would be one of our own.
+    """
+    for rule in rules:
+        for peer in rule.peers:
+            if peer.spiffe_id and pattern_domain(peer.spiffe_id) == trust_domain:
+                raise InputError(
+                    f"rule {rule.name}: {peer.spiffe_id} is of this mesh's own trust domain",
+                    hint="name its namespace, serviceAccount and program instead of a spiffeID",
+                )
+    names = [rule.name for rule in rules]
+    if len(set(names)) != len(names):
+        raise InputError("two rules of a policy have the same name", hint="decisions name rules: give each its own")

@@ -34,6 +34,10 @@ DELETE /v1/programs/{ns}/{name}                                       ``Namespac
 GET    /v1/policies                         ``?namespace=``           ``PolicyList``
 PUT    /v1/policies                         ``PolicyRequest``         ``PolicyView``
 DELETE /v1/policies/{ns}                                              ``NamespaceState``
+GET    /v1/namespaces/{ns}/draft                                      ``DraftView``
+PUT    /v1/namespaces/{ns}/draft            ``DraftRequest``          ``NamespaceState``
+DELETE /v1/namespaces/{ns}/draft                                      ``NamespaceState``
+POST   /v1/namespaces/{ns}/draft/promote    ``PromoteRequest``        ``PolicyView``
 GET    /v1/decisions                        query, see below          ``DecisionList``
 GET    /v1/decisions/follow                 query, see below          NDJSON of ``DecisionView``
 GET    /v1/identities                       query, see below          ``IdentityList``
@@ -49,10 +53,10 @@ GET    /metrics                                                       Prometheus
 ====== ==================================== ========================= ==========================
 
 The query of ``/v1/decisions``: ``namespace``, ``workload``, ``program`` (a prefix of ``sha256:…`` is enough),
-``reason``, ``denied`` and ``would_deny`` (``true`` or ``false``), ``since`` and ``until`` (seconds since the epoch),
-``limit`` (1 to 10,000). Newest first; ``follow`` sends new ones, oldest first (with ``since``, first what was stored
-since then), and at the end, if the caller may no longer read them, one ``FollowEnd``. That of edges: ``since``,
-``until``, ``workload``, ``denied``, ``would_deny``, ``offset`` and ``limit`` (1 to 5,000), by names. That of
+``reason``, ``denied``, ``would_deny`` and ``draft_differs`` (``true`` or ``false``), ``since`` and ``until`` (seconds
+since the epoch), ``limit`` (1 to 10,000). Newest first; ``follow`` sends new ones, oldest first (with ``since``, first
+what was stored since then), and at the end, if the caller may no longer read them, one ``FollowEnd``. That of edges:
+``since``, ``until``, ``workload``, ``denied``, ``would_deny``, ``offset`` and ``limit`` (1 to 5,000), by names. That of
 ``/v1/audit``: ``after`` (a line's number), ``since``, ``until``, ``limit`` (1 to 1,000), ``newest`` (the last ones
 instead of the first). That of ``/v1/identities``: ``alive``, ``workload``, ``serial`` (hexadecimal, a prefix is
 enough), ``digest`` (of the program), ``authority`` (its ID), ``sidecar`` (its instance), ``since`` and ``until`` (when
@@ -84,7 +88,10 @@ from shared.model.wire.admin_cluster import PodView as PodView
 from shared.model.wire.admin_cluster import RefusedEnrolment as RefusedEnrolment
 from shared.model.wire.admin_cluster import WatchView as WatchView
 from shared.model.wire.admin_difference import DecidedOtherwise as DecidedOtherwise
+from shared.model.wire.admin_difference import DraftRequest as DraftRequest
+from shared.model.wire.admin_difference import DraftView as DraftView
 from shared.model.wire.admin_difference import PolicyDifference as PolicyDifference
+from shared.model.wire.admin_difference import PromoteRequest as PromoteRequest
 from shared.model.wire.admin_edges import DEFAULT_EDGES_LISTED as DEFAULT_EDGES_LISTED
 from shared.model.wire.admin_edges import MAX_EDGES_LISTED as MAX_EDGES_LISTED
 from shared.model.wire.admin_edges import Cause as Cause

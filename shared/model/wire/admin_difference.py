@@ -1,11 +1,11 @@
-"""The admin API's question what other policies would change, and its answer; ``admin.py`` re-exports both. Pure."""
+"""What other policies would change, proposed ones and drafts: the admin API; ``admin.py`` re-exports this. Pure."""
 
 from __future__ import annotations
 
 import msgspec
 
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction
+from shared.model.policy.rules import Direction, Mode, PolicyDraft, Requirement, Rule
 
 
 class DecidedOtherwise(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,3 +52,48 @@ class PolicyDifference(msgspec.Struct, frozen=True, kw_only=True):
     unchanged: int
     unknown: int
     unknowns: tuple[str, ...] = ()
+
+
+class DraftRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Write a namespace's draft. ``mode`` None: that which is in force."""
+
+    rules: tuple[Rule, ...] = ()
+    group_label: str = ""
+    mode: Mode | None = None
+    requires: tuple[Requirement, ...] = ()
+
+
+class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Put a namespace's draft in force.
+
+    Attributes:
+        number: of the draft that was looked at; None: whichever it is.
+        force: make the namespace explicit although that would refuse connections that were seen.
+    """
+
+    number: int | None = None
+    force: bool = False
+
+
+class DraftView(msgspec.Struct, frozen=True, kw_only=True):
+    """A namespace's draft, and how connections would have gone by it since it was written.
+
+    Attributes:
+        written: seconds since the epoch.
+        evaluating: how many of ``sidecars``, those that use the namespace's policy, evaluate it.
+        waiting: some that don't: they haven't installed it yet, or are of an older release.
+        denied: decided more strictly; ``allowed``: less strictly. Most connections first. Each as its own side says.
+        unchanged: how many decisions of the namespace's own sidecars it leaves as they are.
+        is_truncated: there are more than are looked at.
+    """
+
+    namespace: str
+    draft: PolicyDraft
+    written: float
+    sidecars: int = 0
+    evaluating: int = 0
+    waiting: tuple[str, ...] = ()
+    denied: tuple[DecidedOtherwise, ...] = ()
+    allowed: tuple[DecidedOtherwise, ...] = ()
+    unchanged: int = 0
+    is_truncated: bool = False

@@ -392,7 +392,7 @@ def express_in(protocol: int, message: Message, *, reader: Workload | None = Non
 
 
 def _record_before(record: DecisionRecord) -> DecisionRecord:
-    """Write a record in the codes of protocol 1, without what that lacks: loaded code, Service, hosts and so on."""
+    """Write a record in the codes of protocol 1, without what that lacks: loaded code, Service, hosts, draft and so on."""
     reason = express_in_first_codes(record.reason)
     if reason is not record.reason:
         record = msgspec.structs.replace(record, reason=reason)
@@ -401,8 +401,8 @@ def _record_before(record: DecisionRecord) -> DecisionRecord:
     if record.destination.hosts is not msgspec.UNSET:
         destination = msgspec.structs.replace(record.destination, hosts=msgspec.UNSET)
         record = msgspec.structs.replace(record, destination=destination)
-    if record.service is not msgspec.UNSET or record.has_started is not msgspec.UNSET:
-        record = msgspec.structs.replace(record, service=msgspec.UNSET, has_started=msgspec.UNSET)
+    if not (record.service is record.has_started is record.draft is msgspec.UNSET):
+        record = msgspec.structs.replace(record, service=msgspec.UNSET, has_started=msgspec.UNSET, draft=msgspec.UNSET)
     if record.process.code is msgspec.UNSET and record.process.origin is msgspec.UNSET:
         return record
     process = msgspec.structs.replace(record.process, code=msgspec.UNSET, origin=msgspec.UNSET)
@@ -414,8 +414,8 @@ def _in_first_protocol(state: NamespaceState, reader: Workload | None) -> Namesp
 
     A rule without remaining peers is left out: without peers it would match every peer. A program that may only load
     certain objects gets no certificate through a sidecar that can't say what is loaded (``ca/issuance.py``). What a
-    namespace requires isn't enforced by such a sidecar. It knows no workload's own mode, and is told the one of its own
-    workload as its namespace's; as another namespace's the strictest there.
+    namespace requires isn't enforced by such a sidecar, and its draft isn't evaluated. It knows no workload's own mode,
+    and is told the one of its own workload as its namespace's; as another namespace's the strictest there.
     """
     rules = []
     for rule in state.rules:
@@ -430,7 +430,7 @@ def _in_first_protocol(state: NamespaceState, reader: Workload | None) -> Namesp
     )
     return msgspec.structs.replace(
         state, rules=_fit_in_first_protocol(rules), approvals=approvals, code=(), requires=(),
-        mode=effective_mode(state, reader), workload_modes=(),
+        mode=effective_mode(state, reader), workload_modes=(), draft=None,
     )  # fmt: skip
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from cli.text.decision import COLUMNS, describe_party, describe_program, describe_verdict, format_rows
-from shared.model.policy.decision import Answer, Origin, PartyRecord, Phase, ProcessRecord, Transport
+from cli.text.decision import COLUMNS, describe_fully, describe_party, describe_program, describe_verdict, format_rows
+from shared.model.policy.decision import Answer, DraftVerdict, Origin, PartyRecord, Phase, ProcessRecord, Transport
+from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction
+from shared.model.wire.admin import DecisionView
 from tests.cli.observations import DENIAL
 from tests.shared.model.policy.records import make_record
 
@@ -35,3 +37,14 @@ def test_a_row_has_a_cell_for_each_column() -> None:
     [row] = format_rows([DENIAL])
     assert len(row) == len(COLUMNS)
     assert row[2:5] == ("DENY", "program_not_approved", "shop/client")
+
+
+def test_a_draft_is_told_where_it_differs() -> None:
+    draft = DraftVerdict(
+        answer=Answer.DENY, would_deny=False, reason=Reason.DENY_RULE, rule="shop/none", drafts=("shop@1",)
+    )
+    differs = make_record(answer=Answer.ALLOW, draft=draft)
+    assert describe_verdict(differs) == "allow; draft: DENY deny_rule by shop/none"
+    assert describe_verdict(make_record(draft=draft)) == "DENY"
+    lines = list(describe_fully(DecisionView(id=1, record=make_record(draft=draft))))
+    assert "  draft        DENY deny_rule by shop/none" in lines

@@ -9,10 +9,12 @@ import pytest
 
 from shared.model.identity.identity import Workload
 from shared.model.policy.modes import make_modes
-from shared.model.policy.rules import Action, Direction, Mode, NamespaceState, Peer, Rule
+from shared.model.policy.rules import Action, Direction, Mode, NamespaceState, Peer, PolicyDraft, Rule
 from shared.model.wire.messages import FromSidecar, NamespaceInstalled, Subscribe
 from sidecar.mesh.policies import Policies
 from tests.sidecar.little_ca import ask_into, until
+
+WEB = Workload(namespace="shop", service_account="web")
 
 
 def many_rules(count: int) -> tuple[Rule, ...]:
@@ -161,3 +163,35 @@ async def test_the_own_workloads_mode_counts_and_follows_each_change() -> None:
         state = NamespaceState(namespace="shop", version=version, mode=mode, workload_modes=make_modes(own))
         policies.install(state, acknowledge=installed.append)
         assert (policies.mode, installed) == (counts, [NamespaceInstalled(namespace="shop", version=version)])
+
+
+async def test_a_draft_comes_beside_what_is_in_force_and_a_large_one_in_slices() -> None:
+    policies = Policies(NamespaceState(namespace="shop", version=1), workload=WEB, ask=ask_into([]), timeout_s=1)
+    told: list[NamespaceInstalled] = []
+    for version, rules in ((2, many_rules(1000)), (3, many_rules(999)), (4, ())):
+        draft = PolicyDraft(number=version, mode=Mode.EXPLICIT, rules=rules)
+        state = NamespaceState(namespace="shop", version=version, draft=draft)
+        policies.install(state, acknowledge=told.append)
+        await until(lambda: told[-1:] == [NamespaceInstalled(namespace="shop", version=version)])  # noqa: B023
+        assert policies.own.state is state
+        assert policies.own.draft is not None
+        assert (policies.own.state.mode, policies.own.state.rules) == (Mode.PERMISSIVE, ())
+        assert (policies.own.draft.state.mode, policies.own.draft.state.rules) == (Mode.EXPLICIT, rules)
+        assert policies.own.draft.state.draft is None
+    policies.install(NamespaceState(namespace="shop", version=5), acknowledge=told.append)
+    await until(lambda: policies.own.draft is None)
+    assert [each.version for each in told] == [2, 3, 4, 5]
+
+
+async def test_a_state_of_the_same_draft_is_the_same() -> None:
+    draft = PolicyDraft(number=1, rules=many_rules(200))
+    first = NamespaceState(namespace="shop", version=2, draft=draft)
+    policies = Policies(first, workload=WEB, ask=ask_into([]), timeout_s=1)
+    told: list[NamespaceInstalled] = []
+    same = NamespaceState(namespace="shop", version=2, draft=PolicyDraft(number=1, rules=many_rules(200)))
+    policies.install(same, acknowledge=told.append)
+    await until(lambda: told == [NamespaceInstalled(namespace="shop", version=2)])
+    assert (policies.own.state, policies.generation) == (first, 1)
+    other = NamespaceState(namespace="shop", version=2, draft=PolicyDraft(number=2, rules=many_rules(200)))
+    policies.install(other, acknowledge=told.append)
+    await until(lambda: policies.generation == 2)

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
-from shared.model.errors import TouchmarkError
+from shared.model.errors import InputError, TouchmarkError
 from shared.model.identity.program import Program
-from shared.model.policy.rules import MAX_RULES, Action, NamespaceState, Peer, PortRange, Rule
+from shared.model.policy.rules import (
+    MAX_RULES,
+    Action,
+    Approval,
+    Mode,
+    NamespaceState,
+    Peer,
+    PolicyDraft,
+    PortRange,
+    Requirement,
+    Rule,
+    check_rules,
+    put_draft_in_force,
+)
 
 A = Program(digest="a" * 64)
 
@@ -31,6 +45,9 @@ MEANINGLESS: dict[str, Callable[[], object]] = {
     "a rule with a long name": lambda: Rule(name="n" * 129, action=Action.ALLOW),
     "a rule for a program without a workload": lambda: Rule(name="r", action=Action.ALLOW, programs=(A,)),
     "a bad namespace's state": lambda: NamespaceState(namespace=""),
+    "a draft of too many rules": lambda: PolicyDraft(
+        number=1, rules=(Rule(name="r", action=Action.ALLOW),) * (MAX_RULES + 1)
+    ),
     "too many rules": lambda: NamespaceState(
         namespace="shop", rules=(Rule(name="r", action=Action.ALLOW),) * (MAX_RULES + 1)
     ),
@@ -52,3 +69,24 @@ def test_ports_are_shown_as_they_are_written() -> None:
 def test_everything_is_said_in_so_many_words() -> None:
     assert Peer(unidentified=True, cidrs=("0.0.0.0/0", "::/0")).cidrs == ("0.0.0.0/0", "::/0")
     assert Peer() == Peer(namespace="", service_account="", program=None)
+
+
+def test_a_draft_in_force_takes_the_place_of_the_policy_and_leaves_the_rest() -> None:
+    approvals = (Approval(service_account="web", program=A),)
+    rule = Rule(name="r", action=Action.DENY)
+    state = NamespaceState(namespace="shop", version=3, mode=Mode.EXPLICIT, rules=(rule,), approvals=approvals)
+    draft = PolicyDraft(number=1, group_label="team", requires=(Requirement.OWN_SOCKETS,))
+    told = put_draft_in_force(msgspec.structs.replace(state, draft=draft), draft)
+    assert told == msgspec.structs.replace(state, rules=(), group_label="team", requires=(Requirement.OWN_SOCKETS,))
+    permissive = msgspec.structs.replace(draft, mode=Mode.PERMISSIVE)
+    assert put_draft_in_force(state, permissive).mode is Mode.PERMISSIVE
+
+
+def test_rules_of_one_name_and_our_own_workloads_as_foreign_peers_are_no_policy() -> None:
+    rule = Rule(name="r", action=Action.DENY)
+    check_rules((rule,), trust_domain="mesh.test")
+    with pytest.raises(InputError, match="same name"):
+        check_rules((rule, rule), trust_domain="mesh.test")
+    own = Rule(name="r", action=Action.ALLOW, peers=(Peer(spiffe_id="spiffe://mesh.test/x"),))
+    with pytest.raises(InputError, match="own trust domain"):
+        check_rules((own,), trust_domain="mesh.test")

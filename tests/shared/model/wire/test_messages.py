@@ -15,7 +15,7 @@ from shared.model.identity.foreign import ForeignDomain
 from shared.model.identity.identity import Workload
 from shared.model.identity.loaded_code import CodeCheck, LoadedCode, LoadedObject
 from shared.model.identity.program import Program
-from shared.model.policy.decision import Origin
+from shared.model.policy.decision import Answer, DraftVerdict, Origin
 from shared.model.policy.modes import make_modes
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import (
@@ -25,6 +25,7 @@ from shared.model.policy.rules import (
     Mode,
     NamespaceState,
     Peer,
+    PolicyDraft,
     PortRange,
     Requirement,
     Rule,
@@ -284,6 +285,17 @@ def test_protocol_1_knows_nothing_of_loaded_code() -> None:
     decisions = messages.Decisions(batch=1, records=(with_code,))
     assert express_in(1, decisions) == messages.Decisions(batch=1, records=(record,))
     assert decode_from_sidecar(encode_message(decisions)) == decisions
+
+
+def test_protocol_1_knows_nothing_of_drafts() -> None:
+    state = NamespaceState(namespace="shop", version=2)
+    drafted = messages.NamespaceChanged(state=msgspec.structs.replace(state, draft=PolicyDraft(number=1)))
+    assert decode_from_ca(encode_message(drafted)) == drafted
+    assert express_in(1, drafted) == messages.NamespaceChanged(state=state)
+    verdict = DraftVerdict(answer=Answer.DENY, would_deny=False, reason=Reason.NO_RULE, rule="", drafts=("shop@1",))
+    decisions = messages.Decisions(batch=1, records=(make_record(draft=verdict),))
+    assert decode_from_sidecar(encode_message(decisions)) == decisions
+    assert express_in(1, decisions) == messages.Decisions(batch=1, records=(make_record(),))
 
 
 def test_a_ca_of_protocol_1_isnt_told_of_programs_that_were_seen() -> None:

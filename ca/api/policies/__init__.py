@@ -1,0 +1,1 @@
+"""Admin endpoints about policies that aren't in force."""

@@ -1,0 +1,1 @@
+"""Draft policies, which are evaluated beside those in force: their table."""

@@ -1,0 +1,156 @@
+"""Draft policies in the store: at most one of each namespace, beside the policy in force. I/O.
+
+Belongs here: writing, reading and dropping them. Doesn't: the state that carries a draft to sidecars, how a change is
+made (``ca/store/namespaces.py``, which hands its ``change`` over), what its verdicts were
+(``ca/observation/draft_outcome.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import msgspec
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ca.store.drafts.tables import policy_drafts
+from ca.store.engine.counters import raise_counter, read_counter
+from ca.store.engine.database import Database
+from shared.model.errors import ConflictError, InputError, NotFoundError
+from shared.model.policy.rules import Mode, NamespaceState, PolicyDraft, Requirement, Rule, check_rules
+
+# As JSON. What a namespace says goes to sidecars in one message: a draft never keeps the rest from getting there.
+MAX_BYTES: Final = 2 * 1024 * 1024
+MAX_BYTES_WITH_RULES: Final = 5 * 1024 * 1024
+_NUMBERS: Final = "policy_drafts"
+_rules: Final = msgspec.json.Decoder(tuple[Rule, ...])
+_requires: Final = msgspec.json.Decoder(tuple[Requirement, ...])
+
+
+class Change(Protocol):
+    """How a namespace is changed: ``Namespaces.change``."""
+
+    async def __call__(
+        self, namespace: str, change: Callable[[AsyncConnection], Awaitable[None]], *, act: str
+    ) -> NamespaceState:
+        """Make a change within one transaction that raises the version."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredDraft:
+    """A draft.
+
+    Attributes:
+        written: seconds since the epoch, by the database's clock.
+        size: of its rules, bytes.
+    """
+
+    draft: PolicyDraft
+    written: float
+    size: int
+
+    def fits_beside(self, rules: str) -> bool:
+        """Tell whether sidecars are sent it beside these rules in force, as their row has them."""
+        return self.size + len(rules) <= MAX_BYTES_WITH_RULES
+
+
+class Drafts:
+    """The drafts of all namespaces.
+
+    Arguments:
+        change: ``Namespaces.change``.
+        trust_domain: our own.
+    """
+
+    def __init__(self, database: Database, *, change: Change, trust_domain: str) -> None:
+        self._database = database
+        self._change = change
+        self._trust_domain = trust_domain
+
+    async def get(self, namespace: str) -> StoredDraft | None:
+        """Return a namespace's draft."""
+        async with self._database.reading() as connection:
+            return await read_draft(connection, namespace)
+
+    async def put(self, namespace: str, draft: PolicyDraft) -> NamespaceState:
+        """Write a namespace's draft, in the place of an earlier one.
+
+        Arguments:
+            draft: its number is given here.
+
+        Raises:
+            InputError: its rules can't be a policy.
+        """
+        check_rules(draft.rules, trust_domain=self._trust_domain)
+        rules = msgspec.json.encode(draft.rules).decode()
+        if len(rules) > MAX_BYTES:
+            raise InputError(f"a draft's rules have at most {MAX_BYTES} bytes as JSON, not {len(rules)}")
+
+        async def change(connection: AsyncConnection) -> None:
+            await raise_counter(self._database, connection, _NUMBERS)
+            values = {
+                "namespace": namespace,
+                "number": await read_counter(connection, _NUMBERS),
+                "mode": None if draft.mode is None else draft.mode.value,
+                "group_label": draft.group_label,
+                "rules": rules,
+                "requires": msgspec.json.encode(tuple(dict.fromkeys(draft.requires))).decode(),
+                "written": await self._database.read_clock(connection),
+            }
+            await connection.execute(self._database.upsert(policy_drafts, values))
+
+        return await self._change(namespace, change, act="draft.put")
+
+    async def drop(self, namespace: str) -> NamespaceState:
+        """Drop a namespace's draft.
+
+        Raises:
+            NotFoundError: it has none.
+        """
+
+        async def change(connection: AsyncConnection) -> None:
+            if not await drop_draft(connection, namespace):
+                raise no_draft(namespace)
+
+        return await self._change(namespace, change, act="draft.delete")
+
+
+def no_draft(namespace: str) -> NotFoundError:
+    """Return the error that says that a namespace has no draft."""
+    return NotFoundError(
+        f"namespace {namespace} has no draft", hint="`touchmark policy apply -f FILE --draft` writes one"
+    )
+
+
+async def read_draft(connection: AsyncConnection, namespace: str) -> StoredDraft | None:
+    """Return a namespace's draft."""
+    row = (await connection.execute(select(policy_drafts).where(policy_drafts.c.namespace == namespace))).first()
+    if row is None:
+        return None
+    draft = PolicyDraft(
+        number=row.number,
+        mode=None if row.mode is None else Mode(row.mode),
+        group_label=row.group_label,
+        rules=_rules.decode(row.rules),
+        requires=_requires.decode(row.requires),
+    )
+    return StoredDraft(draft=draft, written=row.written, size=len(row.rules))
+
+
+async def drop_draft(connection: AsyncConnection, namespace: str, number: int | None = None) -> bool:
+    """Drop a namespace's draft within a greater transaction; return whether there was one.
+
+    Arguments:
+        number: only this one.
+
+    Raises:
+        ConflictError: the namespace has another one by now.
+    """
+    known = await read_draft(connection, namespace)
+    if known is not None and number is not None and known.draft.number != number:
+        raise ConflictError(f"namespace {namespace} has another draft by now", hint="look again, then repeat")
+    await connection.execute(delete(policy_drafts).where(policy_drafts.c.namespace == namespace))
+    return known is not None

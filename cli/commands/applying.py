@@ -1,0 +1,109 @@
+"""What comes with writing policies: the check of a switch to explicit mode, and what was written. Prints.
+
+Belongs here: what ``policy apply`` and ``policy draft --promote`` share. Doesn't: writing (``cli/backends``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from cli.text.json_result import JsonResult
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cli.backends.base import Applied, PolicyBackend
+    from cli.commands.shapes import AppliedView
+    from shared.model.policy.documents import Document, MeshPolicyDocument
+    from shared.model.wire.admin import PolicyCandidateRequest
+
+APPLIED: JsonResult[list[AppliedView]] = JsonResult(
+    note="in Kubernetes `version` is null for a Program, and until the CA has put a MeshPolicy in force"
+)
+
+
+async def check_explicit(backend: PolicyBackend, documents: Sequence[Document], *, is_forced: bool) -> None:
+    """Run the check of ``touchmark mode NAMESPACE explicit`` for each policy that would switch its namespace.
+
+    Raises:
+        RefusedError: connections would be refused, by the rules and approvals of these documents, or it isn't known.
+    """
+    from cli.text.output import print_note
+    from shared.model.errors import BlockedError, NotFoundError, RefusedError, UnavailableError
+    from shared.model.policy.documents import MeshPolicyDocument
+    from shared.model.policy.rules import Mode
+
+    for document in documents:
+        if not isinstance(document, MeshPolicyDocument) or document.mode is not Mode.EXPLICIT:
+            continue
+        namespace = document.namespace
+        try:
+            if (await backend.get_mode(namespace)).mode is Mode.EXPLICIT:
+                continue
+            readiness = await backend.assess_candidate(namespace, _make_candidate(document, documents), since_s=86_400)
+        except (NotFoundError, RefusedError, UnavailableError) as error:
+            if not is_forced:
+                raise RefusedError(
+                    f"nothing is applied: what explicit mode would refuse in {namespace} isn't known: {error.message}",
+                    hint="--force applies it without looking",
+                ) from error
+            print_note(f"can't tell what explicit mode would refuse in {namespace}: {error.message}")
+            continue
+        if not readiness.is_safe and not is_forced:
+            kind = BlockedError if readiness.causes else RefusedError
+            raise kind(
+                f"nothing is applied: {namespace} would become explicit, which would refuse live traffic"
+                f" ({len(readiness.causes)} changes are missing), or not every sidecar has reported",
+                hint=f"`touchmark ready {namespace}` shows what is missing; --force applies it anyway",
+            )
+
+
+def _make_candidate(document: MeshPolicyDocument, documents: Sequence[Document]) -> PolicyCandidateRequest:
+    from shared.model.policy.documents import ProgramDocument
+    from shared.model.wire.admin import PolicyCandidateRequest, ProgramRequest
+
+    return PolicyCandidateRequest(
+        rules=document.rules,
+        group_label=document.group_label,
+        requires=document.requires,
+        workload_modes=document.workload_modes,
+        programs=tuple(
+            ProgramRequest(
+                namespace=each.namespace, service_account=each.service_account, programs=each.programs, weak=each.weak
+            )
+            for each in documents
+            if isinstance(each, ProgramDocument)
+        ),
+    )
+
+
+def report_applied(results: list[Applied], *, as_json: bool = False) -> None:
+    """Print what was written; end with exit code 9 where the CA hasn't confirmed it."""
+    from cli.text.exit_codes import ExitCode
+    from cli.text.output import print_line, print_note
+
+    if as_json:
+        APPLIED.print([_describe(each) for each in results])
+    for each in results if not as_json else ():
+        version = "" if each.version is None else f" (version {each.version})"
+        print_line(f"{each.kind} {each.namespace}/{each.name} applied{version}")
+        if each.note:
+            print_note(f"  {each.note}")
+        if not each.is_confirmed:
+            print_note("  the CA hasn't put it in force yet; is it running?")
+    if not all(each.is_confirmed for each in results):
+        raise typer.Exit(ExitCode.DEADLINE)
+
+
+def _describe(applied: Applied) -> AppliedView:
+    from cli.commands.shapes import AppliedView
+
+    return AppliedView(
+        kind=applied.kind,
+        namespace=applied.namespace,
+        name=applied.name,
+        version=applied.version,
+        is_confirmed=applied.is_confirmed,
+    )

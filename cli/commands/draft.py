@@ -1,0 +1,189 @@
+"""``touchmark policy draft``, and ``policy apply --draft``: policies that are evaluated beside those in force."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.commands import options
+from cli.text.json_result import JsonResult, prints
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cli.backends.base import Applied, PolicyBackend
+    from cli.commands.shapes import AppliedView, ObjectsDeleted
+    from shared.model.policy.documents import Document, MeshPolicyDocument
+    from shared.model.wire.admin import DraftView
+
+_SHOWN: JsonResult[DraftView] = JsonResult()
+_DROPPED: JsonResult[ObjectsDeleted] = JsonResult(when="--drop")
+_PROMOTED: JsonResult[list[AppliedView]] = JsonResult(when="--promote", note="as of `policy apply`")
+
+
+@prints(_SHOWN, _DROPPED, _PROMOTED)
+def draft(
+    context: typer.Context,
+    namespace: Annotated[str, typer.Argument(help="The namespace.")],
+    drop: Annotated[bool, typer.Option("--drop", help="Drop the draft.")] = False,
+    promote: Annotated[bool, typer.Option("--promote", help="Put the draft in force, and drop it.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --promote: also where explicit mode would refuse live traffic.")
+    ] = False,
+    yaml: Annotated[bool, typer.Option("--yaml", help="Print the draft as YAML that `policy apply` accepts.")] = False,
+    force_conflicts: options.ForceConflicts = False,
+    as_json: options.Json = False,
+) -> None:
+    """Show a namespace's draft policy, and what the sidecars would have decided otherwise by it since it was written.
+
+    `policy apply -f FILE --draft` writes it. The sidecars evaluate it beside the policy in force, for each connection,
+    and enforce nothing of it. --promote runs the checks of `policy apply` first: exit code 7 if they fail.
+
+    Exit code 0: nothing is newly denied; 3: something is; 10: nothing is, but not every sidecar evaluates it.
+
+    Examples: touchmark policy draft shop · touchmark policy draft shop --promote · touchmark decisions --draft-differs
+    """
+    from cli.backends.session import work_on_policies
+    from cli.commands.applying import check_explicit, report_applied
+    from cli.commands.shapes import ObjectsDeleted
+    from cli.text.output import print_line
+    from shared.model.errors import InputError
+    from shared.model.identity.identity import check_namespace
+    from shared.model.policy.documents import format_documents
+
+    check_namespace(namespace)
+    if drop + promote + yaml > 1 or (yaml and as_json):
+        raise InputError("--drop, --promote and --yaml can't be combined, nor --yaml and --json")
+    if force and not promote:
+        raise InputError("--force goes with --promote")
+    target = options.get_target(context)
+    if drop:
+        work_on_policies(target, lambda backend: backend.drop_draft(namespace))
+        if as_json:
+            _DROPPED.print(ObjectsDeleted(deleted=[f"draft {namespace}"]))
+        else:
+            print_line(f"draft of {namespace} dropped")
+        return
+    if promote:
+
+        async def put_in_force(backend: PolicyBackend) -> Applied:
+            view = await backend.get_draft(namespace)
+            await check_explicit(backend, [make_document(view)], is_forced=force)
+            return await backend.promote_draft(view, is_forced=force)
+
+        report_applied([work_on_policies(target, put_in_force, is_forced=force_conflicts)], as_json=as_json)
+        return
+    view = work_on_policies(target, lambda backend: backend.get_draft(namespace))
+    if yaml:
+        print_line(format_documents([make_document(view)]).rstrip())
+        return
+    if as_json:
+        _SHOWN.print(view)
+    else:
+        show(view)
+    _exit(view)
+
+
+def _exit(view: DraftView) -> None:
+    from cli.text.exit_codes import ExitCode
+
+    if view.denied:
+        raise typer.Exit(ExitCode.CHECK_FAILED)
+    if view.is_truncated or view.evaluating < max(1, view.sidecars):
+        raise typer.Exit(ExitCode.UNKNOWN)
+
+
+def show(view: DraftView) -> None:
+    """Print a draft, who evaluates it, and what it decides otherwise."""
+    from cli.commands.difference import describe
+    from cli.text.duration import format_time
+    from cli.text.output import print_line
+    from cli.text.printable import escape
+
+    draft = view.draft
+    mode = f"mode {draft.mode}" if draft.mode is not None else "the mode in force"
+    rules = f"{len(draft.rules)} rule{'s' if len(draft.rules) != 1 else ''}"
+    print_line(f"draft {draft.number} of {view.namespace}, written {format_time(view.written)}: {mode}, {rules}")
+    print_line(f"{view.evaluating} of {view.sidecars} sidecars evaluate it")
+    if view.waiting:
+        named = escape(", ".join(view.waiting))
+        print_line(f"? not yet, or of an older release: {named}{', …' if _are_more(view) else ''}")
+    for mark, name, changed in (("✗", "newly denied", view.denied), ("+", "newly allowed", view.allowed)):
+        if changed:
+            print_line(f"{mark} {name}: {sum(each.connections for each in changed)} connections")
+        for each in changed:
+            print_line(f"  {describe(each)}")
+    if not view.denied:
+        print_line("✓ nothing that was decided since then would be newly denied")
+    print_line(f"unchanged: {view.unchanged} decisions")
+    if view.is_truncated:
+        print_line("? there is more than is shown")
+    for note in describe_limits(make_document(view)):
+        print_line(f"? {note}")
+
+
+def _are_more(view: DraftView) -> bool:
+    return view.sidecars - view.evaluating > len(view.waiting)
+
+
+def describe_limits(document: MeshPolicyDocument) -> list[str]:
+    """Say what sidecars can't tell of a draft."""
+    from shared.model.policy.rules import Requirement
+
+    if Requirement.OWN_SOCKETS not in document.requires:
+        return []
+    return ["`requires: ownSockets` is looked at only while it is in force: without it, no verdict says allow"]
+
+
+def make_document(view: DraftView) -> MeshPolicyDocument:
+    """Return a draft as the policy that it would be."""
+    from shared.model.policy.documents import MeshPolicyDocument
+
+    draft = view.draft
+    return MeshPolicyDocument(
+        namespace=view.namespace,
+        mode=draft.mode,
+        group_label=draft.group_label,
+        rules=draft.rules,
+        requires=draft.requires,
+    )
+
+
+def check_drafts(documents: Sequence[Document]) -> list[MeshPolicyDocument]:
+    """Return documents that may be drafts.
+
+    Raises:
+        InputError: one of them may not.
+    """
+    from shared.model.errors import InputError
+    from shared.model.policy.documents import MeshPolicyDocument
+
+    drafts = [each for each in documents if isinstance(each, MeshPolicyDocument)]
+    if len(drafts) < len(documents):
+        raise InputError(
+            "a Program can't be a draft: approvals count for the policy in force and for the draft alike",
+            hint="leave it out of the file, or apply it without --draft",
+        )
+    if any(each.trial is not None for each in drafts):
+        raise InputError("a draft has no spec.trial: nothing of it is in force")
+    return drafts
+
+
+async def apply_drafts(backend: PolicyBackend, documents: Sequence[MeshPolicyDocument]) -> list[Applied]:
+    """Write drafts one after the other."""
+    from cli.backends.base import Applied
+
+    applied = []
+    for each in documents:
+        state = await backend.put_draft(each)
+        applied.append(
+            Applied(
+                kind="draft MeshPolicy",
+                namespace=each.namespace,
+                name="default",
+                version=state.version,
+                note="; ".join(describe_limits(each)),
+            )
+        )
+    return applied

@@ -1,0 +1,121 @@
+"""`policy apply --draft` and `policy draft`: what is asked, printed, and said by the exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cli.commands import applying, draft
+from cli.main import run
+from cli.text.exit_codes import ExitCode
+from shared.model.policy.documents import MeshPolicyDocument, parse_documents
+from shared.model.policy.rules import Action, Mode, NamespaceState, PolicyDraft, Requirement, Rule
+from shared.model.wire.admin import DraftView, PolicyView
+from tests.cli.backends.test_objects import POLICY
+from tests.cli.commands.test_difference import DENIED
+from tests.cli.fake_ca import FakeCA
+
+ASKED = "GET /v1/namespaces/shop/draft"
+RULES = (Rule(name="none", action=Action.DENY),)
+VIEW = DraftView(
+    namespace="shop",
+    draft=PolicyDraft(number=7, rules=RULES),
+    written=1_790_000_000.0,
+    sidecars=2,
+    evaluating=2,
+    unchanged=5,
+)
+ALONE = """\
+apiVersion: touchmark.dev/v1alpha1
+kind: MeshPolicy
+metadata: {name: default, namespace: shop}
+spec:
+  mode: explicit
+  requires: [ownSockets]
+"""
+
+
+def test_a_draft_is_written_without_the_checks_of_a_switch(
+    ca: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ca.answers["PUT /v1/namespaces/shop/draft"] = NamespaceState(namespace="shop", version=3)
+    file = tmp_path / "shop.yaml"
+    file.write_text(ALONE)
+    assert run(["policy", "apply", "-f", str(file), "--draft"]) == ExitCode.SUCCESS
+    assert ca.asked("PUT /v1/namespaces/shop/draft") == [{"mode": "explicit", "requires": ["ownSockets"]}]
+    printed = capsys.readouterr()
+    assert "draft MeshPolicy shop/default applied (version 3)" in printed.out
+    assert "ownSockets" in printed.err, "what sidecars can't tell is said"
+    assert run(["policy", "apply", "-f", str(file), "--draft", "--force"]) == ExitCode.BAD_INPUT
+
+
+def test_a_program_is_no_draft(ca: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "shop.yaml"
+    file.write_text(POLICY)
+    assert run(["policy", "apply", "-f", str(file), "--draft"]) == ExitCode.BAD_INPUT
+    assert "a Program can't be a draft" in capsys.readouterr().err
+    assert not ca.requests
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({}, ExitCode.SUCCESS),
+        ({"denied": (DENIED,)}, ExitCode.CHECK_FAILED),
+        ({"evaluating": 1, "waiting": ("web-1",)}, ExitCode.UNKNOWN),
+        ({"sidecars": 0, "evaluating": 0}, ExitCode.UNKNOWN),
+        ({"is_truncated": True}, ExitCode.UNKNOWN),
+    ],
+)
+def test_the_exit_code_says_whether_it_is_safe(
+    ca: FakeCA, capsys: pytest.CaptureFixture[str], changes: dict[str, object], code: ExitCode
+) -> None:
+    view = msgspec.structs.replace(VIEW, **changes)
+    ca.answers[ASKED] = view
+    assert run(["policy", "draft", "shop", "--json"]) == code
+    assert msgspec.json.decode(capsys.readouterr().out, type=DraftView) == view
+    assert run(["policy", "draft", "shop"]) == code
+    printed = capsys.readouterr().out
+    assert "draft 7 of shop" in printed
+    assert f"{view.evaluating} of {view.sidecars} sidecars evaluate it" in printed
+    assert ("✗ newly denied: 7 connections" in printed) is bool(view.denied)
+    assert ("older release: web-1" in printed) is bool(view.waiting)
+
+
+def test_a_draft_is_printed_as_the_policy_that_it_would_be(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    ca.answers[ASKED] = VIEW
+    assert run(["policy", "draft", "shop", "--yaml"]) == ExitCode.SUCCESS
+    assert parse_documents(capsys.readouterr().out) == [draft.make_document(VIEW)]
+    assert draft.make_document(VIEW) == MeshPolicyDocument(namespace="shop", rules=RULES)
+
+
+def test_a_draft_is_dropped(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    ca.answers["DELETE /v1/namespaces/shop/draft"] = NamespaceState(namespace="shop")
+    assert run(["policy", "draft", "shop", "--drop"]) == ExitCode.SUCCESS
+    assert "draft of shop dropped" in capsys.readouterr().out
+    assert run(["policy", "draft", "shop", "--drop", "--json"]) == ExitCode.SUCCESS
+    assert msgspec.json.decode(capsys.readouterr().out) == {"deleted": ["draft shop"]}
+    assert run(["policy", "draft", "shop", "--drop", "--promote"]) == ExitCode.BAD_INPUT
+
+
+def test_the_draft_that_was_looked_at_is_put_in_force(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    ca.answers[ASKED] = VIEW
+    promoted = PolicyView(namespace="shop", version=9, mode=Mode.PERMISSIVE, group_label="", rules=RULES)
+    ca.answers["POST /v1/namespaces/shop/draft/promote"] = promoted
+    assert run(["policy", "draft", "shop", "--promote"]) == ExitCode.SUCCESS
+    assert ca.asked("POST /v1/namespaces/shop/draft/promote") == [{"number": 7}]
+    assert "MeshPolicy shop/default applied (version 9)" in capsys.readouterr().out
+
+
+def test_explicit_isnt_promoted_while_nobody_knows_what_it_would_refuse(
+    ca: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``applying.check_explicit`` is that of ``policy apply``."""
+    assert applying.check_explicit.__module__ == "cli.commands.applying"
+    explicit = PolicyDraft(number=7, mode=Mode.EXPLICIT, requires=(Requirement.OWN_SOCKETS,))
+    ca.answers[ASKED] = msgspec.structs.replace(VIEW, draft=explicit)
+    assert run(["policy", "draft", "shop", "--promote"]) == ExitCode.REFUSED
+    assert not ca.asked("POST /v1/namespaces/shop/draft/promote")
+    assert "nothing is applied" in capsys.readouterr().err
