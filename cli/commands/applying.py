@@ -9,19 +9,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cli.text.json_result import JsonResult
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cli.backends.base import Applied, PolicyBackend
     from cli.commands.shapes import AppliedView
+    from cli.text.json_result import JsonResult
     from shared.model.policy.documents import Document, MeshPolicyDocument
     from shared.model.wire.admin import PolicyCandidateRequest
-
-APPLIED: JsonResult[list[AppliedView]] = JsonResult(
-    note="in Kubernetes `version` is null for a Program, and until the CA has put a MeshPolicy in force"
-)
 
 
 async def check_explicit(backend: PolicyBackend, documents: Sequence[Document], *, is_forced: bool) -> None:
@@ -79,14 +74,18 @@ def _make_candidate(document: MeshPolicyDocument, documents: Sequence[Document])
     )
 
 
-def report_applied(results: list[Applied], *, as_json: bool = False) -> None:
-    """Print what was written; end with exit code 9 where the CA hasn't confirmed it."""
+def report_applied(results: list[Applied], printer: JsonResult[list[AppliedView]] | None) -> None:
+    """Print what was written; end with exit code 9 where the CA hasn't confirmed it.
+
+    Arguments:
+        printer: prints it as JSON; None: as lines.
+    """
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_line, print_note
 
-    if as_json:
-        APPLIED.print([_describe(each) for each in results])
-    for each in results if not as_json else ():
+    if printer is not None:
+        printer.print([_describe(each) for each in results])
+    for each in results if printer is None else ():
         version = "" if each.version is None else f" (version {each.version})"
         print_line(f"{each.kind} {each.namespace}/{each.name} applied{version}")
         if each.note:

@@ -72,7 +72,8 @@ def draft(
             await check_explicit(backend, [make_document(view)], is_forced=force)
             return await backend.promote_draft(view, is_forced=force)
 
-        report_applied([work_on_policies(target, put_in_force, is_forced=force_conflicts)], as_json=as_json)
+        applied = work_on_policies(target, put_in_force, is_forced=force_conflicts)
+        report_applied([applied], _PROMOTED if as_json else None)
         return
     view = work_on_policies(target, lambda backend: backend.get_draft(namespace))
     if yaml:

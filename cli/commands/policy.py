@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.commands import options
-from cli.commands.applying import APPLIED, check_explicit, report_applied
+from cli.commands.applying import check_explicit, report_applied
 from cli.commands.draft import draft
 from cli.commands.export import export
 from cli.text.json_result import JsonResult, prints
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cli.backends.base import Applied, PolicyBackend
-    from cli.commands.shapes import ObjectsDeleted
+    from cli.commands.shapes import AppliedView, ObjectsDeleted
     from shared.model.adoption.lint import LintFinding
     from shared.model.policy.documents import Document
     from shared.model.wire.admin import PolicyDifference
 
 _DIFFERENCE: JsonResult[PolicyDifference] = JsonResult()
 _LINTED: JsonResult[list[LintFinding]] = JsonResult()
+_APPLIED: JsonResult[list[AppliedView]] = JsonResult(
+    note="in Kubernetes `version` is null for a Program, and until the CA has put a MeshPolicy in force"
+)
 _OBJECTS: JsonResult[list[dict[str, Any]]] = JsonResult(note="as in YAML: `{apiVersion, kind, metadata, spec}`")
 _DELETED: JsonResult[ObjectsDeleted] = JsonResult()
 
@@ -203,7 +206,7 @@ def suggest(
 
 
 @app.command(cls=options.TargetCommand)
-@prints(APPLIED)
+@prints(_APPLIED)
 def apply(
     context: typer.Context,
     filename: _File,
@@ -260,7 +263,7 @@ def apply(
         return await backend.apply(documents, is_forced=force, expected_version=if_version)
 
     results = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
-    report_applied(results, as_json=as_json)
+    report_applied(results, _APPLIED if as_json else None)
 
 
 def _require_one_policy(documents: list[Document]) -> None:

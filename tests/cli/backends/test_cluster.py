@@ -15,8 +15,8 @@ from cli.text.exit_codes import ExitCode
 from shared.model.adoption.approval_name import list_names
 from shared.model.identity.program import Program
 from shared.model.kubernetes.contract import FORCE_EXPLICIT
-from shared.model.policy.rules import Mode, NamespaceState
-from shared.model.wire.admin import Acknowledgements, DecisionList, Readiness
+from shared.model.policy.rules import Action, Mode, NamespaceState, PolicyDraft, Rule
+from shared.model.wire.admin import Acknowledgements, DecisionList, DraftView, Readiness
 from tests.cli.backends.test_objects import POLICY, make_policy
 from tests.cli.fake_api import CA_PODS, FakeAPI, make_status
 from tests.cli.fake_ca import FakeCA
@@ -383,3 +383,22 @@ def test_a_workloads_mode_of_another_tool_is_not_taken_away(api: FakeAPI, capsys
     api.answers[f"PATCH {MESH_POLICY}"] = current
     assert run(["mode", "shop", "inherit", "--workload", "db", "-k"]) == ExitCode.CONFLICT
     assert "db in MeshPolicy shop/default was written by another tool" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_draft_in_force_is_a_mesh_policy_and_it_goes_once_the_ca_has_it(
+    cluster_ca: FakeCA, api: FakeAPI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draft = PolicyDraft(number=3, rules=(Rule(name="none", action=Action.DENY),))
+    cluster_ca.answers["GET /v1/namespaces/shop/draft"] = DraftView(namespace="shop", draft=draft, written=1.0)
+    cluster_ca.answers["DELETE /v1/namespaces/shop/draft"] = NamespaceState(namespace="shop")
+    api.answers[f"PATCH {MESH_POLICY}"] = api.answers[f"GET {MESH_POLICY}"] = make_policy(observed=1)
+    assert run(["policy", "draft", "shop", "--promote", "-k"]) == ExitCode.DEADLINE
+    assert not cluster_ca.asked("DELETE /v1/namespaces/shop/draft"), "it isn't in force yet"
+    capsys.readouterr()
+    api.answers[f"PATCH {MESH_POLICY}"] = api.answers[f"GET {MESH_POLICY}"] = make_policy()
+    assert run(["policy", "draft", "shop", "--promote", "-k"]) == ExitCode.SUCCESS
+    assert len(cluster_ca.asked("DELETE /v1/namespaces/shop/draft")) == 1
+    written = [body for asked, query, body in api.requests if asked == f"PATCH {MESH_POLICY}" and "dryRun" not in query]
+    assert written[-1]["spec"] == {"rules": [{"name": "none", "action": "deny", "direction": "ingress"}]}
+    assert "MeshPolicy shop/default applied (version 7)" in capsys.readouterr().out
