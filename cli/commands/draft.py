@@ -8,6 +8,7 @@ import typer
 
 from cli.commands import options
 from cli.text.json_result import JsonResult, prints
+from shared.model.policy.rules import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
 
 _SHOWN: JsonResult[DraftView] = JsonResult()
 _DROPPED: JsonResult[ObjectsDeleted] = JsonResult(when="--drop")
-_PROMOTED: JsonResult[list[AppliedView]] = JsonResult(when="--promote", note="as of `policy apply`")
+_APPLIED: JsonResult[list[AppliedView]] = JsonResult(when="--promote or --mode", note="as of `policy apply`")
 
 
-@prints(_SHOWN, _DROPPED, _PROMOTED)
+@prints(_SHOWN, _DROPPED, _APPLIED)
 def draft(
     context: typer.Context,
     namespace: Annotated[str, typer.Argument(help="The namespace.")],
+    mode: Annotated[
+        Mode | None, typer.Option("--mode", help="Write a draft: the policy in force, in this mode.")
+    ] = None,
     drop: Annotated[bool, typer.Option("--drop", help="Drop the draft.")] = False,
     promote: Annotated[bool, typer.Option("--promote", help="Put the draft in force, and drop it.")] = False,
     force: Annotated[
@@ -37,8 +41,9 @@ def draft(
 ) -> None:
     """Show a namespace's draft policy, and what the sidecars would have decided otherwise by it since it was written.
 
-    `policy apply -f FILE --draft` writes it. The sidecars evaluate it beside the policy in force, for each connection,
-    and enforce nothing of it. --promote runs the checks of `policy apply` first: exit code 7 if they fail.
+    `policy apply -f FILE --draft` writes it, --mode a draft that changes nothing but the mode. The sidecars evaluate
+    it beside the policy in force and enforce nothing of it. --promote runs the checks of `policy
+    apply` first: exit code 7 if they fail.
 
     Exit code 0: nothing is newly denied; 3: something is; 10: nothing is, but not every sidecar evaluates it.
 
@@ -53,11 +58,15 @@ def draft(
     from shared.model.policy.documents import format_documents
 
     check_namespace(namespace)
-    if drop + promote + yaml > 1 or (yaml and as_json):
-        raise InputError("--drop, --promote and --yaml can't be combined, nor --yaml and --json")
+    if (mode is not None) + drop + promote + yaml > 1 or (yaml and as_json):
+        raise InputError("--mode, --drop, --promote and --yaml can't be combined, nor --yaml and --json")
     if force and not promote:
         raise InputError("--force goes with --promote")
     target = options.get_target(context)
+    if mode is not None:
+        applied = work_on_policies(target, lambda backend: _draft_mode(backend, namespace, mode))
+        report_applied([applied], _APPLIED if as_json else None)
+        return
     if drop:
         work_on_policies(target, lambda backend: backend.drop_draft(namespace))
         if as_json:
@@ -73,7 +82,7 @@ def draft(
             return await backend.promote_draft(view, is_forced=force)
 
         applied = work_on_policies(target, put_in_force, is_forced=force_conflicts)
-        report_applied([applied], _PROMOTED if as_json else None)
+        report_applied([applied], _APPLIED if as_json else None)
         return
     view = work_on_policies(target, lambda backend: backend.get_draft(namespace))
     if yaml:
@@ -84,6 +93,21 @@ def draft(
     else:
         show(view)
     _exit(view)
+
+
+async def _draft_mode(backend: PolicyBackend, namespace: str, mode: Mode) -> Applied:
+    """Write the policy in force as a draft, in another mode."""
+    import yaml
+    from msgspec.structs import replace
+
+    from shared.model.policy.documents import MeshPolicyDocument, parse_documents
+
+    document = MeshPolicyDocument(namespace=namespace)
+    for each in parse_documents(yaml.safe_dump_all(await backend.list_objects(namespace)), "the policy in force"):
+        if isinstance(each, MeshPolicyDocument):
+            document = each
+    (applied,) = await apply_drafts(backend, [replace(document, mode=mode, trial=None)])
+    return applied
 
 
 def _exit(view: DraftView) -> None:

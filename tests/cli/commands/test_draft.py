@@ -12,7 +12,7 @@ from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.policy.documents import MeshPolicyDocument, parse_documents
 from shared.model.policy.rules import Action, Mode, NamespaceState, PolicyDraft, Requirement, Rule
-from shared.model.wire.admin import DraftView, PolicyView
+from shared.model.wire.admin import DraftView, PolicyList, PolicyView, ProgramList
 from tests.cli.backends.test_objects import POLICY
 from tests.cli.commands.test_difference import DENIED
 from tests.cli.fake_ca import FakeCA
@@ -89,6 +89,22 @@ def test_a_draft_is_printed_as_the_policy_that_it_would_be(ca: FakeCA, capsys: p
     assert run(["policy", "draft", "shop", "--yaml"]) == ExitCode.SUCCESS
     assert parse_documents(capsys.readouterr().out) == [draft.make_document(VIEW)]
     assert draft.make_document(VIEW) == MeshPolicyDocument(namespace="shop", rules=RULES)
+
+
+def test_a_draft_of_the_mode_alone_is_the_policy_in_force_in_that_mode(
+    ca: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ca.answers["PUT /v1/namespaces/shop/draft"] = NamespaceState(namespace="shop", version=3)
+    policy = PolicyView(namespace="shop", version=2, mode=Mode.PERMISSIVE, group_label="team", rules=RULES)
+    ca.answers["GET /v1/programs"] = ProgramList(programs=())
+    for policies in ((policy,), ()):
+        ca.answers["GET /v1/policies"] = PolicyList(policies=policies)
+        assert run(["policy", "draft", "shop", "--mode", "explicit"]) == ExitCode.SUCCESS
+    first, second = ca.asked("PUT /v1/namespaces/shop/draft")
+    assert first == {"mode": "explicit", "group_label": "team", "rules": [{"name": "none", "action": "deny"}]}
+    assert second == {"mode": "explicit"}
+    assert "draft MeshPolicy shop/default applied (version 3)" in capsys.readouterr().out
+    assert run(["policy", "draft", "shop", "--mode", "lax"]) == ExitCode.BAD_INPUT
 
 
 def test_a_draft_is_dropped(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
