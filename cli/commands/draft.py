@@ -154,11 +154,18 @@ def _are_more(view: DraftView) -> bool:
 
 def describe_limits(document: MeshPolicyDocument) -> list[str]:
     """Say what sidecars can't tell of a draft."""
-    from shared.model.policy.rules import Requirement
+    from shared.model.policy.rules import Requirement, list_hosts
 
-    if Requirement.OWN_SOCKETS not in document.requires:
-        return []
-    return ["`requires: ownSockets` is looked at only while it is in force: without it, no verdict says allow"]
+    limits = []
+    if Requirement.OWN_SOCKETS in document.requires:
+        limits.append(
+            "`requires: ownSockets` is looked at only while it is in force: without it, no verdict says allow"
+        )
+    if list_hosts(document.rules):
+        limits.append(
+            "`hosts` are resolved only while the policy in force names them: else what they allow isn't known"
+        )
+    return limits
 
 
 def make_document(view: DraftView) -> MeshPolicyDocument:

@@ -8,12 +8,14 @@ would do:
 
 - something other than this side's policy refused the connection;
 - what refused the local program is no requirement of the draft, so that nobody knows the program;
-- the draft requires that programs make their own sockets, and the policy in force doesn't: nobody has looked.
+- the draft requires that programs make their own sockets, and the policy in force doesn't: nobody has looked;
+- the draft names hosts that the policy in force doesn't: nobody has resolved them.
 """
 
 from __future__ import annotations
 
 from typing import Final, Protocol
+from weakref import WeakKeyDictionary
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
@@ -21,13 +23,17 @@ from msgspec.structs import replace
 from shared.model.policy.decision import Answer, DraftVerdict, Origin, name_draft
 from shared.model.policy.evaluate import NamespacePolicy, Party, Verdict
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction, Mode, Requirement
+from shared.model.policy.rules import Direction, Mode, Requirement, list_hosts
 from sidecar.connection.parties import Parties, PolicySource, evaluate_once
 
 _REQUIREMENTS: Final = {
     Reason.PROCESS_ORIGIN: Requirement.CONTAINER_ORIGIN,
     Reason.SOCKET_NOT_OWN: Requirement.OWN_SOCKETS,
 }
+# Said where no rule allows an address outside the mesh: by a name's address another one could have.
+_BY_HOSTS: Final = frozenset({Reason.EGRESS_NOT_ALLOWED, Reason.HOST_NOT_RESOLVED})
+# Host names by policy: those in force, and those of its draft.
+_hosts: WeakKeyDictionary[NamespacePolicy, tuple[frozenset[str], frozenset[str]]] = WeakKeyDictionary()
 
 
 class Decided(Protocol):
@@ -80,6 +86,8 @@ def judge_by_drafts(connection: Decided, policies: PolicySource) -> DraftVerdict
     )
     if verdict.allowed and Requirement.OWN_SOCKETS in own.state.requires and not _looks_for_sockets(policies):
         return UNSET
+    if verdict.reason in _BY_HOSTS and _is_unresolved(policies.own, verdict.reason):
+        return UNSET
     return _describe(verdict, connection.refused_in_explicit, drafts)
 
 
@@ -98,6 +106,17 @@ def _require_origin(parties: Parties, local: Party, own: NamespacePolicy) -> Par
 
 def _looks_for_sockets(policies: PolicySource) -> bool:
     return Requirement.OWN_SOCKETS in policies.own.state.requires
+
+
+def _is_unresolved(own: NamespacePolicy, reason: Reason) -> bool:
+    """Tell whether the draft's names were not all looked up, or others failed that it doesn't name."""
+    if own.draft is None:
+        return False
+    known = _hosts.get(own)
+    if known is None:
+        known = _hosts[own] = (frozenset(list_hosts(own.state.rules)), frozenset(list_hosts(own.draft.state.rules)))
+    enforced, drafted = known
+    return not drafted <= enforced or (reason is Reason.HOST_NOT_RESOLVED and drafted != enforced)
 
 
 def _with_draft(policy: NamespacePolicy | None) -> NamespacePolicy | None:

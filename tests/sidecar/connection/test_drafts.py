@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from shared.model.policy.decision import Answer, DecisionRecord, DraftVerdict, Ending, Origin, Phase, Transport
-from shared.model.policy.evaluate import Verdict
+from shared.model.policy.evaluate import Party, Verdict
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Action, Direction, Mode, NamespaceState, PolicyDraft, Requirement, Rule
+from shared.model.policy.rules import Action, Direction, Mode, NamespaceState, Peer, PolicyDraft, Requirement, Rule
 from shared.model.policy.rules import put_draft_in_force as put_in_force
 from sidecar.connection.describe import make_record
 from sidecar.connection.drafts import judge_by_drafts
@@ -151,3 +151,23 @@ def test_what_nobody_has_looked_for_isnt_known() -> None:
     kept = ask(require(Requirement.CONTAINER_ORIGIN, enforced=(Requirement.CONTAINER_ORIGIN,)), refused)
     assert isinstance(kept, DraftVerdict)
     assert (kept.answer, kept.reason) == (Answer.DENY, Reason.PROCESS_ORIGIN)
+
+
+def test_names_that_nobody_has_resolved_are_no_verdict() -> None:
+    def allow(*hosts: str) -> tuple[Rule, ...]:
+        peers = (Peer(unidentified=True, hosts=hosts),)
+        return (Rule(name="out", action=Action.ALLOW, direction=Direction.EGRESS, peers=peers),) if hosts else ()
+
+    outside = make_parties()
+    outside.destination = Party(address=outside.destination.address)
+
+    def ask_about(enforced: tuple[Rule, ...], drafted: tuple[Rule, ...]) -> object:
+        draft = PolicyDraft(number=1, rules=drafted)
+        return ask(msgspec.structs.replace(STATE, rules=enforced, draft=draft), outside)
+
+    assert ask_about((), allow("api.example.com")) is UNSET
+    for known in (ask_about(allow("a.example.com"), ()), ask_about(allow("a.example.com"), allow("a.example.com"))):
+        assert isinstance(known, DraftVerdict)
+        assert (known.answer, known.reason) == (Answer.DENY, Reason.EGRESS_NOT_ALLOWED)
+    outside.destination = msgspec.structs.replace(outside.destination, why_unidentified=Reason.HOST_NOT_RESOLVED)
+    assert ask_about(allow("a.example.com"), ()) is UNSET
