@@ -392,7 +392,7 @@ def express_in(protocol: int, message: Message, *, reader: Workload | None = Non
 
 
 def _record_before(record: DecisionRecord) -> DecisionRecord:
-    """Write a record in the codes of protocol 1, without what that lacks: loaded code, Service, hosts, draft and more."""
+    """Write a record in the codes of protocol 1, without what it lacks: loaded code, Service, hosts, draft and more."""
     reason = express_in_first_codes(record.reason)
     if reason is not record.reason:
         record = msgspec.structs.replace(record, reason=reason)
