@@ -165,6 +165,8 @@ def describe_limits(document: MeshPolicyDocument) -> list[str]:
         limits.append(
             "`hosts` are resolved only while the policy in force names them: else what they allow isn't known"
         )
+    if document.workload_modes:
+        limits.append("`workloadModes` are no part of a draft: those in force count")
     return limits
 
 
