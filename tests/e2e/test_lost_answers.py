@@ -131,7 +131,7 @@ def a_sink() -> Iterator[LineSink]:
     try:
         yield sink
     finally:
-        sink.close(timeout_s=2)
+        sink.close(timeout_s=30)
         os.close(null)
 
 

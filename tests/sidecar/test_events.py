@@ -27,7 +27,7 @@ def test_an_event_is_one_line_with_its_fields() -> None:
     sink = LineSink(writing)
     Events(sink).emit("something", number=1, text="a\nb")
     Events(sink).fail("task", ValueError("x"))
-    sink.close(timeout_s=2)
+    sink.close(timeout_s=30)
     os.close(writing)
     with os.fdopen(reading) as file:
         first, second = map(json.loads, file)
@@ -42,7 +42,7 @@ def test_a_level_leaves_out_what_is_below_it() -> None:
         events = Events(sink, level)
         for name in ("sidecar_ready", "ca_stream_lost", "task_failed", "tunnel_frame"):
             events.emit(name)
-        sink.close(timeout_s=2)
+        sink.close(timeout_s=30)
         os.close(writing)
         with os.fdopen(reading) as file:
             return [json.loads(line)["event"] for line in file]

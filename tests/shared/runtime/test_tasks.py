@@ -15,7 +15,7 @@ async def test_a_failure_is_told_with_the_tasks_name() -> None:
         raise ValueError("broken")
 
     tasks.spawn(fail(), name="doomed")
-    assert await tasks.drain(timeout_s=1) == 0
+    assert await tasks.drain(timeout_s=30) == 0
     assert failures == [("doomed", "broken")]
 
 
@@ -28,5 +28,5 @@ async def test_close_cancels_and_a_cancellation_is_no_failure() -> None:
 
     tasks.spawn(wait(), name="waiting")
     assert await tasks.drain(timeout_s=0.01) == 1
-    assert await tasks.close(timeout_s=1) == 0
+    assert await tasks.close(timeout_s=30) == 0
     assert (len(tasks), failures) == (0, [])

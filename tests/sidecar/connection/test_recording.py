@@ -75,8 +75,8 @@ async def test_each_record_is_one_line_and_nothing_is_sent_ahead_of_its_acknowle
     assert len(ca.batches) == 1
     recorder.acknowledge(1)
     recorder.acknowledge(2)
-    await recorder.close(timeout_s=1)
-    sink.close(timeout_s=2)
+    await recorder.close(timeout_s=30)
+    sink.close(timeout_s=30)
     os.close(descriptor)
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert [each["class_uid"] for each in lines] == [4001] * 800
@@ -104,9 +104,9 @@ async def test_an_outage_loses_no_denial_and_the_unacknowledged_batch_is_sent_ag
     assert [batch.batch for batch in ca.batches] == [1, 1]
     assert sum(record.count for record in ca.batches[0].records) == 100
     recorder.acknowledge(1)
-    await recorder.close(timeout_s=1)
+    await recorder.close(timeout_s=30)
     assert recorder.lost_total == 0
-    sink.close(timeout_s=1)
+    sink.close(timeout_s=30)
     os.close(descriptor)
 
 
@@ -126,7 +126,7 @@ async def test_a_full_aggregate_is_followed_by_another(tmp_path: Path, monkeypat
     for _ in range(150):
         recorder.record(DENIAL)
     assert recorder.lost_total == 20 + 150 - 3 * 40
-    sink.close(timeout_s=1)
+    sink.close(timeout_s=30)
     os.close(descriptor)
 
 
@@ -154,7 +154,7 @@ async def test_aggregates_tell_hours_ends_and_services_apart(tmp_path: Path, mon
     assert sorted(record.count for record in ca.records()) == [2] * 7
     assert sum(record.source.address == "" for record in ca.records()) == 1
     assert recorder.lost_total == 0
-    sink.close(timeout_s=1)
+    sink.close(timeout_s=30)
     os.close(descriptor)
 
 
@@ -169,7 +169,7 @@ async def test_strangers_cant_fill_the_cas_log_and_each_stands_in_the_local_one(
     await until(lambda: ca.batches)
     recorder.acknowledge(1)
     await closing
-    sink.close(timeout_s=2)
+    sink.close(timeout_s=30)
     os.close(descriptor)
     assert len((tmp_path / "log").read_text().splitlines()) == 401
     strangers = [each for each in ca.records() if not each.source.workload]
@@ -194,8 +194,8 @@ async def test_a_batch_is_never_more_than_the_ca_takes(tmp_path: Path) -> None:
     assert all(len(encode_message(each)) < MAX_MESSAGE_BYTES for each in ca.batches)
     assert [each.detail == large.detail for each in ca.records()] == [True] * 150 + [False]
     assert (sum(each.lost for each in ca.batches), recorder.lost_total) == (1, 1)
-    await recorder.close(timeout_s=1)
-    sink.close(timeout_s=2)
+    await recorder.close(timeout_s=30)
+    sink.close(timeout_s=30)
     os.close(descriptor)
 
 

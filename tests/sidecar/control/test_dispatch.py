@@ -74,7 +74,7 @@ def test_each_message_reaches_its_part_and_installs_are_acknowledged() -> None:
         NamespaceState(namespace="shop"),
         workload=WEB,
         ask=anything.ask,
-        timeout_s=1,
+        timeout_s=30,
     )
     dispatch = Dispatch(
         uplink=anything, trust=trust, foreign=ForeignRoots(), policies=policies, directory=anything,
@@ -100,7 +100,7 @@ def test_a_repeated_enrolments_welcome_stands_in_for_everything_before() -> None
         NamespaceState(namespace="shop"),
         workload=WEB,
         ask=anything.ask,
-        timeout_s=1,
+        timeout_s=30,
     )
     trust = Trust(before.bundle)
     dispatch = Dispatch(
@@ -134,7 +134,7 @@ def test_other_trust_domains_are_those_that_a_welcome_or_a_push_names_and_an_old
     roots = ForeignRoots()
     dispatch = Dispatch(
         uplink=anything, trust=Trust(ca.bundle), foreign=roots, directory=anything, credentials=anything,
-        policies=Policies(NamespaceState(namespace="shop"), workload=WEB, ask=anything.ask, timeout_s=1),
+        policies=Policies(NamespaceState(namespace="shop"), workload=WEB, ask=anything.ask, timeout_s=30),
         recorder=anything, list_connections=lambda limit: ((), False),
     )  # fmt: skip
     partner, other = Partner().roots, Partner(domain="other.example").roots

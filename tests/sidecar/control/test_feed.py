@@ -121,7 +121,7 @@ class Parts:
     async def close(self) -> None:
         """Close the stream, and what the events went to."""
         await self.uplink.close()
-        self._sink.close(timeout_s=2)
+        self._sink.close(timeout_s=30)
         os.close(self._null)
 
 

@@ -57,7 +57,7 @@ async def test_each_listener_is_asked_for_and_a_fault_is_told_once() -> None:
     await ahead.look()
     await ahead.look()
     assert both.asked == [PROGRAM, PROGRAM]
-    sink.close(timeout_s=1)
+    sink.close(timeout_s=30)
     os.close(writing)
     with os.fdopen(reading) as file:
         assert file.read().count("listener_without_credential") == 2

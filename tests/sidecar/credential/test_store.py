@@ -79,21 +79,21 @@ async def a_store(life_s: float = 3600) -> AsyncIterator[tuple[CredentialStore, 
     issuing = Issuing(ca=LittleCA(life_s=life_s))
     trust = issuing.trust
     request = make_key_request()
-    chain = await issuing.request_certificate(request.csr, None, EVIDENCE, timeout_s=1)
+    chain = await issuing.request_certificate(request.csr, None, EVIDENCE, timeout_s=30)
     own = accept_chain(request, chain, verifier=trust.verifier, generation=1, now=time.time())
     issuing.ca.issued = 0
     issuing.shown.clear()
-    policies = Policies(NamespaceState(namespace="shop", version=1), workload=WEB, ask=ask_into([]), timeout_s=1)
+    policies = Policies(NamespaceState(namespace="shop", version=1), workload=WEB, ask=ask_into([]), timeout_s=30)
     null = os.open("/dev/null", os.O_WRONLY)
     sink, failures = LineSink(null), list[str]()
     tasks = Tasks(lambda _, error: failures.append(repr(error)))
     store = CredentialStore(
-        own, issuer=issuing, policies=policies, trust=trust, tasks=tasks, events=Events(sink), timeout_s=1
+        own, issuer=issuing, policies=policies, trust=trust, tasks=tasks, events=Events(sink), timeout_s=30
     )
     yield store, issuing, policies
     store.close()
-    await tasks.close(timeout_s=1)
-    sink.close(timeout_s=1)
+    await tasks.close(timeout_s=30)
+    sink.close(timeout_s=30)
     os.close(null)
     assert failures == []
 

@@ -18,7 +18,7 @@ async def test_a_cancelled_waiter_takes_nobody_with_it() -> None:
     async def ask() -> None:
         asked.append("x")
 
-    first, second = (asyncio.create_task(answers.wait("x", ask, timeout_s=1)) for _ in range(2))
+    first, second = (asyncio.create_task(answers.wait("x", ask, timeout_s=30)) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     await asyncio.sleep(0)
@@ -33,11 +33,11 @@ async def test_questions_are_bounded_and_strangers_leave_room_for_others() -> No
     async def ask() -> None:
         """It stays open."""
 
-    first = asyncio.create_task(answers.wait("x", ask, timeout_s=1, most=1))
+    first = asyncio.create_task(answers.wait("x", ask, timeout_s=30, most=1))
     await asyncio.sleep(0)
     with pytest.raises(UnavailableError):
-        await answers.wait("y", pytest.fail, timeout_s=1, most=1)
-    second = asyncio.create_task(answers.wait("y", ask, timeout_s=1))
+        await answers.wait("y", pytest.fail, timeout_s=30, most=1)
+    second = asyncio.create_task(answers.wait("y", ask, timeout_s=30))
     await asyncio.sleep(0)
     assert answers.give("x", 1) and answers.give("y", 2)
     assert (await first, await second) == (1, 2)
@@ -54,11 +54,11 @@ async def test_whoever_waits_for_a_question_that_cannot_be_asked_is_told_and_the
         await asyncio.sleep(0)
         raise UnavailableError("ordered by the test")
 
-    waiting = [asyncio.create_task(answers.wait("x", ask, timeout_s=1)) for _ in range(2)]
+    waiting = [asyncio.create_task(answers.wait("x", ask, timeout_s=30)) for _ in range(2)]
     assert [type(end) for end in await asyncio.gather(*waiting, return_exceptions=True)] == [UnavailableError] * 2
     assert (begun, answers.keys()) == (1, [])
     with pytest.raises(UnavailableError):
-        await answers.wait("x", ask, timeout_s=1)
+        await answers.wait("x", ask, timeout_s=30)
     assert begun == 2
 
 
@@ -70,4 +70,4 @@ async def test_an_answer_may_come_while_the_question_waits_to_be_asked() -> None
         assert answers.keys() == ["x"]
         answers.give("x", 5)
 
-    assert await answers.wait("x", ask, timeout_s=1) == 5
+    assert await answers.wait("x", ask, timeout_s=30) == 5

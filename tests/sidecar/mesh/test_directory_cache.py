@@ -16,7 +16,7 @@ from tests.sidecar.little_ca import ask_into
 
 
 def make(
-    sent: list[FromSidecar], *, connected: Callable[[], bool] = lambda: True, timeout_s: float = 1
+    sent: list[FromSidecar], *, connected: Callable[[], bool] = lambda: True, timeout_s: float = 30
 ) -> DirectoryCache:
     return DirectoryCache(ask=ask_into(sent), send=sent.append, is_connected=connected, timeout_s=timeout_s)
 
@@ -131,7 +131,7 @@ async def test_open_questions_are_asked_again_too_and_a_stream_that_is_gone_agai
     def fail(_: FromSidecar) -> None:
         raise UnavailableError("ordered by the test")
 
-    broken = DirectoryCache(ask=ask_into([]), send=fail, is_connected=lambda: True, timeout_s=1)
+    broken = DirectoryCache(ask=ask_into([]), send=fail, is_connected=lambda: True, timeout_s=30)
     await learn(broken, "198.18.0.1", "198.18.0.2")
     broken.confirm_all()
     assert broken.unconfirmed == 2

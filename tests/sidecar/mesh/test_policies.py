@@ -28,7 +28,7 @@ async def test_a_change_is_in_force_at_once_and_told() -> None:
         NamespaceState(namespace="shop", version=1),
         workload=Workload(namespace="shop", service_account="web"),
         ask=ask_into([]),
-        timeout_s=1,
+        timeout_s=30,
     )
     told: list[object] = []
     policies.on_change(lambda namespace: told.append((namespace, policies.generation)))
@@ -45,7 +45,7 @@ async def test_a_large_state_is_compiled_while_other_things_happen_and_the_old_o
         NamespaceState(namespace="shop", version=1),
         workload=Workload(namespace="shop", service_account="web"),
         ask=ask_into([]),
-        timeout_s=1,
+        timeout_s=30,
     )
     told: list[NamespaceInstalled] = []
     large = NamespaceState(namespace="shop", version=2, rules=many_rules(1000))
@@ -64,7 +64,7 @@ async def test_a_newer_state_overtakes_one_that_is_being_compiled() -> None:
         NamespaceState(namespace="shop", version=1),
         workload=Workload(namespace="shop", service_account="web"),
         ask=ask_into([]),
-        timeout_s=1,
+        timeout_s=30,
     )
     told: list[NamespaceInstalled] = []
     policies.install(NamespaceState(namespace="shop", version=2, rules=many_rules(1000)), acknowledge=told.append)
@@ -92,7 +92,7 @@ async def test_a_replaced_state_is_given_up_in_slices_unless_somebody_decides_by
         NamespaceState(namespace="shop", version=1),
         workload=Workload(namespace="shop", service_account="web"),
         ask=ask_into([]),
-        timeout_s=1,
+        timeout_s=30,
     )
     told: list[NamespaceInstalled] = []
 
@@ -123,7 +123,7 @@ async def test_no_more_namespaces_are_kept_than_the_bound(monkeypatch: pytest.Mo
         NamespaceState(namespace="shop"),
         workload=Workload(namespace="shop", service_account="web"),
         ask=ask_into([]),
-        timeout_s=1,
+        timeout_s=30,
     )
     told: list[NamespaceInstalled] = []
     policies.install(NamespaceState(namespace="bank"), acknowledge=told.append)
@@ -137,7 +137,7 @@ async def test_another_namespace_is_subscribed_to_once_and_again_on_a_new_stream
         NamespaceState(namespace="shop"),
         workload=Workload(namespace="shop", service_account="web"),
         ask=ask_into(sent),
-        timeout_s=1,
+        timeout_s=30,
     )
     waiting = [asyncio.create_task(policies.obtain("bank")) for _ in range(3)]
     await asyncio.sleep(0)
@@ -148,7 +148,7 @@ async def test_another_namespace_is_subscribed_to_once_and_again_on_a_new_stream
 
 async def test_the_own_workloads_mode_counts_and_follows_each_change() -> None:
     web = Workload(namespace="shop", service_account="web")
-    policies = Policies(NamespaceState(namespace="shop", version=1), workload=web, ask=ask_into([]), timeout_s=1)
+    policies = Policies(NamespaceState(namespace="shop", version=1), workload=web, ask=ask_into([]), timeout_s=30)
     assert policies.mode is Mode.PERMISSIVE
     for version, (mode, own, counts) in enumerate(
         [
@@ -166,7 +166,7 @@ async def test_the_own_workloads_mode_counts_and_follows_each_change() -> None:
 
 
 async def test_a_draft_comes_beside_what_is_in_force_and_a_large_one_in_slices() -> None:
-    policies = Policies(NamespaceState(namespace="shop", version=1), workload=WEB, ask=ask_into([]), timeout_s=1)
+    policies = Policies(NamespaceState(namespace="shop", version=1), workload=WEB, ask=ask_into([]), timeout_s=30)
     told: list[NamespaceInstalled] = []
     for version, rules in ((2, many_rules(1000)), (3, many_rules(999)), (4, ())):
         draft = PolicyDraft(number=version, mode=Mode.EXPLICIT, rules=rules)
@@ -186,7 +186,7 @@ async def test_a_draft_comes_beside_what_is_in_force_and_a_large_one_in_slices()
 async def test_a_state_of_the_same_draft_is_the_same() -> None:
     draft = PolicyDraft(number=1, rules=many_rules(200))
     first = NamespaceState(namespace="shop", version=2, draft=draft)
-    policies = Policies(first, workload=WEB, ask=ask_into([]), timeout_s=1)
+    policies = Policies(first, workload=WEB, ask=ask_into([]), timeout_s=30)
     told: list[NamespaceInstalled] = []
     same = NamespaceState(namespace="shop", version=2, draft=PolicyDraft(number=1, rules=many_rules(200)))
     policies.install(same, acknowledge=told.append)

@@ -90,8 +90,8 @@ async def a_server(
         yield kubelet
     finally:
         server.close()
-        await kubelet.tasks.close(timeout_s=2)
-        sink.close(timeout_s=2)
+        await kubelet.tasks.close(timeout_s=30)
+        sink.close(timeout_s=30)
         os.close(null)
         assert kubelet.failures == []
 

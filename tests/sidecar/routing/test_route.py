@@ -30,7 +30,7 @@ def a_route() -> tuple[Route, DialFailures, Any]:
         endpoints=Endpoints(lambda _: 0),
         failures=failures,
         tunnel_port=15008,
-        timeout_s=1,
+        timeout_s=30,
     )
     return Route(cast("Connection", connection), router), failures, connection
 

@@ -105,5 +105,5 @@ async def test_every_change_that_the_ca_sends_reaches_the_live_connections(monke
     finally:
         parts.sidecar.credentials.close()
         parts.sidecar.attestor.close()
-        await parts.background.close(timeout_s=1)
-        sink.close(timeout_s=1)
+        await parts.background.close(timeout_s=30)
+        sink.close(timeout_s=30)

@@ -29,7 +29,7 @@ class Scene:
     def __init__(self, reason: Reason, mode: Mode, direction: Direction) -> None:
         self.attestor = self.connections = self.parties = self._carrier = self
         self.orphaned = 0
-        self.policies = SimpleNamespace(own=SimpleNamespace(state=SimpleNamespace(mode=mode)))
+        self.policies = SimpleNamespace(mode=mode)
         self.attestation, self.id, self.direction = SimpleNamespace(execution=1), "c", direction
         self.left = [AttestationError("found", reason=reason)]
         self.waiting = [self]
@@ -89,7 +89,7 @@ async def told() -> AsyncIterator[Events]:
     null = os.open("/dev/null", os.O_WRONLY)
     sink = LineSink(null)
     yield Events(sink)
-    sink.close(timeout_s=1)
+    sink.close(timeout_s=30)
     os.close(null)
 
 
