@@ -9,12 +9,13 @@ warning, while the same on a pod refuses it: a misspelt default mustn't keep a w
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from shared.model.injection.refusals import InjectionRefusedError
-from shared.model.injection.settings import BUILT_IN, KNOWN, NO_LIMIT, Settings, read_settings
+from shared.model.injection.settings import BUILT_IN, KNOWN, NO_LIMIT, Settings, describe_unknown, read_settings
 from shared.model.kubernetes.contract import (
     CPU_LIMIT,
     CPU_REQUEST,
@@ -70,19 +71,22 @@ class ExplainedSetting:
 
 def read_defaults(annotations: Mapping[str, str]) -> NamespaceDefaults:
     """Read a namespace's annotations; those of others are left alone."""
-    applied = {
-        name: text for name, text in annotations.items() if name.startswith(f"{GROUP}/") and name not in _NO_DEFAULTS
-    }
-    faults: list[str] = []
+    named = [name for name in annotations if name.startswith(f"{GROUP}/") and name not in _NO_DEFAULTS]
+    applied = {name: annotations[name] for name in named if name in KNOWN}
+    # A namespace may have thousands of them, and each look for a name that is close takes a millisecond.
+    unknown = [
+        describe_unknown(name) for name in itertools.islice((each for each in named if each not in KNOWN), MAX_FAULTS)
+    ]
+    faults: list[InjectionRefusedError] = []
     while True:
         try:
             settings = read_settings(applied)
         except InjectionRefusedError as error:
-            name = error.path.removeprefix('metadata.annotations["').removesuffix('"]')
-            del applied[name]  # There is one less each time.
-            faults.append(f"{error.refusal}: {error.message}; {error.hint}")
+            del applied[error.path.removeprefix('metadata.annotations["').removesuffix('"]')]  # One less each time.
+            faults.append(error)
         else:
-            return NamespaceDefaults(settings=settings, applied=applied, faults=tuple(faults[:MAX_FAULTS]))
+            told = tuple(f"{each.refusal}: {each.message}; {each.hint}" for each in (*faults, *unknown)[:MAX_FAULTS])
+            return NamespaceDefaults(settings=settings, applied=applied, faults=told)
 
 
 def explain_settings(annotations: Mapping[str, str], defaults: NamespaceDefaults) -> tuple[ExplainedSetting, ...]:

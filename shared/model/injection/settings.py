@@ -99,13 +99,7 @@ def read_settings(annotations: Mapping[str, str], defaults: Settings = BUILT_IN)
     """
     for name in annotations:
         if name.startswith(f"{GROUP}/") and name not in KNOWN:
-            close = difflib.get_close_matches(name, KNOWN, n=1)
-            raise InjectionRefusedError(
-                InjectionRefusal.UNKNOWN_ANNOTATION,
-                "unknown Touchmark annotation",
-                path=_path(name),
-                hint=f"did you mean {close[0]}?" if close else "",
-            )
+            raise describe_unknown(name)
     holds_connects, hold_ports = _read_hold(annotations)
     inbound = _read_ports(annotations, EXCLUDE_INBOUND_PORTS)
     outbound = _read_ports(annotations, EXCLUDE_OUTBOUND_PORTS)
@@ -138,6 +132,17 @@ def read_settings(annotations: Mapping[str, str], defaults: Settings = BUILT_IN)
         drain_s=_read_drain(annotations) if DRAIN_SECONDS in annotations else defaults.drain_s,
         log_level=_read_log_level(annotations) if LOG_LEVEL in annotations else defaults.log_level,
         **_read_resources(annotations, defaults),
+    )
+
+
+def describe_unknown(name: str) -> InjectionRefusedError:
+    """Return the refusal of an annotation with our prefix that isn't one of ours."""
+    close = difflib.get_close_matches(name, KNOWN, n=1)
+    return InjectionRefusedError(
+        InjectionRefusal.UNKNOWN_ANNOTATION,
+        "unknown Touchmark annotation",
+        path=_path(name),
+        hint=f"did you mean {close[0]}?" if close else "",
     )
 
 

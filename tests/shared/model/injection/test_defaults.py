@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 import pytest
 
 from shared.model.injection.defaults import MAX_FAULTS, explain_settings, read_defaults
@@ -82,6 +84,22 @@ def test_what_cannot_be_used_is_named_and_the_rest_counts() -> None:
 
 def test_many_faults_are_bounded() -> None:
     assert len(read_defaults({f"{P}unknown-{number}": "" for number in range(99)}).faults) == MAX_FAULTS
+
+
+def test_of_thousands_of_unknown_names_only_those_that_are_named_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may annotate a namespace mustn't keep the CA busy for seconds with each pod."""
+    looked_at: list[str] = []
+
+    def look(word: str, *_: object, **__: object) -> list[str]:
+        looked_at.append(word)
+        return []
+
+    monkeypatch.setattr(difflib, "get_close_matches", look)
+    names = {f"{P}unknown-{number}": "" for number in range(5_000)}
+    defaults = read_defaults({**names, P + "drain-seconds": "5", P + "log-level": "loud"})
+    assert (dict(defaults.applied), len(defaults.faults)) == ({P + "drain-seconds": "5"}, MAX_FAULTS)
+    assert "log-level" in defaults.faults[0]
+    assert len(looked_at) <= MAX_FAULTS
 
 
 def test_an_explanation_says_whose_word_each_setting_is() -> None:
