@@ -39,6 +39,7 @@ class ObjectStore:
         holds: paths whose deletion only marks them, as a finalizer does.
         missing: plurals of which this cluster has no kind.
         refused: ``PATCH /path`` → what it is answered.
+        conflicts: path → what an apply of it is answered that takes nothing over.
     """
 
     api: FakeAPI
@@ -47,6 +48,7 @@ class ObjectStore:
     holds: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=lambda: {"securitycontextconstraints"})
     refused: dict[str, web.Response] = field(default_factory=dict)
+    conflicts: dict[str, web.Response] = field(default_factory=dict)
     deleted: list[str] = field(default_factory=list)
 
     def get(self, key: str) -> Any:
@@ -74,6 +76,8 @@ class ObjectStore:
             return self._list(path, request.query.get("labelSelector", ""))
         if request.method == "GET":
             return self.objects.get(path)
+        if request.method == "PATCH" and path in self.conflicts and "force" not in request.query:
+            return self.conflicts[path]
         if request.method == "PATCH":
             return self._apply(path, json.loads(await request.read()), is_trial="dryRun" in request.query)
         if request.method == "DELETE" and path in self.objects:

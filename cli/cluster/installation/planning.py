@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from cli.cluster.connection import Cluster, Object
+from cli.cluster.faults import OwnedElsewhereError
 from cli.cluster.installation.bundle import CLUSTER_SCOPED, KINDS
 from shared.model.errors import NotFoundError
 
@@ -77,7 +78,25 @@ async def plan(cluster: Cluster, objects: Sequence[Object], *, is_forced: bool =
 async def apply(cluster: Cluster, objects: Sequence[Object], *, is_forced: bool = False) -> None:
     """Apply the objects one after the other. Raises as ``plan``; what was applied before stays."""
     for each in objects:
-        await cluster.apply(KINDS[each["kind"]], each, manager=MANAGER, force=is_forced)
+        try:
+            await cluster.apply(KINDS[each["kind"]], each, manager=MANAGER, force=is_forced)
+        except OwnedElsewhereError:
+            if not await _is_in_force(cluster, each):
+                raise
+
+
+async def _is_in_force(cluster: Cluster, value: Object) -> bool:
+    """Return whether another tool's object is as this one would be.
+
+    Where the API server fills in what an indivisible field leaves out, such as an admission policy's
+    ``matchConstraints``, it takes the very same object of two tools for a conflict.
+    """
+    kind = KINDS[value["kind"]]
+    there = await cluster.find(kind, value["metadata"].get("namespace", ""), value["metadata"]["name"])
+    if there is None:
+        return False
+    tried = await cluster.apply(kind, value, manager=MANAGER, force=True, dry_run=True)
+    return next(compare(there, tried), None) is None
 
 
 async def _plan_one(cluster: Cluster, value: Object, *, is_forced: bool) -> Change:
@@ -90,6 +109,10 @@ async def _plan_one(cluster: Cluster, value: Object, *, is_forced: bool) -> Chan
         if not namespace or there is not None:
             raise
         return Change(kind=kind, namespace=namespace, name=name, effect=Effect.CREATED, is_tried=False)
+    except OwnedElsewhereError:
+        if not await _is_in_force(cluster, value):
+            raise
+        return Change(kind=kind, namespace=namespace, name=name, effect=Effect.UNCHANGED)
     if there is None:
         return Change(kind=kind, namespace=namespace, name=name, effect=Effect.CREATED)
     fields = tuple(compare(there, tried))

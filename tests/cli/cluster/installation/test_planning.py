@@ -77,6 +77,24 @@ async def test_what_another_tool_owns_is_left_to_it_unless_it_is_taken_over(
     assert store.api.requests[-1][1]["force"] == "true"
 
 
+async def test_a_conflict_about_nothing_changes_nothing(store: ObjectStore, cluster: Cluster) -> None:
+    """The API server sees one where both tools say the same of an indivisible field that it completes."""
+    await apply(cluster, OBJECTS)
+    name = "validatingadmissionpolicies/touchmark-port-ranges"
+    path = f"/apis/admissionregistration.k8s.io/v1/{name}"
+    cause = {"reason": "FieldManagerConflict", "message": 'conflict with "kubectl"', "field": ".spec.matchConstraints"}
+    store.conflicts[path] = make_status(409, "Conflict", "conflict", causes=[cause])
+    assert {each.effect for each in await plan(cluster, OBJECTS)} == {Effect.UNCHANGED}
+    await apply(cluster, OBJECTS)
+    forced = [query for key, query, _ in store.api.requests if key == f"PATCH {path}" and "force" in query]
+    assert [query["dryRun"] for query in forced] == ["All", "All"], "nothing is taken over"
+    store.objects[path]["spec"]["matchConstraints"] = {}
+    with pytest.raises(OwnedElsewhereError):
+        await plan(cluster, OBJECTS)
+    with pytest.raises(OwnedElsewhereError):
+        await apply(cluster, OBJECTS)
+
+
 def test_what_the_server_keeps_is_no_change() -> None:
     before = {"metadata": {"name": "a", "generation": 1, "managedFields": []}, "status": {"a": 1}, "spec": {"b": [1]}}
     after = {"metadata": {"name": "a", "generation": 2, "uid": "u"}, "spec": {"b": [2], "c": "x" * 200}}
