@@ -147,6 +147,21 @@ async def begin_trial(connection: AsyncConnection, trial: Trial) -> None:
     )
 
 
+async def change_trial(
+    connection: AsyncConnection,
+    namespace: str,
+    *,
+    present: tuple[WorkloadMode, ...],
+    back_to: tuple[WorkloadMode, ...],
+) -> None:
+    """Have workloads' modes that are on trial go back to others; where nothing would change then, end the trial."""
+    if present == back_to:
+        await end_trial(connection, namespace, of_workloads=True)
+        return
+    values = {"workload_modes": msgspec.json.encode(back_to).decode()}
+    await connection.execute(update(mode_trials).where(mode_trials.c.namespace == namespace).values(**values))
+
+
 class NamespaceHistory:
     """What namespaces said before, and which mode is on trial.
 
@@ -285,7 +300,8 @@ class NamespaceHistory:
             mode: None: that of their namespace.
 
         Raises:
-            ConflictError: the namespace has another version by now, or its own mode is on trial, or nothing changes.
+            ConflictError: the namespace has another version by now, or its own mode or that of other workloads is on
+                trial, or nothing changes.
         """
 
         async def change(connection: AsyncConnection) -> None:
@@ -293,6 +309,7 @@ class NamespaceHistory:
             known = await read_trial(connection, namespace)
             _check_kind(known, namespace, of_workloads=True)
             back_to = content.settled_workload_modes
+            _check_tried(content, namespace, service_accounts)
             wanted = change_modes(content.workload_modes, service_accounts, mode)
             if wanted == back_to:
                 raise ConflictError(
@@ -421,6 +438,16 @@ def _check_kind(known: Trial | None, namespace: str, *, of_workloads: bool) -> N
         raise ConflictError(
             f"{what} on trial already",
             hint=f"`touchmark mode {namespace} confirm` keeps that, `touchmark mode {namespace} undo` takes it back",
+        )
+
+
+def _check_tried(content: Content, namespace: str, service_accounts: Sequence[str]) -> None:
+    """Refuse to set the end of a trial anew for workloads that aren't named: a break-glass ends when it was to end."""
+    tried = set(content.workload_modes) ^ set(content.settled_workload_modes)
+    if others := sorted({each.service_account for each in tried} - {*service_accounts}):
+        raise ConflictError(
+            f"modes of other workloads of {namespace} are on trial already: {', '.join(others)}",
+            hint=f"name them, too, or `touchmark mode {namespace} confirm` or `undo` first",
         )
 
 

@@ -24,6 +24,7 @@ from ca.store.namespace_history import (
     UNDO,
     Trial,
     begin_trial,
+    change_trial,
     end_trial,
     read_content,
     read_trial,
@@ -137,7 +138,9 @@ class Namespaces:
         expected_version: int | None = None,
         is_forced: bool = False,
     ) -> NamespaceState:
-        """Give workloads a mode of their own, and keep those that were on trial; None: they inherit the namespace's.
+        """Give workloads a mode of their own, and keep it where it was on trial; None: they inherit the namespace's.
+
+        Other workloads' modes that are on trial still go back by themselves.
 
         Arguments:
             expected_version, is_forced: as for ``set_mode``.
@@ -147,9 +150,12 @@ class Namespaces:
         """
 
         async def change(connection: AsyncConnection) -> None:
-            present = (await read_content(connection, namespace)).workload_modes
-            await end_trial(connection, namespace, of_workloads=True)
-            await write_workload_modes(connection, namespace, change_modes(present, service_accounts, mode))
+            content = await read_content(connection, namespace)
+            present = change_modes(content.workload_modes, service_accounts, mode)
+            if content.workload_modes_back_to is not None:
+                back_to = change_modes(content.workload_modes_back_to, service_accounts, mode)
+                await change_trial(connection, namespace, present=present, back_to=back_to)
+            await write_workload_modes(connection, namespace, present)
 
         return await self.change(
             namespace, change, act="mode.set", expected_version=expected_version, is_forced=is_forced

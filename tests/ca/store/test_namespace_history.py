@@ -284,3 +284,21 @@ async def test_workloads_modes_on_trial_are_confirmed_undone_or_kept(tmp_path: P
         await history.try_mode("shop", Mode.EXPLICIT, for_s=10, now=NOW)
         with pytest.raises(ConflictError, match="the mode of shop is on trial already"):
             await history.try_workload_modes("shop", ["db"], Mode.EXPLICIT, for_s=10, now=NOW)
+
+
+async def test_a_switch_of_another_workload_neither_keeps_nor_prolongs_a_mode_on_trial(tmp_path: Path) -> None:
+    """A break-glass of one workload must not become permanent by another one's switch."""
+    async with opened(tmp_path / "d") as core:
+        store, history = core.store, core.store.history
+        await store.namespaces.set_mode("shop", Mode.EXPLICIT)
+        await history.try_workload_modes("shop", ["db"], Mode.PERMISSIVE, for_s=10, now=NOW)
+        state = await store.namespaces.set_workload_modes("shop", ["web"], Mode.EXPLICIT)
+        web = make_modes({"web": Mode.EXPLICIT})
+        assert state.workload_modes == make_modes({"db": Mode.PERMISSIVE, "web": Mode.EXPLICIT})
+        with pytest.raises(ConflictError, match="other workloads of shop are on trial already: db"):
+            await history.try_workload_modes("shop", ["cart"], Mode.EXPLICIT, for_s=1000, now=NOW)
+        trial = await history.get_trial("shop")
+        assert trial is not None
+        assert (trial.workload_modes, trial.until) == (web, NOW + 10)
+        assert await history.end_due_trials(now=NOW + 10) == ["shop"]
+        assert (await store.namespaces.get_state("shop")).workload_modes == web
