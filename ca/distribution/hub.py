@@ -12,8 +12,7 @@ from ca.distribution.directory import Directory
 from ca.distribution.session import Session
 from ca.metrics import Metrics
 from shared.model.identity.foreign import ForeignDomain
-from shared.model.identity.identity import Workload
-from shared.model.policy.rules import NamespaceState
+from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.trust.bundle import TrustBundle
 from shared.model.wire.messages import (
     BundleChanged,
@@ -21,9 +20,9 @@ from shared.model.wire.messages import (
     FromCA,
     NamespaceChanged,
     Reissue,
-    depends_on_reader,
     encode_message,
     express_in,
+    told_mode,
 )
 
 REPLACED = "replaced"
@@ -156,11 +155,11 @@ class Hub:
             session.end(why)
 
     def _push(self, sessions: Iterable[Session], message: FromCA, *, key: tuple[str, str]) -> None:
-        encoded: dict[tuple[int, Workload | None], bytes | None] = {}
+        encoded: dict[tuple[int, Mode | None], bytes | None] = {}
         pushes = self._metrics.pushes.labels(kind=key[0])
         for session in sessions:
             protocol = session.protocol
-            variant = protocol, session.workload if depends_on_reader(protocol, message) else None
+            variant = protocol, told_mode(protocol, message, session.workload)
             if variant not in encoded:
                 known = express_in(protocol, message, reader=session.workload)
                 encoded[variant] = None if known is None else encode_message(known)

@@ -26,7 +26,7 @@ from shared.model.identity.program import Program
 from shared.model.policy.decision import DecisionRecord, Ending
 from shared.model.policy.modes import effective_mode
 from shared.model.policy.reasons import Reason, express_in_first_codes
-from shared.model.policy.rules import FIRST_MAX_RULES, Action, Direction, NamespaceState, Rule
+from shared.model.policy.rules import FIRST_MAX_RULES, Action, Direction, Mode, NamespaceState, Rule
 from shared.model.trust.bundle import TrustBundle
 from shared.model.wire.protocol import PROTOCOL
 
@@ -352,11 +352,11 @@ def encode_message(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
-def depends_on_reader(protocol: int, message: Message) -> bool:
-    """Tell whether readers of this protocol are sent different things instead of a message, each by its workload."""
-    if protocol >= PROTOCOL or not isinstance(message, Welcome | NamespaceChanged):
-        return False
-    return bool(message.state.workload_modes)
+def told_mode(protocol: int, message: Message, reader: Workload) -> Mode | None:
+    """Return the mode that a reader of this protocol is told as a namespace's; None: all readers are sent the same."""
+    if protocol >= PROTOCOL or not isinstance(message, Welcome | NamespaceChanged) or not message.state.workload_modes:
+        return None
+    return effective_mode(message.state, reader)
 
 
 def express_in(protocol: int, message: Message, *, reader: Workload | None = None) -> Message | None:

@@ -79,6 +79,28 @@ async def test_a_sidecar_of_protocol_1_is_told_the_mode_of_its_own_workload_as_i
         assert told[name] == [NamespaceChanged(state=NamespaceState(namespace="shop", version=2, mode=mode))], name
 
 
+async def test_sidecars_of_protocol_1_cost_two_messages_whatever_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A namespace's rules are some MB: they aren't written anew for each of its workloads."""
+    sessions = [make_session(f"s{number}") for number in range(20)]
+    for number, session in enumerate(sessions):
+        session.workload = Workload(namespace="shop", service_account=f"w{number}")
+        session.protocol = 1
+    hub = make_hub(*sessions)
+    for session in sessions:
+        hub.subscribe(session, "shop")
+    written: list[FromCA] = []
+
+    def encode(message: FromCA) -> bytes:
+        written.append(message)
+        return b"{}"
+
+    monkeypatch.setattr(hub_module, "encode_message", encode)
+    modes = make_modes({"w3": Mode.EXPLICIT, "w4": Mode.EXPLICIT, "w5": Mode.PERMISSIVE})
+    hub.publish_namespace(NamespaceState(namespace="shop", version=2, workload_modes=modes))
+    assert len(written) == 2
+    assert [len(session.outbox) for session in sessions] == [1] * 20
+
+
 async def test_bundle_and_reissue_reach_everybody() -> None:
     sessions = [make_session(name) for name in ("one", "two")]
     hub = make_hub(*sessions)

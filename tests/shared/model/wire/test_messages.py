@@ -352,8 +352,9 @@ def test_protocol_1_is_told_the_readers_own_mode_and_where_it_is_unknown_the_str
     state = NamespaceState(namespace="shop", workload_modes=make_modes({"web": Mode.EXPLICIT}))
     message = messages.NamespaceChanged(state=state)
     assert messages.express_in(2, message) == message
-    assert [messages.depends_on_reader(protocol, message) for protocol in (1, 2)] == [True, False]
-    assert not messages.depends_on_reader(1, messages.NamespaceChanged(state=NamespaceState(namespace="shop")))
+    web = Workload(namespace="shop", service_account="web")
+    assert [messages.told_mode(protocol, message, web) for protocol in (1, 2)] == [Mode.EXPLICIT, None]
+    assert messages.told_mode(1, messages.NamespaceChanged(state=NamespaceState(namespace="shop")), web) is None
     for reader, mode in ((None, Mode.EXPLICIT), ("web", Mode.EXPLICIT), ("db", Mode.PERMISSIVE)):
         workload = None if reader is None else Workload(namespace="shop", service_account=reader)
         told = messages.express_in(1, message, reader=workload)
