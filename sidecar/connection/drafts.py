@@ -9,11 +9,13 @@ would do:
 - something other than this side's policy refused the connection;
 - what refused the local program is no requirement of the draft, so that nobody knows the program;
 - the draft requires that programs make their own sockets, and the policy in force doesn't: nobody has looked;
-- the draft names hosts that the policy in force doesn't: nobody has resolved them.
+- the draft names hosts that the policy in force doesn't name for the same workloads and ports, or that weren't asked
+  for again, since the policy in force had answered without them: nobody knows whether one has the address.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
@@ -23,7 +25,7 @@ from msgspec.structs import replace
 from shared.model.policy.decision import Answer, DraftVerdict, Origin, name_draft
 from shared.model.policy.evaluate import NamespacePolicy, Party, Verdict
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction, Mode, Requirement, list_hosts
+from shared.model.policy.rules import Direction, Mode, PortRange, Requirement, Rule
 from sidecar.connection.parties import Parties, PolicySource, evaluate_once
 
 _REQUIREMENTS: Final = {
@@ -32,8 +34,12 @@ _REQUIREMENTS: Final = {
 }
 # Said where no rule allows an address outside the mesh: by a name's address another one could have.
 _BY_HOSTS: Final = frozenset({Reason.EGRESS_NOT_ALLOWED, Reason.HOST_NOT_RESOLVED})
-# Host names by policy: those in force, and those of its draft.
-_hosts: WeakKeyDictionary[NamespacePolicy, tuple[frozenset[str], frozenset[str]]] = WeakKeyDictionary()
+# Where the policy in force says so, names aren't asked for again (``sidecar/outbound.py``).
+_SETTLED: Final = frozenset({Reason.ALLOW_RULE, Reason.DENY_RULE})
+# A host as rules name it: workloads, ports, name.
+_Named = tuple[tuple[str, ...], tuple[PortRange, ...], str]
+# Hosts by policy: as those in force name them, and as its draft does.
+_hosts: WeakKeyDictionary[NamespacePolicy, tuple[frozenset[_Named], frozenset[_Named]]] = WeakKeyDictionary()
 
 
 class Decided(Protocol):
@@ -86,7 +92,7 @@ def judge_by_drafts(connection: Decided, policies: PolicySource) -> DraftVerdict
     )
     if verdict.allowed and Requirement.OWN_SOCKETS in own.state.requires and not _looks_for_sockets(policies):
         return UNSET
-    if verdict.reason in _BY_HOSTS and _is_unresolved(policies.own, verdict.reason):
+    if verdict.reason in _BY_HOSTS and _is_unresolved(policies.own, verdict.reason, enforced.reason):
         return UNSET
     return _describe(verdict, connection.refused_in_explicit, drafts)
 
@@ -108,15 +114,21 @@ def _looks_for_sockets(policies: PolicySource) -> bool:
     return Requirement.OWN_SOCKETS in policies.own.state.requires
 
 
-def _is_unresolved(own: NamespacePolicy, reason: Reason) -> bool:
+def _is_unresolved(own: NamespacePolicy, reason: Reason, enforced_reason: Reason) -> bool:
     """Tell whether the draft's names were not all looked up, or others failed that it doesn't name."""
     if own.draft is None:
         return False
     known = _hosts.get(own)
     if known is None:
-        known = _hosts[own] = (frozenset(list_hosts(own.state.rules)), frozenset(list_hosts(own.draft.state.rules)))
+        known = _hosts[own] = (_list_hosts(own.state.rules), _list_hosts(own.draft.state.rules))
     enforced, drafted = known
-    return not drafted <= enforced or (reason is Reason.HOST_NOT_RESOLVED and drafted != enforced)
+    if not drafted <= enforced or (drafted and enforced_reason in _SETTLED):
+        return True
+    return reason is Reason.HOST_NOT_RESOLVED and drafted != enforced
+
+
+def _list_hosts(rules: Iterable[Rule]) -> frozenset[_Named]:
+    return frozenset((rule.workloads, rule.ports, host) for rule in rules for peer in rule.peers for host in peer.hosts)
 
 
 def _with_draft(policy: NamespacePolicy | None) -> NamespacePolicy | None:

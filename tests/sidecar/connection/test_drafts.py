@@ -12,7 +12,17 @@ from msgspec import UNSET
 from shared.model.policy.decision import Answer, DecisionRecord, DraftVerdict, Ending, Origin, Phase, Transport
 from shared.model.policy.evaluate import Party, Verdict
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Action, Direction, Mode, NamespaceState, Peer, PolicyDraft, Requirement, Rule
+from shared.model.policy.rules import (
+    Action,
+    Direction,
+    Mode,
+    NamespaceState,
+    Peer,
+    PolicyDraft,
+    PortRange,
+    Requirement,
+    Rule,
+)
 from shared.model.policy.rules import put_draft_in_force as put_in_force
 from sidecar.connection.describe import make_record
 from sidecar.connection.drafts import judge_by_drafts
@@ -171,3 +181,21 @@ def test_names_that_nobody_has_resolved_are_no_verdict() -> None:
         assert (known.answer, known.reason) == (Answer.DENY, Reason.EGRESS_NOT_ALLOWED)
     outside.destination = msgspec.structs.replace(outside.destination, why_unidentified=Reason.HOST_NOT_RESOLVED)
     assert ask_about(allow("a.example.com"), ()) is UNSET
+
+
+def test_names_that_were_looked_up_for_others_alone_are_no_verdict() -> None:
+    """By the draft in force the name would be asked for, and may have the address."""
+
+    def allow(*ports: PortRange, workloads: tuple[str, ...] = ()) -> Rule:
+        peers = (Peer(unidentified=True, hosts=("a.example.com",)),)
+        return Rule(
+            name="out", action=Action.ALLOW, direction=Direction.EGRESS, peers=peers, ports=ports, workloads=workloads
+        )
+
+    outside = make_parties()
+    outside.destination = Party(address=outside.destination.address)
+    any_address = Peer(unidentified=True, cidrs=("0.0.0.0/0",))
+    everywhere = Rule(name="all", action=Action.ALLOW, direction=Direction.EGRESS, peers=(any_address,))
+    for enforced in ((allow(PortRange(first=1, last=1)),), (allow(workloads=("other",)),), (everywhere, allow())):
+        draft = PolicyDraft(number=1, rules=(allow(),))
+        assert ask(msgspec.structs.replace(STATE, rules=enforced, draft=draft), outside) is UNSET
