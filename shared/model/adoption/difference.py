@@ -16,6 +16,7 @@ import msgspec
 
 from shared.model.adoption.seen import Seen, Tally, fill_in_hosts, name_end
 from shared.model.errors import IdentityError
+from shared.model.policy.decision import find_host
 from shared.model.policy.evaluate import NamespacePolicy, Verdict, compile_namespace
 from shared.model.policy.reasons import Reason
 from shared.model.policy.replay import judge, read_attempt
@@ -151,14 +152,10 @@ def _name_edge(seen: Seen) -> tuple[object, ...]:
     """Name what both sides' views of equal connections have in common: whatever a verdict depends on."""
     source, destination = seen.source, seen.destination
     return (
-        name_end(source) or _host(source.address), source.program, source.why,
-        name_end(destination) or _host(destination.address), destination.program, destination.why,
+        name_end(source) or find_host(source.address), source.program, source.why,
+        name_end(destination) or find_host(destination.address), destination.program, destination.why,
         seen.port, seen.has_failed,
     )  # fmt: skip
-
-
-def _host(address: str) -> str:
-    return address.rpartition(":")[0] or address
 
 
 def _order(changed: Iterable[Changed]) -> tuple[Changed, ...]:

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from shared.model.policy.decision import Answer, DecisionRecord, PartyRecord, Phase
+from shared.model.policy.decision import Answer, DecisionRecord, PartyRecord, Phase, find_host
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
 
@@ -138,10 +138,8 @@ def fill_in_hosts(seen: Sequence[Seen]) -> Sequence[Seen]:
 
 
 def _place(seen: Seen) -> tuple[str, str]:
-    """Return whose sidecar saw which address; a record's has a port, an edge's hasn't."""
-    address = seen.destination.address
-    bare = address.rpartition(":")[0] if address.startswith("[") or address.count(":") == 1 else address
-    return seen.namespace, bare.strip("[]")
+    """Return whose sidecar saw which address."""
+    return seen.namespace, find_host(seen.destination.address)
 
 
 class Tally:

@@ -113,6 +113,13 @@ class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     origin: Origin | msgspec.UnsetType = msgspec.UNSET
 
 
+def find_host(address: str) -> str:
+    """Return the host of a party's ``address``: a record's has a port, an edge's hasn't."""
+    if address.startswith("[") or address.count(":") == 1:
+        return address.rpartition(":")[0].strip("[]")
+    return address
+
+
 class DraftVerdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the drafts of the ends' namespaces would have said in the place of the policies in force; enforced by none.
 

@@ -17,7 +17,7 @@ import msgspec
 from shared.model.identity.foreign import parse_foreign_id
 from shared.model.identity.identity import Workload, parse_workload
 from shared.model.identity.program import parse_program
-from shared.model.policy.decision import DecisionRecord, PartyRecord
+from shared.model.policy.decision import DecisionRecord, PartyRecord, find_host
 from shared.model.policy.evaluate import Address, NamespacePolicy, Party, Verdict, compile_namespace, evaluate
 from shared.model.policy.modes import effective_mode
 from shared.model.policy.reasons import Reason
@@ -156,9 +156,8 @@ def _reason(text: str) -> Reason | None:
     return Reason(text) if text in Reason.__members__.values() else None
 
 
-def _address(endpoint: str) -> Address | None:
-    host = endpoint.rpartition(":")[0].strip("[]")
+def _address(text: str) -> Address | None:
     try:
-        return ipaddress.ip_address(host)
+        return ipaddress.ip_address(find_host(text))
     except ValueError:
         return None

@@ -9,9 +9,9 @@ import pytest
 
 from ca.observation.policy_difference import propose
 from ca.runtime.compose import RunningCA
-from shared.model.policy.decision import Answer
+from shared.model.policy.decision import Answer, PartyRecord
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Action, Approval, Mode, NamespaceState, Rule
+from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Peer, Rule
 from shared.model.wire import admin as api
 from shared.model.wire.admin_difference import PolicyDifference
 from shared.model.wire.messages import Decisions, DecisionsStored
@@ -73,3 +73,26 @@ async def test_the_ca_says_what_would_be_denied_and_puts_nothing_in_force(servic
         assert (await admin.get("/v1/namespaces/shop", NamespaceState)).rules == ()
         bad = {"policies": [{"namespace": "No_Name"}]}
         assert (await admin.fail("POST", path, 400, bad)).code == "bad_identity"
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7:443", "[2001:db8::7]:443"])
+async def test_what_a_rule_by_addresses_would_allow_is_said(services: RunningCA, admin: Admin, address: str) -> None:
+    peer = Peer(unidentified=True, cidrs=("192.0.2.0/24", "2001:db8::/32"))
+    rule = Rule(name="out", action=Action.ALLOW, direction=Direction.EGRESS, peers=(peer,))
+    program = api.ProgramRequest(namespace="shop", service_account="web", programs=(WEB,), name="web")
+    with_rule = api.PolicyDifferenceRequest(
+        policies=(api.PolicyRequest(namespace="shop", rules=(rule,)),), programs=(program,)
+    )
+    async with FakeSidecar(services) as reporter:
+        await reporter.enrol("reporter")
+        record = make_decision(
+            "c", time=services.clock(), direction=Direction.EGRESS, answer=Answer.ALLOW, would_deny=False,
+            reason=Reason.ALLOW_RULE, rule="shop/out", mode=Mode.PERMISSIVE, port=443,
+            source=PartyRecord(address="198.18.0.2:40000", workload="shop/web", program=f"sha256:{WEB.digest}"),
+            destination=PartyRecord(address=address, why="peer_unidentified"),
+        )  # fmt: skip
+        await reporter.send(Decisions(batch=1, records=(record,)))
+        await reporter.expect(DecisionsStored)
+        found = await admin.ask("POST", "/v1/policies/difference", PolicyDifference, with_rule)
+        (allowed,) = found.allowed
+        assert (allowed.before, allowed.after, allowed.rule) == ("would deny", "allow", "shop/out")

@@ -15,7 +15,7 @@ from shared.model.policy.decision import (
     Transport,
 )
 from shared.model.policy.reasons import Reason
-from shared.model.policy.replay import compile_as, party_namespaces, replay
+from shared.model.policy.replay import compile_as, judge, party_namespaces, read_attempt, replay
 from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Peer, PortRange, Rule
 from tests.shared.model.policy.records import make_record
 
@@ -133,3 +133,21 @@ def test_a_foreign_peer_is_decided_by_its_recorded_identity() -> None:
     rule = Rule(name="partner", action=Action.ALLOW, peers=(Peer(spiffe_id="spiffe://partner.example/*"),))
     allowing = {"shop": compile_as(msgspec.structs.replace(SHOP, rules=(rule,)), Mode.EXPLICIT)}
     assert replay(record, allowing).rule == "shop/partner"
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7:443", "192.0.2.7", "[2001:db8::7]:443", "2001:db8::7"])
+def test_networks_match_a_records_address_and_an_edges_which_has_no_port(address: str) -> None:
+    peer = Peer(unidentified=True, cidrs=("192.0.2.0/24", "2001:db8::/32"))
+    rule = Rule(name="out", action=Action.ALLOW, direction=Direction.EGRESS, peers=(peer,))
+    approvals = (Approval(service_account="web", program=CURL),)
+    shop = compile_as(NamespaceState(namespace="shop", rules=(rule,), approvals=approvals), Mode.EXPLICIT)
+    source = PartyRecord(workload="shop/web", program=str(CURL))
+    destination = PartyRecord(address=address, why="peer_unidentified")
+    attempt = read_attempt(Direction.EGRESS, "shop", source=source, destination=destination, port=443)
+    assert judge(attempt, {"shop": shop}).rule == "shop/out"
+
+
+@pytest.mark.parametrize("address", ["", "several", "192.0.2:443"])
+def test_what_is_no_address_is_read_as_none(address: str) -> None:
+    party = PartyRecord(address=address)
+    assert read_attempt(Direction.EGRESS, "shop", source=party, destination=party, port=443).destination.address is None
