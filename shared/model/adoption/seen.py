@@ -120,11 +120,12 @@ def name_end(party: PartyRecord) -> str:
 def fill_in_hosts(seen: Sequence[Seen]) -> Sequence[Seen]:
     """Have what was seen at an address before a rule named its host say what was seen of that address since.
 
-    Whether the host had the address then isn't known; that a sidecar has found it there within the same window is.
+    Whether the host had the address then isn't known; that a sidecar has found it there within the same window is. Ends
+    without an address are several that couldn't be told apart: they say nothing of one another.
     """
     found: dict[tuple[str, str], set[str]] = {}
     for each in seen:
-        if each.destination.hosts:
+        if each.destination.hosts and each.destination.address:
             found.setdefault(_place(each), set()).update(each.destination.hosts)
     if not found:
         return seen

@@ -44,6 +44,13 @@ def test_what_was_seen_before_the_rule_gets_the_names_that_were_seen_since() -> 
     assert list(fill_in_hosts(seen[:2])) == seen[:2]
 
 
+def test_connections_whose_addresses_are_no_longer_told_apart_lend_one_another_no_names() -> None:
+    seen = [see(""), see("", API)]
+    assert [each.destination.hosts for each in fill_in_hosts(seen)] == [msgspec.UNSET, (API,)]
+    (blocker,) = find_blockers(seen, {"shop": make_state(RULE)}, "shop").blockers
+    assert blocker.seen.destination.hosts is msgspec.UNSET
+
+
 def test_ready_counts_the_rule_for_addresses_at_which_the_host_was_found_and_for_no_others() -> None:
     states = {"shop": make_state(RULE)}
     assert find_blockers([see("192.0.2.7:443"), see("192.0.2.7:443", API)], states, "shop").blockers == ()
