@@ -89,13 +89,16 @@ def _with_modes(
 
 
 async def judge_policy(store: Store, document: MeshPolicyDocument, *, now: float) -> None:
-    """Refuse a policy that makes workloads explicit where that would refuse what was seen; not one whose trial is over.
+    """Refuse a policy that makes workloads explicit where that would refuse what was seen.
+
+    Where the trial of its mode is over, what it goes back to is judged.
 
     Raises:
         BlockedError: it would.
     """
+    mode = document.mode
     if document.trial is not None and document.trial.until <= now:
-        return
+        mode = document.trial.back_to
     candidate = PolicyCandidateRequest(
         rules=document.rules, group_label=document.group_label, requires=document.requires
     )
@@ -103,7 +106,7 @@ async def judge_policy(store: Store, document: MeshPolicyDocument, *, now: float
         store,
         document.namespace,
         now=now,
-        mode=document.mode,
+        mode=mode,
         workload_modes=document.workload_modes,
         candidate=candidate,
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from ca.observation.explicit_guard import MAX_WINDOW_S, check_window, require_unblocked
+from ca.observation.explicit_guard import MAX_WINDOW_S, check_window, judge_policy, require_unblocked
 from ca.observation.explicit_readiness import assess
 from shared.model.errors import BlockedError, InputError
 from shared.model.policy.decision import Answer
+from shared.model.policy.documents import MeshPolicyDocument, ModeTrial
 from shared.model.policy.modes import make_modes
 from shared.model.policy.rules import Action, Mode, Rule
 from shared.model.wire.admin import PolicyCandidateRequest
@@ -76,3 +78,18 @@ async def test_a_readiness_says_who_was_left_out_and_of_a_workload_its_own_mode(
         assert (others.causes, others.mode, others.workload_modes) == ((), Mode.PERMISSIVE, state.workload_modes)
         found = await assess(store, "shop", since=0, now=NOW + 1, workload="shop/db")
         assert (len(found.causes) > 0, found.mode) == (True, Mode.EXPLICIT)
+
+
+async def test_of_a_mode_whose_trial_is_over_what_is_in_force_is_judged_and_workloads_own_modes_are(
+    tmp_path: Path,
+) -> None:
+    """An object keeps its trial when it is over."""
+    marked = make_decision("c1", time=NOW, answer=Answer.ALLOW, would_deny=True, mode=Mode.PERMISSIVE)
+    trial = ModeTrial(back_to=Mode.PERMISSIVE, until=NOW)
+    document = MeshPolicyDocument(namespace="shop", mode=Mode.EXPLICIT, trial=trial)
+    async with opened(tmp_path / "d") as core:
+        await core.store.decisions.insert([marked])
+        await judge_policy(core.store, document, now=NOW + 1)
+        db = msgspec.structs.replace(document, workload_modes=make_modes({"db": Mode.EXPLICIT}))
+        with pytest.raises(BlockedError, match="shop/db"):
+            await judge_policy(core.store, db, now=NOW + 1)
