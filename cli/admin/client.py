@@ -289,9 +289,10 @@ class AdminClient:
         """Write a namespace's draft."""
         return await self._call("PUT", f"/v1/namespaces/{_part(namespace)}/draft", NamespaceState, body=request)
 
-    async def drop_draft(self, namespace: str) -> NamespaceState:
-        """Drop a namespace's draft."""
-        return await self._call("DELETE", f"/v1/namespaces/{_part(namespace)}/draft", NamespaceState)
+    async def drop_draft(self, namespace: str, *, number: int | None = None) -> NamespaceState:
+        """Drop a namespace's draft; with ``number`` only if it is this one."""
+        query = {} if number is None else {"number": str(number)}
+        return await self._call("DELETE", f"/v1/namespaces/{_part(namespace)}/draft", NamespaceState, query=query)
 
     async def promote_draft(self, namespace: str, request: PromoteRequest) -> PolicyView:
         """Put a namespace's draft in force."""

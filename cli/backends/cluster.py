@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Self
@@ -423,7 +424,10 @@ class ClusterPolicyBackend:
         await (await self._reach_admin()).drop_draft(namespace)
 
     async def promote_draft(self, view: DraftView, *, is_forced: bool = False) -> Applied:
-        """Write the draft as the namespace's MeshPolicy, and drop it once the CA has put that in force."""
+        """Write the draft as the namespace's MeshPolicy, and drop it once the CA has put that in force.
+
+        A draft that somebody has written meanwhile stays.
+        """
         draft = view.draft
         document = MeshPolicyDocument(
             namespace=view.namespace,
@@ -434,7 +438,12 @@ class ClusterPolicyBackend:
         )
         (applied,) = await self.apply([document], is_forced=is_forced)
         if applied.is_confirmed:
-            await self.drop_draft(view.namespace)
+            try:
+                await (await self._reach_admin()).drop_draft(view.namespace, number=draft.number)
+            except ConflictError:
+                return replace(applied, note="another draft was written meanwhile, which stays a draft")
+            except NotFoundError:
+                pass  # Somebody dropped it meanwhile.
         return applied
 
     async def name_user(self) -> str:

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from ca.api.admin.answers import answer, read_body
+from ca.api.admin.answers import answer, read_body, read_number
 from ca.distribution.installs import count_acknowledgements, group_by_namespace
 from ca.observation.draft_outcome import view_draft
 from ca.observation.explicit_guard import require_unblocked
@@ -30,6 +30,7 @@ MAX_WAITING: Final = 20
 _FIRST_RELEASE: Final = (0, 2)
 # A version also rises when a pod's labels are vouched for: the policy is judged again then.
 _MAX_ATTEMPTS: Final = 3
+_MAX_NUMBER: Final = 2**53
 
 
 class DraftsAdmin:
@@ -84,8 +85,11 @@ class DraftsAdmin:
         return answer(await self._store.drafts.put(check_namespace(request.match_info["ns"]), draft))
 
     async def drop(self, request: web.Request) -> web.Response:
-        """Drop a draft."""
-        return answer(await self._store.drafts.drop(check_namespace(request.match_info["ns"])))
+        """Drop a draft, or only the one of this ``number``."""
+        namespace, number = check_namespace(request.match_info["ns"]), None
+        if "number" in request.query:
+            number = int(read_number(request, "number", default=0, low=0, high=_MAX_NUMBER))
+        return answer(await self._store.drafts.drop(namespace, number=number))
 
     async def promote(self, request: web.Request) -> web.Response:
         """Put a draft in force, by the same checks as any policy."""

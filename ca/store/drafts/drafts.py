@@ -104,15 +104,19 @@ class Drafts:
 
         return await self._change(namespace, change, act="draft.put")
 
-    async def drop(self, namespace: str) -> NamespaceState:
+    async def drop(self, namespace: str, *, number: int | None = None) -> NamespaceState:
         """Drop a namespace's draft.
+
+        Arguments:
+            number: only this one.
 
         Raises:
             NotFoundError: it has none.
+            ConflictError: it has another one by now.
         """
 
         async def change(connection: AsyncConnection) -> None:
-            if not await drop_draft(connection, namespace):
+            if not await drop_draft(connection, namespace, number):
                 raise no_draft(namespace)
 
         return await self._change(namespace, change, act="draft.delete")

@@ -16,7 +16,7 @@ from shared.model.adoption.approval_name import list_names
 from shared.model.identity.program import Program
 from shared.model.kubernetes.contract import FORCE_EXPLICIT
 from shared.model.policy.rules import Action, Mode, NamespaceState, PolicyDraft, Rule
-from shared.model.wire.admin import Acknowledgements, DecisionList, DraftView, Readiness
+from shared.model.wire.admin import Acknowledgements, DecisionList, DraftView, ErrorAnswer, Readiness
 from tests.cli.backends.test_objects import POLICY, make_policy
 from tests.cli.fake_api import CA_PODS, FakeAPI, make_status
 from tests.cli.fake_ca import FakeCA
@@ -398,7 +398,24 @@ def test_a_draft_in_force_is_a_mesh_policy_and_it_goes_once_the_ca_has_it(
     capsys.readouterr()
     api.answers[f"PATCH {MESH_POLICY}"] = api.answers[f"GET {MESH_POLICY}"] = make_policy()
     assert run(["policy", "draft", "shop", "--promote", "-k"]) == ExitCode.SUCCESS
-    assert len(cluster_ca.asked("DELETE /v1/namespaces/shop/draft")) == 1
+    dropped = [query for asked, query, _ in cluster_ca.requests if asked == "DELETE /v1/namespaces/shop/draft"]
+    assert dropped == [{"number": "3"}], "one that was written meanwhile stays"
     written = [body for asked, query, body in api.requests if asked == f"PATCH {MESH_POLICY}" and "dryRun" not in query]
     assert written[-1]["spec"] == {"rules": [{"name": "none", "action": "deny", "direction": "ingress"}]}
     assert "MeshPolicy shop/default applied (version 7)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("code", "note"), [("conflict", "another draft was written meanwhile, which stays a draft"), ("not_found", "")]
+)
+def test_a_draft_that_was_written_or_dropped_while_another_went_in_force_is_no_error(
+    cluster_ca: FakeCA, api: FakeAPI, capsys: pytest.CaptureFixture[str], code: str, note: str
+) -> None:
+    draft = PolicyDraft(number=3, rules=(Rule(name="none", action=Action.DENY),))
+    cluster_ca.answers["GET /v1/namespaces/shop/draft"] = DraftView(namespace="shop", draft=draft, written=1.0)
+    cluster_ca.answers["DELETE /v1/namespaces/shop/draft"] = ErrorAnswer(code=code, message="no")
+    api.answers[f"PATCH {MESH_POLICY}"] = api.answers[f"GET {MESH_POLICY}"] = make_policy()
+    assert run(["policy", "draft", "shop", "--promote", "-k"]) == ExitCode.SUCCESS
+    printed = capsys.readouterr()
+    assert "MeshPolicy shop/default applied" in printed.out
+    assert note in printed.err

@@ -58,6 +58,8 @@ async def test_a_draft_goes_to_sidecars_and_shows_what_they_say_of_it(
     assert {each.record.connection for each in listed.decisions} == {"c1", "c2", "c3"}
     listed = await admin.get("/v1/decisions", api.DecisionList, draft_differs="false")
     assert [each.record.count for each in listed.decisions] == [5]
+    other = await admin.fail("DELETE", f"{SHOP}/draft?number={state.draft.number - 1}", 409)
+    assert other.code == "conflict", "it is another one by now"
     assert (await admin.ask("DELETE", f"{SHOP}/draft", NamespaceState)).draft is None
     assert (await admin.fail("DELETE", f"{SHOP}/draft", 404)).code == "not_found"
     assert clock.shift_s == 0
