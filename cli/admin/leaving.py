@@ -12,11 +12,16 @@ from shared.model.wire.admin import SidecarView
 def examine_leaving(namespaces: Iterable[NamespaceState], sidecars: Iterable[SidecarView]) -> list[Finding]:
     """Return what ``judge_leaving`` says of what a CA listed."""
     states = list(namespaces)
-    own = {
+    modes = {state.namespace: state.mode for state in states}
+    return judge_leaving(modes, list_living(sidecars), list_explicit_workloads(states))
+
+
+def list_explicit_workloads(namespaces: Iterable[NamespaceState]) -> dict[str, list[str]]:
+    """Return the service accounts of workloads that are explicit by a mode of their own, by namespace."""
+    return {
         state.namespace: [each.service_account for each in state.workload_modes if each.mode is Mode.EXPLICIT]
-        for state in states
+        for state in namespaces
     }
-    return judge_leaving({state.namespace: state.mode for state in states}, list_living(sidecars), own)
 
 
 def list_living(sidecars: Iterable[SidecarView]) -> dict[str, list[str]]:

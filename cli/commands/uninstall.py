@@ -122,7 +122,7 @@ async def _check(target: Target, cluster: Cluster, manner: common.Manner) -> Non
     Raises:
         StillNeededError: somebody would, and nobody forces it.
     """
-    from cli.admin.leaving import judge_leaving, list_living
+    from cli.admin.leaving import judge_leaving, list_explicit_workloads, list_living
     from cli.backends.session import open_admin
     from cli.cluster.faults import StillNeededError
     from cli.cluster.installation.members import group, list_members, read_modes
@@ -130,11 +130,13 @@ async def _check(target: Target, cluster: Cluster, manner: common.Manner) -> Non
     from cli.text.output import name_some, print_note
     from shared.model.errors import TouchmarkError
 
-    modes = await read_modes(cluster)
+    modes, own = await read_modes(cluster)
     living = group(await list_members(cluster))
     try:
         async with open_admin(target) as client:
-            modes |= {state.namespace: state.mode for state in (await client.list_namespaces()).namespaces}
+            states = (await client.list_namespaces()).namespaces
+            modes |= {state.namespace: state.mode for state in states}
+            own |= list_explicit_workloads(states)
             told = list_living((await client.list_sidecars()).sidecars)
     except TouchmarkError as error:
         told = {}
@@ -142,7 +144,7 @@ async def _check(target: Target, cluster: Cluster, manner: common.Manner) -> Non
             print_note(f"– the CA can't be asked for sidecars outside this cluster: {error.message}")
     # Sidecars of machines have other namespaces; those of pods are named by the API server.
     living = {**told, **living}
-    findings = [each for each in judge_leaving(modes, living) if not each.is_well]
+    findings = [each for each in judge_leaving(modes, living, own) if not each.is_well]
     if findings and not manner.as_json:
         for finding in findings:
             print_finding(finding)

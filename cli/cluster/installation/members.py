@@ -40,20 +40,27 @@ async def list_members(cluster: Cluster) -> list[Member]:
     ]
 
 
-async def read_modes(cluster: Cluster) -> dict[str, Mode]:
-    """Return the mode that each namespace's MeshPolicy says; none where the definition is gone."""
+async def read_modes(cluster: Cluster) -> tuple[dict[str, Mode], dict[str, list[str]]]:
+    """Return what MeshPolicies say: each explicit namespace's mode, and workloads that are explicit by their own mode.
+
+    None where the definition is gone.
+    """
     try:
         policies = await cluster.list(MESH_POLICIES)
     except TouchmarkError as error:
         if is_missing(error):
-            return {}
+            return {}, {}
         raise
-    explicit = {
-        each["metadata"]["namespace"]
-        for each in policies
-        if (each.get("spec") or {}).get("mode") == Mode.EXPLICIT.value
-    }
-    return dict.fromkeys(explicit, Mode.EXPLICIT)
+    modes: dict[str, Mode] = {}
+    own: dict[str, list[str]] = {}
+    for each in policies:
+        namespace, spec = each["metadata"]["namespace"], each.get("spec") or {}
+        if spec.get("mode") == Mode.EXPLICIT.value:
+            modes[namespace] = Mode.EXPLICIT
+        named = sorted(name for name, mode in (spec.get("workloadModes") or {}).items() if mode == Mode.EXPLICIT.value)
+        if named:
+            own[namespace] = named
+    return modes, own
 
 
 def group(members: Iterable[Member]) -> dict[str, list[str]]:

@@ -95,6 +95,18 @@ def test_sidecars_of_machines_are_asked_of_the_ca(
     assert store.deleted == []
 
 
+def test_a_workload_that_is_explicit_by_its_own_mode_is_named(
+    store: ObjectStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_member(store, "shop", "db")
+    spec = {"mode": "permissive", "workloadModes": {"db": "explicit"}}
+    store.objects[POLICY] = {"metadata": {"name": "default", "namespace": "shop"}, "spec": spec}
+    assert run(["uninstall", "--yes"]) == ExitCode.CHECK_FAILED
+    found, hint = capsys.readouterr().out.splitlines()
+    assert found == "✗ namespace shop: explicit, with 1 live sidecar (db)"
+    assert "`touchmark mode shop permissive --workload db`" in hint
+
+
 def test_without_a_terminal_nobody_has_agreed(store: ObjectStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["uninstall"]) == ExitCode.REFUSED
     assert "--yes" in capsys.readouterr().err

@@ -40,17 +40,21 @@ async def test_pods_with_a_sidecar_that_isn_t_over_are_members(store: ObjectStor
 
 
 async def test_modes_are_those_of_the_policies(store: ObjectStore, cluster: Cluster) -> None:
-    for namespace, spec in (("shop", {"mode": "explicit"}), ("bank", {"mode": "permissive"}), ("other", {})):
+    for namespace, spec in (
+        ("shop", {"mode": "explicit"}),
+        ("bank", {"mode": "permissive"}),
+        ("other", {"workloadModes": {"web": "permissive", "db": "explicit"}}),
+    ):
         metadata = {"name": "default", "namespace": namespace}
         store.objects[f"{POLICIES}/namespaces/{namespace}/meshpolicies/default"] = {"metadata": metadata, "spec": spec}
-    assert await read_modes(cluster) == {"shop": Mode.EXPLICIT}
+    assert await read_modes(cluster) == ({"shop": Mode.EXPLICIT}, {"other": ["db"]})
 
 
 async def test_without_definitions_there_is_no_mode_and_without_a_right_an_error(
     store: ObjectStore, cluster: Cluster
 ) -> None:
     store.missing.add("meshpolicies")
-    assert await read_modes(cluster) == {}
+    assert await read_modes(cluster) == ({}, {})
     store.refused[f"GET {POLICIES}/meshpolicies"] = make_status(403, "Forbidden", "you cannot list it")
     with pytest.raises(ForbiddenError):
         await read_modes(cluster)
