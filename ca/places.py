@@ -90,7 +90,8 @@ class Places:
         oldest = next(iter(self._taken[biggest]))
         self._remove(biggest, oldest)
         self._count -= 1
-        oldest.reschedule(asyncio.get_running_loop().time())
+        if not oldest.expired():  # Else it is going already: its own deadline is over at this very moment.
+            oldest.reschedule(asyncio.get_running_loop().time())
         return True
 
     async def _wait(self, source: str, deadline_s: float) -> None:

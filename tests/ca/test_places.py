@@ -48,6 +48,30 @@ async def test_who_holds_as_many_as_anybody_gets_no_more() -> None:
     await end(tasks)
 
 
+async def test_a_newcomer_gets_the_place_of_one_whose_deadline_is_over_at_the_same_moment() -> None:
+    """Its timeout has fired, and its task hasn't run yet: the newcomer got an internal error."""
+    places = Places(1)
+    source = name_source("198.18.0.1")
+    holding = asyncio.create_task(hold(places, "198.18.0.1"))
+    await asyncio.sleep(0)
+    (deadline,) = places._taken[source]
+    loop = asyncio.get_running_loop()
+    deadline.reschedule(loop.time())
+    newcomer: asyncio.Future[None] = loop.create_future()
+
+    async def come() -> None:
+        async with places.take("198.18.0.2", deadline_s=30):
+            newcomer.set_result(None)
+
+    while not deadline.expired():  # Seen between the timer and the task that it ends.
+        await asyncio.sleep(0)
+    assert not holding.done()
+    await come()
+    assert newcomer.done() and len(places) == 0
+    with pytest.raises(TimeoutError):
+        await holding
+
+
 async def wait_for(places: Places, waiting: int) -> None:
     while places.waiting != waiting:  # Tasks have to come to their places.
         await asyncio.sleep(0)
