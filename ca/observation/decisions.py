@@ -21,10 +21,11 @@ from ca.metrics import Metrics
 from ca.store.edges.edge import Report
 from ca.store.records import DecisionFilter, StoredDecision
 from ca.store.store import Store
-from shared.model.errors import IdentityError, ProtocolError
+from shared.model.errors import IdentityError, InputError, ProtocolError
 from shared.model.identity.identity import Workload, parse_spiffe_id, parse_workload
 from shared.model.identity.program import parse_program
-from shared.model.policy.decision import DecisionRecord, PartyRecord
+from shared.model.policy.decision import MAX_HOSTS_RECORDED, DecisionRecord, PartyRecord
+from shared.model.policy.host_name import check_host
 from shared.model.policy.rules import Direction
 from shared.model.wire.messages import MAX_DECISION_BYTES
 
@@ -210,8 +211,9 @@ def _check(record: DecisionRecord) -> None:
     try:
         for party in (record.source, record.destination):
             _check_party(party)
+        _check_hosts(record)
         _check_names(record.process.digest, "", "")
-    except IdentityError as error:
+    except (IdentityError, InputError) as error:
         raise ProtocolError(f"a decision with {error}") from error
     for text in (record.rule, record.tunnel, record.connection, record.service or ""):
         _check_text(text)
@@ -226,6 +228,14 @@ def _check_party(party: PartyRecord) -> None:
     _check_names(party.program, party.workload, party.listed)
     for text in (party.address, party.identity, party.why):
         _check_text(text)
+
+
+def _check_hosts(record: DecisionRecord) -> None:
+    hosts = record.destination.hosts or ()
+    if record.source.hosts or len(hosts) > MAX_HOSTS_RECORDED:
+        raise ProtocolError("a decision with hosts that can't be")
+    for host in hosts:
+        check_host(host)
 
 
 @lru_cache(maxsize=8192)  # The same few in most records; what is refused isn't remembered.

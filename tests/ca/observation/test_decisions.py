@@ -64,6 +64,13 @@ async def test_a_sidecar_speaks_for_itself_alone(core: Founded) -> None:
         {"destination": PartyRecord(listed="shop/web\x1b[2J")},
         {"destination": PartyRecord(identity="spiffe://a/\x1b]0;x")},
         {"source": PartyRecord(address="x" * 3000)},
+        {"source": PartyRecord(address="192.0.2.7:40000", hosts=("api.example.com",))},
+        {"destination": PartyRecord(address="192.0.2.7:443", hosts=("api.example.com\x1b[2J",))},
+        {
+            "destination": PartyRecord(
+                address="192.0.2.7:443", hosts=tuple(f"h{number}.example" for number in range(17))
+            )
+        },
         {"process": ProcessRecord(pid=1, digest="not a digest")},
         {"rule": "\x1b[2J"},
     ],
