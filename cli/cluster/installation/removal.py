@@ -26,6 +26,7 @@ from cli.cluster.installation.bundle import (
     PART_OF,
     SECRETS,
 )
+from cli.cluster.preflight.questions import find_namespace
 from shared.model.errors import ConflictError, NotFoundError, TouchmarkError
 from shared.model.kubernetes.contract import LEASE
 
@@ -102,10 +103,11 @@ async def plan_removal(
     """Find what is ours, and divide it into what goes and what stays.
 
     Raises:
-        ConflictError: Helm has made it, and keeps a record of it.
+        ConflictError: the installation is in another namespace; or Helm has made it, and keeps a record of it.
         TouchmarkError: the cluster can't be asked.
     """
     found = await _find_ours(cluster, namespace)
+    _check_place(found, namespace)
     if not deletes_helms:
         _check_maker(found)
     parts = [part for part, _ in found]
@@ -185,6 +187,22 @@ async def _find_ours(cluster: Cluster, namespace: str) -> list[tuple[Part, Objec
     if own is not None and (own["metadata"].get("labels") or {}).get(PART_OF) == "touchmark":
         found.append((Part(kind="Namespace", namespace="", name=namespace), own))
     return found
+
+
+def _check_place(found: list[tuple[Part, Object]], namespace: str) -> None:
+    """Refuse where the whole cluster's objects serve a CA elsewhere: without them it would be cut off, and stay."""
+    for part, value in found:
+        if part.kind == "MutatingWebhookConfiguration":
+            place = find_namespace(value)
+        elif part.kind == "ClusterRoleBinding":
+            place = next((str(each.get("namespace", "")) for each in value.get("subjects") or ()), "")
+        else:
+            continue
+        if place and place != namespace:
+            raise ConflictError(
+                f"nothing is deleted: Touchmark is installed in the namespace {place}, not in {namespace}",
+                hint=f"--system-namespace {place}",
+            )
 
 
 def _check_maker(found: list[tuple[Part, Object]]) -> None:

@@ -103,6 +103,19 @@ async def test_a_namespace_that_was_there_before_isn_t_ours(store: ObjectStore, 
     assert "Namespace" not in {each.kind for each in (*removal.deleted, *removal.kept)}
 
 
+async def test_the_whole_cluster_s_objects_stay_with_a_ca_in_another_namespace(
+    store: ObjectStore, cluster: Cluster
+) -> None:
+    """A forgotten --system-namespace would take away the running CA's roles and webhook, and even the definitions."""
+    with pytest.raises(ConflictError, match="in the namespace touchmark-system, not in mesh") as caught:
+        await plan_removal(cluster, "mesh", deletes_data=False, deletes_definitions=True, deletes_helms=True)
+    assert caught.value.hint == "--system-namespace touchmark-system"
+    # Also in the middle of an uninstallation: the webhook goes first.
+    del store.objects["/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/touchmark"]
+    with pytest.raises(ConflictError, match="not in mesh"):
+        await plan_removal(cluster, "mesh", deletes_data=False, deletes_definitions=True)
+
+
 async def test_helm_s_release_is_helm_s_to_uninstall(store: ObjectStore, cluster: Cluster) -> None:
     store.objects[DEPLOYMENT]["metadata"]["annotations"] = {"meta.helm.sh/release-name": "mesh"}
     with pytest.raises(ConflictError, match="the release mesh") as caught:
