@@ -24,7 +24,17 @@ NODE = {
 _PLURALS = frozenset(
     {
         *(kind.plural for kind in KINDS.values()),
-        *("endpointslices", "leases", "limitranges", "meshpolicies", "nodes", "pods", "priorityclasses", "programs"),
+        *(
+            "endpointslices",
+            "gadgets",
+            "leases",
+            "limitranges",
+            "meshpolicies",
+            "nodes",
+            "pods",
+            "priorityclasses",
+            "programs",
+        ),
         *("resourcequotas", "secrets", "securitycontextconstraints", "storageclasses", "widgets"),
     }
 )
@@ -66,9 +76,12 @@ class ObjectStore:
         if path == "/apis/admissionregistration.k8s.io/v1":
             return {"resources": [{"name": each.plural} for each in KINDS.values()]}
         if path == "/apis":
-            return {"groups": [{"name": "example.org", "preferredVersion": {"version": "v1"}}]}
+            versions = [{"version": "v1"}, {"version": "v1alpha1"}]
+            return {"groups": [{"name": "example.org", "preferredVersion": versions[0], "versions": versions}]}
         if path == "/apis/example.org/v1":
             return {"resources": [_describe("widgets", "Widget"), _describe("widgets/status", "Widget")]}
+        if path == "/apis/example.org/v1alpha1":
+            return {"resources": [_describe("widgets", "Widget"), _describe("gadgets", "Gadget")]}
         if path == "/api/v1":
             return {"resources": [_describe("secrets", "Secret"), _describe("configmaps", "ConfigMap")]}
         plural = path.rpartition("/")[2]

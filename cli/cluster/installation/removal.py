@@ -220,8 +220,8 @@ async def _find_foreign(cluster: Cluster, namespace: str, ours: set[tuple[str, s
 
     A kind that can't be listed counts as something that is there: nobody knows.
     """
-    found = []
-    for group, version, resource in await _list_resources(cluster):
+    resources, found = await _list_resources(cluster)
+    for group, version, resource in resources:
         kind = Kind(group=group, version=version, plural=resource["name"])
         if kind.plural in _PASSING:
             continue
@@ -240,14 +240,28 @@ async def _find_foreign(cluster: Cluster, namespace: str, ours: set[tuple[str, s
     return sorted(set(found))
 
 
-async def _list_resources(cluster: Cluster) -> list[tuple[str, str, dict[str, Any]]]:
+async def _list_resources(cluster: Cluster) -> tuple[list[tuple[str, str, dict[str, Any]]], list[str]]:
+    """Return group, version and description of each kind, and the groups that nobody answers for.
+
+    A kind needn't be in its group's preferred version: each is taken from the first version that has it.
+    """
     groups = (await cluster.get_path("/apis")).get("groups") or ()
-    places = [("", "v1"), *((each["name"], each["preferredVersion"]["version"]) for each in groups)]
-    found: list[tuple[str, str, dict[str, Any]]] = []
+    places = [("", "v1")]
+    for each in groups:
+        preferred = each["preferredVersion"]["version"]
+        versions = (version["version"] for version in each.get("versions") or ())
+        places += [(each["name"], version) for version in dict.fromkeys((preferred, *versions))]
+    found: dict[tuple[str, str], tuple[str, str, dict[str, Any]]] = {}
+    unknown = []
     for group, version in places:
-        answer = await cluster.get_path(f"/apis/{group}/{version}" if group else f"/api/{version}")
-        found += [(group, version, each) for each in _list_deletable(answer)]
-    return found
+        try:
+            answer = await cluster.get_path(f"/apis/{group}/{version}" if group else f"/api/{version}")
+        except TouchmarkError as error:  # An API server of its own, behind this one, that is down.
+            unknown.append(f"{group}/{version} (unknown: {error.message})")
+            continue
+        for each in _list_deletable(answer):
+            found.setdefault((group, each["name"]), (group, version, each))
+    return list(found.values()), unknown
 
 
 def _list_deletable(answer: Object) -> Iterator[dict[str, Any]]:

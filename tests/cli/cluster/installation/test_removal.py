@@ -97,6 +97,22 @@ async def test_a_namespace_of_which_not_everything_can_be_seen_stays(store: Obje
     assert "Namespace" in {each.kind for each in removal.kept}
 
 
+async def test_a_kind_that_only_an_unpreferred_version_has_is_seen(store: ObjectStore, cluster: Cluster) -> None:
+    make(store, "/apis/example.org/v1/namespaces/touchmark-system/widgets/w", "Widget", "w")
+    make(store, "/apis/example.org/v1alpha1/namespaces/touchmark-system/gadgets/g", "Gadget", "g")
+    removal = await plan(cluster, data=True)
+    assert removal.foreign == ("Gadget g", "Widget w")
+
+
+async def test_a_group_that_nobody_answers_for_keeps_the_namespace(store: ObjectStore, cluster: Cluster) -> None:
+    store.refused["GET /apis/example.org/v1"] = make_status(503, "ServiceUnavailable", "no endpoints")
+    removal = await plan(cluster, data=True)
+    assert len(removal.foreign) == 1
+    assert removal.foreign[0].startswith("example.org/v1 (unknown: ")
+    assert "Namespace" in {each.kind for each in removal.kept}
+    assert "PersistentVolumeClaim" in {each.kind for each in removal.deleted}
+
+
 async def test_a_namespace_that_was_there_before_isn_t_ours(store: ObjectStore, cluster: Cluster) -> None:
     store.objects[SYSTEM]["metadata"]["labels"] = {}
     removal = await plan(cluster, data=True, definitions=True)
