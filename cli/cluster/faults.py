@@ -99,6 +99,12 @@ class InstalledError(ConflictError):
     code = "already_installed"
 
 
+class ForeignObjectError(ConflictError):
+    """Somebody else's object has the name of one of ours."""
+
+    code = "foreign_object"
+
+
 class StillNeededError(RefusedError):
     """Sidecars would lose their CA."""
 

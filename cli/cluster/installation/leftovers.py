@@ -5,15 +5,18 @@ Belongs here: findings for ``touchmark install``, beside those of the preflight.
 
 from __future__ import annotations
 
-from cli.cluster.connection import DEFINITIONS, MESH_POLICIES, NAMESPACES, PROGRAMS, Cluster
+from cli.cluster.ca_pod import list_ca_pods
+from cli.cluster.connection import DEFINITIONS, MESH_POLICIES, NAMESPACES, PODS, PROGRAMS, Cluster
 from cli.cluster.installation.bundle import CLAIMS, PART_OF, SECRETS
 from cli.cluster.installation.removal import KEK_SECRET
+from cli.cluster.snapshot import trim_pod
 from cli.text.findings import Finding
+from cli.text.output import name_some
 from shared.model.kubernetes.contract import CA_SERVICE, GROUP
 
 
 async def find_leftovers(cluster: Cluster, namespace: str, *, has_database: bool) -> list[Finding]:
-    """Return a finding for each thing that is there already; none in a cluster without.
+    """Return a finding for each thing that is there already, pods of others too; none in a cluster without.
 
     Arguments:
         has_database: the new CA gets PostgreSQL, and leaves a former volume alone.
@@ -57,6 +60,17 @@ async def find_leftovers(cluster: Cluster, namespace: str, *, has_database: bool
                 subject="key from before",
                 is_well=True,
                 observation=f"the Secret {KEK_SECRET} encrypts the new CA's keys",
+            )
+        )
+    ours = {pod["metadata"]["name"] for pod in await list_ca_pods(cluster, namespace)}
+    others = [pod["metadata"]["name"] for pod in await cluster.list(PODS, namespace, keep=trim_pod)]
+    if cut := sorted(set(others) - ours):
+        found.append(
+            Finding(
+                subject=f"pods in {namespace}",
+                is_well=False,
+                observation=f"the NetworkPolicy default-deny would cut off {name_some(cut)}",
+                hint="install into a namespace of its own (--system-namespace)",
             )
         )
     return found

@@ -13,8 +13,8 @@ from enum import StrEnum
 from typing import Any, Final
 
 from cli.cluster.connection import Cluster, Object
-from cli.cluster.faults import OwnedElsewhereError
-from cli.cluster.installation.bundle import CLUSTER_SCOPED, KINDS
+from cli.cluster.faults import ForeignObjectError, OwnedElsewhereError
+from cli.cluster.installation.bundle import CLUSTER_SCOPED, KINDS, PART_OF
 from shared.model.errors import NotFoundError
 
 # The CA itself writes the webhook's caBundle as "touchmark": one manager's apply takes away what it no longer names.
@@ -63,6 +63,7 @@ async def plan(cluster: Cluster, objects: Sequence[Object], *, is_forced: bool =
     """Try each object on the API server and return what would change, in the same order.
 
     Raises:
+        ForeignObjectError: an object that isn't ours has the name of one, and ``is_forced`` is false.
         OwnedElsewhereError: another tool owns a field that would change, and ``is_forced`` is false.
         TouchmarkError: the API server refuses one, or can't be asked.
     """
@@ -103,6 +104,12 @@ async def _plan_one(cluster: Cluster, value: Object, *, is_forced: bool) -> Chan
     kind, name = value["kind"], value["metadata"]["name"]
     namespace = "" if kind in CLUSTER_SCOPED else value["metadata"]["namespace"]
     there = await cluster.find(KINDS[kind], namespace, name)
+    if there is not None and (there["metadata"].get("labels") or {}).get(PART_OF) != "touchmark" and not is_forced:
+        place = f" in namespace {namespace}" if namespace else ""
+        raise ForeignObjectError(
+            f"nothing is changed: {kind} {name}{place} is there, without the label {PART_OF}=touchmark",
+            hint="rename it, or --force-conflicts makes it Touchmark's: then an uninstallation deletes it",
+        )
     try:
         tried = await cluster.apply(KINDS[kind], value, manager=MANAGER, force=is_forced, dry_run=True)
     except NotFoundError:  # Its namespace: a trial makes none.

@@ -52,6 +52,18 @@ async def test_a_store_is_used_again_with_its_key_and_useless_without(store: Obj
     assert found.subject == "key from before"
 
 
+async def test_pods_of_others_would_be_cut_off(store: ObjectStore, cluster: Cluster) -> None:
+    """The manifests' default-deny selects every pod of the namespace."""
+    ca = {"name": "touchmark-ca-0", "namespace": "platform", "labels": {"app.kubernetes.io/name": "touchmark-ca"}}
+    store.objects["/api/v1/namespaces/platform/pods/touchmark-ca-0"] = {"metadata": ca}
+    assert await find_leftovers(cluster, "platform", has_database=False) == []
+    other = {"name": "web-0", "namespace": "platform"}
+    store.objects["/api/v1/namespaces/platform/pods/web-0"] = {"metadata": other}
+    [found] = await find_leftovers(cluster, "platform", has_database=False)
+    assert (found.is_well, found.is_optional) == (False, False)
+    assert found.observation == "the NetworkPolicy default-deny would cut off web-0"
+
+
 async def test_a_namespace_is_ours_by_its_label(store: ObjectStore, cluster: Cluster) -> None:
     assert not await is_foreign_namespace(cluster, "touchmark-system")
     store.objects[SYSTEM] = {"metadata": {"name": "touchmark-system", "labels": OURS}}

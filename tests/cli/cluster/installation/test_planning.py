@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from cli.cluster.connection import Cluster, connect
-from cli.cluster.faults import OwnedElsewhereError
+from cli.cluster.faults import ForeignObjectError, OwnedElsewhereError
 from cli.cluster.installation.bundle import load_objects
 from cli.cluster.installation.choices import Choices
 from cli.cluster.installation.planning import MANAGER, Effect, FieldChange, apply, compare, plan
@@ -93,6 +93,19 @@ async def test_a_conflict_about_nothing_changes_nothing(store: ObjectStore, clus
         await plan(cluster, OBJECTS)
     with pytest.raises(OwnedElsewhereError):
         await apply(cluster, OBJECTS)
+
+
+async def test_an_object_of_somebody_else_isn_t_taken_unless_that_is_asked_for(
+    store: ObjectStore, cluster: Cluster
+) -> None:
+    """With our label an uninstallation would delete it."""
+    path = "/apis/networking.k8s.io/v1/namespaces/touchmark-system/networkpolicies/default-deny"
+    store.objects["/api/v1/namespaces/touchmark-system"] = {"kind": "Namespace", "metadata": OBJECTS[0]["metadata"]}
+    store.objects[path] = {"kind": "NetworkPolicy", "metadata": {"name": "default-deny", "labels": {"team": "a"}}}
+    with pytest.raises(ForeignObjectError, match="NetworkPolicy default-deny in namespace touchmark-system") as caught:
+        await plan(cluster, OBJECTS)
+    assert "--force-conflicts" in caught.value.hint
+    assert await plan(cluster, OBJECTS, is_forced=True)
 
 
 def test_what_the_server_keeps_is_no_change() -> None:
