@@ -16,7 +16,7 @@ from bench.processes import raise_descriptor_limit
 from bench.soak.disturbances import deny_and_allow, lose_ca, lose_peer
 from bench.soak.judgement import FAULT_REASONS, Kept, Sample, Window, find_faults, find_unexplained, read_failures
 from bench.soak.mesh import ADDRESSES, Mesh, running_mesh, sum_of
-from bench.soak.report import put_into_page, write_report
+from bench.soak.report import put_into_page, split_page, write_report
 
 _PREFIX: Final = "touchmark_sidecar_"
 _CIRCLE_S: Final = 60.0
@@ -151,6 +151,8 @@ def main(arguments: Sequence[str]) -> int:
     given = parse_arguments(arguments)
     raise_descriptor_limit()
     try:
+        if given.report is not None:
+            split_page(given.report)  # Before, not after all the time that it takes.
         if given.keep is not None:
             given.keep.mkdir(parents=True)
             report, faults = soak(given, given.keep)

@@ -52,14 +52,27 @@ def put_into_page(page: Path, report: str) -> None:
     """Replace what stands between the page's marks.
 
     Raises:
-        BenchError: the page has no such marks.
+        BenchError: as ``split_page``.
     """
-    text = page.read_text(encoding="utf-8")
+    before, after = split_page(page)
+    page.write_text(f"{before}{BEGIN}\n\n{report}\n{END}{after}", encoding="utf-8")
+
+
+def split_page(page: Path) -> tuple[str, str]:
+    """Return what stands before and after the report's marks.
+
+    Raises:
+        BenchError: the page can't be read, or has no such marks.
+    """
+    try:
+        text = page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BenchError(f"can't read {page}: {error.strerror}", hint="--report takes a page that exists") from error
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise BenchError(f"{page} has no marks for the report", hint=f"put {BEGIN} and {END} there")
-    page.write_text(f"{before}{BEGIN}\n\n{report}\n{END}{after}", encoding="utf-8")
+    return before, after
 
 
 def _pick(values: Sequence[float]) -> str:

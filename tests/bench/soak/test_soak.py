@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from bench.soak.__main__ import main
 from bench.soak.judgement import Kept
 from bench.soak.report import BEGIN, END, put_into_page, write_report
 
@@ -41,3 +44,14 @@ def test_a_report_names_what_is_wrong(tmp_path: Path) -> None:
     page.write_text(f"{BEGIN}{END}")
     put_into_page(page, report)
     assert "3 short" in page.read_text()
+
+
+@pytest.mark.parametrize("text", [None, "no marks"])
+def test_a_page_that_takes_no_report_is_refused_before_the_run(
+    tmp_path: Path, text: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    if text is not None:
+        page.write_text(text)
+    assert main(["--seconds", "3600", "--report", str(page)]) != 0
+    assert str(page) in capsys.readouterr().err
