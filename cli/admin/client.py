@@ -213,10 +213,13 @@ class AdminClient:
         path = f"/v1/namespaces/{_part(namespace)}/readiness"
         return await self._call("GET", path, Readiness, query={"since_s": str(since_s), "workload": workload})
 
-    async def assess_candidate(self, namespace: str, candidate: PolicyCandidateRequest, *, since_s: float) -> Readiness:
+    async def assess_candidate(
+        self, namespace: str, candidate: PolicyCandidateRequest, *, since_s: float, workload: str = ""
+    ) -> Readiness:
         """Return what ``explicit`` would refuse with these rules instead of the current ones."""
         path = f"/v1/namespaces/{_part(namespace)}/readiness"
-        return await self._call("POST", path, Readiness, query={"since_s": str(since_s)}, body=candidate)
+        query = {"since_s": str(since_s)} | ({"workload": workload} if workload else {})
+        return await self._call("POST", path, Readiness, query=query, body=candidate)
 
     async def set_mode(self, namespace: str, request: ModeRequest) -> NamespaceState:
         """Switch a namespace's mode."""

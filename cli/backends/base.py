@@ -192,8 +192,14 @@ class PolicyBackend(Protocol):
     async def look_around(self) -> Surroundings:
         """Return what exists beside policies, as far as this user may see it; never fails."""
 
-    async def assess_candidate(self, namespace: str, candidate: PolicyCandidateRequest, *, since_s: float) -> Readiness:
-        """Return what ``explicit`` would refuse with other rules than the current ones."""
+    async def assess_candidate(
+        self, namespace: str, candidate: PolicyCandidateRequest, *, since_s: float, workload: str = ""
+    ) -> Readiness:
+        """Return what ``explicit`` would refuse with other rules than the current ones.
+
+        Arguments:
+            workload: of this one; empty: of those without a mode of their own, also by the candidate.
+        """
 
     async def delete_policy(self, namespace: str) -> None:
         """Delete a namespace's policy; the mode stays."""

@@ -401,9 +401,13 @@ class ClusterPolicyBackend:
             programs = None
         return await look_around_cluster(self._cluster, programs)
 
-    async def assess_candidate(self, namespace: str, candidate: PolicyCandidateRequest, *, since_s: float) -> Readiness:
+    async def assess_candidate(
+        self, namespace: str, candidate: PolicyCandidateRequest, *, since_s: float, workload: str = ""
+    ) -> Readiness:
         """Return what ``explicit`` would refuse with other rules."""
-        return await (await self._reach_admin()).assess_candidate(namespace, candidate, since_s=since_s)
+        return await (await self._reach_admin()).assess_candidate(
+            namespace, candidate, since_s=since_s, workload=workload
+        )
 
     async def delete_policy(self, namespace: str) -> None:
         """Delete a namespace's MeshPolicy."""

@@ -163,9 +163,11 @@ class LocalPolicyBackend:
         """Return what exists beside policies."""
         return await look_around_locally(self._client)
 
-    async def assess_candidate(self, namespace: str, candidate: PolicyCandidateRequest, *, since_s: float) -> Readiness:
+    async def assess_candidate(
+        self, namespace: str, candidate: PolicyCandidateRequest, *, since_s: float, workload: str = ""
+    ) -> Readiness:
         """Return what ``explicit`` would refuse with other rules."""
-        return await self._client.assess_candidate(namespace, candidate, since_s=since_s)
+        return await self._client.assess_candidate(namespace, candidate, since_s=since_s, workload=workload)
 
     async def delete_policy(self, namespace: str) -> None:
         """Delete a namespace's policy."""

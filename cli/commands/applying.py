@@ -25,19 +25,24 @@ async def check_explicit(backend: PolicyBackend, documents: Sequence[Document], 
     Raises:
         RefusedError: connections would be refused, by the rules and approvals of these documents, or it isn't known.
     """
+    from cli.commands.mode_switch import list_newly_explicit
     from cli.text.output import print_note
     from shared.model.errors import BlockedError, NotFoundError, RefusedError, UnavailableError
     from shared.model.policy.documents import MeshPolicyDocument
     from shared.model.policy.rules import Mode
 
     for document in documents:
-        if not isinstance(document, MeshPolicyDocument) or document.mode is not Mode.EXPLICIT:
+        if not isinstance(document, MeshPolicyDocument):
             continue
-        namespace = document.namespace
+        if document.mode is not Mode.EXPLICIT and document.workload_modes is None:
+            continue
+        namespace, found = document.namespace, []
         try:
-            if (await backend.get_mode(namespace)).mode is Mode.EXPLICIT:
-                continue
-            readiness = await backend.assess_candidate(namespace, _make_candidate(document, documents), since_s=86_400)
+            state = await backend.get_mode(namespace)
+            candidate = _make_candidate(document, documents)
+            for name in list_newly_explicit(state, document.mode, document.workload_modes):
+                subject = f"{namespace}/{name}" if name else ""
+                found.append(await backend.assess_candidate(namespace, candidate, since_s=86_400, workload=subject))
         except (NotFoundError, RefusedError, UnavailableError) as error:
             if not is_forced:
                 raise RefusedError(
@@ -46,12 +51,15 @@ async def check_explicit(backend: PolicyBackend, documents: Sequence[Document], 
                 ) from error
             print_note(f"can't tell what explicit mode would refuse in {namespace}: {error.message}")
             continue
-        if not readiness.is_safe and not is_forced:
+        for readiness in found:
+            if readiness.is_safe or is_forced:
+                continue
             kind = BlockedError if readiness.causes else RefusedError
+            option = f" --workload {readiness.workload.partition('/')[2]}" if readiness.workload else ""
             raise kind(
-                f"nothing is applied: {namespace} would become explicit, which would refuse live traffic"
-                f" ({len(readiness.causes)} changes are missing), or not every sidecar has reported",
-                hint=f"`touchmark ready {namespace}` shows what is missing; --force applies it anyway",
+                f"nothing is applied: {readiness.workload or namespace} would become explicit, which would refuse live"
+                f" traffic ({len(readiness.causes)} changes are missing), or not every sidecar has reported",
+                hint=f"`touchmark ready {namespace}{option}` shows what is missing; --force applies it anyway",
             )
 
 

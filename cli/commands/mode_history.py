@@ -94,16 +94,22 @@ async def undo(
 
 
 async def _check_explicit(backend: PolicyBackend, content: GenerationContent, consent: Consent, since_s: float) -> None:
-    from cli.commands.mode_switch import require_consent
+    from cli.commands.mode_switch import list_newly_explicit, require_consent
     from shared.model.policy.rules import Mode
     from shared.model.wire.admin import PolicyCandidateRequest
 
     modes = [content.mode, *(each.mode for each in content.workload_modes)]
     if Mode.EXPLICIT not in modes or consent.to_blocked:
         return
+    present = await backend.get_mode(content.namespace)
+    becoming = list_newly_explicit(present, content.mode, content.workload_modes)
+    # Of a namespace that is explicit already, the restored rules are judged, too.
+    asked = dict.fromkeys(([""] if content.mode is Mode.EXPLICIT else []) + list(becoming))
     candidate = PolicyCandidateRequest.from_generation(content)
-    readiness = await backend.assess_candidate(content.namespace, candidate, since_s=since_s)
-    require_consent(readiness, consent)
+    for name in asked:
+        workload = f"{content.namespace}/{name}" if name else ""
+        readiness = await backend.assess_candidate(content.namespace, candidate, since_s=since_s, workload=workload)
+        require_consent(readiness, consent)
 
 
 def _join_changes(changes: tuple[str, ...]) -> str:

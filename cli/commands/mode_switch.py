@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from cli.backends.base import ModeState, PolicyBackend, SwitchTerms
-    from shared.model.policy.rules import Mode
+    from shared.model.policy.rules import Mode, WorkloadMode
     from shared.model.wire.admin import Readiness, ReadinessVerdict
 
 _POLL_S = 0.2
@@ -114,6 +114,23 @@ def require_consent(readiness: Readiness, consent: Consent) -> None:
         )
     if not typer.confirm(f"Too little was seen to be sure. Switch {subject} to explicit?", err=True):
         raise RefusedError(f"{subject} is unchanged")
+
+
+def list_newly_explicit(
+    state: ModeState, mode: Mode | None, workload_modes: Sequence[WorkloadMode] | None
+) -> tuple[str, ...]:
+    """Return whose readiness a change of modes has to be judged by: service accounts; an empty one for all others.
+
+    Arguments:
+        mode, workload_modes: what is wanted; None: it stays.
+    """
+    from shared.model.policy.modes import find_newly_explicit
+    from shared.model.policy.rules import Mode, NamespaceState
+
+    present = state.mode or Mode.PERMISSIVE
+    known = NamespaceState(namespace=state.namespace, mode=present, workload_modes=state.workload_modes)
+    wanted = state.workload_modes if workload_modes is None else workload_modes
+    return find_newly_explicit(known, mode or present, wanted)
 
 
 async def wait_for_sidecars(backend: PolicyBackend, namespace: str, timeout_s: float, *, quiet: bool) -> ModeState:

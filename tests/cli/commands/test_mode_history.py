@@ -9,6 +9,7 @@ from cli.commands import mode_switch
 from cli.commands.mode_history import describe_actor
 from cli.main import run
 from cli.text.exit_codes import ExitCode
+from shared.model.policy.modes import make_modes
 from shared.model.policy.rules import Action, Mode, NamespaceState, Rule
 from shared.model.wire.admin import GenerationContent, GenerationView, History, ModeTrial, ReadinessVerdict
 from shared.model.wire.admin_audit import AuditActor
@@ -79,6 +80,20 @@ def test_undo_goes_to_the_generation_before_if_explicit_mode_would_refuse_nothin
     assert shop.asked("POST /v1/namespaces/shop/undo")[-1] == {"to": 2, "expected": 3, "force": True}
     assert msgspec.json.decode(capsys.readouterr().out)["restored"] == 2
     assert mode_switch.judge(blocked) is ReadinessVerdict.BLOCKED
+
+
+def test_an_undo_that_makes_one_workload_explicit_asks_about_that_one_alone(shop: FakeCA) -> None:
+    modes = make_modes({"db": Mode.EXPLICIT, "web": Mode.PERMISSIVE})
+    content = msgspec.structs.replace(CONTENT, mode=Mode.PERMISSIVE, workload_modes=modes)
+    shop.answers["GET /v1/namespaces/shop/history/2"] = content
+    shop.answers["GET /v1/namespaces/shop"] = NamespaceState(namespace="shop", version=10)
+    assert run(["mode", "shop", "undo"]) == ExitCode.SUCCESS
+    asked = [query["workload"] for key, query, _ in shop.requests if key == "POST /v1/namespaces/shop/readiness"]
+    assert asked == ["shop/db"]
+    shop.answers["GET /v1/namespaces/shop"] = NamespaceState(namespace="shop", version=10, workload_modes=modes)
+    shop.requests.clear()
+    assert run(["mode", "shop", "undo"]) == ExitCode.SUCCESS
+    assert not shop.asked("POST /v1/namespaces/shop/readiness"), "it is explicit already"
 
 
 def test_undo_without_a_past_is_a_conflict(shop: FakeCA) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from cli.main import run
 from cli.text.exit_codes import ExitCode
-from shared.model.policy.documents import parse_documents
+from shared.model.policy.documents import MeshPolicyDocument, format_documents, parse_documents
+from shared.model.policy.modes import make_modes
 from shared.model.policy.rules import Action, Mode, NamespaceState, Rule
 from shared.model.wire.admin import (
     Acknowledgements,
@@ -187,4 +188,24 @@ def test_apply_with_mode_explicit_is_checked_by_the_files_own_rules(
     assert "touchmark ready shop" in capsys.readouterr().err
     [candidate] = ca.asked("POST /v1/namespaces/shop/readiness")
     assert [each["service_account"] for each in candidate["programs"]] == ["web"]
+    assert not ca.asked("PUT /v1/policies")
+
+
+def test_apply_that_makes_one_workload_explicit_is_checked_for_that_one(
+    ca: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "shop.yaml"
+    document = MeshPolicyDocument(namespace="shop", workload_modes=make_modes({"db": Mode.EXPLICIT}))
+    file.write_text(format_documents([document]))
+    ca.answers["GET /v1/namespaces/shop"] = NamespaceState(namespace="shop", version=1)
+    ca.answers["GET /v1/namespaces/shop/acknowledgements"] = Acknowledgements(
+        namespace="shop", version=1, installed=0, total=0, waiting=()
+    )
+    asked = "POST /v1/namespaces/shop/readiness"
+    ca.answers[asked] = msgspec.structs.replace(make_readiness(CAUSE), workload="shop/db")
+    assert run(["policy", "apply", "-f", str(file)]) == ExitCode.REFUSED
+    printed = capsys.readouterr().err
+    assert "shop/db would become explicit" in printed
+    assert "touchmark ready shop --workload db" in printed
+    assert [query["workload"] for key, query, _ in ca.requests if key == asked] == ["shop/db"]
     assert not ca.asked("PUT /v1/policies")
