@@ -5,7 +5,8 @@ that holds the most, unless its own source holds as many.
 
 At a door with a line, that of sidecars with a certificate, a place is taken from a source only if it still holds as
 many as the newcomer's then; else the newcomer waits. Thousands of sidecars that come at once hold one place each: they
-would take them from one another, and none would come to speak.
+would take them from one another, and none would come to speak. Sources take turns in the line: one that fills its half
+of it delays the others by one place in each round.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import asyncio
 import contextlib
 import functools
 import ipaddress
-from collections import Counter, deque
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -36,8 +36,9 @@ class Places:
     def __init__(self, limit: int, *, line: int = 0) -> None:
         self.limit = limit
         self._line = line
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._waiting_of: Counter[str] = Counter()
+        # Each source's newcomers in the order of their coming; the sources in the order of their turns.
+        self._waiting_of: dict[str, dict[asyncio.Future[None], None]] = {}
+        self._waiting = 0
         self._taken: dict[str, dict[asyncio.Timeout, None]] = {}  # Each source's in the order of their coming.
         self._count = 0
 
@@ -47,7 +48,7 @@ class Places:
     @property
     def waiting(self) -> int:
         """How many wait in the line."""
-        return self._waiting_of.total()
+        return self._waiting
 
     @contextlib.asynccontextmanager
     async def take(self, address: str | None, *, deadline_s: float) -> AsyncIterator[None]:
@@ -96,26 +97,30 @@ class Places:
 
     async def _wait(self, source: str, deadline_s: float) -> None:
         """Wait until a place is handed over to this newcomer: it is counted all the time."""
-        if self.waiting >= self._line or self._waiting_of[source] >= max(1, self._line // 2):
+        if self._waiting >= self._line or len(self._waiting_of.get(source, ())) >= max(1, self._line // 2):
             raise NoPlaceError
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        self._waiting_of[source] += 1
+        self._waiting_of.setdefault(source, {})[turn] = None
+        self._waiting += 1
         try:
             async with asyncio.timeout(deadline_s):
                 await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():
                 self._hand_over()  # It had been handed over to this one, which has gone.
-            elif turn in self._waiting:
-                self._waiting.remove(turn)
+            elif turn in self._waiting_of.get(source, ()):
+                self._leave_line(source, turn)
             if isinstance(error, TimeoutError):
                 raise NoPlaceError from error
             raise
-        finally:
-            self._waiting_of[source] -= 1
-            if not self._waiting_of[source]:
-                del self._waiting_of[source]
+
+    def _leave_line(self, source: str, turn: asyncio.Future[None]) -> None:
+        """Take one out of the line; the others of its source come after all other sources."""
+        others = self._waiting_of.pop(source)
+        del others[turn]
+        self._waiting -= 1
+        if others:
+            self._waiting_of[source] = others
 
     def _give_back(self, source: str, deadline: asyncio.Timeout) -> None:
         self._remove(source, deadline)
@@ -127,9 +132,11 @@ class Places:
             del self._taken[source]
 
     def _hand_over(self) -> None:
-        """Give a place that is counted to the first in the line, or to nobody."""
-        while self._waiting:
-            turn = self._waiting.popleft()
+        """Give a place that is counted to the first of the source whose turn it is, or to nobody."""
+        while self._waiting_of:
+            source = next(iter(self._waiting_of))
+            turn = next(iter(self._waiting_of[source]))
+            self._leave_line(source, turn)
             if not turn.done():
                 turn.set_result(None)
                 return

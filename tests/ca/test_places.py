@@ -121,6 +121,25 @@ async def test_a_line_has_an_end_for_one_source_and_for_all() -> None:
     assert (len(places), places.waiting) == (0, 0)
 
 
+async def test_sources_take_turns_in_the_line() -> None:
+    """One pod's sidecar that fills its half of the line would keep all others waiting until their deadline."""
+    places = Places(1, line=100)
+    order: list[str] = []
+
+    async def come(address: str) -> None:
+        async with places.take(address, deadline_s=300):
+            order.append(address)
+
+    async with places.take("198.18.0.9", deadline_s=300):
+        waiting = [asyncio.create_task(come("198.18.0.1")) for _ in range(20)]
+        await wait_for(places, 20)
+        waiting += [asyncio.create_task(come(f"198.18.0.{number}")) for number in (2, 3)]
+        await wait_for(places, 22)
+    await asyncio.gather(*waiting)
+    assert order == [f"198.18.0.{number}" for number in (1, 2, 3, *[1] * 19)]
+    assert (len(places), places.waiting) == (0, 0)
+
+
 @pytest.mark.parametrize("is_called", [True, False])
 async def test_who_leaves_the_line_keeps_no_place(is_called: bool) -> None:
     places = Places(1, line=5)
