@@ -20,7 +20,7 @@ from shared.model.identity.identity import check_namespace, check_service_accoun
 from shared.model.identity.loaded_code import CodeCheck
 from shared.model.identity.program import Program
 from shared.model.policy.cidr import parse_cidr
-from shared.model.policy.host_name import check_host
+from shared.model.policy.host_name import MAX_HOSTS, check_host
 
 # A namespace's. An object in Kubernetes holds fewer (``documents.py``), and so do the states that 0.1 takes.
 MAX_RULES = 10_000
@@ -329,8 +329,10 @@ def check_rules(rules: Sequence[Rule], *, trust_domain: str) -> None:
         trust_domain: our own.
 
     Raises:
-        InputError: two have the same name, or a foreign peer would be one of our own.
+        InputError: two have the same name, a foreign peer would be one of our own, or they name too many hosts.
     """
+    if (count := len(list_hosts(rules))) > MAX_HOSTS:
+        raise InputError(f"{count} different hosts; a namespace's rules name at most {MAX_HOSTS}")
     for rule in rules:
         for peer in rule.peers:
             if peer.spiffe_id and pattern_domain(peer.spiffe_id) == trust_domain:

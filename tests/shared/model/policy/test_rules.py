@@ -9,10 +9,12 @@ import pytest
 
 from shared.model.errors import InputError, TouchmarkError
 from shared.model.identity.program import Program
+from shared.model.policy.host_name import MAX_HOSTS
 from shared.model.policy.rules import (
     MAX_RULES,
     Action,
     Approval,
+    Direction,
     Mode,
     NamespaceState,
     Peer,
@@ -90,3 +92,14 @@ def test_rules_of_one_name_and_our_own_workloads_as_foreign_peers_are_no_policy(
     own = Rule(name="r", action=Action.ALLOW, peers=(Peer(spiffe_id="spiffe://mesh.test/x"),))
     with pytest.raises(InputError, match="own trust domain"):
         check_rules((own,), trust_domain="mesh.test")
+
+
+def test_a_namespaces_rules_name_a_bounded_number_of_hosts_whoever_writes_them() -> None:
+    def allow(number: int) -> Rule:
+        peer = Peer(unidentified=True, hosts=(f"h{number}.example.com",))
+        return Rule(name=f"r{number}", action=Action.ALLOW, direction=Direction.EGRESS, peers=(peer,))
+
+    rules = [allow(number) for number in range(MAX_HOSTS)]
+    check_rules(rules, trust_domain="mesh.test")
+    with pytest.raises(InputError, match=f"{MAX_HOSTS + 1} different hosts"):
+        check_rules([*rules, allow(MAX_HOSTS)], trust_domain="mesh.test")
