@@ -4,7 +4,7 @@ Belongs here: how long an address counts. Doesn't: asking (``resolver.py``), whe
 
 Programs use an answer for a while, and many names answer with some of their addresses in turn. So an address counts for
 ``KEPT_S`` after the last answer that had it, for its TTL where that is longer, and where the nameservers have failed
-since, until ``GRACE_S`` after the last answer of all.
+since to say the addresses of its kind, until ``GRACE_S`` after the last time that they did.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class KnownName:
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}  # The one that was answered last is the last one.
-        self._answered_at = -math.inf
+        self._answered_at = {4: -math.inf, 6: -math.inf}
         self.failures: dict[int, str] = {}
 
     def take(self, resolved: Resolved, now: float) -> None:
@@ -41,16 +41,17 @@ class KnownName:
         for address in resolved.addresses[:MAX_ADDRESSES]:
             self._until.pop(address, None)
             self._until[address] = until
-        if not self.failures:
-            self._answered_at = now
-        self._until = {address: end for address, end in self._until.items() if self._counts(end, now)}
+        for version in self._answered_at.keys() - self.failures.keys():
+            self._answered_at[version] = now
+        self._until = {address: end for address, end in self._until.items() if self._counts(address, end, now)}
         for address in list(self._until)[:-MAX_ADDRESSES]:
             del self._until[address]
 
     def holds(self, address: str, now: float) -> bool:
         """Return whether an address is one of the name's."""
         end = self._until.get(address)
-        return end is not None and self._counts(end, now)
+        return end is not None and self._counts(address, end, now)
 
-    def _counts(self, end: float, now: float) -> bool:
-        return now < end or (bool(self.failures) and now < self._answered_at + GRACE_S)
+    def _counts(self, address: str, end: float, now: float) -> bool:
+        version = 6 if ":" in address else 4
+        return now < end or (version in self.failures and now < self._answered_at[version] + GRACE_S)

@@ -70,6 +70,18 @@ def test_one_kind_that_always_fails_doesnt_keep_the_others_addresses() -> None:
     assert not known.holds(ONE, KEPT_S)
 
 
+def test_a_failure_of_one_kind_prolongs_no_address_of_the_other() -> None:
+    known = KnownName()
+    known.take(answer(ONE, "2001:db8::7"), 0)
+    known.take(Resolved(addresses=(OTHER,), ttl_s=30, failures={6: "it answers SERVFAIL"}), 200)
+    assert not known.holds(ONE, KEPT_S), "the nameservers have said since that it has gone"
+    assert known.holds("2001:db8::7", GRACE_S - 1)
+    known.take(FAILED, 400)
+    assert known.holds(OTHER, 200 + GRACE_S - 1), "one kind was never answered again, this one was"
+    assert not known.holds(OTHER, 200 + GRACE_S)
+    assert not known.holds("2001:db8::7", GRACE_S)
+
+
 def test_no_name_has_more_addresses_than_are_kept_and_the_newest_are() -> None:
     known = KnownName()
     many = [f"198.18.{number // 200}.{number % 200}" for number in range(3 * MAX_ADDRESSES)]
