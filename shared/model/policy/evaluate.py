@@ -269,7 +269,7 @@ def evaluate(
             return verdict(allowed=True, reason=Reason.SAME_GROUP)
 
     # 4. The mode; without mutual TLS between members of the mesh, the stricter of both modes.
-    reason = _why_not(matching, destination_policy)
+    reason = _why_not(matching, source_policy, destination_policy)
     modes = {mode}
     if destination.why_unidentified is Reason.MTLS_UNAVAILABLE and destination_policy is not None:
         modes.add(effective_mode(destination_policy.state, destination.workload or destination.listed))
@@ -284,7 +284,9 @@ def _approval(party: Party, policy: NamespacePolicy | None) -> Approval | None:
     return policy.find_approval(party.workload, party.program)
 
 
-def _why_not(matching: Matcher, destination_policy: NamespacePolicy | None) -> Reason:
+def _why_not(
+    matching: Matcher, source_policy: NamespacePolicy | None, destination_policy: NamespacePolicy | None
+) -> Reason:
     source, destination = matching.source, matching.destination
     if destination.why_unidentified is Reason.MTLS_UNAVAILABLE:
         return Reason.MTLS_UNAVAILABLE
@@ -307,6 +309,10 @@ def _why_not(matching: Matcher, destination_policy: NamespacePolicy | None) -> R
         return Reason.FOREIGN_NOT_ALLOWED
     if destination_policy is not None:
         return Reason.NO_RULE
-    if destination.why_unidentified is Reason.HOST_NOT_RESOLVED:
+    if (
+        destination.why_unidentified is Reason.HOST_NOT_RESOLVED
+        and source_policy is not None
+        and any(map(matching.concerns_source, source_policy.allows[Direction.EGRESS].naming_hosts))
+    ):
         return Reason.HOST_NOT_RESOLVED  # One of the rules' names may mean this address.
     return Reason.EGRESS_NOT_ALLOWED

@@ -93,6 +93,12 @@ class Matcher(msgspec.Struct, frozen=True, kw_only=True):
             and _peer_end_allowed(compiled, self.destination, identified=self.destination_identified)
         )
 
+    def concerns_source(self, compiled: CompiledRule) -> bool:
+        """Return whether an allow rule for egress is for this source and port, whatever the destination is."""
+        return self._port_matches(compiled) and _own_end_allowed(
+            compiled, self.source, identified=self.source_identified
+        )
+
     def _port_matches(self, compiled: CompiledRule) -> bool:
         ports = compiled.rule.ports
         return not ports or any(each.first <= self.port <= each.last for each in ports)

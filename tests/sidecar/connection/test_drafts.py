@@ -180,7 +180,10 @@ def test_names_that_nobody_has_resolved_are_no_verdict() -> None:
         assert isinstance(known, DraftVerdict)
         assert (known.answer, known.reason) == (Answer.DENY, Reason.EGRESS_NOT_ALLOWED)
     outside.destination = msgspec.structs.replace(outside.destination, why_unidentified=Reason.HOST_NOT_RESOLVED)
-    assert ask_about(allow("a.example.com"), ()) is UNSET
+    assert ask_about(allow("a.example.com", "b.example.com"), allow("b.example.com")) is UNSET
+    known = ask_about(allow("a.example.com"), ())
+    assert isinstance(known, DraftVerdict)
+    assert known.reason is Reason.EGRESS_NOT_ALLOWED, "a draft without hosts has nothing to look up"
 
 
 def test_names_that_were_looked_up_for_others_alone_are_no_verdict() -> None:

@@ -116,6 +116,15 @@ def test_a_name_that_couldnt_be_resolved_is_the_reason_unless_a_rule_matches() -
     assert decide(unknown, by_address).allowed
 
 
+def test_a_name_that_couldnt_be_resolved_is_no_reason_where_no_rule_names_one_for_the_connection() -> None:
+    unknown = outside(why=Reason.HOST_NOT_RESOLVED)
+    elsewhere = allow(API, ports=(PortRange(first=80, last=80),))
+    others = allow(API, workloads=("web",), programs=(Program(digest="b" * 64),))
+    for rules in ((), (elsewhere,), (others,)):
+        assert decide(unknown, *rules).reason is Reason.EGRESS_NOT_ALLOWED
+    assert decide(unknown, elsewhere, others, allow(API, name="any")).reason is Reason.HOST_NOT_RESOLVED
+
+
 def test_a_replay_goes_by_the_names_of_the_record() -> None:
     destination = PartyRecord(address="192.0.2.7:443", hosts=(API,))
     source = PartyRecord(address="198.18.0.2:40000", workload="shop/web", program=str(PROGRAM))
