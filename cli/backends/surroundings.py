@@ -106,7 +106,12 @@ def add_documents(around: Surroundings, documents: Iterable[Document]) -> Surrou
 def read_states(documents: Iterable[Document]) -> list[NamespaceState]:
     """Return the policies among documents as lint judges them."""
     return [
-        NamespaceState(namespace=each.namespace, group_label=each.group_label, rules=each.rules)
+        NamespaceState(
+            namespace=each.namespace,
+            group_label=each.group_label,
+            rules=each.rules,
+            workload_modes=each.workload_modes or (),
+        )
         for each in documents
         if isinstance(each, MeshPolicyDocument)
     ]

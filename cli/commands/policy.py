@@ -93,7 +93,8 @@ def describe_finding(finding: LintFinding) -> str:
 
     mark = "✗" if finding.level is Level.ERROR else "!"
     hint = f" ({finding.hint})" if finding.hint else ""
-    return escape(f"{mark} {finding.namespace}/{finding.rule}: {finding.code}: {finding.message}{hint}")
+    subject = f"{finding.namespace}/{finding.rule}" if finding.rule else finding.namespace
+    return escape(f"{mark} {subject}: {finding.code}: {finding.message}{hint}")
 
 
 def _is_file(text: str) -> bool:
@@ -118,7 +119,7 @@ async def _lint(backend: PolicyBackend, documents: list[Document]) -> list[LintF
     from shared.model.adoption.lint import lint as find
 
     states = read_states(documents)
-    if not any(state.rules for state in states):
+    if not any(state.rules or state.workload_modes for state in states):
         return []
     around = add_documents(await backend.look_around(), documents)
     return [finding for state in states for finding in find(state, around)]

@@ -76,14 +76,16 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def lint(state: NamespaceState, around: Surroundings) -> tuple[LintFinding, ...]:
-    """Judge a namespace's rules, in their order.
+    """Judge a namespace's rules, in their order, and whether those exist who have a mode of their own.
 
     What this does *not* find: rules that match nothing because of several others together, or of labels; nor, in a
     policy of more than ``_MAX_COMPARED`` rules, what rules say about one another.
     """
     findings: list[LintFinding] = []
+    for each in state.workload_modes:
+        findings += _check_workload(_Saying(state.namespace), state.namespace, each.service_account, around)
     for number, rule in enumerate(state.rules):
-        say = _Saying(state.namespace, rule)
+        say = _Saying(state.namespace, rule.name)
         findings += _check_names(say, rule, around)
         findings += _check_addresses(say, rule, around)
         findings += _check_hosts(say, rule)
@@ -94,13 +96,13 @@ def lint(state: NamespaceState, around: Surroundings) -> tuple[LintFinding, ...]
 
 
 class _Saying:
-    def __init__(self, namespace: str, rule: Rule) -> None:
+    def __init__(self, namespace: str, rule: str = "") -> None:
         self.namespace = namespace
         self._rule = rule
 
     def __call__(self, level: Level, code: LintCode, message: str, hint: str = "") -> LintFinding:
         return LintFinding(
-            level=level, code=code, namespace=self.namespace, rule=self._rule.name, message=message, hint=hint
+            level=level, code=code, namespace=self.namespace, rule=self._rule, message=message, hint=hint
         )
 
 

@@ -209,3 +209,15 @@ def test_apply_that_makes_one_workload_explicit_is_checked_for_that_one(
     assert "touchmark ready shop --workload db" in printed
     assert [query["workload"] for key, query, _ in ca.requests if key == asked] == ["shop/db"]
     assert not ca.asked("PUT /v1/policies")
+
+
+def test_lint_names_a_workload_that_isnt_there_but_has_a_mode(
+    surrounded: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "shop.yaml"
+    document = MeshPolicyDocument(namespace="shop", workload_modes=make_modes({"wbe": Mode.EXPLICIT}))
+    file.write_text(format_documents([document]))
+    assert run(["policy", "lint", str(file)]) == ExitCode.CHECK_FAILED
+    expected = "✗ shop: unknown_workload: there is no workload shop/wbe (did you mean web?)"
+    assert capsys.readouterr().out.splitlines() == [expected]
+    assert surrounded.asked("GET /v1/sidecars")

@@ -11,8 +11,9 @@ import pytest
 from shared.model.adoption.lint import Level, LintCode, Surroundings, _covers, lint
 from shared.model.identity.program import Program
 from shared.model.policy.evaluate import compile_namespace
+from shared.model.policy.modes import make_modes
 from shared.model.policy.replay import judge
-from shared.model.policy.rules import Action, Direction, NamespaceState, Peer, PortRange, Rule
+from shared.model.policy.rules import Action, Direction, Mode, NamespaceState, Peer, PortRange, Rule
 from tests.shared.model.adoption.worlds import NAMESPACES, _draw_rule, attempt_of, draw_connection, draw_world
 
 AROUND = Surroundings(
@@ -138,3 +139,12 @@ def test_hosts_are_covered_by_the_same_hosts_or_by_every_address_and_never_by_so
     assert not _covers(outward("0.0.0.0/0"), api)
     assert not _covers(outward("192.0.2.0/24"), api)
     assert not _covers(api, outward("192.0.2.7/32"))
+
+
+def test_a_mode_of_a_workload_that_isnt_there_is_named() -> None:
+    modes = make_modes({"web": Mode.EXPLICIT, "wbe": Mode.EXPLICIT})
+    (found,) = lint(NamespaceState(namespace="shop", workload_modes=modes), AROUND)
+    assert (found.level, found.code, found.rule) == (Level.ERROR, LintCode.UNKNOWN_WORKLOAD, "")
+    assert "shop/wbe" in found.message
+    assert "web" in found.hint
+    assert lint(NamespaceState(namespace="shop", workload_modes=modes), Surroundings()) == ()
