@@ -108,11 +108,16 @@ def read_choices(
         network: the NetworkPolicy ``touchmark-ca``.
 
     Raises:
-        InputError: they hold what can't be chosen.
+        InputError: they hold what can't be chosen, or don't say what can't be changed: the trust domain, the store.
     """
     pod = deployment["spec"]["template"]["spec"]
     container = find_container(pod)
     data = (settings or {}).get("data") or {}
+    if not data.get(TRUST_DOMAIN):
+        raise InputError(
+            f"the CA's trust domain can't be read: no ConfigMap of its envFrom says {TRUST_DOMAIN}",
+            hint="put it back, or change this installation with what made it",
+        )
     secret = _read_database_secret(container)
     ports = _read_ports(network or {})
     database_port = ports.pop() if secret and len(ports) > 1 else 0
@@ -150,7 +155,13 @@ def find_container(pod: Object) -> dict[str, Any]:
 def _read_database_secret(container: dict[str, Any]) -> str:
     for variable in container.get("env") or ():
         if variable.get("name") == DATABASE_VARIABLE:
-            return str(((variable.get("valueFrom") or {}).get("secretKeyRef") or {}).get("name", ""))
+            secret = str(((variable.get("valueFrom") or {}).get("secretKeyRef") or {}).get("name", ""))
+            if not secret:  # Else the CA would get an empty store on a volume.
+                raise InputError(
+                    f"the CA's {DATABASE_VARIABLE} isn't from a Secret",
+                    hint="change this installation with what made it",
+                )
+            return secret
     return ""
 
 

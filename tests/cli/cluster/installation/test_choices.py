@@ -56,6 +56,21 @@ def test_what_was_chosen_can_be_read_from_the_objects(choices: Choices) -> None:
     assert read_back(choices) == choices
 
 
+def test_a_store_or_trust_domain_that_can_t_be_read_isn_t_replaced_by_the_manifests_own() -> None:
+    objects = render(load_objects(has_database=True), SEVERAL)
+    [deployment] = [each for each in objects if each["kind"] == "Deployment"]
+    [settings] = [each for each in objects if each["kind"] == "ConfigMap"]
+    with pytest.raises(InputError, match="trust domain can't be read"):
+        read_choices(deployment, settings=None, claim=None, network=None)
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    [url] = [each for each in container["env"] if each["name"] == "TOUCHMARK_DATABASE_URL"]
+    del url["valueFrom"]
+    url["value"] = "postgresql://user:word@db/touchmark"
+    with pytest.raises(InputError, match="isn't from a Secret") as caught:
+        read_choices(deployment, settings=settings, claim=None, network=None)
+    assert "word" not in f"{caught.value}{caught.value.hint}"
+
+
 def test_what_wasn_t_chosen_is_read_as_the_manifests_say_it() -> None:
     found = read_back(Choices())
     assert (found.trust_domain, found.storage_size, found.api_server_ports) == ("touchmark.local", "1Gi", (443, 6443))
