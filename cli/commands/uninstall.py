@@ -96,6 +96,8 @@ async def _uninstall(
                 hint="--delete-data and --delete-policies delete what was kept; --system-namespace names another one",
             )
         await _check(target, cluster, manner)
+        # Who may not delete all of it deletes nothing: half of an installation refuses pods.
+        await remove(cluster, removal.deleted, is_trial=True)
         if not manner.as_json:
             _show(removal)
         remaining: list[Part] = []

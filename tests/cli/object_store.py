@@ -93,6 +93,8 @@ class ObjectStore:
             return self.conflicts[path]
         if request.method == "PATCH":
             return self._apply(path, json.loads(await request.read()), is_trial="dryRun" in request.query)
+        if request.method == "DELETE" and path in self.objects and "dryRun" in request.query:
+            return {}
         if request.method == "DELETE" and path in self.objects:
             self.deleted.append(path)
             if path not in self.holds:

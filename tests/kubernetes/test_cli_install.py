@@ -151,3 +151,40 @@ def test_who_may_not_is_told_which_rights_are_missing(
     monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig("nobody")))
     refused = answer(capsys, "install", "--yes", code=ExitCode.CHECK_FAILED)
     assert (refused["code"], "create namespaces" in refused["message"]) == ("preflight_failed", True)
+
+
+def test_who_may_not_delete_all_of_it_deletes_nothing(
+    server: ApiServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = list_ours(server)
+    place = ("--system-namespace", "third", "--yes", "--force", "--no-wait")
+    answer(capsys, "install", *place)
+    before = list_ours(server)
+    rules = [
+        {"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list"]},
+        {
+            "apiGroups": ["admissionregistration.k8s.io"],
+            "resources": ["mutatingwebhookconfigurations"],
+            "verbs": ["delete"],
+        },
+    ]
+    group = "rbac.authorization.k8s.io"
+    server.kubectl.apply(
+        {"apiVersion": f"{group}/v1", "kind": "ClusterRole", "metadata": {"name": "half"}, "rules": rules},
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": "half"},
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "half"},
+            "subjects": [{"apiGroup": group, "kind": "User", "name": "half"}],
+        },
+    )
+    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig("half")))
+    refused = answer(capsys, "uninstall", *place[:-2], code=ExitCode.REFUSED)
+    assert (refused["code"], list_ours(server)) == ("forbidden", before)
+    # Of whom forgets where it is, nothing is deleted either.
+    monkeypatch.setenv("KUBECONFIG", str(server.admin))
+    elsewhere = answer(capsys, "uninstall", "--yes", "--delete-policies", code=ExitCode.CONFLICT)
+    assert (elsewhere["hint"], list_ours(server)) == ("--system-namespace third", before)
+    gone = answer(capsys, "uninstall", *place, "--delete-data", "--delete-policies")
+    assert (gone["foreign"], list_ours(server)) == ([], others)

@@ -124,15 +124,15 @@ async def plan_removal(
     return Removal(deleted=tuple(deleted), kept=tuple(kept), foreign=tuple(foreign))
 
 
-async def remove(cluster: Cluster, parts: tuple[Part, ...]) -> None:
-    """Delete the objects, one after the other; what is gone already is passed over.
+async def remove(cluster: Cluster, parts: tuple[Part, ...], *, is_trial: bool = False) -> None:
+    """Delete the objects, one after the other, or have the API server only try it; what is gone is passed over.
 
     Raises:
         TouchmarkError: the API server refuses one. What was deleted before is gone; run it again.
     """
     for part in parts:
         try:
-            await cluster.delete(_KINDS[part.kind], part.namespace, part.name)
+            await cluster.delete(_KINDS[part.kind], part.namespace, part.name, dry_run=is_trial)
         except NotFoundError:
             pass
 

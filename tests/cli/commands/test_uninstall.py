@@ -11,7 +11,7 @@ from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.wire.admin import NamespaceList, SidecarList
-from tests.cli.fake_api import FakeAPI, make_pod
+from tests.cli.fake_api import FakeAPI, make_pod, make_status
 from tests.cli.fake_ca import running_ca
 from tests.cli.object_store import ObjectStore, add_member, open_store
 from tests.cli.observations import change_sidecar
@@ -111,6 +111,13 @@ def test_without_a_terminal_nobody_has_agreed(store: ObjectStore, capsys: pytest
     assert run(["uninstall"]) == ExitCode.REFUSED
     assert "--yes" in capsys.readouterr().err
     assert store.deleted == []
+
+
+def test_who_may_not_delete_all_of_it_deletes_nothing(store: ObjectStore, capsys: pytest.CaptureFixture[str]) -> None:
+    store.refused[f"DELETE {DEPLOYMENT}"] = make_status(403, "Forbidden", "you cannot delete deployments")
+    assert run(["uninstall", "--yes", "--json"]) == ExitCode.REFUSED
+    assert json.loads(capsys.readouterr().err)["code"] == "forbidden"
+    assert store.deleted == [], "the webhook would have gone first"
 
 
 def test_what_isn_t_gone_in_time_is_named(store: ObjectStore, capsys: pytest.CaptureFixture[str]) -> None:
