@@ -128,6 +128,8 @@ def _decide(
     for each in sorted(seen, key=lambda one: one.last):
         if each.has_failed:
             continue
+        if not (name_end(each.destination) or each.destination.address):
+            return None  # Several strangers, whose addresses are no longer told apart.
         try:
             attempt = read_attempt(
                 each.direction, each.namespace, source=each.source, destination=each.destination, port=each.port

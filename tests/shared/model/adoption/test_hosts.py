@@ -64,6 +64,13 @@ def test_a_difference_counts_a_removed_rule() -> None:
     assert [(each.count, each.reason) for each in found.denied] == [(1, Reason.EGRESS_NOT_ALLOWED)]
 
 
+def test_what_a_change_does_where_addresses_are_no_longer_told_apart_isnt_known() -> None:
+    network = Peer(unidentified=True, cidrs=("192.0.2.0/24",))
+    by_address = Rule(name="out", action=Action.ALLOW, direction=Direction.EGRESS, peers=(network,))
+    found = compare([see("")], {"shop": make_state(by_address)}, {"shop": make_state()})
+    assert (found.denied, found.allowed, found.unchanged, found.unknown) == ((), (), 0, 1)
+
+
 def test_a_name_that_couldnt_be_resolved_is_no_reason_to_write_another_rule() -> None:
     each = see("192.0.2.7:443", detail="couldn't resolve api.example.com")
     destination = msgspec.structs.replace(each.destination, why=Reason.HOST_NOT_RESOLVED.value)
