@@ -117,6 +117,8 @@ class StreamEndpoint:
         places = self._strangers if _peer_certificate(request) is None else self._members
         try:
             async with places.take(request.remote, deadline_s=FIRST_MESSAGE_DEADLINE_S):
+                if len(self._hub) >= self._max_streams:  # Reached while this one waited in line.
+                    raise NoPlaceError
                 await websocket.prepare(request)
                 return await receive(websocket)
         except TimeoutError as error:

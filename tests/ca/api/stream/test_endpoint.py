@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from pathlib import Path
 
 import aiohttp
@@ -174,25 +175,38 @@ async def test_strangers_beyond_the_bound_are_turned_away_at_once(
         await eventually(is_turned_away)
 
 
-async def test_known_sidecars_wait_for_their_turn_and_take_no_place_from_one_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After a restart of the CA all come at once: one that lost its place would come again and take another's."""
-    doors: list[Places] = []
+async def enrol_all(services: RunningCA, directory: Path, *names: str) -> list[ssl.SSLContext]:
+    """Have sidecars join and leave; return what shows their certificates."""
+    contexts = []
+    for name in names:
+        async with FakeSidecar(services) as joining:
+            await joining.enrol(name)
+        contexts.append(make_client_context(services, joining.write_pem(directory / f"{name}.pem")))
+    await eventually(lambda: len(services.hub) == 0)
+    return contexts
+
+
+@pytest.fixture
+def doors(monkeypatch: pytest.MonkeyPatch) -> list[Places]:
+    """The stream endpoint's doors, once there is one: that of strangers and that of known sidecars, a place each."""
+    made: list[Places] = []
 
     class Door(Places):
         def __init__(self, limit: int, *, line: int = 0) -> None:
             super().__init__(limit, line=line)
-            doors.append(self)
+            made.append(self)
 
     monkeypatch.setattr(endpoint, "Places", Door)
     monkeypatch.setattr(endpoint, "MAX_UNAUTHENTICATED", 1)
+    return made
+
+
+async def test_known_sidecars_wait_for_their_turn_and_take_no_place_from_one_another(
+    tmp_path: Path, doors: list[Places]
+) -> None:
+    """After a restart of the CA all come at once: one that lost its place would come again and take another's."""
     async with running_ca(tmp_path) as services:
-        contexts = []
-        for name in ("a", "b"):
-            async with FakeSidecar(services) as joining:
-                await joining.enrol(name)
-            contexts.append(make_client_context(services, joining.write_pem(tmp_path / f"{name}.pem")))
+        contexts = await enrol_all(services, tmp_path, "a", "b")
         _, members = doors
         second = FakeSidecar(services, contexts[1], local_address="127.0.0.2")
         async with FakeSidecar(services, contexts[0]) as first, contextlib.AsyncExitStack() as stack:
@@ -202,6 +216,24 @@ async def test_known_sidecars_wait_for_their_turn_and_take_no_place_from_one_ano
             await opening
             await second.resume("b")
             assert (len(members), members.waiting) == (0, 0)
+
+
+async def test_who_has_waited_in_line_is_turned_away_too_once_all_streams_are_taken(
+    tmp_path: Path, doors: list[Places]
+) -> None:
+    async with running_ca(tmp_path, max_streams=1) as services:
+        contexts = await enrol_all(services, tmp_path, "a", "b")
+        _, members = doors
+        second = FakeSidecar(services, contexts[1], local_address="127.0.0.2")
+        async with contextlib.AsyncExitStack() as stack:
+            silent = await stack.enter_async_context(FakeSidecar(services, contexts[0]))
+            opening = asyncio.create_task(stack.enter_async_context(second))
+            await eventually(lambda: members.waiting == 1)
+            await (await stack.enter_async_context(FakeSidecar(services))).enrol("c")
+            await silent.stream.close()
+            with pytest.raises(InvalidStatus) as turned_away:
+                await opening
+    assert turned_away.value.response.status_code == 503
 
 
 async def test_silent_strangers_keep_neither_other_addresses_nor_known_sidecars_out(
