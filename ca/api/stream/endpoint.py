@@ -119,7 +119,10 @@ class StreamEndpoint:
             async with places.take(request.remote, deadline_s=FIRST_MESSAGE_DEADLINE_S):
                 if len(self._hub) >= self._max_streams:  # Reached while this one waited in line.
                     raise NoPlaceError
-                await websocket.prepare(request)
+                try:
+                    await websocket.prepare(request)
+                except ConnectionError as error:  # It went away while it waited, as a sidecar does after ten seconds.
+                    raise NoPlaceError from error
                 return await receive(websocket)
         except TimeoutError as error:
             raise ProtocolError("no first message in time") from error

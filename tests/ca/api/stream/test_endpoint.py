@@ -236,6 +236,31 @@ async def test_who_has_waited_in_line_is_turned_away_too_once_all_streams_are_ta
     assert turned_away.value.response.status_code == 503
 
 
+async def test_who_goes_away_in_line_is_no_error(
+    tmp_path: Path, doors: list[Places], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_ca(tmp_path) as services:
+        contexts = await enrol_all(services, tmp_path, "a", "b")
+        _, members = doors
+        host, _, port = services.listen.rpartition(":")
+        async with FakeSidecar(services, contexts[0]) as silent:
+            _, going = await asyncio.open_connection(
+                host, int(port), ssl=contexts[1], server_hostname=host, local_addr=("127.0.0.2", 0)
+            )
+            going.write(
+                f"GET {STREAM_PATH} HTTP/1.1\r\nHost: ca\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+            )
+            await eventually(lambda: members.waiting == 1)
+            going.transport.abort()
+            await asyncio.sleep(0.1)  # The CA sees it meanwhile, or there is nothing to prove.
+            await silent.stream.close()
+            await eventually(lambda: (len(members), members.waiting) == (0, 0))
+            async with FakeSidecar(services, contexts[1]) as again:
+                await again.resume("b")
+    assert [record.getMessage() for record in caplog.records if record.name == "aiohttp.server"] == []
+
+
 async def test_silent_strangers_keep_neither_other_addresses_nor_known_sidecars_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
