@@ -13,6 +13,7 @@ from msgspec import UNSET
 
 from ca.observation.judging import judge
 from ca.store.drafts.drafts import no_draft
+from ca.store.history.generations import BEFORE, MAX_GENERATIONS, Generation
 from ca.store.store import Store
 from shared.model.adoption.seen import Seen, Tally, name_end, see_record
 from shared.model.policy.decision import (
@@ -45,6 +46,7 @@ async def view_draft(store: Store, namespace: str) -> DraftView:
     records = await store.decisions.list_drafted(namespace, since=known.written, limit=MAX_RECORDS)
     name = name_draft(namespace, known.draft.number)
     denied, allowed = await judge(lambda check: count_otherwise(records, name, check=check))
+    generations = await store.history.list_generations(namespace, limit=MAX_GENERATIONS)
     return DraftView(
         namespace=namespace,
         draft=known.draft,
@@ -53,7 +55,23 @@ async def view_draft(store: Store, namespace: str) -> DraftView:
         allowed=allowed[:MAX_SHOWN],
         unchanged=await store.decisions.count_drafted(namespace, since=known.written),
         is_truncated=len(records) >= MAX_RECORDS or max(len(denied), len(allowed)) > MAX_SHOWN,
+        is_outdated=await judge(lambda _: has_changed_since(generations, known.written)),
     )
+
+
+def has_changed_since(generations: Sequence[Generation], time: float) -> bool:
+    """Tell whether the policy in force has changed since then, but for its modes; not what no history tells.
+
+    Arguments:
+        generations: newest first.
+    """
+    # What the history began with was there before, whenever it was written down.
+    then = next((each for each in generations if each.time <= time or each.act == BEFORE), None)
+    if then is None or then is generations[0]:
+        return False
+    contents = then.content, generations[0].content
+    before, now = ((bytes(each.rules), each.group_label, bytes(each.requires)) for each in contents)
+    return before != now
 
 
 class _Equal:

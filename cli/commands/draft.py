@@ -33,7 +33,10 @@ def draft(
     drop: Annotated[bool, typer.Option("--drop", help="Drop the draft.")] = False,
     promote: Annotated[bool, typer.Option("--promote", help="Put the draft in force, and drop it.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="With --promote: also where explicit mode would refuse live traffic.")
+        bool,
+        typer.Option(
+            "--force", help="With --promote: also where explicit mode would refuse live traffic, or over newer rules."
+        ),
     ] = False,
     yaml: Annotated[bool, typer.Option("--yaml", help="Print the draft as YAML that `policy apply` accepts.")] = False,
     force_conflicts: options.ForceConflicts = False,
@@ -42,8 +45,8 @@ def draft(
     """Show a namespace's draft policy, and what the sidecars would have decided otherwise by it since it was written.
 
     `policy apply -f FILE --draft` writes it, --mode a draft that changes nothing but the mode. The sidecars evaluate
-    it beside the policy in force and enforce nothing of it. --promote runs the checks of `policy
-    apply` first: exit code 7 if they fail.
+    it beside the policy in force and enforce nothing of it. --promote runs the checks of `policy apply` first: exit
+    code 7 if they fail, 5 if the rules in force have changed since the draft was written.
 
     Exit code 0: nothing is newly denied; 3: something is; 10: nothing is, but not every sidecar evaluates it.
 
@@ -53,7 +56,7 @@ def draft(
     from cli.commands.applying import check_explicit, report_applied
     from cli.commands.shapes import ObjectsDeleted
     from cli.text.output import print_line
-    from shared.model.errors import InputError
+    from shared.model.errors import ConflictError, InputError
     from shared.model.identity.identity import check_namespace
     from shared.model.policy.documents import format_documents
 
@@ -78,6 +81,12 @@ def draft(
 
         async def put_in_force(backend: PolicyBackend) -> Applied:
             view = await backend.get_draft(namespace)
+            if view.is_outdated and not force:
+                raise ConflictError(
+                    f"the rules in force in {namespace} have changed since the draft was written: it would take that"
+                    " back",
+                    hint="write the draft again; --force puts it in force all the same",
+                )
             await check_explicit(backend, [make_document(view)], is_forced=force)
             return await backend.promote_draft(view, is_forced=force)
 
@@ -144,6 +153,8 @@ def show(view: DraftView) -> None:
     print_line(f"unchanged: {view.unchanged} decisions")
     if view.is_truncated:
         print_line("? there is more than is shown")
+    if view.is_outdated:
+        print_line("? the rules in force have changed since it was written: to promote it takes that back")
     for note in describe_limits(make_document(view)):
         print_line(f"? {note}")
 

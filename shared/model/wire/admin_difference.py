@@ -85,6 +85,7 @@ class DraftView(msgspec.Struct, frozen=True, kw_only=True):
         denied: decided more strictly; ``allowed``: less strictly. Most connections first. Each as its own side says.
         unchanged: how many decisions of the namespace's own sidecars it leaves as they are.
         is_truncated: there are more than are looked at.
+        is_outdated: the rules in force have changed since: to put the draft in force takes that back.
     """
 
     namespace: str
@@ -97,3 +98,4 @@ class DraftView(msgspec.Struct, frozen=True, kw_only=True):
     allowed: tuple[DecidedOtherwise, ...] = ()
     unchanged: int = 0
     is_truncated: bool = False
+    is_outdated: bool = False

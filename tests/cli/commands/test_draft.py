@@ -125,6 +125,19 @@ def test_the_draft_that_was_looked_at_is_put_in_force(ca: FakeCA, capsys: pytest
     assert "MeshPolicy shop/default applied (version 9)" in capsys.readouterr().out
 
 
+def test_a_draft_that_would_take_newer_rules_back_is_put_in_force_by_force_alone(
+    ca: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ca.answers[ASKED] = msgspec.structs.replace(VIEW, is_outdated=True)
+    promoted = PolicyView(namespace="shop", version=9, mode=Mode.PERMISSIVE, group_label="", rules=RULES)
+    ca.answers["POST /v1/namespaces/shop/draft/promote"] = promoted
+    assert run(["policy", "draft", "shop", "--promote"]) == ExitCode.CONFLICT
+    assert not ca.asked("POST /v1/namespaces/shop/draft/promote")
+    run(["policy", "draft", "shop"])
+    assert "the rules in force have changed since it was written" in capsys.readouterr().out
+    assert run(["policy", "draft", "shop", "--promote", "--force"]) == ExitCode.SUCCESS
+
+
 def test_explicit_isnt_promoted_while_nobody_knows_what_it_would_refuse(
     ca: FakeCA, capsys: pytest.CaptureFixture[str]
 ) -> None:
