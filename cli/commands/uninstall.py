@@ -122,11 +122,11 @@ async def _check(target: Target, cluster: Cluster, manner: common.Manner) -> Non
     """Look who would lose the CA: pods, and machines as far as the CA still says.
 
     Raises:
-        StillNeededError: somebody would, and nobody forces it.
+        StillNeededError: somebody would, or a CA that runs can't be asked, and nobody forces it.
     """
     from cli.admin.leaving import judge_leaving, list_explicit_workloads, list_living
     from cli.backends.session import open_admin
-    from cli.cluster.faults import StillNeededError
+    from cli.cluster.faults import NoCAPodError, StillNeededError
     from cli.cluster.installation.members import group, list_members, read_modes
     from cli.text.findings import print_finding
     from cli.text.output import name_some, print_note
@@ -142,6 +142,11 @@ async def _check(target: Target, cluster: Cluster, manner: common.Manner) -> Non
             told = list_living((await client.list_sidecars()).sidecars)
     except TouchmarkError as error:
         told = {}
+        if not isinstance(error, NoCAPodError) and not (manner.is_forced or manner.is_trial):
+            raise StillNeededError(
+                f"nothing is deleted: the CA runs, and can't be asked for its sidecars: {error.message}",
+                hint=f"{error.hint or 'ask it as somebody who may'}; --force deletes the CA all the same",
+            ) from error
         if not manner.as_json:
             print_note(f"– the CA can't be asked for sidecars outside this cluster: {error.message}")
     # Sidecars of machines have other namespaces; those of pods are named by the API server.

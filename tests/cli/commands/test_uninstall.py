@@ -107,6 +107,20 @@ def test_a_workload_that_is_explicit_by_its_own_mode_is_named(
     assert "`touchmark mode shop permissive --workload db`" in hint
 
 
+def test_a_ca_that_runs_and_may_not_be_asked_isn_t_deleted(
+    store: ObjectStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Machines may need it: only who says --force goes on without knowing."""
+    pod = make_pod("touchmark-ca-0", metadata={"labels": {"app.kubernetes.io/name": "touchmark-ca"}})
+    store.objects[f"{SYSTEM}/pods/touchmark-ca-0"] = pod
+    store.api.forward_status = 403
+    assert run(["uninstall", "--yes", "--json"]) == ExitCode.CHECK_FAILED
+    assert json.loads(capsys.readouterr().err)["code"] == "still_needed"
+    assert store.deleted == []
+    assert run(["uninstall", "--yes", "--force"]) == ExitCode.SUCCESS
+    assert "can't be asked" in capsys.readouterr().err
+
+
 def test_without_a_terminal_nobody_has_agreed(store: ObjectStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["uninstall"]) == ExitCode.REFUSED
     assert "--yes" in capsys.readouterr().err
