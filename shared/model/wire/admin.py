@@ -36,7 +36,7 @@ PUT    /v1/policies                         ``PolicyRequest``         ``PolicyVi
 DELETE /v1/policies/{ns}                                              ``NamespaceState``
 GET    /v1/namespaces/{ns}/draft                                      ``DraftView``
 PUT    /v1/namespaces/{ns}/draft            ``DraftRequest``          ``NamespaceState``
-DELETE /v1/namespaces/{ns}/draft                                      ``NamespaceState``
+DELETE /v1/namespaces/{ns}/draft            ``?number=``             ``NamespaceState``
 POST   /v1/namespaces/{ns}/draft/promote    ``PromoteRequest``        ``PolicyView``
 GET    /v1/decisions                        query, see below          ``DecisionList``
 GET    /v1/decisions/follow                 query, see below          NDJSON of ``DecisionView``
