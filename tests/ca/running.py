@@ -47,6 +47,7 @@ from tests.shared.model.policy.records import make_record
 
 WEB = Program(digest="aa" * 32)
 CURL = Program(digest="bb" * 32)
+OPEN_DEADLINE_S = 60.0  # Some wait in the CA's line meanwhile.
 DEADLINE_S = 30.0
 
 _T = TypeVar("_T")
@@ -142,6 +143,7 @@ class FakeSidecar:
             proxy=None,
             server_hostname=server_name or services.listen.rpartition(":")[0],
             local_addr=(local_address, 0) if local_address else None,
+            open_timeout=OPEN_DEADLINE_S,
         )
         self.stream: websockets.ClientConnection
 
