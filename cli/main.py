@@ -108,9 +108,10 @@ def run(arguments: Sequence[str]) -> int:
         print_error(error, as_json=as_json)
         return error.exit_code
     except TyperException as error:
-        message = error.format_message()
+        message = error.format_message().replace("Value error, ", "")
         if message:
-            print_error(InputError(message, hint="`touchmark COMMAND --help` shows the options"), as_json=as_json)
+            command = getattr(getattr(error, "ctx", None), "command_path", "touchmark")
+            print_error(InputError(message, hint=f"`{command} --help` shows the options"), as_json=as_json)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         print_note("interrupted")

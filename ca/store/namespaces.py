@@ -372,7 +372,9 @@ class Namespaces:
             query = query.where(namespaces.c.version == expected_version)
         if (await connection.execute(query.values(version=namespaces.c.version + 1))).rowcount != 1:
             raise ConflictError(
-                f"namespace {namespace} is no longer at version {expected_version}", hint="look again, then repeat"
+                f"namespace {namespace} is no longer at version {expected_version}",
+                hint=f"`touchmark mode {namespace}` shows the version now, `touchmark mode {namespace} history` who"
+                " changed what; look again, then repeat",
             )
 
     async def list_from_now_on(self, connection: AsyncConnection, namespace: str) -> None:

@@ -72,7 +72,8 @@ class Applied:
 
     Attributes:
         version: of the namespace's state in the CA; None where the CA hasn't said.
-        is_confirmed: the CA has put it in force.
+        is_confirmed: the CA has put it in force; it keeps a draft.
+        is_draft: nothing of it is in force.
         note: what else its writer should know; empty when there is nothing.
     """
 
@@ -81,6 +82,7 @@ class Applied:
     name: str
     version: int | None
     is_confirmed: bool = True
+    is_draft: bool = False
     note: str = ""
 
 

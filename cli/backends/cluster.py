@@ -175,7 +175,8 @@ class ClusterPolicyBackend:
         state = await (await self._reach_admin()).get_namespace(namespace)
         if state.version != expected:
             raise ConflictError(
-                f"namespace {namespace} is no longer at version {expected}", hint="look again, then repeat"
+                f"namespace {namespace} is at version {state.version}, no longer at version {expected}",
+                hint=f"`touchmark mode {namespace} history -k` says who changed what; look again, then repeat",
             )
 
     async def _plan_trial(self, namespace: str, mode: Mode, for_s: float) -> ModeTrial:
@@ -521,7 +522,7 @@ class ClusterPolicyBackend:
                 found = f"at version {state.version}" if state.is_observed else "changed, and the CA hasn't seen it"
                 raise ConflictError(
                     f"namespace {namespace} is {found}, no longer at version {expected}",
-                    hint="look again, then repeat",
+                    hint=f"`touchmark mode {namespace} history -k` says who changed what; look again, then repeat",
                 )
             if current is None:
                 return await self._write(MESH_POLICIES, policy, manager=FIELD_MANAGER)

@@ -54,11 +54,16 @@ async def check_explicit(backend: PolicyBackend, documents: Sequence[Document], 
         for readiness in found:
             if readiness.is_safe or is_forced:
                 continue
-            kind = BlockedError if readiness.causes else RefusedError
+            count = len(readiness.causes)
+            kind = BlockedError if count else RefusedError
             option = f" --workload {readiness.workload.partition('/')[2]}" if readiness.workload else ""
             raise kind(
-                f"nothing is applied: {readiness.workload or namespace} would become explicit, which would refuse live"
-                f" traffic ({len(readiness.causes)} changes are missing), or not every sidecar has reported",
+                f"nothing is applied: {readiness.workload or namespace} would become explicit, "
+                + (
+                    f"which would refuse live traffic ({count} change{'s are' if count != 1 else ' is'} missing)"
+                    if count
+                    else "and too little was seen to say that it is safe"
+                ),
                 hint=f"`touchmark ready {namespace}{option}` shows what is missing; --force applies it anyway",
             )
 
@@ -95,7 +100,11 @@ def report_applied(results: list[Applied], printer: JsonResult[list[AppliedView]
         printer.print([_describe(each) for each in results])
     for each in results if printer is None else ():
         version = "" if each.version is None else f" (version {each.version})"
-        print_line(f"{each.kind} {each.namespace}/{each.name} applied{version}")
+        if each.is_draft:
+            print_line(f"draft {each.kind} {each.namespace}/{each.name} written{version}; nothing of it is in force")
+            print_note(f"  `touchmark policy draft {each.namespace}` shows what it would decide otherwise")
+        else:
+            print_line(f"{each.kind} {each.namespace}/{each.name} applied{version}")
         if each.note:
             print_note(f"  {each.note}")
         if not each.is_confirmed:
@@ -113,4 +122,5 @@ def _describe(applied: Applied) -> AppliedView:
         name=applied.name,
         version=applied.version,
         is_confirmed=applied.is_confirmed,
+        is_draft=applied.is_draft,
     )

@@ -35,7 +35,10 @@ def list_entries(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most that many, the newest.")] = 50,
     as_json: options.Json = False,
 ) -> None:
-    """List administrative acts: when, who, what, and the state before and after."""
+    """List administrative acts: when, who, what, and the state before and after.
+
+    Examples: touchmark audit list · touchmark audit list --since 7d --json
+    """
     import time
 
     import msgspec
@@ -86,6 +89,8 @@ def verify(
 
     The last line's NUMBER:SHA256 is printed. Keep it away from the CA: whoever can write the CA's database can write
     another whole log, which only `--head` with such a note shows.
+
+    Examples: touchmark audit verify · touchmark audit verify audit.jsonl
     """
     from cli.backends.session import ask_admin
     from cli.text.exit_codes import ExitCode
@@ -122,6 +127,8 @@ def export(
 
     With --prune the exported lines are removed afterwards. The CA keeps the last one's digest, so that the next export
     continues this one. Nothing else ever removes lines.
+
+    Examples: touchmark audit export audit.jsonl · touchmark audit export audit.jsonl --prune
     """
     from cli.backends.session import ask_admin
     from cli.commands.shapes import AuditExport

@@ -36,6 +36,8 @@ def backup_key(
     """Make a key for backups: the secret half goes to FILE, the public one (the recipient) is printed.
 
     Keep the file where no CA and no backup is: it opens every backup that is made for this recipient.
+
+    Example: touchmark ca backup-key backup.key
     """
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -71,6 +73,9 @@ def backup(
 
     It is encrypted to a recipient or with a passphrase; the CA never sees the secret. The key-encryption key is not in
     it: back that up separately, once. `touchmark ca restore --check FILE` tells whether a backup is whole.
+
+    Examples: touchmark ca backup touchmark.backup --recipient RECIPIENT · touchmark ca backup touchmark.backup
+    --passphrase-file passphrase --without-decisions
     """
     from cli.backends.session import ask_admin
     from cli.commands.shapes import BackupFile
@@ -115,6 +120,9 @@ def restore(
 
     Verified before anything is replaced: every byte, the number of rows of each table, that the authorities belong
     together, and that the key-encryption key opens them. Run it as the CA's user.
+
+    Examples: touchmark ca restore touchmark.backup --key-file backup.key --check · touchmark ca restore
+    touchmark.backup --key-file backup.key --replace
     """
     _become(
         ["restore", file],
@@ -143,6 +151,8 @@ def rewrap(
     """Seal the authorities' keys with a new key-encryption key. No CA may be running on that store.
 
     If it is interrupted, repeat it: it goes on where it was.
+
+    Examples: touchmark ca rewrap · touchmark ca rewrap --new-kek-file kek.new
     """
     _become(
         ["rewrap"],

@@ -48,6 +48,8 @@ def serve(
     """Run the CA in the foreground. The first start creates everything it needs.
 
     Further options are passed on (`python -m ca --help` lists them).
+
+    Examples: touchmark ca serve · touchmark ca serve --listen 198.18.0.1:15443 --trust-domain example.org
     """
     from cli.machine.component import become_component
 
@@ -69,7 +71,10 @@ def status(
     context: typer.Context,
     as_json: options.Json = False,
 ) -> None:
-    """Show the CA, its authorities and the sidecars that joined."""
+    """Show the CA, its authorities and the sidecars that joined.
+
+    Examples: touchmark ca status · touchmark ca status --json
+    """
     import msgspec
 
     from cli.backends.session import ask_admin

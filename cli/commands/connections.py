@@ -31,6 +31,8 @@ def connections(
 
     `touchmark edges` sums up past ones by workload and program. In a cluster every replica of the CA is queried;
     otherwise only the one behind the admin socket.
+
+    Examples: touchmark connections · touchmark connections --limit 50 --json
     """
     import asyncio
 

@@ -47,6 +47,8 @@ def demo(
 
     As root it uses network namespaces of its own; as an ordinary user a user namespace where that works, otherwise
     loopback. It cleans up after itself. Exit code 3 if an observation contradicts Touchmark's claims.
+
+    Examples: touchmark demo · touchmark demo --keep
     """
     from cli.demo.run import run_demo
 

@@ -43,6 +43,8 @@ def doctor(
 
     With --pre, check before an installation or upgrade: the API server's version, your permissions, the admission API,
     an existing installation, limits and quotas, Pod Security, nodes, storage, and the API server's port.
+
+    Examples: touchmark doctor · touchmark doctor -k · touchmark doctor --pre · touchmark doctor --before-uninstall
     """
     from cli.text.exit_codes import ExitCode
     from cli.text.findings import make_findings, print_finding

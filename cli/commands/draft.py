@@ -62,9 +62,11 @@ def draft(
 
     check_namespace(namespace)
     if (mode is not None) + drop + promote + yaml > 1 or (yaml and as_json):
-        raise InputError("--mode, --drop, --promote and --yaml can't be combined, nor --yaml and --json")
+        raise InputError(
+            "--mode, --drop, --promote and --yaml can't be combined, nor --yaml and --json", hint="choose one"
+        )
     if force and not promote:
-        raise InputError("--force goes with --promote")
+        raise InputError("--force goes with --promote", hint="a draft that isn't put in force refuses nothing")
     target = options.get_target(context)
     if mode is not None:
         applied = work_on_policies(target, lambda backend: _draft_mode(backend, namespace, mode))
@@ -148,7 +150,9 @@ def show(view: DraftView) -> None:
             print_line(f"{mark} {name}: {sum(each.connections for each in changed)} connections")
         for each in changed:
             print_line(f"  {describe(each)}")
-    if not view.denied:
+    if not view.evaluating:
+        print_line("? no sidecar evaluates it yet, so nothing is known")
+    elif not view.denied:
         print_line("✓ nothing that was decided since then would be newly denied")
     print_line(f"unchanged: {view.unchanged} decisions")
     if view.is_truncated:
@@ -211,7 +215,9 @@ def check_drafts(documents: Sequence[Document]) -> list[MeshPolicyDocument]:
             hint="leave it out of the file, or apply it without --draft",
         )
     if any(each.trial is not None for each in drafts):
-        raise InputError("a draft has no spec.trial: nothing of it is in force")
+        raise InputError(
+            "a draft has no spec.trial: nothing of it is in force", hint="leave spec.trial out of the file"
+        )
     return drafts
 
 
@@ -224,10 +230,11 @@ async def apply_drafts(backend: PolicyBackend, documents: Sequence[MeshPolicyDoc
         state = await backend.put_draft(each)
         applied.append(
             Applied(
-                kind="draft MeshPolicy",
+                kind="MeshPolicy",
                 namespace=each.namespace,
                 name="default",
                 version=state.version,
+                is_draft=True,
                 note="; ".join(describe_limits(each)),
             )
         )

@@ -32,6 +32,8 @@ def evict(
     A pod's sidecar never comes back: delete the pod. Another one comes back with a join token that is made afterwards.
     New pods and tokens of the workload aren't barred; that is for a policy. With a workload, its open join tokens are
     revoked as well.
+
+    Examples: touchmark ca evict vm-4a4e73 · touchmark ca evict shop/web --yes
     """
     from cli.backends.session import ask_admin
     from cli.text.duration import format_time

@@ -37,6 +37,8 @@ def identities(
     """Search the ledger of certificates: what was issued to whom, by which authority, and what of it is alive.
 
     Without options: what is alive. --serial, --since and --until search all that was issued, unless --alive is given.
+
+    Examples: touchmark identities · touchmark identities --workload shop/web --all · touchmark identities --serial 4f1c
     """
     from cli.backends.session import ask_admin
     from cli.text.duration import format_moment, format_time

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from shared.model.injection.refusals import InjectionRefusedError
     from shared.model.injection.workloads import Template
 
+_NOBODY_ASKS = 'no pod asks for injection (annotation touchmark.dev/inject: "true"; --all includes the others)'
+# Stands for an image where only settings are asked for, which don't depend on it.
+_UNNAMED_IMAGE = "touchmark/sidecar:unnamed"
+
 _OBJECTS: JsonResult[ObjectList] = JsonResult(note="a `List` of all documents")
 _REPORT: JsonResult[InjectionReport] = JsonResult(when="--check")
 _EXPLAINED: JsonResult[InjectionExplanation] = JsonResult(when="--explain")
@@ -28,8 +32,11 @@ _EXPLAINED: JsonResult[InjectionExplanation] = JsonResult(when="--explain")
 def inject(
     filename: Annotated[list[Path], typer.Option("--filename", "-f", help="A YAML file, or - for standard input.")],
     sidecar_image: Annotated[
-        str, typer.Option("--sidecar-image", envvar="TOUCHMARK_SIDECAR_IMAGE", help="The sidecar's image.")
-    ],
+        str,
+        typer.Option(
+            "--sidecar-image", envvar="TOUCHMARK_SIDECAR_IMAGE", help="The sidecar's image; --explain needs none."
+        ),
+    ] = "",
     ca: Annotated[
         str, typer.Option("--ca", help="HOST:PORT of the CA for sidecars.", show_default="the Service touchmark-ca")
     ] = "",
@@ -64,20 +71,29 @@ def inject(
     """Inject the sidecar into Pods, Deployments and other objects with a pod template, as the webhook would.
 
     Other documents pass through unchanged. If any object is refused, nothing is printed, so that `kubectl apply -f -`
-    never gets half of the output. What is injected already keeps its probes' paths. With --check, refusals end with
-    exit code 3.
+    never gets half of the output. What is injected already keeps its probes' paths. With --check or --explain, refusals
+    end with exit code 3.
 
     A Namespace among the documents gives its pods the defaults that its annotations say, as it does in the cluster.
+
+    Examples: touchmark inject -f web.yaml --sidecar-image registry.example/touchmark/sidecar:0.2.0 | kubectl apply -f -
+    · touchmark inject -f web.yaml --sidecar-image registry.example/touchmark/sidecar:0.2.0 --check · touchmark inject
+    -f web.yaml --explain
     """
     from cli.commands.shapes import ObjectList
     from cli.text.output import print_note
     from cli.text.yaml_stream import write_stream
-    from shared.model.errors import RefusedError
+    from shared.model.errors import InputError, RefusedError
     from shared.model.identity.identity import check_trust_domain
     from shared.model.injection.containers import DEFAULT_CA_ADDRESS, InjectionOptions
 
+    if not sidecar_image and not explain:
+        raise InputError(
+            "the sidecar's image isn't named",
+            hint="--sidecar-image registry.example/touchmark/sidecar:0.2.0, or TOUCHMARK_SIDECAR_IMAGE",
+        )
     made = InjectionOptions(
-        sidecar_image=sidecar_image,
+        sidecar_image=sidecar_image or _UNNAMED_IMAGE,
         trust_domain=check_trust_domain(trust_domain),
         ca_address=_check_address(ca or DEFAULT_CA_ADDRESS),
         pull_policy=pull_policy,
@@ -146,7 +162,7 @@ def _conclude_explanation(work: _Work, *, as_json: bool) -> None:
             for each in work.explained
             for setting in each.settings
         ]
-        print_table(("WHERE", "SETTING", "VALUE", "FROM"), rows, empty="no pod asks for injection")
+        print_table(("WHERE", "SETTING", "VALUE", "FROM"), rows, empty=_NOBODY_ASKS)
     if work.refused:
         raise typer.Exit(ExitCode.CHECK_FAILED)
 

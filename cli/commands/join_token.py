@@ -53,7 +53,11 @@ def create(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Create a single-use token that lets one sidecar join. It pins the CA's root key. `create` may be left out."""
+    """Create a single-use token that lets one sidecar join. It pins the CA's root key. `create` may be left out.
+
+    Examples: touchmark ca join-token shop/web --address 198.18.0.2 --output web.token · touchmark ca join-token
+    shop/web --ttl 10m --json
+    """
     from cli.backends.session import ask_admin
     from cli.commands.shapes import JoinTokenFile
     from cli.machine.new_files import writing_new_file
@@ -96,7 +100,10 @@ def create(
 @app.command("list", cls=options.TargetCommand)
 @prints(_LISTED)
 def list_tokens(context: typer.Context, as_json: options.Json = False) -> None:
-    """List join tokens: open, spent or expired, and by which sidecar. Never their secrets."""
+    """List join tokens: open, spent or expired, and by which sidecar. Never their secrets.
+
+    Examples: touchmark ca join-token list · touchmark ca join-token list --json
+    """
     from cli.backends.session import ask_admin
 
     answer = ask_admin(options.get_target(context), lambda client: client.list_join_tokens())
@@ -113,6 +120,8 @@ def revoke(
     """Revoke an open token: nothing joins by it any more.
 
     A spent one can't be revoked; `touchmark ca evict` locks its sidecar out.
+
+    Example: touchmark ca join-token revoke TOKEN
     """
     from cli.backends.session import ask_admin
 

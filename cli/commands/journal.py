@@ -27,6 +27,8 @@ def journal(
     """Show what happened to the authorities: founded, prepared, activated, retired, tainted, and without whom.
 
     Who had it done stands in `touchmark audit list`, what was issued in `touchmark identities`.
+
+    Examples: touchmark ca journal · touchmark ca journal --since 7d --json
     """
     from cli.backends.session import ask_admin
     from cli.text.duration import format_moment, format_time

@@ -133,7 +133,7 @@ def mode(
     consent = Consent(to_unknown=yes, to_blocked=force, can_ask=not as_json)
     since_s = parse_duration(since)
     target = Mode(word) if word in (Word.PERMISSIVE, Word.EXPLICIT) else None
-    _check_options(word, is_check=check, for_=for_, to=to, count=len(workloads), as_json=as_json)
+    _check_options(namespace, word, workloads=workloads, is_check=check, for_=for_, to=to, as_json=as_json)
     if check:
         target = Mode.EXPLICIT
     for_s = parse_duration(for_) if for_ else None
@@ -193,21 +193,41 @@ def _read_workloads(namespace: str, texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _check_options(word: Word | None, *, is_check: bool, for_: str, to: int, count: int, as_json: bool) -> None:
+def _check_options(
+    namespace: str,
+    word: Word | None,
+    *,
+    workloads: Sequence[str],
+    is_check: bool,
+    for_: str,
+    to: int,
+    as_json: bool,
+) -> None:
+    count = len(workloads)
     if word is Word.INHERIT and not count:
-        raise InputError("inherit needs --workload", hint="touchmark mode shop inherit --workload db")
+        raise InputError("inherit needs --workload", hint=f"such as: touchmark mode {namespace} inherit --workload db")
     if count and not is_check and word not in (Word.PERMISSIVE, Word.EXPLICIT, Word.INHERIT):
         raise InputError(
-            "--workload needs a mode, inherit or --check", hint="touchmark mode shop explicit --workload db"
+            "--workload needs a mode, inherit or --check",
+            hint=f"`touchmark mode {namespace}` lists the workloads with a mode of their own;"
+            f" `touchmark mode {namespace} explicit --workload {workloads[0]}` switches one",
         )
     if is_check and word not in (None, Word.EXPLICIT):
-        raise InputError("--check applies to explicit mode: permissive mode refuses only what a deny rule matches")
+        raise InputError(
+            "--check applies to explicit mode: permissive mode refuses only what a deny rule matches",
+            hint=f"touchmark mode {namespace} --check",
+        )
     if is_check and as_json and count > 1:
-        raise InputError("--check --json answers about one workload at a time")
+        raise InputError("--check --json answers about one workload at a time", hint="run it once for each --workload")
     if for_ and (is_check or word not in (Word.PERMISSIVE, Word.EXPLICIT, Word.INHERIT)):
-        raise InputError("--for needs a mode to switch to", hint="touchmark mode shop explicit --for 10m")
+        raise InputError(
+            "--for needs a mode to switch to", hint=f"such as: touchmark mode {namespace} explicit --for 10m"
+        )
     if to and word is not Word.UNDO:
-        raise InputError("--to needs undo", hint="touchmark mode shop undo --to 3")
+        raise InputError(
+            "--to needs undo",
+            hint=f"`touchmark mode {namespace} history` lists them: touchmark mode {namespace} undo --to 3",
+        )
 
 
 async def _look_ahead(

@@ -242,6 +242,9 @@ def apply(
 
     With --draft nothing is put in force: `touchmark policy draft NAMESPACE` shows what would be decided otherwise. A
     namespace has at most one draft; another one takes its place. The CA keeps it, also in Kubernetes.
+
+    Examples: touchmark policy apply -f rules.yaml · touchmark policy apply -f rules.yaml --if-version 16 · touchmark
+    policy apply -f rules.yaml --draft
     """
     from cli.backends.session import work_on_policies
     from cli.commands.draft import apply_drafts, check_drafts
@@ -252,7 +255,10 @@ def apply(
     if if_version is not None:
         _require_one_policy(documents)
     if as_draft and (force or if_version is not None):
-        raise InputError("--draft goes without --force and --if-version: nothing is put in force")
+        raise InputError(
+            "--draft goes without --force and --if-version: nothing is put in force",
+            hint="`touchmark policy draft NAMESPACE --promote` puts it in force, with --force or without",
+        )
     drafts = check_drafts(documents) if as_draft else []
 
     async def converse(backend: PolicyBackend) -> list[Applied]:
@@ -285,7 +291,10 @@ def get(
     namespace: Annotated[str, typer.Argument(help="Only this namespace.")] = "",
     as_json: options.Json = False,
 ) -> None:
-    """Print policies and approved programs as YAML that `policy apply` accepts, or with --json as a list."""
+    """Print policies and approved programs as YAML that `policy apply` accepts, or with --json as a list.
+
+    Examples: touchmark policy get · touchmark policy get shop · touchmark policy get shop --json
+    """
     import yaml
 
     from cli.backends.session import work_on_policies
@@ -311,7 +320,10 @@ def delete(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Delete a namespace's policy, or the objects in a file. The namespace keeps its mode."""
+    """Delete a namespace's policy, or the objects in a file. The namespace keeps its mode.
+
+    Examples: touchmark policy delete shop · touchmark policy delete -f rules.yaml
+    """
     from cli.backends.session import work_on_policies
     from cli.commands.shapes import ObjectsDeleted
     from cli.text.output import print_line

@@ -244,7 +244,10 @@ def list_programs(
     namespace: Annotated[str, typer.Argument(help="Only this namespace.")] = "",
     as_json: options.Json = False,
 ) -> None:
-    """List approved programs, those that wait for an approval, and those that were refused."""
+    """List approved programs, those that wait for an approval, and those that were refused.
+
+    Examples: touchmark program list · touchmark program list shop --json
+    """
     from cli.backends.session import work_on_policies
     from cli.text.output import print_line, print_note
 
@@ -325,6 +328,9 @@ def update_code(
 
     It shows what changes, by library, and asks once, however many programs load it. Versions that are approved already
     stay, for pods that still run the former image, until --replace.
+
+    Examples: touchmark program update-code shop/web /usr/lib/x86_64-linux-gnu/libssl.so.3 · touchmark program
+    update-code shop/web --from-decisions --replace
     """
     from cli.backends import approval
     from cli.backends.code_change import plan_change
@@ -415,7 +421,10 @@ def remove(
     force_conflicts: options.ForceConflicts = False,
     as_json: options.Json = False,
 ) -> None:
-    """Remove approvals. Live connections of these programs are evaluated again at once."""
+    """Remove approvals. Live connections of these programs are evaluated again at once.
+
+    Examples: touchmark program remove shop/web /usr/bin/curl · touchmark program remove shop/web-27125f033149
+    """
     from cli.backends import approval
     from cli.backends.session import work_on_policies
     from cli.commands.shapes import ProgramsRemoved

@@ -87,12 +87,13 @@ def show_readiness(readiness: Readiness, since: str, *, target_options: str) -> 
     from cli.commands.coverage import show_coverage
     from cli.text.output import print_line
 
+    subject = readiness.workload or readiness.namespace
     print_line(
-        f"{readiness.sidecars_reported} of {readiness.sidecars_total} sidecars of {readiness.namespace} reported"
+        f"{readiness.sidecars_reported} of {readiness.sidecars_total} sidecars of {subject} reported"
         f" in the last {since}" + (f"; silent: {', '.join(readiness.silent)}" if readiness.silent else "")
     )
     if not readiness.sidecars_total:
-        print_line("no live sidecar in this namespace: there is nothing to predict from")
+        print_line(f"{subject} has no live sidecar: there is nothing to predict from; is the name right?")
     if readiness.coverage:
         show_coverage(readiness.coverage, now=time.time())
     if readiness.settled:

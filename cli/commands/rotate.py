@@ -42,6 +42,9 @@ def issuer(
 
     Returns once the new authority signs. Exit code 9 if sidecars haven't installed the new bundle in time: they are
     listed, nothing breaks, and the CA keeps waiting for them.
+
+    Examples: touchmark ca rotate issuer · touchmark ca rotate issuer --timeout 300 · touchmark ca rotate issuer
+    --revert
     """
     _rotate(
         "issuer", force=force, revert=revert, timeout_s=timeout_s, as_json=as_json, target=options.get_target(context)
@@ -63,6 +66,8 @@ def root(
     in a cluster the objects that hold the roots, which pods see about two minutes late. They are listed, nothing
     breaks, and the CA keeps waiting for them. The old root stays trusted until no certificate below it is alive and no
     open join token pins it; then it retires automatically.
+
+    Examples: touchmark ca rotate root · touchmark ca rotate root --timeout 300 · touchmark ca rotate root --revert
     """
     _rotate(
         "root", force=force, revert=revert, timeout_s=timeout_s, as_json=as_json, target=options.get_target(context)

@@ -141,6 +141,7 @@ class AppliedView:
     name: str
     version: int | None
     is_confirmed: bool
+    is_draft: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

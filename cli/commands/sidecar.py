@@ -57,6 +57,8 @@ def run(
     """Run a sidecar in the foreground, configured by a YAML file or by options (`python -m sidecar --help` lists them).
 
     The join token comes from --token-file or from TOUCHMARK_JOIN_TOKEN, never from the command line.
+
+    Example: touchmark sidecar run --config web.yaml --token-file web.token
     """
     from cli.machine.component import become_component
     from shared.model.errors import InputError
@@ -77,6 +79,8 @@ def dump(instance: Instance = "", limit: Limit = 1000, as_json: options.Json = F
     """Show the state of a sidecar on this machine: policies, certificates, bounds, directory, its stream to the CA.
 
     Only root and the sidecar's own user may ask. In Kubernetes see docs/how-to/kubernetes.md.
+
+    Examples: touchmark sidecar dump · touchmark sidecar dump --json
     """
     from shared.model.wire.sidecar_admin import Dump, DumpQuestion
     from shared.runtime.sidecar_socket import ask_sidecar, choose_sidecar
@@ -91,7 +95,10 @@ def dump(instance: Instance = "", limit: Limit = 1000, as_json: options.Json = F
 @app.command()
 @prints(_CONNECTIONS)
 def connections(instance: Instance = "", limit: Limit = 1000, as_json: options.Json = False) -> None:
-    """List the live connections of a sidecar on this machine."""
+    """List the live connections of a sidecar on this machine.
+
+    Examples: touchmark sidecar connections · touchmark sidecar connections --json
+    """
     from cli.text.output import print_note, print_table
     from shared.model.wire.sidecar_admin import ConnectionsQuestion, SidecarConnections
     from shared.runtime.sidecar_socket import ask_sidecar, choose_sidecar
@@ -119,7 +126,10 @@ def log_level(
     instance: Instance = "",
     as_json: options.Json = False,
 ) -> None:
-    """Show or set the least level of events that a running sidecar writes, until it is started again."""
+    """Show or set the least level of events that a running sidecar writes, until it is started again.
+
+    Examples: touchmark sidecar log-level · touchmark sidecar log-level debug
+    """
     from cli.text.output import print_line
     from shared.model.wire.sidecar_admin import Level, LevelQuestion
     from shared.runtime.sidecar_socket import ask_sidecar, choose_sidecar

@@ -27,6 +27,8 @@ def status(
     """Show versions, each namespace's mode and sidecars, and problems. Exit code 3 if there are any.
 
     `touchmark doctor` checks more: this machine, or with -k the cluster.
+
+    Examples: touchmark status · touchmark status --json · touchmark status -k
     """
     from cli.admin.observation import observe
     from cli.admin.overview import examine, list_rows

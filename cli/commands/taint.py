@@ -32,6 +32,8 @@ def taint(
     request new certificates automatically. Tainting a root also taints every issuing authority below it and
     invalidates open join tokens that pin it. This can't be undone. Rotate first: `touchmark ca rotate issuer --force`,
     or `root`.
+
+    Examples: touchmark ca taint 3d9ae38ede73d007 · touchmark ca taint 3d9ae38ede73d007 --yes --json
     """
     from cli.backends.session import ask_admin
     from cli.text.output import print_line

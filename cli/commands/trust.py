@@ -36,6 +36,8 @@ def add(
 
     While its root rotates, give both roots until the old one is retired. Sidecars get the change at once, and close
     connections of peers that no longer verify.
+
+    Example: touchmark trust add partner.example roots.pem
     """
     from cli.backends.session import ask_admin
     from cli.text.output import print_line
@@ -59,7 +61,10 @@ def list_domains(
     context: typer.Context,
     as_json: options.Json = False,
 ) -> None:
-    """List the other trust domains and their roots."""
+    """List the other trust domains and their roots.
+
+    Examples: touchmark trust list · touchmark trust list --json
+    """
     from cli.backends.session import ask_admin
 
     answer = ask_admin(options.get_target(context), lambda client: client.list_foreign_domains())
@@ -76,7 +81,10 @@ def remove(
     domain: _Domain,
     as_json: options.Json = False,
 ) -> None:
-    """Remove a trust domain: its peers are refused from now on, and their live connections closed."""
+    """Remove a trust domain: its peers are refused from now on, and their live connections closed.
+
+    Example: touchmark trust remove partner.example
+    """
     from cli.backends.session import ask_admin
     from cli.text.output import print_line
 
@@ -91,7 +99,10 @@ def remove(
 def export(
     context: typer.Context,
 ) -> None:
-    """Print this mesh's own roots (PEM), for partners to verify its programs. They change when the root rotates."""
+    """Print this mesh's own roots (PEM), for partners to verify its programs. They change when the root rotates.
+
+    Example: touchmark trust export > touchmark-roots.pem
+    """
     import ssl
 
     from cli.backends.session import ask_admin

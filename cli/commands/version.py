@@ -23,7 +23,10 @@ _VERSION: JsonResult[VersionView] = JsonResult()
 
 @prints(_VERSION)
 def version(as_json: options.Json = False) -> None:
-    """Print the versions of Touchmark and Python."""
+    """Print the versions of Touchmark and Python.
+
+    Examples: touchmark version · touchmark version --json
+    """
     import platform
 
     if as_json:

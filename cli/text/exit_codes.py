@@ -29,8 +29,9 @@ EXIT_CODES: Final[dict[ExitCode, str]] = {
     ExitCode.FAILURE: "failed; the message says why",
     ExitCode.BAD_INPUT: "an option, a file or a name is invalid",
     ExitCode.CHECK_FAILED: (
-        "a check failed: `ready`, `mode --check`, `policy lint`, `policy diff`, `policy export`, `inject --check`,"
-        " `status`, `doctor`, `install`, `upgrade`, `uninstall`, `demo` or `audit` found a ✗"
+        "a check failed: `ready`, `mode --check`, `policy lint`, `policy diff`, `policy draft`, `policy export`,"
+        " `inject --check` or `--explain`, `status`, `doctor`, `install`, `upgrade`, `uninstall`, `demo` or"
+        " `audit` found a ✗"
     ),
     ExitCode.NOT_FOUND: "the named thing doesn't exist",
     ExitCode.CONFLICT: "it was changed in the meantime, or its state doesn't allow this",
@@ -41,7 +42,9 @@ EXIT_CODES: Final[dict[ExitCode, str]] = {
         "the change is made, but not every sidecar confirmed it in time (the missing ones are listed), or the CA isn't"
         " ready in time (`install`, `upgrade`), or not everything is gone (`uninstall`)"
     ),
-    ExitCode.UNKNOWN: "`ready`, `policy diff`: nothing stands against it, but too little was seen to say so",
+    ExitCode.UNKNOWN: (
+        "`ready`, `policy diff`, `policy draft`: nothing stands against it, but too little was seen to say so"
+    ),
     ExitCode.NOTHING: "`program approve --from-decisions`: nothing was found, or nothing chosen",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
 }

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from typer.main import get_command
 
-from cli.main import run
+from cli.main import app, run
 from cli.text.exit_codes import EXIT_CODES, ExitCode
 
 
@@ -59,6 +62,31 @@ def test_a_mistake_of_the_user_is_exit_code_2_and_one_error(
     errors = capsys.readouterr().err
     assert errors.startswith("error[")
     assert "Traceback" not in errors
+
+
+def test_a_mistake_names_the_help_of_its_own_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["mode", "shop", "lax"]) == ExitCode.BAD_INPUT
+    said = capsys.readouterr().err
+    assert "`touchmark mode --help` shows the options" in said
+    assert "Value error" not in said, "a word of the library's, which tells nobody anything"
+    assert run(["policy", "draft"]) == ExitCode.BAD_INPUT
+    assert "`touchmark policy draft --help`" in capsys.readouterr().err
+    assert run(["nonsense"]) == ExitCode.BAD_INPUT
+    assert "`touchmark --help`" in capsys.readouterr().err
+
+
+def _list_commands(command: Any, path: tuple[str, ...] = ("touchmark",)) -> Iterator[tuple[str, str]]:
+    for name, each in getattr(command, "commands", {}).items():
+        yield from _list_commands(each, (*path, name))
+    if not getattr(command, "commands", None):
+        yield " ".join(path), command.help
+
+
+def test_each_command_s_help_has_an_example_of_it() -> None:
+    helps = dict(_list_commands(get_command(app)))
+    assert len(helps) > 50
+    lacking = [name for name, text in helps.items() if "Example" not in text or name not in text.split("Example")[1]]
+    assert lacking == ["touchmark ca join-token create"], "of which `create` may be left out"
 
 
 def test_every_exit_code_is_documented_in_the_help() -> None:

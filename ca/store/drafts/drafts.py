@@ -155,6 +155,9 @@ async def drop_draft(connection: AsyncConnection, namespace: str, number: int | 
     """
     known = await read_draft(connection, namespace)
     if known is not None and number is not None and known.draft.number != number:
-        raise ConflictError(f"namespace {namespace} has another draft by now", hint="look again, then repeat")
+        raise ConflictError(
+            f"namespace {namespace} has another draft by now",
+            hint=f"`touchmark policy draft {namespace}` shows it; then repeat",
+        )
     await connection.execute(delete(policy_drafts).where(policy_drafts.c.namespace == namespace))
     return known is not None

@@ -46,9 +46,14 @@ def test_a_draft_is_written_without_the_checks_of_a_switch(
     assert run(["policy", "apply", "-f", str(file), "--draft"]) == ExitCode.SUCCESS
     assert ca.asked("PUT /v1/namespaces/shop/draft") == [{"mode": "explicit", "requires": ["ownSockets"]}]
     printed = capsys.readouterr()
-    assert "draft MeshPolicy shop/default applied (version 3)" in printed.out
+    assert "draft MeshPolicy shop/default written (version 3); nothing of it is in force" in printed.out
     assert "ownSockets" in printed.err, "what sidecars can't tell is said"
+    assert "`touchmark policy draft shop` shows" in printed.err, "what to do next is said"
+    assert run(["policy", "apply", "-f", str(file), "--draft", "--json"]) == ExitCode.SUCCESS
+    (written,) = msgspec.json.decode(capsys.readouterr().out)
+    assert (written["kind"], written["is_draft"]) == ("MeshPolicy", True)
     assert run(["policy", "apply", "-f", str(file), "--draft", "--force"]) == ExitCode.BAD_INPUT
+    assert "--promote" in capsys.readouterr().err
 
 
 def test_a_program_is_no_draft(ca: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,6 +87,8 @@ def test_the_exit_code_says_whether_it_is_safe(
     assert f"{view.evaluating} of {view.sidecars} sidecars evaluate it" in printed
     assert ("✗ newly denied: 7 connections" in printed) is bool(view.denied)
     assert ("older release: web-1" in printed) is bool(view.waiting)
+    assert ("? no sidecar evaluates it yet" in printed) is (not view.evaluating)
+    assert ("✓" in printed) is (bool(view.evaluating) and not view.denied), "nobody has looked: nothing is well"
 
 
 def test_a_draft_is_printed_as_the_policy_that_it_would_be(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +110,7 @@ def test_a_draft_of_the_mode_alone_is_the_policy_in_force_in_that_mode(
     first, second = ca.asked("PUT /v1/namespaces/shop/draft")
     assert first == {"mode": "explicit", "group_label": "team", "rules": [{"name": "none", "action": "deny"}]}
     assert second == {"mode": "explicit"}
-    assert "draft MeshPolicy shop/default applied (version 3)" in capsys.readouterr().out
+    assert "draft MeshPolicy shop/default written (version 3); nothing of it is in force" in capsys.readouterr().out
     assert run(["policy", "draft", "shop", "--mode", "lax"]) == ExitCode.BAD_INPUT
 
 

@@ -195,3 +195,18 @@ def test_a_namespace_without_its_shape_is_refused(tmp_path: Path, capsys: pytest
     odd = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, annotations: {touchmark.dev/drain-seconds: 5}}\n"
     assert inject(tmp_path, f"{odd}---\n{DEPLOYMENT}") == ExitCode.REFUSED
     assert "malformed_pod" in capsys.readouterr().err
+
+
+def test_settings_are_explained_without_an_image_and_nothing_is_injected_without_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TOUCHMARK_SIDECAR_IMAGE", raising=False)
+    file = tmp_path / "f.yaml"
+    file.write_text(DEPLOYMENT)
+    assert run(["inject", "-f", str(file), "--explain"]) == ExitCode.SUCCESS
+    assert "drain-seconds" in capsys.readouterr().out
+    assert run(["inject", "-f", str(file)]) == ExitCode.BAD_INPUT
+    assert "--sidecar-image" in capsys.readouterr().err
+    file.write_text(SILENT)
+    assert run(["inject", "-f", str(file), "--explain"]) == ExitCode.SUCCESS
+    assert "--all includes" in capsys.readouterr().out

@@ -214,6 +214,9 @@ def test_to_inherit_permissive_asks_nothing_and_explicit_asks_first(shop: FakeCA
         ["--check", "--json", "--workload", "db", "--workload", "web"],
     ],
 )
-def test_what_a_workload_has_no_meaning_for_is_refused(shop: FakeCA, words: list[str]) -> None:
+def test_what_a_workload_has_no_meaning_for_is_refused(
+    shop: FakeCA, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
     assert run(["mode", "shop", *words]) == ExitCode.BAD_INPUT
+    assert "hint" in capsys.readouterr().err or "No Name" in words
     assert not shop.asked("PUT /v1/namespaces/shop/mode")

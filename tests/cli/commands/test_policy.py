@@ -185,7 +185,9 @@ def test_apply_with_mode_explicit_is_checked_by_the_files_own_rules(
     )
     ca.answers["POST /v1/namespaces/shop/readiness"] = make_readiness(CAUSE)
     assert run(["policy", "apply", "-f", str(file)]) == ExitCode.REFUSED
-    assert "touchmark ready shop" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "touchmark ready shop" in said
+    assert "(1 change is missing)" in said
     [candidate] = ca.asked("POST /v1/namespaces/shop/readiness")
     assert [each["service_account"] for each in candidate["programs"]] == ["web"]
     assert not ca.asked("PUT /v1/policies")

@@ -167,3 +167,18 @@ def test_what_somebody_refused_is_not_said_to_be_refused_by_nobody(
     printed = capsys.readouterr().out
     assert "would refuse none of the recorded connections but those of refused programs\n" in printed
     assert "alice has refused this program" in printed
+
+
+def test_a_workload_that_has_no_sidecar_is_what_is_named(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    nobody = msgspec.structs.replace(
+        make_readiness(ReadinessVerdict.UNKNOWN),
+        workload="shop/bd",
+        is_safe=False,
+        sidecars_total=0,
+        sidecars_reported=0,
+    )
+    ca.answers["GET /v1/namespaces/shop/readiness"] = nobody
+    assert run(["ready", "shop", "--workload", "bd"]) == ExitCode.UNKNOWN
+    printed = capsys.readouterr().out
+    assert "0 of 0 sidecars of shop/bd reported" in printed
+    assert "shop/bd has no live sidecar" in printed
