@@ -157,10 +157,13 @@ class ClusterPolicyBackend:
             if present is not None and (version := present["metadata"].get("resourceVersion")):
                 value["metadata"]["resourceVersion"] = version  # What was read is what is changed.
             try:
-                kept = await self._write(MESH_POLICIES, value, manager=objects.WORKLOAD_MODES_MANAGER)
+                for each in objects.split_emptying(value, present):
+                    if kept is not None:
+                        each["metadata"]["resourceVersion"] = kept["metadata"]["resourceVersion"]
+                    kept = await self._write(MESH_POLICIES, each, manager=objects.WORKLOAD_MODES_MANAGER)
                 break
             except ChangedError:
-                continue
+                kept = None
         if kept is None:
             raise ChangedError(f"MeshPolicy {namespace}/{POLICY_NAME} keeps changing", hint="try again")
         left = sorted({*(kept["spec"].get("workloadModes") or {})} & {*switch.service_accounts})

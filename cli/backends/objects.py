@@ -65,6 +65,17 @@ def make_workload_modes(
     return _make_object("MeshPolicy", namespace, POLICY_NAME, {"workloadModes": named})
 
 
+def split_emptying(value: Object, present: Object | None) -> list[Object]:
+    """Return what to apply, one after the other, so that ``value`` is what stands there.
+
+    An empty map in the place of one whose last key its manager has written becomes ``null`` by server-side apply, which
+    the definition refuses. So the map goes first, which changes nothing that is in force, and comes back empty.
+    """
+    if value["spec"]["workloadModes"] or not _list_own_workload_modes(present):
+        return [value]
+    return [{**value, "spec": {}}, {**value, "metadata": {**value["metadata"]}}]
+
+
 def read_workload_modes(value: Object) -> dict[str, Mode]:
     """Return the modes that workloads have of their own: as set; where nothing is set, as the CA says that they are."""
     spec, status = value.get("spec") or {}, value.get("status") or {}

@@ -67,6 +67,23 @@ def switch(namespace: str, mode: str, *more: str) -> int:
     return run(["mode", namespace, mode, "--yes", "--timeout", "0", *more])
 
 
+def test_a_workloads_own_mode_comes_and_goes_and_the_last_one_leaves_none(
+    api_server: ApiServer, namespace: str
+) -> None:
+    """An empty map says that no workload has a mode of its own; a map that is left out changes nothing."""
+    switch(namespace, "permissive")  # No CA answers here: what is in force is read from the object.
+    for workload in ("db", "web"):
+        api_server.kubectl("create", "serviceaccount", workload, "--namespace", namespace)
+    steps: list[tuple[list[str], dict[str, str]]] = [
+        (["explicit", "--workload", "db", "--workload", "web"], {"db": "explicit", "web": "explicit"}),
+        (["inherit", "--workload", "web"], {"db": "explicit"}),
+        (["inherit", "--workload", "db"], {}),
+    ]
+    for (mode, *workloads), expected in steps:
+        assert switch(namespace, mode, *workloads) == ExitCode.DEADLINE
+        assert get_spec(api_server, namespace)["workloadModes"] == expected
+
+
 def test_mode_makes_the_policy_and_keeps_what_others_wrote(api_server: ApiServer, namespace: str, rules: str) -> None:
     assert switch(namespace, "explicit") == ExitCode.DEADLINE
     assert get_spec(api_server, namespace) == {"mode": "explicit"}
