@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.model.policy.rules import Mode
 from tests.e2e.harness import proofs
 from tests.e2e.harness.mesh import Mesh
 from tests.e2e.harness.shop import Bank, Shop
@@ -37,7 +36,7 @@ def whole_shop(mesh: Mesh) -> Shop:
 @pytest.fixture
 def shop(whole_shop: Shop, mesh: Mesh) -> Iterator[Shop]:
     """The shop in permissive mode without rules; programs that the test starts end with it."""
-    mesh.set_policy(Mode.PERMISSIVE)
+    whole_shop.reset()
     whole_shop.skip_logs()
     try:
         yield whole_shop

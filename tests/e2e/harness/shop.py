@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.model.policy.rules import Mode, Rule
+from shared.model.policy.rules import Mode, NamespaceState, Rule
 from tests.e2e.harness.mesh import MAX_EXECUTABLE_BYTES, NAMESPACE, Mesh
 from tests.e2e.harness.programs import Actor, Executable
 
@@ -52,6 +52,13 @@ class Shop:
         """Give a workload of the shop a mode of its own, or (None) its namespace's."""
         self.mesh.admin.set_workload_mode(NAMESPACE, service_account, mode)
         self.mesh.wait_installed(NAMESPACE)
+
+    def reset(self) -> None:
+        """Be permissive without rules, and let no workload have a mode of its own, whatever a test before has left."""
+        self.be_permissive()
+        state = self.mesh.admin.call("GET", f"/v1/namespaces/{NAMESPACE}", NamespaceState)
+        for each in state.workload_modes:
+            self.switch_workload(each.service_account, None)
 
     def sell(self, kind: str = "answer") -> int:
         """Have the approved server program serve a fresh port; return the port."""
