@@ -9,6 +9,7 @@ from shared.model.identity.identity import Workload
 from shared.model.identity.loaded_code import CodeCheck, LoadedCode, LoadedObject
 from shared.model.identity.program import Program
 from shared.model.policy.evaluate import compile_namespace
+from shared.model.policy.modes import effective_mode
 from shared.model.policy.rules import Approval, Mode, NamespaceState, WorkloadCode
 from sidecar.attest.facts import Attestation, AttestationError, Execution, ProcessFacts
 from sidecar.loaded.looks import SeenCode
@@ -67,5 +68,5 @@ def make_state(check: CodeCheck | None, mode: Mode = Mode.EXPLICIT, *, jit: bool
 
 def make_sidecar(looks: FakeLooks, state: NamespaceState, **others: Any) -> Sidecar:
     """Make what has the parts that the checks use."""
-    policies = SimpleNamespace(own=compile_namespace(state))
+    policies = SimpleNamespace(own=compile_namespace(state), mode=effective_mode(state, WEB))
     return cast("Sidecar", SimpleNamespace(workload=WEB, policies=policies, code=looks, sightings=None, **others))
