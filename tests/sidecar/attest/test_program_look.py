@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -127,6 +128,7 @@ async def test_an_exec_of_another_thread_after_the_first_one_has_ended_is_seen(
 
 async def test_descriptors_go_with_the_last_connection_of_the_process() -> None:
     with running("import sys\n" + WAIT) as child:
+        gc.collect()  # What tests before have left isn't closed in between.
         before = count_descriptors()
         attestation = await attest(child.pid)
         assert look_at(attestation) == []
