@@ -48,11 +48,15 @@ class Collector:
         Raises:
             LaterError, RefusedBatchError.
         """
+        try:
+            data = msgspec.json.encode(request)
+        except (TypeError, ValueError) as error:  # A name that isn't UTF-8, say: it would hold up all that follows.
+            raise RefusedBatchError(f"it can't be written as JSON: {error}") from error
         session = self._open()
         try:
             async with session.post(
                 self._url,
-                data=msgspec.json.encode(request),
+                data=data,
                 headers={"Content-Type": "application/json", **self._headers},
                 ssl=self._context,
                 allow_redirects=False,

@@ -131,3 +131,14 @@ async def test_spans_go_the_same_way(collector: Collector, certified: Certified)
     [(_, headers, body), _] = collector.requests
     assert headers["authorization"] == "Bearer x"
     assert len(body["resourceSpans"][0]["scopeSpans"][0]["spans"]) == 2
+
+
+async def test_what_cant_be_written_is_refused_and_not_tried_for_ever(
+    collector: Collector, certified: Certified
+) -> None:
+    """The operating system's names needn't be UTF-8."""
+    door = open_collector(collector, certified.knowing)
+    with pytest.raises(RefusedBatchError, match="JSON"):
+        await door.post({"actor": "\udcff"}, rejected="rejectedSpans")
+    await door.close()
+    assert collector.requests == []
