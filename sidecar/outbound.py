@@ -3,7 +3,7 @@
 capture → attest → identify → decide (workload, port) → connect → decide (peer's program) → pump → record.
 
 ``carry_outbound`` reads top to bottom like this sentence; start there. Belongs here: the order of steps and which
-failure means what. Doesn't: how a step works.
+failure means what. Doesn't: how a step works. Longer than most: all ways out begin alike.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def uninstall(
     if as_json:
         _UNINSTALLED.print(done)
     else:
-        _report(done, target)
+        _report(done, target, was_waited_for=manner.wait_s > 0)
     if done.remaining:
         raise typer.Exit(ExitCode.DEADLINE)
 
@@ -104,7 +104,7 @@ async def _uninstall(
         if not manner.is_trial:
             question = f"Delete {len(removal.deleted)} objects of {cluster.access.server}?"
             if deletes_data:
-                question = f"{question} The CA's keys and ledger are lost for ever."
+                question = f"{question} The CA's keys are lost for ever, and its ledger unless it is in PostgreSQL."
             common.ask(question, manner=manner, unchanged="nothing is deleted")
             await remove(cluster, removal.deleted)
             if manner.wait_s:
@@ -172,7 +172,7 @@ def _show(removal: Removal) -> None:
         print_line(f"  kept: {part}")
 
 
-def _report(done: Uninstallation, target: Target) -> None:
+def _report(done: Uninstallation, target: Target, *, was_waited_for: bool) -> None:
     from cli.text.output import name_some, print_line, print_note
 
     if not done.is_applied:
@@ -182,8 +182,10 @@ def _report(done: Uninstallation, target: Target) -> None:
         print_line("Touchmark is deleted, but not all of it is gone yet:")
         for part in done.remaining:
             print_note(f"  ✗ {part}")
-    else:
+    elif was_waited_for:
         print_line(f"Touchmark is uninstalled from {target.system_namespace}")
+    else:
+        print_line(f"Touchmark is deleted from {target.system_namespace}; nobody waited until all of it was gone")
     kinds = {part.kind for part in done.kept}
     if kinds & {"PersistentVolumeClaim", "Secret"}:
         print_line("  the CA's store and key are kept: `touchmark install` uses them again, --delete-data deletes them")

@@ -44,6 +44,13 @@ def test_state_and_policies_are_kept_and_a_new_installation_uses_them(
     assert "✓ store from before" in capsys.readouterr().err
 
 
+def test_nobody_says_that_all_is_gone_who_didnt_wait(store: ObjectStore, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["uninstall", "--yes", "--no-wait"]) == ExitCode.SUCCESS
+    out = capsys.readouterr().out
+    assert "is deleted from touchmark-system; nobody waited" in out
+    assert "is uninstalled" not in out
+
+
 def test_with_both_options_nothing_is_left(store: ObjectStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["uninstall", "--yes", "--delete-data", "--delete-policies", "--json"]) == ExitCode.SUCCESS
     answer = json.loads(capsys.readouterr().out)
