@@ -404,10 +404,10 @@ def test_a_socket_with_an_approved_ones_address_lends_no_identity(shop: Shop, is
         assert buyer.do("exchange", shop.address, port, "x") == "x<end>"
     shop.client.process.send_signal(signal.SIGSTOP)  # Accepts nothing until both are made ready.
     try:
-        assert intruder.do("connect", "c", shop.address, port, source_port=40406) == "connected"
+        assert intruder.do("connect", "c", shop.address, port, source_port=20406) == "connected"
         assert intruder.do("send", "c", "stolen") == "sent"
         assert intruder.do("bind_to_device", "c") == "bound"
-        assert buyer.do("connect", "c", shop.address, port, source_port=40406) == "connected"
+        assert buyer.do("connect", "c", shop.address, port, source_port=20406) == "connected"
     finally:
         shop.client.process.send_signal(signal.SIGCONT)
     reason = Reason.PROCESS_VANISHED if is_known else Reason.SOCKET_AMBIGUOUS
@@ -426,10 +426,10 @@ def test_when_the_redirect_has_no_port_left_a_connection_waits_and_keeps_its_sou
         assert seller.do("listen", shop.address, other, "echo") == "listening"
     intruder = shop.buy(shop.intruder)
     for other in others:
-        assert intruder.do("connect", f"to {other}", shop.address, other, source_port=40407) == "connected"
+        assert intruder.do("connect", f"to {other}", shop.address, other, source_port=20407) == "connected"
         intruder.do("send", f"to {other}", "x")
         assert intruder.do("receive", f"to {other}", 1) == "x"
-    assert intruder.do("connect", "c", shop.address, port, source_port=40407, deadline_s=1.5) == "TimeoutError"
+    assert intruder.do("connect", "c", shop.address, port, source_port=20407, deadline_s=1.5) == "TimeoutError"
     assert shop.buy().do("exchange", shop.address, port, "x") == "x<end>"  # From another port.
 
 
