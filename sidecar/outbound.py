@@ -173,7 +173,8 @@ async def name_destination(sidecar: Sidecar, connection: Connection) -> None:
     """Say which hosts of the egress rules have the destination's address, asking for them again before a refusal.
 
     What the program asked a nameserver for doesn't count. Where one of the hosts can't be asked for, the destination
-    may be that one: the record says so instead of blaming the rules.
+    may be that one: the record says so instead of blaming the rules. What is allowed all the same, in permissive mode,
+    doesn't wait: the answers count for the next connection.
     """
     hosts, parties = sidecar.hosts, connection.parties
     candidates = () if hosts is None else hosts.list_candidates(parties.port)
@@ -181,13 +182,17 @@ async def name_destination(sidecar: Sidecar, connection: Connection) -> None:
         return
     address = parties.destination_endpoint[0]
     parties.destination = replace(parties.destination, hosts=hosts.find(address))
-    if parties.evaluate(sidecar.policies).reason in _SETTLED:
+    verdict = parties.evaluate(sidecar.policies)
+    if verdict.reason in _SETTLED:
         return
-    await hosts.look_up(candidates, timeout_s=sidecar.limits.host_s)
-    parties.destination = replace(parties.destination, hosts=hosts.find(address))
-    if parties.evaluate(sidecar.policies).reason not in _SETTLED and (
-        failures := hosts.describe_failures(candidates, address)
-    ):
+    late: frozenset[str] = frozenset()
+    if verdict.allowed:
+        hosts.ask_afresh(candidates)
+    else:
+        late = await hosts.look_up(candidates, timeout_s=sidecar.limits.host_s)
+        parties.destination = replace(parties.destination, hosts=hosts.find(address))
+        verdict = parties.evaluate(sidecar.policies)
+    if verdict.reason not in _SETTLED and (failures := hosts.describe_failures(candidates, address, late=late)):
         parties.destination = replace(parties.destination, why_unidentified=Reason.HOST_NOT_RESOLVED)
         connection.detail = connection.detail or f"couldn't resolve {failures}"
 

@@ -48,7 +48,7 @@ class Limits:
         dial_s: TCP connect to a sidecar, an application or a destination outside the mesh.
         open_s: OPEN to ACCEPT or REFUSE.
         attest_s: how long attestations, hashing included, may wait while none of their steps finishes.
-        host_s: how long a connection that no rule allows yet waits for what the rules' host names resolve to.
+        host_s: how long a connection that explicit mode would refuse waits for what the rules' host names resolve to.
         obtain_s: an answer of the CA that a connection waits for (credential, directory, policy).
         drain_s: how long live connections may finish after SIGTERM.
         idle_timeout_s, max_duration_s: how long a connection may be idle, or live; 0: as long as the applications want.

@@ -3,6 +3,10 @@
 Belongs here: which names there are, when each is asked for, which of them has an address. Doesn't: asking
 (``resolver.py``), what an answer is worth (``known.py``), what a rule means (``shared/model/policy/matching.py``).
 
+Connections that no rule allows have names asked for afresh, since a name may have got another address. Programs choose
+how many such connections there are, so all of them together get no more than a few look-ups a second, of the names that
+were answered longest ago.
+
 Names come from the CA's rules alone: what a program asks a nameserver for adds none.
 """
 
@@ -10,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from shared.model.policy.host_name import MAX_HOSTS
@@ -23,14 +27,20 @@ if TYPE_CHECKING:
     from shared.runtime.tasks import Tasks
     from sidecar.events import Events
 
-# A name is asked for again when its answer's TTL ends, but not sooner or later than this; sooner after a failure.
+# A name is asked for again when its answer's TTL ends, but not sooner or later than this; sooner after a failure: a
+# pod's first look-up may come before its network.
 MIN_REFRESH_S: Final = 30.0
 MAX_REFRESH_S: Final = 300.0
+FIRST_RETRY_S: Final = 1.0
 RETRY_S: Final = 10.0
 # Sidecars that got the same rule at the same moment don't ask at the same moment for ever.
 _LEAST_SHARE: Final = 0.8
-# A connection doesn't have a name asked for that was asked for so lately.
+# A connection doesn't have a name asked for that was asked for so lately; one without addresses stays so for
+# ``MIN_REFRESH_S``.
 AGAIN_S: Final = 1.0
+# All connections together have so many names asked for afresh: at once, and in a second.
+MAX_FRESH: Final = 8
+FRESH_PER_S: Final = 4.0
 _MAX_AT_ONCE: Final = 16
 _MAX_PORTS: Final = 256
 _MAX_NAMES_IN_DETAIL: Final = 3
@@ -71,6 +81,8 @@ class HostNames:
         self._asked_at: dict[str, float] = {}
         self._due: dict[str, float] = {}
         self._places = asyncio.Semaphore(_MAX_AT_ONCE)
+        self._fresh = float(MAX_FRESH)
+        self._fresh_at = 0.0
         self._woken = asyncio.Event()
 
     # ---- which names ------------------------------------------------------------------------------------------------
@@ -126,28 +138,57 @@ class HostNames:
         now = asyncio.get_running_loop().time()
         return tuple(sorted(name for name, known in self._known.items() if known.holds(address, now)))
 
-    async def look_up(self, names: Iterable[str], *, timeout_s: float) -> None:
-        """Have names asked for, but those that were a moment ago; return when all are answered, or time is up."""
-        now = asyncio.get_running_loop().time()
-        waiting = [
-            self._ask(name)
-            for name in names
-            if name in self._asking or now - self._asked_at.get(name, -AGAIN_S) >= AGAIN_S
-        ]
-        if waiting:
-            await asyncio.wait(waiting, timeout=timeout_s)
+    async def look_up(self, names: Iterable[str], *, timeout_s: float) -> frozenset[str]:
+        """Have names asked for afresh, and wait for the answers; return the names without one when time is up."""
+        asked = self.ask_afresh(names)
+        if asked:
+            await asyncio.wait(asked.values(), timeout=timeout_s)
+        return frozenset(name for name, task in asked.items() if not task.done())
 
-    def describe_failures(self, names: Iterable[str], address: str) -> str:
+    def ask_afresh(self, names: Iterable[str]) -> dict[str, asyncio.Task[None]]:
+        """Have the names asked for that are due, as far as there is room, and return the look-ups worth waiting for.
+
+        That are also those under way; not where the name has failed: who waits for a nameserver that is silent waits
+        again and again.
+        """
+        now = asyncio.get_running_loop().time()
+        asked, due = {}, []
+        for name in names:
+            known = self._known.get(name)
+            if known is None:
+                asked[name] = self._ask(name)
+            elif known.failures:
+                continue
+            elif (task := self._asking.get(name)) is not None:
+                asked[name] = task
+            elif now - self._asked_at[name] >= (MIN_REFRESH_S if known.found_nothing else AGAIN_S):
+                due.append(name)
+        for name in sorted(due, key=self._asked_at.__getitem__)[: self._take_room(len(due), now)]:
+            asked[name] = self._ask(name)
+        return asked
+
+    def _take_room(self, wanted: int, now: float) -> int:
+        """Return how many of the names that connections want may be asked for now."""
+        self._fresh = min(float(MAX_FRESH), self._fresh + (now - self._fresh_at) * FRESH_PER_S)
+        self._fresh_at = now
+        taken = min(wanted, int(self._fresh))
+        self._fresh -= taken
+        return taken
+
+    def describe_failures(self, names: Iterable[str], address: str, *, late: Container[str] = ()) -> str:
         """Say which names couldn't be asked for an address of this kind, and why; empty when all could.
 
         A name that doesn't exist was answered.
+
+        Arguments:
+            late: names that were waited for in vain.
         """
         version = 6 if ":" in address else 4
         failed = []
         for name in names:
             known = self._known.get(name)
             failure = "" if known is None else known.failures.get(version, "")
-            if not failure and (known is None or name in self._asking):
+            if not failure and (known is None or name in late):
                 failure = "no answer in time"
             if failure:
                 failed.append(f"{name} ({failure})")
@@ -199,7 +240,7 @@ class HostNames:
         known.take(resolved, now)
         self._asked_at[name] = now
         if known.failures:
-            self._due[name] = now + RETRY_S
+            self._due[name] = now + min(RETRY_S, FIRST_RETRY_S * 2 ** (known.failed_in_a_row - 1))
         else:
             lasts_s = min(max(float(resolved.ttl_s), MIN_REFRESH_S), MAX_REFRESH_S)
             self._due[name] = now + lasts_s * random.uniform(_LEAST_SHARE, 1.0)

@@ -18,6 +18,7 @@ KEPT_S: Final = 300.0
 MAX_TTL_S: Final = 3600.0
 GRACE_S: Final = 3600.0
 MAX_ADDRESSES: Final = 64
+_MOST_FAILED: Final = 16
 
 
 class KnownName:
@@ -25,18 +26,24 @@ class KnownName:
 
     Attributes:
         failures: of the last time that it was asked for, by IP version; empty where all was answered.
+        failed_in_a_row: how many times up to the last one there were failures; counted up to ``_MOST_FAILED``.
+        found_nothing: the last time all was answered, and there was no address.
     """
 
-    __slots__ = ("_answered_at", "_until", "failures")
+    __slots__ = ("_answered_at", "_until", "failed_in_a_row", "failures", "found_nothing")
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}  # The one that was answered last is the last one.
         self._answered_at = {4: -math.inf, 6: -math.inf}
         self.failures: dict[int, str] = {}
+        self.failed_in_a_row = 0
+        self.found_nothing = False
 
     def take(self, resolved: Resolved, now: float) -> None:
         """Take what was learned at a time, in seconds of any clock that doesn't jump."""
         self.failures = dict(resolved.failures)
+        self.failed_in_a_row = min(self.failed_in_a_row + 1, _MOST_FAILED) if self.failures else 0
+        self.found_nothing = not self.failures and not resolved.addresses
         until = now + max(KEPT_S, min(float(resolved.ttl_s), MAX_TTL_S))
         for address in resolved.addresses[:MAX_ADDRESSES]:
             self._until.pop(address, None)

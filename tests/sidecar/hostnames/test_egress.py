@@ -130,6 +130,29 @@ async def test_where_the_name_cant_be_resolved_the_refusal_says_so() -> None:
         assert (said, record.would_deny, record.reason) == (b"hello", True, Reason.HOST_NOT_RESOLVED)
 
 
+async def test_permissive_mode_waits_for_no_look_up() -> None:
+    async with running(LittleDns(is_silent=True)) as world, asyncio.timeout(PATIENT_S):
+        world.pair.client.sidecar.limits = replace(world.pair.client.sidecar.limits, host_s=10 * PATIENT_S)
+        world.set_rules(world.allow(API), mode=Mode.PERMISSIVE)
+        said, record = await world.dial()
+        assert (said, record.would_deny, record.reason) == (b"hello", True, Reason.HOST_NOT_RESOLVED)
+        assert record.detail == f"couldn't resolve {API} (no answer in time)"
+        await until(lambda: world.dns.asked)  # It is asked for all the same.
+
+
+async def test_explicit_mode_waits_for_a_silent_nameserver_once() -> None:
+    async with running(LittleDns(is_silent=True)) as world, asyncio.timeout(PATIENT_S):
+        sidecar = world.pair.client.sidecar
+        assert sidecar.hosts is not None
+        sidecar.hosts._resolve = Resolver(nameservers=(world.dns.endpoint,), try_s=PATIENT_S, deadline_s=0.5).resolve
+        sidecar.limits = replace(sidecar.limits, host_s=10 * PATIENT_S)
+        world.set_rules(world.allow(API))
+        for _ in range(3):
+            said, record = await world.dial()
+            assert (said, record.reason) == (b"<reset>", Reason.HOST_NOT_RESOLVED)
+        assert len(world.dns.asked) == 2, "IPv4 and IPv6, by the first of them"
+
+
 async def test_a_name_that_doesnt_exist_isnt_blamed() -> None:
     async with running(LittleDns()) as world:
         world.set_rules(world.allow(API))

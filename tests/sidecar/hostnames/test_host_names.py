@@ -129,8 +129,60 @@ async def test_failures_are_described_by_name_for_the_kind_of_address() -> None:
 
 async def test_a_nameserver_that_is_silent_is_waited_for_no_longer_than_said() -> None:
     async with running(allow(API), dns=LittleDns(is_silent=True)) as world:
-        await world.hosts.look_up([API], timeout_s=0.01)
+        assert await world.hosts.look_up([API], timeout_s=0.01) == {API}
         assert world.hosts.describe_failures([API], "192.0.2.7") == f"{API} (no answer in time)"
+
+
+async def test_connections_have_few_of_many_names_asked_for_afresh_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs choose how many connections there are: that mustn't be how many questions there are."""
+    monkeypatch.setattr(host_names, "AGAIN_S", 0.0)
+    names = [f"h{number}.example" for number in range(64)]
+    dns = LittleDns(addresses={name: ["192.0.2.7"] for name in names})
+    async with running(allow(*names), dns=dns) as world:
+        await world.hosts.look_up(names, timeout_s=PATIENT_S)
+        monkeypatch.setattr(host_names, "FRESH_PER_S", 0.0)
+        rounds = []
+        for _ in range(3):
+            dns.asked.clear()
+            for _ in range(100):
+                await world.hosts.look_up(names, timeout_s=PATIENT_S)
+            rounds.append({name for name, _ in dns.asked})
+            world.hosts._fresh = float(host_names.MAX_FRESH)  # As after a while.
+        assert [len(each) for each in rounds] == [host_names.MAX_FRESH] * 3
+        assert len(set.union(*rounds)) == 3 * host_names.MAX_FRESH, "no name twice before the others"
+
+
+async def test_room_for_fresh_look_ups_comes_back_with_time() -> None:
+    async with running(allow(API)) as world:
+        take = world.hosts._take_room
+        assert (take(100, 1000.0), take(1, 1000.0)) == (host_names.MAX_FRESH, 0)
+        assert take(100, 1001.0) == host_names.FRESH_PER_S
+        assert take(100, 5000.0) == host_names.MAX_FRESH
+
+
+async def test_a_name_without_addresses_isnt_asked_for_afresh_by_connections_before_the_least_ttl(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(host_names, "AGAIN_S", 0.0)
+    async with running(allow("gone.example")) as world:
+        await world.hosts.look_up(["gone.example"], timeout_s=PATIENT_S)
+        assert world.hosts.ask_afresh(["gone.example"]) == {}
+        monkeypatch.setattr(host_names, "MIN_REFRESH_S", 0.0)
+        assert set(world.hosts.ask_afresh(["gone.example"])) == {"gone.example"}
+
+
+async def test_a_name_that_failed_is_neither_waited_for_nor_asked_for_by_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(host_names, "AGAIN_S", 0.0)
+    async with running(allow(API), dns=LittleDns(code=2)) as world:
+        await world.hosts.look_up([API], timeout_s=PATIENT_S)
+        asked = len(world.dns.asked)
+        world.dns.is_silent = True
+        again = world.hosts._ask(API)  # As ``run`` does.
+        assert await world.hosts.look_up([API], timeout_s=PATIENT_S) == frozenset()
+        assert not again.done()
+        await until(lambda: len(world.dns.asked) == asked + 2)
 
 
 async def test_names_are_resolved_from_the_start_and_when_rules_change() -> None:

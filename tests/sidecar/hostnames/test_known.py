@@ -89,3 +89,16 @@ def test_no_name_has_more_addresses_than_are_kept_and_the_newest_are() -> None:
         known.take(answer(*many[first : first + 10]), first)
     held = [address for address in many if known.holds(address, len(many))]
     assert held == many[-MAX_ADDRESSES:]
+
+
+def test_it_says_how_often_it_failed_in_a_row_and_whether_there_was_nothing() -> None:
+    known = KnownName()
+    for _ in range(100):
+        known.take(FAILED, 0)
+    assert (known.failed_in_a_row, known.found_nothing) == (16, False)
+    known.take(answer(), 0)
+    assert (known.failed_in_a_row, known.found_nothing) == (0, True)
+    known.take(answer(ONE), 0)
+    assert not known.found_nothing
+    known.take(FAILED, 0)
+    assert known.failed_in_a_row == 1
