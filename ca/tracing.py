@@ -22,6 +22,7 @@ from shared.model.formats.otlp_traces import Parent, Span, SpanKind, read_tracep
 
 Value = str | int | float | bool
 MAX_VALUE_CHARACTERS: Final = 512
+_MAX_HELD: Final = 8
 
 
 class OpenSpan:
@@ -43,6 +44,27 @@ class OpenSpan:
     def fail(self, code: str) -> None:
         """Say that it went wrong, by an error's code."""
         self.faults.append(code)
+
+
+class _Held:
+    """Keeps a trace's spans back until its caller is known: a stranger's never count."""
+
+    def __init__(self, offer: Callable[[Span], None]) -> None:
+        self._offer = offer
+        self._spans: list[Span] = []
+        self._is_vouched = False
+
+    def __call__(self, span: Span) -> None:
+        if self._is_vouched:
+            self._offer(span)
+        elif len(self._spans) < _MAX_HELD:
+            self._spans.append(span)
+
+    def vouch(self) -> None:
+        self._is_vouched = True
+        for span in self._spans:
+            self._offer(span)
+        self._spans.clear()
 
 
 _open: Final[ContextVar[OpenSpan | None]] = ContextVar("touchmark_span", default=None)
@@ -68,23 +90,38 @@ class Tracer:
         return self._offer is not None
 
     def begin(
-        self, name: str, *, kind: SpanKind = SpanKind.SERVER, traceparent: str = "", is_sampled: bool = True
+        self,
+        name: str,
+        *,
+        kind: SpanKind = SpanKind.SERVER,
+        traceparent: str = "",
+        is_sampled: bool = True,
+        is_held: bool = False,
     ) -> contextlib.AbstractContextManager[OpenSpan | None]:
         """Return the context of a trace's first span here; it gives None where this one isn't traced.
 
         Arguments:
             traceparent: the caller's, as W3C has it: whether it traces is its word. What can't be read is ignored.
             is_sampled: may be traced also where the caller says nothing.
+            is_held: nothing of it is sent unless ``vouch`` is called: who asks isn't known yet.
         """
         if self._offer is None:
             return _NOTHING
+        offer = _Held(self._offer) if is_held else self._offer
         parent = read_traceparent(traceparent) if traceparent else None
         if parent is not None:
-            return _span(self._offer, name, kind, parent) if parent.is_sampled else _NOTHING
+            return _span(offer, name, kind, parent) if parent.is_sampled else _NOTHING
         if not is_sampled or not self._every:
             return _NOTHING
         self._seen += 1
-        return _NOTHING if self._seen % self._every else _span(self._offer, name, kind, None)
+        return _NOTHING if self._seen % self._every else _span(offer, name, kind, None)
+
+
+def vouch() -> None:
+    """Say that the caller of what is being traced in this task is authenticated, so that its trace counts."""
+    outer = _open.get()
+    if outer is not None and isinstance(outer.offer, _Held):
+        outer.offer.vouch()
 
 
 def step(name: str) -> contextlib.AbstractContextManager[OpenSpan | None]:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ca.tracing import MAX_VALUE_CHARACTERS, Tracer, step
+from ca.tracing import MAX_VALUE_CHARACTERS, Tracer, step, vouch
 from shared.model.errors import ConflictError
 from shared.model.formats.otlp_traces import Span, SpanKind
 from tests.shared.model.formats.test_otlp_traces import SPAN, TRACE
@@ -87,3 +87,20 @@ def test_without_a_collector_nothing_is_traced() -> None:
     with tracer.begin("root", traceparent=f"00-{TRACE}-{SPAN}-01") as root, step("inner") as inner:
         assert root is None and inner is None
     assert not tracer.is_on
+
+
+def test_a_held_trace_counts_once_its_caller_is_vouched_for_and_never_else() -> None:
+    spans: list[Span] = []
+    tracer = Tracer(spans.append)
+    with tracer.begin("stranger", traceparent=f"00-{TRACE}-{SPAN}-01", is_held=True), step("authenticate"):
+        pass
+    assert not spans
+    with tracer.begin("user", is_held=True):
+        with step("early"):
+            pass
+        with step("authenticate"):
+            vouch()
+        with step("act"):
+            pass
+    assert [span.name for span in spans] == ["early", "authenticate", "act", "user"]
+    vouch()  # Where nothing is traced.

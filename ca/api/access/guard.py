@@ -18,7 +18,7 @@ from ca.api.access.callers import Callers
 from ca.api.access.roles import Need, find_need, find_needs_in_body, is_named_in_body, is_question
 from ca.api.access.turns import Turns
 from ca.store.audit.acting import acting_as
-from ca.tracing import step
+from ca.tracing import step, vouch
 from shared.model.errors import InputError, RefusedError
 
 BODY_DEADLINE_S: Final = 30.0
@@ -89,6 +89,7 @@ def make_guard(callers: Callers) -> Middleware:
         try:
             with step("authenticate") as traced:
                 caller = await callers.identify(request)
+                vouch()
                 who = caller.actor.name or str(caller.actor.uid)
                 if traced is not None:
                     traced.note(touchmark_actor=who, touchmark_actor_kind=caller.actor.kind)

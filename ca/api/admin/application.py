@@ -45,7 +45,10 @@ def make_admin_application(*endpoints: Routed, callers: Callers, metrics: Metric
 
 
 def make_tracing(tracer: Tracer) -> Middleware:
-    """Return the middleware that traces acts, and questions whose caller traces them (W3C's ``traceparent``)."""
+    """Return the middleware that traces acts, and questions whose caller traces them (W3C's ``traceparent``).
+
+    Only of callers that the guard has authenticated: a stranger would fill what waits for the collector.
+    """
 
     @web.middleware
     async def trace(
@@ -57,7 +60,8 @@ def make_tracing(tracer: Tracer) -> Middleware:
         method, path = request.method, resource.canonical
         traceparent = request.headers.get("traceparent", "")
         is_act = not is_question(method, path)
-        with tracer.begin(f"{method} {path}", traceparent=traceparent, is_sampled=is_act) as traced:
+        name = f"{method} {path}"
+        with tracer.begin(name, traceparent=traceparent, is_sampled=is_act, is_held=True) as traced:
             if traced is not None:
                 traced.attributes.update({"http.request.method": method, "http.route": path})
             return await handler(request)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 
 from ca.forwarding import courier as module
 from ca.forwarding.spans import SpanForwarder
@@ -108,6 +108,33 @@ async def test_an_admin_act_is_in_its_callers_trace_and_questions_are_if_it_trac
     [asked] = collected.find("GET /v1/programs")
     assert asked["traceId"] == TRACE
     assert not collected.find("GET /v1/policies"), "a question of somebody who doesn't trace it"
+
+
+async def test_neither_a_strangers_wish_nor_its_acts_are_traced(tmp_path: Path, collected: Collected) -> None:
+    """Whoever forwards a port would fill the queue, and push out what operators want to see."""
+    headers = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
+    async with (
+        running_ca(tmp_path, otlp_traces=collected.url, admin_host="127.0.0.1") as services,
+        Admin(services) as admin,
+        ClientSession(f"http://{services.admin_listen}", headers=headers) as stranger,
+    ):
+        for method, path, status in (
+            ("GET", "/v1/policies", 401),
+            ("DELETE", "/v1/policies/shop", 401),
+            ("GET", "/healthz", 200),
+        ):
+            async with stranger.request(method, path) as answer:
+                assert answer.status == status
+        await admin.fail("DELETE", "/v1/policies/none", 404)
+        await collected.wait_for("DELETE /v1/policies/{ns}")
+    # The last one is the operator's: spans are sent in the order in which they ended.
+    assert {span["name"] for span in collected.spans} == {
+        "DELETE /v1/policies/{ns}",
+        "authenticate",
+        "authorize",
+        "act",
+    }
+    assert len(collected.find("DELETE /v1/policies/{ns}")) == 1
 
 
 async def test_a_collector_that_is_away_delays_nothing_and_spans_are_lost_beyond_the_bound(
