@@ -1,34 +1,26 @@
 """How connections would have gone by a namespace's draft, as its sidecars have recorded. I/O through the store.
 
-Belongs here: what is read of the decisions' log, and counting it. Doesn't: the verdicts, which the sidecars gave, or
+Belongs here: what is read of the edges, and counting it. Doesn't: the verdicts, which the sidecars gave, or
 which sidecars evaluate it (``ca/api/policies/drafts.py``).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from msgspec import UNSET
-
 from ca.observation.judging import judge
 from ca.store.drafts.drafts import no_draft
+from ca.store.edges.edge import DraftedEdge, EdgeKey
 from ca.store.history.generations import BEFORE, MAX_GENERATIONS, Generation
 from ca.store.store import Store
-from shared.model.adoption.seen import Seen, Tally, name_end, see_record
-from shared.model.policy.decision import (
-    Answer,
-    DecisionRecord,
-    DraftChange,
-    DraftVerdict,
-    PartyRecord,
-    compare_draft,
-    name_draft,
-)
+from shared.model.adoption.seen import name_end
+from shared.model.policy.decision import Answer, DraftVerdict, PartyRecord, is_stricter
 from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction
 from shared.model.wire.admin import DecidedOtherwise, DraftView
 
-MAX_RECORDS: Final = 10_000
 MAX_SHOWN: Final = 1000
 # Both verdicts, the draft's reason and rule, both ends with their programs, the port.
 _Key = tuple[str, str, Reason, str, str, str, str, str, int]
@@ -43,9 +35,8 @@ async def view_draft(store: Store, namespace: str) -> DraftView:
     known = await store.drafts.get(namespace)
     if known is None:
         raise no_draft(namespace)
-    records = await store.decisions.list_drafted(namespace, since=known.written, limit=MAX_RECORDS)
-    name = name_draft(namespace, known.draft.number)
-    denied, allowed = await judge(lambda check: count_otherwise(records, name, check=check))
+    window = await store.edges.list_drafted(namespace, known.draft.number, written=known.written)
+    denied, allowed = await judge(lambda check: count_otherwise(window.edges, check=check))
     generations = await store.history.list_generations(namespace, limit=MAX_GENERATIONS)
     return DraftView(
         namespace=namespace,
@@ -53,8 +44,10 @@ async def view_draft(store: Store, namespace: str) -> DraftView:
         written=known.written,
         denied=denied[:MAX_SHOWN],
         allowed=allowed[:MAX_SHOWN],
-        unchanged=await store.decisions.count_drafted(namespace, since=known.written),
-        is_truncated=len(records) >= MAX_RECORDS or max(len(denied), len(allowed)) > MAX_SHOWN,
+        unchanged=window.unchanged,
+        uncounted=window.uncounted,
+        evaluated_since=window.since,
+        is_truncated=window.is_truncated or max(len(denied), len(allowed)) > MAX_SHOWN,
         is_outdated=await judge(lambda _: has_changed_since(generations, known.written)),
     )
 
@@ -75,46 +68,48 @@ def has_changed_since(generations: Sequence[Generation], time: float) -> bool:
 
 
 class _Equal:
-    """Equal decisions, as both sides recorded them."""
+    """Equal connections, as both sides counted them."""
 
-    __slots__ = ("newest", "tally")
+    __slots__ = ("counts", "newest")
 
-    def __init__(self) -> None:
-        self.newest: Seen | None = None
-        self.tally = Tally()
+    def __init__(self, newest: DraftedEdge) -> None:
+        self.newest = newest
+        self.counts: Counter[Direction] = Counter()
 
-    def add(self, seen: Seen) -> None:
-        self.tally.add(seen)
-        if self.newest is None or seen.last > self.newest.last:
-            self.newest = seen
+    def add(self, edge: DraftedEdge) -> None:
+        self.counts[edge.key.side] += edge.connections
+        if edge.last > self.newest.last:
+            self.newest = edge
 
 
 def count_otherwise(
-    records: Sequence[DecisionRecord], draft: str, *, check: Callable[[], None] = lambda: None
+    edges: Sequence[DraftedEdge], *, check: Callable[[], None] = lambda: None
 ) -> tuple[tuple[DecidedOtherwise, ...], tuple[DecidedOtherwise, ...]]:
     """Return what a draft decides more strictly, and what less; most connections first.
 
+    Each side counts a connection for itself: where both say the same of it, the greater count holds.
+
     Arguments:
-        draft: its name in records; those of other drafts are passed over.
-        check: called for each record; what it raises ends this.
+        check: called for each edge; what it raises ends this.
     """
-    found: dict[DraftChange, dict[_Key, _Equal]] = {each: {} for each in DraftChange}
-    for record in records:
+    denied: dict[_Key, _Equal] = {}
+    allowed: dict[_Key, _Equal] = {}
+    for edge in edges:
         check()
-        verdict = record.draft
-        if verdict is not UNSET and draft in verdict.drafts:
-            key = _name(record, verdict)
-            found[compare_draft(record)].setdefault(key, _Equal()).add(see_record(record))
-    denied, allowed = (_list(found[each]) for each in (DraftChange.DENIED, DraftChange.ALLOWED))
-    return denied, allowed
+        found = denied if is_stricter(edge.verdict, edge.key) else allowed
+        key = _name(edge.key, edge.verdict)
+        if key not in found:
+            found[key] = _Equal(edge)
+        found[key].add(edge)
+    return _list(denied), _list(allowed)
 
 
-def _name(record: DecisionRecord, verdict: DraftVerdict) -> _Key:
-    """Return what equal decisions have in common, whichever side recorded them."""
-    source, destination = record.source, record.destination
+def _name(edge: EdgeKey, verdict: DraftVerdict) -> _Key:
+    """Return what equal connections have in common, whichever side counted them."""
+    source, destination = edge.source, edge.destination
     return (
-        _say(record), _say(verdict), verdict.reason, verdict.rule, _name_party(source), source.program,
-        _name_party(destination), destination.program, record.port,
+        _say(edge), _say(verdict), verdict.reason, verdict.rule, _name_party(source), source.program,
+        _name_party(destination), destination.program, edge.port,
     )  # fmt: skip
 
 
@@ -132,13 +127,11 @@ def _list(found: dict[_Key, _Equal]) -> tuple[DecidedOtherwise, ...]:
         port,
     ), equal in found.items():
         newest = equal.newest
-        if newest is None:
-            continue
         listed.append(
             DecidedOtherwise(
                 before=before,
                 after=after,
-                side=newest.direction,
+                side=newest.key.side,
                 reason=reason,
                 rule=rule,
                 source=source,
@@ -146,20 +139,20 @@ def _list(found: dict[_Key, _Equal]) -> tuple[DecidedOtherwise, ...]:
                 destination=destination,
                 destination_program=destination_program,
                 port=port,
-                service=newest.service,
-                path=newest.path,
-                connections=equal.tally.count(),
+                service=newest.key.service,
+                path=newest.evidence.path,
+                connections=max(equal.counts.values()),
                 last_seen=newest.last,
             )
         )
     return tuple(sorted(listed, key=lambda each: (-each.connections, -each.last_seen, each.reason)))
 
 
-def _say(decided: DecisionRecord | DraftVerdict) -> str:
+def _say(decided: EdgeKey | DraftVerdict) -> str:
     if decided.answer is Answer.DENY:
         return "deny"
     return "would deny" if decided.would_deny else "allow"
 
 
 def _name_party(party: PartyRecord) -> str:
-    return name_end(party) or party.address.rpartition(":")[0] or "unidentified"
+    return name_end(party) or party.address or "unidentified"

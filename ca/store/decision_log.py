@@ -142,36 +142,6 @@ class DecisionLog:
         async with self._database.reading() as connection:
             return [_decoder.decode(record) for record in await connection.scalars(query)]
 
-    async def list_drafted(self, namespace: str, *, since: float, limit: int) -> list[DecisionRecord]:
-        """Return what drafts would have decided otherwise since then, where one of the ends is the namespace's.
-
-        Newest first, at most ``limit`` of those that its own sidecars reported, and of the others.
-        """
-        columns = decisions.c
-        differs = (DRAFTED, columns.draft != DraftChange.SAME.value, columns.time >= since)
-        # What begins with "namespace/": "0" is the character after "/".
-        ends = or_(
-            *(
-                (end >= f"{namespace}/") & (end < f"{namespace}0")
-                for end in (columns.source_workload, columns.destination_workload)
-            )
-        )
-        found: list[DecisionRecord] = []
-        async with self._database.reading() as connection:
-            for where in (columns.namespace == namespace, (columns.namespace != namespace) & ends):
-                query = select(columns.record).where(*differs, where).order_by(columns.time.desc()).limit(limit)
-                found += [_decoder.decode(record) for record in await connection.scalars(query)]
-        return found
-
-    async def count_drafted(self, namespace: str, *, since: float) -> int:
-        """Return how many decisions of this namespace's sidecars a draft would have left as they were since then."""
-        columns = decisions.c
-        query = select(func.sum(columns.count)).where(
-            DRAFTED, columns.namespace == namespace, columns.draft == DraftChange.SAME.value, columns.time >= since
-        )
-        async with self._database.reading() as connection:
-            return int(await connection.scalar(query) or 0)
-
     async def list_reporting_sidecars(self, namespace: str, *, since: float) -> frozenset[str]:
         """Return the instances that reported any decision for the namespace since then."""
         query = (

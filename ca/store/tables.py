@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from ca.store.audit.tables import audit_lines, audit_marks
 from ca.store.drafts.tables import policy_drafts
-from ca.store.edges.tables import edge_hours, edge_reports, edges
+from ca.store.edges.tables import edge_drafts, edge_hours, edge_reports, edges
 from ca.store.engine.schema import RowId, counters, metadata
 from ca.store.history.tables import mode_trials, namespace_generations
 from ca.store.programs_seen.tables import program_refusals, program_sightings
@@ -31,7 +31,7 @@ from ca.store.programs_seen.tables import program_refusals, program_sightings
 __all__ = [
     "BUNDLE_SEQUENCE", "DRAFTED", "FOREIGN_CHANGES", "NAMESPACE_CHANGES", "READINESS", "REFUSED", "REGISTRATIONS",
     "TRUST_DOMAIN", "audit_lines", "audit_marks", "authorities", "certificates", "counters", "decisions",
-    "edge_hours", "edge_reports", "edges", "evicted_certificates", "evicted_sidecars", "foreign_domains",
+    "edge_drafts", "edge_hours", "edge_reports", "edges", "evicted_certificates", "evicted_sidecars", "foreign_domains",
     "installed_namespaces", "join_tokens", "journal", "metadata", "mode_trials", "namespace_generations", "namespaces",
     "policy_drafts", "program_refusals", "program_sightings", "programs", "replicas", "rotations", "settings",
     "sidecar_addresses", "sidecars", "workload_labels",

@@ -48,7 +48,8 @@ def draft(
     it beside the policy in force and enforce nothing of it. --promote runs the checks of `policy apply` first: exit
     code 7 if they fail, 5 if the rules in force have changed since the draft was written.
 
-    Exit code 0: nothing is newly denied; 3: something is; 10: nothing is, but not every sidecar evaluates it.
+    Exit code 0: nothing is newly denied; 3: something is; 10: nothing is, but not every sidecar evaluates it, or
+    records were lost.
 
     Examples: touchmark policy draft shop · touchmark policy draft shop --promote · touchmark decisions --draft-differs
     """
@@ -126,7 +127,7 @@ def _exit(view: DraftView) -> None:
 
     if view.denied:
         raise typer.Exit(ExitCode.CHECK_FAILED)
-    if view.is_truncated or view.evaluating < max(1, view.sidecars):
+    if view.is_truncated or view.uncounted or view.evaluating < max(1, view.sidecars):
         raise typer.Exit(ExitCode.UNKNOWN)
 
 
@@ -141,7 +142,8 @@ def show(view: DraftView) -> None:
     mode = f"mode {draft.mode}" if draft.mode is not None else "the mode in force"
     rules = f"{len(draft.rules)} rule{'s' if len(draft.rules) != 1 else ''}"
     print_line(f"draft {draft.number} of {view.namespace}, written {format_time(view.written)}: {mode}, {rules}")
-    print_line(f"{view.evaluating} of {view.sidecars} sidecars evaluate it")
+    since = f"; its first verdict is of {format_time(view.evaluated_since)}" if view.evaluated_since else ""
+    print_line(f"{view.evaluating} of {view.sidecars} sidecars evaluate it{since}")
     if view.waiting:
         named = escape(", ".join(view.waiting))
         print_line(f"? not yet, or of an older release: {named}{', …' if _are_more(view) else ''}")
@@ -154,7 +156,9 @@ def show(view: DraftView) -> None:
         print_line("? no sidecar evaluates it yet, so nothing is known")
     elif not view.denied:
         print_line("✓ nothing that was decided since then would be newly denied")
-    print_line(f"unchanged: {view.unchanged} decisions")
+    print_line(f"unchanged: {view.unchanged} connections")
+    if view.uncounted:
+        print_line(f"? {view.uncounted} more were lost, or had no room: nobody knows what it says of them")
     if view.is_truncated:
         print_line("? there is more than is shown")
     if view.is_outdated:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from shared.model.policy.decision import Answer, PartyRecord, Transport
+from shared.model.policy.decision import Answer, DraftVerdict, PartyRecord, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
 
@@ -98,6 +98,42 @@ class EdgeWindow:
     edges: tuple[StoredEdge, ...]
     since: float
     until: float
+    is_truncated: bool
+
+
+class DraftedEdge(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Connections of one edge, as one side saw it, that a draft decides otherwise.
+
+    Attributes:
+        verdict: the draft's, which several drafts may have given together; it names none here.
+        connections: that began or that ended while the draft was evaluated, whichever is more.
+        last: when a record of it was written, seconds since the epoch.
+    """
+
+    key: EdgeKey
+    evidence: EdgeEvidence
+    verdict: DraftVerdict
+    connections: int
+    last: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftedWindow:
+    """What was decided while a draft was evaluated beside the policies in force.
+
+    Attributes:
+        edges: what it decides otherwise, seen last first.
+        since: when its first verdict was written; None: there is none.
+        unchanged: connections that the namespace's own sidecars decide as before.
+        uncounted: connections for which there was no room, and records that the namespace's sidecars lost since the
+            hour in which the draft was written: the numbers are a lower bound.
+        is_truncated: there is more than is listed.
+    """
+
+    edges: tuple[DraftedEdge, ...]
+    since: float | None
+    unchanged: int
+    uncounted: int
     is_truncated: bool
 
 

@@ -13,11 +13,21 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Executable, case, delete, exists, func, insert, select, text, tuple_, union, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Executable, delete, exists, func, insert, select, text, tuple_, union, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ca.store.edges.edge import EdgeEvidence, EdgeKey, EdgeWindow, HourOfNamespace, Report, ReportHour, StoredEdge
+from ca.store.edges.drafted import add_drafted, prune_drafted, read_drafted
+from ca.store.edges.edge import (
+    DraftedWindow,
+    EdgeEvidence,
+    EdgeKey,
+    EdgeWindow,
+    HourOfNamespace,
+    Report,
+    ReportHour,
+    StoredEdge,
+)
+from ca.store.edges.sums import bound_sum, upsert_sums
 from ca.store.edges.tables import edge_hours, edge_reports, edges
 from ca.store.edges.tally import (
     HOUR_S,
@@ -46,7 +56,6 @@ MAX_NEW_STRANGERS: Final = 100
 MAX_NEW_EDGES: Final = 2_000
 MAX_REPORTS: Final = 100_000
 MAX_LOSSY_HOURS: Final = 31 * 24
-_HIGHEST: Final = 2**62
 _DAY_HOURS: Final = 24
 _EVIDENCE_AGE_S: Final = 300.0
 _PRUNED_AT_ONCE: Final = 5_000
@@ -119,6 +128,8 @@ class EdgeLog:
         ]
         if rows:
             await connection.execute(self._summing_hours(), sorted(rows, key=lambda row: (row["edge_id"], row["hour"])))
+        by_edge = {known[digest][0]: addition for digest, addition in added.items()}
+        await add_drafted(self._database, connection, by_edge)
         await self._note_report(connection, records, report, lost=lost, new=new, now=now)
 
     async def _read_known(
@@ -250,35 +261,22 @@ class EdgeLog:
             empty = {"records": 0, "starts": 0, "new_edges": 0}
             rows = [{**row, **empty, "lost": 1, "hour": each} for each in range(since, hour)]
             # The sum stays what was lost, where each hour's share is at least 1.
-            rows.append({**row, "lost": max(1, min(report.lost, _HIGHEST) - len(rows)) + lost})
+            rows.append({**row, "lost": max(1, bound_sum(report.lost) - len(rows)) + lost})
         await connection.execute(self._summing_reports(), rows)
 
     def _summing_hours(self) -> Executable:
-        return self._upsert_sums(
-            edge_hours, ("edge_id", "hour"), added=("opened", "ended", "bytes_sent", "bytes_received"), kept=()
+        return upsert_sums(
+            self._database, edge_hours, ("edge_id", "hour"), added=("opened", "ended", "bytes_sent", "bytes_received")
         )
 
     def _summing_reports(self) -> Executable:
-        return self._upsert_sums(
+        return upsert_sums(
+            self._database,
             edge_reports,
             ("instance", "hour"),
             added=("records", "lost", "starts", "new_edges"),
             kept=("namespace", "service_account"),
         )
-
-    def _upsert_sums(
-        self, table: Any, keys: tuple[str, ...], *, added: tuple[str, ...], kept: tuple[str, ...]
-    ) -> Executable:
-        statement: Any = sqlite.insert(table) if self._database.is_sqlite else postgresql.insert(table)
-        old, new = table.c, statement.excluded
-
-        def choose(smaller: bool, one: Any, other: Any) -> Any:
-            return case((one < other if smaller else one > other, one), else_=other)
-
-        values = {name: choose(True, old[name] + new[name], _HIGHEST) for name in added}
-        values |= {name: new[name] for name in kept}
-        values |= {"first": choose(True, old["first"], new["first"]), "last": choose(False, old["last"], new["last"])}
-        return statement.on_conflict_do_update(index_elements=list(keys), set_=values)  # type: ignore[no-any-return]
 
     # ---- asking ---------------------------------------------------------------------------------------------------
 
@@ -320,6 +318,10 @@ class EdgeLog:
         return EdgeWindow(
             edges=tuple(found), since=float(first * HOUR_S), until=float(end), is_truncated=len(rows) > limit
         )
+
+    async def list_drafted(self, namespace: str, number: int, *, written: float) -> DraftedWindow:
+        """Return what was decided while a namespace's draft was evaluated beside it (``drafted.py``)."""
+        return await read_drafted(self._database, namespace, number, written=written)
 
     async def list_timeline(self, namespace: str, *, since: float, until: float) -> list[HourOfNamespace]:
         """Return what the namespace's own sidecars decided, by the hour, oldest first (``timeline.py``)."""
@@ -384,6 +386,7 @@ class EdgeLog:
             gone += (
                 await connection.execute(delete(edge_reports).where(mine.in_(reports.limit(_PRUNED_AT_ONCE))))
             ).rowcount
+            gone += await prune_drafted(connection)
         return gone
 
     async def _prune_rows(self, before: int) -> int:

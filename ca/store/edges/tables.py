@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Double, Index, Integer, Table, Text, text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, Table, Text, text
 
 from ca.store.engine.schema import RowId, metadata
 
@@ -43,6 +43,22 @@ edge_hours: Final = Table(
     Column("last", Double, nullable=False),
     sqlite_with_rowid=False,
     postgresql_partition_by="RANGE (hour)",
+)
+
+# What drafts said of an edge's connections since they were written; ``digest`` is empty where they change nothing.
+edge_drafts: Final = Table(
+    "edge_drafts",
+    metadata,
+    Column("draft", Text, primary_key=True),
+    Column("edge_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("digest", Text, primary_key=True),
+    Column("verdict", Text, nullable=False),
+    Column("is_own", Boolean, nullable=False),
+    Column("opened", BigInteger, nullable=False),
+    Column("ended", BigInteger, nullable=False),
+    Column("first", Double, nullable=False),
+    Column("last", Double, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 edge_reports: Final = Table(

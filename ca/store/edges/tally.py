@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar
 
 import msgspec
 
 from ca.store.edges.edge import EdgeEvidence, EdgeKey
-from shared.model.policy.decision import DecisionRecord, PartyRecord, Phase
+from shared.model.policy.decision import DecisionRecord, DraftChange, DraftVerdict, PartyRecord, Phase, compare_draft
 from shared.model.policy.rules import Direction
 
 HOUR_S: Final = 3600
@@ -25,7 +25,12 @@ MAX_BEHIND_S: Final = 7 * 86_400.0
 MAX_PODS: Final = 8
 MAX_BYTES: Final = 2**50  # Of one record: more is no count of bytes, and sums of this many stay within 64 bits.
 _MAX_DETAIL_CHARACTERS: Final = 200
+_K = TypeVar("_K")
 _encoder: Final = msgspec.json.Encoder()
+
+
+# Which draft, and its verdict without its name; None: it changes nothing.
+Drafted = tuple[str, DraftVerdict | None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,12 +59,13 @@ class Sum:
 
 @dataclass(slots=True, kw_only=True)
 class Addition:
-    """What is added to one edge: by hour, and the newest record as evidence."""
+    """What is added to one edge: by hour, by what drafts said of it, and the newest record as evidence."""
 
     key: EdgeKey
     newest: DecisionRecord
     newest_time: float
     sums: dict[int, Sum]
+    drafted: dict[Drafted, Sum] = field(default_factory=dict)
 
 
 def tally(records: Sequence[DecisionRecord], *, reporter: str, now: float) -> dict[str, Addition]:
@@ -87,7 +93,19 @@ def tally(records: Sequence[DecisionRecord], *, reporter: str, now: float) -> di
         if total is None:
             total = addition.sums[hour] = Sum(first=time, last=time)
         total.add(record, time)
+        if record.draft is not msgspec.UNSET:
+            _add_drafted(addition, record, record.draft, time)
     return {digest_key(key): addition for key, addition in by_key.items()}
+
+
+def _add_drafted(addition: Addition, record: DecisionRecord, verdict: DraftVerdict, time: float) -> None:
+    is_same = compare_draft(record) is DraftChange.SAME
+    said = None if is_same else msgspec.structs.replace(verdict, drafts=())
+    for name in dict.fromkeys(verdict.drafts):
+        total = addition.drafted.get((name, said))
+        if total is None:
+            total = addition.drafted[name, said] = Sum(first=time, last=time)
+        total.add(record, time)
 
 
 def digest_key(key: EdgeKey) -> str:
@@ -112,11 +130,15 @@ def without_address(addition: Addition) -> Addition | None:
 def merge(one: Addition, other: Addition) -> Addition:
     """Return two additions to the same edge as one."""
     newest = max((one, other), key=lambda each: each.newest_time)
-    sums = {hour: replace(each) for hour, each in one.sums.items()}
-    for hour, each in other.sums.items():
-        known = sums.get(hour)
-        sums[hour] = each if known is None else _join(known, each)
-    return replace(newest, sums=sums)
+    return replace(newest, sums=_merge(one.sums, other.sums), drafted=_merge(one.drafted, other.drafted))
+
+
+def _merge(one: dict[_K, Sum], other: dict[_K, Sum]) -> dict[_K, Sum]:
+    sums = {key: replace(each) for key, each in one.items()}
+    for key, each in other.items():
+        known = sums.get(key)
+        sums[key] = each if known is None else _join(known, each)
+    return sums
 
 
 def _join(one: Sum, other: Sum) -> Sum:

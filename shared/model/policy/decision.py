@@ -6,7 +6,7 @@ Constant keys: every field but a few is always present in JSON, so that a log pi
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -194,10 +194,27 @@ def compare_draft(record: DecisionRecord) -> DraftChange:
     draft = record.draft
     if draft is msgspec.UNSET:
         return DraftChange.NONE
-    before, after = (2 if each.answer is Answer.DENY else int(each.would_deny) for each in (record, draft))
-    if before == after:
-        return DraftChange.SAME
-    return DraftChange.DENIED if after > before else DraftChange.ALLOWED
+    if is_stricter(draft, record):
+        return DraftChange.DENIED
+    return DraftChange.ALLOWED if is_stricter(record, draft) else DraftChange.SAME
+
+
+class Decided(Protocol):
+    """What says how strictly something was decided."""
+
+    @property
+    def answer(self) -> Answer:
+        """Whether it is allowed."""
+
+    @property
+    def would_deny(self) -> bool:
+        """Whether explicit mode would deny it."""
+
+
+def is_stricter(one: Decided, other: Decided) -> bool:
+    """Tell whether the one decision is stricter than the other: deny, would deny, allow."""
+    mine, others = (2 if each.answer is Answer.DENY else int(each.would_deny) for each in (one, other))
+    return mine > others
 
 
 def name_draft(namespace: str, number: int) -> str:

@@ -83,8 +83,11 @@ class DraftView(msgspec.Struct, frozen=True, kw_only=True):
         evaluating: how many of ``sidecars``, those that use the namespace's policy, evaluate it.
         waiting: some that don't: they haven't installed it yet, or are of an older release.
         denied: decided more strictly; ``allowed``: less strictly. Most connections first. Each as its own side says.
-        unchanged: how many decisions of the namespace's own sidecars it leaves as they are.
-        is_truncated: there are more than are looked at.
+        unchanged: how many connections that the namespace's own sidecars decided it leaves as they are.
+        uncounted: connections for which there was no room, and records that sidecars lost: the other numbers are a
+            lower bound.
+        evaluated_since: when its first verdict was written; None: there is none yet.
+        is_truncated: there are more than are shown.
         is_outdated: the rules in force have changed since: to put the draft in force takes that back.
     """
 
@@ -97,5 +100,7 @@ class DraftView(msgspec.Struct, frozen=True, kw_only=True):
     denied: tuple[DecidedOtherwise, ...] = ()
     allowed: tuple[DecidedOtherwise, ...] = ()
     unchanged: int = 0
+    uncounted: int = 0
+    evaluated_since: float | None = None
     is_truncated: bool = False
     is_outdated: bool = False

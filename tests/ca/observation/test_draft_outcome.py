@@ -5,34 +5,46 @@ from __future__ import annotations
 from pathlib import Path
 
 from ca.observation.draft_outcome import count_otherwise, view_draft
-from shared.model.policy.decision import Answer, DecisionRecord, DraftVerdict, Phase
+from ca.store.edges.edge import DraftedEdge, EdgeEvidence
+from ca.store.edges.tally import make_key
+from shared.model.policy.decision import Answer, DraftVerdict
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Direction, Mode, PolicyDraft, Rule
 from tests.ca.founded import opened
 from tests.ca.running import make_decision
 
-DENIED = DraftVerdict(answer=Answer.DENY, would_deny=False, reason=Reason.NO_RULE, rule="", drafts=("shop@2",))
-MARKED = DraftVerdict(answer=Answer.ALLOW, would_deny=True, reason=Reason.NO_RULE, rule="", drafts=("shop@2",))
+DENIED = DraftVerdict(answer=Answer.DENY, would_deny=False, reason=Reason.NO_RULE, rule="", drafts=())
+MARKED = DraftVerdict(answer=Answer.ALLOW, would_deny=True, reason=Reason.NO_RULE, rule="", drafts=())
 
 
-def make(connection: str, direction: Direction, draft: DraftVerdict = DENIED, **changes: object) -> DecisionRecord:
-    return make_decision(connection, direction=direction, draft=draft, **{"answer": Answer.ALLOW, **changes})
+def make(
+    direction: Direction, connections: int, verdict: DraftVerdict = DENIED, *, last: float = 1e9, **changes: object
+) -> DraftedEdge:
+    record = make_decision("c", direction=direction, **{"answer": Answer.ALLOW, **changes})
+    return DraftedEdge(
+        key=make_key(record, reporter="shop/web" if direction is Direction.EGRESS else "shop/db"),
+        evidence=EdgeEvidence(path=f"/bin/{direction}"),
+        verdict=verdict,
+        connections=connections,
+        last=last,
+    )
 
 
-def test_both_sides_and_both_phases_of_a_connection_are_one() -> None:
-    records = [
-        make("c1", Direction.EGRESS, phase=Phase.START, service="shop/db:5432"),
-        make("c1", Direction.EGRESS, time=2e9, service="shop/db:5432"),
-        make("c1", Direction.INGRESS),
-        make("c2", Direction.INGRESS),
-        make("c3", Direction.INGRESS, MARKED, answer=Answer.DENY),
+def test_both_sides_counts_of_the_same_connections_are_one() -> None:
+    """Each counts them for itself, and one may have lost some."""
+    edges = [
+        make(Direction.EGRESS, 5, service="shop/db:5432", last=2e9),
+        make(Direction.INGRESS, 4),
+        make(Direction.INGRESS, 3, mode=Mode.EXPLICIT),
+        make(Direction.INGRESS, 1, MARKED, answer=Answer.DENY),
     ]
-    denied, allowed = count_otherwise(records, "shop@2")
-    assert [(each.before, each.after, each.connections, each.service) for each in denied] == [
-        ("allow", "deny", 2, "shop/db:5432")
+    looked_at: list[None] = []
+    denied, allowed = count_otherwise(edges, check=lambda: looked_at.append(None))
+    assert [(each.before, each.after, each.connections, each.service, each.path) for each in denied] == [
+        ("allow", "deny", 7, "shop/db:5432", "/bin/egress")
     ]
     assert [(each.before, each.after, each.connections) for each in allowed] == [("deny", "would deny", 1)]
-    assert count_otherwise(records, "shop@1") == ((), ())
+    assert len(looked_at) == len(edges)
 
 
 async def test_a_draft_is_outdated_once_the_rules_in_force_are_others(tmp_path: Path) -> None:

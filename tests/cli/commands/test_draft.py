@@ -26,6 +26,7 @@ VIEW = DraftView(
     sidecars=2,
     evaluating=2,
     unchanged=5,
+    evaluated_since=1_790_000_060.0,
 )
 ALONE = """\
 apiVersion: touchmark.dev/v1alpha1
@@ -72,6 +73,7 @@ def test_a_program_is_no_draft(ca: FakeCA, tmp_path: Path, capsys: pytest.Captur
         ({"evaluating": 1, "waiting": ("web-1",)}, ExitCode.UNKNOWN),
         ({"sidecars": 0, "evaluating": 0}, ExitCode.UNKNOWN),
         ({"is_truncated": True}, ExitCode.UNKNOWN),
+        ({"uncounted": 4}, ExitCode.UNKNOWN),
     ],
 )
 def test_the_exit_code_says_whether_it_is_safe(
@@ -84,7 +86,8 @@ def test_the_exit_code_says_whether_it_is_safe(
     assert run(["policy", "draft", "shop"]) == code
     printed = capsys.readouterr().out
     assert "draft 7 of shop" in printed
-    assert f"{view.evaluating} of {view.sidecars} sidecars evaluate it" in printed
+    assert f"{view.evaluating} of {view.sidecars} sidecars evaluate it; its first verdict is of 20" in printed
+    assert ("? 4 more were lost, or had no room" in printed) is bool(view.uncounted)
     assert ("✗ newly denied: 7 connections" in printed) is bool(view.denied)
     assert ("older release: web-1" in printed) is bool(view.waiting)
     assert ("? no sidecar evaluates it yet" in printed) is (not view.evaluating)
