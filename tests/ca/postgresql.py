@@ -13,7 +13,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +23,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+
+from tests.free_ports import free_port
 
 USER = "touchmark"
 
@@ -66,7 +67,7 @@ class PostgreSQL:
     def restart(self) -> None:
         """Start, again where it ran before; on the same port. It ends with the thread that calls."""
         self.stop()
-        self._port = self._port or _free_port()
+        self._port = self._port or free_port()
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(self._port),
@@ -173,8 +174,3 @@ def _write_certificate(certificate: Path, key_file: Path) -> None:
     certificate.write_bytes(made.public_bytes(Encoding.PEM))
     key_file.touch(mode=0o600)
     key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

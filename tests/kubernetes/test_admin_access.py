@@ -10,12 +10,13 @@ import pytest
 
 from cli.main import run
 from cli.text.exit_codes import ExitCode
+from tests.free_ports import free_port
 from tests.kubernetes.forwarding import NAMESPACE, running_ca_pod
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.harness.kubectl import KubectlError
 from tests.kubernetes.harness.processes import wait_until
 from tests.kubernetes.test_crds import placed
-from tests.kubernetes.webhook_ca import WebhookCA, free_port
+from tests.kubernetes.webhook_ca import WebhookCA
 from tests.shared.model.policy.object_cases import policy
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from shared.model.wire.messages import Welcome
 from tests.ca.founded import WEB
 from tests.ca.kubernetes.faked_cluster import enrol_pod
 from tests.ca.running import FakeSidecar, eventually
+from tests.free_ports import free_port
 from tests.kubernetes.cluster_objects import Objects, running_ca_in_cluster
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.harness.kubectl import KubectlError
@@ -164,9 +164,3 @@ async def ask_as_a_user(services: RunningCA, server: ApiServer) -> None:
 async def has_roots(server: ApiServer) -> bool:
     found = await asyncio.to_thread(server.kubectl.get, "configmaps", "-n", SHOP)
     return TRUST_CONFIG_MAP in {each["metadata"]["name"] for each in found["items"]}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port

@@ -16,10 +16,11 @@ import pytest
 
 from ca.runtime.compose import RunningCA
 from shared.model.trust.bundle import RotationKind
+from tests.free_ports import free_port
 from tests.kubernetes.cluster_objects import Objects, make_ca_kubeconfig, running_ca_in_cluster
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.sidecar.little_ca import until
-from tests.sidecar.runtime.whole_sidecar import Running, free_port, run_client, sidecar
+from tests.sidecar.runtime.whole_sidecar import Running, run_client, sidecar
 
 ADDRESS = "127.0.0.2"
 

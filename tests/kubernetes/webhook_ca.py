@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from shared.model.kubernetes.contract import CLUSTER_ROLE
+from tests.free_ports import free_port
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.harness.processes import Program, wait_until
 
@@ -158,13 +159,6 @@ def touchmark(ca: WebhookCA, *arguments: str) -> str:
         [sys.executable, "-m", "cli", *arguments, "--admin-socket", str(ca.directory / "admin.sock")],
         check=True, capture_output=True, text=True, timeout=60, cwd=ROOT, env={**os.environ, "NO_COLOR": "1"},
     ).stdout  # fmt: skip
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
 
 
 def _answers(port: int) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from tests.ca.conftest import postgresql as postgresql
 from tests.ca.postgresql import PostgreSQL
 from tests.ca.running import CURL, Admin, FakeSidecar, eventually, make_client_context, running_ca
 from tests.e2e.harness import admin as other
+from tests.free_ports import free_port
 from tests.releases import previous
 
 
@@ -32,9 +32,7 @@ class Replica:
         self.directory = directory / "before"
         self.directory.mkdir()
         self.admin = other.Admin(self.directory / "admin.sock")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.listen = f"127.0.0.1:{free.getsockname()[1]}"
+        self.listen = f"127.0.0.1:{free_port()}"
         self._release = previous.unpack(directory)
         self._kek, self._url = directory / "kek", url
         self.process = self.start()

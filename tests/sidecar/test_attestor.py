@@ -18,6 +18,7 @@ from sidecar.attest.holding import clearance, newest
 from sidecar.attest.holding.owner import OwnerSearch
 from sidecar.attest.measure import Measured, Measuring, Sighting
 from sidecar.attestor import Attestation, AttestationError, Attestor
+from tests.free_ports import free_port
 from tests.sidecar.attest.processes import (
     AS_NOBODY,
     CONNECT,
@@ -654,10 +655,9 @@ async def test_one_look_at_the_listeners_serves_what_came_before_it_and_nothing_
 
 
 async def test_nobody_listening_has_its_own_reason(attestor: Attestor) -> None:
-    with listening() as probe:
-        port = probe.getsockname()[1]
-        with pytest.raises(AttestationError) as own:
-            await attestor.attest_listener("127.0.0.1", port)
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(AttestationError) as own:
+        await attestor.attest_listener("127.0.0.1", port)
     with pytest.raises(AttestationError) as nobody:
         attestor.attest_listener_now("127.0.0.1", port)
     assert own.value.reason is nobody.value.reason is Reason.NO_LISTENER

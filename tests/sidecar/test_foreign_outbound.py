@@ -19,6 +19,7 @@ from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Direction, Mode, NamespaceState, Peer, Rule
 from shared.model.wire.messages import DirectoryEntry, ServiceEntry, ServicePort
 from sidecar.parts import Limits
+from tests.free_ports import free_port
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Pair, approve, identify, running_pair
 from tests.sidecar.partner import BILLING, DOMAIN, Partner, Program, Svid, make_context
@@ -161,8 +162,7 @@ async def test_openssl_serves_the_program(tmp_path: Path) -> None:
         roots.write_bytes(
             b"".join(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in pair.mint.bundle.roots)
         )
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         command = [
             "openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-tls1_3", "-rev", "-Verify", "4",
             "-verify_return_error", "-cert", str(chain), "-cert_chain", str(chain), "-key", str(key),

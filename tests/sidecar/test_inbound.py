@@ -31,6 +31,7 @@ from sidecar.tls.contexts import make_context
 from sidecar.tls.handshake_gate import HandshakeGate
 from sidecar.tls.role import Role
 from sidecar.tunnel.frames import HEADER, FrameType, Opening, encode_frame, encode_opening
+from tests.free_ports import free_port
 from tests.sidecar.little_ca import make_authority, until
 from tests.sidecar.pair import (
     CLIENT,
@@ -429,8 +430,7 @@ async def test_both_sides_decide_the_server_refuses_what_the_client_lets_through
 
 async def test_an_application_that_refuses_is_a_refusal_with_its_reason() -> None:
     async with running_pair(echo) as pair:
-        with socket.create_server(("127.0.0.1", 0)) as unused:
-            free = unused.getsockname()[1]
+        free = free_port()
         peer = RawPeer(pair, pair.mint.issue(identify(CLIENT, CLIENT_PROGRAM)))
         await peer.shake(port=free)
         await peer.send(encode_frame(FrameType.OPEN, 1, opening(pair, destination=("127.0.0.1", free))))

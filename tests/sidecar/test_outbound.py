@@ -23,6 +23,7 @@ from sidecar.connection.connection import Connection
 from sidecar.parts import Limits
 from sidecar.pump.tunnel_pump import TunnelPump
 from sidecar.routing.service_endpoints import Endpoints
+from tests.free_ports import free_port
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import (
     CLIENT,
@@ -286,8 +287,7 @@ async def test_an_address_that_the_ca_doesnt_tell_is_reached_plainly_and_marked_
 async def test_without_a_sidecar_there_permissive_flows_plainly_and_explicit_refuses() -> None:
     async with running_pair(echo) as pair:
         entry = pair.client.directory.entries["127.0.0.1"]
-        with socket.create_server(("127.0.0.1", 0)) as unused:
-            free = unused.getsockname()[1]
+        free = free_port()
         pair.client.directory.entries["127.0.0.1"] = type(entry)(
             address=entry.address, namespace=entry.namespace, service_account=entry.service_account, tunnel_port=free
         )
@@ -373,9 +373,7 @@ def list_service(*endpoints: tuple[str, int], affinity_s: int = 0) -> DirectoryE
 
 
 def closed_port(address: str) -> tuple[str, int]:
-    with socket.create_server((address, 0)) as listener:
-        host, port = listener.getsockname()
-    return host, port
+    return address, free_port(address)
 
 
 async def ask(pair: Pair, text: bytes = b"hello") -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,12 @@ from cli.demo.processes import Processes
 from cli.demo.server import write_server
 from shared.model.errors import MachineError
 from tests.cli.demo.waiting import wait_until
+from tests.free_ports import free_port
 
 
 @pytest.mark.parametrize("choice", ["auto", "python"])
 def test_it_greets_and_repeats_the_marker(tmp_path: Path, choice: str) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = write_server(tmp_path, f"127.0.0.1:{port}", choice=choice)
     processes = Processes(tmp_path, {})
     processes.start("server", server.command)

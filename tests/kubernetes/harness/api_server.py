@@ -8,20 +8,18 @@ token's good answer for 10 s: a TokenReview just after its pod's end may still s
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
-import random
-import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from scripts.kubernetes import binaries
+from tests.free_ports import free_port
 from tests.kubernetes.harness import kubeconfig, pki
 from tests.kubernetes.harness.cluster import Cluster
-from tests.kubernetes.harness.processes import Program, StartError
+from tests.kubernetes.harness.processes import Program
 
 DEFINITIONS = Path(__file__).parents[3] / "manifests" / "crds"
 SERVICES = "198.19.0.0/16"
@@ -56,7 +54,8 @@ class ApiServer(Cluster):
         self.address = address
         self.arguments = tuple(arguments)
         self.ca = pki.ClusterCA()
-        self._port, self._etcd_port, self._etcd_peer_port = _free_ports(address, port)
+        self._port = port or free_port(address)
+        self._etcd_port, self._etcd_peer_port = free_port(), free_port()
         self._etcd: Program | None = None
         self._server: Program | None = None
         self._kubeconfigs = 0
@@ -218,21 +217,3 @@ class ApiServer(Cluster):
             "--shutdown-delay-duration=0s",
             *self.arguments,
         ]
-
-
-def _free_ports(address: str, wanted: int | None) -> tuple[int, int, int]:
-    """Three free ports, each held until the last is found, below those that the kernel gives to who asks for any."""
-    with contextlib.ExitStack() as held:
-        hosts = [address if wanted is None else "127.0.0.1", "127.0.0.1", "127.0.0.1"]
-        ports = [_free_port(host, held) for host in hosts]
-    return (wanted or ports[0], ports[1], ports[2])
-
-
-def _free_port(host: str, held: contextlib.ExitStack) -> int:
-    for port in random.sample(range(20000, 32000), 100):
-        try:
-            held.enter_context(socket.create_server((host, port)))
-        except OSError:
-            continue
-        return port
-    raise StartError(f"no free port on {host}")

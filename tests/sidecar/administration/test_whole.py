@@ -31,8 +31,9 @@ from shared.runtime.sidecar_socket import ask_sidecar, choose_sidecar, list_side
 from shared.runtime.tasks import Tasks
 from sidecar.administration import answers, metrics
 from sidecar.administration.local_socket import MAX_CLIENTS, AdminSocket, check_peer, open_admin_listener
+from tests.free_ports import free_port
 from tests.sidecar.little_ca import LittleCA, until
-from tests.sidecar.runtime.whole_sidecar import SERVER, free_port, run_client, sidecar
+from tests.sidecar.runtime.whole_sidecar import SERVER, run_client, sidecar
 
 PREFIX = f"test-{os.getpid()}"
 

@@ -18,6 +18,7 @@ from sidecar.events import Events
 from sidecar.probing import server as probe_server
 from sidecar.probing.outcome import MAX_BODY_BYTES, Outcome, fail
 from sidecar.probing.server import MAX_CONNECTIONS, ProbeServer, open_probe_listeners
+from tests.free_ports import free_port
 from tests.sidecar.little_ca import until
 
 LIVENESS = ProbeTarget(container="app", kind="liveness", handler="tcp", port=1)
@@ -248,10 +249,9 @@ async def test_who_stays_silent_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_it_listens_on_both_families_and_says_when_it_cannot() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-        with pytest.raises(MachineError, match="Address already in use"):
-            open_probe_listeners(port)
+    port = free_port("0.0.0.0")
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(MachineError, match="Address already in use"):
+        open_probe_listeners(port)
     listeners = open_probe_listeners(port)
     try:
         assert {listener.getsockname()[0] for listener in listeners} == {"0.0.0.0", "::"}

@@ -7,8 +7,9 @@ import signal
 
 import pytest
 
+from tests.free_ports import free_port
 from tests.sidecar.little_ca import LittleCA, until
-from tests.sidecar.runtime.whole_sidecar import an_echo, echo_back, free_port, run_client, sidecar
+from tests.sidecar.runtime.whole_sidecar import an_echo, echo_back, run_client, sidecar
 
 
 async def test_at_sigterm_live_connections_finish_and_new_ones_are_refused() -> None:

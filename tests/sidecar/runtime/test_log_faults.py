@@ -17,8 +17,9 @@ from pathlib import Path
 from shared.runtime.sinks import LineSink
 from sidecar.events import Events
 from sidecar.runtime.log_faults import Watched, tell
+from tests.free_ports import free_port
 from tests.sidecar.little_ca import LittleCA, until
-from tests.sidecar.runtime.whole_sidecar import ROOT, SERVER, Running, free_port, run_client, sidecar
+from tests.sidecar.runtime.whole_sidecar import ROOT, SERVER, Running, run_client, sidecar
 
 
 async def test_faults_are_told_when_they_begin_and_end_and_lost_lines_by_number() -> None:

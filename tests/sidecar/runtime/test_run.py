@@ -6,8 +6,9 @@ import asyncio
 import sys
 from asyncio.subprocess import PIPE
 
+from tests.free_ports import free_port
 from tests.sidecar.little_ca import LittleCA, until
-from tests.sidecar.runtime.whole_sidecar import SERVER, free_port, run_client, sidecar
+from tests.sidecar.runtime.whole_sidecar import SERVER, run_client, sidecar
 
 
 async def test_two_sidecars_carry_a_connection_through_a_tunnel_and_record_it_on_both_sides() -> None:

@@ -11,8 +11,9 @@ import pytest
 from shared.runtime.sinks import LineSink
 from sidecar.events import Events
 from sidecar.runtime import serve as module
+from tests.free_ports import free_port
 from tests.sidecar.little_ca import LittleCA, until
-from tests.sidecar.runtime.whole_sidecar import echo_back, free_port, pod_arguments, pod_variables, sidecar
+from tests.sidecar.runtime.whole_sidecar import echo_back, pod_arguments, pod_variables, sidecar
 
 
 async def test_a_sidecar_that_expired_while_the_ca_was_away_says_what_to_do_and_ends() -> None:

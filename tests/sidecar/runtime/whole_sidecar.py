@@ -19,6 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from tests.free_ports import free_port
 from tests.sidecar.little_ca import TRUST_DOMAIN, LittleCA, until
 
 ROOT = Path(__file__).parents[3]
@@ -43,12 +44,6 @@ while (part := c.recv(65536)):
     data += part
 print(data.decode())
 """
-
-
-def free_port(address: str = "127.0.0.1") -> int:
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
 
 
 class Running:

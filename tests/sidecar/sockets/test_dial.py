@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from sidecar.sockets.dial import DialError, dial
+from tests.free_ports import free_port
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
@@ -22,8 +23,7 @@ async def test_a_listener_is_reached_with_a_ready_non_blocking_socket(address: s
 
 
 async def test_a_refusal_is_a_dial_error_that_names_the_destination() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
+    port = free_port()
     with pytest.raises(DialError, match=f"127.0.0.1:{port}.*refused"):
         await dial(asyncio.get_running_loop(), ("127.0.0.1", port), mark=0, timeout_s=30)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sqlite3
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from shared.model.errors import ConflictError, InputError, UnavailableError
 from shared.model.policy.rules import Mode
 from tests.ca.founded import KEK, NOW, TRUST_DOMAIN
 from tests.ca.postgresql import PostgreSQL
+from tests.free_ports import free_port
 
 
 async def test_the_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
@@ -146,11 +146,6 @@ async def test_a_database_that_refuses_or_is_away_is_a_clear_error(postgresql: P
         assert postgresql.password not in database.place and name in database.place
     finally:
         await database.close()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 async def test_the_servers_certificate_is_checked_where_the_url_says_so(postgresql: PostgreSQL, tmp_path: Path) -> None:
