@@ -20,7 +20,7 @@ from sidecar.tunnel.user import Loss, Renewal
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import Mint, running_pair
 from tests.sidecar.tls.test_handshake import make_tunnels
-from tests.sidecar.tunnel.test_tunnel import OPENING, Listener, write_data
+from tests.sidecar.tunnel.test_tunnel import OPENING, Listener, until_closed, write_data
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -172,7 +172,7 @@ async def test_a_renewed_tunnel_carries_no_further_connection() -> None:
     assert first.turns.is_idle and not first.is_reusable and not second.is_reusable
     first.close()
     second.close()
-    await asyncio.sleep(0.05)
+    await until_closed(first, second)
 
 
 async def test_an_earlier_releases_tunnel_ends_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +185,7 @@ async def test_an_earlier_releases_tunnel_ends_at_the_limit(monkeypatch: pytest.
     await until(lambda: client.losses)
     assert client.losses == [Loss.RECORD_LIMIT]
     second.close()
-    await asyncio.sleep(0.05)
+    await until_closed(first, second)
 
 
 @pytest.mark.parametrize("by", ["initiator", "responder"])
@@ -199,17 +199,17 @@ async def test_a_rekey_that_may_not_come_breaks_the_protocol(by: str) -> None:
     assert listener.losses == [Loss.PROTOCOL]
     for each in (first, second):
         each.close()
-    await asyncio.sleep(0.05)
+    await until_closed(first, second)
 
 
 async def test_new_keys_without_bytes_in_between_are_refused() -> None:
-    first, _second, _client, server = await make_turn(is_accepted=False)
+    first, second, _client, server = await make_turn(is_accepted=False)
     first._renewal = Renewal.ASKED
     first._write_now(bytes([FrameType.REKEY, first.turns.epoch, 0, 0]))
     await until(lambda: server.losses)
     assert server.losses == [Loss.PROTOCOL]
     first.close()
-    await asyncio.sleep(0.05)
+    await until_closed(first, second)
 
 
 async def test_a_responders_last_record_that_goes_out_with_its_rekey_is_told_before_the_handshake() -> None:
@@ -236,7 +236,7 @@ async def test_a_responders_last_record_that_goes_out_with_its_rekey_is_told_bef
 
 
 async def test_a_tunnel_that_ends_while_it_makes_new_keys_leaves_nothing_behind() -> None:
-    first, _second, _client, server = await make_turn(key_bytes=10_000)
+    first, second, _client, server = await make_turn(key_bytes=10_000)
     write_data(first, bytes(11_000))
     await until(lambda: first._renewing is not None)
     first.close()
@@ -244,13 +244,13 @@ async def test_a_tunnel_that_ends_while_it_makes_new_keys_leaves_nothing_behind(
     assert server.losses == [Loss.BROKEN]
     assert first._renewing is not None
     await asyncio.gather(first._renewing, return_exceptions=True)
-    await asyncio.sleep(0.05)
+    await until_closed(first, second)
 
 
 async def close_both(*ends: Tunnel) -> None:
     for each in ends:
         each.close()
-    await until(lambda: all(each.connection.fileno() < 0 for each in ends))
+    await until_closed(*ends)
 
 
 async def test_the_connection_stays_open_for_a_handshakes_step_that_is_under_way(

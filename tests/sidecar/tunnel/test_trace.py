@@ -19,7 +19,7 @@ from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, M
 from tests.sidecar.pump.test_plain_pump import tcp_pair
 from tests.sidecar.test_outbound import echo
 from tests.sidecar.tls.test_handshake import make_tunnels
-from tests.sidecar.tunnel.test_tunnel import Listener, write_data
+from tests.sidecar.tunnel.test_tunnel import Listener, until_closed, write_data
 
 OPENING = Opening(connection="00" * 8, destination=("198.18.0.2", 5432), source=("198.18.0.1", 1))
 
@@ -95,7 +95,7 @@ async def test_what_one_end_sends_the_other_receives(monkeypatch: pytest.MonkeyP
     assert "secret" not in str(initiator.events + responder.events)
     first.close()
     second.close()
-    await asyncio.sleep(0.05)
+    await until_closed(first, second)
 
 
 async def test_after_a_frame_out_of_bounds_that_direction_says_nothing_more() -> None:
@@ -107,7 +107,7 @@ async def test_after_a_frame_out_of_bounds_that_direction_says_nothing_more() ->
     await until(lambda: user.losses)
     assert written.events == []
     first.close()
-    await until(lambda: first.connection.fileno() < 0 and second.connection.fileno() < 0)
+    await until_closed(first, second)
 
 
 async def test_a_tunnel_that_isnt_traced_has_plain_records() -> None:
@@ -115,7 +115,7 @@ async def test_a_tunnel_that_isnt_traced_has_plain_records() -> None:
     assert type(first._tls) is Records
     first.close()
     second.close()
-    await until(lambda: first.connection.fileno() < 0 and second.connection.fileno() < 0)
+    await until_closed(first, second)
 
 
 async def test_a_pair_writes_each_frame_of_a_connection_on_both_sides() -> None:

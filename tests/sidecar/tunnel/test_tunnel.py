@@ -43,6 +43,11 @@ class Listener:
         self.losses.append(loss)
 
 
+async def until_closed(*ends: Tunnel) -> None:
+    """Wait until the connections are closed: one that a test leaves open is blamed on the next."""
+    await until(lambda: all(each.connection.fileno() < 0 for each in ends))
+
+
 def write_data(tunnel: Tunnel, payload: bytes) -> bool:
     epoch = tunnel.turns.send(FrameType.DATA, len(payload))
     return tunnel.write(encode_frame(FrameType.DATA, epoch, payload))
@@ -73,7 +78,7 @@ async def test_a_pinned_record_goes_out_once_and_in_order() -> None:
     assert sender.drained == 1
     first.close()
     second.close()
-    await asyncio.sleep(0.05)
+    await until_closed(first, second)
 
 
 async def test_a_peer_that_asks_for_short_records_gets_every_byte(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +107,7 @@ async def test_a_peer_that_asks_for_short_records_gets_every_byte(monkeypatch: p
     assert first.sent - before > len(sent) + len(sent) // 512 * RECORD_OVERHEAD_BYTES
     first.close()
     second.close()
-    await asyncio.sleep(0.05)
+    await until_closed(first, second)
 
 
 async def test_a_lost_tunnel_tells_its_user_once() -> None:
@@ -129,7 +134,7 @@ async def test_a_reset_in_a_turn_is_read_before_the_connections_end() -> None:
     await until(lambda: FrameType.RESET in user.frames)
     assert user.data == b"last words"
     second.close()
-    await asyncio.sleep(0.05)
+    await until_closed(first, second)
 
 
 async def test_a_reset_that_crosses_the_other_ends_end_is_the_tunnels_end_and_no_fault() -> None:
@@ -148,7 +153,7 @@ async def test_a_reset_that_crosses_the_other_ends_end_is_the_tunnels_end_and_no
     first.reset()
     await until(lambda: other.losses)
     assert other.losses == [Loss.BROKEN]
-    await asyncio.sleep(0.05)
+    await until_closed(first, second)
 
 
 async def test_what_comes_while_nobody_uses_the_tunnel_waits_for_the_next_user() -> None:
@@ -161,7 +166,7 @@ async def test_what_comes_while_nobody_uses_the_tunnel_waits_for_the_next_user()
     await until(lambda: user.frames == [FrameType.OPEN])
     first.close()
     second.close()
-    await asyncio.sleep(0.05)
+    await until_closed(first, second)
 
 
 async def test_after_a_disowned_open_nothing_is_processed_and_the_initiator_may_retry() -> None:
@@ -176,7 +181,7 @@ async def test_after_a_disowned_open_nothing_is_processed_and_the_initiator_may_
     assert first.turns.is_retry_allowed()
     assert second.is_closed
     first.close()
-    await asyncio.sleep(0.05)
+    await until_closed(first, second)
 
 
 async def test_a_closing_that_meets_a_full_tunnel_is_written_before_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +203,7 @@ async def test_a_closing_that_meets_a_full_tunnel_is_written_before_its_end(monk
     assert first.turns.is_retry_allowed()
     await until(lambda: second.is_closed)
     first.close()
-    await asyncio.sleep(0.05)
+    await until_closed(first, second)
 
 
 async def test_a_held_frame_goes_in_front_of_the_next_one_in_one_record() -> None:
@@ -217,7 +222,7 @@ async def test_a_held_frame_goes_in_front_of_the_next_one_in_one_record() -> Non
     assert client.frames == [FrameType.ACCEPT]
     first.close()
     second.close()
-    await asyncio.sleep(0.05)
+    await until_closed(first, second)
 
 
 async def test_a_held_frame_goes_alone_when_nothing_follows() -> None:
@@ -235,7 +240,7 @@ async def test_a_held_frame_goes_alone_when_nothing_follows() -> None:
     await until(lambda: FrameType.RESET in client.frames)
     assert client.frames == [FrameType.ACCEPT, FrameType.END, FrameType.RESET]
     first.close()
-    await asyncio.sleep(0.05)
+    await until_closed(first, second)
 
 
 async def test_a_held_frame_doesnt_share_a_record_that_is_full() -> None:
@@ -251,7 +256,7 @@ async def test_a_held_frame_doesnt_share_a_record_that_is_full() -> None:
     await until(lambda: len(client.data) == MAX_PAYLOAD_BYTES)
     first.close()
     second.close()
-    await asyncio.sleep(0.05)
+    await until_closed(first, second)
 
 
 async def test_a_fault_of_the_user_ends_the_tunnel_instead_of_losing_bytes() -> None:
@@ -274,4 +279,4 @@ async def test_a_fault_of_the_user_ends_the_tunnel_instead_of_losing_bytes() -> 
     assert second.is_closed
     assert server.losses == [Loss.BROKEN]
     first.close()
-    await until(lambda: first.connection.fileno() < 0 and second.connection.fileno() < 0)
+    await until_closed(first, second)
