@@ -25,10 +25,11 @@ async def drain(parts: Composition, life: Life, events: Events, log_sink: LineSi
     """End every part. Live connections have ``limits.drain_s``, or until a second signal."""
     sidecar = parts.sidecar
     life.begin_draining()
-    events.emit("sidecar_draining", connections=len(sidecar.connections))
     if parts.held_connects is not None:
         parts.held_connects.close()
     parts.capturing.close()
+    # Whoever reads this can rely on it: nothing is accepted any more.
+    events.emit("sidecar_draining", connections=len(sidecar.connections))
     sidecar.draining.begin()
     await _wait_for_connections(sidecar.connections, sidecar.limits.drain_s, shutdown.hurried)
     sidecar.connections.close_all()

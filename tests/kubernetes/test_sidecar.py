@@ -144,7 +144,7 @@ async def test_a_sidecar_that_is_refused_says_why_and_waits_until_it_isnt(
         files.put_roots(services)
         arguments = (*listener, "--health-port", str(health))
         async with a_pods_sidecar(port, objects, files, uid, *arguments, token="not.a.token") as running:
-            await until(lambda: said(running, "join_refused"), timeout_s=20)
+            await until(lambda: said(running, "join_refused"), timeout_s=60)
             answer = await ask()
             assert answer.startswith("HTTP/1.1 503 ")
             assert "the API server refuses the token" in answer

@@ -136,6 +136,7 @@ async def test_a_reader_that_never_reads_stops_the_sender() -> None:
     async with running_pair(flood) as pair:
         client = socket.create_connection(pair.entrance)
         client.setblocking(False)
+        await until(lambda: sent)
         before = -1
         while before != sent:
             before = sent

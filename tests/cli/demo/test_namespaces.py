@@ -27,7 +27,7 @@ def test_parties_reach_each_other_and_plaintext_is_seen_on_the_wire_without_side
             command = [*stage.client.prefix, "curl", "-sS", "-H", f"X-Marker: {marker}", stage.client_url]
             wait_until(lambda: processes.run(command, timeout_s=5).code == 0)
             with PacketWatch(stage.taps, marker.encode()) as watch:
-                outcome = processes.run(command, timeout_s=5)
+                outcome = processes.run(command, timeout_s=60)
             assert outcome.output.startswith(f"{server.greeting} {marker}")
             assert watch.legs[BETWEEN].hits > 0
         finally:

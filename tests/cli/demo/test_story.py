@@ -90,7 +90,7 @@ def test_with_explicit_listeners_it_holds_too_and_kept_it_answers_until_ctrl_c(t
         # Who may not open packet sockets can't tell; who may sees none.
         assert facts["plaintext_on_wire"] in ((None,) if "can't capture packets" in said else (False,))
         [curl] = [line.partition("$ ")[2] for line in said.split("until Ctrl-C")[1].splitlines() if "curl" in line]
-        answer = subprocess.run(["sh", "-c", curl], capture_output=True, timeout=20, check=False)
+        answer = subprocess.run(["sh", "-c", curl], capture_output=True, timeout=60, check=False)
         assert answer.stdout.startswith(b"hello from shop/web"), answer
         demo.send_signal(signal.SIGINT)
         assert demo.wait(60) == ExitCode.SUCCESS

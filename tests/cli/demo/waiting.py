@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(is_there: Callable[[], bool], *, timeout_s: float = 30.0) -> None:
+def wait_until(is_there: Callable[[], bool], *, timeout_s: float = 60.0) -> None:
     """Return once the condition holds; fail when it doesn't in time."""
     deadline = time.monotonic() + timeout_s
     while not is_there():

@@ -42,11 +42,15 @@ def connect(name: str, host: str, port: int, *, source_port: int = 0, deadline_s
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             connection.bind(("", source_port))
         connection.connect((host, port))
+    except ConnectionResetError:
+        # It was accepted: who refuses it can be faster than this program, which is then told of the reset here.
+        _reset.add(name)
     except OSError as error:
         connection.close()
         return _name(error)
+    else:
+        _reset.discard(name)
     _sockets[name] = connection
-    _reset.discard(name)
     return "connected"
 
 

@@ -522,9 +522,9 @@ async def test_a_ca_that_opens_no_stream_yet_is_waited_for_and_then_resumed(tmp_
     async with LittleCA().serving() as ca, a_pod(ca, tmp_path) as pod:
         ca.is_busy = True
         await ca.streams[0].close()
-        await until(lambda: ca.refused_by_http >= 4, timeout_s=20)
+        await until(lambda: ca.refused_by_http >= 4)
         ca.is_busy = False
-        await until(lambda: ca.of_type(Resume), timeout_s=20)
+        await until(lambda: ca.of_type(Resume))
         assert len(pod.enrolments()) == 1
 
 
