@@ -42,7 +42,7 @@ def test_each_command_of_the_page_works(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=170,
+        timeout=620,
         check=False,
     )
     log = tmp_path / "log"

@@ -19,7 +19,7 @@ LOCKS = sorted(ROOT.glob("requirements*.lock"))
 def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {"PATH": os.environ["PATH"], "HOME": str(cwd)}
     return subprocess.run(
-        command, cwd=cwd, env=kept | environment, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=cwd, env=kept | environment, capture_output=True, text=True, timeout=180, check=False
     )
 
 

@@ -60,10 +60,10 @@ def test_the_tutorial_works_as_written(tmp_path: Path) -> None:
         "COLUMNS": "200",
     }
     isolated = ["unshare", "--net", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child=KILL"]
-    bounded = ["timeout", "--signal=KILL", "165"]
+    bounded = ["timeout", "--signal=KILL", "600"]
     done = subprocess.run(
         [*isolated, *bounded, "bash", "-c", write_script(tmp_path)],
-        env=environment, capture_output=True, text=True, timeout=172, check=False,
+        env=environment, capture_output=True, text=True, timeout=620, check=False,
     )  # fmt: skip
     told = re.findall(rf"(?ms)^{_RULE}(\d+)\n(.*?)^{_RULE}(\d+)$", done.stdout)
     printed = {COMMANDS[int(number)]: text for number, text, _ in told}

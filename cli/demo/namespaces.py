@@ -18,7 +18,7 @@ from cli.demo.stage import BESIDE, BETWEEN, SERVER_PORT, Place, Stage
 from cli.machine.machine import find_program
 from shared.model.errors import MachineError
 
-_TIMEOUT_S: Final = 10
+_TIMEOUT_S: Final = 30
 _TUNNEL_PORT: Final = 15008
 _CA_PORT: Final = 15443
 _MARK: Final = 0x746D

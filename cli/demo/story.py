@@ -33,11 +33,12 @@ if TYPE_CHECKING:
 NAMESPACE: Final = "shop"
 WEB: Final = "shop/web"
 CLIENT: Final = "shop/client"
-_START_TIMEOUT_S: Final = 30.0
-_OBSERVE_TIMEOUT_S: Final = 15.0
+# A busy machine may give each program a tenth of a core, and a CA needs seconds of it: what must come is waited for.
+_START_TIMEOUT_S: Final = 120.0
+_OBSERVE_TIMEOUT_S: Final = 60.0
 _COMMAND_TIMEOUT_S: Final = 90.0
-_REQUEST_TIMEOUT_S: Final = 10
-_NEW_ISSUER_TIMEOUT_S: Final = 20.0
+_REQUEST_TIMEOUT_S: Final = 30
+_NEW_ISSUER_TIMEOUT_S: Final = 60.0
 _POLL_S: Final = 0.1
 
 

@@ -129,7 +129,7 @@ class PostgreSQL:
             env=environment,
             check=True,
             capture_output=True,
-            timeout=30,
+            timeout=120,
         )
 
     def _run(self, program: str, *arguments: str) -> None:
@@ -143,7 +143,7 @@ class PostgreSQL:
         return [*ending, "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             try:
                 self.execute("postgres", "SELECT 1")

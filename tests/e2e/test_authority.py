@@ -25,7 +25,7 @@ def test_a_join_token_is_good_for_one_sidecar(shop: Shop) -> None:
     wait_until(lambda: "sidecar_ready" in first.events.read_text(), "the first sidecar")
     first.end()
     second = mesh.begin_sidecar("shop/twice", pod, "second-use", settings="capture: redirect", token=token)
-    assert second.process.wait(timeout=60) != 0
+    assert second.process.wait(timeout=180) != 0
     assert "refuses" in second.events.read_text()
     assert token[20:60] not in second.events.read_text()
 
@@ -35,7 +35,7 @@ def test_a_join_token_registers_no_other_address(shop: Shop) -> None:
     pod = mesh.network.add("claimer")
     token = mesh.admin.make_join_token("shop/claimer", (shop.address,)).token
     sidecar = mesh.begin_sidecar("shop/claimer", pod, "claims-more", settings="capture: redirect", token=token)
-    assert sidecar.process.wait(timeout=60) != 0
+    assert sidecar.process.wait(timeout=180) != 0
     assert "refuses" in sidecar.events.read_text()
 
 

@@ -135,7 +135,7 @@ def test_sidecars_are_upgraded_first_under_the_previous_ca(mesh: Mesh, before: P
 def ask(mesh: Mesh, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Today's command, of whichever CA there is."""
     command = [sys.executable, "-m", "cli", *arguments, "--admin-socket", str(mesh.directory / "admin.sock")]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=90, cwd=ROOT)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=180, cwd=ROOT)
 
 
 def expect_trade(mesh: Mesh, buyer: Executable, client: Sidecar, seller: Executable, server: Sidecar) -> None:

@@ -28,7 +28,7 @@ def run(release: Path, program: str, text: bytes = b"") -> bytes:
         input=text,
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=180,
         env={**os.environ, "PYTHONPATH": str(release), "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"},
     )
     assert done.returncode == 0, done.stderr.decode()

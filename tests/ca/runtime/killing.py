@@ -134,7 +134,7 @@ def enumerate_rewrap(directory: Path) -> int:
 def count_steps(*arguments: str | Path) -> int:
     """Run this module's enumeration in a process of its own; return how many steps it killed at."""
     command = [sys.executable, "-m", "tests.ca.runtime.killing", *map(str, arguments)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=620, check=False)
     assert ended.returncode == 0, ended.stderr[-4000:]
     return int(ended.stdout)
 

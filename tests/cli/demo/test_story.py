@@ -17,7 +17,7 @@ from tests.cli.demo.interruption import interrupt_starts
 from tests.cli.demo.telling import assert_nothing_stays, start_demo
 from tests.cli.demo.waiting import wait_until
 
-TIMEOUT_S = 240.0
+TIMEOUT_S = 600.0
 FACTS = [
     "capture",
     "approved_permissive",

@@ -39,7 +39,7 @@ PREFIX = f"test-{os.getpid()}"
 
 
 def scrape(port: int) -> dict[str, Metric]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=120) as answer:
         text = answer.read().decode()
     return {each.name: each for each in text_string_to_metric_families(text)}
 
@@ -127,9 +127,9 @@ def _check_answers(name: str) -> None:
     with pytest.raises(RefusedError, match="not a level"):
         ask_sidecar(name, LevelQuestion(level="loud"), expect=Level)
     asked = [sys.executable, "-m", "sidecar.administration", "log-level", "--instance", name]
-    told = subprocess.run(asked, capture_output=True, timeout=60, check=True)
+    told = subprocess.run(asked, capture_output=True, timeout=180, check=True)
     assert json.loads(told.stdout)["level"] == "error"
-    told = subprocess.run([*asked[:-1], "nobody"], capture_output=True, timeout=60, check=False)
+    told = subprocess.run([*asked[:-1], "nobody"], capture_output=True, timeout=180, check=False)
     assert (told.returncode, told.stdout) == (4, b"")
     assert b"[not_found]" in told.stderr
 

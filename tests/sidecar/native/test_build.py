@@ -42,7 +42,7 @@ def test_two_builds_are_equal_and_hold_no_path_of_this_machine(tmp_path: Path) -
 def test_a_missing_compiler_is_named_and_is_no_failure_of_the_set_up(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sidecar.native.build", str(tmp_path)],
-        env={**os.environ, "PATH": "/nonexistent", "CC": ""}, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PATH": "/nonexistent", "CC": ""}, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.startswith("the native engine isn't built: ")
@@ -68,12 +68,12 @@ def test_random_and_malformed_bytes_meet_no_undefined_behaviour(tmp_path: Path) 
     done = subprocess.run(
         [sys.executable, "-m", "tests.sidecar.native.malformed", str(tmp_path)],
         env={**os.environ, "LD_PRELOAD": " ".join(libraries), "ASAN_OPTIONS": "detect_leaks=0"},
-        capture_output=True, text=True, timeout=150,
+        capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
 
 
 def _library(name: str) -> str:
-    found = subprocess.run(["cc", f"-print-file-name={name}"], capture_output=True, text=True, check=True, timeout=60)
+    found = subprocess.run(["cc", f"-print-file-name={name}"], capture_output=True, text=True, check=True, timeout=180)
     assert "/" in found.stdout, f"the compiler brings no {name}"
     return found.stdout.strip()

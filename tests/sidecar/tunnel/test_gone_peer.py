@@ -24,7 +24,7 @@ def test_a_peer_that_has_gone(scenario: str) -> None:
         ["unshare", "--net", sys.executable, "-m", gone_peer.__name__, scenario],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=180,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
