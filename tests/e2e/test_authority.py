@@ -64,10 +64,14 @@ def test_a_ca_that_hangs_holds_permissive_programs_up_no_longer_than_the_deadlin
     assert shop.buy().do("exchange", shop.address, port, "one") == "got one<end>"
     shop.mesh.pause_ca()
     try:
-        actor = shop.buy(newcomer)
-        began = time.monotonic()
-        assert actor.do("exchange", shop.address, port, "two") == "got two<end>"
-        assert time.monotonic() - began < 18  # One deadline of 10 s; two would be 20.
+        # One deadline of 10 s; two would be 20 each time, however busy the machine is: the fastest of some tells.
+        for _ in range(4):
+            actor = shop.buy(newcomer)
+            began = time.monotonic()
+            assert actor.do("exchange", shop.address, port, "two") == "got two<end>"
+            if (took_s := time.monotonic() - began) < 18:
+                break
+        assert took_s < 18
         record = shop.server.log.expect(Answer.ALLOW, Reason.CA_UNAVAILABLE, port=port, would_deny=True)
         assert record.source.identity.endswith("/sa/client/sidecar")
     finally:
@@ -77,9 +81,7 @@ def test_a_ca_that_hangs_holds_permissive_programs_up_no_longer_than_the_deadlin
 
 def _expect_answer(shop: Shop, executable: Executable, port: int) -> None:
     actor = shop.buy(executable)
-    wait_until(
-        lambda: actor.do("exchange", shop.address, port, "back") == "got back<end>", "an answer again", timeout_s=20
-    )
+    wait_until(lambda: actor.do("exchange", shop.address, port, "back") == "got back<end>", "an answer again")
 
 
 @pytest.mark.proves(Reason.MTLS_UNAVAILABLE)

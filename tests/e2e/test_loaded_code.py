@@ -34,7 +34,7 @@ class Curl:
         """Fetch a page from the shop's server."""
         preload = [f"LD_PRELOAD={self.intruder}"] if is_preloaded else []
         url = f"http://{shop.address}:{port}/"
-        return shop.client.pod.run("env", *preload, str(self.executable.path), "-sS", "-m", "20", url)
+        return shop.client.pod.run("env", *preload, str(self.executable.path), "-sS", "-m", "50", url)
 
 
 @pytest.fixture
@@ -69,7 +69,8 @@ def test_a_preloaded_library_takes_the_approved_programs_mark_away(shop: Shop, c
     plain = curl.get(shop, port, is_preloaded=False)
     assert (plain.returncode, plain.stdout) == (0, "bread"), plain.stderr
     preloaded = curl.get(shop, port, is_preloaded=True)
-    assert (preloaded.returncode, preloaded.stdout) == (56, ""), preloaded.stderr
+    # curl is told of the reset while it connects, sends or receives, whichever comes after it.
+    assert preloaded.returncode in {7, 55, 56} and preloaded.stdout == "", preloaded.stderr
     record = shop.client.log.expect_denied(Reason.CODE_NOT_APPROVED, port=port)
     assert str(curl.intruder) in record.detail
     assert record.process.digest == curl.executable.digest

@@ -37,7 +37,7 @@ while True:
 """
 CLIENT = """
 import socket, sys
-c = socket.create_connection((sys.argv[3] if len(sys.argv) > 3 else '127.0.0.1', int(sys.argv[1])), 20)
+c = socket.create_connection((sys.argv[3] if len(sys.argv) > 3 else '127.0.0.1', int(sys.argv[1])), 50)
 c.sendall(sys.argv[2].encode()); c.shutdown(socket.SHUT_WR)
 data = b''
 while (part := c.recv(65536)):
