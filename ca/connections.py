@@ -3,9 +3,11 @@
 Belongs here: how many connections there are, and which one goes when a newcomer needs its place. Doesn't: how long one
 may stay silent (the server's ``keepalive_timeout``), or what a request may do.
 
-A newcomer always gets a place: at the limit, the source with the most connections loses the one that has been without a
-request for longest. A connection whose request is being answered keeps its place; how many of these there are is
-bounded by who answers (``ca/api/access/turns.py``). Should they fill the room, the newcomer is closed.
+A newcomer always gets a place from those that ask nothing now: at the limit, the source with the most strangers loses
+the one that has been without a request for longest; where no stranger is left, so does the caller with the most
+connections. Callers that were authenticated are their own sources: who opens many without saying who it is takes none
+of theirs. A connection whose request is being answered keeps its place; how many of these there are is bounded by who
+answers (``ca/api/access/turns.py``, ``ca/places.py``). Should they fill the room, the newcomer is closed.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from typing import Final, cast
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from shared.model.errors import TooManyRequestsError
+
+_Kind = dict[str, dict["Visitor", None]]
 _UCRED: Final = struct.Struct("3i")  # unix(7), SO_PEERCRED: pid, uid, gid.
 
 
@@ -29,75 +34,132 @@ class ConnectionRoom:
     Arguments:
         limit: of all sources together.
         note_closed: called for each connection that is closed for want of a place.
+        of_one: of one authenticated caller; 0: as many as there are.
     """
 
-    def __init__(self, limit: int, *, note_closed: Callable[[], None]) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, *, note_closed: Callable[[], None], of_one: int = 0) -> None:
+        self.limit = limit
         self._note_closed = note_closed
+        self._of_one = of_one
         self._count = 0
-        # Each source's connections without a request, and with one; both in the order in which they came to be so.
-        self._idle: dict[str, dict[_Connection, None]] = {}
-        self._asking: dict[str, dict[_Connection, None]] = {}
-        self._of_protocol: dict[asyncio.Protocol, _Connection] = {}
+        # Each source's connections: without a request and unknown, without one and known, with one; all in the order
+        # in which they came to be so.
+        self._strangers: _Kind = {}
+        self._known: _Kind = {}
+        self._asking: _Kind = {}
+        self._of_protocol: dict[asyncio.Protocol, Visitor] = {}
 
     def __len__(self) -> int:
         return self._count
 
     def admit(self, make_protocol: Callable[[], asyncio.Protocol]) -> Callable[[], asyncio.Protocol]:
-        """Return what makes a connection's protocol, for ``loop.create_server``."""
-        return lambda: _Connection(self, make_protocol())
+        """Return what makes a connection's protocol, for ``loop.create_server``; it gets its place once connected."""
+        return lambda: Visitor(self, make_protocol())
+
+    def knock(
+        self, make_protocol: Callable[[], asyncio.Protocol], *, source: str, cut: Callable[[], None]
+    ) -> Visitor | None:
+        """Give a place to a connection that has its handshake before it; None where there is none.
+
+        Arguments:
+            cut: ends it during its handshake.
+        """
+        visitor = Visitor(self, make_protocol(), source=source, cut=cut)
+        return visitor if self.enter(visitor) else None
 
     @contextlib.contextmanager
-    def asking(self, protocol: object) -> Iterator[None]:
-        """Keep a connection's place while its request is answered; a protocol of another room is passed over."""
-        connection = self._of_protocol.get(protocol) if isinstance(protocol, asyncio.Protocol) else None
-        if connection is None:
+    def asking(self, protocol: object, caller: str = "") -> Iterator[None]:
+        """Keep a connection's place while its request is answered; a protocol of another room is passed over.
+
+        Arguments:
+            caller: who was authenticated; empty: nobody yet.
+
+        Raises:
+            TooManyRequestsError: all places of this caller are taken by requests.
+        """
+        visitor = self._of_protocol.get(protocol) if isinstance(protocol, asyncio.Protocol) else None
+        if visitor is None:
             yield
             return
-        self._move(connection, self._idle, self._asking)
+        if caller:
+            self._rename(visitor, caller)
+        self._move(visitor, self._asking)
         try:
             yield
         finally:
-            if connection.protocol in self._of_protocol:  # Else it has ended.
-                self._move(connection, self._asking, self._idle)
+            if visitor.protocol in self._of_protocol:  # Else it has ended.
+                self._move(visitor, self._known if visitor.is_known else self._strangers)
 
-    def enter(self, connection: _Connection) -> bool:
+    def release(self, protocol: object) -> None:
+        """Let a connection go on without a place: it is counted elsewhere from now on."""
+        visitor = self._of_protocol.get(protocol) if isinstance(protocol, asyncio.Protocol) else None
+        if visitor is not None:
+            self.leave(visitor)
+
+    def vouch(self, visitor: Visitor) -> None:
+        """Say that a connection's peer has shown who it is."""
+        visitor.is_known = True
+        if visitor.protocol in self._of_protocol:
+            self._move(visitor, self._known)
+
+    def enter(self, visitor: Visitor) -> bool:
         """Give a connection a place; tell whether there is one."""
-        if self._count >= self._limit and not self._make_place():
+        if self._count >= self.limit and not (
+            self._close_oldest(self._strangers, _find_most(self._strangers))
+            or self._close_oldest(self._known, _find_most(self._known))
+        ):
             self._note_closed()
             return False
         self._count += 1
-        self._of_protocol[connection.protocol] = connection
-        self._idle.setdefault(connection.source, {})[connection] = None
+        self._of_protocol[visitor.protocol] = visitor
+        self._strangers.setdefault(visitor.source, {})[visitor] = None
         return True
 
-    def leave(self, connection: _Connection) -> None:
-        """Take its place back, if it has one."""
-        if self._of_protocol.get(connection.protocol) is not connection:
-            return
-        del self._of_protocol[connection.protocol]
-        self._count -= 1
-        for kind in (self._idle, self._asking):
-            _remove(kind, connection)
+    def has(self, visitor: Visitor) -> bool:
+        """Tell whether a connection has a place."""
+        return self._of_protocol.get(visitor.protocol) is visitor
 
-    def _make_place(self) -> bool:
-        if not self._idle:
+    def leave(self, visitor: Visitor) -> None:
+        """Take its place back, if it has one."""
+        visitor.stop_waiting()
+        if not self.has(visitor):
+            return
+        del self._of_protocol[visitor.protocol]
+        self._count -= 1
+        self._remove(visitor)
+
+    def _rename(self, visitor: Visitor, caller: str) -> None:
+        if visitor.source == caller and visitor.is_known:
+            return
+        count = len(self._known.get(caller, ())) + len(self._asking.get(caller, ()))
+        if 0 < self._of_one <= count and not self._close_oldest(self._known, caller):
+            raise TooManyRequestsError(
+                f"{caller} has {count} connections with requests under way", hint="let some of them end"
+            )
+        self._remove(visitor)
+        visitor.source, visitor.is_known = caller, True
+
+    def _close_oldest(self, kind: _Kind, source: str) -> bool:
+        if source not in kind:
             return False
-        most = max(self._idle, key=lambda name: len(self._idle[name]) + len(self._asking.get(name, ())))
-        oldest = next(iter(self._idle[most]))
+        oldest = next(iter(kind[source]))
         self.leave(oldest)
         oldest.abort()
         self._note_closed()
         return True
 
-    @staticmethod
-    def _move(
-        connection: _Connection,
-        from_kind: dict[str, dict[_Connection, None]],
-        to_kind: dict[str, dict[_Connection, None]],
-    ) -> None:
-        _remove(from_kind, connection)
-        to_kind.setdefault(connection.source, {})[connection] = None
+    def _move(self, visitor: Visitor, kind: _Kind) -> None:
+        if kind is self._asking:
+            visitor.stop_waiting()
+        self._remove(visitor)
+        kind.setdefault(visitor.source, {})[visitor] = None
+
+    def _remove(self, visitor: Visitor) -> None:
+        for kind in (self._strangers, self._known, self._asking):
+            of_source = kind.get(visitor.source, {})
+            of_source.pop(visitor, None)
+            if not of_source:
+                kind.pop(visitor.source, None)
 
 
 def make_request_marker(*rooms: ConnectionRoom) -> Middleware:
@@ -128,32 +190,66 @@ def name_source(transport: asyncio.BaseTransport) -> str:
         return ""
 
 
-def _remove(kind: dict[str, dict[_Connection, None]], connection: _Connection) -> None:
-    of_source = kind.get(connection.source, {})
-    of_source.pop(connection, None)
-    if not of_source:
-        kind.pop(connection.source, None)
+def _find_most(kind: _Kind) -> str:
+    return max(kind, key=lambda source: len(kind[source]), default="")
 
 
-class _Connection(asyncio.Protocol):
-    """One connection: passes everything on to its protocol once it has a place."""
+class Visitor(asyncio.Protocol):
+    """One connection: passes everything on to its protocol once it has a place.
 
-    def __init__(self, room: ConnectionRoom, protocol: asyncio.Protocol) -> None:
+    Attributes:
+        source: whose place it takes.
+        is_known: its peer has shown who it is.
+    """
+
+    def __init__(
+        self,
+        room: ConnectionRoom,
+        protocol: asyncio.Protocol,
+        *,
+        source: str = "",
+        cut: Callable[[], None] | None = None,
+    ) -> None:
         self.protocol = protocol
-        self.source = ""
+        self.source = source
+        self.is_known = False
         self._room = room
+        self._cut = cut
         self._transport: asyncio.Transport | None = None
         self._is_in = False
+        self._deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether its handshake, if there is one, has ended well."""
+        return self._transport is not None
 
     def abort(self) -> None:
         """Close it at once."""
         if self._transport is not None:
             self._transport.abort()
+        elif self._cut is not None:
+            self._cut()
+
+    def wait_for_request(self, deadline_s: float) -> None:
+        """Close it unless it asks something by then."""
+        self._deadline = asyncio.get_running_loop().call_later(deadline_s, self.abort)
+
+    def stop_waiting(self) -> None:
+        """It has asked, or gone."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self.source = name_source(transport)
-        self._is_in = self._room.enter(self)
+        if self._cut is None:
+            self.source = name_source(transport)
+            self._is_in = self._room.enter(self)
+        else:
+            self._is_in = self._room.has(self)  # Else it was closed in this very moment.
+            if self._is_in and transport.get_extra_info("peercert"):
+                self._room.vouch(self)
         if self._is_in:
             self.protocol.connection_made(transport)
         else:

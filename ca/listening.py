@@ -1,6 +1,8 @@
 """The CA's TCP listeners: bound early, with TLS, and closed to peers that send nothing. I/O.
 
-Belongs here: sockets and the deadlines of a connection's first moments. Doesn't: what is served.
+Belongs here: sockets and the deadlines of a connection's first moments. Doesn't: what is served, or which connection
+has to go when there are too many (``connections.py``). A connection has its place from its first moment: its handshake
+takes more memory than what comes after it.
 """
 
 from __future__ import annotations
@@ -10,18 +12,29 @@ import contextlib
 import errno
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
+import structlog
 from aiohttp import web
 
+from ca.connections import ConnectionRoom, Visitor, make_request_marker
+from ca.places import name_source
 from ca.settings.configuration import format_endpoint
 from shared.model.errors import InputError, UnavailableError
+from shared.runtime.tasks import Tasks
 
 HANDSHAKE_DEADLINE_S: Final = 10.0
 # From the handshake to the end of the first request's headers.
 FIRST_REQUEST_DEADLINE_S: Final = 15.0
 SHUTDOWN_S: Final = 5.0
+# In one turn of the loop.
+_MAX_ACCEPTED: Final = 64
+# Without a free descriptor nothing is accepted for so long.
+_PAUSE_S: Final = 1.0
+
+_log = structlog.get_logger("touchmark.ca")
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -61,23 +74,16 @@ async def serve_tls(
     listener: socket.socket,
     context: ssl.SSLContext,
     *,
+    room: ConnectionRoom,
     keepalive_s: float | None = None,
 ) -> None:
     """Serve an application over TLS until the stack unwinds.
 
     Arguments:
+        room: bounds its connections.
         keepalive_s: how long a connection may wait for its next request; None: as long as for its first.
     """
-    silent: set[object] = set()  # Connections that haven't sent their first request yet.
-
-    @web.middleware
-    async def note_request(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        silent.discard(request.protocol)
-        return await handler(request)
-
-    application.middlewares.insert(0, note_request)
+    application.middlewares.insert(0, make_request_marker(room))
     # The library would keep an idle stranger's connection for an hour.
     runner = web.AppRunner(
         application,
@@ -89,26 +95,83 @@ async def serve_tls(
     stack.push_async_callback(runner.cleanup)
     make_protocol = runner.server
     assert make_protocol is not None
-    loop = asyncio.get_running_loop()
+    handshakes = Tasks(lambda name, error: _log.error("handshake_failed", task=name, message=str(error)))
+    stack.push_async_callback(partial(handshakes.close, timeout_s=SHUTDOWN_S))
+    door = _Door(listener, context, room=room, make_protocol=make_protocol, handshakes=handshakes)
+    stack.callback(door.close)
+    door.open()
 
-    def make_bounded() -> web.RequestHandler:
-        protocol = make_protocol()
-        silent.add(protocol)
 
-        def end_if_silent() -> None:
-            if protocol in silent:
-                silent.discard(protocol)
-                if protocol.transport is not None:
-                    protocol.transport.abort()
+class _Door:
+    """Accepts connections, and sees them through their handshakes."""
 
-        loop.call_later(HANDSHAKE_DEADLINE_S + FIRST_REQUEST_DEADLINE_S, end_if_silent)
-        return protocol
+    def __init__(
+        self,
+        listener: socket.socket,
+        context: ssl.SSLContext,
+        *,
+        room: ConnectionRoom,
+        make_protocol: Callable[[], asyncio.Protocol],
+        handshakes: Tasks,
+    ) -> None:
+        self._listener = listener
+        self._context = context
+        self._room = room
+        self._make_protocol = make_protocol
+        self._handshakes = handshakes
+        self._again: asyncio.TimerHandle | None = None
 
-    server = await loop.create_server(
-        make_bounded,
-        sock=listener,
-        ssl=context,
-        ssl_handshake_timeout=HANDSHAKE_DEADLINE_S,
-        ssl_shutdown_timeout=3.0,
-    )
-    stack.callback(server.close)
+    def open(self) -> None:
+        """Accept from now on."""
+        self._again = None
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    def close(self) -> None:
+        """Accept no more."""
+        if self._again is not None:
+            self._again.cancel()
+        asyncio.get_running_loop().remove_reader(self._listener)
+
+    def _accept(self) -> None:
+        for _ in range(_MAX_ACCEPTED):
+            try:
+                connection, address = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # Too many descriptors are open, mostly.
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(self._listener)
+                self._again = loop.call_later(_PAUSE_S, self.open)
+                _log.error("accept_failed", message=error.strerror)
+                return
+            connection.setblocking(False)
+            cut = partial(_cut, connection)
+            visitor = self._room.knock(self._make_protocol, source=name_source(address[0]), cut=cut)
+            if visitor is None:
+                connection.close()
+            else:
+                self._handshakes.spawn(self._shake_hands(connection, visitor), name="handshake")
+
+    async def _shake_hands(self, connection: socket.socket, visitor: Visitor) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: visitor,
+                connection,
+                ssl=self._context,
+                ssl_handshake_timeout=HANDSHAKE_DEADLINE_S,
+                ssl_shutdown_timeout=3.0,
+            )
+            if self._room.has(visitor):
+                visitor.wait_for_request(FIRST_REQUEST_DEADLINE_S)
+        except OSError:
+            pass  # The peer's fault, or it was cut off.
+        finally:
+            if not visitor.is_connected:
+                self._room.leave(visitor)
+                connection.close()
+
+
+def _cut(connection: socket.socket) -> None:
+    """End a connection during its handshake, whoever has its socket by now."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

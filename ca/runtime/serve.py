@@ -34,12 +34,13 @@ from ca.api.stream.joining import Joining
 from ca.api.stream.messages import SidecarMessages
 from ca.api.stream.second_sidecar import SecondSidecars
 from ca.authenticate.sidecar_certificate import CertificateAuthentication
-from ca.connections import ConnectionRoom, make_request_marker
+from ca.connections import ConnectionRoom
 from ca.distribution.live_connections import Survey
 from ca.listening import serve_tls
 from ca.runtime.admin_socket import bind_admin_socket
 from ca.runtime.compose import RunningCA
 from ca.runtime.listeners import Listeners
+from ca.runtime.memory_limit import count_places, find_memory_limit
 from shared.model.trust.admin_access import MAX_AUTHORIZATION_CHARACTERS
 from shared.model.wire.messages import STREAM_PATH
 
@@ -47,6 +48,8 @@ from shared.model.wire.messages import STREAM_PATH
 KEEPALIVE_S: Final = 30.0
 # Of each of its two doors. At the limit the oldest that asks nothing makes room.
 MAX_ADMIN_CONNECTIONS: Final = 256
+# Of one authenticated caller at one of them.
+MAX_ADMIN_CONNECTIONS_OF_ONE: Final = 64
 
 
 async def serve(stack: contextlib.AsyncExitStack, ca: RunningCA, listeners: Listeners) -> None:
@@ -112,6 +115,9 @@ async def _serve_sidecars(
         tracer=ca.tracer,
         clock=ca.clock,
     )
+    room = ConnectionRoom(
+        count_places(find_memory_limit()), note_closed=ca.metrics.streams_refused.labels(code="displaced").inc
+    )
     stream = StreamEndpoint(
         joining=joining,
         messages=messages,
@@ -120,11 +126,12 @@ async def _serve_sidecars(
         cluster=ca.cluster,
         max_streams=ca.configuration.max_streams,
         metrics=ca.metrics,
+        room=room,
     )
     application = web.Application(client_max_size=65_536)
     application.router.add_get(STREAM_PATH, stream.serve)
     application.add_routes(health.routes())
-    await serve_tls(stack, application, listener, ca.server_certificate.context)
+    await serve_tls(stack, application, listener, ca.server_certificate.context, room=room)
 
 
 async def _serve_admin(
@@ -146,6 +153,12 @@ async def _serve_admin(
         kek_source=ca.kek.source,
         is_kek_generated=ca.kek.generated_at is not None,
     )
+    note_closed = ca.metrics.admin_connections_closed.inc
+    rooms = [(listener, ConnectionRoom(MAX_ADMIN_CONNECTIONS, note_closed=note_closed))]
+    if admin_listener is not None:
+        # At the socket many are root; here each caller has a name.
+        room = ConnectionRoom(MAX_ADMIN_CONNECTIONS, note_closed=note_closed, of_one=MAX_ADMIN_CONNECTIONS_OF_ONE)
+        rooms.append((admin_listener, room))
     application = make_admin_application(
         AuthoritiesAdmin(
             about=about,
@@ -171,6 +184,7 @@ async def _serve_admin(
         callers=callers,
         metrics=ca.metrics,
         tracer=ca.tracer,
+        rooms=[room for _, room in rooms],
     )
     runner = web.AppRunner(
         application,
@@ -180,12 +194,6 @@ async def _serve_admin(
         keepalive_timeout=KEEPALIVE_S,
         max_field_size=MAX_AUTHORIZATION_CHARACTERS + 64,
     )
-    rooms = [
-        (each, ConnectionRoom(MAX_ADMIN_CONNECTIONS, note_closed=ca.metrics.admin_connections_closed.inc))
-        for each in (listener, admin_listener)
-        if each is not None
-    ]
-    application.middlewares.insert(0, make_request_marker(*(room for _, room in rooms)))
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     make_protocol = runner.server

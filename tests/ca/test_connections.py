@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ca.connections import ConnectionRoom
+from ca.connections import ConnectionRoom, Visitor
 from ca.runtime import serve
 from ca.runtime.compose import RunningCA
+from shared.model.errors import TooManyRequestsError
 from shared.model.wire import admin as api
 from tests.ca.running import Admin, eventually, running_ca
 
@@ -98,3 +99,76 @@ async def test_a_room_full_of_requests_closes_the_newcomer() -> None:
         first[1].transport.abort()
         server.close()
         await server.wait_closed()
+
+
+async def test_strangers_take_no_places_of_callers_that_were_authenticated_nor_these_more_than_their_own() -> None:
+    """Whoever may forward a port to the admin door reaches it from the same address as everybody else."""
+    room = ConnectionRoom(4, note_closed=lambda: None, of_one=2)
+    made: list[Quiet] = []
+
+    def make() -> Quiet:
+        made.append(Quiet())
+        return made[-1]
+
+    server = await asyncio.get_running_loop().create_server(room.admit(make), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    opened = []
+
+    async def dial() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        count = len(made)
+        opened.append(await asyncio.open_connection("127.0.0.1", port))
+        await eventually(lambda: len(made) == count + 1)
+        return opened[-1]
+
+    async def ask(caller: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        connection = await dial()
+        with room.asking(made[-1], caller):
+            pass
+        return connection
+
+    try:
+        alices = [await ask("user alice"), await ask("user alice")]
+        for _ in range(20):
+            await dial()
+        assert len(room) == 4
+        assert not any(reader.at_eof() for reader, _ in alices)
+        third = await ask("user alice")
+        async with asyncio.timeout(60):
+            with contextlib.suppress(ConnectionError):
+                assert await alices[0][0].read() == b"", "her own oldest one"
+        assert not third[0].at_eof()
+        assert not alices[1][0].at_eof()
+        with room.asking(made[1], "user alice"), room.asking(made[22], "user alice"):
+            await dial()
+            with pytest.raises(TooManyRequestsError), room.asking(made[-1], "user alice"):
+                pass
+    finally:
+        for _, writer in opened:
+            writer.transport.abort()
+        server.close()
+        await server.wait_closed()
+
+
+async def test_whoever_has_shown_a_certificate_goes_after_all_strangers() -> None:
+    cut: list[str] = []
+    room = ConnectionRoom(3, note_closed=lambda: None)
+
+    def knock(name: str) -> Visitor | None:
+        return room.knock(Quiet, source=name, cut=lambda: cut.append(name))
+
+    member = knock("member")
+    assert member is not None
+    room.vouch(member)
+    for name in ("a", "b", "c", "d"):
+        assert knock(name) is not None
+    assert cut == ["a", "b"]
+    for visitor in list(room._of_protocol.values()):
+        room.vouch(visitor)
+    assert knock("e") is not None
+    assert cut == ["a", "b", "member"], "where all have, the oldest"
+    with contextlib.ExitStack() as stack:
+        for protocol in list(room._of_protocol):
+            stack.enter_context(room.asking(protocol))
+        assert knock("f") is None
+        room.release(next(iter(room._of_protocol)))
+        assert knock("g") is not None

@@ -9,8 +9,10 @@ import pytest
 
 from ca import listening
 from ca.listening import bind
+from ca.runtime import serve
 from shared.model.errors import InputError, UnavailableError
-from tests.ca.running import make_client_context, running_ca
+from shared.model.wire.messages import DirectoryEntry, Lookup
+from tests.ca.running import FakeSidecar, make_client_context, running_ca
 
 
 async def test_a_peer_that_never_finishes_its_handshake_or_says_nothing_is_ended(
@@ -45,3 +47,71 @@ def test_a_free_port_is_found_and_one_in_use_is_named() -> None:
 def test_a_name_that_nobody_knows_is_refused() -> None:
     with pytest.raises(InputError, match="resolved"):
         bind("no-such-host.invalid", 0)
+
+
+async def is_ended(reader: asyncio.StreamReader) -> bool:
+    async with asyncio.timeout(60):
+        try:
+            return await reader.read() == b""
+        except OSError:
+            return True
+
+
+async def test_connections_that_havent_joined_are_bounded_from_their_first_moment_and_the_oldest_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "count_places", lambda _: 4)
+    async with running_ca(tmp_path) as services, FakeSidecar(services) as sidecar:
+        await sidecar.enrol("a")  # It has joined: it takes no place any more, and nobody takes its.
+        host, _, port = services.listen.rpartition(":")
+        context = make_client_context(services)
+        opened = []
+        try:
+            for tls in (None, context) * 4:  # Half of them don't even begin their handshakes.
+                opened.append(await asyncio.open_connection(host, int(port), ssl=tls))
+            for reader, _ in opened[:4]:
+                assert await is_ended(reader)
+            assert not any(reader.at_eof() for reader, _ in opened[4:])
+            text = services.metrics.render().decode()
+            assert 'touchmark_ca_streams_refused_total{code="displaced"} 4.0' in text
+            async with FakeSidecar(services) as another:
+                await another.enrol("b", "198.18.0.9")
+            await sidecar.send(Lookup(address="198.18.0.2"))
+            await sidecar.expect(DirectoryEntry)
+        finally:
+            for _, writer in opened:
+                writer.transport.abort()
+
+
+async def test_without_descriptors_it_accepts_again_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        """A listener for which there is no descriptor at first."""
+
+        def __init__(self, listener: socket.socket) -> None:
+            self.listener = listener
+            self.failed = 0
+
+        def fileno(self) -> int:
+            return self.listener.fileno()
+
+        def accept(self) -> tuple[socket.socket, object]:
+            if not self.failed:
+                self.failed += 1
+                raise OSError(24, "Too many open files")
+            return self.listener.accept()
+
+    monkeypatch.setattr(listening, "_PAUSE_S", 0.01)
+    made = []
+
+    def serve_full(
+        stack: object, application: object, listener: socket.socket, *rest: object, **more: object
+    ) -> object:
+        made.append(Full(listener))
+        return listening.serve_tls(stack, application, made[0], *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(serve, "serve_tls", serve_full)
+    async with running_ca(tmp_path) as services, FakeSidecar(services) as sidecar:
+        await sidecar.enrol("a")
+    assert made[0].failed == 1

@@ -17,6 +17,7 @@ from aiohttp.typedefs import Middleware
 from ca.api.access.callers import Callers
 from ca.api.access.roles import Need, find_need, find_needs_in_body, is_named_in_body, is_question
 from ca.api.access.turns import Turns
+from ca.connections import ConnectionRoom
 from ca.store.audit.acting import acting_as
 from ca.tracing import step, vouch
 from shared.model.errors import InputError, RefusedError
@@ -69,11 +70,14 @@ class Rooms:
         return (self._surveys if path == _WAITING else self._questions).take(who)
 
 
-def make_guard(callers: Callers) -> Middleware:
+def make_guard(callers: Callers, *connections: ConnectionRoom) -> Middleware:
     """Return the middleware that lets requests through to their handlers.
 
     It raises ``NotAuthenticatedError``, ``NotAllowedError``, ``TooManyRequestsError`` and ``UnavailableError``. A path
     without a route gets 404.
+
+    Arguments:
+        connections: of the API's doors; those of authenticated callers keep their places.
     """
     doors = {"socket": Rooms(), "user": Rooms()}
 
@@ -86,34 +90,37 @@ def make_guard(callers: Callers) -> Middleware:
         need = find_need(method, path, request.match_info, request.query)
         if need is None:
             return await handler(request)
-        try:
-            with step("authenticate") as traced:
-                caller = await callers.identify(request)
-                vouch()
-                who = caller.actor.name or str(caller.actor.uid)
-                if traced is not None:
-                    traced.note(touchmark_actor=who, touchmark_actor_kind=caller.actor.kind)
-            rooms = doors[caller.actor.kind]
-            is_named = is_named_in_body(method, path)
-            if is_named or (request.can_read_body and is_question(method, path)):
-                async with rooms.bodies.take(who):
-                    await _read_body(request)
-            with step("authorize"):
-                needs = find_needs_in_body(method, path, await request.read()) if is_named else (need,)
-                for each in needs:
-                    await caller.check(each)
-        except RefusedError as error:
-            _log.warning("admin_request_refused", caller=who, method=method, path=path, reason=error.reason)
-            raise
-        if path == _FOLLOWING:
-            request[CALLER] = who
-            request[RECHECK] = Recheck(callers, request, need)
-        async with rooms.take_turn(method, path, who):
-            if is_question(method, path):
-                return await handler(request)
-            await _read_body(request)
-            with acting_as(caller.actor), step("act"):
-                return await handler(request)
+        with contextlib.ExitStack() as place:
+            try:
+                with step("authenticate") as traced:
+                    caller = await callers.identify(request)
+                    vouch()
+                    who = caller.actor.name or str(caller.actor.uid)
+                    for room in connections:
+                        place.enter_context(room.asking(request.protocol, f"{caller.actor.kind} {who}"))
+                    if traced is not None:
+                        traced.note(touchmark_actor=who, touchmark_actor_kind=caller.actor.kind)
+                rooms = doors[caller.actor.kind]
+                is_named = is_named_in_body(method, path)
+                if is_named or (request.can_read_body and is_question(method, path)):
+                    async with rooms.bodies.take(who):
+                        await _read_body(request)
+                with step("authorize"):
+                    needs = find_needs_in_body(method, path, await request.read()) if is_named else (need,)
+                    for each in needs:
+                        await caller.check(each)
+            except RefusedError as error:
+                _log.warning("admin_request_refused", caller=who, method=method, path=path, reason=error.reason)
+                raise
+            if path == _FOLLOWING:
+                request[CALLER] = who
+                request[RECHECK] = Recheck(callers, request, need)
+            async with rooms.take_turn(method, path, who):
+                if is_question(method, path):
+                    return await handler(request)
+                await _read_body(request)
+                with acting_as(caller.actor), step("act"):
+                    return await handler(request)
 
     return guard
 

@@ -6,7 +6,7 @@ port, too, and runs strangers' pages: its requests are refused.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -16,6 +16,7 @@ from ca.api.access.callers import Callers
 from ca.api.access.guard import make_guard
 from ca.api.access.roles import is_question
 from ca.api.admin.answers import error_middleware
+from ca.connections import ConnectionRoom
 from ca.metrics import Metrics
 from ca.tracing import Tracer
 from shared.model.errors import RefusedError
@@ -33,10 +34,16 @@ class Routed(Protocol):
         ...
 
 
-def make_admin_application(*endpoints: Routed, callers: Callers, metrics: Metrics, tracer: Tracer) -> web.Application:
-    """Return the application with the endpoints' routes, each behind the guard."""
+def make_admin_application(
+    *endpoints: Routed, callers: Callers, metrics: Metrics, tracer: Tracer, rooms: Sequence[ConnectionRoom]
+) -> web.Application:
+    """Return the application with the endpoints' routes, each behind the guard.
+
+    Arguments:
+        rooms: the connections of the API's doors.
+    """
     application = web.Application(
-        middlewares=[error_middleware(metrics), refuse_browsers, make_tracing(tracer), make_guard(callers)],
+        middlewares=[error_middleware(metrics), refuse_browsers, make_tracing(tracer), make_guard(callers, *rooms)],
         client_max_size=MAX_ADMIN_BODY_BYTES,
     )
     for endpoint in endpoints:

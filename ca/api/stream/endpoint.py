@@ -23,6 +23,7 @@ from ca.api.stream.certificate_requests import CertificateRequests
 from ca.api.stream.conversation import CLOSE_DEADLINE_S, Conversation, receive
 from ca.api.stream.joining import Joining
 from ca.api.stream.messages import SidecarMessages
+from ca.connections import ConnectionRoom
 from ca.distribution.hub import Hub
 from ca.kubernetes.view import ClusterView
 from ca.metrics import Metrics
@@ -35,7 +36,8 @@ FIRST_MESSAGE_DEADLINE_S: Final = 10.0
 HEARTBEAT_S: Final = 20.0
 # Streams whose first message hasn't come yet: strangers take no more memory than this many messages. Those that show a
 # certificate of the mesh in the handshake have as many places of their own, and a line: after a restart of the CA all
-# sidecars come at once, and one that was turned away costs another handshake.
+# sidecars come at once, and one that was turned away costs another handshake. The line takes half of the listener's
+# places at most, so that probes and newcomers get in.
 MAX_UNAUTHENTICATED: Final = 128
 MAX_MEMBERS_WAITING: Final = 8_192
 
@@ -55,6 +57,7 @@ class StreamEndpoint:
         cluster: ClusterView,
         max_streams: int,
         metrics: Metrics,
+        room: ConnectionRoom,
     ) -> None:
         self._joining = joining
         self._messages = messages
@@ -64,7 +67,8 @@ class StreamEndpoint:
         self._max_streams = max_streams
         self._metrics = metrics
         self._strangers = Places(MAX_UNAUTHENTICATED)
-        self._members = Places(MAX_UNAUTHENTICATED, line=MAX_MEMBERS_WAITING)
+        self._room = room
+        self._members = Places(MAX_UNAUTHENTICATED, line=min(MAX_MEMBERS_WAITING, room.limit // 2))
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Serve one stream until it ends. Refuses with 503 when a stated limit is reached."""
@@ -99,6 +103,7 @@ class StreamEndpoint:
         except TouchmarkError as error:
             await self._refuse(websocket, error)
             return websocket
+        self._room.release(request.protocol)  # It counts among the streams now.
         try:
             await Conversation(
                 websocket, session, messages=self._messages, requests=self._requests, metrics=self._metrics

@@ -18,6 +18,7 @@ import structlog
 
 from ca.admission.policy_review import JudgePolicy
 from ca.admission.webhook import InjectionWebhook, NamespaceMarks
+from ca.connections import ConnectionRoom
 from ca.kubernetes.api.client import ClusterClient, quote_name
 from ca.kubernetes.api.watch import Watch
 from ca.kubernetes.webhook_objects import trust_config, webhook_config
@@ -35,6 +36,8 @@ from shared.runtime.tasks import Tasks
 
 # Longer than the API server keeps an idle connection (90 s), so that it never uses one that we have just closed.
 KEEPALIVE_S: Final = 120.0
+# An API server opens one for each pod that it has judged at the same time.
+MAX_CONNECTIONS: Final = 512
 NAMESPACE_DEADLINE_S: Final = 1.0
 NAMESPACE_AGE_S: Final = 1.0  # A namespace that was just changed is judged by what it says now.
 MAX_NAMESPACES: Final = 1024
@@ -154,7 +157,9 @@ async def run_admission(
             tasks.spawn(admission.configuration.run(), name="webhook-configuration"),
         ]
         stack.push_async_callback(_end, running)
-        await serve_tls(stack, admission.webhook.make_application(), listener, context, keepalive_s=KEEPALIVE_S)
+        room = ConnectionRoom(MAX_CONNECTIONS, note_closed=lambda: None)
+        application = admission.webhook.make_application()
+        await serve_tls(stack, application, listener, context, room=room, keepalive_s=KEEPALIVE_S)
         listen = format_endpoint(host, listener.getsockname()[1])
         _log.info("webhook_serves", listen=listen)
         yield listen
