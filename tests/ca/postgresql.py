@@ -98,7 +98,7 @@ class PostgreSQL:
         if process is not None and process.poll() is None:
             process.send_signal(signal.SIGINT)  # "Fast": connections are ended, data is written.
             try:
-                process.wait(20)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

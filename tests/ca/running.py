@@ -48,7 +48,7 @@ from tests.shared.model.policy.records import make_record
 WEB = Program(digest="aa" * 32)
 CURL = Program(digest="bb" * 32)
 OPEN_DEADLINE_S = 60.0  # Some wait in the CA's line meanwhile.
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 _T = TypeVar("_T")
 

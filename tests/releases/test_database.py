@@ -88,7 +88,7 @@ def before(tmp_path: Path, url: str) -> Iterator[Replica]:
 async def test_a_replica_of_the_previous_release_serves_on_while_today_s_joins_it(
     before: Replica, tmp_path: Path, url: str
 ) -> None:
-    await eventually(lambda: asyncio.to_thread(before.is_ready))
+    await eventually(lambda: asyncio.to_thread(before.is_ready), deadline_s=150)
     directory = tmp_path / "today"
     directory.mkdir()
     async with (

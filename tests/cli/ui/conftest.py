@@ -56,7 +56,7 @@ def served_page(ca: FakeCA) -> Iterator[Served]:
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
     try:
-        assert ready.wait(30), "the server didn't start"
+        assert ready.wait(120), "the server didn't start"
         yield Served(url=urls[0], ca=ca)
     finally:
         loop.call_soon_threadsafe(stop.set)

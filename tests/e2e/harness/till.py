@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +53,9 @@ class Till:
         try:
             assert client.stdin is not None
             assert client.stdout is not None
-            client.stdin.write(text)
-            client.stdin.flush()
+            with suppress(BrokenPipeError):  # It was refused, and has ended already.
+                client.stdin.write(text)
+                client.stdin.flush()
             return client.stdout.readline()
         finally:
             end(client)

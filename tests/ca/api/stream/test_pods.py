@@ -247,7 +247,7 @@ async def test_until_the_cluster_is_read_nobody_is_refused_and_the_ca_is_not_rea
             async with admin.session.get("/readyz") as response:
                 return response.status == 200
 
-        await eventually(is_ready, deadline_s=20)
+        await eventually(is_ready)
         async with FakeSidecar(services) as sidecar:
             assert isinstance(await enrol_pod(sidecar, WEB, INSTANCE, ADDRESS), Welcome)
 
