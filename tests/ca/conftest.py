@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from ca.api.stream import endpoint
+from ca.store.engine import database
 from tests.ca import founded
 from tests.ca.postgresql import PostgreSQL, find_programs
 
@@ -22,6 +24,13 @@ def postgresql() -> Iterator[PostgreSQL]:
         yield server
     finally:
         server.close()
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, a stream that is opened before its turn isn't refused, nor a database given up."""
+    monkeypatch.setattr(endpoint, "FIRST_MESSAGE_DEADLINE_S", 300.0)
+    monkeypatch.setattr(database, "CONNECT_DEADLINE_S", 120.0)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

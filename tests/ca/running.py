@@ -90,7 +90,7 @@ async def make_token(services: RunningCA, *addresses: str, workload: str = "shop
         workload=Workload(namespace=namespace, service_account=account),
         addresses=addresses,
         labels={},
-        expires=now + 60,
+        expires=now + 600,
         now=now,
     )
     return format_join_token(

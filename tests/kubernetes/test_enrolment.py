@@ -16,6 +16,7 @@ from shared.model.kubernetes.contract import name_instance
 from shared.model.wire.admin import ClusterStatus
 from shared.model.wire.messages import Refusal, Resume, Welcome
 from tests.ca.api.stream.test_pods import issue
+from tests.ca.conftest import unhurried as unhurried
 from tests.ca.kubernetes.faked_cluster import cluster_of, enrol_pod
 from tests.ca.running import Admin, FakeSidecar, eventually, make_client_context, make_registration
 from tests.kubernetes.cluster_objects import Objects, make_ca_kubeconfig, running_ca_in_cluster

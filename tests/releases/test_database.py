@@ -18,6 +18,7 @@ from shared.model.wire import admin as api
 from shared.model.wire.messages import STREAM_PATH, BundleChanged, BundleInstalled, CertificateIssued, NamespaceChanged
 from tests.ca.api.stream.test_pods import issue
 from tests.ca.conftest import postgresql as postgresql
+from tests.ca.conftest import unhurried as unhurried
 from tests.ca.postgresql import PostgreSQL
 from tests.ca.running import CURL, Admin, FakeSidecar, eventually, make_client_context, running_ca
 from tests.e2e.harness import admin as other
