@@ -28,6 +28,10 @@ class Patience:
         self._seconds = seconds
         self._progressed = 0.0
 
+    def for_other_work(self) -> Patience:
+        """Return the same patience with work that doesn't make progress by this one's."""
+        return Patience(self._seconds)
+
     def note_progress(self) -> None:
         """A piece of the work has finished, no matter who waited for it."""
         self._progressed = asyncio.get_running_loop().time()

@@ -69,6 +69,8 @@ class HolderCheck:
         self._measuring = measuring
         self._workers = workers
         self._patience = patience
+        # Of its own: others' new tasks are looked at beside a pass, which may hang while they go on.
+        self._catching_patience = patience.for_other_work()
         self._passes = Passes(own_pid=own_pid)
         self._clearance = Clearance(own_pid=own_pid)
         self._waiting: list[_Request] = []
@@ -99,21 +101,23 @@ class HolderCheck:
             AttestationError: as ``check``; ``holders_unknown`` as well when the search stands still.
         """
         try:
-            async with self._patience.wait():
-                await self._clear(attestation)
+            if not await self._catch_up(attestation):
+                async with self._patience.wait():
+                    await self.check(attestation, is_urgent=True)
         except TimeoutError as error:
             raise _unknown("the search for other holders of the socket took too long", error) from error
 
-    async def _clear(self, attestation: Attestation) -> None:
-        if self._clearance.is_cleared(attestation.execution):
-            if self._catching is None or self._catching.done():
-                work = self._clearance.catch_up(self._workers)
-                self._catching = asyncio.get_running_loop().create_task(work, name="attest-new-tasks")
+    async def _catch_up(self, attestation: Attestation) -> bool:
+        """Look at the tasks that came since the pass that has cleared a process; tell whether that is enough."""
+        if not self._clearance.is_cleared(attestation.execution):
+            return False
+        if self._catching is None or self._catching.done():
+            work = self._clearance.catch_up(self._workers)
+            self._catching = asyncio.get_running_loop().create_task(work, name="attest-new-tasks")
+        async with self._catching_patience.wait():
             await asyncio.shield(self._catching)
-            self._patience.note_progress()
-            if self.is_clear(attestation):
-                return
-        await self.check(attestation, is_urgent=True)
+        self._catching_patience.note_progress()
+        return self.is_clear(attestation)
 
     async def check(self, attestation: Attestation, *, is_urgent: bool = False) -> None:
         """Wait for the next pass and its answer.

@@ -14,10 +14,12 @@ import pytest
 
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
+from shared.runtime import patience as patience_module
 from shared.runtime.patience import Patience
 from sidecar.attest.executable import Executables
 from sidecar.attest.facts import Attestation, AttestationError, Execution, ProcessFacts
 from sidecar.attest.holding import holder_check
+from sidecar.attest.holding.clearance import Clearance
 from sidecar.attest.holding.holder_check import HolderCheck
 from sidecar.attest.holding.holders import Holdings, Passes
 from sidecar.attest.measure import Measuring
@@ -272,9 +274,9 @@ async def test_who_waits_with_its_first_byte_doesnt_wait_for_the_rest_between_pa
         check.close()
 
 
-def _anybody() -> Attestation:
+def _anybody(execution: Execution = ELSEWHERE) -> Attestation:
     process = ProcessFacts(pid=1, start_time=0, uid=0, path="/x")
-    return Attestation(program=Program(digest="0" * 64), process=process, inode=1, cookie=0, execution=ELSEWHERE)
+    return Attestation(program=Program(digest="0" * 64), process=process, inode=1, cookie=0, execution=execution)
 
 
 async def test_a_search_that_stands_still_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +295,43 @@ async def test_a_search_that_stands_still_refuses(monkeypatch: pytest.MonkeyPatc
         is_over.set()
         check.close()
     assert raised.value.reason is Reason.HOLDERS_UNKNOWN
+
+
+async def test_a_pass_that_hangs_is_given_up_though_other_processes_are_cleared_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patience_module, "_MOST", 1_000_000)
+    is_over = threading.Event()
+
+    def find(*_: object) -> Holdings:
+        is_over.wait(60)
+        return Holdings()
+
+    async def catch_up(*_: object) -> None:
+        await asyncio.sleep(0.001)
+
+    monkeypatch.setattr(Passes, "find", find)
+    hangs, known = _anybody(), _anybody(Execution(2, 0, 0, 0, 0, 0, 0))
+    monkeypatch.setattr(Clearance, "is_cleared", lambda _, execution: execution is known.execution)
+    monkeypatch.setattr(Clearance, "is_clear", lambda _, attestation: attestation is known)
+    monkeypatch.setattr(Clearance, "catch_up", catch_up)
+    with ThreadPoolExecutor(2) as workers:
+        measuring = Measuring(Executables(workers, max_bytes=1), workers)
+        check = HolderCheck(measuring, workers, own_pid=0, patience=Patience(0.5))
+
+        async def clear_others() -> None:
+            while True:
+                await check.clear(known)
+
+        others = asyncio.create_task(clear_others())
+        try:
+            async with asyncio.timeout(60):
+                with pytest.raises(AttestationError, match="took too long"):
+                    await check.clear(hangs)
+        finally:
+            is_over.set()
+            others.cancel()
+            check.close()
 
 
 async def test_a_search_of_many_passes_is_waited_for_as_long_as_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
