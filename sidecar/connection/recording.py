@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from shared.model.errors import UnavailableError
+from shared.model.identity.loaded_code import LoadedCode
 from shared.model.policy.decision import Answer, DecisionRecord, PartyRecord, Phase
 from shared.model.policy.rules import Direction
 from shared.model.wire.messages import (
@@ -56,6 +57,7 @@ class Recorder:
         sink: the local log.
         send: queues a message to the CA; raises ``UnavailableError`` without a stream.
         write: makes lines of the local log.
+        note_untold: called with a list of loaded code that the CA won't get with its record.
 
     Attributes:
         counts: of every record that was taken.
@@ -68,7 +70,9 @@ class Recorder:
         *,
         send: Callable[[FromSidecar], None],
         write: Callable[[Sequence[DecisionRecord]], bytes] = _encoder.encode_lines,
+        note_untold: Callable[[LoadedCode], None] = lambda _: None,
     ) -> None:
+        self._note_untold = note_untold
         self._sink = sink
         self._send = send
         self._write = write
@@ -154,7 +158,7 @@ class Recorder:
 
     def _keep_for_ca(self, record: DecisionRecord, *, is_denial: bool) -> None:
         if self._waiting_code_bytes + _count_code_bytes(record) > MAX_WAITING_CODE_BYTES:
-            record = _without_code(record)
+            record = self._drop_code(record)
         if is_denial:
             is_stranger = record.direction is Direction.INGRESS and not record.source.identity
             # What a program has loaded is told once in half an hour: no stranger's haste may use that up.
@@ -171,7 +175,7 @@ class Recorder:
             self._window_allows += 1
             self._wait(record)
             return
-        record = _without_code(record)
+        record = self._drop_code(record)
         key = _cause(record)
         if key not in self._aggregates and len(self._aggregates) >= MAX_NAMED_STRANGERS:
             record = _without_stranger(record)
@@ -186,6 +190,14 @@ class Recorder:
             self.lost_total += record.count
             return
         self._aggregates[key] = record if known is None else _add(known, record)
+
+    def _drop_code(self, record: DecisionRecord) -> DecisionRecord:
+        """Return a record without the list of its loaded code; a later record will have it."""
+        code = record.process.code
+        if code is msgspec.UNSET:
+            return record
+        self._note_untold(code)
+        return msgspec.structs.replace(record, process=msgspec.structs.replace(record.process, code=msgspec.UNSET))
 
     def _end_window(self) -> None:
         self._window_timer = None
@@ -254,13 +266,6 @@ def _count_code_bytes(record: DecisionRecord) -> int:
     if code is msgspec.UNSET:
         return 0
     return sum(len(each.path) + len(each.digest) for each in code.objects)
-
-
-def _without_code(record: DecisionRecord) -> DecisionRecord:
-    """Leave out what the program has loaded; a record half an hour later has it again."""
-    if record.process.code is msgspec.UNSET:
-        return record
-    return msgspec.structs.replace(record, process=msgspec.structs.replace(record.process, code=msgspec.UNSET))
 
 
 def _cause(record: DecisionRecord) -> tuple[object, ...]:

@@ -30,6 +30,7 @@ _MAX_PENDING = 1_024
 _MAX_BACKGROUND = 64
 _UNHURRIED_PERIOD_S = 1.0
 _TELL_PERIOD_S = 1_800.0
+_TELL_AGAIN_S = 30.0  # After what was told had no room on its way.
 # The CA takes records, and descriptions of loaded code, of at most 64 KiB; this many are for the objects.
 _MAX_TOLD_BYTES = 40_000
 
@@ -74,7 +75,8 @@ class CodeLooks:
         self._running: dict[Execution, asyncio.Task[SeenCode]] = {}
         self._background: dict[Execution, asyncio.Task[SeenCode]] = {}
         self._unhurried_until: OrderedDict[Program, float] = OrderedDict()
-        self._told: OrderedDict[tuple[Program, LoadedCode], float] = OrderedDict()
+        # Until when it counts as told, and what was told.
+        self._told: OrderedDict[tuple[Program, LoadedCode], tuple[float, LoadedCode]] = OrderedDict()
         self._told_of: OrderedDict[Execution, tuple[LoadedCode, float]] = OrderedDict()
 
     def close(self) -> None:
@@ -147,11 +149,24 @@ class CodeLooks:
         if last is not None and last[0] is seen.code and now < last[1]:
             return None
         key = (attestation.program, seen.code)
-        is_due = now >= self._told.get(key, 0.0)
-        until = now + _TELL_PERIOD_S if is_due else self._told[key]
-        _put(self._told, key, until)
-        _put(self._told_of, execution, (seen.code, until))
-        return _cut(seen.code) if is_due else None
+        told = self._told.get(key)
+        is_due = told is None or now >= told[0]
+        if told is None or is_due:
+            told = now + _TELL_PERIOD_S, _cut(seen.code)
+        _put(self._told, key, told)
+        _put(self._told_of, execution, (seen.code, told[0]))
+        return told[1] if is_due else None
+
+    def tell_again(self, code: LoadedCode) -> None:
+        """What ``tell`` has returned was lost on its way: return it again before the half hour is over."""
+        due = asyncio.get_running_loop().time() + _TELL_AGAIN_S
+        concerned = {id(key[1]) for key, (_, told) in self._told.items() if told is code}
+        for key, (until, told) in self._told.items():
+            if told is code:
+                self._told[key] = min(until, due), told
+        for execution, (seen, until) in self._told_of.items():
+            if id(seen) in concerned:
+                self._told_of[execution] = seen, min(until, due)
 
     def _start(
         self, execution: Execution, workers: ThreadPoolExecutor, register: dict[Execution, asyncio.Task[SeenCode]]

@@ -114,13 +114,16 @@ def compose(prepared: Prepared, opener: Opener, joined: Joined, events: Events, 
         tasks=background,
         events=events,
     )
+    code = CodeLooks(max_bytes=prepared.configuration.max_executable_bytes)
+    write = choose_writer(prepared.configuration.log_format)
     sidecar = _make_sidecar(
         prepared,
         joined,
         credentials=credentials,
         policies=policies,
         directory=directory,
-        recorder=Recorder(log_sink, send=uplink.send, write=choose_writer(prepared.configuration.log_format)),
+        recorder=Recorder(log_sink, send=uplink.send, write=write, note_untold=code.tell_again),
+        code=code,
         send=uplink.send,
         trace=FrameTrace(events) if prepared.configuration.traces_frames else None,
         hosts=hosts,
@@ -175,12 +178,12 @@ def _make_sidecar(
     policies: Policies,
     directory: DirectoryCache,
     recorder: Recorder,
+    code: CodeLooks,
     send: Callable[[FromSidecar], None],
     trace: FrameTrace | None,
     hosts: HostNames,
 ) -> Sidecar:
     configuration, limits = prepared.configuration, prepared.limits
-    code = CodeLooks(max_bytes=configuration.max_executable_bytes)
     dial_failures = DialFailures(memory_s=limits.dial_failure_memory_s)
     return Sidecar(
         workload=joined.own.identity.workload,

@@ -209,9 +209,11 @@ async def test_lists_of_loaded_code_wait_in_bounded_memory_and_records_go_on_wit
     descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
     sink, ca = LineSink(descriptor), Listening()
     ca.is_away = True
-    recorder = Recorder(sink, send=ca.send)
+    untold: list[LoadedCode] = []
+    recorder = Recorder(sink, send=ca.send, note_untold=untold.append)
     for _ in range(9):
         recorder.record(large)
+    assert [each is code for each in untold] == [True] * 6
     ca.is_away = False
     recorder.reconnect()
     await until(lambda: len(ca.records()) == 9)

@@ -76,6 +76,24 @@ async def test_a_look_for_the_record_is_made_once_and_told_once(tmp_path: Path) 
             assert code.tell(attested(execution_of(other.pid))) != told
 
 
+async def test_what_was_lost_on_its_way_is_told_again_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sleeping(make_library(tmp_path)) as child, sleeping() as other:
+        execution, another = execution_of(child.pid), execution_of(other.pid)
+        async with looking() as code:
+            await code.look(execution)
+            await code.look(another)
+            told = code.tell(attested(execution))
+            assert told is not None
+            assert code.tell(attested(another)) is not None
+            code.tell_again(told)
+            assert code.tell(attested(execution)) is None, "not at once: what it was lost by goes on"
+            monkeypatch.setattr(looks, "_TELL_AGAIN_S", 0.0)
+            code.tell_again(told)
+            assert code.tell(attested(execution)) == told
+            assert code.tell(attested(execution)) is None
+            assert code.tell(attested(another)) is None
+
+
 async def test_of_many_processes_of_one_program_one_a_second_is_looked_at_for_the_record() -> None:
     with sleeping() as first, sleeping() as second:
         one, two = execution_of(first.pid), execution_of(second.pid)
