@@ -26,6 +26,7 @@ from bench.subjects.touchmark import run_touchmark
 from shared.model.errors import TouchmarkError
 
 _PROGRAM: Final = [own_python(), "-m", "bench.held_program"]
+SERVER: Final = [*_PROGRAM, "serve"]  # Its address and port follow.
 
 
 def measure(*, connections: int, processes: int, directory: Path) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def measure(*, connections: int, processes: int, directory: Path) -> dict[str, A
     """
     (port,) = free_ports(1)
     with Processes(directory=directory) as backend:
-        backend.start("backend", [*_PROGRAM, "serve", "127.0.0.1", str(port)])
+        backend.start("backend", [*SERVER, "127.0.0.1", str(port)])
         backend.wait_until_listening("127.0.0.1", port)
         backends = Backends(http=("127.0.0.1", port), sink=("127.0.0.1", port))
         with run_touchmark(directory, backends) as pair:
@@ -62,8 +63,11 @@ def measure(*, connections: int, processes: int, directory: Path) -> dict[str, A
     }
 
 
-def run_burst(address: tuple[str, int], *, connections: int, processes: int) -> list[dict[str, Any]]:
+def run_burst(address: tuple[str, int], *, connections: int, processes: int, threads: int = 0) -> list[dict[str, Any]]:
     """Start the processes, have all open their share at once, and return their reports; they have ended then.
+
+    Arguments:
+        threads: idle ones that each process starts before.
 
     Raises:
         BenchError: one gives no report.
@@ -71,7 +75,7 @@ def run_burst(address: tuple[str, int], *, connections: int, processes: int) -> 
     shares = [connections // processes + (number < connections % processes) for number in range(processes)]
     running = [
         subprocess.Popen(
-            [*_PROGRAM, "open", address[0], str(address[1]), str(share)],
+            [*_PROGRAM, "open", address[0], str(address[1]), str(share), str(threads)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY, text=True,
         )
         for share in shares

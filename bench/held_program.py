@@ -1,8 +1,9 @@
-"""Both ends of ``bench.held``: ``python -m bench.held_program serve HOST PORT`` and ``open HOST PORT COUNT``.
+"""Both ends of ``bench.held``: ``python -m bench.held_program serve HOST PORT`` and ``open HOST PORT COUNT [THREADS]``.
 
 The server answers each connection's first byte and holds the connection. The client waits for a line on standard
 input, opens all its connections at once, sends a byte on each, waits until each was answered or ended, prints what
-became of them as one JSON object, and holds those that were answered until standard input ends.
+became of them as one JSON object, and holds those that were answered until standard input ends. It starts that many
+idle threads before it opens any: many programs have some.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import select
 import socket
 import sys
+import threading
 import time
 
 TIMEOUT_S = 120.0
@@ -82,6 +84,8 @@ def main(arguments: list[str]) -> None:
         asyncio.run(serve(address, port))
         return
     sys.stdin.readline()
+    for _ in range(int(arguments[4]) if len(arguments) > 4 else 0):
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
     report, answered = open_at_once(address, port, int(arguments[3]))
     print(json.dumps(report), flush=True)
     sys.stdin.read()

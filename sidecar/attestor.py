@@ -20,11 +20,11 @@ from functools import partial
 
 from shared.model.policy.reasons import Reason
 from shared.runtime.patience import Patience
-from sidecar.attest.dialled import Dialling, check_dialled, find_dialled, find_dialling, refuse_orphan
+from sidecar.attest.dialled import Dialling, check_dialled, find_dialled, find_dialling, kind_of, refuse_orphan
 from sidecar.attest.executable import Executables
 from sidecar.attest.facts import Attestation, AttestationError, ProcessFacts
 from sidecar.attest.holding.caught import Caught, CaughtHolders
-from sidecar.attest.holding.fellows import Fellows
+from sidecar.attest.holding.fellows import Fellows, has_failed
 from sidecar.attest.holding.holder_check import HolderCheck
 from sidecar.attest.holding.own_socket import refuse_given
 from sidecar.attest.holding.owner import OwnerSearch, find_own
@@ -146,9 +146,9 @@ class Attestor:
         if (kept := self._dialling.take(found)) is not None:
             return kept
         refuse_orphan(found)
-        measured = self._recognise(found, _kind_of(found))
+        measured = self._recognise(found, kind_of(found))
         if measured is None:
-            if self._caught.catch(source, destination, found, _kind_of(found)):
+            if self._caught.catch(source, destination, found, kind_of(found)):
                 loop = asyncio.get_running_loop()
                 loop.call_soon(loop.call_soon, self._forget, source, destination)
             return None
@@ -167,7 +167,7 @@ class Attestor:
         Raises:
             AttestationError: the process is traced.
         """
-        measured = self._recognise(found, _kind_of(found))
+        measured = self._recognise(found, kind_of(found))
         return None if measured is None else measured.attest(found)
 
     async def attest_dialling(self, found: KernelSocket) -> Attestation:
@@ -176,7 +176,7 @@ class Attestor:
         Raises:
             AttestationError: as ``attest``.
         """
-        kind = _kind_of(found)
+        kind = kind_of(found)
         async with self._deadline():
             if (caught := self._caught.look_at(found, kind)) is None:
                 return (await self._measure(found, kind)).attest(found)
@@ -214,7 +214,7 @@ class Attestor:
             check_dialled(found)
             refuse_orphan(found)
             try:
-                return (await self._measure(found, _kind_of(found))).attest(found)
+                return (await self._measure(found, kind_of(found))).attest(found)
             except AttestationError as error:
                 if error.reason in {Reason.PROCESS_VANISHED, Reason.NO_OWNER}:
                     now = await loop.run_in_executor(self._scanners, find_dialled, source, destination)
@@ -460,6 +460,8 @@ class Attestor:
             found.inode, measured.key, hint=hint, max_descriptors=max_descriptors
         )
         if not descriptor:
+            if max_descriptors and measured.process.has_ended():  # Else each new process would be compared with it.
+                self._known.drop(measured.process.pid)
             return None
         if is_current:
             self._known.remember(kind, measured.process.pid, descriptor if found.state == LISTEN else "")
@@ -495,12 +497,14 @@ class Attestor:
             AttestationError: as ``attest``.
         """
         found = self._find(source, destination)
-        caught = None if found is None else self._caught.find_measured(_kind_of(found))
+        caught = None if found is None else self._caught.find_measured(kind_of(found))
         running = None if caught is None else self._running.get(caught.sighting.process.pid)
-        # One that is done may have closed the process.
-        if found is None or caught is None or running is None or running.done() or not caught.is_fellow(found):
+        # One that has failed has closed the process.
+        if found is None or caught is None or running is None or has_failed(running) or not caught.is_fellow(found):
             return None
         check_dialled(found)
+        if running.done():  # In this very turn of the event loop: it isn't among the known ones yet.
+            return running.result().attest(found)
         return running.result().attest(found) if await self._fellows.wait(caught.sighting.process.pid, found) else None
 
     async def _measure(self, found: KernelSocket, kind: Hashable) -> Measured:
@@ -579,11 +583,6 @@ class Attestor:
         if not done.cancelled() and done.exception() is None:
             self._known.add(done.result(), now=asyncio.get_running_loop().time())
         self._fellows.answer(pid)
-
-
-def _kind_of(dialled: KernelSocket) -> Hashable:
-    """Return what connections to one destination by one user have in common: mostly one process makes them."""
-    return dialled.peer, dialled.uid
 
 
 def _agree(found: list[tuple[Measured, KernelSocket]], port: int) -> Attestation:

@@ -124,6 +124,17 @@ def run_touchmark_no_reuse(directory: Path, backends: Backends) -> Iterator[Runn
 
 
 @contextmanager
+def run_touchmark_noting_moments(directory: Path, backends: Backends) -> Iterator[RunningSubject]:
+    """Start the same with each step's begin and end noted: ``sidecar_with_moments.py``.
+
+    Raises:
+        BenchError: a part doesn't start.
+    """
+    with _run_pair(directory, backends, ["-m", "bench.subjects.sidecar_with_moments"]) as subject:
+        yield subject
+
+
+@contextmanager
 def _run_pair(directory: Path, backends: Backends, sidecar: Sequence[str]) -> Iterator[RunningSubject]:
     http_in, sink_in = (("127.0.0.1", port) for port in free_ports(2))
     server_tunnel, http_served, sink_served = free_ports(3, _SERVER_ADDRESS)

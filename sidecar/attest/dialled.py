@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from shared.model.policy.reasons import Reason
@@ -53,6 +54,11 @@ def find_dialling(kernel: KernelSockets, source: Endpoint, destination: Endpoint
     except (NetlinkError, OSError, ValueError):
         return None
     return found if found is not None and found.state == SYN_SENT and found.inode else None
+
+
+def kind_of(dialled: KernelSocket) -> Hashable:
+    """Return what connections to one destination by one user have in common: mostly one process makes them."""
+    return dialled.peer, dialled.uid
 
 
 def check_dialled(found: KernelSocket) -> None:

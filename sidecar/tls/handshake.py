@@ -89,9 +89,10 @@ async def drive_handshake(
             return _Wants.WRITE
         return _Wants.NOTHING
 
-    left_s = timeout_s
+    left_s, is_first = timeout_s, True
     with poller_of(loop).watch(connection) as watch:
-        while (wants := await compute(loop, role, advance)) is not _Wants.NOTHING:
+        while (wants := await compute(loop, role, advance, is_first=is_first)) is not _Wants.NOTHING:
+            is_first = False
             began = loop.time()
             async with asyncio.timeout(left_s):
                 if wants is _Wants.READ:

@@ -3,6 +3,10 @@
 Belongs here: running one step in such a thread. Doesn't: when a handshake may begin (``handshake_gate.py``), its I/O
 (``handshake.py``). A handshake has four steps of a few hundred microseconds. Handing one over costs half of what a
 ``ThreadPoolExecutor`` with its futures takes: there is one queue, and one call back to the loop.
+
+Steps of handshakes that have begun come before others' first ones: of 32 handshakes that begin at once each would
+otherwise wait for the first steps of all, and all would end together, at the end. Who has begun has few steps left, so
+that nobody waits for long behind them.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
@@ -83,26 +88,31 @@ class _Worker:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._steps: SimpleQueue[_Step | None] = SimpleQueue()
+        # As many entries as steps wait, and what wakes the thread: False for the last one.
+        self._wanted: SimpleQueue[bool] = SimpleQueue()
+        self._begun: deque[_Step] = deque()
+        self._first: deque[_Step] = deque()
         self._thread: threading.Thread | None = None
 
-    def submit(self, step: _Step) -> None:
-        """Run a step after those that were handed over before. Called by one thread."""
+    def submit(self, step: _Step, *, is_first: bool) -> None:
+        """Run a step after those of its kind that were handed over before. Called by one thread."""
         if self._thread is None:
             thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             thread.start()  # It may fail, where a pod may have no more threads, and is tried again then.
             self._thread = thread
             # OpenSSL must not be computing while the process's exit takes it down.
             atexit.register(self._stop)
-        self._steps.put(step)
+        (self._first if is_first else self._begun).append(step)
+        self._wanted.put(True)
 
     def _work(self) -> None:
-        while (step := self._steps.get()) is not None:
+        while self._wanted.get():
+            step = (self._begun or self._first).popleft()
             step.run()
             del step  # It holds a connection, and the next one may be long in coming.
 
     def _stop(self) -> None:
-        self._steps.put(None)
+        self._wanted.put(False)
         if self._thread is not None:
             self._thread.join(_LAST_STEP_S)
 
@@ -111,12 +121,15 @@ class _Worker:
 _workers: Final = {role: _Worker(f"tls-{role.name.lower()}") for role in Role}
 
 
-async def compute(loop: asyncio.AbstractEventLoop, role: Role, work: Callable[[], _T]) -> _T:
+async def compute(loop: asyncio.AbstractEventLoop, role: Role, work: Callable[[], _T], *, is_first: bool = True) -> _T:
     """Run one step in its role's thread; return its result or raise its error.
+
+    Arguments:
+        is_first: of its handshake: those that have begun come before it.
 
     Cancelled, it still waits for a step that has begun: that uses the connection's descriptor, which its owner closes.
     """
     step = _Step(loop, work)
-    _workers[role].submit(step)
+    _workers[role].submit(step, is_first=is_first)
     result: _T = await step.wait()
     return result

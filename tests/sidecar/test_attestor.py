@@ -179,6 +179,43 @@ async def test_a_burst_of_a_new_program_waits_for_its_measurement_and_searches_f
     assert len({one.inode for one in found}) == 40
 
 
+async def test_a_connection_that_comes_in_the_turn_in_which_the_measurement_ends_searches_for_nobody(
+    attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process isn't among the known ones yet, and is measured no more."""
+    monkeypatch.setattr(newest, "_MAX_PROCESSES", 10_000)
+    monkeypatch.setattr(OwnerSearch, "find", None)
+    original, later = Measuring.measure_sighting, list[asyncio.Task[Attestation]]()
+    place = server.getsockname()
+    code = "import socket,sys\nc=[socket.create_connection(('127.0.0.1',int(sys.argv[1]))) for _ in range(3)]\n" + WAIT
+    with running(code, port_of(server)) as child:
+        sources = [take(server) for _ in range(3)]
+
+        async def begin_others_at_its_end(measuring: Measuring, sighting: Sighting) -> Measured:
+            measured = await original(measuring, sighting)
+            later.extend(asyncio.create_task(attestor.attest(source, place)) for source in sources[1:])
+            return measured
+
+        monkeypatch.setattr(Measuring, "measure_sighting", begin_others_at_its_end)
+        attestor.attest_early(sources[0], place)
+        found = [await attestor.attest(sources[0], place), *(await asyncio.gather(*later))]
+    assert {one.process.pid for one in found} == {child.pid}
+    assert len({one.inode for one in found}) == 3
+
+
+async def test_a_known_process_that_has_ended_is_forgotten_at_the_next_new_one(
+    attestor: Attestor, server: socket.socket
+) -> None:
+    """Else each connection of a new process would be looked for in all those before it."""
+    place = server.getsockname()
+    for _ in range(3):
+        with running(CONNECT + WAIT, port_of(server)) as child:
+            assert (await attestor.attest(take(server), place)).process.pid == child.pid
+            assert len(attestor._known) == 1
+            child.kill()
+            child.wait()
+
+
 async def test_a_connection_of_another_process_doesnt_wait_for_the_one_that_is_measured(
     attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

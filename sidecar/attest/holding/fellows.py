@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import Any
 
 from sidecar.attest.netlink.sock_diag import KernelSocket
 
@@ -46,6 +47,11 @@ class Fellows:
             for answer in waiting:
                 answer.cancel()
         self._waiting.clear()
+
+
+def has_failed(measuring: asyncio.Task[Any]) -> bool:
+    """Tell whether a process's measuring has ended without a result: the process is closed then."""
+    return measuring.done() and (measuring.cancelled() or measuring.exception() is not None)
 
 
 def _answer(waiting: deque[asyncio.Future[None]]) -> None:

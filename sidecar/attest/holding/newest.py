@@ -8,17 +8,21 @@ from __future__ import annotations
 import os
 
 from sidecar.attest.facts import AttestationError
-from sidecar.attest.holding.tables import HiddenError, find_in_table
+from sidecar.attest.holding.tables import HiddenError, find_in_table, read_leader
 from sidecar.attest.process import Process
 from sidecar.native.engine import current_look
 
 _MAX_PROCESSES = 8
-_MAX_DESCRIPTORS = 64
+# Of one process, and of each on average.
+_MAX_DESCRIPTORS = 128
+_USUAL_DESCRIPTORS = 64
 _COMPILED_FACTOR = 4
 
 
 def find_among_newest(inode: int, *, own_pid: int, proc: str = "/proc") -> Process | None:
-    """Open the process that holds a socket if it is one of the newest eight (compiled: 32) and has few descriptors.
+    """Open the process that holds a socket if it, or a thread of it, is one of the newest eight (compiled: 32).
+
+    The kernel numbers processes and threads alike. A process that has many descriptors is left out.
 
     Arguments:
         own_pid: the sidecar, which is left out.
@@ -26,23 +30,35 @@ def find_among_newest(inode: int, *, own_pid: int, proc: str = "/proc") -> Proce
     Returns:
         The process, which the caller closes; None when another search has to tell.
     """
+    factor = 1 if current_look() is None else _COMPILED_FACTOR
+    most = _MAX_PROCESSES * factor
+    left = most * _USUAL_DESCRIPTORS
     try:
         with open(f"{proc}/loadavg", "rb", buffering=0) as file:
             last = int(file.read(128).rsplit(None, 1)[-1])
-        most = _MAX_PROCESSES * (1 if current_look() is None else _COMPILED_FACTOR)
-        for pid in range(last, max(last - most, 0), -1):
-            if pid != own_pid and _holds(pid, inode, proc):
-                return Process(pid, proc=proc)
-    except (OSError, ValueError, HiddenError, AttestationError):
+        for task in range(last, max(last - most, 0), -1):
+            count = _count_descriptors(task, proc)
+            if task == own_pid or count is None or count > min(_MAX_DESCRIPTORS * factor, left):
+                continue
+            left -= count
+            # A thread mostly has the table of its process, and a program that has just begun often has threads.
+            if _holds(task, inode, proc) and (leader := read_leader(task, proc)) not in (0, own_pid):
+                return Process(leader, proc=proc)
+    except (OSError, ValueError, AttestationError):
         pass
     return None
 
 
-def _holds(pid: int, inode: int, proc: str) -> bool:
+def _count_descriptors(task: int, proc: str) -> int | None:
     try:
         # Since Linux 6.2 the size of this directory is the number of descriptors; before that it is 0.
-        if os.stat(f"{proc}/{pid}/fd").st_size > _MAX_DESCRIPTORS:
-            return False
+        return os.stat(f"{proc}/{task}/fd").st_size
     except OSError:
+        return None
+
+
+def _holds(task: int, inode: int, proc: str) -> bool:
+    try:
+        return bool(find_in_table(task, (inode,), proc))
+    except HiddenError:  # One that can't be looked into doesn't keep the others from being found.
         return False
-    return bool(find_in_table(pid, (inode,), proc))

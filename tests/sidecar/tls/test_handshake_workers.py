@@ -54,6 +54,27 @@ async def test_a_cancelled_step_that_has_begun_is_waited_for_and_one_that_hasnt_
     assert done == ["first"]
 
 
+async def test_steps_of_handshakes_that_have_begun_come_before_first_ones() -> None:
+    loop = asyncio.get_running_loop()
+    begun, may_end, order = threading.Event(), threading.Event(), list[str]()
+
+    def hold() -> None:
+        begun.set()
+        may_end.wait(30)
+
+    async def take(name: str, *, is_first: bool) -> None:
+        await compute(loop, Role.INITIATOR, lambda: order.append(name), is_first=is_first)
+
+    held = asyncio.create_task(compute(loop, Role.INITIATOR, hold))
+    await asyncio.to_thread(begun.wait, 30)
+    steps = [("first", True), ("second", True), ("begun", False), ("third", True), ("begun later", False)]
+    waiting = [asyncio.create_task(take(name, is_first=is_first)) for name, is_first in steps]
+    await asyncio.sleep(0)
+    may_end.set()
+    await asyncio.gather(held, *waiting)
+    assert order == ["begun", "begun later", "first", "second", "third"]
+
+
 async def test_a_failed_step_leaves_no_cycle_for_the_collector() -> None:
     class Fault(Exception):
         pass

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from sidecar.attest.holding import fellows as module
-from sidecar.attest.holding.fellows import Fellows
+from sidecar.attest.holding.fellows import Fellows, has_failed
 from sidecar.attest.netlink.sock_diag import ESTABLISHED, KernelSocket
 
 
@@ -54,3 +54,17 @@ async def test_no_more_wait_than_have_room_and_no_socket_twice(monkeypatch: pyte
     await asyncio.sleep(0)
     fellows.answer(7)
     assert await waiting[0]
+
+
+async def test_a_measuring_has_failed_when_it_ended_without_a_result() -> None:
+    async def end(error: Exception | None) -> int:
+        if error is not None:
+            raise error
+        return 1
+
+    good, bad = asyncio.create_task(end(None)), asyncio.create_task(end(ValueError("ordered by the test")))
+    lost = asyncio.create_task(asyncio.sleep(600))
+    assert not any(has_failed(each) for each in (good, bad, lost)), "none has ended"
+    lost.cancel()
+    await asyncio.wait((good, bad, lost))
+    assert [has_failed(each) for each in (good, bad, lost)] == [False, True, True]

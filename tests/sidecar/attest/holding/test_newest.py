@@ -9,6 +9,7 @@ import pytest
 
 from sidecar.attest.holding import newest
 from sidecar.attest.holding.newest import find_among_newest
+from sidecar.attest.holding.tables import HiddenError, find_in_table
 from tests.sidecar.attest.processes import WAIT, running
 
 pytestmark = pytest.mark.usefixtures("engine")
@@ -28,9 +29,48 @@ def test_a_new_process_is_found_and_the_sidecar_never(monkeypatch: pytest.Monkey
 
 def test_a_process_with_many_descriptors_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(newest, "_MAX_PROCESSES", 10_000)
-    monkeypatch.setattr(newest, "_MAX_DESCRIPTORS", 1)
+    monkeypatch.setattr(newest, "_MAX_DESCRIPTORS", 0)
     with socket.socket() as one, running("import sys\n" + WAIT, pass_fds=(one.fileno(),)):
         assert find_among_newest(os.fstat(one.fileno()).st_ino, own_pid=os.getpid()) is None
+
+
+def test_a_process_is_found_by_its_threads_which_are_newer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As wrk, and whatever runs on Go or Java, which begins with some threads."""
+    monkeypatch.setattr(newest, "_MAX_PROCESSES", 10_000)
+    start = "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()"
+    code = f"import sys, threading, time\nfor _ in range(3): {start}\n"
+    with socket.socket() as one, running(code + WAIT, pass_fds=(one.fileno(),)) as child:
+        assert len(os.listdir(f"/proc/{child.pid}/task")) == 4
+        inode = os.fstat(one.fileno()).st_ino
+        found = find_among_newest(inode, own_pid=os.getpid())
+        assert found is not None
+        assert found.pid == child.pid
+        found.close()
+        # Nor is the sidecar found by its own threads.
+        one.close()
+        assert find_among_newest(inode, own_pid=child.pid) is None
+
+
+def test_a_process_that_may_not_be_looked_into_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(newest, "_MAX_PROCESSES", 10_000)
+    looked, original = list[int](), find_in_table
+
+    def find(task: int, inodes: tuple[int, ...], proc: str) -> dict[int, int]:
+        looked.append(task)
+        if len(looked) == 1:
+            raise HiddenError(task)
+        return original(task, inodes, proc)
+
+    monkeypatch.setattr(newest, "find_in_table", find)
+    with (
+        socket.socket() as one,
+        running("import sys\n" + WAIT, pass_fds=(one.fileno(),)) as child,
+        running("import sys\n" + WAIT),
+    ):
+        found = find_among_newest(os.fstat(one.fileno()).st_ino, own_pid=os.getpid())
+        assert found is not None
+        assert found.pid == child.pid
+        found.close()
 
 
 def test_a_socket_that_nobody_holds_has_no_holder() -> None:
