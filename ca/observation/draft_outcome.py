@@ -7,18 +7,22 @@ which sidecars evaluate it (``ca/api/policies/drafts.py``).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
 
 from ca.observation.judging import judge
 from ca.store.drafts.drafts import no_draft
 from ca.store.edges.edge import DraftedEdge, EdgeKey
 from ca.store.history.generations import BEFORE, MAX_GENERATIONS, Generation
 from ca.store.store import Store
-from shared.model.adoption.seen import name_end
+from shared.model.adoption.blockers import find_namespaces, list_missing_changes
+from shared.model.adoption.fixes import Fix, FixKind
+from shared.model.adoption.seen import Seen, name_end
 from shared.model.policy.decision import Answer, DraftVerdict, PartyRecord, is_stricter
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction
+from shared.model.policy.rules import Direction, NamespaceState, put_draft_in_force
 from shared.model.wire.admin import DecidedOtherwise, DraftView
 
 MAX_SHOWN: Final = 1000
@@ -37,13 +41,16 @@ async def view_draft(store: Store, namespace: str) -> DraftView:
         raise no_draft(namespace)
     window = await store.edges.list_drafted(namespace, known.draft.number, written=known.written)
     denied, allowed = await judge(lambda check: count_otherwise(window.edges, check=check))
+    shown = denied[:MAX_SHOWN]
+    names = sorted(find_namespaces(_see(each.newest) for each in shown))
+    states = {name: await store.namespaces.get_state(name) for name in names}
     generations = await store.history.list_generations(namespace, limit=MAX_GENERATIONS)
     return DraftView(
         namespace=namespace,
         draft=known.draft,
         written=known.written,
-        denied=denied[:MAX_SHOWN],
-        allowed=allowed[:MAX_SHOWN],
+        denied=await judge(lambda check: add_fixes(shown, states, check=check)),
+        allowed=tuple(each.changed for each in allowed[:MAX_SHOWN]),
         unchanged=window.unchanged,
         uncounted=window.uncounted,
         evaluated_since=window.since,
@@ -67,6 +74,13 @@ def has_changed_since(generations: Sequence[Generation], time: float) -> bool:
     return before != now
 
 
+class Counted(NamedTuple):
+    """Equal connections that a draft decides otherwise, and what was seen of them last."""
+
+    changed: DecidedOtherwise
+    newest: DraftedEdge
+
+
 class _Equal:
     """Equal connections, as both sides counted them."""
 
@@ -84,7 +98,7 @@ class _Equal:
 
 def count_otherwise(
     edges: Sequence[DraftedEdge], *, check: Callable[[], None] = lambda: None
-) -> tuple[tuple[DecidedOtherwise, ...], tuple[DecidedOtherwise, ...]]:
+) -> tuple[list[Counted], list[Counted]]:
     """Return what a draft decides more strictly, and what less; most connections first.
 
     Each side counts a connection for itself: where both say the same of it, the greater count holds.
@@ -104,6 +118,54 @@ def count_otherwise(
     return _list(denied), _list(allowed)
 
 
+def add_fixes(
+    denied: Sequence[Counted], states: Mapping[str, NamespaceState], *, check: Callable[[], None] = lambda: None
+) -> tuple[DecidedOtherwise, ...]:
+    """Return what a draft decides more strictly, each with what would let it pass by the drafts' rules.
+
+    Arguments:
+        states: of all namespaces that these speak of; their drafts are put in force.
+    """
+    drafted = {
+        name: state if state.draft is None else put_draft_in_force(state, state.draft) for name, state in states.items()
+    }
+    missing = list_missing_changes([_see(each.newest) for each in denied], drafted, check=check)
+    return tuple(
+        msgspec.structs.replace(each.changed, fixes=fixes or (_advise(each.changed),))
+        for each, fixes in zip(denied, missing, strict=True)
+    )
+
+
+def _advise(changed: DecidedOtherwise) -> Fix:
+    if changed.reason is Reason.DENY_RULE:
+        return Fix(
+            kind=FixKind.ADVICE, advice=f"The rule {changed.rule} denies it: change that rule if it should pass."
+        )
+    return Fix(
+        kind=FixKind.ADVICE, advice="The drafted rules and the approvals of now allow it: new connections will tell."
+    )
+
+
+def _see(edge: DraftedEdge) -> Seen:
+    """Return what the draft says of an edge's connections, as if they had been decided so."""
+    key, verdict = edge.key, edge.verdict
+    return Seen(
+        direction=key.side,
+        namespace=key.namespace,
+        source=key.source,
+        destination=key.destination,
+        port=key.port,
+        answer=verdict.answer,
+        would_deny=verdict.would_deny,
+        reason=verdict.reason,
+        mode=key.mode,
+        service=key.service,
+        source_address=edge.evidence.source,
+        destination_address=edge.evidence.destination,
+        last=edge.last,
+    )
+
+
 def _name(edge: EdgeKey, verdict: DraftVerdict) -> _Key:
     """Return what equal connections have in common, whichever side counted them."""
     source, destination = edge.source, edge.destination
@@ -113,39 +175,30 @@ def _name(edge: EdgeKey, verdict: DraftVerdict) -> _Key:
     )  # fmt: skip
 
 
-def _list(found: dict[_Key, _Equal]) -> tuple[DecidedOtherwise, ...]:
+def _list(found: dict[_Key, _Equal]) -> list[Counted]:
     listed = []
-    for (
-        before,
-        after,
-        reason,
-        rule,
-        source,
-        source_program,
-        destination,
-        destination_program,
-        port,
-    ), equal in found.items():
+    for key, equal in found.items():
         newest = equal.newest
-        listed.append(
-            DecidedOtherwise(
-                before=before,
-                after=after,
-                side=newest.key.side,
-                reason=reason,
-                rule=rule,
-                source=source,
-                source_program=source_program,
-                destination=destination,
-                destination_program=destination_program,
-                port=port,
-                service=newest.key.service,
-                path=newest.evidence.path,
-                connections=max(equal.counts.values()),
-                last_seen=newest.last,
-            )
+        before, after, reason, rule, source, source_program, destination, destination_program, port = key
+        changed = DecidedOtherwise(
+            before=before,
+            after=after,
+            side=newest.key.side,
+            reason=reason,
+            rule=rule,
+            source=source,
+            source_program=source_program,
+            destination=destination,
+            destination_program=destination_program,
+            port=port,
+            service=newest.key.service,
+            path=newest.evidence.path,
+            connections=max(equal.counts.values()),
+            last_seen=newest.last,
         )
-    return tuple(sorted(listed, key=lambda each: (-each.connections, -each.last_seen, each.reason)))
+        listed.append(Counted(changed=changed, newest=newest))
+    listed.sort(key=lambda each: (-each.changed.connections, -each.changed.last_seen, each.changed.reason))
+    return listed
 
 
 def _say(decided: EdgeKey | DraftVerdict) -> str:
@@ -155,4 +208,4 @@ def _say(decided: EdgeKey | DraftVerdict) -> str:
 
 
 def _name_party(party: PartyRecord) -> str:
-    return name_end(party) or party.address or "unidentified"
+    return name_end(party) or party.address or "several addresses"

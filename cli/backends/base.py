@@ -216,8 +216,12 @@ class PolicyBackend(Protocol):
     async def put_draft(self, document: MeshPolicyDocument) -> NamespaceState:
         """Write a policy as its namespace's draft, which nothing enforces; return the namespace's state."""
 
-    async def drop_draft(self, namespace: str) -> None:
-        """Drop a namespace's draft."""
+    async def drop_draft(self, namespace: str, *, number: int | None = None) -> None:
+        """Drop a namespace's draft; with ``number`` only this one.
+
+        Raises:
+            NotFoundError: it has none; ConflictError: it has another one by now.
+        """
 
     async def promote_draft(self, view: DraftView, *, is_forced: bool = False) -> Applied:
         """Put a draft in force, and drop it.

@@ -427,9 +427,9 @@ class ClusterPolicyBackend:
         """Write a policy as its namespace's draft, at the CA."""
         return await (await self._reach_admin()).put_draft(document.namespace, make_draft(document))
 
-    async def drop_draft(self, namespace: str) -> None:
+    async def drop_draft(self, namespace: str, *, number: int | None = None) -> None:
         """Drop a namespace's draft."""
-        await (await self._reach_admin()).drop_draft(namespace)
+        await (await self._reach_admin()).drop_draft(namespace, number=number)
 
     async def promote_draft(self, view: DraftView, *, is_forced: bool = False) -> Applied:
         """Write the draft as the namespace's MeshPolicy, and drop it once the CA has put that in force.

@@ -181,9 +181,9 @@ class LocalPolicyBackend:
         """Write a policy as its namespace's draft."""
         return await self._client.put_draft(document.namespace, make_draft(document))
 
-    async def drop_draft(self, namespace: str) -> None:
+    async def drop_draft(self, namespace: str, *, number: int | None = None) -> None:
         """Drop a namespace's draft."""
-        await self._client.drop_draft(namespace)
+        await self._client.drop_draft(namespace, number=number)
 
     async def promote_draft(self, view: DraftView, *, is_forced: bool = False) -> Applied:
         """Have the CA put the draft in force and drop it, in one transaction."""

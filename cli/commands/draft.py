@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from cli.backends.base import Applied, PolicyBackend
     from cli.commands.shapes import AppliedView, ObjectsDeleted
+    from shared.model.adoption.fixes import Fix
     from shared.model.policy.documents import Document, MeshPolicyDocument
-    from shared.model.wire.admin import DraftView
+    from shared.model.wire.admin import DecidedOtherwise, DraftView
 
 _SHOWN: JsonResult[DraftView] = JsonResult()
 _DROPPED: JsonResult[ObjectsDeleted] = JsonResult(when="--drop")
@@ -54,6 +55,7 @@ def draft(
     Examples: touchmark policy draft shop · touchmark policy draft shop --promote · touchmark decisions --draft-differs
     """
     from cli.backends.session import work_on_policies
+    from cli.backends.target import write_options
     from cli.commands.applying import check_explicit, report_applied
     from cli.commands.shapes import ObjectsDeleted
     from cli.text.output import print_line
@@ -103,7 +105,7 @@ def draft(
     if as_json:
         _SHOWN.print(view)
     else:
-        show(view)
+        show(view, target_options=write_options(target))
     _exit(view)
 
 
@@ -131,7 +133,7 @@ def _exit(view: DraftView) -> None:
         raise typer.Exit(ExitCode.UNKNOWN)
 
 
-def show(view: DraftView) -> None:
+def show(view: DraftView, *, target_options: str = "") -> None:
     """Print a draft, who evaluates it, and what it decides otherwise."""
     from cli.commands.difference import describe
     from cli.text.duration import format_time
@@ -145,13 +147,16 @@ def show(view: DraftView) -> None:
     since = f"; its first verdict is of {format_time(view.evaluated_since)}" if view.evaluated_since else ""
     print_line(f"{view.evaluating} of {view.sidecars} sidecars evaluate it{since}")
     if view.waiting:
-        named = escape(", ".join(view.waiting))
-        print_line(f"? not yet, or of an older release: {named}{', …' if _are_more(view) else ''}")
+        waiting = escape(", ".join(view.waiting))
+        print_line(f"? not yet, or of an older release: {waiting}{', …' if _are_more(view) else ''}")
+    named: set[Fix] = set()
     for mark, name, changed in (("✗", "newly denied", view.denied), ("+", "newly allowed", view.allowed)):
         if changed:
             print_line(f"{mark} {name}: {sum(each.connections for each in changed)} connections")
         for each in changed:
             print_line(f"  {describe(each)}")
+            for line in _describe_new_fixes(each, view.namespace, named, target_options):
+                print_line(f"    {line}")
     if not view.evaluating:
         print_line("? no sidecar evaluates it yet, so nothing is known")
     elif not view.denied:
@@ -165,6 +170,24 @@ def show(view: DraftView) -> None:
         print_line("? the rules in force have changed since it was written: to promote it takes that back")
     for note in describe_limits(make_document(view)):
         print_line(f"? {note}")
+
+
+def _describe_new_fixes(each: DecidedOtherwise, namespace: str, named: set[Fix], target_options: str) -> list[str]:
+    """Return the lines of what would let connections pass by the draft, but for what was named before."""
+    from cli.commands.ready import describe_fix
+    from cli.ui.drafts import head_rule
+    from shared.model.adoption.fixes import FixKind
+
+    lines: list[str] = []
+    for fix in each.fixes:
+        if fix in named:
+            continue
+        named.add(fix)
+        described = describe_fix(fix, each.reason, path="", target_options=target_options)
+        if fix.kind is FixKind.RULE and fix.namespace == namespace:
+            described[0] = head_rule(namespace)
+        lines += described
+    return lines
 
 
 def _are_more(view: DraftView) -> bool:

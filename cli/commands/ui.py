@@ -34,7 +34,8 @@ def ui(
 
     This command serves it on 127.0.0.1 until Ctrl-C, and asks the CA with your rights. The printed URL holds the
     session's secret: on this machine, who has it sees what you see, and may do what you may. The page approves and
-    refuses programs and switches modes after a confirmation that shows the command; other fixes are YAML to copy.
+    refuses programs, switches modes, and puts a draft in force or drops it, each after a confirmation that shows the
+    command; other fixes are YAML to copy.
 
     Examples: `touchmark ui`, `touchmark ui -k`, `touchmark ui --no-browser --port 8123`.
     """
@@ -118,6 +119,8 @@ def make_actions(target: Target) -> Actions:
     from cli.backends.rights import find_rights
     from cli.backends.session import open_policies
     from cli.backends.target import write_options
+    from cli.commands.applying import check_explicit
+    from cli.commands.draft import make_document
     from cli.commands.mode_switch import Consent, require_consent
     from cli.ui.actions import Actions
 
@@ -127,6 +130,7 @@ def make_actions(target: Target) -> Actions:
         lambda readiness, accepts: require_consent(
             readiness, Consent(to_unknown=accepts, to_blocked=False, can_ask=False)
         ),
+        lambda backend, view: check_explicit(backend, [make_document(view)], is_forced=False),
         options=write_options(target),
         in_cluster=target.in_cluster,
     )
@@ -136,6 +140,7 @@ def make_answers(connection: Connection, target: Target) -> Answers:
     """Return what the page may ask, in the words of the commands."""
     from cli.backends.target import write_options
     from cli.commands.decisions import find_fixes
+    from cli.commands.draft import describe_limits, make_document
     from cli.commands.ready import describe_cause, describe_fix
     from cli.ui.answers import Answers, Words
 
@@ -143,6 +148,7 @@ def make_answers(connection: Connection, target: Target) -> Answers:
     words = Words(
         cause=describe_cause,
         fix=lambda fix, reason, path: describe_fix(fix, reason, path=path, target_options=options),
+        notes=lambda view: describe_limits(make_document(view)),
         fixes=find_fixes,
     )
     return Answers(connection, words, target=describe_target(target), options=options)

@@ -1,4 +1,4 @@
-"""What the page may change: approve or refuse a program, switch a mode; each as the command that is shown does it. I/O.
+"""What the page may change: approve or refuse a program, switch a mode, end a draft; as the shown commands do. I/O.
 
 Belongs here: the queue with what may be done about it, and doing it. Doesn't: who may ask (``guard.py``), or whether
 the user may change anything: the CA and the API server check that; what they would refuse isn't offered.
@@ -24,7 +24,7 @@ from shared.model.errors import ConflictError, InputError
 from shared.model.identity.identity import check_namespace, parse_workload
 from shared.model.identity.program import parse_program
 from shared.model.policy.rules import Mode
-from shared.model.wire.admin import DEFAULT_READINESS_SINCE_S, Readiness
+from shared.model.wire.admin import DEFAULT_READINESS_SINCE_S, DraftView, Readiness
 
 MAX_BODY_BYTES: Final = 16_384
 MAX_SHOWN: Final = 200
@@ -38,6 +38,7 @@ class Actions:
         find_rights: says what the user may change in a namespace.
         require_safe: raises where a switch to explicit mode would be refused or has to be confirmed; its second
             argument says that the user has confirmed that too little was seen.
+        check_draft: raises where a draft may not be put in force, as ``policy draft --promote`` does.
         options: what shown commands need to reach the same CA.
         in_cluster: policies are a cluster's objects.
     """
@@ -47,6 +48,7 @@ class Actions:
         open_backend: Callable[[], AbstractAsyncContextManager[PolicyBackend]],
         find_rights: Callable[[str], Awaitable[Rights]],
         require_safe: Callable[[Readiness, bool], None],
+        check_draft: Callable[[PolicyBackend, DraftView], Awaitable[None]],
         *,
         options: str,
         in_cluster: bool,
@@ -54,6 +56,7 @@ class Actions:
         self._open_backend = open_backend
         self._find_rights = find_rights
         self._require_safe = require_safe
+        self._check_draft = check_draft
         self._options = f" {options}" if options else ""
         self._in_cluster = in_cluster
 
@@ -111,6 +114,8 @@ class Actions:
         async with self._open_backend() as backend:
             if request.act is ActKind.MODE:
                 return await self._switch(backend, namespace, request)
+            if request.act in (ActKind.PROMOTE, ActKind.DROP):
+                return await self._end_draft(backend, namespace, request)
             if request.act is ActKind.RULE:
                 readiness = await backend.get_readiness(namespace, since_s=read_since_s({"since": request.since}))
                 policy, version = await plan_policy(backend, readiness, request.rule, in_cluster=self._in_cluster)
@@ -128,6 +133,30 @@ class Actions:
             terms = SwitchTerms(expected_version=readiness.version)
         await backend.set_mode(namespace, request.mode, terms)
         return Done(text=f"{namespace} is set to {request.mode}")
+
+    async def _end_draft(self, backend: PolicyBackend, namespace: str, request: ActRequest) -> Done:
+        """Put the draft in force that was shown, or drop it."""
+        if request.draft < 1:
+            raise InputError("no draft is named")
+        if request.act is ActKind.DROP:
+            await backend.drop_draft(namespace, number=request.draft)
+            return Done(text=f"the draft of {namespace} is dropped")
+        view = await backend.get_draft(namespace)
+        if view.draft.number != request.draft:
+            raise ConflictError(f"{namespace} has another draft by now", hint="look again")
+        if view.is_outdated and not request.accepts:
+            raise ConflictError(
+                f"the rules in force in {namespace} have changed since the draft was written: it would take that back",
+                hint="write the draft again, or look again and confirm that",
+            )
+        await self._check_draft(backend, view)
+        applied = await backend.promote_draft(view)
+        note = f"; {applied.note}" if applied.note else ""
+        return Done(
+            text=f"the draft of {namespace} is in force{note}"
+            if applied.is_confirmed
+            else f"the draft of {namespace} is written, but the CA hasn't put it in force yet"
+        )
 
     async def _answer_program(self, backend: PolicyBackend, namespace: str, request: ActRequest) -> Done:
         workload, program = parse_workload(request.workload), parse_program(request.program)

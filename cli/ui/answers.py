@@ -20,6 +20,7 @@ from cli.text.decision import describe_answer, describe_fully
 from cli.text.duration import parse_duration
 from cli.text.printable import escape
 from cli.ui.connection import Connection
+from cli.ui.drafts import show_draft
 from cli.ui.picture import Show, show_edges
 from cli.ui.rules import digest_rule
 from cli.ui.shapes import (
@@ -32,6 +33,7 @@ from cli.ui.shapes import (
     ShownCoverage,
     ShownDecision,
     ShownDecisions,
+    ShownDraft,
     ShownEdge,
     ShownEdges,
     ShownFix,
@@ -42,7 +44,7 @@ from cli.ui.shapes import (
 )
 from shared.model.adoption.fixes import Fix, FixKind
 from shared.model.adoption.seen import name_end
-from shared.model.errors import InputError, NotAllowedError, TouchmarkError
+from shared.model.errors import InputError, NotAllowedError, NotFoundError, TouchmarkError
 from shared.model.identity.identity import check_namespace, parse_workload
 from shared.model.policy.decision import Answer, PartyRecord
 from shared.model.policy.modes import name_modes
@@ -56,6 +58,7 @@ from shared.model.wire.admin import (
     Cause,
     DecisionList,
     DecisionView,
+    DraftView,
     EdgeList,
     SidecarList,
 )
@@ -67,6 +70,7 @@ MAX_DECISIONS_LIVE: Final = 100
 MAX_ACTS: Final = 200
 MAX_QUERY_CHARACTERS: Final = 2_048
 _DAY: Final = "24h"
+_DRAFT: Final = "draft"
 
 Query = Mapping[str, str]
 
@@ -78,11 +82,13 @@ class Words:
     Attributes:
         cause: who connected to what.
         fix: the lines of what lets a connection pass that was refused for this reason, of a program at this path.
+        notes: what sidecars can't tell of a draft.
         fixes: what would let these decisions' connections pass by these rules: fix, reason, path.
     """
 
     cause: Callable[[Cause], str]
     fix: Callable[[Fix | None, Reason, str], list[str]]
+    notes: Callable[[DraftView], list[str]]
     fixes: Callable[[Iterable[DecisionView], dict[str, NamespaceState]], list[tuple[Fix, Reason, str]]]
 
 
@@ -111,6 +117,7 @@ class Answers:
             "/api/decisions": self.decisions,
             "/api/edges": self.edges,
             "/api/edge": self.edge,
+            "/api/draft": self.draft,
             "/api/sidecars": self.sidecars,
             "/api/ca": self.ca,
             "/api/audit": self.audit,
@@ -192,13 +199,41 @@ class Answers:
 
     async def edges(self, query: Query) -> ShownEdges:
         """Answer a namespace's edges, chosen and placed."""
-        check_query(query, "namespace", "since", "show", "node", "hubs")
+        check_query(query, "namespace", "since", "show", "node", "hubs", "rules")
         namespace, since = check_namespace(query.get("namespace", "")), _read_since(query, _DAY)
         show = query.get("show", Show.OPEN)
         if show not in list(Show):
             raise InputError(f"unknown filter: {show[:40]!r}", hint=f"one of: {', '.join(Show)}")
+        rules = query.get("rules", "")
+        if rules not in ("", _DRAFT):
+            raise InputError(f"unknown rules: {rules[:40]!r}", hint=f"leave it out, or {_DRAFT}")
         found = await self._connection.ask(lambda client: _list_edges(client, namespace, since))
-        return show_edges(found, show=Show(show), node=query.get("node", ""), hides_hubs=query.get("hubs") == "hide")
+        view = await self._get_draft(namespace) if rules == _DRAFT else None
+        return show_edges(
+            found,
+            show=Show(show),
+            node=query.get("node", ""),
+            hides_hubs=query.get("hubs") == "hide",
+            draft=view,
+        )
+
+    async def draft(self, query: Query) -> ShownDraft:
+        """Answer a namespace's draft, and what it would decide otherwise."""
+        check_query(query, "namespace")
+        namespace = check_namespace(query.get("namespace", ""))
+        return show_draft(
+            await self._get_draft(namespace),
+            namespace,
+            fix=self._show_fix,
+            notes=self._words.notes,
+            options=self._options,
+        )
+
+    async def _get_draft(self, namespace: str) -> DraftView | None:
+        try:
+            return await self._connection.ask(lambda client: client.get_draft(namespace))
+        except NotFoundError:
+            return None
 
     async def edge(self, query: Query) -> ShownEdge:
         """Answer everything of one link."""

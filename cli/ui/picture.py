@@ -7,18 +7,22 @@ the same answer. Doesn't: drawing (``static/picture.js``).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from typing import Final
 
 from cli.graph.graph import MAX_LINKS, MAX_NODES, Graph, Link, Node, join_edges
 from cli.graph.layout import lay_out
 from cli.text.edge import describe_program
+from cli.ui.drafts import ALLOWED, DENIED, MARKED, Redecided
 from cli.ui.shapes import PlacedNode, ShownEdges, ShownLink
+from shared.model.wire.admin import DraftView
 from shared.model.wire.admin_edges import EdgeList, EdgeView
 
 HUB_NEIGHBOURS: Final = 12
 MAX_PROGRAMS: Final = 5
+_CHANGED: Final = {DENIED: 0, MARKED: 1, ALLOWED: 2}
 _ORDER: Final = {"deny": 0, "would deny": 1, "allow": 2}
 
 
@@ -39,10 +43,13 @@ _SHOWN: Final = {
 }
 
 
-def show_edges(answer: EdgeList, *, show: Show, node: str = "", hides_hubs: bool = False) -> ShownEdges:
+def show_edges(
+    answer: EdgeList, *, show: Show, node: str = "", hides_hubs: bool = False, draft: DraftView | None = None
+) -> ShownEdges:
     """Choose and place what is shown.
 
     Arguments:
+        draft: show verdicts under this one, and what it changes as not settled.
         node: only links of which this is an end; empty: all.
         hides_hubs: leave ends with ``HUB_NEIGHBOURS`` neighbours or more out of the picture; the table has them.
     """
@@ -50,14 +57,19 @@ def show_edges(answer: EdgeList, *, show: Show, node: str = "", hides_hubs: bool
     bundles: dict[tuple[str, str, int], list[EdgeView]] = defaultdict(list)
     for edge in answer.edges:
         bundles[edge.source.name, edge.destination.name, edge.port].append(edge)
-    chosen = sorted(
+    links = [(link, "", "") for link in graph.links]
+    if draft is not None:
+        links = list(_redecide(graph.links, bundles, Redecided(draft)))
+    chosen_links = sorted(
         (
-            link
-            for link in graph.links
-            if link.verdict in _SHOWN[show] and (not node or node in (link.source, link.destination))
+            (link, before, change)
+            for link, before, change in links
+            if (link.verdict in _SHOWN[show] or (show is Show.OPEN and change in _CHANGED))
+            and (not node or node in (link.source, link.destination))
         ),
-        key=lambda link: (_ORDER[link.verdict], -link.connections, link.source, link.destination, link.port),
+        key=lambda each: (_CHANGED.get(each[2], 9), *_rank(each[0])),
     )
+    chosen = [link for link, _, _ in chosen_links]
     neighbours = _find_neighbours(chosen)
     hidden = {
         name for name, others in neighbours.items() if hides_hubs and name != node and len(others) >= HUB_NEIGHBOURS
@@ -76,7 +88,10 @@ def show_edges(answer: EdgeList, *, show: Show, node: str = "", hides_hubs: bool
         namespace=answer.namespace,
         since=answer.since,
         until=answer.until,
-        links=tuple(_show_link(link, bundles[link.source, link.destination, link.port]) for link in chosen),
+        links=tuple(
+            _show_link(link, bundles[link.source, link.destination, link.port], before=before, change=change)
+            for link, before, change in chosen_links
+        ),
         nodes=_place(graph, nodes, [chosen[number] for number in drawn], neighbours),
         drawn=tuple(drawn),
         hidden=tuple(sorted(hidden)),
@@ -85,6 +100,19 @@ def show_edges(answer: EdgeList, *, show: Show, node: str = "", hides_hubs: bool
         read=len(answer.edges),
         is_truncated=answer.is_truncated,
     )
+
+
+def _redecide(
+    links: Iterable[Link], bundles: Mapping[tuple[str, str, int], Sequence[EdgeView]], redecided: Redecided
+) -> Iterator[tuple[Link, str, str]]:
+    for link in links:
+        key = link.source, link.destination, link.port
+        verdict, change, reasons = redecided.decide(key, bundles[key])
+        yield replace(link, verdict=verdict, reasons=reasons), link.verdict, change
+
+
+def _rank(link: Link) -> tuple[int, int, str, str, int]:
+    return _ORDER[link.verdict], -link.connections, link.source, link.destination, link.port
 
 
 def _find_neighbours(links: Iterable[Link]) -> dict[str, set[str]]:
@@ -121,7 +149,7 @@ def _place(
     )
 
 
-def _show_link(link: Link, edges: Sequence[EdgeView]) -> ShownLink:
+def _show_link(link: Link, edges: Sequence[EdgeView], *, before: str, change: str) -> ShownLink:
     return ShownLink(
         source=link.source,
         destination=link.destination,
@@ -137,6 +165,8 @@ def _show_link(link: Link, edges: Sequence[EdgeView]) -> ShownLink:
             describe_program(edge.destination) for edge in edges if edge.destination.program
         ),
         last=max(edge.last for edge in edges),
+        before=before,
+        change=change,
     )
 
 

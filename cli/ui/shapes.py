@@ -74,6 +74,12 @@ class ShownFix(_Answer, frozen=True):
     rule: str = ""
 
 
+class Command(_Answer, frozen=True):
+    """The command line that does the same as a button."""
+
+    line: str
+
+
 class ShownCause(_Answer, frozen=True):
     """One thing that explicit mode would refuse. ``text``: who connected to what."""
 
@@ -118,7 +124,12 @@ class PlacedNode(_Answer, frozen=True):
 
 
 class ShownLink(_Answer, frozen=True):
-    """Connections between two ends to one port, as ``cli.graph.graph.Link``, and both ends' programs."""
+    """Connections between two ends to one port, as ``cli.graph.graph.Link``, and both ends' programs.
+
+    Attributes:
+        verdict: in force, or under the draft; ``before``: in force, where the draft is shown.
+        change: what the draft changes (``cli.ui.drafts``); empty: nothing.
+    """
 
     source: str
     destination: str
@@ -132,6 +143,8 @@ class ShownLink(_Answer, frozen=True):
     source_programs: tuple[str, ...]
     destination_programs: tuple[str, ...]
     last: float
+    before: str = ""
+    change: str = ""
 
 
 class ShownEdges(_Answer, frozen=True):
@@ -156,6 +169,62 @@ class ShownEdges(_Answer, frozen=True):
     total: int
     read: int
     is_truncated: bool
+
+
+class ShownChange(_Answer, frozen=True):
+    """Equal connections that a draft decides otherwise (``shared.model.wire.admin.DecidedOtherwise``).
+
+    Attributes:
+        change: in one word or two.
+        source_program, destination_program: in short; empty: none.
+        fixes: what would let them pass, by the draft's rules.
+    """
+
+    change: str
+    before: str
+    after: str
+    reason: str
+    rule: str
+    source: str
+    source_program: str
+    destination: str
+    destination_program: str
+    port: int
+    service: str
+    connections: int
+    last: float
+    fixes: tuple[ShownFix, ...]
+
+
+class ShownDraft(_Answer, frozen=True):
+    """A namespace's draft (``shared.model.wire.admin.DraftView``).
+
+    Attributes:
+        number: 0: it has none; then ``write`` are the commands that write one.
+        mode: empty: the one in force.
+        evaluated_since: 0: no verdict of it has come.
+        notes: what sidecars can't tell of it.
+    """
+
+    namespace: str
+    number: int = 0
+    mode: str = ""
+    rules: int = 0
+    written: float = 0.0
+    evaluated_since: float = 0.0
+    sidecars: int = 0
+    evaluating: int = 0
+    waiting: tuple[str, ...] = ()
+    denied: tuple[ShownChange, ...] = ()
+    allowed: tuple[ShownChange, ...] = ()
+    unchanged: int = 0
+    uncounted: int = 0
+    is_truncated: bool = False
+    is_outdated: bool = False
+    notes: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+    promote: Command = Command(line="")
+    drop: Command = Command(line="")
 
 
 class ShownTimeline(_Answer, frozen=True):
@@ -214,12 +283,6 @@ class ShownEdge(_Answer, frozen=True):
     decisions: tuple[ShownDecision, ...]
     fixes: tuple[tuple[str, ShownFix], ...]
     is_partial: bool
-
-
-class Command(_Answer, frozen=True):
-    """The command line that does the same as a button."""
-
-    line: str
 
 
 class ShownWaiting(_Answer, frozen=True):
@@ -283,6 +346,8 @@ class ActKind(StrEnum):
     TAKE_BACK = "take_back"
     MODE = "mode"
     RULE = "rule"
+    PROMOTE = "promote"
+    DROP = "drop"
 
 
 class ActRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -293,7 +358,9 @@ class ActRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         code_digest: of what the program to approve had loaded, as it was shown.
         mode: to switch to.
         rule: the digest of a missing rule; ``since``: how far back it was looked for, such as ``24h``.
-        accepts: also what needs a word of its own: a weak approval, a switch although too little was seen.
+        draft: the number of the draft that was shown.
+        accepts: also what needs a word of its own: a weak approval, a switch although too little was seen, a draft that
+            takes newer rules back.
     """
 
     act: ActKind
@@ -304,6 +371,7 @@ class ActRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     mode: Mode | None = None
     rule: str = ""
     since: str = ""
+    draft: int = 0
     accepts: bool = False
 
 

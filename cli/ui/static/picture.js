@@ -39,7 +39,25 @@ function curve(link, source, destination, number, lane) {
 
 export function describeLink(link) {
   const services = link.services.length ? ` by ${link.services.join(", ")}` : "";
-  return `${link.source} to ${link.destination}, port ${link.port}${services}: ${link.verdict} (${link.reasons.join(", ")}), ${link.connections}${link.is_lossy ? "+" : ""} connections`;
+  const change = link.change ? `, ${link.change} (now ${link.before})` : "";
+  return `${link.source} to ${link.destination}, port ${link.port}${services}: ${link.verdict}${change} (${link.reasons.join(", ")}), ${link.connections}${link.is_lossy ? "+" : ""} connections`;
+}
+
+// What a draft changes has a shape of its own beside its word: a gap in the line, or a cross that stands upright.
+const CHANGES = {
+  "newly denied": ["broken", (x, y) => `M${x - 8} ${y + 8}l6 -16m4 16l6 -16`],
+  "newly marked": ["broken", (x, y) => `M${x - 8} ${y + 8}l6 -16m4 16l6 -16`],
+  "newly allowed": ["mended", (x, y) => `M${x - 7} ${y}h14m-7 -7v14`],
+};
+
+function drawShape({ change, verdict }, x, y) {
+  if (CHANGES[change]) return html`<path class="cross" d=${CHANGES[change][1](x, y)} />`;
+  return verdict === "deny" ? html`<path class="cross" d=${`M${x - 5} ${y - 5}l10 10m0 -10l-10 10`} />` : null;
+}
+
+function writeLabel({ change, port, verdict }) {
+  if (change) return `:${port} ${change}`;
+  return `:${port}${verdict === "allow" ? "" : ` ${verdict}`}`;
 }
 
 // The nearest box in a direction: farther along the other axis counts double.
@@ -70,11 +88,11 @@ function drawLinks(links, drawn, byName, open) {
     return { link, number, ...curve(link, byName.get(link.source), byName.get(link.destination), number, index) };
   });
   // The strictest come first, and are drawn last: on top.
-  const lines = html`<g aria-hidden="true">${[...shapes].reverse().map(({ link, path, tip }) => html`<g class=${`link ${kind(link.verdict)}`} onClick=${() => open(link)}>
+  const lines = html`<g aria-hidden="true">${[...shapes].reverse().map(({ link, path, tip }) => html`<g class=${`link ${kind(link.verdict)} ${CHANGES[link.change]?.[0] ?? ""}`} onClick=${() => open(link)}>
     <title>${describeLink(link)}</title><path class="hit" d=${path} /><path class="line" d=${path} /><path class="tip" d=${tip} /></g>`)}</g>`;
   const labels = html`<g aria-hidden="true" class="labels">${drawn.length > MAX_LABELLED ? null : shapes.map(({ link, number, x, y }) => html`<g class=${`label ${kind(link.verdict)}`}>
-    ${link.verdict === "deny" ? html`<path class="cross" d=${`M${x - 5} ${y - 5}l10 10m0 -10l-10 10`} />` : null}
-    <text x=${x} y=${y - 7 + 12 * (number % 4)} text-anchor="middle">:${link.port}${link.verdict === "allow" ? "" : ` ${link.verdict}`}</text></g>`)}</g>`;
+    ${drawShape(link, x, y)}
+    <text x=${x} y=${y - (CHANGES[link.change] ? 11 : 7) + 12 * (number % 4)} text-anchor="middle">${writeLabel(link)}</text></g>`)}</g>`;
   return { lines, labels };
 }
 

@@ -15,7 +15,8 @@ export function Ready({ name, since, tick, start, say }) {
   const verdict = data?.readiness.verdict ?? "unknown";
   const summary = data ? `${name} is ${verdict}, ${count(data.causes.length, "change")} missing` : "";
   useEffect(() => {
-    if (summary && !isLoading) say(summary);
+    // What was done is said last: it isn't overwritten by the answer that follows.
+    if (summary && !isLoading && !turn) say(summary);
   }, [summary, isLoading]);
   const controls = html`<div class="controls"><${Select} label="Seen in the" name="since" value=${since} options=${SINCE} /></div>`;
   if (error) return html`${controls}<${Fault} error=${error} />`;

@@ -9,6 +9,10 @@ const MARKS = {
   unknown: ["?", "warn"],
   deny: ["✕", "bad"],
   blocked: ["✕", "bad"],
+  "newly denied": ["⊘", "bad"],
+  "newly marked": ["△", "warn"],
+  "newly allowed": ["+", "good"],
+  "not seen since": ["?", "warn"],
 };
 
 export function Mark({ word, shown = word }) {

@@ -169,6 +169,23 @@ def find_blockers(
     )
 
 
+def list_missing_changes(
+    seen: Sequence[Seen], states: Mapping[str, NamespaceState], *, check: Callable[[], None] = lambda: None
+) -> list[tuple[Fix, ...]]:
+    """Return which changes each of what was seen needs to pass; none where it passes, or a deny rule refuses it.
+
+    Arguments:
+        states, check: as for ``find_blockers``; modes make no difference.
+    """
+    current = {name: states.get(name, NamespaceState(namespace=name)) for name in find_namespaces(seen)}
+    judging = _Judging({name: as_explicit(state) for name, state in current.items()}, seen)
+    missing = []
+    for each in seen:
+        check()
+        missing.append(tuple(dict.fromkeys(fix for _, fix, _ in judging.find_missing(each))))
+    return missing
+
+
 class _Judging:
     """The policies to judge by: as they are, and with every program approved that was seen."""
 

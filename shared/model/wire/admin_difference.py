@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from shared.model.adoption.fixes import Fix
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode, PolicyDraft, Requirement, Rule
 
@@ -16,6 +17,7 @@ class DecidedOtherwise(msgspec.Struct, frozen=True, kw_only=True):
             proposed policies.
         side: whose sidecar decides it; ``reason`` and ``rule`` are its.
         path: of the reporter's own program, in its own words.
+        fixes: of a draft, where it is decided more strictly: what would let it pass, by the draft's rules.
     """
 
     before: str
@@ -32,6 +34,7 @@ class DecidedOtherwise(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     connections: int
     last_seen: float
+    fixes: tuple[Fix, ...] = ()
 
 
 class PolicyDifference(msgspec.Struct, frozen=True, kw_only=True):

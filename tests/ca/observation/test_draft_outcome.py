@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ca.observation.draft_outcome import count_otherwise, view_draft
+import msgspec
+
+from ca.observation.draft_outcome import add_fixes, count_otherwise, view_draft
 from ca.store.edges.edge import DraftedEdge, EdgeEvidence
 from ca.store.edges.tally import make_key
+from shared.model.adoption.fixes import FixKind, with_approvals
+from shared.model.identity.program import parse_program
 from shared.model.policy.decision import Answer, DraftVerdict
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Action, Direction, Mode, PolicyDraft, Rule
+from shared.model.policy.rules import Action, Direction, Mode, NamespaceState, PolicyDraft, Rule
 from tests.ca.founded import opened
 from tests.ca.running import make_decision
 
@@ -39,12 +43,41 @@ def test_both_sides_counts_of_the_same_connections_are_one() -> None:
         make(Direction.INGRESS, 1, MARKED, answer=Answer.DENY),
     ]
     looked_at: list[None] = []
-    denied, allowed = count_otherwise(edges, check=lambda: looked_at.append(None))
+    found = count_otherwise(edges, check=lambda: looked_at.append(None))
+    denied, allowed = ([each.changed for each in one] for one in found)
     assert [(each.before, each.after, each.connections, each.service, each.path) for each in denied] == [
         ("allow", "deny", 7, "shop/db:5432", "/bin/egress")
     ]
     assert [(each.before, each.after, each.connections) for each in allowed] == [("deny", "would deny", 1)]
     assert len(looked_at) == len(edges)
+
+
+def test_what_would_let_it_pass_goes_by_the_drafts_rules() -> None:
+    """By the rules in force nothing is missing."""
+    denied, _ = count_otherwise(
+        [
+            make(Direction.EGRESS, 2),
+            make(Direction.EGRESS, 1, msgspec.structs.replace(DENIED, reason=Reason.DENY_RULE, rule="shop/no")),
+        ]
+    )
+    key = denied[0].newest.key
+    programs = {key.source.workload: key.source.program, key.destination.workload: key.destination.program}
+    own = NamespaceState(namespace="shop")
+    state = with_approvals(
+        own, [(name.partition("/")[2], parse_program(program)) for name, program in programs.items() if program]
+    )
+    drafted = msgspec.structs.replace(state, draft=PolicyDraft(number=2, group_label="team"))
+    (missing, ruled) = add_fixes(denied, {"shop": drafted})
+    (fix,) = missing.fixes
+    assert (fix.kind, fix.namespace) == (FixKind.RULE, "shop")
+    assert fix.rule is not None
+    assert fix.rule.peers[0].service_account == key.source.workload.partition("/")[2]
+    nothing = msgspec.structs.replace(drafted, draft=PolicyDraft(number=3))
+    assert add_fixes(denied, {"shop": nothing})[0].fixes[0].advice.endswith("new connections will tell.")
+    denying = PolicyDraft(number=4, rules=(Rule(name="no", action=Action.DENY),))
+    found = add_fixes(denied, {"shop": msgspec.structs.replace(state, draft=denying)})
+    assert found[1].fixes[0].advice == "The rule shop/no denies it: change that rule if it should pass."
+    assert ruled.rule == "shop/no"
 
 
 async def test_a_draft_is_outdated_once_the_rules_in_force_are_others(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from cli.commands import applying, draft
 from cli.main import run
 from cli.text.exit_codes import ExitCode
+from shared.model.adoption.fixes import Fix, FixKind
 from shared.model.policy.documents import MeshPolicyDocument, parse_documents
 from shared.model.policy.rules import Action, Mode, NamespaceState, PolicyDraft, Requirement, Rule
 from shared.model.wire.admin import DraftView, PolicyList, PolicyView, ProgramList
@@ -92,6 +93,22 @@ def test_the_exit_code_says_whether_it_is_safe(
     assert ("older release: web-1" in printed) is bool(view.waiting)
     assert ("? no sidecar evaluates it yet" in printed) is (not view.evaluating)
     assert ("✓" in printed) is (bool(view.evaluating) and not view.denied), "nobody has looked: nothing is well"
+
+
+def test_what_would_let_connections_pass_is_printed_once(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    fixes = (
+        Fix(kind=FixKind.APPROVE, workload="shop/web", program="sha256:" + "ab" * 32),
+        Fix(kind=FixKind.RULE, namespace="shop", rule=Rule(name="web-to-db-5432", action=Action.ALLOW)),
+        Fix(kind=FixKind.RULE, namespace="bank", rule=Rule(name="web-to-bank-1", action=Action.ALLOW)),
+    )
+    denied = msgspec.structs.replace(DENIED, fixes=fixes)
+    ca.answers[ASKED] = msgspec.structs.replace(VIEW, denied=(denied, msgspec.structs.replace(denied, port=1)))
+    assert run(["policy", "draft", "shop"]) == ExitCode.CHECK_FAILED
+    printed = capsys.readouterr().out
+    assert printed.count("touchmark program approve shop/web sha256:abab") == 1
+    assert printed.count("add to spec.rules of the draft: `touchmark policy draft shop --yaml` prints it") == 1
+    assert printed.count("- name: web-to-db-5432") == 1
+    assert printed.count("add to spec.rules of MeshPolicy bank/default:") == 1
 
 
 def test_a_draft_is_printed_as_the_policy_that_it_would_be(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ def _be_kind(edge: EdgeView) -> EdgeView:
 
 
 async def photograph(url: str, folder: Path, directory: Path) -> None:
-    """Take the namespace's page in both schemes."""
+    """Take the namespace's page in both schemes, and under its draft."""
     async with running_browser(directory) as tab:
         for scheme in ("light", "dark"):
             await tab.show_as(width=_WIDTH, height=_HEIGHT, scheme=scheme)
@@ -34,6 +34,12 @@ async def photograph(url: str, folder: Path, directory: Path) -> None:
             await tab.run("location.hash = '#/ns/shop?show=all'")
             await tab.wait_for("document.querySelector('.picture')")
             (folder / f"ui-{scheme}.png").write_bytes(await tab.photograph())
+        await tab.show_as(width=_WIDTH, height=_HEIGHT + 300, scheme="light")
+        await tab.run("location.hash = '#/ns/shop?show=all&rules=draft'")
+        await tab.wait_for(
+            "document.querySelector('.picture .broken') && document.querySelector('.draft .buttons button')"
+        )
+        (folder / "ui-draft.png").write_bytes(await tab.photograph())
 
 
 def main(folder: Path) -> None:

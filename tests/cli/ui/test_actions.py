@@ -21,6 +21,7 @@ from shared.model.wire.admin import History, ProgramView
 from shared.model.wire.admin_history import ModeTrial
 from tests.cli.ui.conftest import TOKEN, Served
 from tests.cli.ui.test_answers import get
+from tests.cli.ui.world import DRAFT, READINESS, fill
 
 NGINX, PYTHON, MINER = "1a" * 32, "2b" * 32, "3c" * 32
 APPROVE = {"act": "approve", "namespace": "shop", "workload": "shop/web", "program": f"sha256:{NGINX}"}
@@ -65,7 +66,8 @@ def test_another_page_changes_nothing(page: Served, headers: dict[str, str]) -> 
     [
         "x", {}, {**APPROVE, "act": "evict"}, {**APPROVE, "more": 1}, {**APPROVE, "namespace": "../x"},
         {**APPROVE, "namespace": "bank"}, {**APPROVE, "program": "curl"}, {**APPROVE, "workload": "x" * MAX_BODY_BYTES},
-        {"act": "mode", "namespace": "shop"},
+        {"act": "mode", "namespace": "shop"}, {"act": "promote", "namespace": "shop"},
+        {"act": "drop", "namespace": "shop", "draft": -1},
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
@@ -161,3 +163,41 @@ def test_who_may_change_nothing_is_offered_nothing(page: Served, monkeypatch: py
     assert set(get(page, "rights?namespace=shop").values()) == {True}, "the CA's own user"
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     assert set(get(page, "rights?namespace=shop").values()) == {False}
+
+
+PROMOTE = {"act": "promote", "namespace": "shop", "draft": DRAFT.draft.number}
+
+
+def test_the_draft_that_was_shown_is_put_in_force_by_the_checks_of_the_command(page: Served) -> None:
+    """Explicit mode would refuse what is seen here: a draft that has it isn't put in force."""
+    page.ca.answers["GET /v1/namespaces/shop/draft"] = msgspec.structs.replace(
+        DRAFT, draft=msgspec.structs.replace(DRAFT.draft, mode=None)
+    )
+    status, done = change(page, PROMOTE)
+    assert (status, done["text"]) == (200, "the draft of shop is in force")
+    assert page.ca.asked("POST /v1/namespaces/shop/draft/promote") == [{"number": DRAFT.draft.number}]
+    fill(page.ca)
+    page.ca.answers["POST /v1/namespaces/shop/readiness"] = READINESS
+    status, refused = change(page, PROMOTE)
+    assert status == 403
+    assert "would refuse live traffic (2 changes are missing)" in refused["message"]
+    assert len(page.ca.asked("POST /v1/namespaces/shop/draft/promote")) == 1
+
+
+def test_another_draft_than_was_shown_is_neither_put_in_force_nor_dropped(page: Served) -> None:
+    status, refused = change(page, {**PROMOTE, "draft": DRAFT.draft.number - 1})
+    assert (status, refused["message"]) == (409, "shop has another draft by now")
+    assert change(page, {**PROMOTE, "act": "drop"})[0] == 200
+    asked = [query for key, query, _ in page.ca.requests if key.startswith("DELETE")]
+    assert asked == [{"number": str(DRAFT.draft.number)}], "the CA compares it"
+    assert page.ca.asked("POST /v1/namespaces/shop/draft/promote") == []
+
+
+def test_newer_rules_are_taken_back_only_by_consent(page: Served) -> None:
+    page.ca.answers["GET /v1/namespaces/shop/draft"] = msgspec.structs.replace(
+        DRAFT, is_outdated=True, draft=msgspec.structs.replace(DRAFT.draft, mode=None)
+    )
+    status, refused = change(page, PROMOTE)
+    assert (status, refused["code"]) == (409, "conflict")
+    assert changes(page) == []
+    assert change(page, {**PROMOTE, "accepts": True})[0] == 200

@@ -65,6 +65,7 @@ def test_what_a_question_doesnt_know_is_refused(page: Served, path: str) -> None
         "edges?namespace=../secrets", "edges?namespace=", "edges?namespace=shop&since=never",
         "decisions?namespace=shop&show=open", "rules?namespace=shop&since=never", "timeline?since=1h",
         "edge?namespace=shop&port=x", "edges?namespace=shop&show=some",
+        "edges?namespace=shop&rules=other", "draft?namespace=",
         "edge?namespace=shop&port=²", f"edges?namespace=shop&node={'x' * 3000}",
     ],
 )  # fmt: skip

@@ -16,7 +16,7 @@ from shared.model.wire.admin_edges import EdgeEnd
 from tests.cli.edges import ALLOW, DENY, WOULD_DENY, make_edge
 from tests.cli.ui.browser import Tab, find_chromium, running_browser
 from tests.cli.ui.conftest import TOKEN, Served
-from tests.cli.ui.world import fill
+from tests.cli.ui.world import DRAFT, fill
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -25,6 +25,10 @@ EDGE = "/ns/shop/edge?from=shop%2Fcron&to=shop%2Fdb&port=5432"
 VIEWS = {
     "/": "document.querySelectorAll('.mark').length === 2",
     "/ns/shop": "document.querySelector('.picture') && document.querySelectorAll('tbody tr').length === 4",
+    "/ns/shop?rules=draft": (
+        "document.querySelectorAll('.draft .causes > li').length === 3"
+        " && document.querySelectorAll('.link.broken').length === 2"
+    ),
     "/ns/shop?view=ready": "document.querySelectorAll('.causes > li').length === 4",
     "/ns/shop?view=coverage": "document.querySelector('td ul')",
     "/ns/shop?view=time": "document.querySelectorAll('.bars').length === 3 && document.querySelector('tbody')",
@@ -102,7 +106,15 @@ async def test_what_is_against_the_policy_is_reported(tab: Tab) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_nothing_is_in_the_way_of_a_screen_reader(tab: Tab, scheme: str) -> None:
     await tab.show_as(width=1280, height=900, scheme=scheme)
-    for view in ("/", "/ns/shop", "/ns/shop?view=ready", "/ns/shop?view=time", "/ns/shop?view=live", EDGE):
+    for view in (
+        "/",
+        "/ns/shop",
+        "/ns/shop?rules=draft",
+        "/ns/shop?view=ready",
+        "/ns/shop?view=time",
+        "/ns/shop?view=live",
+        EDGE,
+    ):
         await go(tab, view)
         assert await tab.check_access() == [], view
 
@@ -190,6 +202,38 @@ async def test_a_missing_rule_is_written_by_keyboard_after_its_command_was_shown
     await tab.press("Enter")
     await tab.wait_for("/ is written into shop$/.test(document.querySelector('[role=status]').textContent)")
     assert len(page.ca.asked("PUT /v1/policies")) == 1
+
+
+async def test_a_draft_is_compared_and_put_in_force_by_keyboard(tab: Tab, page: Served) -> None:
+    page.ca.answers["GET /v1/namespaces/shop/draft"] = msgspec.structs.replace(
+        DRAFT, draft=msgspec.structs.replace(DRAFT.draft, mode=None)
+    )
+    await go(tab, "/ns/shop")
+    await press_until(tab, "Tab", "input[name=rules]")
+    await tab.press("ArrowRight")
+    await tab.wait_for(f"location.hash === '#/ns/shop?rules=draft' && ({VIEWS['/ns/shop?rules=draft']})")
+    said = "'Draft 7 would newly refuse or mark 10,021 connections'"
+    await tab.wait_for(f"document.querySelector('[role=status]').textContent === {said}")
+    labels = await tab.run("[...document.querySelectorAll('.label text')].map((each) => each.textContent).join('|')")
+    assert labels.count("newly denied") == 2, "in words"
+    assert await tab.run("document.querySelectorAll('.picture .label.deny .cross').length") == 3, "by shape"
+    assert "⊘ newly denied" in await tab.run("document.querySelector('tbody tr').innerText")
+    await press_until(tab, "Tab", ".draft > .buttons button:first-child")
+    await tab.press("Enter")
+    await tab.wait_for("document.querySelector('dialog[open] pre')")
+    assert "touchmark policy draft shop --promote" in await tab.run("document.querySelector('dialog pre').textContent")
+    assert await tab.check_access() == []
+    await press_until(tab, "Tab", "dialog .buttons button:first-child")
+    await tab.press("Enter")
+    await tab.wait_for("document.querySelector('[role=status]').textContent === 'the draft of shop is in force'")
+    assert page.ca.asked("POST /v1/namespaces/shop/draft/promote") == [{"number": 7}]
+
+
+async def test_a_namespace_without_a_draft_says_how_to_write_one(tab: Tab, page: Served) -> None:
+    del page.ca.answers["GET /v1/namespaces/shop/draft"]
+    await go(tab, "/ns/shop?rules=draft", "document.querySelector('.fix pre')")
+    assert "touchmark policy apply -f FILE --draft" in await tab.run("document.querySelector('.fix pre').textContent")
+    assert await tab.check_access() == []
 
 
 async def test_live_decisions_are_asked_for_until_it_is_paused(tab: Tab, page: Served) -> None:

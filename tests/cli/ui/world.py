@@ -11,15 +11,17 @@ from shared.model.adoption.program_queue import ImageSeen, ProgramQueue, Program
 from shared.model.identity.program import Program
 from shared.model.policy.decision import PartyRecord, ProcessRecord
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Action, Direction, Mode, NamespaceState, Peer, PortRange, Rule
+from shared.model.policy.rules import Action, Direction, Mode, NamespaceState, Peer, PolicyDraft, PortRange, Rule
 from shared.model.wire.admin import (
     Acknowledgements,
     AuditEntry,
     AuditPage,
     Cause,
     CoverageList,
+    DecidedOtherwise,
     DecisionList,
     DecisionView,
+    DraftView,
     History,
     NamespaceList,
     PolicyList,
@@ -140,6 +142,34 @@ POLICY = PolicyView(
     rules=(msgspec.structs.replace(RULE, ports=()),),
     version=7,
 )
+# What the draft changes: web may no longer reach api, api is denied by a rule, teller is allowed.
+WEB_TO_API = msgspec.structs.replace(
+    RULE, name="shop-web-to-api-8080", peers=(Peer(namespace="shop", service_account="web"),)
+)
+_NEWLY_DENIED = DecidedOtherwise(
+    before="allow", after="deny", side=Direction.INGRESS, reason=Reason.NO_RULE, rule="", source="shop/web",
+    source_program=WEB.program, destination="shop/api", destination_program=API.program, port=8080,
+    service="shop/api:8080", path=HOSTILE, connections=9210, last_seen=ALLOW.last,
+    fixes=(Fix(kind=FixKind.RULE, namespace="shop", rule=WEB_TO_API),),
+)  # fmt: skip
+DRAFT = DraftView(
+    namespace="shop", draft=PolicyDraft(number=7, mode=Mode.EXPLICIT, rules=(RULE,)), written=ALLOW.first - 60,
+    sidecars=4, evaluating=3, waiting=("web-2",), unchanged=311, evaluated_since=ALLOW.first,
+    denied=(
+        _NEWLY_DENIED,
+        msgspec.structs.replace(
+            _NEWLY_DENIED, reason=Reason.DENY_RULE, rule="shop/closed", source="shop/api", source_program=API.program,
+            destination="shop/db", destination_program=DB.program, port=5432, service="", connections=811,
+            fixes=(Fix(kind=FixKind.ADVICE, advice="The rule shop/closed denies it."),),
+        ),
+    ),
+    allowed=(
+        msgspec.structs.replace(
+            _NEWLY_DENIED, before="would deny", after="allow", reason=Reason.ALLOW_RULE, rule=f"shop/{RULE.name}",
+            source="bank/teller", source_program=PROGRAM, path="", connections=42, fixes=(),
+        ),
+    ),
+)  # fmt: skip
 ACT = AuditEntry(
     sequence=1, previous=START.digest, time=ALLOW.last, act="mode.set", subject="shop",
     actor=AuditActor(kind="socket", name=HOSTILE, uid=0),
@@ -206,6 +236,9 @@ def fill(ca: FakeCA, *edges: EdgeView) -> None:
             "GET /v1/programs": ProgramList(programs=()),
             "GET /v1/decisions": DecisionList(decisions=(DENIAL,)),
             "GET /v1/programs/queue": QUEUE,
+            "GET /v1/namespaces/shop/draft": DRAFT,
+            "DELETE /v1/namespaces/shop/draft": NamespaceState(namespace="shop", version=8),
+            "POST /v1/namespaces/shop/draft/promote": POLICY,
             "POST /v1/namespaces/shop/refusals": QUEUE,
             "GET /v1/sidecars": SidecarList(sidecars=(SIDECAR,)),
             "GET /v1/audit": AuditPage(
