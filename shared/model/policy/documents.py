@@ -237,7 +237,12 @@ def _read_policy(document: Value, metadata: Value, spec: Value, *, max_rules: in
         )
     if spec.is_null():
         return MeshPolicyDocument(namespace=namespace)
-    fields = spec.fields(optional=("mode", "trial", "workloadModes", "group", "requires", "rules"))
+    fields = spec.fields(optional=("draft", "mode", "trial", "workloadModes", "group", "requires", "rules"))
+    if "draft" in fields and fields["draft"].flag():
+        raise fields["draft"].place.fault(
+            "a MeshPolicy is in force, and never a draft",
+            hint="leave `draft` out; `touchmark policy apply -f FILE --draft` writes it as a draft, which the CA keeps",
+        )
     group_label = ""
     if "group" in fields:
         label = fields["group"].fields(required=("label",))["label"]
