@@ -83,6 +83,10 @@ class Log:
         """Wait for a refusal."""
         return self.expect(Answer.DENY, reason, port=port, timeout_s=timeout_s)
 
+    def list_denied(self, port: int) -> list[str]:
+        """Describe the refusals of connections to a port since ``skip``."""
+        return [describe(each) for each in self.read() if each.port == port and each.answer is not Answer.ALLOW]
+
     def _lines(self, offset: int) -> Iterator[tuple[DecisionRecord, int]]:
         if not self._path.exists():
             return
