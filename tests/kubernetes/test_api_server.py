@@ -76,7 +76,7 @@ def test_a_service_account_has_what_rbac_grants(api_server: ApiServer, namespace
     account = f"--serviceaccount={namespace}:reader"
     api_server.kubectl("create", "role", "reader", "-n", namespace, "--verb=list", "--resource=configmaps")
     api_server.kubectl("create", "rolebinding", "reader", "-n", namespace, "--role=reader", account)
-    wait_until(lambda: kubectl.run("get", "configmaps", "-n", namespace).returncode == 0, timeout_s=10)
+    wait_until(lambda: kubectl.run("get", "configmaps", "-n", namespace).returncode == 0, timeout_s=60)
     with pytest.raises(KubectlError, match="forbidden"):
         kubectl.get("secrets", "-n", namespace)
 
@@ -89,7 +89,7 @@ def test_a_bound_token_names_its_pod_and_dies_with_it(api_server: ApiServer, nam
     assert status["user"]["extra"]["authentication.kubernetes.io/pod-name"] == ["bound"]
     assert "error" in api_server.review_token(token, "another")
     api_server.kubectl("delete", "pod", "bound", "-n", namespace, "--force", "--grace-period=0")
-    wait_until(lambda: not api_server.review_token(token, "ca").get("authenticated"), timeout_s=20)
+    wait_until(lambda: not api_server.review_token(token, "ca").get("authenticated"), timeout_s=60)
 
 
 def test_a_token_whose_time_is_over_is_refused(api_server: ApiServer, namespace: str) -> None:

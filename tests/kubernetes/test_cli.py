@@ -316,13 +316,13 @@ def test_without_the_definitions_the_error_says_how_to_install_them(
 ) -> None:
     """Last in this file: the definitions are gone for a moment."""
     api_server.kubectl("delete", "crd", *DEFINITIONS, "--wait=false")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     try:
         while run(["policy", "get"]) != ExitCode.UNAVAILABLE and time.monotonic() < deadline:
             time.sleep(0.2)
         assert "kubectl apply -k" in capsys.readouterr().err
     finally:
-        api_server.kubectl("wait", "--for=delete", "--timeout=30s", "crd", *DEFINITIONS)
+        api_server.kubectl("wait", "--for=delete", "--timeout=60s", "crd", *DEFINITIONS)
         api_server.install_definitions()
 
 

@@ -240,9 +240,9 @@ def test_the_roots_come_back_when_somebody_edits_or_deletes_them(
         '{"metadata":{"ownerReferences":null}}',
     ):
         edit(patch)
-        wait_until(lambda: read_trust(api_server, namespace) == roots, timeout_s=20)
+        wait_until(lambda: read_trust(api_server, namespace) == roots, timeout_s=60)
     api_server.kubectl("delete", "configmap", "touchmark-trust", "-n", namespace)
-    wait_until(lambda: read_trust(api_server, namespace) == roots, timeout_s=20)
+    wait_until(lambda: read_trust(api_server, namespace) == roots, timeout_s=60)
 
 
 def test_the_configuration_comes_back_when_somebody_overwrites_it(ca: WebhookCA, api_server: ApiServer) -> None:
@@ -252,7 +252,7 @@ def test_the_configuration_comes_back_when_somebody_overwrites_it(ca: WebhookCA,
     if patched.returncode != 0:  # The API server reads the PEM itself: an empty one is the wrong one that it takes.
         patch = json.dumps([{"op": "remove", "path": "/webhooks/1/clientConfig/caBundle"}])
         api_server.kubectl("patch", "mutatingwebhookconfiguration", "touchmark", "--type=json", "-p", patch)
-    wait_until(lambda: ca.read_bundles() == before, timeout_s=20)
+    wait_until(lambda: ca.read_bundles() == before, timeout_s=60)
 
 
 def test_a_rotation_of_the_issuer_keeps_the_webhook_working(
@@ -304,7 +304,7 @@ def test_nobody_executes_anything_in_a_sidecar(ca: WebhookCA, api_server: ApiSer
 
     try:
         wait_until(
-            lambda: "identity of every program" in execute("exec", "touchmark-sidecar", "--", "id"), timeout_s=20
+            lambda: "identity of every program" in execute("exec", "touchmark-sidecar", "--", "id"), timeout_s=60
         )
         assert "identity of every program" in execute("attach", "touchmark-sidecar")
         assert "identity of every program" in execute("exec", "touchmark-capture", "--", "id")

@@ -49,7 +49,7 @@ async def clustered(directory: Path, api_server: ApiServer, **options: Any) -> A
     settings: dict[str, Any] = {"kubernetes": True, "sidecar_images": ("example.test/sidecar:1",), **options}
     async with running_ca(directory, kubeconfig=api_server.admin, **settings) as services:
         cluster = services.cluster
-        await eventually(lambda: cluster.is_synced, deadline_s=30)
+        await eventually(lambda: cluster.is_synced, deadline_s=60)
         yield services
 
 
@@ -77,7 +77,7 @@ async def test_an_applied_policy_reaches_the_sidecar_and_its_status_says_so(
     api_server: ApiServer, shop: str, tmp_path: Path
 ) -> None:
     async with clustered(tmp_path, api_server) as services:
-        await eventually(lambda: services.cluster.is_leader, deadline_s=30)
+        await eventually(lambda: services.cluster.is_leader, deadline_s=60)
         async with FakeSidecar(services) as sidecar:
             await sidecar.enrol("web-1", "198.18.0.2", workload=f"{shop}/web")
             await apply(api_server, placed(policy({"mode": "explicit", "rules": [RULE]}), shop))
@@ -88,14 +88,14 @@ async def test_an_applied_policy_reaches_the_sidecar_and_its_status_says_so(
             async def is_waiting() -> bool:
                 return (await status(api_server, "mp", "default", shop)).get("waiting") == ["web-1"]
 
-            await eventually(is_waiting, deadline_s=20)
+            await eventually(is_waiting, deadline_s=60)
             await sidecar.send(NamespaceInstalled(namespace=shop, version=changed.state.version))
 
             async def is_installed() -> bool:
                 found = await status(api_server, "mp", "default", shop)
                 return bool(found.get("installed") == 1 and found["waiting"] == [] and accepted(found) == "True")
 
-            await eventually(is_installed, deadline_s=20)
+            await eventually(is_installed, deadline_s=60)
             found = await status(api_server, "mp", "default", shop)
             assert (found["mode"], found["version"], found["sidecars"]) == ("explicit", changed.state.version, 1)
             assert found["observedGeneration"] == 1
@@ -111,7 +111,7 @@ async def test_an_applied_policy_reaches_the_sidecar_and_its_status_says_so(
             async def is_approved() -> bool:
                 return accepted(await status(api_server, "prog", "postgres", shop)) == "True"
 
-            await eventually(is_approved, deadline_s=20)
+            await eventually(is_approved, deadline_s=60)
             await asyncio.to_thread(api_server.kubectl, "delete", "prog", "postgres", "-n", shop)
             assert (await sidecar.expect(NamespaceChanged)).state.approvals == ()
             await asyncio.to_thread(api_server.kubectl, "delete", "mp", "default", "-n", shop)
@@ -124,14 +124,14 @@ async def test_an_object_that_only_we_refuse_keeps_the_old_rules_and_says_why(
 ) -> None:
     async with clustered(tmp_path, api_server) as services:
         await apply(api_server, placed(policy({"mode": "explicit", "rules": [RULE]}), shop))
-        await eventually(lambda: has_rule(services, shop, "web"), deadline_s=30)
+        await eventually(lambda: has_rule(services, shop, "web"), deadline_s=60)
         bad = {"name": "bad", "action": "allow", "peers": [{"unidentified": True, "cidrs": ["10.0.0.1/8"]}]}
         await apply(api_server, placed(policy({"mode": "permissive", "rules": [bad]}), shop))
 
         async def is_refused() -> bool:
             return accepted(await status(api_server, "mp", "default", shop)) == "False"
 
-        await eventually(is_refused, deadline_s=20)
+        await eventually(is_refused, deadline_s=60)
         found = await status(api_server, "mp", "default", shop)
         (condition,) = found["conditions"]
         assert (condition["reason"], found["observedGeneration"], found["mode"]) == ("Invalid", 2, "explicit")
@@ -139,7 +139,7 @@ async def test_an_object_that_only_we_refuse_keeps_the_old_rules_and_says_why(
         assert await has_rule(services, shop, "web")
         good = {"name": "good", "action": "allow", "peers": [{"unidentified": True, "cidrs": ["10.0.0.0/8"]}]}
         await apply(api_server, placed(policy({"rules": [good]}), shop))
-        await eventually(lambda: has_rule(services, shop, "good"), deadline_s=20)
+        await eventually(lambda: has_rule(services, shop, "good"), deadline_s=60)
 
 
 async def has_rule(services: RunningCA, namespace: str, name: str) -> bool:
@@ -157,13 +157,13 @@ async def test_what_was_deleted_while_the_ca_was_away_is_noticed_and_no_version_
         return tuple(record.name for record in await services.store.namespaces.list_programs(shop)) == names
 
     async with clustered(tmp_path, api_server) as services:
-        await eventually(lambda: has_programs(services, "kept", "postgres"), deadline_s=30)
+        await eventually(lambda: has_programs(services, "kept", "postgres"), deadline_s=60)
     await asyncio.to_thread(api_server.kubectl, "delete", "prog", "postgres", "-n", shop)
     async with clustered(tmp_path, api_server) as services:
         version = (await services.store.namespaces.get_state(shop)).version
         # The Lease was given back: nobody waits for the time of the one before.
         began = time.monotonic()
-        await eventually(lambda: has_programs(services, "kept"), deadline_s=30)
+        await eventually(lambda: has_programs(services, "kept"), deadline_s=60)
         assert time.monotonic() - began < 10
         assert (await services.store.namespaces.get_state(shop)).version == version + 1
 
@@ -176,7 +176,7 @@ async def test_a_restart_of_the_api_server_is_survived(
     server.create_namespace("touchmark-system")
     server.create_namespace("shop")
     async with clustered(tmp_path, server) as services:
-        await eventually(lambda: services.cluster.is_leader, deadline_s=30)
+        await eventually(lambda: services.cluster.is_leader, deadline_s=60)
         # On this thread: the API server ends with the thread that started it.
         server.restart(kill=True)
         await apply(server, policy({"mode": "explicit", "rules": [RULE]}))
@@ -216,7 +216,7 @@ async def test_two_replicas_and_a_killed_leader(
             async def is_installed() -> bool:
                 return bool((await status(api_server, "mp", "default", shop)).get("installed") == 1)
 
-            await eventually(is_installed, deadline_s=20)
+            await eventually(is_installed, deadline_s=60)
             process.send_signal(signal.SIGKILL)
             await process.wait()
             await drain
@@ -232,7 +232,7 @@ async def test_two_replicas_and_a_killed_leader(
                 found = await status(api_server, "mp", "default", shop)
                 return bool(found["observedGeneration"] == 2 and found["installed"] == 1)
 
-            await eventually(is_observed, deadline_s=20)
+            await eventually(is_observed, deadline_s=60)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

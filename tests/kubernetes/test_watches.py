@@ -55,9 +55,9 @@ async def test_what_happens_after_a_restart_is_seen(
     server.restart(kill=kill)  # On this thread, which stops everything here: the CA sees it afterwards.
     await objects.create_pod("web-1", "198.18.0.3")
     await objects.delete_pod("web-0")
-    await eventually(lambda: services.hub.directory.get("198.18.0.3").service_account == "web", deadline_s=30)
-    await eventually(lambda: cluster.pods.get(uid) is None, deadline_s=30)
-    await eventually(lambda: not any(watch.fault for watch in cluster.watches.values()), deadline_s=30)
+    await eventually(lambda: services.hub.directory.get("198.18.0.3").service_account == "web", deadline_s=60)
+    await eventually(lambda: cluster.pods.get(uid) is None, deadline_s=60)
+    await eventually(lambda: not any(watch.fault for watch in cluster.watches.values()), deadline_s=60)
     assert all(watch.restarts >= 1 for watch in cluster.watches.values())
 
 
@@ -72,8 +72,8 @@ async def test_a_version_that_the_server_no_longer_has_means_listing_anew(
     watch._version = "1"  # As if it had been away for so long; the restarted server keeps no history before its start.
     server.restart()
     await objects.delete_pod("web-0")
-    await eventually(lambda: cluster.pods.get(gone) is None, deadline_s=30)
-    await eventually(lambda: not watch.fault, deadline_s=30)
+    await eventually(lambda: cluster.pods.get(gone) is None, deadline_s=60)
+    await eventually(lambda: not watch.fault, deadline_s=60)
     assert watch.lists == lists + 1
 
 
@@ -100,7 +100,7 @@ async def test_while_the_server_is_away_the_mesh_goes_on_and_nobody_joins(
             assert (await admin.get("/readyz", Health)).checks["kubernetes"] == "ok"
         finally:
             server.start()
-        await eventually(lambda: not any(w.fault for w in cluster_of(services).watches.values()), deadline_s=30)
+        await eventually(lambda: not any(w.fault for w in cluster_of(services).watches.values()), deadline_s=60)
         async with FakeSidecar(services) as again:
             assert isinstance(await enrol_pod(again, token, instance, ADDRESS), Welcome)
 

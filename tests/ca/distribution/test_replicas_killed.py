@@ -148,8 +148,10 @@ async def test_nothing_is_missing_from_the_ledger_and_nothing_is_there_twice(
             before = sum(len(each.received) for each in clients)
             while sum(len(each.received) for each in clients) < before + 15:
                 await asyncio.sleep(0.05)
-            asked = chance.choice(clients).listen
-            killed = next(each for each in processes if each.listen == asked)
+            # Who hasn't asked again since the last kill names a replica that isn't there any more.
+            while not (asked := {each.listen for each in clients} & {each.listen for each in processes}):
+                await asyncio.sleep(0.05)
+            killed = chance.choice([each for each in processes if each.listen in asked])
             await killed.kill()
             await killed.start()
         is_over.set()

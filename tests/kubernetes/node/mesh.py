@@ -252,7 +252,7 @@ def clear(kubectl: Kubectl) -> None:
         kubectl("delete", "--ignore-not-found", "persistentvolume", "touchmark-ca")
 
 
-def eventually(is_so: Callable[[], Any], what: str, *, timeout_s: float = 60.0, pause_s: float = 0.5) -> Any:
+def eventually(is_so: Callable[[], Any], what: str, *, timeout_s: float = 120.0, pause_s: float = 0.5) -> Any:
     """Wait until ``is_so()`` gives something true and return that; its AssertionErrors count as not yet."""
     deadline = time.monotonic() + timeout_s
     while True:

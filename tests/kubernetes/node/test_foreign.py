@@ -38,8 +38,8 @@ CALL = (
 )
 DIAL = f"""
 import socket, sys
-connection = socket.create_connection((sys.argv[1], {DIALLED}), 10)
 try:
+    connection = socket.create_connection((sys.argv[1], {DIALLED}), 30)
     connection.sendall(b"hello\\n")
     print(connection.recv(100).decode().strip())
 except ConnectionResetError:
@@ -152,10 +152,11 @@ def test_explicit_serves_and_dials_whom_a_rule_names_and_nobody_else(mesh: Mesh,
 def test_plaintext_to_the_port_and_a_forgotten_domain_are_refused(mesh: Mesh, market: str) -> None:
     address = address_of(mesh, market, "api")
     said = mesh.cluster.execute(
-        market, "partner", "sh", "-c", 'curl -s --max-time 8 "http://$1:8443/" || echo "failed $?"', "plain", address,
+        market, "partner", "sh", "-c", 'curl -s --max-time 30 "http://$1:8443/" || echo "failed $?"', "plain", address,
         container="app",
     )  # fmt: skip
-    assert said.strip() == "failed 56"
+    # curl is told of the reset while it connects, sends or receives, whichever comes after it.
+    assert said.strip() in {"failed 7", "failed 55", "failed 56"}
     assert find_record(mesh, market, SERVED, "mtls_required", answer="deny")["transport"] == "mtls"
     mesh.touchmark("trust", "remove", DOMAIN)
     assert eventually(lambda: call(mesh, market) == "", "the refusal")
