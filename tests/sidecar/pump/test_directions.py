@@ -17,7 +17,7 @@ from tests.sidecar.little_ca import until
 from tests.sidecar.pair import Mint
 from tests.sidecar.pump.test_plain_pump import tcp_pair
 from tests.sidecar.tls.test_handshake import make_tunnels
-from tests.sidecar.tunnel.test_tunnel import Listener
+from tests.sidecar.tunnel.test_tunnel import Listener, until_closed
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -34,7 +34,7 @@ async def tunnels() -> AsyncIterator[tuple[Tunnel, Tunnel, Listener, Listener]]:
     yield near, far, initiator, responder
     near.close()
     far.close()
-    await asyncio.sleep(0.05)
+    await until_closed(near, far)
 
 
 async def test_until_the_answer_comes_no_more_is_read_than_a_retry_may_hold() -> None:

@@ -25,6 +25,7 @@ from tests.sidecar.little_ca import until
 from tests.sidecar.pair import Mint
 from tests.sidecar.pump.test_plain_pump import tcp_pair
 from tests.sidecar.tls.test_handshake import make_tunnels
+from tests.sidecar.tunnel.test_tunnel import until_closed
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -86,7 +87,7 @@ async def opened_turn(request: bytes = b"", *, has_ended: bool = False) -> Async
         user.pump.abort(Ending.SHUTDOWN)
         near.close()
         far.close()
-        await asyncio.sleep(0.05)
+        await until_closed(near, far)
 
 
 async def test_a_request_that_is_there_shares_the_record_of_open_and_its_answer_that_of_accept() -> None:

@@ -79,9 +79,9 @@ async def test_a_broken_socket_is_reported_to_whoever_waits() -> None:
     with near, poller_of(asyncio.get_running_loop()).watch(near) as watch:
         far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         far.close()
-        await asyncio.wait_for(watch.wait_readable(), 1)
+        await asyncio.wait_for(watch.wait_readable(), 30)
         assert watch.is_ending
-        await asyncio.wait_for(watch.wait_writable(), 1)
+        await asyncio.wait_for(watch.wait_writable(), 30)
 
 
 async def test_a_full_socket_is_writable_once_its_peer_reads() -> None:
@@ -112,7 +112,7 @@ async def test_a_later_watch_on_the_same_socket_takes_over() -> None:
         first.close()
         with poller.watch(near) as second:
             far.send(b"x")
-            await asyncio.wait_for(second.wait_readable(), 1)
+            await asyncio.wait_for(second.wait_readable(), 30)
 
 
 async def test_a_reused_descriptor_belongs_to_its_new_socket() -> None:
@@ -130,7 +130,7 @@ async def test_a_reused_descriptor_belongs_to_its_new_socket() -> None:
         reused, other = (near, far) if near.fileno() == number else (far, near)
         with poller.watch(reused) as watch:
             other.send(b"x")
-            await asyncio.wait_for(watch.wait_readable(), 1)
+            await asyncio.wait_for(watch.wait_readable(), 30)
 
 
 async def test_a_held_reader_is_told_of_once_and_reads_when_it_is_released() -> None:

@@ -17,8 +17,8 @@ from ca.kubernetes.api.lease import Leadership
 from tests.ca.kubernetes.faking import faked
 from tests.ca.running import DEADLINE_S, eventually
 
-# The periods of the real thing, divided: a busy machine that stops this process for a second loses no Lease by it.
-FACTOR = 8.0
+# The periods of the real thing, divided: a busy machine that stops this process for two seconds loses no Lease by it.
+FACTOR = 4.0
 
 
 @pytest.fixture(autouse=True)

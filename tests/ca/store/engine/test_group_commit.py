@@ -13,16 +13,21 @@ from shared.model.errors import ConflictError, TouchmarkError, UnavailableError
 
 async def test_what_arrives_during_a_commit_shares_the_next_and_errors_stay_with_their_line() -> None:
     batches: list[list[int]] = []
+    has_begun, may_end = asyncio.Event(), asyncio.Event()
 
     async def write(lines: Sequence[int]) -> list[TouchmarkError | None]:
         batches.append(list(lines))
-        await asyncio.sleep(0.01)
+        has_begun.set()
+        await may_end.wait()
         return [ConflictError("no") if line == 3 else None for line in lines]
 
     group = GroupCommit(write)
     first = asyncio.create_task(group.add(0))
-    await asyncio.sleep(0.005)
-    results = await asyncio.gather(*(group.add(line) for line in range(1, 6)), return_exceptions=True)
+    await has_begun.wait()
+    others = [asyncio.create_task(group.add(line)) for line in range(1, 6)]
+    await asyncio.sleep(0)
+    may_end.set()
+    results = await asyncio.gather(*others, return_exceptions=True)
     await first
     assert batches == [[0], [1, 2, 3, 4, 5]]
     assert [isinstance(result, ConflictError) for result in results] == [False, False, True, False, False]
@@ -48,18 +53,21 @@ async def test_a_failed_transaction_fails_all_its_lines_and_the_next_goes_on() -
 
 async def test_a_caller_that_gave_up_leaves_no_line() -> None:
     written: list[int] = []
+    has_begun, may_end = asyncio.Event(), asyncio.Event()
 
     async def write(lines: Sequence[int]) -> list[TouchmarkError | None]:
-        await asyncio.sleep(0.01)
+        has_begun.set()
+        await may_end.wait()
         written.extend(lines)
         return [None] * len(lines)
 
     group = GroupCommit(write)
     first = asyncio.create_task(group.add(1))
-    await asyncio.sleep(0.005)
+    await has_begun.wait()
     second = asyncio.create_task(group.add(2))
     await asyncio.sleep(0)
     second.cancel()
+    may_end.set()
     await first
     await group.close()
     assert written == [1]
