@@ -181,7 +181,7 @@ async def name_destination(sidecar: Sidecar, connection: Connection) -> None:
     if hosts is None or not candidates or parties.source.workload is None:
         return
     address = parties.destination_endpoint[0]
-    parties.destination = replace(parties.destination, hosts=hosts.find(address))
+    parties.destination = replace(parties.destination, hosts=hosts.find(address, first=candidates))
     verdict = parties.evaluate(sidecar.policies)
     if verdict.reason in _SETTLED:
         return
@@ -190,7 +190,7 @@ async def name_destination(sidecar: Sidecar, connection: Connection) -> None:
         hosts.ask_afresh(candidates)
     else:
         late = await hosts.look_up(candidates, timeout_s=sidecar.limits.host_s)
-        parties.destination = replace(parties.destination, hosts=hosts.find(address))
+        parties.destination = replace(parties.destination, hosts=hosts.find(address, first=candidates))
         verdict = parties.evaluate(sidecar.policies)
     if verdict.reason not in _SETTLED and (failures := hosts.describe_failures(candidates, address, late=late)):
         parties.destination = replace(parties.destination, why_unidentified=Reason.HOST_NOT_RESOLVED)

@@ -130,13 +130,18 @@ class HostNames:
 
     # ---- what they resolve to ---------------------------------------------------------------------------------------
 
-    def find(self, address: str) -> tuple[str, ...]:
-        """Return the names that have an address now, sorted; never waits."""
+    def find(self, address: str, *, first: Container[str] = ()) -> tuple[str, ...]:
+        """Return the names that have an address now, sorted; never waits.
+
+        Arguments:
+            first: which of them come before the others: a record has no room for many.
+        """
         self._read_rules()
         if not self._known:
             return ()
         now = asyncio.get_running_loop().time()
-        return tuple(sorted(name for name, known in self._known.items() if known.holds(address, now)))
+        found = [name for name, known in self._known.items() if known.holds(address, now)]
+        return tuple(sorted(found, key=lambda name: (name not in first, name)))
 
     async def look_up(self, names: Iterable[str], *, timeout_s: float) -> frozenset[str]:
         """Have names asked for afresh, and wait for the answers; return the names without one when time is up."""

@@ -29,7 +29,7 @@ class About:
         listen: ``host:port`` at which sidecars find it.
         started: seconds since the epoch.
         kek_source: the file, variable or Secret that holds the key-encryption key.
-        is_kek_generated: the key-encryption key was made at this start.
+        is_kek_generated: the CA made the key-encryption key, at its first start or later; it wasn't provided.
     """
 
     configuration: Configuration

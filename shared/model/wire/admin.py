@@ -264,7 +264,7 @@ class CAStatus(_Answer, frozen=True):
         listen: ``host:port`` of the TLS port.
         root_pin: SHA-256 (hexadecimal) of the active root's SubjectPublicKeyInfo.
         kek_file: the file, environment variable or Secret that holds the key-encryption key.
-        kek_generated: the key-encryption key was made at the first start and not provided; back it up apart.
+        kek_generated: Touchmark made the key-encryption key, at the first start or by `ca rewrap`; back it up apart.
         server_not_after: end of the CA's own server certificate.
     """
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import msgspec
 
-from shared.model.policy.decision import Answer, DecisionRecord, Transport
+from shared.model.policy.decision import MAX_HOSTS_RECORDED, Answer, DecisionRecord, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Direction, Mode, Peer, PortRange, Rule
 from shared.runtime.tasks import Tasks
@@ -168,6 +168,19 @@ async def test_other_rules_that_match_need_no_look_up() -> None:
         )
         said, record = await world.dial()
         assert (said, record.rule, world.dns.asked) == (b"hello", "shop/plain", [])
+
+
+async def test_of_many_names_at_one_address_the_record_has_those_of_the_ports_rules() -> None:
+    """Behind a CDN hundreds of names share an address: a replay has to find the one that was allowed."""
+    others = [f"a{number}.example" for number in range(MAX_HOSTS_RECORDED + 4)]
+    async with running(LittleDns(addresses={name: [OUTSIDE] for name in (*others, API)})) as world:
+        elsewhere = msgspec.structs.replace(world.allow(*others, port=1), name="elsewhere")
+        world.set_rules(world.allow(API), elsewhere)
+        assert world.pair.client.sidecar.hosts is not None
+        await world.pair.client.sidecar.hosts.look_up(others, timeout_s=PATIENT_S)
+        said, record = await world.dial()
+        assert (said, record.rule) == (b"hello", "shop/out")
+        assert record.destination.hosts == (API, *sorted(others)[: MAX_HOSTS_RECORDED - 1])
 
 
 async def test_a_deny_rule_outweighs_a_name() -> None:
