@@ -49,8 +49,8 @@ _HOLD_WORDS: Final = frozenset({"always", "auto", "never"})
 _OPTIONS: Final = frozenset(
     {
         "--capture", "--ca", "--trust-domain", "--service-account-token", "--trust-file", "--health-port",
-        "--drain-seconds", "--log-level", "--max-connections", "--max-executable-bytes", "--mtls-ports",
-        "--mtls-destination-ports",
+        "--drain-seconds", "--log-level", "--log-format", "--max-connections", "--max-executable-bytes",
+        "--mtls-ports", "--mtls-destination-ports",
     }
 )  # fmt: skip
 _VARIABLES: Final = "TOUCHMARK_"

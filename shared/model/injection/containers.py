@@ -153,6 +153,8 @@ def make_sidecar_container(settings: Settings, options: InjectionOptions, target
         arguments += ["--drain-seconds", str(settings.drain_s)]
     if settings.log_level:
         arguments += ["--log-level", settings.log_level]
+    if settings.log_format:
+        arguments += ["--log-format", settings.log_format]
     capabilities = ["SYS_PTRACE", "DAC_READ_SEARCH"]
     if settings.holds_connects != "never":
         # The kernel asks for it whenever a connection that waits is let pass.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared.model.errors import InputError
+from shared.model.formats.line import LineFormat
 from shared.model.injection.refusals import InjectionRefusal, InjectionRefusedError
 from shared.model.kubernetes.contract import (
     CPU_LIMIT,
@@ -25,6 +26,7 @@ from shared.model.kubernetes.contract import (
     HOLD_CONNECTS,
     INJECT,
     INJECTED,
+    LOG_FORMAT,
     LOG_LEVEL,
     MEMORY_LIMIT,
     MEMORY_REQUEST,
@@ -36,10 +38,11 @@ from shared.model.kubernetes.quantity import parse_quantity
 
 KNOWN: Final = (
     INJECT, INJECTED, EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, MTLS_PORTS,
-    MTLS_DESTINATION_PORTS, HOLD_CONNECTS, DRAIN_SECONDS, LOG_LEVEL, CPU_REQUEST, CPU_LIMIT, MEMORY_REQUEST,
-    MEMORY_LIMIT,
+    MTLS_DESTINATION_PORTS, HOLD_CONNECTS, DRAIN_SECONDS, LOG_LEVEL, LOG_FORMAT, CPU_REQUEST, CPU_LIMIT,
+    MEMORY_REQUEST, MEMORY_LIMIT,
 )  # fmt: skip
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+LOG_FORMATS: Final = tuple(each.value for each in LineFormat)
 MAX_EXCLUSIONS: Final = 64  # Each is an element of an nftables set, and a word on a command line.
 
 # A quiet sidecar takes about 45 MiB; each thousand live connections and tunnels take some tens more.
@@ -66,6 +69,7 @@ class Settings:
         hold_ports: towards these ports only, sorted; empty for all.
         drain_s: how long live connections may finish when the pod ends; None for the sidecar's own default.
         log_level: of the sidecar; empty for its own default.
+        log_format: of the decisions in its log; empty for its own default.
         cpu_request, memory_request, memory_limit: quantities as written.
         cpu_limit: the same; empty for none, so that a burst isn't throttled.
     """
@@ -79,6 +83,7 @@ class Settings:
     hold_ports: tuple[int, ...] = ()
     drain_s: int | None = None
     log_level: str = ""
+    log_format: str = ""
     cpu_request: str = DEFAULT_CPU_REQUEST
     cpu_limit: str = ""
     memory_request: str = DEFAULT_MEMORY_REQUEST
@@ -130,7 +135,8 @@ def read_settings(annotations: Mapping[str, str], defaults: Settings = BUILT_IN)
         holds_connects=holds_connects,
         hold_ports=hold_ports,
         drain_s=_read_drain(annotations) if DRAIN_SECONDS in annotations else defaults.drain_s,
-        log_level=_read_log_level(annotations) if LOG_LEVEL in annotations else defaults.log_level,
+        log_level=_read_word(annotations, LOG_LEVEL, "level", LOG_LEVELS, defaults.log_level),
+        log_format=_read_word(annotations, LOG_FORMAT, "format", LOG_FORMATS, defaults.log_format),
         **_read_resources(annotations, defaults),
     )
 
@@ -201,11 +207,11 @@ def _split(annotations: Mapping[str, str], name: str) -> list[str]:
     return words
 
 
-def _read_log_level(annotations: Mapping[str, str]) -> str:
-    level = annotations.get(LOG_LEVEL, "")
-    if level and level not in LOG_LEVELS:
-        raise _bad(LOG_LEVEL, f"not a level: {level[:80]!r}", f"one of {', '.join(LOG_LEVELS)}")
-    return level
+def _read_word(annotations: Mapping[str, str], name: str, kind: str, words: tuple[str, ...], default: str) -> str:
+    word = annotations.get(name, default)
+    if word and word not in words:
+        raise _bad(name, f"not a {kind}: {word[:80]!r}", f"one of {', '.join(words)}")
+    return word
 
 
 def _read_drain(annotations: Mapping[str, str]) -> int:

@@ -32,6 +32,7 @@ HOLD_CONNECTS: Final = "touchmark.dev/hold-connects"
 # How long live connections may finish once the pod is told to end.
 DRAIN_SECONDS: Final = "touchmark.dev/drain-seconds"
 LOG_LEVEL: Final = "touchmark.dev/log-level"
+LOG_FORMAT: Final = "touchmark.dev/log-format"
 # On a Program: who approved it, as the API server named the user to the command that wrote it. For people; no proof.
 APPROVED_BY: Final = "touchmark.dev/approved-by"
 # Of a MeshPolicy: make its namespace explicit although that would refuse connections that were seen. It counts in the

@@ -26,6 +26,7 @@ def test_what_injection_makes_may_join() -> None:
 def test_one_whose_connections_wait_may_join_by_the_one_other_entry_point_of_the_image() -> None:
     pod = changed(make_pod_json(), f"{SIDECAR}.command", list(HOLDING_COMMAND))
     assert look(changed(pod, f"{SIDECAR}.args.+", "--hold-connects")) == ""
+    assert look(changed(changed(pod, f"{SIDECAR}.args.+", "--log-format"), f"{SIDECAR}.args.+", "ocsf")) == ""
     for when in ("always", "auto"):
         said = changed(changed(pod, f"{SIDECAR}.args.+", "--hold-connects"), f"{SIDECAR}.args.+", when)
         assert look(said) == ""
