@@ -31,6 +31,7 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the machine is, a stream that is opened before its turn isn't refused, nor a database given up."""
     monkeypatch.setattr(endpoint, "FIRST_MESSAGE_DEADLINE_S", 300.0)
     monkeypatch.setattr(database, "CONNECT_DEADLINE_S", 120.0)
+    monkeypatch.setattr(database, "POOL_DEADLINE_S", 120.0)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -31,6 +31,7 @@ from shared.model.errors import ConflictError, InputError, UnavailableError
 DATABASE_NAME: Final = "touchmark.db"
 STATEMENT_DEADLINE_S: Final = 20.0
 CONNECT_DEADLINE_S: Final = 5.0
+POOL_DEADLINE_S: Final = 10.0  # Of who waits for one of the pool's connections.
 # Advisory locks of PostgreSQL: the first number is ours ("TOUC"), the second says what for.
 _TURNS: Final = 0x544F5543
 MIGRATIONS: Final = 1
@@ -228,9 +229,14 @@ def _create_engine(url: URL, *, is_sqlite: bool) -> AsyncEngine:
         options = {"timeout": CONNECT_DEADLINE_S, "command_timeout": STATEMENT_DEADLINE_S, **_tls_options(url)}
         options["server_settings"] = {"application_name": "touchmark-ca"}
         return create_async_engine(
-            url.set(query={}), pool_size=8, max_overflow=0, pool_timeout=10, pool_pre_ping=True, connect_args=options
+            url.set(query={}),
+            pool_size=8,
+            max_overflow=0,
+            pool_timeout=POOL_DEADLINE_S,
+            pool_pre_ping=True,
+            connect_args=options,
         )
-    engine = create_async_engine(url, pool_size=4, max_overflow=0, pool_timeout=10)
+    engine = create_async_engine(url, pool_size=4, max_overflow=0, pool_timeout=POOL_DEADLINE_S)
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _record: object) -> None:

@@ -145,7 +145,10 @@ async def test_acknowledgements_are_followed(tmp_path: Path, monkeypatch: pytest
         assert len(t.server.patches) == 2
 
 
-async def test_one_object_is_not_written_more_often_than_its_rate(tmp_path: Path) -> None:
+async def test_one_object_is_not_written_more_often_than_its_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_module, "OBJECT_S", 600.0)
     async with telling(tmp_path) as t:
         await t.put(policy({"mode": "explicit"}))
         await t.status.write_changes()
