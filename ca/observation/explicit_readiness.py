@@ -43,6 +43,7 @@ class Refusals:
         failures: what failed whatever the mode.
         settled: connections that were marked or refused then and would be allowed now.
         refused: connections of programs that somebody has refused; nothing that stands against explicit mode.
+        unclear: allowed connections whose addresses weren't kept apart: whether rules allow all of them isn't known.
         is_truncated: there were more than ``MAX_REPLAYED`` records, or more edges than are listed; the newest count.
     """
 
@@ -50,6 +51,7 @@ class Refusals:
     failures: tuple[Cause, ...] = ()
     refused: tuple[Cause, ...] = ()
     settled: int
+    unclear: int = 0
     is_truncated: bool
 
 
@@ -62,6 +64,7 @@ async def find_refusals(
 
     Arguments:
         workload: only what this workload's sidecars saw; empty: those of all workloads without a mode of their own.
+            What others send it without mutual TLS counts as well: its mode decides that, and they alone may see it.
         candidate: rules and approvals to judge by instead of the current ones.
     """
     records = await store.decisions.list_refusals(namespace, since=since, limit=MAX_REPLAYED + 1)
@@ -73,11 +76,10 @@ async def find_refusals(
         each for each in map(see_record, restored) if each.would_deny or each.mode is Mode.EXPLICIT or each.has_failed
     ]
     seen += [see_edge(edge) for edge in own if edge.key.answer is Answer.ALLOW and not edge.key.would_deny]
+    seen += [see_edge(edge) for edge in window.edges if _is_plain_from_elsewhere(edge, namespace)]
     own_modes = find_own_modes(state, candidate)
-    if workload:
-        seen = [each for each in seen if workload in (each.own.workload, each.own.listed)]
-    elif own_modes:
-        seen = [each for each in seen if (each.own.workload or each.own.listed) not in own_modes]
+    if workload or own_modes:
+        seen = [each for each in seen if _is_concerned(each, namespace, workload, own_modes)]
     states = {name: await store.namespaces.get_state(name) for name in sorted(find_namespaces(seen) | {namespace})}
     if candidate is not None:
         states = _with_candidate(states, namespace, candidate)
@@ -104,8 +106,27 @@ async def find_refusals(
         failures=tuple(map(_make_cause, found.failures)),
         refused=tuple(map(_make_cause, closed)),
         settled=found.settled,
+        unclear=found.unclear,
         is_truncated=len(records) > MAX_REPLAYED or window.is_truncated,
     )
+
+
+def _is_plain_from_elsewhere(edge: StoredEdge, namespace: str) -> bool:
+    """Tell whether another namespace's sidecar sent plaintext to a member of this one."""
+    key = edge.key
+    if key.namespace == namespace or not (key.answer is Answer.ALLOW and key.would_deny):
+        return False
+    return see_edge(edge).is_plain_to_member and key.destination.listed.partition("/")[0] == namespace
+
+
+def _is_concerned(seen: Seen, namespace: str, workload: str, own_modes: Mapping[str, Mode]) -> bool:
+    """Tell whether the mode that is asked about decides what was seen."""
+    ends: set[str] = set()
+    if seen.namespace == namespace:
+        ends = {seen.own.workload, seen.own.listed} - {""} if workload else {seen.own.workload or seen.own.listed}
+    if seen.is_plain_to_member and seen.destination.listed.partition("/")[0] == namespace:
+        ends.add(seen.destination.listed)
+    return any(_is_asked_about(end, workload, own_modes) for end in ends)
 
 
 def find_own_modes(state: NamespaceState, candidate: PolicyCandidateRequest | None = None) -> dict[str, Mode]:
@@ -245,7 +266,7 @@ async def assess(
         sidecars_reported=len(live) - len(silent),
         sidecars_total=len(live),
         silent=tuple(silent),
-        is_safe=not found.causes and not found.is_truncated and not silent,
+        is_safe=not found.causes and not found.is_truncated and not found.unclear and not silent,
         verdict=verdict,
         unknowns=unknowns,
         failures=found.failures,
@@ -279,6 +300,11 @@ def _find_unknowns(
         unknowns.append(f"not reporting: {', '.join(silent[:_MAX_NAMED])}{more}")
     if found.is_truncated:
         unknowns.append("more was seen than can be looked at; ask about a shorter time")
+    if found.unclear:
+        unknowns.append(
+            f"{found.unclear} allowed connections were with more strangers than are told apart: whether rules name all"
+            " their addresses isn't known"
+        )
     for each in coverage:
         if each.lost:
             unknowns.append(f"{each.workload} lost {each.lost} records: what they said isn't known")

@@ -64,11 +64,13 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         blockers: most connections first.
         failures: what failed for reasons that no mode changes, each once; nothing that stands against explicit mode.
         settled: connections that were marked or refused when they were seen and would be allowed now.
+        unclear: connections that a rule allowed when they were seen, of which no address was kept to ask the rules by.
     """
 
     blockers: tuple[Blocker, ...]
     failures: tuple[Blocker, ...]
     settled: int
+    unclear: int = 0
 
 
 class _Group:
@@ -143,7 +145,7 @@ def find_blockers(
     judging = _Judging(current, seen)
     groups: dict[tuple[object, ...], _Group] = {}
     failures: dict[tuple[object, ...], _Group] = {}
-    settled = Tally()
+    settled, unclear = Tally(), Tally()
     for each in seen:
         check()
         if each.has_failed:
@@ -161,11 +163,20 @@ def find_blockers(
             and not judging.is_denied(each)
         ):
             settled.add(each)
+        if each.is_summed and any(fix.kind is not FixKind.APPROVE for _, fix, _ in missing):
+            if any(
+                fix.kind is not FixKind.APPROVE for one in each.at_extremes() for _, fix, _ in judging.find_missing(one)
+            ):
+                unclear.add(each)
+            missing = [(reason, fix, is_next) for reason, fix, is_next in missing if fix.kind is FixKind.APPROVE]
         for reason, fix, is_next in missing:
             key = (reason, fix) if fix.kind is not FixKind.ADVICE else (reason, *_ends(each))
             groups.setdefault(key, _Group(reason, fix, each)).add(each, is_next=is_next)
     return Finding(
-        blockers=_order(_drop_nameless(groups.values())), failures=_order(failures.values()), settled=settled.count()
+        blockers=_order(_drop_nameless(groups.values())),
+        failures=_order(failures.values()),
+        settled=settled.count(),
+        unclear=unclear.count(),
     )
 
 

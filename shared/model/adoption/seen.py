@@ -81,9 +81,38 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
             return self.reason
 
     @property
+    def is_plain_to_member(self) -> bool:
+        """Whether the source's sidecar sends it plainly to a member of the mesh: the destination's mode counts, too."""
+        is_plain = self.destination.why == Reason.MTLS_UNAVAILABLE and bool(self.destination.listed)
+        return is_plain and self.direction is Direction.EGRESS
+
+    @property
     def is_withheld_readiness(self) -> bool:
         """Whether it is no connection, but a listener whose readiness was withheld."""
-        return not (self.source.address or name_end(self.source))
+        return not (self.source.address or self.source_address or name_end(self.source))
+
+    @property
+    def is_summed(self) -> bool:
+        """Whether it was allowed, and is of several strangers whose addresses weren't kept apart."""
+        peer = self.destination if self.direction is Direction.EGRESS else self.source
+        is_allowed = self.answer is Answer.ALLOW and not self.would_deny and not self.is_withheld_readiness
+        return is_allowed and not (peer.address or name_end(peer))
+
+    def at_extremes(self) -> tuple[Seen, Seen]:
+        """Return what is summed as if at the first and at the last address of its newest stranger's family.
+
+        A rule that names all addresses allows both; one that names some of them hardly does.
+        """
+        is_egress = self.direction is Direction.EGRESS
+        sample = find_host(self.destination_address if is_egress else self.source_address)
+        first, last = ("::", "ffff:" * 7 + "ffff") if ":" in sample else ("0.0.0.0", "255.255.255.255")
+        return self._put_peer_at(first), self._put_peer_at(last)
+
+    def _put_peer_at(self, host: str) -> Seen:
+        address = f"[{host}]:0" if ":" in host else f"{host}:0"
+        if self.direction is Direction.EGRESS:
+            return msgspec.structs.replace(self, destination=msgspec.structs.replace(self.destination, address=address))
+        return msgspec.structs.replace(self, source=msgspec.structs.replace(self.source, address=address))
 
 
 def see_record(record: DecisionRecord) -> Seen:

@@ -12,14 +12,15 @@ import pytest
 
 import ca.observation.explicit_readiness
 from ca.observation.explicit_readiness import find_refusals
-from ca.store.edges.edge import EdgeWindow
+from ca.store.edges.edge import EdgeEvidence, EdgeWindow, StoredEdge
+from ca.store.edges.tally import make_key
 from ca.store.store import Store
 from shared.model.adoption.fixes import FixKind
 from shared.model.adoption.program_queue import ProgramRefusal
 from shared.model.identity.identity import Identity, Workload
 from shared.model.policy.decision import Answer, DecisionRecord, PartyRecord, Phase
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Rule
+from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Peer, Rule, WorkloadMode
 from tests.ca.running import WEB, make_decision
 
 
@@ -31,12 +32,13 @@ class FewRecords:
     state: NamespaceState
     issued: bool
     refused: tuple[ProgramRefusal, ...] = ()
+    edges: tuple[StoredEdge, ...] = ()
 
     async def list_refusals(self, _namespace: str, *, since: float, limit: int) -> list[DecisionRecord]:
         return [record for record in self.records if record.time >= since][:limit]
 
     async def list_edges(self, _namespace: str, *, since: float) -> EdgeWindow:
-        return EdgeWindow(edges=(), since=since, until=since, is_truncated=False)
+        return EdgeWindow(edges=self.edges, since=since, until=since, is_truncated=False)
 
     async def get_state(self, namespace: str) -> NamespaceState:
         return self.state if namespace == "shop" else NamespaceState(namespace=namespace)
@@ -53,8 +55,9 @@ def stored(
     state: NamespaceState | None = None,
     issued: bool = True,
     refused: tuple[ProgramRefusal, ...] = (),
+    edges: tuple[StoredEdge, ...] = (),
 ) -> Store:
-    parts = FewRecords(list(records), state or NamespaceState(namespace="shop"), issued, refused)
+    parts = FewRecords(list(records), state or NamespaceState(namespace="shop"), issued, refused, edges)
     return cast(
         "Store",
         SimpleNamespace(
@@ -165,3 +168,95 @@ async def test_more_than_can_be_looked_at_is_said(monkeypatch: pytest.MonkeyPatc
     records = [make_decision(f"c{number}") for number in range(3)]
     found = await find_refusals(stored(*records), "shop", since=0)
     assert (found.is_truncated, found.causes[0].connections) == (True, 2)
+
+
+def send_plainly(source: str) -> DecisionRecord:
+    """Make the record of plaintext to shop/db, whose sidecar didn't answer."""
+    return make_decision(
+        "c",
+        mode=Mode.PERMISSIVE,
+        answer=Answer.ALLOW,
+        would_deny=True,
+        reason=Reason.MTLS_UNAVAILABLE,
+        direction=Direction.EGRESS,
+        namespace=source.partition("/")[0],
+        source=PartyRecord(address="198.18.0.3:41000", workload=source, program=str(WEB)),
+        destination=PartyRecord(address="198.18.0.2:5432", listed="shop/db", why=Reason.MTLS_UNAVAILABLE),
+    )
+
+
+def sum_up(record: DecisionRecord, *, is_address_kept: bool = True) -> StoredEdge:
+    """Return an edge of many such connections."""
+    key = make_key(record, reporter="")
+    if not is_address_kept:
+        ends = {
+            name: msgspec.structs.replace(end, address="")
+            for name, end in (("source", key.source), ("destination", key.destination))
+        }
+        key = msgspec.structs.replace(key, **ends)
+    evidence = EdgeEvidence(source=record.source.address, destination=record.destination.address)
+    return StoredEdge(
+        edge_id=1, key=key, evidence=evidence, opened=9, ended=9, bytes_sent=0, bytes_received=0, first=1.0, last=2.0,
+        is_lossy=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("source", ["shop/web", "bank/teller"])
+@pytest.mark.parametrize("is_own_mode", [False, True])
+async def test_a_workload_isnt_ready_while_others_send_it_plaintext(source: str, is_own_mode: bool) -> None:
+    """Their sidecars alone may have seen it, and its mode is what refuses it."""
+    modes = (WorkloadMode(service_account="db", mode=Mode.PERMISSIVE),) if is_own_mode else ()
+    program = Approval(service_account="web", program=WEB)
+    state = NamespaceState(namespace="shop", approvals=(program,), workload_modes=modes)
+    record, is_own = send_plainly(source), source == "shop/web"
+    store = stored(*([record] if is_own else []), state=state, edges=(sum_up(record),))
+
+    async def ask(workload: str) -> set[Reason]:
+        found = await find_refusals(store, "shop", since=0, workload=workload)
+        return {cause.reason for cause in found.causes}
+
+    assert Reason.MTLS_UNAVAILABLE in await ask("shop/db")
+    assert await ask("shop/cache") == set()
+    # The client's own mode refuses it as well.
+    assert (Reason.MTLS_UNAVAILABLE in await ask("")) == (is_own or not is_own_mode)
+
+
+async def test_plaintext_of_an_explicit_neighbour_is_refused_already() -> None:
+    refused = msgspec.structs.replace(send_plainly("bank/teller"), answer=Answer.DENY, would_deny=False)
+    found = await find_refusals(stored(edges=(sum_up(refused),)), "shop", since=0, workload="shop/db")
+    assert found.causes == ()
+
+
+@pytest.mark.parametrize("direction", Direction)
+async def test_allowed_strangers_whose_addresses_werent_kept_apart_are_unclear_and_stand_against_nothing(
+    direction: Direction,
+) -> None:
+    """A rule about addresses doesn't match what has none."""
+    stranger = PartyRecord(address="198.18.7.7:443")
+    own = PartyRecord(address="198.18.0.2:5432", workload="shop/db", program=str(WEB))
+    is_egress = direction is Direction.EGRESS
+    record = make_decision(
+        "c",
+        mode=Mode.PERMISSIVE,
+        answer=Answer.ALLOW,
+        reason=Reason.ALLOW_RULE,
+        direction=direction,
+        source=own if is_egress else stranger,
+        destination=stranger if is_egress else own,
+    )
+    peer = Peer(unidentified=True, cidrs=("198.18.7.0/24",))
+    rule = Rule(name="office", action=Action.ALLOW, direction=direction, peers=(peer,))
+    approval = Approval(service_account="db", program=WEB)
+    state = NamespaceState(namespace="shop", rules=(rule,), approvals=(approval,))
+    kept = await find_refusals(stored(state=state, edges=(sum_up(record),)), "shop", since=0)
+    assert (kept.causes, kept.unclear) == ((), 0)
+    summed = (sum_up(record, is_address_kept=False),)
+    found = await find_refusals(stored(state=state, edges=summed), "shop", since=0)
+    assert (found.causes, found.unclear) == ((), 9)
+    anywhere = msgspec.structs.replace(rule, peers=(Peer(unidentified=True, cidrs=("0.0.0.0/0",)),))
+    settled = msgspec.structs.replace(state, rules=(anywhere,))
+    assert (await find_refusals(stored(state=settled, edges=summed), "shop", since=0)).unclear == 0
+    taken_back = msgspec.structs.replace(state, approvals=())
+    (cause,) = (await find_refusals(stored(state=taken_back, edges=summed), "shop", since=0)).causes
+    assert cause.fix is not None
+    assert (cause.fix.kind, cause.fix.workload) == (FixKind.APPROVE, "shop/db")
