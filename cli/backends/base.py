@@ -191,6 +191,9 @@ class PolicyBackend(Protocol):
             ConflictError: the namespace has changed since it was looked at.
         """
 
+    async def list_workloads(self, namespace: str) -> frozenset[str] | None:
+        """Return the service accounts that are known in a namespace; None where this user can't ask."""
+
     async def look_around(self) -> Surroundings:
         """Return what exists beside policies, as far as this user may see it; never fails."""
 

@@ -24,7 +24,7 @@ from cli.backends import objects
 from cli.backends.base import Applied, ModeState, SwitchTerms, WorkloadSwitch
 from cli.backends.local import make_draft, read_mode
 from cli.backends.restoring import plan
-from cli.backends.surroundings import look_around_cluster
+from cli.backends.surroundings import list_service_accounts, look_around_cluster
 from cli.cluster.connection import MESH_POLICIES, PROGRAMS, SELF_REVIEWS, Cluster, Kind, Object
 from cli.cluster.faults import ChangedError, ForbiddenError, NoCAPodError, OwnedElsewhereError
 from cli.cluster.port_forward import forward_admin
@@ -396,6 +396,10 @@ class ClusterPolicyBackend:
             is_confirmed=objects.is_accepted(seen),
             note=objects.describe_strangers(kept, value),
         )
+
+    async def list_workloads(self, namespace: str) -> frozenset[str] | None:
+        """Return a namespace's service accounts, as far as this user may list them."""
+        return await list_service_accounts(self._cluster, namespace)
 
     async def look_around(self) -> Surroundings:
         """Return what exists beside policies, as far as this user may list it."""

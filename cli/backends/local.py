@@ -10,7 +10,7 @@ from typing import Any
 
 from cli.admin.client import AdminClient
 from cli.backends.base import Applied, ModeState, SwitchTerms, WorkloadSwitch
-from cli.backends.surroundings import look_around_locally
+from cli.backends.surroundings import list_workloads_of, look_around_locally
 from shared.model.adoption.lint import Surroundings
 from shared.model.adoption.program_queue import ProgramQueue, RefusalRequest
 from shared.model.errors import InputError, NotFoundError
@@ -158,6 +158,10 @@ class LocalPolicyBackend:
             for index in order
         }
         return [applied[index] for index in range(len(documents))]
+
+    async def list_workloads(self, namespace: str) -> frozenset[str] | None:
+        """Return the service accounts of those that have joined or whose programs are approved."""
+        return list_workloads_of(await self.look_around(), namespace)
 
     async def look_around(self) -> Surroundings:
         """Return what exists beside policies."""

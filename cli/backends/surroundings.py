@@ -40,6 +40,20 @@ async def look_around_locally(client: AdminClient) -> Surroundings:
     )
 
 
+def list_workloads_of(around: Surroundings, namespace: str) -> frozenset[str] | None:
+    """Return the service accounts of a namespace's workloads; None where they aren't known."""
+    if around.workloads is None:
+        return None
+    parts = (workload.partition("/") for workload in around.workloads)
+    return frozenset(name for its, _, name in parts if its == namespace)
+
+
+async def list_service_accounts(cluster: Cluster, namespace: str) -> frozenset[str] | None:
+    """Ask the API server for a namespace's service accounts; None where this user may not list them."""
+    accounts = await _list(cluster, SERVICE_ACCOUNTS, namespace)
+    return None if accounts is None else frozenset(map(_name, accounts))
+
+
 async def look_around_cluster(cluster: Cluster, programs: Sequence[ProgramView] | None) -> Surroundings:
     """Ask the API server for namespaces, service accounts and Services, as far as this user may list them."""
     namespaces = await _list(cluster, NAMESPACES)
@@ -61,9 +75,9 @@ async def look_around_cluster(cluster: Cluster, programs: Sequence[ProgramView] 
     )
 
 
-async def _list(cluster: Cluster, kind: Kind) -> list[Object] | None:
+async def _list(cluster: Cluster, kind: Kind, namespace: str = "") -> list[Object] | None:
     try:
-        return await cluster.list(kind)
+        return await cluster.list(kind, namespace)
     except TouchmarkError:
         return None
 

@@ -77,7 +77,11 @@ def mode(
         typer.Option("--yes", "-y", help="Don't ask where too little was seen to say that explicit mode is safe."),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Switch although explicit mode would refuse connections that were seen.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Switch although explicit mode would refuse connections that were seen, or nobody knows the workload.",
+        ),
     ] = False,
     for_: Annotated[
         str,
@@ -124,7 +128,7 @@ def mode(
 
     from cli.backends.session import work_on_policies
     from cli.backends.target import write_shell_options
-    from cli.commands.mode_switch import Consent, make_terms
+    from cli.commands.mode_switch import Consent, make_terms, require_known
     from cli.text.duration import parse_duration
     from shared.model.identity.identity import check_namespace
 
@@ -155,6 +159,8 @@ def mode(
             return await _await_sidecars(backend, namespace, None, (), timeout_s, as_json=as_json)
         if target is None and word is not Word.INHERIT:
             return _show(await backend.get_mode(namespace), as_json=as_json)
+        if target is not None and not check:
+            await require_known(backend, namespace, workloads, is_forced=force)
         becomes = target or (await backend.get_mode(namespace)).mode or Mode.EXPLICIT
         readiness: list[Readiness] = []
         for asked in workloads or ("",) if becomes is Mode.EXPLICIT else ():

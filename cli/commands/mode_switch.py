@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from shared.model.errors import BlockedError, RefusedError, UnavailableError
+from shared.model.errors import BlockedError, NotFoundError, RefusedError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -114,6 +114,31 @@ def require_consent(readiness: Readiness, consent: Consent) -> None:
         )
     if not typer.confirm(f"Too little was seen to be sure. Switch {subject} to explicit?", err=True):
         raise RefusedError(f"{subject} is unchanged")
+
+
+async def require_known(backend: PolicyBackend, namespace: str, workloads: Sequence[str], *, is_forced: bool) -> None:
+    """Refuse a mode for a workload that nobody knows, which would be in force for nothing.
+
+    Raises:
+        NotFoundError: there is no such workload.
+    """
+    from difflib import get_close_matches
+
+    from cli.text.output import print_note
+
+    if is_forced or not workloads:
+        return
+    known = await backend.list_workloads(namespace)
+    if known is None:
+        print_note(f"can't tell whether {namespace} has these workloads: {', '.join(workloads)}")
+        return
+    for name in workloads:
+        if name not in known:
+            close = get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+            raise NotFoundError(
+                f"there is no workload {namespace}/{name}: its mode would be in force for nothing",
+                hint=(f"did you mean {' or '.join(close)}? " if close else "") + "--force sets its mode all the same",
+            )
 
 
 def list_newly_explicit(

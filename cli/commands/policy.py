@@ -212,7 +212,11 @@ def apply(
     context: typer.Context,
     filename: _File,
     force: Annotated[
-        bool, typer.Option("--force", help="Switch to explicit mode although it would refuse live traffic.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Apply although lint finds errors, or explicit mode would refuse live traffic.",
+        ),
     ] = False,
     as_draft: Annotated[
         bool, typer.Option("--draft", help="Write MeshPolicies as drafts, which sidecars evaluate and don't enforce.")
@@ -231,9 +235,9 @@ def apply(
 ) -> None:
     """Create or replace objects from YAML files. If one of them is invalid, none is applied.
 
-    What `policy lint` finds in them is said. Where a MeshPolicy with `mode: explicit` would switch its namespace, the
-    check of `touchmark mode NAMESPACE explicit` is run first, by the rules and approvals in the files: exit code 7 if
-    it fails, and nothing is applied.
+    What `policy lint` finds in them is said; where one of it is an error, nothing is applied (exit code 7). Where a
+    MeshPolicy with `mode: explicit` would switch its namespace, the check of `touchmark mode NAMESPACE explicit` is run
+    first, by the rules and approvals in the files: exit code 7 if it fails, and nothing is applied.
 
     In Kubernetes they are written by server-side apply, after a dry run of all of them. Exit code 9 if the CA hasn't
     put them in force yet.
@@ -262,15 +266,29 @@ def apply(
     drafts = check_drafts(documents) if as_draft else []
 
     async def converse(backend: PolicyBackend) -> list[Applied]:
-        for finding in await _lint(backend, documents):
+        findings = await _lint(backend, documents)
+        for finding in findings:
             print_note(describe_finding(finding))
         if as_draft:
             return await apply_drafts(backend, drafts)
+        if not force:
+            _require_sound(findings)
         await check_explicit(backend, documents, is_forced=force)
         return await backend.apply(documents, is_forced=force, expected_version=if_version)
 
     results = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
     report_applied(results, _APPLIED if as_json else None)
+
+
+def _require_sound(findings: list[LintFinding]) -> None:
+    from shared.model.adoption.lint import Level
+    from shared.model.errors import RefusedError
+
+    if count := sum(each.level is Level.ERROR for each in findings):
+        raise RefusedError(
+            f"nothing is applied: `policy lint` finds {count} error{'s' if count != 1 else ''} in these files",
+            hint="mend what is marked ✗ above; --force applies it all the same",
+        )
 
 
 def _require_one_policy(documents: list[Document]) -> None:

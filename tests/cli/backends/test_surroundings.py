@@ -5,7 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from cli.backends.surroundings import add_documents, look_around_cluster, read_states
+from cli.backends.surroundings import (
+    add_documents,
+    list_service_accounts,
+    list_workloads_of,
+    look_around_cluster,
+    read_states,
+)
 from cli.cluster.connection import NAMESPACES, SERVICE_ACCOUNTS, SERVICES, Cluster, Kind
 from shared.model.errors import RefusedError
 from shared.model.policy.documents import parse_documents
@@ -29,10 +35,10 @@ class FewKinds:
     def __init__(self, answers: dict[Kind, list[dict[str, Any]]]) -> None:
         self._answers = answers
 
-    async def list(self, kind: Kind) -> list[dict[str, Any]]:
+    async def list(self, kind: Kind, namespace: str = "") -> list[dict[str, Any]]:
         if kind not in self._answers:
             raise RefusedError("you may not")
-        return self._answers[kind]
+        return [each for each in self._answers[kind] if namespace in ("", each["metadata"].get("namespace"))]
 
 
 def test_services_accounts_and_namespaces_of_a_cluster() -> None:
@@ -57,3 +63,16 @@ def test_services_accounts_and_namespaces_of_a_cluster() -> None:
 def test_what_may_not_be_listed_is_not_judged_by() -> None:
     around = asyncio.run(look_around_cluster(cast("Cluster", FewKinds({})), None))
     assert (around.namespaces, around.workloads, around.services, around.approvals) == (None, None, {}, None)
+    assert list_workloads_of(around, "shop") is None
+    assert asyncio.run(list_service_accounts(cast("Cluster", FewKinds({})), "shop")) is None
+
+
+def test_the_workloads_of_one_namespace() -> None:
+    accounts: list[dict[str, Any]] = [
+        {"metadata": {"namespace": "shop", "name": "web"}},
+        {"metadata": {"namespace": "bank", "name": "teller"}},
+    ]
+    cluster = cast("Cluster", FewKinds({SERVICE_ACCOUNTS: accounts}))
+    assert asyncio.run(list_service_accounts(cluster, "shop")) == {"web"}
+    around = asyncio.run(look_around_cluster(cluster, None))
+    assert list_workloads_of(around, "bank") == {"teller"}

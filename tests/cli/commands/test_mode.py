@@ -8,10 +8,19 @@ import pytest
 from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.adoption.fixes import Fix, FixKind
+from shared.model.identity.program import parse_program
 from shared.model.policy.modes import make_modes
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Mode, NamespaceState
-from shared.model.wire.admin import Acknowledgements, Cause, ErrorAnswer, Readiness, ReadinessVerdict
+from shared.model.policy.rules import Approval, Mode, NamespaceState
+from shared.model.wire.admin import (
+    Acknowledgements,
+    Cause,
+    ErrorAnswer,
+    NamespaceList,
+    Readiness,
+    ReadinessVerdict,
+    SidecarList,
+)
 from tests.cli.fake_ca import FakeCA
 
 PROGRAM = f"sha256:{'ab' * 32}"
@@ -180,6 +189,27 @@ def test_a_workload_is_asked_about_switched_and_named(shop: FakeCA, capsys: pyte
     assert msgspec.json.decode(capsys.readouterr().out)["workload_modes"] == [
         {"service_account": "db", "mode": "explicit"}
     ]
+
+
+def test_a_workload_that_nobody_knows_gets_no_mode_without_force(
+    shop: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ready = msgspec.structs.replace(make_readiness(), workload="shop/bd", verdict=ReadinessVerdict.READY)
+    shop.answers["GET /v1/namespaces/shop/readiness"] = ready
+    shop.answers["GET /v1/sidecars"] = SidecarList(sidecars=())
+    approved = Approval(service_account="db", program=parse_program(PROGRAM))
+    shop.answers["GET /v1/namespaces"] = NamespaceList(
+        namespaces=(NamespaceState(namespace="shop", approvals=(approved,)), NamespaceState(namespace="bank"))
+    )
+    for mode in ("explicit", "permissive"):
+        assert run(["mode", "shop", mode, "-w", "bd"]) == ExitCode.NOT_FOUND
+        said = capsys.readouterr().err
+        assert "there is no workload shop/bd" in said
+        assert "did you mean db?" in said
+    assert not shop.asked("PUT /v1/namespaces/shop/mode")
+    assert run(["mode", "shop", "permissive", "-w", "db"]) == ExitCode.SUCCESS
+    assert run(["mode", "shop", "permissive", "-w", "bd", "--force"]) == ExitCode.SUCCESS
+    assert run(["mode", "shop", "inherit", "-w", "bd", "--yes"]) == ExitCode.SUCCESS, "what stands there can go"
 
 
 def test_a_blocked_workload_is_named_with_its_own_command(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:

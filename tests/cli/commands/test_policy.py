@@ -164,14 +164,35 @@ def test_lint_judges_what_is_in_force(surrounded: FakeCA, capsys: pytest.Capture
     assert run(["policy", "lint", "--strict"]) == ExitCode.CHECK_FAILED
 
 
-def test_apply_says_what_lint_finds(surrounded: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+TWICE = """\
+apiVersion: touchmark.dev/v1alpha1
+kind: MeshPolicy
+metadata: {name: default, namespace: shop}
+spec:
+  rules:
+  - {name: in, action: allow}
+  - {name: again, action: allow}
+"""
+
+
+def test_apply_refuses_what_lint_finds_in_error_and_says_the_rest(
+    surrounded: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text(RULES.partition("---")[0])
     surrounded.answers["PUT /v1/policies"] = PolicyView(
         namespace="shop", version=2, mode=Mode.PERMISSIVE, group_label="", rules=()
     )
-    assert run(["policy", "apply", "-f", str(file)]) == ExitCode.SUCCESS
+    assert run(["policy", "apply", "-f", str(file)]) == ExitCode.REFUSED
+    said = capsys.readouterr().err
+    assert "there is no namespace bnak" in said
+    assert "finds 2 errors" in said
+    assert not surrounded.asked("PUT /v1/policies")
+    assert run(["policy", "apply", "-f", str(file), "--force"]) == ExitCode.SUCCESS
     assert "there is no namespace bnak" in capsys.readouterr().err
+    file.write_text(TWICE)
+    assert run(["policy", "apply", "-f", str(file)]) == ExitCode.SUCCESS
+    assert "redundant" in capsys.readouterr().err
 
 
 def test_apply_with_mode_explicit_is_checked_by_the_files_own_rules(
