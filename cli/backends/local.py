@@ -6,6 +6,7 @@ import getpass
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from cli.admin.client import AdminClient
@@ -14,8 +15,10 @@ from cli.backends.surroundings import list_workloads_of, look_around_locally
 from shared.model.adoption.lint import Surroundings
 from shared.model.adoption.program_queue import ProgramQueue, RefusalRequest
 from shared.model.errors import InputError, NotFoundError
+from shared.model.kubernetes.contract import TRIAL
 from shared.model.policy.documents import Document, MeshPolicyDocument, ProgramDocument, make_plain
-from shared.model.policy.rules import Mode, NamespaceState
+from shared.model.policy.modes import name_modes
+from shared.model.policy.rules import Mode, NamespaceState, WorkloadMode
 from shared.model.wire.admin import (
     DecisionList,
     DraftRequest,
@@ -23,6 +26,7 @@ from shared.model.wire.admin import (
     GenerationContent,
     History,
     ModeRequest,
+    ModeTrial,
     PolicyCandidateRequest,
     PolicyRequest,
     ProgramRequest,
@@ -113,19 +117,24 @@ class LocalPolicyBackend:
         return await self._client.refuse_programs(namespace, request)
 
     async def list_objects(self, namespace: str) -> list[dict[str, Any]]:
-        """Return policies and programs in the shape of their YAML."""
+        """Return policies and programs in the shape of their YAML.
+
+        Of modes on trial those are shown to which they go back, so that what was printed doesn't make a trial permanent
+        when it is applied.
+        """
         policies = (await self._client.list_policies(namespace)).policies
         programs = (await self._client.list_programs(namespace)).programs
+        trials = [await self._find_trial(p.namespace) for p in policies]
         documents: list[Document] = [
             MeshPolicyDocument(
                 namespace=p.namespace,
-                mode=p.mode,
+                mode=p.mode if trial is None else trial.back_to,
                 group_label=p.group_label,
                 rules=p.rules,
                 requires=p.requires,
-                workload_modes=p.workload_modes or None,
+                workload_modes=_settle_workload_modes(p.workload_modes, trial) or None,
             )
-            for p in policies
+            for p, trial in zip(policies, trials, strict=True)
         ]
         documents += [
             ProgramDocument(
@@ -138,7 +147,18 @@ class LocalPolicyBackend:
             )
             for p in programs
         ]
-        return make_plain(documents)
+        plain = make_plain(documents)
+        for each, trial in zip(plain, trials, strict=False):
+            if trial is not None:
+                each["metadata"]["annotations"] = {TRIAL: _describe_trial(trial)}
+        return plain
+
+    async def _find_trial(self, namespace: str) -> ModeTrial | None:
+        """Return what is on trial in a namespace; an older CA knows no trials."""
+        try:
+            return (await self._client.list_history(namespace, limit=1)).trial
+        except NotFoundError:
+            return None
 
     async def apply(
         self, documents: Sequence[Document], *, is_forced: bool = False, expected_version: int | None = None
@@ -216,19 +236,40 @@ class LocalPolicyBackend:
                 )
             )
             return Applied(kind="Program", namespace=program.namespace, name=program.name, version=program.version)
+        mode, workload_modes, note = document.mode, document.workload_modes, ""
+        names_modes = mode is not None or workload_modes is not None
+        if names_modes and (trial := await self._find_trial(document.namespace)) is not None:
+            if trial.workload_modes is None and mode is trial.back_to:
+                mode, note = None, f"left on trial: {_describe_trial(trial)}"
+            elif trial.workload_modes is not None and workload_modes == trial.workload_modes:
+                workload_modes, note = None, f"left on trial: {_describe_trial(trial)}"
+            elif (mode if trial.workload_modes is None else workload_modes) is not None:
+                note = f"ended a trial: {_describe_trial(trial)}"
         policy = await self._client.put_policy(
             PolicyRequest(
                 namespace=document.namespace,
                 rules=document.rules,
                 group_label=document.group_label,
-                mode=document.mode,
+                mode=mode,
                 requires=document.requires,
                 force=is_forced,
                 expected_version=expected_version,
-                workload_modes=document.workload_modes,
+                workload_modes=workload_modes,
             )
         )
-        return Applied(kind="MeshPolicy", namespace=policy.namespace, name="default", version=policy.version)
+        return Applied(kind="MeshPolicy", namespace=policy.namespace, name="default", version=policy.version, note=note)
+
+
+def _settle_workload_modes(modes: tuple[WorkloadMode, ...], trial: ModeTrial | None) -> tuple[WorkloadMode, ...]:
+    """Return the workloads' modes that stay."""
+    return modes if trial is None or trial.workload_modes is None else trial.workload_modes
+
+
+def _describe_trial(trial: ModeTrial) -> str:
+    until = datetime.fromtimestamp(trial.until, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    if trial.workload_modes is not None:
+        return f"modes of workloads until {until}, then {name_modes(trial.workload_modes) or 'none of their own'}"
+    return f"{trial.mode} until {until}, then {trial.back_to}"
 
 
 def make_draft(document: MeshPolicyDocument) -> DraftRequest:

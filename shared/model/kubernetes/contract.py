@@ -38,6 +38,8 @@ APPROVED_BY: Final = "touchmark.dev/approved-by"
 # Of a MeshPolicy: make its namespace explicit although that would refuse connections that were seen. It counts in the
 # write that brings a new value.
 FORCE_EXPLICIT: Final = "touchmark.dev/force-explicit"
+# In what `policy get` prints of a machine's CA: that a mode is on trial, and until when. For people.
+TRIAL: Final = "touchmark.dev/trial"
 CPU_REQUEST: Final = "touchmark.dev/sidecar-cpu"
 CPU_LIMIT: Final = "touchmark.dev/sidecar-cpu-limit"
 MEMORY_REQUEST: Final = "touchmark.dev/sidecar-memory"
