@@ -10,6 +10,8 @@ from cli.commands import options
 from cli.text.json_result import JsonResult, prints
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from cli.admin.client import AdminClient
     from shared.model.adoption.explain import Explained, SideAnswer
     from shared.model.policy.decision import PartyRecord
@@ -35,7 +37,8 @@ def explain(
     It is the evaluator that sidecars enforce with, on the rules and approvals in force. Without @PROGRAM the workload's
     only approved program is taken. An address is whoever the CA lists there. A host name matches rules that name that
     host; what it resolves to isn't looked up, and an address matches no rule's host. Attestation and whether
-    anything listens aren't looked at. Exit code 3: it is refused.
+    anything listens aren't looked at. Exit code 3: it is refused; 10: it would be allowed, but nobody knows a workload
+    of that name: none of its sidecars has joined, and none of its programs is approved.
 
     Examples: touchmark explain shop/web shop/db:5432 · touchmark explain bank/teller@sha256:DIGEST shop/web:80 ·
     touchmark explain shop/web 192.0.2.7:443 · touchmark explain shop/web api.example.com:443 ·
@@ -49,25 +52,34 @@ def explain(
     from cli.text.output import print_line
 
     target = options.get_target(context)
-    explained = ask_admin(target, lambda client: _explain(client, source, destination))
+    explained, known = ask_admin(target, lambda client: _explain(client, source, destination))
     if as_json:
         _EXPLAINED.print(explained)
     else:
-        for line in describe(explained, target_options=write_shell_options(target, os.environ)):
+        options_text = write_shell_options(target, os.environ)
+        for line in (*describe(explained, target_options=options_text), *describe_unknown(explained, known)):
             print_line(line)
     if not explained.allowed:
         raise typer.Exit(ExitCode.CHECK_FAILED)
+    if explained.unknown:
+        raise typer.Exit(ExitCode.UNKNOWN)
 
 
-async def _explain(client: AdminClient, source: str, destination: str) -> Explained:
+async def _explain(client: AdminClient, source: str, destination: str) -> tuple[Explained, frozenset[str]]:
+    """Return the answers, and which workloads are known."""
+    import msgspec
+
     from shared.model.adoption.explain import explain as ask
 
     states = {state.namespace: state for state in (await client.list_namespaces()).namespaces}
     if not destination:
-        return await _explain_decision(client, source, states)
+        return await _explain_decision(client, source, states), frozenset()
     sidecars = (await client.list_sidecars()).sidecars
     name, port = split_port(destination)
-    return ask(read_end(source, states, sidecars), read_end(name, states, sidecars), port, states)
+    ends = read_end(source, states, sidecars), read_end(name, states, sidecars)
+    known = list_known(states, sidecars)
+    unknown = dict.fromkeys(end.workload for end in ends if end.workload and end.workload not in known)
+    return msgspec.structs.replace(ask(*ends, port, states), unknown=tuple(unknown)), known
 
 
 async def _explain_decision(client: AdminClient, number: str, states: dict[str, NamespaceState]) -> Explained:
@@ -169,6 +181,37 @@ def describe(explained: Explained, *, target_options: str) -> list[str]:
         lines.append("neither end is in the mesh: no sidecar is asked")
     for side in explained.sides:
         lines += _describe_side(side, target_options=target_options)
+    return lines
+
+
+def list_known(states: Mapping[str, NamespaceState], sidecars: Iterable[SidecarView]) -> frozenset[str]:
+    """Return the workloads that the CA knows: their sidecars have joined, programs are approved, or they have modes."""
+    from shared.model.policy.modes import read_modes
+
+    known = {each.workload for each in sidecars}
+    for state in states.values():
+        names = {each.service_account for each in state.approvals} | set(read_modes(state.workload_modes))
+        known |= {f"{state.namespace}/{name}" for name in names}
+    return frozenset(known)
+
+
+def describe_unknown(explained: Explained, known: frozenset[str]) -> list[str]:
+    """Say which workload nobody knows, and what that means for the answer, a line each."""
+    from difflib import get_close_matches
+
+    from cli.text.printable import escape
+
+    lines = []
+    for name in explained.unknown:
+        close = get_close_matches(name, sorted(known), n=1)
+        lines.append(
+            escape(
+                f"? {name} isn't known: none of its sidecars has joined, and none of its programs is approved"
+                + (f" (did you mean {close[0]}?)" if close else "")
+            )
+        )
+        lines.append("    the answer is that for a workload of this name with a sidecar; without one it is a stranger:")
+        lines.append("    ask about its address instead")
     return lines
 
 

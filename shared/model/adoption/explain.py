@@ -39,13 +39,18 @@ class SideAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Explained(msgspec.Struct, frozen=True, kw_only=True):
-    """A connection's answers: the stricter side decides. No side is asked where neither end is in the mesh."""
+    """A connection's answers: the stricter side decides. No side is asked where neither end is in the mesh.
+
+    Attributes:
+        unknown: workloads of which the CA knows no sidecar and no approved program.
+    """
 
     source: PartyRecord
     destination: PartyRecord
     port: int
     allowed: bool
     sides: tuple[SideAnswer, ...]
+    unknown: tuple[str, ...] = ()
 
 
 def explain(

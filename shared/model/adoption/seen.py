@@ -95,18 +95,22 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     def is_summed(self) -> bool:
         """Whether it was allowed, and is of several strangers whose addresses weren't kept apart."""
         peer = self.destination if self.direction is Direction.EGRESS else self.source
-        is_allowed = self.answer is Answer.ALLOW and not self.would_deny and not self.is_withheld_readiness
-        return is_allowed and not (peer.address or name_end(peer))
+        is_allowed = self.answer is Answer.ALLOW and not self.would_deny
+        return is_allowed and bool(self._sample) and not (peer.address or name_end(peer))
 
     def at_extremes(self) -> tuple[Seen, Seen]:
         """Return what is summed as if at the first and at the last address of its newest stranger's family.
 
         A rule that names all addresses allows both; one that names some of them hardly does.
         """
-        is_egress = self.direction is Direction.EGRESS
-        sample = find_host(self.destination_address if is_egress else self.source_address)
-        first, last = ("::", "ffff:" * 7 + "ffff") if ":" in sample else ("0.0.0.0", "255.255.255.255")
+        is_six = ":" in find_host(self._sample)
+        first, last = ("::", "ffff:" * 7 + "ffff") if is_six else ("0.0.0.0", "255.255.255.255")
         return self._put_peer_at(first), self._put_peer_at(last)
+
+    @property
+    def _sample(self) -> str:
+        """The address, with port, of one of its peers."""
+        return self.destination_address if self.direction is Direction.EGRESS else self.source_address
 
     def _put_peer_at(self, host: str) -> Seen:
         address = f"[{host}]:0" if ":" in host else f"{host}:0"

@@ -73,6 +73,6 @@ def test_the_workloads_of_one_namespace() -> None:
         {"metadata": {"namespace": "bank", "name": "teller"}},
     ]
     cluster = cast("Cluster", FewKinds({SERVICE_ACCOUNTS: accounts}))
-    assert asyncio.run(list_service_accounts(cluster, "shop")) == {"web"}
+    assert asyncio.run(list_service_accounts(cluster, "shop")) == frozenset({"web"})
     around = asyncio.run(look_around_cluster(cluster, None))
-    assert list_workloads_of(around, "bank") == {"teller"}
+    assert list_workloads_of(around, "bank") == frozenset({"teller"})

@@ -10,6 +10,7 @@ from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.errors import InputError
 from shared.model.identity.program import Program
+from shared.model.policy.modes import make_modes
 from shared.model.policy.rules import Approval, Mode, NamespaceState
 from shared.model.wire.admin import DecisionList, NamespaceList, SidecarList
 from tests.cli.fake_ca import FakeCA
@@ -47,6 +48,26 @@ def test_a_refusal_ends_with_3_and_says_what_is_missing(shop: FakeCA, capsys: py
     assert run(["explain", "shop/web", "192.0.2.7:443", "--json"]) == ExitCode.CHECK_FAILED
     (side,) = msgspec.json.decode(capsys.readouterr().out)["sides"]
     assert (side["verdict"]["reason"], side["missing"][0][1]["rule"]["direction"]) == ("egress_not_allowed", "egress")
+
+
+def test_a_workload_that_nobody_knows_is_named_with_what_follows(
+    shop: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    permissive = NamespaceState(
+        namespace="shop", approvals=(Approval(service_account="web", program=WEB),),
+        workload_modes=make_modes({"db": Mode.PERMISSIVE}),
+    )  # fmt: skip
+    shop.answers["GET /v1/namespaces"] = NamespaceList(namespaces=(permissive,))
+    assert run(["explain", "shop/wbe", "shop/db:5432"]) == ExitCode.UNKNOWN
+    printed = capsys.readouterr().out
+    assert "port 5432: allowed" in printed
+    assert "? shop/wbe isn't known" in printed
+    assert "(did you mean shop/web?)" in printed
+    assert "ask about its address instead" in printed
+    assert run(["explain", "shop/wbe", "shop/db:5432", "--json"]) == ExitCode.UNKNOWN
+    assert msgspec.json.decode(capsys.readouterr().out)["unknown"] == ["shop/wbe"]
+    assert run(["explain", "shop/web", "shop/db:5432"]) == ExitCode.SUCCESS
+    assert "isn't known" not in capsys.readouterr().out
 
 
 def test_a_host_is_explained_by_the_rules_that_name_it(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
