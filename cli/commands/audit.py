@@ -51,7 +51,7 @@ def list_entries(
     query = {
         "newest": "true",
         "limit": str(limit),
-        "since": str(time.time() - parse_duration(since)) if since else "",
+        "since": str(time.time() - parse_duration(since, "--since")) if since else "",
     }
     page = ask_admin(options.get_target(context), lambda client: client.list_audit(query))
     entries = tuple(read_entry(line) for line in page.lines)

@@ -198,11 +198,13 @@ def build_query(
     from shared.model.policy.reasons import Reason
 
     if reason and reason not in list(Reason):
-        raise InputError(f"unknown reason: {reason!r}", hint=f"one of: {', '.join(sorted(Reason))}")
+        raise InputError(f"--reason: unknown reason: {reason!r}", hint=f"one of: {', '.join(sorted(Reason))}")
     if program:
         program = f"sha256:{program.removeprefix('sha256:').lower()}"
         if not re.fullmatch(r"sha256:[0-9a-f]{1,64}(/main:.*)?", program):
-            raise InputError(f"not a digest prefix: {program!r}", hint="use hexadecimal digits, as in the tables")
+            raise InputError(
+                f"--program: not a digest prefix: {program!r}", hint="use hexadecimal digits, as in the tables"
+            )
     return {
         "namespace": check_namespace(namespace) if namespace else "",
         "workload": str(parse_workload(workload)) if workload else "",
@@ -211,7 +213,7 @@ def build_query(
         "denied": "true" if denied else "",
         "would_deny": "true" if would_deny else "",
         "draft_differs": "true" if draft_differs else "",
-        "since": str(time.time() - parse_duration(since)) if since else "",
+        "since": str(time.time() - parse_duration(since, "--since")) if since else "",
         "limit": str(limit),
     }
 

@@ -74,7 +74,7 @@ def build_query(
     from shared.model.identity.identity import parse_workload
 
     return {
-        "since": str(max(0.0, time.time() - parse_duration(since))),
+        "since": str(max(0.0, time.time() - parse_duration(since, "--since"))),
         "workload": str(parse_workload(workload)) if workload else "",
         "denied": "true" if denied else "",
         "would_deny": "true" if would_deny else "",

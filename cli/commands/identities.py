@@ -53,8 +53,8 @@ def identities(
         "serial": serial.lower(),
         "digest": Program(digest=digest.removeprefix("sha256:").lower()).digest if digest else "",
         "sidecar": sidecar,
-        "since": format_moment(since),
-        "until": format_moment(until),
+        "since": format_moment(since, "--since"),
+        "until": format_moment(until, "--until"),
         "limit": str(limit) if limit != _LIMIT else "",
     }
 

@@ -296,5 +296,5 @@ def _check_address(text: str) -> str:
 
     host, colon, port = text.rpartition(":")
     if not colon or not host or not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-        raise InputError(f"not an address: {text[:120]!r}", hint="write HOST:PORT")
+        raise InputError(f"--ca: not an address: {text[:120]!r}", hint="write HOST:PORT")
     return text

@@ -86,7 +86,7 @@ def check_output(output: str, *, as_json: bool) -> bool:
         InputError: another form is.
     """
     if output not in ("", "yaml"):
-        raise InputError(f"not a form of output: {output[:80]!r}", hint="--output yaml")
+        raise InputError(f"--output: not a form of output: {output[:80]!r}", hint="--output yaml")
     if output and as_json:
         raise InputError("--output yaml and --json can't be combined", hint="choose one")
     return bool(output)

@@ -71,13 +71,13 @@ def create(
     for text in label or []:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise InputError(f"not a label: {text!r}", hint="write KEY=VALUE")
+            raise InputError(f"--label: not a label: {text!r}", hint="write KEY=VALUE")
         labels[key] = value
     request = JoinTokenRequest(
         workload=str(parse_workload(workload)),
         addresses=tuple(_read_address(text) for text in address or []),
         labels=labels,
-        ttl_s=parse_duration(ttl),
+        ttl_s=parse_duration(ttl, "--ttl"),
         ca=ca,
     )
     created = ask_admin(options.get_target(context), lambda client: client.create_join_token(request))
@@ -162,4 +162,4 @@ def _read_address(text: str) -> str:
     try:
         return str(ipaddress.ip_address(text))
     except ValueError as error:
-        raise InputError(f"not an IP address: {text!r}", hint="use IP addresses, not host names") from error
+        raise InputError(f"--address: not an IP address: {text!r}", hint="use IP addresses, not host names") from error

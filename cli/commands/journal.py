@@ -34,7 +34,7 @@ def journal(
     from cli.text.duration import format_moment, format_time
     from cli.text.output import name_authority, print_table
 
-    query = {"since": format_moment(since), "until": format_moment(until), "limit": str(limit)}
+    query = {"since": format_moment(since, "--since"), "until": format_moment(until, "--until"), "limit": str(limit)}
 
     async def ask(client: AdminClient) -> tuple[CAStatus, JournalList]:
         return await client.get_status(), await client.list_journal(query)

@@ -135,12 +135,12 @@ def mode(
     check_namespace(namespace)
     workloads = _read_workloads(namespace, workload or ())
     consent = Consent(to_unknown=yes, to_blocked=force, can_ask=not as_json)
-    since_s = parse_duration(since)
+    since_s = parse_duration(since, "--since")
     target = Mode(word) if word in (Word.PERMISSIVE, Word.EXPLICIT) else None
     _check_options(namespace, word, workloads=workloads, is_check=check, for_=for_, to=to, as_json=as_json)
     if check:
         target = Mode.EXPLICIT
-    for_s = parse_duration(for_) if for_ else None
+    for_s = parse_duration(for_, "--for") if for_ else None
     target_options = write_shell_options(options.get_target(context), os.environ)
 
     async def converse(backend: PolicyBackend) -> int:
@@ -254,7 +254,9 @@ async def _look_ahead(
 
     is_needed = is_check or not (consent.to_unknown or consent.to_blocked)
     subject = f"{namespace}/{workload}" if workload else ""
-    readiness = await look_ahead(backend, namespace, parse_duration(since), is_needed=is_needed, workload=subject)
+    readiness = await look_ahead(
+        backend, namespace, parse_duration(since, "--since"), is_needed=is_needed, workload=subject
+    )
     if readiness is None:
         return None
     if not as_json:

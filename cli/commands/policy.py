@@ -154,7 +154,7 @@ def diff(
     from shared.model.errors import InputError
 
     documents = _read_documents(files or [Path("-")])
-    since_s = parse_duration(since)
+    since_s = parse_duration(since, "--since")
     if not documents:
         raise InputError("the files hold no MeshPolicy and no Program", hint="touchmark policy diff rules.yaml")
     request = make_request(documents)
@@ -193,7 +193,7 @@ def suggest(
     from shared.model.policy.documents import MeshPolicyDocument
 
     check_namespace(namespace)
-    since_s = parse_duration(since)
+    since_s = parse_duration(since, "--since")
     target = options.get_target(context)
 
     async def converse(backend: PolicyBackend) -> str:

@@ -166,7 +166,7 @@ def approve(
     lists_code = code is not CodeChoice.OFF
     candidates = [approval.read_candidate(_or_path(text), main=main, lists_code=lists_code) for text in programs or []]
     extra = read_objects(loads or [])
-    since_s = parse_duration(since)
+    since_s = parse_duration(since, "--since")
 
     async def converse(backend: PolicyBackend) -> tuple[ProgramView, bool] | None:
         chosen = candidates
@@ -341,7 +341,7 @@ def update_code(
     from cli.text.output import print_line
     from shared.model.identity.identity import parse_workload
 
-    subject, since_s = parse_workload(workload), parse_duration(since)
+    subject, since_s = parse_workload(workload), parse_duration(since, "--since")
     if bool(files) == from_decisions:
         raise InputError("give files, or --from-decisions", hint=f"touchmark program update-code {workload} FILE…")
     named = read_objects(files or [])

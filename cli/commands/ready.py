@@ -59,7 +59,7 @@ def ready(
     subject = ""
     if workload:
         subject = str(parse_workload(workload if "/" in workload else f"{namespace}/{workload}"))
-    since_s = parse_duration(since)
+    since_s = parse_duration(since, "--since")
     target = options.get_target(context)
     readiness = work_on_policies(
         target, lambda backend: backend.get_readiness(namespace, since_s=since_s, workload=subject)

@@ -12,19 +12,23 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)?")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, option: str = "") -> float:
     """Read ``90s``, ``30m``, ``24h``, ``7d`` or ``2w`` (a bare number means seconds) as seconds.
+
+    Arguments:
+        option: whose value it is, for a refusal; empty: it is said elsewhere.
 
     Raises:
         InputError: the text has another shape, or is zero.
     """
     match = _DURATION.fullmatch(text.strip())
     if not match or float(match[1]) == 0:
-        raise InputError(f"not a duration: {text[:40]!r}", hint="write a number and a unit, such as 30m or 24h")
+        said = f"{option}: " if option else ""
+        raise InputError(f"{said}not a duration: {text[:40]!r}", hint="write a number and a unit, such as 30m or 24h")
     return float(match[1]) * _SECONDS[match[2] or "s"]
 
 
-def parse_moment(text: str, *, now: float) -> float:
+def parse_moment(text: str, *, now: float, option: str = "") -> float:
     """Read a day or a time in UTC (``2026-11-28``, ``2026-11-28T14:30``), or how long ago (``90m``, ``7d``).
 
     Returns:
@@ -36,13 +40,13 @@ def parse_moment(text: str, *, now: float) -> float:
     try:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
-        return now - parse_duration(text)
+        return now - parse_duration(text, option)
     return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def format_moment(text: str) -> str:
+def format_moment(text: str, option: str = "") -> str:
     """Return what ``parse_moment`` reads for a query of the admin API; empty where nothing was given."""
-    return str(parse_moment(text, now=time.time())) if text else ""
+    return str(parse_moment(text, now=time.time(), option=option)) if text else ""
 
 
 def format_duration(seconds: float) -> str:

@@ -6,6 +6,8 @@ values and not failures. Pure.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -141,3 +143,15 @@ class ProtocolError(TouchmarkError):
     """A peer broke the tunnel's or the stream's protocol. The peer's fault, never ours."""
 
     code = "protocol_error"
+
+
+@contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Have a refusal of an option's or a variable's value say whose value it is."""
+    try:
+        yield
+    except (InputError, IdentityError) as error:
+        # Others, such as a document's fault, are built of other parts, and say their place.
+        if option in error.message or type(error) not in (InputError, IdentityError):
+            raise
+        raise type(error)(f"{option}: {error.message}", hint=error.hint) from error

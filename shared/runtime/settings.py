@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from shared.model.errors import InputError
+from shared.model.errors import InputError, naming
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,12 +100,13 @@ def read_options(settings: Sequence[Setting], parser: _Parser, arguments: Sequen
         if text is None or text is False:
             continue
         try:
-            if setting.is_flag:
-                values[setting.name] = True
-            elif setting.repeatable:
-                values[setting.name] = tuple(setting.parse(each) for each in text)
-            else:
-                values[setting.name] = setting.parse(text)
+            with naming(setting.options[0]):
+                if setting.is_flag:
+                    values[setting.name] = True
+                elif setting.repeatable:
+                    values[setting.name] = tuple(setting.parse(each) for each in text)
+                else:
+                    values[setting.name] = setting.parse(text)
         except ValueError:  # Of `int` and `float`.
             kind = getattr(setting.parse, "__name__", "")
             parser.error(f"argument {setting.options[0]}: invalid {kind} value: {text!r}")
@@ -118,8 +119,9 @@ def read_environment(settings: Sequence[Setting], environment: Mapping[str, str]
     Raises:
         InputError: a variable's text is wrong.
     """
-    return {
-        setting.name: setting.parse(text)
-        for setting in settings
-        if setting.environment and (text := environment.get(setting.environment))
-    }
+    values: dict[str, Any] = {}
+    for setting in settings:
+        if setting.environment and (text := environment.get(setting.environment)):
+            with naming(setting.environment):
+                values[setting.name] = setting.parse(text)
+    return values

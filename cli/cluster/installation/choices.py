@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cli.cluster.connection import Object
-from shared.model.errors import ConflictError, InputError
+from shared.model.errors import ConflictError, InputError, naming
 from shared.model.identity.identity import check_namespace, check_trust_domain
 from shared.model.kubernetes.contract import SYSTEM_NAMESPACE
 from shared.model.kubernetes.quantity import parse_quantity
@@ -57,23 +57,36 @@ class Choices:
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
         if self.trust_domain:
-            check_trust_domain(self.trust_domain)
-        for image in (self.image, *self.sidecar_images):
+            with naming("--trust-domain"):
+                check_trust_domain(self.trust_domain)
+        for option, image in (("--image", self.image), *(("--sidecar-image", each) for each in self.sidecar_images)):
             if image and not _IMAGE.fullmatch(image):
-                raise InputError(f"not an image: {image[:200]!r}", hint="registry.example/touchmark/ca:0.2.0")
-        for name in (*self.pull_secrets, self.priority_class, self.storage_class, self.database_secret):
+                raise InputError(f"{option}: not an image: {image[:200]!r}", hint="registry.example/touchmark/ca:0.2.0")
+        for option, name in (
+            *(("--pull-secret", each) for each in self.pull_secrets),
+            ("--priority-class", self.priority_class),
+            ("--storage-class", self.storage_class),
+            ("--database-secret", self.database_secret),
+        ):
             if name and not _NAME.fullmatch(name):
-                raise InputError(f"not the name of an object: {name[:200]!r}")
+                raise InputError(f"{option}: not the name of an object: {name[:200]!r}")
         for key, value in self.node_selector:
             if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
-                raise InputError(f"not a node's label: {key[:200]}={value[:200]}", hint="--node-selector disk=ssd")
-        if self.storage_size and parse_quantity(self.storage_size) <= 0:
-            raise InputError("a volume has a size", hint="--storage-size 1Gi")
-        for port in (*self.api_server_ports, *([self.database_port] if self.database_port else [])):
-            if not 1 <= port <= 65535:
-                raise InputError(f"not a port: {port}")
+                raise InputError(
+                    f"--node-selector: not a node's label: {key[:200]}={value[:200]}", hint="--node-selector disk=ssd"
+                )
+        if self.storage_size:
+            with naming("--storage-size"):
+                if parse_quantity(self.storage_size) <= 0:
+                    raise InputError("a volume has a size", hint="--storage-size 1Gi")
+        for option, port in (
+            *(("--api-server-port", each) for each in self.api_server_ports),
+            ("--database-port", self.database_port),
+        ):
+            if not 1 <= port <= 65535 and (port or option != "--database-port"):
+                raise InputError(f"{option}: not a port: {port}", hint="ports are 1 to 65535")
         if not 0 <= self.replicas <= MAX_REPLICAS:
-            raise InputError(f"from 1 to {MAX_REPLICAS} replicas, not {self.replicas}")
+            raise InputError(f"--replicas: from 1 to {MAX_REPLICAS} replicas, not {self.replicas}")
         if self.database_secret and (self.storage_class or self.storage_size):
             raise InputError("a CA with PostgreSQL has no volume", hint="leave out the options of the storage")
         if not self.database_secret and (self.replicas > 1 or self.database_port):
@@ -92,7 +105,7 @@ def parse_selector(pairs: Iterable[str]) -> tuple[tuple[str, str], ...]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise InputError(f"not a node's label: {pair[:200]!r}", hint="--node-selector disk=ssd")
+            raise InputError(f"--node-selector: not a node's label: {pair[:200]!r}", hint="--node-selector disk=ssd")
         found.append((key, value))
     return tuple(found)
 

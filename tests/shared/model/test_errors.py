@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.model import errors
-from shared.model.errors import DocumentError, TouchmarkError, VerificationError
+from shared.model.errors import DocumentError, IdentityError, InputError, TouchmarkError, VerificationError, naming
 
 
 def every_error() -> list[type[TouchmarkError]]:
@@ -34,6 +34,16 @@ def test_exit_codes_leave_success_and_shells_alone() -> None:
 def test_a_documents_fault_says_where_it_stands(source: str, line: int, path: str, text: str) -> None:
     error = DocumentError("wrong", source=source, line=line, path=path, hint="do")
     assert (error.message, error.hint, error.line, error.path) == (text, "do", line, path)
+
+
+def test_what_an_option_s_value_is_refused_for_begins_with_the_option_unless_it_is_named() -> None:
+    with pytest.raises(IdentityError, match=r"^--workload: not a name$") as caught, naming("--workload"):
+        raise IdentityError("not a name", hint="shop/web")
+    assert caught.value.hint == "shop/web"
+    for named in (InputError("--port is odd"), DocumentError("wrong", source="p.yaml")):
+        with pytest.raises(InputError) as caught_as_it_was, naming("--port"):
+            raise named
+        assert caught_as_it_was.value is named
 
 
 def test_a_failed_verification_carries_its_reason() -> None:

@@ -45,6 +45,20 @@ def test_a_wrong_option_is_the_users_error(arguments: list[str], says: str) -> N
     assert caught.value.hint == "see `prog --help`"
 
 
+def test_a_value_that_a_setting_refuses_is_named_with_its_option_or_variable() -> None:
+    def refuse(text: str) -> str:
+        raise InputError(f"not a colour: {text}", hint="write red")
+
+    settings = (
+        Setting(name="colour", help="a colour", options=("--colour", "-c"), environment="COLOUR", parse=refuse),
+    )
+    with pytest.raises(InputError, match=r"^--colour: not a colour: x$") as caught:
+        read_options(settings, make_parser(settings, prog="prog", description=""), ["-c", "x"])
+    assert caught.value.hint == "write red"
+    with pytest.raises(InputError, match=r"^COLOUR: not a colour: y$"):
+        read_environment(settings, {"COLOUR": "y"})
+
+
 def test_an_empty_variable_counts_as_unset() -> None:
     assert read_environment(SETTINGS, {"SECRET": "x", "port": "1"}) == {"secret": "x"}
     assert read_environment(SETTINGS, {"SECRET": ""}) == {}

@@ -129,6 +129,10 @@ def test_what_can_t_be_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(TouchmarkError) as caught:
         Choices(**wrong)
     assert caught.value.exit_code == 2
+    (name, *others) = wrong
+    if not others and name not in ("namespace", "replicas", "database_port"):
+        option = "--" + name.removesuffix("s").replace("_", "-")
+        assert caught.value.message.startswith(option)
 
 
 def test_a_node_s_label_has_a_value() -> None:
