@@ -364,17 +364,14 @@ class ClusterPolicyBackend:
         made = objects.make_objects(documents)
         if is_forced:
             made = [(kind, objects.force_explicit(value, mark=_draw_mark())) for kind, value in made]
-        for kind, value in made:
-            await self._write(kind, value, manager=FIELD_MANAGER, dry_run=True)
+        steps = [await self._split(value) for _, value in made]
+        for (kind, _), (first, *_rest) in zip(made, steps, strict=True):
+            await self._write(kind, first, manager=FIELD_MANAGER, dry_run=True)
         applied: dict[int, Applied] = {}
         for wanted in (PROGRAMS, MESH_POLICIES):
             written = {
-                index: await (
-                    self._write(kind, value, manager=FIELD_MANAGER)
-                    if kind is PROGRAMS or expected_version is None
-                    else self._write_expected(value, expected_version)
-                )
-                for index, (kind, value) in enumerate(made)
+                index: await self._write_steps(kind, steps[index], expected_version)
+                for index, (kind, _) in enumerate(made)
                 if kind is wanted
             }
             for index, kept in written.items():
@@ -383,6 +380,25 @@ class ClusterPolicyBackend:
                     await self._settle(value["metadata"]["namespace"], Mode(value["spec"]["mode"]), is_forced=is_forced)
                 applied[index] = await self._conclude(wanted, value, kept)
         return [applied[index] for index in range(len(made))]
+
+    async def _split(self, value: Object) -> list[Object]:
+        """Return what to write, one after the other, so that ``value`` is what stands there."""
+        if not objects.empties_workload_modes(value):
+            return [value]
+        metadata = value["metadata"]
+        present = await self._cluster.find(MESH_POLICIES, metadata["namespace"], metadata["name"])
+        return objects.split_emptying(value, present, manager=FIELD_MANAGER)
+
+    async def _write_steps(self, kind: Kind, steps: Sequence[Object], expected_version: int | None) -> Object:
+        """Write an object's steps: the first over the expected version, the others right after it."""
+        first, *rest = steps
+        if kind is PROGRAMS or expected_version is None:
+            kept = await self._write(kind, first, manager=FIELD_MANAGER)
+        else:
+            kept = await self._write_expected(first, expected_version)
+        for value in rest:
+            kept = await self._write(kind, value, manager=FIELD_MANAGER)
+        return kept
 
     async def _conclude(self, kind: Kind, value: Object, kept: Object) -> Applied:
         """Wait a while for the CA, and say what became of a written object."""

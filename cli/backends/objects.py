@@ -65,15 +65,21 @@ def make_workload_modes(
     return _make_object("MeshPolicy", namespace, POLICY_NAME, {"workloadModes": named})
 
 
-def split_emptying(value: Object, present: Object | None) -> list[Object]:
+def split_emptying(value: Object, present: Object | None, *, manager: str = WORKLOAD_MODES_MANAGER) -> list[Object]:
     """Return what to apply, one after the other, so that ``value`` is what stands there.
 
     An empty map in the place of one whose last key its manager has written becomes ``null`` by server-side apply, which
     the definition refuses. So the map goes first, which changes nothing that is in force, and comes back empty.
     """
-    if value["spec"]["workloadModes"] or not _list_own_workload_modes(present):
+    if value["spec"]["workloadModes"] or not _list_own_workload_modes(present, manager):
         return [value]
-    return [{**value, "spec": {}}, {**value, "metadata": {**value["metadata"]}}]
+    rest = {name: each for name, each in value["spec"].items() if name != "workloadModes"}
+    return [{**value, "spec": rest}, {**value, "metadata": {**value["metadata"]}}]
+
+
+def empties_workload_modes(value: Object) -> bool:
+    """Return whether what is to be applied says that no workload has a mode of its own."""
+    return value["kind"] == "MeshPolicy" and value["spec"].get("workloadModes") == {}
 
 
 def read_workload_modes(value: Object) -> dict[str, Mode]:
@@ -86,11 +92,11 @@ def read_workload_modes(value: Object) -> dict[str, Mode]:
     return {name: mode for name, mode in found.items() if mode is not None}
 
 
-def _list_own_workload_modes(value: Object | None) -> set[str]:
-    """Return the service accounts whose modes ``mode`` has written."""
+def _list_own_workload_modes(value: Object | None, manager: str = WORKLOAD_MODES_MANAGER) -> set[str]:
+    """Return the service accounts whose modes ``mode``, or another manager, has written."""
     own: set[str] = set()
     for entry in ((value or {}).get("metadata") or {}).get("managedFields") or ():
-        if entry.get("manager") == WORKLOAD_MODES_MANAGER and not entry.get("subresource"):
+        if entry.get("manager") == manager and not entry.get("subresource"):
             fields = (entry.get("fieldsV1") or {}).get("f:spec") or {}
             own |= {name.removeprefix("f:") for name in fields.get("f:workloadModes") or () if name.startswith("f:")}
     return own

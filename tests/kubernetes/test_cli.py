@@ -84,6 +84,18 @@ def test_a_workloads_own_mode_comes_and_goes_and_the_last_one_leaves_none(
         assert get_spec(api_server, namespace)["workloadModes"] == expected
 
 
+def test_a_file_takes_the_workloads_modes_away_that_it_had_set(
+    api_server: ApiServer, namespace: str, tmp_path: Path
+) -> None:
+    api_server.kubectl("create", "serviceaccount", "db", "--namespace", namespace)
+    file = tmp_path / "modes.yaml"
+    for modes in ({"db": "permissive"}, {}):
+        file.write_text(RULES.format(namespace=namespace) + f"  workloadModes: {json.dumps(modes)}\n")
+        assert run(["policy", "apply", "-f", str(file), "--force"]) == ExitCode.DEADLINE
+        spec = get_spec(api_server, namespace)
+        assert (spec["workloadModes"], spec["mode"], len(spec["rules"])) == (modes, "permissive", 1)
+
+
 def test_mode_makes_the_policy_and_keeps_what_others_wrote(api_server: ApiServer, namespace: str, rules: str) -> None:
     assert switch(namespace, "explicit") == ExitCode.DEADLINE
     assert get_spec(api_server, namespace) == {"mode": "explicit"}

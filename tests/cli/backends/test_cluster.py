@@ -15,6 +15,7 @@ from cli.text.exit_codes import ExitCode
 from shared.model.adoption.approval_name import list_names
 from shared.model.identity.program import Program
 from shared.model.kubernetes.contract import FORCE_EXPLICIT
+from shared.model.policy.documents import MeshPolicyDocument, format_documents
 from shared.model.policy.rules import Action, Mode, NamespaceState, PolicyDraft, Rule
 from shared.model.wire.admin import Acknowledgements, DecisionList, DraftView, ErrorAnswer, Readiness
 from tests.cli.backends.test_objects import POLICY, make_policy
@@ -374,6 +375,27 @@ def test_a_workloads_mode_is_written_alone_from_what_was_read(
     assert query["fieldManager"] == "touchmark-workload-modes"
     assert run(["mode", "shop", "explicit", "--workload", "web", "--for", "10m", "-k"]) == ExitCode.BAD_INPUT
     assert "only a namespace's mode goes back" in capsys.readouterr().err
+
+
+def test_a_file_that_takes_its_last_workloads_mode_away_is_written_in_two_steps(api: FakeAPI, tmp_path: Path) -> None:
+    """Server-side apply would make null of the map, which the definition refuses."""
+    document = MeshPolicyDocument(namespace="shop", mode=Mode.PERMISSIVE, workload_modes=())
+    file = tmp_path / "p.yaml"
+    file.write_text(format_documents([document]))
+    written = {"f:spec": {"f:mode": {}, "f:workloadModes": {"f:db": {}}}}
+    current = make_policy()
+    for manager, specs in (
+        ("touchmark", [{"mode": "permissive"}, {"mode": "permissive", "workloadModes": {}}]),
+        ("helm", [{"mode": "permissive", "workloadModes": {}}]),
+    ):
+        current["metadata"]["managedFields"] = [{"manager": manager, "operation": "Apply", "fieldsV1": written}]
+        api.answers[f"GET {MESH_POLICY}"] = current
+        api.answers[f"PATCH {MESH_POLICY}"] = current
+        api.requests.clear()
+        assert run(["policy", "apply", "-k", "-f", str(file), "--force"]) == ExitCode.SUCCESS
+        patches = [(query, body) for key, query, body in api.requests if key == f"PATCH {MESH_POLICY}"]
+        assert [body["spec"] for query, body in patches if query.get("dryRun")] == specs[:1]
+        assert [body["spec"] for query, body in patches if not query.get("dryRun")] == specs
 
 
 def test_a_workloads_mode_of_another_tool_is_not_taken_away(api: FakeAPI, capsys: pytest.CaptureFixture[str]) -> None:
