@@ -79,7 +79,7 @@ def split_emptying(value: Object, present: Object | None, *, manager: str = WORK
 
 def empties_workload_modes(value: Object) -> bool:
     """Return whether what is to be applied says that no workload has a mode of its own."""
-    return value["kind"] == "MeshPolicy" and value["spec"].get("workloadModes") == {}
+    return bool(value["kind"] == "MeshPolicy" and value["spec"].get("workloadModes") == {})
 
 
 def read_workload_modes(value: Object) -> dict[str, Mode]:

@@ -382,7 +382,7 @@ def test_a_file_that_takes_its_last_workloads_mode_away_is_written_in_two_steps(
     document = MeshPolicyDocument(namespace="shop", mode=Mode.PERMISSIVE, workload_modes=())
     file = tmp_path / "p.yaml"
     file.write_text(format_documents([document]))
-    written = {"f:spec": {"f:mode": {}, "f:workloadModes": {"f:db": {}}}}
+    written: dict[str, Any] = {"f:spec": {"f:mode": {}, "f:workloadModes": {"f:db": {}}}}
     current = make_policy()
     for manager, specs in (
         ("touchmark", [{"mode": "permissive"}, {"mode": "permissive", "workloadModes": {}}]),
