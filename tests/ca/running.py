@@ -254,18 +254,16 @@ class Admin:
         """Ask for something that is refused."""
         return await self.ask(method, path, ErrorAnswer, body, status=status, query=query)
 
-    async def hang_up_on(self, method: str, path: str, body: object) -> None:
-        """Ask and close the connection without waiting for the answer, a moment after the CA has read the question."""
-        reader, writer = await asyncio.open_unix_connection(self._path)
+    async def hang_up_on(self, method: str, path: str, body: object, *, is_begun: Callable[[], bool]) -> None:
+        """Ask and close the connection without waiting for the answer, once the CA has begun with the question."""
+        _, writer = await asyncio.open_unix_connection(self._path)
         data = msgspec.json.encode(body)
         writer.write(f"{method} {path} HTTP/1.1\r\nHost: ca\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
         await writer.drain()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await reader.read(1)
+        await eventually(is_begun)
         writer.close()
         await writer.wait_closed()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # The CA sees it meanwhile, or there is nothing to prove.
 
 
 async def eventually(condition: Any, *, deadline_s: float = DEADLINE_S) -> None:

@@ -40,7 +40,7 @@ async def test_it_counts_pods_and_names_those_that_something_is_wrong_with(tmp_p
         assert isinstance(await enrol_pod(other, "old", "old.00000003"), Refusal)
         status = await admin.get("/v1/cluster", ClusterStatus)
     assert status.server_version == "v1.36.2"
-    assert status.clock_skew_s is not None and abs(status.clock_skew_s) <= 2
+    assert status.clock_skew_s is not None and abs(status.clock_skew_s) <= 60
     assert status.namespaces == (
         ClusterNamespace(namespace="bank", is_labelled=True, pods=2, wanted=1, injected=0, connected=0),
         ClusterNamespace(namespace="empty", is_labelled=True, pods=0, wanted=0, injected=0, connected=0),

@@ -282,12 +282,24 @@ async def test_acknowledgements_name_who_has_not_installed_the_present_version(
         await eventually(all_installed)
 
 
-async def test_a_change_whose_asker_hangs_up_is_finished_and_told(services: RunningCA, admin: Admin) -> None:
-    await services.store.namespaces.get_state("shop")  # Kept in memory from here on.
+async def test_a_change_whose_asker_hangs_up_is_finished_and_told(
+    services: RunningCA, admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    namespaces = services.store.namespaces
+    set_mode = namespaces.set_mode
+
+    async def begin(namespace: str, *arguments: Any, **options: Any) -> Any:
+        begun.append(namespace)
+        return await set_mode(namespace, *arguments, **options)
+
+    monkeypatch.setattr(namespaces, "set_mode", begin)
+    await namespaces.get_state("shop")  # Kept in memory from here on.
     async with FakeSidecar(services) as sidecar:
         await sidecar.enrol("a")
         async with services.store.database.writing():  # The change has to wait for its turn.
-            await admin.hang_up_on("PUT", "/v1/namespaces/shop/mode", api.ModeRequest(mode=Mode.EXPLICIT))
+            body = api.ModeRequest(mode=Mode.EXPLICIT)
+            await admin.hang_up_on("PUT", "/v1/namespaces/shop/mode", body, is_begun=lambda: bool(begun))
         assert (await sidecar.expect(NamespaceChanged)).state.mode is Mode.EXPLICIT
     assert (await admin.get("/v1/namespaces/shop", NamespaceState)).mode is Mode.EXPLICIT
 
