@@ -34,6 +34,7 @@ async def authenticate_join_token(
     root_pins: Set[str],
     now: float,
     replaces: float | None = None,
+    renewal_digest: bytes | None = None,
 ) -> tuple[JoinGrant, SidecarRecord]:
     """Spend a join token and register its sidecar; return what it grants, and the sidecar.
 
@@ -41,7 +42,7 @@ async def authenticate_join_token(
 
     Arguments:
         root_pins: of the roots of the trust bundle.
-        replaces: as in ``Sidecars.enter``.
+        replaces, renewal_digest: as in ``Enrolment.enter_by_token``.
 
     Raises:
         SecondSidecarError: such a sidecar is connected.
@@ -58,6 +59,7 @@ async def authenticate_join_token(
         registration=registration,
         now=now,
         replaces=replaces,
+        renewal_digest=renewal_digest,
     )
 
 

@@ -38,8 +38,9 @@ _log = structlog.get_logger("touchmark.ca")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Served:
-    """One certificate in service: below which root (DER, and the SHA-256 of its key), and until when."""
+    """One certificate (DER) in service: below which root (DER, and the SHA-256 of its key), and until when."""
 
+    certificate: bytes
     root: bytes
     pin: str
     context: ssl.SSLContext
@@ -77,6 +78,7 @@ class ServerCertificate:
         self._trust_domain = trust_domain
         self._addresses, self._names = _split_names(host, names)
         self._served: tuple[_Served, ...] = ()
+        self._former: tuple[_Served, ...] = ()
         self._issuer = ""
         self._bundle_sequence = -1
         self._renew_at = 0.0
@@ -108,11 +110,15 @@ class ServerCertificate:
                 if not served:
                     raise
                 _log.warning("server_certificate_not_made", root=signer.root.authority_id, message=error.message)
-        self._served = tuple(served)
+        self._former, self._served = self._served, tuple(served)
         self._issuer = self._authorities.active.authority_id
         self._bundle_sequence = bundle.sequence
         self.not_after = served[0].not_after
         self._renew_at = now + (min(each.not_after for each in served) - now) / 2
+
+    def find_certificate(self, context: ssl.SSLContext) -> bytes | None:
+        """Return the certificate (DER) that a connection of this context was shown; None: it is too old to be known."""
+        return next((each.certificate for each in (*self._served, *self._former) if each.context is context), None)
 
     def _make(self, signer: ServerSigner, trusted: Sequence[bytes], *, now: float) -> _Served:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -134,6 +140,7 @@ class ServerCertificate:
         if not self._served:
             _load_key(self.context, key, chain)  # Lest OpenSSL finds no shared cipher before the callback is asked.
         return _Served(
+            certificate=chain[0],
             root=signer.root.certificate,
             pin=signer.root.public_key_digest,
             context=context,

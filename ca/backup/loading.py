@@ -46,7 +46,15 @@ from ca.store.edges.edge_log import find_day, make_partitions
 from ca.store.edges.tables import edge_hours
 from ca.store.engine.database import Database
 from ca.store.engine.revisions import list_revisions, upgrade
-from ca.store.tables import BUNDLE_SEQUENCE, counters, installed_namespaces, join_tokens, namespaces, sidecars
+from ca.store.tables import (
+    BUNDLE_SEQUENCE,
+    counters,
+    installed_namespaces,
+    join_tokens,
+    namespaces,
+    renewal_keys,
+    sidecars,
+)
 from shared.model.errors import ConflictError, InputError
 
 # A backup from later than that is one of another time, or the clock is wrong.
@@ -147,6 +155,8 @@ async def _make_safe(database: Database, connection: AsyncConnection, manifest: 
     await connection.execute(update(sidecars).values(connected=False, installed_sequence=0, replica=""))
     await connection.execute(update(installed_namespaces).values(version=0))
     voided = await connection.execute(update(join_tokens).where(join_tokens.c.spent.is_(None)).values(spent=now))
+    # One may have been used since, by a sidecar or by a thief: the store couldn't tell.
+    await connection.execute(delete(renewal_keys))
     await note_restoration(database, connection, taken=manifest.taken, now=now)
     return voided.rowcount
 

@@ -32,6 +32,7 @@ from ca.api.stream.certificate_requests import CertificateRequests
 from ca.api.stream.endpoint import StreamEndpoint
 from ca.api.stream.joining import Joining
 from ca.api.stream.messages import SidecarMessages
+from ca.api.stream.renewing import Renewing
 from ca.api.stream.second_sidecar import SecondSidecars
 from ca.authenticate.sidecar_certificate import CertificateAuthentication
 from ca.connections import ConnectionRoom
@@ -75,17 +76,26 @@ async def serve(stack: contextlib.AsyncExitStack, ca: RunningCA, listeners: List
 async def _serve_sidecars(
     stack: contextlib.AsyncExitStack, ca: RunningCA, survey: Survey, health: HealthEndpoint, listener: socket.socket
 ) -> None:
+    seconds = SecondSidecars(
+        store=ca.store,
+        hub=ca.hub,
+        survey=survey,
+        metrics=ca.metrics,
+        clock=ca.clock,
+        tell_pod=ca.cluster.tell_pod,
+    )
     joining = Joining(
         store=ca.store,
         authorities=ca.authorities,
         certificates=CertificateAuthentication(store=ca.store, authorities=ca.authorities),
-        seconds=SecondSidecars(
+        seconds=seconds,
+        renewing=Renewing(
             store=ca.store,
+            authorities=ca.authorities,
+            seconds=seconds,
             hub=ca.hub,
-            survey=survey,
-            metrics=ca.metrics,
+            grace_s=ca.configuration.renewal_grace_s,
             clock=ca.clock,
-            tell_pod=ca.cluster.tell_pod,
         ),
         issuance=ca.issuance,
         rotation=ca.rotation,
@@ -127,6 +137,7 @@ async def _serve_sidecars(
         max_streams=ca.configuration.max_streams,
         metrics=ca.metrics,
         room=room,
+        find_certificate=ca.server_certificate.find_certificate,
     )
     application = web.Application(client_max_size=65_536)
     application.router.add_get(STREAM_PATH, stream.serve)
@@ -168,7 +179,14 @@ async def _serve_admin(
             server_certificate=ca.server_certificate,
             clock=clock,
         ),
-        SidecarsAdmin(store=store, authorities=ca.authorities, hub=ca.hub, clock=clock, listen=ca.listen),
+        SidecarsAdmin(
+            store=store,
+            authorities=ca.authorities,
+            hub=ca.hub,
+            clock=clock,
+            listen=ca.listen,
+            renewal_grace_s=ca.configuration.renewal_grace_s,
+        ),
         NamespacesAdmin(store=store, clock=clock, are_policies_objects=ca.configuration.kubernetes),
         DraftsAdmin(store=store, clock=clock, are_policies_objects=ca.configuration.kubernetes),
         HistoryAdmin(store=store, clock=ca.clock, are_policies_objects=ca.configuration.kubernetes),

@@ -180,6 +180,7 @@ class Upkeep:
         if await self._store.evictions.prune(now=now):
             await self._authorities.reload()
         await self._store.sidecars.delete_silent(silent_since=long_ago, now=now)
+        await self._store.renewal_keys.prune(spent_before=long_ago)
 
     async def _prune_edges(self) -> None:
         if self._is_leader():

@@ -15,6 +15,7 @@ from shared.model.errors import InputError
 from shared.model.identity.identity import check_namespace, check_trust_domain
 from shared.model.injection.containers import DEFAULT_CA_ADDRESS
 from shared.model.kubernetes.contract import CA_SERVICE, SYSTEM_NAMESPACE
+from shared.model.trust.renewal import DEFAULT_GRACE_S, MAX_GRACE_S
 
 DEFAULT_TRUST_DOMAIN = "touchmark.local"
 # Renewed at half of it, every certificate outlasts two hours without a store (docs/explanation/architecture.md).
@@ -35,6 +36,8 @@ class Configuration:
         host, port: where sidecars connect. Port 0 takes a free one (for tests; the log names it).
         names: further IP addresses and DNS names for the server certificate, beside ``host``.
         leaf_lifetime_s: of leaves, ``LEAF_LIFETIME_RANGE_S``.
+        renewal_grace_s: for how long after its last certificate's end a sidecar outside Kubernetes may come back by its
+            renewal key; 0: never.
         decisions_max_age_s, decisions_max_rows, decisions_max_bytes: what of the decisions is kept.
         edges_max_age_s, edges_max_bytes: what of the edges (who talked to whom, by hour) is kept.
         max_streams: sidecars at once.
@@ -74,6 +77,7 @@ class Configuration:
     trust_domain: str = DEFAULT_TRUST_DOMAIN
     leaf_lifetime_s: float = DEFAULT_LEAF_LIFETIME_S
     rotation_minimum_wait_s: float = 0.0
+    renewal_grace_s: float = DEFAULT_GRACE_S
     decisions_max_age_s: float = 7 * 86_400.0
     decisions_max_rows: int = 2_000_000
     decisions_max_bytes: int = 512 * 1024 * 1024
@@ -111,6 +115,8 @@ class Configuration:
         low, high = LEAF_LIFETIME_RANGE_S
         if not low <= self.leaf_lifetime_s <= high:
             raise InputError(f"a leaf lives {low:.0f} to {high:.0f} seconds, not {self.leaf_lifetime_s:g}")
+        if not 0 <= self.renewal_grace_s <= MAX_GRACE_S:
+            raise InputError(f"--renewal-grace-s is 0 to {MAX_GRACE_S:.0f} (28 days), not {self.renewal_grace_s:g}")
         if self.kek_file.resolve().is_relative_to(self.data_dir.resolve()):
             raise InputError(
                 "the key-encryption key must not lie inside the data directory",

@@ -79,6 +79,12 @@ SETTINGS = (
         help="least time between preparing and activating an authority",
     ),
     Setting(
+        name="renewal_grace_s", options=("--renewal-grace-s",), metavar="SECONDS", parse=float,
+        default=f"{_DEFAULTS['renewal_grace_s']:.0f}",
+        help="how long after its last certificate's end a sidecar outside Kubernetes may come back by its renewal key;"
+        " 0: never",
+    ),
+    Setting(
         name="decisions_max_age_s", options=("--decisions-max-age-s",), metavar="SECONDS", parse=float,
         default=f"{_DEFAULTS['decisions_max_age_s']:.0f}", help="delete decisions older than this",
     ),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.engine.database import Database
-from ca.store.evictions import Evictions
+from ca.store.evictions import Evictions, check_not_evicted
 from ca.store.join_tokens import JoinTokens
 from ca.store.namespaces import Namespaces
 from ca.store.records import JoinGrant, SidecarRecord
-from ca.store.sidecars import Sidecars
+from ca.store.renewal.renewal_keys import RenewalKeys, refuse_unknown
+from ca.store.sidecars import Sidecars, read_certificates_end, read_sidecar
 from shared.model.wire.messages import Registration
 from shared.model.wire.registration import check_instance
 
@@ -25,12 +26,14 @@ class Enrolment:
         sidecars: Sidecars,
         namespaces: Namespaces,
         evictions: Evictions,
+        renewal_keys: RenewalKeys,
     ) -> None:
         self._database = database
         self._join_tokens = join_tokens
         self._sidecars = sidecars
         self._namespaces = namespaces
         self._evictions = evictions
+        self._renewal_keys = renewal_keys
 
     async def enter_by_token(
         self,
@@ -41,6 +44,7 @@ class Enrolment:
         registration: Registration,
         now: float,
         replaces: float | None = None,
+        renewal_digest: bytes | None = None,
     ) -> tuple[JoinGrant, SidecarRecord]:
         """Spend a token, enter its sidecar and register it: of many keys that try at once exactly one succeeds.
 
@@ -49,6 +53,7 @@ class Enrolment:
         Arguments:
             key_digest: SHA-256 of the public key that asks, whose possession was proven.
             replaces: as in ``Sidecars.enter``.
+            renewal_digest: SHA-256 of the public key by which it may come back; None: there is none.
 
         Raises:
             SecondSidecarError: a sidecar of this name is connected.
@@ -64,6 +69,52 @@ class Enrolment:
                 connection, token_id, secret, instance=instance, key_digest=key_digest, now=now
             )
             await self._evictions.readmit(connection, grant)
+            await self._sidecars.enter(connection, grant, now, key_digest=key_digest, replaces=replaces)
+            await self._renewal_keys.begin(connection, instance, renewal_digest, now=now)
+            record, changed = await self._enter(connection, grant, registration, now)
+        if changed:
+            self._namespaces.announce(grant.workload.namespace)
+        return grant, record
+
+    async def enter_by_renewal(
+        self,
+        *,
+        renewal_digest: bytes,
+        following_digest: bytes,
+        key_digest: bytes,
+        registration: Registration,
+        grace_s: float,
+        now: float,
+        replaces: float | None = None,
+    ) -> tuple[JoinGrant, SidecarRecord]:
+        """Use up a renewal key, enter its sidecar and register it; its answer may be asked for again.
+
+        Arguments:
+            renewal_digest, following_digest, grace_s: as in ``RenewalKeys.spend``.
+            key_digest, replaces: as in ``Sidecars.enter``.
+
+        Raises:
+            SecondSidecarError: a sidecar of this name is connected.
+            RefusedError, UnavailableError, InputError: as ``RenewalKeys.spend`` and ``enter_by_token``.
+            ConflictError: a live sidecar of another workload holds an address.
+        """
+        instance = check_instance(registration.instance)
+        async with self._database.writing() as connection:
+            await check_not_evicted(connection, instance)
+            sidecar = await read_sidecar(connection, instance)
+            if sidecar is None or sidecar.pod_uid:
+                raise refuse_unknown()
+            grant = sidecar.grant
+            await self._renewal_keys.spend(
+                connection,
+                renewal_digest,
+                following_digest,
+                instance=instance,
+                is_answered=sidecar.installed_sequence > 0,
+                ended=await read_certificates_end(connection, sidecar),
+                grace_s=grace_s,
+                now=now,
+            )
             await self._sidecars.enter(connection, grant, now, key_digest=key_digest, replaces=replaces)
             record, changed = await self._enter(connection, grant, registration, now)
         if changed:
@@ -97,6 +148,7 @@ class Enrolment:
         async with self._database.writing() as connection:
             await self._evictions.readmit(connection, grant)
             await self._sidecars.enter(connection, grant, now, key_digest=key_digest, replaces=replaces)
+            await self._renewal_keys.begin(connection, grant.instance, None, now=now)
             record, changed = await self._enter(connection, grant, registration, now)
         if changed:
             self._namespaces.announce(grant.workload.namespace)

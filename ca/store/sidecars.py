@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import delete, exists, or_, select, update
+from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.audit.audit_log import append_audit
@@ -22,6 +22,7 @@ from ca.store.tables import (
     certificates,
     evicted_sidecars,
     installed_namespaces,
+    renewal_keys,
     replicas,
     sidecar_addresses,
     sidecars,
@@ -272,7 +273,7 @@ class Sidecars:
     async def get(self, instance: str) -> SidecarRecord | None:
         """Return one sidecar."""
         async with self._database.reading() as connection:
-            return next(iter(await _read_sidecars(connection, [instance])), None)
+            return await read_sidecar(connection, instance)
 
     async def get_at(self, address: str) -> SidecarRecord | None:
         """Return the sidecar that registered this IP address."""
@@ -300,6 +301,19 @@ class Sidecars:
                 live = live.where(sidecars.c.instance.not_in(select(evicted_sidecars.c.instance)))
             return await _read_sidecars(connection, list(await connection.scalars(live)))
 
+    async def list_renewable(self, *, grace_s: float) -> dict[str, float]:
+        """Return until when each sidecar that has a renewal key may come back by it, by instance."""
+        query = (
+            select(certificates.c.instance, func.max(certificates.c.not_after))
+            .where(
+                certificates.c.instance.in_(select(renewal_keys.c.instance).where(renewal_keys.c.spent.is_(None))),
+                certificates.c.kind == IdentityKind.SIDECAR.value,
+            )
+            .group_by(certificates.c.instance)
+        )
+        async with self._database.reading() as connection:
+            return {row[0]: row[1] + grace_s for row in await connection.execute(query)}
+
     async def delete_silent(self, *, silent_since: float, now: float) -> int:
         """Forget sidecars that are not alive and haven't been seen since then; return how many."""
         async with self._database.writing() as connection:
@@ -312,7 +326,7 @@ class Sidecars:
                     .limit(500)
                 )
             )
-            for table in (sidecars, sidecar_addresses, installed_namespaces, evicted_sidecars):
+            for table in (sidecars, sidecar_addresses, installed_namespaces, evicted_sidecars, renewal_keys):
                 await connection.execute(delete(table).where(table.c.instance.in_(gone)))
             if gone:
                 await raise_counter(self._database, connection, REGISTRATIONS)
@@ -351,6 +365,22 @@ class Sidecars:
         for address in addresses:
             values = {"address": address, "instance": grant.instance}
             await connection.execute(self._database.upsert(sidecar_addresses, values))
+
+
+async def read_sidecar(connection: AsyncConnection, instance: str) -> SidecarRecord | None:
+    """Return one sidecar within a greater transaction."""
+    return next(iter(await _read_sidecars(connection, [instance])), None)
+
+
+async def read_certificates_end(connection: AsyncConnection, record: SidecarRecord) -> float:
+    """Return within a greater transaction when the sidecar's last own certificate ended or will.
+
+    Where the ledger has forgotten it, it is when the sidecar was last seen.
+    """
+    query = select(func.max(certificates.c.not_after)).where(
+        certificates.c.instance == record.instance, certificates.c.kind == IdentityKind.SIDECAR.value
+    )
+    return float(await connection.scalar(query) or record.last_seen)
 
 
 def _holds_certificate(instance: str, now: float) -> Any:

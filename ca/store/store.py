@@ -28,6 +28,7 @@ from ca.store.namespace_history import NamespaceHistory
 from ca.store.namespaces import Namespaces
 from ca.store.programs_seen.refusals import Refusals
 from ca.store.programs_seen.sightings import Sightings
+from ca.store.renewal.renewal_keys import RenewalKeys
 from ca.store.replicas import Replicas
 from ca.store.sidecars import Sidecars
 from ca.store.tables import READINESS, SIDECAR_IMAGES, TRUST_DOMAIN, settings
@@ -44,7 +45,8 @@ class Store:
         drafts: policies that are evaluated and not enforced.
         join_tokens: who may join outside Kubernetes.
         sidecars: who has joined, and what each has installed.
-        enrolment: the transactions over these three.
+        renewal_keys: by which keys sidecars outside Kubernetes come back.
+        enrolment: the transactions over these.
         authorities: keys, rotations and their journal.
         ledger: every certificate that was issued.
         decisions: what the sidecars reported.
@@ -67,12 +69,14 @@ class Store:
         self.join_tokens = JoinTokens(database)
         self.sidecars = Sidecars(database, replica=replica)
         self.evictions = Evictions(database)
+        self.renewal_keys = RenewalKeys(database)
         self.enrolment = Enrolment(
             database,
             join_tokens=self.join_tokens,
             sidecars=self.sidecars,
             namespaces=self.namespaces,
             evictions=self.evictions,
+            renewal_keys=self.renewal_keys,
         )
         self.authorities = AuthorityRecords(database)
         self.ledger = Ledger(database)

@@ -27,14 +27,15 @@ from ca.store.edges.tables import edge_drafts, edge_hours, edge_reports, edges
 from ca.store.engine.schema import RowId, counters, metadata
 from ca.store.history.tables import mode_trials, namespace_generations
 from ca.store.programs_seen.tables import program_refusals, program_sightings
+from ca.store.renewal.tables import renewal_keys
 
 __all__ = [
     "BUNDLE_SEQUENCE", "DRAFTED", "FOREIGN_CHANGES", "NAMESPACE_CHANGES", "READINESS", "REFUSED", "REGISTRATIONS",
     "TRUST_DOMAIN", "audit_lines", "audit_marks", "authorities", "certificates", "counters", "decisions",
     "edge_drafts", "edge_hours", "edge_reports", "edges", "evicted_certificates", "evicted_sidecars", "foreign_domains",
     "installed_namespaces", "join_tokens", "journal", "metadata", "mode_trials", "namespace_generations", "namespaces",
-    "policy_drafts", "program_refusals", "program_sightings", "programs", "replicas", "rotations", "settings",
-    "sidecar_addresses", "sidecars", "workload_labels",
+    "policy_drafts", "program_refusals", "program_sightings", "programs", "renewal_keys", "replicas", "rotations",
+    "settings", "sidecar_addresses", "sidecars", "workload_labels",
 ]  # fmt: skip
 
 BUNDLE_SEQUENCE: Final = "bundle_sequence"

@@ -171,11 +171,13 @@ def _examine_streams(observed: Observation) -> Finding:
     # One that is gone beside others that live was taken away; where none lives any more, the mesh has gone down.
     lost = [] if live else [s for s in observed.sidecars if s.evicted is None and not s.has_stopped]
     if lost:
+        renewable = sum((s.renewable_until or 0.0) > observed.ca.now for s in lost)
         return Finding(
             subject="sidecars",
             is_well=False,
             observation=f"none of {len(lost)} is live, their certificates have expired: {name_some(map(_name, lost))}",
-            hint="check that they run and reach the CA; outside Kubernetes they need new join tokens",
+            hint="check that they run and reach the CA; outside Kubernetes they need new join tokens"
+            + (f", but for {renewable} that may come back by their renewal keys" if renewable else ""),
         )
     return Finding(
         subject="sidecars",
@@ -194,13 +196,14 @@ def _examine_seconds(observed: Observation) -> Finding:
         subject="second sidecars",
         is_well=not met,
         observation="; ".join(
-            f"{s.second_count} refused under the name of {_name(s)}, which was connected:"
+            f"{s.second_count} refused under the name of {_name(s)},"
+            f" which {'was connected' if s.evicted is None else 'is evicted since'}:"
             f" last {format_time(s.second_at or 0)} from {s.second_from or 'an unknown address'}"
             for s in met[:MAX_NAMED]
         )
         or "none in the last 24 hours",
-        hint="one of both isn't genuine: find out who can make or read the pod's token; delete the pod, or"
-        " `touchmark ca evict` its sidecar"
+        hint="one of both isn't genuine: find out who can make or read the pod's token, or read the state directory on"
+        " a machine; delete the pod, or `touchmark ca evict` its sidecar"
         if met
         else "",
     )

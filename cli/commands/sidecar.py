@@ -56,7 +56,8 @@ def run(
 ) -> None:
     """Run a sidecar in the foreground, configured by a YAML file or by options (`python -m sidecar --help` lists them).
 
-    The join token comes from --token-file or from TOUCHMARK_JOIN_TOKEN, never from the command line.
+    The join token comes from --token-file or from TOUCHMARK_JOIN_TOKEN, never from the command line. With
+    --state-directory DIRECTORY the sidecar keeps a renewal key there, and starts without a token from then on.
 
     Example: touchmark sidecar run --config web.yaml --token-file web.token
     """
@@ -154,6 +155,11 @@ def _show_dump(answer: Dump) -> None:
     print_line(f"{answer.instance}  {answer.stage}, process {answer.pid}, release {answer.version}")
     print_line(f"workload  {answer.workload or '-'} in {answer.trust_domain or '-'}, bundle {answer.bundle_sequence}")
     print_line(f"CA stream  {stream}; {answer.records_waiting} records wait, {answer.records_lost} lost")
+    if answer.renewal_kept_in:
+        print_line(
+            f"renewal key  in {answer.renewal_kept_in}, counts {format_duration(answer.renewal_grace_s)} after the"
+            " sidecar's last certificate"
+        )
     print_line(
         f"connections  {answer.connections} live, {answer.idle_tunnels} idle tunnels; log level {answer.log_level}"
     )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from shared.model.policy.rules import NamespaceState
     from sidecar.control.uplink import Uplink
     from sidecar.credential.credential import Credential
+    from sidecar.credential.renewal_key import RenewalKey
     from sidecar.events import Events
     from sidecar.parts import Sidecar
 
@@ -39,13 +40,17 @@ class Answers:
 
     Arguments:
         instance: its name.
+        renewal: the key by which it comes back; None: it has no use for one.
     """
 
-    def __init__(self, life: Life, *, instance: str, uplink: Uplink, events: Events) -> None:
+    def __init__(
+        self, life: Life, *, instance: str, uplink: Uplink, events: Events, renewal: RenewalKey | None = None
+    ) -> None:
         self._life = life
         self._instance = instance
         self._uplink = uplink
         self._events = events
+        self._renewal = renewal
 
     def answer(self, question: Question) -> Answer:
         """Answer one question.
@@ -76,7 +81,7 @@ class Answers:
         return SidecarConnections(instance=self._instance, connections=connections, truncated=truncated)
 
     def _dump(self, limit: int) -> Dump:
-        stage, uplink = self._life.stage, self._uplink
+        stage, uplink, renewal = self._life.stage, self._uplink, self._renewal
         bare = Dump(
             instance=self._instance,
             version=VERSION,
@@ -86,6 +91,8 @@ class Answers:
             ca_connected=uplink.is_connected,
             ca_version=uplink.ca_version,
             ca_fault=uplink.fault,
+            renewal_kept_in=renewal.place if renewal is not None and renewal.is_known else "",
+            renewal_grace_s=0 if renewal is None else renewal.grace_s,
         )
         return _complete(bare, stage.sidecar, limit) if isinstance(stage, Serving) else bare
 
@@ -101,6 +108,8 @@ def _complete(bare: Dump, sidecar: Sidecar, limit: int) -> Dump:
         ca_connected=bare.ca_connected,
         ca_version=bare.ca_version,
         ca_fault=bare.ca_fault,
+        renewal_kept_in=bare.renewal_kept_in,
+        renewal_grace_s=bare.renewal_grace_s,
         workload=str(sidecar.workload),
         trust_domain=sidecar.trust_domain,
         bundle_sequence=sidecar.trust.bundle.sequence,

@@ -3,7 +3,8 @@
 Belongs here: when another stream is opened, and how. Doesn't: opening one (``opening.py``), sending on it
 (``uplink.py``), what messages mean to policy, directory and trust (``dispatch.py``). On loss everything keeps what it
 has. Where joining can be repeated (in Kubernetes), a certificate that ended or that the CA doesn't take any more is
-healed by joining again, in the same process; the stream never gives up.
+healed by joining again, in the same process; the stream never gives up. Elsewhere one that ended is healed by the
+renewal key, if the CA has it and takes it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from sidecar.control.backoff import Backoff
 from sidecar.control.ca_dial import NoAnswerError
 from sidecar.control.clock import tell_offset
 from sidecar.control.link import Link
-from sidecar.control.opening import Opener
+from sidecar.control.opening import Opener, SecondSidecarError
 from sidecar.credential.credential import Credential, KeyRequest, make_key_request
 from sidecar.events import Events
 
@@ -107,7 +108,7 @@ class Feed:
 
         Raises:
             CertificateExpiredError: the sidecar's own certificate ended while no stream could be had, and joining can't
-                be repeated.
+                be repeated, or the CA refuses its renewal key.
         """
         backoff = Backoff()
         loop = asyncio.get_running_loop()
@@ -119,7 +120,7 @@ class Feed:
                     backoff = Backoff()
                 continue
             await self._pause(backoff.next())
-            if self.has_expired() and not self._joining.is_repeatable:
+            if self.has_expired() and not self._joining.can_heal:
                 raise CertificateExpiredError(
                     "this sidecar's certificate has expired while the CA couldn't be reached",
                     hint=f"make a new token with `touchmark ca join-token {self._joining.workload}` and start it again",
@@ -138,7 +139,8 @@ class Feed:
 
     async def _open_another(self) -> bool:
         """Open another stream: under the present credential, or by joining again. Return whether there is one."""
-        if self._joining.is_repeatable and (self._uplink.must_join or self.has_expired()):
+        must_join = self._joining.is_repeatable and self._uplink.must_join
+        if must_join or (self._joining.can_heal and self.has_expired()):
             return await self._join_again()
         return await self._resume()
 
@@ -149,6 +151,9 @@ class Feed:
         try:
             welcome, _ = await self._opener.enrol(make_key_request(), self._receiver.join_again)
         except TouchmarkError as error:
+            is_final = isinstance(error, RefusedError) and not isinstance(error, SecondSidecarError)
+            if is_final and not self._joining.is_repeatable:
+                raise CertificateExpiredError(error.message, hint=error.hint) from error
             self._uplink.note_fault(error.message, must_join=True)
             self._events.emit("not_joined_again", code=error.code, message=error.message, hint=error.hint)
             return False

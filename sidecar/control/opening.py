@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,13 +16,14 @@ import msgspec
 from websockets.exceptions import ConnectionClosed
 
 from shared.model.errors import ProtocolError, RefusedError, TouchmarkError, UnavailableError, VerificationError
+from shared.model.trust.renewal import NONCE_HEADER
 from shared.model.wire.clock_offset import HINT
-from shared.model.wire.messages import Enrol, EnrolPod, Refusal, Registration, Resume, Welcome
+from shared.model.wire.messages import Enrol, EnrolPod, Refusal, Registration, Renew, Resume, Welcome
 from shared.model.wire.protocol import read_chosen_protocol
 from sidecar.control.backoff import Backoff
 from sidecar.control.ca_dial import NoAnswerError, make_context, name_roots, open_stream
 from sidecar.control.clock import measure_offset, tell_offset
-from sidecar.control.joining import Joining
+from sidecar.control.joining import Greeting, Joining
 from sidecar.control.link import Link
 from sidecar.control.uplink import Uplink
 from sidecar.credential.credential import ClockError, Credential, KeyRequest, make_key_request
@@ -35,7 +36,7 @@ _SECOND_S = 60.0
 _Accepted = TypeVar("_Accepted")
 
 
-class _SecondSidecarError(RefusedError):
+class SecondSidecarError(RefusedError):
     """For the CA a sidecar of this name lives."""
 
 
@@ -71,7 +72,14 @@ class Opener:
             ProtocolError: it doesn't speak our protocol.
         """
         roots = await self._find_roots(())
-        link, welcome, offset_s = await self._open(self.joining.introduce(request.csr, self.registration), roots, None)
+        link, welcome, offset_s = await self._open(
+            lambda greeting: self.joining.introduce(request.csr, self.registration, greeting), roots, None
+        )
+        try:
+            await self.joining.keep(welcome)
+        except BaseException:
+            link.abort()
+            raise
         self.uplink.attach(link, welcome, clock_offset_s=offset_s)
         try:
             return welcome, accept(welcome, request)
@@ -92,10 +100,15 @@ class Opener:
             UnavailableError, VerificationError, ProtocolError: as in ``enrol``.
         """
         message = Resume(registration=self.registration, installed_sequence=installed_sequence)
-        link, welcome, offset_s = await self._open(message, await self._find_roots(roots), credential)
+
+        async def introduce(_: Greeting) -> Resume:
+            return message
+
+        link, welcome, offset_s = await self._open(introduce, await self._find_roots(roots), credential)
         if self.joining.is_repeatable and welcome.bundle.sequence < installed_sequence:
             await link.stream.close()
             raise RefusedError("the CA's trust bundle is older than the one in force here: it was restored")
+        await self.joining.keep(welcome)
         self.uplink.attach(link, welcome, clock_offset_s=offset_s)
         return welcome
 
@@ -103,7 +116,10 @@ class Opener:
         return await self.joining.find_roots(self.ca, installed, mark=self.mark, timeout_s=_DIAL_S)
 
     async def _open(
-        self, first: Enrol | EnrolPod | Resume, roots: tuple[bytes, ...], credential: Credential | None
+        self,
+        introduce: Callable[[Greeting], Awaitable[Enrol | EnrolPod | Renew | Resume]],
+        roots: tuple[bytes, ...],
+        credential: Credential | None,
     ) -> tuple[Link, Welcome, float | None]:
         trust_domain = self.joining.trust_domain
         stream = await open_stream(
@@ -112,6 +128,7 @@ class Opener:
         )  # fmt: skip
         try:
             link = Link(stream=stream, protocol=read_chosen_protocol(stream.subprotocol))
+            first = await introduce(_read_greeting(link))
             async with asyncio.timeout(_WELCOME_S):
                 asked = time.time()
                 told = msgspec.structs.replace(first.registration, time_ms=int(asked * 1000))
@@ -129,6 +146,15 @@ class Opener:
             await stream.close()
             raise
         return link, welcome, offset_s
+
+
+def _read_greeting(link: Link) -> Greeting:
+    response, connection = link.stream.response, link.stream.transport.get_extra_info("ssl_object")
+    return Greeting(
+        protocol=link.protocol,
+        nonce=None if response is None else response.headers.get(NONCE_HEADER),
+        server_certificate=connection.getpeercert(binary_form=True) or b"",
+    )
 
 
 async def join(opener: Opener, accept: Callable[[Welcome, KeyRequest], _Accepted], events: Events) -> _Accepted:
@@ -162,7 +188,7 @@ async def join(opener: Opener, accept: Callable[[Welcome, KeyRequest], _Accepted
             events.emit("clock_differs", message=error.message, hint=HINT, retry_s=round(delay_s, 3))
         except TouchmarkError as error:
             is_young = asyncio.get_running_loop().time() - started < _SECOND_S
-            if not opener.joining.is_repeatable and not (isinstance(error, _SecondSidecarError) and is_young):
+            if not opener.joining.is_repeatable and not (isinstance(error, SecondSidecarError) and is_young):
                 raise
             fault, delay_s = error.message, backoff.next()
             events.emit(
@@ -178,6 +204,6 @@ def _expect_welcome(answer: object) -> Welcome:
     if isinstance(answer, Refusal):
         if answer.code in ("unavailable", "overloaded"):
             raise UnavailableError(answer.message, hint=answer.hint)
-        kind = _SecondSidecarError if answer.code == "second_sidecar" else RefusedError
+        kind = SecondSidecarError if answer.code == "second_sidecar" else RefusedError
         raise kind(f"the CA refuses this sidecar: {answer.message}", hint=answer.hint)
     raise ProtocolError("the CA's first message is no welcome")

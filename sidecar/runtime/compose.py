@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from shared.model.errors import UnavailableError
 from shared.model.formats.line import choose_writer
 from shared.model.wire.messages import FromSidecar, Welcome
 from shared.runtime.sinks import LineSink
@@ -22,6 +23,7 @@ from sidecar.connection.recording import Recorder
 from sidecar.connection.registry import LiveConnections
 from sidecar.control.dispatch import Dispatch
 from sidecar.control.feed import Feed
+from sidecar.control.joining import Joining
 from sidecar.control.opening import Opener
 from sidecar.credential.ahead import AheadOfPeers
 from sidecar.credential.credential import Credential
@@ -146,6 +148,7 @@ def compose(prepared: Prepared, opener: Opener, joined: Joined, events: Events, 
     policies.on_change(lambda _: ahead.wake())
     policies.on_change(lambda _: hosts.wake())
     joined.trust.on_change(sidecar.connections.check_peers_again)
+    joined.trust.on_change(partial(_spawn_keeping, background, opener.joining, joined.trust, events))
     sidecar.foreign.on_change(sidecar.connections.check_peers_again)
     stories = Stories(
         carry_outbound=carry_outbound,
@@ -168,6 +171,17 @@ def compose(prepared: Prepared, opener: Opener, joined: Joined, events: Events, 
         connection_tasks=connection_tasks,
         tunnel_tasks=tunnel_tasks,
     )
+
+
+def _spawn_keeping(tasks: Tasks, joining: Joining, trust: Trust, events: Events) -> None:
+    tasks.spawn(_keep_roots(joining, trust, events), name="kept roots")
+
+
+async def _keep_roots(joining: Joining, trust: Trust, events: Events) -> None:
+    try:
+        await joining.keep_roots(trust.roots)
+    except UnavailableError as error:
+        events.emit("roots_not_kept", message=error.message, hint=error.hint)
 
 
 def _make_sidecar(

@@ -17,12 +17,15 @@ from shared.runtime.sinks import open_file
 from sidecar.capture.capturing import Door, close_doors, open_doors
 from sidecar.capture.redirect import RedirectRefusedError, install_redirect
 from sidecar.capture.redirect_table import RedirectRules
-from sidecar.control.joining import ByJoinToken, ByPod, Joining
+from sidecar.control.joining import ByPod, Joining
+from sidecar.control.renewing import ByRenewal
+from sidecar.credential.renewal_key import begin_renewal_key, load_renewal_key
+from sidecar.credential.state_directory import StateDirectory
 from sidecar.hostnames.nameservers import read_nameservers
 from sidecar.native.engine import choose
 from sidecar.parts import Limits
 from sidecar.runtime.privileges import CAP_NET_ADMIN, KEPT, become_user, effective, keep_only, keep_what_a_pod_gives
-from sidecar.settings.configuration import CaptureKind, Configuration, Hold
+from sidecar.settings.configuration import TOKEN_VARIABLE, CaptureKind, Configuration, Hold
 from sidecar.settings.parsing import parse_host_port
 from sidecar.sockets.address import Endpoint
 
@@ -70,7 +73,7 @@ def prepare(configuration: Configuration) -> Prepared:
         MachineError: an address can't be had, the redirect can't be installed, privileges can't be dropped.
     """
     choose(configuration.engine)
-    joining, ca = _choose_joining(configuration)
+    configuration, joining, ca = _choose_joining(configuration)
     log = 1 if configuration.log_file is None else _open_log(configuration.log_file)
     limits = _limit(configuration)
     doors = open_doors(configuration)
@@ -104,23 +107,51 @@ def prepare(configuration: Configuration) -> Prepared:
     )
 
 
-def _choose_joining(configuration: Configuration) -> tuple[Joining, tuple[str, int]]:
-    """Return how to join, and where.
+def _choose_joining(configuration: Configuration) -> tuple[Configuration, Joining, tuple[str, int]]:
+    """Return how to join, and where; and the configuration, with the name of a sidecar that comes back.
 
     Raises:
-        InputError: the join token can't be read.
+        InputError: neither a join token nor a renewal key can be used.
+        MachineError: the state directory can't.
     """
     options = configuration.pod
     if options is None or configuration.ca is None:
-        token = parse_join_token(configuration.token or "")
-        return ByJoinToken(token=token), configuration.ca or parse_host_port(token.ca)
+        renewing = _choose_renewal(configuration)
+        kept = renewing.renewal.kept
+        return replace(configuration, instance=kept.instance), renewing, configuration.ca or parse_host_port(kept.ca)
     joining = ByPod(
         token_file=options.token_file,
         trust_file=options.trust_file,
         trust_domain=options.trust_domain,
         workload=options.pod.workload,
     )
-    return joining, configuration.ca
+    return configuration, joining, configuration.ca
+
+
+def _choose_renewal(configuration: Configuration) -> ByRenewal:
+    """Return the key that is kept, unless there is another join token than it came by; else a new one."""
+    directory = None
+    if configuration.state_directory is not None:
+        directory = StateDirectory(configuration.state_directory, owner=_future_user(configuration))
+    token = None if configuration.token is None else parse_join_token(configuration.token)
+    kept = None if directory is None else load_renewal_key(directory)
+    if kept is not None and token is not None and token.token_id != kept.kept.token_id:
+        kept = None
+    if kept is not None:
+        return ByRenewal(kept, None)
+    if token is None:
+        raise InputError(
+            f"no join token is given, and {configuration.state_directory} holds no renewal key",
+            hint=f"make one with `touchmark ca join-token`; give it by --token-file or in {TOKEN_VARIABLE}",
+        )
+    return ByRenewal(begin_renewal_key(token, instance=configuration.instance, directory=directory), token)
+
+
+def _future_user(configuration: Configuration) -> int | None:
+    """Return the user that this process becomes; None: it stays who it is."""
+    options = configuration.redirect
+    is_changing = configuration.capture is CaptureKind.REDIRECT and not options.is_installed and options.mark is None
+    return options.uid if is_changing else None
 
 
 def _open_log(path: Path) -> int:

@@ -23,6 +23,7 @@ from sidecar.administration.local_socket import AdminSocket, open_admin_listener
 from sidecar.administration.metrics import Metrics
 from sidecar.capture.capturing import close_doors
 from sidecar.control.opening import Opener, join
+from sidecar.control.renewing import ByRenewal
 from sidecar.control.uplink import Uplink
 from sidecar.credential.credential import Credential, KeyRequest, accept_chain
 from sidecar.events import Events
@@ -160,7 +161,8 @@ def _start_admin_socket(
     except MachineError as error:
         events.emit("admin_socket_unavailable", message=error.message)
         return None
-    answers = Answers(life, instance=configuration.instance, uplink=uplink, events=events)
+    renewal = prepared.joining.renewal if isinstance(prepared.joining, ByRenewal) else None
+    answers = Answers(life, instance=configuration.instance, uplink=uplink, events=events, renewal=renewal)
     server = AdminSocket(listener, answer=answers.answer, is_own_container=configuration.pod is not None, tasks=tasks)
     server.start()
     return server

@@ -101,7 +101,8 @@ class Configuration:
         ca: ``host:port`` of the CA; None takes the join token's.
         token: a join token's text; None when there is none.
         pod: how to join in Kubernetes instead; None elsewhere.
-        instance: names this sidecar in decisions.
+        state_directory: where the renewal key is kept; None: in memory.
+        instance: names this sidecar in decisions; one that comes back by its key keeps its name.
         takes_remote_clients: outbound listeners may have addresses that aren't loopback; who isn't a program of this
             pod is carried there, but never under a certificate.
         max_connections: connections of the pod's own at once; as many of peers, of strangers, and of unfinished
@@ -129,6 +130,7 @@ class Configuration:
 
     ca: tuple[str, int] | None = None
     token: str | None = field(default=None, repr=False)
+    state_directory: Path | None = None
     instance: str = ""
     capture: CaptureKind = CaptureKind.LISTENERS
     tunnel_addresses: tuple[str, ...] = ()
@@ -168,7 +170,9 @@ class Configuration:
                 raise InputError("a join token and --service-account-token exclude one another")
             if self.ca is None:
                 raise InputError("--service-account-token needs --ca")
-        elif self.token is None:
+            if self.state_directory is not None:
+                raise InputError("a pod joins again by its token: it needs no state directory")
+        elif self.token is None and self.state_directory is None:
             raise InputError(
                 "no join token is given",
                 hint=f"make one with `touchmark ca join-token`; give it by --token-file or in {TOKEN_VARIABLE}",

@@ -187,6 +187,11 @@ SETTINGS = (
         parse=lambda path: read_token_file(Path(path)), help="file with the join token",
     ),
     Setting(
+        name="state_directory", options=("--state-directory",), yaml="stateDirectory", metavar="DIRECTORY", parse=Path,
+        read=_read_path, default="memory",
+        help="outside Kubernetes: keep the renewal key here, by which the sidecar comes back without a new join token",
+    ),
+    Setting(
         name="service_account_token", options=("--service-account-token",), metavar="FILE", parse=Path,
         help="in Kubernetes: the pod's token for the CA",
     ),

@@ -23,16 +23,25 @@ class SidecarsAdmin:
 
     Arguments:
         listen: ``host:port`` at which sidecars find this CA, unless a request names another address.
+        renewal_grace_s: for how long after its last certificate's end a sidecar may come back by its renewal key.
     """
 
     def __init__(
-        self, *, store: Store, authorities: Authorities, hub: Hub, clock: Callable[[], float], listen: str
+        self,
+        *,
+        store: Store,
+        authorities: Authorities,
+        hub: Hub,
+        clock: Callable[[], float],
+        listen: str,
+        renewal_grace_s: float = 0.0,
     ) -> None:
         self._store = store
         self._authorities = authorities
         self._hub = hub
         self._clock = clock
         self._listen = listen
+        self._renewal_grace_s = renewal_grace_s
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
@@ -124,6 +133,9 @@ class SidecarsAdmin:
     async def sidecars(self, _request: web.Request) -> web.Response:
         """Answer all sidecars."""
         live = {sidecar.instance for sidecar in await self._store.sidecars.list_live(now=self._clock())}
+        renewable = {}
+        if self._renewal_grace_s > 0:
+            renewable = await self._store.sidecars.list_renewable(grace_s=self._renewal_grace_s)
         views = [
             admin.SidecarView(
                 instance=sidecar.instance,
@@ -146,6 +158,7 @@ class SidecarsAdmin:
                 second_count=sidecar.second_count,
                 second_at=sidecar.second_at,
                 second_from=sidecar.second_from,
+                renewable_until=None if sidecar.evicted is not None else renewable.get(sidecar.instance),
             )
             for sidecar in await self._store.sidecars.list_all()
         ]

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import ssl
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -23,12 +25,14 @@ from ca.api.stream.certificate_requests import CertificateRequests
 from ca.api.stream.conversation import CLOSE_DEADLINE_S, Conversation, receive
 from ca.api.stream.joining import Joining
 from ca.api.stream.messages import SidecarMessages
+from ca.authenticate.renewal_key import Channel
 from ca.connections import ConnectionRoom
 from ca.distribution.hub import Hub
 from ca.kubernetes.view import ClusterView
 from ca.metrics import Metrics
 from ca.places import NoPlaceError, Places
 from shared.model.errors import ProtocolError, TouchmarkError
+from shared.model.trust.renewal import NONCE_BYTES, NONCE_HEADER, format_nonce
 from shared.model.wire.messages import MAX_MESSAGE_BYTES, FromSidecar, Refusal, Resume, encode_message
 from shared.model.wire.protocol import choose_protocol, name_subprotocol
 
@@ -45,7 +49,11 @@ _log = structlog.get_logger("touchmark.ca")
 
 
 class StreamEndpoint:
-    """The handler behind ``STREAM_PATH``."""
+    """The handler behind ``STREAM_PATH``.
+
+    Arguments:
+        find_certificate: returns the server's certificate (DER) that a TLS context shows; None: it isn't known.
+    """
 
     def __init__(
         self,
@@ -58,6 +66,7 @@ class StreamEndpoint:
         max_streams: int,
         metrics: Metrics,
         room: ConnectionRoom,
+        find_certificate: Callable[[ssl.SSLContext], bytes | None],
     ) -> None:
         self._joining = joining
         self._messages = messages
@@ -65,6 +74,7 @@ class StreamEndpoint:
         self._hub = hub
         self._cluster = cluster
         self._max_streams = max_streams
+        self._find_certificate = find_certificate
         self._metrics = metrics
         self._strangers = Places(MAX_UNAUTHENTICATED)
         self._room = room
@@ -94,10 +104,15 @@ class StreamEndpoint:
         )
         if not websocket.can_prepare(request):
             return web.Response(status=426, text="a WebSocket, please\n", headers={"Upgrade": "websocket"})
+        channel = self._describe_channel(request) if protocol > 1 else None
+        if channel is not None:
+            websocket.headers[NONCE_HEADER] = format_nonce(channel.nonce)
         try:
             message = await self._receive_first(request, websocket)
             leaf = _peer_certificate(request) if isinstance(message, Resume) else None
-            session = await self._joining.open(message, leaf, protocol=protocol, origin=request.remote or "")
+            session = await self._joining.open(
+                message, leaf, protocol=protocol, origin=request.remote or "", channel=channel
+            )
         except NoPlaceError:
             return self._turn_away()
         except TouchmarkError as error:
@@ -113,6 +128,11 @@ class StreamEndpoint:
         finally:
             await self._joining.close(session)
         return websocket
+
+    def _describe_channel(self, request: web.Request) -> Channel | None:
+        connection = _get_tls(request)
+        shown = None if connection is None else self._find_certificate(connection.context)
+        return None if shown is None else Channel(nonce=secrets.token_bytes(NONCE_BYTES), server_certificate=shown)
 
     def _turn_away(self) -> web.Response:
         self._metrics.streams_refused.labels(code="overloaded").inc()
@@ -143,9 +163,13 @@ class StreamEndpoint:
                 await websocket.close(code=WSCloseCode.POLICY_VIOLATION, message=error.code.encode())
 
 
-def _peer_certificate(request: web.Request) -> x509.Certificate | None:
+def _get_tls(request: web.Request) -> ssl.SSLObject | None:
     transport = request.transport
-    connection: ssl.SSLObject | None = transport.get_extra_info("ssl_object") if transport is not None else None
+    return transport.get_extra_info("ssl_object") if transport is not None else None
+
+
+def _peer_certificate(request: web.Request) -> x509.Certificate | None:
+    connection = _get_tls(request)
     der = connection.getpeercert(binary_form=True) if connection is not None else None
     if der is None:
         return None

@@ -11,8 +11,10 @@ from collections.abc import Callable
 import structlog
 from cryptography import x509
 
+from ca.api.stream.renewing import Renewing
 from ca.api.stream.second_sidecar import SecondSidecars
 from ca.authenticate.join_token import authenticate_join_token, check_join_token, digest_key
+from ca.authenticate.renewal_key import Channel
 from ca.authenticate.sidecar_certificate import CertificateAuthentication, OlderKeyError
 from ca.authority.authorities import Authorities
 from ca.distribution.foreign_trust import ForeignTrust
@@ -29,7 +31,7 @@ from shared.model.identity.identity import IdentityKind
 from shared.model.trust.join_token import parse_join_token
 from shared.model.version import VERSION
 from shared.model.wire.clock_offset import HINT, describe_offset, is_notable
-from shared.model.wire.messages import Enrol, EnrolPod, FromSidecar, Registration, Resume, Welcome
+from shared.model.wire.messages import Enrol, EnrolPod, FromSidecar, Registration, Renew, Resume, Welcome
 from shared.model.wire.registration import check_instance
 
 _log = structlog.get_logger("touchmark.ca")
@@ -45,6 +47,7 @@ class Joining:
         authorities: Authorities,
         certificates: CertificateAuthentication,
         seconds: SecondSidecars,
+        renewing: Renewing,
         issuance: Issuance,
         rotation: Rotation,
         hub: Hub,
@@ -57,6 +60,7 @@ class Joining:
         self._authorities = authorities
         self._certificates = certificates
         self._seconds = seconds
+        self._renewing = renewing
         self._issuance = issuance
         self._rotation = rotation
         self._hub = hub
@@ -66,7 +70,13 @@ class Joining:
         self._clock = clock
 
     async def open(
-        self, message: FromSidecar | None, leaf: x509.Certificate | None, *, protocol: int, origin: str
+        self,
+        message: FromSidecar | None,
+        leaf: x509.Certificate | None,
+        *,
+        protocol: int,
+        origin: str,
+        channel: Channel | None = None,
     ) -> Session:
         """Open the session that a stream's first message asks for, with the ``Welcome`` first in its outbox.
 
@@ -74,13 +84,16 @@ class Joining:
             message: None when the peer has left.
             leaf: the client certificate of the TLS handshake.
             origin: the peer's address.
+            channel: what a renewal is bound to; None: the stream's protocol knows no renewals.
 
         Raises:
             TouchmarkError: the peer is to be refused.
         """
         match message:
-            case Enrol(token=token, csr=csr, registration=registration):
-                return await self._enrol(token, csr, registration, protocol, origin)
+            case Enrol():
+                return await self._enrol(message, protocol, origin)
+            case Renew():
+                return await self._renew(message, channel, protocol, origin)
             case EnrolPod(token=token, csr=csr, registration=registration):
                 return await self._enrol_pod(token, csr, registration, protocol, origin)
             case Resume(registration=registration, installed_sequence=sequence):
@@ -94,8 +107,9 @@ class Joining:
         """Close a session whose stream has ended."""
         await self._leave(session, has_opened=True)
 
-    async def _enrol(self, token: str, csr: bytes, registration: Registration, protocol: int, origin: str) -> Session:
-        shown = parse_join_token(token)
+    async def _enrol(self, message: Enrol, protocol: int, origin: str) -> Session:
+        shown, csr, registration = parse_join_token(message.token), message.csr, message.registration
+        renewal_digest = self._renewing.digest_offer(message.renewal)
 
         async def enter(replaces: float | None) -> tuple[JoinGrant, SidecarRecord]:
             return await authenticate_join_token(
@@ -106,6 +120,7 @@ class Joining:
                 root_pins=self._authorities.accepted_pins,
                 now=self._clock(),
                 replaces=replaces,
+                renewal_digest=renewal_digest,
             )
 
         instance = check_instance(registration.instance)
@@ -114,6 +129,14 @@ class Joining:
         async with self._seconds.take_turn(instance):
             grant, record = await self._seconds.enter(instance, enter, how="enrol", origin=origin)
             return await self._open("enrol", grant, record, protocol, csr=csr)
+
+    async def _renew(self, message: Renew, channel: Channel | None, protocol: int, origin: str) -> Session:
+        await self._renewing.check(message, channel)
+        async with self._seconds.take_turn(message.registration.instance):
+            grant, record = await self._renewing.enter(message, origin=origin)
+            session = await self._open("renew", grant, record, protocol, csr=message.csr)
+        _log.info("sidecar_renewed", instance=grant.instance, workload=str(grant.workload), origin=origin)
+        return session
 
     async def _enrol_pod(
         self, token: str, csr: bytes, registration: Registration, protocol: int, origin: str
@@ -214,6 +237,7 @@ class Joining:
                 foreign=self._foreign.domains,
                 ca_version=VERSION,
                 time_ms=int(self._clock() * 1000),
+                grace_s=0 if grant.pod_uid else await self._renewing.tell_grace(grant.instance),
             )
         )
         self._hub.open(session)

@@ -82,7 +82,7 @@ class SecondSidecars:
                 entered = await enter(replaces)
             except SecondSidecarError as error:
                 if is_last or await self._is_alive(instance):
-                    await self._note(instance, how=how, origin=origin)
+                    await self.note(instance, how=how, origin=origin)
                     raise
                 replaces = error.registered
             else:
@@ -98,7 +98,7 @@ class SecondSidecars:
             SecondSidecarError: it does.
         """
         if await self._is_alive(error.instance):
-            await self._note(error.instance, how="resume", origin=origin)
+            await self.note(error.instance, how="resume", origin=origin)
             raise SecondSidecarError(error.instance) from error
 
     async def _is_alive(self, instance: str) -> bool:
@@ -127,7 +127,8 @@ class SecondSidecars:
             await asyncio.sleep(_LOOK_AGAIN_S)
         return session
 
-    async def _note(self, instance: str, *, how: str, origin: str) -> None:
+    async def note(self, instance: str, *, how: str, origin: str) -> None:
+        """Note that two have come as this sidecar."""
         self._metrics.second_sidecars.labels(how=how).inc()
         number = await self._store.sidecars.note_second(instance, origin=origin, now=self._clock())
         note = f"A second sidecar with this pod's token, from {origin}, was refused: the token may be in other hands"

@@ -41,6 +41,7 @@ class SidecarView(_Answer, frozen=True):
         has_stopped: it said that it stops when it closed its last stream.
         second_count: how often another sidecar came under its name while it was alive, and was refused;
             ``second_at``: when last, ``second_from``: from which address.
+        renewable_until: until when it may come back by its renewal key, if it isn't seen before; None: it can't.
     """
 
     instance: str
@@ -63,6 +64,7 @@ class SidecarView(_Answer, frozen=True):
     second_count: int = 0
     second_at: float | None = None
     second_from: str = ""
+    renewable_until: float | None = None
 
 
 class SidecarList(_Answer, frozen=True):

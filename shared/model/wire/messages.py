@@ -1,8 +1,9 @@
 """The messages between a sidecar and the CA on their WebSocket, as strict tagged structs in JSON. Pure.
 
-A sidecar's first message is ``Enrol`` (join token and CSR), ``EnrolPod`` (a pod's token and CSR) or ``Resume`` (on a
-TLS connection with its own certificate); the CA answers ``Welcome`` or ``Refusal``. Then either side sends messages at
-any time. Binary values are base64 in JSON. Unknown fields and tags are refused.
+A sidecar's first message is ``Enrol`` (join token and CSR), ``EnrolPod`` (a pod's token and CSR), ``Resume`` (on a
+TLS connection with its own certificate) or ``Renew`` (signed by its renewal key); the CA answers ``Welcome`` or
+``Refusal``. Then either side sends messages at any time. Binary values are base64 in JSON. Unknown fields and tags are
+refused.
 
 What an older peer understands (``protocol.py``): a field that a protocol adds has a default (one of ``""``, ``0``,
 ``False``, ``None``, ``()``, which msgspec knows by identity), and defaults aren't written; ``express_in`` gives it that
@@ -64,11 +65,16 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Enrol(_Message, frozen=True, tag="enrol"):
-    """First message of a sidecar without a certificate."""
+    """First message of a sidecar without a certificate.
+
+    Attributes:
+        renewal: since protocol 2; a request by the key by which it will come back (DER); None: it keeps none.
+    """
 
     token: str
     csr: bytes
     registration: Registration
+    renewal: bytes | None = None
 
     def __repr__(self) -> str:
         return f"Enrol(registration={self.registration!r})"
@@ -90,6 +96,22 @@ class Resume(_Message, frozen=True, tag="resume"):
 
     registration: Registration
     installed_sequence: int = 0
+
+
+class Renew(_Message, frozen=True, tag="renew"):
+    """First message of a sidecar outside Kubernetes that was away for longer than its certificate. Since protocol 2.
+
+    Attributes:
+        key: its renewal key's public part (DER, SubjectPublicKeyInfo).
+        following: a request by the renewal key that takes its place (DER).
+        signature: by the renewal key, over ``trust/renewal.py``'s description of this request (ECDSA, SHA-256).
+    """
+
+    csr: bytes
+    key: bytes
+    following: bytes
+    signature: bytes
+    registration: Registration
 
 
 class ProgramEvidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -206,6 +228,8 @@ class Welcome(_Message, frozen=True, tag="welcome"):
         foreign: since protocol 2; the other trust domains that are known.
         ca_version: since protocol 2; for people.
         time_ms: since protocol 2; the CA's clock, milliseconds since the epoch; 0: it isn't said.
+        grace_s: since protocol 2; for so many seconds after its last certificate's end the sidecar may come back by its
+            renewal key; 0: the CA has none of it.
     """
 
     trust_domain: str
@@ -217,6 +241,7 @@ class Welcome(_Message, frozen=True, tag="welcome"):
     foreign: tuple[ForeignDomain, ...] = ()
     ca_version: str = ""
     time_ms: int = 0
+    grace_s: int = 0
 
 
 class Refusal(_Message, frozen=True, tag="refusal"):
@@ -318,6 +343,7 @@ FromSidecar = (
     Enrol
     | EnrolPod
     | Resume
+    | Renew
     | CertificateRequest
     | BundleInstalled
     | NamespaceInstalled
@@ -368,16 +394,16 @@ def express_in(protocol: int, message: Message, *, reader: Workload | None = Non
     if protocol >= PROTOCOL:
         return message
     match message:
-        case Enrol() | EnrolPod() | Resume():
-            return msgspec.structs.replace(
-                message, registration=msgspec.structs.replace(message.registration, time_ms=0)
-            )
+        case Enrol():
+            return msgspec.structs.replace(message, registration=_register_before(message.registration), renewal=None)
+        case EnrolPod() | Resume():
+            return msgspec.structs.replace(message, registration=_register_before(message.registration))
         case Welcome():
             state = _in_first_protocol(message.state, reader)
-            return msgspec.structs.replace(message, state=state, foreign=(), ca_version="", time_ms=0)
+            return msgspec.structs.replace(message, state=state, foreign=(), ca_version="", time_ms=0, grace_s=0)
         case NamespaceChanged():
             return msgspec.structs.replace(message, state=_in_first_protocol(message.state, reader))
-        case ForeignTrustChanged() | ProgramSeen():
+        case ForeignTrustChanged() | ProgramSeen() | Renew():
             return None
         case Decisions():
             return msgspec.structs.replace(message, records=tuple(_record_before(each) for each in message.records))
@@ -389,6 +415,10 @@ def express_in(protocol: int, message: Message, *, reader: Workload | None = Non
             return msgspec.structs.replace(message, reason=express_in_first_codes(Reason.CODE_NOT_APPROVED).value)
         case _:
             return message
+
+
+def _register_before(registration: Registration) -> Registration:
+    return msgspec.structs.replace(registration, time_ms=0)
 
 
 def _record_before(record: DecisionRecord) -> DecisionRecord:

@@ -78,6 +78,8 @@ class Dump(_Message, frozen=True, tag="dump_answer"):
         ca_fault: why there is no stream to the CA; empty while there is one.
         credentials: the sidecar's own first.
         directory: known addresses, at most the limit; ``directory_size`` of them in all.
+        renewal_kept_in: where its renewal key is: a directory, or ``memory``; empty: the CA has none of it.
+        renewal_grace_s: for so long after its certificate's end the key counts, as the CA said last.
     """
 
     instance: str
@@ -100,6 +102,8 @@ class Dump(_Message, frozen=True, tag="dump_answer"):
     credentials: tuple[HeldCredential, ...] = ()
     directory: tuple[DirectoryEntry, ...] = ()
     directory_size: int = 0
+    renewal_kept_in: str = ""
+    renewal_grace_s: int = 0
 
 
 class SidecarConnections(_Message, frozen=True, tag="connections_answer"):

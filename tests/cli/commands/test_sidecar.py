@@ -48,6 +48,7 @@ DUMP = Dump(
     namespaces=(NamespaceInForce(namespace="shop", version=4, mode="explicit", rules=2, approvals=5),),
     credentials=(HeldCredential(identity="spiffe://td/ns/shop/sa/web/sidecar", not_after=2e9, issuer="issuer 1"),),
     directory=(ENTRY, DirectoryEntry(address="203.0.113.1\x1b[31m")), directory_size=9,
+    renewal_kept_in="/state", renewal_grace_s=604_800,
 )  # fmt: skip
 LIVE = LiveConnection(
     connection="c", tunnel="t", direction="egress", source="127.0.0.1:1", destination="198.18.0.2:5432",
@@ -96,7 +97,16 @@ def test_a_dump_is_tables_or_json(capsys: pytest.CaptureFixture[str]) -> None:
         assert json.loads(capsys.readouterr().out)["namespaces"][0]["mode"] == "explicit"
         assert NAME in complete_instance(NAME[:5])
     assert json.loads(asked[0]) == {"type": "dump", "limit": 2}
-    for word in ("serving", "shop/web", "4096", "explicit", "spiffe://td/ns/shop/sa/web/sidecar", "shop/db", "7 more"):
+    for word in (
+        "serving",
+        "shop/web",
+        "/state",
+        "4096",
+        "explicit",
+        "spiffe://td/ns/shop/sa/web/sidecar",
+        "shop/db",
+        "7 more",
+    ):
         assert word in shown
     assert "\x1b" not in shown, "what the CA sent is escaped"
 

@@ -10,10 +10,11 @@ from shared.model.errors import UnavailableError
 from shared.model.identity.identity import parse_workload
 from shared.model.trust.join_token import parse_join_token
 from shared.model.wire.messages import Enrol, EnrolPod, Registration
-from sidecar.control.joining import MAX_ROOTS, ByJoinToken, ByPod, read_roots
+from sidecar.control.joining import MAX_ROOTS, ByJoinToken, ByPod, Greeting, read_roots
 from tests.sidecar.little_ca import TRUST_DOMAIN, LittleCA
 
 REGISTRATION = Registration(instance="one", version="0", addresses=(), tunnel_port=15008, capture="redirect")
+GREETING = Greeting(protocol=2, nonce=None, server_certificate=b"")
 NOBODY = ("127.0.0.1", 1)
 
 
@@ -33,10 +34,13 @@ async def test_a_join_token_trusts_the_root_that_it_pins_and_then_those_of_the_b
         there = (ca.host, ca.port)
         assert await joining.find_roots(there, (), mark=0, timeout_s=5) == (ca.root.der,)
     assert await joining.find_roots(there, (b"installed",), mark=0, timeout_s=5) == (b"installed",)
-    assert joining.introduce(b"csr", REGISTRATION) == Enrol(token=text, csr=b"csr", registration=REGISTRATION)
+    assert await joining.introduce(b"csr", REGISTRATION, GREETING) == Enrol(
+        token=text, csr=b"csr", registration=REGISTRATION
+    )
     assert (str(joining.workload), joining.trust_domain) == ("shop/web", TRUST_DOMAIN)
     assert text not in repr(joining)
     assert not joining.is_repeatable
+    assert not joining.can_heal
 
 
 async def test_a_pod_reads_roots_and_token_anew_each_time(tmp_path: Path) -> None:
@@ -45,20 +49,20 @@ async def test_a_pod_reads_roots_and_token_anew_each_time(tmp_path: Path) -> Non
         joining.token_file.write_text(text)
         joining.trust_file.write_bytes(ca.roots_pem)
         assert await joining.find_roots(NOBODY, (b"installed",), mark=0, timeout_s=5) == (ca.root.der,)
-        assert joining.introduce(b"csr", REGISTRATION) == EnrolPod(
+        assert await joining.introduce(b"csr", REGISTRATION, GREETING) == EnrolPod(
             token=text.strip(), csr=b"csr", registration=REGISTRATION
         )
         ca.lose_everything()
     assert joining.is_repeatable
 
 
-def test_a_token_that_is_not_there_yet_can_be_had_later(tmp_path: Path) -> None:
+async def test_a_token_that_is_not_there_yet_can_be_had_later(tmp_path: Path) -> None:
     joining = by_pod(tmp_path)
     with pytest.raises(UnavailableError, match="service account token"):
-        joining.introduce(b"csr", REGISTRATION)
+        await joining.introduce(b"csr", REGISTRATION, GREETING)
     joining.token_file.write_text("\n")
     with pytest.raises(UnavailableError, match="empty"):
-        joining.introduce(b"csr", REGISTRATION)
+        await joining.introduce(b"csr", REGISTRATION, GREETING)
 
 
 def test_a_trust_file_without_roots_or_with_too_many_trusts_nobody(tmp_path: Path) -> None:

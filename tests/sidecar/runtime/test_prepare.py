@@ -10,15 +10,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from shared.model.errors import MachineError
+from shared.model.errors import InputError, MachineError
+from shared.model.trust.join_token import JoinToken, format_join_token
 from sidecar.capture.redirect import RedirectRefusedError
 from sidecar.capture.redirect_table import RedirectRules
+from sidecar.control.renewing import ByRenewal
 from sidecar.runtime import prepare
 from sidecar.runtime.privileges import CAP_NET_ADMIN, KEPT
-from sidecar.settings.configuration import Configuration, Hold, RedirectOptions
-from tests.sidecar.little_ca import LittleCA, until
+from sidecar.settings.configuration import CaptureKind, Configuration, Hold, RedirectOptions
+from tests.sidecar.little_ca import LittleCA, make_authority, until
 from tests.sidecar.runtime.whole_sidecar import (
     SERVER,
     an_echo,
@@ -218,3 +221,69 @@ def test_in_a_pod_connections_wait_where_it_has_the_right(monkeypatch: pytest.Mo
     assert redirect(Hold.AUTO, is_installed=True) == (Hold.AUTO, "")
     assert redirect(Hold.NEVER, is_installed=True) == (Hold.NEVER, "")
     assert (machine.holding, machine.kept) == ([], [KEPT, HOLDING, HOLDING, KEPT])
+
+
+TOKEN = JoinToken(
+    token_id="t", secret="s", ca="127.0.0.1:7", trust_domain="touchmark.test", root_pin="00" * 32, workload="shop/web"
+)
+
+
+def choose(
+    directory: Path | None, token: JoinToken | None, *, instance: str = "web-1"
+) -> tuple[Configuration, ByRenewal]:
+    text = None if token is None else format_join_token(token)
+    asked = Configuration(token=text, state_directory=directory, instance=instance)
+    configuration, joining, ca = prepare._choose_joining(asked)
+    assert isinstance(joining, ByRenewal) and ca == ("127.0.0.1", 7)
+    return configuration, joining
+
+
+async def keep_key(directory: Path) -> bytes:
+    """Join by the token as far as the directory shows; return the key that is kept."""
+    _, joining = choose(directory, TOKEN)
+    joining.renewal.offer()
+    await joining.renewal.keep(grace_s=60, roots=(make_authority("root").der,))
+    return let_go(joining)
+
+
+def let_go(joining: ByRenewal) -> bytes:
+    """Give the directory back, as the end of the process does; return the key."""
+    assert joining.renewal._directory is not None
+    joining.renewal._directory.close()
+    return joining.renewal.kept.key
+
+
+async def test_a_key_that_is_kept_stands_in_for_the_token_that_it_came_by(tmp_path: Path) -> None:
+    key = await keep_key(tmp_path / "state")
+    for token in (TOKEN, None):
+        configuration, joining = choose(tmp_path / "state", token, instance="by-chance")
+        assert joining.can_heal and let_go(joining) == key
+        assert configuration.instance == "web-1", "who comes back keeps its name"
+
+
+async def test_another_token_wins_over_a_key_that_is_kept(tmp_path: Path) -> None:
+    key = await keep_key(tmp_path / "state")
+    other = msgspec.structs.replace(TOKEN, token_id="u")
+    configuration, joining = choose(tmp_path / "state", other, instance="web-2")
+    assert not joining.can_heal and let_go(joining) != key
+    assert configuration.instance == "web-2"
+    _, joining = choose(tmp_path / "state", None)
+    assert let_go(joining) == key, "the former is kept until the CA has the new one"
+
+
+def test_without_key_and_token_it_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no renewal key") as fault:
+        choose(tmp_path / "state", None)
+    assert "ca join-token" in fault.value.hint
+    _, joining = choose(None, TOKEN)
+    assert not joining.can_heal and joining.renewal.place == "memory"
+
+
+def test_the_directory_is_for_the_user_that_the_sidecar_becomes() -> None:
+    for redirect, owner in (
+        (RedirectOptions(), 1337),
+        (RedirectOptions(mark=1), None),
+        (RedirectOptions(is_installed=True), None),
+    ):
+        assert prepare._future_user(Configuration(capture=CaptureKind.REDIRECT, redirect=redirect)) == owner
+    assert prepare._future_user(Configuration()) is None

@@ -120,6 +120,13 @@ def test_a_missing_token_is_said() -> None:
         parse_arguments(["--outbound", "127.0.0.1:1=127.0.0.2:2"], {})
 
 
+def test_with_a_state_directory_no_token_is_needed_here() -> None:
+    """Whether there is a renewal key in it is looked at when the sidecar is prepared."""
+    arguments = ["--outbound", "127.0.0.1:1=127.0.0.2:2", "--state-directory", "/s"]
+    assert parse_arguments(arguments, {}).state_directory == Path("/s")
+    assert read_configuration("stateDirectory: /s\n", "x.yaml").state_directory == Path("/s")
+
+
 POD = {
     "TOUCHMARK_POD_NAME": "web-5d4",
     "TOUCHMARK_POD_NAMESPACE": "shop",
@@ -164,6 +171,7 @@ def test_in_a_pod_the_downward_api_says_who_and_where_it_is() -> None:
         (IN_A_POD, {**POD, "TOUCHMARK_POD_IPS": ""}, "TOUCHMARK_POD_IPS isn't set"),
         (IN_A_POD, {**POD, "TOUCHMARK_JOIN_TOKEN": "x"}, "exclude one another"),
         ([each for each in IN_A_POD if "ca" not in each.split("-")[:4] and ".svc" not in each], POD, "needs --ca"),
+        ([*IN_A_POD, "--state-directory", "/s"], POD, "needs no state directory"),
         ([*IN_A_POD, "--redirect-mark", "1"], POD, "takes no mark"),
         ([*IN_A_POD, "--hold-connects", "--hold-port", "514"], POD, "sidecar.capture.install"),
         ([*IN_A_POD, "--hold-port", "514"], POD, "always held"),

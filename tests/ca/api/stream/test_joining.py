@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from ca.api.stream.joining import Joining
+from ca.api.stream.renewing import Renewing
 from ca.api.stream.second_sidecar import SecondSidecars
 from ca.authenticate.sidecar_certificate import CertificateAuthentication
 from ca.distribution.live_connections import Survey
@@ -51,15 +52,24 @@ async def test_resume_without_a_certificate_is_refused(services: RunningCA) -> N
 
 
 async def test_nothing_but_enrolment_and_resumption_opens_a_session(services: RunningCA) -> None:
+    seconds = SecondSidecars(
+        store=services.store,
+        hub=services.hub,
+        survey=Survey(services.hub),
+        metrics=services.metrics,
+        clock=services.clock,
+    )
     joining = Joining(
         store=services.store,
         authorities=services.authorities,
         certificates=CertificateAuthentication(store=services.store, authorities=services.authorities),
-        seconds=SecondSidecars(
+        seconds=seconds,
+        renewing=Renewing(
             store=services.store,
+            authorities=services.authorities,
+            seconds=seconds,
             hub=services.hub,
-            survey=Survey(services.hub),
-            metrics=services.metrics,
+            grace_s=60,
             clock=services.clock,
         ),
         issuance=services.issuance,

@@ -89,6 +89,7 @@ FROM_SIDECAR: list[FromSidecar] = [
     messages.Enrol(token="t", csr=b"\x30\x00", registration=REGISTRATION),
     messages.EnrolPod(token="t", csr=b"\x30\x00", registration=REGISTRATION),
     messages.Resume(registration=REGISTRATION, installed_sequence=3),
+    messages.Renew(csr=b"csr", key=b"key", following=b"next", signature=b"signed", registration=REGISTRATION),
     messages.CertificateRequest(request=1, csr=b"csr", program=Program(digest="a" * 64)),
     messages.BundleInstalled(sequence=3),
     messages.NamespaceInstalled(namespace="shop", version=4),
@@ -111,6 +112,7 @@ FROM_CA: list[FromCA] = [
         foreign=(FOREIGN,),
         ca_version="0.2.0",
         time_ms=1,
+        grace_s=60,
     ),
     messages.Refusal(code="refused", message="no"),
     messages.CertificateIssued(request=1, chain=(b"leaf", b"issuer")),
@@ -242,10 +244,21 @@ def test_a_sidecar_of_protocol_1_gets_no_foreign_peer_and_no_rule_that_would_mat
     assert express_in(1, messages.NamespaceChanged(state=state)) == messages.NamespaceChanged(state=told)
     welcome = messages.Welcome(
         trust_domain="td", namespace="shop", service_account="web", chain=(), bundle=BUNDLE, state=state,
-        foreign=(FOREIGN,), ca_version="0.2.0", time_ms=1,
+        foreign=(FOREIGN,), ca_version="0.2.0", time_ms=1, grace_s=60,
     )  # fmt: skip
-    assert express_in(1, welcome) == msgspec.structs.replace(welcome, state=told, foreign=(), ca_version="", time_ms=0)
+    assert express_in(1, welcome) == msgspec.structs.replace(
+        welcome, state=told, foreign=(), ca_version="", time_ms=0, grace_s=0
+    )
     assert express_in(1, messages.ForeignTrustChanged(domains=(FOREIGN,))) is None
+
+
+def test_protocol_1_knows_no_renewal_keys() -> None:
+    enrol = messages.Enrol(token="t", csr=b"csr", registration=REGISTRATION, renewal=b"key")
+    assert decode_from_sidecar(encode_message(enrol)) == enrol
+    assert express_in(1, enrol) == msgspec.structs.replace(enrol, renewal=None)
+    assert b"renewal" not in encode_message(msgspec.structs.replace(enrol, renewal=None))
+    renew = messages.Renew(csr=b"", key=b"", following=b"", signature=b"", registration=REGISTRATION)
+    assert express_in(1, renew) is None
 
 
 def test_a_ca_of_protocol_1_isnt_told_the_sidecars_time() -> None:

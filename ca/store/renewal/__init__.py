@@ -1,0 +1,1 @@
+"""Renewal keys, by which sidecars outside Kubernetes come back after an outage: which there are, and their table."""

@@ -1,0 +1,164 @@
+"""Renewal keys in the store: of each only the digest of its public part, and which one took its place. I/O.
+
+Belongs here: which key counts, until when, and what a key means that was used before. Doesn't: proof that a peer holds
+one (``ca/authenticate/renewal_key.py``), or what follows from a stolen one (``ca/api/stream/renewing.py``).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ca.store.engine.database import Database
+from ca.store.renewal.tables import renewal_keys
+from shared.model.errors import InputError, RefusedError, UnavailableError
+
+# Of one sidecar, since it joined: a key that is used again is noticed as long as it is known.
+MAX_SPENT: Final = 1_000
+LEAST_INTERVAL_S: Final = 5.0
+_HINT: Final = "make a new one with `touchmark ca join-token NAMESPACE/SERVICE-ACCOUNT` and start the sidecar with it"
+
+
+class RenewalRefusedError(RefusedError):
+    """A sidecar can't come back by its renewal key; ``reason`` says why."""
+
+    def __init__(self, message: str, *, reason: str, hint: str = f"it needs a join token: {_HINT}") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
+class RenewalReusedError(RenewalRefusedError):
+    """A renewal key was used that had been used before, for another successor: two sidecars hold it."""
+
+    def __init__(self, instance: str) -> None:
+        super().__init__(
+            f"the renewal key of {instance[:100]} was used before: there is a copy of it, and neither is let in",
+            reason="renewal_reused",
+            hint=f"find out who read its state directory; then {_HINT}",
+        )
+        self.instance = instance
+
+
+class RenewalKeys:
+    """By which keys sidecars outside Kubernetes come back."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def begin(self, connection: AsyncConnection, instance: str, digest: bytes | None, *, now: float) -> None:
+        """Within the transaction of an enrolment: this key counts from now on, and no former one of the sidecar.
+
+        Arguments:
+            digest: SHA-256 of the public key, whose possession was proven; None: it has none.
+
+        Raises:
+            InputError: the key is another sidecar's.
+        """
+        await connection.execute(delete(renewal_keys).where(renewal_keys.c.instance == instance))
+        if digest is not None:
+            await _add(connection, instance, digest, now)
+
+    async def check(self, digest: bytes, *, instance: str) -> None:
+        """Check that there is or was such a key of this sidecar, before anything dearer is done for it.
+
+        Raises:
+            RenewalRefusedError: there wasn't.
+        """
+        query = select(renewal_keys.c.instance).where(renewal_keys.c.digest == digest.hex())
+        async with self._database.reading() as connection:
+            if await connection.scalar(query) != instance:
+                raise refuse_unknown()
+
+    async def has(self, instance: str) -> bool:
+        """Return whether a sidecar has a key that wasn't used yet."""
+        query = select(renewal_keys.c.digest).where(renewal_keys.c.instance == instance, renewal_keys.c.spent.is_(None))
+        async with self._database.reading() as connection:
+            return (await connection.execute(query.limit(1))).first() is not None
+
+    async def spend(
+        self,
+        connection: AsyncConnection,
+        digest: bytes,
+        following: bytes,
+        *,
+        instance: str,
+        is_answered: bool,
+        ended: float,
+        grace_s: float,
+        now: float,
+    ) -> None:
+        """Use a key up within a greater transaction.
+
+        The same key with the same successor may be used again while the CA has heard nothing on the stream that came
+        of it: the answer may have been lost.
+
+        Arguments:
+            digest, following: SHA-256 of the public keys: of the one that is used, and of the one that takes its place.
+            is_answered: the CA has heard from the sidecar since it last joined.
+            ended: when its last certificate ended or will, in seconds since the epoch.
+            grace_s: for how long after that it may come back.
+
+        Raises:
+            RenewalRefusedError: it isn't this sidecar's, the sidecar was away for too long, or has come back too often.
+            RenewalReusedError: it was used before, for another successor.
+            UnavailableError: the key has only just been made.
+            InputError: the successor isn't new.
+        """
+        query = select(renewal_keys).where(renewal_keys.c.digest == digest.hex()).with_for_update()
+        row = (await connection.execute(query)).first()
+        if row is None or row.instance != instance:
+            raise refuse_unknown()
+        if row.spent is not None:
+            unused = select(renewal_keys.c.digest).where(
+                renewal_keys.c.digest == row.following, renewal_keys.c.spent.is_(None)
+            )
+            is_repeated = row.following == following.hex() and not is_answered
+            if not is_repeated or (await connection.execute(unused)).first() is None:
+                raise RenewalReusedError(instance)
+            return
+        if row.made <= now < row.made + LEAST_INTERVAL_S:
+            raise UnavailableError("this renewal key has only just been made")
+        if now > ended + grace_s:
+            raise RenewalRefusedError(
+                f"this sidecar's last certificate ended {(now - ended) / 86_400:.1f} days ago,"
+                f" and a renewal key counts for {grace_s / 86_400:g} days",
+                reason="renewal_too_late",
+            )
+        spent = select(func.count()).where(renewal_keys.c.instance == instance, renewal_keys.c.spent.is_not(None))
+        if int(await connection.scalar(spent) or 0) >= MAX_SPENT:
+            raise RenewalRefusedError(
+                f"this sidecar has come back {MAX_SPENT} times in 30 days", reason="renewal_worn_out"
+            )
+        await _add(connection, instance, following, now)
+        used = await connection.execute(
+            update(renewal_keys)
+            .where(renewal_keys.c.digest == row.digest, renewal_keys.c.spent.is_(None))
+            .values(spent=now, following=following.hex())
+        )
+        if used.rowcount != 1:  # Whatever the database's locks are worth: a key is used once.
+            raise RenewalReusedError(instance)
+
+    async def prune(self, *, spent_before: float) -> int:
+        """Forget keys that were used long ago; return how many."""
+        async with self._database.writing() as connection:
+            gone = await connection.execute(delete(renewal_keys).where(renewal_keys.c.spent < spent_before))
+            return gone.rowcount
+
+
+async def _add(connection: AsyncConnection, instance: str, digest: bytes, now: float) -> None:
+    known = select(renewal_keys.c.instance).where(renewal_keys.c.digest == digest.hex())
+    if (await connection.execute(known)).first() is not None:
+        raise InputError("the renewal key isn't a new one")
+    await connection.execute(
+        insert(renewal_keys).values(digest=digest.hex(), instance=instance, made=now, spent=None, following="")
+    )
+
+
+def refuse_unknown() -> RenewalRefusedError:
+    """Make the error of a key that isn't, or is no longer, this sidecar's."""
+    return RenewalRefusedError(
+        "the CA doesn't know this renewal key: the sidecar joined anew, was forgotten, or the CA was restored",
+        reason="renewal_unknown",
+    )

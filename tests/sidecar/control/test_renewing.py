@@ -1,0 +1,54 @@
+"""What a sidecar outside Kubernetes shows: its join token and a key, later the key. With a real CA: ``tests/e2e``."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.model.errors import ProtocolError, UnavailableError
+from shared.model.trust.join_token import parse_join_token
+from shared.model.trust.renewal import format_nonce
+from shared.model.wire.messages import Enrol, Registration, Renew
+from sidecar.control.joining import Greeting
+from sidecar.control.renewing import ByRenewal
+from sidecar.credential.renewal_key import RenewalKey, begin_renewal_key
+from tests.sidecar.little_ca import TRUST_DOMAIN, LittleCA
+
+REGISTRATION = Registration(instance="one", version="0", addresses=(), tunnel_port=15008, capture="listeners")
+NOBODY = ("127.0.0.1", 1)
+
+
+def greet(*, protocol: int = 2, nonce: str | None = None) -> Greeting:
+    return Greeting(protocol=protocol, nonce=nonce, server_certificate=b"server")
+
+
+async def test_it_shows_the_token_and_offers_a_key_until_the_ca_has_that() -> None:
+    async with LittleCA().serving() as ca:
+        text = ca.make_token("shop/web")
+        token = parse_join_token(text)
+        joining = ByRenewal(begin_renewal_key(token, instance="one", directory=None), token)
+        there = (ca.host, ca.port)
+        assert await joining.find_roots(there, (), mark=0, timeout_s=30) == (ca.root.der,)
+    assert (str(joining.workload), joining.trust_domain, joining.can_heal) == ("shop/web", TRUST_DOMAIN, False)
+    first = await joining.introduce(b"csr", REGISTRATION, greet())
+    assert isinstance(first, Enrol) and first.token == text and first.renewal is not None
+    old = await joining.introduce(b"csr", REGISTRATION, greet(protocol=1))
+    assert old == Enrol(token=text, csr=b"csr", registration=REGISTRATION)
+    await joining.renewal.keep(grace_s=60, roots=(b"root",))
+    assert joining.can_heal
+    assert await joining.find_roots(NOBODY, (), mark=0, timeout_s=1) == (b"root",)
+    assert await joining.find_roots(NOBODY, (b"installed",), mark=0, timeout_s=1) == (b"installed",)
+    await joining.keep_roots((b"root", b"next"))
+    assert await joining.find_roots(NOBODY, (), mark=0, timeout_s=1) == (b"root", b"next")
+    then = await joining.introduce(b"csr", REGISTRATION, greet(nonce=format_nonce(bytes(32))))
+    assert isinstance(then, Renew)
+
+
+async def test_a_key_isnt_used_towards_an_older_ca_or_without_a_nonce() -> None:
+    token = parse_join_token(LittleCA().make_token("shop/web"))
+    key = begin_renewal_key(token, instance="one", directory=None)
+    joining = ByRenewal(RenewalKey(key.kept, None, is_known=True), None)
+    with pytest.raises(UnavailableError, match=r"0\.1"):
+        await joining.introduce(b"csr", REGISTRATION, greet(protocol=1))
+    with pytest.raises(ProtocolError):
+        await joining.introduce(b"csr", REGISTRATION, greet())
+    assert joining.renewal.kept.following is None
