@@ -36,6 +36,7 @@ from tests.ca.running import Admin, eventually, make_registration, make_token, r
 from tests.sidecar.little_ca import until
 
 AWAY_S: Final = 8 * 3_600.0
+WAIT_S: Final = 180.0  # Bounds a failure alone.
 
 
 class Clock:
@@ -157,11 +158,11 @@ async def test_a_sidecar_that_the_ca_was_away_from_heals_in_its_own_process(
         before, key = control.own, control.joining.renewal.kept.key
         clock.shift_s += AWAY_S
         lose_stream(control)
-        await until(lambda: control.own is not before)
+        await until(lambda: control.own is not before, timeout_s=WAIT_S)
         assert control.own.identity == before.identity and control.own.not_after > clock()
         assert control.joining.renewal.kept.key != key
         assert not feed.done()
-        await until(lambda: control.uplink.is_connected)
+        await until(lambda: control.uplink.is_connected, timeout_s=WAIT_S)
 
 
 async def test_another_process_comes_back_by_what_the_first_has_kept_and_no_token(
@@ -191,10 +192,10 @@ async def test_an_evicted_sidecar_ends_and_says_what_to_do(ca: RunningCA, clock:
         await is_answered(ca)
         async with Admin(ca) as admin:
             await admin.ask("POST", "/v1/evictions", api.Evicted, api.EvictionRequest(whom="web-1"))
-        await until(lambda: not control.uplink.is_connected)
+        await until(lambda: not control.uplink.is_connected, timeout_s=WAIT_S)
         clock.shift_s += AWAY_S
         with pytest.raises(CertificateExpiredError, match="evicted") as fault:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(WAIT_S):
                 await feed
         assert "join token" in fault.value.hint
 
@@ -214,10 +215,10 @@ async def test_a_copied_state_directory_is_noticed_and_neither_goes_on(
         clock.shift_s += 60
         with pytest.raises(RefusedError, match="was used before"):
             await honest.join()
-        await until(lambda: not thief.uplink.is_connected)
+        await until(lambda: not thief.uplink.is_connected, timeout_s=WAIT_S)
         clock.shift_s += 0.75 * AWAY_S
         with pytest.raises(CertificateExpiredError, match="evicted"):
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(WAIT_S):
                 await feed
     directory.close()
     copied.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ca.api.stream import second_sidecar
 from ca.runtime.compose import RunningCA
 from ca.store.renewal import renewal_keys
 from shared.model.trust.join_token import parse_join_token
@@ -28,6 +29,12 @@ from tests.ca.running import (
 
 ADDRESS = "198.18.0.2"
 AWAY_S = 6 * 3_600.0  # Longer than a certificate lives.
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, who answers is taken for alive."""
+    monkeypatch.setattr(second_sidecar, "ANSWER_DEADLINE_S", 60.0)
 
 
 @pytest.fixture
