@@ -138,7 +138,9 @@ class ClusterPolicyBackend:
         """
         if terms.for_s is not None:
             raise InputError(
-                "in a cluster only a namespace's mode goes back by itself", hint="leave out --for, or --workload"
+                "in a cluster only a namespace's mode goes back by itself",
+                hint=f"switch them without --for, and back with `touchmark mode {namespace} inherit --workload …`;"
+                " or give the namespace's own mode --for",
             )
         if terms.expected_version is not None:
             await self._check_version(namespace, terms.expected_version)
