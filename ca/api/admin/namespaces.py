@@ -19,6 +19,7 @@ from ca.store.store import Store
 from shared.model.adoption.approval_name import choose_name
 from shared.model.errors import ConflictError, InputError
 from shared.model.identity.identity import check_namespace, check_service_account, parse_workload
+from shared.model.policy.documents import check_group_label
 from shared.model.policy.modes import change_modes
 from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.wire import admin
@@ -225,6 +226,7 @@ class NamespacesAdmin:
         self._check_source()
         wanted = await read_body(request, admin.PolicyRequest)
         namespace = check_namespace(wanted.namespace)
+        check_group_label(wanted.group_label)
 
         async def put(version: int | None) -> NamespaceState:
             expected = version if wanted.expected_version is None else wanted.expected_version

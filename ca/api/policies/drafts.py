@@ -22,6 +22,7 @@ from ca.store.records import SidecarRecord
 from ca.store.store import Store
 from shared.model.errors import ConflictError
 from shared.model.identity.identity import check_namespace
+from shared.model.policy.documents import check_group_label
 from shared.model.policy.rules import Mode, NamespaceState, PolicyDraft
 from shared.model.wire import admin
 
@@ -78,7 +79,7 @@ class DraftsAdmin:
         draft = PolicyDraft(
             number=0,
             mode=wanted.mode,
-            group_label=wanted.group_label,
+            group_label=check_group_label(wanted.group_label),
             rules=wanted.rules,
             requires=wanted.requires,
         )

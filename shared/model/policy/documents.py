@@ -105,8 +105,7 @@ class MeshPolicyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         check_workload_modes(self.workload_modes or ())
         if self.trial is not None and self.mode is None:
             raise InputError("a trial needs the `mode` that is tried")
-        if self.group_label and not _LABEL_KEY.fullmatch(self.group_label):
-            raise InputError(f"not a label key: {self.group_label[:80]!r}")
+        check_group_label(self.group_label)
         if len(self.rules) > MAX_RULES:
             raise InputError(f"{len(self.rules)} rules; at most {MAX_RULES} are allowed")
         names: set[str] = set()
@@ -146,6 +145,17 @@ class ProgramDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 Document: TypeAlias = MeshPolicyDocument | ProgramDocument
+
+
+def check_group_label(label: str) -> str:
+    """Return a mesh group's label; empty: the namespace is the group.
+
+    Raises:
+        InputError: it isn't a label's key.
+    """
+    if label and not _LABEL_KEY.fullmatch(label):
+        raise InputError(f"not a label key: {label[:80]!r}", hint="such as team, or example.com/team")
+    return label
 
 
 def parse_documents(text: str, source: str = "") -> list[Document]:

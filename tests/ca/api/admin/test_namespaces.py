@@ -98,6 +98,8 @@ async def test_the_ca_itself_refuses_a_switch_that_would_refuse_what_was_seen(
         ),
         ("PUT", "/v1/policies", api.PolicyRequest(namespace="No_Name")),
         ("PUT", "/v1/policies", api.PolicyRequest(namespace="shop", rules=(RULE, RULE))),
+        ("PUT", "/v1/policies", api.PolicyRequest(namespace="shop", group_label="no label")),
+        ("PUT", "/v1/namespaces/shop/draft", api.DraftRequest(group_label="no label")),
         ("PUT", "/v1/policies", {"namespace": "shop", "rules": [{"name": "", "action": "allow"}]}),
     ],
     ids=lambda value: repr(value)[:60],
