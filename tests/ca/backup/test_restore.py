@@ -178,6 +178,18 @@ async def test_a_token_that_may_have_been_spent_since_is_void(tmp_path: Path) ->
             await founded.spend(core.store, token.token_id, secret, "two", key=b"other")
 
 
+async def test_a_renewal_key_that_may_have_been_used_since_counts_no_longer(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        await join(core, "one", WEB)
+        async with core.store.database.writing() as connection:
+            await core.store.renewal_keys.begin(connection, "one", b"key", now=NOW)
+        file = await take(core.store)
+    await restore(file, tmp_path / "d", may_replace=True)
+    async with opened(tmp_path / "d") as core:
+        assert await core.store.sidecars.get("one") is not None
+        assert not await core.store.renewal_keys.has("one")
+
+
 async def test_a_certificate_from_after_the_backup_still_speaks_for_its_sidecar(tmp_path: Path) -> None:
     """Sidecars renew every half hour: else each on a machine would need a new token after any restore."""
     async with opened(tmp_path / "d") as core:
