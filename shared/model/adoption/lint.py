@@ -24,7 +24,7 @@ _CLUSTER_ZONES = (".cluster.local", ".svc")
 
 
 class Level(StrEnum):
-    """How much a finding matters: an error makes a rule useless, a warning makes it superfluous."""
+    """How much a finding matters: an error makes a rule useless; a warning says that it may be so, or is superfluous."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -114,8 +114,9 @@ def _check_names(say: _Saying, rule: Rule, around: Surroundings) -> Iterator[Lin
         if not peer.namespace:
             continue
         if around.namespaces is not None and peer.namespace not in around.namespaces:
-            hint = _suggest(peer.namespace, around.namespaces)
-            yield say(Level.ERROR, LintCode.UNKNOWN_NAMESPACE, f"there is no namespace {peer.namespace}", hint)
+            yield _say_unknown(
+                say, LintCode.UNKNOWN_NAMESPACE, f"namespace {peer.namespace}", peer.namespace, around.namespaces
+            )
         elif peer.service_account:
             yield from _check_workload(say, peer.namespace, peer.service_account, around)
             programs = (peer.program,) if peer.program is not None else ()
@@ -127,12 +128,7 @@ def _check_workload(say: _Saying, namespace: str, service_account: str, around: 
     name = f"{namespace}/{service_account}"
     if around.workloads is not None and name not in around.workloads:
         own = {each.partition("/")[2] for each in around.workloads if each.startswith(f"{namespace}/")}
-        yield say(
-            Level.ERROR,
-            LintCode.UNKNOWN_WORKLOAD,
-            f"there is no workload {name}",
-            _suggest(service_account, own),
-        )
+        yield _say_unknown(say, LintCode.UNKNOWN_WORKLOAD, f"workload {name}", service_account, own)
 
 
 def _check_programs(
@@ -302,6 +298,8 @@ def _within(ports: PortRange, ranges: Iterable[PortRange]) -> bool:
     return any(each.first <= ports.first and ports.last <= each.last for each in ranges)
 
 
-def _suggest(name: str, known: Iterable[str]) -> str:
-    close = get_close_matches(name, sorted(known), n=1)
-    return f"did you mean {close[0]}?" if close else ""
+def _say_unknown(say: _Saying, code: LintCode, what: str, name: str, known: Iterable[str]) -> LintFinding:
+    """Call a name an error that is nearly a known one; another may be of what is still to come."""
+    if close := get_close_matches(name, sorted(known), n=1):
+        return say(Level.ERROR, code, f"there is no {what}", f"did you mean {close[0]}?")
+    return say(Level.WARNING, code, f"there is no {what} yet: naming it has no effect until then")

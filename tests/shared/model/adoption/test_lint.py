@@ -47,7 +47,9 @@ def find(*rules: Rule, around: Surroundings = AROUND) -> list[tuple[Level, LintC
     [
         (allow(workloads=("web",)), None),
         (allow(peers=(Peer(namespace="bnak"),)), (Level.ERROR, LintCode.UNKNOWN_NAMESPACE)),
+        (allow(peers=(Peer(namespace="planned"),)), (Level.WARNING, LintCode.UNKNOWN_NAMESPACE)),
         (allow(workloads=("wbe",)), (Level.ERROR, LintCode.UNKNOWN_WORKLOAD)),
+        (allow(workloads=("planned",)), (Level.WARNING, LintCode.UNKNOWN_WORKLOAD)),
         (
             allow(peers=(Peer(namespace="bank", service_account="tellr"),)),
             (Level.ERROR, LintCode.UNKNOWN_WORKLOAD),
