@@ -24,7 +24,7 @@ _CLUSTER_ZONES = (".cluster.local", ".svc")
 
 
 class Level(StrEnum):
-    """How much a finding matters: an error makes a rule useless; a warning says that it may be so, or is superfluous."""
+    """How much a finding matters: an error makes a rule useless; a warning says that it may be, or is superfluous."""
 
     ERROR = "error"
     WARNING = "warning"
