@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from shared.model.policy.documents import Document, MeshPolicyDocument
 from shared.model.wire.admin import (
@@ -49,7 +49,7 @@ def show_difference(found: PolicyDifference) -> None:
 
     for mark, name, changed in (("✗", "newly denied", found.denied), ("+", "newly allowed", found.allowed)):
         if changed:
-            print_line(f"{mark} {name}: {sum(each.connections for each in changed)} connections")
+            print_line(f"{mark} {name}: {count_connections(changed)}")
         for each in changed:
             print_line(f"  {describe(each)}")
     if not found.denied:
@@ -57,6 +57,12 @@ def show_difference(found: PolicyDifference) -> None:
     print_line(f"unchanged: {found.unchanged} connections; unknown: {found.unknown}")
     for unknown in found.unknowns:
         print_line(f"? {escape(unknown)}")
+
+
+def count_connections(changed: Iterable[DecidedOtherwise]) -> str:
+    """Say how many connections these are."""
+    total = sum(each.connections for each in changed)
+    return f"{total} connection{'s' if total != 1 else ''}"
 
 
 def describe(each: DecidedOtherwise) -> str:

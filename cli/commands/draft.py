@@ -135,7 +135,7 @@ def _exit(view: DraftView) -> None:
 
 def show(view: DraftView, *, target_options: str = "") -> None:
     """Print a draft, who evaluates it, and what it decides otherwise."""
-    from cli.commands.difference import describe
+    from cli.commands.difference import count_connections, describe
     from cli.text.duration import format_time
     from cli.text.output import print_line
     from cli.text.printable import escape
@@ -152,7 +152,7 @@ def show(view: DraftView, *, target_options: str = "") -> None:
     named: set[Fix] = set()
     for mark, name, changed in (("✗", "newly denied", view.denied), ("+", "newly allowed", view.allowed)):
         if changed:
-            print_line(f"{mark} {name}: {sum(each.connections for each in changed)} connections")
+            print_line(f"{mark} {name}: {count_connections(changed)}")
         for each in changed:
             print_line(f"  {describe(each)}")
             for line in _describe_new_fixes(each, view.namespace, named, target_options):
@@ -161,7 +161,7 @@ def show(view: DraftView, *, target_options: str = "") -> None:
         print_line("? no sidecar evaluates it yet, so nothing is known")
     elif not view.denied:
         print_line("✓ nothing that was decided since then would be newly denied")
-    print_line(f"unchanged: {view.unchanged} connections")
+    print_line(f"unchanged: {view.unchanged} connection{'s' if view.unchanged != 1 else ''}")
     if view.uncounted:
         print_line(f"? {view.uncounted} more were lost, or had no room: nobody knows what it says of them")
     if view.is_truncated:
@@ -175,7 +175,7 @@ def show(view: DraftView, *, target_options: str = "") -> None:
 def _describe_new_fixes(each: DecidedOtherwise, namespace: str, named: set[Fix], target_options: str) -> list[str]:
     """Return the lines of what would let connections pass by the draft, but for what was named before."""
     from cli.commands.ready import describe_fix
-    from cli.ui.drafts import head_rule
+    from cli.ui.drafts import find_path, head_rule
     from shared.model.adoption.fixes import FixKind
 
     lines: list[str] = []
@@ -183,7 +183,7 @@ def _describe_new_fixes(each: DecidedOtherwise, namespace: str, named: set[Fix],
         if fix in named:
             continue
         named.add(fix)
-        described = describe_fix(fix, each.reason, path="", target_options=target_options)
+        described = describe_fix(fix, each.reason, path=find_path(each, fix), target_options=target_options)
         if fix.kind is FixKind.RULE and fix.namespace == namespace:
             described[0] = head_rule(namespace)
         lines += described

@@ -16,6 +16,7 @@ from cli.text.edge import describe_program
 from cli.ui.shapes import Command, ShownChange, ShownDraft, ShownFix
 from shared.model.adoption.fixes import Fix, FixKind
 from shared.model.policy.reasons import Reason
+from shared.model.policy.rules import Direction
 from shared.model.wire.admin import DecidedOtherwise, DraftView
 from shared.model.wire.admin_edges import EdgeEnd, EdgeView
 
@@ -82,7 +83,7 @@ def _show_change(
 ) -> ShownChange:
     fixes = []
     for each in changed.fixes:
-        shown = write(each, changed.reason, changed.path)
+        shown = write(each, changed.reason, find_path(changed, each))
         if each.kind is FixKind.RULE and each.namespace == namespace:
             shown = msgspec.structs.replace(shown, lines=(head_rule(namespace), *shown.lines[1:]))
         fixes.append(shown)
@@ -102,6 +103,14 @@ def _show_change(
         last=changed.last_seen,
         fixes=tuple(fixes),
     )
+
+
+def find_path(changed: DecidedOtherwise, fix: Fix) -> str:
+    """Return the path of the program to approve, if it is the reporter's own; else nobody has said it."""
+    is_egress = changed.side is Direction.EGRESS
+    own = changed.source if is_egress else changed.destination
+    program = changed.source_program if is_egress else changed.destination_program
+    return changed.path if (own, program) == (fix.workload, fix.program) else ""
 
 
 def head_rule(namespace: str) -> str:

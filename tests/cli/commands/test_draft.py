@@ -111,6 +111,33 @@ def test_what_would_let_connections_pass_is_printed_once(ca: FakeCA, capsys: pyt
     assert printed.count("add to spec.rules of MeshPolicy bank/default:") == 1
 
 
+def test_one_connection_is_one(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    ca.answers[ASKED] = msgspec.structs.replace(
+        VIEW, denied=(msgspec.structs.replace(DENIED, connections=1),), unchanged=1
+    )
+    run(["policy", "draft", "shop"])
+    printed = capsys.readouterr().out
+    assert "newly denied: 1 connection\n" in printed
+    assert "unchanged: 1 connection\n" in printed
+
+
+def test_only_the_reporters_own_program_has_its_path(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    """The path is its word for its own program: beside the peer's digest it would speak for another program."""
+    own = Fix(kind=FixKind.APPROVE, workload="shop/web", program="sha256:" + "ab" * 32)
+    peer = Fix(kind=FixKind.APPROVE, workload="bank/teller", program=DENIED.source_program)
+    python = msgspec.structs.replace(
+        DENIED, destination_program=own.program, path="/usr/bin/python3.11", fixes=(own, peer)
+    )
+    ca.answers[ASKED] = msgspec.structs.replace(VIEW, denied=(python,))
+    run(["policy", "draft", "shop"])
+    of_own, of_peer = (line for line in capsys.readouterr().out.splitlines() if "program approve" in line)
+    assert f"approve shop/web {own.program} --weak " in of_own, "an interpreter's approval is weak, and says so"
+    assert of_own.endswith("# /usr/bin/python3.11")
+    assert f"approve bank/teller {peer.program} " in f"{of_peer} "
+    assert "--weak" not in of_peer
+    assert "python" not in of_peer
+
+
 def test_a_draft_is_printed_as_the_policy_that_it_would_be(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
     ca.answers[ASKED] = VIEW
     assert run(["policy", "draft", "shop", "--yaml"]) == ExitCode.SUCCESS

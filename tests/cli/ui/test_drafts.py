@@ -6,6 +6,8 @@ import msgspec
 
 from cli.ui.drafts import ALLOWED, DENIED, MARKED, UNKNOWN, Redecided
 from cli.ui.picture import Show, show_edges
+from shared.model.adoption.fixes import Fix, FixKind
+from shared.model.policy.rules import Direction
 from shared.model.wire.admin import DecidedOtherwise, DraftView
 from shared.model.wire.admin_edges import EdgeEnd, EdgeView
 from tests.cli.edges import ALLOW, DB, DENY, WEB, list_edges, make_edge
@@ -77,6 +79,17 @@ def test_the_page_has_each_fix_and_the_commands(page: Served) -> None:
     assert draft["promote"]["line"].startswith("touchmark policy draft shop --promote --admin-socket")
     page.ca.answers["GET /v1/namespaces/shop/draft"] = msgspec.structs.replace(DRAFT, is_outdated=True)
     assert " --promote --force --admin" in get(page, "draft?namespace=shop")["promote"]["line"]
+
+
+def test_the_page_shows_the_reporters_path_beside_its_own_program_alone(page: Served) -> None:
+    denied = DRAFT.denied[0]
+    ends = (denied.source, denied.source_program), (denied.destination, denied.destination_program)
+    fixes = tuple(Fix(kind=FixKind.APPROVE, workload=workload, program=program) for workload, program in ends)
+    for side, shown in ((Direction.EGRESS, [True, False]), (Direction.INGRESS, [False, True])):
+        changed = msgspec.structs.replace(denied, side=side, path="/opt/own", fixes=fixes)
+        page.ca.answers["GET /v1/namespaces/shop/draft"] = msgspec.structs.replace(DRAFT, denied=(changed,))
+        (change,) = get(page, "draft?namespace=shop")["denied"]
+        assert [fix["lines"][0].endswith("# /opt/own") for fix in change["fixes"]] == shown
 
 
 def test_without_a_draft_the_page_says_how_to_write_one(page: Served) -> None:
