@@ -117,8 +117,7 @@ class RenewalKeys:
             is_repeated = row.following == following.hex() and not is_answered
             if not is_repeated or (await connection.execute(unused)).first() is None:
                 raise RenewalReusedError(instance)
-            return
-        if row.made <= now < row.made + LEAST_INTERVAL_S:
+        elif row.made <= now < row.made + LEAST_INTERVAL_S:
             raise UnavailableError("this renewal key has only just been made")
         if now > ended + grace_s:
             raise RenewalRefusedError(
@@ -126,6 +125,8 @@ class RenewalKeys:
                 f" and a renewal key counts for {grace_s / 86_400:g} days",
                 reason="renewal_too_late",
             )
+        if row.spent is not None:
+            return
         spent = select(func.count()).where(renewal_keys.c.instance == instance, renewal_keys.c.spent.is_not(None))
         if int(await connection.scalar(spent) or 0) >= MAX_SPENT:
             raise RenewalRefusedError(

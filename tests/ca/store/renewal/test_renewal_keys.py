@@ -71,6 +71,19 @@ async def test_the_same_successor_may_be_asked_for_until_the_ca_has_heard_of_it(
             await keys.spend("a", "b", is_answered=False, now=LATER + 60)
 
 
+async def test_a_lost_answer_too_is_asked_for_within_the_grace_only(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        keys = Keys(store=core.store)
+        await keys.begin("a")
+        await keys.spend("a", "b", is_answered=False)
+        await keys.spend("a", "b", is_answered=False, ended=LATER, now=LATER + 7_200)
+        with pytest.raises(RenewalRefusedError) as late:
+            await keys.spend("a", "b", is_answered=False, ended=LATER, now=LATER + 7_201)
+        assert late.value.reason == "renewal_too_late"
+        with pytest.raises(RenewalReusedError):
+            await keys.spend("a", "x", is_answered=False, ended=LATER, now=LATER + 7_201)
+
+
 async def test_a_key_counts_for_its_sidecar_within_the_grace_and_not_at_once(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
         keys = Keys(store=core.store)
