@@ -105,11 +105,25 @@ class StateDirectory:
         try:
             os.fchown(self._descriptor, owner, owner)
             with suppress(FileNotFoundError):
-                os.chown(FILE, owner, owner, dir_fd=self._descriptor, follow_symlinks=False)
+                self._give_file(owner)
         except OSError as error:
             raise MachineError(
                 f"can't give the state directory {self.path} to user {owner}: {error.strerror}"
             ) from error
+
+    def _give_file(self, owner: int) -> None:
+        descriptor = os.open(FILE, _READ | os.O_NONBLOCK, dir_fd=self._descriptor)
+        try:
+            found = os.fstat(descriptor)
+            self._check(found, self.path / FILE, 0o600)
+            if found.st_nlink != 1:  # The user may have put a link to a file of root's here.
+                raise InputError(
+                    f"{self.path / FILE} has another name elsewhere",
+                    hint="take it away, and start the sidecar with a new join token",
+                )
+            os.fchown(descriptor, owner, owner)
+        finally:
+            os.close(descriptor)
 
     def _check(self, found: os.stat_result, path: Path, mode: int) -> None:
         is_kind = stat.S_ISDIR(found.st_mode) if mode & 0o100 else stat.S_ISREG(found.st_mode)

@@ -87,3 +87,17 @@ def test_it_is_given_to_the_user_that_the_sidecar_becomes(tmp_path: Path) -> Non
     assert {(tmp_path / "state").stat().st_uid, (tmp_path / "state" / FILE).stat().st_uid} == {1337}
     assert directory.read() == b"one"
     directory.close()
+
+
+@pytest.mark.needs_root
+def test_a_file_of_roots_that_was_linked_there_isnt_given_away(tmp_path: Path) -> None:
+    StateDirectory(tmp_path / "state", owner=1337).close()
+    secret = tmp_path / "secret"
+    secret.touch(mode=0o600)
+    for link in (os.link, os.symlink):
+        link(secret, tmp_path / "state" / FILE)
+        with pytest.raises((InputError, MachineError)):
+            StateDirectory(tmp_path / "state", owner=1337)
+        (tmp_path / "state" / FILE).unlink()
+    assert secret.stat().st_uid == 0
+    StateDirectory(tmp_path / "state", owner=1337).close()
