@@ -74,7 +74,8 @@ class ByRenewal:
 
     async def keep(self, welcome: Welcome) -> None:
         """Take the welcome's roots, and whether the CA has the key."""
-        await self.renewal.keep(grace_s=welcome.grace_s, roots=welcome.bundle.roots)
+        # The one that answers a resumption brings no certificate.
+        await self.renewal.keep(grace_s=welcome.grace_s, roots=welcome.bundle.roots, has_joined=bool(welcome.chain))
 
     async def keep_roots(self, roots: tuple[bytes, ...]) -> None:
         """Take the roots of another trust bundle."""

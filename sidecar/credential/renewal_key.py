@@ -136,17 +136,18 @@ class RenewalKey:
             registration=registration,
         )
 
-    async def keep(self, *, grace_s: int, roots: tuple[bytes, ...]) -> None:
+    async def keep(self, *, grace_s: int, roots: tuple[bytes, ...], has_joined: bool = True) -> None:
         """Take the CA's welcome: after a renewal the successor takes the key's place.
 
         Arguments:
             grace_s: 0: the CA hasn't the key.
             roots: of the welcome's trust bundle.
+            has_joined: False: it answers a resumption. A renewal that was asked for before may never have arrived.
 
         Raises:
             UnavailableError: it can't be written; the welcome must not be used then, so that the CA can be asked again.
         """
-        asked = self._asked
+        asked = self._asked if has_joined else _Asked.NOTHING
         if asked is _Asked.TO_RENEW:
             await self._change(key=self._kept.following, following=None, roots=roots)
         elif asked is _Asked.TO_KEEP and grace_s > 0:

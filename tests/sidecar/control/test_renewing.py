@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from shared.model.errors import ProtocolError, UnavailableError
 from shared.model.trust.join_token import parse_join_token
 from shared.model.trust.renewal import format_nonce
-from shared.model.wire.messages import Enrol, Registration, Renew
+from shared.model.wire.messages import Enrol, Registration, Renew, Welcome
 from sidecar.control.joining import Greeting
 from sidecar.control.renewing import ByRenewal
 from sidecar.credential.renewal_key import RenewalKey, begin_renewal_key
@@ -52,3 +53,23 @@ async def test_a_key_isnt_used_towards_an_older_ca_or_without_a_nonce() -> None:
     with pytest.raises(ProtocolError):
         await joining.introduce(b"csr", REGISTRATION, greet())
     assert joining.renewal.kept.following is None
+
+
+async def test_a_renewal_that_was_lost_isnt_answered_by_a_resumption() -> None:
+    """As where the clock was ahead: the certificate seemed to have ended, and hasn't."""
+    ca = LittleCA()
+    token = parse_join_token(ca.make_token("shop/web"))
+    key = begin_renewal_key(token, instance="one", directory=None)
+    joining = ByRenewal(RenewalKey(key.kept, None, is_known=True), None)
+    resumed = Welcome(
+        trust_domain=TRUST_DOMAIN, namespace="shop", service_account="web", chain=(), bundle=ca.bundle,
+        state=ca.state("shop"), grace_s=60,
+    )  # fmt: skip
+    uses = []
+    for welcome in (resumed, msgspec.structs.replace(resumed, chain=(b"certificate",)), resumed):
+        message = await joining.introduce(b"csr", REGISTRATION, greet(nonce=format_nonce(bytes(32))))
+        assert isinstance(message, Renew)
+        uses.append((message.key, joining.renewal.kept.following))
+        await joining.keep(welcome)
+    assert uses[0] == uses[1], "asked for again, with the same successor"
+    assert uses[2][0] != uses[1][0]
