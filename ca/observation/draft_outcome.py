@@ -22,7 +22,7 @@ from shared.model.adoption.fixes import Fix, FixKind
 from shared.model.adoption.seen import Seen, name_end
 from shared.model.policy.decision import Answer, DraftVerdict, PartyRecord, is_stricter
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction, NamespaceState, put_draft_in_force
+from shared.model.policy.rules import Direction, Mode, NamespaceState, put_draft_in_force
 from shared.model.wire.admin import DecidedOtherwise, DraftView
 
 MAX_SHOWN: Final = 1000
@@ -55,21 +55,24 @@ async def view_draft(store: Store, namespace: str) -> DraftView:
         uncounted=window.uncounted,
         evaluated_since=window.since,
         is_truncated=window.is_truncated or max(len(denied), len(allowed)) > MAX_SHOWN,
-        is_outdated=await judge(lambda _: has_changed_since(generations, known.written)),
+        is_outdated=await judge(lambda _: has_changed_since(generations, known.written, mode=known.draft.mode)),
     )
 
 
-def has_changed_since(generations: Sequence[Generation], time: float) -> bool:
-    """Tell whether the policy in force has changed since then, but for its modes; not what no history tells.
+def has_changed_since(generations: Sequence[Generation], time: float, *, mode: Mode | None) -> bool:
+    """Tell whether the policy in force has changed since then; not what no history tells, nor workloads' modes.
 
     Arguments:
         generations: newest first.
+        mode: the draft's; where it has none, or the one that is in force now, the mode's change doesn't matter.
     """
     # What the history began with was there before, whenever it was written down.
     then = next((each for each in generations if each.time <= time or each.act == BEFORE), None)
     if then is None or then is generations[0]:
         return False
     contents = then.content, generations[0].content
+    if mode is not None and contents[0].mode != contents[1].mode != mode:
+        return True
     before, now = ((bytes(each.rules), each.group_label, bytes(each.requires)) for each in contents)
     return before != now
 

@@ -36,7 +36,8 @@ def draft(
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="With --promote: also where explicit mode would refuse live traffic, or over newer rules."
+            "--force",
+            help="With --promote: also where explicit mode would refuse live traffic, or over a newer policy.",
         ),
     ] = False,
     yaml: Annotated[bool, typer.Option("--yaml", help="Print the draft as YAML that `policy apply` accepts.")] = False,
@@ -47,7 +48,7 @@ def draft(
 
     `policy apply -f FILE --draft` writes it, --mode a draft that changes nothing but the mode. The sidecars evaluate
     it beside the policy in force and enforce nothing of it. --promote runs the checks of `policy apply` first: exit
-    code 7 if they fail, 5 if the rules in force have changed since the draft was written.
+    code 7 if they fail, 5 if the policy in force has changed since the draft was written.
 
     Exit code 0: nothing is newly denied; 3: something is; 10: nothing is, but not every sidecar evaluates it, or
     records were lost.
@@ -88,7 +89,7 @@ def draft(
             view = await backend.get_draft(namespace)
             if view.is_outdated and not force:
                 raise ConflictError(
-                    f"the rules in force in {namespace} have changed since the draft was written: it would take that"
+                    f"the policy in force in {namespace} has changed since the draft was written: it would take that"
                     " back",
                     hint="write the draft again; --force puts it in force all the same",
                 )
@@ -167,7 +168,7 @@ def show(view: DraftView, *, target_options: str = "") -> None:
     if view.is_truncated:
         print_line("? there is more than is shown")
     if view.is_outdated:
-        print_line("? the rules in force have changed since it was written: to promote it takes that back")
+        print_line("? the policy in force has changed since it was written: to promote it takes that back")
     for note in describe_limits(make_document(view)):
         print_line(f"? {note}")
 

@@ -146,7 +146,7 @@ class Actions:
             raise ConflictError(f"{namespace} has another draft by now", hint="look again")
         if view.is_outdated and not request.accepts:
             raise ConflictError(
-                f"the rules in force in {namespace} have changed since the draft was written: it would take that back",
+                f"the policy in force in {namespace} has changed since the draft was written: it would take that back",
                 hint="write the draft again, or look again and confirm that",
             )
         await self._check_draft(backend, view)

@@ -360,7 +360,7 @@ class ActRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         rule: the digest of a missing rule; ``since``: how far back it was looked for, such as ``24h``.
         draft: the number of the draft that was shown.
         accepts: also what needs a word of its own: a weak approval, a switch although too little was seen, a draft that
-            takes newer rules back.
+            takes a newer policy back.
     """
 
     act: ActKind

@@ -32,7 +32,7 @@ export function Draft({ name, since, tick, turn, say, done }) {
     data.evaluating < data.sidecars ? `not by ${data.waiting.join(", ")}${data.sidecars - data.evaluating > data.waiting.length ? ", …" : ""}: these haven't installed it, or are of an older release` : "",
     data.uncounted ? `${count(data.uncounted, "connection was", "connections were")} lost or had no room: nobody knows what it says of them` : "",
     data.is_truncated ? "there is more than is shown" : "",
-    data.is_outdated ? "the rules in force have changed since it was written: to put it in force takes that back" : "",
+    data.is_outdated ? "the policy in force has changed since it was written: to put it in force takes that back" : "",
     ...data.notes,
   ].filter(Boolean);
   const shared = { about: `draft ${data.number} of ${name}`, done, say };
@@ -42,7 +42,7 @@ export function Draft({ name, since, tick, turn, say, done }) {
     ${doubts.length ? html`<ul class="doubts">${doubts.map((each) => html`<li><${Mark} word="unknown" shown=${each} /></li>`)}</ul>` : null}
     <p class="buttons">
       ${rights?.switches && rights?.refuses ? html`<${Act} ...${shared} what="Put it in force" text=${data.mode === "explicit" ? "What it doesn't allow is refused from then on. It is checked first, as a switch of the mode is." : "Its rules replace those in force."} command=${data.promote.line}
-        accept=${data.is_outdated ? "The rules in force have changed since it was written. Take that back" : ""} request=${{ act: "promote", namespace: name, draft: data.number }} />` : null}
+        accept=${data.is_outdated ? "The policy in force has changed since it was written. Take that back" : ""} request=${{ act: "promote", namespace: name, draft: data.number }} />` : null}
       ${rights?.refuses ? html`<${Act} ...${shared} what="Drop it" text="The rules in force stay as they are. Its verdicts are forgotten." command=${data.drop.line} request=${{ act: "drop", namespace: name, draft: data.number }} />` : null}
     </p>
     <${Changes} title="Newly refused or marked" changes=${data.denied} ...${{ name, since, say }} />

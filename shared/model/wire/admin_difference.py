@@ -91,7 +91,7 @@ class DraftView(msgspec.Struct, frozen=True, kw_only=True):
             lower bound.
         evaluated_since: when its first verdict was written; None: there is none yet.
         is_truncated: there are more than are shown.
-        is_outdated: the rules in force have changed since: to put the draft in force takes that back.
+        is_outdated: the policy in force has changed since: to put the draft in force takes that back.
     """
 
     namespace: str

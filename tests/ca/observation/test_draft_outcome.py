@@ -96,3 +96,19 @@ async def test_a_draft_is_outdated_once_the_rules_in_force_are_others(tmp_path: 
         await store.namespaces.put_policy("shop", rules=(rule,))
         await store.drafts.put("shop", PolicyDraft(number=0, mode=Mode.EXPLICIT))
         assert not (await view_draft(store, "shop")).is_outdated, "it was written since"
+
+
+async def test_a_draft_that_takes_a_newer_mode_back_is_outdated(tmp_path: Path) -> None:
+    """Explicit mode that somebody switched on meanwhile isn't switched off by an older draft unasked."""
+    async with opened(tmp_path / "d") as core:
+        store = core.store
+        await store.namespaces.put_policy("shop", rules=(), mode=Mode.PERMISSIVE)
+        await store.drafts.put("shop", PolicyDraft(number=0, mode=Mode.PERMISSIVE))
+        assert not (await view_draft(store, "shop")).is_outdated
+        await store.namespaces.set_mode("shop", Mode.EXPLICIT)
+        assert (await view_draft(store, "shop")).is_outdated
+        await store.drafts.put("shop", PolicyDraft(number=0, mode=Mode.PERMISSIVE))
+        assert not (await view_draft(store, "shop")).is_outdated, "it was written since"
+        await store.drafts.put("shop", PolicyDraft(number=0))
+        await store.namespaces.set_mode("shop", Mode.PERMISSIVE)
+        assert not (await view_draft(store, "shop")).is_outdated, "it leaves the mode as it is"

@@ -188,7 +188,7 @@ def test_a_draft_that_would_take_newer_rules_back_is_put_in_force_by_force_alone
     assert run(["policy", "draft", "shop", "--promote"]) == ExitCode.CONFLICT
     assert not ca.asked("POST /v1/namespaces/shop/draft/promote")
     run(["policy", "draft", "shop"])
-    assert "the rules in force have changed since it was written" in capsys.readouterr().out
+    assert "the policy in force has changed since it was written" in capsys.readouterr().out
     assert run(["policy", "draft", "shop", "--promote", "--force"]) == ExitCode.SUCCESS
 
 
