@@ -22,7 +22,15 @@ from shared.model.adoption.fixes import Fix, FixKind
 from shared.model.adoption.seen import Seen, name_end
 from shared.model.policy.decision import Answer, DraftVerdict, PartyRecord, is_stricter
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction, Mode, NamespaceState, put_draft_in_force
+from shared.model.policy.rules import (
+    Direction,
+    Mode,
+    NamespaceState,
+    PolicyDraft,
+    Requirement,
+    list_hosts,
+    put_draft_in_force,
+)
 from shared.model.wire.admin import DecidedOtherwise, DraftView
 
 MAX_SHOWN: Final = 1000
@@ -55,7 +63,22 @@ async def view_draft(store: Store, namespace: str) -> DraftView:
         uncounted=window.uncounted,
         evaluated_since=window.since,
         is_truncated=window.is_truncated or max(len(denied), len(allowed)) > MAX_SHOWN,
+        is_partly_unknown=is_partly_unknown(known.draft, await store.namespaces.get_state(namespace)),
         is_outdated=await judge(lambda _: has_changed_since(generations, known.written, mode=known.draft.mode)),
+    )
+
+
+def is_partly_unknown(draft: PolicyDraft, state: NamespaceState) -> bool:
+    """Tell whether there are connections of which sidecars can't say what the draft would make of them.
+
+    They look only at what the policy in force asks for: who made a socket, a program whose origin it refuses, and names
+    of hosts, unless another rule has answered (``sidecar/connection/drafts.py``).
+    """
+    enforced, drafted = set(state.requires), set(draft.requires)
+    return (
+        bool((enforced - drafted) & {Requirement.CONTAINER_ORIGIN, Requirement.OWN_SOCKETS})
+        or Requirement.OWN_SOCKETS in drafted - enforced
+        or (bool(list_hosts(draft.rules)) and draft.rules != state.rules)
     )
 
 

@@ -50,8 +50,8 @@ def draft(
     it beside the policy in force and enforce nothing of it. --promote runs the checks of `policy apply` first: exit
     code 7 if they fail, 5 if the policy in force has changed since the draft was written.
 
-    Exit code 0: nothing is newly denied; 3: something is; 10: nothing is, but not every sidecar evaluates it, or
-    records were lost.
+    Exit code 0: nothing is newly denied; 3: something is; 10: nothing is, but no verdict has come yet, not every
+    sidecar evaluates it, records were lost, or it asks for what sidecars can't tell.
 
     Examples: touchmark policy draft shop · touchmark policy draft shop --promote · touchmark decisions --draft-differs
     """
@@ -130,7 +130,8 @@ def _exit(view: DraftView) -> None:
 
     if view.denied:
         raise typer.Exit(ExitCode.CHECK_FAILED)
-    if view.is_truncated or view.uncounted or view.evaluating < max(1, view.sidecars):
+    is_complete = not (view.is_truncated or view.uncounted or view.is_partly_unknown)
+    if not is_complete or view.evaluated_since is None or view.evaluating < max(1, view.sidecars):
         raise typer.Exit(ExitCode.UNKNOWN)
 
 
@@ -160,11 +161,15 @@ def show(view: DraftView, *, target_options: str = "") -> None:
                 print_line(f"    {line}")
     if not view.evaluating:
         print_line("? no sidecar evaluates it yet, so nothing is known")
+    elif view.evaluated_since is None:
+        print_line("? no verdict of it has come yet, so nothing is known")
     elif not view.denied:
-        print_line("✓ nothing that was decided since then would be newly denied")
+        print_line("✓ no connection with a verdict of it would be newly denied")
     print_line(f"unchanged: {view.unchanged} connection{'s' if view.unchanged != 1 else ''}")
     if view.uncounted:
         print_line(f"? {view.uncounted} more were lost, or had no room: nobody knows what it says of them")
+    if view.is_partly_unknown:
+        print_line("? it asks for what sidecars look at only while it is in force: some connections have no verdict")
     if view.is_truncated:
         print_line("? there is more than is shown")
     if view.is_outdated:

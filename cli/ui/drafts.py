@@ -71,6 +71,7 @@ def show_draft(
         unchanged=view.unchanged,
         uncounted=view.uncounted,
         is_truncated=view.is_truncated or max(len(view.denied), len(view.allowed)) > MAX_SHOWN,
+        is_partly_unknown=view.is_partly_unknown,
         is_outdated=view.is_outdated,
         notes=tuple(notes(view)),
         promote=Command(line=f"touchmark policy draft {namespace} --promote{force}{options}"),

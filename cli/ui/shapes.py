@@ -220,6 +220,7 @@ class ShownDraft(_Answer, frozen=True):
     unchanged: int = 0
     uncounted: int = 0
     is_truncated: bool = False
+    is_partly_unknown: bool = False
     is_outdated: bool = False
     notes: tuple[str, ...] = ()
     write: tuple[str, ...] = ()

@@ -63,7 +63,10 @@ class DraftsAdmin:
         live = await self._store.sidecars.list_live(now=self._clock())
         users = group_by_namespace(live).get(namespace, [])
         lacking = set(count_acknowledgements(namespace, state.version, users).waiting)
-        lacking |= {each.instance for each in users if state.draft is None or not is_told_drafts(each)}
+        is_sent = (
+            state.draft is not None and state.draft.number == view.draft.number
+        )  # Not so if it was replaced since.
+        lacking |= {each.instance for each in users if not (is_sent and is_told_drafts(each))}
         return answer(
             msgspec.structs.replace(
                 view,

@@ -31,6 +31,7 @@ export function Draft({ name, since, tick, turn, say, done }) {
   const doubts = [
     data.evaluating < data.sidecars ? `not by ${data.waiting.join(", ")}${data.sidecars - data.evaluating > data.waiting.length ? ", …" : ""}: these haven't installed it, or are of an older release` : "",
     data.uncounted ? `${count(data.uncounted, "connection was", "connections were")} lost or had no room: nobody knows what it says of them` : "",
+    data.is_partly_unknown ? "it asks for what sidecars look at only while it is in force: some connections have no verdict" : "",
     data.is_truncated ? "there is more than is shown" : "",
     data.is_outdated ? "the policy in force has changed since it was written: to put it in force takes that back" : "",
     ...data.notes,

@@ -91,6 +91,7 @@ class DraftView(msgspec.Struct, frozen=True, kw_only=True):
             lower bound.
         evaluated_since: when its first verdict was written; None: there is none yet.
         is_truncated: there are more than are shown.
+        is_partly_unknown: of some connections sidecars can't say what it would make: they aren't in the numbers.
         is_outdated: the policy in force has changed since: to put the draft in force takes that back.
     """
 
@@ -106,4 +107,5 @@ class DraftView(msgspec.Struct, frozen=True, kw_only=True):
     uncounted: int = 0
     evaluated_since: float | None = None
     is_truncated: bool = False
+    is_partly_unknown: bool = False
     is_outdated: bool = False

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import msgspec
 
-from ca.observation.draft_outcome import add_fixes, count_otherwise, view_draft
+from ca.observation.draft_outcome import add_fixes, count_otherwise, is_partly_unknown, view_draft
 from ca.store.edges.edge import DraftedEdge, EdgeEvidence
 from ca.store.edges.tally import make_key
 from shared.model.adoption.fixes import FixKind, with_approvals
 from shared.model.identity.program import parse_program
 from shared.model.policy.decision import Answer, DraftVerdict
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Action, Direction, Mode, NamespaceState, PolicyDraft, Rule
+from shared.model.policy.rules import Action, Direction, Mode, NamespaceState, Peer, PolicyDraft, Requirement, Rule
 from tests.ca.founded import opened
 from tests.ca.running import make_decision
 
@@ -112,3 +112,30 @@ async def test_a_draft_that_takes_a_newer_mode_back_is_outdated(tmp_path: Path) 
         await store.drafts.put("shop", PolicyDraft(number=0))
         await store.namespaces.set_mode("shop", Mode.PERMISSIVE)
         assert not (await view_draft(store, "shop")).is_outdated, "it leaves the mode as it is"
+
+
+def test_what_sidecars_cant_tell_of_a_draft_is_no_proof_that_nothing_breaks() -> None:
+    """As ``sidecar.connection.drafts`` gives no verdict."""
+    wide = Rule(
+        name="any",
+        action=Action.ALLOW,
+        direction=Direction.EGRESS,
+        peers=(Peer(unidentified=True, cidrs=("0.0.0.0/0",)),),
+    )
+    host = Rule(
+        name="api",
+        action=Action.ALLOW,
+        direction=Direction.EGRESS,
+        peers=(Peer(unidentified=True, hosts=("api.example",)),),
+    )
+    state = NamespaceState(namespace="shop", rules=(wide, host), requires=(Requirement.CONTAINER_ORIGIN,))
+
+    def is_unknown(*rules: Rule, requires: tuple[Requirement, ...] = state.requires) -> bool:
+        return is_partly_unknown(PolicyDraft(number=1, rules=rules, requires=requires), state)
+
+    assert not is_unknown(wide, host), "another mode alone"
+    assert not is_unknown(), "no hosts"
+    assert is_unknown(host), "what another rule allowed has no host"
+    assert is_unknown(requires=()), "which program it was"
+    assert is_unknown(requires=(*state.requires, Requirement.OWN_SOCKETS)), "who made the socket"
+    assert not is_unknown(requires=(*state.requires, Requirement.MATCHING_ADDRESS))

@@ -75,6 +75,8 @@ def test_a_program_is_no_draft(ca: FakeCA, tmp_path: Path, capsys: pytest.Captur
         ({"sidecars": 0, "evaluating": 0}, ExitCode.UNKNOWN),
         ({"is_truncated": True}, ExitCode.UNKNOWN),
         ({"uncounted": 4}, ExitCode.UNKNOWN),
+        ({"evaluated_since": None}, ExitCode.UNKNOWN),
+        ({"is_partly_unknown": True}, ExitCode.UNKNOWN),
     ],
 )
 def test_the_exit_code_says_whether_it_is_safe(
@@ -87,12 +89,16 @@ def test_the_exit_code_says_whether_it_is_safe(
     assert run(["policy", "draft", "shop"]) == code
     printed = capsys.readouterr().out
     assert "draft 7 of shop" in printed
-    assert f"{view.evaluating} of {view.sidecars} sidecars evaluate it; its first verdict is of 20" in printed
+    since = "; its first verdict is of 20" if view.evaluated_since else "\n"
+    assert f"{view.evaluating} of {view.sidecars} sidecars evaluate it{since}" in printed
+    assert ("? no verdict of it has come yet" in printed) is (view.evaluated_since is None)
+    assert ("some connections have no verdict" in printed) is view.is_partly_unknown
     assert ("? 4 more were lost, or had no room" in printed) is bool(view.uncounted)
     assert ("✗ newly denied: 7 connections" in printed) is bool(view.denied)
     assert ("older release: web-1" in printed) is bool(view.waiting)
     assert ("? no sidecar evaluates it yet" in printed) is (not view.evaluating)
-    assert ("✓" in printed) is (bool(view.evaluating) and not view.denied), "nobody has looked: nothing is well"
+    has_looked = bool(view.evaluating) and view.evaluated_since is not None
+    assert ("✓" in printed) is (has_looked and not view.denied), "nobody has looked: nothing is well"
 
 
 def test_what_would_let_connections_pass_is_printed_once(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
