@@ -88,6 +88,7 @@ class Joining(Protocol):
 
         Raises:
             UnavailableError: it can't be kept; the welcome is given up then.
+            CredentialError: it can't be used, and nothing of it is kept.
         """
 
     async def keep_roots(self, roots: tuple[bytes, ...]) -> None:

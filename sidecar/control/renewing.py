@@ -6,6 +6,7 @@ join token wins over a key that is kept: somebody has decided anew.
 
 from __future__ import annotations
 
+import time
 from typing import ClassVar
 
 from shared.model.errors import UnavailableError
@@ -15,6 +16,7 @@ from shared.model.trust.renewal import parse_nonce
 from shared.model.wire.messages import Enrol, Registration, Renew, Welcome
 from sidecar.control.ca_dial import fetch_pinned_root
 from sidecar.control.joining import Greeting
+from sidecar.credential.credential import check_chain_time
 from sidecar.credential.renewal_key import RenewalKey
 
 _FIRST_PROTOCOL_WITH_RENEWAL = 2
@@ -73,7 +75,15 @@ class ByRenewal:
         )
 
     async def keep(self, welcome: Welcome) -> None:
-        """Take the welcome's roots, and whether the CA has the key."""
+        """Take the welcome's roots, and whether the CA has the key.
+
+        Raises:
+            UnavailableError: as ``Joining.keep``.
+            CredentialError: a renewal's certificate isn't valid by this machine's clock, or can't be read. The same
+                key asks again, however long it takes: else each try would use up another one.
+        """
+        if self.renewal.is_renewing:
+            check_chain_time(welcome.chain, time.time())
         # The one that answers a resumption brings no certificate.
         await self.renewal.keep(grace_s=welcome.grace_s, roots=welcome.bundle.roots, has_joined=bool(welcome.chain))
 

@@ -109,6 +109,20 @@ def accept_chain(
     )
 
 
+def check_chain_time(chain: Sequence[bytes], now: float) -> None:
+    """Check that an issued chain (DER) is valid by this machine's clock.
+
+    Raises:
+        CredentialError: it can't be parsed; ``ClockError``: it isn't valid now.
+
+    What this does *not* verify: anything else; see ``accept_chain``.
+    """
+    try:
+        _check_time([x509.load_der_x509_certificate(der) for der in chain], now)
+    except ValueError as error:
+        raise CredentialError(f"the CA issued an unusable chain: {error}", reason=Reason.CA_UNAVAILABLE) from error
+
+
 def _check_time(chain: Sequence[x509.Certificate], now: float) -> None:
     """Say by how much the clocks differ at least, where a certificate of a fresh chain isn't valid now."""
     for certificate in chain:

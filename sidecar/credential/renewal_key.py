@@ -97,6 +97,11 @@ class RenewalKey:
         return self._is_known
 
     @property
+    def is_renewing(self) -> bool:
+        """Tell whether the answer to a renewal is waited for."""
+        return self._asked is _Asked.TO_RENEW
+
+    @property
     def place(self) -> str:
         """Where it is kept, for people."""
         return "memory" if self._directory is None else str(self._directory.path)
