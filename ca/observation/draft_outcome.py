@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from ca.observation.judging import judge
-from ca.store.drafts.drafts import no_draft
+from ca.store.drafts.drafts import StoredDraft, no_draft
 from ca.store.edges.edge import DraftedEdge, EdgeKey
 from ca.store.history.generations import BEFORE, MAX_GENERATIONS, Generation
 from ca.store.store import Store
@@ -52,7 +52,6 @@ async def view_draft(store: Store, namespace: str) -> DraftView:
     shown = denied[:MAX_SHOWN]
     names = sorted(find_namespaces(_see(each.newest) for each in shown))
     states = {name: await store.namespaces.get_state(name) for name in names}
-    generations = await store.history.list_generations(namespace, limit=MAX_GENERATIONS)
     return DraftView(
         namespace=namespace,
         draft=known.draft,
@@ -64,8 +63,14 @@ async def view_draft(store: Store, namespace: str) -> DraftView:
         evaluated_since=window.since,
         is_truncated=window.is_truncated or max(len(denied), len(allowed)) > MAX_SHOWN,
         is_partly_unknown=is_partly_unknown(known.draft, await store.namespaces.get_state(namespace)),
-        is_outdated=await judge(lambda _: has_changed_since(generations, known.written, mode=known.draft.mode)),
+        is_outdated=await is_outdated(store, namespace, known),
     )
+
+
+async def is_outdated(store: Store, namespace: str, known: StoredDraft) -> bool:
+    """Tell whether the policy in force has changed since a draft was written."""
+    generations = await store.history.list_generations(namespace, limit=MAX_GENERATIONS)
+    return await judge(lambda _: has_changed_since(generations, known.written, mode=known.draft.mode))
 
 
 def is_partly_unknown(draft: PolicyDraft, state: NamespaceState) -> bool:

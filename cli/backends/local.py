@@ -211,7 +211,8 @@ class LocalPolicyBackend:
 
     async def promote_draft(self, view: DraftView, *, is_forced: bool = False) -> Applied:
         """Have the CA put the draft in force and drop it, in one transaction."""
-        request = PromoteRequest(number=view.draft.number, force=is_forced)
+        # What was shown as outdated was confirmed; what somebody wrote since then wasn't.
+        request = PromoteRequest(number=view.draft.number, force=is_forced, takes_back=view.is_outdated)
         policy = await self._client.promote_draft(view.namespace, request)
         return Applied(kind="MeshPolicy", namespace=policy.namespace, name="default", version=policy.version)
 

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from ca.api.admin.answers import answer, read_body, read_number
 from ca.distribution.installs import count_acknowledgements, group_by_namespace
-from ca.observation.draft_outcome import view_draft
+from ca.observation.draft_outcome import is_outdated, view_draft
 from ca.observation.explicit_guard import require_unblocked
 from ca.store.drafts.drafts import no_draft
 from ca.store.records import SidecarRecord
@@ -96,7 +96,7 @@ class DraftsAdmin:
         return answer(await self._store.drafts.drop(namespace, number=number))
 
     async def promote(self, request: web.Request) -> web.Response:
-        """Put a draft in force, by the same checks as any policy."""
+        """Put a draft in force, by the same checks as any policy, and over none that is newer than the draft."""
         wanted = await read_body(request, admin.PromoteRequest)
         namespace = check_namespace(request.match_info["ns"])
         if self._are_policies_objects:
@@ -118,13 +118,22 @@ class DraftsAdmin:
             is_forced=wanted.force,
             draft=draft.number if wanted.number is None else wanted.number,
         )
-        if draft.mode is not Mode.EXPLICIT or wanted.force:
+        if wanted.force:
             return answer(_view(await put()))
         candidate = admin.PolicyCandidateRequest(
             rules=draft.rules, group_label=draft.group_label, requires=draft.requires
         )
         for attempt in range(_MAX_ATTEMPTS):
-            version = await require_unblocked(self._store, namespace, now=self._clock(), candidate=candidate)
+            version = (await self._store.namespaces.get_state(namespace)).version
+            if not wanted.takes_back and await is_outdated(self._store, namespace, known):
+                raise ConflictError(
+                    f"the policy in force in {namespace} has changed since the draft was written: it would take that"
+                    " back",
+                    hint=f"`touchmark policy draft {namespace}` shows it; write the draft again",
+                )
+            if draft.mode is Mode.EXPLICIT:
+                looked_at = await require_unblocked(self._store, namespace, now=self._clock(), candidate=candidate)
+                version = min(version, looked_at)
             try:
                 return answer(_view(await put(expected_version=version)))
             except ConflictError:

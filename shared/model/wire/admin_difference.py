@@ -72,10 +72,12 @@ class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Attributes:
         number: of the draft that was looked at; None: whichever it is.
         force: make the namespace explicit although that would refuse connections that were seen.
+        takes_back: also over a policy that is newer than the draft; ``force`` does so, too.
     """
 
     number: int | None = None
     force: bool = False
+    takes_back: bool = False
 
 
 class DraftView(msgspec.Struct, frozen=True, kw_only=True):

@@ -196,6 +196,7 @@ def test_a_draft_that_would_take_newer_rules_back_is_put_in_force_by_force_alone
     run(["policy", "draft", "shop"])
     assert "the policy in force has changed since it was written" in capsys.readouterr().out
     assert run(["policy", "draft", "shop", "--promote", "--force"]) == ExitCode.SUCCESS
+    assert ca.asked("POST /v1/namespaces/shop/draft/promote") == [{"number": 7, "force": True, "takes_back": True}]
 
 
 def test_explicit_isnt_promoted_while_nobody_knows_what_it_would_refuse(

@@ -201,3 +201,5 @@ def test_newer_rules_are_taken_back_only_by_consent(page: Served) -> None:
     assert (status, refused["code"]) == (409, "conflict")
     assert changes(page) == []
     assert change(page, {**PROMOTE, "accepts": True})[0] == 200
+    asked = page.ca.asked("POST /v1/namespaces/shop/draft/promote")
+    assert asked == [{"number": DRAFT.draft.number, "takes_back": True}]

@@ -85,6 +85,20 @@ async def test_a_draft_is_put_in_force_by_the_checks_of_any_policy(services: Run
     assert (await admin.get(SHOP, NamespaceState)).draft is None
 
 
+async def test_a_policy_that_is_newer_than_the_draft_is_taken_back_by_consent_alone(admin: Admin) -> None:
+    """The CA looks itself: whoever asks looked earlier."""
+    rules = (Rule(name="newer", action=Action.DENY),)
+    wanted = api.PolicyRequest(namespace="shop", rules=rules)
+    for consent in (PromoteRequest(takes_back=True), PromoteRequest(force=True)):
+        await admin.ask("PUT", f"{SHOP}/draft", NamespaceState, DraftRequest())
+        assert not (await admin.get(f"{SHOP}/draft", DraftView)).is_outdated
+        await admin.ask("PUT", "/v1/policies", api.PolicyView, wanted)
+        assert (await admin.fail("POST", f"{SHOP}/draft/promote", 409, PromoteRequest())).code == "conflict"
+        assert (await admin.get(SHOP, NamespaceState)).rules == rules
+        await admin.ask("POST", f"{SHOP}/draft/promote", api.PolicyView, consent)
+        assert (await admin.get(SHOP, NamespaceState)).rules == ()
+
+
 @pytest.mark.parametrize(("version", "told"), [("0.1.9", False), ("0.2.0", True), ("1.0", True), ("", False)])
 def test_sidecars_of_older_releases_arent_told(version: str, told: bool) -> None:
     workload = Workload(namespace="shop", service_account="web")
