@@ -20,7 +20,9 @@ export function Draft({ name, since, tick, turn, say, done }) {
   const { data, error, isLoading } = useAnswer("draft", { namespace: name }, tick + turn);
   const { data: rights } = useAnswer("rights", { namespace: name }, tick);
   const denied = data?.denied.reduce((sum, each) => sum + each.connections, 0) ?? 0;
-  const summary = data?.number ? `Draft ${data.number} would newly refuse or mark ${count(denied, "connection")}` : data ? "There is no draft" : "";
+  const doubts = listDoubts(data);
+  const verdict = denied || data?.evaluated_since ? ` would newly refuse or mark ${count(denied, "connection")}${doubts.length ? ", as far as is known" : ""}` : ": no verdict of it has come yet";
+  const summary = data?.number ? `Draft ${data.number}${verdict}` : data ? "There is no draft" : "";
   useEffect(() => {
     if (summary && !isLoading && !turn) say(summary);
   }, [summary, isLoading]);
@@ -28,14 +30,6 @@ export function Draft({ name, since, tick, turn, say, done }) {
   if (!data) return html`<p>Loading…</p>`;
   if (!data.number) return html`<p class="lead">${name} has no draft: what is shown are the rules in force. A draft is evaluated beside them and enforced by nobody. These write one:</p>
     <${Fix} say=${say} fix=${{ kind: "command", lines: data.write, copied: data.write }} />`;
-  const doubts = [
-    data.evaluating < data.sidecars ? `not by ${data.waiting.join(", ")}${data.sidecars - data.evaluating > data.waiting.length ? ", …" : ""}: these haven't installed it, or are of an older release` : "",
-    data.uncounted ? `${count(data.uncounted, "connection was", "connections were")} lost or had no room: nobody knows what it says of them` : "",
-    data.is_partly_unknown ? "it asks for what sidecars look at only while it is in force: some connections have no verdict" : "",
-    data.is_truncated ? "there is more than is shown" : "",
-    data.is_outdated ? "the policy in force has changed since it was written: to put it in force takes that back" : "",
-    ...data.notes,
-  ].filter(Boolean);
   const shared = { about: `draft ${data.number} of ${name}`, done, say };
   return html`<section class="draft" aria-label=${`Draft of ${name}`}>
     <p class="lead">${data.evaluated_since && !data.denied.length ? html`<${Mark} word=${doubts.length || !data.evaluating ? "unknown" : "allow"} shown="Nothing would be newly refused" /> of what was seen since ${writeTime(data.evaluated_since)}.` : data.denied.length ? html`<${Mark} word="newly denied" shown=${`${count(denied, "connection")} would be newly refused or marked`} />` : html`<${Mark} word="unknown" shown="No verdict of it has come yet" />`}</p>
@@ -49,6 +43,19 @@ export function Draft({ name, since, tick, turn, say, done }) {
     <${Changes} title="Newly refused or marked" changes=${data.denied} ...${{ name, since, say }} />
     <${Changes} title="Newly allowed" changes=${data.allowed} ...${{ name, since, say }} />
   </section>`;
+}
+
+// What isn't known of it, in words.
+function listDoubts(data) {
+  if (!data?.number) return [];
+  return [
+    data.evaluating < data.sidecars ? `not by ${data.waiting.join(", ")}${data.sidecars - data.evaluating > data.waiting.length ? ", …" : ""}: these haven't installed it, or are of an older release` : "",
+    data.uncounted ? `${count(data.uncounted, "connection was", "connections were")} lost or had no room: nobody knows what it says of them` : "",
+    data.is_partly_unknown ? "it asks for what sidecars look at only while it is in force: some connections have no verdict" : "",
+    data.is_truncated ? "there is more than is shown" : "",
+    data.is_outdated ? "the policy in force has changed since it was written: to put it in force takes that back" : "",
+    ...data.notes,
+  ].filter(Boolean);
 }
 
 function Changes({ title, changes, name, since, say }) {

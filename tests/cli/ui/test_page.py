@@ -212,7 +212,7 @@ async def test_a_draft_is_compared_and_put_in_force_by_keyboard(tab: Tab, page: 
     await press_until(tab, "Tab", "input[name=rules]")
     await tab.press("ArrowRight")
     await tab.wait_for(f"location.hash === '#/ns/shop?rules=draft' && ({VIEWS['/ns/shop?rules=draft']})")
-    said = "'Draft 7 would newly refuse or mark 10,021 connections'"
+    said = "'Draft 7 would newly refuse or mark 10,021 connections, as far as is known'"
     await tab.wait_for(f"document.querySelector('[role=status]').textContent === {said}")
     labels = await tab.run("[...document.querySelectorAll('.label text')].map((each) => each.textContent).join('|')")
     assert labels.count("newly denied") == 2, "in words"
@@ -227,6 +227,17 @@ async def test_a_draft_is_compared_and_put_in_force_by_keyboard(tab: Tab, page: 
     await tab.press("Enter")
     await tab.wait_for("document.querySelector('[role=status]').textContent === 'the draft of shop is in force'")
     assert page.ca.asked("POST /v1/namespaces/shop/draft/promote") == [{"number": 7}]
+
+
+async def test_a_draft_without_a_verdict_isnt_said_to_refuse_nothing(tab: Tab, page: Served) -> None:
+    page.ca.answers["GET /v1/namespaces/shop/draft"] = msgspec.structs.replace(
+        DRAFT, denied=(), allowed=(), evaluated_since=None, is_partly_unknown=True
+    )
+    said = "document.querySelector('[role=status]').textContent === 'Draft 7: no verdict of it has come yet'"
+    await go(tab, "/ns/shop?rules=draft", said)
+    shown = await tab.run("document.querySelector('.draft').innerText")
+    assert "? No verdict of it has come yet" in shown
+    assert "some connections have no verdict" in shown
 
 
 async def test_a_namespace_without_a_draft_says_how_to_write_one(tab: Tab, page: Served) -> None:
