@@ -35,10 +35,15 @@ class ConnectionRoom:
         limit: of all sources together.
         note_closed: called for each connection that is closed for want of a place.
         of_one: of one authenticated caller; 0: as many as there are.
+        max_head_bytes: what one may send before its request is answered; 0: what the server takes. Only where requests
+            have no bodies.
     """
 
-    def __init__(self, limit: int, *, note_closed: Callable[[], None], of_one: int = 0) -> None:
+    def __init__(
+        self, limit: int, *, note_closed: Callable[[], None], of_one: int = 0, max_head_bytes: int = 0
+    ) -> None:
         self.limit = limit
+        self.max_head_bytes = max_head_bytes
         self._note_closed = note_closed
         self._of_one = of_one
         self._count = 0
@@ -122,6 +127,7 @@ class ConnectionRoom:
     def leave(self, visitor: Visitor) -> None:
         """Take its place back, if it has one."""
         visitor.stop_waiting()
+        visitor.is_heard = True
         if not self.has(visitor):
             return
         del self._of_protocol[visitor.protocol]
@@ -149,7 +155,8 @@ class ConnectionRoom:
         return True
 
     def _move(self, visitor: Visitor, kind: _Kind) -> None:
-        if kind is self._asking:
+        visitor.is_heard = kind is self._asking
+        if visitor.is_heard:
             visitor.stop_waiting()
         self._remove(visitor)
         kind.setdefault(visitor.source, {})[visitor] = None
@@ -200,6 +207,7 @@ class Visitor(asyncio.Protocol):
     Attributes:
         source: whose place it takes.
         is_known: its peer has shown who it is.
+        is_heard: its request is answered, or it needs no place: what it sends is bounded by who answers.
     """
 
     def __init__(
@@ -213,7 +221,9 @@ class Visitor(asyncio.Protocol):
         self.protocol = protocol
         self.source = source
         self.is_known = False
+        self.is_heard = False
         self._room = room
+        self._unheard_bytes = 0
         self._cut = cut
         self._transport: asyncio.Transport | None = None
         self._is_in = False
@@ -237,6 +247,7 @@ class Visitor(asyncio.Protocol):
 
     def stop_waiting(self) -> None:
         """It has asked, or gone."""
+        self._unheard_bytes = 0
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -261,7 +272,13 @@ class Visitor(asyncio.Protocol):
             self.protocol.connection_lost(error)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_in:
+        if not self._is_in:
+            return
+        if not self.is_heard:
+            self._unheard_bytes += len(data)
+        if 0 < self._room.max_head_bytes < self._unheard_bytes:
+            self.abort()
+        else:
             self.protocol.data_received(data)
 
     def eof_received(self) -> bool | None:

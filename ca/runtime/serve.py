@@ -47,6 +47,9 @@ from shared.model.wire.messages import STREAM_PATH
 
 # How long a connection of the admin API may take to its first request's complete head, and from an answer to the next.
 KEEPALIVE_S: Final = 30.0
+# Of a request at the stream port, where none has a body. The server would take a megabyte of headers of each connection
+# that hasn't joined, and needs two for it; a sidecar's request has some hundred bytes.
+MAX_HEAD_BYTES: Final = 8_192
 # Of each of its two doors. At the limit the oldest that asks nothing makes room.
 MAX_ADMIN_CONNECTIONS: Final = 256
 # Of one authenticated caller at one of them.
@@ -126,7 +129,9 @@ async def _serve_sidecars(
         clock=ca.clock,
     )
     room = ConnectionRoom(
-        count_places(find_memory_limit()), note_closed=ca.metrics.streams_refused.labels(code="displaced").inc
+        count_places(find_memory_limit()),
+        note_closed=ca.metrics.streams_refused.labels(code="displaced").inc,
+        max_head_bytes=MAX_HEAD_BYTES,
     )
     stream = StreamEndpoint(
         joining=joining,

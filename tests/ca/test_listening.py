@@ -83,6 +83,30 @@ async def test_connections_that_havent_joined_are_bounded_from_their_first_momen
                 writer.transport.abort()
 
 
+async def test_a_head_that_is_too_long_ends_its_connection_and_many_short_ones_dont(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "FIRST_REQUEST_DEADLINE_S", 3_600.0)
+    async with running_ca(tmp_path) as services:
+        host, _, port = services.listen.rpartition(":")
+        context = make_client_context(services)
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: ca\r\n")
+        for number in range(20):
+            writer.write(b"X-%d: %s\r\n" % (number, b"x" * 1_000))
+        assert await is_ended(reader)
+        writer.transport.abort()
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+        for _ in range(20):
+            writer.write(b"GET /nowhere HTTP/1.1\r\nHost: ca\r\nX: %s\r\n\r\n" % (b"x" * 1_000))
+            async with asyncio.timeout(60):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 404 ")
+                length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
+                await reader.readexactly(int(length.partition(b":")[2]))
+        writer.transport.abort()
+
+
 async def test_without_descriptors_it_accepts_again_after_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
