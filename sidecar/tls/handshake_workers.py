@@ -5,8 +5,8 @@ Belongs here: running one step in such a thread. Doesn't: when a handshake may b
 ``ThreadPoolExecutor`` with its futures takes: there is one queue, and one call back to the loop.
 
 Steps of handshakes that have begun come before others' first ones: of 32 handshakes that begin at once each would
-otherwise wait for the first steps of all, and all would end together, at the end. Who has begun has few steps left, so
-that nobody waits for long behind them.
+otherwise wait for the first steps of all, and all would end together, at the end. But peers choose into how many steps
+they cut their messages, byte by byte if they like: after ``_MOST_BEGUN`` such steps one of the first ones comes.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from sidecar.tls.role import Role
 _T = TypeVar("_T")
 # By then a step has ended, whatever it computes.
 _LAST_STEP_S: Final = 5.0
+# A handshake that is cut into no more steps than it has takes three after its first one.
+_MOST_BEGUN: Final = 8
 
 
 class _Step:
@@ -106,8 +108,11 @@ class _Worker:
         self._wanted.put(True)
 
     def _work(self) -> None:
+        in_a_row = 0
         while self._wanted.get():
-            step = (self._begun or self._first).popleft()
+            is_begun = bool(self._begun) and not (self._first and in_a_row >= _MOST_BEGUN)
+            in_a_row = in_a_row + 1 if is_begun else 0
+            step = (self._begun if is_begun else self._first).popleft()
             step.run()
             del step  # It holds a connection, and the next one may be long in coming.
 

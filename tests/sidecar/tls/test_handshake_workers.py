@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Sequence
 
 import pytest
 
@@ -54,7 +55,8 @@ async def test_a_cancelled_step_that_has_begun_is_waited_for_and_one_that_hasnt_
     assert done == ["first"]
 
 
-async def test_steps_of_handshakes_that_have_begun_come_before_first_ones() -> None:
+async def run_in_order(steps: Sequence[tuple[str, bool]]) -> list[str]:
+    """Hand steps over while the worker is busy; return them in the order in which they ran."""
     loop = asyncio.get_running_loop()
     begun, may_end, order = threading.Event(), threading.Event(), list[str]()
 
@@ -67,12 +69,23 @@ async def test_steps_of_handshakes_that_have_begun_come_before_first_ones() -> N
 
     held = asyncio.create_task(compute(loop, Role.INITIATOR, hold))
     await asyncio.to_thread(begun.wait, 30)
-    steps = [("first", True), ("second", True), ("begun", False), ("third", True), ("begun later", False)]
     waiting = [asyncio.create_task(take(name, is_first=is_first)) for name, is_first in steps]
     await asyncio.sleep(0)
     may_end.set()
     await asyncio.gather(held, *waiting)
-    assert order == ["begun", "begun later", "first", "second", "third"]
+    return order
+
+
+async def test_steps_of_handshakes_that_have_begun_come_before_first_ones() -> None:
+    steps = [("first", True), ("second", True), ("begun", False), ("third", True), ("begun later", False)]
+    assert await run_in_order(steps) == ["begun", "begun later", "first", "second", "third"]
+
+
+async def test_peers_that_cut_their_handshakes_into_many_steps_keep_no_other_one_from_beginning() -> None:
+    order = await run_in_order([("first", True), ("second", True), *(("cut", False) for _ in range(1_000))])
+    assert order.index("first") < 10
+    assert order.index("second") < 20
+    assert order.count("cut") == 1_000
 
 
 async def test_a_failed_step_leaves_no_cycle_for_the_collector() -> None:
