@@ -77,7 +77,7 @@ def make_guard(callers: Callers, *connections: ConnectionRoom) -> Middleware:
     without a route gets 404.
 
     Arguments:
-        connections: of the API's doors; those of authenticated callers keep their places.
+        connections: of the API's doors; those whose requests are answered or whose callers are known keep their places.
     """
     doors = {"socket": Rooms(), "user": Rooms()}
 
@@ -91,6 +91,9 @@ def make_guard(callers: Callers, *connections: ConnectionRoom) -> Middleware:
         if need is None:
             return await handler(request)
         with contextlib.ExitStack() as place:
+            # Also while it isn't known yet who asks: the API server may take its time, of few requests at once.
+            for room in connections:
+                place.enter_context(room.asking(request.protocol))
             try:
                 with step("authenticate") as traced:
                     caller = await callers.identify(request)

@@ -14,6 +14,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 import pytest
+from aiohttp import web
 
 from ca.api.access import guard, turns
 from ca.api.admin import observation
@@ -144,6 +145,45 @@ async def test_a_connection_that_asks_nothing_more_is_closed(tmp_path: Path, mon
                 assert (await reader.read()).startswith(b"HTTP/1.1 200")
         finally:
             writer.close()
+
+
+async def test_strangers_take_no_place_of_a_request_whose_caller_isnt_known_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    class Slow(FakeCluster):
+        async def handle(self, request: web.Request) -> web.StreamResponse:
+            if request.path.endswith("/tokenreviews"):
+                asked.set()
+                await may_answer.wait()
+            return await super().handle(request)
+
+    monkeypatch.setattr(serve, "MAX_ADMIN_CONNECTIONS", 4)
+    cluster = Slow()
+    cluster.users = {"rita"}
+    async with (
+        running_in_cluster(tmp_path, cluster, admin_host="127.0.0.1") as services,
+        aiohttp.ClientSession() as session,
+    ):
+        host, _, port = services.admin_listen.rpartition(":")
+        # The client would repeat a GET whose connection ends.
+        work = Door(services, cluster, session).ask(TOKENS, "Bearer rita", method="POST", body=JOIN)
+        asking = asyncio.create_task(work)
+        opened = []
+        try:
+            async with asyncio.timeout(60):
+                await asked.wait()
+                for _ in range(8):
+                    opened.append(await asyncio.open_connection(host, int(port)))
+                for reader, _ in opened[:5]:
+                    with contextlib.suppress(ConnectionError):
+                        assert await reader.read() == b""
+                may_answer.set()
+                assert (await asking)[0] == 403, "she is known, and has no right"
+        finally:
+            for _, writer in opened:
+                writer.transport.abort()
 
 
 async def test_a_namespaces_operator_may_what_the_objects_say_there(door: Door) -> None:
