@@ -127,10 +127,11 @@ class _Door:
         asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     def close(self) -> None:
-        """Accept no more."""
+        """Accept no more: who comes now is refused at once and goes elsewhere, instead of waiting for our end."""
         if self._again is not None:
             self._again.cancel()
         asyncio.get_running_loop().remove_reader(self._listener)
+        self._listener.close()
 
     def _accept(self) -> None:
         for _ in range(_MAX_ACCEPTED):

@@ -3,12 +3,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from ca import listening
-from ca.listening import bind
+from ca.connections import ConnectionRoom
+from ca.listening import bind, serve_tls
 from ca.runtime import serve
 from shared.model.errors import InputError, UnavailableError
 from shared.model.wire.messages import DirectoryEntry, Lookup
@@ -107,6 +110,18 @@ async def test_a_head_that_is_too_long_ends_its_connection_and_many_short_ones_d
         writer.transport.abort()
 
 
+async def test_while_the_ca_ends_whoever_comes_is_refused_at_once() -> None:
+    with contextlib.closing(bind("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        async with contextlib.AsyncExitStack() as stack:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            room = ConnectionRoom(4, note_closed=lambda: None)
+            await serve_tls(stack, web.Application(), listener, context, room=room)
+            socket.create_connection(address).close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address, timeout=60)
+
+
 async def test_without_descriptors_it_accepts_again_after_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +134,9 @@ async def test_without_descriptors_it_accepts_again_after_a_while(
 
         def fileno(self) -> int:
             return self.listener.fileno()
+
+        def close(self) -> None:
+            self.listener.close()
 
         def accept(self) -> tuple[socket.socket, object]:
             if not self.failed:
