@@ -128,7 +128,7 @@ class LocalPolicyBackend:
         documents: list[Document] = [
             MeshPolicyDocument(
                 namespace=p.namespace,
-                mode=p.mode if trial is None else trial.back_to,
+                mode=p.mode if trial is None or trial.workload_modes is not None else trial.back_to,
                 group_label=p.group_label,
                 rules=p.rules,
                 requires=p.requires,

@@ -123,4 +123,5 @@ def _describe(applied: Applied) -> AppliedView:
         version=applied.version,
         is_confirmed=applied.is_confirmed,
         is_draft=applied.is_draft,
+        note=applied.note,
     )

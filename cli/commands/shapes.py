@@ -142,6 +142,7 @@ class AppliedView:
     version: int | None
     is_confirmed: bool
     is_draft: bool
+    note: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,6 +95,15 @@ def test_workloads_modes_on_trial_are_shown_as_they_go_back_and_stay_on_trial(ca
     assert note.startswith("ended a trial")
 
 
+def test_while_workloads_modes_are_on_trial_their_namespaces_mode_is_shown_as_it_is(ca: FakeCA) -> None:
+    """It may have changed since the trial began, which ends nothing: the older mode would come back when applied."""
+    modes = make_modes({"db": Mode.PERMISSIVE})
+    trial = ModeTrial(mode=Mode.PERMISSIVE, back_to=Mode.PERMISSIVE, started=0.0, until=4e9, workload_modes=())
+    answer_trial(ca, trial, workload_modes=modes)
+    [policy] = work_on_policies(Target(admin_socket=ca.socket), lambda backend: backend.list_objects("shop"))
+    assert policy["spec"] == {"mode": "explicit"}
+
+
 def test_the_user_is_this_one_or_the_one_that_called_sudo(ca: FakeCA, monkeypatch: pytest.MonkeyPatch) -> None:
     target = Target(admin_socket=ca.socket)
     monkeypatch.delenv("SUDO_USER", raising=False)

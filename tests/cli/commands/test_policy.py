@@ -14,6 +14,8 @@ from shared.model.policy.modes import make_modes
 from shared.model.policy.rules import Action, Mode, NamespaceState, Rule
 from shared.model.wire.admin import (
     Acknowledgements,
+    History,
+    ModeTrial,
     NamespaceList,
     PolicyList,
     PolicyView,
@@ -45,6 +47,22 @@ def test_apply_sends_the_policy(ca: FakeCA, tmp_path: Path) -> None:
     assert run(["policy", "apply", "-f", str(file), "--force"]) == ExitCode.SUCCESS
     [request] = ca.asked("PUT /v1/policies")
     assert (request["namespace"], request["mode"]) == ("shop", "explicit")
+
+
+def test_json_says_that_a_mode_is_left_on_trial(
+    ca: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else a script takes a namespace for explicit that is permissive for another hour."""
+    trial = ModeTrial(mode=Mode.PERMISSIVE, back_to=Mode.EXPLICIT, started=0.0, until=4e9)
+    ca.answers["GET /v1/namespaces/shop/history"] = History(namespace="shop", generations=(), trial=trial)
+    ca.answers["PUT /v1/policies"] = PolicyView(
+        namespace="shop", version=2, mode=Mode.PERMISSIVE, group_label="", rules=()
+    )
+    file = tmp_path / "shop.yaml"
+    file.write_text(GOOD)
+    assert run(["policy", "apply", "-f", str(file), "--force", "--json"]) == ExitCode.SUCCESS
+    [applied] = msgspec.json.decode(capsys.readouterr().out)
+    assert applied["note"].startswith("left on trial: permissive until 2096")
 
 
 def test_a_version_that_was_looked_at_is_sent_for_one_policy_alone(
