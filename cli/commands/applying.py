@@ -1,4 +1,4 @@
-"""What comes with writing policies: the check of a switch to explicit mode, and what was written. Prints.
+"""What comes with writing policies: lint, the check of a switch to explicit mode, and what was written. Prints.
 
 Belongs here: what ``policy apply`` and ``policy draft --promote`` share. Doesn't: writing (``cli/backends``).
 """
@@ -15,8 +15,71 @@ if TYPE_CHECKING:
     from cli.backends.base import Applied, PolicyBackend
     from cli.commands.shapes import AppliedView
     from cli.text.json_result import JsonResult
+    from shared.model.adoption.lint import LintFinding
     from shared.model.policy.documents import Document, MeshPolicyDocument
     from shared.model.wire.admin import PolicyCandidateRequest
+
+
+async def check_lint(backend: PolicyBackend, documents: Sequence[Document], *, is_accepted: bool) -> None:
+    """Say what lint finds in documents, and refuse errors.
+
+    Arguments:
+        is_accepted: errors are only said.
+
+    Raises:
+        RefusedError: there are errors.
+    """
+    from cli.text.output import print_note
+
+    findings = await lint_documents(backend, documents)
+    for finding in findings:
+        print_note(describe_finding(finding))
+    if not is_accepted:
+        require_sound(findings, "mend what is marked ✗ above")
+
+
+def require_sound(findings: Sequence[LintFinding], remedy: str) -> None:
+    """Refuse errors of lint.
+
+    Arguments:
+        remedy: what to do about them.
+
+    Raises:
+        RefusedError: there are some; the first one is named.
+    """
+    from shared.model.adoption.lint import Level
+    from shared.model.errors import RefusedError
+
+    errors = [each for each in findings if each.level is Level.ERROR]
+    if errors:
+        count = f"{len(errors)} error{'s' if len(errors) != 1 else ''}"
+        raise RefusedError(
+            f"nothing is applied: `policy lint` finds {count}: {describe_finding(errors[0])}",
+            hint=f"{remedy}; --force applies it all the same, also where explicit mode would refuse live traffic",
+        )
+
+
+async def lint_documents(backend: PolicyBackend, documents: Sequence[Document]) -> list[LintFinding]:
+    """Return what lint finds in documents, by what exists beside them."""
+    from cli.backends.surroundings import add_documents, read_states
+    from shared.model.adoption.lint import lint as find
+
+    states = read_states(documents)
+    if not any(state.rules or state.workload_modes for state in states):
+        return []
+    around = add_documents(await backend.look_around(), documents)
+    return [finding for state in states for finding in find(state, around)]
+
+
+def describe_finding(finding: LintFinding) -> str:
+    """Write a finding as a line."""
+    from cli.text.printable import escape
+    from shared.model.adoption.lint import Level
+
+    mark = "✗" if finding.level is Level.ERROR else "!"
+    hint = f" ({finding.hint})" if finding.hint else ""
+    subject = f"{finding.namespace}/{finding.rule}" if finding.rule else finding.namespace
+    return escape(f"{mark} {subject}: {finding.code}: {finding.message}{hint}")
 
 
 async def check_explicit(backend: PolicyBackend, documents: Sequence[Document], *, is_forced: bool) -> None:

@@ -37,7 +37,7 @@ def draft(
         bool,
         typer.Option(
             "--force",
-            help="With --promote: also where explicit mode would refuse live traffic, or over a newer policy.",
+            help="With --promote: despite errors of lint, live traffic that would be refused, or a newer policy.",
         ),
     ] = False,
     yaml: Annotated[bool, typer.Option("--yaml", help="Print the draft as YAML that `policy apply` accepts.")] = False,
@@ -57,7 +57,7 @@ def draft(
     """
     from cli.backends.session import work_on_policies
     from cli.backends.target import write_options
-    from cli.commands.applying import check_explicit, report_applied
+    from cli.commands.applying import check_explicit, check_lint, report_applied
     from cli.commands.shapes import ObjectsDeleted
     from cli.text.output import print_line
     from shared.model.errors import ConflictError, InputError
@@ -93,7 +93,9 @@ def draft(
                     " back",
                     hint="write the draft again; --force puts it in force all the same",
                 )
-            await check_explicit(backend, [make_document(view)], is_forced=force)
+            document = make_document(view)
+            await check_lint(backend, [document], is_accepted=force)
+            await check_explicit(backend, [document], is_forced=force)
             return await backend.promote_draft(view, is_forced=force)
 
         applied = work_on_policies(target, put_in_force, is_forced=force_conflicts)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.commands import options
-from cli.commands.applying import check_explicit, report_applied
+from cli.commands.applying import check_explicit, check_lint, describe_finding, lint_documents, report_applied
 from cli.commands.draft import draft
 from cli.commands.export import export
 from cli.text.json_result import JsonResult, prints
@@ -72,7 +72,7 @@ def lint(
         judged = list(documents)
         if names or not paths:
             judged += await _read_current(backend, names)
-        return await _lint(backend, judged)
+        return await lint_documents(backend, judged)
 
     findings = work_on_policies(options.get_target(context), converse)
     if as_json:
@@ -84,17 +84,6 @@ def lint(
             print_line("✓ nothing found")
     if any(strict or each.level is Level.ERROR for each in findings):
         raise typer.Exit(ExitCode.CHECK_FAILED)
-
-
-def describe_finding(finding: LintFinding) -> str:
-    """Write a finding as a line."""
-    from cli.text.printable import escape
-    from shared.model.adoption.lint import Level
-
-    mark = "✗" if finding.level is Level.ERROR else "!"
-    hint = f" ({finding.hint})" if finding.hint else ""
-    subject = f"{finding.namespace}/{finding.rule}" if finding.rule else finding.namespace
-    return escape(f"{mark} {subject}: {finding.code}: {finding.message}{hint}")
 
 
 def _is_file(text: str) -> bool:
@@ -112,17 +101,6 @@ async def _read_current(backend: PolicyBackend, names: list[str]) -> list[Docume
         if plain:
             found += parse_documents(yaml.safe_dump_all(plain), name or "the policies in force")
     return found
-
-
-async def _lint(backend: PolicyBackend, documents: list[Document]) -> list[LintFinding]:
-    from cli.backends.surroundings import add_documents, read_states
-    from shared.model.adoption.lint import lint as find
-
-    states = read_states(documents)
-    if not any(state.rules or state.workload_modes for state in states):
-        return []
-    around = add_documents(await backend.look_around(), documents)
-    return [finding for state in states for finding in find(state, around)]
 
 
 @app.command(cls=options.TargetCommand)
@@ -252,7 +230,6 @@ def apply(
     """
     from cli.backends.session import work_on_policies
     from cli.commands.draft import apply_drafts, check_drafts
-    from cli.text.output import print_note
     from shared.model.errors import InputError
 
     documents = _read_documents(filename)
@@ -266,29 +243,14 @@ def apply(
     drafts = check_drafts(documents) if as_draft else []
 
     async def converse(backend: PolicyBackend) -> list[Applied]:
-        findings = await _lint(backend, documents)
-        for finding in findings:
-            print_note(describe_finding(finding))
+        await check_lint(backend, documents, is_accepted=force or as_draft)
         if as_draft:
             return await apply_drafts(backend, drafts)
-        if not force:
-            _require_sound(findings)
         await check_explicit(backend, documents, is_forced=force)
         return await backend.apply(documents, is_forced=force, expected_version=if_version)
 
     results = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
     report_applied(results, _APPLIED if as_json else None)
-
-
-def _require_sound(findings: list[LintFinding]) -> None:
-    from shared.model.adoption.lint import Level
-    from shared.model.errors import RefusedError
-
-    if count := sum(each.level is Level.ERROR for each in findings):
-        raise RefusedError(
-            f"nothing is applied: `policy lint` finds {count} error{'s' if count != 1 else ''} in these files",
-            hint="mend what is marked ✗ above; --force applies it all the same",
-        )
 
 
 def _require_one_policy(documents: list[Document]) -> None:

@@ -12,10 +12,12 @@ import typer
 from cli.commands import options
 
 if TYPE_CHECKING:
+    from cli.backends.base import PolicyBackend
     from cli.backends.target import Target
     from cli.ui.actions import Actions
     from cli.ui.answers import Answers
     from cli.ui.connection import Connection
+    from shared.model.wire.admin import DraftView
 
 _OPENING = """<!doctype html>
 <meta charset="utf-8">
@@ -119,10 +121,16 @@ def make_actions(target: Target) -> Actions:
     from cli.backends.rights import find_rights
     from cli.backends.session import open_policies
     from cli.backends.target import write_options
-    from cli.commands.applying import check_explicit
+    from cli.commands.applying import check_explicit, lint_documents, require_sound
     from cli.commands.draft import make_document
     from cli.commands.mode_switch import Consent, require_consent
     from cli.ui.actions import Actions
+
+    async def check_draft(backend: PolicyBackend, view: DraftView) -> None:
+        document = make_document(view)
+        command = f"touchmark policy draft {view.namespace} --yaml | touchmark policy lint -"
+        require_sound(await lint_documents(backend, [document]), f"`{command}` lists them")
+        await check_explicit(backend, [document], is_forced=False)
 
     return Actions(
         lambda: open_policies(target),
@@ -130,7 +138,7 @@ def make_actions(target: Target) -> Actions:
         lambda readiness, accepts: require_consent(
             readiness, Consent(to_unknown=accepts, to_blocked=False, can_ask=False)
         ),
-        lambda backend, view: check_explicit(backend, [make_document(view)], is_forced=False),
+        check_draft,
         options=write_options(target),
         in_cluster=target.in_cluster,
     )

@@ -185,6 +185,23 @@ def test_the_draft_that_was_looked_at_is_put_in_force(ca: FakeCA, capsys: pytest
     assert "MeshPolicy shop/default applied (version 9)" in capsys.readouterr().out
 
 
+def test_a_draft_that_lint_finds_in_error_is_put_in_force_by_force_alone(
+    ca: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As by `policy apply`, whose checks it says it runs."""
+    allow = Rule(name="all", action=Action.ALLOW)
+    vain = msgspec.structs.replace(VIEW.draft, rules=(*RULES, allow))
+    ca.answers[ASKED] = msgspec.structs.replace(VIEW, draft=vain)
+    promoted = PolicyView(namespace="shop", version=9, mode=Mode.PERMISSIVE, group_label="", rules=RULES)
+    ca.answers["POST /v1/namespaces/shop/draft/promote"] = promoted
+    assert run(["policy", "draft", "shop", "--promote"]) == ExitCode.REFUSED
+    assert not ca.asked("POST /v1/namespaces/shop/draft/promote")
+    said = capsys.readouterr().err
+    assert "✗ shop/all: contradictory" in said
+    assert "--force applies it all the same, also where explicit mode would refuse live traffic" in said
+    assert run(["policy", "draft", "shop", "--promote", "--force"]) == ExitCode.SUCCESS
+
+
 def test_a_draft_that_would_take_newer_rules_back_is_put_in_force_by_force_alone(
     ca: FakeCA, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -49,9 +49,7 @@ def test_apply_sends_the_policy(ca: FakeCA, tmp_path: Path) -> None:
     assert (request["namespace"], request["mode"]) == ("shop", "explicit")
 
 
-def test_json_says_that_a_mode_is_left_on_trial(
-    ca: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_says_that_a_mode_is_left_on_trial(ca: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Else a script takes a namespace for explicit that is permissive for another hour."""
     trial = ModeTrial(mode=Mode.PERMISSIVE, back_to=Mode.EXPLICIT, started=0.0, until=4e9)
     ca.answers["GET /v1/namespaces/shop/history"] = History(namespace="shop", generations=(), trial=trial)

@@ -16,7 +16,7 @@ from cli.ui.actions import MAX_BODY_BYTES
 from cli.ui.guard import TOKEN_HEADER
 from shared.model.identity.loaded_code import LoadedCode, LoadedObject
 from shared.model.identity.program import Program
-from shared.model.policy.rules import Mode, NamespaceState
+from shared.model.policy.rules import Action, Mode, NamespaceState, Rule
 from shared.model.wire.admin import History, ProgramView
 from shared.model.wire.admin_history import ModeTrial
 from tests.cli.ui.conftest import TOKEN, Served
@@ -182,6 +182,16 @@ def test_the_draft_that_was_shown_is_put_in_force_by_the_checks_of_the_command(p
     assert status == 403
     assert "would refuse live traffic (2 changes are missing)" in refused["message"]
     assert len(page.ca.asked("POST /v1/namespaces/shop/draft/promote")) == 1
+
+
+def test_a_draft_that_lint_finds_in_error_isnt_put_in_force_and_the_page_says_why(page: Served) -> None:
+    rules = (Rule(name="none", action=Action.DENY), Rule(name="all", action=Action.ALLOW))
+    page.ca.answers["GET /v1/namespaces/shop/draft"] = msgspec.structs.replace(
+        DRAFT, draft=msgspec.structs.replace(DRAFT.draft, mode=None, rules=rules)
+    )
+    status, refused = change(page, PROMOTE)
+    assert (status, page.ca.asked("POST /v1/namespaces/shop/draft/promote")) == (403, [])
+    assert "finds 1 error: ✗ shop/all: contradictory: none denies the same" in refused["message"]
 
 
 def test_another_draft_than_was_shown_is_neither_put_in_force_nor_dropped(page: Served) -> None:
