@@ -64,7 +64,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         blockers: most connections first.
         failures: what failed for reasons that no mode changes, each once; nothing that stands against explicit mode.
         settled: connections that were marked or refused when they were seen and would be allowed now.
-        unclear: connections that a rule allowed when they were seen, of which no address was kept to ask the rules by.
+        unclear: connections that a rule allowed when they were seen, of which but one address was kept: the rules allow
+            that one, and not all.
     """
 
     blockers: tuple[Blocker, ...]
@@ -163,12 +164,10 @@ def find_blockers(
             and not judging.is_denied(each)
         ):
             settled.add(each)
-        if each.is_summed and any(fix.kind is not FixKind.APPROVE for _, fix, _ in missing):
-            if any(
-                fix.kind is not FixKind.APPROVE for one in each.at_extremes() for _, fix, _ in judging.find_missing(one)
-            ):
+        if each.is_summed and _needs_rule(missing):
+            missing = list(judging.find_missing(each.at_sample()))
+            if not _needs_rule(missing) and any(_needs_rule(judging.find_missing(at)) for at in each.at_extremes()):
                 unclear.add(each)
-            missing = [(reason, fix, is_next) for reason, fix, is_next in missing if fix.kind is FixKind.APPROVE]
         for reason, fix, is_next in missing:
             key = (reason, fix) if fix.kind is not FixKind.ADVICE else (reason, *_ends(each))
             groups.setdefault(key, _Group(reason, fix, each)).add(each, is_next=is_next)
@@ -261,6 +260,11 @@ class _Judging:
             yield reason, approve(workload, program), False
         elif seen.is_withheld_readiness and seen.reason not in (reason, Reason.PROGRAM_NOT_APPROVED):
             yield seen.reason, advise(seen.reason, seen.detail), False
+
+
+def _needs_rule(missing: Iterable[tuple[Reason, Fix, bool]]) -> bool:
+    """Tell whether anything but approvals is missing."""
+    return any(fix.kind is not FixKind.APPROVE for _, fix, _ in missing)
 
 
 def _read(seen: Seen) -> Attempt:

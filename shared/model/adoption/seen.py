@@ -107,6 +107,10 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
         first, last = ("::", "ffff:" * 7 + "ffff") if is_six else ("0.0.0.0", "255.255.255.255")
         return self._put_peer_at(first), self._put_peer_at(last)
 
+    def at_sample(self) -> Seen:
+        """Return what is summed as if all of it were with the stranger that was seen last."""
+        return self._put_peer_at(find_host(self._sample))
+
     @property
     def _sample(self) -> str:
         """The address, with port, of one of its peers."""

@@ -256,6 +256,13 @@ async def test_allowed_strangers_whose_addresses_werent_kept_apart_are_unclear_a
     anywhere = msgspec.structs.replace(rule, peers=(Peer(unidentified=True, cidrs=("0.0.0.0/0",)),))
     settled = msgspec.structs.replace(state, rules=(anywhere,))
     assert (await find_refusals(stored(state=settled, edges=summed), "shop", since=0)).unclear == 0
+    elsewhere = msgspec.structs.replace(rule, peers=(Peer(unidentified=True, cidrs=("198.18.9.0/24",)),))
+    for rules in ((), (elsewhere,)):  # The newest of them would be refused: that is known.
+        changed = msgspec.structs.replace(state, rules=rules)
+        found = await find_refusals(stored(state=changed, edges=summed), "shop", since=0)
+        (cause,) = found.causes
+        assert cause.fix is not None and cause.fix.rule is not None
+        assert (cause.fix.rule.peers[0].cidrs, cause.connections, found.unclear) == (("198.18.7.7/32",), 9, 0)
     taken_back = msgspec.structs.replace(state, approvals=())
     (cause,) = (await find_refusals(stored(state=taken_back, edges=summed), "shop", since=0)).causes
     assert cause.fix is not None
