@@ -164,7 +164,7 @@ def show(view: DraftView, *, target_options: str = "") -> None:
     if not view.evaluating:
         print_line("? no sidecar evaluates it yet, so nothing is known")
     elif view.evaluated_since is None:
-        print_line("? no verdict of it has come yet, so nothing is known")
+        print_line("? no verdict of it has come from the namespace's own sidecars yet, so nothing is known")
     elif not view.denied:
         print_line("✓ no connection with a verdict of it would be newly denied")
     print_line(f"unchanged: {view.unchanged} connection{'s' if view.unchanged != 1 else ''}")

@@ -133,10 +133,10 @@ async def read_drafted(database: Database, namespace: str, number: int, *, writt
         reports.namespace == namespace, reports.hour >= int(written // HOUR_S), text("lost > 0")
     )
     counted = case((_rows.opened > _rows.ended, _rows.opened), else_=_rows.ended)
-    is_same = (_rows.digest == _SAME) & (_rows.edge_id != _NO_EDGE) & _rows.is_own
+    is_own = (_rows.edge_id != _NO_EDGE) & _rows.is_own
     sums = select(
-        func.min(_rows.first),
-        func.sum(case((is_same, counted), else_=0)),
+        func.min(case((is_own, _rows.first))),
+        func.sum(case((is_own & (_rows.digest == _SAME), counted), else_=0)),
         func.sum(case((_rows.edge_id == _NO_EDGE, counted), else_=0)),
     ).where(mine)
     query = (

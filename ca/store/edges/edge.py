@@ -123,7 +123,7 @@ class DraftedWindow:
 
     Attributes:
         edges: what it decides otherwise, seen last first.
-        since: when its first verdict was written; None: there is none.
+        since: when the first verdict of the namespace's own sidecars was written; None: there is none.
         unchanged: connections that the namespace's own sidecars decide as before.
         uncounted: connections for which there was no room, and records that the namespace's sidecars lost since the
             hour in which the draft was written: the numbers are a lower bound.

@@ -91,7 +91,7 @@ class DraftView(msgspec.Struct, frozen=True, kw_only=True):
         unchanged: how many connections that the namespace's own sidecars decided it leaves as they are.
         uncounted: connections for which there was no room, and records that sidecars lost: the other numbers are a
             lower bound.
-        evaluated_since: when its first verdict was written; None: there is none yet.
+        evaluated_since: when the namespace's own sidecars wrote the first verdict; None: there is none yet.
         is_truncated: there are more than are shown.
         is_partly_unknown: of some connections sidecars can't say what it would make: they aren't in the numbers.
         is_outdated: the policy in force has changed since: to put the draft in force takes that back.

@@ -91,7 +91,7 @@ def test_the_exit_code_says_whether_it_is_safe(
     assert "draft 7 of shop" in printed
     since = "; its first verdict is of 20" if view.evaluated_since else "\n"
     assert f"{view.evaluating} of {view.sidecars} sidecars evaluate it{since}" in printed
-    assert ("? no verdict of it has come yet" in printed) is (view.evaluated_since is None)
+    assert ("? no verdict of it has come from" in printed) is (view.evaluated_since is None)
     assert ("some connections have no verdict" in printed) is view.is_partly_unknown
     assert ("? 4 more were lost, or had no room" in printed) is bool(view.uncounted)
     assert ("✗ newly denied: 7 connections" in printed) is bool(view.denied)

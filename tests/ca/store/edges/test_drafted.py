@@ -81,7 +81,7 @@ async def test_each_connection_counts_once_for_each_draft_that_took_part(tmp_pat
         assert (window.since, window.unchanged, window.uncounted, window.is_truncated) == (NOW - 5, 3, 0, False)
         other = await ask(store, bank)
         assert [each.connections for each in other.edges] == [8]
-        assert other.unchanged == 0, "its own sidecars have said nothing"
+        assert (other.unchanged, other.since) == (0, None), "its own sidecars have said nothing"
 
 
 async def test_only_the_drafts_of_now_are_counted_and_only_by_who_is_concerned(tmp_path: Path) -> None:
