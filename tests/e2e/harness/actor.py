@@ -62,9 +62,13 @@ def bind_to_device(name: str) -> str:
 
 
 def send(name: str, text: str) -> str:
-    """Send text; the answer is ``sent`` or the error's name."""
+    """Send text; the answer is ``sent`` or the error's name.
+
+    Without SIGPIPE, where ``connect`` was told of the reset: a traced process stops at each signal, an ignored one as
+    well, until its tracer lets it go on.
+    """
     try:
-        _sockets[name].sendall(text.encode())
+        _sockets[name].sendall(text.encode(), socket.MSG_NOSIGNAL)
     except OSError as error:
         if isinstance(error, ConnectionResetError):
             _reset.add(name)
