@@ -42,7 +42,10 @@ def find_among_newest(inode: int, *, own_pid: int, proc: str = "/proc") -> Proce
                 continue
             left -= count
             # A thread mostly has the table of its process, and a program that has just begun often has threads.
-            if _holds(task, inode, proc) and (leader := read_leader(task, proc)) not in (0, own_pid):
+            if not _holds(task, inode, proc) or (leader := read_leader(task, proc)) in (0, own_pid):
+                continue
+            # With a table of its own it proves nothing, and the process's may be one that takes a second to search.
+            if leader == task or _is_small_and_holds(leader, inode, _MAX_DESCRIPTORS * factor, proc):
                 return Process(leader, proc=proc)
     except (OSError, ValueError, AttestationError):
         pass
@@ -55,6 +58,11 @@ def _count_descriptors(task: int, proc: str) -> int | None:
         return os.stat(f"{proc}/{task}/fd").st_size
     except OSError:
         return None
+
+
+def _is_small_and_holds(pid: int, inode: int, most: int, proc: str) -> bool:
+    count = _count_descriptors(pid, proc)
+    return count is not None and count <= most and _holds(pid, inode, proc)
 
 
 def _holds(task: int, inode: int, proc: str) -> bool:

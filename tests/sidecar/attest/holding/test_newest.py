@@ -51,6 +51,25 @@ def test_a_process_is_found_by_its_threads_which_are_newer(monkeypatch: pytest.M
         assert find_among_newest(inode, own_pid=child.pid) is None
 
 
+def test_a_thread_with_a_table_of_its_own_does_not_lead_to_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop would search the process's table, which may have a million entries, for each connection."""
+    monkeypatch.setattr(newest, "_MAX_PROCESSES", 10_000)
+    with socket.socket() as one:
+        code = (
+            "import ctypes, os, sys, threading\n"
+            "has_own = threading.Event()\n"
+            "def hide():\n"
+            "    assert ctypes.CDLL(None).unshare(0x400) == 0  # CLONE_FILES\n"
+            "    has_own.set()\n"
+            "    threading.Event().wait()\n"
+            "threading.Thread(target=hide, daemon=True).start()\n"
+            "assert has_own.wait(60)\n"
+            f"os.close({one.fileno()})\n"
+        )
+        with running(code + WAIT, pass_fds=(one.fileno(),)):
+            assert find_among_newest(os.fstat(one.fileno()).st_ino, own_pid=os.getpid()) is None
+
+
 def test_a_process_that_may_not_be_looked_into_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(newest, "_MAX_PROCESSES", 10_000)
     looked, original = list[int](), find_in_table
