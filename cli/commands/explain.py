@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _EXPLAINED: JsonResult[Explained] = JsonResult()
 _MAX_DECISIONS = 10_000
+_NO_PORT = ":0"  # Who asks about an address names the destination's port apart.
+_PORT_HINT = "write shop/db:5432, 192.0.2.7:443, [2001:db8::7]:443 or api.example.com:443"
 
 
 @prints(_EXPLAINED)
@@ -52,12 +54,13 @@ def explain(
     from cli.text.output import print_line
 
     target = options.get_target(context)
-    explained, known = ask_admin(target, lambda client: _explain(client, source, destination))
+    explained, known, hosts = ask_admin(target, lambda client: _explain(client, source, destination))
     if as_json:
         _EXPLAINED.print(explained)
     else:
         options_text = write_shell_options(target, os.environ)
-        for line in (*describe(explained, target_options=options_text), *describe_unknown(explained, known)):
+        notes = (*describe_hosts(explained, hosts), *describe_unknown(explained, known))
+        for line in (*describe(explained, target_options=options_text), *notes):
             print_line(line)
     if not explained.allowed:
         raise typer.Exit(ExitCode.CHECK_FAILED)
@@ -65,21 +68,26 @@ def explain(
         raise typer.Exit(ExitCode.UNKNOWN)
 
 
-async def _explain(client: AdminClient, source: str, destination: str) -> tuple[Explained, frozenset[str]]:
-    """Return the answers, and which workloads are known."""
+async def _explain(
+    client: AdminClient, source: str, destination: str
+) -> tuple[Explained, frozenset[str], tuple[str, ...]]:
+    """Return the answers, which workloads are known, and which hosts the rules of the source's namespace name."""
     import msgspec
 
     from shared.model.adoption.explain import explain as ask
 
     states = {state.namespace: state for state in (await client.list_namespaces()).namespaces}
     if not destination:
-        return await _explain_decision(client, source, states), frozenset()
+        return await _explain_decision(client, source, states), frozenset(), ()
     sidecars = (await client.list_sidecars()).sidecars
     name, port = split_port(destination)
     ends = read_end(source, states, sidecars), read_end(name, states, sidecars)
     known = list_known(states, sidecars)
     unknown = dict.fromkeys(end.workload for end in ends if end.workload and end.workload not in known)
-    return msgspec.structs.replace(ask(*ends, port, states), unknown=tuple(unknown)), known
+    state = states.get(ends[0].workload.partition("/")[0])
+    rules = state.rules if state else ()
+    hosts = tuple(dict.fromkeys(host for rule in rules for peer in rule.peers for host in peer.hosts))
+    return msgspec.structs.replace(ask(*ends, port, states), unknown=tuple(unknown)), known, hosts
 
 
 async def _explain_decision(client: AdminClient, number: str, states: dict[str, NamespaceState]) -> Explained:
@@ -109,7 +117,7 @@ def split_port(text: str) -> tuple[str, int]:
 
     name, _, port = text.rpartition(":")
     if not name or not port.isdigit() or not 1 <= int(port) <= 65535:
-        raise InputError(f"{text!r} names no port", hint="write shop/db:5432, 192.0.2.7:443 or [2001:db8::7]:443")
+        raise InputError(f"{text!r} names no port", hint=_PORT_HINT)
     return name.strip("[]"), int(port)
 
 
@@ -138,8 +146,8 @@ def read_end(text: str, states: dict[str, NamespaceState], sidecars: tuple[Sidec
     listed = next((each.workload for each in sidecars if address in each.addresses), "")
     if listed:
         return _read_workload(listed, program, states)
-    endpoint = f"[{address}]:0" if ":" in address else f"{address}:0"
-    return PartyRecord(address=endpoint, why="peer_unidentified")
+    endpoint = f"[{address}]" if ":" in address else address
+    return PartyRecord(address=endpoint + _NO_PORT, why="peer_unidentified")
 
 
 def _read_workload(workload: str, program: str, states: dict[str, NamespaceState]) -> PartyRecord:
@@ -172,7 +180,7 @@ def describe(explained: Explained, *, target_options: str) -> list[str]:
     from cli.text.printable import escape
 
     ends = [
-        f"{describe_party(end)} {shorten(end.program)}" if end.program else describe_party(end)
+        f"{describe_party(end)} {shorten(end.program)}" if end.program else describe_party(end).removesuffix(_NO_PORT)
         for end in (explained.source, explained.destination)
     ]
     verdict = "allowed" if explained.allowed else "REFUSED"
@@ -182,6 +190,18 @@ def describe(explained: Explained, *, target_options: str) -> list[str]:
     for side in explained.sides:
         lines += _describe_side(side, target_options=target_options)
     return lines
+
+
+def describe_hosts(explained: Explained, hosts: tuple[str, ...]) -> list[str]:
+    """Say that an address was refused without a look at the rules that name hosts, where there are any."""
+    from cli.text.output import name_some
+    from cli.text.printable import escape
+
+    asked = explained.destination
+    if not hosts or not asked.address.endswith(_NO_PORT) or explained.allowed:
+        return []
+    named = escape(name_some(hosts))
+    return [f"? an address matches no rule's host, whatever a name resolves to: ask about the host instead ({named})"]
 
 
 def list_known(states: Mapping[str, NamespaceState], sidecars: Iterable[SidecarView]) -> frozenset[str]:

@@ -11,7 +11,7 @@ from cli.text.exit_codes import ExitCode
 from shared.model.errors import InputError
 from shared.model.identity.program import Program
 from shared.model.policy.modes import make_modes
-from shared.model.policy.rules import Approval, Mode, NamespaceState
+from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Peer, Rule
 from shared.model.wire.admin import DecisionList, NamespaceList, SidecarList
 from tests.cli.fake_ca import FakeCA
 from tests.cli.observations import DENIAL
@@ -77,6 +77,26 @@ def test_a_host_is_explained_by_the_rules_that_name_it(shop: FakeCA, capsys: pyt
     assert "hosts:\n" in printed
     assert run(["explain", "shop/web", "*.example.com:443"]) == ExitCode.BAD_INPUT
     assert "wildcard" in capsys.readouterr().err
+
+
+def test_who_asks_about_an_address_is_told_of_rules_that_name_hosts(
+    shop: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["explain", "shop/web", "192.0.2.7:443"]) == ExitCode.CHECK_FAILED
+    printed = capsys.readouterr().out
+    assert "→ unidentified 192.0.2.7, port 443: REFUSED" in printed
+    assert "host instead" not in printed
+    courier = Rule(
+        name="courier", action=Action.ALLOW, direction=Direction.EGRESS,
+        peers=(Peer(unidentified=True, hosts=("api.courier.example",)),),
+    )  # fmt: skip
+    shop.answers["GET /v1/namespaces"] = NamespaceList(
+        namespaces=(NamespaceState(namespace="shop", mode=Mode.EXPLICIT, rules=(courier,)),)
+    )
+    assert run(["explain", "shop/web", "192.0.2.7:443"]) == ExitCode.CHECK_FAILED
+    assert "ask about the host instead (api.courier.example)" in capsys.readouterr().out
+    assert run(["explain", "shop/web", "other.example:443"]) == ExitCode.CHECK_FAILED
+    assert "host instead" not in capsys.readouterr().out
 
 
 def test_a_recorded_decision_is_explained_by_the_current_rules(
