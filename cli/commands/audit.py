@@ -23,6 +23,7 @@ _LISTED: JsonResult[tuple[AuditEntry, ...]] = JsonResult(note="newest last")
 _CHAIN: JsonResult[AuditChain] = JsonResult()
 _EXPORTED: JsonResult[AuditExport] = JsonResult()
 _PAGE = "1000"
+_MAX_STATE = 200  # Characters of a state in the table: an approval with what it loads has thousands.
 
 app = typer.Typer(no_args_is_help=True, help="Show who changed what in the mesh, and check the log of it.")
 
@@ -35,13 +36,11 @@ def list_entries(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most that many, the newest.")] = 50,
     as_json: options.Json = False,
 ) -> None:
-    """List administrative acts: when, who, what, and the state before and after.
+    """List administrative acts: when, who, what, and the state before and after (its beginning; --json has all of it).
 
     Examples: touchmark audit list · touchmark audit list --since 7d --json
     """
     import time
-
-    import msgspec
 
     from cli.backends.session import ask_admin
     from cli.text.duration import format_time, parse_duration
@@ -67,7 +66,7 @@ def list_entries(
                 entry.act,
                 entry.subject,
                 describe_actor(entry),
-                *("-" if state is None else msgspec.json.encode(state).decode() for state in _differ(entry)),
+                *(_write_state(state) for state in _differ(entry)),
             )
             for entry in entries
         ),
@@ -175,6 +174,13 @@ def describe_actor(entry: AuditEntry) -> str:
         case "ca":
             return "the CA"
     return actor.kind
+
+
+def _write_state(state: object) -> str:
+    import msgspec
+
+    text = "-" if state is None else msgspec.json.encode(state).decode()
+    return text if len(text) <= _MAX_STATE else f"{text[:_MAX_STATE]}…"
 
 
 def _differ(entry: AuditEntry) -> tuple[object, object]:

@@ -24,7 +24,9 @@ from tests.cli.fake_ca import FakeCA
 ADA = AuditActor(kind="socket", name="ada", uid=1000, gid=1000, pid=7)
 
 
-def make_chain(count: int, *, after: AuditMark = START, actor: AuditActor = ADA) -> tuple[str, ...]:
+def make_chain(
+    count: int, *, after: AuditMark = START, actor: AuditActor = ADA, mode: str = "explicit"
+) -> tuple[str, ...]:
     lines = []
     for _ in range(count):
         entry = AuditEntry(
@@ -35,7 +37,7 @@ def make_chain(count: int, *, after: AuditMark = START, actor: AuditActor = ADA)
             subject="shop\x1b[2J",
             actor=actor,
             before={"mode": "permissive", "rules": []},
-            after={"mode": "explicit", "rules": []},
+            after={"mode": mode, "rules": []},
         )
         lines.append(encode_entry(entry))
         after = AuditMark(sequence=entry.sequence, digest=digest_line(lines[-1]))
@@ -60,6 +62,15 @@ def test_acts_are_listed_with_who_and_only_what_changed(ca: FakeCA, capsys: pyte
     assert run(["audit", "list", "--since", "1h", "--json"]) == ExitCode.SUCCESS
     assert [entry["sequence"] for entry in json.loads(capsys.readouterr().out)] == [1, 2, 3, 4]
     assert "since" in ca.requests[1][1]
+
+
+def test_a_long_state_is_cut_off_in_the_table_and_whole_in_json(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    ca.answers["GET /v1/audit"] = make_page(make_chain(1, mode="m" * 5000))
+    assert run(["audit", "list"]) == ExitCode.SUCCESS
+    shown = capsys.readouterr().out
+    assert "…" in shown and max(map(len, shown.splitlines())) < 600
+    assert run(["audit", "list", "--json"]) == ExitCode.SUCCESS
+    assert "m" * 5000 in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
