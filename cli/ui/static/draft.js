@@ -10,6 +10,13 @@ import { count, Mark, writeTime } from "./words.js";
 
 const RULES = [["", "Reported"], ["draft", "Draft"]];
 
+// What putting it in force does, by its mode.
+const IN_FORCE = {
+  explicit: "What it doesn't allow is refused from then on. It is checked first, as a switch of the mode is.",
+  permissive: "Its rules replace those in force, and the namespace is permissive from then on: what isn't allowed goes on, marked.",
+  "": "Its rules replace those in force. The mode stays.",
+};
+
 export function RulesSwitch({ value }) {
   return html`<fieldset class="switch"><legend>Rules</legend>${RULES.map(([key, words]) => html`
     <label class="check"><input type="radio" name="rules" value=${key} checked=${key === value} onChange=${() => change({ rules: key, page: "" })} /> ${words}</label>`)}</fieldset>`;
@@ -36,7 +43,7 @@ export function Draft({ name, since, tick, turn, say, done }) {
     <p class="summary">Draft ${data.number}, written ${writeTime(data.written)}: ${data.mode ? `mode ${data.mode}` : "the mode in force"}, ${count(data.rules, "rule")}. ${data.evaluating} of ${count(data.sidecars, "sidecar")} evaluate it${data.evaluated_since ? ` since ${writeTime(data.evaluated_since)}` : ""}; ${count(data.unchanged, "connection")} unchanged.</p>
     ${doubts.length ? html`<ul class="doubts">${doubts.map((each) => html`<li><${Mark} word="unknown" shown=${each} /></li>`)}</ul>` : null}
     <p class="buttons">
-      ${rights?.switches && rights?.refuses ? html`<${Act} ...${shared} what="Put it in force" text=${data.mode === "explicit" ? "What it doesn't allow is refused from then on. It is checked first, as a switch of the mode is." : "Its rules replace those in force."} command=${data.promote.line}
+      ${rights?.switches && rights?.refuses ? html`<${Act} ...${shared} what="Put it in force" text=${IN_FORCE[data.mode]} command=${data.promote.line}
         accept=${data.is_outdated ? "The policy in force has changed since it was written. Take that back" : ""} request=${{ act: "promote", namespace: name, draft: data.number }} />` : null}
       ${rights?.refuses ? html`<${Act} ...${shared} what="Drop it" text="The rules in force stay as they are. Its verdicts are forgotten." command=${data.drop.line} request=${{ act: "drop", namespace: name, draft: data.number }} />` : null}
     </p>

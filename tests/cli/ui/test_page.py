@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from cli.commands.ui import written_opening
+from shared.model.policy.rules import Mode
 from shared.model.wire.admin import DecisionList, ErrorAnswer
 from shared.model.wire.admin_edges import EdgeEnd
 from tests.cli.edges import ALLOW, DENY, WOULD_DENY, make_edge
@@ -238,6 +239,18 @@ async def test_a_draft_without_a_verdict_isnt_said_to_refuse_nothing(tab: Tab, p
     shown = await tab.run("document.querySelector('.draft').innerText")
     assert "? No verdict of it has come yet" in shown
     assert "some connections have no verdict" in shown
+
+
+async def test_a_draft_that_ends_explicit_mode_says_so_before_it_is_put_in_force(tab: Tab, page: Served) -> None:
+    page.ca.answers["GET /v1/namespaces/shop/draft"] = msgspec.structs.replace(
+        DRAFT, draft=msgspec.structs.replace(DRAFT.draft, mode=Mode.PERMISSIVE)
+    )
+    await go(tab, "/ns/shop?rules=draft", "document.querySelector('.draft > .buttons button')")
+    await tab.run("document.querySelector('.draft > .buttons button').click()")
+    await tab.wait_for("document.querySelector('dialog[open] pre')")
+    assert "is permissive from then on" in await tab.run("document.querySelector('dialog').innerText")
+    await tab.press("Escape")
+    await tab.wait_for("!document.querySelector('dialog')")
 
 
 async def test_a_namespace_without_a_draft_says_how_to_write_one(tab: Tab, page: Served) -> None:
