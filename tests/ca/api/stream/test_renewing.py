@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,8 @@ from shared.model.trust.join_token import parse_join_token
 from shared.model.trust.renewal import NONCE_HEADER, parse_nonce
 from shared.model.wire import admin as api
 from shared.model.wire.messages import BundleInstalled, Enrol, FromCA, Refusal, Renew, Welcome
-from sidecar.credential.renewal_key import RenewalKey, begin_renewal_key
+from sidecar.credential.renewal_key import RenewalKey, begin_renewal_key, load_renewal_key
+from sidecar.credential.state_directory import StateDirectory
 from tests.ca.running import (
     Admin,
     FakeSidecar,
@@ -273,3 +275,47 @@ async def test_a_key_that_was_only_just_made_has_to_wait(
     clock.shift_s += 3_600
     async with coming_back(ca, key) as (_, answer):
         assert isinstance(answer, Welcome)
+
+
+@pytest.mark.parametrize("step", ["offered", "sent", "answered", "written", "renamed"])
+async def test_killed_at_each_step_it_comes_back(
+    tmp_path: Path, ca: RunningCA, clock: ShiftedClock, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Twice in a row, and then it lives: what the process of before has left on disk is what it comes back by."""
+
+    rename = os.rename
+
+    def stop(old: str, new: str, **directories: int) -> None:
+        if step == "renamed":
+            rename(old, new, **directories)
+        raise KeyboardInterrupt
+
+    key = RenewalKey((await join(ca)).kept, directory := StateDirectory(tmp_path / "state"), is_known=True)
+    # Others than it has: so that it is written.
+    await key.keep_roots((ca.authorities.bundle().roots[0], *key.kept.roots))
+    for is_killed in (True, True, False):
+        clock.shift_s += 60
+        loaded = load_renewal_key(directory)
+        assert loaded is not None
+        async with FakeSidecar(ca) as sidecar:
+            message = await ask(sidecar, loaded)
+            if is_killed and step == "offered":
+                continue
+            await sidecar.send(message)
+            if is_killed and step == "sent":
+                await eventually(lambda: ca.hub.get("web-1") is not None)
+                sidecar.stream.transport.abort()
+                await is_gone(ca)
+                continue
+            welcome = await sidecar.receive()
+            assert isinstance(welcome, Welcome), (welcome, is_killed)
+            if not is_killed:
+                await take(sidecar, loaded, welcome)
+            elif step != "answered":
+                with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                    patch.setattr(os, "rename", stop)
+                    await loaded.keep(grace_s=welcome.grace_s, roots=welcome.bundle.roots)
+        await is_gone(ca)
+    directory.close()
+    record = await ca.store.sidecars.get("web-1")
+    assert record is not None and record.evicted is None and record.second_count == 0
