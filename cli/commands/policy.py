@@ -230,11 +230,14 @@ def apply(
     """
     from cli.backends.session import work_on_policies
     from cli.commands.draft import apply_drafts, check_drafts
+    from cli.text.output import print_note
     from shared.model.errors import InputError
 
     documents = _read_documents(filename)
     if if_version is not None:
         _require_one_policy(documents)
+    if not documents:
+        print_note("nothing is applied: the files hold no MeshPolicy and no Program")
     if as_draft and (force or if_version is not None):
         raise InputError(
             "--draft goes without --force and --if-version: nothing is put in force",

@@ -49,6 +49,17 @@ def test_apply_sends_the_policy(ca: FakeCA, tmp_path: Path) -> None:
     assert (request["namespace"], request["mode"]) == ("shop", "explicit")
 
 
+@pytest.mark.parametrize("option", ["--force", "--draft"])
+def test_files_without_a_document_are_named(
+    ca: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    """`policy suggest` writes comments alone where no rule is missing."""
+    file = tmp_path / "shop.yaml"
+    file.write_text("# nothing is missing for what was seen\n")
+    assert run(["policy", "apply", "-f", str(file), option]) == ExitCode.SUCCESS
+    assert "nothing is applied: the files hold no MeshPolicy and no Program" in capsys.readouterr().err
+
+
 def test_json_says_that_a_mode_is_left_on_trial(ca: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Else a script takes a namespace for explicit that is permissive for another hour."""
     trial = ModeTrial(mode=Mode.PERMISSIVE, back_to=Mode.EXPLICIT, started=0.0, until=4e9)
