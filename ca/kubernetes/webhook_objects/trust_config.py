@@ -110,6 +110,7 @@ class TrustConfigMaps:
         self._retry: dict[str, float] = {}  # Namespace → not before.
         self._writing: set[str] = set()  # Namespaces whose write the watch has told nothing since.
         self._changed = asyncio.Event()
+        self._bundles = 0  # How often it has changed.
 
     # ---- the watch's sink ---------------------------------------------------------------------------------------
     def __len__(self) -> int:
@@ -159,6 +160,7 @@ class TrustConfigMaps:
     # ---- upkeep -------------------------------------------------------------------------------------------------
     def note_bundle(self) -> None:
         """The trust bundle has changed."""
+        self._bundles += 1
         self._retry.clear()
         self._changed.set()
 
@@ -202,6 +204,7 @@ class TrustConfigMaps:
         await asyncio.gather(*(do(namespace, what) for namespace, what in work))
 
     async def _try(self, namespace: str, what: Callable[[str], Any]) -> None:
+        bundles = self._bundles
         try:
             await what(namespace)
             self._retry.pop(namespace, None)
@@ -210,7 +213,8 @@ class TrustConfigMaps:
         except TouchmarkError as error:
             self._metrics.failures.labels(where="trust_config").inc()
             _log.warning("trust_not_published", namespace=namespace, code=error.code, message=error.message)
-            self._retry[namespace] = self._clock() + RETRY_S
+            if self._bundles == bundles:  # Else the one that failed is an older bundle: the new one doesn't wait.
+                self._retry[namespace] = self._clock() + RETRY_S
 
     def _forget(self, namespace: str) -> None:
         for known in (self._found, self._needed, self._retry):

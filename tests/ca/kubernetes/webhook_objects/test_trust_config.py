@@ -36,6 +36,7 @@ class Namespaces:
         self.owner_uid = "first"
         self.owners: dict[str, str] = {}
         self.before_answer: Callable[[], None] = lambda: None
+        self.before_fault: Callable[[], None] = lambda: None
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         if request.path == OWNER_PATH:
@@ -45,6 +46,7 @@ class Namespaces:
         namespace = request.path.split("/")[4]
         self.asked.append(f"{request.method} {namespace}")
         if (fault := self.faults.get(namespace)) is not None:
+            self.before_fault()
             return web.json_response({"message": "no"}, status=fault)
         if request.method == "DELETE":
             found = self.data.pop(namespace, None)
@@ -127,6 +129,20 @@ async def test_a_change_of_the_bundle_waits_for_no_retry(keeper: Keeper) -> None
     keeper.roots = "two"
     keeper.trust.note_bundle()
     await eventually(lambda: keeper.api.data == {"shop": {"roots.pem": "two"}})
+
+
+async def test_a_change_of_the_bundle_while_the_write_of_the_older_one_fails_waits_for_no_retry(keeper: Keeper) -> None:
+    def change() -> None:
+        keeper.api.before_fault = lambda: None
+        keeper.api.faults = {}
+        keeper.roots = "two"
+        keeper.trust.note_bundle()
+
+    keeper.api.before_fault = change
+    keeper.api.faults = {"shop": 403}
+    keeper.needing = {"shop"}
+    await eventually(lambda: keeper.api.data == {"shop": {"roots.pem": "two"}})
+    assert keeper.api.asked.count("PATCH shop") == 2
 
 
 async def test_a_further_key_is_taken_out(keeper: Keeper) -> None:
