@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ca import listening
 from ca.api.stream import endpoint
 from ca.store.engine import database
 from tests.ca import founded
@@ -32,6 +33,10 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "FIRST_MESSAGE_DEADLINE_S", 300.0)
     monkeypatch.setattr(database, "CONNECT_DEADLINE_S", 120.0)
     monkeypatch.setattr(database, "POOL_DEADLINE_S", 120.0)
+    monkeypatch.setattr(database, "STATEMENT_DEADLINE_S", 120.0)
+    monkeypatch.setattr(database, "_BUSY_TIMEOUT_MS", 120_000)
+    monkeypatch.setattr(listening, "HANDSHAKE_DEADLINE_S", 120.0)
+    monkeypatch.setattr(listening, "FIRST_REQUEST_DEADLINE_S", 120.0)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -193,7 +193,7 @@ class FakeSidecar:
         token = await make_token(self.services, *addresses, workload=workload)
         await self.send(Enrol(token=token, csr=self.csr, registration=make_registration(instance, *addresses)))
         welcome = await self.receive()
-        assert isinstance(welcome, Welcome)
+        assert isinstance(welcome, Welcome), welcome
         self.chain = welcome.chain
         return welcome
 
@@ -202,7 +202,7 @@ class FakeSidecar:
         registration = make_registration(instance, *addresses)
         await self.send(Resume(registration=registration, installed_sequence=installed_sequence))
         welcome = await self.receive()
-        assert isinstance(welcome, Welcome)
+        assert isinstance(welcome, Welcome), welcome
         return welcome
 
     def write_pem(self, path: Path) -> Path:

@@ -92,7 +92,7 @@ async def running_in_cluster(directory: Path, cluster: FakeCluster, **options: A
         async with running_ca(directory, **{**given, **options}) as services:
             if not cluster.is_away:
                 for watch in cluster_of(services).watches.values():
-                    await asyncio.wait_for(watch.is_synced.wait(), 10)
+                    await asyncio.wait_for(watch.is_synced.wait(), 60)
             yield services
 
 
