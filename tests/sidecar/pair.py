@@ -423,7 +423,7 @@ async def running_pair(
     opened_before = _list_sockets()
     mint = Mint()
     states = {"shop": approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM))}
-    bounds = limits or Limits(client_hello_s=10, handshake_s=10, open_s=10, dial_s=10, reset_s=10)
+    bounds = limits or Limits(client_hello_s=60, handshake_s=60, open_s=60, dial_s=60, reset_s=60)
     pair = Pair(
         mint=mint,
         client=_make_side(mint, CLIENT, CLIENT_PROGRAM, states, bounds, traces[0]),
@@ -470,7 +470,7 @@ async def running_pair(
         await asyncio.gather(*acceptors, return_exceptions=True)
         pair.client.sidecar.connector.close()
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 while pair.tasks:
                     await asyncio.gather(*pair.tasks)
                     await asyncio.sleep(0)
@@ -496,7 +496,7 @@ async def _closed_since(before: set[str]) -> None:
     What a test leaves open is waited for as well, and then blamed on it.
     """
     with suppress(TimeoutError):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while _list_sockets() - before:
                 await asyncio.sleep(0.005)
 

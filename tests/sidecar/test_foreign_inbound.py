@@ -188,7 +188,7 @@ async def test_openssl_reaches_the_program(tmp_path: Path) -> None:
 
 
 async def _read_until(stream: asyncio.StreamReader, wanted: bytes) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while wanted.strip() not in await stream.readline():
             assert not stream.at_eof()
 
@@ -235,7 +235,7 @@ async def test_a_peer_that_asks_for_short_records_gets_every_byte(tmp_path: Path
         assert client.stdout is not None
         try:
             client.stdin.write(payload)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 assert await client.stdout.readexactly(len(payload)) == payload
         finally:
             client.kill()

@@ -106,7 +106,7 @@ def two_namespaces_of_one_user() -> Iterator[tuple[list[str], list[str]]]:
     with ExitStack() as stack:
 
         def hold(*prefix: str) -> int:
-            command = [*prefix, "sh", "-c", "echo ready; exec sleep 300"]
+            command = [*prefix, "sh", "-c", "echo ready; exec sleep 3600"]
             holder = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
             stack.callback(holder.kill)
             assert holder.stdout is not None

@@ -62,7 +62,8 @@ async def test_a_trace_that_isnt_known_ends_the_sidecar_before_it_joins() -> Non
 
 
 async def test_a_sidecar_that_cannot_join_yet_says_so_and_ends_at_sigterm() -> None:
-    ca = LittleCA()
+    # A port of the kernel's own range would be given to the next one who asks, be it the sidecar itself.
+    ca = LittleCA(port=free_port())
     async with ca.serving():
         token = ca.make_token("shop/web")
     async with sidecar(token, "--outbound", f"127.0.0.1:{free_port()}=127.0.0.2:9") as running:
