@@ -116,7 +116,14 @@ class Connector:
                 if (idle := self._take_idle(key)) is not None:
                     return idle
                 now, address = time.time(), (key.destination[0], tunnel_port)
-                tunnel = await self._open(address, credential, renew, port=key.destination[1])
+                bundle = self._trust.bundle
+                try:
+                    tunnel = await self._open(address, credential, renew, port=key.destination[1])
+                except VerificationError:
+                    if self._trust.bundle is bundle:
+                        raise
+                    # What the peer shows may be known by the newer bundle alone, which came during the handshake.
+                    tunnel = await self._open(address, credential, renew, port=key.destination[1])
         except TimeoutError as error:
             raise DialError(f"{key.destination[0]}: too many dials wait") from error
         try:

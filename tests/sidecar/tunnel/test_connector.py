@@ -13,16 +13,20 @@ from msgspec.structs import replace
 from shared.model.errors import VerificationError
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
+from sidecar.credential.credential import Credential
 from sidecar.sockets.address import Endpoint
 from sidecar.sockets.dial import DialError
 from sidecar.tunnel.connector import Connector
 from sidecar.tunnel.dial_failures import DialFailures
+from sidecar.tunnel.handshake import Keys
 from sidecar.tunnel.pool import TunnelKey
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import (
     CLIENT,
     CLIENT_PROGRAM,
     SERVER,
+    SERVER_PROGRAM,
+    Mint,
     Pair,
     accept_forever,
     identify,
@@ -77,6 +81,40 @@ async def test_another_workload_than_the_directorys_is_refused_and_its_tunnel_cl
             await connector.acquire(key, credential, tunnel_port=pair.tunnel[1])
         assert caught.value.reason == Reason.PEER_WORKLOAD_MISMATCH
         assert len(connector) == 0
+
+
+@pytest.mark.parametrize("comes", [True, False], ids=["during the handshake", "never"])
+async def test_a_peer_that_only_a_newer_bundle_knows_is_dialled_again_once_that_bundle_is_here(
+    monkeypatch: pytest.MonkeyPatch, comes: bool
+) -> None:
+    """A root that is activated by force doesn't wait for handshakes from before the sidecar had acknowledged it."""
+    async with running_pair(echo) as pair:
+        connector, credential = pair.client.sidecar.connector, pair.client.credentials.by_program[CLIENT_PROGRAM]
+        old, mint = pair.mint.bundle, Mint()
+        both = replace(
+            old, sequence=2, roots=(*old.roots, *mint.bundle.roots), issuers=(*old.issuers, *mint.bundle.issuers)
+        )
+        pair.server.trust.install(both)
+        pair.server.credentials.own = mint.issue(identify(SERVER))
+        pair.server.credentials.by_program = {SERVER_PROGRAM: mint.issue(identify(SERVER, SERVER_PROGRAM))}
+        find_keys, begun = connector._keys_of, []
+
+        def begin(credential: Credential) -> Keys:
+            keys = find_keys(credential)
+            begun.append(keys)
+            if comes:
+                pair.client.trust.install(both)
+            return keys
+
+        monkeypatch.setattr(connector, "_keys_of", begin)
+        if comes:
+            tunnel = await connector.acquire(key_of(pair), credential, tunnel_port=pair.tunnel[1])
+            assert (tunnel.peer.identity.workload, len(begun)) == (SERVER, 2)
+            tunnel.close()
+        else:
+            with pytest.raises(VerificationError) as caught:
+                await connector.acquire(key_of(pair), credential, tunnel_port=pair.tunnel[1])
+            assert (caught.value.reason, len(begun)) == (Reason.PEER_UNTRUSTED, 1)
 
 
 async def test_what_cant_be_dialled_is_not_dialled_again_at_once() -> None:
