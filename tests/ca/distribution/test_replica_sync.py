@@ -268,7 +268,7 @@ async def test_a_killed_process_doesnt_keep_its_streams(
         assert process.stderr is not None
         try:
             listen = ""
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(300):
                 while not listen:
                     line = (await process.stderr.readline()).decode()
                     assert line, "it has ended"

@@ -56,7 +56,7 @@ async def test_nothing_is_deleted_before_everything_is_known(tmp_path: Path, mon
             await asyncio.sleep(0.3)
             assert (await services.store.namespaces.get_state("bank")).group_label == "team"
             server.is_installed = True
-            await eventually(lambda: len(server.patched) == 2, deadline_s=20.0)
+            await eventually(lambda: len(server.patched) == 2, deadline_s=60.0)
             states = {state.namespace: state for state in await services.store.namespaces.list_states()}
             assert states["bank"].group_label == ""
             assert states["shop"].mode.value == "explicit" and len(states["shop"].approvals) == 1
