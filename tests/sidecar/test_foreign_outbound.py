@@ -61,7 +61,7 @@ async def running(
     """A client whose sidecar speaks plain mTLS towards the port of a foreign server, outside the mesh."""
     async with running_pair(echo, limits=limits) as pair:
         listener = socket.create_server(("127.0.0.1", 0))
-        listener.settimeout(30)
+        listener.settimeout(120)
         pair.destination = listener.getsockname()[:2]
         pair.client.directory.entries.clear()
         pair.set_state(state or allow())
@@ -255,7 +255,7 @@ async def test_a_member_at_an_address_that_the_directory_doesnt_list_is_refused(
         credential = pair.mint.issue(identify(SERVER, SERVER_PROGRAM))
         chain = tuple(x509.load_der_x509_certificate(der) for der in credential.chain)
         listener = socket.create_server(("127.0.0.1", 0))
-        listener.settimeout(30)
+        listener.settimeout(120)
         pair.destination = listener.getsockname()[:2]
         pair.client.directory.entries.clear()
         pair.client.sidecar.mtls_destination_ports = frozenset({pair.destination[1]})

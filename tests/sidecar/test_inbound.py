@@ -62,7 +62,7 @@ class RawPeer:
         await asyncio.to_thread(self._shake, port or self._pair.application[1])
 
     def _shake(self, port: int) -> None:
-        plain = socket.create_connection(self._pair.tunnel, timeout=5)
+        plain = socket.create_connection(self._pair.tunnel, timeout=60)
         plain.setblocking(True)
         self.tls = SSL.Connection(self._context, plain)
         self.plain = plain

@@ -18,7 +18,7 @@ def test_lines_come_out_in_order() -> None:
     sink = LineSink(writing)
     for number in range(100):
         assert sink.write(f"{number}\n".encode())
-    assert sink.close(timeout_s=5)
+    assert sink.close(timeout_s=60)
     os.close(writing)
     with os.fdopen(reading, "rb") as file:
         assert file.read().split() == [str(number).encode() for number in range(100)]
@@ -33,7 +33,7 @@ def test_a_full_pipe_blocks_no_caller_and_losses_are_counted_urgent_lines_last()
     assert sink.lost_lines == 50 - taken
     assert sink.write(line, is_urgent=True)
     os.close(reading)
-    sink.close(timeout_s=5)
+    sink.close(timeout_s=60)
     os.close(writing)
 
 
@@ -45,7 +45,7 @@ async def test_a_reader_that_is_gone_breaks_the_sink_not_the_process() -> None:
     await until(lambda: sink.is_broken)
     assert not sink.write(b"b\n")
     assert sink.lost_lines == 2
-    sink.close(timeout_s=5)
+    sink.close(timeout_s=60)
     os.close(writing)
 
 

@@ -184,7 +184,7 @@ async def test_the_socket_refuses_other_users_and_what_is_no_question() -> None:
 _BECOME_NOBODY = "import os, socket; os.setgid(65534); os.setuid(65534)"
 _ASK = """
 import socket, sys
-c = socket.socket(socket.AF_UNIX); c.settimeout(30)
+c = socket.socket(socket.AF_UNIX); c.settimeout(120)
 c.connect("\\0touchmark/sidecar/" + sys.argv[1])
 c.sendall(b'{"type":"log_level"}\\n')
 print(c.recv(65536).decode())
@@ -195,7 +195,7 @@ async def _exchange(name: str, text: bytes) -> bytes:
     reader, writer = await asyncio.open_unix_connection(f"\0{SOCKET_PREFIX}{name}")
     try:
         writer.write(text)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             return await reader.read()
     except ConnectionError:
         return b""

@@ -32,7 +32,7 @@ class Accepting:
 
     async def connect(self) -> tuple[socket.socket, socket.socket]:
         client = socket.create_connection(self.address)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while not self.accepted:
                 await asyncio.sleep(0)
         return client, self.accepted.pop()

@@ -161,7 +161,7 @@ for port, device in ((40002, b''), (40003, b'lo'), (40004, b'pod')):
         first.setblocking(False)
         first.connect_ex(('198.18.0.9', 5432))
         first = make(port)
-    first.settimeout(30)
+    first.settimeout(120)
     first.connect(('198.18.0.9', 5432))
     print(device.decode(), first.recv(100).decode(), flush=True)
 """

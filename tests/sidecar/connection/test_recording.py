@@ -165,7 +165,7 @@ async def test_strangers_cant_fill_the_cas_log_and_each_stands_in_the_local_one(
     for _ in range(400):
         recorder.record(STRANGER)
     recorder.record(DENIAL)
-    closing = asyncio.create_task(recorder.close(timeout_s=10))
+    closing = asyncio.create_task(recorder.close(timeout_s=60))
     await until(lambda: ca.batches)
     recorder.acknowledge(1)
     await closing

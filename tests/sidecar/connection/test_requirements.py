@@ -31,7 +31,7 @@ async def test_what_doesnt_come_from_its_containers_first_process_is_refused(
         reader, writer = await pair.connect()
         with pytest.raises(ConnectionResetError):
             writer.write(b"x")
-            assert await asyncio.wait_for(reader.read(1), 10) == b""
+            assert await asyncio.wait_for(reader.read(1), 60) == b""
             raise ConnectionResetError
         writer.close()
         await until(lambda: pair.client.records or pair.server.records)
@@ -75,7 +75,7 @@ async def test_a_live_connection_is_closed_when_its_origin_is_required_from_now_
         pair.set_state(approve(*APPROVED, mode=mode, requires=(Requirement.CONTAINER_ORIGIN,)))
         pair.client.sidecar.connections.decide_again("shop")
         with pytest.raises(ConnectionResetError):
-            await asyncio.wait_for(reader.read(1), 10)
+            await asyncio.wait_for(reader.read(1), 60)
         writer.close()
         await until(lambda: pair.client.records)
         assert pair.client.records[0].reason is Reason.PROCESS_ORIGIN
@@ -96,7 +96,7 @@ async def test_a_socket_that_the_program_was_given_is_refused_where_it_must_be_i
         writer.write(b"hello")
         if is_required:
             with pytest.raises(ConnectionResetError):
-                await asyncio.wait_for(reader.read(1), 10)
+                await asyncio.wait_for(reader.read(1), 60)
         else:
             assert await reader.readexactly(5) == b"hello"
         writer.close()

@@ -350,7 +350,7 @@ async def test_an_expired_sidecar_says_so_and_ends() -> None:
         feed = await parts.join()
         parts.expire()
         await ca.streams[0].close()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             with pytest.raises(CertificateExpiredError, match="expired") as caught:
                 await feed.run()
         assert "touchmark ca join-token shop/web" in caught.value.hint
@@ -364,7 +364,7 @@ async def test_it_closes_its_stream_properly_and_resumes_nothing() -> None:
         await until(lambda: ca.streams)
         stream = ca.streams[0]
         await parts.uplink.close()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             await running
         await until(lambda: not ca.streams)
         assert stream.close_code == 1001  # Going away: its addresses are free for others.
@@ -419,7 +419,7 @@ async def test_a_pod_whose_certificate_ended_joins_again_with_the_token_of_now(t
         first, second = pod.credentials
         assert first.key.public_key() != second.key.public_key()
         assert pod.own is second
-        assert len(await pod.request_certificate(timeout_s=5))
+        assert len(await pod.request_certificate(timeout_s=60))
 
 
 async def test_a_pods_certificate_that_ends_while_the_stream_lives_is_replaced_by_joining_again(tmp_path: Path) -> None:

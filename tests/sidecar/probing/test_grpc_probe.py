@@ -49,7 +49,7 @@ async def test_a_broken_message_is_failure(broken: bytes) -> None:
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"])
 async def test_a_server_of_another_protocol_is_failure(answer: bytes) -> None:
     async with an_application({"*": answer}) as application:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             outcome = await probe_grpc(target(application.port, "grpc"), "127.0.0.1")
         assert (outcome.status, outcome.has_answer) == (502, False)
     with pytest.raises(DialError):

@@ -60,7 +60,7 @@ class Kubelet:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(data)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 return await reader.read()
         finally:
             writer.close()

@@ -190,7 +190,7 @@ async def carry_by_tls(pair: Pair, captured: Captured) -> None:
     """Carry a connection through both sidecars by TLS without frames: both roles of a foreign peer."""
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        near = await dial(loop, listener.getsockname()[:2], mark=0, timeout_s=10)
+        near = await dial(loop, listener.getsockname()[:2], mark=0, timeout_s=60)
         far, _ = await loop.run_in_executor(None, listener.accept)
     context = make_context(_PARTNER.issue(), _PARTNER.roots.roots)
     ends = SSL.Connection(context, near), SSL.Connection(context, far)
@@ -201,7 +201,7 @@ async def carry_by_tls(pair: Pair, captured: Captured) -> None:
     await asyncio.gather(*(asyncio.to_thread(end.do_handshake) for end in ends))
     for connection in (near, far):
         connection.setblocking(False)
-    onward = await dial(loop, pair.application, mark=0, timeout_s=10)
+    onward = await dial(loop, pair.application, mark=0, timeout_s=60)
     await asyncio.gather(
         _pump(pair.client.sidecar, Direction.EGRESS, captured, captured.connection, ends[0], near),
         _pump(pair.server.sidecar, Direction.INGRESS, captured, onward, ends[1], far),
