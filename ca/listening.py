@@ -28,6 +28,9 @@ from shared.runtime.tasks import Tasks
 HANDSHAKE_DEADLINE_S: Final = 10.0
 # From the handshake to the end of the first request's headers.
 FIRST_REQUEST_DEADLINE_S: Final = 15.0
+# The server's own limits come to a megabyte for each connection. Sidecars and API servers send a dozen short headers.
+MAX_HEADERS: Final = 32
+MAX_FIELD_BYTES: Final = 2_048
 SHUTDOWN_S: Final = 5.0
 # In one turn of the loop.
 _MAX_ACCEPTED: Final = 64
@@ -90,6 +93,8 @@ async def serve_tls(
         access_log=None,
         shutdown_timeout=SHUTDOWN_S,
         keepalive_timeout=FIRST_REQUEST_DEADLINE_S if keepalive_s is None else keepalive_s,
+        max_headers=MAX_HEADERS,
+        max_field_size=MAX_FIELD_BYTES,
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)

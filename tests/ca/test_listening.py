@@ -110,6 +110,22 @@ async def test_a_head_that_is_too_long_ends_its_connection_and_many_short_ones_d
         writer.transport.abort()
 
 
+@pytest.mark.parametrize(("count", "bytes_each"), [(60, 10), (2, 4_000)])
+async def test_many_headers_or_a_long_one_are_refused_before_their_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, bytes_each: int
+) -> None:
+    monkeypatch.setattr(listening, "FIRST_REQUEST_DEADLINE_S", 3_600.0)
+    async with running_ca(tmp_path) as services:
+        host, _, port = services.listen.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=make_client_context(services))
+        writer.write(b"GET /nowhere HTTP/1.1\r\nHost: ca\r\n")
+        for number in range(count):
+            writer.write(b"X-%d: %s\r\n" % (number, b"x" * bytes_each))
+        async with asyncio.timeout(60):
+            assert b" 400 " in await reader.readline()
+        writer.transport.abort()
+
+
 async def test_while_the_ca_ends_whoever_comes_is_refused_at_once() -> None:
     with contextlib.closing(bind("127.0.0.1", 0)) as listener:
         address = listener.getsockname()
