@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +13,7 @@ from cli.commands import options
 from cli.text.json_result import JsonResult, prints
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from cli.backends.target import Target
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from cli.text.findings import Finding
 
 _UPGRADED: JsonResult[Installation] = JsonResult()
+
+
+class Unset(StrEnum):
+    """What can be taken away: options that chose it."""
+
+    NODE_SELECTOR = "node-selector"
+    PRIORITY_CLASS = "priority-class"
+    PULL_SECRET = "pull-secret"
 
 
 @prints(_UPGRADED)
@@ -37,6 +46,14 @@ def upgrade(
     database_port: common.DatabasePort = 0,
     replicas: common.Replicas = 0,
     api_server_port: common.ApiServerPorts = None,
+    unset: Annotated[
+        list[Unset] | None,
+        typer.Option(
+            "--unset",
+            help="Take away what the option node-selector, priority-class or pull-secret has chosen; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     yes: common.Yes = False,
     dry_run: common.DryRun = False,
     output: common.Output = "",
@@ -48,19 +65,21 @@ def upgrade(
 ) -> None:
     """Upgrade the installation to this command's version: check, show each field that changes, ask, apply, wait.
 
-    What was chosen before stays, read from the cluster's own objects, and options change it. Images whose tag is a
-    release get this one; name others by `--image` and `--sidecar-image`. Former sidecar images stay admitted as long
-    as a pod has one: run it again when none is left. A CA is upgraded by one minor version at a time, and never to an
-    older one. Where a field would change that another tool has written (kubectl, Helm), nothing is changed, unless
-    `--force-conflicts` takes it over. At the end the pods that still have a former sidecar are counted. Exit code 9 if
-    the CA isn't ready in time.
+    What was chosen before stays, read from the cluster's own objects; options change it, and --unset takes it away.
+    Images whose tag is a release get this one; name others by `--image` and `--sidecar-image`. Former sidecar images
+    stay admitted as long as a pod has one: run it again when none is left. A CA is upgraded by one minor version at a
+    time, and never to an older one. Where a field would change that another tool has written (kubectl, Helm), nothing
+    is changed, unless `--force-conflicts` takes it over. At the end the pods that still have a former sidecar are
+    counted. Exit code 9 if the CA isn't ready in time.
 
-    Examples: touchmark upgrade --dry-run · touchmark upgrade --yes · touchmark upgrade --replicas 5
+    Examples: touchmark upgrade --dry-run · touchmark upgrade --yes · touchmark upgrade --replicas 5 ·
+    touchmark upgrade --unset priority-class
     """
     import asyncio
 
     from cli.cluster.installation.choices import parse_selector
 
+    unsets = tuple(dict.fromkeys(unset or ()))
     target = replace(options.get_target(context), in_cluster=True)
     given = {
         "image": image,
@@ -83,13 +102,18 @@ def upgrade(
         wait_s=0 if no_wait else timeout,
         as_json=as_json,
     )
-    done = asyncio.run(_upgrade(target, given, manner, prints_yaml=prints_yaml))
+    done = asyncio.run(_upgrade(target, given, unsets, manner, prints_yaml=prints_yaml))
     if done is not None:
         _report(done, manner)
 
 
 async def _upgrade(
-    target: Target, given: Mapping[str, Any], manner: common.Manner, *, prints_yaml: bool
+    target: Target,
+    given: Mapping[str, Any],
+    unset: Sequence[Unset],
+    manner: common.Manner,
+    *,
+    prints_yaml: bool,
 ) -> Installation | None:
     from cli.backends.session import open_cluster
     from cli.cluster.installation.choices import advance
@@ -103,7 +127,8 @@ async def _upgrade(
         deployment = await _check(target, cluster, manner)
         found = await _read(cluster, deployment)
         members = await list_members(cluster)
-        choices = advance(found, given, version=VERSION, used_images={each.image for each in members})
+        used = {each.image for each in members}
+        choices = advance(found, given, version=VERSION, used_images=used, unset=unset)
         objects = common.make_objects(choices)
         if await is_foreign_namespace(cluster, choices.namespace):
             objects = [each for each in objects if each["kind"] != "Namespace"]
@@ -111,6 +136,8 @@ async def _upgrade(
             common.print_objects(objects)
             return None
         changes = await plan(cluster, objects, is_forced=manner.takes_over)
+        if unset:
+            await _require_unset(cluster, objects, unset)
         if not manner.as_json:
             common.show_changes(changes)
         is_ready = False
@@ -128,6 +155,26 @@ async def _upgrade(
         is_ready=is_ready,
         laggards=_name(list_laggards(members, choices.sidecar_images)),
     )
+
+
+async def _require_unset(cluster: Cluster, objects: Sequence[Object], unset: Sequence[Unset]) -> None:
+    """Refuse to unset what would stay.
+
+    Raises:
+        ConflictError: another tool has written it: server-side apply takes away only what its own tool wrote.
+    """
+    from cli.cluster.installation.bundle import DEPLOYMENTS
+    from cli.cluster.installation.choices import list_kept
+    from cli.cluster.installation.planning import MANAGER
+    from shared.model.errors import ConflictError
+
+    [deployment] = [each for each in objects if each["kind"] == "Deployment"]
+    tried = await cluster.apply(DEPLOYMENTS, deployment, manager=MANAGER, force=True, dry_run=True)
+    if kept := list_kept(tried, unset):
+        raise ConflictError(
+            f"nothing is changed: another tool has written {', '.join(kept)} of the CA's pods, which stays",
+            hint="take it away with that tool (kubectl edit, Helm's values), then repeat",
+        )
 
 
 async def _check(target: Target, cluster: Cluster, manner: common.Manner) -> Object:

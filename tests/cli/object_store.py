@@ -49,6 +49,7 @@ class ObjectStore:
         holds: paths whose deletion only marks them, as a finalizer does.
         missing: plurals of which this cluster has no kind.
         refused: ``PATCH /path`` → what it is answered.
+        applied: path → what was applied last: what the next apply leaves out of it goes.
         conflicts: path → what an apply of it is answered that takes nothing over.
     """
 
@@ -60,6 +61,7 @@ class ObjectStore:
     refused: dict[str, web.Response] = field(default_factory=dict)
     conflicts: dict[str, web.Response] = field(default_factory=dict)
     deleted: list[str] = field(default_factory=list)
+    applied: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def get(self, key: str) -> Any:
         """Stand in for a dictionary of canned answers."""
@@ -118,7 +120,9 @@ class ObjectStore:
         if "namespaces" in parts[:-2] and f"/api/v1/namespaces/{value['metadata']['namespace']}" not in self.objects:
             return make_status(404, "NotFound", "namespaces not found", name=value["metadata"]["namespace"])
         merged: dict[str, Any] = _merge(self.objects.get(path, {}), value)
+        _prune(merged, self.applied.get(path, {}), value)
         if not is_trial:
+            self.applied[path] = copy.deepcopy(value)
             if self.has_controllers and value["kind"] == "Deployment":
                 count = value["spec"]["replicas"]
                 merged["status"] = {"updatedReplicas": count, "availableReplicas": count, "replicas": count}
@@ -153,6 +157,14 @@ def _merge(before: Any, after: Any) -> Any:
         known = {each["name"]: each for each in before}
         return [_merge(known.get(each["name"]), each) for each in after]
     return copy.deepcopy(after)
+
+
+def _prune(merged: dict[str, Any], last: dict[str, Any], value: dict[str, Any]) -> None:
+    for key, before in last.items():
+        if key not in value:
+            merged.pop(key, None)
+        elif isinstance(before, dict) and isinstance(value[key], dict):
+            _prune(merged[key], before, value[key])
 
 
 def open_store(api: FakeAPI) -> ObjectStore:

@@ -26,6 +26,14 @@ _LABEL_VALUE: Final = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])
 _RELEASE_TAG: Final = re.compile(r"(?P<repository>.+):v?\d+\.\d+\.\d+")
 
 
+# What an upgrade can take away: by its option, the attribute and the field of the CA's pods.
+UNSETTABLE: Final = {
+    "node-selector": ("node_selector", "nodeSelector"),
+    "priority-class": ("priority_class", "priorityClassName"),
+    "pull-secret": ("pull_secrets", "imagePullSecrets"),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
     """What was chosen. Empty: as the manifests say.
@@ -152,6 +160,13 @@ def read_choices(
     )
 
 
+def list_kept(deployment: Object, unset: Iterable[str]) -> list[str]:
+    """Return what is still there of what was to be taken away: another tool has written it."""
+    pod = deployment["spec"]["template"]["spec"]
+    fields = (UNSETTABLE[each][1] for each in unset)
+    return [each for each in fields if pod.get(each)]
+
+
 def find_container(pod: Object) -> dict[str, Any]:
     """Return the CA's own container of a pod's specification.
 
@@ -189,13 +204,21 @@ def _read_ports(network: Object) -> list[int]:
     ]
 
 
-def advance(found: Choices, given: Mapping[str, Any], *, version: str, used_images: Iterable[str]) -> Choices:
+def advance(
+    found: Choices,
+    given: Mapping[str, Any],
+    *,
+    version: str,
+    used_images: Iterable[str],
+    unset: Iterable[str] = (),
+) -> Choices:
     """Return what an upgrade installs: what is there, with what was given, and this release's images.
 
     Arguments:
         given: attributes by their names; empty ones change nothing.
         version: of this command. An image whose tag is a release gets this one.
         used_images: of running sidecars: those stay admitted.
+        unset: what is taken away, of ``UNSETTABLE``.
 
     Raises:
         ConflictError: the store would be another.
@@ -207,6 +230,11 @@ def advance(found: Choices, given: Mapping[str, Any], *, version: str, used_imag
             "this CA keeps its store on a volume, which an upgrade doesn't move to PostgreSQL",
             hint="leave out --database-secret, or uninstall first",
         )
+    for each in unset:
+        attribute, _ = UNSETTABLE[each]
+        if attribute in changes:
+            raise InputError(f"--{each} and --unset {each} can't be combined", hint="choose one")
+        changes[attribute] = "" if isinstance(getattr(found, attribute), str) else ()
     used = set(used_images)
     first = changes.get("sidecar_images") or (_move(found.sidecar_images[:1], version, option="--sidecar-image"),)
     kept = [image for image in found.sidecar_images if image in used]

@@ -72,6 +72,37 @@ def test_the_same_again_changes_nothing_and_asks_nobody(store: ObjectStore, caps
     assert answer["is_ready"] is True
 
 
+CHOSEN = ["--node-selector", "disk=ssd", "--pull-secret", "registry"]
+
+
+def test_what_was_chosen_before_can_be_unset(store: ObjectStore, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["upgrade", "--yes", *CHOSEN]) == ExitCode.SUCCESS
+    pod = store.objects[DEPLOYMENT]["spec"]["template"]["spec"]
+    assert (pod["nodeSelector"], pod["imagePullSecrets"]) == ({"disk": "ssd"}, [{"name": "registry"}])
+    capsys.readouterr()
+    unset = ["--unset", "node-selector", "--unset", "priority-class", "--unset", "pull-secret"]
+    assert run(["upgrade", "--yes", *unset]) == ExitCode.SUCCESS
+    assert "spec.template.spec.priorityClassName: high → " in capsys.readouterr().out
+    pod = store.objects[DEPLOYMENT]["spec"]["template"]["spec"]
+    assert not {"nodeSelector", "imagePullSecrets", "priorityClassName"} & pod.keys()
+    assert run(["upgrade", "--yes", *unset]) == ExitCode.SUCCESS, "there is nothing left to take away"
+
+
+def test_what_another_tool_has_written_isnt_said_to_be_unset(
+    store: ObjectStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.objects[DEPLOYMENT]["spec"]["template"]["spec"]["nodeSelector"] = {"disk": "ssd"}
+    assert run(["upgrade", "--yes", "--force-conflicts", "--unset", "node-selector"]) == ExitCode.CONFLICT
+    assert "another tool has written nodeSelector of the CA's pods" in capsys.readouterr().err
+    assert list_writes(store) == []
+
+
+def test_a_choice_and_its_absence_cant_be_combined(store: ObjectStore, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["upgrade", "--yes", "--priority-class", "low", "--unset", "priority-class"]) == ExitCode.BAD_INPUT
+    assert "can't be combined" in capsys.readouterr().err
+    assert list_writes(store) == []
+
+
 def test_a_trial_and_yaml_change_nothing(store: ObjectStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["upgrade", "--dry-run", "--priority-class", "low"]) == ExitCode.SUCCESS
     assert "priorityClassName: high → low" in capsys.readouterr().out
