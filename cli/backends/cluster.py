@@ -365,7 +365,10 @@ class ClusterPolicyBackend:
         """
         made = objects.make_objects(documents)
         if is_forced:
-            made = [(kind, objects.force_explicit(value, mark=_draw_mark())) for kind, value in made]
+            made = [
+                (kind, objects.force_explicit(value, mark=_draw_mark(), is_inherited="workloadModes" in value["spec"]))
+                for kind, value in made
+            ]
         steps = [await self._split(value) for _, value in made]
         for (kind, _), (first, *_rest) in zip(made, steps, strict=True):
             await self._write(kind, first, manager=FIELD_MANAGER, dry_run=True)

@@ -69,12 +69,16 @@ def split_emptying(value: Object, present: Object | None, *, manager: str = WORK
     """Return what to apply, one after the other, so that ``value`` is what stands there.
 
     An empty map in the place of one whose last key its manager has written becomes ``null`` by server-side apply, which
-    the definition refuses. So the map goes first, which changes nothing that is in force, and comes back empty.
+    the definition refuses. So the map goes first, which changes nothing that is in force, and comes back empty: with
+    another mark of ``force_explicit``, which counts in the write that brings it.
     """
     if value["spec"]["workloadModes"] or not _list_own_workload_modes(present, manager):
         return [value]
     rest = {name: each for name, each in value["spec"].items() if name != "workloadModes"}
-    return [{**value, "spec": rest}, {**value, "metadata": {**value["metadata"]}}]
+    metadata = {**value["metadata"]}
+    if mark := metadata.get("annotations", {}).get(FORCE_EXPLICIT):
+        metadata["annotations"] = {**metadata["annotations"], FORCE_EXPLICIT: f"{mark}-emptied"}
+    return [{**value, "spec": rest}, {**value, "metadata": metadata}]
 
 
 def empties_workload_modes(value: Object) -> bool:

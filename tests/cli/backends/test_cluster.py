@@ -398,6 +398,21 @@ def test_a_file_that_takes_its_last_workloads_mode_away_is_written_in_two_steps(
         assert [body["spec"] for query, body in patches if not query.get("dryRun")] == specs
 
 
+def test_each_step_of_a_forced_file_counts_as_forced(api: FakeAPI, tmp_path: Path) -> None:
+    """The CA admits what it would refuse in the write that brings a new mark: the second step is what switches."""
+    file = tmp_path / "p.yaml"
+    file.write_text(format_documents([MeshPolicyDocument(namespace="shop", workload_modes=())]))
+    current = make_policy()
+    written: dict[str, Any] = {"f:spec": {"f:workloadModes": {"f:db": {}}}}
+    current["metadata"]["managedFields"] = [{"manager": "touchmark", "operation": "Apply", "fieldsV1": written}]
+    api.answers[f"GET {MESH_POLICY}"] = current
+    api.answers[f"PATCH {MESH_POLICY}"] = current
+    assert run(["policy", "apply", "-k", "-f", str(file), "--force"]) == ExitCode.SUCCESS
+    patches = [body for key, query, body in api.requests if key == f"PATCH {MESH_POLICY}" and not query.get("dryRun")]
+    one, two = (body["metadata"]["annotations"][FORCE_EXPLICIT] for body in patches)
+    assert one != two
+
+
 def test_a_workloads_mode_of_another_tool_is_not_taken_away(api: FakeAPI, capsys: pytest.CaptureFixture[str]) -> None:
     current = make_policy(installed=3, waiting=[], mode="permissive")
     current["spec"]["workloadModes"] = {"db": "explicit"}
