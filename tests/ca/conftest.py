@@ -6,11 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from ca import listening
-from ca.api.stream import endpoint
-from ca.store.engine import database
 from tests.ca import founded
 from tests.ca.postgresql import PostgreSQL, find_programs
+from tests.ca.unhurried import unhurry
 
 
 @pytest.fixture(scope="session")
@@ -29,14 +27,8 @@ def postgresql() -> Iterator[PostgreSQL]:
 
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slow the machine is, a stream that is opened before its turn isn't refused, nor a database given up."""
-    monkeypatch.setattr(endpoint, "FIRST_MESSAGE_DEADLINE_S", 300.0)
-    monkeypatch.setattr(database, "CONNECT_DEADLINE_S", 120.0)
-    monkeypatch.setattr(database, "POOL_DEADLINE_S", 120.0)
-    monkeypatch.setattr(database, "STATEMENT_DEADLINE_S", 120.0)
-    monkeypatch.setattr(database, "_BUSY_TIMEOUT_MS", 120_000)
-    monkeypatch.setattr(listening, "HANDSHAKE_DEADLINE_S", 120.0)
-    monkeypatch.setattr(listening, "FIRST_REQUEST_DEADLINE_S", 120.0)
+    """However slow the machine is, nobody is given up."""
+    unhurry(monkeypatch)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

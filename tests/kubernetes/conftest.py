@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ca.unhurried import unhurry
 from tests.kubernetes.harness.api_server import ApiServer
 
 _HERE = Path(__file__).parent
@@ -21,6 +22,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.node)
         elif _HERE in item.path.parents:
             item.add_marker(pytest.mark.kubernetes)
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, nobody is given up by a CA in this process."""
+    unhurry(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ def server(make_api_server: Callable[..., ApiServer]) -> ApiServer:
         made.create_namespace(name)
     made.kubectl("apply", "-k", str(MANIFESTS / "overlays" / "single"))
     made.kubectl("delete", "mutatingwebhookconfiguration", "touchmark")
-    made.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+    made.kubectl("wait", "--for=condition=Established", "--timeout=120s", "crd", "--all")
     group = "--group=system:authenticated"
     made.kubectl("create", "rolebinding", "all", "-n", NAMESPACE, "--role=touchmark-connect", group)
     # What a controller adds to `view` in a whole cluster.

@@ -171,7 +171,7 @@ def test_the_switch_waits_for_the_status_of_its_own_generation(
     ca = threading.Thread(target=be_the_ca)
     ca.start()
     try:
-        code = run(["mode", namespace, "explicit", "--yes", "--timeout", "30"])
+        code = run(["mode", namespace, "explicit", "--yes", "--timeout", "120"])
     finally:
         ca.join()
     printed = capsys.readouterr()

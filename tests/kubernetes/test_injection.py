@@ -83,7 +83,7 @@ def test_a_namespaces_annotations_are_its_pods_defaults(ca: WebhookCA, api_serve
         memory = sidecar["resources"]["requests"]["memory"]
         return (*sidecar["args"][-2:], memory) == ("--drain-seconds", "7", "70Mi")
 
-    wait_until(is_applied, timeout_s=30.0)
+    wait_until(is_applied, timeout_s=120.0)
     own = annotate(pod, drain_seconds="9")
     assert create(api_server, own, namespace)["spec"]["initContainers"][1]["args"][-2:] == ["--drain-seconds", "9"]
 
@@ -261,7 +261,7 @@ def test_a_rotation_of_the_issuer_keeps_the_webhook_working(
     """The certificate has another issuer; the API server knows the root, and nothing changes for it."""
     create(api_server, make_pod(), namespace)
     before, roots = ca.read_bundles(), read_trust(api_server, namespace)
-    touchmark(ca, "ca", "rotate", "issuer", "--timeout", "30")
+    touchmark(ca, "ca", "rotate", "issuer", "--timeout", "120")
     authorities = json.loads(touchmark(ca, "ca", "status", "--json"))["authorities"]
     assert len(authorities) > 1
     for _ in range(3):

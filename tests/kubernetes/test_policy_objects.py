@@ -222,7 +222,7 @@ async def test_two_replicas_and_a_killed_leader(
             await drain
             began = time.monotonic()
             await apply(api_server, placed(policy({"mode": "explicit", "rules": []}), shop))
-            await eventually(lambda: services.cluster.is_leader, deadline_s=40)
+            await eventually(lambda: services.cluster.is_leader, deadline_s=120)
             assert 5 < time.monotonic() - began < 30
             changed = await sidecar.expect(NamespaceChanged)
             assert changed.state.rules == ()

@@ -99,13 +99,13 @@ async def join(token_text: str) -> x509.Certificate:
     ca = parse_host_port(token.ca)
     root = await fetch_pinned_root(ca, token.root_pin, mark=0, timeout_s=90)
     stream = await open_stream(
-        ca, make_context([root], None), token.trust_domain, server_name=name_roots([root]), mark=0, timeout_s=20
+        ca, make_context([root], None), token.trust_domain, server_name=name_roots([root]), mark=0, timeout_s=90
     )
     try:
         registration = Registration(instance="late", version="0", addresses=(), tunnel_port=0, capture="listeners")
         message = Enrol(token=token_text, csr=make_key_request().csr, registration=registration)
         await stream.send(encode_message(message), text=True)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             welcome = decode_from_ca(await stream.recv(decode=False))
     finally:
         await stream.close()

@@ -157,7 +157,7 @@ def touchmark(ca: WebhookCA, *arguments: str) -> str:
 
     return subprocess.run(
         [sys.executable, "-m", "cli", *arguments, "--admin-socket", str(ca.directory / "admin.sock")],
-        check=True, capture_output=True, text=True, timeout=60, cwd=ROOT, env={**os.environ, "NO_COLOR": "1"},
+        check=True, capture_output=True, text=True, timeout=300, cwd=ROOT, env={**os.environ, "NO_COLOR": "1"},
     ).stdout  # fmt: skip
 
 
