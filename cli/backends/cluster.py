@@ -153,19 +153,23 @@ class ClusterPolicyBackend:
             else:
                 known = make_modes(objects.read_workload_modes(present))
             wanted = read_modes(change_modes(known, switch.service_accounts, switch.mode))
-            value = objects.make_workload_modes(namespace, present, wanted, switch.service_accounts)
+            removable = objects.list_removable(present, switch.service_accounts) if is_inherited else []
+            if removable:
+                value = objects.make_removal(namespace, removable)
+            else:
+                value = objects.make_workload_modes(namespace, present, wanted, switch.service_accounts)
             if terms.is_forced:
                 value = objects.force_explicit(value, mark=_draw_mark(), is_inherited=is_inherited)
             if present is not None and (version := present["metadata"].get("resourceVersion")):
                 value["metadata"]["resourceVersion"] = version  # What was read is what is changed.
             try:
-                for each in objects.split_emptying(value, present):
-                    if kept is not None:
-                        each["metadata"]["resourceVersion"] = kept["metadata"]["resourceVersion"]
-                    kept = await self._write(MESH_POLICIES, each, manager=objects.WORKLOAD_MODES_MANAGER)
+                if removable:
+                    kept = await self._cluster.merge(MESH_POLICIES, value, manager=objects.WORKLOAD_MODES_MANAGER)
+                else:
+                    kept = await self._write(MESH_POLICIES, value, manager=objects.WORKLOAD_MODES_MANAGER)
                 break
             except ChangedError:
-                kept = None
+                continue
         if kept is None:
             raise ChangedError(f"MeshPolicy {namespace}/{POLICY_NAME} keeps changing", hint="try again")
         left = sorted({*(kept["spec"].get("workloadModes") or {})} & {*switch.service_accounts})
@@ -273,7 +277,8 @@ class ClusterPolicyBackend:
                 # The mode on trial stays as it is, and still goes back; one that was confirmed stays, too.
                 content, is_tried = msgspec.structs.replace(content, mode=content.tried), False
         steps = plan(content, await self._cluster.list(PROGRAMS, namespace), is_forced=self._is_forced)
-        policy = objects.force_explicit(steps.policy, mark=_draw_mark()) if terms.is_forced else steps.policy
+        policy = objects.keep_workload_modes(steps.policy, present)
+        policy = objects.force_explicit(policy, mark=_draw_mark()) if terms.is_forced else policy
         writes = [*((PROGRAMS, value) for value in steps.programs), (MESH_POLICIES, policy)]
         for kind, value in writes:
             await self._write(kind, value, manager=FIELD_MANAGER, dry_run=True)
@@ -369,13 +374,13 @@ class ClusterPolicyBackend:
                 (kind, objects.force_explicit(value, mark=_draw_mark(), is_inherited="workloadModes" in value["spec"]))
                 for kind, value in made
             ]
-        steps = [await self._split(value) for _, value in made]
-        for (kind, _), (first, *_rest) in zip(made, steps, strict=True):
-            await self._write(kind, first, manager=FIELD_MANAGER, dry_run=True)
+        steps = [await self._keep(value) for _, value in made]
+        for (kind, _), value in zip(made, steps, strict=True):
+            await self._write(kind, value, manager=FIELD_MANAGER, dry_run=True)
         applied: dict[int, Applied] = {}
         for wanted in (PROGRAMS, MESH_POLICIES):
             written = {
-                index: await self._write_steps(kind, steps[index], expected_version)
+                index: await self._write_step(kind, made[index][1], steps[index], expected_version, is_forced=is_forced)
                 for index, (kind, _) in enumerate(made)
                 if kind is wanted
             }
@@ -386,24 +391,31 @@ class ClusterPolicyBackend:
                 applied[index] = await self._conclude(wanted, value, kept)
         return [applied[index] for index in range(len(made))]
 
-    async def _split(self, value: Object) -> list[Object]:
-        """Return what to write, one after the other, so that ``value`` is what stands there."""
-        if not objects.empties_workload_modes(value):
-            return [value]
+    async def _keep(self, value: Object) -> Object:
+        """Return what to write so that workloads' modes that this wrote before are left."""
+        if value["kind"] != "MeshPolicy" or value["spec"].get("workloadModes"):
+            return value
         metadata = value["metadata"]
         present = await self._cluster.find(MESH_POLICIES, metadata["namespace"], metadata["name"])
-        return objects.split_emptying(value, present, manager=FIELD_MANAGER)
+        return objects.keep_workload_modes(value, present)
 
-    async def _write_steps(self, kind: Kind, steps: Sequence[Object], expected_version: int | None) -> Object:
-        """Write an object's steps: the first over the expected version, the others right after it."""
-        first, *rest = steps
+    async def _write_step(
+        self, kind: Kind, value: Object, step: Object, expected_version: int | None, *, is_forced: bool
+    ) -> Object:
+        """Write an object over the expected version, and then take away the workloads' modes that it says are none."""
         if kind is PROGRAMS or expected_version is None:
-            kept = await self._write(kind, first, manager=FIELD_MANAGER)
+            kept = await self._write(kind, step, manager=FIELD_MANAGER)
         else:
-            kept = await self._write_expected(first, expected_version)
-        for value in rest:
-            kept = await self._write(kind, value, manager=FIELD_MANAGER)
-        return kept
+            kept = await self._write_expected(step, expected_version)
+        if not objects.empties_workload_modes(value):
+            return kept
+        gone = tuple(objects.list_removable(kept, kept["spec"].get("workloadModes") or {}))
+        if not gone:
+            return kept
+        namespace = value["metadata"]["namespace"]
+        switch = WorkloadSwitch(service_accounts=gone, mode=None)
+        await self.set_workload_modes(namespace, switch, SwitchTerms(is_forced=is_forced))
+        return await self._cluster.get(kind, namespace, value["metadata"]["name"])
 
     async def _conclude(self, kind: Kind, value: Object, kept: Object) -> Applied:
         """Wait a while for the CA, and say what became of a written object."""

@@ -65,20 +65,33 @@ def make_workload_modes(
     return _make_object("MeshPolicy", namespace, POLICY_NAME, {"workloadModes": named})
 
 
-def split_emptying(value: Object, present: Object | None, *, manager: str = WORKLOAD_MODES_MANAGER) -> list[Object]:
-    """Return what to apply, one after the other, so that ``value`` is what stands there.
+def keep_workload_modes(value: Object, present: Object | None) -> Object:
+    """Return what ``policy apply`` or ``undo`` writes: where no mode of a workload stays, those that it wrote before.
 
-    An empty map in the place of one whose last key its manager has written becomes ``null`` by server-side apply, which
-    the definition refuses. So the map goes first, which changes nothing that is in force, and comes back empty: with
-    another mark of ``force_explicit``, which counts in the write that brings it.
+    An apply that takes the last key out of a map makes ``null`` of the map if one of our managers says that it is
+    empty, and the definition refuses that. So the keys stay, and go by a patch (``make_removal``).
     """
-    if value["spec"]["workloadModes"] or not _list_own_workload_modes(present, manager):
-        return [value]
-    rest = {name: each for name, each in value["spec"].items() if name != "workloadModes"}
-    metadata = {**value["metadata"]}
-    if mark := metadata.get("annotations", {}).get(FORCE_EXPLICIT):
-        metadata["annotations"] = {**metadata["annotations"], FORCE_EXPLICIT: f"{mark}-emptied"}
-    return [{**value, "spec": rest}, {**value, "metadata": metadata}]
+    if value["kind"] != "MeshPolicy" or value["spec"].get("workloadModes"):
+        return value
+    written = ((present or {}).get("spec") or {}).get("workloadModes") or {}
+    kept = {name: written[name] for name in sorted(_list_own_workload_modes(present, FIELD_MANAGER) & {*written})}
+    return {**value, "spec": {**value["spec"], "workloadModes": kept}} if kept else value
+
+
+def list_removable(present: Object | None, service_accounts: Iterable[str]) -> list[str]:
+    """Return those of the service accounts whose modes stand in the object and were written by us alone."""
+    written = ((present or {}).get("spec") or {}).get("workloadModes") or {}
+    managers: dict[str, set[str]] = {}
+    for entry in ((present or {}).get("metadata") or {}).get("managedFields") or ():
+        manager = str(entry.get("manager"))
+        for name in _list_own_workload_modes(present, manager):
+            managers.setdefault(name, set()).add(manager)
+    return [name for name in service_accounts if name in written and managers.get(name, {""}) <= OWN_MANAGERS]
+
+
+def make_removal(namespace: str, service_accounts: Iterable[str]) -> Object:
+    """Return the merge patch that takes these workloads' own modes away."""
+    return _make_object("MeshPolicy", namespace, POLICY_NAME, {"workloadModes": dict.fromkeys(service_accounts)})
 
 
 def empties_workload_modes(value: Object) -> bool:

@@ -154,6 +154,18 @@ class Cluster:
             content_type="application/apply-patch+yaml",  # JSON is YAML.
         )
 
+    async def merge(self, kind: Kind, value: Object, *, manager: str) -> Object:
+        """Change the fields of ``value`` by a merge patch, in which None takes a field away, whoever wrote it."""
+        namespace, name = value["metadata"]["namespace"], value["metadata"]["name"]
+        return await self._call(
+            "PATCH",
+            kind.path(namespace, name),
+            Action(verb="patch", group=kind.group, resource=kind.plural, namespace=namespace, name=name),
+            query={"fieldManager": manager, "fieldValidation": "Strict"},
+            body=value,
+            content_type="application/merge-patch+json",
+        )
+
     async def create(self, kind: Kind, value: Object, namespace: str = "", *, dry_run: bool = False) -> Object:
         """Create an object: one that only asks something (a review), or on trial."""
         query = {"dryRun": "All"} if dry_run else {}

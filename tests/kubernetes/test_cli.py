@@ -84,6 +84,23 @@ def test_a_workloads_own_mode_comes_and_goes_and_the_last_one_leaves_none(
         assert get_spec(api_server, namespace)["workloadModes"] == expected
 
 
+@pytest.mark.parametrize("modes", [{}, {"db": "explicit"}])
+def test_a_workloads_mode_goes_whichever_of_our_commands_wrote_it(
+    api_server: ApiServer, namespace: str, tmp_path: Path, modes: dict[str, str]
+) -> None:
+    """An apply that empties a map of which another of our managers says that it is empty would leave null."""
+    api_server.kubectl("create", "serviceaccount", "db", "--namespace", namespace)
+    file = tmp_path / "policy.yaml"
+    file.write_text(RULES.format(namespace=namespace) + f"  workloadModes: {json.dumps(modes)}\n")
+    assert run(["policy", "apply", "-f", str(file), "--force"]) == ExitCode.DEADLINE
+    for _ in range(2):
+        assert switch(namespace, "explicit", "--force", "--workload", "db") == ExitCode.DEADLINE
+        assert switch(namespace, "inherit", "--workload", "db") == ExitCode.DEADLINE
+        assert get_spec(api_server, namespace)["workloadModes"] == {}
+        assert run(["policy", "apply", "-f", str(file), "--force"]) == ExitCode.DEADLINE
+        assert get_spec(api_server, namespace)["workloadModes"] == modes
+
+
 def test_a_file_takes_the_workloads_modes_away_that_it_had_set(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:

@@ -285,7 +285,7 @@ def test_a_policy_is_written_over_the_version_that_was_looked_at_whatever_the_ca
     current["metadata"]["resourceVersion"] = "41"
     later = make_policy(version=7)
     later["metadata"]["resourceVersion"] = "42"
-    api.answers[f"GET {MESH_POLICY}"] = [current, later]
+    api.answers[f"GET {MESH_POLICY}"] = [current, current, later]
     api.answers[f"PATCH {MESH_POLICY}"] = [current, make_status(409, "Conflict", "modified"), later]
     assert apply_policy(tmp_path, "--if-version", "7") == ExitCode.SUCCESS
     assert list_writes(api) == [("41", None), ("42", None)]
@@ -377,36 +377,62 @@ def test_a_workloads_mode_is_written_alone_from_what_was_read(
     assert "only a namespace's mode goes back" in capsys.readouterr().err
 
 
+def list_patches(api: FakeAPI) -> list[tuple[str, dict[str, Any]]]:
+    """Return what was written of the policy, how, and not on trial."""
+    pairs = zip(api.requests, api.headers, strict=True)
+    return [
+        (headers["Content-Type"].partition("/")[2].partition("-")[0], body["spec"])
+        for (key, query, body), headers in pairs
+        if key == f"PATCH {MESH_POLICY}" and not query.get("dryRun")
+    ]
+
+
+def own_db(*managers: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a policy in which these have written the mode of ``db``, and the same without that mode."""
+    written: dict[str, Any] = {"f:spec": {"f:mode": {}, "f:workloadModes": {"f:db": {}}}}
+    present, emptied = (make_policy(installed=3, waiting=[], mode="permissive") for _ in range(2))
+    present["metadata"]["managedFields"] = [
+        {"manager": each, "operation": "Apply", "fieldsV1": written} for each in managers
+    ]
+    present["spec"]["workloadModes"], emptied["spec"]["workloadModes"] = {"db": "explicit"}, {}
+    return present, emptied
+
+
 def test_a_file_that_takes_its_last_workloads_mode_away_is_written_in_two_steps(api: FakeAPI, tmp_path: Path) -> None:
     """Server-side apply would make null of the map, which the definition refuses."""
     document = MeshPolicyDocument(namespace="shop", mode=Mode.PERMISSIVE, workload_modes=())
     file = tmp_path / "p.yaml"
     file.write_text(format_documents([document]))
-    written: dict[str, Any] = {"f:spec": {"f:mode": {}, "f:workloadModes": {"f:db": {}}}}
-    current = make_policy()
-    for manager, specs in (
-        ("touchmark", [{"mode": "permissive"}, {"mode": "permissive", "workloadModes": {}}]),
-        ("helm", [{"mode": "permissive", "workloadModes": {}}]),
+    kept = ("apply", {"mode": "permissive", "workloadModes": {"db": "explicit"}})
+    for managers, written in (
+        (("touchmark",), [kept, ("merge", {"workloadModes": {"db": None}})]),
+        (("touchmark", "helm"), [kept]),
+        (("helm",), [("apply", {"mode": "permissive", "workloadModes": {}})]),
     ):
-        current["metadata"]["managedFields"] = [{"manager": manager, "operation": "Apply", "fieldsV1": written}]
-        api.answers[f"GET {MESH_POLICY}"] = current
-        api.answers[f"PATCH {MESH_POLICY}"] = current
+        present, emptied = own_db(*managers)
+        api.answers[f"GET {MESH_POLICY}"] = present
+        api.answers[f"PATCH {MESH_POLICY}"] = [present, present, emptied]
         api.requests.clear()
+        api.headers.clear()
         assert run(["policy", "apply", "-k", "-f", str(file), "--force"]) == ExitCode.SUCCESS
-        patches = [(query, body) for key, query, body in api.requests if key == f"PATCH {MESH_POLICY}"]
-        assert [body["spec"] for query, body in patches if query.get("dryRun")] == specs[:1]
-        assert [body["spec"] for query, body in patches if not query.get("dryRun")] == specs
+        assert list_patches(api) == written, managers
+
+
+def test_a_workloads_mode_that_an_undo_or_a_file_of_ours_wrote_is_taken_away(api: FakeAPI) -> None:
+    present, emptied = own_db("touchmark", "touchmark-workload-modes")
+    api.answers[f"GET {MESH_POLICY}"] = present
+    api.answers[f"PATCH {MESH_POLICY}"] = emptied
+    assert run(["mode", "shop", "inherit", "--workload", "db", "-k"]) == ExitCode.SUCCESS
+    assert list_patches(api) == [("merge", {"workloadModes": {"db": None}})]
 
 
 def test_each_step_of_a_forced_file_counts_as_forced(api: FakeAPI, tmp_path: Path) -> None:
     """The CA admits what it would refuse in the write that brings a new mark: the second step is what switches."""
     file = tmp_path / "p.yaml"
     file.write_text(format_documents([MeshPolicyDocument(namespace="shop", workload_modes=())]))
-    current = make_policy()
-    written: dict[str, Any] = {"f:spec": {"f:workloadModes": {"f:db": {}}}}
-    current["metadata"]["managedFields"] = [{"manager": "touchmark", "operation": "Apply", "fieldsV1": written}]
-    api.answers[f"GET {MESH_POLICY}"] = current
-    api.answers[f"PATCH {MESH_POLICY}"] = current
+    present, emptied = own_db("touchmark")
+    api.answers[f"GET {MESH_POLICY}"] = present
+    api.answers[f"PATCH {MESH_POLICY}"] = [present, present, emptied]
     assert run(["policy", "apply", "-k", "-f", str(file), "--force"]) == ExitCode.SUCCESS
     patches = [body for key, query, body in api.requests if key == f"PATCH {MESH_POLICY}" and not query.get("dryRun")]
     one, two = (body["metadata"]["annotations"][FORCE_EXPLICIT] for body in patches)

@@ -90,6 +90,19 @@ def test_undo_tries_everything_writes_the_policy_and_deletes_last(
     assert "generation 2 is in force again" in capsys.readouterr().out
 
 
+def test_an_undo_takes_the_last_workloads_mode_away_by_a_patch_of_its_own(past: FakeAPI) -> None:
+    """Server-side apply would make null of the emptied map, which the definition refuses."""
+    present, emptied = (make_policy(installed=3, waiting=[]) for _ in range(2))
+    present["spec"]["workloadModes"], emptied["spec"]["workloadModes"] = {"db": "permissive"}, {}
+    fields: dict[str, object] = {"f:spec": {"f:workloadModes": {"f:db": {}}}}
+    present["metadata"]["managedFields"] = [{"manager": "touchmark", "fieldsV1": fields}]
+    past.answers[f"GET {MESH_POLICY}"] = present
+    past.answers[f"PATCH {MESH_POLICY}"] = [present, present, emptied]
+    assert run(["mode", "shop", "undo", "-k"]) == ExitCode.SUCCESS
+    tried, kept, removal = (body["spec"]["workloadModes"] for body in past.asked(f"PATCH {MESH_POLICY}"))
+    assert (tried, kept, removal) == ({"db": "permissive"}, {"db": "permissive"}, {"db": None})
+
+
 def test_what_another_tool_owns_stops_the_undo_before_anything_is_written(past: FakeAPI) -> None:
     past.answers[f"PATCH {MESH_POLICY}"] = make_conflict("argocd")
     assert run(["mode", "shop", "undo", "-k"]) == ExitCode.CONFLICT
