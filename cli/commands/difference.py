@@ -55,6 +55,8 @@ def show_difference(found: PolicyDifference) -> None:
     if not found.denied:
         print_line("✓ nothing that was seen would be newly denied")
     print_line(f"unchanged: {found.unchanged} connections; unknown: {found.unknown}")
+    if found.unknown:
+        print_line("  unknown: they failed before anything was decided, or their records don't say enough")
     for unknown in found.unknowns:
         print_line(f"? {escape(unknown)}")
 

@@ -176,6 +176,9 @@ def _report(done: Installation, target: Target, manner: common.Manner) -> None:
         elif manner.wait_s:
             print_line(f"Touchmark {done.version} is installed in {done.namespace}, but its CA isn't ready")
             print_note(f"  hint: `kubectl -n {done.namespace} describe pods` and `touchmark doctor {where}` say why")
+            print_note(
+                f"  hint: is an image not found? `touchmark upgrade {where} --image NAME --sidecar-image NAME` goes on"
+            )
         else:
             print_line(f"Touchmark {done.version} is installed in {done.namespace}; nobody waited for its CA")
         print_line("Next:")

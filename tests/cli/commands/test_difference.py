@@ -64,6 +64,8 @@ def test_standard_input_is_read_where_no_file_is_named_and_unknown_ends_with_10(
     ca.answers[ASKED] = make_difference(unknown=1)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(POLICY.encode())))
     assert run(["policy", "diff", "-"]) == ExitCode.UNKNOWN
-    assert "unchanged: 5 connections; unknown: 1" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "unchanged: 5 connections; unknown: 1" in out
+    assert "unknown: they failed before anything was decided" in out
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
     assert run(["policy", "diff", "-"]) == ExitCode.BAD_INPUT

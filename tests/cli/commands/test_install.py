@@ -168,6 +168,7 @@ def test_a_ca_that_doesn_t_come_up_is_said_with_its_own_exit_code(
     assert "but its CA isn't ready" in out
     assert "0 of 1 replicas" in err
     assert "describe pods" in err
+    assert "touchmark upgrade -k --image NAME" in err
 
 
 def test_who_doesn_t_wait_isn_t_told_that_it_is_ready(store: ObjectStore, capsys: pytest.CaptureFixture[str]) -> None:
