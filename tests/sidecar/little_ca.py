@@ -396,7 +396,7 @@ def _bytes(data: str | bytes) -> bytes:
     return data.encode() if isinstance(data, str) else data
 
 
-async def until(is_done: Callable[[], object], *, timeout_s: float = 60) -> None:
+async def until(is_done: Callable[[], object], *, timeout_s: float = 240) -> None:
     """Wait until something holds.
 
     Raises:

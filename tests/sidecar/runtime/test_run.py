@@ -54,7 +54,7 @@ async def test_two_sidecars_carry_a_connection_through_a_tunnel_and_record_it_on
 
 async def test_a_trace_that_isnt_known_ends_the_sidecar_before_it_joins() -> None:
     async with sidecar("", variables={"TOUCHMARK_TRACE": "bytes"}) as running:
-        assert await asyncio.wait_for(running.process.wait(), 60) == 2
+        assert await asyncio.wait_for(running.process.wait(), 240) == 2
         await running.stop()
     [line, hint] = [event["text"] for event in running.events]
     assert line == "error: TOUCHMARK_TRACE can't be 'bytes' [bad_input]\n"

@@ -37,7 +37,7 @@ while True:
 """
 CLIENT = """
 import socket, sys
-c = socket.create_connection((sys.argv[3] if len(sys.argv) > 3 else '127.0.0.1', int(sys.argv[1])), 50)
+c = socket.create_connection((sys.argv[3] if len(sys.argv) > 3 else '127.0.0.1', int(sys.argv[1])), 200)
 c.sendall(sys.argv[2].encode()); c.shutdown(socket.SHUT_WR)
 data = b''
 while (part := c.recv(65536)):
@@ -68,7 +68,7 @@ class Running:
             return any(event["event"] == "sidecar_ready" for event in self.events)
 
         try:
-            await until(lambda: ready() or self.process.returncode is not None, timeout_s=60)
+            await until(lambda: ready() or self.process.returncode is not None, timeout_s=240)
         finally:
             assert ready(), self.events
 
@@ -79,7 +79,7 @@ class Running:
     async def stop(self) -> int:
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             code = await self.process.wait()
             await asyncio.gather(*self._readers)
         return code
@@ -135,7 +135,7 @@ async def run_client(
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             out, _ = await process.communicate()
     finally:
         if process.returncode is None:
