@@ -55,7 +55,7 @@ def require_sound(findings: Sequence[LintFinding], remedy: str) -> None:
         count = f"{len(errors)} error{'s' if len(errors) != 1 else ''}"
         raise RefusedError(
             f"nothing is applied: `policy lint` finds {count}: {describe_finding(errors[0])}",
-            hint=f"{remedy}; --force applies it all the same, also where explicit mode would refuse live traffic",
+            hint=f"{remedy}; --ignore-lint applies it all the same",
         )
 
 

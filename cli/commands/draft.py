@@ -41,6 +41,7 @@ def draft(
         ),
     ] = False,
     yaml: Annotated[bool, typer.Option("--yaml", help="Print the draft as YAML that `policy apply` accepts.")] = False,
+    ignore_lint: options.IgnoreLint = False,
     force_conflicts: options.ForceConflicts = False,
     as_json: options.Json = False,
 ) -> None:
@@ -69,8 +70,10 @@ def draft(
         raise InputError(
             "--mode, --drop, --promote and --yaml can't be combined, nor --yaml and --json", hint="choose one"
         )
-    if force and not promote:
-        raise InputError("--force goes with --promote", hint="a draft that isn't put in force refuses nothing")
+    if (force or ignore_lint) and not promote:
+        raise InputError(
+            "--force and --ignore-lint go with --promote", hint="a draft that isn't put in force refuses nothing"
+        )
     target = options.get_target(context)
     if mode is not None:
         applied = work_on_policies(target, lambda backend: _draft_mode(backend, namespace, mode))
@@ -94,7 +97,7 @@ def draft(
                     hint="write the draft again; --force puts it in force all the same",
                 )
             document = make_document(view)
-            await check_lint(backend, [document], is_accepted=force)
+            await check_lint(backend, [document], is_accepted=force or ignore_lint)
             await check_explicit(backend, [document], is_forced=force)
             return await backend.promote_draft(view, is_forced=force)
 

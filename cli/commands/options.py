@@ -69,6 +69,10 @@ ForceConflicts = Annotated[
     bool,
     typer.Option("--force-conflicts", help="In Kubernetes: take over fields owned by another tool (kubectl, Helm)."),
 ]
+IgnoreLint = Annotated[
+    bool,
+    typer.Option("--ignore-lint", help="Apply despite errors of lint, such as names of what is still to come."),
+]
 
 
 class TargetCommand(TyperCommand):

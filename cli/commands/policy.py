@@ -193,12 +193,13 @@ def apply(
         bool,
         typer.Option(
             "--force",
-            help="Apply although lint finds errors, or explicit mode would refuse live traffic.",
+            help="Apply although explicit mode would refuse live traffic, or lint finds errors.",
         ),
     ] = False,
     as_draft: Annotated[
         bool, typer.Option("--draft", help="Write MeshPolicies as drafts, which sidecars evaluate and don't enforce.")
     ] = False,
+    ignore_lint: options.IgnoreLint = False,
     force_conflicts: options.ForceConflicts = False,
     if_version: Annotated[
         int | None,
@@ -213,9 +214,10 @@ def apply(
 ) -> None:
     """Create or replace objects from YAML files. If one of them is invalid, none is applied.
 
-    What `policy lint` finds in them is said; where one of it is an error, nothing is applied (exit code 7). Where a
-    MeshPolicy with `mode: explicit` would switch its namespace, the check of `touchmark mode NAMESPACE explicit` is run
-    first, by the rules and approvals in the files: exit code 7 if it fails, and nothing is applied.
+    What `policy lint` finds in them is said; where one of it is an error, nothing is applied (exit code 7), but with
+    --ignore-lint. Where a MeshPolicy with `mode: explicit` would switch its namespace, the check of `touchmark mode
+    NAMESPACE explicit` is run first, by the rules and approvals in the files: exit code 7 if it fails, and nothing is
+    applied. --force passes over both.
 
     In Kubernetes they are written by server-side apply, after a dry run of all of them. Exit code 9 if the CA hasn't
     put them in force yet.
@@ -246,7 +248,7 @@ def apply(
     drafts = check_drafts(documents) if as_draft else []
 
     async def converse(backend: PolicyBackend) -> list[Applied]:
-        await check_lint(backend, documents, is_accepted=force or as_draft)
+        await check_lint(backend, documents, is_accepted=force or ignore_lint or as_draft)
         if as_draft:
             return await apply_drafts(backend, drafts)
         await check_explicit(backend, documents, is_forced=force)

@@ -198,7 +198,7 @@ def test_a_draft_that_lint_finds_in_error_is_put_in_force_by_force_alone(
     assert not ca.asked("POST /v1/namespaces/shop/draft/promote")
     said = capsys.readouterr().err
     assert "✗ shop/all: contradictory" in said
-    assert "--force applies it all the same, also where explicit mode would refuse live traffic" in said
+    assert "--ignore-lint applies it all the same" in said
     assert run(["policy", "draft", "shop", "--promote", "--force"]) == ExitCode.SUCCESS
 
 

@@ -215,7 +215,7 @@ def test_apply_refuses_what_lint_finds_in_error_and_says_the_rest(
     assert "there is no namespace bnak" in said
     assert "finds 2 errors" in said
     assert not surrounded.asked("PUT /v1/policies")
-    assert run(["policy", "apply", "-f", str(file), "--force"]) == ExitCode.SUCCESS
+    assert run(["policy", "apply", "-f", str(file), "--ignore-lint"]) == ExitCode.SUCCESS
     assert "there is no namespace bnak" in capsys.readouterr().err
     file.write_text(TWICE)
     assert run(["policy", "apply", "-f", str(file)]) == ExitCode.SUCCESS
