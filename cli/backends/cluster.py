@@ -514,7 +514,7 @@ class ClusterPolicyBackend:
         try:
             return await self._cluster.apply(kind, value, manager=manager, force=self._is_forced, dry_run=dry_run)
         except OwnedElsewhereError as error:
-            _refuse_others(error)
+            objects.refuse_others(error)
         metadata = value["metadata"]
         for attempt in range(_MAX_ATTEMPTS):
             # Forcing would take over what others write in between. Pinned to a version in which no other manager has
@@ -541,7 +541,7 @@ class ClusterPolicyBackend:
         try:
             return await self._cluster.apply(kind, pinned, manager=manager, force=self._is_forced, dry_run=dry_run)
         except OwnedElsewhereError as error:
-            _refuse_others(error)
+            objects.refuse_others(error)
         return await self._cluster.apply(kind, pinned, manager=manager, force=True, dry_run=dry_run)
 
     async def _write_expected(self, policy: Object, expected: int) -> Object:
@@ -597,8 +597,3 @@ class ClusterPolicyBackend:
 
 def _draw_mark() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-def _refuse_others(error: OwnedElsewhereError) -> None:
-    if set(error.owners) - objects.OWN_MANAGERS:
-        raise error

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from cli.backends.base import ModeState
 from cli.cluster.connection import MESH_POLICIES, PROGRAMS, Kind, Object
+from cli.cluster.faults import OwnedElsewhereError
 from shared.model.adoption.approval_name import list_names
 from shared.model.errors import DocumentError, TouchmarkError
 from shared.model.identity.program import parse_program
@@ -295,3 +296,9 @@ def _read_written(metadata: Mapping[str, Any]) -> float:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
         return 0.0
+
+
+def refuse_others(error: OwnedElsewhereError) -> None:
+    """Raise the error unless only commands of ours own the fields that it is about."""
+    if set(error.owners) - OWN_MANAGERS:
+        raise error
