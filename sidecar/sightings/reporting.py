@@ -1,17 +1,22 @@
-"""Tells the CA of each program that was seen: once, and again while it is in use.
+"""Tells the CA of each program that was seen: twice, and again while it is in use.
 
 Belongs here: when, and what is sent. Doesn't: looking (``surroundings.py``), or who decides about the program.
 
 A connection doesn't wait for it: noting a program is one look-up, the rest is done beside the connections, one program
 after the other.
+
+Twice, because much isn't known yet at a program's first connection: what it has loaded is looked at meanwhile, and the
+CA knows a container's image only once the pod's status names the container, some seconds after its start.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from shared.model.errors import UnavailableError
@@ -23,8 +28,26 @@ from sidecar.sightings.surroundings import Surroundings, look_around
 
 REPEAT_S: Final = 1_800.0
 RETRY_S: Final = 30.0  # A look costs much more than a connection: without the CA not each connection causes one.
+SECOND_S: Final = 30.0
 MAX_PROGRAMS: Final = 1_024
 MAX_WAITING: Final = 64
+MAX_SECOND: Final = 64
+_NOTHING: Final = Surroundings()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Known:
+    """When the CA is told of a program again.
+
+    Attributes:
+        due: from then on by its next connection.
+        patience_s: until the next look, where its process had ended before this one; longer each time.
+        is_told_twice: or will be.
+    """
+
+    due: float
+    patience_s: float = RETRY_S
+    is_told_twice: bool = False
 
 
 class Sightings:
@@ -46,40 +69,79 @@ class Sightings:
         self._send = send
         self._tell_code = tell_code
         self._look = look
-        self._due: OrderedDict[Program, float] = OrderedDict()
+        self._known: OrderedDict[Program, _Known] = OrderedDict()
         self._waiting: OrderedDict[Program, Attestation] = OrderedDict()
+        # When each is told for the second time, and what the first look saw.
+        self._second: deque[tuple[float, Attestation, Surroundings]] = deque()
         self._has_work = asyncio.Event()
 
     def note(self, attestation: Attestation) -> None:
         """A program was attested; the CA is told soon, if it wasn't lately."""
-        due = self._due.get(attestation.program)
-        if due is not None and time.monotonic() < due:
+        known = self._known.get(attestation.program)
+        if known is not None and time.monotonic() < known.due:
             return
         self._note(attestation)
 
     def _note(self, attestation: Attestation) -> None:
         if len(self._waiting) >= MAX_WAITING:
             return  # Its next connection notes it again.
-        self._due[attestation.program] = time.monotonic() + REPEAT_S
-        while len(self._due) > MAX_PROGRAMS:
-            self._due.popitem(last=False)
+        due = time.monotonic() + REPEAT_S
+        self._known.setdefault(attestation.program, _Known(due=due)).due = due
+        while len(self._known) > MAX_PROGRAMS:
+            self._known.popitem(last=False)
         self._waiting[attestation.program] = attestation
         self._has_work.set()
 
     async def run(self) -> None:
         """Tell the CA until cancelled."""
         while True:
-            await self._has_work.wait()
+            await self._wait_for_work()
+            self._has_work.clear()
             while self._waiting:
                 program, attestation = self._waiting.popitem(last=False)
                 try:
-                    await self._report(attestation)
+                    self._plan(attestation, await self._report(attestation))
                 except UnavailableError:
-                    self._due[program] = time.monotonic() + RETRY_S
-            self._has_work.clear()
+                    self._retry(program)
+            while self._second and self._second[0][0] <= time.monotonic():
+                _, attestation, before = self._second.popleft()
+                try:
+                    await self._report(attestation, before)
+                except UnavailableError:
+                    self._retry(attestation.program)
 
-    async def _report(self, attestation: Attestation) -> None:
+    async def _wait_for_work(self) -> None:
+        delay_s = self._second[0][0] - time.monotonic() if self._second else None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await self._has_work.wait()
+
+    def _plan(self, attestation: Attestation, around: Surroundings) -> None:
+        """Plan what follows after a look that the CA was told of."""
+        known = self._known.get(attestation.program)
+        if known is None:
+            return
+        if around == _NOTHING:
+            # A short one, that had ended: its next process may live until it is looked at.
+            known.due = time.monotonic() + known.patience_s
+            known.patience_s = min(2 * known.patience_s, REPEAT_S)
+        if not known.is_told_twice and len(self._second) < MAX_SECOND:
+            known.is_told_twice = True
+            self._second.append((time.monotonic() + SECOND_S, attestation, around))
+
+    def _retry(self, program: Program) -> None:
+        if (known := self._known.get(program)) is not None:
+            known.due = time.monotonic() + RETRY_S
+            known.is_told_twice = False
+
+    async def _report(self, attestation: Attestation, before: Surroundings = _NOTHING) -> Surroundings:
+        """Look, and tell the CA; of a process that has ended meanwhile what was seen ``before``.
+
+        Raises:
+            UnavailableError: there is no stream.
+        """
         around = await asyncio.to_thread(self._look, attestation.process)
+        around = before if around == _NOTHING else around
         self._send(
             ProgramSeen(
                 program=attestation.program,
@@ -90,3 +152,4 @@ class Sightings:
                 code=self._tell_code(attestation),
             )
         )
+        return around

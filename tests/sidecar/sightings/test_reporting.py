@@ -1,13 +1,14 @@
-"""The CA is told of each program once, again after a while, and again where it couldn't be told."""
+"""The CA is told of each program twice, again after a while, and again where it couldn't be told or little was seen."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from shared.model.errors import UnavailableError
@@ -53,8 +54,13 @@ class Told:
 
 
 @asynccontextmanager
-async def running(told: Told) -> AsyncIterator[Sightings]:
-    sightings = Sightings(send=told.send, tell_code=lambda _: LoadedCode(anonymous=True), look=lambda _process: AROUND)
+async def running(
+    told: Told,
+    *,
+    look: Callable[..., Surroundings] = lambda _process: AROUND,
+    tell_code: Callable[[Attestation], LoadedCode | None] = lambda _: LoadedCode(anonymous=True),
+) -> AsyncIterator[Sightings]:
+    sightings = Sightings(send=told.send, tell_code=tell_code, look=look)
     task = asyncio.create_task(sightings.run())
     try:
         yield sightings
@@ -83,6 +89,50 @@ async def test_each_program_is_told_once_and_again_after_a_while(monkeypatch: py
         await told.next()
         sightings.note(attest("cc"))
         assert isinstance(await told.next(), ProgramSeen)
+
+
+async def test_a_program_is_told_a_second_time_when_more_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting, "SECOND_S", 0.1)
+    told = Told()
+    looks = iter([AROUND])  # Then its process has ended.
+    code = iter([None, LoadedCode(anonymous=True)])
+    async with running(told, look=lambda _: next(looks, Surroundings()), tell_code=lambda _: next(code)) as sightings:
+        sightings.note(attest())
+        first, second = await told.next(), await told.next()
+        assert isinstance(first, ProgramSeen)
+        assert (first.code, first.container) == (None, AROUND.container)
+        assert second == msgspec.structs.replace(first, code=LoadedCode(anonymous=True)), "nothing seen is lost again"
+        assert not sightings._second, "twice is enough"
+
+
+async def test_a_second_time_that_fails_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting, "SECOND_S", 0.1)
+    monkeypatch.setattr(reporting, "RETRY_S", -1.0)
+    told = Told()
+    async with running(told) as sightings:
+        sightings.note(attest())
+        await told.next()
+        told.is_connected = False
+        async with asyncio.timeout(60):
+            await told.refused.wait()
+        told.is_connected = True
+        sightings.note(attest())
+        assert await told.next() == await told.next()
+
+
+async def test_a_short_program_is_looked_at_again_soon_but_ever_later() -> None:
+    told = Told()
+    async with running(told, look=lambda _: Surroundings()) as sightings:
+        waits = []
+        for _ in range(10):
+            sightings.note(attest())
+            await told.next()
+            known = sightings._known[attest().program]
+            waits.append(known.patience_s)  # Of the look after the next one.
+            known.due = 0.0
+        assert waits[:3] == [2 * reporting.RETRY_S, 4 * reporting.RETRY_S, 8 * reporting.RETRY_S]
+        assert waits[-1] == reporting.REPEAT_S
+        assert len(sightings._second) == 1
 
 
 async def test_what_couldnt_be_told_is_told_with_a_later_connection(monkeypatch: pytest.MonkeyPatch) -> None:
