@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from cli.text.edge import count_connections, group_outcomes
 from shared.model.errors import InputError
 from shared.model.wire.admin_edges import EdgeEnd, EdgeOutcome, EdgeView
 
@@ -39,6 +40,8 @@ class Link:
         verdict: ``deny``, ``would deny`` or ``allow``: the strictest of what either side decided.
         reasons: of that verdict.
         services: ``namespace/name:port`` by which the port was dialled.
+        connections: of every verdict.
+        with_verdict: how many of them had this verdict.
     """
 
     source: str
@@ -48,6 +51,7 @@ class Link:
     reasons: tuple[str, ...]
     services: tuple[str, ...]
     connections: int
+    with_verdict: int
     is_lossy: bool
     is_plaintext: bool
 
@@ -106,9 +110,19 @@ def _make_node(end: EdgeEnd, namespace: str) -> Node:
     )
 
 
+def _count(edge: EdgeView, verdict: str) -> int:
+    """Return how many of an edge's connections had a verdict, as ``touchmark edges`` adds them up."""
+    groups = group_outcomes([outcome for outcome in edge.outcomes if outcome.verdict == verdict])
+    return min(edge.connections, sum(count_connections(group) for group in groups))
+
+
 def _make_link(source: str, destination: str, port: int, bundle: list[EdgeView]) -> Link:
     outcomes: list[EdgeOutcome] = [outcome for edge in bundle for outcome in edge.outcomes]
     verdict = next(each for each in _STRICTEST if any(outcome.verdict == each for outcome in outcomes))
+    connections = sum(edge.connections for edge in bundle if edge.is_counted)
+    # The connections of an edge that isn't counted are among another's of this link, or of another link.
+    with_verdict = sum(_count(edge, verdict) for edge in bundle if edge.is_counted)
+    with_verdict = with_verdict or min(connections, sum(_count(edge, verdict) for edge in bundle))
     return Link(
         source=source,
         destination=destination,
@@ -116,7 +130,14 @@ def _make_link(source: str, destination: str, port: int, bundle: list[EdgeView])
         verdict=verdict,
         reasons=tuple(sorted({outcome.reason.value for outcome in outcomes if outcome.verdict == verdict})),
         services=tuple(sorted({outcome.service for outcome in outcomes if outcome.service})),
-        connections=sum(edge.connections for edge in bundle if edge.is_counted),
+        connections=connections,
+        with_verdict=with_verdict,
         is_lossy=any(edge.is_lossy for edge in bundle),
         is_plaintext=any(outcome.transport == "plaintext" for outcome in outcomes),
     )
+
+
+def describe_count(link: Link) -> str:
+    """Say how many connections had a link's verdict, and of how many; ``+``: of at least so many."""
+    of_all = f" of {link.connections}" if link.with_verdict < link.connections else ""
+    return f"{link.with_verdict}{of_all}{'+' if link.is_lossy else ''}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 from xml.sax.saxutils import escape as escape_xml
 
-from cli.graph.graph import Graph, Link, Node
+from cli.graph.graph import Graph, Link, Node, describe_count
 from cli.graph.layout import Place, lay_out
 from cli.text.printable import escape
 
@@ -92,7 +92,7 @@ def _draw_link(link: Link, places: dict[str, Place], number: int, lanes: dict[in
     services = f" by {', '.join(link.services)}" if link.services else ""
     words = (
         f"{link.source} to {link.destination}, port {link.port}{services}: {link.verdict} ({', '.join(link.reasons)}), "
-        f"{link.connections}{'+' if link.is_lossy else ''} connections"
+        f"{describe_count(link)} connections"
         f"{', some in plaintext' if link.is_plaintext else ''}"
     )
     label = f":{link.port}" if link.verdict == "allow" else f":{link.port} {link.verdict}"

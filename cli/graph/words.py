@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from cli.graph.graph import Graph, Link
+from cli.graph.graph import Graph, Link, describe_count
 from cli.text.printable import escape
 
 _DOT_STYLES: Final = {"allow": "solid", "would deny": "dashed", "deny": "dotted"}
@@ -48,7 +48,7 @@ def write_mermaid(graph: Graph) -> str:
 
 
 def _describe(link: Link) -> str:
-    return f":{link.port} {link.verdict} ×{link.connections}{'+' if link.is_lossy else ''}"
+    return f":{link.port} {link.verdict} ×{describe_count(link)}"
 
 
 def _quote_dot(text: str) -> str:

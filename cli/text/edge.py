@@ -27,10 +27,9 @@ def format_rows(edges: Iterable[EdgeView]) -> Iterator[tuple[str, ...]]:
     for edge in edges:
         for outcomes in group_outcomes(edge.outcomes):
             first = outcomes[0]
-            # Both sides' counts are of the same connections.
-            by_side = [sum(each.connections for each in outcomes if each.side is side) for side in Direction]
             sides = tuple(side for side in Direction if any(each.side is side for each in outcomes))
             service = next((each.service for each in outcomes if each.service), "")
+            count = f"{count_connections(outcomes)}{'+' if edge.is_lossy else ''}"
             yield (
                 describe_end(edge.source),
                 describe_program(edge.source),
@@ -43,7 +42,7 @@ def format_rows(edges: Iterable[EdgeView]) -> Iterator[tuple[str, ...]]:
                 first.reason,
                 ", ".join(dict.fromkeys(each.rule for each in outcomes if each.rule)) or "-",
                 _SIDES.get(sides, "both"),
-                f"{max(by_side)}{'+' if edge.is_lossy else ''}{'' if edge.is_counted else ' (counted above)'}",
+                count if edge.is_counted else f"{count} (counted above)",
                 format_time(max(each.last for each in outcomes)),
             )
 
@@ -54,6 +53,11 @@ def group_outcomes(outcomes: Sequence[EdgeOutcome]) -> list[list[EdgeOutcome]]:
     for outcome in outcomes:
         groups.setdefault((outcome.verdict, outcome.reason, outcome.transport), []).append(outcome)
     return list(groups.values())
+
+
+def count_connections(outcomes: Sequence[EdgeOutcome]) -> int:
+    """Count the connections of one group: both sides' counts are of the same ones."""
+    return max(sum(each.connections for each in outcomes if each.side is side) for side in Direction)
 
 
 def describe_end(end: EdgeEnd) -> str:

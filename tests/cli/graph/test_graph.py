@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from cli.graph.graph import MAX_NODES, Graph, Link, Node, make_graph
+from cli.graph.graph import MAX_NODES, Graph, Link, Node, describe_count, make_graph
 from shared.model.errors import InputError
-from shared.model.wire.admin_edges import EdgeEnd, EdgeView
+from shared.model.policy.rules import Direction
+from shared.model.wire.admin_edges import EdgeEnd, EdgeOutcome, EdgeView
 from tests.cli.edges import ALLOW, DB, DENY, WEB, WOULD_DENY, make_edge
 
 
@@ -24,9 +26,21 @@ def test_edges_of_a_pair_and_port_are_one_link_with_the_strictest_verdict() -> N
     )  # fmt: skip
     assert graph.links[1] == Link(
         source="shop/web", destination="shop/db", port=5432, verdict="deny", reasons=("deny_rule",),
-        services=("shop/db:5432",), connections=14, is_lossy=True, is_plaintext=False,
+        services=("shop/db:5432",), connections=14, with_verdict=7, is_lossy=True, is_plaintext=False,
     )  # fmt: skip
     assert [link.verdict for link in graph.links] == ["allow", "deny"]
+
+
+def test_the_strictest_verdict_stands_beside_the_number_of_its_own_connections() -> None:
+    def of(outcome: EdgeOutcome, connections: int) -> EdgeOutcome:
+        return msgspec.structs.replace(outcome, connections=connections)
+
+    taken = msgspec.structs.replace(ALLOW, side=Direction.INGRESS)
+    outcomes = (of(DENY, 2), of(WOULD_DENY, 1), of(ALLOW, 2), of(taken, 3))
+    link = draw(make_edge(WEB, DB, *outcomes, connections=5)).links[0]
+    assert (link.verdict, link.with_verdict, link.connections, describe_count(link)) == ("deny", 2, 5, "2 of 5")
+    both = draw(make_edge(WEB, DB, of(ALLOW, 5), of(taken, 5), connections=5, is_lossy=True)).links[0]
+    assert describe_count(both) == "5+", "both sides tell of the same connections"
 
 
 def test_what_is_listed_only_is_not_proven() -> None:
