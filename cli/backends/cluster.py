@@ -374,14 +374,13 @@ class ClusterPolicyBackend:
                 (kind, objects.force_explicit(value, mark=_draw_mark(), is_inherited="workloadModes" in value["spec"]))
                 for kind, value in made
             ]
-        steps = [await self._keep(value) for _, value in made]
-        for (kind, _), value in zip(made, steps, strict=True):
-            await self._write(kind, value, manager=FIELD_MANAGER, dry_run=True)
+        for kind, value in made:
+            await self._write(kind, await self._keep(value), manager=FIELD_MANAGER, dry_run=True)
         applied: dict[int, Applied] = {}
         for wanted in (PROGRAMS, MESH_POLICIES):
             written = {
-                index: await self._write_step(kind, made[index][1], steps[index], expected_version, is_forced=is_forced)
-                for index, (kind, _) in enumerate(made)
+                index: await self._write_document(kind, value, expected_version, is_forced=is_forced)
+                for index, (kind, value) in enumerate(made)
                 if kind is wanted
             }
             for index, kept in written.items():
@@ -399,14 +398,14 @@ class ClusterPolicyBackend:
         present = await self._cluster.find(MESH_POLICIES, metadata["namespace"], metadata["name"])
         return objects.keep_workload_modes(value, present)
 
-    async def _write_step(
-        self, kind: Kind, value: Object, step: Object, expected_version: int | None, *, is_forced: bool
+    async def _write_document(
+        self, kind: Kind, value: Object, expected_version: int | None, *, is_forced: bool
     ) -> Object:
         """Write an object over the expected version, and then take away the workloads' modes that it says are none."""
-        if kind is PROGRAMS or expected_version is None:
-            kept = await self._write(kind, step, manager=FIELD_MANAGER)
+        if kind is PROGRAMS:
+            kept = await self._write(kind, value, manager=FIELD_MANAGER)
         else:
-            kept = await self._write_expected(step, expected_version)
+            kept = await self._write_policy(value, expected_version)
         if not objects.empties_workload_modes(value):
             return kept
         gone = tuple(objects.list_removable(kept, kept["spec"].get("workloadModes") or {}))
@@ -544,11 +543,11 @@ class ClusterPolicyBackend:
             objects.refuse_others(error)
         return await self._cluster.apply(kind, pinned, manager=manager, force=True, dry_run=dry_run)
 
-    async def _write_expected(self, policy: Object, expected: int) -> Object:
-        """Write a MeshPolicy over the one that the CA has put in force as this version of its namespace.
+    async def _write_policy(self, policy: Object, expected: int | None) -> Object:
+        """Write a MeshPolicy over the one that the CA has put in force as this version of its namespace; None: any.
 
-        What the CA says of it in between doesn't matter, what others write does. A policy that doesn't exist yet and is
-        made by somebody else at the very same moment isn't noticed.
+        What the CA says of it in between doesn't matter, what others write does, workloads' modes too. A policy that
+        doesn't exist yet and is made by somebody else at the very same moment isn't noticed.
 
         Raises:
             ConflictError: it is another one, or one that the CA hasn't seen.
@@ -557,17 +556,19 @@ class ClusterPolicyBackend:
         namespace = metadata["namespace"]
         for _ in range(_MAX_ATTEMPTS):
             current = await self._cluster.find(MESH_POLICIES, namespace, metadata["name"])
-            state = await self.get_mode(namespace) if current is None else objects.read_mode(namespace, current)
-            if state.version != expected or not state.is_observed:
-                found = f"at version {state.version}" if state.is_observed else "changed, and the CA hasn't seen it"
-                raise ConflictError(
-                    f"namespace {namespace} is {found}, no longer at version {expected}",
-                    hint=f"`touchmark mode {namespace} history -k` says who changed what; look again, then repeat",
-                )
-            if current is None:
+            if expected is not None:
+                state = await self.get_mode(namespace) if current is None else objects.read_mode(namespace, current)
+                if state.version != expected or not state.is_observed:
+                    found = f"at version {state.version}" if state.is_observed else "changed, and the CA hasn't seen it"
+                    raise ConflictError(
+                        f"namespace {namespace} is {found}, no longer at version {expected}",
+                        hint=f"`touchmark mode {namespace} history -k` says who changed what; look again, then repeat",
+                    )
+            step = objects.keep_workload_modes(policy, current)
+            if current is None or (expected is None and step is policy):
                 return await self._write(MESH_POLICIES, policy, manager=FIELD_MANAGER)
             try:
-                return await self._write_pinned(MESH_POLICIES, policy, current, manager=FIELD_MANAGER)
+                return await self._write_pinned(MESH_POLICIES, step, current, manager=FIELD_MANAGER)
             except ChangedError:
                 continue
         raise ChangedError(f"the MeshPolicy of {namespace} keeps changing", hint="try again")

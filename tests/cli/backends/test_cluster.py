@@ -394,6 +394,7 @@ def own_db(*managers: str) -> tuple[dict[str, Any], dict[str, Any]]:
     present["metadata"]["managedFields"] = [
         {"manager": each, "operation": "Apply", "fieldsV1": written} for each in managers
     ]
+    present["metadata"]["resourceVersion"] = "41"
     present["spec"]["workloadModes"], emptied["spec"]["workloadModes"] = {"db": "explicit"}, {}
     return present, emptied
 
@@ -416,6 +417,24 @@ def test_a_file_that_takes_its_last_workloads_mode_away_is_written_in_two_steps(
         api.headers.clear()
         assert run(["policy", "apply", "-k", "-f", str(file), "--force"]) == ExitCode.SUCCESS
         assert list_patches(api) == written, managers
+
+
+@pytest.mark.parametrize("version", [(), ("--if-version", "7")])
+def test_a_workloads_mode_that_is_switched_while_a_file_is_applied_stays_switched(
+    api: FakeAPI, tmp_path: Path, version: tuple[str, ...]
+) -> None:
+    """A file that leaves workloadModes out writes those that it wrote before again: as they are by then."""
+    file = tmp_path / "p.yaml"
+    file.write_text(format_documents([MeshPolicyDocument(namespace="shop", mode=Mode.PERMISSIVE)]))
+    present, switched = own_db("touchmark")[0], own_db("touchmark-workload-modes")[0]
+    switched["metadata"]["resourceVersion"] = "42"
+    present["spec"]["workloadModes"] = {"db": "permissive"}
+    api.answers[f"GET {MESH_POLICY}"] = [present, present, switched]
+    api.answers[f"PATCH {MESH_POLICY}"] = [present, make_status(409, "Conflict", "modified"), switched]
+    assert run(["policy", "apply", "-k", "-f", str(file), *version]) == ExitCode.SUCCESS
+    _, first, second = (body for key, _, body in api.requests if key == f"PATCH {MESH_POLICY}")
+    assert (first["metadata"]["resourceVersion"], first["spec"]["workloadModes"]) == ("41", {"db": "permissive"})
+    assert "workloadModes" not in second["spec"]
 
 
 def test_a_workloads_mode_that_an_undo_or_a_file_of_ours_wrote_is_taken_away(api: FakeAPI) -> None:
