@@ -10,9 +10,9 @@ from cryptography import x509
 from ca.authority.authorities import Authorities
 from ca.store.records import BACKDATED_S, AuthorityRecord, CertificateRecord, JoinGrant
 from ca.store.store import Store
-from shared.model.errors import RefusedError
+from shared.model.errors import RefusedError, VerificationError
 from shared.model.identity.identity import Identity, IdentityKind
-from shared.model.trust.certificate import BundleVerifier, read_instance
+from shared.model.trust.certificate import BundleVerifier, EvictedError, read_instance
 
 _log = structlog.get_logger("touchmark.ca")
 
@@ -63,7 +63,14 @@ class CertificateAuthentication:
         verifier = self.verifier
         # The issuer is taken from our own bundle, not from the peer: each authority has its own subject.
         issuers = [x509.load_der_x509_certificate(der) for der in verifier.bundle.issuers]
-        peer = verifier.verify_peer([leaf, *(each for each in issuers if each.subject == leaf.issuer)], now=now)
+        try:
+            peer = verifier.verify_peer([leaf, *(each for each in issuers if each.subject == leaf.issuer)], now=now)
+        except EvictedError as error:  # It is told to that sidecar, for which "the peer" is somebody else.
+            raise VerificationError(
+                "this sidecar was evicted",
+                reason=error.reason,
+                hint="join with a join token that is made from now on; in Kubernetes delete the pod",
+            ) from error
         if peer.identity.kind is not IdentityKind.SIDECAR:
             raise RefusedError("a program's certificate doesn't speak for its sidecar")
         line = await self._store.ledger.get(peer.serial)

@@ -158,7 +158,7 @@ def _show_dump(answer: Dump) -> None:
     if answer.renewal_kept_in:
         print_line(
             f"renewal key  in {answer.renewal_kept_in}, counts {format_duration(answer.renewal_grace_s)} after the"
-            " sidecar's last certificate"
+            f" sidecar's last certificate{'' if answer.ca_connected else ', if the CA still takes it'}"
         )
     print_line(
         f"connections  {answer.connections} live, {answer.idle_tunnels} idle tunnels; log level {answer.log_level}"

@@ -38,6 +38,10 @@ MAX_CHAIN_BYTES = 16 * 1024
 _MAX_REMEMBERED_CHAINS = 1024
 
 
+class EvictedError(VerificationError):
+    """The leaf was issued to a sidecar that was evicted since."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedPeer:
     """What a verified chain proves, and until when.
@@ -135,11 +139,11 @@ class BundleVerifier:
         if any(public_key_digest(certificate) in self._distrusted for certificate in chain):
             raise VerificationError("an authority in the peer's chain is distrusted", reason=Reason.PEER_DISTRUSTED)
         if chain and name_serial(chain[0].serial_number) in self._distrusted:
-            raise VerificationError("the peer's sidecar was evicted", reason=Reason.PEER_DISTRUSTED)
+            raise EvictedError("the peer's sidecar was evicted", reason=Reason.PEER_DISTRUSTED)
         if chain and self._distrusted_instances:
             until = self._distrusted_instances.get(read_instance(chain[0]), -math.inf)
             if chain[0].not_valid_before_utc.timestamp() <= until:
-                raise VerificationError("the peer's sidecar was evicted", reason=Reason.PEER_DISTRUSTED)
+                raise EvictedError("the peer's sidecar was evicted", reason=Reason.PEER_DISTRUSTED)
 
     def _verify_peer(self, chain: Sequence[x509.Certificate], *, now: float) -> tuple[VerifiedPeer, float]:
         leaf = chain[0]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cli.commands.sidecar import complete_instance, complete_level
@@ -109,6 +110,14 @@ def test_a_dump_is_tables_or_json(capsys: pytest.CaptureFixture[str]) -> None:
     ):
         assert word in shown
     assert "\x1b" not in shown, "what the CA sent is escaped"
+
+
+def test_a_renewal_key_counts_for_sure_only_while_the_ca_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    for is_connected in (True, False):
+        dump = msgspec.structs.replace(DUMP, ca_connected=is_connected, ca_fault="" if is_connected else "evicted")
+        with a_sidecar(NAME, dump):
+            assert run(["sidecar", "dump", "--instance", NAME]) == ExitCode.SUCCESS
+        assert ("if the CA still takes it" in capsys.readouterr().out) is not is_connected
 
 
 def test_connections_are_a_table_or_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,6 +93,8 @@ async def test_an_evicted_sidecars_stream_ends_at_once_and_its_certificate_opens
             await again.send(Resume(registration=make_registration("evil", "198.18.0.2")))
             refusal = await again.receive()
             assert isinstance(refusal, Refusal) and refusal.code == "peer_distrusted"
+            assert refusal.message == "this sidecar was evicted"
+            assert "join token" in refusal.hint
     (seen,) = (one for one in (await admin.get("/v1/sidecars", api.SidecarList)).sidecars if one.instance == "evil")
     assert (seen.connected, seen.live) == (False, False) and seen.evicted is not None
     async with FakeSidecar(services) as anew:
