@@ -53,11 +53,14 @@ def run(
     context: typer.Context,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="The YAML file.")] = None,
     token_file: Annotated[Path | None, typer.Option(help="File that holds the join token.")] = None,
+    state_directory: Annotated[
+        Path | None,
+        typer.Option(help="Keeps the sidecar's renewal key, by which it starts without a token from then on."),
+    ] = None,
 ) -> None:
     """Run a sidecar in the foreground, configured by a YAML file or by options (`python -m sidecar --help` lists them).
 
-    The join token comes from --token-file or from TOUCHMARK_JOIN_TOKEN, never from the command line. With
-    --state-directory DIRECTORY the sidecar keeps a renewal key there, and starts without a token from then on.
+    The join token comes from --token-file or from TOUCHMARK_JOIN_TOKEN, never from the command line.
 
     Example: touchmark sidecar run --config web.yaml --token-file web.token
     """
@@ -71,6 +74,8 @@ def run(
         if not os.access(path, os.R_OK):
             raise InputError(f"can't read {path}", hint=f"{option} names a readable file")
         arguments += [option, str(path)]
+    if state_directory is not None:
+        arguments += ["--state-directory", str(state_directory)]
     become_component("sidecar", [*arguments, *context.args])
 
 
@@ -176,7 +181,10 @@ def _show_dump(answer: Dump) -> None:
     print_line()
     print_table(
         ("CERTIFICATE", "EXPIRES IN", "ISSUER"),
-        ((each.identity, format_duration(each.not_after - now), each.issuer) for each in answer.credentials),
+        (
+            (each.identity, format_duration(each.not_after - now) if each.not_after > now else "ended", each.issuer)
+            for each in answer.credentials
+        ),
         empty="no certificates",
     )
     print_line()

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,8 @@ def test_options_are_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     file.touch()
     assert run(["sidecar", "run", "-c", str(file), "--instance", "web-1"]) == ExitCode.SUCCESS
     assert became == [("sidecar", ["--config", str(file), "--instance", "web-1"])]
+    assert run(["sidecar", "run", "--state-directory", "/state", "--instance", "web-1"]) == ExitCode.SUCCESS
+    assert became[1:] == [("sidecar", ["--state-directory", "/state", "--instance", "web-1"])]
 
 
 ENTRY = DirectoryEntry(address="198.18.0.2", namespace="shop", service_account="db", tunnel_port=15008)
@@ -110,6 +113,14 @@ def test_a_dump_is_tables_or_json(capsys: pytest.CaptureFixture[str]) -> None:
     ):
         assert word in shown
     assert "\x1b" not in shown, "what the CA sent is escaped"
+
+
+def test_a_certificate_that_has_ended_is_called_so(capsys: pytest.CaptureFixture[str]) -> None:
+    held = msgspec.structs.replace(DUMP.credentials[0], not_after=time.time() - 120)
+    with a_sidecar(NAME, msgspec.structs.replace(DUMP, credentials=(held,))):
+        assert run(["sidecar", "dump", "--instance", NAME]) == ExitCode.SUCCESS
+    shown = capsys.readouterr().out
+    assert "ended" in shown and "-2 min" not in shown
 
 
 def test_a_renewal_key_counts_for_sure_only_while_the_ca_is_there(capsys: pytest.CaptureFixture[str]) -> None:
