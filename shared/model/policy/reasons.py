@@ -188,7 +188,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.SOCKET_NOT_OWN: Explanation(
         cause=(
             "The namespace requires programs to make their sockets themselves, and this one isn't close-on-exec: who"
-            " started the program may have made it, and may still use it unseen."
+            " started the program may have made it, and may still use it unseen. Or the program closed it before that"
+            " could be looked at."
         ),
         fix="Have the program open it with SOCK_CLOEXEC, or remove `ownSockets` from the MeshPolicy's `requires`.",
     ),

@@ -30,8 +30,8 @@ def refuse_given(attestation: Attestation, listener: Execution | None = None, *,
         listener: of an accepted socket, what listened when it was dialled: the socket is younger than that ``execve``.
 
     Raises:
-        AttestationError: it may have been given (``socket_not_own``); the process has ended, let go of it, or executed
-            another program (``process_vanished``).
+        AttestationError: it may have been given, or the process has let go of it: others may hold it
+            (``socket_not_own``); the process has ended or executed another program (``process_vanished``).
     """
     execution, process = attestation.execution, attestation.process
     if listener is not None and execution == listener:
@@ -42,15 +42,18 @@ def refuse_given(attestation: Attestation, listener: Execution | None = None, *,
         else:
             flags = _read_flags(execution.pid, attestation.inode, proc)
         # What was read before this is about the ``execve`` that was measured.
-        is_there = execution.is_current() and bool(flags)
+        is_there = execution.is_current()
     except ProcessLookupError:
         is_there = False
     except (OSError, HiddenError, ProcessTextError) as error:
         message = f"who made the socket of process {process.pid} can't be told"
         raise AttestationError(message, reason=Reason.SOCKET_NOT_OWN, process=process) from error
     if not is_there:
-        message = f"process {process.pid} has ended, let go of the socket or executed another program"
+        message = f"process {process.pid} has ended or executed another program"
         raise AttestationError(message, reason=Reason.PROCESS_VANISHED, process=process)
+    if not flags:
+        message = f"process {process.pid} has let go of the socket: who made it can't be told any more"
+        raise AttestationError(message, reason=Reason.SOCKET_NOT_OWN, process=process)
     if not all(each & os.O_CLOEXEC for each in flags):
         message = f"the socket of process {process.pid} isn't close-on-exec: another program may have made it"
         raise AttestationError(message, reason=Reason.SOCKET_NOT_OWN, process=process)
