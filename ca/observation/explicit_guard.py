@@ -32,6 +32,7 @@ async def require_unblocked(
     workload_modes: tuple[WorkloadMode, ...] | None = None,
     since_s: float | None = None,
     candidate: PolicyCandidateRequest | None = None,
+    options: str = "",
 ) -> int:
     """Refuse to make permissive workloads explicit where that would refuse what was seen.
 
@@ -42,6 +43,7 @@ async def require_unblocked(
         workload_modes: the workloads' own that are wanted; None: they stay.
         since_s: look at so many seconds; None: ``DEFAULT_READINESS_SINCE_S``.
         candidate: the rules and approvals that come with the mode; None: the current ones.
+        options: what a command needs to reach this CA; empty: nothing.
 
     Returns:
         The version that was looked at, or an earlier one: the switch is to be made from that one.
@@ -62,7 +64,7 @@ async def require_unblocked(
         workload = f"{namespace}/{name}" if name else ""
         found = await assess(store, namespace, since=now - window_s, now=now, workload=workload, candidate=candidate)
         if found.causes and not causes:
-            asked = f" --workload {name}" if name else ""
+            asked = (f" --workload {name}" if name else "") + (f" {options}" if options else "")
         causes += [each for each in found.causes if each not in causes]
     if not causes:
         return state.version
@@ -91,7 +93,7 @@ def _with_modes(
 async def judge_policy(store: Store, document: MeshPolicyDocument, *, now: float) -> None:
     """Refuse a policy that makes workloads explicit where that would refuse what was seen.
 
-    Where the trial of its mode is over, what it goes back to is judged.
+    Where the trial of its mode is over, what it goes back to is judged. Policies are objects only in a cluster.
 
     Raises:
         BlockedError: it would.
@@ -109,6 +111,7 @@ async def judge_policy(store: Store, document: MeshPolicyDocument, *, now: float
         mode=mode,
         workload_modes=document.workload_modes,
         candidate=candidate,
+        options="-k",
     )
 
 

@@ -161,7 +161,7 @@ def _describe_refused(blocker: Blocker, refusals: Mapping[tuple[str, str], Progr
     refusal = refusals[_key(blocker)]
     advice = (
         f"{refusal.refused_by or 'somebody'} has refused this program; to ask again:"
-        f" touchmark program refuse {refusal.workload} {refusal.program} --take-back"
+        f" `touchmark program refuse {refusal.workload} {refusal.program} --take-back`"
     )
     return msgspec.structs.replace(blocker, fix=Fix(kind=FixKind.ADVICE, advice=advice))
 

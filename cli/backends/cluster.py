@@ -139,7 +139,7 @@ class ClusterPolicyBackend:
         if terms.for_s is not None:
             raise InputError(
                 "in a cluster only a namespace's mode goes back by itself",
-                hint=f"switch them without --for, and back with `touchmark mode {namespace} inherit --workload …`;"
+                hint=f"switch them without --for, and back with `touchmark mode {namespace} inherit --workload … -k`;"
                 " or give the namespace's own mode --for",
             )
         if terms.expected_version is not None:

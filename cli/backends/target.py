@@ -6,13 +6,17 @@ Belongs here: the value and the choice. Doesn't: the command line's options (``c
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from shared.model.errors import InputError
 from shared.model.kubernetes.contract import SYSTEM_NAMESPACE
+
+_COMMAND: Final = re.compile(r"`(touchmark [^`]+)`")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,20 @@ def write_shell_options(target: Target, environment: Mapping[str, str]) -> str:
     if str(target.admin_socket) == environment.get("TOUCHMARK_ADMIN_SOCKET"):
         target = replace(target, admin_socket=None)
     return write_options(target)
+
+
+def add_options(command: str, target_options: str) -> str:
+    """Return a command that reaches the same CA.
+
+    Arguments:
+        target_options: what ``write_options`` wrote; empty: nothing is needed.
+    """
+    return f"{command} {target_options}" if target_options else command
+
+
+def complete_commands(text: str, target_options: str) -> str:
+    """Return a text of the CA's, which doesn't know how it was reached, with options at the commands in backquotes."""
+    return _COMMAND.sub(lambda found: f"`{add_options(found[1], target_options)}`", text)
 
 
 def choose_target(

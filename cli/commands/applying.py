@@ -82,12 +82,18 @@ def describe_finding(finding: LintFinding) -> str:
     return escape(f"{mark} {subject}: {finding.code}: {finding.message}{hint}")
 
 
-async def check_explicit(backend: PolicyBackend, documents: Sequence[Document], *, is_forced: bool) -> None:
+async def check_explicit(
+    backend: PolicyBackend, documents: Sequence[Document], *, is_forced: bool, target_options: str
+) -> None:
     """Run the check of ``touchmark mode NAMESPACE explicit`` for each policy that would switch its namespace.
+
+    Arguments:
+        target_options: what a command needs to reach the same CA.
 
     Raises:
         RefusedError: connections would be refused, by the rules and approvals of these documents, or it isn't known.
     """
+    from cli.backends.target import add_options
     from cli.commands.mode_switch import list_newly_explicit
     from cli.text.output import print_note
     from shared.model.errors import BlockedError, NotFoundError, RefusedError, UnavailableError
@@ -120,6 +126,7 @@ async def check_explicit(backend: PolicyBackend, documents: Sequence[Document], 
             count = len(readiness.causes)
             kind = BlockedError if count else RefusedError
             option = f" --workload {readiness.workload.partition('/')[2]}" if readiness.workload else ""
+            command = add_options(f"touchmark ready {namespace}{option}", target_options)
             raise kind(
                 f"nothing is applied: {readiness.workload or namespace} would become explicit, "
                 + (
@@ -127,7 +134,7 @@ async def check_explicit(backend: PolicyBackend, documents: Sequence[Document], 
                     if count
                     else "and too little was seen to say that it is safe"
                 ),
-                hint=f"`touchmark ready {namespace}{option}` shows what is missing; --force applies it anyway",
+                hint=f"`{command}` shows what is missing; --force applies it anyway",
             )
 
 
@@ -150,12 +157,16 @@ def _make_candidate(document: MeshPolicyDocument, documents: Sequence[Document])
     )
 
 
-def report_applied(results: list[Applied], printer: JsonResult[list[AppliedView]] | None) -> None:
+def report_applied(
+    results: list[Applied], printer: JsonResult[list[AppliedView]] | None, *, target_options: str
+) -> None:
     """Print what was written; end with exit code 9 where the CA hasn't confirmed it.
 
     Arguments:
         printer: prints it as JSON; None: as lines.
+        target_options: what a command needs to reach the same CA.
     """
+    from cli.backends.target import add_options
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_line, print_note
 
@@ -165,7 +176,8 @@ def report_applied(results: list[Applied], printer: JsonResult[list[AppliedView]
         version = "" if each.version is None else f" (version {each.version})"
         if each.is_draft:
             print_line(f"draft {each.kind} {each.namespace}/{each.name} written{version}; nothing of it is in force")
-            print_note(f"  `touchmark policy draft {each.namespace}` shows what it would decide otherwise")
+            command = add_options(f"touchmark policy draft {each.namespace}", target_options)
+            print_note(f"  `{command}` shows what it would decide otherwise")
         else:
             print_line(f"{each.kind} {each.namespace}/{each.name} applied{version}")
         if each.note:

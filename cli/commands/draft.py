@@ -56,8 +56,10 @@ def draft(
 
     Examples: touchmark policy draft shop · touchmark policy draft shop --promote · touchmark decisions --draft-differs
     """
+    import os
+
     from cli.backends.session import work_on_policies
-    from cli.backends.target import write_options
+    from cli.backends.target import write_options, write_shell_options
     from cli.commands.applying import check_explicit, check_lint, report_applied
     from cli.commands.shapes import ObjectsDeleted
     from cli.text.output import print_line
@@ -75,9 +77,10 @@ def draft(
             "--force and --ignore-lint go with --promote", hint="a draft that isn't put in force refuses nothing"
         )
     target = options.get_target(context)
+    where = write_shell_options(target, os.environ)
     if mode is not None:
         applied = work_on_policies(target, lambda backend: _draft_mode(backend, namespace, mode))
-        report_applied([applied], _APPLIED if as_json else None)
+        report_applied([applied], _APPLIED if as_json else None, target_options=where)
         return
     if drop:
         work_on_policies(target, lambda backend: backend.drop_draft(namespace))
@@ -98,11 +101,11 @@ def draft(
                 )
             document = make_document(view)
             await check_lint(backend, [document], is_accepted=force or ignore_lint)
-            await check_explicit(backend, [document], is_forced=force)
+            await check_explicit(backend, [document], is_forced=force, target_options=where)
             return await backend.promote_draft(view, is_forced=force)
 
         applied = work_on_policies(target, put_in_force, is_forced=force_conflicts)
-        report_applied([applied], _APPLIED if as_json else None)
+        report_applied([applied], _APPLIED if as_json else None, target_options=where)
         return
     view = work_on_policies(target, lambda backend: backend.get_draft(namespace))
     if yaml:

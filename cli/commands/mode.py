@@ -149,16 +149,20 @@ def mode(
 
         if word is Word.HISTORY:
             history = await backend.list_history(namespace, limit=limit)
-            _HISTORY.print(history) if as_json else show_history(history)
+            _HISTORY.print(history) if as_json else show_history(history, target_options=target_options)
             return 0
         if word is Word.UNDO:
-            undone = await undo(backend, namespace, to=to, consent=consent, since_s=since_s)
-            return await _conclude_undo(backend, undone, timeout_s, as_json=as_json)
+            undone = await undo(
+                backend, namespace, to=to, consent=consent, since_s=since_s, target_options=target_options
+            )
+            return await _conclude_undo(backend, undone, timeout_s, target_options=target_options, as_json=as_json)
         if word is Word.CONFIRM:
             await backend.confirm_mode(namespace)
-            return await _await_sidecars(backend, namespace, None, (), timeout_s, as_json=as_json)
+            return await _await_sidecars(
+                backend, namespace, None, (), timeout_s, target_options=target_options, as_json=as_json
+            )
         if target is None and word is not Word.INHERIT:
-            return _show(await backend.get_mode(namespace), as_json=as_json)
+            return _show(await backend.get_mode(namespace), target_options=target_options, as_json=as_json)
         if target is not None and not check:
             await require_known(backend, namespace, workloads, is_forced=force)
         becomes = target or (await backend.get_mode(namespace)).mode or Mode.EXPLICIT
@@ -178,8 +182,9 @@ def mode(
         elif target is not None:
             await backend.set_mode(namespace, target, terms)
         return await _await_sidecars(
-            backend, namespace, target, readiness, timeout_s, workloads=workloads, as_json=as_json
-        )
+            backend, namespace, target, readiness, timeout_s, workloads=workloads, target_options=target_options,
+            as_json=as_json,
+        )  # fmt: skip
 
     code = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
     if code:
@@ -263,7 +268,7 @@ async def _look_ahead(
         show_readiness(readiness, since, target_options=target_options)
     if not is_check:
         try:
-            require_consent(readiness, consent)
+            require_consent(readiness, consent, target_options=target_options)
         except BlockedError:
             if as_json:
                 _READINESS.print(readiness)
@@ -271,7 +276,7 @@ async def _look_ahead(
     return readiness
 
 
-def _show(state: ModeState, *, as_json: bool) -> int:
+def _show(state: ModeState, *, target_options: str, as_json: bool) -> int:
     from cli.commands.mode_switch import describe_trial, describe_workload_modes
     from cli.commands.shapes import ModeView
     from cli.text.output import print_line, print_note
@@ -289,7 +294,7 @@ def _show(state: ModeState, *, as_json: bool) -> int:
     describe_workload_modes(state)
     if state.mode is not None and state.wanted not in (None, state.mode):
         print_line(f"set is {state.wanted}")
-    describe_trial(state)
+    describe_trial(state, target_options=target_options)
     if state.fault:
         print_line(f"✗ the CA refuses the MeshPolicy: {state.fault}")
     elif not state.is_observed:
@@ -337,6 +342,7 @@ async def _await_sidecars(
     timeout_s: float,
     *,
     workloads: Sequence[str] = (),
+    target_options: str,
     as_json: bool,
 ) -> int:
     """Wait until what is written is in force everywhere, and say so."""
@@ -348,13 +354,19 @@ async def _await_sidecars(
     if as_json:
         _SWITCHED.print(ModeSwitch(**_describe(state), readiness=readiness[0] if readiness else None))
     else:
-        describe_switch(state, target, timeout_s, workloads=workloads)
+        describe_switch(state, target, timeout_s, workloads=workloads, target_options=target_options)
     return ExitCode.SUCCESS if state.is_complete else ExitCode.DEADLINE
 
 
 async def _conclude_undo(
-    backend: PolicyBackend, undone: tuple[str, int, int, tuple[str, ...]], timeout_s: float, *, as_json: bool
+    backend: PolicyBackend,
+    undone: tuple[str, int, int, tuple[str, ...]],
+    timeout_s: float,
+    *,
+    target_options: str,
+    as_json: bool,
 ) -> int:
+    from cli.backends.target import add_options
     from cli.commands.mode_switch import describe_switch, wait_for_sidecars
     from cli.commands.shapes import Undone
     from cli.text.exit_codes import ExitCode
@@ -365,10 +377,9 @@ async def _conclude_undo(
     if as_json:
         _UNDONE.print(Undone(**_describe(state), undone=newest, restored=restored, left=left))
     else:
-        describe_switch(state, None, timeout_s)
-        print_line(
-            f"generation {restored} is in force again; `touchmark mode {namespace} undo --to {newest}` takes it back"
-        )
+        describe_switch(state, None, timeout_s, target_options=target_options)
+        command = add_options(f"touchmark mode {namespace} undo --to {newest}", target_options)
+        print_line(f"generation {restored} is in force again; `{command}` takes it back")
         for each in left:
             print_note(f"  ✗ {each}")
     if left:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 _MAX_CHANGES = 5
 
 
-def show_history(history: History) -> None:
+def show_history(history: History, *, target_options: str) -> None:
     """Print generations, newest first, and whether the mode is on trial."""
+    from cli.backends.target import add_options
     from cli.text.duration import format_time
     from cli.text.output import print_line, print_table
     from shared.model.policy.modes import name_modes
@@ -42,10 +43,8 @@ def show_history(history: History) -> None:
         tried, back_to = str(trial.mode), str(trial.back_to)
         if trial.workload_modes is not None:
             tried, back_to = "another mode of workloads", name_modes(trial.workload_modes) or "none of their own"
-        print_line(
-            f"{tried} is on trial: back to {back_to} at {format_time(trial.until)},"
-            f" unless `touchmark mode {history.namespace} confirm`"
-        )
+        confirm = add_options(f"touchmark mode {history.namespace} confirm", target_options)
+        print_line(f"{tried} is on trial: back to {back_to} at {format_time(trial.until)}, unless `{confirm}`")
 
 
 def describe_actor(view: GenerationView) -> str:
@@ -59,7 +58,7 @@ def describe_actor(view: GenerationView) -> str:
 
 
 async def undo(
-    backend: PolicyBackend, namespace: str, *, to: int, consent: Consent, since_s: float
+    backend: PolicyBackend, namespace: str, *, to: int, consent: Consent, since_s: float, target_options: str
 ) -> tuple[str, int, int, tuple[str, ...]]:
     """Give a namespace back what it said in an earlier generation.
 
@@ -74,6 +73,7 @@ async def undo(
         RefusedError: too little was seen, and the answer is no.
         NotFoundError: there is no such generation.
     """
+    from cli.backends.target import add_options
     from cli.commands.mode_switch import make_terms
 
     listed = (await backend.list_history(namespace, limit=2)).generations
@@ -86,14 +86,17 @@ async def undo(
     if not to and newest.act == "mode.return" and content.tried is not None:
         raise ConflictError(
             f"{content.tried} was on trial in {namespace} and has gone back: there is nothing to undo",
-            hint=f"`touchmark mode {namespace} history` lists what was before; --to goes there",
+            hint=f"`{add_options(f'touchmark mode {namespace} history', target_options)}` lists what was before; --to"
+            " goes there",
         )
-    await _check_explicit(backend, content, consent, since_s)
+    await _check_explicit(backend, content, consent, since_s, target_options=target_options)
     left = await backend.restore(content, newest=newest.generation, terms=make_terms(consent, since_s))
     return namespace, newest.generation, wanted, tuple(left)
 
 
-async def _check_explicit(backend: PolicyBackend, content: GenerationContent, consent: Consent, since_s: float) -> None:
+async def _check_explicit(
+    backend: PolicyBackend, content: GenerationContent, consent: Consent, since_s: float, *, target_options: str
+) -> None:
     from cli.commands.mode_switch import list_newly_explicit, require_consent
     from shared.model.policy.rules import Mode
     from shared.model.wire.admin import PolicyCandidateRequest
@@ -109,7 +112,7 @@ async def _check_explicit(backend: PolicyBackend, content: GenerationContent, co
     for name in asked:
         workload = f"{content.namespace}/{name}" if name else ""
         readiness = await backend.assess_candidate(content.namespace, candidate, since_s=since_s, workload=workload)
-        require_consent(readiness, consent)
+        require_consent(readiness, consent, target_options=target_options)
 
 
 def _join_changes(changes: tuple[str, ...]) -> str:

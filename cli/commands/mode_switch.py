@@ -85,19 +85,24 @@ def judge(readiness: Readiness) -> ReadinessVerdict:
     return ReadinessVerdict.READY if readiness.is_safe else ReadinessVerdict.UNKNOWN
 
 
-def require_consent(readiness: Readiness, consent: Consent) -> None:
+def require_consent(readiness: Readiness, consent: Consent, *, target_options: str) -> None:
     """Refuse a switch to explicit mode that is blocked, and ask where it isn't known to be safe.
+
+    Arguments:
+        target_options: what a command needs to reach the same CA.
 
     Raises:
         BlockedError: it would refuse connections that were seen.
         RefusedError: too little was seen, and the answer is no or nobody can be asked.
     """
+    from cli.backends.target import add_options
     from shared.model.wire.admin import ReadinessVerdict
 
     subject, verdict = readiness.workload or readiness.namespace, judge(readiness)
     command = f"touchmark ready {readiness.namespace}"
     if readiness.workload:
         command += f" --workload {readiness.workload.partition('/')[2]}"
+    command = add_options(command, target_options)
     if verdict is ReadinessVerdict.BLOCKED and not consent.to_blocked:
         count = len(readiness.causes)
         raise BlockedError(
@@ -191,23 +196,21 @@ def _describe_workloads(state: ModeState, workloads: Sequence[str]) -> Iterator[
         yield f"{state.namespace}/{name} {said}"
 
 
-def describe_trial(state: ModeState) -> None:
+def describe_trial(state: ModeState, *, target_options: str) -> None:
     """Print when the mode goes back by itself; nothing where it stays."""
+    from cli.backends.target import add_options
     from cli.text.duration import format_time
     from cli.text.output import print_line
     from shared.model.policy.modes import name_modes
 
+    confirm = add_options(f"touchmark mode {state.namespace} confirm", target_options)
     if state.workload_modes_back_to is not None:
         print_line(
             f"the CA takes workloads' modes back at {format_time(state.until)}, to"
-            f" {name_modes(state.workload_modes_back_to) or 'none of their own'}, unless"
-            f" `touchmark mode {state.namespace} confirm`"
+            f" {name_modes(state.workload_modes_back_to) or 'none of their own'}, unless `{confirm}`"
         )
     if state.back_to is not None:
-        print_line(
-            f"the CA goes back to {state.back_to} at {format_time(state.until)}, unless"
-            f" `touchmark mode {state.namespace} confirm`"
-        )
+        print_line(f"the CA goes back to {state.back_to} at {format_time(state.until)}, unless `{confirm}`")
 
 
 def describe_workload_modes(state: ModeState) -> None:
@@ -219,7 +222,9 @@ def describe_workload_modes(state: ModeState) -> None:
         print_line(f"workloads with a mode of their own: {name_modes(state.workload_modes)}")
 
 
-def describe_switch(state: ModeState, wanted: Mode | None, timeout_s: float, *, workloads: Sequence[str] = ()) -> None:
+def describe_switch(
+    state: ModeState, wanted: Mode | None, timeout_s: float, *, workloads: Sequence[str] = (), target_options: str
+) -> None:
     """Print how far a switch has come.
 
     Arguments:
@@ -244,4 +249,4 @@ def describe_switch(state: ModeState, wanted: Mode | None, timeout_s: float, *, 
             print_note(f"  ✗ {laggard} hasn't confirmed within {timeout_s:.0f} s")
         if (unnamed := state.total - state.installed - len(state.waiting)) > 0:
             print_note(f"  ✗ and {unnamed} more")
-    describe_trial(state)
+    describe_trial(state, target_options=target_options)

@@ -230,7 +230,10 @@ def apply(
     Examples: touchmark policy apply -f rules.yaml · touchmark policy apply -f rules.yaml --if-version 16 · touchmark
     policy apply -f rules.yaml --draft
     """
+    import os
+
     from cli.backends.session import work_on_policies
+    from cli.backends.target import write_shell_options
     from cli.commands.draft import apply_drafts, check_drafts
     from cli.text.output import print_note
     from shared.model.errors import InputError
@@ -246,16 +249,18 @@ def apply(
             hint="`touchmark policy draft NAMESPACE --promote` puts it in force, with --force or without",
         )
     drafts = check_drafts(documents) if as_draft else []
+    target = options.get_target(context)
+    where = write_shell_options(target, os.environ)
 
     async def converse(backend: PolicyBackend) -> list[Applied]:
         await check_lint(backend, documents, is_accepted=force or ignore_lint or as_draft)
         if as_draft:
             return await apply_drafts(backend, drafts)
-        await check_explicit(backend, documents, is_forced=force)
+        await check_explicit(backend, documents, is_forced=force, target_options=where)
         return await backend.apply(documents, is_forced=force, expected_version=if_version)
 
-    results = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
-    report_applied(results, _APPLIED if as_json else None)
+    results = work_on_policies(target, converse, is_forced=force_conflicts)
+    report_applied(results, _APPLIED if as_json else None, target_options=where)
 
 
 def _require_one_policy(documents: list[Document]) -> None:

@@ -47,7 +47,7 @@ def ready(
     import os
 
     from cli.backends.session import work_on_policies
-    from cli.backends.target import write_shell_options
+    from cli.backends.target import add_options, write_shell_options
     from cli.text.duration import parse_duration
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_line
@@ -64,13 +64,15 @@ def ready(
     readiness = work_on_policies(
         target, lambda backend: backend.get_readiness(namespace, since_s=since_s, workload=subject)
     )
+    target_options = write_shell_options(target, os.environ)
     if readiness.verdict is None:
-        raise UnavailableError("this CA is too old to say", hint=f"use `touchmark mode {namespace} --check`")
+        command = add_options(f"touchmark mode {namespace} --check", target_options)
+        raise UnavailableError("this CA is too old to say", hint=f"use `{command}`")
     if as_json:
         _READINESS.print(readiness)
     else:
         print_line(f"{subject or namespace}: {readiness.verdict.upper()} (mode now: {readiness.mode})")
-        show_readiness(readiness, since, target_options=write_shell_options(target, os.environ))
+        show_readiness(readiness, since, target_options=target_options)
     code = {
         ReadinessVerdict.READY: ExitCode.SUCCESS,
         ReadinessVerdict.BLOCKED: ExitCode.CHECK_FAILED,
@@ -84,6 +86,7 @@ def show_readiness(readiness: Readiness, since: str, *, target_options: str) -> 
     """Print what explicit mode would refuse, each cause with its fix, and what was seen at all."""
     import time
 
+    from cli.backends.target import add_options, complete_commands
     from cli.commands.coverage import show_coverage
     from cli.text.output import print_line
 
@@ -104,10 +107,8 @@ def show_readiness(readiness: Readiness, since: str, *, target_options: str) -> 
         print_line(f"? {unknown}")
     if readiness.workload_modes and not readiness.workload:
         named = ", ".join(f"{each.service_account} ({each.mode})" for each in readiness.workload_modes)
-        print_line(
-            f"with a mode of their own, so not looked at here: {named};"
-            f" `touchmark ready {readiness.namespace} --workload NAME`"
-        )
+        command = add_options(f"touchmark ready {readiness.namespace} --workload NAME", target_options)
+        print_line(f"with a mode of their own, so not looked at here: {named}; `{command}`")
     if not readiness.causes:
         but = " but those of refused programs" if readiness.refused else ""
         print_line(f"✓ explicit mode would refuse none of the recorded connections{but}")
@@ -116,7 +117,7 @@ def show_readiness(readiness: Readiness, since: str, *, target_options: str) -> 
     if readiness.refused:
         print_line("of refused programs, so meant to be closed:")
         for cause in readiness.refused[:_MAX_FAILURES]:
-            advice = f"; {cause.fix.advice}" if cause.fix is not None else ""
+            advice = f"; {complete_commands(cause.fix.advice, target_options)}" if cause.fix is not None else ""
             print_line(f"  {cause.connections} × {describe_cause(cause)}{escape(advice)}")
         if len(readiness.refused) > _MAX_FAILURES:
             print_line(f"  … and {len(readiness.refused) - _MAX_FAILURES} more (--json has all)")
@@ -171,16 +172,17 @@ def describe_fix(fix: Fix | None, reason: Reason, *, path: str, target_options: 
         path: of the program to approve, in its own words; empty where it isn't known.
         target_options: what a command needs to reach the same CA.
     """
+    from cli.backends.target import complete_commands
     from shared.model.adoption.fixes import FixKind
     from shared.model.policy.reasons import EXPLANATIONS
 
     if fix is None:
-        return [EXPLANATIONS[reason].fix]
+        return [complete_commands(EXPLANATIONS[reason].fix, target_options)]
     if fix.kind is FixKind.APPROVE:
         return [write_approval(fix, path=path, target_options=target_options)]
     if fix.kind is FixKind.RULE and fix.rule is not None:
         return write_rule(fix)
-    return [escape(fix.advice)]
+    return [escape(complete_commands(fix.advice, target_options))]
 
 
 def write_approval(fix: Fix, *, path: str, target_options: str) -> str:

@@ -88,7 +88,7 @@ def _rotate(kind_name: str, *, force: bool, revert: bool, timeout_s: float, as_j
 
     async def start_or_revert(client: AdminClient) -> RotationStatus:
         if revert:
-            _check_kind(await client.get_rotation(), kind)
+            _check_kind(await client.get_rotation(), kind, target)
             return _name_authorities(await client.revert_rotation())
         status = _name_authorities(await client.start_rotation(RotationRequest(force=force, kind=kind)))
         if not as_json:
@@ -114,13 +114,15 @@ def _rotate(kind_name: str, *, force: bool, revert: bool, timeout_s: float, as_j
         raise typer.Exit(ExitCode.DEADLINE)
 
 
-def _check_kind(status: RotationStatus, kind: RotationKind) -> None:
+def _check_kind(status: RotationStatus, kind: RotationKind, target: Target) -> None:
+    import os
+
+    from cli.backends.target import add_options, write_shell_options
     from shared.model.errors import ConflictError
 
     if status.step != "none" and status.kind is not kind:
-        raise ConflictError(
-            f"the last rotation was of the {status.kind}", hint=f"`touchmark ca rotate {status.kind} --revert`"
-        )
+        command = add_options(f"touchmark ca rotate {status.kind} --revert", write_shell_options(target, os.environ))
+        raise ConflictError(f"the last rotation was of the {status.kind}", hint=f"`{command}`")
 
 
 def _show_active(status: RotationStatus) -> None:

@@ -120,26 +120,29 @@ def make_actions(target: Target) -> Actions:
     """Return what the page may change, by the same steps as the commands."""
     from cli.backends.rights import find_rights
     from cli.backends.session import open_policies
-    from cli.backends.target import write_options
+    from cli.backends.target import add_options, write_options
     from cli.commands.applying import check_explicit, lint_documents, require_sound
     from cli.commands.draft import make_document
     from cli.commands.mode_switch import Consent, require_consent
     from cli.ui.actions import Actions
 
+    where = write_options(target)
+
     async def check_draft(backend: PolicyBackend, view: DraftView) -> None:
         document = make_document(view)
-        command = f"touchmark policy draft {view.namespace} --yaml | touchmark policy lint -"
+        draft = add_options(f"touchmark policy draft {view.namespace} --yaml", where)
+        command = f"{draft} | {add_options('touchmark policy lint -', where)}"
         require_sound(await lint_documents(backend, [document]), f"`{command}` lists them")
-        await check_explicit(backend, [document], is_forced=False)
+        await check_explicit(backend, [document], is_forced=False, target_options=where)
 
     return Actions(
         lambda: open_policies(target),
         lambda namespace: find_rights(target, namespace),
         lambda readiness, accepts: require_consent(
-            readiness, Consent(to_unknown=accepts, to_blocked=False, can_ask=False)
+            readiness, Consent(to_unknown=accepts, to_blocked=False, can_ask=False), target_options=where
         ),
         check_draft,
-        options=write_options(target),
+        options=where,
         in_cluster=target.in_cluster,
     )
 

@@ -91,5 +91,6 @@ async def test_of_a_mode_whose_trial_is_over_what_is_in_force_is_judged_and_work
         await core.store.decisions.insert([marked])
         await judge_policy(core.store, document, now=NOW + 1)
         db = msgspec.structs.replace(document, workload_modes=make_modes({"db": Mode.EXPLICIT}))
-        with pytest.raises(BlockedError, match="shop/db"):
+        with pytest.raises(BlockedError, match="shop/db") as caught:
             await judge_policy(core.store, db, now=NOW + 1)
+        assert "`touchmark ready shop --workload db -k`" in caught.value.hint, "objects are in a cluster"

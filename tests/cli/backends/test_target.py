@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.backends.target import Target, choose_target, write_options
+from cli.backends.target import Target, add_options, choose_target, complete_commands, write_options
 from shared.model.errors import InputError
 
 NOTHING = {
@@ -53,3 +53,13 @@ def test_a_shown_command_reaches_the_same_ca() -> None:
     assert write_options(Target(in_cluster=True)) == "-k"
     prod = Target(in_cluster=True, context="prod; rm", kubeconfig="/etc/kube", system_namespace="mesh")
     assert write_options(prod) == "-k --context 'prod; rm' --kubeconfig /etc/kube --system-namespace mesh"
+
+
+def test_a_command_and_those_in_a_text_of_the_ca_get_what_they_need() -> None:
+    assert add_options("touchmark mode shop confirm", "-k") == "touchmark mode shop confirm -k"
+    assert add_options("touchmark mode shop confirm", "") == "touchmark mode shop confirm"
+    text = "see `touchmark program queue` and `README`, or `touchmark audit`"
+    assert complete_commands(text, r"--admin-socket '/a\1'") == (
+        r"see `touchmark program queue --admin-socket '/a\1'` and `README`, or `touchmark audit --admin-socket '/a\1'`"
+    )
+    assert complete_commands(text, "") == text

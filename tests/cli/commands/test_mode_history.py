@@ -131,6 +131,25 @@ def test_a_mode_for_a_while_says_when_the_ca_goes_back_and_is_confirmed(
     assert shop.asked("POST /v1/namespaces/shop/mode/confirm")
 
 
+def test_what_is_to_be_run_next_reaches_the_same_ca(
+    shop: FakeCA, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TOUCHMARK_ADMIN_SOCKET")
+    where = f"--admin-socket {shop.socket}"
+    assert run(["mode", "shop", "undo", *where.split()]) == ExitCode.SUCCESS
+    assert f"`touchmark mode shop undo --to 3 {where}`" in capsys.readouterr().out
+    trial = ModeTrial(mode=Mode.EXPLICIT, back_to=Mode.PERMISSIVE, started=0.0, until=600.0)
+    shop.answers["GET /v1/namespaces/shop/history"] = History(namespace="shop", generations=(), trial=trial)
+    for words in (["mode", "shop"], ["mode", "shop", "history"], ["mode", "shop", "confirm"]):
+        assert run([*words, *where.split()]) == ExitCode.SUCCESS
+        assert f"unless `touchmark mode shop confirm {where}`" in capsys.readouterr().out, words
+    blocked = msgspec.structs.replace(make_readiness(CAUSE), verdict=ReadinessVerdict.BLOCKED)
+    shop.answers["GET /v1/namespaces/shop"] = NamespaceState(namespace="shop", version=10)
+    shop.answers["GET /v1/namespaces/shop/readiness"] = blocked
+    assert run(["mode", "shop", "explicit", *where.split()]) == ExitCode.REFUSED
+    assert f"`touchmark ready shop {where}` lists what adds them" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words",
     [

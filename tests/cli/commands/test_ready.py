@@ -169,6 +169,17 @@ def test_what_somebody_refused_is_not_said_to_be_refused_by_nobody(
     assert "alice has refused this program" in printed
 
 
+def test_commands_in_what_the_ca_advises_reach_the_same_ca(
+    ca: FakeCA, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TOUCHMARK_ADMIN_SOCKET")
+    advised = make_cause(Fix(kind=FixKind.ADVICE, advice="to ask again: `touchmark program refuse a/b x --take-back`"))
+    where = f"--admin-socket {ca.socket}"
+    readiness = msgspec.structs.replace(make_readiness(ReadinessVerdict.BLOCKED, advised), refused=(advised,))
+    assert ask(ca, readiness, *where.split()) == ExitCode.CHECK_FAILED
+    assert capsys.readouterr().out.count(f"`touchmark program refuse a/b x --take-back {where}`") == 2
+
+
 def test_a_workload_that_has_no_sidecar_is_what_is_named(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
     nobody = msgspec.structs.replace(
         make_readiness(ReadinessVerdict.UNKNOWN),

@@ -95,7 +95,9 @@ def test_what_a_root_still_waits_for_is_named_and_ends_with_9(ca: FakeCA, capsys
     assert "✗ installed everywhere; activation at" in capsys.readouterr().err
 
 
-def test_a_rotation_is_taken_back_by_its_own_verb(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rotation_is_taken_back_by_its_own_verb(
+    ca: FakeCA, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     ca.answers["GET /v1/rotation"] = ROOT_PREPARED
     ca.answers["POST /v1/rotation/revert"] = msgspec.structs.replace(ROOT_PREPARED, step="reverted", is_finished=True)
     assert run(["ca", "rotate", "issuer", "--revert"]) == ExitCode.CONFLICT
@@ -103,6 +105,10 @@ def test_a_rotation_is_taken_back_by_its_own_verb(ca: FakeCA, capsys: pytest.Cap
     assert run(["ca", "rotate", "root", "--revert"]) == ExitCode.SUCCESS
     assert "reverted: A signs" in capsys.readouterr().out
     assert run(["ca", "rotate", "root", "--revert", "--force"]) == ExitCode.BAD_INPUT
+    monkeypatch.delenv("TOUCHMARK_ADMIN_SOCKET")
+    where = ["--admin-socket", str(ca.socket)]
+    assert run(["ca", "rotate", "issuer", "--revert", *where]) == ExitCode.CONFLICT
+    assert f"`touchmark ca rotate root --revert {' '.join(where)}`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
