@@ -130,7 +130,9 @@ def show_readiness(readiness: Readiness, since: str, *, target_options: str) -> 
 
 
 def _show_causes(causes: tuple[Cause, ...], *, target_options: str) -> None:
+    from cli.backends.target import add_options
     from cli.text.output import print_line
+    from shared.model.adoption.fixes import FixKind
 
     count = len(causes)
     print_line(f"✗ {count} change{'s are' if count > 1 else ' is'} missing, or explicit mode would refuse connections:")
@@ -144,6 +146,9 @@ def _show_causes(causes: tuple[Cause, ...], *, target_options: str) -> None:
         path = _path_of(cause, cause.fix) if cause.fix is not None else ""
         for line in describe_fix(cause.fix, cause.reason, path=path, target_options=target_options):
             print_line(f"  {line}")
+        if cause.fix is not None and cause.fix.kind is FixKind.APPROVE:
+            command = f"touchmark program refuse {cause.fix.workload} {cause.fix.program}"
+            print_line(f"  if it doesn't belong there: {add_options(command, target_options)}")
 
 
 def describe_cause(cause: Cause) -> str:

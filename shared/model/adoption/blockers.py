@@ -31,7 +31,7 @@ class Blocker(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         reason: why connections are refused without it.
-        seen: the newest of them.
+        seen: the newest of them; where a program is to be approved, the newest that its own sidecar reported, if any.
         count: how many connections need it.
         is_next: seen only with the programs approved: today another refusal comes first.
         is_own_word: a sidecar of the workload whose program is to be approved has named it itself. Another one's word
@@ -77,13 +77,13 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 class _Group:
     """What is known of one change."""
 
-    __slots__ = ("first", "fix", "is_next", "is_own_word", "newest", "reason", "sidecars", "tally")
+    __slots__ = ("first", "fix", "is_next", "is_own_word", "last", "newest", "reason", "sidecars", "tally")
 
     def __init__(self, reason: Reason, fix: Fix, seen: Seen) -> None:
         self.reason = reason
         self.fix = fix
         self.newest = seen
-        self.first = seen.first
+        self.first, self.last = seen.first, seen.last
         self.sidecars: dict[str, None] = {}
         self.tally = Tally()
         self.is_next = True
@@ -95,9 +95,15 @@ class _Group:
         self.is_next = self.is_next and is_next
         self.is_own_word = self.is_own_word or self.fix.workload in (seen.own.workload, seen.own.listed)
         self.first = min(self.first, seen.first)
-        if seen.last >= self.newest.last:
+        self.last = max(self.last, seen.last)
+        if self._rank(seen) >= self._rank(self.newest):
             self.newest = seen
         self.sidecars.update(dict.fromkeys(seen.sidecars))
+
+    def _rank(self, seen: Seen) -> tuple[bool, float]:
+        """Order what was seen: of a program to approve, what its own sidecar said comes first: it knows the path."""
+        own = (seen.own.workload, seen.own.program)
+        return self.fix.kind is FixKind.APPROVE and own == (self.fix.workload, self.fix.program), seen.last
 
     def finish(self) -> Blocker:
         return Blocker(
@@ -106,7 +112,7 @@ class _Group:
             seen=self.newest,
             count=self.tally.count(),
             first=self.first,
-            last=self.newest.last,
+            last=self.last,
             sidecars=tuple(self.sidecars)[:_MAX_SIDECARS],
             is_next=self.is_next,
             is_own_word=self.is_own_word,

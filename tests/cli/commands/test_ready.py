@@ -125,6 +125,8 @@ def test_blocked_ends_with_3_and_names_each_change_with_evidence(
     assert ask(ca, make_readiness(ReadinessVerdict.BLOCKED, *causes, failures=(gone,) * 7)) == ExitCode.CHECK_FAILED
     printed = capsys.readouterr().out
     assert f"touchmark program approve shop/web {PROGRAM} --weak  # /usr/bin/python3.11" in printed
+    assert f"if it doesn't belong there: touchmark program refuse shop/web {PROGRAM}\n" in printed
+    assert printed.count("if it doesn't belong there") == 1
     assert (
         "bank/teller cdcdcdcdcdcd → shop/web abababababab (/usr/bin/python3.11), port 80, Service shop/web:80"
         in printed

@@ -84,6 +84,22 @@ def test_a_program_that_is_needed_by_many_connections_is_named_once() -> None:
     ]
 
 
+def test_of_both_sides_records_that_of_the_program_s_own_side_is_shown_which_knows_its_path() -> None:
+    shop = NamespaceState(namespace="shop", mode=Mode.EXPLICIT)
+    own = see(path="/usr/bin/curl", direction=Direction.EGRESS, namespace="bank", last=1.0)
+    other = see(path="/usr/sbin/nginx", last=2.0)
+    for seen in ([own, other], [other, own]):
+        found = {
+            each.fix.workload: each
+            for each in find_blockers(seen, {"shop": shop}, "bank").blockers
+            if each.fix.workload
+        }
+        assert {name: (each.seen.path, each.last) for name, each in found.items()} == {
+            "bank/teller": ("/usr/bin/curl", 2.0),
+            "shop/web": ("/usr/sbin/nginx", 2.0),
+        }
+
+
 def test_a_listener_that_the_client_cannot_name_is_left_out_where_its_own_side_has_named_it() -> None:
     own = see(reason=Reason.LISTENER_NOT_APPROVED)
     unnamed = msgspec.structs.replace(WEB, program="", why="listener_not_approved")
