@@ -54,7 +54,9 @@ def show_difference(found: PolicyDifference) -> None:
             print_line(f"  {describe(each)}")
     if not found.denied:
         print_line("✓ nothing that was seen would be newly denied")
-    print_line(f"unchanged: {found.unchanged} connections; unknown: {found.unknown}")
+    print_line(
+        f"unchanged: {found.unchanged} connection{'s' if found.unchanged != 1 else ''}; unknown: {found.unknown}"
+    )
     if found.unknown:
         print_line("  unknown: they failed before anything was decided, or their records don't say enough")
     for unknown in found.unknowns:

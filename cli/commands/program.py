@@ -400,8 +400,12 @@ def _confirm_change(change: CodeChange, workload: Workload, *, is_confirmed: boo
         return
     count = len(change.changes) + len(change.removed)
     if as_json or not sys.stdin.isatty():
-        raise RefusedError(f"{count} changes need a review", hint="review them, then repeat with --yes")
-    if not typer.confirm(f"Change what {workload}'s approved programs may load in {count} places?", err=True):
+        raise RefusedError(
+            f"{count} change{'s need' if count != 1 else ' needs'} a review", hint="review them, then repeat with --yes"
+        )
+    if not typer.confirm(
+        f"Change what {workload}'s approved programs may load in {count} place{'s' * (count != 1)}?", err=True
+    ):
         raise RefusedError("nothing was changed")
 
 
@@ -497,8 +501,9 @@ def _choose(candidates: Sequence[Candidate], workload: Workload, *, everything: 
     if everything:
         return list(candidates)
     if as_json or not sys.stdin.isatty():
+        count = len(candidates)
         raise RefusedError(
-            f"{len(candidates)} programs of {workload} need a review",
+            f"{count} program{'s' if count != 1 else ''} of {workload} need{'s' if count == 1 else ''} a review",
             hint="review them, then approve their digests, or repeat with --yes",
         )
 

@@ -272,7 +272,11 @@ def confirm(entries: Sequence[QueuedProgram], verb: str, *, is_confirmed: bool, 
         show_waiting(entries)
         show_loaded(entries)
     if as_json or not sys.stdin.isatty():
-        raise RefusedError(f"{len(entries)} programs need a review", hint="review them, then repeat with --yes")
+        count = len(entries)
+        raise RefusedError(
+            f"{count} program{'s need' if count != 1 else ' needs'} a review",
+            hint="review them, then repeat with --yes",
+        )
     what = escape(entries[0].seen.path) or str(entries[0].seen.program) if len(entries) == 1 else "these programs"
     if not typer.confirm(f"{verb} {what}?", err=True):
         raise RefusedError("nothing was changed")

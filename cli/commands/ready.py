@@ -227,4 +227,7 @@ def _host(address: str) -> str:
 
 
 def _say_detail(cause: Cause) -> str:
-    return f": {escape(cause.detail)}" if cause.detail else ""
+    from cli.text.decision import drop_service
+
+    detail = drop_service(cause.detail, cause.service)
+    return f": {escape(detail)}" if detail else ""

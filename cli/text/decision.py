@@ -73,11 +73,20 @@ def describe_fully(view: DecisionView) -> Iterable[str]:
         ("rule", f"{record.rule or 'none'}, {record.mode} mode, version {record.policy_version} of {record.namespace}"),
         ("draft", _describe_draft(record)),
         ("transport", f"{record.transport}, ended: {record.ending}"),
-        ("detail", record.detail),
+        ("detail", drop_service(record.detail, record.service or "")),
     )
     for name, text in lines:
         if text:
             yield f"  {name:12} {escape(text)}"
+
+
+def drop_service(detail: str, service: str) -> str:
+    """Return a record's detail; empty where it says but the Service, which is named beside it.
+
+    Arguments:
+        service: with its port; empty: none.
+    """
+    return "" if service and detail == f"service {service.rpartition(':')[0]}" else detail
 
 
 def _describe_end(party: PartyRecord) -> str:

@@ -66,6 +66,8 @@ def test_standard_input_is_read_where_no_file_is_named_and_unknown_ends_with_10(
     assert run(["policy", "diff", "-"]) == ExitCode.UNKNOWN
     out = capsys.readouterr().out
     assert "unchanged: 5 connections; unknown: 1" in out
+    difference.show_difference(msgspec.structs.replace(make_difference(), unchanged=1))
+    assert "unchanged: 1 connection; unknown: 0" in capsys.readouterr().out
     assert "unknown: they failed before anything was decided" in out
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
     assert run(["policy", "diff", "-"]) == ExitCode.BAD_INPUT

@@ -172,7 +172,9 @@ def test_new_libraries_are_one_change_that_is_asked_about_once(
     words = ["program", "update-code", "shop/web", str(library)]
     assert run(words) == ExitCode.REFUSED  # Not a terminal.
     assert not shop.asked("POST /v1/programs")
-    assert f"+ {library}" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert f"+ {library}" in printed.out
+    assert "1 change needs a review" in printed.err
     assert run([*words, "--yes"]) == ExitCode.SUCCESS
     [request] = shop.asked("POST /v1/programs")
     assert (request["name"], len(request["code"]["objects"])) == ("web-1", 2)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from cli.text.decision import COLUMNS, describe_fully, describe_party, describe_program, describe_verdict, format_rows
+from cli.text.decision import (
+    COLUMNS,
+    describe_fully,
+    describe_party,
+    describe_program,
+    describe_verdict,
+    drop_service,
+    format_rows,
+)  # fmt: skip
 from shared.model.policy.decision import Answer, DraftVerdict, Origin, PartyRecord, Phase, ProcessRecord, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction
@@ -48,3 +56,17 @@ def test_a_draft_is_told_where_it_differs() -> None:
     assert describe_verdict(make_record(draft=draft)) == "DENY"
     lines = list(describe_fully(DecisionView(id=1, record=make_record(draft=draft))))
     assert "  draft        DENY deny_rule by shop/none" in lines
+
+
+def test_a_detail_that_says_but_the_service_is_not_repeated() -> None:
+    assert drop_service("service demo/db", "demo/db:5432") == ""
+    for detail, service in (
+        ("service demo/db", ""),
+        ("service demo/db has no endpoint", "demo/db:1"),
+        ("", "demo/db:1"),
+    ):
+        assert drop_service(detail, service) == detail
+    dialled = make_record(service="demo/db:5432", detail="service demo/db")
+    lines = [*describe_fully(DecisionView(id=1, record=dialled))]
+    assert any("Service demo/db:5432" in line for line in lines)
+    assert not any(line.startswith("  detail") for line in lines)
