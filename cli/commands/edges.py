@@ -20,7 +20,7 @@ def edges(
     context: typer.Context,
     namespace: Annotated[str, typer.Argument(help="Edges of which at least one end is in this namespace.")],
     since: Annotated[str, typer.Option(help="How far back: 90s, 30m, 24h, 7d; widened to whole hours.")] = "24h",
-    workload: Annotated[str, typer.Option(help="Only with this workload at either end.")] = "",
+    workload: Annotated[str, typer.Option(help="Only with this workload (NAME or NAMESPACE/NAME) at either end.")] = "",
     denied: Annotated[bool, typer.Option("--denied", help="Only with refused connections.")] = False,
     would_deny: Annotated[
         bool, typer.Option("--would-deny", help="Only with connections that explicit mode would refuse.")
@@ -43,8 +43,9 @@ def edges(
 
     target = options.get_target(context)
     query = build_query(
-        since=since, workload=workload, denied=denied, would_deny=would_deny, limit=limit, offset=offset
-    )
+        namespace=namespace, since=since, workload=workload, denied=denied, would_deny=would_deny, limit=limit,
+        offset=offset,
+    )  # fmt: skip
     answer = ask_admin(target, lambda client: client.list_edges(namespace, query))
     if as_json:
         _EDGES.print(answer)
@@ -61,9 +62,19 @@ def edges(
 
 
 def build_query(
-    *, since: str, workload: str = "", denied: bool = False, would_deny: bool = False, limit: int, offset: int = 0
+    *,
+    since: str,
+    namespace: str = "",
+    workload: str = "",
+    denied: bool = False,
+    would_deny: bool = False,
+    limit: int,
+    offset: int = 0,
 ) -> dict[str, str]:
     """Check the filters and write them as the admin API's query.
+
+    Arguments:
+        namespace: of a workload that is named by its service account alone.
 
     Raises:
         InputError: a filter has a wrong shape.
@@ -73,6 +84,8 @@ def build_query(
     from cli.text.duration import parse_duration
     from shared.model.identity.identity import parse_workload
 
+    if workload and namespace and "/" not in workload:
+        workload = f"{namespace}/{workload}"
     return {
         "since": str(max(0.0, time.time() - parse_duration(since, "--since"))),
         "workload": str(parse_workload(workload)) if workload else "",

@@ -35,7 +35,7 @@ def graph(
         Format, typer.Option("--format", help="SVG, Graphviz' dot, mermaid, or the graph as JSON.")
     ] = Format.SVG,
     since: Annotated[str, typer.Option(help="How far back: 90s, 30m, 24h, 7d; widened to whole hours.")] = "24h",
-    workload: Annotated[str, typer.Option(help="Only with this workload at either end.")] = "",
+    workload: Annotated[str, typer.Option(help="Only with this workload (NAME or NAMESPACE/NAME) at either end.")] = "",
     denied: Annotated[bool, typer.Option("--denied", help="Only with refused connections.")] = False,
     would_deny: Annotated[
         bool, typer.Option("--would-deny", help="Only with connections that explicit mode would refuse.")
@@ -59,7 +59,10 @@ def graph(
     from shared.model.wire.admin import MAX_EDGES_LISTED
 
     target = options.get_target(context)
-    query = build_query(since=since, workload=workload, denied=denied, would_deny=would_deny, limit=MAX_EDGES_LISTED)
+    query = build_query(
+        namespace=namespace, since=since, workload=workload, denied=denied, would_deny=would_deny,
+        limit=MAX_EDGES_LISTED,
+    )  # fmt: skip
 
     async def ask(client: AdminClient) -> EdgeList:
         return await client.list_edges(namespace, query)

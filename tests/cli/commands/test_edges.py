@@ -28,6 +28,15 @@ def test_filters_reach_the_ca(ca: FakeCA, capsys: pytest.CaptureFixture[str]) ->
     assert "allow_rule" in row
 
 
+@pytest.mark.parametrize("verb", ["edges", "graph"])
+def test_a_workload_is_named_with_or_without_its_namespace(ca: FakeCA, verb: str) -> None:
+    ca.answers[EDGES] = list_edges(make_edge(), total=1)
+    for name, meant in (("db", "shop/db"), ("shop/db", "shop/db"), ("bank/web", "bank/web")):
+        assert run([verb, "shop", "--workload", name]) == ExitCode.SUCCESS
+        assert ca.requests[-1][1]["workload"] == meant
+    assert run([verb, "shop", "--workload", "No Name"]) == ExitCode.BAD_INPUT
+
+
 def test_what_is_not_shown_is_said(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
     ca.answers[EDGES] = list_edges(make_edge(is_lossy=True), total=9, is_truncated=True)
     assert run(["edges", "shop"]) == ExitCode.SUCCESS
