@@ -259,7 +259,7 @@ def _read_text(path: Path) -> str:
 
 
 def _tell_restored(loaded: Loaded, place: Place, *, is_check: bool) -> None:
-    taken = datetime.fromtimestamp(loaded.taken, UTC).isoformat(timespec="seconds")
+    taken = datetime.fromtimestamp(loaded.taken, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     rows = ", ".join(f"{count} {name}" for name, count in sorted(loaded.counts.items()) if count)
     what = f"the CA of {loaded.trust_domain} as it was at {taken}: {rows}"
     if is_check:

@@ -343,7 +343,7 @@ async def note_restoration(database: Database, connection: AsyncConnection, *, t
     await connection.execute(database.upsert(settings, {"name": RESTORED, "value": value}))
     for record in await read_authorities(connection):
         if record.phase is AuthorityPhase.ACTIVE:
-            detail = f"backup of {datetime.fromtimestamp(taken, UTC).isoformat(timespec='seconds')}"
+            detail = f"backup of {datetime.fromtimestamp(taken, UTC):%Y-%m-%d %H:%M:%SZ}"
             await _write_journal(connection, now, "restored", authority_id=record.authority_id, detail=detail)
 
 

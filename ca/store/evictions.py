@@ -50,12 +50,14 @@ class Eviction:
         certificates: how many are distrusted.
         ends: when the last of them ends, in seconds since the epoch; 0: there was none.
         tokens: IDs of join tokens that were revoked with them.
+        is_unknown: the store has no such sidecar; it may lack it since a backup was restored, so its name is barred.
     """
 
     instances: tuple[str, ...]
     certificates: int
     ends: float
     tokens: tuple[str, ...]
+    is_unknown: bool = False
 
 
 class Evictions:
@@ -86,8 +88,9 @@ class Evictions:
             names = sorted({row.instance for row in rows}.union(held))
             restoration = await read_restoration(connection)
             is_short = restoration is not None and restoration.is_ledger_short(now)
-            if not names and is_short and isinstance(whom, str):
-                names = [whom]  # It may have joined after the backup that was restored.
+            is_unknown = not names and is_short and isinstance(whom, str)
+            if is_unknown:
+                names = [str(whom)]  # It may have joined after the backup that was restored.
             if not names:
                 raise NotFoundError(f"no sidecar has joined as {whom}", hint="`touchmark ca status` lists them")
             if len(names) > MAX_EVICTED_AT_ONCE:
@@ -104,7 +107,7 @@ class Evictions:
                 "tokens": tokens[:_NAMED_IN_AUDIT],
             }
             await append_audit(self._database, connection, "sidecar.evict", str(whom), after=after)
-        return Eviction(instances=tuple(names), certificates=count, ends=ends, tokens=tokens)
+        return Eviction(instances=tuple(names), certificates=count, ends=ends, tokens=tokens, is_unknown=is_unknown)
 
     async def _distrust(
         self,

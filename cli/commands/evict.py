@@ -35,6 +35,8 @@ def evict(
 
     Examples: touchmark ca evict vm-4a4e73 · touchmark ca evict shop/web --yes
     """
+    import time
+
     from cli.backends.session import ask_admin
     from cli.text.duration import format_time
     from cli.text.output import print_line, print_note
@@ -52,12 +54,24 @@ def evict(
     if as_json:
         _EVICTED.print(done)
         return
-    print_line(f"evicted: {', '.join(done.instances)}")
-    if done.certificates:
+    if done.is_unknown:
         print_line(
-            f"{done.certificates} certificates are distrusted until they end, the last at {format_time(done.ends)};"
-            f" trust bundle {done.bundle_sequence} says so to every sidecar"
+            f"barred all the same: {', '.join(done.instances)}; no such sidecar is in the ledger, which may lack some"
+            " since a backup was restored: is the name right?"
         )
+    else:
+        print_line(f"evicted: {', '.join(done.instances)}")
+    if done.certificates:
+        count = f"{done.certificates} certificate{'s' if done.certificates != 1 else ''}"
+        verb, end = ("are", "they end") if done.certificates != 1 else ("is", "it ends")
+        if done.ends > time.time():
+            state = f"{count} {verb} distrusted until {end}, the last at {format_time(done.ends)}"
+        else:
+            state = (
+                f"no certificate was alive; {count}, the last ended at {format_time(done.ends)}, {verb} distrusted for"
+                " clocks that are up to an hour behind"
+            )
+        print_line(f"{state}; trust bundle {done.bundle_sequence} says so to every sidecar")
     if done.tokens:
         print_line(f"revoked join tokens: {', '.join(done.tokens)}")
     print_note("a pod has to be deleted; another sidecar comes back with a join token that is made from now on")

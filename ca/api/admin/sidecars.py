@@ -127,6 +127,7 @@ class SidecarsAdmin:
                 ends=eviction.ends,
                 tokens=eviction.tokens,
                 bundle_sequence=self._authorities.bundle().sequence,
+                is_unknown=eviction.is_unknown,
             )
         )
 

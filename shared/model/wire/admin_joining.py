@@ -83,10 +83,12 @@ class Evicted(_Answer, frozen=True):
     """What was evicted.
 
     Attributes:
-        certificates: how many unexpired ones are distrusted from now on.
+        certificates: how many are distrusted from now on; also those that ended in the last hour, for clocks that are
+            behind.
         ends: when the last of them ends; 0: there was none.
         tokens: IDs of the workload's join tokens that were revoked with it.
         bundle_sequence: of the trust bundle that tells every sidecar.
+        is_unknown: no such sidecar is in the store, which may lack it since a backup was restored: its name is barred.
     """
 
     instances: tuple[str, ...]
@@ -94,3 +96,4 @@ class Evicted(_Answer, frozen=True):
     ends: float
     tokens: tuple[str, ...]
     bundle_sequence: int
+    is_unknown: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -63,7 +64,9 @@ async def test_restored_on_another_machine_the_ca_runs_on(
     (other / "kek").write_bytes((tmp_path / "one" / "kek").read_bytes())
     (other / "kek").chmod(0o600)
     assert await asyncio.to_thread(main, [*command, "--check"]) == 0
-    assert "the backup is whole: the CA of touchmark.local" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "the backup is whole: the CA of touchmark.local" in told
+    assert re.search(r" as it was at \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ: ", told), "as times are written everywhere"
     assert not (other / "data" / "touchmark.db").exists()
     assert await asyncio.to_thread(main, [*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"]["authorities"] == 2

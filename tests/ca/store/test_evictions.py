@@ -212,8 +212,9 @@ async def test_after_a_restore_a_sidecar_is_evicted_with_certificates_that_the_l
         async with core.store.database.writing() as connection:
             await note_restoration(core.store.database, connection, taken=NOW - 1, now=NOW)
             await connection.execute(delete(certificates))
-        await core.store.evictions.evict("evil", now=NOW + 1)
-        await core.store.evictions.evict("joined-after-the-backup", now=NOW + 1)
+        known = await core.store.evictions.evict("evil", now=NOW + 1)
+        missing = await core.store.evictions.evict("joined-after-the-backup", now=NOW + 1)
+        assert (known.is_unknown, missing.is_unknown) == (False, True)
         await core.authorities.reload()
         with pytest.raises(VerificationError, match="evicted"):
             chain = [x509.load_der_x509_certificate(der) for der in unknown.chain]
