@@ -112,8 +112,8 @@ def mode(
     history lists each change of mode, rules and approvals: when, by whom, what. undo gives all three back as they were
     in the generation before (or --to), as a new generation: undo again takes it back.
 
-    Exit code 3: --check found something; 7: blocked, or you answered no (or there was no terminal to ask on); 9:
-    switched, but not every sidecar has confirmed.
+    Exit code 3: --check found something, or the workload has no live sidecar; 7: blocked, or you answered no (or there
+    was no terminal to ask on); 9: switched, but not every sidecar has confirmed.
 
     In Kubernetes it writes only the fields spec.mode, spec.workloadModes and spec.trial of the namespace's MeshPolicy,
     and creates one if there is none; undo writes MeshPolicy and Programs with your rights, all or none of those that
@@ -163,7 +163,7 @@ def mode(
             )
         if target is None and word is not Word.INHERIT:
             return _show(await backend.get_mode(namespace), target_options=target_options, as_json=as_json)
-        if target is not None and not check:
+        if target is not None:
             await require_known(backend, namespace, workloads, is_forced=force)
         becomes = target or (await backend.get_mode(namespace)).mode or Mode.EXPLICIT
         readiness: list[Readiness] = []
@@ -330,7 +330,8 @@ def _conclude_check(readiness: Sequence[Readiness], *, as_json: bool) -> int:
     if as_json:
         for each in readiness or (None,):
             _READINESS.print(each)
-    is_safe = bool(readiness) and all(each.is_safe for each in readiness)
+    # Of a workload without a live sidecar nothing is known; a namespace's may yet come.
+    is_safe = bool(readiness) and all(each.is_safe and (each.sidecars_total or not each.workload) for each in readiness)
     return ExitCode.SUCCESS if is_safe else ExitCode.CHECK_FAILED
 
 

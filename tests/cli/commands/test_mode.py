@@ -206,7 +206,13 @@ def test_a_workload_that_nobody_knows_gets_no_mode_without_force(
         said = capsys.readouterr().err
         assert "there is no workload shop/bd" in said
         assert "did you mean db?" in said
+    assert run(["mode", "shop", "--check", "-w", "bd"]) == ExitCode.NOT_FOUND
     assert not shop.asked("PUT /v1/namespaces/shop/mode")
+    gone = msgspec.structs.replace(ready, workload="shop/db", sidecars_total=0, sidecars_reported=0)
+    shop.answers["GET /v1/namespaces/shop/readiness"] = gone
+    assert run(["mode", "shop", "--check", "-w", "db"]) == ExitCode.CHECK_FAILED, "it has no live sidecar"
+    assert run(["mode", "shop", "--check", "-w", "bd", "--force"]) == ExitCode.CHECK_FAILED
+    shop.answers["GET /v1/namespaces/shop/readiness"] = ready
     assert run(["mode", "shop", "permissive", "-w", "db"]) == ExitCode.SUCCESS
     assert run(["mode", "shop", "permissive", "-w", "bd", "--force"]) == ExitCode.SUCCESS
     assert run(["mode", "shop", "inherit", "-w", "bd", "--yes"]) == ExitCode.SUCCESS, "what stands there can go"
