@@ -20,6 +20,11 @@ REPORT = Report(instance="a", namespace="shop", service_account="db")
 
 async def test_the_least_of_age_bytes_and_free_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = await Store.open(tmp_path, trust_domain="mesh.test")
+
+    async def half_empty() -> Space:
+        return Space(free=5_000, total=10_000)
+
+    monkeypatch.setattr(store.database, "look_at_disk", half_empty)
     try:
         for day in range(DAYS):
             now = NOW - day * 86_400
