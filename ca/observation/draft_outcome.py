@@ -173,7 +173,7 @@ def _advise(changed: DecidedOtherwise) -> Fix:
             kind=FixKind.ADVICE, advice=f"The rule {changed.rule} denies it: change that rule if it should pass."
         )
     return Fix(
-        kind=FixKind.ADVICE, advice="The drafted rules and the approvals of now allow it: new connections will tell."
+        kind=FixKind.ADVICE, advice="The drafted rules and the current approvals allow it: new connections will tell."
     )
 
 

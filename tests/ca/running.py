@@ -111,7 +111,7 @@ def make_registration(instance: str, *addresses: str) -> Registration:
 
 
 def make_client_context(services: RunningCA, pem: Path | None = None) -> ssl.SSLContext:
-    """Trust the CA's roots of now; with a PEM file show that certificate."""
+    """Trust the CA's current roots; with a PEM file show that certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=b"".join(services.authorities.bundle().roots))
     context.minimum_version = ssl.TLSVersion.TLSv1_3

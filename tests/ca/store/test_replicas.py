@@ -112,7 +112,7 @@ async def test_only_this_replicas_streams_are_closed_at_its_start_and_by_its_wor
         await core.store.sidecars.disconnect_all()
         assert not await is_connected(core, "web-1")
         assert await is_connected(core, "web-2")
-        # It moves: what the replica before says of its stream is no longer about the stream of now.
+        # It moves: what the replica before says of its stream is no longer about its current stream.
         assert await other.store.replicas.find_moved({"web-1", "web-2"}) == []
         moved = Registration(instance="web-2", version="0", addresses=(), tunnel_port=15008, capture="listeners")
         await core.store.sidecars.register(grant, moved, now=NOW)

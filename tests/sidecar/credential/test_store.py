@@ -1,4 +1,4 @@
-"""The credential store: one request for many waiters, the kind that the approval of now asks for, renewal."""
+"""The credential store: one request for many waiters, the kind that the current approval asks for, renewal."""
 
 from __future__ import annotations
 
