@@ -27,6 +27,7 @@ _DEADLINE_S = 60.0
 # write(2) and recvfrom(2), as /proc numbers them on x86-64 and arm64.
 _BLOCKING_CALLS = frozenset({"1", "45", "64", "207"})
 _sockets: dict[str, socket.socket] = {}
+_let_go: dict[str, queue.SimpleQueue[str]] = {}
 _reset: set[str] = set()  # Connections whose reset was told to ``send``: the kernel tells it once.
 _children: list[Any] = []
 _bulk: list[socket.socket] = []
@@ -266,13 +267,13 @@ def open_unconnected(name: str) -> None:
     _sockets[name] = socket.socket()
 
 
-def connect_and_let_go(name: str, host: str, port: int) -> str:
+def connect_and_let_go(name: str, host: str, port: int) -> None:
     """Connect, and close the only descriptor while threads are blocked in send(2) and recv(2) with it.
 
-    The kernel keeps the socket for as long as they are, and no descriptor table shows it. The answer is how many bytes
-    were received, or the error's name.
+    The kernel keeps the socket for as long as they are, and no descriptor table shows it. ``let_go_outcome`` waits for
+    what becomes of it.
     """
-    connection, outcomes = _sockets.pop(name), queue.SimpleQueue[str]()
+    connection, outcomes = _sockets.pop(name), _let_go.setdefault(name, queue.SimpleQueue[str]())
     connection.settimeout(None)
     connection.connect((host, port))
     descriptor, size = connection.detach(), 8 << 20
@@ -297,7 +298,11 @@ def connect_and_let_go(name: str, host: str, port: int) -> str:
     for each in threads:
         _await_blocked(each)
     os.close(descriptor)
-    return outcomes.get(timeout=_DEADLINE_S)
+
+
+def let_go_outcome(name: str) -> str:
+    """How many bytes were received by a connection that ``connect_and_let_go`` made, or the error's name."""
+    return _let_go[name].get(timeout=_DEADLINE_S)
 
 
 def _await_blocked(thread: threading.Thread) -> None:
