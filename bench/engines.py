@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from shared.model.policy.decision import Ending
+from shared.runtime.interpreter import quicken_enumerations
 from sidecar.native.engine import Wanted, choose
-from sidecar.runtime.interpreter import quicken_enumerations
 from tests.sidecar.pump.test_tunnel_pump import opened_turn
 
 _MIB: Final = 1024 * 1024

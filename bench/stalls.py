@@ -42,11 +42,11 @@ from bench.processes import Processes, own_python, raise_descriptor_limit
 from shared.model.errors import TouchmarkError
 from shared.model.policy.reasons import Reason
 from shared.model.wire.messages import NamespaceChanged, encode_message
+from shared.runtime.interpreter import settle_collector, share_lock
 from sidecar.attest.facts import Attestation, AttestationError
 from sidecar.attestor import Attestor
 from sidecar.capture.accept_loop import BATCH
 from sidecar.native.engine import current_engine
-from sidecar.runtime.interpreter import settle_collector, share_lock
 from sidecar.slices import SLICE_S
 from sidecar.sockets.address import Endpoint
 

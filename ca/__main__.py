@@ -24,6 +24,7 @@ from ca.settings.configuration import Configuration
 from ca.settings.settings import parse_arguments
 from shared.model.errors import TouchmarkError
 from shared.model.version import VERSION
+from shared.runtime.interpreter import quicken_enumerations, spare_what_lives
 
 _OFFLINE: Final = {"restore": run_restore, "rewrap": run_rewrap}
 
@@ -50,11 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _run(configuration: Configuration) -> None:
     log = structlog.get_logger("touchmark.ca")
+    quicken_enumerations()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with run_ca(configuration) as ca:
+        # A collection of what lives from the start on, mostly modules, kept every stream waiting for 0.1 s.
+        spare_what_lives()
         log.info(
             "ca_started",
             version=VERSION,

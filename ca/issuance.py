@@ -231,29 +231,30 @@ class Issuance:
     ) -> IssuedChain:
         authority = self.authorities.active
         approved_by = approval.approved_by if approval is not None else ""
+        serial = x509.random_serial_number()
         leaf = sign_leaf(
             authority,
             public_key,
             identity,
-            serial=x509.random_serial_number(),
+            serial=serial,
             now=now,
             lifetime_s=self.leaf_lifetime_s,
             details=Details(path=evidence.path[:256], approved_by=approved_by[:128], instance=instance),
         )
         record = CertificateRecord(
-            serial=leaf.serial_number,
+            serial=serial,
             identity=identity,
             authority_id=authority.authority_id,
             instance=instance,
             issued=now,
-            not_before=leaf.not_valid_before_utc.timestamp(),
-            not_after=leaf.not_valid_after_utc.timestamp(),
+            not_before=leaf.not_before,
+            not_after=leaf.not_after,
             path=evidence.path,
             pid=evidence.pid,
             uid=evidence.uid,
             approved_by=approved_by,
         )
-        return IssuedChain(chain=(leaf.public_bytes(Encoding.DER), authority.record.certificate), record=record)
+        return IssuedChain(chain=(leaf.der, authority.record.certificate), record=record)
 
 
 def _check_code(policy: NamespacePolicy, approval: Approval, evidence: ProgramEvidence) -> None:

@@ -17,7 +17,6 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from shared.model.trust.certificate import DETAILS_OID
@@ -41,10 +40,12 @@ _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 _VERSION_3: Final = bytes.fromhex("a003020102")
 _EXTENSIONS, _URI = 0xA3, 0x86  # [3] EXPLICIT; GeneralName's [6] IMPLICIT IA5String.
 _ECDSA_WITH_SHA256: Final = bytes.fromhex("300a06082a8648ce3d040302")  # RFC 5758, section 3.2.
+_KEY_IDENTIFIER_BYTES: Final = 20
 _EMPTY_NAME: Final = bytes.fromhex("3000")
 _GENERALIZED_FROM: Final = 2050  # RFC 5280, section 4.1.2.5.
-# Where the point begins in the SubjectPublicKeyInfo of a P-256 key (RFC 5480, section 2), which has 91 bytes.
-_POINT_AT, _KEY_INFO_BYTES = 26, 91
+# The SubjectPublicKeyInfo of a P-256 key, RFC 5480, section 2: this, and the point, which isn't compressed.
+_KEY_INFO: Final = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
+_POINT_AT, _KEY_INFO_BYTES = len(_KEY_INFO) - 1, 91
 
 
 def write(tag: int, *content: bytes) -> bytes:
@@ -97,7 +98,7 @@ def make_template(authority_certificate: bytes) -> LeafTemplate:
 
 def write_tbs(
     template: LeafTemplate,
-    public_key: ec.EllipticCurvePublicKey,
+    key_info: bytes,
     *,
     serial: int,
     start: int,
@@ -108,7 +109,7 @@ def write_tbs(
     """Write the part of a leaf that is signed.
 
     Arguments:
-        public_key: on P-256.
+        key_info: the key's SubjectPublicKeyInfo, DER; on P-256, its point not compressed.
         serial: positive.
         start, end: seconds since the epoch.
         uri: the one alternative name, ASCII.
@@ -117,29 +118,30 @@ def write_tbs(
     Raises:
         ValueError: the key isn't on P-256, the serial number isn't positive, or the URI isn't ASCII.
     """
-    key_info = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if len(key_info) != _KEY_INFO_BYTES or serial <= 0:
+    if len(key_info) != _KEY_INFO_BYTES or not key_info.startswith(_KEY_INFO) or serial <= 0:
         raise ValueError("the key isn't on P-256, or the serial number isn't positive")
     # RFC 5280, section 4.2.1.2, method 1.
     key_identifier = hashlib.sha1(key_info[_POINT_AT:], usedforsecurity=False).digest()
-    extensions = [
+    name = uri.encode("ascii")
+    extensions = write(
+        _SEQUENCE,
         template.usages,
         # Critical, for the subject is empty (RFC 5280, section 4.2.1.6).
-        write(_SEQUENCE, _SAN, write(_OCTET_STRING, write(_SEQUENCE, write(_URI, uri.encode("ascii"))))),
-        write(_SEQUENCE, _KEY_IDENTIFIER, write(_OCTET_STRING, write(_OCTET_STRING, key_identifier))),
+        write(_SEQUENCE, _SAN, write(_OCTET_STRING, write(_SEQUENCE, write(_URI, name)))),
+        _KEY_IDENTIFIER,
+        key_identifier,
         template.authority_key,
-    ]
-    if details is not None:
-        extensions.append(write(_SEQUENCE, _DETAILS, write(_OCTET_STRING, details)))
+        b"" if details is None else write(_SEQUENCE, _DETAILS, write(_OCTET_STRING, details)),
+    )
     return write(
         _SEQUENCE,
         _VERSION_3,
         write(_INTEGER, serial.to_bytes(serial.bit_length() // 8 + 1, "big")),
         template.issuer,
-        write(_SEQUENCE, _write_time(start), _write_time(end)),
+        _write_validity(start, end),
         _EMPTY_NAME,
         key_info,
-        write(_EXTENSIONS, write(_SEQUENCE, *extensions)),
+        write(_EXTENSIONS, extensions),
     )
 
 
@@ -159,6 +161,11 @@ def _write_oid(oid: x509.ObjectIdentifier) -> bytes:
     return write(0x06, bytes(encoded))
 
 
+@lru_cache(maxsize=16)  # Many leaves are signed within the same second.
+def _write_validity(start: int, end: int) -> bytes:
+    return write(_SEQUENCE, _write_time(start), _write_time(end))
+
+
 def _write_time(seconds: int) -> bytes:
     moment = datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC)
     if moment.year < _GENERALIZED_FROM:
@@ -167,5 +174,10 @@ def _write_time(seconds: int) -> bytes:
 
 
 _SAN: Final = _write_oid(x509.SubjectAlternativeName.oid) + _BOOLEAN_TRUE
-_KEY_IDENTIFIER: Final = _write_oid(x509.SubjectKeyIdentifier.oid)
+# The extension up to the identifier itself, 20 bytes.
+_KEY_IDENTIFIER: Final = write(
+    _SEQUENCE,
+    _write_oid(x509.SubjectKeyIdentifier.oid),
+    write(_OCTET_STRING, write(_OCTET_STRING, bytes(_KEY_IDENTIFIER_BYTES))),
+)[:-_KEY_IDENTIFIER_BYTES]
 _DETAILS: Final = _write_oid(DETAILS_OID)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -17,6 +18,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ca.authority.founding import Authority
 from ca.authority.leaf_template import PURPOSES, USAGE, LeafTemplate, make_template, write_certificate, write_tbs
@@ -43,6 +45,21 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     instance: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedLeaf:
+    """A leaf that was signed and checked.
+
+    Attributes:
+        certificate: as it was read again from ``der``.
+        not_before, not_after: seconds since the epoch, as the certificate says.
+    """
+
+    certificate: x509.Certificate
+    der: bytes
+    not_before: float
+    not_after: float
+
+
 def check_lifetime(lifetime_s: float) -> float:
     """Return the lifetime unchanged.
 
@@ -63,7 +80,7 @@ def sign_leaf(
     now: float,
     lifetime_s: float,
     details: Details | None = None,
-) -> x509.Certificate:
+) -> SignedLeaf:
     """Sign a leaf for an identity and re-check it against the profile and the authority's public key.
 
     Arguments:
@@ -82,16 +99,18 @@ def sign_leaf(
     end = int(_find_end(authority, now, check_lifetime(lifetime_s)))
     start = int(max(now - BACKDATED_S, authority.record.not_before))
     template = make_template(authority.record.certificate)
+    key_info = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     tbs = write_tbs(
         template,
-        public_key,
+        key_info,
         serial=serial,
         start=start,
         end=end,
         uri=format_spiffe_id(identity),
         details=_encode_details(details) if details is not None else None,
     )
-    leaf = _load(write_certificate(tbs, authority.key.sign(tbs, _SIGNATURE)), template)
+    der = write_certificate(tbs, authority.key.sign(tbs, _SIGNATURE))
+    leaf = _load(der, template)
     if check_leaf_profile(leaf) != identity:
         raise VerificationError("the signed certificate says another identity", reason=Reason.PEER_UNTRUSTED)
     if (
@@ -100,7 +119,7 @@ def sign_leaf(
         or (leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()) != (start, end)
     ):
         raise VerificationError("the signed certificate says something else", reason=Reason.PEER_UNTRUSTED)
-    return leaf
+    return SignedLeaf(certificate=leaf, der=der, not_before=start, not_after=end)
 
 
 def _load(der: bytes, template: LeafTemplate) -> x509.Certificate:

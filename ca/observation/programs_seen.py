@@ -146,7 +146,9 @@ class _Gathered:
     def __init__(self) -> None:
         self._workloads: dict[str, OrderedDict[Program, Sighting]] = {}
         self._count = 0
-        self._used: dict[str, int] = {}  # Bytes of loaded code.
+        # Bytes of loaded code: of each workload, and of all.
+        self._used: dict[str, int] = {}
+        self._used_by_all = 0
 
     def list_all(self) -> list[Sighting]:
         """Return them by key: replicas that write in one order don't deadlock."""
@@ -168,15 +170,18 @@ class _Gathered:
     def _insert(self, sighting: Sighting) -> None:
         used = self._used.get(sighting.workload, 0)
         size = _measure(sighting.code)
-        if used + size > MAX_CODE_PER_WORKLOAD or sum(self._used.values()) + size > MAX_CODE_GATHERED:
+        if used + size > MAX_CODE_PER_WORKLOAD or self._used_by_all + size > MAX_CODE_GATHERED:
             sighting, size = msgspec.structs.replace(sighting, code=None), 0
         self._used[sighting.workload] = used + size
+        self._used_by_all += size
         self._workloads[sighting.workload][sighting.program] = sighting
         self._count += 1
 
     def _remove(self, sighting: Sighting) -> None:
         del self._workloads[sighting.workload][sighting.program]
-        self._used[sighting.workload] -= _measure(sighting.code)
+        size = _measure(sighting.code)
+        self._used[sighting.workload] -= size
+        self._used_by_all -= size
         self._count -= 1
 
 

@@ -16,6 +16,7 @@ from shared.model.errors import MachineError, RefusedError
 from shared.model.identity.identity import IdentityKind, Workload
 from shared.model.version import VERSION
 from shared.model.wire.messages import Registration, Welcome
+from shared.runtime.interpreter import quicken_enumerations, share_lock
 from shared.runtime.sinks import LineSink
 from shared.runtime.tasks import Tasks
 from sidecar.administration.answers import Answers
@@ -33,7 +34,6 @@ from sidecar.probing.readiness import Readiness
 from sidecar.probing.readiness_gate import ReadinessGate
 from sidecar.runtime.compose import Joined, compose
 from sidecar.runtime.drain import LAST_RECORDS_S, TASKS_END_S, drain
-from sidecar.runtime.interpreter import quicken_enumerations, share_lock
 from sidecar.runtime.log_faults import Watched, watch_output
 from sidecar.runtime.prepare import Prepared
 from sidecar.runtime.serve import serve

@@ -10,12 +10,12 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
+from shared.runtime.interpreter import settle_collector
 from sidecar.control.feed import CertificateExpiredError, Feed
 from sidecar.events import Events
 from sidecar.native.engine import current_engine
 from sidecar.probing.life import Life
 from sidecar.runtime.compose import Composition
-from sidecar.runtime.interpreter import settle_collector
 from sidecar.runtime.live_checks import watch_ages, watch_holders, watch_programs
 from sidecar.runtime.live_code import watch_code
 from sidecar.runtime.prepare import Prepared

@@ -60,6 +60,7 @@ class Database:
         self._reader = self._engine.execution_options(**snapshot)
         self._write_turn = asyncio.Lock()
         self._threads = SqliteThreads(self._engine.sync_engine) if self.is_sqlite else None
+        self._kept: aiosqlite.Connection | None = None
         self._disk = Disk(Path(str(url.database)).parent) if self.is_sqlite else None
 
     @classmethod
@@ -94,6 +95,9 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection, and wait for what was cancelled and still works."""
+        if self._kept is not None:
+            self._kept.stop()
+            self._kept = None
         await self._engine.dispose()
         if self._threads is not None:
             await self._threads.join()
@@ -145,14 +149,16 @@ class Database:
                 raise
 
     async def write_in_thread(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Run a whole transaction of SQLite in its thread, and commit it.
+        """Run a whole transaction of SQLite in a thread, and commit it.
 
-        Elsewhere the driver changes threads four times for each statement, which costs more than the statements do.
+        Elsewhere the driver changes threads four times for each statement, which costs more than the statements do. So
+        does getting a connection from the pool: these transactions have one of their own, which keeps what it has read.
 
         Arguments:
             work: is run inside the transaction; what it raises rolls it back. Of SQLAlchemy it can use compiled text.
         """
         assert self._disk is not None
+        assert self._threads is not None
 
         def transact(driver: sqlite3.Connection) -> _T:
             driver.execute("BEGIN IMMEDIATE")
@@ -167,11 +173,12 @@ class Database:
 
         with _translated():
             try:
-                async with self._write_turn, self._engine.connect() as connection:
-                    raw = await connection.get_raw_connection()
-                    driver = raw.driver_connection
-                    assert isinstance(driver, aiosqlite.Connection)
-                    result: _T = await driver._execute(transact, driver._conn)  # type: ignore[no-untyped-call]
+                async with self._write_turn:
+                    if self._kept is None:
+                        self._kept = await self._threads.connect(str(self.url.database), _configure_sqlite)
+                    result: _T = await self._kept._execute(  # type: ignore[no-untyped-call]
+                        transact, self._kept._conn
+                    )
                     return result
             except (sqlite3.Error, SQLAlchemyError, OSError) as error:
                 self._disk.note_failure(error)
@@ -240,12 +247,7 @@ def _create_engine(url: URL, *, is_sqlite: bool) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # The driver must not begin transactions by its own rules.
-        cursor = connection.cursor()
-        # A spent token and a signed certificate must survive a power cut: FULL, not NORMAL.
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", f"busy_timeout = {_BUSY_TIMEOUT_MS}", _LOG_LIMIT):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
+        _configure_sqlite(connection)
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Connection) -> None:
@@ -253,6 +255,16 @@ def _create_engine(url: URL, *, is_sqlite: bool) -> AsyncEngine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writer else "BEGIN")
 
     return engine
+
+
+def _configure_sqlite(connection: Any) -> None:
+    """Set up a connection: the driver's own, or what SQLAlchemy puts in its place."""
+    connection.isolation_level = None  # The driver must not begin transactions by its own rules.
+    cursor = connection.cursor()
+    # A spent token and a signed certificate must survive a power cut: FULL, not NORMAL.
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", f"busy_timeout = {_BUSY_TIMEOUT_MS}", _LOG_LIMIT):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
 
 
 def _prepare_directory(directory: Path) -> URL:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
+from collections.abc import Callable
 from typing import Any, Final
 
 import aiosqlite
@@ -44,6 +45,20 @@ class SqliteThreads:
         @event.listens_for(engine, "do_connect")
         def connect_here(_dialect: object, _record: object, _arguments: object, options: dict[str, Any]) -> None:
             options["async_creator_fn"] = self._connect
+
+    async def connect(self, path: str, configure: Callable[[sqlite3.Connection], None]) -> aiosqlite.Connection:
+        """Open a connection beside the pool's; who asks for it stops it before ``join``.
+
+        Arguments:
+            configure: is run in the connection's thread.
+        """
+        connection = await self._connect(path)
+        try:
+            await connection._execute(configure, connection._conn)  # type: ignore[no-untyped-call]
+        except BaseException:
+            connection.stop()
+            raise
+        return connection
 
     async def join(self, *, timeout_s: float = END_S) -> int:
         """Interrupt what still runs, and wait for its threads; return how many haven't ended in time."""

@@ -140,6 +140,8 @@ def merge_sightings(known: Sighting | None, new: Sighting) -> Sighting:
     """Return one sighting of both; what an older release didn't say, or couldn't read this time, stays as it was."""
     if known is None:
         return new
+    if _says_nothing_new(known, new):
+        return msgspec.structs.replace(known, first=min(known.first, new.first), last=max(known.last, new.last))
     images = {each.image: each for each in known.images}
     for each in new.images:
         before = images.get(each.image)
@@ -156,6 +158,16 @@ def merge_sightings(known: Sighting | None, new: Sighting) -> Sighting:
         code=new.code or known.code,
         first=min(known.first, new.first),
         last=max(known.last, new.last),
+    )
+
+
+def _says_nothing_new(known: Sighting, new: Sighting) -> bool:
+    """Tell whether only the time differs, as with most certificates that are asked for."""
+    return (
+        not (new.images or new.parents or new.package or new.code)
+        and new.path in ("", known.path)
+        and new.pods == known.pods[:1]
+        and len(known.images) <= 1
     )
 
 

@@ -13,6 +13,8 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar, cast
 
 import msgspec
 from cryptography import x509
@@ -20,7 +22,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import verification
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, ObjectIdentifier
+from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
 from shared.model.errors import IdentityError, VerificationError
 from shared.model.identity.identity import Identity, parse_spiffe_id
@@ -36,6 +38,10 @@ MAX_CHAIN_CERTIFICATES = 4
 # Altogether; ours take 2 KiB. Who is remembered fills no more of the verifier's memory than it has to.
 MAX_CHAIN_BYTES = 16 * 1024
 _MAX_REMEMBERED_CHAINS = 1024
+_PURPOSES = frozenset((ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH))
+_Kind = TypeVar("_Kind", bound=x509.ExtensionType)
+# The same identities come again with each renewal.
+_parse_identity = lru_cache(maxsize=_MAX_REMEMBERED_CHAINS)(parse_spiffe_id)
 
 
 class EvictedError(VerificationError):
@@ -191,17 +197,22 @@ def check_leaf_profile(leaf: x509.Certificate) -> Identity:
         return VerificationError(f"the certificate violates the profile: {what}", reason=Reason.PEER_UNTRUSTED)
 
     try:
-        extensions = leaf.extensions
-        san = extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        usage = extensions.get_extension_for_class(x509.KeyUsage)
-        extended = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
-        extensions.get_extension_for_oid(ExtensionOID.AUTHORITY_KEY_IDENTIFIER)
-        extensions.get_extension_for_oid(ExtensionOID.SUBJECT_KEY_IDENTIFIER)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
+        # That none comes twice is checked where they are read. One walk: the library's search makes one for each.
+        found = {type(each.value): each for each in leaf.extensions}
+    except (x509.DuplicateExtension, ValueError) as error:
         raise fail(str(error)) from error
-    uris = san.value.get_values_for_type(x509.UniformResourceIdentifier)
-    if len(uris) != 1 or len(list(san.value)) != 1:
+
+    def find(kind: type[_Kind]) -> x509.Extension[_Kind]:
+        if (extension := found.get(kind)) is None:
+            raise fail(f"it has no extension {kind.__name__}")
+        return cast("x509.Extension[_Kind]", extension)
+
+    san, usage = find(x509.SubjectAlternativeName), find(x509.KeyUsage)
+    extended, constraints = find(x509.ExtendedKeyUsage).value, find(x509.BasicConstraints).value
+    find(x509.AuthorityKeyIdentifier)
+    find(x509.SubjectKeyIdentifier)
+    names = list(san.value)
+    if len(names) != 1 or not isinstance(names[0], x509.UniformResourceIdentifier):
         raise fail("exactly one URI SAN and nothing else is allowed")
     if not leaf.subject.rdns and not san.critical:
         raise fail("the SAN must be critical when the subject is empty")
@@ -210,7 +221,7 @@ def check_leaf_profile(leaf: x509.Certificate) -> Identity:
     value = usage.value
     if not usage.critical or not value.digital_signature or value.key_cert_sign or value.crl_sign:
         raise fail("keyUsage must be critical, with digitalSignature and without keyCertSign and cRLSign")
-    if {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH} != set(extended):
+    if set(extended) != _PURPOSES:
         raise fail("extendedKeyUsage must be serverAuth and clientAuth")
     try:
         key = leaf.public_key()
@@ -219,7 +230,7 @@ def check_leaf_profile(leaf: x509.Certificate) -> Identity:
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise fail("the key must be ECDSA P-256")
     try:
-        return parse_spiffe_id(uris[0])
+        return _parse_identity(names[0].value)
     except IdentityError as error:
         raise fail(error.message) from error
 

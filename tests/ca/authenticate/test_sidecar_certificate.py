@@ -53,7 +53,7 @@ async def test_a_certificate_that_the_ledger_does_not_hold_is_refused(tmp_path: 
         await join(core, "one")
         active = core.authorities.active
         key = ec.generate_private_key(ec.SECP256R1()).public_key()
-        leaf = sign_leaf(active, key, SIDECAR, serial=1 << 130, now=NOW, lifetime_s=3600)
+        leaf = sign_leaf(active, key, SIDECAR, serial=1 << 130, now=NOW, lifetime_s=3600).certificate
         with pytest.raises(RefusedError, match="ledger"):
             await make(core).authenticate(leaf, claimed="one", now=NOW)
 

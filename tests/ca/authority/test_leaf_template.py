@@ -8,6 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ca.authority.founding import make_issuer, make_root
 from ca.authority.leaf_template import PURPOSES, USAGE, make_template, write_certificate, write_tbs
@@ -19,6 +20,7 @@ ROOT = make_root(TRUST_DOMAIN, KEK, now=NOW)
 ISSUER = make_issuer(TRUST_DOMAIN, ROOT, KEK, phase=AuthorityPhase.ACTIVE, now=NOW)
 TEMPLATE = make_template(ISSUER.record.certificate)
 KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
+KEY_INFO = KEY.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 IN_2050 = 2_524_608_000
 
 
@@ -51,7 +53,7 @@ def test_a_leaf_is_written_as_the_library_writes_it(serial: int, details: bytes 
         (int(NOW), int(NOW) + 300, "spiffe://a/b"),
         (IN_2050 - 1, IN_2050, f"spiffe://{TRUST_DOMAIN}/ns/{'n' * 60}/sa/{'a' * 200}/sha256/{'f' * 64}"),
     ):
-        tbs = write_tbs(TEMPLATE, KEY, serial=serial, start=start, end=end, uri=uri, details=details)
+        tbs = write_tbs(TEMPLATE, KEY_INFO, serial=serial, start=start, end=end, uri=uri, details=details)
         assert tbs == build(serial, start, end, uri, details).tbs_certificate_bytes
         signed = write_certificate(tbs, ISSUER.key.sign(tbs, ec.ECDSA(hashes.SHA256())))
         x509.load_der_x509_certificate(signed).verify_directly_issued_by(ISSUER.certificate)
@@ -59,6 +61,14 @@ def test_a_leaf_is_written_as_the_library_writes_it(serial: int, details: bytes 
 
 def test_what_has_no_place_in_a_leaf_is_refused() -> None:
     other = ec.generate_private_key(ec.SECP384R1()).public_key()
-    for key, serial, uri in ((other, 1, "spiffe://a/b"), (KEY, 0, "spiffe://a/b"), (KEY, 1, "spiffe://ä/b")):
+    other_info = other.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    of_another_curve = KEY_INFO[:20] + b"\0" + KEY_INFO[21:]
+    for key, serial, uri in (
+        (other_info, 1, "spiffe://a/b"),
+        (of_another_curve, 1, "spiffe://a/b"),
+        (KEY_INFO + b"\0", 1, "spiffe://a/b"),
+        (KEY_INFO, 0, "spiffe://a/b"),
+        (KEY_INFO, 1, "spiffe://ä/b"),
+    ):
         with pytest.raises(ValueError):
             write_tbs(TEMPLATE, key, serial=serial, start=int(NOW), end=int(NOW) + 1, uri=uri, details=None)

@@ -32,7 +32,7 @@ def sign(authority: Authority = ISSUER, *, lifetime_s: float = 3600, now: float 
         now=now,
         lifetime_s=lifetime_s,
         details=Details(path="/usr/bin/ü"),
-    )
+    ).certificate
 
 
 def test_a_leaf_has_the_profile_is_backdated_and_lives_as_asked() -> None:

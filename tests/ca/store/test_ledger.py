@@ -16,6 +16,7 @@ from ca.store.ledger import Ledger
 from ca.store.migrations.versions import v0023_ledger_search
 from ca.store.records import LedgerFilter
 from ca.store.store import Store
+from shared.model.errors import ConflictError, UnavailableError
 from shared.model.identity.identity import Identity, IdentityKind
 from shared.model.wire.messages import ProgramEvidence
 from tests.ca.founded import DATABASE, NOW, WEB, join, make_csr, opened
@@ -35,6 +36,29 @@ async def test_alive_is_counted_by_authority_until_it_expires_and_is_pruned(tmp_
         assert await core.store.ledger.list_lines(LedgerFilter(workload=DATABASE)) == []
         assert await core.store.ledger.prune(expired_before=NOW + 3601) == 1
         assert await core.store.ledger.get(issued.record.serial) is None
+
+
+async def test_each_line_of_a_large_group_is_there_or_has_its_own_fault(tmp_path: Path) -> None:
+    """Those of an authority that doesn't sign are left out."""
+    async with opened(tmp_path / "d") as core:
+        first = (await core.issuance.issue_sidecar(await join(core, "one"), make_csr(), NOW)).record
+        lines = [
+            replace(first, serial=first.serial + number, path=f"/bin/{number}", pid=number, issued=NOW + number / 7)
+            for number in range(1, 200)
+        ]
+        foreign = [replace(line, authority_id="nobody") if line.pid % 10 == 0 else line for line in lines]
+        faults = await core.store.ledger.write(foreign)
+        assert [line.pid for line, fault in zip(foreign, faults, strict=True) if isinstance(fault, ConflictError)] == [
+            *range(10, 200, 10)
+        ]
+        written = [line for line, fault in zip(foreign, faults, strict=True) if fault is None]
+        assert await core.store.ledger.list_lines() == [*reversed(written), first]
+        assert await core.store.ledger.write([]) == []
+        # One that can't be written takes its whole group back: none of them may leave.
+        later = replace(first, serial=first.serial + 1_000)
+        with pytest.raises(UnavailableError):
+            await core.store.ledger.write([later, first])
+        assert await core.store.ledger.get(later.serial) is None
 
 
 async def test_a_search_finds_by_each_of_its_fields_and_by_all_together(tmp_path: Path) -> None:

@@ -47,6 +47,52 @@ async def test_a_query_that_was_cancelled_is_waited_for(tmp_path: Path, times: i
     assert workers() == []
 
 
+async def test_a_transaction_that_was_cancelled_is_waited_for_and_whole(tmp_path: Path) -> None:
+    """The next one of its connection comes after it, and a writer of the pool has its turn."""
+    database = await Database.open(tmp_path)
+    begins, goes_on = threading.Event(), threading.Event()
+
+    def fill(driver: sqlite3.Connection) -> None:
+        driver.execute("CREATE TABLE numbers(n)")
+        driver.execute("INSERT INTO numbers VALUES (1)")
+        begins.set()
+        goes_on.wait()
+        driver.execute("INSERT INTO numbers VALUES (2)")
+
+    filling = asyncio.create_task(database.write_in_thread(fill))
+    await asyncio.to_thread(begins.wait)
+    filling.cancel()
+    await asyncio.wait({filling})
+    goes_on.set()
+
+    def count(driver: sqlite3.Connection) -> int:
+        (found,) = driver.execute("SELECT count(*) FROM numbers").fetchone()
+        return int(found)
+
+    assert await database.write_in_thread(count) == 2
+    async with database.writing() as connection:
+        await connection.execute(text("INSERT INTO numbers VALUES (3)"))
+    assert await database.write_in_thread(count) == 3
+    await database.close()
+    assert workers() == []
+
+
+async def test_a_closed_database_waits_for_a_transaction_that_was_cancelled(tmp_path: Path) -> None:
+    database = await Database.open(tmp_path)
+    begins = threading.Event()
+
+    def count_slowly(driver: sqlite3.Connection) -> None:
+        begins.set()
+        driver.execute(str(SLOW_QUERY)).fetchone()
+
+    counting = asyncio.create_task(database.write_in_thread(count_slowly))
+    await asyncio.to_thread(begins.wait)
+    counting.cancel()
+    await asyncio.wait({counting})
+    await database.close()
+    assert workers() == []
+
+
 async def test_a_connection_that_was_cancelled_while_it_opened_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,19 @@ def test_sightings_add_up_and_what_an_older_release_doesnt_say_stays_known() -> 
     assert [(each.image, each.first, each.last) for each in again.images] == [(OLD, 1, 10), (NEW, 8, 9)]
 
 
+def test_a_repeated_sighting_changes_nothing_but_its_time() -> None:
+    """Where it comes from another pod, has another path or is of an image, that counts as well."""
+    known = see(WEB, in_image(OLD, 1), path="/srv/web", package="web 1", pods=("a", "b"), parents=("/init",))
+    for path in ("", "/srv/web"):
+        again = merge_sightings(known, see(WEB, path=path, pods=("a",), first=0.5, last=7.0))
+        assert again == msgspec.structs.replace(known, first=0.5, last=7.0)
+    assert merge_sightings(known, see(WEB, pods=("a",), first=1.5, last=1.5)) == known
+    assert merge_sightings(known, see(WEB, pods=("b",))).pods == ("b", "a")
+    assert merge_sightings(known, see(WEB, path="/srv/other", pods=("a",))).path == "/srv/other"
+    assert merge_sightings(known, see(WEB, package="web 2", pods=("a",))).package == "web 2"
+    assert [each.image for each in merge_sightings(known, see(WEB, in_image(NEW, 3), pods=("a",))).images] == [OLD, NEW]
+
+
 def test_images_and_pods_are_bounded_the_latest_stay() -> None:
     known = None
     for number in range(40):

@@ -10,7 +10,7 @@ import sys
 
 _LOOK = """
 import gc, sys, threading, time
-from sidecar.runtime.interpreter import settle_collector, share_lock
+from shared.runtime.interpreter import settle_collector, share_lock
 kept = [[] for _ in range(50_000)]
 settle_collector()
 print(gc.get_freeze_count() > 50_000)
@@ -30,7 +30,7 @@ def test_the_lock_goes_round_quickly_and_collections_are_small() -> None:
 
 _LOOK_UP = """
 from enum import Enum, EnumType, StrEnum
-from sidecar.runtime.interpreter import quicken_enumerations
+from shared.runtime.interpreter import quicken_enumerations
 from sidecar.pump.states import Flow
 class Named(StrEnum):
     title = "a"

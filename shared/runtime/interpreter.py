@@ -1,7 +1,7 @@
 """How the interpreter is set up for one event loop beside which threads work.
 
-Belongs here: what is the same for the whole process. Doesn't: what the threads do, long work on the loop itself
-(``sidecar/slices.py``).
+Belongs here: what is the same for the whole process, a sidecar's or the CA's. Doesn't: what the threads do, long work
+on the loop itself (``sidecar/slices.py``).
 """
 
 from __future__ import annotations
@@ -25,16 +25,25 @@ _GC_THRESHOLDS: Final = (1_000, 2, 400)
 def share_lock() -> None:
     """Let no thread keep the interpreter's lock for longer than half a millisecond while another one wants it.
 
-    A call that doesn't give it up in C still does (sys.setswitchinterval).
+    A call that doesn't give it up in C still does (sys.setswitchinterval). The CA doesn't call this: its threads wait
+    for SQLite, and taking the lock from its loop more often only costs.
     """
     sys.setswitchinterval(LOCK_S)
 
 
 def settle_collector() -> None:
     """Leave what lives from the start out of every collection, and collect less often."""
+    spare_what_lives()
+    gc.set_threshold(*_GC_THRESHOLDS)
+
+
+def spare_what_lives() -> None:
+    """Leave what lives from the start out of every collection. The CA does no more than this.
+
+    Collected as seldom as a sidecar's, what thousands of closed streams leave in cycles would fill its memory.
+    """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
 
 
 def quicken_enumerations() -> None:
