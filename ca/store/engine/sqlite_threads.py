@@ -12,13 +12,17 @@ import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import aiosqlite
 from sqlalchemy import Engine, event
 
+from ca.store.engine.whole_statements import WholeStatements
+
 END_S: Final = 5.0
 _INTERRUPT_S: Final = 0.1
+_ITERATED: Final = 64  # Rows at once, where a cursor is iterated over.
 
 
 class RollingBack(sqlite3.Connection):
@@ -75,7 +79,7 @@ class SqliteThreads:
 
     async def _connect(self, *arguments: Any, **options: Any) -> aiosqlite.Connection:
         self._forget_ended()
-        connection = aiosqlite.connect(*arguments, factory=RollingBack, **options)
+        connection = WholeStatements(partial(sqlite3.connect, *arguments, factory=RollingBack, **options), _ITERATED)
         # As SQLAlchemy does where it connects itself: a thread that hangs doesn't keep the process.
         connection._thread.daemon = True
         self._threads[connection._thread] = connection
