@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from shared.model.policy.decision import Answer, Ending
@@ -113,5 +115,6 @@ def test_a_shutdown_before_the_verdict_is_a_reset_and_recorded_as_one(whole_shop
 
 def _has_accepted(sidecar: Sidecar) -> bool:
     """Tell whether it holds a redirected connection: in proc(5) at loopback, with an inode, half-closed or not."""
-    rows = [line.split() for line in sidecar.pod.run("cat", "/proc/net/tcp").stdout.splitlines()[1:]]
+    table = Path(f"/proc/{sidecar.process.pid}/net/tcp").read_text()  # Of its pod's network.
+    rows = [line.split() for line in table.splitlines()[1:]]
     return any(row[1].startswith("0100007F:") and row[3] in ("01", "08") and row[9] != "0" for row in rows)

@@ -62,12 +62,13 @@ def is_dialling(sidecar: Sidecar) -> bool:
 
 
 def wait_gone(process: subprocess.Popen[str]) -> None:
-    assert process.wait(60) == 0
+    assert process.wait(150) == 0
 
 
 def miss_one(shop: Shop, holding: Sidecar, address: str, port: int) -> None:
     """Have a program be gone before any look: from then on its port's connections wait."""
     for _ in range(_TRIES):
+        holding.log.skip()
         holding.pause()
         wait_gone(send(holding, shop.buyer, address, port))
         holding.resume()
@@ -91,7 +92,10 @@ def test_after_one_that_was_gone_senders_wait_for_the_look_and_are_known(shop: S
 
 
 def send_until_known(shop: Shop, holding: Sidecar, address: str, port: int) -> DecisionRecord:
-    """Each look counts for 50 ms, which a busy machine may let pass before the connection is accepted."""
+    """Each look counts for 50 ms, which a busy machine may let pass before the connection is accepted.
+
+    While the sidecar stands still it may also lose its stream, by which it asks who is at the destination.
+    """
     for _ in range(_TRIES):
         holding.log.skip()
         holding.pause()
@@ -103,5 +107,5 @@ def send_until_known(shop: Shop, holding: Sidecar, address: str, port: int) -> D
         record = holding.log.wait_for(lambda each: each.port == port and each.phase is Phase.END, "the sender")
         if record.answer is Answer.ALLOW:
             return record
-        assert record.reason is Reason.SENDER_GONE
+        assert record.reason in {Reason.SENDER_GONE, Reason.CA_UNAVAILABLE}
     pytest.fail("no sender was known")

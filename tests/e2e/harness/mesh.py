@@ -16,7 +16,7 @@ from pathlib import Path
 from shared.model.identity.loaded_code import ApprovedCode
 from shared.model.policy.rules import Mode, NamespaceState, Rule
 from tests.e2e.harness.admin import Admin, AdminError
-from tests.e2e.harness.pods import Network, Pod, end
+from tests.e2e.harness.pods import Network, Pod, end, pause
 from tests.e2e.harness.programs import Actor, Executable, make_executable
 from tests.e2e.harness.records import Log
 
@@ -56,8 +56,8 @@ class Sidecar:
     process: subprocess.Popen[str] = field(repr=False)
 
     def pause(self) -> None:
-        """Stop it as SIGSTOP does; connections wait in the kernel."""
-        self.process.send_signal(signal.SIGSTOP)
+        """Stop it as SIGSTOP does, and wait until it stands still; connections wait in the kernel."""
+        pause(self.process)
 
     def resume(self) -> None:
         """Let it go on."""
@@ -118,7 +118,7 @@ class Mesh:
     def pause_ca(self) -> None:
         """Stop the CA as SIGSTOP does: it answers nobody and closes nothing."""
         assert self._ca is not None
-        self._ca.send_signal(signal.SIGSTOP)
+        pause(self._ca)
 
     def resume_ca(self) -> None:
         """Let the CA go on."""
@@ -144,7 +144,7 @@ class Mesh:
         settings: str = "capture: redirect",
         has_capabilities: bool = True,
         release: Path = ROOT,
-        main: str = "sidecar",
+        main: str = "",
     ) -> Sidecar:
         """Start a sidecar and wait until it is ready.
 
@@ -152,7 +152,7 @@ class Mesh:
             pod: where; a new one by default.
             settings: YAML of its configuration beside instance, token and tunnel addresses.
             release: where its code is.
-            main: the module that is run.
+            main: the module that is run; by default the sidecar's, with longer deadlines.
         """
         instance = f"{workload.replace('/', '-')}-{next(self._names)}"
         pod = pod or self.network.add(instance)
@@ -189,11 +189,12 @@ class Mesh:
         token: str = "",
         has_capabilities: bool = True,
         release: Path = ROOT,
-        main: str = "sidecar",
+        main: str = "",
     ) -> Sidecar:
         """Start a sidecar, whatever becomes of it; ``token``: another than a new one."""
         addresses = (pod.address, pod.address6)
         token = token or self.admin.make_join_token(workload, addresses).token
+        main = main or ("tests.e2e.harness.unhurried_sidecar" if release == ROOT else "sidecar")
         configuration = self.directory / f"{instance}.yaml"
         listed = ", ".join(f'"{each}"' for each in addresses)
         configuration.write_text(f"instance: {instance}\ntunnel: {{addresses: [{listed}]}}\n{settings}\n")

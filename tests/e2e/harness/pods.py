@@ -23,7 +23,7 @@ _CLONE_NEWPID = 0x20000000
 _CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG = 1
 _PR_CAPBSET_DROP = 24
-_TIMEOUT_S = 60
+_TIMEOUT_S = 150  # Bounds a failure alone: a busy machine may give a process a tenth of a core.
 # Left to itself, a bridge takes the lowest address of its ports: a later pod could change it, and for a minute or two
 # the pods before would send to the hub's old one in vain.
 _BRIDGE_ADDRESS = "02:00:c6:12:00:01"
@@ -161,6 +161,16 @@ def end(child: subprocess.Popen[str]) -> None:
         if pipe is not None:
             with contextlib.suppress(OSError):
                 pipe.close()
+
+
+def pause(child: subprocess.Popen[str]) -> None:
+    """Stop a process as SIGSTOP does; return when none of its threads runs any more, or it has ended.
+
+    The signal itself only tells one thread, and the others run on until the kernel has run that one.
+    """
+    child.send_signal(signal.SIGSTOP)
+    if child.returncode is None:
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
 
 class Network:

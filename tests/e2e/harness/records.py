@@ -12,7 +12,7 @@ from shared.model.policy.decision import Answer, DecisionRecord, Phase
 from shared.model.policy.reasons import Reason
 from tests.e2e.harness.proofs import witness
 
-_WAIT_S = 60.0
+_WAIT_S = 150.0  # Bounds a failure alone.
 _POLL_S = 0.02
 _decoder = msgspec.json.Decoder(DecisionRecord, strict=True)
 

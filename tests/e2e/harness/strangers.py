@@ -41,7 +41,7 @@ from tests.sidecar.little_ca import Authority
 
 TUNNEL_PORT = 15008
 ALPN = b"touchmark/1"
-_DEADLINE_S = 40.0
+_DEADLINE_S = 120.0  # Bounds a failure alone.
 
 
 class Identity:
@@ -207,7 +207,9 @@ class Member:
             try:
                 for program in programs:
                     wanted = make_key_request()
-                    chain = await uplink.request_certificate(wanted.csr, program, ProgramEvidence(), timeout_s=10)
+                    chain = await uplink.request_certificate(
+                        wanted.csr, program, ProgramEvidence(), timeout_s=_DEADLINE_S
+                    )
                     identities.append(Identity(wanted.key, chain))
                 ready.set()
                 while not over.is_set():
@@ -230,7 +232,7 @@ class Member:
         thread = threading.Thread(target=run, name="hand-made member")
         thread.start()
         try:
-            if not ready.wait(60) or failure:
+            if not ready.wait(150) or failure:
                 raise AssertionError(f"the member couldn't join: {failure}")
             yield identities
         finally:
@@ -286,9 +288,16 @@ def serving(pod: Pod, identity: Identity) -> Iterator[None]:
 
 
 def steal_issuer(mesh: Mesh, directory: Path) -> Authority:
-    """Take the active issuing authority, with its key, out of a copy of the CA's store: to sign what it never would."""
+    """Take the active issuing authority, with its key, out of a copy of the CA's store: to sign what it never would.
+
+    The CA is paused meanwhile: files that are copied one after the other while it writes are no database.
+    """
     copy = directory / "stolen"
-    shutil.copytree(mesh.directory / "ca", copy)
+    mesh.pause_ca()
+    try:
+        shutil.copytree(mesh.directory / "ca", copy)
+    finally:
+        mesh.resume_ca()
 
     async def read() -> Authority:
         store = await Store.open(copy, trust_domain="touchmark.local")
