@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 import socket
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -384,25 +383,29 @@ async def test_a_reused_tunnel_is_checked_against_the_bundle_of_now() -> None:
         assert await peer.receive() == (FrameType.REFUSE, 1, Reason.PEER_UNTRUSTED.value.encode())
 
 
-async def test_a_silent_peer_and_a_plain_one_are_closed() -> None:
-    async with running_pair(echo, limits=Limits(client_hello_s=2, handshake_s=10)) as pair:
+async def test_a_silent_peer_is_closed() -> None:
+    async with running_pair(echo, limits=Limits(client_hello_s=0.2)) as pair:
         reader, writer = await asyncio.open_connection(*pair.tunnel)
-        started = time.monotonic()
         assert await reader.read() == b""
-        assert time.monotonic() - started < 15
         writer.close()
+        await until(lambda: pair.server.records)
+        assert [r.reason for r in pair.server.records] == [Reason.DEADLINE_EXCEEDED]
+
+
+async def test_a_plain_peer_is_closed() -> None:
+    async with running_pair(echo) as pair:
         reader, writer = await asyncio.open_connection(*pair.tunnel)
         writer.write(b"GET / HTTP/1.1\r\n\r\n")
         with pytest.raises(ConnectionResetError):
             if await reader.read() == b"":
                 raise ConnectionResetError
         writer.close()
-        await until(lambda: len(pair.server.records) == 2)
-        assert [r.reason for r in pair.server.records] == [Reason.DEADLINE_EXCEEDED, Reason.HANDSHAKE_FAILED]
+        await until(lambda: pair.server.records)
+        assert [r.reason for r in pair.server.records] == [Reason.HANDSHAKE_FAILED]
 
 
 async def test_a_handshake_that_stops_half_way_is_closed() -> None:
-    async with running_pair(echo, limits=Limits(client_hello_s=10, handshake_s=3)) as pair:
+    async with running_pair(echo, limits=Limits(client_hello_s=60, handshake_s=8)) as pair:
         context = make_context(pair.mint.issue(identify(CLIENT, CLIENT_PROGRAM)), pair.mint.bundle, Role.INITIATOR)
         half = SSL.Connection(context, None)
         half.set_tlsext_host_name(b"p%d" % pair.application[1])
@@ -501,7 +504,7 @@ async def test_an_idle_tunnel_is_ended_by_closing_and_the_client_dials_anew() ->
             writer.close()
             await until(lambda turn=turn: len(pair.client.records) > turn)  # type: ignore[misc]
             await until(lambda: len(pair.client.sidecar.connector) == 0)
-        assert pair.tunnels_accepted == 3
+        assert pair.tunnels_accepted >= 3  # One that a busy machine leaves idle before its first OPEN is ended as well.
         assert {record.ending for record in pair.client.records} == {Ending.FINISHED}
 
 

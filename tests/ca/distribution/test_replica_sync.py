@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from ca.authority.kek import KeyEncryptionError
 from ca.distribution import replica_sync as following_module
@@ -284,7 +284,7 @@ async def test_a_killed_process_doesnt_keep_its_streams(
                 assert await is_connected(one, "web-1")  # Its own beat keeps it.
                 process.send_signal(signal.SIGKILL)
                 await process.wait()
-                monkeypatch.setattr(replicas_module, "REPLICA_DEAD_S", 8.0)
+                await let_beats_grow_old(one)
                 await eventually(lambda: is_gone(one, "web-1"), deadline_s=60)
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -303,6 +303,14 @@ async def read_last_beats(services: RunningCA) -> dict[str, float]:
     seen = select(replicas.c.replica, replicas.c.seen).where(replicas.c.replica != services.store.replica)
     async with services.store.replicas._database.reading() as connection:
         return {row.replica: row.seen for row in await connection.execute(seen)}
+
+
+async def let_beats_grow_old(services: RunningCA) -> None:
+    """Let the last sign of life of every other replica lie so far back that it counts as dead."""
+    age_s = replicas_module.REPLICA_DEAD_S + 1
+    own = services.store.replica
+    async with services.store.replicas._database.writing() as connection:
+        await connection.execute(update(replicas).where(replicas.c.replica != own).values(seen=replicas.c.seen - age_s))
 
 
 async def has_beaten(services: RunningCA, before: dict[str, float]) -> bool:

@@ -216,8 +216,10 @@ async def test_a_question_ends_a_long_backoff_and_waits_for_the_stream(monkeypat
             parts = await stack.enter_async_context(joined(ca))
         await until(lambda: not parts.uplink.is_connected)
         monkeypatch.setattr(uplink, "_RECONNECT_GRACE_S", 0.2)
+        parts.uplink.fault = ""
         with pytest.raises(UnavailableError):
             await parts.uplink.ask(Lookup(address="198.18.0.1"))
+        await until(lambda: parts.uplink.fault)  # The try that the question caused doesn't meet the CA that comes now.
         await stack.enter_async_context(ca.serving())
         await asyncio.sleep(0.5)
         assert not parts.uplink.is_connected  # Nobody needs it.

@@ -292,7 +292,7 @@ def test_a_backdated_or_truncated_certificate_causes_no_storm_of_renewals() -> N
     """What is left counts: of a certificate backdated by more than half its life, half-life lies in the past."""
 
     async def count_renewals() -> int:
-        async with a_store(life_s=8) as (_, issuing, _):  # The little CA backdates by 30 s.
+        async with a_store(life_s=28) as (_, issuing, _):  # The little CA backdates by 30 s.
             await asyncio.sleep(0.1)
             return issuing.ca.issued
 

@@ -54,7 +54,7 @@ async def test_a_peer_that_restarts_loses_nobody() -> None:
     assert {record["ending"] for record in web.records} == {"finished"}
 
 
-@pytest.mark.parametrize(("arguments", "signals"), [(("--drain-seconds", "1"), 1), ((), 2)])
+@pytest.mark.parametrize(("arguments", "signals"), [(("--drain-seconds", "1"), 1), (("--drain-seconds", "3600"), 2)])
 async def test_the_draining_ends_at_its_deadline_or_with_a_second_signal(
     arguments: tuple[str, ...], signals: int
 ) -> None:
@@ -62,15 +62,14 @@ async def test_the_draining_ends_at_its_deadline_or_with_a_second_signal(
         reader, writer = await echo.connect()
         writer.write(b"x")
         assert await reader.readexactly(1) == b"x"
-        began = asyncio.get_running_loop().time()
         for _ in range(signals):
             echo.running.process.send_signal(signal.SIGTERM)
             await until(lambda: any(event["event"] == "sidecar_draining" for event in echo.running.events))
         with pytest.raises(ConnectionResetError):
-            await reader.read()
+            async with asyncio.timeout(240):
+                await reader.read()
         writer.close()
         assert await echo.running.process.wait() == 0
-        assert asyncio.get_running_loop().time() - began < 15  # Left to itself it would drain for 20 s.
         await echo.running.stop()
     assert [record["ending"] for record in echo.running.records if record["phase"] == "end"] == ["shutdown"]
 

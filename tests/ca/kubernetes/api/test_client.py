@@ -129,7 +129,7 @@ async def test_a_watch_gives_whole_lines_whatever_arrives_together(tmp_path: Pat
             await asyncio.sleep(0.02)
         return response
 
-    async with faked(tmp_path, handle) as client, client.follow("/w", query={"watch": "1"}, idle_s=5) as lines:
+    async with faked(tmp_path, handle) as client, client.follow("/w", query={"watch": "1"}, idle_s=60) as lines:
         assert [line async for line in lines] == [b'{"a":1}', b'{"b":2}', b'{"c":3}']
 
 
