@@ -13,6 +13,7 @@ import pytest
 
 from sidecar.sightings import packages
 from sidecar.sightings.packages import find_package
+from tests.sidecar.sightings.rpm_sample import FOLDER, LARGE, MANY_FILES, PACKAGES, read_sample
 
 STATUS = "Package: other\nVersion: 9\n\nPackage: curl\nStatus: install ok installed\nVersion: 7.88.1-10+deb12u8\n"
 APK = "C:Q1x=\nP:busybox\nV:1.36.1-r2\nF:bin\nR:busybox\n\nP:curl\nV:8.5.0-r0\nF:usr\nF:usr/bin\nR:curl\na:0:0:755\n\n"
@@ -120,3 +121,58 @@ def test_a_database_of_one_line_many_times_takes_one_pass(tmp_path: Path) -> Non
 def test_a_name_that_would_write_on_a_terminal_isnt_told(tmp_path: Path) -> None:
     write(tmp_path, "var/lib/dpkg/info/\x1b[2J.list", "/usr/bin/curl\n")
     assert find(tmp_path, "/usr/bin/curl") == ""
+
+
+def write_rpm(root: Path, content: bytes, *, folder: str = FOLDER) -> Path:
+    file = root / folder / "rpmdb.sqlite"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    return file
+
+
+@pytest.mark.parametrize("folder", [FOLDER, "var/lib/rpm"])
+def test_what_rpm_has_installed_is_found(tmp_path: Path, folder: str) -> None:
+    """In a database that rpm has made, of one page and of several for a header (``rpm_sample.py``)."""
+    write_rpm(tmp_path, read_sample(), folder=folder)
+    for number in range(1, PACKAGES + 1):
+        version = f"sample-{number} {'3:' if number == 7 else ''}{number}.0-1 (rpm)"
+        for path in (f"/usr/bin/sample-{number}", f"/bin/sample-{number}", f"/usr/share/sample-{number}/file-2"):
+            assert find(tmp_path, path) == version
+        assert find(tmp_path, f"/usr/share/sample-{number}/file-{MANY_FILES}") == (version if number == LARGE else "")
+    assert find(tmp_path, "/usr/bin/shared-1") == "sample-2 2.0-1 (rpm)"
+    assert find(tmp_path, "/usr/bin/file-1") == ""
+
+
+@pytest.mark.parametrize(("name", "kind"), [("Packages", "Berkeley DB"), ("Packages.db", "ndb")])
+def test_a_database_of_rpm_that_isnt_read_is_told(tmp_path: Path, name: str, kind: str) -> None:
+    write(tmp_path, f"var/lib/rpm/{name}", "content")
+    assert find(tmp_path, "/usr/bin/curl") == f"unknown: rpm's database is {kind}, which isn't read"
+    write(tmp_path, "var/lib/dpkg/info/curl.list", "/usr/bin/curl\n")
+    assert find(tmp_path, "/usr/bin/curl") == "curl (dpkg)"
+
+
+@pytest.mark.parametrize("beside", ["-wal", "-journal"])
+def test_a_database_that_rpm_has_not_finished_writing_is_told(tmp_path: Path, beside: str) -> None:
+    file = write_rpm(tmp_path, read_sample())
+    other = file.with_name(file.name + beside)
+    other.touch()
+    assert find(tmp_path, "/usr/bin/sample-1") == "sample-1 1.0-1 (rpm)"
+    other.write_bytes(b"more")
+    assert find(tmp_path, "/usr/bin/sample-1") == "unknown: rpm's database is being written"
+
+
+def test_a_database_of_rpm_that_lies_in_wait_is_told_or_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is in its place: other bytes, a database without rpm's table, more than is read, a pipe."""
+    unreadable = "unknown: rpm's database can't be read"
+    sample = read_sample()
+    for content in (b"other", sample.replace(b"Packages", b"Luggages"), sample[:8_192]):
+        file = write_rpm(tmp_path, content)
+        assert find(tmp_path, "/usr/bin/sample-1") == unreadable
+    write_rpm(tmp_path, sample)
+    monkeypatch.setattr(packages, "MAX_TOTAL_BYTES", 20_000)
+    assert find(tmp_path, "/usr/bin/sample-12") == unreadable
+    file.unlink()
+    os.mkfifo(file)
+    assert find(tmp_path, "/usr/bin/sample-1") == ""
