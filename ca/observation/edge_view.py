@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from ca.store.edges.edge import StoredEdge
 from shared.model.policy.decision import Answer, PartyRecord
 from shared.model.policy.rules import Direction
-from shared.model.wire.admin_edges import EdgeEnd, EdgeOutcome, EdgeView
+from shared.model.wire.admin_edges import NAMELESS, EdgeEnd, EdgeOutcome, EdgeView
 
 _Pair = tuple[str, str, int]  # The ends' names, and the port.
 
@@ -44,15 +44,13 @@ def join_edges(rows: Iterable[StoredEdge]) -> list[EdgeView]:
         key = row.key
         groups = pairs[name_party(key.source), name_party(key.destination), key.port]
         programs = (key.source.program, key.destination.program)
-        group = groups.setdefault(programs, _Group(source_program=programs[0], destination_program=programs[1]))
+        group = groups.get(programs)
+        if group is None:
+            group = groups[programs] = _Group(source_program=programs[0], destination_program=programs[1])
         (group.of_source if key.side is Direction.EGRESS else group.of_destination).append(row)
-    views = [view for groups in pairs.values() for view in _join_pair(list(groups.values()))]
-    views.sort(
-        key=lambda view: (
-            view.source.name, view.destination.name, view.port, view.source.program, view.destination.program,
-        )
-    )  # fmt: skip
-    return views
+    # A pair's edges have its names and its port, so that most are in order once the pairs are.
+    ordered = sorted(pairs.items(), key=lambda pair: (pair[0][0] or NAMELESS, pair[0][1] or NAMELESS, pair[0][2]))
+    return [view for _, groups in ordered for view in _join_pair(list(groups.values()))]
 
 
 def name_party(party: PartyRecord) -> str:
@@ -61,6 +59,7 @@ def name_party(party: PartyRecord) -> str:
 
 
 def _join_pair(groups: Sequence[_Group]) -> list[EdgeView]:
+    """Join a pair's views, in the order of programs."""
     if len(groups) == 1:
         return [_make_view(groups[0].of_source, groups[0].of_destination)]
     sources = [group for group in groups if group.of_source]
@@ -77,6 +76,7 @@ def _join_pair(groups: Sequence[_Group]) -> list[EdgeView]:
     views += [
         _make_view([], each.of_destination, is_counted=not fitting[id(each)]) for each in lone if id(each) not in taken
     ]
+    views.sort(key=lambda view: (view.source.program, view.destination.program))
     return views
 
 
@@ -114,7 +114,9 @@ def _make_end(parties: Sequence[PartyRecord], own: Sequence[StoredEdge]) -> Edge
         identity, address = identity or party.identity, address or party.address
         program = program or party.program
     pods: tuple[str, ...] = ()
-    if own:
+    if len(own) == 1:  # As most are; what one view has is there once.
+        path, pods = own[0].evidence.path, tuple(sorted(own[0].evidence.pods))
+    elif own:
         path = max(own, key=lambda row: row.evidence.time).evidence.path
         pods = tuple(sorted({pod for row in own for pod in row.evidence.pods}))
     return EdgeEnd(

@@ -56,7 +56,8 @@ class Transport(StrEnum):
     PLAINTEXT = "plaintext"
 
 
-class PartyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+# ``gc=False``: they are made by the thousand, and hold nothing but text.
+class PartyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """One end, as the record shows it.
 
     Attributes:

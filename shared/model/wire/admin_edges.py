@@ -18,6 +18,7 @@ from shared.model.policy.rules import Direction, Mode, WorkloadMode
 
 MAX_EDGES_LISTED: Final = 5_000
 DEFAULT_EDGES_LISTED: Final = 1_000
+NAMELESS: Final = "several addresses"  # An end that has no name, and no one address.
 
 
 # ``gc=False``: thousands are made at once, and none can be part of a circle that the garbage collector would look for.
@@ -49,7 +50,7 @@ class EdgeEnd(_Answer, frozen=True, gc=False):
     @property
     def name(self) -> str:
         """The best name that there is."""
-        return self.workload or self.identity or self.listed or self.address or "several addresses"
+        return self.workload or self.identity or self.listed or self.address or NAMELESS
 
 
 class EdgeOutcome(_Answer, frozen=True, gc=False):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from ca.observation.edge_view import join_edges
 from shared.model.policy.decision import Answer, PartyRecord, Transport
 from shared.model.policy.reasons import Reason
@@ -69,6 +72,33 @@ def test_plaintext_between_two_workloads_is_joined_where_only_one_program_fits()
         ("", C, False),
         (A, "", True),
     ]
+
+
+PARTIES = st.sampled_from(
+    [
+        PartyRecord(workload=WEB, program=A),
+        PartyRecord(workload=WEB, program=B),
+        PartyRecord(workload=WEB),
+        PartyRecord(listed=WEB),
+        PartyRecord(address="198.18.0.1"),
+        PartyRecord(identity="spiffe://other.test/x"),
+        PartyRecord(),
+    ]
+)
+
+
+@given(ends=st.lists(st.tuples(PARTIES, PARTIES, st.integers(1, 2), st.sampled_from(Direction)), max_size=12))
+def test_the_order_is_that_of_the_names_that_are_shown_then_ports_and_programs(
+    ends: list[tuple[PartyRecord, PartyRecord, int, Direction]],
+) -> None:
+    edges = join_edges(
+        [make_edge(source=source, destination=other, port=port, side=side) for source, other, port, side in ends]
+    )
+    shown = [
+        (edge.source.name, edge.destination.name, edge.port, edge.source.program, edge.destination.program)
+        for edge in edges
+    ]
+    assert shown == sorted(shown)
 
 
 def test_the_order_is_by_names_and_a_loss_on_either_side_shows() -> None:
