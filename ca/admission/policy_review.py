@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from ca.admission.review import Request, allow, forbid
 from shared.model.errors import BlockedError, DocumentError
 from shared.model.kubernetes.contract import FORCE_EXPLICIT
-from shared.model.policy.documents import MeshPolicyDocument, read_document
+from shared.model.policy.documents import DraftDocument, MeshPolicyDocument, read_document
 from shared.model.policy.rules import Mode
 
 
@@ -35,6 +35,8 @@ async def review_policy(review: Request, judge: JudgePolicy) -> bytes:
     Programs that come with the policy aren't there yet.
     """
     document = _read(review.object)
+    if isinstance(document, DraftDocument):
+        return await _review_draft(review.uid, document.policy, judge)
     if document is None or (document.mode is not Mode.EXPLICIT and document.workload_modes is None):
         return allow(review.uid)
     mark = _read_mark(review.object)
@@ -50,12 +52,23 @@ async def review_policy(review: Request, judge: JudgePolicy) -> bytes:
     return allow(review.uid)
 
 
-def _read(plain: dict[str, Any] | None) -> MeshPolicyDocument | None:
+async def _review_draft(uid: str, policy: MeshPolicyDocument, judge: JudgePolicy) -> bytes:
+    """Let a draft pass, of which nothing is in force, and say what would be said of it in force."""
+    if policy.mode is not Mode.EXPLICIT and policy.workload_modes is None:
+        return allow(uid)
+    try:
+        await judge(policy)
+    except BlockedError as error:
+        return allow(uid, warnings=[f"nothing of a draft is in force; if this one were: {error.message}"])
+    return allow(uid)
+
+
+def _read(plain: dict[str, Any] | None) -> MeshPolicyDocument | DraftDocument | None:
     try:
         document = read_document(plain or {})
     except DocumentError:
         return None
-    return document if isinstance(document, MeshPolicyDocument) else None
+    return document if isinstance(document, MeshPolicyDocument | DraftDocument) else None
 
 
 def _read_mark(plain: dict[str, Any] | None) -> str:

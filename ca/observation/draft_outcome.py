@@ -17,7 +17,7 @@ from ca.store.drafts.drafts import StoredDraft, no_draft
 from ca.store.edges.edge import DraftedEdge, EdgeKey
 from ca.store.history.generations import BEFORE, MAX_GENERATIONS, Generation
 from ca.store.store import Store
-from shared.model.adoption.blockers import find_namespaces, list_missing_changes
+from shared.model.adoption.blockers import find_allowed, find_namespaces, list_missing_changes
 from shared.model.adoption.fixes import Fix, FixKind
 from shared.model.adoption.seen import Seen, name_end
 from shared.model.policy.decision import Answer, DraftVerdict, PartyRecord, is_stricter
@@ -28,6 +28,7 @@ from shared.model.policy.rules import (
     NamespaceState,
     PolicyDraft,
     Requirement,
+    WorkloadMode,
     list_hosts,
     put_draft_in_force,
 )
@@ -48,29 +49,35 @@ async def view_draft(store: Store, namespace: str) -> DraftView:
     if known is None:
         raise no_draft(namespace)
     window = await store.edges.list_drafted(namespace, known.draft.number, written=known.written)
-    denied, allowed = await judge(lambda check: count_otherwise(window.edges, check=check))
-    shown = denied[:MAX_SHOWN]
+    stricter, allowed = await judge(lambda check: count_otherwise(window.edges, check=check))
+    shown = stricter[:MAX_SHOWN]
     names = sorted(find_namespaces(_see(each.newest) for each in shown))
     states = {name: await store.namespaces.get_state(name) for name in names}
+    denied, settled = await judge(lambda check: add_fixes(shown, states, check=check))
     return DraftView(
         namespace=namespace,
         draft=known.draft,
         written=known.written,
-        denied=await judge(lambda check: add_fixes(shown, states, check=check)),
+        denied=denied,
+        settled=settled,
         allowed=tuple(each.changed for each in allowed[:MAX_SHOWN]),
         unchanged=window.unchanged,
         uncounted=window.uncounted,
         evaluated_since=window.since,
-        is_truncated=window.is_truncated or max(len(denied), len(allowed)) > MAX_SHOWN,
+        is_truncated=window.is_truncated or max(len(stricter), len(allowed)) > MAX_SHOWN,
         is_partly_unknown=is_partly_unknown(known.draft, await store.namespaces.get_state(namespace)),
         is_outdated=await is_outdated(store, namespace, known),
+        is_object=known.is_object,
     )
 
 
 async def is_outdated(store: Store, namespace: str, known: StoredDraft) -> bool:
     """Tell whether the policy in force has changed since a draft was written."""
     generations = await store.history.list_generations(namespace, limit=MAX_GENERATIONS)
-    return await judge(lambda _: has_changed_since(generations, known.written, mode=known.draft.mode))
+    draft = known.draft
+    return await judge(
+        lambda _: has_changed_since(generations, known.written, mode=draft.mode, workload_modes=draft.workload_modes)
+    )
 
 
 def is_partly_unknown(draft: PolicyDraft, state: NamespaceState) -> bool:
@@ -87,12 +94,19 @@ def is_partly_unknown(draft: PolicyDraft, state: NamespaceState) -> bool:
     )
 
 
-def has_changed_since(generations: Sequence[Generation], time: float, *, mode: Mode | None) -> bool:
-    """Tell whether the policy in force has changed since then; not what no history tells, nor workloads' modes.
+def has_changed_since(
+    generations: Sequence[Generation],
+    time: float,
+    *,
+    mode: Mode | None,
+    workload_modes: tuple[WorkloadMode, ...] | None = None,
+) -> bool:
+    """Tell whether the policy in force has changed since then; not what no history tells.
 
     Arguments:
         generations: newest first.
         mode: the draft's; where it has none, or the one that is in force now, the mode's change doesn't matter.
+        workload_modes: likewise.
     """
     # What the history began with was there before, whenever it was written down.
     then = next((each for each in generations if each.time <= time or each.act == BEFORE), None)
@@ -100,6 +114,9 @@ def has_changed_since(generations: Sequence[Generation], time: float, *, mode: M
         return False
     contents = then.content, generations[0].content
     if mode is not None and contents[0].mode != contents[1].mode != mode:
+        return True
+    modes = tuple(each.workload_modes for each in contents)
+    if workload_modes is not None and modes[0] != modes[1] != workload_modes:
         return True
     before, now = ((bytes(each.rules), each.group_label, bytes(each.requires)) for each in contents)
     return before != now
@@ -151,20 +168,30 @@ def count_otherwise(
 
 def add_fixes(
     denied: Sequence[Counted], states: Mapping[str, NamespaceState], *, check: Callable[[], None] = lambda: None
-) -> tuple[DecidedOtherwise, ...]:
-    """Return what a draft decides more strictly, each with what would let it pass by the drafts' rules.
+) -> tuple[tuple[DecidedOtherwise, ...], tuple[DecidedOtherwise, ...]]:
+    """Return what a draft decides more strictly, each with what would let it pass by its rules; and what it did before.
+
+    The verdicts are of when the connections were made: a program that was approved since is refused no more.
 
     Arguments:
         states: of all namespaces that these speak of; their drafts are put in force.
+
+    Returns:
+        What is refused by now as well, and what isn't, as far as what was seen tells.
     """
     drafted = {
         name: state if state.draft is None else put_draft_in_force(state, state.draft) for name, state in states.items()
     }
-    missing = list_missing_changes([_see(each.newest) for each in denied], drafted, check=check)
-    return tuple(
-        msgspec.structs.replace(each.changed, fixes=fixes or (_advise(each.changed),))
-        for each, fixes in zip(denied, missing, strict=True)
-    )
+    seen = [_see(each.newest) for each in denied]
+    missing = list_missing_changes(seen, drafted, check=check)
+    is_allowed = find_allowed(seen, drafted, check=check)
+    refused, settled = [], []
+    for each, fixes, is_settled in zip(denied, missing, is_allowed, strict=True):
+        if is_settled:
+            settled.append(each.changed)
+        else:
+            refused.append(msgspec.structs.replace(each.changed, fixes=fixes or (_advise(each.changed),)))
+    return tuple(refused), tuple(settled)
 
 
 def _advise(changed: DecidedOtherwise) -> Fix:
@@ -172,9 +199,7 @@ def _advise(changed: DecidedOtherwise) -> Fix:
         return Fix(
             kind=FixKind.ADVICE, advice=f"The rule {changed.rule} denies it: change that rule if it should pass."
         )
-    return Fix(
-        kind=FixKind.ADVICE, advice="The drafted rules and the current approvals allow it: new connections will tell."
-    )
+    return Fix(kind=FixKind.ADVICE, advice="By now a deny rule refuses it: `touchmark explain` names the rule.")
 
 
 def _see(edge: DraftedEdge) -> Seen:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from shared.model.policy.rules import Mode, WorkloadMode
 
 if TYPE_CHECKING:
+    from cli.cluster.draft_object import SeenDraft
     from shared.model.adoption.lint import Surroundings
     from shared.model.adoption.program_queue import ProgramQueue, RefusalRequest
     from shared.model.policy.documents import Document, MeshPolicyDocument
@@ -206,8 +207,8 @@ class PolicyBackend(Protocol):
             workload: of this one; empty: of those without a mode of their own, also by the candidate.
         """
 
-    async def delete_policy(self, namespace: str) -> None:
-        """Delete a namespace's policy; the mode stays."""
+    async def delete_policy(self, namespace: str, *, is_draft: bool = False) -> None:
+        """Delete a namespace's policy; the mode stays. Or its draft, where that is a document, and nothing else."""
 
     async def get_draft(self, namespace: str) -> DraftView:
         """Return a namespace's draft, and how connections would have gone by it.
@@ -216,22 +217,39 @@ class PolicyBackend(Protocol):
             NotFoundError: it has none.
         """
 
-    async def put_draft(self, document: MeshPolicyDocument) -> NamespaceState:
-        """Write a policy as its namespace's draft, which nothing enforces; return the namespace's state."""
+    async def look_at_draft(self, namespace: str) -> SeenDraft:
+        """Return a namespace's draft with what it is to be put in force over.
+
+        Raises:
+            NotFoundError: it has none; ConflictError: the CA doesn't know yet what the objects say.
+        """
+
+    async def put_draft(self, document: MeshPolicyDocument, *, is_first: bool = False) -> NamespaceState:
+        """Write a policy as its namespace's draft, which nothing enforces; return the namespace's state.
+
+        Arguments:
+            is_first: not in the place of another one.
+
+        Raises:
+            ConflictError: there is another one, or an object says it.
+        """
 
     async def drop_draft(self, namespace: str, *, number: int | None = None) -> None:
         """Drop a namespace's draft; with ``number`` only this one.
 
         Raises:
-            NotFoundError: it has none; ConflictError: it has another one by now.
+            NotFoundError: it has none; ConflictError: it has another one by now, or an object says it.
         """
 
-    async def promote_draft(self, view: DraftView, *, is_forced: bool = False) -> Applied:
-        """Put a draft in force, and drop it.
+    async def promote_draft(self, seen: SeenDraft, *, is_forced: bool = False) -> Applied:
+        """Put a draft in force, over what was looked at and nothing newer, and drop it.
 
         Arguments:
-            view: the draft that was looked at.
+            seen: the draft that was looked at.
             is_forced: also where explicit mode would refuse connections that were seen.
+
+        Raises:
+            ConflictError: the policy in force or the draft has changed since.
         """
 
     async def name_user(self) -> str:

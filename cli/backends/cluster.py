@@ -25,7 +25,9 @@ from cli.backends.base import Applied, ModeState, SwitchTerms, WorkloadSwitch
 from cli.backends.local import make_draft, read_mode
 from cli.backends.restoring import plan
 from cli.backends.surroundings import list_service_accounts, look_around_cluster
+from cli.cluster import draft_object
 from cli.cluster.connection import MESH_POLICIES, PROGRAMS, SELF_REVIEWS, Cluster, Kind, Object
+from cli.cluster.draft_object import SeenDraft, SeenObject
 from cli.cluster.faults import ChangedError, ForbiddenError, NoCAPodError, OwnedElsewhereError
 from cli.cluster.port_forward import forward_admin
 from shared.model.adoption.approval_name import choose_name, list_names
@@ -33,7 +35,7 @@ from shared.model.adoption.lint import Surroundings
 from shared.model.adoption.program_queue import ProgramQueue, RefusalRequest
 from shared.model.errors import ConflictError, InputError, NotFoundError, RefusedError, TouchmarkError
 from shared.model.kubernetes.contract import FIELD_MANAGER
-from shared.model.policy.documents import POLICY_NAME, Document, MeshPolicyDocument, ModeTrial
+from shared.model.policy.documents import DRAFT_NAME, POLICY_NAME, Document, MeshPolicyDocument, ModeTrial
 from shared.model.policy.modes import change_modes, make_modes, read_modes
 from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.wire.admin import (
@@ -105,16 +107,7 @@ class ClusterPolicyBackend:
                 f"namespace {namespace} has no MeshPolicy, and the CA can't be asked for its mode: {error.message}",
                 hint=error.hint,
             ) from error
-        return ModeState(
-            namespace=namespace,
-            wanted=None,
-            mode=state.mode,
-            version=state.version,
-            installed=state.installed,
-            total=state.total,
-            waiting=state.waiting,
-            workload_modes=state.workload_modes,
-        )
+        return replace(state, wanted=None)
 
     async def set_mode(self, namespace: str, mode: Mode, terms: SwitchTerms) -> None:
         """Write the mode alone: whatever else the MeshPolicy says stays, and one is made where there is none.
@@ -362,11 +355,17 @@ class ClusterPolicyBackend:
         return found
 
     async def apply(
-        self, documents: Sequence[Document], *, is_forced: bool = False, expected_version: int | None = None
+        self,
+        documents: Sequence[Document],
+        *,
+        is_forced: bool = False,
+        expected_version: int | None = None,
+        seen: SeenObject | None = None,
     ) -> list[Applied]:
         """Write documents, after the API server has tried all of them, and wait a while for the CA.
 
-        Programs first: a policy that makes its namespace explicit is judged by the approvals that come with it.
+        Programs first: a policy that makes its namespace explicit is judged by the approvals that come with it. A
+        policy takes the place of the MeshPolicy that was ``seen`` and of no later one; None: of any.
         """
         made = objects.make_objects(documents)
         if is_forced:
@@ -379,7 +378,7 @@ class ClusterPolicyBackend:
         applied: dict[int, Applied] = {}
         for wanted in (PROGRAMS, MESH_POLICIES):
             written = {
-                index: await self._write_document(kind, value, expected_version, is_forced=is_forced)
+                index: await self._write_document(kind, value, expected_version, seen, is_forced=is_forced)
                 for index, (kind, value) in enumerate(made)
                 if kind is wanted
             }
@@ -399,19 +398,22 @@ class ClusterPolicyBackend:
         return objects.keep_workload_modes(value, present)
 
     async def _write_document(
-        self, kind: Kind, value: Object, expected_version: int | None, *, is_forced: bool
+        self, kind: Kind, value: Object, expected_version: int | None, seen: SeenObject | None, *, is_forced: bool
     ) -> Object:
         """Write an object over the expected version, and then take away the workloads' modes that it says are none."""
         if kind is PROGRAMS:
             kept = await self._write(kind, value, manager=FIELD_MANAGER)
         else:
-            kept = await self._write_policy(value, expected_version)
+            kept = await self._write_policy(value, expected_version, seen)
         if not objects.empties_workload_modes(value):
             return kept
         gone = tuple(objects.list_removable(kept, kept["spec"].get("workloadModes") or {}))
         if not gone:
             return kept
         namespace = value["metadata"]["namespace"]
+        if objects.is_draft(value):
+            gone_from_draft = objects.make_removal(namespace, gone, name=DRAFT_NAME)
+            return await self._cluster.merge(kind, gone_from_draft, manager=objects.WORKLOAD_MODES_MANAGER)
         switch = WorkloadSwitch(service_accounts=gone, mode=None)
         await self.set_workload_modes(namespace, switch, SwitchTerms(is_forced=is_forced))
         return await self._cluster.get(kind, namespace, value["metadata"]["name"])
@@ -426,6 +428,7 @@ class ClusterPolicyBackend:
             name=value["metadata"]["name"],
             version=version if objects.is_accepted(seen) else None,
             is_confirmed=objects.is_accepted(seen),
+            is_draft=objects.is_draft(value),
             note=objects.describe_strangers(kept, value),
         )
 
@@ -449,46 +452,36 @@ class ClusterPolicyBackend:
             namespace, candidate, since_s=since_s, workload=workload
         )
 
-    async def delete_policy(self, namespace: str) -> None:
-        """Delete a namespace's MeshPolicy."""
-        await self._cluster.delete(MESH_POLICIES, namespace, POLICY_NAME)
+    async def delete_policy(self, namespace: str, *, is_draft: bool = False) -> None:
+        """Delete a namespace's MeshPolicy, or that of its draft."""
+        await self._cluster.delete(MESH_POLICIES, namespace, DRAFT_NAME if is_draft else POLICY_NAME)
 
     # ---- drafts ------------------------------------------------------------------------------------------------------
 
     async def get_draft(self, namespace: str) -> DraftView:
-        """Return a namespace's draft: the CA keeps it, no object does (``ca/api/policies/drafts.py`` says why)."""
+        """Return a namespace's draft: what its object says, or else what the CA keeps."""
         return await (await self._reach_admin()).get_draft(namespace)
 
-    async def put_draft(self, document: MeshPolicyDocument) -> NamespaceState:
+    async def look_at_draft(self, namespace: str) -> SeenDraft:
+        """Return a namespace's draft, and which objects the CA judged it by."""
+        return await draft_object.look(self._cluster, await self._reach_admin(), namespace)
+
+    async def put_draft(self, document: MeshPolicyDocument, *, is_first: bool = False) -> NamespaceState:
         """Write a policy as its namespace's draft, at the CA."""
-        return await (await self._reach_admin()).put_draft(document.namespace, make_draft(document))
+        return await (await self._reach_admin()).put_draft(document.namespace, make_draft(document, is_first=is_first))
 
     async def drop_draft(self, namespace: str, *, number: int | None = None) -> None:
         """Drop a namespace's draft."""
         await (await self._reach_admin()).drop_draft(namespace, number=number)
 
-    async def promote_draft(self, view: DraftView, *, is_forced: bool = False) -> Applied:
-        """Write the draft as the namespace's MeshPolicy, and drop it once the CA has put that in force.
-
-        A draft that somebody has written meanwhile stays.
-        """
-        draft = view.draft
-        document = MeshPolicyDocument(
-            namespace=view.namespace,
-            mode=draft.mode,
-            group_label=draft.group_label,
-            rules=draft.rules,
-            requires=draft.requires,
-        )
-        (applied,) = await self.apply([document], is_forced=is_forced)
-        if applied.is_confirmed:
-            try:
-                await (await self._reach_admin()).drop_draft(view.namespace, number=draft.number)
-            except ConflictError:
-                return replace(applied, note="another draft was written meanwhile, which stays a draft")
-            except NotFoundError:
-                pass  # Somebody dropped it meanwhile.
-        return applied
+    async def promote_draft(self, seen: SeenDraft, *, is_forced: bool = False) -> Applied:
+        """Write the draft as the namespace's MeshPolicy, and end it once the CA has put that in force."""
+        document = draft_object.make_document(seen.view)
+        (applied,) = await self.apply([document], is_forced=is_forced, seen=seen.policy)
+        if not applied.is_confirmed:
+            return applied
+        note = await draft_object.end(self._cluster, await self._reach_admin(), seen)
+        return replace(applied, note="; ".join(each for each in (applied.note, note) if each))
 
     async def name_user(self) -> str:
         """Return who the API server takes this user for (authentication.k8s.io/v1 SelfSubjectReview)."""
@@ -543,7 +536,7 @@ class ClusterPolicyBackend:
             objects.refuse_others(error)
         return await self._cluster.apply(kind, pinned, manager=manager, force=True, dry_run=dry_run)
 
-    async def _write_policy(self, policy: Object, expected: int | None) -> Object:
+    async def _write_policy(self, policy: Object, expected: int | None, seen: SeenObject | None) -> Object:
         """Write a MeshPolicy over the one that the CA has put in force as this version of its namespace; None: any.
 
         What the CA says of it in between doesn't matter, what others write does, workloads' modes too. A policy that
@@ -556,6 +549,8 @@ class ClusterPolicyBackend:
         namespace = metadata["namespace"]
         for _ in range(_MAX_ATTEMPTS):
             current = await self._cluster.find(MESH_POLICIES, namespace, metadata["name"])
+            if seen is not None:
+                draft_object.check_unchanged(current, seen, namespace)
             if expected is not None:
                 state = await self.get_mode(namespace) if current is None else objects.read_mode(namespace, current)
                 if state.version != expected or not state.is_observed:
@@ -565,7 +560,7 @@ class ClusterPolicyBackend:
                         hint=f"`touchmark mode {namespace} history -k` says who changed what; look again, then repeat",
                     )
             step = objects.keep_workload_modes(policy, current)
-            if current is None or (expected is None and step is policy):
+            if current is None or (expected is None and seen is None and step is policy):
                 return await self._write(MESH_POLICIES, policy, manager=FIELD_MANAGER)
             try:
                 return await self._write_pinned(MESH_POLICIES, step, current, manager=FIELD_MANAGER)

@@ -12,11 +12,19 @@ from typing import Any
 from cli.admin.client import AdminClient
 from cli.backends.base import Applied, ModeState, SwitchTerms, WorkloadSwitch
 from cli.backends.surroundings import list_workloads_of, look_around_locally
+from cli.cluster.draft_object import SeenDraft
 from shared.model.adoption.lint import Surroundings
 from shared.model.adoption.program_queue import ProgramQueue, RefusalRequest
 from shared.model.errors import InputError, NotFoundError
 from shared.model.kubernetes.contract import TRIAL
-from shared.model.policy.documents import Document, MeshPolicyDocument, ProgramDocument, make_plain
+from shared.model.policy.documents import (
+    DRAFT_NAME,
+    Document,
+    DraftDocument,
+    MeshPolicyDocument,
+    ProgramDocument,
+    make_plain,
+)
 from shared.model.policy.modes import name_modes
 from shared.model.policy.rules import Mode, NamespaceState, WorkloadMode
 from shared.model.wire.admin import (
@@ -193,24 +201,29 @@ class LocalPolicyBackend:
         """Return what ``explicit`` would refuse with other rules."""
         return await self._client.assess_candidate(namespace, candidate, since_s=since_s, workload=workload)
 
-    async def delete_policy(self, namespace: str) -> None:
-        """Delete a namespace's policy."""
-        await self._client.delete_policy(namespace)
+    async def delete_policy(self, namespace: str, *, is_draft: bool = False) -> None:
+        """Delete a namespace's policy, or its draft."""
+        await (self._client.drop_draft(namespace) if is_draft else self._client.delete_policy(namespace))
 
     async def get_draft(self, namespace: str) -> DraftView:
         """Return a namespace's draft."""
         return await self._client.get_draft(namespace)
 
-    async def put_draft(self, document: MeshPolicyDocument) -> NamespaceState:
+    async def look_at_draft(self, namespace: str) -> SeenDraft:
+        """Return a namespace's draft; the CA itself compares it with the policy when it puts it in force."""
+        return SeenDraft(view=await self.get_draft(namespace))
+
+    async def put_draft(self, document: MeshPolicyDocument, *, is_first: bool = False) -> NamespaceState:
         """Write a policy as its namespace's draft."""
-        return await self._client.put_draft(document.namespace, make_draft(document))
+        return await self._client.put_draft(document.namespace, make_draft(document, is_first=is_first))
 
     async def drop_draft(self, namespace: str, *, number: int | None = None) -> None:
         """Drop a namespace's draft."""
         await self._client.drop_draft(namespace, number=number)
 
-    async def promote_draft(self, view: DraftView, *, is_forced: bool = False) -> Applied:
+    async def promote_draft(self, seen: SeenDraft, *, is_forced: bool = False) -> Applied:
         """Have the CA put the draft in force and drop it, in one transaction."""
+        view = seen.view
         # What was shown as outdated was confirmed; what somebody wrote since then wasn't.
         request = PromoteRequest(number=view.draft.number, force=is_forced, takes_back=view.is_outdated)
         policy = await self._client.promote_draft(view.namespace, request)
@@ -237,6 +250,15 @@ class LocalPolicyBackend:
                 )
             )
             return Applied(kind="Program", namespace=program.namespace, name=program.name, version=program.version)
+        if isinstance(document, DraftDocument):
+            state = await self.put_draft(document.policy)
+            return Applied(
+                kind="MeshPolicy",
+                namespace=document.namespace,
+                name=DRAFT_NAME,
+                version=state.version,
+                is_draft=True,
+            )
         mode, workload_modes, note = document.mode, document.workload_modes, ""
         names_modes = mode is not None or workload_modes is not None
         if names_modes and (trial := await self._find_trial(document.namespace)) is not None:
@@ -273,10 +295,15 @@ def _describe_trial(trial: ModeTrial) -> str:
     return f"{trial.mode} until {until}, then {trial.back_to}"
 
 
-def make_draft(document: MeshPolicyDocument) -> DraftRequest:
+def make_draft(document: MeshPolicyDocument, *, is_first: bool = False) -> DraftRequest:
     """Return a policy as the CA takes a draft."""
     return DraftRequest(
-        rules=document.rules, group_label=document.group_label, mode=document.mode, requires=document.requires
+        rules=document.rules,
+        group_label=document.group_label,
+        mode=document.mode,
+        requires=document.requires,
+        workload_modes=document.workload_modes,
+        is_first=is_first,
     )
 
 

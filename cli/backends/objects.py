@@ -19,6 +19,7 @@ from shared.model.identity.program import parse_program
 from shared.model.kubernetes.contract import APPROVED_BY, FIELD_MANAGER, FORCE_EXPLICIT
 from shared.model.policy.documents import (
     API_VERSION,
+    DRAFT_NAME,
     POLICY_NAME,
     Document,
     ModeTrial,
@@ -90,9 +91,14 @@ def list_removable(present: Object | None, service_accounts: Iterable[str]) -> l
     return [name for name in service_accounts if name in written and managers.get(name, {""}) <= OWN_MANAGERS]
 
 
-def make_removal(namespace: str, service_accounts: Iterable[str]) -> Object:
+def make_removal(namespace: str, service_accounts: Iterable[str], *, name: str = POLICY_NAME) -> Object:
     """Return the merge patch that takes these workloads' own modes away."""
-    return _make_object("MeshPolicy", namespace, POLICY_NAME, {"workloadModes": dict.fromkeys(service_accounts)})
+    return _make_object("MeshPolicy", namespace, name, {"workloadModes": dict.fromkeys(service_accounts)})
+
+
+def is_draft(value: Object) -> bool:
+    """Return whether an object is a MeshPolicy of which nothing is in force."""
+    return bool(value["kind"] == "MeshPolicy" and value["metadata"]["name"] == DRAFT_NAME)
 
 
 def empties_workload_modes(value: Object) -> bool:
@@ -132,7 +138,7 @@ def force_explicit(value: Object, *, mark: str, is_inherited: bool = False) -> O
         mark: a value that was never used before.
         is_inherited: some may become so because their own mode is taken away.
     """
-    if value["kind"] != "MeshPolicy":
+    if value["kind"] != "MeshPolicy" or is_draft(value):
         return value
     spec = value["spec"]
     if Mode.EXPLICIT not in (spec.get("mode"), *(spec.get("workloadModes") or {}).values()) and not is_inherited:

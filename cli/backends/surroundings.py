@@ -13,7 +13,7 @@ from cli.cluster.connection import NAMESPACES, SERVICE_ACCOUNTS, SERVICES, Clust
 from shared.model.adoption.lint import Surroundings
 from shared.model.errors import TouchmarkError
 from shared.model.identity.program import Program
-from shared.model.policy.documents import Document, MeshPolicyDocument, ProgramDocument
+from shared.model.policy.documents import Document, DraftDocument, MeshPolicyDocument, ProgramDocument
 from shared.model.policy.rules import NamespaceState
 from shared.model.wire.admin import NamespaceList, ProgramView, SidecarList
 
@@ -119,13 +119,18 @@ def add_documents(around: Surroundings, documents: Iterable[Document]) -> Surrou
 
 def read_states(documents: Iterable[Document]) -> list[NamespaceState]:
     """Return the policies among documents as lint judges them."""
-    return [
-        NamespaceState(
-            namespace=each.namespace,
-            group_label=each.group_label,
-            rules=each.rules,
-            workload_modes=each.workload_modes or (),
-        )
-        for each in documents
-        if isinstance(each, MeshPolicyDocument)
-    ]
+    return [_make_state(each) for each in documents if isinstance(each, MeshPolicyDocument)]
+
+
+def read_drafted_states(documents: Iterable[Document]) -> list[NamespaceState]:
+    """Return the drafts among documents likewise."""
+    return [_make_state(each.policy) for each in documents if isinstance(each, DraftDocument)]
+
+
+def _make_state(policy: MeshPolicyDocument) -> NamespaceState:
+    return NamespaceState(
+        namespace=policy.namespace,
+        group_label=policy.group_label,
+        rules=policy.rules,
+        workload_modes=policy.workload_modes or (),
+    )

@@ -172,10 +172,27 @@ class Cluster:
         action = _name("create", kind, namespace)
         return await self._call("POST", kind.path(namespace), action, query=query, body=value)
 
-    async def delete(self, kind: Kind, namespace: str, name: str, *, dry_run: bool = False) -> None:
-        """Delete one object."""
+    async def delete(
+        self, kind: Kind, namespace: str, name: str, *, dry_run: bool = False, resource_version: str = ""
+    ) -> None:
+        """Delete one object.
+
+        Arguments:
+            resource_version: only this version of it; empty: any.
+
+        Raises:
+            ChangedError: it has another version.
+        """
         query = {"dryRun": "All"} if dry_run else {}
-        await self._call("DELETE", kind.path(namespace, name), _name("delete", kind, namespace, name), query=query)
+        # meta/v1 DeleteOptions, in which the server looks for the fields of any API group.
+        options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"resourceVersion": resource_version}}
+        await self._call(
+            "DELETE",
+            kind.path(namespace, name),
+            _name("delete", kind, namespace, name),
+            query=query,
+            body=options if resource_version else None,
+        )
 
     async def get_path(self, path: str) -> Object:
         """Return what a path outside the resources answers, such as ``/version``."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 async def check_lint(backend: PolicyBackend, documents: Sequence[Document], *, is_accepted: bool) -> None:
-    """Say what lint finds in documents, and refuse errors.
+    """Say what lint finds in documents, and refuse errors; not those of drafts, which aren't put in force.
 
     Arguments:
         is_accepted: errors are only said.
@@ -30,10 +30,13 @@ async def check_lint(backend: PolicyBackend, documents: Sequence[Document], *, i
         RefusedError: there are errors.
     """
     from cli.text.output import print_note
+    from shared.model.policy.documents import DraftDocument
 
     findings = await lint_documents(backend, documents)
     for finding in findings:
         print_note(describe_finding(finding))
+    if not is_accepted and any(isinstance(each, DraftDocument) for each in documents):
+        findings = await lint_documents(backend, [each for each in documents if not isinstance(each, DraftDocument)])
     if not is_accepted:
         require_sound(findings, "mend what is marked ✗ above")
 
@@ -61,14 +64,18 @@ def require_sound(findings: Sequence[LintFinding], remedy: str) -> None:
 
 async def lint_documents(backend: PolicyBackend, documents: Sequence[Document]) -> list[LintFinding]:
     """Return what lint finds in documents, by what exists beside them."""
-    from cli.backends.surroundings import add_documents, read_states
+    from msgspec.structs import replace
+
+    from cli.backends.surroundings import add_documents, read_drafted_states, read_states
     from shared.model.adoption.lint import lint as find
 
-    states = read_states(documents)
-    if not any(state.rules or state.workload_modes for state in states):
+    states, drafted = read_states(documents), read_drafted_states(documents)
+    if not any(state.rules or state.workload_modes for state in (*states, *drafted)):
         return []
     around = add_documents(await backend.look_around(), documents)
-    return [finding for state in states for finding in find(state, around)]
+    found = [finding for state in states for finding in find(state, around)]
+    in_drafts = [finding for state in drafted for finding in find(state, around)]
+    return found + [replace(each, message=f"in the draft: {each.message}") for each in in_drafts]
 
 
 def describe_finding(finding: LintFinding) -> str:
@@ -183,7 +190,7 @@ def report_applied(
         if each.note:
             print_note(f"  {each.note}")
         if not each.is_confirmed:
-            print_note("  the CA hasn't put it in force yet; is it running?")
+            print_note(f"  the CA hasn't {'taken it' if each.is_draft else 'put it in force'} yet; is it running?")
     if not all(each.is_confirmed for each in results):
         raise typer.Exit(ExitCode.DEADLINE)
 

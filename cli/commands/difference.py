@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from shared.model.policy.documents import Document, MeshPolicyDocument
+from shared.model.policy.documents import Document, MeshPolicyDocument, ProgramDocument
 from shared.model.wire.admin import (
     DecidedOtherwise,
     PolicyDifference,
@@ -18,15 +18,16 @@ def make_request(documents: Sequence[Document]) -> PolicyDifferenceRequest:
     """Return documents as the CA compares them."""
     policies, programs = [], []
     for each in documents:
-        if isinstance(each, MeshPolicyDocument):
+        if not isinstance(each, ProgramDocument):
+            policy = each if isinstance(each, MeshPolicyDocument) else each.policy
             policies.append(
                 PolicyRequest(
-                    namespace=each.namespace,
-                    rules=each.rules,
-                    group_label=each.group_label,
-                    mode=each.mode,
-                    workload_modes=each.workload_modes,
-                    requires=each.requires,
+                    namespace=policy.namespace,
+                    rules=policy.rules,
+                    group_label=policy.group_label,
+                    mode=policy.mode,
+                    workload_modes=policy.workload_modes,
+                    requires=policy.requires,
                 )
             )
         else:

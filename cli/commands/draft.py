@@ -31,6 +31,9 @@ def draft(
     mode: Annotated[
         Mode | None, typer.Option("--mode", help="Write a draft: the policy in force, in this mode.")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="With --mode: in the place of a draft that is there.")
+    ] = False,
     drop: Annotated[bool, typer.Option("--drop", help="Drop the draft.")] = False,
     promote: Annotated[bool, typer.Option("--promote", help="Put the draft in force, and drop it.")] = False,
     force: Annotated[
@@ -51,6 +54,10 @@ def draft(
     it beside the policy in force and enforce nothing of it. --promote runs the checks of `policy apply` first: exit
     code 7 if they fail, 5 if the policy in force has changed since the draft was written.
 
+    In Kubernetes the MeshPolicy named `draft` is the draft, if there is one: edit or delete that object to change it;
+    --mode and --drop refuse to (exit code 5). --promote writes its content as `default`, over the object that was
+    looked at, and then deletes it. --mode never takes the place of another draft, but with --replace.
+
     Exit code 0: nothing is newly denied; 3: something is; 10: nothing is, but no verdict has come yet, not every
     sidecar evaluates it, records were lost, or it asks for what sidecars can't tell.
 
@@ -65,13 +72,15 @@ def draft(
     from cli.text.output import print_line
     from shared.model.errors import ConflictError, InputError
     from shared.model.identity.identity import check_namespace
-    from shared.model.policy.documents import format_documents
+    from shared.model.policy.documents import DraftDocument, format_documents
 
     check_namespace(namespace)
     if (mode is not None) + drop + promote + yaml > 1 or (yaml and as_json):
         raise InputError(
             "--mode, --drop, --promote and --yaml can't be combined, nor --yaml and --json", hint="choose one"
         )
+    if replace and mode is None:
+        raise InputError("--replace goes with --mode", hint=f"touchmark policy draft {namespace} --mode explicit")
     if (force or ignore_lint) and not promote:
         raise InputError(
             "--force and --ignore-lint go with --promote", hint="a draft that isn't put in force refuses nothing"
@@ -79,7 +88,7 @@ def draft(
     target = options.get_target(context)
     where = write_shell_options(target, os.environ)
     if mode is not None:
-        applied = work_on_policies(target, lambda backend: _draft_mode(backend, namespace, mode))
+        applied = work_on_policies(target, lambda backend: _draft_mode(backend, namespace, mode, is_first=not replace))
         report_applied([applied], _APPLIED if as_json else None, target_options=where)
         return
     if drop:
@@ -92,7 +101,8 @@ def draft(
     if promote:
 
         async def put_in_force(backend: PolicyBackend) -> Applied:
-            view = await backend.get_draft(namespace)
+            seen = await backend.look_at_draft(namespace)
+            view = seen.view
             if view.is_outdated and not force:
                 raise ConflictError(
                     f"the policy in force in {namespace} has changed since the draft was written: it would take that"
@@ -102,14 +112,15 @@ def draft(
             document = make_document(view)
             await check_lint(backend, [document], is_accepted=force or ignore_lint)
             await check_explicit(backend, [document], is_forced=force, target_options=where)
-            return await backend.promote_draft(view, is_forced=force)
+            return await backend.promote_draft(seen, is_forced=force)
 
         applied = work_on_policies(target, put_in_force, is_forced=force_conflicts)
         report_applied([applied], _APPLIED if as_json else None, target_options=where)
         return
     view = work_on_policies(target, lambda backend: backend.get_draft(namespace))
     if yaml:
-        print_line(format_documents([make_document(view)]).rstrip())
+        document = make_document(view)
+        print_line(format_documents([DraftDocument(policy=document) if view.is_object else document]).rstrip())
         return
     if as_json:
         _SHOWN.print(view)
@@ -118,7 +129,7 @@ def draft(
     _exit(view)
 
 
-async def _draft_mode(backend: PolicyBackend, namespace: str, mode: Mode) -> Applied:
+async def _draft_mode(backend: PolicyBackend, namespace: str, mode: Mode, *, is_first: bool) -> Applied:
     """Write the policy in force as a draft, in another mode."""
     import yaml
     from msgspec.structs import replace
@@ -129,7 +140,7 @@ async def _draft_mode(backend: PolicyBackend, namespace: str, mode: Mode) -> App
     for each in parse_documents(yaml.safe_dump_all(await backend.list_objects(namespace)), "the policy in force"):
         if isinstance(each, MeshPolicyDocument):
             document = each
-    (applied,) = await apply_drafts(backend, [replace(document, mode=mode, trial=None)])
+    (applied,) = await apply_drafts(backend, [replace(document, mode=mode, trial=None)], is_first=is_first)
     return applied
 
 
@@ -149,11 +160,16 @@ def show(view: DraftView, *, target_options: str = "") -> None:
     from cli.text.duration import format_time
     from cli.text.output import print_line
     from cli.text.printable import escape
+    from shared.model.policy.modes import name_modes
 
     draft = view.draft
     mode = f"mode {draft.mode}" if draft.mode is not None else "the mode in force"
     rules = f"{len(draft.rules)} rule{'s' if len(draft.rules) != 1 else ''}"
     print_line(f"draft {draft.number} of {view.namespace}, written {format_time(view.written)}: {mode}, {rules}")
+    if draft.workload_modes:
+        print_line(f"modes of workloads: {escape(name_modes(draft.workload_modes))}")
+    if view.is_object:
+        print_line(f"it is what MeshPolicy {view.namespace}/draft says: edit that object, or delete it")
     since = f"; its first verdict is of {format_time(view.evaluated_since)}" if view.evaluated_since else ""
     print_line(f"{view.evaluating} of {view.sidecars} sidecars evaluate it{since}")
     if view.waiting:
@@ -165,8 +181,12 @@ def show(view: DraftView, *, target_options: str = "") -> None:
             print_line(f"{mark} {name}: {count_connections(changed)}")
         for each in changed:
             print_line(f"  {describe(each)}")
-            for line in _describe_new_fixes(each, view.namespace, named, target_options):
+            for line in _describe_new_fixes(each, view, named, target_options):
                 print_line(f"    {line}")
+    if view.settled:
+        print_line(f"newly denied before, and allowed by now: {count_connections(view.settled)}")
+        for each in view.settled:
+            print_line(f"  {describe(each)}")
     if not view.evaluating:
         print_line("? no sidecar evaluates it yet, so nothing is known")
     elif view.evaluated_since is None:
@@ -186,7 +206,7 @@ def show(view: DraftView, *, target_options: str = "") -> None:
         print_line(f"? {note}")
 
 
-def _describe_new_fixes(each: DecidedOtherwise, namespace: str, named: set[Fix], target_options: str) -> list[str]:
+def _describe_new_fixes(each: DecidedOtherwise, view: DraftView, named: set[Fix], target_options: str) -> list[str]:
     """Return the lines of what would let connections pass by the draft, but for what was named before."""
     from cli.commands.ready import describe_fix
     from cli.ui.drafts import find_path, head_rule
@@ -198,8 +218,8 @@ def _describe_new_fixes(each: DecidedOtherwise, namespace: str, named: set[Fix],
             continue
         named.add(fix)
         described = describe_fix(fix, each.reason, path=find_path(each, fix), target_options=target_options)
-        if fix.kind is FixKind.RULE and fix.namespace == namespace:
-            described[0] = head_rule(namespace)
+        if fix.kind is FixKind.RULE and fix.namespace == view.namespace:
+            described[0] = head_rule(view.namespace, is_object=view.is_object)
         lines += described
     return lines
 
@@ -221,23 +241,14 @@ def describe_limits(document: MeshPolicyDocument) -> list[str]:
         limits.append(
             "`hosts` are resolved only while the policy in force names them: else what they allow isn't known"
         )
-    if document.workload_modes:
-        limits.append("`workloadModes` are no part of a draft: those in force count")
     return limits
 
 
 def make_document(view: DraftView) -> MeshPolicyDocument:
     """Return a draft as the policy that it would be."""
-    from shared.model.policy.documents import MeshPolicyDocument
+    from cli.cluster.draft_object import make_document as make
 
-    draft = view.draft
-    return MeshPolicyDocument(
-        namespace=view.namespace,
-        mode=draft.mode,
-        group_label=draft.group_label,
-        rules=draft.rules,
-        requires=draft.requires,
-    )
+    return make(view)
 
 
 def check_drafts(documents: Sequence[Document]) -> list[MeshPolicyDocument]:
@@ -247,9 +258,10 @@ def check_drafts(documents: Sequence[Document]) -> list[MeshPolicyDocument]:
         InputError: one of them may not.
     """
     from shared.model.errors import InputError
-    from shared.model.policy.documents import MeshPolicyDocument
+    from shared.model.policy.documents import DraftDocument, ProgramDocument
 
-    drafts = [each for each in documents if isinstance(each, MeshPolicyDocument)]
+    named = [each for each in documents if not isinstance(each, ProgramDocument)]
+    drafts = [each.policy if isinstance(each, DraftDocument) else each for each in named]
     if len(drafts) < len(documents):
         raise InputError(
             "a Program can't be a draft: approvals count for the policy in force and for the draft alike",
@@ -262,13 +274,19 @@ def check_drafts(documents: Sequence[Document]) -> list[MeshPolicyDocument]:
     return drafts
 
 
-async def apply_drafts(backend: PolicyBackend, documents: Sequence[MeshPolicyDocument]) -> list[Applied]:
-    """Write drafts one after the other."""
+async def apply_drafts(
+    backend: PolicyBackend, documents: Sequence[MeshPolicyDocument], *, is_first: bool = False
+) -> list[Applied]:
+    """Write drafts one after the other.
+
+    Arguments:
+        is_first: none in the place of another one.
+    """
     from cli.backends.base import Applied
 
     applied = []
     for each in documents:
-        state = await backend.put_draft(each)
+        state = await backend.put_draft(each, is_first=is_first)
         applied.append(
             Applied(
                 kind="MeshPolicy",

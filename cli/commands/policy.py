@@ -225,7 +225,8 @@ def apply(
     A policy is replaced as a whole: --if-version fails (exit code 5) if somebody else has changed the namespace since.
 
     With --draft nothing is put in force: `touchmark policy draft NAMESPACE` shows what would be decided otherwise. A
-    namespace has at most one draft; another one takes its place. The CA keeps it, also in Kubernetes.
+    namespace has at most one draft; another one takes its place. The CA keeps it; in Kubernetes a MeshPolicy named
+    `draft` with `draft: true`, applied without --draft, is one as an object, which no command changes.
 
     Examples: touchmark policy apply -f rules.yaml · touchmark policy apply -f rules.yaml --if-version 16 · touchmark
     policy apply -f rules.yaml --draft
@@ -318,7 +319,7 @@ def delete(
     from cli.commands.shapes import ObjectsDeleted
     from cli.text.output import print_line
     from shared.model.errors import InputError
-    from shared.model.policy.documents import ProgramDocument
+    from shared.model.policy.documents import DraftDocument, ProgramDocument, name_document
 
     if bool(namespace) == bool(filename):
         raise InputError("give a namespace, or files with -f", hint="touchmark policy delete shop")
@@ -334,8 +335,8 @@ def delete(
                 await backend.remove_program(document.namespace, document.name)
                 deleted.append(f"Program {document.namespace}/{document.name}")
             else:
-                await backend.delete_policy(document.namespace)
-                deleted.append(f"MeshPolicy {document.namespace}/default")
+                await backend.delete_policy(document.namespace, is_draft=isinstance(document, DraftDocument))
+                deleted.append(f"MeshPolicy {document.namespace}/{name_document(document)}")
         return deleted
 
     deleted = work_on_policies(options.get_target(context), converse)

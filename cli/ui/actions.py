@@ -141,7 +141,8 @@ class Actions:
         if request.act is ActKind.DROP:
             await backend.drop_draft(namespace, number=request.draft)
             return Done(text=f"the draft of {namespace} is dropped")
-        view = await backend.get_draft(namespace)
+        seen = await backend.look_at_draft(namespace)
+        view = seen.view
         if view.draft.number != request.draft:
             raise ConflictError(f"{namespace} has another draft by now", hint="look again")
         if view.is_outdated and not request.accepts:
@@ -150,7 +151,7 @@ class Actions:
                 hint="write the draft again, or look again and confirm that",
             )
         await self._check_draft(backend, view)
-        applied = await backend.promote_draft(view)
+        applied = await backend.promote_draft(seen)
         note = f"; {applied.note}" if applied.note else ""
         return Done(
             text=f"the draft of {namespace} is in force{note}"

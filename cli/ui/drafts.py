@@ -66,8 +66,8 @@ def show_draft(
         sidecars=view.sidecars,
         evaluating=view.evaluating,
         waiting=view.waiting,
-        denied=tuple(_show_change(each, namespace, fix) for each in view.denied[:MAX_SHOWN]),
-        allowed=tuple(_show_change(each, namespace, fix) for each in view.allowed[:MAX_SHOWN]),
+        denied=tuple(_show_change(each, view, fix) for each in view.denied[:MAX_SHOWN]),
+        allowed=tuple(_show_change(each, view, fix) for each in view.allowed[:MAX_SHOWN]),
         unchanged=view.unchanged,
         uncounted=view.uncounted,
         is_truncated=view.is_truncated or max(len(view.denied), len(view.allowed)) > MAX_SHOWN,
@@ -75,18 +75,23 @@ def show_draft(
         is_outdated=view.is_outdated,
         notes=tuple(notes(view)),
         promote=Command(line=f"touchmark policy draft {namespace} --promote{force}{options}"),
-        drop=Command(line=f"touchmark policy draft {namespace} --drop{options}"),
+        drop=Command(
+            line=f"kubectl delete meshpolicy draft -n {namespace}"
+            if view.is_object
+            else f"touchmark policy draft {namespace} --drop{options}"
+        ),
     )
 
 
 def _show_change(
-    changed: DecidedOtherwise, namespace: str, write: Callable[[Fix, Reason, str], ShownFix]
+    changed: DecidedOtherwise, view: DraftView, write: Callable[[Fix, Reason, str], ShownFix]
 ) -> ShownChange:
     fixes = []
     for each in changed.fixes:
         shown = write(each, changed.reason, find_path(changed, each))
-        if each.kind is FixKind.RULE and each.namespace == namespace:
-            shown = msgspec.structs.replace(shown, lines=(head_rule(namespace), *shown.lines[1:]))
+        if each.kind is FixKind.RULE and each.namespace == view.namespace:
+            head = head_rule(view.namespace, is_object=view.is_object)
+            shown = msgspec.structs.replace(shown, lines=(head, *shown.lines[1:]))
         fixes.append(shown)
     return ShownChange(
         change=_name_change(changed),
@@ -114,8 +119,10 @@ def find_path(changed: DecidedOtherwise, fix: Fix) -> str:
     return changed.path if (own, program) == (fix.workload, fix.program) else ""
 
 
-def head_rule(namespace: str) -> str:
+def head_rule(namespace: str, *, is_object: bool = False) -> str:
     """Say where a rule goes that a draft lacks."""
+    if is_object:
+        return f"add to spec.rules of MeshPolicy {namespace}/draft:"
     return (
         f"add to spec.rules of the draft: `touchmark policy draft {namespace} --yaml` prints it, "
         "`touchmark policy apply -f FILE --draft` writes it"

@@ -1,7 +1,8 @@
 """Admin endpoints about a namespace's draft policy: write, look, drop, put in force. I/O through the store.
 
-Drafts are in the CA's own store also in a cluster, where policies are objects: they are no policies, since nothing is
-enforced by them. Putting a draft in force is writing the object there, which the command does.
+In a cluster a draft is either what the MeshPolicy ``draft`` says, which then is the only one who changes it, or, where
+there is no such object, in the CA's own store, as everywhere else. Putting a draft in force is writing the object
+``default`` there, which the command does.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ca.store.store import Store
 from shared.model.errors import ConflictError
 from shared.model.identity.identity import check_namespace
 from shared.model.policy.documents import check_group_label
-from shared.model.policy.rules import Mode, NamespaceState, PolicyDraft
+from shared.model.policy.rules import NamespaceState, PolicyDraft
 from shared.model.wire import admin
 
 MAX_WAITING: Final = 20
@@ -85,15 +86,22 @@ class DraftsAdmin:
             group_label=check_group_label(wanted.group_label),
             rules=wanted.rules,
             requires=wanted.requires,
+            workload_modes=wanted.workload_modes,
         )
-        return answer(await self._store.drafts.put(check_namespace(request.match_info["ns"]), draft))
+        namespace = check_namespace(request.match_info["ns"])
+        # Outside a cluster nobody else would ever change the draft that an object left, such as in a restored store.
+        state = await self._store.drafts.put(
+            namespace, draft, spares_objects=self._are_policies_objects, is_first=wanted.is_first
+        )
+        return answer(state)
 
     async def drop(self, request: web.Request) -> web.Response:
         """Drop a draft, or only the one of this ``number``."""
         namespace, number = check_namespace(request.match_info["ns"]), None
         if "number" in request.query:
             number = int(read_number(request, "number", default=0, low=0, high=_MAX_NUMBER))
-        return answer(await self._store.drafts.drop(namespace, number=number))
+        spares_objects = self._are_policies_objects
+        return answer(await self._store.drafts.drop(namespace, number=number, spares_objects=spares_objects))
 
     async def promote(self, request: web.Request) -> web.Response:
         """Put a draft in force, by the same checks as any policy, and over none that is newer than the draft."""
@@ -115,6 +123,7 @@ class DraftsAdmin:
             group_label=draft.group_label,
             mode=draft.mode,
             requires=draft.requires,
+            workload_modes=draft.workload_modes,
             is_forced=wanted.force,
             draft=draft.number if wanted.number is None else wanted.number,
         )
@@ -131,9 +140,15 @@ class DraftsAdmin:
                     " back",
                     hint=f"`touchmark policy draft {namespace}` shows it; write the draft again",
                 )
-            if draft.mode is Mode.EXPLICIT:
-                looked_at = await require_unblocked(self._store, namespace, now=self._clock(), candidate=candidate)
-                version = min(version, looked_at)
+            looked_at = await require_unblocked(
+                self._store,
+                namespace,
+                now=self._clock(),
+                mode=draft.mode,
+                workload_modes=draft.workload_modes,
+                candidate=candidate,
+            )
+            version = min(version, looked_at)
             try:
                 return answer(_view(await put(expected_version=version)))
             except ConflictError:

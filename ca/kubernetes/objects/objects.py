@@ -12,6 +12,8 @@ MeshPolicy is deleted  rules and group go. The mode stays: a deletion never loos
 ``spec.trial`` is due  its ``backTo`` is in force, whatever ``spec.mode`` says, as ``status.mode`` shows; the object
                        itself isn't written, so that no other tool's field is taken over, and needs no right
 Program is deleted     its approvals go
+MeshPolicy ``draft``   is the namespace's draft, in the place of one that a command wrote, and nothing of it is ever in
+                       force; it ends with the object
 =====================  ===========================================================================================
 
 What was deleted while no CA looked is noticed at the start of each leader, which compares everything.
@@ -39,14 +41,16 @@ from shared.model.errors import DocumentError, NotFoundError, TouchmarkError, Un
 from shared.model.kubernetes.contract import FORCE_EXPLICIT
 from shared.model.policy.documents import (
     API_VERSION,
+    DRAFT_NAME,
     POLICY_NAME,
     Document,
+    DraftDocument,
     MeshPolicyDocument,
     ProgramDocument,
     read_document,
 )
 from shared.model.policy.modes import find_newly_explicit
-from shared.model.policy.rules import NamespaceState
+from shared.model.policy.rules import NamespaceState, PolicyDraft
 from shared.model.wire.admin_audit import AuditActor
 
 MESH_POLICY: Final = "MeshPolicy"
@@ -327,6 +331,7 @@ class ObjectWriter:
         for state in await self._store.namespaces.list_states():
             if _has_policy(state):
                 keys.add((MESH_POLICY, state.namespace, POLICY_NAME))
+        keys |= {(MESH_POLICY, namespace, DRAFT_NAME) for namespace in await self._store.drafts.list_of_objects()}
         self._index.mark(*keys)
         await self.write_changes()
 
@@ -357,6 +362,8 @@ class ObjectWriter:
                 await self._delete(key)
             return
         accepted, reason, message = True, "InForce", ""
+        if isinstance(value.document, DraftDocument):
+            reason = "Draft"
         if value.document is None:
             accepted, reason = False, "Invalid"
             message = f"{value.fault} ({value.hint})" if value.hint else value.fault
@@ -381,6 +388,8 @@ class ObjectWriter:
         """Bring the store in line with one object; return what people should know of it."""
         if isinstance(document, MeshPolicyDocument):
             return await self._put_policy(value, document)
+        if isinstance(document, DraftDocument):
+            return await self._put_draft(value, document.policy)
         record = _make_record(document, value.approved_by, self._clock())
         known = await self._store.namespaces.get_program(document.namespace, document.name)
         if known is None or _content(known) != _content(record):
@@ -418,6 +427,25 @@ class ObjectWriter:
             _log.info("policy_written", namespace=document.namespace, generation=value.generation)
         return message
 
+    async def _put_draft(self, value: WatchedObject, policy: MeshPolicyDocument) -> str:
+        """Have a policy evaluated beside the one in force."""
+        namespace = policy.namespace
+        known = await self._store.drafts.get(namespace)
+        wanted = PolicyDraft(
+            number=0 if known is None else known.draft.number,
+            mode=policy.mode,
+            group_label=policy.group_label,
+            rules=policy.rules,
+            requires=policy.requires,
+            workload_modes=policy.workload_modes,
+        )
+        if known is None or not known.is_object or known.draft != wanted:
+            await self._store.drafts.put(namespace, wanted, is_object=True)
+            _log.info("draft_written", namespace=namespace, generation=value.generation)
+        return (
+            f"nothing of it is in force; `touchmark policy draft {namespace} -k` shows what it would decide otherwise"
+        )
+
     async def _delete(self, key: Key) -> None:
         kind, namespace, name = key
         try:
@@ -427,6 +455,9 @@ class ObjectWriter:
             elif name == POLICY_NAME and _has_policy(await self._store.namespaces.get_state(namespace)):
                 await self._store.namespaces.delete_policy(namespace)
                 _log.info("policy_deleted", namespace=namespace)
+            elif name == DRAFT_NAME:
+                await self._store.drafts.drop(namespace, is_object=True)
+                _log.info("draft_deleted", namespace=namespace)
         except NotFoundError:
             pass  # It never was in force, or another leader deleted it.
 

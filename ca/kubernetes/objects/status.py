@@ -21,7 +21,7 @@ from ca.kubernetes.api.client import ClusterClient, quote_name
 from ca.kubernetes.objects.objects import MESH_POLICY, PLURALS, Key, ObjectIndex, Outcome, WatchedObject
 from ca.store.store import Store
 from shared.model.errors import ConflictError, NotFoundError, TouchmarkError
-from shared.model.policy.documents import API_VERSION, plain_workload_modes
+from shared.model.policy.documents import API_VERSION, DRAFT_NAME, plain_workload_modes
 from shared.model.policy.rules import Mode, WorkloadMode
 from shared.model.wire.admin import Acknowledgements
 
@@ -50,7 +50,7 @@ def make_status(
 
     Arguments:
         outcome: of the generation that was looked at last.
-        mode, workload_modes, acknowledgements: of a MeshPolicy's namespace.
+        mode, workload_modes, acknowledgements: of the namespace of a MeshPolicy that is no draft.
         now: RFC 3339; the time of the condition's last change where it changes.
     """
     condition = {
@@ -168,7 +168,7 @@ class StatusWriter:
             outcome = outcomes.get(value.key)
             if outcome is None or outcome.uid != value.uid:
                 continue  # It hasn't been looked at yet.
-            if value.kind == MESH_POLICY:
+            if value.kind == MESH_POLICY and value.name != DRAFT_NAME:
                 version, mode, modes = namespaces.get(value.namespace, (0, Mode.PERMISSIVE, ()))
                 found = count_acknowledgements(value.namespace, version, users.get(value.namespace, ()))
                 is_waiting |= bool(found.waiting)

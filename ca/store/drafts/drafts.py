@@ -19,7 +19,16 @@ from ca.store.drafts.tables import policy_drafts
 from ca.store.engine.counters import raise_counter, read_counter
 from ca.store.engine.database import Database
 from shared.model.errors import ConflictError, InputError, NotFoundError
-from shared.model.policy.rules import Mode, NamespaceState, PolicyDraft, Requirement, Rule, check_rules
+from shared.model.policy.documents import DRAFT_NAME
+from shared.model.policy.rules import (
+    Mode,
+    NamespaceState,
+    PolicyDraft,
+    Requirement,
+    Rule,
+    WorkloadMode,
+    check_rules,
+)
 
 # As JSON. What a namespace says goes to sidecars in one message: a draft never keeps the rest from getting there.
 MAX_BYTES: Final = 2 * 1024 * 1024
@@ -27,6 +36,7 @@ MAX_BYTES_WITH_RULES: Final = 5 * 1024 * 1024
 _NUMBERS: Final = "policy_drafts"
 _rules: Final = msgspec.json.Decoder(tuple[Rule, ...])
 _requires: Final = msgspec.json.Decoder(tuple[Requirement, ...])
+_modes: Final = msgspec.json.Decoder(tuple[WorkloadMode, ...])
 
 
 class Change(Protocol):
@@ -46,11 +56,13 @@ class StoredDraft:
     Attributes:
         written: seconds since the epoch, by the database's clock.
         size: of its rules, bytes.
+        is_object: a cluster's object says it.
     """
 
     draft: PolicyDraft
     written: float
     size: int
+    is_object: bool = False
 
     def fits_beside(self, rules: str) -> bool:
         """Tell whether sidecars are sent it beside these rules in force, as their row has them."""
@@ -75,21 +87,48 @@ class Drafts:
         async with self._database.reading() as connection:
             return await read_draft(connection, namespace)
 
-    async def put(self, namespace: str, draft: PolicyDraft) -> NamespaceState:
+    async def list_of_objects(self) -> list[str]:
+        """Return the namespaces whose draft an object says, by name."""
+        query = select(policy_drafts.c.namespace).where(policy_drafts.c.is_object).order_by(policy_drafts.c.namespace)
+        async with self._database.reading() as connection:
+            return list(await connection.scalars(query))
+
+    async def put(
+        self,
+        namespace: str,
+        draft: PolicyDraft,
+        *,
+        is_object: bool = False,
+        spares_objects: bool = False,
+        is_first: bool = False,
+    ) -> NamespaceState:
         """Write a namespace's draft, in the place of an earlier one.
 
         Arguments:
             draft: its number is given here.
+            is_object: an object says it.
+            spares_objects: not in the place of one that an object says.
+            is_first: not in the place of any.
 
         Raises:
             InputError: its rules can't be a policy.
+            ConflictError: there is one that may not be replaced.
         """
         check_rules(draft.rules, trust_domain=self._trust_domain)
         rules = msgspec.json.encode(draft.rules).decode()
         if len(rules) > MAX_BYTES:
             raise InputError(f"a draft's rules have at most {MAX_BYTES} bytes as JSON, not {len(rules)}")
+        modes = draft.workload_modes
 
         async def change(connection: AsyncConnection) -> None:
+            known = await read_draft(connection, namespace) if spares_objects or is_first else None
+            if known is not None and spares_objects:
+                _spare_object(namespace, known)
+            if known is not None and is_first:
+                raise ConflictError(
+                    f"namespace {namespace} has a draft already, number {known.draft.number}, which would be lost",
+                    hint=f"`touchmark policy draft {namespace}` shows it; --replace writes over it",
+                )
             await raise_counter(self._database, connection, _NUMBERS)
             values = {
                 "namespace": namespace,
@@ -99,27 +138,50 @@ class Drafts:
                 "rules": rules,
                 "requires": msgspec.json.encode(tuple(dict.fromkeys(draft.requires))).decode(),
                 "written": await self._database.read_clock(connection),
+                "workload_modes": None if modes is None else msgspec.json.encode(modes).decode(),
+                "is_object": is_object,
             }
             await connection.execute(self._database.upsert(policy_drafts, values))
 
         return await self._change(namespace, change, act="draft.put")
 
-    async def drop(self, namespace: str, *, number: int | None = None) -> NamespaceState:
+    async def drop(
+        self, namespace: str, *, number: int | None = None, spares_objects: bool = False, is_object: bool = False
+    ) -> NamespaceState:
         """Drop a namespace's draft.
 
         Arguments:
             number: only this one.
+            spares_objects: not one that an object says.
+            is_object: only one that an object says.
 
         Raises:
             NotFoundError: it has none.
-            ConflictError: it has another one by now.
+            ConflictError: it has another one by now, or one that may not be dropped.
         """
 
         async def change(connection: AsyncConnection) -> None:
-            if not await drop_draft(connection, namespace, number):
+            known = await read_draft(connection, namespace)
+            if known is None or (is_object and not known.is_object):
                 raise no_draft(namespace)
+            if spares_objects:
+                _spare_object(namespace, known)
+            await drop_draft(connection, namespace, number)
 
         return await self._change(namespace, change, act="draft.delete")
+
+
+def _spare_object(namespace: str, known: StoredDraft) -> None:
+    """Refuse to change the draft of an object.
+
+    Raises:
+        ConflictError: it is one.
+    """
+    if known.is_object:
+        raise ConflictError(
+            f"the draft of {namespace} is what MeshPolicy {namespace}/{DRAFT_NAME} says",
+            hint=f"edit that object, or delete it: `kubectl delete meshpolicy {DRAFT_NAME} -n {namespace}`",
+        )
 
 
 def no_draft(namespace: str) -> NotFoundError:
@@ -140,8 +202,9 @@ async def read_draft(connection: AsyncConnection, namespace: str) -> StoredDraft
         group_label=row.group_label,
         rules=_rules.decode(row.rules),
         requires=_requires.decode(row.requires),
+        workload_modes=None if row.workload_modes is None else _modes.decode(row.workload_modes),
     )
-    return StoredDraft(draft=draft, written=row.written, size=len(row.rules))
+    return StoredDraft(draft=draft, written=row.written, size=len(row.rules), is_object=row.is_object)
 
 
 async def drop_draft(connection: AsyncConnection, namespace: str, number: int | None = None) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Double, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Table, Text, false
 
 from ca.store.engine.schema import metadata
 
-# At most one of each namespace; ``number`` is given once in this store.
+# At most one of each namespace; ``number`` is given once in this store. ``workload_modes`` is null where the draft
+# leaves them; ``is_object``: a cluster's object says it.
 policy_drafts: Final = Table(
     "policy_drafts",
     metadata,
@@ -19,4 +20,6 @@ policy_drafts: Final = Table(
     Column("rules", Text, nullable=False),
     Column("requires", Text, nullable=False),
     Column("written", Double, nullable=False),
+    Column("workload_modes", Text),
+    Column("is_object", Boolean, nullable=False, server_default=false()),
 )

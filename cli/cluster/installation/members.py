@@ -14,6 +14,7 @@ from cli.cluster.membership import list_images
 from cli.cluster.snapshot import has_sidecar, trim_pod
 from shared.model.errors import TouchmarkError
 from shared.model.kubernetes.contract import SIDECAR_CONTAINER
+from shared.model.policy.documents import POLICY_NAME
 from shared.model.policy.rules import Mode
 
 
@@ -55,6 +56,8 @@ async def read_modes(cluster: Cluster) -> tuple[dict[str, Mode], dict[str, list[
     own: dict[str, list[str]] = {}
     for each in policies:
         namespace, spec = each["metadata"]["namespace"], each.get("spec") or {}
+        if each["metadata"]["name"] != POLICY_NAME:
+            continue  # A draft: nothing of it is in force.
         if spec.get("mode") == Mode.EXPLICIT.value:
             modes[namespace] = Mode.EXPLICIT
         named = sorted(name for name, mode in (spec.get("workloadModes") or {}).items() if mode == Mode.EXPLICIT.value)

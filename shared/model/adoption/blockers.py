@@ -202,6 +202,23 @@ def list_missing_changes(
     return missing
 
 
+def find_allowed(
+    seen: Sequence[Seen], states: Mapping[str, NamespaceState], *, check: Callable[[], None] = lambda: None
+) -> list[bool]:
+    """Tell of each of what was seen whether it needs no change to pass, and no deny rule refuses it either.
+
+    Arguments:
+        states, check: as for ``list_missing_changes``.
+    """
+    current = {name: as_explicit(states.get(name, NamespaceState(namespace=name))) for name in find_namespaces(seen)}
+    judging = _Judging(current, seen)
+    allowed = []
+    for each in seen:
+        check()
+        allowed.append(not (each.has_failed or any(judging.find_missing(each)) or judging.is_denied(each)))
+    return allowed
+
+
 class _Judging:
     """The policies to judge by: as they are, and with every program approved that was seen."""
 

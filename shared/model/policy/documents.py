@@ -1,9 +1,9 @@
 """Policies and programs as YAML, in the shape of the Kubernetes objects: read with the line and path of each fault.
 
-Two kinds, ``apiVersion: touchmark.dev/v1alpha1``: ``MeshPolicy`` (one per namespace, named ``default``) and ``Program``
-(approved digests of one workload). Belongs here: their notation and the documents' values. Doesn't: what a rule matches
-(``evaluate.py``), or where files come from. Pure. Long, because each field of both documents is read here, and written
-back beside it.
+Two kinds, ``apiVersion: touchmark.dev/v1alpha1``: ``MeshPolicy`` (of each namespace one named ``default``, which is in
+force, and one named ``draft``, which never is) and ``Program`` (approved digests of one workload). Belongs here: their
+notation and the documents' values. Doesn't: what a rule matches (``evaluate.py``), or where files come from. Pure.
+Long, because each field of the documents is read here, and written back beside it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import msgspec
 import yaml
 
-from shared.model.errors import DocumentError, InputError
+from shared.model.errors import InputError
 from shared.model.identity.foreign import check_id_pattern
 from shared.model.identity.identity import Workload, check_namespace
 from shared.model.identity.loaded_code import MAX_OBJECTS, ApprovedCode, CodeCheck, LoadedObject
@@ -41,6 +41,9 @@ from shared.model.policy.rules import (
 
 API_VERSION = "touchmark.dev/v1alpha1"
 POLICY_NAME = "default"
+# A draft says so twice, by this name and by `spec.draft`: a reader that knows no drafts (release 0.1, or a definition
+# that drops the field) knows one name alone, and refuses it.
+DRAFT_NAME = "draft"
 # Of lists inside a rule; a rule with more is generated and wants to be several. The API server checks peers and ports
 # by expressions, whose cost it bounds by these numbers' product with MAX_OBJECT_RULES: manifests/crds says the same.
 MAX_OBJECT_RULES = 1000
@@ -144,7 +147,28 @@ class ProgramDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             raise InputError(f"a Program names 1 to {MAX_PROGRAMS} digests")
 
 
-Document: TypeAlias = MeshPolicyDocument | ProgramDocument
+class DraftDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="Draft"):
+    """A ``MeshPolicy`` with ``draft: true``: what it would say if it were in force, which it isn't.
+
+    A kind of value of its own, so that nothing takes it for a policy by forgetting to ask.
+
+    Raises:
+        InputError: it has a trial; nothing of a draft is in force.
+    """
+
+    policy: MeshPolicyDocument
+
+    def __post_init__(self) -> None:
+        if self.policy.trial is not None:
+            raise InputError("a draft has no `trial`: nothing of it is in force")
+
+    @property
+    def namespace(self) -> str:
+        """The namespace whose draft it is."""
+        return self.policy.namespace
+
+
+Document: TypeAlias = MeshPolicyDocument | DraftDocument | ProgramDocument
 
 
 def check_group_label(label: str) -> str:
@@ -173,7 +197,7 @@ def parse_documents(text: str, source: str = "") -> list[Document]:
     seen: set[tuple[str, str, str]] = set()
     for value in read_nodes(text, source):
         document = _read_document(value, max_rules=MAX_RULES)
-        name = document.name if isinstance(document, ProgramDocument) else POLICY_NAME
+        name = name_document(document)
         key = (type(document).__name__, document.namespace, name)
         if key in seen:
             raise value.place.fault(f"{document.namespace}/{name} is defined twice")
@@ -191,6 +215,13 @@ def read_document(plain: Mapping[str, Any], source: str = "") -> Document:
     return _read_document(read_plain(plain, source), max_rules=MAX_OBJECT_RULES)
 
 
+def name_document(document: Document) -> str:
+    """Return the name of a document's object."""
+    if isinstance(document, ProgramDocument):
+        return document.name
+    return POLICY_NAME if isinstance(document, MeshPolicyDocument) else DRAFT_NAME
+
+
 def format_documents(documents: Sequence[Document]) -> str:
     """Write documents as YAML that ``parse_documents`` reads back as the same values."""
     plain = make_plain(documents)
@@ -199,7 +230,17 @@ def format_documents(documents: Sequence[Document]) -> str:
 
 def make_plain(documents: Sequence[Document]) -> list[dict[str, Any]]:
     """Return documents as mappings, lists and strings, in the shape of the Kubernetes objects."""
-    return [_plain_policy(each) if isinstance(each, MeshPolicyDocument) else _plain_program(each) for each in documents]
+    return [_plain(each) for each in documents]
+
+
+def _plain(document: Document) -> dict[str, Any]:
+    if isinstance(document, ProgramDocument):
+        return _plain_program(document)
+    if isinstance(document, MeshPolicyDocument):
+        return _plain_policy(document)
+    plain = _plain_policy(document.policy)
+    plain["metadata"]["name"] = DRAFT_NAME
+    return {**plain, "spec": {"draft": True, **plain["spec"]}}
 
 
 def plain_trial(trial: ModeTrial) -> dict[str, Any]:
@@ -239,20 +280,29 @@ def _read_metadata(metadata: Value) -> tuple[Value, str]:
     return fields["name"], namespace.build(lambda: check_namespace(namespace.text()))
 
 
-def _read_policy(document: Value, metadata: Value, spec: Value, *, max_rules: int) -> MeshPolicyDocument:
+def _read_policy(
+    document: Value, metadata: Value, spec: Value, *, max_rules: int
+) -> MeshPolicyDocument | DraftDocument:
     name, namespace = _read_metadata(metadata)
-    if name.text() != POLICY_NAME:
+    if name.text() not in (POLICY_NAME, DRAFT_NAME):
         raise name.place.fault(
-            f"a MeshPolicy must be named {POLICY_NAME!r}", hint="there is one per namespace; put all its rules into it"
+            f"a MeshPolicy must be named {POLICY_NAME!r}, or {DRAFT_NAME!r} with `draft: true`",
+            hint="there is one of each per namespace; put all its rules into it",
         )
-    if spec.is_null():
+    is_named_draft = name.text() == DRAFT_NAME
+    if spec.is_null() and not is_named_draft:
         return MeshPolicyDocument(namespace=namespace)
     fields = spec.fields(optional=("draft", "mode", "trial", "workloadModes", "group", "requires", "rules"))
-    if "draft" in fields and fields["draft"].flag():
+    is_draft = "draft" in fields and fields["draft"].flag()
+    if is_draft and not is_named_draft:
         raise fields["draft"].place.fault(
-            "a MeshPolicy is in force, and never a draft",
-            hint="leave `draft` out; `touchmark policy apply -f FILE --draft` writes it as a draft, which the CA keeps",
+            f"the MeshPolicy named {POLICY_NAME!r} is in force, and never a draft",
+            hint=f"name it {DRAFT_NAME!r}: it stands beside the one in force",
         )
+    if is_named_draft and not is_draft:
+        raise name.place.fault(f"the MeshPolicy named {DRAFT_NAME!r} is never in force, and must say `draft: true`")
+    if is_draft and "trial" in fields:
+        raise fields["trial"].place.fault("a draft has no `trial`: nothing of it is in force")
     group_label = ""
     if "group" in fields:
         label = fields["group"].fields(required=("label",))["label"]
@@ -273,7 +323,7 @@ def _read_policy(document: Value, metadata: Value, spec: Value, *, max_rules: in
     required = tuple(Requirement(each.choice([*Requirement])) for each in requires)
     if len(set(required)) < len(required):
         raise fields["requires"].place.fault("a requirement is named twice")
-    return document.build(
+    policy = document.build(
         lambda: MeshPolicyDocument(
             namespace=namespace,
             mode=mode,
@@ -284,6 +334,7 @@ def _read_policy(document: Value, metadata: Value, spec: Value, *, max_rules: in
             workload_modes=_read_workload_modes(fields["workloadModes"]) if "workloadModes" in fields else None,
         )
     )
+    return DraftDocument(policy=policy) if is_draft else policy
 
 
 def _read_workload_modes(value: Value) -> tuple[WorkloadMode, ...]:
@@ -545,20 +596,3 @@ def _plain_object(kind: str, name: str, namespace: str, spec: dict[str, Any]) ->
         "metadata": {"name": name, "namespace": namespace},
         "spec": spec,
     }
-
-
-__all__ = [
-    "API_VERSION",
-    "Document",
-    "DocumentError",
-    "MeshPolicyDocument",
-    "ProgramDocument",
-    "format_documents",
-    "make_plain",
-    "parse_documents",
-    "parse_ports",
-    "plain_code",
-    "plain_rule",
-    "read_code",
-    "read_document",
-]

@@ -245,9 +245,10 @@ class PolicyDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         number: of this draft among those of its namespace, which grows; records name it.
         mode: None: that which is in force.
         group_label, rules, requires: as of ``NamespaceState``.
+        workload_modes: as of ``NamespaceState``; None: those that are in force.
 
     Raises:
-        InputError: there are too many rules.
+        InputError: there are too many rules or modes of workloads, or two of one workload.
     """
 
     number: int
@@ -255,8 +256,10 @@ class PolicyDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     group_label: str = ""
     rules: tuple[Rule, ...] = ()
     requires: tuple[Requirement, ...] = ()
+    workload_modes: tuple[WorkloadMode, ...] | None = None
 
     def __post_init__(self) -> None:
+        check_workload_modes(self.workload_modes or ())
         if len(self.rules) > MAX_RULES:
             raise InputError(f"a draft holds at most {MAX_RULES} rules")
 
@@ -318,6 +321,7 @@ def put_draft_in_force(state: NamespaceState, draft: PolicyDraft) -> NamespaceSt
         group_label=draft.group_label,
         rules=draft.rules,
         requires=draft.requires,
+        workload_modes=state.workload_modes if draft.workload_modes is None else draft.workload_modes,
         draft=None,
     )
 

@@ -6,7 +6,7 @@ import msgspec
 
 from shared.model.adoption.fixes import Fix
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction, Mode, PolicyDraft, Requirement, Rule
+from shared.model.policy.rules import Direction, Mode, PolicyDraft, Requirement, Rule, WorkloadMode
 
 
 class DecidedOtherwise(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,12 +58,18 @@ class PolicyDifference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DraftRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Write a namespace's draft. ``mode`` None: that which is in force."""
+    """Write a namespace's draft. ``mode`` None: that which is in force; likewise ``workload_modes``.
+
+    Attributes:
+        is_first: only where there is no draft yet.
+    """
 
     rules: tuple[Rule, ...] = ()
     group_label: str = ""
     mode: Mode | None = None
     requires: tuple[Requirement, ...] = ()
+    workload_modes: tuple[WorkloadMode, ...] | None = None
+    is_first: bool = False
 
 
 class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -88,6 +94,8 @@ class DraftView(msgspec.Struct, frozen=True, kw_only=True):
         evaluating: how many of ``sidecars``, those that use the namespace's policy, evaluate it.
         waiting: some that don't: they haven't installed it yet, or are of an older release.
         denied: decided more strictly; ``allowed``: less strictly. Most connections first. Each as its own side says.
+        settled: were decided more strictly, which the current approvals, and other namespaces' rules, no longer do. Not
+            among ``denied``.
         unchanged: how many connections that the namespace's own sidecars decided it leaves as they are.
         uncounted: connections for which there was no room, and records that sidecars lost: the other numbers are a
             lower bound.
@@ -95,6 +103,7 @@ class DraftView(msgspec.Struct, frozen=True, kw_only=True):
         is_truncated: there are more than are shown.
         is_partly_unknown: of some connections sidecars can't say what it would make: they aren't in the numbers.
         is_outdated: the policy in force has changed since: to put the draft in force takes that back.
+        is_object: a MeshPolicy with ``draft: true`` says it: no command changes it.
     """
 
     namespace: str
@@ -111,3 +120,5 @@ class DraftView(msgspec.Struct, frozen=True, kw_only=True):
     is_truncated: bool = False
     is_partly_unknown: bool = False
     is_outdated: bool = False
+    is_object: bool = False
+    settled: tuple[DecidedOtherwise, ...] = ()

@@ -89,3 +89,14 @@ async def test_a_policy_with_workloads_modes_is_judged_whatever_the_namespaces_m
         assert (await ask(judge, make({"workloadModes": modes})))["allowed"] is False
         (document,) = judge.asked
         assert {each.service_account: each.mode.value for each in document.workload_modes or ()} == modes
+
+
+async def test_a_draft_passes_and_its_writer_reads_what_it_would_meet_in_force() -> None:
+    judge = Judge()
+    for spec in ({"draft": True, "mode": "explicit"}, {"draft": True, "workloadModes": {"db": "explicit"}}):
+        response = await ask(judge, policy(spec, name="draft"))
+        assert response["allowed"]
+        assert response["warnings"] == ["nothing of a draft is in force; if this one were: shop is unchanged: a → b"]
+    response = await ask(judge, policy({"draft": True, "rules": [RULE]}, name="draft"))
+    assert response["allowed"] and "warnings" not in response
+    assert len(judge.asked) == 2

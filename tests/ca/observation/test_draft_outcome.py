@@ -67,15 +67,19 @@ def test_what_would_let_it_pass_goes_by_the_drafts_rules() -> None:
         own, [(name.partition("/")[2], parse_program(program)) for name, program in programs.items() if program]
     )
     drafted = msgspec.structs.replace(state, draft=PolicyDraft(number=2, group_label="team"))
-    (missing, ruled) = add_fixes(denied, {"shop": drafted})
+    (missing, ruled), settled = add_fixes(denied, {"shop": drafted})
+    assert settled == ()
     (fix,) = missing.fixes
     assert (fix.kind, fix.namespace) == (FixKind.RULE, "shop")
     assert fix.rule is not None
     assert fix.rule.peers[0].service_account == key.source.workload.partition("/")[2]
     nothing = msgspec.structs.replace(drafted, draft=PolicyDraft(number=3))
-    assert add_fixes(denied, {"shop": nothing})[0].fixes[0].advice.endswith("new connections will tell.")
+    refused, settled = add_fixes(denied, {"shop": nothing})
+    assert (refused, settled) == ((), tuple(each.changed for each in denied)), "nothing is missing any more"
     denying = PolicyDraft(number=4, rules=(Rule(name="no", action=Action.DENY),))
-    found = add_fixes(denied, {"shop": msgspec.structs.replace(state, draft=denying)})
+    found, settled = add_fixes(denied, {"shop": msgspec.structs.replace(state, draft=denying)})
+    assert settled == (), "a deny rule refuses it, whatever did then"
+    assert "By now a deny rule refuses it" in found[0].fixes[0].advice
     assert found[1].fixes[0].advice == "The rule shop/no denies it: change that rule if it should pass."
     assert ruled.rule == "shop/no"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from aiohttp import web
 
 from cli.backends import cluster as backend
 from cli.main import run
@@ -35,6 +36,11 @@ def make_conflict(*owners: str) -> Any:
         for owner in owners
     ]
     return make_status(409, "Conflict", "Apply failed", causes=causes)
+
+
+def make_version(version: str, **more: Any) -> dict[str, Any]:
+    policy = make_policy(**more)
+    return {**policy, "metadata": {**policy["metadata"], "resourceVersion": version, "uid": "u"}}
 
 
 def make_readiness(*, is_safe: bool = True) -> Readiness:
@@ -474,16 +480,26 @@ def test_a_draft_in_force_is_a_mesh_policy_and_it_goes_once_the_ca_has_it(
     draft = PolicyDraft(number=3, rules=(Rule(name="none", action=Action.DENY),))
     cluster_ca.answers["GET /v1/namespaces/shop/draft"] = DraftView(namespace="shop", draft=draft, written=1.0)
     cluster_ca.answers["DELETE /v1/namespaces/shop/draft"] = NamespaceState(namespace="shop")
-    api.answers[f"PATCH {MESH_POLICY}"] = api.answers[f"GET {MESH_POLICY}"] = make_policy(observed=1)
+    api.answers[f"GET {MESH_POLICY}"] = make_version("7")
+
+    def write(request: web.Request) -> Any:
+        written = make_version("8", generation=3)
+        if "dryRun" not in request.query:
+            api.answers[f"GET {MESH_POLICY}"] = written
+        return written
+
+    api.answers[f"PATCH {MESH_POLICY}"] = write
     assert run(["policy", "draft", "shop", "--promote", "-k"]) == ExitCode.DEADLINE
     assert not cluster_ca.asked("DELETE /v1/namespaces/shop/draft"), "it isn't in force yet"
     capsys.readouterr()
-    api.answers[f"PATCH {MESH_POLICY}"] = api.answers[f"GET {MESH_POLICY}"] = make_policy()
+    api.answers[f"GET {MESH_POLICY}"] = make_version("7")
+    api.answers[f"PATCH {MESH_POLICY}"] = make_version("8", generation=3, observed=3)
     assert run(["policy", "draft", "shop", "--promote", "-k"]) == ExitCode.SUCCESS
     dropped = [query for asked, query, _ in cluster_ca.requests if asked == "DELETE /v1/namespaces/shop/draft"]
     assert dropped == [{"number": "3"}], "one that was written meanwhile stays"
     written = [body for asked, query, body in api.requests if asked == f"PATCH {MESH_POLICY}" and "dryRun" not in query]
     assert written[-1]["spec"] == {"rules": [{"name": "none", "action": "deny", "direction": "ingress"}]}
+    assert written[-1]["metadata"]["resourceVersion"] == "7", "over what was looked at, and nothing newer"
     assert "MeshPolicy shop/default applied (version 7)" in capsys.readouterr().out
 
 
@@ -496,7 +512,7 @@ def test_a_draft_that_was_written_or_dropped_while_another_went_in_force_is_no_e
     draft = PolicyDraft(number=3, rules=(Rule(name="none", action=Action.DENY),))
     cluster_ca.answers["GET /v1/namespaces/shop/draft"] = DraftView(namespace="shop", draft=draft, written=1.0)
     cluster_ca.answers["DELETE /v1/namespaces/shop/draft"] = ErrorAnswer(code=code, message="no")
-    api.answers[f"PATCH {MESH_POLICY}"] = api.answers[f"GET {MESH_POLICY}"] = make_policy()
+    api.answers[f"PATCH {MESH_POLICY}"] = api.answers[f"GET {MESH_POLICY}"] = make_version("7")
     assert run(["policy", "draft", "shop", "--promote", "-k"]) == ExitCode.SUCCESS
     printed = capsys.readouterr()
     assert "MeshPolicy shop/default applied" in printed.out

@@ -11,8 +11,8 @@ from cli.commands import applying, draft
 from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.adoption.fixes import Fix, FixKind
-from shared.model.policy.documents import MeshPolicyDocument, parse_documents
-from shared.model.policy.rules import Action, Mode, NamespaceState, PolicyDraft, Requirement, Rule
+from shared.model.policy.documents import DraftDocument, MeshPolicyDocument, parse_documents
+from shared.model.policy.rules import Action, Mode, NamespaceState, PolicyDraft, Requirement, Rule, WorkloadMode
 from shared.model.wire.admin import DraftView, PolicyList, PolicyView, ProgramList
 from tests.cli.backends.test_objects import POLICY
 from tests.cli.commands.test_difference import DENIED
@@ -161,8 +161,9 @@ def test_a_draft_of_the_mode_alone_is_the_policy_in_force_in_that_mode(
         ca.answers["GET /v1/policies"] = PolicyList(policies=policies)
         assert run(["policy", "draft", "shop", "--mode", "explicit"]) == ExitCode.SUCCESS
     first, second = ca.asked("PUT /v1/namespaces/shop/draft")
-    assert first == {"mode": "explicit", "group_label": "team", "rules": [{"name": "none", "action": "deny"}]}
-    assert second == {"mode": "explicit"}
+    rules = [{"name": "none", "action": "deny"}]
+    assert first == {"mode": "explicit", "group_label": "team", "rules": rules, "is_first": True}
+    assert second == {"mode": "explicit", "is_first": True}
     assert "draft MeshPolicy shop/default written (version 3); nothing of it is in force" in capsys.readouterr().out
     assert run(["policy", "draft", "shop", "--mode", "lax"]) == ExitCode.BAD_INPUT
 
@@ -226,3 +227,59 @@ def test_explicit_isnt_promoted_while_nobody_knows_what_it_would_refuse(
     assert run(["policy", "draft", "shop", "--promote"]) == ExitCode.REFUSED
     assert not ca.asked("POST /v1/namespaces/shop/draft/promote")
     assert "nothing is applied" in capsys.readouterr().err
+
+
+def test_what_is_allowed_by_now_is_told_apart_and_no_reason_to_wait(
+    ca: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ca.answers[ASKED] = msgspec.structs.replace(VIEW, settled=(DENIED,))
+    assert run(["policy", "draft", "shop"]) == ExitCode.SUCCESS
+    printed = capsys.readouterr().out
+    assert "newly denied before, and allowed by now: 7 connections" in printed
+    assert "✗" not in printed
+
+
+def test_a_drafted_mode_takes_no_other_drafts_place_unasked(ca: FakeCA) -> None:
+    ca.answers["GET /v1/policies"] = PolicyList(policies=())
+    ca.answers["GET /v1/programs"] = ProgramList(programs=())
+    ca.answers["PUT /v1/namespaces/shop/draft"] = NamespaceState(namespace="shop", version=3)
+    for options in ((), ("--replace",)):
+        assert run(["policy", "draft", "shop", "--mode", "explicit", *options]) == ExitCode.SUCCESS
+    assert ca.asked("PUT /v1/namespaces/shop/draft") == [{"mode": "explicit", "is_first": True}, {"mode": "explicit"}]
+    assert run(["policy", "draft", "shop", "--drop", "--replace"]) == ExitCode.BAD_INPUT
+
+
+DRAFT_OBJECT = """\
+apiVersion: touchmark.dev/v1alpha1
+kind: MeshPolicy
+metadata: {name: draft, namespace: shop}
+spec: {draft: true, mode: explicit, workloadModes: {db: permissive}}
+"""
+
+
+def test_a_file_that_says_draft_writes_and_deletes_the_draft_and_no_policy(ca: FakeCA, tmp_path: Path) -> None:
+    file = tmp_path / "draft.yaml"
+    file.write_text(DRAFT_OBJECT)
+    ca.answers["PUT /v1/namespaces/shop/draft"] = NamespaceState(namespace="shop", version=3)
+    ca.answers["DELETE /v1/namespaces/shop/draft"] = NamespaceState(namespace="shop")
+    written = {"mode": "explicit", "workload_modes": [{"service_account": "db", "mode": "permissive"}]}
+    for options in ((), ("--draft",)):
+        assert run(["policy", "apply", "-f", str(file), "--ignore-lint", *options]) == ExitCode.SUCCESS
+    assert ca.asked("PUT /v1/namespaces/shop/draft") == [written, written]
+    assert run(["policy", "delete", "-f", str(file)]) == ExitCode.SUCCESS
+    asked = {name for name, _, _ in ca.requests}
+    assert "DELETE /v1/namespaces/shop/draft" in asked
+    assert not any(name.startswith(("PUT /v1/policies", "DELETE /v1/policies")) for name in asked)
+
+
+def test_an_objects_draft_says_so_and_is_printed_as_that_object(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    modes = (WorkloadMode(service_account="db", mode=Mode.EXPLICIT),)
+    drafted = msgspec.structs.replace(VIEW.draft, workload_modes=modes)
+    ca.answers[ASKED] = msgspec.structs.replace(VIEW, draft=drafted, is_object=True)
+    assert run(["policy", "draft", "shop"]) == ExitCode.SUCCESS
+    printed = capsys.readouterr().out
+    assert "it is what MeshPolicy shop/draft says: edit that object, or delete it" in printed
+    assert "modes of workloads: db explicit" in printed
+    assert run(["policy", "draft", "shop", "--yaml"]) == ExitCode.SUCCESS
+    policy = MeshPolicyDocument(namespace="shop", rules=RULES, workload_modes=modes)
+    assert parse_documents(capsys.readouterr().out) == [DraftDocument(policy=policy)]

@@ -9,7 +9,7 @@ import pytest
 
 from cli.main import run
 from cli.text.exit_codes import ExitCode
-from shared.model.policy.documents import MeshPolicyDocument, format_documents, parse_documents
+from shared.model.policy.documents import DraftDocument, MeshPolicyDocument, format_documents, parse_documents
 from shared.model.policy.modes import make_modes
 from shared.model.policy.rules import Action, Mode, NamespaceState, Rule
 from shared.model.wire.admin import (
@@ -271,3 +271,17 @@ def test_lint_names_a_workload_that_isnt_there_but_has_a_mode(
     expected = "✗ shop: unknown_workload: there is no workload shop/wbe (did you mean web?)"
     assert capsys.readouterr().out.splitlines() == [expected]
     assert surrounded.asked("GET /v1/sidecars")
+
+
+def test_lint_judges_drafts_apart_and_errors_of_theirs_stop_nothing(
+    surrounded: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "draft.yaml"
+    policy = MeshPolicyDocument(namespace="shop", workload_modes=make_modes({"wbe": Mode.EXPLICIT}))
+    file.write_text(format_documents([DraftDocument(policy=policy)]))
+    expected = "✗ shop: unknown_workload: in the draft: there is no workload shop/wbe (did you mean web?)"
+    assert run(["policy", "lint", str(file)]) == ExitCode.CHECK_FAILED
+    assert capsys.readouterr().out.splitlines() == [expected]
+    surrounded.answers["PUT /v1/namespaces/shop/draft"] = NamespaceState(namespace="shop", version=2)
+    assert run(["policy", "apply", "-f", str(file)]) == ExitCode.SUCCESS
+    assert expected in capsys.readouterr().err

@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from shared.model.policy.decision import Answer, DecisionRecord, DraftVerdict, Ending, Origin, Phase, Transport
 from shared.model.policy.evaluate import Party, Verdict
+from shared.model.policy.modes import make_modes
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import (
     Action,
@@ -46,6 +47,9 @@ def drafts(draw: st.DrawFn) -> dict[str, PolicyDraft]:
                 mode=draw(st.sampled_from((None, *Mode))),
                 group_label=state.group_label,
                 rules=state.rules,
+                workload_modes=draw(
+                    st.sampled_from((None, (), make_modes({"web": Mode.EXPLICIT}), state.workload_modes))
+                ),
             )
     return found
 

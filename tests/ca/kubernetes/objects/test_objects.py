@@ -31,11 +31,11 @@ from shared.model.errors import UnavailableError
 from shared.model.identity.program import Program
 from shared.model.kubernetes.contract import FORCE_EXPLICIT
 from shared.model.policy.modes import make_modes
-from shared.model.policy.rules import Mode
+from shared.model.policy.rules import Mode, PolicyDraft, put_draft_in_force
 from shared.model.wire.admin_audit import AuditActor, read_entry
 from tests.ca.founded import NOW, opened
 from tests.ca.running import eventually
-from tests.shared.model.policy.object_cases import A, B, policy, program
+from tests.shared.model.policy.object_cases import CASES, A, B, policy, program
 
 RULE = {"name": "web", "action": "allow", "ports": [80]}
 
@@ -340,3 +340,68 @@ async def test_workloads_modes_are_what_the_object_says_and_stay_where_it_leaves
         assert (await w.store.namespaces.get_state("shop")).workload_modes == modes
         await w.put(policy({"workloadModes": {}}), uid="u2")
         assert (await w.store.namespaces.get_state("shop")).workload_modes == ()
+
+
+DRAFT = {"draft": True, "mode": "explicit", "rules": [RULE], "workloadModes": {"db": "permissive"}}
+
+
+async def test_a_draft_object_is_evaluated_beside_the_policy_and_nothing_of_it_is_in_force(tmp_path: Path) -> None:
+    async with writing(tmp_path) as w:
+        await w.put(policy({"mode": "permissive", "group": {"label": "team"}}))
+        await w.put(policy(DRAFT, name="draft"), uid="u2")
+        state = await w.store.namespaces.get_state("shop")
+        assert (state.version, state.mode, state.rules, state.workload_modes) == (2, Mode.PERMISSIVE, (), ())
+        assert state.draft is not None
+        assert (state.draft.mode, state.draft.workload_modes) == (Mode.EXPLICIT, make_modes({"db": Mode.PERMISSIVE}))
+        outcome = w.writer.outcomes[MESH_POLICY, "shop", "draft"]
+        assert (outcome.is_accepted, outcome.reason) == (True, "Draft")
+        assert outcome.message.startswith("nothing of it is in force")
+        await w.writer.compare_all()
+        assert await w.version() == 2, "it says the same"
+        await w.put(policy({"draft": True, "mode": "strict"}, name="draft"), uid="u2", generation=2)
+        assert w.writer.outcomes[MESH_POLICY, "shop", "draft"].reason == "Invalid"
+        assert (await w.store.namespaces.get_state("shop")).draft == state.draft
+        await w.remove(policy({}, name="draft"))
+        ended = await w.store.namespaces.get_state("shop")
+        assert (ended.draft, ended.mode) == (None, Mode.PERMISSIVE)
+        await w.remove(policy({}, name="draft"))
+        lines = [read_entry(line) for line in (await w.store.audit.list_lines(limit=2, newest=True)).lines]
+    assert [(each.act, each.actor.origin) for each in lines] == [
+        ("draft.put", "MeshPolicy shop/draft, generation 1"),
+        ("draft.delete", "MeshPolicy shop/draft, deleted"),
+    ]
+
+
+async def test_what_a_draft_object_would_put_in_force_is_what_the_same_object_does(tmp_path: Path) -> None:
+    """Sidecars evaluate that state (``tests/sidecar/connection/test_drafts.py`` says how)."""
+    specs = [
+        case.document["spec"] or {} for case in CASES if case.path is None and case.document["kind"] == MESH_POLICY
+    ]
+    async with writing(tmp_path) as w:
+        for number, given in enumerate(specs):
+            spec = {key: value for key, value in given.items() if key not in ("draft", "trial")}
+            await w.put(policy({"mode": "explicit", "workloadModes": {"cache": "explicit"}}), generation=2 * number)
+            await w.put(policy({**spec, "draft": True}, name="draft"), uid=f"u{number}")
+            beside = await w.store.namespaces.get_state("shop")
+            assert beside.draft is not None, given
+            await w.put(policy(spec), generation=2 * number + 1)
+            await w.remove(policy({}, name="draft"))
+            enforced = await w.store.namespaces.get_state("shop")
+            drafted = put_draft_in_force(beside, beside.draft)
+            assert msgspec.structs.replace(drafted, version=enforced.version) == enforced, given
+    assert len(specs) > 20
+
+
+async def test_a_draft_object_takes_the_place_of_a_commands_draft_and_ends_alone(tmp_path: Path) -> None:
+    async with writing(tmp_path) as w:
+        await w.store.drafts.put("shop", PolicyDraft(number=0, mode=Mode.EXPLICIT))
+        await w.remove(policy({}, name="draft"))
+        await w.writer.compare_all()
+        assert (await w.store.namespaces.get_state("shop")).draft is not None, "no object ever said that one"
+        await w.put(policy({"draft": True, "mode": "explicit"}, name="draft"))
+        kept = await w.store.drafts.get("shop")
+        assert kept is not None and kept.is_object
+    async with writing(tmp_path) as w:
+        w.index.sink(MESH_POLICY).replace([])
+        await w.writer.compare_all()
+        assert await w.store.drafts.get("shop") is None, "it was deleted while nobody looked"

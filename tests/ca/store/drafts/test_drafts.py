@@ -8,7 +8,15 @@ import pytest
 
 from ca.store.drafts import drafts, tables
 from shared.model.errors import ConflictError, InputError, NotFoundError
-from shared.model.policy.rules import Action, Mode, PolicyDraft, Requirement, Rule
+from shared.model.policy.rules import (
+    Action,
+    Mode,
+    PolicyDraft,
+    Requirement,
+    Rule,
+    WorkloadMode,
+    put_draft_in_force,
+)
 from tests.ca.founded import opened
 
 RULE = Rule(name="none", action=Action.DENY)
@@ -76,3 +84,32 @@ async def test_what_cant_be_a_policy_cant_be_a_draft(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="same name"):
             await core.store.drafts.put("shop", PolicyDraft(number=0, rules=(RULE, RULE)))
         assert tables.policy_drafts.name == "policy_drafts"
+
+
+async def test_workloads_modes_are_drafted_or_left_as_they_are(tmp_path: Path) -> None:
+    modes = (WorkloadMode(service_account="db", mode=Mode.EXPLICIT),)
+    async with opened(tmp_path / "d") as core:
+        await core.store.namespaces.put_policy("shop", rules=(), workload_modes=modes)
+        for drafted, expected in ((None, modes), ((), ())):
+            state = await core.store.drafts.put("shop", PolicyDraft(number=0, workload_modes=drafted))
+            assert state.draft is not None
+            assert state.draft.workload_modes == drafted
+            assert put_draft_in_force(state, state.draft).workload_modes == expected
+
+
+async def test_only_its_object_changes_an_objects_draft_and_none_is_lost_to_a_first_one(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        store = core.store.drafts
+        await store.put("shop", DRAFT, spares_objects=True, is_first=True)
+        with pytest.raises(ConflictError, match="has a draft already"):
+            await store.put("shop", DRAFT, is_first=True)
+        with pytest.raises(NotFoundError):
+            await store.drop("shop", is_object=True)
+        await store.put("shop", DRAFT, is_object=True)
+        assert await store.list_of_objects() == ["shop"]
+        with pytest.raises(ConflictError, match="what MeshPolicy shop/draft says"):
+            await store.put("shop", DRAFT, spares_objects=True)
+        with pytest.raises(ConflictError, match="what MeshPolicy shop/draft says"):
+            await store.drop("shop", spares_objects=True)
+        await store.drop("shop", is_object=True)
+        assert await store.list_of_objects() == []

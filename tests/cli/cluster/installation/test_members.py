@@ -47,6 +47,8 @@ async def test_modes_are_those_of_the_policies(store: ObjectStore, cluster: Clus
     ):
         metadata = {"name": "default", "namespace": namespace}
         store.objects[f"{POLICIES}/namespaces/{namespace}/meshpolicies/default"] = {"metadata": metadata, "spec": spec}
+    draft = {"metadata": {"name": "draft", "namespace": "bank"}, "spec": {"draft": True, "mode": "explicit"}}
+    store.objects[f"{POLICIES}/namespaces/bank/meshpolicies/draft"] = draft
     assert await read_modes(cluster) == ({"shop": Mode.EXPLICIT}, {"other": ["db"]})
 
 

@@ -77,7 +77,17 @@ def _cases() -> Iterator[Case]:
     yield bad("unknown requirement", "spec.requires[0]", policy({"requires": ["listed"]}))
     yield bad("a requirement twice", "spec.requires", policy({"requires": ["matchingAddress"] * 2}))
     yield good("no draft", policy({"draft": False}))
-    yield bad("a draft", "spec.draft", policy({"draft": True, "mode": "explicit"}))
+    yield bad("a draft in the place of the policy", "spec.draft", policy({"draft": True, "mode": "explicit"}))
+    yield good(
+        "a draft", policy({"draft": True, "mode": "explicit", "workloadModes": {"db": "permissive"}}, name="draft")
+    )
+    yield good("an empty draft", policy({"draft": True}, name="draft"))
+    yield bad("a draft that is none", "metadata.name", policy({"draft": False}, name="draft"))
+    yield bad("a draft that doesn't say so", "metadata.name", policy({"mode": "explicit"}, name="draft"))
+    yield bad("a draft without a spec", "spec", policy(None, name="draft"))
+    yield bad("a draft of another name", "metadata.name", policy({"draft": True}, name="other"))
+    tried = {"mode": "explicit", "trial": {"backTo": "permissive", "until": "2026-01-31T12:00:00Z"}}
+    yield bad("a draft on trial", "spec.trial", policy({"draft": True, **tried}, name="draft"))
     yield bad("draft of another type", "spec.draft", policy({"draft": "true"}))
     yield good("status", {**policy({}), "status": {"installed": 3}})
     yield bad("no spec", "", {key: value for key, value in policy({}).items() if key != "spec"})

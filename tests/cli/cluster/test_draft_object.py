@@ -1,0 +1,123 @@
+"""A draft is put in force over what was looked at, and its object goes with it (``cli.cluster.draft_object``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from cli.main import run
+from cli.text.exit_codes import ExitCode
+from shared.model.policy.rules import Action, Mode, PolicyDraft, Rule, WorkloadMode
+from shared.model.wire.admin import DraftView
+from tests.cli.fake_api import FakeAPI, make_status
+from tests.cli.fake_ca import FakeCA
+
+POLICIES = "/apis/touchmark.dev/v1alpha1/namespaces/shop/meshpolicies"
+ASKED = "GET /v1/namespaces/shop/draft"
+PROMOTE = ["policy", "draft", "shop", "--promote", "--ignore-lint", "-k"]
+DRAFT = PolicyDraft(
+    number=3,
+    rules=(Rule(name="none", action=Action.DENY),),
+    workload_modes=(WorkloadMode(service_account="db", mode=Mode.PERMISSIVE),),
+)
+VIEW = DraftView(namespace="shop", draft=DRAFT, written=1.0, is_object=True)
+SPEC: dict[str, Any] = {
+    "draft": True,
+    "rules": [{"name": "none", "action": "deny"}],
+    "workloadModes": {"db": "permissive"},
+}
+
+
+def make(name: str, spec: dict[str, Any], *, generation: int = 1, observed: int = 1, version: str = "5") -> Any:
+    return {
+        "apiVersion": "touchmark.dev/v1alpha1",
+        "kind": "MeshPolicy",
+        "metadata": {
+            "name": name,
+            "namespace": "shop",
+            "uid": f"u-{name}",
+            "generation": generation,
+            "resourceVersion": version,
+        },
+        "spec": spec,
+        "status": {
+            "observedGeneration": observed,
+            "mode": "permissive",
+            "version": 4,
+            "conditions": [{"type": "Accepted", "status": "True", "message": ""}],
+        },
+    }
+
+
+@pytest.fixture
+def world(cluster_ca: FakeCA, api: FakeAPI) -> FakeAPI:
+    cluster_ca.answers[ASKED] = VIEW
+    api.answers[f"GET {POLICIES}/default"] = make("default", {"mode": "permissive"}, version="9")
+    api.answers[f"GET {POLICIES}/draft"] = make("draft", SPEC)
+    api.answers[f"PATCH {POLICIES}/default"] = make("default", {"mode": "permissive"}, generation=2, observed=2)
+    api.answers[f"DELETE {POLICIES}/draft"] = {"kind": "Status", "status": "Success"}
+    return api
+
+
+def list_written(api: FakeAPI) -> list[Any]:
+    return [body for asked, query, body in api.requests if asked.startswith("PATCH ") and "dryRun" not in query]
+
+
+def test_an_objects_draft_is_written_over_what_was_looked_at_and_its_object_goes(world: FakeAPI) -> None:
+    assert run(PROMOTE) == ExitCode.SUCCESS
+    (written,) = list_written(world)
+    assert (written["metadata"]["name"], written["metadata"]["resourceVersion"]) == ("default", "9")
+    assert written["spec"]["workloadModes"] == {"db": "permissive"}
+    assert "draft" not in written["spec"]
+    (options,) = world.asked(f"DELETE {POLICIES}/draft")
+    assert options["preconditions"] == {"resourceVersion": "5"}
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("draft", make("draft", {**SPEC, "mode": "explicit"}, generation=2, observed=2)),
+        ("draft", make("draft", SPEC, generation=2, observed=1)),
+        ("draft", None),
+        ("default", make("default", {"mode": "permissive"}, generation=2, observed=1)),
+    ],
+)
+def test_what_the_ca_hasnt_taken_is_not_put_in_force(
+    world: FakeAPI, capsys: pytest.CaptureFixture[str], name: str, changed: Any
+) -> None:
+    world.answers[f"GET {POLICIES}/{name}"] = changed
+    assert run(PROMOTE) == ExitCode.CONFLICT
+    assert f"the CA hasn't taken what MeshPolicy shop/{name} says now" in capsys.readouterr().err
+    assert not list_written(world)
+
+
+def test_a_policy_that_was_changed_since_the_look_is_not_written_over(
+    world: FakeAPI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its status may change: that is the CA's. What people write may not, nor may another object take its name."""
+    seen = make("default", {"mode": "permissive"}, version="9")
+    changed = make("default", {"mode": "explicit"}, generation=2, observed=2, version="11")
+
+    def patch(request: web.Request) -> Any:
+        if "dryRun" in request.query:
+            world.answers[f"GET {POLICIES}/default"] = changed  # Somebody is as fast as this.
+        return seen
+
+    world.answers[f"PATCH {POLICIES}/default"] = patch
+    assert run(PROMOTE) == ExitCode.CONFLICT
+    assert "MeshPolicy shop/default was changed meanwhile" in capsys.readouterr().err
+    assert not list_written(world)
+    assert not world.asked(f"DELETE {POLICIES}/draft")
+
+
+def test_a_draft_that_is_newer_than_what_went_in_force_stays(
+    world: FakeAPI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newer = make("draft", SPEC, generation=2, observed=1, version="6")
+    world.answers[f"GET {POLICIES}/draft"] = [make("draft", SPEC), make("draft", SPEC, version="5"), newer]
+    world.answers[f"DELETE {POLICIES}/draft"] = make_status(409, "Conflict", "the resourceVersion is another")
+    assert run(PROMOTE) == ExitCode.SUCCESS
+    assert "another draft was written meanwhile, which stays a draft" in capsys.readouterr().err
+    assert len(world.asked(f"DELETE {POLICIES}/draft")) == 1
