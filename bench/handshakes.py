@@ -1,7 +1,9 @@
-"""What a tunnel's full handshake costs, and what its cryptography alone: ``python -m bench.handshakes``. Does I/O.
+"""What a tunnel's full handshake costs, one that rests on it, and what cryptography alone does. Does I/O.
+
+Run ``python -m bench.handshakes``.
 
 Both ends run in this process, with the contexts and verifiers that a sidecar keeps: what is counted is the processor
-time of all its threads, kernel included. ``tls`` is the same handshake by OpenSSL alone, in memory. The two take turns.
+time of all its threads, kernel included. ``tls`` is the full handshake by OpenSSL alone, in memory. They take turns.
 Below are parts of it, the least of all rounds: what other load adds to a processor's time is left out that way; then
 what OpenSSL keeps of a connection, below which a tunnel's memory can't be.
 """
@@ -29,6 +31,7 @@ from sidecar.credential.credential import Credential
 from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake_workers import compute
 from sidecar.tls.presented import read_presented
+from sidecar.tls.resumption import Secrets
 from sidecar.tls.role import Role
 from sidecar.tunnel.handshake import Keys, establish_tunnel
 from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Mint, identify
@@ -67,8 +70,8 @@ def make_ends() -> Ends:
     )
 
 
-async def shake_hands(ends: Ends) -> None:
-    """Make one tunnel over TCP, and close it."""
+async def shake_hands(ends: Ends, secrets: dict[Role, Secrets] | None = None) -> None:
+    """Make one tunnel over TCP, by a full handshake or, where there are secrets, by what they allow; and close it."""
     near, far = tcp_pair()
 
     async def establish(role: Role) -> None:
@@ -83,6 +86,7 @@ async def shake_hands(ends: Ends) -> None:
             role=role,
             timeout_s=20,
             port=5432,
+            secrets=None if secrets is None else secrets[role],
         )
         tunnel.close()
 
@@ -160,15 +164,29 @@ def _read_offers(ends: Ends) -> None:
         shake_hands_in_memory(ends).recv(1)
 
 
-async def _measure(ends: Ends, count: int) -> tuple[float, float]:
-    """Make ``count`` handshakes of each kind; return the processor time of one, in µs: a tunnel's, OpenSSL's."""
-    began = time.process_time()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """The processor time of one handshake of each kind, in µs."""
+
+    tunnel: float
+    resumed: float
+    tls: float
+
+
+async def _measure(ends: Ends, secrets: dict[Role, Secrets], count: int) -> Round:
+    """Make ``count`` handshakes of each kind, one after another."""
+    spent = dict.fromkeys(("tunnel", "resumed", "tls"), 0.0)
     for _ in range(count):
+        began = time.process_time()
         await shake_hands(ends)
-    between = time.process_time()
-    for _ in range(count):
+        full = time.process_time()
+        await shake_hands(ends, secrets)
+        resumed = time.process_time()
         shake_hands_in_memory(ends)
-    return (between - began) / count * 1e6, (time.process_time() - between) / count * 1e6
+        spent["tls"] += time.process_time() - resumed
+        spent["resumed"] += resumed - full
+        spent["tunnel"] += full - began
+    return Round(**{name: seconds / count * 1e6 for name, seconds in spent.items()})
 
 
 async def _measure_parts(ends: Ends, *, rounds: int, count: int) -> dict[str, float]:
@@ -204,20 +222,28 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     ends = make_ends()
 
-    async def measure() -> tuple[list[tuple[float, float]], dict[str, float]]:
-        await _measure(ends, 20)
-        rounds = [await _measure(ends, options.count) for _ in range(options.rounds)]
+    secrets = {role: Secrets() for role in Role}
+
+    async def measure() -> tuple[list[Round], dict[str, float]]:
+        await _measure(ends, secrets, 20)
+        rounds = [await _measure(ends, secrets, options.count) for _ in range(options.rounds)]
         return rounds, await _measure_parts(ends, rounds=options.rounds, count=options.count // 5 + 1)
 
     rounds, parts = uvloop.run(measure())
-    for name, values in (("tunnel", [each[0] for each in rounds]), ("tls", [each[1] for each in rounds])):
+    for name in ("tunnel", "resumed", "tls"):
+        values = [getattr(each, name) for each in rounds]
         print(f"{name:7} {statistics.median(values):8.0f} us CPU, both ends ({min(values):.0f} to {max(values):.0f})")
-    ratios = [tunnel / tls for tunnel, tls in rounds]
+    if {each.full for each in secrets.values()} != {1}:
+        raise RuntimeError("not every handshake but the first was resumed")
     for name, least in parts.items():
         print(f"{least:8.1f} us CPU at least: {name}")
     made, kept = measure_memory(ends, options.count)
     print(f"{made / 1024:8.1f} KiB of OpenSSL's, both ends, before the handshake; {kept / 1024:.1f} after it")
-    print(f"tunnel / tls: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    for name, ratios in (
+        ("tunnel / tls", [each.tunnel / each.tls for each in rounds]),
+        ("resumed / tunnel", [each.resumed / each.tunnel for each in rounds]),
+    ):
+        print(f"{name}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     return 0
 
 

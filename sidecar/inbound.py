@@ -134,6 +134,7 @@ async def terminate(
         renew=find_keys,
         role=Role.RESPONDER,
         timeout_s=sidecar.limits.handshake_s,
+        secrets=sidecar.secrets,
         trace=sidecar.trace,
         key_bytes=sidecar.limits.key_bytes,
     )

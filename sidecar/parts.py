@@ -18,6 +18,7 @@ from sidecar.sockets.address import Endpoint
 from sidecar.tls.foreign_handshake import ForeignContexts
 from sidecar.tls.handshake_gate import HandshakeGate
 from sidecar.tls.key_limit import RENEWED_AT_BYTES
+from sidecar.tls.resumption import Secrets
 
 if TYPE_CHECKING:
     from shared.model.identity.identity import Workload
@@ -108,6 +109,7 @@ class Sidecar:
         rooms: how many connections of each class may live.
         counts: of what the stories do.
         handshakes: of peers that arrive.
+        secrets: of those handshakes, for later ones of the same peers.
         sightings: tells the CA of programs; None: nobody is told.
         hosts: what the names in egress rules resolve to; None: no name does.
         short_senders: where programs were gone before they could be looked at.
@@ -132,6 +134,7 @@ class Sidecar:
     rooms: Rooms = field(default_factory=lambda: make_rooms(Limits().max_connections))
     counts: StoryCounts = field(default_factory=StoryCounts)
     handshakes: HandshakeGate = field(default_factory=lambda: HandshakeGate(Limits().max_connections))
+    secrets: Secrets = field(default_factory=Secrets)
     own_ports: frozenset[int] = frozenset()
     applications: Mapping[Endpoint, Endpoint] | None = None
     mark: int = 0

@@ -147,6 +147,15 @@ def _add_steps(page: Page, sidecar: Sidecar) -> None:
         [({"reason": reason.value}, count) for reason, count in sorted(stories.handshakes_failed.items())],
     )
     page.add_counter(
+        f"{_PREFIX}tunnel_handshakes_total",
+        "Tunnels' handshakes that held: whole ones, and those that rest on an earlier one.",
+        [
+            ({"role": role, "kind": kind}, count)
+            for role, secrets in (("initiator", connector.secrets), ("responder", sidecar.secrets))
+            for kind, count in (("full", secrets.full), ("resumed", secrets.resumed))
+        ],
+    )
+    page.add_counter(
         f"{_PREFIX}tunnels_total",
         "Tunnels that connections asked for: taken from the pool, opened, or not had.",
         [

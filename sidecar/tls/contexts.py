@@ -16,6 +16,7 @@ from cryptography import x509
 from OpenSSL import SSL, crypto
 
 from shared.model.trust.bundle import TrustBundle
+from sidecar.tls.resumption import allow_resumption
 from sidecar.tls.role import Role
 
 if TYPE_CHECKING:
@@ -59,9 +60,10 @@ class Contexts:
 
 
 def make_context(credential: Credential, bundle: TrustBundle, role: Role) -> SSL.Context:
-    """Make a context: TLS 1.3 only, peer's certificate required, the tunnel's ALPN, nothing is resumed.
+    """Make a context: TLS 1.3 only, peer's certificate required, the tunnel's ALPN, no session is resumed.
 
-    OpenSSL still offers a stateful session, which finds no cache: each handshake is a whole one, with its checks.
+    OpenSSL still offers a stateful session, which finds no cache: each handshake is a whole one, with its checks, or
+    rests on a secret of our own (``resumption.py``).
 
     What this does *not* verify: the peer's SPIFFE ID, profile, issuer and the distrusted authorities, nor that the
     bundle's issuers are valid and signed by its roots.
@@ -75,6 +77,7 @@ def make_context(credential: Credential, bundle: TrustBundle, role: Role) -> SSL
     store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
     context.set_verify_depth(_MAX_CHAIN)
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+    allow_resumption(context, role)
     if role is Role.INITIATOR:
         context.set_alpn_protos([ALPN, ALPN_BEFORE])
     else:

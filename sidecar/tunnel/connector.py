@@ -20,6 +20,7 @@ from sidecar.sockets.dial import DialError, dial
 from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake import HandshakeError
 from sidecar.tls.key_limit import RENEWED_AT_BYTES
+from sidecar.tls.resumption import Secrets
 from sidecar.tls.role import Role
 from sidecar.tunnel.dial_failures import DialFailures, is_about_address
 from sidecar.tunnel.dial_queue import DialQueue
@@ -51,6 +52,7 @@ class Connector:
 
     Attributes:
         reused, opened, failed: how often a connection took an idle tunnel, got a new one, or none.
+        secrets: of handshakes, for later ones with the same peers.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Connector:
         self._trace = trace
         self._key_bytes = key_bytes
         self._contexts = Contexts()
+        self.secrets = Secrets()
         self._queue = DialQueue(patience_s=dial_s + handshake_s)
         self.reused = 0
         self.opened = 0
@@ -118,12 +121,12 @@ class Connector:
                 now, address = time.time(), (key.destination[0], tunnel_port)
                 bundle = self._trust.bundle
                 try:
-                    tunnel = await self._open(address, credential, renew, port=key.destination[1])
+                    tunnel = await self._open(address, key, credential, renew)
                 except VerificationError:
                     if self._trust.bundle is bundle:
                         raise
                     # What the peer shows may be known by the newer bundle alone, which came during the handshake.
-                    tunnel = await self._open(address, credential, renew, port=key.destination[1])
+                    tunnel = await self._open(address, key, credential, renew)
         except TimeoutError as error:
             raise DialError(f"{key.destination[0]}: too many dials wait") from error
         try:
@@ -181,8 +184,10 @@ class Connector:
         return Keys(context=context, credential=credential, verifier=self._trust.verifier)
 
     async def _open(
-        self, address: Endpoint, credential: Credential, renew: FindCredential | None, *, port: int
+        self, address: Endpoint, key: TunnelKey, credential: Credential, renew: FindCredential | None
     ) -> Tunnel:
+        port = key.destination[1]
+
         async def find_keys() -> Keys:
             return self._keys_of(credential if renew is None else await renew())
 
@@ -207,6 +212,8 @@ class Connector:
                 role=Role.INITIATOR,
                 timeout_s=self._handshake_s,
                 port=port,
+                secrets=self.secrets,
+                whom=(key, address),
                 trace=self._trace,
                 key_bytes=self._key_bytes,
             )

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from sidecar.tls.contexts import ALPN, ALPN_BEFORE, is_about_time
 from sidecar.tls.handshake import HandshakeError, drive_handshake
 from sidecar.tls.key_limit import RENEWED_AT_BYTES
 from sidecar.tls.presented import read_presented, read_verification_error
+from sidecar.tls.resumption import Attempt, Secrets, resuming
 from sidecar.tls.role import Role
 from sidecar.tunnel.native_tunnel import NativeTunnel
 from sidecar.tunnel.trace import FrameTrace
@@ -59,15 +61,22 @@ async def establish_tunnel(
     role: Role,
     timeout_s: float,
     port: int = 0,
+    secrets: Secrets | None = None,
+    whom: Hashable = None,
     trace: FrameTrace | None = None,
     key_bytes: int = RENEWED_AT_BYTES,
 ) -> Tunnel:
     """Make the handshake and verify the peer, twice: by OpenSSL against the roots, then against the whole bundle.
 
+    Where both ends have a secret of an earlier handshake, OpenSSL's check of that one stands; the bundle's is the same.
+
     Arguments:
         connection: connected and non-blocking; stays the caller's to close when this raises.
         renew: finds the current keys of the same program, for a tunnel that uses up its own; its errors end the tunnel.
         port: the destination port that the initiator names.
+        secrets: of earlier handshakes; None: this one is a whole one. New keys always are.
+        whom: an initiator's word for everything that has to be the same for it to offer a secret, but for its own
+            credential and the bundle.
         trace: of the tunnel's frames; None for none.
         key_bytes: when so much was encrypted with one key, new ones are made.
 
@@ -78,15 +87,16 @@ async def establish_tunnel(
     What this does *not* verify: that the peer's workload is the expected one, and its program.
     """
 
-    async def shake_hands(found: Keys) -> Renewed:
+    async def shake_hands(found: Keys, secrets: Secrets | None) -> Renewed:
         tls = _make_connection(found.context, connection, role, port)
-        peer = await _shake_hands(loop, connection, tls, role, found.verifier, timeout_s=timeout_s)
+        with nullcontext() if secrets is None else resuming(tls, secrets, _bind(found, whom), role) as attempt:
+            peer = await _shake_hands(loop, connection, tls, role, found.verifier, attempt, timeout_s=timeout_s)
         return Renewed(tls=tls, peer=peer, credential=found.credential)
 
     async def rekey() -> Renewed:
-        return await shake_hands(await renew())
+        return await shake_hands(await renew(), None)
 
-    made = await shake_hands(keys)
+    made = await shake_hands(keys, secrets)
     native = current_loop() if trace is None else None  # A trace sees every frame, which the loop doesn't show.
     make: Callable[..., Tunnel] = Tunnel if native is None else partial(NativeTunnel, native)
     return make(
@@ -100,6 +110,11 @@ async def establish_tunnel(
         trace=trace,
         key_bytes=key_bytes,
     )
+
+
+def _bind(keys: Keys, whom: Hashable) -> Hashable:
+    credential, bundle = keys.credential, keys.verifier.bundle
+    return credential.generation, credential.chain, bundle.trust_domain, bundle.sequence, whom
 
 
 def _make_connection(context: SSL.Context, connection: socket.socket, role: Role, port: int) -> SSL.Connection:
@@ -118,6 +133,7 @@ async def _shake_hands(
     tls: SSL.Connection,
     role: Role,
     verifier: BundleVerifier,
+    attempt: Attempt | None,
     *,
     timeout_s: float,
 ) -> VerifiedPeer:
@@ -132,7 +148,11 @@ async def _shake_hands(
         raise HandshakeError(f"the handshake failed: {error}", reason=Reason.HANDSHAKE_FAILED) from error
     if tls.get_alpn_proto_negotiated() not in (ALPN, ALPN_BEFORE):
         raise HandshakeError("the peer speaks no tunnel's protocol", reason=Reason.HANDSHAKE_FAILED)
-    chain = read_presented(tls)
+    chain = (attempt.read_kept_chain() if attempt is not None else None) or read_presented(tls)
     if not chain:
         raise HandshakeError("the peer showed no certificate", reason=Reason.HANDSHAKE_FAILED)
-    return verifier.verify_presented(chain, now=time.time())
+    peer = verifier.verify_presented(chain, now=time.time())
+    # Older releases keep no secrets, and are offered none.
+    if attempt is not None and tls.get_alpn_proto_negotiated() == ALPN:
+        attempt.keep(chain)
+    return peer

@@ -98,6 +98,8 @@ async def _check_metrics(port: int) -> None:
     assert read_one(found, "bytes", direction="egress", flow="received") == 16
     assert read_one(found, "tunnels", outcome="opened") == 1
     assert read_one(found, "tunnels", outcome="reused") == 1
+    assert read_one(found, "tunnel_handshakes", role="initiator", kind="full") == 1
+    assert read_one(found, "tunnel_handshakes", role="initiator", kind="resumed") == 0
     assert read_one(found, "ca_stream_connected") == 1
     assert read_one(found, "places", bound="outbound") >= 1
     assert read_one(found, "places_used", bound="outbound") == 0

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+
 import msgspec
 import pytest
+from cryptography import x509
 
 from shared.model.errors import VerificationError
 from shared.model.policy.reasons import Reason
-from shared.model.trust.bundle import TrustBundle
+from shared.model.trust.bundle import TrustBundle, name_serial
 from sidecar.tls.handshake import HandshakeError
-from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Mint, identify
+from tests.sidecar.little_ca import until
+from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Mint, Pair, identify, running_pair
 from tests.sidecar.tls.test_handshake import make_tunnels
 
 
@@ -43,3 +48,63 @@ async def test_an_issuer_that_no_root_of_the_bundle_signed_vouches_for_nobody() 
     with pytest.raises(VerificationError) as caught:
         await make_tunnels(Careless())
     assert caught.value.reason == Reason.PEER_UNTRUSTED
+
+
+async def _exchange(pair: Pair) -> None:
+    count = len(pair.client.records)
+    reader, writer = await pair.connect()
+    writer.write(bytes(300_000))
+    writer.write_eof()
+    async with asyncio.timeout(120):
+        assert await reader.read(-1) == bytes(300_000)
+    writer.close()
+    await until(lambda: len(pair.client.records) > count and len(pair.server.records) > count)
+    await until(lambda: len(pair.client.sidecar.connector) == 1)
+    pair.client.sidecar.connector.close()  # No idle tunnel is left.
+
+
+async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    data = await reader.read(-1)
+    writer.write(data)
+    await writer.drain()
+    writer.close()
+
+
+@pytest.mark.usefixtures("engine")
+async def test_a_tunnel_that_rests_on_an_earlier_one_carries_and_records_the_same() -> None:
+    async with running_pair(_echo) as pair:
+        for _ in range(2):
+            await _exchange(pair)
+        assert pair.tunnels_accepted == 2
+        for secrets in (pair.client.sidecar.connector.secrets, pair.server.sidecar.secrets):
+            assert (secrets.full, secrets.resumed) == (1, 1)
+        for records in (pair.client.records, pair.server.records):
+            whole, resumed = (
+                (
+                    each.answer, each.reason, each.rule, each.ending, each.transport, each.bytes_sent,
+                    msgspec.structs.replace(each.source, address=""), each.destination,
+                )
+                for each in records
+            )  # fmt: skip
+            assert whole == resumed
+            assert str(identify(CLIENT, CLIENT_PROGRAM)) == resumed[6].identity
+            assert str(identify(SERVER, SERVER_PROGRAM)) == resumed[7].identity
+
+
+async def test_a_tunnel_to_a_peer_that_was_distrusted_since_is_not_made() -> None:
+    """By another bundle, which secrets are bound to: a whole handshake is made, and refused."""
+    async with running_pair(_echo) as pair:
+        await _exchange(pair)
+        serial = x509.load_der_x509_certificate(
+            pair.server.credentials.by_program[SERVER_PROGRAM].chain[0]
+        ).serial_number
+        for side in (pair.client, pair.server):
+            side.trust.install(msgspec.structs.replace(pair.mint.bundle, sequence=2, distrusted=(name_serial(serial),)))
+        reader, writer = await pair.connect()
+        async with asyncio.timeout(120):
+            with suppress(ConnectionError):
+                assert await reader.read(-1) == b""
+        writer.close()
+        await until(lambda: len(pair.client.records) == 2)
+        assert pair.client.records[1].reason == Reason.PEER_DISTRUSTED
+        assert pair.client.sidecar.connector.secrets.resumed == 0

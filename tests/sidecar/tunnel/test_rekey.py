@@ -105,6 +105,26 @@ async def test_bytes_go_on_where_they_stood(handshakes: list[Tunnel], answers: s
     assert len(handshakes) > 2 * 6
 
 
+async def test_new_keys_are_made_by_a_whole_handshake(handshakes: list[Tunnel]) -> None:
+    """The peer proves again that it holds its key; secrets of earlier handshakes stay unused."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.read(-1))
+        writer.close()
+
+    async with running_pair(serve, limits=limit_keys(400_000)) as pair:
+        reader, writer = await pair.connect()
+        writer.write(bytes(1_000_000))
+        writer.write_eof()
+        async with asyncio.timeout(120):
+            assert await reader.read(-1) == bytes(1_000_000)
+        writer.close()
+        await until(lambda: pair.client.records and pair.server.records)
+        for secrets in (pair.client.sidecar.connector.secrets, pair.server.sidecar.secrets):
+            assert (secrets.full, secrets.resumed, len(secrets)) == (1, 0, 2)
+    assert handshakes
+
+
 async def test_what_only_the_responder_sends_uses_up_keys_as_well(handshakes: list[Tunnel]) -> None:
     came, endings = await exchange(b"x", lambda _: bytes(4_000_000), key_bytes=500_000)
     assert (len(came), endings) == (4_000_000, [Ending.FINISHED, Ending.FINISHED])

@@ -1,0 +1,274 @@
+"""Handshakes that rest on an earlier one: a secret that both ends derived from it, in place of certificates.
+
+Belongs here: the secrets, where they are kept, and how OpenSSL is told of one. Doesn't: verification of the peer, which
+follows every handshake in the same way (``sidecar/tunnel/handshake.py``), with the chain that the peer showed then.
+
+OpenSSL's own sessions stay unused: its cache holds 20,480 of them, with their certificates, and what cryptography binds
+can neither bound it nor take a session out of it, so that one could be resumed any number of times. What is used
+instead is TLS's other kind of pre-shared key, of 256 bits, known to one client and one server, for one handshake.
+The key exchange (X25519MLKEM768) is made all the same, and no early data is ever sent or taken.
+
+Source: RFC 8446, sections 2.2, 4.2.11 and 7.5; RFC 9257, section 6; SSL_CTX_set_psk_find_session_callback(3),
+SSL_CTX_set_psk_use_session_callback(3).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from OpenSSL import SSL
+from OpenSSL._util import ffi as _ffi
+from OpenSSL._util import lib as _lib
+
+from shared.model.policy.reasons import Reason
+from sidecar.tls.handshake import HandshakeError
+from sidecar.tls.role import Role
+
+# Since the handshake in which the peer proved that it holds its key: a tunnel isn't used for longer either.
+MAX_AGE_S: Final = 900.0
+# Each holds its peer's chain: 2 KiB of ours, which the secrets of a row share, and 16 KiB at the most.
+MAX_SECRETS: Final = 1024
+# As many as OpenSSL offers sessions: one tunnel may be followed by two at once.
+PER_HANDSHAKE: Final = 2
+# What is kept to be offered to one peer: what a burst of connections leaves mustn't push the others out.
+MAX_OFFERS: Final = 16
+
+_LABEL: Final = b"EXPORTER-touchmark-resumption"
+_NAME_BYTES: Final = 16
+_KEY_BYTES: Final = 32
+# The only suite that two of ours agree on; its hash is the one that a secret is used with.
+_CIPHER: Final = "TLS_AES_128_GCM_SHA256"
+_CIPHER_ID: Final = b"\x13\x01"
+_TLS_1_3: Final = 0x0304
+# SSL_CTX_set_session_id_context(3): without any, a server that verifies its clients resumes nothing.
+_SESSIONS_OF: Final = b"touchmark"
+
+IS_AVAILABLE: Final = bool(getattr(_lib, "Cryptography_HAS_PSK_TLSv1_3", 0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secret:
+    """What one later handshake may rest on.
+
+    Attributes:
+        name: what the client says, in the clear, to name it; unpredictable, and of no use for anything else.
+        chain: what the peer presented (DER, leaf first) when it proved that it holds the leaf's key.
+        proven_at: when that was, in seconds of ``time.monotonic()``.
+    """
+
+    name: bytes
+    key: bytes = field(repr=False)
+    chain: tuple[bytes, ...] = field(repr=False)
+    proven_at: float
+
+
+class Secrets:
+    """Secrets of this process by what they are bound to; each is given out once. Used by the handshakes' threads, too.
+
+    Arguments:
+        most: in all; the longest kept are dropped.
+        read_clock: seconds of a clock that is never set.
+
+    Attributes:
+        full, resumed: how many handshakes held that rested on nothing, or on a secret of these.
+    """
+
+    def __init__(self, most: int = MAX_SECRETS, read_clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = most
+        self._read_clock = read_clock
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, deque[Secret]] = OrderedDict()
+        self._count = 0
+        self.full = 0
+        self.resumed = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def keep(self, binding: Hashable, secret: Secret) -> None:
+        """Keep a secret for whoever asks with an equal binding."""
+        with self._lock:
+            self._drop_old()
+            kept = self._kept.setdefault(binding, deque())
+            self._kept.move_to_end(binding)
+            kept.append(secret)
+            self._count += 1
+            if len(kept) > MAX_OFFERS:
+                kept.popleft()
+                self._count -= 1
+            while self._count > self._most:
+                _, dropped = self._kept.popitem(last=False)
+                self._count -= len(dropped)
+
+    def take(self, binding: Hashable) -> Secret | None:
+        """Give out a secret, the newest, for good; None: there is none that isn't too old."""
+        with self._lock:
+            kept = self._kept.get(binding)
+            if kept is None:
+                return None
+            secret = kept.pop()
+            self._count -= 1
+            if not kept:
+                del self._kept[binding]
+            return secret if self._is_young(secret) else None
+
+    def now(self) -> float:
+        """Read the clock that ``proven_at`` is read from."""
+        return self._read_clock()
+
+    def _is_young(self, secret: Secret) -> bool:
+        return 0 <= self._read_clock() - secret.proven_at < MAX_AGE_S
+
+    def _drop_old(self) -> None:
+        """Drop what can't be used any more, of those that were kept first."""
+        while self._kept:
+            binding, kept = next(iter(self._kept.items()))
+            if any(map(self._is_young, kept)):
+                return
+            del self._kept[binding]
+            self._count -= len(kept)
+
+
+class Attempt:
+    """One end's handshake, which may rest on a secret; made by ``resuming``."""
+
+    def __init__(self, tls: SSL.Connection, secrets: Secrets, binding: Hashable, role: Role) -> None:
+        self._tls = tls
+        self._secrets = secrets
+        self._binding = binding
+        self._role = role
+        self._secret = secrets.take(binding) if role is Role.INITIATOR else None
+        self._name = _ffi.new("unsigned char[]", self._secret.name) if self._secret is not None else None
+
+    def read_kept_chain(self) -> tuple[bytes, ...] | None:
+        """After the handshake: what the peer presented in the one that this rests on; None: it rests on nothing.
+
+        What this does *not* verify: the chain.
+
+        Raises:
+            HandshakeError: ``handshake_failed``: it rests on something else.
+        """
+        if not _lib.SSL_session_reused(_ssl_of(self._tls)):
+            return None
+        if self._secret is None:
+            raise HandshakeError("OpenSSL resumed what it wasn't given", reason=Reason.HANDSHAKE_FAILED)
+        return self._secret.chain
+
+    def keep(self, chain: tuple[bytes, ...]) -> None:
+        """After the peer's verification: derive secrets for later handshakes, as the peer does, and count this one.
+
+        The exporter's secret covers the whole handshake up to the server's Finished, both key shares in it: who knows
+        it has been an end of this handshake.
+        """
+        secrets, rests_on = self._secrets, self._secret
+        has_resumed = bool(_lib.SSL_session_reused(_ssl_of(self._tls)))
+        secrets.resumed += has_resumed
+        secrets.full += not has_resumed
+        if self._tls.get_cipher_name() != _CIPHER:
+            return
+        proven_at = rests_on.proven_at if has_resumed and rests_on is not None else secrets.now()
+        size = _NAME_BYTES + _KEY_BYTES
+        exported = self._tls.export_keying_material(_LABEL, PER_HANDSHAKE * size)
+        for start in range(0, len(exported), size):
+            name, key = exported[start : start + _NAME_BYTES], exported[start + _NAME_BYTES : start + size]
+            secret = Secret(name=name, key=key, chain=chain, proven_at=proven_at)
+            secrets.keep(self._binding if self._role is Role.INITIATOR else (self._binding, name), secret)
+
+    def offer(self) -> tuple[Any, Secret] | None:
+        """Return what the client offers, its name as OpenSSL reads it."""
+        return None if self._secret is None or self._role is not Role.INITIATOR else (self._name, self._secret)
+
+    def find(self, name: bytes) -> Secret | None:
+        """Return what a client has named: one in a handshake, so that it is clear which one this rests on."""
+        if self._role is not Role.RESPONDER:
+            return None
+        if self._secret is None:
+            self._secret = self._secrets.take((self._binding, name))
+        return self._secret if self._secret is not None and self._secret.name == name else None
+
+
+# By the address of OpenSSL's connection, while its handshake goes on.
+_attempts: Final[dict[int, Attempt]] = {}
+
+
+@contextmanager
+def resuming(tls: SSL.Connection, secrets: Secrets, binding: Hashable, role: Role) -> Iterator[Attempt]:
+    """Let this connection's handshake rest on a secret with this binding, if both ends have it.
+
+    Arguments:
+        binding: whatever has to be the same as in the handshake that the secret is from: our own credential and its
+            generation, the bundle, and for a client whom it dials.
+    """
+    address = _address_of(_ssl_of(tls))
+    attempt = _attempts[address] = Attempt(tls, secrets, binding, role)
+    try:
+        yield attempt
+    finally:
+        del _attempts[address]
+
+
+def allow_resumption(context: SSL.Context, role: Role) -> None:
+    """Have OpenSSL ask for a secret in each handshake of this context; it finds one within ``resuming`` alone."""
+    if not IS_AVAILABLE:
+        return
+    inner: Any = context
+    if role is Role.INITIATOR:
+        _lib.SSL_CTX_set_psk_use_session_callback(inner._context, _offer)
+    else:
+        context.set_session_id(_SESSIONS_OF)
+        _lib.SSL_CTX_set_psk_find_session_callback(inner._context, _find)
+
+
+# An error in one of these is written to standard error, and 0 ends the handshake.
+@_ffi.callback("int(SSL *, const EVP_MD *, const unsigned char **, size_t *, SSL_SESSION **)", error=0)  # type: ignore[untyped-decorator]
+def _offer(ssl: Any, _digest: Any, name: Any, size: Any, session: Any) -> int:
+    session[0] = _ffi.NULL
+    attempt = _attempts.get(_address_of(ssl))
+    offered = attempt.offer() if attempt is not None else None
+    if offered is not None:
+        name[0], size[0] = offered[0], _NAME_BYTES
+        session[0] = _make_session(ssl, offered[1])
+    return 1
+
+
+@_ffi.callback("int(SSL *, const unsigned char *, size_t, SSL_SESSION **)", error=0)  # type: ignore[untyped-decorator]
+def _find(ssl: Any, name: Any, size: int, session: Any) -> int:
+    session[0] = _ffi.NULL
+    attempt = _attempts.get(_address_of(ssl))
+    if attempt is not None and size == _NAME_BYTES:
+        secret = attempt.find(bytes(_ffi.buffer(name, size)))
+        if secret is not None:
+            session[0] = _make_session(ssl, secret)
+    return 1  # Without a session the handshake is a whole one.
+
+
+def _make_session(ssl: Any, secret: Secret) -> Any:
+    """Make what OpenSSL takes a pre-shared key from; OpenSSL frees it."""
+    session = _lib.Cryptography_SSL_SESSION_new()
+    cipher = _lib.SSL_CIPHER_find(ssl, _CIPHER_ID)
+    if (
+        session == _ffi.NULL
+        or cipher == _ffi.NULL
+        or _lib.SSL_SESSION_set1_master_key(session, secret.key, _KEY_BYTES) != 1
+        or _lib.SSL_SESSION_set_cipher(session, cipher) != 1
+        or _lib.SSL_SESSION_set_protocol_version(session, _TLS_1_3) != 1
+    ):
+        if session != _ffi.NULL:
+            _lib.SSL_SESSION_free(session)
+        raise MemoryError("a pre-shared key can't be given to OpenSSL")
+    return session
+
+
+def _ssl_of(tls: SSL.Connection) -> Any:
+    connection: Any = tls
+    return connection._ssl
+
+
+def _address_of(ssl: Any) -> int:
+    return int(_ffi.cast("uintptr_t", ssl))

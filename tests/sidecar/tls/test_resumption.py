@@ -1,0 +1,355 @@
+"""Handshakes that rest on an earlier one: when they may, how often, and that the checks of now stand for each."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import socket
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+from OpenSSL import SSL
+from OpenSSL._util import lib
+
+from shared.model.errors import VerificationError
+from shared.model.policy.reasons import Reason
+from shared.model.trust.bundle import TrustBundle, name_serial
+from shared.model.trust.certificate import BundleVerifier
+from sidecar.credential.credential import Credential
+from sidecar.tls import contexts as contexts_module
+from sidecar.tls import resumption
+from sidecar.tls.contexts import ALPN_BEFORE, Contexts
+from sidecar.tls.handshake import HandshakeError
+from sidecar.tls.resumption import MAX_AGE_S, MAX_OFFERS, PER_HANDSHAKE, Secret, Secrets
+from sidecar.tls.role import Role
+from sidecar.tunnel import handshake as handshake_module
+from sidecar.tunnel.handshake import Keys, establish_tunnel
+from sidecar.tunnel.tunnel import Tunnel
+from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Mint, identify
+from tests.sidecar.pump.test_plain_pump import tcp_pair
+
+FULL, RESUMED = (1, 0), (0, 1)
+
+
+@dataclass(kw_only=True)
+class End:
+    """What one end keeps between handshakes."""
+
+    role: Role
+    credential: Credential
+    bundle: TrustBundle
+    verifier: BundleVerifier
+    secrets: Secrets = field(default_factory=Secrets)
+    contexts: Contexts = field(default_factory=Contexts)
+
+    def take_bundle(self, bundle: TrustBundle) -> None:
+        """Use another trust bundle from now on."""
+        self.bundle, self.verifier = bundle, BundleVerifier(bundle)
+
+    async def establish(self, connection: socket.socket, whom: Hashable, keeps: bool) -> Tunnel:
+        """Make this end's handshake."""
+        context = self.contexts.get(self.credential, self.bundle, self.role)
+        keys = Keys(context=context, credential=self.credential, verifier=self.verifier)
+
+        async def renew() -> Keys:
+            return keys
+
+        try:
+            return await establish_tunnel(
+                loop=asyncio.get_running_loop(),
+                connection=connection,
+                keys=keys,
+                renew=renew,
+                role=self.role,
+                timeout_s=120,
+                port=5432,
+                secrets=self.secrets if keeps else None,
+                whom=whom if self.role is Role.INITIATOR else None,
+            )
+        except BaseException:
+            connection.close()  # The other end learns it.
+            raise
+
+
+class Ends:
+    """Two sidecars that shake hands again and again."""
+
+    def __init__(self) -> None:
+        self.mint = mint = Mint()
+        self.client, self.server = (
+            End(role=role, credential=mint.issue(who), bundle=mint.bundle, verifier=BundleVerifier(mint.bundle))
+            for role, who in (
+                (Role.INITIATOR, identify(CLIENT, CLIENT_PROGRAM)),
+                (Role.RESPONDER, identify(SERVER, SERVER_PROGRAM)),
+            )
+        )
+
+    async def try_to_connect(
+        self, whom: Hashable = "db", *, keeps: tuple[bool, bool] = (True, True)
+    ) -> tuple[Tunnel | BaseException, Tunnel | BaseException]:
+        """Make one handshake; return what became of it at the client and at the server, tunnels closed."""
+        near, far = tcp_pair()
+        outcomes = await asyncio.gather(
+            self.client.establish(near, whom, keeps[0]),
+            self.server.establish(far, whom, keeps[1]),
+            return_exceptions=True,
+        )
+        for outcome, connection in zip(outcomes, (near, far), strict=True):
+            if isinstance(outcome, Tunnel):
+                outcome.close()
+            connection.close()
+        return outcomes
+
+    async def connect(self, whom: Hashable = "db", *, keeps: tuple[bool, bool] = (True, True)) -> tuple[Tunnel, Tunnel]:
+        """Make one handshake that holds."""
+        first, second = await self.try_to_connect(whom, keeps=keeps)
+        for outcome in (first, second):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        assert isinstance(first, Tunnel)
+        assert isinstance(second, Tunnel)
+        return first, second
+
+    async def count(self, whom: Hashable = "db") -> tuple[int, int]:
+        """Make one handshake that holds; return whether it was a whole one, and whether it rests on an earlier one."""
+        secrets = self.client.secrets, self.server.secrets
+        before = [(each.full, each.resumed) for each in secrets]
+        await self.connect(whom)
+        first, second = (
+            (each.full - full, each.resumed - resumed) for each, (full, resumed) in zip(secrets, before, strict=True)
+        )
+        assert first == second
+        return first
+
+
+async def test_the_next_handshake_rests_on_the_first_and_proves_the_same() -> None:
+    ends = Ends()
+    whole = await ends.connect()
+    assert (ends.client.secrets.full, ends.client.secrets.resumed) == FULL
+    again = await ends.connect()
+    assert (ends.client.secrets.resumed, ends.server.secrets.resumed) == (1, 1)
+    for before, now in zip(whole, again, strict=True):
+        assert now.peer == before.peer
+        assert now.peer.serial == before.peer.serial
+        assert now.credential is before.credential
+    assert again[0].id == again[1].id != whole[0].id
+
+
+async def test_the_key_exchange_is_made_all_the_same_and_no_early_data_is_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[SSL.Connection] = []
+    make = handshake_module._make_connection
+
+    def note(context: SSL.Context, connection: socket.socket, role: Role, port: int) -> SSL.Connection:
+        made.append(make(context, connection, role, port))
+        return made[-1]
+
+    monkeypatch.setattr(handshake_module, "_make_connection", note)
+    ends = Ends()
+    await ends.connect()
+    assert await ends.count() == RESUMED
+    for tls in made:
+        assert tls.get_group_name() == "X25519MLKEM768"
+        assert lib.SSL_SESSION_get_max_early_data(lib.SSL_get_session(tls._ssl)) == 0
+    assert [tls.get_peer_certificate() is None for tls in made] == [False, False, True, True]
+
+
+async def test_a_secret_is_used_once() -> None:
+    """A client that offers one again, as whoever has read it off the wire might, makes a whole handshake."""
+
+    class Repeating(Secrets):
+        repeated: Secret | None = None
+
+        def take(self, binding: Hashable) -> Secret | None:
+            self.repeated = self.repeated or super().take(binding)
+            return self.repeated
+
+    ends = Ends()
+    ends.client.secrets = Repeating()
+    assert [await ends.count() for _ in range(4)] == [FULL, RESUMED, FULL, FULL]
+
+
+async def test_as_many_may_follow_as_secrets_were_left() -> None:
+    ends = Ends()
+    await ends.connect()
+    assert (len(ends.client.secrets), len(ends.server.secrets)) == (PER_HANDSHAKE, PER_HANDSHAKE)
+    for _ in range(3):
+        assert await ends.count() == RESUMED
+        assert len(ends.client.secrets) == len(ends.server.secrets)
+
+
+def renew(end: End, mint: Mint) -> None:
+    end.credential = mint.issue(end.credential.identity)
+
+
+def advance(end: End, _: Mint) -> None:
+    end.take_bundle(msgspec.structs.replace(end.bundle, sequence=end.bundle.sequence + 1))
+
+
+def restart(end: End, _: Mint) -> None:
+    end.secrets = Secrets()
+
+
+@pytest.mark.parametrize("of", ["client", "server"])
+@pytest.mark.parametrize("change", [renew, advance, restart])
+async def test_another_credential_bundle_or_process_makes_a_whole_handshake(
+    change: Callable[[End, Mint], None], of: str
+) -> None:
+    ends = Ends()
+    await ends.connect()
+    change(getattr(ends, of), ends.mint)
+    assert await ends.count() == FULL
+    assert await ends.count() == RESUMED
+
+
+async def test_a_secret_is_offered_to_no_other_peer() -> None:
+    ends = Ends()
+    await ends.connect("db")
+    assert await ends.count("cache") == FULL
+    assert await ends.count("db") == RESUMED
+
+
+@pytest.mark.parametrize("at", ["client", "server"])
+async def test_a_peer_that_is_distrusted_now_is_refused(at: str) -> None:
+    """The bundle's check follows this handshake as any other, whatever the secret is bound to."""
+    ends = Ends()
+    await ends.connect()
+    end = ends.client if at == "client" else ends.server
+    serial = name_serial((await ends.connect())[at == "server"].peer.serial)
+    # With the same sequence number, which a CA never gives twice: the secret would be found.
+    end.verifier = BundleVerifier(msgspec.structs.replace(end.bundle, distrusted=(serial,)))
+    refused = (await ends.try_to_connect())[at == "server"]
+    assert isinstance(refused, VerificationError)
+    assert refused.reason == Reason.PEER_DISTRUSTED
+    assert (end.secrets.full, end.secrets.resumed) == (1, 1)
+
+
+async def test_a_peer_whose_certificate_has_ended_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = Ends()
+    client, _ = await ends.connect()
+    monkeypatch.setattr(handshake_module, "time", SimpleNamespace(time=lambda: client.peer.not_after + 1))
+    for refused in await ends.try_to_connect():
+        assert isinstance(refused, VerificationError)
+        assert refused.reason == Reason.PEER_EXPIRED
+
+
+async def test_a_secret_of_another_key_fails() -> None:
+    """Whoever knows a name alone proves nothing."""
+    ends = Ends()
+    await ends.connect()
+    for kept in ends.client.secrets._kept.values():
+        for index, secret in enumerate(kept):
+            kept[index] = dataclasses.replace(secret, key=bytes(32))
+    for outcome in await ends.try_to_connect():
+        assert isinstance(outcome, HandshakeError)
+        assert outcome.reason == Reason.HANDSHAKE_FAILED
+
+
+async def test_a_row_of_resumed_handshakes_is_no_longer_than_one_secret_may_be_old() -> None:
+    ends, now = Ends(), [1000.0]
+    ends.client.secrets, ends.server.secrets = (Secrets(read_clock=lambda: now[0]) for _ in range(2))
+    assert await ends.count() == FULL
+    for age_s, expected in ((MAX_AGE_S / 2, RESUMED), (MAX_AGE_S - 1, RESUMED), (MAX_AGE_S, FULL)):
+        now[0] = 1000.0 + age_s
+        assert await ends.count() == expected
+
+
+async def test_a_client_ends_no_age_of_the_servers() -> None:
+    """What is too old for one end alone isn't used."""
+    ends, now = Ends(), [1000.0]
+    ends.server.secrets = Secrets(read_clock=lambda: now[0])
+    await ends.connect()
+    now[0] += MAX_AGE_S
+    assert await ends.count() == FULL
+
+
+@pytest.mark.parametrize("keeps", [(False, True), (True, False)], ids=["client", "server"])
+async def test_with_a_peer_that_keeps_no_secrets_each_handshake_is_a_whole_one(keeps: tuple[bool, bool]) -> None:
+    ends = Ends()
+    await ends.connect()
+    await ends.connect(keeps=keeps)
+    assert ends.client.secrets.resumed == ends.server.secrets.resumed == 0
+
+
+async def test_a_server_whose_openssl_was_never_told_of_secrets_makes_a_whole_handshake(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So older releases do: they look for an OpenSSL session of this name."""
+    ends = Ends()
+    await ends.connect()
+    monkeypatch.setattr(contexts_module, "allow_resumption", lambda _context, _role: None)
+    ends.server.contexts = Contexts()
+    assert await ends.count() == FULL
+
+
+async def test_of_a_tunnel_of_an_older_protocol_no_secret_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contexts_module, "ALPN", ALPN_BEFORE)
+    ends = Ends()
+    await ends.connect()
+    await ends.connect()
+    assert [len(end.secrets) for end in (ends.client, ends.server)] == [0, 0]
+    assert (ends.client.secrets.resumed, ends.server.secrets.resumed) == (0, 0)
+
+
+async def test_without_the_bindings_each_handshake_is_a_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resumption, "IS_AVAILABLE", False)
+    ends = Ends()
+    assert [await ends.count() for _ in range(2)] == [FULL, FULL]
+
+
+async def test_a_session_of_openssls_own_counts_for_nothing() -> None:
+    """Fail closed: what OpenSSL calls resumed rests on a secret of ours, or is refused."""
+    ends = Ends()
+    first = SSL.Connection(ends.client.contexts.get(ends.client.credential, ends.client.bundle, Role.INITIATOR))
+    with resumption.resuming(first, Secrets(), "db", Role.INITIATOR) as attempt:
+        assert attempt.read_kept_chain() is None
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(resumption, "_lib", SimpleNamespace(SSL_session_reused=lambda _: 1))
+            with pytest.raises(HandshakeError):
+                attempt.read_kept_chain()
+
+
+def make_secret(name: bytes, proven_at: float = 0.0) -> Secret:
+    return Secret(name=name, key=bytes(32), chain=(), proven_at=proven_at)
+
+
+def test_the_newest_is_given_out_first_and_each_once() -> None:
+    secrets = Secrets(read_clock=lambda: 0.0)
+    for name in (b"a", b"b"):
+        secrets.keep("db", make_secret(name))
+    assert secrets.take("cache") is None
+    assert [secret and secret.name for secret in (secrets.take("db"), secrets.take("db"))] == [b"b", b"a"]
+    assert (secrets.take("db"), len(secrets)) == (None, 0)
+
+
+def test_their_number_is_bounded_in_all_and_for_one_peer() -> None:
+    secrets = Secrets(most=40, read_clock=lambda: 0.0)
+    for number in range(100):
+        secrets.keep("db", make_secret(b"%d" % number))
+    assert len(secrets) == MAX_OFFERS
+    for number in range(100):
+        secrets.keep(number, make_secret(b"x"))
+    assert len(secrets) == 40
+    assert secrets.take("db") is None
+    assert secrets.take(99) is not None
+
+
+def test_what_is_too_old_is_dropped_and_never_given_out() -> None:
+    now = 0.0
+    secrets = Secrets(read_clock=lambda: now)
+    secrets.keep("db", make_secret(b"a"))
+    secrets.keep("cache", make_secret(b"b"))
+    now = MAX_AGE_S
+    assert secrets.take("db") is None
+    secrets.keep("web", make_secret(b"c", proven_at=now))
+    assert len(secrets) == 1
+
+
+def test_a_secret_shows_neither_its_key_nor_its_chain() -> None:
+    secret = Secret(name=b"n", key=b"secret", chain=(b"leaf",), proven_at=0.0)
+    assert "secret" not in repr(secret)
+    assert "leaf" not in repr(secret)
