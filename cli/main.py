@@ -7,6 +7,7 @@ modules import only ``typer`` at their top, so that ``--help`` and completion st
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
+from typer.main import get_command
 
 from cli.commands import (
     audit,
@@ -85,6 +87,10 @@ app.command("doctor", cls=TargetCommand)(doctor.doctor)
 app.command("version")(version.version)
 
 
+# Once for a process: making the tree costs more than most commands, and it keeps nothing of the lines that it has read.
+_make_tree = functools.cache(get_command)
+
+
 def _print_version(is_asked: bool) -> None:
     if is_asked:
         version.version()
@@ -103,7 +109,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. User mistakes never yield a traceback."""
     as_json = "--json" in arguments
     try:
-        code = app(args=list(arguments), prog_name="touchmark", standalone_mode=False)
+        code = _make_tree(app)(args=list(arguments), prog_name="touchmark", standalone_mode=False)
     except TouchmarkError as error:
         print_error(error, as_json=as_json)
         return error.exit_code
