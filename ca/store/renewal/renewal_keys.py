@@ -15,9 +15,13 @@ from ca.store.engine.database import Database
 from ca.store.renewal.tables import renewal_keys
 from shared.model.errors import InputError, RefusedError, UnavailableError
 
-# Of one sidecar, since it joined: a key that is used again is noticed as long as it is known.
-MAX_SPENT: Final = 1_000
 LEAST_INTERVAL_S: Final = 5.0
+# A key that is used again is noticed as long as it is known, so that none of the last 30 days is forgotten for another.
+# What bounds their number is how soon one may follow another: a sidecar that something starts again and again waits
+# longer, and is never shut out.
+MAX_PROMPT_A_DAY: Final = 200
+LONG_INTERVAL_S: Final = 120.0
+_DAY_S: Final = 86_400.0
 _HINT: Final = "make a new one with `touchmark ca join-token NAMESPACE/SERVICE-ACCOUNT` and start the sidecar with it"
 
 
@@ -101,9 +105,9 @@ class RenewalKeys:
             grace_s: for how long after that it may come back.
 
         Raises:
-            RenewalRefusedError: it isn't this sidecar's, the sidecar was away for too long, or has come back too often.
+            RenewalRefusedError: it isn't this sidecar's, or the sidecar was away for too long.
             RenewalReusedError: it was used before, for another successor.
-            UnavailableError: the key has only just been made.
+            UnavailableError: the key has only just been made; after many uses within a day: not long ago.
             InputError: the successor isn't new.
         """
         query = select(renewal_keys).where(renewal_keys.c.digest == digest.hex()).with_for_update()
@@ -127,11 +131,14 @@ class RenewalKeys:
             )
         if row.spent is not None:
             return
-        spent = select(func.count()).where(renewal_keys.c.instance == instance, renewal_keys.c.spent.is_not(None))
-        if int(await connection.scalar(spent) or 0) >= MAX_SPENT:
-            raise RenewalRefusedError(
-                f"this sidecar has come back {MAX_SPENT} times in 30 days", reason="renewal_worn_out"
-            )
+        if row.made <= now < row.made + LONG_INTERVAL_S:
+            query = select(func.count()).where(renewal_keys.c.instance == instance, renewal_keys.c.spent > now - _DAY_S)
+            if (times := int(await connection.scalar(query) or 0)) >= MAX_PROMPT_A_DAY:
+                wait_s = row.made + LONG_INTERVAL_S - now
+                raise UnavailableError(
+                    f"this sidecar has come back {times} times within a day: again in {wait_s:.0f} s",
+                    hint="find out what starts it again and again",
+                )
         await _add(connection, instance, following, now)
         used = await connection.execute(
             update(renewal_keys)

@@ -120,15 +120,34 @@ async def test_who_joins_anew_begins_anew(tmp_path: Path) -> None:
         assert await keys.count() == 0
 
 
-async def test_used_keys_are_bounded_and_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(renewal_keys, "MAX_SPENT", 2)
+async def test_used_keys_are_forgotten_when_they_are_old(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
         keys = Keys(store=core.store)
         await keys.begin("a")
         await keys.spend("a", "b")
         await keys.spend("b", "c", now=LATER + 60)
-        with pytest.raises(RenewalRefusedError) as worn:
-            await keys.spend("c", "d", now=LATER + 120)
-        assert worn.value.reason == "renewal_worn_out"
         assert await core.store.renewal_keys.prune(spent_before=LATER + 30) == 1
-        await keys.spend("c", "d", now=LATER + 120)
+        assert await keys.count() == 2
+
+
+async def test_who_comes_back_again_and_again_waits_longer_and_is_never_shut_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a supervisor starts a sidecar whenever it has ended."""
+    monkeypatch.setattr(renewal_keys, "MAX_PROMPT_A_DAY", 3)
+    async with opened(tmp_path / "d") as core:
+        keys = Keys(store=core.store)
+        await keys.begin("0")
+        for use in range(3):
+            await keys.spend(str(use), str(use + 1), now=LATER + 5 * use)
+        last, ended = LATER + 10, LATER + 86_400
+        with pytest.raises(UnavailableError, match="3 times within a day: again in 60 s"):
+            await keys.spend("3", "4", now=last + 60)
+        await keys.spend("3", "4", now=last + 120)
+        await keys.spend("4", "5", now=last + 240)
+        with pytest.raises(UnavailableError):
+            await keys.spend("5", "6", now=last + 250)
+        await keys.spend("5", "6", ended=ended, now=last + 86_700)
+        await keys.spend("6", "7", ended=ended, now=last + 86_705)
+        with pytest.raises(RenewalReusedError):
+            await keys.spend("0", "x", ended=ended, now=last + 86_800)
