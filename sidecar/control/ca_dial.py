@@ -42,6 +42,10 @@ class NoAnswerError(UnavailableError):
     """Somebody is at the CA's address, but doesn't speak with us: perhaps it doesn't take our certificate."""
 
 
+class ServerTimeError(VerificationError):
+    """The CA's certificate isn't valid by this machine's clock: one of both clocks is wrong."""
+
+
 async def fetch_pinned_root(ca: tuple[str, int], pin: str, *, mark: int, timeout_s: float) -> bytes:
     """Return the DER of the root that the CA's server presents and whose public key has the pinned digest.
 
@@ -103,7 +107,8 @@ async def open_stream(
 
     Raises:
         UnavailableError: it can't be reached (or, as ``NoAnswerError``: it can, and then fails us).
-        VerificationError: its certificate doesn't lead to a trusted root or isn't the CA's.
+        VerificationError: its certificate doesn't lead to a trusted root or isn't the CA's; ``ServerTimeError``: it
+            isn't valid now.
     """
     connection = await _connect(ca, mark=mark, timeout_s=timeout_s)
     try:
@@ -126,7 +131,7 @@ async def open_stream(
     except ssl.SSLCertVerificationError as error:
         connection.close()
         if error.verify_code in _TIME_ERRORS:
-            raise VerificationError(
+            raise ServerTimeError(
                 await _explain_time(ca, server_name or ca[0], mark=mark, timeout_s=timeout_s),
                 reason=Reason.PEER_EXPIRED,
                 hint=HINT,

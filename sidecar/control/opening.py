@@ -21,7 +21,7 @@ from shared.model.wire.clock_offset import HINT
 from shared.model.wire.messages import Enrol, EnrolPod, Refusal, Registration, Renew, Resume, Welcome
 from shared.model.wire.protocol import read_chosen_protocol
 from sidecar.control.backoff import Backoff
-from sidecar.control.ca_dial import NoAnswerError, make_context, name_roots, open_stream
+from sidecar.control.ca_dial import NoAnswerError, ServerTimeError, make_context, name_roots, open_stream
 from sidecar.control.clock import measure_offset, tell_offset
 from sidecar.control.joining import Greeting, Joining
 from sidecar.control.link import Link
@@ -182,8 +182,8 @@ async def join(opener: Opener, accept: Callable[[Welcome, KeyRequest], _Accepted
         except UnavailableError as error:
             fault, delay_s = error.message, backoff.next()
             events.emit("ca_unreachable", message=error.message, retry_s=round(delay_s, 3))
-        except ClockError as error:
-            # The same key may enrol again: once a clock is set the join token serves after all.
+        except (ClockError, ServerTimeError) as error:
+            # The same key may enrol again: once a clock is set, join token and renewal key serve after all.
             fault, delay_s = error.message, backoff.next()
             events.emit("clock_differs", message=error.message, hint=HINT, retry_s=round(delay_s, 3))
         except TouchmarkError as error:

@@ -66,7 +66,7 @@ class ByRenewal:
                 token=format_join_token(self._token),
                 csr=csr,
                 registration=registration,
-                renewal=self.renewal.offer() if greeting.protocol >= _FIRST_PROTOCOL_WITH_RENEWAL else None,
+                renewal=await self.renewal.offer() if greeting.protocol >= _FIRST_PROTOCOL_WITH_RENEWAL else None,
             )
         if greeting.protocol < _FIRST_PROTOCOL_WITH_RENEWAL:
             raise UnavailableError("the CA is of release 0.1 and knows no renewal keys", hint="upgrade the CA")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum, auto
+from typing import Final
 
 import msgspec
 from cryptography import x509
@@ -63,6 +64,8 @@ class _Asked(Enum):
     TO_RENEW = auto()
 
 
+# What is kept when a sidecar has joined: a key, names, and the roots of a trust bundle that is usual.
+_KEPT_BYTES: Final = 16 * 1024
 _decoder: msgspec.json.Decoder[Kept] = msgspec.json.Decoder(Kept, strict=True)
 
 
@@ -106,8 +109,15 @@ class RenewalKey:
         """Where it is kept, for people."""
         return "memory" if self._directory is None else str(self._directory.path)
 
-    def offer(self) -> bytes:
-        """Return the request (DER) by which the CA learns the key when the sidecar joins."""
+    async def offer(self) -> bytes:
+        """Return the request (DER) by which the CA learns the key when the sidecar joins.
+
+        Raises:
+            UnavailableError: the key couldn't be kept afterwards: the join token would be spent for nothing.
+        """
+        if self._directory is not None:
+            async with self._writing:
+                await asyncio.to_thread(self._directory.check_writable, _KEPT_BYTES)
         self._asked = _Asked.TO_KEEP
         return _make_request(_load(self._kept.key))
 

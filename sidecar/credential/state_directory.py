@@ -78,18 +78,36 @@ class StateDirectory:
             UnavailableError: the disk is full, or fails.
         """
         try:
-            with suppress(FileNotFoundError):
-                os.unlink(_NEW, dir_fd=self._descriptor)
-            with os.fdopen(os.open(_NEW, _CREATE, 0o600, dir_fd=self._descriptor), "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            self._write_new(content)
             os.rename(_NEW, FILE, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
             os.fsync(self._descriptor)
         except OSError as error:
-            raise UnavailableError(
-                f"can't write {self.path / FILE}: {error.strerror}", hint="the renewal key has to outlive this process"
-            ) from error
+            raise self._explain(error) from error
+
+    def check_writable(self, size: int) -> None:
+        """Check that so many bytes could be written now, and leave the file as it is. Waits for the disk.
+
+        Raises:
+            UnavailableError: the disk is full, read-only, or fails.
+        """
+        try:
+            self._write_new(bytes(size))
+            os.unlink(_NEW, dir_fd=self._descriptor)
+        except OSError as error:
+            raise self._explain(error) from error
+
+    def _write_new(self, content: bytes) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(_NEW, dir_fd=self._descriptor)
+        with os.fdopen(os.open(_NEW, _CREATE, 0o600, dir_fd=self._descriptor), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _explain(self, error: OSError) -> UnavailableError:
+        return UnavailableError(
+            f"can't write {self.path / FILE}: {error.strerror}", hint="the renewal key has to outlive this process"
+        )
 
     def _take(self, owner: int | None) -> None:
         self._owners = {os.geteuid()} if owner is None else {os.geteuid(), owner}

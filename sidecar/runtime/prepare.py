@@ -111,13 +111,19 @@ def _choose_joining(configuration: Configuration) -> tuple[Configuration, Joinin
     """Return how to join, and where; and the configuration, with the name of a sidecar that comes back.
 
     Raises:
-        InputError: neither a join token nor a renewal key can be used.
+        InputError: neither a join token nor a renewal key can be used, or the key is that of another name.
         MachineError: the state directory can't.
     """
     options = configuration.pod
     if options is None or configuration.ca is None:
         renewing = _choose_renewal(configuration)
         kept = renewing.renewal.kept
+        if configuration.is_named and kept.instance != configuration.instance:
+            raise InputError(
+                f"--instance {configuration.instance}: the key in {configuration.state_directory} is that of"
+                f" {kept.instance}, and who comes back keeps its name",
+                hint="leave the name out; for another one, start the sidecar with a new join token",
+            )
         return replace(configuration, instance=kept.instance), renewing, configuration.ca or parse_host_port(kept.ca)
     joining = ByPod(
         token_file=options.token_file,

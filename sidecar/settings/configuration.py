@@ -103,6 +103,7 @@ class Configuration:
         pod: how to join in Kubernetes instead; None elsewhere.
         state_directory: where the renewal key is kept; None: in memory.
         instance: names this sidecar in decisions; one that comes back by its key keeps its name.
+        is_named: somebody has chosen that name.
         takes_remote_clients: outbound listeners may have addresses that aren't loopback; who isn't a program of this
             pod is carried there, but never under a certificate.
         max_connections: connections of the pod's own at once; as many of peers, of strangers, and of unfinished
@@ -132,6 +133,7 @@ class Configuration:
     token: str | None = field(default=None, repr=False)
     state_directory: Path | None = None
     instance: str = ""
+    is_named: bool = False
     capture: CaptureKind = CaptureKind.LISTENERS
     tunnel_addresses: tuple[str, ...] = ()
     tunnel_port: int = 15008

@@ -376,7 +376,8 @@ def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str]) ->
     values |= read_environment(SETTINGS, environment)
     values |= _read_pod(options, environment) | options
     values["traces_frames"] = is_tracing_frames(environment)
-    if not values.get("instance"):
+    values["is_named"] = bool(values.get("instance"))
+    if not values["is_named"]:
         values["instance"] = f"{_host_name()}-{secrets.token_hex(3)}"
     return _make_configuration(values).check()
 

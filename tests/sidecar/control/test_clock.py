@@ -15,7 +15,7 @@ from shared.model.policy.reasons import Reason
 from shared.model.wire.messages import Registration
 from shared.runtime.sinks import LineSink
 from sidecar.control import ca_dial
-from sidecar.control.ca_dial import make_context, open_stream
+from sidecar.control.ca_dial import ServerTimeError, make_context, open_stream
 from sidecar.control.clock import measure_offset, tell_offset
 from sidecar.events import Events
 from tests.sidecar import little_ca
@@ -76,7 +76,7 @@ async def test_a_ca_whose_certificate_isnt_valid_by_this_clock_isnt_said_to_have
     monkeypatch.setattr(little_ca, "_now", lambda: now() - datetime.timedelta(seconds=ahead_s))
     async with ca.serving():
         context = make_context([ca.root.der], None)
-        with pytest.raises(VerificationError) as caught:
+        with pytest.raises(ServerTimeError) as caught:
             await open_stream((ca.host, ca.port), context, TRUST_DOMAIN, mark=0, timeout_s=20)
         assert caught.value.reason == Reason.PEER_EXPIRED
         assert said in caught.value.message

@@ -40,7 +40,7 @@ from shared.model.wire.messages import (
 from shared.runtime.sinks import LineSink
 from sidecar.control import backoff, link, opening, uplink
 from sidecar.control import feed as feed_module
-from sidecar.control.ca_dial import make_context, open_stream
+from sidecar.control.ca_dial import ServerTimeError, make_context, open_stream
 from sidecar.control.feed import CertificateExpiredError, Feed
 from sidecar.control.joining import ByJoinToken, ByPod, Joining
 from sidecar.control.opening import Opener, join
@@ -172,6 +172,22 @@ async def test_a_second_sidecar_by_a_token_tries_again_for_a_while(monkeypatch: 
         monkeypatch.setattr(opening, "_SECOND_S", 0.0)
         with pytest.raises(RefusedError, match="refuses this sidecar"):
             await parts.join()
+
+
+async def test_a_ca_whose_certificate_seems_to_have_ended_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine whose clock is ahead when it starts, until something sets it."""
+    tries = []
+
+    async def open_at_last(*arguments: object, **named: object) -> object:
+        tries.append(arguments)
+        if len(tries) < 3:
+            raise ServerTimeError("ordered by the test", reason=Reason.PEER_EXPIRED)
+        return await open_stream(*arguments, **named)  # type: ignore[arg-type]  # As it was called.
+
+    monkeypatch.setattr(opening, "open_stream", open_at_last)
+    async with LittleCA().serving() as ca, parts_of(ca) as parts:
+        await parts.join()
+        assert len(tries) == 3
 
 
 async def test_the_token_is_not_sent_to_a_ca_with_another_root() -> None:

@@ -31,11 +31,11 @@ async def renew(key: RenewalKey) -> Renew:
 async def test_nothing_is_written_before_the_ca_has_the_key(tmp_path: Path) -> None:
     directory = StateDirectory(tmp_path / "state")
     key = begin(directory)
-    key.offer()
+    await key.offer()
     assert load_renewal_key(directory) is None
     await key.keep(grace_s=0, roots=(ROOT,))
     assert load_renewal_key(directory) is None
-    key.offer()
+    await key.offer()
     await key.keep(grace_s=60, roots=(ROOT,))
     assert key.is_known and key.grace_s == 60
     loaded = load_renewal_key(directory)
@@ -47,10 +47,25 @@ async def test_nothing_is_written_before_the_ca_has_the_key(tmp_path: Path) -> N
     directory.close()
 
 
+async def test_a_key_that_couldnt_be_kept_isnt_offered(tmp_path: Path) -> None:
+    """Else the join token is spent, and whoever starts the sidecar again has neither."""
+    directory = StateDirectory(tmp_path / "state")
+    in_the_way = tmp_path / "state" / "renewal.json.new"
+    in_the_way.mkdir()
+    key = begin(directory)
+    with pytest.raises(UnavailableError, match="can't write"):
+        await key.offer()
+    await key.keep(grace_s=60, roots=(ROOT,))  # Nothing was asked for.
+    in_the_way.rmdir()
+    await key.offer()
+    assert load_renewal_key(directory) is None
+    directory.close()
+
+
 async def test_whoever_asks_again_asks_for_the_same_successor(tmp_path: Path) -> None:
     directory = StateDirectory(tmp_path / "state")
     key = begin(directory)
-    key.offer()
+    await key.offer()
     await key.keep(grace_s=60, roots=(ROOT,))
     first = await renew(key)
     again = load_renewal_key(directory)  # As after the end of the process, the answer not there yet.
@@ -72,7 +87,7 @@ async def test_other_roots_are_kept_and_a_resumed_stream_changes_no_key(tmp_path
     key = begin(directory)
     await key.keep_roots((ROOT,))
     assert load_renewal_key(directory) is None
-    key.offer()
+    await key.offer()
     await key.keep(grace_s=60, roots=(ROOT,))
     before = key.kept.key
     other = make_authority("other").der
@@ -87,7 +102,7 @@ async def test_other_roots_are_kept_and_a_resumed_stream_changes_no_key(tmp_path
 async def test_a_successor_that_cant_be_written_isnt_offered(tmp_path: Path) -> None:
     directory = StateDirectory(tmp_path / "state")
     key = begin(directory)
-    key.offer()
+    await key.offer()
     await key.keep(grace_s=60, roots=(ROOT,))
     (tmp_path / "state" / "renewal.json.new").mkdir()
     with pytest.raises(UnavailableError):

@@ -78,6 +78,18 @@ def test_a_write_that_fails_leaves_the_former_file(tmp_path: Path) -> None:
     directory.close()
 
 
+def test_whether_it_can_be_written_is_known_without_a_change(tmp_path: Path) -> None:
+    directory = StateDirectory(tmp_path / "state")
+    directory.write(b"one")
+    directory.check_writable(MAX_BYTES)
+    assert directory.read() == b"one"
+    assert [each.name for each in (tmp_path / "state").iterdir()] == [FILE]
+    (tmp_path / "state" / "renewal.json.new").mkdir()  # In the way.
+    with pytest.raises(UnavailableError, match="can't write"):
+        directory.check_writable(1)
+    directory.close()
+
+
 @pytest.mark.needs_root
 def test_it_is_given_to_the_user_that_the_sidecar_becomes(tmp_path: Path) -> None:
     directory = StateDirectory(tmp_path / "state")

@@ -229,10 +229,10 @@ TOKEN = JoinToken(
 
 
 def choose(
-    directory: Path | None, token: JoinToken | None, *, instance: str = "web-1"
+    directory: Path | None, token: JoinToken | None, *, instance: str = "web-1", is_named: bool = False
 ) -> tuple[Configuration, ByRenewal]:
     text = None if token is None else format_join_token(token)
-    asked = Configuration(token=text, state_directory=directory, instance=instance)
+    asked = Configuration(token=text, state_directory=directory, instance=instance, is_named=is_named)
     configuration, joining, ca = prepare._choose_joining(asked)
     assert isinstance(joining, ByRenewal) and ca == ("127.0.0.1", 7)
     return configuration, joining
@@ -241,7 +241,7 @@ def choose(
 async def keep_key(directory: Path) -> bytes:
     """Join by the token as far as the directory shows; return the key that is kept."""
     _, joining = choose(directory, TOKEN)
-    joining.renewal.offer()
+    await joining.renewal.offer()
     await joining.renewal.keep(grace_s=60, roots=(make_authority("root").der,))
     return let_go(joining)
 
@@ -259,6 +259,14 @@ async def test_a_key_that_is_kept_stands_in_for_the_token_that_it_came_by(tmp_pa
         configuration, joining = choose(tmp_path / "state", token, instance="by-chance")
         assert joining.can_heal and let_go(joining) == key
         assert configuration.instance == "web-1", "who comes back keeps its name"
+
+
+async def test_another_name_than_that_of_the_key_is_refused(tmp_path: Path) -> None:
+    await keep_key(tmp_path / "state")
+    _, joining = choose(tmp_path / "state", None, is_named=True)
+    let_go(joining)
+    with pytest.raises(InputError, match=r"--instance web-2: the key in .* is that of web-1"):
+        choose(tmp_path / "state", TOKEN, instance="web-2", is_named=True)
 
 
 async def test_another_token_wins_over_a_key_that_is_kept(tmp_path: Path) -> None:

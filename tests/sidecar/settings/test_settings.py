@@ -268,7 +268,7 @@ def test_what_the_downward_api_says_wins_over_the_file_and_loses_to_options(tmp_
     read = parse_arguments([*IN_A_POD, "--config", str(file)], POD)
     assert (read.instance, read.tunnel_addresses) == ("web-5d4.01234567", ("198.18.0.7", "fd00::7"))
     read = parse_arguments([*IN_A_POD, "--config", str(file), "--instance", "by-option"], POD)
-    assert read.instance == "by-option"
+    assert (read.instance, read.is_named) == ("by-option", True)
 
 
 def test_repeated_ports_and_addresses_count_once() -> None:

@@ -59,7 +59,7 @@ async def join(services: RunningCA) -> RenewalKey:
     key = begin_renewal_key(parse_join_token(token), instance="web-1", directory=None)
     async with FakeSidecar(services) as sidecar:
         registration = make_registration("web-1", ADDRESS)
-        await sidecar.send(Enrol(token=token, csr=sidecar.csr, registration=registration, renewal=key.offer()))
+        await sidecar.send(Enrol(token=token, csr=sidecar.csr, registration=registration, renewal=await key.offer()))
         welcome = await sidecar.receive()
         assert isinstance(welcome, Welcome)
         await take(sidecar, key, welcome)
