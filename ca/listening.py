@@ -20,6 +20,7 @@ import structlog
 from aiohttp import web
 
 from ca.connections import ConnectionRoom, Visitor, make_request_marker
+from ca.http_faults import make_server_logger
 from ca.places import name_source
 from ca.settings.configuration import format_endpoint
 from shared.model.errors import InputError, UnavailableError
@@ -95,6 +96,7 @@ async def serve_tls(
         keepalive_timeout=FIRST_REQUEST_DEADLINE_S if keepalive_s is None else keepalive_s,
         max_headers=MAX_HEADERS,
         max_field_size=MAX_FIELD_BYTES,
+        logger=make_server_logger(),
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)

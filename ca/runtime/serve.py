@@ -37,7 +37,8 @@ from ca.api.stream.second_sidecar import SecondSidecars
 from ca.authenticate.sidecar_certificate import CertificateAuthentication
 from ca.connections import ConnectionRoom
 from ca.distribution.live_connections import Survey
-from ca.listening import serve_tls
+from ca.http_faults import make_server_logger
+from ca.listening import MAX_HEADERS, serve_tls
 from ca.runtime.admin_socket import bind_admin_socket
 from ca.runtime.compose import RunningCA
 from ca.runtime.listeners import Listeners
@@ -215,7 +216,9 @@ async def _serve_admin(
         shutdown_timeout=1.0,
         handler_cancellation=True,
         keepalive_timeout=KEEPALIVE_S,
+        max_headers=MAX_HEADERS,
         max_field_size=MAX_AUTHORIZATION_CHARACTERS + 64,
+        logger=make_server_logger(),
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
