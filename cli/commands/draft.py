@@ -40,7 +40,7 @@ def draft(
         bool,
         typer.Option(
             "--force",
-            help="With --promote: despite errors of lint, live traffic that would be refused, or a newer policy.",
+            help="With --promote: despite live traffic that would be refused, or a newer policy.",
         ),
     ] = False,
     yaml: Annotated[bool, typer.Option("--yaml", help="Print the draft as YAML that `policy apply` accepts.")] = False,
@@ -110,7 +110,7 @@ def draft(
                     hint="write the draft again; --force puts it in force all the same",
                 )
             document = make_document(view)
-            await check_lint(backend, [document], is_accepted=force or ignore_lint)
+            await check_lint(backend, [document], is_accepted=ignore_lint)
             await check_explicit(backend, [document], is_forced=force, target_options=where)
             return await backend.promote_draft(seen, is_forced=force)
 

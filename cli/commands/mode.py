@@ -112,8 +112,9 @@ def mode(
     history lists each change of mode, rules and approvals: when, by whom, what. undo gives all three back as they were
     in the generation before (or --to), as a new generation: undo again takes it back.
 
-    Exit code 3: --check found something, or the workload has no live sidecar; 7: blocked, or you answered no (or there
-    was no terminal to ask on); 9: switched, but not every sidecar has confirmed.
+    Exit code 3: --check found something, or the workload has no live sidecar; 4: nobody knows the workload, or the
+    namespace that --check asks about; 7: blocked, or you answered no (or there was no terminal to ask on); 9: switched,
+    but not every sidecar has confirmed.
 
     In Kubernetes it writes only the fields spec.mode, spec.workloadModes and spec.trial of the namespace's MeshPolicy,
     and creates one if there is none; undo writes MeshPolicy and Programs with your rights, all or none of those that
@@ -128,7 +129,7 @@ def mode(
 
     from cli.backends.session import work_on_policies
     from cli.backends.target import write_shell_options
-    from cli.commands.mode_switch import Consent, make_terms, require_known
+    from cli.commands.mode_switch import Consent, make_terms, require_known, require_known_namespace
     from cli.text.duration import parse_duration
     from shared.model.identity.identity import check_namespace
 
@@ -165,6 +166,8 @@ def mode(
             return _show(await backend.get_mode(namespace), target_options=target_options, as_json=as_json)
         if target is not None:
             await require_known(backend, namespace, workloads, is_forced=force)
+        if check and not force:
+            await require_known_namespace(backend, namespace)
         becomes = target or (await backend.get_mode(namespace)).mode or Mode.EXPLICIT
         readiness: list[Readiness] = []
         for asked in workloads or ("",) if becomes is Mode.EXPLICIT else ():

@@ -146,6 +146,30 @@ async def require_known(backend: PolicyBackend, namespace: str, workloads: Seque
             )
 
 
+async def require_known_namespace(backend: PolicyBackend, namespace: str) -> None:
+    """Refuse to judge a namespace that nobody knows: where nothing was seen, nothing stands against a switch.
+
+    Raises:
+        NotFoundError: there is no such namespace.
+    """
+    from difflib import get_close_matches
+
+    from cli.text.output import print_note
+
+    state = await backend.get_mode(namespace)
+    if state.version or state.total or state.wanted is not None:
+        return
+    known = (await backend.look_around()).namespaces
+    if known is None:
+        print_note(f"can't tell whether there is a namespace {namespace}: no sidecar runs in it, and no policy is set")
+    elif namespace not in known:
+        close = get_close_matches(namespace, sorted(known), n=3, cutoff=0.5)
+        raise NotFoundError(
+            f"there is no namespace {namespace}: nothing was seen of it, so that nothing can be said of a switch",
+            hint=f"did you mean {' or '.join(close)}?" if close else "`touchmark status` lists those with sidecars",
+        )
+
+
 def list_newly_explicit(
     state: ModeState, mode: Mode | None, workload_modes: Sequence[WorkloadMode] | None
 ) -> tuple[str, ...]:

@@ -193,7 +193,7 @@ def apply(
         bool,
         typer.Option(
             "--force",
-            help="Apply although explicit mode would refuse live traffic, or lint finds errors.",
+            help="Apply although explicit mode would refuse live traffic.",
         ),
     ] = False,
     as_draft: Annotated[
@@ -217,7 +217,7 @@ def apply(
     What `policy lint` finds in them is said; where one of it is an error, nothing is applied (exit code 7), but with
     --ignore-lint. Where a MeshPolicy with `mode: explicit` would switch its namespace, the check of `touchmark mode
     NAMESPACE explicit` is run first, by the rules and approvals in the files: exit code 7 if it fails, and nothing is
-    applied. --force passes over both.
+    applied. --force passes over that check, and over nothing that lint finds.
 
     In Kubernetes they are written by server-side apply, after a dry run of all of them. Exit code 9 if the CA hasn't
     put them in force yet.
@@ -254,7 +254,7 @@ def apply(
     where = write_shell_options(target, os.environ)
 
     async def converse(backend: PolicyBackend) -> list[Applied]:
-        await check_lint(backend, documents, is_accepted=force or ignore_lint or as_draft)
+        await check_lint(backend, documents, is_accepted=ignore_lint or as_draft)
         if as_draft:
             return await apply_drafts(backend, drafts)
         await check_explicit(backend, documents, is_forced=force, target_options=where)

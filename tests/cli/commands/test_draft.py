@@ -186,7 +186,7 @@ def test_the_draft_that_was_looked_at_is_put_in_force(ca: FakeCA, capsys: pytest
     assert "MeshPolicy shop/default applied (version 9)" in capsys.readouterr().out
 
 
-def test_a_draft_that_lint_finds_in_error_is_put_in_force_by_force_alone(
+def test_a_draft_that_lint_finds_in_error_is_put_in_force_by_ignore_lint_alone(
     ca: FakeCA, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As by `policy apply`, whose checks it says it runs."""
@@ -200,7 +200,8 @@ def test_a_draft_that_lint_finds_in_error_is_put_in_force_by_force_alone(
     said = capsys.readouterr().err
     assert "✗ shop/all: contradictory" in said
     assert "--ignore-lint applies it all the same" in said
-    assert run(["policy", "draft", "shop", "--promote", "--force"]) == ExitCode.SUCCESS
+    assert run(["policy", "draft", "shop", "--promote", "--force"]) == ExitCode.REFUSED
+    assert run(["policy", "draft", "shop", "--promote", "--ignore-lint"]) == ExitCode.SUCCESS
 
 
 def test_a_draft_that_would_take_newer_rules_back_is_put_in_force_by_force_alone(

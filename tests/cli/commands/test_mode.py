@@ -160,6 +160,29 @@ def test_a_namespace_of_which_nothing_is_known_is_named_as_such(ca: FakeCA, caps
     assert "unknown namespace" in capsys.readouterr().err
 
 
+def test_of_a_namespace_that_nobody_knows_nothing_is_judged(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a misspelt one nothing was seen: the check ended as that of a namespace where nothing is missing."""
+    empty = msgspec.structs.replace(
+        make_readiness(), namespace="shpo", version=0, sidecars_total=0, sidecars_reported=0
+    )
+    nobody = Acknowledgements(namespace="shpo", version=0, installed=0, total=0, waiting=())
+    ca.answers["GET /v1/namespaces/shpo"] = NamespaceState(namespace="shpo", version=0, mode=Mode.PERMISSIVE)
+    ca.answers["GET /v1/namespaces/shpo/acknowledgements"] = nobody
+    ca.answers["GET /v1/namespaces/shpo/readiness"] = empty
+    ca.answers["GET /v1/sidecars"] = SidecarList(sidecars=())
+    ca.answers["GET /v1/namespaces"] = NamespaceList(namespaces=(NamespaceState(namespace="shop"),))
+    for arguments in (["--check"], ["explicit", "--check"], ["--check", "--json"]):
+        assert run(["mode", "shpo", *arguments]) == ExitCode.NOT_FOUND
+        said = capsys.readouterr().err
+        assert "there is no namespace shpo" in said and "did you mean shop?" in said
+    assert run(["mode", "shpo", "--check", "--force"]) == ExitCode.SUCCESS
+    ca.answers["GET /v1/namespaces"] = NamespaceList(namespaces=(NamespaceState(namespace="shpo"),))
+    assert run(["mode", "shpo", "--check"]) == ExitCode.SUCCESS
+    ca.answers["GET /v1/namespaces"] = ErrorAnswer(code="unavailable", message="the store is away")
+    assert run(["mode", "shpo", "--check"]) == ExitCode.SUCCESS
+    assert "can't tell whether there is a namespace shpo" in capsys.readouterr().err
+
+
 def test_without_the_ca_s_look_ahead_only_yes_goes_on(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
     shop.answers["GET /v1/namespaces/shop/readiness"] = ErrorAnswer(code="unavailable", message="the store is away")
     assert run(["mode", "shop", "explicit"]) == ExitCode.UNAVAILABLE

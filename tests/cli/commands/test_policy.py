@@ -103,6 +103,21 @@ def test_a_fault_in_the_second_file_applies_nothing_and_names_its_line(
     assert not ca.requests
 
 
+def test_force_passes_over_the_check_of_explicit_mode_and_over_nothing_that_lint_finds(
+    ca: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ca.answers["PUT /v1/policies"] = PolicyView(
+        namespace="shop", version=3, mode=Mode.PERMISSIVE, group_label="", rules=()
+    )
+    file = tmp_path / "shop.yaml"
+    rules = "rules: [{name: all, action: allow}, {name: none, action: deny}]"
+    file.write_text(GOOD.replace("explicit", "permissive").replace("rules: []", rules))
+    assert run(["policy", "apply", "-f", str(file), "--force"]) == ExitCode.REFUSED
+    assert "✗ shop/all: contradictory" in capsys.readouterr().err
+    assert not ca.asked("PUT /v1/policies")
+    assert run(["policy", "apply", "-f", str(file), "--ignore-lint"]) == ExitCode.SUCCESS
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, GOOD + "  x: " + "{a: " * 25_000], ids=["lists", "fields"])
 def test_a_file_that_nests_without_end_is_refused_with_its_line(
     ca: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
